@@ -1,0 +1,33 @@
+# Everything works on a fresh machine with python3 (3.11 or newer), make and a C toolchain.
+.DEFAULT_GOAL := help
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+$(INSTALLED): pyproject.toml constraints.txt
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.PHONY: demo test test-all check lint help clean
+demo: $(INSTALLED) ## Train, measure and explain on computed pictures (a few minutes; no file, no network)
+	$(VENV)/bin/softfree demo
+
+test: $(INSTALLED) ## The fast tests
+	$(PYTHON) -m pytest
+
+test-all: $(INSTALLED) ## All tests, long ones too
+	$(PYTHON) -m pytest -m ''
+
+lint: $(INSTALLED) ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+check: lint test ## What CI runs: ruff, mypy, the fast tests
+
+clean: ## Remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+
+help: ## This list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12

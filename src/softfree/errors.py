@@ -1,0 +1,39 @@
+"""What a user is told when something cannot be done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend: the command line prints it as one line and exits with status 2.
+
+    The message says what was got, what was expected and how to mend it, and names no patient.
+    """
+
+
+class ReadError(UserError):
+    """A file that gives no picture.
+
+    Attributes:
+        status: why, in one word for tables: ``missing``, ``empty``, ``folder``, ``no_pixels`` (a valid file
+            that holds none), ``corrupt``, ``unsupported``, ``too_large`` or ``not_finite``.
+    """
+
+    def __init__(self, message: str, status: str = "corrupt") -> None:
+        super().__init__(message)
+        self.status = status
+
+    def __reduce__(self) -> tuple[type[ReadError], tuple[str, str]]:
+        # The default would lose the status on the way from a reading process.
+        return type(self), (str(self), self.status)
+
+
+def unknown_name(what: str, got: object, known: Iterable[str]) -> UserError:
+    """Make the error for a name that is not among ``known``; ``what`` says what it names, near ones are suggested."""
+    known = sorted(known)
+    near = get_close_matches(str(got), known, n=3, cutoff=0.5)
+    few = ", ".join(known[:12]) + (", ..." if len(known) > 12 else ".")
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of: {few}"
+    return UserError(f"Unknown {what} {got!r}: {hint}")

@@ -1,0 +1,37 @@
+"""Writing files so that a half-written one is never taken for whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from softfree.errors import UserError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the same folder that takes the name ``path`` when the block ends well.
+
+    Raises:
+        UserError: when the system refuses, for instance on a full disk.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free some space or name another folder"
+        ) from None
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write ``content`` under a temporary name, then rename."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)

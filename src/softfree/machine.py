@@ -1,0 +1,50 @@
+"""The machine and the software that a number was measured on."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+REPORTED = ("softfree", "torch", "timm", "lightning", "monai", "numpy", "pydicom", "pillow")
+
+
+def describe_machine() -> str:
+    """One line: processor, threads that PyTorch uses, system, GPU if any."""
+    parts = [_processor(), f"{torch.get_num_threads()} threads", f"{platform.system()} {platform.machine()}"]
+    if torch.cuda.is_available():
+        parts.append(torch.cuda.get_device_name())
+    return ", ".join(parts)
+
+
+def versions() -> dict[str, str]:
+    """Python and the libraries that decide a result."""
+    found = {"python": platform.python_version()}
+    for name in REPORTED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def peak_memory() -> int:
+    """Bytes: the most that the GPU held, or without one that this process held."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown processor"
