@@ -1,0 +1,135 @@
+"""What every attention method shares: timm's projections, the heads, and the care for padding."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softfree.errors import UserError, unknown_name
+
+
+class Attention(nn.Module, ABC):
+    """Multi-head self-attention without its token mixer: a method implements :meth:`mix`.
+
+    The parameters carry timm's names (``qkv``, ``proj``, and ``norm`` when ``scale_norm``), and every keyword that
+    timm passes to an ``attn_layer`` is accepted, so that a method can stand in any of timm's vision transformers.
+
+    Args:
+        dim: Width C of the tokens.
+        num_heads: Number of heads H; C must be a multiple of H.
+        qkv_bias: A bias on the projection to Q, K and V.
+        qk_norm: Normalise Q and K. A method that does so by its nature takes this as met.
+        scale_norm: Normalise the result over its C features before the output projection.
+        proj_bias: A bias on the output projection.
+        attn_drop: Dropout on the attention weights; only for methods that have such weights.
+        proj_drop: Dropout after the output projection.
+        norm_layer: Layer for ``qk_norm`` and ``scale_norm``; default ``torch.nn.LayerNorm``.
+        device: Where the parameters are made.
+        dtype: Type of the parameters.
+        **unused: Keywords of other timm releases: ``depth`` is ignored, others may only be unset.
+
+    Raises:
+        UserError: an option that this method cannot honour.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        qkv_bias: bool = False,
+        qk_norm: bool = False,
+        scale_norm: bool = False,
+        proj_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        norm_layer: Callable[..., nn.Module] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **unused: Any,
+    ) -> None:
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise UserError(f"Got width {dim} for {num_heads} heads: the width must be a multiple of the heads.")
+        if attn_drop:
+            raise UserError(
+                f"{type(self).__name__} got attn_drop={attn_drop}, but has no attention weights to drop: use proj_drop."
+            )
+        self._refuse(unused)
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, device=device, dtype=dtype)
+        norm_layer = norm_layer or nn.LayerNorm
+        self.norm = norm_layer(dim, device=device, dtype=dtype) if scale_norm else nn.Identity()
+        self.proj = nn.Linear(dim, dim, bias=proj_bias, device=device, dtype=dtype)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def _refuse(self, unused: dict[str, Any]) -> None:
+        for name, value in unused.items():
+            if name != "depth" and value is not None and value is not False:
+                raise unknown_name(f"option of {type(self).__name__}:", name, option_names(type(self)))
+
+    @abstractmethod
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Mix the tokens: the heart of a method.
+
+        Args:
+            q: Queries (B, H, N, D); ``k`` and ``v`` alike, strided views of the projection.
+            k: Keys.
+            v: Values.
+            mask: True for real tokens (B, 1, N, 1), or None when all are real. The input of padded tokens was
+                set to zero, so that their q, k and v are the bias of the projection.
+
+        Returns:
+            (B, H, N, D); rows of padded tokens may hold any finite numbers.
+        """
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Attend.
+
+        Args:
+            x: Tokens (B, N, C).
+            attn_mask: Boolean (B, N), True for real tokens; None when all are real.
+            is_causal: timm's keyword; only False is possible.
+
+        Returns:
+            (B, N, C); rows of padded tokens are without meaning.
+
+        Raises:
+            UserError: a mask of another shape or type, or a causal one.
+        """
+        check_mask(x, attn_mask, is_causal)
+        mask = None
+        if attn_mask is not None:
+            # Whatever padding holds, not even a NaN may reach the sums over tokens.
+            x = x.masked_fill(~attn_mask.unsqueeze(-1), 0)
+            mask = attn_mask[:, None, :, None]  # (B, 1, N, 1)
+        q, k, v = (self.split_heads(t) for t in self.qkv(x).chunk(3, dim=-1))  # (B, H, N, D)
+        x = self.mix(q, k, v, mask).transpose(1, 2).flatten(2)  # (B, N, C)
+        return self.proj_drop(self.proj(self.norm(x)))
+
+    def split_heads(self, t: Tensor) -> Tensor:
+        """(B, N, C) to (B, H, N, D), without a copy."""
+        return t.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+
+def check_mask(x: Tensor, attn_mask: Tensor | None, is_causal: bool) -> None:
+    """Refuse a mask that is not a boolean (B, N) for x (B, N, C)."""
+    if is_causal:
+        raise UserError("Got is_causal=True: tokens of a picture have no order; mark padding with attn_mask instead.")
+    if attn_mask is not None and (attn_mask.dtype != torch.bool or attn_mask.shape != x.shape[:2]):
+        raise UserError(
+            f"Got attn_mask {tuple(attn_mask.shape)} of {attn_mask.dtype} for tokens {tuple(x.shape)}: "
+            "expected a boolean (B, N), True for real tokens."
+        )
+
+
+def option_names(method: type[nn.Module]) -> set[str]:
+    """All keywords that the constructor of a method and its bases know."""
+    signatures = (inspect.signature(cls.__init__) for cls in method.__mro__ if issubclass(cls, Attention))
+    named = {p.name for s in signatures for p in s.parameters.values() if p.kind is not p.VAR_KEYWORD}
+    return named - {"self"}

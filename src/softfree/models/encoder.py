@@ -1,0 +1,80 @@
+"""The transformer encoder: the same for every tokenizer and every attention method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.layers import DropPath, LayerScale, Mlp
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from softfree.attention import create_attention
+
+
+class Block(nn.Module):
+    """Pre-norm block: ``x + ls1(attn(norm1 x))``, then ``x + ls2(mlp(norm2 x))``, with timm's names.
+
+    Args:
+        dim: Width C.
+        num_heads: Number of heads H.
+        mlp_ratio: Hidden width of the MLP over C.
+        attention: Name of the attention method.
+        attention_options: Its keywords.
+        proj_drop: Dropout in the MLP and after the attention's projection.
+        drop_path: Probability that a sample skips a branch in training (stochastic depth).
+        layer_scale: Start of a learned factor per feature on each branch; None for no factor.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        attention: str = "seqnorm",
+        attention_options: dict[str, Any] | None = None,
+        proj_drop: float = 0.0,
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        options = {"qkv_bias": True, "proj_drop": proj_drop, **(attention_options or {})}
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = create_attention(attention, dim, num_heads, **options)
+        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+        self.drop_path1 = DropPath(drop_path)
+
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=nn.GELU, drop=proj_drop)
+        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+        self.drop_path2 = DropPath(drop_path)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map tokens (B, N, C) to tokens (B, N, C); ``mask`` (B, N) is True for real tokens."""
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), attn_mask=mask)))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+
+class Encoder(nn.Sequential):
+    """Blocks in a row, each given the mask.
+
+    With ``grad_checkpointing`` a block keeps only its input for the backward pass and is computed again there.
+    """
+
+    grad_checkpointing = False
+
+    @classmethod
+    def build(cls, depth: int, dim: int, num_heads: int, drop_path_rate: float = 0.0, **options: Any) -> Encoder:
+        """Stack ``depth`` equal blocks; the drop path probability grows linearly from 0 to ``drop_path_rate``."""
+        rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
+        return cls(*(Block(dim, num_heads, drop_path=rate, **options) for rate in rates))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map tokens (B, N, C) to tokens (B, N, C); ``mask`` (B, N) is True for real tokens."""
+        for block in self:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, mask, use_reentrant=False)
+            else:
+                x = block(x, mask)
+        return x

@@ -1,0 +1,166 @@
+"""Published weights of vision transformers, fitted to a model of another size, patch, channel count or attention."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from timm.layers.patch_embed import resample_patch_embed
+from timm.models import adapt_input_conv
+from torch import Tensor
+
+from softfree.errors import UserError
+from softfree.models.positions import resize_positions
+from softfree.models.vit import VisionTransformer
+from softfree.models.weight_files import read_weights
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """What became of each weight.
+
+    Attributes:
+        matched: Weights of the model that were taken as they are.
+        resized: Weights of the model that were fitted: another grid, patch size, channel count or class token.
+        new: Weights of the model that the source has not: they keep their start.
+        dropped: Weights of the source that the model has no place for.
+    """
+
+    matched: tuple[str, ...]
+    resized: tuple[str, ...]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One line for each fate, blocks taken together."""
+        rows = {"matched": self.matched, "resized": self.resized, "new": self.new, "dropped": self.dropped}
+        return "\n".join(f"{fate:8}{len(names):5}  {_summary(names)}".rstrip() for fate, names in rows.items())
+
+
+def _summary(names: Iterable[str]) -> str:
+    counts = Counter(re.sub(r"\.\d+\.", ".*.", name) for name in names)
+    return ", ".join(name if n == 1 else f"{name} ({n})" for name, n in counts.items())
+
+
+def load_pretrained(model: VisionTransformer, source: str | Path, *, progress: bool = False) -> WeightReport:
+    """Load the weights of a vision transformer into a model, as far as they fit.
+
+    Channels, patch size and position grid are fitted, a class token's position is added or left out, layer scale is
+    folded into the projections when the model has none, the last norm moves between ``norm`` and ``fc_norm`` with the
+    pooling, and the head is kept only if the number of classes is the same.
+
+    Args:
+        model: The model; changed in place, and only if the source can be used.
+        source: A ``.safetensors`` file, a folder with ``model.safetensors``, a ``.pth`` or ``.bin`` file that holds
+            nothing but tensors, a hub name ("hf-hub:timm/vit_small_patch16_224.augreg_in1k", with or without the
+            prefix), or a timm name with its tag ("vit_small_patch16_224.augreg_in1k").
+        progress: Show the progress of a download.
+
+    Returns:
+        What became of each weight.
+
+    Raises:
+        UserError: a source that is not found, cannot be read safely, or is no vision transformer of this width.
+    """
+    weights = read_weights(source, progress=progress)
+    _check_vit(weights, model, str(source))
+    places = {name: _place(name, weights, model) for name in weights}
+    whole = {places[name]: tensor for name, tensor in weights.items()}
+    fitted = _fit_positions(_fit_patches(_fold_layer_scale(whole, model), model), model)
+    own = model.state_dict()
+    loaded = {name: t for name, t in fitted.items() if name in own and own[name].shape == t.shape}
+    model.load_state_dict(loaded, strict=False)
+    return WeightReport(
+        matched=tuple(name for name in own if name in loaded and loaded[name] is whole.get(name)),
+        resized=tuple(name for name in own if name in loaded and loaded[name] is not whole.get(name)),
+        new=tuple(name for name in own if name not in loaded),
+        dropped=tuple(name for name, place in places.items() if place in fitted and place not in loaded),
+    )
+
+
+def _check_vit(weights: Weights, model: VisionTransformer, source: str) -> None:
+    expected = ("blocks.0.norm1.weight", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight")
+    missing = [name for name in expected if name not in weights]
+    if missing:
+        raise UserError(
+            f"{source} is no vision transformer in timm's naming: expected {', '.join(missing)} among its weights, "
+            f"got {', '.join(list(weights)[:3]) or 'none'}."
+        )
+    width = weights[expected[0]].shape[0]
+    if width != model.embed_dim:
+        raise UserError(f"{source} has width {width}, the model {model.embed_dim}: choose a model of the same width.")
+
+
+def _place(name: str, weights: Weights, model: VisionTransformer) -> str:
+    """Give the model's name for a weight: the last norm stands before or after the pooling."""
+    here, there = ("fc_norm.", "norm.") if model.pool == "avg" else ("norm.", "fc_norm.")
+    if name.startswith(there) and f"{here}weight" not in weights:
+        return here + name.removeprefix(there)
+    return name
+
+
+def _fold_layer_scale(weights: Weights, model: VisionTransformer) -> Weights:
+    """Multiply layer scale into the projection before it, for a model without; the function stays the same."""
+    weights = dict(weights)
+    for scale, projection in (("ls1.gamma", "attn.proj"), ("ls2.gamma", "mlp.fc2")):
+        for block in range(len(model.blocks)):
+            name, target = f"blocks.{block}.{scale}", f"blocks.{block}.{projection}"
+            if name in weights and not hasattr(model.blocks[block].ls1, "gamma"):
+                gamma = weights.pop(name)
+                weights[f"{target}.weight"] = gamma[:, None] * weights[f"{target}.weight"]
+                weights[f"{target}.bias"] = gamma * weights[f"{target}.bias"]
+    return weights
+
+
+def _fit_patches(weights: Weights, model: VisionTransformer) -> Weights:
+    """Fit the patch projection to the model's channels and patch size."""
+    name = "patch_embed.proj.weight"
+    kernel = weights.get(name)
+    if kernel is None or kernel.ndim != 4 or name not in model.state_dict():
+        return weights
+    kernel = _fit_channels(kernel, model.in_chans)
+    if kernel.shape[-2:] != (model.patch_size, model.patch_size):
+        kernel = resample_patch_embed(kernel, [model.patch_size, model.patch_size])
+    return {**weights, name: kernel}
+
+
+def _fit_channels(kernel: Tensor, in_chans: int) -> Tensor:
+    """Bring (C, I, p, p) to (C, in_chans, p, p), such that gray copied to all channels gives what it gave."""
+    given = kernel.shape[1]
+    if given == in_chans:
+        return kernel
+    if given == 3:
+        return adapt_input_conv(in_chans, kernel)
+    return kernel.sum(dim=1, keepdim=True).expand(-1, in_chans, -1, -1) / in_chans
+
+
+def _fit_positions(weights: Weights, model: VisionTransformer) -> Weights:
+    """Fit the learned positions to the model's grid, with or without a class token."""
+    positions = weights.get("pos_embed")
+    if positions is None or model.pos_embed is None or positions.shape == model.pos_embed.shape:
+        return weights
+    grid, prefix = _source_grid(positions.shape[1], 1 if "cls_token" in weights else 0)
+    if grid is None:
+        return weights
+    front, picture = positions[:, :prefix], positions[:, prefix:]
+    front = front[:, : model.num_prefix_tokens]
+    if front.shape[1] < model.num_prefix_tokens:
+        front = positions.new_zeros(1, model.num_prefix_tokens, positions.shape[2])
+    picture = resize_positions(picture, grid, model.grid_size, num_prefix_tokens=0)
+    return {**weights, "pos_embed": torch.cat([front, picture], dim=1)}
+
+
+def _source_grid(length: int, class_tokens: int) -> tuple[tuple[int, int] | None, int]:
+    """Find the square grid of published positions and the number of codes in front of it."""
+    for prefix in (class_tokens, 0, 5):  # 5: class token and four registers
+        side = math.isqrt(max(length - prefix, 0))
+        if side and side * side == length - prefix:
+            return (side, side), prefix
+    return None, 0

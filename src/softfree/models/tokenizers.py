@@ -1,0 +1,127 @@
+"""From a picture to tokens: a patch projection or a small convolutional stem, for any size and channel count."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+
+from softfree.errors import UserError
+
+Grid = tuple[int, int]
+
+
+class PatchEmbed(nn.Module):
+    """Patches of p x p pixels, each projected to a token (Dosovitskiy et al. 2021); timm's name: ``proj``.
+
+    Args:
+        patch_size: Side p of a patch in pixels.
+        in_chans: Channels of the projection; pictures may have another number, see :func:`fit_picture`.
+        embed_dim: Width C of a token.
+    """
+
+    def __init__(self, patch_size: int = 16, in_chans: int = 3, embed_dim: int = 384) -> None:
+        super().__init__()
+        self.patch_size, self.in_chans = patch_size, in_chans
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Grid]:
+        """Make the tokens of a picture.
+
+        Args:
+            x: (B, any channels, H, W).
+            mask: True for real tokens (B, N), or None; patches do not overlap, so that none is needed here.
+
+        Returns:
+            Tokens (B, N, C) in raster order, and the grid (h, w) with N = h w.
+        """
+        x = self.proj(fit_picture(x, self.in_chans, self.patch_size))  # (B, C, h, w)
+        return to_tokens(x)
+
+
+class ConvStem(nn.Module):
+    """3 x 3 convolutions of stride 2 down to the patch size, after Xiao et al. 2021, "Early convolutions".
+
+    The norm between them is over the channels of one pixel, so that neither the batch nor the rest of the picture
+    enters. Widths double towards C.
+
+    Args:
+        patch_size: Side of the square that a token stands for: a power of two, at least 2.
+        in_chans: Channels of the first convolution; pictures may have another number, see :func:`fit_picture`.
+        embed_dim: Width C of a token.
+
+    Raises:
+        UserError: a patch size that is no power of two.
+    """
+
+    def __init__(self, patch_size: int = 16, in_chans: int = 3, embed_dim: int = 384) -> None:
+        super().__init__()
+        steps = int(math.log2(patch_size))
+        if steps < 1 or 2**steps != patch_size:
+            raise UserError(f"Got stem='conv' with patch_size={patch_size}: expected 2, 4, 8, 16 or 32.")
+        self.patch_size, self.in_chans = patch_size, in_chans
+        widths = [in_chans, *(max(8, embed_dim >> step) for step in reversed(range(1, steps)))]
+        layers: list[nn.Module] = []
+        for inner, outer in pairwise(widths):
+            layers += [nn.Conv2d(inner, outer, 3, stride=2, padding=1, bias=False), LayerNorm2d(outer), nn.GELU()]
+        self.stem = nn.Sequential(*layers, nn.Conv2d(widths[-1], embed_dim, 3, stride=2, padding=1))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Grid]:
+        """Make the tokens of a picture.
+
+        Args:
+            x: (B, any channels, H, W).
+            mask: True for real tokens (B, N), or None. The pixels of the others are set to zero first, because the
+                convolutions overlap.
+
+        Returns:
+            Tokens (B, N, C) in raster order, and the grid (h, w) with N = h w.
+        """
+        x = fit_picture(x, self.in_chans, self.patch_size)
+        if mask is not None:
+            grid = [side // self.patch_size for side in x.shape[-2:]]
+            pixels = mask.view(-1, 1, *grid)
+            for axis in (2, 3):
+                pixels = pixels.repeat_interleave(self.patch_size, dim=axis)
+            x = x.masked_fill(~pixels, 0)
+        return to_tokens(self.stem(x))
+
+
+STEMS: dict[str, type[PatchEmbed] | type[ConvStem]] = {"patch": PatchEmbed, "conv": ConvStem}
+
+
+def fit_picture(x: Tensor, in_chans: int, patch_size: int) -> Tensor:
+    """Bring a picture to the channels and to a multiple of the patch that a tokenizer expects.
+
+    A picture of another channel count is seen as the mean of its channels, repeated: gray in a colour model equals
+    gray copied to each channel. The bottom and the right are padded with zeros.
+
+    Args:
+        x: (B, any channels, H, W).
+        in_chans: Channels that are wanted.
+        patch_size: Side p of a patch in pixels.
+
+    Returns:
+        (B, in_chans, H', W') with H' and W' the next multiples of p.
+
+    Raises:
+        UserError: not four axes, or an empty one.
+    """
+    if x.ndim != 4 or 0 in x.shape[1:]:
+        raise UserError(f"Got pictures of shape {tuple(x.shape)}: expected (batch, channels, height, width).")
+    if x.shape[1] != in_chans:
+        x = x.mean(dim=1, keepdim=True).expand(-1, in_chans, -1, -1)
+    bottom, right = -x.shape[2] % patch_size, -x.shape[3] % patch_size
+    # A compiled graph pads always, or it would be bound to sizes that are multiples.
+    if torch.compiler.is_compiling() or bottom or right:
+        x = F.pad(x, (0, right, 0, bottom))
+    return x
+
+
+def to_tokens(x: Tensor) -> tuple[Tensor, Grid]:
+    """Flatten (B, C, h, w) to tokens (B, h w, C) and the grid (h, w)."""
+    return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])

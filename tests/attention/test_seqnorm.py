@@ -1,0 +1,201 @@
+"""SeqNorm's start, its bias, its edges, and each switch against its own formula."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from softfree.attention import SeqNormAttention
+from softfree.errors import UserError
+
+Heads = tuple[Tensor, Tensor, Tensor]
+
+
+@pytest.fixture
+def heads() -> Heads:
+    """q, k, v of two samples, three heads, 15 tokens and 8 features."""
+    q, k, v = torch.randn(3, 2, 3, 15, 8, dtype=torch.float64) * 2 + 1
+    return q, k, v
+
+
+def make(**options: object) -> SeqNormAttention:
+    module = SeqNormAttention(24, 3, dtype=torch.float64, **options)
+    with torch.no_grad():
+        for norm in (module.q_norm, module.k_norm, module.v_norm):
+            for parameter in norm.parameters():
+                parameter.normal_()
+    return module
+
+
+def expected(module: SeqNormAttention, standardised: Heads) -> Tensor:
+    """Q' (K'^T V') / N from T^ = (T - mean) / deviation, one sample and one head after the other."""
+    out = torch.zeros_like(standardised[0])
+    for sample, head in torch.cartesian_prod(torch.arange(2), torch.arange(3)).tolist():
+        scaled = []
+        for t, norm in zip(standardised, (module.q_norm, module.k_norm, module.v_norm), strict=True):
+            features = slice(8 * head, 8 * head + 8)
+            affine = norm.weight is not None
+            gamma, beta = (norm.weight[features], norm.bias[features]) if affine else (1.0, 0.0)
+            scaled.append(gamma * t[sample, head] + beta)
+        q, k, v = scaled
+        out[sample, head] = q @ (k.T @ v) / len(q)
+    return out
+
+
+def standardise(t: Tensor, over: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """``t`` by the mean and the biased variance of ``over``."""
+    return (t - over.mean(axes, keepdim=True)) / (over.var(axes, correction=0, keepdim=True) + 1e-5).sqrt()
+
+
+def assert_same(got: Tensor, want: Tensor) -> None:
+    torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
+
+
+def test_start() -> None:
+    module = SeqNormAttention(24, 3)
+    start = {key: value.unique().tolist() for key, value in module.state_dict().items() if "_norm" in key}
+    assert start == {
+        "q_norm.weight": [pytest.approx(8**-0.5)],
+        "q_norm.bias": [pytest.approx(0.2)],
+        "k_norm.weight": [1.0],
+        "k_norm.bias": [pytest.approx(0.2)],
+        "v_norm.weight": [1.0],
+        "v_norm.bias": [0.0],
+    }
+    assert all(module.state_dict()[key].shape == (24,) for key in start)
+
+
+def test_start_that_was_asked_for() -> None:
+    module = SeqNormAttention(24, 3, gamma_q=1.0, beta_q=0.0, beta_k=-1.0)
+    assert (module.q_norm.weight == 1).all()
+    assert (module.q_norm.bias == 0).all()
+    assert (module.k_norm.bias == -1).all()
+    with torch.no_grad():
+        module.k_norm.bias.zero_()
+    module.k_norm.reset_parameters()
+    assert (module.k_norm.bias == -1).all()
+
+
+@pytest.mark.parametrize("norm", ["sequence", "batch"])
+def test_bias_that_the_mean_removes_is_left_out(norm: str) -> None:
+    module = SeqNormAttention(24, 3, norm=norm, qkv_bias=True)
+    assert module.qkv.bias is None
+    state = {**module.state_dict(), "qkv.bias": torch.ones(72)}
+    module.load_state_dict(state)
+    assert "qkv.bias" in state  # the caller's own is untouched
+    wrapped = torch.nn.Sequential(module)
+    wrapped.load_state_dict({f"0.{key}": value for key, value in state.items()})
+    with pytest.raises(RuntimeError, match="nonsense"):
+        module.load_state_dict({**state, "qkv.nonsense": torch.ones(1)})
+
+
+@pytest.mark.parametrize("norm", ["layer", "none"])
+def test_bias_that_counts_is_kept(norm: str) -> None:
+    assert SeqNormAttention(24, 3, norm=norm, qkv_bias=True).qkv.bias is not None
+    assert SeqNormAttention(24, 3, norm=norm).qkv.bias is None
+
+
+def test_one_token_gives_the_shifts(heads: Heads) -> None:
+    module = make()
+    one = tuple(t[:, :, :1] for t in heads)
+    beta_q, beta_k, beta_v = (norm.bias.view(3, 8) for norm in (module.q_norm, module.k_norm, module.v_norm))
+    want = (beta_q * beta_k).sum(1, keepdim=True) * beta_v  # (H, D)
+    assert_same(module.mix(*one, None), want.view(1, 3, 1, 8).expand(2, -1, -1, -1))
+
+
+def test_without_affine(heads: Heads) -> None:
+    module = make(affine=False)
+    assert not [key for key in module.state_dict() if "_norm" in key]
+    assert_same(module.mix(*heads, None), expected(module, tuple(standardise(t, t, (2,)) for t in heads)))
+
+
+def test_layer(heads: Heads) -> None:
+    module = make(norm="layer")
+    assert_same(module.mix(*heads, None), expected(module, tuple(standardise(t, t, (3,)) for t in heads)))
+
+
+def test_none(heads: Heads) -> None:
+    module = make(norm="none")
+    assert_same(module.mix(*heads, None), expected(module, heads))
+
+
+def test_batch_in_training(heads: Heads) -> None:
+    module = make(norm="batch")
+    assert_same(module.mix(*heads, None), expected(module, tuple(standardise(t, t, (0, 2)) for t in heads)))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_batch_statistics_are_those_of_torch(heads: Heads, padded: bool) -> None:
+    """Running statistics after two steps, and evaluation with them, as torch.nn.BatchNorm1d over the real tokens."""
+    module, torchs = make(norm="batch"), torch.nn.BatchNorm1d(24, dtype=torch.float64)
+    mask = torch.ones(2, 1, 15, 1, dtype=torch.bool)
+    mask[0, :, 9:] = not padded
+    q = heads[0]
+    for step in range(2):
+        module.mix(q + step, *heads[1:], mask if padded else None)
+        torchs((q + step).transpose(1, 2).flatten(2)[mask[:, 0, :, 0]])
+    torch.testing.assert_close(module.q_norm.running_mean.double(), torchs.running_mean, rtol=1e-6, atol=0)
+    torch.testing.assert_close(module.q_norm.running_var.double(), torchs.running_var, rtol=1e-6, atol=0)
+    module.eval()
+    got = module.q_norm(q, None, None)
+    mean, variance = (s.double().view(3, 1, 8) for s in (module.q_norm.running_mean, module.q_norm.running_var))
+    want = (q - mean) / (variance + 1e-5).sqrt()
+    assert_same(got, want * module.q_norm.weight.view(3, 1, 8) + module.q_norm.bias.view(3, 1, 8))
+
+
+@pytest.mark.parametrize("norm", ["layer", "none", "batch"])
+def test_padding_with_other_norms(heads: Heads, norm: str) -> None:
+    module = make(norm=norm, qkv_bias=True)
+    x = torch.randn(2, 15, 24, dtype=torch.float64)
+    mask = torch.arange(15).expand(2, -1) < 9
+    got = module(torch.where(mask[..., None], x, float("nan")), mask)
+    assert_same(got[:, :9], module(x[:, :9]))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_class_token_outside_the_statistics(heads: Heads, padded: bool) -> None:
+    """It is normalised with the others' statistics, takes part in the sum, and counts in N."""
+    module = make(class_token_in_statistics=False, num_prefix_tokens=2)
+    real = 11 if padded else 15
+    mask = (torch.arange(15) < real).view(1, 1, 15, 1).expand(2, -1, -1, -1) if padded else None
+    cut = tuple(t[:, :, :real] for t in heads)
+    want = expected(module, tuple(standardise(t, t[:, :, 2:], (2,)) for t in cut))
+    assert_same(module.mix(*heads, mask)[:, :, :real], want)
+    inside = make(class_token_in_statistics=True, num_prefix_tokens=2)
+    inside.load_state_dict(module.state_dict())
+    assert not torch.allclose(inside.mix(*heads, mask)[:, :, :real], want, rtol=1e-3)
+
+
+@pytest.mark.parametrize("norm", ["sequence", "batch"])
+def test_large_mean_small_spread(norm: str) -> None:
+    """A channel of mean 1000 and deviation 0.01 in float32: a difference of squares would lose it."""
+    module = make(norm=norm, gamma_q=1.0).float()
+    t = 1000 + 0.01 * torch.randn(1, 3, 4000, 8)
+    with torch.no_grad():
+        module.q_norm.weight.fill_(1)
+        module.q_norm.bias.fill_(0)
+    wide = t.double()
+    want = standardise(wide, wide, (2,))
+    torch.testing.assert_close(module.q_norm(t, None, None).double(), want, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_statistics_of_halves(dtype: torch.dtype) -> None:
+    """Mean 1000 and deviation 300: the variance is beyond float16, the mean between two bfloat16."""
+    module = make(affine=False).to(dtype)
+    t = (1001 + 300 * torch.randn(1, 3, 4000, 8)).to(dtype)
+    wide = t.double()
+    got = module.q_norm(t, None, None)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.double(), standardise(wide, wide, (2,)), rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
+def test_unknown_norm() -> None:
+    with pytest.raises(UserError, match="did you mean batch"):
+        SeqNormAttention(24, 3, norm="batchnorm")
+
+
+def test_prefix_to_leave_out_must_be_named() -> None:
+    with pytest.raises(UserError, match="set num_prefix_tokens"):
+        SeqNormAttention(24, 3, class_token_in_statistics=False)

@@ -1,0 +1,51 @@
+"""Position codes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from softfree.errors import UserError
+from softfree.models.positions import resize_positions, sincos_positions
+
+
+def test_sincos_formula() -> None:
+    """A quarter of the width each: sine and cosine of the row, sine and cosine of the column, in some order."""
+    codes = sincos_positions((3, 5), 16)[0].view(3, 5, 16)
+    frequencies = [10_000 ** (-i / 4) for i in range(4)]
+    want = sorted(f(place * w) for place in (2, 3) for w in frequencies for f in (math.sin, math.cos))
+    assert sorted(codes[2, 3].tolist()) == pytest.approx(want, abs=1e-6)
+    assert len({tuple(code) for code in codes.view(15, 16).tolist()}) == 15
+
+
+def test_sincos_leaves_prefix_tokens_alone() -> None:
+    codes = sincos_positions((3, 5), 16, num_prefix_tokens=2)
+    assert codes.shape == (1, 17, 16)
+    assert (codes[:, :2] == 0).all()
+    assert torch.equal(codes[:, 2:], sincos_positions((3, 5), 16))
+
+
+def test_sincos_width() -> None:
+    with pytest.raises(UserError, match="multiple of 4"):
+        sincos_positions((3, 5), 18)
+
+
+def test_the_same_grid_is_left_as_it_is() -> None:
+    positions = torch.randn(1, 16, 8)
+    assert torch.equal(resize_positions(positions, (3, 5), (3, 5), 1), positions)
+
+
+@pytest.mark.parametrize("new", [(7, 7), (2, 3), (5, 3)])
+def test_resizing_keeps_place(new: tuple[int, int]) -> None:
+    """Codes that grow linearly with the row keep doing so, and the class token's code stays."""
+    rows = (torch.arange(8) + 0.5) / 8
+    positions = torch.cat(
+        [torch.full((1, 1, 2), 9.0), rows.repeat_interleave(6).view(1, 48, 1).expand(-1, -1, 2)], dim=1
+    )
+    resized = resize_positions(positions, (8, 6), new, 1)
+    assert resized.shape == (1, 1 + new[0] * new[1], 2)
+    assert (resized[:, 0] == 9).all()
+    want = (torch.arange(new[0]) + 0.5) / new[0]
+    torch.testing.assert_close(resized[0, 1:, 0].view(new), want[:, None].expand(new), rtol=0, atol=0.04)
