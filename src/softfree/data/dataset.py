@@ -1,0 +1,192 @@
+"""Pictures of a table as a PyTorch dataset: prepared once, kept where the user wants, changed anew each epoch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from monai.data import CacheDataset, Dataset, PersistentDataset
+from rich.progress import track
+from torch.utils import data
+
+from softfree.data.readers import read_picture
+from softfree.data.readers.picture import Picture
+from softfree.data.transforms import Augmentation, Preprocessing
+from softfree.errors import ReadError, UserError
+
+
+class Sample(TypedDict):
+    """One picture: pixels (C, H, W), its target, and its number in the dataset."""
+
+    image: torch.Tensor
+    target: torch.Tensor
+    index: int
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Read and prepare one file; a file that cannot be read gives its reason instead of pixels."""
+
+    preprocessing: Preprocessing
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Return ``image`` (C, H, W) float32, or ``reason`` and ``status``, for an item of :func:`_item`."""
+        try:
+            source = item["source"]
+            picture = source if isinstance(source, Picture) else read_picture(source, frame=item["frame"])
+            return {"image": torch.from_numpy(self.preprocessing(picture))}
+        except ReadError as error:
+            return {"reason": str(error), "status": error.status}
+
+
+class PictureDataset(data.Dataset):
+    """Prepared pictures with targets.
+
+    Args:
+        sources: paths, or pictures already read.
+        targets: ``(n,)`` or ``(n, K)`` as in :class:`softfree.data.task.Task`, or None for prediction.
+        preprocessing: the deterministic steps.
+        frames: frame of each multi-frame file, counted from 0, or None.
+        augmentation: random changes, or None.
+        seed: of the random changes: they depend on seed, epoch and picture alone, so that neither the number of
+            workers or devices nor an interruption changes them.
+        cache: ``none``, ``memory`` or a folder.
+
+    An item is asked for by number, or by ``(epoch, number)`` as :class:`EpochSampler` does. ``failed`` maps the
+    numbers of unreadable pictures to their :class:`ReadError`, as far as they have been met in this process.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[str | Picture],
+        targets: np.ndarray | None,
+        preprocessing: Preprocessing,
+        *,
+        frames: Sequence[int | None] | None = None,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        cache: str = "none",
+    ) -> None:
+        self.targets = torch.zeros(len(sources)) if targets is None else torch.as_tensor(targets)
+        self.augmentation = augmentation
+        self.seed = seed
+        self.failed: dict[int, ReadError] = {}
+        items = [_item(source, frame) for source, frame in zip(sources, frames or [None] * len(sources), strict=True)]
+        self._store = _store(items, Prepare(preprocessing), cache)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """Return the sample; raises ReadError when its file gives no picture."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        image = self._read(index)
+        if image is None:
+            raise self.failed[index]
+        if self.augmentation is not None:
+            image = self.augmentation(image, _item_seed(self.seed, epoch, index))
+        return Sample(image=image, target=self.targets[index], index=index)
+
+    def read_all(self, description: str, *, threads: int = 1, progress: bool = True) -> dict[int, ReadError]:
+        """Read every picture once, filling the cache, and return those that cannot be read."""
+        with ThreadPool(max(1, threads)) as pool:
+            reading = pool.imap(self._read, range(len(self)))
+            for _ in track(reading, description, total=len(self), disable=not progress, transient=True):
+                pass
+        return self.failed
+
+    def _read(self, index: int) -> torch.Tensor | None:
+        prepared = self._store[index]
+        if "reason" in prepared:
+            self.failed[index] = ReadError(str(prepared["reason"]), str(prepared["status"]))
+            return None
+        return torch.as_tensor(prepared["image"])
+
+
+class EpochSampler(data.Sampler[tuple[int, int]]):
+    """Pairs ``(epoch, number)`` of one device's share of an epoch, in an order that depends on seed and epoch alone.
+
+    The devices' batches of one step together are the batch that a single device would see.
+
+    Args:
+        numbers: the pictures to draw from.
+        seed: of the order; None keeps the order of ``numbers``.
+        rank: this device.
+        world: number of devices; their shares are made equal by repeating the first pictures.
+    """
+
+    def __init__(self, numbers: Sequence[int], seed: int | None, rank: int = 0, world: int = 1) -> None:
+        self.numbers, self.seed, self.rank, self.world = list(numbers), seed, rank, world
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.numbers) // self.world)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.array(self.numbers)
+        if self.seed is not None:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
+        padded = np.resize(order, len(self) * self.world)
+        return ((self.epoch, int(index)) for index in padded[self.rank :: self.world])
+
+
+def choose_cache(cache: str, count: int, preprocessing: Preprocessing) -> str:
+    """Resolve ``auto``: memory when the prepared pictures fit in a quarter of what is free, else none."""
+    if cache != "auto":
+        return cache
+    if preprocessing.fit == "native":
+        return "none"
+    needed = count * preprocessing.channels * preprocessing.size**2 * 4
+    return "memory" if needed <= _free_memory() / 4 else "none"
+
+
+def _free_memory() -> float:
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError, AttributeError):
+        return 4e9  # the system does not say: assume a small machine
+
+
+def _store(items: list[dict[str, Any]], prepare: Prepare, cache: str) -> data.Dataset:
+    if cache == "none":
+        return Dataset(items, prepare)
+    if cache == "memory":
+        # One store that all reading processes share: forked workers see its pages, they do not copy them.
+        return CacheDataset(items, prepare, progress=False, copy_cache=False, runtime_cache=True)
+    folder = Path(cache)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UserError(
+            f"--cache {cache}: cannot make this folder ({error.strerror}); name one that can be written"
+        ) from None
+    return PersistentDataset(items, prepare, cache_dir=folder, hash_transform=_hash_transform)
+
+
+def _hash_transform(transform: Any) -> bytes:
+    return str(transform).encode()
+
+
+def _item(source: str | Picture, frame: int | None) -> dict[str, Any]:
+    """What identifies a prepared picture; size and time make a changed file a new one."""
+    item: dict[str, Any] = {"source": source, "frame": frame}
+    if not isinstance(source, Picture):
+        with contextlib.suppress(OSError):  # a missing file gets its reason when it is read
+            stat = os.stat(source)
+            item |= {"bytes": stat.st_size, "changed": stat.st_mtime_ns}
+    return item
+
+
+def _item_seed(seed: int, epoch: int, index: int) -> int:
+    return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1)[0])

@@ -1,0 +1,45 @@
+"""Silence for libraries that warn about every odd file, safe in threads."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# They may quote what the file says of its patient.
+_LOGGERS = tuple(logging.getLogger(name) for name in ("pydicom", "tifffile"))
+_lock = threading.Lock()
+_inside = 0
+_warnings = warnings.catch_warnings()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Ignore warnings and the readers' log lines inside the block.
+
+    ``warnings.catch_warnings`` saves and restores state of the whole process, so threads that leave in another
+    order than they came would restore each other's. Here the first to enter saves and the last to leave restores.
+    """
+    global _inside, _warnings
+    with _lock:
+        _inside += 1
+        if _inside == 1:
+            _warnings = warnings.catch_warnings(action="ignore")
+            _warnings.__enter__()
+            for logger in _LOGGERS:
+                logger.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                for logger in _LOGGERS:
+                    logger.removeFilter(_nothing)
+                _warnings.__exit__(None, None, None)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False

@@ -1,0 +1,131 @@
+"""TIFF pictures: 1 to 32 bits, float, pages, planes, tiles and every compression that imagecodecs knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from softfree.data.readers.picture import (
+    Picture,
+    chosen_frame,
+    in_one_line,
+    own_range,
+    refuse_large,
+    refuse_not_finite,
+    with_gray_noted,
+)
+from softfree.data.readers.quiet import quiet
+from softfree.data.readers.raster import oriented
+from softfree.errors import ReadError
+
+_SLIDES = ("is_svs", "is_ndpi", "is_scn", "is_bif", "is_philips", "is_qpi")
+# Colour models that are read, with their channels; Pillow turns the last two into RGB.
+_CHANNELS = {"MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1, "RGB": 3, "SEPARATED": 4, "YCBCR": 3}
+_BY_PILLOW = {"SEPARATED": "CMYK", "YCBCR": "YCbCr"}
+
+
+def read_tiff(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -> Picture:
+    """Read one page, the first by default.
+
+    Raises:
+        ReadError: with status ``corrupt``, ``unsupported``, ``too_large`` or ``not_finite``.
+    """
+    with quiet():
+        try:
+            with tifffile.TiffFile(path) as file:
+                if any(getattr(file, name) for name in _SLIDES):
+                    message = f"{path}: a whole-slide image; slides are not read as pictures, give regions of it"
+                    raise ReadError(message, "unsupported")
+                number, steps = chosen_frame(path, frame, len(file.pages))
+                return _picture(path, file.pages[number].aspage(), steps, max_pixels)
+        except (ReadError, MemoryError):
+            raise
+        except Exception as error:  # decoders raise nearly anything on damaged files
+            raise ReadError(f"{path}: damaged TIFF, cannot be decoded ({in_one_line(error)})", "corrupt") from error
+
+
+def _picture(path: Path, page: tifffile.TiffPage, steps: tuple[str, ...], max_pixels: int) -> Picture:
+    refuse_large(path, page.imagewidth, page.imagelength, max_pixels)
+    kind = getattr(page.photometric, "name", str(page.photometric))
+    if reason := _unsupported(page, kind):
+        raise ReadError(f"{path}: TIFF with {reason} is not supported; save it as gray or RGB", "unsupported")
+    pixels, bits, changes = _gray_or_rgb(_decoded(page), page, kind)
+    refuse_not_finite(path, pixels)
+    low, high, own = own_range(pixels, bits)
+    steps += (*changes, *own)
+    if kind == "MINISWHITE":
+        pixels = np.float32(low + high) - pixels.astype(np.float32)
+        steps += ("MINISWHITE inverted",)
+    spacing = _spacing(page)
+    orientation = page.tags.valueof("Orientation", 1)
+    if orientation in range(2, 9):
+        pixels = oriented(pixels, orientation)
+        spacing = spacing[::-1] if spacing and orientation >= 5 else spacing
+        steps += (f"TIFF orientation {orientation} applied",)
+    return Picture(pixels, low, high, spacing, steps, with_gray_noted(_described(page, kind), pixels))
+
+
+def _unsupported(page: tifffile.TiffPage, kind: str) -> str | None:
+    """Say, before anything is decoded, what about a page is not supported."""
+    if page.imagedepth != 1:
+        return f"a volume of {page.imagedepth} slices in one page"
+    if page.dtype is None or page.dtype.kind not in "buif":
+        return f"values of type {page.dtype}"
+    if kind not in _CHANNELS or (_converted(page, kind) and page.dtype != np.uint8):
+        return f"the colour model {kind} in {page.dtype}"
+    alpha = [getattr(extra, "name", "") in ("ASSOCALPHA", "UNASSALPHA") for extra in page.extrasamples]
+    if page.samplesperpixel - _CHANNELS[kind] not in (0, 1) or alpha not in ([], [True]):
+        return f"{page.samplesperpixel} channels"
+    return None
+
+
+def _decoded(page: tifffile.TiffPage) -> np.ndarray:
+    """Return the stored values as ``(H, W, S)``, in native byte order, float32 where they are float."""
+    pixels = page.asarray()
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    elif page.axes.startswith("S"):  # planes one after the other
+        pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.dtype.kind in "bf":
+        return pixels.astype(np.uint8 if pixels.dtype.kind == "b" else np.float32)
+    return np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
+
+
+def _gray_or_rgb(pixels: np.ndarray, page: tifffile.TiffPage, kind: str) -> tuple[np.ndarray, int, tuple[str, ...]]:
+    """Turn ``(H, W, S)`` into ``(H, W, 1)`` or ``(H, W, 3)``; say how many bits it uses and what was done."""
+    channels = _CHANNELS[kind]
+    steps = ("alpha dropped",) if pixels.shape[-1] > channels else ()
+    pixels = np.ascontiguousarray(pixels[..., :channels])
+    if kind == "PALETTE":
+        colours = np.asarray(page.colormap)  # (3, 2^bits)
+        rgb = np.ascontiguousarray(np.moveaxis(colours[:, pixels[..., 0]], 0, -1))
+        return rgb, 8 if colours.max() < 256 else 16, (*steps, "palette to RGB")
+    if _converted(page, kind):
+        mode = _BY_PILLOW[kind]
+        image = Image.frombytes(mode, pixels.shape[1::-1], pixels.tobytes())
+        return np.array(image.convert("RGB")), 8, (*steps, f"{mode} to RGB")
+    return pixels, page.bitspersample, steps
+
+
+def _converted(page: tifffile.TiffPage, kind: str) -> bool:
+    """Whether Pillow turns the decoded values into RGB; JPEG comes out of the decoder as RGB."""
+    jpeg = getattr(page.compression, "name", "").endswith("JPEG")
+    return kind == "SEPARATED" or (kind == "YCBCR" and not jpeg)
+
+
+def _described(page: tifffile.TiffPage, kind: str) -> str:
+    names = {"MINISBLACK": "gray", "MINISWHITE": "gray", "PALETTE": "palette", "SEPARATED": "CMYK", "YCBCR": "YCbCr"}
+    number = {"i": "signed ", "f": "float "}.get(np.dtype(page.dtype).kind, "")
+    return f"{page.bitspersample}-bit {number}{names.get(kind, kind)}"
+
+
+def _spacing(page: tifffile.TiffPage) -> tuple[float, float] | None:
+    """Millimetres a pixel where the resolution is given in centimetres; inches are about printing."""
+    unit = page.tags.valueof("ResolutionUnit")
+    columns, rows = (page.tags.valueof(name) for name in ("XResolution", "YResolution"))
+    if unit != tifffile.RESUNIT.CENTIMETER or not columns or not rows or not all((*columns, *rows)):
+        return None
+    return 10 * rows[1] / rows[0], 10 * columns[1] / columns[0]

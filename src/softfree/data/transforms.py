@@ -1,0 +1,210 @@
+"""From a picture as it was read to the tensor that a model sees; the same steps in training, prediction and export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import get_track_meta, set_track_meta
+from monai.transforms import Compose, RandAdjustContrast, RandAffine, RandFlip, RandRotate90
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+from softfree.data.readers.picture import Picture
+from softfree.errors import UserError
+from softfree.options import Fit, PresetName
+
+CHANNELS = {"radiograph": 1, "photo": 3, "microscopy": 3}
+GRAY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as in JPEG
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The deterministic steps; stored with a run and replayed wherever it is used.
+
+    Attributes:
+        preset: see :class:`softfree.options.PictureOptions`.
+        size: side of the square, pixels.
+        fit: ``pad``, ``stretch``, ``crop`` or ``native``.
+        channels: 1 or 3.
+    """
+
+    preset: PresetName
+    size: int
+    fit: Fit
+    channels: int
+
+    @classmethod
+    def create(cls, preset: PresetName, size: int, fit: Fit, channels: int | None = None) -> Preprocessing:
+        """Fill in the preset's channel count; refuses sizes below 16 pixels."""
+        if size < 16:
+            raise UserError(f"--size {size}: expected at least 16 pixels")
+        return cls(preset, size, fit, channels or CHANNELS[preset])
+
+    def __call__(self, picture: Picture) -> np.ndarray:
+        """Return float32 (C, H, W): mean 0 and deviation about 1; H = W = ``size`` unless ``fit`` is ``native``."""
+        pixels = torch.from_numpy(picture.unit()).permute(2, 0, 1)  # (C, H, W) in [0, 1]
+        pixels = self._standardise(self._resize(_with_channels(pixels, self.channels)))
+        return np.ascontiguousarray(self._square(pixels).numpy())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for a run's configuration."""
+        return asdict(self)
+
+    def in_words(self) -> list[str]:
+        """What is done, one sentence a step, for people."""
+        fits = {
+            "pad": f"scaled to a longest side of {self.size} pixels and padded to a square with the mean",
+            "stretch": f"stretched to {self.size} x {self.size} pixels",
+            "crop": f"scaled to a shortest side of {self.size} pixels and cropped to the centre square",
+            "native": "kept at their own size",
+        }
+        colour = "gray" if self.channels == 1 else "RGB"
+        scale = (
+            "each picture shifted and scaled to mean 0 and deviation 1"
+            if self.preset == "radiograph"
+            else "values shifted and scaled by the mean and deviation of ImageNet"
+        )
+        return [f"Preset {self.preset}: {colour}; {scale}.", f"Pictures {fits[self.fit]}."]
+
+    def _resize(self, pixels: torch.Tensor) -> torch.Tensor:
+        height, width = pixels.shape[-2:]
+        if self.fit == "native":
+            return pixels
+        if self.fit == "stretch":
+            target = (self.size, self.size)
+        else:
+            scale = self.size / (max if self.fit == "pad" else min)(height, width)
+            target = (max(1, round(height * scale)), max(1, round(width * scale)))
+        if target == (height, width):
+            return pixels
+        return _scale(pixels, target)
+
+    def _standardise(self, pixels: torch.Tensor) -> torch.Tensor:
+        if self.preset == "radiograph":
+            # Exposure and window differ from film to film; the floor keeps a blank film finite.
+            return (pixels - pixels.mean()) / pixels.std(correction=0).clamp_min(1e-3)
+        mean, deviation = _colour_statistics(self.channels)
+        return (pixels - mean) / deviation
+
+    def _square(self, pixels: torch.Tensor) -> torch.Tensor:
+        if self.fit in ("native", "stretch"):
+            return pixels
+        # Pads with 0, the mean; crops where the picture is larger.
+        return v2.functional.center_crop(pixels, [self.size, self.size])
+
+
+class Augmentation:
+    """Random changes of a prepared picture, a pure function of the picture and a seed.
+
+    Args:
+        preprocessing: what the picture went through; its preset decides the changes.
+    """
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self.preprocessing = preprocessing
+
+    def __call__(self, pixels: torch.Tensor, seed: int) -> torch.Tensor:
+        """Change ``pixels`` (C, H, W), equal seeds giving equal results in any process and order."""
+        self._geometry.set_random_state(seed=seed)
+        with _plain_tensors(), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self._colour(self._geometry(pixels))
+
+    def in_words(self) -> str:
+        """What is changed, for people."""
+        return {
+            "radiograph": "left-right flips, rotation by up to 10 degrees, shift by 5 %, scale by 10 %, contrast",
+            "photo": "left-right flips, rotation by up to 30 degrees, shift by 10 %, scale by 20 %, colour",
+            "microscopy": "flips, quarter turns, rotation by up to 45 degrees, shift by 5 %, scale by 10 %, colour",
+        }[self.preprocessing.preset]
+
+    @cached_property
+    def _geometry(self) -> Compose:
+        size = self.preprocessing.size
+        native = self.preprocessing.fit == "native"
+
+        def affine(degrees: float, shift: float, scale: float) -> RandAffine:
+            return RandAffine(
+                prob=0.9,
+                rotate_range=np.deg2rad(degrees),
+                # MONAI takes pixels; without a common size there is no common shift.
+                translate_range=None if native else shift * size,
+                scale_range=scale,
+                padding_mode="zeros" if self.preprocessing.fit == "pad" else "reflection",
+            )
+
+        return {
+            "radiograph": lambda: Compose(
+                [
+                    RandFlip(prob=0.5, spatial_axis=1),
+                    affine(10, 0.05, 0.1),
+                    RandAdjustContrast(prob=0.5, gamma=(0.7, 1.4)),
+                ]
+            ),
+            "photo": lambda: Compose([RandFlip(prob=0.5, spatial_axis=1), affine(30, 0.1, 0.2)]),
+            "microscopy": lambda: Compose(
+                [
+                    RandFlip(prob=0.5, spatial_axis=1),
+                    RandRotate90(prob=0.75, max_k=3),
+                    affine(45, 0.05, 0.1),
+                ]
+            ),
+        }[self.preprocessing.preset]()
+
+    @cached_property
+    def _colour(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        if self.preprocessing.preset == "radiograph" or self.preprocessing.channels != 3:
+            return lambda pixels: pixels
+        jitter = v2.ColorJitter(brightness=0.15, contrast=0.15, saturation=0.15)
+        mean, deviation = _colour_statistics(3)
+
+        def change(pixels: torch.Tensor) -> torch.Tensor:
+            unit = (pixels * deviation + mean).clamp(0, 1)
+            return (jitter(unit) - mean) / deviation
+
+        return change
+
+
+@contextmanager
+def _plain_tensors() -> Iterator[None]:
+    """Without MONAI's record of what was done to a tensor, which takes longer than the doing."""
+    tracked = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(tracked)
+
+
+def resize(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Scale an array (H, W, C) of floats to a square."""
+    scaled = _scale(torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1), (side, side))
+    return scaled.permute(1, 2, 0).contiguous().numpy()
+
+
+def _scale(pixels: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Bilinear, averaging over what a smaller pixel covers; (C, H, W)."""
+    return F.interpolate(pixels[None], shape, mode="bilinear", antialias=True)[0]
+
+
+def _with_channels(pixels: torch.Tensor, channels: int) -> torch.Tensor:
+    if pixels.shape[0] == channels:
+        return pixels
+    if channels == 1:
+        return (pixels * pixels.new_tensor(GRAY)[:, None, None]).sum(0, keepdim=True)
+    return pixels.expand(channels, -1, -1)
+
+
+def _colour_statistics(channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation (C, 1, 1) of ImageNet; of its gray version for one channel."""
+    mean, deviation = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
+    if channels == 1:
+        mean, deviation = mean.mean(0, keepdim=True), deviation.mean(0, keepdim=True)
+    return mean[:, None, None], deviation[:, None, None]
