@@ -1,0 +1,121 @@
+"""Whether a probability means what it says: temperature scaling, reliability, calibration error."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_softmax, softmax
+
+from softfree.data.task import Task
+from softfree.evaluation import bootstrap, weighted
+from softfree.evaluation.intervals import bias_corrected, wilson
+
+TEMPERATURES = (0.05, 20.0)
+
+
+def probabilities(logits: np.ndarray, task: Task, temperature: float = 1.0) -> np.ndarray:
+    """Turn ``logits (n, K) / temperature`` into float64 probabilities: softmax where classes exclude each other."""
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    return softmax(scaled, axis=1) if task.exclusive else expit(scaled)
+
+
+def fit_temperature(logits: np.ndarray, targets: np.ndarray, task: Task) -> float:
+    """Find the temperature that minimises the negative log likelihood on validation samples (Guo et al., ICML 2017).
+
+    Args:
+        logits: ``(n, K)``.
+        targets: as in :class:`~softfree.evaluation.scores.Scores`; unknown ones (NaN) do not count.
+        task: what is predicted.
+
+    Returns:
+        A number in 0.05..20; 1 where the samples cannot tell: none, logits that are not finite, one class only, or
+        every sample on its right side already, for then the likelihood grows without end as the temperature falls.
+    """
+    z = np.asarray(logits, dtype=np.float64)
+    targets = np.asarray(targets, dtype=np.float64)
+    known = ~np.isnan(targets)
+    seen = targets[known]
+    if not np.isfinite(z).all() or len(np.unique(seen)) < 2:
+        return 1.0
+    if task.exclusive:
+        chosen = seen.astype(np.int64)
+        z = z[known]
+        rivals = z.copy()
+        rivals[np.arange(len(z)), chosen] = -np.inf
+        margins = z[np.arange(len(z)), chosen] - rivals.max(1)
+    else:
+        margins = np.where(seen == 1, z[known], -z[known])
+    if (margins > 0).all():
+        return 1.0
+
+    def loss(log_temperature: float) -> float:
+        inverse = math.exp(-log_temperature)
+        if task.exclusive:
+            return -float(log_softmax(z * inverse, axis=1)[np.arange(len(z)), chosen].mean())
+        return float(np.logaddexp(0, -margins * inverse).mean())
+
+    low, high = TEMPERATURES
+    found = minimize_scalar(loss, bounds=(math.log(low), math.log(high)), method="bounded", options={"xatol": 1e-6})
+    return math.exp(float(found.x))
+
+
+def ece(y: np.ndarray, p: np.ndarray) -> float:
+    """Compute the expected calibration error over bins of equal numbers of samples; NaN without samples.
+
+    It is biased upwards: also a perfectly calibrated model shows about :func:`ece_by_chance`.
+    """
+    if len(y) == 0 or np.isnan(p).any():
+        return math.nan
+    return float(weighted.calibration_error(y, p)(np.ones((1, len(y))))[0])
+
+
+def ece_by_chance(p: np.ndarray, *, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """Simulate the error that perfectly calibrated probabilities ``p (n,)`` show: mean and 95th percentile.
+
+    Truths are drawn from ``p`` (consistency resampling; Broecker and Smith, Weather and Forecasting 22, 2007).
+    """
+    rng = np.random.default_rng(seed)
+    share = weighted.equal_mass_bins(p)[:, None] == np.arange(weighted.bins_for(len(p)))  # (n, bins)
+    rows = max(1, 100_000 // len(p))
+    errors = []
+    for start in range(0, draws, rows):
+        truth = rng.random((min(rows, draws - start), len(p))) < p
+        errors.append(np.abs((truth - p) @ share).sum(1) / len(p))
+    found = np.concatenate(errors)
+    return float(found.mean()), float(np.quantile(found, 0.95))
+
+
+def reliability(
+    y: np.ndarray,
+    p: np.ndarray,
+    patients: np.ndarray,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> pd.DataFrame:
+    """Set the observed share of positives against the mean probability, in bins of equal numbers of samples.
+
+    Returns:
+        A row for each bin that is not empty: ``predicted``, ``observed``, ``low``, ``high``, ``n``. The interval is
+        Wilson's, or from resampled patients where they repeat (NaN where no interval can be given).
+    """
+    number = weighted.equal_mass_bins(p)
+    present = np.unique(number)
+    repeat = len(np.unique(patients)) < len(patients)
+    shares = {str(b): weighted.mean(np.where(number == b, y, np.nan)) for b in present} if repeat else {}
+    draws = bootstrap.distribution(shares, patients, resamples=resamples, seed=seed)
+    rows = []
+    for b in present:
+        inside = number == b
+        n, positives = int(inside.sum()), int(y[inside].sum())
+        if repeat and 0 < positives < n:
+            interval = bias_corrected(positives / n, draws[str(b)], level, "bootstrap")
+        else:  # a share of 0 or 1 has no spread over resamples: count patients, the cautious choice
+            trials = len(np.unique(patients[inside]))
+            interval = wilson(round(positives / n * trials), trials, level)
+        rows.append((float(p[inside].mean()), positives / n, interval.low, interval.high, n))
+    return pd.DataFrame(rows, columns=["predicted", "observed", "low", "high", "n"])

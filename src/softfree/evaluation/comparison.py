@@ -1,0 +1,191 @@
+"""Two models on the same samples: differences with intervals, and non-inferiority."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from softfree.errors import UserError
+from softfree.evaluation import delong
+from softfree.evaluation.bootstrap import distribution
+from softfree.evaluation.intervals import bias_corrected
+from softfree.evaluation.metrics import draws_of, resampled
+from softfree.evaluation.quantities import Quantity, quantities
+from softfree.evaluation.scores import Scores
+
+LEVEL = 0.95
+Thresholds = Mapping[str, float] | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A statistic of two models on the same samples and ``value = a - b``.
+
+    ``p`` is two-sided and given by DeLong's test only, NaN elsewhere; ``reason`` says why a number is missing.
+    """
+
+    a: float
+    b: float
+    value: float
+    low: float
+    high: float
+    p: float
+    method: str
+    n: int
+    n_positive: int | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two models on the same samples say about each other.
+
+    Attributes:
+        differences: by the names of :func:`~softfree.evaluation.metrics.measure`: ``auroc``, ``auroc/<class>``,
+            ``balanced_accuracy``. The p values of several classes are not corrected for their number.
+        margin: by how much ``a`` may be worse in AUROC; None when the question was not asked.
+        non_inferior: whether ``a`` is shown to be worse by less than the margin; None when not asked, or no interval.
+        verdict: the answer in words.
+    """
+
+    differences: dict[str, Difference]
+    margin: float | None
+    non_inferior: bool | None
+    verdict: str
+
+
+def compare(
+    a: Scores,
+    b: Scores,
+    *,
+    margin: float | None = None,
+    seed: int = 0,
+    resamples: int = 2000,
+    thresholds: tuple[Thresholds, Thresholds] = (None, None),
+    names: tuple[str, str] = ("The first", "the second"),
+) -> Comparison:
+    """Compare two models on the same samples, with two-sided 95 % intervals of ``a - b``.
+
+    A one-vs-rest AUROC has DeLong's paired interval and test where every patient has one sample; with repeated
+    patients, and for means over classes and balanced accuracy, the same resamples of patients serve both models.
+    ``a`` is non-inferior when the lower bound of its AUROC difference lies above ``-margin``, which is the one-sided
+    test at 2.5 % (CONSORT's extension: Piaggio et al., JAMA 308, 2012). The margin must be fixed beforehand.
+
+    Args:
+        a: the model in question, for example the cheaper one.
+        b: the model it is held against.
+        margin: of non-inferiority in AUROC, for example 0.02.
+        seed: of the resamples.
+        resamples: of the bootstrap.
+        thresholds: each model's own, for balanced accuracy; 0.5 where None.
+        names: of the models, for the verdict.
+
+    Raises:
+        UserError: the samples differ, or the margin is no number above 0.
+    """
+    if margin is not None and not 0 < margin < 1:
+        raise UserError(f"got a non-inferiority margin of {margin}; expected a number between 0 and 1, such as 0.02")
+    _check_same(a, b)
+    found = _differences(a, b, thresholds, seed, resamples)
+    non_inferior, verdict = _judge(found["auroc"], margin, *names)
+    return Comparison(found, margin, non_inferior, verdict)
+
+
+def _differences(
+    a: Scores, b: Scores, thresholds: tuple[Thresholds, Thresholds], seed: int, resamples: int
+) -> dict[str, Difference]:
+    """Compare the balanced accuracies and every AUROC."""
+    first, second = quantities(a, thresholds[0]), quantities(b, thresholds[1])
+    compared = [name for name in first if name.partition("/")[0] in ("auroc", "balanced_accuracy")]
+    names = sorted(compared, key=lambda name: ("/" in name, name == "balanced_accuracy"))
+    draws = [
+        distribution(resampled(items, names), scores.patients, resamples=resamples, seed=seed)
+        for items, scores in ((first, a), (second, b))
+    ]
+    words = f"paired bootstrap over patients, {resamples} resamples, seed {seed}"
+    found = {}
+    for name in names:
+        x, y = first[name], second[name]
+        if x.family == "auroc" and not a.patients_repeat:
+            found[name] = _by_delong(x, a, b)
+            continue
+        found[name] = _by_bootstrap(x, y, name, draws, words)
+        if x.family == "auroc" and a.task.kind == "binary":
+            found["auroc_delong"] = _by_delong(x, a, b)
+    return found
+
+
+def _check_same(a: Scores, b: Scores) -> None:
+    mend = "score both models on the same table and split"
+    if a.task != b.task:
+        raise UserError(f"got a {a.task.kind} task of {len(a.task.classes)} classes and a {b.task.kind} task of "
+                        f"{len(b.task.classes)}; expected the same classes in the same order: {mend}")  # fmt: skip
+    if len(a) != len(b):
+        raise UserError(f"got {len(a)} and {len(b)} samples; expected the same samples in the same order: {mend}")
+    if not np.array_equal(a.targets, b.targets, equal_nan=True):
+        raise UserError(f"got different truths in row {_first_difference(a.targets, b.targets)}; expected the same "
+                        f"samples in the same order: {mend}")  # fmt: skip
+    if not np.array_equal(pd.factorize(a.patients)[0], pd.factorize(b.patients)[0]):
+        raise UserError(f"got samples grouped into patients differently; expected the same samples in the same "
+                        f"order: {mend}")  # fmt: skip
+
+
+def _first_difference(a: np.ndarray, b: np.ndarray) -> int:
+    unequal = (a != b) & ~((a != a) & (b != b))  # NaN equals NaN
+    return int(np.flatnonzero(unequal.reshape(len(a), -1).any(1))[0]) + 1
+
+
+def _by_delong(x: Quantity, a: Scores, b: Scores) -> Difference:
+    assert x.k is not None
+    truth, score, _ = a.one_vs_rest(x.k)
+    pair = delong.paired_difference(truth, score, b.one_vs_rest(x.k)[1], level=LEVEL)
+    method = "paired DeLong"
+    if a.patients_repeat:
+        method += "; takes samples of one patient as independent"
+    n = int(x.rows.sum())
+    return Difference(
+        pair.a, pair.b, pair.difference, pair.low, pair.high, pair.p, method, n, x.n_positive, pair.reason
+    )
+
+
+def _by_bootstrap(x: Quantity, y: Quantity, name: str, draws: list[dict[str, np.ndarray]], words: str) -> Difference:
+    n, positives = int(x.rows.sum()), x.n_positive
+    value = x.value - y.value
+    reason = x.reason or y.reason
+    if math.isnan(value) or x.parts != y.parts:
+        nan = math.nan
+        return Difference(x.value, y.value, nan, nan, nan, nan, words, n, positives, reason or "not the same classes")
+    interval = bias_corrected(value, draws_of(x, name, draws[0]) - draws_of(y, name, draws[1]), LEVEL, words)
+    reason = "; ".join(part for part in (reason, interval.reason) if part) or None
+    low, high, method = interval.low, interval.high, interval.method
+    return Difference(x.value, y.value, value, low, high, math.nan, method, n, positives, reason)
+
+
+def _judge(auroc: Difference, margin: float | None, a: str, b: str) -> tuple[bool | None, str]:
+    """Judge the main difference against 0 and the margin, in words."""
+    if math.isnan(auroc.low):
+        why = f": {auroc.reason}" if auroc.reason else ""
+        return None, f"{a} cannot be compared with {b}, for the difference has no interval{why}."
+    sizes = f"AUROC {auroc.a:.3f} against {auroc.b:.3f}, difference {_signed(auroc.value)} (95 % interval "
+    sizes += f"{_signed(auroc.low)} to {_signed(auroc.high)})"
+    if margin is None:
+        if auroc.low > 0 or auroc.high < 0:
+            return None, f"{a} ranks {'better' if auroc.low > 0 else 'worse'} than {b}: {sizes}."
+        return None, f"No difference of {a} from {b} is shown, which does not show that there is none: {sizes}."
+    sizes += f", margin {_signed(-margin)}"
+    if auroc.low > 0:
+        return True, f"{a} is better than {b}, and so not inferior: {sizes}."
+    if auroc.low > -margin:
+        worse = ", although worse by less than the margin" if auroc.high < 0 else ""
+        return True, f"{a} is not inferior to {b}{worse}: {sizes}."
+    if auroc.high < -margin:
+        return False, f"{a} is inferior to {b}: {sizes}."
+    return False, f"It is not shown that {a} is not inferior to {b}; more patients may decide: {sizes}."
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")

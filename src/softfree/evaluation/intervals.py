@@ -1,0 +1,76 @@
+"""Intervals for proportions, for an AUROC at its edge, and from resamples."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import binomtest, norm
+
+LARGEST_SHARE_LEFT_OUT = 0.1
+"""More resamples than this without a class, and no interval is given. A class that ``k`` patients have is missing
+from about ``exp(-k)`` of the resamples, so that this asks for three patients of each class."""
+
+
+class Interval(NamedTuple):
+    """A confidence interval, or why there is none."""
+
+    low: float
+    high: float
+    method: str
+    reason: str | None = None
+
+
+def no_interval(method: str, reason: str) -> Interval:
+    """Say why no interval can be given."""
+    return Interval(math.nan, math.nan, method, reason)
+
+
+def wilson(successes: int, trials: int, level: float) -> Interval:
+    """Compute Wilson's score interval for a proportion of independent trials (Wilson, JASA 22, 1927)."""
+    if trials == 0:
+        return no_interval("Wilson", "no samples")
+    interval = binomtest(successes, trials).proportion_ci(level, method="wilson")
+    return Interval(interval.low, interval.high, "Wilson")
+
+
+def newcombe(value: float, positives: int, negatives: int, level: float) -> Interval:
+    """Compute the interval of an AUROC of exactly 0 or 1, where DeLong's variance and the resamples say nothing.
+
+    Newcombe's method 5: the bound is the area ``t`` with ``|value - t| = z sqrt(V(t))``, where ``V`` is Hanley and
+    McNeil's variance with both group sizes replaced by their mean (Statistics in Medicine 25:559-573, 2006). That a
+    correction is needed here: Pohar Perme and Manevski, Statistical Methods in Medical Research 28, 2019.
+    """
+    z = norm.ppf((1 + level) / 2)
+    others = (positives + negatives) / 2 - 1
+
+    def excess(t: float) -> float:  # for value = 1, divided by its trivial root 1 - t
+        return (1 - t) * positives * negatives - z * z * t * (1 + others * ((1 - t) / (2 - t) + t / (1 + t)))
+
+    bound = float(brentq(excess, 0.0, 1.0))
+    method = "Newcombe's method 5"
+    return Interval(bound, 1.0, method) if value == 1 else Interval(0.0, 1 - bound, method)
+
+
+def bias_corrected(value: float, draws: np.ndarray, level: float, method: str) -> Interval:
+    """Compute the bias-corrected percentile interval of a bootstrap.
+
+    The correction matters for statistics whose resamples lie to one side of the value, as the average precision's do
+    (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 14.3). Resamples that lacked a class (NaN)
+    are left out and counted in the method.
+    """
+    kept = draws[~np.isnan(draws)]
+    left_out = len(draws) - len(kept)
+    if left_out:
+        method += f", {left_out} without a class left out"
+    if left_out > LARGEST_SHARE_LEFT_OUT * len(draws):
+        return no_interval(method, f"too few patients: {left_out} of {len(draws)} resamples lacked a class")
+    if np.ptp(kept) == 0:
+        return no_interval(method, "every resample gave the same value")
+    below = np.mean(kept < value) + np.mean(kept == value) / 2
+    finest = 1 / (2 * len(kept))
+    shift, z = 2 * norm.ppf(np.clip(below, finest, 1 - finest)), norm.ppf((1 + level) / 2)
+    low, high = np.quantile(kept, norm.cdf([shift - z, shift + z]))
+    return Interval(float(low), float(high), method)

@@ -1,0 +1,162 @@
+"""Metrics with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from softfree.evaluation import delong
+from softfree.evaluation.bootstrap import Statistic, distribution
+from softfree.evaluation.intervals import Interval, bias_corrected, newcombe, no_interval, wilson
+from softfree.evaluation.quantities import Quantity, quantities
+from softfree.evaluation.scores import Scores
+
+ORDER = (
+    "auroc",
+    "auroc_delong",
+    "average_precision",
+    "sensitivity",
+    "specificity",
+    "balanced_accuracy",
+    "accuracy",
+    "brier",
+    "ece",
+)
+NO_ECE_INTERVAL = "no interval: the error is biased upwards in small samples, and more so in resamples"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number, its confidence interval and where both come from.
+
+    Attributes:
+        value: NaN when there is none.
+        low: lower bound of the interval, NaN when there is none.
+        high: upper bound.
+        method: how the interval (and, where not obvious, the number) is made.
+        n: samples it is taken over.
+        n_positive: positives among them; None where no single class is meant.
+        reason: why the value or the interval is missing, or what was left out; None when nothing is.
+        level: of confidence.
+    """
+
+    value: float
+    low: float
+    high: float
+    method: str
+    n: int
+    n_positive: int | None
+    reason: str | None = None
+    level: float = 0.95
+
+
+def measure(
+    scores: Scores,
+    thresholds: Mapping[str, float] | None,
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> dict[str, Metric]:
+    """Measure all metrics of a task, with their intervals.
+
+    ``auroc``, ``average_precision``, ``balanced_accuracy``, ``accuracy``, ``brier`` and ``ece``; for each scored class
+    ``sensitivity/<class>`` and ``specificity/<class>``. Tasks of more than one scored class have the first two as
+    means over one-vs-rest classes and ``auroc/<class>``, ``average_precision/<class>`` beside; the accuracy, Brier
+    score and calibration error of a multilabel task are means over findings, which are beside too. Unknown truths do
+    not count.
+
+    Intervals: where every patient has one sample, DeLong's for an AUROC, Wilson's for proportions, else (and for means
+    over classes always) the bias-corrected percentile bootstrap over patients. A binary task whose patients repeat has
+    ``auroc_delong`` beside, to compare with papers that ignore the repeats. Proportions and areas of exactly 0 or 1,
+    where every resample says the same, have Wilson's or Newcombe's interval with patients for samples.
+
+    Args:
+        scores: predictions and truths.
+        thresholds: class name to the probability from which it is called present, chosen on validation samples; 0.5
+            when None. Multiclass tasks call the likeliest class.
+        seed: of the resamples.
+        resamples: of the bootstrap.
+        level: of confidence.
+
+    Raises:
+        UserError: a class has no threshold.
+    """
+    items = quantities(scores, thresholds)
+    repeat = scores.patients_repeat
+    names = [name for name, item in items.items() if item.family == "other" or repeat]
+    draws = distribution(resampled(items, names), scores.patients, resamples=resamples, seed=seed)
+    who = f"{len(np.unique(scores.patients))} patients" if repeat else f"{len(scores)} samples"
+    words = f"bootstrap over {who}, {resamples} resamples, seed {seed}"
+    found = {
+        name: _metric(item, _interval(item, name, scores, draws, level, words), level) for name, item in items.items()
+    }
+    if scores.task.kind == "binary" and repeat:
+        area = items["auroc"]
+        interval = _delong(area, scores, level)
+        interval = interval._replace(method=f"{interval.method}; takes samples of one patient as independent")
+        found["auroc_delong"] = _metric(area, interval, level)
+    single = scores.task.kind == "binary"
+    places = {name: (not single and "/" in name, ORDER.index(name.partition("/")[0])) for name in found}
+    return {name: found[name] for name in sorted(found, key=places.__getitem__)}
+
+
+def resampled(items: Mapping[str, Quantity], names: Iterable[str]) -> dict[str, Statistic]:
+    """Collect the statistics that the named quantities are made of over resamples."""
+    leaves = (part for name in names for part in items[name].parts or (name,))
+    statistics = {name: items[name].statistic for name in leaves}
+    return {name: statistic for name, statistic in statistics.items() if statistic is not None}
+
+
+def draws_of(item: Quantity, name: str, draws: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Take a quantity's values over the resamples: its own, or the mean of its parts' (NaN where one has none)."""
+    return np.mean([draws[part] for part in item.parts or (name,)], axis=0)
+
+
+def _interval(
+    item: Quantity, name: str, scores: Scores, draws: Mapping[str, np.ndarray], level: float, words: str
+) -> Interval:
+    if math.isnan(item.value):
+        return no_interval("", "no value")
+    if item.family == "ece":
+        return no_interval("", NO_ECE_INTERVAL)
+    trials = int(item.rows.sum())
+    if item.family == "auroc" and not scores.patients_repeat:
+        return _delong(item, scores, level)
+    if item.family == "proportion" and not scores.patients_repeat:
+        return wilson(round(item.value * trials), trials, level)
+    interval = bias_corrected(item.value, draws_of(item, name, draws), level, words)
+    if not math.isnan(interval.low) or item.value not in (0, 1):
+        return interval
+    return _at_the_edge(item, scores, level) or interval
+
+
+def _delong(item: Quantity, scores: Scores, level: float) -> Interval:
+    assert item.k is not None
+    y, score, _ = scores.one_vs_rest(item.k)
+    area = delong.auroc(y, score, level=level)
+    return Interval(area.low, area.high, area.method, area.reason)
+
+
+def _at_the_edge(item: Quantity, scores: Scores, level: float) -> Interval | None:
+    """Give the interval of a 0 or 1 from repeated patients: each counts as one sample, the cautious choice."""
+    if item.family == "proportion":
+        patients = len(np.unique(scores.patients[item.rows]))
+        interval = wilson(round(item.value * patients), patients, level)
+    elif item.family == "auroc":
+        assert item.k is not None
+        y, _, patient = scores.one_vs_rest(item.k)
+        positives, negatives = (len(np.unique(patient[y == side])) for side in (1, 0))
+        interval = newcombe(item.value, positives, negatives, level)
+    else:
+        return None
+    return interval._replace(method=f"{interval.method}, each patient as one sample")
+
+
+def _metric(item: Quantity, interval: Interval, level: float) -> Metric:
+    method = "; ".join(part for part in (item.note, interval.method) if part)
+    reason = "; ".join(part for part in (item.reason, interval.reason) if part and part != "no value") or None
+    return Metric(item.value, interval.low, interval.high, method, int(item.rows.sum()), item.n_positive, reason, level)

@@ -1,0 +1,108 @@
+"""Metrics in words for a terminal or a page, and as strict JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from softfree.evaluation.metrics import Metric
+
+NAMES = {
+    "auroc": "AUROC",
+    "auroc_delong": "AUROC, patients ignored",
+    "average_precision": "Average precision",
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "brier": "Brier score",
+    "ece": "Calibration error",
+}
+ABSENT = "–"
+
+
+class SummaryRow(NamedTuple):
+    """One metric in words."""
+
+    name: str
+    value: str
+    interval: str
+    samples: str
+    method: str
+
+
+def name_of(metric: str) -> str:
+    """Put a metric's name into words: ``sensitivity/ill`` becomes ``Sensitivity, ill``."""
+    statistic, _, of = metric.partition("/")
+    words = NAMES.get(statistic, statistic)
+    return f"{words}, {of}" if of else words
+
+
+def number(value: float) -> str:
+    """Write a number with three decimals, a dash for NaN."""
+    return ABSENT if math.isnan(value) else f"{value:.3f}".replace("-", "−")
+
+
+def interval(metric: Metric) -> str:
+    """Write an interval, a dash where there is none."""
+    return ABSENT if math.isnan(metric.low) else f"{number(metric.low)} to {number(metric.high)}"
+
+
+def how(metric: Metric) -> str:
+    """Say how a metric was made and what is missing from it."""
+    return "; ".join(part for part in (metric.method, metric.reason) if part)
+
+
+def summary_rows(metrics: Mapping[str, Metric]) -> list[SummaryRow]:
+    """Put metrics into words, a row each, in their order."""
+    rows = []
+    for name, metric in metrics.items():
+        samples = f"{metric.n}" if metric.n_positive is None else f"{metric.n} ({metric.n_positive} positive)"
+        rows.append(SummaryRow(name_of(name), number(metric.value), interval(metric), samples, how(metric)))
+    return rows
+
+
+def metrics_to_json(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
+    """Turn metrics into values that JSON knows: NaN becomes None, and ``reason`` says why."""
+    return {name: _strict(asdict(metric)) for name, metric in metrics.items()}
+
+
+def write_metrics(path: Path, metrics: Mapping[str, Metric], about: Mapping[str, Any] | None = None) -> None:
+    """Write ``{**about, "metrics": {...}}`` as strict JSON, whole or not at all.
+
+    Args:
+        path: of the file.
+        metrics: to write.
+        about: further entries, such as the split or the thresholds.
+    """
+    content = _strict({**(about or {}), "metrics": metrics_to_json(metrics)})
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file whole or not at all: under another name in the same folder, then renamed."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that nobody else may read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

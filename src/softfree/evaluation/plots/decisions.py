@@ -1,0 +1,115 @@
+"""What the probabilities mean and what is mixed up: reliability and confusion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from softfree.evaluation.calibration import reliability as reliability_table
+from softfree.evaluation.plots.style import (
+    DASHES,
+    INK,
+    MUTED,
+    RULE,
+    SERIES,
+    WIDTH,
+    figure,
+    short,
+    square,
+    styled,
+)
+from softfree.evaluation.scores import Scores, gap
+
+NUMBERED = 12
+"""A confusion matrix of more classes is drawn without numbers."""
+
+
+@styled
+def reliability(scores: Scores, *, seed: int = 0) -> Figure:
+    """Draw the observed share of positives against the predicted probability, and how often each is predicted.
+
+    A binary task shows its positive class, a multiclass one whether the likeliest class is right, a multilabel one
+    each finding.
+    """
+    drawing = figure(5.2)
+    axes, below = drawing.subplots(2, height_ratios=(5, 1), sharex=True)
+    axes.plot([0, 1], [0, 1], color=RULE, linewidth=1, zorder=0)
+    what = "Share that was right" if scores.task.kind == "multiclass" else "Observed share of positives"
+    square(axes, "", what)
+    curves = _reliability_pairs(scores)
+    for i, (name, (y, p, patients)) in enumerate(curves.items()):
+        table = reliability_table(y, p, patients, seed=seed)
+        many = len(curves) > len(SERIES)
+        look: dict[str, Any] = {"color": MUTED, "alpha": 0.45} if many else {"color": SERIES[i], "linestyle": DASHES[i]}
+        axes.plot(table.predicted, table.observed, marker="o", markersize=3.5, linewidth=1, **look, label=short(name))
+        if len(curves) == 1:
+            axes.vlines(table.predicted, table.low, table.high, color=SERIES[i], linewidth=1, alpha=0.6)
+    if 1 < len(curves) <= len(SERIES):
+        axes.legend(loc="upper left")
+    if not curves:
+        axes.text(0.5, 0.5, "no curve: no samples", ha="center", va="center", color=MUTED)
+    _histogram(below, [p for _, p, _ in curves.values()])
+    return drawing
+
+
+@styled
+def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> Figure:
+    """Draw a confusion matrix, shaded by the share of each true class.
+
+    Args:
+        counts: ``(K, K)`` samples, rows the truth, columns what was called.
+        classes: their names.
+    """
+    size = len(classes)
+    drawing = figure(3.9 if size <= NUMBERED else 5.0, WIDTH if size <= NUMBERED else 5.4)
+    axes = drawing.subplots()
+    axes.set_anchor("N")
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    for row, column in np.argwhere(counts > 0):
+        shade = 0.62 * shares[row, column]  # ink stays readable on the darkest cell, in light and dark
+        axes.add_patch(Rectangle((column, row), 1, 1, facecolor=SERIES[0], alpha=shade, linewidth=0))
+    if size <= NUMBERED:
+        for row in range(size):
+            for column in range(size):
+                _cell(axes, row, column, int(counts[row, column]), float(shares[row, column]), size)
+    letters = 8.5 if size <= 8 else 7 if size <= 20 else 5
+    names = [short(name, 16) for name in classes]
+    middle = np.arange(size) + 0.5
+    turn: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if size > 2 else {}
+    axes.set_xticks(middle, names, fontsize=letters, **turn)
+    axes.set_yticks(middle, names, fontsize=letters)
+    axes.tick_params(length=0, labelcolor=INK)
+    axes.set(xlim=(0, size), ylim=(size, 0), xlabel="Called", ylabel="Truth", aspect="equal")
+    axes.spines[:].set_visible(True)
+    return drawing
+
+
+def _reliability_pairs(scores: Scores) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    task = scores.task
+    if task.kind == "multiclass":
+        right = np.nan_to_num(scores.probabilities).argmax(1) == scores.targets
+        pairs = {"likeliest class": (right.astype(np.int64), scores.probabilities.max(1), scores.patients)}
+    else:
+        pairs = {task.classes[k]: scores.one_vs_rest(k) for k in task.scored}
+    return {name: triple for name, triple in pairs.items() if gap(triple[1]) is None}
+
+
+def _histogram(axes: Axes, predicted: list[np.ndarray]) -> None:
+    if predicted:
+        axes.hist(np.concatenate(predicted), bins=20, range=(0, 1), color=MUTED, alpha=0.5, rwidth=0.9)
+    axes.set(xlabel="Predicted probability", ylabel="Samples")
+    axes.locator_params(axis="y", nbins=2, integer=True)
+
+
+def _cell(axes: Axes, row: int, column: int, count: int, share: float, size: int) -> None:
+    weak: dict[str, Any] = {} if count else {"color": MUTED}
+    if size > 6:
+        axes.text(column + 0.5, row + 0.5, str(count), ha="center", va="center", fontsize=8.5, **weak)
+        return
+    axes.text(column + 0.5, row + 0.44, str(count), ha="center", va="center", fontsize=12 if size < 4 else 10, **weak)
+    words = f"{share:.0%}".replace("%", " %")
+    axes.text(column + 0.5, row + 0.68, words, ha="center", va="center", fontsize=8.5, color=INK if count else MUTED)

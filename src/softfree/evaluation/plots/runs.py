@@ -1,0 +1,113 @@
+"""How training went, and how models compare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from softfree.evaluation.plots.style import DASHES, INK, MUTED, RULE, SERIES, figure, short, styled
+
+PANELS = (
+    ("Loss", {"train_loss": "training", "val_loss": "validation"}),
+    ("AUROC", {"val_auroc": "validation"}),
+    ("Learning rate", {"lr": ""}),
+)
+
+
+class Dot(NamedTuple):
+    """One line of a dot plot; ``low`` and ``high`` are NaN without an interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+@styled
+def learning_curves(history: pd.DataFrame) -> Figure:
+    """Draw what training logged: losses, validation AUROC and learning rate by epoch, the best epoch marked.
+
+    Args:
+        history: a row an epoch (or several, with gaps), columns ``epoch`` and any of ``train_loss``, ``val_loss``,
+            ``val_auroc``, ``lr``.
+    """
+    panels = [(name, {c: w for c, w in columns.items() if c in history}) for name, columns in PANELS]
+    panels = [(name, columns) for name, columns in panels if columns]
+    heights = [1.7 if name != "Learning rate" else 0.9 for name, _ in panels]
+    drawing = figure(0.6 + sum(heights))
+    grid = drawing.subplots(len(panels), squeeze=False, sharex=True, height_ratios=heights)[:, 0]
+    colours = {"train_loss": MUTED, "val_loss": SERIES[0], "val_auroc": SERIES[0], "lr": MUTED}
+    best = _best_epoch(history)
+    for axes, (name, columns) in zip(grid, panels, strict=True):
+        for column, words in columns.items():
+            seen = history[["epoch", column]].dropna()
+            look = DASHES[1] if column == "train_loss" else "-"
+            marker = "o" if len(seen) < 3 else ""
+            axes.plot(
+                seen["epoch"], seen[column], color=colours[column], linestyle=look, marker=marker, label=words or None
+            )
+        if best is not None:
+            axes.axvline(best, color=SERIES[1], linewidth=1, linestyle=":")
+        axes.set_ylabel(name)
+        if len(columns) > 1:
+            axes.legend(loc="upper right")
+        if name == "AUROC":
+            _widen(axes)
+            if best is not None:
+                left = best > history["epoch"].max() / 2
+                axes.annotate(f"best: epoch {best}", (best, 0), (-4 if left else 4, 4), color=SERIES[1], fontsize=8.5,
+                              xycoords=("data", "axes fraction"), textcoords="offset points",
+                              ha="right" if left else "left")  # fmt: skip
+    grid[-1].set_xlabel("Epoch")
+    grid[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return drawing
+
+
+@styled
+def dots(rows: Sequence[Dot], label: str, reference: float | None = None) -> Figure:
+    """Draw values with their intervals under each other, names above the dots.
+
+    Args:
+        rows: from top to bottom.
+        label: what the values are.
+        reference: a value to draw a line at.
+    """
+    drawing = figure(0.75 + 0.44 * max(len(rows), 1))
+    axes = drawing.subplots()
+    if reference is not None and not math.isnan(reference):
+        axes.axvline(reference, color=RULE, linewidth=1, zorder=0)
+    for line, row in enumerate(rows):
+        axes.text(0, line - 0.3, short(row.name, 44), transform=axes.get_yaxis_transform(), va="center", fontsize=8.5)
+        if math.isnan(row.value):
+            axes.text(1, line - 0.3, "no value", transform=axes.get_yaxis_transform(), va="center", ha="right",
+                      color=MUTED, fontsize=8.5)  # fmt: skip
+            continue
+        axes.hlines(line + 0.1, row.low, row.high, color=SERIES[0], linewidth=1.6)
+        axes.plot(row.value, line + 0.1, marker="o", markersize=5, color=SERIES[0] if line else INK)
+    axes.set(ylim=(len(rows) - 0.5, -0.6), xlabel=label)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.margins(x=0.06)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    return drawing
+
+
+def _widen(axes: Axes, least: float = 0.1) -> None:
+    """Keep the axis from blowing up differences that mean nothing."""
+    low, high = axes.get_ylim()
+    spare = max(0.0, least - (high - low)) / 2
+    high = min(1 + least / 20, high + spare)
+    axes.set_ylim(min(low, high - least), high)
+
+
+def _best_epoch(history: pd.DataFrame) -> int | None:
+    if "val_auroc" not in history or history["val_auroc"].isna().all():
+        return None
+    return int(history["epoch"].to_numpy()[np.nanargmax(history["val_auroc"].to_numpy())])

@@ -1,0 +1,116 @@
+"""One quiet style for all figures, and SVG that follows the page's light or dark colours."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from html import escape
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+INK, MUTED, RULE = "#1b1f24", "#66707c", "#d3d8de"
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe and Ito's colours, which people with any colour vision tell apart; dashes tell the lines apart as well."""
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)), (0, (8, 2)))
+VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule"} | {c: f"series-{i}" for i, c in enumerate(SERIES, start=1)}
+"""CSS variables that a page may set; without them the colours here hold."""
+
+WIDTH = 4.2  # inches: shown 400 pixels wide, 9 points are 12 pixels
+FONTS = 'system-ui, "Segoe UI", "Helvetica Neue", "Liberation Sans", Arial, sans-serif'
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # wider than what a browser takes, so that nothing is cut off there
+    "font.size": 9,
+    "text.color": INK,
+    "text.parse_math": False,  # a class may be called "$"
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.unicode_minus": True,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "butt",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "softfree",
+}
+
+P = ParamSpec("P")
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw in the style, without touching the user's matplotlib settings."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def figure(height: float, width: float = WIDTH) -> Figure:
+    """Open a figure of our width."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def square(axes: Axes, x: str, y: str) -> None:
+    """Set axes up for two shares, each from 0 to 1, with a little air."""
+    axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.015), xlabel=x, ylabel=y, aspect="equal")
+    ticks = [0, 0.25, 0.5, 0.75, 1]
+    axes.set_xticks(ticks, ["0", "0.25", "0.5", "0.75", "1"])
+    axes.set_yticks(ticks, ["0", "0.25", "0.5", "0.75", "1"])
+
+
+def short(name: str, most: int = 26) -> str:
+    """Cut a long name, with an ellipsis."""
+    name = " ".join(name.split())
+    return name if len(name) <= most else name[: most - 1].rstrip() + "…"
+
+
+def legend_below(axes: Axes, columns: int = 1) -> None:
+    """Put the legend under the axes, where it covers no data at any width."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=columns, handlelength=2.4, borderaxespad=0)
+
+
+def svg(drawing: Figure, label: str) -> str:
+    """Turn a figure into an ``<svg>`` element for a page.
+
+    Text stays text, colours become CSS variables with the colour itself as fallback, and ids that several figures
+    of one page would share are removed.
+
+    Args:
+        drawing: the figure.
+        label: what it shows, for readers who hear the page.
+    """
+    stream = io.StringIO()
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has fonts for it
+        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        FigureCanvasSVG(drawing).print_svg(stream, metadata=nothing)
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'(<g|<path|<text) id="[^"]*_\d+"', r"\1", text)
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)  # would rule the whole page
+    for colour, name in VARIABLES.items():
+        text = re.sub(rf"(?<=: ){colour}\b", f"var(--{name}, {colour})", text)
+    text = text.replace("'DejaVu Sans'", escape(FONTS))
+    opening = f'<svg role="img" aria-label="{escape(label)}" style="stroke-linejoin: round" '
+    return text.replace("<svg ", opening, 1).strip()

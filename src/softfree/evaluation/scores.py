@@ -1,0 +1,110 @@
+"""What a model said about samples whose truth is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from softfree.data.task import Task
+from softfree.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Probabilities and truths of the same samples.
+
+    Attributes:
+        task: what is predicted.
+        probabilities: ``(n, K)`` float64 in 0..1; NaN is kept and makes the statistics NaN, with a reason.
+        targets: ``(n,)`` int64 class numbers, or ``(n, K)`` float64 of 0, 1 and NaN (unknown) for ``multilabel``.
+        patients: ``(n,)`` int64 anonymous patient numbers: samples of one patient are not independent, so the
+            bootstrap draws patients. Without patients give every sample a number of its own.
+
+    Raises:
+        UserError: shapes or values do not fit the task.
+    """
+
+    task: Task
+    probabilities: np.ndarray
+    targets: np.ndarray
+    patients: np.ndarray
+
+    def __post_init__(self) -> None:
+        probabilities = np.asarray(self.probabilities, dtype=np.float64)
+        if self.task.exclusive and probabilities.ndim == 2:  # a row with a hole names no likeliest class
+            probabilities = np.where(np.isnan(probabilities).any(axis=1, keepdims=True), np.nan, probabilities)
+        object.__setattr__(self, "probabilities", probabilities)
+        object.__setattr__(self, "patients", np.asarray(self.patients, dtype=np.int64))
+        classes = len(self.task.classes)
+        if probabilities.ndim != 2 or probabilities.shape[1] != classes:
+            raise UserError(f"probabilities have shape {probabilities.shape}; expected (samples, {classes}): one "
+                            "column for each class, in the order of the task")  # fmt: skip
+        if ((probabilities < 0) | (probabilities > 1)).any():
+            raise UserError("some probabilities lie outside 0..1: turn logits into probabilities first "
+                            "(softfree.evaluation.calibration.probabilities)")  # fmt: skip
+        if self.patients.shape != (len(self),):
+            raise UserError(f"got patient numbers of shape {self.patients.shape} for {len(self)} samples: expected one "
+                            "for each sample")  # fmt: skip
+        object.__setattr__(self, "targets", _checked_targets(self.targets, len(self), self.task))
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    @property
+    def patients_repeat(self) -> bool:
+        """Tell whether some patient has more than one sample."""
+        return len(np.unique(self.patients)) < len(self)
+
+    def known(self, k: int) -> np.ndarray:
+        """Tell which samples have a known truth for class ``k``: boolean ``(n,)``."""
+        return np.ones(len(self), dtype=bool) if self.task.exclusive else ~np.isnan(self.targets[:, k])
+
+    def one_vs_rest(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Set class ``k`` against all others, over the samples whose truth is known.
+
+        Returns:
+            ``y`` int64 of 0 and 1, the score of class ``k``, the patient numbers; each ``(known,)``.
+        """
+        known = self.known(k)
+        truth = self.targets[known] == k if self.task.exclusive else self.targets[known, k] == 1
+        return truth.astype(np.int64), self.probabilities[known, k], self.patients[known]
+
+    def subset(self, rows: np.ndarray) -> Scores:
+        """Pick the samples of ``rows``, boolean or integer."""
+        return Scores(self.task, self.probabilities[rows], self.targets[rows], self.patients[rows])
+
+
+def gap(score: np.ndarray, without: str = "no samples") -> str | None:
+    """Say why nothing can be measured of these scores (``without`` when there are none); None when it can."""
+    if len(score) == 0:
+        return without
+    bad = int(np.isnan(score).sum())
+    return f"{bad} of {len(score)} scores are not a number" if bad else None
+
+
+def obstacle(y: np.ndarray, score: np.ndarray) -> str | None:
+    """Say why samples cannot be ranked against their truth; None when they can."""
+    if reason := gap(score):
+        return reason
+    positives = int(np.sum(y == 1))
+    if positives in (0, len(y)):
+        return f"no {'negative' if positives else 'positive'} among {len(y)} samples"
+    return None
+
+
+def _checked_targets(targets: np.ndarray, n: int, task: Task) -> np.ndarray:
+    classes = len(task.classes)
+    if not task.exclusive:
+        targets = np.asarray(targets, dtype=np.float64)
+        if targets.shape != (n, classes):
+            raise UserError(f"got targets of shape {targets.shape}; expected ({n}, {classes}): a column a finding")
+        if not (np.isnan(targets) | np.isin(targets, (0, 1))).all():
+            raise UserError("some targets are neither 0, 1 nor empty: use 1 present, 0 absent, NaN unknown")
+        return targets
+    targets = np.asarray(targets)
+    if targets.shape != (n,):
+        raise UserError(f"got targets of shape {targets.shape}; expected ({n},): one class number for each sample")
+    if not np.isin(targets, np.arange(classes)).all():
+        raise UserError(f"some targets are no class number: expected whole numbers from 0 to {classes - 1}")
+    return targets.astype(np.int64)

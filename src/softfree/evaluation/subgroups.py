@@ -1,0 +1,119 @@
+"""Metrics by group: sex, age, scanner, hospital."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from softfree.errors import UserError
+from softfree.evaluation.metrics import Metric, measure
+from softfree.evaluation.scores import Scores
+
+FEW_VALUES = 8
+"""A numeric column with more different values is cut into quarters."""
+MOST_GROUPS = 20
+SMALL_GROUP, SMALL_CLASS = 30, 10
+NOTE = (
+    "Groups are looked at one by one and nothing is corrected for their number: of twenty intervals one misses the "
+    "truth by chance. Overlapping intervals do not show that groups are alike, nor do small groups show a difference. "
+    "Take what stands out as a question for new data."
+)
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One group of samples.
+
+    Attributes:
+        group: the column's value, or its range.
+        n: samples.
+        n_positive: positive samples of a binary task, else None.
+        patients: different patients.
+        small: fewer than 30 patients, or (binary) fewer than 10 samples of a class: the numbers say little.
+        metrics: as :func:`~softfree.evaluation.metrics.measure` gives them.
+    """
+
+    group: str
+    n: int
+    n_positive: int | None
+    patients: int
+    small: bool
+    metrics: dict[str, Metric]
+
+
+def by_group(
+    scores: Scores,
+    values: pd.Series,
+    thresholds: Mapping[str, float] | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> list[GroupRow]:
+    """Measure each group of a column on its own; show :data:`NOTE` beside.
+
+    Args:
+        scores: predictions and truths.
+        values: ``(n,)`` a column of the table, in the order of the scores. More than eight different numbers are
+            cut at their quartiles; empty ones make the group "not given".
+        thresholds: as for :func:`~softfree.evaluation.metrics.measure`: the same for all groups, as in use.
+        seed: of the resamples.
+        resamples: of the bootstrap.
+
+    Raises:
+        UserError: the column has another length, or more than twenty groups.
+    """
+    if len(values) != len(scores):
+        raise UserError(f"column {values.name!r} has {len(values)} values for {len(scores)} samples: expected one "
+                        "for each, in the same order")  # fmt: skip
+    rows = []
+    for group, members in groups(values):
+        part = scores.subset(members)
+        positives = int((part.targets == 1).sum()) if scores.task.kind == "binary" else None
+        patients = len(np.unique(part.patients))
+        small = patients < SMALL_GROUP or (
+            positives is not None and min(positives, len(part) - positives) < SMALL_CLASS
+        )
+        metrics = measure(part, thresholds, seed=seed, resamples=resamples)
+        rows.append(GroupRow(group, len(part), positives, patients, small, metrics))
+    return rows
+
+
+def groups(values: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
+    """Name the groups of a column and their rows, boolean ``(n,)``, as :func:`by_group` takes them.
+
+    Raises:
+        UserError: more than twenty groups.
+    """
+    values = values.reset_index(drop=True)
+    many = values.nunique() > FEW_VALUES
+    if many and pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        yield from _quarters(values)
+    else:
+        if values.nunique() > MOST_GROUPS:
+            raise UserError(f"column {values.name!r} has {values.nunique()} different values; expected at most "
+                            f"{MOST_GROUPS} groups: choose another column, or group its values first")  # fmt: skip
+        for value in sorted(values.dropna().unique(), key=lambda v: (isinstance(v, str), v)):
+            name = f"{value:g}" if isinstance(value, float) else str(value)
+            yield name, (values == value).to_numpy(dtype=bool, na_value=False)
+    if values.isna().any():
+        yield "not given", values.isna().to_numpy()
+
+
+def _quarters(values: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
+    numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    cuts = np.unique(np.nanquantile(numbers, [0.25, 0.5, 0.75]))
+    edges = [-np.inf, *cuts, np.inf]
+    for low, high in pairwise(edges):
+        members = (numbers > low) & (numbers <= high)
+        if not members.any():
+            continue
+        if np.isinf(low):
+            yield f"up to {high:g}", members
+        elif np.isinf(high):
+            yield f"above {low:g}", members
+        else:
+            yield f"above {low:g} to {high:g}", members

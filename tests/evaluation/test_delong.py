@@ -1,0 +1,180 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit, logit
+from sklearn.metrics import roc_auc_score
+
+from softfree.evaluation.delong import auroc, auroc_covariance, paired_difference, placements
+
+GOLDENS = Path(__file__).parent / "goldens"
+PROC = json.loads((GOLDENS / "proc.json").read_text())
+CASES = [name for name in PROC if name not in ("proc", "r")]
+SCORES = pd.read_csv(GOLDENS / "scores.csv")
+
+
+def case(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rows = SCORES[SCORES["case"] == name]
+    return rows["y"].to_numpy(), rows["a"].to_numpy(), rows["b"].to_numpy()
+
+
+def placements_by_pairs(y: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The paper's definition, over all pairs of a positive and a negative."""
+    x, z = score[y == 1], score[y == 0]
+    wins = (x[:, None] > z) + 0.5 * (x[:, None] == z)  # (m, n)
+    return wins.mean(1), wins.mean(0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_proc(name: str) -> None:
+    y, a, b = case(name)
+    golden = PROC[name]
+    for column, score in (("a", a), ("b", b)):
+        found = auroc(y, score, scale="plain")
+        assert found.value == pytest.approx(golden[f"auc_{column}"], abs=1e-12)
+        assert found.variance == pytest.approx(golden[f"var_{column}"], rel=1e-10)
+        assert found.low == pytest.approx(golden[f"low_{column}"], abs=1e-10)
+        assert found.high == pytest.approx(golden[f"high_{column}"], abs=1e-10)
+    areas, covariance = auroc_covariance(y, np.stack([a, b]))
+    np.testing.assert_allclose(areas, [golden["auc_a"], golden["auc_b"]], rtol=1e-12)
+    expected = [[golden["var_a"], golden["cov"]], [golden["cov"], golden["var_b"]]]
+    np.testing.assert_allclose(covariance, expected, rtol=1e-10)
+    pair = paired_difference(y, a, b)
+    assert pair.z == pytest.approx(golden["z"], rel=1e-9)
+    assert pair.p == pytest.approx(golden["p"], rel=1e-8)
+    assert pair.low == pytest.approx(golden["difference_low"], abs=1e-10)
+    assert pair.high == pytest.approx(golden["difference_high"], abs=1e-10)
+
+
+def test_by_hand() -> None:
+    # Positives 3, 1; negatives 2, 0: three of four pairs are right. V10 = 1, 1/2; V01 = 1/2, 1: both variances 1/8.
+    found = auroc(np.array([1, 1, 0, 0]), np.array([3.0, 1, 2, 0]), scale="plain")
+    assert found.value == 0.75
+    assert found.variance == pytest.approx(1 / 8 / 2 + 1 / 8 / 2)
+    assert found.high == 1.0  # cut
+
+
+def test_logit_scale() -> None:
+    y, a, _ = case("rare")
+    found = auroc(y, a)
+    half = 1.959963984540054 * math.sqrt(found.variance) / (found.value * (1 - found.value))
+    assert found.low == pytest.approx(expit(logit(found.value) - half))
+    assert found.high == pytest.approx(expit(logit(found.value) + half))
+    wide = auroc(y, a, level=0.99)
+    assert wide.low < found.low < found.high < wide.high
+
+
+labels_and_scores = st.integers(2, 40).flatmap(
+    lambda n: st.tuples(
+        st.lists(st.integers(0, 1), min_size=n, max_size=n),
+        st.lists(st.integers(-5, 5), min_size=n, max_size=n),
+    )
+)
+
+
+@given(labels_and_scores)
+@settings(max_examples=200, deadline=None)
+def test_placements_over_all_pairs(drawn: tuple[list[int], list[int]]) -> None:
+    y, score = np.array(drawn[0]), np.array(drawn[1], dtype=float)
+    if len(np.unique(y)) < 2:
+        return
+    for found, expected in zip(placements(y, score), placements_by_pairs(y, score), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@given(labels_and_scores)
+@settings(max_examples=200, deadline=None)
+def test_invariances(drawn: tuple[list[int], list[int]]) -> None:
+    y, score = np.array(drawn[0]), np.array(drawn[1], dtype=float)
+    if len(np.unique(y)) < 2:
+        return
+    found = auroc(y, score)
+    assert found.value == pytest.approx(roc_auc_score(y, score), abs=1e-12)
+    assert auroc(y, np.exp(score) + 3) == found  # only ranks matter
+    swapped = auroc(1 - y, score)
+    assert swapped.value == pytest.approx(1 - found.value, abs=1e-12)
+    assert swapped.variance == pytest.approx(found.variance, abs=1e-12, nan_ok=True)
+    mirrored = auroc(y, -score)
+    assert mirrored.low == pytest.approx(1 - found.high, abs=1e-9, nan_ok=True)
+    if not math.isnan(found.low):
+        assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+def test_a_million_samples() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 1_000_000)
+    score = (rng.normal(size=len(y)) + y).round(3)  # with ties
+    found = auroc(y, score)
+    assert found.value == pytest.approx(roc_auc_score(y, score), abs=1e-9)
+    assert found.value == pytest.approx(0.7602, abs=0.002)  # Phi(1 / sqrt 2)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * math.sqrt(found.variance), rel=1e-3)
+    assert 1e-7 < found.variance < 3e-7
+
+
+@pytest.mark.parametrize(
+    ("y", "score", "reason"),
+    [
+        ([], [], "no samples"),
+        ([1, 1], [0.1, 0.2], "no negative among 2 samples"),
+        ([0], [0.1], "no positive among 1 samples"),
+        ([0, 1], [np.nan, 0.2], "1 of 2 scores are not a number"),
+    ],
+)
+def test_no_value(y: list[int], score: list[float], reason: str) -> None:
+    found = auroc(np.array(y), np.array(score))
+    assert math.isnan(found.value)
+    assert found.reason == reason
+    pair = paired_difference(np.array(y), np.array(score), np.array(score))
+    assert math.isnan(pair.difference)
+    assert pair.reason == reason
+    areas, covariance = auroc_covariance(np.array(y), np.array([score, score]))
+    assert np.isnan(areas).all()
+    assert np.isnan(covariance).all()
+
+
+def test_value_without_interval() -> None:
+    one = auroc(np.array([1, 0, 0]), np.array([0.5, 0.1, 0.9]))
+    assert one.value == 0.5
+    assert one.reason == "an interval needs two samples of each class"
+    constant = auroc(np.array([1, 0, 1, 0]), np.full(4, 0.3))
+    assert constant.value == 0.5
+    assert math.isnan(constant.low)
+    assert constant.reason == "all scores are equal"
+
+
+def test_perfect_ranking_has_an_honest_interval() -> None:
+    y = np.array([0] * 10 + [1] * 10)
+    found = auroc(y, np.arange(20.0))
+    assert (found.value, found.variance, found.high) == (1, 0, 1)
+    assert 0.7 < found.low < 0.9
+    assert found.method == "Newcombe's method 5"
+
+
+def test_pairs_without_spread() -> None:
+    y = np.array([0, 0, 0, 1, 1, 1])
+    a = np.array([0.1, 0.4, 0.2, 0.3, 0.9, 0.8])
+    alike = paired_difference(y, a, a**2)
+    assert (alike.difference, alike.low, alike.high, alike.p) == (0, 0, 0, 1)
+    perfect = paired_difference(y, np.array([1.0, 2, 3, 4, 5, 6]), np.array([3.0, 2, 1, 4, 6, 5]))
+    assert perfect.difference == 0
+    assert math.isnan(perfect.low)
+    assert "no spread" in str(perfect.reason)
+    few = paired_difference(np.array([0, 0, 1]), np.array([1.0, 3, 2]), np.array([1.0, 2, 3]))
+    assert few.difference == -0.5
+    assert few.reason == "an interval needs two samples of each class"
+
+
+def test_coverage() -> None:
+    rng = np.random.default_rng(3)
+    truth = 0.8556  # Phi(1.5 / sqrt 2)
+    hits = 0
+    for _ in range(1000):
+        y = np.repeat([0, 1], [40, 20])
+        found = auroc(y, rng.normal(size=60) + 1.5 * y)
+        hits += found.low <= truth <= found.high
+    assert 0.93 <= hits / 1000 <= 0.97
