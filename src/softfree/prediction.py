@@ -1,0 +1,152 @@
+"""Predictions for files, folders, tables and arrays: a row for every input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from softfree.data.dataset import PictureDataset
+from softfree.data.readers.picture import Picture
+from softfree.data.table_file import no_column, read_table_file
+from softfree.data.task import Task
+from softfree.errors import UserError
+from softfree.evaluation.calibration import probabilities
+from softfree.files import replacing
+from softfree.inference import infer
+from softfree.options import PredictOptions
+
+if TYPE_CHECKING:
+    from softfree.runs import Operating, Run
+
+Input = str | Path | np.ndarray
+TABLES = {".csv", ".tsv", ".parquet"}
+
+
+def predict(
+    run: Run,
+    inputs: Input | Sequence[Input],
+    *,
+    frame: int | None = None,
+    batch: int = 16,
+    workers: int = 0,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """See :meth:`softfree.runs.Run.predict`."""
+    given: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
+    names, sources, frames = _expand(given, frame)
+    dataset = PictureDataset(sources, None, run.preprocessing, frames=frames)
+    logits = infer(run.model, dataset, len(run.task.classes), batch=batch, workers=workers, progress=progress)
+    rows = pd.DataFrame({"path": names, "status": "ok", "reason": ""})
+    for index, error in logits.failed.items():
+        rows.loc[index, ["status", "reason"]] = [error.status, str(error)]
+    return pd.concat([rows, outputs(logits.values, run.task, run.operating)], axis=1)
+
+
+def outputs(logits: np.ndarray, task: Task, operating: Operating) -> pd.DataFrame:
+    """Columns ``p_<class>``, ``raw_<class>`` and ``predicted`` for logits ``(n, K)``; empty where these are NaN."""
+    calibrated = probabilities(logits, task, operating.temperature)
+    raw = probabilities(logits, task)
+    table = pd.DataFrame(calibrated, columns=[f"p_{name}" for name in task.classes])
+    table[[f"raw_{name}" for name in task.classes]] = raw
+    table["predicted"] = ["" if np.isnan(row).any() else called(row, task, operating.thresholds) for row in calibrated]
+    return table
+
+
+def called(row: np.ndarray, task: Task, thresholds: dict[str, float]) -> str:
+    """The label for one row of probabilities; several findings are joined by ``; ``."""
+    if task.kind == "multiclass":
+        return task.classes[int(row.argmax())]
+    if task.kind == "binary":
+        return task.classes[int(row[1] >= thresholds.get(task.classes[1], 0.5))]
+    return "; ".join(name for name, p in zip(task.classes, row, strict=True) if p >= thresholds.get(name, 0.5))
+
+
+def _expand(given: Sequence[Input], frame: int | None) -> tuple[list[str], list[str | Picture], list[int | None]]:
+    names: list[str] = []
+    sources: list[str | Picture] = []
+    frames: list[int | None] = []
+    for number, item in enumerate(given):
+        found: Iterable[tuple[str, str | Picture, int | None]]
+        if isinstance(item, np.ndarray):
+            found = [(f"array {number}", _picture(item), None)]
+        elif Path(item).is_dir():
+            found = [(str(path), str(path), frame) for path in _files(Path(item))]
+        elif Path(item).suffix.lower() in TABLES:
+            found = _table_rows(Path(item), frame)
+        else:
+            found = [(str(item), str(item), frame)]
+        for name, source, chosen in found:
+            names.append(name)
+            sources.append(source)
+            frames.append(chosen)
+    if not names:
+        raise UserError("no picture given: expected files, folders with files, or a table with a column path")
+    return names, sources, frames
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files below a folder, but for hidden ones and tables."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.suffix.lower() not in TABLES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+
+
+def _table_rows(path: Path, frame: int | None) -> list[tuple[str, str, int | None]]:
+    table = read_table_file(path, {"path", "frame"}).frame
+    if "path" not in table:
+        raise no_column(path, "path", list(table.columns), "expected one with the picture files, relative to the table")
+    chosen = table["frame"] if "frame" in table else pd.Series(frame, index=table.index, dtype=object)
+    return [
+        (str(name), str(path.parent / str(name)), None if pd.isna(number) else int(number))
+        for name, number in zip(table["path"], chosen, strict=True)
+    ]
+
+
+def _picture(array: np.ndarray) -> Picture:
+    ranges = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
+    pixels = array[..., None] if array.ndim == 2 else array
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
+        raise UserError(f"got an array of shape {array.shape}; expected (H, W), (H, W, 1) or (H, W, 3)")
+    if pixels.dtype in ranges:
+        high = ranges[pixels.dtype]
+    elif np.issubdtype(pixels.dtype, np.floating) and pixels.min() >= 0 and pixels.max() <= 1:
+        high = 1.0
+    else:
+        raise UserError(f"got an array of {array.dtype}; expected uint8, uint16, or finite floats between 0 and 1")
+    return Picture(pixels, 0.0, high, None, (), f"{pixels.dtype} array")
+
+
+def predict_to_file(folder: str | Path, inputs: list[str], options: PredictOptions, *, as_json: bool = False) -> int:
+    """Predict with a run directory and write ``options.out``; the exit status is 0, 1 (some failed) or 2 (all did)."""
+    from softfree.runs import Run
+
+    if options.out.suffix.lower() not in (".csv", ".parquet"):
+        raise UserError(f"--out {options.out}: expected a name that ends in .csv or .parquet")
+    rows = Run.load(folder).predict(
+        inputs,
+        frame=options.frame,
+        batch=options.batch,
+        workers=options.workers,
+        progress=options.progress and not as_json,
+    )
+    with replacing(options.out) as temporary:
+        rows.to_parquet(temporary) if options.out.suffix.lower() == ".parquet" else rows.to_csv(temporary, index=False)
+    failed = rows[rows["status"] != "ok"]
+    if as_json:
+        print(json.dumps(json.loads(rows.to_json(orient="records")), indent=2))
+    for path, reason in failed[["path", "reason"]].itertuples(index=False):
+        print(f"softfree: {path}: {reason}", file=sys.stderr)
+    if len(failed) == len(rows):
+        raise UserError(f"none of the {len(rows)} inputs could be read; their reasons are in {options.out}")
+    print(f"{len(rows) - len(failed)} of {len(rows)} predicted; written to {options.out}", file=sys.stderr)
+    return 1 if len(failed) else 0

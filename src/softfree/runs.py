@@ -1,0 +1,179 @@
+"""The run directory: written once by training, loaded everywhere else.
+
+::
+
+    config.yaml         everything that was set, the classes, the preprocessing, the model's arguments, the versions
+    model.safetensors   the weights
+    operating.json      temperature and thresholds, chosen on validation
+    predictions.csv     a row for each validation and test picture; row numbers of the table, no names
+    metrics.json        metrics with intervals
+    report.html         the same to look at
+    logs/               CSV and TensorBoard
+    checkpoints/        the state of training, for --resume
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from softfree.data.task import Task
+from softfree.errors import UserError
+from softfree.files import write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from torch import nn
+
+    from softfree.data.transforms import Preprocessing
+
+CONFIG, WEIGHTS, OPERATING = "config.yaml", "model.safetensors", "operating.json"
+
+
+@dataclass(frozen=True)
+class Operating:
+    """What turns logits into calibrated probabilities and labels, chosen on validation.
+
+    Attributes:
+        temperature: the logits are divided by it.
+        thresholds: probability from which a class is called, for each class that is scored (not for multiclass,
+            where the most probable class is called).
+    """
+
+    temperature: float = 1.0
+    thresholds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained classifier with all that belongs to it.
+
+    Attributes:
+        folder: the run directory.
+        config: the contents of ``config.yaml``.
+        operating: temperature and thresholds.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    operating: Operating = field(default_factory=Operating)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Run:
+        """Open a run directory.
+
+        Raises:
+            UserError: when it is not one, or its training has not ended.
+        """
+        folder = Path(folder)
+        config = read_config(folder)
+        if not (folder / WEIGHTS).is_file():
+            raise UserError(
+                f"{folder} has no {WEIGHTS}: its training has not ended; go on with: softfree train --resume {folder}"
+            )
+        operating = folder / OPERATING
+        return cls(
+            folder, config, Operating(**json.loads(operating.read_text())) if operating.is_file() else Operating()
+        )
+
+    @property
+    def task(self) -> Task:
+        """What is predicted."""
+        return Task(self.config["task"]["kind"], tuple(self.config["task"]["classes"]))
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """The steps from a picture to the model's input."""
+        from softfree.data.transforms import Preprocessing
+
+        return Preprocessing(**self.config["preprocessing"])
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model in evaluation mode, with its weights, on the CPU."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        model = build_model(self.config)
+        path = self.folder / WEIGHTS
+        try:
+            model.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{path} does not hold the weights that config.yaml describes ({reason}); copy the run again"
+            ) from None
+        return model.eval()
+
+    def predict(
+        self,
+        inputs: str | Path | np.ndarray | Sequence[str | Path | np.ndarray],
+        *,
+        frame: int | None = None,
+        batch: int = 16,
+        workers: int = 0,
+        progress: bool = False,
+    ) -> pd.DataFrame:
+        """Probabilities for files, folders, tables or arrays.
+
+        Args:
+            inputs: paths, or arrays (H, W) or (H, W, C) of uint8, uint16, or floats in [0, 1].
+            frame: frame of multi-frame files, counted from 0; default: the first.
+            batch: pictures at once; only pictures of equal shape share a batch.
+            workers: processes that read files.
+            progress: show a progress bar.
+
+        Returns:
+            A row for each input: ``path``, ``status`` (``ok`` or why not), ``reason``, ``p_<class>`` (calibrated),
+            ``raw_<class>`` (before calibration) and ``predicted``.
+        """
+        from softfree.prediction import predict
+
+        return predict(self, inputs, frame=frame, batch=batch, workers=workers, progress=progress)
+
+    def with_operating(self, operating: Operating) -> Run:
+        """Store another temperature and other thresholds."""
+        write_atomically(self.folder / OPERATING, json.dumps(operating.__dict__, indent=2))
+        return replace(self, operating=operating)
+
+
+def build_model(config: dict[str, Any]) -> nn.Module:
+    """The model that a configuration describes, with fresh weights."""
+    from softfree.models import create_model
+
+    arguments = dict(config["model"])
+    return create_model(arguments.pop("name"), **arguments)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read ``config.yaml`` of a run directory; UserError when there is none or it is not ours."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UserError(
+            f"{folder} is not a run directory: it has no {CONFIG}; expected a folder made by softfree train"
+        )
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as YAML ({str(error).splitlines()[0]}); copy the run again") from None
+    if not isinstance(config, dict) or not {"task", "preprocessing", "model", "options"} <= config.keys():
+        raise UserError(f"{path} is not a softfree configuration: task, preprocessing, model or options are missing")
+    return config
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write ``config.yaml``."""
+    write_atomically(folder / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+
+def read_cost(folder: Path) -> dict[str, Any]:
+    """What training cost (``logs/cost.json``); empty when it was not recorded."""
+    path = folder / "logs" / "cost.json"
+    return json.loads(path.read_text()) if path.is_file() else {}

@@ -1,0 +1,111 @@
+"""What a training starts from: options that can work, a table, an empty folder, and a record of them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softfree.data.table import Table, read_table
+from softfree.data.transforms import Augmentation, Preprocessing
+from softfree.errors import UserError
+from softfree.files import replacing
+from softfree.machine import versions
+from softfree.options import TrainOptions
+
+
+def check_options(options: TrainOptions) -> None:
+    """Refuse what cannot work before anything is read."""
+    for name in ("epochs", "batch", "accumulate"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} {getattr(options, name)}: expected 1 or more")
+    if not 0 <= options.warmup < 1:
+        raise UserError(f"--warmup {options.warmup}: expected a part of the steps, from 0 to below 1")
+    if options.mixup and options.preset == "radiograph":
+        raise UserError("--mixup is for the colour presets photo and microscopy; leave it at 0 for radiographs")
+    if options.precision == "16" and options.accelerator == "cpu":
+        raise UserError("--precision 16 needs a GPU; on a CPU use bf16 or 32")
+    world = options.nodes * (options.devices if isinstance(options.devices, int) and options.devices > 0 else 1)
+    if options.batch % world:
+        raise UserError(f"--batch {options.batch} cannot be shared by {world} devices; expected a multiple of {world}")
+    if options.fit == "native" and options.batch > 1:
+        raise UserError("--fit native gives pictures of different shapes; use --batch 1 with --accumulate")
+
+
+def read_training_table(options: TrainOptions) -> Table:
+    """The table, which must have training and validation rows."""
+    table = read_table(
+        options.table,
+        label=options.label,
+        labels=options.labels,
+        positive=options.positive,
+        images=options.images,
+        seed=options.seed,
+    )
+    for split in ("train", "val"):
+        if len(table.where(split).frame) == 0:
+            raise UserError(
+                f"{options.table} has no row in split {split}; mark some, or leave out the column to have a split made"
+            )
+    if options.patience is not None and _one_class(table.where("val")):
+        raise UserError("--patience needs validation pictures of both sorts, or there is no AUROC to wait for")
+    return table
+
+
+def _one_class(table: Table) -> bool:
+    known = table.targets[~np.isnan(table.targets)] if table.task.kind == "multilabel" else table.targets
+    return len(np.unique(known)) < 2
+
+
+def claim_folder(out: Path) -> None:
+    """Make the run directory, refusing to mix with what is there."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        hint = f"go on with: softfree train --resume {out}, or " if (out / "config.yaml").is_file() else ""
+        raise UserError(f"--out {out} is there already and not an empty folder; {hint}name another")
+    with replacing(out / ".writable") as probe:
+        probe.touch()
+    (out / ".writable").unlink()
+
+
+def configuration(options: TrainOptions, table: Table, notice: str | None) -> dict[str, Any]:
+    """What ``config.yaml`` records: all that is needed to load the run, to resume it and to explain it."""
+    preprocessing = Preprocessing.create(options.preset, options.size, options.fit, options.channels)
+    stated = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
+    stated["table"] = str(options.table.resolve())
+    stated["images"] = None if options.images is None else str(options.images.resolve())
+    model = {
+        "name": options.model,
+        "num_classes": len(table.task.classes),
+        "img_size": options.size,
+        "in_chans": preprocessing.channels,
+        "stem": options.stem,
+        "pool": options.pool,
+        "drop_path_rate": options.drop_path,
+        "layer_scale": options.layer_scale,
+        "attention_options": options.attention_options,
+        **options.model_options,
+    }
+    return {
+        "notice": notice,
+        "command": shlex.join(["softfree", *sys.argv[1:]]),
+        "task": {"kind": table.task.kind, "classes": list(table.task.classes)},
+        "preprocessing": preprocessing.to_dict(),
+        "augmentation": Augmentation(preprocessing).in_words() if options.augment else None,
+        "model": model,
+        "table": {"sha256": table.digest, "rows": len(table.frame), "split": table.split_made},
+        "options": stated,
+        "versions": versions(),
+    }
+
+
+def options_of(config: dict[str, Any], folder: Path) -> TrainOptions:
+    """The options a run was started with, its folder being where it lies now."""
+    known = {f.name for f in fields(TrainOptions)}
+    values = {name: value for name, value in config["options"].items() if name in known}
+    for name in ("table", "images"):
+        values[name] = None if values[name] is None else Path(values[name])
+    return TrainOptions(**(values | {"out": folder}))

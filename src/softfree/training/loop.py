@@ -1,0 +1,158 @@
+"""From a table to a finished run directory."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pandas as pd
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from safetensors.torch import save_file
+
+from softfree.data.table import Table
+from softfree.data.transforms import Preprocessing
+from softfree.errors import UserError
+from softfree.files import replacing, write_atomically
+from softfree.machine import describe_machine, peak_memory
+from softfree.models import VisionTransformer, load_pretrained
+from softfree.options import EvaluateOptions, TrainOptions
+from softfree.reporting import PREDICTIONS, calibrate, predict_rows, write_predictions, write_results
+from softfree.runs import WEIGHTS, Run, build_model, read_config, write_config
+from softfree.training.configuration import check_options, claim_folder, configuration, options_of, read_training_table
+from softfree.training.cost import multiply_adds
+from softfree.training.loaders import Pictures, create_loaders, read_pictures
+from softfree.training.module import ClassifierModule
+from softfree.training.objective import class_weights
+from softfree.training.trainer import BEST, LAST, create_trainer, explained, quieten
+
+console = Console(stderr=True)
+
+
+def train(options: TrainOptions, *, notice: str | None = None) -> Run:
+    """Train a classifier and leave a run directory.
+
+    Args:
+        options: everything that can be set.
+        notice: a sentence that stands at the head of all results, for instance that the pictures are computed.
+
+    Returns:
+        The calibrated run, with its predictions, metrics and report written.
+
+    Raises:
+        UserError: for whatever the user can mend.
+    """
+    check_options(options)
+    table = read_training_table(options)
+    config = configuration(options, table, notice)
+    if rank_zero_only.rank == 0:
+        claim_folder(options.out)
+        write_config(options.out, config)
+    return _go_on(options, config, table, checkpoint=None)
+
+
+def resume(folder: Path) -> Run:
+    """Go on with an interrupted training, to the result that it would have had without the interruption."""
+    config = read_config(folder)
+    options = options_of(config, folder)
+    table = read_training_table(options)
+    if table.digest != config["table"]["sha256"]:
+        raise UserError(f"{options.table} has changed since this training began; start a new one with another --out")
+    checkpoint = folder / "checkpoints" / LAST
+    return _go_on(options, config, table, checkpoint if checkpoint.is_file() else None)
+
+
+def _go_on(options: TrainOptions, config: dict[str, Any], table: Table, checkpoint: Path | None) -> Run:
+    quieten()
+    preprocessing = Preprocessing(**config["preprocessing"])
+    pictures = read_pictures(table, preprocessing, options)
+    _report_unreadable(pictures)
+    L.seed_everything(options.seed, verbose=False)
+    model = build_model(config)
+    if options.weights and checkpoint is None:
+        console.print(str(load_pretrained(model, options.weights)), highlight=False)
+    assert isinstance(model, VisionTransformer)
+    model.set_grad_checkpointing(options.checkpointing)
+    started = time.monotonic()
+    _fit(model, options, table, pictures, checkpoint)
+    if rank_zero_only.rank != 0:
+        return Run(options.out, config)
+    _save_weights(model, options)
+    config["table"]["unreadable"] = len(pictures.failed)
+    write_config(options.out, config)
+    _save_cost(model, options, preprocessing, time.monotonic() - started, resumed=checkpoint is not None)
+    return finish(options, table)
+
+
+def finish(options: TrainOptions, table: Table) -> Run:
+    """Calibrate a trained run on validation, measure it on test (else on validation), and write the results."""
+    run = Run.load(options.out)
+    splits = ["val", "test"] if len(table.where("test").frame) else ["val"]
+    frames = {
+        split: predict_rows(
+            run, table.where(split), batch=options.batch, workers=options.workers, progress=options.progress
+        )
+        for split in splits
+    }
+    run = calibrate(run, frames["val"])
+    both = pd.concat(frames.values(), ignore_index=True)
+    write_predictions(options.out / PREDICTIONS, both, run)
+    measured = EvaluateOptions(split=splits[-1], pictures=options.pictures, seed=options.seed)  # type: ignore[arg-type]
+    write_results(run, table, frames[splits[-1]], measured)
+    return run
+
+
+def _fit(
+    model: VisionTransformer, options: TrainOptions, table: Table, pictures: Pictures, checkpoint: Path | None
+) -> None:
+    """Train ``model`` in place and leave it with the weights to keep."""
+    weights = class_weights(table.task, table.where("train").targets) if options.class_weights else None
+    module = ClassifierModule(model, table.task, options, weights, pictures.train_files, options.seed)
+    trainer = create_trainer(options)
+    train_loader, validation_loader = create_loaders(pictures, options, trainer.global_rank, trainer.world_size)
+    with explained(options.out):
+        if checkpoint is not None:
+            # Reading processes start before Lightning names the epoch to the sampler.
+            train_loader.sampler.set_epoch(_load(checkpoint)["epoch"] + 1)  # type: ignore[attr-defined]
+        trainer.fit(module, train_loader, validation_loader, ckpt_path=checkpoint, weights_only=True)
+        state = _load(options.out / "checkpoints" / (BEST if options.patience is not None else LAST))["state_dict"]
+    model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+
+
+def _load(checkpoint: Path) -> dict[str, Any]:
+    return torch.load(checkpoint, weights_only=True, map_location="cpu")
+
+
+def _report_unreadable(pictures: Pictures) -> None:
+    if not pictures.failed:
+        return
+    console.print(f"[yellow]{len(pictures.failed)} pictures cannot be read and are left out:[/]")
+    for row, error in list(pictures.failed.items())[:10]:
+        console.print(f"  row {row}: {error}", highlight=False, markup=False)
+    if len(pictures.failed) > 10:
+        console.print("  ... all of them: softfree check")
+
+
+def _save_weights(model: VisionTransformer, options: TrainOptions) -> None:
+    with replacing(options.out / WEIGHTS) as temporary:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
+
+
+def _save_cost(
+    model: VisionTransformer, options: TrainOptions, preprocessing: Preprocessing, seconds: float, *, resumed: bool
+) -> None:
+    shape = (1, preprocessing.channels, preprocessing.size, preprocessing.size)
+    cost = {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "multiply_adds": multiply_adds(model, shape),
+        "side": preprocessing.size,
+        "seconds": round(seconds, 1),
+        "resumed": resumed,
+        "peak_bytes": peak_memory(),
+        "machine": describe_machine(),
+    }
+    write_atomically(options.out / "logs" / "cost.json", json.dumps(cost, indent=2))

@@ -1,0 +1,121 @@
+"""One training step and one validation, for Lightning to repeat."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from timm.data import Mixup
+from torch import Tensor, nn
+
+from softfree.data.dataset import Sample
+from softfree.data.task import Task
+from softfree.errors import UserError
+from softfree.evaluation.calibration import probabilities
+from softfree.evaluation.scores import Scores, obstacle
+from softfree.options import OptimizerOptions
+from softfree.training.objective import Objective
+from softfree.training.optimizer import create_optimizer, create_schedule
+
+
+class ClassifierModule(L.LightningModule):
+    """A classifier in training.
+
+    Args:
+        model: pixels (B, C, H, W) to logits (B, K).
+        task: what is predicted.
+        options: the recipe.
+        weights: class weights ``(K,)`` or None.
+        files: paths of the training pictures, to name a batch whose loss is not finite.
+        seed: with the epoch it decides dropped paths and mixup, so that a resumed run repeats an unbroken one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        options: OptimizerOptions,
+        weights: Tensor | None,
+        files: list[str],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.task = task
+        self.options = options
+        self.files = files
+        self.seed = seed
+        self.mixup = _mixup(task, options)
+        # Mixup smooths the labels itself.
+        self.objective = Objective(task, 0.0 if self.mixup else options.label_smoothing, weights)
+        self.validation_objective = Objective(task)
+        self._validated: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def on_train_batch_start(self, batch: Sample, number: int) -> None:
+        """Make the step's random numbers (dropped paths, mixup) a function of seed, epoch, step and rank alone."""
+        key = (self.seed, self.current_epoch, number, self.global_rank)
+        state = int(np.random.SeedSequence(key).generate_state(1)[0])
+        torch.manual_seed(state)
+        np.random.seed(state)  # noqa: NPY002  timm's mixup draws from it
+
+    def training_step(self, batch: Sample, _: int) -> Tensor:
+        """Return the loss; raises UserError with step and files when it is not finite."""
+        images, targets = batch["image"], batch["target"]
+        if self.mixup is not None and len(images) % 2 == 0:
+            images, targets = self.mixup(images, targets)
+        loss = self.objective(self.model(images), targets)
+        if not torch.isfinite(loss):
+            raise UserError(self._not_finite(loss.item(), batch["index"]))
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images))
+        return loss
+
+    def validation_step(self, batch: Sample, _: int) -> None:
+        """Keep the logits for the end of the epoch."""
+        index = torch.as_tensor(batch["index"], device=self.device)
+        self._validated.append((index, self.model(batch["image"]).float(), batch["target"]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss and AUROC over all validation pictures, each counted once whatever the number of devices."""
+        index, logits, targets = (torch.cat(parts) for parts in zip(*self._validated, strict=True))
+        self._validated.clear()
+        if self.trainer.world_size > 1:
+            gathered = (self.all_gather(part).flatten(0, 1) for part in (index, logits, targets))
+            index, logits, targets = gathered
+        _, first = np.unique(index.cpu().numpy(), return_index=True)
+        logits, targets = logits.cpu()[first], targets.cpu()[first]
+        scores = Scores(self.task, probabilities(logits.numpy(), self.task), targets.numpy(), np.arange(len(first)))
+        self.log("val_loss", self.validation_objective(logits, targets), prog_bar=True, rank_zero_only=False)
+        self.log("val_auroc", mean_auroc(scores), prog_bar=True, rank_zero_only=False)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW and its schedule, a value for each optimizer step."""
+        optimizer = create_optimizer(self.model, self.options)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = create_schedule(optimizer, steps, self.options.warmup)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _not_finite(self, loss: float, index: Tensor) -> str:
+        names = ", ".join(self.files[int(i)] for i in index)
+        return (
+            f"the loss is {loss} at epoch {self.current_epoch}, step {self.global_step}; "
+            f"the last good epoch is kept: lower --lr, or use --precision 32, or look at the batch: {names}"
+        )
+
+
+def mean_auroc(scores: Scores) -> float:
+    """Mean one-vs-rest AUROC over the scored classes that have both positives and negatives; NaN without any."""
+    pairs = [scores.one_vs_rest(k)[:2] for k in scores.task.scored]
+    areas = [roc_auc_score(y, p) for y, p in pairs if obstacle(y, p) is None]
+    return float(np.mean(areas)) if areas else math.nan
+
+
+def _mixup(task: Task, options: OptimizerOptions) -> Mixup | None:
+    if not options.mixup:
+        return None
+    if not task.exclusive:
+        raise UserError("--mixup mixes classes that exclude each other; for several findings leave it at 0")
+    return Mixup(mixup_alpha=options.mixup, label_smoothing=options.label_smoothing, num_classes=len(task.classes))

@@ -1,0 +1,115 @@
+"""Lightning's trainer, set up as the options say."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from softfree.errors import UserError
+from softfree.options import TrainOptions
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+def create_trainer(options: TrainOptions) -> L.Trainer:
+    """A trainer that checkpoints after each epoch, logs to the run directory, and leaves the data to our loaders."""
+    checkpoints = options.out / "checkpoints"
+    callbacks: list[Callback] = [
+        ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+    ]
+    if options.patience is not None:
+        callbacks += [
+            EarlyStopping("val_auroc", mode="max", patience=options.patience),
+            ModelCheckpoint(
+                checkpoints,
+                filename="best",
+                monitor="val_auroc",
+                mode="max",
+                enable_version_counter=False,
+                save_on_train_epoch_end=True,
+            ),
+        ]
+    if options.ema is not None:
+        callbacks.append(EMAWeightAveraging(decay=options.ema))
+    if options.progress:
+        callbacks.append(RichProgressBar())
+    with explained(options.out):
+        return _trainer(options, callbacks)
+
+
+def _trainer(options: TrainOptions, callbacks: list[Callback]) -> L.Trainer:
+    logs = options.out / "logs"
+    return L.Trainer(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        num_nodes=options.nodes,
+        strategy=options.strategy,
+        precision=PRECISION[options.precision],
+        max_epochs=options.epochs,
+        accumulate_grad_batches=options.accumulate,
+        gradient_clip_val=options.clip or None,
+        callbacks=callbacks,
+        logger=[CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="tensorboard", version="")],
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # EpochSampler shares out the pictures
+        enable_progress_bar=options.progress,
+        enable_model_summary=False,
+        default_root_dir=options.out,
+    )
+
+
+def quieten() -> None:
+    """Lightning speaks to its programmers; our users get a progress bar and plain words."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings(
+        "ignore", message=".*(num_workers|isinstance\\(treespec|lr_scheduler.step|checkpoint director).*"
+    )
+
+
+@contextmanager
+def explained(out: Path) -> Iterator[None]:
+    """Turn what may stop a training from outside into one line that says how to go on."""
+    go_on = f"go on with: softfree train --resume {out}"
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has switched it off
+        raise UserError(f"stopped by Ctrl-C; {go_on}") from None
+    except MisconfigurationException as error:
+        raise UserError(f"{_first_line(error)}; see --accelerator, --devices and --strategy") from None
+    except UnpicklingError:
+        raise UserError(
+            f"a checkpoint in {out / 'checkpoints'} is damaged or holds more than weights, and is not opened; "
+            f"delete it, then {go_on}"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}; make room, then {go_on}") from None
+    except RuntimeError as error:
+        text = str(error).lower()
+        if "no space left" in text or "pytorchstreamwriter" in text:
+            raise UserError(f"cannot write {out}: {_first_line(error)}; make room, then {go_on}") from None
+        if "pytorchstreamreader" in text:
+            raise UserError(f"a checkpoint in {out / 'checkpoints'} is damaged; delete it, then {go_on}") from None
+        if "out of memory" in text or "can't allocate memory" in text:
+            raise UserError(
+                "the training does not fit in memory; use a smaller --batch or --size, or --checkpointing"
+            ) from None
+        raise
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,263 @@
+import errno
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from softfree.errors import UserError
+from softfree.reporting import read_history
+from softfree.runs import Run
+from softfree.training.loop import resume, train
+from softfree.training.module import ClassifierModule
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(a: Path, b: Path) -> bool:
+    first, second = weights(a), weights(b)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_holds_all_that_is_promised_and_no_names(options_for):
+    run = train(options_for(epochs=8))
+    folder = run.folder
+    for name in ("config.yaml", "model.safetensors", "operating.json", "metrics.json", "predictions.csv", "report.html"):
+        assert (folder / name).is_file(), name
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+    assert any((folder / "logs" / "tensorboard").iterdir())
+    measured = json.loads((folder / "metrics.json").read_text())
+    assert measured["split"] == "test"
+    assert measured["n"] == 8
+    assert measured["patients"] == 4
+    auroc = measured["metrics"]["auroc"]
+    assert {"value", "low", "high", "method", "n", "n_positive"} <= auroc.keys()
+    assert auroc["value"] == 1.0  # top against bottom is easy
+    history = read_history(folder)
+    assert history["epoch"].tolist() == list(range(8))
+    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
+    for path in folder.rglob("*"):
+        if path.is_file():
+            assert b"patient1" not in path.read_bytes(), f"{path} names a patient"
+    predictions = pd.read_csv(folder / "predictions.csv")
+    assert set(predictions["split"]) == {"val", "test"}
+    assert "path" not in predictions
+
+
+def test_equal_seeds_give_equal_bits_and_other_seeds_do_not(options_for):
+    train(options_for("a"))
+    train(options_for("b"))
+    train(options_for("c", seed=1))
+    assert same(options_for("a").out, options_for("b").out)
+    assert not same(options_for("a").out, options_for("c").out)
+
+
+@pytest.mark.parametrize("extra", [{}, {"ema": 0.9}, {"patience": 5}, {"workers": 1}], ids=str)
+def test_resume_goes_on_exactly(options_for, monkeypatch, extra):
+    whole = train(options_for("whole", **extra))
+    original = ClassifierModule.training_step
+
+    def interrupted(self, batch, number):
+        if (self.current_epoch, number) == (2, 1):
+            raise KeyboardInterrupt
+        return original(self, batch, number)
+
+    monkeypatch.setattr(ClassifierModule, "training_step", interrupted)
+    with pytest.raises(UserError, match="stopped by Ctrl-C; go on with: softfree train --resume"):
+        train(options_for("broken", **extra))
+    monkeypatch.undo()
+    broken = options_for("broken").out
+    with pytest.raises(UserError, match="training has not ended"):
+        Run.load(broken)
+    resume(broken)
+    assert same(whole.folder, broken)
+    assert read_history(broken)["epoch"].tolist() == [0, 1, 2]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_exactly(options_for):
+    options = options_for("killed", epochs=30)
+    arguments = [
+        "train", str(options.table), "--out", str(options.out), "--size", "32", "--batch", "4", "--epochs", "30",
+        "--model", options.model, "--lr", "2e-3", "--progress=false",
+        "--model_options", "{depth: 2, embed_dim: 32, num_heads: 2, patch_size: 8}",
+    ]  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-m", "softfree", *arguments])
+    while not (options.out / "checkpoints" / "last.ckpt").is_file():
+        assert process.poll() is None, "the training ended too soon"
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (options.out / "model.safetensors").exists()
+    resume(options.out)
+    whole = train(options_for("whole", epochs=30))
+    assert same(whole.folder, options.out)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_files(options_for):
+    with pytest.raises(UserError, match=r"the loss is nan at epoch \d, step \d+; .*batch: .*\.png"):
+        train(options_for(lr=1e30, clip=0))
+
+
+def test_a_folder_in_use_is_refused(options_for):
+    options = options_for()
+    options.out.mkdir()
+    (options.out / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not an empty folder"):
+        train(options)
+    assert (options.out / "notes.txt").read_text() == "mine"
+
+
+def test_a_full_disk_is_one_line(options_for, monkeypatch):
+    def full(self, *args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="No space left on device; free some space"):
+        train(options_for())
+
+
+def test_a_disk_that_fills_up_while_training_is_one_line(options_for, monkeypatch):
+    def full(self, trainer, filepath):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lightning.pytorch.callbacks.ModelCheckpoint._save_checkpoint", full)
+    with pytest.raises(UserError, match="No space left on device; make room, then go on with"):
+        train(options_for())
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/softfree-was-here",)
+
+
+def test_a_checkpoint_with_a_pickle_inside_is_not_opened(options_for, monkeypatch):
+    options = options_for()
+    monkeypatch.setattr("softfree.training.loop._save_weights", lambda *_: (_ for _ in ()).throw(UserError("stop")))
+    with pytest.raises(UserError, match="stop"):
+        train(options)
+    monkeypatch.undo()
+    checkpoint = options.out / "checkpoints" / "last.ckpt"
+    torch.save({"state_dict": Evil()}, checkpoint)
+    with pytest.raises(UserError, match="holds more than weights, and is not opened"):
+        resume(options.out)
+    checkpoint.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(UserError, match="not opened|damaged"):
+        resume(options.out)
+    assert not Path("/tmp/softfree-was-here").exists()
+
+
+def test_unreadable_pictures_are_left_out_and_counted(options_for, capsys):
+    options = options_for(epochs=1)
+    folder = options.table.parent
+    (folder / "00.png").write_bytes(b"")
+    (folder / "16.png").unlink()  # validation
+    (folder / "31.png").write_bytes((folder / "30.png").read_bytes()[:200])  # test
+    run = train(options)
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    assert config["table"]["unreadable"] == 2
+    predictions = pd.read_csv(run.folder / "predictions.csv")
+    assert predictions.set_index("row").loc[16, "status"] == "missing"
+    assert predictions.set_index("row").loc[31, "status"] == "corrupt"
+    assert "2 pictures cannot be read and are left out" in capsys.readouterr().err
+    assert "1 of 8 pictures of this split could not be read" in (run.folder / "report.html").read_text()
+
+
+def test_a_table_whose_every_file_is_bad_is_refused(options_for):
+    options = options_for()
+    for path in options.table.parent.glob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="none of the 16 pictures of split train can be read"):
+        train(options)
+
+
+def test_several_findings_with_unknowns(options_for, small_table):
+    table = pd.read_csv(small_table)
+    table["top"] = (table["label"] == "high").astype(object)
+    table["bottom"] = (table["label"] == "low").astype(float)
+    table.loc[table.index % 5 == 0, "bottom"] = np.nan
+    table["top"] = table["top"].astype(int)
+    table.to_csv(small_table, index=False)
+    run = train(options_for(labels=["top", "bottom"], class_weights=True, epochs=2))
+    measured = json.loads((run.folder / "metrics.json").read_text())
+    assert measured["task"] == "multilabel"
+    assert {"auroc", "auroc/top", "auroc/bottom"} <= measured["metrics"].keys()
+
+
+def test_colour_with_mixup_smoothing_and_accumulation(options_for, small_table):
+    for path in small_table.parent.glob("*.png"):
+        Image.open(path).convert("RGB").save(path)
+    run = train(options_for(preset="photo", mixup=0.2, label_smoothing=0.1, accumulate=2, layer_decay=0.8, epochs=2))
+    assert run.preprocessing.channels == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "--epochs 0: expected 1 or more"),
+        ({"warmup": 1.5}, "--warmup 1.5"),
+        ({"mixup": 0.2}, "--mixup is for the colour presets"),
+        ({"precision": "16"}, "--precision 16 needs a GPU"),
+        ({"batch": 3, "devices": 2}, "cannot be shared by 2 devices"),
+        ({"fit": "native"}, "use --batch 1"),
+        ({"size": 8}, "expected at least 16 pixels"),
+        ({"model": "seqnorm_vit_tinny_patch16"}, "seqnorm_vit_tiny_patch16"),
+        ({"accelerator": "gpu"}, "see --accelerator"),
+        ({"weights": "no/such.safetensors"}, "no/such.safetensors"),
+    ],
+    ids=str,
+)
+def test_what_cannot_work_is_refused_in_one_line(options_for, change, message):
+    if change.get("accelerator") == "gpu" and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        train(options_for(**change))
+    assert "\n" not in str(caught.value)
+
+
+def test_native_sizes_train_one_by_one(options_for):
+    run = train(options_for(fit="native", batch=1, accumulate=4, epochs=1))
+    first = run.predict(np.full((30, 70), 90, np.uint8))
+    assert first["status"].tolist() == ["ok"]
+
+
+def test_two_processes_give_what_one_gives(options_for):
+    common = {"drop_path": 0.0, "batch": 4, "epochs": 2}
+    one = train(options_for("one", **common))
+    options = options_for("two", **common)
+    arguments = [
+        "train", str(options.table), "--out", str(options.out), "--size", "32", "--batch", "4", "--epochs", "2",
+        "--model", options.model, "--lr", "2e-3", "--drop_path", "0", "--progress=false", "--accelerator", "cpu",
+        "--model_options", "{depth: 2, embed_dim: 32, num_heads: 2, patch_size: 8}",
+        "--devices", "2", "--strategy", "ddp",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "softfree", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    for name, value in weights(one.folder).items():
+        # Adam divides by the gradient's size, so that parameters without influence carry rounding on.
+        torch.testing.assert_close(weights(options.out)[name], value, rtol=1e-3, atol=1e-3)
+    first, second = read_history(one.folder), read_history(options.out)
+    np.testing.assert_allclose(first["val_loss"], second["val_loss"], rtol=1e-4)
+    np.testing.assert_allclose(first["val_auroc"], second["val_auroc"], atol=1e-9)
