@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 from rich.table import Table as Grid
+from rich.text import Text
 
 from softfree.data import problems
 from softfree.data.confounds import Confound, features_of, find_confounds
@@ -91,11 +92,11 @@ class Audit:
     def _grids(self) -> Iterator[Grid]:
         grid = _grid("class", *self.counts)
         for name in self.task.classes:
-            grid.add_row(name, *(str(row[name]) for row in self.counts.values()))
+            grid.add_row(Text(name), *(str(row[name]) for row in self.counts.values()))
         yield grid
         grid = _grid("stored as", "pictures")
         for stored, row in list(self.kinds.items())[:_SHOWN]:
-            grid.add_row(stored, ", ".join(f"{count} {name}" for name, count in row.items() if count))
+            grid.add_row(stored, Text(", ".join(f"{count} {name}" for name, count in row.items() if count)))
         yield grid
         grid = _grid("", "least", "median", "largest")
         for name, values in self.sizes.items():

@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 from monai.data import CacheDataset, Dataset, PersistentDataset
+from monai.transforms import Transform
 from rich.progress import track
 from torch.utils import data
 
@@ -31,7 +32,7 @@ class Sample(TypedDict):
 
 
 @dataclass(frozen=True)
-class Prepare:
+class Prepare(Transform):  # MONAI caches only what it knows as a transform without chance
     """Read and prepare one file; a file that cannot be read gives its reason instead of pixels."""
 
     preprocessing: Preprocessing

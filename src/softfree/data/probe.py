@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from rich.progress import track
 
@@ -91,13 +92,23 @@ def probe_all(frame: pd.DataFrame, *, workers: int, progress: bool) -> list[Prob
 
 
 def _digest_pixels(picture: Picture) -> bytes:
-    """Hash shape and values as float32, a block of rows at a time."""
+    """Hash shape and values, a block of rows at a time."""
     pixels = picture.pixels[..., :1] if picture.stored.endswith("(gray)") else picture.pixels
+    kind = _narrowest(pixels)
     digest = blake2b(str(pixels.shape).encode(), digest_size=16)
     step = max(1, _BLOCK // max(1, pixels[0].size))
     for start in range(0, len(pixels), step):
-        digest.update(pixels[start : start + step].astype("<f4").tobytes())
+        digest.update(pixels[start : start + step].astype(kind).tobytes())
     return digest.digest()
+
+
+def _narrowest(pixels: np.ndarray) -> str:
+    """Choose a type by the values alone, so that equal values have equal bytes whatever type they are stored in."""
+    whole = pixels.dtype.kind in "ui" or bool((pixels == np.rint(pixels)).all())
+    for kind, limit in (("u1", 1 << 8), ("<u2", 1 << 16)):
+        if whole and pixels.min() >= 0 and pixels.max() < limit:
+            return kind
+    return "<f4"
 
 
 def _digest_file(path: Path) -> tuple[int, bytes]:

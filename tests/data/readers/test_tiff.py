@@ -1,10 +1,21 @@
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageOps
+from PIL import Image
 
 from softfree.data.readers.tiff import read_tiff
 from softfree.errors import ReadError
+
+# What brings a picture upright (TIFF 6.0, tag 274).
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @pytest.fixture
@@ -87,14 +98,13 @@ def test_colour_models_become_rgb(tmp_path, mode):
 
 
 def test_ycbcr_that_jpeg_brings_is_converted_once(tmp_path):
-    tifffile.imwrite(
-        tmp_path / "a.tif", np.full((32, 32, 3), (200, 100, 50), np.uint8), photometric="ycbcr", compression="jpeg"
-    )
+    ycbcr = np.array(Image.new("RGB", (32, 32), (200, 100, 50)).convert("YCbCr"))
+    tifffile.imwrite(tmp_path / "a.tif", ycbcr, photometric="ycbcr", compression="jpeg")
     np.testing.assert_allclose(read_tiff(tmp_path / "a.tif").pixels[9, 9], [200, 100, 50], atol=3)
 
 
 def test_pages(tmp_path, ramp):
-    tifffile.imwrite(tmp_path / "a.tif", np.stack([ramp, ramp + 7, ramp + 9]))
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([ramp, ramp + 7, ramp + 9]), photometric="minisblack")
     assert read_tiff(tmp_path / "a.tif").steps[0] == "frame 1 of 3"
     np.testing.assert_array_equal(read_tiff(tmp_path / "a.tif", 2).pixels[..., 0], ramp + 9)
     with pytest.raises(ReadError, match="frames 0 to 2"):
@@ -113,8 +123,10 @@ def test_orientation_and_spacing(tmp_path, orientation):
         extratags=[(274, "H", 1, orientation, True)],
     )
     picture = read_tiff(path)
-    with Image.open(path) as image:
-        np.testing.assert_array_equal(picture.pixels[..., 0], np.array(ImageOps.exif_transpose(image)))
+    expected = Image.fromarray(values)
+    if orientation > 1:
+        expected = expected.transpose(TURNS[orientation])
+    np.testing.assert_array_equal(picture.pixels[..., 0], np.array(expected))
     assert picture.spacing == pytest.approx((0.1, 0.2) if orientation > 4 else (0.2, 0.1))
 
 
@@ -160,6 +172,29 @@ def test_cut_files_are_corrupt(tmp_path, ramp, options, part):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, ramp, **options)
     path.write_bytes(path.read_bytes()[: max(8, int(part * path.stat().st_size))])
+    with pytest.raises(ReadError) as error:
+        read_tiff(path)
+    assert error.value.status == "corrupt"
+
+
+@pytest.mark.parametrize(("tag", "value"), [("ImageLength", 9000), ("TileWidth", 16)])
+def test_promised_tiles_that_are_not_there(tmp_path, tag, value):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.ones((64, 64), np.uint8), compression="zlib", tile=(32, 32))
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags[tag].overwrite(value)
+    with pytest.raises(ReadError, match="promised, 4 there") as error:
+        read_tiff(path)
+    assert error.value.status == "corrupt"
+
+
+def test_a_width_that_is_text(tmp_path, ramp):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, ramp)
+    content = bytearray(path.read_bytes())
+    width = content.index(np.array([256, 4], "<u2").tobytes())  # tag ImageWidth, of type LONG
+    content[width + 2] = 2  # ASCII
+    path.write_bytes(content)
     with pytest.raises(ReadError) as error:
         read_tiff(path)
     assert error.value.status == "corrupt"

@@ -10,6 +10,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut, pixel_array
+from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import (
     JPEG2000,
     UID,
@@ -144,6 +145,8 @@ def _decode(path: Path, dataset: Dataset, frame: int | None) -> np.ndarray:
         dataset.file_meta = meta
     syntax = meta.TransferSyntaxUID
     if frame is not None and _frame_count(dataset) > 1 and syntax in _NATIVE:
+        if get_expected_length(dataset) > path.stat().st_size:
+            raise ValueError(f"the file is too short for the {_frame_count(dataset)} frames of its header")
         # From the path, pydicom reads the wanted frame alone.
         pixels = pixel_array(path, index=frame, transfer_syntax_uid=syntax)
     else:

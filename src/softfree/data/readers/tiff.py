@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +49,15 @@ def read_tiff(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28
 
 
 def _picture(path: Path, page: tifffile.TiffPage, steps: tuple[str, ...], max_pixels: int) -> Picture:
-    refuse_large(path, page.imagewidth, page.imagelength, max_pixels)
+    # int: a damaged tag may be text, which would be repeated instead of multiplied.
+    refuse_large(path, int(page.imagewidth), int(page.imagelength), max_pixels)
     kind = getattr(page.photometric, "name", str(page.photometric))
     if reason := _unsupported(page, kind):
         raise ReadError(f"{path}: TIFF with {reason} is not supported; save it as gray or RGB", "unsupported")
+    promised, there = math.prod(page.chunked), len(page.dataoffsets)
+    if promised > there and not page.is_contiguous:
+        # tifffile would fill the gaps, one tile after the other.
+        raise ReadError(f"{path}: damaged TIFF: {promised} tiles or strips promised, {there} there", "corrupt")
     pixels, bits, changes = _gray_or_rgb(_decoded(page), page, kind)
     refuse_not_finite(path, pixels)
     low, high, own = own_range(pixels, bits)

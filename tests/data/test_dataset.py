@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from softfree.data import dataset as module
+from softfree.data.dataset import EpochSampler, PictureDataset, choose_cache
+from softfree.data.transforms import Augmentation, Preprocessing
+from softfree.errors import ReadError, UserError
+
+PREPROCESSING = Preprocessing.create("radiograph", 32, "pad")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    paths = []
+    for number in range(6):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (20, 30), dtype=np.uint8)).save(path)
+        paths.append(str(path))
+    return paths
+
+
+def test_items_are_the_prepared_pictures_with_their_targets(files):
+    dataset = PictureDataset(files, np.arange(6), PREPROCESSING)
+    sample = dataset[4]
+    assert sample["image"].shape == (1, 32, 32)
+    assert sample["target"] == 4
+    assert sample["index"] == 4
+
+
+@pytest.mark.parametrize("cache", ["none", "memory", "folder"])
+def test_caches_change_nothing_and_spare_reading(files, tmp_path, cache, monkeypatch):
+    plain = [PictureDataset(files, None, PREPROCESSING)[i]["image"] for i in range(6)]
+    where = str(tmp_path / "cache") if cache == "folder" else cache
+    dataset = PictureDataset(files, None, PREPROCESSING, cache=where)
+    assert dataset.read_all("Reading", threads=2, progress=False) == {}
+    reads = []
+    original = module.read_picture
+    monkeypatch.setattr(module, "read_picture", lambda *a, **k: (reads.append(a), original(*a, **k))[1])
+    for index in range(6):
+        assert torch.equal(dataset[index]["image"], plain[index])
+    assert len(reads) == (6 if cache == "none" else 0)
+
+
+def test_a_cache_folder_notices_a_changed_file_and_other_preprocessing(files, tmp_path):
+    where = str(tmp_path / "cache")
+    before = PictureDataset(files, None, PREPROCESSING, cache=where)[0]["image"]
+    Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30).astype(np.uint8)).save(files[0])
+    after = PictureDataset(files, None, PREPROCESSING, cache=where)[0]["image"]
+    assert not torch.equal(before, after)
+    smaller = Preprocessing.create("radiograph", 16, "pad")
+    assert PictureDataset(files, None, smaller, cache=where)[0]["image"].shape == (1, 16, 16)
+
+
+def test_a_cache_that_cannot_be_made_is_one_line(files, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--cache"):
+        PictureDataset(files, None, PREPROCESSING, cache=str(tmp_path / "file" / "below"))
+
+
+def test_bad_files_are_found_with_their_reasons(files):
+    Path(files[1]).write_bytes(b"")
+    Path(files[3]).unlink()
+    dataset = PictureDataset(files, None, PREPROCESSING, cache="memory")
+    failed = dataset.read_all("Reading", progress=False)
+    assert {index: error.status for index, error in failed.items()} == {1: "empty", 3: "missing"}
+    with pytest.raises(ReadError):
+        dataset[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_augmented_batches_do_not_depend_on_the_number_of_workers(files, workers):
+    def epoch(number: int) -> torch.Tensor:
+        dataset = PictureDataset(files, None, PREPROCESSING, augmentation=Augmentation(PREPROCESSING), cache="memory")
+        sampler = EpochSampler(range(6), seed=1)
+        sampler.set_epoch(number)
+        return torch.cat([b["image"] for b in DataLoader(dataset, 2, sampler=sampler, num_workers=workers)])
+
+    alone = PictureDataset(files, None, PREPROCESSING, augmentation=Augmentation(PREPROCESSING))
+    order = list(EpochSampler(range(6), seed=1))
+    expected = torch.stack([alone[key]["image"] for key in order])
+    assert torch.equal(epoch(0), expected)
+    assert not torch.equal(epoch(1), expected)
+
+
+@pytest.mark.parametrize("count", [1, 5, 8, 13])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_devices_together_see_every_picture_once_and_the_batches_of_one(count, world):
+    whole = [index for _, index in EpochSampler(range(count), seed=2)]
+    shares = [[index for _, index in EpochSampler(range(count), 2, rank, world)] for rank in range(world)]
+    assert sorted(whole) == list(range(count))
+    assert len({len(share) for share in shares}) == 1
+    together = [shares[i % world][i // world] for i in range(len(shares[0]) * world)]
+    assert together[:count] == whole
+    assert set(together) == set(range(count))
+
+
+def test_orders_differ_by_epoch_and_seed_and_stay_without_seed():
+    def order(seed: int | None, epoch: int) -> list[int]:
+        sampler = EpochSampler(range(50), seed)
+        sampler.set_epoch(epoch)
+        return [index for _, index in sampler]
+
+    assert order(0, 0) != order(0, 1)
+    assert order(0, 0) != order(1, 0)
+    assert order(0, 3) == order(0, 3)
+    assert order(None, 1) == list(range(50))
+
+
+def test_automatic_cache_depends_on_what_fits(monkeypatch):
+    monkeypatch.setattr(module, "_free_memory", lambda: 4 * 10 * 32 * 32 * 4.0)
+    assert choose_cache("auto", 10, PREPROCESSING) == "memory"
+    assert choose_cache("auto", 11, PREPROCESSING) == "none"
+    assert choose_cache("none", 1, PREPROCESSING) == "none"
+    assert choose_cache("auto", 1, Preprocessing.create("radiograph", 32, "native")) == "none"

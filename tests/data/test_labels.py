@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from softfree.data.labels import read_classes, read_findings
+from softfree.data.table_file import Rows, TableFile
+from softfree.errors import UserError
+
+PATH = Path("t.csv")
+
+
+def table(**columns):
+    return TableFile(pd.DataFrame(columns, dtype="string"), Rows("line", 2), "")
+
+
+def test_two_classes_are_binary_with_the_last_as_positive():
+    task, targets = read_classes(PATH, table(label=["sick", "healthy", "sick"]), "label", None, None)
+    assert (task.kind, task.classes) == ("binary", ("healthy", "sick"))
+    assert targets.tolist() == [1, 0, 1]
+    assert targets.dtype == np.int64
+
+
+def test_the_positive_class_can_be_named():
+    task, targets = read_classes(PATH, table(label=["sick", "healthy", "sick"]), "label", "healthy", None)
+    assert task.classes == ("sick", "healthy")
+    assert targets.tolist() == [0, 1, 0]
+
+
+def test_whole_numbers_are_ordered_by_value():
+    task, targets = read_classes(PATH, table(label=["10", "9", "-1"]), "label", None, None)
+    assert (task.kind, task.classes) == ("multiclass", ("-1", "9", "10"))
+    assert targets.tolist() == [2, 1, 0]
+
+
+def test_classes_of_a_model_keep_their_order_and_may_be_absent():
+    task, targets = read_classes(PATH, table(label=["b", "a"]), "label", None, ["c", "b", "a"])
+    assert task.classes == ("c", "b", "a")
+    assert targets.tolist() == [1, 2]
+    one, _ = read_classes(PATH, table(label=["b"]), "label", "b", ["a", "b"])
+    assert one.kind == "binary"
+
+
+@pytest.mark.parametrize(
+    ("labels", "positive", "classes", "why"),
+    [
+        (["a", "a"], None, None, "one class only, 'a'"),
+        (["a", "b"], "B", None, "did you mean 'b'"),
+        (["a", "b", "c"], "b", None, "has 3 classes; expected two"),
+        (["a", "x", "x"], None, ["a", "b"], r"label 'x' \(lines 3, 4\) is no class of the model, which has a, b"),
+        (["a", "b"], "a", ["a", "b"], "trained with 'b' as the positive class"),
+    ],
+)
+def test_mistakes_with_classes(labels, positive, classes, why):
+    with pytest.raises(UserError, match=why):
+        read_classes(PATH, table(label=labels), "label", positive, classes)
+
+
+def test_findings_are_one_zero_or_unknown():
+    rows = table(effusion=["1", "0", None], nodule=["0.0", None, "1.0"])
+    task, targets = read_findings(PATH, rows, ["effusion", "nodule"], None)
+    assert (task.kind, task.classes) == ("multilabel", ("effusion", "nodule"))
+    np.testing.assert_array_equal(targets, [[1, 0], [0, np.nan], [np.nan, 1]])
+    assert targets.dtype == np.float32
+
+
+def test_findings_take_the_order_of_the_model():
+    rows = table(effusion=["1", "0"], nodule=["0", "0"])
+    task, targets = read_findings(PATH, rows, ["effusion", "nodule"], ["nodule", "effusion"])
+    assert task.classes == ("nodule", "effusion")
+    np.testing.assert_array_equal(targets, [[0, 1], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("columns", "labels", "classes", "why"),
+    [
+        ({"a": ["1", "-1", "0"]}, ["a"], None, r"'-1' in column 'a' \(line 3\).*empty cell"),
+        ({"a": ["1", "yes", "0"]}, ["a"], None, "'yes' in column 'a'"),
+        ({"a": ["1", "1", None]}, ["a"], None, "'a' is 1 in every row"),
+        ({"a": [None, None, None]}, ["a"], None, "'a' is empty"),
+        ({"a": ["1", "0", "0"]}, ["a", "a"], None, "named twice"),
+        ({"a": ["1", "0", "0"]}, ["a"], ["a", "b"], "the model has the findings a, b"),
+    ],
+)
+def test_mistakes_with_findings(columns, labels, classes, why):
+    with pytest.raises(UserError, match=why):
+        read_findings(PATH, table(**columns), labels, classes)
