@@ -78,7 +78,7 @@ labels_and_scores = st.integers(2, 40).flatmap(
 
 
 @given(labels_and_scores)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_placements_over_all_pairs(drawn: tuple[list[int], list[int]]) -> None:
     y, score = np.array(drawn[0]), np.array(drawn[1], dtype=float)
     if len(np.unique(y)) < 2:
@@ -88,14 +88,14 @@ def test_placements_over_all_pairs(drawn: tuple[list[int], list[int]]) -> None:
 
 
 @given(labels_and_scores)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_invariances(drawn: tuple[list[int], list[int]]) -> None:
     y, score = np.array(drawn[0]), np.array(drawn[1], dtype=float)
     if len(np.unique(y)) < 2:
         return
     found = auroc(y, score)
     assert found.value == pytest.approx(roc_auc_score(y, score), abs=1e-12)
-    assert auroc(y, np.exp(score) + 3) == found  # only ranks matter
+    assert repr(auroc(y, np.exp(score) + 3)) == repr(found)  # only ranks matter; repr, for NaN is not NaN
     swapped = auroc(1 - y, score)
     assert swapped.value == pytest.approx(1 - found.value, abs=1e-12)
     assert swapped.variance == pytest.approx(found.variance, abs=1e-12, nan_ok=True)

@@ -56,6 +56,6 @@ def test_left_out_resamples() -> None:
     assert not math.isnan(found.low)
     many = bias_corrected(0.5, np.append(draws, np.full(10, np.nan)), 0.95, "bootstrap")
     assert math.isnan(many.low)
-    assert many.reason == "too few patients: 15 of 110 resamples lacked a class"
+    assert many.reason == "too few patients of a class: 15 of 110 resamples lacked it"
     assert bias_corrected(1.0, np.ones(50), 0.95, "").reason == "every resample gave the same value"
     assert math.isnan(bias_corrected(1.0, np.full(50, np.nan), 0.95, "").low)

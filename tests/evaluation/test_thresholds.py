@@ -46,7 +46,7 @@ def test_neighbours_one_rounding_step_apart() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20)), min_size=2, max_size=40))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_none_is_better(drawn: list[tuple[int, int]]) -> None:
     y, p = [a for a, _ in drawn], [b / 20 for _, b in drawn]
     if len(set(y)) < 2:

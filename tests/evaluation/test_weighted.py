@@ -16,7 +16,7 @@ drawn_samples = st.integers(2, 30).flatmap(
 
 
 @given(drawn_samples)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_ranking_is_scikit_learns_on_the_repeated_samples(drawn: tuple[list[int], list[int], list[int]]) -> None:
     y, score, times = np.array(drawn[0]), np.array(drawn[1]) / 6, np.array(drawn[2])
     area = weighted.auroc(y, score)(times[None].astype(float))[0]

@@ -36,8 +36,8 @@ def test_shape(name: str) -> None:
 
 @pytest.mark.parametrize("name", list_models())
 def test_runs(name: str) -> None:
-    """Forward and backward, an odd size, other channel counts, a mask, checkpointing; two blocks, to save time."""
-    model = timm.create_model(name, img_size=64, num_classes=3, depth=2, drop_path_rate=0.1).eval()
+    """Forward and backward, an odd size, other channel counts, a mask, checkpointing; one block, to save time."""
+    model = timm.create_model(name, img_size=64, num_classes=3, depth=1).eval()
     x = torch.randn(1, 3, 70, 45)
     gradients = []
     for enable in (False, True):
@@ -52,13 +52,12 @@ def test_runs(name: str) -> None:
         gray = torch.randn(1, 1, 64, 64)
         for channels in (3, 4):
             torch.testing.assert_close(model(gray), model(gray.expand(-1, channels, -1, -1)), rtol=1e-3, atol=1e-4)
-        side = model.patch_size
-        padded = torch.nn.functional.pad(x[..., :32, :32], (0, 32, 0, 32), value=100.0)
-        mask = (torch.zeros(64 // side, 64 // side) == 0).clone()
-        mask[32 // side :], mask[:, 32 // side :] = False, False
-        torch.testing.assert_close(
-            model(padded, mask.flatten()[None]), model(padded.where(padded != 100, 0), mask.flatten()[None])
-        )
+        tokens = 64 // model.patch_size
+        mask = torch.zeros(1, tokens, tokens, dtype=torch.bool)
+        mask[:, : tokens // 2, : tokens // 2] = True
+        picture = torch.randn(1, 3, 32, 32)
+        zeros, noise = (torch.nn.functional.pad(picture, (0, 32, 0, 32), value=value) for value in (0.0, 99.0))
+        torch.testing.assert_close(model(noise, mask.flatten(1)), model(zeros, mask.flatten(1)))
 
 
 def test_options_win_over_the_name() -> None:
@@ -69,7 +68,7 @@ def test_options_win_over_the_name() -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(UserError, match="did you mean .*seqnorm_vit_tiny_patch16"):
+    with pytest.raises(UserError, match="did you mean seqnorm_vit_tiny_patch16"):
         create_model("seqnorm_vit_tiny_patch_16")
 
 

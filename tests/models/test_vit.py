@@ -138,12 +138,8 @@ def test_reset_classifier() -> None:
 
 def test_groups_of_timm() -> None:
     model = make(pool="token")
-    decayed, spared = (
-        set(map(id, g["params"]))
-        for g in sorted(
-            param_groups_weight_decay(model, 0.05, model.no_weight_decay()), key=lambda g: -g["weight_decay"]
-        )
-    )
+    groups = param_groups_weight_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay())
+    spared, decayed = ({id(p) for p in group["params"]} for group in sorted(groups, key=lambda g: g["weight_decay"]))
     names = {id(p): name for name, p in model.named_parameters()}
     assert {"pos_embed", "cls_token", "head.bias", "blocks.0.attn.q_norm.weight"} <= {names[i] for i in spared}
     assert all(names[i].endswith("weight") for i in decayed)
@@ -192,8 +188,16 @@ def test_mask_of_another_grid(mask: torch.Tensor) -> None:
 def test_the_interface_of_timm() -> None:
     """What timm's own models offer and this project's tools rely on."""
     theirs = timm.create_model("vit_tiny_patch16_224", depth=1)
-    for name in ("num_features", "head_hidden_size", "embed_dim", "num_classes", "num_prefix_tokens", "in_chans"):
+    for name in ("num_features", "head_hidden_size", "embed_dim", "num_classes", "num_prefix_tokens"):
         assert isinstance(getattr(make(), name), type(getattr(theirs, name)))
     x = pictures(1, 3, 32, 32)
     model = make()
     assert model.forward_head(model.forward_features(x), pre_logits=True).shape == (1, 24)
+
+
+def test_export_keeps_the_size_free() -> None:
+    model, free = make(attention="seqnorm"), torch.export.Dim.DYNAMIC
+    shapes = {"x": {0: free, 2: free, 3: free}}
+    program = torch.export.export(model, (pictures(2, 3, 32, 40),), dynamic_shapes=shapes)
+    x = pictures(3, 3, 50, 37)
+    torch.testing.assert_close(program.module()(x), model(x))

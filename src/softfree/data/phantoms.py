@@ -1,100 +1,148 @@
-"""Phantom mammograms: a finding of two to four pixels that a reduced image no longer shows.
+"""Phantom radiographs: computed pictures of a test block whose finding is only two to four pixels wide.
+
+They are made after the blocks that mammography units are checked with: a slab of uneven thickness with fibres,
+masses and specks in it. In a *calcified* phantom a cluster of sharp specks stands for micro-calcifications; in a *clear*
+one the same number of specks of the same brightness lies in a cluster too, but blurred, as specks out of focus. Scattered
+specks of both sorts are in all of them. So neither the brightest pixel, nor the mean, nor the size of the file gives
+the class away, and a picture reduced until a speck is less than a pixel hardly does.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.random import Generator, default_rng
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 
-Array = NDArray[np.float32]
+from softfree.files import replacing
 
 CLASSES = ("clear", "calcified")
-SHARP, SOFT = 0.65, 2.0
-BRIGHTNESS = 0.9
-COUNT = (12, 21)
-STRAY = 4
-CLUSTER = 13.0
-GRAIN = 1.3
-MOTTLE = 0.025
-QUANTUM = .006
-
-
-def _smooth_noise(rng: Generator, size: int, cells: int) -> Array:
-    position = np.arange(size) * (cells / size) + 1.0
-    weights = np.exp(-(((position[:, None] - np.arange(cells + 3)) / 0.6) ** 2) / 2)
-    weights = (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
-    return weights @ rng.standard_normal((cells + 3, cells + 3), dtype=np.float32) @ weights.T
+NOTICE = "These pictures are phantoms: computed, not taken of patients."
+SPECKS = (40, 61)  # in a cluster
+SPREAD = 22.0  # standard deviation of a cluster, pixels
+SCATTERED = 5  # specks of each sort anywhere
+BRIGHTNESS = 0.5
+SHARP, BLURRED = 0.6, 2.2  # standard deviation of the blur of a speck, pixels
 
 
 @dataclass(frozen=True)
-class Body:
-    left: bool
-    height: float
-    depth: float
-    dense: float
+class Phantom:
+    """One picture.
+
+    Attributes:
+        pixels: (H, W) uint8.
+        x, y: centre of the cluster, pixels from the left and from the top.
+        specks: how many the cluster has.
+    """
+
+    pixels: np.ndarray
+    x: float
+    y: float
+    specks: int
 
 
-def _body(rng):
-    return Body(bool(rng.integers(2)), rng.uniform(.40, .48), rng.uniform(.6, .85), rng.uniform(.2, .55))
+def write_phantoms(
+    folder: Path, *, n_train: int = 160, n_val: int = 40, n_test: int = 100, size: int = 512, seed: int = 0
+) -> Path:
+    """Write gray PNGs and the table ``phantoms.csv``.
+
+    The table has ``path``, ``label``, ``patient_id`` (two pictures each), ``split``, the cluster's ``x`` and ``y`` and number
+    of ``specks``, and ``phantom`` = yes; each PNG says so in its text too.
+
+    Args:
+        folder: made when it is not there.
+        n_train, n_val, n_test: pictures in each split, half of each class.
+        size: side, pixels; specks do not grow with it.
+        seed: equal seeds give equal files.
+
+    Returns:
+        The path of the table.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    splits = ["train"] * n_train + ["val"] * n_val + ["test"] * n_test
+    rows = []
+    for number, split in enumerate(splits):
+        calcified = number // 2 % 2 == 1
+        phantom = draw_phantom(default_rng((seed, number)), calcified=calcified, size=size)
+        name = f"phantom_{number + 1:04}.png"
+        _save(folder / name, phantom.pixels)
+        place = (round(phantom.x, 1), round(phantom.y, 1), phantom.specks)
+        rows.append((name, CLASSES[calcified], f"phantom{number // 2 + 1:04}", split, *place, "yes"))
+    columns = ["path", "label", "patient_id", "split", "x", "y", "specks", "phantom"]
+    table = folder / "phantoms.csv"
+    with replacing(table) as temporary:
+        pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False)
+    return table
 
 
-def _tissue(rng, body, size):
-    axis = (np.arange(size, dtype=np.float32) + .5) / size
-    wob = 1 + .02 * _smooth_noise(rng, size, 4)[0] + .006 * _smooth_noise(rng, size, 9)[0]
-    cy = 0.5 + rng.uniform(-.03, .03)
-    r2 = ((axis - cy) / body.height)[:, None] ** 2 + (axis[None] / (body.depth * wob[:, None])) ** 2
-    thick = np.sqrt(np.clip(1 - r2 * r2, 0, 1))
-    gl = sum(w * _smooth_noise(rng, size, g) for g, w in ((4, .8), (9, .6), (20, .4), (45, .25), (90, .12)))
-    gland = 1 / (1 + np.exp(-(1.5 * gl + 3 * (body.dense - .3) + 1.6 - 3 * np.sqrt(r2))))
-    strands = np.exp(-np.abs(_smooth_noise(rng, size, 14) + .5 * _smooth_noise(rng, size, 40)) * 9)
-    return thick * (.30 + .45 * gland + .07 * strands), r2
+def draw_phantom(rng: Generator, *, calcified: bool, size: int = 512) -> Phantom:
+    """Compute one phantom: block, masses, fibres, specks, noise."""
+    block = 0.42 + sum(weight * _clouds(rng, size, cells) for weight, cells in ((0.03, 4), (0.015, 10), (0.006, 32)))
+    block += _masses(rng, size) + _fibres(rng, size)
+    x, y = rng.uniform(0.15 * size, 0.85 * size, 2)
+    count = int(rng.integers(*SPECKS))
+    cluster = rng.normal((x, y), SPREAD, (count, 2))
+    anywhere = rng.uniform(0.03 * size, 0.97 * size, (2, SCATTERED, 2))
+    sharp, blurred = anywhere[0], anywhere[1]
+    if calcified:
+        sharp = np.concatenate([sharp, cluster])
+    else:
+        blurred = np.concatenate([blurred, cluster])
+    block += ndimage.gaussian_filter(_specks(rng, sharp, size), SHARP)
+    block += ndimage.gaussian_filter(_specks(rng, blurred, size), BLURRED)
+    block += 0.01 * rng.standard_normal((size, size), dtype=np.float32)  # quantum noise
+    pixels = (np.clip(block, 0, 1) * 255).round().astype(np.uint8)
+    return Phantom(pixels, float(x), float(y), count)
 
 
-def draw(rng, body: Body, sharp: bool, size: int):
-    pic, r2 = _tissue(rng, body, size)
-    pic = ndimage.gaussian_filter(pic, 1)
-    grain = ndimage.gaussian_filter(rng.standard_normal((size, size), dtype=np.float32), GRAIN)
-    grain *= 1 / grain.std()
-    quantum = rng.standard_normal((size, size), dtype=np.float32)
-    pic += grain * MOTTLE * np.sqrt(pic + .03) / .7
-    n = int(rng.integers(*COUNT))
-    c = _place(rng, r2, .55)
-    d = rng.standard_normal((n, 2)) * CLUSTER
-    _stamp(pic, c + d, np.where(np.full(n, sharp), SHARP, SOFT), rng)
-    for s in (SHARP, SOFT):
-        k = int(rng.integers(0, STRAY + 1))
-        for _ in range(k):
-            _stamp(pic, _place(rng, r2, .8)[None], [s], rng)
-    pic += QUANTUM * quantum
-    if not body.left:
-        pic = pic[:, ::-1]; c = np.array([size - 1 - c[0], c[1]])
-    return np.clip(pic, 0, 1), c, n
+def _clouds(rng: Generator, size: int, cells: int) -> np.ndarray:
+    """Smooth noise of deviation about 1 with ``cells`` hills a side."""
+    coarse = rng.standard_normal((cells + 3, cells + 3)).astype(np.float32)
+    return ndimage.zoom(coarse, (size / cells), order=3)[:size, :size]
 
-def _place(rng, r2, lim):
-    size = len(r2)
-    while True:
-        c = rng.uniform(0.06 * size, .94 * size, 2)
-        if r2[int(c[1]), int(c[0])] < lim:
-            return c
 
-def _stamp(pic, at, sig, rng):
-    size = pic.shape[0]
-    for (x, y), s in zip(at, sig):
-        b = BRIGHTNESS * rng.uniform(.7, 1.3)
-        h = int(4 * s + 2)
-        ix, iy = int(round(x)), int(round(y))
-        x0, x1, y0, y1 = max(ix - h, 0), min(ix + h + 1, size), max(iy - h, 0), min(iy + h + 1, size)
-        if x0 >= x1 or y0 >= y1:
-            continue
-        gx = np.exp(-(np.arange(x0, x1) - x) ** 2 / 2 / s ** 2)
-        gy = np.exp(-(np.arange(y0, y1) - y) ** 2 / 2 / s ** 2)
-        pic[y0:y1, x0:x1] += (b / (2 * np.pi * s * s) * gy[:, None] * gx[None]).astype(np.float32)
+def _masses(rng: Generator, size: int) -> np.ndarray:
+    """A few soft round shadows."""
+    row, column = np.mgrid[:size, :size].astype(np.float32)
+    shadow = np.zeros((size, size), np.float32)
+    for _ in range(rng.integers(1, 4)):
+        (x, y), radius = rng.uniform(0, size, 2), rng.uniform(0.04, 0.09) * size
+        shadow += 0.08 * np.exp(-(((row - y) ** 2 + (column - x) ** 2) / radius**2) ** 2)
+    return shadow
+
+
+def _fibres(rng: Generator, size: int) -> np.ndarray:
+    """A few thin curved lines."""
+    canvas = np.zeros((size, size), np.float32)
+    along = np.linspace(-0.5, 0.5, 2 * size)
+    for _ in range(rng.integers(2, 5)):
+        angle, length, bend = rng.uniform(0, np.pi), rng.uniform(0.1, 0.3) * size, rng.uniform(-0.3, 0.3)
+        x, y = rng.uniform(0.1 * size, 0.9 * size, 2)
+        ahead, aside = along * length, bend * length * along**2
+        columns = np.rint(x + ahead * np.cos(angle) - aside * np.sin(angle)).astype(int)
+        rows = np.rint(y + ahead * np.sin(angle) + aside * np.cos(angle)).astype(int)
+        inside = (rows >= 0) & (rows < size) & (columns >= 0) & (columns < size)
+        canvas[rows[inside], columns[inside]] = 1
+    return 0.35 * ndimage.gaussian_filter(canvas, 1.2)
+
+
+def _specks(rng: Generator, places: np.ndarray, size: int) -> np.ndarray:
+    """Rectangles of 2 to 4 pixels a side at ``places`` (n, 2), x before y."""
+    canvas = np.zeros((size, size), np.float32)
+    for column, row in np.clip(places, 4, size - 8).astype(int):
+        height, width = rng.integers(2, 5, 2)
+        canvas[row : row + height, column : column + width] = BRIGHTNESS * rng.uniform(0.7, 1.0)
+    return canvas
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    about = PngInfo()
+    about.add_text("Description", NOTICE)
+    about.add_text("Software", "softfree")
+    with replacing(path) as temporary:
+        Image.fromarray(pixels).save(temporary, pnginfo=about)

@@ -72,13 +72,14 @@ def ece(y: np.ndarray, p: np.ndarray) -> float:
     return float(weighted.calibration_error(y, p)(np.ones((1, len(y))))[0])
 
 
-def ece_by_chance(p: np.ndarray, *, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+def ece_by_chance(p: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
     """Simulate the error that perfectly calibrated probabilities ``p (n,)`` show: mean and 95th percentile.
 
     Truths are drawn from ``p`` (consistency resampling; Broecker and Smith, Weather and Forecasting 22, 2007).
     """
     rng = np.random.default_rng(seed)
     share = weighted.equal_mass_bins(p)[:, None] == np.arange(weighted.bins_for(len(p)))  # (n, bins)
+    draws = min(1000, max(100, 20_000_000 // len(p)))
     rows = max(1, 100_000 // len(p))
     errors = []
     for start in range(0, draws, rows):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from softfree.errors import UserError
 from softfree.evaluation import delong
 from softfree.evaluation.bootstrap import distribution
 from softfree.evaluation.intervals import bias_corrected
-from softfree.evaluation.metrics import draws_of, resampled
+from softfree.evaluation.metrics import draws_of, most_left_out, resampled
 from softfree.evaluation.quantities import Quantity, quantities
 from softfree.evaluation.scores import Scores
 
@@ -91,6 +91,8 @@ def compare(
         raise UserError(f"got a non-inferiority margin of {margin}; expected a number between 0 and 1, such as 0.02")
     _check_same(a, b)
     found = _differences(a, b, thresholds, seed, resamples)
+    if np.array_equal(a.probabilities, b.probabilities):
+        found["auroc"] = _alike(found["auroc"])
     non_inferior, verdict = _judge(found["auroc"], margin, *names)
     return Comparison(found, margin, non_inferior, verdict)
 
@@ -117,6 +119,13 @@ def _differences(
         if x.family == "auroc" and a.task.kind == "binary":
             found["auroc_delong"] = _by_delong(x, a, b)
     return found
+
+
+def _alike(difference: Difference) -> Difference:
+    """Give models of the same probabilities a difference of 0 for certain, where resamples see no spread."""
+    if math.isnan(difference.value):
+        return difference
+    return replace(difference, low=0.0, high=0.0, reason="both give the same probabilities")
 
 
 def _check_same(a: Scores, b: Scores) -> None:
@@ -159,7 +168,8 @@ def _by_bootstrap(x: Quantity, y: Quantity, name: str, draws: list[dict[str, np.
     if math.isnan(value) or x.parts != y.parts:
         nan = math.nan
         return Difference(x.value, y.value, nan, nan, nan, nan, words, n, positives, reason or "not the same classes")
-    interval = bias_corrected(value, draws_of(x, name, draws[0]) - draws_of(y, name, draws[1]), LEVEL, words)
+    drawn = draws_of(x, name, draws[0]) - draws_of(y, name, draws[1])
+    interval = bias_corrected(value, drawn, LEVEL, words, most_left_out(x, draws[0]))
     reason = "; ".join(part for part in (reason, interval.reason) if part) or None
     low, high, method = interval.low, interval.high, interval.method
     return Difference(x.value, y.value, value, low, high, math.nan, method, n, positives, reason)

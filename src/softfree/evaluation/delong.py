@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import expit, logit
-from scipy.stats import norm, rankdata
+from scipy.special import expit, logit, ndtr, ndtri
+from scipy.stats import rankdata
 
 from softfree.evaluation.intervals import Interval, newcombe, no_interval
 from softfree.evaluation.scores import obstacle
@@ -122,9 +122,9 @@ def paired_difference(y: np.ndarray, a: np.ndarray, b: np.ndarray, *, level: flo
         reason = "the difference has no spread in this sample, as when both areas are 1"
         return PairedAuroc(area_a, area_b, difference, 0.0, nan, nan, nan, nan, reason)
     z = difference / error
-    half = norm.ppf((1 + level) / 2) * error
+    half = ndtri((1 + level) / 2) * error
     low, high = max(-1.0, difference - half), min(1.0, difference + half)
-    return PairedAuroc(area_a, area_b, difference, error, low, high, z, 2 * float(norm.sf(abs(z))))
+    return PairedAuroc(area_a, area_b, difference, error, low, high, z, 2 * float(ndtr(-abs(z))))
 
 
 _TOO_FEW = "an interval needs two samples of each class"
@@ -142,7 +142,7 @@ def _interval(value: float, variance: float, positives: int, negatives: int, lev
         return newcombe(value, positives, negatives, level)
     if variance == 0:
         return no_interval(method, "all scores are equal")
-    z, error = norm.ppf((1 + level) / 2), math.sqrt(variance)
+    z, error = ndtri((1 + level) / 2), math.sqrt(variance)
     if scale == "plain":
         return Interval(max(0.0, value - z * error), min(1.0, value + z * error), method)
     centre, error = logit(value), error / (value * (1 - value))

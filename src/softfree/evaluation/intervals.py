@@ -7,11 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import binomtest, norm
+from scipy.special import ndtr, ndtri
+from scipy.stats import binomtest
 
-LARGEST_SHARE_LEFT_OUT = 0.1
-"""More resamples than this without a class, and no interval is given. A class that ``k`` patients have is missing
+MOST_LEFT_OUT = 0.1
+"""More resamples than this share without a class, and no interval is given. A class that ``k`` patients have is missing
 from about ``exp(-k)`` of the resamples, so that this asks for three patients of each class."""
+MOST_LEFT_OUT_OF_MEAN = 0.5
+"""The same for a mean over classes, each of which keeps the rule above."""
+
+ROUNDING = 1e-9
+"""Sums taken in another order differ by less."""
 
 
 class Interval(NamedTuple):
@@ -43,7 +49,7 @@ def newcombe(value: float, positives: int, negatives: int, level: float) -> Inte
     McNeil's variance with both group sizes replaced by their mean (Statistics in Medicine 25:559-573, 2006). That a
     correction is needed here: Pohar Perme and Manevski, Statistical Methods in Medical Research 28, 2019.
     """
-    z = norm.ppf((1 + level) / 2)
+    z = ndtri((1 + level) / 2)
     others = (positives + negatives) / 2 - 1
 
     def excess(t: float) -> float:  # for value = 1, divided by its trivial root 1 - t
@@ -54,7 +60,9 @@ def newcombe(value: float, positives: int, negatives: int, level: float) -> Inte
     return Interval(bound, 1.0, method) if value == 1 else Interval(0.0, 1 - bound, method)
 
 
-def bias_corrected(value: float, draws: np.ndarray, level: float, method: str) -> Interval:
+def bias_corrected(
+    value: float, draws: np.ndarray, level: float, method: str, most_left_out: float = MOST_LEFT_OUT
+) -> Interval:
     """Compute the bias-corrected percentile interval of a bootstrap.
 
     The correction matters for statistics whose resamples lie to one side of the value, as the average precision's do
@@ -65,12 +73,12 @@ def bias_corrected(value: float, draws: np.ndarray, level: float, method: str) -
     left_out = len(draws) - len(kept)
     if left_out:
         method += f", {left_out} without a class left out"
-    if left_out > LARGEST_SHARE_LEFT_OUT * len(draws):
-        return no_interval(method, f"too few patients: {left_out} of {len(draws)} resamples lacked a class")
-    if np.ptp(kept) == 0:
+    if left_out > most_left_out * len(draws):
+        return no_interval(method, f"too few patients of a class: {left_out} of {len(draws)} resamples lacked it")
+    if np.ptp(kept) < ROUNDING:
         return no_interval(method, "every resample gave the same value")
-    below = np.mean(kept < value) + np.mean(kept == value) / 2
+    below = np.mean(kept < value - ROUNDING) + np.mean(np.abs(kept - value) <= ROUNDING) / 2
     finest = 1 / (2 * len(kept))
-    shift, z = 2 * norm.ppf(np.clip(below, finest, 1 - finest)), norm.ppf((1 + level) / 2)
-    low, high = np.quantile(kept, norm.cdf([shift - z, shift + z]))
+    shift, z = 2 * ndtri(np.clip(below, finest, 1 - finest)), ndtri((1 + level) / 2)
+    low, high = np.quantile(kept, ndtr([shift - z, shift + z]))
     return Interval(float(low), float(high), method)

@@ -10,7 +10,15 @@ import numpy as np
 
 from softfree.evaluation import delong
 from softfree.evaluation.bootstrap import Statistic, distribution
-from softfree.evaluation.intervals import Interval, bias_corrected, newcombe, no_interval, wilson
+from softfree.evaluation.intervals import (
+    MOST_LEFT_OUT,
+    MOST_LEFT_OUT_OF_MEAN,
+    Interval,
+    bias_corrected,
+    newcombe,
+    no_interval,
+    wilson,
+)
 from softfree.evaluation.quantities import Quantity, quantities
 from softfree.evaluation.scores import Scores
 
@@ -116,6 +124,12 @@ def draws_of(item: Quantity, name: str, draws: Mapping[str, np.ndarray]) -> np.n
     return np.mean([draws[part] for part in item.parts or (name,)], axis=0)
 
 
+def most_left_out(item: Quantity, draws: Mapping[str, np.ndarray]) -> float:
+    """Tell which share of the resamples may lack a class: more for a mean if each of its parts has enough."""
+    enough = all(np.isnan(draws[part]).mean() <= MOST_LEFT_OUT for part in item.parts)
+    return MOST_LEFT_OUT_OF_MEAN if item.parts and enough else MOST_LEFT_OUT
+
+
 def _interval(
     item: Quantity, name: str, scores: Scores, draws: Mapping[str, np.ndarray], level: float, words: str
 ) -> Interval:
@@ -128,7 +142,7 @@ def _interval(
         return _delong(item, scores, level)
     if item.family == "proportion" and not scores.patients_repeat:
         return wilson(round(item.value * trials), trials, level)
-    interval = bias_corrected(item.value, draws_of(item, name, draws), level, words)
+    interval = bias_corrected(item.value, draws_of(item, name, draws), level, words, most_left_out(item, draws))
     if not math.isnan(interval.low) or item.value not in (0, 1):
         return interval
     return _at_the_edge(item, scores, level) or interval

@@ -164,10 +164,11 @@ def _mean(
 
 
 def _calibration(y: np.ndarray, p: np.ndarray, rows: np.ndarray, positives: int | None, of: str = "") -> Quantity:
-    note = f"{weighted.bins_for(len(p))} bins of equal numbers{of}"
     if reason := gap(p):
-        return Quantity(math.nan, "ece", rows, positives, note=note, reason=reason)
+        return Quantity(math.nan, "ece", rows, positives, reason=reason)
+    bins = weighted.bins_for(len(p))
     usual, most = ece_by_chance(p)
+    note = f"{bins} bins of equal numbers{of}" if bins > 1 else f"one bin for so few samples{of}"
     note += f"; perfect calibration would give {usual:.3f} on average here, and less than {most:.3f} in 95 % of samples"
     return Quantity(ece(y, p), "ece", rows, positives, note=note)
 

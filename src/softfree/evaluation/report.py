@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +20,8 @@ from softfree.data.task import Task
 from softfree.evaluation import output, plots, subgroups
 from softfree.evaluation.comparison import Comparison
 from softfree.evaluation.metrics import Metric
-from softfree.evaluation.quantities import called
+from softfree.evaluation.plots import style
+from softfree.evaluation.quantities import called, threshold_of
 from softfree.evaluation.scores import Scores
 from softfree.evaluation.subgroups import GroupRow
 
@@ -97,7 +100,7 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": output.number, "interval": output.interval, "how": output.how, "png": _data_uri}
-    environment.filters["name_of"] = output.name_of
+    environment.filters |= {"name_of": output.name_of, "short": _short}
     matrix = _confusion(report)
     return environment.get_template("report.html.j2").render(
         report=report,
@@ -126,10 +129,11 @@ def _class_notes(report: Report) -> list[str]:
             name = f"{statistic}/{report.task.classes[k]}"
             if (metric := report.metrics.get(name)) is None:
                 continue
-            if metric.method:
-                ways.setdefault(metric.method, {})[output.NAMES[statistic]] = None
+            if not math.isnan(metric.low):
+                way = metric.method.rpartition("; ")[2].partition(", each")[0]
+                ways.setdefault(re.sub(r", \d+ without.*", "", way), {})[output.NAMES[statistic]] = None
             if metric.reason:
-                gaps.append(f"{output.name_of(name)}: {metric.reason}")
+                gaps.append(f"{_short(output.name_of(name))}: {metric.reason}")
     return [f"{', '.join(statistics)}: {way}" for way, statistics in ways.items()] + gaps
 
 
@@ -148,7 +152,9 @@ def _per_class(report: Report) -> list[dict[str, Any]]:
     for k in report.task.scored:
         name = report.task.classes[k]
         metrics = {statistic: report.metrics.get(f"{statistic}/{name}") for statistic in PER_CLASS}
-        rows.append({"name": name, "n_positive": int(report.scores.one_vs_rest(k)[0].sum()), "metrics": metrics})
+        positives = int(report.scores.one_vs_rest(k)[0].sum())
+        threshold = None if report.task.exclusive else threshold_of(name, report.thresholds or None)
+        rows.append({"name": name, "n_positive": positives, "threshold": threshold, "metrics": metrics})
     return rows
 
 
@@ -181,10 +187,10 @@ def _dots(rows: Sequence[tuple[str, Metric]], label: str, reference: float) -> s
 
 
 def _confusion(report: Report) -> np.ndarray | None:
-    """Count truth against call; None where several findings may hold at once."""
-    if not report.task.exclusive:
-        return None
+    """Count truth against call; None where several findings may hold at once, and without samples."""
     known = ~np.isnan(report.scores.probabilities).any(1)
+    if not report.task.exclusive or not known.any():
+        return None
     calls = called(report.scores, report.thresholds or None)[known].argmax(1)
     return np.asarray(confusion_matrix(report.scores.targets[known], calls, labels=range(len(report.task.classes))))
 
@@ -201,6 +207,10 @@ def _mixed_up(matrix: np.ndarray, classes: Sequence[str]) -> list[tuple[str, str
         for row, column in pairs
         if wrong[row, column]
     ]
+
+
+def _short(name: object) -> str:
+    return style.short(str(name), 40)
 
 
 def _data_uri(png: bytes) -> str:

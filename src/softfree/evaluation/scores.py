@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -51,7 +52,7 @@ class Scores:
     def __len__(self) -> int:
         return len(self.probabilities)
 
-    @property
+    @cached_property
     def patients_repeat(self) -> bool:
         """Tell whether some patient has more than one sample."""
         return len(np.unique(self.patients)) < len(self)

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from softfree.errors import UserError
@@ -46,8 +45,9 @@ class PatchEmbed(nn.Module):
 class ConvStem(nn.Module):
     """3 x 3 convolutions of stride 2 down to the patch size, after Xiao et al. 2021, "Early convolutions".
 
-    The norm between them is over the channels of one pixel, so that neither the batch nor the rest of the picture
-    enters. Widths double towards C.
+    There is no norm between them: one over the channels of a pixel would make faint noise as loud as a small bright
+    finding, and one over the batch or the picture would let neighbours or distant tokens in. Weights start at He et
+    al.'s scale instead. Widths double towards C.
 
     Args:
         patch_size: Side of the square that a token stands for: a power of two, at least 2.
@@ -67,8 +67,12 @@ class ConvStem(nn.Module):
         widths = [in_chans, *(max(8, embed_dim >> step) for step in reversed(range(1, steps)))]
         layers: list[nn.Module] = []
         for inner, outer in pairwise(widths):
-            layers += [nn.Conv2d(inner, outer, 3, stride=2, padding=1, bias=False), LayerNorm2d(outer), nn.GELU()]
+            layers += [nn.Conv2d(inner, outer, 3, stride=2, padding=1), nn.GELU()]
         self.stem = nn.Sequential(*layers, nn.Conv2d(widths[-1], embed_dim, 3, stride=2, padding=1))
+        for layer in self.stem:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Grid]:
         """Make the tokens of a picture.

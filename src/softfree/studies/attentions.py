@@ -49,8 +49,8 @@ def study_attentions(options: AttentionStudyOptions, table: Path) -> pd.DataFram
         pd.DataFrame([_run_row(a, s, run) for (a, s), run in runs.items()]).to_csv(temporary, index=False)
     summary = summarise({cell: _test_scores(run) for cell, run in runs.items()}, options)
     costs = {a: [_cost(runs[a, s]) for s in options.seeds] for a in options.attentions}
-    summary["seconds"] = [float(np.median([c["seconds"] for c in costs[a]])) for a in summary["attention"]]
-    summary["peak_gib"] = [float(np.median([c["peak_gib"] for c in costs[a]])) for a in summary["attention"]]
+    for name in ("seconds", "cpu_seconds", "peak_gib"):
+        summary[name] = [float(np.median([cost[name] for cost in costs[a]])) for a in summary["attention"]]
     with replacing(options.out / "attentions.csv") as temporary:
         summary.to_csv(temporary, index=False)
     write_atomically(options.out / "attentions.md", to_markdown(summary, len(options.seeds)))
@@ -91,7 +91,7 @@ def to_markdown(summary: pd.DataFrame, seeds: int) -> str:
     lines = [
         f"Mean over {seeds} seeds [95 % interval over patients] (standard deviation over seeds).",
         "",
-        f"| attention | AUROC | minus {peer} | balanced accuracy | minus {peer} | training, s | peak memory, GiB |",
+        f"| attention | AUROC | minus {peer} | balanced accuracy | minus {peer} | training, s (CPU s) | peak memory, GiB |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in summary.to_dict("records"):
@@ -102,7 +102,7 @@ def to_markdown(summary: pd.DataFrame, seeds: int) -> str:
             )
             low, high = row[f"{name}_minus_{peer}_low"], row[f"{name}_minus_{peer}_high"]
             cells.append("" if row["attention"] == peer else f"[{low:+.3f}, {high:+.3f}]")
-        cells += [f"{row['seconds']:.0f}", f"{row['peak_gib']:.2f}"]
+        cells += [f"{row['seconds']:.0f} ({row['cpu_seconds']:.0f})", f"{row['peak_gib']:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -168,4 +168,8 @@ def _run_row(attention: str, seed: int, run: Run) -> dict[str, Any]:
 
 def _cost(run: Run) -> dict[str, float]:
     cost = read_cost(run.folder)
-    return {"seconds": cost["seconds"], "peak_gib": cost["peak_bytes"] / 2**30}
+    return {
+        "seconds": cost["seconds"],
+        "cpu_seconds": cost["cpu_seconds"],
+        "peak_gib": cost["peak_bytes"] / 2**30,
+    }

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from softfree.evaluation.calibration import ece
 from softfree.evaluation.calibration import reliability as reliability_table
 from softfree.evaluation.plots.style import (
     DASHES,
@@ -41,15 +42,19 @@ def reliability(scores: Scores, *, seed: int = 0) -> Figure:
     what = "Share that was right" if scores.task.kind == "multiclass" else "Observed share of positives"
     square(axes, "", what)
     curves = _reliability_pairs(scores)
-    for i, (name, (y, p, patients)) in enumerate(curves.items()):
+    errors = {name: ece(y, p) for name, (y, p, _) in curves.items()}
+    named = list(curves) if len(curves) <= len(SERIES) else sorted(errors, key=errors.__getitem__)[:-4:-1]
+    for name, (y, p, patients) in curves.items():
         table = reliability_table(y, p, patients, seed=seed)
-        many = len(curves) > len(SERIES)
-        look: dict[str, Any] = {"color": MUTED, "alpha": 0.45} if many else {"color": SERIES[i], "linestyle": DASHES[i]}
-        axes.plot(table.predicted, table.observed, marker="o", markersize=3.5, linewidth=1, **look, label=short(name))
+        look: dict[str, Any] = {"color": MUTED, "alpha": 0.4, "zorder": 1}
+        if name in named:
+            i = named.index(name)
+            look = {"color": SERIES[i], "linestyle": DASHES[i], "marker": "o", "label": short(name)}
+        axes.plot(table.predicted, table.observed, markersize=3.5, linewidth=1, **look)
         if len(curves) == 1:
-            axes.vlines(table.predicted, table.low, table.high, color=SERIES[i], linewidth=1, alpha=0.6)
-    if 1 < len(curves) <= len(SERIES):
-        axes.legend(loc="upper left")
+            axes.vlines(table.predicted, table.low, table.high, color=SERIES[0], linewidth=1, alpha=0.6)
+    if len(curves) > 1:
+        axes.legend(loc="upper left", title="largest errors" if len(named) < len(curves) else None, alignment="left")
     if not curves:
         axes.text(0.5, 0.5, "no curve: no samples", ha="center", va="center", color=MUTED)
     _histogram(below, [p for _, p, _ in curves.values()])

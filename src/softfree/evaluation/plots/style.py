@@ -49,7 +49,6 @@ STYLE: dict[Any, Any] = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "svg.fonttype": "none",
-    "svg.hashsalt": "softfree",
 }
 
 P = ParamSpec("P")
@@ -93,15 +92,15 @@ def legend_below(axes: Axes, columns: int = 1) -> None:
 def svg(drawing: Figure, label: str) -> str:
     """Turn a figure into an ``<svg>`` element for a page.
 
-    Text stays text, colours become CSS variables with the colour itself as fallback, and ids that several figures
-    of one page would share are removed.
+    Text stays text, colours become CSS variables with the colour itself as fallback, and figures of different labels
+    share no id.
 
     Args:
         drawing: the figure.
-        label: what it shows, for readers who hear the page.
+        label: what it shows, for readers who hear the page; different for each figure of a page.
     """
     stream = io.StringIO()
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
+    with mpl.rc_context({**STYLE, "svg.hashsalt": label}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has fonts for it
         nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
         FigureCanvasSVG(drawing).print_svg(stream, metadata=nothing)

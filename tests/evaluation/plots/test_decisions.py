@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from softfree.data.task import Task
+from softfree.evaluation.calibration import reliability as table
+from softfree.evaluation.plots import confusion, reliability
+from softfree.evaluation.scores import Scores
+
+CLASSES = ("a", "b", "c")
+
+
+def test_confusion_counts() -> None:
+    counts = np.array([[5, 0, 1], [0, 3, 0], [0, 0, 0]])  # no sample of class c
+    axes = confusion(counts, CLASSES).axes[0]
+    words = [text.get_text() for text in axes.texts]
+    assert words[::2] == [str(count) for count in counts.ravel()]
+    assert words[1::2] == ["83 %", "0 %", "17 %", "0 %", "100 %", "0 %", "0 %", "0 %", "0 %"]
+    assert len(axes.patches) == 3
+    shades = [patch.get_alpha() for patch in axes.patches]
+    assert shades[2] == max(shades)
+    assert axes.get_ylabel() == "Truth"
+    assert axes.get_xlabel() == "Called"
+
+
+def test_confusion_of_many_classes_has_no_numbers() -> None:
+    axes = confusion(np.eye(40, dtype=int), tuple(f"kind {i}" for i in range(40))).axes[0]
+    assert not axes.texts
+    assert len(axes.patches) == 40
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
+def test_reliability(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    classes = CLASSES[:2] if kind == "binary" else CLASSES
+    p = rng.dirichlet(np.ones(len(classes)), 200)
+    targets = np.array([rng.choice(len(classes), p=row) for row in p])
+    if kind == "multilabel":
+        targets = np.where(rng.random(p.shape) < 0.2, np.nan, rng.random(p.shape) < p)
+    scores = Scores(Task(kind, classes), p, targets, np.arange(200))
+    axes, below = reliability(scores).axes
+    curves = [line for line in axes.get_lines() if len(line.get_xdata()) > 2]
+    assert len(curves) == (3 if kind == "multilabel" else 1)
+    if kind == "binary":
+        expected = table(targets, p[:, 1], scores.patients)
+        np.testing.assert_allclose(curves[0].get_xdata(), expected.predicted)
+        np.testing.assert_allclose(curves[0].get_ydata(), expected.observed)
+    if kind == "multiclass":
+        right = p.argmax(1) == targets
+        np.testing.assert_allclose(curves[0].get_ydata(), table(right, p.max(1), scores.patients).observed)
+    known = 200 if kind != "multilabel" else (~np.isnan(targets)).sum()
+    assert sum(patch.get_height() for patch in below.patches) == known
+    reliability(scores.subset(np.arange(0)))
+    reliability(scores.subset(np.arange(1)))

@@ -1,0 +1,70 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from softfree.data.task import Task
+from softfree.errors import UserError
+from softfree.evaluation.metrics import measure
+from softfree.evaluation.scores import Scores
+from softfree.evaluation.subgroups import by_group, groups
+
+
+def scores(n: int = 120) -> Scores:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, n)
+    p = np.clip(rng.normal(0.4 + 0.2 * y, 0.15), 0, 1)
+    return Scores(Task("binary", ("well", "ill")), np.stack([1 - p, p], 1), y, np.arange(n))
+
+
+def test_groups_are_measured_alone() -> None:
+    everyone = scores()
+    sex = pd.Series(["f", "m"] * 60, name="sex", index=np.arange(120) + 7)
+    rows = by_group(everyone, sex, {"ill": 0.5}, resamples=100)
+    assert [row.group for row in rows] == ["f", "m"]
+    women = everyone.subset(np.arange(120) % 2 == 0)
+    assert repr(rows[0].metrics) == repr(measure(women, {"ill": 0.5}, resamples=100))
+    assert (rows[0].n, rows[0].n_positive, rows[0].patients) == (60, women.targets.sum(), 60)
+    assert not rows[0].small
+
+
+def test_numbers_are_cut_at_their_quartiles() -> None:
+    found = dict(groups(pd.Series(np.arange(1, 101) / 2, name="age")))
+    assert list(found) == ["up to 12.875", "above 12.875 to 25.25", "above 25.25 to 37.625", "above 37.625"]
+    assert [members.sum() for members in found.values()] == [25] * 4
+    # A column of few values keeps them; whole numbers that became floats through gaps are written whole.
+    few = dict(groups(pd.Series([1, 2, np.nan, 1])))
+    assert list(few) == ["1", "2", "not given"]
+    assert few["not given"].tolist() == [False, False, True, False]
+    # Most ages equal: fewer than four quarters, none of them empty.
+    skewed = dict(groups(pd.Series([0.0] * 90 + list(range(1, 11)))))
+    assert all(members.any() for members in skewed.values())
+    assert sum(members.sum() for members in skewed.values()) == 100
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.Series([True, False, True]),
+        pd.Series(["b", None, "a"]),
+        pd.Series(["b", "a", "a"], dtype="category"),
+        pd.Series(["b", pd.NA, "a"], dtype="string"),
+        pd.Series([1, pd.NA, 2], dtype="Int64"),
+        pd.Series([1, "a", None], dtype=object),
+        pd.Series([None, None, None], dtype=object),
+    ],
+)
+def test_kinds_of_columns(values: pd.Series) -> None:
+    found = dict(groups(values))
+    assert np.sum(list(found.values()), axis=0).tolist() == [1, 1, 1]  # everyone in one group
+
+
+def test_small_groups_and_bad_columns() -> None:
+    everyone = scores()
+    rows = by_group(everyone, pd.Series(["a"] * 119 + ["b"]), resamples=50)
+    assert [row.small for row in rows] == [False, True]
+    assert rows[1].metrics["auroc"].reason is not None
+    with pytest.raises(UserError, match="has 3 values for 120 samples"):
+        by_group(everyone, pd.Series(["a", "b", "c"], name="sex"))
+    with pytest.raises(UserError, match="120 different values; expected at most 20") as caught:
+        by_group(everyone, pd.Series([f"patient {i}" for i in range(120)], name="name"))
+    assert "patient 1" not in str(caught.value)
