@@ -1,6 +1,7 @@
 """Fixtures for all tests."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,12 @@ def shared_data() -> Path:
 def small_table(tmp_path: Path) -> Path:
     """A table of 32 small pictures, two of each patient; class "high" is bright at the top, "low" at the bottom."""
     return write_small_table(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def make_small_table() -> Callable[[Path], Path]:
+    """The same for fixtures that live longer than a test."""
+    return write_small_table
 
 
 def write_small_table(folder: Path, count: int = 32, classes: tuple[str, str] = ("low", "high")) -> Path:

@@ -19,12 +19,10 @@ NANO = [
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
+def trained(tmp_path_factory, make_small_table) -> Path:
     """A run directory beside its data."""
-    from conftest import write_small_table
-
     folder = tmp_path_factory.mktemp("cli")
-    table = write_small_table(folder / "data")
+    table = make_small_table(folder / "data")
     assert main(["train", str(table), "--out", str(folder / "run"), *NANO]) == 0
     return folder / "run"
 

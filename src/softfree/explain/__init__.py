@@ -1,0 +1,1 @@
+"""From a prediction to a map of what it rests on."""
