@@ -16,9 +16,14 @@ def test_a_file_is_written_whole(tmp_path):
 def test_an_interruption_keeps_what_was_there(tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(error), replacing(path) as temporary:
-        temporary.write_text("ne")
-        raise error
+
+    def interrupted():
+        with replacing(path) as temporary:
+            temporary.write_text("ne")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 

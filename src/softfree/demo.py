@@ -47,7 +47,7 @@ def demo(options: DemoOptions) -> None:
         frame[frame["split"] == "test"],
         EvaluateOptions(),
         maps=maps,
-        beside={f"The same model, trained and tested on pictures reduced to {REDUCED} x {REDUCED}": reduced},
+        beside={f"reduced to {REDUCED} x {REDUCED}": reduced},
     )
     _say(options.out, result.metrics["auroc"], reduced, time.monotonic() - started)
 
@@ -89,7 +89,7 @@ def _draw_maps(run: Run, folder: Path) -> list[Thumbnail]:
         relevance = token_map(run.model, pixels, index)[0].numpy()  # type: ignore[arg-type]
         path = folder / f"{name}.png"
         title = f"What speaks for and against “{name}”"
-        caption = "Gradient times input, a value for each patch of 32 x 32 pixels. A phantom: computed, not taken of a patient."
+        caption = f"Gradient times input, a value a patch. {NOTICE}"
         draw_overlay(path, picture.unit()[..., 0], relevance, title=title, caption=caption)
         maps.append(Thumbnail(path.read_bytes(), f"{title} in one {name} phantom."))
     return maps

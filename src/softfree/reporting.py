@@ -66,7 +66,8 @@ def open_table(run: Run, path: Path | None = None, images: Path | None = None) -
         classes=run.task.classes,
         seed=options["seed"],
         # Another table without splits is all test.
-        **({} if own else {"val_fraction": 0.0, "test_fraction": 1.0}),
+        val_fraction=0.2 if own else 0.0,
+        test_fraction=0.2 if own else 1.0,
     )
     if own and table.digest != run.config["table"]["sha256"]:
         raise UserError(f"{source} has changed since the run was trained on it; name the table to evaluate, and --out")
@@ -263,10 +264,20 @@ def _against(run: Run, frame: pd.DataFrame, part: Table, options: EvaluateOption
     rival = _stored(other, part) if same_table else None
     if rival is None:
         rival = predict_rows(other, part, batch=options.batch, workers=options.workers, progress=options.progress)
-    both = frame.merge(rival, on="row", suffixes=("", "_other"))
-    both = both[(both["status"] == "ok") & (both["status_other"] == "ok")]["row"]
-    ours, theirs = (scores_of(f[f["row"].isin(both)].sort_values("row"), r) for f, r in ((frame, run), (rival, other)))
-    return compare(ours, theirs, margin=options.margin, seed=options.seed, resamples=options.resamples)
+    readable = set(frame.loc[frame["status"] == "ok", "row"]) & set(rival.loc[rival["status"] == "ok", "row"])
+    ours, theirs = (
+        scores_of(rows[rows["row"].isin(readable)].sort_values("row"), who)
+        for rows, who in ((frame, run), (rival, other))
+    )
+    return compare(
+        ours,
+        theirs,
+        margin=options.margin,
+        seed=options.seed,
+        resamples=options.resamples,
+        thresholds=(run.operating.thresholds, other.operating.thresholds),
+        names=(run.folder.name, other.folder.name),
+    )
 
 
 def _subgroup(

@@ -85,9 +85,9 @@ def print_models(pattern: str, *, as_json: bool = False) -> None:
 
 
 def _from_json(value: dict[str, Any]) -> Metric:
-    return Metric(
-        **{key: math.nan if item is None and key in ("value", "low", "high") else item for key, item in value.items()}
-    )
+    """The other way of ``metrics_to_json``."""
+    numbers = {name: math.nan for name in ("value", "low", "high") if value[name] is None}
+    return Metric(**(value | numbers))
 
 
 def _metrics_table(metrics: dict[str, Metric], title: str) -> Table:

@@ -1,10 +1,11 @@
 """Phantom radiographs: computed pictures of a test block whose finding is only two to four pixels wide.
 
-They are made after the blocks that mammography units are checked with: a slab of uneven thickness with masses, fibres and
-specks in it. In a *calcified* phantom a cluster of sharp specks stands for micro-calcifications; in a *clear* one a cluster of
-as many specks with as much brightness is blurred over a few pixels. Single specks of both sorts are scattered in all of
-them. So neither the brightest pixel nor the mean gives the class away: it is in the finest detail, which a reduction to
-224 x 224 takes from a model (though a filter made for these very specks would still find traces of it).
+They are made after the blocks that mammography units are checked with: a slab of uneven thickness with masses, fibres
+and specks in it. In a *calcified* phantom a cluster of sharp specks stands for micro-calcifications; in a *clear* one a
+cluster of as many specks with as much brightness is blurred over a few pixels. Single specks of both sorts are in all
+of them. So neither the brightest pixel nor the mean gives the class away: it is in the finest detail. Reduced to
+224 x 224, where a speck is about a pixel, the small transformer of the demo no longer learns the difference; a filter
+made for these very specks still would find it.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def write_phantoms(
 ) -> Path:
     """Write gray PNGs and the table ``phantoms.csv``.
 
-    The table has ``path``, ``label``, ``patient_id`` (two pictures each), ``split``, the cluster's ``x`` and ``y`` and number
-    of ``specks``, and ``phantom`` = yes; each PNG says so in its text too.
+    The table has ``path``, ``label``, ``patient_id`` (two pictures each), ``split``, the cluster's ``x`` and ``y`` and
+    number of ``specks``, and ``phantom`` = yes; each PNG says so in its text too.
 
     Args:
         folder: made when it is not there.

@@ -17,7 +17,7 @@ def draw_overlay(path: Path, picture: np.ndarray, relevance: np.ndarray, *, titl
     Args:
         path: of the PNG.
         picture: (H, W) or (H, W, 3), values in [0, 1].
-        relevance: (h, w), a number a patch; patches are drawn as they are, not smoothed into more detail than they have.
+        relevance: (h, w), a number a patch; drawn as they are, not smoothed into more detail than there is.
         title: above both.
         caption: below both.
     """
@@ -25,7 +25,7 @@ def draw_overlay(path: Path, picture: np.ndarray, relevance: np.ndarray, *, titl
     limit = float(np.abs(relevance).max()) or 1.0
     extent = (0, width, height, 0)
     with mpl.rc_context({"font.size": 10}):
-        figure = Figure(figsize=(10, 10 * height / width / 2 + 1.1), layout="constrained")
+        figure = Figure(figsize=(10, 0.7 + 4.5 * height / width), layout="constrained")
         left, right = figure.subplots(1, 2)
         for axes in (left, right):
             axes.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")

@@ -72,7 +72,7 @@ class ConvStem(nn.Module):
         for layer in self.stem:
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
+                nn.init.constant_(layer.bias, 0)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Grid]:
         """Make the tokens of a picture.

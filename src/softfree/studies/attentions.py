@@ -91,7 +91,8 @@ def to_markdown(summary: pd.DataFrame, seeds: int) -> str:
     lines = [
         f"Mean over {seeds} seeds [95 % interval over patients] (standard deviation over seeds).",
         "",
-        f"| attention | AUROC | minus {peer} | balanced accuracy | minus {peer} | training, s (CPU s) | peak memory, GiB |",
+        f"| attention | AUROC | minus {peer} | balanced accuracy | minus {peer} "
+        "| training, s (CPU s) | peak memory, GiB |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in summary.to_dict("records"):

@@ -38,7 +38,8 @@ def read_pictures(table: Table, preprocessing: Preprocessing, options: TrainOpti
     """
     count = len(table.where("train").frame) + len(table.where("val").frame)
     cache = choose_cache(options.cache, count, preprocessing)
-    datasets, failed = {}, {}
+    datasets: dict[str, PictureDataset] = {}
+    failed: dict[int, ReadError] = {}
     for split in ("train", "val"):
         part = table.where(split)
         frames = [None if pd.isna(f) else int(f) for f in part.frame["frame"]] if "frame" in part.frame else None

@@ -49,7 +49,7 @@ def train(options: TrainOptions, *, notice: str | None = None) -> Run:
     check_options(options)
     table = read_training_table(options)
     config = configuration(options, table, notice)
-    if rank_zero_only.rank == 0:
+    if global_rank() == 0:
         claim_folder(options.out)
         write_config(options.out, config)
     return _go_on(options, config, table, checkpoint=None)
@@ -73,13 +73,13 @@ def _go_on(options: TrainOptions, config: dict[str, Any], table: Table, checkpoi
     _report_unreadable(pictures)
     L.seed_everything(options.seed, verbose=False)
     model = build_model(config)
+    assert isinstance(model, VisionTransformer)
     if options.weights and checkpoint is None:
         console.print(str(load_pretrained(model, options.weights)), highlight=False)
-    assert isinstance(model, VisionTransformer)
     model.set_grad_checkpointing(options.checkpointing)
     started, worked = time.monotonic(), time.process_time()
     _fit(model, options, table, pictures, checkpoint)
-    if rank_zero_only.rank != 0:
+    if global_rank() != 0:
         return Run(options.out, config)
     _save_weights(model, options)
     config["table"]["unreadable"] = len(pictures.failed)
@@ -127,6 +127,11 @@ def _fit(
         trainer.fit(module, train_loader, validation_loader, ckpt_path=checkpoint, weights_only=True)
         state = _load(options.out / "checkpoints" / (BEST if options.patience is not None else LAST))["state_dict"]
     model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+
+
+def global_rank() -> int:
+    """Number of this process among those that train together; Lightning finds it in the launcher's variables."""
+    return int(getattr(rank_zero_only, "rank", 0))
 
 
 def _load(checkpoint: Path) -> dict[str, Any]:

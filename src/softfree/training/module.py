@@ -83,22 +83,22 @@ class ClassifierModule(L.LightningModule):
         index, logits, targets = (torch.cat(parts) for parts in zip(*self._validated, strict=True))
         self._validated.clear()
         if self.trainer.world_size > 1:
-            gathered = (self.all_gather(part).flatten(0, 1) for part in (index, logits, targets))
-            index, logits, targets = gathered
+            gathered: Any = self.all_gather((index, logits, targets))
+            index, logits, targets = (part.flatten(0, 1) for part in gathered)
         _, first = np.unique(index.cpu().numpy(), return_index=True)
         logits, targets = logits.cpu()[first], targets.cpu()[first]
         scores = Scores(self.task, probabilities(logits.numpy(), self.task), targets.numpy(), np.arange(len(first)))
         self.log("val_loss", self.validation_objective(logits, targets), prog_bar=True, rank_zero_only=False)
         self.log("val_auroc", mean_auroc(scores), prog_bar=True, rank_zero_only=False)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW and its schedule, a value for each optimizer step."""
         optimizer = create_optimizer(self.model, self.options)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = create_schedule(optimizer, steps, self.options.warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _not_finite(self, loss: float, index: Tensor) -> str:
+    def _not_finite(self, loss: float, index: Any) -> str:
         names = ", ".join(self.files[int(i)] for i in index)
         return (
             f"the loss is {loss} at epoch {self.current_epoch}, step {self.global_step}; "

@@ -23,6 +23,7 @@ class Objective(nn.Module):
         super().__init__()
         self.exclusive = task.exclusive
         self.label_smoothing = label_smoothing
+        self.weights: Tensor | None
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
