@@ -18,8 +18,9 @@ from softfree.evaluation.report import Thumbnail
 from softfree.explain.overlay import draw_overlay
 from softfree.explain.tokens import token_map
 from softfree.options import DemoOptions, EvaluateOptions, TrainOptions
-from softfree.reporting import PREDICTIONS, open_table, scores_of, write_results
+from softfree.reporting import write_results
 from softfree.runs import Run
+from softfree.scoring import PREDICTIONS, open_table, scores_of
 from softfree.training.loop import train
 
 FULL, REDUCED = 512, 224

@@ -21,8 +21,8 @@ from softfree.evaluation.scores import Scores
 from softfree.files import replacing, write_atomically
 from softfree.machine import describe_machine, versions
 from softfree.options import AttentionStudyOptions
-from softfree.reporting import PREDICTIONS, scores_of
 from softfree.runs import Run, read_cost
+from softfree.scoring import PREDICTIONS, scores_of
 from softfree.studies.plots import plot_attentions
 
 STATISTICS = ("auroc", "balanced_accuracy")

@@ -19,8 +19,8 @@ from softfree.data.transforms import resize
 from softfree.errors import UserError
 from softfree.evaluation.calibration import probabilities
 from softfree.inference import infer
-from softfree.reporting import open_table
 from softfree.runs import Run
+from softfree.scoring import open_table
 
 FEATURES = ("width", "height", "aspect ratio", "pixels")
 

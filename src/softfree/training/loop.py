@@ -21,8 +21,9 @@ from softfree.files import replacing, write_atomically
 from softfree.machine import describe_machine, peak_memory
 from softfree.models import VisionTransformer, load_pretrained
 from softfree.options import EvaluateOptions, TrainOptions
-from softfree.reporting import PREDICTIONS, calibrate, predict_rows, write_predictions, write_results
+from softfree.reporting import write_results
 from softfree.runs import WEIGHTS, Run, build_model, read_config, write_config
+from softfree.scoring import PREDICTIONS, calibrate, predict_rows, write_predictions
 from softfree.training.configuration import check_options, claim_folder, configuration, options_of, read_training_table
 from softfree.training.cost import multiply_adds
 from softfree.training.loaders import Pictures, create_loaders, read_pictures

@@ -1,0 +1,104 @@
+"""From a run and a table to calibrated scores, and ``predictions.csv``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from softfree.data.dataset import PictureDataset
+from softfree.data.table import Table, read_table
+from softfree.errors import UserError
+from softfree.evaluation.calibration import fit_temperature, probabilities
+from softfree.evaluation.scores import Scores
+from softfree.evaluation.thresholds import choose_thresholds
+from softfree.files import replacing
+from softfree.inference import infer
+from softfree.prediction import outputs
+from softfree.runs import Operating, Run
+
+PREDICTIONS = "predictions.csv"
+
+
+def open_table(run: Run, path: Path | None = None, images: Path | None = None) -> Table:
+    """Read the run's own table, or another one with the same classes."""
+    options = run.config["options"]
+    own = path is None
+    source = Path(options["table"]) if path is None else path
+    table = read_table(
+        source,
+        label=options["label"],
+        labels=options["labels"],
+        positive=options["positive"],
+        images=Path(options["images"]) if own and options["images"] else images,
+        classes=run.task.classes,
+        seed=options["seed"],
+        # Another table without splits is all test.
+        val_fraction=0.2 if own else 0.0,
+        test_fraction=0.2 if own else 1.0,
+    )
+    if own and table.digest != run.config["table"]["sha256"]:
+        raise UserError(f"{source} has changed since the run was trained on it; name the table to evaluate, and --out")
+    return table
+
+
+def predict_rows(run: Run, table: Table, *, batch: int, workers: int, progress: bool = False) -> pd.DataFrame:
+    """Logits for all rows of ``table`` as in ``predictions.csv``: rows and patients by number, nothing by name."""
+    dataset = PictureDataset(table.frame["file"].tolist(), None, run.preprocessing, frames=_frames(table.frame))
+    logits = infer(run.model, dataset, len(run.task.classes), batch=batch, workers=workers, progress=progress)
+    frame = table.frame[["row", "split", "patient"]].reset_index(drop=True)
+    frame["status"] = [logits.failed[i].status if i in logits.failed else "ok" for i in range(len(frame))]
+    targets = np.asarray(table.targets)
+    for number, name in enumerate(run.task.classes if not run.task.exclusive else []):
+        frame[f"target_{name}"] = targets[:, number]
+    if run.task.exclusive:
+        frame["target"] = targets
+    frame[[f"logit_{name}" for name in run.task.classes]] = logits.values
+    frame.attrs["reasons"] = {int(frame["row"][i]): str(error) for i, error in logits.failed.items()}
+    return frame
+
+
+def scores_of(frame: pd.DataFrame, run: Run) -> Scores:
+    """Calibrated scores of the readable rows of a predictions frame."""
+    task = run.task
+    frame = frame[frame["status"] == "ok"]
+    targets = frame["target"].to_numpy() if task.exclusive else frame[[f"target_{c}" for c in task.classes]].to_numpy()
+    logits = frame[[f"logit_{c}" for c in task.classes]].to_numpy()
+    return Scores(task, probabilities(logits, task, run.operating.temperature), targets, frame["patient"].to_numpy())
+
+
+def calibrate(run: Run, validation: pd.DataFrame) -> Run:
+    """Fit the temperature, then choose the thresholds, on validation rows; both are stored with the run."""
+    readable = validation[validation["status"] == "ok"]
+    run = replace(run, operating=Operating())
+    logits = readable[[f"logit_{c}" for c in run.task.classes]].to_numpy()
+    temperature = fit_temperature(logits, scores_of(readable, run).targets, run.task)
+    run = replace(run, operating=Operating(temperature))
+    return run.with_operating(Operating(temperature, choose_thresholds(scores_of(readable, run))))
+
+
+def write_predictions(path: Path, frame: pd.DataFrame, run: Run) -> None:
+    """Write a predictions frame with its calibrated probabilities and labels."""
+    logits = frame[[f"logit_{c}" for c in run.task.classes]].to_numpy()
+    complete = pd.concat([frame.reset_index(drop=True), outputs(logits, run.task, run.operating)], axis=1)
+    with replacing(path) as temporary:
+        complete.to_csv(temporary, index=False)
+
+
+def stored_rows(run: Run, part: Table) -> pd.DataFrame | None:
+    """Predictions written at the end of training, when they cover exactly these rows."""
+    path = run.folder / PREDICTIONS
+    if not path.is_file():
+        return None
+    frame = pd.read_csv(path)
+    frame = frame[frame["row"].isin(part.frame["row"])].reset_index(drop=True)
+    same = len(frame) == len(part.frame) and set(frame["row"]) == set(part.frame["row"])
+    return frame[[c for c in frame if not str(c).startswith(("p_", "raw_", "predicted"))]] if same else None
+
+
+def _frames(frame: pd.DataFrame) -> list[int | None] | None:
+    if "frame" not in frame:
+        return None
+    return [None if pd.isna(number) else int(number) for number in frame["frame"]]
