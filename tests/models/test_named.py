@@ -64,6 +64,7 @@ def test_options_win_over_the_name() -> None:
     model = timm.create_model("seqnorm_vit_small_patch16", img_size=1024, depth=1, num_classes=2, in_chans=1)
     assert isinstance(model, VisionTransformer)
     assert model.pos_embed.shape == (1, 64 * 64, 384)
+    assert len(model.blocks) == 1
     assert model.patch_embed.proj.weight.shape[1] == 1
 
 

@@ -89,7 +89,9 @@ def to_markdown(summary: pd.DataFrame, seeds: int) -> str:
     """The summary as a table for people."""
     peer = summary["attention"].iloc[0]
     lines = [
-        f"Mean over {seeds} seeds [95 % interval over patients] (standard deviation over seeds).",
+        f"Mean over {seeds} seeds [95 % interval over patients] (standard deviation over seeds)."
+        if seeds > 1
+        else "One seed [95 % interval over patients].",
         "",
         f"| attention | AUROC | minus {peer} | balanced accuracy | minus {peer} "
         "| training, s (CPU s) | peak memory, GiB |",
@@ -98,9 +100,8 @@ def to_markdown(summary: pd.DataFrame, seeds: int) -> str:
     for row in summary.to_dict("records"):
         cells = [str(row["attention"])]
         for name in STATISTICS:
-            cells.append(
-                f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}] ({row[f'{name}_seeds']:.3f})"
-            )
+            spread = f" ({row[f'{name}_seeds']:.3f})" if seeds > 1 else ""
+            cells.append(f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]{spread}")
             low, high = row[f"{name}_minus_{peer}_low"], row[f"{name}_minus_{peer}_high"]
             cells.append("" if row["attention"] == peer else f"[{low:+.3f}, {high:+.3f}]")
         cells += [f"{row['seconds']:.0f} ({row['cpu_seconds']:.0f})", f"{row['peak_gib']:.2f}"]
