@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import enable_progress_bars
 from safetensors.torch import save_file
 
 from softfree.errors import UserError
@@ -159,6 +160,7 @@ def test_progress_bars_are_left_as_they_were(monkeypatch: pytest.MonkeyPatch, sa
         return hub(*args, **kwargs)
 
     monkeypatch.setattr(weight_files, "hf_hub_download", download)
+    enable_progress_bars()
     before = weight_files.are_progress_bars_disabled()
     for progress in (False, True):
         read_weights("some/vit", progress=progress)

@@ -51,7 +51,7 @@ class Phantom:
 
 
 def write_phantoms(
-    folder: Path, *, n_train: int = 320, n_val: int = 40, n_test: int = 100, size: int = 512, seed: int = 0
+    folder: Path, *, n_train: int = 240, n_val: int = 40, n_test: int = 100, size: int = 512, seed: int = 0
 ) -> Path:
     """Write gray PNGs and the table ``phantoms.csv``.
 

@@ -146,7 +146,7 @@ def _fit_positions(weights: Weights, model: VisionTransformer) -> Weights:
     positions = weights.get("pos_embed")
     if positions is None or model.pos_embed is None or positions.shape == model.pos_embed.shape:
         return weights
-    grid, prefix = _source_grid(positions.shape[1], 1 if "cls_token" in weights else 0)
+    grid, prefix = _source_grid(positions.shape[1])
     if grid is None:
         return weights
     front, picture = positions[:, :prefix], positions[:, prefix:]
@@ -157,9 +157,9 @@ def _fit_positions(weights: Weights, model: VisionTransformer) -> Weights:
     return {**weights, "pos_embed": torch.cat([front, picture], dim=1)}
 
 
-def _source_grid(length: int, class_tokens: int) -> tuple[tuple[int, int] | None, int]:
+def _source_grid(length: int) -> tuple[tuple[int, int] | None, int]:
     """Find the square grid of published positions and the number of codes in front of it."""
-    for prefix in (class_tokens, 0, 5):  # 5: class token and four registers
+    for prefix in (0, 1, 5):  # nothing, a class token, or a class token and four registers
         side = math.isqrt(max(length - prefix, 0))
         if side and side * side == length - prefix:
             return (side, side), prefix
