@@ -90,7 +90,7 @@ def _draw_maps(run: Run, folder: Path) -> list[Thumbnail]:
         relevance = token_map(run.model, pixels, index)[0].numpy()  # type: ignore[arg-type]
         path = folder / f"{name}.png"
         title = f"What speaks for and against “{name}”"
-        caption = f"Gradient times input, a value a patch. {NOTICE}"
+        caption = f"Integrated gradients, a value a patch. {NOTICE}"
         draw_overlay(path, picture.unit()[..., 0], relevance, title=title, caption=caption)
         maps.append(Thumbnail(path.read_bytes(), f"{title} in one {name} phantom."))
     return maps

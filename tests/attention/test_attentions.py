@@ -252,27 +252,6 @@ def test_result_norm(name: str) -> None:
     assert_same(module(x), normed @ parameters["proj.weight"].T + parameters["proj.bias"])
 
 
-def test_query_and_key_norm_of_softmax() -> None:
-    module = make("softmax", qk_norm=True, norm_layer=nn.LayerNorm)
-    q, k, v = torch.randn(3, 2, 3, 12, 8, dtype=torch.float64)
-    with torch.no_grad():
-        module.q_norm.weight.fill_(1).mul_(2)
-        module.q_norm.bias.zero_()
-        module.k_norm.weight.fill_(1)
-        module.k_norm.bias.zero_()
-    q_normed, k_normed = (
-        (t - t.mean(3, keepdim=True)) / (t.var(3, correction=0, keepdim=True) + 1e-5).sqrt() for t in (q, k)
-    )
-    assert_same(module.mix(q, k, v, None), softmax(2 * q_normed, k_normed, v, {}))
-
-
-def test_dropout_of_softmax_weights() -> None:
-    x = torch.randn(1, 12, 24, dtype=torch.float64)
-    module = make("softmax", attn_drop=0.5)
-    assert not torch.equal(module(x), module(x))
-    assert torch.equal(module.eval()(x), module(x))
-
-
 @pytest.mark.parametrize("options", [{"depth": 3}, {"gated": False}, {"attn_head_dim": None}, {"qk_norm": True}])
 def test_options_of_other_timm_releases(name: str, options: dict[str, object]) -> None:
     create_attention(name, 24, 3, **options)
