@@ -195,12 +195,17 @@ def test_ctrl_c_is_one_line_and_status_2(trained, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "softfree", "train", str(table), "--out", str(tmp_path / "r"), *NANO, "--epochs", "500"],
         stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        # A shell's background jobs ignore Ctrl-C, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    while not (tmp_path / "r" / "checkpoints" / "last.ckpt").is_file():
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    try:
+        while not (tmp_path / "r" / "checkpoints" / "last.ckpt").is_file():
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 2
     assert "stopped by Ctrl-C; go on with" in error
     assert "Traceback" not in error

@@ -106,15 +106,20 @@ def _table_rows(path: Path, frame: int | None) -> list[tuple[str, str, int | Non
     if "path" not in table:
         raise no_column(path, "path", list(table.columns), "expected one with the picture files, relative to the table")
     chosen = table["frame"] if "frame" in table else pd.Series(frame, index=table.index, dtype=object)
-    return [
-        (str(name), str(path.parent / str(name)), None if pd.isna(number) else int(number))
-        for name, number in zip(table["path"], chosen, strict=True)
-    ]
+    rows: list[tuple[str, str, int | None]] = []
+    for number, (name, given) in enumerate(zip(table["path"], chosen, strict=True)):
+        if pd.isna(name):
+            raise UserError(f"{path}: row {number} has no path; give one or remove the row")
+        if not pd.isna(given) and not str(given).isdigit():
+            raise UserError(f"{path}: row {number} has frame {given!r}; expected a whole number from 0, or nothing")
+        rows.append((str(name), str(path.parent / str(name)), None if pd.isna(given) else int(given)))
+    return rows
 
 
 def _picture(array: np.ndarray) -> Picture:
     ranges = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
     pixels = array[..., None] if array.ndim == 2 else array
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
         raise UserError(f"got an array of shape {array.shape}; expected (H, W), (H, W, 1) or (H, W, 3)")
     if pixels.dtype in ranges:

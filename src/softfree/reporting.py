@@ -90,7 +90,8 @@ def write_results(
         )
     thresholds = run.operating.thresholds
     metrics = measure(scores, thresholds, seed=options.seed, resamples=options.resamples)
-    reasons: dict[int, str] = frame.attrs.get("reasons", {})
+    unread = frame[frame["status"] != "ok"]
+    reasons = {int(row): str(reason) for row, reason in zip(unread["row"], unread["reason"], strict=True)}
     cost = read_cost(run.folder)
     subgroups = {column: _subgroup(column, table, frame, scores, run, options) for column in options.by}
     report = Report(
@@ -98,7 +99,7 @@ def write_results(
         notice=notice or run.config.get("notice"),
         task=run.task,
         data=count_rows(table),
-        data_notes=_notes(run, table, frame, reasons),
+        data_notes=_notes(run, table, frame),
         cost=_cost_in_words(cost),
         metrics=metrics,
         scores=scores,
@@ -168,6 +169,12 @@ def _against(run: Run, frame: pd.DataFrame, part: Table, options: EvaluateOption
             f"--against {options.against}: it predicts {', '.join(other.task.classes)}, "
             f"this run {', '.join(run.task.classes)}; compare runs of one task"
         )
+    made = options.table is None and part.split_made is not None
+    if made and other.config["options"]["seed"] != run.config["options"]["seed"]:
+        raise UserError(
+            f"--against {options.against}: the two runs split the table with different seeds, so that one has learnt "
+            "what the other is tested on; give the table a column split, or train both with one --seed"
+        )
     same_table = options.table is None and other.config["table"]["sha256"] == run.config["table"]["sha256"]
     rival = stored_rows(other, part) if same_table else None
     if rival is None:
@@ -191,14 +198,15 @@ def _against(run: Run, frame: pd.DataFrame, part: Table, options: EvaluateOption
 def _subgroup(
     column: str, table: Table, frame: pd.DataFrame, scores: Scores, run: Run, options: EvaluateOptions
 ) -> list[GroupRow]:
-    if column not in table.frame:
-        raise UserError(f"--by {column}: no such column; the table has {', '.join(map(str, table.frame.columns))}")
+    known = [str(name) for name in table.frame.columns if name != "row"]
+    if column not in known:
+        raise UserError(f"--by {column}: no such column; the table has {', '.join(known)}")
     readable = frame[frame["status"] == "ok"]
     values = table.frame.set_index("row")[column].reindex(readable["row"]).reset_index(drop=True)
     return by_group(scores, values, run.operating.thresholds, seed=options.seed, resamples=options.resamples)
 
 
-def _notes(run: Run, table: Table, frame: pd.DataFrame, reasons: dict[int, str]) -> list[str]:
+def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
     notes = [table.split_made or "The split is the table's own."]
     notes += run.preprocessing.in_words()
     if run.config.get("augmentation"):

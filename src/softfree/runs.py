@@ -43,8 +43,8 @@ class Operating:
 
     Attributes:
         temperature: the logits are divided by it.
-        thresholds: probability from which a class is called, for each class that is scored (not for multiclass,
-            where the most probable class is called).
+        thresholds: probability from which a class counts as present, for each class that is scored; a multiclass
+            picture is called its most probable class all the same.
     """
 
     temperature: float = 1.0
@@ -78,15 +78,15 @@ class Run:
             raise UserError(
                 f"{folder} has no {WEIGHTS}: its training has not ended; go on with: softfree train --resume {folder}"
             )
-        operating = folder / OPERATING
-        return cls(
-            folder, config, Operating(**json.loads(operating.read_text())) if operating.is_file() else Operating()
-        )
+        return cls(folder, config, read_operating(folder))
 
     @property
     def task(self) -> Task:
         """What is predicted."""
-        return Task(self.config["task"]["kind"], tuple(self.config["task"]["classes"]))
+        try:
+            return Task(self.config["task"]["kind"], tuple(self.config["task"]["classes"]))
+        except (KeyError, TypeError):
+            raise UserError(f"{self.folder / CONFIG} does not say its task; copy the run again") from None
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -168,6 +168,27 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def read_operating(folder: Path) -> Operating:
+    """Read ``operating.json``; its defaults when there is none."""
+    path = folder / OPERATING
+    if not path.is_file():
+        return Operating()
+    try:
+        return Operating(**_read_json(path))
+    except TypeError:
+        raise UserError(f"{path} does not hold a temperature and thresholds; copy the run again") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); copy the run again") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} does not hold a JSON object; copy the run again")
+    return found
+
+
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Write ``config.yaml``."""
     write_atomically(folder / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
@@ -176,4 +197,4 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
 def read_cost(folder: Path) -> dict[str, Any]:
     """What training cost (``logs/cost.json``); empty when it was not recorded."""
     path = folder / "logs" / "cost.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return _read_json(path) if path.is_file() else {}

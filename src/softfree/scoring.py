@@ -50,13 +50,16 @@ def predict_rows(run: Run, table: Table, *, batch: int, workers: int, progress: 
     logits = infer(run.model, dataset, len(run.task.classes), batch=batch, workers=workers, progress=progress)
     frame = table.frame[["row", "split", "patient"]].reset_index(drop=True)
     frame["status"] = [logits.failed[i].status if i in logits.failed else "ok" for i in range(len(frame))]
+    # Without the file, which a message starts with: its name may be a patient's.
+    frame["reason"] = [
+        str(logits.failed[i]).partition(": ")[2] if i in logits.failed else "" for i in range(len(frame))
+    ]
     targets = np.asarray(table.targets)
     for number, name in enumerate(run.task.classes if not run.task.exclusive else []):
         frame[f"target_{name}"] = targets[:, number]
     if run.task.exclusive:
         frame["target"] = targets
     frame[[f"logit_{name}" for name in run.task.classes]] = logits.values
-    frame.attrs["reasons"] = {int(frame["row"][i]): str(error) for i, error in logits.failed.items()}
     return frame
 
 
@@ -92,7 +95,12 @@ def stored_rows(run: Run, part: Table) -> pd.DataFrame | None:
     path = run.folder / PREDICTIONS
     if not path.is_file():
         return None
-    frame = pd.read_csv(path)
+    try:
+        frame = pd.read_csv(path).fillna({"reason": ""})
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
+        return None  # damaged: it is made again
+    if not {"row", "status", "reason"} <= set(frame.columns):
+        return None
     frame = frame[frame["row"].isin(part.frame["row"])].reset_index(drop=True)
     same = len(frame) == len(part.frame) and set(frame["row"]) == set(part.frame["row"])
     return frame[[c for c in frame if not str(c).startswith(("p_", "raw_", "predicted"))]] if same else None

@@ -17,7 +17,7 @@ from softfree.reporting import Evaluation
 from softfree.runs import Run
 from softfree.studies.confound import SizeStudy
 
-console = Console()
+console = Console(markup=False)  # names of classes and folders may hold brackets
 
 
 def print_run(run: Run) -> None:

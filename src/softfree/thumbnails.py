@@ -14,6 +14,7 @@ from softfree.data.task import Task
 from softfree.errors import ReadError
 from softfree.evaluation.report import Thumbnail
 from softfree.evaluation.scores import Scores
+from softfree.prediction import called
 from softfree.runs import Run
 
 MOST = 12  # pictures in a report
@@ -28,6 +29,7 @@ def worst_errors(run: Run, table: Table, frame: pd.DataFrame, scores: Scores) ->
     else:
         error = np.abs(scores.probabilities - scores.targets)
         given = 1 - np.nanmax(np.where(np.isnan(error), 0, error), axis=1)
+    wrong = _wrong(run, scores)
     files = table.frame.set_index("row")["file"]
     frames = table.frame.set_index("row")["frame"] if "frame" in table.frame else None
     thumbnails = []
@@ -35,9 +37,20 @@ def worst_errors(run: Run, table: Table, frame: pd.DataFrame, scores: Scores) ->
         row = int(readable["row"][index])
         number = None if frames is None or pd.isna(frames[row]) else int(frames[row])
         png = thumbnail(files[row], number)
-        if png is not None and given[index] < 0.5:
+        if png is not None and wrong[index]:
             thumbnails.append(Thumbnail(png, f"row {row}: {_truth(run.task, scores, index)}, given {given[index]:.2f}"))
     return thumbnails
+
+
+def _wrong(run: Run, scores: Scores) -> list[bool]:
+    """Which pictures are called something else than they are, at the run's own thresholds."""
+    labels = [called(row, run.task, run.operating.thresholds) for row in scores.probabilities]
+    if run.task.exclusive:
+        return [label != run.task.classes[int(t)] for label, t in zip(labels, scores.targets, strict=True)]
+    return [
+        any((name in label.split("; ")) != bool(t) for name, t in zip(run.task.classes, row, strict=True) if t == t)
+        for label, row in zip(labels, scores.targets, strict=True)
+    ]
 
 
 def _truth(task: Task, scores: Scores, index: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -113,8 +114,15 @@ class Attention(nn.Module, ABC):
         return self.proj_drop(self.proj(self.norm(x)))
 
     def split_heads(self, t: Tensor) -> Tensor:
-        """(B, N, C) to (B, H, N, D), without a copy."""
-        return t.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        """(..., N, C) to (..., H, N, D), without a copy."""
+        return t.unflatten(-1, (self.num_heads, self.head_dim)).transpose(-3, -2)
+
+    def projections_are_plain(self) -> bool:
+        """Whether nothing but two matrices surrounds the mixing, so that a method may fold them into it.
+
+        It may not where the result is normalised, or where an adapter has replaced a projection by more than a matrix.
+        """
+        return type(self.qkv) is nn.Linear and type(self.proj) is nn.Linear and isinstance(self.norm, nn.Identity)
 
 
 def check_mask(x: Tensor, attn_mask: Tensor | None, is_causal: bool) -> None:
@@ -126,6 +134,26 @@ def check_mask(x: Tensor, attn_mask: Tensor | None, is_causal: bool) -> None:
             f"Got attn_mask {tuple(attn_mask.shape)} of {attn_mask.dtype} for tokens {tuple(x.shape)}: "
             "expected a boolean (B, N), True for real tokens."
         )
+
+
+def narrow_as_autocast(x: Tensor) -> tuple[Tensor, AbstractContextManager[Any]]:
+    """Cast ``x`` as autocast would before a product, and give the context in which nothing else is cast."""
+    device = x.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return x, nullcontext()
+    return x.to(torch.get_autocast_dtype(device)), torch.autocast(device, enabled=False)
+
+
+def mean_product(k: Tensor, v: Tensor, number: Tensor | float) -> Tensor:
+    """``K^T V / number`` for (B, H, N, D) in float32 or better, (B, H, D, D).
+
+    float16 shares the division out before the sum, which would overflow.
+    """
+    wide = torch.promote_types(k.dtype, torch.float32)
+    if k.dtype == torch.float16:
+        k, v = ((t * number**-0.5).to(t.dtype) for t in (k, v))
+        return (k.mT @ v).to(wide)
+    return (k.mT @ v).to(wide) / number
 
 
 def option_names(method: type[nn.Module]) -> set[str]:

@@ -1,0 +1,168 @@
+"""SeqNorm attention (Khader et al. 2024, "Compute-efficient medical image classification", arXiv:2406.01314).
+
+Q, K and V are normalised over the tokens, each feature by itself, scaled and shifted; then there is no softmax:
+
+    T' = gamma * (T - mean_n T) / sqrt(var_n T + eps) + beta        T in {Q, K, V}
+    O_h = Q'_h (K'_h^T V'_h) / N
+
+The paper prints neither eps nor the kind of variance nor the start of gamma and beta. Here eps = 1e-5 and the
+variance is biased, as in batch normalisation, and the start is the one that trained best when measured:
+gamma_q = D^-1/2, gamma_k = gamma_v = 1, beta_q = beta_k = 0.2, beta_v = 0. With beta_q = 0 the result would have mean
+zero over the tokens.
+
+The formula can be evaluated in three orders, equal up to rounding: see ``orders.py``. Galerkin attention (Cao 2021)
+with instance normalisation is the same without the normalisation of Q.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from softfree.attention.base import Attention, check_mask, narrow_as_autocast
+from softfree.attention.seqnorm.moments import wide_type
+from softfree.attention.seqnorm.norm import TokenNorm
+from softfree.attention.seqnorm.orders import Parameters, folded, gram
+from softfree.attention.seqnorm.rule import choose_order
+from softfree.errors import UserError, unknown_name
+
+Norm = Literal["sequence", "layer", "batch", "none"]
+Order = Literal["auto", "literal", "folded", "gram"]
+
+
+class SeqNormAttention(Attention):
+    """``O_h = Q'_h (K'_h^T V'_h) / N`` with Q', K', V' normalised over the N tokens; time grows with N.
+
+    The mean removes the bias of the q, k, v projection: with ``norm`` "sequence" or "batch" there is none, even if
+    ``qkv_bias``, and one in a state dict is dropped on loading.
+
+    Args:
+        dim: Width C.
+        num_heads: Number of heads H.
+        gamma_q: Start of Q's scale; default D^-1/2.
+        beta_q: Start of Q's shift.
+        beta_k: Start of K's shift.
+        affine: Learn the scales and shifts; without them gamma = 1 and beta = 0.
+        norm: "sequence" (the method), or for comparison "layer" (each token over the D features of a head), "batch"
+            (each feature over batch and tokens, with running statistics in evaluation) or "none".
+        class_token_in_statistics: Let the prefix tokens count in mean and variance. If not, they are still
+            normalised with the others' statistics, summed over, and counted in N.
+        num_prefix_tokens: How many tokens at the front are no part of the picture, such as a class token.
+        eps: Added to the variance.
+        order: "literal" (the formula as it stands), "folded" (Q, K, V without normalised copies), "gram" (from the
+            covariance of the input: Q, K, V are never made), or "auto": the fastest for the input at hand, and
+            literal for what the others cannot express. Results and parameters are the same.
+        qkv_bias: A bias on the projection, where the normalisation does not remove it.
+        **options: See :class:`~softfree.attention.base.Attention`.
+
+    Raises:
+        UserError: an unknown ``norm`` or ``order``, an order that cannot express another option, or prefix tokens to
+            leave out but none named.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        *,
+        gamma_q: float | None = None,
+        beta_q: float = 0.2,
+        beta_k: float = 0.2,
+        affine: bool = True,
+        norm: Norm = "sequence",
+        class_token_in_statistics: bool = True,
+        num_prefix_tokens: int = 0,
+        eps: float = 1e-5,
+        order: Order = "auto",
+        qkv_bias: bool = False,
+        **options: Any,
+    ) -> None:
+        if norm not in get_args(Norm):
+            raise unknown_name("norm of SeqNormAttention:", norm, get_args(Norm))
+        if order not in get_args(Order):
+            raise unknown_name("order of SeqNormAttention:", order, get_args(Order))
+        if not class_token_in_statistics and num_prefix_tokens < 1:
+            raise UserError("Got class_token_in_statistics=False without prefix tokens: set num_prefix_tokens.")
+        keeps_bias = norm in ("layer", "none")
+        super().__init__(dim, num_heads, qkv_bias=qkv_bias and keeps_bias, **options)
+        self.num_left_out = 0 if class_token_in_statistics else num_prefix_tokens
+        self.eps = eps
+        self.order = order
+        literal_only = self._literal_only(norm)
+        if order in ("folded", "gram") and literal_only:
+            raise UserError(f"Got order={order!r} with {literal_only}: only order='literal' can express that.")
+        self.expressible = not literal_only
+        gamma_q = self.head_dim**-0.5 if gamma_q is None else gamma_q
+        made: dict[str, Any] = {"device": options.get("device"), "dtype": options.get("dtype")}
+        make = partial(TokenNorm, num_heads, self.head_dim, norm=norm, affine=affine, eps=eps, **made)
+        self.q_norm = make(gamma=gamma_q, beta=beta_q)
+        self.k_norm = make(gamma=1.0, beta=beta_k)
+        self.v_norm = make(gamma=1.0, beta=0.0)
+        if not keeps_bias:
+            self.register_load_state_dict_pre_hook(_drop_qkv_bias)
+
+    def _literal_only(self, norm: str) -> str:
+        """Say which option keeps the faster orders from expressing this attention; empty if none."""
+        if norm != "sequence":
+            return f"norm={norm!r}"
+        if self.num_left_out:
+            return "class_token_in_statistics=False"
+        return "" if isinstance(self.norm, nn.Identity) else "scale_norm=True"
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Attend, in the order that was chosen; see :meth:`Attention.forward`."""
+        order = self.order_for(x)
+        if order == "literal":
+            return super().forward(x, attn_mask, is_causal)
+        check_mask(x, attn_mask, is_causal)
+        x, full_precision = narrow_as_autocast(x)
+        with full_precision:
+            y = (gram if order == "gram" else folded)(x, attn_mask, self.parameters_for_orders())
+        return self.proj_drop(y)
+
+    def order_for(self, x: Tensor) -> str:
+        """Name the order in which tokens ``x`` (B, N, C) would be evaluated."""
+        if self.order != "auto":
+            return self.order
+        if not self.expressible or not self.projections_are_plain():
+            return "literal"
+        return choose_order(x)
+
+    def parameters_for_orders(self) -> Parameters:
+        """Gather what :mod:`softfree.attention.seqnorm.orders` needs."""
+        norms = (self.q_norm, self.k_norm, self.v_norm)
+        gamma, beta = zip(*(norm.scale_and_shift(self.qkv.weight) for norm in norms), strict=True)
+        return Parameters(
+            self.num_heads,
+            self.qkv.weight,
+            self.proj.weight,
+            self.proj.bias,
+            torch.cat(gamma),
+            torch.cat(beta),
+            self.eps,
+        )
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Mix by the second formula of the module, ``1 / N`` spread over K' and V' so that no half overflows."""
+        counted = self._counted(q, mask)
+        tokens: Tensor | int = q.shape[2]
+        if mask is not None:
+            tokens = mask.sum(dim=2, keepdim=True).clamp(min=1).to(wide_type(q))  # (B, 1, 1, 1)
+        q = self.q_norm(q, mask, counted)
+        k = self.k_norm(k, mask, counted, gain=tokens**-0.5)
+        v = self.v_norm(v, mask, counted, gain=tokens**-0.5)
+        return q @ (k.transpose(-2, -1) @ v)
+
+    def _counted(self, q: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Find the tokens that enter mean and variance, (B, 1, N, 1); None for all."""
+        if not self.num_left_out:
+            return mask
+        counted = torch.arange(q.shape[2], device=q.device).unsqueeze(1) >= self.num_left_out  # (N, 1)
+        return counted.expand(q.shape[0], 1, -1, 1) if mask is None else mask & counted
+
+
+def _drop_qkv_bias(_module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    state_dict.pop(f"{prefix}qkv.bias", None)

@@ -1,0 +1,251 @@
+"""The two passes over the tokens that the Gram order needs, each with only the tokens kept for backward.
+
+    mean, covariance = moments(x)              mu = X^T 1 / N,  S = (X - mu)^T (X - mu) / N
+    y = affine(x, mean, A, c)                  Y = (X - mu) A + 1 c^T
+
+Both visit the tokens in parts that stay in the processor's cache: a part is centred into one small buffer that is used
+again and again, so that no second tensor of the size of X is ever written. They are centred by a guess of the mean
+first: S does not depend on the shift, and a difference of two large sums never arises, even in half precision.
+
+While a graph is compiled or exported both are written as plain products instead, which the compiler fuses itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softfree.errors import UserError
+
+# Elements of a part of X on a CPU: 3 MB of bfloat16, where products are at full speed and the part is still in cache.
+PART = 3 * 2**19
+# Tokens that the guess of the mean looks at.
+GUESS = 1024
+
+
+def wide_type(x: Tensor) -> torch.dtype:
+    """Choose the type of statistics: float32, or float64 where ``x`` has it."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def moments(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and covariance of the tokens of each sample.
+
+    Args:
+        x: Tokens (B, N, C).
+        mask: True for real tokens (B, N), or None for all.
+
+    Returns:
+        ``x`` itself, to be handed to :func:`affine` (so that backward writes one gradient of its size, not two), the
+        mean (B, C) and the biased covariance (B, C, C), in float32 or better. Without real tokens both are zero.
+    """
+    if torch.compiler.is_compiling():
+        return x, *_plain_moments(x, mask)
+    result: tuple[Tensor, Tensor, Tensor] = _Moments.apply(x, mask)
+    return result
+
+
+def affine(x: Tensor, mean: Tensor, mixing: Tensor, constant: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Apply ``(X - mean) A + c`` to each token.
+
+    Args:
+        x: Tokens (B, N, C).
+        mean: (B, C), float32 or better, as ``mixing`` and ``constant``.
+        mixing: A (B, C, C).
+        constant: c (B, C).
+        mask: True for real tokens (B, N), or None for all; the others give c.
+
+    Returns:
+        (B, N, C) of the type of ``x``.
+    """
+    if torch.compiler.is_compiling():
+        return _plain_affine(x, mean, mixing, constant, mask)
+    result: Tensor = _Affine.apply(x, mean, mixing, constant, mask)
+    return result
+
+
+class _Moments(torch.autograd.Function):
+    """dX += (2 / N) (X - mu) sym(dS) + 1 dmu^T / N."""
+
+    @staticmethod
+    def forward(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        shift, number = _guess(x, mask), count(x, mask)
+        total = shift.new_zeros(shift.shape, dtype=wide_type(x))  # (B, C)
+        outer = total.new_zeros(*shift.shape, shift.shape[-1])  # (B, C, C)
+        for samples, _, centred in _centred_parts(x, shift, mask):
+            total[samples] += _sum(centred)
+            _add_gram(outer[samples], centred, centred)
+        total /= number
+        outer /= number.unsqueeze(-1)
+        outer.baddbmm_(total.unsqueeze(2), total.unsqueeze(1), alpha=-1)
+        outer.diagonal(dim1=1, dim2=2).clamp_(min=0)
+        return x.view_as(x), total.add_(shift), outer
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        x, mask = inputs
+        ctx.save_for_backward(x, mask, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, grad_mean: Tensor, grad_covariance: Tensor) -> tuple[Tensor, None]:
+        _once_only()
+        x, mask, mean = ctx.saved_tensors
+        shift, number = mean.to(x.dtype), count(x, mask)
+        slope = (grad_covariance + grad_covariance.mT) / number.unsqueeze(-1)  # (B, C, C)
+        # The parts are centred by the rounded mean; the constant carries what the rounding left.
+        constant = grad_mean / number - ((mean - shift).unsqueeze(1) @ slope).squeeze(1)  # (B, C)
+        slope, constant = slope.to(x.dtype), constant.to(x.dtype)
+        # affine's backward has just made `grad` for this very place: nobody else sees it.
+        for samples, tokens, centred in _centred_parts(x, shift, mask):
+            part = grad[samples, tokens]
+            _add_product(part, centred, slope[samples])
+            part.add_(constant[samples].unsqueeze(1))
+        if mask is not None:
+            grad.masked_fill_(~mask.unsqueeze(-1), 0)
+        return grad, None
+
+
+class _Affine(torch.autograd.Function):
+    """dA = (X - mu)^T G, dc = sum_n G, dmu = -A dc, dX = G A^T."""
+
+    @staticmethod
+    def forward(x: Tensor, mean: Tensor, mixing: Tensor, constant: Tensor, mask: Tensor | None) -> Tensor:
+        shift = mean.to(x.dtype)
+        narrow = mixing.to(x.dtype)
+        # With the rounded A here too, what a large mean adds cancels exactly.
+        constant = constant - ((mean - shift).unsqueeze(1) @ narrow.to(mean.dtype)).squeeze(1)
+        constant = constant.to(x.dtype)
+        out = torch.empty_like(x)
+        for samples, tokens, centred in _centred_parts(x, shift, mask):
+            _write_product(out[samples, tokens], centred, narrow[samples], constant[samples])
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, mean, mixing, _, mask = inputs
+        ctx.save_for_backward(x, mean, mixing, mask)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+        _once_only()
+        x, mean, mixing, mask = ctx.saved_tensors
+        shift, back = mean.to(x.dtype), mixing.mT.to(x.dtype)
+        grad_constant = torch.zeros_like(mean)
+        grad_mixing = torch.zeros_like(mixing)
+        grad_x = torch.empty_like(x)
+        for samples, tokens, centred in _centred_parts(x, shift, mask):
+            part = grad[samples, tokens]
+            grad_constant[samples] += _sum(part)
+            _add_gram(grad_mixing[samples], centred, part)
+            _write_product(grad_x[samples, tokens], part, back[samples])
+        grad_mixing.baddbmm_((mean - shift).unsqueeze(2), grad_constant.unsqueeze(1), alpha=-1)
+        grad_mean = -(mixing @ grad_constant.unsqueeze(2)).squeeze(2)
+        return grad_x, grad_mean, grad_mixing, grad_constant, None
+
+
+def _centred_parts(x: Tensor, shift: Tensor, mask: Tensor | None) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Visit the tokens in parts: which samples, which tokens, and ``x - shift`` there with zeros for padding.
+
+    On a CPU a part is of one sample, since batched products in half precision are slow there, and the next part
+    overwrites it. Elsewhere one part is everything.
+    """
+    batch, tokens, width = x.shape
+    rows, group = (max(256, PART // width), 1) if x.device.type == "cpu" else (tokens, batch)
+    buffer = x.new_empty(group, min(rows, tokens), width)
+    for sample in range(0, batch, group):
+        samples = slice(sample, sample + group)
+        for start in range(0, tokens, rows):
+            part = slice(start, min(start + rows, tokens))
+            centred = torch.sub(x[samples, part], shift[samples].unsqueeze(1), out=buffer[:, : part.stop - start])
+            if mask is not None:
+                centred.masked_fill_(~mask[samples, part].unsqueeze(-1), 0)
+            yield samples, part, centred
+
+
+def _sum(part: Tensor) -> Tensor:
+    """Sum over the tokens, (b, C); torch adds halves up in float32, but a result of float16 could overflow."""
+    return part.sum(1, dtype=torch.float32) if part.dtype == torch.float16 else part.sum(1)
+
+
+def _add_gram(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """``out += a^T b`` for (b, n, C) into (b, C, C), summed in the type of ``out``."""
+    if a.dtype == out.dtype:
+        out.baddbmm_(a.mT, b)
+    elif a.device.type == "cuda":
+        out += torch.bmm(a.mT, b, out_dtype=out.dtype)
+    elif a.dtype == torch.float16:  # its sums would overflow
+        out.baddbmm_(a.to(out.dtype).mT, b.to(out.dtype))
+    else:  # one sample, as the plain 2-D product
+        out[0] += a[0].mT @ b[0]
+
+
+def _write_product(out: Tensor, a: Tensor, b: Tensor, constant: Tensor | None = None) -> None:
+    """``out = a b + constant`` for (b, n, C), (b, C, C) and (b, C)."""
+    if len(a) == 1:  # the plain 2-D product is the faster one
+        if constant is None:
+            torch.mm(a[0], b[0], out=out[0])
+        else:
+            torch.addmm(constant[0], a[0], b[0], out=out[0])
+    elif constant is None:
+        torch.bmm(a, b, out=out)
+    else:
+        torch.baddbmm(constant.unsqueeze(1), a, b, out=out)
+
+
+def _add_product(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """``out += a b`` for (b, n, C) and (b, C, C)."""
+    if len(a) == 1:
+        out[0].addmm_(a[0], b[0])
+    else:
+        out.baddbmm_(a, b)
+
+
+def _guess(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Estimate the mean (B, C) of the real tokens from some of them, in the type of ``x``."""
+    tokens = x.shape[1]
+    if mask is None:
+        few = x[:, :: max(1, tokens // GUESS)]
+        return few.mean(1, dtype=wide_type(x)).to(x.dtype)
+    real, where = mask.to(torch.uint8).topk(min(tokens, GUESS), dim=1)  # real tokens first
+    few = x.gather(1, where.unsqueeze(-1).expand(-1, -1, x.shape[2]))
+    few = few.masked_fill(real.unsqueeze(-1) == 0, 0)
+    return (few.sum(1, dtype=wide_type(x)) / real.sum(1, keepdim=True).clamp(min=1)).to(x.dtype)
+
+
+def count(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Count the real tokens: (B, 1), or (1, 1) if all are; at least 1, in float32 or better."""
+    if mask is None:
+        return torch.full((1, 1), x.shape[1], dtype=wide_type(x), device=x.device)
+    return mask.sum(1, keepdim=True).clamp(min=1).to(wide_type(x))
+
+
+def _plain_moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    number = count(x, mask)
+    if mask is not None:
+        x = x.masked_fill(~mask.unsqueeze(-1), 0)
+    mean = x.sum(1, dtype=number.dtype) / number
+    # Half of 1 / N on either side, so that no half overflows.
+    centred = _centre(x, mean, mask, number.rsqrt().unsqueeze(-1))
+    return mean, (centred.mT @ centred).to(mean.dtype)
+
+
+def _plain_affine(x: Tensor, mean: Tensor, mixing: Tensor, constant: Tensor, mask: Tensor | None) -> Tensor:
+    return torch.baddbmm(constant.to(x.dtype).unsqueeze(1), _centre(x, mean, mask), mixing.to(x.dtype))
+
+
+def _centre(x: Tensor, mean: Tensor, mask: Tensor | None, gain: Tensor | float = 1.0) -> Tensor:
+    centred = (x - mean.unsqueeze(1)) * gain
+    if mask is not None:
+        centred = centred.masked_fill(~mask.unsqueeze(-1), 0)
+    return centred.to(x.dtype)
+
+
+def _once_only() -> None:
+    if torch.is_grad_enabled():
+        raise UserError(
+            "SeqNorm's Gram order got a request for second derivatives (create_graph=True or torch.func), which it "
+            "does not have: make the attention with order='folded'."
+        )

@@ -1,0 +1,119 @@
+"""Three ways to evaluate SeqNorm, equal up to rounding, with the same parameters; see docs/seqnorm.md.
+
+With gamma, beta per feature, a_t = gamma_t / sqrt(var_t + eps), and sums over the N tokens,
+
+    M_h = diag(a_k) Cov(K_h, V_h) diag(a_v) + beta_k beta_v^T              (D x D: the centred parts sum to zero)
+    R_h = diag(a_q) M_h Wo_h^T,    c = sum_h beta_q^T M_h Wo_h^T + bo      (D x C, C)
+    Y   = sum_h (Q_h - mean Q_h) R_h + 1 c^T
+
+- folded: Q, K and V are made from the centred tokens; nothing of their size is normalised, and Wo is part of R.
+- gram: Q, K and V are never made. With S the covariance of the tokens,
+  var_t = diag(W_t S W_t^T), Cov(K_h, V_h) = W_k,h S W_v,h^T and Y = (X - mean X) (sum_h W_q,h^T R_h) + 1 c^T.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from softfree.attention.base import mean_product
+from softfree.attention.seqnorm.moments import affine, count, moments, wide_type
+
+
+class Parameters(NamedTuple):
+    """What the fast orders need of a SeqNorm attention: weights as torch.nn.Linear has them, 1-D scales and shifts."""
+
+    num_heads: int
+    qkv: Tensor  # (3C, C)
+    proj: Tensor  # (C, C)
+    proj_bias: Tensor | None  # (C,)
+    gamma: Tensor  # (3C,)
+    beta: Tensor  # (3C,)
+    eps: float
+
+
+def gram(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
+    """Attend from the moments of the tokens: 2 N C^2 + about 5 C^3 multiply-adds, and only X kept for backward.
+
+    Args:
+        x: Tokens (B, N, C).
+        mask: True for real tokens (B, N), or None for all.
+        parameters: The attention's.
+
+    Returns:
+        (B, N, C).
+    """
+    qkv = parameters.qkv.to(wide_type(x))
+    x, mean, covariance = moments(x, mask)
+    q, _, v = qkv.chunk(3)  # (C, C) each
+    spread = qkv @ covariance  # (B, 3C, C)
+    variance = (spread * qkv).sum(2).clamp(min=0)  # (B, 3C)
+    k_spread = spread.chunk(3, dim=1)[1]
+    cross = _rows_by_head(k_spread, parameters.num_heads) @ _rows_by_head(v, parameters.num_heads).mT  # (B, H, D, D)
+    mixing, constant = fold(variance, cross, parameters)
+    return affine(x, mean, q.mT @ mixing, constant, mask)
+
+
+def folded(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
+    """Attend from Q, K and V without normalised copies of them: 4 N C^2 + N C D multiply-adds.
+
+    Args:
+        x: Tokens (B, N, C).
+        mask: True for real tokens (B, N), or None for all.
+        parameters: The attention's.
+
+    Returns:
+        (B, N, C).
+    """
+    wide = wide_type(x)
+    number = count(x, mask)  # (B, 1) or (1, 1)
+    if mask is not None:
+        x = x.masked_fill(~mask.unsqueeze(-1), 0)
+    mean = x.sum(1, dtype=wide) / number
+    centred = (x - mean.unsqueeze(1)).to(x.dtype)
+    if mask is not None:
+        centred = centred.masked_fill(~mask.unsqueeze(-1), 0)
+    qkv = F.linear(centred, parameters.qkv.to(x.dtype))  # (B, N, 3C), of mean zero
+    norm = torch.linalg.vector_norm(qkv, dim=1, dtype=wide)  # (B, 3C)
+    variance = norm.square() / number
+    q, k, v = qkv.chunk(3, dim=-1)
+    k, v = (_columns_by_head(t, parameters.num_heads) for t in (k, v))  # (B, H, N, D)
+    cross = mean_product(k, v, number.view(-1, 1, 1, 1))
+    mixing, constant = fold(variance, cross, parameters)
+    return torch.baddbmm(constant.to(x.dtype).unsqueeze(1), q, mixing.to(x.dtype))
+
+
+def fold(variance: Tensor, cross: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
+    """Turn the statistics into R and c of the module's formulas.
+
+    Args:
+        variance: Of q, k, v, (B, 3C).
+        cross: Cov(K_h, V_h), (B, H, D, D).
+        p: The attention's parameters.
+
+    Returns:
+        R (B, C, C), one head's D rows after the other's, and c (B, C).
+    """
+    gamma, beta, proj = (t.to(variance.dtype) for t in (p.gamma, p.beta, p.proj))
+    scale = gamma * (variance + p.eps).rsqrt()  # (B, 3C)
+    a_q, a_k, a_v = (t.unflatten(-1, (p.num_heads, -1)) for t in scale.chunk(3, dim=-1))  # (B, H, D)
+    beta_q, beta_k, beta_v = (t.unflatten(-1, (p.num_heads, -1)) for t in beta.chunk(3))  # (H, D)
+    mixed = a_k.unsqueeze(-1) * cross * a_v.unsqueeze(-2) + beta_k.unsqueeze(-1) * beta_v.unsqueeze(-2)  # (B, H, D, D)
+    out = mixed @ _columns_by_head(proj, p.num_heads).mT  # (B, H, D, C)
+    constant = (beta_q.unsqueeze(-2) @ out).sum(dim=(1, 2))  # (B, C)
+    if p.proj_bias is not None:
+        constant = constant + p.proj_bias
+    return (a_q.unsqueeze(-1) * out).flatten(1, 2), constant
+
+
+def _rows_by_head(t: Tensor, num_heads: int) -> Tensor:
+    """(..., C, any) to (..., H, D, any)."""
+    return t.unflatten(-2, (num_heads, -1))
+
+
+def _columns_by_head(t: Tensor, num_heads: int) -> Tensor:
+    """(..., any, C) to (..., H, any, D)."""
+    return t.unflatten(-1, (num_heads, -1)).transpose(-3, -2)

@@ -1,0 +1,84 @@
+"""Options: their names, their defaults, and how they are read from text."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from jsonargparse import ArgumentParser
+
+from softfree import options
+from softfree.attention import ATTENTIONS
+from softfree.data.table import SPLITS
+from softfree.data.transforms import Augmentation, Preprocessing
+from softfree.models import list_models
+
+GROUPS: list[Any] = [group for group in vars(options).values() if dataclasses.is_dataclass(group)]
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)
+def test_every_field_is_described_for_help(group: type) -> None:
+    described = set(re.findall(r"^ +(\w+): ", group.__doc__ or "", re.MULTILINE))
+    assert set(vars(group).get("__annotations__", {})) == described
+
+
+@pytest.mark.parametrize("group", [g for g in GROUPS if len(g.__mro__) > 3], ids=lambda group: group.__name__)
+def test_joined_groups_have_no_name_in_common(group: type) -> None:
+    names = [name for part in group.__mro__[:-1] for name in vars(part).get("__annotations__", {})]
+    assert sorted(names) == sorted({field.name for field in dataclasses.fields(group)})
+
+
+def test_defaults_are_names_that_exist() -> None:
+    assert {options.ModelOptions().model, options.LoaderBenchOptions().model} <= set(list_models())
+    assert set(options.AttentionStudyOptions().attentions) <= set(ATTENTIONS)
+    assert get_args(options.Split) == SPLITS
+
+
+def test_every_preset_and_fit_is_known_to_preprocessing() -> None:
+    for preset in get_args(options.PresetName):
+        for fit in get_args(options.Fit):
+            steps = Preprocessing.create(preset, 32, fit)
+            assert len(steps.in_words()) == 2
+            assert Augmentation(steps).in_words()
+
+
+def test_one_object_does_not_change_the_next() -> None:
+    first = options.TrainOptions(table=Path("a.csv"))
+    first.model_options["patch_size"] = 8
+    assert options.TrainOptions(table=Path("a.csv")).model_options == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("labels", "[effusion, nodule]", ["effusion", "nodule"]),
+        ("channels", "3", 3),
+        ("model_options", "{patch_size: 8}", {"patch_size": 8}),
+        ("attention_options", "{affine: false}", {"affine": False}),
+        ("layer_scale", "1e-5", 1e-5),
+        ("lr", "1e-4", 1e-4),
+        ("precision", "16", "16"),
+        ("devices", "2", 2),
+        ("devices", "auto", "auto"),
+        ("out", "runs/a", Path("runs/a")),
+    ],
+)
+def test_text_becomes_the_type_of_the_field(name: str, text: str, value: Any, tmp_path: Path) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(options.TrainOptions, None)
+    parser.add_argument("--config", action="config")
+    quoted = f"'{text}'" if isinstance(value, str) else text
+    (tmp_path / "chosen.yaml").write_text(f"{name}: {quoted}\n")
+    for given in ([f"--{name}", text], ["--config", str(tmp_path / "chosen.yaml")]):
+        read = parser.instantiate_classes(parser.parse_args(["--table", "t.csv", *given]))[name]
+        assert read == value
+        assert isinstance(read, type(value))
+
+
+def test_options_load_nothing_heavy() -> None:
+    code = "import sys, softfree.options; print([m for m in ('torch', 'numpy', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

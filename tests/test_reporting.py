@@ -1,0 +1,144 @@
+"""What an evaluation measures and writes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from softfree.data.table import read_table
+from softfree.errors import UserError
+from softfree.options import EvaluateOptions, TrainOptions
+from softfree.reporting import Evaluation, count_rows, evaluate, read_history
+from softfree.runs import Run
+from softfree.training.loop import train
+
+QUICK: dict[str, Any] = {
+    "model": "seqnorm_vit_nano_patch16",
+    "model_options": {"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
+    "size": 32, "epochs": 1, "batch": 8, "progress": False, "accelerator": "cpu",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, make_small_table: Callable[[Path], Path]) -> Run:
+    folder = tmp_path_factory.mktemp("reporting")
+    return train(TrainOptions(table=make_small_table(folder / "data"), out=folder / "run", **QUICK))
+
+
+def evaluated(run: Run, out: Path, **changes: Any) -> Evaluation:
+    out.mkdir(exist_ok=True)
+    return evaluate(run, EvaluateOptions(out=out, resamples=50, progress=False, **changes))
+
+
+def other_table(run: Run, name: str, content: str) -> Path:
+    path = run.folder.parent / "data" / name
+    path.write_text(content)
+    return path
+
+
+def test_numbers_are_those_of_the_predictions_written_beside(run: Run, tmp_path: Path) -> None:
+    found = evaluated(run, tmp_path / "out", split="val")
+    rows = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert rows["row"].tolist() == list(range(16, 24))
+    assert found.metrics["auroc"].value == roc_auc_score(rows["target"], rows["p_low"])
+    right = (rows["predicted"] == "low") == (rows["target"] == 1)
+    assert found.metrics["accuracy"].value == right.mean()
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (written["split"], written["n"], written["patients"], written["unreadable"]) == ("val", 8, 4, 0)
+    assert written["metrics"]["auroc"]["value"] == found.metrics["auroc"].value
+    assert found.report == tmp_path / "out" / "report.html"
+
+
+def test_the_page_says_what_was_measured_and_what_it_cost(run: Run, tmp_path: Path) -> None:
+    page = evaluated(run, tmp_path / "out", by=["site"]).report.read_text()
+    assert "seqnorm_vit_nano_patch16 on table.csv, test split" in page
+    for words in ("Multiply-adds per picture", "The split is the table", "with temperature", "left-right flips"):
+        assert words in page
+    assert "data:image/png" not in page, "no picture unless it is asked for"
+
+
+def test_rows_that_training_did_not_store_are_predicted(run: Run, tmp_path: Path) -> None:
+    found = evaluated(run, tmp_path / "out", split="train")
+    assert found.scores.targets.tolist() == [1, 1, 0, 0] * 4
+    assert pd.read_csv(tmp_path / "out" / "predictions.csv")["row"].tolist() == list(range(16))
+    assert set(pd.read_csv(run.folder / "predictions.csv")["split"]) == {"val", "test"}
+
+
+def test_unreadable_pictures_are_counted_and_explained(run: Run, tmp_path: Path) -> None:
+    table = other_table(run, "some.csv", "path,label\n00.png,low\ngone.png,low\n02.png,high\n03.png,high\n")
+    found = evaluated(run, tmp_path / "out", table=table)
+    assert len(found.scores) == 3
+    assert list(found.failed) == [1]
+    assert "no such file" in found.failed[1]
+    assert "gone" not in found.failed[1], "names may be those of patients"
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["unreadable"] == 1
+    assert "1 of 4 pictures of this split could not be read and are left out: missing." in found.report.read_text()
+
+
+def test_a_comparison_takes_the_same_pictures(run: Run, tmp_path: Path) -> None:
+    rival = train(TrainOptions(table=Path(run.config["options"]["table"]), out=tmp_path / "rival", **QUICK, seed=1))
+    found = evaluated(run, tmp_path / "out", against=rival.folder, margin=0.1)
+    theirs = evaluated(rival, tmp_path / "theirs").metrics["auroc"].value
+    assert found.comparison is not None
+    difference = found.comparison.differences["auroc"]
+    assert (difference.a, difference.b) == (found.metrics["auroc"].value, theirs)
+    assert found.comparison.verdict in found.report.read_text()
+    assert found.comparison.margin == 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"out": None, "table": Path("other.csv")}, "needs --out"),
+        ({"by": ["planet"]}, "--by planet: no such column; the table has path, label"),
+        ({"against": Path("nowhere")}, "nowhere is not a run directory"),
+    ],
+)
+def test_mistakes(run: Run, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    chosen: dict[str, Any] = {"out": tmp_path, "resamples": 50, "progress": False}
+    with pytest.raises(UserError, match=words):
+        evaluate(run, EvaluateOptions(**(chosen | changes)))
+
+
+def test_a_split_without_rows_or_readable_pictures(run: Run, tmp_path: Path) -> None:
+    table = other_table(run, "val.csv", "path,label,split\n00.png,low,val\n02.png,high,val\n")
+    with pytest.raises(UserError, match="no row in split test; it has 2 in val"):
+        evaluated(run, tmp_path / "out", table=table)
+    table = other_table(run, "gone.csv", "path,label\ngone.png,low\nlost.png,high\n")
+    with pytest.raises(UserError, match="none of the 2 pictures of split test could be read"):
+        evaluated(run, tmp_path / "out", table=table)
+
+
+def test_rows_are_counted_by_split_and_class(small_table: Path) -> None:
+    counted = count_rows(read_table(small_table))
+    assert counted[0] == {"split": "train", "images": 16, "patients": 8, "high": 8, "low": 8}
+    assert [row["images"] for row in counted] == [16, 8, 8]
+    findings = small_table.with_name("findings.csv")
+    findings.write_text("path,x,y,split\na.png,1,,train\nb.png,1,0,train\nc.png,0,1,test\n")
+    assert count_rows(read_table(findings, labels=["x", "y"])) == [
+        {"split": "train", "images": 2, "patients": 2, "x": 2, "y": 0},
+        {"split": "val", "images": 0, "patients": 0, "x": 0, "y": 0},
+        {"split": "test", "images": 1, "patients": 1, "x": 0, "y": 1},
+    ]
+
+
+def test_the_history_joins_attempts_and_later_ones_win(tmp_path: Path) -> None:
+    assert read_history(tmp_path) is None
+    attempts = {
+        0: "epoch,train_loss,val_auroc\n0,3,\n0,,0.5\n1,2,\n",
+        2: "",
+        9: "epoch,train_loss,val_auroc\n1,1.5,0.6\n",
+        10: "epoch,train_loss,val_auroc\n1,1,0.7\n2,0.5,0.8\n",
+    }
+    for number, content in attempts.items():
+        folder = tmp_path / "logs" / "csv" / f"version_{number}"
+        folder.mkdir(parents=True)
+        (folder / "metrics.csv").write_text(content)
+    history = read_history(tmp_path)
+    assert history is not None
+    np.testing.assert_array_equal(history, [[0, 3, 0.5], [1, 1, 0.7], [2, 0.5, 0.8]])

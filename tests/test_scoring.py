@@ -1,0 +1,131 @@
+"""From logits of a run to calibrated scores and their file."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from softfree.data.task import Task
+from softfree.errors import UserError
+from softfree.options import TrainOptions
+from softfree.runs import Operating, Run
+from softfree.scoring import calibrate, open_table, predict_rows, scores_of, stored_rows, write_predictions
+from softfree.training.loop import train
+
+QUICK: dict[str, Any] = {
+    "model": "seqnorm_vit_nano_patch16",
+    "model_options": {"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
+    "size": 32, "epochs": 1, "batch": 8, "progress": False, "accelerator": "cpu",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, make_small_table: Callable[[Path], Path]) -> Run:
+    folder = tmp_path_factory.mktemp("scoring")
+    return train(TrainOptions(table=make_small_table(folder / "data"), out=folder / "run", **QUICK))
+
+
+def multilabel(folder: Path) -> Run:
+    return Run(folder, {"task": {"kind": "multilabel", "classes": ["x", "y"]}}, Operating(2.0, {"x": 0.5, "y": 0.5}))
+
+
+def test_predicted_rows_are_those_stored_by_training(run: Run) -> None:
+    part = open_table(run).where("test")
+    stored, fresh = stored_rows(run, part), predict_rows(run, part, batch=3, workers=0)
+    assert stored is not None
+    pd.testing.assert_frame_equal(stored, fresh, check_dtype=False, rtol=1e-4, atol=1e-6)
+    assert fresh["row"].tolist() == list(range(24, 32))
+    assert fresh["target"].tolist() == [1, 1, 0, 0] * 2  # classes in alphabetical order: high, low
+    assert not {"path", "file", "patient_id"} & set(fresh)
+    assert stored_rows(run, open_table(run).where("train")) is None
+    assert stored_rows(replace(run, folder=run.folder / "nothing"), part) is None
+
+
+def test_unreadable_pictures_keep_their_row_and_have_no_score(run: Run, tmp_path: Path) -> None:
+    Image.fromarray(np.arange(2000, dtype=np.uint8).reshape(50, 40)).save(tmp_path / "good.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    (tmp_path / "t.csv").write_text("path,label\nbroken.png,low\ngood.png,high\ngone.png,low\n")
+    frame = predict_rows(run, open_table(run, tmp_path / "t.csv"), batch=2, workers=0)
+    assert frame["status"].tolist() == ["corrupt", "ok", "missing"]
+    assert frame["logit_low"].isna().tolist() == [True, False, True]
+    assert list(frame["reason"] != "") == [status != "ok" for status in frame["status"]]
+    assert frame.loc[2, "reason"].startswith("no such file")  # without its name
+    scores = scores_of(frame, run)
+    assert scores.targets.tolist() == [0]
+    assert np.isfinite(scores.probabilities).all()
+
+
+def test_frames_of_a_file_are_told_apart(run: Run, tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.random.default_rng(n).integers(0, 255, (32, 32), dtype=np.uint8)) for n in range(2)]
+    pages[0].save(tmp_path / "two.tif", save_all=True, append_images=pages[1:])
+    pages[1].save(tmp_path / "second.png")
+    (tmp_path / "t.csv").write_text("path,frame,label\ntwo.tif,,low\ntwo.tif,1,low\nsecond.png,,high\n")
+    logits = predict_rows(run, open_table(run, tmp_path / "t.csv"), batch=1, workers=0)["logit_low"]
+    assert logits[1] == pytest.approx(logits[2], abs=1e-6)
+    assert abs(logits[0] - logits[1]) > 1e-5
+
+
+def test_another_table_is_all_test_and_must_have_the_classes(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,label\n" + "".join(f"{n}.png,low\n" for n in range(10)))
+    table = open_table(run, tmp_path / "t.csv")
+    assert set(table.frame["split"]) == {"test"}
+    assert table.targets.tolist() == [1] * 10
+    (tmp_path / "t.csv").write_text("path,label\na.png,middle\n")
+    with pytest.raises(UserError, match="middle"):
+        open_table(run, tmp_path / "t.csv")
+
+
+def test_a_changed_table_is_refused(run: Run) -> None:
+    changed = replace(run, config=run.config | {"table": {"sha256": "0" * 64}})
+    with pytest.raises(UserError, match="has changed since the run was trained"):
+        open_table(changed)
+
+
+def test_scores_are_softened_by_the_temperature(tmp_path: Path) -> None:
+    run = multilabel(tmp_path)
+    frame = pd.DataFrame(
+        {
+            "status": ["ok", "corrupt", "ok"],
+            "patient": [4, 4, 7],
+            "target_x": [1.0, 0.0, np.nan],
+            "target_y": [0.0, 0.0, 1.0],
+            "logit_x": [2 * np.log(3), np.nan, 0.0],
+            "logit_y": [-2 * np.log(3), np.nan, 2 * np.log(9)],
+        }
+    )
+    scores = scores_of(frame, run)
+    np.testing.assert_allclose(scores.probabilities, [[0.75, 0.25], [0.5, 0.9]])
+    np.testing.assert_array_equal(scores.targets, [[1, 0], [np.nan, 1]])
+    assert scores.patients.tolist() == [4, 7]
+    assert scores.task == Task("multilabel", ("x", "y"))
+
+
+def test_calibration_undoes_overconfidence_and_is_stored(run: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    honest = rng.normal(0, 2, 4000)
+    target = (rng.random(4000) < 1 / (1 + np.exp(-honest))).astype(int)
+    frame = pd.DataFrame({"status": "ok", "patient": range(4000), "target": target})
+    frame["logit_high"], frame["logit_low"] = -2.0 * honest, 2.0 * honest  # four times too sure
+    frame.loc[0, "status"] = "corrupt"
+    frame.loc[0, "logit_high"] = frame.loc[0, "logit_low"] = np.nan
+    calibrated = calibrate(replace(run, folder=tmp_path, operating=Operating(9.0, {"low": 0.9})), frame)
+    assert calibrated.operating.temperature == pytest.approx(4, rel=0.1)
+    assert calibrated.operating.thresholds["low"] == pytest.approx(0.5, abs=0.1)
+    assert (tmp_path / "operating.json").is_file()
+
+
+def test_the_file_holds_probabilities_and_labels(run: Run, tmp_path: Path) -> None:
+    frame = predict_rows(run, open_table(run).where("val"), batch=8, workers=0)
+    chosen = replace(run, operating=Operating(3.0, {"low": 0.4}))
+    write_predictions(tmp_path / "new" / "p.csv", frame, chosen)
+    written = pd.read_csv(tmp_path / "new" / "p.csv")
+    np.testing.assert_allclose(written["p_low"], scores_of(frame, chosen).probabilities[:, 1])
+    margin = written["logit_low"] - written["logit_high"]
+    np.testing.assert_allclose(written["raw_low"], 1 / (1 + np.exp(-margin)))
+    np.testing.assert_allclose(written["p_low"], 1 / (1 + np.exp(-margin / 3)))
+    assert ((written["predicted"] == "low") == (written["p_low"] >= 0.4)).all()
