@@ -69,6 +69,8 @@ class ModelOptions:
         drop_path: Rate of stochastic depth in the last block, rising linearly from 0 in the first.
         layer_scale: Start value of the learned scale of each branch; default: none.
         checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        mlp_chunk: Tokens that an MLP takes at once in training, recomputed in the backward pass: with 4096 most of the
+            memory of large pictures is saved, for about a quarter more time; default: all.
         model_options: Further arguments of the model, e.g. '{patch_size: 8}'.
         attention_options: Arguments of the attention, e.g. '{affine: false}'.
     """
@@ -80,6 +82,7 @@ class ModelOptions:
     drop_path: float = 0.1
     layer_scale: float | None = None
     checkpointing: bool = False
+    mlp_chunk: int | None = None
     model_options: dict[str, Any] = field(default_factory=dict)
     attention_options: dict[str, Any] = field(default_factory=dict)
 

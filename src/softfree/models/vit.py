@@ -39,6 +39,7 @@ class VisionTransformer(nn.Module, PyTorchModelHubMixin, library_name="softfree"
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
         proj_drop: Dropout after each projection.
         layer_scale: Start of a learned factor on each branch; None for no factor.
+        mlp_chunk: Tokens that an MLP takes at once in training, to save memory; see :class:`Block`.
 
     Raises:
         UserError: a choice that is unknown or does not go with another.
@@ -63,6 +64,7 @@ class VisionTransformer(nn.Module, PyTorchModelHubMixin, library_name="softfree"
         drop_path_rate: float = 0.0,
         proj_drop: float = 0.0,
         layer_scale: float | None = None,
+        mlp_chunk: int | None = None,
     ) -> None:
         super().__init__()
         class_token = pool == "token" if class_token is None else class_token
@@ -87,6 +89,7 @@ class VisionTransformer(nn.Module, PyTorchModelHubMixin, library_name="softfree"
             attention_options=self._with_prefix(attention_options),
             proj_drop=proj_drop,
             layer_scale=layer_scale,
+            mlp_chunk=mlp_chunk,
         )
         norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.norm = norm if pool == "token" else nn.Identity()

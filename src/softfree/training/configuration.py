@@ -86,6 +86,7 @@ def configuration(options: TrainOptions, table: Table, notice: str | None) -> di
         "pool": options.pool,
         "drop_path_rate": options.drop_path,
         "layer_scale": options.layer_scale,
+        "mlp_chunk": options.mlp_chunk,
         "attention_options": options.attention_options,
         **options.model_options,
     }
