@@ -286,6 +286,22 @@ def _bench_loader(parsed: Namespace) -> None:
     print(describe_machine())
 
 
+def _speed(kind: type, function: str) -> tuple[Callable[[Parser], None], Callable[[Namespace], None]]:
+    """Arguments and action of a benchmark of speed."""
+
+    def arguments(parser: Parser) -> None:
+        for group in kind.__mro__[:-1]:
+            own = {field for parent in group.__mro__[1:-1] for field in _names(parent)}
+            parser.add_class_arguments(group, None, skip=own)
+
+    def act(parsed: Namespace) -> None:
+        from softfree.bench import speed
+
+        print(getattr(speed, function)(_fill(kind, parsed), lambda line: print(line, file=sys.stderr)), end="")
+
+    return arguments, act
+
+
 VERBS = {
     "demo": Verb("train, measure and explain on computed pictures; needs no file", _demo_arguments, _demo),
     "check": Verb("audit a table before training", _check_arguments, _check),
@@ -297,6 +313,15 @@ VERBS = {
     ),
     "study sizes": Verb("whether a run has learnt the pictures or their size", _study_sizes_arguments, _study_sizes),
     "bench loader": Verb("whether reading keeps up with training", _bench_loader_arguments, _bench_loader),
+    "bench attention": Verb(
+        "time and memory of attentions over sequence lengths", *_speed(options.AttentionBenchOptions, "bench_attention")
+    ),
+    "bench model": Verb(
+        "time and memory of models over picture sides", *_speed(options.ModelBenchOptions, "bench_model")
+    ),
+    "bench orders": Verb(
+        "from which length SeqNorm's Gram order is the fastest", *_speed(options.OrderBenchOptions, "bench_orders")
+    ),
     "models": Verb("list the named models", _models_arguments, _models),
 }
 

@@ -120,9 +120,13 @@ class Attention(nn.Module, ABC):
     def projections_are_plain(self) -> bool:
         """Whether nothing but two matrices surrounds the mixing, so that a method may fold them into it.
 
-        It may not where the result is normalised, or where an adapter has replaced a projection by more than a matrix.
+        It may not where the result is normalised, where an adapter has replaced a projection by more than a matrix, or
+        where a projection has hooks (pruning computes its weight in one).
         """
-        return type(self.qkv) is nn.Linear and type(self.proj) is nn.Linear and isinstance(self.norm, nn.Identity)
+        projections = (self.qkv, self.proj)
+        plain = all(type(part) is nn.Linear for part in projections)
+        hooked = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in projections)
+        return plain and not hooked and isinstance(self.norm, nn.Identity)
 
 
 def check_mask(x: Tensor, attn_mask: Tensor | None, is_causal: bool) -> None:

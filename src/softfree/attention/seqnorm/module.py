@@ -125,11 +125,15 @@ class SeqNormAttention(Attention):
 
     def order_for(self, x: Tensor) -> str:
         """Name the order in which tokens ``x`` (B, N, C) would be evaluated."""
-        if self.order != "auto":
-            return self.order
-        if not self.expressible or not self.projections_are_plain():
+        if self.order == "literal" or (self.order == "auto" and not self.expressible):
             return "literal"
-        return choose_order(x)
+        if self.projections_are_plain():
+            return choose_order(x) if self.order == "auto" else self.order
+        if self.order == "auto":
+            return "literal"
+        raise UserError(
+            f"Got order={self.order!r} with a projection that was replaced or has hooks: use order='auto' or 'literal'."
+        )
 
     def parameters_for_orders(self) -> Parameters:
         """Gather what :mod:`softfree.attention.seqnorm.orders` needs."""

@@ -247,5 +247,5 @@ def _once_only() -> None:
     if torch.is_grad_enabled():
         raise UserError(
             "SeqNorm's Gram order got a request for second derivatives (create_graph=True or torch.func), which it "
-            "does not have: make the attention with order='folded'."
+            "does not have: make the attention with order='literal'."
         )

@@ -36,7 +36,7 @@ class Parameters(NamedTuple):
 
 
 def gram(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
-    """Attend from the moments of the tokens: 2 N C^2 + about 5 C^3 multiply-adds, and only X kept for backward.
+    """Attend from the moments of the tokens: 2 N C^2 + 4 C^3 + 2 C^2 D multiply-adds, and only X kept for backward.
 
     Args:
         x: Tokens (B, N, C).

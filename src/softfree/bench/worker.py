@@ -1,0 +1,83 @@
+"""A process for each case, so that its peak memory is its own; the parent lets the processes run in turn."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from softfree.bench.cases import Case, prepare
+from softfree.machine import current_memory, peak_memory
+
+
+class Worker:
+    """A case in a process of its own.
+
+    Args:
+        case: What to run.
+        threads: Of PyTorch; None for its own choice.
+    """
+
+    def __init__(self, case: Case, threads: int | None = None) -> None:
+        self.case = case
+        context = get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(case, theirs, threads), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def ready(self) -> dict[str, Any]:
+        """Wait until it has run once: nothing, or ``failed`` and why."""
+        return self._ask()
+
+    def run(self) -> float:
+        """Run once more, in seconds."""
+        self.connection.send("run")
+        return float(self._ask()["seconds"])
+
+    def stop(self) -> dict[str, Any]:
+        """End the process: ``peak``, the bytes that module, input and run took at most."""
+        try:
+            self.connection.send("stop")
+            return self._ask()
+        finally:
+            self.connection.close()
+            self.process.join()
+
+    def _ask(self) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            return {"failed": f"the process ended with status {self.process.exitcode}, often for lack of memory"}
+        return answer
+
+
+def _serve(case: Case, connection: Connection, threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    before = current_memory()
+    try:
+        step = prepare(case)
+        gc.collect()
+        _timed(step, case)
+        connection.send({})
+    except Exception as error:  # whatever it is, the parent has to hear of it
+        connection.send({"failed": " ".join(str(error).split())[:200] or type(error).__name__})
+        return
+    while connection.recv() == "run":
+        connection.send({"seconds": _timed(step, case)})
+    connection.send({"peak": peak_memory() - (0 if case.device == "cuda" else before)})
+
+
+def _timed(step: Callable[[], Any], case: Case) -> float:
+    started = time.perf_counter()
+    step()
+    if case.device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
