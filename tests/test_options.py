@@ -82,3 +82,8 @@ def test_options_load_nothing_heavy() -> None:
     code = "import sys, softfree.options; print([m for m in ('torch', 'numpy', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_types_that_yaml_reads_as_numbers() -> None:
+    assert options.TrainOptions(table=Path("t.csv"), out=Path("r"), precision=16).precision == "16"
+    assert options.AttentionBenchOptions(precision=[32, "bf16"]).precision == ["32", "bf16"]

@@ -226,6 +226,32 @@ def _predict(parsed: Namespace) -> int:
     return predict_to_file(parsed.run, parsed.inputs, chosen, as_json=parsed.json)
 
 
+def _plan_arguments(parser: Parser) -> None:
+    _add(options.PlanOptions)(parser)
+    _json(parser)
+
+
+def _plan(parsed: Namespace) -> None:
+    from softfree.planning import make_plan
+    from softfree.planning_text import print_check, print_plan
+
+    chosen = _fill(options.PlanOptions, parsed)
+    if chosen.check:
+        from softfree.bench.plan_check import check_plan
+
+        found = check_plan(out=chosen.out)
+        if parsed.json:
+            print(json.dumps(found.to_dict("records"), indent=2))
+        else:
+            print_check(found)
+        return
+    plan = make_plan(chosen)
+    if parsed.json:
+        print(json.dumps(plan.to_dict(), indent=2))
+    else:
+        print_plan(plan)
+
+
 def _models_arguments(parser: Parser) -> None:
     parser.add_argument("pattern", nargs="?", default="*", type=str, help="Shell pattern, such as 'seqnorm_*'.")
     _json(parser)
@@ -322,6 +348,7 @@ VERBS = {
     "bench orders": Verb(
         "from which length SeqNorm's Gram order is the fastest", *_speed(options.OrderBenchOptions, "bench_orders")
     ),
+    "plan": Verb("memory and work of a training or inference before it runs", _plan_arguments, _plan),
     "models": Verb("list the named models", _models_arguments, _models),
 }
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 PresetName = Literal["radiograph", "photo", "microscopy"]
 Fit = Literal["pad", "stretch", "crop", "native"]
 Precision = Literal["32", "bf16", "16"]
+PrecisionGiven = Literal["32", "bf16", "16", 32, 16]  # YAML reads 32 as a number; kept as text
 Split = Literal["train", "val", "test"]
 
 
@@ -124,7 +125,11 @@ class OptimizerOptions:
     class_weights: bool = False
     augment: bool = True
     patience: int | None = None
-    precision: Precision = "32"
+    precision: PrecisionGiven = "32"
+
+    def __post_init__(self) -> None:
+        """Make text of a type that YAML read as a number."""
+        self.precision = str(self.precision)  # type: ignore[assignment]
 
 
 @dataclass(kw_only=True)
@@ -277,7 +282,7 @@ class SpeedOptions:
         out: Folder for the rows (CSV), machine and options (JSON), tables (Markdown) and plots.
     """
 
-    precision: list[Precision] = field(default_factory=lambda: ["32", "bf16"])
+    precision: list[PrecisionGiven] = field(default_factory=lambda: ["32", "bf16"])
     passes: list[Literal["forward", "training"]] = field(default_factory=lambda: ["forward", "training"])
     batch: int = 1
     seconds: float = 3.0
@@ -285,6 +290,10 @@ class SpeedOptions:
     threads: int | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     out: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Make text of types that YAML read as numbers."""
+        self.precision = [str(one) for one in self.precision]  # type: ignore[misc]
 
 
 @dataclass(kw_only=True)

@@ -1,12 +1,14 @@
 """How much memory and work a training step or an inference takes, from formulas, before anything runs.
 
-``softfree plan --check`` holds the formulas against measured peaks; docs and limits are in ``benchmarks/``.
+``softfree plan --check`` holds the formulas against measured peaks; ``benchmarks/plan.csv`` has the result.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import count
+from math import isqrt
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,6 +28,7 @@ MAPPED = 32 * 2**20
 # Share of the smaller blocks that are gaps at the peak: of what is kept, and of what each block computes again
 # between gradients that stay. Fitted to measured peaks.
 GAPS_KEPT, GAPS_RECOMPUTED = 0.1, 0.35
+# The search for the largest side ends here.
 LARGEST_SIZE = 2**17
 
 
@@ -175,6 +178,8 @@ class Plan:
 
 def make_plan(options: PlanOptions) -> Plan:
     """Answer the options: what it takes, whether it fits, and what would fit at most."""
+    if options.out is not None:
+        raise UserError(f"Got out {options.out} without check: only --check writes a file; use --json to keep a plan.")
     chosen = {field.name: getattr(options, field.name) for field in fields(Work) if field.name != "gpu"}
     work = Work(**chosen, gpu=options.device == "gpu")
     if options.memory is not None and not options.memory > 0:
@@ -227,27 +232,34 @@ def kept_bytes(work: Work) -> int:
 def largest_size(work: Work, available: int) -> int:
     """Find the largest side, in whole patches, whose peak is within ``available`` bytes; 0 if none is.
 
-    The peak grows with the side but where SeqNorm leaves the folded order for the Gram order, which keeps less; so
-    each stretch between is searched by itself, the longer pictures first.
+    The peak grows with the side but for two places, where less is kept from one side to the next: see :func:`_turns`.
+    Each stretch between them is searched by itself, the longer sides first.
     """
     patch = work.patch
 
     def fits(patches: int) -> bool:
         return memory(replace(work, size=patches * patch)).total <= available
 
-    last = LARGEST_SIZE // patch
-    bounds = [(1, last)]
-    if work.attention == "seqnorm":
-        turn = next(n for n in range(1, last) if is_gram(replace(work, size=n * patch).shape))
-        bounds = [(turn, last), (1, turn - 1)]
-    for low, high in bounds:
-        if high < low or not fits(low):
+    starts = sorted({1, *_turns(work)})
+    ends = [start - 1 for start in starts[1:]] + [LARGEST_SIZE // patch]
+    for low, high in reversed(list(zip(starts, ends, strict=True))):
+        if not fits(low):
             continue
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if fits(middle) else (low, middle - 1)
         return low * patch
     return 0
+
+
+def _turns(work: Work) -> list[int]:
+    """Sides in patches from which less is kept: SeqNorm takes the Gram order, the MLP is taken by chunks."""
+    turns = []
+    if work.attention == "seqnorm":
+        turns.append(next(n for n in count(1) if is_gram(replace(work, size=n * work.patch).shape)))
+    if work.mlp_chunk is not None:
+        turns.append(isqrt(work.mlp_chunk // work.batch) + 1)
+    return [turn for turn in turns if turn <= LARGEST_SIZE // work.patch]
 
 
 def free_memory(gpu: bool) -> int | None:
@@ -284,7 +296,8 @@ def _attention_inside(work: Work) -> int:
 def _inside(work: Work) -> int:
     """Bytes that a block keeps, its input among them."""
     s = work.shape
-    kept = _attention_inside(work) + s.sheet * s.stream  # the input of the second half
+    # The input of the second half, and of each half a mean and a deviation for LayerNorm.
+    kept = _attention_inside(work) + s.sheet * s.stream + 4 * s.batch * s.tokens * s.stream
     if _chunked(work):
         return kept
     casts = 2 * 8 * s.square if s.autocast else 0
@@ -315,10 +328,10 @@ def _gaps(work: Work) -> int:
     s, depth = work.shape, work.dimensions["depth"]
 
     def small(numbers: int, width: int) -> int:
-        return numbers * width if numbers * width < MAPPED else 0
+        return min(numbers * width, MAPPED)  # as the picture grows, gaps that were there stay
 
     # Two tensors of the MLP are four times as wide as the stream.
-    attention = small(s.sheet, s.narrow) * (attention_cost(work.attention).sheets(s))
+    attention = small(s.sheet, s.narrow) * attention_cost(work.attention).sheets(s)
     wide = small(s.sheet, s.narrow) + 2 * small(4 * s.sheet, s.narrow)
     chunk = small(_chunk(work), s.narrow) + 2 * small(4 * _chunk(work), s.narrow) if _chunked(work) else 0
     stream = 2 * small(s.sheet, s.stream)

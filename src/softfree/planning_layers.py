@@ -90,24 +90,34 @@ def _seqnorm_products(s: Shape) -> int:
     return 3 * n * square + n * strip + fold + n * square
 
 
+def _widened(s: Shape) -> int:
+    """Numbers of the output projection, copied in float32 for the products of statistics."""
+    return s.square if s.stream < 4 and s.batch == 1 else 0
+
+
 def _seqnorm_details(s: Shape) -> int:
-    one, casts = s.batch == 1, 2 * 3 * s.square if s.autocast else 0
+    vectors = 16 * s.batch * s.width  # statistics and scales of the features
     if is_gram(s):
-        small = 7 * s.square + 3 * s.strip if one else s.batch * (10 * s.square + 3 * s.strip)
-        widened = 3 * s.square if s.stream < 4 else 0  # the weights, in float32 for the statistics
-        return 4 * (small + widened)
-    small = s.square if one else s.batch * (2 * s.square + 3 * s.strip)
-    return 4 * small + s.narrow * s.batch * s.square + casts
+        small = vectors + s.batch * ((7 if s.batch == 1 else 10) * s.square + 3 * s.strip)
+        widened = 3 * s.square if s.stream < 4 else 0  # the projection to Q, K and V
+        return 4 * (small + widened + _widened(s))
+    small = vectors + s.batch * ((1 if s.batch == 1 else 2) * s.square + 3 * s.strip)
+    return 4 * (small + _widened(s)) + s.narrow * s.batch * s.square + _cast(s, 3)
 
 
 def _sima_details(s: Shape) -> int:
-    casts = 2 * 3 * s.square if s.autocast else 0
-    small = 0 if s.batch == 1 else s.batch * (s.square + 2 * s.strip)
-    return 4 * small + s.narrow * s.batch * s.square + casts
+    vectors = 5 * s.batch * s.width  # norms of the features
+    small = vectors + s.batch * ((0 if s.batch == 1 else 1) * s.square + 2 * s.strip)
+    return 4 * (small + _widened(s)) + s.narrow * s.batch * s.square + _cast(s, 3)
+
+
+def _cast(s: Shape, squares: int) -> int:
+    """Bytes of C x C weights that autocast has cast."""
+    return 2 * squares * s.square if s.autocast else 0
 
 
 def _softmax_details(s: Shape) -> int:
-    return 4 * s.batch * s.heads * s.tokens + (2 * 4 * s.square if s.autocast else 0)  # log-sum-exp of each row
+    return 4 * s.batch * s.heads * s.tokens + _cast(s, 4)  # log-sum-exp of each row
 
 
 ATTENTIONS: dict[str, AttentionCost] = {

@@ -30,7 +30,7 @@ def bench_attention(options: AttentionBenchOptions, tell: Callable[[str], None] 
             "attention",
             method,
             size,
-            precision,
+            str(precision),
             passes,
             options.batch,
             options.width,
@@ -59,7 +59,7 @@ def bench_model(options: ModelBenchOptions, tell: Callable[[str], None] = print)
             "model",
             method,
             size,
-            precision,
+            str(precision),
             passes,
             options.batch,
             compiled=options.compile and method != FLOOR,
@@ -81,7 +81,17 @@ def bench_orders(options: OrderBenchOptions, tell: Callable[[str], None] = print
     found = []
     for width in options.widths:
         cases = [
-            Case("attention", method, size, precision, passes, options.batch, width, width // 64, device=options.device)
+            Case(
+                "attention",
+                method,
+                size,
+                str(precision),
+                passes,
+                options.batch,
+                width,
+                width // 64,
+                device=options.device,
+            )
             for passes in options.passes
             for precision in options.precision
             for size in sorted({max(1, round(width * multiple)) for multiple in options.multiples})

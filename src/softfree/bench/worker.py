@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -25,7 +25,7 @@ class Worker:
 
     def __init__(self, case: Case, threads: int | None = None) -> None:
         self.case = case
-        context = get_context("spawn")
+        context = _context()
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(case, theirs, threads), daemon=True)
         self.process.start()
@@ -56,6 +56,15 @@ class Worker:
             self.process.join()
             return {"failed": f"the process ended with status {self.process.exitcode}, often for lack of memory"}
         return answer
+
+
+def _context() -> Any:
+    """Start processes from one that has imported everything and computed nothing: each is there at once."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _serve(case: Case, connection: Connection, threads: int | None) -> None:

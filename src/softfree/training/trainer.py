@@ -55,7 +55,7 @@ def _trainer(options: TrainOptions, callbacks: list[Callback]) -> L.Trainer:
         devices=options.devices,
         num_nodes=options.nodes,
         strategy=options.strategy,
-        precision=PRECISION[options.precision],  # type: ignore[arg-type]
+        precision=PRECISION[str(options.precision)],  # type: ignore[arg-type]
         max_epochs=options.epochs,
         accumulate_grad_batches=options.accumulate,
         gradient_clip_val=options.clip or None,

@@ -1,0 +1,71 @@
+"""A plan on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from softfree.planning import GIB, Plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+console = Console(markup=False)
+
+ROWS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer state (AdamW)",
+    "kept": "kept activations, pictures",
+    "temporaries": "peak temporaries",
+    "gaps": "gaps in the heap",
+    "process": "process (torch)",
+    "total": "total",
+}
+
+
+def print_plan(plan: Plan) -> None:
+    """What it takes, whether it fits, and what would fit at most."""
+    work = plan.work
+    what = "inference" if work.inference else "training"
+    title = f"{work.model}, {what}, {work.size} x {work.size} x {work.channels}, batch {work.batch}"
+    console.print(title, highlight=False)
+    table = Table(show_header=False)
+    table.add_column("what")
+    table.add_column("how much", justify="right")
+    table.add_row("parameters", f"{plan.parameters / 1e6:.2f} M")
+    table.add_row("multiply-adds an image", f"{plan.multiply_adds / 1e9:.2f} G", end_section=True)
+    for name, heading in ROWS.items():
+        value = getattr(plan.memory, name)
+        if value:
+            table.add_row(heading, _size(value))
+    console.print(table)
+    console.print(verdict(plan), highlight=False)
+    if not work.inference:
+        console.print("`softfree train` holds its libraries (0.2 GiB) and cached pictures beside it.", highlight=False)
+
+
+def verdict(plan: Plan) -> str:
+    """Say in one line whether it fits and what the largest side is."""
+    if plan.available is None:
+        return "This system does not tell its free memory: add --memory with the GiB of the device."
+    answer = "It fits" if plan.fits else "It does not fit"
+    largest = f"{plan.largest} x {plan.largest}" if plan.largest else "none"
+    return f"{answer}: {_size(plan.available)} are available. Largest square that fits: {largest}."
+
+
+def _size(number: int) -> str:
+    return f"{number / GIB:.2f} GiB" if number >= GIB else f"{number / 2**20:.0f} MiB"
+
+
+def print_check(found: pd.DataFrame) -> None:
+    """Predicted and measured peaks, one row a case."""
+    table = Table(title="Peak of the process, GiB", title_justify="left")
+    for name in ("case", "predicted", "measured", "ratio"):
+        table.add_column(name, justify="left" if name == "case" else "right")
+    for row in found.to_dict("records"):
+        numbers = (f"{row[name]:.2f}" for name in ("predicted_gib", "measured_gib", "ratio"))
+        table.add_row(str(row["case"]), *numbers)
+    console.print(table)
