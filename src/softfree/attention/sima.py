@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softfree.attention.base import Attention, check_mask, mean_product, narrow_as_autocast
+from softfree.attention.base import PART, Attention, check_mask, mean_product, narrow_as_autocast
 
 
 class SimaAttention(Attention):
@@ -48,28 +48,53 @@ class SimaAttention(Attention):
             return self.proj_drop(self._folded(x, attn_mask))
 
     def _folded(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Evaluate the second formula of the module with means for sums, (B, N, C) to (B, N, C).
+        """Evaluate the second formula of the module, (B, N, C) to (B, N, C).
 
-        Sums over N would overflow float16, and 1 / N would vanish in it: there it is applied to the result.
+        Without gradients a CPU makes Q, K and V only in parts that stay in its cache, and Q not again for the result,
+        since it is linear in X.
         """
         tokens, width = x.shape[1:]
-        bias = None if self.qkv.bias is None else self.qkv.bias.to(x.dtype)
         if mask is not None:
             x = x.masked_fill(~mask.unsqueeze(-1), 0)
-        qkv = F.linear(x, self.qkv.weight.to(x.dtype), bias)  # (B, N, 3C)
+        rows = max(256, PART // (3 * width))
+        whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if whole or x.device.type != "cpu" or tokens <= rows:
+            q, norm, cross = self._sums(x, mask, tokens)
+            return self._result(q, *self._mixing(norm, cross, tokens), tokens)
+        masks: tuple[Tensor | None, ...] = (None,) * tokens if mask is None else mask.split(rows, dim=1)
+        sums = [self._sums(part, real, tokens)[1:] for part, real in zip(x.split(rows, dim=1), masks, strict=False)]
+        norm, cross = (torch.stack(each).sum(0) for each in zip(*sums, strict=True))
+        mixing, constant = self._mixing(norm, cross, tokens)
+        if self.qkv.bias is not None:
+            constant = constant + self.qkv.bias[:width].to(mixing.dtype) @ mixing
+        return self._result(x, self.qkv.weight[:width].to(mixing.dtype).mT @ mixing, constant, tokens)
+
+    def _sums(self, x: Tensor, mask: Tensor | None, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Q (B, n, C), the L1 norms of Q and K (B, 1, 2C), and K^T V / N (B, H, D, D), of the tokens at hand."""
+        bias = None if self.qkv.bias is None else self.qkv.bias.to(x.dtype)
+        qkv = F.linear(x, self.qkv.weight.to(x.dtype), bias)  # (B, n, 3C)
         if mask is not None and bias is not None:
             qkv = qkv.masked_fill(~mask.unsqueeze(-1), 0)
         q, k, v = qkv.chunk(3, dim=-1)
-        cross = mean_product(self.split_heads(k), self.split_heads(v), tokens)  # (B, H, D, D)
-        norm = torch.linalg.vector_norm(qkv[..., : 2 * width], ord=1, dim=1, keepdim=True, dtype=cross.dtype)
+        cross = mean_product(self.split_heads(k), self.split_heads(v), tokens)
+        qk = qkv[..., : 2 * x.shape[-1]]
+        return q, torch.linalg.vector_norm(qk, ord=1, dim=1, keepdim=True, dtype=cross.dtype), cross
+
+    def _mixing(self, norm: Tensor, cross: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+        """N R (B, C, C) and the bias (1, C). R itself is of size 1 / N, which float16 cannot hold."""
         q_mean, k_mean = (norm.clamp(min=self.eps) / tokens).chunk(2, dim=-1)  # (B, 1, C)
         scaled = cross / (self.split_heads(q_mean) * self.split_heads(k_mean)).mT
-        out = scaled @ self.split_heads(self.proj.weight.to(cross.dtype)).mT  # N R, (B, H, D, C)
-        out = out.flatten(1, 2)  # (B, C, C)
-        constant = x.new_zeros(width) if self.proj.bias is None else self.proj.bias.to(x.dtype)
+        mixing = scaled @ self.split_heads(self.proj.weight.to(cross.dtype)).mT  # (B, H, D, C)
+        bias = self.proj.bias
+        constant = mixing.new_zeros(1, mixing.shape[-1]) if bias is None else tokens * bias.to(mixing.dtype)[None]
+        return mixing.flatten(1, 2), constant
+
+    def _result(self, x: Tensor, mixing: Tensor, constant: Tensor, tokens: int) -> Tensor:
+        """``(x mixing + constant) / N``, (B, N, C)."""
+        constant = (constant / tokens).to(x.dtype).unsqueeze(-2)
         if x.dtype == torch.float16:
-            return torch.add(constant, q @ out.to(x.dtype), alpha=1 / tokens)
-        return torch.baddbmm(constant.expand(1, 1, width), q, (out / tokens).to(x.dtype))
+            return torch.add(constant, x @ mixing.to(x.dtype), alpha=1 / tokens)
+        return torch.baddbmm(constant, x, (mixing / tokens).to(x.dtype))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Mix short sequences by the first formula of the module, N x N first if there are fewer tokens than features.

@@ -13,6 +13,8 @@ import pandas as pd
 from softfree.bench.cases import TOLERANCES, Case, numerical_error
 from softfree.bench.worker import Worker
 from softfree.machine import available_memory
+from softfree.models import NAMED
+from softfree.planning import Work, memory
 
 MOST_ROUNDS = 25
 
@@ -154,13 +156,24 @@ def predicted_seconds(done: Sequence[tuple[float, float]], size: float) -> float
 
 
 def estimated_bytes(case: Case) -> float:
-    """Guess generously what a case holds at its peak: tensors of the size of the tokens, as many as a method makes."""
+    """Say what a case holds at its peak: by plan for softfree's models, else a generous guess by the tokens' size."""
     item = case.type.itemsize
     if case.kind == "attention":
         return case.batch * case.size * case.width * item * (12 if case.passes == "forward" else 30)
-    tokens, width = (case.size / 16) ** 2, 384 if "small" in case.method else 768
-    pixels = 3 * case.size**2 * item * 2
+    name, given = case.method.partition(" ")[0], dict(case.options)
+    if name in NAMED:
+        return memory(
+            Work(
+                model=name,
+                size=case.size,
+                batch=case.batch,
+                precision=case.precision,  # type: ignore[arg-type]
+                pure=True,
+                inference=case.passes == "forward",
+                stem="patch",
+                **given,
+            )
+        ).total
+    tokens, width = (case.size / 16) ** 2, 384
     kept = 12 if case.passes == "forward" else 18 * 12
-    if dict(case.options).get("checkpointing"):
-        kept = 12 + 40
-    return case.batch * (pixels + tokens * width * item * kept)
+    return case.batch * item * (6 * case.size**2 + tokens * width * kept)

@@ -47,10 +47,11 @@ def growth(rows: pd.DataFrame, tokens: pd.Series, smallest: float) -> pd.DataFra
 
 
 def crossovers(rows: pd.DataFrame) -> pd.DataFrame:
-    """Find where the faster of two methods changes, between sizes on straight lines of the logarithms.
+    """Find from where on one method stays ahead of another, between sizes on straight lines of the logarithms.
 
     Returns:
-        A row for each crossing: ``passes``, ``precision``, ``slower`` from there on, ``faster``, ``size``.
+        A row for each pair whose order changes and that differ by a tenth at the largest common size: ``passes``,
+        ``precision``, ``faster`` and ``slower`` from there on, ``size``.
     """
     found: list[dict[str, object]] = []
     done = rows[(rows["status"] == "ok") & (rows["method"] != FLOOR)]
@@ -60,7 +61,8 @@ def crossovers(rows: pd.DataFrame) -> pd.DataFrame:
             both = times[[one, two]].dropna()
             ahead = np.log((both[one] / both[two]).to_numpy())  # positive: `one` is slower
             sizes = both.index.to_numpy(dtype=float)
-            for at in np.flatnonzero(np.sign(ahead[1:]) != np.sign(ahead[:-1])):
+            changes = np.flatnonzero(np.sign(ahead[1:]) != np.sign(ahead[:-1]))
+            for at in changes[-1:] if abs(ahead[-1]) > math.log(1.1) else []:
                 share = ahead[at] / (ahead[at] - ahead[at + 1])
                 size = math.exp(np.log(sizes[at]) * (1 - share) + np.log(sizes[at + 1]) * share)
                 slower, faster = (one, two) if ahead[at + 1] > 0 else (two, one)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# Elements of the widest tensor of a part on a CPU: it stays in the cache between the two products around it.
-PART = 3 * 2**19
+from softfree.attention.base import PART
 
 
 def by_rows(function: Callable[[Tensor], Tensor], x: Tensor, widest: int, rows: int | None = None) -> Tensor:

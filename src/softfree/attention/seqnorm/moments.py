@@ -18,10 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softfree.attention.base import PART
 from softfree.errors import UserError
 
-# Elements of a part of X on a CPU: 3 MB of bfloat16, where products are at full speed and the part is still in cache.
-PART = 3 * 2**19
 # Tokens that the guess of the mean looks at.
 GUESS = 1024
 
