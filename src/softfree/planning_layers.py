@@ -83,11 +83,11 @@ def heads_copied(s: Shape) -> int:
 
 def _seqnorm_products(s: Shape) -> int:
     n, c, square, strip = s.tokens, s.width, s.square, s.strip
-    fold = square * (s.width // s.heads) + square  # M_h Wo_h^T and beta_q of it
     if is_gram(s):
-        # S and its shift, W S, Cov(K, V), W_q^T R, the shift of c, X A
-        return n * square + square + 3 * c**3 + c * strip + fold + c**3 + square + n * square
-    return 3 * n * square + n * strip + fold + n * square
+        # S and its shift, W S, Cov(K, V), beta_q M, M Wo and its constant, W_q^T R, the shift of c, X A
+        project = square * (s.width // s.heads) + square
+        return n * square + square + 3 * c**3 + c * strip + strip + project + c**3 + square + n * square
+    return 3 * n * square + n * strip + strip + n * strip + n * square  # Q K V, K^T V, beta_q M, Q M, Wo
 
 
 def _widened(s: Shape) -> int:
@@ -101,8 +101,7 @@ def _seqnorm_details(s: Shape) -> int:
         small = vectors + s.batch * ((7 if s.batch == 1 else 10) * s.square + 3 * s.strip)
         widened = 3 * s.square if s.stream < 4 else 0  # the projection to Q, K and V
         return 4 * (small + widened + _widened(s))
-    small = vectors + s.batch * ((1 if s.batch == 1 else 2) * s.square + 3 * s.strip)
-    return 4 * (small + _widened(s)) + s.narrow * s.batch * s.square + _cast(s, 3)
+    return 4 * (vectors + s.batch * 3 * s.strip) + s.narrow * s.batch * s.strip + _cast(s, 4)
 
 
 def _sima_details(s: Shape) -> int:
@@ -124,7 +123,7 @@ ATTENTIONS: dict[str, AttentionCost] = {
     "seqnorm": AttentionCost(
         parameters=lambda s: 4 * s.square + 7 * s.width,  # no bias on Q, K, V; gamma and beta of each
         products=_seqnorm_products,
-        sheets=lambda s: 1 if is_gram(s) else 4 + heads_copied(s),
+        sheets=lambda s: 1 if is_gram(s) else 5 + (3 if s.batch > 1 else 0),  # in a batch Q, too, is copied
         details=_seqnorm_details,
         inference=lambda s: 2 if is_gram(s) else 6 + heads_copied(s),
     ),

@@ -8,7 +8,9 @@ from softfree.attention import SimaAttention, sima
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("masked", [True, False])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)]
+)
 def test_parts_are_the_whole(
     monkeypatch: pytest.MonkeyPatch, bias: bool, masked: bool, dtype: torch.dtype, tolerance: float
 ) -> None:

@@ -66,6 +66,32 @@ def affine(x: Tensor, mean: Tensor, mixing: Tensor, constant: Tensor, mask: Tens
     return result
 
 
+def sum_of_squares(x: Tensor) -> Tensor:
+    """Sum the squares over the tokens, (B, N, C) to (B, C), in float32 or better, keeping only ``x`` for backward."""
+    if torch.compiler.is_compiling():
+        return x.to(wide_type(x)).square().sum(1)
+    result: Tensor = _SumOfSquares.apply(x)
+    return result
+
+
+class _SumOfSquares(torch.autograd.Function):
+    """dX = 2 X dy; by itself autograd would keep the wide copy of X."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.to(wide_type(x)).square().sum(1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        slope: Tensor = x * (2 * grad).to(x.dtype).unsqueeze(1)
+        return slope
+
+
 class _Moments(torch.autograd.Function):
     """dX += (2 / N) (X - mu) sym(dS) + 1 dmu^T / N."""
 

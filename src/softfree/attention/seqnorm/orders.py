@@ -3,24 +3,23 @@
 With gamma, beta per feature, a_t = gamma_t / sqrt(var_t + eps), and sums over the N tokens,
 
     M_h = diag(a_k) Cov(K_h, V_h) diag(a_v) + beta_k beta_v^T              (D x D: the centred parts sum to zero)
-    R_h = diag(a_q) M_h Wo_h^T,    c = sum_h beta_q^T M_h Wo_h^T + bo      (D x C, C)
-    Y   = sum_h (Q_h - mean Q_h) R_h + 1 c^T
+    O_h = (Q_h - mean Q_h) diag(a_q) M_h + 1 beta_q^T M_h,    Y = concat_h(O_h) Wo^T + bo
 
-- folded: Q, K and V are made from the centred tokens; nothing of their size is normalised, and Wo is part of R.
-- gram: Q, K and V are never made. With S the covariance of the tokens,
-  var_t = diag(W_t S W_t^T), Cov(K_h, V_h) = W_k,h S W_v,h^T and Y = (X - mean X) (sum_h W_q,h^T R_h) + 1 c^T.
+- folded: Q, K and V are made from the centred tokens, and nothing of their size is normalised.
+- gram: Q, K and V are never made. With S the covariance of the tokens and R_h = diag(a_q) M_h Wo_h^T (D x C),
+  var_t = diag(W_t S W_t^T), Cov(K_h, V_h) = W_k,h S W_v,h^T, c = sum_h beta_q^T M_h Wo_h^T + bo, and
+  Y = (X - mean X) (sum_h W_q,h^T R_h) + 1 c^T.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from softfree.attention.base import mean_product
-from softfree.attention.seqnorm.moments import affine, count, moments, wide_type
+from softfree.attention.seqnorm.moments import affine, count, moments, sum_of_squares, wide_type
 
 
 class Parameters(NamedTuple):
@@ -53,12 +52,12 @@ def gram(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
     variance = (spread * qkv).sum(2).clamp(min=0)  # (B, 3C)
     k_spread = spread.chunk(3, dim=1)[1]
     cross = _rows_by_head(k_spread, parameters.num_heads) @ _rows_by_head(v, parameters.num_heads).mT  # (B, H, D, D)
-    mixing, constant = fold(variance, cross, parameters)
+    mixing, constant = project(*fold(variance, cross, parameters), parameters)
     return affine(x, mean, q.mT @ mixing, constant, mask)
 
 
 def folded(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
-    """Attend from Q, K and V without normalised copies of them: 4 N C^2 + N C D multiply-adds.
+    """Attend from Q, K and V without normalised copies of them: 4 N C^2 + 2 N C D multiply-adds.
 
     Args:
         x: Tokens (B, N, C).
@@ -77,17 +76,17 @@ def folded(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
     if mask is not None:
         centred = centred.masked_fill(~mask.unsqueeze(-1), 0)
     qkv = F.linear(centred, parameters.qkv.to(x.dtype))  # (B, N, 3C), of mean zero
-    norm = torch.linalg.vector_norm(qkv, dim=1, dtype=wide)  # (B, 3C)
-    variance = norm.square() / number
+    variance = sum_of_squares(qkv) / number  # (B, 3C)
     q, k, v = qkv.chunk(3, dim=-1)
-    k, v = (_columns_by_head(t, parameters.num_heads) for t in (k, v))  # (B, H, N, D)
-    cross = mean_product(k, v, number.view(-1, 1, 1, 1))
-    mixing, constant = fold(variance, cross, parameters)
-    return torch.baddbmm(constant.to(x.dtype).unsqueeze(1), q, mixing.to(x.dtype))
+    q, k, v = (_columns_by_head(t, parameters.num_heads) for t in (q, k, v))  # (B, H, N, D)
+    mixing, constant = fold(variance, mean_product(k, v, number.view(-1, 1, 1, 1)), parameters)
+    out = q @ mixing.to(x.dtype) + constant.to(x.dtype)  # (B, H, N, D)
+    bias = None if parameters.proj_bias is None else parameters.proj_bias.to(x.dtype)
+    return F.linear(out.transpose(1, 2).flatten(2), parameters.proj.to(x.dtype), bias)
 
 
 def fold(variance: Tensor, cross: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
-    """Turn the statistics into R and c of the module's formulas.
+    """Put the normalisation of Q, K and V and all scales and shifts into the D x D products.
 
     Args:
         variance: Of q, k, v, (B, 3C).
@@ -95,18 +94,27 @@ def fold(variance: Tensor, cross: Tensor, p: Parameters) -> tuple[Tensor, Tensor
         p: The attention's parameters.
 
     Returns:
-        R (B, C, C), one head's D rows after the other's, and c (B, C).
+        diag(a_q) M_h (B, H, D, D) and beta_q^T M_h (B, H, 1, D): O_h is the centred Q_h times the one plus the other.
     """
-    gamma, beta, proj = (t.to(variance.dtype) for t in (p.gamma, p.beta, p.proj))
+    gamma, beta = p.gamma.to(variance.dtype), p.beta.to(variance.dtype)
     scale = gamma * (variance + p.eps).rsqrt()  # (B, 3C)
     a_q, a_k, a_v = (t.unflatten(-1, (p.num_heads, -1)) for t in scale.chunk(3, dim=-1))  # (B, H, D)
     beta_q, beta_k, beta_v = (t.unflatten(-1, (p.num_heads, -1)) for t in beta.chunk(3))  # (H, D)
-    mixed = a_k.unsqueeze(-1) * cross * a_v.unsqueeze(-2) + beta_k.unsqueeze(-1) * beta_v.unsqueeze(-2)  # (B, H, D, D)
-    out = mixed @ _columns_by_head(proj, p.num_heads).mT  # (B, H, D, C)
-    constant = (beta_q.unsqueeze(-2) @ out).sum(dim=(1, 2))  # (B, C)
+    mixed = a_k.unsqueeze(-1) * cross * a_v.unsqueeze(-2) + beta_k.unsqueeze(-1) * beta_v.unsqueeze(-2)
+    return a_q.unsqueeze(-1) * mixed, beta_q.unsqueeze(-2) @ mixed
+
+
+def project(mixing: Tensor, constant: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
+    """Put the output projection into what :func:`fold` gave.
+
+    Returns:
+        R (B, C, C), one head's D rows after the other's, and c (B, C).
+    """
+    proj = _columns_by_head(p.proj.to(mixing.dtype), p.num_heads).mT  # (H, D, C)
+    constant = (constant @ proj).sum(dim=(1, 2))
     if p.proj_bias is not None:
         constant = constant + p.proj_bias
-    return (a_q.unsqueeze(-1) * out).flatten(1, 2), constant
+    return (mixing @ proj).flatten(1, 2), constant
 
 
 def _rows_by_head(t: Tensor, num_heads: int) -> Tensor:
