@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import asdict
@@ -50,7 +51,7 @@ def study_attentions(options: AttentionStudyOptions, table: Path) -> pd.DataFram
     summary = summarise({cell: _test_scores(run) for cell, run in runs.items()}, options)
     costs = {a: [_cost(runs[a, s]) for s in options.seeds] for a in options.attentions}
     for name in ("seconds", "cpu_seconds", "peak_gib"):
-        summary[name] = [float(np.median([cost[name] for cost in costs[a]])) for a in summary["attention"]]
+        summary[name] = [float(np.nanmedian([cost[name] for cost in costs[a]])) for a in summary["attention"]]
     with replacing(options.out / "attentions.csv") as temporary:
         summary.to_csv(temporary, index=False)
     write_atomically(options.out / "attentions.md", to_markdown(summary, len(options.seeds)))
@@ -170,8 +171,9 @@ def _run_row(attention: str, seed: int, run: Run) -> dict[str, Any]:
 
 def _cost(run: Run) -> dict[str, float]:
     cost = read_cost(run.folder)
+    whole = math.nan if cost["resumed"] else 1.0  # a resumed run counts its time from there on
     return {
-        "seconds": cost["seconds"],
-        "cpu_seconds": cost["cpu_seconds"],
+        "seconds": whole * cost["seconds"],
+        "cpu_seconds": whole * cost["cpu_seconds"],
         "peak_gib": cost["peak_bytes"] / 2**30,
     }
