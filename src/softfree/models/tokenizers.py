@@ -41,8 +41,8 @@ class PatchEmbed(nn.Module):
         x = fit_picture(x, self.in_chans, self.patch_size)
         p, weight = self.patch_size, self.proj.weight
         grid = (x.shape[2] // p, x.shape[3] // p)
-        # One plain product: on large pictures ten times faster than torch's convolution, and the tokens come out in
-        # the order in which every layer after reads them.
+        # One plain product: on large pictures far faster than torch's convolution, and the tokens come out in the
+        # order in which every layer after reads them.
         x = x.unflatten(2, (grid[0], p)).unflatten(4, (grid[1], p))  # (B, channels, h, p, w, p)
         x = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, h w, channels p p)
         return F.linear(x, weight.flatten(1), self.proj.bias), grid
