@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from softfree import planning, planning_layers
 from softfree.attention import ATTENTIONS
 from softfree.bench import plan_check
 from softfree.bench.peaks import measure_peak
@@ -19,10 +18,11 @@ from softfree.cli import main
 from softfree.errors import UserError
 from softfree.models import create_model
 from softfree.options import PlanOptions
-from softfree.planning import Work, count_parameters, kept_bytes, largest_size, make_plan, memory, multiply_adds
-from softfree.planning_text import print_check
+from softfree.planning import GIB, layers
+from softfree.planning.plan import Work, count_parameters, kept_bytes, largest_size, make_plan, memory, multiply_adds
+from softfree.planning.text import print_check
 
-KNOWN = sorted(planning_layers.ATTENTIONS)
+KNOWN = sorted(layers.ATTENTIONS)
 
 
 def build(work: Work, device: str = "cpu") -> torch.nn.Module:
@@ -123,7 +123,7 @@ def test_larger_pictures_take_more(attention: str, choice: dict[str, Any]) -> No
 @pytest.mark.parametrize("gib", [0.8, 0.85, 0.9, 1.0, 1.5, 3.0])
 def test_the_largest_size_is_the_largest_that_fits(gib: float, choice: dict[str, Any]) -> None:
     work = Work(model="seqnorm_vit_nano_patch16", **choice)
-    available = int(gib * planning.GIB)
+    available = int(gib * GIB)
     tried = [side for side in range(16, 6000, 16) if memory(dataclasses.replace(work, size=side)).total <= available]
     found = largest_size(work, available)
     assert found == max(tried, default=0) or (found > 6000 and tried[-1] == 5984)
@@ -151,7 +151,7 @@ def test_impossible_work_is_refused(wrong: dict[str, Any], said: str) -> None:
 
 
 def test_an_attention_without_a_formula_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(planning_layers.ATTENTIONS, "sima")
+    monkeypatch.delitem(layers.ATTENTIONS, "sima")
     with pytest.raises(UserError, match="'sima', which has no formula"):
         Work(model="sima_vit_tiny_patch16")
 
@@ -165,7 +165,7 @@ def test_the_split_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     parts = found["memory"]
     assert parts.pop("total") == sum(parts.values())
-    assert found["available"] == 8 * planning.GIB
+    assert found["available"] == 8 * GIB
     assert found["fits"] is True
     assert found["largest_size"] > 1024
     assert parts["optimizer"] == 2 * parts["weights"] == 8 * found["parameters"]

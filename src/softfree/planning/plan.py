@@ -12,11 +12,11 @@ from math import isqrt
 from pathlib import Path
 from typing import Any, get_args
 
+from softfree.attention.base import PART
 from softfree.errors import UserError, unknown_name
 from softfree.models.named import NAMED, SIZES
-from softfree.models.rows import PART
 from softfree.options import PlanOptions, Precision
-from softfree.planning_layers import Shape, StemCost, attention_cost, is_gram, stem_cost
+from softfree.planning.layers import Shape, StemCost, attention_cost, is_gram, stem_cost
 
 GIB = 2**30
 # What a process holds that has loaded torch, timm and the models, and has run each kind of kernel once. Measured.
