@@ -231,3 +231,32 @@ def test_float16_of_a_long_sequence(masked: bool, mean: float) -> None:
     assert x.grad.isfinite().all()
     for name, parameter in module.named_parameters():
         assert relative(parameter.grad, plain.get_parameter(name).grad) < 2e-2, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_products_of_one_and_of_several_samples(dtype: torch.dtype, samples: int) -> None:
+    """A CPU hands over one sample at a time, other devices all of them."""
+    a, b = torch.randn(2, samples, 50, 8).to(dtype)
+    out = torch.ones(samples, 8, 8, dtype=torch.promote_types(dtype, torch.float32))
+    subject._add_gram(out, a, b)
+    want = 1 + torch.stack([x.double().T @ y.double() for x, y in zip(a, b, strict=True)])
+    torch.testing.assert_close(out.double(), want, rtol=0.01, atol=0.05 if dtype == torch.bfloat16 else 1e-3)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.bfloat16, 0.05)])
+def test_all_samples_at_once_as_on_an_accelerator(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, masked: bool
+) -> None:
+    module = SeqNormAttention(24, 3, order="gram", dtype=dtype)
+    x = torch.randn(3, 100, 24).to(dtype).requires_grad_()
+    mask = torch.rand(3, 100) < 0.7 if masked else None
+    weights = torch.randn(3, 100, 24).to(dtype)
+    results = []
+    for sizes in (subject._part_sizes, lambda x: (x.shape[0], x.shape[1])):
+        monkeypatch.setattr(subject, "_part_sizes", sizes)
+        out = module(x, mask)
+        results.append([out, *torch.autograd.grad((out * weights).sum(), [x, *module.parameters()])])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(other, one, rtol=tolerance, atol=tolerance * one.abs().max().item())

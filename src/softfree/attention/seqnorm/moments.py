@@ -174,11 +174,10 @@ class _Affine(torch.autograd.Function):
 def _centred_parts(x: Tensor, shift: Tensor, mask: Tensor | None) -> Iterator[tuple[slice, slice, Tensor]]:
     """Visit the tokens in parts: which samples, which tokens, and ``x - shift`` there with zeros for padding.
 
-    On a CPU a part is of one sample, since batched products in half precision are slow there, and the next part
-    overwrites it. Elsewhere one part is everything.
+    The next part overwrites the one before.
     """
     batch, tokens, width = x.shape
-    rows, group = (max(256, PART // width), 1) if x.device.type == "cpu" else (tokens, batch)
+    group, rows = _part_sizes(x)
     buffer = x.new_empty(group, min(rows, tokens), width)
     for sample in range(0, batch, group):
         samples = slice(sample, sample + group)
@@ -188,6 +187,13 @@ def _centred_parts(x: Tensor, shift: Tensor, mask: Tensor | None) -> Iterator[tu
             if mask is not None:
                 centred.masked_fill_(~mask[samples, part].unsqueeze(-1), 0)
             yield samples, part, centred
+
+
+def _part_sizes(x: Tensor) -> tuple[int, int]:
+    """How many samples and tokens at once: one sample on a CPU, where batched half products are slow; else all."""
+    if x.device.type == "cpu":
+        return 1, max(256, PART // x.shape[2])
+    return x.shape[0], x.shape[1]
 
 
 def _sum(part: Tensor) -> Tensor:
@@ -203,8 +209,10 @@ def _add_gram(out: Tensor, a: Tensor, b: Tensor) -> None:
         out += torch.bmm(a.mT, b, out_dtype=out.dtype)
     elif a.dtype == torch.float16:  # its sums would overflow
         out.baddbmm_(a.to(out.dtype).mT, b.to(out.dtype))
-    else:  # one sample, as the plain 2-D product
+    elif len(a) == 1:  # the plain 2-D product is the faster one
         out[0] += a[0].mT @ b[0]
+    else:
+        out += a.mT @ b
 
 
 def _write_product(out: Tensor, a: Tensor, b: Tensor, constant: Tensor | None = None) -> None:
