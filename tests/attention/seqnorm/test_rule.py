@@ -36,7 +36,8 @@ def test_folded_below_the_bound_and_gram_from_it(width: int) -> None:
 
 def test_auto_follows_the_rule() -> None:
     module = SeqNormAttention(24, 3)
-    few, many = torch.randn(1, 79, 24), torch.randn(1, 80, 24)
+    bound = math.ceil(GRAM_FROM * 24)
+    few, many = torch.randn(1, bound - 1, 24), torch.randn(1, bound, 24)
     assert (module.order_for(few), module.order_for(many)) == ("folded", "gram")
     for x in (few, many):
         with_name = SeqNormAttention(24, 3, order=module.order_for(x))

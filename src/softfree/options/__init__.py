@@ -1,0 +1,53 @@
+"""Everything a user can set, as typed fields: the same names on the command line, in YAML and in Python.
+
+Nothing heavy is imported here, so that ``--help`` answers at once.
+"""
+
+from softfree.options.measuring import (
+    AttentionBenchOptions,
+    LoaderBenchOptions,
+    ModelBenchOptions,
+    OrderBenchOptions,
+    PlanOptions,
+    SpeedOptions,
+)
+from softfree.options.studies import AttentionStudyOptions
+from softfree.options.training import (
+    Fit,
+    ModelOptions,
+    OptimizerOptions,
+    PictureOptions,
+    Precision,
+    PrecisionGiven,
+    PresetName,
+    RunOptions,
+    Split,
+    TableOptions,
+    TrainOptions,
+)
+from softfree.options.using import CheckOptions, DemoOptions, EvaluateOptions, PredictOptions
+
+__all__ = [
+    "AttentionBenchOptions",
+    "AttentionStudyOptions",
+    "CheckOptions",
+    "DemoOptions",
+    "EvaluateOptions",
+    "Fit",
+    "LoaderBenchOptions",
+    "ModelBenchOptions",
+    "ModelOptions",
+    "OptimizerOptions",
+    "OrderBenchOptions",
+    "PictureOptions",
+    "PlanOptions",
+    "Precision",
+    "PrecisionGiven",
+    "PredictOptions",
+    "PresetName",
+    "RunOptions",
+    "SpeedOptions",
+    "Split",
+    "TableOptions",
+    "TrainOptions",
+]

@@ -1,0 +1,153 @@
+"""Benchmarks of speed and memory, and their prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from softfree.options.training import PictureOptions, Precision, PrecisionGiven
+
+
+@dataclass(kw_only=True)
+class LoaderBenchOptions(PictureOptions):
+    """Pictures a second that reading and transforming give, beside what training takes.
+
+    Attributes:
+        model: The model whose training rate is measured.
+        label: Column with the class of each picture.
+        batch: Pictures a step.
+        seconds: Time for each measurement, of which the median of three counts.
+        out: CSV file to write, with a JSON file of the machine beside it.
+    """
+
+    model: str = "seqnorm_vit_nano_patch16"
+    label: str = "label"
+    batch: int = 8
+    seconds: float = 10.0
+    out: Path | None = None
+
+
+@dataclass(kw_only=True)
+class SpeedOptions:
+    """What every benchmark of speed has.
+
+    Attributes:
+        precision: Types of weights and input, e.g. '[32, bf16]'.
+        passes: 'forward' and 'training' (forward and backward; of a model with the optimizer's step).
+        batch: Samples at once.
+        seconds: Time for each case after its first run; the cases of one size run in turn.
+        limit: Leave out a case whose single run would take longer, in seconds.
+        threads: Threads of PyTorch; default: its own choice.
+        device: 'cpu' or 'cuda'.
+        out: Folder for the rows (CSV), machine and options (JSON), tables (Markdown) and plots.
+    """
+
+    precision: list[PrecisionGiven] = field(default_factory=lambda: ["32", "bf16"])
+    passes: list[Literal["forward", "training"]] = field(default_factory=lambda: ["forward", "training"])
+    batch: int = 1
+    seconds: float = 3.0
+    limit: float = 60.0
+    threads: int | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Make text of types that YAML read as numbers."""
+        self.precision = [str(one) for one in self.precision]  # type: ignore[misc]
+
+
+@dataclass(kw_only=True)
+class AttentionBenchOptions(SpeedOptions):
+    """One attention sublayer: its time and memory over the length of the sequence.
+
+    Attributes:
+        tokens: Sequence lengths N.
+        width: Features C of a token.
+        heads: Number of heads H.
+        methods: Attentions, SeqNorm with its order; the bare products are always there.
+        compile: Through torch.compile.
+    """
+
+    tokens: list[int] = field(default_factory=lambda: [196, 1024, 4096, 16384, 65536, 262144])
+    width: int = 384
+    heads: int = 6
+    methods: list[str] = field(
+        default_factory=lambda: ["softmax", "sima", "seqnorm literal", "seqnorm folded", "seqnorm gram"]
+    )
+    compile: bool = False
+
+
+@dataclass(kw_only=True)
+class ModelBenchOptions(SpeedOptions):
+    """Whole models: their time and memory over the side of the picture.
+
+    Attributes:
+        sides: Sides of the picture in pixels.
+        models: Names of softfree's models, SeqNorm's perhaps with an order.
+        peer: Names of timm's models to measure beside.
+        checkpointing: Train softfree's models with checkpointed blocks.
+        mlp_chunk: Train softfree's models with MLPs of so many tokens at once.
+        compile: Through torch.compile.
+    """
+
+    sides: list[int] = field(default_factory=lambda: [224, 512, 1024, 2048, 4096])
+    models: list[str] = field(
+        default_factory=lambda: ["seqnorm_vit_small_patch16", "seqnorm_vit_small_patch16 literal"]
+    )
+    peer: list[str] = field(default_factory=lambda: ["vit_small_patch16_224"])
+    checkpointing: bool = False
+    mlp_chunk: int | None = None
+    compile: bool = False
+
+
+@dataclass(kw_only=True)
+class OrderBenchOptions(SpeedOptions):
+    """SeqNorm's orders of evaluation: which is the fastest from how many tokens on.
+
+    Attributes:
+        widths: Features C.
+        multiples: Sequence lengths as multiples of C.
+    """
+
+    widths: list[int] = field(default_factory=lambda: [192, 384, 768])
+    multiples: list[float] = field(default_factory=lambda: [0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+
+
+@dataclass(kw_only=True)
+class PlanOptions:
+    """Memory and work of a training or an inference, from formulas.
+
+    Attributes:
+        model: A name of `softfree models`, such as seqnorm_vit_tiny_patch16.
+        size: Side of the square that the model sees, in pixels.
+        channels: Channels of the pictures.
+        classes: Number of classes.
+        batch: Pictures a step.
+        precision: Arithmetic of the products: 32, bf16 or 16 bits.
+        pure: Weights and all else in that precision too, not only the products.
+        inference: Only the forward pass; default: a training step with AdamW.
+        checkpointing: Recompute activations in the backward pass.
+        mlp_chunk: Tokens that an MLP takes at once; default: all in training.
+        stem: 'patch' or 'conv'.
+        device: 'cpu' or 'gpu'.
+        memory: GiB of the device; default: what is free now.
+        check: Instead, run a handful of cases and print predicted and measured peaks; takes some minutes.
+        out: CSV file for the check, with a JSON file of the machine beside it.
+    """
+
+    model: str = "seqnorm_vit_tiny_patch16"
+    size: int = 512
+    channels: int = 3
+    classes: int = 2
+    batch: int = 1
+    precision: Precision = "32"
+    pure: bool = False
+    inference: bool = False
+    checkpointing: bool = False
+    mlp_chunk: int | None = None
+    stem: Literal["patch", "conv"] = "conv"
+    device: Literal["cpu", "gpu"] = "cpu"
+    memory: float | None = None
+    check: bool = False
+    out: Path | None = None

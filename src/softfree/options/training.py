@@ -1,0 +1,163 @@
+"""A training: its table, pictures, model, recipe and place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+PresetName = Literal["radiograph", "photo", "microscopy"]
+Fit = Literal["pad", "stretch", "crop", "native"]
+Precision = Literal["32", "bf16", "16"]
+PrecisionGiven = Literal["32", "bf16", "16", 32, 16]  # YAML reads 32 as a number; kept as text
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(kw_only=True)
+class TableOptions:
+    """The table and its columns.
+
+    Attributes:
+        label: Column with the class of each picture.
+        labels: Several 0/1 columns instead, one per finding (empty cell = unknown), e.g. '[effusion, nodule]'.
+        positive: The positive class of a two-class task; default: the last in alphabetical order.
+        images: Folder that relative paths start from and that all paths must lie in; default: the table's folder.
+        seed: Seed of the split (when the table has none), the initial weights, the order and the augmentation.
+    """
+
+    label: str = "label"
+    labels: list[str] | None = None
+    positive: str | None = None
+    images: Path | None = None
+    seed: int = 0
+
+
+@dataclass(kw_only=True)
+class PictureOptions:
+    """How pictures are prepared.
+
+    Attributes:
+        preset: Intensity scaling and augmentation: 'radiograph' (gray, each picture to mean 0 and deviation 1),
+            'photo' (colour, mild colour changes) or 'microscopy' (colour, any rotation).
+        size: Side of the square that the model sees, in pixels.
+        fit: Into the square by padding (nothing is lost), stretching, or cropping the centre; or 'native': as it is.
+        channels: 1 (gray) or 3 (colour); default: the preset's.
+        cache: Where prepared pictures are kept between epochs: 'memory', 'none', a folder, or 'auto' (memory when
+            they fit in a quarter of it). A folder holds pixels of your pictures until you delete it.
+        workers: Processes that read pictures beside the training.
+    """
+
+    preset: PresetName = "radiograph"
+    size: int = 512
+    fit: Fit = "pad"
+    channels: Literal[1, 3] | None = None
+    cache: str = "auto"
+    workers: int = 0
+
+
+@dataclass(kw_only=True)
+class ModelOptions:
+    """The model.
+
+    Attributes:
+        model: A name of `softfree models`, such as seqnorm_vit_tiny_patch16.
+        weights: Pretrained ViT weights: a safetensors file, or a name on the Hugging Face hub.
+        stem: 'patch' (one projection a patch) or 'conv' (a few 3 x 3 convolutions, better from scratch).
+        pool: Average of all tokens, or a class token.
+        drop_path: Rate of stochastic depth in the last block, rising linearly from 0 in the first.
+        layer_scale: Start value of the learned scale of each branch; default: none.
+        checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        mlp_chunk: Tokens that an MLP takes at once in training, recomputed in the backward pass: with 4096 most of the
+            memory of large pictures is saved, for about a quarter more time; default: all.
+        model_options: Further arguments of the model, e.g. '{patch_size: 8}'.
+        attention_options: Arguments of the attention, e.g. '{affine: false}'.
+    """
+
+    model: str = "seqnorm_vit_tiny_patch16"
+    weights: str | None = None
+    stem: Literal["patch", "conv"] = "conv"
+    pool: Literal["avg", "token"] = "avg"
+    drop_path: float = 0.1
+    layer_scale: float | None = None
+    checkpointing: bool = False
+    mlp_chunk: int | None = None
+    model_options: dict[str, Any] = field(default_factory=dict)
+    attention_options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class OptimizerOptions:
+    """The training recipe: AdamW, linear warm-up, cosine decay.
+
+    Attributes:
+        epochs: Passes over the training pictures.
+        batch: Pictures a step, over all devices together.
+        accumulate: Steps whose gradients are added up before the weights change.
+        lr: Highest learning rate.
+        weight_decay: Decay of weight matrices; norms, biases and positions have none.
+        warmup: Part of all steps in which the rate rises.
+        layer_decay: Factor on the rate from each layer to the one below (0.65 to 0.9 for pretrained weights).
+        clip: Largest norm of the gradient; 0 for none.
+        ema: Decay of an average of the weights that is used instead of the last ones, e.g. 0.999.
+        label_smoothing: Share of the target given to all classes alike.
+        mixup: Alpha of mixup; colour presets and exclusive classes only.
+        class_weights: Weigh classes inversely to their frequency.
+        augment: Random changes of the training pictures.
+        patience: Stop after so many epochs without a better validation AUROC and keep the best epoch; default: train
+            to the end and keep the last.
+        precision: Arithmetic of the products: 32, bf16 or 16 bits.
+    """
+
+    epochs: int = 30
+    batch: int = 16
+    accumulate: int = 1
+    lr: float = 5e-4
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+    layer_decay: float = 1.0
+    clip: float = 1.0
+    ema: float | None = None
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    class_weights: bool = False
+    augment: bool = True
+    patience: int | None = None
+    precision: PrecisionGiven = "32"
+
+    def __post_init__(self) -> None:
+        """Make text of a type that YAML read as a number."""
+        self.precision = str(self.precision)  # type: ignore[assignment]
+
+
+@dataclass(kw_only=True)
+class RunOptions:
+    """Where it runs and what it leaves.
+
+    Attributes:
+        out: The run directory, made new.
+        pictures: Show the worst errors as pictures in the report (pixels of patients leave the data folder).
+        accelerator: 'auto', 'cpu', 'gpu', 'mps'.
+        devices: Number of devices on a machine.
+        nodes: Number of machines.
+        strategy: Lightning's name for how devices share the work: 'auto', 'ddp', 'fsdp'.
+        progress: Show progress bars.
+    """
+
+    out: Path = Path("run")
+    pictures: bool = False
+    accelerator: str = "auto"
+    devices: int | str = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    progress: bool = True
+
+
+@dataclass(kw_only=True)
+class TrainOptions(TableOptions, PictureOptions, ModelOptions, OptimizerOptions, RunOptions):
+    """All options of a training; see the classes that it joins.
+
+    Attributes:
+        table: CSV or Parquet file, one row a picture.
+    """
+
+    table: Path

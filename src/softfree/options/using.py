@@ -1,0 +1,90 @@
+"""What comes before and after a training: audit, evaluation, prediction, demo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from softfree.options.training import Split, TableOptions
+
+
+@dataclass(kw_only=True)
+class EvaluateOptions:
+    """Numbers with intervals from a trained run.
+
+    Attributes:
+        table: Another table than the one the run was trained on; needs out.
+        images: Folder that the table's paths start from; default: the table's folder.
+        split: The rows to measure.
+        by: Columns to measure in subgroups, e.g. '[sex, scanner]'.
+        against: Another run, compared on the same pictures.
+        margin: Loss of AUROC that is still called as good (non-inferiority margin).
+        pictures: Show the worst errors as pictures in the report.
+        out: Folder for the results; default: the run itself.
+        resamples: Bootstrap resamples.
+        seed: Seed of the bootstrap.
+        batch: Pictures at once.
+        workers: Processes that read pictures.
+        progress: Show progress bars.
+    """
+
+    table: Path | None = None
+    images: Path | None = None
+    split: Split = "test"
+    by: list[str] = field(default_factory=list)
+    against: Path | None = None
+    margin: float | None = None
+    pictures: bool = False
+    out: Path | None = None
+    resamples: int = 2000
+    seed: int = 0
+    batch: int = 16
+    workers: int = 0
+    progress: bool = True
+
+
+@dataclass(kw_only=True)
+class PredictOptions:
+    """Probabilities for new pictures.
+
+    Attributes:
+        out: CSV or Parquet file to write; default: predictions.csv.
+        batch: Pictures at once.
+        workers: Processes that read pictures.
+        frame: Frame of multi-frame files, counted from 0; default: the first.
+        progress: Show a progress bar.
+    """
+
+    out: Path = Path("predictions.csv")
+    batch: int = 16
+    workers: int = 0
+    frame: int | None = None
+    progress: bool = True
+
+
+@dataclass(kw_only=True)
+class CheckOptions(TableOptions):
+    """An audit of a table before training.
+
+    Attributes:
+        workers: Threads that read pictures.
+        progress: Show a progress bar.
+    """
+
+    workers: int = 2
+    progress: bool = True
+
+
+@dataclass(kw_only=True)
+class DemoOptions:
+    """The main job on computed pictures (phantoms): no file and no network needed.
+
+    Attributes:
+        out: Folder to write to, made new.
+        seed: Seed of the phantoms and of the training.
+        progress: Show progress bars.
+    """
+
+    out: Path = Path("softfree-demo")
+    seed: int = 0
+    progress: bool = True
