@@ -77,6 +77,48 @@ def test_start_that_was_asked_for() -> None:
     assert (module.k_norm.bias == -1).all()
 
 
+@pytest.mark.parametrize(
+    ("start", "gamma_q", "beta_q", "beta_k"),
+    [
+        ("unit", 1, 0, 0),
+        ("scaled", 0.25, 0, 0),
+        ("open", 0.25, 0.2, 0.2),
+        ("balanced", 0.25, 0.25, 0.25),
+        ("first_order", 0.25, 1, 1 / 16),
+    ],
+)
+def test_named_starts(start: str, gamma_q: float, beta_q: float, beta_k: float) -> None:
+    module = SeqNormAttention(32, 2, start=start)
+    got = (module.q_norm.weight, module.q_norm.bias, module.k_norm.weight, module.k_norm.bias, module.v_norm.weight)
+    for parameter, value in zip(got, (gamma_q, beta_q, 1, beta_k, 1), strict=True):
+        torch.testing.assert_close(parameter, torch.full((32,), float(value)))
+    assert (module.v_norm.bias == 0).all()
+
+
+def test_unknown_start() -> None:
+    with pytest.raises(UserError, match="did you mean first_order"):
+        SeqNormAttention(24, 3, start="first-order")
+
+
+@pytest.mark.parametrize("start", ["first_order", "balanced"])
+def test_where_the_shifts_multiply_to_one_small_scores_give_softmax(start: str) -> None:
+    """softmax(s) V = (1 + s) V / N + O(s^2) for scores s = q' . k^ of mean zero, when the mean of V is kept."""
+    torch.manual_seed(0)
+    module = SeqNormAttention(24, 3, start=start, normalised="qk", dtype=torch.float64)
+    q, k, v = torch.randn(3, 2, 3, 50, 8, dtype=torch.float64)
+    q, k = (standardise(t, t, (2,)) for t in (q, k))
+    with torch.no_grad():
+        module.k_norm.weight.fill_(1e-4)
+        scaled = q * module.q_norm.weight[0]
+    shifted = scaled + module.q_norm.bias[0]
+    average = v.mean(2, keepdim=True)
+    softmax = torch.softmax(1e-4 * shifted @ k.mT, dim=-1) @ v
+    # What q brings by itself is the same for all keys: softmax does not see it.
+    row = (scaled * module.k_norm.bias[0]).sum(-1, keepdim=True)
+    got = module.mix(q, k, v, None) - row * average
+    assert (got - softmax).abs().max() < 1e-2 * (softmax - average).abs().max()
+
+
 @pytest.mark.parametrize("norm", ["sequence", "batch"])
 def test_bias_that_the_mean_removes_is_left_out(norm: str) -> None:
     module = SeqNormAttention(24, 3, norm=norm, qkv_bias=True)
@@ -108,6 +150,21 @@ def test_without_affine(heads: Heads) -> None:
     module = make(affine=False)
     assert not [key for key in module.state_dict() if "_norm" in key]
     assert_same(module.mix(*heads, None), expected(module, tuple(standardise(t, t, (2,)) for t in heads)))
+
+
+@pytest.mark.parametrize("normalised", ["qk", "kv", "q", "v"])
+def test_only_some_are_normalised(heads: Heads, normalised: str) -> None:
+    module = make(normalised=normalised)
+    treated = tuple(
+        standardise(t, t, (2,)) if letter in normalised else t for letter, t in zip("qkv", heads, strict=True)
+    )
+    assert_same(module.mix(*heads, None), expected(module, treated))
+
+
+@pytest.mark.parametrize("normalised", ["", "vq", "qkx", "qq"])
+def test_what_is_normalised_must_be_letters_in_order(normalised: str) -> None:
+    with pytest.raises(UserError, match="expected 'qkv' or some of its letters"):
+        SeqNormAttention(24, 3, normalised=normalised)
 
 
 def test_layer(heads: Heads) -> None:

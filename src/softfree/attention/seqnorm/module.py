@@ -6,9 +6,7 @@ Q, K and V are normalised over the tokens, each feature by itself, scaled and sh
     O_h = Q'_h (K'_h^T V'_h) / N
 
 The paper prints neither eps nor the kind of variance nor the start of gamma and beta. Here eps = 1e-5 and the
-variance is biased, as in batch normalisation, and the start is the one that trained best when measured:
-gamma_q = D^-1/2, gamma_k = gamma_v = 1, beta_q = beta_k = 0.2, beta_v = 0. With beta_q = 0 the result would have mean
-zero over the tokens.
+variance is biased, as in batch normalisation, and the start is one of :data:`~softfree.attention.seqnorm.start.STARTS`.
 
 The formula can be evaluated in three orders, equal up to rounding: see ``orders.py``. Galerkin attention (Cao 2021)
 with instance normalisation is the same without the normalisation of Q.
@@ -27,6 +25,7 @@ from softfree.attention.seqnorm.moments import wide_type
 from softfree.attention.seqnorm.norm import TokenNorm
 from softfree.attention.seqnorm.orders import Parameters, folded, gram
 from softfree.attention.seqnorm.rule import choose_order
+from softfree.attention.seqnorm.start import choose_start
 from softfree.errors import UserError, unknown_name
 
 Norm = Literal["sequence", "layer", "batch", "none"]
@@ -42,9 +41,12 @@ class SeqNormAttention(Attention):
     Args:
         dim: Width C.
         num_heads: Number of heads H.
-        gamma_q: Start of Q's scale; default D^-1/2.
-        beta_q: Start of Q's shift.
-        beta_k: Start of K's shift.
+        start: Where scales and shifts begin: a name of :data:`~softfree.attention.seqnorm.start.STARTS`.
+        gamma_q: Another start of Q's scale.
+        beta_q: Another start of Q's shift.
+        beta_k: Another start of K's shift.
+        normalised: Which of Q, K and V are normalised, "qkv" or some of these letters; the others are only scaled
+            and shifted. Without "v" the mean of V, and with it the picture's, stays in the sum.
         affine: Learn the scales and shifts; without them gamma = 1 and beta = 0.
         norm: "sequence" (the method), or for comparison "layer" (each token over the D features of a head), "batch"
             (each feature over batch and tokens, with running statistics in evaluation) or "none".
@@ -59,8 +61,8 @@ class SeqNormAttention(Attention):
         **options: See :class:`~softfree.attention.base.Attention`.
 
     Raises:
-        UserError: an unknown ``norm`` or ``order``, an order that cannot express another option, or prefix tokens to
-            leave out but none named.
+        UserError: an unknown ``norm``, ``order``, ``start`` or ``normalised``, an order that cannot express another
+            option, or prefix tokens to leave out but none named.
     """
 
     def __init__(
@@ -68,9 +70,11 @@ class SeqNormAttention(Attention):
         dim: int,
         num_heads: int = 8,
         *,
+        start: str = "open",
         gamma_q: float | None = None,
-        beta_q: float = 0.2,
-        beta_k: float = 0.2,
+        beta_q: float | None = None,
+        beta_k: float | None = None,
+        normalised: str = "qkv",
         affine: bool = True,
         norm: Norm = "sequence",
         class_token_in_statistics: bool = True,
@@ -84,6 +88,8 @@ class SeqNormAttention(Attention):
             raise unknown_name("norm of SeqNormAttention:", norm, get_args(Norm))
         if order not in get_args(Order):
             raise unknown_name("order of SeqNormAttention:", order, get_args(Order))
+        if not normalised or "".join(letter for letter in "qkv" if letter in normalised) != normalised:
+            raise UserError(f"Got normalised={normalised!r}: expected 'qkv' or some of its letters in this order.")
         if not class_token_in_statistics and num_prefix_tokens < 1:
             raise UserError("Got class_token_in_statistics=False without prefix tokens: set num_prefix_tokens.")
         keeps_bias = norm in ("layer", "none")
@@ -95,12 +101,15 @@ class SeqNormAttention(Attention):
         if order in ("folded", "gram") and literal_only:
             raise UserError(f"Got order={order!r} with {literal_only}: only order='literal' can express that.")
         self.expressible = not literal_only
-        gamma_q = self.head_dim**-0.5 if gamma_q is None else gamma_q
+        self.normalised = normalised
+        given = {"gamma_q": gamma_q, "beta_q": beta_q, "beta_k": beta_k}
+        at = choose_start(start, self.head_dim)._replace(**{k: v for k, v in given.items() if v is not None})
         made: dict[str, Any] = {"device": options.get("device"), "dtype": options.get("dtype")}
-        make = partial(TokenNorm, num_heads, self.head_dim, norm=norm, affine=affine, eps=eps, **made)
-        self.q_norm = make(gamma=gamma_q, beta=beta_q)
-        self.k_norm = make(gamma=1.0, beta=beta_k)
-        self.v_norm = make(gamma=1.0, beta=0.0)
+        kinds = [norm if letter in normalised else "none" for letter in "qkv"]
+        make = partial(TokenNorm, num_heads, self.head_dim, affine=affine, eps=eps, **made)
+        self.q_norm = make(norm=kinds[0], gamma=at.gamma_q, beta=at.beta_q)
+        self.k_norm = make(norm=kinds[1], gamma=1.0, beta=at.beta_k)
+        self.v_norm = make(norm=kinds[2], gamma=1.0, beta=0.0)
         if not keeps_bias:
             self.register_load_state_dict_pre_hook(_drop_qkv_bias)
 
@@ -147,6 +156,7 @@ class SeqNormAttention(Attention):
             torch.cat(gamma),
             torch.cat(beta),
             self.eps,
+            ("q" in self.normalised, "k" in self.normalised, "v" in self.normalised),
         )
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,13 +1,14 @@
 """Three ways to evaluate SeqNorm, equal up to rounding, with the same parameters; see docs/seqnorm.md.
 
-With gamma, beta per feature, a_t = gamma_t / sqrt(var_t + eps), and sums over the N tokens,
+Each of Q, K, V is T' = (T - mean T) diag(a_t) + 1 b_t^T: with a_t = gamma_t / sqrt(var_t + eps) and b_t = beta_t
+where it is normalised, with a_t = gamma_t and b_t = beta_t + gamma_t * mean T where it is not. Summed over the tokens,
 
-    M_h = diag(a_k) Cov(K_h, V_h) diag(a_v) + beta_k beta_v^T              (D x D: the centred parts sum to zero)
-    O_h = (Q_h - mean Q_h) diag(a_q) M_h + 1 beta_q^T M_h,    Y = concat_h(O_h) Wo^T + bo
+    M_h = diag(a_k) Cov(K_h, V_h) diag(a_v) + b_k b_v^T                    (D x D: the centred parts sum to zero)
+    O_h = (Q_h - mean Q_h) diag(a_q) M_h + 1 b_q^T M_h,       Y = concat_h(O_h) Wo^T + bo
 
 - folded: Q, K and V are made from the centred tokens, and nothing of their size is normalised.
 - gram: Q, K and V are never made. With S the covariance of the tokens and R_h = diag(a_q) M_h Wo_h^T (D x C),
-  var_t = diag(W_t S W_t^T), Cov(K_h, V_h) = W_k,h S W_v,h^T, c = sum_h beta_q^T M_h Wo_h^T + bo, and
+  var_t = diag(W_t S W_t^T), Cov(K_h, V_h) = W_k,h S W_v,h^T, c = sum_h b_q^T M_h Wo_h^T + bo, and
   Y = (X - mean X) (sum_h W_q,h^T R_h) + 1 c^T.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,6 +34,7 @@ class Parameters(NamedTuple):
     gamma: Tensor  # (3C,)
     beta: Tensor  # (3C,)
     eps: float
+    normalised: tuple[bool, bool, bool]  # Q, K, V
 
 
 def gram(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
@@ -52,7 +55,7 @@ def gram(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
     variance = (spread * qkv).sum(2).clamp(min=0)  # (B, 3C)
     k_spread = spread.chunk(3, dim=1)[1]
     cross = _rows_by_head(k_spread, parameters.num_heads) @ _rows_by_head(v, parameters.num_heads).mT  # (B, H, D, D)
-    mixing, constant = project(*fold(variance, cross, parameters), parameters)
+    mixing, constant = project(*fold(variance, cross, mean, parameters), parameters)
     return affine(x, mean, q.mT @ mixing, constant, mask)
 
 
@@ -79,29 +82,40 @@ def folded(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
     variance = sum_of_squares(qkv) / number  # (B, 3C)
     q, k, v = qkv.chunk(3, dim=-1)
     q, k, v = (_columns_by_head(t, parameters.num_heads) for t in (q, k, v))  # (B, H, N, D)
-    mixing, constant = fold(variance, mean_product(k, v, number.view(-1, 1, 1, 1)), parameters)
+    mixing, constant = fold(variance, mean_product(k, v, number.view(-1, 1, 1, 1)), mean, parameters)
     out = q @ mixing.to(x.dtype) + constant.to(x.dtype)  # (B, H, N, D)
     bias = None if parameters.proj_bias is None else parameters.proj_bias.to(x.dtype)
     return F.linear(out.transpose(1, 2).flatten(2), parameters.proj.to(x.dtype), bias)
 
 
-def fold(variance: Tensor, cross: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
+def fold(variance: Tensor, cross: Tensor, mean: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
     """Put the normalisation of Q, K and V and all scales and shifts into the D x D products.
 
     Args:
         variance: Of q, k, v, (B, 3C).
         cross: Cov(K_h, V_h), (B, H, D, D).
+        mean: Of the tokens, (B, C).
         p: The attention's parameters.
 
     Returns:
-        diag(a_q) M_h (B, H, D, D) and beta_q^T M_h (B, H, 1, D): O_h is the centred Q_h times the one plus the other.
+        diag(a_q) M_h (B, H, D, D) and b_q^T M_h (B, H, 1, D): O_h is the centred Q_h times the one plus the other.
     """
-    gamma, beta = p.gamma.to(variance.dtype), p.beta.to(variance.dtype)
-    scale = gamma * (variance + p.eps).rsqrt()  # (B, 3C)
+    scale, shift = _scale_and_shift(variance, mean, p)
     a_q, a_k, a_v = (t.unflatten(-1, (p.num_heads, -1)) for t in scale.chunk(3, dim=-1))  # (B, H, D)
-    beta_q, beta_k, beta_v = (t.unflatten(-1, (p.num_heads, -1)) for t in beta.chunk(3))  # (H, D)
-    mixed = a_k.unsqueeze(-1) * cross * a_v.unsqueeze(-2) + beta_k.unsqueeze(-1) * beta_v.unsqueeze(-2)
-    return a_q.unsqueeze(-1) * mixed, beta_q.unsqueeze(-2) @ mixed
+    b_q, b_k, b_v = (t.unflatten(-1, (p.num_heads, -1)) for t in shift.chunk(3, dim=-1))  # (B or 1, H, D)
+    mixed = a_k.unsqueeze(-1) * cross * a_v.unsqueeze(-2) + b_k.unsqueeze(-1) * b_v.unsqueeze(-2)
+    return a_q.unsqueeze(-1) * mixed, b_q.unsqueeze(-2) @ mixed
+
+
+def _scale_and_shift(variance: Tensor, mean: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
+    """Give a (B, 3C) and b (B or 1, 3C) of the module's first formula."""
+    gamma, beta = p.gamma.to(variance.dtype), p.beta.to(variance.dtype).unsqueeze(0)
+    root = (variance + p.eps).rsqrt()
+    if all(p.normalised):
+        return gamma * root, beta
+    normalised = torch.tensor(p.normalised, device=mean.device).repeat_interleave(mean.shape[-1])  # (3C,)
+    means = F.linear(mean, p.qkv.to(mean.dtype))  # (B, 3C)
+    return gamma * root.where(normalised, 1), beta + gamma * means.where(~normalised, 0)
 
 
 def project(mixing: Tensor, constant: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
