@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from softfree.errors import UserError
-from softfree.models.positions import resize_positions, sincos_positions
+from softfree.models.positions import PositionalConv, resize_positions, sincos_positions
 
 
 def test_sincos_formula() -> None:
@@ -49,3 +49,34 @@ def test_resizing_keeps_place(new: tuple[int, int]) -> None:
     assert (resized[:, 0] == 9).all()
     want = (torch.arange(new[0]) + 0.5) / new[0]
     torch.testing.assert_close(resized[0, 1:, 0].view(new), want[:, None].expand(new), rtol=0, atol=0.04)
+
+
+def test_positional_conv_adds_a_weighted_sum_of_the_neighbours() -> None:
+    torch.manual_seed(0)
+    layer, tokens = PositionalConv(4).double(), torch.randn(2, 1 + 3 * 5, 4, dtype=torch.float64)
+    with torch.no_grad():
+        layer.conv.bias.normal_()
+    got = layer(tokens, (3, 5))
+    assert torch.equal(got[:, 0], tokens[:, 0]), "the class token has no place"
+    picture = tokens[:, 1:].view(2, 3, 5, 4)
+    for row, column in ((0, 0), (1, 2), (2, 4)):
+        want = picture[:, row, column] + layer.conv.bias
+        for down, right in ((a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)):
+            if 0 <= row + down < 3 and 0 <= column + right < 5:
+                weight = layer.conv.weight[:, 0, down + 1, right + 1]
+                want = want + weight * picture[:, row + down, column + right]
+        torch.testing.assert_close(got[:, 1:].view(2, 3, 5, 4)[:, row, column], want)
+
+
+def test_positional_conv_sees_padding_as_zero() -> None:
+    layer, tokens = PositionalConv(4).double(), torch.randn(1, 3 * 5, 4, dtype=torch.float64)
+    mask = torch.ones(1, 15, dtype=torch.bool)
+    mask[0, 7] = False
+    padded = tokens.masked_fill(~mask.unsqueeze(-1), float("nan"))
+    zero = tokens.masked_fill(~mask.unsqueeze(-1), 0)
+    assert torch.equal(layer(padded, (3, 5), mask)[mask], layer(zero, (3, 5))[mask])
+
+
+def test_positional_conv_needs_a_grid() -> None:
+    with pytest.raises(UserError, match="rows and columns of a picture"):
+        PositionalConv(4)(torch.randn(1, 15, 4), None)

@@ -72,6 +72,19 @@ def test_padded_tokens_change_nothing(attention: str, stem: str, pool: str) -> N
     torch.testing.assert_close(model(x[1:], mask[1:]), logits[1:], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("pool", ["avg", "token"])
+def test_positional_convolution_leaves_padding_out(pool: str) -> None:
+    model = make(pos_conv=True, pool=pool, pos="none").eval()
+    x = pictures(2, 3, 32, 32)
+    mask = (torch.arange(16) % 4 < 3).expand(2, -1)  # the last column is padding
+    changed = x.clone()
+    changed[..., 24:] = 7.0
+    assert torch.equal(model(x, mask), model(changed, mask))
+    plain = make(pool=pool, pos="none").eval()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    assert not torch.allclose(model(x), plain(x), rtol=1e-3)
+
+
 def test_average_pooling_leaves_out_the_class_token_and_the_padding() -> None:
     model, tokens, mask = make(pool="avg", class_token=True), pictures(2, 17, 24), torch.rand(2, 16) > 0.5
     mean = torch.stack([t[1:][m].mean(0) for t, m in zip(tokens, mask, strict=True)])

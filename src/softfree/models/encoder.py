@@ -11,11 +11,17 @@ from torch.utils.checkpoint import checkpoint
 
 from softfree.attention import create_attention
 from softfree.errors import UserError
+from softfree.models.positions import PositionalConv
 from softfree.models.rows import by_rows
+
+Grid = tuple[int, int]
 
 
 class Block(nn.Module):
     """Pre-norm block: ``x + ls1(attn(norm1 x))``, then ``x + ls2(mlp(norm2 x))``, with timm's names.
+
+    With ``pos_conv`` the tokens go through a :class:`~softfree.models.positions.PositionalConv` first, so that the
+    attention itself is what it was and SeqNorm's Gram order stays exact.
 
     Args:
         dim: Width C.
@@ -28,6 +34,7 @@ class Block(nn.Module):
         layer_scale: Start of a learned factor per feature on each branch; None for no factor.
         mlp_chunk: Tokens that the MLP takes at once, with its inside computed again in the backward pass: less memory,
             about a quarter more time for the MLP. None: all tokens in training, what the cache holds in inference.
+        pos_conv: Let each token see its neighbours on the grid before the attention.
     """
 
     def __init__(
@@ -42,11 +49,13 @@ class Block(nn.Module):
         drop_path: float = 0.0,
         layer_scale: float | None = None,
         mlp_chunk: int | None = None,
+        pos_conv: bool = False,
     ) -> None:
         super().__init__()
         if mlp_chunk is not None and mlp_chunk < 1:
             raise UserError(f"Got mlp_chunk={mlp_chunk}: expected the number of tokens that the MLP takes at once.")
         options = {"qkv_bias": True, "proj_drop": proj_drop, **(attention_options or {})}
+        self.pos_conv = PositionalConv(dim) if pos_conv else None
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = create_attention(attention, dim, num_heads, **options)
         self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
@@ -59,8 +68,16 @@ class Block(nn.Module):
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.drop_path2 = DropPath(drop_path)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map tokens (B, N, C) to tokens (B, N, C); ``mask`` (B, N) is True for real tokens."""
+    def forward(self, x: Tensor, mask: Tensor | None = None, grid: Grid | None = None) -> Tensor:
+        """Map tokens (B, N, C) to tokens (B, N, C).
+
+        Args:
+            x: Tokens, those of the grid last.
+            mask: Boolean (B, N), True for real tokens, or None for all.
+            grid: Rows and columns of the tokens; only ``pos_conv`` needs it.
+        """
+        if self.pos_conv is not None:
+            x = self.pos_conv(x, grid, mask)
         x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), attn_mask=mask)))
         return x + self.drop_path2(by_rows(self._feed_forward, x, self.hidden, self.mlp_chunk))
 
@@ -82,11 +99,11 @@ class Encoder(nn.Sequential):
         rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
         return cls(*(Block(dim, num_heads, drop_path=rate, **options) for rate in rates))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map tokens (B, N, C) to tokens (B, N, C); ``mask`` (B, N) is True for real tokens."""
+    def forward(self, x: Tensor, mask: Tensor | None = None, grid: Grid | None = None) -> Tensor:
+        """Map tokens (B, N, C) to tokens (B, N, C); ``mask`` and ``grid`` as in :meth:`Block.forward`."""
         for block in self:
             if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, mask, use_reentrant=False)
+                x = checkpoint(block, x, mask, grid, use_reentrant=False)
             else:
-                x = block(x, mask)
+                x = block(x, mask, grid)
         return x

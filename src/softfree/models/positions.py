@@ -1,10 +1,10 @@
-"""Position codes: learned or fixed on a grid, resized to the grid of each picture."""
+"""Position codes: learned or fixed on a grid, resized to the grid of each picture; or from each token's neighbours."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from timm.layers import build_sincos2d_pos_embed, resample_abs_pos_embed
-from torch import Tensor
+from torch import Tensor, nn
 
 from softfree.errors import UserError
 
@@ -42,3 +42,39 @@ def resize_positions(pos_embed: Tensor, old: tuple[int, int], new: tuple[int, in
         (1, P + h' w', C).
     """
     return resample_abs_pos_embed(pos_embed, list(new), list(old), num_prefix_tokens=num_prefix_tokens)
+
+
+class PositionalConv(nn.Module):
+    """``x + conv(x)`` with a depth-wise 3 x 3 convolution over the token grid (Chu et al. 2021, arXiv:2102.10882).
+
+    Args:
+        dim: Width C.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        nn.init.trunc_normal_(self.conv.weight, std=0.02)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, grid: tuple[int, int] | None, mask: Tensor | None = None) -> Tensor:
+        """Add to each token of the grid what its neighbours say; prefix tokens stay as they are.
+
+        Args:
+            x: Tokens (B, P + h w, C).
+            grid: (h, w).
+            mask: True for real tokens (B, P + h w), or None for all; the others are seen as zero.
+
+        Returns:
+            (B, P + h w, C).
+
+        Raises:
+            UserError: tokens without a grid, as in a bag.
+        """
+        if grid is None:
+            raise UserError("Got tokens without a grid: pos_conv=True needs the rows and columns of a picture.")
+        number = grid[0] * grid[1]
+        seen = x if mask is None else x.masked_fill(~mask.unsqueeze(-1), 0)
+        picture = seen[:, -number:].transpose(1, 2).unflatten(2, grid)  # (B, C, h, w), channels last in memory
+        told = self.conv(picture).flatten(2).transpose(1, 2)
+        return x + F.pad(told, (0, 0, x.shape[1] - number, 0))

@@ -40,6 +40,7 @@ class VisionTransformer(nn.Module, PyTorchModelHubMixin, library_name="softfree"
         proj_drop: Dropout after each projection.
         layer_scale: Start of a learned factor on each branch; None for no factor.
         mlp_chunk: Tokens that an MLP takes at once in training, to save memory; see :class:`Block`.
+        pos_conv: A depth-wise 3 x 3 convolution of the tokens before each attention.
 
     Raises:
         UserError: a choice that is unknown or does not go with another.
@@ -65,6 +66,7 @@ class VisionTransformer(nn.Module, PyTorchModelHubMixin, library_name="softfree"
         proj_drop: float = 0.0,
         layer_scale: float | None = None,
         mlp_chunk: int | None = None,
+        pos_conv: bool = False,
     ) -> None:
         super().__init__()
         class_token = pool == "token" if class_token is None else class_token
@@ -90,6 +92,7 @@ class VisionTransformer(nn.Module, PyTorchModelHubMixin, library_name="softfree"
             proj_drop=proj_drop,
             layer_scale=layer_scale,
             mlp_chunk=mlp_chunk,
+            pos_conv=pos_conv,
         )
         norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.norm = norm if pool == "token" else nn.Identity()
@@ -149,7 +152,7 @@ class VisionTransformer(nn.Module, PyTorchModelHubMixin, library_name="softfree"
             mask = None if mask is None else torch.cat([mask.new_ones(mask.shape[0], 1), mask], dim=1)
         if self.pos_embed is not None:
             tokens = tokens + resize_positions(self.pos_embed, self.grid_size, grid, self.num_prefix_tokens)
-        return self.norm(self.blocks(tokens, mask))
+        return self.norm(self.blocks(tokens, mask, grid))
 
     def forward_head(self, tokens: Tensor, mask: Tensor | None = None, pre_logits: bool = False) -> Tensor:
         """Pool and classify.
