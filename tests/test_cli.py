@@ -48,7 +48,7 @@ def test_help_imports_nothing_heavy(verb):
     ("arguments", "message"),
     [
         (["trian"], "did you mean train?"),
-        (["study"], "study attentions"),
+        (["study"], "study ablation"),
         (["train"], "needs a TABLE"),
         (["train", "no.csv"], "no.csv: no such table"),
         (["train", "no.csv", "--epoks", "3"], "--epoks"),

@@ -11,10 +11,10 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from softfree import options
-from softfree.attention import ATTENTIONS
 from softfree.data.table import SPLITS
 from softfree.data.transforms import Augmentation, Preprocessing
 from softfree.models import list_models
+from softfree.studies.variants import PRESETS
 
 GROUPS: list[Any] = [group for group in vars(options).values() if dataclasses.is_dataclass(group)]
 
@@ -33,7 +33,7 @@ def test_joined_groups_have_no_name_in_common(group: type) -> None:
 
 def test_defaults_are_names_that_exist() -> None:
     assert {options.ModelOptions().model, options.LoaderBenchOptions().model} <= set(list_models())
-    assert set(options.AttentionStudyOptions().attentions) <= set(ATTENTIONS)
+    assert set(options.AblationOptions().variants) <= set(PRESETS)
     assert get_args(options.Split) == SPLITS
 
 

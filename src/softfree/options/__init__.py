@@ -11,7 +11,7 @@ from softfree.options.measuring import (
     PlanOptions,
     SpeedOptions,
 )
-from softfree.options.studies import AttentionStudyOptions
+from softfree.options.studies import AblationOptions, RobustnessOptions
 from softfree.options.training import (
     Fit,
     ModelOptions,
@@ -28,8 +28,8 @@ from softfree.options.training import (
 from softfree.options.using import CheckOptions, DemoOptions, EvaluateOptions, PredictOptions
 
 __all__ = [
+    "AblationOptions",
     "AttentionBenchOptions",
-    "AttentionStudyOptions",
     "CheckOptions",
     "DemoOptions",
     "EvaluateOptions",
@@ -45,6 +45,7 @@ __all__ = [
     "PrecisionGiven",
     "PredictOptions",
     "PresetName",
+    "RobustnessOptions",
     "RunOptions",
     "SpeedOptions",
     "Split",

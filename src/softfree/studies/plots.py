@@ -2,33 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from softfree.files import replacing
+from softfree.studies.cells import Cell, Key
+from softfree.studies.summary import STATISTICS, TITLES, cells_table
 
-TITLES = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}
+STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+BLUE, GRAY = "#0b5fa5", "0.6"
 
 
-def plot_attentions(path: Path, summary: pd.DataFrame, *, title: str) -> None:
-    """Two statistics with their intervals and the training time, a line for each attention."""
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(9, 1.2 + 0.45 * len(summary)), layout="constrained")
-        left, middle, right = figure.subplots(1, 3, sharey=True)
-        heights = range(len(summary))
-        for axes, name in ((left, "auroc"), (middle, "balanced_accuracy")):
-            low, high = summary[f"{name}_low"], summary[f"{name}_high"]
-            axes.hlines(heights, low, high, color="0.55", linewidth=2)
-            axes.plot(summary[name], heights, "o", color="#0b5fa5")
-            axes.set_xlabel(f"{TITLES[name]}, 95 % interval")
-            axes.grid(axis="x", color="0.9")
-        right.barh(heights, summary["cpu_seconds"], color="#0b5fa5", height=0.5)
-        right.set_xlabel("training, CPU s")
-        left.set_yticks(list(heights), summary["attention"])
-        left.invert_yaxis()
-        figure.suptitle(title, x=0.01, ha="left")
+def plot_variants(path: Path, summary: pd.DataFrame, cells: Mapping[Key, Cell]) -> None:
+    """AUROC, balanced accuracy and training time: a line for each variant, a block for each data set."""
+    seeds = cells_table(cells)
+    names = list(dict.fromkeys(summary["data"]))
+    sizes = [int((summary["data"] == name).sum()) for name in names]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, sum(0.9 + 0.32 * size for size in sizes)), layout="constrained")
+        grid = figure.subplots(len(names), 3, squeeze=False, sharey="row", height_ratios=sizes, width_ratios=[2, 2, 1])
+        for axes, name in zip(grid, names, strict=True):
+            rows = summary[summary["data"] == name].reset_index(drop=True)
+            for panel, statistic in zip(axes, STATISTICS, strict=False):
+                _forest(panel, rows, seeds[(seeds["data"] == name) & (seeds["scale"] == 1.0)], statistic)
+            axes[2].barh(rows.index, rows["cpu_seconds"], color=GRAY, height=0.5)
+            axes[0].set_yticks(list(rows.index), rows["variant"])
+            axes[0].invert_yaxis()
+            axes[0].set_title(name, loc="left", fontsize=11, fontweight="bold")
+        for panel, label in zip(grid[-1], (*TITLES.values(), "training, CPU s"), strict=True):
+            panel.set_xlabel(label)
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=150)
+
+
+def plot_scales(path: Path, summary: pd.DataFrame) -> None:
+    """AUROC over the side at test, relative to the one in training: a line for each variant."""
+    names = list(dict.fromkeys(summary["data"]))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(1.5 + 4.5 * len(names), 4), layout="constrained")
+        for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+            for variant, rows in summary[summary["data"] == name].groupby("variant", sort=False):
+                (line,) = axes.plot(rows["scale"], rows["auroc"], "o-", label=variant)
+                axes.fill_between(
+                    rows["scale"], rows["auroc_low"], rows["auroc_high"], color=line.get_color(), alpha=0.12
+                )
+            axes.axvline(1, color=GRAY, linewidth=1, linestyle=":")
+            axes.set(title=name, xlabel="side at test over side in training", ylabel="AUROC")
+        figure.axes[-1].legend(frameon=False)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=150)
+
+
+def _forest(axes: Axes, rows: pd.DataFrame, seeds: pd.DataFrame, statistic: str) -> None:
+    """Interval and mean of each variant, its seeds as rings, and a line where the peer is."""
+    for height, row in enumerate(rows.to_dict("records")):
+        single = seeds[seeds["variant"] == row["variant"]][statistic]
+        axes.plot(single, [height] * len(single), "o", mfc="none", mec=GRAY, markersize=4)
+    axes.hlines(rows.index, rows[f"{statistic}_low"], rows[f"{statistic}_high"], color=BLUE, linewidth=2, alpha=0.6)
+    axes.plot(rows[statistic], rows.index, "o", color=BLUE)
+    axes.axvline(rows[statistic].iloc[0], color=GRAY, linewidth=1, linestyle=":")
+    axes.grid(axis="x", color="0.92")

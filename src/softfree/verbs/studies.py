@@ -7,24 +7,23 @@ import json
 from jsonargparse import Namespace
 
 from softfree import options
-from softfree.verbs.parser import Parser, Verb, add_json, add_table, fill, names
+from softfree.verbs.parser import Parser, Verb, add, add_json, fill
 
 
-def _study_attentions_arguments(parser: Parser) -> None:
-    add_table(parser)
-    for group in options.AttentionStudyOptions.__mro__[:-1]:
-        own = {field for parent in group.__mro__[1:-1] for field in names(parent)}
-        parser.add_class_arguments(group, None, skip=own)
-    parser.add_argument("--config", action="config", help="YAML file with any of these options.")
+def _study_ablation_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "recipes", nargs="+", type=str, help="YAML files of options of softfree train, each with its table or phantoms."
+    )
+    add(options.AblationOptions)(parser)
 
 
-def _study_attentions(parsed: Namespace) -> None:
+def _study_ablation(parsed: Namespace) -> None:
     from pathlib import Path
 
-    from softfree.studies.attentions import study_attentions, to_markdown
+    from softfree.studies.ablation import study_ablation
 
-    chosen = fill(options.AttentionStudyOptions, parsed)
-    print(to_markdown(study_attentions(chosen, Path(parsed.table)), len(chosen.seeds)), end="")
+    chosen = fill(options.AblationOptions, parsed)
+    print(study_ablation(chosen, [Path(one) for one in parsed.recipes]), end="")
 
 
 def _study_sizes_arguments(parser: Parser) -> None:
@@ -44,9 +43,32 @@ def _study_sizes(parsed: Namespace) -> None:
         print_sizes(found)
 
 
+def _study_robustness_arguments(parser: Parser) -> None:
+    parser.add_argument("runs", nargs="+", type=str, help="Run directories of one task.")
+    parser.add_class_arguments(options.RobustnessOptions, None)
+    add_json(parser)
+
+
+def _study_robustness(parsed: Namespace) -> None:
+    from softfree.studies.robustness import study_robustness
+    from softfree.studies.robustness_report import to_markdown
+
+    chosen = fill(options.RobustnessOptions, parsed, progress=parsed.progress and not parsed.json)
+    found = study_robustness(parsed.runs, chosen)
+    if parsed.json:
+        print(json.dumps(json.loads(found.rows.to_json(orient="records")), indent=2))
+    else:
+        print(to_markdown(found.rows, found.summary), end="")
+
+
 VERBS = {
-    "study attentions": Verb(
-        "several attentions and seeds with one recipe", _study_attentions_arguments, _study_attentions
+    "study ablation": Verb(
+        "variants of a recipe by data sets by seeds, all attentions with one recipe among them",
+        _study_ablation_arguments,
+        _study_ablation,
+    ),
+    "study robustness": Verb(
+        "what blur, noise, compression and other damage do to runs", _study_robustness_arguments, _study_robustness
     ),
     "study sizes": Verb("whether a run has learnt the pictures or their size", _study_sizes_arguments, _study_sizes),
 }
