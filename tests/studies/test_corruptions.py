@@ -57,9 +57,10 @@ def test_a_strength_does_the_same_to_a_large_and_a_small_copy(name, strength):
     large = picture(512)
     small = reduced(large, 128)
     results = [reduced(corrupted(pixels, name, strength)) for pixels in (large, small)]
-    harm = np.abs(results[0] - reduced(large)).mean()
-    # Not nothing: finer pixels reach black and white sooner, where strong noise is cut off.
-    assert np.abs(results[0] - results[1]).mean() < 0.35 * harm
+    harm = [np.abs(result - reduced(one)).mean() for result, one in zip(results, (large, small), strict=True)]
+    # Resampling alone makes some difference; noise of single pixels would make one of 1.4 times the harm.
+    assert harm[0] == pytest.approx(harm[1], rel=0.35)
+    assert np.abs(results[0] - results[1]).mean() < 0.6 * harm[0]
 
 
 def test_noise_has_its_deviation_and_is_gray():
