@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from softfree.errors import UserError, unknown_name
+
+Grid = tuple[int, ...]
 
 # Elements of a part of a large tensor on a CPU: 3 MB of bfloat16, where products are at full speed and the part is
 # still in the cache afterwards.
@@ -42,6 +45,9 @@ class Attention(nn.Module, ABC):
         UserError: an option that this method cannot honour.
     """
 
+    # One projection for Q and K: ``qkv`` then has 2C rows, and takes those of Q and V from a state dict with 3C.
+    shared_keys = False
+
     def __init__(
         self,
         dim: int,
@@ -67,10 +73,12 @@ class Attention(nn.Module, ABC):
         self._refuse(unused)
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, device=device, dtype=dtype)
+        self.qkv = nn.Linear(dim, (2 if self.shared_keys else 3) * dim, bias=qkv_bias, device=device, dtype=dtype)
         norm_layer = norm_layer or nn.LayerNorm
         self.norm = norm_layer(dim, device=device, dtype=dtype) if scale_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim, bias=proj_bias, device=device, dtype=dtype)
+        if self.shared_keys:
+            self.register_load_state_dict_pre_hook(_leave_out_keys)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def _refuse(self, unused: dict[str, Any]) -> None:
@@ -79,42 +87,49 @@ class Attention(nn.Module, ABC):
                 raise unknown_name(f"option of {type(self).__name__}:", name, option_names(type(self)))
 
     @abstractmethod
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grid: Grid | None = None) -> Tensor:
         """Mix the tokens: the heart of a method.
 
         Args:
             q: Queries (B, H, N, D); ``k`` and ``v`` alike, strided views of the projection.
-            k: Keys.
+            k: Keys; those of a method with ``shared_keys`` are ``q`` itself.
             v: Values.
             mask: True for real tokens (B, 1, N, 1), or None when all are real. The input of padded tokens was
                 set to zero, so that their q, k and v are the bias of the projection.
+            grid: Sides of the grid that the last tokens lie on, or None for a plain sequence.
 
         Returns:
             (B, H, N, D); rows of padded tokens may hold any finite numbers.
         """
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, grid: Grid | None = None
+    ) -> Tensor:
         """Attend.
 
         Args:
             x: Tokens (B, N, C).
             attn_mask: Boolean (B, N), True for real tokens; None when all are real.
             is_causal: timm's keyword; only False is possible.
+            grid: Rows and columns (and slices before them) of the last tokens; those in front of them, such as a
+                class token, have no place. Only methods with landmarks look at it; for None they take the tokens as
+                a sequence.
 
         Returns:
             (B, N, C); rows of padded tokens are without meaning.
 
         Raises:
-            UserError: a mask of another shape or type, or a causal one.
+            UserError: a mask of another shape or type, a causal one, or more places on the grid than tokens.
         """
         check_mask(x, attn_mask, is_causal)
+        check_grid(x, grid)
         mask = None
         if attn_mask is not None:
             # Whatever padding holds, not even a NaN may reach the sums over tokens.
             x = x.masked_fill(~attn_mask.unsqueeze(-1), 0)
             mask = attn_mask[:, None, :, None]  # (B, 1, N, 1)
-        q, k, v = (self.split_heads(t) for t in self.qkv(x).chunk(3, dim=-1))  # (B, H, N, D)
-        x = self.mix(q, k, v, mask).transpose(1, 2).flatten(2)  # (B, N, C)
+        q, *k, v = (self.split_heads(t) for t in self.qkv(x).split(x.shape[-1], dim=-1))  # (B, H, N, D)
+        x = self.mix(q, k[0] if k else q, v, mask, grid).transpose(1, 2).flatten(2)  # (B, N, C)
         return self.proj_drop(self.proj(self.norm(x)))
 
     def split_heads(self, t: Tensor) -> Tensor:
@@ -131,6 +146,21 @@ class Attention(nn.Module, ABC):
         plain = all(type(part) is nn.Linear for part in projections)
         hooked = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in projections)
         return plain and not hooked and isinstance(self.norm, nn.Identity)
+
+
+def _leave_out_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    width = module.num_heads * module.head_dim  # type: ignore[operator]
+    for name in (f"{prefix}qkv.weight", f"{prefix}qkv.bias"):
+        if name in state_dict and len(state_dict[name]) == 3 * width:
+            state_dict[name] = torch.cat([state_dict[name][:width], state_dict[name][2 * width :]])
+
+
+def check_grid(x: Tensor, grid: Grid | None) -> None:
+    """Refuse a grid (sides) with more places than x (B, N, C) has tokens."""
+    if grid is not None and math.prod(grid) > x.shape[1]:
+        raise UserError(
+            f"Got a grid of {' x '.join(map(str, grid))} for {x.shape[1]} tokens: expected no more places than tokens."
+        )
 
 
 def check_mask(x: Tensor, attn_mask: Tensor | None, is_causal: bool) -> None:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softfree.attention.base import PART, Attention, check_mask, mean_product, narrow_as_autocast
+from softfree.attention.base import PART, Attention, Grid, check_mask, mean_product, narrow_as_autocast
 
 
 class SimaAttention(Attention):
@@ -36,12 +36,14 @@ class SimaAttention(Attention):
         super().__init__(dim, num_heads, **options)
         self.eps = eps
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, grid: Grid | None = None
+    ) -> Tensor:
         """Attend; see :meth:`Attention.forward`."""
         # An exported graph is for any N, and long sequences are what it is made for.
         any_length = torch.compiler.is_exporting() or torch.jit.is_tracing()
         if not self.projections_are_plain() or (not any_length and x.shape[1] < self.head_dim):
-            return super().forward(x, attn_mask, is_causal)
+            return super().forward(x, attn_mask, is_causal, grid)
         check_mask(x, attn_mask, is_causal)
         x, full_precision = narrow_as_autocast(x)
         with full_precision:
@@ -96,7 +98,7 @@ class SimaAttention(Attention):
             return torch.add(constant, x @ mixing.to(x.dtype), alpha=1 / tokens)
         return torch.baddbmm(constant, x, (mixing / tokens).to(x.dtype))
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grid: Grid | None = None) -> Tensor:
         """Mix short sequences by the first formula of the module, N x N first if there are fewer tokens than features.
 
         Q^ and K^ are of size 1 / N, which a half cannot hold: both carry sqrt(N), and the result is divided by N.

@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softfree.attention.base import Attention
+from softfree.attention.base import Attention, Grid
 
 
 class SoftmaxAttention(Attention):
@@ -39,7 +39,7 @@ class SoftmaxAttention(Attention):
         self.k_norm = norm_layer(self.head_dim, **made) if qk_norm else nn.Identity()
         self.attn_drop = attn_drop
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grid: Grid | None = None) -> Tensor:
         """Attend to the real tokens only; a sample without any gives zeros."""
         keys = None
         if mask is not None:

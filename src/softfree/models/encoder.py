@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from softfree.attention import create_attention
+from softfree.attention.base import Grid
 from softfree.errors import UserError
 from softfree.models.positions import PositionalConv
 from softfree.models.rows import by_rows
-
-Grid = tuple[int, int]
 
 
 class Block(nn.Module):
@@ -74,11 +73,11 @@ class Block(nn.Module):
         Args:
             x: Tokens, those of the grid last.
             mask: Boolean (B, N), True for real tokens, or None for all.
-            grid: Rows and columns of the tokens; only ``pos_conv`` needs it.
+            grid: Rows and columns of the tokens, for ``pos_conv`` and attentions with landmarks.
         """
         if self.pos_conv is not None:
             x = self.pos_conv(x, grid, mask)
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), attn_mask=mask)))
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), attn_mask=mask, grid=grid)))
         return x + self.drop_path2(by_rows(self._feed_forward, x, self.hidden, self.mlp_chunk))
 
     def _feed_forward(self, x: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class PositionalConv(nn.Module):
         nn.init.trunc_normal_(self.conv.weight, std=0.02)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, grid: tuple[int, int] | None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, grid: tuple[int, ...] | None, mask: Tensor | None = None) -> Tensor:
         """Add to each token of the grid what its neighbours say; prefix tokens stay as they are.
 
         Args:

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from softfree.attention.base import Attention, check_mask, narrow_as_autocast
+from softfree.attention.base import Attention, Grid, check_mask, narrow_as_autocast
 from softfree.attention.seqnorm.moments import wide_type
 from softfree.attention.seqnorm.norm import TokenNorm
 from softfree.attention.seqnorm.orders import Parameters, folded, gram
@@ -121,11 +121,13 @@ class SeqNormAttention(Attention):
             return "class_token_in_statistics=False"
         return "" if isinstance(self.norm, nn.Identity) else "scale_norm=True"
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, grid: Grid | None = None
+    ) -> Tensor:
         """Attend, in the order that was chosen; see :meth:`Attention.forward`."""
         order = self.order_for(x)
         if order == "literal":
-            return super().forward(x, attn_mask, is_causal)
+            return super().forward(x, attn_mask, is_causal, grid)
         check_mask(x, attn_mask, is_causal)
         x, full_precision = narrow_as_autocast(x)
         with full_precision:
@@ -159,7 +161,7 @@ class SeqNormAttention(Attention):
             ("q" in self.normalised, "k" in self.normalised, "v" in self.normalised),
         )
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grid: Grid | None = None) -> Tensor:
         """Mix by the second formula of the module, ``1 / N`` spread over K' and V' so that no half overflows."""
         counted = self._counted(q, mask)
         tokens: Tensor | int = q.shape[2]
