@@ -15,7 +15,7 @@ class Sum(Attention):
         super().__init__(dim, num_heads, **options)  # type: ignore[arg-type]
         self.power = power
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grid: object = None) -> Tensor:
         self.given = q, k, v, mask
         v = v if mask is None else v * mask
         return v.sum(2, keepdim=True).expand_as(v)

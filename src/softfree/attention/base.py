@@ -182,12 +182,17 @@ def narrow_as_autocast(x: Tensor) -> tuple[Tensor, AbstractContextManager[Any]]:
     return x.to(torch.get_autocast_dtype(device)), torch.autocast(device, enabled=False)
 
 
+def wide_type(x: Tensor) -> torch.dtype:
+    """Choose the type of statistics: float32, or float64 where ``x`` has it."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 def mean_product(k: Tensor, v: Tensor, number: Tensor | float) -> Tensor:
     """``K^T V / number`` for (B, H, N, D) in float32 or better, (B, H, D, D).
 
     float16 shares the division out before the sum, which would overflow.
     """
-    wide = torch.promote_types(k.dtype, torch.float32)
+    wide = wide_type(k)
     if k.dtype == torch.float16:
         k, v = ((t * number**-0.5).to(t.dtype) for t in (k, v))
         return (k.mT @ v).to(wide)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softfree.attention.base import Grid
+from softfree.attention.base import Grid, wide_type
 from softfree.errors import UserError
 
 
@@ -65,7 +65,7 @@ def _pool(t: Tensor, grid: Grid, sides: Grid, stride: int | None) -> Tensor:
     for side, windows in zip(grid, sides, strict=True):
         places = torch.arange(side, device=t.device)
         window = places * windows // side if stride is None else places // stride
-        inside = (window == torch.arange(windows, device=t.device).unsqueeze(1)).to(torch.float32)  # (windows, side)
+        inside = (window == torch.arange(windows, device=t.device).unsqueeze(1)).to(wide_type(t))  # (windows, side)
         average = (inside / inside.sum(1, keepdim=True)).to(t.dtype)
         out = torch.tensordot(out, average, dims=([2], [1]))  # the axis leaves and its windows come last
     return out.flatten(3).mT
@@ -83,7 +83,7 @@ def _ranked_means(t: Tensor, mask: Tensor, number: int, stride: int | None) -> t
         window = rank // stride
     inside = (window.mT == torch.arange(windows, device=t.device).view(-1, 1)) & mask.mT  # (B, 1, m, N)
     count = inside.sum(3, keepdim=True)
-    average = (inside / count.clamp(min=1)).to(t.dtype)
+    average = (inside / count.clamp(min=1).to(wide_type(t))).to(t.dtype)
     return average @ t.masked_fill(~mask, 0), count > 0
 
 

@@ -20,8 +20,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from softfree.attention.base import Attention, Grid, check_mask, narrow_as_autocast
-from softfree.attention.seqnorm.moments import wide_type
+from softfree.attention.base import Attention, Grid, check_mask, narrow_as_autocast, wide_type
 from softfree.attention.seqnorm.norm import TokenNorm
 from softfree.attention.seqnorm.orders import Parameters, folded, gram
 from softfree.attention.seqnorm.rule import choose_order

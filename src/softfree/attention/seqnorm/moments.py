@@ -18,16 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softfree.attention.base import PART
+from softfree.attention.base import PART, wide_type
 from softfree.errors import UserError
 
 # Tokens that the guess of the mean looks at.
 GUESS = 1024
-
-
-def wide_type(x: Tensor) -> torch.dtype:
-    """Choose the type of statistics: float32, or float64 where ``x`` has it."""
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def moments(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

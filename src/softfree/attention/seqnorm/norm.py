@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from softfree.attention.seqnorm.moments import wide_type
+from softfree.attention.base import wide_type
 
 # Axes of (B, H, N, D) that one mean and one variance are taken over.
 AXES: dict[str, tuple[int, ...]] = {"sequence": (2,), "layer": (3,), "batch": (0, 2)}

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softfree.attention.base import mean_product
-from softfree.attention.seqnorm.moments import affine, count, moments, sum_of_squares, wide_type
+from softfree.attention.base import mean_product, wide_type
+from softfree.attention.seqnorm.moments import affine, count, moments, sum_of_squares
 
 
 class Parameters(NamedTuple):

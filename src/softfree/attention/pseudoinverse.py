@@ -1,0 +1,148 @@
+"""Moore-Penrose inverses of batches of small symmetric matrices by Newton's iteration.
+
+As in SOFT (Lu et al. 2021, arXiv:2110.11945, algorithm 2): with 0 < alpha < 2 / s_1^2, s_1 the largest singular value,
+
+    X_0 = alpha A,    X_(k+1) = 2 X_k - X_k A X_k,
+    so that  X_k = f_k(A),    f_k(s) = (1 - (1 - alpha s^2)^(2^k)) / s
+
+Singular values far below s_1 2^(-k/2) are left near zero, which is why the iteration is gentle with the nearly singular
+matrices that a smooth kernel gives, and why a rounded A does no harm. alpha = 1.8 / ||A||_1^2, each matrix by itself.
+
+Backward is the differential of the exact inverse, once, with P = I - A X:
+
+    dL/dA = -X G X + P G^T X X + X X G^T P^T
+
+where the official code has the first term alone, which is right for a full rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from softfree.attention.base import wide_type
+
+# A matrix whose ||A X A - A|| / ||A|| (Frobenius) is below so many roundings is left as it is.
+CONVERGED = 8
+# One that stays above after all iterations is inverted by its eigenvalues. Nearly singular ones stay below: what is
+# left out is small itself.
+FAILED = 1e-2
+# Iterations that such a matrix is given, at least.
+ENOUGH = 20
+
+
+class Inverse(NamedTuple):
+    """What :func:`pseudoinverse` gives.
+
+    Attributes:
+        value: (..., m, m), of the type of the matrices.
+        residual: ``||A X A - A|| / ||A||``, (...).
+        replaced: Where the iteration failed and eigenvalues were taken, (...).
+    """
+
+    value: Tensor
+    residual: Tensor
+    replaced: Tensor
+
+
+def pseudoinverse(a: Tensor, *, iterations: int = 20, ridge: float = 0.0) -> Inverse:
+    """Invert symmetric matrices, each by itself whatever else is in the batch.
+
+    Arithmetic is in float32, or float64 for such input, under autocast too. A matrix that has converged is not touched
+    again, and nothing is computed when all have. While a graph is compiled or exported all iterations are made, and no
+    matrix is replaced.
+
+    Args:
+        a: (..., m, m), symmetric.
+        iterations: At most; 20 in SOFT.
+        ridge: Added to the diagonal first.
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        wide = a.to(wide_type(a))
+        if ridge:
+            wide = wide + ridge * torch.eye(a.shape[-1], dtype=wide.dtype, device=a.device)
+        scaled, norm = to_unit_norm(wide)
+        if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+            x = start(scaled)
+            for _ in range(iterations):
+                x = step(scaled, x)
+            found = (x, residual(scaled, x), torch.zeros(a.shape[:-2], dtype=torch.bool, device=a.device))
+        else:
+            found = _Pseudoinverse.apply(scaled, iterations)
+        return Inverse((found[0] / norm).to(a.dtype), found[1], found[2])
+
+
+def to_unit_norm(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Divide each matrix by ``||A||_1`` (..., 1, 1), whose square could be beyond the type; zero stays zero."""
+    norm = a.detach().abs().sum(-1).amax(-1)[..., None, None]
+    norm = norm.where(norm > 0, 1)
+    return a / norm, norm
+
+
+def start(a: Tensor) -> Tensor:
+    """Give X_0 (..., m, m) for matrices of unit norm."""
+    return 1.8 * a
+
+
+def step(a: Tensor, x: Tensor) -> Tensor:
+    """Give the next X (..., m, m)."""
+    return 2 * x - x @ (a @ x)
+
+
+def residual(a: Tensor, x: Tensor) -> Tensor:
+    """Measure ``||A X A - A|| / ||A||`` in Frobenius' norm, (...); 0 for a zero matrix."""
+    size = torch.linalg.matrix_norm(a)
+    return torch.linalg.matrix_norm(a @ x @ a - a) / size.where(size > 0, 1)
+
+
+def by_eigenvalues(a: Tensor, iterations: int) -> Tensor:
+    """Give f_k(A) (..., m, m), which the iteration would in exact arithmetic, for matrices of unit norm."""
+    values, vectors = torch.linalg.eigh(a)
+    shrunk = (1 - 1.8 * values.square()).abs()  # 2^k is even
+    kept = -torch.expm1(2.0**iterations * shrunk.log())
+    inverted = torch.where(values == 0, 0, kept / values)
+    return (vectors * inverted.unsqueeze(-2)) @ vectors.mT
+
+
+class _Pseudoinverse(torch.autograd.Function):
+    """The iteration forward, the last formula of the module backward."""
+
+    @staticmethod
+    def forward(a: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
+        x, left = _iterate(a, iterations)
+        replaced = ~(left <= FAILED) & a.isfinite().all((-2, -1))  # a NaN is no success
+        if replaced.any():
+            x[replaced] = by_eigenvalues(a[replaced], max(iterations, ENOUGH))
+            left[replaced] = residual(a[replaced], x[replaced])
+        return x, left, replaced
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.save_for_backward(inputs[0], output[0])
+        ctx.mark_non_differentiable(output[1], output[2])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+        a, x = ctx.saved_tensors
+        missed = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - a @ x  # P
+        square = x @ x
+        return missed @ grad.mT @ square + square @ grad.mT @ missed.mT - x @ grad @ x, None
+
+
+def _iterate(a: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """X and its residual; each matrix stops by itself, so that none depends on the others."""
+    x, enough = start(a), CONVERGED * torch.finfo(a.dtype).eps
+    left = torch.full(a.shape[:-2], torch.inf, dtype=a.dtype, device=a.device)
+    for number in range(iterations):
+        ax = a @ x
+        # Every fifth time, since looking costs as much as half a step.
+        if number % 5 == 4:
+            size = torch.linalg.matrix_norm(a)
+            left = torch.linalg.matrix_norm(ax @ a - a) / size.where(size > 0, 1)
+            if bool((left <= enough).all()):
+                return x, left
+        going = (left > enough)[..., None, None]
+        x = torch.where(going, 2 * x - x @ ax, x)
+    return x, residual(a, x)
