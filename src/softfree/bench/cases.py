@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -65,7 +66,7 @@ def prepare(case: Case) -> Callable[[], Any]:
     if case.method == FLOOR:
         return _products(case)
     module = _module(case).to(case.device, case.type)
-    run: Callable[[Tensor], Tensor] = torch.compile(module) if case.compiled else module
+    run = _run(case, module, case.size)
     return _step(case, module, run, _input(case, case.size).to(case.device, case.type))
 
 
@@ -84,11 +85,20 @@ def numerical_error(case: Case) -> float:
     for part in exact.modules():
         if isinstance(part, SeqNormAttention):
             part.order = "literal"
-    run: Callable[[Tensor], Tensor] = torch.compile(narrow) if case.compiled else narrow
     x = _input(small, small.size).to(case.type)
     with torch.no_grad():
-        want, got = exact(x.double()), run(x.to(case.device)).double().cpu()
+        want = _run(replace(small, compiled=False), exact, small.size)(x.double())
+        got = _run(small, narrow, small.size)(x.to(case.device)).double().cpu()
     return ((got - want).abs().max() / want.abs().max()).item()
+
+
+def _run(case: Case, module: nn.Module, size: int) -> Callable[[Tensor], Tensor]:
+    """What takes the input; tokens lie on a square grid where their number is a square."""
+    run: Callable[..., Tensor] = torch.compile(module) if case.compiled else module
+    side = math.isqrt(size)
+    if case.kind == "model" or side * side != size:
+        return run
+    return lambda x: run(x, grid=(side, side))
 
 
 def _module(case: Case) -> nn.Module:
