@@ -39,7 +39,7 @@ def predict(
 ) -> pd.DataFrame:
     """See :meth:`softfree.runs.Run.predict`."""
     given: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
-    names, sources, frames = _expand(given, frame)
+    names, sources, frames = find_inputs(given, frame)
     dataset = PictureDataset(sources, None, run.preprocessing, frames=frames)
     logits = infer(run.model, dataset, len(run.task.classes), batch=batch, workers=workers, progress=progress)
     rows = pd.DataFrame({"path": names, "status": "ok", "reason": ""})
@@ -67,7 +67,19 @@ def called(row: np.ndarray, task: Task, thresholds: dict[str, float]) -> str:
     return "; ".join(name for name, p in zip(task.classes, row, strict=True) if p >= thresholds.get(name, 0.5))
 
 
-def _expand(given: Sequence[Input], frame: int | None) -> tuple[list[str], list[str | Picture], list[int | None]]:
+def find_inputs(given: Sequence[Input], frame: int | None) -> tuple[list[str], list[str | Picture], list[int | None]]:
+    """Find the pictures that files, folders, tables and arrays stand for.
+
+    Args:
+        given: the inputs; a folder stands for all files below it, a table for its rows.
+        frame: frame of multi-frame files where a table does not name one, counted from 0, or None.
+
+    Returns:
+        For each picture its name, where it is read from, and its frame.
+
+    Raises:
+        UserError: nothing is found, or a table cannot be used.
+    """
     names: list[str] = []
     sources: list[str | Picture] = []
     frames: list[int | None] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from timm.layers.patch_embed import resample_patch_embed
 from timm.models import adapt_input_conv
 from torch import Tensor
@@ -18,6 +20,7 @@ from softfree.errors import UserError
 from softfree.models.positions import resize_positions
 from softfree.models.vit import VisionTransformer
 from softfree.models.weight_files import read_weights
+from softfree.models.weight_names import to_timm
 
 Weights = dict[str, Tensor]
 
@@ -61,15 +64,18 @@ def load_pretrained(model: VisionTransformer, source: str | Path, *, progress: b
         source: A ``.safetensors`` file, a folder with ``model.safetensors``, a ``.pth`` or ``.bin`` file that holds
             nothing but tensors, a hub name ("hf-hub:timm/vit_small_patch16_224.augreg_in1k", with or without the
             prefix), or a timm name with its tag ("vit_small_patch16_224.augreg_in1k").
+            Names as timm has them, or as :mod:`softfree.models.weight_names` knows them.
         progress: Show the progress of a download.
 
     Returns:
         What became of each weight.
 
     Raises:
-        UserError: a source that is not found, cannot be read safely, or is no vision transformer of this width.
+        UserError: a source that is not found, cannot be read safely, or is no vision transformer of this width, or
+            one that was converted for other options of the attention.
     """
-    weights = read_weights(source, progress=progress)
+    weights = to_timm(read_weights(source, progress=progress))
+    _check_attention(source, model)
     _check_vit(weights, model, str(source))
     places = {name: _place(name, weights, model) for name in weights}
     whole = {places[name]: tensor for name, tensor in weights.items()}
@@ -96,6 +102,23 @@ def _check_vit(weights: Weights, model: VisionTransformer, source: str) -> None:
     width = weights[expected[0]].shape[0]
     if width != model.embed_dim:
         raise UserError(f"{source} has width {width}, the model {model.embed_dim}: choose a model of the same width.")
+
+
+def _check_attention(source: str | Path, model: VisionTransformer) -> None:
+    """Refuse what ``softfree convert`` made for other options: its weights would fit, and mean something else."""
+    path = Path(source)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return
+    with safe_open(path, "pt") as file:
+        stated = (file.metadata() or {}).get("attention_options")
+    for name, value in json.loads(stated or "{}").items():
+        for block in model.blocks:
+            if getattr(block.attn, name, value) != value:
+                got = getattr(block.attn, name)
+                raise UserError(
+                    f"{source} was converted for {name}={value!r}, the model has {name}={got!r}: "
+                    f"add --attention_options '{{{name}: {value}}}'"
+                )
 
 
 def _place(name: str, weights: Weights, model: VisionTransformer) -> str:

@@ -3,6 +3,7 @@
 Nothing heavy is imported here, so that ``--help`` answers at once.
 """
 
+from softfree.options.conversion import ConvertOptions
 from softfree.options.measuring import (
     AttentionBenchOptions,
     LoaderBenchOptions,
@@ -11,7 +12,7 @@ from softfree.options.measuring import (
     PlanOptions,
     SpeedOptions,
 )
-from softfree.options.studies import AblationOptions, RobustnessOptions
+from softfree.options.studies import AblationOptions, AttentionMapOptions, ConvergenceOptions, RobustnessOptions
 from softfree.options.training import (
     Fit,
     ModelOptions,
@@ -30,7 +31,10 @@ from softfree.options.using import CheckOptions, DemoOptions, EvaluateOptions, P
 __all__ = [
     "AblationOptions",
     "AttentionBenchOptions",
+    "AttentionMapOptions",
     "CheckOptions",
+    "ConvergenceOptions",
+    "ConvertOptions",
     "DemoOptions",
     "EvaluateOptions",
     "Fit",

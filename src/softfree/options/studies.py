@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from softfree.options.training import Fit, PrecisionGiven, PresetName
+
 
 @dataclass(kw_only=True)
 class AblationOptions:
@@ -61,3 +63,49 @@ class RobustnessOptions:
     batch: int = 16
     workers: int = 0
     progress: bool = True
+
+
+@dataclass(kw_only=True)
+class ConvergenceOptions:
+    """The residual of SOFT's pseudo-inverse after each iteration.
+
+    Attributes:
+        model: A model with SOFT attention, with fresh weights.
+        run: A trained run instead, with its preprocessing.
+        size: Side of the square that the model sees, in pixels.
+        preset: Intensity scaling: 'radiograph', 'photo' or 'microscopy'.
+        fit: Into the square by padding, stretching, or cropping the centre.
+        count: Pictures to measure, the first ones.
+        precision: Arithmetic of the iteration.
+        iterations: Steps.
+        seed: Of the fresh weights.
+        out: Folder for the table and the plot.
+        progress: Show a progress bar.
+    """
+
+    model: str = "soft_vit_nano_patch16"
+    run: Path | None = None
+    size: int = 224
+    preset: PresetName = "photo"
+    fit: Fit = "pad"
+    count: int = 16
+    precision: list[PrecisionGiven] = field(default_factory=lambda: ["32", "bf16", "16"])
+    iterations: int = 20
+    seed: int = 0
+    out: Path = Path("convergence")
+    progress: bool = True
+
+
+@dataclass(kw_only=True)
+class AttentionMapOptions:
+    """Which tokens one token attends to, attention by attention.
+
+    Attributes:
+        at: Place of the query in the prepared picture: part of its width, part of its height.
+        layer: Number of the layer, from 0, or from the last with -1.
+        out: PNG to write.
+    """
+
+    at: list[float] = field(default_factory=lambda: [0.5, 0.5])
+    layer: int = -1
+    out: Path = Path("attention-maps.png")

@@ -106,6 +106,10 @@ class OptimizerOptions:
         patience: Stop after so many epochs without a better validation AUROC and keep the best epoch; default: train
             to the end and keep the last.
         precision: Arithmetic of the products: 32, bf16 or 16 bits.
+        teacher: Run directory of a trained model whose outputs are learnt too (distillation).
+        teacher_weight: Share of the teacher in the loss, from 0 to 1; the labels have the rest.
+        teacher_temperature: What both models' logits are divided by where they are compared: above 1 the less likely
+            classes count for more.
     """
 
     epochs: int = 30
@@ -123,6 +127,9 @@ class OptimizerOptions:
     augment: bool = True
     patience: int | None = None
     precision: PrecisionGiven = "32"
+    teacher: Path | None = None
+    teacher_weight: float = 0.5
+    teacher_temperature: float = 2.0
 
     def __post_init__(self) -> None:
         """Make text of a type that YAML read as a number."""

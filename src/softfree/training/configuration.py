@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from dataclasses import asdict, fields
@@ -32,6 +33,10 @@ def check_options(options: TrainOptions) -> None:
     world = options.nodes * (options.devices if isinstance(options.devices, int) and options.devices > 0 else 1)
     if options.batch % world:
         raise UserError(f"--batch {options.batch} cannot be shared by {world} devices; expected a multiple of {world}")
+    if not 0 <= options.teacher_weight <= 1:
+        raise UserError(f"--teacher-weight {options.teacher_weight}: expected a share from 0 to 1")
+    if not 0 < options.teacher_temperature < math.inf:
+        raise UserError(f"--teacher-temperature {options.teacher_temperature}: expected more than 0")
     if options.fit == "native" and options.batch > 1:
         raise UserError("--fit native gives pictures of different shapes; use --batch 1 with --accumulate")
 
@@ -76,7 +81,9 @@ def configuration(options: TrainOptions, table: Table, notice: str | None) -> di
     preprocessing = Preprocessing.create(options.preset, options.size, options.fit, options.channels)
     stated = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
     stated["table"] = str(options.table.resolve())
-    stated["images"] = None if options.images is None else str(options.images.resolve())
+    for name in ("images", "teacher"):
+        given = getattr(options, name)
+        stated[name] = None if given is None else str(given.resolve())
     model = {
         "name": options.model,
         "num_classes": len(table.task.classes),
@@ -107,6 +114,6 @@ def options_of(config: dict[str, Any], folder: Path) -> TrainOptions:
     """The options a run was started with, its folder being where it lies now."""
     known = {f.name for f in fields(TrainOptions)}
     values = {name: value for name, value in config["options"].items() if name in known}
-    for name in ("table", "images"):
-        values[name] = None if values[name] is None else Path(values[name])
+    for name in ("table", "images", "teacher"):
+        values[name] = None if values.get(name) is None else Path(values[name])
     return TrainOptions(**(values | {"out": folder}))

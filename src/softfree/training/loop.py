@@ -29,6 +29,7 @@ from softfree.training.cost import multiply_adds
 from softfree.training.loaders import Pictures, create_loaders, read_pictures
 from softfree.training.module import ClassifierModule
 from softfree.training.objective import class_weights
+from softfree.training.teacher import Teacher, open_teacher
 from softfree.training.trainer import BEST, LAST, create_trainer, explained, quieten
 
 console = Console(stderr=True)
@@ -50,10 +51,11 @@ def train(options: TrainOptions, *, notice: str | None = None) -> Run:
     check_options(options)
     table = read_training_table(options)
     config = configuration(options, table, notice)
+    teacher = open_teacher(options.teacher, config)
     if global_rank() == 0:
         claim_folder(options.out)
         write_config(options.out, config)
-    return _go_on(options, config, table, checkpoint=None)
+    return _go_on(options, config, table, teacher, checkpoint=None)
 
 
 def resume(folder: Path) -> Run:
@@ -64,10 +66,13 @@ def resume(folder: Path) -> Run:
     if table.digest != config["table"]["sha256"]:
         raise UserError(f"{options.table} has changed since this training began; start a new one with another --out")
     checkpoint = folder / "checkpoints" / LAST
-    return _go_on(options, config, table, checkpoint if checkpoint.is_file() else None)
+    teacher = open_teacher(options.teacher, config)
+    return _go_on(options, config, table, teacher, checkpoint if checkpoint.is_file() else None)
 
 
-def _go_on(options: TrainOptions, config: dict[str, Any], table: Table, checkpoint: Path | None) -> Run:
+def _go_on(
+    options: TrainOptions, config: dict[str, Any], table: Table, teacher: Teacher | None, checkpoint: Path | None
+) -> Run:
     quieten()
     preprocessing = Preprocessing(**config["preprocessing"])
     pictures = read_pictures(table, preprocessing, options)
@@ -79,7 +84,7 @@ def _go_on(options: TrainOptions, config: dict[str, Any], table: Table, checkpoi
         console.print(str(load_pretrained(model, options.weights)), highlight=False)
     model.set_grad_checkpointing(options.checkpointing)
     started, worked = time.monotonic(), time.process_time()
-    _fit(model, options, table, pictures, checkpoint)
+    _fit(model, options, table, pictures, teacher, checkpoint)
     if global_rank() != 0:
         return Run(options.out, config)
     _save_weights(model, options)
@@ -114,11 +119,16 @@ def finish(options: TrainOptions, table: Table) -> Run:
 
 
 def _fit(
-    model: VisionTransformer, options: TrainOptions, table: Table, pictures: Pictures, checkpoint: Path | None
+    model: VisionTransformer,
+    options: TrainOptions,
+    table: Table,
+    pictures: Pictures,
+    teacher: Teacher | None,
+    checkpoint: Path | None,
 ) -> None:
     """Train ``model`` in place and leave it with the weights to keep."""
     weights = class_weights(table.task, table.where("train").targets) if options.class_weights else None
-    module = ClassifierModule(model, table.task, options, weights, pictures.train_files, options.seed)
+    module = ClassifierModule(model, table.task, options, weights, pictures.train_files, options.seed, teacher)
     trainer = create_trainer(options)
     train_loader, validation_loader = create_loaders(pictures, options, trainer.global_rank, trainer.world_size)
     with explained(options.out):

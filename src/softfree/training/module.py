@@ -18,8 +18,9 @@ from softfree.errors import UserError
 from softfree.evaluation.calibration import probabilities
 from softfree.evaluation.scores import Scores, obstacle
 from softfree.options import OptimizerOptions
-from softfree.training.objective import Objective
+from softfree.training.objective import Distillation, Objective
 from softfree.training.optimizer import create_optimizer, create_schedule
+from softfree.training.teacher import Teacher
 
 
 class ClassifierModule(L.LightningModule):
@@ -32,6 +33,7 @@ class ClassifierModule(L.LightningModule):
         weights: class weights ``(K,)`` or None.
         files: paths of the training pictures, to name a batch whose loss is not finite.
         seed: with the epoch it decides dropped paths and mixup, so that a resumed run repeats an unbroken one.
+        teacher: whose outputs are learnt beside the labels, or None.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class ClassifierModule(L.LightningModule):
         weights: Tensor | None,
         files: list[str],
         seed: int,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -53,7 +56,14 @@ class ClassifierModule(L.LightningModule):
         # Mixup smooths the labels itself.
         self.objective = Objective(task, 0.0 if self.mixup else options.label_smoothing, weights)
         self.validation_objective = Objective(task)
+        self.teacher = teacher
+        self.distillation = Distillation(task, options.teacher_temperature)
         self._validated: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def on_fit_start(self) -> None:
+        """Bring the teacher, which Lightning does not know, to where the student is."""
+        if self.teacher is not None:
+            self.teacher.to(self.device)
 
     def on_train_batch_start(self, batch: Sample, number: int) -> None:
         """Make the step's random numbers (dropped paths, mixup) a function of seed, epoch, step and rank alone."""
@@ -67,7 +77,11 @@ class ClassifierModule(L.LightningModule):
         images, targets = batch["image"], batch["target"]
         if self.mixup is not None and len(images) % 2 == 0:
             images, targets = self.mixup(images, targets)
-        loss = self.objective(self.model(images), targets)
+        logits = self.model(images)
+        loss = self.objective(logits, targets)
+        if self.teacher is not None:
+            share = self.options.teacher_weight
+            loss = (1 - share) * loss + share * self.distillation(logits, self.teacher(images))
         if not torch.isfinite(loss):
             raise UserError(self._not_finite(loss.item(), batch["index"]))
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images))

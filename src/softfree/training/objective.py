@@ -41,6 +41,30 @@ class Objective(nn.Module):
         return (losses * known).sum() / known.sum().clamp_min(1)
 
 
+class Distillation(nn.Module):
+    """What a student is from its teacher: KL divergence, or binary cross-entropy for findings (Hinton et al. 2015).
+
+    Args:
+        task: what is predicted.
+        temperature: T, by which both logits are divided. The loss is multiplied by T^2, which keeps its slope.
+    """
+
+    def __init__(self, task: Task, temperature: float) -> None:
+        super().__init__()
+        self.exclusive = task.exclusive
+        self.temperature = temperature
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the mean loss of the student's logits ``(B, K)`` against the teacher's ``(B, K)``."""
+        student, teacher = student.float() / self.temperature, teacher.float() / self.temperature
+        if self.exclusive:
+            wanted, got = teacher.log_softmax(1), student.log_softmax(1)
+            loss = F.kl_div(got, wanted, reduction="batchmean", log_target=True)
+        else:
+            loss = F.binary_cross_entropy_with_logits(student, teacher.sigmoid())
+        return loss * self.temperature**2
+
+
 def class_weights(task: Task, targets: np.ndarray) -> Tensor:
     """Weights ``(K,)`` inverse to the frequency in ``targets``: mean 1 over pictures, or negatives per positive."""
     if task.exclusive:

@@ -1,0 +1,94 @@
+"""The pictures that a conversion looks at, and the labelled table that it is tested on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from softfree.data.dataset import PictureDataset
+from softfree.data.readers.picture import Picture
+from softfree.data.table import Table
+from softfree.data.table_file import read_table_file
+from softfree.data.transforms import Preprocessing
+from softfree.errors import ReadError, UserError
+from softfree.options import ConvertOptions
+from softfree.prediction import TABLES, find_inputs
+from softfree.runs import Run
+from softfree.scoring import open_table
+
+Chosen = tuple[list[str | Picture], list[int | None]]
+
+
+def labelled_table(run: Run, given: list[str]) -> Table:
+    """Read the table among ``given`` with the run's classes.
+
+    Raises:
+        UserError: not one table, or not one with these labels.
+    """
+    if not _is_table(given):
+        raise UserError("the pictures come without labels")
+    own = Path(run.config["options"]["table"]).resolve() == Path(given[0]).resolve()
+    # The run's own table keeps the split that was made for it.
+    return open_table(run, None if own else Path(given[0]))
+
+
+def read_batches(
+    options: ConvertOptions, preprocessing: Preprocessing, table: Table | None, device: torch.device
+) -> tuple[list[Tensor], dict[str, ReadError]]:
+    """Read the pictures to calibrate with.
+
+    Args:
+        options: Which, how many, how many at once.
+        preprocessing: How.
+        table: The labelled table, if there is one.
+        device: Where to.
+
+    Returns:
+        Batches (B, channels, H, W) of equal shape, and why some pictures could not be read.
+
+    Raises:
+        UserError: no picture is found, or none can be read.
+    """
+    sources, frames = _candidates(options.pictures, table)
+    places = np.unique(np.linspace(0, len(sources) - 1, min(options.count, len(sources))).round().astype(int))
+    dataset = PictureDataset(
+        [sources[place] for place in places], None, preprocessing, frames=[frames[place] for place in places]
+    )
+    alike: dict[torch.Size, list[Tensor]] = {}
+    failed: dict[str, ReadError] = {}
+    numbers = range(len(dataset))
+    for number in track(numbers, "Reading pictures", disable=not options.progress, transient=True):
+        try:
+            image = dataset[number]["image"]
+        except ReadError as error:
+            failed[str(sources[places[number]])] = error
+            continue
+        alike.setdefault(image.shape, []).append(image)
+    if not alike:
+        raise UserError(f"none of the {len(dataset)} pictures can be read; the first: {next(iter(failed.values()))}")
+    batches = [batch.to(device) for images in alike.values() for batch in torch.stack(images).split(options.batch)]
+    return batches, failed
+
+
+def _candidates(given: list[str], table: Table | None) -> Chosen:
+    """All pictures, of a table with splits the training rows: what is measured on the others stays honest."""
+    if table is not None and len(rows := table.where("train").frame):
+        stated = rows["frame"] if "frame" in rows else [None] * len(rows)
+        return rows["file"].tolist(), [None if pd.isna(frame) else int(frame) for frame in stated]
+    _, sources, numbers = find_inputs(given, None)
+    if not _is_table(given):
+        return sources, numbers
+    listed = read_table_file(Path(given[0]), {"split"}).frame
+    if "split" not in listed or not (listed["split"] == "train").any():
+        return sources, numbers
+    kept = [row for row, split in enumerate(listed["split"].fillna("")) if split == "train"]
+    return [sources[row] for row in kept], [numbers[row] for row in kept]
+
+
+def _is_table(given: list[str]) -> bool:
+    return len(given) == 1 and Path(given[0]).suffix.lower() in TABLES

@@ -1,0 +1,110 @@
+"""The network to convert: of a run directory, or made for weights that were published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from softfree.attention import SoftmaxAttention
+from softfree.data.transforms import Preprocessing
+from softfree.errors import UserError, unknown_name
+from softfree.models import VisionTransformer, create_model, list_models, load_pretrained
+from softfree.models.weight_files import read_weights
+from softfree.models.weight_names import to_timm
+from softfree.options import ConvertOptions, PictureOptions
+from softfree.runs import CONFIG, Run
+
+OF_WEIGHTS = ("model", "preset", "size", "picture_fit", "channels", "pool", "model_options")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A softmax network in evaluation mode.
+
+    Attributes:
+        model: The network.
+        arguments: Of :func:`~softfree.models.create_model`, "name" among them.
+        preprocessing: From a picture to its input.
+        run: Where it is from, if from a run.
+    """
+
+    model: VisionTransformer
+    arguments: dict[str, Any]
+    preprocessing: Preprocessing
+    run: Run | None = None
+
+
+def open_source(source: str, options: ConvertOptions) -> Source:
+    """Open a run directory, or weights as :func:`~softfree.models.load_pretrained` reads them.
+
+    Raises:
+        UserError: not found, not softmax, weights that leave parts of the model empty, or options of the one kind
+            with the other.
+    """
+    is_run = (Path(source) / CONFIG).is_file()
+    found = _of_run(Path(source), options) if is_run else _of_weights(source, options)
+    for block in found.model.blocks:
+        attention = block.attn
+        if not isinstance(attention, SoftmaxAttention):
+            raise UserError(f"{source} has {type(attention).__name__}: expected a softmax model to convert")
+        if not attention.projections_are_plain() or len(list(attention.q_norm.parameters())):
+            raise UserError(f"{source} normalises inside its softmax attention (qk_norm or scale_norm): not supported")
+    return found
+
+
+def _of_run(folder: Path, options: ConvertOptions) -> Source:
+    given = [name for name in OF_WEIGHTS if getattr(options, name)]
+    if given:
+        raise UserError(f"--{given[0]} with the run {folder}, which has its own: leave it out")
+    run = Run.load(folder)
+    assert isinstance(run.model, VisionTransformer)
+    return Source(run.model, dict(run.config["model"]), run.preprocessing, run)
+
+
+def _of_weights(source: str, options: ConvertOptions) -> Source:
+    weights = to_timm(read_weights(source, progress=options.progress))
+    usual = PictureOptions()
+    preprocessing = Preprocessing.create(
+        options.preset or usual.preset, options.size or usual.size, options.picture_fit or usual.fit, options.channels
+    )
+    head = weights.get("head.weight")
+    arguments = {
+        "name": named_for("softmax", options.model),
+        "num_classes": 0 if head is None else head.shape[0],
+        "img_size": preprocessing.size,
+        "in_chans": preprocessing.channels,
+        "stem": "conv" if any(name.startswith("patch_embed.stem.") for name in weights) else "patch",
+        "attention_options": {},
+        **_pooling(set(weights), options.pool),
+        **options.model_options,
+    }
+    model = create_model(**arguments).eval()
+    report = load_pretrained(model, source)
+    empty = [name for name in report.new if not name.startswith("head.")]
+    if empty:
+        raise UserError(
+            f"{source} does not fill {options.model}: {empty[0]} and {len(empty) - 1} more are missing; "
+            "choose the --model of its depth, or --model_options"
+        )
+    return Source(model, arguments, preprocessing)
+
+
+def named_for(attention: str, model: str | None) -> str:
+    """Name the model of the same size with another attention."""
+    if model is None:
+        raise UserError("weights without a run need --model NAME, such as seqnorm_vit_small_patch16, of their size")
+    name = f"{attention}_vit_{model.partition('_vit_')[2]}"
+    if name not in list_models():
+        raise unknown_name("model", model, list_models())
+    return name
+
+
+def _pooling(names: set[str], pool: str | None) -> dict[str, Any]:
+    """Pool as the weights were trained: a norm after the pooling tells of an average."""
+    token = "cls_token" in names
+    if pool is not None:
+        return {"pool": pool}
+    if token and "fc_norm.weight" in names:
+        return {"pool": "avg", "class_token": True}
+    return {"pool": "token" if token else "avg"}

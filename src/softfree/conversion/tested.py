@@ -1,0 +1,42 @@
+"""What a conversion does to the ranking of test pictures."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from softfree.conversion.source import Source
+from softfree.data.dataset import PictureDataset, choose_cache
+from softfree.data.table import Table
+from softfree.evaluation.calibration import probabilities
+from softfree.evaluation.quantities import quantities
+from softfree.evaluation.scores import Scores
+from softfree.inference import infer
+from softfree.models import VisionTransformer
+from softfree.options import ConvertOptions
+
+
+def auroc_on_test(
+    networks: dict[str, VisionTransformer], table: Table, origin: Source, options: ConvertOptions
+) -> dict[str, float]:
+    """Measure the AUROC (mean over classes) of each network on the test rows; empty without test rows."""
+    rows = table.where("test")
+    if not len(rows.frame):
+        return {}
+    frames = [None if pd.isna(f) else int(f) for f in rows.frame["frame"]] if "frame" in rows.frame else None
+    cache = choose_cache("auto", len(rows.frame), origin.preprocessing)
+    dataset = PictureDataset(rows.frame["file"].tolist(), None, origin.preprocessing, frames=frames, cache=cache)
+    found = {}
+    for name, network in networks.items():
+        logits = infer(network, dataset, len(table.task.classes), batch=options.batch, progress=options.progress)
+        read = ~np.isnan(logits.values).any(axis=1)
+        scores = Scores(
+            table.task,
+            probabilities(logits.values[read], table.task),
+            np.asarray(rows.targets)[read],
+            rows.frame["patient"].to_numpy()[read],
+        )
+        found[name] = float(quantities(scores)["auroc"].value)
+    return {name: area for name, area in found.items() if not math.isnan(area)}
