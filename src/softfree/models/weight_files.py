@@ -67,7 +67,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
             f"{path} is broken or holds Python objects, which could run any code: it is not opened. "
             "Where you trust it, save its tensors with safetensors.torch.save_file and name that file."
         ) from error
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model", "teacher"):  # DINO keeps its better half as teacher
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):

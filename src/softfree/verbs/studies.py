@@ -61,6 +61,33 @@ def _study_robustness(parsed: Namespace) -> None:
         print(to_markdown(found.rows, found.summary), end="")
 
 
+def _study_convergence_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "pictures", nargs="+", type=str, help="Pictures, folders of them, or tables with a column path."
+    )
+    parser.add_class_arguments(options.ConvergenceOptions, None)
+
+
+def _study_convergence(parsed: Namespace) -> None:
+    from softfree.studies.convergence import study_convergence, to_markdown
+
+    print(to_markdown(study_convergence(fill(options.ConvergenceOptions, parsed), parsed.pictures)), end="")
+
+
+def _study_attention_maps_arguments(parser: Parser) -> None:
+    parser.add_argument("picture", type=str, help="A picture.")
+    parser.add_argument("runs", nargs="+", type=str, help="Run directories, an attention each.")
+    parser.add_class_arguments(options.AttentionMapOptions, None)
+
+
+def _study_attention_maps(parsed: Namespace) -> None:
+    from softfree.studies.attention_maps import study_attention_maps
+
+    chosen = fill(options.AttentionMapOptions, parsed)
+    study_attention_maps(parsed.picture, parsed.runs, chosen)
+    print(chosen.out)
+
+
 VERBS = {
     "study ablation": Verb(
         "variants of a recipe by data sets by seeds, all attentions with one recipe among them",
@@ -69,6 +96,16 @@ VERBS = {
     ),
     "study robustness": Verb(
         "what blur, noise, compression and other damage do to runs", _study_robustness_arguments, _study_robustness
+    ),
+    "study convergence": Verb(
+        "the residual of SOFT's pseudo-inverse after each iteration",
+        _study_convergence_arguments,
+        _study_convergence,
+    ),
+    "study attention-maps": Verb(
+        "what one patch attends to, in several attentions side by side",
+        _study_attention_maps_arguments,
+        _study_attention_maps,
     ),
     "study sizes": Verb("whether a run has learnt the pictures or their size", _study_sizes_arguments, _study_sizes),
 }

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from softfree.attention import SeqNormAttention
+from softfree.attention import SeqNormAttention, SoftmaxAttention
 from softfree.errors import UserError
 
 Heads = tuple[Tensor, Tensor, Tensor]
@@ -130,6 +130,18 @@ def test_bias_that_the_mean_removes_is_left_out(norm: str) -> None:
     wrapped.load_state_dict({f"0.{key}": value for key, value in state.items()})
     with pytest.raises(RuntimeError, match="nonsense"):
         module.load_state_dict({**state, "qkv.nonsense": torch.ones(1)})
+
+
+def test_bias_of_what_is_not_normalised_goes_into_its_shift() -> None:
+    """Softmax weights loaded into normalised="qk" keep the function of V."""
+    module, softmax = SeqNormAttention(24, 3, normalised="qk"), SoftmaxAttention(24, 3, qkv_bias=True)
+    torch.nn.init.normal_(softmax.qkv.bias)
+    state = softmax.state_dict()
+    module.load_state_dict(dict(state), strict=False)
+    assert torch.equal(module.v_norm.bias, state["qkv.bias"][48:])
+    assert (module.q_norm.bias == 0.2).all()
+    module.load_state_dict({**state, "v_norm.bias": torch.ones(24)}, strict=False)
+    assert (module.v_norm.bias == 1).all(), "what a state dict says itself is not changed"
 
 
 @pytest.mark.parametrize("norm", ["layer", "none"])

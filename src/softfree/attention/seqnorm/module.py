@@ -35,7 +35,7 @@ class SeqNormAttention(Attention):
     """``O_h = Q'_h (K'_h^T V'_h) / N`` with Q', K', V' normalised over the N tokens; time grows with N.
 
     The mean removes the bias of the q, k, v projection: with ``norm`` "sequence" or "batch" there is none, even if
-    ``qkv_bias``, and one in a state dict is dropped on loading.
+    ``qkv_bias``, and one in a state dict is dropped on loading, or goes into the shift of what is not normalised.
 
     Args:
         dim: Width C.
@@ -162,7 +162,7 @@ class SeqNormAttention(Attention):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grid: Grid | None = None) -> Tensor:
         """Mix by the second formula of the module, ``1 / N`` spread over K' and V' so that no half overflows."""
-        counted = self._counted(q, mask)
+        counted = self.counted(q, mask)
         tokens: Tensor | int = q.shape[2]
         if mask is not None:
             tokens = mask.sum(dim=2, keepdim=True).clamp(min=1).to(wide_type(q))  # (B, 1, 1, 1)
@@ -171,7 +171,7 @@ class SeqNormAttention(Attention):
         v = self.v_norm(v, mask, counted, gain=tokens**-0.5)
         return q @ (k.transpose(-2, -1) @ v)
 
-    def _counted(self, q: Tensor, mask: Tensor | None) -> Tensor | None:
+    def counted(self, q: Tensor, mask: Tensor | None) -> Tensor | None:
         """Find the tokens that enter mean and variance, (B, 1, N, 1); None for all."""
         if not self.num_left_out:
             return mask
@@ -179,5 +179,13 @@ class SeqNormAttention(Attention):
         return counted.expand(q.shape[0], 1, -1, 1) if mask is None else mask & counted
 
 
-def _drop_qkv_bias(_module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    state_dict.pop(f"{prefix}qkv.bias", None)
+def _drop_qkv_bias(module: SeqNormAttention, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Leave out what the mean removes; the bias of what is not normalised goes into its shift, if that is not given."""
+    bias = state_dict.pop(f"{prefix}qkv.bias", None)
+    if bias is None:
+        return
+    for letter, part in zip("qkv", bias.chunk(3), strict=True):
+        name = f"{prefix}{letter}_norm"
+        if letter not in module.normalised and f"{name}.bias" not in state_dict:
+            gamma = state_dict.get(f"{name}.weight", getattr(module, f"{letter}_norm").start[0])
+            state_dict[f"{name}.bias"] = gamma * part

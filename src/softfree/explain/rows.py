@@ -1,0 +1,58 @@
+"""Rows of an attention's weights, for any method, without an N x N matrix.
+
+With Q and K fixed every method here is linear in its values, o_i = sum_j w_ij v_j, so that w_ij is the derivative of a
+feature of o_i by the same feature of v_j: one backward pass by the values gives a whole row, in the time of that pass.
+SeqNorm is linear in its V', the values after their normalisation.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from softfree.attention import Attention, SeqNormAttention
+from softfree.attention.base import Grid, wide_type
+
+
+def attention_row(
+    attention: Attention, x: Tensor, query: int, mask: Tensor | None = None, grid: Grid | None = None
+) -> Tensor:
+    """Compute how much each token counts in the result of one, in each head.
+
+    What it says: the weights with which this layer mixes values, negative ones included. What it does not: what those
+    values hold by then, nor what later layers make of them.
+
+    Args:
+        attention: In evaluation mode.
+        x: Its input (B, N, C).
+        query: Number of the token whose row is wanted.
+        mask: True for real tokens (B, N), or None for all.
+        grid: As :meth:`~softfree.attention.Attention.forward` has it.
+
+    Returns:
+        (B, H, N), float32 or better; 0 for padded tokens.
+    """
+    heads = None if mask is None else mask[:, None, :, None]  # (B, 1, N, 1)
+    with torch.no_grad():
+        if mask is not None:
+            x = x.masked_fill(~mask.unsqueeze(-1), 0)
+        parts = attention.qkv(x).to(wide_type(x)).split(x.shape[-1], dim=-1)
+        q, *k, _ = (attention.split_heads(part) for part in parts)  # (B, H, N, D)
+        keys = k[0] if k else q
+        if isinstance(attention, SeqNormAttention):
+            return _seqnorm_row(attention, q, keys, query, heads)
+    with torch.enable_grad():
+        values = torch.zeros_like(q, requires_grad=True)
+        out = attention.mix(q.detach(), keys.detach(), values, heads, grid)[:, :, query, 0].sum()
+    (row,) = torch.autograd.grad(out, values)
+    row = row[..., 0].detach()
+    return row if mask is None else row.masked_fill(~mask.unsqueeze(1), 0)
+
+
+def _seqnorm_row(attention: SeqNormAttention, q: Tensor, k: Tensor, query: int, mask: Tensor | None) -> Tensor:
+    """q'_i . k'_j / N."""
+    counted = attention.counted(q, mask)
+    q, k = attention.q_norm(q, mask, counted), attention.k_norm(k, mask, counted)
+    tokens = q.shape[2] if mask is None else mask.sum(dim=2, keepdim=True).clamp(min=1)
+    row: Tensor = q[:, :, query : query + 1] @ k.mT / tokens  # (B, H, 1, N)
+    return row.squeeze(2)
