@@ -35,6 +35,7 @@ from softfree.prediction import find_inputs
 from softfree.runs import Run
 
 TYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
+TITLES = {"32": "float32", "bf16": "bfloat16", "16": "float16"}
 
 
 def study_convergence(options: ConvergenceOptions, pictures: Sequence[str]) -> pd.DataFrame:
@@ -187,9 +188,10 @@ def _plot(path: Path, table: pd.DataFrame) -> None:
                 colour = colours(0.15 + 0.85 * number / max(1, len(layers) - 1))
                 axes.plot(rows["iteration"], rows["residual"], color=colour, label=layer)
                 axes.fill_between(rows["iteration"], rows["low"], rows["high"], color=colour, alpha=0.12, linewidth=0)
-            axes.set(yscale="log", title=precision, xlabel="iteration")
+            axes.set(yscale="log", title=TITLES[precision], xlabel="iteration")
             axes.grid(axis="y", color="0.92")
         figure.axes[0].set_ylabel("‖A X A − A‖ / ‖A‖")
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right", frameon=False, fontsize=8)
+        lines, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(lines, names, loc="outside right upper", frameon=False, fontsize=8)
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=150)
