@@ -52,3 +52,18 @@ def test_the_floor_of_a_model() -> None:
     tokens, width, depth = 16, 128, 6
     layer = 2 * tokens * width * width + 2 * tokens * width * 4 * width
     assert counter.get_total_flops() == 2 * (tokens * width * 768 + depth * layer)
+
+
+@pytest.mark.parametrize("passes", ["forward", "training"])
+def test_encoders_of_any_attention_run_on_a_grid(passes: str) -> None:
+    for method in ("soft", "seqnorm gram", "softmax"):
+        case = Case("attention", method, 36, "32", passes, **SMALL, depth=2)  # type: ignore[arg-type]
+        assert numerical_error(case) < 1e-4
+        prepare(case)()
+
+
+def test_the_floor_of_an_encoder() -> None:
+    case = Case("attention", FLOOR, 1000, **SMALL, depth=3)
+    with FlopCounterMode(display=False) as counter:
+        _products(case)()
+    assert counter.get_total_flops() == 2 * 3 * (2 + 8) * 1000 * 64 * 64

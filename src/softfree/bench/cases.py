@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softfree.attention import SeqNormAttention, create_attention
-from softfree.models import NAMED, Block, create_model
+from softfree.models import NAMED, Block, Encoder, create_model
 
 Pass = Literal["forward", "training"]
 TYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
@@ -29,7 +29,7 @@ class Case:
     """One cell of a benchmark.
 
     Attributes:
-        kind: "attention" (one sublayer on tokens) or "model" (pictures to logits).
+        kind: "attention" (one sublayer on tokens, or a whole encoder of ``depth``) or "model" (pictures to logits).
         method: An attention with its order ("seqnorm gram"), a model's name with its order, a timm name, or "products".
         size: Tokens N, or the side of the picture in pixels.
         precision: "32", "bf16" or "16"; weights and input are of that type.
@@ -37,6 +37,7 @@ class Case:
         batch: Samples.
         width: C of an attention.
         heads: H of an attention.
+        depth: Blocks of an encoder with this attention; 0 for the sublayer alone.
         compiled: Through ``torch.compile``.
         device: "cpu" or "cuda".
         options: Keywords of a model.
@@ -50,6 +51,7 @@ class Case:
     batch: int = 1
     width: int = 384
     heads: int = 6
+    depth: int = 0
     compiled: bool = False
     device: str = "cpu"
     options: tuple[tuple[str, Any], ...] = ()
@@ -104,6 +106,8 @@ def _run(case: Case, module: nn.Module, size: int) -> Callable[[Tensor], Tensor]
 def _module(case: Case) -> nn.Module:
     name, _, order = case.method.partition(" ")
     options: dict[str, Any] = {"order": order} if order else {}
+    if case.kind == "attention" and case.depth:
+        return _OnGrid(Encoder.build(case.depth, case.width, case.heads, attention=name, attention_options=options))
     if case.kind == "attention":
         return create_attention(name, case.width, case.heads, **options)
     given = dict(case.options)
@@ -118,6 +122,17 @@ def _module(case: Case) -> nn.Module:
         return timm.create_model(name, img_size=case.size, num_classes=2)
     except TypeError:  # convolutional networks take any size
         return timm.create_model(name, num_classes=2)
+
+
+class _OnGrid(nn.Module):
+    """An encoder that is called as an attention is."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        return self.encoder(x, None, grid)
 
 
 def _input(case: Case, size: int) -> Tensor:
@@ -159,7 +174,7 @@ def _products(case: Case) -> Callable[[], None]:
     """The floor: SeqNorm's two products of a sublayer, five with backward; in a model those of all layers."""
     backward = case.passes == "training"
     if case.kind == "attention":
-        shapes = [*_attention_products(case.size, case.width, backward)] * case.batch
+        shapes = [*_encoder_products(case.size, case.width, case.depth, 4 * case.width, backward)] * case.batch
     else:
         shapes = [*_model_products(case, backward)] * case.batch
     made: dict[tuple[int, ...], Tensor] = {}
@@ -200,6 +215,15 @@ def _model_products(case: Case, backward: bool) -> Iterable[tuple[int, int, int]
     yield tokens, width, 3 * patch * patch
     if backward:
         yield 3 * patch * patch, width, tokens
+    yield from _encoder_products(tokens, width, depth, hidden, backward)
+
+
+def _encoder_products(
+    tokens: int, width: int, depth: int, hidden: int, backward: bool
+) -> Iterable[tuple[int, int, int]]:
+    """Those of the attention and the MLP's two (six with backward) in each block; of one attention for depth 0."""
+    if not depth:
+        yield from _attention_products(tokens, width, backward)
     for _ in range(depth):
         yield from _attention_products(tokens, width, backward)
         yield tokens, hidden, width

@@ -159,7 +159,8 @@ def estimated_bytes(case: Case) -> float:
     """Say what a case holds at its peak: by plan for softfree's models, else a generous guess by the tokens' size."""
     item = case.type.itemsize
     if case.kind == "attention":
-        return case.batch * case.size * case.width * item * (12 if case.passes == "forward" else 30)
+        kept = 12 if case.passes == "forward" else 30 + 18 * case.depth
+        return case.batch * case.size * case.width * item * kept
     name, given = case.method.partition(" ")[0], dict(case.options)
     if name in NAMED:
         return memory(

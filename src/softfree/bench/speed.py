@@ -24,7 +24,7 @@ FITTED_FROM = 4096  # tokens
 
 
 def bench_attention(options: AttentionBenchOptions, tell: Callable[[str], None] = print) -> str:
-    """Measure one attention sublayer over sequence lengths; write the files and give the tables as Markdown."""
+    """Measure one attention sublayer, or an encoder, over sequence lengths; write the files and give the tables as Markdown."""
     cases = [
         Case(
             "attention",
@@ -35,6 +35,7 @@ def bench_attention(options: AttentionBenchOptions, tell: Callable[[str], None] 
             options.batch,
             options.width,
             options.heads,
+            options.depth,
             options.compile and method != FLOOR,
             options.device,
         )
@@ -44,8 +45,9 @@ def bench_attention(options: AttentionBenchOptions, tell: Callable[[str], None] 
         for method in [FLOOR, *options.methods]
     ]
     rows = with_ratios(measure(cases, _budget(options), tell))
-    title = f"One attention sublayer, C = {options.width}, H = {options.heads}, batch {options.batch}"
-    return _write(rows, rows["size"], options, "attention", "tokens", title)
+    what = f"Encoders of {options.depth} blocks" if options.depth else "One attention sublayer"
+    title = f"{what}, C = {options.width}, H = {options.heads}, batch {options.batch}"
+    return _write(rows, rows["size"], options, "encoder" if options.depth else "attention", "tokens", title)
 
 
 def bench_model(options: ModelBenchOptions, tell: Callable[[str], None] = print) -> str:

@@ -59,12 +59,13 @@ class SpeedOptions:
 
 @dataclass(kw_only=True)
 class AttentionBenchOptions(SpeedOptions):
-    """One attention sublayer: its time and memory over the length of the sequence.
+    """One attention sublayer, or an encoder: its time and memory over the length of the sequence.
 
     Attributes:
         tokens: Sequence lengths N.
         width: Features C of a token.
         heads: Number of heads H.
+        depth: Blocks of a whole encoder with this attention; 0 for the sublayer alone.
         methods: Attentions, SeqNorm with its order; the bare products are always there.
         compile: Through torch.compile.
     """
@@ -72,6 +73,7 @@ class AttentionBenchOptions(SpeedOptions):
     tokens: list[int] = field(default_factory=lambda: [196, 1024, 4096, 16384, 65536, 262144])
     width: int = 384
     heads: int = 6
+    depth: int = 0
     methods: list[str] = field(
         default_factory=lambda: ["softmax", "sima", "seqnorm literal", "seqnorm folded", "seqnorm gram"]
     )
