@@ -24,7 +24,7 @@ FITTED_FROM = 4096  # tokens
 
 
 def bench_attention(options: AttentionBenchOptions, tell: Callable[[str], None] = print) -> str:
-    """Measure one attention sublayer, or an encoder, over sequence lengths; write the files and give the tables as Markdown."""
+    """Measure a sublayer or an encoder over sequence lengths; write the files and give the tables as Markdown."""
     cases = [
         Case(
             "attention",
