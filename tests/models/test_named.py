@@ -9,32 +9,38 @@ import torch
 from softfree.attention import ATTENTIONS
 from softfree.errors import UserError
 from softfree.models import VisionTransformer, create_model, list_models
+from softfree.models.named import NAMED
 
 WIDTHS = {"nano": (128, 6, 4), "tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
 
 
 def test_names() -> None:
     sides = (8, 16, 32)
-    assert set(list_models()) == {f"{a}_vit_{size}_patch{p}" for a in ATTENTIONS for size in WIDTHS for p in sides}
+    assert set(NAMED) == {f"{a}_vit_{size}_patch{p}" for a in ATTENTIONS for size in WIDTHS for p in sides}
+    assert set(NAMED) <= set(list_models())
     assert set(timm.list_models("seqnorm_*")) == {name for name in list_models() if name.startswith("seqnorm")}
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", NAMED)
 def test_shape(name: str) -> None:
     """Parameters counted from the published sizes."""
-    attention, _, size, patch = name.split("_")
+    attention, _, size, patch = name.rsplit("_", 3)
     width, depth, heads = WIDTHS[size]
     side = int(patch.removeprefix("patch"))
     with torch.device("meta"):
         model = create_model(name, img_size=224, num_classes=10)
-    block = 12 * width**2 + 9 * width + (6 * width if attention == "seqnorm" else 3 * width) + 1 * width
+    # SeqNorm has scales and shifts in place of a bias, Galerkin has them for K and V, Linformer two stacks of maps;
+    # SOFT has no keys.
+    keys = -(width**2) - width
+    own = {"seqnorm": 3 * width, "galerkin": 4 * width, "linformer": 2 * 64 * 14**2, "soft": keys, "soft_norm": keys}
+    block = 12 * width**2 + 13 * width + own.get(attention, 0)
     want = depth * block + (3 * side**2 + 1) * width + (224 // side) ** 2 * width + 2 * width + 10 * (width + 1)
     assert sum(p.numel() for p in model.parameters()) == want
     assert model.blocks[0].attn.num_heads == heads
     assert type(model.blocks[0].attn) is ATTENTIONS[attention]
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", NAMED)
 def test_runs(name: str) -> None:
     """Forward and backward, an odd size, other channel counts, a mask, checkpointing; one block, to save time."""
     model = timm.create_model(name, img_size=64, num_classes=3, depth=1).eval()

@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from softfree.attention.base import Attention
+from softfree.attention.galerkin import GalerkinAttention
+from softfree.attention.linformer import LinformerAttention
+from softfree.attention.nystromformer import NystromformerAttention
+from softfree.attention.performer import PerformerAttention
 from softfree.attention.seqnorm import SeqNormAttention
 from softfree.attention.sima import SimaAttention
+from softfree.attention.soft import SoftAttention, SoftNormAttention
 from softfree.attention.softmax import SoftmaxAttention
 from softfree.errors import unknown_name
 
@@ -14,6 +19,12 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "softmax": SoftmaxAttention,
     "seqnorm": SeqNormAttention,
     "sima": SimaAttention,
+    "soft": SoftAttention,
+    "soft_norm": SoftNormAttention,
+    "performer": PerformerAttention,
+    "linformer": LinformerAttention,
+    "nystromformer": NystromformerAttention,
+    "galerkin": GalerkinAttention,
 }
 
 
@@ -21,7 +32,7 @@ def create_attention(name: str, dim: int, num_heads: int, **options: Any) -> Att
     """Make an attention module by its name in :data:`ATTENTIONS`.
 
     Args:
-        name: "softmax", "seqnorm" or "sima".
+        name: Of :data:`ATTENTIONS`.
         dim: Width C.
         num_heads: Number of heads H.
         **options: Keywords of the method.
@@ -34,4 +45,17 @@ def create_attention(name: str, dim: int, num_heads: int, **options: Any) -> Att
     return ATTENTIONS[name](dim, num_heads, **options)
 
 
-__all__ = ["ATTENTIONS", "Attention", "SeqNormAttention", "SimaAttention", "SoftmaxAttention", "create_attention"]
+__all__ = [
+    "ATTENTIONS",
+    "Attention",
+    "GalerkinAttention",
+    "LinformerAttention",
+    "NystromformerAttention",
+    "PerformerAttention",
+    "SeqNormAttention",
+    "SimaAttention",
+    "SoftAttention",
+    "SoftNormAttention",
+    "SoftmaxAttention",
+    "create_attention",
+]

@@ -136,6 +136,9 @@ class Attention(nn.Module, ABC):
         """(..., N, C) to (..., H, N, D), without a copy."""
         return t.unflatten(-1, (self.num_heads, self.head_dim)).transpose(-3, -2)
 
+    def reset_start(self) -> None:
+        """Start again what a method starts in its own way; a model calls it after it has started all linear layers."""
+
     def projections_are_plain(self) -> bool:
         """Whether nothing but two matrices surrounds the mixing, so that a method may fold them into it.
 
@@ -180,6 +183,17 @@ def narrow_as_autocast(x: Tensor) -> tuple[Tensor, AbstractContextManager[Any]]:
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return x, nullcontext()
     return x.to(torch.get_autocast_dtype(device)), torch.autocast(device, enabled=False)
+
+
+def widen(*tensors: Tensor) -> tuple[list[Tensor], AbstractContextManager[Any]]:
+    """Cast to float32, or leave float64, and give the context in which autocast narrows nothing again.
+
+    Where autocast is off that context does nothing, so that exported graphs stay free of it.
+    """
+    device = tensors[0].device.type
+    narrowing = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    exact = torch.autocast(device, enabled=False) if narrowing else nullcontext()
+    return [t.to(wide_type(t)) for t in tensors], exact
 
 
 def wide_type(x: Tensor) -> torch.dtype:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from softfree.attention.base import wide_type
+from softfree.attention.base import widen
 
 # A matrix whose ||A X A - A|| / ||A|| (Frobenius) is below so many roundings is left as it is.
 CONVERGED = 8
@@ -59,12 +59,12 @@ def pseudoinverse(a: Tensor, *, iterations: int = 20, ridge: float = 0.0) -> Inv
         iterations: At most; 20 in SOFT.
         ridge: Added to the diagonal first.
     """
-    with torch.autocast(a.device.type, enabled=False):
-        wide = a.to(wide_type(a))
+    (wide,), exact = widen(a)
+    with exact:
         if ridge:
             wide = wide + ridge * torch.eye(a.shape[-1], dtype=wide.dtype, device=a.device)
         scaled, norm = to_unit_norm(wide)
-        if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        if without_data(a):
             x = start(scaled)
             for _ in range(iterations):
                 x = step(scaled, x)
@@ -72,6 +72,11 @@ def pseudoinverse(a: Tensor, *, iterations: int = 20, ridge: float = 0.0) -> Inv
         else:
             found = _Pseudoinverse.apply(scaled, iterations)
         return Inverse((found[0] / norm).to(a.dtype), found[1], found[2])
+
+
+def without_data(a: Tensor) -> bool:
+    """Tell whether a graph is made, or only shapes and costs are wanted, so that nothing may depend on values."""
+    return torch.compiler.is_compiling() or torch.compiler.is_exporting() or a.is_meta
 
 
 def to_unit_norm(a: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,13 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softfree.attention.base import Attention, Grid, wide_type
+from softfree.attention.base import Attention, Grid, widen
 from softfree.attention.grid import HeadConv, window_means
-from softfree.attention.pseudoinverse import Inverse, pseudoinverse
+from softfree.attention.pseudoinverse import Inverse, pseudoinverse, without_data
 from softfree.errors import UserError, unknown_name
 
 Form = Literal["paper", "released"]
 Sampling = Literal["pool", "conv"]
+
+
+LANDMARKS, ITERATIONS = 49, 20
 
 
 class Kernels(NamedTuple):
@@ -85,11 +88,11 @@ class SoftAttention(Attention):
         num_heads: int = 8,
         *,
         form: Form = "paper",
-        landmarks: int = 49,
+        landmarks: int = LANDMARKS,
         stride: int | None = None,
         sampling: Sampling | None = None,
         ridge: float | None = None,
-        iterations: int = 20,
+        iterations: int = ITERATIONS,
         conv: int = 0,
         conv_dims: int = 2,
         **options: Any,
@@ -110,7 +113,8 @@ class SoftAttention(Attention):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grid: Grid | None = None) -> Tensor:
         """Mix by the formulas of the module, kernels and inverse in float32 or better."""
-        with torch.autocast(q.device.type, enabled=False):
+        (q,), exact = widen(q)
+        with exact:
             kernels = self.kernels(q, mask, grid)
             inverse = self.invert(kernels.between)
             weighted = kernels.across @ v.to(kernels.across.dtype)  # (B, H, m, D)
@@ -133,7 +137,7 @@ class SoftAttention(Attention):
             mask: True for real tokens (B, 1, N, 1), or None for all.
             grid: As :meth:`Attention.forward` has it.
         """
-        q = q.to(wide_type(q))
+        (q,), _ = widen(q)
         if self.sample is None:
             at, real = window_means(q, grid, mask, number=self.landmarks, stride=self.stride)
         else:
@@ -150,7 +154,7 @@ class SoftAttention(Attention):
     def invert(self, between: Tensor) -> Inverse:
         """Invert A, and count what had to be replaced."""
         found = pseudoinverse(between, iterations=self.iterations, ridge=self.ridge)
-        if not (torch.compiler.is_compiling() or torch.compiler.is_exporting()):
+        if not without_data(between):
             self.replaced += int(found.replaced.sum())
         return found
 

@@ -30,7 +30,7 @@ class VisionTransformer(nn.Module, PyTorchModelHubMixin, library_name="softfree"
         depth: Number of blocks.
         num_heads: Number of heads.
         mlp_ratio: Hidden width of the MLPs over C.
-        attention: "softmax", "seqnorm" or "sima".
+        attention: A name of :data:`~softfree.attention.ATTENTIONS`.
         attention_options: Keywords of the attention method.
         pool: "avg" over the real patch tokens, then ``fc_norm``; or "token": ``norm``, then the class token.
         class_token: Put a class token in front; default: only if ``pool`` is "token".
@@ -123,6 +123,8 @@ class VisionTransformer(nn.Module, PyTorchModelHubMixin, library_name="softfree"
         if self.cls_token is not None:
             nn.init.normal_(self.cls_token, std=1e-6)
         self.apply(_init_linear)
+        for block in self.blocks:
+            block.attn.reset_start()  # type: ignore[union-attr, operator]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Classify.

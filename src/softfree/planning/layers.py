@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isqrt, prod
 
+from softfree.attention import linformer, nystromformer, soft
+from softfree.attention.grid import landmark_sides
+from softfree.attention.performer import default_features
 from softfree.attention.seqnorm.rule import GRAM_FROM
 from softfree.errors import UserError
 
@@ -119,6 +123,100 @@ def _softmax_details(s: Shape) -> int:
     return 4 * s.batch * s.heads * s.tokens + _cast(s, 4)  # log-sum-exp of each row
 
 
+def _wide(s: Shape, sheets: int) -> int:
+    """Bytes of tensors that are kept in float32 because the method computes in it; in float32 they are no others."""
+    return 4 * sheets * s.sheet if s.narrow < 4 else 0
+
+
+def _features(s: Shape) -> int:
+    """Performer's features of the queries of one picture: H N M."""
+    return s.heads * s.tokens * default_features(s.width // s.heads)
+
+
+def _performer_details(s: Shape) -> int:
+    features = default_features(s.width // s.heads)
+    sums = s.batch * features * (s.width + s.heads) + 2 * features * s.width // s.heads
+    return 4 * (2 * s.batch * _features(s) + sums) + 5 * s.batch * s.heads * s.tokens + _wide(s, 4) + _cast(s, 4)
+
+
+def _performer_inference(s: Shape) -> int:
+    # Features of the queries, and three stages of those of the keys; Q, K and V in float32.
+    wide = 4 * -(-_features(s) // (s.tokens * s.width)) + (3 if s.narrow < 4 else 0)
+    return 4 + wide * 4 // s.narrow
+
+
+def _linformer_products(s: Shape) -> int:
+    side, (rows, columns) = isqrt(s.tokens), linformer.REFERENCE
+    maps = linformer.LANDMARKS * (rows * columns * side + columns * side * side)
+    return 4 * s.tokens * s.square + 4 * linformer.LANDMARKS * s.tokens * s.width + 2 * maps
+
+
+def _linformer_details(s: Shape) -> int:
+    resized = 2 * linformer.LANDMARKS * s.tokens + 2 * sum(linformer.REFERENCE) * isqrt(s.tokens)
+    compressed = 2 * s.batch * linformer.LANDMARKS * s.width
+    return 4 * (resized + compressed) + _wide(s, 4) + _softmax_details(s)
+
+
+def _windows(s: Shape, landmarks: int = nystromformer.LANDMARKS) -> tuple[int, ...]:
+    """Windows along each side of a square grid."""
+    return landmark_sides((isqrt(s.tokens),) * 2, landmarks)
+
+
+def _nystromformer_products(s: Shape) -> int:
+    side, windows = isqrt(s.tokens), _windows(s)
+    m = prod(windows)
+    means = 2 * s.width * (side * side * windows[0] + side * m)
+    inverse = 4 * nystromformer.ITERATIONS * s.heads * m**3
+    return 4 * s.tokens * s.square + means + 4 * m * s.tokens * s.width + inverse + 2 * m * m * s.width
+
+
+def _nystromformer_details(s: Shape) -> int:
+    m = prod(_windows(s))
+    matrices = (5 * nystromformer.ITERATIONS + 2) * s.heads * m * m
+    means = 5 * m * s.width + 3 * m * s.heads
+    return 4 * s.batch * (matrices + means) + _wide(s, 4) + _softmax_details(s)
+
+
+def _soft_products(s: Shape) -> int:
+    side, windows = isqrt(s.tokens), _windows(s, soft.LANDMARKS)
+    m = prod(windows)
+    means = s.width * (side * side * windows[0] + side * m)
+    inverse = (2 * soft.ITERATIONS + 2) * s.heads * m**3  # and the residual
+    return 3 * s.tokens * s.square + means + 3 * m * s.tokens * s.width + inverse + 2 * m * m * s.width
+
+
+def _soft_details(s: Shape) -> int:
+    m = prod(_windows(s, soft.LANDMARKS))
+    kernels = s.heads * m * s.tokens + 4 * s.heads * m * m + 5 * m * s.width
+    return 4 * s.batch * kernels + _wide(s, 2) + _cast(s, 3)
+
+
+def _soft_norm_details(s: Shape) -> int:
+    m = prod(_windows(s, soft.LANDMARKS))
+    return _soft_details(s) + 4 * s.batch * (2 * m * s.width + 2 * m * s.heads)
+
+
+def _soft_sheets(s: Shape) -> int:
+    """Input, result, and in float32 the centred queries and V or, of one picture, the projection it is part of."""
+    return 2 if s.narrow < 4 else 4 if s.batch > 1 else 5
+
+
+def _soft_inference(s: Shape) -> int:
+    kernels = -(-s.heads * prod(_windows(s, soft.LANDMARKS)) // s.width)
+    return 4 + (4 + kernels) * 4 // s.narrow
+
+
+def _galerkin_sheets(s: Shape) -> int:
+    """Input, result, K and V normalised and scaled, and Q or, of one picture, all of the projection it is part of."""
+    if s.narrow < 4:
+        return 5 if s.batch > 1 else 7
+    return 10 if s.batch > 1 else 9  # LayerNorm keeps K and V, and so the projection
+
+
+def _galerkin_details(s: Shape) -> int:
+    return 16 * s.batch * s.heads * s.tokens + s.narrow * s.batch * s.strip + _wide(s, 4) + _cast(s, 4)
+
+
 ATTENTIONS: dict[str, AttentionCost] = {
     "seqnorm": AttentionCost(
         parameters=lambda s: 4 * s.square + 7 * s.width,  # no bias on Q, K, V; gamma and beta of each
@@ -140,6 +238,48 @@ ATTENTIONS: dict[str, AttentionCost] = {
         sheets=lambda s: 5,
         details=_softmax_details,
         inference=lambda s: 6,
+    ),
+    "soft": AttentionCost(
+        parameters=lambda s: 3 * s.square + 3 * s.width,
+        products=_soft_products,
+        sheets=_soft_sheets,
+        details=_soft_details,
+        inference=_soft_inference,
+    ),
+    "soft_norm": AttentionCost(
+        parameters=lambda s: 3 * s.square + 3 * s.width,
+        products=_soft_products,
+        sheets=_soft_sheets,
+        details=_soft_norm_details,
+        inference=_soft_inference,
+    ),
+    "performer": AttentionCost(
+        parameters=lambda s: 4 * s.square + 4 * s.width,
+        products=lambda s: 4 * s.tokens * s.square + 4 * _features(s) * (s.width // s.heads) + _features(s),
+        sheets=lambda s: 2 if s.narrow < 4 else 7 if s.batch > 1 else 6,
+        details=_performer_details,
+        inference=_performer_inference,
+    ),
+    "linformer": AttentionCost(
+        parameters=lambda s: 4 * s.square + 4 * s.width + 2 * linformer.LANDMARKS * prod(linformer.REFERENCE),
+        products=_linformer_products,
+        sheets=lambda s: 2 if s.narrow < 4 else 5 + heads_copied(s),
+        details=_linformer_details,
+        inference=lambda s: 12 if s.narrow < 4 else 6 + heads_copied(s),  # Q, K, V and the result in float32, too
+    ),
+    "nystromformer": AttentionCost(
+        parameters=lambda s: 4 * s.square + 4 * s.width,
+        products=_nystromformer_products,
+        sheets=lambda s: 2 if s.narrow < 4 else 5,
+        details=_nystromformer_details,
+        inference=lambda s: 12 if s.narrow < 4 else 6,
+    ),
+    "galerkin": AttentionCost(
+        parameters=lambda s: 4 * s.square + 8 * s.width,
+        products=lambda s: 4 * s.tokens * s.square + 2 * s.tokens * s.strip,
+        sheets=_galerkin_sheets,
+        details=_galerkin_details,
+        inference=lambda s: 11 if s.narrow < 4 else 8,  # one of K and V after the other in float32
     ),
 }
 

@@ -15,6 +15,7 @@ from typing import Any, get_args
 from softfree.attention.base import PART
 from softfree.errors import UserError, unknown_name
 from softfree.models.named import NAMED, SIZES
+from softfree.models.pyramid_names import PYRAMIDS
 from softfree.options import PlanOptions, Precision
 from softfree.planning.layers import Shape, StemCost, attention_cost, is_gram, stem_cost
 
@@ -54,6 +55,10 @@ class Work:
     gpu: bool = False
 
     def __post_init__(self) -> None:
+        if self.model in PYRAMIDS:
+            raise UserError(
+                f"There is no formula for the pyramid {self.model}: train an epoch and read logs/cost.json of the run."
+            )
         if self.model not in NAMED:
             raise unknown_name("model", self.model, NAMED)
         for name, got, known in (

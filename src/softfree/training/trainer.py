@@ -41,7 +41,8 @@ def create_trainer(options: TrainOptions) -> L.Trainer:
             ),
         ]
     if options.ema is not None:
-        callbacks.append(EMAWeightAveraging(decay=options.ema))
+        # Buffers are no averages of each other: Performer's directions are drawn anew.
+        callbacks.append(EMAWeightAveraging(decay=options.ema, use_buffers=False))
     if options.progress:
         callbacks.append(RichProgressBar())
     with explained(options.out):
