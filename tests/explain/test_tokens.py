@@ -34,7 +34,9 @@ def test_a_patch_has_its_mean_slope_while_all_tokens_grow(attention):
         return value
 
     slopes = [(logit(part, step) - logit(part, -step)) / (2 * step) for part in (1 / 6, 1 / 2, 5 / 6)]
-    torch.testing.assert_close(found[:, row, column], sum(slopes) / 3, rtol=1e-5, atol=1e-7)
+    # SOFT's gradient is that of the exact inverse, which its iteration comes close to.
+    tolerance = 1e-3 if attention in ("soft", "soft_norm") else 1e-5
+    torch.testing.assert_close(found[:, row, column], sum(slopes) / 3, rtol=tolerance, atol=1e-7)
 
 
 def test_the_map_leaves_the_model_as_it_was():

@@ -2,7 +2,7 @@
 
 With Q and K fixed every method here is linear in its values, o_i = sum_j w_ij v_j, so that w_ij is the derivative of a
 feature of o_i by the same feature of v_j: one backward pass by the values gives a whole row, in the time of that pass.
-SeqNorm is linear in its V', the values after their normalisation.
+SeqNorm and Galerkin are linear in the values after their normalisation, and their rows are q'_i . k'_j / N.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from softfree.attention import Attention, SeqNormAttention
+from softfree.attention import Attention, GalerkinAttention, SeqNormAttention
 from softfree.attention.base import Grid, wide_type
 
 
@@ -40,7 +40,10 @@ def attention_row(
         q, *k, _ = (attention.split_heads(part) for part in parts)  # (B, H, N, D)
         keys = k[0] if k else q
         if isinstance(attention, SeqNormAttention):
-            return _seqnorm_row(attention, q, keys, query, heads)
+            counted = attention.counted(q, heads)
+            return _dot_row(attention.q_norm(q, heads, counted), attention.k_norm(keys, heads, counted), query, heads)
+        if isinstance(attention, GalerkinAttention):
+            return _dot_row(q, attention.k_norm(keys), query, heads)
     with torch.enable_grad():
         values = torch.zeros_like(q, requires_grad=True)
         out = attention.mix(q.detach(), keys.detach(), values, heads, grid)[:, :, query, 0].sum()
@@ -49,10 +52,10 @@ def attention_row(
     return row if mask is None else row.masked_fill(~mask.unsqueeze(1), 0)
 
 
-def _seqnorm_row(attention: SeqNormAttention, q: Tensor, k: Tensor, query: int, mask: Tensor | None) -> Tensor:
-    """q'_i . k'_j / N."""
-    counted = attention.counted(q, mask)
-    q, k = attention.q_norm(q, mask, counted), attention.k_norm(k, mask, counted)
+def _dot_row(q: Tensor, k: Tensor, query: int, mask: Tensor | None) -> Tensor:
+    """q_i . k_j / N, (B, H, N)."""
+    if mask is not None:
+        k = k.masked_fill(~mask, 0)
     tokens = q.shape[2] if mask is None else mask.sum(dim=2, keepdim=True).clamp(min=1)
     row: Tensor = q[:, :, query : query + 1] @ k.mT / tokens  # (B, H, 1, N)
     return row.squeeze(2)
