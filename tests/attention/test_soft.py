@@ -83,11 +83,12 @@ def test_released_landmarks_are_a_learned_convolution() -> None:
     assert module.ridge == 0.01
     x, grid = torch.randn(2, 4 * 6, 24, dtype=torch.float64), (4, 6)
     q, v = (module.split_heads(t) for t in module.qkv(x).chunk(2, dim=-1))
+    q = q / 8**0.25  # before the sampling, and not after it
     maps = q.mT.reshape(6, 8, 4, 6)
     sample = module.sample
     at = F.conv2d(maps, sample.conv.weight, stride=2).flatten(2).mT.reshape(2, 3, 6, 8)
     at = F.gelu(F.layer_norm(at, (8,), sample.norm.weight, sample.norm.bias, 1e-5))
-    a, p = dense(at / 8**0.25, at / 8**0.25), dense(at / 8**0.25, q / 8**0.25)
+    a, p = dense(at, at), dense(at, q)
     mixed = p.mT @ torch.linalg.inv(a + 0.01 * torch.eye(6, dtype=a.dtype)) @ p @ v + module.local(v, grid, None)
     want = module.proj(mixed.transpose(1, 2).flatten(2))
     torch.testing.assert_close(module(x, grid=grid), want, rtol=1e-6, atol=1e-6)

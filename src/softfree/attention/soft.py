@@ -138,11 +138,11 @@ class SoftAttention(Attention):
             grid: As :meth:`Attention.forward` has it.
         """
         (q,), _ = widen(q)
+        q = q * self.head_dim**-0.25
         if self.sample is None:
             at, real = window_means(q, grid, mask, number=self.landmarks, stride=self.stride)
         else:
             at, real = self.sample(q, grid, mask)
-        at, q = at * self.head_dim**-0.25, q * self.head_dim**-0.25
         between, across = gaussian_kernel(at, at), gaussian_kernel(at, q)
         if real is not None and mask is not None:
             # A unit matrix in their place inverts to itself, and meets nothing in P.

@@ -58,7 +58,8 @@ def _of_run(folder: Path, options: ConvertOptions) -> Source:
     if given:
         raise UserError(f"--{given[0]} with the run {folder}, which has its own: leave it out")
     run = Run.load(folder)
-    assert isinstance(run.model, VisionTransformer)
+    if not isinstance(run.model, VisionTransformer):
+        raise UserError(f"{folder} holds {run.config['model']['name']}: expected a softmax_vit_* model to convert")
     return Source(run.model, dict(run.config["model"]), run.preprocessing, run)
 
 

@@ -1,4 +1,4 @@
-"""Models: tokenizers, encoder, vision transformers by name, published weights."""
+"""Models: tokenizers, encoder, vision transformers and pyramids by name, published weights."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from softfree.errors import unknown_name
 from softfree.models.encoder import Block, Encoder
 from softfree.models.named import NAMED
 from softfree.models.pretrained import WeightReport, load_pretrained
+from softfree.models.pyramid import SoftPyramid
+from softfree.models.pyramid_names import PYRAMIDS
 from softfree.models.vit import VisionTransformer
 
 __all__ = [
     "Block",
     "Encoder",
+    "SoftPyramid",
     "VisionTransformer",
     "WeightReport",
     "create_model",
@@ -23,19 +26,24 @@ __all__ = [
 
 def list_models() -> list[str]:
     """Names that :func:`create_model` knows."""
-    return list(NAMED)
+    return [*NAMED, *PYRAMIDS]
 
 
-def create_model(name: str, **options: Any) -> VisionTransformer:
+def create_model(name: str, **options: Any) -> Any:
     """Make a named model, e.g. ``create_model("seqnorm_vit_small_patch16", img_size=1024, num_classes=2)``.
 
     Args:
         name: One of :func:`list_models`.
-        **options: Keywords of :class:`VisionTransformer`; they win over those that the name stands for.
+        **options: Keywords of :class:`VisionTransformer`, or of :class:`SoftPyramid` for its names; they win over
+            those that the name stands for.
+
+    Returns:
+        A :class:`VisionTransformer` or a :class:`SoftPyramid`.
 
     Raises:
         UserError: an unknown name or option.
     """
-    if name not in NAMED:
-        raise unknown_name("model", name, NAMED)
-    return NAMED[name](**options)
+    if name not in list_models():
+        raise unknown_name("model", name, list_models())
+    make = NAMED.get(name) or PYRAMIDS[name]
+    return make(**options)

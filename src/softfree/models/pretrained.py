@@ -18,6 +18,8 @@ from torch import Tensor
 
 from softfree.errors import UserError
 from softfree.models.positions import resize_positions
+from softfree.models.pyramid import SoftPyramid
+from softfree.models.pyramid_weights import fit_pyramid, to_pyramid
 from softfree.models.vit import VisionTransformer
 from softfree.models.weight_files import read_weights
 from softfree.models.weight_names import to_timm
@@ -52,8 +54,10 @@ def _summary(names: Iterable[str]) -> str:
     return ", ".join(name if n == 1 else f"{name} ({n})" for name, n in counts.items())
 
 
-def load_pretrained(model: VisionTransformer, source: str | Path, *, progress: bool = False) -> WeightReport:
-    """Load the weights of a vision transformer into a model, as far as they fit.
+def load_pretrained(
+    model: VisionTransformer | SoftPyramid, source: str | Path, *, progress: bool = False
+) -> WeightReport:
+    """Load the weights of a vision transformer, or for a pyramid those of a pyramid, into a model, as far as they fit.
 
     Channels, patch size and position grid are fitted, a class token's position is added or left out, layer scale is
     folded into the projections when the model has none, the last norm moves between ``norm`` and ``fc_norm`` with the
@@ -64,7 +68,8 @@ def load_pretrained(model: VisionTransformer, source: str | Path, *, progress: b
         source: A ``.safetensors`` file, a folder with ``model.safetensors``, a ``.pth`` or ``.bin`` file that holds
             nothing but tensors, a hub name ("hf-hub:timm/vit_small_patch16_224.augreg_in1k", with or without the
             prefix), or a timm name with its tag ("vit_small_patch16_224.augreg_in1k").
-            Names as timm has them, or as :mod:`softfree.models.weight_names` knows them.
+            Names as timm has them, or as :mod:`softfree.models.weight_names` knows them; a pyramid's as
+            :mod:`softfree.models.pyramid_weights` knows them.
         progress: Show the progress of a download.
 
     Returns:
@@ -74,12 +79,21 @@ def load_pretrained(model: VisionTransformer, source: str | Path, *, progress: b
         UserError: a source that is not found, cannot be read safely, or is no vision transformer of this width, or
             one that was converted for other options of the attention.
     """
+    if isinstance(model, SoftPyramid):
+        given = to_pyramid(read_weights(source, progress=progress))
+        return _load(model, fit_pyramid(given, model, str(source)), given, {name: name for name in given})
     weights = to_timm(read_weights(source, progress=progress))
     _check_attention(source, model)
     _check_vit(weights, model, str(source))
     places = {name: _place(name, weights, model) for name in weights}
     whole = {places[name]: tensor for name, tensor in weights.items()}
-    fitted = _fit_positions(_fit_patches(_fold_layer_scale(whole, model), model), model)
+    return _load(model, _fit_positions(_fit_patches(_fold_layer_scale(whole, model), model), model), whole, places)
+
+
+def _load(
+    model: VisionTransformer | SoftPyramid, fitted: Weights, whole: Weights, places: dict[str, str]
+) -> WeightReport:
+    """Load what fits; ``whole`` are the weights before they were fitted, ``places`` the names that they have there."""
     own = model.state_dict()
     loaded = {name: t for name, t in fitted.items() if name in own and own[name].shape == t.shape}
     model.load_state_dict(loaded, strict=False)

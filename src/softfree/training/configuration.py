@@ -16,6 +16,7 @@ from softfree.data.transforms import Augmentation, Preprocessing
 from softfree.errors import UserError
 from softfree.files import replacing
 from softfree.machine import versions
+from softfree.models.pyramid_names import without_vit_options
 from softfree.options import TrainOptions
 
 
@@ -97,6 +98,7 @@ def configuration(options: TrainOptions, table: Table, notice: str | None) -> di
         "attention_options": options.attention_options,
         **options.model_options,
     }
+    model = without_vit_options(model)
     return {
         "notice": notice,
         "command": shlex.join(["softfree", *sys.argv[1:]]),

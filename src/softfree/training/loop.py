@@ -19,7 +19,7 @@ from softfree.data.transforms import Preprocessing
 from softfree.errors import UserError
 from softfree.files import replacing, write_atomically
 from softfree.machine import describe_machine, peak_memory
-from softfree.models import VisionTransformer, load_pretrained
+from softfree.models import SoftPyramid, VisionTransformer, load_pretrained
 from softfree.options import EvaluateOptions, TrainOptions
 from softfree.reporting import write_results
 from softfree.runs import WEIGHTS, Run, build_model, read_config, write_config
@@ -33,6 +33,7 @@ from softfree.training.teacher import Teacher, open_teacher
 from softfree.training.trainer import BEST, LAST, create_trainer, explained, quieten
 
 console = Console(stderr=True)
+Classifier = VisionTransformer | SoftPyramid
 
 
 def train(options: TrainOptions, *, notice: str | None = None) -> Run:
@@ -79,7 +80,7 @@ def _go_on(
     _report_unreadable(pictures)
     L.seed_everything(options.seed, verbose=False)
     model = build_model(config)
-    assert isinstance(model, VisionTransformer)
+    assert isinstance(model, Classifier)
     if options.weights and checkpoint is None:
         console.print(str(load_pretrained(model, options.weights)), highlight=False)
     model.set_grad_checkpointing(options.checkpointing)
@@ -119,7 +120,7 @@ def finish(options: TrainOptions, table: Table) -> Run:
 
 
 def _fit(
-    model: VisionTransformer,
+    model: Classifier,
     options: TrainOptions,
     table: Table,
     pictures: Pictures,
@@ -159,14 +160,12 @@ def _report_unreadable(pictures: Pictures) -> None:
         console.print("  ... all of them: softfree check")
 
 
-def _save_weights(model: VisionTransformer, options: TrainOptions) -> None:
+def _save_weights(model: Classifier, options: TrainOptions) -> None:
     with replacing(options.out / WEIGHTS) as temporary:
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
 
 
-def _save_cost(
-    model: VisionTransformer, options: TrainOptions, preprocessing: Preprocessing, spent: dict[str, Any]
-) -> None:
+def _save_cost(model: Classifier, options: TrainOptions, preprocessing: Preprocessing, spent: dict[str, Any]) -> None:
     shape = (1, preprocessing.channels, preprocessing.size, preprocessing.size)
     cost = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

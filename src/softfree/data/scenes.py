@@ -1,0 +1,61 @@
+"""Pictures with a class for each pixel, in the folders of ADE20K's scene parsing (Zhou et al. 2017, CVPR)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.datasets import VisionDataset
+
+from softfree.errors import UserError
+
+# What a loss is to pass over: ``torch.nn.functional.cross_entropy(..., ignore_index=IGNORED)``.
+IGNORED = 255
+
+
+class Scenes(VisionDataset):
+    """``images/{split}/NAME.jpg`` with ``annotations/{split}/NAME.png``, whose pixels are 0 for none, or a class.
+
+    Args:
+        root: The folder with ``images`` and ``annotations``.
+        split: "training" or "validation".
+        transforms: Of (picture, classes), such as those of ``torchvision.transforms.v2``.
+
+    Each item is a picture (3, H, W) of uint8 and its classes (H, W) of int64, counted from 0 with :data:`IGNORED` for
+    none, as ``tv_tensors`` that torchvision's transforms tell apart.
+
+    Raises:
+        UserError: no pictures, or one without its annotation.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: Literal["training", "validation"] = "training",
+        transforms: Callable[..., Any] | None = None,
+    ) -> None:
+        super().__init__(root, transforms)
+        folder = Path(root) / "images" / split
+        self.pictures = sorted(path for path in folder.glob("*") if path.suffix in (".jpg", ".png"))
+        if not self.pictures:
+            raise UserError(f"No pictures in {folder}: expected images/{split}/*.jpg below {root}.")
+        self.annotations = [Path(root) / "annotations" / split / f"{path.stem}.png" for path in self.pictures]
+        for path in self.annotations:
+            if not path.is_file():
+                raise UserError(f"No {path}: expected a PNG of the same name for each picture in {folder}.")
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        with Image.open(self.pictures[index]) as file:
+            picture = tv_tensors.Image(file.convert("RGB"))
+        with Image.open(self.annotations[index]) as file:
+            numbers = torch.from_numpy(np.array(file, dtype=np.int64))
+        classes = tv_tensors.Mask((numbers - 1).where(numbers > 0, IGNORED))
+        return (picture, classes) if self.transforms is None else self.transforms(picture, classes)

@@ -1,0 +1,168 @@
+"""Detection, instance and semantic segmentation on the features of a SOFT pyramid.
+
+Heads are torchvision's (RetinaNet: Lin et al. 2017, arXiv:1708.02002; Mask R-CNN: He et al. 2017, arXiv:1703.06870;
+both on a feature pyramid, arXiv:1612.03144) and segmentation-models-pytorch's (semantic FPN: Kirillov et al. 2019,
+arXiv:1901.02446; UPerNet: Xiao et al. 2018, arXiv:1807.10221). How SOFT's own dense models were built is not published
+as code, so that these are the usual ones and no copies.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from timm.layers import freeze_batch_norm_2d
+from timm.models._features import FeatureGetterNet
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN, RetinaNet
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
+
+from softfree.errors import UserError, unknown_name
+from softfree.models.pyramid import SoftPyramid
+from softfree.models.pyramid_names import PYRAMIDS
+from softfree.models.tokenizers import fit_picture
+
+Backbone = str | SoftPyramid
+# Sides are padded to multiples of the last stage's stride.
+STRIDE = 32
+
+
+def feature_net(backbone: Backbone, stages: tuple[int, ...] = (0, 1, 2, 3), *, freeze_norms: bool = False) -> nn.Module:
+    """Make timm's feature extractor of a pyramid: pictures (B, channels, H, W) to maps (B, C_i, H/4, W/4), ...
+
+    Args:
+        backbone: A name, or a pyramid, perhaps with weights loaded; it is copied.
+        stages: Those whose maps are wanted, from 0.
+        freeze_norms: Keep statistics and factors of the batch norms as they are: for pretrained weights, where batches
+            are too small to take statistics of.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if isinstance(backbone, str):
+        if backbone not in PYRAMIDS:
+            raise unknown_name("pyramid", backbone, PYRAMIDS)
+        pyramid: nn.Module = PYRAMIDS[backbone](num_classes=0)
+    else:
+        pyramid = copy.deepcopy(backbone)
+    if freeze_norms:
+        pyramid = freeze_batch_norm_2d(pyramid)
+    return FeatureGetterNet(pyramid, out_indices=stages)
+
+
+class FeaturePyramid(nn.Module):
+    """A pyramid and a feature pyramid network on its maps, as torchvision's detectors want their backbone.
+
+    Args:
+        body: Of :func:`feature_net`.
+        stages: Its stages.
+        extra: Further levels.
+        out_channels: Width of all levels.
+    """
+
+    def __init__(self, body: nn.Module, stages: tuple[int, ...], extra: ExtraFPNBlock, out_channels: int = 256) -> None:
+        super().__init__()
+        self.body, self.stages, self.out_channels = body, stages, out_channels
+        channels = body.feature_info.channels()  # type: ignore[union-attr, operator]
+        self.fpn = FeaturePyramidNetwork(channels, out_channels, extra_blocks=extra)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Map pictures (B, channels, H, W) to levels (B, out_channels, h, w) by the number of their stage."""
+        maps = self.body(x)
+        levels: dict[str, Tensor] = self.fpn({str(stage): m for stage, m in zip(self.stages, maps, strict=True)})
+        return levels
+
+
+def retinanet(backbone: Backbone, num_classes: int, *, freeze_norms: bool = False, **options: Any) -> RetinaNet:
+    """Make a RetinaNet on stages 2 to 4 and two further levels, strides 8 to 128.
+
+    Args:
+        backbone: A name, such as "soft_tiny", or a pyramid with weights.
+        num_classes: As torchvision counts: one more than the largest label, 91 for COCO's own numbers.
+        freeze_norms: See :func:`feature_net`.
+        **options: Of :class:`torchvision.models.detection.RetinaNet`, such as ``min_size``.
+
+    Returns:
+        In training ``model(pictures, targets)`` gives losses, in evaluation ``model(pictures)`` gives boxes; pictures
+        is a list of (channels, H, W) in [0, 1].
+    """
+    stages = (1, 2, 3)
+    body = feature_net(backbone, stages, freeze_norms=freeze_norms)
+    width = body.feature_info.channels()[-1]  # type: ignore[union-attr, operator]
+    return RetinaNet(FeaturePyramid(body, stages, LastLevelP6P7(width, 256)), num_classes, **options)
+
+
+def mask_rcnn(backbone: Backbone, num_classes: int, *, freeze_norms: bool = False, **options: Any) -> MaskRCNN:
+    """Make a Mask R-CNN on all four stages and a pooled level, strides 4 to 64.
+
+    Args:
+        backbone: A name, such as "soft_tiny", or a pyramid with weights.
+        num_classes: Background, number 0, counts: 91 for COCO's own numbers.
+        freeze_norms: See :func:`feature_net`.
+        **options: Of :class:`torchvision.models.detection.MaskRCNN`, such as ``min_size``.
+
+    Returns:
+        As :func:`retinanet`, with masks.
+    """
+    stages = (0, 1, 2, 3)
+    body = feature_net(backbone, stages, freeze_norms=freeze_norms)
+    return MaskRCNN(FeaturePyramid(body, stages, LastLevelMaxPool()), num_classes, **options)
+
+
+class Segmenter(nn.Module):
+    """A network of segmentation-models-pytorch for pictures of any size and channel count.
+
+    Args:
+        net: The network, for sides that are multiples of 32.
+        in_chans: Its channels.
+    """
+
+    def __init__(self, net: nn.Module, in_chans: int) -> None:
+        super().__init__()
+        self.net, self.in_chans = net, in_chans
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map pictures (B, channels, H, W) to logits (B, classes, H, W); padding is cut off again."""
+        logits: Tensor = self.net(fit_picture(x, self.in_chans, STRIDE))
+        return logits[..., : x.shape[2], : x.shape[3]]
+
+
+def semantic_fpn(backbone: Backbone, num_classes: int, **options: Any) -> Segmenter:
+    """Make a semantic FPN.
+
+    Args:
+        backbone: A name, such as "soft_tiny", or a pyramid with weights.
+        num_classes: Number of logits for each pixel.
+        **options: Of ``segmentation_models_pytorch.FPN``.
+
+    Raises:
+        UserError: segmentation-models-pytorch is not installed.
+    """
+    return _segmenter("FPN", backbone, num_classes, options)
+
+
+def upernet(backbone: Backbone, num_classes: int, **options: Any) -> Segmenter:
+    """Make a UPerNet; options are of ``segmentation_models_pytorch.UPerNet``, the rest as :func:`semantic_fpn`.
+
+    It is 512 wide by default, with which its parameters are about those published: 53.3 and 75.0 million for
+    soft_norm_small and soft_norm_medium and 150 classes, against 54 and 76 (README of the official repository).
+    """
+    return _segmenter("UPerNet", backbone, num_classes, {"decoder_channels": 512, **options})
+
+
+def _segmenter(kind: str, backbone: Backbone, num_classes: int, options: dict[str, Any]) -> Segmenter:
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError as error:
+        raise UserError(
+            f"{kind} needs segmentation-models-pytorch, which is not installed: pip install 'softfree[dense]'"
+        ) from error
+    encoder = feature_net(backbone)
+    pyramid: Any = encoder.model
+    # The decoder is built for a pyramid of these widths with one block a stage, which then makes room for ours.
+    shape = {"embed_dims": pyramid.embed_dims, "num_heads": pyramid.num_heads, "depths": (1, 1, 1, 1)}
+    made = {"encoder_weights": None, "in_channels": pyramid.in_chans, "classes": num_classes}
+    net = getattr(smp, kind)("tu-soft_tiny", **made, **shape, **options)
+    net.encoder.model = encoder
+    return Segmenter(net, pyramid.in_chans)
