@@ -35,7 +35,7 @@ def test_a_study_trains_records_and_goes_on(recipe: Path, tmp_path: Path, capsys
     assert "| fast |" in capsys.readouterr().out
     record = (out / "cells.jsonl").read_text()
     assert not (out / "runs" / "films" / "softmax_seed0").exists(), "only what the tables need is kept"
-    assert len(pd.read_csv(out / "cells.csv")) == 4
+    assert len(pd.read_csv(out / "cells.csv")) == 2 * 2 + 1, "variants at two sides, and the baseline"
     assert {path.name for path in out.glob("*.png")} == {"summary.png", "scales.png"}
     assert str(tmp_path) not in record, "paths are nobody's business"
     assert main(arguments) == 0
@@ -57,7 +57,8 @@ def test_a_cell_that_fails_does_not_stop_the_others(recipe: Path, tmp_path: Path
     arguments = ["study", "ablation", str(broken), str(recipe), "--variants", f"[{variants}]", "--seeds", "[0]"]
     assert main([*arguments, "--out", str(out)]) == 2
     assert "1 of 2 cells failed, the others are kept; the first: broken, plain, seed 0:" in capsys.readouterr().err
-    assert [json.loads(line)["key"]["data"] for line in (out / "cells.jsonl").read_text().splitlines()] == ["films"]
+    keys = [json.loads(line)["key"] for line in (out / "cells.jsonl").read_text().splitlines()]
+    assert [(key["data"], key["variant"]) for key in keys] == [("films", "32 x 32 pixels"), ("films", "plain")]
 
 
 def test_a_recipe_names_its_table_from_the_data_folder(recipe: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ class AblationOptions:
         data: Folder that the recipes' tables are found from; default: the folder of each recipe.
         seeds: Seeds, each used by every variant.
         scales: Sides to test at, relative to the side in training.
+        baseline: Put a logistic regression on pictures of 32 x 32 pixels beside them.
         margin: Loss of AUROC against the first variant that is still called not inferior.
         resamples: Draws of seeds and patients for the intervals.
         jobs: Trainings side by side, which share the cores.
@@ -30,6 +31,7 @@ class AblationOptions:
     data: Path | None = None
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     scales: list[float] = field(default_factory=lambda: [1.0])
+    baseline: bool = True
     margin: float = 0.02
     resamples: int = 2000
     jobs: int = 1

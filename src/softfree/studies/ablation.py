@@ -23,12 +23,15 @@ from rich.console import Console
 from rich.progress import Progress
 
 from softfree.data.phantoms import write_phantoms
+from softfree.data.task import Task
 from softfree.errors import UserError, unknown_name
+from softfree.evaluation.scores import Scores
 from softfree.files import replacing, write_atomically
 from softfree.machine import describe_machine, versions
 from softfree.options import AblationOptions, TrainOptions
 from softfree.runs import Run, read_config, read_cost
 from softfree.scoring import PREDICTIONS, open_table, predict_rows, scores_of
+from softfree.studies import baseline
 from softfree.studies.cells import Cell, Key, check_same, read_cells, write_cells
 from softfree.studies.plots import plot_scales, plot_variants
 from softfree.studies.summary import cells_table, summarise, to_markdown
@@ -84,8 +87,12 @@ def study_ablation(options: AblationOptions, recipes: list[Path]) -> str:
             check_same(cells[key], _without_places(chosen), record)
     missing = [key for key in wanted if key not in cells or not _has_scales(cells[key], scales)]
     failed = _train_all(options, {key: wanted[key] for key in missing}, cells, scales)
-    found = {key: cells[key] for key in wanted if key in cells}
-    text = _write(options, found, list(preset.variants), scales) if found else ""
+    variants = list(preset.variants)
+    if options.baseline:
+        variants.append(baseline.NAME)
+        _add_baselines(options, known, cells)
+    found = {key: cells[key] for key in [*wanted, *_baseline_keys(options, known)] if key in cells}
+    text = _write(options, found, variants, scales) if found else ""
     if failed:
         first, reason = next(iter(failed.items()))
         raise UserError(
@@ -161,6 +168,27 @@ def _train_all(
     return failed
 
 
+def _baseline_keys(options: AblationOptions, recipes: list[Recipe]) -> list[Key]:
+    return [Key(recipe.name, baseline.NAME, seed) for recipe in recipes for seed in options.seeds]
+
+
+def _add_baselines(options: AblationOptions, recipes: list[Recipe], cells: dict[Key, Cell]) -> None:
+    """Record what 32 x 32 pixels tell; it is the same with every seed."""
+    for recipe in recipes:
+        missing = [Key(recipe.name, baseline.NAME, seed) for seed in options.seeds]
+        missing = [key for key in missing if key not in cells]
+        if missing:
+            chosen = TrainOptions(table=_table(recipe, options.out), **recipe.options)
+            try:
+                scores, cost = baseline.fit_baseline(chosen)
+            except UserError as error:
+                print(f"{recipe.name} has no baseline: {error}", file=sys.stderr)
+                continue
+            for key in missing:
+                cells[key] = _cell(key, scores.task, {"1": scores}, cost, {})
+    write_cells(options.out / "cells.jsonl", cells.values())
+
+
 def _table(recipe: Recipe, out: Path) -> Path:
     if recipe.table is not None:
         return recipe.table
@@ -199,13 +227,16 @@ def _train(options: AblationOptions, key: Key, table: Path, chosen: dict[str, An
 
 def _record(key: Key, run: Run, chosen: dict[str, Any], scales: tuple[float, ...]) -> Cell:
     scores = {f"{scale:g}": _scores(run, scale) for scale in scales}
+    return _cell(key, run.task, scores, read_cost(run.folder), chosen)
+
+
+def _cell(key: Key, task: Task, scores: dict[str, Scores], cost: dict[str, Any], chosen: dict[str, Any]) -> Cell:
     first = scores["1"]
-    cost = read_cost(run.folder)
     return Cell(
         key=key,
         options=chosen,
-        kind=run.task.kind,
-        classes=list(run.task.classes),
+        kind=task.kind,
+        classes=list(task.classes),
         targets=first.targets.tolist(),
         patients=first.patients.tolist(),
         probabilities={name: np.round(one.probabilities, 6).tolist() for name, one in scores.items()},
@@ -214,7 +245,7 @@ def _record(key: Key, run: Run, chosen: dict[str, Any], scales: tuple[float, ...
     )
 
 
-def _scores(run: Run, scale: float) -> Any:
+def _scores(run: Run, scale: float) -> Scores:
     """Calibrated scores on the test pictures at another side: weights and calibration are what they were."""
     if scale == 1.0:
         frame = pd.read_csv(run.folder / PREDICTIONS)

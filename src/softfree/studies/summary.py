@@ -14,6 +14,7 @@ from softfree.studies.draws import Drawn, draw
 
 STATISTICS = ("auroc", "balanced_accuracy")
 TITLES = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}
+COSTS = {"cpu_seconds": ".0f", "peak_gib": ".2f"}
 SEED = 0  # of the resampling
 
 
@@ -95,7 +96,7 @@ def _markdown_row(row: dict[Any, Any]) -> str:
         cells.append("" if math.isnan(lower) else f"{row[f'{name}_minus']:+.3f} [{lower:+.3f}, {upper:+.3f}]")
         if name == "auroc":
             cells.append(row["verdict"])
-    cells += [f"{row['cpu_seconds']:.0f}", f"{row['peak_gib']:.2f}"]
+    cells += ["" if math.isnan(row[name]) else f"{row[name]:{form}}" for name, form in COSTS.items()]
     return f"| {' | '.join(cells)} |"
 
 
