@@ -94,7 +94,7 @@ def test_what_is_no_table(tmp_path, content, why):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="no such table"):
         read_table_file(tmp_path / "none.csv", TEXT)
-    with pytest.raises(UserError, match="it is a folder"):
+    with pytest.raises(UserError, match="a folder without class folders"):
         read_table_file(tmp_path, TEXT)
 
 

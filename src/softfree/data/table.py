@@ -65,7 +65,7 @@ def read_table(
     test_fraction: float = 0.2,
     strict_patients: bool = True,
 ) -> Table:
-    """Read a CSV or Parquet table with a column ``path`` and labels; no picture is opened.
+    """Read a CSV or Parquet table with a column ``path`` and labels, or a folder of classes; no picture is opened.
 
     Rows of the split ``extra`` and rows without a label belong to no task; they are left out and counted.
 
@@ -95,7 +95,8 @@ def read_table(
         task, targets = read_classes(path, rows, label, positive, classes)
     else:
         task, targets = read_findings(path, rows, labels, classes)
-    folder = Path(os.path.abspath(path.parent if images is None else images))
+    own = path if path.is_dir() else path.parent
+    folder = Path(os.path.abspath(own if images is None else images))
     if not folder.is_dir():
         raise UserError(f"--images {images}: no such folder; name the one that the table's paths start from")
     frame = rows.frame.assign(file=_files(path, rows, folder), patient=_patients(rows.frame), row=rows.frame.index)

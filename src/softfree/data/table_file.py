@@ -1,4 +1,4 @@
-"""A CSV or Parquet file as a frame of text, with the numbers of its rows kept for messages."""
+"""A CSV or Parquet file, or a folder of classes, as a frame of text, with the numbers of its rows kept for messages."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 from pandas.errors import ParserError, ParserWarning
 
+from softfree.data.folder_file import read_folder
 from softfree.errors import UserError
 
 _SHOWN = 5
@@ -51,21 +52,24 @@ class TableFile:
 
 
 def read_table_file(path: Path, text: Collection[str]) -> TableFile:
-    """Read CSV (comma, semicolon or tab; UTF-8, UTF-16 or Latin-1) or Parquet, told apart by content.
+    """Read CSV (comma, semicolon or tab; UTF-8, UTF-16 or Latin-1) or Parquet, told apart by content, or a folder.
 
     Args:
-        path: the file.
+        path: the file, or a folder of classes.
         text: columns to be read as text; others keep the type that pandas finds.
 
     Raises:
         UserError: when it is missing, empty, or no table.
     """
+    if path.is_dir():
+        frame, digest = read_folder(path)
+        return TableFile(frame, Rows("picture", 1), digest)
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such table; name a CSV or Parquet file") from None
     except (OSError, ValueError) as error:
-        reason = "it is a folder" if path.is_dir() else getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be opened ({reason}); name a CSV or Parquet file") from None
     parquet = content.startswith(b"PAR1")
     frame = _parquet(path) if parquet else _csv(path, content, text)

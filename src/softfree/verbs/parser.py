@@ -53,9 +53,8 @@ def fill(kind: type, parsed: Namespace, **given: Any) -> Any:
 
 def add_table(parser: Parser, *, required: bool = True) -> None:
     """Take the table as a positional argument."""
-    parser.add_argument(
-        "table", nargs=None if required else "?", type=str, help="CSV or Parquet file, one row a picture."
-    )
+    what = "CSV or Parquet file, one row a picture, or a folder of classes."
+    parser.add_argument("table", nargs=None if required else "?", type=str, help=what)
 
 
 def add_json(parser: Parser) -> None:
