@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -51,7 +52,15 @@ def infer(
             values[list(indices)] = _forward(model, torch.stack(images).to(device))
 
     loader = DataLoader(_Readable(dataset), batch_size=None, num_workers=workers)
-    for index, image, error in track(loader, description, total=len(dataset), disable=not progress, transient=True):
+    bar = track(
+        loader,
+        description,
+        total=len(dataset),
+        console=Console(stderr=True),  # what is printed is for programs
+        disable=not progress,
+        transient=True,
+    )
+    for index, image, error in bar:
         if image is None:
             failed[index] = error
             continue
