@@ -33,11 +33,11 @@ def bench_attention(options: AttentionBenchOptions, tell: Callable[[str], None] 
             str(precision),
             passes,
             options.batch,
-            options.width,
-            options.heads,
-            options.depth,
-            options.compile and method != FLOOR,
-            options.device,
+            width=options.width,
+            heads=options.heads,
+            depth=options.depth,
+            compiled=options.compile and method != FLOOR,
+            device=options.device,
         )
         for passes in options.passes
         for precision in options.precision

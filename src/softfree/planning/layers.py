@@ -7,7 +7,7 @@ describes an attention method; a method without one is refused with a message.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isqrt, prod
 
@@ -217,6 +217,14 @@ def _galerkin_details(s: Shape) -> int:
     return 16 * s.batch * s.heads * s.tokens + s.narrow * s.batch * s.strip + _wide(s, 4) + _cast(s, 4)
 
 
+SOFT = AttentionCost(
+    parameters=lambda s: 3 * s.square + 3 * s.width,
+    products=_soft_products,
+    sheets=_soft_sheets,
+    details=_soft_details,
+    inference=_soft_inference,
+)
+
 ATTENTIONS: dict[str, AttentionCost] = {
     "seqnorm": AttentionCost(
         parameters=lambda s: 4 * s.square + 7 * s.width,  # no bias on Q, K, V; gamma and beta of each
@@ -239,20 +247,8 @@ ATTENTIONS: dict[str, AttentionCost] = {
         details=_softmax_details,
         inference=lambda s: 6,
     ),
-    "soft": AttentionCost(
-        parameters=lambda s: 3 * s.square + 3 * s.width,
-        products=_soft_products,
-        sheets=_soft_sheets,
-        details=_soft_details,
-        inference=_soft_inference,
-    ),
-    "soft_norm": AttentionCost(
-        parameters=lambda s: 3 * s.square + 3 * s.width,
-        products=_soft_products,
-        sheets=_soft_sheets,
-        details=_soft_norm_details,
-        inference=_soft_inference,
-    ),
+    "soft": SOFT,
+    "soft_norm": replace(SOFT, details=_soft_norm_details),
     "performer": AttentionCost(
         parameters=lambda s: 4 * s.square + 4 * s.width,
         products=lambda s: 4 * s.tokens * s.square + 4 * _features(s) * (s.width // s.heads) + _features(s),

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from rich.console import Console
 from rich.progress import Progress
 
@@ -35,7 +34,7 @@ from softfree.studies import baseline
 from softfree.studies.cells import Cell, Key, check_same, read_cells, write_cells
 from softfree.studies.plots import plot_scales, plot_variants
 from softfree.studies.summary import cells_table, summarise, to_markdown
-from softfree.studies.variants import Overrides, apply, choose_variants
+from softfree.studies.variants import Overrides, apply, choose_variants, read_yaml
 from softfree.training.configuration import check_options
 
 # Of a cell's options, what says where and not what.
@@ -103,10 +102,7 @@ def study_ablation(options: AblationOptions, recipes: list[Path]) -> str:
 
 def read_recipe(path: Path, data: Path | None) -> Recipe:
     """Read a recipe, its table found from ``data`` or from the recipe's own folder."""
-    try:
-        found = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"recipe {path} cannot be read: {str(error).splitlines()[0]}") from None
+    found = read_yaml(path, "recipe")
     if not isinstance(found, dict) or ("table" in found) == ("phantoms" in found):
         raise UserError(f"recipe {path}: expected options of softfree train, and either table or phantoms")
     known = [one.name for one in fields(TrainOptions)]
@@ -175,17 +171,17 @@ def _baseline_keys(options: AblationOptions, recipes: list[Recipe]) -> list[Key]
 def _add_baselines(options: AblationOptions, recipes: list[Recipe], cells: dict[Key, Cell]) -> None:
     """Record what 32 x 32 pixels tell; it is the same with every seed."""
     for recipe in recipes:
-        missing = [Key(recipe.name, baseline.NAME, seed) for seed in options.seeds]
-        missing = [key for key in missing if key not in cells]
-        if missing:
-            chosen = TrainOptions(table=_table(recipe, options.out), **recipe.options)
-            try:
-                scores, cost = baseline.fit_baseline(chosen)
-            except UserError as error:
-                print(f"{recipe.name} has no baseline: {error}", file=sys.stderr)
-                continue
-            for key in missing:
-                cells[key] = _cell(key, scores.task, {"1": scores}, cost, {})
+        missing = [key for key in _baseline_keys(options, [recipe]) if key not in cells]
+        if not missing:
+            continue
+        chosen = TrainOptions(table=_table(recipe, options.out), **recipe.options)
+        try:
+            scores, cost = baseline.fit_baseline(chosen)
+        except UserError as error:
+            print(f"{recipe.name} has no baseline: {error}", file=sys.stderr)
+            continue
+        for key in missing:
+            cells[key] = _cell(key, scores.task, {"1": scores}, cost, {})
     write_cells(options.out / "cells.jsonl", cells.values())
 
 

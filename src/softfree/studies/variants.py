@@ -117,10 +117,17 @@ def _preset(name: str) -> Preset:
 
 
 def _from_file(path: Path) -> Preset:
-    try:
-        found = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"--variants {path} cannot be read: {str(error).splitlines()[0]}") from None
+    found = read_yaml(path, "--variants")
     if not isinstance(found, dict) or not found or not all(isinstance(value, dict) for value in found.values()):
         raise UserError(f"--variants {path}: expected variants by name, each a mapping of options of softfree train")
     return Preset(found)
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """Read a YAML file, or say in one line why ``what`` cannot be read."""
+    try:
+        return yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"{what} {path} cannot be read: {error.strerror}; name a YAML file") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{what} {path} cannot be read as YAML: {str(error).splitlines()[0]}") from None
