@@ -12,6 +12,7 @@ from softfree.options.measuring import (
     PlanOptions,
     SpeedOptions,
 )
+from softfree.options.preparing import PrepareOptions
 from softfree.options.studies import AblationOptions, AttentionMapOptions, ConvergenceOptions, RobustnessOptions
 from softfree.options.training import (
     Fit,
@@ -22,9 +23,12 @@ from softfree.options.training import (
     PrecisionGiven,
     PresetName,
     RunOptions,
+    SlideOptions,
     Split,
+    StreamOptions,
     TableOptions,
     TrainOptions,
+    VolumeOptions,
 )
 from softfree.options.using import CheckOptions, DemoOptions, EvaluateOptions, PredictOptions
 
@@ -48,11 +52,15 @@ __all__ = [
     "Precision",
     "PrecisionGiven",
     "PredictOptions",
+    "PrepareOptions",
     "PresetName",
     "RobustnessOptions",
     "RunOptions",
+    "SlideOptions",
     "SpeedOptions",
     "Split",
+    "StreamOptions",
     "TableOptions",
     "TrainOptions",
+    "VolumeOptions",
 ]

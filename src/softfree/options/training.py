@@ -56,6 +56,40 @@ class PictureOptions:
 
 
 @dataclass(kw_only=True)
+class VolumeOptions:
+    """How volumes are prepared: for models named ..._vit3d_...
+
+    Attributes:
+        modality: Intensity scaling and augmentation: 'mr' (each channel to mean 0 and deviation 1) or 'ct' (window).
+        shape: Voxels that the model sees: slices, rows, columns.
+        spacing: Millimetres between slices, rows and columns, to which volumes are resampled; default: as they are.
+        window: Lowest and highest value of CT; default: -1000 to 1000.
+        series: YAML file of rules that make channels of the DICOM series in a folder, as breast MRI needs.
+    """
+
+    modality: Literal["mr", "ct"] = "mr"
+    shape: list[int] = field(default_factory=lambda: [48, 64, 48])
+    spacing: list[float] | None = None
+    window: list[float] | None = None
+    series: Path | None = None
+
+
+@dataclass(kw_only=True)
+class SlideOptions:
+    """How whole slides are prepared, and bags of features.
+
+    Attributes:
+        mpp: Micrometres per pixel at which slides are read, whose patches are then the tokens; default: no slides.
+        tissue: Read the bounding box of the tissue only.
+        group: Make one bag of all rows of a patient (models named ..._bag_..., tables made by softfree features).
+    """
+
+    mpp: float | None = None
+    tissue: bool = True
+    group: bool = False
+
+
+@dataclass(kw_only=True)
 class ModelOptions:
     """The model.
 
@@ -101,8 +135,12 @@ class OptimizerOptions:
         ema: Decay of an average of the weights that is used instead of the last ones, e.g. 0.999.
         label_smoothing: Share of the target given to all classes alike.
         mixup: Alpha of mixup; colour presets and exclusive classes only.
+        cutmix: Alpha of cutmix, which takes turns with mixup; likewise.
         class_weights: Weigh classes inversely to their frequency.
         augment: Random changes of the training pictures.
+        policy: timm's augmentation of photographs instead, such as 'rand-m9-mstd0.5-inc1': random crops of the whole
+            picture, flips, this policy, erasing.
+        erasing: Probability with which a policy erases a rectangle.
         patience: Stop after so many epochs without a better validation AUROC and keep the best epoch; default: train
             to the end and keep the last.
         precision: Arithmetic of the products: 32, bf16 or 16 bits.
@@ -123,8 +161,11 @@ class OptimizerOptions:
     ema: float | None = None
     label_smoothing: float = 0.0
     mixup: float = 0.0
+    cutmix: float = 0.0
     class_weights: bool = False
     augment: bool = True
+    policy: str | None = None
+    erasing: float = 0.25
     patience: int | None = None
     precision: PrecisionGiven = "32"
     teacher: Path | None = None
@@ -134,6 +175,24 @@ class OptimizerOptions:
     def __post_init__(self) -> None:
         """Make text of a type that YAML read as a number."""
         self.precision = str(self.precision)  # type: ignore[assignment]
+
+
+@dataclass(kw_only=True)
+class StreamOptions:
+    """Samples that do not fit in memory.
+
+    Attributes:
+        stream: Pass a sample's tokens in chunks: 'auto' (when the plan says that it does not fit), 'always' or 'never'.
+            The result is the same; only attentions that are sums over tokens can (seqnorm, sima, galerkin).
+        token_store: Folder on a disk where the tokens of streamed samples wait; default: main memory.
+        token_bf16: Keep them in bfloat16: half the space, rounded to three digits.
+        token_chunk: Tokens that are computed at once.
+    """
+
+    stream: Literal["auto", "always", "never"] = "auto"
+    token_store: Path | None = None
+    token_bf16: bool = False
+    token_chunk: int = 8192
 
 
 @dataclass(kw_only=True)
@@ -160,11 +219,13 @@ class RunOptions:
 
 
 @dataclass(kw_only=True)
-class TrainOptions(TableOptions, PictureOptions, ModelOptions, OptimizerOptions, RunOptions):
+class TrainOptions(
+    TableOptions, PictureOptions, VolumeOptions, SlideOptions, ModelOptions, OptimizerOptions, StreamOptions, RunOptions
+):
     """All options of a training; see the classes that it joins.
 
     Attributes:
-        table: CSV or Parquet file, one row a picture.
+        table: CSV or Parquet file, one row a sample.
     """
 
     table: Path

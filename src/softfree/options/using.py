@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from softfree.options.training import Split, TableOptions
+from softfree.options.training import Split, StreamOptions, TableOptions
 
 
 @dataclass(kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(StreamOptions):
     """Numbers with intervals from a trained run.
 
     Attributes:
@@ -44,7 +44,7 @@ class EvaluateOptions:
 
 
 @dataclass(kw_only=True)
-class PredictOptions:
+class PredictOptions(StreamOptions):
     """Probabilities for new pictures.
 
     Attributes:
