@@ -1,32 +1,44 @@
-"""Models: tokenizers, encoder, vision transformers and pyramids by name, published weights."""
+"""Models: tokenizers, encoder, transformers of pictures, volumes and bags and pyramids by name, published weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from softfree.errors import unknown_name
+from softfree.models.bag import BagTransformer, collate_bags
 from softfree.models.encoder import Block, Encoder
+from softfree.models.inflate import load_inflated
 from softfree.models.named import NAMED
+from softfree.models.named_kinds import BAGS, VOLUMES
 from softfree.models.pretrained import WeightReport, load_pretrained
 from softfree.models.pyramid import SoftPyramid
 from softfree.models.pyramid_names import PYRAMIDS
 from softfree.models.vit import VisionTransformer
+from softfree.models.vit3d import VolumeTransformer
 
 __all__ = [
+    "BagTransformer",
     "Block",
     "Encoder",
     "SoftPyramid",
     "VisionTransformer",
+    "VolumeTransformer",
     "WeightReport",
+    "collate_bags",
     "create_model",
     "list_models",
+    "load_inflated",
     "load_pretrained",
 ]
 
 
+MODELS: dict[str, Callable[..., Any]] = {**NAMED, **VOLUMES, **BAGS, **PYRAMIDS}
+
+
 def list_models() -> list[str]:
     """Names that :func:`create_model` knows."""
-    return [*NAMED, *PYRAMIDS]
+    return [*MODELS]
 
 
 def create_model(name: str, **options: Any) -> Any:
@@ -34,16 +46,14 @@ def create_model(name: str, **options: Any) -> Any:
 
     Args:
         name: One of :func:`list_models`.
-        **options: Keywords of :class:`VisionTransformer`, or of :class:`SoftPyramid` for its names; they win over
-            those that the name stands for.
+        **options: Keywords of the class that the name stands for; they win over those that the name stands for.
 
     Returns:
-        A :class:`VisionTransformer` or a :class:`SoftPyramid`.
+        A :class:`VisionTransformer`, :class:`VolumeTransformer`, :class:`BagTransformer` or :class:`SoftPyramid`.
 
     Raises:
         UserError: an unknown name or option.
     """
-    if name not in list_models():
-        raise unknown_name("model", name, list_models())
-    make = NAMED.get(name) or PYRAMIDS[name]
-    return make(**options)
+    if name not in MODELS:
+        raise unknown_name("model", name, MODELS)
+    return MODELS[name](**options)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from timm.models import register_model
 
 from softfree.attention import ATTENTIONS
 from softfree.errors import UserError, unknown_name
+from softfree.models.classifier import Classifier
 from softfree.models.vit import VisionTransformer
 
 SIZES: dict[str, dict[str, int]] = {
@@ -19,13 +20,14 @@ SIZES: dict[str, dict[str, int]] = {
     "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
 }
 PATCH_SIZES = (8, 16, 32)
-OPTIONS = tuple(inspect.signature(VisionTransformer).parameters)
+Model = TypeVar("Model", bound=Classifier)
 
 __all__: list[str] = ["NAMED"]
 
 
-def _entry_point(name: str, **shape: Any) -> Callable[..., VisionTransformer]:
-    """Register with timm, under ``name``, the function that makes the model."""
+def entry_point(model: type[Model], name: str, **shape: Any) -> Callable[..., Model]:
+    """Register with timm, under ``name``, the function that makes a ``model`` with ``shape`` as its options."""
+    known = tuple(inspect.signature(model).parameters)
 
     def create(
         pretrained: bool = False,
@@ -33,22 +35,22 @@ def _entry_point(name: str, **shape: Any) -> Callable[..., VisionTransformer]:
         pretrained_cfg_overlay: object = None,
         cache_dir: object = None,
         **options: Any,
-    ) -> VisionTransformer:
+    ) -> Model:
         if pretrained:
             raise UserError(f"{name} has no published weights: make it without and call load_pretrained on it.")
         for option in options:
-            if option not in OPTIONS:
-                raise unknown_name(f"option of {name}:", option, OPTIONS)
-        return VisionTransformer(**{**shape, **options})
+            if option not in known:
+                raise unknown_name(f"option of {name}:", option, known)
+        return model(**{**shape, **options})
 
     create.__name__ = create.__qualname__ = name
-    create.__doc__ = f"VisionTransformer with {shape}."
+    create.__doc__ = f"{model.__name__} with {shape}."
     globals()[name] = create  # where timm's __all__ expects it
     return register_model(create)
 
 
 NAMED: dict[str, Callable[..., VisionTransformer]] = {
-    name: _entry_point(name, attention=attention, patch_size=patch, **shape)
+    name: entry_point(VisionTransformer, name, attention=attention, patch_size=patch, **shape)
     for attention in ATTENTIONS
     for size, shape in SIZES.items()
     for patch in PATCH_SIZES

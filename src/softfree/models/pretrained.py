@@ -81,16 +81,16 @@ def load_pretrained(
     """
     if isinstance(model, SoftPyramid):
         given = to_pyramid(read_weights(source, progress=progress))
-        return _load(model, fit_pyramid(given, model, str(source)), given, {name: name for name in given})
+        return load_fitted(model, fit_pyramid(given, model, str(source)), given, {name: name for name in given})
     weights = to_timm(read_weights(source, progress=progress))
-    _check_attention(source, model)
-    _check_vit(weights, model, str(source))
-    places = {name: _place(name, weights, model) for name in weights}
+    check_conversion(source, model)
+    check_vit(weights, model, str(source))
+    places = {name: place_of(name, weights, model) for name in weights}
     whole = {places[name]: tensor for name, tensor in weights.items()}
-    return _load(model, _fit_positions(_fit_patches(_fold_layer_scale(whole, model), model), model), whole, places)
+    return load_fitted(model, _fit_positions(_fit_patches(fold_layer_scale(whole, model), model), model), whole, places)
 
 
-def _load(
+def load_fitted(
     model: VisionTransformer | SoftPyramid, fitted: Weights, whole: Weights, places: dict[str, str]
 ) -> WeightReport:
     """Load what fits; ``whole`` are the weights before they were fitted, ``places`` the names that they have there."""
@@ -105,7 +105,8 @@ def _load(
     )
 
 
-def _check_vit(weights: Weights, model: VisionTransformer, source: str) -> None:
+def check_vit(weights: Weights, model: VisionTransformer, source: str) -> None:
+    """Refuse weights that are of no vision transformer of this width, and ``source`` with them."""
     expected = ("blocks.0.norm1.weight", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight")
     missing = [name for name in expected if name not in weights]
     if missing:
@@ -118,7 +119,7 @@ def _check_vit(weights: Weights, model: VisionTransformer, source: str) -> None:
         raise UserError(f"{source} has width {width}, the model {model.embed_dim}: choose a model of the same width.")
 
 
-def _check_attention(source: str | Path, model: VisionTransformer) -> None:
+def check_conversion(source: str | Path, model: VisionTransformer) -> None:
     """Refuse what ``softfree convert`` made for other options: its weights would fit, and mean something else."""
     path = Path(source)
     if path.suffix != ".safetensors" or not path.is_file():
@@ -135,7 +136,7 @@ def _check_attention(source: str | Path, model: VisionTransformer) -> None:
                 )
 
 
-def _place(name: str, weights: Weights, model: VisionTransformer) -> str:
+def place_of(name: str, weights: Weights, model: VisionTransformer) -> str:
     """Give the model's name for a weight: the last norm stands before or after the pooling."""
     here, there = ("fc_norm.", "norm.") if model.pool == "avg" else ("norm.", "fc_norm.")
     if name.startswith(there) and f"{here}weight" not in weights:
@@ -143,7 +144,7 @@ def _place(name: str, weights: Weights, model: VisionTransformer) -> str:
     return name
 
 
-def _fold_layer_scale(weights: Weights, model: VisionTransformer) -> Weights:
+def fold_layer_scale(weights: Weights, model: VisionTransformer) -> Weights:
     """Multiply layer scale into the projection before it, for a model without; the function stays the same."""
     weights = dict(weights)
     for scale, projection in (("ls1.gamma", "attn.proj"), ("ls2.gamma", "mlp.fc2")):
@@ -162,13 +163,13 @@ def _fit_patches(weights: Weights, model: VisionTransformer) -> Weights:
     kernel = weights.get(name)
     if kernel is None or kernel.ndim != 4 or name not in model.state_dict():
         return weights
-    kernel = _fit_channels(kernel, model.in_chans)
+    kernel = fit_channels(kernel, model.in_chans)
     if kernel.shape[-2:] != (model.patch_size, model.patch_size):
         kernel = resample_patch_embed(kernel, [model.patch_size, model.patch_size])
     return {**weights, name: kernel}
 
 
-def _fit_channels(kernel: Tensor, in_chans: int) -> Tensor:
+def fit_channels(kernel: Tensor, in_chans: int) -> Tensor:
     """Bring (C, I, p, p) to (C, in_chans, p, p), such that gray copied to all channels gives what it gave."""
     given = kernel.shape[1]
     if given == in_chans:
@@ -183,7 +184,7 @@ def _fit_positions(weights: Weights, model: VisionTransformer) -> Weights:
     positions = weights.get("pos_embed")
     if positions is None or model.pos_embed is None or positions.shape == model.pos_embed.shape:
         return weights
-    grid, prefix = _source_grid(positions.shape[1])
+    grid, prefix = source_grid(positions.shape[1])
     if grid is None:
         return weights
     front, picture = positions[:, :prefix], positions[:, prefix:]
@@ -194,7 +195,7 @@ def _fit_positions(weights: Weights, model: VisionTransformer) -> Weights:
     return {**weights, "pos_embed": torch.cat([front, picture], dim=1)}
 
 
-def _source_grid(length: int) -> tuple[tuple[int, int] | None, int]:
+def source_grid(length: int) -> tuple[tuple[int, int] | None, int]:
     """Find the square grid of published positions and the number of codes in front of it."""
     for prefix in (0, 1, 5):  # nothing, a class token, or a class token and four registers
         side = math.isqrt(max(length - prefix, 0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -23,7 +23,7 @@ SIZES: dict[str, dict[str, tuple[int, ...]]] = {
 OPTIONS = tuple(inspect.signature(SoftPyramid).parameters)
 OF_TIMM = ("features_only", "out_indices", "feature_cls")
 
-__all__: list[str] = ["PYRAMIDS", "without_vit_options"]
+__all__: list[str] = ["PYRAMIDS"]
 
 default_cfgs = generate_default_cfgs(
     {
@@ -58,27 +58,3 @@ PYRAMIDS: dict[str, Callable[..., Any]] = {
     for method in METHODS
     for size, shape in SIZES.items()
 }
-
-
-def without_vit_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring the model's arguments of a training to a pyramid, if "name" is one's; others stay as they are.
-
-    ``stem`` and ``pool`` at what training sets by itself are left out: a pyramid has its own convolutions, and reads
-    the class token or the average as its last stage demands.
-
-    Raises:
-        UserError: an option of the vision transformers that a pyramid has not.
-    """
-    arguments = dict(arguments)
-    if arguments["name"] not in PYRAMIDS:
-        return arguments
-    own = {
-        "stem": ("conv", "a pyramid has a convolutional stem of its own"),
-        "pool": ("avg", "how a pyramid pools follows from its last stage, '{last: softmax}' or '{last: soft}'"),
-        "layer_scale": (None, "a pyramid has no layer scale"),
-    }
-    for option, (default, reason) in own.items():
-        got = arguments.pop(option, default)
-        if got != default:
-            raise UserError(f"--{option} {got} with --model {arguments['name']}: {reason}; leave --{option} out")
-    return arguments

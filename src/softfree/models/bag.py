@@ -1,0 +1,191 @@
+"""Transformer over a bag of tile features with the places of the tiles: whole slides, several slides of a patient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from softfree.attention.base import PART
+from softfree.errors import UserError
+from softfree.models.classifier import Classifier, check_names, for_sides
+from softfree.models.positions_mm import Waves, sincos_codes
+
+# x and y in millimetres: from less than a tile of 256 pixels at 0.5 micrometres to more than a slide is long. The
+# third axis is the number of the slide of a patient: from one to the next is a quarter of the shortest wave.
+ON_SLIDE: tuple[Waves, Waves, Waves] = ((0.1, 100.0), (0.1, 100.0), (4.0, 100.0))
+COORDINATES = len(ON_SLIDE)
+
+
+class TileEmbed(nn.Module):
+    """A tile's features to a token: LayerNorm, projection, and the code of the tile's place added.
+
+    The norm has no scale and shift of its own: those of the projection after it do the same, and without them training
+    keeps one copy of the features less.
+
+    Args:
+        in_features: F.
+        embed_dim: Width C.
+        pos: "mm" or "none".
+    """
+
+    def __init__(self, in_features: int, embed_dim: int, pos: str = "mm") -> None:
+        super().__init__()
+        self.in_features, self.embed_dim, self.pos = in_features, embed_dim, pos
+        self.norm = nn.LayerNorm(in_features, eps=1e-6, elementwise_affine=False)
+        self.proj = nn.Linear(in_features, embed_dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map tiles (B, N, F + 3) with their mask (B, N) to tokens (B, N, C); those of padding are finite.
+
+        Without gradients a part of the tiles is taken at once, so that no second copy of all features is made.
+        """
+        rows = max(256, PART // x.shape[2])
+        whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if whole or x.shape[1] <= rows:
+            return self._embed(x, mask)
+        tokens = None
+        for start in range(0, x.shape[1], rows):
+            part = slice(start, start + rows)
+            found = self._embed(x[:, part], None if mask is None else mask[:, part])
+            if tokens is None:
+                tokens = found.new_empty(*x.shape[:2], self.embed_dim)
+            tokens[:, part] = found
+        assert tokens is not None  # a bag has a tile
+        return tokens
+
+    def _embed(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None:
+            # Whatever padding holds, not even a NaN may reach the gradient of the projection.
+            x = x.masked_fill(~mask.unsqueeze(-1), 0)
+        tokens = self.proj(self.norm(x[..., : self.in_features]))
+        if self.pos == "none":
+            return tokens
+        places = x[..., self.in_features :].to(torch.promote_types(x.dtype, torch.float32))
+        return tokens + sincos_codes(places, self.embed_dim, ON_SLIDE).to(self.proj.weight.dtype)
+
+
+class BagTransformer(Classifier):
+    """Tile features and places to logits: every tile attends to every other, in a bag of any size.
+
+    The input (B, N, F + 3) holds F features, then x, y in millimetres and the number of the slide z. Rows with NaN as
+    z are padding: they change nothing. There is no grid, so that attentions with landmarks or maps take the tiles as a
+    sequence, in the order given.
+
+    Args:
+        in_features: F, the width of the features.
+        num_classes: Number of logits; 0 for pooled features instead.
+        embed_dim: Width C.
+        depth: Number of blocks.
+        num_heads: Number of heads.
+        mlp_ratio: Hidden width of the MLPs over C.
+        attention: A name of :data:`~softfree.attention.ATTENTIONS`.
+        attention_options: Keywords of the attention method. ``conv_dims`` of SOFT and Nystromformer is 1 unless given.
+        pool: "avg" over the tiles, then ``fc_norm``; or "token": ``norm``, then the class token.
+        class_token: Put a class token in front; default: only if ``pool`` is "token".
+        pos: "mm", fixed codes of a tile's place, or "none".
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
+        proj_drop: Dropout after each projection.
+        layer_scale: Start of a learned factor on each branch; None for no factor.
+        mlp_chunk: Tiles that an MLP takes at once in training; see :class:`Block`. Smaller bags do not feel it; None
+            for all at once. Together with :meth:`set_grad_checkpointing` it lets a training step of the tiny size on
+            20,000 tiles of 512 features stay below 2 GiB for the whole process.
+
+    Raises:
+        UserError: a choice that is unknown or does not go with another.
+    """
+
+    def __init__(
+        self,
+        in_features: int = 1024,
+        num_classes: int = 1000,
+        embed_dim: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        mlp_ratio: float = 4.0,
+        attention: str = "seqnorm",
+        attention_options: dict[str, Any] | None = None,
+        pool: Literal["avg", "token"] = "avg",
+        class_token: bool | None = None,
+        pos: Literal["mm", "none"] = "mm",
+        drop_path_rate: float = 0.0,
+        proj_drop: float = 0.0,
+        layer_scale: float | None = None,
+        mlp_chunk: int | None = 8192,
+    ) -> None:
+        super().__init__(num_classes, embed_dim, pool, class_token)
+        check_names(pos=(pos, ("mm", "none")))
+        self.in_features, self.pos = in_features, pos
+        self.patch_embed = TileEmbed(in_features, embed_dim, pos)
+        self.pos_embed = None
+        self.add_encoder(
+            depth,
+            num_heads,
+            drop_path_rate,
+            for_sides(attention, attention_options, conv_dims=1),
+            mlp_ratio=mlp_ratio,
+            attention=attention,
+            proj_drop=proj_drop,
+            layer_scale=layer_scale,
+            mlp_chunk=mlp_chunk,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify bags (B, N, F + 3), padded with rows whose z is NaN: logits (B, num_classes).
+
+        Raises:
+            UserError: another shape, or a bag without a tile.
+        """
+        mask = self.mask_of(x)
+        return self.forward_head(self._encode(x, mask), mask)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the tokens (B, P + N, C) after the last block (and ``norm``); P counts the class token."""
+        return self._encode(x, self.mask_of(x))
+
+    def mask_of(self, x: Tensor) -> Tensor | None:
+        """Find the tiles of bags (B, N, F + 3), True in (B, N), or None where all rows are tiles.
+
+        Raises:
+            UserError: another shape, or a bag without a tile.
+        """
+        if x.ndim != 3 or x.shape[2] != self.in_features + COORDINATES:
+            raise UserError(
+                f"Got bags of shape {tuple(x.shape)}: expected (batch, tiles, {self.in_features + COORDINATES}), "
+                f"{self.in_features} features and x, y, z of each tile; set in_features to the encoder's width."
+            )
+        mask = ~x[..., -1].isnan()
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.is_meta:
+            return mask
+        tiles = mask.sum(1)
+        if not x.shape[1] or not tiles.all():
+            raise UserError("Got a bag without a tile: nothing can be said about it; leave the sample out.")
+        return None if bool((tiles == x.shape[1]).all()) else mask
+
+    def _encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        tokens, mask = self.with_class_token(self.patch_embed(x, mask), mask)
+        return self.norm(self.blocks(tokens, mask))
+
+
+def collate_bags(bags: Sequence[Tensor]) -> Tensor:
+    """Make a batch (B, max N, F + 3) of bags (N_i, F + 3): padding has NaN as coordinates and zeros as features.
+
+    Raises:
+        UserError: no bags, or bags of different widths.
+    """
+    widths = {bag.shape[1:] for bag in bags}
+    if len(widths) != 1 or next(iter(widths))[-1:] < (COORDINATES,):
+        shapes = ", ".join(str(tuple(bag.shape)) for bag in bags[:4])
+        raise UserError(
+            f"Got bags of shapes {shapes or 'none'}: expected (tiles, features + 3), as many features in each."
+        )
+    if len(bags) == 1:
+        return bags[0].unsqueeze(0)  # without a copy
+    (width,) = next(iter(widths))
+    batch = bags[0].new_zeros(len(bags), max(map(len, bags)), width)
+    batch[..., -COORDINATES:] = float("nan")
+    for row, bag in zip(batch, bags, strict=True):
+        row[: len(bag)] = bag
+    return batch

@@ -1,0 +1,114 @@
+"""Weights of a 2D vision transformer in a 3D one (inflation: Carreira and Zisserman 2017, arXiv:1705.07750).
+
+A volume that is constant along its depth then gives the picture's tokens, once in each layer of the grid:
+
+- The patch projection is repeated along the depth and divided by it. The convolutions of a stem go to the middle slice
+  of theirs, where padding at the ends of the depth cannot disturb them.
+- Learned positions are repeated for each layer of the grid. A model with pos="mm" has fixed codes instead, and one
+  with pos="none" has none: the picture's positions are dropped, and reported as such.
+
+The logits are the picture's as well where no layer depends on how often a token occurs: softmax, SeqNorm and Galerkin
+without a class token (or with a grid of one layer). A class token is one among d times as many tokens, and SimA's
+result is 1 / d as large.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from timm.layers.patch_embed import resample_patch_embed
+from torch import Tensor
+
+from softfree.models.positions import resize_positions
+from softfree.models.pretrained import (
+    WeightReport,
+    check_conversion,
+    check_vit,
+    fit_channels,
+    fold_layer_scale,
+    load_fitted,
+    place_of,
+    source_grid,
+)
+from softfree.models.vit import VisionTransformer
+from softfree.models.vit3d import VolumeTransformer
+from softfree.models.weight_files import read_weights
+from softfree.models.weight_names import to_timm
+
+Weights = dict[str, Tensor]
+
+
+def load_inflated(model: VolumeTransformer, source: str | Path, *, progress: bool = False) -> WeightReport:
+    """Load the weights of a 2D vision transformer into a 3D model, as far as they fit; 3D weights stay as they are.
+
+    Args:
+        model: The model; changed in place, and only if the source can be used.
+        source: As for :func:`~softfree.models.load_pretrained`.
+        progress: Show the progress of a download.
+
+    Returns:
+        What became of each weight; "resized" are those that were inflated.
+
+    Raises:
+        UserError: a source that is not found, cannot be read safely, or is no vision transformer of this width.
+    """
+    weights = to_timm(read_weights(source, progress=progress))
+    like = cast(VisionTransformer, model)  # what the two have in common is all that is looked at
+    check_conversion(source, like)
+    check_vit(weights, like, str(source))
+    places = {name: place_of(name, weights, like) for name in weights}
+    whole = {places[name]: tensor for name, tensor in weights.items()}
+    return load_fitted(like, inflate(fold_layer_scale(whole, like), model), whole, places)
+
+
+def inflate(weights: Weights, model: VolumeTransformer) -> Weights:
+    """Inflate the tokenizer and the learned positions of a 2D model; all other weights are handed on.
+
+    Args:
+        weights: Tensors by timm's names.
+        model: What they are for: its channels, patch size and grid count.
+
+    Returns:
+        Tensors by the same names.
+    """
+    return {name: _inflated(name, tensor, model) for name, tensor in weights.items()}
+
+
+def _inflated(name: str, tensor: Tensor, model: VolumeTransformer) -> Tensor:
+    if name == "pos_embed" and model.pos_embed is not None:
+        return _repeat_positions(tensor, model)
+    if not name.startswith("patch_embed.") or tensor.ndim != 4:
+        return tensor
+    if name == "patch_embed.proj.weight":
+        return _repeat_patches(fit_channels(tensor, model.in_chans), model.patch_size)
+    first = name == "patch_embed.stem.0.weight"
+    kernel = fit_channels(tensor, model.in_chans) if first else tensor
+    return torch.stack([torch.zeros_like(kernel), kernel, torch.zeros_like(kernel)], dim=2)
+
+
+def _repeat_patches(kernel: Tensor, patch: tuple[int, int, int]) -> Tensor:
+    """(C, I, p, p) to (C, I, pd, ph, pw), resized to ph x pw if need be."""
+    depth, *sides = patch
+    if list(kernel.shape[-2:]) != sides:
+        kernel = resample_patch_embed(kernel, sides)
+    return kernel.unsqueeze(2).repeat(1, 1, depth, 1, 1) / depth
+
+
+def _repeat_positions(given: Tensor, model: VolumeTransformer) -> Tensor:
+    """(1, P' + h' w', C) to (1, P + d h w, C); what lies on no square and no grid of the model is handed on."""
+    depth, *layer = model.grid_size
+    prefix = model.num_prefix_tokens
+    if given.shape == cast(Tensor, model.pos_embed).shape:
+        return given
+    grid, front = source_grid(given.shape[1])
+    if given.shape[1] == prefix + layer[0] * layer[1]:
+        grid, front = (layer[0], layer[1]), prefix
+    if grid is None:
+        return given
+    kept = given[:, :front][:, :prefix]
+    if kept.shape[1] < prefix:
+        kept = given.new_zeros(1, prefix, given.shape[2])
+    picture = resize_positions(given[:, front:], grid, (layer[0], layer[1]), num_prefix_tokens=0)
+    return torch.cat([kept, picture.repeat(1, depth, 1)], dim=1)

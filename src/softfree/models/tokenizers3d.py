@@ -1,0 +1,134 @@
+"""From a volume to tokens: a patch projection or a small convolutional stem, with patches of three sides."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from softfree.errors import UserError
+
+Grid3d = tuple[int, int, int]
+
+
+class PatchEmbed3d(nn.Module):
+    """Patches of pd x ph x pw voxels, each projected to a token; timm's name: ``proj``.
+
+    Args:
+        patch_size: Sides of a patch in voxels: slices, rows, columns.
+        in_chans: Channels of the projection; volumes may have another number, see :func:`fit_volume`.
+        embed_dim: Width C of a token.
+    """
+
+    def __init__(self, patch_size: Grid3d = (4, 8, 8), in_chans: int = 1, embed_dim: int = 384) -> None:
+        super().__init__()
+        self.patch_size, self.in_chans = patch_size, in_chans
+        self.proj = nn.Conv3d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Grid3d]:
+        """Make the tokens of a volume.
+
+        Args:
+            x: (B, any channels, D, H, W).
+            mask: True for real tokens (B, N), or None; patches do not overlap, so that none is needed here.
+
+        Returns:
+            Tokens (B, N, C) in raster order, and the grid (d, h, w) with N = d h w.
+        """
+        x = fit_volume(x, self.in_chans, self.patch_size)
+        for axis, side in zip((2, 4, 6), self.patch_size, strict=True):
+            x = x.unflatten(axis, (x.shape[axis] // side, side))  # (B, channels, d, pd, h, ph, w, pw) in the end
+        grid = (x.shape[2], x.shape[4], x.shape[6])
+        # One plain product, as for pictures.
+        x = x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)  # (B, d h w, channels pd ph pw)
+        return F.linear(x, self.proj.weight.flatten(1), self.proj.bias), grid
+
+
+class ConvStem3d(nn.Module):
+    """3 x 3 x 3 convolutions down to the patch, :class:`~softfree.models.tokenizers.ConvStem` in three dimensions.
+
+    Each has stride 2 on the axes whose patch side is not reached yet, and stride 1 on the others. Widths double
+    towards C. There is no norm, for the reasons given there.
+
+    Args:
+        patch_size: Sides of the box that a token stands for: powers of two, at least one of them above 1.
+        in_chans: Channels of the first convolution; volumes may have another number, see :func:`fit_volume`.
+        embed_dim: Width C of a token.
+
+    Raises:
+        UserError: a side that is no power of two, or nothing to shrink.
+    """
+
+    def __init__(self, patch_size: Grid3d = (4, 8, 8), in_chans: int = 1, embed_dim: int = 384) -> None:
+        super().__init__()
+        if any(side < 1 or side & (side - 1) for side in patch_size) or max(patch_size) < 2:
+            raise UserError(
+                f"Got stem='conv' with patch_size={patch_size}: expected powers of two, such as (4, 8, 8), not all 1."
+            )
+        self.patch_size, self.in_chans = patch_size, in_chans
+        steps = max(patch_size).bit_length() - 1
+        widths = [in_chans, *(max(8, embed_dim >> step) for step in reversed(range(1, steps))), embed_dim]
+        layers: list[nn.Module] = []
+        for step, (inner, outer) in enumerate(pairwise(widths)):
+            stride = tuple(2 if side >> (step + 1) else 1 for side in patch_size)
+            layers += [nn.Conv3d(inner, outer, 3, stride=stride, padding=1), nn.GELU()]  # type: ignore[arg-type]
+        self.stem = nn.Sequential(*layers[:-1])
+        for layer in self.stem:
+            if isinstance(layer, nn.Conv3d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.constant_(layer.bias, 0)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Grid3d]:
+        """Make the tokens of a volume.
+
+        Args:
+            x: (B, any channels, D, H, W).
+            mask: True for real tokens (B, N), or None. The voxels of the others are set to zero first, because the
+                convolutions overlap.
+
+        Returns:
+            Tokens (B, N, C) in raster order, and the grid (d, h, w) with N = d h w.
+        """
+        x = fit_volume(x, self.in_chans, self.patch_size)
+        if mask is not None:
+            grid = [side // part for side, part in zip(x.shape[2:], self.patch_size, strict=True)]
+            voxels = mask.view(-1, 1, *grid)
+            for axis, part in enumerate(self.patch_size, start=2):
+                voxels = voxels.repeat_interleave(part, dim=axis)
+            x = x.masked_fill(~voxels, 0)
+        # With the channels last, the result lies in memory as tokens do.
+        x = self.stem(x.contiguous(memory_format=torch.channels_last_3d))  # (B, C, d, h, w)
+        return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3], x.shape[4])
+
+
+STEMS_3D: dict[str, type[PatchEmbed3d] | type[ConvStem3d]] = {"patch": PatchEmbed3d, "conv": ConvStem3d}
+
+
+def fit_volume(x: Tensor, in_chans: int, patch_size: Grid3d) -> Tensor:
+    """Bring a volume to the channels and to a multiple of the patch that a tokenizer expects.
+
+    A volume of another channel count is seen as the mean of its channels, repeated. Zeros are added at the end of each
+    axis, so that the voxels that are there keep their places.
+
+    Args:
+        x: (B, any channels, D, H, W).
+        in_chans: Channels that are wanted.
+        patch_size: Sides of a patch in voxels.
+
+    Returns:
+        (B, in_chans, D', H', W') with sides that are the next multiples of the patch's.
+
+    Raises:
+        UserError: not five axes, or an empty one.
+    """
+    if x.ndim != 5 or 0 in x.shape[1:]:
+        raise UserError(f"Got volumes of shape {tuple(x.shape)}: expected (batch, channels, depth, height, width).")
+    if x.shape[1] != in_chans:
+        x = x.mean(dim=1, keepdim=True).expand(-1, in_chans, -1, -1, -1)
+    ends = [-side % part for side, part in zip(x.shape[2:], patch_size, strict=True)]
+    # A compiled graph pads always, or it would be bound to sizes that are multiples.
+    if torch.compiler.is_compiling() or any(ends):
+        x = F.pad(x, (0, ends[2], 0, ends[1], 0, ends[0]))
+    return x
