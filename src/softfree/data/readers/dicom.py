@@ -131,7 +131,7 @@ def _refuse(path: Path, dataset: Dataset, frame: int | None, max_pixels: int) ->
     photometric = dataset.PhotometricInterpretation
     if photometric not in (*_GRAY, *_COLOUR, "PALETTE COLOR"):
         raise ReadError(f"{path}: photometric interpretation {photometric} is not supported", "unsupported")
-    rows, columns, frames = int(dataset.Rows), int(dataset.Columns), _frame_count(dataset)
+    rows, columns, frames = int(dataset.Rows), int(dataset.Columns), frame_count(dataset)
     chosen_frame(path, frame, frames)
     refuse_large(path, columns, rows * (frames if frame is None else 1), max_pixels)
 
@@ -144,9 +144,9 @@ def _decode(path: Path, dataset: Dataset, frame: int | None) -> np.ndarray:
         meta.TransferSyntaxUID = native if little else ExplicitVRBigEndian
         dataset.file_meta = meta
     syntax = meta.TransferSyntaxUID
-    if frame is not None and _frame_count(dataset) > 1 and syntax in _NATIVE:
+    if frame is not None and frame_count(dataset) > 1 and syntax in _NATIVE:
         if get_expected_length(dataset) > path.stat().st_size:
-            raise ValueError(f"the file is too short for the {_frame_count(dataset)} frames of its header")
+            raise ValueError(f"the file is too short for the {frame_count(dataset)} frames of its header")
         # From the path, pydicom reads the wanted frame alone.
         pixels = pixel_array(path, index=frame, transfer_syntax_uid=syntax)
     else:
@@ -158,10 +158,10 @@ def _decode(path: Path, dataset: Dataset, frame: int | None) -> np.ndarray:
 def _present(path: Path, stored: np.ndarray, dataset: Dataset, frame: int) -> Picture:
     """Turn the stored values ``(H, W)`` or ``(H, W, 3)`` of one frame into a picture."""
     photometric = dataset.PhotometricInterpretation
-    values = _frame_elements(dataset, frame)
+    values = frame_elements(dataset, frame)
     little = bool(dataset.original_encoding[1])
-    bits = _bits(stored, dataset)
-    steps = list(chosen_frame(path, frame, _frame_count(dataset))[1])
+    bits = used_bits(stored, dataset)
+    steps = list(chosen_frame(path, frame, frame_count(dataset))[1])
     pixels = stored if stored.ndim == 3 else stored[..., None]  # (H, W, C)
     if pixels.dtype == np.float64:
         pixels = pixels.astype(np.float32)
@@ -182,7 +182,7 @@ def _present(path: Path, stored: np.ndarray, dataset: Dataset, frame: int) -> Pi
         if photometric == "MONOCHROME1":
             pixels = np.float32(low + high) - pixels.astype(np.float32)
             steps.append("MONOCHROME1 inverted")
-    described = with_gray_noted(_describe(stored, bits, photometric), pixels)
+    described = with_gray_noted(describe(stored, bits, photometric), pixels)
     return Picture(pixels, low, high, _spacing(values), tuple(steps), described)
 
 
@@ -200,7 +200,7 @@ def _palette(stored: np.ndarray, dataset: Dataset, little_endian: bool) -> np.nd
     return np.stack([table(stored) for table in tables], axis=-1)
 
 
-def _frame_elements(dataset: Dataset, frame: int) -> dict[str, Any]:
+def frame_elements(dataset: Dataset, frame: int) -> dict[str, Any]:
     """Collect what holds for one frame: the dataset's elements, then the shared and its own functional groups."""
     found = {name: dataset.get(name) for name in _FRAME_VALUES}
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
@@ -220,18 +220,21 @@ def _spacing(values: dict[str, Any]) -> tuple[float, float] | None:
     return None
 
 
-def _bits(stored: np.ndarray, dataset: Dataset) -> int:
+def used_bits(stored: np.ndarray, dataset: Dataset) -> int:
+    """How many bits of each stored value are used."""
     width = stored.dtype.itemsize * 8
     return min(int(dataset.get("BitsStored") or width), width) if stored.dtype.kind in "ui" else width
 
 
-def _describe(stored: np.ndarray, bits: int, photometric: str) -> str:
+def describe(stored: np.ndarray, bits: int, photometric: str) -> str:
+    """What the file holds, such as ``12-bit signed MONOCHROME2``."""
     if stored.dtype.kind == "f":
         return f"{stored.dtype} {photometric}"
     return f"{bits}-bit {'signed ' if stored.dtype.kind == 'i' else ''}{photometric}"
 
 
-def _frame_count(dataset: Dataset) -> int:
+def frame_count(dataset: Dataset) -> int:
+    """Number of frames; ValueError where the header does not give a number."""
     try:
         return int(dataset.get("NumberOfFrames") or 1)
     except ValueError:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # They may quote what the file says of its patient.
-_LOGGERS = tuple(logging.getLogger(name) for name in ("pydicom", "tifffile"))
+_LOGGERS = tuple(logging.getLogger(name) for name in ("pydicom", "nibabel.global", "tifffile"))
 _lock = threading.Lock()
 _inside = 0
 _warnings = warnings.catch_warnings()

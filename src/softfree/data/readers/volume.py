@@ -1,0 +1,113 @@
+"""A volume as its file holds it, turned to one order of axes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
+
+from softfree.data.readers.picture import own_range, refuse_not_finite
+from softfree.errors import ReadError
+
+# Cosine between two axes that should be at right angles: 0.3 degrees, beyond what rounding of a header can do.
+SHEAR = 5e-3
+_SLIGHTLY_OBLIQUE = 0.5  # degrees, not worth a word
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One volume in the canonical order of axes, whatever the plane it was taken in.
+
+    Slices run from the feet to the head, rows from the back to the front, columns from the patient's left to the right:
+    NIfTI's RAS+ with the axes in the order S, A, R. An oblique volume keeps its own grid and has the closest of these
+    orders; ``affine`` knows the rest.
+
+    Attributes:
+        voxels: ``(C, D, H, W)``: channels, slices, rows, columns; the file's own numbers in native byte order, float32
+            where they were scaled or had 64 bits.
+        spacing: millimetres from one slice, row and column to the next.
+        affine: ``(4, 4)``, from voxel (d, h, w, 1) to millimetres to the right, the front and the head (RAS+).
+        low: smallest value; 0 for unsigned integers of 8 bits.
+        high: greatest value; 255 for unsigned integers of 8 bits.
+        steps: what was done to the stored values, in words and in order.
+        stored: what the file holds, such as ``NIfTI-1 int16`` or ``12-bit MONOCHROME2``.
+    """
+
+    voxels: np.ndarray
+    spacing: tuple[float, float, float]
+    affine: np.ndarray
+    low: float
+    high: float
+    steps: tuple[str, ...]
+    stored: str
+
+    def to_float32(self) -> np.ndarray:
+        """Return the voxels ``(C, D, H, W)`` as float32."""
+        return np.ascontiguousarray(self.voxels, dtype=np.float32)
+
+
+def canonical(path: Path, voxels: np.ndarray, affine: np.ndarray, steps: tuple[str, ...], stored: str) -> Volume:
+    """Bring one channel to the canonical order of axes.
+
+    Args:
+        path: for messages.
+        voxels: ``(I, J, K)``, in any order of axes.
+        affine: ``(4, 4)``, from (i, j, k, 1) to millimetres RAS+.
+        steps: what was done so far.
+        stored: what the file holds.
+
+    Raises:
+        ReadError: axes that are not finite, have no length or are not at right angles; values that are not finite.
+    """
+    affine = np.asarray(affine, dtype=np.float64)
+    _refuse_axes(path, affine)
+    if voxels.dtype.kind == "f" and voxels.dtype != np.float32:
+        with np.errstate(over="ignore"):  # what overflows is found not to be finite
+            voxels = voxels.astype(np.float32)
+    refuse_not_finite(path, voxels)
+    to_ras = io_orientation(affine)
+    turned = np.ascontiguousarray(apply_orientation(voxels, to_ras).transpose(2, 1, 0))[None]
+    turned = turned.astype(turned.dtype.newbyteorder("="), copy=False)
+    directed = (affine @ inv_ornt_aff(to_ras, voxels.shape))[:, [2, 1, 0, 3]]
+    low, high, _ = own_range(turned[..., None], 8 * turned.dtype.itemsize)
+    depth, height, width = (float(size) for size in voxel_sizes(directed))
+    words = (*steps, *_turned_in_words(affine, directed))
+    return Volume(turned, (depth, height, width), directed, low, high, words, stored)
+
+
+def refuse_large_volume(path: Path, shape: tuple[int, ...], max_voxels: int) -> None:
+    """Raise ReadError, before anything is decoded, when the header promises more than ``max_voxels``."""
+    if math.prod(shape) > max_voxels:
+        size = " x ".join(map(str, shape))
+        raise ReadError(f"{path}: {size} voxels, more than {max_voxels}; cut it or reduce it", "too_large")
+
+
+def _refuse_axes(path: Path, affine: np.ndarray) -> None:
+    if not np.isfinite(affine).all():
+        raise ReadError(f"{path}: the affine holds values that are not finite; repair the header", "not_finite")
+    sizes = voxel_sizes(affine)
+    if not (sizes > 0).all():
+        listed = " x ".join(f"{size:g}" for size in sizes)
+        raise ReadError(f"{path}: voxels of {listed} mm; expected sizes above zero, repair the header", "corrupt")
+    axes = affine[:3, :3] / sizes
+    cosines = np.abs(axes.T @ axes - np.eye(3))
+    if cosines.max() > SHEAR:
+        angle = np.degrees(np.arccos(min(1.0, float(cosines.max()))))
+        raise ReadError(
+            f"{path}: sheared: two axes meet at {angle:.1f} degrees instead of 90; resample it to a straight grid",
+            "unsupported",
+        )
+
+
+def _turned_in_words(affine: np.ndarray, directed: np.ndarray) -> tuple[str, ...]:
+    codes = "".join(aff2axcodes(affine))
+    words: tuple[str, ...] = () if codes == "SAR" else (f"axes {codes} turned to SAR",)
+    cosines = np.diag(np.abs(directed[[2, 1, 0], :3]) / voxel_sizes(directed))
+    angle = float(np.degrees(np.arccos(np.clip(cosines, 0, 1))).max())
+    if angle > _SLIGHTLY_OBLIQUE:
+        words += (f"oblique by {angle:.1f} degrees: closest axes taken",)
+    return words

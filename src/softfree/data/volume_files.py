@@ -1,0 +1,81 @@
+"""From a path to a volume, whatever kind of file it names; and the volumes below a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from softfree.data.channel_rules import ChannelRules, read_channels
+from softfree.data.readers import file_head
+from softfree.data.readers.nifti import ENDINGS, read_nifti
+from softfree.data.readers.series import read_series
+from softfree.data.readers.series_files import folders_below, is_dicom, series_in
+from softfree.data.readers.volume import Volume
+from softfree.errors import ReadError
+
+
+def read_volume(
+    path: str | Path, frame: int | None = None, rules: ChannelRules | None = None, *, max_voxels: int = 1 << 30
+) -> Volume:
+    """Read one volume: NIfTI, a DICOM series, an enhanced DICOM file, or a study whose series are channels.
+
+    Args:
+        path: a NIfTI file; a folder that holds one DICOM series, or one file of a series; with ``rules`` the folder of
+            a study.
+        frame: which volume of a 4D NIfTI file, counted from 0.
+        rules: which series of a study are the channels.
+        max_voxels: larger volumes are refused from their headers.
+
+    Raises:
+        ReadError: one line that names the file, the reason and the mend; its status is ``missing``, ``empty``,
+            ``no_pixels``, ``corrupt``, ``unsupported``, ``too_large`` or ``not_finite``.
+    """
+    path = Path(path)
+    try:
+        if not path.is_dir():
+            file_head(path)  # refuses what is missing or empty
+        if rules is not None:
+            return read_channels(path, rules, max_voxels=max_voxels)
+        if path.is_dir():
+            return read_series(path, frame, max_voxels=max_voxels)
+        if path.name.lower().endswith(ENDINGS):
+            return read_nifti(path, frame, max_voxels=max_voxels)
+        if is_dicom(path):
+            return read_series(path, frame, max_voxels=max_voxels)
+    except MemoryError as error:
+        raise ReadError(f"{path}: does not fit in memory; cut it or reduce it", "too_large") from error
+    except OSError as error:
+        raise ReadError(f"{path}: cannot be opened ({error.strerror or error})", "missing") from error
+    raise ReadError(
+        f"{path}: not a volume that softfree reads: NIfTI (.nii, .nii.gz), a folder or a file of a DICOM series",
+        "unsupported",
+    )
+
+
+def volumes_in(folder: str | Path) -> list[str]:
+    """List the volumes below a folder, sorted: what :func:`read_volume` takes, each once.
+
+    That is each NIfTI file; each folder of DICOM files that are one series; for a folder of several series the first
+    file of each; each multi-frame DICOM file. A folder with a damaged DICOM file is
+    listed, so that its row gets the reason.
+    """
+    found: list[str] = []
+    for directory, names in folders_below(Path(folder)):
+        found += [os.path.join(directory, name) for name in names if name.lower().endswith(ENDINGS)]
+        found += _series_samples(directory)
+    return sorted(found)
+
+
+def _series_samples(directory: Path) -> Iterator[str]:
+    try:
+        series = series_in(directory)
+    except ReadError:
+        # Which series lacks the damaged file is not known: the folder is one sample, which will be refused.
+        yield str(directory)
+        return
+    if len(series) == 1 and not series[0].multi_frame:
+        yield str(directory)
+        return
+    for one in series:
+        yield from map(str, one.files if one.multi_frame else one.files[:1])
