@@ -4,7 +4,7 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from softfree.attention.seqnorm import orders
-from softfree.bench.cases import FLOOR, TOLERANCES, Case, _products, numerical_error, prepare
+from softfree.bench.cases import FLOOR, INVERSE, TOLERANCES, Case, _products, numerical_error, prepare
 
 METHODS = ["softmax", "sima", "seqnorm literal", "seqnorm folded", "seqnorm gram"]
 SMALL = {"width": 64, "heads": 2}
@@ -67,3 +67,16 @@ def test_the_floor_of_an_encoder() -> None:
     with FlopCounterMode(display=False) as counter:
         _products(case)()
     assert counter.get_total_flops() == 2 * 3 * (2 + 8) * 1000 * 64 * 64
+
+
+@pytest.mark.parametrize("passes", ["forward", "training"])
+def test_the_inverse_of_soft_by_itself(passes: str) -> None:
+    """It inverts what SOFT inverts for the same tokens: 20 iterations of two products, and the residual."""
+    case = Case("attention", INVERSE, 100, "32", passes, **SMALL)  # type: ignore[arg-type]
+    with FlopCounterMode(display=False) as counter:
+        prepare(case)()
+    alone = counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        prepare(Case("attention", "soft", 100, "32", passes, **SMALL))()  # type: ignore[arg-type]
+    assert 0 < alone < counter.get_total_flops()
+    assert numerical_error(case) == 0

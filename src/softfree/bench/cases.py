@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softfree.attention import SeqNormAttention, create_attention
+from softfree.attention.soft import SoftAttention
 from softfree.models import NAMED, Block, Encoder, create_model
 
 Pass = Literal["forward", "training"]
 TYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 FLOOR = "products"  # the bare matrix products that a method cannot do without
+INVERSE = "soft inverse"  # SOFT's pseudo-inverse by itself, to be held against the whole of "soft"
 # Largest max|y - reference| / max|reference| that a speed is still reported for.
 TOLERANCES = {"32": 1e-4, "bf16": 5e-2, "16": 1e-2}
 CHECKED_TOKENS = 1024  # float64 softmax takes a while
@@ -67,6 +69,8 @@ def prepare(case: Case) -> Callable[[], Any]:
     torch.manual_seed(0)
     if case.method == FLOOR:
         return _products(case)
+    if case.method == INVERSE:
+        return _inverse(case)
     module = _module(case).to(case.device, case.type)
     run = _run(case, module, case.size)
     return _step(case, module, run, _input(case, case.size).to(case.device, case.type))
@@ -76,9 +80,9 @@ def numerical_error(case: Case) -> float:
     """Compare with the same module in float64, SeqNorm in its literal order, on an input that float64 manages.
 
     Returns:
-        max|y - reference| / max|reference|; 0 for the bare products.
+        max|y - reference| / max|reference|; 0 for the bare products and the inverse by itself.
     """
-    if case.method == FLOOR:
+    if case.method in (FLOOR, INVERSE):
         return 0.0
     torch.manual_seed(0)
     small = replace(case, size=min(case.size, CHECKED_TOKENS if case.kind == "attention" else CHECKED_SIDE), batch=1)
@@ -191,6 +195,24 @@ def _products(case: Case) -> Callable[[], None]:
     def run() -> None:
         for a, b in ready:
             torch.mm(a, b, out=outs[a.shape[0], b.shape[1]])
+
+    return run
+
+
+def _inverse(case: Case) -> Callable[[], Any]:
+    """What :class:`SoftAttention` inverts for this input, inverted; with training, backward as well."""
+    soft = SoftAttention(case.width, case.heads).to(case.device, case.type)
+    with torch.no_grad():
+        q = soft.split_heads(soft.qkv(_input(case, case.size).to(case.device, case.type))[..., : case.width])
+        side = math.isqrt(case.size)
+        between = soft.kernels(q, None, (side, side) if side * side == case.size else None).between
+    grad = torch.randn_like(between)
+
+    def run() -> None:
+        if case.passes == "forward":
+            soft.invert(between)
+        else:
+            soft.invert(between.detach().requires_grad_()).value.backward(grad)
 
     return run
 

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from softfree.data.dataset import EpochSampler, PictureDataset, Sample
+from softfree.data.dataset import EpochSampler, Sample, SampleDataset
 from softfree.data.table import Table, read_table
 from softfree.data.transforms import Augmentation, Preprocessing
 from softfree.files import replacing, write_atomically
@@ -54,8 +54,8 @@ def bench_loader(options: LoaderBenchOptions, table_path: Path) -> pd.DataFrame:
     return result
 
 
-def _dataset(table: Table, preprocessing: Preprocessing, cache: str) -> PictureDataset:
-    return PictureDataset(
+def _dataset(table: Table, preprocessing: Preprocessing, cache: str) -> SampleDataset:
+    return SampleDataset(
         table.frame["file"].tolist(),
         table.targets,
         preprocessing,
@@ -64,13 +64,13 @@ def _dataset(table: Table, preprocessing: Preprocessing, cache: str) -> PictureD
     )
 
 
-def _loader_rate(dataset: PictureDataset, workers: int, options: LoaderBenchOptions) -> float:
+def _loader_rate(dataset: SampleDataset, workers: int, options: LoaderBenchOptions) -> float:
     batches = _endless(dataset, workers, options.batch)
     next(batches)  # starts the workers
     return _rate(lambda: next(batches), options)
 
 
-def _endless(dataset: PictureDataset, workers: int, batch: int) -> Iterator[Sample]:
+def _endless(dataset: SampleDataset, workers: int, batch: int) -> Iterator[Sample]:
     sampler = EpochSampler(range(len(dataset)), seed=0)
     loader: DataLoader[Sample] = DataLoader(
         dataset,
