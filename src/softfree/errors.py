@@ -14,11 +14,12 @@ class UserError(ValueError):
 
 
 class ReadError(UserError):
-    """A file that gives no picture.
+    """A file that gives no sample.
 
     Attributes:
         status: why, in one word for tables: ``missing``, ``empty``, ``folder``, ``no_pixels`` (a valid file
-            that holds none), ``corrupt``, ``unsupported``, ``too_large`` or ``not_finite``.
+            that holds none), ``corrupt``, ``unsupported``, ``too_large``, ``not_finite``, or of a slide ``no_resolution``,
+            ``no_tissue`` or ``too_coarse``.
     """
 
     def __init__(self, message: str, status: str = "corrupt") -> None:

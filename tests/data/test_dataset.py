@@ -7,7 +7,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from softfree.data import dataset as module
-from softfree.data.dataset import EpochSampler, PictureDataset, choose_cache
+from softfree.data import transforms
+from softfree.data.dataset import EpochSampler, SampleDataset, choose_cache
 from softfree.data.transforms import Augmentation, Preprocessing
 from softfree.errors import ReadError, UserError
 
@@ -25,7 +26,7 @@ def files(tmp_path: Path) -> list[str]:
 
 
 def test_items_are_the_prepared_pictures_with_their_targets(files):
-    dataset = PictureDataset(files, np.arange(6), PREPROCESSING)
+    dataset = SampleDataset(files, np.arange(6), PREPROCESSING)
     sample = dataset[4]
     assert sample["image"].shape == (1, 32, 32)
     assert sample["target"] == 4
@@ -34,13 +35,13 @@ def test_items_are_the_prepared_pictures_with_their_targets(files):
 
 @pytest.mark.parametrize("cache", ["none", "memory", "folder"])
 def test_caches_change_nothing_and_spare_reading(files, tmp_path, cache, monkeypatch):
-    plain = [PictureDataset(files, None, PREPROCESSING)[i]["image"] for i in range(6)]
+    plain = [SampleDataset(files, None, PREPROCESSING)[i]["image"] for i in range(6)]
     where = str(tmp_path / "cache") if cache == "folder" else cache
-    dataset = PictureDataset(files, None, PREPROCESSING, cache=where)
+    dataset = SampleDataset(files, None, PREPROCESSING, cache=where)
     assert dataset.read_all("Reading", threads=2, progress=False) == {}
     reads = []
-    original = module.read_picture
-    monkeypatch.setattr(module, "read_picture", lambda *a, **k: (reads.append(a), original(*a, **k))[1])
+    original = transforms.read_picture
+    monkeypatch.setattr(transforms, "read_picture", lambda *a, **k: (reads.append(a), original(*a, **k))[1])
     for index in range(6):
         assert torch.equal(dataset[index]["image"], plain[index])
     assert len(reads) == (6 if cache == "none" else 0)
@@ -48,24 +49,24 @@ def test_caches_change_nothing_and_spare_reading(files, tmp_path, cache, monkeyp
 
 def test_a_cache_folder_notices_a_changed_file_and_other_preprocessing(files, tmp_path):
     where = str(tmp_path / "cache")
-    before = PictureDataset(files, None, PREPROCESSING, cache=where)[0]["image"]
+    before = SampleDataset(files, None, PREPROCESSING, cache=where)[0]["image"]
     Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30).astype(np.uint8)).save(files[0])
-    after = PictureDataset(files, None, PREPROCESSING, cache=where)[0]["image"]
+    after = SampleDataset(files, None, PREPROCESSING, cache=where)[0]["image"]
     assert not torch.equal(before, after)
     smaller = Preprocessing.create("radiograph", 16, "pad")
-    assert PictureDataset(files, None, smaller, cache=where)[0]["image"].shape == (1, 16, 16)
+    assert SampleDataset(files, None, smaller, cache=where)[0]["image"].shape == (1, 16, 16)
 
 
 def test_a_cache_that_cannot_be_made_is_one_line(files, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--cache"):
-        PictureDataset(files, None, PREPROCESSING, cache=str(tmp_path / "file" / "below"))
+        SampleDataset(files, None, PREPROCESSING, cache=str(tmp_path / "file" / "below"))
 
 
 def test_bad_files_are_found_with_their_reasons(files):
     Path(files[1]).write_bytes(b"")
     Path(files[3]).unlink()
-    dataset = PictureDataset(files, None, PREPROCESSING, cache="memory")
+    dataset = SampleDataset(files, None, PREPROCESSING, cache="memory")
     failed = dataset.read_all("Reading", progress=False)
     assert {index: error.status for index, error in failed.items()} == {1: "empty", 3: "missing"}
     with pytest.raises(ReadError):
@@ -75,12 +76,12 @@ def test_bad_files_are_found_with_their_reasons(files):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_augmented_batches_do_not_depend_on_the_number_of_workers(files, workers):
     def epoch(number: int) -> torch.Tensor:
-        dataset = PictureDataset(files, None, PREPROCESSING, augmentation=Augmentation(PREPROCESSING), cache="memory")
+        dataset = SampleDataset(files, None, PREPROCESSING, augmentation=Augmentation(PREPROCESSING), cache="memory")
         sampler = EpochSampler(range(6), seed=1)
         sampler.set_epoch(number)
         return torch.cat([b["image"] for b in DataLoader(dataset, 2, sampler=sampler, num_workers=workers)])
 
-    alone = PictureDataset(files, None, PREPROCESSING, augmentation=Augmentation(PREPROCESSING))
+    alone = SampleDataset(files, None, PREPROCESSING, augmentation=Augmentation(PREPROCESSING))
     order = list(EpochSampler(range(6), seed=1))
     expected = torch.stack([alone[key]["image"] for key in order])
     assert torch.equal(epoch(0), expected)

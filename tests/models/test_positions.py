@@ -80,3 +80,13 @@ def test_positional_conv_sees_padding_as_zero() -> None:
 def test_positional_conv_needs_a_grid() -> None:
     with pytest.raises(UserError, match="rows and columns of a picture"):
         PositionalConv(4)(torch.randn(1, 15, 4), None)
+
+
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_one_column_is_resized_as_one_row_is(prefix: int) -> None:
+    codes = torch.randn(1, prefix + 12, 8)
+    turned = torch.cat([codes[:, :prefix], codes[:, prefix:].unflatten(1, (3, 4)).transpose(1, 2).flatten(1, 2)], dim=1)
+    column = resize_positions(codes, (3, 4), (7, 1), prefix)
+    row = resize_positions(turned, (4, 3), (1, 7), prefix)
+    torch.testing.assert_close(column, row)
+    assert column[0, prefix:].std(0).min() > 0  # the rows differ

@@ -1,4 +1,4 @@
-"""Pictures of a table as a PyTorch dataset: prepared once, kept where the user wants, changed anew each epoch."""
+"""Samples of a table as a PyTorch dataset: prepared once, kept where the user wants, changed anew each epoch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from monai.transforms import Transform
 from rich.progress import track
 from torch.utils import data
 
-from softfree.data.readers import read_picture
-from softfree.data.readers.picture import Picture
-from softfree.data.transforms import Augmentation, Preprocessing
+from softfree.data.preparation import Change, Preparation, files_of
+from softfree.data.sources import split_source
 from softfree.errors import ReadError, UserError
 
 
 class Sample(TypedDict):
-    """One picture: pixels (C, H, W), its target, and its number in the dataset."""
+    """One sample: the tensor that the model takes (of a picture (C, H, W)), its target, its number in the dataset."""
 
     image: torch.Tensor
     target: torch.Tensor
@@ -33,27 +32,25 @@ class Sample(TypedDict):
 
 @dataclass(frozen=True)
 class Prepare(Transform):  # MONAI caches only what it knows as a transform without chance
-    """Read and prepare one file; a file that cannot be read gives its reason instead of pixels."""
+    """Read and prepare one sample; one that cannot be read gives its reason instead."""
 
-    preprocessing: Preprocessing
+    preparation: Preparation
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Return ``image`` (C, H, W) float32, or ``reason`` and ``status``, for an item of :func:`_item`."""
+        """Return ``image`` as float32, or ``reason`` and ``status``, for an item of :func:`_item`."""
         try:
-            source = item["source"]
-            picture = source if isinstance(source, Picture) else read_picture(source, frame=item["frame"])
-            return {"image": torch.from_numpy(self.preprocessing(picture))}
+            return {"image": torch.from_numpy(self.preparation.load(item["source"], item["frame"]))}
         except ReadError as error:
             return {"reason": str(error), "status": error.status}
 
 
-class PictureDataset(data.Dataset):
-    """Prepared pictures with targets.
+class SampleDataset(data.Dataset):
+    """Prepared samples with targets.
 
     Args:
-        sources: paths, or pictures already read.
+        sources: paths, or what else the preparation takes, such as pictures already read.
         targets: ``(n,)`` or ``(n, K)`` as in :class:`softfree.data.task.Task`, or None for prediction.
-        preprocessing: the deterministic steps.
+        preparation: the deterministic steps.
         frames: frame of each multi-frame file, counted from 0, or None.
         augmentation: random changes, or None.
         seed: of the random changes: they depend on seed, epoch and picture alone, so that neither the number of
@@ -61,17 +58,17 @@ class PictureDataset(data.Dataset):
         cache: ``none``, ``memory`` or a folder.
 
     An item is asked for by number, or by ``(epoch, number)`` as :class:`EpochSampler` does. ``failed`` maps the
-    numbers of unreadable pictures to their :class:`ReadError`, as far as they have been met in this process.
+    numbers of unreadable samples to their :class:`ReadError`, as far as they have been met in this process.
     """
 
     def __init__(
         self,
-        sources: Sequence[str | Picture],
+        sources: Sequence[Any],
         targets: np.ndarray | None,
-        preprocessing: Preprocessing,
+        preparation: Preparation,
         *,
         frames: Sequence[int | None] | None = None,
-        augmentation: Augmentation | None = None,
+        augmentation: Change | None = None,
         seed: int = 0,
         cache: str = "none",
     ) -> None:
@@ -80,7 +77,7 @@ class PictureDataset(data.Dataset):
         self.seed = seed
         self.failed: dict[int, ReadError] = {}
         items = [_item(source, frame) for source, frame in zip(sources, frames or [None] * len(sources), strict=True)]
-        self._store = _store(items, Prepare(preprocessing), cache)
+        self._store = _store(items, Prepare(preparation), cache)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -142,14 +139,12 @@ class EpochSampler(data.Sampler[tuple[int, int]]):
         return ((self.epoch, int(index)) for index in padded[self.rank :: self.world])
 
 
-def choose_cache(cache: str, count: int, preprocessing: Preprocessing) -> str:
-    """Resolve ``auto``: memory when the prepared pictures fit in a quarter of what is free, else none."""
+def choose_cache(cache: str, count: int, preparation: Preparation) -> str:
+    """Resolve ``auto``: memory when the prepared samples fit in a quarter of what is free, else none."""
     if cache != "auto":
         return cache
-    if preprocessing.fit == "native":
-        return "none"
-    needed = count * preprocessing.channels * preprocessing.size**2 * 4
-    return "memory" if needed <= _free_memory() / 4 else "none"
+    one = preparation.sample_bytes()
+    return "memory" if one is not None and count * one <= _free_memory() / 4 else "none"
 
 
 def _free_memory() -> float:
@@ -179,13 +174,14 @@ def _hash_transform(transform: Any) -> bytes:
     return str(transform).encode()
 
 
-def _item(source: str | Picture, frame: int | None) -> dict[str, Any]:
-    """What identifies a prepared picture; size and time make a changed file a new one."""
+def _item(source: Any, frame: int | None) -> dict[str, Any]:
+    """What identifies a prepared sample; size and time make a changed file a new one."""
     item: dict[str, Any] = {"source": source, "frame": frame}
-    if not isinstance(source, Picture):
+    if isinstance(source, str):
         with contextlib.suppress(OSError):  # a missing file gets its reason when it is read
-            stat = os.stat(source)
-            item |= {"bytes": stat.st_size, "changed": stat.st_mtime_ns}
+            files = [source] if os.path.exists(source) else [split_source(file)[0] for file in files_of(source)]
+            found = [os.stat(file) for file in files]
+            item |= {"bytes": [stat.st_size for stat in found], "changed": [stat.st_mtime_ns for stat in found]}
     return item
 
 

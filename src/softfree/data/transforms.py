@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from softfree.data.readers import read_picture
 from softfree.data.readers.picture import Picture
 from softfree.errors import UserError
 from softfree.options import Fit, PresetName
@@ -35,6 +36,8 @@ class Preprocessing:
         channels: 1 or 3.
     """
 
+    kind: ClassVar[str] = "picture"
+
     preset: PresetName
     size: int
     fit: Fit
@@ -52,6 +55,22 @@ class Preprocessing:
         pixels = torch.from_numpy(picture.unit()).permute(2, 0, 1)  # (C, H, W) in [0, 1]
         pixels = self._standardise(self._resize(_with_channels(pixels, self.channels)))
         return np.ascontiguousarray(self._square(pixels).numpy())
+
+    def load(self, source: str | Picture, frame: int | None = None) -> np.ndarray:
+        """Read one picture, unless it is one already, and prepare it; ReadError for a file that gives none."""
+        return self(source if isinstance(source, Picture) else read_picture(source, frame=frame))
+
+    def augmentation(self) -> Augmentation:
+        """The random changes that go with the preset."""
+        return Augmentation(self)
+
+    def model_arguments(self) -> dict[str, Any]:
+        """What a model must be told of the pictures."""
+        return {"img_size": self.size, "in_chans": self.channels}
+
+    def sample_bytes(self) -> int | None:
+        """Size of a prepared picture; None when sizes differ."""
+        return None if self.fit == "native" else self.channels * self.size**2 * 4
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, for a run's configuration."""
@@ -113,7 +132,7 @@ class Augmentation:
     def __call__(self, pixels: torch.Tensor, seed: int) -> torch.Tensor:
         """Change ``pixels`` (C, H, W), equal seeds giving equal results in any process and order."""
         self._geometry.set_random_state(seed=seed)
-        with _plain_tensors(), torch.random.fork_rng(devices=[]):
+        with plain_tensors(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return self._colour(self._geometry(pixels))
 
@@ -173,7 +192,7 @@ class Augmentation:
 
 
 @contextmanager
-def _plain_tensors() -> Iterator[None]:
+def plain_tensors() -> Iterator[None]:
     """Without MONAI's record of what was done to a tensor, which takes longer than the doing."""
     tracked = get_track_meta()
     set_track_meta(False)

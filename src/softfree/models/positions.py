@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from timm.layers import build_sincos2d_pos_embed, resample_abs_pos_embed
 from torch import Tensor, nn
@@ -41,6 +42,12 @@ def resize_positions(pos_embed: Tensor, old: tuple[int, int], new: tuple[int, in
     Returns:
         (1, P + h' w', C).
     """
+    if new[1] == 1 < new[0]:
+        # torch 2.15 on a CPU repeats the first row in a result of one column; in one of one row it does not.
+        prefix, codes = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
+        turned = codes.unflatten(1, old).transpose(1, 2).flatten(1, 2)
+        resized = resample_abs_pos_embed(turned, [new[1], new[0]], [old[1], old[0]], num_prefix_tokens=0)
+        return torch.cat([prefix, resized], dim=1)  # one column reads the same as one row
     return resample_abs_pos_embed(pos_embed, list(new), list(old), num_prefix_tokens=num_prefix_tokens)
 
 

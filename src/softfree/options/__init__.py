@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that ``--help`` answers at once.
 """
 
 from softfree.options.conversion import ConvertOptions
+from softfree.options.features import FeatureOptions
 from softfree.options.measuring import (
     AttentionBenchOptions,
     LoaderBenchOptions,
@@ -41,6 +42,7 @@ __all__ = [
     "ConvertOptions",
     "DemoOptions",
     "EvaluateOptions",
+    "FeatureOptions",
     "Fit",
     "LoaderBenchOptions",
     "ModelBenchOptions",

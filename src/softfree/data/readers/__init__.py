@@ -39,7 +39,7 @@ def read_picture(path: str | Path, *, frame: int | None = None, max_pixels: int 
             ``folder``, ``no_pixels``, ``corrupt``, ``unsupported``, ``too_large`` or ``not_finite``.
     """
     path = Path(path)
-    head = _head(path)
+    head = file_head(path)
     try:
         if head[128:132] == b"DICM":
             return read_dicom(path, frame, max_pixels=max_pixels)
@@ -56,7 +56,7 @@ def read_picture(path: str | Path, *, frame: int | None = None, max_pixels: int 
     raise ReadError(f"{path}: not a picture that softfree reads: DICOM, TIFF, PNG, JPEG, BMP, GIF, WebP", "unsupported")
 
 
-def _head(path: Path) -> bytes:
+def file_head(path: Path) -> bytes:
     """Return the first bytes of a file that can be read."""
     try:
         if path.is_dir():
@@ -79,5 +79,5 @@ def _head(path: Path) -> bytes:
 def _unsupported(head: bytes, name: str) -> str | None:
     """Say what a file is that is known but not read."""
     if head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2") or name.endswith(".nii.gz"):
-        return "a NIfTI volume; volumes are not read yet, save its slices as pictures"
+        return "a NIfTI volume; train or predict with a model of volumes, such as seqnorm_vit3d_tiny"
     return next((kind for magic, kind in _ELSEWHERE.items() if head.startswith(magic)), None)

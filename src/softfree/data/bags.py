@@ -1,0 +1,193 @@
+"""From the features of the tiles of a slide, or of a patient's slides, to the tensor that a model sees: all tiles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+from softfree.data.feature_files import TileFeatures, read_features, read_header
+from softfree.data.preparation import files_of
+from softfree.data.sources import split_source, with_resolution
+from softfree.data.table import Table
+from softfree.errors import ReadError, UserError
+
+
+@dataclass(frozen=True)
+class BagPreprocessing:
+    """The deterministic steps of the feature road; stored with a run and replayed wherever it is used.
+
+    Attributes:
+        in_features: F, features of a tile.
+        encoder: its name; files that name another are refused. None where the files name none.
+        positions: give the model the tiles' places; without, all stand at (0, 0).
+        tile_dropout: part of the tiles that training leaves out at random; 0 uses all of them.
+    """
+
+    kind: ClassVar[str] = "bag"
+
+    in_features: int
+    encoder: str | None = None
+    positions: bool = True
+    tile_dropout: float = 0.0
+
+    @classmethod
+    def create(cls, files: Sequence[str]) -> BagPreprocessing:
+        """Take features and encoder from the first file that can be read.
+
+        Raises:
+            UserError: none can.
+        """
+        reason = "no file was given"
+        for source in files:
+            for file in files_of(source):
+                try:
+                    return cls(*read_header(split_source(file)[0]))
+                except ReadError as error:
+                    reason = str(error)
+        raise UserError(f"no feature file of the table can be read: {reason}")
+
+    def load(self, source: str, frame: int | None = None) -> np.ndarray:
+        """Read the files of one bag, joined by ``;``, each a path or as :func:`softfree.data.sources.join_source` says.
+
+        Returns:
+            float32 (N, F + 3): features, then x, y of the tile's centre in millimetres, and the number of its file.
+
+        Raises:
+            ReadError: as :func:`softfree.data.feature_files.read_features`, and ``no_resolution`` where the tiles'
+                places are not known.
+        """
+        if frame:
+            raise ReadError(f"{source}: frame {frame} was asked for; a bag of tiles has none", "unsupported")
+        parts = [self._rows(number, file) for number, file in enumerate(files_of(source))]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)  # a copy of a large bag may not fit
+
+    def augmentation(self) -> BagAugmentation:
+        """The random changes that go with these steps."""
+        return BagAugmentation(self.tile_dropout)
+
+    def model_arguments(self) -> dict[str, Any]:
+        """What a model must be told of the bags."""
+        return {"in_features": self.in_features}
+
+    def sample_bytes(self) -> int | None:
+        """None: each bag has a size of its own."""
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for a run's configuration."""
+        return asdict(self)
+
+    def in_words(self) -> list[str]:
+        """What is done, one sentence a step, for people."""
+        name = "" if self.encoder is None else f" of {self.encoder}"
+        places = "their centres in millimetres" if self.positions else "without their places"
+        return [f"Bags: all tiles of a sample, {self.in_features} features{name} each, {places}; no tile is left out."]
+
+    def _rows(self, number: int, file: str) -> np.ndarray:
+        path, mpp = split_source(file)
+        tiles = read_features(path, mpp=mpp)
+        self._check(path, tiles)
+        out = np.zeros((len(tiles.features), self.in_features + 3), np.float32)
+        out[:, : self.in_features] = tiles.features
+        if self.positions:
+            out[:, -3:-1] = tiles.coords_mm
+        out[:, -1] = number
+        return out
+
+    def _check(self, path: str, tiles: TileFeatures) -> None:
+        width = tiles.features.shape[1]
+        if width != self.in_features:
+            raise ReadError(
+                f"{path}: {width} features a tile, expected {self.in_features}; encode all slides with one encoder",
+                "unsupported",
+            )
+        if self.encoder is not None and tiles.encoder is not None and tiles.encoder != self.encoder:
+            raise ReadError(
+                f"{path}: features of the encoder {tiles.encoder}, expected {self.encoder}; encode all slides with one",
+                "unsupported",
+            )
+        if self.positions and tiles.coords_mm is None:
+            raise ReadError(
+                f"{path}: coordinates without micrometres per pixel ({tiles.tool} does not store them); add a column"
+                " mpp with the resolution of the slide's finest level to the table",
+                "no_resolution",
+            )
+
+
+class BagAugmentation:
+    """Each slide turned by any angle about its centre and flipped, tiles left out if asked for.
+
+    Args:
+        tile_dropout: part of the tiles to leave out.
+    """
+
+    def __init__(self, tile_dropout: float = 0.0) -> None:
+        self.tile_dropout = tile_dropout
+
+    def __call__(self, bag: torch.Tensor, seed: int) -> torch.Tensor:
+        """Change a bag (N, F + 3), equal seeds giving equal results in any process and order."""
+        random = np.random.default_rng(seed)
+        bag = bag.clone()
+        for number in bag[:, -1].unique():
+            angle, flip = random.uniform(0, 2 * math.pi), random.choice([-1.0, 1.0])
+            turn = torch.tensor(
+                [[flip * math.cos(angle), math.sin(angle)], [-flip * math.sin(angle), math.cos(angle)]],
+                dtype=torch.float64,
+            )
+            own = bag[:, -1] == number
+            places = bag[own, -3:-1].double()
+            centre = (places.amin(0) + places.amax(0)) / 2
+            bag[own, -3:-1] = ((places - centre) @ turn + centre).to(bag.dtype)
+        if self.tile_dropout:
+            kept = random.random(len(bag)) >= self.tile_dropout
+            kept[random.integers(len(bag))] = True  # a bag without tiles is none
+            bag = bag[torch.from_numpy(kept)]
+        return bag
+
+    def in_words(self) -> str:
+        """What is changed, for people."""
+        dropped = f", {100 * self.tile_dropout:g} % of the tiles left out" if self.tile_dropout else ""
+        return f"slides turned by any angle and flipped{dropped}"
+
+
+def group_by_patient(table: Table) -> Table:
+    """Join all rows of a patient into one sample, whose file is theirs joined by ``;``.
+
+    A further column keeps its value where all rows of the patient agree and is empty elsewhere; ``row`` is the first.
+
+    Raises:
+        UserError: rows of one patient with different labels or splits, named by their rows in the table.
+    """
+    table = with_resolution(table)
+    frame = table.frame
+    patients = pd.factorize(frame["patient"])[0]  # numbered as they come
+    places = np.split(np.argsort(patients, kind="stable"), np.bincount(patients).cumsum()[:-1])
+    first = np.array([group[0] for group in places])
+    for group in places:
+        _refuse_disagreement(frame, table.targets, group)
+    joined = frame.iloc[first].reset_index(drop=True)
+    joined["file"] = [";".join(frame["file"].iloc[group]) for group in places]
+    for name in joined.columns.difference(["file", "row", "patient", "split"]):
+        agree = frame.groupby(patients)[name].nunique(dropna=False).to_numpy() == 1
+        joined[name] = joined[name].where(agree)
+    return replace(table, frame=joined, targets=table.targets[first])
+
+
+def _refuse_disagreement(frame: pd.DataFrame, targets: np.ndarray, group: np.ndarray) -> None:
+    same = all(np.array_equal(targets[group[0]], targets[one], equal_nan=targets.dtype.kind == "f") for one in group)
+    what = None if same else "labels"
+    if frame["split"].iloc[group].nunique() > 1:
+        what = "splits"
+    if what is not None:
+        rows = ", ".join(str(row) for row in frame["row"].iloc[group][:5])
+        more = f" and {len(group) - 5} more" if len(group) > 5 else ""
+        raise UserError(
+            f"rows {rows}{more} of the table (counted from 0) are of one patient and have different {what};"
+            " give them one, or do without --group"
+        )

@@ -1,0 +1,54 @@
+"""What a library that reads slides has to offer: levels of pixels, the finest first."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+Pair = tuple[float, float]
+
+
+class Pyramid(Protocol):
+    """Levels of one slide.
+
+    Attributes:
+        mpp: micrometres per pixel (x, y) of level 0, as the file says; None where it does not.
+        sizes: (width, height) of each level in its own pixels, the finest level first.
+    """
+
+    mpp: Pair | None
+    sizes: tuple[tuple[int, int], ...]
+
+    def region(self, level: int, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, Pair]:
+        """Read pixels that lie inside a level.
+
+        Args:
+            level: number of the level.
+            x: first column, in pixels of the level.
+            y: first row.
+            width: columns.
+            height: rows.
+
+        Returns:
+            uint8 (height, width, 3), transparent pixels on white; and by what fraction of a pixel (x, y) the region
+            starts further right and further down than was asked.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the file back."""
+        ...
+
+
+def plausible(x: float | str | None, y: float | str | None) -> Pair | None:
+    """Return a resolution in micrometres per pixel if it can be a slide's, else None.
+
+    Beyond 50 um it is the resolution of a screen or a printer (72, 96 or 300 dots per inch), which programs write into
+    a TIFF that has none.
+    """
+    try:
+        pair = float(x or "nan"), float(y or "nan")
+    except ValueError:
+        return None
+    return pair if all(0.01 <= value <= 50 for value in pair) else None

@@ -1,0 +1,29 @@
+"""Rows of a table as samples of one kind."""
+
+from __future__ import annotations
+
+from softfree.data.sources import with_resolution
+from softfree.data.table import Table
+from softfree.errors import UserError
+
+
+def as_samples(table: Table, kind: str, *, group: bool = False) -> Table:
+    """Bring the resolution that a column ``mpp`` names to slides and bags, and join the bags of a patient.
+
+    Args:
+        table: its rows.
+        kind: of the samples, see :data:`softfree.data.preparation.KINDS`.
+        group: make one bag of all rows of a patient.
+
+    Raises:
+        UserError: ``group`` for samples that cannot be joined, or rows of a patient that disagree.
+    """
+    if group and kind != "bag":
+        raise UserError(f"--group joins bags of tile features, not samples of kind {kind}; leave it out")
+    if kind not in ("slide", "bag"):
+        return table
+    if not group:
+        return with_resolution(table)
+    from softfree.data.bags import group_by_patient
+
+    return group_by_patient(table)

@@ -1,0 +1,119 @@
+"""From a whole slide to the tensor that a model sees: its pixels, whose patches are the tokens."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from monai.transforms import Compose, RandFlip, RandRotate90
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from softfree.data.readers.slide import Slide, open_slide
+from softfree.data.sources import split_source
+from softfree.data.tissue import find_tissue
+from softfree.data.transforms import Augmentation, Preprocessing
+from softfree.errors import ReadError, UserError
+
+
+@dataclass(frozen=True)
+class SlidePreprocessing:
+    """The deterministic steps of the pixel road; stored with a run and replayed wherever it is used.
+
+    Attributes:
+        mpp: micrometres per pixel that the model sees.
+        tissue: read the bounding box of the tissue only; the background within it stays as it is.
+        side: side in pixels of the square that the model's grid of positions is made for; it is resized to each slide.
+        max_side: longest side in pixels that is read at once.
+    """
+
+    kind: ClassVar[str] = "slide"
+
+    mpp: float
+    tissue: bool = True
+    side: int = 1024
+    max_side: int = 16384
+
+    @classmethod
+    def create(cls, mpp: float, *, tissue: bool = True) -> SlidePreprocessing:
+        """Check the resolution."""
+        if not 0 < mpp < math.inf:
+            raise UserError(f"--mpp {mpp}: expected micrometres per pixel, such as 0.5, 4 or 16")
+        return cls(float(mpp), tissue)
+
+    def load(self, source: str, frame: int | None = None) -> np.ndarray:
+        """Read a slide, named by a path or as :func:`softfree.data.sources.join_source` does.
+
+        Returns:
+            float32 (3, H, W), shifted and scaled by the mean and deviation of ImageNet.
+
+        Raises:
+            ReadError: no slide, no tissue, or status ``too_large`` for one that is longer than ``max_side``.
+        """
+        if frame:
+            raise ReadError(f"{source}: frame {frame} was asked for; a slide has none", "unsupported")
+        with open_slide(*split_source(source)) as slide:
+            slide.refuse_finer(self.mpp)
+            left, top, right, bottom = find_tissue(slide).box_mm() if self.tissue else (0.0, 0.0, *slide.size_mm)
+            width, height = (max(1, math.ceil(side * 1000 / self.mpp - 1e-6)) for side in (right - left, bottom - top))
+            if max(width, height) > self.max_side:
+                raise self._too_large(slide, width, height)
+            return _normalise(slide.read(left, top, width, height, self.mpp))
+
+    def augmentation(self) -> SlideAugmentation:
+        """The random changes that go with these steps."""
+        return SlideAugmentation(Preprocessing("microscopy", self.side, "native", 3))
+
+    def model_arguments(self) -> dict[str, Any]:
+        """What a model must be told of the slides."""
+        return {"img_size": self.side, "in_chans": 3}
+
+    def sample_bytes(self) -> int | None:
+        """None: each slide has a size of its own."""
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for a run's configuration."""
+        return asdict(self)
+
+    def in_words(self) -> list[str]:
+        """What is done, one sentence a step, for people."""
+        part = "the bounding box of the tissue (Otsu on saturation)" if self.tissue else "the whole slide"
+        return [
+            f"Slides: {part} at {self.mpp:g} micrometres per pixel, background as it is, white beyond the slide.",
+            "RGB; values shifted and scaled by the mean and deviation of ImageNet.",
+        ]
+
+    def _too_large(self, slide: Slide, width: int, height: int) -> ReadError:
+        needed = self.mpp * max(width, height) / self.max_side
+        unit = 10.0 ** (math.floor(math.log10(needed)) - 1)
+        fits = f"{math.ceil(needed / unit - 1e-9) * unit:.2g}"
+        return ReadError(
+            f"{slide.path}: {width} x {height} pixels at {self.mpp:g} um, more than {self.max_side} along a side;"
+            f" --mpp {fits} would fit",
+            "too_large",
+        )
+
+
+class SlideAugmentation(Augmentation):
+    """Flips, quarter turns and colour: what moves no pixel between others, so that nothing is interpolated."""
+
+    def in_words(self) -> str:
+        """What is changed, for people."""
+        return "flips, quarter turns, colour"
+
+    @cached_property
+    def _geometry(self) -> Compose:
+        return Compose([RandFlip(prob=0.5, spatial_axis=1), RandRotate90(prob=0.75, max_k=3)])
+
+
+def _normalise(pixels: np.ndarray) -> np.ndarray:
+    """Turn uint8 (H, W, 3) to float32 (3, H, W), a channel at a time to save memory."""
+    out = np.empty((3, *pixels.shape[:2]), np.float32)
+    for channel, (mean, deviation) in enumerate(zip(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, strict=True)):
+        np.multiply(pixels[..., channel], np.float32(1 / 255), out=out[channel])
+        out[channel] -= np.float32(mean)
+        out[channel] /= np.float32(deviation)
+    return out

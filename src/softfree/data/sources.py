@@ -1,0 +1,46 @@
+"""A row's file joined with the resolution that the table gives for it: ``slide.svs#mpp=0.25``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pandas as pd
+
+from softfree.data.table import Table
+from softfree.errors import UserError
+
+
+def split_source(source: str) -> tuple[str, float | None]:
+    """Split a source into the path and the micrometres per pixel, None where it has none."""
+    found = re.fullmatch(r"(.*)#mpp=([0-9.eE+-]+)", source, re.DOTALL)
+    return (found[1], float(found[2])) if found else (source, None)
+
+
+def join_source(path: str, mpp: float | None) -> str:
+    """Join a path with micrometres per pixel; the reverse of :func:`split_source`."""
+    return path if mpp is None else f"{path}#mpp={mpp!r}"
+
+
+def resolutions(given: pd.Series) -> list[float | None]:
+    """Read the cells of a column ``mpp``, empty ones as None.
+
+    Raises:
+        UserError: a cell that is no positive number.
+    """
+    numbers = pd.to_numeric(given, errors="coerce")
+    wrong = given.notna() & ~(numbers > 0)
+    if wrong.any():
+        raise UserError(
+            f"column mpp holds {given[wrong].iloc[0]!r}; expected micrometres per pixel of the slide, such as 0.25,"
+            " or an empty cell"
+        )
+    return [None if pd.isna(number) else float(number) for number in numbers]
+
+
+def with_resolution(table: Table) -> Table:
+    """Join each row's file with its column ``mpp``, where the table has one, for slides and bags of tiles."""
+    if "mpp" not in table.frame:
+        return table
+    pairs = zip(table.frame["file"], resolutions(table.frame["mpp"]), strict=True)
+    return replace(table, frame=table.frame.assign(file=[join_source(path, mpp) for path, mpp in pairs]))

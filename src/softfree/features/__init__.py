@@ -1,0 +1,1 @@
+"""From whole slides to files with the features of their tiles."""

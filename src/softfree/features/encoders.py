@@ -1,0 +1,188 @@
+"""What turns a tile into features: a timm model, a run of softfree, or plain statistics."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from softfree.data.readers.picture import Picture
+from softfree.data.transforms import Preprocessing
+from softfree.errors import UserError, unknown_name
+from softfree.models.weight_files import read_file
+from softfree.runs import CONFIG, WEIGHTS, Run
+
+HUB = ("hf-hub:", "hf_hub:")
+
+
+class Encoder(Protocol):
+    """Encodes tiles.
+
+    Attributes:
+        name: for people and for the files; with the digest it says whether two files go together.
+        digest: SHA-256 of the weights; empty where there are none.
+        module: from prepared tiles (B, ...) to features (B, F).
+    """
+
+    name: str
+    digest: str
+    module: nn.Module
+
+    def prepare(self, tile: np.ndarray) -> Tensor:
+        """Make one tile, uint8 (side, side, 3), into what ``module`` takes, without the batch axis."""
+        ...
+
+
+class PixelStatistics(nn.Module):
+    """Mean and deviation of each channel, then the mean colour of 4 x 4 fields: (B, 3, H, W) to (B, 54)."""
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """Compute the statistics."""
+        fields = F.adaptive_avg_pool2d(tiles, 4).flatten(1)
+        return torch.cat([tiles.mean((2, 3)), tiles.std((2, 3), correction=0), fields], dim=1)
+
+
+class PixelEncoder:
+    """Colour statistics of tiles with values in [0, 1]: a baseline that needs no weights."""
+
+    def __init__(self) -> None:
+        self.name, self.digest = "pixels", ""
+        self.module: nn.Module = PixelStatistics()
+
+    def prepare(self, tile: np.ndarray) -> Tensor:
+        """Scale to [0, 1], float32 (3, H, W)."""
+        return _unit(tile)
+
+
+class TimmEncoder:
+    """A timm model without its classifier.
+
+    Args:
+        name: a timm name, or ``hf-hub:owner/name``, whose weights timm fetches.
+        weights: safetensors file with its weights; needed for a plain name.
+        side: of the tiles in pixels.
+    """
+
+    def __init__(self, name: str, weights: Path | None, side: int) -> None:
+        self.name = name
+        hub = name.startswith(HUB)
+        if weights is None and not hub:
+            raise UserError(
+                f"--encoder {name} needs its weights: add --weights FILE.safetensors, or name it as hf-hub:owner/name"
+                " to have them fetched"
+            )
+        model = _create(name, side, pretrained=hub and weights is None)
+        if weights is not None:
+            _load(model, weights)
+        self.digest = _digest_of_file(weights) if weights is not None else _digest(model)
+        self.module: nn.Module = model
+        config = resolve_model_data_config(model)
+        self._mean, self._deviation = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
+
+    def prepare(self, tile: np.ndarray) -> Tensor:
+        """Shift and scale as the model was trained, float32 (3, H, W)."""
+        return (_unit(tile) - self._mean) / self._deviation
+
+
+class RunEncoder:
+    """The model of a run directory up to its classifier.
+
+    Args:
+        folder: a run that was trained on pictures.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        run = Run.load(folder)
+        if not isinstance(run.preprocessing, Preprocessing):
+            raise UserError(f"--encoder {folder} was trained on samples that are no pictures; tiles need one that was")
+        self.name: str = run.config["model"]["name"]
+        self.digest = _digest_of_file(folder / WEIGHTS)
+        self.module: nn.Module = _Pooled(run.model)
+        self._preprocessing = run.preprocessing
+
+    def prepare(self, tile: np.ndarray) -> Tensor:
+        """Prepare as in training, float32 (C, H, W)."""
+        picture = Picture(tile, 0.0, 255.0, None, (), "tile")
+        return torch.from_numpy(self._preprocessing(picture))
+
+
+class _Pooled(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        return self.model.forward_head(self.model.forward_features(tiles), pre_logits=True)
+
+
+def create_encoder(name: str, weights: Path | None = None, side: int = 224) -> Encoder:
+    """Make the encoder that ``softfree features --encoder NAME`` names.
+
+    Args:
+        name: ``pixels``, a run directory, a timm name, or ``hf-hub:owner/name``.
+        weights: safetensors file for a timm model.
+        side: of the tiles in pixels.
+
+    Raises:
+        UserError: an unknown name, or weights that are missing or another model's.
+    """
+    if name == "pixels" or (Path(name) / CONFIG).is_file():
+        if weights is not None:
+            raise UserError(f"--weights goes with a timm model; --encoder {name} takes none: leave it out")
+        return PixelEncoder() if name == "pixels" else RunEncoder(Path(name))
+    if not name.startswith(HUB) and not timm.is_model(name):
+        raise unknown_name("--encoder", name, ["pixels", *timm.list_models()])
+    return TimmEncoder(name, weights, side)
+
+
+def _create(name: str, side: int, *, pretrained: bool) -> nn.Module:
+    """Make a timm model for tiles of this side; models of any size take no ``img_size``."""
+    try:
+        try:
+            model = timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=side)
+        except TypeError:
+            model = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except Exception as error:  # the hub and timm raise many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--encoder {name} cannot be made ({reason}); check the name and the connection") from None
+    return model.eval()
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    """Load weights, fitted by timm to the model's size; one that is missing is an error, never left at chance."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise UserError(f"--weights {path}: expected a .safetensors file that is there")
+    weights: dict[str, Tensor] = read_file(path)
+    fit = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    try:
+        missing = model.load_state_dict(weights if fit is None else fit(weights, model), strict=False).missing_keys
+    except RuntimeError as error:
+        missing = [str(error).splitlines()[-1].strip()]
+    if missing:
+        raise UserError(f"--weights {path} are not of this encoder: {len(missing)} missing or other, as {missing[0]}")
+
+
+def _unit(tile: np.ndarray) -> Tensor:
+    """uint8 (H, W, 3) to float32 (3, H, W) in [0, 1]."""
+    return torch.from_numpy(tile).permute(2, 0, 1).float() / 255
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(model: nn.Module) -> str:
+    """SHA-256 of a model's weights, by name."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()

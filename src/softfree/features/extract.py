@@ -1,0 +1,189 @@
+"""``softfree features``: slides of a table to files with the features of their tiles, resumable and in shards."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from softfree.data.feature_files import write_features
+from softfree.data.readers.slide import open_slide
+from softfree.data.sources import resolutions
+from softfree.data.table_file import no_column, read_table_file
+from softfree.data.tiles import tile_centres
+from softfree.data.tissue import find_tissue
+from softfree.errors import ReadError, UserError
+from softfree.features.encoders import Encoder, create_encoder
+from softfree.features.folder import FAILED, TABLE, FeatureFolder
+from softfree.features.tiles import TileDataset, encode_tiles
+from softfree.options.features import FeatureOptions
+
+
+@dataclass(frozen=True)
+class SlideRow:
+    """One slide of the table.
+
+    Attributes:
+        name: its path as the table has it, relative.
+        path: where it is.
+        mpp: micrometres per pixel that the table gives, or None.
+    """
+
+    name: str
+    path: str
+    mpp: float | None
+
+    def request(self) -> dict[str, Any]:
+        """What makes features of this slide another slide's: size of the file and resolution."""
+        size = os.path.getsize(self.path) if os.path.isfile(self.path) else 0
+        return {"slide_bytes": size, "slide_mpp_given": self.mpp or 0.0}
+
+
+def extract_features(table: Path, options: FeatureOptions) -> int:
+    """Encode the slides of a table; slides whose features are whole are left as they are.
+
+    Args:
+        table: CSV or Parquet file with a column ``path`` and, where files do not say it, ``mpp``; other columns go
+            into the table of the features as they are.
+        options: what is wanted.
+
+    Returns:
+        Exit status: 0, or 1 when some slides of this shard failed.
+
+    Raises:
+        UserError: nothing could be done, or all slides of this shard failed.
+    """
+    _check(options)
+    shard, shards = _shard(options.shard)
+    frame, slides = _read_slides(table, options.images)
+    mine = slides[shard::shards]
+    encoder = create_encoder(options.encoder, options.weights, options.side)
+    encoder.module.to("cuda" if torch.cuda.is_available() else "cpu")
+    folder = FeatureFolder(options.out, _settings(encoder, options))
+    failed = _extract_all(mine, encoder, folder, options)
+    folder.write_tables(frame)
+    for error in failed.values():
+        print(f"softfree: {error}", file=sys.stderr)
+    if mine and len(failed) == len(mine):
+        raise UserError(f"none of the {len(mine)} slides gave features; reasons are in {options.out / FAILED}")
+    print(f"{len(mine) - len(failed)} of {len(mine)} slides encoded; table: {options.out / TABLE}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _extract_all(
+    slides: list[SlideRow], encoder: Encoder, folder: FeatureFolder, options: FeatureOptions
+) -> dict[str, ReadError]:
+    """Encode what is not whole yet; return why slides failed, by name."""
+    failed: dict[str, ReadError] = {}
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)  # what is printed is for programs
+    with Progress(*columns, console=console, disable=not options.progress, transient=True) as bars:
+        bar = bars.add_task("Slides", total=len(slides))
+        for slide in slides:
+            if not folder.is_whole(slide.name, slide.request()):
+                folder.clean(slide.name)
+                try:
+                    _extract(slide, encoder, folder, options, bars)
+                except ReadError as error:
+                    # An older file of this name would be taken for this slide's.
+                    folder.file(slide.name).unlink(missing_ok=True)
+                    folder.record_failure(slide.name, error)
+                    failed[slide.name] = error
+            bars.advance(bar)
+    return failed
+
+
+def _extract(slide: SlideRow, encoder: Encoder, folder: FeatureFolder, options: FeatureOptions, bars: Progress) -> None:
+    with open_slide(slide.path, slide.mpp) as opened:
+        opened.refuse_finer(options.mpp)
+        centres = tile_centres(
+            opened.size_mm,
+            options.side,
+            options.mpp,
+            step=options.step,
+            tissue=find_tissue(opened) if options.tissue else None,
+            share=options.share,
+        )
+        found = opened.mpp
+    if not len(centres):
+        raise ReadError(f"{slide.path}: no tile has a share of tissue of {options.share:g}; lower --share", "no_tissue")
+    tiles = TileDataset(slide.path, slide.mpp, centres, options.side, options.mpp, encoder.prepare)
+    bar = bars.add_task("Tiles", total=len(tiles))
+    try:
+        features = encode_tiles(
+            tiles,
+            encoder,
+            batch=options.batch,
+            workers=options.workers,
+            precision=str(options.precision),
+            done=lambda count: bars.advance(bar, count),
+        )
+    finally:
+        bars.remove_task(bar)
+    attributes = folder.settings | slide.request() | {"slide_mpp_x": found[0], "slide_mpp_y": found[1]}
+    write_features(folder.file(slide.name), features, centres, attributes)
+
+
+def _settings(encoder: Encoder, options: FeatureOptions) -> dict[str, Any]:
+    return {
+        "encoder": encoder.name,
+        "weights_sha256": encoder.digest,
+        "mpp": options.mpp,
+        "side": options.side,
+        "step": options.step or options.side,
+        "tissue": options.tissue,
+        "share": options.share,
+        "precision": str(options.precision),
+    }
+
+
+def _read_slides(table: Path, images: Path | None) -> tuple[pd.DataFrame, list[SlideRow]]:
+    """Read the table as text, and its slides, each once, in the table's order."""
+    columns = [str(name) for name in read_table_file(table, {"path"}).frame.columns]
+    if "path" not in columns:
+        raise no_column(table, "path", columns, "expected one with the slides, relative to the table")
+    source = read_table_file(table, set(columns))
+    frame, base = source.frame, Path(images or table.parent)
+    if (empty := frame["path"].isna()).any():
+        raise UserError(f"{table}: no path in {source.rows.name(frame.index[empty])}; fill it in or delete the row")
+    folder = os.path.abspath(base)
+    names = [os.path.relpath(os.path.join(folder, path), folder) for path in frame["path"]]
+    outside = [row for row, name in zip(frame.index, names, strict=True) if name.split(os.sep)[0] == os.pardir]
+    if outside:
+        raise UserError(
+            f"{table}: the path of {source.rows.name(outside)} leads out of {folder}; name the folder that holds all"
+            " slides with --images FOLDER"
+        )
+    frame = frame.assign(path=names)
+    given = resolutions(frame["mpp"]) if "mpp" in frame else [None] * len(frame)
+    slides = {name: SlideRow(name, str(base / name), mpp) for name, mpp in zip(names, given, strict=True)}
+    return frame, list(slides.values())
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    """Read ``i/n``, i from 0."""
+    number, slash, count = (text or "0/1").partition("/")
+    if not (slash and number.isdigit() and count.isdigit() and int(number) < int(count)):
+        raise UserError(f"--shard {text}: expected i/n with i from 0 to n - 1, such as 0/4")
+    return int(number), int(count)
+
+
+def _check(options: FeatureOptions) -> None:
+    wanted = {
+        "mpp": (options.mpp > 0, "micrometres per pixel, such as 0.5"),
+        "side": (options.side >= 8, "at least 8 pixels"),
+        "step": (options.step is None or options.step >= 1, "at least 1 pixel"),
+        "share": (0 <= options.share <= 1, "a number from 0 to 1"),
+        "batch": (options.batch >= 1, "at least 1 tile"),
+        "workers": (options.workers >= 0, "0 or more"),
+    }
+    for name, (good, expected) in wanted.items():
+        if not good:
+            raise UserError(f"--{name} {getattr(options, name)}: expected {expected}")
