@@ -7,14 +7,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
+import numpy as np
+import pandas as pd
 import pytest
+import tifffile
 
 from softfree.data.phantoms import write_phantoms
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # So that a training takes seconds; every option of the page is parsed and used all the same.
-QUICK = "--epochs 1 --batch 8 --size 64 --model seqnorm_vit_nano_patch16 --progress=false"
+QUICK = "--epochs 1 --progress=false --accelerator cpu"
+SMALL = {
+    "vit3d": "--batch 4 --model seqnorm_vit3d_nano --shape '[16,24,16]'",
+    "bag": "--batch 4 --model seqnorm_bag_nano",
+    "--mpp": "--batch 1 --model seqnorm_vit_nano_patch16",
+    "": "--batch 8 --size 64 --model seqnorm_vit_nano_patch16",
+}
 
 
 def snippets(page: Path) -> list[tuple[str, str]]:
@@ -25,7 +35,38 @@ def snippets(page: Path) -> list[tuple[str, str]]:
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     write_phantoms(folder / "pictures", n_train=16, n_val=8, n_test=8, size=128)
+    _write_volumes(folder / "volumes")
+    _write_slides(folder / "slides")
     return folder
+
+
+def _write_volumes(folder: Path) -> None:
+    """Volumes of noise with a bright half, a table beside them."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(24):
+        voxels = rng.normal(100, 20, (20, 24, 16)).astype(np.float32)
+        voxels[:, :12] += 60 * (number % 2)
+        nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), folder / f"{number}.nii.gz")
+        rows.append((f"{number}.nii.gz", "ab"[number % 2], f"p{number}", ["train", "val", "test"][number // 2 % 3]))
+    pd.DataFrame(rows, columns=["path", "label", "patient_id", "split"]).to_csv(folder / "table.csv", index=False)
+
+
+def _write_slides(folder: Path) -> None:
+    """Small slides of one micrometre a pixel: white with a patch of tissue of one of two colours, two a patient."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(12):
+        pixels = np.full((768, 1024, 3), 245, np.uint8)
+        colour = [(190, 90, 160), (120, 70, 170)][number // 2 % 2]
+        pixels[150:600, 200:800] = np.clip(rng.normal(colour, 15, (450, 600, 3)), 0, 255)
+        options = {"tile": (256, 256), "resolution": (1e4, 1e4), "resolutionunit": "CENTIMETER", "photometric": "rgb"}
+        tifffile.imwrite(folder / f"slide_{number}.tiff", pixels, **options)
+        split = ["train", "val", "test"][number // 4]
+        rows.append((f"slide_{number}.tiff", "ab"[number // 2 % 2], f"p{number // 2}", split))
+    pd.DataFrame(rows, columns=["path", "label", "patient_id", "split"]).to_csv(folder / "table.csv", index=False)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -48,7 +89,8 @@ def _quick(line: str) -> str:
     if line.startswith("softfree train") and "--resume" not in line:
         out = re.search(r"--out (\S+)", line)
         remove = f"rm -rf {shlex.quote(out.group(1))} && " if out else ""
-        return f"{remove}{line} {QUICK}"
+        small = next(options for mark, options in SMALL.items() if mark in line)
+        return f"{remove}{line} {QUICK} {small}"
     return line if line.startswith("softfree ") and not line.startswith("softfree demo") else ""
 
 

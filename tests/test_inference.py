@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from softfree.data.dataset import PictureDataset
+from softfree.data.dataset import SampleDataset
 from softfree.data.readers.picture import Picture
 from softfree.data.transforms import Preprocessing
 from softfree.inference import infer
@@ -29,7 +29,7 @@ def test_pictures_of_equal_shape_share_batches_and_keep_their_places(tmp_path):
                picture(30, 20, 40), picture(20, 20, 50)]  # fmt: skip
     preprocessing = Preprocessing.create("photo", 16, "native", 1)
     model = Mean()
-    logits = infer(model, PictureDataset(sources, None, preprocessing), 2, batch=2)
+    logits = infer(model, SampleDataset(sources, None, preprocessing), 2, batch=2)
     expected = [float(preprocessing(s).mean()) if isinstance(s, Picture) else np.nan for s in sources]
     np.testing.assert_allclose(logits.values[:, 0], expected, rtol=1e-6)
     assert logits.failed[3].status == "missing"

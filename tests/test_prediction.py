@@ -115,7 +115,7 @@ def test_frames(run: Run, tmp_path: Path) -> None:
 
 
 def test_nothing_to_predict(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no picture given"):
+    with pytest.raises(UserError, match="no sample given"):
         predict(run, [tmp_path])
     (tmp_path / "t.csv").write_text("file\na.png\n")
     with pytest.raises(UserError, match="path"):

@@ -117,7 +117,7 @@ def test_a_configuration_comes_back_in_its_order(tmp_path: Path) -> None:
 def test_the_cost_is_there_or_empty(trained: Run, tmp_path: Path) -> None:
     cost = read_cost(trained.folder)
     assert cost["parameters"] == sum(p.numel() for p in trained.model.parameters())
-    assert cost["side"] == 32
+    assert cost["shape"] == [1, 32, 32]
     assert read_cost(tmp_path) == {}
 
 

@@ -86,7 +86,7 @@ def _draw_maps(run: Run, folder: Path) -> list[Thumbnail]:
     for index, name in enumerate(run.task.classes):
         sure = np.where(frame["target"] == index, frame[f"p_{name}"], -1.0)
         picture = read_picture(table["file"].iloc[int(sure.argmax())])
-        pixels = torch.from_numpy(run.preprocessing(picture))[None]
+        pixels = torch.from_numpy(run.picture_steps(picture))[None]
         relevance = token_map(run.model, pixels, index)[0].numpy()  # type: ignore[arg-type]
         path = folder / f"{name}.png"
         title = f"What speaks for and against “{name}”"

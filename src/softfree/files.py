@@ -1,4 +1,4 @@
-"""Writing files so that a half-written one is never taken for whole."""
+"""Files written so that a half-written one is never taken for whole; YAML read with plain words for what is wrong."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from softfree.errors import UserError
 
@@ -35,3 +38,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write ``content`` under a temporary name, then rename."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """Read a YAML file, or say in one line why ``what`` cannot be read."""
+    try:
+        return yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"{what} {path} cannot be read: {error.strerror}; name a YAML file") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{what} {path} cannot be read as YAML: {str(error).splitlines()[0]}") from None

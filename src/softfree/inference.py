@@ -12,8 +12,10 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from softfree.data.dataset import PictureDataset
+from softfree.data.dataset import SampleDataset
 from softfree.errors import ReadError, UserError
+from softfree.longseq.choice import Answer
+from softfree.options import StreamOptions
 
 
 @dataclass(frozen=True)
@@ -31,25 +33,26 @@ class Logits:
 
 def infer(
     model: nn.Module,
-    dataset: PictureDataset,
+    dataset: SampleDataset,
     classes: int,
     *,
+    stream: StreamOptions | None = None,
     batch: int = 16,
     workers: int = 0,
     progress: bool = False,
     description: str = "Predicting",
 ) -> Logits:
-    """Run ``model`` over ``dataset`` in batches of equal shape, in float32."""
+    """Run ``model`` over ``dataset`` in batches of equal shape, in float32; what does not fit is streamed."""
     values = np.full((len(dataset), classes), np.nan)
     failed: dict[int, ReadError] = {}
     waiting: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.eval().to(device)
+    answer = Answer(model.eval().to(device), stream or StreamOptions())
 
     def flush(shape: torch.Size) -> None:
         indices, images = zip(*waiting.pop(shape), strict=True)
         with torch.inference_mode():
-            values[list(indices)] = _forward(model, torch.stack(images).to(device))
+            values[list(indices)] = _forward(answer, torch.stack(images).to(device))
 
     loader = DataLoader(_Readable(dataset), batch_size=None, num_workers=workers)
     bar = track(
@@ -75,7 +78,7 @@ def infer(
 class _Readable(Dataset):
     """Items of a dataset as (number, picture, None), or (number, None, error)."""
 
-    def __init__(self, dataset: PictureDataset) -> None:
+    def __init__(self, dataset: SampleDataset) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
@@ -88,9 +91,9 @@ class _Readable(Dataset):
             return index, None, error
 
 
-def _forward(model: nn.Module, images: Tensor) -> np.ndarray:
+def _forward(answer: Answer, images: Tensor) -> np.ndarray:
     try:
-        return model(images).double().cpu().numpy()
+        return answer(images).double().cpu().numpy()
     except torch.OutOfMemoryError:
         shape = " x ".join(map(str, images.shape))
         raise UserError(f"a batch of {shape} does not fit in the device's memory; use a smaller --batch") from None

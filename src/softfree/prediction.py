@@ -6,20 +6,21 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from softfree.data.dataset import PictureDataset
+from softfree.data.dataset import SampleDataset
 from softfree.data.readers.picture import Picture
+from softfree.data.sources import join_source, resolutions
 from softfree.data.table_file import no_column, read_table_file
 from softfree.data.task import Task
 from softfree.errors import UserError
 from softfree.evaluation.calibration import probabilities
 from softfree.files import replacing
 from softfree.inference import infer
-from softfree.options import PredictOptions
+from softfree.options import PredictOptions, StreamOptions
 
 if TYPE_CHECKING:
     from softfree.runs import Operating, Run
@@ -36,12 +37,15 @@ def predict(
     batch: int = 16,
     workers: int = 0,
     progress: bool = False,
+    stream: StreamOptions | None = None,
 ) -> pd.DataFrame:
     """See :meth:`softfree.runs.Run.predict`."""
     given: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
-    names, sources, frames = find_inputs(given, frame)
-    dataset = PictureDataset(sources, None, run.preprocessing, frames=frames)
-    logits = infer(run.model, dataset, len(run.task.classes), batch=batch, workers=workers, progress=progress)
+    group = run.config["options"].get("group", False)
+    names, sources, frames = find_inputs(given, frame, kind=run.preprocessing.kind, group=group)
+    dataset = SampleDataset(sources, None, run.preprocessing, frames=frames)
+    how: dict[str, Any] = {"batch": batch, "workers": workers, "progress": progress, "stream": stream}
+    logits = infer(run.model, dataset, len(run.task.classes), **how)
     rows = pd.DataFrame({"path": names, "status": "ok", "reason": ""})
     for index, error in logits.failed.items():
         rows.loc[index, ["status", "reason"]] = [error.status, str(error)]
@@ -67,15 +71,19 @@ def called(row: np.ndarray, task: Task, thresholds: dict[str, float]) -> str:
     return "; ".join(name for name, p in zip(task.classes, row, strict=True) if p >= thresholds.get(name, 0.5))
 
 
-def find_inputs(given: Sequence[Input], frame: int | None) -> tuple[list[str], list[str | Picture], list[int | None]]:
-    """Find the pictures that files, folders, tables and arrays stand for.
+def find_inputs(
+    given: Sequence[Input], frame: int | None, kind: str = "picture", group: bool = False
+) -> tuple[list[str], list[str | Picture], list[int | None]]:
+    """Find the samples that files, folders, tables and arrays stand for.
 
     Args:
-        given: the inputs; a folder stands for all files below it, a table for its rows.
+        given: the inputs; a folder stands for all samples below it, a table for its rows.
         frame: frame of multi-frame files where a table does not name one, counted from 0, or None.
+        kind: of the samples; only a picture can be an array, and a volume can be a folder.
+        group: a table's rows of one patient are one sample.
 
     Returns:
-        For each picture its name, where it is read from, and its frame.
+        For each sample its name, where it is read from, and its frame.
 
     Raises:
         UserError: nothing is found, or a table cannot be used.
@@ -86,11 +94,13 @@ def find_inputs(given: Sequence[Input], frame: int | None) -> tuple[list[str], l
     for number, item in enumerate(given):
         found: Iterable[tuple[str, str | Picture, int | None]]
         if isinstance(item, np.ndarray):
+            if kind != "picture":
+                raise UserError(f"got an array for a run on samples of kind {kind}; expected files")
             found = [(f"array {number}", _picture(item), None)]
         elif Path(item).is_dir():
-            found = [(str(path), str(path), frame) for path in _files(Path(item))]
+            found = [(path, path, frame) for path in _samples_in(Path(item), kind)]
         elif Path(item).suffix.lower() in TABLES:
-            found = _table_rows(Path(item), frame)
+            found = _table_rows(Path(item), frame, group)
         else:
             found = [(str(item), str(item), frame)]
         for name, source, chosen in found:
@@ -98,14 +108,18 @@ def find_inputs(given: Sequence[Input], frame: int | None) -> tuple[list[str], l
             sources.append(source)
             frames.append(chosen)
     if not names:
-        raise UserError("no picture given: expected files, folders with files, or a table with a column path")
+        raise UserError("no sample given: expected files, folders with files, or a table with a column path")
     return names, sources, frames
 
 
-def _files(folder: Path) -> list[Path]:
-    """All files below a folder, but for hidden ones and tables."""
+def _samples_in(folder: Path, kind: str) -> list[str]:
+    """All samples below a folder: volumes as their reader finds them, else files but for hidden ones and tables."""
+    if kind == "volume":
+        from softfree.data.volume_files import volumes_in
+
+        return volumes_in(folder)
     return [
-        path
+        str(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
         and path.suffix.lower() not in TABLES
@@ -113,19 +127,27 @@ def _files(folder: Path) -> list[Path]:
     ]
 
 
-def _table_rows(path: Path, frame: int | None) -> list[tuple[str, str, int | None]]:
-    table = read_table_file(path, {"path", "frame"}).frame
+def _table_rows(path: Path, frame: int | None, group: bool) -> list[tuple[str, str, int | None]]:
+    """Name, source and frame of each row; the rows of a patient joined where ``group`` says so."""
+    table = read_table_file(path, {"path", "frame", "patient_id"}).frame
     if "path" not in table:
-        raise no_column(path, "path", list(table.columns), "expected one with the picture files, relative to the table")
+        raise no_column(path, "path", list(table.columns), "expected one with the files, relative to the table")
     chosen = table["frame"] if "frame" in table else pd.Series(frame, index=table.index, dtype=object)
+    known = resolutions(table["mpp"]) if "mpp" in table else [None] * len(table)
     rows: list[tuple[str, str, int | None]] = []
-    for number, (name, given) in enumerate(zip(table["path"], chosen, strict=True)):
+    for number, (name, given, mpp) in enumerate(zip(table["path"], chosen, known, strict=True)):
         if pd.isna(name):
             raise UserError(f"{path}: row {number} has no path; give one or remove the row")
         if not pd.isna(given) and not str(given).isdigit():
             raise UserError(f"{path}: row {number} has frame {given!r}; expected a whole number from 0, or nothing")
-        rows.append((str(name), str(path.parent / str(name)), None if pd.isna(given) else int(given)))
-    return rows
+        source = join_source(str(path.parent / str(name)), mpp)
+        rows.append((str(name), source, None if pd.isna(given) else int(given)))
+    if not group or "patient_id" not in table:
+        return rows
+    bags: dict[object, list[tuple[str, str, int | None]]] = {}
+    for number, (row, patient) in enumerate(zip(rows, table["patient_id"], strict=True)):
+        bags.setdefault(number if pd.isna(patient) else str(patient), []).append(row)
+    return [(";".join(name for name, _, _ in bag), ";".join(file for _, file, _ in bag), None) for bag in bags.values()]
 
 
 def _picture(array: np.ndarray) -> Picture:
@@ -155,6 +177,7 @@ def predict_to_file(folder: str | Path, inputs: list[str], options: PredictOptio
         batch=options.batch,
         workers=options.workers,
         progress=options.progress and not as_json,
+        stream=options,
     )
     with replacing(options.out) as temporary:
         rows.to_parquet(temporary) if options.out.suffix.lower() == ".parquet" else rows.to_csv(temporary, index=False)

@@ -52,7 +52,7 @@ def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
         raise UserError(f"the table has no row in split {options.split}; it has {_splits(table)}")
     frame = stored_rows(run, part) if options.table is None else None
     if frame is None:
-        frame = predict_rows(run, part, batch=options.batch, workers=options.workers, progress=options.progress)
+        frame = _predict(run, part, options)
     if options.out is not None:
         write_predictions(options.out / PREDICTIONS, frame, run)
     comparison = _against(run, frame, part, options) if options.against else None
@@ -178,7 +178,7 @@ def _against(run: Run, frame: pd.DataFrame, part: Table, options: EvaluateOption
     same_table = options.table is None and other.config["table"]["sha256"] == run.config["table"]["sha256"]
     rival = stored_rows(other, part) if same_table else None
     if rival is None:
-        rival = predict_rows(other, part, batch=options.batch, workers=options.workers, progress=options.progress)
+        rival = _predict(other, part, options)
     readable = set(frame.loc[frame["status"] == "ok", "row"]) & set(rival.loc[rival["status"] == "ok", "row"])
     ours, theirs = (
         scores_of(rows[rows["row"].isin(readable)].sort_values("row"), who)
@@ -206,18 +206,23 @@ def _subgroup(
     return by_group(scores, values, run.operating.thresholds, seed=options.seed, resamples=options.resamples)
 
 
+def _predict(run: Run, part: Table, options: EvaluateOptions) -> pd.DataFrame:
+    how: dict[str, Any] = {"batch": options.batch, "workers": options.workers, "progress": options.progress}
+    return predict_rows(run, part, **how, stream=options)
+
+
 def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
     notes = [table.split_made or "The split is the table's own."]
     notes += run.preprocessing.in_words()
     if run.config.get("augmentation"):
-        notes.append(f"Training pictures are changed at random: {run.config['augmentation']}.")
+        notes.append(f"Training samples are changed at random: {run.config['augmentation']}.")
     unreadable = int((frame["status"] != "ok").sum())
     if unreadable:
         why = "; ".join(sorted(set(frame.loc[frame["status"] != "ok", "status"])))
-        notes.append(f"{unreadable} of {len(frame)} pictures of this split could not be read and are left out: {why}.")
+        notes.append(f"{unreadable} of {len(frame)} samples of this split could not be read and are left out: {why}.")
     left_out = run.config["table"].get("unreadable", 0)
     if left_out:
-        notes.append(f"{left_out} training or validation pictures could not be read and were left out.")
+        notes.append(f"{left_out} training or validation samples could not be read and were left out.")
     temperature = run.operating.temperature
     notes.append(f"Probabilities are calibrated on validation with temperature {temperature:.3g}.")
     return notes
@@ -228,7 +233,7 @@ def _cost_in_words(cost: dict[str, Any]) -> dict[str, str]:
         return {}
     return {
         "Parameters": f"{cost['parameters']:,}",
-        "Multiply-adds per picture": f"{cost['multiply_adds'] / 1e9:.2f} G at {cost['side']} x {cost['side']} pixels",
+        "Multiply-adds per sample": f"{cost['multiply_adds'] / 1e9:.2f} G at {' x '.join(map(str, cost['shape']))}",
         "Training time": f"{cost['seconds']:.0f} s" + (" since it was resumed" if cost["resumed"] else ""),
         "Peak memory": f"{cost['peak_bytes'] / 2**30:.2f} GiB",
         "Machine": cost["machine"],

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
+    from softfree.data.preparation import Preparation
     from softfree.data.transforms import Preprocessing
+    from softfree.options import StreamOptions
 
 CONFIG, WEIGHTS, OPERATING = "config.yaml", "model.safetensors", "operating.json"
 
@@ -89,11 +91,25 @@ class Run:
             raise UserError(f"{self.folder / CONFIG} does not say its task; copy the run again") from None
 
     @cached_property
-    def preprocessing(self) -> Preprocessing:
-        """The steps from a picture to the model's input."""
+    def preprocessing(self) -> Preparation:
+        """The steps from what a row names to the model's input."""
+        from softfree.data.preparation import restore
+
+        return restore(self.config["preprocessing"])
+
+    @property
+    def picture_steps(self) -> Preprocessing:
+        """The steps of a run on pictures.
+
+        Raises:
+            UserError: a run on other samples.
+        """
         from softfree.data.transforms import Preprocessing
 
-        return Preprocessing(**self.config["preprocessing"])
+        steps = self.preprocessing
+        if not isinstance(steps, Preprocessing):
+            raise UserError(f"{self.folder} was trained on samples of kind {steps.kind}; this needs a run on pictures")
+        return steps
 
     @cached_property
     def model(self) -> nn.Module:
@@ -120,6 +136,7 @@ class Run:
         batch: int = 16,
         workers: int = 0,
         progress: bool = False,
+        stream: StreamOptions | None = None,
     ) -> pd.DataFrame:
         """Probabilities for files, folders, tables or arrays.
 
@@ -129,6 +146,7 @@ class Run:
             batch: pictures at once; only pictures of equal shape share a batch.
             workers: processes that read files.
             progress: show a progress bar.
+            stream: when and where to stream what does not fit in memory; by itself, in main memory.
 
         Returns:
             A row for each input: ``path``, ``status`` (``ok`` or why not), ``reason``, ``p_<class>`` (calibrated),
@@ -136,7 +154,7 @@ class Run:
         """
         from softfree.prediction import predict
 
-        return predict(self, inputs, frame=frame, batch=batch, workers=workers, progress=progress)
+        return predict(self, inputs, frame=frame, batch=batch, workers=workers, progress=progress, stream=stream)
 
     def with_operating(self, operating: Operating) -> Run:
         """Store another temperature and other thresholds."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from softfree.data.dataset import PictureDataset
+from softfree.data.dataset import SampleDataset
+from softfree.data.samples import as_samples
 from softfree.data.table import Table, read_table
 from softfree.errors import UserError
 from softfree.evaluation.calibration import fit_temperature, probabilities
@@ -16,6 +18,7 @@ from softfree.evaluation.scores import Scores
 from softfree.evaluation.thresholds import choose_thresholds
 from softfree.files import replacing
 from softfree.inference import infer
+from softfree.options import StreamOptions
 from softfree.prediction import outputs
 from softfree.runs import Operating, Run
 
@@ -41,13 +44,16 @@ def open_table(run: Run, path: Path | None = None, images: Path | None = None) -
     )
     if own and table.digest != run.config["table"]["sha256"]:
         raise UserError(f"{source} has changed since the run was trained on it; name the table to evaluate, and --out")
-    return table
+    return as_samples(table, run.preprocessing.kind, group=options.get("group", False))
 
 
-def predict_rows(run: Run, table: Table, *, batch: int, workers: int, progress: bool = False) -> pd.DataFrame:
+def predict_rows(
+    run: Run, table: Table, *, batch: int, workers: int, progress: bool = False, stream: StreamOptions | None = None
+) -> pd.DataFrame:
     """Logits for all rows of ``table`` as in ``predictions.csv``: rows and patients by number, nothing by name."""
-    dataset = PictureDataset(table.frame["file"].tolist(), None, run.preprocessing, frames=_frames(table.frame))
-    logits = infer(run.model, dataset, len(run.task.classes), batch=batch, workers=workers, progress=progress)
+    dataset = SampleDataset(table.frame["file"].tolist(), None, run.preprocessing, frames=_frames(table.frame))
+    how: dict[str, Any] = {"batch": batch, "workers": workers, "progress": progress, "stream": stream}
+    logits = infer(run.model, dataset, len(run.task.classes), **how)
     frame = table.frame[["row", "split", "patient"]].reset_index(drop=True)
     frame["status"] = [logits.failed[i].status if i in logits.failed else "ok" for i in range(len(frame))]
     # Without the file, which a message starts with: its name may be a patient's.

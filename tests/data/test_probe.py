@@ -72,4 +72,4 @@ def test_all_in_the_order_of_the_rows(tmp_path, workers):
     frame = pd.DataFrame({"file": [*files, str(tmp_path)], "frame": pd.array([0, *[None] * 9], "Int64")})
     found = probe_all(frame, workers=workers, progress=False)
     assert [facts.width for facts in found] == [*range(1, 10), 0]
-    assert found[-1].status == "folder"
+    assert found[-1].status == "no_pixels"

@@ -62,14 +62,11 @@ class SimaAttention(Attention):
         whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
         if whole or x.device.type != "cpu" or tokens <= rows:
             q, norm, cross = self._sums(x, mask, tokens)
-            return self._result(q, *self._mixing(norm, cross, tokens), tokens)
+            return self._result(q, *self.mixing(norm, cross, tokens), tokens)
         masks: tuple[Tensor | None, ...] = (None,) * tokens if mask is None else mask.split(rows, dim=1)
         sums = [self._sums(part, real, tokens)[1:] for part, real in zip(x.split(rows, dim=1), masks, strict=False)]
         norm, cross = (torch.stack(each).sum(0) for each in zip(*sums, strict=True))
-        mixing, constant = self._mixing(norm, cross, tokens)
-        if self.qkv.bias is not None:
-            constant = constant + self.qkv.bias[:width].to(mixing.dtype) @ mixing
-        return self._result(x, self.qkv.weight[:width].to(mixing.dtype).mT @ mixing, constant, tokens)
+        return self._result(x, *self.on_input(*self.mixing(norm, cross, tokens)), tokens)
 
     def _sums(self, x: Tensor, mask: Tensor | None, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
         """Q (B, n, C), the L1 norms of Q and K (B, 1, 2C), and K^T V / N (B, H, D, D), of the tokens at hand."""
@@ -82,7 +79,7 @@ class SimaAttention(Attention):
         qk = qkv[..., : 2 * x.shape[-1]]
         return q, torch.linalg.vector_norm(qk, ord=1, dim=1, keepdim=True, dtype=cross.dtype), cross
 
-    def _mixing(self, norm: Tensor, cross: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+    def mixing(self, norm: Tensor, cross: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
         """N R (B, C, C) and the bias (1, C). R itself is of size 1 / N, which float16 cannot hold."""
         q_mean, k_mean = (norm.clamp(min=self.eps) / tokens).chunk(2, dim=-1)  # (B, 1, C)
         scaled = cross / (self.split_heads(q_mean) * self.split_heads(k_mean)).mT
@@ -90,6 +87,13 @@ class SimaAttention(Attention):
         bias = self.proj.bias
         constant = mixing.new_zeros(1, mixing.shape[-1]) if bias is None else tokens * bias.to(mixing.dtype)[None]
         return mixing.flatten(1, 2), constant
+
+    def on_input(self, mixing: Tensor, constant: Tensor) -> tuple[Tensor, Tensor]:
+        """Put Q's projection into what :meth:`mixing` gave, so that both apply to the tokens themselves."""
+        width = mixing.shape[-1]
+        if self.qkv.bias is not None:
+            constant = constant + (self.qkv.bias[:width].to(mixing.dtype) @ mixing)
+        return self.qkv.weight[:width].to(mixing.dtype).mT @ mixing, constant
 
     def _result(self, x: Tensor, mixing: Tensor, constant: Tensor, tokens: int) -> Tensor:
         """``(x mixing + constant) / N``, (B, N, C)."""

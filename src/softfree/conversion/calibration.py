@@ -10,7 +10,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from softfree.data.dataset import PictureDataset
+from softfree.data.dataset import SampleDataset
 from softfree.data.readers.picture import Picture
 from softfree.data.table import Table
 from softfree.data.table_file import read_table_file
@@ -56,7 +56,7 @@ def read_batches(
     """
     sources, frames = _candidates(options.pictures, table)
     places = np.unique(np.linspace(0, len(sources) - 1, min(options.count, len(sources))).round().astype(int))
-    dataset = PictureDataset(
+    dataset = SampleDataset(
         [sources[place] for place in places], None, preprocessing, frames=[frames[place] for place in places]
     )
     alike: dict[torch.Size, list[Tensor]] = {}

@@ -60,7 +60,7 @@ def _of_run(folder: Path, options: ConvertOptions) -> Source:
     run = Run.load(folder)
     if not isinstance(run.model, VisionTransformer):
         raise UserError(f"{folder} holds {run.config['model']['name']}: expected a softmax_vit_* model to convert")
-    return Source(run.model, dict(run.config["model"]), run.preprocessing, run)
+    return Source(run.model, dict(run.config["model"]), run.picture_steps, run)
 
 
 def _of_weights(source: str, options: ConvertOptions) -> Source:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from softfree.conversion.source import Source
-from softfree.data.dataset import PictureDataset, choose_cache
+from softfree.data.dataset import SampleDataset, choose_cache
 from softfree.data.table import Table
 from softfree.evaluation.calibration import probabilities
 from softfree.evaluation.quantities import quantities
@@ -27,7 +27,7 @@ def auroc_on_test(
         return {}
     frames = [None if pd.isna(f) else int(f) for f in rows.frame["frame"]] if "frame" in rows.frame else None
     cache = choose_cache("auto", len(rows.frame), origin.preprocessing)
-    dataset = PictureDataset(rows.frame["file"].tolist(), None, origin.preprocessing, frames=frames, cache=cache)
+    dataset = SampleDataset(rows.frame["file"].tolist(), None, origin.preprocessing, frames=frames, cache=cache)
     found = {}
     for name, network in networks.items():
         logits = infer(network, dataset, len(table.task.classes), batch=options.batch, progress=options.progress)

@@ -37,7 +37,7 @@ class Audit:
         counts: pictures by split and class; findings count where present.
         sizes: least, median and largest width, height (pixels) and file size (bytes).
         kinds: pictures by what the file holds and class, the most frequent first.
-        spacings: pictures by pixel spacing, ``row x column`` in mm.
+        spacings: pictures by pixel spacing, ``(slice x) row x column`` in mm.
         confounds: what the file alone tells of the class, the strongest first.
         found: problems, errors first.
     """
@@ -163,7 +163,7 @@ def _counts(marks: pd.DataFrame, by: pd.Series, order: Iterable[str]) -> dict[st
 
 
 def _spacings(spacings: pd.Series) -> dict[str, int]:
-    names = spacings.dropna().map(lambda pair: f"{pair[0]:.4g} x {pair[1]:.4g}")
+    names = spacings.dropna().map(lambda sides: " x ".join(f"{side:.4g}" for side in sides))
     return {str(name): int(count) for name, count in names.value_counts().items()}
 
 

@@ -1,4 +1,4 @@
-"""What an audit keeps of one picture once its pixels are let go."""
+"""What an audit keeps of one sample once its pixels are let go."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Probe:
-    """Facts about one picture; all but the first two are unset when it cannot be read.
+    """Facts about one sample; all but the first two are unset when it cannot be read.
 
     Attributes:
         status: ``ok``, or why it cannot be read (see :class:`softfree.errors.ReadError`).
         reason: the same for people.
         file_size: bytes.
-        height: rows.
-        width: columns.
-        channels: 1 or 3.
+        height: rows; of tile features the tiles.
+        width: columns; of tile features their width.
+        channels: 1 or 3; of a volume any number.
         stored: what the file holds, such as ``8-bit gray``.
-        spacing: millimetres from row to row and from column to column, where the file says so.
+        spacing: millimetres from (slice to slice,) row to row and column to column, where the file says so.
         blank: whether all pixels are the same.
         pixel_digest: of the decoded values, whatever the file format; a gray picture has the same one as RGB.
         file_digest: of the file.
@@ -45,17 +45,22 @@ class Probe:
     width: int = 0
     channels: int = 0
     stored: str = ""
-    spacing: tuple[float, float] | None = None
+    spacing: tuple[float, ...] | None = None
     blank: bool = False
     pixel_digest: bytes = b""
     file_digest: bytes = b""
 
 
 def probe(file: str, frame: int | None) -> Probe:
-    """Read one picture and keep its facts."""
+    """Read one sample and keep its facts."""
+    from softfree.data.probe_kinds import probe_kind
+
     try:
+        other = probe_kind(file, frame)
+        if other is not None:
+            return other
         picture = read_picture(file, frame=frame)
-        size, file_digest = _digest_file(Path(file))
+        size, file_digest = digest_file(Path(file))
     except ReadError as error:
         return Probe(error.status, str(error))
     except OSError as error:  # gone since it was read
@@ -87,7 +92,7 @@ def probe_all(frame: pd.DataFrame, *, workers: int, progress: bool) -> list[Prob
             for start in range(0, len(files), _CHUNK):
                 yield from apply(probe, files[start : start + _CHUNK], frames[start : start + _CHUNK])
 
-    shown = track(results(), "Reading pictures", total=len(files), disable=not progress, transient=True)
+    shown = track(results(), "Reading samples", total=len(files), disable=not progress, transient=True)
     return list(shown)
 
 
@@ -111,7 +116,8 @@ def _narrowest(pixels: np.ndarray) -> str:
     return "<f4"
 
 
-def _digest_file(path: Path) -> tuple[int, bytes]:
+def digest_file(path: Path) -> tuple[int, bytes]:
+    """Size and digest of a file."""
     digest, size = blake2b(digest_size=16), 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

@@ -53,6 +53,10 @@ class Work:
     mlp_chunk: int | None = None
     stem: str = "conv"
     gpu: bool = False
+    # Of a model with other dimensions than its name says.
+    width: int | None = None
+    depth: int | None = None
+    heads: int | None = None
 
     def __post_init__(self) -> None:
         if self.model in PYRAMIDS:
@@ -88,7 +92,8 @@ class Work:
         """Width, depth and heads."""
         found = re.fullmatch(r".+_vit_(.+)_patch\d+", self.model)
         assert found is not None  # NAMED holds only such names
-        return SIZES[found[1]]
+        given = {"embed_dim": self.width, "depth": self.depth, "num_heads": self.heads}
+        return SIZES[found[1]] | {name: value for name, value in given.items() if value is not None}
 
     @property
     def padded(self) -> int:
@@ -185,7 +190,8 @@ def make_plan(options: PlanOptions) -> Plan:
     """Answer the options: what it takes, whether it fits, and what would fit at most."""
     if options.out is not None:
         raise UserError(f"Got out {options.out} without check: only --check writes a file; use --json to keep a plan.")
-    chosen = {field.name: getattr(options, field.name) for field in fields(Work) if field.name != "gpu"}
+    known = {field.name for field in fields(options)}
+    chosen = {field.name: getattr(options, field.name) for field in fields(Work) if field.name in known}
     work = Work(**chosen, gpu=options.device == "gpu")
     if options.memory is not None and not options.memory > 0:
         raise UserError(f"Got memory {options.memory}: expected the GiB of the device, such as 16.")

@@ -25,7 +25,7 @@ from softfree.data.phantoms import write_phantoms
 from softfree.data.task import Task
 from softfree.errors import UserError, unknown_name
 from softfree.evaluation.scores import Scores
-from softfree.files import replacing, write_atomically
+from softfree.files import read_yaml, replacing, write_atomically
 from softfree.machine import describe_machine, versions
 from softfree.options import AblationOptions, TrainOptions
 from softfree.runs import Run, read_config, read_cost
@@ -34,7 +34,7 @@ from softfree.studies import baseline
 from softfree.studies.cells import Cell, Key, check_same, read_cells, write_cells
 from softfree.studies.plots import plot_scales, plot_variants
 from softfree.studies.summary import cells_table, summarise, to_markdown
-from softfree.studies.variants import Overrides, apply, choose_variants, read_yaml
+from softfree.studies.variants import Overrides, apply, choose_variants
 from softfree.training.configuration import check_options
 
 # Of a cell's options, what says where and not what.
@@ -88,7 +88,7 @@ def study_ablation(options: AblationOptions, recipes: list[Path]) -> str:
     failed = _train_all(options, {key: wanted[key] for key in missing}, cells, scales)
     variants = list(preset.variants)
     if options.baseline:
-        variants.append(baseline.NAME)
+        variants += dict.fromkeys(baseline.name_of(recipe.options) for recipe in known)
         _add_baselines(options, known, cells)
     found = {key: cells[key] for key in [*wanted, *_baseline_keys(options, known)] if key in cells}
     text = _write(options, found, variants, scales) if found else ""
@@ -165,11 +165,13 @@ def _train_all(
 
 
 def _baseline_keys(options: AblationOptions, recipes: list[Recipe]) -> list[Key]:
-    return [Key(recipe.name, baseline.NAME, seed) for recipe in recipes for seed in options.seeds]
+    return [
+        Key(recipe.name, baseline.name_of(recipe.options), seed) for recipe in recipes for seed in options.seeds
+    ]
 
 
 def _add_baselines(options: AblationOptions, recipes: list[Recipe], cells: dict[Key, Cell]) -> None:
-    """Record what 32 x 32 pixels tell; it is the same with every seed."""
+    """Record what a logistic regression on reduced samples tells; it is the same with every seed."""
     for recipe in recipes:
         missing = [key for key in _baseline_keys(options, [recipe]) if key not in cells]
         if not missing:
@@ -246,7 +248,7 @@ def _scores(run: Run, scale: float) -> Scores:
     if scale == 1.0:
         frame = pd.read_csv(run.folder / PREDICTIONS)
         return scores_of(frame[frame["split"] == "test"], run)
-    side = max(16, round(run.preprocessing.size * scale))
+    side = max(16, round(run.picture_steps.size * scale))
     other = replace(run, config=run.config | {"preprocessing": run.config["preprocessing"] | {"size": side}})
     return scores_of(predict_rows(other, open_table(run).where("test"), batch=16, workers=0), run)
 

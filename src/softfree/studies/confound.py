@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from softfree.data.dataset import PictureDataset
+from softfree.data.dataset import SampleDataset
 from softfree.data.readers import read_picture
 from softfree.data.readers.picture import Picture
 from softfree.data.table import Table
@@ -76,7 +76,7 @@ def study_sizes(run: Run, *, batch: int = 16, progress: bool = True) -> SizeStud
 
 
 def _positive(run: Run, sources: Sequence[str | Picture], batch: int, progress: bool) -> np.ndarray:
-    dataset = PictureDataset(sources, None, run.preprocessing)
+    dataset = SampleDataset(sources, None, run.picture_steps)
     logits = infer(run.model, dataset, 2, batch=batch, progress=progress)
     return probabilities(logits.values, run.task)[:, 1]
 

@@ -90,7 +90,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 def _model(options: ConvergenceOptions) -> tuple[nn.Module, Preprocessing]:
     if options.run is not None:
         run = Run.load(options.run)
-        return run.model, run.preprocessing
+        return run.model, run.picture_steps
     preprocessing = Preprocessing.create(options.preset, options.size, options.fit)
     torch.manual_seed(options.seed)
     model = create_model(options.model, img_size=options.size, in_chans=preprocessing.channels, num_classes=2)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import data
 
-from softfree.data.dataset import PictureDataset
+from softfree.data.dataset import SampleDataset
 from softfree.data.readers import read_picture
 from softfree.data.readers.picture import Picture
 from softfree.data.table import Table
@@ -69,7 +69,7 @@ def measure(
     """
     alike = defaultdict(list)
     for number, (run, table) in enumerate(zip(runs, tables, strict=True)):
-        alike[run.preprocessing, _identity(table)].append(number)
+        alike[run.picture_steps, _identity(table)].append(number)
     found: dict[int, Reached] = {}
     for (preprocessing, identity), together in alike.items():
         table = tables[together[0]]
@@ -143,7 +143,7 @@ def _identity(table: Table) -> tuple[str, bytes]:
 def _logits(runs: Sequence[Run], dataset: CorruptedPictures, options: RobustnessOptions) -> Logits:
     return infer(
         _Together([run.model for run in runs]),
-        cast(PictureDataset, dataset),  # nothing but its length and items are asked for
+        cast(SampleDataset, dataset),  # nothing but its length and items are asked for
         len(runs[0].task.classes) * len(runs),
         batch=options.batch,
         workers=options.workers,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from softfree.attention import ATTENTIONS
 from softfree.errors import UserError, unknown_name
+from softfree.files import read_yaml
 
 Overrides = dict[str, Any]
 """Options of ``softfree train``, and ``attention``: the same model with another attention method."""
@@ -101,12 +101,12 @@ def apply(recipe: Mapping[str, Any], overrides: Overrides) -> dict[str, Any]:
         merged[name] = merged.get(name, {}) | value if isinstance(value, dict) else value
     attention = merged.pop("attention", None)
     if attention is not None:
-        size = str(merged.get("model", "")).partition("_vit_")[2]
-        if not size:
+        found = re.fullmatch(r".+?(_(?:vit|vit3d|bag)_.+)", str(merged.get("model", "")))
+        if found is None:
             raise UserError(
                 f"got model {merged.get('model')!r} in a recipe: expected a name such as any_vit_nano_patch16"
             )
-        merged["model"] = f"{attention}_vit_{size}"
+        merged["model"] = f"{attention}{found[1]}"
     return merged
 
 
@@ -121,13 +121,3 @@ def _from_file(path: Path) -> Preset:
     if not isinstance(found, dict) or not found or not all(isinstance(value, dict) for value in found.values()):
         raise UserError(f"--variants {path}: expected variants by name, each a mapping of options of softfree train")
     return Preset(found)
-
-
-def read_yaml(path: Path, what: str) -> Any:
-    """Read a YAML file, or say in one line why ``what`` cannot be read."""
-    try:
-        return yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(f"{what} {path} cannot be read: {error.strerror}; name a YAML file") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{what} {path} cannot be read as YAML: {str(error).splitlines()[0]}") from None

@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from softfree.data.preparation import stored
+from softfree.data.samples import as_samples
 from softfree.data.table import Table, read_table
-from softfree.data.transforms import Augmentation, Preprocessing
 from softfree.errors import UserError
 from softfree.files import replacing
 from softfree.machine import versions
-from softfree.models.pyramid_names import without_vit_options
+from softfree.models.arguments import arguments_for
 from softfree.options import TrainOptions
+from softfree.training.samples import create_preparation, kind_of, refuse_batches, training_steps
 
 
 def check_options(options: TrainOptions) -> None:
@@ -27,8 +29,8 @@ def check_options(options: TrainOptions) -> None:
             raise UserError(f"--{name} {getattr(options, name)}: expected 1 or more")
     if not 0 <= options.warmup < 1:
         raise UserError(f"--warmup {options.warmup}: expected a part of the steps, from 0 to below 1")
-    if options.mixup and options.preset == "radiograph":
-        raise UserError("--mixup is for the colour presets photo and microscopy; leave it at 0 for radiographs")
+    if (options.mixup or options.cutmix) and (options.preset == "radiograph" or kind_of(options) != "picture"):
+        raise UserError("--mixup and --cutmix are for the colour presets photo and microscopy; leave them at 0")
     if options.precision == "16" and options.accelerator == "cpu":
         raise UserError("--precision 16 needs a GPU; on a CPU use bf16 or 32")
     world = options.nodes * (options.devices if isinstance(options.devices, int) and options.devices > 0 else 1)
@@ -38,8 +40,7 @@ def check_options(options: TrainOptions) -> None:
         raise UserError(f"--teacher-weight {options.teacher_weight}: expected a share from 0 to 1")
     if not 0 < options.teacher_temperature < math.inf:
         raise UserError(f"--teacher-temperature {options.teacher_temperature}: expected more than 0")
-    if options.fit == "native" and options.batch > 1:
-        raise UserError("--fit native gives pictures of different shapes; use --batch 1 with --accumulate")
+    refuse_batches(options)
 
 
 def read_training_table(options: TrainOptions) -> Table:
@@ -52,6 +53,7 @@ def read_training_table(options: TrainOptions) -> Table:
         images=options.images,
         seed=options.seed,
     )
+    table = as_samples(table, kind_of(options), group=options.group)
     for split in ("train", "val"):
         if len(table.where(split).frame) == 0:
             raise UserError(
@@ -79,17 +81,17 @@ def claim_folder(out: Path) -> None:
 
 def configuration(options: TrainOptions, table: Table, notice: str | None) -> dict[str, Any]:
     """What ``config.yaml`` records: all that is needed to load the run, to resume it and to explain it."""
-    preprocessing = Preprocessing.create(options.preset, options.size, options.fit, options.channels)
+    preparation = create_preparation(options, table)
+    _, changes = training_steps(options, preparation)
     stated = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
     stated["table"] = str(options.table.resolve())
-    for name in ("images", "teacher"):
+    for name in ("images", "teacher", "series"):
         given = getattr(options, name)
         stated[name] = None if given is None else str(given.resolve())
     model = {
         "name": options.model,
         "num_classes": len(table.task.classes),
-        "img_size": options.size,
-        "in_chans": preprocessing.channels,
+        **preparation.model_arguments(),
         "stem": options.stem,
         "pool": options.pool,
         "drop_path_rate": options.drop_path,
@@ -98,13 +100,13 @@ def configuration(options: TrainOptions, table: Table, notice: str | None) -> di
         "attention_options": options.attention_options,
         **options.model_options,
     }
-    model = without_vit_options(model)
+    model = arguments_for(model)
     return {
         "notice": notice,
         "command": shlex.join(["softfree", *sys.argv[1:]]),
         "task": {"kind": table.task.kind, "classes": list(table.task.classes)},
-        "preprocessing": preprocessing.to_dict(),
-        "augmentation": Augmentation(preprocessing).in_words() if options.augment else None,
+        "preprocessing": stored(preparation),
+        "augmentation": None if changes is None else changes.in_words(),
         "model": model,
         "table": {"sha256": table.digest, "rows": len(table.frame), "split": table.split_made},
         "options": stated,
@@ -116,6 +118,6 @@ def options_of(config: dict[str, Any], folder: Path) -> TrainOptions:
     """The options a run was started with, its folder being where it lies now."""
     known = {f.name for f in fields(TrainOptions)}
     values = {name: value for name, value in config["options"].items() if name in known}
-    for name in ("table", "images", "teacher"):
+    for name in ("table", "images", "teacher", "series"):
         values[name] = None if values.get(name) is None else Path(values[name])
     return TrainOptions(**(values | {"out": folder}))

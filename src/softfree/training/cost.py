@@ -9,8 +9,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def multiply_adds(model: nn.Module, shape: tuple[int, int, int, int]) -> int:
-    """Multiply-adds of the matrix products and convolutions of a forward pass over pixels of ``shape`` (B, C, H, W).
+def multiply_adds(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """Multiply-adds of products and convolutions in a forward pass over an input of ``shape``, such as (B, C, H, W).
 
     Counted by PyTorch on a copy without data, so that nothing is computed, whatever the size.
     """

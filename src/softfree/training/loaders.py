@@ -1,73 +1,84 @@
-"""The pictures of a table, read once and then drawn epoch by epoch."""
+"""The samples of a table, read once and then drawn epoch by epoch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
-from softfree.data.dataset import EpochSampler, PictureDataset, choose_cache
+from softfree.data.dataset import EpochSampler, Sample, SampleDataset, choose_cache
+from softfree.data.preparation import Preparation
 from softfree.data.table import Table
-from softfree.data.transforms import Augmentation, Preprocessing
 from softfree.errors import ReadError, UserError
+from softfree.models.bag import collate_bags
 from softfree.options import TrainOptions
+from softfree.training.samples import training_steps
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Training and validation pictures.
+class Samples:
+    """Training and validation samples.
 
     Attributes:
         train, validation: datasets over the rows of their splits.
-        train_files: paths of the training pictures.
-        failed: pictures that cannot be read, by row of the table.
+        train_files: paths of the training samples.
+        failed: samples that cannot be read, by row of the table.
+        bags: whether their sizes differ, so that they are padded to share a batch.
     """
 
-    train: PictureDataset
-    validation: PictureDataset
+    train: SampleDataset
+    validation: SampleDataset
     train_files: list[str]
     failed: dict[int, ReadError]
+    bags: bool
+
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the first readable training sample."""
+        first = next(index for index in range(len(self.train)) if index not in self.train.failed)
+        return tuple(self.train[first]["image"].shape)
 
 
-def read_pictures(table: Table, preprocessing: Preprocessing, options: TrainOptions) -> Pictures:
-    """Read all training and validation pictures once: it fills the cache and finds the bad ones before hours of work.
+def read_samples(table: Table, preparation: Preparation, options: TrainOptions) -> Samples:
+    """Read all training and validation samples once: it fills the cache and finds the bad ones before hours of work.
 
     Raises:
-        UserError: when a split has no readable picture.
+        UserError: when a split has no readable sample.
     """
     count = len(table.where("train").frame) + len(table.where("val").frame)
-    cache = choose_cache(options.cache, count, preprocessing)
-    datasets: dict[str, PictureDataset] = {}
+    datasets: dict[str, SampleDataset] = {}
     failed: dict[int, ReadError] = {}
     for split in ("train", "val"):
         part = table.where(split)
         frames = [None if pd.isna(f) else int(f) for f in part.frame["frame"]] if "frame" in part.frame else None
-        augmentation = Augmentation(preprocessing) if options.augment and split == "train" else None
-        dataset = PictureDataset(
+        steps, augmentation = training_steps(options, preparation) if split == "train" else (preparation, None)
+        dataset = SampleDataset(
             part.frame["file"].tolist(),
             part.targets,
-            preprocessing,
+            steps,
             frames=frames,
             augmentation=augmentation,
             seed=options.seed,
-            cache=cache,
+            cache=choose_cache(options.cache, count, steps),
         )
         bad = dataset.read_all(
-            f"Reading {len(dataset)} pictures ({split})", threads=max(2, options.workers), progress=options.progress
+            f"Reading {len(dataset)} samples ({split})", threads=max(2, options.workers), progress=options.progress
         )
         if len(bad) == len(dataset):
-            raise UserError(f"none of the {len(bad)} pictures of split {split} can be read; the first: {bad[0]}")
+            raise UserError(f"none of the {len(bad)} samples of split {split} can be read; the first: {bad[0]}")
         failed |= {int(part.frame["row"].iloc[index]): error for index, error in sorted(bad.items())}
         datasets[split] = dataset
-    return Pictures(datasets["train"], datasets["val"], table.where("train").frame["file"].tolist(), failed)
+    files = table.where("train").frame["file"].tolist()
+    return Samples(datasets["train"], datasets["val"], files, failed, preparation.kind == "bag")
 
 
-def create_loaders(pictures: Pictures, options: TrainOptions, rank: int, world: int) -> tuple[DataLoader, DataLoader]:
+def create_loaders(samples: Samples, options: TrainOptions, rank: int, world: int) -> tuple[DataLoader, DataLoader]:
     """Loaders of one device's share of each batch; the last, incomplete training batch of an epoch is left out."""
     share = max(1, options.batch // world)
 
-    def loader(dataset: PictureDataset, seed: int | None) -> DataLoader:
+    def loader(dataset: SampleDataset, seed: int | None) -> DataLoader:
         good = [index for index in range(len(dataset)) if index not in dataset.failed]
         sampler = EpochSampler(good, seed, rank, world)
         return DataLoader(
@@ -77,6 +88,14 @@ def create_loaders(pictures: Pictures, options: TrainOptions, rank: int, world: 
             drop_last=seed is not None,
             num_workers=options.workers,
             persistent_workers=options.workers > 0,
+            collate_fn=_pad if samples.bags else None,
         )
 
-    return loader(pictures.train, options.seed), loader(pictures.validation, None)
+    return loader(samples.train, options.seed), loader(samples.validation, None)
+
+
+def _pad(samples: Sequence[Sample]) -> dict[str, Any]:
+    """A batch of bags, padded to the largest."""
+    return default_collate([sample | {"image": 0} for sample in samples]) | {
+        "image": collate_bags([sample["image"] for sample in samples])
+    }

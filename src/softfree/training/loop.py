@@ -13,27 +13,34 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from safetensors.torch import save_file
+from torch import nn
 
+from softfree.data.preparation import restore
 from softfree.data.table import Table
-from softfree.data.transforms import Preprocessing
 from softfree.errors import UserError
 from softfree.files import replacing, write_atomically
 from softfree.machine import describe_machine, peak_memory
-from softfree.models import SoftPyramid, VisionTransformer, load_pretrained
+from softfree.models import (
+    SoftPyramid,
+    VisionTransformer,
+    VolumeTransformer,
+    WeightReport,
+    load_inflated,
+    load_pretrained,
+)
 from softfree.options import EvaluateOptions, TrainOptions
 from softfree.reporting import write_results
 from softfree.runs import WEIGHTS, Run, build_model, read_config, write_config
 from softfree.scoring import PREDICTIONS, calibrate, predict_rows, write_predictions
 from softfree.training.configuration import check_options, claim_folder, configuration, options_of, read_training_table
 from softfree.training.cost import multiply_adds
-from softfree.training.loaders import Pictures, create_loaders, read_pictures
+from softfree.training.loaders import Samples, create_loaders, read_samples
 from softfree.training.module import ClassifierModule
 from softfree.training.objective import class_weights
 from softfree.training.teacher import Teacher, open_teacher
 from softfree.training.trainer import BEST, LAST, create_trainer, explained, quieten
 
 console = Console(stderr=True)
-Classifier = VisionTransformer | SoftPyramid
 
 
 def train(options: TrainOptions, *, notice: str | None = None) -> Run:
@@ -75,21 +82,19 @@ def _go_on(
     options: TrainOptions, config: dict[str, Any], table: Table, teacher: Teacher | None, checkpoint: Path | None
 ) -> Run:
     quieten()
-    preprocessing = Preprocessing(**config["preprocessing"])
-    pictures = read_pictures(table, preprocessing, options)
-    _report_unreadable(pictures)
+    samples = read_samples(table, restore(config["preprocessing"]), options)
+    _report_unreadable(samples)
     L.seed_everything(options.seed, verbose=False)
     model = build_model(config)
-    assert isinstance(model, Classifier)
     if options.weights and checkpoint is None:
-        console.print(str(load_pretrained(model, options.weights)), highlight=False)
-    model.set_grad_checkpointing(options.checkpointing)
+        console.print(str(_load_weights(model, options.weights)), highlight=False)
+    model.set_grad_checkpointing(options.checkpointing)  # type: ignore[operator]
     started, worked = time.monotonic(), time.process_time()
-    _fit(model, options, table, pictures, teacher, checkpoint)
+    _fit(model, options, table, samples, teacher, checkpoint)
     if global_rank() != 0:
         return Run(options.out, config)
     _save_weights(model, options)
-    config["table"]["unreadable"] = len(pictures.failed)
+    config["table"]["unreadable"] = len(samples.failed)
     write_config(options.out, config)
     spent = {
         "seconds": round(time.monotonic() - started, 1),
@@ -97,8 +102,16 @@ def _go_on(
         "cpu_seconds": round(time.process_time() - worked, 1),
         "resumed": checkpoint is not None,
     }
-    _save_cost(model, options, preprocessing, spent)
+    _save_cost(model, options, samples.shape(), spent)
     return finish(options, table)
+
+
+def _load_weights(model: nn.Module, source: str) -> WeightReport:
+    if isinstance(model, VolumeTransformer):
+        return load_inflated(model, source)
+    if isinstance(model, VisionTransformer | SoftPyramid):
+        return load_pretrained(model, source)
+    raise UserError("--weights is for models of pictures and volumes; features have been encoded by theirs already")
 
 
 def finish(options: TrainOptions, table: Table) -> Run:
@@ -107,7 +120,12 @@ def finish(options: TrainOptions, table: Table) -> Run:
     splits = ["val", "test"] if len(table.where("test").frame) else ["val"]
     frames = {
         split: predict_rows(
-            run, table.where(split), batch=options.batch, workers=options.workers, progress=options.progress
+            run,
+            table.where(split),
+            batch=options.batch,
+            workers=options.workers,
+            progress=options.progress,
+            stream=options,
         )
         for split in splits
     }
@@ -120,18 +138,18 @@ def finish(options: TrainOptions, table: Table) -> Run:
 
 
 def _fit(
-    model: Classifier,
+    model: nn.Module,
     options: TrainOptions,
     table: Table,
-    pictures: Pictures,
+    samples: Samples,
     teacher: Teacher | None,
     checkpoint: Path | None,
 ) -> None:
     """Train ``model`` in place and leave it with the weights to keep."""
     weights = class_weights(table.task, table.where("train").targets) if options.class_weights else None
-    module = ClassifierModule(model, table.task, options, weights, pictures.train_files, options.seed, teacher)
+    module = ClassifierModule(model, table.task, options, weights, samples.train_files, options.seed, teacher, options)
     trainer = create_trainer(options)
-    train_loader, validation_loader = create_loaders(pictures, options, trainer.global_rank, trainer.world_size)
+    train_loader, validation_loader = create_loaders(samples, options, trainer.global_rank, trainer.world_size)
     with explained(options.out):
         if checkpoint is not None:
             # Reading processes start before Lightning names the epoch to the sampler.
@@ -150,27 +168,26 @@ def _load(checkpoint: Path) -> dict[str, Any]:
     return torch.load(checkpoint, weights_only=True, map_location="cpu")
 
 
-def _report_unreadable(pictures: Pictures) -> None:
-    if not pictures.failed:
+def _report_unreadable(samples: Samples) -> None:
+    if not samples.failed:
         return
-    console.print(f"[yellow]{len(pictures.failed)} pictures cannot be read and are left out:[/]")
-    for row, error in list(pictures.failed.items())[:10]:
+    console.print(f"[yellow]{len(samples.failed)} samples cannot be read and are left out:[/]")
+    for row, error in list(samples.failed.items())[:10]:
         console.print(f"  row {row}: {error}", highlight=False, markup=False)
-    if len(pictures.failed) > 10:
+    if len(samples.failed) > 10:
         console.print("  ... all of them: softfree check")
 
 
-def _save_weights(model: Classifier, options: TrainOptions) -> None:
+def _save_weights(model: nn.Module, options: TrainOptions) -> None:
     with replacing(options.out / WEIGHTS) as temporary:
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
 
 
-def _save_cost(model: Classifier, options: TrainOptions, preprocessing: Preprocessing, spent: dict[str, Any]) -> None:
-    shape = (1, preprocessing.channels, preprocessing.size, preprocessing.size)
+def _save_cost(model: nn.Module, options: TrainOptions, shape: tuple[int, ...], spent: dict[str, Any]) -> None:
     cost = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "multiply_adds": multiply_adds(model, shape),
-        "side": preprocessing.size,
+        "multiply_adds": multiply_adds(model, (1, *shape)),
+        "shape": list(shape),
         **spent,
         "peak_bytes": peak_memory(),
         "machine": describe_machine(),

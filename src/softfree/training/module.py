@@ -17,7 +17,8 @@ from softfree.data.task import Task
 from softfree.errors import UserError
 from softfree.evaluation.calibration import probabilities
 from softfree.evaluation.scores import Scores, obstacle
-from softfree.options import OptimizerOptions
+from softfree.longseq.choice import Answer
+from softfree.options import OptimizerOptions, StreamOptions
 from softfree.training.objective import Distillation, Objective
 from softfree.training.optimizer import create_optimizer, create_schedule
 from softfree.training.teacher import Teacher
@@ -34,6 +35,7 @@ class ClassifierModule(L.LightningModule):
         files: paths of the training pictures, to name a batch whose loss is not finite.
         seed: with the epoch it decides dropped paths and mixup, so that a resumed run repeats an unbroken one.
         teacher: whose outputs are learnt beside the labels, or None.
+        stream: when samples are streamed.
     """
 
     def __init__(
@@ -45,9 +47,11 @@ class ClassifierModule(L.LightningModule):
         files: list[str],
         seed: int,
         teacher: Teacher | None = None,
+        stream: StreamOptions | None = None,
     ) -> None:
         super().__init__()
         self.model = model
+        self.answer = Answer(model, stream or StreamOptions(), str(options.precision))  # type: ignore[arg-type]
         self.task = task
         self.options = options
         self.files = files
@@ -77,7 +81,7 @@ class ClassifierModule(L.LightningModule):
         images, targets = batch["image"], batch["target"]
         if self.mixup is not None and len(images) % 2 == 0:
             images, targets = self.mixup(images, targets)
-        logits = self.model(images)
+        logits = self.answer(images)
         loss = self.objective(logits, targets)
         if self.teacher is not None:
             share = self.options.teacher_weight
@@ -90,7 +94,7 @@ class ClassifierModule(L.LightningModule):
     def validation_step(self, batch: Sample, _: int) -> None:
         """Keep the logits for the end of the epoch."""
         index = torch.as_tensor(batch["index"], device=self.device)
-        self._validated.append((index, self.model(batch["image"]).float(), batch["target"]))
+        self._validated.append((index, self.answer(batch["image"]).float(), batch["target"]))
 
     def on_validation_epoch_end(self) -> None:
         """Log loss and AUROC over all validation pictures, each counted once whatever the number of devices."""
@@ -128,8 +132,15 @@ def mean_auroc(scores: Scores) -> float:
 
 
 def _mixup(task: Task, options: OptimizerOptions) -> Mixup | None:
-    if not options.mixup:
+    if not options.mixup and not options.cutmix:
         return None
     if not task.exclusive:
-        raise UserError("--mixup mixes classes that exclude each other; for several findings leave it at 0")
-    return Mixup(mixup_alpha=options.mixup, label_smoothing=options.label_smoothing, num_classes=len(task.classes))
+        raise UserError(
+            "--mixup and --cutmix mix classes that exclude each other; leave them at 0 for several findings"
+        )
+    return Mixup(
+        mixup_alpha=options.mixup,
+        cutmix_alpha=options.cutmix,
+        label_smoothing=options.label_smoothing,
+        num_classes=len(task.classes),
+    )

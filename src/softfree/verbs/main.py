@@ -29,6 +29,7 @@ def _check_arguments(parser: Parser) -> None:
 
 def _check(parsed: Namespace) -> int:
     from softfree.data.audit import audit
+    from softfree.data.samples import as_samples
     from softfree.data.table import read_table
 
     chosen = fill(options.CheckOptions, parsed)
@@ -41,6 +42,8 @@ def _check(parsed: Namespace) -> int:
         seed=chosen.seed,
         strict_patients=False,
     )
+    if "mpp" in table.frame:
+        table = as_samples(table, "slide")
     found = audit(table, workers=chosen.workers, progress=chosen.progress and not parsed.json)
     if parsed.json:
         print(json.dumps(found.to_dict(), indent=2, allow_nan=False))

@@ -48,15 +48,29 @@ def gram(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
     Returns:
         (B, N, C).
     """
-    qkv = parameters.qkv.to(wide_type(x))
     x, mean, covariance = moments(x, mask)
+    return affine(x, mean, *mix_moments(mean, covariance, parameters), mask)
+
+
+def mix_moments(mean: Tensor, covariance: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+    """Find what the Gram order does to each token: ``Y = (X - mean) A + 1 c^T``.
+
+    Args:
+        mean: Of the tokens, (B, C), float32 or better.
+        covariance: Of the tokens, biased, (B, C, C).
+        parameters: The attention's.
+
+    Returns:
+        A (B, C, C) and c (B, C).
+    """
+    qkv = parameters.qkv.to(covariance.dtype)
     q, _, v = qkv.chunk(3)  # (C, C) each
     spread = qkv @ covariance  # (B, 3C, C)
     variance = (spread * qkv).sum(2).clamp(min=0)  # (B, 3C)
     k_spread = spread.chunk(3, dim=1)[1]
     cross = _rows_by_head(k_spread, parameters.num_heads) @ _rows_by_head(v, parameters.num_heads).mT  # (B, H, D, D)
     mixing, constant = project(*fold(variance, cross, mean, parameters), parameters)
-    return affine(x, mean, q.mT @ mixing, constant, mask)
+    return q.mT @ mixing, constant
 
 
 def folded(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:

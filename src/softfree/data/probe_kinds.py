@@ -1,0 +1,106 @@
+"""What an audit keeps of a volume, a whole slide or a file of tile features; see :mod:`softfree.data.probe`."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from softfree.data.feature_files import read_features
+from softfree.data.probe import Probe, digest_file
+from softfree.data.readers.nifti import ENDINGS
+from softfree.data.readers.slide import open_slide
+from softfree.data.sources import split_source
+from softfree.data.tissue import find_tissue
+from softfree.data.volume_files import read_volume
+
+SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".isyntax")
+# Micrometres per pixel of the small picture by which two slides are told to be the same.
+COARSE = 64.0
+
+
+def probe_kind(source: str, frame: int | None) -> Probe | None:
+    """Read a volume, a slide or tile features and keep their facts; None for a file that is none by its name.
+
+    A source with a resolution, as :func:`softfree.data.sources.join_source` writes it, is a slide.
+
+    Raises:
+        ReadError: it cannot be read.
+    """
+    file, mpp = split_source(source)
+    path, name = Path(file), file.lower()
+    if name.endswith(".h5"):
+        return _bag(path, mpp)
+    if mpp is not None or name.endswith(SLIDES):
+        return _slide(path, mpp)
+    return _volume(path, frame) if path.is_dir() or name.endswith(ENDINGS) else None
+
+
+def _volume(path: Path, frame: int | None) -> Probe:
+    volume = read_volume(path, frame)
+    voxels = volume.voxels
+    channels, depth, height, width = voxels.shape
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    sizes, digests = zip(*map(digest_file, files), strict=True)
+    return Probe(
+        "ok",
+        "",
+        file_size=sum(sizes),
+        height=height,
+        width=width,
+        channels=channels,
+        stored=f"{volume.stored}, {depth} slices",
+        spacing=volume.spacing,
+        blank=bool(voxels.min() == voxels.max()),
+        pixel_digest=_digest(voxels.astype(np.float32)),
+        file_digest=_join(digests),
+    )
+
+
+def _slide(path: Path, mpp: float | None) -> Probe:
+    with open_slide(path, mpp=mpp) as slide:
+        find_tissue(slide)  # a slide without any is refused
+        width, height = slide.size
+        small, spacing = slide.thumbnail(COARSE), tuple(side / 1000 for side in slide.mpp)
+    size, digest = digest_file(path) if path.is_file() else (0, b"")
+    return Probe(
+        "ok",
+        "",
+        file_size=size,
+        height=height,
+        width=width,
+        channels=3,
+        stored="whole slide",
+        spacing=spacing[::-1],
+        pixel_digest=_digest(small),
+        file_digest=digest,
+    )
+
+
+def _bag(path: Path, mpp: float | None) -> Probe:
+    tiles = read_features(path, mpp=mpp)
+    number, width = tiles.features.shape
+    size, digest = digest_file(path)
+    return Probe(
+        "ok",
+        "",
+        file_size=size,
+        height=number,
+        width=width,
+        channels=1,
+        stored=f"features of {tiles.encoder or 'an encoder without a name'}, {width} each",
+        blank=bool((tiles.features == tiles.features[0]).all()) and number > 1,
+        pixel_digest=_digest(np.asarray(tiles.features)),
+        file_digest=digest,
+    )
+
+
+def _digest(values: np.ndarray) -> bytes:
+    digest = blake2b(str(values.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.digest()
+
+
+def _join(digests: tuple[bytes, ...]) -> bytes:
+    return digests[0] if len(digests) == 1 else blake2b(b"".join(digests), digest_size=16).digest()

@@ -1,0 +1,132 @@
+"""The way back: from the gradient of the pooled features to those of all parameters, one pass for each layer.
+
+A visit of a chunk does all that one layer has to do there. With x_l the input of layer l and s_l the sums over all
+tokens that its attention needs, it
+
+1. computes x_{l+1} from x_l again, with its graph;
+2. adds to dL/dx_{l+1}, which the pass above has left, what came through the sums of the layer above (their gradient is
+   known once that pass is over), and the parameters in front of those sums get theirs;
+3. differentiates x_{l+1}: dL/dx_l but for the sums s_l, the gradients of the block's parameters, and the part of this
+   chunk in dA, dc and dcentre.
+
+After the last chunk, the graph of C x C tensors gives the gradient of s_l. So a token is read once a layer, and the
+work is that of checkpointing each block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from softfree.attention.base import wide_type
+from softfree.longseq.forms import Mixing
+from softfree.longseq.forward import Advance, Stream
+from softfree.longseq.store import TokenStore
+
+
+class Gradients:
+    """Sums of gradients by parameter, in float32 or better."""
+
+    def __init__(self) -> None:
+        self.sums: dict[Tensor, Tensor] = {}
+
+    def add(self, parameters: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+        """Add; None adds nothing."""
+        for parameter, grad in zip(parameters, grads, strict=True):
+            if grad is not None:
+                grad = grad.to(wide_type(grad))
+                self.sums[parameter] = self.sums[parameter].add_(grad) if parameter in self.sums else grad.clone()
+
+
+class Backward:
+    """One way back.
+
+    Args:
+        stream: A stream that has gone forward with ``keep``.
+        grad: dL/dpooled, (1, C).
+        advance: Called after each visit of a chunk.
+    """
+
+    def __init__(self, stream: Stream, grad: Tensor, advance: Advance = lambda: None) -> None:
+        self.stream, self.grad, self.advance = stream, grad.double(), advance
+        self.found = Gradients()
+        self.of_stats: list[Tensor] = []  # of the layer above
+
+    def run(self) -> dict[Tensor, Tensor]:
+        """Give the gradient of each parameter that has one; the stream is closed."""
+        stream = self.stream
+        sizes, width = stream.source.sizes, stream.model.embed_dim
+        with (
+            stream.store or TokenStore([], width, stream.dtype),
+            TokenStore(sizes, width, stream.dtype, 1, stream.place) as self.slopes,
+            torch.autocast(stream.device.type, enabled=False),  # only what is computed again had it
+            torch.enable_grad(),
+        ):
+            if sizes:
+                for level in reversed(range(len(stream.layers))):
+                    self._descend(level)
+                self._reach_tokens()
+        return self.found.sums
+
+    def _descend(self, level: int) -> None:
+        """Go from the gradients of a layer's output to those of its input, without the part of its sums."""
+        stream, layer = self.stream, self.stream.layers[level]
+        with torch.no_grad():
+            mixing = layer.form.mixing(stream.stats[level])
+        mixing = mixing.leaf()
+        totals = Mixing(*(torch.zeros_like(tensor) for tensor in mixing))
+        own = trainable([*layer.block.parameters(), *stream.model.norm.parameters()])
+        for chunk in range(len(stream.source.sizes)):
+            x = stream.load(level, chunk).detach().requires_grad_()
+            slope: Tensor | None = None
+            if level + 1 < len(stream.layers) or stream.is_pooled(chunk):
+                with stream.autocast():
+                    out = layer(x, mixing)
+                end, grad = self._above(level + 1, chunk, out)
+                slope, *grads = torch.autograd.grad(end, [x, *mixing, *own], grad, allow_unused=True)
+                for total, part in zip(totals, grads[:3], strict=True):
+                    total += 0 if part is None else part
+                self.found.add(own, grads[3:])
+            self.slopes.write(0, chunk, torch.zeros_like(x) if slope is None else slope)
+            self.advance()
+        attention = trainable(layer.block.attn.parameters())
+        self.of_stats, found = layer.form.backward(stream.stats[level], totals, attention)
+        self.found.add(attention, found)
+
+    def _above(self, level: int, chunk: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Give what to differentiate of a chunk that goes into a layer or, above the last, into the pooling."""
+        if level == len(self.stream.layers):
+            with self.stream.autocast():
+                return self.stream.pool(x, chunk), self.grad
+        slope = self.slopes.read(0, chunk, x.dtype, x.device)
+        return x, slope + self._through_sums(level, x)
+
+    def _through_sums(self, level: int, x: Tensor) -> Tensor:
+        """Give the gradient of a chunk that goes through the sums of a layer's attention."""
+        stream, layer = self.stream, self.stream.layers[level]
+        assert stream.store is not None
+        x = x.detach().to(stream.store.dtype).to(x.dtype).requires_grad_()  # rounded, as the sums have seen it
+        with stream.autocast():
+            tensors, grads = layer.form.pull(layer.normed(x), stream.stats[level], self.of_stats)
+        own = trainable([*layer.block.norm1.parameters(), *layer.block.attn.parameters()])
+        slope, *found = torch.autograd.grad(tensors, [x, *own], grads, allow_unused=True)
+        self.found.add(own, found)
+        return slope
+
+    def _reach_tokens(self) -> None:
+        """Go from the gradients of the tokens to those of what makes them."""
+        own = trainable(self.stream.source.parameters)
+        for chunk in range(len(self.stream.source.sizes)):
+            with self.stream.autocast():
+                tokens = self.stream.source.tokens(chunk)
+            end, grad = self._above(0, chunk, tokens)
+            if end.requires_grad:
+                self.found.add(own, torch.autograd.grad(end, own, grad, allow_unused=True))
+            self.advance()
+
+
+def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Leave out what is frozen."""
+    return [parameter for parameter in parameters if parameter.requires_grad]

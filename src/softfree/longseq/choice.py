@@ -1,0 +1,100 @@
+"""Whether a sample passes whole or as a stream: as the user says, or as the plan finds that it fits."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from softfree.attention import ATTENTIONS
+from softfree.errors import UserError
+from softfree.longseq.layers import can_stream, why_model_cannot
+from softfree.longseq.streamed import Streaming, streamed
+from softfree.models.classifier import Classifier
+from softfree.models.encoder import Block
+from softfree.options import Precision, StreamOptions
+from softfree.planning.plan import Work, free_memory, memory
+
+# Share of the free memory that a plan may take: others live there, too.
+SHARE = 0.8
+
+
+class Answer:
+    """Samples to logits, whole where they fit and streamed where they do not.
+
+    It is no module, so that a training that holds one saves and averages the model once.
+
+    Args:
+        model: samples (B, ...) to logits (B, K).
+        options: when and where to stream.
+        precision: of the arithmetic, "32", "bf16" or "16", for the plan.
+
+    Raises:
+        UserError: streaming is asked for always, of a model that cannot.
+    """
+
+    def __init__(self, model: nn.Module, options: StreamOptions, precision: Precision = "32") -> None:
+        if options.stream == "always" and why_model_cannot(model):
+            raise UserError(f"--stream always: {why_model_cannot(model)}")
+        self.model, self.options, self.precision = model, options, precision
+        place = "ram" if options.token_store is None else options.token_store
+        self.streaming = Streaming(place, torch.bfloat16 if options.token_bf16 else None, options.token_chunk)
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """Return logits (B, K); with a graph where gradients are enabled."""
+        if not self.streams(samples):
+            return self.model(samples)
+        if len(samples) > 1:
+            return torch.cat([self(sample[None]) for sample in samples])
+        return streamed(self.model, samples[0], self.streaming)
+
+    def streams(self, samples: Tensor) -> bool:
+        """Tell whether these samples are streamed, or taken one by one."""
+        if self.options.stream != "auto":
+            return self.options.stream == "always"
+        if not can_stream(self.model):
+            return False
+        gpu = samples.device.type == "cuda"
+        free = _free(gpu)
+        return free is not None and self._needed(samples, gpu) > SHARE * free
+
+    def _needed(self, samples: Tensor, gpu: bool) -> int:
+        """Bytes that the model's activations take at once, by the plan of a picture with as many tokens."""
+        model = self.model
+        assert isinstance(model, Classifier)
+        block = model.blocks[0]
+        assert isinstance(block, Block)
+        name = next(name for name, method in ATTENTIONS.items() if method is type(block.attn))
+        work = Work(
+            model=f"{name}_vit_nano_patch16",
+            width=model.embed_dim,
+            depth=len(model.blocks),
+            heads=block.attn.num_heads,
+            size=16 * math.ceil(math.sqrt(_tokens(model, samples))),
+            batch=len(samples),
+            precision=self.precision,
+            inference=not torch.is_grad_enabled(),
+            mlp_chunk=block.mlp_chunk,
+            stem="patch",
+            gpu=gpu,
+        )
+        planned = memory(work)
+        return planned.total - planned.process - planned.weights
+
+
+def _tokens(model: Classifier, samples: Tensor) -> int:
+    """Tokens of a sample: of a bag its rows, else the patches of its sides."""
+    sides = samples.shape[2:]
+    patch = getattr(model, "patch_size", None)
+    if patch is None:
+        return samples.shape[1]
+    patches = (patch,) * len(sides) if isinstance(patch, int) else patch
+    return math.prod(-(-side // p) for side, p in zip(sides, patches, strict=True))
+
+
+@lru_cache
+def _free(gpu: bool) -> int | None:
+    """Free memory when the first sample comes: later, what earlier samples left in a heap would count as taken."""
+    return free_memory(gpu)

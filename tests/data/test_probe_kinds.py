@@ -1,0 +1,48 @@
+"""The audit on volumes, slides and tile features."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from softfree.cli import main
+from softfree.data.feature_files import write_features
+from softfree.data.probe import probe
+
+
+def test_a_volume(shared_data: Path) -> None:
+    files = sorted((shared_data / "nifti" / "hippocampus").glob("*.nii.gz"))[:2]
+    first, second = (probe(str(file), None) for file in files)
+    assert (first.status, second.status) == ("ok", "ok")
+    assert first.spacing == (1.0, 1.0, 1.0)
+    assert " slices" in first.stored
+    assert first.pixel_digest != second.pixel_digest
+    series = probe(str(shared_data / "dicom" / "series_t1"), None)
+    assert series.status == "ok"
+    assert "10 slices" in series.stored
+    assert probe(str(shared_data / "nifti" / "other" / "functional.nii"), None).status == "unsupported"  # 4D, no frame
+    assert probe(str(shared_data / "nifti" / "other" / "functional.nii"), 1).status == "ok"
+
+
+def test_a_slide(shared_data: Path) -> None:
+    found = probe(str(shared_data / "wsi" / "CMU-1-Small-Region.svs"), None)
+    assert (found.status, found.width, found.height) == ("ok", 2220, 2967)
+    assert found.spacing == pytest.approx((0.000499, 0.000499))
+
+
+def test_tile_features_and_a_broken_file(tmp_path: Path) -> None:
+    write_features(tmp_path / "a.h5", np.eye(5, 3, dtype=np.float32), np.zeros((5, 2)), {"encoder": "made"})
+    found = probe(str(tmp_path / "a.h5"), None)
+    assert (found.height, found.width, found.stored) == (5, 3, "features of made, 3 each")
+    (tmp_path / "b.h5").write_bytes((tmp_path / "a.h5").read_bytes()[:300])
+    assert probe(str(tmp_path / "b.h5"), None).status == "corrupt"
+
+
+def test_check_on_volumes(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = pd.read_csv(shared_data / "nifti" / "manifest.csv").dropna(subset="label").iloc[:12]
+    rows[["path", "label", "patient_id", "split"]].to_csv(tmp_path / "t.csv", index=False)
+    main(["check", str(tmp_path / "t.csv"), "--images", str(shared_data / "nifti"), "--progress", "false"])
+    printed = capsys.readouterr().out
+    assert "12 readable" in printed
+    assert "1 x 1 x 1" in printed
