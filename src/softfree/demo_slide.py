@@ -66,7 +66,7 @@ class Plan:
         pictured: Side of the slide in the picture.
     """
 
-    stages: Sequence[Stage] = (Stage((256,), 100, 3e-3), Stage((256, 512, 1024), 60, 6e-4))
+    stages: Sequence[Stage] = (Stage((256,), 120, 1.5e-3), Stage((256, 512, 1024), 60, 6e-4))
     pixels: int = 32 * 256**2
     tests: Sequence[tuple[int, int]] = ((256, 200), (512, 200), (1024, 100), (2048, 40), (4096, 16), (16384, 4))
     streamed: int = 2048
@@ -142,7 +142,7 @@ def train(model: VisionTransformer, plan: Plan, options: DemoOptions) -> list[fl
     with Progress(console=console, disable=not options.progress, transient=True) as bar:
         task = bar.add_task("training", total=sum(stage.steps for stage in plan.stages))
         for stage in plan.stages:
-            recipe = OptimizerOptions(lr=stage.lr, weight_decay=0.0)
+            recipe = OptimizerOptions(lr=stage.lr, weight_decay=0.0, warmup=0.3)
             optimizer = create_optimizer(model, recipe)
             schedule = create_schedule(optimizer, stage.steps, recipe.warmup)
             for side in islice(cycle(stage.sides), stage.steps):

@@ -90,3 +90,6 @@ def test_one_column_is_resized_as_one_row_is(prefix: int) -> None:
     row = resize_positions(turned, (4, 3), (1, 7), prefix)
     torch.testing.assert_close(column, row)
     assert column[0, prefix:].std(0).min() > 0  # the rows differ
+    back = resize_positions(column, (7, 1), (3, 4), prefix)[:, prefix:].unflatten(1, (3, 4))
+    forth = resize_positions(row, (1, 7), (4, 3), prefix)[:, prefix:].unflatten(1, (4, 3))
+    torch.testing.assert_close(back, forth.transpose(1, 2))

@@ -42,12 +42,12 @@ def resize_positions(pos_embed: Tensor, old: tuple[int, int], new: tuple[int, in
     Returns:
         (1, P + h' w', C).
     """
-    if new[1] == 1 < new[0]:
-        # torch 2.15 on a CPU repeats the first row in a result of one column; in one of one row it does not.
+    if 1 in (old[1], new[1]) and 1 not in (old[0], new[0]):
+        # torch 2.15 on a CPU is wrong about pictures of one column, and right about those of one row.
         prefix, codes = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
         turned = codes.unflatten(1, old).transpose(1, 2).flatten(1, 2)
         resized = resample_abs_pos_embed(turned, [new[1], new[0]], [old[1], old[0]], num_prefix_tokens=0)
-        return torch.cat([prefix, resized], dim=1)  # one column reads the same as one row
+        return torch.cat([prefix, resized.unflatten(1, new[::-1]).transpose(1, 2).flatten(1, 2)], dim=1)
     return resample_abs_pos_embed(pos_embed, list(new), list(old), num_prefix_tokens=num_prefix_tokens)
 
 

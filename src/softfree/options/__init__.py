@@ -12,6 +12,7 @@ from softfree.options.measuring import (
     OrderBenchOptions,
     PlanOptions,
     SpeedOptions,
+    StreamBenchOptions,
 )
 from softfree.options.preparing import PrepareOptions
 from softfree.options.studies import AblationOptions, AttentionMapOptions, ConvergenceOptions, RobustnessOptions
@@ -61,6 +62,7 @@ __all__ = [
     "SlideOptions",
     "SpeedOptions",
     "Split",
+    "StreamBenchOptions",
     "StreamOptions",
     "TableOptions",
     "TrainOptions",

@@ -117,6 +117,41 @@ class OrderBenchOptions(SpeedOptions):
 
 
 @dataclass(kw_only=True)
+class StreamBenchOptions:
+    """Pictures of any size as streams.
+
+    Attributes:
+        sides: Sides of the picture in pixels.
+        whole: Largest side that is measured in memory, too.
+        model: A name of `softfree models` whose attention can stream.
+        training: Forward and backward; default: inference.
+        precision: Arithmetic of the products: 32 or bf16.
+        token_store: Folder on a disk where the tokens wait; default: main memory.
+        token_bf16: Keep them in bfloat16.
+        token_chunk: Tokens that are computed at once.
+        threads: Threads of PyTorch; default: its own choice.
+        progress: Show progress bars.
+        out: Folder for the rows (CSV), machine and options (JSON) and the table (Markdown).
+    """
+
+    sides: list[int] = field(default_factory=lambda: [2048, 4096, 8192])
+    whole: int = 2048
+    model: str = "seqnorm_vit_small_patch16"
+    training: bool = False
+    precision: PrecisionGiven = "32"
+    token_store: Path | None = None
+    token_bf16: bool = False
+    token_chunk: int = 8192
+    threads: int | None = None
+    progress: bool = False
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Make text of a type that YAML read as a number."""
+        self.precision = str(self.precision)  # type: ignore[assignment]
+
+
+@dataclass(kw_only=True)
 class PlanOptions:
     """Memory and work of a training or an inference, from formulas.
 

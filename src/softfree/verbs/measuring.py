@@ -69,6 +69,12 @@ def _speed(kind: type, function: str) -> tuple[Callable[[Parser], None], Callabl
     return arguments, act
 
 
+def _bench_stream(parsed: Namespace) -> None:
+    from softfree.bench.streams import bench_stream
+
+    print(bench_stream(fill(options.StreamBenchOptions, parsed), lambda line: print(line, file=sys.stderr)), end="")
+
+
 VERBS = {
     "plan": Verb("memory and work of a training or inference before it runs", _plan_arguments, _plan),
     "bench loader": Verb("whether reading keeps up with training", _bench_loader_arguments, _bench_loader),
@@ -77,6 +83,9 @@ VERBS = {
     ),
     "bench model": Verb(
         "time and memory of models over picture sides", *_speed(options.ModelBenchOptions, "bench_model")
+    ),
+    "bench stream": Verb(
+        "time and memory of pictures of any size, streamed", add(options.StreamBenchOptions), _bench_stream
     ),
     "bench orders": Verb(
         "from which length SeqNorm's Gram order is the fastest", *_speed(options.OrderBenchOptions, "bench_orders")

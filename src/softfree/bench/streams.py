@@ -1,0 +1,116 @@
+"""``softfree bench stream``: pictures of any size as streams, and beside them in memory where they fit."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import pandas as pd
+import torch
+
+from softfree.bench.stream import NoiseRows, time_stream
+from softfree.files import replacing, write_atomically
+from softfree.machine import current_memory, describe_machine, peak_memory, versions
+from softfree.models import create_model
+from softfree.options import StreamBenchOptions
+
+SHOWN = {
+    "side": "side",
+    "way": "way",
+    "tokens": "tokens",
+    "seconds": "seconds",
+    "tokens_per_second": "tokens a second",
+    "peak_mib": "peak, MiB",
+    "ratio": "time over the bare products",
+}
+
+
+def bench_stream(options: StreamBenchOptions, tell: Callable[[str], None] = print) -> str:
+    """Time each side in a process of its own; write the rows after each, and give the table as Markdown."""
+    rows: list[dict[str, Any]] = []
+    for side in sorted(options.sides):
+        for way in ("in memory", "stream") if side <= options.whole else ("stream",):
+            tell(f"{way}, {side} x {side} pixels")
+            rows.append({"side": side, "way": way} | _alone(options, side, way))
+            text = _write(pd.DataFrame(rows), options)
+    return text
+
+
+def _alone(options: StreamBenchOptions, side: int, way: str) -> dict[str, Any]:
+    """The peak of a process is its highest ever: each case has its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_case, options, side, way).result()
+
+
+def _case(options: StreamBenchOptions, side: int, way: str) -> dict[str, Any]:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    found = _whole(options, side) if way == "in memory" else _stream(options, side)
+    return found | {"peak_mib": found.pop("peak_bytes") / 2**20}
+
+
+def _stream(options: StreamBenchOptions, side: int) -> dict[str, Any]:
+    return time_stream(
+        side,
+        options.model,
+        options.training,
+        "ram" if options.token_store is None else options.token_store,
+        torch.bfloat16 if options.token_bf16 else None,
+        options.token_chunk,
+        str(options.precision),
+        progress=options.progress,
+    )
+
+
+def _whole(options: StreamBenchOptions, side: int) -> dict[str, Any]:
+    """The same model on the whole picture, after a first run that makes its buffers."""
+    torch.manual_seed(0)
+    model = create_model(options.model, num_classes=2, pos="sincos").train(options.training)
+    before = current_memory()
+    picture = NoiseRows(side).read(0, side).unsqueeze(0)
+    for _ in range(2):
+        started = time.perf_counter()
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"),
+            torch.set_grad_enabled(options.training),
+        ):
+            logits = model(picture)
+            if options.training:
+                logits.logsumexp(1).sum().backward()
+        seconds = time.perf_counter() - started
+    tokens = (-(-side // model.patch_size)) ** 2
+    return {
+        "tokens": tokens,
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "peak_bytes": peak_memory() - before,
+    }
+
+
+def _write(rows: pd.DataFrame, options: StreamBenchOptions) -> str:
+    what = "forward and backward" if options.training else "inference"
+    title = f"{options.model}, {what}, precision {options.precision}; {describe_machine()}."
+    lines = ["| " + " | ".join(SHOWN.values()) + " |", "|---" * len(SHOWN) + "|"]
+    lines += ["| " + " | ".join(_cell(name, row.get(name)) for name in SHOWN) + " |" for row in rows.to_dict("records")]
+    text = "\n".join([title, "", *lines, ""])
+    if options.out is not None:
+        name = f"stream_{'training' if options.training else 'inference'}"
+        with replacing(options.out / f"{name}.csv") as temporary:
+            rows.to_csv(temporary, index=False, float_format="%.6g")
+        stated = vars(options) | {"out": None, "token_store": options.token_store and "a folder on a disk"}
+        record = {"machine": describe_machine(), "versions": versions(), "options": stated}
+        write_atomically(options.out / f"{name}.json", json.dumps(record, indent=2, default=str))
+        write_atomically(options.out / f"{name}.md", text)
+    return text
+
+
+def _cell(name: str, value: Any) -> str:
+    if name == "way":
+        return str(value)
+    if pd.isna(value):
+        return ""
+    return f"{value:,.2f}" if name in ("seconds", "ratio") else f"{value:,.0f}"
