@@ -66,7 +66,7 @@ class Plan:
         pictured: Side of the slide in the picture.
     """
 
-    stages: Sequence[Stage] = (Stage((256,), 120, 1.5e-3), Stage((256, 512, 1024), 60, 6e-4))
+    stages: Sequence[Stage] = (Stage((256,), 120, 1.5e-3), Stage((256, 512, 1024), 90, 6e-4))
     pixels: int = 32 * 256**2
     tests: Sequence[tuple[int, int]] = ((256, 200), (512, 200), (1024, 100), (2048, 40), (4096, 16), (16384, 4))
     streamed: int = 2048

@@ -21,7 +21,7 @@ def test_a_side_in_memory_and_as_a_stream(tmp_path: Path, training: bool) -> Non
     )
     told: list[str] = []
     text = bench_stream(options, told.append)
-    assert told == ["in memory, 32 x 32 pixels", "stream, 32 x 32 pixels", "stream, 64 x 64 pixels"]
+    assert told == ["in memory, 32 x 32", "stream, 32 x 32", "stream, 64 x 64"]
     name = f"stream_{'training' if training else 'inference'}"
     rows = pd.read_csv(tmp_path / f"{name}.csv")
     assert rows["tokens"].tolist() == [4, 4, 16]

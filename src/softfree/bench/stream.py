@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import timm
 import torch
 from torch import Tensor
 
+from softfree.data.readers.slide import open_slide
 from softfree.errors import UserError
-from softfree.longseq import Streaming, stream_backward, stream_forward
+from softfree.longseq import Rows, SlideRows, Streaming, stream_backward, stream_forward
 from softfree.machine import current_memory, peak_memory
 from softfree.models.vit import VisionTransformer
 
@@ -37,8 +39,14 @@ class NoiseRows:
         return self.rows[:, rows].float().sub_(127.5).div_(73.9)
 
 
+def slide_rows(path: str | Path) -> SlideRows:
+    """Open a whole slide at its finest resolution, as a model of photographs takes it."""
+    slide = open_slide(path)
+    return SlideRows(slide, max(slide.mpp), lambda pixels: pixels.float().sub_(127.5).div_(73.9))
+
+
 def time_stream(
-    side: int,
+    picture: int | Rows,
     model_name: str = "seqnorm_vit_small_patch16",
     training: bool = False,
     store: str | Path = "ram",
@@ -50,7 +58,7 @@ def time_stream(
     """Stream one picture through a fresh model, once.
 
     Args:
-        side: Of the square picture, in pixels.
+        picture: The side of a square of noise in pixels, or anything that gives rows of pixels.
         model_name: A vision transformer that can stream.
         training: Forward and backward instead of forward.
         store: "ram", or a folder for the tokens.
@@ -74,8 +82,11 @@ def time_stream(
     if not isinstance(model, VisionTransformer):
         raise UserError(f"Got {model_name}: expected a vision transformer for pictures.")
     model.train(training)
-    picture, streaming = NoiseRows(side), Streaming(store, dtype, chunk, progress)
-    tokens = (-(-side // model.patch_size)) ** 2
+    picture, streaming = (
+        NoiseRows(picture) if isinstance(picture, int) else picture,
+        Streaming(store, dtype, chunk, progress),
+    )
+    tokens = math.prod(-(-side // model.patch_size) for side in picture.shape[1:])
     before, started = current_memory(), time.perf_counter()
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         if training:

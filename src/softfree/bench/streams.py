@@ -7,19 +7,20 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from softfree.bench.stream import NoiseRows, time_stream
+from softfree.bench.stream import NoiseRows, slide_rows, time_stream
 from softfree.files import replacing, write_atomically
 from softfree.machine import current_memory, describe_machine, peak_memory, versions
 from softfree.models import create_model
 from softfree.options import StreamBenchOptions
 
 SHOWN = {
-    "side": "side",
+    "picture": "pixels",
     "way": "way",
     "tokens": "tokens",
     "seconds": "seconds",
@@ -31,31 +32,36 @@ SHOWN = {
 
 def bench_stream(options: StreamBenchOptions, tell: Callable[[str], None] = print) -> str:
     """Time each side in a process of its own; write the rows after each, and give the table as Markdown."""
+    cases = [
+        (side, way)
+        for side in sorted(options.sides)
+        for way in (("in memory", "stream") if side <= options.whole else ("stream",))
+    ]
     rows: list[dict[str, Any]] = []
-    for side in sorted(options.sides):
-        for way in ("in memory", "stream") if side <= options.whole else ("stream",):
-            tell(f"{way}, {side} x {side} pixels")
-            rows.append({"side": side, "way": way} | _alone(options, side, way))
-            text = _write(pd.DataFrame(rows), options)
+    for picture, way in [(path, "stream") for path in options.slides] or cases:
+        name = picture.name if isinstance(picture, Path) else f"{picture} x {picture}"
+        tell(f"{way}, {name}")
+        rows.append({"picture": name, "way": way} | _alone(options, picture, way))
+        text = _write(pd.DataFrame(rows), options)
     return text
 
 
-def _alone(options: StreamBenchOptions, side: int, way: str) -> dict[str, Any]:
+def _alone(options: StreamBenchOptions, picture: int | Path, way: str) -> dict[str, Any]:
     """The peak of a process is its highest ever: each case has its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_case, options, side, way).result()
+        return pool.submit(_case, options, picture, way).result()
 
 
-def _case(options: StreamBenchOptions, side: int, way: str) -> dict[str, Any]:
+def _case(options: StreamBenchOptions, picture: int | Path, way: str) -> dict[str, Any]:
     if options.threads:
         torch.set_num_threads(options.threads)
-    found = _whole(options, side) if way == "in memory" else _stream(options, side)
+    found = _whole(options, picture) if way == "in memory" and isinstance(picture, int) else _stream(options, picture)
     return found | {"peak_mib": found.pop("peak_bytes") / 2**20}
 
 
-def _stream(options: StreamBenchOptions, side: int) -> dict[str, Any]:
+def _stream(options: StreamBenchOptions, picture: int | Path) -> dict[str, Any]:
     return time_stream(
-        side,
+        slide_rows(picture) if isinstance(picture, Path) else picture,
         options.model,
         options.training,
         "ram" if options.token_store is None else options.token_store,
@@ -98,10 +104,14 @@ def _write(rows: pd.DataFrame, options: StreamBenchOptions) -> str:
     lines += ["| " + " | ".join(_cell(name, row.get(name)) for name in SHOWN) + " |" for row in rows.to_dict("records")]
     text = "\n".join([title, "", *lines, ""])
     if options.out is not None:
-        name = f"stream_{'training' if options.training else 'inference'}"
+        name = f"{'slides' if options.slides else 'stream'}_{'training' if options.training else 'inference'}"
         with replacing(options.out / f"{name}.csv") as temporary:
             rows.to_csv(temporary, index=False, float_format="%.6g")
-        stated = vars(options) | {"out": None, "token_store": options.token_store and "a folder on a disk"}
+        stated = vars(options) | {
+            "out": None,
+            "slides": [path.name for path in options.slides],
+            "token_store": options.token_store and "a folder on a disk",
+        }
         record = {"machine": describe_machine(), "versions": versions(), "options": stated}
         write_atomically(options.out / f"{name}.json", json.dumps(record, indent=2, default=str))
         write_atomically(options.out / f"{name}.md", text)
@@ -109,7 +119,7 @@ def _write(rows: pd.DataFrame, options: StreamBenchOptions) -> str:
 
 
 def _cell(name: str, value: Any) -> str:
-    if name == "way":
+    if name in ("picture", "way"):
         return str(value)
     if pd.isna(value):
         return ""

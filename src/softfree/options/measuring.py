@@ -122,6 +122,7 @@ class StreamBenchOptions:
 
     Attributes:
         sides: Sides of the picture in pixels.
+        slides: Whole slides to stream at their finest resolution, forward and backward, instead of pictures of noise.
         whole: Largest side that is measured in memory, too.
         model: A name of `softfree models` whose attention can stream.
         training: Forward and backward; default: inference.
@@ -135,6 +136,7 @@ class StreamBenchOptions:
     """
 
     sides: list[int] = field(default_factory=lambda: [2048, 4096, 8192])
+    slides: list[Path] = field(default_factory=list)
     whole: int = 2048
     model: str = "seqnorm_vit_small_patch16"
     training: bool = False
