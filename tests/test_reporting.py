@@ -57,7 +57,7 @@ def test_numbers_are_those_of_the_predictions_written_beside(run: Run, tmp_path:
 def test_the_page_says_what_was_measured_and_what_it_cost(run: Run, tmp_path: Path) -> None:
     page = evaluated(run, tmp_path / "out", by=["site"]).report.read_text()
     assert "seqnorm_vit_nano_patch16 on table.csv, test split" in page
-    for words in ("Multiply-adds per picture", "The split is the table", "with temperature", "left-right flips"):
+    for words in ("Multiply-adds per sample", "The split is the table", "with temperature", "left-right flips"):
         assert words in page
     assert "data:image/png" not in page, "no picture unless it is asked for"
 
@@ -77,7 +77,7 @@ def test_unreadable_pictures_are_counted_and_explained(run: Run, tmp_path: Path)
     assert "no such file" in found.failed[1]
     assert "gone" not in found.failed[1], "names may be those of patients"
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["unreadable"] == 1
-    assert "1 of 4 pictures of this split could not be read and are left out: missing." in found.report.read_text()
+    assert "1 of 4 samples of this split could not be read and are left out: missing." in found.report.read_text()
 
 
 def test_a_comparison_takes_the_same_pictures(run: Run, tmp_path: Path) -> None:

@@ -95,5 +95,5 @@ def test_nothing_is_trained_when_a_variant_cannot_work(recipe: Path, tmp_path: P
     variants.write_text("softmax: {attention: softmax}\nmixed: {mixup: 0.5}\n")
     out = tmp_path / "study"
     assert main(["study", "ablation", str(recipe), "--variants", f"[{variants}]", "--out", str(out)]) == 2
-    assert "--mixup is for the colour presets" in capsys.readouterr().err
+    assert "--mixup and --cutmix are for the colour presets" in capsys.readouterr().err
     assert not out.exists()

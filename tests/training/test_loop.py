@@ -182,15 +182,15 @@ def test_unreadable_pictures_are_left_out_and_counted(options_for, capsys):
     predictions = pd.read_csv(run.folder / "predictions.csv")
     assert predictions.set_index("row").loc[16, "status"] == "missing"
     assert predictions.set_index("row").loc[31, "status"] == "corrupt"
-    assert "2 pictures cannot be read and are left out" in capsys.readouterr().err
-    assert "1 of 8 pictures of this split could not be read" in (run.folder / "report.html").read_text()
+    assert "2 samples cannot be read and are left out" in capsys.readouterr().err
+    assert "1 of 8 samples of this split could not be read" in (run.folder / "report.html").read_text()
 
 
 def test_a_table_whose_every_file_is_bad_is_refused(options_for):
     options = options_for()
     for path in options.table.parent.glob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match="none of the 16 pictures of split train can be read"):
+    with pytest.raises(UserError, match="none of the 16 samples of split train can be read"):
         train(options)
 
 
@@ -219,7 +219,7 @@ def test_colour_with_mixup_smoothing_and_accumulation(options_for, small_table):
     [
         ({"epochs": 0}, "--epochs 0: expected 1 or more"),
         ({"warmup": 1.5}, "--warmup 1.5"),
-        ({"mixup": 0.2}, "--mixup is for the colour presets"),
+        ({"mixup": 0.2}, "--mixup and --cutmix are for the colour presets"),
         ({"precision": "16"}, "--precision 16 needs a GPU"),
         ({"batch": 3, "devices": 2}, "cannot be shared by 2 devices"),
         ({"fit": "native"}, "use --batch 1"),
