@@ -1,10 +1,10 @@
 """Every snippet of the documentation runs."""
 
-import os
+import contextlib
+import io
 import re
 import shlex
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import tifffile
 
+from softfree.cli import main
 from softfree.data.phantoms import write_phantoms
 
 ROOT = Path(__file__).parents[1]
@@ -70,29 +71,31 @@ def _write_slides(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_snippets_run(page, folder):
+def test_snippets_run(page, folder, monkeypatch):
+    monkeypatch.chdir(folder)
     for language, code in snippets(page):
         if language == "python":
-            arguments = [sys.executable, "-c", code]
-        else:
-            arguments = ["bash", "-euo", "pipefail", "-c", "\n".join(filter(None, map(_quick, code.splitlines())))]
-        done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, env=_environment())
-        assert done.returncode == 0, f"{page.name}:\n{code}\n{done.stdout}\n{done.stderr}"
+            exec(compile(code, page.name, "exec"), {"__name__": "__main__"})
+            continue
+        for line in code.splitlines():
+            if line.startswith("softfree ") and not line.startswith("softfree demo"):
+                _run(line)
 
 
 def test_there_is_something_to_run():
     assert sum(len(snippets(page)) for page in PAGES) >= 8
 
 
-def _quick(line: str) -> str:
-    """The same command, smaller; commands of the surroundings (make, git, pip) are not run."""
-    if line.startswith("softfree train") and "--resume" not in line:
-        out = re.search(r"--out (\S+)", line)
-        remove = f"rm -rf {shlex.quote(out.group(1))} && " if out else ""
-        small = next(options for mark, options in SMALL.items() if mark in line)
-        return f"{remove}{line} {QUICK} {small}"
-    return line if line.startswith("softfree ") and not line.startswith("softfree demo") else ""
-
-
-def _environment() -> dict[str, str]:
-    return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+def _run(line: str) -> None:
+    """Run a command of the page, made smaller, in this process, which has imported everything already."""
+    command, _, redirected = line.partition(" > ")
+    arguments = shlex.split(command)[1:]
+    if arguments[0] == "train" and "--resume" not in arguments:
+        small = next(options for mark, options in SMALL.items() if mark in command)
+        arguments += shlex.split(f"{QUICK} {small}")
+        if "--out" in arguments:
+            shutil.rmtree(arguments[arguments.index("--out") + 1], ignore_errors=True)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(arguments) == 0, line
+    if redirected:
+        Path(redirected).write_text(printed.getvalue())

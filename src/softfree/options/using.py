@@ -80,11 +80,14 @@ class DemoOptions:
     """The main job on computed pictures (phantoms): no file and no network needed.
 
     Attributes:
-        out: Folder to write to, made new.
+        slide: Instead, large computed slides whose class depends on two small marks far apart: what attention over
+            everything is for.
+        out: Folder to write to, made new; with slide by default softfree-slide-demo.
         seed: Seed of the phantoms and of the training.
         progress: Show progress bars.
     """
 
+    slide: bool = False
     out: Path = Path("softfree-demo")
     seed: int = 0
     progress: bool = True

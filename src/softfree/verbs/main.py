@@ -16,9 +16,17 @@ def _demo_arguments(parser: Parser) -> None:
 
 
 def _demo(parsed: Namespace) -> None:
+    chosen = fill(options.DemoOptions, parsed)
+    if chosen.slide:
+        from softfree.demo_slide import OUT, demo_slide
+
+        if chosen.out == options.DemoOptions.out:
+            chosen.out = OUT
+        demo_slide(chosen)
+        return
     from softfree.demo import demo
 
-    demo(fill(options.DemoOptions, parsed))
+    demo(chosen)
 
 
 def _check_arguments(parser: Parser) -> None:

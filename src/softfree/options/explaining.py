@@ -1,0 +1,43 @@
+"""Maps of what a prediction rests on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+MapMethod = Literal["split", "gradient", "gradcam", "integrated", "rollout", "attention"]
+MapFormat = Literal["png", "nifti", "geojson", "tiff", "dicom"]
+
+
+@dataclass(kw_only=True)
+class ExplainOptions:
+    """Maps of what a prediction rests on.
+
+    Attributes:
+        method: 'split' (exact parts of the logit), 'gradient' (times input), 'gradcam', 'integrated' (gradients),
+            'rollout' or 'attention'; default: split where the model averages its tokens, else gradient.
+        target: Class that is explained; default: the predicted one.
+        layer: Layer of attention, gradient and gradcam, from 0.
+        head: Head of attention, from 0; default: the mean over heads.
+        at: Where the token lies whose attention is shown: parts of width and height, e.g. '[0.5, 0.5]' (of a volume:
+            width, height, depth); default: the class token, or the centre.
+        out: Folder for the files.
+        format: File to write; default: png for pictures, nifti for volumes, geojson and tiff for slides.
+        dicom_identity: Copy the patient's name and id, and the study's number and date, into the DICOM file.
+        frame: Frame of multi-frame files, counted from 0; default: the first.
+        quantile: Regions are joined tokens above this quantile of the map.
+        progress: Show a progress bar.
+    """
+
+    method: MapMethod | None = None
+    target: str | None = None
+    layer: int | None = None
+    head: int | None = None
+    at: list[float] | None = None
+    out: Path = Path("maps")
+    format: MapFormat | None = None
+    dicom_identity: bool = False
+    frame: int | None = None
+    quantile: float = 0.9
+    progress: bool = True

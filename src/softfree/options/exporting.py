@@ -1,0 +1,35 @@
+"""From a run to a file that runs without PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(kw_only=True)
+class ExportOptions:
+    """A file that runs where PyTorch does not, proven to give the same logits.
+
+    Attributes:
+        format: 'onnx', one file for onnxruntime and others; or 'openvino', an .xml file with a .bin beside it.
+        out: File to write; default: model.onnx or model.xml in the run directory.
+        images: Pictures for the proof: a folder, a file or a table with a column path; default: the validation rows.
+        count: Pictures to use for the proof, taken evenly from all.
+        int8: 'static' calculates the MLPs and other plain layers in 8-bit integers, with ranges from the calibration
+            pictures; 'weights' stores their weights in 8 bits and finds the ranges as it runs. Both for 'onnx' only.
+        calibration: Pictures that show the ranges, as in images; default: the training rows.
+        calibration_count: Calibration pictures to use, taken evenly from all.
+        margin: Loss of AUROC on the test rows beyond which an int8 file is refused.
+        batch: Pictures at once.
+    """
+
+    format: Literal["onnx", "openvino"] = "onnx"
+    out: Path | None = None
+    images: Path | None = None
+    count: int = 8
+    int8: Literal["none", "static", "weights"] = "none"
+    calibration: Path | None = None
+    calibration_count: int = 64
+    margin: float = 0.01
+    batch: int = 8
