@@ -185,7 +185,7 @@ def test_the_query_is_where_it_is_asked_for(pixels: Tensor) -> None:
     ("given", "says"),
     [
         ({"method": "gradient", "layer": 3}, "--layer 3: this model has 3 layers, from 0 to 2"),
-        ({"method": "attention", "head": 2}, "--head 2: this layer has 2 heads"),
+        ({"method": "attention", "head": 2}, "--head 2: the layer has 2 heads"),
         ({"method": "attention", "at": [0.5, 1.0]}, "expected parts of the sample's sides"),
         ({"method": "attention", "at": [0.5]}, r"as '\[0.5, 0.5\]'"),
         ({"method": "split", "layer": 1}, "--layer is not for --method split"),

@@ -1,18 +1,38 @@
-"""A picture beside the same picture under its map."""
+"""A picture beside the same picture under its map, pixel for pixel."""
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from softfree.explain.places import Places
 from softfree.files import replacing
 
+_DPI = 100
+_LEAST = 400  # pixels of the longer side; smaller pictures are drawn with each pixel as a square
+_STRONG = 0.6  # how much of the strongest value's colour covers the picture
+_UNSEEN = 0.4  # brightness left of what the model did not see
 
-def draw_overlay(path: Path, picture: np.ndarray, relevance: np.ndarray, *, title: str, caption: str = "") -> None:
-    """Write a PNG: the picture, and the picture under its map with a colour bar centred at zero.
+
+def draw_overlay(
+    path: Path,
+    picture: np.ndarray,
+    relevance: np.ndarray,
+    *,
+    title: str,
+    caption: str = "",
+    places: Places | None = None,
+    signed: bool = True,
+) -> None:
+    """Write a PNG: the picture, the picture under its map, and a colour bar.
+
+    Each pixel of the picture is a pixel of the file, or a square of them for small pictures.
 
     Args:
         path: of the PNG.
@@ -20,26 +40,83 @@ def draw_overlay(path: Path, picture: np.ndarray, relevance: np.ndarray, *, titl
         relevance: (h, w), a number a patch; drawn as they are, not smoothed into more detail than there is.
         title: above both.
         caption: below both.
+        places: where the patches lie; default: they cover the picture.
+        signed: centre the colours at zero; otherwise they begin there.
     """
     height, width = picture.shape[:2]
-    limit = float(np.abs(relevance).max()) or 1.0
-    extent = (0, width, height, 0)
-    with mpl.rc_context({"font.size": 10}):
-        figure = Figure(figsize=(10, 0.7 + 4.5 * height / width), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        for axes in (left, right):
-            axes.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
-            axes.set_axis_off()
-        strength = np.abs(relevance) / limit
-        drawn = right.imshow(
-            relevance, cmap="bwr", vmin=-limit, vmax=limit, alpha=0.6 * strength, extent=extent, interpolation="nearest"
-        )
-        drawn.set_clim(-limit, limit)
-        colours = mpl.cm.ScalarMappable(norm=mpl.colors.Normalize(-limit, limit), cmap="bwr")
-        bar = figure.colorbar(colours, ax=right, fraction=0.04)
-        bar.set_ticks([-limit, 0, limit], labels=["against", "0", "for"])
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
-        if caption:
-            figure.supxlabel(caption, fontsize=9, color="0.35")
-        with replacing(path) as temporary:
-            figure.savefig(temporary, dpi=120)
+    covering = Places((0, 0), (height / relevance.shape[0], width / relevance.shape[1]), ((0, height), (0, width)),
+                      (height, width))  # fmt: skip
+    values = (places or covering).spread(relevance)
+    zoom = max(1, -(-_LEAST // max(height, width)))
+    painted = [_larger(one, zoom) for one in (as_rgb(picture), paint(picture, values, greatest(relevance), signed))]
+    with replacing(path) as temporary:
+        _compose(painted, greatest(relevance), signed, title, caption).savefig(temporary, dpi=_DPI)
+
+
+def paint(picture: np.ndarray, values: np.ndarray, limit: float, signed: bool = True) -> np.ndarray:
+    """Lay a map over a picture: red for, blue against, the stronger the less of the picture is left.
+
+    Args:
+        picture: (H, W) or (H, W, 3), values in [0, 1].
+        values: (H, W), NaN where the model saw nothing: there the picture is darkened.
+        limit: the value that has the full colour.
+        signed: as in :func:`draw_overlay`.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    unseen = np.isnan(values)
+    part = np.nan_to_num(values, copy=True) / limit
+    colours = _colours(signed)(Normalize(-1 if signed else 0, 1)(part))[..., :3].astype(np.float32)
+    cover = (_STRONG * np.abs(part).clip(0, 1))[..., None]
+    mixed = as_rgb(picture) / np.float32(255) * (1 - cover) + colours * cover
+    mixed[unseen] *= _UNSEEN
+    return (mixed * 255).round().astype(np.uint8)
+
+
+def greatest(values: np.ndarray) -> float:
+    """The greatest size of a value, 1 where all are zero: the end of the colours."""
+    return float(np.abs(values).max()) or 1.0
+
+
+def as_rgb(picture: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) of (H, W), (H, W, 1) or (H, W, 3) in [0, 1]."""
+    pixels = picture[..., None] if picture.ndim == 2 else picture
+    shown = (pixels.clip(0, 1) * 255).round().astype(np.uint8)
+    return np.broadcast_to(shown, (*shown.shape[:2], 3))
+
+
+def _colours(signed: bool) -> mpl.colors.Colormap:
+    return mpl.colormaps["bwr"] if signed else mpl.colormaps["Reds"]
+
+
+def _larger(pixels: np.ndarray, zoom: int) -> np.ndarray:
+    return pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def _compose(panels: list[np.ndarray], limit: float, signed: bool, title: str, caption: str) -> Figure:
+    """Set the panels side by side with title, colour bar and caption; figimage keeps their pixels as they are."""
+    height, width = panels[0].shape[:2]
+    text = max(13, width // 45)  # pixels
+    whole = 2 * width + 14 * text
+    lines = textwrap.wrap(caption, max(20, int(whole / (0.55 * text))))
+    below, above = round((1 + 1.3 * len(lines)) * text), 3 * text
+    size = (whole, below + height + above)
+    with mpl.rc_context({"font.size": text * 72 / _DPI}):
+        figure = Figure(figsize=(size[0] / _DPI, size[1] / _DPI), dpi=_DPI)
+        for number, panel in enumerate(panels):
+            figure.figimage(panel, xo=text + number * (width + text), yo=below, origin="upper")
+        _add_bar(figure, ((2 * width + 3 * text) / size[0], below / size[1], text / size[0], height / size[1]), limit,
+                 signed)  # fmt: skip
+        figure.text(text / size[0], 1 - text / size[1], title, va="top", fontweight="bold")
+        figure.text(text / size[0], 0.5 * text / size[1], "\n".join(lines), va="bottom", color="0.35")
+    return figure
+
+
+def _add_bar(figure: Figure, box: tuple[float, float, float, float], limit: float, signed: bool) -> None:
+    colours = ScalarMappable(norm=Normalize(-limit if signed else 0, limit), cmap=_colours(signed))
+    bar = figure.colorbar(colours, cax=figure.add_axes(box))
+    if signed:
+        bar.set_ticks([-limit, 0, limit], labels=[f"−{limit:.2g} against", "0", f"+{limit:.2g} for"])
+    else:
+        bar.set_ticks([0, limit], labels=["0", f"{limit:.2g}"])

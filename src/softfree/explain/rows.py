@@ -1,8 +1,9 @@
-"""Rows of an attention's weights, for any method, without an N x N matrix.
+"""Rows of an attention's weights, and sums of them, for any method, without an N x N matrix.
 
 With Q and K fixed every method here is linear in its values, o_i = sum_j w_ij v_j, so that w_ij is the derivative of a
-feature of o_i by the same feature of v_j: one backward pass by the values gives a whole row, in the time of that pass.
-SeqNorm and Galerkin are linear in the values after their normalisation, and their rows are q'_i . k'_j / N.
+feature of o_i by the same feature of v_j: one backward pass by the values gives a whole row, or a weighted sum of rows,
+in the time of that pass. SeqNorm and Galerkin are linear in the values after their normalisation, and their rows are
+q'_i . k'_j / N.
 """
 
 from __future__ import annotations
@@ -12,6 +13,11 @@ from torch import Tensor
 
 from softfree.attention import Attention, GalerkinAttention, SeqNormAttention
 from softfree.attention.base import Grid, wide_type
+
+MEANING = (
+    "Attention: the signed weights with which one layer mixes values for one token; not what those values hold by "
+    "then, nor what later layers make of them, and it is the same for every class."
+)
 
 
 def attention_row(
@@ -32,6 +38,26 @@ def attention_row(
     Returns:
         (B, H, N), float32 or better; 0 for padded tokens.
     """
+    one = torch.zeros(x.shape[:2], dtype=wide_type(x), device=x.device)
+    one[:, query] = 1
+    return weighted_rows(attention, x, one, mask, grid)
+
+
+def weighted_rows(
+    attention: Attention, x: Tensor, weights: Tensor, mask: Tensor | None = None, grid: Grid | None = None
+) -> Tensor:
+    """Compute ``u^T W`` for the attention weights W (N x N) of each head, which are never made.
+
+    Args:
+        attention: In evaluation mode.
+        x: Its input (B, N, C).
+        weights: u, (B, N), float32 or better; 0 for padded tokens.
+        mask: True for real tokens (B, N), or None for all.
+        grid: As :meth:`~softfree.attention.Attention.forward` has it.
+
+    Returns:
+        (B, H, N), float32 or better; 0 for padded tokens.
+    """
     heads = None if mask is None else mask[:, None, :, None]  # (B, 1, N, 1)
     with torch.no_grad():
         if mask is not None:
@@ -41,21 +67,21 @@ def attention_row(
         keys = k[0] if k else q
         if isinstance(attention, SeqNormAttention):
             counted = attention.counted(q, heads)
-            return _dot_row(attention.q_norm(q, heads, counted), attention.k_norm(keys, heads, counted), query, heads)
+            return _dot(attention.q_norm(q, heads, counted), attention.k_norm(keys, heads, counted), weights, heads)
         if isinstance(attention, GalerkinAttention):
-            return _dot_row(q, attention.k_norm(keys), query, heads)
+            return _dot(q, attention.k_norm(keys), weights, heads)
     with torch.enable_grad():
         values = torch.zeros_like(q, requires_grad=True)
-        out = attention.mix(q.detach(), keys.detach(), values, heads, grid)[:, :, query, 0].sum()
+        out = (attention.mix(q.detach(), keys.detach(), values, heads, grid)[..., 0] * weights.unsqueeze(1)).sum()
     (row,) = torch.autograd.grad(out, values)
     row = row[..., 0].detach()
     return row if mask is None else row.masked_fill(~mask.unsqueeze(1), 0)
 
 
-def _dot_row(q: Tensor, k: Tensor, query: int, mask: Tensor | None) -> Tensor:
-    """q_i . k_j / N, (B, H, N)."""
+def _dot(q: Tensor, k: Tensor, weights: Tensor, mask: Tensor | None) -> Tensor:
+    """(u^T Q) K^T / N, (B, H, N)."""
     if mask is not None:
         k = k.masked_fill(~mask, 0)
     tokens = q.shape[2] if mask is None else mask.sum(dim=2, keepdim=True).clamp(min=1)
-    row: Tensor = q[:, :, query : query + 1] @ k.mT / tokens  # (B, H, 1, N)
+    row: Tensor = weights[:, None, None] @ q @ k.mT / tokens  # (B, H, 1, N)
     return row.squeeze(2)

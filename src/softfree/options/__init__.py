@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that ``--help`` answers at once.
 """
 
 from softfree.options.conversion import ConvertOptions
+from softfree.options.explaining import ExplainOptions
 from softfree.options.features import FeatureOptions
 from softfree.options.measuring import (
     AttentionBenchOptions,
@@ -43,6 +44,7 @@ __all__ = [
     "ConvertOptions",
     "DemoOptions",
     "EvaluateOptions",
+    "ExplainOptions",
     "FeatureOptions",
     "Fit",
     "LoaderBenchOptions",

@@ -1,0 +1,142 @@
+"""Maps for files, folders and tables: a row and a file for every input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from softfree.data.sources import split_source
+from softfree.errors import ReadError, UserError, unknown_name
+from softfree.explain.maps import Map, explain_tensor
+from softfree.explain.passes import classifier
+from softfree.explain.places import Places
+from softfree.explain.regions import Region, find_regions
+from softfree.explain.samples import ENDINGS, Opener, Words
+from softfree.options.explaining import ExplainOptions
+from softfree.prediction import find_inputs, outputs
+
+if TYPE_CHECKING:
+    from softfree.runs import Run
+
+_SHOWN = 5  # regions in the JSON
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What became of one input: a map and its files, or the reason why not."""
+
+    path: str
+    found: Map | None = None
+    places: Places | None = None
+    regions: tuple[Region, ...] = ()
+    files: tuple[Path, ...] = ()
+    error: ReadError | None = None
+
+    def to_dict(self, run: Run) -> dict[str, Any]:
+        """For JSON."""
+        row: dict[str, Any] = {"path": self.path, "status": "ok", "reason": ""}
+        if self.error is not None:
+            return row | {"status": self.error.status, "reason": str(self.error)}
+        assert self.found is not None
+        assert self.places is not None
+        told = outputs(self.found.logits[None], run.task, run.operating)
+        target = run.task.classes[self.found.target]
+        return row | {
+            "files": [str(file) for file in self.files],
+            "predicted": str(told["predicted"][0]),
+            "target": target,
+            "probability": float(told[f"p_{target}"][0]),
+            "method": self.found.method,
+            "description": self.found.description,
+            "logit": float(self.found.logits[self.found.target]),
+            "sum": float(self.found.values.sum()),
+            "constant": self.found.constant,
+            "regions": [region.to_dict(self.places) for region in self.regions[:_SHOWN]],
+        }
+
+
+def explain_to_files(folder: str | Path, inputs: list[str], options: ExplainOptions, *, as_json: bool = False) -> int:
+    """Explain with a run directory and write maps to ``options.out``.
+
+    Returns:
+        The exit status: 0, or 1 when some inputs could not be read.
+
+    Raises:
+        UserError: something that the run does not have, or none of the inputs could be read.
+    """
+    from softfree.runs import Run
+
+    run = Run.load(folder)
+    explained = explain(run, inputs, options, progress=options.progress and not as_json)
+    if as_json:
+        print(json.dumps([one.to_dict(run) for one in explained], indent=2, allow_nan=False))
+    failed = [one for one in explained if one.error is not None]
+    for one in failed:
+        print(f"softfree: {one.path}: {one.error}", file=sys.stderr)
+    if len(failed) == len(explained):
+        raise UserError(f"none of the {len(explained)} inputs could be read; their reasons are above")
+    print(f"{len(explained) - len(failed)} of {len(explained)} explained; written to {options.out}", file=sys.stderr)
+    print(next(one.found.description for one in explained if one.found is not None), file=sys.stderr)
+    return 1 if failed else 0
+
+
+def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: bool = False) -> list[Explained]:
+    """Explain files, folders and tables; see :func:`explain_to_files`."""
+    if not 0 <= options.quantile < 1:
+        raise UserError(f"--quantile {options.quantile}: expected a part from 0 to below 1, such as 0.9")
+    if options.target is not None and options.target not in run.task.classes:
+        raise unknown_name("class", options.target, run.task.classes)
+    model = classifier(run.model)
+    opener = Opener(run.preprocessing, model, options.format, options.dicom_identity)
+    names, sources, frames = find_inputs(inputs, options.frame, kind=run.preprocessing.kind)
+    run.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    taken: set[str] = set()
+    bar = track(
+        zip(names, sources, frames, strict=True),
+        "Explaining",
+        total=len(names),
+        console=Console(stderr=True),  # what is printed is for programs
+        disable=not progress,
+        transient=True,
+    )
+    return [_explain_one(run, opener, name, str(source), frame, options, taken) for name, source, frame in bar]
+
+
+def _explain_one(
+    run: Run, opener: Opener, name: str, source: str, frame: int | None, options: ExplainOptions, taken: set[str]
+) -> Explained:
+    asked: dict[str, Any] = {"layer": options.layer, "head": options.head, "at": options.at}
+    try:
+        sample = opener(source, frame)
+        found = explain_tensor(run, sample.tensor, options.method, target=options.target, **asked)
+        regions = find_regions(found.values, sample.places, options.quantile)
+        target = run.task.classes[found.target]
+        words = Words(f"{found.method}: {target}", found.description, target)
+        stem = _free_name(name, taken)
+        files = [options.out / f"{stem}_map{ENDINGS[form]}" for form in opener.forms]
+        for form, path in zip(opener.forms, files, strict=True):
+            sample.write(form, path, found, regions, words)
+    except ReadError as error:
+        return Explained(name, error=error)
+    except torch.OutOfMemoryError:
+        return Explained(name, error=ReadError(f"{name}: does not fit in the device's memory", "too_large"))
+    return Explained(name, found, sample.places, tuple(regions), tuple(files))
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """The input's name without folder and ending, with a number where it is taken."""
+    whole = Path(split_source(name)[0]).name
+    stem = whole.lower().removesuffix(".gz").removesuffix(".nii")
+    stem = whole[: len(stem)] if len(stem) < len(whole) else Path(whole).stem
+    free, number = stem, 2
+    while free in taken:
+        free, number = f"{stem}_{number}", number + 1
+    taken.add(free)
+    return free

@@ -1,0 +1,119 @@
+"""The picture under its map as a DICOM secondary capture that refers to its source."""
+
+from __future__ import annotations
+
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from softfree import __version__
+from softfree.data.readers.dicom import frame_count
+from softfree.data.readers.quiet import quiet
+from softfree.errors import ReadError, UserError
+from softfree.files import replacing
+
+# What highdicom would copy of the patient and of the visit.
+_IDENTITY = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber"),
+    *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
+)
+_NEEDED = (*_IDENTITY, "StudyInstanceUID", "SOPClassUID", "SOPInstanceUID", "SpecificCharacterSet", "NumberOfFrames")
+_SOURCE_IMAGE = ("121322", "DCM", "Source image for image processing operation")
+_LONGEST = 64  # letters of a SeriesDescription
+
+
+def write_secondary_capture(
+    path: Path,
+    painted: np.ndarray,
+    source: str,
+    *,
+    name: str,
+    description: str,
+    frame: int | None = None,
+    spacing: tuple[float, float] | None = None,
+    identity: bool = False,
+) -> None:
+    """Write a secondary capture in a new series of the source's study.
+
+    The study's UID and the source's are always there, since the reference is made of them. All else that says who the
+    patient is stays empty unless it is asked for.
+
+    Args:
+        path: of the file.
+        painted: uint8 (H, W, 3).
+        source: the DICOM file that was explained.
+        name: of method and class, for the series.
+        description: what the map means.
+        frame: of a multi-frame source, counted from 0.
+        spacing: millimetres from row to row and from column to column.
+        identity: copy the patient's name, id, birth date and sex, and the study's numbers and date.
+
+    Raises:
+        ReadError: a source without the UIDs that a reference needs.
+        UserError: no highdicom.
+    """
+    sc = _highdicom()
+    header = _header(source, identity)
+    with quiet():
+        made = sc.SCImage.from_ref_dataset(
+            header,
+            np.ascontiguousarray(painted),
+            photometric_interpretation="RGB",
+            bits_allocated=8,
+            coordinate_system="PATIENT",
+            patient_orientation=("L", "P"),
+            pixel_spacing=spacing,
+            series_instance_uid=generate_uid(),
+            series_number=1,
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer="softfree",
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+            manufacturer_model_name="softfree explain",
+            software_versions=__version__,
+            series_description=name[:_LONGEST],
+        )
+    made.PatientOrientation = None
+    made.DerivationDescription = description
+    made.ImageComments = "For research. The colours are a map of a model's answer, not a finding."
+    made.SourceImageSequence = [_reference(header, frame)]
+    with replacing(path) as temporary:
+        made.save_as(temporary, enforce_file_format=True)
+
+
+def _highdicom() -> Any:
+    try:
+        from highdicom import sc
+    except ImportError:
+        raise UserError("--format dicom needs highdicom: pip install 'highdicom>=0.24'") from None
+    return sc
+
+
+def _header(source: str, identity: bool) -> Dataset:
+    with quiet():
+        found = dcmread(source, force=True, stop_before_pixels=True, specific_tags=list(_NEEDED))
+        absent = [name for name in ("StudyInstanceUID", "SOPClassUID", "SOPInstanceUID") if not found.get(name)]
+        if absent:
+            raise ReadError(
+                f"{source}: no {' and '.join(absent)}, so that nothing can refer to it; use --format png", "unsupported"
+            )
+        kept = copy(found)
+        for keyword in () if identity else _IDENTITY:
+            setattr(kept, keyword, None)
+    return kept
+
+
+def _reference(header: Dataset, frame: int | None) -> Dataset:
+    reference, purpose = Dataset(), Dataset()
+    purpose.CodeValue, purpose.CodingSchemeDesignator, purpose.CodeMeaning = _SOURCE_IMAGE
+    reference.ReferencedSOPClassUID = header.SOPClassUID
+    reference.ReferencedSOPInstanceUID = header.SOPInstanceUID
+    if frame_count(header) > 1:
+        reference.ReferencedFrameNumber = (frame or 0) + 1
+    reference.PurposeOfReferenceCodeSequence = [purpose]
+    return reference

@@ -1,0 +1,213 @@
+"""One sample, one class, one method: a map on the grid of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from softfree.errors import UserError, unknown_name
+from softfree.explain import gradients, rollout, rows, split, tokens
+from softfree.explain.passes import Entry, attention, attention_inputs, classifier, classify, enter, through
+from softfree.models.classifier import Classifier
+from softfree.options.explaining import MapMethod
+
+if TYPE_CHECKING:
+    from softfree.runs import Run
+
+
+@dataclass(frozen=True)
+class Map:
+    """What a method says of one sample.
+
+    Attributes:
+        values: float64 on the grid of tokens: (h, w) of a picture or slide, (d, h, w) of a volume, (n,) of a bag.
+        constant: what the values leave out: with it they sum to the logit; None for methods that have no such sum.
+        description: what the map means and what it does not, one line.
+        method: its name.
+        target: number of the class.
+        logits: float64 (K,), the model's answer.
+        signed: whether values below zero speak against, so that zero is the middle of the colours.
+    """
+
+    values: np.ndarray
+    constant: float | None
+    description: str
+    method: str
+    target: int
+    logits: np.ndarray
+    signed: bool = True
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a method: the class, and a layer, head and place where it looks at such."""
+
+    target: int
+    layer: int | None
+    head: int | None
+    at: Sequence[float] | None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method: values (1, N) and perhaps a constant, what they mean, and what it can be asked for."""
+
+    compute: Callable[[Classifier, Entry, Question], tuple[Tensor, Tensor | None]]
+    meaning: str
+    signed: bool = True
+    takes: frozenset[str] = frozenset()
+
+
+def explain_tensor(
+    model: Run | nn.Module,
+    sample: Tensor,
+    method: MapMethod | None = None,
+    *,
+    target: str | int | None = None,
+    layer: int | None = None,
+    head: int | None = None,
+    at: Sequence[float] | None = None,
+) -> Map:
+    """Explain what a model says of one sample.
+
+    Args:
+        model: a run, or a classifier in evaluation mode.
+        sample: as the model takes it, such as (C, H, W), with or without a batch axis of 1.
+        method: a key of :data:`METHODS`; default: the exact split where the model averages its tokens, else gradient
+            times input.
+        target: a class: its name (of a run) or number; default: what is predicted.
+        layer: of ``attention`` (default: the last), or the one whose incoming tokens ``gradient`` (default: the first)
+            and ``gradcam`` (default: the last) look at.
+        head: of ``attention``; default: the mean over heads.
+        at: parts of the width, the height (and the depth) from 0 to below 1, where the query of ``attention`` lies;
+            default: the class token where it is pooled, else the centre.
+
+    Raises:
+        UserError: a model, class, layer, head or place that there is not, an option that the method does not look at,
+            or a method that the model has none of.
+    """
+    network: nn.Module = model if isinstance(model, nn.Module) else model.model
+    network = classifier(network)
+    chosen = method or ("split" if network.pool == "avg" else "gradient")
+    if chosen not in METHODS:
+        raise unknown_name("method", chosen, METHODS)
+    _refuse_unused(chosen, layer=layer, head=head, at=at)
+    entry = enter(network, _batch_of_one(network, sample))
+    with torch.no_grad():
+        logits = classify(network, entry, through(network, entry))
+    answer = logits[0].double().cpu().numpy()
+    index = _class_number(model, network, target, answer)
+    values, constant = METHODS[chosen].compute(network, entry, Question(index, layer, head, at))
+    grid = entry.grid or values.shape[1:]
+    return Map(
+        values[0].detach().double().cpu().numpy().reshape(grid),
+        None if constant is None else float(constant[0]),
+        METHODS[chosen].meaning,
+        chosen,
+        index,
+        answer,
+        METHODS[chosen].signed,
+    )
+
+
+def _refuse_unused(method: str, **given: object) -> None:
+    takes = METHODS[method].takes
+    for name, value in given.items():
+        if value is not None and name not in takes:
+            those = ", ".join(other for other in METHODS if name in METHODS[other].takes)
+            raise UserError(f"--{name} is not for --method {method}: leave it out, or choose one of: {those}")
+
+
+def _batch_of_one(model: Classifier, sample: Tensor) -> Tensor:
+    parameter = next(model.parameters())
+    sides = getattr(model, "patch_size", None)
+    axes = 2 if sides is None else 3 + (not isinstance(sides, int))  # without the batch
+    sample = sample if sample.ndim > axes else sample.unsqueeze(0)
+    if sample.ndim != axes + 1 or len(sample) != 1:
+        raise UserError(f"Got a sample of shape {tuple(sample.shape)}: expected one, of {axes} axes, or a batch of 1.")
+    return sample.to(parameter.device, parameter.dtype)
+
+
+def _class_number(model: Run | nn.Module, network: Classifier, target: str | int | None, logits: np.ndarray) -> int:
+    if isinstance(model, nn.Module):
+        if isinstance(target, str):
+            raise UserError(f"Got the class {target!r} for a model without names: expected its number, or give a run.")
+        return _number(target, network.num_classes) if target is not None else int(logits.argmax())
+    classes = model.task.classes
+    if target is None:
+        from softfree.prediction import outputs
+
+        if model.task.kind == "multilabel":  # several may be called, and none
+            return int(logits.argmax())
+        return classes.index(outputs(logits[None], model.task, model.operating)["predicted"][0])
+    if isinstance(target, int):
+        return _number(target, len(classes))
+    if target not in classes:
+        raise unknown_name("class", target, classes)
+    return classes.index(target)
+
+
+def _number(target: int, classes: int) -> int:
+    if not 0 <= target < classes:
+        raise UserError(f"Got class number {target}: this model has {classes} classes, from 0 to {classes - 1}.")
+    return target
+
+
+def _row(model: Classifier, entry: Entry, asked: Question) -> tuple[Tensor, None]:
+    """Signed weights of one token, of one head or the mean over heads."""
+    layer = -1 if asked.layer is None else asked.layer
+    module = attention(model, layer)
+    if asked.head is not None and not 0 <= asked.head < module.num_heads:
+        raise UserError(
+            f"--head {asked.head}: the layer has {module.num_heads} heads, from 0 to {module.num_heads - 1}"
+        )
+    seen, _ = attention_inputs(model, entry)
+    weights = rows.attention_row(module, seen[layer], _query(model, entry, asked.at), entry.mask, entry.grid)
+    weights = weights.mean(1) if asked.head is None else weights[:, asked.head]
+    return weights[:, model.num_prefix_tokens :], None
+
+
+def _query(model: Classifier, entry: Entry, at: Sequence[float] | None) -> int:
+    prefix = model.num_prefix_tokens
+    grid = entry.grid or (entry.tokens.shape[1] - prefix,)
+    if at is None:
+        if model.pool == "token":
+            return 0
+        at = [0.5] * len(grid)
+    if len(at) != len(grid) or not all(0 <= part < 1 for part in at):
+        example = ", ".join(["0.5"] * len(grid))
+        raise UserError(f"--at {list(at)}: expected parts of the sample's sides from 0 to below 1, as '[{example}]'")
+    places = [int(part * side) for part, side in zip(reversed(at), grid, strict=True)]
+    return prefix + int(np.ravel_multi_index(places, grid))
+
+
+METHODS: dict[str, Method] = {
+    "split": Method(lambda model, entry, asked: split.split_logit(model, entry, asked.target), split.MEANING),
+    "gradient": Method(
+        lambda model, entry, asked: (
+            gradients.gradient_times_input(model, entry, asked.target, asked.layer or 0),
+            None,
+        ),
+        gradients.GRADIENT,
+        takes=frozenset({"layer"}),
+    ),
+    "gradcam": Method(
+        lambda model, entry, asked: (
+            gradients.grad_cam(model, entry, asked.target, -1 if asked.layer is None else asked.layer),
+            None,
+        ),
+        gradients.GRADCAM,
+        signed=False,
+        takes=frozenset({"layer"}),
+    ),
+    "integrated": Method(
+        lambda model, entry, asked: (tokens.integrated_gradients(model, entry, asked.target), None), tokens.MEANING
+    ),
+    "rollout": Method(lambda model, entry, asked: (rollout.rollout(model, entry), None), rollout.MEANING),
+    "attention": Method(_row, rows.MEANING, takes=frozenset({"layer", "head", "at"})),
+}

@@ -1,0 +1,82 @@
+"""The regions of a map that speak most for the class: joined tokens above a quantile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+from scipy import ndimage
+
+from softfree.explain.places import Places
+
+
+@dataclass(frozen=True)
+class Region:
+    """Tokens that touch by their sides, all above the quantile and above zero.
+
+    Attributes:
+        tokens: boolean, of the map's shape.
+        low, high: first and last edge along each axis, pixels of the source.
+        total: sum of the values.
+        peak: the greatest of them.
+    """
+
+    tokens: np.ndarray
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    total: float
+    peak: float
+
+    def to_dict(self, places: Places) -> dict[str, object]:
+        """For JSON: centre and size, x before y before z, in pixels and where the spacing is known in millimetres.
+
+        Pixels are counted from the first corner of the source; of a slide they are those of level 0. Voxels of a volume
+        are counted to the right, the front and the head. Millimetres of a volume are RAS+ as the file has them, others
+        are measured from the first corner.
+        """
+        centre = [(low + high) / 2 for low, high in zip(self.low, self.high, strict=True)]
+        size = [high - low for low, high in zip(self.low, self.high, strict=True)]
+        found: dict[str, object] = {
+            "centre_px": _rounded(centre[::-1]),
+            "size_px": _rounded(size[::-1]),
+            "tokens": int(self.tokens.sum()),
+            "sum": self.total,
+            "peak": self.peak,
+        }
+        if places.spacing is None:
+            return found
+        in_mm = [one * step for one, step in zip(centre, places.spacing, strict=True)][::-1]
+        if places.affine is not None:
+            in_mm = list((places.affine @ [*(one - 0.5 for one in centre), 1.0])[:3])
+        sizes = [one * step for one, step in zip(size, places.spacing, strict=True)]
+        return found | {"centre_mm": _rounded(in_mm), "size_mm": _rounded(sizes[::-1])}
+
+
+def find_regions(values: np.ndarray, places: Places, quantile: float = 0.9) -> list[Region]:
+    """Find the regions of a map, the one with the greatest sum first.
+
+    Args:
+        values: on the grid of tokens.
+        places: where they lie.
+        quantile: of the values that the model saw, from 0 to below 1; what does not exceed it, or zero, is left out.
+    """
+    inside = reduce(np.logical_and.outer, (_seen(places, axis, count) for axis, count in enumerate(values.shape)))
+    level = max(0.0, float(np.quantile(values[inside], quantile))) if inside.any() else 0.0
+    labels, _ = ndimage.label((values > level) & inside)
+    regions = []
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+        tokens = labels == number
+        low = tuple(places.edges(axis, part.start) for axis, part in enumerate(box))
+        high = tuple(places.edges(axis, part.stop) for axis, part in enumerate(box))
+        regions.append(Region(tokens, low, high, float(values[tokens].sum()), float(values[tokens].max())))
+    return sorted(regions, key=lambda region: -region.total)
+
+
+def _seen(places: Places, axis: int, count: int) -> np.ndarray:
+    """Which tokens of an axis lie over something of the source, (count,)."""
+    return np.diff([places.edges(axis, number) for number in range(count + 1)]) > 0
+
+
+def _rounded(values: list[float]) -> list[float]:
+    return [round(float(value), 3) for value in values]

@@ -1,0 +1,69 @@
+"""Attention rollout (Abnar and Zuidema 2020, arXiv:2005.00928) as a chain of vectors: never a matrix of N x N.
+
+Layer by layer the weights, averaged over heads, are mixed with the residual connection, and the layers are multiplied:
+
+    u^T A_L ... A_2 A_1,        A_l = (mean_h W_l,h + I) / 2, or mean_h W_l,h + I
+
+where u is what the head looks at: the class token, or the average of the tokens. From the left each step takes a vector
+times W_l, which needs O(N C) for attentions that are linear in N, and for softmax as long as its forward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from softfree.attention.base import wide_type
+from softfree.errors import unknown_name
+from softfree.explain.passes import Entry, attention, attention_inputs
+from softfree.explain.rows import weighted_rows
+from softfree.models.classifier import Classifier
+
+Residual = Literal["half", "identity"]
+MEANING = (
+    "Rollout: how the attention weights of all layers, mixed half and half with the residual connection, carry tokens "
+    "to the head; it knows neither values nor MLPs, and it is the same for every class."
+)
+
+
+def rollout(model: Classifier, entry: Entry, residual: Residual = "half") -> Tensor:
+    """Multiply the attention weights of all layers, from the head back to the tokens.
+
+    Signed weights stay signed, and rows are not rescaled: those of softmax sum to 1 by themselves, those of the others
+    to anything, zero included.
+
+    Args:
+        model: In evaluation mode.
+        entry: What :func:`~softfree.explain.passes.enter` gave.
+        residual: "half" for (W + I) / 2, as in the paper; "identity" for W + I, as the layers compute it.
+
+    Returns:
+        (B, N) for the tokens of the grid, float32 or better; a class token's share is left out.
+
+    Raises:
+        UserError: an unknown residual, or an attention of another library.
+    """
+    if residual not in get_args(Residual):
+        raise unknown_name("residual of the rollout:", residual, get_args(Residual))
+    inputs, _ = attention_inputs(model, entry)
+    weights = looked_at(model, entry)
+    for layer in reversed(range(len(inputs))):
+        x = inputs.pop()
+        mixed = weighted_rows(attention(model, layer), x, weights, entry.mask, entry.grid).mean(dim=1)
+        weights = weights + mixed if residual == "identity" else (weights + mixed) / 2
+    return weights[:, model.num_prefix_tokens :]
+
+
+def looked_at(model: Classifier, entry: Entry) -> Tensor:
+    """Give u (B, P + N): 1 at the class token where it is pooled, else 1 / N at each real token of the grid."""
+    tokens = entry.tokens
+    weights = torch.zeros(tokens.shape[:2], dtype=wide_type(tokens), device=tokens.device)
+    if model.pool == "token":
+        weights[:, 0] = 1
+        return weights
+    weights[:, model.num_prefix_tokens :] = 1
+    if entry.mask is not None:
+        weights = weights.masked_fill(~entry.mask, 0)
+    return weights / weights.sum(dim=1, keepdim=True)

@@ -1,0 +1,170 @@
+"""The map of a slide: regions as GeoJSON, and the slide under its map as a pyramidal TIFF."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tifffile import TiffWriter
+
+from softfree.data.readers.slide import Slide
+from softfree.explain.overlay import greatest, paint
+from softfree.explain.places import Places
+from softfree.explain.regions import Region
+from softfree.files import replacing, write_atomically
+
+_TILE = 256
+_RED = [214, 39, 40]
+Corner = tuple[int, int]
+
+
+def write_geojson(path: Path, regions: Sequence[Region], places: Places, name: str) -> None:
+    """Write regions as annotations in pixels of level 0, x before y, as QuPath reads them.
+
+    Args:
+        path: of the file.
+        regions: of a map (h, w).
+        places: where its tokens lie.
+        name: of the class that they speak for.
+    """
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": _in_pixels(outline(region.tokens), places)},
+            "properties": {
+                "objectType": "annotation",
+                "name": f"{name} {number}",
+                "classification": {"name": name, "color": _RED},
+                "measurements": {"sum": region.total, "peak": region.peak, "tokens": int(region.tokens.sum())},
+            },
+        }
+        for number, region in enumerate(regions, start=1)
+    ]
+    write_atomically(path, json.dumps({"type": "FeatureCollection", "features": features}, allow_nan=False))
+
+
+def _in_pixels(rings: list[list[Corner]], places: Places) -> list[list[list[float]]]:
+    return [[[places.edges(1, column), places.edges(0, row)] for row, column in ring] for ring in rings]
+
+
+def outline(tokens: np.ndarray) -> list[list[Corner]]:
+    """Follow the edge of tokens (h, w) that hang together by their sides.
+
+    Returns:
+        Closed rings of corners (row, column): the outer one first, then those of holes, which turn the other way.
+    """
+    ways = _edges(tokens)
+    rings = []
+    while ways:
+        ring = [min(ways)]  # of the outer ring its upper left corner
+        direction = (0, 0)
+        while len(ring) == 1 or ring[-1] != ring[0]:
+            ring.append(_next(ways, ring[-1], direction))
+            direction = _step(ring[-2], ring[-1])
+        rings.append(_corners(ring))
+    return rings
+
+
+def _next(ways: dict[Corner, list[Corner]], here: Corner, direction: Corner) -> Corner:
+    """Take a way from a corner; where two tokens touch by it, keep to the same token: turn right."""
+    chosen = min(ways[here], key=lambda end: _turn(direction, _step(here, end)))
+    ways[here].remove(chosen)
+    if not ways[here]:
+        del ways[here]
+    return chosen
+
+
+def _step(first: Corner, last: Corner) -> Corner:
+    return last[0] - first[0], last[1] - first[1]
+
+
+def _edges(tokens: np.ndarray) -> dict[Corner, list[Corner]]:
+    """Sides of tokens that have none beyond, from corner to corner, with the token on the right hand."""
+    padded = np.pad(tokens, 1)
+    ways: dict[Corner, list[Corner]] = {}
+    # Where the neighbour lies, and from which to which corner of the token the side runs, clockwise.
+    sides = {(-1, 0): ((0, 0), (0, 1)), (0, 1): ((0, 1), (1, 1)), (1, 0): ((1, 1), (1, 0)), (0, -1): ((1, 0), (0, 0))}
+    for (down, across), (first, last) in sides.items():
+        beyond = padded[1 + down : padded.shape[0] - 1 + down, 1 + across : padded.shape[1] - 1 + across]
+        for row, column in zip(*map(np.ndarray.tolist, np.nonzero(tokens & ~beyond)), strict=True):
+            ways.setdefault((row + first[0], column + first[1]), []).append((row + last[0], column + last[1]))
+    return ways
+
+
+def _turn(before: Corner, after: Corner) -> int:
+    """-1 for a turn to the right (rows count downwards), 1 to the left, 0 straight on."""
+    return -(before[1] * after[0] - before[0] * after[1])
+
+
+def _corners(ring: list[Corner]) -> list[Corner]:
+    """Leave out the points where a closed ring goes straight on."""
+    before_each = [ring[-2], *ring]
+    kept = [
+        here for before, here, after in zip(before_each, ring[:-1], ring[1:], strict=False)
+        if _step(before, here) != _step(here, after)
+    ]  # fmt: skip
+    return [*kept, kept[0]]
+
+
+def view(slide: Slide, places: Places, longest: int) -> tuple[np.ndarray, Places]:
+    """Read the whole slide with at most ``longest`` pixels a side, uint8 (H, W, 3), and place the tokens on it."""
+    mpp = max(*slide.mpp, *(side * 1000 / longest for side in slide.size_mm))
+    pixels = slide.thumbnail(mpp)
+    scale = (slide.mpp[1] / mpp, slide.mpp[0] / mpp)
+    moved = replace(
+        places,
+        start=tuple(one * part for one, part in zip(places.start, scale, strict=True)),
+        step=tuple(one * part for one, part in zip(places.step, scale, strict=True)),
+        seen=tuple((low * part, high * part) for (low, high), part in zip(places.seen, scale, strict=True)),
+        shape=pixels.shape[:2],
+        spacing=(mpp / 1000, mpp / 1000),
+    )
+    return pixels, moved
+
+
+def write_pyramid(
+    path: Path, slide: Slide, values: np.ndarray, places: Places, signed: bool, *, longest: int = 8192
+) -> None:
+    """Write the slide under its map as a tiled TIFF with coarser levels, its resolution and corner the slide's own.
+
+    Args:
+        path: of the TIFF.
+        slide: that is explained.
+        values: (h, w) on the grid of tokens.
+        places: where these lie on level 0.
+        signed: whether zero is the middle of the colours.
+        longest: pixels of the longer side; a finer slide is reduced to that.
+    """
+    pixels, moved = view(slide, places, longest)
+    painted = np.empty_like(pixels)
+    limit, spread = greatest(values), moved.spread(values)
+    for row in range(0, len(pixels), 512):
+        part = slice(row, row + 512)
+        painted[part] = paint(pixels[part] / np.float32(255), spread[part], limit, signed)
+    assert moved.spacing is not None
+    with replacing(path) as temporary, TiffWriter(temporary, bigtiff=painted.nbytes > 2**31) as file:
+        for number, level in enumerate(_levels(painted)):
+            per_cm = 10 / moved.spacing[0] * level.shape[1] / painted.shape[1]
+            file.write(
+                level,
+                tile=(_TILE, _TILE),
+                photometric="rgb",
+                compression="deflate",
+                subfiletype=int(number > 0),
+                resolution=(per_cm, per_cm),
+                resolutionunit="CENTIMETER",
+                metadata=None,
+            )
+
+
+def _levels(pixels: np.ndarray) -> Iterator[np.ndarray]:
+    yield pixels
+    while max(pixels.shape[:2]) > 2 * _TILE:
+        height, width = (math.ceil(side / 2) for side in pixels.shape[:2])
+        pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
+        yield pixels
