@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 
 $(INSTALLED): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[dev,dense]'
+	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[dev,dense,export]'
 	@touch $@
 
 .PHONY: demo test test-all check lint help clean

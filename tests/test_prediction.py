@@ -13,8 +13,9 @@ from PIL import Image
 from softfree.data.task import Task
 from softfree.errors import UserError
 from softfree.options import PredictOptions, TrainOptions
-from softfree.prediction import called, outputs, predict, predict_to_file
+from softfree.prediction import outputs, predict, predict_to_file
 from softfree.runs import Operating, Run
+from softfree.runtime.outputs import called
 from softfree.training.loop import train
 
 QUICK: dict[str, Any] = {

@@ -18,7 +18,7 @@ class ReadError(UserError):
 
     Attributes:
         status: why, in one word for tables: ``missing``, ``empty``, ``folder``, ``no_pixels`` (a valid file
-            that holds none), ``corrupt``, ``unsupported``, ``too_large``, ``not_finite``, or of a slide ``no_resolution``,
+            that holds none), ``corrupt``, ``unsupported``, ``too_large``, ``not_finite``; of a slide ``no_resolution``,
             ``no_tissue`` or ``too_coarse``.
     """
 

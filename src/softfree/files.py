@@ -8,8 +8,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from softfree.errors import UserError
 
 
@@ -42,6 +40,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def read_yaml(path: Path, what: str) -> Any:
     """Read a YAML file, or say in one line why ``what`` cannot be read."""
+    import yaml  # not in the runtime without torch
+
     try:
         return yaml.safe_load(path.read_text())
     except OSError as error:

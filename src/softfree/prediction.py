@@ -21,6 +21,8 @@ from softfree.evaluation.calibration import probabilities
 from softfree.files import replacing
 from softfree.inference import infer
 from softfree.options import PredictOptions, StreamOptions
+from softfree.runtime.inputs import as_picture
+from softfree.runtime.outputs import called
 
 if TYPE_CHECKING:
     from softfree.runs import Operating, Run
@@ -62,15 +64,6 @@ def outputs(logits: np.ndarray, task: Task, operating: Operating) -> pd.DataFram
     return table
 
 
-def called(row: np.ndarray, task: Task, thresholds: dict[str, float]) -> str:
-    """The label for one row of probabilities; several findings are joined by ``; ``."""
-    if task.kind == "multiclass":
-        return task.classes[int(row.argmax())]
-    if task.kind == "binary":
-        return task.classes[int(row[1] >= thresholds.get(task.classes[1], 0.5))]
-    return "; ".join(name for name, p in zip(task.classes, row, strict=True) if p >= thresholds.get(name, 0.5))
-
-
 def find_inputs(
     given: Sequence[Input], frame: int | None, kind: str = "picture", group: bool = False
 ) -> tuple[list[str], list[str | Picture], list[int | None]]:
@@ -96,7 +89,7 @@ def find_inputs(
         if isinstance(item, np.ndarray):
             if kind != "picture":
                 raise UserError(f"got an array for a run on samples of kind {kind}; expected files")
-            found = [(f"array {number}", _picture(item), None)]
+            found = [(f"array {number}", as_picture(item), None)]
         elif Path(item).is_dir():
             found = [(path, path, frame) for path in _samples_in(Path(item), kind)]
         elif Path(item).suffix.lower() in TABLES:
@@ -148,21 +141,6 @@ def _table_rows(path: Path, frame: int | None, group: bool) -> list[tuple[str, s
     for number, (row, patient) in enumerate(zip(rows, table["patient_id"], strict=True)):
         bags.setdefault(number if pd.isna(patient) else str(patient), []).append(row)
     return [(";".join(name for name, _, _ in bag), ";".join(file for _, file, _ in bag), None) for bag in bags.values()]
-
-
-def _picture(array: np.ndarray) -> Picture:
-    ranges = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
-    pixels = array[..., None] if array.ndim == 2 else array
-    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
-        raise UserError(f"got an array of shape {array.shape}; expected (H, W), (H, W, 1) or (H, W, 3)")
-    if pixels.dtype in ranges:
-        high = ranges[pixels.dtype]
-    elif np.issubdtype(pixels.dtype, np.floating) and pixels.min() >= 0 and pixels.max() <= 1:
-        high = 1.0
-    else:
-        raise UserError(f"got an array of {array.dtype}; expected uint8, uint16, or finite floats between 0 and 1")
-    return Picture(pixels, 0.0, high, None, (), f"{pixels.dtype} array")
 
 
 def predict_to_file(folder: str | Path, inputs: list[str], options: PredictOptions, *, as_json: bool = False) -> int:

@@ -14,8 +14,8 @@ from softfree.data.task import Task
 from softfree.errors import ReadError
 from softfree.evaluation.report import Thumbnail
 from softfree.evaluation.scores import Scores
-from softfree.prediction import called
 from softfree.runs import Run
+from softfree.runtime.outputs import called
 
 MOST = 12  # pictures in a report
 

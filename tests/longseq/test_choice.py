@@ -55,7 +55,7 @@ def test_softmax_is_whole_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = vit("softmax_vit_nano_patch8")
     monkeypatch.setattr(choice, "_free", lambda gpu: 1000)
     assert Answer(model, StreamOptions())(torch.randn(1, 3, 64, 64)).shape == (1, 3)
-    with pytest.raises(UserError, match="--stream always: Softmax.* cannot stream"):
+    with pytest.raises(UserError, match=r"--stream always: Softmax.* cannot stream"):
         Answer(model, StreamOptions(stream="always"))
 
 

@@ -17,8 +17,8 @@ from softfree.attention.pseudoinverse import Inverse
 from softfree.attention.softmax import SoftmaxAttention
 from softfree.errors import UserError
 from softfree.models import SoftPyramid, create_model, list_models
-from softfree.models.encoder import Block
 from softfree.models.arguments import arguments_for
+from softfree.models.encoder import Block
 from softfree.models.pyramid_names import PYRAMIDS
 from softfree.models.pyramid_parts import PostNormBlock
 from softfree.options import TrainOptions

@@ -26,19 +26,23 @@ def resize_positions(pos_embed: Tensor, old: tuple[int, int], rows: int, columns
     Returns:
         (1, P + h' w', C).
     """
-    codes = pos_embed[0, prefix:].unflatten(0, old).permute(2, 0, 1)  # (C, h, w)
-    down, across = _weights(old[0], rows, codes), _weights(old[1], columns, codes)
-    resized = (down @ codes @ across.mT).flatten(1).mT.unsqueeze(0)  # (1, h' w', C)
+    codes = pos_embed[0, prefix:]  # (h w, C)
+    width = codes.shape[1]
+    # Plain products of two matrices: OpenVINO stumbles over a constant batch of them.
+    codes = _weights(old[0], rows, codes) @ codes.reshape(old[0], -1)  # (h', w C)
+    codes = codes.reshape(rows, old[1], width).transpose(0, 1).reshape(old[1], -1)  # (w, h' C)
+    codes = _weights(old[1], columns, codes) @ codes  # (w', h' C)
+    resized = codes.reshape(columns, rows, width).transpose(0, 1).reshape(1, -1, width)
     return resized if not prefix else torch.cat([pos_embed[:, :prefix], resized], dim=1)
 
 
 def _weights(old: int, new: int, like: Tensor) -> Tensor:
     """Weights (new, old) of bicubic resizing that averages over what a larger step covers."""
-    made = {"device": like.device, "dtype": like.dtype}
-    scale = old / (torch.ones((), **made) * new)
+    scale = old / (like.new_ones(()) * new)
     reach = scale.clamp_min(1.0)
-    centre = (torch.arange(new, **made) + 0.5) * scale  # (new,)
-    distance = ((torch.arange(old, **made) + 0.5 - centre[:, None]) / reach).abs()
+    centre = (torch.arange(new, device=like.device, dtype=like.dtype) + 0.5) * scale  # (new,)
+    places = torch.arange(old, device=like.device, dtype=like.dtype) + 0.5
+    distance = ((places - centre[:, None]) / reach).abs()
     near = ((A + 2) * distance - (A + 3)) * distance**2 + 1
     far = ((distance - 5) * distance + 8) * distance * A - 4 * A
     weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))

@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that ``--help`` answers at once.
 
 from softfree.options.conversion import ConvertOptions
 from softfree.options.explaining import ExplainOptions
+from softfree.options.exporting import ExportOptions
 from softfree.options.features import FeatureOptions
 from softfree.options.measuring import (
     AttentionBenchOptions,
@@ -45,6 +46,7 @@ __all__ = [
     "DemoOptions",
     "EvaluateOptions",
     "ExplainOptions",
+    "ExportOptions",
     "FeatureOptions",
     "Fit",
     "LoaderBenchOptions",

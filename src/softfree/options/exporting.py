@@ -21,7 +21,6 @@ class ExportOptions:
         calibration: Pictures that show the ranges, as in images; default: the training rows.
         calibration_count: Calibration pictures to use, taken evenly from all.
         margin: Loss of AUROC on the test rows beyond which an int8 file is refused.
-        batch: Pictures at once.
     """
 
     format: Literal["onnx", "openvino"] = "onnx"
@@ -32,4 +31,3 @@ class ExportOptions:
     calibration: Path | None = None
     calibration_count: int = 64
     margin: float = 0.01
-    batch: int = 8

@@ -165,9 +165,7 @@ def _train_all(
 
 
 def _baseline_keys(options: AblationOptions, recipes: list[Recipe]) -> list[Key]:
-    return [
-        Key(recipe.name, baseline.name_of(recipe.options), seed) for recipe in recipes for seed in options.seeds
-    ]
+    return [Key(recipe.name, baseline.name_of(recipe.options), seed) for recipe in recipes for seed in options.seeds]
 
 
 def _add_baselines(options: AblationOptions, recipes: list[Recipe], cells: dict[Key, Cell]) -> None:

@@ -106,16 +106,21 @@ def _evaluate(parsed: Namespace) -> None:
 
 
 def _predict_arguments(parser: Parser) -> None:
-    parser.add_argument("run", type=str, help="A run directory.")
+    parser.add_argument("run", type=str, help="A run directory, or a file of softfree export.")
     parser.add_argument("inputs", nargs="+", type=str, help="Pictures, folders of them, or tables with a column path.")
     parser.add_class_arguments(options.PredictOptions, None)
     add_json(parser)
 
 
 def _predict(parsed: Namespace) -> int:
+    chosen = fill(options.PredictOptions, parsed)
+    if parsed.run.lower().endswith(".onnx"):  # works where torch is not installed
+        from softfree.runtime import predict_to_file as predict_exported
+
+        how = {"frame": chosen.frame, "batch": chosen.batch, "as_json": parsed.json}
+        return predict_exported(parsed.run, parsed.inputs, chosen.out, **how)
     from softfree.prediction import predict_to_file
 
-    chosen = fill(options.PredictOptions, parsed)
     return predict_to_file(parsed.run, parsed.inputs, chosen, as_json=parsed.json)
 
 

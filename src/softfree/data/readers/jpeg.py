@@ -6,7 +6,6 @@ pylibjpeg-libjpeg is under the GPL.
 
 from __future__ import annotations
 
-import imagecodecs
 from pydicom.pixels.decoders import JPEGExtended12BitDecoder, JPEGLosslessDecoder, JPEGLosslessSV1Decoder
 from pydicom.pixels.decoders.base import DecodeRunner
 from pydicom.uid import JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1
@@ -26,6 +25,8 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytes:
     Raises:
         ValueError: when the frame is no such JPEG, or not of the size that the header claims.
     """
+    import imagecodecs  # 80 MB that the runtime without torch can do without
+
     if runner.transfer_syntax == JPEGExtended12Bit and (selection := _spectral_selection(source)) != (0, 63):
         # libjpeg shrugs at it; a scan that breaks ITU-T T.81, table B.3, is not to be trusted with a diagnosis.
         raise ValueError(f"JPEG scan of the coefficients {selection}, expected (0, 63)")

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 from PIL import Image
 
@@ -93,6 +92,8 @@ def _is_png16(path: Path) -> bool:
 
 
 def _png16(path: Path) -> Picture:
+    import imagecodecs  # 80 MB that the runtime without torch can do without
+
     pixels = imagecodecs.png_decode(path.read_bytes())
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]  # (H, W, 1 to 4)
     colour = pixels.shape[-1] >= 3

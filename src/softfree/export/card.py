@@ -1,0 +1,73 @@
+"""What an exported file carries besides the graph: classes, preparation, thresholds, versions, metrics, model card."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from typing import Any
+
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from softfree.data.transforms import Preprocessing
+from softfree.runs import Run
+from softfree.runtime.metadata import Metadata
+from softfree.runtime.preparation import Preparation
+
+EXPORTERS = ("onnx", "onnxscript", "onnxruntime")
+
+
+def make_metadata(run: Run, size: tuple[int, int] | None) -> Metadata:
+    """Gather the metadata of a run's float32 file that takes ``size`` only, or any size if that is None."""
+    metrics = _metrics(run)
+    versions = run.config.get("versions", {}) | {f"export/{name}": version(name) for name in ("torch", *EXPORTERS)}
+    steps = run.picture_steps
+    return Metadata(
+        run.task,
+        light_preparation(steps),
+        run.operating.temperature,
+        run.operating.thresholds,
+        size,
+        _card(run, steps, metrics),
+        versions,
+        metrics,
+    )
+
+
+def light_preparation(steps: Preprocessing) -> Preparation:
+    """The same steps for the runtime."""
+    if steps.preset == "radiograph":
+        return Preparation(steps.size, steps.fit, steps.channels, None, None)
+    mean, deviation = tuple(IMAGENET_DEFAULT_MEAN), tuple(IMAGENET_DEFAULT_STD)
+    if steps.channels == 1:
+        mean, deviation = (sum(mean) / 3,), (sum(deviation) / 3,)
+    return Preparation(steps.size, steps.fit, steps.channels, mean, deviation)
+
+
+def _metrics(run: Run) -> dict[str, Any]:
+    """Value and interval of each metric of the test split, as the run's evaluation left them; empty without one."""
+    path = run.folder / "metrics.json"
+    try:
+        found = json.loads(path.read_text())
+        if found["split"] != "test":
+            return {}
+        kept = ("value", "low", "high", "n")
+        return {name: {key: one[key] for key in kept} for name, one in found["metrics"].items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _card(run: Run, steps: Preprocessing, metrics: dict[str, Any]) -> str:
+    """A short text for people; it names no file and no patient."""
+    task, table = run.task, run.config.get("table", {})
+    lines = [
+        f"Model: {run.config['model']['name']}, a {task.kind} classifier of pictures: {', '.join(task.classes)}.",
+        f"Trained with softfree on a table of {table.get('rows', 'unknown')} rows.",
+        *steps.in_words(),
+    ]
+    auroc = metrics.get("auroc", {})
+    if auroc.get("value") is not None:
+        interval = "" if auroc["low"] is None else f" (95 % interval {auroc['low']:.3f} to {auroc['high']:.3f})"
+        lines.append(f"AUROC on {auroc['n']} test samples: {auroc['value']:.3f}{interval}.")
+    if run.config.get("notice"):
+        lines.append(str(run.config["notice"]))
+    return "\n".join([*lines, "For research; not a medical device."])

@@ -1,0 +1,80 @@
+"""An ONNX graph as an OpenVINO model: an .xml file with the graph, a .bin file beside it with the weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+
+from softfree.data.readers import Picture
+from softfree.errors import UserError
+from softfree.export.graph import Graph, write_graph
+from softfree.export.parity import Parity, prove
+from softfree.export.ranks import equal_ranks
+from softfree.files import replacing
+from softfree.runs import Run
+from softfree.runtime.metadata import Metadata
+
+
+def write_openvino(
+    run: Run, graph: Graph, about: Metadata, pictures: Sequence[Picture], path: Path
+) -> tuple[Parity, int]:
+    """Convert, prove and write.
+
+    Args:
+        run: the run.
+        graph: its ONNX graph.
+        about: goes into the model's runtime information, under ``softfree``.
+        pictures: for the proof.
+        path: the .xml file; the .bin file gets the same name.
+
+    Returns:
+        The proof, and the bytes of both files.
+
+    Raises:
+        UserError: OpenVINO is missing or refuses the graph, or the logits differ.
+    """
+    try:
+        import openvino
+    except ImportError:
+        raise UserError("--format openvino needs OpenVINO; get it with: pip install softfree[export]") from None
+
+    with TemporaryDirectory() as folder, replacing(path) as temporary:
+        weights = temporary.with_suffix(".bin")
+        try:
+            model = _convert(equal_ranks(graph.proto), about, Path(folder) / "model.onnx")
+            openvino.save_model(model, temporary, compress_to_fp16=False)
+            # bfloat16 is the default where a processor has it.
+            compiled = openvino.Core().compile_model(temporary, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+            def logits(pixels: np.ndarray) -> np.ndarray:
+                return np.asarray(compiled(pixels)[0], dtype=np.float64)
+
+            parity = prove(run, pictures, about.preparation, logits, graph.size is None)
+            size = temporary.stat().st_size + weights.stat().st_size
+            path.unlink(missing_ok=True)  # an old graph never lies beside new weights
+            os.replace(weights, path.with_suffix(".bin"))
+        except RuntimeError as error:
+            raise UserError(f"OpenVINO does not run {run.config['model']['name']}: {_in_one_line(error)}") from None
+        finally:
+            weights.unlink(missing_ok=True)
+    return parity, size
+
+
+def _convert(proto: onnx.ModelProto, about: Metadata, source: Path) -> Any:
+    import openvino
+
+    write_graph(proto, about, source)
+    model = openvino.convert_model(source)
+    for name, value in about.to_strings().items():
+        model.set_rt_info(value, ["softfree", name])
+    return model
+
+
+def _in_one_line(error: RuntimeError) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,81 @@
+"""What an exported file says of itself: strings by name, each JSON or plain text, in the file's own metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from softfree.data.task import Task
+from softfree.errors import UserError
+from softfree.runtime.preparation import Preparation
+
+FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """All that turns a picture into logits' input, and logits into a row.
+
+    Attributes:
+        task: what is predicted, with the names of the classes in the order of the logits.
+        preparation: from a picture to the graph's input.
+        temperature: the logits are divided by it.
+        thresholds: probability from which a class counts as present.
+        size: height and width that the graph takes; None when it takes any.
+        card: the model card, text for people.
+        versions: of the software that trained and exported.
+        metrics: on the test split: name to value, low, high, n.
+        quantised: ``static`` or ``weights`` for integers, empty for float32.
+    """
+
+    task: Task
+    preparation: Preparation
+    temperature: float = 1.0
+    thresholds: dict[str, float] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
+    card: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    quantised: str = ""
+
+    def to_strings(self) -> dict[str, str]:
+        """Return the metadata as strings by name."""
+        values = {
+            "task": self.task.kind,
+            "classes": list(self.task.classes),
+            "preprocessing": self.preparation.to_dict(),
+            "temperature": self.temperature,
+            "thresholds": self.thresholds,
+            "size": self.size,
+            "versions": self.versions,
+            "metrics": self.metrics,
+        }
+        text = {"softfree_format": FORMAT, "model_card": self.card, "quantised": self.quantised}
+        return text | {name: json.dumps(value) for name, value in values.items()}
+
+    @classmethod
+    def from_strings(cls, found: Mapping[str, str], path: object) -> Metadata:
+        """Read what :meth:`to_strings` gave; UserError, naming ``path``, when it is not ours or of a later format."""
+        if "softfree_format" not in found:
+            raise UserError(f"{path} was not made by softfree export: its metadata are missing; export the run again")
+        if found["softfree_format"] != FORMAT:
+            raise UserError(
+                f"{path} has format {found['softfree_format']}, expected {FORMAT}; update softfree or export again"
+            )
+        try:
+            size = json.loads(found["size"])
+            return cls(
+                Task(json.loads(found["task"]), tuple(json.loads(found["classes"]))),
+                Preparation.from_dict(json.loads(found["preprocessing"])),
+                float(json.loads(found["temperature"])),
+                json.loads(found["thresholds"]),
+                None if size is None else (int(size[0]), int(size[1])),
+                found["model_card"],
+                json.loads(found["versions"]),
+                json.loads(found["metrics"]),
+                found["quantised"],
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise UserError(f"{path} has damaged metadata ({error}); export the run again") from None

@@ -1,0 +1,116 @@
+"""A row for every input, good or bad, from an exported file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softfree.data.readers import Picture, read_picture
+from softfree.errors import ReadError, UserError
+from softfree.files import replacing
+from softfree.runtime.inputs import Found, Input, find_inputs
+from softfree.runtime.outputs import columns
+from softfree.runtime.session import Model
+
+Row = dict[str, Any]
+
+
+def predict(
+    model: str | Path | Model,
+    inputs: Input | Sequence[Input],
+    *,
+    frame: int | None = None,
+    batch: int = 16,
+    threads: int | None = None,
+) -> list[Row]:
+    """Probabilities for files, folders, CSV tables or arrays from an exported file.
+
+    Args:
+        model: the file, or one that is open.
+        inputs: paths, or arrays (H, W) or (H, W, C) of uint8, uint16, or floats in [0, 1].
+        frame: frame of multi-frame files, counted from 0; default: the first.
+        batch: pictures at once; only pictures of equal shape share a batch.
+        threads: that onnxruntime may use; default: all processors.
+
+    Returns:
+        A row for each input, the same as :meth:`softfree.runs.Run.predict` has: ``path``, ``status`` (``ok`` or why
+        not), ``reason``, ``p_<class>`` (calibrated), ``raw_<class>`` and ``predicted``; None for missing numbers.
+
+    Raises:
+        UserError: a file that cannot be used, or no input.
+    """
+    if batch < 1:
+        raise UserError(f"--batch {batch}: expected at least 1")
+    opened = model if isinstance(model, Model) else Model(model, threads=threads)
+    given: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
+    found = find_inputs(given, frame)
+    logits, failed = _logits(opened, found, batch)
+    about = opened.metadata
+    rows = []
+    for number, (name, _, _) in enumerate(found):
+        error = failed.get(number)
+        head = {"path": name, "status": error.status if error else "ok", "reason": str(error) if error else ""}
+        rows.append(head | columns(logits[number], about.task, about.temperature, about.thresholds))
+    return rows
+
+
+def _logits(model: Model, found: list[Found], batch: int) -> tuple[np.ndarray, dict[int, ReadError]]:
+    """Logits (n, K), NaN where a picture gives none, and why."""
+    values = np.full((len(found), len(model.metadata.task.classes)), np.nan)
+    failed: dict[int, ReadError] = {}
+    waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
+
+    def flush(shape: tuple[int, ...]) -> None:
+        numbers, pixels = zip(*waiting.pop(shape), strict=True)
+        values[list(numbers)] = model.logits(np.stack(pixels))
+
+    for number, (name, source, frame) in enumerate(found):
+        try:
+            picture = source if isinstance(source, Picture) else read_picture(source, frame=frame)
+            pixels = model.metadata.preparation(picture)
+            model.check(name if isinstance(source, Picture) else source, pixels)
+        except ReadError as error:
+            failed[number] = error
+            continue
+        waiting[pixels.shape].append((number, pixels))
+        if len(waiting[pixels.shape]) == batch:
+            flush(pixels.shape)
+    for shape in list(waiting):
+        flush(shape)
+    return values, failed
+
+
+def predict_to_file(
+    model: str | Path,
+    inputs: Sequence[str],
+    out: Path,
+    *,
+    frame: int | None = None,
+    batch: int = 16,
+    threads: int | None = None,
+    as_json: bool = False,
+) -> int:
+    """Predict and write ``out``, a CSV file; the exit status is 0 or 1 (some failed), and UserError when all did."""
+    if out.suffix.lower() != ".csv":
+        raise UserError(f"--out {out}: expected a name that ends in .csv, the only kind for exported models")
+    rows = predict(model, list(inputs), frame=frame, batch=batch, threads=threads)
+    with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    failed = [row for row in rows if row["status"] != "ok"]
+    for row in failed:
+        print(f"softfree: {row['path']}: {row['reason']}", file=sys.stderr)
+    if len(failed) == len(rows):
+        raise UserError(f"none of the {len(rows)} inputs could be read; their reasons are in {out}")
+    print(f"{len(rows) - len(failed)} of {len(rows)} predicted; written to {out}", file=sys.stderr)
+    return 1 if failed else 0

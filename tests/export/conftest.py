@@ -1,0 +1,29 @@
+"""A tiny run, trained and exported once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from softfree.export.exporting import Exported, export
+from softfree.options import TrainOptions
+from softfree.options.exporting import ExportOptions
+from softfree.runs import Run
+from softfree.training.loop import train
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, make_small_table: Callable[[Path], Path]) -> Run:
+    folder = tmp_path_factory.mktemp("export")
+    return train(
+        TrainOptions(
+            table=make_small_table(folder / "data"), out=folder / "run", model="seqnorm_vit_nano_patch16",
+            model_options={"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8}, size=32, epochs=2, batch=8,
+            lr=3e-3, progress=False, accelerator="cpu",
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def exported(run: Run) -> Exported:
+    return export(run.folder, ExportOptions())

@@ -1,0 +1,169 @@
+"""A run becomes a file that gives the same rows, or there is no file."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from softfree.data.readers import Picture
+from softfree.errors import UserError
+from softfree.export.exporting import Exported, export
+from softfree.export.graph import make_graph
+from softfree.export.parity import prove
+from softfree.models import create_model
+from softfree.options.exporting import ExportOptions
+from softfree.runs import Run
+from softfree.runtime import Model, predict
+
+SMALL = {"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8, "num_classes": 2, "img_size": 32, "in_chans": 1}
+
+
+def test_the_same_rows(run: Run, exported: Exported) -> None:
+    folder = str(Path(run.config["options"]["table"]).parent)
+    expected, found = run.predict(folder), predict(exported.path, folder)
+    assert list(found[0]) == list(expected)
+    for name in ("path", "status", "reason", "predicted"):
+        assert [row[name] for row in found] == expected[name].tolist()
+    for name in ("p_low", "p_high", "raw_high"):
+        np.testing.assert_allclose([row[name] for row in found], expected[name], atol=1e-5)
+
+
+def test_proof_at_three_sizes(exported: Exported) -> None:
+    assert exported.size is None
+    assert len(exported.parity.differences) == 3
+    assert exported.parity.largest < 1e-5
+    assert not list(exported.path.parent.glob(".*part*"))
+
+
+def test_metadata(run: Run, exported: Exported) -> None:
+    about = Model(exported.path).metadata
+    assert about.task == run.task
+    assert about.temperature == run.operating.temperature
+    assert about.thresholds == run.operating.thresholds
+    assert about.metrics["auroc"]["n"] == 8
+    assert "AUROC on 8 test samples" in about.card
+    assert about.versions["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_nothing_tells_where_it_was_made(exported: Exported) -> None:
+    content = exported.path.read_bytes()
+    for trace in (b"/softfree/", b"site-packages", b".py", str(exported.path.parent).encode()):
+        assert trace not in content
+
+
+def test_gram_order(exported: Exported) -> None:
+    proto = onnx.load(exported.path)
+    operators = {node.op_type for node in proto.graph.node}
+    assert not operators & {"Softmax", "Exp", "Attention", "Loop", "Scan"}
+    tokens = 7  # rows by columns of a picture of 56 x 8 pixels: no other axis has this length
+    proto.graph.output.extend(
+        onnx.helper.make_empty_tensor_value_info(node.output[0])
+        for node in proto.graph.node
+        if node.op_type == "MatMul"
+    )
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    shapes = [found.shape for found in session.run(None, {"pixels": np.zeros((1, 1, 56, 8), np.float32)})]
+    with_tokens = [shape for shape in shapes if tokens in shape]
+    assert len(with_tokens) >= 4  # patches, the attention's second large product, two of the MLP
+    assert not [shape for shape in shapes if shape.count(tokens) > 1]
+    assert not [shape for shape in with_tokens if 3 * 32 in shape]  # Q, K and V of the tokens are never made
+
+
+def test_any_picture(run: Run, exported: Exported) -> None:
+    model = Model(exported.path)
+    for shape in ((1, 1, 32, 32), (3, 1, 40, 19), (2, 1, 9, 100)):
+        pixels = torch.randn(shape)
+        with torch.no_grad():
+            expected = run.model.cpu()(pixels).numpy()
+        np.testing.assert_allclose(model.logits(pixels.numpy()), expected, atol=1e-5)
+
+
+def test_other_logits_are_refused(run: Run, exported: Exported) -> None:
+    model = Model(exported.path)
+    picture = Picture(np.random.default_rng(0).integers(0, 255, (40, 30, 1), dtype=np.uint8), 0.0, 255.0, None, (), "")
+    for wrong in (2e-4, np.nan):
+        with pytest.raises(UserError, match=r"differs from the run by .* no file was written"):
+            prove(run, [picture], model.metadata.preparation, lambda x, by=wrong: model.logits(x) + by, True)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"out": Path("m.xml")}, "ends in .onnx"),
+        ({"format": "openvino", "int8": "static"}, "is for --format onnx"),
+        ({"margin": 2.0}, "--margin 2.0"),
+        ({"count": 0}, "expected at least 1"),
+        ({"images": Path("/nowhere")}, "no such file"),
+    ],
+)
+def test_bad_options(run: Run, options: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        export(run.folder, ExportOptions(**options))
+
+
+def test_no_readable_picture(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_text("nothing")
+    with pytest.raises(UserError, match="none of 1 pictures for the proof"):
+        export(run.folder, ExportOptions(images=tmp_path / "pictures", out=tmp_path / "m.onnx"))
+    assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["static", "weights"])
+def test_int8(run: Run, tmp_path: Path, kind: str) -> None:
+    pictures = tmp_path / "pictures"
+    shutil.copytree(Path(run.config["options"]["table"]).parent, pictures, ignore=shutil.ignore_patterns("*.csv"))
+    (pictures / "broken.png").write_text("nothing")
+    options = ExportOptions(out=tmp_path / "m.onnx", calibration=pictures, calibration_count=40, margin=0.5)
+    done = export(run.folder, replace(options, int8=kind))
+    assert done.loss is not None
+    assert done.loss.n == 8
+    assert done.loss.calibrated_on == (32 if kind == "static" else 0)
+    assert len(done.unreadable) == (kind == "static")
+    operators = {node.op_type for node in onnx.load(done.path).graph.node}
+    assert ("QuantizeLinear" if kind == "static" else "MatMulInteger") in operators
+    image = Image.fromarray(np.zeros((20, 30), np.uint8))
+    image.save(tmp_path / "a.png")
+    assert Model(done.path).metadata.quantised == kind
+    assert predict(done.path, tmp_path / "a.png")[0]["status"] == "ok"
+
+
+@pytest.mark.slow
+def test_int8_beyond_the_margin(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from softfree.export import quantise
+
+    monkeypatch.setattr(quantise, "_loss", lambda *_: quantise.Loss(0.9, 0.8, 0.1, 0.05, 0.15, "x", 8, 0))
+    with pytest.raises(UserError, match=r"loss 0.1000 \(95 % interval 0.0500 to 0.1500"):
+        export(run.folder, ExportOptions(int8="weights", out=tmp_path / "m.onnx"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_openvino(run: Run, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    done = export(run.folder, ExportOptions(format="openvino", out=tmp_path / "m.xml"))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.bin", "m.xml"]
+    assert done.parity.largest < 1e-4
+    model = openvino.Core().read_model(tmp_path / "m.xml")
+    assert model.get_rt_info(["softfree", "classes"]).astype(str) == json.dumps(list(run.task.classes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["softmax", "sima", "soft"])
+def test_other_attentions(name: str) -> None:
+    model = create_model(f"{name}_vit_nano_patch16", **SMALL).eval()
+    graph = make_graph(model, 1, 32)
+    side = 32 if graph.size is None else graph.size[0]
+    session = onnxruntime.InferenceSession(graph.proto.SerializeToString())
+    pixels = torch.randn(3, 1, side, side)
+    with torch.no_grad():
+        np.testing.assert_allclose(session.run(None, {"pixels": pixels.numpy()})[0], model(pixels).numpy(), atol=1e-4)
+    assert (graph.size is None) == (name != "soft")

@@ -1,0 +1,54 @@
+"""A small ONNX file as softfree export makes it, written by hand: the mean of each channel, then a matrix."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from softfree.data.task import Task
+from softfree.runtime.metadata import Metadata
+from softfree.runtime.preparation import Preparation
+
+ABOUT = Metadata(Task("binary", ("well", "ill")), Preparation(32, "pad", 1, (0.5,), (0.25,)), 2.0, {"ill": 0.4})
+
+
+def write_model(path: Path, about: Metadata | None = ABOUT, channels: int = 1, classes: int = 2) -> Path:
+    weights = np.linspace(-1, 1, channels * classes, dtype=np.float32).reshape(channels, classes)
+    height, width = about.size if about is not None and about.size else ("height", "width")
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),
+            helper.make_node("MatMul", ["means", "weights"], ["logits"]),
+        ],
+        "small",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", channels, height, width])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])],
+        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(np.array([2, 3]), "axes")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    if about is not None:
+        helper.set_model_props(proto, about.to_strings())
+    onnx.save(proto, path)
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "model.onnx")
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> Callable[..., Path]:
+    def make(about: Metadata | None = ABOUT, **options: int) -> Path:
+        return write_model(tmp_path / "made.onnx", about, **options)
+
+    return make
+
+
+@pytest.fixture
+def about() -> Callable[..., Metadata]:
+    return lambda **changes: replace(ABOUT, **changes)
