@@ -8,14 +8,5 @@ VERBS: dict[str, Verb] = {
     for module in (main, preparing, features, explaining, exporting, convert, studies, measuring)
     for name, verb in module.VERBS.items()
 }
-    main.VERBS
-    | preparing.VERBS
-    | features.VERBS
-    | explaining.VERBS
-    | exporting.VERBS
-    | convert.VERBS
-    | studies.VERBS
-    | measuring.VERBS
-)
 
 __all__ = ["VERBS", "Parser", "Verb"]
