@@ -29,6 +29,10 @@ class DicomPyramid:
             pixels = self._slide.read_region((x, y), self._levels[level], (width, height))
         return np.asarray(pixels.convert("RGB")), (0.0, 0.0)
 
+    def __del__(self) -> None:
+        if hasattr(self, "_slide"):
+            self._slide.close()
+
     def close(self) -> None:
         """Give the files back."""
         self._slide.close()

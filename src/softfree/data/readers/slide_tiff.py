@@ -41,6 +41,11 @@ class TiffPyramid:
                     _paste(tile, out, column * columns - x, row * rows - y)
         return out, (0.0, 0.0)
 
+    def __del__(self) -> None:
+        # tifffile's pages refer to their file in a circle, which would keep it open until some later collection.
+        if hasattr(self, "_file"):
+            self._file.close()
+
     def close(self) -> None:
         """Give the file back."""
         self._file.close()
