@@ -17,12 +17,11 @@ from softfree.data.sources import join_source, resolutions
 from softfree.data.table_file import no_column, read_table_file
 from softfree.data.task import Task
 from softfree.errors import UserError
-from softfree.evaluation.calibration import probabilities
 from softfree.files import replacing
 from softfree.inference import infer
 from softfree.options import PredictOptions, StreamOptions
 from softfree.runtime.inputs import as_picture
-from softfree.runtime.outputs import called
+from softfree.runtime.outputs import called, probabilities
 
 if TYPE_CHECKING:
     from softfree.runs import Operating, Run
@@ -162,8 +161,8 @@ def predict_to_file(folder: str | Path, inputs: list[str], options: PredictOptio
     failed = rows[rows["status"] != "ok"]
     if as_json:
         print(json.dumps(json.loads(rows.to_json(orient="records")), indent=2))
-    for path, reason in failed[["path", "reason"]].itertuples(index=False):
-        print(f"softfree: {path}: {reason}", file=sys.stderr)
+    for reason in failed["reason"]:
+        print(f"softfree: {reason}", file=sys.stderr)
     if len(failed) == len(rows):
         raise UserError(f"none of the {len(rows)} inputs could be read; their reasons are in {options.out}")
     print(f"{len(rows) - len(failed)} of {len(rows)} predicted; written to {options.out}", file=sys.stderr)

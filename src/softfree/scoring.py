@@ -13,7 +13,7 @@ from softfree.data.dataset import SampleDataset
 from softfree.data.samples import as_samples
 from softfree.data.table import Table, read_table
 from softfree.errors import UserError
-from softfree.evaluation.calibration import fit_temperature, probabilities
+from softfree.evaluation.calibration import fit_temperature
 from softfree.evaluation.scores import Scores
 from softfree.evaluation.thresholds import choose_thresholds
 from softfree.files import replacing
@@ -21,6 +21,7 @@ from softfree.inference import infer
 from softfree.options import StreamOptions
 from softfree.prediction import outputs
 from softfree.runs import Operating, Run
+from softfree.runtime.outputs import probabilities
 
 PREDICTIONS = "predictions.csv"
 

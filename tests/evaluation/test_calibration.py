@@ -3,7 +3,8 @@ import pytest
 from scipy.special import expit, softmax
 
 from softfree.data.task import Task
-from softfree.evaluation.calibration import ece, ece_by_chance, fit_temperature, probabilities, reliability
+from softfree.evaluation.calibration import ece, ece_by_chance, fit_temperature, reliability
+from softfree.runtime.outputs import probabilities
 
 BINARY = Task("binary", ("well", "ill"))
 THREE = Task("multiclass", ("a", "b", "c"))

@@ -10,12 +10,12 @@ import pandas as pd
 from softfree.conversion.source import Source
 from softfree.data.dataset import SampleDataset, choose_cache
 from softfree.data.table import Table
-from softfree.evaluation.calibration import probabilities
 from softfree.evaluation.quantities import quantities
 from softfree.evaluation.scores import Scores
 from softfree.inference import infer
 from softfree.models import VisionTransformer
 from softfree.options import ConvertOptions
+from softfree.runtime.outputs import probabilities
 
 
 def auroc_on_test(

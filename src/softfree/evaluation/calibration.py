@@ -7,19 +7,13 @@ import math
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, log_softmax, softmax
+from scipy.special import log_softmax
 
 from softfree.data.task import Task
 from softfree.evaluation import bootstrap, weighted
 from softfree.evaluation.intervals import bias_corrected, wilson
 
 TEMPERATURES = (0.05, 20.0)
-
-
-def probabilities(logits: np.ndarray, task: Task, temperature: float = 1.0) -> np.ndarray:
-    """Turn ``logits (n, K) / temperature`` into float64 probabilities: softmax where classes exclude each other."""
-    scaled = np.asarray(logits, dtype=np.float64) / temperature
-    return softmax(scaled, axis=1) if task.exclusive else expit(scaled)
 
 
 def fit_temperature(logits: np.ndarray, targets: np.ndarray, task: Task) -> float:

@@ -25,13 +25,13 @@ from onnxruntime.quantization import (
 
 from softfree.data.readers import Picture, read_picture
 from softfree.errors import ReadError, UserError
-from softfree.evaluation.calibration import probabilities
 from softfree.evaluation.comparison import compare
 from softfree.evaluation.scores import Scores
 from softfree.export.graph import Graph, quiet
 from softfree.export.pictures import find_pictures, read_evenly
 from softfree.options.exporting import ExportOptions
 from softfree.runs import Run
+from softfree.runtime.outputs import probabilities
 from softfree.runtime.preparation import Preparation
 from softfree.runtime.session import Model
 from softfree.scoring import open_table

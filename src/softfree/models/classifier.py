@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
@@ -15,9 +14,10 @@ from softfree.attention import ATTENTIONS
 from softfree.attention.base import option_names
 from softfree.errors import UserError, unknown_name
 from softfree.models.encoder import Encoder
+from softfree.models.head import HeadedModel, init_linear
 
 
-class Classifier(nn.Module, PyTorchModelHubMixin, library_name="softfree", tags=["image-classification"]):
+class Classifier(HeadedModel):
     """Class token, encoder, pooling and head under timm's names; the tokenizer and the positions are a subclass's.
 
     A subclass calls ``__init__``, makes ``patch_embed`` and ``pos_embed``, then calls :meth:`add_encoder`, and
@@ -67,7 +67,7 @@ class Classifier(nn.Module, PyTorchModelHubMixin, library_name="softfree", tags=
         norm = nn.LayerNorm(self.embed_dim, eps=1e-6)
         self.norm = norm if self.pool == "token" else nn.Identity()
         self.fc_norm = norm if self.pool == "avg" else nn.Identity()
-        self.head = nn.Linear(self.embed_dim, self.num_classes) if self.num_classes else nn.Identity()
+        self.head = self.make_head()
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -76,7 +76,7 @@ class Classifier(nn.Module, PyTorchModelHubMixin, library_name="softfree", tags=
             trunc_normal_(self.pos_embed, std=0.02)
         if self.cls_token is not None:
             nn.init.normal_(self.cls_token, std=1e-6)
-        self.apply(_init_linear)
+        self.apply(init_linear)
         for block in self.blocks:
             block.attn.reset_start()  # type: ignore[union-attr, operator]
 
@@ -101,19 +101,6 @@ class Classifier(nn.Module, PyTorchModelHubMixin, library_name="softfree", tags=
         pooled = tokens[:, 0] if self.pool == "token" else masked_mean(tokens[:, self.num_prefix_tokens :], mask)
         pooled = self.fc_norm(pooled)
         return pooled if pre_logits else self.head(pooled)
-
-    def get_classifier(self) -> nn.Module:
-        """Return the last linear layer."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Make a new head for another number of classes; 0 for none."""
-        self.num_classes = num_classes
-        if isinstance(self._hub_mixin_config, dict):
-            self._hub_mixin_config["num_classes"] = num_classes  # what save_pretrained writes
-        like = next(self.blocks.parameters())
-        head = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
-        self.head = head.apply(_init_linear).to(like.device, like.dtype)
 
     def no_weight_decay(self) -> set[str]:
         """Name parameters of more than one axis that weight decay should spare."""
@@ -169,10 +156,3 @@ def for_sides(attention: str, options: dict[str, Any] | None, **defaults: Any) -
     """Complete an attention's options by those of ``defaults`` that it has: made for a grid of so many sides."""
     known = option_names(ATTENTIONS[attention]) if attention in ATTENTIONS else set()
     return {name: value for name, value in defaults.items() if name in known} | (options or {})
-
-
-def _init_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, cast, get_args
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from timm.layers import to_2tuple, trunc_normal_
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from softfree.attention.soft import Form
 from softfree.errors import UserError, unknown_name
 from softfree.models.encoder import Block, Encoder
+from softfree.models.head import HeadedModel, init_linear
 from softfree.models.pyramid_parts import PostNormBlock, Stage, make_downsampling, make_stem
 from softfree.models.tokenizers import fit_picture
 
@@ -25,7 +25,7 @@ STRIDES, KERNELS = (8, 4, 2), (9, 5, 3)
 TOKENS = ("pos_embed", "cls_token")
 
 
-class SoftPyramid(nn.Module, PyTorchModelHubMixin, library_name="softfree", tags=["image-classification"]):
+class SoftPyramid(HeadedModel):
     """Stem, three stages of post-norm SOFT blocks, one of softmax blocks with a class token, head.
 
     Pictures may have any size and any number of channels at run time: positions are resized, maps have sides
@@ -97,7 +97,7 @@ class SoftPyramid(nn.Module, PyTorchModelHubMixin, library_name="softfree", tags
         norm = nn.LayerNorm(self.embed_dim, eps=1e-6)
         self.norm: nn.Module = norm if last == "softmax" else nn.Identity()
         self.fc_norm: nn.Module = norm if last == "soft" else nn.Identity()
-        self.head = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
+        self.head = self.make_head()
         self.init_weights()
 
     def _make_stages(
@@ -116,7 +116,7 @@ class SoftPyramid(nn.Module, PyTorchModelHubMixin, library_name="softfree", tags
 
     def init_weights(self) -> None:
         """Start as the official code: truncated normal 0.02 for linear layers, positions and the class token."""
-        self.apply(_init_linear)
+        self.apply(init_linear)
         for name, tokens in self.named_parameters():
             if name.endswith(TOKENS):
                 trunc_normal_(tokens, std=0.02)
@@ -196,19 +196,6 @@ class SoftPyramid(nn.Module, PyTorchModelHubMixin, library_name="softfree", tags
         self.stages = self.stages[: end + 1]
         return taken
 
-    def get_classifier(self) -> nn.Module:
-        """Return the last linear layer."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Make a new head for another number of classes; 0 for none."""
-        self.num_classes = num_classes
-        if isinstance(self._hub_mixin_config, dict):
-            self._hub_mixin_config["num_classes"] = num_classes  # what save_pretrained writes
-        like = next(self.stages.parameters())
-        head = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
-        self.head = head.apply(_init_linear).to(like.device, like.dtype)
-
     def no_weight_decay(self) -> set[str]:
         """Name parameters of more than one axis that weight decay should spare."""
         return {name for name, _ in self.named_parameters() if name.endswith(TOKENS)}
@@ -244,10 +231,3 @@ def _check(attention: str, form: str, last: str, *of_stages: Sequence[int]) -> N
     for numbers in of_stages:
         if len(numbers) != 4 or min(numbers) < 1:
             raise UserError(f"Got {tuple(numbers)} for the stages of a pyramid: expected four numbers from 1 on.")
-
-
-def _init_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

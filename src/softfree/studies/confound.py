@@ -17,9 +17,9 @@ from softfree.data.readers.picture import Picture
 from softfree.data.table import Table
 from softfree.data.transforms import resize
 from softfree.errors import UserError
-from softfree.evaluation.calibration import probabilities
 from softfree.inference import infer
 from softfree.runs import Run
+from softfree.runtime.outputs import probabilities
 from softfree.scoring import open_table
 
 FEATURES = ("width", "height", "aspect ratio", "pixels")

@@ -19,11 +19,11 @@ from softfree.data.readers.picture import Picture
 from softfree.data.table import Table
 from softfree.data.transforms import Preprocessing
 from softfree.errors import ReadError, UserError
-from softfree.evaluation.calibration import probabilities
 from softfree.evaluation.scores import Scores
 from softfree.inference import Logits, infer
 from softfree.options import RobustnessOptions
 from softfree.runs import Run
+from softfree.runtime.outputs import probabilities
 from softfree.studies.corruptions import CORRUPTIONS
 from softfree.studies.draws import Drawn, draw
 

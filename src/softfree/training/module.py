@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from softfree.data.dataset import Sample
 from softfree.data.task import Task
 from softfree.errors import UserError
-from softfree.evaluation.calibration import probabilities
 from softfree.evaluation.scores import Scores, obstacle
 from softfree.longseq.choice import Answer
 from softfree.options import OptimizerOptions, StreamOptions
+from softfree.runtime.outputs import probabilities
 from softfree.training.objective import Distillation, Objective
 from softfree.training.optimizer import create_optimizer, create_schedule
 from softfree.training.teacher import Teacher
