@@ -22,7 +22,7 @@ from softfree.models.encoder import Block
 from softfree.models.pyramid_names import PYRAMIDS
 from softfree.models.pyramid_parts import PostNormBlock
 from softfree.options import TrainOptions
-from softfree.planning.plan import Work
+from softfree.planning.work import Work
 from softfree.runs import Run
 from softfree.training.cost import multiply_adds
 from softfree.training.loop import train

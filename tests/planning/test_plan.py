@@ -19,8 +19,10 @@ from softfree.errors import UserError
 from softfree.models import create_model
 from softfree.options import PlanOptions
 from softfree.planning import GIB, layers
-from softfree.planning.plan import Work, count_parameters, kept_bytes, largest_size, make_plan, memory, multiply_adds
+from softfree.planning.memory import kept_bytes, memory
+from softfree.planning.plan import largest_size, make_plan
 from softfree.planning.text import print_check
+from softfree.planning.work import Work, count_parameters, multiply_adds
 
 KNOWN = sorted(layers.ATTENTIONS)
 

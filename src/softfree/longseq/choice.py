@@ -15,7 +15,8 @@ from softfree.longseq.streamed import Streaming, streamed
 from softfree.models.classifier import Classifier
 from softfree.models.encoder import Block
 from softfree.options import Precision, StreamOptions
-from softfree.planning.plan import Work, free_memory, memory
+from softfree.planning import Work, memory
+from softfree.planning.plan import free_memory
 
 # Share of the free memory that a plan may take: others live there, too.
 SHARE = 0.8

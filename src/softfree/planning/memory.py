@@ -1,0 +1,146 @@
+"""The peak memory of a training step or an inference, from formulas that were held against measured peaks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from softfree.attention.base import PART
+from softfree.planning.layers import attention_cost
+from softfree.planning.work import Work, count_parameters
+
+GIB = 2**30
+# What a process holds that has loaded torch, timm and the models, and has run each kind of kernel once. Measured.
+PROCESS = 757 * 2**20
+# What a GPU holds for the libraries before the first tensor. A round number, not measured.
+GPU_CONTEXT = GIB // 2
+# glibc takes blocks from here on from the system and gives them back; smaller ones leave gaps.
+MAPPED = 32 * 2**20
+# Share of the smaller blocks that are gaps at the peak: of what is kept, and of what each block computes again
+# between gradients that stay. Fitted to measured peaks.
+GAPS_KEPT, GAPS_RECOMPUTED = 0.1, 0.35
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes, split by purpose; all are held at the peak.
+
+    Attributes:
+        weights: The model's parameters.
+        gradients: One for each weight.
+        optimizer: AdamW's two averages for each weight.
+        kept: Pictures and activations that wait for the backward pass; in inference the pictures.
+        temporaries: What the widest moments need beside them.
+        gaps: Freed memory in the CPU's heap that no tensor fits into.
+        process: Python with its libraries; on a GPU the context.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    kept: int
+    temporaries: int
+    gaps: int
+    process: int
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+def memory(work: Work) -> Memory:
+    """Split the peak of a training step (not the first, so that AdamW's state is there) or of an inference."""
+    weights = count_parameters(work) * work.shape.stream
+    process = GPU_CONTEXT if work.gpu else PROCESS
+    pictures = work.batch * work.channels * work.size**2 * work.shape.stream
+    if work.inference:
+        return Memory(weights, 0, 0, pictures, _inference(work), 0, process)
+    kept = kept_bytes(work)
+    if work.shape.autocast:
+        kept += pictures  # beside their cast
+    gaps = 0 if work.gpu else _gaps(work)
+    return Memory(weights, weights, 2 * weights, kept, _backward(work), gaps, process)
+
+
+def kept_bytes(work: Work) -> int:
+    """Bytes of pictures and activations that autograd keeps from the forward to the backward pass."""
+    s, stem = work.shape, work.tokenizer
+    casts = 2 * stem.parameters if s.autocast else 0
+    pixels = work.batch * work.channels * work.padded**2
+    ends = (pixels + work.batch * stem.kept) * s.narrow + casts
+    block = s.sheet * s.stream if work.checkpointing else _inside(work)
+    return ends + work.dimensions["depth"] * block
+
+
+def _chunked(work: Work) -> bool:
+    return work.mlp_chunk is not None and work.batch * work.shape.tokens > work.mlp_chunk
+
+
+def _attention_inside(work: Work) -> int:
+    """Bytes that the first half of a block keeps: its input, then what the attention keeps."""
+    s, cost = work.shape, attention_cost(work.attention)
+    return s.sheet * (s.stream + cost.sheets(s) * s.narrow) + cost.details(s)
+
+
+def _inside(work: Work) -> int:
+    """Bytes that a block keeps, its input among them."""
+    s = work.shape
+    # The input of the second half, and of each half a mean and a deviation for LayerNorm.
+    kept = _attention_inside(work) + s.sheet * s.stream + 4 * s.batch * s.tokens * s.stream
+    if _chunked(work):
+        return kept
+    casts = 2 * 8 * s.square if s.autocast else 0
+    return kept + 9 * s.sheet * s.narrow + casts  # LayerNorm's result, before and after GELU
+
+
+def _chunk(work: Work) -> int:
+    """Numbers of a chunk of the MLP's tokens."""
+    return (work.mlp_chunk or 0) * work.shape.width
+
+
+def _backward(work: Work) -> int:
+    """Bytes beside what is kept: of the last block's backward pass, and of the stem's.
+
+    Both count, since the heap that the blocks have used is not given back when the stem takes its own.
+    """
+    s = work.shape
+    # The gradient of the stream, and that of GELU's result while the result is still there.
+    block = s.sheet * s.stream + 4 * s.sheet * s.narrow
+    if _chunked(work):  # gradients of stream, parts and their union; a chunk with all inside it
+        block = 3 * s.sheet * s.stream + 13 * _chunk(work) * s.narrow
+    if work.checkpointing:
+        block += _inside(work) - s.sheet * s.stream
+    return block + work.batch * work.tokenizer.backward * s.narrow
+
+
+def _gaps(work: Work) -> int:
+    s, depth = work.shape, work.dimensions["depth"]
+
+    def small(numbers: int, width: int) -> int:
+        return min(numbers * width, MAPPED)  # as the picture grows, gaps that were there stay
+
+    # Two tensors of the MLP are four times as wide as the stream.
+    attention = small(s.sheet, s.narrow) * attention_cost(work.attention).sheets(s)
+    wide = small(s.sheet, s.narrow) + 2 * small(4 * s.sheet, s.narrow)
+    chunk = small(_chunk(work), s.narrow) + 2 * small(4 * _chunk(work), s.narrow) if _chunked(work) else 0
+    stream = 2 * small(s.sheet, s.stream)
+    if work.checkpointing:
+        again = attention + stream // 2 + (chunk if _chunked(work) else wide)
+        return int(GAPS_RECOMPUTED * depth * again)
+    if _chunked(work):
+        return int(depth * (GAPS_RECOMPUTED * chunk + GAPS_KEPT * (attention + stream)))
+    return int(GAPS_KEPT * depth * (attention + stream + wide))
+
+
+def _inference(work: Work) -> int:
+    """Bytes of activations at once: of the stem, and of the widest moment of a block."""
+    s, stem = work.shape, work.tokenizer
+    attention = 2 * s.sheet * s.stream + attention_cost(work.attention).inference(s) * s.sheet * s.narrow
+    rows = s.batch * s.tokens
+    if not work.gpu:
+        rows = min(rows, max(256, PART // (4 * s.width)))
+    if work.mlp_chunk is not None:
+        rows = min(rows, work.mlp_chunk)
+    mlp = 4 * s.sheet * s.stream + 10 * rows * s.width * s.narrow
+    buffers = 2 * s.sheet * s.narrow if work.gpu else 2 * min(PART, s.sheet) * s.narrow
+    return work.batch * (stem.kept + stem.forward) * s.narrow + max(attention + buffers, mlp)

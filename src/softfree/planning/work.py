@@ -1,0 +1,116 @@
+"""What is planned: a model, its pictures and how it runs; its parameters and multiply-adds."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import get_args
+
+from softfree.errors import UserError, unknown_name
+from softfree.models.named import NAMED, SIZES
+from softfree.models.pyramid_names import PYRAMIDS
+from softfree.options import Precision
+from softfree.planning.layers import Shape, StemCost, attention_cost, stem_cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is to be run; the fields are those of :class:`~softfree.options.PlanOptions`.
+
+    Raises:
+        UserError: a name or a number that is impossible.
+    """
+
+    model: str = "seqnorm_vit_tiny_patch16"
+    size: int = 512
+    channels: int = 3
+    classes: int = 2
+    batch: int = 1
+    precision: Precision = "32"
+    pure: bool = False
+    inference: bool = False
+    checkpointing: bool = False
+    mlp_chunk: int | None = None
+    stem: str = "conv"
+    gpu: bool = False
+    # Of a model with other dimensions than its name says.
+    width: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.model in PYRAMIDS:
+            raise UserError(
+                f"There is no formula for the pyramid {self.model}: train an epoch and read logs/cost.json of the run."
+            )
+        if self.model not in NAMED:
+            raise unknown_name("model", self.model, NAMED)
+        for name, got, known in (
+            ("precision", self.precision, get_args(Precision)),
+            ("stem", self.stem, ("patch", "conv")),
+        ):
+            if got not in known:
+                raise unknown_name(name, got, known)
+        for name in ("size", "channels", "classes", "batch", "mlp_chunk"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"Got {name} {value}: expected a whole number from 1 on.")
+        attention_cost(self.attention)
+
+    @property
+    def attention(self) -> str:
+        """The attention method that the model's name begins with."""
+        return self.model.partition("_vit_")[0]
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels."""
+        return int(self.model.rpartition("patch")[2])
+
+    @property
+    def dimensions(self) -> dict[str, int]:
+        """Width, depth and heads."""
+        found = re.fullmatch(r".+_vit_(.+)_patch\d+", self.model)
+        assert found is not None  # NAMED holds only such names
+        given = {"embed_dim": self.width, "depth": self.depth, "num_heads": self.heads}
+        return SIZES[found[1]] | {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def padded(self) -> int:
+        """Side of the picture in whole patches."""
+        return -(-self.size // self.patch) * self.patch
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the tokens and the bytes of a number."""
+        narrow = 4 if self.precision == "32" else 2
+        return Shape(
+            batch=self.batch,
+            tokens=(self.padded // self.patch) ** 2,
+            width=self.dimensions["embed_dim"],
+            heads=self.dimensions["num_heads"],
+            narrow=narrow,
+            stream=narrow if self.pure else 4,
+            autocast=narrow < 4 and not self.pure,
+        )
+
+    @property
+    def tokenizer(self) -> StemCost:
+        """The cost of the stem."""
+        return stem_cost(self.stem, self.patch, self.channels, self.shape.width, self.padded)
+
+
+def count_parameters(work: Work) -> int:
+    """Count the numbers to learn, with positions for pictures of this size."""
+    s = work.shape
+    attention = attention_cost(work.attention).parameters(s)
+    block = attention + 2 * 2 * s.width + 8 * s.square + 5 * s.width
+    ends = s.tokens * s.width + 2 * s.width + s.width * work.classes + work.classes
+    return work.tokenizer.parameters + work.dimensions["depth"] * block + ends
+
+
+def multiply_adds(work: Work) -> int:
+    """Count the multiply-adds of products and convolutions in the forward pass of one picture."""
+    s = work.shape
+    block = attention_cost(work.attention).products(s) + 8 * s.tokens * s.square
+    return work.tokenizer.products + work.dimensions["depth"] * block + s.width * work.classes
