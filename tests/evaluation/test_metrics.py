@@ -9,6 +9,7 @@ from sklearn import metrics as sk
 
 from softfree.data.task import Task
 from softfree.errors import UserError
+from softfree.evaluation import metrics
 from softfree.evaluation.metrics import Metric, measure
 from softfree.evaluation.scores import Scores
 
@@ -120,6 +121,15 @@ def test_methods_follow_the_patients() -> None:
     assert repeated["accuracy"].method.endswith("bootstrap over 40 patients, 2000 resamples, seed 0")
     assert repeated["auroc_delong"].low == pytest.approx(alone["auroc"].low)
     assert "independent" in repeated["auroc_delong"].method
+
+
+def test_large_tables_take_fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "MOST_RESAMPLED", 160 * 300)
+    repeated = draw(BINARY, images=2)  # 80 samples of 2 classes
+    assert measure(repeated, None)["auroc"].method == "bootstrap over 40 patients, 300 resamples, seed 0"
+    monkeypatch.setattr(metrics, "MOST_RESAMPLED", 1)
+    assert "200 resamples" in measure(repeated, None)["auroc"].method
+    assert "50 resamples" in measure(repeated, None, resamples=50)["auroc"].method
 
 
 def test_seed() -> None:
