@@ -62,6 +62,13 @@ def test_the_page_says_what_was_measured_and_what_it_cost(run: Run, tmp_path: Pa
     assert "data:image/png" not in page, "no picture unless it is asked for"
 
 
+def test_maps_are_shown_where_they_are_asked_for(run: Run, tmp_path: Path) -> None:
+    page = evaluated(run, tmp_path / "out", maps=3).report.read_text()
+    assert page.count("data:image/png") == 6, "each beside its sample"
+    assert "What it looked at" in page
+    assert "What it looked at" not in evaluated(run, tmp_path / "plain").report.read_text()
+
+
 def test_rows_that_training_did_not_store_are_predicted(run: Run, tmp_path: Path) -> None:
     found = evaluated(run, tmp_path / "out", split="train")
     assert found.scores.targets.tolist() == [1, 1, 0, 0] * 4

@@ -17,6 +17,7 @@ from softfree.evaluation.output import write_metrics
 from softfree.evaluation.report import Compared, Report, Thumbnail, write_report
 from softfree.evaluation.scores import Scores
 from softfree.evaluation.subgroups import GroupRow, by_group
+from softfree.explain.reported import report_maps
 from softfree.options import EvaluateOptions
 from softfree.runs import Run, read_cost
 from softfree.scoring import PREDICTIONS, open_table, predict_rows, scores_of, stored_rows, write_predictions
@@ -79,7 +80,7 @@ def write_results(
         options: split, subgroups, bootstrap, where to write.
         comparison: with another run.
         notice: a sentence at the head of the report.
-        maps: pictures of explanations.
+        maps: pictures of explanations, instead of those that ``options.maps`` asks for.
         beside: AUROC of other set-ups, shown beside this one's.
     """
     folder = options.out or run.folder
@@ -89,6 +90,7 @@ def write_results(
             f"none of the {len(frame)} pictures of split {options.split} could be read; see: softfree check"
         )
     thresholds = run.operating.thresholds
+    shown, notes = (maps, []) if maps else report_maps(run, table, frame, scores, options)
     metrics = measure(scores, thresholds, seed=options.seed, resamples=options.resamples)
     unread = frame[frame["status"] != "ok"]
     reasons = {int(row): str(reason) for row, reason in zip(unread["row"], unread["reason"], strict=True)}
@@ -108,7 +110,8 @@ def write_results(
         comparisons=_comparisons(beside, options.against, comparison, metrics),
         subgroups=subgroups,
         pictures=worst_errors(run, table, frame, scores) if options.pictures else [],
-        maps=maps or [],
+        maps=shown,
+        map_notes=notes,
         command=run.config["command"],
         versions=run.config["versions"],
     )
@@ -231,9 +234,10 @@ def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
 def _cost_in_words(cost: dict[str, Any]) -> dict[str, str]:
     if not cost:
         return {}
+    shape = cost.get("shape", [cost.get("side")] * 2)  # runs of before volumes have a side
     return {
         "Parameters": f"{cost['parameters']:,}",
-        "Multiply-adds per sample": f"{cost['multiply_adds'] / 1e9:.2f} G at {' x '.join(map(str, cost['shape']))}",
+        "Multiply-adds per sample": f"{cost['multiply_adds'] / 1e9:.2f} G at {' x '.join(map(str, shape))}",
         "Training time": f"{cost['seconds']:.0f} s" + (" since it was resumed" if cost["resumed"] else ""),
         "Peak memory": f"{cost['peak_bytes'] / 2**30:.2f} GiB",
         "Machine": cost["machine"],

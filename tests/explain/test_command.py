@@ -41,7 +41,7 @@ def pictures(tmp_path: Path) -> list[str]:
 
 
 def test_pictures(picture_run: Run, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ExplainOptions(out=tmp_path / "maps", target="ill", progress=False)
+    options = ExplainOptions(out=tmp_path / "maps", target="ill", method="split", progress=False)
     assert explain_to_files(picture_run.folder, pictures, options, as_json=True) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [Path(row["files"][0]).name for row in rows] == ["film_map.png", "film_2_map.png"]
@@ -110,7 +110,7 @@ def test_bags_have_no_picture() -> None:
 def test_dicom_refers_to_its_source(identity: bool, picture_run: Run, shared_data: Path, tmp_path: Path) -> None:
     pytest.importorskip("highdicom")
     path = shared_data / "dicom" / "pydicom" / "CT_small.dcm"
-    options = ExplainOptions(out=tmp_path, format="dicom", dicom_identity=identity)
+    options = ExplainOptions(out=tmp_path, format="dicom", method="split", dicom_identity=identity)
     (done,) = explain(picture_run, [str(path)], options)
     made, source = dcmread(done.files[0]), dcmread(path)
     assert made.pixel_array.shape == (128, 128, 3)

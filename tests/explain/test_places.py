@@ -17,7 +17,7 @@ from softfree.data.slides import SlidePreprocessing
 from softfree.data.tissue import find_tissue
 from softfree.data.transforms import Preprocessing
 from softfree.data.volumes import VolumePreprocessing
-from softfree.explain.places import picture_places, slide_places, volume_places
+from softfree.explain.places import Places, picture_places, slide_places, volume_places
 from softfree.explain.regions import find_regions
 from softfree.options import Fit
 
@@ -118,3 +118,18 @@ def test_regions_of_a_map_without_any() -> None:
     assert found[0].to_dict(places) == {
         "centre_px": [40, 48], "size_px": [16, 32], "tokens": 2, "sum": 4, "peak": 2,
     }  # fmt: skip
+
+
+def test_a_map_of_millions_has_its_greatest_regions() -> None:
+    values = np.random.default_rng(0).normal(size=(1500, 1200))
+    values[700:720, 30:33] += 9
+    places = Places((0.0, 0.0), (16.0, 16.0), ((0.0, 24000.0), (0.0, 19200.0)), (24000, 19200))
+    found = find_regions(values, places, most=50)
+    assert len(found) == 50
+    assert found[0].low == (pytest.approx(700 * 16, abs=48), pytest.approx(30 * 16, abs=48))
+    assert found[0].corner == (round(found[0].low[0] / 16), round(found[0].low[1] / 16))
+    whole = np.zeros(values.shape, bool)
+    box = tuple(slice(start, start + side) for start, side in zip(found[0].corner, found[0].tokens.shape, strict=True))
+    whole[box] = found[0].tokens
+    assert values[whole].sum() == pytest.approx(found[0].total)
+    assert [one.total for one in found] == sorted((one.total for one in found), reverse=True)

@@ -30,10 +30,11 @@ MOST_MIXED_UP = 10
 
 
 class Thumbnail(NamedTuple):
-    """A small picture and what it shows."""
+    """A small picture, what it shows, and perhaps another one to stand on its left."""
 
     png: bytes
     caption: str
+    beside: bytes | None = None
 
 
 class Compared(NamedTuple):
@@ -65,6 +66,7 @@ class Report:
         subgroups: column to its groups.
         pictures: such as the worst errors; only where the user asked for pictures.
         maps: why the model decided so; only where the user asked for pictures.
+        map_notes: what these are and mean, or why there are none; default: a general word.
     """
 
     title: str
@@ -83,6 +85,7 @@ class Report:
     subgroups: Mapping[str, Sequence[GroupRow]] = field(default_factory=dict)
     pictures: Sequence[Thumbnail] = ()
     maps: Sequence[Thumbnail] = ()
+    map_notes: Sequence[str] = ()
 
 
 def write_report(path: Path, report: Report) -> None:

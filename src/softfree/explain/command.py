@@ -14,11 +14,13 @@ from rich.progress import track
 
 from softfree.data.sources import split_source
 from softfree.errors import ReadError, UserError, unknown_name
-from softfree.explain.maps import Map, explain_tensor
+from softfree.explain.maps import Map
 from softfree.explain.passes import classifier
 from softfree.explain.places import Places
 from softfree.explain.regions import Region, find_regions
 from softfree.explain.samples import ENDINGS, Opener, Words
+from softfree.explain.streamed import explain_as_fits
+from softfree.longseq.choice import Answer
 from softfree.options.explaining import ExplainOptions
 from softfree.prediction import find_inputs, outputs
 
@@ -79,7 +81,7 @@ def explain_to_files(folder: str | Path, inputs: list[str], options: ExplainOpti
         print(json.dumps([one.to_dict(run) for one in explained], indent=2, allow_nan=False))
     failed = [one for one in explained if one.error is not None]
     for one in failed:
-        print(f"softfree: {one.path}: {one.error}", file=sys.stderr)
+        print(f"softfree: {one.error}", file=sys.stderr)
     if len(failed) == len(explained):
         raise UserError(f"none of the {len(explained)} inputs could be read; their reasons are above")
     print(f"{len(explained) - len(failed)} of {len(explained)} explained; written to {options.out}", file=sys.stderr)
@@ -96,7 +98,7 @@ def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: b
     model = classifier(run.model)
     opener = Opener(run.preprocessing, model, options.format, options.dicom_identity)
     names, sources, frames = find_inputs(inputs, options.frame, kind=run.preprocessing.kind)
-    run.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    answer = Answer(run.model.to("cuda" if torch.cuda.is_available() else "cpu"), options)
     taken: set[str] = set()
     bar = track(
         zip(names, sources, frames, strict=True),
@@ -106,16 +108,23 @@ def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: b
         disable=not progress,
         transient=True,
     )
-    return [_explain_one(run, opener, name, str(source), frame, options, taken) for name, source, frame in bar]
+    return [_explain_one(run, opener, answer, name, str(source), frame, options, taken) for name, source, frame in bar]
 
 
 def _explain_one(
-    run: Run, opener: Opener, name: str, source: str, frame: int | None, options: ExplainOptions, taken: set[str]
+    run: Run,
+    opener: Opener,
+    answer: Answer,
+    name: str,
+    source: str,
+    frame: int | None,
+    options: ExplainOptions,
+    taken: set[str],
 ) -> Explained:
     asked: dict[str, Any] = {"layer": options.layer, "head": options.head, "at": options.at}
     try:
         sample = opener(source, frame)
-        found = explain_tensor(run, sample.tensor, options.method, target=options.target, **asked)
+        found = explain_as_fits(run, sample.tensor, answer, options.method, target=options.target, **asked)
         regions = find_regions(found.values, sample.places, options.quantile)
         target = run.task.classes[found.target]
         words = Words(f"{found.method}: {target}", found.description, target)

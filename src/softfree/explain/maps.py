@@ -78,8 +78,7 @@ def explain_tensor(
     Args:
         model: a run, or a classifier in evaluation mode.
         sample: as the model takes it, such as (C, H, W), with or without a batch axis of 1.
-        method: a key of :data:`METHODS`; default: the exact split where the model averages its tokens, else gradient
-            times input.
+        method: a key of :data:`METHODS`; default: that of :func:`default_method`.
         target: a class: its name (of a run) or number; default: what is predicted.
         layer: of ``attention`` (default: the last), or the one whose incoming tokens ``gradient`` (default: the first)
             and ``gradcam`` (default: the last) look at.
@@ -93,15 +92,15 @@ def explain_tensor(
     """
     network: nn.Module = model if isinstance(model, nn.Module) else model.model
     network = classifier(network)
-    chosen = method or ("split" if network.pool == "avg" else "gradient")
+    chosen = method or default_method(network)
     if chosen not in METHODS:
         raise unknown_name("method", chosen, METHODS)
-    _refuse_unused(chosen, layer=layer, head=head, at=at)
+    refuse_unused(chosen, layer=layer, head=head, at=at)
     entry = enter(network, _batch_of_one(network, sample))
     with torch.no_grad():
         logits = classify(network, entry, through(network, entry))
     answer = logits[0].double().cpu().numpy()
-    index = _class_number(model, network, target, answer)
+    index = class_number(model, network, target, answer)
     values, constant = METHODS[chosen].compute(network, entry, Question(index, layer, head, at))
     grid = entry.grid or values.shape[1:]
     return Map(
@@ -115,7 +114,13 @@ def explain_tensor(
     )
 
 
-def _refuse_unused(method: str, **given: object) -> None:
+def default_method(model: Classifier) -> MapMethod:
+    """Choose for a model: for all of them the one method that misled in no phantom run of docs/explain.md."""
+    return "gradient"
+
+
+def refuse_unused(method: str, **given: object) -> None:
+    """Refuse a layer, head or place that the method does not look at."""
     takes = METHODS[method].takes
     for name, value in given.items():
         if value is not None and name not in takes:
@@ -133,7 +138,8 @@ def _batch_of_one(model: Classifier, sample: Tensor) -> Tensor:
     return sample.to(parameter.device, parameter.dtype)
 
 
-def _class_number(model: Run | nn.Module, network: Classifier, target: str | int | None, logits: np.ndarray) -> int:
+def class_number(model: Run | nn.Module, network: Classifier, target: str | int | None, logits: np.ndarray) -> int:
+    """Find the class that is meant: by name (of a run) or number, or the one that logits (K,) say."""
     if isinstance(model, nn.Module):
         if isinstance(target, str):
             raise UserError(f"Got the class {target!r} for a model without names: expected its number, or give a run.")
@@ -167,12 +173,13 @@ def _row(model: Classifier, entry: Entry, asked: Question) -> tuple[Tensor, None
             f"--head {asked.head}: the layer has {module.num_heads} heads, from 0 to {module.num_heads - 1}"
         )
     seen, _ = attention_inputs(model, entry)
-    weights = rows.attention_row(module, seen[layer], _query(model, entry, asked.at), entry.mask, entry.grid)
+    weights = rows.attention_row(module, seen[layer], query_number(model, entry, asked.at), entry.mask, entry.grid)
     weights = weights.mean(1) if asked.head is None else weights[:, asked.head]
     return weights[:, model.num_prefix_tokens :], None
 
 
-def _query(model: Classifier, entry: Entry, at: Sequence[float] | None) -> int:
+def query_number(model: Classifier, entry: Entry, at: Sequence[float] | None) -> int:
+    """Find the token at parts of the sample's sides; without them the class token where it is pooled, or the centre."""
     prefix = model.num_prefix_tokens
     grid = entry.grid or (entry.tokens.shape[1] - prefix,)
     if at is None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from PIL import Image
 
 from softfree.explain.places import Places
 from softfree.files import replacing
@@ -18,6 +20,7 @@ _DPI = 100
 _LEAST = 400  # pixels of the longer side; smaller pictures are drawn with each pixel as a square
 _STRONG = 0.6  # how much of the strongest value's colour covers the picture
 _UNSEEN = 0.4  # brightness left of what the model did not see
+_ROWS = 512  # that are painted at once
 
 
 def draw_overlay(
@@ -49,8 +52,9 @@ def draw_overlay(
     values = (places or covering).spread(relevance)
     zoom = max(1, -(-_LEAST // max(height, width)))
     painted = [_larger(one, zoom) for one in (as_rgb(picture), paint(picture, values, greatest(relevance), signed))]
+    page = Image.fromarray(_compose(painted, greatest(relevance), signed, title, caption))
     with replacing(path) as temporary:
-        _compose(painted, greatest(relevance), signed, title, caption).savefig(temporary, dpi=_DPI)
+        page.save(temporary, "PNG")
 
 
 def paint(picture: np.ndarray, values: np.ndarray, limit: float, signed: bool = True) -> np.ndarray:
@@ -65,6 +69,14 @@ def paint(picture: np.ndarray, values: np.ndarray, limit: float, signed: bool = 
     Returns:
         uint8 (H, W, 3).
     """
+    out = np.empty((*values.shape, 3), np.uint8)
+    for top in range(0, len(out), _ROWS):
+        part = slice(top, top + _ROWS)
+        out[part] = _painted(picture[part], values[part], limit, signed)
+    return out
+
+
+def _painted(picture: np.ndarray, values: np.ndarray, limit: float, signed: bool) -> np.ndarray:
     unseen = np.isnan(values)
     part = np.nan_to_num(values, copy=True) / limit
     colours = _colours(signed)(Normalize(-1 if signed else 0, 1)(part))[..., :3].astype(np.float32)
@@ -91,11 +103,11 @@ def _colours(signed: bool) -> mpl.colors.Colormap:
 
 
 def _larger(pixels: np.ndarray, zoom: int) -> np.ndarray:
-    return pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    return pixels if zoom == 1 else pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
-def _compose(panels: list[np.ndarray], limit: float, signed: bool, title: str, caption: str) -> Figure:
-    """Set the panels side by side with title, colour bar and caption; figimage keeps their pixels as they are."""
+def _compose(panels: list[np.ndarray], limit: float, signed: bool, title: str, caption: str) -> np.ndarray:
+    """Set the panels side by side, their pixels as they are, with title, colour bar and caption; uint8 (H, W, 3)."""
     height, width = panels[0].shape[:2]
     text = max(13, width // 45)  # pixels
     whole = 2 * width + 14 * text
@@ -104,13 +116,18 @@ def _compose(panels: list[np.ndarray], limit: float, signed: bool, title: str, c
     size = (whole, below + height + above)
     with mpl.rc_context({"font.size": text * 72 / _DPI}):
         figure = Figure(figsize=(size[0] / _DPI, size[1] / _DPI), dpi=_DPI)
-        for number, panel in enumerate(panels):
-            figure.figimage(panel, xo=text + number * (width + text), yo=below, origin="upper")
         _add_bar(figure, ((2 * width + 3 * text) / size[0], below / size[1], text / size[0], height / size[1]), limit,
                  signed)  # fmt: skip
         figure.text(text / size[0], 1 - text / size[1], title, va="top", fontweight="bold")
         figure.text(text / size[0], 0.5 * text / size[1], "\n".join(lines), va="bottom", color="0.35")
-    return figure
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        page = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    top = len(page) - below - height
+    for number, panel in enumerate(panels):
+        left = text + number * (width + text)
+        page[top : top + height, left : left + width] = panel
+    return page
 
 
 def _add_bar(figure: Figure, box: tuple[float, float, float, float], limit: float, signed: bool) -> None:

@@ -16,13 +16,15 @@ class Region:
     """Tokens that touch by their sides, all above the quantile and above zero.
 
     Attributes:
-        tokens: boolean, of the map's shape.
+        tokens: boolean, of the smallest box of the map that holds them: a map of millions has thousands of regions.
+        corner: where that box begins on the map.
         low, high: first and last edge along each axis, pixels of the source.
         total: sum of the values.
         peak: the greatest of them.
     """
 
     tokens: np.ndarray
+    corner: tuple[int, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
     total: float
@@ -53,24 +55,30 @@ class Region:
         return found | {"centre_mm": _rounded(in_mm), "size_mm": _rounded(sizes[::-1])}
 
 
-def find_regions(values: np.ndarray, places: Places, quantile: float = 0.9) -> list[Region]:
+def find_regions(values: np.ndarray, places: Places, quantile: float = 0.9, most: int = 1000) -> list[Region]:
     """Find the regions of a map, the one with the greatest sum first.
 
     Args:
         values: on the grid of tokens.
         places: where they lie.
         quantile: of the values that the model saw, from 0 to below 1; what does not exceed it, or zero, is left out.
+        most: regions that are given, those with the greatest sums.
     """
     inside = reduce(np.logical_and.outer, (_seen(places, axis, count) for axis, count in enumerate(values.shape)))
     level = max(0.0, float(np.quantile(values[inside], quantile))) if inside.any() else 0.0
-    labels, _ = ndimage.label((values > level) & inside)
-    regions = []
-    for number, box in enumerate(ndimage.find_objects(labels), start=1):
-        tokens = labels == number
-        low = tuple(places.edges(axis, part.start) for axis, part in enumerate(box))
-        high = tuple(places.edges(axis, part.stop) for axis, part in enumerate(box))
-        regions.append(Region(tokens, low, high, float(values[tokens].sum()), float(values[tokens].max())))
-    return sorted(regions, key=lambda region: -region.total)
+    labels, count = ndimage.label((values > level) & inside)
+    boxes, totals = ndimage.find_objects(labels), ndimage.sum_labels(values, labels, np.arange(1, count + 1))
+    chosen = np.argsort(-totals, kind="stable")[:most]
+    return [
+        _region(values[boxes[number]], labels[boxes[number]] == number + 1, boxes[number], places) for number in chosen
+    ]
+
+
+def _region(values: np.ndarray, tokens: np.ndarray, box: tuple[slice, ...], places: Places) -> Region:
+    low = tuple(places.edges(axis, part.start) for axis, part in enumerate(box))
+    high = tuple(places.edges(axis, part.stop) for axis, part in enumerate(box))
+    corner = tuple(part.start for part in box)
+    return Region(tokens, corner, low, high, float(values[tokens].sum()), float(values[tokens].max()))
 
 
 def _seen(places: Places, axis: int, count: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -32,17 +32,21 @@ from softfree.explain.overlay import draw_overlay, greatest, paint
 from softfree.explain.places import Places, picture_places, slide_places, volume_places
 from softfree.explain.regions import Region
 from softfree.explain.slide_files import view, write_geojson, write_pyramid
+from softfree.explain.tiles import write_tiles
+from softfree.explain.views import View, picture_view, rows_of
 from softfree.explain.volume_file import on_voxels, write_nifti
 from softfree.models.classifier import Classifier
 
 # What a map of each kind may be written as, the default first; all of a tuple are written together.
 FORMATS: dict[str, dict[str | None, tuple[str, ...]]] = {
-    "picture": {None: ("png",), "png": ("png",), "dicom": ("dicom",)},
+    "picture": {None: ("png",), "png": ("png",), "dicom": ("dicom",), "tiff": ("tiff",)},
     "volume": {None: ("nifti",), "nifti": ("nifti",), "png": ("png",)},
     "slide": {None: ("geojson", "tiff"), "geojson": ("geojson",), "tiff": ("tiff",), "png": ("png",)},
 }
 ENDINGS = {"png": ".png", "dicom": ".dcm", "nifti": ".nii.gz", "geojson": ".geojson", "tiff": ".tiff"}
-_THUMBNAIL = 2048  # longest side of a slide's PNG
+_LARGEST = 8192  # longest side of a picture that is a PNG pixel for pixel
+_THUMBNAIL = 2048  # longest side of the PNG of a larger one, and of a slide
+_DICOM_SIDE, _DICOM_BYTES = 2**16 - 1, 2**32 - 2
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,10 @@ class Sample(Protocol):
         """Where the tokens lie in what was read."""
         ...
 
+    def view(self, found: Map, longest: int) -> View:
+        """Lay a map over a picture of the sample, about ``longest`` pixels a side at most."""
+        ...
+
     def write(self, form: str, path: Path, found: Map, regions: list[Region], words: Words) -> None:
         """Write a map in one of the formats of the sample's kind."""
         ...
@@ -83,14 +91,25 @@ class PictureSample:
     frame: int | None
     identity: bool
 
+    def view(self, found: Map, longest: int) -> View:
+        """View the picture, reduced where it is larger."""
+        return picture_view(self.picture, found.values, self.places, longest)
+
     def write(self, form: str, path: Path, found: Map, regions: list[Region], words: Words) -> None:
-        """Write a PNG, or DICOM."""
-        shown = self.picture.unit()
+        """Write a PNG, a pyramidal TIFF, or DICOM."""
+        height, width = self.picture.pixels.shape[:2]
         if form == "png":
-            draw_overlay(path, shown, found.values, title=words.title, caption=words.caption, places=self.places,
-                         signed=found.signed)  # fmt: skip
+            longest = max(height, width)
+            _draw(path, self.view(found, longest if longest <= _LARGEST else _THUMBNAIL), found, words)
             return
-        painted = paint(shown, self.places.spread(found.values), greatest(found.values), found.signed)
+        if form == "tiff":
+            write_tiles(path, partial(rows_of, self.picture), found.values, self.places, found.signed)
+            return
+        if max(height, width) > _DICOM_SIDE or 3 * height * width > _DICOM_BYTES:
+            raise ReadError(
+                f"{self.source}: {width} x {height} pixels are more than DICOM holds; use --format tiff", "too_large"
+            )
+        painted = paint(self.picture.unit(), self.places.spread(found.values), greatest(found.values), found.signed)
         write_secondary_capture(path, painted, self.source, name=words.title, description=words.caption,
                                 frame=self.frame, spacing=self.picture.spacing, identity=self.identity)  # fmt: skip
 
@@ -112,14 +131,17 @@ class VolumeSample:
             voxels = on_voxels(found.values, self.steps, self.volume, self.patch)
             write_nifti(path, voxels, self.volume, self.source, words.title)
             return
+        _draw(path, self.view(found, _THUMBNAIL), found, words)
+
+    def view(self, found: Map, longest: int) -> View:
+        """View the slice with the strongest values, whatever its size."""
         layer = int(np.abs(found.values).sum(axis=(1, 2)).argmax())
         middle = (self.places.edges(0, layer) + self.places.edges(0, layer + 1)) / 2
         number = min(int(middle), self.volume.voxels.shape[1] - 1)
         # Seen from the feet, the front above and the patient's right on the left, as radiologists do.
         shown = self._unit(self.volume.voxels[0, number].astype(np.float32))[::-1, ::-1]
-        title = f"{words.title}, slice {number + 1} of {self.volume.voxels.shape[1]} from the feet"
-        draw_overlay(path, shown, found.values[layer, ::-1, ::-1], title=title, caption=words.caption,
-                     places=self._flipped(found.values.shape), signed=found.signed)  # fmt: skip
+        note = f"slice {number + 1} of {self.volume.voxels.shape[1]} from the feet"
+        return View(shown, found.values[layer, ::-1, ::-1], self._flipped(found.values.shape), note)
 
     def _flipped(self, grid: tuple[int, ...]) -> Places:
         """Places of a slice whose rows and columns run the other way."""
@@ -149,13 +171,17 @@ class SlideSample:
         if form == "geojson":
             write_geojson(path, regions, self.places, words.target)
             return
+        if form == "png":
+            _draw(path, self.view(found, _THUMBNAIL), found, words)
+            return
         with open_slide(*split_source(self.source)) as slide:
-            if form == "tiff":
-                write_pyramid(path, slide, found.values, self.places, found.signed)
-                return
-            pixels, places = view(slide, self.places, _THUMBNAIL)
-        draw_overlay(path, pixels / np.float32(255), found.values, title=words.title, caption=words.caption,
-                     places=places, signed=found.signed)  # fmt: skip
+            write_pyramid(path, slide, found.values, self.places, found.signed)
+
+    def view(self, found: Map, longest: int) -> View:
+        """View the whole slide."""
+        with open_slide(*split_source(self.source)) as slide:
+            pixels, places = view(slide, self.places, longest)
+        return View(pixels / np.float32(255), found.values, places)
 
 
 @dataclass(frozen=True)
@@ -235,3 +261,9 @@ class Opener:
         """Sides of a patch, equal ones of a picture."""
         sides = self.model.patch_size
         return (sides,) * 3 if isinstance(sides, int) else tuple(sides)  # type: ignore[arg-type]
+
+
+def _draw(path: Path, view: View, found: Map, words: Words) -> None:
+    title = f"{words.title}, {view.note}" if view.note else words.title
+    draw_overlay(path, view.picture, view.values, title=title, caption=words.caption, places=view.places,
+                 signed=found.signed)  # fmt: skip

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from tifffile import TiffWriter
 
 from softfree.data.readers.slide import Slide
-from softfree.explain.overlay import greatest, paint
 from softfree.explain.places import Places
 from softfree.explain.regions import Region
-from softfree.files import replacing, write_atomically
+from softfree.explain.tiles import write_tiles
+from softfree.explain.views import scaled
+from softfree.files import write_atomically
 
-_TILE = 256
 _RED = [214, 39, 40]
 Corner = tuple[int, int]
 
@@ -35,7 +33,7 @@ def write_geojson(path: Path, regions: Sequence[Region], places: Places, name: s
     features = [
         {
             "type": "Feature",
-            "geometry": {"type": "Polygon", "coordinates": _in_pixels(outline(region.tokens), places)},
+            "geometry": {"type": "Polygon", "coordinates": _in_pixels(region, places)},
             "properties": {
                 "objectType": "annotation",
                 "name": f"{name} {number}",
@@ -48,8 +46,10 @@ def write_geojson(path: Path, regions: Sequence[Region], places: Places, name: s
     write_atomically(path, json.dumps({"type": "FeatureCollection", "features": features}, allow_nan=False))
 
 
-def _in_pixels(rings: list[list[Corner]], places: Places) -> list[list[list[float]]]:
-    return [[[places.edges(1, column), places.edges(0, row)] for row, column in ring] for ring in rings]
+def _in_pixels(region: Region, places: Places) -> list[list[list[float]]]:
+    top, left = region.corner
+    rings = outline(region.tokens)
+    return [[[places.edges(1, left + column), places.edges(0, top + row)] for row, column in ring] for ring in rings]
 
 
 def outline(tokens: np.ndarray) -> list[list[Corner]]:
@@ -113,18 +113,9 @@ def _corners(ring: list[Corner]) -> list[Corner]:
 
 def view(slide: Slide, places: Places, longest: int) -> tuple[np.ndarray, Places]:
     """Read the whole slide with at most ``longest`` pixels a side, uint8 (H, W, 3), and place the tokens on it."""
-    mpp = max(*slide.mpp, *(side * 1000 / longest for side in slide.size_mm))
+    mpp = _coarser(slide, longest)
     pixels = slide.thumbnail(mpp)
-    scale = (slide.mpp[1] / mpp, slide.mpp[0] / mpp)
-    moved = replace(
-        places,
-        start=tuple(one * part for one, part in zip(places.start, scale, strict=True)),
-        step=tuple(one * part for one, part in zip(places.step, scale, strict=True)),
-        seen=tuple((low * part, high * part) for (low, high), part in zip(places.seen, scale, strict=True)),
-        shape=pixels.shape[:2],
-        spacing=(mpp / 1000, mpp / 1000),
-    )
-    return pixels, moved
+    return pixels, _moved(slide, places, mpp, pixels.shape[:2])
 
 
 def write_pyramid(
@@ -140,31 +131,18 @@ def write_pyramid(
         signed: whether zero is the middle of the colours.
         longest: pixels of the longer side; a finer slide is reduced to that.
     """
-    pixels, moved = view(slide, places, longest)
-    painted = np.empty_like(pixels)
-    limit, spread = greatest(values), moved.spread(values)
-    for row in range(0, len(pixels), 512):
-        part = slice(row, row + 512)
-        painted[part] = paint(pixels[part] / np.float32(255), spread[part], limit, signed)
-    assert moved.spacing is not None
-    with replacing(path) as temporary, TiffWriter(temporary, bigtiff=painted.nbytes > 2**31) as file:
-        for number, level in enumerate(_levels(painted)):
-            per_cm = 10 / moved.spacing[0] * level.shape[1] / painted.shape[1]
-            file.write(
-                level,
-                tile=(_TILE, _TILE),
-                photometric="rgb",
-                compression="deflate",
-                subfiletype=int(number > 0),
-                resolution=(per_cm, per_cm),
-                resolutionunit="CENTIMETER",
-                metadata=None,
-            )
+    mpp = _coarser(slide, longest)
+    width, height = (max(1, math.ceil(side * 1000 / mpp - 1e-6)) for side in slide.size_mm)
+
+    def read(top: int, bottom: int) -> np.ndarray:
+        return slide.read(0, top * mpp / 1000, width, bottom - top, mpp) / np.float32(255)
+
+    write_tiles(path, read, values, _moved(slide, places, mpp, (height, width)), signed)
 
 
-def _levels(pixels: np.ndarray) -> Iterator[np.ndarray]:
-    yield pixels
-    while max(pixels.shape[:2]) > 2 * _TILE:
-        height, width = (math.ceil(side / 2) for side in pixels.shape[:2])
-        pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
-        yield pixels
+def _coarser(slide: Slide, longest: int) -> float:
+    return max(*slide.mpp, *(side * 1000 / longest for side in slide.size_mm))
+
+
+def _moved(slide: Slide, places: Places, mpp: float, shape: tuple[int, ...]) -> Places:
+    return replace(scaled(places, (slide.mpp[1] / mpp, slide.mpp[0] / mpp), shape), spacing=(mpp / 1000, mpp / 1000))

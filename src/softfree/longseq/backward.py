@@ -15,7 +15,8 @@ work is that of checkpointing each block.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -44,18 +45,44 @@ class Backward:
     """One way back.
 
     Args:
-        stream: A stream that has gone forward with ``keep``.
+        stream: A stream that has gone forward and kept the inputs of the layers on the way.
         grad: dL/dpooled, (1, C).
         advance: Called after each visit of a chunk.
+        parameters: Find the gradients of the parameters, and not only those of tokens.
     """
 
-    def __init__(self, stream: Stream, grad: Tensor, advance: Advance = lambda: None) -> None:
-        self.stream, self.grad, self.advance = stream, grad.double(), advance
+    def __init__(self, stream: Stream, grad: Tensor, advance: Advance = lambda: None, parameters: bool = True) -> None:
+        self.stream, self.grad, self.advance, self.parameters = stream, grad.double(), advance, parameters
         self.found = Gradients()
         self.of_stats: list[Tensor] = []  # of the layer above
 
     def run(self) -> dict[Tensor, Tensor]:
         """Give the gradient of each parameter that has one; the stream is closed."""
+        with self._open():
+            if self.stream.source.sizes:
+                self._descend_to(0)
+                self._reach_tokens()
+        return self.found.sums
+
+    @contextmanager
+    def down_to(self, level: int) -> Iterator[Callable[[int], tuple[Tensor, Tensor]]]:
+        """Go back to what enters a layer, and close the stream in the end.
+
+        Yields:
+            Of the number of a chunk its tokens (1, n, C) and dL/dtokens, rounded as the store rounds.
+        """
+
+        def entering(chunk: int) -> tuple[Tensor, Tensor]:
+            tokens = self.stream.load(level, chunk)
+            return tokens, self._above(level, chunk, tokens)[1]
+
+        with self._open():
+            if self.stream.source.sizes:
+                self._descend_to(level)
+            yield entering
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
         stream = self.stream
         sizes, width = stream.source.sizes, stream.model.embed_dim
         with (
@@ -64,11 +91,14 @@ class Backward:
             torch.autocast(stream.device.type, enabled=False),  # only what is computed again had it
             torch.enable_grad(),
         ):
-            if sizes:
-                for level in reversed(range(len(stream.layers))):
-                    self._descend(level)
-                self._reach_tokens()
-        return self.found.sums
+            yield
+
+    def _descend_to(self, level: int) -> None:
+        for above in reversed(range(level, len(self.stream.layers))):
+            self._descend(above)
+
+    def _wanted(self, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+        return trainable(parameters) if self.parameters else []
 
     def _descend(self, level: int) -> None:
         """Go from the gradients of a layer's output to those of its input, without the part of its sums."""
@@ -77,7 +107,7 @@ class Backward:
             mixing = layer.form.mixing(stream.stats[level])
         mixing = mixing.leaf()
         totals = Mixing(*(torch.zeros_like(tensor) for tensor in mixing))
-        own = trainable([*layer.block.parameters(), *stream.model.norm.parameters()])
+        own = self._wanted([*layer.block.parameters(), *stream.model.norm.parameters()])
         for chunk in range(len(stream.source.sizes)):
             x = stream.load(level, chunk).detach().requires_grad_()
             slope: Tensor | None = None
@@ -91,7 +121,7 @@ class Backward:
                 self.found.add(own, grads[3:])
             self.slopes.write(0, chunk, torch.zeros_like(x) if slope is None else slope)
             self.advance()
-        attention = trainable(layer.block.attn.parameters())
+        attention = self._wanted(layer.block.attn.parameters())
         self.of_stats, found = layer.form.backward(stream.stats[level], totals, attention)
         self.found.add(attention, found)
 
@@ -110,7 +140,7 @@ class Backward:
         x = x.detach().to(stream.store.dtype).to(x.dtype).requires_grad_()  # rounded, as the sums have seen it
         with stream.autocast():
             tensors, grads = layer.form.pull(layer.normed(x), stream.stats[level], self.of_stats)
-        own = trainable([*layer.block.norm1.parameters(), *layer.block.attn.parameters()])
+        own = self._wanted([*layer.block.norm1.parameters(), *layer.block.attn.parameters()])
         slope, *found = torch.autograd.grad(tensors, [x, *own], grads, allow_unused=True)
         self.found.add(own, found)
         return slope

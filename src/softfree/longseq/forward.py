@@ -6,7 +6,7 @@ comes out. Memory holds one chunk, and the tokens of all chunks are where the us
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -31,7 +31,8 @@ class Stream:
         source: The sample's tokens.
         place: "ram", or a folder for the tokens.
         dtype: What tokens are kept in; None for their own type.
-        keep: Keep the input of every layer, for a way back.
+        kept_from: Keep the input of this layer and of those above, for what comes after the pass: 0 for a way back
+            through all of them, until :meth:`close`. None: keep nothing.
 
     Raises:
         UserError: a model that cannot stream.
@@ -43,10 +44,12 @@ class Stream:
         source: TokenSource,
         place: str | Path = "ram",
         dtype: torch.dtype | None = None,
-        keep: bool = False,
+        kept_from: int | None = None,
     ) -> None:
-        self.model, self.source, self.place, self.stored_as, self.keep = model, source, place, dtype, keep
+        self.model, self.source, self.place, self.stored_as = model, source, place, dtype
         self.layers = layers_of(model)
+        self.keep = kept_from is not None
+        self.first = max(0, len(self.layers) - 1) if kept_from is None else kept_from  # layers below share its place
         self.stats: list[Stats] = []
         self.dtype = torch.float32  # of the tokens between the layers; known once there are some
         weight = next(model.parameters())
@@ -114,15 +117,29 @@ class Stream:
 
     def _keep(self, level: int, chunk: int, x: Tensor) -> Tensor:
         if self.store is None:
-            layers = max(1, len(self.layers)) if self.keep else 1
+            layers = max(1, len(self.layers) - self.first)
             sizes, stored_as = self.source.sizes, self.stored_as or x.dtype
             self.store = TokenStore(sizes, x.shape[2], stored_as, layers, self.place)
-        return self.store.write(level if self.keep else 0, chunk, x)
+        return self.store.write(self._place_of(level), chunk, x)
 
     def load(self, level: int, chunk: int) -> Tensor:
         """Get the tokens (1, n, C) that went into a layer."""
         assert self.store is not None
-        return self.store.read(level if self.keep else 0, chunk, self.dtype, self.device)
+        return self.store.read(self._place_of(level), chunk, self.dtype, self.device)
+
+    def _place_of(self, level: int) -> int:
+        return max(0, level - self.first)
+
+    def outputs(self) -> Iterator[Tensor]:
+        """Compute the last layer once more: tokens (1, n, C) chunk by chunk, as they are pooled.
+
+        The stream has gone forward and kept what went into its last layer.
+        """
+        if self.stats:  # else there was no token
+            last = len(self.layers) - 1
+            mixing = self.layers[last].form.mixing(self.stats[last])
+            for chunk in range(len(self.source.sizes)):
+                yield self.model.norm(self.layers[last](self.load(last, chunk), mixing))
 
     def is_pooled(self, chunk: int) -> bool:
         """Whether the last layer's tokens of a chunk are asked for: of a class token, only the first chunk's."""

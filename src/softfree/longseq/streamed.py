@@ -75,8 +75,7 @@ def stream_forward(
     streaming = streaming or Streaming()
     source = source_of(model, sample, streaming, mask)
     with torch.inference_mode():
-        pooled = _pooled(_stream(model, source, streaming, keep=False), streaming.progress)
-        logits = _head(model, pooled)
+        logits = logits_of(model, _pooled(_stream(model, source, streaming), streaming.progress))
     return logits.clone()  # outside, so that autograd may use it
 
 
@@ -93,8 +92,8 @@ def streamed(
     if not torch.is_grad_enabled() or not parameters:
         return stream_forward(model, sample, streaming, mask)
     source = source_of(model, sample, streaming, mask)
-    stream = _stream(model, source, streaming, keep=True)
-    return _head(model, cast(Tensor, _Pooled.apply(stream, streaming.progress, *parameters)))
+    stream = _stream(model, source, streaming, kept_from=0)
+    return logits_of(model, cast(Tensor, _Pooled.apply(stream, streaming.progress, *parameters)))
 
 
 def stream_backward(
@@ -173,27 +172,29 @@ class _Pooled(torch.autograd.Function):
                 "Got a second backward() through a stream, whose tokens are gone: compute the logits again."
             )
         stream, ctx.stream = ctx.stream, None
-        with _bar(ctx.progress, "backward", stream) as advance:
+        with bar(ctx.progress, "backward", stream) as advance:
             grads = Backward(stream, grad, advance).run()
         return None, None, *(grads[p].to(p.dtype) if p in grads else None for p in ctx.parameters)
 
 
-def _stream(model: nn.Module, source: TokenSource, streaming: Streaming, keep: bool) -> Stream:
-    return Stream(cast(Classifier, model), source, streaming.store, streaming.dtype, keep)
+def _stream(model: nn.Module, source: TokenSource, streaming: Streaming, kept_from: int | None = None) -> Stream:
+    return Stream(cast(Classifier, model), source, streaming.store, streaming.dtype, kept_from)
 
 
 def _pooled(stream: Stream, progress: bool) -> Tensor:
-    with _bar(progress, "forward", stream) as advance:
+    with bar(progress, "forward", stream) as advance:
         return stream.forward(advance)
 
 
-def _head(model: nn.Module, pooled: Tensor) -> Tensor:
+def logits_of(model: nn.Module, pooled: Tensor) -> Tensor:
+    """Classify pooled features (1, C), as a stream gives them, to logits (1, K)."""
     model = cast(Classifier, model)
     return cast(Tensor, model.head(model.fc_norm(pooled)))
 
 
 @contextmanager
-def _bar(progress: bool, what: str, stream: Stream) -> Iterator[Advance]:
-    with Progress(disable=not progress, transient=True) as bar:
-        task = bar.add_task(what, total=(len(stream.layers) + 1) * len(stream.source.sizes))
-        yield lambda: bar.advance(task)
+def bar(progress: bool, what: str, stream: Stream) -> Iterator[Advance]:
+    """Show how far a way forward or back is, if ``progress``; gives what is to be called after each chunk."""
+    with Progress(disable=not progress, transient=True) as shown:
+        task = shown.add_task(what, total=(len(stream.layers) + 1) * len(stream.source.sizes))
+        yield lambda: shown.advance(task)

@@ -17,7 +17,13 @@ from softfree.options.measuring import (
     StreamBenchOptions,
 )
 from softfree.options.preparing import PrepareOptions
-from softfree.options.studies import AblationOptions, AttentionMapOptions, ConvergenceOptions, RobustnessOptions
+from softfree.options.studies import (
+    AblationOptions,
+    AttentionMapOptions,
+    ConvergenceOptions,
+    ExplainStudyOptions,
+    RobustnessOptions,
+)
 from softfree.options.training import (
     Fit,
     ModelOptions,
@@ -46,6 +52,7 @@ __all__ = [
     "DemoOptions",
     "EvaluateOptions",
     "ExplainOptions",
+    "ExplainStudyOptions",
     "ExportOptions",
     "FeatureOptions",
     "Fit",

@@ -6,24 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from softfree.options.training import StreamOptions
+
 MapMethod = Literal["split", "gradient", "gradcam", "integrated", "rollout", "attention"]
 MapFormat = Literal["png", "nifti", "geojson", "tiff", "dicom"]
 
 
 @dataclass(kw_only=True)
-class ExplainOptions:
+class ExplainOptions(StreamOptions):
     """Maps of what a prediction rests on.
 
     Attributes:
         method: 'split' (exact parts of the logit), 'gradient' (times input), 'gradcam', 'integrated' (gradients),
-            'rollout' or 'attention'; default: split where the model averages its tokens, else gradient.
+            'rollout' or 'attention'; default: gradient.
         target: Class that is explained; default: the predicted one.
         layer: Layer of attention, gradient and gradcam, from 0.
         head: Head of attention, from 0; default: the mean over heads.
         at: Where the token lies whose attention is shown: parts of width and height, e.g. '[0.5, 0.5]' (of a volume:
             width, height, depth); default: the class token, or the centre.
         out: Folder for the files.
-        format: File to write; default: png for pictures, nifti for volumes, geojson and tiff for slides.
+        format: File to write; default: png for pictures (reduced above 8192 pixels a side; tiff never is), nifti for
+            volumes, geojson and tiff for slides.
         dicom_identity: Copy the patient's name and id, and the study's number and date, into the DICOM file.
         frame: Frame of multi-frame files, counted from 0; default: the first.
         quantile: Regions are joined tokens above this quantile of the map.

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
+from softfree.options.explaining import MapMethod
 from softfree.options.training import Fit, PrecisionGiven, PresetName
+
+Removal = Literal["mean", "blur"]
 
 
 @dataclass(kw_only=True)
@@ -111,3 +115,41 @@ class AttentionMapOptions:
     at: list[float] = field(default_factory=lambda: [0.5, 0.5])
     layer: int = -1
     out: Path = Path("attention-maps.png")
+
+
+@dataclass(kw_only=True)
+class ExplainStudyOptions:
+    """How far the maps of each method can be trusted, run by run.
+
+    Attributes:
+        methods: What is compared; default: all.
+        target: Class that is explained, on pictures that have it; default: what is predicted, on pictures of all.
+        count: Test pictures, of each class in turn.
+        removal: How a token is taken out: 'mean' (its patch becomes the picture's mean) or 'blur' (it is blurred).
+        steps: Of the curves of deletion and insertion.
+        orders: Random orders that they are compared with.
+        randomised: Of the pictures, those whose maps are made again with random weights.
+        radius: Of a finding that the table places with columns x and y but without a column radius, in pixels; default:
+            that of a phantom's cluster.
+        precision: Arithmetic of the curves; maps are always computed in float32.
+        resamples: Bootstrap resamples of patients.
+        seed: Of random orders, random weights and resamples.
+        batch: Pictures at once.
+        out: Folder for the tables and the figures.
+        progress: Show a progress bar.
+    """
+
+    methods: list[MapMethod] = field(default_factory=lambda: list(get_args(MapMethod)))
+    target: str | None = None
+    count: int = 24
+    removal: Removal = "mean"
+    steps: int = 16
+    orders: int = 3
+    randomised: int = 8
+    radius: float = 44.0
+    precision: Literal["32", "bf16", 32] = "32"
+    resamples: int = 2000
+    seed: int = 0
+    batch: int = 16
+    out: Path = Path("maps_study")
+    progress: bool = True

@@ -202,6 +202,7 @@ class RunOptions:
     Attributes:
         out: The run directory, made new.
         pictures: Show the worst errors as pictures in the report (pixels of patients leave the data folder).
+        maps: Show so many samples under maps of what the model looked at in the report (likewise).
         accelerator: 'auto', 'cpu', 'gpu', 'mps'.
         devices: Number of devices on a machine.
         nodes: Number of machines.
@@ -211,6 +212,7 @@ class RunOptions:
 
     out: Path = Path("run")
     pictures: bool = False
+    maps: int = 0
     accelerator: str = "auto"
     devices: int | str = 1
     nodes: int = 1

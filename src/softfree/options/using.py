@@ -20,6 +20,8 @@ class EvaluateOptions(StreamOptions):
         against: Another run, compared on the same pictures.
         margin: Loss of AUROC that is still called as good (non-inferiority margin).
         pictures: Show the worst errors as pictures in the report.
+        maps: Show so many samples under maps of what the model looked at in the report: sure and right, sure and wrong,
+            undecided. Pixels of patients leave the data folder; by default a report holds none.
         out: Folder for the results; default: the run itself.
         resamples: Bootstrap resamples.
         seed: Seed of the bootstrap.
@@ -35,6 +37,7 @@ class EvaluateOptions(StreamOptions):
     against: Path | None = None
     margin: float | None = None
     pictures: bool = False
+    maps: int = 0
     out: Path | None = None
     resamples: int = 2000
     seed: int = 0

@@ -132,7 +132,9 @@ def finish(options: TrainOptions, table: Table) -> Run:
     run = calibrate(run, frames["val"])
     both = pd.concat(frames.values(), ignore_index=True)
     write_predictions(options.out / PREDICTIONS, both, run)
-    measured = EvaluateOptions(split=splits[-1], pictures=options.pictures, seed=options.seed)  # type: ignore[arg-type]
+    streaming = {name: getattr(options, name) for name in ("stream", "token_store", "token_bf16", "token_chunk")}
+    shown = {"pictures": options.pictures, "maps": options.maps}
+    measured = EvaluateOptions(split=splits[-1], seed=options.seed, **shown, **streaming)  # type: ignore[arg-type]
     write_results(run, table, frames[splits[-1]], measured)
     return run
 

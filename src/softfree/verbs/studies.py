@@ -7,6 +7,7 @@ import json
 from jsonargparse import Namespace
 
 from softfree import options
+from softfree.options import ExplainStudyOptions
 from softfree.verbs.parser import Parser, Verb, add, add_json, fill
 
 
@@ -88,6 +89,29 @@ def _study_attention_maps(parsed: Namespace) -> None:
     print(chosen.out)
 
 
+def _study_explain_arguments(parser: Parser) -> None:
+    parser.add_argument("runs", nargs="+", type=str, help="Run directories of one task on pictures.")
+    parser.add_class_arguments(ExplainStudyOptions, None)
+    add_json(parser)
+
+
+def _study_explain(parsed: Namespace) -> int:
+    import sys
+
+    from softfree.studies.explain import study_explain
+    from softfree.studies.explain_report import to_markdown
+
+    chosen = fill(ExplainStudyOptions, parsed, progress=parsed.progress and not parsed.json)
+    found = study_explain(parsed.runs, chosen)
+    if parsed.json:
+        print(json.dumps(json.loads(found.summary.to_json(orient="records")), indent=2))
+    else:
+        print(to_markdown(found.rows, found.summary, found.unreadable), end="")
+    for line in found.unreadable:
+        print(f"softfree: {line}", file=sys.stderr)
+    return 1 if found.unreadable else 0
+
+
 VERBS = {
     "study ablation": Verb(
         "variants of a recipe by data sets by seeds, all attentions with one recipe among them",
@@ -106,6 +130,11 @@ VERBS = {
         "what one patch attends to, in several attentions side by side",
         _study_attention_maps_arguments,
         _study_attention_maps,
+    ),
+    "study explain": Verb(
+        "how far the maps of each method can be trusted: deletion, insertion, random weights, known places",
+        _study_explain_arguments,
+        _study_explain,
     ),
     "study sizes": Verb("whether a run has learnt the pictures or their size", _study_sizes_arguments, _study_sizes),
 }

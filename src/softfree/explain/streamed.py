@@ -1,0 +1,131 @@
+"""Maps of samples whose tokens pass in chunks: the values of the maps in memory, while memory holds one chunk.
+
+Where what does not fit is streamed, as the options of the command line say, is decided here, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from softfree.errors import ReadError, UserError, unknown_name
+from softfree.explain.maps import METHODS, Map, Question, class_number, default_method, explain_tensor, refuse_unused
+from softfree.explain.passes import block, classifier
+from softfree.explain.streamed_methods import STREAMED, Passed, does_not_stream
+from softfree.longseq.choice import Answer
+from softfree.longseq.forward import Stream
+from softfree.longseq.sources import TokenSource
+from softfree.longseq.streamed import Sample, Streaming, bar, logits_of, source_of
+from softfree.models.classifier import Classifier
+from softfree.options.explaining import MapMethod
+
+if TYPE_CHECKING:
+    from softfree.runs import Run
+
+
+def explain_as_fits(run: Run, sample: Tensor, answer: Answer, method: MapMethod | None = None, **asked: Any) -> Map:
+    """Explain a sample in memory, or as a stream where ``answer`` would stream it.
+
+    Args:
+        run: whose model and classes.
+        sample: as the model takes it, without a batch axis.
+        answer: of the run's model.
+        method: as :func:`~softfree.explain.maps.explain_tensor` has it.
+        **asked: target, layer, head and place, likewise.
+
+    Raises:
+        ReadError: a sample that does not fit, and a method that does not stream.
+        UserError: as of :func:`explain_streamed`.
+    """
+    network = classifier(run.model)
+    chosen = _chosen(network, method)
+    device = next(network.parameters()).device
+    shape = torch.empty(1, device=device).expand(1, *sample.shape)  # the plan looks at nothing else
+    with torch.set_grad_enabled(chosen != "split"):  # the others keep as much as a way back does
+        streams = answer.streams(shape)
+    if not streams:
+        return explain_tensor(run, sample, method, **asked)
+    if chosen not in STREAMED and answer.options.stream == "auto":
+        raise ReadError(f"the sample does not fit in memory, and {does_not_stream(chosen)}", "too_large")
+    return explain_streamed(run, sample, method, streaming=answer.streaming, **asked)
+
+
+def explain_streamed(
+    model: Run | nn.Module,
+    sample: Sample,
+    method: MapMethod | None = None,
+    *,
+    target: str | int | None = None,
+    layer: int | None = None,
+    head: int | None = None,
+    at: Sequence[float] | None = None,
+    streaming: Streaming | None = None,
+    mask: Tensor | None = None,
+) -> Map:
+    """Explain what a model says of one sample, its tokens in chunks.
+
+    The values are those of :func:`~softfree.explain.maps.explain_tensor` up to rounding. With N tokens of width C the
+    store holds N C numbers for ``split``; for the others N C for each layer from the one that they look at to the last,
+    and N C more for ``gradient`` and ``gradcam``.
+
+    Args:
+        model: a run, or a classifier that can stream, in evaluation mode.
+        sample: as :func:`~softfree.longseq.streamed.stream_forward` takes it.
+        method: a key of :data:`~softfree.explain.streamed_methods.STREAMED`; default: as in memory.
+        target: as in memory, like ``layer``, ``head`` and ``at``.
+        layer: see there.
+        head: see there.
+        at: see there; a place where the mask has a token.
+        streaming: how; default :class:`~softfree.longseq.streamed.Streaming`.
+        mask: boolean (N,), True for real tokens of a picture or volume; None when all are.
+
+    Raises:
+        UserError: what cannot be asked in memory, a model that cannot stream, a method that does not, or no space for
+            the tokens.
+    """
+    network = classifier(model if isinstance(model, nn.Module) else model.model)
+    chosen = _chosen(network, method)
+    refuse_unused(chosen, layer=layer, head=head, at=at)
+    if chosen not in STREAMED:
+        raise UserError(does_not_stream(chosen))
+    method_of, streaming = STREAMED[chosen], streaming or Streaming()
+    kept_from = method_of.layer if layer is None else layer
+    block(network, kept_from)
+    source = source_of(network, sample, streaming, mask)
+    stream = Stream(network, source, streaming.store, streaming.dtype, kept_from % len(network.blocks))
+    try:
+        with torch.no_grad():
+            with bar(streaming.progress, "forward", stream) as advance:
+                pooled = stream.forward(advance)
+            answer = logits_of(network, pooled)[0].double().cpu().numpy()
+            question = Question(class_number(model, network, target, answer), kept_from, head, at)
+            parts, constant = method_of.compute(Passed(network, stream, pooled, streaming.progress), question)
+    finally:
+        stream.close()
+        torch.clear_autocast_cache()  # weights that were cast here have no graph
+    about = METHODS[chosen]
+    values = _on_grid(parts, source)
+    return Map(values, constant, about.meaning, chosen, question.target, answer, about.signed)
+
+
+def _chosen(model: Classifier, method: str | None) -> str:
+    chosen = method or default_method(model)
+    if chosen not in METHODS:
+        raise unknown_name("method", chosen, METHODS)
+    return chosen
+
+
+def _on_grid(parts: Sequence[Tensor], source: TokenSource) -> np.ndarray:
+    """Put the values (n,) of all chunks, class token included, on the grid of tokens; 0 where the mask has none."""
+    flat = np.concatenate([np.empty(0), *(part.double().cpu().numpy() for part in parts)])[source.prefix :]
+    mask = getattr(source, "mask", None)
+    grid = getattr(source, "grid", flat.shape)
+    if mask is None:
+        return flat.reshape(grid)
+    out = np.zeros(grid)
+    out[mask.cpu().numpy().reshape(grid)] = flat
+    return out

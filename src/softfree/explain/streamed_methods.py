@@ -1,0 +1,175 @@
+"""What each method that streams does with a sample that has gone forward: values (n,) a chunk, class token included.
+
+The split computes the last layer once more. The gradient and GradCAM go back from there to the tokens of their layer.
+The rollout and a row of attention weights need the tokens of a layer twice: for what is looked with, and for what is
+looked at. What a method needs again waits in the token store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from softfree.errors import UserError
+from softfree.explain.maps import Question, query_number
+from softfree.explain.passes import Entry, attention
+from softfree.explain.streamed_rows import keys, queries
+from softfree.longseq.backward import Backward
+from softfree.longseq.forward import Stream
+from softfree.longseq.streamed import bar, logits_of
+from softfree.models.classifier import Classifier
+
+
+class Passed(NamedTuple):
+    """A sample that has gone forward: its stream and what that kept, its pooled features (1, C), whether bars show."""
+
+    model: Classifier
+    stream: Stream
+    pooled: Tensor
+    progress: bool
+
+    @property
+    def chunks(self) -> range:
+        """Numbers of the chunks."""
+        return range(len(self.stream.source.sizes))
+
+    def front(self, chunk: int) -> int:
+        """How many tokens of a chunk are no part of the grid, such as a class token."""
+        return 0 if chunk else self.stream.source.prefix
+
+
+class Method(NamedTuple):
+    """A method: its values and perhaps a constant, and the layer that it looks at by itself."""
+
+    compute: Callable[[Passed, Question], tuple[list[Tensor], float | None]]
+    layer: int
+
+
+def does_not_stream(method: str) -> str:
+    """Say so of a method, and what to ask for instead."""
+    known = ", ".join(STREAMED)
+    return f"--method {method} does not stream, since it takes the way back many times: expected {known}"
+
+
+def _split(passed: Passed, asked: Question) -> tuple[list[Tensor], float]:
+    """As :func:`softfree.explain.split.split_logit` does, with the deviation of the pooled features that is known."""
+    model, stream = passed.model, passed.stream
+    if model.pool != "avg":
+        raise UserError(
+            "--method split needs an average over the tokens, and this model pools its class token: "
+            "expected --method gradient, gradcam, rollout or attention"
+        )
+    norm, last = cast(nn.LayerNorm, model.fc_norm), cast(nn.Linear, model.head)
+    row = last.weight[asked.target].double()
+    slope = row * norm.weight.double() * (passed.pooled[0].double().var(correction=0) + norm.eps).rsqrt()
+    slope = (slope - slope.mean()) / max(1, stream.number)
+    constant = row @ norm.bias.double() + (0 if last.bias is None else last.bias[asked.target])
+    return [tokens[0].double() @ slope for tokens in stream.outputs()], float(constant)
+
+
+def _gradient(passed: Passed, asked: Question) -> tuple[list[Tensor], None]:
+    with _way_back(passed, asked) as entering:
+        both = (entering(chunk) for chunk in passed.chunks)
+        return [(tokens.double() * gradient).sum(-1)[0] for tokens, gradient in both], None
+
+
+def _grad_cam(passed: Passed, asked: Question) -> tuple[list[Tensor], None]:
+    with _way_back(passed, asked) as entering:
+        total = torch.zeros_like(passed.pooled[0], dtype=torch.float64)
+        for chunk in passed.chunks:
+            total += entering(chunk)[1][0, passed.front(chunk) :].sum(0, dtype=torch.float64)
+        weights = total / max(1, passed.stream.number)
+        tokens = (passed.stream.load(_level(passed, asked), chunk)[0].double() for chunk in passed.chunks)
+        return [(part @ weights).relu() for part in tokens], None
+
+
+@contextmanager
+def _way_back(passed: Passed, asked: Question) -> Iterator[Callable[[int], tuple[Tensor, Tensor]]]:
+    """Give what leads from a chunk to its tokens and the logit's gradient by them, in the layer that is asked for."""
+    with torch.enable_grad():
+        pooled = passed.pooled.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(logits_of(passed.model, pooled)[0, asked.target], pooled)
+    with bar(passed.progress, "backward", passed.stream) as advance:
+        back = Backward(passed.stream, slope, advance, parameters=False)
+        with back.down_to(_level(passed, asked)) as entering:
+            yield entering
+
+
+def _level(passed: Passed, asked: Question) -> int:
+    assert asked.layer is not None
+    return asked.layer % len(passed.model.blocks)
+
+
+def _rollout(passed: Passed, _asked: Question) -> tuple[list[Tensor], None]:
+    """As :func:`softfree.explain.rollout.rollout` does, half and half with the residual connection."""
+    weights = _looked_at(passed)
+    for level in reversed(range(len(passed.stream.layers))):
+        module, looked = attention(passed.model, level), torch.zeros(())
+        for chunk, part in enumerate(weights):
+            looked = looked + part @ queries(module, *_seen(passed, level, chunk))  # (1, H, D)
+        for chunk, part in enumerate(weights):
+            mixed = looked.unsqueeze(2) @ keys(module, *_seen(passed, level, chunk)).mT  # (1, H, 1, n)
+            weights[chunk] = (part + mixed.mean(1)[0, 0]) / 2
+    return weights, None
+
+
+def _looked_at(passed: Passed) -> list[Tensor]:
+    """1 at the class token where it is pooled, else 1 / N at each token of the grid."""
+    stream, token = passed.stream, passed.model.pool == "token"
+    share = 0.0 if token else 1 / max(1, stream.number)
+    weights = [torch.full((size,), share, dtype=stream.wide, device=stream.device) for size in stream.source.sizes]
+    if weights:
+        weights[0][: stream.source.prefix] = float(token)
+    return weights
+
+
+def _row(passed: Passed, asked: Question) -> tuple[list[Tensor], None]:
+    """Signed weights of one token, of one head or the mean over heads."""
+    level, source = _level(passed, asked), passed.stream.source
+    module = attention(passed.model, level)
+    if asked.head is not None and not 0 <= asked.head < module.num_heads:
+        raise UserError(
+            f"--head {asked.head}: the layer has {module.num_heads} heads, from 0 to {module.num_heads - 1}"
+        )
+    chunk, place = _find(passed, asked)
+    query = queries(module, *_seen(passed, level, chunk))[:, :, place : place + 1]
+    rows = (query @ keys(module, *_seen(passed, level, number)).mT for number in range(len(source.sizes)))
+    return [row[0, :, 0].mean(0) if asked.head is None else row[0, asked.head, 0] for row in rows], None
+
+
+def _find(passed: Passed, asked: Question) -> tuple[int, int]:
+    """The chunk in which the token lies whose row is asked for, and its number there."""
+    source = passed.stream.source
+    grid = getattr(source, "grid", (passed.stream.number,))
+    mask = getattr(source, "mask", None)
+    whole = torch.empty(1, 1).expand(1, source.prefix + torch.Size(grid).numel()).unsqueeze(-1)
+    number = query_number(passed.model, Entry(whole, None, grid), asked.at)
+    if mask is not None and number >= source.prefix:
+        real = mask.flatten()
+        if not real[number - source.prefix]:
+            raise UserError(f"--at {asked.at}: the mask has no token there; expected a place inside what is real")
+        number = source.prefix + int(real[: number - source.prefix].sum())
+    for chunk, size in enumerate(source.sizes):
+        if number < size:
+            return chunk, number
+        number -= size
+    raise UserError("Got a sample without a token: there is no row to show.")
+
+
+def _seen(passed: Passed, level: int, chunk: int) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    """What :func:`queries` and :func:`keys` take: a chunk's input of the attention, all tokens' sums and number."""
+    stats = passed.stream.stats[level]
+    return passed.stream.layers[level].normed(passed.stream.load(level, chunk)), stats.values, stats.number
+
+
+STREAMED: dict[str, Method] = {
+    "split": Method(_split, -1),
+    "gradient": Method(_gradient, 0),
+    "gradcam": Method(_grad_cam, -1),
+    "rollout": Method(_rollout, 0),
+    "attention": Method(_row, -1),
+}
