@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from softfree.export.exporting import Exported, export
+from softfree.export.graph import Graph, make_graph
 from softfree.options import TrainOptions
 from softfree.options.exporting import ExportOptions
 from softfree.runs import Run
@@ -27,3 +28,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, make_small_table: Callable[[Pa
 @pytest.fixture(scope="session")
 def exported(run: Run) -> Exported:
     return export(run.folder, ExportOptions())
+
+
+@pytest.fixture(scope="session")
+def graph(run: Run) -> Graph:
+    """Of the same run, in float32."""
+    return make_graph(run.model.cpu(), 1, 32)

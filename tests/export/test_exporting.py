@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +17,15 @@ from PIL import Image
 from softfree.data.readers import Picture
 from softfree.errors import UserError
 from softfree.export.exporting import Exported, export
-from softfree.export.graph import make_graph
+from softfree.export.graph import Graph, make_graph
+from softfree.export.halves import to_halves
 from softfree.export.parity import prove
+from softfree.export.quantise import quantise_static
 from softfree.models import create_model
 from softfree.options.exporting import ExportOptions
 from softfree.runs import Run
 from softfree.runtime import Model, predict
+from softfree.runtime.metadata import Metadata
 
 SMALL = {"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8, "num_classes": 2, "img_size": 32, "in_chans": 1}
 
@@ -58,10 +63,15 @@ def test_nothing_tells_where_it_was_made(exported: Exported) -> None:
         assert trace not in content
 
 
-def test_gram_order(exported: Exported) -> None:
-    proto = onnx.load(exported.path)
-    operators = {node.op_type for node in proto.graph.node}
-    assert not operators & {"Softmax", "Exp", "Attention", "Loop", "Scan"}
+@pytest.mark.parametrize(("side", "gram"), [(72, True), pytest.param(32, False, marks=pytest.mark.slow)])
+def test_orders(side: int, gram: bool) -> None:
+    """The Gram order where it is the faster, at the run's own size; neither has anything of the size of N x N."""
+    model = create_model("seqnorm_vit_nano_patch16", **SMALL | {"img_size": side}).eval()
+    graph = make_graph(model, 1, side)
+    proto = graph.proto
+    assert not {node.op_type for node in proto.graph.node} & {"Softmax", "Exp", "Attention", "Loop", "Scan"}
+    assert len(graph.layers) == (2 if gram else 4)
+    assert model.blocks[0].attn.order == "auto"
     tokens = 7  # rows by columns of a picture of 56 x 8 pixels: no other axis has this length
     proto.graph.output.extend(
         onnx.helper.make_empty_tensor_value_info(node.output[0])
@@ -71,9 +81,9 @@ def test_gram_order(exported: Exported) -> None:
     session = onnxruntime.InferenceSession(proto.SerializeToString())
     shapes = [found.shape for found in session.run(None, {"pixels": np.zeros((1, 1, 56, 8), np.float32)})]
     with_tokens = [shape for shape in shapes if tokens in shape]
-    assert len(with_tokens) >= 4  # patches, the attention's second large product, two of the MLP
+    assert len(with_tokens) >= 4  # patches, the attention's last large product, two of the MLP
     assert not [shape for shape in shapes if shape.count(tokens) > 1]
-    assert not [shape for shape in with_tokens if 3 * 32 in shape]  # Q, K and V of the tokens are never made
+    assert any(3 * 32 in shape for shape in with_tokens) == (not gram)  # Q, K and V of the tokens
 
 
 def test_any_picture(run: Run, exported: Exported) -> None:
@@ -98,6 +108,9 @@ def test_other_logits_are_refused(run: Run, exported: Exported) -> None:
     [
         ({"out": Path("m.xml")}, "ends in .onnx"),
         ({"format": "openvino", "int8": "static"}, "is for --format onnx"),
+        ({"format": "executorch", "out": Path("m.onnx")}, "ends in .pte"),
+        ({"format": "executorch", "precision": "float16"}, "is for --format onnx and openvino"),
+        ({"precision": "float16", "int8": "static"}, "expected one of them"),
         ({"margin": 2.0}, "--margin 2.0"),
         ({"count": 0}, "expected at least 1"),
         ({"images": Path("/nowhere")}, "no such file"),
@@ -128,19 +141,83 @@ def test_int8(run: Run, tmp_path: Path, kind: str) -> None:
     assert done.loss.n == 8
     assert done.loss.calibrated_on == (32 if kind == "static" else 0)
     assert len(done.unreadable) == (kind == "static")
-    operators = {node.op_type for node in onnx.load(done.path).graph.node}
-    assert ("QuantizeLinear" if kind == "static" else "MatMulInteger") in operators
     image = Image.fromarray(np.zeros((20, 30), np.uint8))
     image.save(tmp_path / "a.png")
     assert Model(done.path).metadata.quantised == kind
     assert predict(done.path, tmp_path / "a.png")[0]["status"] == "ok"
 
 
+def test_integers_stay_integers(run: Run, graph: Graph, tmp_path: Path) -> None:
+    """Each linear layer runs as one product of integers that gives float32, not as floats between conversions."""
+    onnx.save(graph.proto, tmp_path / "float.onnx")
+    pixels = np.random.default_rng(0).standard_normal((4, 1, 1, 32, 32)).astype(np.float32)
+    proto = quantise_static(graph, tmp_path / "float.onnx", pixels)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
+    operators = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
+    assert operators["MatMulIntegerToFloat"] == 4  # the stem's convolutions stay as they are
+    assert operators["DequantizeLinear"] == 0
+    with torch.no_grad():
+        expected = run.model(torch.from_numpy(pixels[0])).numpy()
+    found = session.run(None, {"pixels": pixels[0]})[0]
+    assert 1e-6 < np.abs(found - expected).max() < 0.1
+    for weight in proto.graph.initializer:
+        if weight.data_type == onnx.TensorProto.INT8:
+            assert np.abs(onnx.numpy_helper.to_array(weight)).max() <= 64  # two products fit into 16 bits
+
+
+def test_float16(run: Run, graph: Graph) -> None:
+    proto = to_halves(graph)
+    onnx.checker.check_model(proto, full_check=True)
+    half, wide = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    large = {weight.data_type for weight in proto.graph.initializer if np.prod(weight.dims) >= 1024}
+    assert large & {half, wide} == {half}
+    known = onnx.shape_inference.infer_shapes(proto).graph.value_info
+    kinds = {value.name: value.type.tensor_type.elem_type for value in known}
+    found = {
+        kind: {kinds[node.output[0]] for node in proto.graph.node if node.op_type == kind}
+        for kind in ("LayerNormalization", "ReduceSum", "Gelu", "MatMul")
+    }
+    # The activations of the stem stay wide, those of the MLP do not.
+    assert found == {"LayerNormalization": {wide}, "ReduceSum": {wide}, "Gelu": {half, wide}, "MatMul": {half, wide}}
+    pixels = np.random.default_rng(0).standard_normal((2, 1, 40, 33)).astype(np.float32)
+    with torch.no_grad():
+        expected = run.model.cpu()(torch.from_numpy(pixels)).numpy()
+    logits = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"pixels": pixels})[0]
+    assert 1e-7 < np.abs(logits - expected).max() < 1e-2
+
+
+@pytest.mark.slow
+def test_export_float16(run: Run, exported: Exported, tmp_path: Path) -> None:
+    done = export(run.folder, ExportOptions(precision="float16", out=tmp_path / "m.onnx", margin=0.5))
+    assert done.loss is not None
+    assert done.loss.bits == "float16"
+    assert 1e-7 < done.parity.largest < 2e-2
+    assert Model(done.path).metadata.precision == "float16"
+    assert Model(exported.path).metadata.precision == "float32"
+
+
+@pytest.mark.slow
+def test_sums_do_not_overflow_in_half() -> None:
+    """A picture whose covariances lie beyond float16 gives the logits of float32."""
+    torch.manual_seed(0)
+    model = create_model("seqnorm_vit_nano_patch16", **SMALL | {"img_size": 128}).eval()
+    with torch.no_grad():
+        model.blocks[0].norm1.weight.fill_(1000.0)
+        expected = model(torch.ones(1, 1, 128, 128).cumsum(3)).numpy()
+    proto = to_halves(make_graph(model, 1, 128))
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    found = session.run(None, {"pixels": np.ones((1, 1, 128, 128), np.float32).cumsum(3)})[0]
+    np.testing.assert_allclose(found, expected, atol=2e-2)
+
+
 @pytest.mark.slow
 def test_int8_beyond_the_margin(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from softfree.export import quantise
+    from softfree.export import exporting, loss
 
-    monkeypatch.setattr(quantise, "_loss", lambda *_: quantise.Loss(0.9, 0.8, 0.1, 0.05, 0.15, "x", 8, 0))
+    monkeypatch.setattr(exporting, "measure_loss", lambda *_: loss.Loss(0.9, 0.8, 0.1, 0.05, 0.15, "x", 8, 0))
     with pytest.raises(UserError, match=r"loss 0.1000 \(95 % interval 0.0500 to 0.1500"):
         export(run.folder, ExportOptions(int8="weights", out=tmp_path / "m.onnx"))
     assert not list(tmp_path.iterdir())
@@ -152,8 +229,31 @@ def test_openvino(run: Run, tmp_path: Path) -> None:
     done = export(run.folder, ExportOptions(format="openvino", out=tmp_path / "m.xml"))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.bin", "m.xml"]
     assert done.parity.largest < 1e-4
+    half = export(run.folder, ExportOptions(format="openvino", out=tmp_path / "h.xml", precision="float16", margin=0.5))
+    assert half.loss is not None
+    assert 1e-6 < half.parity.largest < 2e-2
+    assert (tmp_path / "h.bin").stat().st_size < 0.6 * (tmp_path / "m.bin").stat().st_size
     model = openvino.Core().read_model(tmp_path / "m.xml")
     assert model.get_rt_info(["softfree", "classes"]).astype(str) == json.dumps(list(run.task.classes))
+
+
+def test_executorch_is_missing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "executorch.exir", None)
+    with pytest.raises(UserError, match=r"pip install softfree\[executorch\]"):
+        export(run.folder, ExportOptions(format="executorch", out=tmp_path / "m.pte"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_executorch(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("executorch.exir")
+    done = export(run.folder, ExportOptions(format="executorch", out=tmp_path / "m.pte"))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.json", "m.pte"]
+    assert done.size == (32, 32)
+    assert done.parity.largest < 1e-4
+    about = Metadata.from_strings(json.loads((tmp_path / "m.json").read_text()), tmp_path / "m.json")
+    assert about.task == run.task
+    assert about.size == (32, 32)
 
 
 @pytest.mark.slow

@@ -25,8 +25,15 @@ def test_logits(model: Path) -> None:
 
 
 def test_metadata_come_back(make_model: Callable[..., Path], about: Callable[..., Metadata]) -> None:
-    said = about(card="Grün\nund gut", versions={"softfree": "1"}, metrics={"auroc": {"value": 0.9}}, size=(8, 9))
+    said = about(card="Grün\nund gut", versions={"softfree": "1"}, metrics={"auroc": {"value": 0.9}}, size=(8, 9),
+                 precision="float16")  # fmt: skip
     assert Model(make_model(said)).metadata == said
+
+
+def test_metadata_of_earlier_files(about: Callable[..., Metadata]) -> None:
+    strings = about().to_strings()
+    del strings["precision"]
+    assert Metadata.from_strings(strings, "m.onnx") == about()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.8, 0.99])

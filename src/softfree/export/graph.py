@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from softfree.errors import UserError
+from softfree.export.nodes import layers_of, without_sums
+from softfree.export.orders import orders_for
 from softfree.export.positions import resize_positions
 from softfree.models import VisionTransformer
 from softfree.runtime.metadata import Metadata
 
 # The first opset with an attention operator, so that softmax models get a runtime's fused kernel, too.
 OPSET = 23
-_CLASSES = "pkg.torch.onnx.class_hierarchy"
-_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,13 @@ class Graph:
         proto: the ONNX model; input ``pixels`` (B, C, H, W), output ``logits`` (B, K).
         size: height and width that it takes; None for any.
         layers: names of its nodes that are a linear layer or a convolution of the model, but for the head.
+        narrow: names of its nodes that may calculate in half precision: these and the rest of the MLPs.
     """
 
     proto: onnx.ModelProto
     size: tuple[int, int] | None
     layers: tuple[str, ...]
+    narrow: tuple[str, ...]
 
 
 class AnySize(nn.Module):
@@ -66,7 +68,8 @@ def make_graph(model: nn.Module, channels: int, side: int) -> Graph:
     Args:
         model: on the CPU, in evaluation mode.
         channels: of the pictures.
-        side: of the pictures, pixels; the only side that the graph takes if the model cannot be written for any.
+        side: of the pictures, pixels; the only side that the graph takes if the model cannot be written for any, else
+            the one at which it is fastest.
 
     Returns:
         The graph, without any note of where it was made.
@@ -77,7 +80,8 @@ def make_graph(model: nn.Module, channels: int, side: int) -> Graph:
     # Unequal sides, or the exporter would take them for one.
     example = torch.zeros(2, channels, side, side + 32)
     if isinstance(model, VisionTransformer):
-        with contextlib.suppress(torch.onnx.errors.OnnxExporterError):
+        tokens = model.num_prefix_tokens + (-(-side // model.patch_size)) ** 2
+        with contextlib.suppress(torch.onnx.errors.OnnxExporterError), orders_for(model, tokens):
             any_size = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
             return _cleaned(_export(AnySize(model), example, any_size), None)
     try:
@@ -120,8 +124,9 @@ def quiet() -> Iterator[None]:
 
 def _cleaned(proto: onnx.ModelProto, size: tuple[int, int] | None) -> Graph:
     """Keep which nodes are layers; drop the exporter's notes, which name the files of this machine."""
-    layers = tuple(node.name for node in proto.graph.node if _is_layer(node))
     graph = proto.graph
+    layers = layers_of(graph)
+    narrow = without_sums(graph, layers)
     noted: list[Any] = [proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]
     for one in noted:
         del one.metadata_props[:]
@@ -131,7 +136,7 @@ def _cleaned(proto: onnx.ModelProto, size: tuple[int, int] | None) -> Graph:
         for name, axis in zip(names, found.type.tensor_type.shape.dim, strict=False):
             if axis.dim_param:
                 _rename(graph, axis.dim_param, name)
-    return Graph(proto, size, layers)
+    return Graph(proto, size, layers, narrow)
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
@@ -139,13 +144,6 @@ def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param == old:
                 axis.dim_param = new
-
-
-def _is_layer(node: onnx.NodeProto) -> bool:
-    noted = {one.key: one.value for one in node.metadata_props}
-    classes, scopes = noted.get(_CLASSES, ""), noted.get(_SCOPES, "")
-    module = any(kind in classes for kind in ("'torch.nn.modules.linear.Linear'", "'torch.nn.modules.conv.Conv2d'"))
-    return module and node.op_type in ("MatMul", "Gemm", "Conv") and ".head'" not in scopes and "'head'" not in scopes
 
 
 def write_graph(proto: onnx.ModelProto, about: Metadata, path: Path) -> None:

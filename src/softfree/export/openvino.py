@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,16 +15,18 @@ import onnx
 from softfree.data.readers import Picture
 from softfree.errors import UserError
 from softfree.export.graph import Graph, write_graph
-from softfree.export.parity import Parity, prove
+from softfree.export.loss import Loss, measure_loss
+from softfree.export.parity import HALF_TOLERANCE, TOLERANCE, Logits, Parity, prove
 from softfree.export.ranks import equal_ranks
 from softfree.files import replacing
+from softfree.options.exporting import ExportOptions
 from softfree.runs import Run
 from softfree.runtime.metadata import Metadata
 
 
 def write_openvino(
-    run: Run, graph: Graph, about: Metadata, pictures: Sequence[Picture], path: Path
-) -> tuple[Parity, int]:
+    run: Run, graph: Graph, about: Metadata, pictures: Sequence[Picture], path: Path, options: ExportOptions
+) -> tuple[Parity, int, Loss | None]:
     """Convert, prove and write.
 
     Args:
@@ -32,30 +35,33 @@ def write_openvino(
         about: goes into the model's runtime information, under ``softfree``.
         pictures: for the proof.
         path: the .xml file; the .bin file gets the same name.
+        options: precision, and the margin of its loss.
 
     Returns:
-        The proof, and the bytes of both files.
+        The proof, the bytes of both files, and the loss through weights in half precision.
 
     Raises:
-        UserError: OpenVINO is missing or refuses the graph, or the logits differ.
+        UserError: OpenVINO is missing or refuses the graph, or the logits or the AUROC differ by too much.
     """
     try:
         import openvino
     except ImportError:
         raise UserError("--format openvino needs OpenVINO; get it with: pip install softfree[export]") from None
 
+    half = options.precision == "float16"
     with TemporaryDirectory() as folder, replacing(path) as temporary:
         weights = temporary.with_suffix(".bin")
         try:
+            about = replace(about, precision=options.precision)
             model = _convert(equal_ranks(graph.proto), about, Path(folder) / "model.onnx")
-            openvino.save_model(model, temporary, compress_to_fp16=False)
-            # bfloat16 is the default where a processor has it.
-            compiled = openvino.Core().compile_model(temporary, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-            def logits(pixels: np.ndarray) -> np.ndarray:
-                return np.asarray(compiled(pixels)[0], dtype=np.float64)
-
-            parity = prove(run, pictures, about.preparation, logits, graph.size is None)
+            openvino.save_model(model, temporary, compress_to_fp16=half)
+            logits = _compiled(temporary)
+            tolerance = HALF_TOLERANCE if half else TOLERANCE
+            parity = prove(run, pictures, about.preparation, logits, graph.size is None, tolerance)
+            loss = None
+            if half:
+                wide = _compiled(model)
+                loss = measure_loss(run, about.preparation, wide, logits, "float16").check(options.margin)
             size = temporary.stat().st_size + weights.stat().st_size
             path.unlink(missing_ok=True)  # an old graph never lies beside new weights
             os.replace(weights, path.with_suffix(".bin"))
@@ -63,7 +69,15 @@ def write_openvino(
             raise UserError(f"OpenVINO does not run {run.config['model']['name']}: {_in_one_line(error)}") from None
         finally:
             weights.unlink(missing_ok=True)
-    return parity, size
+    return parity, size, loss
+
+
+def _compiled(model: Any) -> Logits:
+    """A model, or its file, that calculates in float32: bfloat16 is the default where a processor has it."""
+    import openvino
+
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda pixels: np.asarray(compiled(pixels)[0], dtype=np.float64)
 
 
 def _convert(proto: onnx.ModelProto, about: Metadata, source: Path) -> Any:

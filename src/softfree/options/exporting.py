@@ -12,21 +12,25 @@ class ExportOptions:
     """A file that runs where PyTorch does not, proven to give the same logits.
 
     Attributes:
-        format: 'onnx', one file for onnxruntime and others; or 'openvino', an .xml file with a .bin beside it.
-        out: File to write; default: model.onnx or model.xml in the run directory.
+        format: 'onnx', one file for onnxruntime and others; 'openvino', an .xml file with a .bin beside it; or
+            'executorch', a .pte file for phones with a .json beside it, for pictures of the run's size only.
+        out: File to write; default: model.onnx, model.xml or model.pte in the run directory.
         images: Pictures for the proof: a folder, a file or a table with a column path; default: the validation rows.
         count: Pictures to use for the proof, taken evenly from all.
-        int8: 'static' calculates the MLPs and other plain layers in 8-bit integers, with ranges from the calibration
+        precision: 'float32'; or 'float16', a file of half the size, which calculates linear layers in half precision
+            where the machine can, and sums over tokens in float32.
+        int8: 'static' calculates the linear layers in 8-bit integers, with ranges from the calibration
             pictures; 'weights' stores their weights in 8 bits and finds the ranges as it runs. Both for 'onnx' only.
         calibration: Pictures that show the ranges, as in images; default: the training rows.
         calibration_count: Calibration pictures to use, taken evenly from all.
-        margin: Loss of AUROC on the test rows beyond which an int8 file is refused.
+        margin: Loss of AUROC on the test rows beyond which an int8 or float16 file is refused.
     """
 
-    format: Literal["onnx", "openvino"] = "onnx"
+    format: Literal["onnx", "openvino", "executorch"] = "onnx"
     out: Path | None = None
     images: Path | None = None
     count: int = 8
+    precision: Literal["float32", "float16"] = "float32"
     int8: Literal["none", "static", "weights"] = "none"
     calibration: Path | None = None
     calibration_count: int = 64

@@ -27,7 +27,8 @@ class Metadata:
         card: the model card, text for people.
         versions: of the software that trained and exported.
         metrics: on the test split: name to value, low, high, n.
-        quantised: ``static`` or ``weights`` for integers, empty for float32.
+        quantised: ``static`` or ``weights`` for integers, else empty.
+        precision: ``float32`` or ``float16``, of the weights that are no integers.
     """
 
     task: Task
@@ -39,6 +40,7 @@ class Metadata:
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     quantised: str = ""
+    precision: str = "float32"
 
     def to_strings(self) -> dict[str, str]:
         """Return the metadata as strings by name."""
@@ -53,6 +55,7 @@ class Metadata:
             "metrics": self.metrics,
         }
         text = {"softfree_format": FORMAT, "model_card": self.card, "quantised": self.quantised}
+        text["precision"] = self.precision
         return text | {name: json.dumps(value) for name, value in values.items()}
 
     @classmethod
@@ -76,6 +79,7 @@ class Metadata:
                 json.loads(found["versions"]),
                 json.loads(found["metrics"]),
                 found["quantised"],
+                found.get("precision", "float32"),  # files of earlier versions do not say
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise UserError(f"{path} has damaged metadata ({error}); export the run again") from None

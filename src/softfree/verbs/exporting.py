@@ -30,7 +30,7 @@ def _export(parsed: Namespace) -> int:
     taken = "any size" if done.size is None else f"{done.size[0]} x {done.size[1]} pixels only"
     print(f"{done.path}: {done.bytes / 1e6:.1f} MB, pictures of {taken}")
     shown = "; ".join(f"{what}: {difference:.1e}" for what, difference in done.parity.differences.items())
-    print(f"Largest difference of a float32 logit from the run's: {shown}")
+    print(f"Largest difference of a logit from the run's: {shown}")
     if done.loss is not None:
         print(done.loss.in_words(chosen.margin))
     if done.unreadable:
@@ -38,6 +38,4 @@ def _export(parsed: Namespace) -> int:
     return 1 if done.unreadable else 0
 
 
-VERBS = {
-    "export": Verb("a file for onnxruntime or OpenVINO, with the proof of equal logits", _export_arguments, _export)
-}
+VERBS = {"export": Verb("a file for onnxruntime, OpenVINO or ExecuTorch, proven equal", _export_arguments, _export)}

@@ -1,0 +1,42 @@
+"""Which nodes of a graph do what: read from the exporter's notes, before they are dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import onnx
+
+_CLASSES = "pkg.torch.onnx.class_hierarchy"
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_LAYERS = ("'torch.nn.modules.linear.Linear'", "'torch.nn.modules.conv.Conv2d'", "'torch.nn.modules.conv.Conv3d'")
+_SEQNORM = "'softfree.attention.seqnorm.module.SeqNormAttention'"
+_MLP = "'timm.layers.mlp.Mlp'"
+
+
+def layers_of(graph: onnx.GraphProto) -> tuple[str, ...]:
+    """Name the nodes that are a linear layer or a convolution of the model, but for the head.
+
+    SeqNorm's folded order has its two linear layers, too, without their modules; its Gram order has none.
+    """
+    stored = {one.name: len(one.dims) for one in graph.initializer}
+    return tuple(node.name for node in graph.node if _is_layer(node, stored))
+
+
+def _is_layer(node: onnx.NodeProto, stored: dict[str, int]) -> bool:
+    classes, scopes = _noted(node, _CLASSES), _noted(node, _SCOPES)
+    if node.op_type not in ("MatMul", "Gemm", "Conv") or ".head'" in scopes or "'head'" in scopes:
+        return False
+    tokens_by_weights = stored.get(node.input[1]) == 2 and node.input[0] not in stored
+    return any(kind in classes for kind in _LAYERS) or (_SEQNORM in classes and tokens_by_weights)
+
+
+def without_sums(graph: onnx.GraphProto, layers: Collection[str]) -> tuple[str, ...]:
+    """Name the nodes that may calculate in half precision: ``layers``, and all of the MLPs.
+
+    As under torch's autocast. What is left out are norms, residuals, positions, and all that sums over tokens.
+    """
+    return tuple(node.name for node in graph.node if node.name in layers or _MLP in _noted(node, _CLASSES))
+
+
+def _noted(node: onnx.NodeProto, key: str) -> str:
+    return next((one.value for one in node.metadata_props if one.key == key), "")
