@@ -35,7 +35,7 @@ class Budget:
 
 
 @dataclass
-class _Group:
+class Group:
     """The cases of one size, precision and pass."""
 
     workers: dict[Case, Worker] = field(default_factory=dict)
@@ -67,36 +67,37 @@ def measure(cases: Sequence[Case], budget: Budget, tell: Callable[[str], None] =
 
 
 def _measure_group(cases: list[Case], budget: Budget, before: list[dict[str, object]]) -> list[dict[str, object]]:
-    group = _Group()
+    group = Group()
     together = sum(map(estimated_bytes, cases)) < available_memory() / 2
     for case in cases:
         reason = _reason_to_skip(case, budget, before)
         if reason:
-            group.rows.append(_row(case, "skipped", reason))
+            group.rows.append(row_of(case, "skipped", reason))
             continue
         try:
             error = numerical_error(case)
         except Exception as failure:  # one impossible case is no reason to lose the others
-            group.rows.append(_row(case, "failed", " ".join(str(failure).split())[:200] or type(failure).__name__))
+            group.rows.append(row_of(case, "failed", " ".join(str(failure).split())[:200] or type(failure).__name__))
             continue
         if not error <= TOLERANCES[case.precision]:
-            group.rows.append(_row(case, "wrong", "differs from float64", error=error))
+            group.rows.append(row_of(case, "wrong", "differs from float64", error=error))
             continue
         worker = Worker(case, budget.threads)
         failed = worker.ready().get("failed")
         if failed:
-            group.rows.append(_row(case, "failed", failed, error=error))
+            group.rows.append(row_of(case, "failed", failed, error=error))
             continue
         group.workers[case], group.errors[case], group.times[case] = worker, error, []
         if not together:
-            _run_in_turn(group, budget)
-            _finish(group)
-    _run_in_turn(group, budget)
-    _finish(group)
+            run_in_turn(group, budget)
+            finish(group)
+    run_in_turn(group, budget)
+    finish(group)
     return group.rows
 
 
-def _run_in_turn(group: _Group, budget: Budget) -> None:
+def run_in_turn(group: Group, budget: Budget) -> None:
+    """Run all cases once, then again, until each has its rounds or its seconds."""
     waiting = dict(group.workers)
     while waiting:
         for case, worker in list(waiting.items()):
@@ -108,13 +109,14 @@ def _run_in_turn(group: _Group, budget: Budget) -> None:
                 del waiting[case]  # so long that its spread does not matter
 
 
-def _finish(group: _Group) -> None:
+def finish(group: Group) -> None:
+    """End the processes and add a row for each: median time, quartiles, peak memory."""
     for case, worker in group.workers.items():
         peak = worker.stop()["peak"]
         times = sorted(group.times[case])
         low, high = times[len(times) // 4], times[-1 - len(times) // 4]
         group.rows.append(
-            _row(case, "ok", "", error=group.errors[case])
+            row_of(case, "ok", "", error=group.errors[case])
             | {
                 "ms": 1e3 * statistics.median(times),
                 "ms_low": 1e3 * low,
@@ -126,7 +128,8 @@ def _finish(group: _Group) -> None:
     group.workers = {}
 
 
-def _row(case: Case, status: str, reason: str, error: float = math.nan) -> dict[str, object]:
+def row_of(case: Case, status: str, reason: str, error: float = math.nan) -> dict[str, object]:
+    """Begin a row: the case, and what became of it."""
     shown = {name: value for name, value in case.__dict__.items() if name != "options"}
     return {**shown, "status": status, "reason": reason, "error": error}
 

@@ -14,6 +14,8 @@ import torch
 from softfree.bench.cases import Case, prepare
 from softfree.machine import current_memory, peak_memory
 
+Step = Callable[[], Any]
+Clock = Callable[[Step, Case, int], dict[str, float]]
 AT_LEAST = 0.05  # seconds of a measurement: shorter steps are repeated
 
 
@@ -23,13 +25,23 @@ class Worker:
     Args:
         case: What to run.
         threads: Of PyTorch; None for its own choice.
+        make_step: From the case to what is timed; called in the process, as ``clock`` is.
+        clock: Runs a step so many times: ``seconds`` of one, and whatever else is measured.
     """
 
-    def __init__(self, case: Case, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        case: Case,
+        threads: int | None = None,
+        make_step: Callable[[Any], Step] = prepare,
+        clock: Clock | None = None,
+    ) -> None:
         self.case = case
         context = _context()
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(case, theirs, threads), daemon=True)
+        self.process = context.Process(
+            target=_serve, args=(case, theirs, threads, make_step, clock or wall_clock), daemon=True
+        )
         self.process.start()
         theirs.close()
 
@@ -39,8 +51,12 @@ class Worker:
 
     def run(self) -> float:
         """Run once more, in seconds."""
+        return self.measured()["seconds"]
+
+    def measured(self) -> dict[str, float]:
+        """Run once more: ``seconds``, and what else the clock measures."""
         self.connection.send("run")
-        return float(self._ask()["seconds"])
+        return self._ask()
 
     def stop(self) -> dict[str, Any]:
         """End the process: ``peak``, the bytes that module, input and run took at most."""
@@ -69,16 +85,18 @@ def _context() -> Any:
     return context
 
 
-def _serve(case: Case, connection: Connection, threads: int | None) -> None:
+def _serve(
+    case: Case, connection: Connection, threads: int | None, make_step: Callable[[Any], Step], clock: Clock
+) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     before = current_memory()
     try:
-        step = prepare(case)
+        step = make_step(case)
         gc.collect()
-        times = _times(_timed(step, case, 1))
+        times = _repeats(clock(step, case, 1))
         if times > 1:  # the first run was slower than the others will be
-            times = _times(_timed(step, case, 1))
+            times = _repeats(clock(step, case, 1))
         connection.send({})
     except Exception as error:  # whatever it is, the parent has to hear of it
         connection.send({"failed": " ".join(str(error).split())[:200] or type(error).__name__})
@@ -86,16 +104,17 @@ def _serve(case: Case, connection: Connection, threads: int | None) -> None:
     while connection.recv() == "run":
         if times > 1:  # other processes have had the caches
             step()
-        connection.send({"seconds": _timed(step, case, times)})
+        connection.send(clock(step, case, times))
     connection.send({"peak": peak_memory() - (0 if case.device == "cuda" else before)})
 
 
-def _times(seconds: float) -> int:
-    """How often a step of so many seconds is run for one measurement."""
-    return max(1, min(50, int(AT_LEAST / seconds)))
+def _repeats(measured: dict[str, float]) -> int:
+    """How often a step is run for one measurement."""
+    return max(1, min(50, int(AT_LEAST / measured["seconds"])))
 
 
-def _timed(step: Callable[[], Any], case: Case, times: int) -> float:
+def wall_clock(step: Step, case: Case, times: int) -> dict[str, float]:
+    """Measure the seconds of one of ``times`` steps, the device's work included."""
     if case.device == "cuda":
         torch.cuda.synchronize()
     started = time.perf_counter()
@@ -103,4 +122,4 @@ def _timed(step: Callable[[], Any], case: Case, times: int) -> float:
         step()
     if case.device == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - started) / times
+    return {"seconds": (time.perf_counter() - started) / times}

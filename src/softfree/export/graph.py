@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from softfree.attention import NystromformerAttention, SoftAttention
 from softfree.errors import UserError
 from softfree.export.nodes import layers_of, without_sums
 from softfree.export.orders import orders_for
@@ -25,6 +26,8 @@ from softfree.runtime.metadata import Metadata
 
 # The first opset with an attention operator, so that softmax models get a runtime's fused kernel, too.
 OPSET = 23
+# Attentions with landmarks on a grid: the exporter reasons about one of any size for many minutes, without a result.
+ONE_SIZE = (SoftAttention, NystromformerAttention)
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def make_graph(model: nn.Module, channels: int, side: int) -> Graph:
     """
     # Unequal sides, or the exporter would take them for one.
     example = torch.zeros(2, channels, side, side + 32)
-    if isinstance(model, VisionTransformer):
+    if isinstance(model, VisionTransformer) and not any(isinstance(part, ONE_SIZE) for part in model.modules()):
         tokens = model.num_prefix_tokens + (-(-side // model.patch_size)) ** 2
         with contextlib.suppress(torch.onnx.errors.OnnxExporterError), orders_for(model, tokens):
             any_size = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}

@@ -92,6 +92,7 @@ class BagTransformer(Classifier):
         mlp_chunk: Tiles that an MLP takes at once in training; see :class:`Block`. Smaller bags do not feel it; None
             for all at once. Together with :meth:`set_grad_checkpointing` it lets a training step of the tiny size on
             20,000 tiles of 512 features stay below 2 GiB for the whole process.
+        act: Of the MLPs: "gelu", or without erf and exp "relu2" or "hardswish".
 
     Raises:
         UserError: a choice that is unknown or does not go with another.
@@ -114,6 +115,7 @@ class BagTransformer(Classifier):
         proj_drop: float = 0.0,
         layer_scale: float | None = None,
         mlp_chunk: int | None = 8192,
+        act: str = "gelu",
     ) -> None:
         super().__init__(num_classes, embed_dim, pool, class_token)
         check_names(pos=(pos, ("mm", "none")))
@@ -130,6 +132,7 @@ class BagTransformer(Classifier):
             proj_drop=proj_drop,
             layer_scale=layer_scale,
             mlp_chunk=mlp_chunk,
+            act=act,
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from softfree.attention import create_attention
 from softfree.attention.base import Grid
 from softfree.errors import UserError
+from softfree.models.act import act_layer
 from softfree.models.positions import PositionalConv
 from softfree.models.rows import by_rows
 
@@ -34,6 +35,7 @@ class Block(nn.Module):
         mlp_chunk: Tokens that the MLP takes at once, with its inside computed again in the backward pass: less memory,
             about a quarter more time for the MLP. None: all tokens in training, what the cache holds in inference.
         pos_conv: Let each token see its neighbours on the grid before the attention.
+        act: Of the MLP: a name of :data:`~softfree.models.act.ACTS`.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Block(nn.Module):
         layer_scale: float | None = None,
         mlp_chunk: int | None = None,
         pos_conv: bool = False,
+        act: str = "gelu",
     ) -> None:
         super().__init__()
         if mlp_chunk is not None and mlp_chunk < 1:
@@ -61,8 +64,7 @@ class Block(nn.Module):
         self.drop_path1 = DropPath(drop_path)
 
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        # erf, as in published weights; on a CPU torch computes it faster than the tanh form, too.
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=nn.GELU, drop=proj_drop)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=act_layer(act), drop=proj_drop)
         self.mlp_chunk, self.hidden = mlp_chunk, int(dim * mlp_ratio)
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.drop_path2 = DropPath(drop_path)

@@ -41,6 +41,7 @@ class VisionTransformer(Classifier):
         layer_scale: Start of a learned factor on each branch; None for no factor.
         mlp_chunk: Tokens that an MLP takes at once in training, to save memory; see :class:`Block`.
         pos_conv: A depth-wise 3 x 3 convolution of the tokens before each attention.
+        act: Of the MLPs: "gelu", or without erf and exp "relu2" or "hardswish".
 
     Raises:
         UserError: a choice that is unknown or does not go with another.
@@ -67,6 +68,7 @@ class VisionTransformer(Classifier):
         layer_scale: float | None = None,
         mlp_chunk: int | None = None,
         pos_conv: bool = False,
+        act: str = "gelu",
     ) -> None:
         super().__init__(num_classes, embed_dim, pool, class_token)
         check_names(stem=(stem, tuple(STEMS)), pos=(pos, ("learn", "sincos", "none")))
@@ -86,6 +88,7 @@ class VisionTransformer(Classifier):
             layer_scale=layer_scale,
             mlp_chunk=mlp_chunk,
             pos_conv=pos_conv,
+            act=act,
         )
 
     def _add_positions(self, pos: str) -> None:

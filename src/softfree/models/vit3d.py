@@ -49,6 +49,7 @@ class VolumeTransformer(Classifier):
         proj_drop: Dropout after each projection.
         layer_scale: Start of a learned factor on each branch; None for no factor.
         mlp_chunk: Tokens that an MLP takes at once in training, to save memory; see :class:`Block`.
+        act: Of the MLPs: "gelu", or without erf and exp "relu2" or "hardswish".
 
     Raises:
         UserError: a choice that is unknown or does not go with another.
@@ -75,6 +76,7 @@ class VolumeTransformer(Classifier):
         proj_drop: float = 0.0,
         layer_scale: float | None = None,
         mlp_chunk: int | None = None,
+        act: str = "gelu",
     ) -> None:
         super().__init__(num_classes, embed_dim, pool, class_token)
         check_names(stem=(stem, tuple(STEMS_3D)), pos=(pos, ("mm", "learn", "none")))
@@ -96,6 +98,7 @@ class VolumeTransformer(Classifier):
             proj_drop=proj_drop,
             layer_scale=layer_scale,
             mlp_chunk=mlp_chunk,
+            act=act,
         )
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ from softfree.options.exporting import ExportOptions
 from softfree.options.features import FeatureOptions
 from softfree.options.measuring import (
     AttentionBenchOptions,
+    EdgeBenchOptions,
     LoaderBenchOptions,
     ModelBenchOptions,
     OrderBenchOptions,
@@ -50,6 +51,7 @@ __all__ = [
     "ConvergenceOptions",
     "ConvertOptions",
     "DemoOptions",
+    "EdgeBenchOptions",
     "EvaluateOptions",
     "ExplainOptions",
     "ExplainStudyOptions",

@@ -154,6 +154,40 @@ class StreamBenchOptions:
 
 
 @dataclass(kw_only=True)
+class EdgeBenchOptions:
+    """Exported models on a small machine: latency, peak memory, file size and energy over the side of the picture.
+
+    Attributes:
+        sides: Sides of the picture in pixels.
+        methods: Attentions, perhaps with an activation ('seqnorm relu2'). 'softmax' is onnxruntime's own fused
+            attention, 'softmax standard' the operator of ONNX.
+        runtimes: 'onnxruntime' or 'openvino'; PyTorch itself, in float32, is always there.
+        precisions: 'float32', 'float16' or 'int8' in the plain layers.
+        model: Size and patch, as in the names of `softfree models`; their weights are random.
+        threads: Threads; default: one, and then all processors.
+        seconds: Time for each case after its first run; the cases of one side run in turn.
+        limit: Leave out a case whose single run would take longer, in seconds.
+        images: Pictures that show the ranges of int8: a folder, a file or a table; default: computed test blocks.
+        calibration_count: How many of them.
+        out: Folder for the rows (CSV), machine and options (JSON), tables (Markdown) and the plot.
+    """
+
+    sides: list[int] = field(default_factory=lambda: [224, 512, 1024, 2048])
+    methods: list[str] = field(default_factory=lambda: ["seqnorm", "sima", "soft", "softmax"])
+    runtimes: list[Literal["onnxruntime", "openvino"]] = field(default_factory=lambda: ["onnxruntime"])
+    precisions: list[Literal["float32", "float16", "int8"]] = field(
+        default_factory=lambda: ["float32", "float16", "int8"]
+    )
+    model: str = "small_patch16"
+    threads: int | None = None
+    seconds: float = 3.0
+    limit: float = 60.0
+    images: Path | None = None
+    calibration_count: int = 8
+    out: Path | None = None
+
+
+@dataclass(kw_only=True)
 class PlanOptions:
     """Memory and work of a training or an inference, from formulas.
 

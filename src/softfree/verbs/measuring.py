@@ -9,7 +9,11 @@ from collections.abc import Callable
 from jsonargparse import Namespace
 
 from softfree import options
+from softfree.errors import UserError
+from softfree.options.measuring import EdgeBenchOptions
 from softfree.verbs.parser import Parser, Verb, add, add_json, add_table, fill, names
+
+EXPORT_EXTRA = ("onnx", "onnxscript", "onnxruntime", "openvino")
 
 
 def _plan_arguments(parser: Parser) -> None:
@@ -75,6 +79,16 @@ def _bench_stream(parsed: Namespace) -> None:
     print(bench_stream(fill(options.StreamBenchOptions, parsed), lambda line: print(line, file=sys.stderr)), end="")
 
 
+def _bench_edge(parsed: Namespace) -> None:
+    try:
+        from softfree.bench.edge import bench_edge
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] in EXPORT_EXTRA:
+            raise UserError(f"bench edge needs {error.name}; get it with: pip install softfree[export]") from None
+        raise
+    print(bench_edge(fill(EdgeBenchOptions, parsed), lambda line: print(line, file=sys.stderr)), end="")
+
+
 VERBS = {
     "plan": Verb("memory and work of a training or inference before it runs", _plan_arguments, _plan),
     "bench loader": Verb("whether reading keeps up with training", _bench_loader_arguments, _bench_loader),
@@ -86,6 +100,9 @@ VERBS = {
     ),
     "bench stream": Verb(
         "time and memory of pictures of any size, streamed", add(options.StreamBenchOptions), _bench_stream
+    ),
+    "bench edge": Verb(
+        "latency, memory and energy of exported models, beside softmax", add(EdgeBenchOptions), _bench_edge
     ),
     "bench orders": Verb(
         "from which length SeqNorm's Gram order is the fastest", *_speed(options.OrderBenchOptions, "bench_orders")
