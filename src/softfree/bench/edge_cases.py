@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import nn
 
@@ -21,6 +20,7 @@ from softfree.bench.worker import Step, Worker, wall_clock
 from softfree.errors import UserError, unknown_name
 from softfree.models import VisionTransformer, create_model
 from softfree.models.act import ACTS
+from softfree.runtime.session import open_session
 
 PYTORCH = "pytorch"
 STANDARD = "standard"  # the operator of ONNX, where onnxruntime has a better one of its own
@@ -79,11 +79,7 @@ def open_case(case: EdgeCase) -> Callable[[np.ndarray], np.ndarray]:
     assert case.file is not None
     if case.runtime == "openvino":
         return _in_openvino(case.file, case.threads)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = case.threads
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session = onnxruntime.InferenceSession(str(case.file), options, providers=["CPUExecutionProvider"])
+    session = open_session(case.file, case.threads)
     return lambda pixels: np.asarray(session.run(None, {"pixels": pixels})[0])
 
 
