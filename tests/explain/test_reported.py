@@ -16,8 +16,7 @@ from softfree.data.table import Table, read_table
 from softfree.errors import UserError
 from softfree.evaluation.cases import SORTS
 from softfree.evaluation.report import Thumbnail
-from softfree.explain.maps import METHODS, default_method
-from softfree.explain.passes import classifier
+from softfree.explain.maps import DEFAULT, METHODS
 from softfree.explain.reported import report_maps
 from softfree.options import EvaluateOptions
 from softfree.runs import Run
@@ -59,7 +58,7 @@ def test_pictures_of_every_sort_and_no_names(picture_run: Run, pictures: Path) -
         assert (painted[..., 0] != painted[..., 2]).any()
         assert "Red speaks for " in one.caption
     words = " ".join([*notes, *(one.caption for one in shown)])
-    assert METHODS[default_method(classifier(picture_run.model))].meaning in notes
+    assert METHODS[DEFAULT].meaning in notes
     assert not any(name in words for name in ("png", "patient", str(pictures.parent)))
 
 

@@ -78,7 +78,7 @@ def explain_tensor(
     Args:
         model: a run, or a classifier in evaluation mode.
         sample: as the model takes it, such as (C, H, W), with or without a batch axis of 1.
-        method: a key of :data:`METHODS`; default: that of :func:`default_method`.
+        method: a key of :data:`METHODS`; default: :data:`DEFAULT`.
         target: a class: its name (of a run) or number; default: what is predicted.
         layer: of ``attention`` (default: the last), or the one whose incoming tokens ``gradient`` (default: the first)
             and ``gradcam`` (default: the last) look at.
@@ -92,9 +92,7 @@ def explain_tensor(
     """
     network: nn.Module = model if isinstance(model, nn.Module) else model.model
     network = classifier(network)
-    chosen = method or default_method(network)
-    if chosen not in METHODS:
-        raise unknown_name("method", chosen, METHODS)
+    chosen = known_method(method)
     refuse_unused(chosen, layer=layer, head=head, at=at)
     entry = enter(network, _batch_of_one(network, sample))
     with torch.no_grad():
@@ -114,9 +112,11 @@ def explain_tensor(
     )
 
 
-def default_method(model: Classifier) -> MapMethod:
-    """Choose for a model: for all of them the one method that misled in no phantom run of docs/explain.md."""
-    return "gradient"
+def known_method(method: str | None) -> str:
+    """Take the default where no method is named, and refuse one that there is not."""
+    if method is not None and method not in METHODS:
+        raise unknown_name("method", method, METHODS)
+    return method or DEFAULT
 
 
 def refuse_unused(method: str, **given: object) -> None:
@@ -192,6 +192,9 @@ def query_number(model: Classifier, entry: Entry, at: Sequence[float] | None) ->
     places = [int(part * side) for part, side in zip(reversed(at), grid, strict=True)]
     return prefix + int(np.ravel_multi_index(places, grid))
 
+
+# The one method that misled in no phantom run of docs/explain.md.
+DEFAULT: MapMethod = "gradient"
 
 METHODS: dict[str, Method] = {
     "split": Method(lambda model, entry, asked: split.split_logit(model, entry, asked.target), split.MEANING),

@@ -12,15 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from softfree.errors import ReadError, UserError, unknown_name
-from softfree.explain.maps import METHODS, Map, Question, class_number, default_method, explain_tensor, refuse_unused
+from softfree.errors import ReadError, UserError
+from softfree.explain.maps import METHODS, Map, Question, class_number, explain_tensor, known_method, refuse_unused
 from softfree.explain.passes import block, classifier
 from softfree.explain.streamed_methods import STREAMED, Passed, does_not_stream
 from softfree.longseq.choice import Answer
 from softfree.longseq.forward import Stream
 from softfree.longseq.sources import TokenSource
 from softfree.longseq.streamed import Sample, Streaming, bar, logits_of, source_of
-from softfree.models.classifier import Classifier
 from softfree.options.explaining import MapMethod
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def explain_as_fits(run: Run, sample: Tensor, answer: Answer, method: MapMethod 
         UserError: as of :func:`explain_streamed`.
     """
     network = classifier(run.model)
-    chosen = _chosen(network, method)
+    chosen = known_method(method)
     device = next(network.parameters()).device
     shape = torch.empty(1, device=device).expand(1, *sample.shape)  # the plan looks at nothing else
     with torch.set_grad_enabled(chosen != "split"):  # the others keep as much as a way back does
@@ -88,7 +87,7 @@ def explain_streamed(
             the tokens.
     """
     network = classifier(model if isinstance(model, nn.Module) else model.model)
-    chosen = _chosen(network, method)
+    chosen = known_method(method)
     refuse_unused(chosen, layer=layer, head=head, at=at)
     if chosen not in STREAMED:
         raise UserError(does_not_stream(chosen))
@@ -110,13 +109,6 @@ def explain_streamed(
     about = METHODS[chosen]
     values = _on_grid(parts, source)
     return Map(values, constant, about.meaning, chosen, question.target, answer, about.signed)
-
-
-def _chosen(model: Classifier, method: str | None) -> str:
-    chosen = method or default_method(model)
-    if chosen not in METHODS:
-        raise unknown_name("method", chosen, METHODS)
-    return chosen
 
 
 def _on_grid(parts: Sequence[Tensor], source: TokenSource) -> np.ndarray:

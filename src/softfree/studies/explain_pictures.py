@@ -131,9 +131,10 @@ class _Picture:
 
     def __init__(self, run: Run, options: ExplainStudyOptions, sample: Sample, entry: pd.Series) -> None:
         self.run, self.options, self.sample, self.entry = run, options, sample, entry
-        methods = methods_of(run, options)
-        self.target = explain_tensor(run, sample.tensor, methods[0], target=options.target).target
-        self.maps = {method: explain_tensor(run, sample.tensor, method, target=self.target) for method in methods}
+        first, *others = methods_of(run, options)
+        self.maps = {first: explain_tensor(run, sample.tensor, first, target=options.target)}
+        self.target = self.maps[first].target
+        self.maps |= {method: explain_tensor(run, sample.tensor, method, target=self.target) for method in others}
         self.curves: dict[str, tuple[np.ndarray, ...]] = {}
         self.rows: dict[str, dict[str, Any]] = {}
         self._follow()
