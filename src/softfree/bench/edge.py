@@ -17,7 +17,7 @@ from softfree.bench.edge_cases import PYTORCH, STANDARD, EdgeCase, EdgeWorker, a
 from softfree.bench.edge_files import TOLERANCES, Files, read_calibration
 from softfree.bench.edge_plot import plot_edge
 from softfree.bench.edge_tables import clock_of, edge_tables, with_ratios
-from softfree.bench.measure import Budget, Group, finish, predicted_seconds, row_of, run_in_turn
+from softfree.bench.measure import Budget, predicted_seconds, run_group
 from softfree.files import replacing, write_atomically
 from softfree.machine import available_memory, describe_machine, versions
 from softfree.models.encoder import Block
@@ -71,44 +71,22 @@ def _measure_side(
     cases: Sequence[EdgeCase], files: Files, budget: Budget, before: list[dict[str, object]]
 ) -> list[dict[str, object]]:
     """Run the cases of one side and number of threads in turn, as :func:`~softfree.bench.measure.measure` does."""
-    group = Group()
-    together = sum(map(estimated_bytes, cases)) < available_memory() / 2
-    for case in cases:
-        reason = _reason_to_skip(case, budget, before)
-        if reason:
-            group.rows.append(row_of(case, "skipped", reason))
-            continue
-        try:
-            case = replace(case, file=files.file(case))
-            error = files.difference(case)
-        except Exception as failure:  # one impossible case is no reason to lose the others
-            group.rows.append(row_of(case, "failed", " ".join(str(failure).split())[:200] or type(failure).__name__))
-            continue
-        if not error <= TOLERANCES[case.precision]:
-            group.rows.append(row_of(case, "wrong", "differs from PyTorch", error=error))
-            continue
-        worker = EdgeWorker(case)
-        failed = worker.ready().get("failed")
-        if failed:
-            group.rows.append(row_of(case, "failed", failed, error=error))
-            continue
-        group.workers[case], group.errors[case], group.times[case] = worker, error, []
-        if not together:
-            _time(group, budget)
-    _time(group, budget)
-    return [{name: row.get(name) for name in (*FIELDS, *MEASURED)} for row in group.rows]
 
+    def checked(case: EdgeCase) -> tuple[EdgeCase, float]:
+        case = replace(case, file=files.file(case))
+        return case, files.difference(case)
 
-def _time(group: Group, budget: Budget) -> None:
-    """Time what waits in the group, and add what only these cases have: file and energy."""
-    workers, done = dict(group.workers), len(group.rows)
-    run_in_turn(group, budget)
-    finish(group)
-    for row, (case, worker) in zip(group.rows[done:], workers.items(), strict=True):
-        assert isinstance(case, EdgeCase)
-        assert isinstance(worker, EdgeWorker)
-        row["file_mb"] = None if case.file is None else case.file.stat().st_size / 1e6
-        row["joules"], row["cpu_ms"] = pd.DataFrame(worker.beside).median()
+    rows = run_group(
+        cases,
+        budget,
+        together=sum(map(estimated_bytes, cases)) < available_memory() / 2,
+        why_not=lambda case: _reason_to_skip(case, budget, before),
+        checked=checked,
+        start=EdgeWorker,
+        reference="PyTorch",
+        tolerances=TOLERANCES,
+    )
+    return [{name: row.get(name) for name in (*FIELDS, *MEASURED)} for row in rows]
 
 
 def _reason_to_skip(case: EdgeCase, budget: Budget, before: list[dict[str, object]]) -> str:

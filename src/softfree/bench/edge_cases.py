@@ -110,6 +110,7 @@ class EdgeWorker(Worker):
 
     def __init__(self, case: EdgeCase) -> None:
         super().__init__(case, case.threads, make_step, energy_clock)
+        self.edge = case
         self.beside: list[tuple[float, float]] = []
 
     def run(self) -> float:
@@ -117,6 +118,12 @@ class EdgeWorker(Worker):
         answer = self.measured()
         self.beside.append((answer["joules"], answer["cpu_ms"]))
         return answer["seconds"]
+
+    def more(self) -> dict[str, object]:
+        """Size of the file in MB, joules and milliseconds of processor time."""
+        spent, cpu_ms = np.median(self.beside, axis=0).tolist()
+        file = self.edge.file
+        return {"file_mb": None if file is None else file.stat().st_size / 1e6, "joules": spent, "cpu_ms": cpu_ms}
 
 
 def energy_clock(step: Step, case: Case, times: int) -> dict[str, float]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import TypeVar
 
 import pandas as pd
 
@@ -32,6 +33,9 @@ class Budget:
     seconds: float = 3.0
     limit: float = 60.0
     threads: int | None = None
+
+
+C = TypeVar("C", bound=Case)
 
 
 @dataclass
@@ -67,22 +71,56 @@ def measure(cases: Sequence[Case], budget: Budget, tell: Callable[[str], None] =
 
 
 def _measure_group(cases: list[Case], budget: Budget, before: list[dict[str, object]]) -> list[dict[str, object]]:
+    return run_group(
+        cases,
+        budget,
+        together=sum(map(estimated_bytes, cases)) < available_memory() / 2,
+        why_not=lambda case: _reason_to_skip(case, budget, before),
+        checked=lambda case: (case, numerical_error(case)),
+        start=lambda case: Worker(case, budget.threads),
+        reference="float64",
+        tolerances=TOLERANCES,
+    )
+
+
+def run_group(
+    cases: Sequence[C],
+    budget: Budget,
+    *,
+    together: bool,
+    why_not: Callable[[C], str],
+    checked: Callable[[C], tuple[C, float]],
+    start: Callable[[C], Worker],
+    reference: str,
+    tolerances: Mapping[str, float],
+) -> list[dict[str, object]]:
+    """Check, start and time the cases of a group: a row for each, also for those that are left out.
+
+    Args:
+        cases: the group.
+        budget: how long.
+        together: whether all fit in memory at once, so that they can run in turn.
+        why_not: the reason to leave a case out, or nothing.
+        checked: makes a case ready to start, and gives its error.
+        start: a process for a case.
+        reference: what the error is against, in words.
+        tolerances: the largest error by precision; a case beyond it gets no time.
+    """
     group = Group()
-    together = sum(map(estimated_bytes, cases)) < available_memory() / 2
     for case in cases:
-        reason = _reason_to_skip(case, budget, before)
+        reason = why_not(case)
         if reason:
             group.rows.append(row_of(case, "skipped", reason))
             continue
         try:
-            error = numerical_error(case)
+            case, error = checked(case)
         except Exception as failure:  # one impossible case is no reason to lose the others
             group.rows.append(row_of(case, "failed", " ".join(str(failure).split())[:200] or type(failure).__name__))
             continue
-        if not error <= TOLERANCES[case.precision]:
-            group.rows.append(row_of(case, "wrong", "differs from float64", error=error))
+        if not error <= tolerances[case.precision]:
+            group.rows.append(row_of(case, "wrong", f"differs from {reference}", error=error))
             continue
-        worker = Worker(case, budget.threads)
+        worker = start(case)
         failed = worker.ready().get("failed")
         if failed:
             group.rows.append(row_of(case, "failed", failed, error=error))
@@ -124,6 +162,7 @@ def finish(group: Group) -> None:
                 "runs": len(times),
                 "peak_mib": peak / 2**20,
             }
+            | worker.more()
         )
     group.workers = {}
 

@@ -58,6 +58,10 @@ class Worker:
         self.connection.send("run")
         return self._ask()
 
+    def more(self) -> dict[str, object]:
+        """What a row holds of its runs besides time and memory."""
+        return {}
+
     def stop(self) -> dict[str, Any]:
         """End the process: ``peak``, the bytes that module, input and run took at most."""
         try:

@@ -109,7 +109,7 @@ def predict_to_file(
         print(json.dumps(rows, indent=2))
     failed = [row for row in rows if row["status"] != "ok"]
     for row in failed:
-        print(f"softfree: {row['path']}: {row['reason']}", file=sys.stderr)
+        print(f"softfree: {row['reason']}", file=sys.stderr)  # which names the file
     if len(failed) == len(rows):
         raise UserError(f"none of the {len(rows)} inputs could be read; their reasons are in {out}")
     print(f"{len(rows) - len(failed)} of {len(rows)} predicted; written to {out}", file=sys.stderr)
