@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from softfree.data.dataset import SampleDataset
-from softfree.data.readers.picture import Picture
 from softfree.data.sources import join_source, resolutions
 from softfree.data.table_file import no_column, read_table_file
 from softfree.data.task import Task
@@ -20,14 +20,12 @@ from softfree.errors import UserError
 from softfree.files import replacing
 from softfree.inference import infer
 from softfree.options import PredictOptions, StreamOptions
-from softfree.runtime.inputs import as_picture
+from softfree.runtime import inputs as runtime_inputs
+from softfree.runtime.inputs import Found, Input
 from softfree.runtime.outputs import called, probabilities
 
 if TYPE_CHECKING:
     from softfree.runs import Operating, Run
-
-Input = str | Path | np.ndarray
-TABLES = {".csv", ".tsv", ".parquet"}
 
 
 def predict(
@@ -43,11 +41,11 @@ def predict(
     """See :meth:`softfree.runs.Run.predict`."""
     given: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
     group = run.config["options"].get("group", False)
-    names, sources, frames = find_inputs(given, frame, kind=run.preprocessing.kind, group=group)
+    names, sources, frames = zip(*find_inputs(given, frame, run.preprocessing.kind, group), strict=True)
     dataset = SampleDataset(sources, None, run.preprocessing, frames=frames)
     how: dict[str, Any] = {"batch": batch, "workers": workers, "progress": progress, "stream": stream}
     logits = infer(run.model, dataset, len(run.task.classes), **how)
-    rows = pd.DataFrame({"path": names, "status": "ok", "reason": ""})
+    rows = pd.DataFrame({"path": list(names), "status": "ok", "reason": ""})
     for index, error in logits.failed.items():
         rows.loc[index, ["status", "reason"]] = [error.status, str(error)]
     return pd.concat([rows, outputs(logits.values, run.task, run.operating)], axis=1)
@@ -63,70 +61,19 @@ def outputs(logits: np.ndarray, task: Task, operating: Operating) -> pd.DataFram
     return table
 
 
-def find_inputs(
-    given: Sequence[Input], frame: int | None, kind: str = "picture", group: bool = False
-) -> tuple[list[str], list[str | Picture], list[int | None]]:
-    """Find the samples that files, folders, tables and arrays stand for.
-
-    Args:
-        given: the inputs; a folder stands for all samples below it, a table for its rows.
-        frame: frame of multi-frame files where a table does not name one, counted from 0, or None.
-        kind: of the samples; only a picture can be an array, and a volume can be a folder.
-        group: a table's rows of one patient are one sample.
-
-    Returns:
-        For each sample its name, where it is read from, and its frame.
-
-    Raises:
-        UserError: nothing is found, or a table cannot be used.
-    """
-    names: list[str] = []
-    sources: list[str | Picture] = []
-    frames: list[int | None] = []
-    for number, item in enumerate(given):
-        found: Iterable[tuple[str, str | Picture, int | None]]
-        if isinstance(item, np.ndarray):
-            if kind != "picture":
-                raise UserError(f"got an array for a run on samples of kind {kind}; expected files")
-            found = [(f"array {number}", as_picture(item), None)]
-        elif Path(item).is_dir():
-            found = [(path, path, frame) for path in _samples_in(Path(item), kind)]
-        elif Path(item).suffix.lower() in TABLES:
-            found = _table_rows(Path(item), frame, group)
-        else:
-            found = [(str(item), str(item), frame)]
-        for name, source, chosen in found:
-            names.append(name)
-            sources.append(source)
-            frames.append(chosen)
-    if not names:
-        raise UserError("no sample given: expected files, folders with files, or a table with a column path")
-    return names, sources, frames
+def find_inputs(given: Sequence[Input], frame: int | None, kind: str = "picture", group: bool = False) -> list[Found]:
+    """As :func:`softfree.runtime.inputs.find_inputs`, with tables of all kinds; ``group`` joins a patient's rows."""
+    return runtime_inputs.find_inputs(given, frame, kind, partial(_table_rows, group=group))
 
 
-def _samples_in(folder: Path, kind: str) -> list[str]:
-    """All samples below a folder: volumes as their reader finds them, else files but for hidden ones and tables."""
-    if kind == "volume":
-        from softfree.data.volume_files import volumes_in
-
-        return volumes_in(folder)
-    return [
-        str(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and path.suffix.lower() not in TABLES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
-
-
-def _table_rows(path: Path, frame: int | None, group: bool) -> list[tuple[str, str, int | None]]:
+def _table_rows(path: Path, frame: int | None, group: bool) -> list[Found]:
     """Name, source and frame of each row; the rows of a patient joined where ``group`` says so."""
     table = read_table_file(path, {"path", "frame", "patient_id"}).frame
     if "path" not in table:
         raise no_column(path, "path", list(table.columns), "expected one with the files, relative to the table")
     chosen = table["frame"] if "frame" in table else pd.Series(frame, index=table.index, dtype=object)
     known = resolutions(table["mpp"]) if "mpp" in table else [None] * len(table)
-    rows: list[tuple[str, str, int | None]] = []
+    rows: list[Found] = []
     for number, (name, given, mpp) in enumerate(zip(table["path"], chosen, known, strict=True)):
         if pd.isna(name):
             raise UserError(f"{path}: row {number} has no path; give one or remove the row")
@@ -136,10 +83,8 @@ def _table_rows(path: Path, frame: int | None, group: bool) -> list[tuple[str, s
         rows.append((str(name), source, None if pd.isna(given) else int(given)))
     if not group or "patient_id" not in table:
         return rows
-    bags: dict[object, list[tuple[str, str, int | None]]] = {}
-    for number, (row, patient) in enumerate(zip(rows, table["patient_id"], strict=True)):
-        bags.setdefault(number if pd.isna(patient) else str(patient), []).append(row)
-    return [(";".join(name for name, _, _ in bag), ";".join(file for _, file, _ in bag), None) for bag in bags.values()]
+    patients = table["patient_id"].astype(object).where(table["patient_id"].notna(), "")
+    return runtime_inputs.join_patients(zip(rows, map(str, patients), strict=True))
 
 
 def predict_to_file(folder: str | Path, inputs: list[str], options: PredictOptions, *, as_json: bool = False) -> int:

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from softfree.data.bags import BagPreprocessing, group_by_patient
+from softfree.data.bags import BagPreprocessing
 from softfree.data.feature_files import write_features
 from softfree.data.preparation import restore, stored
 from softfree.data.sources import join_source
-from softfree.data.table import Table, read_table
 from softfree.errors import ReadError, UserError
 
 RNG = np.random.default_rng(0)
@@ -114,36 +113,3 @@ def test_dropout_of_tiles_is_off_unless_asked_for() -> None:
     assert len(BagPreprocessing(6).augmentation()(bag, 0)) == 1000
     assert 650 < len(BagPreprocessing(6, tile_dropout=0.3).augmentation()(bag, 0)) < 750
     assert len(BagPreprocessing(6, tile_dropout=0.999999).augmentation()(bag[:3], 0)) == 1
-
-
-def table_of(folder: Path, rows: str, **options: float) -> Table:
-    (folder / "t.csv").write_text("path,label,patient_id,site,mpp\n" + rows)
-    return read_table(folder / "t.csv", strict_patients=False, **options)
-
-
-def test_rows_of_a_patient_become_one_bag(tmp_path: Path) -> None:
-    rows = "a.h5,x,p2,north,\nb.h5,y,p1,north,0.25\nc.h5,x,p2,south,0.5\nd.h5,y,,north,\n"
-    table = group_by_patient(table_of(tmp_path, rows, test_fraction=1, val_fraction=0))
-    assert table.frame["file"].tolist() == [
-        f"{tmp_path}/a.h5;{tmp_path}/c.h5#mpp=0.5",
-        f"{tmp_path}/b.h5#mpp=0.25",
-        f"{tmp_path}/d.h5",
-    ]
-    assert table.targets.tolist() == [0, 1, 1]
-    assert table.frame["row"].tolist() == [0, 1, 3]
-    assert table.frame["site"].isna().tolist() == [True, False, False]
-    assert table.frame["patient"].is_unique
-
-
-def test_labels_of_a_patient_must_agree(tmp_path: Path) -> None:
-    rows = "a.h5,x,secret-4711,n,\nb.h5,y,p1,n,\nc.h5,y,secret-4711,n,\n"
-    with pytest.raises(UserError, match=r"rows 0, 2 of the table.*different labels") as caught:
-        group_by_patient(table_of(tmp_path, rows, test_fraction=1, val_fraction=0))
-    assert "4711" not in str(caught.value)
-
-
-def test_findings_with_unknown_cells_agree(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("path,u,v,patient_id\na.h5,1,,p\nb.h5,1,,p\nc.h5,0,1,q\nd.h5,1,0,r\n")
-    table = read_table(tmp_path / "t.csv", labels=["u", "v"], test_fraction=1, val_fraction=0)
-    grouped = group_by_patient(table)
-    np.testing.assert_array_equal(grouped.targets, table.targets[[0, 2, 3]])

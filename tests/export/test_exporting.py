@@ -21,6 +21,7 @@ from softfree.export.graph import Graph, make_graph
 from softfree.export.halves import to_halves
 from softfree.export.parity import prove
 from softfree.export.quantise import quantise_static
+from softfree.export.samples import Source
 from softfree.models import create_model
 from softfree.options.exporting import ExportOptions
 from softfree.runs import Run
@@ -100,7 +101,7 @@ def test_other_logits_are_refused(run: Run, exported: Exported) -> None:
     picture = Picture(np.random.default_rng(0).integers(0, 255, (40, 30, 1), dtype=np.uint8), 0.0, 255.0, None, (), "")
     for wrong in (2e-4, np.nan):
         with pytest.raises(UserError, match=r"differs from the run by .* no file was written"):
-            prove(run, [picture], model.metadata.preparation, lambda x, by=wrong: model.logits(x) + by, True)  # type: ignore[misc]
+            prove(run, [Source(picture)], model.metadata.preparation, lambda x, by=wrong: model.logits(x) + by, True)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_another_size_is_a_row(make_model: Callable[..., Path], about: Callable[
     fixed = make_model(about(size=(8, 8), preparation=native))
     rows = predict(fixed, [np.zeros((8, 8), np.uint8), np.zeros((8, 9), np.uint8)])
     assert [row["status"] for row in rows] == ["ok", "unsupported"]
-    assert "8 x 9 pixels" in rows[1]["reason"]
+    assert "8 x 9 once prepared" in rows[1]["reason"]
 
 
 def test_command(model: Path, pictures: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,11 +21,12 @@ from softfree.data.transforms import Preprocessing
 from softfree.export.card import light_preparation
 from softfree.export.graph import ONE_SIZE, Graph, make_graph
 from softfree.export.halves import to_halves
-from softfree.export.pictures import Source, read_evenly
 from softfree.export.quantise import quantise_static
 from softfree.export.ranks import equal_ranks
+from softfree.export.samples import Source, read_evenly
 from softfree.models import Block, VisionTransformer
 from softfree.prediction import find_inputs
+from softfree.runtime.preparation import Preparation
 
 CALIBRATION_SIDE = 224
 # Largest difference of a logit from PyTorch's, over the largest logit; float32 as `softfree export` demands it.
@@ -42,7 +43,7 @@ class Files:
         tell: Called with a line for each graph.
     """
 
-    def __init__(self, folder: Path, calibration: Sequence[Picture], tell: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, calibration: Sequence[Source], tell: Callable[[str], None]) -> None:
         self.folder, self.calibration, self.tell = folder, calibration, tell
         self._graphs: dict[tuple[str, str, int | None], Graph] = {}
         self._checked: dict[tuple[Path, int], float] = {}
@@ -70,12 +71,12 @@ class Files:
         method = case.method.removesuffix(f" {STANDARD}")
         model = make_model(method, case.model)
         order = _order(model, case.size)
-        for side in (None, case.size):
-            if (method, order, side) in self._graphs:
-                return _file_name(method, order, side), self._graphs[method, order, side]
+        for known in (None, case.size):
+            if (method, order, known) in self._graphs:
+                return _file_name(method, order, known), self._graphs[method, order, known]
         self.tell(f"exporting {method} {order}".rstrip())
         graph = make_graph(model, 3, case.size)
-        side = graph.size and case.size
+        side = None if graph.size is None else case.size
         self._graphs[method, order, side] = graph
         return _file_name(method, order, side), graph
 
@@ -83,10 +84,10 @@ class Files:
         if precision == "float16":
             return to_halves(graph)
         side = graph.size[0] if graph.size else CALIBRATION_SIDE
-        prepare = light_preparation(Preprocessing.create("photo", side, "crop", 3))
+        prepare = _preparation(side)
         source = self.folder / "to_quantise.onnx"
         onnx.save_model(graph.proto, source)
-        return quantise_static(graph, source, (prepare(picture)[None] for picture in self.calibration))
+        return quantise_static(graph, source, (one.prepared(prepare)[None] for one in self.calibration))
 
     def difference(self, case: EdgeCase) -> float:
         """Compare with PyTorch in float32 on noise: the largest difference of a logit over the largest logit."""
@@ -102,6 +103,10 @@ class Files:
         return self._checked[case.file, side]
 
 
+def _preparation(side: int) -> Preparation:
+    return light_preparation(Preprocessing.create("photo", side, "crop", 3))
+
+
 def _file_name(method: str, order: str, side: int | None) -> str:
     return "_".join([*method.split(), *(str(part) for part in (order, side) if part)])
 
@@ -115,7 +120,7 @@ def _order(model: VisionTransformer, side: int) -> str:
     return attention.order_for(torch.empty(1, tokens, model.embed_dim, device="meta"))
 
 
-def read_calibration(images: Path | None, count: int) -> tuple[list[Picture], str]:
+def read_calibration(images: Path | None, count: int) -> tuple[list[Source], str]:
     """Read pictures that show the ranges of integers: given ones, taken evenly, or computed test blocks.
 
     Returns:
@@ -125,13 +130,12 @@ def read_calibration(images: Path | None, count: int) -> tuple[list[Picture], st
         UserError: nothing there that can be read.
     """
     if images is not None:
-        _, paths, frames = find_inputs([images], None)
-        sources = [Source(path, frame) for path, frame in zip(paths, frames, strict=True)]
-        read = read_evenly(sources, count, "calibration (--images)")
-        return read.pictures, f"Ranges of int8 come from {len(read.pictures)} of the given pictures."
+        sources = [Source(path, frame) for _, path, frame in find_inputs([images], None)]
+        read = read_evenly(sources, count, "calibration (--images)", _preparation(CALIBRATION_SIDE))
+        return read.samples, f"Ranges of int8 come from {len(read.samples)} of the given pictures."
     side = 2 * CALIBRATION_SIDE
     blocks = [draw_phantom(default_rng(n), calcified=n % 2 == 1, size=side).pixels for n in range(count)]
-    pictures = [Picture(block[..., None], 0.0, 255.0, None, (), "8-bit gray") for block in blocks]
+    pictures = [Source(Picture(block[..., None], 0.0, 255.0, None, (), "8-bit gray")) for block in blocks]
     return (
         pictures,
         f"Ranges of int8 come from {count} computed test blocks, no real pictures: speed does not depend on them.",

@@ -17,8 +17,9 @@ from softfree.data.table_file import read_table_file
 from softfree.data.transforms import Preprocessing
 from softfree.errors import ReadError, UserError
 from softfree.options import ConvertOptions
-from softfree.prediction import TABLES, find_inputs
+from softfree.prediction import find_inputs
 from softfree.runs import Run
+from softfree.runtime.inputs import TABLES
 from softfree.scoring import open_table
 
 Chosen = tuple[list[str | Picture], list[int | None]]
@@ -80,7 +81,8 @@ def _candidates(given: list[str], table: Table | None) -> Chosen:
     if table is not None and len(rows := table.where("train").frame):
         stated = rows["frame"] if "frame" in rows else [None] * len(rows)
         return rows["file"].tolist(), [None if pd.isna(frame) else int(frame) for frame in stated]
-    _, sources, numbers = find_inputs(given, None)
+    found = find_inputs(given, None)
+    sources, numbers = [source for _, source, _ in found], [number for _, _, number in found]
     if not _is_table(given):
         return sources, numbers
     listed = read_table_file(Path(given[0]), {"split"}).frame

@@ -10,7 +10,7 @@ import yaml
 
 from softfree.conversion.source import Source
 from softfree.options import ConvertOptions, ModelOptions, TableOptions
-from softfree.prediction import TABLES
+from softfree.runtime.inputs import TABLES
 
 # A tenth to a third of what trains from scratch: the weights are near where they should be.
 RATE = 3e-4

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pandas as pd
-import torch
 
 from softfree.data.feature_files import TileFeatures, read_features, read_header
 from softfree.data.preparation import files_of
-from softfree.data.sources import split_source, with_resolution
-from softfree.data.table import Table
+from softfree.data.sources import split_source
 from softfree.errors import ReadError, UserError
+
+if TYPE_CHECKING:
+    from softfree.data.bag_augmentation import BagAugmentation
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,8 @@ class BagPreprocessing:
 
     def augmentation(self) -> BagAugmentation:
         """The random changes that go with these steps."""
+        from softfree.data.bag_augmentation import BagAugmentation  # torch, which prediction from a file does without
+
         return BagAugmentation(self.tile_dropout)
 
     def model_arguments(self) -> dict[str, Any]:
@@ -118,76 +119,3 @@ class BagPreprocessing:
                 " mpp with the resolution of the slide's finest level to the table",
                 "no_resolution",
             )
-
-
-class BagAugmentation:
-    """Each slide turned by any angle about its centre and flipped, tiles left out if asked for.
-
-    Args:
-        tile_dropout: part of the tiles to leave out.
-    """
-
-    def __init__(self, tile_dropout: float = 0.0) -> None:
-        self.tile_dropout = tile_dropout
-
-    def __call__(self, bag: torch.Tensor, seed: int) -> torch.Tensor:
-        """Change a bag (N, F + 3), equal seeds giving equal results in any process and order."""
-        random = np.random.default_rng(seed)
-        bag = bag.clone()
-        for number in bag[:, -1].unique():
-            angle, flip = random.uniform(0, 2 * math.pi), random.choice([-1.0, 1.0])
-            turn = torch.tensor(
-                [[flip * math.cos(angle), math.sin(angle)], [-flip * math.sin(angle), math.cos(angle)]],
-                dtype=torch.float64,
-            )
-            own = bag[:, -1] == number
-            places = bag[own, -3:-1].double()
-            centre = (places.amin(0) + places.amax(0)) / 2
-            bag[own, -3:-1] = ((places - centre) @ turn + centre).to(bag.dtype)
-        if self.tile_dropout:
-            kept = random.random(len(bag)) >= self.tile_dropout
-            kept[random.integers(len(bag))] = True  # a bag without tiles is none
-            bag = bag[torch.from_numpy(kept)]
-        return bag
-
-    def in_words(self) -> str:
-        """What is changed, for people."""
-        dropped = f", {100 * self.tile_dropout:g} % of the tiles left out" if self.tile_dropout else ""
-        return f"slides turned by any angle and flipped{dropped}"
-
-
-def group_by_patient(table: Table) -> Table:
-    """Join all rows of a patient into one sample, whose file is theirs joined by ``;``.
-
-    A further column keeps its value where all rows of the patient agree and is empty elsewhere; ``row`` is the first.
-
-    Raises:
-        UserError: rows of one patient with different labels or splits, named by their rows in the table.
-    """
-    table = with_resolution(table)
-    frame = table.frame
-    patients = pd.factorize(frame["patient"])[0]  # numbered as they come
-    places = np.split(np.argsort(patients, kind="stable"), np.bincount(patients).cumsum()[:-1])
-    first = np.array([group[0] for group in places])
-    for group in places:
-        _refuse_disagreement(frame, table.targets, group)
-    joined = frame.iloc[first].reset_index(drop=True)
-    joined["file"] = [";".join(frame["file"].iloc[group]) for group in places]
-    for name in joined.columns.difference(["file", "row", "patient", "split"]):
-        agree = frame.groupby(patients)[name].nunique(dropna=False).to_numpy() == 1
-        joined[name] = joined[name].where(agree)
-    return replace(table, frame=joined, targets=table.targets[first])
-
-
-def _refuse_disagreement(frame: pd.DataFrame, targets: np.ndarray, group: np.ndarray) -> None:
-    same = all(np.array_equal(targets[group[0]], targets[one], equal_nan=targets.dtype.kind == "f") for one in group)
-    what = None if same else "labels"
-    if frame["split"].iloc[group].nunique() > 1:
-        what = "splits"
-    if what is not None:
-        rows = ", ".join(str(row) for row in frame["row"].iloc[group][:5])
-        more = f" and {len(group) - 5} more" if len(group) > 5 else ""
-        raise UserError(
-            f"rows {rows}{more} of the table (counted from 0) are of one patient and have different {what};"
-            " give them one, or do without --group"
-        )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
-import torch
 
 from softfree.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 # Where each kind's steps live; they bring their readers' libraries, so that only the one in use is imported.
 _HOMES = {

@@ -24,6 +24,6 @@ def as_samples(table: Table, kind: str, *, group: bool = False) -> Table:
         return table
     if not group:
         return with_resolution(table)
-    from softfree.data.bags import group_by_patient
+    from softfree.data.groups import group_by_patient
 
     return group_by_patient(table)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from monai.transforms import Compose, RandFlip, RandRotate90
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from softfree.data.readers.slide import Slide, open_slide
 from softfree.data.sources import split_source
 from softfree.data.tissue import find_tissue
-from softfree.data.transforms import Augmentation, Preprocessing
 from softfree.errors import ReadError, UserError
+
+if TYPE_CHECKING:
+    from softfree.data.slide_augmentation import SlideAugmentation
+
+# ImageNet's, as timm.data.constants has them; timm brings torch, which prediction from a file does without.
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class SlidePreprocessing:
     """
 
     kind: ClassVar[str] = "slide"
+    channels: ClassVar[int] = 3
 
     mpp: float
     tissue: bool = True
@@ -64,11 +67,14 @@ class SlidePreprocessing:
 
     def augmentation(self) -> SlideAugmentation:
         """The random changes that go with these steps."""
+        from softfree.data.slide_augmentation import SlideAugmentation
+        from softfree.data.transforms import Preprocessing
+
         return SlideAugmentation(Preprocessing("microscopy", self.side, "native", 3))
 
     def model_arguments(self) -> dict[str, Any]:
         """What a model must be told of the slides."""
-        return {"img_size": self.side, "in_chans": 3}
+        return {"img_size": self.side, "in_chans": self.channels}
 
     def sample_bytes(self) -> int | None:
         """None: each slide has a size of its own."""
@@ -97,22 +103,10 @@ class SlidePreprocessing:
         )
 
 
-class SlideAugmentation(Augmentation):
-    """Flips, quarter turns and colour: what moves no pixel between others, so that nothing is interpolated."""
-
-    def in_words(self) -> str:
-        """What is changed, for people."""
-        return "flips, quarter turns, colour"
-
-    @cached_property
-    def _geometry(self) -> Compose:
-        return Compose([RandFlip(prob=0.5, spatial_axis=1), RandRotate90(prob=0.75, max_k=3)])
-
-
 def _normalise(pixels: np.ndarray) -> np.ndarray:
     """Turn uint8 (H, W, 3) to float32 (3, H, W), a channel at a time to save memory."""
     out = np.empty((3, *pixels.shape[:2]), np.float32)
-    for channel, (mean, deviation) in enumerate(zip(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, strict=True)):
+    for channel, (mean, deviation) in enumerate(zip(MEAN, DEVIATION, strict=True)):
         np.multiply(pixels[..., channel], np.float32(1 / 255), out=out[channel])
         out[channel] -= np.float32(mean)
         out[channel] /= np.float32(deviation)

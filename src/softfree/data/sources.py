@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from softfree.data.table import Table
 from softfree.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from softfree.data.table import Table
 
 
 def split_source(source: str) -> tuple[str, float | None]:
@@ -22,20 +26,28 @@ def join_source(path: str, mpp: float | None) -> str:
     return path if mpp is None else f"{path}#mpp={mpp!r}"
 
 
-def resolutions(given: pd.Series) -> list[float | None]:
-    """Read the cells of a column ``mpp``, empty ones as None.
+def resolution(cell: object) -> float | None:
+    """Read one cell of a column ``mpp``, None where it is empty.
 
     Raises:
-        UserError: a cell that is no positive number.
+        UserError: no positive number.
     """
-    numbers = pd.to_numeric(given, errors="coerce")
-    wrong = given.notna() & ~(numbers > 0)
-    if wrong.any():
+    if cell is None or cell == "":
+        return None
+    try:
+        number = float(str(cell))
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
         raise UserError(
-            f"column mpp holds {given[wrong].iloc[0]!r}; expected micrometres per pixel of the slide, such as 0.25,"
-            " or an empty cell"
+            f"column mpp holds {cell!r}; expected micrometres per pixel of the slide, such as 0.25, or an empty cell"
         )
-    return [None if pd.isna(number) else float(number) for number in numbers]
+    return number
+
+
+def resolutions(given: pd.Series) -> list[float | None]:
+    """Read the cells of a column ``mpp``, empty ones as None; UserError as :func:`resolution`."""
+    return [resolution(cell) for cell in given.astype(object).where(given.notna(), None)]
 
 
 def with_resolution(table: Table) -> Table:

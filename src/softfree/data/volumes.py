@@ -96,7 +96,7 @@ class VolumePreprocessing:
         """Return float32 (C, D, H, W) of ``shape``: slices to the head, rows to the front, columns to the right."""
         with quiet(), _tracked():
             values = self._smooth(np.asarray(self._intensity(volume.to_float32())), volume.spacing)
-            placed: MetaTensor = self._grid(MetaTensor(values, affine=torch.from_numpy(volume.affine)))
+            placed: MetaTensor = self._grid(MetaTensor(values, affine=_straight(volume)))
             return np.ascontiguousarray(placed.as_tensor().numpy(), dtype=np.float32)
 
     def load(self, source: str | Volume, frame: int | None = None) -> np.ndarray:
@@ -122,18 +122,21 @@ class VolumePreprocessing:
             float32 (D, H, W) on the grid of ``volume.voxels``.
         """
         with quiet(), _tracked():
-            prepared = MetaTensor(np.asarray(values, dtype=np.float32)[None], affine=self.affine(volume))
+            prepared = MetaTensor(np.asarray(values, dtype=np.float32)[None], affine=self._own_affine(volume))
             back = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=np.float32)
-            found: Any = back(
-                prepared, dst_affine=torch.from_numpy(volume.affine), spatial_size=volume.voxels.shape[1:]
-            )
+            found: Any = back(prepared, dst_affine=_straight(volume), spatial_size=volume.voxels.shape[1:])
             return np.ascontiguousarray(found.as_tensor()[0].numpy())
 
     def affine(self, volume: Volume) -> torch.Tensor:
         """Float64 (4, 4) from a voxel of the prepared grid to millimetres RAS+; nothing is resampled for it."""
+        to_ras = torch.from_numpy(volume.affine) @ _straight(volume).inverse()
+        return to_ras @ self._own_affine(volume)
+
+    def _own_affine(self, volume: Volume) -> torch.Tensor:
+        """The same to millimetres along the volume's own axes."""
         with quiet(), _tracked():
             empty = torch.zeros(1, 1, 1, 1).expand(1, *volume.voxels.shape[1:])
-            placed = self._grid(MetaTensor(empty, affine=torch.from_numpy(volume.affine)), lazy=True)
+            placed = self._grid(MetaTensor(empty, affine=_straight(volume)), lazy=True)
             return torch.as_tensor(placed.peek_pending_affine())
 
     def augmentation(self) -> VolumeAugmentation:
@@ -203,6 +206,15 @@ class VolumePreprocessing:
             return values
         sigmas = np.maximum(0, (np.divide(self.spacing, spacing) - 1) / 2)
         return gaussian_filter(values, (0, *sigmas), mode="nearest") if sigmas.any() else values
+
+
+def _straight(volume: Volume) -> torch.Tensor:
+    """Float64 (4, 4) from a voxel to millimetres along the volume's own axes.
+
+    All is placed on these. With an oblique affine it would depend on the last digit of a header's numbers whether MONAI
+    keeps the first voxel where it is, as it does here, or the centre.
+    """
+    return torch.diag(torch.tensor([*volume.spacing, 1.0], dtype=torch.float64))
 
 
 def _times(numbers: Sequence[float]) -> str:

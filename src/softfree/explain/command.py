@@ -97,13 +97,13 @@ def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: b
         raise unknown_name("class", options.target, run.task.classes)
     model = classifier(run.model)
     opener = Opener(run.preprocessing, model, options.format, options.dicom_identity)
-    names, sources, frames = find_inputs(inputs, options.frame, kind=run.preprocessing.kind)
+    found = find_inputs(inputs, options.frame, run.preprocessing.kind)
     answer = Answer(run.model.to("cuda" if torch.cuda.is_available() else "cpu"), options)
     taken: set[str] = set()
     bar = track(
-        zip(names, sources, frames, strict=True),
+        found,
         "Explaining",
-        total=len(names),
+        total=len(found),
         console=Console(stderr=True),  # what is printed is for programs
         disable=not progress,
         transient=True,

@@ -8,33 +8,44 @@ from typing import Any
 
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from softfree.data.preparation import Preparation as Steps
 from softfree.data.transforms import Preprocessing
 from softfree.runs import Run
+from softfree.runtime.kinds import Prepared, restore
 from softfree.runtime.metadata import Metadata
 from softfree.runtime.preparation import Preparation
 
 EXPORTERS = ("onnx", "onnxscript", "onnxruntime")
+_WORDS = {"picture": "pictures", "volume": "volumes", "slide": "slides", "bag": "bags of tiles"}
 
 
-def make_metadata(run: Run, size: tuple[int, int] | None) -> Metadata:
+def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
     """Gather the metadata of a run's float32 file that takes ``size`` only, or any size if that is None."""
     metrics = _metrics(run)
     versions = run.config.get("versions", {}) | {f"export/{name}": version(name) for name in ("torch", *EXPORTERS)}
-    steps = run.picture_steps
+    steps = run.preprocessing
     return Metadata(
         run.task,
-        light_preparation(steps),
+        light_steps(steps),
         run.operating.temperature,
         run.operating.thresholds,
         size,
         _card(run, steps, metrics),
         versions,
         metrics,
+        group=run.config["options"].get("group", False),
     )
 
 
+def light_steps(steps: Steps) -> Prepared:
+    """The same steps for the runtime, whatever the kind of sample."""
+    if isinstance(steps, Preprocessing):
+        return light_preparation(steps)
+    return restore({"kind": steps.kind} | steps.to_dict())
+
+
 def light_preparation(steps: Preprocessing) -> Preparation:
-    """The same steps for the runtime."""
+    """The steps of pictures for the runtime."""
     if steps.preset == "radiograph":
         return Preparation(steps.size, steps.fit, steps.channels, None, None)
     mean, deviation = tuple(IMAGENET_DEFAULT_MEAN), tuple(IMAGENET_DEFAULT_STD)
@@ -56,11 +67,12 @@ def _metrics(run: Run) -> dict[str, Any]:
         return {}
 
 
-def _card(run: Run, steps: Preprocessing, metrics: dict[str, Any]) -> str:
+def _card(run: Run, steps: Steps, metrics: dict[str, Any]) -> str:
     """A short text for people; it names no file and no patient."""
     task, table = run.task, run.config.get("table", {})
+    what = f"a {task.kind} classifier of {_WORDS[steps.kind]}"
     lines = [
-        f"Model: {run.config['model']['name']}, a {task.kind} classifier of pictures: {', '.join(task.classes)}.",
+        f"Model: {run.config['model']['name']}, {what}: {', '.join(task.classes)}.",
         f"Trained with softfree on a table of {table.get('rows', 'unknown')} rows.",
         *steps.in_words(),
     ]

@@ -16,24 +16,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from softfree.data.readers import Picture
 from softfree.errors import UserError
 from softfree.export.graph import AnySize, quiet
 from softfree.export.orders import orders_for
 from softfree.export.parity import Logits, Parity, prove
+from softfree.export.samples import Source
 from softfree.files import replacing
 from softfree.models import VisionTransformer
 from softfree.runs import Run
 from softfree.runtime.metadata import Metadata
 
 
-def write_executorch(run: Run, about: Metadata, pictures: Sequence[Picture], path: Path) -> tuple[Parity, int]:
+def write_executorch(run: Run, about: Metadata, samples: Sequence[Source], path: Path) -> tuple[Parity, int]:
     """Lower, prove and write.
 
     Args:
         run: the run.
         about: written beside the program.
-        pictures: for the proof.
+        samples: for the proof.
         path: the .pte file; the .json file gets the same name.
 
     Returns:
@@ -48,7 +48,7 @@ def write_executorch(run: Run, about: Metadata, pictures: Sequence[Picture], pat
     with replacing(path) as temporary, replacing(beside) as notes:
         temporary.write_bytes(program)
         notes.write_text(json.dumps(about.to_strings(), indent=2))
-        parity = prove(run, pictures, about.preparation, _logits(temporary), any_size=False)
+        parity = prove(run, samples, about.preparation, _logits(temporary), any_size=False)
         path.unlink(missing_ok=True)  # an old program never lies beside new metadata
         size = temporary.stat().st_size + notes.stat().st_size
     return parity, size

@@ -9,20 +9,20 @@ from typing import Any
 
 import onnx
 
-from softfree.data.readers import Picture
 from softfree.errors import UserError
 from softfree.export.card import make_metadata
-from softfree.export.graph import Graph, make_graph, write_graph
+from softfree.export.graph import Graph, make_bag_graph, make_graph, make_volume_graph, write_graph
 from softfree.export.halves import to_halves
 from softfree.export.loss import Loss, measure_loss
 from softfree.export.parity import HALF_TOLERANCE, Parity, prove
-from softfree.export.pictures import find_pictures, read_evenly
 from softfree.export.quantise import quantise_static, quantise_weights
+from softfree.export.samples import Source, find_samples, read_evenly
 from softfree.files import replacing
+from softfree.models import BagTransformer, VolumeTransformer
 from softfree.options.exporting import ExportOptions
 from softfree.runs import Run
+from softfree.runtime.kinds import Prepared
 from softfree.runtime.metadata import Metadata
-from softfree.runtime.preparation import Preparation
 from softfree.runtime.session import Model
 
 
@@ -33,15 +33,15 @@ class Exported:
     Attributes:
         path: the file.
         bytes: its size, and that of what lies beside it.
-        size: height and width that it takes; None for any.
+        size: sides that it takes; None for any.
         parity: of the graph with the run, before integers.
-        unreadable: pictures of the proof and of the calibration that could not be read.
+        unreadable: samples of the proof and of the calibration that could not be read.
         loss: of AUROC through integers or half precision; None for float32.
     """
 
     path: Path
     bytes: int
-    size: tuple[int, int] | None
+    size: tuple[int, ...] | None
     parity: Parity
     unreadable: list[str]
     loss: Loss | None = None
@@ -62,38 +62,58 @@ def export(folder: str | Path, options: ExportOptions) -> Exported:
     """Write a run as a file that runs without PyTorch, once its logits are proven to be the run's.
 
     Raises:
-        UserError: a run that cannot be exported, pictures that cannot be read, logits that differ by more than 1e-4,
+        UserError: a run that cannot be exported, samples that cannot be read, logits that differ by more than 1e-4,
             or an AUROC that fewer bits lower by more than the margin. Then there is no new file.
     """
     run = Run.load(folder)
-    steps = run.picture_steps
     path = _path(run, options)
-    read = read_evenly(find_pictures(run, options.images, "val"), options.count, "the proof (--images)")
     if options.format == "executorch":
-        from softfree.export.executorch import write_executorch
-
-        only = (steps.size, steps.size)
-        _refuse_native(run)
-        parity, size = write_executorch(run, make_metadata(run, only), read.pictures, path)
-        return Exported(path, size, only, parity, read.failed)
-    graph = make_graph(run.model.cpu(), steps.channels, steps.size)
+        return _write_executorch(run, path, options)
+    steps = run.preprocessing
+    read = read_evenly(find_samples(run, options.images, "val"), options.count, "the proof (--images)", steps)
+    graph = _graph(run, read.samples)
     if graph.size is not None:
-        _refuse_native(run)
+        _refuse_any_size(run)
     about = make_metadata(run, graph.size)
     if options.format == "openvino":
         from softfree.export.openvino import write_openvino
 
-        parity, size, loss = write_openvino(run, graph, about, read.pictures, path, options)
+        parity, size, loss = write_openvino(run, graph, about, read.samples, path, options)
         return Exported(path, size, graph.size, parity, read.failed, loss)
-    return _write_onnx(run, graph, about, read.pictures, path, options, read.failed)
+    return _write_onnx(run, graph, about, read.samples, path, options, read.failed)
 
 
-def _refuse_native(run: Run) -> None:
-    if run.picture_steps.fit == "native":
+def _graph(run: Run, samples: Sequence[Source]) -> Graph:
+    """The run's model as a graph, by the kind of its samples."""
+    model, steps = run.model.cpu(), run.preprocessing
+    if isinstance(model, BagTransformer):
+        return make_bag_graph(model, len(samples[0].prepared(steps)))
+    told = steps.model_arguments()
+    if isinstance(model, VolumeTransformer):
+        return make_volume_graph(model, told["in_chans"], told["img_size"])
+    return make_graph(model, told["in_chans"], told["img_size"])
+
+
+def _refuse_any_size(run: Run) -> None:
+    """Refuse a run whose samples differ in size, when its model exports for one."""
+    steps = run.preprocessing
+    if steps.kind == "slide" or (steps.kind == "picture" and run.picture_steps.fit == "native"):
+        given = "slides" if steps.kind == "slide" else "pictures of any size (fit native)"
         raise UserError(
-            f"{run.config['model']['name']} exports for one size only, but {run.folder} takes pictures of any size "
-            "(fit native); train with another --fit"
+            f"{run.config['model']['name']} exports for one size only, but {run.folder} takes {given}; "
+            "train with another --fit or another attention"
         )
+
+
+def _write_executorch(run: Run, path: Path, options: ExportOptions) -> Exported:
+    from softfree.export.executorch import write_executorch
+
+    steps = run.picture_steps
+    only = (steps.size, steps.size)
+    _refuse_any_size(run)
+    read = read_evenly(find_samples(run, options.images, "val"), options.count, "the proof (--images)", steps)
+    parity, size = write_executorch(run, make_metadata(run, only), read.samples, path)
+    return Exported(path, size, only, parity, read.failed)
 
 
 def _path(run: Run, options: ExportOptions) -> Path:
@@ -117,7 +137,7 @@ def _write_onnx(
     run: Run,
     graph: Graph,
     about: Metadata,
-    pictures: Sequence[Picture],
+    samples: Sequence[Source],
     path: Path,
     options: ExportOptions,
     unreadable: list[str],
@@ -126,7 +146,7 @@ def _write_onnx(
     with replacing(path) as temporary:
         write_graph(graph.proto, about, temporary)
         model = Model(temporary)
-        parity = prove(run, pictures, prepare, model.logits, graph.size is None)
+        parity = prove(run, samples, prepare, model.logits, graph.size is None)
         loss = None
         if options.int8 != "none":
             proto, seen, failed = _integers(run, graph, temporary, prepare, options)
@@ -136,19 +156,19 @@ def _write_onnx(
         elif options.precision == "float16":
             write_graph(to_halves(graph), replace(about, precision="float16"), temporary)
             half = Model(temporary)
-            parity = prove(run, pictures, prepare, half.logits, graph.size is None, HALF_TOLERANCE)
+            parity = prove(run, samples, prepare, half.logits, graph.size is None, HALF_TOLERANCE)
             loss = measure_loss(run, prepare, model.logits, half.logits, "float16").check(options.margin)
         size = temporary.stat().st_size
     return Exported(path, size, graph.size, parity, unreadable, loss)
 
 
 def _integers(
-    run: Run, graph: Graph, path: Path, prepare: Preparation, options: ExportOptions
+    run: Run, graph: Graph, path: Path, prepare: Prepared, options: ExportOptions
 ) -> tuple[onnx.ModelProto, int, list[str]]:
-    """The graph in integers, the number of pictures that showed the ranges, and those that could not be read."""
+    """The graph in integers, the number of samples that showed the ranges, and those that could not be read."""
     if options.int8 == "weights":
         return quantise_weights(graph), 0, []
-    found = find_pictures(run, options.calibration, "train")
-    read = read_evenly(found, options.calibration_count, "calibration (--calibration)")
-    proto = quantise_static(graph, path, (prepare(picture)[None] for picture in read.pictures))
-    return proto, len(read.pictures), read.failed
+    found = find_samples(run, options.calibration, "train")
+    read = read_evenly(found, options.calibration_count, "calibration (--calibration)", prepare)
+    proto = quantise_static(graph, path, (sample.prepared(prepare)[None] for sample in read.samples))
+    return proto, len(read.samples), read.failed

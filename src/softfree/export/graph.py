@@ -1,12 +1,13 @@
-"""A model as an ONNX graph: for any number of pictures, and of any size where the model's graph can be written so."""
+"""A model as an ONNX graph: for any number of samples, and of any size where the model's graph can be written so."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from softfree.errors import UserError
 from softfree.export.nodes import layers_of, without_sums
 from softfree.export.orders import orders_for
 from softfree.export.positions import resize_positions
-from softfree.models import VisionTransformer
+from softfree.models import BagTransformer, VisionTransformer, VolumeTransformer
 from softfree.runtime.metadata import Metadata
 
 # The first opset with an attention operator, so that softmax models get a runtime's fused kernel, too.
 OPSET = 23
 # Attentions with landmarks on a grid: the exporter reasons about one of any size for many minutes, without a result.
 ONE_SIZE = (SoftAttention, NystromformerAttention)
+PIXELS = ("batch", "channels", "height", "width")
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,15 @@ class Graph:
     """An exported model.
 
     Attributes:
-        proto: the ONNX model; input ``pixels`` (B, C, H, W), output ``logits`` (B, K).
-        size: height and width that it takes; None for any.
+        proto: the ONNX model; input ``pixels`` (B, C, H, W), ``voxels`` (B, C, D, H, W) or ``tiles`` (B, N, F + 3),
+            output ``logits`` (B, K).
+        size: sides that it takes, without channels; None for any.
         layers: names of its nodes that are a linear layer or a convolution of the model, but for the head.
         narrow: names of its nodes that may calculate in half precision: these and the rest of the MLPs.
     """
 
     proto: onnx.ModelProto
-    size: tuple[int, int] | None
+    size: tuple[int, ...] | None
     layers: tuple[str, ...]
     narrow: tuple[str, ...]
 
@@ -65,8 +68,22 @@ class AnySize(nn.Module):
         return model.forward_head(model.norm(model.blocks(tokens, None, grid)))
 
 
+class AnyBag(nn.Module):
+    """A transformer of bags without padding: every row is a tile, so that no mask is needed."""
+
+    def __init__(self, model: BagTransformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """Map bags (B, N, F + 3) to logits (B, K), as the model does."""
+        model = self.model
+        tokens, _ = model.with_class_token(model.patch_embed(tiles), None)
+        return model.forward_head(model.norm(model.blocks(tokens, None)))
+
+
 def make_graph(model: nn.Module, channels: int, side: int) -> Graph:
-    """Write a classifier of pictures as a graph.
+    """Write a classifier of pictures, or of slides as pixels, as a graph.
 
     Args:
         model: on the CPU, in evaluation mode.
@@ -82,27 +99,64 @@ def make_graph(model: nn.Module, channels: int, side: int) -> Graph:
     """
     # Unequal sides, or the exporter would take them for one.
     example = torch.zeros(2, channels, side, side + 32)
-    if isinstance(model, VisionTransformer) and not any(isinstance(part, ONE_SIZE) for part in model.modules()):
+    if isinstance(model, VisionTransformer) and not _one_size(model):
         tokens = model.num_prefix_tokens + (-(-side // model.patch_size)) ** 2
         with contextlib.suppress(torch.onnx.errors.OnnxExporterError), orders_for(model, tokens):
             any_size = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
-            return _cleaned(_export(AnySize(model), example, any_size), None)
+            return _cleaned(_export(AnySize(model), example, any_size, "pixels"), None, PIXELS)
+    proto = _or_refused(model, model, torch.zeros(2, channels, side, side), {0: Dim.DYNAMIC}, "pixels")
+    return _cleaned(proto, (side, side), PIXELS)
+
+
+def make_volume_graph(model: VolumeTransformer, channels: int, shape: Sequence[int]) -> Graph:
+    """Write a classifier of volumes (C, D, H, W) as a graph for one ``shape`` (D, H, W), which all have once prepared.
+
+    Raises:
+        UserError: a model that cannot be exported.
+    """
+    tokens = model.num_prefix_tokens + math.prod(-(-s // p) for s, p in zip(shape, model.patch_size, strict=True))
+    with orders_for(model, tokens):
+        proto = _or_refused(model, model, torch.zeros(2, channels, *shape), {0: Dim.DYNAMIC}, "voxels")
+    return _cleaned(proto, tuple(shape), ("batch",))
+
+
+def make_bag_graph(model: BagTransformer, tiles: int) -> Graph:
+    """Write a classifier of bags as a graph for any number of tiles; it is fastest at about ``tiles``.
+
+    Raises:
+        UserError: a model that cannot be exported, as one whose landmarks are found for one number of tiles.
+    """
+    if _one_size(model):
+        raise UserError(
+            f"a {type(model).__name__} with landmarks exports for one number of tiles only, and bags differ; "
+            "train one with another attention, such as seqnorm"
+        )
+    example = torch.zeros(2, 300, model.in_features + 3)
+    with orders_for(model, model.num_prefix_tokens + tiles):
+        proto = _or_refused(model, AnyBag(model), example, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, "tiles")
+    return _cleaned(proto, None, ("batch", "tiles"))
+
+
+def _one_size(model: nn.Module) -> bool:
+    return any(isinstance(part, ONE_SIZE) for part in model.modules())
+
+
+def _or_refused(model: nn.Module, module: nn.Module, example: Tensor, dynamic: dict[int, Any], name: str) -> Any:
     try:
-        proto = _export(model, torch.zeros(2, channels, side, side), {0: Dim.DYNAMIC})
+        return _export(module, example, dynamic, name)
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise UserError(f"{type(model).__name__} cannot be written as an ONNX graph: {reason}") from None
-    return _cleaned(proto, (side, side))
 
 
-def _export(model: nn.Module, example: Tensor, dynamic: dict[int, Any]) -> onnx.ModelProto:
+def _export(model: nn.Module, example: Tensor, dynamic: dict[int, Any], name: str) -> onnx.ModelProto:
     with quiet(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         program = torch.onnx.export(
             model,
             (example,),
             dynamo=True,
             dynamic_shapes=(dynamic,),
-            input_names=["pixels"],
+            input_names=[name],
             output_names=["logits"],
             opset_version=OPSET,
             external_data=False,
@@ -125,7 +179,7 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _cleaned(proto: onnx.ModelProto, size: tuple[int, int] | None) -> Graph:
+def _cleaned(proto: onnx.ModelProto, size: tuple[int, ...] | None, axes: tuple[str, ...]) -> Graph:
     """Keep which nodes are layers; drop the exporter's notes, which name the files of this machine."""
     graph = proto.graph
     layers = layers_of(graph)
@@ -135,7 +189,7 @@ def _cleaned(proto: onnx.ModelProto, size: tuple[int, int] | None) -> Graph:
         del one.metadata_props[:]
     for node in graph.node:
         node.doc_string = ""
-    for names, found in ((("batch", "channels", "height", "width"), graph.input[0]), (("batch",), graph.output[0])):
+    for names, found in ((axes, graph.input[0]), (("batch",), graph.output[0])):
         for name, axis in zip(names, found.type.tensor_type.shape.dim, strict=False):
             if axis.dim_param:
                 _rename(graph, axis.dim_param, name)

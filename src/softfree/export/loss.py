@@ -6,16 +6,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from softfree.data.readers import read_picture
 from softfree.errors import ReadError, UserError
 from softfree.evaluation.comparison import compare
 from softfree.evaluation.scores import Scores
 from softfree.export.parity import Logits
+from softfree.export.samples import find_samples
 from softfree.runs import Run
+from softfree.runtime.kinds import Prepared
 from softfree.runtime.outputs import probabilities
-from softfree.runtime.preparation import Preparation
 from softfree.scoring import open_table
 
 
@@ -30,8 +29,8 @@ class Loss:
         low: lower bound of the loss.
         high: its upper bound; NaN where there is no interval.
         method: of the interval.
-        n: test pictures.
-        calibrated_on: pictures that showed the ranges of integers; 0 without any.
+        n: test samples.
+        calibrated_on: samples that showed the ranges of integers; 0 without any.
         reason: why there is no interval.
         bits: ``int8`` or ``float16``.
     """
@@ -49,14 +48,14 @@ class Loss:
 
     def in_words(self, margin: float) -> str:
         """Say what was lost, and whether a loss within the margin is shown or only seen."""
-        said = f"AUROC {self.after:.4f} with {self.bits}, {self.before:.4f} without, on {self.n} test pictures"
+        said = f"AUROC {self.after:.4f} with {self.bits}, {self.before:.4f} without, on {self.n} test samples"
         said += f": loss {self.loss:.4f}"
         if self.high != self.high:
             return f"{said}, without an interval ({self.reason or 'no resample differs'})"
         said += f" (95 % interval {self.low:.4f} to {self.high:.4f}, {self.method})"
         if self.high <= margin:
             return f"{said}; less than the margin of {margin} is shown"
-        return f"{said}; that it is less than the margin of {margin} is not shown: more test pictures may decide"
+        return f"{said}; that it is less than the margin of {margin} is not shown: more test samples may decide"
 
     def check(self, margin: float) -> Loss:
         """Return itself; UserError for a loss beyond the margin, or one that is no number."""
@@ -70,34 +69,32 @@ class Loss:
 
 
 def measure_loss(
-    run: Run, preparation: Preparation, before: Logits, after: Logits, bits: str, calibrated_on: int = 0
+    run: Run, preparation: Prepared, before: Logits, after: Logits, bits: str, calibrated_on: int = 0
 ) -> Loss:
     """Compare the AUROC of two files on the run's test rows.
 
     Args:
         run: the run.
         preparation: of both files.
-        before: pictures (1, C, H, W) to logits (1, K), of the float32 file.
+        before: a prepared sample, with the batch axis, to logits (1, K), of the float32 file.
         after: the same, of the other.
         bits: of the other, for people.
-        calibrated_on: pictures that showed its ranges.
+        calibrated_on: samples that showed its ranges.
 
     Raises:
         UserError: no test row can be read.
     """
     part = open_table(run).where("test")
-    numbers = part.frame["frame"] if "frame" in part.frame else [None] * len(part.frame)
     kept: list[int] = []
     logits: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    for row, (file, frame) in enumerate(zip(part.frame["file"], numbers, strict=True)):
+    for row, source in enumerate(find_samples(run, None, "test") if len(part.frame) else []):
         try:
-            picture = read_picture(file, frame=None if frame is None or pd.isna(frame) else int(frame))
+            sample = source.prepared(preparation)[None]
         except ReadError:
             continue
-        pixels = preparation(picture)[None]
         kept.append(row)
         for model, found in zip((before, after), logits, strict=True):
-            found.append(model(pixels)[0])
+            found.append(model(sample)[0])
     if not kept:
         raise UserError(f"the run's table has no readable test row, so that the loss of {bits} cannot be measured")
     patients, targets = part.frame["patient"].to_numpy()[kept], np.asarray(part.targets)[kept]

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from softfree.data.readers import Picture
 from softfree.errors import UserError
 from softfree.export.graph import Graph, write_graph
 from softfree.export.loss import Loss, measure_loss
 from softfree.export.parity import HALF_TOLERANCE, TOLERANCE, Logits, Parity, prove
 from softfree.export.ranks import equal_ranks
+from softfree.export.samples import Source
 from softfree.files import replacing
 from softfree.options.exporting import ExportOptions
 from softfree.runs import Run
@@ -25,7 +25,7 @@ from softfree.runtime.metadata import Metadata
 
 
 def write_openvino(
-    run: Run, graph: Graph, about: Metadata, pictures: Sequence[Picture], path: Path, options: ExportOptions
+    run: Run, graph: Graph, about: Metadata, samples: Sequence[Source], path: Path, options: ExportOptions
 ) -> tuple[Parity, int, Loss | None]:
     """Convert, prove and write.
 
@@ -33,7 +33,7 @@ def write_openvino(
         run: the run.
         graph: its ONNX graph.
         about: goes into the model's runtime information, under ``softfree``.
-        pictures: for the proof.
+        samples: for the proof.
         path: the .xml file; the .bin file gets the same name.
         options: precision, and the margin of its loss.
 
@@ -57,7 +57,7 @@ def write_openvino(
             openvino.save_model(model, temporary, compress_to_fp16=half)
             logits = _compiled(temporary)
             tolerance = HALF_TOLERANCE if half else TOLERANCE
-            parity = prove(run, pictures, about.preparation, logits, graph.size is None, tolerance)
+            parity = prove(run, samples, about.preparation, logits, graph.size is None, tolerance)
             loss = None
             if half:
                 wide = _compiled(model)

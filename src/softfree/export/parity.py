@@ -1,22 +1,26 @@
-"""The proof that a file gives the logits of the run: on real pictures, through each one's own preparation."""
+"""The proof that a file gives the logits of the run: on real samples, through each one's own preparation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from softfree.data.readers import Picture
+from softfree.data.transforms import Preprocessing
 from softfree.errors import UserError
+from softfree.export.samples import Source
 from softfree.runs import Run
-from softfree.runtime.preparation import Preparation
+from softfree.runtime.kinds import Prepared
 
 # Of logits in float32, and in half precision: the latter moves a probability by 0.01 at most.
 TOLERANCE = 1e-4
 HALF_TOLERANCE = 2e-2
 Logits = Callable[[np.ndarray], np.ndarray]
+# The same batch as the run prepares it and as the runtime does.
+Both = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -33,48 +37,63 @@ class Parity:
 
 def prove(
     run: Run,
-    pictures: Sequence[Picture],
-    preparation: Preparation,
+    samples: Sequence[Source],
+    preparation: Prepared,
     logits: Logits,
     any_size: bool,
     tolerance: float = TOLERANCE,
 ) -> Parity:
     """Compare the logits of a run with those of a file.
 
-    The run sees the pictures as its own preprocessing makes them, the file as the reference of the runtime does, so
+    The run sees the samples as its own preprocessing makes them, the file as the reference of the runtime does, so
     that the whole way is compared.
 
     Args:
         run: the run.
-        pictures: as they were read.
+        samples: that can be read.
         preparation: of the file.
-        logits: pictures (B, C, H, W) to logits (B, K), of the file.
-        any_size: compare at three sizes; else three batches of the one size.
+        logits: prepared samples of one shape, with the batch axis in front, to logits (B, K), of the file.
+        any_size: compare pictures at three sizes; else three batches of the one size.
         tolerance: of a logit.
 
     Raises:
         UserError: a difference above the tolerance, or one that is no number.
     """
-    if run.picture_steps.fit == "native":
-        cases = [(preparation.size, [picture]) for picture in pictures[:3]]
-    elif any_size:
-        cases = [(size, list(pictures)) for size in _sizes(preparation.size)]
-    else:
-        cases = [(preparation.size, list(pictures[:number])) for number in (1, 2, len(pictures))]
     found: dict[str, float] = {}
-    for size, chosen in cases:
-        ours, given = _both(run, chosen, preparation, size)
+    model = run.model.cpu()
+    for ours, given in _cases(run.preprocessing, samples, preparation, any_size):
         with torch.inference_mode():
-            expected = run.model.cpu()(torch.from_numpy(ours)).double().numpy()
-        named = f"{len(chosen)} pictures at {ours.shape[2]} x {ours.shape[3]}"
-        found[named] = float(np.abs(expected - logits(given)).max())
-    for named, difference in found.items():
+            expected = model(torch.from_numpy(ours)).double().numpy()
+        named = _in_words(preparation.kind, ours.shape)
+        difference = float(np.abs(expected - logits(given)).max())
         if not difference <= tolerance:
             raise UserError(
                 f"the exported model differs from the run by {difference:.2g} in a logit ({named}), more than "
                 f"{tolerance:.0e}; no file was written"
             )
+        found[named] = max(difference, found.get(named, 0.0))
     return Parity(found)
+
+
+def _cases(own: Any, samples: Sequence[Source], light: Any, any_size: bool) -> Iterator[Both]:
+    """Batches to compare, one after the other, since a slide may be all that memory holds."""
+    if own.kind == "bag":
+        # A bag has as many tiles as there are: all, half of them, one.
+        for number, sample in enumerate(samples[:3]):
+            ours, given = _both([sample], own, light)
+            yield ours, given
+            if number == 0:
+                for tiles in (-(-ours.shape[1] // 2), 1):
+                    yield ours[:, :tiles], given[:, :tiles]
+    elif own.kind == "slide" or (isinstance(own, Preprocessing) and own.fit == "native"):
+        for sample in samples[:3]:
+            yield _both([sample], own, light)
+    elif own.kind == "picture" and any_size:
+        for size in _sizes(own.size):
+            yield _both(samples, replace(own, size=size), replace(light, size=size))
+    else:
+        for count in sorted({1, min(2, len(samples)), len(samples)}):
+            yield _both(samples[:count], own, light)
 
 
 def _sizes(size: int) -> tuple[int, int, int]:
@@ -82,7 +101,12 @@ def _sizes(size: int) -> tuple[int, int, int]:
     return size, max(16, 3 * size // 4), 5 * size // 4 + 5
 
 
-def _both(run: Run, pictures: list[Picture], preparation: Preparation, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (B, C, H, W) by the run's own preparation and by the runtime's."""
-    own, light = replace(run.picture_steps, size=size), replace(preparation, size=size)
-    return np.stack([own(picture) for picture in pictures]), np.stack([light(picture) for picture in pictures])
+def _both(samples: Sequence[Source], own: Prepared, light: Prepared) -> Both:
+    """One batch by the run's own preparation and by the runtime's."""
+    ours, given = (np.stack([sample.prepared(steps) for sample in samples]) for steps in (own, light))
+    return ours, given
+
+
+def _in_words(kind: str, shape: tuple[int, ...]) -> str:
+    sides = f"of {shape[1]} tiles" if kind == "bag" else f"at {' x '.join(map(str, shape[2:]))}"
+    return f"{shape[0]} {kind}{'s' * (shape[0] > 1)} {sides}"

@@ -26,7 +26,7 @@ from softfree.export.graph import Graph, quiet
 
 
 def quantise_static(graph: Graph, source: Path, batches: Iterable[np.ndarray]) -> onnx.ModelProto:
-    """Calculate the linear layers in integers, with ranges seen on prepared pictures.
+    """Calculate the linear layers in integers, with ranges seen on prepared samples.
 
     A product of matrices gives float32: what comes after it (a bias, an activation, a residual) is float32 anyway, and
     a second rounding would cost time and precision. Weights have 7 bits: a processor without integer dot products of
@@ -35,7 +35,7 @@ def quantise_static(graph: Graph, source: Path, batches: Iterable[np.ndarray]) -
     Args:
         graph: what becomes integers.
         source: its file.
-        batches: pictures (B, C, H, W).
+        batches: prepared samples, with the batch axis in front.
 
     Returns:
         The graph with pairs of QuantizeLinear and DequantizeLinear around these layers.
@@ -49,7 +49,7 @@ def quantise_static(graph: Graph, source: Path, batches: Iterable[np.ndarray]) -
         quantize_static(
             source,
             target,
-            _Batches(batches),
+            _Batches(graph.proto.graph.input[0].name, batches),
             quant_format=QuantFormat.QDQ,
             nodes_to_quantize=layers,
             per_channel=True,
@@ -95,12 +95,13 @@ def _linear(graph: Graph) -> list[str]:
 
 
 class _Batches(CalibrationDataReader):
-    """Prepared pictures, one batch at a time."""
+    """Prepared samples, one batch at a time."""
 
-    def __init__(self, batches: Iterable[np.ndarray]) -> None:
+    def __init__(self, name: str, batches: Iterable[np.ndarray]) -> None:
+        self._input = name
         self._rest: Iterator[np.ndarray] = iter(batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """Give the next input of the graph, or None at the end."""
-        pixels = next(self._rest, None)
-        return None if pixels is None else {"pixels": pixels}
+        samples = next(self._rest, None)
+        return None if samples is None else {self._input: samples}

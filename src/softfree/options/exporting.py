@@ -15,14 +15,14 @@ class ExportOptions:
         format: 'onnx', one file for onnxruntime and others; 'openvino', an .xml file with a .bin beside it; or
             'executorch', a .pte file for phones with a .json beside it, for pictures of the run's size only.
         out: File to write; default: model.onnx, model.xml or model.pte in the run directory.
-        images: Pictures for the proof: a folder, a file or a table with a column path; default: the validation rows.
-        count: Pictures to use for the proof, taken evenly from all.
+        images: Samples for the proof: a folder, a file or a table with a column path; default: the validation rows.
+        count: Samples to use for the proof, taken evenly from all.
         precision: 'float32'; or 'float16', a file of half the size, which calculates linear layers in half precision
             where the machine can, and sums over tokens in float32.
         int8: 'static' calculates the linear layers in 8-bit integers, with ranges from the calibration
-            pictures; 'weights' stores their weights in 8 bits and finds the ranges as it runs. Both for 'onnx' only.
-        calibration: Pictures that show the ranges, as in images; default: the training rows.
-        calibration_count: Calibration pictures to use, taken evenly from all.
+            samples; 'weights' stores their weights in 8 bits and finds the ranges as it runs. Both for 'onnx' only.
+        calibration: Samples that show the ranges, as in images; default: the training rows.
+        calibration_count: Calibration samples to use, taken evenly from all.
         margin: Loss of AUROC on the test rows beyond which an int8 or float16 file is refused.
     """
 

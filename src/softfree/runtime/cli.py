@@ -42,12 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> _Parser:
-    parser = _Parser(prog="softfree-runtime", description="Probabilities for pictures from an exported model.")
+    parser = _Parser(prog="softfree-runtime", description="Probabilities for files from an exported model.")
     parser.add_argument("model", help="A file made by softfree export --format onnx.")
-    parser.add_argument("inputs", nargs="+", help="Pictures, folders of them, or CSV tables with a column path.")
+    parser.add_argument("inputs", nargs="+", help="Files, folders of them, or CSV tables with a column path.")
     parser.add_argument("--out", type=Path, default=Path("predictions.csv"), help="CSV file to write.")
     parser.add_argument("--frame", type=int, help="Frame of multi-frame files, counted from 0; default: the first.")
-    parser.add_argument("--batch", type=int, default=16, help="Pictures at once.")
+    parser.add_argument("--batch", type=int, default=16, help="Samples at once.")
     parser.add_argument("--threads", type=int, help="Threads to use; default: all processors.")
     parser.add_argument("--json", action="store_true", help="Print the rows as JSON, for programs.")
     parser.add_argument("--version", action="version", version=f"softfree {__version__}")

@@ -1,15 +1,16 @@
-"""The pictures that files, folders, CSV tables and arrays stand for, found without pandas."""
+"""The samples that files, folders, CSV tables and arrays stand for, found without pandas."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from softfree.data.readers.picture import Picture
+from softfree.data.sources import join_source, resolution
 from softfree.errors import UserError
 
 Input = str | Path | np.ndarray
@@ -17,16 +18,33 @@ Found = tuple[str, str | Picture, int | None]
 TABLES = {".csv", ".tsv", ".parquet"}
 
 
-def find_inputs(given: Sequence[Input], frame: int | None) -> list[Found]:
-    """Find the name, the source and the frame of each picture; UserError when there is none, or a table is no table."""
+def find_inputs(
+    given: Sequence[Input], frame: int | None, kind: str, rows: Callable[[Path, int | None], Iterable[Found]]
+) -> list[Found]:
+    """Find the samples that files, folders, tables and arrays stand for.
+
+    Args:
+        given: the inputs; a folder stands for all samples below it, a table for its rows.
+        frame: frame of multi-frame files where a table does not name one, counted from 0, or None.
+        kind: of the samples; only a picture can be an array, and a volume can be a folder.
+        rows: reads a table: a path and ``frame`` to its samples.
+
+    Returns:
+        For each sample its name, where it is read from, and its frame.
+
+    Raises:
+        UserError: nothing is found, or a table cannot be used.
+    """
     found: list[Found] = []
     for number, item in enumerate(given):
         if isinstance(item, np.ndarray):
+            if kind != "picture":
+                raise UserError(f"got an array for a model of samples of kind {kind}; expected files")
             found.append((f"array {number}", as_picture(item), None))
         elif Path(item).is_dir():
-            found += [(path, path, frame) for path in files_in(Path(item))]
+            found += [(path, path, frame) for path in samples_in(Path(item), kind)]
         elif Path(item).suffix.lower() in TABLES:
-            found += _table_rows(Path(item), frame)
+            found += rows(Path(item), frame)
         else:
             found.append((str(item), str(item), frame))
     if not found:
@@ -34,8 +52,12 @@ def find_inputs(given: Sequence[Input], frame: int | None) -> list[Found]:
     return found
 
 
-def files_in(folder: Path) -> list[str]:
-    """All files below a folder but for hidden ones and tables."""
+def samples_in(folder: Path, kind: str) -> list[str]:
+    """All samples below a folder: volumes as their reader finds them, else files but for hidden ones and tables."""
+    if kind == "volume":
+        from softfree.data.volume_files import volumes_in
+
+        return volumes_in(folder)
     return [
         str(path)
         for path in sorted(folder.rglob("*"))
@@ -61,23 +83,44 @@ def as_picture(array: np.ndarray) -> Picture:
     return Picture(pixels, 0.0, high, None, (), f"{pixels.dtype} array")
 
 
-def _table_rows(path: Path, default: int | None) -> Iterator[Found]:
-    """Name, source and frame of each row that is not empty; paths are relative to the table."""
+def table_rows(path: Path, frame: int | None, group: bool = False) -> list[Found]:
+    """Read a CSV table: name, source and frame of each row that is not empty; paths are relative to the table.
+
+    Args:
+        path: the table, with a column ``path``; ``frame``, ``mpp`` and ``patient_id`` are known, too.
+        frame: where the table has no such column.
+        group: join the rows of a patient.
+    """
     text = _text(path)
     header = next(iter(text.splitlines()), "")
     separator = max(",;\t", key="".join(header.split('"')[::2]).count)
-    rows = csv.reader(io.StringIO(text), delimiter=separator)
-    names = [name.strip() for name in next(rows, [])]
+    cells = csv.reader(io.StringIO(text), delimiter=separator)
+    names = [name.strip() for name in next(cells, [])]
     if "path" not in names:
         raise UserError(f"{path}: no column 'path'; it has {', '.join(names)}; expected one with the files, "
                         "relative to the table")  # fmt: skip
     try:
-        yield from _read_rows(path, names, rows, default)
+        found = list(_read_rows(path, names, cells, frame))
     except csv.Error as error:
         raise UserError(f"{path}: not a table ({error}); expected CSV") from None
+    return join_patients(found) if group else [one for one, _ in found]
 
 
-def _read_rows(path: Path, names: list[str], rows: Iterable[list[str]], default: int | None) -> Iterator[Found]:
+def join_patients(rows: Iterable[tuple[Found, str]]) -> list[Found]:
+    """Join the rows of each patient, named beside them, into one sample; a row without a patient is one by itself."""
+    bags: dict[object, list[Found]] = {}
+    for number, (row, patient) in enumerate(rows):
+        bags.setdefault(patient or number, []).append(row)
+    return [
+        (";".join(name for name, _, _ in bag), ";".join(str(source) for _, source, _ in bag), None)
+        for bag in bags.values()
+    ]
+
+
+def _read_rows(
+    path: Path, names: list[str], rows: Iterable[list[str]], default: int | None
+) -> Iterator[tuple[Found, str]]:
+    """Each row with its patient, empty where none is named."""
     number = -1
     for cells in rows:
         if not any(cell.strip() for cell in cells):
@@ -91,8 +134,10 @@ def _read_rows(path: Path, names: list[str], rows: Iterable[list[str]], default:
             raise UserError(f"{path}: row {number} has no path; give one or remove the row")
         if frame and not frame.isdigit():
             raise UserError(f"{path}: row {number} has frame {frame!r}; expected a whole number from 0, or nothing")
+        source = join_source(str(path.parent / name), resolution(row.get("mpp", "")))
         # With a column frame, an empty cell is the first frame, as in softfree predict.
-        yield name, str(path.parent / name), int(frame) if frame else None if "frame" in names else default
+        chosen = int(frame) if frame else None if "frame" in names else default
+        yield (name, source, chosen), row.get("patient_id", "")
 
 
 def _text(path: Path) -> str:

@@ -7,19 +7,22 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from softfree.data.readers import Picture, read_picture
+from softfree.data.readers.picture import Picture
 from softfree.errors import ReadError, UserError
 from softfree.files import replacing
-from softfree.runtime.inputs import Found, Input, find_inputs
+from softfree.runtime.inputs import Found, Input, find_inputs, table_rows
 from softfree.runtime.outputs import columns
 from softfree.runtime.session import Model
 
 Row = dict[str, Any]
+# Shapes of which samples wait for others of theirs: slides and bags have each their own, and are large.
+WAITING = 4
 
 
 def predict(
@@ -34,9 +37,9 @@ def predict(
 
     Args:
         model: the file, or one that is open.
-        inputs: paths, or arrays (H, W) or (H, W, C) of uint8, uint16, or floats in [0, 1].
+        inputs: paths, or for pictures arrays (H, W) or (H, W, C) of uint8, uint16, or floats in [0, 1].
         frame: frame of multi-frame files, counted from 0; default: the first.
-        batch: pictures at once; only pictures of equal shape share a batch.
+        batch: samples at once; only samples of equal shape share a batch.
         threads: that onnxruntime may use; default: all processors.
 
     Returns:
@@ -50,9 +53,9 @@ def predict(
         raise UserError(f"--batch {batch}: expected at least 1")
     opened = model if isinstance(model, Model) else Model(model, threads=threads)
     given: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
-    found = find_inputs(given, frame)
-    logits, failed = _logits(opened, found, batch)
     about = opened.metadata
+    found = find_inputs(given, frame, about.preparation.kind, partial(table_rows, group=about.group))
+    logits, failed = _logits(opened, found, batch)
     rows = []
     for number, (name, _, _) in enumerate(found):
         error = failed.get(number)
@@ -62,26 +65,27 @@ def predict(
 
 
 def _logits(model: Model, found: list[Found], batch: int) -> tuple[np.ndarray, dict[int, ReadError]]:
-    """Logits (n, K), NaN where a picture gives none, and why."""
+    """Logits (n, K), NaN where a sample gives none, and why."""
     values = np.full((len(found), len(model.metadata.task.classes)), np.nan)
     failed: dict[int, ReadError] = {}
     waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
 
     def flush(shape: tuple[int, ...]) -> None:
-        numbers, pixels = zip(*waiting.pop(shape), strict=True)
-        values[list(numbers)] = model.logits(np.stack(pixels))
+        numbers, samples = zip(*waiting.pop(shape), strict=True)
+        values[list(numbers)] = model.logits(np.stack(samples))
 
     for number, (name, source, frame) in enumerate(found):
         try:
-            picture = source if isinstance(source, Picture) else read_picture(source, frame=frame)
-            pixels = model.metadata.preparation(picture)
-            model.check(name if isinstance(source, Picture) else source, pixels)
+            sample = model.metadata.preparation.load(source, frame)
+            model.check(name if isinstance(source, Picture) else source, sample)
         except ReadError as error:
             failed[number] = error
             continue
-        waiting[pixels.shape].append((number, pixels))
-        if len(waiting[pixels.shape]) == batch:
-            flush(pixels.shape)
+        waiting[sample.shape].append((number, sample))
+        if len(waiting[sample.shape]) == batch:
+            flush(sample.shape)
+        elif len(waiting) > WAITING:
+            flush(next(iter(waiting)))
     for shape in list(waiting):
         flush(shape)
     return values, failed

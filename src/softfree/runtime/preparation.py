@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from softfree.data.readers.picture import Picture
+from softfree.data.readers import Picture, read_picture
 from softfree.runtime.resizing import resize
 
 GRAY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as in JPEG
@@ -26,6 +26,8 @@ class Preparation:
         mean: subtracted from the values in [0, 1] of each channel; None for the mean of the picture itself.
         deviation: what they are then divided by; None for the deviation of the picture itself.
     """
+
+    kind: ClassVar[str] = "picture"
 
     size: int
     fit: str
@@ -46,6 +48,10 @@ class Preparation:
     def to_dict(self) -> dict[str, Any]:
         """The fields, for JSON."""
         return asdict(self)
+
+    def load(self, source: str | Picture, frame: int | None = None) -> np.ndarray:
+        """Read one picture, unless it is one already, and prepare it; ReadError for a file that gives none."""
+        return self(source if isinstance(source, Picture) else read_picture(source, frame=frame))
 
     def __call__(self, picture: Picture) -> np.ndarray:
         """Return float32 (C, H, W): mean 0 and deviation about 1; H = W = ``size`` unless ``fit`` is ``native``."""

@@ -1,7 +1,8 @@
-"""An exported file, opened and checked: pictures to logits through onnxruntime."""
+"""An exported file, opened and checked: prepared samples to logits through onnxruntime."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,40 +37,56 @@ class Model:
 
     def _check_graph(self) -> None:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        channels, classes = self.metadata.preparation.channels, len(self.metadata.task.classes)
-        if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != channels:
+        promised = (None, *self.metadata.sample_shape)
+        if len(inputs) != 1 or not _fits(inputs[0].shape, promised):
             raise UserError(
-                f"{self.path} takes {[one.shape for one in inputs]}, but its metadata promise pictures of {channels} "
-                "channels; export the run again"
+                f"{self.path} takes {[one.shape for one in inputs]}, but its metadata promise {_in_words(promised)}; "
+                "export the run again"
             )
+        self._input = inputs[0].name
+        classes = len(self.metadata.task.classes)
         if len(outputs) != 1 or outputs[0].shape[-1] != classes:
             raise UserError(f"{self.path} gives no logit for each of its {classes} classes; export the run again")
 
-    def check(self, name: str, pixels: np.ndarray) -> None:
-        """Refuse a prepared picture (C, H, W), called ``name``, that the graph does not take.
+    def check(self, name: str, sample: np.ndarray) -> None:
+        """Refuse a prepared sample, such as a picture (C, H, W), called ``name``, that the graph does not take.
 
         Raises:
-            UserError: another channel count.
-            ReadError: another size than the only one that the file takes.
+            UserError: other channels or features, or another number of axes.
+            ReadError: other sides than the only ones that the file takes.
         """
-        channels, size = self.metadata.preparation.channels, self.metadata.size
-        if pixels.ndim != 3 or pixels.shape[0] != channels:
-            raise UserError(f"{name}: got a picture of shape {pixels.shape}; {self.path} takes ({channels}, H, W)")
-        if size is not None and pixels.shape[1:] != size:
-            got, taken = (f"{height} x {width}" for height, width in (pixels.shape[1:], size))
-            raise ReadError(f"{name}: {got} pixels once prepared, but {self.path} takes {taken} only", "unsupported")
+        taken = self.metadata.sample_shape
+        fixed = -1 if self.metadata.preparation.kind == "bag" else 0
+        if sample.ndim != len(taken) or sample.shape[fixed] != taken[fixed]:
+            raise UserError(f"{name}: got a sample of shape {sample.shape}; {self.path} takes {_in_words(taken)}")
+        if not _fits(sample.shape, taken):
+            got, sides = (" x ".join(map(str, shape[1:])) for shape in (sample.shape, taken))
+            raise ReadError(f"{name}: {got} once prepared, but {self.path} takes {sides} only", "unsupported")
 
-    def logits(self, pixels: np.ndarray) -> np.ndarray:
-        """Give float64 logits (B, K) for prepared pictures (B, C, H, W); UserError for what the graph does not take."""
-        if pixels.ndim != 4 or not len(pixels):
-            raise UserError(f"got pictures of shape {pixels.shape}; expected (batch, channels, height, width)")
-        self.check("a batch", pixels[0])
+    def logits(self, samples: np.ndarray) -> np.ndarray:
+        """Give float64 logits (B, K) for prepared samples of one shape, such as pictures (B, C, H, W).
+
+        Raises:
+            UserError: what the graph does not take.
+        """
+        if samples.ndim != 1 + len(self.metadata.sample_shape) or not len(samples):
+            taken = _in_words((None, *self.metadata.sample_shape))
+            raise UserError(f"got samples of shape {samples.shape}; expected {taken}, the batch first")
+        self.check("a batch", samples[0])
         try:
-            (found,) = self._session.run(None, {"pixels": np.ascontiguousarray(pixels, dtype=np.float32)})
+            (found,) = self._session.run(None, {self._input: np.ascontiguousarray(samples, dtype=np.float32)})
         except Exception as error:  # onnxruntime's own kinds have no common base
-            shape = " x ".join(map(str, pixels.shape))
+            shape = " x ".join(map(str, samples.shape))
             raise UserError(f"{self.path} failed on a batch of {shape} ({_first_line(error)}); try --batch 1") from None
         return np.asarray(found, dtype=np.float64)
+
+
+def _fits(shape: Sequence[object], taken: Sequence[int | None]) -> bool:
+    return len(shape) == len(taken) and all(want in (None, got) for got, want in zip(shape, taken, strict=True))
+
+
+def _in_words(taken: Sequence[int | None]) -> str:
+    return f"({', '.join('any' if side is None else str(side) for side in taken)})"
 
 
 def open_session(path: Path, threads: int | None) -> Any:

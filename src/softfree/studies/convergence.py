@@ -98,10 +98,9 @@ def _model(options: ConvergenceOptions) -> tuple[nn.Module, Preprocessing]:
 
 
 def _read(pictures: Sequence[str], preprocessing: Preprocessing, options: ConvergenceOptions) -> Iterator[Tensor]:
-    _, sources, frames = find_inputs(list(pictures), None)
-    chosen = list(zip(sources, frames, strict=True))[: options.count]
+    chosen = find_inputs(list(pictures), None)[: options.count]
     unreadable = 0
-    for source, frame in track(chosen, "Measuring", console=Console(stderr=True), disable=not options.progress):
+    for _, source, frame in track(chosen, "Measuring", console=Console(stderr=True), disable=not options.progress):
         try:
             picture = read_picture(source, frame=frame) if isinstance(source, str) else source
         except ReadError:

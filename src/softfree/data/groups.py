@@ -1,0 +1,49 @@
+"""All rows of a patient as one sample."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from softfree.data.sources import with_resolution
+from softfree.data.table import Table
+from softfree.errors import UserError
+
+
+def group_by_patient(table: Table) -> Table:
+    """Join all rows of a patient into one sample, whose file is theirs joined by ``;``.
+
+    A further column keeps its value where all rows of the patient agree and is empty elsewhere; ``row`` is the first.
+
+    Raises:
+        UserError: rows of one patient with different labels or splits, named by their rows in the table.
+    """
+    table = with_resolution(table)
+    frame = table.frame
+    patients = pd.factorize(frame["patient"])[0]  # numbered as they come
+    places = np.split(np.argsort(patients, kind="stable"), np.bincount(patients).cumsum()[:-1])
+    first = np.array([group[0] for group in places])
+    for group in places:
+        _refuse_disagreement(frame, table.targets, group)
+    joined = frame.iloc[first].reset_index(drop=True)
+    joined["file"] = [";".join(frame["file"].iloc[group]) for group in places]
+    for name in joined.columns.difference(["file", "row", "patient", "split"]):
+        agree = frame.groupby(patients)[name].nunique(dropna=False).to_numpy() == 1
+        joined[name] = joined[name].where(agree)
+    return replace(table, frame=joined, targets=table.targets[first])
+
+
+def _refuse_disagreement(frame: pd.DataFrame, targets: np.ndarray, group: np.ndarray) -> None:
+    same = all(np.array_equal(targets[group[0]], targets[one], equal_nan=targets.dtype.kind == "f") for one in group)
+    what = None if same else "labels"
+    if frame["split"].iloc[group].nunique() > 1:
+        what = "splits"
+    if what is not None:
+        rows = ", ".join(str(row) for row in frame["row"].iloc[group][:5])
+        more = f" and {len(group) - 5} more" if len(group) > 5 else ""
+        raise UserError(
+            f"rows {rows}{more} of the table (counted from 0) are of one patient and have different {what};"
+            " give them one, or do without --group"
+        )

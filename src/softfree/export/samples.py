@@ -1,0 +1,84 @@
+"""Real samples for proof and calibration: found, read once, and those that cannot be read reported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from softfree.data.readers import Picture, read_picture
+from softfree.errors import ReadError, UserError
+from softfree.prediction import find_inputs
+from softfree.runs import Run
+from softfree.runtime.kinds import Prepared
+from softfree.scoring import open_table
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a sample is, and which frame of it; or a picture that was read."""
+
+    path: str | Picture
+    frame: int | None = None
+
+    def prepared(self, steps: Prepared) -> np.ndarray:
+        """Read and prepare it; ReadError when it gives no sample."""
+        return steps.load(self.path, self.frame)
+
+    def read(self, steps: Prepared) -> Source:
+        """Make sure that it can be read; a picture is kept, since it is prepared more than once."""
+        if steps.kind == "picture":
+            return Source(self.path if isinstance(self.path, Picture) else read_picture(self.path, frame=self.frame))
+        self.prepared(steps)
+        return self
+
+
+@dataclass(frozen=True)
+class Read:
+    """Samples that can be read, and the reasons of those that cannot."""
+
+    samples: list[Source]
+    failed: list[str]
+
+
+def find_samples(run: Run, given: Path | None, split: str) -> list[Source]:
+    """Find samples: those that a folder, file or table stands for, or the rows of the run's own table in ``split``.
+
+    Raises:
+        UserError: there are none.
+    """
+    if given is not None:
+        if not given.exists():
+            raise UserError(f"{given}: no such file or folder; name samples, a folder of them or a table")
+        group = run.config["options"].get("group", False)
+        return [Source(path, frame) for _, path, frame in find_inputs([given], None, run.preprocessing.kind, group)]
+    frame = open_table(run).where(split).frame
+    if frame.empty:
+        raise UserError(f"the run's table has no row in split {split}; name samples, a folder of them or a table")
+    numbers = frame["frame"] if "frame" in frame else [None] * len(frame)
+    return [
+        Source(file, int(number) if isinstance(number, (int, np.integer)) else None)
+        for file, number in zip(frame["file"], numbers, strict=True)
+    ]
+
+
+def read_evenly(sources: Sequence[Source], count: int, what: str, steps: Prepared) -> Read:
+    """Read ``count`` of the samples, taken evenly from all.
+
+    Raises:
+        UserError: a count below 1, or none of them can be read; ``what`` says what they are for.
+    """
+    if count < 1:
+        raise UserError(f"got {count} {steps.kind}s for {what}; expected at least 1")
+    chosen = np.unique(np.linspace(0, len(sources) - 1, min(count, len(sources))).round().astype(int))
+    samples, failed = [], []
+    for number in chosen:
+        try:
+            samples.append(sources[number].read(steps))
+        except ReadError as error:
+            failed.append(str(error))
+    if not samples:
+        raise UserError(f"none of {len(chosen)} {steps.kind}s for {what} can be read, the first: {failed[0]}")
+    return Read(samples, failed)

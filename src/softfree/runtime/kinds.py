@@ -1,0 +1,60 @@
+"""The steps from a file to what an exported model takes, for each kind of sample."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from softfree.errors import UserError
+
+# Where the steps live, and what must be installed for them besides what pictures need. Only those in use are imported.
+# Slides and bags have one preparation for training and here, as it does without torch.
+_HOMES = {
+    "picture": ("softfree.runtime.preparation", "Preparation", "numpy pillow pydicom tifffile"),
+    "volume": ("softfree.runtime.volumes", "VolumePreparation", "nibabel scipy"),
+    "slide": (
+        "softfree.data.slides",
+        "SlidePreprocessing",
+        "openslide-python openslide-bin wsidicom scikit-image",
+    ),
+    "bag": ("softfree.data.bags", "BagPreprocessing", "h5py"),
+}
+
+
+class Prepared(Protocol):
+    """The steps of one kind of sample, without torch."""
+
+    kind: ClassVar[str]
+
+    def load(self, source: Any, frame: int | None = None, /) -> np.ndarray:
+        """Read and prepare one sample, float32, without the batch axis; ReadError for a source that gives none."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for JSON."""
+        ...
+
+
+def restore(stored: dict[str, Any]) -> Prepared:
+    """Make the steps that a file's metadata describe.
+
+    Raises:
+        UserError: a library that reads such samples is missing.
+        KeyError, TypeError, ValueError: it is no description of such steps.
+    """
+    fields = dict(stored)
+    kind = fields.pop("kind", "picture")  # files of earlier versions do not say
+    if kind not in _HOMES:
+        raise ValueError(f"samples of kind {kind!r}")
+    module, name, needed = _HOMES[kind]
+    try:
+        home = getattr(import_module(module), name)
+    except ImportError as error:
+        raise UserError(
+            f"samples of kind {kind} need {error.name}, which is not installed; get it with: pip install {needed}"
+        ) from None
+    make = getattr(home, "from_dict", None) or (lambda found: home(**found))
+    made: Prepared = make(fields)
+    return made

@@ -1,0 +1,185 @@
+"""Volumes, slides and bags of tiles as files: the same rows as the run's, without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from softfree.data.bags import BagPreprocessing
+from softfree.data.feature_files import write_features
+from softfree.data.preparation import stored
+from softfree.data.readers.volume import Volume
+from softfree.data.slides import SlidePreprocessing
+from softfree.data.volume_files import read_volume
+from softfree.data.volumes import VolumePreprocessing
+from softfree.errors import UserError
+from softfree.export.exporting import export
+from softfree.options import TrainOptions
+from softfree.options.exporting import ExportOptions
+from softfree.runs import WEIGHTS, Run, build_model, write_config
+from softfree.runtime import Model, predict
+from softfree.runtime.kinds import restore
+from softfree.runtime.volumes import VolumePreparation
+from softfree.training.loop import train
+
+TINY: dict[str, Any] = {"depth": 2, "embed_dim": 24, "num_heads": 2}
+
+
+def make_run(folder: Path, name: str, steps: Any, **options: Any) -> Run:
+    """A run with fresh weights, large enough that every part of the graph is felt in the logits."""
+    folder.mkdir()
+    config = {
+        "task": {"kind": "binary", "classes": ["well", "ill"]},
+        "preprocessing": stored(steps),
+        "model": {"name": name, "num_classes": 2, **steps.model_arguments(), **TINY, **options},
+        "options": {},
+    }
+    write_config(folder, config)
+    torch.manual_seed(0)
+    model = build_model(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    save_file(model.state_dict(), folder / WEIGHTS)
+    return Run.load(folder)
+
+
+def same_rows(run: Run, path: Path, inputs: list[Path]) -> pd.DataFrame:
+    """Rows by the run and by the file, in this process and in one without torch and pandas; they are equal."""
+    expected, found = run.predict(list(inputs)), predict(path, list(inputs))
+    for name in ("path", "status", "reason", "predicted"):
+        assert [row[name] for row in found] == expected[name].tolist()
+    for name in [column for column in expected if column[:2] in ("p_", "ra")]:
+        np.testing.assert_allclose([row[name] or np.nan for row in found], expected[name].astype(float), atol=1e-4)
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'timm', 'monai', 'pandas', 'onnx', 'jsonargparse', 'rich'):\n"
+        "    sys.modules[name] = None\n"
+        "from softfree.runtime.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    out = path.with_suffix(".csv")
+    command = [sys.executable, "-c", code, str(path), *map(str, inputs), "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == int((expected["status"] != "ok").any()), done.stderr
+    assert pd.read_csv(out)["path"].tolist() == expected["path"].tolist()
+    return expected
+
+
+@pytest.mark.parametrize("attention", ["seqnorm", pytest.param("soft", marks=pytest.mark.slow)])
+def test_volumes(shared_data: Path, tmp_path: Path, attention: str) -> None:
+    images = sorted((shared_data / "nifti").rglob("hippocampus_*.nii.gz"))[:4]
+    steps = VolumePreprocessing.create("mr", (24, 36, 28), (1.5, 1.5, 1.5))
+    run = make_run(tmp_path / "run", f"{attention}_vit3d_nano", steps, patch_size=[4, 8, 8])
+    for image in images:
+        (tmp_path / "volumes").mkdir(exist_ok=True)
+        (tmp_path / "volumes" / image.name).symlink_to(image)
+    done = export(run.folder, ExportOptions(images=tmp_path / "volumes"))
+    assert done.size == (24, 36, 28)
+    assert list(done.parity.differences) == [f"{n} at 24 x 36 x 28" for n in ("1 volume", "2 volumes", "4 volumes")]
+    about = Model(done.path).metadata
+    assert about.sample_shape == (1, 24, 36, 28)
+    assert "classifier of volumes" in about.card
+    if attention == "seqnorm":
+        (tmp_path / "volumes" / "cut.nii.gz").write_bytes(images[0].read_bytes()[:1000])
+        rows = same_rows(run, done.path, [tmp_path / "volumes"])
+        assert rows["status"].value_counts().to_dict() == {"ok": 4, "corrupt": 1}
+
+
+@pytest.mark.parametrize("name", ["series_t1", "pydicom_data/liver.dcm"])
+def test_the_preparation_of_series(shared_data: Path, name: str) -> None:
+    """An oblique series and an enhanced file, resampled finer and coarser, cropped and padded."""
+    volume = read_volume(shared_data / "dicom" / name)
+    for preset, shape, spacing in (
+        ("mr", (12, 200, 130), None),
+        ("mr", (9, 96, 80), (1.5, 3.0, 1.0)),
+        ("ct", (20, 30, 500), (0.4, 5.0, 0.6)),
+    ):
+        steps = VolumePreprocessing.create(preset, shape, spacing)  # type: ignore[arg-type]
+        light = restore(json.loads(json.dumps(stored(steps))))
+        assert light.to_dict() == VolumePreparation.from_dict(steps.to_dict()).to_dict()
+        np.testing.assert_allclose(light.load(volume), steps.load(volume), atol=1e-4)
+
+
+@pytest.mark.parametrize("level", [0.0, 3.0])
+def test_a_blank_volume(level: float) -> None:
+    """With nothing in it, or so little that both percentiles are one."""
+    voxels = np.full((1, 8, 9, 10), level, np.float32)
+    for bright in (0.0, 5.0):
+        voxels[0, 4, 4, 4] += bright
+        volume = Volume(voxels, (1.0, 1.0, 1.0), np.eye(4)[[2, 1, 0, 3]], 0.0, 8.0, (), "float32")
+        steps = VolumePreprocessing.create("mr", (8, 8, 8))
+        light = restore(stored(steps))
+        np.testing.assert_allclose(light.load(volume), steps.load(volume), atol=1e-4)
+
+
+def test_slides(shared_data: Path, tmp_path: Path) -> None:
+    slides = [shared_data / "wsi" / f"CMU-1-Small-Region{end}" for end in (".svs", "_pyramid.tiff")]
+    run = make_run(tmp_path / "run", "seqnorm_vit_nano_patch16", SlidePreprocessing.create(8.0))
+    table = tmp_path / "slides.csv"
+    table.write_text(f"path,mpp\n{slides[0]},0.4\n{slides[1]},\n{tmp_path / 'none.svs'},\n")
+    done = export(run.folder, ExportOptions(images=table))
+    assert done.size is None
+    assert len(done.unreadable) == 1
+    assert [name[:11] for name in done.parity.differences] == ["1 slide at "] * 2  # each of its own size
+    assert same_rows(run, done.path, [table])["status"].tolist() == ["ok", "ok", "missing"]
+
+
+def test_slides_need_any_size(shared_data: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "soft_vit_nano_patch16", SlidePreprocessing.create(32.0, tissue=False))
+    with pytest.raises(UserError, match=r"one size only, but .* takes slides"):
+        export(run.folder, ExportOptions(images=shared_data / "wsi" / "CMU-1-Small-Region.svs"))
+
+
+@pytest.fixture
+def bag_run(tmp_path: Path) -> Run:
+    """Trained on patients of two slides, bags of tiles of two classes."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(24):
+        label, count = number // 2 % 2, int(rng.integers(5, 40))
+        features = rng.normal(label, 1, (count, 8)).astype(np.float32)
+        name = f"slide_{number:02}.h5"
+        write_features(tmp_path / name, features, rng.random((count, 2)), {"encoder": "test", "mpp": 0.5, "side": 224})
+        rows.append((name, "ab"[label], f"p{number // 2}", ["train", "val", "test"][number // 4 % 3]))
+    table = tmp_path / "table.csv"
+    pd.DataFrame(rows, columns=["path", "label", "patient_id", "split"]).to_csv(table, index=False)
+    return train(
+        TrainOptions(
+            table=table, out=tmp_path / "run", model="seqnorm_bag_nano", model_options=TINY, group=True, epochs=1,
+            batch=4, progress=False, accelerator="cpu",
+        )
+    )  # fmt: skip
+
+
+def test_bags(bag_run: Run, tmp_path: Path) -> None:
+    done = export(bag_run.folder, ExportOptions(count=2))
+    tiles = [int(name.split()[3]) for name in done.parity.differences]
+    assert tiles[1:3] == [-(-tiles[0] // 2), 1]
+    about = Model(done.path).metadata
+    assert about.group
+    assert about.sample_shape == (None, 11)
+    rows = same_rows(bag_run, done.path, [tmp_path / "table.csv"])
+    assert len(rows) == 12  # patients
+    with pytest.raises(UserError, match=r"takes \(any, 11\)"):
+        Model(done.path).logits(np.zeros((1, 4, 12), np.float32))
+    narrow = export(bag_run.folder, ExportOptions(int8="static", margin=0.5, out=tmp_path / "i.onnx"))
+    assert narrow.loss is not None
+    assert (narrow.loss.n, narrow.loss.calibrated_on) == (4, 4)
+
+
+def test_bags_with_landmarks_are_refused(tmp_path: Path) -> None:
+    write_features(tmp_path / "a.h5", np.ones((5, 8), np.float32), np.zeros((5, 2)), {"encoder": "test"})
+    run = make_run(tmp_path / "run", "nystromformer_bag_nano", BagPreprocessing(8))
+    with pytest.raises(UserError, match="one number of tiles only"):
+        export(run.folder, ExportOptions(images=tmp_path / "a.h5"))
+    assert not list(run.folder.glob("*.onnx"))
