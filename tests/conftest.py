@@ -1,13 +1,19 @@
 """Fixtures for all tests."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
+if TYPE_CHECKING:
+    from softfree.runs import Run
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,3 +53,34 @@ def write_small_table(folder: Path, count: int = 32, classes: tuple[str, str] = 
     table = folder / "table.csv"
     pd.DataFrame(rows, columns=["path", "label", "patient_id", "split", "site"]).to_csv(table, index=False)
     return table
+
+
+@pytest.fixture(scope="session")
+def write_run() -> Callable[..., Run]:
+    """Writes a run as training writes it, with fresh weights of which every part is felt in the logits."""
+    return _write_run
+
+
+def _write_run(folder: Path, name: str, steps: Any, **options: Any) -> Run:
+    import torch
+    from safetensors.torch import save_file
+
+    from softfree.data.preparation import stored
+    from softfree.runs import WEIGHTS, Run, build_model, write_config
+
+    folder.mkdir()
+    tiny = {"depth": 2, "embed_dim": 24, "num_heads": 2}
+    config = {
+        "task": {"kind": "binary", "classes": ["well", "ill"]},
+        "preprocessing": stored(steps),
+        "model": {"name": name, "num_classes": 2, **steps.model_arguments(), **tiny, **options},
+        "options": {},
+    }
+    write_config(folder, config)
+    torch.manual_seed(0)
+    model = build_model(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    save_file(model.state_dict(), folder / WEIGHTS)
+    return Run.load(folder)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from softfree.data.bags import BagPreprocessing
 from softfree.data.feature_files import write_features
@@ -25,32 +24,13 @@ from softfree.errors import UserError
 from softfree.export.exporting import export
 from softfree.options import TrainOptions
 from softfree.options.exporting import ExportOptions
-from softfree.runs import WEIGHTS, Run, build_model, write_config
+from softfree.runs import Run
 from softfree.runtime import Model, predict
 from softfree.runtime.kinds import restore
 from softfree.runtime.volumes import VolumePreparation
 from softfree.training.loop import train
 
 TINY: dict[str, Any] = {"depth": 2, "embed_dim": 24, "num_heads": 2}
-
-
-def make_run(folder: Path, name: str, steps: Any, **options: Any) -> Run:
-    """A run with fresh weights, large enough that every part of the graph is felt in the logits."""
-    folder.mkdir()
-    config = {
-        "task": {"kind": "binary", "classes": ["well", "ill"]},
-        "preprocessing": stored(steps),
-        "model": {"name": name, "num_classes": 2, **steps.model_arguments(), **TINY, **options},
-        "options": {},
-    }
-    write_config(folder, config)
-    torch.manual_seed(0)
-    model = build_model(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    save_file(model.state_dict(), folder / WEIGHTS)
-    return Run.load(folder)
 
 
 def same_rows(run: Run, path: Path, inputs: list[Path]) -> pd.DataFrame:
@@ -76,10 +56,10 @@ def same_rows(run: Run, path: Path, inputs: list[Path]) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("attention", ["seqnorm", pytest.param("soft", marks=pytest.mark.slow)])
-def test_volumes(shared_data: Path, tmp_path: Path, attention: str) -> None:
+def test_volumes(shared_data: Path, tmp_path: Path, attention: str, write_run: Callable[..., Run]) -> None:
     images = sorted((shared_data / "nifti").rglob("hippocampus_*.nii.gz"))[:4]
     steps = VolumePreprocessing.create("mr", (24, 36, 28), (1.5, 1.5, 1.5))
-    run = make_run(tmp_path / "run", f"{attention}_vit3d_nano", steps, patch_size=[4, 8, 8])
+    run = write_run(tmp_path / "run", f"{attention}_vit3d_nano", steps, patch_size=[4, 8, 8])
     for image in images:
         (tmp_path / "volumes").mkdir(exist_ok=True)
         (tmp_path / "volumes" / image.name).symlink_to(image)
@@ -122,9 +102,9 @@ def test_a_blank_volume(level: float) -> None:
         np.testing.assert_allclose(light.load(volume), steps.load(volume), atol=1e-4)
 
 
-def test_slides(shared_data: Path, tmp_path: Path) -> None:
+def test_slides(shared_data: Path, tmp_path: Path, write_run: Callable[..., Run]) -> None:
     slides = [shared_data / "wsi" / f"CMU-1-Small-Region{end}" for end in (".svs", "_pyramid.tiff")]
-    run = make_run(tmp_path / "run", "seqnorm_vit_nano_patch16", SlidePreprocessing.create(8.0))
+    run = write_run(tmp_path / "run", "seqnorm_vit_nano_patch16", SlidePreprocessing.create(8.0))
     table = tmp_path / "slides.csv"
     table.write_text(f"path,mpp\n{slides[0]},0.4\n{slides[1]},\n{tmp_path / 'none.svs'},\n")
     done = export(run.folder, ExportOptions(images=table))
@@ -134,8 +114,8 @@ def test_slides(shared_data: Path, tmp_path: Path) -> None:
     assert same_rows(run, done.path, [table])["status"].tolist() == ["ok", "ok", "missing"]
 
 
-def test_slides_need_any_size(shared_data: Path, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", "soft_vit_nano_patch16", SlidePreprocessing.create(32.0, tissue=False))
+def test_slides_need_any_size(shared_data: Path, tmp_path: Path, write_run: Callable[..., Run]) -> None:
+    run = write_run(tmp_path / "run", "soft_vit_nano_patch16", SlidePreprocessing.create(32.0, tissue=False))
     with pytest.raises(UserError, match=r"one size only, but .* takes slides"):
         export(run.folder, ExportOptions(images=shared_data / "wsi" / "CMU-1-Small-Region.svs"))
 
@@ -177,9 +157,9 @@ def test_bags(bag_run: Run, tmp_path: Path) -> None:
     assert (narrow.loss.n, narrow.loss.calibrated_on) == (4, 4)
 
 
-def test_bags_with_landmarks_are_refused(tmp_path: Path) -> None:
+def test_bags_with_landmarks_are_refused(tmp_path: Path, write_run: Callable[..., Run]) -> None:
     write_features(tmp_path / "a.h5", np.ones((5, 8), np.float32), np.zeros((5, 2)), {"encoder": "test"})
-    run = make_run(tmp_path / "run", "nystromformer_bag_nano", BagPreprocessing(8))
+    run = write_run(tmp_path / "run", "nystromformer_bag_nano", BagPreprocessing(8))
     with pytest.raises(UserError, match="one number of tiles only"):
         export(run.folder, ExportOptions(images=tmp_path / "a.h5"))
     assert not list(run.folder.glob("*.onnx"))
