@@ -17,9 +17,9 @@ from softfree.data.readers import read_picture
 from softfree.data.readers.slide import open_slide
 from softfree.data.volume_files import read_volume
 from softfree.errors import UserError
-from softfree.explain import samples
 from softfree.explain.command import explain, explain_to_files
 from softfree.explain.samples import Opener
+from softfree.explain.samples import slide as of_slide
 from softfree.explain.slide_files import write_pyramid
 from softfree.models import create_model
 from softfree.options.explaining import ExplainOptions
@@ -156,7 +156,7 @@ def test_volumes_lie_on_their_source(volume_run: Run, shared_data: Path, tmp_pat
 def test_slides_are_written_at_their_own_coordinates(
     slide_run: Run, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samples, "_THUMBNAIL", 300)
+    monkeypatch.setattr(of_slide, "THUMBNAIL", 300)
     source = shared_data / "wsi" / "CMU-1-Small-Region.svs"
     (done,) = explain(slide_run, [str(source)], ExplainOptions(out=tmp_path, quantile=0.5, method="gradcam"))
     regions, pyramid = done.files

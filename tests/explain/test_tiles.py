@@ -13,10 +13,10 @@ from tifffile import TiffFile
 from softfree.data.readers import read_picture
 from softfree.data.readers.picture import Picture
 from softfree.errors import ReadError
-from softfree.explain import samples
 from softfree.explain.command import explain
 from softfree.explain.overlay import greatest, paint
 from softfree.explain.places import Places
+from softfree.explain.samples import picture as of_picture
 from softfree.explain.tiles import write_tiles
 from softfree.explain.views import picture_view, rows_of
 from softfree.options.explaining import ExplainOptions
@@ -73,8 +73,8 @@ def film(tmp_path: Path) -> str:
 def test_a_large_picture_is_drawn_reduced_and_whole_as_tiff(
     film: str, picture_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samples, "_LARGEST", 99)
-    monkeypatch.setattr(samples, "_THUMBNAIL", 50)
+    monkeypatch.setattr(of_picture, "_LARGEST", 99)
+    monkeypatch.setattr(of_picture, "THUMBNAIL", 50)
     (done,) = explain(picture_run, [film], ExplainOptions(out=tmp_path / "large"))
     drawn = np.asarray(Image.open(done.files[0]))[39 : 39 + 400, 13 : 13 + 320, 0]
     pixels = np.asarray(Image.open(film)).reshape(50, 2, 40, 2).mean((1, 3))
@@ -89,7 +89,7 @@ def test_a_large_picture_is_drawn_reduced_and_whole_as_tiff(
 def test_dicom_holds_no_picture_of_any_size(
     shared_data: Path, picture_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samples, "_DICOM_SIDE", 127)
+    monkeypatch.setattr(of_picture, "_DICOM_SIDE", 127)
     source = shared_data / "dicom" / "pydicom" / "CT_small.dcm"
     (done,) = explain(picture_run, [str(source)], ExplainOptions(out=tmp_path, format="dicom"))
     assert isinstance(done.error, ReadError)

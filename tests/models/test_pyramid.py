@@ -17,7 +17,6 @@ from softfree.attention.pseudoinverse import Inverse
 from softfree.attention.softmax import SoftmaxAttention
 from softfree.errors import UserError
 from softfree.models import SoftPyramid, create_model, list_models
-from softfree.models.arguments import arguments_for
 from softfree.models.encoder import Block
 from softfree.models.pyramid_names import PYRAMIDS
 from softfree.models.pyramid_parts import PostNormBlock
@@ -320,16 +319,6 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
 def test_choices_that_do_not_go(options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make(**options)
-
-
-def test_training_options_that_a_pyramid_has_not() -> None:
-    given = {"name": "soft_tiny", "stem": "conv", "pool": "avg", "layer_scale": None, "mlp_chunk": 64}
-    assert arguments_for(given) == {"name": "soft_tiny", "mlp_chunk": 64}
-    vit = given | {"name": "seqnorm_vit_tiny_patch16", "stem": "patch"}
-    assert arguments_for(vit) == vit
-    for option, value in (("stem", "patch"), ("pool", "token"), ("layer_scale", 0.1)):
-        with pytest.raises(UserError, match=f"--{option} {value} with --model soft_tiny: .*leave --{option} out"):
-            arguments_for(given | {option: value})
 
 
 def test_planning_has_no_formula() -> None:

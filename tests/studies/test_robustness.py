@@ -1,7 +1,6 @@
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ from softfree.scoring import open_table
 from softfree.studies.corruptions import STRENGTHS
 from softfree.studies.draws import Drawn
 from softfree.studies.reached import AS_THEY_ARE, CorruptedPictures, Reached, Variant
-from softfree.studies.robustness import attention_names, study_robustness, summarise
+from softfree.studies.robustness import study_robustness, summarise
 from softfree.studies.robustness_report import to_markdown
 from softfree.training.loop import train
 
@@ -191,22 +190,6 @@ def test_the_verb_prints_the_table_or_json(folder, capsys):
     assert main([*arguments, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["corruption"], row["strength"]) for row in rows] == [("none", 0), *(("jpeg", s) for s in STRENGTHS)]
-
-
-def settings(name: str, **options: object) -> SimpleNamespace:
-    return SimpleNamespace(config={"model": {"name": name}, "options": options})
-
-
-def test_seeds_are_repetitions_and_other_settings_are_told():
-    runs = [
-        settings("softmax_vit_nano_patch16", seed=0, epochs=5, attention_options={}),
-        settings("seqnorm_vit_nano_patch16", seed=0, epochs=3, attention_options={"affine": False}),
-        settings("seqnorm_vit_nano_patch16", seed=1, epochs=3, workers=2, attention_options={"affine": False}),
-        settings("seqnorm_vit_tiny_patch16", seed=0, epochs=3, attention_options={}),
-    ]
-    assert attention_names(runs[:3]) == ["softmax", "seqnorm", "seqnorm"]
-    told = ["seqnorm (model=nano_patch16, affine=False)"] * 2 + ["seqnorm (model=tiny_patch16)"]
-    assert attention_names(runs) == ["softmax", *told]
 
 
 def reached(values: list[float], pictures: str = "a") -> Reached:

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from softfree.errors import UserError
-from softfree.reporting import read_history
+from softfree.report_facts import read_history
 from softfree.runs import Run
 from softfree.training.loop import resume, train
 from softfree.training.module import ClassifierModule

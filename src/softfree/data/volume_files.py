@@ -53,6 +53,15 @@ def read_volume(
     )
 
 
+def volume_of(source: str | Volume, frame: int | None, rules: ChannelRules | None, channels: int) -> Volume:
+    """Read one volume, unless it is one already; ReadError as :func:`read_volume`, and for one of other channels."""
+    volume = source if isinstance(source, Volume) else read_volume(source, frame, rules)
+    if (got := len(volume.voxels)) != channels:
+        name = "the volume" if source is volume else source
+        raise ReadError(f"{name}: volume of {got} channels; expected {channels}", "unsupported")
+    return volume
+
+
 def volumes_in(folder: str | Path) -> list[str]:
     """List the volumes below a folder, sorted: what :func:`read_volume` takes, each once.
 

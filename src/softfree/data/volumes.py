@@ -26,8 +26,8 @@ from softfree.data.channel_rules import ChannelRules
 from softfree.data.readers.quiet import quiet
 from softfree.data.readers.volume import Volume
 from softfree.data.volume_augmentation import VolumeAugmentation
-from softfree.data.volume_files import read_volume
-from softfree.errors import ReadError, UserError
+from softfree.data.volume_files import volume_of
+from softfree.errors import UserError
 
 Modality = Literal["mr", "ct"]
 PERCENTILES = (0.5, 99.5)
@@ -105,11 +105,7 @@ class VolumePreprocessing:
         Raises:
             ReadError: a source that gives no volume, or one of other channels.
         """
-        volume = source if isinstance(source, Volume) else read_volume(source, frame, self._channel_rules)
-        if (got := len(volume.voxels)) != self.channels:
-            name = "the volume" if source is volume else source
-            raise ReadError(f"{name}: volume of {got} channels; expected {self.channels}", "unsupported")
-        return self(volume)
+        return self(volume_of(source, frame, self._channel_rules, self.channels))
 
     def to_source_grid(self, values: np.ndarray, volume: Volume) -> np.ndarray:
         """Bring values on the prepared grid back to a volume's own voxels, linearly, 0 where the model saw nothing.

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from softfree.data.readers.picture import Picture
-from softfree.data.readers.slide import Slide
-from softfree.data.readers.volume import Volume
-from softfree.data.transforms import Preprocessing
-from softfree.data.volumes import VolumePreprocessing
+if TYPE_CHECKING:  # they bring libraries of slides and volumes
+    from softfree.data.readers.picture import Picture
+    from softfree.data.readers.slide import Slide
+    from softfree.data.readers.volume import Volume
+    from softfree.data.transforms import Preprocessing
+    from softfree.data.volumes import VolumePreprocessing
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from softfree.attention.base import PART
-from softfree.planning.layers import attention_cost
+from softfree.planning.attentions import attention_cost
 from softfree.planning.work import Work, count_parameters
 
 GIB = 2**30

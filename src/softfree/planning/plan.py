@@ -13,7 +13,7 @@ from typing import Any
 
 from softfree.errors import UserError
 from softfree.options import PlanOptions
-from softfree.planning.layers import is_gram
+from softfree.planning.attentions.seqnorm import is_gram
 from softfree.planning.memory import GIB, Memory, memory
 from softfree.planning.work import Work, count_parameters, multiply_adds
 

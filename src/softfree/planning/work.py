@@ -10,7 +10,9 @@ from softfree.errors import UserError, unknown_name
 from softfree.models.named import NAMED, SIZES
 from softfree.models.pyramid_names import PYRAMIDS
 from softfree.options import Precision
-from softfree.planning.layers import Shape, StemCost, attention_cost, stem_cost
+from softfree.planning.attentions import attention_cost
+from softfree.planning.shape import Shape
+from softfree.planning.stem import StemCost, stem_cost
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from softfree.data.channel_rules import ChannelRules
 from softfree.data.readers.volume import Volume
-from softfree.data.volume_files import read_volume
-from softfree.errors import ReadError
+from softfree.data.volume_files import volume_of
 
 PERCENTILES = (0.5, 99.5)
 NEAR = 1e-3
@@ -62,10 +61,7 @@ class VolumePreparation:
         Raises:
             ReadError: a source that gives no volume, or one of other channels.
         """
-        volume = source if isinstance(source, Volume) else read_volume(source, frame, self._channel_rules)
-        if (got := len(volume.voxels)) != self.channels:
-            name = "the volume" if source is volume else source
-            raise ReadError(f"{name}: volume of {got} channels; expected {self.channels}", "unsupported")
+        volume = volume_of(source, frame, self._channel_rules, self.channels)
         values = self._scaled(volume.to_float32())
         if self.spacing is not None:
             values = _resampled(values, volume.spacing, self.spacing)

@@ -26,7 +26,7 @@ from softfree.scoring import open_table
 from softfree.studies.draws import Drawn
 from softfree.studies.explain_pictures import Tested, methods_of, test_pictures
 from softfree.studies.explain_report import EVERY, MEASURES, plot_curves, plot_measures, to_markdown
-from softfree.studies.robustness import attention_names
+from softfree.studies.side_by_side import attention_names, open_runs
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def study_explain(folders: Sequence[str | Path], options: ExplainStudyOptions) -
     for name in ("count", "resamples", "orders"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} {getattr(options, name)}: expected 1 or more")
-    runs = _open(folders)
+    runs = open_runs(folders)
     tables = [open_table(run).where("test") for run in runs]
     for run in runs:
         methods_of(run, options)
@@ -108,17 +108,6 @@ def _mean(values: np.ndarray, patients: np.ndarray, options: ExplainStudyOptions
     statistics = {"mean": lambda weights: weights @ values / weights.sum(axis=1)}
     draws = distribution(statistics, patients, resamples=options.resamples, seed=options.seed)["mean"]
     return Drawn(float(values.mean()), draws, 0.0)
-
-
-def _open(folders: Sequence[str | Path]) -> list[Run]:
-    runs = [Run.load(folder) for folder in folders]
-    if len({run.folder.resolve() for run in runs}) < len(runs):
-        raise UserError("a run is named twice; name each once, or it would count as a repetition of itself")
-    for run in runs:
-        run.picture_steps  # noqa: B018 refuses runs on other samples
-        if run.task != runs[0].task:
-            raise UserError(f"{run.folder} and {runs[0].folder} have different classes; expected runs of one task")
-    return runs
 
 
 def _rows(runs: Sequence[Run], names: Sequence[str], tested: Sequence[Tested]) -> pd.DataFrame:

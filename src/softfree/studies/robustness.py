@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from softfree.errors import UserError, unknown_name
 from softfree.evaluation.scores import Scores, obstacle
 from softfree.files import replacing, write_atomically
 from softfree.machine import describe_machine, versions
-from softfree.options import ModelOptions, OptimizerOptions, PictureOptions, RobustnessOptions
+from softfree.options import RobustnessOptions
 from softfree.runs import Run
 from softfree.scoring import open_table
 from softfree.studies.corruptions import CORRUPTIONS, STRENGTHS
 from softfree.studies.draws import Drawn, mean
 from softfree.studies.reached import AS_THEY_ARE, Reached, Variant, measure
 from softfree.studies.robustness_report import MEAN, OTHER, plot_robustness, to_markdown
+from softfree.studies.side_by_side import attention_names, open_runs
 
 DIFFERENT = "the runs were tested on different pictures"
 
@@ -57,7 +58,7 @@ def study_robustness(folders: Sequence[str | Path], options: RobustnessOptions) 
             raise unknown_name("corruption", name, CORRUPTIONS)
     if options.resamples < 1:
         raise UserError(f"--resamples {options.resamples}: expected 1 or more, such as 2000")
-    runs = _open(folders)
+    runs = open_runs(folders)
     tables = [_test_rows(run) for run in runs]
     others = [] if options.table is None else [_test_rows(run, options.table, options.images) for run in runs]
     for table, other in zip(tables, others, strict=False):
@@ -70,21 +71,6 @@ def study_robustness(folders: Sequence[str | Path], options: RobustnessOptions) 
     found = Robustness(_rows(runs, names, tested, elsewhere), summarise(names, tested, elsewhere))
     _write(options.out, found)
     return found
-
-
-def attention_names(runs: Sequence[Run]) -> list[str]:
-    """Name each run's attention; settings in which runs of one attention differ, but for the seed, are added.
-
-    Runs of one name are repetitions that may be averaged.
-    """
-    plain = [str(run.config["model"]["name"]).partition("_vit_")[0] for run in runs]
-    settings = [_settings(run) for run in runs]
-    names = []
-    for attention, own in zip(plain, settings, strict=True):
-        peers = [other for name, other in zip(plain, settings, strict=True) if name == attention]
-        told = [key for key in own if any(key not in peer or peer[key] != own[key] for peer in peers)]
-        names.append(f"{attention} ({', '.join(f'{key}={own[key]}' for key in told)})" if told else attention)
-    return names
 
 
 def summarise(names: Sequence[str], tested: Sequence[Reached], elsewhere: Sequence[Reached] = ()) -> pd.DataFrame:
@@ -101,19 +87,6 @@ def summarise(names: Sequence[str], tested: Sequence[Reached], elsewhere: Sequen
         head = {"attention": name, "runs": len(chosen)}
         rows += [head | _row(variant, plain, area) for variant, area in areas.items()]
     return pd.DataFrame(rows)
-
-
-def _open(folders: Sequence[str | Path]) -> list[Run]:
-    runs = [Run.load(folder) for folder in folders]
-    if len({run.folder.resolve() for run in runs}) < len(runs):
-        raise UserError("a run is named twice; name each once, or it would count as a repetition of itself")
-    for run in runs:
-        if run.task != runs[0].task:
-            raise UserError(
-                f"{run.folder} tells apart {', '.join(run.task.classes)} ({run.task.kind}), {runs[0].folder}"
-                f" {', '.join(runs[0].task.classes)} ({runs[0].task.kind}); expected runs of one task: study them apart"
-            )
-    return runs
 
 
 def _test_rows(run: Run, path: Path | None = None, images: Path | None = None) -> Table:
@@ -137,17 +110,6 @@ def _ranked(table: Table) -> set[int]:
     blank = np.zeros((len(table.targets), len(table.task.classes)))
     scores = Scores(table.task, blank, table.targets, table.frame["patient"].to_numpy())
     return {k for k in table.task.scored if obstacle(*scores.one_vs_rest(k)[:2]) is None}
-
-
-def _settings(run: Run) -> dict[str, Any]:
-    """What a training was set to that decides its result, but for the seed."""
-    options = run.config["options"]
-    wanted = [field.name for group in (PictureOptions, ModelOptions, OptimizerOptions) for field in fields(group)]
-    found: dict[str, Any] = {key: options[key] for key in wanted if key in options and key not in ("cache", "workers")}
-    found["model"] = str(run.config["model"]["name"]).partition("_vit_")[2]
-    for group in ("model_options", "attention_options"):
-        found |= found.pop(group, None) or {}
-    return found
 
 
 def _averages(tested: Sequence[Reached]) -> dict[Variant, Drawn]:

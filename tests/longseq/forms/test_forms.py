@@ -110,26 +110,6 @@ def test_pull_of_masked_tokens_is_zero(attention: Attention) -> None:
     assert h.grad[0, :12].count_nonzero() == 12 * WIDTH
 
 
-def test_merging_keeps_float32_at_a_large_mean() -> None:
-    """Mean 100 times the spread, 64 chunks of unlike means: as exact as two passes in float64, to float32."""
-    torch.manual_seed(0)
-    form = form_of(create_attention("seqnorm", WIDTH, HEADS))
-    h = torch.randn(1, 6400, WIDTH) + 100 + 0.5 * torch.randn(1, 64, 1).repeat_interleave(100, dim=1)
-    _, (mean, covariance) = form.from_raw(in_chunks(form, h, [100] * 64))
-    exact = h[0].double()
-    torch.testing.assert_close(mean[0].double(), exact.mean(0), rtol=1e-6, atol=0)
-    want = exact.T.cov(correction=0)
-    assert (covariance[0].double() - want).abs().max() < 1e-5 * want.abs().max()
-
-
-def test_constant_channel_has_no_negative_variance() -> None:
-    form = form_of(create_attention("seqnorm", WIDTH, HEADS))
-    h = torch.randn(1, 500, WIDTH)
-    h[..., 3] = 77.7
-    _, (_, covariance) = form.from_raw(in_chunks(form, h, [123, 377]))
-    assert covariance.diagonal(dim1=1, dim2=2).min() >= 0
-
-
 @pytest.mark.parametrize(
     ("name", "options", "reason"),
     [

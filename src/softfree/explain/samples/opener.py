@@ -1,0 +1,85 @@
+"""From what a row of a table names to a sample that can be explained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from softfree.data.preparation import Preparation
+from softfree.data.readers.picture import Picture
+from softfree.data.readers.series_files import is_dicom
+from softfree.errors import ReadError, UserError
+from softfree.explain.samples.base import Sample
+from softfree.models.classifier import Classifier
+
+# What a map of each kind may be written as, the default first; all of a tuple are written together.
+FORMATS: dict[str, dict[str | None, tuple[str, ...]]] = {
+    "picture": {None: ("png",), "png": ("png",), "dicom": ("dicom",), "tiff": ("tiff",)},
+    "volume": {None: ("nifti",), "nifti": ("nifti",), "png": ("png",)},
+    "slide": {None: ("geojson", "tiff"), "geojson": ("geojson",), "tiff": ("tiff",), "png": ("png",)},
+}
+ENDINGS = {"png": ".png", "dicom": ".dcm", "nifti": ".nii.gz", "geojson": ".geojson", "tiff": ".tiff"}
+
+
+@dataclass(frozen=True)
+class Opener:
+    """Opens the samples of a run.
+
+    Args:
+        steps: of the run.
+        model: of the run.
+        form: of the files, or None for the kind's own.
+        identity: copy the patient's identity into DICOM files.
+
+    Raises:
+        UserError: samples that have no picture to lie a map over, or a format that is not for them.
+    """
+
+    steps: Preparation
+    model: Classifier
+    form: str | None = None
+    identity: bool = False
+
+    def __post_init__(self) -> None:
+        kind = self.steps.kind
+        if kind not in FORMATS:
+            raise UserError(
+                f"a run on samples of kind {kind} has no pixels to lay a map over; "
+                "use softfree.explain.maps.explain_tensor for the values of its tiles"
+            )
+        if self.form not in FORMATS[kind]:
+            known = ", ".join(form for form in FORMATS[kind] if form)
+            raise UserError(f"--format {self.form} is not for samples of kind {kind}; expected {known}")
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """What is written of each sample."""
+        return FORMATS[self.steps.kind][self.form]
+
+    def __call__(self, source: str | Picture, frame: int | None = None) -> Sample:
+        """Read and prepare a sample; ReadError where it gives none."""
+        # Each kind brings its readers' libraries, so that only the one in use is imported.
+        if self.steps.kind == "picture":
+            from softfree.explain.samples.picture import PictureSample
+
+            self._refuse_what_is_no_dicom(source)
+            return PictureSample.read(self.steps, source, frame, self._patch[0], self.identity)
+        assert isinstance(source, str)
+        if self.steps.kind == "volume":
+            from softfree.explain.samples.volume import VolumeSample
+
+            return VolumeSample.read(self.steps, source, frame, self._patch)
+        from softfree.explain.samples.slide import SlideSample
+
+        return SlideSample.read(self.steps, source, frame, self._patch[0])
+
+    def _refuse_what_is_no_dicom(self, source: str | Picture) -> None:
+        if self.form == "dicom" and not (isinstance(source, str) and is_dicom(Path(source))):
+            message = f"{source}: --format dicom refers to a DICOM source, and this is none; use --format png"
+            raise ReadError(message, "unsupported")
+
+    @property
+    def _patch(self) -> tuple[int, int, int]:
+        """Sides of a patch, equal ones of a picture."""
+        sides = self.model.patch_size
+        return (sides,) * 3 if isinstance(sides, int) else tuple(sides)  # type: ignore[arg-type]

@@ -1,0 +1,57 @@
+"""A slide to explain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softfree.data.preparation import Preparation
+from softfree.data.readers.slide import open_slide
+from softfree.data.slides import SlidePreprocessing
+from softfree.data.sources import split_source
+from softfree.data.tissue import find_tissue
+from softfree.explain.maps import Map
+from softfree.explain.places import Places, slide_places
+from softfree.explain.regions import Region
+from softfree.explain.samples.base import THUMBNAIL, Words, draw
+from softfree.explain.slide_files import view, write_geojson, write_pyramid
+from softfree.explain.views import View
+
+
+@dataclass(frozen=True)
+class SlideSample:
+    """A slide, opened again to be drawn."""
+
+    source: str
+    tensor: Tensor
+    places: Places
+
+    @classmethod
+    def read(cls, steps: Preparation, source: str, frame: int | None, patch: int) -> SlideSample:
+        """Read and prepare the slide's tissue; ``patch`` is the side of a patch in prepared pixels."""
+        assert isinstance(steps, SlidePreprocessing)
+        tensor = torch.from_numpy(steps.load(source, frame))
+        with open_slide(*split_source(source)) as slide:
+            box = find_tissue(slide).box_mm() if steps.tissue else (0.0, 0.0, *slide.size_mm)
+            places = slide_places(slide, box, (tensor.shape[1], tensor.shape[2]), steps.mpp, patch)
+        return cls(source, tensor, places)
+
+    def write(self, form: str, path: Path, found: Map, regions: list[Region], words: Words) -> None:
+        """Write GeoJSON, a pyramidal TIFF, or a PNG of the whole slide."""
+        if form == "geojson":
+            write_geojson(path, regions, self.places, words.target)
+        elif form == "png":
+            draw(path, self.view(found, THUMBNAIL), found, words)
+        else:
+            with open_slide(*split_source(self.source)) as slide:
+                write_pyramid(path, slide, found.values, self.places, found.signed)
+
+    def view(self, found: Map, longest: int) -> View:
+        """View the whole slide."""
+        with open_slide(*split_source(self.source)) as slide:
+            pixels, places = view(slide, self.places, longest)
+        return View(pixels / np.float32(255), found.values, places)

@@ -1,0 +1,74 @@
+"""A volume to explain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softfree.data.channel_rules import ChannelRules
+from softfree.data.preparation import Preparation
+from softfree.data.readers.volume import Volume
+from softfree.data.volume_files import read_volume
+from softfree.data.volumes import VolumePreprocessing
+from softfree.explain.maps import Map
+from softfree.explain.places import Places, volume_places
+from softfree.explain.regions import Region
+from softfree.explain.samples.base import THUMBNAIL, Words, draw
+from softfree.explain.views import View
+from softfree.explain.volume_file import on_voxels, write_nifti
+
+
+@dataclass(frozen=True)
+class VolumeSample:
+    """A volume, with the sides of a patch in voxels."""
+
+    source: str
+    volume: Volume
+    steps: VolumePreprocessing
+    tensor: Tensor
+    places: Places
+    patch: tuple[int, int, int]
+
+    @classmethod
+    def read(cls, steps: Preparation, source: str, frame: int | None, patch: tuple[int, int, int]) -> VolumeSample:
+        """Read and prepare a volume."""
+        assert isinstance(steps, VolumePreprocessing)
+        volume = read_volume(source, frame, None if steps.rules is None else ChannelRules.parse(steps.rules))
+        tensor = torch.from_numpy(steps.load(volume))
+        return cls(source, volume, steps, tensor, volume_places(steps, volume, patch), patch)
+
+    def write(self, form: str, path: Path, found: Map, regions: list[Region], words: Words) -> None:
+        """Write NIfTI, or a PNG of the slice with the strongest values."""
+        if form == "nifti":
+            voxels = on_voxels(found.values, self.steps, self.volume, self.patch)
+            write_nifti(path, voxels, self.volume, self.source, words.title)
+        else:
+            draw(path, self.view(found, THUMBNAIL), found, words)
+
+    def view(self, found: Map, longest: int) -> View:
+        """View the slice with the strongest values, whatever its size."""
+        layer = int(np.abs(found.values).sum(axis=(1, 2)).argmax())
+        middle = (self.places.edges(0, layer) + self.places.edges(0, layer + 1)) / 2
+        number = min(int(middle), self.volume.voxels.shape[1] - 1)
+        # Seen from the feet, the front above and the patient's right on the left, as radiologists do.
+        shown = self._unit(self.volume.voxels[0, number].astype(np.float32))[::-1, ::-1]
+        note = f"slice {number + 1} of {self.volume.voxels.shape[1]} from the feet"
+        return View(shown, found.values[layer, ::-1, ::-1], self._flipped(found.values.shape), note)
+
+    def _flipped(self, grid: tuple[int, ...]) -> Places:
+        """Places of a slice whose rows and columns run the other way."""
+        places = self.places
+        sides = places.shape[1:]
+        ends = [first + count * step for first, count, step in zip(places.start, grid, places.step, strict=True)][1:]
+        start = tuple(side - end for side, end in zip(sides, ends, strict=True))
+        seen = tuple((side - high, side - low) for side, (low, high) in zip(sides, places.seen[1:], strict=True))
+        return Places(start, places.step[1:], seen, sides)
+
+    @staticmethod
+    def _unit(voxels: np.ndarray) -> np.ndarray:
+        low, high = np.percentile(voxels, (0.5, 99.5))
+        return np.clip((voxels - low) / max(high - low, 1e-6), 0, 1)

@@ -1,0 +1,64 @@
+"""What autograd keeps, from formulas, against what it does keep with the real models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from softfree.planning.attentions import ATTENTIONS
+from softfree.planning.memory import kept_bytes, memory
+from softfree.planning.work import Work, multiply_adds
+
+
+@pytest.fixture
+def autograd_keeps(build: Callable[..., torch.nn.Module], pixels: Callable[..., Tensor]) -> Callable[[Work], int]:
+    def count(work: Work) -> int:
+        model = build(work).train()
+        own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        kept: dict[int, Tensor] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            if tensor.untyped_storage().data_ptr() not in own:
+                kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no address comes twice
+            return tensor
+
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=work.shape.autocast)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast:
+            model(pixels(work))
+        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+    return count
+
+
+@pytest.mark.parametrize(
+    "choice", [{}, {"pure": True, "precision": "bf16"}, {"precision": "bf16"}, {"batch": 2}], ids=str
+)
+@pytest.mark.parametrize("size", [64, 250])
+@pytest.mark.parametrize("attention", sorted(ATTENTIONS))
+def test_kept_bytes_are_those_that_autograd_keeps(
+    attention: str, size: int, choice: dict[str, Any], autograd_keeps: Callable[[Work], int]
+) -> None:
+    work = Work(model=f"{attention}_vit_nano_patch8", size=size, **choice)
+    assert kept_bytes(work) == pytest.approx(autograd_keeps(work), rel=0.04)
+
+
+@pytest.mark.parametrize("choice", [{"checkpointing": True}, {"mlp_chunk": 256}, {"stem": "patch"}], ids=str)
+def test_what_is_computed_again_is_not_kept(choice: dict[str, Any], autograd_keeps: Callable[[Work], int]) -> None:
+    work = Work(model="seqnorm_vit_nano_patch8", size=256, **choice)
+    assert kept_bytes(work) == pytest.approx(autograd_keeps(work), rel=0.04)
+    assert kept_bytes(work) < kept_bytes(Work(model=work.model, size=256))
+
+
+@pytest.mark.parametrize("choice", [{}, {"checkpointing": True}, {"inference": True}, {"gpu": True}], ids=str)
+@pytest.mark.parametrize("attention", sorted(ATTENTIONS))
+def test_larger_pictures_take_more(attention: str, choice: dict[str, Any]) -> None:
+    # From the turn to the Gram order on, the only place where less is kept.
+    works = [Work(model=f"{attention}_vit_tiny_patch16", size=size, **choice) for size in range(288, 4096, 112)]
+    for measure in (multiply_adds, lambda work: memory(work).total):
+        costs = [measure(work) for work in works]
+        assert costs == sorted(costs)
+        assert costs[0] < costs[-1] / 2
