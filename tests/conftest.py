@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,35 @@ def write_small_table(folder: Path, count: int = 32, classes: tuple[str, str] = 
     table = folder / "table.csv"
     pd.DataFrame(rows, columns=["path", "label", "patient_id", "split", "site"]).to_csv(table, index=False)
     return table
+
+
+@pytest.fixture(scope="session")
+def quick() -> dict[str, Any]:
+    """Options of a training that takes seconds."""
+    return {
+        "model": "seqnorm_vit_nano_patch16",
+        "model_options": {"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
+        "size": 32, "epochs": 1, "batch": 8, "progress": False, "accelerator": "cpu",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory, quick: dict[str, Any]) -> Run:
+    """What training gives on the small table, which lies beside it in ``data``; not to be changed."""
+    from softfree.options import TrainOptions
+    from softfree.training.loop import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    return train(TrainOptions(table=write_small_table(folder / "data"), out=folder / "run", **quick))
+
+
+@pytest.fixture(scope="module")
+def run(trained_once: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """That run; each module has a copy of its own, and of the pictures beside it."""
+    from softfree.runs import Run
+
+    copied = shutil.copytree(trained_once.folder.parent, tmp_path_factory.mktemp("copied") / "trained")
+    return Run.load(copied / trained_once.folder.name)
 
 
 @pytest.fixture(scope="session")

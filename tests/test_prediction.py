@@ -1,9 +1,7 @@
 """A row for every file, table row or array, good or bad."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,26 +10,14 @@ from PIL import Image
 
 from softfree.data.task import Task
 from softfree.errors import UserError
-from softfree.options import PredictOptions, TrainOptions
+from softfree.options import PredictOptions
 from softfree.prediction import outputs, predict, predict_to_file
 from softfree.runs import Operating, Run
 from softfree.runtime.outputs import called
-from softfree.training.loop import train
 
-QUICK: dict[str, Any] = {
-    "model": "seqnorm_vit_nano_patch16",
-    "model_options": {"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
-    "size": 32, "epochs": 1, "batch": 8, "progress": False, "accelerator": "cpu",
-}  # fmt: skip
 BINARY = Task("binary", ("well", "ill"))
 THREE = Task("multiclass", ("a", "b", "c"))
 FINDINGS = Task("multilabel", ("x", "y"))
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, make_small_table: Callable[[Path], Path]) -> Run:
-    folder = tmp_path_factory.mktemp("prediction")
-    return train(TrainOptions(table=make_small_table(folder / "data"), out=folder / "run", **QUICK))
 
 
 @pytest.fixture

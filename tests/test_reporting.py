@@ -1,7 +1,6 @@
 """What an evaluation measures and writes."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,6 @@ from softfree.options import EvaluateOptions, TrainOptions
 from softfree.reporting import Evaluation, evaluate
 from softfree.runs import Run
 from softfree.training.loop import train
-
-QUICK: dict[str, Any] = {
-    "model": "seqnorm_vit_nano_patch16",
-    "model_options": {"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
-    "size": 32, "epochs": 1, "batch": 8, "progress": False, "accelerator": "cpu",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, make_small_table: Callable[[Path], Path]) -> Run:
-    folder = tmp_path_factory.mktemp("reporting")
-    return train(TrainOptions(table=make_small_table(folder / "data"), out=folder / "run", **QUICK))
 
 
 def evaluated(run: Run, out: Path, **changes: Any) -> Evaluation:
@@ -85,8 +72,8 @@ def test_unreadable_pictures_are_counted_and_explained(run: Run, tmp_path: Path)
     assert "1 of 4 samples of this split could not be read and are left out: missing." in found.report.read_text()
 
 
-def test_a_comparison_takes_the_same_pictures(run: Run, tmp_path: Path) -> None:
-    rival = train(TrainOptions(table=Path(run.config["options"]["table"]), out=tmp_path / "rival", **QUICK, seed=1))
+def test_a_comparison_takes_the_same_pictures(run: Run, tmp_path: Path, quick: dict[str, Any]) -> None:
+    rival = train(TrainOptions(table=Path(run.config["options"]["table"]), out=tmp_path / "rival", **quick, seed=1))
     found = evaluated(run, tmp_path / "out", against=rival.folder, margin=0.1)
     theirs = evaluated(rival, tmp_path / "theirs").metrics["auroc"].value
     assert found.comparison is not None

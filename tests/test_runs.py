@@ -1,7 +1,6 @@
 """A run directory: opened, refused, calibrated anew."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +13,30 @@ import softfree
 from softfree.data.task import Task
 from softfree.data.transforms import Preprocessing
 from softfree.errors import UserError
-from softfree.options import TrainOptions
 from softfree.runs import Operating, Run, build_model, read_config, read_cost, read_operating, write_config
-from softfree.training.loop import train
-
-QUICK: dict[str, Any] = {
-    "model": "seqnorm_vit_nano_patch16",
-    "model_options": {"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
-    "size": 32, "epochs": 1, "batch": 8, "progress": False, "accelerator": "cpu",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, make_small_table: Callable[[Path], Path]) -> Run:
-    folder = tmp_path_factory.mktemp("runs")
-    return train(TrainOptions(table=make_small_table(folder / "data"), out=folder / "run", **QUICK))
 
 
 @pytest.fixture
-def copy(trained: Run, tmp_path: Path) -> Path:
+def copy(run: Run, tmp_path: Path) -> Path:
     """The trained run's folder, free to be damaged."""
-    return Path(shutil.copytree(trained.folder, tmp_path / "copy"))
+    return Path(shutil.copytree(run.folder, tmp_path / "copy"))
 
 
-def test_a_loaded_run_is_the_trained_one(trained: Run) -> None:
-    run = softfree.load(str(trained.folder))
-    assert run == trained
+def test_a_loaded_run_is_the_trained_one(trained_once: Run) -> None:
+    run = softfree.load(str(trained_once.folder))
+    assert run == trained_once
     assert run.task == Task("binary", ("high", "low"))
     assert run.preprocessing == Preprocessing("radiograph", 32, "pad", 1)
     assert run.operating.thresholds.keys() == {"low"}
     assert not run.model.training
-    weights = load_file(trained.folder / "model.safetensors")
+    weights = load_file(run.folder / "model.safetensors")
     assert run.model.state_dict().keys() == weights.keys()
     assert all(torch.equal(value, weights[name]) for name, value in run.model.state_dict().items())
 
 
-def test_a_run_can_be_moved(trained: Run, copy: Path) -> None:
-    picture = str(trained.folder.parent / "data" / "00.png")
-    assert Run.load(copy).predict(picture).equals(trained.predict(picture))
+def test_a_run_can_be_moved(run: Run, copy: Path) -> None:
+    picture = str(run.folder.parent / "data" / "00.png")
+    assert Run.load(copy).predict(picture).equals(run.predict(picture))
 
 
 def test_another_operating_point_is_kept(copy: Path) -> None:
@@ -64,13 +49,13 @@ def test_another_operating_point_is_kept(copy: Path) -> None:
     assert Run.load(copy).operating == Operating(1.0, {})
 
 
-def test_the_configuration_alone_describes_the_model(trained: Run) -> None:
-    fresh, model = build_model(trained.config).eval(), Run.load(trained.folder).model
+def test_the_configuration_alone_describes_the_model(run: Run, quick: dict[str, Any]) -> None:
+    fresh, model = build_model(run.config).eval(), Run.load(run.folder).model
     pixels = torch.ones(1, 1, 32, 32)
     assert not torch.equal(fresh(pixels), model(pixels))
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh(pixels), model(pixels))
-    assert trained.config["model"]["name"] == QUICK["model"]
+    assert run.config["model"]["name"] == quick["model"]
 
 
 def test_a_training_that_has_not_ended_says_how_to_go_on(copy: Path) -> None:
@@ -114,9 +99,9 @@ def test_a_configuration_comes_back_in_its_order(tmp_path: Path) -> None:
     assert "Erguß" in text
 
 
-def test_the_cost_is_there_or_empty(trained: Run, tmp_path: Path) -> None:
-    cost = read_cost(trained.folder)
-    assert cost["parameters"] == sum(p.numel() for p in trained.model.parameters())
+def test_the_cost_is_there_or_empty(run: Run, tmp_path: Path) -> None:
+    cost = read_cost(run.folder)
+    assert cost["parameters"] == sum(p.numel() for p in run.model.parameters())
     assert cost["shape"] == [1, 32, 32]
     assert read_cost(tmp_path) == {}
 

@@ -1,9 +1,7 @@
 """From logits of a run to calibrated scores and their file."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,22 +10,8 @@ from PIL import Image
 
 from softfree.data.task import Task
 from softfree.errors import UserError
-from softfree.options import TrainOptions
 from softfree.runs import Operating, Run
 from softfree.scoring import calibrate, open_table, predict_rows, scores_of, stored_rows, write_predictions
-from softfree.training.loop import train
-
-QUICK: dict[str, Any] = {
-    "model": "seqnorm_vit_nano_patch16",
-    "model_options": {"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
-    "size": 32, "epochs": 1, "batch": 8, "progress": False, "accelerator": "cpu",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, make_small_table: Callable[[Path], Path]) -> Run:
-    folder = tmp_path_factory.mktemp("scoring")
-    return train(TrainOptions(table=make_small_table(folder / "data"), out=folder / "run", **QUICK))
 
 
 def multilabel(folder: Path) -> Run:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,23 +13,10 @@ from rich.console import Console
 
 from softfree import summary
 from softfree.models import create_model, list_models
-from softfree.options import EvaluateOptions, TrainOptions
+from softfree.options import EvaluateOptions
 from softfree.reporting import Evaluation, evaluate
 from softfree.runs import Run
 from softfree.studies.confound import SizeStudy
-from softfree.training.loop import train
-
-QUICK: dict[str, Any] = {
-    "model": "seqnorm_vit_nano_patch16",
-    "model_options": {"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
-    "size": 32, "epochs": 1, "batch": 8, "progress": False, "accelerator": "cpu",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, make_small_table: Callable[[Path], Path]) -> Run:
-    folder = tmp_path_factory.mktemp("summary")
-    return train(TrainOptions(table=make_small_table(folder / "data"), out=folder / "run", **QUICK))
 
 
 @pytest.fixture(scope="module")
