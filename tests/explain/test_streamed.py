@@ -13,7 +13,7 @@ from torch import nn
 
 from softfree.errors import ReadError, UserError
 from softfree.explain import streamed_methods
-from softfree.explain.maps import METHODS, Map, explain_tensor
+from softfree.explain.maps import METHODS, Map, explain_tensor, pass_forward
 from softfree.explain.passes import classify, enter, through
 from softfree.explain.streamed import explain_as_fits, explain_streamed
 from softfree.explain.streamed_methods import STREAMED
@@ -147,7 +147,9 @@ def test_masks(attention: str) -> None:
     torch.testing.assert_close(classify(model, entry, through(model, entry)), logits)
     for method in ("split", "gradient", "gradcam", "rollout"):
         layer = {"gradcam": -1}.get(method)
-        want, constant = METHODS[method].compute(model, entry, streamed_methods.Question(1, layer, None, None))
+        want, constant = METHODS[method].compute(
+            pass_forward(model, entry, method), streamed_methods.Question(1, layer, None, None)
+        )
         got = explain_streamed(model, pixels, method, target=1, streaming=Streaming(chunk=6), mask=mask)  # type: ignore[arg-type]
         np.testing.assert_allclose(got.values, want[0].detach().reshape(6, 6), atol=1e-9 * float(want.abs().max()))
         assert (got.values[~mask.numpy().reshape(6, 6)] == 0).all()
@@ -156,7 +158,9 @@ def test_masks(attention: str) -> None:
     unreal = divmod(int((~mask[0]).nonzero()[5]), 6)
     at = [[(place[1] + 0.5) / 6, (place[0] + 0.5) / 6] for place in (real, unreal)]
     row = explain_streamed(model, pixels, "attention", at=at[0], streaming=Streaming(chunk=6), mask=mask)
-    want, _ = METHODS["attention"].compute(model, entry, streamed_methods.Question(1, None, None, at[0]))
+    want, _ = METHODS["attention"].compute(
+        pass_forward(model, entry, "attention"), streamed_methods.Question(1, None, None, at[0])
+    )
     np.testing.assert_allclose(row.values, want[0].detach().reshape(6, 6), atol=1e-10)
     with pytest.raises(UserError, match="the mask has no token there"):
         explain_streamed(model, pixels, "attention", at=at[1], mask=mask)

@@ -54,13 +54,35 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Method:
-    """A method: values (1, N) and perhaps a constant, what they mean, and what it can be asked for."""
+class Passed:
+    """A sample that has gone forward.
 
-    compute: Callable[[Classifier, Entry, Question], tuple[Tensor, Tensor | None]]
+    Attributes:
+        model: the model.
+        entry: what entered its encoder.
+        last: its tokens after the last layer (1, P + N, C).
+        inputs: what entered the attention of each layer, for a method that asks for it; else empty.
+    """
+
+    model: Classifier
+    entry: Entry
+    last: Tensor
+    inputs: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method: values (1, N) and perhaps a constant, what they mean, and what it can be asked for.
+
+    Attributes:
+        of_attention: it looks at what enters the attention of each layer.
+    """
+
+    compute: Callable[[Passed, Question], tuple[Tensor, Tensor | None]]
     meaning: str
     signed: bool = True
     takes: frozenset[str] = frozenset()
+    of_attention: bool = False
 
 
 def explain_tensor(
@@ -95,11 +117,12 @@ def explain_tensor(
     chosen = known_method(method)
     refuse_unused(chosen, layer=layer, head=head, at=at)
     entry = enter(network, _batch_of_one(network, sample))
+    passed = pass_forward(network, entry, chosen)
     with torch.no_grad():
-        logits = classify(network, entry, through(network, entry))
+        logits = classify(network, entry, passed.last)
     answer = logits[0].double().cpu().numpy()
     index = class_number(model, network, target, answer)
-    values, constant = METHODS[chosen].compute(network, entry, Question(index, layer, head, at))
+    values, constant = METHODS[chosen].compute(passed, Question(index, layer, head, at))
     grid = entry.grid or values.shape[1:]
     return Map(
         values[0].detach().double().cpu().numpy().reshape(grid),
@@ -110,6 +133,13 @@ def explain_tensor(
         answer,
         METHODS[chosen].signed,
     )
+
+
+@torch.no_grad()
+def pass_forward(model: Classifier, entry: Entry, method: str) -> Passed:
+    """Take a sample forward once, for its answer and for ``method``, a key of :data:`METHODS`."""
+    inputs, last = attention_inputs(model, entry) if METHODS[method].of_attention else ([], through(model, entry))
+    return Passed(model, entry, last, inputs)
 
 
 def known_method(method: str | None) -> str:
@@ -164,16 +194,18 @@ def _number(target: int, classes: int) -> int:
     return target
 
 
-def _row(model: Classifier, entry: Entry, asked: Question) -> tuple[Tensor, None]:
+def _row(passed: Passed, asked: Question) -> tuple[Tensor, None]:
     """Signed weights of one token, of one head or the mean over heads."""
+    model, entry = passed.model, passed.entry
     layer = -1 if asked.layer is None else asked.layer
     module = attention(model, layer)
     if asked.head is not None and not 0 <= asked.head < module.num_heads:
         raise UserError(
             f"--head {asked.head}: the layer has {module.num_heads} heads, from 0 to {module.num_heads - 1}"
         )
-    seen, _ = attention_inputs(model, entry)
-    weights = rows.attention_row(module, seen[layer], query_number(model, entry, asked.at), entry.mask, entry.grid)
+    weights = rows.attention_row(
+        module, passed.inputs[layer], query_number(model, entry, asked.at), entry.mask, entry.grid
+    )
     weights = weights.mean(1) if asked.head is None else weights[:, asked.head]
     return weights[:, model.num_prefix_tokens :], None
 
@@ -197,18 +229,20 @@ def query_number(model: Classifier, entry: Entry, at: Sequence[float] | None) ->
 DEFAULT: MapMethod = "gradient"
 
 METHODS: dict[str, Method] = {
-    "split": Method(lambda model, entry, asked: split.split_logit(model, entry, asked.target), split.MEANING),
+    "split": Method(
+        lambda passed, asked: split.split_logit(passed.model, passed.entry, asked.target, passed.last), split.MEANING
+    ),
     "gradient": Method(
-        lambda model, entry, asked: (
-            gradients.gradient_times_input(model, entry, asked.target, asked.layer or 0),
+        lambda passed, asked: (
+            gradients.gradient_times_input(passed.model, passed.entry, asked.target, asked.layer or 0),
             None,
         ),
         gradients.GRADIENT,
         takes=frozenset({"layer"}),
     ),
     "gradcam": Method(
-        lambda model, entry, asked: (
-            gradients.grad_cam(model, entry, asked.target, -1 if asked.layer is None else asked.layer),
+        lambda passed, asked: (
+            gradients.grad_cam(passed.model, passed.entry, asked.target, -1 if asked.layer is None else asked.layer),
             None,
         ),
         gradients.GRADCAM,
@@ -216,8 +250,13 @@ METHODS: dict[str, Method] = {
         takes=frozenset({"layer"}),
     ),
     "integrated": Method(
-        lambda model, entry, asked: (tokens.integrated_gradients(model, entry, asked.target), None), tokens.MEANING
+        lambda passed, asked: (tokens.integrated_gradients(passed.model, passed.entry, asked.target), None),
+        tokens.MEANING,
     ),
-    "rollout": Method(lambda model, entry, asked: (rollout.rollout(model, entry), None), rollout.MEANING),
-    "attention": Method(_row, rows.MEANING, takes=frozenset({"layer", "head", "at"})),
+    "rollout": Method(
+        lambda passed, asked: (rollout.rollout(passed.model, passed.entry, inputs=passed.inputs), None),
+        rollout.MEANING,
+        of_attention=True,
+    ),
+    "attention": Method(_row, rows.MEANING, takes=frozenset({"layer", "head", "at"}), of_attention=True),
 }

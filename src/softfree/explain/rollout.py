@@ -28,7 +28,7 @@ MEANING = (
 )
 
 
-def rollout(model: Classifier, entry: Entry, residual: Residual = "half") -> Tensor:
+def rollout(model: Classifier, entry: Entry, residual: Residual = "half", inputs: list[Tensor] | None = None) -> Tensor:
     """Multiply the attention weights of all layers, from the head back to the tokens.
 
     Signed weights stay signed, and rows are not rescaled: those of softmax sum to 1 by themselves, those of the others
@@ -38,6 +38,7 @@ def rollout(model: Classifier, entry: Entry, residual: Residual = "half") -> Ten
         model: In evaluation mode.
         entry: What :func:`~softfree.explain.passes.enter` gave.
         residual: "half" for (W + I) / 2, as in the paper; "identity" for W + I, as the layers compute it.
+        inputs: What :func:`~softfree.explain.passes.attention_inputs` gave, where it is known already; is emptied.
 
     Returns:
         (B, N) for the tokens of the grid, float32 or better; a class token's share is left out.
@@ -47,7 +48,8 @@ def rollout(model: Classifier, entry: Entry, residual: Residual = "half") -> Ten
     """
     if residual not in get_args(Residual):
         raise unknown_name("residual of the rollout:", residual, get_args(Residual))
-    inputs, _ = attention_inputs(model, entry)
+    if inputs is None:
+        inputs, _ = attention_inputs(model, entry)
     weights = looked_at(model, entry)
     for layer in reversed(range(len(inputs))):
         x = inputs.pop()

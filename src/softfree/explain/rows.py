@@ -3,7 +3,8 @@
 With Q and K fixed every method here is linear in its values, o_i = sum_j w_ij v_j, so that w_ij is the derivative of a
 feature of o_i by the same feature of v_j: one backward pass by the values gives a whole row, or a weighted sum of rows,
 in the time of that pass. SeqNorm and Galerkin are linear in the values after their normalisation, and their rows are
-q'_i . k'_j / N.
+q'_i . k'_j / N. Where SeqNorm attends in the Gram order, its rows come from the moments of the tokens, too, and neither
+Q nor K is made.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from softfree.attention import Attention, GalerkinAttention, SeqNormAttention
-from softfree.attention.base import Grid, wide_type
+from softfree.attention.base import Grid, narrow_as_autocast, wide_type
+from softfree.attention.seqnorm.moments import count, moments
 
 MEANING = (
     "Attention: the signed weights with which one layer mixes values for one token; not what those values hold by "
@@ -62,6 +64,8 @@ def weighted_rows(
     with torch.no_grad():
         if mask is not None:
             x = x.masked_fill(~mask.unsqueeze(-1), 0)
+        if isinstance(attention, SeqNormAttention) and _in_gram_order(attention, x):
+            return _gram(attention, x, weights, mask)
         parts = attention.qkv(x).to(wide_type(x)).split(x.shape[-1], dim=-1)
         q, *k, _ = (attention.split_heads(part) for part in parts)  # (B, H, N, D)
         keys = k[0] if k else q
@@ -85,3 +89,30 @@ def _dot(q: Tensor, k: Tensor, weights: Tensor, mask: Tensor | None) -> Tensor:
     tokens = q.shape[2] if mask is None else mask.sum(dim=2, keepdim=True).clamp(min=1)
     row: Tensor = weights[:, None, None] @ q @ k.mT / tokens  # (B, H, 1, N)
     return row.squeeze(2)
+
+
+def _in_gram_order(attention: SeqNormAttention, x: Tensor) -> bool:
+    return attention.order_for(x) == "gram" and "q" in attention.normalised and "k" in attention.normalised
+
+
+def _gram(attention: SeqNormAttention, x: Tensor, weights: Tensor, mask: Tensor | None) -> Tensor:
+    """(u^T Q') K'^T / N, (B, H, N), with Q' = (X - mean X) W_q^T diag(a_q) + 1 b_q^T, and K' likewise.
+
+    a = gamma / sqrt(diag(W S W^T) + eps) and b = beta, as in :mod:`softfree.attention.seqnorm.orders`: N C^2
+    multiply-adds for the covariance S, the rest grows with N C H.
+    """
+    p = attention.parameters_for_orders()
+    narrow, full_precision = narrow_as_autocast(x)
+    with full_precision:
+        _, mean, covariance = moments(narrow, mask)
+        centred = narrow.to(mean.dtype) - mean.unsqueeze(1)  # (B, N, C)
+        qk, gamma, beta = (part[: 2 * x.shape[-1]].to(mean.dtype) for part in (p.qkv, p.gamma, p.beta))
+        variance = ((qk @ covariance) * qk).sum(2).clamp(min=0)  # (B, 2C)
+        a_q, a_k = (gamma * (variance + p.eps).rsqrt()).chunk(2, dim=1)
+        (w_q, w_k), (b_q, b_k) = qk.chunk(2), beta.chunk(2)
+        looked = (weights.unsqueeze(1) @ centred).squeeze(1) @ w_q.mT * a_q + weights.sum(1, keepdim=True) * b_q
+        heads = (p.num_heads, attention.head_dim)
+        turned = (looked * a_k).unflatten(1, heads).unsqueeze(2) @ w_k.unflatten(0, heads)  # (B, H, 1, C)
+        constant = (looked * b_k).unflatten(1, heads).sum(2, keepdim=True)  # (B, H, 1)
+        row = (turned.squeeze(2) @ centred.mT + constant) / count(x, mask).unsqueeze(2)
+    return row if mask is None else row.masked_fill(~mask.unsqueeze(1), 0)

@@ -25,13 +25,14 @@ MEANING = (
 
 
 @torch.no_grad()
-def split_logit(model: Classifier, entry: Entry, class_index: int) -> tuple[Tensor, Tensor]:
+def split_logit(model: Classifier, entry: Entry, class_index: int, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Split a class logit over the tokens.
 
     Args:
         model: In evaluation mode.
         entry: What :func:`~softfree.explain.passes.enter` gave.
         class_index: The output column.
+        last: The tokens (B, P + N, C) after the last layer, where they are known already.
 
     Returns:
         The parts (B, N) and the constant (B,), float64; their sum is the logit.
@@ -47,7 +48,7 @@ def split_logit(model: Classifier, entry: Entry, class_index: int) -> tuple[Tens
     assert isinstance(model.fc_norm, nn.LayerNorm)
     assert isinstance(model.head, nn.Linear)
     mask = patch_mask(model, entry)
-    tokens = model.norm(through(model, entry))[:, model.num_prefix_tokens :].double()
+    tokens = model.norm(through(model, entry) if last is None else last)[:, model.num_prefix_tokens :].double()
     mean = masked_mean(tokens, mask)  # (B, C)
     root = (mean.var(dim=1, correction=0, keepdim=True) + model.fc_norm.eps).rsqrt()  # (B, 1)
     row = model.head.weight[class_index].double()

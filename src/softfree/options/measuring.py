@@ -154,6 +154,39 @@ class StreamBenchOptions:
 
 
 @dataclass(kw_only=True)
+class MapBenchOptions:
+    """Maps of what a prediction rests on: what each costs beside a forward pass.
+
+    Attributes:
+        model: A name of `softfree models`, of a vision transformer for pictures; its weights are random.
+        sides: Sides of the picture in pixels.
+        streamed_sides: Sides of pictures that are streamed, forward pass and maps.
+        methods: Maps, as `softfree explain --method` takes them.
+        precision: Arithmetic of the products: 32 or bf16.
+        token_store: Folder on a disk where the tokens of streams wait; default: main memory.
+        threads: Threads of PyTorch; default: its own choice.
+        seconds: Processor time for each case after its first run; the cases of one side run in turn.
+        limit: Leave out a case whose single run would take longer, in seconds.
+        out: Folder for the rows (CSV), machine and options (JSON) and the table (Markdown).
+    """
+
+    model: str = "seqnorm_vit_small_patch16"
+    sides: list[int] = field(default_factory=lambda: [2048])
+    streamed_sides: list[int] = field(default_factory=list)
+    methods: list[str] = field(default_factory=lambda: ["split", "gradient", "gradcam", "rollout", "attention"])
+    precision: Literal["32", "bf16", 32] = "32"
+    token_store: Path | None = None
+    threads: int | None = None
+    seconds: float = 3.0
+    limit: float = 600.0
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Make text of a type that YAML read as a number."""
+        self.precision = str(self.precision)  # type: ignore[assignment]
+
+
+@dataclass(kw_only=True)
 class EdgeBenchOptions:
     """Exported models on a small machine: latency, peak memory, file size and energy over the side of the picture.
 

@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 
 from softfree import options
 from softfree.errors import UserError
-from softfree.options.measuring import EdgeBenchOptions
+from softfree.options.measuring import EdgeBenchOptions, MapBenchOptions
 from softfree.verbs.parser import Parser, Verb, add, add_json, add_table, fill, names
 
 EXPORT_EXTRA = ("onnx", "onnxscript", "onnxruntime", "openvino")
@@ -79,6 +79,12 @@ def _bench_stream(parsed: Namespace) -> None:
     print(bench_stream(fill(options.StreamBenchOptions, parsed), lambda line: print(line, file=sys.stderr)), end="")
 
 
+def _bench_maps(parsed: Namespace) -> None:
+    from softfree.bench.maps import bench_maps
+
+    print(bench_maps(fill(MapBenchOptions, parsed), lambda line: print(line, file=sys.stderr)), end="")
+
+
 def _bench_edge(parsed: Namespace) -> None:
     try:
         from softfree.bench.edge import bench_edge
@@ -101,6 +107,7 @@ VERBS = {
     "bench stream": Verb(
         "time and memory of pictures of any size, streamed", add(options.StreamBenchOptions), _bench_stream
     ),
+    "bench maps": Verb("time and memory of explanation maps, beside a forward pass", add(MapBenchOptions), _bench_maps),
     "bench edge": Verb(
         "latency, memory and energy of exported models, beside softmax", add(EdgeBenchOptions), _bench_edge
     ),
