@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from softfree.data.dataset import SampleDataset
-from softfree.data.sources import join_source, resolutions
+from softfree.data.sources import WITH_RESOLUTION, join_source, resolutions
 from softfree.data.table_file import no_column, read_table_file
 from softfree.data.task import Task
 from softfree.errors import UserError
@@ -63,16 +63,17 @@ def outputs(logits: np.ndarray, task: Task, operating: Operating) -> pd.DataFram
 
 def find_inputs(given: Sequence[Input], frame: int | None, kind: str = "picture", group: bool = False) -> list[Found]:
     """As :func:`softfree.runtime.inputs.find_inputs`, with tables of all kinds; ``group`` joins a patient's rows."""
-    return runtime_inputs.find_inputs(given, frame, kind, partial(_table_rows, group=group))
+    return runtime_inputs.find_inputs(given, frame, kind, partial(_table_rows, kind=kind, group=group))
 
 
-def _table_rows(path: Path, frame: int | None, group: bool) -> list[Found]:
+def _table_rows(path: Path, frame: int | None, kind: str, group: bool) -> list[Found]:
     """Name, source and frame of each row; the rows of a patient joined where ``group`` says so."""
     table = read_table_file(path, {"path", "frame", "patient_id"}).frame
     if "path" not in table:
         raise no_column(path, "path", list(table.columns), "expected one with the files, relative to the table")
     chosen = table["frame"] if "frame" in table else pd.Series(frame, index=table.index, dtype=object)
-    known = resolutions(table["mpp"]) if "mpp" in table else [None] * len(table)
+    resolved = "mpp" in table and kind in WITH_RESOLUTION
+    known = resolutions(table["mpp"]) if resolved else [None] * len(table)
     rows: list[Found] = []
     for number, (name, given, mpp) in enumerate(zip(table["path"], chosen, known, strict=True)):
         if pd.isna(name):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from softfree.data.sources import with_resolution
+from softfree.data.sources import WITH_RESOLUTION, with_resolution
 from softfree.data.table import Table
 from softfree.errors import UserError
 
@@ -20,7 +20,7 @@ def as_samples(table: Table, kind: str, *, group: bool = False) -> Table:
     """
     if group and kind != "bag":
         raise UserError(f"--group joins bags of tile features, not samples of kind {kind}; leave it out")
-    if kind not in ("slide", "bag"):
+    if kind not in WITH_RESOLUTION:
         return table
     if not group:
         return with_resolution(table)

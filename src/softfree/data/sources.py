@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from softfree.data.table import Table
 
 
+# Kinds of samples whose files may not say their resolution.
+WITH_RESOLUTION = ("slide", "bag")
+
+
 def split_source(source: str) -> tuple[str, float | None]:
     """Split a source into the path and the micrometres per pixel, None where it has none."""
     found = re.fullmatch(r"(.*)#mpp=([0-9.eE+-]+)", source, re.DOTALL)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from softfree.data.readers.picture import Picture
-from softfree.data.sources import join_source, resolution
+from softfree.data.sources import WITH_RESOLUTION, join_source, resolution
 from softfree.errors import UserError
 
 Input = str | Path | np.ndarray
@@ -83,12 +83,13 @@ def as_picture(array: np.ndarray) -> Picture:
     return Picture(pixels, 0.0, high, None, (), f"{pixels.dtype} array")
 
 
-def table_rows(path: Path, frame: int | None, group: bool = False) -> list[Found]:
+def table_rows(path: Path, frame: int | None, kind: str, group: bool = False) -> list[Found]:
     """Read a CSV table: name, source and frame of each row that is not empty; paths are relative to the table.
 
     Args:
         path: the table, with a column ``path``; ``frame``, ``mpp`` and ``patient_id`` are known, too.
         frame: where the table has no such column.
+        kind: of the samples; slides and bags have a resolution.
         group: join the rows of a patient.
     """
     text = _text(path)
@@ -100,7 +101,7 @@ def table_rows(path: Path, frame: int | None, group: bool = False) -> list[Found
         raise UserError(f"{path}: no column 'path'; it has {', '.join(names)}; expected one with the files, "
                         "relative to the table")  # fmt: skip
     try:
-        found = list(_read_rows(path, names, cells, frame))
+        found = list(_read_rows(path, names, cells, frame, kind in WITH_RESOLUTION))
     except csv.Error as error:
         raise UserError(f"{path}: not a table ({error}); expected CSV") from None
     return join_patients(found) if group else [one for one, _ in found]
@@ -118,7 +119,7 @@ def join_patients(rows: Iterable[tuple[Found, str]]) -> list[Found]:
 
 
 def _read_rows(
-    path: Path, names: list[str], rows: Iterable[list[str]], default: int | None
+    path: Path, names: list[str], rows: Iterable[list[str]], default: int | None, resolved: bool
 ) -> Iterator[tuple[Found, str]]:
     """Each row with its patient, empty where none is named."""
     number = -1
@@ -134,7 +135,7 @@ def _read_rows(
             raise UserError(f"{path}: row {number} has no path; give one or remove the row")
         if frame and not frame.isdigit():
             raise UserError(f"{path}: row {number} has frame {frame!r}; expected a whole number from 0, or nothing")
-        source = join_source(str(path.parent / name), resolution(row.get("mpp", "")))
+        source = join_source(str(path.parent / name), resolution(row.get("mpp", "")) if resolved else None)
         # With a column frame, an empty cell is the first frame, as in softfree predict.
         chosen = int(frame) if frame else None if "frame" in names else default
         yield (name, source, chosen), row.get("patient_id", "")

@@ -54,7 +54,8 @@ def predict(
     opened = model if isinstance(model, Model) else Model(model, threads=threads)
     given: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
     about = opened.metadata
-    found = find_inputs(given, frame, about.preparation.kind, partial(table_rows, group=about.group))
+    kind = about.preparation.kind
+    found = find_inputs(given, frame, kind, partial(table_rows, kind=kind, group=about.group))
     logits, failed = _logits(opened, found, batch)
     rows = []
     for number, (name, _, _) in enumerate(found):
