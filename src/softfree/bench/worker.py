@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
 from typing import Any
@@ -105,11 +106,12 @@ def _serve(
     except Exception as error:  # whatever it is, the parent has to hear of it
         connection.send({"failed": " ".join(str(error).split())[:200] or type(error).__name__})
         return
-    while connection.recv() == "run":
-        if times > 1:  # other processes have had the caches
-            step()
-        connection.send(clock(step, case, times))
-    connection.send({"peak": peak_memory() - (0 if case.device == "cuda" else before)})
+    with suppress(EOFError, BrokenPipeError):  # the parent was killed
+        while connection.recv() == "run":
+            if times > 1:  # other processes have had the caches
+                step()
+            connection.send(clock(step, case, times))
+        connection.send({"peak": peak_memory() - (0 if case.device == "cuda" else before)})
 
 
 def _repeats(measured: dict[str, float]) -> int:

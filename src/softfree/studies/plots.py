@@ -17,6 +17,8 @@ from softfree.studies.summary import STATISTICS, TITLES, cells_table
 
 STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 BLUE, GRAY = "#0b5fa5", "0.6"
+# Lines of which each has its interval as a band; more would hide each other.
+BANDS = 4
 
 
 def plot_variants(path: Path, summary: pd.DataFrame, cells: Mapping[Key, Cell]) -> None:
@@ -47,14 +49,16 @@ def plot_scales(path: Path, summary: pd.DataFrame) -> None:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.5 + 4.5 * len(names), 4), layout="constrained")
         for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-            for variant, rows in summary[summary["data"] == name].groupby("variant", sort=False):
+            own = summary[summary["data"] == name]
+            lines = [(variant, rows) for variant, rows in own.groupby("variant", sort=False) if len(rows) > 1]
+            for variant, rows in lines:
                 (line,) = axes.plot(rows["scale"], rows["auroc"], "o-", label=variant)
-                axes.fill_between(
-                    rows["scale"], rows["auroc_low"], rows["auroc_high"], color=line.get_color(), alpha=0.12
-                )
+                if len(lines) <= BANDS:
+                    band = rows["auroc_low"], rows["auroc_high"]
+                    axes.fill_between(rows["scale"], *band, color=line.get_color(), alpha=0.12)
             axes.axvline(1, color=GRAY, linewidth=1, linestyle=":")
             axes.set(title=name, xlabel="side at test over side in training", ylabel="AUROC")
-        figure.axes[-1].legend(frameon=False)
+        figure.axes[-1].legend(frameon=False, bbox_to_anchor=(1, 0.5), loc="center left")
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=150)
 
