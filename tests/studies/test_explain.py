@@ -110,7 +110,7 @@ def test_two_attentions_side_by_side(folder: Path) -> None:
 def test_a_map_that_knows_the_place_wins_at_localisation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Places go from the table through the preparation, which adds 4 pixels left and right, to the tokens."""
 
-    def oracle(_model, _entry, asked):  # the x of even rows is 6, that of odd ones 34
+    def oracle(_passed, asked):  # the x of even rows is 6, that of odd ones 34
         values = torch.zeros(1, 6, 6)
         values[:, 1 if asked.target == 1 else 4, 1 if next(turns) % 2 == 0 else 4] = 1
         return values.flatten(1), None
