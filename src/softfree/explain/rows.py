@@ -15,6 +15,7 @@ from torch import Tensor
 from softfree.attention import Attention, GalerkinAttention, SeqNormAttention
 from softfree.attention.base import Grid, narrow_as_autocast, wide_type
 from softfree.attention.seqnorm.moments import count, moments
+from softfree.attention.seqnorm.orders import scale_and_shift
 
 MEANING = (
     "Attention: the signed weights with which one layer mixes values for one token; not what those values hold by "
@@ -64,7 +65,7 @@ def weighted_rows(
     with torch.no_grad():
         if mask is not None:
             x = x.masked_fill(~mask.unsqueeze(-1), 0)
-        if isinstance(attention, SeqNormAttention) and _in_gram_order(attention, x):
+        if isinstance(attention, SeqNormAttention) and attention.order_for(x) == "gram":
             return _gram(attention, x, weights, mask)
         parts = attention.qkv(x).to(wide_type(x)).split(x.shape[-1], dim=-1)
         q, *k, _ = (attention.split_heads(part) for part in parts)  # (B, H, N, D)
@@ -91,25 +92,21 @@ def _dot(q: Tensor, k: Tensor, weights: Tensor, mask: Tensor | None) -> Tensor:
     return row.squeeze(2)
 
 
-def _in_gram_order(attention: SeqNormAttention, x: Tensor) -> bool:
-    return attention.order_for(x) == "gram" and "q" in attention.normalised and "k" in attention.normalised
-
-
 def _gram(attention: SeqNormAttention, x: Tensor, weights: Tensor, mask: Tensor | None) -> Tensor:
     """(u^T Q') K'^T / N, (B, H, N), with Q' = (X - mean X) W_q^T diag(a_q) + 1 b_q^T, and K' likewise.
 
-    a = gamma / sqrt(diag(W S W^T) + eps) and b = beta, as in :mod:`softfree.attention.seqnorm.orders`: N C^2
-    multiply-adds for the covariance S, the rest grows with N C H.
+    a and b as in :mod:`softfree.attention.seqnorm.orders`: N C^2 multiply-adds for the covariance of the tokens, the
+    rest grows with N C H.
     """
     p = attention.parameters_for_orders()
     narrow, full_precision = narrow_as_autocast(x)
     with full_precision:
         _, mean, covariance = moments(narrow, mask)
         centred = narrow.to(mean.dtype) - mean.unsqueeze(1)  # (B, N, C)
-        qk, gamma, beta = (part[: 2 * x.shape[-1]].to(mean.dtype) for part in (p.qkv, p.gamma, p.beta))
-        variance = ((qk @ covariance) * qk).sum(2).clamp(min=0)  # (B, 2C)
-        a_q, a_k = (gamma * (variance + p.eps).rsqrt()).chunk(2, dim=1)
-        (w_q, w_k), (b_q, b_k) = qk.chunk(2), beta.chunk(2)
+        qkv = p.qkv.to(mean.dtype)
+        variance = ((qkv @ covariance) * qkv).sum(2).clamp(min=0)  # (B, 3C)
+        scale, shift = scale_and_shift(variance, mean, p)
+        (w_q, w_k, _), (a_q, a_k, _), (b_q, b_k, _) = qkv.chunk(3), scale.chunk(3, dim=1), shift.chunk(3, dim=1)
         looked = (weights.unsqueeze(1) @ centred).squeeze(1) @ w_q.mT * a_q + weights.sum(1, keepdim=True) * b_q
         heads = (p.num_heads, attention.head_dim)
         turned = (looked * a_k).unflatten(1, heads).unsqueeze(2) @ w_k.unflatten(0, heads)  # (B, H, 1, C)

@@ -103,8 +103,10 @@ def _sizes(size: int) -> tuple[int, int, int]:
 
 def _both(samples: Sequence[Source], own: Prepared, light: Prepared) -> Both:
     """One batch by the run's own preparation and by the runtime's."""
-    ours, given = (np.stack([sample.prepared(steps) for sample in samples]) for steps in (own, light))
-    return ours, given
+    ours = np.stack([sample.prepared(own) for sample in samples])
+    if own == light:  # slides and bags have one preparation
+        return ours, ours
+    return ours, np.stack([sample.prepared(light) for sample in samples])
 
 
 def _in_words(kind: str, shape: tuple[int, ...]) -> str:

@@ -114,14 +114,14 @@ def fold(variance: Tensor, cross: Tensor, mean: Tensor, p: Parameters) -> tuple[
     Returns:
         diag(a_q) M_h (B, H, D, D) and b_q^T M_h (B, H, 1, D): O_h is the centred Q_h times the one plus the other.
     """
-    scale, shift = _scale_and_shift(variance, mean, p)
+    scale, shift = scale_and_shift(variance, mean, p)
     a_q, a_k, a_v = (t.unflatten(-1, (p.num_heads, -1)) for t in scale.chunk(3, dim=-1))  # (B, H, D)
     b_q, b_k, b_v = (t.unflatten(-1, (p.num_heads, -1)) for t in shift.chunk(3, dim=-1))  # (B or 1, H, D)
     mixed = a_k.unsqueeze(-1) * cross * a_v.unsqueeze(-2) + b_k.unsqueeze(-1) * b_v.unsqueeze(-2)
     return a_q.unsqueeze(-1) * mixed, b_q.unsqueeze(-2) @ mixed
 
 
-def _scale_and_shift(variance: Tensor, mean: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
+def scale_and_shift(variance: Tensor, mean: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
     """Give a (B, 3C) and b (B or 1, 3C) of the module's first formula."""
     gamma, beta = p.gamma.to(variance.dtype), p.beta.to(variance.dtype).unsqueeze(0)
     root = (variance + p.eps).rsqrt()
