@@ -24,8 +24,9 @@ def test_the_machine_is_one_line_with_the_threads_in_use() -> None:
     finally:
         torch.set_num_threads(threads)
     assert "\n" not in one
-    assert one.split(", ").count("1 threads") == 1
-    assert one.replace("1 threads", "2 threads") == two
+    assert one.split(", ").count("1 thread") == 1
+    assert one.replace("1 thread", "2 threads") == two
+    assert describe_machine(threads=2) == two  # of processes that were told so
     assert f"{platform.system()} {platform.machine()}" in one
 
 
@@ -34,7 +35,7 @@ def test_the_processor_is_the_kernels() -> None:
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     if not models:
         pytest.skip("the kernel names no processor")
-    processor = describe_machine().split(f", {torch.get_num_threads()} threads")[0]
+    processor = describe_machine().split(f", {torch.get_num_threads()} thread")[0]
     assert models[0].endswith(f": {processor}")
 
 

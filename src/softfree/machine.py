@@ -13,9 +13,11 @@ import torch
 REPORTED = ("softfree", "torch", "timm", "lightning", "monai", "numpy", "pydicom", "pillow")
 
 
-def describe_machine() -> str:
-    """One line: processor, threads that PyTorch uses, system, GPU if any."""
-    parts = [_processor(), f"{torch.get_num_threads()} threads", f"{platform.system()} {platform.machine()}"]
+def describe_machine(threads: int | None = None) -> str:
+    """One line: processor, threads that were used (default: what PyTorch uses here), system, GPU if any."""
+    threads = threads or torch.get_num_threads()
+    plural = "s" * (threads != 1)
+    parts = [_processor(), f"{threads} thread{plural}", f"{platform.system()} {platform.machine()}"]
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())
     return ", ".join(parts)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
@@ -18,8 +16,8 @@ from softfree.bench.edge_files import TOLERANCES, Files, read_calibration
 from softfree.bench.edge_plot import plot_edge
 from softfree.bench.edge_tables import clock_of, edge_tables, with_ratios
 from softfree.bench.measure import Budget, predicted_seconds, run_group
-from softfree.files import replacing, write_atomically
-from softfree.machine import available_memory, describe_machine, versions
+from softfree.bench.records import write_record
+from softfree.machine import available_memory, describe_machine
 from softfree.models.encoder import Block
 from softfree.options import EdgeBenchOptions
 
@@ -115,18 +113,14 @@ def estimated_bytes(case: EdgeCase) -> float:
 
 def _write(rows: pd.DataFrame, options: EdgeBenchOptions) -> str:
     rows = with_ratios(rows)
-    machine = describe_machine().replace(", 1 threads", "")
+    machine = describe_machine(options.threads or os.cpu_count())
     title = f"Models of size {options.model}, random weights, batch 1"
     text = edge_tables(rows, f"{title}; {machine}.")
     if options.out is None:
         return text
-    with replacing(options.out / "edge.csv") as temporary:
-        rows.to_csv(temporary, index=False, float_format="%.6g")
-    stated = vars(options) | {"out": None, "images": options.images and "a folder of pictures"}
-    used = versions() | {name: version(name) for name in ("onnx", "onnxruntime")}
-    record = {"machine": machine, "versions": used, "options": stated}
-    write_atomically(options.out / "edge.json", json.dumps(record, indent=2, default=str))
-    write_atomically(options.out / "edge.md", text)
+    stated = vars(options) | {"images": options.images and "a folder of pictures"}
+    libraries = ("onnx", "onnxruntime")
+    write_record(options.out / "edge.csv", rows, stated, machine=machine, text=text, libraries=libraries)
     if (rows["status"] == "ok").any():
         plot_edge(options.out / "edge.png", rows, f"{title}\n{machine}")
     return text

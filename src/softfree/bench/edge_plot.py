@@ -10,11 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from softfree.bench.edge_cases import PYTORCH
 from softfree.bench.edge_tables import clock_of
-from softfree.bench.plots import COLOURS
+from softfree.bench.plots import COLOURS, logarithmic
 from softfree.files import replacing
 
 
@@ -35,7 +34,7 @@ def plot_edge(path: Path, rows: pd.DataFrame, title: str) -> None:
                 _draw(one, part, name, colours, "-")
                 if precision == "float32":
                     _draw(one, own, name, colours, ":")
-                _scale(one, sorted(done["size"].unique()))
+                logarithmic(one, sorted(done["size"].unique()))
             pair[0].set_title(f"{runtime}, {precision}, {threads} thread{'s' * (threads != 1)}", loc="left")
             pair[0].set_ylabel("latency, ms" if clock == "ms" else "processor time, ms")
             pair[1].set_ylabel("peak memory, MiB")
@@ -59,13 +58,3 @@ def _draw(axes: Axes, rows: pd.DataFrame, name: str, colours: dict[str, str], st
             axes.fill_between(line["size"], line["ms_low"], line["ms_high"], color=colour, alpha=0.2, lw=0)
         inside = "white" if style == ":" else colour
         axes.plot(line["size"], line[name], style, marker="o", markersize=3.5, color=colour, markerfacecolor=inside)
-
-
-def _scale(axes: Axes, sides: list[int]) -> None:
-    axes.set(xscale="log", yscale="log")
-    axes.set_xticks(sides)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.grid(color="0.92")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -12,11 +11,11 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
+from softfree.bench.records import write_record
 from softfree.data.dataset import EpochSampler, Sample, SampleDataset
 from softfree.data.table import Table, read_table
 from softfree.data.transforms import Augmentation, Preprocessing
-from softfree.files import replacing, write_atomically
-from softfree.machine import describe_machine, versions
+from softfree.machine import describe_machine
 from softfree.models import create_model
 from softfree.options import LoaderBenchOptions
 
@@ -47,10 +46,7 @@ def bench_loader(options: LoaderBenchOptions, table_path: Path) -> pd.DataFrame:
     rows = [(*case, statistics.median(r), min(r), max(r)) for case, r in rates.items()]
     result = pd.DataFrame(rows, columns=["what", "cache", "workers", "pictures_per_s", "low", "high"])
     if options.out is not None:
-        with replacing(options.out) as temporary:
-            result.to_csv(temporary, index=False)
-        record = {"machine": describe_machine(), "versions": versions(), "options": vars(options)}
-        write_atomically(options.out.with_suffix(".json"), json.dumps(record, indent=2, default=str))
+        write_record(options.out, result, vars(options), machine=describe_machine())
     return result
 
 

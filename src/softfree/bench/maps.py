@@ -6,7 +6,6 @@ The time is the processor's, of the whole map as ``softfree explain`` computes i
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,14 +17,14 @@ import torch
 
 from softfree.bench.cases import CHECKED_SIDE, TOLERANCES, Case, Pass
 from softfree.bench.measure import Budget, estimated_bytes, predicted_seconds, run_group
+from softfree.bench.records import write_record
 from softfree.bench.stream import NoiseRows
 from softfree.bench.worker import Step, Worker
 from softfree.errors import UserError
 from softfree.explain.maps import explain_tensor, known_method
 from softfree.explain.streamed import explain_streamed
-from softfree.files import replacing, write_atomically
 from softfree.longseq import Rows, Streaming, stream_forward
-from softfree.machine import available_memory, describe_machine, versions
+from softfree.machine import available_memory, describe_machine
 from softfree.models import create_model
 from softfree.models.vit import VisionTransformer
 from softfree.options.measuring import MapBenchOptions
@@ -175,17 +174,12 @@ def processor_clock(step: Step, case: Case, times: int) -> dict[str, float]:
 
 
 def _write(rows: pd.DataFrame, options: MapBenchOptions) -> str:
-    machine = describe_machine()
-    threads = f", {options.threads} of them used" if options.threads else ""
-    title = f"{options.model}, random weights, one picture of noise, precision {options.precision}; {machine}{threads}."
+    machine = describe_machine(options.threads)
+    title = f"{options.model}, random weights, one picture of noise, precision {options.precision}; {machine}."
     text = f"{title}\n\n{_table(rows)}"
     if options.out is not None:
-        with replacing(options.out / "maps.csv") as temporary:
-            rows.to_csv(temporary, index=False, float_format="%.6g")
-        stated = vars(options) | {"out": None, "token_store": options.token_store and "a folder on a disk"}
-        record = {"machine": machine, "versions": versions(), "options": stated}
-        write_atomically(options.out / "maps.json", json.dumps(record, indent=2, default=str))
-        write_atomically(options.out / "maps.md", text)
+        stated = vars(options) | {"token_store": options.token_store and "a folder on a disk"}
+        write_record(options.out / "maps.csv", rows, stated, machine=machine, text=text)
     return text
 
 

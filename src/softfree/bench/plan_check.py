@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -12,8 +11,8 @@ from rich.console import Console
 from rich.progress import track
 
 from softfree.bench.peaks import measure_peak
-from softfree.files import replacing, write_atomically
-from softfree.machine import describe_machine, versions
+from softfree.bench.records import write_record
+from softfree.machine import describe_machine
 from softfree.planning import GIB, Work, memory
 
 TINY, SMALL = "{}_vit_tiny_patch16", "{}_vit_small_patch16"
@@ -66,10 +65,8 @@ def check_plan(cases: Sequence[Work] = CASES, out: Path | None = None) -> pd.Dat
         )
     found = pd.DataFrame(rows)
     if out is not None:
-        with replacing(out) as temporary:
-            found.round(3).to_csv(temporary, index=False)
-        record = {"machine": describe_machine(), "versions": versions(), "cases": [asdict(work) for work in cases]}
-        write_atomically(out.with_suffix(".json"), json.dumps(record, indent=2))
+        stated = {"cases": [asdict(work) for work in cases]}
+        write_record(out, found.round(3), stated, machine=describe_machine())
     return found
 
 

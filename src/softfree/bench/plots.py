@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from softfree.bench.cases import FLOOR
 from softfree.files import replacing
 
-COLOURS = ("#0b5fa5", "#c1440e", "#3a7d44", "#7b4ea3", "#a8791c", "#3f8f9b", "#8c3b5e", "#5b6770")
+COLOURS = ("#0b5fa5", "#c1440e", "#3a7d44", "#7b4ea3", "#a8791c", "#3f8f9b", "#e07bb5", "#1b1f24", "#9dbb36", "#6d4c41")
 NAMES = {"32": "float32", "bf16": "bfloat16", "16": "float16"}
 
 
@@ -36,16 +38,28 @@ def plot_growth(path: Path, rows: pd.DataFrame, *, size_name: str, title: str) -
             left.set_ylabel("time, ms")
             right.set_ylabel("peak memory, MiB")
             for one in (left, right):
-                one.set(xscale="log", yscale="log")
-                one.set_xticks(sorted(done["size"].unique()))
-                one.minorticks_off()
-                one.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+                logarithmic(one, sorted(done["size"].unique()))
                 one.tick_params(axis="x", labelrotation=30)
-                one.grid(color="0.92")
         for one in axes[-1]:
             one.set_xlabel(size_name)
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        columns = 4 if max(map(len, labels)) < 20 else 3
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
         figure.suptitle(title, x=0.01, ha="left")
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=140)
+
+
+def logarithmic(axes: Axes, sizes: Sequence[float]) -> None:
+    """Set up logarithmic axes with a tick at each of ``sizes`` and plain numbers; call it after drawing.
+
+    Over two decades or fewer 2 and 5 are named beside 1, since one lonely power of ten says nothing about a height.
+    """
+    axes.set(xscale="log", yscale="log")
+    low, high = axes.get_ylim()
+    axes.set_xticks(sizes)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high <= 100 * low else (1,)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+    axes.grid(color="0.92")

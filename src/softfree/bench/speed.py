@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 
@@ -12,10 +11,10 @@ import torch
 from softfree.bench.cases import FLOOR, Case
 from softfree.bench.measure import Budget, measure
 from softfree.bench.plots import plot_growth
+from softfree.bench.records import write_record
 from softfree.bench.summary import crossovers, growth, wide_table, with_ratios
 from softfree.errors import UserError
-from softfree.files import replacing, write_atomically
-from softfree.machine import describe_machine, versions
+from softfree.machine import describe_machine
 from softfree.models import NAMED
 from softfree.options import AttentionBenchOptions, ModelBenchOptions, OrderBenchOptions, SpeedOptions
 
@@ -111,7 +110,7 @@ def bench_orders(options: OrderBenchOptions, tell: Callable[[str], None] = print
     text = (
         "Tokens from which the Gram order is faster than the folded one:\n\n"
         + _markdown(table)
-        + f"\nMedian: {table['per_feature'].median():.2f} tokens per feature.\n\n{describe_machine()}\n"
+        + f"\nMedian: {table['per_feature'].median():.2f} tokens per feature.\n\n{describe_machine(options.threads)}\n"
     )
     _save(rows, options, "orders", text)
     return text
@@ -124,7 +123,7 @@ def _budget(options: SpeedOptions) -> Budget:
 
 
 def _write(rows: pd.DataFrame, tokens: pd.Series, options: SpeedOptions, name: str, size_name: str, title: str) -> str:
-    machine = describe_machine()
+    machine = describe_machine(options.threads)
     parts = [
         f"{title}; {machine}.\n",
         "Milliseconds (median):\n",
@@ -154,13 +153,9 @@ def _write(rows: pd.DataFrame, tokens: pd.Series, options: SpeedOptions, name: s
 
 
 def _save(rows: pd.DataFrame, options: SpeedOptions, name: str, text: str) -> None:
-    if options.out is None:
-        return
-    with replacing(options.out / f"{name}.csv") as temporary:
-        rows.to_csv(temporary, index=False, float_format="%.6g")
-    record = {"machine": describe_machine(), "versions": versions(), "options": vars(options) | {"out": None}}
-    write_atomically(options.out / f"{name}.json", json.dumps(record, indent=2, default=str))
-    write_atomically(options.out / f"{name}.md", text)
+    if options.out is not None:
+        machine = describe_machine(options.threads)
+        write_record(options.out / f"{name}.csv", rows, vars(options), machine=machine, text=text)
 
 
 def _exponents(table: pd.DataFrame) -> str:

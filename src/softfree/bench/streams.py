@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -13,9 +12,9 @@ from typing import Any
 import pandas as pd
 import torch
 
+from softfree.bench.records import write_record
 from softfree.bench.stream import NoiseRows, slide_rows, time_stream
-from softfree.files import replacing, write_atomically
-from softfree.machine import current_memory, describe_machine, peak_memory, versions
+from softfree.machine import current_memory, describe_machine, peak_memory
 from softfree.models import create_model
 from softfree.options import StreamBenchOptions
 
@@ -105,16 +104,11 @@ def _write(rows: pd.DataFrame, options: StreamBenchOptions) -> str:
     text = "\n".join([title, "", *lines, ""])
     if options.out is not None:
         name = f"{'slides' if options.slides else 'stream'}_{'training' if options.training else 'inference'}"
-        with replacing(options.out / f"{name}.csv") as temporary:
-            rows.to_csv(temporary, index=False, float_format="%.6g")
         stated = vars(options) | {
-            "out": None,
             "slides": [path.name for path in options.slides],
             "token_store": options.token_store and "a folder on a disk",
         }
-        record = {"machine": describe_machine(), "versions": versions(), "options": stated}
-        write_atomically(options.out / f"{name}.json", json.dumps(record, indent=2, default=str))
-        write_atomically(options.out / f"{name}.md", text)
+        write_record(options.out / f"{name}.csv", rows, stated, machine=describe_machine(), text=text)
     return text
 
 
