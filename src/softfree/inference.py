@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -16,6 +14,8 @@ from softfree.data.dataset import SampleDataset
 from softfree.errors import ReadError, UserError
 from softfree.longseq.choice import Answer
 from softfree.options import StreamOptions
+from softfree.progress import tracked
+from softfree.runtime.predicting import WAITING
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,15 @@ def infer(
     progress: bool = False,
     description: str = "Predicting",
 ) -> Logits:
-    """Run ``model`` over ``dataset`` in batches of equal shape, in float32; what does not fit is streamed."""
+    """Run ``model`` over ``dataset`` in batches of equal shape, in float32; what does not fit is streamed.
+
+    Slides that are too long to be read at once are streamed from their files.
+    """
     values = np.full((len(dataset), classes), np.nan)
     failed: dict[int, ReadError] = {}
     waiting: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    answer = Answer(model.eval().to(device), stream or StreamOptions())
+    answer = Answer(model.eval().to(device), stream or StreamOptions(), progress=progress)
 
     def flush(shape: torch.Size) -> None:
         indices, images = zip(*waiting.pop(shape), strict=True)
@@ -55,21 +58,18 @@ def infer(
             values[list(indices)] = _forward(answer, torch.stack(images).to(device))
 
     loader = DataLoader(_Readable(dataset), batch_size=None, num_workers=workers)
-    bar = track(
-        loader,
-        description,
-        total=len(dataset),
-        console=Console(stderr=True),  # what is printed is for programs
-        disable=not progress,
-        transient=True,
-    )
-    for index, image, error in bar:
+    for index, image, error in tracked(loader, description, total=len(dataset), shown=progress):
         if image is None:
-            failed[index] = error
+            try:
+                values[index] = _of_rows(answer, dataset, index, error)
+            except ReadError as reason:
+                failed[index] = reason
             continue
         waiting[image.shape].append((index, image))
         if len(waiting[image.shape]) == batch:
             flush(image.shape)
+        elif len(waiting) > WAITING:
+            flush(next(iter(waiting)))
     for shape in list(waiting):
         flush(shape)
     return Logits(values, failed)
@@ -89,6 +89,14 @@ class _Readable(Dataset):
             return index, self.dataset[index]["image"], None
         except ReadError as error:
             return index, None, error
+
+
+def _of_rows(answer: Answer, dataset: SampleDataset, index: int, error: ReadError) -> np.ndarray:
+    """Logits (K,) of a sample that is too long to be read at once; any other ``error`` is raised."""
+    rows = None if error.status != "too_large" or answer.why_not_rows() else dataset.rows(index)
+    if rows is None:
+        raise error
+    return answer.of_rows(rows)[0].double().cpu().numpy()
 
 
 def _forward(answer: Answer, images: Tensor) -> np.ndarray:

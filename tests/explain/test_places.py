@@ -14,7 +14,6 @@ from softfree.data.readers.picture import Picture
 from softfree.data.readers.slide import open_slide
 from softfree.data.readers.volume import Volume
 from softfree.data.slides import SlidePreprocessing
-from softfree.data.tissue import find_tissue
 from softfree.data.transforms import Preprocessing
 from softfree.data.volumes import VolumePreprocessing
 from softfree.explain.places import Places, picture_places, slide_places, volume_places
@@ -92,8 +91,7 @@ def test_stained_tissue_is_found_on_level_0(shared_data) -> None:
         prepared = torch.from_numpy(steps.load(str(path)))
         dark = -F.avg_pool2d(prepared.mean(0)[None, None], 4, ceil_mode=True)[0, 0].numpy()
         with open_slide(path) as slide:
-            box = find_tissue(slide).box_mm() if tissue else (0.0, 0.0, *slide.size_mm)
-            places = slide_places(slide, box, prepared.shape[-2:], 8.0, 4)
+            places = slide_places(slide, steps.region(slide), 8.0, 4)
             whole = -slide.read(0, 0, slide.size[0] // 4, slide.size[1] // 4, slide.mpp[0] * 4).mean(2)
         small = replace(places, shape=whole.shape, start=tuple(one / 4 for one in places.start),
                         step=tuple(one / 4 for one in places.step),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from softfree.errors import UserError
-from softfree.longseq import ArrayRows, PictureTokens, SlideRows, Streaming, stream_forward
+from softfree.longseq import ArrayRows, PictureTokens, Streaming, stream_forward
 from softfree.models import VisionTransformer
 from softfree.models.positions import resize_positions
 
@@ -91,6 +91,7 @@ def test_plain_arrays_and_tensors_of_any_type(make_model: Make) -> None:
 def test_slide_by_bands(make_model: Make, shared_data: Path) -> None:
     """A real slide at a coarse resolution, against the same pixels read at once."""
     from softfree.data.readers.slide import open_slide
+    from softfree.data.slide_rows import SlideRows
 
     files = sorted((shared_data / "wsi").glob("*.svs"))
     if not files:

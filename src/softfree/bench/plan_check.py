@@ -7,13 +7,12 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
-from rich.progress import track
 
 from softfree.bench.peaks import measure_peak
 from softfree.bench.records import write_record
 from softfree.machine import describe_machine
 from softfree.planning import GIB, Work, memory
+from softfree.progress import tracked
 
 TINY, SMALL = "{}_vit_tiny_patch16", "{}_vit_small_patch16"
 CASES = (
@@ -50,7 +49,7 @@ def check_plan(cases: Sequence[Work] = CASES, out: Path | None = None) -> pd.Dat
         the model was built, and the ratio of what was predicted and measured on top of that.
     """
     rows = []
-    for work in track(cases, "Measuring", console=Console(stderr=True)):
+    for work in tracked(cases, "Measuring"):
         predicted = memory(work).total
         measured, base = measure_peak(asdict(work))
         rows.append(

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from softfree.data.readers.slide import open_slide
+from softfree.data.slide_rows import SlideRows
 from softfree.errors import UserError
-from softfree.longseq import Rows, SlideRows, Streaming, stream_backward, stream_forward
+from softfree.longseq import Rows, Streaming, stream_backward, stream_forward
 from softfree.machine import current_memory, peak_memory
 from softfree.models.vit import VisionTransformer
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from softfree.data.dataset import SampleDataset
@@ -18,6 +17,7 @@ from softfree.data.transforms import Preprocessing
 from softfree.errors import ReadError, UserError
 from softfree.options import ConvertOptions
 from softfree.prediction import find_inputs
+from softfree.progress import tracked
 from softfree.runs import Run
 from softfree.runtime.inputs import TABLES
 from softfree.scoring import open_table
@@ -63,7 +63,7 @@ def read_batches(
     alike: dict[torch.Size, list[Tensor]] = {}
     failed: dict[str, ReadError] = {}
     numbers = range(len(dataset))
-    for number in track(numbers, "Reading pictures", disable=not options.progress, transient=True):
+    for number in tracked(numbers, "Reading pictures", shown=options.progress):
         try:
             image = dataset[number]["image"]
         except ReadError as error:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -27,6 +26,7 @@ from softfree.errors import ReadError, UserError
 from softfree.files import replacing
 from softfree.models import VisionTransformer, create_model
 from softfree.options import ConvertOptions
+from softfree.progress import tracked
 
 FITTED = "fit"
 STAGES = ("plain", "first_order", "closed_form", FITTED)
@@ -136,7 +136,7 @@ def _convert_layers(
 ) -> dict[str, dict[str, float]]:
     errors: dict[str, dict[str, float]] = {}
     layers = zip(model.blocks, attention_inputs(model, batches), strict=True)
-    shown = track(layers, "Converting", total=len(model.blocks), disable=not options.progress, transient=True)
+    shown = tracked(layers, "Converting", total=len(model.blocks), shown=options.progress)
     for number, (block, inputs) in enumerate(shown):
         source = block.attn
         assert isinstance(source, SoftmaxAttention)

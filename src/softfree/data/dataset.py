@@ -8,18 +8,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
 from monai.data import CacheDataset, Dataset, PersistentDataset
 from monai.transforms import Transform
-from rich.progress import track
 from torch.utils import data
 
 from softfree.data.preparation import Change, Preparation, files_of
 from softfree.data.sources import split_source
 from softfree.errors import ReadError, UserError
+from softfree.progress import tracked
+
+if TYPE_CHECKING:
+    from softfree.data.slide_rows import SlideRows
 
 
 class Sample(TypedDict):
@@ -76,7 +79,10 @@ class SampleDataset(data.Dataset):
         self.augmentation = augmentation
         self.seed = seed
         self.failed: dict[int, ReadError] = {}
-        items = [_item(source, frame) for source, frame in zip(sources, frames or [None] * len(sources), strict=True)]
+        self._preparation = preparation
+        self._items = items = [
+            _item(source, frame) for source, frame in zip(sources, frames or [None] * len(sources), strict=True)
+        ]
         self._store = _store(items, Prepare(preparation), cache)
 
     def __len__(self) -> int:
@@ -92,11 +98,23 @@ class SampleDataset(data.Dataset):
             image = self.augmentation(image, _item_seed(self.seed, epoch, index))
         return Sample(image=image, target=self.targets[index], index=index)
 
+    def rows(self, index: int) -> SlideRows | None:
+        """Open what is too long to be read at once, to be read band by band; None where there is no such way.
+
+        Raises:
+            ReadError: as of reading the sample.
+        """
+        if self._preparation.kind != "slide":
+            return None
+        from softfree.data.slide_rows import open_rows  # with its readers' libraries, as the steps
+
+        return open_rows(self._preparation, self._items[index]["source"], self._items[index]["frame"])  # type: ignore[arg-type]
+
     def read_all(self, description: str, *, threads: int = 1, progress: bool = True) -> dict[int, ReadError]:
         """Read every picture once, filling the cache, and return those that cannot be read."""
         with ThreadPool(max(1, threads)) as pool:
             reading = pool.imap(self._read, range(len(self)))
-            for _ in track(reading, description, total=len(self), disable=not progress, transient=True):
+            for _ in tracked(reading, description, total=len(self), shown=progress):
                 pass
         return self.failed
 

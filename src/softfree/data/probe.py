@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.progress import track
 
 from softfree.data.readers import Picture, read_picture
 from softfree.errors import ReadError
+from softfree.progress import tracked
 
 _CHUNK = 256
 _BLOCK = 1 << 20
@@ -92,7 +92,7 @@ def probe_all(frame: pd.DataFrame, *, workers: int, progress: bool) -> list[Prob
             for start in range(0, len(files), _CHUNK):
                 yield from apply(probe, files[start : start + _CHUNK], frames[start : start + _CHUNK])
 
-    shown = track(results(), "Reading samples", total=len(files), disable=not progress, transient=True)
+    shown = tracked(results(), "Reading samples", total=len(files), shown=progress)
     return list(shown)
 
 

@@ -21,6 +21,23 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
+class Region:
+    """What is read of a slide.
+
+    Attributes:
+        left: millimetres from the left edge of the slide.
+        top: millimetres from the upper edge.
+        width: pixels that a model sees.
+        height: likewise.
+    """
+
+    left: float
+    top: float
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
 class SlidePreprocessing:
     """The deterministic steps of the pixel road; stored with a run and replayed wherever it is used.
 
@@ -28,7 +45,7 @@ class SlidePreprocessing:
         mpp: micrometres per pixel that the model sees.
         tissue: read the bounding box of the tissue only; the background within it stays as it is.
         side: side in pixels of the square that the model's grid of positions is made for; it is resized to each slide.
-        max_side: longest side in pixels that is read at once.
+        max_side: longest side in pixels that is read at once; longer slides are streamed from their file.
     """
 
     kind: ClassVar[str] = "slide"
@@ -55,15 +72,29 @@ class SlidePreprocessing:
         Raises:
             ReadError: no slide, no tissue, or status ``too_large`` for one that is longer than ``max_side``.
         """
+        with self.open(source, frame) as slide:
+            part = self.region(slide)
+            if max(part.width, part.height) > self.max_side:
+                raise self._too_large(slide, part.width, part.height)
+            return normalise(slide.read(part.left, part.top, part.width, part.height, self.mpp))
+
+    def open(self, source: str, frame: int | None = None) -> Slide:
+        """Open a slide that has the resolution; ReadError as of :meth:`load`."""
         if frame:
             raise ReadError(f"{source}: frame {frame} was asked for; a slide has none", "unsupported")
-        with open_slide(*split_source(source)) as slide:
+        slide = open_slide(*split_source(source))
+        try:
             slide.refuse_finer(self.mpp)
-            left, top, right, bottom = find_tissue(slide).box_mm() if self.tissue else (0.0, 0.0, *slide.size_mm)
-            width, height = (max(1, math.ceil(side * 1000 / self.mpp - 1e-6)) for side in (right - left, bottom - top))
-            if max(width, height) > self.max_side:
-                raise self._too_large(slide, width, height)
-            return _normalise(slide.read(left, top, width, height, self.mpp))
+        except ReadError:
+            slide.close()
+            raise
+        return slide
+
+    def region(self, slide: Slide) -> Region:
+        """What is read: the bounding box of the tissue, or all; ReadError without tissue."""
+        left, top, right, bottom = find_tissue(slide).box_mm() if self.tissue else (0.0, 0.0, *slide.size_mm)
+        width, height = (max(1, math.ceil(side * 1000 / self.mpp - 1e-6)) for side in (right - left, bottom - top))
+        return Region(left, top, width, height)
 
     def augmentation(self) -> SlideAugmentation:
         """The random changes that go with these steps."""
@@ -103,8 +134,8 @@ class SlidePreprocessing:
         )
 
 
-def _normalise(pixels: np.ndarray) -> np.ndarray:
-    """Turn uint8 (H, W, 3) to float32 (3, H, W), a channel at a time to save memory."""
+def normalise(pixels: np.ndarray) -> np.ndarray:
+    """Shift and scale uint8 (H, W, 3) to float32 (3, H, W), a channel at a time to save memory."""
     out = np.empty((3, *pixels.shape[:2]), np.float32)
     for channel, (mean, deviation) in enumerate(zip(MEAN, DEVIATION, strict=True)):
         np.multiply(pixels[..., channel], np.float32(1 / 255), out=out[channel])

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from softfree.data.sources import split_source
 from softfree.errors import ReadError, UserError, unknown_name
@@ -23,6 +21,7 @@ from softfree.explain.streamed import explain_as_fits
 from softfree.longseq.choice import Answer
 from softfree.options.explaining import ExplainOptions
 from softfree.prediction import find_inputs, outputs
+from softfree.progress import tracked
 
 if TYPE_CHECKING:
     from softfree.runs import Run
@@ -98,16 +97,9 @@ def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: b
     model = classifier(run.model)
     opener = Opener(run.preprocessing, model, options.format, options.dicom_identity)
     found = find_inputs(inputs, options.frame, run.preprocessing.kind)
-    answer = Answer(run.model.to("cuda" if torch.cuda.is_available() else "cpu"), options)
+    answer = Answer(run.model.to("cuda" if torch.cuda.is_available() else "cpu"), options, progress=progress)
     taken: set[str] = set()
-    bar = track(
-        found,
-        "Explaining",
-        total=len(found),
-        console=Console(stderr=True),  # what is printed is for programs
-        disable=not progress,
-        transient=True,
-    )
+    bar = tracked(found, "Explaining", shown=progress)
     return [_explain_one(run, opener, answer, name, str(source), frame, options, taken) for name, source, frame in bar]
 
 

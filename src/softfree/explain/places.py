@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # they bring libraries of slides and volumes
     from softfree.data.readers.picture import Picture
     from softfree.data.readers.slide import Slide
     from softfree.data.readers.volume import Volume
+    from softfree.data.slides import Region
     from softfree.data.transforms import Preprocessing
     from softfree.data.volumes import VolumePreprocessing
 
@@ -100,24 +101,21 @@ def volume_places(steps: VolumePreprocessing, volume: Volume, patch: Sequence[in
     return Places(tuple(map(float, start)), step, seen, shape, volume.spacing, volume.affine)
 
 
-def slide_places(
-    slide: Slide, box_mm: tuple[float, float, float, float], prepared: tuple[int, int], mpp: float, patch: int
-) -> Places:
+def slide_places(slide: Slide, region: Region, mpp: float, patch: int) -> Places:
     """Place patches on level 0 of a slide.
 
     Args:
         slide: whose pixels are counted.
-        box_mm: left, upper, right and lower edge of what was read, millimetres.
-        prepared: rows and columns of what was read.
+        region: what was read.
         mpp: micrometres per pixel of it.
         patch: side of a patch in pixels of it.
     """
     scale = (mpp / slide.mpp[1], mpp / slide.mpp[0])  # level 0 pixels for one that was read, rows and columns
-    start = (box_mm[1] * 1000 / slide.mpp[1], box_mm[0] * 1000 / slide.mpp[0])
+    start = (region.top * 1000 / slide.mpp[1], region.left * 1000 / slide.mpp[0])
     shape = (slide.size[1], slide.size[0])
     seen = tuple(
         (max(0.0, low), min(float(side), low + length * one))
-        for low, side, length, one in zip(start, shape, prepared, scale, strict=True)
+        for low, side, length, one in zip(start, shape, (region.height, region.width), scale, strict=True)
     )
     spacing = (slide.mpp[1] / 1000, slide.mpp[0] / 1000)
     return Places(start, tuple(patch * one for one in scale), seen, shape, spacing)

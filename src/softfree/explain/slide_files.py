@@ -137,7 +137,8 @@ def write_pyramid(
     def read(top: int, bottom: int) -> np.ndarray:
         return slide.read(0, top * mpp / 1000, width, bottom - top, mpp) / np.float32(255)
 
-    write_tiles(path, read, values, _moved(slide, places, mpp, (height, width)), signed)
+    placed = _moved(slide, places, mpp, (height, width))
+    write_tiles(path, read, values, placed, signed, compression="jpeg")  # as scanners write their slides
 
 
 def _coarser(slide: Slide, longest: int) -> float:

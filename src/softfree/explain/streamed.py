@@ -18,6 +18,7 @@ from softfree.explain.passes import block, classifier
 from softfree.explain.streamed_methods import STREAMED, Passed, does_not_stream
 from softfree.longseq.choice import Answer
 from softfree.longseq.forward import Stream
+from softfree.longseq.pixels import Rows
 from softfree.longseq.sources import TokenSource
 from softfree.longseq.streamed import Sample, Streaming, bar, logits_of, source_of
 from softfree.options.explaining import MapMethod
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
     from softfree.runs import Run
 
 
-def explain_as_fits(run: Run, sample: Tensor, answer: Answer, method: MapMethod | None = None, **asked: Any) -> Map:
+def explain_as_fits(
+    run: Run, sample: Tensor | Rows, answer: Answer, method: MapMethod | None = None, **asked: Any
+) -> Map:
     """Explain a sample in memory, or as a stream where ``answer`` would stream it.
 
     Args:
         run: whose model and classes.
-        sample: as the model takes it, without a batch axis.
+        sample: as the model takes it, without a batch axis; rows of what is too long to be read at once are streamed.
         answer: of the run's model.
         method: as :func:`~softfree.explain.maps.explain_tensor` has it.
         **asked: target, layer, head and place, likewise.
@@ -43,11 +46,15 @@ def explain_as_fits(run: Run, sample: Tensor, answer: Answer, method: MapMethod 
     network = classifier(run.model)
     chosen = known_method(method)
     device = next(network.parameters()).device
-    shape = torch.empty(1, device=device).expand(1, *sample.shape)  # the plan looks at nothing else
-    with torch.set_grad_enabled(chosen != "split"):  # the others keep as much as a way back does
-        streams = answer.streams(shape)
-    if not streams:
-        return explain_tensor(run, sample, method, **asked)
+    if isinstance(sample, Tensor):
+        shape = torch.empty(1, device=device).expand(1, *sample.shape)  # the plan looks at nothing else
+        with torch.set_grad_enabled(chosen != "split"):  # the others keep as much as a way back does
+            streams = answer.streams(shape)
+        if not streams:
+            return explain_tensor(run, sample, method, **asked)
+    elif answer.why_not_rows():
+        size = f"{sample.shape[2]} x {sample.shape[1]}"
+        raise ReadError(f"{size} pixels are too many to be read at once, and {answer.why_not_rows()}", "too_large")
     if chosen not in STREAMED and answer.options.stream == "auto":
         raise ReadError(f"the sample does not fit in memory, and {does_not_stream(chosen)}", "too_large")
     return explain_streamed(run, sample, method, streaming=answer.streaming, **asked)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -16,10 +16,18 @@ from softfree.explain.views import band
 from softfree.files import replacing
 
 _TILE = 256  # an even number: tiles are halved one by one
+_QUALITY = 85  # of JPEG, from 1 to 100
+Compression = Literal["deflate", "jpeg"]
 
 
 def write_tiles(
-    path: Path, read: Callable[[int, int], np.ndarray], values: np.ndarray, places: Places, signed: bool
+    path: Path,
+    read: Callable[[int, int], np.ndarray],
+    values: np.ndarray,
+    places: Places,
+    signed: bool,
+    *,
+    compression: Compression = "deflate",
 ) -> None:
     """Write a picture under its map as a tiled TIFF with coarser levels, and its resolution where that is known.
 
@@ -32,7 +40,9 @@ def write_tiles(
         values: (h, w) on the grid of tokens.
         places: where these lie on the picture.
         signed: whether zero is the middle of the colours.
+        compression: of the tiles; "jpeg" is a tenth of the size and not exact.
     """
+    form = _form(compression)
     height, width = places.shape
     half = np.empty((-(-height // 2), -(-width // 2), 3), np.uint8)
     with replacing(path) as temporary, TiffWriter(temporary, bigtiff=height * width * 4 > 2**31) as file:
@@ -41,18 +51,23 @@ def write_tiles(
             shape=(height, width, 3),
             dtype=np.uint8,
             subfiletype=0,
-            **_form(places, 1.0),
+            **form,
+            **_resolution(places, 1.0),
         )
         for level in _levels(half) if max(height, width) > 2 * _TILE else ():
-            file.write(level, subfiletype=1, **_form(places, level.shape[1] / width))
+            file.write(level, subfiletype=1, **form, **_resolution(places, level.shape[1] / width))
 
 
-def _form(places: Places, scale: float) -> dict[str, Any]:
-    form: dict[str, Any] = {"tile": (_TILE, _TILE), "photometric": "rgb", "compression": "deflate", "metadata": None}
+def _form(compression: Compression) -> dict[str, Any]:
+    form: dict[str, Any] = {"tile": (_TILE, _TILE), "photometric": "rgb", "compression": compression, "metadata": None}
+    return form | ({"compressionargs": {"level": _QUALITY}} if compression == "jpeg" else {})
+
+
+def _resolution(places: Places, scale: float) -> dict[str, Any]:
     if places.spacing is None:
-        return form
+        return {}
     per_cm = tuple(10 / step * scale for step in reversed(places.spacing))
-    return form | {"resolution": per_cm, "resolutionunit": "CENTIMETER"}
+    return {"resolution": per_cm, "resolutionunit": "CENTIMETER"}
 
 
 def _tiles(

@@ -3,7 +3,7 @@
 from softfree.longseq.bags import BagTokens
 from softfree.longseq.forms import form_of
 from softfree.longseq.layers import can_stream
-from softfree.longseq.pixels import ArrayRows, Rows, SlideRows
+from softfree.longseq.pixels import ArrayRows, Rows
 from softfree.longseq.sources import PictureTokens, TokenSource
 from softfree.longseq.store import TokenStore
 from softfree.longseq.streamed import StreamedModel, Streaming, stream_backward, stream_forward, streamed
@@ -14,7 +14,6 @@ __all__ = [
     "BagTokens",
     "PictureTokens",
     "Rows",
-    "SlideRows",
     "StreamedModel",
     "Streaming",
     "TokenSource",

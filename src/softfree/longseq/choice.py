@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from softfree.attention import ATTENTIONS
 from softfree.errors import UserError
 from softfree.longseq.layers import can_stream, why_model_cannot
-from softfree.longseq.streamed import Streaming, streamed
+from softfree.longseq.pixels import Rows
+from softfree.longseq.streamed import Streaming, stream_forward, streamed
 from softfree.models.classifier import Classifier
 from softfree.models.encoder import Block
 from softfree.options import Precision, StreamOptions
@@ -31,17 +32,21 @@ class Answer:
         model: samples (B, ...) to logits (B, K).
         options: when and where to stream.
         precision: of the arithmetic, "32", "bf16" or "16", for the plan.
+        progress: show a bar for a sample that is streamed.
 
     Raises:
         UserError: streaming is asked for always, of a model that cannot.
     """
 
-    def __init__(self, model: nn.Module, options: StreamOptions, precision: Precision = "32") -> None:
+    def __init__(
+        self, model: nn.Module, options: StreamOptions, precision: Precision = "32", *, progress: bool = False
+    ) -> None:
         if options.stream == "always" and why_model_cannot(model):
             raise UserError(f"--stream always: {why_model_cannot(model)}")
         self.model, self.options, self.precision = model, options, precision
         place = "ram" if options.token_store is None else options.token_store
-        self.streaming = Streaming(place, torch.bfloat16 if options.token_bf16 else None, options.token_chunk)
+        kept_in = torch.bfloat16 if options.token_bf16 else None
+        self.streaming = Streaming(place, kept_in, options.token_chunk, progress)
 
     def __call__(self, samples: Tensor) -> Tensor:
         """Return logits (B, K); with a graph where gradients are enabled."""
@@ -50,6 +55,16 @@ class Answer:
         if len(samples) > 1:
             return torch.cat([self(sample[None]) for sample in samples])
         return streamed(self.model, samples[0], self.streaming)
+
+    def of_rows(self, sample: Rows) -> Tensor:
+        """Return logits (1, K), without a graph, of a picture that is never whole; ask :meth:`why_not_rows` before."""
+        return stream_forward(self.model, sample, self.streaming)
+
+    def why_not_rows(self) -> str:
+        """Say why a picture that is too long to be read at once cannot pass; nothing if it can."""
+        if self.options.stream == "never":
+            return "--stream never was given"
+        return why_model_cannot(self.model)
 
     def streams(self, samples: Tensor) -> bool:
         """Tell whether these samples are streamed, or taken one by one."""

@@ -1,18 +1,15 @@
-"""Pictures that are read band by band: arrays, memory-mapped files, slides, or anything else with rows of pixels."""
+"""Pictures that are read band by band: arrays, memory-mapped files, or anything else with rows of pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from softfree.errors import UserError
-
-if TYPE_CHECKING:
-    from softfree.data.readers.slide import Slide
 
 
 class Rows(Protocol):
@@ -65,23 +62,3 @@ class ArrayRows:
         if self.channels_last:
             rows = rows.permute(2, 0, 1)
         return rows if self.prepare is None else self.prepare(rows)
-
-
-class SlideRows:
-    """Rows of a whole slide at one resolution.
-
-    Args:
-        slide: An open slide.
-        mpp: Micrometres per pixel that are wanted.
-        prepare: From uint8 rows (3, n, W) to what a model takes, each pixel by itself.
-    """
-
-    def __init__(self, slide: Slide, mpp: float, prepare: Callable[[Tensor], Tensor]) -> None:
-        self.slide, self.mpp, self.prepare = slide, mpp, prepare
-        width, height = (max(1, round(side * 1000 / mpp)) for side in slide.size_mm)
-        self.shape = (3, height, width)
-
-    def read(self, top: int, bottom: int) -> Tensor:
-        """See :class:`Rows`."""
-        pixels = self.slide.read(0, top * self.mpp / 1000, self.shape[2], bottom - top, self.mpp)
-        return self.prepare(torch.from_numpy(pixels).permute(2, 0, 1))

@@ -25,6 +25,7 @@ from softfree.models.bag import BagTransformer
 from softfree.models.classifier import Classifier
 from softfree.models.vit import VisionTransformer
 from softfree.models.vit3d import VolumeTransformer
+from softfree.progress import console
 
 Sample = TokenSource | Rows | Tensor | np.ndarray
 
@@ -195,6 +196,6 @@ def logits_of(model: nn.Module, pooled: Tensor) -> Tensor:
 @contextmanager
 def bar(progress: bool, what: str, stream: Stream) -> Iterator[Advance]:
     """Show how far a way forward or back is, if ``progress``; gives what is to be called after each chunk."""
-    with Progress(disable=not progress, transient=True) as shown:
+    with Progress(console=console, disable=not progress, transient=True) as shown:
         task = shown.add_task(what, total=(len(stream.layers) + 1) * len(stream.source.sizes))
         yield lambda: shown.advance(task)

@@ -18,8 +18,6 @@ import matplotlib as mpl
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
 from softfree.attention import SoftAttention
@@ -32,6 +30,7 @@ from softfree.machine import describe_machine, versions
 from softfree.models import create_model
 from softfree.options import ConvergenceOptions
 from softfree.prediction import find_inputs
+from softfree.progress import tracked
 from softfree.runs import Run
 
 TYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
@@ -100,7 +99,7 @@ def _model(options: ConvergenceOptions) -> tuple[nn.Module, Preprocessing]:
 def _read(pictures: Sequence[str], preprocessing: Preprocessing, options: ConvergenceOptions) -> Iterator[Tensor]:
     chosen = find_inputs(list(pictures), None)[: options.count]
     unreadable = 0
-    for _, source, frame in track(chosen, "Measuring", console=Console(stderr=True), disable=not options.progress):
+    for _, source, frame in tracked(chosen, "Measuring", shown=options.progress):
         try:
             picture = read_picture(source, frame=frame) if isinstance(source, str) else source
         except ReadError:

@@ -9,8 +9,6 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
 from softfree.data.table import Table
@@ -24,6 +22,7 @@ from softfree.explain.samples import Opener, Sample
 from softfree.models import VisionTransformer
 from softfree.options import ExplainStudyOptions
 from softfree.options.explaining import MapMethod
+from softfree.progress import tracked
 from softfree.runs import Run
 from softfree.runtime.outputs import probabilities
 
@@ -95,6 +94,8 @@ def test_pictures(run: Run, table: Table, options: ExplainStudyOptions) -> Teste
         frame = entry.get("frame")
         try:
             sample = opener(entry["file"], None if pd.isna(frame) else int(frame))
+            if not isinstance(sample.tensor, Tensor):
+                raise ReadError(f"{entry['file']}: too long to be read at once", "too_large")
         except ReadError as error:
             unreadable.append(f"row {entry['row']} of the table: {error.status}")
             continue
@@ -115,10 +116,7 @@ def test_pictures(run: Run, table: Table, options: ExplainStudyOptions) -> Teste
 
 
 def _progress(numbers: list[int], run: Run, options: ExplainStudyOptions) -> Iterator[int]:
-    console = Console(stderr=True)  # what is printed is for programs
-    yield from track(
-        numbers, f"Explaining with {run.folder.name}", console=console, disable=not options.progress, transient=True
-    )
+    yield from tracked(numbers, f"Explaining with {run.folder.name}", shown=options.progress)
 
 
 def _mean_curves(found: list[_Picture]) -> dict[str, tuple[np.ndarray, ...]]:
@@ -131,10 +129,12 @@ class _Picture:
 
     def __init__(self, run: Run, options: ExplainStudyOptions, sample: Sample, entry: pd.Series) -> None:
         self.run, self.options, self.sample, self.entry = run, options, sample, entry
+        assert isinstance(sample.tensor, Tensor)
+        self.tensor = sample.tensor
         first, *others = methods_of(run, options)
-        self.maps = {first: explain_tensor(run, sample.tensor, first, target=options.target)}
+        self.maps = {first: explain_tensor(run, self.tensor, first, target=options.target)}
         self.target = self.maps[first].target
-        self.maps |= {method: explain_tensor(run, sample.tensor, method, target=self.target) for method in others}
+        self.maps |= {method: explain_tensor(run, self.tensor, method, target=self.target) for method in others}
         self.curves: dict[str, tuple[np.ndarray, ...]] = {}
         self.rows: dict[str, dict[str, Any]] = {}
         self._follow()
@@ -143,10 +143,10 @@ class _Picture:
         """Curves and areas of each map, and of random orders."""
         options, seed = self.options, self.options.seed + int(self.entry["row"])
         patch = (cast(VisionTransformer, self.run.model).patch_size,) * 2
-        blank = without_tokens(self.sample.tensor, patch, options.removal)
+        blank = without_tokens(self.tensor, patch, options.removal)
         grid = next(iter(self.maps.values())).values.shape
         how = {"steps": options.steps, "batch": options.batch}
-        perturbed = Perturbed(self._answer, self.sample.tensor, blank, patch, grid, **how)
+        perturbed = Perturbed(self._answer, self.tensor, blank, patch, grid, **how)
         chance = perturbed.random(options.orders, seed)
         self.curves[RANDOM] = (perturbed.shares, chance[::-1], chance)
         base = perturbed.area(chance)
@@ -173,7 +173,7 @@ class _Picture:
         radius = self.options.radius if pd.isna(radius) else float(radius)
         for method, found in self.maps.items():
             if found.target != truth:
-                found = explain_tensor(self.run, self.sample.tensor, method, target=truth)
+                found = explain_tensor(self.run, self.tensor, method, target=truth)
             grid = (found.values.shape[0], found.values.shape[1])
             finding = on_finding(places, grid, self.entry["x"], self.entry["y"], radius)
             seen = seen_tokens(places, grid)
@@ -186,5 +186,5 @@ class _Picture:
     def compare(self, changed: nn.Module, name: str) -> None:
         """Make the maps again with a model whose weights were shuffled."""
         for method, found in self.maps.items():
-            again = explain_tensor(changed, self.sample.tensor, method, target=self.target)
+            again = explain_tensor(changed, self.tensor, method, target=self.target)
             self.rows[method][name] = similarity(found.values, again.values)

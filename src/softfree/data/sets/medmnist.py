@@ -19,14 +19,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
 from softfree.data.sets.base import DataSet, Found
 from softfree.data.sets.medmnist_classes import CLASSES, NON_COMMERCIAL
 from softfree.errors import UserError
 from softfree.files import replacing
 from softfree.options.preparing import PrepareOptions
+from softfree.progress import tracked
 
 SOURCE = "https://zenodo.org/records/10519652"
 _SPLITS = ("train", "val", "test")
@@ -61,14 +60,7 @@ def _part(path: Path, split: str, progress: bool) -> pd.DataFrame:
         raise UserError(f"{path}: {shape[0]} images and labels {labels.shape} in {split}; obtain it again ({SOURCE})")
     ending = "nii.gz" if len(shape) == 4 and shape[3] != 3 else "png"
     folder = path.parent / path.stem / split
-    shown = track(
-        images,
-        f"Writing {split}",
-        total=shape[0],
-        console=Console(stderr=True),
-        disable=not progress,
-        transient=True,
-    )
+    shown = tracked(images, f"Writing {split}", total=shape[0], shown=progress)
     digits = len(str(shape[0] - 1))
     names = [f"{number:0{digits}}.{ending}" for number in range(shape[0])]
     for name, image in zip(names, shown, strict=True):

@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from pydicom import dcmread
-from rich.console import Console
-from rich.progress import track
 
 from softfree.data.readers.quiet import quiet
 from softfree.data.sets.base import DRAWN_BESIDE_TEST, DataSet, Found, read_official
 from softfree.options.preparing import PrepareOptions
+from softfree.progress import tracked
 
 SOURCE = "https://physionet.org/content/vindr-cxr/1.0.0/"
 _SPELT = {"Other disease": "Other diseases"}  # the test file's spelling and the training file's
@@ -30,13 +29,7 @@ def _read(root: Path, chosen: PrepareOptions) -> Found:
     frame = pd.concat([train.assign(split=None), test.assign(split="test")], ignore_index=True)
     note = "the set names no patients: pictures are drawn into train and val, so a patient may be in both"
     frame = frame[["path", *findings, "split"]]
-    shown = track(
-        frame["path"],
-        "Reading headers",
-        console=Console(stderr=True),
-        disable=not chosen.progress,
-        transient=True,
-    )
+    shown = tracked(frame["path"], "Reading headers", shown=chosen.progress)
     about = pd.DataFrame([_about(root / path) for path in shown], columns=["sex", "age"])
     return Found(pd.concat([frame, about], axis=1), findings, DRAWN_BESIDE_TEST, notes=(note,))
 

@@ -13,6 +13,7 @@ from softfree.explain.overlay import draw_overlay
 from softfree.explain.places import Places
 from softfree.explain.regions import Region
 from softfree.explain.views import View
+from softfree.longseq import Rows
 
 THUMBNAIL = 2048  # longest side of the PNG of what is larger than a page
 
@@ -30,8 +31,8 @@ class Sample(Protocol):
     """A sample that can be explained."""
 
     @property
-    def tensor(self) -> Tensor:
-        """What the model takes."""
+    def tensor(self) -> Tensor | Rows:
+        """What the model takes; rows where that is too long to be read at once."""
         ...
 
     @property

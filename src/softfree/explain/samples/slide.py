@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from softfree.data.preparation import Preparation
 from softfree.data.readers.slide import open_slide
+from softfree.data.slide_rows import SlideRows, load_or_open
 from softfree.data.slides import SlidePreprocessing
 from softfree.data.sources import split_source
-from softfree.data.tissue import find_tissue
 from softfree.explain.maps import Map
 from softfree.explain.places import Places, slide_places
 from softfree.explain.regions import Region
@@ -27,17 +26,16 @@ class SlideSample:
     """A slide, opened again to be drawn."""
 
     source: str
-    tensor: Tensor
+    tensor: Tensor | SlideRows
     places: Places
 
     @classmethod
     def read(cls, steps: Preparation, source: str, frame: int | None, patch: int) -> SlideSample:
         """Read and prepare the slide's tissue; ``patch`` is the side of a patch in prepared pixels."""
         assert isinstance(steps, SlidePreprocessing)
-        tensor = torch.from_numpy(steps.load(source, frame))
-        with open_slide(*split_source(source)) as slide:
-            box = find_tissue(slide).box_mm() if steps.tissue else (0.0, 0.0, *slide.size_mm)
-            places = slide_places(slide, box, (tensor.shape[1], tensor.shape[2]), steps.mpp, patch)
+        tensor = load_or_open(steps, source, frame)
+        with steps.open(source) as slide:
+            places = slide_places(slide, steps.region(slide), steps.mpp, patch)
         return cls(source, tensor, places)
 
     def write(self, form: str, path: Path, found: Map, regions: list[Region], words: Words) -> None:
