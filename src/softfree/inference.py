@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from softfree.errors import ReadError, UserError
 from softfree.longseq.choice import Answer
 from softfree.options import StreamOptions
 from softfree.progress import tracked
-from softfree.runtime.predicting import WAITING
+from softfree.runtime.batches import of_equal_shape
 
 
 @dataclass(frozen=True)
@@ -48,30 +48,23 @@ def infer(
     """
     values = np.full((len(dataset), classes), np.nan)
     failed: dict[int, ReadError] = {}
-    waiting: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     answer = Answer(model.eval().to(device), stream or StreamOptions(), progress=progress)
 
-    def flush(shape: torch.Size) -> None:
-        indices, images = zip(*waiting.pop(shape), strict=True)
-        with torch.inference_mode():
-            values[list(indices)] = _forward(answer, torch.stack(images).to(device))
-
-    loader = DataLoader(_Readable(dataset), batch_size=None, num_workers=workers)
-    for index, image, error in tracked(loader, description, total=len(dataset), shown=progress):
-        if image is None:
+    def whole() -> Iterator[tuple[int, Tensor]]:
+        loader = DataLoader(_Readable(dataset), batch_size=None, num_workers=workers)
+        for index, image, error in tracked(loader, description, total=len(dataset), shown=progress):
+            if image is not None:
+                yield index, image
+                continue
             try:
                 values[index] = _of_rows(answer, dataset, index, error)
             except ReadError as reason:
                 failed[index] = reason
-            continue
-        waiting[image.shape].append((index, image))
-        if len(waiting[image.shape]) == batch:
-            flush(image.shape)
-        elif len(waiting) > WAITING:
-            flush(next(iter(waiting)))
-    for shape in list(waiting):
-        flush(shape)
+
+    for indices, images in of_equal_shape(whole(), batch):
+        with torch.inference_mode():
+            values[indices] = _forward(answer, torch.stack(images).to(device))
     return Logits(values, failed)
 
 

@@ -129,7 +129,7 @@ def test_damage_within_a_long_slide_is_a_row_with_a_reason(
 
 def test_slides_do_not_wait_for_others_of_their_shape(write_run: Callable[..., Run], tmp_path: Path) -> None:
     """Each slide has a shape of its own: with all of them waiting for company, memory would hold the whole table."""
-    from softfree.runtime.predicting import WAITING
+    from softfree.runtime.batches import WAITING
 
     run = write_run(tmp_path / "run", "seqnorm_vit_nano_patch16", SlidePreprocessing(MPP))
     held: list[int] = []

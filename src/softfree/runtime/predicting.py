@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,12 @@ import numpy as np
 from softfree.data.readers.picture import Picture
 from softfree.errors import ReadError, UserError
 from softfree.files import replacing
+from softfree.runtime.batches import of_equal_shape
 from softfree.runtime.inputs import Found, Input, find_inputs, table_rows
 from softfree.runtime.outputs import columns
 from softfree.runtime.session import Model
 
 Row = dict[str, Any]
-# Shapes of which samples wait for others of theirs: slides and bags have each their own, and are large.
-WAITING = 4
 
 
 def predict(
@@ -69,26 +67,19 @@ def _logits(model: Model, found: list[Found], batch: int) -> tuple[np.ndarray, d
     """Logits (n, K), NaN where a sample gives none, and why."""
     values = np.full((len(found), len(model.metadata.task.classes)), np.nan)
     failed: dict[int, ReadError] = {}
-    waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
 
-    def flush(shape: tuple[int, ...]) -> None:
-        numbers, samples = zip(*waiting.pop(shape), strict=True)
-        values[list(numbers)] = model.logits(np.stack(samples))
+    def readable() -> Iterator[tuple[int, np.ndarray]]:
+        for number, (name, source, frame) in enumerate(found):
+            try:
+                sample = model.metadata.preparation.load(source, frame)
+                model.check(name if isinstance(source, Picture) else source, sample)
+            except ReadError as error:
+                failed[number] = error
+            else:
+                yield number, sample
 
-    for number, (name, source, frame) in enumerate(found):
-        try:
-            sample = model.metadata.preparation.load(source, frame)
-            model.check(name if isinstance(source, Picture) else source, sample)
-        except ReadError as error:
-            failed[number] = error
-            continue
-        waiting[sample.shape].append((number, sample))
-        if len(waiting[sample.shape]) == batch:
-            flush(sample.shape)
-        elif len(waiting) > WAITING:
-            flush(next(iter(waiting)))
-    for shape in list(waiting):
-        flush(shape)
+    for numbers, samples in of_equal_shape(readable(), batch):
+        values[numbers] = model.logits(np.stack(samples))
     return values, failed
 
 
