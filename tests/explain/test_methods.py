@@ -12,7 +12,7 @@ from softfree.attention import ATTENTIONS
 from softfree.errors import UserError
 from softfree.explain.gradients import grad_cam, gradient_times_input
 from softfree.explain.maps import METHODS, explain_tensor
-from softfree.explain.passes import attention_inputs, classify, enter, through
+from softfree.explain.passes import attention_inputs, classify, enter, through, watch
 from softfree.explain.rollout import rollout
 from softfree.explain.rows import attention_row
 from softfree.explain.split import split_logit
@@ -117,7 +117,7 @@ def test_padding_has_no_part_in_a_rollout() -> None:
 def test_gradient_times_input_is_the_slope_as_a_token_grows(attention: str, layer: int, pixels: Tensor) -> None:
     network = model(attention)
     entry = enter(network, pixels)
-    found = gradient_times_input(network, entry, 1, layer)
+    found = gradient_times_input(network, entry, watch(network, entry, layer), 1)
     tokens = through(network, entry, 0, layer).detach()
 
     def logit(step: float) -> float:
@@ -146,7 +146,8 @@ def test_grad_cam_is_its_formula(attention: str, pool: str, pixels: Tensor) -> N
     prefix = network.num_prefix_tokens
     tokens, gradient = kept[0][0, prefix:], kept[0].grad[0, prefix:]  # type: ignore[index]
     want = (tokens * gradient.mean(0)).sum(1).clamp(min=0)
-    found = grad_cam(network, enter(network, pixels), 1)[0]
+    entry = enter(network, pixels)
+    found = grad_cam(network, entry, watch(network, entry, -1), 1)[0]
     assert float(found.max()) > 0
     torch.testing.assert_close(found, want.detach())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from softfree.explain.passes import Entry, block, classify, patch_mask, through
+from softfree.explain.passes import Entry, Watched, classify, patch_mask
 from softfree.models.classifier import Classifier, masked_mean
 
 GRADIENT = (
@@ -18,23 +18,23 @@ GRADCAM = (
 )
 
 
-def gradient_times_input(model: Classifier, entry: Entry, class_index: int, layer: int = 0) -> Tensor:
+def gradient_times_input(model: Classifier, entry: Entry, watched: Watched, class_index: int) -> Tensor:
     """Gradient of a logit by the tokens that enter a layer, times these tokens (Simonyan et al. 2014; Shrikumar 2016).
 
     Args:
         model: In evaluation mode.
         entry: What :func:`~softfree.explain.passes.enter` gave.
+        watched: What :func:`~softfree.explain.passes.watch` gave; of layer 0 for the patches with their positions.
         class_index: The output column.
-        layer: Whose incoming tokens are looked at; 0 for the patches with their positions.
 
     Returns:
         (B, N), signed; 0 for padded tokens.
     """
-    tokens, gradient = _gradient(model, entry, class_index, layer)
+    tokens, gradient = _gradient(model, entry, watched, class_index)
     return _real((tokens * gradient).sum(-1), model, entry)
 
 
-def grad_cam(model: Classifier, entry: Entry, class_index: int, layer: int = -1) -> Tensor:
+def grad_cam(model: Classifier, entry: Entry, watched: Watched, class_index: int) -> Tensor:
     """GradCAM (Selvaraju et al. 2017, arXiv:1610.02391) with the tokens that enter a layer as feature maps.
 
     ``relu(sum_c a_c t_nc)`` with ``a_c`` the mean over the tokens of the grid of the logit's gradient by ``t_nc``. The
@@ -44,30 +44,24 @@ def grad_cam(model: Classifier, entry: Entry, class_index: int, layer: int = -1)
     Args:
         model: In evaluation mode.
         entry: What :func:`~softfree.explain.passes.enter` gave.
+        watched: What :func:`~softfree.explain.passes.watch` gave, usually of the last layer.
         class_index: The output column.
-        layer: Whose incoming tokens are looked at.
 
     Returns:
         (B, N), none below 0; 0 for padded tokens.
     """
-    tokens, gradient = _gradient(model, entry, class_index, layer)
+    tokens, gradient = _gradient(model, entry, watched, class_index)
     weights = masked_mean(gradient, patch_mask(model, entry))  # (B, C)
     return _real((tokens @ weights.unsqueeze(2)).squeeze(2).relu(), model, entry)
 
 
-def _gradient(model: Classifier, entry: Entry, class_index: int, layer: int) -> tuple[Tensor, Tensor]:
-    """Tokens of the grid that enter a layer, and the logit's gradient by them, (B, N, C) each."""
-    block(model, layer)
-    start = layer % len(model.blocks)
-    with torch.no_grad():
-        tokens = through(model, entry, 0, start)
+def _gradient(model: Classifier, entry: Entry, watched: Watched, class_index: int) -> tuple[Tensor, Tensor]:
+    """Tokens of the grid that enter the layer, and the logit's gradient by them, (B, N, C) each."""
     with torch.enable_grad():
-        tokens = tokens.detach().requires_grad_()
-        out = through(model, entry._replace(tokens=tokens), start)
-        logit = classify(model, entry, out)[:, class_index].sum()
-        (gradient,) = torch.autograd.grad(logit, tokens)
+        logit = classify(model, entry, watched.last)[:, class_index].sum()
+        (gradient,) = torch.autograd.grad(logit, watched.tokens)
     prefix = model.num_prefix_tokens
-    return tokens.detach()[:, prefix:], gradient[:, prefix:]
+    return watched.tokens.detach()[:, prefix:], gradient[:, prefix:]
 
 
 def _real(values: Tensor, model: Classifier, entry: Entry) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,17 @@ from torch import Tensor, nn
 
 from softfree.errors import UserError, unknown_name
 from softfree.explain import gradients, rollout, rows, split, tokens
-from softfree.explain.passes import Entry, attention, attention_inputs, classifier, classify, enter, through
+from softfree.explain.passes import (
+    Entry,
+    Watched,
+    attention,
+    attention_inputs,
+    classifier,
+    classify,
+    enter,
+    through,
+    watch,
+)
 from softfree.models.classifier import Classifier
 from softfree.options.explaining import MapMethod
 
@@ -62,12 +72,14 @@ class Passed:
         entry: what entered its encoder.
         last: its tokens after the last layer (1, P + N, C).
         inputs: what entered the attention of each layer, for a method that asks for it; else empty.
+        watched: the graph from a layer on, for a method that goes back to it; else None.
     """
 
     model: Classifier
     entry: Entry
     last: Tensor
-    inputs: list[Tensor]
+    inputs: list[Tensor] = field(default_factory=list)
+    watched: Watched | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,7 @@ class Method:
 
     Attributes:
         of_attention: it looks at what enters the attention of each layer.
+        back_to: the layer that it goes back to where none is asked for; None for a method that only goes forward.
     """
 
     compute: Callable[[Passed, Question], tuple[Tensor, Tensor | None]]
@@ -83,6 +96,7 @@ class Method:
     signed: bool = True
     takes: frozenset[str] = frozenset()
     of_attention: bool = False
+    back_to: int | None = None
 
 
 def explain_tensor(
@@ -117,7 +131,7 @@ def explain_tensor(
     chosen = known_method(method)
     refuse_unused(chosen, layer=layer, head=head, at=at)
     entry = enter(network, _batch_of_one(network, sample))
-    passed = pass_forward(network, entry, chosen)
+    passed = pass_forward(network, entry, chosen, layer)
     with torch.no_grad():
         logits = classify(network, entry, passed.last)
     answer = logits[0].double().cpu().numpy()
@@ -136,10 +150,16 @@ def explain_tensor(
 
 
 @torch.no_grad()
-def pass_forward(model: Classifier, entry: Entry, method: str) -> Passed:
+def pass_forward(model: Classifier, entry: Entry, method: str, layer: int | None = None) -> Passed:
     """Take a sample forward once, for its answer and for ``method``, a key of :data:`METHODS`."""
-    inputs, last = attention_inputs(model, entry) if METHODS[method].of_attention else ([], through(model, entry))
-    return Passed(model, entry, last, inputs)
+    about = METHODS[method]
+    if about.of_attention:
+        inputs, last = attention_inputs(model, entry)
+        return Passed(model, entry, last, inputs)
+    if about.back_to is None:
+        return Passed(model, entry, through(model, entry))
+    watched = watch(model, entry, about.back_to if layer is None else layer)
+    return Passed(model, entry, watched.last, watched=watched)
 
 
 def known_method(method: str | None) -> str:
@@ -210,6 +230,11 @@ def _row(passed: Passed, asked: Question) -> tuple[Tensor, None]:
     return weights[:, model.num_prefix_tokens :], None
 
 
+def _way_back(passed: Passed) -> tuple[Classifier, Entry, Watched]:
+    assert passed.watched is not None
+    return passed.model, passed.entry, passed.watched
+
+
 def query_number(model: Classifier, entry: Entry, at: Sequence[float] | None) -> int:
     """Find the token at parts of the sample's sides; without them the class token where it is pooled, or the centre."""
     prefix = model.num_prefix_tokens
@@ -233,21 +258,17 @@ METHODS: dict[str, Method] = {
         lambda passed, asked: split.split_logit(passed.model, passed.entry, asked.target, passed.last), split.MEANING
     ),
     "gradient": Method(
-        lambda passed, asked: (
-            gradients.gradient_times_input(passed.model, passed.entry, asked.target, asked.layer or 0),
-            None,
-        ),
+        lambda passed, asked: (gradients.gradient_times_input(*_way_back(passed), asked.target), None),
         gradients.GRADIENT,
         takes=frozenset({"layer"}),
+        back_to=0,
     ),
     "gradcam": Method(
-        lambda passed, asked: (
-            gradients.grad_cam(passed.model, passed.entry, asked.target, -1 if asked.layer is None else asked.layer),
-            None,
-        ),
+        lambda passed, asked: (gradients.grad_cam(*_way_back(passed), asked.target), None),
         gradients.GRADCAM,
         signed=False,
         takes=frozenset({"layer"}),
+        back_to=-1,
     ),
     "integrated": Method(
         lambda passed, asked: (tokens.integrated_gradients(passed.model, passed.entry, asked.target), None),

@@ -29,6 +29,18 @@ class Entry(NamedTuple):
     grid: Grid | None
 
 
+class Watched(NamedTuple):
+    """A forward pass with the graph of its upper layers.
+
+    Attributes:
+        tokens: (B, P + N, C) that enter the layer that is watched.
+        last: (B, P + N, C) after the last layer, a function of them.
+    """
+
+    tokens: Tensor
+    last: Tensor
+
+
 class _Entered(Exception):
     """Ends a forward pass at the encoder."""
 
@@ -94,6 +106,17 @@ def through(model: Classifier, entry: Entry, start: int = 0, end: int | None = N
     for one in list(model.blocks)[start:end]:
         tokens = one(tokens, entry.mask, entry.grid)
     return tokens
+
+
+def watch(model: Classifier, entry: Entry, layer: int) -> Watched:
+    """Pass tokens through all layers, with a graph from the ``layer`` on; UserError for a layer out of range."""
+    block(model, layer)
+    start = layer % len(model.blocks)
+    with torch.no_grad():
+        tokens = through(model, entry, 0, start)
+    with torch.enable_grad():
+        tokens = tokens.detach().requires_grad_()
+        return Watched(tokens, through(model, entry._replace(tokens=tokens), start))
 
 
 def classify(model: Classifier, entry: Entry, tokens: Tensor) -> Tensor:
