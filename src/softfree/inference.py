@@ -63,8 +63,11 @@ def infer(
                 failed[index] = reason
 
     for indices, images in of_equal_shape(whole(), batch):
-        with torch.inference_mode():
-            values[indices] = _forward(answer, torch.stack(images).to(device))
+        try:
+            with torch.inference_mode():
+                values[indices] = _forward(answer, torch.stack(images).to(device))
+        except ReadError as reason:  # their tokens find no space
+            failed |= dict.fromkeys(indices, reason)
     return Logits(values, failed)
 
 

@@ -39,23 +39,18 @@ def peak_memory() -> int:
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
     # What getrusage says on Linux starts at the peak of the parent process.
-    return _kernel_says("/proc/self/status", "VmHWM") or _peak_by_getrusage()
+    return _kernel_says("VmHWM") or _peak_by_getrusage()
 
 
 def current_memory() -> int:
     """Bytes of main memory that this process holds now."""
-    return _kernel_says("/proc/self/status", "VmRSS") or _peak_by_getrusage()
+    return _kernel_says("VmRSS") or _peak_by_getrusage()
 
 
-def available_memory() -> int:
-    """Bytes of main memory that programs can still get; 8 GiB where the system does not say."""
-    return _kernel_says("/proc/meminfo", "MemAvailable") or 8 * 2**30
-
-
-def _kernel_says(file: str, name: str) -> int | None:
-    """Read a size in bytes from one of Linux' tables; None elsewhere."""
+def _kernel_says(name: str) -> int | None:
+    """Read a size in bytes from what Linux says of this process; None elsewhere."""
     try:
-        for line in Path(file).read_text().splitlines():
+        for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     except OSError:

@@ -127,6 +127,20 @@ def test_damage_within_a_long_slide_is_a_row_with_a_reason(
     assert np.isfinite(logits.values[1]).all()
 
 
+def test_no_space_for_the_tokens_is_a_row_with_a_reason(
+    write_run: Callable[..., Run], svs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short, long = runs(write_run, tmp_path)
+    monkeypatch.setattr("softfree.longseq.store.available_memory", lambda: 1000)
+    for run in (short, long):
+        rows = run.predict([svs], stream=StreamOptions(stream="always"))
+        assert rows["status"][0] == "too_large"
+        assert "--token-store" in rows["reason"][0]
+    (map_of_it,) = explain(long, [svs], ExplainOptions(out=tmp_path, method="split"))
+    assert map_of_it.error is not None
+    assert map_of_it.error.status == "too_large"
+
+
 def test_slides_do_not_wait_for_others_of_their_shape(write_run: Callable[..., Run], tmp_path: Path) -> None:
     """Each slide has a shape of its own: with all of them waiting for company, memory would hold the whole table."""
     from softfree.runtime.batches import WAITING

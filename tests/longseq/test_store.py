@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from softfree.errors import UserError
+from softfree.errors import ReadError, UserError
 from softfree.longseq import TokenStore
 
 
@@ -111,3 +111,13 @@ def test_short_writes_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with TokenStore([10], 4, torch.float32, place=tmp_path) as store:
         store.write(0, 0, tokens)
         assert torch.equal(store.read(0, 0, torch.float32), tokens)
+
+
+def test_memory_that_is_too_small_shows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("softfree.longseq.store.available_memory", lambda: 10 * 64 * 4 - 1)
+    with pytest.raises(ReadError, match="name a folder on a disk") as caught:
+        TokenStore([6, 4], 64, torch.float32)
+    assert caught.value.status == "too_large"
+    TokenStore([6, 4], 64, torch.bfloat16).close()
+    monkeypatch.setattr("softfree.longseq.store.available_memory", lambda: None)  # not known is no reason
+    TokenStore([6, 4], 64, torch.float32).close()

@@ -73,7 +73,7 @@ def test_the_check_is_written_with_its_machine(
     assert found["case"][1] == f"{Work().model} inference 64 px precision=bf16 pure stem=patch"
     record = json.loads((tmp_path / "plan.json").read_text())
     assert record["machine"]
-    assert [Work(**case) for case in record["cases"]] == works
+    assert [Work(**case) for case in record["options"]["cases"]] == works
     assert "0.50" in capsys.readouterr().out
 
 

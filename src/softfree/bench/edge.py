@@ -17,7 +17,8 @@ from softfree.bench.edge_plot import plot_edge
 from softfree.bench.edge_tables import clock_of, edge_tables, with_ratios
 from softfree.bench.measure import Budget, predicted_seconds, run_group
 from softfree.bench.records import write_record
-from softfree.machine import available_memory, describe_machine
+from softfree.machine import describe_machine
+from softfree.memory import ASSUMED, available_memory
 from softfree.models.encoder import Block
 from softfree.options import EdgeBenchOptions
 
@@ -77,7 +78,7 @@ def _measure_side(
     rows = run_group(
         cases,
         budget,
-        together=sum(map(estimated_bytes, cases)) < available_memory() / 2,
+        together=sum(map(estimated_bytes, cases)) < (available_memory() or ASSUMED) / 2,
         why_not=lambda case: _reason_to_skip(case, budget, before),
         checked=checked,
         start=EdgeWorker,
@@ -88,7 +89,7 @@ def _measure_side(
 
 
 def _reason_to_skip(case: EdgeCase, budget: Budget, before: list[dict[str, object]]) -> str:
-    need, have = estimated_bytes(case), available_memory()
+    need, have = estimated_bytes(case), available_memory() or ASSUMED
     if need > 0.6 * have:
         return f"needs about {need / 2**30:.1f} GiB, {have / 2**30:.1f} are free"
     same = ("method", "runtime", "precision", "threads")

@@ -19,6 +19,7 @@ from torch.utils import data
 from softfree.data.preparation import Change, Preparation, files_of
 from softfree.data.sources import split_source
 from softfree.errors import ReadError, UserError
+from softfree.memory import ASSUMED, available_memory
 from softfree.progress import tracked
 
 if TYPE_CHECKING:
@@ -162,14 +163,7 @@ def choose_cache(cache: str, count: int, preparation: Preparation) -> str:
     if cache != "auto":
         return cache
     one = preparation.sample_bytes()
-    return "memory" if one is not None and count * one <= _free_memory() / 4 else "none"
-
-
-def _free_memory() -> float:
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError, AttributeError):
-        return 4e9  # the system does not say: assume a small machine
+    return "memory" if one is not None and count * one <= (available_memory() or ASSUMED) / 4 else "none"
 
 
 def _store(items: list[dict[str, Any]], prepare: Prepare, cache: str) -> data.Dataset:

@@ -13,7 +13,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from softfree.errors import UserError
+from softfree.errors import ReadError, UserError
+from softfree.memory import available_memory
 
 
 class TokenStore:
@@ -32,7 +33,8 @@ class TokenStore:
         place: "ram", or the folder for the file.
 
     Raises:
-        UserError: no space, or a folder that cannot be written to.
+        ReadError: status ``too_large``: no space.
+        UserError: a folder that cannot be written to.
     """
 
     def __init__(
@@ -42,7 +44,9 @@ class TokenStore:
         self._starts = [0, *accumulate(sizes)]
         self._parts: dict[tuple[int, int], Tensor] = {}
         self._file: BinaryIO | None = None
-        if place != "ram":
+        if place == "ram":
+            self._refuse_what_does_not_fit()
+        else:
             self._buffer = torch.empty(max(sizes, default=0), width, dtype=dtype)
             self._open(Path(place))
 
@@ -110,11 +114,22 @@ class TokenStore:
             self.close()
             raise self._refused(error) from None
 
+    def _refuse_what_does_not_fit(self) -> None:
+        """Say so at once: later the system would end the process, after hours perhaps."""
+        free = available_memory()
+        if free is not None and self.nbytes > free:
+            raise ReadError(
+                f"cannot keep {self.nbytes / 2**30:.3g} GiB of tokens in main memory, of which {free / 2**30:.3g} are "
+                "free; name a folder on a disk (--token-store) or keep them in bfloat16 (--token-bf16)",
+                "too_large",
+            )
+
     def _refused(self, error: OSError) -> UserError:
-        return UserError(
+        message = (
             f"cannot keep {self.nbytes / 2**30:.3g} GiB of tokens in {self.place}: {error.strerror or error}; free "
             "some space, name another folder, or keep them in bfloat16"
         )
+        return ReadError(message, "too_large") if error.errno == errno.ENOSPC else UserError(message)
 
 
 def _bytes(tokens: Tensor) -> memoryview:

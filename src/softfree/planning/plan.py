@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import count
 from math import isqrt
-from pathlib import Path
 from typing import Any
 
 from softfree.errors import UserError
+from softfree.memory import available_memory
 from softfree.options import PlanOptions
 from softfree.planning.attentions.seqnorm import is_gram
 from softfree.planning.memory import GIB, Memory, memory
@@ -118,10 +118,4 @@ def free_memory(gpu: bool) -> int | None:
         if not torch.cuda.is_available():
             raise UserError("Got --device gpu, but none is here: add --memory with the GiB of the one that is meant.")
         return int(torch.cuda.mem_get_info()[0])
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
+    return available_memory()
