@@ -26,6 +26,10 @@ class ReadError(UserError):
         super().__init__(message)
         self.status = status
 
+    def of(self, source: object) -> ReadError:
+        """Give the error with its file in front, where those of readers have it already."""
+        return self if str(self).startswith(str(source)) else ReadError(f"{source}: {self}", self.status)
+
     def __reduce__(self) -> tuple[type[ReadError], tuple[str, str]]:
         # The default would lose the status on the way from a reading process.
         return type(self), (str(self), self.status)

@@ -67,7 +67,7 @@ def infer(
             with torch.inference_mode():
                 values[indices] = _forward(answer, torch.stack(images).to(device))
         except ReadError as reason:  # their tokens find no space
-            failed |= dict.fromkeys(indices, reason)
+            failed |= {index: reason.of(dataset.name(index)) for index in indices}
     return Logits(values, failed)
 
 
@@ -92,7 +92,11 @@ def _of_rows(answer: Answer, dataset: SampleDataset, index: int, error: ReadErro
     rows = None if error.status != "too_large" or answer.why_not_rows() else dataset.rows(index)
     if rows is None:
         raise error
-    return answer.of_rows(rows)[0].double().cpu().numpy()
+    with rows:
+        try:
+            return answer.of_rows(rows)[0].double().cpu().numpy()
+        except ReadError as reason:
+            raise reason.of(dataset.name(index)) from None
 
 
 def _forward(answer: Answer, images: Tensor) -> np.ndarray:

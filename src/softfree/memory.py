@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-ASSUMED = 4 * 2**30
-"""Bytes to reckon with where the system does not say: a small machine."""
-
+_ASSUMED = 4 * 2**30  # bytes
 _MEMINFO, _OWN_GROUPS, _GROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
@@ -20,6 +18,12 @@ def available_memory() -> int | None:
     """
     found = [_field(_MEMINFO, "MemAvailable:", 1024), *map(_left_in, _groups())]
     return min((bytes_ for bytes_ in found if bytes_ is not None), default=None)
+
+
+def available_or_assumed() -> int:
+    """The same, and a small machine's where the system does not say."""
+    found = available_memory()
+    return _ASSUMED if found is None else found
 
 
 def _groups() -> list[Path]:

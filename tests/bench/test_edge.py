@@ -136,7 +136,7 @@ def test_what_takes_too_long_or_too_much_is_left_out(monkeypatch: pytest.MonkeyP
     ]  # fmt: skip
     assert edge._reason_to_skip(case, edge.Budget(1, 17), before) == ""
     assert edge._reason_to_skip(case, edge.Budget(1, 15), before) == "would take about 16 s a run"
-    monkeypatch.setattr(edge, "available_memory", lambda: 10**6)
+    monkeypatch.setattr(edge, "available_or_assumed", lambda: 10**6)
     assert "GiB" in edge._reason_to_skip(case, edge.Budget(1, 17), before)
 
 

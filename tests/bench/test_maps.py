@@ -68,7 +68,7 @@ def test_what_takes_too_long_or_too_much_is_left_out(monkeypatch: pytest.MonkeyP
     ]
     assert maps._reason_to_skip(CASE, Budget(1, 17), before) == ""
     assert maps._reason_to_skip(CASE, Budget(1, 15), before) == "would take about 16 s a run"
-    monkeypatch.setattr(maps, "available_memory", lambda: 10**6)
+    monkeypatch.setattr(maps, "available_or_assumed", lambda: 10**6)
     assert "GiB" in maps._reason_to_skip(CASE, Budget(1, 17), before)
 
 

@@ -35,7 +35,7 @@ def test_wrong_numbers_have_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_does_not_fit_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "available_memory", lambda: 10**6)
+    monkeypatch.setattr(module, "available_or_assumed", lambda: 10**6)
     rows = measure([Case("attention", "softmax", 10**5, **SMALL)], Budget(0.05))
     assert rows.loc[0, "status"] == "skipped"
     assert "GiB" in rows.loc[0, "reason"]

@@ -113,7 +113,7 @@ def test_orders_differ_by_epoch_and_seed_and_stay_without_seed():
 
 
 def test_automatic_cache_depends_on_what_fits(monkeypatch):
-    monkeypatch.setattr(module, "available_memory", lambda: 4 * 10 * 32 * 32 * 4)
+    monkeypatch.setattr(module, "available_or_assumed", lambda: 4 * 10 * 32 * 32 * 4)
     assert choose_cache("auto", 10, PREPROCESSING) == "memory"
     assert choose_cache("auto", 11, PREPROCESSING) == "none"
     assert choose_cache("none", 1, PREPROCESSING) == "none"

@@ -135,10 +135,12 @@ def test_no_space_for_the_tokens_is_a_row_with_a_reason(
     for run in (short, long):
         rows = run.predict([svs], stream=StreamOptions(stream="always"))
         assert rows["status"][0] == "too_large"
+        assert rows["reason"][0].startswith(f"{svs}: cannot keep")
         assert "--token-store" in rows["reason"][0]
     (map_of_it,) = explain(long, [svs], ExplainOptions(out=tmp_path, method="split"))
     assert map_of_it.error is not None
     assert map_of_it.error.status == "too_large"
+    assert str(map_of_it.error).startswith(f"{svs}: cannot keep")
 
 
 def test_slides_do_not_wait_for_others_of_their_shape(write_run: Callable[..., Run], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from softfree.bench.edge_tables import clock_of, edge_tables, with_ratios
 from softfree.bench.measure import Budget, predicted_seconds, run_group
 from softfree.bench.records import write_record
 from softfree.machine import describe_machine
-from softfree.memory import ASSUMED, available_memory
+from softfree.memory import available_or_assumed
 from softfree.models.encoder import Block
 from softfree.options import EdgeBenchOptions
 
@@ -78,7 +78,7 @@ def _measure_side(
     rows = run_group(
         cases,
         budget,
-        together=sum(map(estimated_bytes, cases)) < (available_memory() or ASSUMED) / 2,
+        together=sum(map(estimated_bytes, cases)) < available_or_assumed() / 2,
         why_not=lambda case: _reason_to_skip(case, budget, before),
         checked=checked,
         start=EdgeWorker,
@@ -89,7 +89,7 @@ def _measure_side(
 
 
 def _reason_to_skip(case: EdgeCase, budget: Budget, before: list[dict[str, object]]) -> str:
-    need, have = estimated_bytes(case), available_memory() or ASSUMED
+    need, have = estimated_bytes(case), available_or_assumed()
     if need > 0.6 * have:
         return f"needs about {need / 2**30:.1f} GiB, {have / 2**30:.1f} are free"
     same = ("method", "runtime", "precision", "threads")

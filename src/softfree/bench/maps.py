@@ -25,7 +25,7 @@ from softfree.explain.maps import explain_tensor, known_method
 from softfree.explain.streamed import explain_streamed
 from softfree.longseq import Rows, Streaming, stream_forward
 from softfree.machine import describe_machine
-from softfree.memory import ASSUMED, available_memory
+from softfree.memory import available_or_assumed
 from softfree.models import create_model
 from softfree.models.vit import VisionTransformer
 from softfree.options.measuring import MapBenchOptions
@@ -78,7 +78,7 @@ def _measure_side(
     rows = run_group(
         cases,
         budget,
-        together=sum(map(_bytes, cases)) < 0.7 * (available_memory() or ASSUMED),
+        together=sum(map(_bytes, cases)) < 0.7 * available_or_assumed(),
         why_not=lambda case: _reason_to_skip(case, budget, before),
         checked=lambda case: (case, numerical_error(case)),
         start=lambda case: Worker(case, budget.threads, make_step, processor_clock),
@@ -113,7 +113,7 @@ def _bytes(case: MapCase) -> float:
 
 
 def _reason_to_skip(case: MapCase, budget: Budget, before: list[dict[str, object]]) -> str:
-    need, have = _bytes(case), available_memory() or ASSUMED
+    need, have = _bytes(case), available_or_assumed()
     if need > 0.9 * have:
         return f"needs about {need / 2**30:.1f} GiB, {have / 2**30:.1f} are free"
     smaller = [row for row in before if (row["method"], row["way"]) == (case.method, case.way)]

@@ -13,7 +13,7 @@ import pandas as pd
 
 from softfree.bench.cases import TOLERANCES, Case, numerical_error
 from softfree.bench.worker import Worker
-from softfree.memory import ASSUMED, available_memory
+from softfree.memory import available_or_assumed
 from softfree.models import NAMED
 from softfree.planning import Work, memory
 
@@ -74,7 +74,7 @@ def _measure_group(cases: list[Case], budget: Budget, before: list[dict[str, obj
     return run_group(
         cases,
         budget,
-        together=sum(map(estimated_bytes, cases)) < (available_memory() or ASSUMED) / 2,
+        together=sum(map(estimated_bytes, cases)) < available_or_assumed() / 2,
         why_not=lambda case: _reason_to_skip(case, budget, before),
         checked=lambda case: (case, numerical_error(case)),
         start=lambda case: Worker(case, budget.threads),
@@ -174,7 +174,7 @@ def row_of(case: Case, status: str, reason: str, error: float = math.nan) -> dic
 
 
 def _reason_to_skip(case: Case, budget: Budget, before: list[dict[str, object]]) -> str:
-    need, have = estimated_bytes(case), available_memory() or ASSUMED
+    need, have = estimated_bytes(case), available_or_assumed()
     if need > 0.9 * have:
         return f"needs about {need / 2**30:.1f} GiB, {have / 2**30:.1f} are free"
     same = ("method", "precision", "passes", "batch", "width", "compiled")

@@ -19,7 +19,7 @@ from torch.utils import data
 from softfree.data.preparation import Change, Preparation, files_of
 from softfree.data.sources import split_source
 from softfree.errors import ReadError, UserError
-from softfree.memory import ASSUMED, available_memory
+from softfree.memory import available_or_assumed
 from softfree.progress import tracked
 
 if TYPE_CHECKING:
@@ -99,6 +99,11 @@ class SampleDataset(data.Dataset):
             image = self.augmentation(image, _item_seed(self.seed, epoch, index))
         return Sample(image=image, target=self.targets[index], index=index)
 
+    def name(self, index: int) -> str:
+        """The file of a sample, for messages."""
+        source = self._items[index]["source"]
+        return split_source(source)[0] if isinstance(source, str) else f"picture {index}"
+
     def rows(self, index: int) -> SlideRows | None:
         """Open what is too long to be read at once, to be read band by band; None where there is no such way.
 
@@ -163,7 +168,7 @@ def choose_cache(cache: str, count: int, preparation: Preparation) -> str:
     if cache != "auto":
         return cache
     one = preparation.sample_bytes()
-    return "memory" if one is not None and count * one <= (available_memory() or ASSUMED) / 4 else "none"
+    return "memory" if one is not None and count * one <= available_or_assumed() / 4 else "none"
 
 
 def _store(items: list[dict[str, Any]], prepare: Prepare, cache: str) -> data.Dataset:

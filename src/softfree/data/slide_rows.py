@@ -50,6 +50,12 @@ class SlideRows:
         rows = self._held[top - self._first : bottom - self._first]
         return self.prepare(torch.from_numpy(rows).permute(2, 0, 1))
 
+    def __enter__(self) -> SlideRows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.slide.close()
+
     def _pixels(self, top: int, bottom: int) -> np.ndarray:
         from_top = self.region.top + top * self.mpp / 1000
         return self.slide.read(self.region.left, from_top, self.region.width, bottom - top, self.mpp)
@@ -65,7 +71,11 @@ def open_rows(steps: SlidePreprocessing, source: str, frame: int | None = None) 
         ReadError: as of ``steps.load``, but for ``too_large``.
     """
     slide = steps.open(source, frame)
-    return SlideRows(slide, steps.mpp, _prepared, steps.region(slide))
+    try:
+        return SlideRows(slide, steps.mpp, _prepared, steps.region(slide))
+    except ReadError:
+        slide.close()
+        raise
 
 
 def load_or_open(steps: SlidePreprocessing, source: str, frame: int | None = None) -> Tensor | SlideRows:

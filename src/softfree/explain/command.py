@@ -125,7 +125,7 @@ def _explain_one(
         for form, path in zip(opener.forms, files, strict=True):
             sample.write(form, path, found, regions, words)
     except ReadError as error:
-        return Explained(name, error=error)
+        return Explained(name, error=error.of(split_source(source)[0]))
     except torch.OutOfMemoryError:
         return Explained(name, error=ReadError(f"{name}: does not fit in the device's memory", "too_large"))
     return Explained(name, found, sample.places, tuple(regions), tuple(files))
