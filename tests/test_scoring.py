@@ -10,6 +10,7 @@ from PIL import Image
 
 from softfree.data.task import Task
 from softfree.errors import UserError
+from softfree.options import InferenceOptions
 from softfree.runs import Operating, Run
 from softfree.scoring import calibrate, open_table, predict_rows, scores_of, stored_rows, write_predictions
 
@@ -20,7 +21,7 @@ def multilabel(folder: Path) -> Run:
 
 def test_predicted_rows_are_those_stored_by_training(run: Run) -> None:
     part = open_table(run).where("test")
-    stored, fresh = stored_rows(run, part), predict_rows(run, part, batch=3, workers=0)
+    stored, fresh = stored_rows(run, part), predict_rows(run, part, InferenceOptions(batch=3, progress=False))
     assert stored is not None
     pd.testing.assert_frame_equal(stored, fresh, check_dtype=False, rtol=1e-4, atol=1e-6)
     assert fresh["row"].tolist() == list(range(24, 32))
@@ -34,7 +35,7 @@ def test_unreadable_pictures_keep_their_row_and_have_no_score(run: Run, tmp_path
     Image.fromarray(np.arange(2000, dtype=np.uint8).reshape(50, 40)).save(tmp_path / "good.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     (tmp_path / "t.csv").write_text("path,label\nbroken.png,low\ngood.png,high\ngone.png,low\n")
-    frame = predict_rows(run, open_table(run, tmp_path / "t.csv"), batch=2, workers=0)
+    frame = predict_rows(run, open_table(run, tmp_path / "t.csv"), InferenceOptions(batch=2, progress=False))
     assert frame["status"].tolist() == ["corrupt", "ok", "missing"]
     assert frame["logit_low"].isna().tolist() == [True, False, True]
     assert list(frame["reason"] != "") == [status != "ok" for status in frame["status"]]
@@ -49,7 +50,9 @@ def test_frames_of_a_file_are_told_apart(run: Run, tmp_path: Path) -> None:
     pages[0].save(tmp_path / "two.tif", save_all=True, append_images=pages[1:])
     pages[1].save(tmp_path / "second.png")
     (tmp_path / "t.csv").write_text("path,frame,label\ntwo.tif,,low\ntwo.tif,1,low\nsecond.png,,high\n")
-    logits = predict_rows(run, open_table(run, tmp_path / "t.csv"), batch=1, workers=0)["logit_low"]
+    logits = predict_rows(run, open_table(run, tmp_path / "t.csv"), InferenceOptions(batch=1, progress=False))[
+        "logit_low"
+    ]
     assert logits[1] == pytest.approx(logits[2], abs=1e-6)
     assert abs(logits[0] - logits[1]) > 1e-5
 
@@ -104,7 +107,7 @@ def test_calibration_undoes_overconfidence_and_is_stored(run: Run, tmp_path: Pat
 
 
 def test_the_file_holds_probabilities_and_labels(run: Run, tmp_path: Path) -> None:
-    frame = predict_rows(run, open_table(run).where("val"), batch=8, workers=0)
+    frame = predict_rows(run, open_table(run).where("val"), InferenceOptions(batch=8, progress=False))
     chosen = replace(run, operating=Operating(3.0, {"low": 0.4}))
     write_predictions(tmp_path / "new" / "p.csv", frame, chosen)
     written = pd.read_csv(tmp_path / "new" / "p.csv")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from softfree.data.dataset import SampleDataset
 from softfree.errors import ReadError, UserError
 from softfree.longseq.choice import Answer
-from softfree.options import StreamOptions
+from softfree.options import InferenceOptions, Precision
 from softfree.progress import tracked
 from softfree.runtime.batches import of_equal_shape
 
@@ -23,7 +24,7 @@ class Logits:
     """What a model says of each picture of a dataset.
 
     Attributes:
-        values: ``(n, K)`` float64; NaN in the rows of pictures that could not be read.
+        values: ``(n, K)`` float64; NaN in the rows of pictures that have no answer.
         failed: why, by picture number.
     """
 
@@ -35,25 +36,31 @@ def infer(
     model: nn.Module,
     dataset: SampleDataset,
     classes: int,
+    options: InferenceOptions | None = None,
     *,
-    stream: StreamOptions | None = None,
-    batch: int = 16,
-    workers: int = 0,
-    progress: bool = False,
     description: str = "Predicting",
 ) -> Logits:
-    """Run ``model`` over ``dataset`` in batches of equal shape, in float32; what does not fit is streamed.
+    """Run ``model`` over ``dataset`` in batches of equal shape; what does not fit is streamed.
 
     Slides that are too long to be read at once are streamed from their files.
+
+    Args:
+        model: of the samples of ``dataset``; it is put into evaluation mode and on the GPU if there is one.
+        dataset: what to answer.
+        classes: K.
+        options: by default batches of 16 in float32, without a bar.
+        description: beside the bar.
     """
+    options = options or InferenceOptions(progress=False)
     values = np.full((len(dataset), classes), np.nan)
     failed: dict[int, ReadError] = {}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    answer = Answer(model.eval().to(device), stream or StreamOptions(), progress=progress)
+    precision = cast(Precision, options.precision)
+    answer = Answer(model.eval().to(device), options, precision, progress=options.progress)
 
     def whole() -> Iterator[tuple[int, Tensor]]:
-        loader = DataLoader(_Readable(dataset), batch_size=None, num_workers=workers)
-        for index, image, error in tracked(loader, description, total=len(dataset), shown=progress):
+        loader = DataLoader(_Readable(dataset), batch_size=None, num_workers=options.workers)
+        for index, image, error in tracked(loader, description, total=len(dataset), shown=options.progress):
             if image is not None:
                 yield index, image
                 continue
@@ -62,12 +69,17 @@ def infer(
             except ReadError as reason:
                 failed[index] = reason
 
-    for indices, images in of_equal_shape(whole(), batch):
+    for indices, images in of_equal_shape(whole(), options.batch):
         try:
             with torch.inference_mode():
                 values[indices] = _forward(answer, torch.stack(images).to(device))
         except ReadError as reason:  # their tokens find no space
             failed |= {index: reason.of(dataset.name(index)) for index in indices}
+    for index in map(int, np.flatnonzero(~np.isfinite(values).all(axis=1))):
+        if index not in failed:
+            values[index] = np.nan
+            said = f"{dataset.name(index)}: the model gave NaN or infinite numbers in --precision {precision}"
+            failed[index] = ReadError(said if precision == "32" else f"{said}; use --precision 32", "not_finite")
     return Logits(values, failed)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from softfree.data.task import Task
 from softfree.errors import UserError
 from softfree.files import replacing
 from softfree.inference import infer
-from softfree.options import PredictOptions, StreamOptions
+from softfree.options import InferenceOptions, PredictOptions
 from softfree.runtime import inputs as runtime_inputs
 from softfree.runtime.inputs import Found, Input
 from softfree.runtime.outputs import called, probabilities
@@ -31,20 +32,16 @@ if TYPE_CHECKING:
 def predict(
     run: Run,
     inputs: Input | Sequence[Input],
+    options: InferenceOptions | None = None,
     *,
     frame: int | None = None,
-    batch: int = 16,
-    workers: int = 0,
-    progress: bool = False,
-    stream: StreamOptions | None = None,
 ) -> pd.DataFrame:
     """See :meth:`softfree.runs.Run.predict`."""
     given: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
     group = run.config["options"].get("group", False)
     names, sources, frames = zip(*find_inputs(given, frame, run.preprocessing.kind, group), strict=True)
     dataset = SampleDataset(sources, None, run.preprocessing, frames=frames)
-    how: dict[str, Any] = {"batch": batch, "workers": workers, "progress": progress, "stream": stream}
-    logits = infer(run.model, dataset, len(run.task.classes), **how)
+    logits = infer(run.model, dataset, len(run.task.classes), options)
     rows = pd.DataFrame({"path": list(names), "status": "ok", "reason": ""})
     for index, error in logits.failed.items():
         rows.loc[index, ["status", "reason"]] = [error.status, str(error)]
@@ -94,14 +91,8 @@ def predict_to_file(folder: str | Path, inputs: list[str], options: PredictOptio
 
     if options.out.suffix.lower() not in (".csv", ".parquet"):
         raise UserError(f"--out {options.out}: expected a name that ends in .csv or .parquet")
-    rows = Run.load(folder).predict(
-        inputs,
-        frame=options.frame,
-        batch=options.batch,
-        workers=options.workers,
-        progress=options.progress and not as_json,
-        stream=options,
-    )
+    asked = replace(options, progress=options.progress and not as_json)
+    rows = predict(Run.load(folder), inputs, asked, frame=options.frame)
     with replacing(options.out) as temporary:
         rows.to_parquet(temporary) if options.out.suffix.lower() == ".parquet" else rows.to_csv(temporary, index=False)
     failed = rows[rows["status"] != "ok"]

@@ -181,9 +181,7 @@ def _predicted(run: Run, part: Table, options: EvaluateOptions, *, stored: bool)
     found = stored_rows(run, part) if stored else None
     if found is not None:
         return found
-    return predict_rows(
-        run, part, batch=options.batch, workers=options.workers, progress=options.progress, stream=options
-    )
+    return predict_rows(run, part, options)
 
 
 def _comparisons(

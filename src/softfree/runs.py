@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from softfree.data.preparation import Preparation
     from softfree.data.transforms import Preprocessing
-    from softfree.options import StreamOptions
+    from softfree.options import Precision, StreamOptions
 
 CONFIG, WEIGHTS, OPERATING = "config.yaml", "model.safetensors", "operating.json"
 
@@ -135,6 +135,7 @@ class Run:
         frame: int | None = None,
         batch: int = 16,
         workers: int = 0,
+        precision: Precision = "32",
         progress: bool = False,
         stream: StreamOptions | None = None,
     ) -> pd.DataFrame:
@@ -145,6 +146,7 @@ class Run:
             frame: frame of multi-frame files, counted from 0; default: the first.
             batch: pictures at once; only pictures of equal shape share a batch.
             workers: processes that read files.
+            precision: arithmetic of the products, "32", "bf16" or "16".
             progress: show a progress bar.
             stream: when and where to stream what does not fit in memory; by itself, in main memory.
 
@@ -152,9 +154,12 @@ class Run:
             A row for each input: ``path``, ``status`` (``ok`` or why not), ``reason``, ``p_<class>`` (calibrated),
             ``raw_<class>`` (before calibration) and ``predicted``.
         """
+        from softfree.options import InferenceOptions
         from softfree.prediction import predict
 
-        return predict(self, inputs, frame=frame, batch=batch, workers=workers, progress=progress, stream=stream)
+        streaming = stream.streaming if stream else {}
+        options = InferenceOptions(batch=batch, workers=workers, precision=precision, progress=progress, **streaming)
+        return predict(self, inputs, options, frame=frame)
 
     def with_operating(self, operating: Operating) -> Run:
         """Store another temperature and other thresholds."""

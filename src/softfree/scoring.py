@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ from softfree.evaluation.scores import Scores
 from softfree.evaluation.thresholds import choose_thresholds
 from softfree.files import replacing
 from softfree.inference import infer
-from softfree.options import StreamOptions
+from softfree.options import InferenceOptions
 from softfree.prediction import outputs
 from softfree.runs import Operating, Run
 from softfree.runtime.outputs import probabilities
@@ -48,13 +47,10 @@ def open_table(run: Run, path: Path | None = None, images: Path | None = None) -
     return as_samples(table, run.preprocessing.kind, group=options.get("group", False))
 
 
-def predict_rows(
-    run: Run, table: Table, *, batch: int, workers: int, progress: bool = False, stream: StreamOptions | None = None
-) -> pd.DataFrame:
+def predict_rows(run: Run, table: Table, options: InferenceOptions | None = None) -> pd.DataFrame:
     """Logits for all rows of ``table`` as in ``predictions.csv``: rows and patients by number, nothing by name."""
     dataset = SampleDataset(table.frame["file"].tolist(), None, run.preprocessing, frames=_frames(table.frame))
-    how: dict[str, Any] = {"batch": batch, "workers": workers, "progress": progress, "stream": stream}
-    logits = infer(run.model, dataset, len(run.task.classes), **how)
+    logits = infer(run.model, dataset, len(run.task.classes), options)
     frame = table.frame[["row", "split", "patient"]].reset_index(drop=True)
     frame["status"] = [logits.failed[i].status if i in logits.failed else "ok" for i in range(len(frame))]
     # Without the file, which a message starts with: its name may be a patient's.

@@ -17,7 +17,7 @@ from softfree.data.slides import SlidePreprocessing
 from softfree.errors import ReadError
 from softfree.explain.command import explain
 from softfree.inference import infer
-from softfree.options import ExplainOptions, StreamOptions
+from softfree.options import ExplainOptions, InferenceOptions, StreamOptions
 from softfree.runs import Run
 
 MPP = 8.0
@@ -157,6 +157,6 @@ def test_slides_do_not_wait_for_others_of_their_shape(write_run: Callable[..., R
 
     seen: list[int] = []
     run.model.register_forward_hook(lambda *_: seen.append(1))
-    logits = infer(run.model, Shapes(["x"] * 12, None, run.preprocessing), 2, batch=4)
+    logits = infer(run.model, Shapes(["x"] * 12, None, run.preprocessing), 2, InferenceOptions(batch=4, progress=False))
     assert np.isfinite(logits.values).all()
     assert max(held) <= WAITING + 1

@@ -18,7 +18,7 @@ from softfree.evaluation.cases import SORTS
 from softfree.evaluation.report import Thumbnail
 from softfree.explain.maps import DEFAULT, METHODS
 from softfree.explain.reported import report_maps
-from softfree.options import EvaluateOptions
+from softfree.options import EvaluateOptions, InferenceOptions
 from softfree.runs import Run
 from softfree.scoring import predict_rows, scores_of
 
@@ -26,7 +26,7 @@ from softfree.scoring import predict_rows, scores_of
 def judged(run: Run, path: Path, images: Path | None = None) -> tuple[Table, pd.DataFrame, Any]:
     table = read_table(path, images=images, classes=run.task.classes, strict_patients=False)
     table = as_samples(table, run.preprocessing.kind)
-    frame = predict_rows(run, table, batch=4, workers=0)
+    frame = predict_rows(run, table, InferenceOptions(batch=4, progress=False))
     return table, frame, scores_of(frame, run)
 
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from softfree.attention import SeqNormAttention, create_attention
 from softfree.attention.soft import SoftAttention
 from softfree.models import NAMED, Block, Encoder, create_model
+from softfree.precision import DTYPES
 
 Pass = Literal["forward", "training"]
-TYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 FLOOR = "products"  # the bare matrix products that a method cannot do without
 INVERSE = "soft inverse"  # SOFT's pseudo-inverse by itself, to be held against the whole of "soft"
 # Largest max|y - reference| / max|reference| that a speed is still reported for.
@@ -61,7 +61,7 @@ class Case:
     @property
     def type(self) -> torch.dtype:
         """Of weights and input."""
-        return TYPES[self.precision]
+        return DTYPES[self.precision]
 
 
 def prepare(case: Case) -> Callable[[], Any]:

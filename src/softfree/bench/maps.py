@@ -30,6 +30,7 @@ from softfree.models import create_model
 from softfree.models.vit import VisionTransformer
 from softfree.options.measuring import MapBenchOptions
 from softfree.planning.memory import PROCESS
+from softfree.precision import products_in
 
 FORWARD = "forward pass"
 FIELDS = ("method", "way", "size", "tokens", "status", "reason", "error")
@@ -151,7 +152,7 @@ def make_step(case: MapCase) -> Step:
 
 def compute(case: MapCase, model: VisionTransformer, picture: Rows | torch.Tensor) -> np.ndarray:
     """Give the values of the map, or of a forward pass the logits."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=case.precision == "bf16"):
+    with products_in(case.precision):
         if case.way == "stream":
             streaming = Streaming(case.store)
             if case.method == FORWARD:

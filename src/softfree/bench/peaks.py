@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from softfree.errors import UserError
+from softfree.precision import DTYPES
 
 # The second step is the one to measure: AdamW makes its state at the end of the first.
 STEPS = 2
@@ -49,7 +50,7 @@ def _run(case: dict[str, Any]) -> dict[str, int]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     base = _status("VmRSS")
-    narrow = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}[case["precision"]]
+    narrow = DTYPES[case["precision"]]
     dtype = narrow if case["pure"] else torch.float32
     model = create_model(
         case["model"],

@@ -17,6 +17,7 @@ from softfree.errors import UserError
 from softfree.longseq import Rows, Streaming, stream_backward, stream_forward
 from softfree.machine import current_memory, peak_memory
 from softfree.models.vit import VisionTransformer
+from softfree.precision import DTYPES, products_in
 
 REPEATED = 256  # rows of noise that a picture is made of
 
@@ -83,13 +84,11 @@ def time_stream(
     if not isinstance(model, VisionTransformer):
         raise UserError(f"Got {model_name}: expected a vision transformer for pictures.")
     model.train(training)
-    picture, streaming = (
-        NoiseRows(picture) if isinstance(picture, int) else picture,
-        Streaming(store, dtype, chunk, progress),
-    )
+    picture = NoiseRows(picture) if isinstance(picture, int) else picture
+    streaming = Streaming(store, dtype, chunk, progress)
     tokens = math.prod(-(-side // model.patch_size) for side in picture.shape[1:])
     before, started = current_memory(), time.perf_counter()
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    with products_in(precision):
         if training:
             stream_backward(model, picture, lambda logits: logits.logsumexp(1).sum(), streaming)
         else:
@@ -110,7 +109,7 @@ def time_stream(
 @torch.inference_mode()
 def _product_seconds(model: VisionTransformer, chunk: int, precision: str) -> float:
     """Time the products of all layers on a chunk, the least of three, in seconds for a token."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = DTYPES[precision]
     width, pixels = model.embed_dim, model.in_chans * model.patch_size**2
     hidden = max((int(block.hidden) for block in model.blocks), default=0)  # type: ignore[arg-type]
     x, wide, patches = (torch.randn(chunk, side, dtype=dtype) for side in (width, hidden, pixels))

@@ -17,6 +17,7 @@ from softfree.bench.stream import NoiseRows, slide_rows, time_stream
 from softfree.machine import current_memory, describe_machine, peak_memory
 from softfree.models import create_model
 from softfree.options import StreamBenchOptions
+from softfree.precision import products_in
 
 SHOWN = {
     "picture": "pixels",
@@ -80,7 +81,7 @@ def _whole(options: StreamBenchOptions, side: int) -> dict[str, Any]:
     for _ in range(2):
         started = time.perf_counter()
         with (
-            torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"),
+            products_in(options.precision),
             torch.set_grad_enabled(options.training),
         ):
             logits = model(picture)

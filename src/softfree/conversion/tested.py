@@ -14,7 +14,7 @@ from softfree.evaluation.quantities import quantities
 from softfree.evaluation.scores import Scores
 from softfree.inference import infer
 from softfree.models import VisionTransformer
-from softfree.options import ConvertOptions
+from softfree.options import ConvertOptions, InferenceOptions
 from softfree.runtime.outputs import probabilities
 
 
@@ -28,9 +28,9 @@ def auroc_on_test(
     frames = [None if pd.isna(f) else int(f) for f in rows.frame["frame"]] if "frame" in rows.frame else None
     cache = choose_cache("auto", len(rows.frame), origin.preprocessing)
     dataset = SampleDataset(rows.frame["file"].tolist(), None, origin.preprocessing, frames=frames, cache=cache)
-    found = {}
+    asked, found = InferenceOptions(batch=options.batch, progress=options.progress), {}
     for name, network in networks.items():
-        logits = infer(network, dataset, len(table.task.classes), batch=options.batch, progress=options.progress)
+        logits = infer(network, dataset, len(table.task.classes), asked)
         read = ~np.isnan(logits.values).any(axis=1)
         scores = Scores(
             table.task,

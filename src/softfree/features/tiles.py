@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from softfree.data.readers.slide import Slide, open_slide
 from softfree.errors import ReadError, UserError
 from softfree.features.encoders import Encoder
-
-_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
+from softfree.precision import products_in
 
 
 class TileDataset(Dataset):
@@ -106,11 +103,8 @@ def encode_tiles(
 
 
 def _encode(encoder: Encoder, images: Tensor, precision: str) -> np.ndarray:
-    lower: AbstractContextManager[Any] = nullcontext()
-    if precision in _DTYPES:
-        lower = torch.autocast(images.device.type, _DTYPES[precision])
     try:
-        with torch.inference_mode(), lower:
+        with torch.inference_mode(), products_in(precision, images.device):
             features = encoder.module(images)
     except torch.OutOfMemoryError:
         raise UserError(f"{len(images)} tiles do not fit in the device's memory; use a smaller --batch") from None

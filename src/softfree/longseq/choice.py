@@ -18,6 +18,7 @@ from softfree.models.encoder import Block
 from softfree.options import Precision, StreamOptions
 from softfree.planning import Work, memory
 from softfree.planning.plan import free_memory
+from softfree.precision import products_in
 
 # Share of the free memory that a plan may take: others live there, too.
 SHARE = 0.8
@@ -31,7 +32,7 @@ class Answer:
     Args:
         model: samples (B, ...) to logits (B, K).
         options: when and where to stream.
-        precision: of the arithmetic, "32", "bf16" or "16", for the plan.
+        precision: of the products, "32", "bf16" or "16".
         progress: show a bar for a sample that is streamed.
 
     Raises:
@@ -50,15 +51,16 @@ class Answer:
 
     def __call__(self, samples: Tensor) -> Tensor:
         """Return logits (B, K); with a graph where gradients are enabled."""
-        if not self.streams(samples):
-            return self.model(samples)
-        if len(samples) > 1:
+        streams = self.streams(samples)
+        if streams and len(samples) > 1:  # one by one they may fit
             return torch.cat([self(sample[None]) for sample in samples])
-        return streamed(self.model, samples[0], self.streaming)
+        with products_in(self.precision, samples.device):
+            return streamed(self.model, samples[0], self.streaming) if streams else self.model(samples)
 
     def of_rows(self, sample: Rows) -> Tensor:
         """Return logits (1, K), without a graph, of a picture that is never whole; ask :meth:`why_not_rows` before."""
-        return stream_forward(self.model, sample, self.streaming)
+        with products_in(self.precision, next(self.model.parameters()).device):
+            return stream_forward(self.model, sample, self.streaming)
 
     def why_not_rows(self) -> str:
         """Say why a picture that is too long to be read at once cannot pass; nothing if it can."""

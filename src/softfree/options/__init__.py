@@ -42,7 +42,7 @@ from softfree.options.training import (
     TrainOptions,
     VolumeOptions,
 )
-from softfree.options.using import CheckOptions, DemoOptions, EvaluateOptions, PredictOptions
+from softfree.options.using import CheckOptions, DemoOptions, EvaluateOptions, InferenceOptions, PredictOptions
 
 __all__ = [
     "AblationOptions",
@@ -59,6 +59,7 @@ __all__ = [
     "ExportOptions",
     "FeatureOptions",
     "Fit",
+    "InferenceOptions",
     "LoaderBenchOptions",
     "MapBenchOptions",
     "ModelBenchOptions",

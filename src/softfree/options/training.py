@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -193,6 +193,11 @@ class StreamOptions:
     token_store: Path | None = None
     token_bf16: bool = False
     token_chunk: int = 8192
+
+    @property
+    def streaming(self) -> dict[str, Any]:
+        """Give these options alone, for others that begin with them."""
+        return {one.name: getattr(self, one.name) for one in fields(StreamOptions)}
 
 
 @dataclass(kw_only=True)

@@ -5,11 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from softfree.options.training import Split, StreamOptions, TableOptions
+from softfree.options.training import PrecisionGiven, Split, StreamOptions, TableOptions
 
 
 @dataclass(kw_only=True)
-class EvaluateOptions(StreamOptions):
+class InferenceOptions(StreamOptions):
+    """How a trained model is asked.
+
+    Attributes:
+        batch: Samples at once; only those of equal shape share a batch.
+        precision: Arithmetic of the products: 32, bf16 or 16 bits, whatever the model was trained in.
+        workers: Processes that read files.
+        progress: Show progress bars.
+    """
+
+    batch: int = 16
+    precision: PrecisionGiven = "32"
+    workers: int = 0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Make text of a type that YAML read as a number."""
+        self.precision = str(self.precision)  # type: ignore[assignment]
+
+
+@dataclass(kw_only=True)
+class EvaluateOptions(InferenceOptions):
     """Numbers with intervals from a trained run.
 
     Attributes:
@@ -25,9 +46,6 @@ class EvaluateOptions(StreamOptions):
         out: Folder for the results; default: the run itself.
         resamples: Bootstrap resamples.
         seed: Seed of the bootstrap.
-        batch: Pictures at once.
-        workers: Processes that read pictures.
-        progress: Show progress bars.
     """
 
     table: Path | None = None
@@ -41,28 +59,19 @@ class EvaluateOptions(StreamOptions):
     out: Path | None = None
     resamples: int = 2000
     seed: int = 0
-    batch: int = 16
-    workers: int = 0
-    progress: bool = True
 
 
 @dataclass(kw_only=True)
-class PredictOptions(StreamOptions):
+class PredictOptions(InferenceOptions):
     """Probabilities for new pictures.
 
     Attributes:
         out: CSV or Parquet file to write; default: predictions.csv.
-        batch: Pictures at once.
-        workers: Processes that read pictures.
         frame: Frame of multi-frame files, counted from 0; default: the first.
-        progress: Show a progress bar.
     """
 
     out: Path = Path("predictions.csv")
-    batch: int = 16
-    workers: int = 0
     frame: int | None = None
-    progress: bool = True
 
 
 @dataclass(kw_only=True)

@@ -248,7 +248,7 @@ def _scores(run: Run, scale: float) -> Scores:
         return scores_of(frame[frame["split"] == "test"], run)
     side = max(16, round(run.picture_steps.size * scale))
     other = replace(run, config=run.config | {"preprocessing": run.config["preprocessing"] | {"size": side}})
-    return scores_of(predict_rows(other, open_table(run).where("test"), batch=16, workers=0), run)
+    return scores_of(predict_rows(other, open_table(run).where("test")), run)
 
 
 def _write(options: AblationOptions, cells: dict[Key, Cell], variants: list[str], scales: tuple[float, ...]) -> str:

@@ -18,6 +18,7 @@ from softfree.data.table import Table
 from softfree.data.transforms import resize
 from softfree.errors import UserError
 from softfree.inference import infer
+from softfree.options import InferenceOptions
 from softfree.runs import Run
 from softfree.runtime.outputs import probabilities
 from softfree.scoring import open_table
@@ -77,7 +78,7 @@ def study_sizes(run: Run, *, batch: int = 16, progress: bool = True) -> SizeStud
 
 def _positive(run: Run, sources: Sequence[str | Picture], batch: int, progress: bool) -> np.ndarray:
     dataset = SampleDataset(sources, None, run.picture_steps)
-    logits = infer(run.model, dataset, 2, batch=batch, progress=progress)
+    logits = infer(run.model, dataset, 2, InferenceOptions(batch=batch, progress=progress))
     return probabilities(logits.values, run.task)[:, 1]
 
 

@@ -29,11 +29,11 @@ from softfree.files import replacing, write_atomically
 from softfree.machine import describe_machine, versions
 from softfree.models import create_model
 from softfree.options import ConvergenceOptions
+from softfree.precision import DTYPES
 from softfree.prediction import find_inputs
 from softfree.progress import tracked
 from softfree.runs import Run
 
-TYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 TITLES = {"32": "float32", "bf16": "bfloat16", "16": "float16"}
 
 
@@ -136,7 +136,7 @@ def _watched(layers: dict[str, SoftAttention], collected: dict[str, list[Tensor]
 
 
 def _rows(name: str, precision: str, matrices: Tensor, iterations: int) -> list[dict[str, Any]]:
-    scaled, _ = to_unit_norm(matrices.to(TYPES[precision]))
+    scaled, _ = to_unit_norm(matrices.to(DTYPES[precision]))
     x, exact = start(scaled), scaled.double()
     rows = []
     for number in range(iterations + 1):

@@ -22,6 +22,7 @@ from softfree.explain.samples import Opener, Sample
 from softfree.models import VisionTransformer
 from softfree.options import ExplainStudyOptions
 from softfree.options.explaining import MapMethod
+from softfree.precision import products_in
 from softfree.progress import tracked
 from softfree.runs import Run
 from softfree.runtime.outputs import probabilities
@@ -162,8 +163,7 @@ class _Picture:
     def _answer(self, pictures: Tensor) -> np.ndarray:
         """The calibrated probability of the class."""
         device = next(self.run.model.parameters()).device
-        short = self.options.precision == "bf16"
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=short):
+        with torch.inference_mode(), products_in(self.options.precision, device):
             logits = self.run.model(pictures.to(device)).double().cpu().numpy()
         return probabilities(logits, self.run.task, self.run.operating.temperature)[:, self.target]
 

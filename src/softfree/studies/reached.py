@@ -21,7 +21,7 @@ from softfree.data.transforms import Preprocessing
 from softfree.errors import ReadError, UserError
 from softfree.evaluation.scores import Scores
 from softfree.inference import Logits, infer
-from softfree.options import RobustnessOptions
+from softfree.options import InferenceOptions, RobustnessOptions
 from softfree.runs import Run
 from softfree.runtime.outputs import probabilities
 from softfree.studies.corruptions import CORRUPTIONS
@@ -109,6 +109,10 @@ class CorruptedPictures(data.Dataset):
         picture = Picture(pixels, 0.0, 1.0, None, (), "corrupted" if strength else "")
         return {"image": torch.from_numpy(self.preprocessing(picture))}
 
+    def name(self, index: int) -> str:
+        """The file of an item, for messages."""
+        return str(self.files[index // len(self.variants)])
+
     def _unit(self, number: int) -> np.ndarray:
         """Read a picture, or take the one that was read last."""
         if self._held[0] != number:
@@ -143,11 +147,9 @@ def _identity(table: Table) -> tuple[str, bytes]:
 def _logits(runs: Sequence[Run], dataset: CorruptedPictures, options: RobustnessOptions) -> Logits:
     return infer(
         _Together([run.model for run in runs]),
-        cast(SampleDataset, dataset),  # nothing but its length and items are asked for
+        cast(SampleDataset, dataset),  # nothing but its length, items and names are asked for
         len(runs[0].task.classes) * len(runs),
-        batch=options.batch,
-        workers=options.workers,
-        progress=options.progress,
+        InferenceOptions(batch=options.batch, workers=options.workers, progress=options.progress),
         description="Testing",
     )
 

@@ -28,7 +28,7 @@ from softfree.models import (
     load_inflated,
     load_pretrained,
 )
-from softfree.options import EvaluateOptions, TrainOptions
+from softfree.options import EvaluateOptions, Split, TrainOptions
 from softfree.reporting import write_results
 from softfree.runs import WEIGHTS, Run, build_model, read_config, write_config
 from softfree.scoring import PREDICTIONS, calibrate, predict_rows, write_predictions
@@ -117,24 +117,21 @@ def _load_weights(model: nn.Module, source: str) -> WeightReport:
 def finish(options: TrainOptions, table: Table) -> Run:
     """Calibrate a trained run on validation, measure it on test (else on validation), and write the results."""
     run = Run.load(options.out)
-    splits = ["val", "test"] if len(table.where("test").frame) else ["val"]
-    frames = {
-        split: predict_rows(
-            run,
-            table.where(split),
-            batch=options.batch,
-            workers=options.workers,
-            progress=options.progress,
-            stream=options,
-        )
-        for split in splits
-    }
+    splits: list[Split] = ["val", "test"] if len(table.where("test").frame) else ["val"]
+    measured = EvaluateOptions(
+        split=splits[-1],
+        seed=options.seed,
+        pictures=options.pictures,
+        maps=options.maps,
+        batch=options.batch,
+        workers=options.workers,
+        progress=options.progress,
+        **options.streaming,
+    )
+    frames = {split: predict_rows(run, table.where(split), measured) for split in splits}
     run = calibrate(run, frames["val"])
     both = pd.concat(frames.values(), ignore_index=True)
     write_predictions(options.out / PREDICTIONS, both, run)
-    streaming = {name: getattr(options, name) for name in ("stream", "token_store", "token_bf16", "token_chunk")}
-    shown = {"pictures": options.pictures, "maps": options.maps}
-    measured = EvaluateOptions(split=splits[-1], seed=options.seed, **shown, **streaming)  # type: ignore[arg-type]
     write_results(run, table, frames[splits[-1]], measured)
     return run
 
