@@ -6,7 +6,7 @@ import pytest
 
 from softfree.data import problems
 from softfree.data.confounds import Confound
-from softfree.data.probe import Probe
+from softfree.data.probes import Probe
 from softfree.data.table import Table
 from softfree.data.task import Task
 

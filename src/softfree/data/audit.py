@@ -14,7 +14,7 @@ from rich.text import Text
 
 from softfree.data import problems
 from softfree.data.confounds import Confound, features_of, find_confounds
-from softfree.data.probe import probe_all
+from softfree.data.probes import probe_all
 from softfree.data.problems import Problem, class_marks, counted
 from softfree.data.table import SPLITS, Table
 from softfree.data.task import Task

@@ -42,7 +42,7 @@ class Confound:
 
 
 def features_of(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the ``FEATURES`` of pictures with the columns of :class:`softfree.data.probe.Probe`."""
+    """Return the ``FEATURES`` of pictures with the columns of :class:`softfree.data.probes.Probe`."""
     pixels = frame["width"] * frame["height"]
     size = frame["file_size"]
     shape = frame["width"] / frame["height"]

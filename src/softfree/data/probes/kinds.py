@@ -1,4 +1,4 @@
-"""What an audit keeps of a volume, a whole slide or a file of tile features; see :mod:`softfree.data.probe`."""
+"""What an audit keeps of a volume, a whole slide or a file of tile features."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from softfree.data.feature_files import read_features
-from softfree.data.probe import Probe, digest_file
+from softfree.data.probes.facts import Probe, digest_file
 from softfree.data.readers.nifti import ENDINGS
 from softfree.data.readers.slide import open_slide
 from softfree.data.sources import split_source

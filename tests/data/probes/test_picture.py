@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from softfree.data.probe import probe, probe_all
+from softfree.data.probes import probe, probe_all
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 20), dtype=np.uint8)
 

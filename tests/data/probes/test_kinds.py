@@ -8,7 +8,7 @@ import pytest
 
 from softfree.cli import main
 from softfree.data.feature_files import write_features
-from softfree.data.probe import probe
+from softfree.data.probes import probe
 
 
 def test_a_volume(shared_data: Path) -> None:
