@@ -57,6 +57,8 @@ def test_help_imports_nothing_heavy(verb):
         (["evaluate", "nowhere"], "nowhere is not a run directory"),
         (["predict", "nowhere", "x.png"], "nowhere is not a run directory"),
         (["predict", "nowhere", "x.png", "--out", "x.txt"], "ends in .csv or .parquet"),
+        (["predict", "nowhere", "x.png", "--precision", "8"], "precision"),
+        (["predict", "model.onnx", "x.png", "--precision", "bf16"], "an exported file has its own"),
         (["check", "no.csv"], "no.csv: no such table"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -138,6 +140,18 @@ def test_predict_statuses(trained, tmp_path, capsys):
     empty = tmp_path / "empty"
     empty.mkdir()
     assert main(["predict", str(trained), str(empty), "--out", str(out), "--progress=false"]) == 2
+
+
+def test_precision_of_predict_and_evaluate(trained, tmp_path):
+    data = trained.parent / "data"
+    found = {}
+    for precision in ("32", "bf16"):
+        out = tmp_path / f"{precision}.csv"
+        assert main(["predict", str(trained), str(data), "--out", str(out), "--precision", precision]) == 0
+        found[precision] = pd.read_csv(out)["p_low"]
+    assert 0 < (found["32"] - found["bf16"]).abs().max() < 0.05
+    table, out = str(data / "table.csv"), str(tmp_path / "again")
+    assert main(["evaluate", str(trained), table, "--out", out, "--precision", "bf16", "--resamples", "20"]) == 0
 
 
 def test_check_finds_problems_and_says_so_in_json(trained, tmp_path, capsys):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -55,8 +54,7 @@ def infer(
     values = np.full((len(dataset), classes), np.nan)
     failed: dict[int, ReadError] = {}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = cast(Precision, options.precision)
-    answer = Answer(model.eval().to(device), options, precision, progress=options.progress)
+    answer = Answer(model.eval().to(device), options, options.precision, progress=options.progress)
 
     def whole() -> Iterator[tuple[int, Tensor]]:
         loader = DataLoader(_Readable(dataset), batch_size=None, num_workers=options.workers)
@@ -75,11 +73,9 @@ def infer(
                 values[indices] = _forward(answer, torch.stack(images).to(device))
         except ReadError as reason:  # their tokens find no space
             failed |= {index: reason.of(dataset.name(index)) for index in indices}
-    for index in map(int, np.flatnonzero(~np.isfinite(values).all(axis=1))):
-        if index not in failed:
-            values[index] = np.nan
-            said = f"{dataset.name(index)}: the model gave NaN or infinite numbers in --precision {precision}"
-            failed[index] = ReadError(said if precision == "32" else f"{said}; use --precision 32", "not_finite")
+    for index in set(np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()) - failed.keys():
+        values[index] = np.nan
+        failed[index] = _not_finite(dataset.name(index), options.precision)
     return Logits(values, failed)
 
 
@@ -109,6 +105,11 @@ def _of_rows(answer: Answer, dataset: SampleDataset, index: int, error: ReadErro
             return answer.of_rows(rows)[0].double().cpu().numpy()
         except ReadError as reason:
             raise reason.of(dataset.name(index)) from None
+
+
+def _not_finite(name: str, precision: Precision) -> ReadError:
+    mend = "" if precision == "32" else "; use --precision 32"
+    return ReadError(f"{name}: the model gave NaN or infinite numbers in --precision {precision}{mend}", "not_finite")
 
 
 def _forward(answer: Answer, images: Tensor) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from softfree.options.training import PrecisionGiven, Split, StreamOptions, TableOptions
+from softfree.options.training import Precision, Split, StreamOptions, TableOptions
 
 
 @dataclass(kw_only=True)
@@ -20,13 +20,9 @@ class InferenceOptions(StreamOptions):
     """
 
     batch: int = 16
-    precision: PrecisionGiven = "32"
+    precision: Precision = "32"
     workers: int = 0
     progress: bool = True
-
-    def __post_init__(self) -> None:
-        """Make text of a type that YAML read as a number."""
-        self.precision = str(self.precision)  # type: ignore[assignment]
 
 
 @dataclass(kw_only=True)

@@ -115,6 +115,8 @@ def _predict_arguments(parser: Parser) -> None:
 def _predict(parsed: Namespace) -> int:
     chosen = fill(options.PredictOptions, parsed)
     if parsed.run.lower().endswith(".onnx"):  # works where torch is not installed
+        if chosen.precision != "32":
+            raise UserError(f"--precision {chosen.precision}: an exported file has its own; leave it out")
         from softfree.runtime import predict_to_file as predict_exported
 
         how = {"frame": chosen.frame, "batch": chosen.batch, "as_json": parsed.json}
