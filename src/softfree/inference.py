@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from softfree.data.dataset import SampleDataset
 from softfree.errors import ReadError, UserError
 from softfree.longseq.choice import Answer
+from softfree.machine import best_device
 from softfree.options import InferenceOptions, Precision
 from softfree.progress import tracked
 from softfree.runtime.batches import of_equal_shape
@@ -53,7 +54,7 @@ def infer(
     options = options or InferenceOptions(progress=False)
     values = np.full((len(dataset), classes), np.nan)
     failed: dict[int, ReadError] = {}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     answer = Answer(model.eval().to(device), options, options.precision, progress=options.progress)
 
     def whole() -> Iterator[tuple[int, Tensor]]:

@@ -1,4 +1,4 @@
-"""The machine and the software that a number was measured on."""
+"""The machine that work is done on, and the software that a number was measured with."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from pathlib import Path
 import torch
 
 REPORTED = ("softfree", "torch", "timm", "lightning", "monai", "numpy", "pydicom", "pillow")
+
+
+def best_device() -> torch.device:
+    """Where models are best run: the GPU, or without one the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def describe_machine(threads: int | None = None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from softfree.longseq import Streaming
 from softfree.longseq.choice import Answer
 from softfree.models import BagTransformer, VisionTransformer, VolumeTransformer
 from softfree.options import StreamOptions
-from softfree.options.explaining import ExplainOptions
+from softfree.options.explaining import ExplainOptions, MapMethod
 from softfree.runs import Run
 
 ATTENTIONS = ("seqnorm", "sima", "galerkin")
@@ -281,6 +281,19 @@ def test_going_back_needs_more_memory_than_the_split(picture_run: Run, monkeypat
     for method in ("split", "gradient"):
         explain_as_fits(picture_run, torch.randn(1, 64, 64), answer, method)  # type: ignore[arg-type]
     assert asked == [False, True]
+
+
+@pytest.mark.parametrize("stream", ["never", "always"])
+@pytest.mark.parametrize("method", list(STREAMED))
+def test_lower_precision_is_near_float32(picture_run: Run, method: MapMethod, stream: Any) -> None:
+    torch.manual_seed(0)
+    sample, network = torch.randn(1, 64, 64), cast(Any, picture_run.model)
+    want = explain_as_fits(picture_run, sample, Answer(network, StreamOptions()), method, target="ill")
+    lower = Answer(network, StreamOptions(stream=stream, token_chunk=7), "bf16")
+    found = explain_as_fits(picture_run, sample, lower, method, target="ill")
+    assert 0 < np.abs(found.values - want.values).max() < 0.1 * np.abs(want.values).max()
+    if found.constant is not None:
+        assert found.values.sum() + found.constant == pytest.approx(found.logits[found.target], abs=1e-4)
 
 
 def test_the_options_are_those_of_predict() -> None:

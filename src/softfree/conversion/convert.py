@@ -24,6 +24,7 @@ from softfree.conversion.tested import auroc_on_test
 from softfree.data.table import Table
 from softfree.errors import ReadError, UserError
 from softfree.files import replacing
+from softfree.machine import best_device
 from softfree.models import VisionTransformer, create_model
 from softfree.options import ConvertOptions
 from softfree.progress import tracked
@@ -75,7 +76,7 @@ def convert(source: str, options: ConvertOptions) -> Conversion:
         UserError: for whatever the user can mend.
     """
     _check_options(options)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     origin = open_source(source, options)
     table, untested = _table(origin, options)
     batches, unreadable = read_batches(options, origin.preprocessing, table, device)

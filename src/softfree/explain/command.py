@@ -19,6 +19,7 @@ from softfree.explain.regions import Region, find_regions
 from softfree.explain.samples import ENDINGS, Opener, Words
 from softfree.explain.streamed import explain_as_fits
 from softfree.longseq.choice import Answer
+from softfree.machine import best_device
 from softfree.options.explaining import ExplainOptions
 from softfree.prediction import find_inputs, outputs
 from softfree.progress import tracked
@@ -97,7 +98,7 @@ def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: b
     model = classifier(run.model)
     opener = Opener(run.preprocessing, model, options.format, options.dicom_identity)
     found = find_inputs(inputs, options.frame, run.preprocessing.kind)
-    answer = Answer(run.model.to("cuda" if torch.cuda.is_available() else "cpu"), options, progress=progress)
+    answer = Answer(run.model.to(best_device()), options, options.precision, progress=progress)
     taken: set[str] = set()
     bar = tracked(found, "Explaining", shown=progress)
     return [_explain_one(run, opener, answer, name, str(source), frame, options, taken) for name, source, frame in bar]

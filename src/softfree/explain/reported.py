@@ -15,6 +15,7 @@ from softfree.explain.passes import classifier
 from softfree.explain.samples import Opener
 from softfree.explain.streamed import explain_as_fits
 from softfree.longseq.choice import Answer
+from softfree.machine import best_device
 from softfree.options import EvaluateOptions
 from softfree.runs import Run
 
@@ -51,7 +52,7 @@ def report_maps(
         opener = Opener(run.preprocessing, classifier(run.model))
     except UserError as error:
         return [], [f"No maps: {error}."]
-    answer = Answer(run.model.to("cuda" if torch.cuda.is_available() else "cpu"), options)
+    answer = Answer(run.model.to(best_device()), options, options.precision)
     made: list[tuple[Case, Thumbnail, Map]] = []
     for case in telling_cases(scores, run.operating.thresholds or None):
         try:

@@ -22,6 +22,7 @@ from softfree.longseq.pixels import Rows
 from softfree.longseq.sources import TokenSource
 from softfree.longseq.streamed import Sample, Streaming, bar, logits_of, source_of
 from softfree.options.explaining import MapMethod
+from softfree.precision import products_in
 
 if TYPE_CHECKING:
     from softfree.runs import Run
@@ -51,13 +52,15 @@ def explain_as_fits(
         with torch.set_grad_enabled(chosen != "split"):  # the others keep as much as a way back does
             streams = answer.streams(shape)
         if not streams:
-            return explain_tensor(run, sample, method, **asked)
+            with products_in(answer.precision, device):
+                return explain_tensor(run, sample, method, **asked)
     elif answer.why_not_rows():
         size = f"{sample.shape[2]} x {sample.shape[1]}"
         raise ReadError(f"{size} pixels are too many to be read at once, and {answer.why_not_rows()}", "too_large")
     if chosen not in STREAMED and answer.options.stream == "auto":
         raise ReadError(f"the sample does not fit in memory, and {does_not_stream(chosen)}", "too_large")
-    return explain_streamed(run, sample, method, streaming=answer.streaming, **asked)
+    with products_in(answer.precision, device):
+        return explain_streamed(run, sample, method, streaming=answer.streaming, **asked)
 
 
 def explain_streamed(

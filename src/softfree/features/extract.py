@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -23,6 +22,7 @@ from softfree.errors import ReadError, UserError
 from softfree.features.encoders import Encoder, create_encoder
 from softfree.features.folder import FAILED, TABLE, FeatureFolder
 from softfree.features.tiles import TileDataset, encode_tiles
+from softfree.machine import best_device
 from softfree.options.features import FeatureOptions
 
 
@@ -65,7 +65,7 @@ def extract_features(table: Path, options: FeatureOptions) -> int:
     frame, slides = _read_slides(table, options.images)
     mine = slides[shard::shards]
     encoder = create_encoder(options.encoder, options.weights, options.side)
-    encoder.module.to("cuda" if torch.cuda.is_available() else "cpu")
+    encoder.module.to(best_device())
     folder = FeatureFolder(options.out, _settings(encoder, options))
     failed = _extract_all(mine, encoder, folder, options)
     folder.write_tables(frame)

@@ -190,7 +190,7 @@ def _pooled(stream: Stream, progress: bool) -> Tensor:
 def logits_of(model: nn.Module, pooled: Tensor) -> Tensor:
     """Classify pooled features (1, C), as a stream gives them, to logits (1, K)."""
     model = cast(Classifier, model)
-    return cast(Tensor, model.head(model.fc_norm(pooled)))
+    return model.classify(model.fc_norm(pooled))
 
 
 @contextmanager

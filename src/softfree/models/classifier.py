@@ -100,7 +100,7 @@ class Classifier(HeadedModel):
         """
         pooled = tokens[:, 0] if self.pool == "token" else masked_mean(tokens[:, self.num_prefix_tokens :], mask)
         pooled = self.fc_norm(pooled)
-        return pooled if pre_logits else self.head(pooled)
+        return pooled if pre_logits else self.classify(pooled)
 
     def no_weight_decay(self) -> set[str]:
         """Name parameters of more than one axis that weight decay should spare."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from huggingface_hub import PyTorchModelHubMixin
 from timm.layers import trunc_normal_
-from torch import nn
+from torch import Tensor, nn
+
+from softfree.attention.base import widen
 
 
 class HeadedModel(nn.Module, PyTorchModelHubMixin, library_name="softfree", tags=["image-classification"]):
@@ -23,6 +27,16 @@ class HeadedModel(nn.Module, PyTorchModelHubMixin, library_name="softfree", tags
     def make_head(self) -> nn.Module:
         """Make the last layer for ``num_classes``."""
         return nn.Linear(self.embed_dim, self.num_classes) if self.num_classes else nn.Identity()
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Give the logits (B, K) of pooled features (B, C), under autocast too in the type of the head's weights.
+
+        The product is nothing beside the rest, and bfloat16 would make equal what a ranking, as AUROC's, tells apart.
+        """
+        weight = next(self.head.parameters(), pooled)
+        _, exact = widen(pooled)
+        with exact:
+            return cast(Tensor, self.head(pooled.to(weight.dtype)))
 
     def get_classifier(self) -> nn.Module:
         """Return the last linear layer."""

@@ -138,7 +138,7 @@ class SoftPyramid(HeadedModel):
         """Pool the tokens (B, P + N, C) and classify; ``pre_logits`` gives the pooled features (B, C) instead."""
         pooled = tokens[:, 0] if self.num_prefix_tokens else tokens.mean(dim=1)
         pooled = self.fc_norm(pooled)
-        return pooled if pre_logits else self.head(pooled)
+        return pooled if pre_logits else self.classify(pooled)
 
     def forward_intermediates(
         self,

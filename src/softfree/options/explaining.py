@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from softfree.options.training import StreamOptions
+from softfree.options.training import Precision, StreamOptions
 
 MapMethod = Literal["split", "gradient", "gradcam", "integrated", "rollout", "attention"]
 MapFormat = Literal["png", "nifti", "geojson", "tiff", "dicom"]
@@ -30,6 +30,7 @@ class ExplainOptions(StreamOptions):
         dicom_identity: Copy the patient's name and id, and the study's number and date, into the DICOM file.
         frame: Frame of multi-frame files, counted from 0; default: the first.
         quantile: Regions are joined tokens above this quantile of the map.
+        precision: Arithmetic of the products: 32, bf16 or 16 bits.
         progress: Show a progress bar.
     """
 
@@ -43,4 +44,5 @@ class ExplainOptions(StreamOptions):
     dicom_identity: bool = False
     frame: int | None = None
     quantile: float = 0.9
+    precision: Precision = "32"
     progress: bool = True

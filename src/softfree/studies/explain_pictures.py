@@ -19,6 +19,7 @@ from softfree.explain.maps import explain_tensor
 from softfree.explain.passes import classifier
 from softfree.explain.randomised import ALL, HEAD, cascade, similarity
 from softfree.explain.samples import Opener, Sample
+from softfree.machine import best_device
 from softfree.models import VisionTransformer
 from softfree.options import ExplainStudyOptions
 from softfree.options.explaining import MapMethod
@@ -86,7 +87,7 @@ def methods_of(run: Run, options: ExplainStudyOptions) -> list[MapMethod]:
 def test_pictures(run: Run, table: Table, options: ExplainStudyOptions) -> Tested:
     """Explain test pictures of a run with each method and test the maps."""
     model = cast(VisionTransformer, run.model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(best_device())
     opener = Opener(run.preprocessing, model)
     found: list[_Picture] = []
     unreadable = []
