@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,21 +130,28 @@ def errors(model: nn.Module, run: Callable[[], Tensor], gradients_of: GradientsO
 def test_autocast_is_as_exact_as_in_memory(
     attention: str, pos: str, make_model: Make, gradients_of: GradientsOf
 ) -> None:
-    """The residual stream in float32 (as positions are) and in bfloat16, kept in its own type and rounded."""
-    model, x = make_model(attention=attention, pos=pos, img_size=64), torch.randn(1, 3, 64, 64)
-    exact = gradients_of(model.double(), model(x.double()))
-    exact = {name: want for name, want in exact.items() if want.norm() > 1e-9}  # not norm1.bias of SeqNorm
-    model.float()
+    """The residual stream in float32 (as positions are) and in bfloat16, kept in its own type and rounded.
 
-    def run(streaming: Streaming | None) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return model(x) if streaming is None else streamed(model, x, streaming)
+    The rounding of a few logits moves all gradients alike, so that one draw may be three times as lucky as another.
+    """
+    ways = (None, Streaming(chunk=100), Streaming(dtype=torch.bfloat16, chunk=100))
+    found: dict[Streaming | None, list[Tensor]] = {way: [] for way in ways}
+    for _ in range(8):
+        model, x = make_model(attention=attention, pos=pos, img_size=64), torch.randn(1, 3, 64, 64)
+        exact = gradients_of(model.double(), model(x.double()))
+        exact = {name: want for name, want in exact.items() if want.norm() > 1e-9}  # not norm1.bias of SeqNorm
+        model.float()
 
-    in_memory = errors(model, lambda: run(None), gradients_of, exact)
-    for dtype in (None, torch.bfloat16):
-        found = errors(model, lambda dtype=dtype: run(Streaming(dtype=dtype, chunk=100)), gradients_of, exact)
-        assert found.mean() < 2 * in_memory.mean()
-        assert found.max() < 3 * in_memory.max()
+        def run(way: Streaming | None, model: VisionTransformer = model, x: Tensor = x) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return model(x) if way is None else streamed(model, x, way)
+
+        for way in ways:
+            found[way].append(errors(model, partial(run, way), gradients_of, exact))
+    in_memory, *as_streams = (torch.stack(found[way]) for way in ways)
+    for as_stream in as_streams:
+        assert as_stream.mean() < 2 * in_memory.mean()
+        assert as_stream.max() < 3 * in_memory.max()
 
 
 def test_autocast_leaves_no_cast_weights_behind(make_model: Make, gradients_of: GradientsOf) -> None:
