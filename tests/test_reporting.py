@@ -54,6 +54,14 @@ def test_maps_are_shown_where_they_are_asked_for(run: Run, tmp_path: Path) -> No
     assert "What it looked at" not in evaluated(run, tmp_path / "plain").report.read_text()
 
 
+def test_another_precision_is_predicted_anew(run: Run, tmp_path: Path) -> None:
+    logits = {}
+    for precision in ("32", "bf16"):
+        evaluated(run, tmp_path / precision, precision=precision)
+        logits[precision] = pd.read_csv(tmp_path / precision / "predictions.csv")["logit_low"]
+    assert 0 < (logits["32"] - logits["bf16"]).abs().max() < 0.1
+
+
 def test_rows_that_training_did_not_store_are_predicted(run: Run, tmp_path: Path) -> None:
     found = evaluated(run, tmp_path / "out", split="train")
     assert found.scores.targets.tolist() == [1, 1, 0, 0] * 4

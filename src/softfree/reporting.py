@@ -177,8 +177,8 @@ def _subgroup(
 
 
 def _predicted(run: Run, part: Table, options: EvaluateOptions, *, stored: bool) -> pd.DataFrame:
-    """Take the predictions that training has stored, where they are of this table and there, or predict."""
-    found = stored_rows(run, part) if stored else None
+    """Take the predictions that training has stored, which are float32's, where they are of this table, or predict."""
+    found = stored_rows(run, part) if stored and options.precision == "32" else None
     if found is not None:
         return found
     return predict_rows(run, part, options)
