@@ -80,10 +80,7 @@ def _whole(options: StreamBenchOptions, side: int) -> dict[str, Any]:
     picture = NoiseRows(side).read(0, side).unsqueeze(0)
     for _ in range(2):
         started = time.perf_counter()
-        with (
-            products_in(options.precision),
-            torch.set_grad_enabled(options.training),
-        ):
+        with products_in(options.precision), torch.set_grad_enabled(options.training):
             logits = model(picture)
             if options.training:
                 logits.logsumexp(1).sum().backward()

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-_BLOCK = 1 << 20
+BLOCK = 1 << 20
+"""Bytes or values that are hashed at once."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def digest_file(path: Path) -> tuple[int, bytes]:
     """Size and digest of a file."""
     digest, size = blake2b(digest_size=16), 0
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
+        while block := file.read(BLOCK):
             digest.update(block)
             size += len(block)
     return size, digest.digest()

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from softfree.data.probes.facts import Probe, digest_file
+from softfree.data.probes.facts import BLOCK, Probe, digest_file
 from softfree.data.readers import Picture, read_picture
-
-_BLOCK = 1 << 20
 
 
 def probe_picture(file: str, frame: int | None) -> Probe:
@@ -42,7 +40,7 @@ def _digest_pixels(picture: Picture) -> bytes:
     pixels = picture.pixels[..., :1] if picture.stored.endswith("(gray)") else picture.pixels
     kind = _narrowest(pixels)
     digest = blake2b(str(pixels.shape).encode(), digest_size=16)
-    step = max(1, _BLOCK // max(1, pixels[0].size))
+    step = max(1, BLOCK // max(1, pixels[0].size))
     for start in range(0, len(pixels), step):
         digest.update(pixels[start : start + step].astype(kind).tobytes())
     return digest.digest()
