@@ -41,6 +41,8 @@ class TileFeatures:
         tool: what wrote the file: softfree, CLAM, TRIDENT or STAMP.
         encoder: name of the encoder, as far as the file says it.
         attributes: all attributes of an own file; empty for the others.
+        corrections: what the reader assumed or corrected because the file contradicts itself or its standard, in words;
+            ``softfree check`` lists them. Empty for a sound file.
     """
 
     features: np.ndarray
@@ -48,6 +50,7 @@ class TileFeatures:
     tool: str
     encoder: str | None
     attributes: Mapping[str, Any]
+    corrections: tuple[str, ...] = ()
 
 
 def read_features(path: str | Path, *, mpp: float | None = None) -> TileFeatures:

@@ -26,6 +26,7 @@ class Probe:
         blank: whether all pixels are the same.
         pixel_digest: of the decoded values, whatever the file format; a gray picture has the same one as RGB.
         file_digest: of the file.
+        corrections: what the reader assumed or corrected, in words.
     """
 
     status: str
@@ -39,6 +40,7 @@ class Probe:
     blank: bool = False
     pixel_digest: bytes = b""
     file_digest: bytes = b""
+    corrections: tuple[str, ...] = ()
 
 
 def digest_file(path: Path) -> tuple[int, bytes]:

@@ -55,6 +55,7 @@ def _volume(path: Path, frame: int | None) -> Probe:
         blank=bool(voxels.min() == voxels.max()),
         pixel_digest=_digest(voxels.astype(np.float32)),
         file_digest=_join(digests),
+        corrections=volume.corrections,
     )
 
 
@@ -63,6 +64,7 @@ def _slide(path: Path, mpp: float | None) -> Probe:
         find_tissue(slide)  # a slide without any is refused
         width, height = slide.size
         small, spacing = slide.thumbnail(COARSE), tuple(side / 1000 for side in slide.mpp)
+        corrections = slide.corrections
     size, digest = digest_file(path) if path.is_file() else (0, b"")
     return Probe(
         "ok",
@@ -75,6 +77,7 @@ def _slide(path: Path, mpp: float | None) -> Probe:
         spacing=spacing[::-1],
         pixel_digest=_digest(small),
         file_digest=digest,
+        corrections=corrections,
     )
 
 
@@ -93,6 +96,7 @@ def _bag(path: Path, mpp: float | None) -> Probe:
         blank=bool((tiles.features == tiles.features[0]).all()) and number > 1,
         pixel_digest=_digest(np.asarray(tiles.features)),
         file_digest=digest,
+        corrections=tiles.corrections,
     )
 
 

@@ -32,6 +32,7 @@ def probe_picture(file: str, frame: int | None) -> Probe:
         bool(picture.pixels.min() == picture.pixels.max()),
         _digest_pixels(picture),
         file_digest,
+        picture.corrections,
     )
 
 

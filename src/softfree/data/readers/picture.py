@@ -22,6 +22,8 @@ class Picture:
         steps: what was done to the stored values, in words and in order.
         stored: what the file holds, such as ``8-bit gray`` or ``12-bit signed MONOCHROME2``. RGB whose channels
             are all equal ends in ``(gray)``.
+        corrections: what the reader assumed or corrected because the file contradicts itself or its standard, in words;
+            ``softfree check`` lists them. Empty for a sound file.
     """
 
     pixels: np.ndarray
@@ -30,6 +32,7 @@ class Picture:
     spacing: tuple[float, float] | None
     steps: tuple[str, ...]
     stored: str
+    corrections: tuple[str, ...] = ()
 
     def unit(self) -> np.ndarray:
         """Return float32 ``(H, W, C)`` in [0, 1]: ``low`` and below become 0, ``high`` and above 1."""

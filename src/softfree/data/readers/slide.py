@@ -40,6 +40,8 @@ class Slide:
     Attributes:
         mpp: micrometres per pixel (x, y) of the finest level.
         size: (width, height) of the finest level in pixels.
+        corrections: what the reader assumed or corrected because the file contradicts itself or its standard, in words;
+            ``softfree check`` lists them. Empty for a sound file.
 
     Raises:
         ReadError: status ``no_resolution`` when neither the file nor the caller gives one.
@@ -54,6 +56,7 @@ class Slide:
         self.path, self._pyramid, self._given = path, pyramid, mpp
         self.mpp: Pair = mpp or pyramid.mpp  # type: ignore[assignment]
         self.size: tuple[int, int] = pyramid.sizes[0]
+        self.corrections: tuple[str, ...] = tuple(getattr(pyramid, "corrections", ()))
         self._downsamples = [(self.size[0] / width, self.size[1] / height) for width, height in pyramid.sizes]
 
     @property

@@ -35,6 +35,8 @@ class Volume:
         high: greatest value; 255 for unsigned integers of 8 bits.
         steps: what was done to the stored values, in words and in order.
         stored: what the file holds, such as ``NIfTI-1 int16`` or ``12-bit MONOCHROME2``.
+        corrections: what the reader assumed or corrected because the file contradicts itself or its standard, in words;
+            ``softfree check`` lists them. Empty for a sound file.
     """
 
     voxels: np.ndarray
@@ -44,6 +46,7 @@ class Volume:
     high: float
     steps: tuple[str, ...]
     stored: str
+    corrections: tuple[str, ...] = ()
 
     def to_float32(self) -> np.ndarray:
         """Return the voxels ``(C, D, H, W)`` as float32."""

@@ -1,0 +1,101 @@
+"""One property of real files, as a small file that has it and the values that are right.
+
+A module of this folder makes cases with :func:`case`; ``test_corpus.py`` runs them all, and ``python -m tests.corpus``
+writes the table of ``docs/formats.md`` from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from softfree.data.feature_files import read_features
+from softfree.data.readers import read_picture
+from softfree.data.readers.slide import open_slide
+from softfree.data.table import read_table
+from softfree.data.volume_files import read_volume
+
+Outcome = Literal["read", "corrected", "refused"]
+READERS: dict[str, Callable[..., Any]] = {
+    "image": read_picture,
+    "volume": read_volume,
+    "slide": open_slide,
+    "features": read_features,
+    "table": read_table,
+}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file that was written, and what is right.
+
+    Attributes:
+        path: what the reader is given.
+        expected: right values by the attribute of the sample that holds them, such as ``pixels`` or ``task.classes``;
+            arrays and numbers are compared to ``tolerance``. Empty for a file that is to be refused.
+        tolerance: largest absolute difference.
+        arguments: of the reader.
+    """
+
+    path: Path
+    expected: Mapping[str, Any] = field(default_factory=dict)
+    tolerance: float = 1e-6
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One property.
+
+    Attributes:
+        format: the group of formats it is listed under, such as ``DICOM``.
+        property: what is special about the file, in words.
+        reader: a key of ``READERS``.
+        outcome: whether the file is read as it stands, read with a correction that is said, or refused.
+        says: what the correction or the reason must contain, case folded.
+        status: of the refusal; None for a table.
+        make: writes the file into an empty folder.
+    """
+
+    format: str
+    property: str
+    reader: str
+    outcome: Outcome
+    says: str
+    status: str | None
+    make: Callable[[Path], Made]
+
+
+CASES: list[Case] = []
+
+
+def case(
+    format: str, property: str, reader: str, outcome: Outcome, *, says: str = "", status: str | None = "corrupt"
+) -> Callable[[Callable[[Path], Made]], Callable[[Path], Made]]:
+    """Register a function that writes a file as a case; the arguments are those of :class:`Case`."""
+
+    def register(make: Callable[[Path], Made]) -> Callable[[Path], Made]:
+        assert reader in READERS, reader
+        CASES.append(Case(format, property, reader, outcome, says, None if reader == "table" else status, make))
+        return make
+
+    return register
+
+
+def differs(sample: Any, made: Made) -> list[str]:
+    """Return what is not as expected, a line each."""
+    found = []
+    for name, right in made.expected.items():
+        value = attrgetter(name)(sample)
+        if isinstance(right, np.ndarray | float | int) and not isinstance(right, bool):
+            same = np.shape(value) == np.shape(right) and np.allclose(value, right, rtol=0, atol=made.tolerance)
+        else:
+            same = value == right
+        if not same:
+            found.append(f"{name}: got {value!r}, expected {right!r}"[:2000])
+    return found
