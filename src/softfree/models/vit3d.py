@@ -121,6 +121,11 @@ class VolumeTransformer(Classifier):
 
         Positions belong to the whole grid, padded tokens included.
         """
+        tokens, mask, grid = self.embed(x, mask)
+        return self.norm(self.blocks(tokens, mask, grid))
+
+    def embed(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None, Grid3d]:
+        """Compute what the first block takes: tokens (B, P + N, C) with positions, their mask (B, P + N), the grid."""
         if mask is not None:
             check_grid_mask(x, mask, self.patch_size, "volumes")
         tokens, grid = self.patch_embed(x, mask)  # (B, N, C)
@@ -129,7 +134,7 @@ class VolumeTransformer(Classifier):
         tokens, mask = self.with_class_token(tokens, mask)
         if self.pos_embed is not None:
             tokens = tokens + resize_volume_positions(self.pos_embed, self.grid_size, grid, self.num_prefix_tokens)
-        return self.norm(self.blocks(tokens, mask, grid))
+        return tokens, mask, grid
 
     @property
     def patch_in_mm(self) -> tuple[float, ...]:

@@ -1,0 +1,1 @@
+"""Training an encoder on images without labels, for ``softfree train --weights``."""

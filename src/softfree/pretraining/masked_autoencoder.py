@@ -1,0 +1,163 @@
+"""Masked autoencoder (He et al. 2022, arXiv:2111.06377) around any encoder whose attention takes tokens as a set.
+
+The encoder sees the visible patches only, a quarter of them by default, so that a step costs little more than a
+quarter of a training step. The decoder is a few blocks with the encoder's own attention: timm's would be softmax,
+whose cost is quadratic in the tokens. A convolutional stem overlaps its patches: before it, the pixels of hidden
+patches are set to zero, the mean of a prepared image.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from softfree.errors import UserError
+from softfree.models.classifier import Classifier
+from softfree.models.encoder import Encoder
+from softfree.models.head import init_linear
+from softfree.models.positions import sincos_positions
+from softfree.models.positions_mm import volume_codes
+from softfree.models.vit import VisionTransformer
+from softfree.models.vit3d import VolumeTransformer
+
+_EPS = 1e-6  # variance below which a patch is flat; He et al. use the same
+
+
+class Reconstruction(NamedTuple):
+    """What one forward pass gives.
+
+    Attributes:
+        loss: mean squared error over the hidden patches, of pixels normalized within each patch.
+        patches: predicted (B, N, patch voxels x channels), normalized within each patch.
+        hidden: boolean (B, N), True for patches that the encoder did not see.
+    """
+
+    loss: Tensor
+    patches: Tensor
+    hidden: Tensor
+
+
+class MaskedAutoencoder(nn.Module):
+    """An encoder with a decoder that fills in hidden patches.
+
+    Args:
+        encoder: a transformer of images or volumes; its head is not used.
+        attention: name of the decoder's attention, as a rule the encoder's.
+        attention_options: its keywords.
+        mask_ratio: share of the patches that are hidden, above 0 and below 1.
+        decoder_dim: width of the decoder, a multiple of 4 and of ``decoder_heads``.
+        decoder_depth: number of its blocks.
+        decoder_heads: number of their heads.
+
+    Raises:
+        UserError: a share outside (0, 1), or an encoder that needs the whole grid of tokens.
+    """
+
+    def __init__(
+        self,
+        encoder: Classifier,
+        attention: str = "seqnorm",
+        attention_options: dict[str, Any] | None = None,
+        *,
+        mask_ratio: float = 0.75,
+        decoder_dim: int = 128,
+        decoder_depth: int = 2,
+        decoder_heads: int = 4,
+    ) -> None:
+        super().__init__()
+        if not 0 < mask_ratio < 1:
+            raise UserError(f"--mask-ratio {mask_ratio}: expected a share of the patches above 0 and below 1")
+        if not isinstance(encoder, VisionTransformer | VolumeTransformer):
+            raise UserError(f"masked pretraining is for models of images and volumes, not {type(encoder).__name__}")
+        _refuse_grids(encoder)
+        self.encoder, self.mask_ratio = encoder, mask_ratio
+        patch = encoder.patch_size
+        self.patch_size = (patch, patch) if isinstance(patch, int) else tuple(patch)
+        self.decoder_norm = nn.LayerNorm(encoder.embed_dim, eps=1e-6)
+        self.decoder_embed = nn.Linear(encoder.embed_dim, decoder_dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
+        self.decoder = Encoder.build(
+            decoder_depth, decoder_dim, decoder_heads, attention=attention, attention_options=attention_options
+        )
+        self.prediction_norm = nn.LayerNorm(decoder_dim, eps=1e-6)
+        self.prediction = nn.Linear(decoder_dim, math.prod(self.patch_size) * encoder.in_chans)
+        for part in (self.decoder_embed, self.decoder, self.prediction):
+            part.apply(init_linear)
+        for block in self.decoder:
+            block.attn.reset_start()  # type: ignore[union-attr, operator]
+        trunc_normal_(self.mask_token, std=0.02)
+
+    def forward(self, x: Tensor) -> Reconstruction:
+        """Hide patches at random (torch's global generator), encode the others, predict the hidden ones.
+
+        Args:
+            x: prepared images (B, channels, H, W) or volumes (B, channels, D, H, W).
+        """
+        targets = self.patchify(x)  # (B, N, V)
+        batch, number, _ = targets.shape
+        kept = max(1, round(number * (1 - self.mask_ratio)))
+        order = torch.rand(batch, number, device=x.device).argsort(dim=1)
+        visible, _ = order[:, :kept].sort(dim=1)  # (B, V) in raster order
+        hidden = torch.ones(batch, number, dtype=torch.bool, device=x.device).scatter(1, visible, False)
+        patches = self._decode(self._encode(x, visible, hidden), visible, number, x)
+        mean, variance = targets.mean(-1, keepdim=True), targets.var(-1, keepdim=True, unbiased=False)
+        wanted = (targets - mean) / (variance + _EPS).sqrt()
+        errors = (patches.float() - wanted).square().mean(-1)  # (B, N)
+        return Reconstruction(errors[hidden].mean(), patches, hidden)
+
+    def _encode(self, x: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
+        """Encode the visible tokens, (B, P + V, C)."""
+        encoder = self.encoder
+        tokens, _, _ = encoder.embed(x, ~hidden)  # (B, P + N, C)
+        prefix = encoder.num_prefix_tokens
+        chosen = (visible + prefix).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+        tokens = torch.cat([tokens[:, :prefix], tokens.gather(1, chosen)], dim=1)
+        return encoder.norm(encoder.blocks(tokens))
+
+    def _decode(self, encoded: Tensor, visible: Tensor, number: int, x: Tensor) -> Tensor:
+        """Predict all patches (B, N, V) from the encoded visible ones."""
+        known = self.decoder_embed(self.decoder_norm(encoded[:, self.encoder.num_prefix_tokens :]))  # (B, V, D)
+        tokens = self.mask_token.to(known.dtype).expand(len(known), number, -1)
+        tokens = tokens.scatter(1, visible.unsqueeze(-1).expand(-1, -1, known.shape[-1]), known)
+        return self.prediction(self.prediction_norm(self.decoder(tokens + self._codes(x, tokens))))
+
+    def _codes(self, x: Tensor, like: Tensor) -> Tensor:
+        """Fixed codes (1, N, D) of the places of all patches."""
+        grid = [-(-side // part) for side, part in zip(x.shape[2:], self.patch_size, strict=True)]
+        if isinstance(self.encoder, VolumeTransformer):
+            return volume_codes(grid, self.encoder.patch_in_mm, like.shape[-1], like)
+        return sincos_positions((grid[0], grid[1]), like.shape[-1]).to(like)
+
+    def patchify(self, x: Tensor) -> Tensor:
+        """Cut images (B, C, sides...) into patches (B, N, patch pixels x C), padded with zeros to whole patches."""
+        if x.shape[1] != self.encoder.in_chans:
+            x = x.mean(dim=1, keepdim=True).expand(-1, self.encoder.in_chans, *x.shape[2:])
+        ends = [-side % part for side, part in zip(x.shape[2:], self.patch_size, strict=True)]
+        x = nn.functional.pad(x, [pad for end in reversed(ends) for pad in (0, end)])
+        for axis, part in enumerate(self.patch_size):
+            x = x.unflatten(2 + 2 * axis, (-1, part))  # (B, C, g0, p0, g1, p1, ...)
+        axes = len(self.patch_size)
+        grid, inside = [2 + 2 * axis for axis in range(axes)], [3 + 2 * axis for axis in range(axes)]
+        return x.permute(0, *grid, *inside, 1).flatten(1 + axes).flatten(1, axes)
+
+    def unpatchify(self, patches: Tensor, sides: tuple[int, ...]) -> Tensor:
+        """Put patches (B, N, patch pixels x C) together to images (B, C, sides...)."""
+        grid = [-(-side // part) for side, part in zip(sides, self.patch_size, strict=True)]
+        axes = len(grid)
+        x = patches.unflatten(1, grid).unflatten(1 + axes, (*self.patch_size, -1))  # (B, g..., p..., C)
+        order = [index for axis in range(axes) for index in (1 + axis, 1 + axes + axis)]
+        x = x.permute(0, x.ndim - 1, *order)
+        for axis in range(axes):
+            x = x.flatten(2 + axis, 3 + axis)
+        return x[(..., *(slice(side) for side in sides))]
+
+
+def _refuse_grids(encoder: Classifier) -> None:
+    """Refuse what looks at the neighbors of a token: most of them are hidden."""
+    block = encoder.blocks[0]
+    if block.pos_conv is not None:
+        raise UserError("masked pretraining hides most tokens; pos_conv needs the whole grid: leave it out")
