@@ -19,6 +19,7 @@ from softfree.options.measuring import (
     StreamBenchOptions,
 )
 from softfree.options.preparing import PrepareOptions
+from softfree.options.pretraining import PretrainOptions
 from softfree.options.studies import (
     AblationOptions,
     AttentionMapOptions,
@@ -73,6 +74,7 @@ __all__ = [
     "PredictOptions",
     "PrepareOptions",
     "PresetName",
+    "PretrainOptions",
     "RobustnessOptions",
     "RunOptions",
     "SlideOptions",

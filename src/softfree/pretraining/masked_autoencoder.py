@@ -109,6 +109,10 @@ class MaskedAutoencoder(nn.Module):
         errors = (patches.float() - wanted).square().mean(-1)  # (B, N)
         return Reconstruction(errors[hidden].mean(), patches, hidden)
 
+    def no_weight_decay(self) -> set[str]:
+        """Name parameters of more than one axis that weight decay should spare."""
+        return {"mask_token", *(f"encoder.{name}" for name in self.encoder.no_weight_decay())}
+
     def _encode(self, x: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
         """Encode the visible tokens, (B, P + V, C)."""
         encoder = self.encoder

@@ -1,0 +1,176 @@
+"""From images without labels to weights that ``softfree train --weights`` takes.
+
+::
+
+    config.yaml         everything that was set
+    model.safetensors   the encoder's weights, with the names of the model itself
+    metrics.json        loss of the first and the last epoch
+    report.html         the loss by epoch; reconstructions only where they were asked for
+    logs/, checkpoints/ as a training has them
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from safetensors.torch import save_file
+
+from softfree.data.preparation import Preparation, restore, stored
+from softfree.errors import ReadError, UserError
+from softfree.files import read_yaml, replacing, write_atomically
+from softfree.machine import describe_machine, versions
+from softfree.models.arguments import arguments_for
+from softfree.options.pretraining import PretrainOptions
+from softfree.pretraining.masked_autoencoder import MaskedAutoencoder
+from softfree.pretraining.module import PretrainingModule
+from softfree.pretraining.report import write_pretraining_report
+from softfree.pretraining.samples import Unlabeled, create_loader, find_samples, read_samples
+from softfree.progress import console
+from softfree.report_facts import read_history
+from softfree.runs import CONFIG, WEIGHTS, build_model, write_config
+from softfree.training.configuration import claim_folder
+from softfree.training.loop import global_rank
+from softfree.training.samples import create_preparation, kind_of, refuse_batches
+from softfree.training.trainer import LAST, create_trainer, explained, quieten
+
+
+def pretrain(options: PretrainOptions) -> Path:
+    """Pretrain an encoder and leave a run directory; returns its folder.
+
+    Raises:
+        UserError: for whatever the user can mend.
+    """
+    _check(options)
+    found = find_samples(options)
+    preparation = create_preparation(options, None)  # type: ignore[arg-type]
+    config = _configuration(options, preparation, found)
+    autoencoder = _build(config, options)
+    if global_rank() == 0:
+        claim_folder(options.out)
+        write_config(options.out, config)
+    return _go_on(options, config, found, autoencoder, checkpoint=None)
+
+
+def resume(folder: Path) -> Path:
+    """Go on with an interrupted pretraining, to the weights that it would have had without the interruption."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UserError(f"{folder} has no {CONFIG}; expected a folder made by softfree pretrain")
+    config = read_yaml(path, "configuration")
+    if not isinstance(config, dict) or "pretraining" not in config:
+        raise UserError(f"{folder} was not made by softfree pretrain; for a training: softfree train --resume {folder}")
+    options = _options_of(config, folder)
+    found = find_samples(options)
+    if found.digest != config["pretraining"]["images_sha256"]:
+        raise UserError(f"{options.table} names other images than when this pretraining began; start a new one")
+    checkpoint = folder / "checkpoints" / LAST
+    autoencoder = _build(config, options)
+    return _go_on(options, config, found, autoencoder, checkpoint if checkpoint.is_file() else None)
+
+
+def _check(options: PretrainOptions) -> None:
+    for name in ("epochs", "batch", "accumulate", "decoder_depth"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected 1 or more")
+    if not 0 <= options.warmup < 1:
+        raise UserError(f"--warmup {options.warmup}: expected a part of the steps, from 0 to below 1")
+    if options.decoder_dim < 16 or options.decoder_dim % 16:
+        raise UserError(f"--decoder-dim {options.decoder_dim}: expected a multiple of 16")
+    if kind_of(options) == "bag":  # type: ignore[arg-type]
+        raise UserError("pretraining is for images and volumes; features of slides come from a pretrained encoder")
+    refuse_batches(options)  # type: ignore[arg-type]
+
+
+def _configuration(options: PretrainOptions, preparation: Preparation, found: Unlabeled) -> dict[str, Any]:
+    stated = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
+    stated["table"] = str(options.table.resolve())
+    for name in ("images", "series"):
+        given = getattr(options, name)
+        stated[name] = None if given is None else str(given.resolve())
+    model = {
+        "name": options.model,
+        "num_classes": 0,
+        **preparation.model_arguments(),
+        "stem": options.stem,
+        "attention_options": options.attention_options,
+        **options.model_options,
+    }
+    return {
+        "command": shlex.join(["softfree", *sys.argv[1:]]),
+        "pretraining": {"images": len(found.sources), "images_sha256": found.digest, "rows": found.note},
+        "preprocessing": stored(preparation),
+        "model": arguments_for(model),
+        "options": stated,
+        "versions": versions(),
+    }
+
+
+def _options_of(config: dict[str, Any], folder: Path) -> PretrainOptions:
+    known = {field.name for field in fields(PretrainOptions)}
+    values = {name: value for name, value in config["options"].items() if name in known}
+    for name in ("table", "images", "series"):
+        values[name] = None if values.get(name) is None else Path(values[name])
+    return PretrainOptions(**(values | {"out": folder}))
+
+
+def _build(config: dict[str, Any], options: PretrainOptions) -> MaskedAutoencoder:
+    L.seed_everything(options.seed, verbose=False)
+    name = str(config["model"]["name"])
+    attention = name.partition("_vit")[0]
+    return MaskedAutoencoder(
+        build_model(config),  # type: ignore[arg-type]
+        attention,
+        options.attention_options,
+        mask_ratio=options.mask_ratio,
+        decoder_dim=options.decoder_dim,
+        decoder_depth=options.decoder_depth,
+    )
+
+
+def _go_on(
+    options: PretrainOptions,
+    config: dict[str, Any],
+    found: Unlabeled,
+    autoencoder: MaskedAutoencoder,
+    checkpoint: Path | None,
+) -> Path:
+    quieten()
+    dataset, failed = read_samples(found, restore(config["preprocessing"]), options)
+    _report_unreadable(failed)
+    module = PretrainingModule(autoencoder, options)
+    trainer = create_trainer(options)  # type: ignore[arg-type]
+    loader = create_loader(dataset, options, trainer.global_rank, trainer.world_size)
+    with explained(options.out):
+        if checkpoint is not None:
+            # Reading processes start before Lightning names the epoch to the sampler.
+            state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+            loader.sampler.set_epoch(state["epoch"] + 1)  # type: ignore[attr-defined]
+        trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
+    if global_rank() != 0:
+        return options.out
+    with replacing(options.out / WEIGHTS) as temporary:
+        weights = autoencoder.encoder.state_dict()
+        save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary)
+    history = read_history(options.out)
+    assert history is not None
+    losses = history["train_loss"].dropna()
+    facts = {"first_loss": float(losses.iloc[0]), "last_loss": float(losses.iloc[-1]), "epochs": len(losses)}
+    write_atomically(options.out / "metrics.json", json.dumps(facts | {"machine": describe_machine()}, indent=2))
+    write_pretraining_report(options.out, config, autoencoder, dataset, history, show_images=options.show_images)
+    return options.out
+
+
+def _report_unreadable(failed: dict[int, ReadError]) -> None:
+    if failed:
+        console.print(f"[yellow]{len(failed)} images cannot be read and are left out:[/]")
+        for error in list(failed.values())[:10]:
+            console.print(f"  {error}", highlight=False, markup=False)
+        if len(failed) > 10:
+            console.print(f"  ... and {len(failed) - 10} more")

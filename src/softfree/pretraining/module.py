@@ -1,0 +1,58 @@
+"""One step of pretraining, for Lightning to repeat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from timm.optim import param_groups_weight_decay
+from torch import Tensor
+from torch.optim import AdamW
+
+from softfree.data.dataset import Sample
+from softfree.errors import UserError
+from softfree.options.pretraining import PretrainOptions
+from softfree.pretraining.masked_autoencoder import MaskedAutoencoder
+from softfree.training.optimizer import create_schedule
+
+
+class PretrainingModule(L.LightningModule):
+    """A masked autoencoder in training.
+
+    Args:
+        model: the autoencoder.
+        options: the recipe; its seed decides with the epoch what is hidden, so that a resumed run repeats an unbroken
+            one.
+    """
+
+    def __init__(self, model: MaskedAutoencoder, options: PretrainOptions) -> None:
+        super().__init__()
+        self.model, self.options = model, options
+
+    def on_train_batch_start(self, batch: Sample, number: int) -> None:
+        """Make the step's random numbers a function of seed, epoch, step and rank alone."""
+        key = (self.options.seed, self.current_epoch, number, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+    def training_step(self, batch: Sample, _: int) -> Tensor:
+        """Return the loss; raises UserError with the step when it is not finite."""
+        images = batch["image"]
+        loss = self.model(images).loss
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss.item()} at epoch {self.current_epoch + 1}, step {self.global_step}; the last good"
+                " epoch is kept: lower --lr, or use --precision 32"
+            )
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images))
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and its schedule, a value for each optimizer step."""
+        spared = tuple(self.model.no_weight_decay())
+        groups = param_groups_weight_decay(self.model, self.options.weight_decay, no_weight_decay_list=spared)
+        optimizer = AdamW(groups, lr=self.options.lr)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = create_schedule(optimizer, steps, self.options.warmup)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from softfree.cli import main
+from softfree.errors import UserError
+from softfree.options import PretrainOptions, TrainOptions
+from softfree.pretraining.loop import pretrain, resume
+from softfree.pretraining.module import PretrainingModule
+from softfree.training.loop import train
+
+TINY: dict[str, Any] = {
+    "model": "seqnorm_vit_nano_patch8", "model_options": {"depth": 1, "embed_dim": 32, "num_heads": 2}, "size": 32,
+    "epochs": 3, "batch": 8, "decoder_dim": 32, "decoder_depth": 1, "progress": False, "accelerator": "cpu",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, make_small_table: Any) -> Path:
+    return make_small_table(tmp_path_factory.mktemp("pretraining") / "data").parent
+
+
+@pytest.fixture(scope="module")
+def pretrained(folder: Path) -> Path:
+    return pretrain(PretrainOptions(table=folder / "table.csv", out=folder / "pretrained", **TINY))
+
+
+def same(one: Path, other: Path) -> bool:
+    first, second = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_pretraining_leaves_weights_that_a_training_takes_whole(
+    pretrained: Path, folder: Path, capsys: pytest.CaptureFixture[str], quick: dict[str, Any]
+) -> None:
+    assert json.loads((pretrained / "metrics.json").read_text())["epochs"] == 3
+    options = quick | {"model": TINY["model"], "model_options": TINY["model_options"], "weights": str(pretrained)}
+    train(TrainOptions(table=folder / "table.csv", out=folder / "tuned", **options))
+    said = capsys.readouterr().err
+    new = next(line for line in said.splitlines() if line.startswith("new"))
+    assert new.split()[2:] == ["head.weight,", "head.bias"], said
+    assert next(line for line in said.splitlines() if line.startswith("dropped")).split()[1] == "0"
+
+
+def test_only_the_training_split_is_seen(pretrained: Path) -> None:
+    page = (pretrained / "report.html").read_text()
+    assert "the 16 rows of split train, out of 32" in page
+    assert "<img" not in page
+
+
+def test_an_interrupted_pretraining_ends_in_the_same_bits(
+    pretrained: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = PretrainingModule.training_step
+
+    def interrupted(self: PretrainingModule, batch: Any, number: int) -> torch.Tensor:
+        if (self.current_epoch, number) == (1, 1):
+            raise KeyboardInterrupt
+        return original(self, batch, number)
+
+    out = folder / "interrupted"
+    with monkeypatch.context() as patched:
+        patched.setattr(PretrainingModule, "training_step", interrupted)
+        with pytest.raises(UserError, match="--resume"):
+            pretrain(PretrainOptions(table=folder / "table.csv", out=out, **TINY))
+    resume(out)
+    assert same(pretrained, out)
+
+
+def test_a_folder_needs_no_labels_and_bad_files_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images" / "deep"
+    images.mkdir(parents=True)
+    for number in range(8):
+        Image.fromarray(np.full((40, 40), 20 * number, np.uint8)).save(images / f"{number}.png")
+    (images / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    options = TINY | {"epochs": 1, "show_images": True}
+    out = pretrain(PretrainOptions(table=tmp_path / "images", out=tmp_path / "out", **options))
+    assert "1 images cannot be read" in capsys.readouterr().err
+    assert (out / "report.html").read_text().count("<img") == 3 * 6
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"epochs": 0}, "--epochs 0"),
+        ({"mask_ratio": 1.0}, "--mask-ratio 1.0"),
+        ({"decoder_dim": 20}, "--decoder-dim 20"),
+        ({"model": "seqnorm_bag_nano"}, "images and volumes"),
+        ({"model": "seqnorm_vit_nano_patch9"}, "nano_patch9"),
+        ({"fit": "native"}, "native"),
+        ({"model_options": {"pos_conv": True}}, "pos_conv"),
+    ],
+)
+def test_what_cannot_work_is_refused_and_leaves_no_folder(
+    folder: Path, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    options = replace(PretrainOptions(table=folder / "table.csv", out=tmp_path / "out", **TINY), **change)
+    with pytest.raises(UserError, match=words):
+        pretrain(options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "no"), (1, "1 images")])
+def test_too_few_images_are_refused(tmp_path: Path, count: int, words: str) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(count):
+        Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "images" / f"{number}.png")
+    with pytest.raises(UserError, match=words):
+        pretrain(PretrainOptions(table=tmp_path / "images", out=tmp_path / "out", **TINY))
+
+
+def test_a_training_is_not_resumed_as_a_pretraining(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", "--resume", str(run.folder)]) == 2
+    assert "softfree train --resume" in capsys.readouterr().err
+
+
+def test_the_command_pretrains_volumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import nibabel
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "volumes").mkdir()
+    for number in range(4):
+        voxels = rng.normal(size=(12, 12, 12)).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "volumes" / f"{number}.nii.gz")
+    given = ["pretrain", str(tmp_path / "volumes"), "--out", str(tmp_path / "out"), "--model", "seqnorm_vit3d_nano"]
+    given += ["--shape", "[8, 16, 16]", "--model-options", "{depth: 1, embed_dim: 32, num_heads: 2}", "--epochs", "1"]
+    given += ["--batch", "2", "--progress=false", "--accelerator", "cpu"]
+    assert main(given) == 0
+    assert "softfree train TABLE --weights" in capsys.readouterr().out
