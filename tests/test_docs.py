@@ -90,7 +90,7 @@ def _run(line: str) -> None:
     """Run a command of the page, made smaller, in this process, which has imported everything already."""
     command, _, redirected = line.partition(" > ")
     arguments = shlex.split(command)[1:]
-    if arguments[0] == "train" and "--resume" not in arguments:
+    if arguments[0] in ("train", "pretrain") and "--resume" not in arguments:
         small = next(options for mark, options in SMALL.items() if mark in command)
         arguments += shlex.split(f"{QUICK} {small}")
         if "--out" in arguments:
