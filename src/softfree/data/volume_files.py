@@ -9,6 +9,7 @@ from pathlib import Path
 from softfree.data.channel_rules import ChannelRules, read_channels
 from softfree.data.readers import file_head
 from softfree.data.readers.nifti import ENDINGS, read_nifti
+from softfree.data.readers.nifti_file import GZIP, is_nifti
 from softfree.data.readers.series import read_series
 from softfree.data.readers.series_files import folders_below, is_dicom, series_in
 from softfree.data.readers.volume import Volume
@@ -19,6 +20,8 @@ def read_volume(
     path: str | Path, frame: int | None = None, rules: ChannelRules | None = None, *, max_voxels: int = 1 << 30
 ) -> Volume:
     """Read one volume: NIfTI, a DICOM series, an enhanced DICOM file, or a study whose series are channels.
+
+    Files are known by their content, not by their name.
 
     Args:
         path: a NIfTI file; a folder that holds one DICOM series, or one file of a series; with ``rules`` the folder of
@@ -33,22 +36,23 @@ def read_volume(
     """
     path = Path(path)
     try:
-        if not path.is_dir():
-            file_head(path)  # refuses what is missing or empty
+        head = b"" if path.is_dir() else file_head(path)  # refuses what is missing or empty
         if rules is not None:
             return read_channels(path, rules, max_voxels=max_voxels)
         if path.is_dir():
             return read_series(path, frame, max_voxels=max_voxels)
-        if path.name.lower().endswith(ENDINGS):
+        if is_nifti(head) or head.startswith(GZIP):
             return read_nifti(path, frame, max_voxels=max_voxels)
         if is_dicom(path):
             return read_series(path, frame, max_voxels=max_voxels)
+        if path.name.lower().endswith((*ENDINGS, ".img", ".img.gz")):  # an .img begins with voxels
+            return read_nifti(path, frame, max_voxels=max_voxels)
     except MemoryError as error:
         raise ReadError(f"{path}: does not fit in memory; cut it or reduce it", "too_large") from error
     except OSError as error:
         raise ReadError(f"{path}: cannot be opened ({error.strerror or error})", "missing") from error
     raise ReadError(
-        f"{path}: not a volume that softfree reads: NIfTI (.nii, .nii.gz), a folder or a file of a DICOM series",
+        f"{path}: not a volume that softfree reads: NIfTI (.nii, .nii.gz, .hdr), a folder or a file of a DICOM series",
         "unsupported",
     )
 
@@ -71,9 +75,16 @@ def volumes_in(folder: str | Path) -> list[str]:
     """
     found: list[str] = []
     for directory, names in folders_below(Path(folder)):
-        found += [os.path.join(directory, name) for name in names if name.lower().endswith(ENDINGS)]
+        found += [os.path.join(directory, name) for name in names if _is_volume_file(name, names)]
         found += _series_samples(directory)
     return sorted(found)
+
+
+def _is_volume_file(name: str, names: list[str]) -> bool:
+    """Whether a file is named like a NIfTI file, or like the header of a pair that is whole."""
+    stem, hdr, packed = name.rpartition(".hdr")
+    voxels = {f"{stem}.img", f"{stem}.img.gz"} if hdr and packed in ("", ".gz") else set()
+    return bool(voxels & set(names)) or name.lower().endswith((".nii", ".nii.gz"))
 
 
 def _series_samples(directory: Path) -> Iterator[str]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
-import nibabel
 import numpy as np
 from nibabel.nifti1 import Nifti1Image
 from nibabel.orientations import io_orientation, ornt_transform
 
-from softfree.data.readers.nifti import ENDINGS
+from softfree.data.readers.nifti import ENDINGS, read_affine
 from softfree.data.readers.volume import Volume
 from softfree.data.volumes import VolumePreprocessing
 from softfree.files import write_atomically
@@ -38,7 +37,7 @@ def write_nifti(path: Path, voxels: np.ndarray, volume: Volume, source: str, des
     """
     image = Nifti1Image(np.ascontiguousarray(voxels.transpose(2, 1, 0)), volume.affine[:, [2, 1, 0, 3]])
     if source.lower().endswith(ENDINGS):
-        wanted = io_orientation(nibabel.load(source).affine)  # type: ignore[attr-defined]
+        wanted = io_orientation(read_affine(Path(source)))
         image = image.as_reoriented(ornt_transform(io_orientation(image.affine), wanted))
     image.header["descrip"] = description.encode("ascii", "replace")[:79]
     image.header.set_xyzt_units("mm")

@@ -1,3 +1,4 @@
+import contextlib
 import gzip
 from itertools import permutations, product
 
@@ -5,7 +6,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from softfree.data.readers.nifti import read_nifti
+from softfree.data.readers.nifti import read_affine, read_nifti
+from softfree.data.volume_files import volumes_in
 from softfree.errors import ReadError
 
 STRAIGHT = np.eye(3)
@@ -207,3 +209,31 @@ def test_what_is_no_nifti(tmp_path):
         path = tmp_path / name
         path.write_text("patient,label\n" * 100)
         refused(path, status="corrupt")
+
+
+def test_no_flipped_bit_of_a_compressed_file_gives_other_voxels(write, voxels):
+    path = write(voxels, name="a.nii.gz")
+    whole, right = path.read_bytes(), read_nifti(path).voxels
+    read = 0
+    for bit in range(0, 8 * len(whole), 29):
+        packed = bytearray(whole)
+        packed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(packed)
+        with contextlib.suppress(ReadError):
+            np.testing.assert_array_equal(read_nifti(path).voxels, right)
+            read += 1
+    assert read < 5  # bits of gzip's header that mean nothing here
+
+
+def test_the_affine_is_that_of_the_stored_voxels(write, voxels):
+    affine = affine_of(OBLIQUE, (1.0, 2.0, 3.0))
+    np.testing.assert_allclose(read_affine(write(voxels, affine)), affine, rtol=1e-6)
+    np.testing.assert_allclose(read_affine(write(voxels, affine, name="a.nii.gz")), affine, rtol=1e-6)
+
+
+def test_a_folder_lists_a_pair_once_and_no_half(tmp_path, voxels):
+    nibabel.save(nibabel.Nifti1Pair(voxels, np.eye(4)), tmp_path / "pair.img")
+    for name in ("alone.hdr", "picture.img"):
+        (tmp_path / name).write_text("something else")
+    assert volumes_in(tmp_path) == [str(tmp_path / "pair.hdr")]
+    np.testing.assert_array_equal(read_nifti(tmp_path / "pair.hdr").voxels, read_nifti(tmp_path / "pair.img").voxels)

@@ -53,7 +53,15 @@ class Volume:
         return np.ascontiguousarray(self.voxels, dtype=np.float32)
 
 
-def canonical(path: Path, voxels: np.ndarray, affine: np.ndarray, steps: tuple[str, ...], stored: str) -> Volume:
+def canonical(
+    path: Path,
+    voxels: np.ndarray,
+    affine: np.ndarray,
+    steps: tuple[str, ...],
+    stored: str,
+    *,
+    corrections: tuple[str, ...] = (),
+) -> Volume:
     """Bring one channel to the canonical order of axes.
 
     Args:
@@ -62,6 +70,7 @@ def canonical(path: Path, voxels: np.ndarray, affine: np.ndarray, steps: tuple[s
         affine: ``(4, 4)``, from (i, j, k, 1) to millimetres RAS+.
         steps: what was done so far.
         stored: what the file holds.
+        corrections: what the reader assumed or corrected so far.
 
     Raises:
         ReadError: axes that are not finite, have no length or are not at right angles; values that are not finite.
@@ -79,7 +88,7 @@ def canonical(path: Path, voxels: np.ndarray, affine: np.ndarray, steps: tuple[s
     low, high, _ = own_range(turned[..., None], 8 * turned.dtype.itemsize)
     depth, height, width = (float(size) for size in voxel_sizes(directed))
     words = (*steps, *_turned_in_words(affine, directed))
-    return Volume(turned, (depth, height, width), directed, low, high, words, stored)
+    return Volume(turned, (depth, height, width), directed, low, high, words, stored, corrections)
 
 
 def refuse_large_volume(path: Path, shape: tuple[int, ...], max_voxels: int) -> None:
@@ -89,6 +98,17 @@ def refuse_large_volume(path: Path, shape: tuple[int, ...], max_voxels: int) -> 
         raise ReadError(f"{path}: {size} voxels, more than {max_voxels}; cut it or reduce it", "too_large")
 
 
+def is_straight(affine: np.ndarray) -> bool:
+    """Whether the axes of an affine ``(4, 4)`` are at right angles, as nearly as a header's digits can say."""
+    return _shear(affine) <= SHEAR
+
+
+def _shear(affine: np.ndarray) -> float:
+    """Return the largest cosine between two axes."""
+    axes = affine[:3, :3] / voxel_sizes(affine)
+    return float(np.abs(axes.T @ axes - np.eye(3)).max())
+
+
 def _refuse_axes(path: Path, affine: np.ndarray) -> None:
     if not np.isfinite(affine).all():
         raise ReadError(f"{path}: the affine holds values that are not finite; repair the header", "not_finite")
@@ -96,10 +116,8 @@ def _refuse_axes(path: Path, affine: np.ndarray) -> None:
     if not (sizes > 0).all():
         listed = " x ".join(f"{size:g}" for size in sizes)
         raise ReadError(f"{path}: voxels of {listed} mm; expected sizes above zero, repair the header", "corrupt")
-    axes = affine[:3, :3] / sizes
-    cosines = np.abs(axes.T @ axes - np.eye(3))
-    if cosines.max() > SHEAR:
-        angle = np.degrees(np.arccos(min(1.0, float(cosines.max()))))
+    if not is_straight(affine):
+        angle = np.degrees(np.arccos(min(1.0, _shear(affine))))
         raise ReadError(
             f"{path}: sheared: two axes meet at {angle:.1f} degrees instead of 90; resample it to a straight grid",
             "unsupported",
