@@ -263,7 +263,8 @@ def models_that_cannot(mesh: DeviceMesh) -> None:
     cases: list[tuple[Callable[[], Any], str]] = [
         (lambda: SequenceParallel(bag_model("softmax"), mesh["sequence"]), "SoftmaxAttention needs more of all tokens"),
         (lambda: SequenceParallel(bag_model("soft"), mesh["sequence"]), "SoftAttention needs more of all tokens"),
-        (lambda: SequenceParallel(picture_model(stem="conv"), mesh["sequence"]), "stem='conv'"),
+        (lambda: SequenceParallel(picture_model(stem="conv"), mesh["sequence"]), "stem='patch'"),
+        (lambda: SequenceParallel(picture_model(stem="pool"), mesh["sequence"]), "stem='patch'"),
         (lambda: SequenceParallel(picture_model(pos_conv=True), mesh["sequence"]), "pos_conv=True"),
         (lambda: SequenceParallel(VolumeTransformer(16, **SMALL), mesh["sequence"]), "VolumeTransformer cannot be"),
         (lambda: SequenceParallel(bag_model(), mesh), "2 dimensions ('data', 'sequence')"),

@@ -31,7 +31,8 @@ def whole(model: VisionTransformer, x: Tensor, mask: Tensor | None = None) -> Te
 @pytest.mark.parametrize("chunk", [1, 12, 21, 1000])
 @pytest.mark.parametrize("shape", [(3, 24, 24), (3, 41, 26), (1, 7, 9), (3, 3, 50)])
 @pytest.mark.parametrize(
-    "options", [{}, {"pool": "token", "pos": "sincos"}, {"stem": "conv"}, {"patch_size": 8, "stem": "conv"}]
+    "options",
+    [{}, {"pool": "token", "pos": "sincos"}, {"stem": "conv"}, {"patch_size": 8, "stem": "conv"}, {"stem": "pool"}],
 )
 def test_bands_give_the_tokens_of_the_whole(
     options: dict[str, Any], shape: tuple[int, ...], chunk: int, make_model: Make
@@ -43,7 +44,7 @@ def test_bands_give_the_tokens_of_the_whole(
     torch.testing.assert_close(torch.cat(parts, 1), whole(model, x[None]), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("stem", ["patch", "conv"])
+@pytest.mark.parametrize("stem", ["patch", "conv", "pool"])
 def test_masked_bands_are_not_read(stem: str, make_model: Make) -> None:
     model, x = make_model(stem=stem, class_token=True), torch.randn(1, 3, 40, 24)
     mask = torch.rand(60) < 0.4
@@ -54,8 +55,9 @@ def test_masked_bands_are_not_read(stem: str, make_model: Make) -> None:
     parts = torch.cat([source.tokens(at) for at in range(len(source.sizes))], 1)
     want = whole(model, x, mask[None])
     torch.testing.assert_close(parts, want[:, torch.cat([torch.ones(1, dtype=torch.bool), mask])], rtol=1e-5, atol=1e-5)
-    halo = 4 if stem == "conv" else 0
-    assert reading.asked == [(16 - halo, 20), (20 - halo, 24), (32 - halo, 36), (36 - halo, 40)]
+    above, below = (4 * rows for rows in model.patch_embed.halo)
+    bands = [(16, 20), (20, 24), (32, 36), (36, 40)]
+    assert reading.asked == [(top - above, min(40, bottom + below)) for top, bottom in bands]
 
 
 class Counting(ArrayRows):

@@ -32,6 +32,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "seqnorm qk": {"attention_options": {"normalised": "qk", "start": "first_order"}, "layer_scale": 0.5},
     "seqnorm sincos": {"pos": "sincos"},
     "seqnorm conv": {"stem": "conv", "pos": "none"},
+    "seqnorm pool": {"stem": "pool"},
     "seqnorm mlp_chunk": {"mlp_chunk": 10},
     "sima": {"attention": "sima"},
     "sima token": {"attention": "sima", "pool": "token", "layer_scale": 0.5},
@@ -82,7 +83,7 @@ def test_resized_positions(pos: str, pool: str, make_model: Make, gradients_of: 
     check(gradients_of(model, got), gradients_of(model, want), 1e-5)
 
 
-@pytest.mark.parametrize("stem", ["patch", "conv"])
+@pytest.mark.parametrize("stem", ["patch", "conv", "pool"])
 @pytest.mark.parametrize("pool", ["avg", "token"])
 @pytest.mark.parametrize("attention", ["seqnorm", "sima", "galerkin"])
 def test_masks(attention: str, pool: str, stem: str, make_model: Make, gradients_of: GradientsOf) -> None:

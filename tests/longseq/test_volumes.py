@@ -34,6 +34,8 @@ def make(**options: Any) -> VolumeTransformer:
         {"pos": "learn"},
         {"stem": "conv", "pos": "none"},
         {"stem": "conv", "patch_size": (1, 4, 4)},
+        {"stem": "pool", "patch_size": (2, 4, 4)},
+        {"stem": "pool", "patch_size": (4, 4, 2)},
         {"stem": "conv", "patch_size": (4, 2, 2), "class_token": True},
     ],
 )

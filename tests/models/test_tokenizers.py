@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from softfree.errors import UserError
-from softfree.models.tokenizers import STEMS, ConvStem, PatchEmbed, fit_picture
+from softfree.models.tokenizers import STEMS, ConvStem, PatchEmbed, PoolStem, fit_picture
 
 
 def test_patch_is_a_linear_map_of_its_pixels() -> None:
@@ -56,6 +56,37 @@ def test_conv_stem_shrinks_to_the_patch(patch_size: int, layers: int) -> None:
     assert tokens.shape == (1, grid[0] * grid[1], 64)
 
 
+def test_pool_stem_is_convolutions_with_maxima_between_them() -> None:
+    stem, x = PoolStem(8, 1, 16).double(), torch.randn(1, 1, 32, 24, dtype=torch.float64)
+    first, second, third = (layer for layer in stem.stem if isinstance(layer, torch.nn.Conv2d))
+    assert (first.stride, second.stride, third.stride) == ((2, 2), (1, 1), (1, 1))
+    pixels = F.gelu(F.conv2d(x, first.weight, first.bias, stride=2, padding=1))
+    pixels = F.gelu(F.conv2d(pixels, second.weight, second.bias, padding=1))
+    pixels = pixels.unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).amax((3, 5))
+    pixels = F.conv2d(pixels, third.weight, third.bias, padding=1)
+    pixels = pixels.unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).amax((3, 5))
+    torch.testing.assert_close(stem(x)[0], pixels.flatten(2).transpose(1, 2))
+
+
+@pytest.mark.parametrize("patch_size", [4, 8, 16, 32])
+@pytest.mark.parametrize("stem", [ConvStem, PoolStem])
+def test_a_token_sees_the_rows_of_its_halo_and_no_others(stem: type[ConvStem], patch_size: int) -> None:
+    embed = stem(patch_size, 1, 32).double()
+    x = torch.randn(1, 1, 7 * patch_size, 2 * patch_size, dtype=torch.float64, requires_grad=True)
+    tokens, _ = embed(x)
+    tokens.unflatten(1, (7, 2))[:, 3].sum().backward()
+    above, below = embed.halo
+    seen = x.grad[0, 0].any(dim=1).nonzero().flatten()
+    assert (3 - above) * patch_size <= seen.min() < 3 * patch_size
+    assert (4 + below) * patch_size > seen.max()
+    assert bool(below) == (seen.max() >= 4 * patch_size)
+
+
+def test_pool_stem_needs_something_to_pool() -> None:
+    with pytest.raises(UserError, match="patch_size=2"):
+        PoolStem(2, 3, 16)
+
+
 def test_conv_stem_knows_neither_the_batch_nor_the_far_picture() -> None:
     stem = ConvStem(8, 3, 16).double()
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
@@ -68,8 +99,9 @@ def test_conv_stem_knows_neither_the_batch_nor_the_far_picture() -> None:
     assert not torch.allclose(stem(changed)[0], tokens)
 
 
-def test_conv_stem_does_not_look_at_padding() -> None:
-    stem, x = ConvStem(8, 3, 16), torch.randn(2, 3, 32, 32)
+@pytest.mark.parametrize("kind", [ConvStem, PoolStem])
+def test_convolutions_do_not_look_at_padding(kind: type[ConvStem]) -> None:
+    stem, x = kind(8, 3, 16), torch.randn(2, 3, 32, 32)
     mask = torch.rand(2, 16) > 0.4
     pixels = mask.view(2, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
     torch.testing.assert_close(stem(x.where(pixels, float("nan")), mask)[0], stem(x.where(pixels, 0.0))[0])

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from softfree.errors import UserError
-from softfree.models.tokenizers3d import STEMS_3D, ConvStem3d, PatchEmbed3d, fit_volume
+from softfree.models.tokenizers3d import STEMS_3D, ConvStem3d, PatchEmbed3d, PoolStem3d, fit_volume
 
 PATCH = (2, 4, 8)
 
@@ -58,6 +58,18 @@ def test_conv_stem_shrinks_each_axis_to_its_side(patch: tuple[int, int, int], st
     tokens, grid = stem(torch.randn(1, 1, *(3 * side for side in patch)))
     assert grid == (3, 3, 3)
     assert tokens.shape == (1, 27, 64)
+
+
+def test_pool_stem_pools_each_axis_down_to_its_side() -> None:
+    stem, x = PoolStem3d((2, 4, 8), 1, 16).double(), torch.randn(1, 1, 4, 8, 16, dtype=torch.float64)
+    tokens, grid = stem(x)
+    assert grid == (2, 2, 2)
+    first, second, third = (layer for layer in stem.stem if isinstance(layer, torch.nn.Conv3d))
+    voxels = F.gelu(F.conv3d(x, first.weight, first.bias, stride=2, padding=1))  # (2, 4, 8)
+    voxels = F.gelu(F.conv3d(voxels, second.weight, second.bias, padding=1))
+    voxels = voxels.unflatten(3, (-1, 2)).unflatten(5, (-1, 2)).amax((4, 6))
+    voxels = F.conv3d(voxels, third.weight, third.bias, padding=1).unflatten(4, (-1, 2)).amax(5)
+    torch.testing.assert_close(tokens, voxels.flatten(2).transpose(1, 2))
 
 
 def test_conv_stem_does_not_look_at_padding() -> None:

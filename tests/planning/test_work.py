@@ -34,7 +34,7 @@ class Products(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("stem", ["patch", "conv"])
+@pytest.mark.parametrize("stem", ["patch", "conv", "pool"])
 @pytest.mark.parametrize("size", [64, 250])  # below and above the turn to the Gram order; whole and cut patches
 @pytest.mark.parametrize("attention", sorted(ATTENTIONS))
 def test_parameters_and_products_are_the_models(

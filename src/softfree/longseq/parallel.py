@@ -157,8 +157,8 @@ def check_model(model: nn.Module) -> None:
         )
     if isinstance(model, VisionTransformer) and not isinstance(model.patch_embed, PatchEmbed):
         raise UserError(
-            "Got stem='conv', whose tokens need the pixels of the band above: make the model with stem='patch' to "
-            "spread its tokens over processes."
+            "Got a convolutional stem, whose tokens need the pixels of the bands beside: make the model with "
+            "stem='patch' to spread its tokens over processes."
         )
     for block in cast("list[Block]", list(model.blocks)):
         form_of(block.attn)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from softfree.errors import UserError
 from softfree.longseq.pixels import ArrayRows, Rows
-from softfree.models.tokenizers import ConvStem
 from softfree.models.vit import VisionTransformer
 
 
@@ -43,7 +42,7 @@ class TokenSource(Protocol):
 class PictureTokens:
     """Tokens of a picture, by bands of whole token rows.
 
-    A convolutional stem is given one token row more above: its convolutions reach no further up, and do not reach down.
+    A convolutional stem is given the token rows above and below that its convolutions reach: the tokenizer's ``halo``.
 
     Args:
         model: Whose tokenizer, positions and class token.
@@ -67,7 +66,7 @@ class PictureTokens:
         height, width = self.picture.shape[1:]
         self.grid = (-(-height // self.patch), -(-width // self.patch))
         self.mask = None if mask is None else self._check(mask)
-        self.halo = int(isinstance(model.patch_embed, ConvStem))
+        self.above, self.below = cast("tuple[int, int]", model.patch_embed.halo)
         self.prefix = model.num_prefix_tokens
         self.parameters = [
             *model.patch_embed.parameters(),
@@ -100,12 +99,12 @@ class PictureTokens:
 
     def _patches(self, top: int, bottom: int) -> Tensor:
         """Make the tokens of the rows from ``top`` to ``bottom``, (1, rows w, C), without positions."""
-        first = max(0, top - self.halo)
+        first, last = max(0, top - self.above), min(bottom + self.below, self.grid[0])
         like = self.parameters[0]
-        pixels = self.picture.read(first * self.patch, min(bottom * self.patch, self.picture.shape[1]))
-        mask = None if self.mask is None else self.mask[first:bottom].reshape(1, -1).to(like.device)
+        pixels = self.picture.read(first * self.patch, min(last * self.patch, self.picture.shape[1]))
+        mask = None if self.mask is None else self.mask[first:last].reshape(1, -1).to(like.device)
         tokens, _ = self.model.patch_embed(pixels.to(like.device, like.dtype).unsqueeze(0), mask)
-        tokens = tokens[:, (top - first) * self.grid[1] :]
+        tokens = tokens[:, (top - first) * self.grid[1] : (bottom - first) * self.grid[1]]
         if self.model.cls_token is not None:  # in memory, they are joined, and the wider type prevails
             tokens = tokens.to(torch.promote_types(tokens.dtype, self.model.cls_token.dtype))
         return tokens

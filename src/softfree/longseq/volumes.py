@@ -121,4 +121,6 @@ def _reach(tokenizer: nn.Module) -> int:
     for layer in tokenizer.stem:
         if isinstance(layer, nn.Conv3d):
             voxels, stride = voxels + stride, stride * layer.stride[0]
+        elif isinstance(layer, nn.MaxPool3d):
+            stride *= layer.kernel_size[0]  # type: ignore[index]
     return -(-voxels // stride)

@@ -1,8 +1,9 @@
-"""From a picture to tokens: a patch projection or a small convolutional stem, for any size and channel count."""
+"""From an image to tokens: a patch projection or a small convolutional stem, for any size and channel count."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -22,6 +23,8 @@ class PatchEmbed(nn.Module):
         in_chans: Channels of the projection; pictures may have another number, see :func:`fit_picture`.
         embed_dim: Width C of a token.
     """
+
+    halo = (0, 0)
 
     def __init__(self, patch_size: int = 16, in_chans: int = 3, embed_dim: int = 384) -> None:
         super().__init__()
@@ -60,25 +63,35 @@ class ConvStem(nn.Module):
         in_chans: Channels of the first convolution; pictures may have another number, see :func:`fit_picture`.
         embed_dim: Width C of a token.
 
+    Attributes:
+        halo: Rows of tokens above and below a token whose pixels it sees a part of.
+
     Raises:
         UserError: a patch size that is no power of two.
     """
+
+    halo = (1, 0)
+    name = "conv"
 
     def __init__(self, patch_size: int = 16, in_chans: int = 3, embed_dim: int = 384) -> None:
         super().__init__()
         steps = int(math.log2(patch_size))
         if steps < 1 or 2**steps != patch_size:
-            raise UserError(f"Got stem='conv' with patch_size={patch_size}: expected 2, 4, 8, 16 or 32.")
+            raise UserError(f"Got stem='{self.name}' with patch_size={patch_size}: expected 2, 4, 8, 16 or 32.")
         self.patch_size, self.in_chans = patch_size, in_chans
-        widths = [in_chans, *(max(8, embed_dim >> step) for step in reversed(range(1, steps)))]
-        layers: list[nn.Module] = []
-        for inner, outer in pairwise(widths):
-            layers += [nn.Conv2d(inner, outer, 3, stride=2, padding=1), nn.GELU()]
-        self.stem = nn.Sequential(*layers, nn.Conv2d(widths[-1], embed_dim, 3, stride=2, padding=1))
+        widths = [in_chans, *(max(8, embed_dim >> step) for step in reversed(range(1, steps))), embed_dim]
+        self.stem = nn.Sequential(*self._layers(widths))
         for layer in self.stem:
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.constant_(layer.bias, 0)  # type: ignore[arg-type]
+
+    def _layers(self, widths: Sequence[int]) -> list[nn.Module]:
+        """Make the layers from ``widths[0]`` channels of pixels to ``widths[-1]`` of tokens."""
+        layers: list[nn.Module] = []
+        for inner, outer in pairwise(widths):
+            layers += [nn.Conv2d(inner, outer, 3, stride=2, padding=1), nn.GELU()]
+        return layers[:-1]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Grid]:
         """Make the tokens of a picture.
@@ -102,7 +115,36 @@ class ConvStem(nn.Module):
         return to_tokens(self.stem(x.contiguous(memory_format=torch.channels_last)))
 
 
-STEMS: dict[str, type[PatchEmbed] | type[ConvStem]] = {"patch": PatchEmbed, "conv": ConvStem}
+class PoolStem(ConvStem):
+    """3 x 3 convolutions, each followed by a maximum over 2 x 2 pixels but for the first, which has stride 2.
+
+    After the tokenizer of Hassani et al. 2021, "Escaping the big data paradigm with compact transformers" (CCT,
+    arXiv:2104.05704). A strided convolution adds up what lies in its window, so that a few bright pixels and the same
+    brightness spread over many are nearly one to it; a maximum tells them apart and carries a finding of two pixels up
+    to its token. Windows do not overlap, so that a token sees no further than its neighbors, as with :class:`ConvStem`.
+
+    Args:
+        patch_size: Side of the square that a token stands for: a power of two, at least 4.
+        in_chans: Channels of the first convolution; pictures may have another number, see :func:`fit_picture`.
+        embed_dim: Width C of a token.
+
+    Raises:
+        UserError: a patch size that is no power of two, or 2, where there is nothing to pool.
+    """
+
+    halo = (1, 1)
+    name = "pool"
+
+    def _layers(self, widths: Sequence[int]) -> list[nn.Module]:
+        if len(widths) < 3:
+            raise UserError("Got stem='pool' with patch_size=2: expected 4, 8, 16 or 32.")
+        layers: list[nn.Module] = [nn.Conv2d(widths[0], widths[1], 3, stride=2, padding=1), nn.GELU()]
+        for inner, outer in pairwise(widths[1:]):
+            layers += [nn.Conv2d(inner, outer, 3, padding=1), nn.GELU(), nn.MaxPool2d(2)]
+        return [*layers[:-2], layers[-1]]  # tokens are no activations
+
+
+STEMS: dict[str, type[PatchEmbed] | type[ConvStem]] = {"patch": PatchEmbed, "conv": ConvStem, "pool": PoolStem}
 
 
 def fit_picture(x: Tensor, in_chans: int, patch_size: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -61,24 +62,31 @@ class ConvStem3d(nn.Module):
         UserError: a side that is no power of two, or nothing to shrink.
     """
 
+    name = "conv"
+
     def __init__(self, patch_size: Grid3d = (4, 8, 8), in_chans: int = 1, embed_dim: int = 384) -> None:
         super().__init__()
         if any(side < 1 or side & (side - 1) for side in patch_size) or max(patch_size) < 2:
             raise UserError(
-                f"Got stem='conv' with patch_size={patch_size}: expected powers of two, such as (4, 8, 8), not all 1."
+                f"Got stem='{self.name}' with patch_size={patch_size}: expected powers of two, such as (4, 8, 8), "
+                "not all 1."
             )
         self.patch_size, self.in_chans = patch_size, in_chans
         steps = max(patch_size).bit_length() - 1
         widths = [in_chans, *(max(8, embed_dim >> step) for step in reversed(range(1, steps))), embed_dim]
-        layers: list[nn.Module] = []
-        for step, (inner, outer) in enumerate(pairwise(widths)):
-            stride = tuple(2 if side >> (step + 1) else 1 for side in patch_size)
-            layers += [nn.Conv3d(inner, outer, 3, stride=stride, padding=1), nn.GELU()]  # type: ignore[arg-type]
-        self.stem = nn.Sequential(*layers[:-1])
+        strides = [tuple(2 if side >> (step + 1) else 1 for side in patch_size) for step in range(steps)]
+        self.stem = nn.Sequential(*self._layers(widths, strides))
         for layer in self.stem:
             if isinstance(layer, nn.Conv3d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.constant_(layer.bias, 0)  # type: ignore[arg-type]
+
+    def _layers(self, widths: Sequence[int], strides: Sequence[tuple[int, ...]]) -> list[nn.Module]:
+        """Make the layers from ``widths[0]`` channels of voxels to ``widths[-1]`` of tokens."""
+        layers: list[nn.Module] = []
+        for (inner, outer), stride in zip(pairwise(widths), strides, strict=True):
+            layers += [nn.Conv3d(inner, outer, 3, stride=stride, padding=1), nn.GELU()]  # type: ignore[arg-type]
+        return layers[:-1]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Grid3d]:
         """Make the tokens of a volume.
@@ -103,7 +111,34 @@ class ConvStem3d(nn.Module):
         return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3], x.shape[4])
 
 
-STEMS_3D: dict[str, type[PatchEmbed3d] | type[ConvStem3d]] = {"patch": PatchEmbed3d, "conv": ConvStem3d}
+class PoolStem3d(ConvStem3d):
+    """:class:`~softfree.models.tokenizers.PoolStem` in three dimensions: maxima instead of strides but for the first.
+
+    Args:
+        patch_size: Sides of the box that a token stands for: powers of two, at least one of them above 2.
+        in_chans: Channels of the first convolution; volumes may have another number, see :func:`fit_volume`.
+        embed_dim: Width C of a token.
+
+    Raises:
+        UserError: a side that is no power of two, or nothing to pool.
+    """
+
+    name = "pool"
+
+    def _layers(self, widths: Sequence[int], strides: Sequence[tuple[int, ...]]) -> list[nn.Module]:
+        if len(strides) < 2:
+            raise UserError("Got stem='pool' with a patch of 2 voxels: expected 4 or more along an axis.")
+        layers: list[nn.Module] = [nn.Conv3d(widths[0], widths[1], 3, stride=strides[0], padding=1), nn.GELU()]  # type: ignore[arg-type]
+        for (inner, outer), stride in zip(pairwise(widths[1:]), strides[1:], strict=True):
+            layers += [nn.Conv3d(inner, outer, 3, padding=1), nn.GELU(), nn.MaxPool3d(stride)]
+        return [*layers[:-2], layers[-1]]  # tokens are no activations
+
+
+STEMS_3D: dict[str, type[PatchEmbed3d] | type[ConvStem3d]] = {
+    "patch": PatchEmbed3d,
+    "conv": ConvStem3d,
+    "pool": PoolStem3d,
+}
 
 
 def fit_volume(x: Tensor, in_chans: int, patch_size: Grid3d) -> Tensor:

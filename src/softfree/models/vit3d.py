@@ -43,7 +43,7 @@ class VolumeTransformer(Classifier):
             ``conv_dims`` of SOFT and Nystromformer are 3 unless they are given.
         pool: "avg" over the real patch tokens, then ``fc_norm``; or "token": ``norm``, then the class token.
         class_token: Put a class token in front; default: only if ``pool`` is "token".
-        stem: "patch" projection or "conv" stem.
+        stem: "patch" projection, "conv" stem of strided convolutions, or "pool" stem of convolutions and maxima.
         pos: "mm", fixed codes of a token's place in millimetres; "learn", resized to other grids; or "none".
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
         proj_drop: Dropout after each projection.
@@ -70,7 +70,7 @@ class VolumeTransformer(Classifier):
         attention_options: dict[str, Any] | None = None,
         pool: Literal["avg", "token"] = "avg",
         class_token: bool | None = None,
-        stem: Literal["patch", "conv"] = "patch",
+        stem: Literal["patch", "conv", "pool"] = "patch",
         pos: Literal["mm", "learn", "none"] = "mm",
         drop_path_rate: float = 0.0,
         proj_drop: float = 0.0,

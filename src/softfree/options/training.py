@@ -96,7 +96,8 @@ class ModelOptions:
     Attributes:
         model: A name of `softfree models`, such as seqnorm_vit_tiny_patch16.
         weights: Pretrained ViT weights: a safetensors file, or a name on the Hugging Face hub.
-        stem: 'patch' (one projection a patch) or 'conv' (a few 3 x 3 convolutions, better from scratch).
+        stem: 'patch' (one projection a patch), 'conv' (a few 3 x 3 convolutions with strides, better from scratch) or
+            'pool' (with maxima instead of strides, for findings much smaller than a patch).
         pool: Average of all tokens, or a class token.
         drop_path: Rate of stochastic depth in the last block, rising linearly from 0 in the first.
         layer_scale: Start value of the learned scale of each branch; default: none.
@@ -109,7 +110,7 @@ class ModelOptions:
 
     model: str = "seqnorm_vit_tiny_patch16"
     weights: str | None = None
-    stem: Literal["patch", "conv"] = "conv"
+    stem: Literal["patch", "conv", "pool"] = "conv"
     pool: Literal["avg", "token"] = "avg"
     drop_path: float = 0.1
     layer_scale: float | None = None

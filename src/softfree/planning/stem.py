@@ -27,8 +27,10 @@ class StemCost:
     largest: int
 
 
-def stem_cost(stem: str, patch: int, channels: int, width: int, side: int) -> StemCost:
+def stem_cost(stem: str, patch: int, channels: int, width: int, side: int, narrow: int = 4) -> StemCost:
     """Derive the cost of a tokenizer for a picture whose ``side`` is a multiple of ``patch``.
+
+    ``narrow`` is the number of bytes of a number that is kept.
 
     Beside the maps of each convolution, the CPU's convolutions hold copies with channels in groups of 16; how many at
     once was measured.
@@ -41,11 +43,15 @@ def stem_cost(stem: str, patch: int, channels: int, width: int, side: int) -> St
     steps = patch.bit_length() - 1
     widths = [channels, *(max(8, width >> step) for step in reversed(range(1, steps))), width]
     parameters = products = kept = 0
+    places = 8 // narrow
     for level, (inner, outer) in enumerate(pairwise(widths), start=1):
-        pixels = (side >> level) ** 2
+        pooled = stem == "pool" and level > 1  # the convolution keeps the size, the maximum halves it
+        pixels = (side >> (level - pooled)) ** 2
         parameters += 9 * inner * outer + outer
         products += 9 * inner * outer * pixels
-        kept += 2 * outer * pixels if level < steps else 0  # before and after GELU
+        kept += 2 * outer * pixels if level < steps else pooled * outer * pixels  # before and after GELU
+        if pooled:  # places of the maxima, 8 bytes each, and what the next convolution takes
+            kept += (places + (level < steps)) * outer * pixels // 4
     first = widths[1] * (side // 2) ** 2
     grouped = -(-widths[1] // 16) * 16 * (side // 2) ** 2
     forward = max(0, 3 * first // 2 + grouped - kept) if steps > 1 else 0

@@ -49,7 +49,7 @@ class Work:
             raise unknown_name("model", self.model, NAMED)
         for name, got, known in (
             ("precision", self.precision, get_args(Precision)),
-            ("stem", self.stem, ("patch", "conv")),
+            ("stem", self.stem, ("patch", "conv", "pool")),
         ):
             if got not in known:
                 raise unknown_name(name, got, known)
@@ -99,7 +99,7 @@ class Work:
     @property
     def tokenizer(self) -> StemCost:
         """The cost of the stem."""
-        return stem_cost(self.stem, self.patch, self.channels, self.shape.width, self.padded)
+        return stem_cost(self.stem, self.patch, self.channels, self.shape.width, self.padded, self.shape.narrow)
 
 
 def count_parameters(work: Work) -> int:
