@@ -102,6 +102,25 @@ def test_augmentation_of_native_sizes():
     assert Augmentation(preprocessing)(torch.rand(3, 40, 40), 0).shape == (3, 40, 40)
 
 
+def disc(aspect: float) -> Picture:
+    """A disc 36 units across in a square of 60, of pixels whose finer side is 1 unit."""
+    height, width = max(aspect, 1.0), max(1 / aspect, 1.0)
+    y, x = np.mgrid[: round(60 / height), : round(60 / width)] + 0.5
+    inside = (y * height - 30) ** 2 + (x * width - 30) ** 2 < 18**2
+    return Picture(np.where(inside, 255, 0).astype(np.uint8)[..., None], 0.0, 255.0, None, (), "8-bit", aspect=aspect)
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop", "native", "stretch"])
+@pytest.mark.parametrize("aspect", [2.0, 0.4, 1.0])
+def test_a_disc_is_round_whatever_the_sides_of_a_pixel(fit, aspect):
+    prepared = Preprocessing.create("photo", 48, fit, 1)(disc(aspect))[0]
+    assert prepared.shape == ((60, 60) if fit == "native" else (48, 48))
+    bright = prepared > prepared.max() / 2 + prepared.min() / 2
+    across = 0.6 * len(prepared)
+    assert bright.any(0).sum() == pytest.approx(across, abs=2)
+    assert bright.any(1).sum() == pytest.approx(across, abs=2)
+
+
 def test_a_size_too_small_is_refused():
     with pytest.raises(UserError, match="at least 16"):
         Preprocessing.create("photo", 8, "pad")

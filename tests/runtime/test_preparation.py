@@ -31,6 +31,13 @@ def test_equals_preprocessing(shape: tuple[int, int, int], preset: str, fit: str
     same(Picture(pixels, 100.0, 3000.0, None, (), ""), 33, preset, fit, channels)
 
 
+@pytest.mark.parametrize("fit", ["pad", "stretch", "crop", "native"])
+@pytest.mark.parametrize("spacing", [(0.2, 0.1), (0.1, 0.35)])
+def test_pixels_that_are_not_square(spacing: tuple[float, float], fit: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 33, 1), dtype=np.uint8)
+    same(Picture(pixels, 0.0, 255.0, spacing, (), ""), 33, "photo", fit, 1)
+
+
 def test_a_blank_picture_stays_finite() -> None:
     same(Picture(np.full((20, 30, 1), 7, np.uint8), 0.0, 255.0, None, (), ""), 16, "radiograph", "pad", 1)
 

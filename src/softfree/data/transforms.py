@@ -53,7 +53,7 @@ class Preprocessing:
     def __call__(self, picture: Picture) -> np.ndarray:
         """Return float32 (C, H, W): mean 0 and deviation about 1; H = W = ``size`` unless ``fit`` is ``native``."""
         pixels = torch.from_numpy(picture.unit()).permute(2, 0, 1)  # (C, H, W) in [0, 1]
-        pixels = self._standardise(self._resize(_with_channels(pixels, self.channels)))
+        pixels = self._standardise(self._resize(_with_channels(pixels, self.channels), picture.growth))
         return np.ascontiguousarray(self._square(pixels).numpy())
 
     def load(self, source: str | Picture, frame: int | None = None) -> np.ndarray:
@@ -90,20 +90,28 @@ class Preprocessing:
             if self.preset == "radiograph"
             else "values shifted and scaled by the mean and deviation of ImageNet"
         )
-        return [f"Preset {self.preset}: {colour}; {scale}.", f"Pictures {fits[self.fit]}."]
+        square = "" if self.fit == "stretch" else "; pixels of unequal sides become square"
+        return [f"Preset {self.preset}: {colour}; {scale}.", f"Pictures {fits[self.fit]}{square}."]
 
-    def _resize(self, pixels: torch.Tensor) -> torch.Tensor:
-        height, width = pixels.shape[-2:]
+    def target(self, shape: tuple[int, int], growth: tuple[float, float]) -> tuple[int, int]:
+        """Rows and columns that pixels are resized to, before padding and cropping.
+
+        Args:
+            shape: rows and columns of the picture.
+            growth: see :attr:`softfree.data.readers.picture.Picture.growth`; square pixels come out in one step.
+        """
+        height, width = (side * times for side, times in zip(shape, growth, strict=True))
         if self.fit == "native":
-            return pixels
+            return round(height), round(width)
         if self.fit == "stretch":
-            target = (self.size, self.size)
-        else:
-            scale = self.size / (max if self.fit == "pad" else min)(height, width)
-            target = (max(1, round(height * scale)), max(1, round(width * scale)))
-        if target == (height, width):
-            return pixels
-        return _scale(pixels, target)
+            return self.size, self.size
+        scale = self.size / (max if self.fit == "pad" else min)(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def _resize(self, pixels: torch.Tensor, growth: tuple[float, float]) -> torch.Tensor:
+        shape = (pixels.shape[-2], pixels.shape[-1])
+        target = self.target(shape, growth)
+        return pixels if target == shape else _scale(pixels, target)
 
     def _standardise(self, pixels: torch.Tensor) -> torch.Tensor:
         if self.preset == "radiograph":

@@ -64,8 +64,10 @@ class Places:
 def picture_places(steps: Preprocessing, picture: Picture, patch: int) -> Places:
     """Undo what :class:`~softfree.data.transforms.Preprocessing` did to a picture, for patches of ``patch`` pixels."""
     shape = picture.pixels.shape[:2]
-    scales, before = zip(*(_axis(steps, shape, axis) for axis in (0, 1)), strict=True)
-    prepared = shape if steps.fit == "native" else (steps.size, steps.size)
+    target = steps.target(shape, picture.growth)
+    prepared = target if steps.fit == "native" else (steps.size, steps.size)
+    scales = [resized / side for resized, side in zip(target, shape, strict=True)]
+    before = [_before(resized, side) for resized, side in zip(target, prepared, strict=True)]
     start = tuple(-first / scale for scale, first in zip(scales, before, strict=True))
     seen = tuple(
         (max(0.0, low), min(float(side), low + length / scale))
@@ -74,17 +76,9 @@ def picture_places(steps: Preprocessing, picture: Picture, patch: int) -> Places
     return Places(start, tuple(patch / scale for scale in scales), seen, shape, picture.spacing)
 
 
-def _axis(steps: Preprocessing, shape: tuple[int, int], axis: int) -> tuple[float, int]:
-    """Prepared pixels for one of the source, and how many lie before the picture (below 0 where it is cropped)."""
-    side = shape[axis]
-    if steps.fit == "native":
-        return 1.0, 0
-    if steps.fit == "stretch":
-        return steps.size / side, 0
-    target = max(1, round(side * (steps.size / (max if steps.fit == "pad" else min)(shape))))
-    # As torchvision's center_crop places them.
-    before = (steps.size - target) // 2 if steps.size >= target else -round((target - steps.size) / 2)
-    return target / side, before
+def _before(resized: int, prepared: int) -> int:
+    """Prepared pixels before the picture on an axis (below 0 where it is cropped), as center_crop places them."""
+    return (prepared - resized) // 2 if prepared >= resized else -round((resized - prepared) / 2)
 
 
 def volume_places(steps: VolumePreprocessing, volume: Volume, patch: Sequence[int]) -> Places:

@@ -56,14 +56,15 @@ class Preparation:
     def __call__(self, picture: Picture) -> np.ndarray:
         """Return float32 (C, H, W): mean 0 and deviation about 1; H = W = ``size`` unless ``fit`` is ``native``."""
         pixels = _with_channels(np.ascontiguousarray(picture.unit().transpose(2, 0, 1)), self.channels)
-        pixels = self._standardise(resize(pixels, *self._target(*pixels.shape[1:])))
+        pixels = self._standardise(resize(pixels, *self._target(pixels.shape[1:], picture.growth)))
         if self.fit in ("pad", "crop"):
             pixels = _centre(_centre(pixels, 1, self.size), 2, self.size)
         return np.ascontiguousarray(pixels, dtype=np.float32)
 
-    def _target(self, height: int, width: int) -> tuple[int, int]:
+    def _target(self, shape: tuple[int, ...], growth: tuple[float, float]) -> tuple[int, int]:
+        height, width = (side * times for side, times in zip(shape, growth, strict=True))
         if self.fit == "native":
-            return height, width
+            return round(height), round(width)
         if self.fit == "stretch":
             return self.size, self.size
         scale = self.size / (max if self.fit == "pad" else min)(height, width)

@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,40 @@ def test_refusals_carry_their_status():
     assert chosen_frame(path, 0, 1) == (0, ())
 
 
-def test_errors_of_libraries_become_one_short_line():
-    assert in_one_line(ValueError("all failed:\n  plug-in: cut short \n")) == "plug-in: cut short"
-    assert in_one_line(KeyError()) == "KeyError"
-    assert len(in_one_line(ValueError("x" * 999))) == 200
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("all failed:\n  plug-in: cut short \n"), "plug-in: cut short"),
+        (KeyError(), "KeyError"),
+        (ValueError("x" * 100_000), "x" * 200),
+        (OSError(f"cannot identify image file {io.BytesIO()!r}"), "cannot identify image file"),
+        (ValueError(repr(object())), "ValueError"),
+        (ValueError("<COMPRESSION.JBIG: 34661> not supported"), "COMPRESSION.JBIG not supported"),
+        (ValueError("bad\0 \x1b[31mtag"), "bad   [31mtag"),
+    ],
+)
+def test_errors_of_libraries_become_one_short_line(error, said):
+    assert in_one_line(error) == said
+
+
+SQUARE = "pixels of unequal sides resampled to square"
+LONG = "pixels more than 10 times as long as wide taken as square"
+
+
+@pytest.mark.parametrize(
+    ("spacing", "aspect", "growth", "said"),
+    [
+        (None, 1.0, (1, 1), ()),
+        (None, 2.0, (2, 1), (SQUARE,)),
+        (None, 0.5, (1, 2), (SQUARE,)),
+        ((0.3, 0.2), 0.5, (1.5, 1), (SQUARE,)),
+        ((0.2, 0.2015), 1.0, (1, 1), ()),
+        (None, 72.0, (1, 1), (LONG,)),
+        (None, 1 / 72, (1, 1), (LONG,)),
+    ],
+)
+def test_what_makes_pixels_square(spacing, aspect, growth, said):
+    made = Picture(np.zeros((2, 2, 1), np.uint8), 0, 255, spacing, (), "", aspect=aspect)
+    assert made.growth == pytest.approx(growth)
+    noted = made.with_growth_noted()
+    assert noted.steps == noted.corrections == said

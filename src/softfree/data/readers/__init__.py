@@ -38,7 +38,10 @@ def read_picture(path: str | Path, *, frame: int | None = None, max_pixels: int 
         ReadError: one line that names the file, the reason and the mend; its status is ``missing``, ``empty``,
             ``folder``, ``no_pixels``, ``corrupt``, ``unsupported``, ``too_large`` or ``not_finite``.
     """
-    path = Path(path)
+    return _read(Path(path), frame, max_pixels).with_growth_noted()
+
+
+def _read(path: Path, frame: int | None, max_pixels: int) -> Picture:
     head = file_head(path)
     try:
         if head[128:132] == b"DICM":

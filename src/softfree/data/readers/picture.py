@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from softfree.errors import ReadError
+
+SQUARE_WITHIN = 1.01  # sides of a pixel that differ by less are taken as equal
+LONGEST_PIXEL = 10.0  # no device has longer pixels: what says so means something else
+_OBJECT = re.compile(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>")  # as in <_io.BytesIO object at 0x7f0d>
+_ENUM = re.compile(r"<(\w+\.\w+): [^<>]*>")
+_LONGEST = 2000  # characters of a library's message that are looked at
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,7 @@ class Picture:
             are all equal ends in ``(gray)``.
         corrections: what the reader assumed or corrected because the file contradicts itself or its standard, in words;
             ``softfree check`` lists them. Empty for a sound file.
+        aspect: height of a pixel over its width, for a file that says this but no ``spacing``.
     """
 
     pixels: np.ndarray
@@ -33,6 +41,33 @@ class Picture:
     steps: tuple[str, ...]
     stored: str
     corrections: tuple[str, ...] = ()
+    aspect: float = 1.0
+
+    @property
+    def growth(self) -> tuple[float, float]:
+        """Rows for one row and columns for one column once pixels are square, with the finer side as it is.
+
+        (1, 1) for pixels that are square within 1 %, and for sides so unequal that they cannot be meant.
+        """
+        ratio = self._ratio
+        if not SQUARE_WITHIN < max(ratio, 1 / ratio) <= LONGEST_PIXEL:
+            return 1.0, 1.0
+        return max(ratio, 1.0), max(1 / ratio, 1.0)
+
+    def with_growth_noted(self) -> Picture:
+        """Return it with words on pixels that are not square."""
+        ratio = self._ratio
+        if max(ratio, 1 / ratio) <= SQUARE_WITHIN:
+            return self
+        said = "pixels of unequal sides resampled to square"
+        if self.growth == (1.0, 1.0):
+            said = f"pixels more than {LONGEST_PIXEL:g} times as long as wide taken as square"
+        return replace(self, steps=(*self.steps, said), corrections=(*self.corrections, said))
+
+    @property
+    def _ratio(self) -> float:
+        height, width = self.spacing or (self.aspect, 1.0)
+        return height / width
 
     def unit(self) -> np.ndarray:
         """Return float32 ``(H, W, C)`` in [0, 1]: ``low`` and below become 0, ``high`` and above 1."""
@@ -102,6 +137,7 @@ def chosen_frame(path: Path, frame: int | None, count: int) -> tuple[int, tuple[
 
 
 def in_one_line(error: Exception) -> str:
-    """Return the last line of what a library says, where it comes to the point."""
+    """Return the last line of what a library says, where it comes to the point: short, without addresses of objects."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].strip()[:200]
+    said = _ENUM.sub(r"\1", _OBJECT.sub("", lines[-1].strip()[:_LONGEST]))
+    return "".join(letter if letter.isprintable() else " " for letter in said[:200]).strip() or type(error).__name__
