@@ -16,15 +16,23 @@ import numpy as np
 
 from softfree.data.feature_files import read_features
 from softfree.data.readers import read_picture
-from softfree.data.readers.slide import open_slide
+from softfree.data.readers.slide import Slide, open_slide
 from softfree.data.table import read_table
 from softfree.data.volume_files import read_volume
+
+
+def open_with_pixels(path: Path, **arguments: Any) -> Slide:
+    """Open a slide and read all of it at its finest level, as its attribute ``pixels``."""
+    slide = open_slide(path, **arguments)
+    slide.pixels = slide.read(0, 0, *slide.size, slide.mpp[0])  # type: ignore[attr-defined]
+    return slide
+
 
 Outcome = Literal["read", "corrected", "refused"]
 READERS: dict[str, Callable[..., Any]] = {
     "image": read_picture,
     "volume": read_volume,
-    "slide": open_slide,
+    "slide": open_with_pixels,
     "features": read_features,
     "table": read_table,
 }

@@ -212,3 +212,37 @@ def test_what_is_no_slide(tmp_path: Path, make: Callable[[Path], Path], status: 
     with pytest.raises(ReadError) as caught:
         open_slide(make(tmp_path))
     assert caught.value.status == status
+
+
+class Levels:
+    """A pyramid of blank levels, as a library might report them."""
+
+    mpp: tuple[float, float] | None = (0.5, 0.5)
+    corrections: tuple[str, ...] = ("a word of the library",)
+
+    def __init__(self, *sizes: tuple[int, int]) -> None:
+        self.sizes = sizes
+
+    def region(self, level: int, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, tuple[float, float]]:
+        return np.full((height, width, 3), level, np.uint8), (0.0, 0.0)
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("odd", [(0, 0), (0, 50), (80, 0), (150, 50), (800, 400)])
+def test_levels_that_are_not_of_the_slide_are_left_out(odd: tuple[int, int]) -> None:
+    slide = Slide(Path("a"), Levels((400, 200), odd, (200, 100)))
+    assert slide.corrections == ("a word of the library", "levels of other proportions than the slide, left out")
+    assert (slide.read(0, 0, 10, 10, 1.0) == 2).all()
+
+
+@pytest.mark.parametrize("small", [(200, 100), (133, 67), (7, 3), (7, 4), (1, 1)])
+def test_levels_whose_sides_are_rounded_are_kept(small: tuple[int, int]) -> None:
+    assert Slide(Path("a"), Levels((400, 200), small)).corrections == ("a word of the library",)
+
+
+@pytest.mark.parametrize("sizes", [(), ((0, 0),), ((0, 100), (50, 50))])
+def test_a_finest_level_without_pixels(sizes: tuple[tuple[int, int], ...]) -> None:
+    with pytest.raises(ReadError, match="no pixels") as caught:
+        Slide(Path("a"), Levels(*sizes))
+    assert caught.value.status == "corrupt"

@@ -8,7 +8,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
-from pydicom.uid import JPEGLSLossless
+from pydicom.uid import JPEGLSLossless, generate_uid
 
 from softfree.data.readers.slide import open_slide
 from softfree.data.readers.slide_dicom import DicomPyramid
@@ -54,3 +54,23 @@ def test_other_dicom_is_no_slide(write_dicom: Callable[..., Path]) -> None:
     with pytest.raises(ReadError, match="not readable as a slide") as caught:
         open_slide(write_dicom(np.zeros((16, 16), np.uint8)))
     assert "Doe" not in str(caught.value)
+
+
+def test_two_slides_in_a_folder_are_refused(real: Path, tmp_path: Path) -> None:
+    dataset = dcmread(real)
+    for name in ("1.dcm", "2.dcm"):
+        dataset.SeriesInstanceUID = generate_uid()
+        dataset.save_as(tmp_path / name)
+    with pytest.raises(ReadError, match="2 DICOM slides in one folder") as caught:
+        open_slide(tmp_path)
+    assert caught.value.status == "unsupported"
+    assert open_slide(tmp_path / "1.dcm").size == open_slide(real).size
+
+
+@pytest.mark.parametrize("part", [0.05, 0.3, 0.7, 0.9])
+def test_a_file_that_is_cut_short(real: Path, tmp_path: Path, part: float) -> None:
+    content = real.read_bytes()
+    (tmp_path / "cut.dcm").write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(ReadError) as caught:
+        open_slide(tmp_path / "cut.dcm").thumbnail(100)
+    assert caught.value.status == "corrupt"

@@ -13,19 +13,21 @@ from pathlib import Path
 import numpy as np
 from openslide import OpenSlide, OpenSlideError
 from PIL import Image
-from tifffile import TiffFile
 
 from softfree.data.readers import file_head
 from softfree.data.readers.picture import in_one_line
-from softfree.data.readers.quiet import quiet
 from softfree.data.readers.slide_dicom import DicomPyramid
 from softfree.data.readers.slide_openslide import OpenSlidePyramid
 from softfree.data.readers.slide_pyramid import Pair, Pyramid, plausible
 from softfree.data.readers.slide_tiff import TiffPyramid
+from softfree.data.readers.slide_tiff_facts import MAGIC, UNSAID_ALPHA, read_facts
 from softfree.errors import ReadError
 
 _SIDE = 4096  # pixels of a level that are held at once, along each side
 _FINER = 1.5  # how much finer than the finest level may be asked for: scanners differ, 20x is not 40x
+_PLAIN = ("generic-tiff", "aperio")  # whose tiles lie side by side: what OpenSlide does not decode is read without it
+_ROUNDED = 2.0  # pixels by which a level's sides may be off the slide's proportions, and a part of them
+_OFF = 0.02
 _SAME = 0.01  # a level whose resolution is this near to the one asked for serves it
 
 
@@ -50,14 +52,20 @@ class Slide:
     def __init__(self, path: Path, pyramid: Pyramid, mpp: Pair | None = None) -> None:
         if mpp is None and pyramid.mpp is None:
             raise ReadError(
-                f"{path}: the file does not say its micrometres per pixel; add a column mpp with them to the table",
+                f"{path}: the file does not say its micrometres per pixel, or not those of a slide; add a column mpp"
+                " with them to the table",
                 "no_resolution",
             )
+        if not pyramid.sizes or min(pyramid.sizes[0]) < 1:
+            raise ReadError(f"{path}: damaged slide: its finest level has no pixels")
         self.path, self._pyramid, self._given = path, pyramid, mpp
         self.mpp: Pair = mpp or pyramid.mpp  # type: ignore[assignment]
         self.size: tuple[int, int] = pyramid.sizes[0]
-        self.corrections: tuple[str, ...] = tuple(getattr(pyramid, "corrections", ()))
-        self._downsamples = [(self.size[0] / width, self.size[1] / height) for width, height in pyramid.sizes]
+        fitting = {n: down for n, size in enumerate(pyramid.sizes) if (down := _downsample(self.size, size))}
+        self._levels = tuple(fitting)
+        self._downsamples = tuple(fitting.values())
+        left_out = ("levels of other proportions than the slide, left out",)
+        self.corrections = (*pyramid.corrections, *(left_out if len(fitting) < len(pyramid.sizes) else ()))
 
     @property
     def size_mm(self) -> Pair:
@@ -127,6 +135,7 @@ class Slide:
         return open_slide, (self.path, self._given)
 
     def _level(self, scale: Pair) -> int:
+        """Return the index into the levels that fit."""
         fine = [
             n for n, down in enumerate(self._downsamples) if max(down[0] / scale[0], down[1] / scale[1]) <= 1 + _SAME
         ]
@@ -147,19 +156,29 @@ class Slide:
 
     def _window(self, level: int, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, Pair]:
         """Read (height, width, 3) of a level, white where it reaches beyond, and the region's shift."""
-        size = self._pyramid.sizes[level]
+        number = self._levels[level]
+        size = self._pyramid.sizes[number]
         x0, y0, x1, y1 = max(0, x), max(0, y), min(size[0], x + width), min(size[1], y + height)
         out = np.full((height, width, 3), 255, np.uint8)
         if x1 <= x0 or y1 <= y0:
             return out, (0.0, 0.0)
         try:
-            inside, shift = self._pyramid.region(level, x0, y0, x1 - x0, y1 - y0)
+            inside, shift = self._pyramid.region(number, x0, y0, x1 - x0, y1 - y0)
         except MemoryError:
             raise
         except Exception as error:  # the libraries raise nearly anything on damaged tiles
             raise ReadError(f"{self.path}: damaged pixels of the slide: {in_one_line(error)}", "corrupt") from error
         out[y0 - y : y1 - y, x0 - x : x1 - x] = inside
         return out, shift
+
+
+def _downsample(whole: tuple[int, int], level: tuple[int, int]) -> Pair | None:
+    """Return how many pixels of the slide (x, y) are one of a level; None for a level that is not of the slide."""
+    if min(level) < 1:
+        return None
+    down = whole[0] / level[0], whole[1] / level[1]
+    allowed = _OFF + _ROUNDED / min(level)
+    return down if max(down) / min(down) <= 1 + allowed and min(down) > 1 - allowed else None
 
 
 def open_slide(path: str | Path, mpp: float | Pair | None = None) -> Slide:
@@ -192,22 +211,34 @@ def _pyramid(path: Path, head: bytes) -> Pyramid:
     if path.is_dir():
         return DicomPyramid(path)
     vendor = OpenSlide.detect_format(str(path))
-    if vendor == "generic-tiff" and _is_ome(path):
-        return TiffPyramid(path)
     if vendor == "dicom":
         try:
             return OpenSlidePyramid(path)
         except OpenSlideError:
             return DicomPyramid(path)
+    if head[128:132] == b"DICM":  # which may begin like a TIFF
+        return DicomPyramid(path)
+    if head.startswith(MAGIC):
+        return _tiff(path, vendor)
     if vendor is not None:
         return OpenSlidePyramid(path)
-    if head[128:132] == b"DICM":
-        return DicomPyramid(path)
-    if head[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"):
-        return TiffPyramid(path)
     raise ReadError(f"{path}: not a slide that softfree reads: SVS, NDPI, MRXS, DICOM, tiled TIFF, ...", "unsupported")
 
 
-def _is_ome(path: Path) -> bool:
-    with quiet(), TiffFile(path) as file:
-        return bool(file.is_ome)
+def _tiff(path: Path, vendor: str | None) -> Pyramid:
+    """Open a TIFF with OpenSlide where that reads it rightly, else as it lies in the file."""
+    facts = read_facts(path, vendor)
+    if vendor is None or (vendor == "generic-tiff" and facts is not None and (facts.is_ome or not facts.plain)):
+        return TiffPyramid(path)
+    try:
+        pyramid = OpenSlidePyramid(path)
+    except OpenSlideError:
+        if vendor not in _PLAIN:
+            raise
+        return TiffPyramid(path)  # another codec
+    if vendor == "generic-tiff" and facts is not None:
+        if math.prod(facts.size) > math.prod(pyramid.sizes[0]):  # the first page is no level of it, but a thumbnail
+            pyramid.close()
+            return TiffPyramid(path)
+        pyramid.corrections += (UNSAID_ALPHA,) if facts.unsaid_alpha else ()
+    return pyramid

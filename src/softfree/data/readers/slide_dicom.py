@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import dcmread
+from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 from wsidicom import WsiDicom
 
 from softfree.data.readers.quiet import quiet
 from softfree.data.readers.slide_pyramid import Pair, plausible
+from softfree.errors import ReadError
 
 
 class DicomPyramid:
@@ -17,11 +19,12 @@ class DicomPyramid:
 
     def __init__(self, path: Path) -> None:
         with quiet():
-            self._slide = WsiDicom.open(path if path.is_dir() else _series(path))
+            self._slide = WsiDicom.open(_only_series(path) if path.is_dir() else _series(path))
             levels = list(self._slide.levels)
             self._levels = [level.level for level in levels]
             self.sizes = tuple((level.size.width, level.size.height) for level in levels)
             self.mpp = plausible(levels[0].mpp.width, levels[0].mpp.height)
+        self.corrections: tuple[str, ...] = ()
 
     def region(self, level: int, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, Pair]:
         """Read uint8 (height, width, 3); see the protocol."""
@@ -41,14 +44,26 @@ class DicomPyramid:
 def _series(path: Path) -> list[Path]:
     """Find the files beside ``path`` that are of the same series: the other levels of the slide."""
     wanted = _series_of(path)
-    return [
-        path,
-        *(other for other in sorted(path.parent.glob("*.dcm")) if other != path and _series_of(other) == wanted),
-    ]
+    others = () if wanted is None else sorted(path.parent.glob("*.dcm"))
+    return [path, *(other for other in others if other != path and _series_of(other) == wanted)]
 
 
-def _series_of(path: Path) -> str:
+def _only_series(folder: Path) -> list[Path]:
+    """Find the files of the slide in a folder; ReadError when there are several slides."""
+    files = {path: _series_of(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    found = [path for path, series in files.items() if series is not None]
+    if (count := len(set(files.values()) - {None})) > 1:
+        raise ReadError(
+            f"{folder}: {count} DICOM slides in one folder; name one file of the wanted one, or give each its own",
+            "unsupported",
+        )
+    return found or [*files]
+
+
+def _series_of(path: Path) -> str | None:
+    """Return the series of a file of a slide, None for any other file."""
     try:
-        return str(dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"]).SeriesInstanceUID)
+        found = dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "SOPClassUID"])
+        return str(found.SeriesInstanceUID) if found.SOPClassUID == VLWholeSlideMicroscopyImageStorage else None
     except Exception:  # pydicom raises nearly anything on what is not DICOM
-        return str(path)
+        return None

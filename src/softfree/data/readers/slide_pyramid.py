@@ -15,10 +15,12 @@ class Pyramid(Protocol):
     Attributes:
         mpp: micrometres per pixel (x, y) of level 0, as the file says; None where it does not.
         sizes: (width, height) of each level in its own pixels, the finest level first.
+        corrections: what was assumed or corrected on the way, in words.
     """
 
     mpp: Pair | None
     sizes: tuple[tuple[int, int], ...]
+    corrections: tuple[str, ...]
 
     def region(self, level: int, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, Pair]:
         """Read pixels that lie inside a level.
@@ -45,10 +47,10 @@ def plausible(x: float | str | None, y: float | str | None) -> Pair | None:
     """Return a resolution in micrometres per pixel if it can be a slide's, else None.
 
     Beyond 50 um it is the resolution of a screen or a printer (72, 96 or 300 dots per inch), which programs write into
-    a TIFF that has none.
+    a TIFF that has none. No scanner's pixels are ten times as long as wide.
     """
     try:
         pair = float(x or "nan"), float(y or "nan")
     except ValueError:
         return None
-    return pair if all(0.01 <= value <= 50 for value in pair) else None
+    return pair if all(0.01 <= value <= 50 for value in pair) and max(pair) <= 10 * min(pair) else None

@@ -7,13 +7,20 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-from tifffile import RESUNIT, TiffFile, xml2dict
+from PIL import Image
+from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TiffFile
 
 from softfree.data.readers.quiet import quiet
-from softfree.data.readers.slide_pyramid import Pair, plausible
+from softfree.data.readers.slide_pyramid import Pair
+from softfree.data.readers.slide_tiff_facts import UNSAID_ALPHA, orientation
+from softfree.data.readers.slide_tiff_images import first_page, images_of, the_slide
 from softfree.errors import ReadError
 
-_MICROMETRES = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3}
+_JPEG = (COMPRESSION.JPEG, COMPRESSION.ALT_JPEG)  # decoded to RGB, whatever the photometric interpretation
+_BYTES = (  # whose bytes are what the photometric interpretation says
+    *(COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE),
+    *(COMPRESSION.PACKBITS, COMPRESSION.ZSTD, COMPRESSION.LZMA),
+)
 
 
 class TiffPyramid:
@@ -22,11 +29,12 @@ class TiffPyramid:
     def __init__(self, path: Path) -> None:
         with quiet():
             self._file = TiffFile(path)
-            series = self._file.series[0]
-            self._pages: list[Any] = [_first(level) for level in series.levels]
-            _refuse(path, self._pages, series.axes)
-            self.mpp = _ome_mpp(self._file) if self._file.is_ome else _tag_mpp(self._pages[0])
+            image, assumed = the_slide(path, images_of(self._file))
+            self._pages: list[Any] = [first_page(level) for level in image.series.levels]
+            _refuse(path, self._pages, image.series.axes, self._file)
+        self.mpp = image.mpp
         self.sizes = tuple((page.imagewidth, page.imagelength) for page in self._pages)
+        self.corrections = (*assumed, *((UNSAID_ALPHA,) if _alpha(self._pages[0]) == EXTRASAMPLE.UNSPECIFIED else ()))
         self._lock = Lock()
 
     def region(self, level: int, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, Pair]:
@@ -38,7 +46,7 @@ class TiffPyramid:
             for column in range(x // columns, -(-(x + width) // columns)):
                 tile = self._tile(page, row * -(-page.imagewidth // columns) + column)
                 if tile is not None:
-                    _paste(tile, out, column * columns - x, row * rows - y)
+                    _paste(_rgb(page, tile), out, column * columns - x, row * rows - y)
         return out, (0.0, 0.0)
 
     def __del__(self) -> None:
@@ -61,21 +69,32 @@ class TiffPyramid:
 
 
 def _paste(tile: np.ndarray, out: np.ndarray, x: int, y: int) -> None:
-    """Put ``tile`` (h, w, C) into ``out`` (H, W, 3), its corner at column ``x`` and row ``y``, maybe negative."""
+    """Put ``tile`` (h, w, 1 or 3) into ``out`` (H, W, 3), its corner at column ``x`` and row ``y``, maybe negative."""
     part = tile[max(0, -y) : out.shape[0] - y, max(0, -x) : out.shape[1] - x]
     y, x = max(0, y), max(0, x)
-    target = out[y : y + part.shape[0], x : x + part.shape[1]]
-    if part.shape[-1] == 4:
-        opaque = part[..., 3:].astype(np.uint16)
-        part = ((part[..., :3] * opaque + 255 * (255 - opaque) + 127) // 255).astype(np.uint8)
-    target[:] = part
+    out[y : y + part.shape[0], x : x + part.shape[1]] = part
 
 
-def _first(level: Any) -> Any:
-    return level.pages[0].aspage()
+def _rgb(page: Any, tile: np.ndarray) -> np.ndarray:
+    """Turn a tile (h, w, C) into gray or RGB on white."""
+    if page.photometric == PHOTOMETRIC.YCBCR and page.compression not in _JPEG:
+        tile = np.asarray(Image.fromarray(tile, "YCbCr").convert("RGB"))
+    if tile.shape[-1] != 4:
+        return tile
+    colour, opaque = tile[..., :3].astype(np.uint16), tile[..., 3:].astype(np.uint16)
+    if _alpha(page) == EXTRASAMPLE.UNASSALPHA:
+        colour = (colour * opaque + 127) // 255
+    return np.minimum(colour + (255 - opaque), 255).astype(np.uint8)
 
 
-def _refuse(path: Path, pages: list[Any], axes: str) -> None:
+def _alpha(page: Any) -> EXTRASAMPLE | None:
+    """Return what a fourth channel is, None without one. Without a meaning it is taken as libtiff and OpenSlide do."""
+    if page.samplesperpixel != 4:
+        return None
+    return page.extrasamples[0] if page.extrasamples else EXTRASAMPLE.UNSPECIFIED
+
+
+def _refuse(path: Path, pages: list[Any], axes: str, file: TiffFile) -> None:
     page = pages[0]
     colours = page.samplesperpixel in (1, 3, 4) and page.photometric.name in ("RGB", "YCBCR", "MINISBLACK")
     if page.dtype != np.uint8 or not colours or page.planarconfig != 1 or axes not in ("YX", "YXS"):
@@ -84,21 +103,16 @@ def _refuse(path: Path, pages: list[Any], axes: str) -> None:
             " the channels of a pixel together; convert it",
             "unsupported",
         )
-
-
-def _tag_mpp(page: Any) -> Pair | None:
-    if page.resolutionunit not in (RESUNIT.CENTIMETER, RESUNIT.INCH):
-        return None
-    per_um = page.get_resolution(RESUNIT.MICROMETER)
-    return plausible(1 / per_um[0], 1 / per_um[1]) if all(per_um) else None
-
-
-def _ome_mpp(file: TiffFile) -> Pair | None:
-    image = xml2dict(file.ome_metadata or "<OME/>").get("OME", {}).get("Image", {})
-    pixels = (image[0] if isinstance(image, list) else image).get("Pixels", {})
-    sizes = []
-    for axis in "XY":
-        unit = _MICROMETRES.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        given = pixels.get(f"PhysicalSize{axis}")
-        sizes.append(None if given is None or unit is None else float(given) * unit)
-    return plausible(*sizes)
+    if orientation(page) != 1:
+        raise ReadError(
+            f"{path}: a TIFF whose rows do not run from the upper left corner (orientation {orientation(page)});"
+            " turn it and save it again",
+            "unsupported",
+        )
+    for one in pages:
+        if one.parent is not file:
+            raise ReadError(f"{path}: its pixels are in another file of a set; name that file", "unsupported")
+        codec = COMPRESSION(one.compression)
+        ycbcr = one.photometric == PHOTOMETRIC.YCBCR and codec not in (*_JPEG, *_BYTES)
+        if ycbcr or codec == COMPRESSION.APERIO_JP2000_YCBC:
+            raise ReadError(f"{path}: YCbCr pixels in {codec.name} are not read in a TIFF; convert it", "unsupported")
