@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from softfree.attention.base import Attention, check_mask, option_names
+from softfree.attention.base import Attention, option_names
 from softfree.errors import UserError
 
 
@@ -80,14 +80,3 @@ def test_options_of_a_method_and_its_bases_are_known() -> None:
     assert not {"self", "unused", "options"} & option_names(Sum)
     with pytest.raises(UserError, match="option of Sum: 'powr': did you mean power"):
         Sum(6, powr=2)
-
-
-def test_only_a_mask_of_tokens_is_taken() -> None:
-    x = torch.zeros(2, 5, 6)
-    check_mask(x, None, False)
-    check_mask(x, torch.ones(2, 5, dtype=torch.bool), False)
-    for wrong in (torch.ones(2, 5), torch.ones(2, 6, dtype=torch.bool), torch.ones(5, dtype=torch.bool)):
-        with pytest.raises(UserError, match=r"expected a boolean \(B, N\)"):
-            check_mask(x, wrong, False)
-    with pytest.raises(UserError, match="no order"):
-        check_mask(x, None, True)

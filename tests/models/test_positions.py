@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from softfree.errors import UserError
-from softfree.models.positions import PositionalConv, resize_positions, sincos_positions
+from softfree.models.positions import PositionalConv, resize_in_graph, resize_positions, sincos_positions
 
 
 def test_sincos_formula() -> None:
@@ -93,3 +93,55 @@ def test_one_column_is_resized_as_one_row_is(prefix: int) -> None:
     back = resize_positions(column, (7, 1), (3, 4), prefix)[:, prefix:].unflatten(1, (3, 4))
     forth = resize_positions(row, (1, 7), (4, 3), prefix)[:, prefix:].unflatten(1, (4, 3))
     torch.testing.assert_close(back, forth.transpose(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "prefix"),
+    [
+        ((16, 16), (9, 23), 1),
+        ((14, 14), (40, 7), 0),
+        ((7, 5), (1, 1), 0),
+        ((7, 5), (3, 1), 0),
+        ((1, 5), (3, 9), 2),
+        ((32, 32), (101, 17), 0),
+    ],
+)
+def test_resizing_in_a_graph_is_that_outside(old: tuple[int, int], new: tuple[int, int], prefix: int) -> None:
+    codes = torch.randn(1, prefix + old[0] * old[1], 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        resize_in_graph(codes, old, new, prefix), resize_positions(codes, old, new, prefix), atol=5e-6, rtol=0
+    )
+
+
+def test_an_equal_grid_changes_nothing_in_a_graph() -> None:
+    codes = torch.randn(1, 1 + 6 * 7, 4)
+    assert torch.equal(resize_in_graph(codes, (6, 7), (6, 7), 1), codes)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_resizing_in_a_graph_in_half_precision(dtype: torch.dtype) -> None:
+    """The weights are float32 all the same, under autocast too."""
+    codes = torch.randn(1, 14 * 14, 8).to(dtype)
+    want = resize_positions(codes, (14, 14), (9, 23), 0)
+    with torch.autocast("cpu", dtype):
+        got = resize_in_graph(codes, (14, 14), (9, 23), 0)
+    torch.testing.assert_close(got, want, rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
+def test_resizing_compiled_for_any_grid() -> None:
+    """Values and gradients, at a size that the graph was not made for, too."""
+    torch._dynamo.reset()
+    old, sizes = (4, 5), ((4, 5), (6, 7), (3, 9), (8, 1))
+
+    def add(picture: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        grid = (picture.shape[1], picture.shape[2])
+        return picture.flatten(1, 2) + resize_positions(codes, old, grid, 1)[:, 1:]
+
+    compiled = torch.compile(add, backend="aot_eager", fullgraph=True)
+    for grid in sizes:
+        picture, weights = torch.randn(2, *grid, 6), torch.randn(grid[0] * grid[1], 6)
+        codes = torch.randn(1, 1 + 20, 6, requires_grad=True)
+        got, want = compiled(picture, codes), add(picture, codes)
+        torch.testing.assert_close(got, want, atol=5e-6, rtol=0)
+        slopes = [torch.autograd.grad((y * weights).sum(), codes)[0] for y in (got, want)]
+        torch.testing.assert_close(*slopes, atol=5e-5, rtol=0)

@@ -58,3 +58,21 @@ def test_resizing_keeps_place(new: tuple[int, int, int]) -> None:
     edges = torch.tensor([0.5 / side for side in old])  # outside of the first and last centre the codes are flat
     torch.testing.assert_close(resized[:, 1:], ramps(new).clamp(edges, 1 - edges))
     assert resized.shape == (1, 1 + math.prod(new), 3)
+
+
+def test_resizing_compiled_for_any_grid() -> None:
+    """Values and gradients, at a size that the graph was not made for, too."""
+    torch._dynamo.reset()
+    old = (2, 3, 4)
+
+    def add(volume: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        return volume.flatten(1, 3) + resize_volume_positions(codes, old, volume.shape[1:4], 1)[:, 1:]
+
+    compiled = torch.compile(add, backend="aot_eager", fullgraph=True)
+    for grid in (old, (3, 4, 5), (1, 7, 2), (6, 6, 6)):
+        volume, codes = torch.randn(2, *grid, 6), torch.randn(1, 1 + 24, 6, requires_grad=True)
+        got, want = compiled(volume, codes), add(volume, codes)
+        torch.testing.assert_close(got, want, atol=5e-6, rtol=0)
+        weights = torch.randn_like(got)
+        slopes = [torch.autograd.grad((y * weights).sum(), codes)[0] for y in (got, want)]
+        torch.testing.assert_close(*slopes, atol=5e-5, rtol=0)

@@ -215,3 +215,20 @@ def test_export_keeps_the_size_free() -> None:
     program = torch.export.export(model, (pictures(2, 3, 32, 40),), dynamic_shapes=shapes)
     x = pictures(3, 3, 50, 37)
     torch.testing.assert_close(program.module()(x), model(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_training_compiled_for_pictures_of_any_size(backend: str) -> None:
+    torch._dynamo.reset()
+    model = VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=2)
+    compiled = torch.compile(model, backend=backend)
+    for shape in ((32, 32), (48, 48), (40, 64), (50, 33)):
+        x, slopes = torch.randn(2, 3, *shape), []
+        for run in (compiled, model):
+            model.zero_grad()
+            y = run(x)
+            y.square().sum().backward()
+            slopes.append([y, *(p.grad for p in model.parameters())])
+        for got, want in zip(*slopes, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)

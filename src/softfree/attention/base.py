@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from softfree.attention.mask import real_tokens
 from softfree.errors import UserError, unknown_name
 
 Grid = tuple[int, ...]
@@ -109,7 +110,8 @@ class Attention(nn.Module, ABC):
 
         Args:
             x: Tokens (B, N, C).
-            attn_mask: Boolean (B, N), True for real tokens; None when all are real.
+            attn_mask: Boolean (B, N), True for real tokens; None when all are real. Also masks as timm's models and
+                torch's fused kernel take them, if they say no more than that: see :func:`real_tokens`.
             is_causal: timm's keyword; only False is possible.
             grid: Rows and columns (and slices before them) of the last tokens; those in front of them, such as a
                 class token, have no place. Only methods with landmarks look at it; for None they take the tokens as
@@ -121,7 +123,7 @@ class Attention(nn.Module, ABC):
         Raises:
             UserError: a mask of another shape or type, a causal one, or more places on the grid than tokens.
         """
-        check_mask(x, attn_mask, is_causal)
+        attn_mask = real_tokens(x, attn_mask, is_causal)
         check_grid(x, grid)
         mask = None
         if attn_mask is not None:
@@ -166,15 +168,18 @@ def check_grid(x: Tensor, grid: Grid | None) -> None:
         )
 
 
-def check_mask(x: Tensor, attn_mask: Tensor | None, is_causal: bool) -> None:
-    """Refuse a mask that is not a boolean (B, N) for x (B, N, C)."""
-    if is_causal:
-        raise UserError("Got is_causal=True: tokens of a picture have no order; mark padding with attn_mask instead.")
-    if attn_mask is not None and (attn_mask.dtype != torch.bool or attn_mask.shape != x.shape[:2]):
-        raise UserError(
-            f"Got attn_mask {tuple(attn_mask.shape)} of {attn_mask.dtype} for tokens {tuple(x.shape)}: "
-            "expected a boolean (B, N), True for real tokens."
-        )
+def transformed() -> bool:
+    """Tell whether torch.func (vmap, grad, jacrev, ...) or forward differentiation is at work.
+
+    They go through plain operations alone: not through an autograd function without rules for them, nor through a
+    decision that depends on values.
+    """
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
+def plain_only() -> bool:
+    """Tell whether only plain operations serve: a graph is compiled, or :func:`transformed`."""
+    return torch.compiler.is_compiling() or transformed()
 
 
 def narrow_as_autocast(x: Tensor) -> tuple[Tensor, AbstractContextManager[Any]]:

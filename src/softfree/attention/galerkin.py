@@ -100,5 +100,9 @@ class HeadNorm(nn.Module):
         """Normalise (B, H, N, D); statistics in float32, or float64 where ``t`` has it."""
         (wide, weight, bias), exact = widen(t, self.weight, self.bias)
         with exact:
-            normal = F.layer_norm(wide, wide.shape[-1:], eps=self.eps)
+            if torch.compiler.is_compiling():  # torch 2.15 is wrong about the strides of its own norm's gradient
+                centred = wide - wide.mean(-1, keepdim=True)
+                normal = centred * (centred.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+            else:
+                normal = F.layer_norm(wide, wide.shape[-1:], eps=self.eps)
             return torch.addcmul(bias.view(self.per_head), normal, weight.view(self.per_head)).to(t.dtype)

@@ -87,6 +87,21 @@ def _ranked_means(t: Tensor, mask: Tensor, number: int, stride: int | None) -> t
     return average @ t.masked_fill(~mask, 0), count > 0
 
 
+def step(old: int, new: int, like: Tensor) -> Tensor:
+    """Give ``old / new`` as a tensor (), since the ratio of symbolic numbers does not compile (torch 2.15)."""
+    return like.new_ones(()) * old / new
+
+
+def linear_weights(old: int, new: int, like: Tensor) -> Tensor:
+    """Weights (new, old) of linear resizing of one axis, with the type and place of ``like``.
+
+    With the centres of the places as in ``torch.nn.functional.interpolate``, and clamped at the edge.
+    """
+    at = (torch.arange(new, device=like.device, dtype=like.dtype) + 0.5) * step(old, new, like) - 0.5
+    away = at.clamp(0, old - 1).unsqueeze(1) - torch.arange(old, device=like.device)
+    return (1 - away.abs()).clamp(min=0)
+
+
 class HeadConv(nn.Module):
     """Depth-wise convolution of V over the grid with one kernel for each head, added to an attention's result.
 

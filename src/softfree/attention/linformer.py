@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softfree.attention.base import Attention, Grid, widen
+from softfree.attention.grid import linear_weights, step
 from softfree.errors import UserError
 
 # Rows of E and F, and the sides of the grid that they are learned for, unless others are asked for.
@@ -117,14 +118,11 @@ class LinformerAttention(Attention):
 def resize(maps: Tensor, reference: Grid, grid: Grid) -> Tensor:
     """Resize maps (k, n0) over the reference grid to another (k, n); their sums stay those of a constant field.
 
-    Linear along each axis, with the centres of the places as in ``torch.nn.functional.interpolate``, and clamped at the
-    edge. One product an axis serves any number of sides.
+    Linear along each axis; one product an axis serves any number of sides.
     """
     out = maps.unflatten(1, reference)
     for old, new in zip(reference, grid, strict=True):
-        at = (torch.arange(new, device=maps.device, dtype=maps.dtype) + 0.5) * (old / new) - 0.5
-        away = at.clamp(0, old - 1).unsqueeze(1) - torch.arange(old, device=maps.device)  # (new, old)
-        out = torch.tensordot(out, (1 - away.abs()).clamp(min=0) * (old / new), dims=([1], [1]))
+        out = torch.tensordot(out, linear_weights(old, new, maps) * step(old, new, maps), dims=([1], [1]))
     return out.flatten(1)
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from softfree.attention.base import Attention, Grid, widen
+from softfree.attention.base import Attention, Grid, transformed, widen
 from softfree.errors import UserError, unknown_name
 
 Kernel = Literal["softmax", "relu"]
@@ -43,8 +43,8 @@ class PerformerAttention(Attention):
         num_heads: Number of heads H.
         features: M; default D ln D, rounded down.
         kernel: "softmax", or "relu" for the generalised kernel, which approximates nothing.
-        redraw_every: Training forwards that a draw serves; 0 keeps the first. Drawing is left out of compiled graphs,
-            and of exported ones altogether.
+        redraw_every: Training forwards that a draw serves; 0 keeps the first. Drawing is left out of compiled graphs;
+            exported ones, and forwards under ``torch.func``, neither count nor draw.
         eps: Added to the features; default 1e-4, and 1e-3 for "relu".
         **options: See :class:`~softfree.attention.base.Attention`.
 
@@ -106,7 +106,8 @@ class PerformerAttention(Attention):
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, grid: Grid | None = None
     ) -> Tensor:
         """Attend; see :meth:`Attention.forward`."""
-        if self.training and self.redraw_every and not torch.compiler.is_exporting() and not torch.jit.is_tracing():
+        fixed = torch.compiler.is_exporting() or torch.jit.is_tracing() or transformed()
+        if self.training and self.redraw_every and not fixed:
             self._tick()
         return super().forward(x, attn_mask, is_causal, grid)
 

@@ -126,6 +126,7 @@ class _Pseudoinverse(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor, Tensor]) -> None:
         ctx.save_for_backward(inputs[0], output[0])
+        ctx.save_for_forward(inputs[0], output[0])
         ctx.mark_non_differentiable(output[1], output[2])
 
     @staticmethod
@@ -134,6 +135,18 @@ class _Pseudoinverse(torch.autograd.Function):
         missed = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - a @ x  # P
         square = x @ x
         return missed @ grad.mT @ square + square @ grad.mT @ missed.mT - x @ grad @ x, None
+
+    @staticmethod
+    def jvp(ctx: Any, slope: Tensor, _: None) -> tuple[Tensor, None, None]:
+        a, x = ctx.saved_tensors
+        missed = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - a @ x  # P
+        square = x @ x
+        return square @ slope.mT @ missed + missed.mT @ slope.mT @ square - x @ slope @ x, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None], a: Tensor, iterations: int) -> tuple[Any, tuple[int, int, int]]:
+        """Take the new axis as one more of the batch: each matrix is inverted by itself anyway."""
+        return _Pseudoinverse.apply(a.movedim(in_dims[0], 0), iterations), (0, 0, 0)
 
 
 def _iterate(a: Tensor, iterations: int) -> tuple[Tensor, Tensor]:

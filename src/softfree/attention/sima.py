@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softfree.attention.base import PART, Attention, Grid, check_mask, mean_product, narrow_as_autocast
+from softfree.attention.base import PART, Attention, Grid, mean_product, narrow_as_autocast
+from softfree.attention.mask import real_tokens
 
 
 class SimaAttention(Attention):
@@ -44,7 +45,7 @@ class SimaAttention(Attention):
         any_length = torch.compiler.is_exporting() or torch.jit.is_tracing()
         if not self.projections_are_plain() or (not any_length and x.shape[1] < self.head_dim):
             return super().forward(x, attn_mask, is_causal, grid)
-        check_mask(x, attn_mask, is_causal)
+        attn_mask = real_tokens(x, attn_mask, is_causal)
         x, full_precision = narrow_as_autocast(x)
         with full_precision:
             return self.proj_drop(self._folded(x, attn_mask))

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softfree.attention.base import Attention, Grid, widen
+from softfree.attention.base import Attention, Grid, plain_only, transformed, widen
 from softfree.attention.grid import HeadConv, window_means
 from softfree.attention.pseudoinverse import Inverse, pseudoinverse, without_data
 from softfree.errors import UserError, unknown_name
@@ -152,9 +152,9 @@ class SoftAttention(Attention):
         return Kernels(between, across)
 
     def invert(self, between: Tensor) -> Inverse:
-        """Invert A, and count what had to be replaced."""
+        """Invert A, and count what had to be replaced, but for under torch.func."""
         found = pseudoinverse(between, iterations=self.iterations, ridge=self.ridge)
-        if not without_data(between):
+        if not (without_data(between) or transformed()):
             self.replaced += int(found.replaced.sum())
         return found
 
@@ -225,7 +225,7 @@ def gaussian_kernel(a: Tensor, b: Tensor) -> Tensor:
     """
     centre = a.detach().mean(-2, keepdim=True)
     a, b = a - centre, b - centre
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+    if plain_only():
         return _kernel(a, b)
     result: Tensor = _GaussianKernel.apply(a, b)
     return result
@@ -233,6 +233,8 @@ def gaussian_kernel(a: Tensor, b: Tensor) -> Tensor:
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
     squares = a.square().sum(-1, keepdim=True) + b.square().sum(-1, keepdim=True).mT
+    if plain_only():
+        return (a @ b.mT).sub(squares, alpha=0.5).clamp(max=0).exp()
     return (a @ b.mT).sub_(squares, alpha=0.5).clamp_(max=0).exp_()
 
 

@@ -21,8 +21,8 @@ from softfree.attention import NystromformerAttention, SoftAttention
 from softfree.errors import UserError
 from softfree.export.nodes import layers_of, without_sums
 from softfree.export.orders import orders_for
-from softfree.export.positions import resize_positions
 from softfree.models import BagTransformer, VisionTransformer, VolumeTransformer
+from softfree.models.positions import resize_in_graph
 from softfree.runtime.metadata import Metadata
 
 # The first opset with an attention operator, so that softmax models get a runtime's fused kernel, too.
@@ -63,7 +63,7 @@ class AnySize(nn.Module):
         tokens, grid = model.patch_embed(pixels)
         tokens, _ = model.with_class_token(tokens, None)
         if model.pos_embed is not None:
-            resized = resize_positions(model.pos_embed, model.grid_size, grid[0], grid[1], model.num_prefix_tokens)
+            resized = resize_in_graph(model.pos_embed, model.grid_size, grid, model.num_prefix_tokens)
             tokens = tokens + resized
         return model.forward_head(model.norm(model.blocks(tokens, None, grid)))
 

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from softfree.attention.base import widen
+from softfree.attention.grid import linear_weights
+
 Waves = tuple[float, float]
 
 # In a volume. Shortest: the shortest that tokens 2 mm apart, about the closest there are, can still sample. Longest:
@@ -87,7 +90,14 @@ def resize_volume_positions(
     if tuple(old) == tuple(new) and not torch.compiler.is_compiling():
         return pos_embed
     front, volume = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
-    volume = volume.mT.unflatten(2, tuple(old))
     wide = torch.promote_types(volume.dtype, torch.float32)  # a CPU has no trilinear resize of half precision
+    if torch.compiler.is_compiling():
+        # Torch's own has factors in a graph of any size that do not compile (torch 2.15).
+        (volume,), exact = widen(volume.unflatten(1, tuple(old)))
+        with exact:
+            for sides in zip(old, new, strict=True):
+                volume = torch.tensordot(volume, linear_weights(*sides, volume), dims=([1], [1]))  # to the last axis
+        return torch.cat([front, volume.flatten(2).mT.to(pos_embed.dtype)], dim=1)
+    volume = volume.mT.unflatten(2, tuple(old))
     volume = F.interpolate(volume.to(wide), size=tuple(new), mode="trilinear").to(pos_embed.dtype)
     return torch.cat([front, volume.flatten(2).mT], dim=1)

@@ -20,7 +20,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from softfree.attention.base import Attention, Grid, check_mask, narrow_as_autocast, wide_type
+from softfree.attention.base import Attention, Grid, narrow_as_autocast, wide_type
+from softfree.attention.mask import real_tokens
 from softfree.attention.seqnorm.norm import TokenNorm
 from softfree.attention.seqnorm.orders import Parameters, folded, gram
 from softfree.attention.seqnorm.rule import choose_order
@@ -127,7 +128,7 @@ class SeqNormAttention(Attention):
         order = self.order_for(x)
         if order == "literal":
             return super().forward(x, attn_mask, is_causal, grid)
-        check_mask(x, attn_mask, is_causal)
+        attn_mask = real_tokens(x, attn_mask, is_causal)
         x, full_precision = narrow_as_autocast(x)
         with full_precision:
             y = (gram if order == "gram" else folded)(x, attn_mask, self.parameters_for_orders())

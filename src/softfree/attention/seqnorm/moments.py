@@ -7,7 +7,8 @@ Both visit the tokens in parts that stay in the processor's cache: a part is cen
 again and again, so that no second tensor of the size of X is ever written. They are centred by a guess of the mean
 first: S does not depend on the shift, and a difference of two large sums never arises, even in half precision.
 
-While a graph is compiled or exported both are written as plain products instead, which the compiler fuses itself.
+While a graph is compiled or exported both are written as plain products instead, which the compiler fuses itself; so
+they are where torch.func is at work, and backward, where it is to be differentiated or vectorised itself.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softfree.attention.base import PART, wide_type
-from softfree.errors import UserError
+from softfree.attention.base import PART, plain_only, transformed, wide_type
 
 # Tokens that the guess of the mean looks at.
 GUESS = 1024
@@ -36,8 +36,8 @@ def moments(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tens
         ``x`` itself, to be handed to :func:`affine` (so that backward writes one gradient of its size, not two), the
         mean (B, C) and the biased covariance (B, C, C), in float32 or better. Without real tokens both are zero.
     """
-    if torch.compiler.is_compiling():
-        return x, *_plain_moments(x, mask)
+    if plain_only():
+        return _plain_moments(x, mask)
     result: tuple[Tensor, Tensor, Tensor] = _Moments.apply(x, mask)
     return result
 
@@ -55,7 +55,7 @@ def affine(x: Tensor, mean: Tensor, mixing: Tensor, constant: Tensor, mask: Tens
     Returns:
         (B, N, C) of the type of ``x``.
     """
-    if torch.compiler.is_compiling():
+    if plain_only():
         return _plain_affine(x, mean, mixing, constant, mask)
     result: Tensor = _Affine.apply(x, mean, mixing, constant, mask)
     return result
@@ -63,7 +63,7 @@ def affine(x: Tensor, mean: Tensor, mixing: Tensor, constant: Tensor, mask: Tens
 
 def sum_of_squares(x: Tensor) -> Tensor:
     """Sum the squares over the tokens, (B, N, C) to (B, C), in float32 or better, keeping only ``x`` for backward."""
-    if torch.compiler.is_compiling():
+    if plain_only():
         return x.to(wide_type(x)).square().sum(1)
     result: Tensor = _SumOfSquares.apply(x)
     return result
@@ -111,8 +111,9 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, grad_mean: Tensor, grad_covariance: Tensor) -> tuple[Tensor, None]:
-        _once_only()
         x, mask, mean = ctx.saved_tensors
+        if _is_plain(grad, grad_mean, grad_covariance):
+            return _moments_slope(x, mask, mean, grad, grad_mean, grad_covariance), None
         shift, number = mean.to(x.dtype), count(x, mask)
         slope = (grad_covariance + grad_covariance.mT) / number.unsqueeze(-1)  # (B, C, C)
         # The parts are centred by the rounded mean; the constant carries what the rounding left.
@@ -150,8 +151,9 @@ class _Affine(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
-        _once_only()
         x, mean, mixing, mask = ctx.saved_tensors
+        if _is_plain(grad):
+            return *_affine_slopes(x, mean, mixing, mask, grad), None
         shift, back = mean.to(x.dtype), mixing.mT.to(x.dtype)
         grad_constant = torch.zeros_like(mean)
         grad_mixing = torch.zeros_like(mixing)
@@ -250,14 +252,14 @@ def count(x: Tensor, mask: Tensor | None) -> Tensor:
     return mask.sum(1, keepdim=True).clamp(min=1).to(wide_type(x))
 
 
-def _plain_moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _plain_moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     number = count(x, mask)
     if mask is not None:
         x = x.masked_fill(~mask.unsqueeze(-1), 0)
     mean = x.sum(1, dtype=number.dtype) / number
     # Half of 1 / N on either side, so that no half overflows.
     centred = _centre(x, mean, mask, number.rsqrt().unsqueeze(-1))
-    return mean, (centred.mT @ centred).to(mean.dtype)
+    return x, mean, (centred.mT @ centred).to(mean.dtype)
 
 
 def _plain_affine(x: Tensor, mean: Tensor, mixing: Tensor, constant: Tensor, mask: Tensor | None) -> Tensor:
@@ -271,9 +273,30 @@ def _centre(x: Tensor, mean: Tensor, mask: Tensor | None, gain: Tensor | float =
     return centred.to(x.dtype)
 
 
-def _once_only() -> None:
-    if torch.is_grad_enabled():
-        raise UserError(
-            "SeqNorm's Gram order got a request for second derivatives (create_graph=True or torch.func), which it "
-            "does not have: make the attention with order='literal'."
-        )
+def _is_plain(*slopes: Tensor) -> bool:
+    """Tell whether a backward pass is to be differentiated, or takes many slopes at once, so that nothing is in place.
+
+    Many at once are what ``is_grads_batched`` and ``vectorize`` of torch.autograd's functions hand in.
+    """
+    many = any(torch._C._functorch.is_legacy_batchedtensor(slope) for slope in slopes)
+    return many or torch.is_grad_enabled() or transformed()
+
+
+def _moments_slope(
+    x: Tensor, mask: Tensor | None, mean: Tensor, grad: Tensor, grad_mean: Tensor, grad_covariance: Tensor
+) -> Tensor:
+    """Backward of :func:`_plain_moments`."""
+    number = count(x, mask)
+    slope = (grad_covariance + grad_covariance.mT) / number.unsqueeze(-1)  # (B, C, C)
+    whole = grad + _centre(x, mean, mask) @ slope.to(x.dtype) + (grad_mean / number).to(x.dtype).unsqueeze(1)
+    return whole if mask is None else whole.masked_fill(~mask.unsqueeze(-1), 0)
+
+
+def _affine_slopes(
+    x: Tensor, mean: Tensor, mixing: Tensor, mask: Tensor | None, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Backward of :func:`_plain_affine`."""
+    real = grad if mask is None else grad.masked_fill(~mask.unsqueeze(-1), 0)
+    grad_mixing = (_centre(x, mean, mask).mT @ real).to(mean.dtype)
+    grad_mean = -(mixing @ real.sum(1, dtype=mean.dtype).unsqueeze(2)).squeeze(2)
+    return real @ mixing.mT.to(x.dtype), grad_mean, grad_mixing, grad.sum(1, dtype=mean.dtype)

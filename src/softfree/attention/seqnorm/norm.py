@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from softfree.attention.base import wide_type
+from softfree.errors import UserError
 
 # Axes of (B, H, N, D) that one mean and one variance are taken over.
 AXES: dict[str, tuple[int, ...]] = {"sequence": (2,), "layer": (3,), "batch": (0, 2)}
@@ -114,6 +115,11 @@ class TokenNorm(nn.Module):
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, number: Tensor) -> None:
         """Move the running statistics, as ``torch.nn.BatchNorm1d`` does: with the unbiased variance."""
+        if torch._C._are_functorch_transforms_active():
+            raise UserError(
+                "SeqNormAttention got norm='batch' in training under torch.func, where running statistics cannot move: "
+                "call eval() first, or make it with another norm."
+            )
         unbiased = variance * (number / (number - 1).clamp(min=1))
         self.running_mean.lerp_(mean.flatten().to(self.running_mean), self.momentum)
         self.running_var.lerp_(unbiased.flatten().to(self.running_var), self.momentum)
