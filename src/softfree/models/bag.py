@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from softfree.attention.base import PART
+from softfree.attention.base import PART, plain_only
 from softfree.errors import UserError
 from softfree.models.classifier import Classifier, check_names, for_sides
 from softfree.models.positions_mm import Waves, sincos_codes
@@ -160,7 +160,7 @@ class BagTransformer(Classifier):
                 f"{self.in_features} features and x, y, z of each tile; set in_features to the encoder's width."
             )
         mask = ~x[..., -1].isnan()
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.is_meta:
+        if plain_only() or torch.jit.is_tracing() or x.is_meta:
             return mask
         tiles = mask.sum(1)
         if not x.shape[1] or not tiles.all():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from softfree.attention import create_attention
-from softfree.attention.base import Grid
+from softfree.attention.base import Grid, transformed
 from softfree.errors import UserError
 from softfree.models.act import act_layer
 from softfree.models.positions import PositionalConv
@@ -89,7 +89,8 @@ class Block(nn.Module):
 class Encoder(nn.Sequential):
     """Blocks in a row, each given the mask.
 
-    With ``grad_checkpointing`` a block keeps only its input for the backward pass and is computed again there.
+    With ``grad_checkpointing`` a block keeps only its input for the backward pass and is computed again there; not so
+    under torch.func, which knows no such thing.
     """
 
     grad_checkpointing = False
@@ -103,7 +104,7 @@ class Encoder(nn.Sequential):
     def forward(self, x: Tensor, mask: Tensor | None = None, grid: Grid | None = None) -> Tensor:
         """Map tokens (B, N, C) to tokens (B, N, C); ``mask`` and ``grid`` as in :meth:`Block.forward`."""
         for block in self:
-            if self.grad_checkpointing and torch.is_grad_enabled():
+            if self.grad_checkpointing and torch.is_grad_enabled() and not transformed():
                 x = checkpoint(block, x, mask, grid, use_reentrant=False)
             else:
                 x = block(x, mask, grid)

@@ -46,7 +46,8 @@ def resize_positions(pos_embed: Tensor, old: tuple[int, int], new: tuple[int, in
     Returns:
         (1, P + h' w', C).
     """
-    if torch.compiler.is_compiling() and old != new:
+    # An exported graph is not even asked whether the grids are equal: it would be bound to the answer.
+    if torch.compiler.is_exporting() or (torch.compiler.is_compiling() and old != new):
         return resize_in_graph(pos_embed, old, new, num_prefix_tokens)
     if 1 in (old[1], new[1]) and 1 not in (old[0], new[0]):
         # torch 2.15 on a CPU is wrong about pictures of one column, and right about those of one row.

@@ -15,7 +15,7 @@ from softfree.errors import UserError, unknown_name
 from softfree.models.encoder import Block, Encoder
 from softfree.models.head import HeadedModel, init_linear
 from softfree.models.pyramid_parts import PostNormBlock, Stage, make_downsampling, make_stem
-from softfree.models.tokenizers import fit_picture
+from softfree.models.tokenizers import channels_last, fit_picture
 
 Last = Literal["softmax", "soft"]
 METHODS = ("soft", "soft_norm")
@@ -174,7 +174,7 @@ class SoftPyramid(HeadedModel):
     ) -> tuple[Tensor, list[Tensor]]:
         """Give the tokens of the last stage that is run, and the maps of those that are ``taken``."""
         # With the channels last, maps lie in memory as tokens do.
-        x = fit_picture(x, self.in_chans, 1).contiguous(memory_format=torch.channels_last)
+        x = channels_last(fit_picture(x, self.in_chans, 1))
         maps = []
         for number, stage in enumerate(cast(Iterable[Stage], self.stages[:stop])):
             tokens, grid = stage(x)

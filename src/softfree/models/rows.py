@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from softfree.attention.base import PART
+from softfree.attention.base import PART, plain_only
 
 
 def by_rows(function: Callable[[Tensor], Tensor], x: Tensor, widest: int, rows: int | None = None) -> Tensor:
@@ -30,7 +30,8 @@ def by_rows(function: Callable[[Tensor], Tensor], x: Tensor, widest: int, rows: 
     training = torch.is_grad_enabled()
     if rows is None and not training and x.device.type == "cpu":
         rows = max(256, PART // widest)
-    if rows is None or torch.compiler.is_compiling() or torch.jit.is_tracing() or x.shape[0] * x.shape[1] <= rows:
+    whole = plain_only() or torch.jit.is_tracing()
+    if rows is None or whole or x.shape[0] * x.shape[1] <= rows:
         return function(x)
     tokens = x.flatten(0, 1).unsqueeze(0)  # (1, B N, C)
     parts = tokens.split(rows, dim=1)

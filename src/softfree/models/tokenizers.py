@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from softfree.attention.base import transformed
 from softfree.errors import UserError
 
 Grid = tuple[int, int]
@@ -112,7 +113,7 @@ class ConvStem(nn.Module):
                 pixels = pixels.repeat_interleave(self.patch_size, dim=axis)
             x = x.masked_fill(~pixels, 0)
         # With the channels last, the result lies in memory as tokens do.
-        return to_tokens(self.stem(x.contiguous(memory_format=torch.channels_last)))
+        return to_tokens(self.stem(channels_last(x)))
 
 
 class PoolStem(ConvStem):
@@ -173,6 +174,12 @@ def fit_picture(x: Tensor, in_chans: int, patch_size: int) -> Tensor:
     if torch.compiler.is_compiling() or bottom or right:
         x = F.pad(x, (0, right, 0, bottom))
     return x
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Lay images or volumes (B, C, sides...) out with their channels last; torch.func knows no such layout."""
+    layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    return x if transformed() else x.contiguous(memory_format=layout)
 
 
 def to_tokens(x: Tensor) -> tuple[Tensor, Grid]:

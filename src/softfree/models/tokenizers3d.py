@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softfree.errors import UserError
+from softfree.models.tokenizers import channels_last
 
 Grid3d = tuple[int, int, int]
 
@@ -107,7 +108,7 @@ class ConvStem3d(nn.Module):
                 voxels = voxels.repeat_interleave(part, dim=axis)
             x = x.masked_fill(~voxels, 0)
         # With the channels last, the result lies in memory as tokens do.
-        x = self.stem(x.contiguous(memory_format=torch.channels_last_3d))  # (B, C, d, h, w)
+        x = self.stem(channels_last(x))  # (B, C, d, h, w)
         return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3], x.shape[4])
 
 
