@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from softfree.errors import UserError
+
+_reading_mask = threading.Lock()
 
 
 @contextmanager
@@ -22,6 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        temporary.chmod(0o666 & ~_umask())  # some libraries make files that nobody else may read
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(
@@ -30,6 +34,23 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """Return the mask of this process, which can only be read by setting it."""
+    with _reading_mask:
+        mask = os.umask(0o077)
+        os.umask(mask)
+    return mask
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what other processes have left half-written below ``folder``, which this one alone may write to."""
+    for path in folder.rglob(".*.part*"):
+        numbers = [part for part in path.name.split(".") if part.isdigit()]
+        if path.is_file() and numbers and int(numbers[-1]) != os.getpid():
+            with suppress(OSError):
+                path.unlink()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -64,6 +63,11 @@ def _kernel_says(name: str) -> int | None:
 
 
 def _peak_by_getrusage() -> int:
+    """Bytes as the system counts them for this process; 0 on Windows, which has no such count."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, others KiB
 

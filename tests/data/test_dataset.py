@@ -118,3 +118,43 @@ def test_automatic_cache_depends_on_what_fits(monkeypatch):
     assert choose_cache("auto", 11, PREPROCESSING) == "none"
     assert choose_cache("none", 1, PREPROCESSING) == "none"
     assert choose_cache("auto", 1, Preprocessing.create("radiograph", 32, "native")) == "none"
+
+
+@pytest.mark.parametrize("left", [0, 50, -1, None])
+def test_a_damaged_cache_file_is_made_again(files, tmp_path, left):
+    where = tmp_path / "cache"
+    before = SampleDataset(files, None, PREPROCESSING, cache=str(where))[0]["image"]
+    (cached,) = where.iterdir()
+    whole = cached.read_bytes()
+    cached.write_bytes(bytes(len(whole)) if left is None else whole[:left])
+    assert torch.equal(SampleDataset(files, None, PREPROCESSING, cache=str(where))[0]["image"], before)
+    assert cached.read_bytes() == whole
+
+
+def test_a_full_disk_leaves_no_cache_file_and_is_one_line(files, tmp_path, monkeypatch):
+    dataset = SampleDataset(files, None, PREPROCESSING, cache=str(tmp_path / "cache"))
+    monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match="No space left"):
+        dataset[0]
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_cache_folder_holds_no_names_of_files(tmp_path):
+    named = tmp_path / "Jane_Doe_1970.png"
+    named.write_bytes(b"\x89PNG\r\n\x1a\n")
+    where = tmp_path / "cache"
+    for _ in range(2):
+        dataset = SampleDataset([str(named)], None, PREPROCESSING, cache=str(where))
+        with pytest.raises(ReadError, match="Jane_Doe_1970") as refusal:
+            dataset[0]
+        assert refusal.value.status == "corrupt"
+    for cached in where.iterdir():
+        assert b"Jane_Doe" not in cached.read_bytes()
+        assert "Jane_Doe" not in cached.name
+
+
+def test_an_epoch_may_be_cut_to_whole_steps():
+    shares = [list(EpochSampler(range(10), 3, rank, 2, length=8)) for rank in range(2)]
+    whole = list(EpochSampler(range(10), 3, length=8))
+    assert [one for pair in zip(*shares, strict=True) for one in pair] == whole
+    assert len(whole) == 8

@@ -23,7 +23,7 @@ def test_patience_needs_both_classes_to_wait_for(options_for, small_table: Path)
     rows = pd.read_csv(small_table)
     rows[(rows["split"] != "val") | (rows["label"] == "low")].to_csv(small_table, index=False)
     assert len(read_training_table(options_for()).where("val").frame) == 4
-    with pytest.raises(UserError, match="--patience needs validation pictures of both sorts"):
+    with pytest.raises(UserError, match="--patience needs validation images of both sorts"):
         read_training_table(options_for(patience=2))
 
 

@@ -117,6 +117,101 @@ def test_a_killed_run_goes_on_exactly(options_for):
     assert same(whole.folder, options.out)
 
 
+def test_moved_and_killed_after_its_best_epoch_a_training_keeps_it(options_for, monkeypatch):
+    patient = {"patience": 2, "epochs": 8, "lr": 2e-2}
+    whole = train(options_for("whole", **patient))
+    history = read_history(whole.folder)["val_auroc"].tolist()
+    best = history.index(max(history))
+    original = ClassifierModule.training_step
+
+    def interrupted(self, batch, number):
+        if (self.current_epoch, number) == (best + 1, 1):
+            raise KeyboardInterrupt
+        return original(self, batch, number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ClassifierModule, "training_step", interrupted)
+        with pytest.raises(UserError, match="Ctrl-C"):
+            train(options_for("broken", **patient))
+    moved = options_for("elsewhere").out
+    options_for("broken").out.rename(moved)
+    resume(moved)
+    assert same(whole.folder, moved)
+    (moved / "model.safetensors").unlink()  # as after a kill before the weights were written
+    for _ in range(2):
+        resume(moved)
+        assert same(whole.folder, moved)
+        assert read_history(moved)["val_auroc"].tolist() == history
+
+
+def test_a_table_that_was_moved_is_named_to_go_on(options_for, small_table, monkeypatch):
+    options = options_for(epochs=1)
+    whole = train(options)
+    moved = small_table.parent.with_name("moved")
+    small_table.parent.rename(moved)
+    with pytest.raises(UserError, match="softfree train TABLE --resume"):
+        resume(options.out)
+    resume(options.out, moved / small_table.name)
+    assert same(whole.folder, options.out)
+    (moved / small_table.name).write_text((moved / small_table.name).read_text().replace("high", "tall"))
+    with pytest.raises(UserError, match="has changed"):
+        resume(options.out, moved / small_table.name)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"class_weights": True},
+        pytest.param({"label_smoothing": 0.2}, marks=pytest.mark.slow),
+        {"preset": "photo", "mixup": 0.5, "cutmix": 0.5},
+    ],
+    ids=str,
+)
+def test_a_step_is_the_same_however_it_is_cut_into_batches(options_for, small_table, extra):
+    table = pd.read_csv(small_table)
+    table[(table["label"] == "low") | (table.index % 3 == 0) | (table["split"] != "train")].to_csv(
+        small_table, index=False
+    )
+    common = {"drop_path": 0.0, "epochs": 2, **extra}
+    whole = train(options_for("whole", batch=4, **common))
+    cut = train(options_for("cut", batch=1, accumulate=4, **common))
+    without = common | {name: 0 for name in extra if name != "preset"}
+    plain = train(options_for("plain", batch=1, accumulate=4, **without))
+    first, second, third = weights(whole.folder), weights(cut.folder), weights(plain.folder)
+    assert max(float((first[name] - second[name]).abs().max()) for name in first) < 2e-4
+    assert max(float((third[name] - second[name]).abs().max()) for name in first) > 2e-3
+
+
+def test_a_failed_start_leaves_nothing_in_the_way(options_for, monkeypatch):
+    options = options_for()
+    monkeypatch.setattr("softfree.training.loop.read_samples", lambda *_: pytest.fail("images were read"))
+    for change in ({"model": "seqnorm_vit_tinny_patch16"}, {"accelerator": "cud"}, {"weights": "no/such.safetensors"}):
+        with pytest.raises(UserError):
+            train(options_for(**change))
+        assert not options.out.exists()
+    monkeypatch.setattr("softfree.training.loop.read_samples", lambda *_: (_ for _ in ()).throw(UserError("no file")))
+    with pytest.raises(UserError, match="no file"):
+        train(options)
+    monkeypatch.undo()
+    old = os.umask(0o027)
+    try:
+        run = train(options_for(epochs=1))
+    finally:
+        os.umask(old)
+    for name in ("model.safetensors", "config.yaml", "metrics.json", "report.html"):
+        assert (run.folder / name).stat().st_mode & 0o777 == 0o640, name
+
+
+def test_a_training_tells_how_it_goes_a_line_an_epoch(options_for, capsys):
+    train(options_for(epochs=2, progress=True))
+    said = capsys.readouterr().err
+    assert "data     16 train, 8 val, 8 test samples of 16 patients; binary: high, low" in said
+    lines = [line for line in said.splitlines() if line.startswith("epoch ")]
+    assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    assert re.fullmatch(r"epoch 1/2: loss 0\.\d{3}, validation 0\.\d{3}, AUROC [01]\.\d{3}, \d+ s left", lines[0])
+    assert all(len(line) <= 80 for line in said.splitlines() if not line.startswith("expected"))
+
+
 def test_a_loss_that_is_not_finite_names_step_and_files(options_for):
     with pytest.raises(UserError, match=r"the loss is nan at epoch \d, step \d+; .*batch: .*\.png"):
         train(options_for(lr=1e30, clip=0))
@@ -161,6 +256,7 @@ def test_a_checkpoint_with_a_pickle_inside_is_not_opened(options_for, monkeypatc
         train(options)
     monkeypatch.undo()
     checkpoint = options.out / "checkpoints" / "last.ckpt"
+    (options.out / "checkpoints" / "previous.ckpt").unlink()
     torch.save({"state_dict": Evil()}, checkpoint)
     with pytest.raises(UserError, match="holds more than weights, and is not opened"):
         resume(options.out)

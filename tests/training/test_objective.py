@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from softfree.data.task import Task
-from softfree.training.objective import Objective, class_weights
+from softfree.training.objective import Objective, class_weights, known_share
 
 CLASSES = Task("multiclass", ("a", "b", "c"))
 FINDINGS = Task("multilabel", ("x", "y"))
@@ -24,8 +24,8 @@ def test_classes_are_weighed_and_smoothed(logits: Tensor, smoothing: float) -> N
     targets, weights = np.array([0, 2, 2, 1]), np.array([0.5, 1.0, 2.0])
     logs = np.log(np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(1, keepdims=True))
     own = weights[targets]
-    plain = -(own * logs[np.arange(4), targets]).sum() / own.sum()
-    even = -(logs @ weights).sum() / 3 / own.sum()
+    plain = -(own * logs[np.arange(4), targets]).sum() / 4  # images: not the sum of weights, which a batch decides
+    even = -(logs @ weights).sum() / 3 / 4
     loss = Objective(CLASSES, smoothing, torch.tensor(weights, dtype=torch.float32))(logits, torch.tensor(targets))
     assert loss.item() == pytest.approx((1 - smoothing) * plain + smoothing * even, rel=1e-5)
 
@@ -60,3 +60,30 @@ def test_findings_weigh_as_their_absence_is_often() -> None:
     targets = np.array([[1, 0], [0, 0], [0, np.nan], [0, np.nan]], dtype=np.float32)
     np.testing.assert_allclose(class_weights(FINDINGS, targets), [3, 1])
     np.testing.assert_allclose(class_weights(FINDINGS, np.ones((4, 2), np.float32)), [0.01, 0.01])
+
+
+@pytest.mark.parametrize("cut", [1, 2, 4])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.3, 0.9, 2.0])], ids=["even", "weighed"])
+def test_classes_cut_into_batches_have_the_gradient_of_the_whole(
+    logits: Tensor, cut: int, smoothing: float, weights: Tensor | None
+) -> None:
+    objective, targets = Objective(CLASSES, smoothing, weights), torch.tensor([0, 2, 2, 1])
+    whole, parts = (logits.float().clone().requires_grad_() for _ in range(2))
+    objective(whole, targets).backward()
+    for one, target in zip(parts.split(cut), targets.split(cut), strict=True):
+        (objective(one, target) / (4 // cut)).backward()
+    torch.testing.assert_close(parts.grad, whole.grad)
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_findings_cut_into_batches_have_the_gradient_of_the_whole(logits: Tensor, cut: int) -> None:
+    targets = torch.tensor([[1, torch.nan], [0, 1], [torch.nan, torch.nan], [1, 0]])
+    objective = Objective(FINDINGS, 0.1, torch.tensor([3.0, 0.5]), known_share(FINDINGS, targets.numpy()))
+    whole, parts = (logits[:, :2].float().clone().requires_grad_() for _ in range(2))
+    loss = objective(whole, targets)
+    loss.backward()
+    for one, target in zip(parts.split(cut), targets.split(cut), strict=True):
+        (objective(one, target) / (4 // cut)).backward()
+    torch.testing.assert_close(parts.grad, whole.grad)
+    torch.testing.assert_close(loss, Objective(FINDINGS, 0.1, torch.tensor([3.0, 0.5]))(whole, targets))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch.utils import data
 from softfree.data.preparation import Change, Preparation, files_of
 from softfree.data.sources import split_source
 from softfree.errors import ReadError, UserError
+from softfree.files import replacing
 from softfree.memory import available_or_assumed
 from softfree.progress import tracked
 
@@ -45,7 +48,7 @@ class Prepare(Transform):  # MONAI caches only what it knows as a transform with
         try:
             return {"image": torch.from_numpy(self.preparation.load(item["source"], item["frame"]))}
         except ReadError as error:
-            return {"reason": str(error), "status": error.status}
+            return {"reason": _without_files(str(error), item["source"]), "status": error.status}
 
 
 class SampleDataset(data.Dataset):
@@ -127,7 +130,8 @@ class SampleDataset(data.Dataset):
     def _read(self, index: int) -> torch.Tensor | None:
         prepared = self._store[index]
         if "reason" in prepared:
-            self.failed[index] = ReadError(str(prepared["reason"]), str(prepared["status"]))
+            reason = _with_files(str(prepared["reason"]), self._items[index]["source"])
+            self.failed[index] = ReadError(reason, str(prepared["status"]))
             return None
         return torch.as_tensor(prepared["image"])
 
@@ -142,10 +146,14 @@ class EpochSampler(data.Sampler[tuple[int, int]]):
         seed: of the order; None keeps the order of ``numbers``.
         rank: this device.
         world: number of devices; their shares are made equal by repeating the first pictures.
+        length: pictures of an epoch, the first of its order; default: all.
     """
 
-    def __init__(self, numbers: Sequence[int], seed: int | None, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, numbers: Sequence[int], seed: int | None, rank: int = 0, world: int = 1, length: int | None = None
+    ) -> None:
         self.numbers, self.seed, self.rank, self.world = list(numbers), seed, rank, world
+        self.length = len(self.numbers) if length is None else length
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -153,13 +161,13 @@ class EpochSampler(data.Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.numbers) // self.world)
+        return -(-self.length // self.world)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.array(self.numbers)
         if self.seed is not None:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
-        padded = np.resize(order, len(self) * self.world)
+        padded = np.resize(order[: self.length], len(self) * self.world)
         return ((self.epoch, int(index)) for index in padded[self.rank :: self.world])
 
 
@@ -184,7 +192,41 @@ def _store(items: list[dict[str, Any]], prepare: Prepare, cache: str) -> data.Da
         raise UserError(
             f"--cache {cache}: cannot make this folder ({error.strerror}); name one that can be written"
         ) from None
-    return PersistentDataset(items, prepare, cache_dir=folder, hash_transform=_hash_transform)
+    return FolderCache(items, prepare, cache_dir=folder, hash_transform=_hash_transform)
+
+
+class FolderCache(PersistentDataset):
+    """Prepared samples in a folder, each under its name only when it is whole; a damaged one is made again."""
+
+    def _cachecheck(self, item_transformed: dict[str, Any]) -> Any:
+        folder: Path = self.cache_dir  # type: ignore[assignment]
+        file = folder / f"{self.hash_func(item_transformed).decode()}{self.transform_hash}.pt"
+        if file.is_file():
+            with contextlib.suppress(EOFError, RuntimeError, ValueError, KeyError, OSError, UnpicklingError):
+                found = torch.load(file, weights_only=True)
+                if isinstance(found, dict) and found.keys() & {"image", "reason"}:
+                    return found
+        prepared = self._pre_transform(dict(item_transformed))
+        whole = io.BytesIO()  # on a full disk, plain writing gives a plain reason
+        torch.save(prepared, whole)
+        with replacing(file) as temporary:
+            temporary.write_bytes(whole.getbuffer())
+        return prepared
+
+
+def _without_files(reason: str, source: Any) -> str:
+    """Take the names of files out of what may be stored in a cache: they may be names of patients."""
+    if isinstance(source, str):
+        for number, file in enumerate(files_of(source)):
+            reason = reason.replace(split_source(file)[0], f"\0{number}\0")
+    return reason
+
+
+def _with_files(reason: str, source: Any) -> str:
+    if isinstance(source, str):
+        for number, file in enumerate(files_of(source)):
+            reason = reason.replace(f"\0{number}\0", split_source(file)[0])
+    return reason
 
 
 def _hash_transform(transform: Any) -> bytes:

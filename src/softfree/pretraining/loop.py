@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from safetensors.torch import save_file
 
 from softfree.data.preparation import Preparation, restore, stored
@@ -35,10 +34,11 @@ from softfree.pretraining.samples import Unlabeled, create_loader, find_samples,
 from softfree.progress import console
 from softfree.report_facts import read_history
 from softfree.runs import CONFIG, WEIGHTS, build_model, write_config
-from softfree.training.configuration import claim_folder
-from softfree.training.loop import global_rank
+from softfree.training.checkpoints import newest_checkpoint, read_checkpoint
+from softfree.training.configuration import refuse_folder
+from softfree.training.loop import global_rank, run_folder
 from softfree.training.samples import create_preparation, kind_of, refuse_batches
-from softfree.training.trainer import LAST, create_trainer, explained, quieten
+from softfree.training.trainer import create_trainer, explained, quieten
 
 
 def pretrain(options: PretrainOptions) -> Path:
@@ -48,14 +48,15 @@ def pretrain(options: PretrainOptions) -> Path:
         UserError: for whatever the user can mend.
     """
     _check(options)
+    refuse_folder(options.out)
     found = find_samples(options)
     preparation = create_preparation(options, None)  # type: ignore[arg-type]
     config = _configuration(options, preparation, found)
     autoencoder = _build(config, options)
-    if global_rank() == 0:
-        claim_folder(options.out)
-        write_config(options.out, config)
-    return _go_on(options, config, found, autoencoder, checkpoint=None)
+    with run_folder(options.out):
+        if global_rank() == 0:
+            write_config(options.out, config)
+        return _go_on(options, config, found, autoencoder, checkpoint=None)
 
 
 def resume(folder: Path) -> Path:
@@ -70,9 +71,9 @@ def resume(folder: Path) -> Path:
     found = find_samples(options)
     if found.digest != config["pretraining"]["images_sha256"]:
         raise UserError(f"{options.table} names other images than when this pretraining began; start a new one")
-    checkpoint = folder / "checkpoints" / LAST
     autoencoder = _build(config, options)
-    return _go_on(options, config, found, autoencoder, checkpoint if checkpoint.is_file() else None)
+    with run_folder(folder):
+        return _go_on(options, config, found, autoencoder, newest_checkpoint(folder / "checkpoints"))
 
 
 def _check(options: PretrainOptions) -> None:
@@ -147,11 +148,10 @@ def _go_on(
     module = PretrainingModule(autoencoder, options)
     trainer = create_trainer(options)  # type: ignore[arg-type]
     loader = create_loader(dataset, options, trainer.global_rank, trainer.world_size)
-    with explained(options.out):
+    with explained(options.out, "pretrain"):
         if checkpoint is not None:
             # Reading processes start before Lightning names the epoch to the sampler.
-            state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-            loader.sampler.set_epoch(state["epoch"] + 1)  # type: ignore[attr-defined]
+            loader.sampler.set_epoch(read_checkpoint(checkpoint)["epoch"] + 1)  # type: ignore[attr-defined]
         trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
     if global_rank() != 0:
         return options.out

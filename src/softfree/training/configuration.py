@@ -15,10 +15,11 @@ from softfree.data.preparation import stored
 from softfree.data.samples import as_samples
 from softfree.data.table import Table, read_table
 from softfree.errors import UserError
-from softfree.files import replacing
 from softfree.machine import versions
 from softfree.models.arguments import arguments_for
 from softfree.options import TrainOptions
+from softfree.runs import CONFIG
+from softfree.training.checkpoints import LOCK
 from softfree.training.samples import create_preparation, kind_of, refuse_batches, training_steps
 
 
@@ -60,7 +61,7 @@ def read_training_table(options: TrainOptions) -> Table:
                 f"{options.table} has no row in split {split}; mark some, or leave out the column to have a split made"
             )
     if options.patience is not None and _one_class(table.where("val")):
-        raise UserError("--patience needs validation pictures of both sorts, or there is no AUROC to wait for")
+        raise UserError("--patience needs validation images of both sorts, or there is no AUROC to wait for")
     return table
 
 
@@ -69,14 +70,19 @@ def _one_class(table: Table) -> bool:
     return len(np.unique(known)) < 2
 
 
-def claim_folder(out: Path) -> None:
-    """Make the run directory, refusing to mix with what is there."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        hint = f"go on with: softfree train --resume {out}, or " if (out / "config.yaml").is_file() else ""
+def refuse_folder(out: Path) -> None:
+    """Refuse to mix with what is there; a folder in which no epoch was ever trained is taken over.
+
+    Raises:
+        UserError: a file, or a folder with something else in it, or with a training.
+    """
+    if not out.exists():
+        return
+    found = {path.name for path in out.iterdir()} if out.is_dir() else {""}
+    begun = (out / "checkpoints").is_dir() and any((out / "checkpoints").glob("*.ckpt"))
+    if found - {LOCK, CONFIG, "logs", "checkpoints"} or begun:
+        hint = f"go on with: softfree train --resume {out}, or " if (out / CONFIG).is_file() else ""
         raise UserError(f"--out {out} is there already and not an empty folder; {hint}name another")
-    with replacing(out / ".writable") as probe:
-        probe.touch()
-    (out / ".writable").unlink()
 
 
 def configuration(options: TrainOptions, table: Table, notice: str | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from softfree.data.dataset import EpochSampler, Sample, SampleDataset, choose_cache
 from softfree.data.preparation import Preparation
@@ -15,6 +15,7 @@ from softfree.data.table import Table
 from softfree.errors import ReadError, UserError
 from softfree.models.bag import collate_bags
 from softfree.options import TrainOptions
+from softfree.training.mixing import MixedSamples
 from softfree.training.samples import training_steps
 
 
@@ -74,24 +75,55 @@ def read_samples(table: Table, preparation: Preparation, options: TrainOptions) 
     return Samples(datasets["train"], datasets["val"], files, failed, preparation.kind == "bag")
 
 
-def create_loaders(samples: Samples, options: TrainOptions, rank: int, world: int) -> tuple[DataLoader, DataLoader]:
-    """Loaders of one device's share of each batch; the last, incomplete training batch of an epoch is left out."""
-    share = max(1, options.batch // world)
+def create_loaders(
+    samples: Samples, options: TrainOptions, classes: int, rank: int, world: int
+) -> tuple[DataLoader, DataLoader]:
+    """Loaders of one device's share of each batch; the last, incomplete step of an epoch is left out.
 
-    def loader(dataset: SampleDataset, seed: int | None) -> DataLoader:
-        good = [index for index in range(len(dataset)) if index not in dataset.failed]
-        sampler = EpochSampler(good, seed, rank, world)
-        return DataLoader(
-            dataset,
-            batch_size=min(share, len(sampler)),
-            sampler=sampler,
-            drop_last=seed is not None,
-            num_workers=options.workers,
-            persistent_workers=options.workers > 0,
-            collate_fn=_pad if samples.bags else None,
-        )
+    A step is ``batch`` times ``accumulate`` images, however they are cut into batches and shared by devices.
 
-    return loader(samples.train, options.seed), loader(samples.validation, None)
+    Args:
+        samples: training and validation samples.
+        options: batch, accumulation, mixing, seed, workers.
+        classes: K, for the targets of mixed images.
+        rank: this device.
+        world: number of devices.
+    """
+    good = _readable(samples.train)
+    step = options.batch * options.accumulate
+    whole = len(good) // step * step or len(good)
+    train: Dataset = samples.train
+    if options.mixup or options.cutmix:
+        train = MixedSamples(samples.train, classes, good, options.mixup, options.cutmix)
+    sampler = EpochSampler(good, options.seed, rank, world, length=whole)
+    validation = EpochSampler(_readable(samples.validation), None, rank, world)
+    return (
+        _loader(train, sampler, options, world, samples.bags, drop_last=True),
+        _loader(samples.validation, validation, options, world, samples.bags, drop_last=False),
+    )
+
+
+def accumulated(samples: Samples, options: TrainOptions) -> int:
+    """Batches whose gradients make a step: fewer than asked for where an epoch has no more."""
+    return min(options.accumulate, max(1, len(_readable(samples.train)) // options.batch))
+
+
+def _readable(dataset: SampleDataset) -> list[int]:
+    return [index for index in range(len(dataset)) if index not in dataset.failed]
+
+
+def _loader(
+    dataset: Dataset, sampler: EpochSampler, options: TrainOptions, world: int, bags: bool, *, drop_last: bool
+) -> DataLoader:
+    return DataLoader(
+        dataset,
+        batch_size=min(max(1, options.batch // world), len(sampler)),
+        sampler=sampler,
+        drop_last=drop_last,
+        num_workers=options.workers,
+        persistent_workers=options.workers > 0,
+        collate_fn=_pad if bags else None,
+    )
 
 
 def _pad(samples: Sequence[Sample]) -> dict[str, Any]:

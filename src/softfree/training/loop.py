@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pandas as pd
-import torch
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 from safetensors.torch import save_file
 from torch import nn
 
@@ -29,18 +29,19 @@ from softfree.models import (
     load_pretrained,
 )
 from softfree.options import EvaluateOptions, Split, TrainOptions
+from softfree.progress import console
 from softfree.reporting import write_results
 from softfree.runs import WEIGHTS, Run, build_model, read_config, write_config
 from softfree.scoring import PREDICTIONS, calibrate, predict_rows, write_predictions
-from softfree.training.configuration import check_options, claim_folder, configuration, options_of, read_training_table
+from softfree.training.checkpoints import BEST, claimed, newest_checkpoint, read_checkpoint
+from softfree.training.configuration import check_options, configuration, options_of, read_training_table, refuse_folder
 from softfree.training.cost import multiply_adds
-from softfree.training.loaders import Samples, create_loaders, read_samples
+from softfree.training.header import header
+from softfree.training.loaders import Samples, accumulated, create_loaders, read_samples
 from softfree.training.module import ClassifierModule
-from softfree.training.objective import class_weights
+from softfree.training.objective import class_weights, known_share
 from softfree.training.teacher import Teacher, open_teacher
-from softfree.training.trainer import BEST, LAST, create_trainer, explained, quieten
-
-console = Console(stderr=True)
+from softfree.training.trainer import create_trainer, explained, quieten
 
 
 def train(options: TrainOptions, *, notice: str | None = None) -> Run:
@@ -57,38 +58,80 @@ def train(options: TrainOptions, *, notice: str | None = None) -> Run:
         UserError: for whatever the user can mend.
     """
     check_options(options)
+    refuse_folder(options.out)
     table = read_training_table(options)
     config = configuration(options, table, notice)
-    teacher = open_teacher(options.teacher, config)
-    if global_rank() == 0:
-        claim_folder(options.out)
-        write_config(options.out, config)
-    return _go_on(options, config, table, teacher, checkpoint=None)
+    model, teacher = _create_models(options, config, fresh=True)
+    with run_folder(options.out):
+        if global_rank() == 0:
+            write_config(options.out, config)
+        return _go_on(options, config, table, model, teacher, checkpoint=None)
 
 
-def resume(folder: Path) -> Run:
-    """Go on with an interrupted training, to the result that it would have had without the interruption."""
+def resume(folder: Path, table: Path | None = None) -> Run:
+    """Go on with an interrupted training, to the result that it would have had without the interruption.
+
+    Args:
+        folder: the run directory, wherever it lies now.
+        table: where the table lies now; default: where it was. Its content must be the same.
+
+    Raises:
+        UserError: no training to go on with, another table, or one that still runs.
+    """
     config = read_config(folder)
     options = options_of(config, folder)
-    table = read_training_table(options)
-    if table.digest != config["table"]["sha256"]:
+    if table is not None:
+        options = replace(options, table=table, images=None)
+    if not options.table.exists():
+        raise UserError(
+            f"{options.table} is not there any more; name the table where it lies now: softfree train TABLE --resume"
+            f" {folder}"
+        )
+    read = read_training_table(options)
+    if read.digest != config["table"]["sha256"]:
         raise UserError(f"{options.table} has changed since this training began; start a new one with another --out")
-    checkpoint = folder / "checkpoints" / LAST
+    with run_folder(folder):
+        checkpoint = newest_checkpoint(folder / "checkpoints")
+        model, teacher = _create_models(options, config, fresh=checkpoint is None)
+        return _go_on(options, config, read, model, teacher, checkpoint)
+
+
+def run_folder(out: Path) -> AbstractContextManager[None]:
+    """The claim on the run directory, which one process of several has for all."""
+    return claimed(out) if global_rank() == 0 else nullcontext()
+
+
+def _create_models(options: TrainOptions, config: dict[str, Any], *, fresh: bool) -> tuple[nn.Module, Teacher | None]:
+    """Make model and teacher, and see whether the devices are there, before any image is read.
+
+    Args:
+        options: weights to start from, seed, devices.
+        config: the model's arguments.
+        fresh: whether pretrained weights are still to be read.
+    """
+    quieten()
+    create_trainer(options)
     teacher = open_teacher(options.teacher, config)
-    return _go_on(options, config, table, teacher, checkpoint if checkpoint.is_file() else None)
+    L.seed_everything(options.seed, verbose=False)
+    model = build_model(config)
+    if options.weights and fresh:
+        console.print(str(_load_weights(model, options.weights)), highlight=False)
+    model.set_grad_checkpointing(options.checkpointing)  # type: ignore[operator]
+    return model, teacher
 
 
 def _go_on(
-    options: TrainOptions, config: dict[str, Any], table: Table, teacher: Teacher | None, checkpoint: Path | None
+    options: TrainOptions,
+    config: dict[str, Any],
+    table: Table,
+    model: nn.Module,
+    teacher: Teacher | None,
+    checkpoint: Path | None,
 ) -> Run:
-    quieten()
     samples = read_samples(table, restore(config["preprocessing"]), options)
     _report_unreadable(samples)
-    L.seed_everything(options.seed, verbose=False)
-    model = build_model(config)
-    if options.weights and checkpoint is None:
-        console.print(str(_load_weights(model, options.weights)), highlight=False)
-    model.set_grad_checkpointing(options.checkpointing)  # type: ignore[operator]
+    if options.progress and global_rank() == 0:
+        console.print(header(options, table, model), highlight=False, markup=False)
     started, worked = time.monotonic(), time.process_time()
     _fit(model, options, table, samples, teacher, checkpoint)
     if global_rank() != 0:
@@ -145,26 +188,45 @@ def _fit(
     checkpoint: Path | None,
 ) -> None:
     """Train ``model`` in place and leave it with the weights to keep."""
-    weights = class_weights(table.task, table.where("train").targets) if options.class_weights else None
-    module = ClassifierModule(model, table.task, options, weights, samples.train_files, options.seed, teacher, options)
-    trainer = create_trainer(options)
-    train_loader, validation_loader = create_loaders(samples, options, trainer.global_rank, trainer.world_size)
+    train_targets = table.where("train").targets
+    weights = class_weights(table.task, train_targets) if options.class_weights else None
+    module = ClassifierModule(
+        model,
+        table.task,
+        options,
+        weights,
+        samples.train_files,
+        options.seed,
+        teacher,
+        options,
+        known_share(table.task, train_targets),
+    )
+    trainer = create_trainer(options, accumulated(samples, options))
+    classes = len(table.task.classes)
+    train_loader, validation_loader = create_loaders(samples, options, classes, trainer.global_rank, trainer.world_size)
+    begun = None if checkpoint is None else read_checkpoint(checkpoint)
     with explained(options.out):
-        if checkpoint is not None:
-            # Reading processes start before Lightning names the epoch to the sampler.
-            train_loader.sampler.set_epoch(_load(checkpoint)["epoch"] + 1)  # type: ignore[attr-defined]
-        trainer.fit(module, train_loader, validation_loader, ckpt_path=checkpoint, weights_only=True)
-        state = _load(options.out / "checkpoints" / (BEST if options.patience is not None else LAST))["state_dict"]
+        if begun is None or not _ended(begun, options):
+            if begun is not None:
+                # Reading processes start before Lightning names the epoch to the sampler.
+                train_loader.sampler.set_epoch(begun["epoch"] + 1)  # type: ignore[attr-defined]
+            trainer.fit(module, train_loader, validation_loader, ckpt_path=checkpoint, weights_only=True)
+        best = options.out / "checkpoints" / BEST
+        kept = best if options.patience is not None and best.is_file() else newest_checkpoint(best.parent)
+        assert kept is not None
+        state = read_checkpoint(kept)["state_dict"]
     model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+
+
+def _ended(checkpoint: dict[str, Any], options: TrainOptions) -> bool:
+    """Whether a training had ended when its checkpoint was written, by its number of epochs or out of patience."""
+    stopped = checkpoint["callbacks"].get("Patience", {}).get("stopped", False)
+    return stopped or checkpoint["epoch"] + 1 >= options.epochs
 
 
 def global_rank() -> int:
     """Number of this process among those that train together; Lightning finds it in the launcher's variables."""
     return int(getattr(rank_zero_only, "rank", 0))
-
-
-def _load(checkpoint: Path) -> dict[str, Any]:
-    return torch.load(checkpoint, weights_only=True, map_location="cpu")
 
 
 def _report_unreadable(samples: Samples) -> None:

@@ -9,7 +9,6 @@ import lightning as L
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
-from timm.data import Mixup
 from torch import Tensor, nn
 
 from softfree.data.dataset import Sample
@@ -32,8 +31,9 @@ class ClassifierModule(L.LightningModule):
         task: what is predicted.
         options: the recipe.
         weights: class weights ``(K,)`` or None.
+        known: share of the findings' cells that are known in training, or None.
         files: paths of the training pictures, to name a batch whose loss is not finite.
-        seed: with the epoch it decides dropped paths and mixup, so that a resumed run repeats an unbroken one.
+        seed: with the epoch it decides dropped paths, so that a resumed run repeats an unbroken one.
         teacher: whose outputs are learnt beside the labels, or None.
         stream: when samples are streamed.
     """
@@ -48,6 +48,7 @@ class ClassifierModule(L.LightningModule):
         seed: int,
         teacher: Teacher | None = None,
         stream: StreamOptions | None = None,
+        known: float | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -56,9 +57,7 @@ class ClassifierModule(L.LightningModule):
         self.options = options
         self.files = files
         self.seed = seed
-        self.mixup = _mixup(task, options)
-        # Mixup smooths the labels itself.
-        self.objective = Objective(task, 0.0 if self.mixup else options.label_smoothing, weights)
+        self.objective = Objective(task, options.label_smoothing, weights, known)
         self.validation_objective = Objective(task)
         self.teacher = teacher
         self.distillation = Distillation(task, options.teacher_temperature)
@@ -70,17 +69,13 @@ class ClassifierModule(L.LightningModule):
             self.teacher.to(self.device)
 
     def on_train_batch_start(self, batch: Sample, number: int) -> None:
-        """Make the step's random numbers (dropped paths, mixup) a function of seed, epoch, step and rank alone."""
+        """Make the step's random numbers (dropped paths) a function of seed, epoch, step and rank alone."""
         key = (self.seed, self.current_epoch, number, self.global_rank)
-        state = int(np.random.SeedSequence(key).generate_state(1)[0])
-        torch.manual_seed(state)
-        np.random.seed(state)  # noqa: NPY002  timm's mixup draws from it
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
     def training_step(self, batch: Sample, _: int) -> Tensor:
         """Return the loss; raises UserError with step and files when it is not finite."""
         images, targets = batch["image"], batch["target"]
-        if self.mixup is not None and len(images) % 2 == 0:
-            images, targets = self.mixup(images, targets)
         logits = self.answer(images)
         loss = self.objective(logits, targets)
         if self.teacher is not None:
@@ -119,7 +114,7 @@ class ClassifierModule(L.LightningModule):
     def _not_finite(self, loss: float, index: Any) -> str:
         names = ", ".join(self.files[int(i)] for i in index)
         return (
-            f"the loss is {loss} at epoch {self.current_epoch}, step {self.global_step}; "
+            f"the loss is {loss} at epoch {self.current_epoch + 1}, step {self.global_step}; "
             f"the last good epoch is kept: lower --lr, or use --precision 32, or look at the batch: {names}"
         )
 
@@ -129,18 +124,3 @@ def mean_auroc(scores: Scores) -> float:
     pairs = [scores.one_vs_rest(k)[:2] for k in scores.task.scored]
     areas = [roc_auc_score(y, p) for y, p in pairs if obstacle(y, p) is None]
     return float(np.mean(areas)) if areas else math.nan
-
-
-def _mixup(task: Task, options: OptimizerOptions) -> Mixup | None:
-    if not options.mixup and not options.cutmix:
-        return None
-    if not task.exclusive:
-        raise UserError(
-            "--mixup and --cutmix mix classes that exclude each other; leave them at 0 for several findings"
-        )
-    return Mixup(
-        mixup_alpha=options.mixup,
-        cutmix_alpha=options.cutmix,
-        label_smoothing=options.label_smoothing,
-        num_classes=len(task.classes),
-    )

@@ -1,4 +1,9 @@
-"""The loss of each kind of task."""
+"""The loss of each kind of task.
+
+What a batch's sum of losses is divided by must not depend on how the images of a step are cut into batches: 16 at once,
+one by one with accumulated gradients, or shared by devices. It is the number of images, or of cells that are expected
+to be known in as many images; never the sum of the weights or the number of known cells that a batch happens to have.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +21,20 @@ class Objective(nn.Module):
     Args:
         task: what is predicted.
         label_smoothing: share of the target that all classes (or both states of a finding) get alike.
-        weights: ``(K,)`` weight of each class, or of the presence of each finding.
+        weights: ``(K,)`` weight of each class, of mean 1 over the training images, or of the presence of each finding.
+        known: share of the findings' cells that are known in the training set; None divides by those that are known in
+            the batch, for a batch that is the whole set.
     """
 
-    def __init__(self, task: Task, label_smoothing: float = 0.0, weights: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        label_smoothing: float = 0.0,
+        weights: Tensor | None = None,
+        known: float | None = None,
+    ) -> None:
         super().__init__()
+        self.known = known
         self.exclusive = task.exclusive
         self.label_smoothing = label_smoothing
         self.weights: Tensor | None
@@ -30,15 +44,18 @@ class Objective(nn.Module):
         """Return the mean loss of logits ``(B, K)``.
 
         Targets are ``(B,)`` class numbers, ``(B, K)`` class probabilities (mixup), or for findings ``(B, K)`` with NaN
-        where unknown: those have no part in the loss, nor in what it is divided by.
+        where unknown: those have no part in the loss.
         """
         logits = logits.float()
         if self.exclusive:
-            return F.cross_entropy(logits, targets, weight=self.weights, label_smoothing=self.label_smoothing)
+            smoothing = self.label_smoothing
+            losses = F.cross_entropy(logits, targets, self.weights, label_smoothing=smoothing, reduction="none")
+            return losses.mean()  # not divided by the weights of this batch
         known = ~targets.isnan()
         smooth = targets.nan_to_num() * (1 - self.label_smoothing) + self.label_smoothing / 2
         losses = F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=self.weights, reduction="none")
-        return (losses * known).sum() / known.sum().clamp_min(1)
+        expected = known.sum().clamp_min(1) if self.known is None else known.numel() * self.known
+        return (losses * known).sum() / expected
 
 
 class Distillation(nn.Module):
@@ -63,6 +80,11 @@ class Distillation(nn.Module):
         else:
             loss = F.binary_cross_entropy_with_logits(student, teacher.sigmoid())
         return loss * self.temperature**2
+
+
+def known_share(task: Task, targets: np.ndarray) -> float | None:
+    """Share of the findings' cells in ``targets`` that are known; None for classes, all of which are."""
+    return None if task.exclusive else max(float((~np.isnan(targets)).mean()), 1 / targets.size)
 
 
 def class_weights(task: Task, targets: np.ndarray) -> Tensor:

@@ -11,45 +11,50 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from softfree.errors import UserError
 from softfree.options import TrainOptions
+from softfree.training.callbacks import EpochReport, Patience, WarmedAverage
+from softfree.training.checkpoints import BEST, WholeCheckpoints
 
-LAST, BEST = "last.ckpt", "best.ckpt"
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
-def create_trainer(options: TrainOptions) -> L.Trainer:
-    """A trainer that checkpoints after each epoch, logs to the run directory, and leaves the data to our loaders."""
+def create_trainer(options: TrainOptions, accumulate: int | None = None) -> L.Trainer:
+    """A trainer that checkpoints after each epoch, logs to the run directory, and leaves the data to our loaders.
+
+    Args:
+        options: where and how.
+        accumulate: batches whose gradients make a step; default: those of ``options``.
+    """
     checkpoints = options.out / "checkpoints"
-    callbacks: list[Callback] = [
+    callbacks: list[Callback] = []
+    if options.patience is not None:  # before the checkpoint of the epoch, which holds its state
+        callbacks.append(Patience(checkpoints / BEST, options.patience))
+    callbacks.append(
         ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
-    ]
-    if options.patience is not None:
-        callbacks += [
-            EarlyStopping("val_auroc", mode="max", patience=options.patience),
-            ModelCheckpoint(
-                checkpoints,
-                filename="best",
-                monitor="val_auroc",
-                mode="max",
-                enable_version_counter=False,
-                save_on_train_epoch_end=True,
-            ),
-        ]
+    )
     if options.ema is not None:
-        # Buffers are no averages of each other: Performer's directions are drawn anew.
-        callbacks.append(EMAWeightAveraging(decay=options.ema, use_buffers=False))
+        callbacks.append(WarmedAverage(options.ema))
     if options.progress:
-        callbacks.append(RichProgressBar())
-    with explained(options.out):
-        return _trainer(options, callbacks)
+        callbacks.append(EpochReport())
+    with explained(options.out), _explained_devices():
+        return _trainer(options, callbacks, accumulate or options.accumulate)
 
 
-def _trainer(options: TrainOptions, callbacks: list[Callback]) -> L.Trainer:
+@contextmanager
+def _explained_devices() -> Iterator[None]:
+    """Turn what Lightning says of an unknown accelerator, strategy or device into one line."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{_first_line(error)} See --accelerator, --devices and --strategy") from None
+
+
+def _trainer(options: TrainOptions, callbacks: list[Callback], accumulate: int) -> L.Trainer:
     logs = options.out / "logs"
     return L.Trainer(
         accelerator=options.accelerator,
@@ -58,14 +63,15 @@ def _trainer(options: TrainOptions, callbacks: list[Callback]) -> L.Trainer:
         strategy=options.strategy,
         precision=PRECISION[str(options.precision)],  # type: ignore[arg-type]
         max_epochs=options.epochs,
-        accumulate_grad_batches=options.accumulate,
+        accumulate_grad_batches=accumulate,
         gradient_clip_val=options.clip or None,
         callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
         logger=[CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="tensorboard", version="")],
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # EpochSampler shares out the pictures
-        enable_progress_bar=options.progress,
+        enable_progress_bar=False,  # EpochReport speaks
         enable_model_summary=False,
         default_root_dir=options.out,
     )
@@ -82,9 +88,9 @@ def quieten() -> None:
 
 
 @contextmanager
-def explained(out: Path) -> Iterator[None]:
+def explained(out: Path, verb: str = "train") -> Iterator[None]:
     """Turn what may stop a training from outside into one line that says how to go on."""
-    go_on = f"go on with: softfree train --resume {out}"
+    go_on = f"go on with: softfree {verb} --resume {out}"
     try:
         yield
     except (KeyboardInterrupt, SystemExit):

@@ -64,7 +64,11 @@ def _train_arguments(parser: Parser) -> None:
     add_table(parser, required=False)
     for group in options.TrainOptions.__mro__[1:-1]:
         parser.add_class_arguments(group, None)
-    parser.add_argument("--resume", type=str, help="Go on with this run directory; all other options are its own.")
+    parser.add_argument(
+        "--resume",
+        type=str,
+        help="Go on with this run directory; all other options are its own. TABLE says where the table lies now.",
+    )
     parser.add_argument("--config", action="config", help="YAML file with any of these options.")
 
 
@@ -77,7 +81,7 @@ def _train(parsed: Namespace) -> None:
     from softfree.training.loop import resume, train
 
     if parsed.resume is not None:
-        run = resume(Path(parsed.resume))
+        run = resume(Path(parsed.resume), None if parsed.table is None else Path(parsed.table))
     else:
         run = train(fill(options.TrainOptions, parsed, table=Path(parsed.table)))
     print_run(run)

@@ -1,0 +1,160 @@
+"""What happens at the end of an epoch: the best one is kept, weights are averaged, and somebody is told."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, WeightAveraging
+from rich.progress import BarColumn, Progress, TextColumn
+from torch import Tensor
+
+from softfree.progress import console
+
+_TIMED = 10
+"""Steps after which the time of a training is told."""
+
+
+class Patience(Callback):
+    """Keep the epoch with the best validation AUROC, and stop after some epochs without a better one.
+
+    Its state is in every checkpoint and names no path, so that a training that was killed or moved goes on as if it had
+    not been. An epoch without an AUROC counts for nothing: neither as the best nor as one without progress.
+
+    Args:
+        path: where the checkpoint of the best epoch goes.
+        epochs: how many to wait.
+    """
+
+    def __init__(self, path: Path, epochs: int) -> None:
+        self.path, self.epochs = path, epochs
+        self.best, self.waited, self.stopped = -math.inf, 0, False
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compare the epoch with the best so far; before the checkpoint of this epoch is written."""
+        value = float(trainer.callback_metrics.get("val_auroc", math.nan))
+        if math.isnan(value):
+            return
+        if value > self.best:
+            self.best, self.waited = value, 0
+            trainer.save_checkpoint(self.path)
+        else:
+            self.waited += 1
+        if self.waited >= self.epochs:
+            self.stopped = trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed training must remember."""
+        return {"best": self.best, "waited": self.waited, "stopped": self.stopped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self.best, self.waited, self.stopped = (state_dict[name] for name in ("best", "waited", "stopped"))
+
+
+class WarmedAverage(WeightAveraging):
+    """Exponential moving average of the weights whose decay rises as (1 + n) / (10 + n) up to ``decay``.
+
+    With a constant decay of 0.999, 80 % of the average are the random start after 220 steps (timm and TensorFlow warm
+    up for the same reason). Buffers are not averaged: Performer's directions are drawn anew.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(use_buffers=False, avg_fn=warmed_average(decay))
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Average after every step."""
+        return step_idx is not None
+
+
+def warmed_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Return the update of one weight: average, current value and number of averaged steps to the new average."""
+
+    def update(average: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
+        now = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        return now * average + (1 - now) * current
+
+    return update
+
+
+class EpochReport(Callback):
+    """Tell how the training goes: one line that renews itself on a terminal, a line an epoch anywhere else."""
+
+    def __init__(self) -> None:
+        self.bar: Progress | None = None
+        self.began, self.first, self.steps = 0.0, 0, 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin to count."""
+        self.began, self.first = time.monotonic(), trainer.current_epoch
+        if trainer.is_global_zero and console.is_terminal:
+            self.bar = Progress(
+                TextColumn("{task.description}"), BarColumn(10), TextColumn("{task.fields[said]}"),
+                console=console, transient=True,
+            )  # fmt: skip
+            self.bar.start()
+            self.bar.add_task(_epoch(trainer), total=int(trainer.num_training_batches), said="")
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
+        """Move the bar; after the first steps, say how long all will take."""
+        if self.bar is not None:
+            self.bar.advance(self.bar.task_ids[0])
+        steps = int(trainer.num_training_batches)
+        if trainer.is_global_zero and trainer.current_epoch == self.first:
+            self.steps += 1
+            if self.steps == min(steps, _TIMED):
+                epochs = int(trainer.max_epochs or 0) - self.first
+                seconds = (time.monotonic() - self.began) / self.steps * steps * epochs
+                console.print(f"expected {duration(seconds)} for {epochs} epochs, validation apart", highlight=False)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say what the epoch came to."""
+        if not trainer.is_global_zero:
+            return
+        said = ", ".join([*_metrics(trainer), self._left(trainer)])
+        if self.bar is None:
+            print(f"{_epoch(trainer)}: {said}", file=console.file, flush=True)
+        else:
+            following = _epoch(trainer, min(trainer.current_epoch + 2, int(trainer.max_epochs or 0)))
+            self.bar.reset(self.bar.task_ids[0], description=following, said=said)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the bar away."""
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Take the bar away."""
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _left(self, trainer: L.Trainer) -> str:
+        done = trainer.current_epoch + 1 - self.first
+        left = (time.monotonic() - self.began) / done * (int(trainer.max_epochs or 0) - trainer.current_epoch - 1)
+        return f"{duration(left)} left"
+
+
+def duration(seconds: float) -> str:
+    """Return such as ``45 s``, ``12 min`` or ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _epoch(trainer: L.Trainer, number: int | None = None) -> str:
+    return f"epoch {trainer.current_epoch + 1 if number is None else number}/{trainer.max_epochs}"
+
+
+def _metrics(trainer: L.Trainer) -> list[str]:
+    """Such as ``loss 0.412``, ``validation loss 0.398``, ``AUROC 0.871``: as many as are known."""
+    names = {"train_loss": "loss", "val_loss": "validation", "val_auroc": "AUROC"}
+    known = trainer.callback_metrics
+    return [f"{words} {float(known[name]):.3f}" for name, words in names.items() if name in known]

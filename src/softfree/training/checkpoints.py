@@ -1,0 +1,111 @@
+"""Checkpoints that survive a kill, and the claim of one training on its folder."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from softfree.errors import UserError
+from softfree.files import remove_parts, replacing
+from softfree.progress import console
+
+LAST, BEST, PREVIOUS = "last.ckpt", "best.ckpt", "previous.ckpt"
+LOCK = ".lock"
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, then renames it, and keeps the last one before.
+
+    Lightning writes to the folder for temporary files; where that is another file system, its rename is a copy, and a
+    kill in the middle leaves half a checkpoint under the right name.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write ``checkpoint`` to ``path``."""
+        path = Path(path)
+        whole = io.BytesIO()  # on a full disk, plain writing gives a plain reason
+        torch.save(checkpoint, whole)
+        with replacing(path) as temporary:
+            with temporary.open("wb") as file:
+                file.write(whole.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            if path.name == LAST and path.is_file():
+                _keep(path)
+
+
+def _keep(path: Path) -> None:
+    """Give a checkpoint a second name, under which it stays when another takes its place."""
+    previous = path.with_name(PREVIOUS)
+    with suppress(OSError):  # a file system without links keeps one checkpoint only
+        beside = previous.with_name(f".{PREVIOUS}.{os.getpid()}.part")
+        beside.unlink(missing_ok=True)
+        os.link(path, beside)
+        os.replace(beside, previous)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint that holds nothing but weights and numbers.
+
+    Raises:
+        UserError: it is damaged, or holds more, which could run any code.
+    """
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except UnpicklingError:
+        raise UserError(f"{path} is damaged or holds more than weights, and is not opened; delete it") from None
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}); delete it") from None
+    if not isinstance(state, dict) or not {"state_dict", "epoch", "callbacks"} <= state.keys():
+        raise UserError(f"{path} is not a checkpoint of a training; delete it")
+    return state
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Find what a training goes on from: the last checkpoint, or where that is damaged the one before.
+
+    Raises:
+        UserError: there are some, and none can be used.
+    """
+    found = [path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()]
+    for number, path in enumerate(found):
+        try:
+            read_checkpoint(path)
+        except UserError as error:
+            if number == len(found) - 1:
+                raise
+            console.print(f"{error}; going on from the one before", highlight=False, markup=False)
+            continue
+        return path
+    return None
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Hold the lock of a run directory, which ends with the process, and clear away what dead processes left half-done.
+
+    Raises:
+        UserError: another process holds it, or the folder cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"another process is training in {out} right now; wait for it, or name another --out") from None
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written ({error.strerror or error}); name another folder") from None
+    try:
+        remove_parts(out)
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from softfree.errors import UserError
+from softfree.training.callbacks import warmed_average
+from softfree.training.checkpoints import WholeCheckpoints, claimed, newest_checkpoint
+
+
+def content(epoch: int) -> dict[str, Any]:
+    return {"state_dict": {"w": torch.full((3,), float(epoch))}, "epoch": epoch, "callbacks": {}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for epoch in range(3):
+        WholeCheckpoints().save_checkpoint(content(epoch), tmp_path / "last.ckpt")
+    return tmp_path
+
+
+def test_the_last_checkpoint_and_the_one_before_are_kept(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == ["last.ckpt", "previous.ckpt"]
+    assert newest_checkpoint(folder) == folder / "last.ckpt"
+    assert torch.load(folder / "previous.ckpt", weights_only=True)["epoch"] == 1
+
+
+@pytest.mark.parametrize("left", [0, 100, -1])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    folder: Path, left: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (folder / "last.ckpt").read_bytes()
+    (folder / "last.ckpt").write_bytes(whole[:left])
+    assert newest_checkpoint(folder) == folder / "previous.ckpt"
+    assert "going on from the one before" in " ".join(capsys.readouterr().err.split())
+    (folder / "previous.ckpt").write_bytes(whole[:left])
+    with pytest.raises(UserError, match="damaged"):
+        newest_checkpoint(folder)
+
+
+def test_a_checkpoint_is_whole_when_its_name_is_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before the rename: the old one stands under its name, and no other folder is written to."""
+    monkeypatch.setenv("TMPDIR", "/no/such/folder")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        WholeCheckpoints().save_checkpoint(content(7), folder / "last.ckpt")
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 2
+
+
+def test_a_folder_has_one_training_at_a_time(tmp_path: Path) -> None:
+    code = "import sys\nfrom pathlib import Path\nfrom softfree.training.checkpoints import claimed\n"
+    code += "with claimed(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="right now"), claimed(tmp_path / "run"):
+            pass
+        other.kill()
+    (tmp_path / "run" / ".model.safetensors.1.part.safetensors").touch()
+    with claimed(tmp_path / "run"):  # the lock ended with its process
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_the_random_start_fades_from_an_average_of_few_steps() -> None:
+    update = warmed_average(0.999)
+    average = torch.tensor(1.0)  # the start; every later weight is 0
+    for step in range(220):
+        average = update(average, torch.tensor(0.0), step)
+    assert average < 1e-10
+    assert update(torch.tensor(1.0), torch.tensor(0.0), 10**6).item() == pytest.approx(0.999)
