@@ -131,8 +131,8 @@ def _cut(folder: Path) -> Path:
     [
         (_empty, "empty", "a bag with no tile"),
         (_not_finite, "not_finite", "in 1 of 5 tiles"),
-        (_of_a_slide, "unsupported", "of a whole slide"),
-        (_of_a_patient, "unsupported", "of a whole slide"),
+        (_of_a_slide, "unsupported", "one vector for the whole slide"),
+        (_of_a_patient, "unsupported", "one vector for the whole slide"),
         (_without, "unsupported", "it holds coords"),
         (_uneven, "corrupt", "for 5 tiles"),
         (_text, "corrupt", "not readable as HDF5"),
@@ -148,3 +148,21 @@ def test_bad_files(tmp_path: Path, make: Callable[[Path], Path], status: str, wo
     assert caught.value.status == status
     assert str(caught.value).startswith(f"{path}: ")
     assert read_attributes(path) is None
+
+
+def test_attributes_are_plain_whatever_wrote_them(own: Path) -> None:
+    with h5py.File(own, "a") as file:
+        file.attrs["encoder"] = np.array([b"resnet18"])
+        file.attrs["mpp"] = np.array([0.5])
+        file.attrs["side"] = np.array([224, 224])
+    got = read_attributes(own)
+    assert got is not None
+    assert (got["encoder"], got["mpp"], got["side"]) == ("resnet18", 0.5, [224, 224])
+    assert read_header(own) == (8, "resnet18")
+
+
+def test_no_name_of_a_dataset_is_repeated(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.h5", {"Doe^Jane": FEATURES})
+    with pytest.raises(ReadError) as caught:
+        read_features(path)
+    assert "Jane" not in str(caught.value)

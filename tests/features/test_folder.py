@@ -36,7 +36,7 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="features made with encoder uni, asked for is conch; name another folder"):
         FeatureFolder(tmp_path, SETTINGS | {"encoder": "conch"})
     (tmp_path / "settings.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read as JSON"):
+    with pytest.raises(UserError, match="holds no settings"):
         FeatureFolder(tmp_path, SETTINGS)
 
 

@@ -8,7 +8,8 @@
     CLAM      features (N, F)    coords (N, 2), corners, level-0 pixels none
     STAMP     feats (N, F)       coords (N, 2), corners, micrometres    of the file: unit, tile_size_um, extractor
 
-Each may have a leading axis of length 1. CLAM and TRIDENT do not store how large a pixel is (a magnification is no
+Each may have a leading axis of length 1, and a unit (mm, um or px) as an attribute of the file or the coordinates,
+which then holds. CLAM and TRIDENT do not store how large a pixel is (a magnification is no
 resolution), so that their coordinates are known only together with the slide's micrometres per pixel. CLAM does not
 store the side of a tile either: there the corner stands for the centre, which moves all tiles of a slide alike.
 """
@@ -16,6 +17,7 @@ store the side of a tile either: there the corner stands for the centre, which m
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +26,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from softfree.data.readers.picture import in_one_line
+from softfree.data.feature_coords import centres_mm
+from softfree.data.hdf5 import OpenedHDF5, plain, refuse_unwritten, text
 from softfree.errors import ReadError
 from softfree.files import replacing
 
 LAYOUT = 1  # raised when the own layout changes
+_NAMES = ("features", "feats", "coords", "coords_mm")
 
 
 @dataclass(frozen=True)
@@ -64,34 +68,37 @@ def read_features(path: str | Path, *, mpp: float | None = None) -> TileFeatures
         ReadError: status ``missing``, ``corrupt``, ``unsupported``, ``empty`` (no tile) or ``not_finite``.
     """
     path = Path(path)
-    with _Opened(path) as file:
+    with OpenedHDF5(path) as file:
         found = _features(path, file)
+        refuse_unwritten(path, found)
         features = found.astype(np.float32)[()].reshape(found.shape[-2:])
-        if not np.isfinite(features.sum(dtype=np.float64)):  # large bags have no room for a mask
+        with np.errstate(invalid="ignore"):
+            total = features.sum(dtype=np.float64)
+        if not np.isfinite(total):  # large bags have no room for a mask
             bad = int((~np.isfinite(features).all(axis=1)).sum())
             raise ReadError(
                 f"{path}: features that are NaN or infinite in {bad} of {len(features)} tiles; extract the slide again",
                 "not_finite",
             )
         tool = _tool(file)
-        coords = _coords(path, file, tool, len(features), mpp)
-        attributes = dict(file.attrs) if tool == "softfree" else {}
-        return TileFeatures(features, coords, tool, _encoder(file, tool), attributes)
+        coords, corrections = centres_mm(path, file, tool, len(features), mpp)
+        attributes = _attributes(file) if tool == "softfree" else {}
+        return TileFeatures(features, coords, tool, _encoder(file, tool), attributes, corrections)
 
 
 def read_header(path: str | Path) -> tuple[int, str | None]:
     """Read the number of features and the encoder's name, as far as the file says it; ReadError as above."""
     path = Path(path)
-    with _Opened(path) as file:
+    with OpenedHDF5(path) as file:
         return int(_features(path, file).shape[-1]), _encoder(file, _tool(file))
 
 
 def read_attributes(path: Path) -> dict[str, Any] | None:
     """Read the attributes of an own file that is whole; None for anything else."""
     try:
-        with _Opened(path) as file:
+        with OpenedHDF5(path) as file:
             _features(path, file)
-            return dict(file.attrs) if _tool(file) == "softfree" else None
+            return _attributes(file) if _tool(file) == "softfree" else None
     except ReadError:
         return None
 
@@ -119,47 +126,51 @@ def write_features(path: Path, features: np.ndarray, coords_mm: np.ndarray, attr
         temporary.write_bytes(whole.getbuffer())
 
 
-class _Opened:
-    """An HDF5 file, whatever goes wrong with it turned into a ReadError."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> h5py.File:
-        if not self.path.is_file():
-            raise ReadError(f"{self.path}: no such file; check the path and the folder it is relative to", "missing")
-        try:
-            self.file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise ReadError(f"{self.path}: not readable as HDF5 ({in_one_line(error)}); extract it again") from error
-        return self.file
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        self.file.close()
-        if isinstance(error, OSError | KeyError | RuntimeError):
-            raise ReadError(f"{self.path}: damaged feature file ({in_one_line(error)}); extract it again") from error
-
-
 def _features(path: Path, file: h5py.File) -> h5py.Dataset:
     """Find the features, of a shape that is a bag of tiles."""
-    found = file.get("feats" if _tool(file) == "STAMP" else "features")
-    if not isinstance(found, h5py.Dataset) or found.dtype.kind != "f":
-        names = ", ".join(list(file)[:5]) or "nothing"
+    tool = _tool(file)
+    name = "feats" if tool == "STAMP" else "features"
+    if name not in file or not isinstance(file[name], h5py.Dataset):
+        names = (
+            ", ".join(name for name in _NAMES if name in file) or "nothing of their names"
+        )  # others may be patients'
         raise ReadError(
             f"{path}: no features of tiles: it holds {names}; expected the layout of softfree, CLAM, TRIDENT or STAMP",
             "unsupported",
         )
-    if _tool(file) == "softfree" and not file.attrs.get("complete", False):
-        raise ReadError(f"{path}: half-written features; run softfree features again")
-    flat = found.ndim == 2 or (found.ndim == 3 and found.shape[0] == 1)
-    if not flat or file.attrs.get("feat_type", "tile") != "tile":
-        raise ReadError(
-            f"{path}: features of shape {found.shape}, not of tiles but of a whole slide; expected (tiles, features)",
-            "unsupported",
-        )
+    found = file[name]
+    if found.dtype.kind != "f":
+        raise ReadError(f"{path}: features that are no floating-point numbers; extract it again", "unsupported")
+    if tool == "softfree":
+        _refuse_own(path, file)
     if 0 in found.shape:
         raise ReadError(f"{path}: a bag with no tile; leave it out, or lower --share", "empty")
+    if _is_of_a_slide(file, found):
+        raise ReadError(
+            f"{path}: one vector for the whole slide (or patient), not features of its tiles; name the file of the"
+            " tiles' features",
+            "unsupported",
+        )
+    if found.ndim != 2 and not (found.ndim == 3 and found.shape[0] == 1):
+        raise ReadError(f"{path}: features of shape {found.shape}; expected (tiles, features)", "unsupported")
     return found
+
+
+def _refuse_own(path: Path, file: h5py.File) -> None:
+    if not file.attrs.get("complete", False):
+        raise ReadError(f"{path}: half-written features; run softfree features again")
+    if int(file.attrs["softfree_features"]) > LAYOUT:
+        raise ReadError(f"{path}: features of a newer softfree; update softfree", "unsupported")
+
+
+def _is_of_a_slide(file: h5py.File, found: h5py.Dataset) -> bool:
+    """Whether there is one vector for all tiles, as slide encoders write it: with the tiles' coordinates, or none."""
+    if (text(file.attrs.get("feat_type")) or "tile") != "tile" or found.ndim == 1:
+        return True
+    if _tool(file) == "softfree" or math.prod(found.shape[:-1]) > 1:
+        return False
+    coords = file.get("coords")
+    return coords is None or (isinstance(coords, h5py.Dataset) and coords.ndim > 1 and coords.shape[-2] > 1)
 
 
 def _tool(file: h5py.File) -> str:
@@ -171,27 +182,8 @@ def _tool(file: h5py.File) -> str:
 
 
 def _encoder(file: h5py.File, tool: str) -> str | None:
-    name = file.attrs.get({"softfree": "encoder", "STAMP": "extractor"}.get(tool, ""))
-    return None if name is None else str(name)
+    return text(file.attrs.get({"softfree": "encoder", "STAMP": "extractor"}.get(tool, "")))
 
 
-def _coords(path: Path, file: h5py.File, tool: str, tiles: int, mpp: float | None) -> np.ndarray | None:
-    """Return the tiles' centres (N, 2) in millimetres, None where they are not known."""
-    stored = file.get("coords_mm" if tool == "softfree" else "coords")
-    if stored is None:
-        return None
-    coords = stored[()].reshape(stored.shape[-2:]).astype(np.float64)
-    if coords.shape != (tiles, 2) or not np.isfinite(coords).all():
-        raise ReadError(
-            f"{path}: coordinates of shape {coords.shape} for {tiles} tiles, or not finite; extract it again"
-        )
-    if tool == "softfree":
-        return coords
-    if tool == "STAMP":
-        side = file.attrs.get("tile_size_um")
-        if side is None and file.attrs.get("unit") == "um":
-            side = file.attrs.get("tile_size", 0)
-        if side is not None:
-            return (coords + float(side) / 2) / 1000
-    half = float(stored.attrs.get("patch_size_level0", 0)) / 2
-    return None if mpp is None else (coords + half) * mpp / 1000
+def _attributes(file: h5py.File) -> dict[str, Any]:
+    return {name: plain(value) for name, value in file.attrs.items()}

@@ -47,7 +47,9 @@ class FeatureFolder:
         try:
             held = json.loads(file.read_text())
         except ValueError:
-            raise UserError(f"{file} cannot be read as JSON; name another folder with --out") from None
+            held = None
+        if not isinstance(held, dict):
+            raise UserError(f"{file} holds no settings of softfree features; name another folder with --out")
         for name, value in self.settings.items():
             if held.get(name) != value:
                 raise UserError(
