@@ -20,14 +20,6 @@ from softfree.data.table import Table
 from softfree.errors import UserError
 from softfree.files import replacing, write_atomically
 from softfree.machine import describe_machine, peak_memory
-from softfree.models import (
-    SoftPyramid,
-    VisionTransformer,
-    VolumeTransformer,
-    WeightReport,
-    load_inflated,
-    load_pretrained,
-)
 from softfree.options import EvaluateOptions, Split, TrainOptions
 from softfree.progress import console
 from softfree.reporting import write_results
@@ -42,6 +34,7 @@ from softfree.training.module import ClassifierModule
 from softfree.training.objective import class_weights, known_share
 from softfree.training.teacher import Teacher, open_teacher
 from softfree.training.trainer import create_trainer, explained, quieten
+from softfree.training.weights import fit_options, imitate_softmax, load_weights
 
 
 def train(options: TrainOptions, *, notice: str | None = None) -> Run:
@@ -59,6 +52,9 @@ def train(options: TrainOptions, *, notice: str | None = None) -> Run:
     """
     check_options(options)
     refuse_folder(options.out)
+    options, chosen = fit_options(options)
+    for sentence in chosen:
+        console.print(sentence, highlight=False)
     table = read_training_table(options)
     config = configuration(options, table, notice)
     model, teacher = _create_models(options, config, fresh=True)
@@ -115,7 +111,7 @@ def _create_models(options: TrainOptions, config: dict[str, Any], *, fresh: bool
     L.seed_everything(options.seed, verbose=False)
     model = build_model(config)
     if options.weights and fresh:
-        console.print(str(_load_weights(model, options.weights)), highlight=False)
+        console.print(str(load_weights(model, options.weights)), highlight=False)
     model.set_grad_checkpointing(options.checkpointing)  # type: ignore[operator]
     return model, teacher
 
@@ -130,6 +126,10 @@ def _go_on(
 ) -> Run:
     samples = read_samples(table, restore(config["preprocessing"]), options)
     _report_unreadable(samples)
+    if options.weights and checkpoint is None:
+        said = imitate_softmax(model, config["model"], options.weights, samples.train)
+        if said:
+            console.print(said, highlight=False)
     if options.progress and global_rank() == 0:
         console.print(header(options, table, model), highlight=False, markup=False)
     started, worked = time.monotonic(), time.process_time()
@@ -147,14 +147,6 @@ def _go_on(
     }
     _save_cost(model, options, samples.shape(), spent)
     return finish(options, table)
-
-
-def _load_weights(model: nn.Module, source: str) -> WeightReport:
-    if isinstance(model, VolumeTransformer):
-        return load_inflated(model, source)
-    if isinstance(model, VisionTransformer | SoftPyramid):
-        return load_pretrained(model, source)
-    raise UserError("--weights is for models of pictures and volumes; features have been encoded by theirs already")
 
 
 def finish(options: TrainOptions, table: Table) -> Run:

@@ -1,0 +1,145 @@
+"""Weights that a training starts from: what they ask of the model, and softmax weights taken into SeqNorm."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softfree.attention import SeqNormAttention, SoftmaxAttention
+from softfree.conversion.closed_form import first_order, least_squares, set_scales
+from softfree.conversion.errors import relative_error
+from softfree.conversion.layers import attention_inputs
+from softfree.conversion.source import named_for
+from softfree.conversion.statistics import Statistics
+from softfree.data.dataset import SampleDataset
+from softfree.errors import UserError
+from softfree.files import read_yaml
+from softfree.models import (
+    SoftPyramid,
+    VisionTransformer,
+    VolumeTransformer,
+    WeightReport,
+    create_model,
+    load_inflated,
+    load_pretrained,
+)
+from softfree.models.weight_files import read_weights
+from softfree.models.weight_names import to_timm
+from softfree.options import TrainOptions
+from softfree.runs import CONFIG
+
+LOOKED_AT = 64
+"""Training images that a conversion looks at: docs/convert.md."""
+
+
+def fit_options(options: TrainOptions) -> tuple[TrainOptions, tuple[str, ...]]:
+    """Choose what published weights decide and the user has left open: the stem, and what SeqNorm normalizes.
+
+    Returns:
+        The options, and a sentence for each choice.
+
+    Raises:
+        UserError: weights that cannot be found or read.
+    """
+    if options.weights is None or "_vit_" not in options.model:
+        return options, ()
+    names = set(to_timm(read_weights(options.weights)))
+    said: tuple[str, ...] = ()
+    if "patch_embed.proj.weight" in names and options.stem != "patch":
+        options = replace(options, stem="patch")
+        said += ("the weights have a patch projection: --stem patch is taken",)
+    softmax = options.model.startswith("seqnorm_") and is_softmax(str(options.weights), names)
+    if softmax and "normalised" not in options.attention_options:
+        options = replace(options, attention_options={**options.attention_options, "normalised": "qk"})
+        said += ("the weights are of a softmax model: SeqNorm keeps the mean of V, as softmax does",)
+    return options, said
+
+
+def is_softmax(source: str, names: set[str]) -> bool:
+    """Whether weights are of a vision transformer with softmax attention, as far as their run or names tell."""
+    config = Path(source) / CONFIG
+    if config.is_file():
+        stated = read_yaml(config, "configuration")
+        model = stated.get("model", {}) if isinstance(stated, dict) else {}
+        return str(model.get("name", "")).startswith("softmax_")
+    own = [name for name in names if name.startswith("blocks.0.attn.")]
+    return "blocks.0.attn.qkv.weight" in own and not any("_norm." in name for name in own)
+
+
+def load_weights(model: nn.Module, source: str) -> WeightReport:
+    """Load weights into a model of images or volumes, as far as they fit.
+
+    Raises:
+        UserError: a model of features, or weights that do not fit at all.
+    """
+    if isinstance(model, VolumeTransformer):
+        return load_inflated(model, source)
+    if isinstance(model, VisionTransformer | SoftPyramid):
+        return load_pretrained(model, source)
+    raise UserError("--weights is for models of images and volumes; features have been encoded by theirs already")
+
+
+def imitate_softmax(model: nn.Module, arguments: dict[str, Any], source: str, samples: SampleDataset) -> str | None:
+    """Set the scales and shifts of SeqNorm such that each attention gives nearly what softmax gave (docs/convert.md).
+
+    Args:
+        model: With the weights of ``source`` loaded; changed in place.
+        arguments: What it was made with, "name" among them.
+        source: The weights.
+        samples: Training images, of which some are looked at; no label is.
+
+    Returns:
+        What was done or could not be, in a sentence; None for weights that are of no softmax model.
+    """
+    if not isinstance(model, VisionTransformer) or not is_softmax(source, set(to_timm(read_weights(source)))):
+        return None
+    if not all(isinstance(block.attn, SeqNormAttention | SoftmaxAttention) for block in model.blocks):
+        kind = type(model.blocks[0].attn).__name__
+        return (
+            f"the weights are of a softmax model, and only SeqNorm can imitate it: {kind} begins with its projections"
+        )
+    if isinstance(model.blocks[0].attn, SoftmaxAttention):
+        return None
+    twin = create_model(**{**arguments, "name": named_for("softmax", arguments["name"]), "attention_options": {}})
+    load_pretrained(twin, source)
+    before, after = _set_scales(twin.eval(), model, _batches(samples))
+    return (
+        f"softmax weights converted to SeqNorm on {min(LOOKED_AT, len(samples))} training images: the attentions differ"
+        f" from softmax's by {median(after):.2f} of their spread (median of {len(after)} layers), {median(before):.2f}"
+        " without conversion"
+    )
+
+
+def _batches(samples: SampleDataset) -> list[Tensor]:
+    """Take training images evenly from all that can be read, those of equal shape together."""
+    good = [index for index in range(len(samples)) if index not in samples.failed]
+    alike: dict[torch.Size, list[Tensor]] = {}
+    for index in good[:: max(1, len(good) // LOOKED_AT)][:LOOKED_AT]:
+        image = samples[index]["image"]
+        alike.setdefault(image.shape, []).append(image)
+    return [batch for images in alike.values() for batch in torch.stack(images).split(16)]
+
+
+@torch.no_grad()
+def _set_scales(twin: nn.Module, model: VisionTransformer, batches: list[Tensor]) -> tuple[list[float], list[float]]:
+    """Give the relative error of each attention before and after."""
+    assert isinstance(twin, VisionTransformer)
+    training = model.training
+    model.eval()
+    before, after = [], []
+    for number, inputs in enumerate(attention_inputs(twin, batches)):
+        source, target = twin.blocks[number].attn, model.blocks[number].attn
+        assert isinstance(source, SoftmaxAttention)
+        assert isinstance(target, SeqNormAttention)
+        wanted = [source(x) for x in inputs]
+        before.append(relative_error(target, inputs, wanted))
+        seen = Statistics.collect(source, inputs, target.normalised, target.eps)
+        set_scales(target, least_squares(seen, first_order(seen)))
+        after.append(relative_error(target, inputs, wanted))
+    model.train(training)
+    return before, after

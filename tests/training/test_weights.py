@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from softfree.attention import SeqNormAttention
+from softfree.training.loop import train
+from softfree.training.weights import fit_options, imitate_softmax, is_softmax
+
+SIZE = {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A softmax ViT of timm's with a class token, as it is published: a safetensors file of its state."""
+    torch.manual_seed(0)
+    vit = timm.models.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=10, init_values=0.5
+    )
+    for parameter in vit.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter) * parameter.std()
+    path = tmp_path_factory.mktemp("weights") / "vit.safetensors"
+    save_file(vit.state_dict(), path)
+    return path
+
+
+def test_a_softmax_vit_is_converted_on_the_way(
+    options_for: Any, published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(options_for(weights=str(published), preset="photo", epochs=1, lr=1e-12))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "--stem patch is taken" in said
+    assert "SeqNorm keeps the mean of V" in said
+    assert "converted to SeqNorm on 16 training images" in said
+    found = re.search(r"softmax's by (\S+) of .* layers\), (\S+) without", said)
+    assert found is not None
+    after, before = map(float, found.groups())
+    assert after < 0.9 * before
+    assert run.config["model"]["attention_options"] == {"normalised": "qk"}
+    assert run.config["model"]["stem"] == "patch"
+    kept = load_file(run.folder / "model.safetensors")
+    torch.testing.assert_close(kept["blocks.0.mlp.fc1.weight"], load_file(published)["blocks.0.mlp.fc1.weight"])
+    assert not torch.equal(kept["blocks.0.attn.q_norm.weight"], torch.ones_like(kept["blocks.0.attn.q_norm.weight"]))
+
+
+def test_an_attention_without_a_closed_form_says_so(
+    options_for: Any, published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(options_for(weights=str(published), preset="photo", epochs=1, model="sima_vit_nano_patch16"))
+    assert "only SeqNorm can imitate it: SimaAttention" in " ".join(capsys.readouterr().err.split())
+
+
+def test_own_weights_are_not_converted(options_for: Any, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    options = options_for(weights=str(run.folder), model_options=run.config["options"]["model_options"])
+    assert fit_options(options) == (options, ())
+    assert imitate_softmax(run.model, run.config["model"], str(run.folder), None) is None  # type: ignore[arg-type]
+    assert all(isinstance(block.attn, SeqNormAttention) for block in run.model.blocks)
+
+
+def test_a_softmax_run_is_known_by_its_configuration(tmp_path: Path) -> None:
+    for name, softmax in (("softmax_vit_nano_patch16", True), ("sima_vit_nano_patch16", False)):
+        (tmp_path / "config.yaml").write_text(f"model: {{name: {name}}}")
+        assert is_softmax(str(tmp_path), {"blocks.0.attn.qkv.weight"}) is softmax
