@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from softfree.attention import SeqNormAttention
+from softfree.errors import UserError
 from softfree.training.loop import train
 from softfree.training.weights import fit_options, imitate_softmax, is_softmax
 
@@ -67,3 +68,12 @@ def test_a_softmax_run_is_known_by_its_configuration(tmp_path: Path) -> None:
     for name, softmax in (("softmax_vit_nano_patch16", True), ("sima_vit_nano_patch16", False)):
         (tmp_path / "config.yaml").write_text(f"model: {{name: {name}}}")
         assert is_softmax(str(tmp_path), {"blocks.0.attn.qkv.weight"}) is softmax
+
+
+def test_weights_without_positions_are_refused(options_for: Any, published: Path, tmp_path: Path) -> None:
+    rotary = {name: tensor for name, tensor in load_file(published).items() if name != "pos_embed"}
+    save_file(rotary, tmp_path / "rotary.safetensors")
+    options = options_for(weights=str(tmp_path / "rotary.safetensors"))
+    with pytest.raises(UserError, match="rotary"):
+        train(options)
+    assert not options.out.exists()

@@ -53,11 +53,22 @@ def fit_options(options: TrainOptions) -> tuple[TrainOptions, tuple[str, ...]]:
     if "patch_embed.proj.weight" in names and options.stem != "patch":
         options = replace(options, stem="patch")
         said += ("the weights have a patch projection: --stem patch is taken",)
+    _refuse_rotary(options, names)
     softmax = options.model.startswith("seqnorm_") and is_softmax(str(options.weights), names)
     if softmax and "normalised" not in options.attention_options:
         options = replace(options, attention_options={**options.attention_options, "normalised": "qk"})
         said += ("the weights are of a softmax model: SeqNorm keeps the mean of V, as softmax does",)
     return options, said
+
+
+def _refuse_rotary(options: TrainOptions, names: set[str]) -> None:
+    """Refuse published weights whose attention knows places by itself (rotary positions): half of it would be lost."""
+    own = (Path(str(options.weights)) / CONFIG).is_file()
+    if not own and "pos_embed" not in names and options.model_options.get("pos", "learn") == "learn":
+        raise UserError(
+            f"--weights {options.weights} has no learned positions, as models with rotary ones (DINOv3); choose"
+            " weights with pos_embed, or give --model-options '{pos: none}' to do without"
+        )
 
 
 def is_softmax(source: str, names: set[str]) -> bool:
