@@ -12,7 +12,7 @@ from softfree.errors import UserError
 # Where the steps live, and what must be installed for them besides what pictures need. Only those in use are imported.
 # Slides and bags have one preparation for training and here, as it does without torch.
 _HOMES = {
-    "picture": ("softfree.runtime.preparation", "Preparation", "numpy pillow pydicom tifffile"),
+    "picture": ("softfree.runtime.preparation", "Preparation", "numpy pillow simplejpeg pydicom tifffile"),
     "volume": ("softfree.runtime.volumes", "VolumePreparation", "nibabel scipy"),
     "slide": (
         "softfree.data.slides",

@@ -14,6 +14,7 @@ SQUARE_WITHIN = 1.01  # sides of a pixel that differ by less are taken as equal
 LONGEST_PIXEL = 10.0  # no device has longer pixels: what says so means something else
 _OBJECT = re.compile(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>")  # as in <_io.BytesIO object at 0x7f0d>
 _ENUM = re.compile(r"<(\w+\.\w+): [^<>]*>")
+_NOT_SUPPORTED = re.compile(r"unsupported|not supported|not implemented", re.IGNORECASE)
 _LONGEST = 2000  # characters of a library's message that are looked at
 
 
@@ -134,6 +135,19 @@ def chosen_frame(path: Path, frame: int | None, count: int) -> tuple[int, tuple[
     if not 0 <= number < count:
         raise ReadError(f"{path}: frame {number} was asked for; the file has frames 0 to {count - 1}", "unsupported")
     return number, (f"frame {number + 1} of {count}",) if count > 1 else ()
+
+
+def undecodable(path: Path, what: str, error: Exception) -> ReadError:
+    """Return the ReadError for what a decoder raised: a decoder is missing, the kind is not known, or it is damaged."""
+    said = in_one_line(error)
+    if isinstance(error, ImportError):
+        name = (error.name or "imagecodecs").split(".")[0]
+        return ReadError(
+            f"{path}: needs {name}, which is not installed; get it with: pip install {name}", "unsupported"
+        )
+    if _NOT_SUPPORTED.search(said):
+        return ReadError(f"{path}: {said}; save it as PNG, or as TIFF without compression", "unsupported")
+    return ReadError(f"{path}: damaged {what}, cannot be decoded ({said})", "corrupt")
 
 
 def in_one_line(error: Exception) -> str:
