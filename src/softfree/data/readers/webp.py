@@ -12,8 +12,8 @@ _SPARE = 16  # bytes; a whole image needs all but the last three of its data, a 
 def refuse_damaged_webp(data: bytes) -> None:
     """Raise ValueError for a lossy image that can be decoded without its last bytes.
 
-    An arithmetic decoder that has read rightly ends where the data end; thrown off its track it ends elsewhere. Where that
-    is too late it raises; where it is too early it does not. Animations and lossless images are not looked at.
+    An arithmetic decoder that has read rightly ends where the data end; thrown off its track it ends elsewhere.
+    Too late raises; too early does not. Animations and lossless images are not looked at.
     """
     coded = _lossy(data)
     if not coded[-_SPARE:].strip(b"\0"):
