@@ -1,6 +1,7 @@
 """A row for every file, table row or array, good or bad."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -129,11 +130,30 @@ def test_the_file_and_the_status_of_the_command(
     assert len(pd.read_csv(chosen.out) if name.endswith("csv") else pd.read_parquet(chosen.out)) == 1
 
 
-@pytest.mark.parametrize(("row", "words"), [("a.png,x", "row 0 has frame 'x'"), (",1", "row 0 has no path")])
+@pytest.mark.parametrize(("row", "words"), [("a.png,x", "frame 'x' in line 2"), (",1", "no path in line 2")])
 def test_tables_with_wrong_cells(run: Run, tmp_path: Path, row: str, words: str) -> None:
     (tmp_path / "t.csv").write_text(f"path,frame\n{row}\n")
     with pytest.raises(UserError, match=words):
         predict(run, tmp_path / "t.csv")
+
+
+def test_names_that_are_not_utf8_and_pipes_are_rows(run: Run, noise: np.ndarray, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with open(os.fsencode(folder) + b"/caf\xe9.png", "wb") as file:
+        Image.fromarray(noise).save(file, "PNG")
+    with open(os.fsencode(folder) + b"/gar\xe7on.png", "wb") as file:
+        file.write(b"no picture")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "gone.png").symlink_to("nowhere")
+    for name in ("p.csv", "p.parquet"):
+        assert predict_to_file(run.folder, [str(folder)], PredictOptions(out=tmp_path / name, progress=False)) == 1
+    rows = pd.read_csv(tmp_path / "p.csv")
+    pd.testing.assert_frame_equal(rows[["path", "status"]], pd.read_parquet(tmp_path / "p.parquet")[["path", "status"]])
+    names = ("caf\\xe9.png", "gar\\xe7on.png", "gone.png", "pipe.png")
+    assert rows["path"].tolist() == [f"{folder}/{name}" for name in names]
+    assert rows["status"].tolist() == ["ok", "unsupported", "missing", "missing"]
+    assert "gar\\xe7on.png" in rows["reason"][1]
 
 
 def test_bytes_in_the_other_order_are_the_same_picture(run: Run) -> None:

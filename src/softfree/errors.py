@@ -42,3 +42,15 @@ def unknown_name(what: str, got: object, known: Iterable[str]) -> UserError:
     few = ", ".join(known[:12]) + (", ..." if len(known) > 12 else ".")
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of: {few}"
     return UserError(f"Unknown {what} {got!r}: {hint}")
+
+
+def shortened(value: object, limit: int = 60) -> str:
+    """Quote a value for a message, its middle left out where it is long."""
+    text = str(value)
+    return repr(text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 4 :]}")
+
+
+def listed(names: Iterable[object], limit: int = 12) -> str:
+    """List names for a message, those beyond the first few as a count."""
+    whole = [text if len(text) <= 60 else f"{text[:40]} ..." for text in map(str, names)]
+    return ", ".join(whole[:limit]) + (f" and {len(whole) - limit:,} more" if len(whole) > limit else "")

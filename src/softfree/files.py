@@ -59,6 +59,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def printable(path: str) -> str:
+    r"""The name of a file for messages and tables, bytes that are not UTF-8 as ``\xe9``."""
+    return path if path.isascii() else os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def read_yaml(path: Path, what: str) -> Any:
     """Read a YAML file, or say in one line why ``what`` cannot be read."""
     import yaml  # not in the runtime without torch

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from softfree.data.dataset import SampleDataset
-from softfree.data.sources import WITH_RESOLUTION, join_source, resolutions
 from softfree.data.table_file import no_column, read_table_file
+from softfree.data.table_text import read_bytes
 from softfree.data.task import Task
 from softfree.errors import UserError
-from softfree.files import replacing
+from softfree.files import printable, replacing
 from softfree.inference import infer
 from softfree.options import InferenceOptions, PredictOptions
 from softfree.runtime import inputs as runtime_inputs
@@ -35,16 +35,17 @@ def predict(
     options: InferenceOptions | None = None,
     *,
     frame: int | None = None,
+    images: str | Path | None = None,
 ) -> pd.DataFrame:
     """See :meth:`softfree.runs.Run.predict`."""
     given: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
     group = run.config["options"].get("group", False)
-    names, sources, frames = zip(*find_inputs(given, frame, run.preprocessing.kind, group), strict=True)
+    names, sources, frames = zip(*find_inputs(given, frame, run.preprocessing.kind, group, images), strict=True)
     dataset = SampleDataset(sources, None, run.preprocessing, frames=frames)
     logits = infer(run.model, dataset, len(run.task.classes), options)
     rows = pd.DataFrame({"path": list(names), "status": "ok", "reason": ""})
     for index, error in logits.failed.items():
-        rows.loc[index, ["status", "reason"]] = [error.status, str(error)]
+        rows.loc[index, ["status", "reason"]] = [error.status, printable(str(error))]
     return pd.concat([rows, outputs(logits.values, run.task, run.operating)], axis=1)
 
 
@@ -58,31 +59,39 @@ def outputs(logits: np.ndarray, task: Task, operating: Operating) -> pd.DataFram
     return table
 
 
-def find_inputs(given: Sequence[Input], frame: int | None, kind: str = "picture", group: bool = False) -> list[Found]:
-    """As :func:`softfree.runtime.inputs.find_inputs`, with tables of all kinds; ``group`` joins a patient's rows."""
-    return runtime_inputs.find_inputs(given, frame, kind, partial(_table_rows, kind=kind, group=group))
+def find_inputs(
+    given: Sequence[Input],
+    frame: int | None,
+    kind: str = "picture",
+    group: bool = False,
+    images: str | Path | None = None,
+) -> list[Found]:
+    """As :func:`softfree.runtime.inputs.find_inputs`, with tables of all kinds.
+
+    Args:
+        given: files, folders, tables and arrays.
+        frame: of files with several.
+        kind: of the samples.
+        group: join a patient's rows.
+        images: folder that the paths of tables start from and must lie in; each table's own by default.
+    """
+    rows = partial(table_rows, kind=kind, group=group, images=images)
+    return runtime_inputs.find_inputs(given, frame, kind, rows)
 
 
-def _table_rows(path: Path, frame: int | None, kind: str, group: bool) -> list[Found]:
-    """Name, source and frame of each row; the rows of a patient joined where ``group`` says so."""
-    table = read_table_file(path, {"path", "frame", "patient_id"}).frame
+def table_rows(
+    path: Path, frame: int | None, kind: str, group: bool = False, images: str | Path | None = None
+) -> list[Found]:
+    """Name, source and frame of each row of a CSV or Parquet table; arguments as :func:`find_inputs` has them."""
+    if not read_bytes(path).startswith(b"PAR1"):
+        return runtime_inputs.table_rows(path, frame, kind, group, images)
+    source = read_table_file(path, runtime_inputs.COLUMNS)
+    table = source.frame[[name for name in runtime_inputs.COLUMNS if name in source.frame]]
     if "path" not in table:
-        raise no_column(path, "path", list(table.columns), "expected one with the files, relative to the table")
-    chosen = table["frame"] if "frame" in table else pd.Series(frame, index=table.index, dtype=object)
-    resolved = "mpp" in table and kind in WITH_RESOLUTION
-    known = resolutions(table["mpp"]) if resolved else [None] * len(table)
-    rows: list[Found] = []
-    for number, (name, given, mpp) in enumerate(zip(table["path"], chosen, known, strict=True)):
-        if pd.isna(name):
-            raise UserError(f"{path}: row {number} has no path; give one or remove the row")
-        if not pd.isna(given) and not str(given).isdigit():
-            raise UserError(f"{path}: row {number} has frame {given!r}; expected a whole number from 0, or nothing")
-        source = join_source(str(path.parent / str(name)), mpp)
-        rows.append((str(name), source, None if pd.isna(given) else int(given)))
-    if not group or "patient_id" not in table:
-        return rows
-    patients = table["patient_id"].astype(object).where(table["patient_id"].notna(), "")
-    return runtime_inputs.join_patients(zip(rows, map(str, patients), strict=True))
+        raise no_column(path, "path", list(source.frame.columns), "expected one with the files, relative to the table")
+    cells: Any = table.astype(object).where(table.notna(), "").to_dict("index")
+    columns = [str(name) for name in table.columns]
+    return runtime_inputs.rows_as_samples(path, cells, source.rows, columns, frame, kind, group, images)
 
 
 def predict_to_file(folder: str | Path, inputs: list[str], options: PredictOptions, *, as_json: bool = False) -> int:
@@ -92,7 +101,7 @@ def predict_to_file(folder: str | Path, inputs: list[str], options: PredictOptio
     if options.out.suffix.lower() not in (".csv", ".parquet"):
         raise UserError(f"--out {options.out}: expected a name that ends in .csv or .parquet")
     asked = replace(options, progress=options.progress and not as_json)
-    rows = predict(Run.load(folder), inputs, asked, frame=options.frame)
+    rows = predict(Run.load(folder), inputs, asked, frame=options.frame, images=options.images)
     with replacing(options.out) as temporary:
         rows.to_parquet(temporary) if options.out.suffix.lower() == ".parquet" else rows.to_csv(temporary, index=False)
     failed = rows[rows["status"] != "ok"]

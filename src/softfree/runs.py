@@ -133,6 +133,7 @@ class Run:
         inputs: str | Path | np.ndarray | Sequence[str | Path | np.ndarray],
         *,
         frame: int | None = None,
+        images: str | Path | None = None,
         batch: int = 16,
         workers: int = 0,
         precision: Precision = "32",
@@ -144,6 +145,7 @@ class Run:
         Args:
             inputs: paths, or arrays (H, W) or (H, W, C) of uint8, uint16, or floats in [0, 1].
             frame: frame of multi-frame files, counted from 0; default: the first.
+            images: folder that the paths of tables start from and must lie in; default: each table's folder.
             batch: pictures at once; only pictures of equal shape share a batch.
             workers: processes that read files.
             precision: arithmetic of the products, "32", "bf16" or "16".
@@ -159,7 +161,7 @@ class Run:
 
         streaming = stream.streaming if stream else {}
         options = InferenceOptions(batch=batch, workers=workers, precision=precision, progress=progress, **streaming)
-        return predict(self, inputs, options, frame=frame)
+        return predict(self, inputs, options, frame=frame, images=images)
 
     def with_operating(self, operating: Operating) -> Run:
         """Store another temperature and other thresholds."""

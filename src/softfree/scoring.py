@@ -17,6 +17,7 @@ from softfree.evaluation.scores import Scores
 from softfree.evaluation.thresholds import choose_thresholds
 from softfree.files import replacing
 from softfree.inference import infer
+from softfree.notes import say
 from softfree.options import InferenceOptions
 from softfree.prediction import outputs
 from softfree.runs import Operating, Run
@@ -44,6 +45,8 @@ def open_table(run: Run, path: Path | None = None, images: Path | None = None) -
     )
     if own and table.digest != run.config["table"]["sha256"]:
         raise UserError(f"{source} has changed since the run was trained on it; name the table to evaluate, and --out")
+    if not own:
+        say(source, table.sentences)
     return as_samples(table, run.preprocessing.kind, group=options.get("group", False))
 
 

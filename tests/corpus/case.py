@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from softfree.data.feature_files import read_features
 from softfree.data.readers import read_picture
@@ -100,6 +101,8 @@ def differs(sample: Any, made: Made) -> list[str]:
     found = []
     for name, right in made.expected.items():
         value = attrgetter(name)(sample)
+        if isinstance(value, pd.Series):
+            value = value.tolist()
         if isinstance(right, np.ndarray | float | int) and not isinstance(right, bool):
             same = np.shape(value) == np.shape(right) and np.allclose(value, right, rtol=0, atol=made.tolerance)
         else:

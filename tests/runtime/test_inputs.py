@@ -1,5 +1,6 @@
 """Inputs are found as softfree predict finds them."""
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 
 from softfree import prediction
-from softfree.errors import UserError
-from softfree.runtime.inputs import find_inputs, table_rows
+from softfree.data.readers import read_picture
+from softfree.errors import ReadError, UserError
+from softfree.runtime.inputs import find_inputs, samples_in, table_rows
 
 as_pictures = partial(table_rows, kind="picture")
 
@@ -76,12 +78,12 @@ def test_folders_of_volumes(tmp_path: Path) -> None:
     ("content", "words"),
     [
         (b"file\na.png\n", "no column 'path'; it has file"),
-        (b"path,frame\n,1\n", "row 0 has no path"),
-        (b"path,frame\na,1\nb,x\n", "row 1 has frame 'x'"),
-        (b"path\na,b\n", "row 0 has 2 cells; expected 1"),
+        (b"path,frame\n,1\n", "no path in line 2"),
+        (b"path,frame\na,1\nb,x\n", "frame 'x' in line 3"),
+        (b"path\na,b\n", "line 2: 2 cells, where the header has 1"),
         (b"PAR1xx", "save it as CSV"),
         (b"a\0b", "binary file"),
-        (b"", "no column 'path'"),
+        (b"", "first line is empty"),
     ],
 )
 def test_bad_tables(tmp_path: Path, content: bytes, words: str) -> None:
@@ -89,6 +91,89 @@ def test_bad_tables(tmp_path: Path, content: bytes, words: str) -> None:
     table.write_bytes(content)
     with pytest.raises(UserError, match=words):
         find_inputs([table], None, "picture", as_pictures)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"sep=;\r\npath;mpp\r\na.svs;0,25\r\nb.svs;\r\n",
+        b"path|patient_id|mpp\na.svs|01|0.25\nb.svs|1.0|0,5\n",
+        "path,mpp\na.svs,0.5\n".encode("utf-16-le"),
+        b'path,note,mpp\na.svs,"2"" margin\nleft",1\nsub//b.svs,,2\n',
+        b"path,patient_id\ra.svs,unknown\rb.svs,p1\rc.svs,p1\r",
+    ],
+)
+@pytest.mark.parametrize("kind", ["bag", "slide"])
+def test_odd_tables_as_in_prediction(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    group = kind == "bag"
+    found = find_inputs([tmp_path / "t.csv"], None, kind, partial(table_rows, kind=kind, group=group))
+    assert found == prediction.find_inputs([tmp_path / "t.csv"], None, kind, group)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"path\n../a.png\n", "line 2 leads out of"),
+        (b"path\na.png\n/etc/passwd\n", "line 3 leads out of"),
+        (b"path\nsub/../../a.png\n", "--images FOLDER"),
+        (b"path\nsub\\a.png\n", "backslash in the path of line 2"),
+        (b'path,note\na.png,"5 mm\nb.png,2" x\n', "a quote in lines 2 to 3"),
+        ("path,label\na.png,\u80ba\u708e\n".encode("gbk"), "save it as UTF-8"),
+        (b"path,path\na,b\n", "two columns are called 'path'"),
+        (b"path,patient_id\na,nan\nb,nan\nc,p\n", "names nobody, in 2 of 3 rows"),
+    ],
+)
+def test_tables_that_training_refuses(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(UserError) as light:
+        find_inputs([tmp_path / "t.csv"], None, "bag", partial(table_rows, kind="bag", group=True))
+    with pytest.raises(UserError) as full:
+        prediction.find_inputs([tmp_path / "t.csv"], None, "bag", group=True)
+    assert words in str(light.value)
+    assert str(light.value) == str(full.value)
+
+
+def test_the_folder_of_a_tables_paths_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/t.csv").write_text(f"path\na.png\n{tmp_path}/sub/b.png\n")
+    rows = partial(as_pictures, images=tmp_path)
+    found = find_inputs([tmp_path / "lists/t.csv"], None, "picture", rows)
+    assert [source for _, source, _ in found] == [f"{tmp_path}/a.png", f"{tmp_path}/sub/b.png"]
+    assert found == prediction.find_inputs([tmp_path / "lists/t.csv"], None, images=tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["picture", "volume"])
+def test_folders_with_links_and_closed_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    given, store = tmp_path / "given", tmp_path / "store"
+    for name in ("given/a.nii", "given/secret/b.nii", "store/c.nii", "given/.git/d.nii"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (given / "linked").symlink_to(store)
+    (store / "back").symlink_to(given)
+    scandir = os.scandir
+
+    def refuse(path: str = ".") -> object:
+        if os.fspath(path) == str(given / "secret"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = samples_in(given, kind)
+    assert found == [f"{given}/{name}" for name in ("a.nii", "linked/c.nii", "secret")]
+    said = capsys.readouterr().err
+    assert "not followed: linked/back" in said
+    assert "left out: .git" in said
+    with pytest.raises(ReadError, match=r"cannot be opened \(Permission denied\)") as closed:
+        read_picture(found[-1])
+    assert closed.value.status == "missing"
+
+
+def test_tables_below_a_folder_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples_in(folder, "picture")
+    assert "tables below it are left out; name them to have their rows read: table.csv" in capsys.readouterr().err
 
 
 def test_nothing_given(tmp_path: Path) -> None:

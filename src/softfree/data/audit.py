@@ -33,6 +33,7 @@ class Audit:
         readable: how many of them can be read.
         patients: how many there are, None when the table has no ids.
         left_out: rows that belong to no task, by reason.
+        notes: what was assumed of the table, a sentence each.
         split_made: in words how the split was made, None when the table brought its own.
         counts: pictures by split and class; findings count where present.
         sizes: least, median and largest width, height (pixels) and file size (bytes).
@@ -47,6 +48,7 @@ class Audit:
     readable: int
     patients: int | None
     left_out: Mapping[str, int]
+    notes: tuple[str, ...]
     split_made: str | None
     counts: Mapping[str, Mapping[str, int]]
     sizes: Mapping[str, tuple[float, float, float]]
@@ -75,7 +77,9 @@ class Audit:
         whose = "" if self.patients is None else f" of {counted(self.patients, 'patient')}"
         console.print(f"{counted(self.pictures, 'picture')}{whose}, {self.readable} readable")
         for reason, count in self.left_out.items():
-            console.print(f"{counted(count, 'row')} left out: {reason}")
+            console.print(f"{counted(count, 'row')} left out: {reason}", markup=False)
+        for note in self.notes:
+            console.print(f"note: {note}", markup=False, soft_wrap=True)
         if self.split_made:
             console.print(f"Split made: {self.split_made}")
         for grid in self._grids():
@@ -97,6 +101,7 @@ class Audit:
         grid = _grid("stored as", "pictures")
         for stored, row in list(self.kinds.items())[:_SHOWN]:
             grid.add_row(stored, Text(", ".join(f"{count} {name}" for name, count in row.items() if count)))
+        _add_rest(grid, len(self.kinds))
         yield grid
         grid = _grid("", "least", "median", "largest")
         for name, values in self.sizes.items():
@@ -106,6 +111,7 @@ class Audit:
             grid = _grid("spacing (mm)", "pictures")
             for name, count in list(self.spacings.items())[:_SHOWN]:
                 grid.add_row(name, str(count))
+            _add_rest(grid, len(self.spacings))
             yield grid
 
 
@@ -146,6 +152,7 @@ def audit(table: Table, *, workers: int = 0, progress: bool = True) -> Audit:
         readable=int(ok.sum()),
         patients=int(table.frame["patient"].nunique()) if problems.knows_patients(table) else None,
         left_out=dict(table.left_out),
+        notes=table.notes,
         split_made=table.split_made,
         counts=_counts(marks, table.frame["split"], SPLITS),
         sizes={name: (float(s.min()), float(s.median()), float(s.max())) for name, s in sizes.items()},
@@ -165,6 +172,12 @@ def _counts(marks: pd.DataFrame, by: pd.Series, order: Iterable[str]) -> dict[st
 def _spacings(spacings: pd.Series) -> dict[str, int]:
     names = spacings.dropna().map(lambda sides: " x ".join(f"{side:.4g}" for side in sides))
     return {str(name): int(count) for name, count in names.value_counts().items()}
+
+
+def _add_rest(grid: Grid, number: int) -> None:
+    """Say in a row of its own how many are not shown."""
+    if number > _SHOWN:
+        grid.add_row(f"and {number - _SHOWN} more")
 
 
 def _grid(first: str, *columns: str) -> Grid:

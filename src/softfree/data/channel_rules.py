@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from softfree.data.readers.series import load_series
-from softfree.data.readers.series_files import Series, folders_below, series_in
+from softfree.data.readers.series_files import Series, series_in
 from softfree.data.readers.volume import Volume
+from softfree.data.walk import Passed, folders_below
 from softfree.errors import ReadError, UserError
 
 _EXAMPLE = "series: {pre: dyn pre, post: 1st pass}; channels: [pre, post, {subtract: [post, pre]}]"
@@ -68,7 +69,10 @@ def read_channels(folder: Path, rules: ChannelRules, *, max_voxels: int = 1 << 3
     folder = Path(folder)
     if not folder.is_dir():
         raise ReadError(f"{folder}: not a folder; rules for series need the folder of a study", "unsupported")
-    found = [series for directory, _ in folders_below(folder) for series in series_in(directory)]
+    passed = Passed()
+    found = [series for directory, _ in folders_below(folder, passed) for series in series_in(directory)]
+    for closed, reason in passed.closed.items():
+        raise ReadError(f"{folder}: {closed} cannot be listed ({reason}), and may hold a series", "missing")
     used = {name for names in rules.channels for name in names}
     wanted = {name: _matching(folder, name, pattern, found) for name, pattern in rules.series if name in used}
     volumes = {name: load_series(one.files[0], one, max_voxels=max_voxels) for name, one in wanted.items()}

@@ -1,62 +1,317 @@
-"""A folder of classes read as a table: ``class/picture`` or ``split/class/picture``, as ImageNet lies."""
+"""A folder of classes read as a table: ``class/picture``, ``split/class/picture`` as ImageNet lies, or
+``class/split/picture``.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from softfree.errors import UserError
+from softfree.data.folder_names import split_named, words_of
+from softfree.data.walk import Passed, files_below
+from softfree.errors import UserError, listed
+from softfree.files import printable
 
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_LAYOUTS = "CLASS/picture, train/CLASS/picture or CLASS/train/picture"
+# Files beside pictures, which alone make no class.
+_NOTES = re.compile(
+    r"\.(txt|md|rst|[ct]sv|parquet|jsonl?|xml|ya?ml|toml|html?|pdf|docx?|xlsx?|py|ipynb|log|zip|t?ar|rar|7z|ini|cfg|sh)$",
+    re.IGNORECASE,
+)
+# Folders of parts of a data set that are taken for no class.
+_PARTS = {"images", "masks", "labels", "annotations", "segmentations"}
+_FOLD = re.compile(r"(?:k|cv)?[-_ ]?(?:fold|split)s?[-_ ]?\d+|cv[-_ ]?\d+", re.IGNORECASE)
 
 
-def read_folder(path: Path) -> tuple[pd.DataFrame, str]:
+@dataclass
+class _Folder:
+    """A folder of the set.
+
+    Attributes:
+        path: where it is.
+        files: size of each file below it by its path relative to it; -1 where it is gone or a broken link.
+    """
+
+    path: Path
+    files: dict[str, int]
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def loose(self) -> list[str]:
+        """Files that lie in the folder itself."""
+        return [name for name in self.files if os.sep not in name]
+
+    @cached_property
+    def folders(self) -> list[_Folder]:
+        """Folders that lie in it and hold files."""
+        found: dict[str, dict[str, int]] = {}
+        for name, size in self.files.items():
+            top, _, rest = name.partition(os.sep)
+            if rest:
+                found.setdefault(top, {})[rest] = size
+        return [_Folder(self.path / top, files) for top, files in found.items()]
+
+    def holds_notes_only(self) -> bool:
+        return all(map(_NOTES.search, self.files))
+
+    def is_copy_within(self, whole: _Folder) -> bool:
+        """Whether all that lies in this folder of ``whole`` lies in ``whole`` a second time."""
+        return all(whole.files.get(name) == size for name, size in self.files.items())
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Pictures of one class and, where there are some, one split."""
+
+    label: str
+    split: str
+    folder: _Folder
+
+
+def read_folder(path: Path) -> tuple[pd.DataFrame, str, tuple[str, ...]]:
     """List the pictures of a folder of classes, in alphabetical order; none is opened.
 
-    Where all folders at the top have names of splits, the classes are the folders below them. Names that begin with a
-    dot are left out, pictures may lie at any depth below their class.
+    Folders whose names mean splits are splits, above the classes or below them, and never classes. Hidden files, those
+    that systems leave behind, and files beside the classes are left out. Pictures may lie at any depth below their
+    class; linked folders are followed.
 
     Returns:
         Columns ``path`` (relative to the folder), ``label``, and ``split`` if there is one; a SHA-256 of names and
-        sizes.
+        sizes; what was left out, a sentence each.
 
     Raises:
-        UserError: a folder without classes, or pictures beside the classes.
+        UserError: a folder without classes, or one that can be understood in two ways.
     """
-    tops = _folders(path)
-    split_up = bool(tops) and all(top.name.casefold() in SPLIT_NAMES for top in tops)
-    classes = [one for top in tops for one in _folders(Path(top))] if split_up else tops
+    notes: list[str] = []
+    passed = Passed()
+    found = {os.path.relpath(file, path): _size(file) for file in files_below(path, passed)}
+    if passed.closed:
+        folder, reason = next(iter(passed.closed.items()))
+        raise UserError(f"{path}: folder {folder} cannot be listed ({reason}); allow reading it, or move it away")
+    root = _entered(_Folder(path, found), notes)
+    groups = _groups(root, notes)
     rows: list[tuple[str, str, str]] = []
     digest = hashlib.sha256()
-    for folder in classes:
-        split = SPLIT_NAMES[Path(folder).parent.name.casefold()] if split_up else ""
-        for file, size in _files(Path(folder)):
-            name = file.relative_to(path).as_posix()
-            rows.append((name, folder.name, split))
-            digest.update(f"{name}\0{size}\n".encode())
+    unnamed = 0
+    for group in groups:
+        for inner, size in group.folder.files.items():
+            name = (group.folder.path.relative_to(path) / inner).as_posix()
+            try:
+                digest.update(f"{name}\0{size}\n".encode())
+            except UnicodeEncodeError:
+                unnamed += 1
+                continue
+            rows.append((name, group.label, group.split))
     if not rows:
         raise UserError(
-            f"{path}: a folder without class folders that hold pictures; expected {path}/CLASS/picture or "
-            f"{path}/train/CLASS/picture, or name a CSV or Parquet file"
+            f"{path}: a folder without class folders that hold pictures; expected {_LAYOUTS} in it, or name a CSV or"
+            " Parquet file"
         )
+    if unnamed:
+        notes.append(f"files whose names are not UTF-8 are left out: {unnamed}; rename them")
+    notes += _passed_in_words(path, passed)
     frame = pd.DataFrame(rows, columns=["path", "label", "split"], dtype="string")
-    return (frame if split_up else frame.drop(columns="split")), digest.hexdigest()
+    return (frame if rows[0][2] else frame.drop(columns="split")), digest.hexdigest(), tuple(notes)
 
 
-def _folders(path: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(path) as entries:
-        found = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    return sorted(found, key=lambda entry: entry.name)
+def _entered(folder: _Folder, notes: list[str]) -> _Folder:
+    """The folder that holds the splits: folders around them are entered, as unpacked archives have them."""
+    inner = folder.folders
+    if len(inner) != 1 or split_named(inner[0].name):
+        return folder
+    below = inner[0].folders
+    if len(below) > 1 and all(split_named(one.name) and one.folders for one in below):
+        notes.append(f"the splits are taken from folder {inner[0].name}")
+        _note_loose(folder, "beside it", notes)
+        return inner[0]
+    return _entered(inner[0], notes) if len(below) == 1 and _entered(inner[0], []) is not inner[0] else folder
 
 
-def _files(path: Path) -> Iterator[tuple[Path, int]]:
-    for folder, inner, names in os.walk(path):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                file = Path(folder, name)
-                yield file, file.stat().st_size
+def _groups(root: _Folder, notes: list[str]) -> list[_Group]:
+    splits = _splits(root, notes)
+    if splits:
+        groups = [_Group(one.name, split, one) for top, split in splits for one in _classes(root, top, split, notes)]
+    else:
+        groups = [group for one in _class_folders(root, notes) for group in _of_class(root, one)]
+    if len({bool(group.split) for group in groups}) > 1:
+        without = next(group for group in groups if not group.split)
+        raise UserError(f"{root.path}: some classes have folders of splits, {without.label} has none; give all or none")
+    for group in groups:
+        _refuse_splits_below(root, group)
+    _note_loose(root, "beside the folders", notes)
+    return groups
+
+
+def _splits(root: _Folder, notes: list[str]) -> list[tuple[_Folder, str]]:
+    """Folders of splits at the top, each with its split; empty where the classes are there."""
+    tops = root.folders
+    split_of = {top.name: split_named(top.name) or "" for top in tops}
+    if not any(split_of.values()):
+        split_of = _splits_with_a_common_name(root, tops)
+    named = [top for top in tops if split_of.get(top.name)]
+    if not named or _are_classes(tops, named):
+        return []
+    others = _without_needless(root, [top for top in tops if top not in named], notes)
+    if others:
+        raise UserError(
+            f"{root.path}: {listed(top.name for top in named)} are splits by their names, but"
+            f" {listed(top.name for top in others)} beside them {'is' if len(others) == 1 else 'are'} not; move"
+            " one or the other away, rename them, or name a table"
+        )
+    for split in set(split_of.values()):
+        same = [top.name for top in named if split_of[top.name] == split]
+        if len(same) > 1:
+            raise UserError(f"{root.path}: {listed(same)} all mean split {split}; join or rename them")
+    return [(top, split_of[top.name]) for top in named]
+
+
+def _splits_with_a_common_name(root: _Folder, tops: list[_Folder]) -> dict[str, str]:
+    """Splits of folders such as ``chest_train`` and ``chest_test``, not ``test_positive`` and ``test_negative``."""
+    found: dict[str, str] = {}
+    rests = set()
+    for top in tops:
+        words = words_of(top.name)
+        splits = [split for word in words if (split := split_named(word))]
+        if len(splits) == 1:
+            found[top.name] = splits[0]
+            rests.add(tuple(word for word in words if not split_named(word)))
+    if len(set(found.values())) < 2:
+        return {}
+    if len(rests) > 1:
+        raise UserError(
+            f"{root.path}: the names of {listed(found)} hold a split and a class; put the classes into folders below"
+            " the splits, or name a table"
+        )
+    return found
+
+
+def _are_classes(tops: list[_Folder], named: list[_Folder]) -> bool:
+    """Whether a name that means a split is a class all the same: valid and invalid, test and control."""
+    if len(named) > 1:
+        return False
+    name = named[0].name.casefold()
+    others = [top.name.casefold() for top in tops if top is not named[0]]
+    opposite = {"valid": lambda other: "valid" in other, "test": lambda other: other.startswith("control")}
+    return bool(others) and name in opposite and all(map(opposite[name], others))
+
+
+def _without_needless(root: _Folder, folders: list[_Folder], notes: list[str]) -> list[_Folder]:
+    """Leave out folders without pictures, and copies of the whole set."""
+    kept = []
+    for folder in folders:
+        if folder.holds_notes_only():
+            notes.append(f"folder {folder.name} is left out: it holds no pictures")
+        elif folder.is_copy_within(root):
+            notes.append(f"folder {folder.name} is left out: a copy of the rest")
+        else:
+            kept.append(folder)
+    return kept
+
+
+def _classes(root: _Folder, top: _Folder, split: str, notes: list[str]) -> list[_Folder]:
+    """Folders of classes in the folder of a split, which may lie in a second one of the same name."""
+    _note_loose(top, f"in {top.name}, of no class,", notes)
+    inner = top.folders
+    if len(inner) == 1 and split_named(inner[0].name) == split:
+        return _classes(root, inner[0], split, notes)
+    if odd := [one.name for one in inner if split_named(one.name)]:
+        raise UserError(
+            f"{root.path}: {top.name} is a split, and so is {odd[0]} in it; move the second one away if it is a copy"
+        )
+    return inner
+
+
+def _class_folders(root: _Folder, notes: list[str]) -> list[_Folder]:
+    """Folders of classes at the top; UserError where they are something else."""
+    tops = root.folders
+    if len(tops) > 1 and all(_FOLD.fullmatch(top.name) for top in tops):
+        raise UserError(f"{root.path}: {listed(top.name for top in tops)} look like folds of a set; name a table")
+    kept = [top for top in tops if not top.holds_notes_only()]
+    notes += [f"folder {top.name} is left out: it holds no pictures" for top in tops if top not in kept]
+    nested = [top for top in kept if _holds_the_others(top, kept)]
+    kept = [top for top in kept if top not in _copies(root, nested, notes)]
+    if odd := [top.name for top in kept if top.name.casefold() in _PARTS and len(kept) > 1]:
+        raise UserError(
+            f"{root.path}: {listed(odd)} among the folders looks like a part of the set rather than a class; name the"
+            f" folder with {_LAYOUTS}, or a table"
+        )
+    return kept
+
+
+def _holds_the_others(top: _Folder, tops: list[_Folder]) -> bool:
+    others = {one.name.casefold() for one in tops if one is not top}
+    return bool(others) and others <= {one.name.casefold() for one in top.folders}
+
+
+def _copies(root: _Folder, nested: list[_Folder], notes: list[str]) -> list[_Folder]:
+    """Folders that hold all classes once more; UserError where it is not what the set holds anyway."""
+    copies = [top for top in nested if top.is_copy_within(root)]
+    if left := [top.name for top in nested if top not in copies]:
+        raise UserError(
+            f"{root.path}: {listed(left)} holds folders with the names of the classes beside it; move them away, or"
+            " name the folder of the classes"
+        )
+    notes += [f"folder {top.name} is left out: a copy of the rest" for top in copies]
+    return copies
+
+
+def _of_class(root: _Folder, top: _Folder) -> list[_Group]:
+    """The pictures of a class, by split where all folders in it have names of splits."""
+    splits = {one.name: split for one in top.folders if (split := split_named(one.name))}
+    if not splits:
+        return [_Group(top.name, "", top)]
+    others = [*top.loose, *(one.name for one in top.folders if one.name not in splits)]
+    if others or len(set(splits.values())) < len(splits):
+        raise UserError(
+            f"{root.path}: {listed(splits)} in {top.name} mean splits, but not all that lies there is one"
+            f" ({listed(others or splits, 3)}); expected {_LAYOUTS}, or name a table"
+        )
+    below = [{inner.name for inner in one.folders} for one in top.folders if not one.loose]
+    if len(below) > 1 and (again := set.intersection(*below)):
+        raise UserError(
+            f"{root.path}: {listed(sorted(again), 3)} lies in several splits of {top.name}; if these are the classes,"
+            " name the folder of one data set, or a table"
+        )
+    return [_Group(top.name, splits[one.name], one) for one in top.folders]
+
+
+def _refuse_splits_below(root: _Folder, group: _Group) -> None:
+    """Refuse splits that lie where nobody looks for them, such as class/hospital/train."""
+    for name in dict.fromkeys(os.path.dirname(name) for name in group.folder.files):
+        if odd := next((part for part in name.split(os.sep) if part and split_named(part)), None):
+            where = (group.folder.path / name).relative_to(root.path).as_posix()
+            raise UserError(
+                f"{root.path}: {where} lies below class {group.label}, and {odd} means a split; expected {_LAYOUTS},"
+                " or name a table"
+            )
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
+
+
+def _note_loose(folder: _Folder, where: str, notes: list[str]) -> None:
+    if folder.loose:
+        files = f"{len(folder.loose)} file{'' if len(folder.loose) == 1 else 's'}"
+        notes.append(f"{files} {where} left out: {listed(map(printable, folder.loose), 3)}")
+
+
+def _passed_in_words(path: Path, passed: Passed) -> Iterable[str]:
+    if passed.left:
+        yield f"hidden files and those of systems are left out: {listed(sorted(map(printable, passed.left)), 5)}"
+    if passed.loops:
+        names = (printable(os.path.relpath(folder, path)) for folder in passed.loops)
+        yield f"links to a folder around them are not followed: {listed(names, 5)}"

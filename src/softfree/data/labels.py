@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from softfree.data.identity import is_no_label, may_be_no_label, plain_text, same_labels
 from softfree.data.table_file import TableFile, closest
 from softfree.data.task import Task
-from softfree.errors import UserError
+from softfree.errors import UserError, listed, shortened
 
 _FINDING = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
+
+
+def tidy_labels(table: TableFile, label: str, classes: Sequence[str] | None) -> tuple[TableFile, pd.Series]:
+    """Join labels that look the same, and empty the cells of those that only say that there is none, such as ``nan``.
+
+    Args:
+        table: its rows.
+        label: the column with the classes.
+        classes: of a trained model; whatever these are called is a label.
+
+    Returns:
+        The table, with a note for what was joined and for words that may be meant for an empty cell; the words that
+        were emptied, by row.
+    """
+    values = table.frame[label]
+    fixed = {plain_text(name): name for name in classes or ()}
+    forms = {form: fixed.get(plain_text(form), plain_text(form)) for form in values.dropna().unique()}
+    notes = [
+        f"label {name!r} is written in {count} ways that look the same (spaces, coding of letters): taken for one"
+        for name, count in pd.Series(forms, dtype=object).value_counts().items()
+        if count > 1
+    ]
+    tidy = values.map(forms)
+    empty = [name for name in set(forms.values()) if is_no_label(name) and name not in fixed]
+    doubtful = sorted(name for name in set(forms.values()) if may_be_no_label(name) and name not in fixed)
+    notes += [
+        f"label {name!r} ({int((tidy == name).sum())} rows) is taken for a class; leave cells without a label empty"
+        for name in doubtful
+    ]
+    words = tidy[tidy.isin(empty)]
+    tidy = tidy.mask(tidy.isin(empty))
+    return replace(table, frame=table.frame.assign(**{label: tidy}), notes=(*table.notes, *notes)), words
 
 
 def read_classes(
@@ -41,17 +75,26 @@ def read_classes(
         if unknown := [name for name in found if name not in names]:
             where = table.rows.name(values.index[values == unknown[0]])
             raise UserError(
-                f"{path}: label {unknown[0]!r} ({where}) is no class of the model, which has {', '.join(names)};"
+                f"{path}: label {shortened(unknown[0])} ({where}) is no class of the model, which has {listed(names)};"
                 " mend the label or give the row the split 'extra'"
             )
     elif len(found) < 2:
-        raise UserError(f"{path}: column {label!r} has one class only, {found[0]!r}; expected two or more")
+        raise UserError(f"{path}: column {label!r} has one class only, {shortened(found[0])}; expected two or more")
     else:
+        _refuse_two_forms(path, table, label, found)
         names = found
     if positive is not None:
         names = _with_positive(path, label, names, positive, fixed=classes is not None)
     numbers = values.map({name: number for number, name in enumerate(names)})
     return Task("binary" if len(names) == 2 else "multiclass", tuple(names)), numbers.to_numpy(np.int64)
+
+
+def _refuse_two_forms(path: Path, table: TableFile, label: str, names: list[str]) -> None:
+    if two := same_labels(names):
+        values = table.frame[label]
+        first, second = sorted(two, key=lambda name: (values == name).argmax())
+        one, other = (f"{shortened(n)} ({table.rows.name(values.index[values == n])})" for n in (first, second))
+        raise UserError(f"{path}: labels {one} and {other} look like one class in two forms; write it in one")
 
 
 def read_findings(
@@ -77,8 +120,8 @@ def read_findings(
         wrong = column[known & ~column.isin(list(_FINDING))]
         if len(wrong):
             raise UserError(
-                f"{path}: {wrong.iloc[0]!r} in column {name!r} ({table.rows.name(wrong.index)}); expected 1 (present),"
-                " 0 (absent) or an empty cell (unknown or uncertain)"
+                f"{path}: {shortened(wrong.iloc[0])} in column {name!r} ({table.rows.name(wrong.index)}); expected 1"
+                " (present), 0 (absent) or an empty cell (unknown or uncertain)"
             )
         targets[known.to_numpy(), number] = column[known].map(_FINDING).to_numpy(np.float32)
         values = np.unique(targets[known.to_numpy(), number])
@@ -101,9 +144,7 @@ def _with_positive(path: Path, label: str, names: list[str], positive: str, *, f
     if positive not in names:
         meant = closest(positive, names)
         hint = f" (did you mean {meant!r}?)" if meant else ""
-        raise UserError(
-            f"{path}: positive {positive!r} is no class of column {label!r}{hint}; it has {', '.join(names)}"
-        )
+        raise UserError(f"{path}: positive {positive!r} is no class of column {label!r}{hint}; it has {listed(names)}")
     if fixed and positive != names[1]:
         raise UserError(f"positive {positive!r}: the model was trained with {names[1]!r} as the positive class")
     return sorted(names, key=lambda name: name == positive)

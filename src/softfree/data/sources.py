@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from softfree.errors import UserError
+from softfree.errors import UserError, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,7 @@ WITH_RESOLUTION = ("slide", "bag")
 
 def split_source(source: str) -> tuple[str, float | None]:
     """Split a source into the path and the micrometres per pixel, None where it has none."""
-    found = re.fullmatch(r"(.*)#mpp=([0-9.eE+-]+)", source, re.DOTALL)
+    found = re.fullmatch(r"(.*)#mpp=([0-9]+\.?[0-9]*(?:e[+-]?[0-9]+)?)", source, re.DOTALL)
     return (found[1], float(found[2])) if found else (source, None)
 
 
@@ -31,7 +31,7 @@ def join_source(path: str, mpp: float | None) -> str:
 
 
 def resolution(cell: object) -> float | None:
-    """Read one cell of a column ``mpp``, None where it is empty.
+    """Read one cell of a column ``mpp``, which may have a decimal comma; None where it is empty.
 
     Raises:
         UserError: no positive number.
@@ -39,12 +39,13 @@ def resolution(cell: object) -> float | None:
     if cell is None or cell == "":
         return None
     try:
-        number = float(str(cell))
+        number = float(re.sub(r"^([0-9]*),([0-9]+)$", r"\1.\2", str(cell).strip()))
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:
         raise UserError(
-            f"column mpp holds {cell!r}; expected micrometres per pixel of the slide, such as 0.25, or an empty cell"
+            f"column mpp holds {shortened(cell)}; expected micrometres per pixel of the slide, such as 0.25, or an"
+            " empty cell"
         )
     return number
 

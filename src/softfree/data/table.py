@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,15 +9,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from softfree.data.labels import read_classes, read_findings
+from softfree.data.folder_names import split_named
+from softfree.data.identity import FORMS, Patients, refuse_nobody, tell_patients
+from softfree.data.labels import read_classes, read_findings, tidy_labels
+from softfree.data.row_paths import base_folder, places
 from softfree.data.split import split_patients
 from softfree.data.table_file import TableFile, closest, no_column, read_table_file
+from softfree.data.table_text import FRAME
 from softfree.data.task import Task
-from softfree.errors import UserError
+from softfree.errors import UserError, listed, shortened
 
 SPLITS = ("train", "val", "test")
 _OWN = ("file", "patient", "row")
 _PATIENT_LIKE = ("patient", "patientid", "patient id", "patientname", "subject", "subject_id", "subjectid")
+_MANY_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -27,15 +31,16 @@ class Table:
 
     Attributes:
         frame: all columns of the file, and ``file`` (absolute path), ``split`` (train, val or test), ``patient``
-            (anonymous int64 number, one per ``patient_id``; a row without an id is a patient of its own) and ``row``
-            (counted from 0 in the file). ``frame``, when the file has it, is the frame of a multi-frame file,
-            counted from 0, nullable.
+            (anonymous int64 number, one per ``patient_id``, whose forms are one; a row without an id is a patient of
+            its own) and ``row`` (counted from 0 in the file). ``frame``, when the file has it, is the frame of a
+            multi-frame file, counted from 0, nullable.
         task: what is to be predicted.
         targets: one per row, as :class:`softfree.data.task.Task` says.
         folder: where relative paths start.
         split_made: in words how the split was made, None when the table brought its own.
         digest: SHA-256 of the table's file.
         left_out: how many rows of the file belong to no task, by reason.
+        notes: what was assumed or joined, and what of a folder was left out, a sentence each.
     """
 
     frame: pd.DataFrame
@@ -45,6 +50,13 @@ class Table:
     split_made: str | None
     digest: str = ""
     left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What was assumed and what was left out, for people."""
+        left = (f"{count:,} row{'' if count == 1 else 's'} left out: {why}" for why, count in self.left_out.items())
+        return (*self.notes, *left)
 
     def where(self, split: str) -> Table:
         """Return the rows of one split."""
@@ -90,26 +102,30 @@ def read_table(
     _check_columns(path, list(source.frame.columns), wanted, many=labels is not None)
     if positive is not None and labels is not None:
         raise UserError("positive is for one label column with two classes; findings in several columns have none")
-    rows, left_out = _of_the_task(path, source, wanted)
+    words = pd.Series(dtype="string")
+    if labels is None:
+        source, words = tidy_labels(source, label, classes)
+    rows, left_out = _of_the_task(path, source, wanted, words)
     if labels is None:
         task, targets = read_classes(path, rows, label, positive, classes)
     else:
         task, targets = read_findings(path, rows, labels, classes)
-    own = path if path.is_dir() else path.parent
-    folder = Path(os.path.abspath(own if images is None else images))
-    if not folder.is_dir():
-        raise UserError(f"--images {images}: no such folder; name the one that the table's paths start from")
-    frame = rows.frame.assign(file=_files(path, rows, folder), patient=_patients(rows.frame), row=rows.frame.index)
+    folder = base_folder(path, images)
+    paths = rows.frame["path"].fillna("")
+    frame = rows.frame.assign(file=places(path, paths, rows.rows, rows.frame.index, folder), row=rows.frame.index)
     frame = _with_frame_numbers(path, frame, rows)
     _refuse_duplicates(path, frame, wanted, rows)
+    keys, notes = _patients(path, frame, folder, rows)
+    frame["patient"] = pd.factorize(keys)[0].astype(np.int64)
     split_made = None
     if "split" not in frame:
         fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
-        frame["split"] = split_patients(task, targets, frame["patient"].to_numpy(), _keys(frame), fractions, seed)
+        frame["split"] = split_patients(task, targets, frame["patient"].to_numpy(), list(keys), fractions, seed)
         split_made = _split_in_words(frame, fractions, seed)
     elif strict_patients:
         _refuse_shared_patients(path, frame, rows)
-    return Table(frame.reset_index(drop=True), task, targets, folder, split_made, rows.digest, left_out)
+    said = (*rows.notes, *notes)
+    return Table(frame.reset_index(drop=True), task, targets, folder, split_made, rows.digest, left_out, said)
 
 
 def patients_across_splits(frame: pd.DataFrame) -> pd.DataFrame:
@@ -134,8 +150,13 @@ def _check_columns(path: Path, columns: list[str], wanted: list[str], *, many: b
         raise UserError(f"{path}: column {taken[0]!r} has a name that softfree uses itself; rename it")
 
 
-def _of_the_task(path: Path, source: TableFile, wanted: list[str]) -> tuple[TableFile, dict[str, int]]:
-    """Rows with a label, outside split ``extra``; the split is whole or, when all its cells are empty, gone."""
+def _of_the_task(
+    path: Path, source: TableFile, wanted: list[str], words: pd.Series
+) -> tuple[TableFile, dict[str, int]]:
+    """Rows with a label, outside split ``extra``; the split is whole or, when all its cells are empty, gone.
+
+    ``words`` are those that stood for a label where there is none.
+    """
     frame = source.frame
     if "split" in frame and frame["split"].isna().all():
         frame = frame.drop(columns="split")
@@ -144,76 +165,79 @@ def _of_the_task(path: Path, source: TableFile, wanted: list[str]) -> tuple[Tabl
         known = frame["split"].isna() | frame["split"].isin([*SPLITS, "extra"])
         if not known.all():
             value = frame["split"][~known].iloc[0]
-            meant = "val" if value.casefold() in ("valid", "validation", "dev") else closest(value, (*SPLITS, "extra"))
+            meant = split_named(value) or closest(value, (*SPLITS, "extra"))
             hint = f" (did you mean {meant!r}?)" if meant else ""
             where = source.rows.name(frame.index[~known])
-            raise UserError(f"{path}: split {value!r}{hint} in {where}; expected train, val, test or extra")
+            raise UserError(f"{path}: split {shortened(value)}{hint} in {where}; expected train, val, test or extra")
         extra = frame["split"].eq("extra").fillna(False)
     unlabelled = ~extra & frame[wanted].isna().all(axis=1)
-    left_out = {"split is extra": int(extra.sum()), "no label": int(unlabelled.sum())}
+    words = words[unlabelled.reindex(words.index)]
+    left_out = {"split is extra": int(extra.sum()), "no label": int(unlabelled.sum()) - len(words)}
+    left_out |= {f"no label but {word!r}": int(count) for word, count in words.value_counts().items()}
     left_out = {reason: count for reason, count in left_out.items() if count}
     frame = frame[~(extra | unlabelled)]
     if frame.empty:
         why = " and ".join(f"{count} without use ({reason})" for reason, count in left_out.items())
         raise UserError(f"{path}: no row belongs to the task: {why}; give some rows a label and a split")
-    if "split" in frame and (empty := frame["split"].isna()).any():
-        where = source.rows.name(frame.index[empty])
+    if "split" in frame and (empty_split := frame["split"].isna()).any():
+        where = source.rows.name(frame.index[empty_split])
         raise UserError(
-            f"{path}: {empty.sum()} of {len(frame)} rows have no split ({where}); fill them all in, or leave out the"
-            " column to have a split made"
+            f"{path}: {empty_split.sum()} of {len(frame)} rows have no split ({where}); fill them all in, or leave out"
+            " the column to have a split made"
         )
     return replace(source, frame=frame), left_out
 
 
-def _files(path: Path, table: TableFile, folder: Path) -> pd.Series:
-    """Return absolute paths, refusing those outside ``folder``; no file is looked for."""
-    paths = table.frame["path"]
-    if (empty := paths.isna()).any():
-        raise UserError(f"{path}: no path in {table.rows.name(paths.index[empty])}; fill it in or delete the row")
-    if os.sep == "/" and (odd := paths.str.contains("\\", regex=False)).any():
-        raise UserError(
-            f"{path}: backslash in the path of {table.rows.name(paths.index[odd])}; write / between folders"
-        )
-    base = str(folder)
-    files = base.rstrip(os.sep) + os.sep + paths
-    # Most paths are plain; only the others are worth a call each.
-    special = paths.str.contains(r"(?:^|[\\/])\.{0,2}(?:[\\/]|$)|^[A-Za-z]:", regex=True)
-    files = files.mask(special, paths[special].map(lambda name: os.path.normpath(os.path.join(base, name))))
-    inside = files.str.startswith(base.rstrip(os.sep) + os.sep)
-    if not inside.all():
-        raise UserError(
-            f"{path}: the path of {table.rows.name(files.index[~inside])} leads out of {folder}; name the folder that"
-            " holds all pictures with --images FOLDER"
-        )
-    return files
+def _patients(path: Path, frame: pd.DataFrame, folder: Path, table: TableFile) -> tuple[np.ndarray, list[str]]:
+    """Name each row's patient, the same in every form of its id and wherever the row stands; and what was assumed.
 
-
-def _patients(frame: pd.DataFrame) -> np.ndarray:
-    """Anonymous int64 numbers ``(n,)``, one per patient id, one per row without an id."""
-    if "patient_id" not in frame:
-        return np.arange(len(frame), dtype=np.int64)
-    numbers, known = pd.factorize(frame["patient_id"])
-    alone = numbers < 0
-    numbers[alone] = len(known) + np.arange(alone.sum())
-    return numbers.astype(np.int64)
-
-
-def _keys(frame: pd.DataFrame) -> list[str]:
-    """Name each row's patient, the same wherever the row stands in the table."""
-    own = "picture " + frame["path"].astype(str)
+    Returns:
+        Texts ``(n,)``, those of rows without an id made of their file; sentences.
+    """
+    own = "picture " + frame["file"].str.slice(len(str(folder).rstrip("/\\")) + 1)
     if "frame" in frame:
-        own += " " + frame["frame"].astype(str)
-    return own.tolist() if "patient_id" not in frame else ("patient " + frame["patient_id"]).fillna(own).tolist()
+        own += " " + frame["frame"].astype("string").fillna("<NA>")
+    if "patient_id" not in frame:
+        return own.to_numpy(object), []
+    numbers, ids = pd.factorize(frame["patient_id"])
+    rows_of = dict(zip(map(str, ids), np.bincount(numbers[numbers >= 0], minlength=len(ids)).tolist(), strict=True))
+    told = tell_patients(rows_of)
+    keys = np.array([*(told.keys[text] for text in map(str, ids)), ""], dtype=object)[numbers]
+    known = keys != ""
+    notes = _patients_in_words(path, frame, known, told, rows_of, table)
+    return np.where(known, "patient " + keys, own.to_numpy(object)), notes
+
+
+def _patients_in_words(
+    path: Path, frame: pd.DataFrame, known: np.ndarray, told: Patients, rows_of: Mapping[str, int], table: TableFile
+) -> list[str]:
+    notes = []
+    if told.nobody:
+        count, given = sum(rows_of[text] for text in told.nobody), sum(rows_of.values())
+        refuse_nobody(path, told.nobody, count, given)
+        words = listed(sorted(map(repr, told.nobody)), 5)
+        notes.append(f"patient_id {words} names nobody: each of these {count} rows is a patient of its own")
+    if told.joined:
+        where = table.rows.name(frame.index[frame["patient_id"].isin(list(told.joined))])
+        patients = len({told.keys[text] for text in told.joined})
+        notes.append(
+            f"{len(told.joined)} patient ids that differ only in form ({FORMS}) are taken for"
+            f" {patients} patient{'' if patients == 1 else 's'} ({where})"
+        )
+    largest = max((rows_of[text] for text in rows_of if text not in told.nobody), default=0)
+    if largest * 2 > len(frame) >= _MANY_ROWS and known.sum() > largest:
+        notes.append(f"one patient has {largest} of {len(frame)} rows; does its id stand for nobody?")
+    return notes
 
 
 def _with_frame_numbers(path: Path, frame: pd.DataFrame, table: TableFile) -> pd.DataFrame:
     if "frame" not in frame:
         return frame
     numbers = frame["frame"]
-    wrong = numbers.notna() & ~numbers.str.fullmatch(r"\d{1,9}").fillna(True)
+    wrong = numbers.notna() & ~numbers.str.fullmatch(FRAME).fillna(True)
     if wrong.any():
-        where = table.rows.name(frame.index[wrong])
-        raise UserError(f"{path}: frame {numbers[wrong].iloc[0]!r} in {where}; expected 0, 1, 2, ... or an empty cell")
+        where, value = table.rows.name(frame.index[wrong]), shortened(numbers[wrong].iloc[0])
+        raise UserError(f"{path}: frame {value} in {where}; expected 0, 1, 2, ... or an empty cell")
     return frame.assign(frame=pd.to_numeric(numbers).astype("Int64"))
 
 
@@ -236,8 +260,11 @@ def _refuse_shared_patients(path: Path, frame: pd.DataFrame, table: TableFile) -
     if len(shared):
         count = shared["patient"].nunique()
         who = "1 patient is" if count == 1 else f"{count} patients are"
+        why = ""
+        if shared.groupby("patient")["patient_id"].nunique().max() > 1:
+            why = f", by ids that differ only in form ({FORMS}; two patients need ids that differ by more)"
         raise UserError(
-            f"{path}: {who} in more than one split ({table.rows.name(shared.index)});"
+            f"{path}: {who} in more than one split ({table.rows.name(shared.index)}){why};"
             " put all rows of a patient into one split, or leave out the column to have a split made"
         )
 

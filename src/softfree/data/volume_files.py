@@ -11,8 +11,9 @@ from softfree.data.readers import file_head
 from softfree.data.readers.nifti import ENDINGS, read_nifti
 from softfree.data.readers.nifti_file import GZIP, is_nifti
 from softfree.data.readers.series import read_series
-from softfree.data.readers.series_files import folders_below, is_dicom, series_in
+from softfree.data.readers.series_files import is_dicom, series_in
 from softfree.data.readers.volume import Volume
+from softfree.data.walk import Passed, folders_below
 from softfree.errors import ReadError
 
 
@@ -66,15 +67,15 @@ def volume_of(source: str | Volume, frame: int | None, rules: ChannelRules | Non
     return volume
 
 
-def volumes_in(folder: str | Path) -> list[str]:
+def volumes_in(folder: str | Path, passed: Passed | None = None) -> list[str]:
     """List the volumes below a folder, sorted: what :func:`read_volume` takes, each once.
 
     That is each NIfTI file; each folder of DICOM files that are one series; for a folder of several series the first
     file of each; each multi-frame DICOM file. A folder with a damaged DICOM file is
-    listed, so that its row gets the reason.
+    listed, so that its row gets the reason. ``passed`` is told what was passed over.
     """
     found: list[str] = []
-    for directory, names in folders_below(Path(folder)):
+    for directory, names in folders_below(Path(folder), passed):
         found += [os.path.join(directory, name) for name in names if _is_volume_file(name, names)]
         found += _series_samples(directory)
     return sorted(found)

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from softfree.data.feature_files import write_features
 from softfree.data.readers.slide import open_slide
+from softfree.data.row_paths import base_folder, places
 from softfree.data.sources import resolutions
 from softfree.data.table_file import no_column, read_table_file
 from softfree.data.tiles import tile_centres
@@ -23,6 +24,7 @@ from softfree.features.encoders import Encoder, create_encoder
 from softfree.features.folder import FAILED, TABLE, FeatureFolder
 from softfree.features.tiles import TileDataset, encode_tiles
 from softfree.machine import best_device
+from softfree.notes import say
 from softfree.options.features import FeatureOptions
 
 
@@ -150,17 +152,10 @@ def _read_slides(table: Path, images: Path | None) -> tuple[pd.DataFrame, list[S
     if "path" not in columns:
         raise no_column(table, "path", columns, "expected one with the slides, relative to the table")
     source = read_table_file(table, set(columns))
-    frame, base = source.frame, Path(images or table.parent)
-    if (empty := frame["path"].isna()).any():
-        raise UserError(f"{table}: no path in {source.rows.name(frame.index[empty])}; fill it in or delete the row")
-    folder = os.path.abspath(base)
-    names = [os.path.relpath(os.path.join(folder, path), folder) for path in frame["path"]]
-    outside = [row for row, name in zip(frame.index, names, strict=True) if name.split(os.sep)[0] == os.pardir]
-    if outside:
-        raise UserError(
-            f"{table}: the path of {source.rows.name(outside)} leads out of {folder}; name the folder that holds all"
-            " slides with --images FOLDER"
-        )
+    say(table, source.notes)
+    frame, base = source.frame, base_folder(table, images)
+    files = places(table, frame["path"].fillna(""), source.rows, frame.index, base)
+    names = [os.path.relpath(file, base) for file in files]
     frame = frame.assign(path=names)
     given = resolutions(frame["mpp"]) if "mpp" in frame else [None] * len(frame)
     slides = {name: SlideRow(name, str(base / name), mpp) for name, mpp in zip(names, given, strict=True)}

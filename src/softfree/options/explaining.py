@@ -29,6 +29,7 @@ class ExplainOptions(StreamOptions):
             volumes, geojson and tiff for slides.
         dicom_identity: Copy the patient's name and id, and the study's number and date, into the DICOM file.
         frame: Frame of multi-frame files, counted from 0; default: the first.
+        images: Folder that the paths of tables start from and must lie in; default: each table's folder.
         quantile: Regions are joined tokens above this quantile of the map.
         precision: Arithmetic of the products: 32, bf16 or 16 bits.
         progress: Show a progress bar.
@@ -43,6 +44,7 @@ class ExplainOptions(StreamOptions):
     format: MapFormat | None = None
     dicom_identity: bool = False
     frame: int | None = None
+    images: Path | None = None
     quantile: float = 0.9
     precision: Precision = "32"
     progress: bool = True

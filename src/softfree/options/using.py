@@ -64,10 +64,12 @@ class PredictOptions(InferenceOptions):
     Attributes:
         out: CSV or Parquet file to write; default: predictions.csv.
         frame: Frame of multi-frame files, counted from 0; default: the first.
+        images: Folder that the paths of tables start from and must lie in; default: each table's folder.
     """
 
     out: Path = Path("predictions.csv")
     frame: int | None = None
+    images: Path | None = None
 
 
 @dataclass(kw_only=True)

@@ -6,15 +6,14 @@ import hashlib
 import os
 from dataclasses import dataclass
 
-import pandas as pd
 from torch.utils.data import DataLoader
 
 from softfree.data.dataset import EpochSampler, SampleDataset, choose_cache
 from softfree.data.preparation import Preparation
-from softfree.data.table_file import no_column, read_table_file
+from softfree.data.table_file import read_table_file
 from softfree.errors import ReadError, UserError
 from softfree.options.pretraining import PretrainOptions
-from softfree.prediction import find_inputs
+from softfree.prediction import find_inputs, table_rows
 from softfree.runtime.inputs import Found
 from softfree.training.samples import kind_of
 
@@ -63,22 +62,14 @@ def find_samples(options: PretrainOptions) -> Unlabeled:
 
 
 def _training_rows(options: PretrainOptions, kind: str) -> tuple[list[Found], str]:
-    table = options.table
-    frame = read_table_file(table, {"path", "split", "frame"}).frame
-    if "path" not in frame:
-        raise no_column(table, "path", list(frame.columns), "expected one with the images, relative to the table")
-    total, note = len(frame), ""
-    if "split" in frame and frame["split"].notna().any():
-        frame = frame[frame["split"].eq("train").fillna(False)]
-        note = f"the {len(frame)} rows of split train, out of {total}"
-    folder = options.images or table.parent
-    numbers = frame["frame"] if "frame" in frame else pd.Series(None, frame.index, dtype=object)
-    rows: list[Found] = [
-        (str(name), str(folder / str(name)), None if pd.isna(number) else int(number))
-        for name, number in zip(frame["path"], numbers, strict=True)
-        if not pd.isna(name)
-    ]
-    return rows, note or f"all {len(rows)} rows of the table, which has no split"
+    rows = table_rows(options.table, None, kind, images=options.images)
+    frame = read_table_file(options.table, {"path", "split"}).frame
+    if "split" not in frame or frame["split"].isna().all():
+        return rows, f"all {len(rows)} rows of the table, which has no split"
+    chosen = frame["split"].eq("train").fillna(False)
+    return [row for row, kept in zip(rows, chosen, strict=True) if kept], (
+        f"the {chosen.sum()} rows of split train, out of {len(rows)}"
+    )
 
 
 def read_samples(

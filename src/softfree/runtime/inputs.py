@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from softfree.data.identity import refuse_nobody, tell_patients
 from softfree.data.readers.picture import Picture
+from softfree.data.row_paths import base_folder, places
 from softfree.data.sources import WITH_RESOLUTION, join_source, resolution
-from softfree.errors import UserError
+from softfree.data.table_text import FRAME, Rows, check_text, read_bytes
+from softfree.data.walk import Passed, files_below
+from softfree.errors import UserError, listed, shortened
+from softfree.files import printable
+from softfree.notes import say
 
 Input = str | Path | np.ndarray
 Found = tuple[str, str | Picture, int | None]
 TABLES = {".csv", ".tsv", ".parquet"}
+COLUMNS = ("path", "frame", "patient_id", "mpp")
 
 
 def find_inputs(
@@ -42,29 +50,38 @@ def find_inputs(
                 raise UserError(f"got an array for a model of samples of kind {kind}; expected files")
             found.append((f"array {number}", as_picture(item), None))
         elif Path(item).is_dir():
-            found += [(path, path, frame) for path in samples_in(Path(item), kind)]
+            found += [(printable(path), path, frame) for path in samples_in(Path(item), kind)]
         elif Path(item).suffix.lower() in TABLES:
             found += rows(Path(item), frame)
         else:
-            found.append((str(item), str(item), frame))
+            found.append((printable(str(item)), str(item), frame))
     if not found:
         raise UserError("no sample given: expected files, folders with files, or a table with a column path")
     return found
 
 
 def samples_in(folder: Path, kind: str) -> list[str]:
-    """All samples below a folder: volumes as their reader finds them, else files but for hidden ones and tables."""
+    """All samples below a folder: volumes as their reader finds them, else files but for hidden ones and tables.
+
+    Linked folders are followed. A folder that cannot be listed is a sample, whose row says why; what is passed over is
+    said.
+    """
+    passed = Passed()
     if kind == "volume":
         from softfree.data.volume_files import volumes_in
 
-        return volumes_in(folder)
-    return [
-        str(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and path.suffix.lower() not in TABLES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+        found, tables = volumes_in(folder, passed), []
+    else:
+        files = files_below(folder, passed)
+        found = [path for path in files if Path(path).suffix.lower() not in TABLES]
+        tables = [Path(path).name for path in files if Path(path).suffix.lower() in TABLES]
+    notes = {
+        "tables below it are left out; name them to have their rows read": tables,
+        "links to a folder around them are not followed": [os.path.relpath(path, folder) for path in passed.loops],
+        "hidden files and those of systems are left out": sorted(passed.left),
+    }
+    say(folder, [f"{note}: {listed(map(printable, names), 5)}" for note, names in notes.items() if names])
+    return sorted([*found, *passed.closed], key=lambda path: Path(path).parts)
 
 
 def as_picture(array: np.ndarray) -> Picture:
@@ -83,80 +100,68 @@ def as_picture(array: np.ndarray) -> Picture:
     return Picture(pixels, 0.0, high, None, (), f"{pixels.dtype} array")
 
 
-def table_rows(path: Path, frame: int | None, kind: str, group: bool = False) -> list[Found]:
-    """Read a CSV table: name, source and frame of each row that is not empty; paths are relative to the table.
+def table_rows(
+    path: Path, frame: int | None, kind: str, group: bool = False, images: str | Path | None = None
+) -> list[Found]:
+    """Read a CSV table: name, source and frame of each row that is not empty.
 
     Args:
         path: the table, with a column ``path``; ``frame``, ``mpp`` and ``patient_id`` are known, too.
         frame: where the table has no such column.
         kind: of the samples; slides and bags have a resolution.
         group: join the rows of a patient.
+        images: folder that the paths start from and must lie in; the table's by default.
+
+    Raises:
+        UserError: what is no sound table, with the line.
     """
-    text = _text(path)
-    header = next(iter(text.splitlines()), "")
-    separator = max(",;\t", key="".join(header.split('"')[::2]).count)
-    cells = csv.reader(io.StringIO(text), delimiter=separator)
-    names = [name.strip() for name in next(cells, [])]
-    if "path" not in names:
-        raise UserError(f"{path}: no column 'path'; it has {', '.join(names)}; expected one with the files, "
+    content = read_bytes(path, "a CSV file")
+    if content.startswith(b"PAR1") or path.suffix.lower() == ".parquet":
+        raise UserError(f"{path}: exported models take tables as CSV; save it as CSV")
+    table = check_text(path, content, COLUMNS)
+    if "path" not in table.columns:
+        raise UserError(f"{path}: no column 'path'; it has {listed(table.columns)}; expected one with the files, "
                         "relative to the table")  # fmt: skip
-    try:
-        found = list(_read_rows(path, names, cells, frame, kind in WITH_RESOLUTION))
-    except csv.Error as error:
-        raise UserError(f"{path}: not a table ({error}); expected CSV") from None
-    return join_patients(found) if group else [one for one, _ in found]
+    say(path, table.notes)
+    return rows_as_samples(path, dict(table.cells()), table.rows, table.columns, frame, kind, group, images)
 
 
-def join_patients(rows: Iterable[tuple[Found, str]]) -> list[Found]:
-    """Join the rows of each patient, named beside them, into one sample; a row without a patient is one by itself."""
+def rows_as_samples(
+    path: Path,
+    cells: Mapping[int, Mapping[str, str]],
+    rows: Rows,
+    columns: Collection[str],
+    frame: int | None,
+    kind: str,
+    group: bool,
+    images: str | Path | None,
+) -> list[Found]:
+    """Give the samples of a table's rows, whose cells are text, empty where there is nothing; as :func:`table_rows`."""
+    files = places(path, [row["path"] for row in cells.values()], rows, cells, base_folder(path, images))
+    found: list[Found] = []
+    for (number, row), file in zip(cells.items(), files, strict=True):
+        given = row.get("frame", "")
+        if given and not re.fullmatch(FRAME, given):
+            raise UserError(
+                f"{path}: frame {shortened(given)} in {rows.name([number])}; expected 0, 1, 2, ... or an empty cell"
+            )
+        source = join_source(file, resolution(row.get("mpp", "")) if kind in WITH_RESOLUTION else None)
+        # With a column frame, an empty cell is the first frame.
+        found.append((row["path"], source, int(float(given)) if given else None if "frame" in columns else frame))
+    if not group or "patient_id" not in columns:
+        return found
+    return _join_patients(path, found, [row["patient_id"] for row in cells.values()])
+
+
+def _join_patients(path: Path, rows: Sequence[Found], ids: Sequence[str]) -> list[Found]:
+    """Join the rows of each patient into one sample; a row without a patient is one by itself."""
+    counts = Counter(filter(None, ids))
+    told = tell_patients(counts)
+    refuse_nobody(path, told.nobody, sum(counts[text] for text in told.nobody), counts.total())
     bags: dict[object, list[Found]] = {}
-    for number, (row, patient) in enumerate(rows):
-        bags.setdefault(patient or number, []).append(row)
+    for number, (row, text) in enumerate(zip(rows, ids, strict=True)):
+        bags.setdefault(told.keys.get(text) or number, []).append(row)
     return [
         (";".join(name for name, _, _ in bag), ";".join(str(source) for _, source, _ in bag), None)
         for bag in bags.values()
     ]
-
-
-def _read_rows(
-    path: Path, names: list[str], rows: Iterable[list[str]], default: int | None, resolved: bool
-) -> Iterator[tuple[Found, str]]:
-    """Each row with its patient, empty where none is named."""
-    number = -1
-    for cells in rows:
-        if not any(cell.strip() for cell in cells):
-            continue
-        number += 1
-        if len(cells) > len(names):
-            raise UserError(f"{path}: row {number} has {len(cells)} cells; expected {len(names)}, as the header")
-        row = dict(zip(names, (cell.strip() for cell in cells), strict=False))
-        name, frame = row.get("path", ""), row.get("frame", "")
-        if not name:
-            raise UserError(f"{path}: row {number} has no path; give one or remove the row")
-        if frame and not frame.isdigit():
-            raise UserError(f"{path}: row {number} has frame {frame!r}; expected a whole number from 0, or nothing")
-        source = join_source(str(path.parent / name), resolution(row.get("mpp", "")) if resolved else None)
-        # With a column frame, an empty cell is the first frame, as in softfree predict.
-        chosen = int(frame) if frame else None if "frame" in names else default
-        yield (name, source, chosen), row.get("patient_id", "")
-
-
-def _text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such table; name a CSV file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be opened ({error.strerror}); name a CSV file") from None
-    if content.startswith(b"PAR1") or path.suffix.lower() == ".parquet":
-        raise UserError(f"{path}: exported models take tables as CSV; save it as CSV")
-    encodings = ("utf-16",) if content.startswith((b"\xff\xfe", b"\xfe\xff")) else ("utf-8-sig", "latin-1")
-    for encoding in encodings:
-        try:
-            text = content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if "\0" in text:
-            break
-        return text
-    raise UserError(f"{path}: not a table but a binary file; expected CSV")

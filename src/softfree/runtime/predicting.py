@@ -14,7 +14,7 @@ import numpy as np
 
 from softfree.data.readers.picture import Picture
 from softfree.errors import ReadError, UserError
-from softfree.files import replacing
+from softfree.files import printable, replacing
 from softfree.runtime.batches import of_equal_shape
 from softfree.runtime.inputs import Found, Input, find_inputs, table_rows
 from softfree.runtime.outputs import columns
@@ -28,6 +28,7 @@ def predict(
     inputs: Input | Sequence[Input],
     *,
     frame: int | None = None,
+    images: str | Path | None = None,
     batch: int = 16,
     threads: int | None = None,
 ) -> list[Row]:
@@ -37,6 +38,7 @@ def predict(
         model: the file, or one that is open.
         inputs: paths, or for pictures arrays (H, W) or (H, W, C) of uint8, uint16, or floats in [0, 1].
         frame: frame of multi-frame files, counted from 0; default: the first.
+        images: folder that the paths of tables start from and must lie in; default: each table's folder.
         batch: samples at once; only samples of equal shape share a batch.
         threads: that onnxruntime may use; default: all processors.
 
@@ -53,12 +55,13 @@ def predict(
     given: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
     about = opened.metadata
     kind = about.preparation.kind
-    found = find_inputs(given, frame, kind, partial(table_rows, kind=kind, group=about.group))
+    found = find_inputs(given, frame, kind, partial(table_rows, kind=kind, group=about.group, images=images))
     logits, failed = _logits(opened, found, batch)
     rows = []
     for number, (name, _, _) in enumerate(found):
         error = failed.get(number)
-        head = {"path": name, "status": error.status if error else "ok", "reason": str(error) if error else ""}
+        status, reason = (error.status, printable(str(error))) if error else ("ok", "")
+        head = {"path": name, "status": status, "reason": reason}
         rows.append(head | columns(logits[number], about.task, about.temperature, about.thresholds))
     return rows
 
@@ -89,6 +92,7 @@ def predict_to_file(
     out: Path,
     *,
     frame: int | None = None,
+    images: str | Path | None = None,
     batch: int = 16,
     threads: int | None = None,
     as_json: bool = False,
@@ -96,7 +100,7 @@ def predict_to_file(
     """Predict and write ``out``, a CSV file; the exit status is 0 or 1 (some failed), and UserError when all did."""
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out}: expected a name that ends in .csv, the only kind for exported models")
-    rows = predict(model, list(inputs), frame=frame, batch=batch, threads=threads)
+    rows = predict(model, list(inputs), frame=frame, images=images, batch=batch, threads=threads)
     with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()

@@ -20,6 +20,7 @@ from softfree.data.table import Table
 from softfree.errors import UserError
 from softfree.files import replacing, write_atomically
 from softfree.machine import describe_machine, peak_memory
+from softfree.notes import say
 from softfree.options import EvaluateOptions, Split, TrainOptions
 from softfree.progress import console
 from softfree.reporting import write_results
@@ -56,6 +57,8 @@ def train(options: TrainOptions, *, notice: str | None = None) -> Run:
     for sentence in chosen:
         console.print(sentence, highlight=False)
     table = read_training_table(options)
+    if global_rank() == 0:
+        say(options.table, table.sentences)
     config = configuration(options, table, notice)
     model, teacher = _create_models(options, config, fresh=True)
     with run_folder(options.out):

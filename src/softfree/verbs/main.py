@@ -123,7 +123,7 @@ def _predict(parsed: Namespace) -> int:
             raise UserError(f"--precision {chosen.precision}: an exported file has its own; leave it out")
         from softfree.runtime import predict_to_file as predict_exported
 
-        how = {"frame": chosen.frame, "batch": chosen.batch, "as_json": parsed.json}
+        how = {"frame": chosen.frame, "images": chosen.images, "batch": chosen.batch, "as_json": parsed.json}
         return predict_exported(parsed.run, parsed.inputs, chosen.out, **how)
     from softfree.prediction import predict_to_file
 

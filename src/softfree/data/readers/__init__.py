@@ -63,6 +63,7 @@ def file_head(path: Path) -> bytes:
     """Return the first bytes of a file that can be read."""
     try:
         if path.is_dir():
+            os.scandir(path).close()  # a closed folder is told from one that is only no file
             raise ReadError(f"{path}: a folder; expected a picture file", "folder")
         if not os.path.lexists(path):
             raise ReadError(f"{path}: no such file; check the path and the folder it is relative to", "missing")
