@@ -5,6 +5,7 @@
     config.yaml         everything that was set, the classes, the preprocessing, the model's arguments, the versions
     model.safetensors   the weights
     operating.json      temperature and thresholds, chosen on validation
+    digests.json        SHA-256 of these three, so that a damaged or changed file is noticed
     predictions.csv     a row for each validation and test picture; row numbers of the table, no names
     metrics.json        metrics with intervals
     report.html         the same to look at
@@ -14,16 +15,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import yaml
 
-from softfree.data.task import Task
+from softfree.checked import check_fields, mismatch, shown
+from softfree.data.task import Task, TaskKind
 from softfree.errors import UserError
 from softfree.files import write_atomically
 
@@ -37,6 +42,9 @@ if TYPE_CHECKING:
     from softfree.options import Precision, StreamOptions
 
 CONFIG, WEIGHTS, OPERATING = "config.yaml", "model.safetensors", "operating.json"
+DIGESTS, PREDICTED = "digests.json", "predictions.csv"
+_POSITIVE = ("size", "channels", "shape", "spacing", "mpp", "side", "max_side", "in_features")
+DIGESTED = (CONFIG, WEIGHTS, OPERATING, PREDICTED)
 
 
 @dataclass(frozen=True)
@@ -80,15 +88,15 @@ class Run:
             raise UserError(
                 f"{folder} has no {WEIGHTS}: its training has not ended; go on with: softfree train --resume {folder}"
             )
-        return cls(folder, config, read_operating(folder))
+        check_config(folder / CONFIG, config)
+        run = cls(folder, config)
+        _notice_changes(folder)
+        return replace(run, operating=read_operating(folder, run.task))
 
     @property
     def task(self) -> Task:
         """What is predicted."""
-        try:
-            return Task(self.config["task"]["kind"], tuple(self.config["task"]["classes"]))
-        except (KeyError, TypeError):
-            raise UserError(f"{self.folder / CONFIG} does not say its task; copy the run again") from None
+        return Task(self.config["task"]["kind"], tuple(self.config["task"]["classes"]))
 
     @cached_property
     def preprocessing(self) -> Preparation:
@@ -117,8 +125,17 @@ class Run:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        model = build_model(self.config)
         path = self.folder / WEIGHTS
+        digest = _read_digests(self.folder).get(WEIGHTS)
+        if digest is not None and _digest(path) != digest:
+            raise UserError(f"{path} is not the file that training wrote (another SHA-256); copy the run again")
+        try:
+            model = build_model(self.config)
+        except UserError as error:
+            raise UserError(f"{self.folder / CONFIG}: model: {error}") from None
+        except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError, LookupError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
+            raise UserError(f"{self.folder / CONFIG}: model cannot be made ({reason}); copy the run again") from None
         try:
             model.load_state_dict(load_file(path))
         except (SafetensorError, RuntimeError) as error:
@@ -166,7 +183,19 @@ class Run:
     def with_operating(self, operating: Operating) -> Run:
         """Store another temperature and other thresholds."""
         write_atomically(self.folder / OPERATING, json.dumps(operating.__dict__, indent=2))
+        if (self.folder / DIGESTS).is_file():
+            self.write_digests()
         return replace(self, operating=operating)
+
+    def write_digests(self) -> None:
+        """Record what the files are that decide a prediction; the last step of a training."""
+        found = {name: _digest(self.folder / name) for name in DIGESTED if (self.folder / name).is_file()}
+        write_atomically(self.folder / DIGESTS, json.dumps(found, indent=2))
+
+    def is_unchanged(self, name: str) -> bool:
+        """Whether a file is the one that was recorded, or nothing was."""
+        digest = _read_digests(self.folder).get(name)
+        return digest is None or _digest(self.folder / name) == digest
 
 
 def build_model(config: dict[str, Any]) -> nn.Module:
@@ -186,29 +215,143 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     try:
         config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); copy the run again") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as YAML ({str(error).splitlines()[0]}); copy the run again") from None
     if not isinstance(config, dict) or not {"task", "preprocessing", "model", "options"} <= config.keys():
         raise UserError(f"{path} is not a softfree configuration: task, preprocessing, model or options are missing")
     return config
 
 
-def read_operating(folder: Path) -> Operating:
-    """Read ``operating.json``; its defaults when there is none."""
+def check_config(path: Path, config: dict[str, Any]) -> None:
+    """Refuse a configuration that does not say what a run must know, naming the field; fill in options it lacks.
+
+    Raises:
+        UserError: an unknown word, another type, a missing field.
+    """
+    from softfree.data.preparation import KINDS, home
+    from softfree.options import TrainOptions
+
+    _check_task(path, config["task"])
+    steps = config["preprocessing"]
+    kind = steps.get("kind", "picture") if isinstance(steps, dict) else None
+    if kind not in KINDS:
+        raise UserError(f"{path}: preprocessing.kind is {shown(kind)}; expected {' or '.join(KINDS)}")
+    check_fields(path, "preprocessing", {k: v for k, v in steps.items() if k != "kind"}, home(kind))
+    model = config["model"]
+    if not isinstance(model, dict) or not isinstance(model.get("name"), str):
+        raise UserError(f"{path}: model.name is missing; expected a name of softfree models")
+    classes = len(config["task"]["classes"])
+    if model.get("num_classes") != classes:
+        raise UserError(f"{path}: model.num_classes is {shown(model.get('num_classes'))} for {classes} classes")
+    _check_model(path, model)
+    for name, value in restore_arguments(path, config).items():
+        if name in model and name in ("in_chans", "in_features") and model[name] != value:
+            raise UserError(f"{path}: model.{name} is {shown(model[name])}; the preprocessing gives {value}")
+    stated = check_fields(path, "options", config["options"], TrainOptions, whole=False)
+    usual = {field.name: field.default for field in fields(TrainOptions) if field.default is not MISSING}
+    made = {field.name: field.default_factory() for field in fields(TrainOptions) if callable(field.default_factory)}
+    config["options"] = usual | made | {"table": None} | config["options"] | stated
+
+
+def _check_model(path: Path, model: dict[str, Any]) -> None:
+    """Refuse arguments of another type than the model takes; those that it has not are its own to refuse."""
+    from timm.models import is_model, model_entrypoint
+
+    import softfree.models  # noqa: F401  registers the names
+
+    if not is_model(model["name"]) or not hasattr(model_entrypoint(model["name"]), "made"):
+        return
+    hints = get_type_hints(model_entrypoint(model["name"]).made.__init__)  # type: ignore[attr-defined]
+    for name, value in model.items():
+        if name in hints and (expected := mismatch(value, hints[name])):
+            raise UserError(f"{path}: model.{name} is {shown(value)}; expected {expected}")
+
+
+def restore_arguments(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the preprocessing tells a model of its samples; UserError for impossible values."""
+    from softfree.data.preparation import restore
+
+    for name, value in config["preprocessing"].items():
+        sizes = value if isinstance(value, list) else [value]
+        if name in _POSITIVE and any(one is not None and one <= 0 for one in sizes):
+            raise UserError(f"{path}: preprocessing.{name} is {shown(value)}; expected numbers above 0")
+    try:
+        return restore(config["preprocessing"]).model_arguments()
+    except UserError as error:
+        raise UserError(f"{path}: preprocessing: {error}") from None
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise UserError(f"{path}: preprocessing cannot be used ({str(error)[:150]}); copy the run again") from None
+
+
+def _check_task(path: Path, task: Any) -> None:
+    if not isinstance(task, dict) or task.get("kind") not in get_args(TaskKind):
+        got = task.get("kind") if isinstance(task, dict) else task
+        raise UserError(f"{path}: task.kind is {shown(got)}; expected {' or '.join(get_args(TaskKind))}")
+    classes = task.get("classes")
+    least, most = {"binary": (2, 2), "multiclass": (3, math.inf), "multilabel": (1, math.inf)}[task["kind"]]
+    named = isinstance(classes, list) and all(isinstance(one, str) and one for one in classes)
+    if not named or len(set(classes)) != len(classes) or not least <= len(classes) <= most:
+        raise UserError(f"{path}: task.classes is {shown(classes)}; expected different names, as {task['kind']} needs")
+
+
+def read_operating(folder: Path, task: Task | None = None) -> Operating:
+    """Read ``operating.json``; its defaults when there is none.
+
+    Args:
+        folder: the run directory.
+        task: whose classes the thresholds are of, where it is known.
+
+    Raises:
+        UserError: no temperature above 0, or a threshold that is no probability or of no class.
+    """
     path = folder / OPERATING
     if not path.is_file():
         return Operating()
+    found = check_fields(path, "operating", _read_json(path), Operating)
+    temperature, thresholds = found.get("temperature", 1.0), found.get("thresholds", {})
+    if temperature <= 0:
+        raise UserError(f"{path}: temperature is {temperature}; expected a number above 0; copy the run again")
+    for name, threshold in thresholds.items():
+        if not 0 <= threshold <= 1:
+            raise UserError(f"{path}: the threshold of {shown(name)} is {threshold}; expected a probability, 0 to 1")
+        if task is not None and name not in task.classes:
+            raise UserError(f"{path}: there is a threshold of {shown(name)}; expected one of {', '.join(task.classes)}")
+    return Operating(float(temperature), {name: float(value) for name, value in thresholds.items()})
+
+
+def _read_digests(folder: Path) -> dict[str, Any]:
+    path = folder / DIGESTS
+    return _read_json(path) if path.is_file() else {}
+
+
+def _notice_changes(folder: Path) -> None:
+    """Say what was edited since training; the results are those of the edited file."""
+    digests = _read_digests(folder)
+    for name in (CONFIG, OPERATING):
+        if name in digests and (not (folder / name).is_file() or _digest(folder / name) != digests[name]):
+            print(
+                f"softfree: {folder / name} was changed after training; what follows goes by the change",
+                file=sys.stderr,
+            )
+
+
+def _digest(path: Path) -> str:
     try:
-        return Operating(**_read_json(path))
-    except TypeError:
-        raise UserError(f"{path} does not hold a temperature and thresholds; copy the run again") from None
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); copy the run again") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); copy the run again") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); copy the run again") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({str(error)[:150]}); copy the run again") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} does not hold a JSON object; copy the run again")
     return found

@@ -20,10 +20,10 @@ from softfree.inference import infer
 from softfree.notes import say
 from softfree.options import InferenceOptions
 from softfree.prediction import outputs
-from softfree.runs import Operating, Run
+from softfree.runs import PREDICTED, Operating, Run
 from softfree.runtime.outputs import probabilities
 
-PREDICTIONS = "predictions.csv"
+PREDICTIONS = PREDICTED
 
 
 def open_table(run: Run, path: Path | None = None, images: Path | None = None) -> Table:
@@ -99,7 +99,7 @@ def write_predictions(path: Path, frame: pd.DataFrame, run: Run) -> None:
 def stored_rows(run: Run, part: Table) -> pd.DataFrame | None:
     """Predictions written at the end of training, when they cover exactly these rows."""
     path = run.folder / PREDICTIONS
-    if not path.is_file():
+    if not path.is_file() or not run.is_unchanged(PREDICTIONS):
         return None
     try:
         frame = pd.read_csv(path).fillna({"reason": ""})

@@ -43,6 +43,7 @@ def entry_point(model: type[Model], name: str, **shape: Any) -> Callable[..., Mo
                 raise unknown_name(f"option of {name}:", option, known)
         return model(**{**shape, **options})
 
+    create.made = model  # type: ignore[attr-defined]  # what a stored configuration is checked against
     create.__name__ = create.__qualname__ = name
     create.__doc__ = f"{model.__name__} with {shape}."
     globals()[name] = create  # where timm's __all__ expects it

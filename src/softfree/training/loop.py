@@ -171,6 +171,7 @@ def finish(options: TrainOptions, table: Table) -> Run:
     both = pd.concat(frames.values(), ignore_index=True)
     write_predictions(options.out / PREDICTIONS, both, run)
     write_results(run, table, frames[splits[-1]], measured)
+    run.write_digests()
     return run
 
 
