@@ -15,7 +15,7 @@ from softfree.models.weight_names import to_timm
 from softfree.options import ConvertOptions, PictureOptions
 from softfree.runs import CONFIG, Run
 
-OF_WEIGHTS = ("model", "preset", "size", "picture_fit", "channels", "pool", "model_options")
+OF_WEIGHTS = ("model", "preset", "size", "picture_fit", "channels", "pool", "weights_grid", "model_options")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def _of_weights(source: str, options: ConvertOptions) -> Source:
         **options.model_options,
     }
     model = create_model(**arguments).eval()
-    report = load_pretrained(model, source)
+    grid = None if options.weights_grid is None else tuple(options.weights_grid)
+    report = load_pretrained(model, source, grid=grid)
     empty = [name for name in report.new if not name.startswith("head.")]
     if empty:
         raise UserError(

@@ -22,30 +22,35 @@ from timm.layers.patch_embed import resample_patch_embed
 from torch import Tensor
 
 from softfree.models.positions import resize_positions
+from softfree.models.positions_mm import resize_volume_positions
 from softfree.models.pretrained import (
     WeightReport,
     check_conversion,
     check_vit,
     fit_channels,
     fold_layer_scale,
+    is_of_volumes,
     load_fitted,
     place_of,
-    source_grid,
 )
+from softfree.models.source_grid import codes_in_front, find_layout, stated_grid
 from softfree.models.vit import VisionTransformer
 from softfree.models.vit3d import VolumeTransformer
-from softfree.models.weight_files import read_weights
+from softfree.models.weight_files import find_file, read_file
 from softfree.models.weight_names import to_timm
 
 Weights = dict[str, Tensor]
 
 
-def load_inflated(model: VolumeTransformer, source: str | Path, *, progress: bool = False) -> WeightReport:
+def load_inflated(
+    model: VolumeTransformer, source: str | Path, *, grid: tuple[int, ...] | None = None, progress: bool = False
+) -> WeightReport:
     """Load the weights of a 2D vision transformer into a 3D model, as far as they fit; 3D weights stay as they are.
 
     Args:
         model: The model; changed in place, and only if the source can be used.
         source: As for :func:`~softfree.models.load_pretrained`.
+        grid: As for :func:`~softfree.models.load_pretrained`; of three sides for positions of a volume.
         progress: Show the progress of a download.
 
     Returns:
@@ -54,21 +59,26 @@ def load_inflated(model: VolumeTransformer, source: str | Path, *, progress: boo
     Raises:
         UserError: a source that is not found, cannot be read safely, or is no vision transformer of this width.
     """
-    weights = to_timm(read_weights(source, progress=progress))
+    path = find_file(source, config=True, progress=progress)
+    weights = to_timm(read_file(path))
     like = cast(VisionTransformer, model)  # what the two have in common is all that is looked at
     check_conversion(source, like)
     check_vit(weights, like, str(source))
     places = {name: place_of(name, weights, like) for name in weights}
     whole = {places[name]: tensor for name, tensor in weights.items()}
-    return load_fitted(like, inflate(fold_layer_scale(whole, like), model), whole, places)
+    fitted = fold_layer_scale(whole, like)
+    assumed: tuple[str, ...] = ()
+    if "pos_embed" in fitted and model.pos_embed is not None:
+        fitted["pos_embed"], assumed = _fit_positions(fitted, model, path, grid)
+    return load_fitted(like, inflate(fitted, model), whole, places, assumed)
 
 
 def inflate(weights: Weights, model: VolumeTransformer) -> Weights:
-    """Inflate the tokenizer and the learned positions of a 2D model; all other weights are handed on.
+    """Inflate the tokenizer of a 2D model; all other weights are handed on.
 
     Args:
         weights: Tensors by timm's names.
-        model: What they are for: its channels, patch size and grid count.
+        model: What they are for: its channels and patch size count.
 
     Returns:
         Tensors by the same names.
@@ -77,8 +87,6 @@ def inflate(weights: Weights, model: VolumeTransformer) -> Weights:
 
 
 def _inflated(name: str, tensor: Tensor, model: VolumeTransformer) -> Tensor:
-    if name == "pos_embed" and model.pos_embed is not None:
-        return _repeat_positions(tensor, model)
     if not name.startswith("patch_embed.") or tensor.ndim != 4:
         return tensor
     if name == "patch_embed.proj.weight":
@@ -96,19 +104,26 @@ def _repeat_patches(kernel: Tensor, patch: tuple[int, int, int]) -> Tensor:
     return kernel.unsqueeze(2).repeat(1, 1, depth, 1, 1) / depth
 
 
-def _repeat_positions(given: Tensor, model: VolumeTransformer) -> Tensor:
-    """(1, P' + h' w', C) to (1, P + d h w, C); what lies on no square and no grid of the model is handed on."""
-    depth, *layer = model.grid_size
-    prefix = model.num_prefix_tokens
-    if given.shape == cast(Tensor, model.pos_embed).shape:
-        return given
-    grid, front = source_grid(given.shape[1])
-    if given.shape[1] == prefix + layer[0] * layer[1]:
-        grid, front = (layer[0], layer[1]), prefix
-    if grid is None:
-        return given
-    kept = given[:, :front][:, :prefix]
-    if kept.shape[1] < prefix:
-        kept = given.new_zeros(1, prefix, given.shape[2])
-    picture = resize_positions(given[:, front:], grid, (layer[0], layer[1]), num_prefix_tokens=0)
-    return torch.cat([kept, picture.repeat(1, depth, 1)], dim=1)
+def _fit_positions(
+    weights: Weights, model: VolumeTransformer, path: Path, given: tuple[int, ...] | None
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Bring positions of a picture or of a volume to (1, P + d h w, C); say what was assumed of them."""
+    positions, (depth, *sides), wanted = weights["pos_embed"], model.grid_size, model.num_prefix_tokens
+    if positions.shape[-1] != model.embed_dim:
+        return positions, ()
+    volume = is_of_volumes(weights)
+    own, dims = (model.grid_size, 3) if volume else (tuple(sides), 2)
+    stated = stated_grid(path, weights.get("patch_embed.proj.weight"))
+    layout = find_layout(weights, own, given=given, stated=stated, dims=dims)
+    assumed = (layout.assumed,) if layout.assumed else ()
+    if layout.grid == model.grid_size and layout.prefix == wanted:
+        return positions, assumed
+    if not volume and (1, *layout.grid, layout.prefix) == (depth, *sides, wanted):
+        return positions, assumed  # a volume of one layer
+    flat = positions.flatten(1, -2)
+    front, flat = codes_in_front(weights, flat, layout.prefix, wanted), flat[:, layout.prefix :]
+    if volume:
+        return torch.cat([front, resize_volume_positions(flat, layout.grid, model.grid_size, 0)], dim=1), assumed
+    (rows, columns), (height, width) = layout.grid, sides
+    picture = resize_positions(flat, (rows, columns), (height, width), num_prefix_tokens=0)
+    return torch.cat([front, picture.repeat(1, depth, 1)], dim=1), assumed

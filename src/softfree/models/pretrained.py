@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -14,14 +13,15 @@ import torch
 from safetensors import safe_open
 from timm.layers.patch_embed import resample_patch_embed
 from timm.models import adapt_input_conv
-from torch import Tensor
+from torch import Tensor, nn
 
 from softfree.errors import UserError
 from softfree.models.positions import resize_positions
 from softfree.models.pyramid import SoftPyramid
 from softfree.models.pyramid_weights import fit_pyramid, to_pyramid
+from softfree.models.source_grid import POS_GRID, codes_in_front, find_layout, stated_grid
 from softfree.models.vit import VisionTransformer
-from softfree.models.weight_files import read_weights
+from softfree.models.weight_files import find_file, read_file
 from softfree.models.weight_names import to_timm
 
 Weights = dict[str, Tensor]
@@ -36,17 +36,20 @@ class WeightReport:
         resized: Weights of the model that were fitted: another grid, patch size, channel count or class token.
         new: Weights of the model that the source has not: they keep their start.
         dropped: Weights of the source that the model has no place for.
+        assumed: What the source does not say, in words.
     """
 
     matched: tuple[str, ...]
     resized: tuple[str, ...]
     new: tuple[str, ...]
     dropped: tuple[str, ...]
+    assumed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One line for each fate, blocks taken together."""
         rows = {"matched": self.matched, "resized": self.resized, "new": self.new, "dropped": self.dropped}
-        return "\n".join(f"{fate:8}{len(names):5}  {_summary(names)}".rstrip() for fate, names in rows.items())
+        lines = [f"{fate:8}{len(names):5}  {_summary(names)}".rstrip() for fate, names in rows.items()]
+        return "\n".join([*lines, *(f"assumed: {what}" for what in self.assumed)])
 
 
 def _summary(names: Iterable[str]) -> str:
@@ -55,7 +58,11 @@ def _summary(names: Iterable[str]) -> str:
 
 
 def load_pretrained(
-    model: VisionTransformer | SoftPyramid, source: str | Path, *, progress: bool = False
+    model: VisionTransformer | SoftPyramid,
+    source: str | Path,
+    *,
+    grid: tuple[int, ...] | None = None,
+    progress: bool = False,
 ) -> WeightReport:
     """Load the weights of a vision transformer, or for a pyramid those of a pyramid, into a model, as far as they fit.
 
@@ -70,6 +77,8 @@ def load_pretrained(
             prefix), or a timm name with its tag ("vit_small_patch16_224.augreg_in1k").
             Names as timm has them, or as :mod:`softfree.models.weight_names` knows them; a pyramid's as
             :mod:`softfree.models.pyramid_weights` knows them.
+        grid: Rows and columns that the learned positions lie on, where the source does not say and they do not lie on
+            a square; see :mod:`softfree.models.source_grid`.
         progress: Show the progress of a download.
 
     Returns:
@@ -77,24 +86,34 @@ def load_pretrained(
 
     Raises:
         UserError: a source that is not found, cannot be read safely, or is no vision transformer of this width, or
-            one that was converted for other options of the attention.
+            one that was converted for other options of the attention, or whose positions lie on an unknown grid.
     """
+    path = find_file(source, config=True, progress=progress)
     if isinstance(model, SoftPyramid):
-        given = to_pyramid(read_weights(source, progress=progress))
-        return load_fitted(model, fit_pyramid(given, model, str(source)), given, {name: name for name in given})
-    weights = to_timm(read_weights(source, progress=progress))
+        if grid is not None:
+            raise UserError("A grid of positions is for vision transformers: a pyramid has one in each stage.")
+        given = to_pyramid(read_file(path))
+        fitted, assumed = fit_pyramid(given, model, str(source))
+        return load_fitted(model, fitted, given, {name: name for name in given}, assumed)
+    weights = to_timm(read_file(path))
     check_conversion(source, model)
     check_vit(weights, model, str(source))
     places = {name: place_of(name, weights, model) for name in weights}
     whole = {places[name]: tensor for name, tensor in weights.items()}
-    return load_fitted(model, _fit_positions(_fit_patches(fold_layer_scale(whole, model), model), model), whole, places)
+    fitted, assumed = _fit_positions(fold_layer_scale(whole, model), model, path, grid)
+    return load_fitted(model, _fit_patches(fitted, model), whole, places, assumed)
 
 
 def load_fitted(
-    model: VisionTransformer | SoftPyramid, fitted: Weights, whole: Weights, places: dict[str, str]
+    model: VisionTransformer | SoftPyramid,
+    fitted: Weights,
+    whole: Weights,
+    places: dict[str, str],
+    assumed: tuple[str, ...] = (),
 ) -> WeightReport:
     """Load what fits; ``whole`` are the weights before they were fitted, ``places`` the names that they have there."""
-    own = model.state_dict()
+    own = {name: t for name, t in model.state_dict().items() if not name.endswith(POS_GRID)}
+    places = {name: place for name, place in places.items() if not name.endswith(POS_GRID)}
     loaded = {name: t for name, t in fitted.items() if name in own and own[name].shape == t.shape}
     model.load_state_dict(loaded, strict=False)
     return WeightReport(
@@ -102,6 +121,7 @@ def load_fitted(
         resized=tuple(name for name in own if name in loaded and loaded[name] is not whole.get(name)),
         new=tuple(name for name in own if name not in loaded),
         dropped=tuple(name for name, place in places.items() if place in fitted and place not in loaded),
+        assumed=assumed,
     )
 
 
@@ -179,26 +199,26 @@ def fit_channels(kernel: Tensor, in_chans: int) -> Tensor:
     return kernel.sum(dim=1, keepdim=True).expand(-1, in_chans, -1, -1) / in_chans
 
 
-def _fit_positions(weights: Weights, model: VisionTransformer) -> Weights:
-    """Fit the learned positions to the model's grid, with or without a class token."""
+def _fit_positions(
+    weights: Weights, model: VisionTransformer, path: Path, given: tuple[int, ...] | None
+) -> tuple[Weights, tuple[str, ...]]:
+    """Fit the learned positions to the model's grid, with or without a class token; say what was assumed of them."""
     positions = weights.get("pos_embed")
-    if positions is None or model.pos_embed is None or positions.shape == model.pos_embed.shape:
-        return weights
-    grid, prefix = source_grid(positions.shape[1])
-    if grid is None:
-        return weights
-    front, picture = positions[:, :prefix], positions[:, prefix:]
-    front = front[:, : model.num_prefix_tokens]
-    if front.shape[1] < model.num_prefix_tokens:
-        front = positions.new_zeros(1, model.num_prefix_tokens, positions.shape[2])
-    picture = resize_positions(picture, grid, model.grid_size, num_prefix_tokens=0)
-    return {**weights, "pos_embed": torch.cat([front, picture], dim=1)}
+    if positions is None or not isinstance(model.pos_embed, nn.Parameter):
+        return weights, ()
+    if positions.shape[-1] != model.embed_dim or is_of_volumes(weights):
+        return {**weights, "pos_embed": positions.new_empty(0)}, ()  # fits nowhere, and the report says so
+    stated = stated_grid(path, weights.get("patch_embed.proj.weight"))
+    layout = find_layout(weights, model.grid_size, given=given, stated=stated)
+    if layout.grid != model.grid_size or layout.prefix != model.num_prefix_tokens or positions.ndim == 4:
+        flat = positions.flatten(1, -2)
+        front = codes_in_front(weights, flat, layout.prefix, model.num_prefix_tokens)
+        rows, columns = layout.grid
+        picture = resize_positions(flat[:, layout.prefix :], (rows, columns), model.grid_size, num_prefix_tokens=0)
+        weights = {**weights, "pos_embed": torch.cat([front, picture], dim=1)}
+    return weights, (layout.assumed,) if layout.assumed else ()
 
 
-def source_grid(length: int) -> tuple[tuple[int, int] | None, int]:
-    """Find the square grid of published positions and the number of codes in front of it."""
-    for prefix in (0, 1, 5):  # nothing, a class token, or a class token and four registers
-        side = math.isqrt(max(length - prefix, 0))
-        if side and side * side == length - prefix:
-            return (side, side), prefix
-    return None, 0
+def is_of_volumes(weights: Weights) -> bool:
+    """Tell whether weights are of a model of volumes, by the kernel of their tokenizer."""
+    return any(name.startswith("patch_embed.") and t.ndim == 5 for name, t in weights.items())

@@ -12,6 +12,7 @@ from softfree.attention import create_attention
 from softfree.attention.base import Grid
 from softfree.models.encoder import Encoder
 from softfree.models.rows import by_rows
+from softfree.models.source_grid import remember_grid
 from softfree.models.tokenizers import to_tokens
 
 STEM_WIDTH = 32
@@ -96,6 +97,7 @@ class Stage(nn.Module):
         self.num_prefix_tokens = int(class_token)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
         self.pos_embed = nn.Parameter(torch.zeros(1, self.num_prefix_tokens + grid[0] * grid[1], dim))
+        remember_grid(self, grid)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Give the tokens (B, P + h w, C) of a map (B, C', H, W), and the grid (h, w)."""

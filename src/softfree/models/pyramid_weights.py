@@ -12,7 +12,6 @@ Names there (models/softmax_free_vision_transformer.py and softmax_free_transfor
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -25,6 +24,7 @@ from torch import Tensor
 from softfree.errors import UserError
 from softfree.models.pyramid import SoftPyramid
 from softfree.models.pyramid_parts import Stage, resize_stage_positions
+from softfree.models.source_grid import Layout, find_layout
 
 Weights = dict[str, Tensor]
 
@@ -70,8 +70,8 @@ def to_pyramid(weights: Weights) -> Weights:
     return renamed | {name: torch.cat([two[k] for k in sorted(two)]) for name, two in parts.items()}
 
 
-def fit_pyramid(weights: Weights, model: SoftPyramid, source: str) -> Weights:
-    """Fit renamed weights to the model's grid and channels.
+def fit_pyramid(weights: Weights, model: SoftPyramid, source: str) -> tuple[Weights, tuple[str, ...]]:
+    """Fit renamed weights to the model's grid and channels; say what was assumed of them.
 
     Args:
         weights: As :func:`to_pyramid` gives them.
@@ -82,11 +82,13 @@ def fit_pyramid(weights: Weights, model: SoftPyramid, source: str) -> Weights:
         UserError: no pyramid, or one of other widths or depths.
     """
     _check(weights, model, source)
-    fitted = dict(weights)
+    fitted, assumed = dict(weights), dict[str, None]()
     for number, stage in enumerate(cast(Iterable[Stage], model.stages)):
         name = f"stages.{number}.pos_embed"
-        if name in fitted and fitted[name].shape != stage.pos_embed.shape:
-            fitted[name] = _fit_positions(fitted[name], stage.grid_size, stage.num_prefix_tokens)
+        if name in fitted:
+            layout = find_layout(fitted, stage.grid_size, name=name)
+            fitted[name] = _fit_positions(fitted[name], layout, stage.grid_size, stage.num_prefix_tokens)
+            assumed |= {f"stage {number + 1}: {layout.assumed}": None} if layout.assumed else {}
     first = "stages.0.embed.0.conv.weight"
     if fitted[first].shape[1] == 3 != model.in_chans:
         fitted[first] = adapt_input_conv(model.in_chans, fitted[first])
@@ -94,7 +96,7 @@ def fit_pyramid(weights: Weights, model: SoftPyramid, source: str) -> Weights:
         # Softmax's blocks: many of their shapes fit, but they would compute something else. Nothing fits an empty
         # tensor, and so the report names them.
         fitted |= {name: t.new_empty(0) for name, t in fitted.items() if name.startswith("stages.3.blocks.")}
-    return fitted
+    return fitted, tuple(assumed)
 
 
 def _check(weights: Weights, model: SoftPyramid, source: str) -> None:
@@ -118,12 +120,11 @@ def _check(weights: Weights, model: SoftPyramid, source: str) -> None:
             )
 
 
-def _fit_positions(positions: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
-    """Bring positions (1, P' + n, C) of a square grid to those of ``grid`` behind ``prefix`` class tokens."""
-    side = math.isqrt(positions.shape[1])
-    given = positions.shape[1] - side * side
-    if given > 1:
-        return positions  # of no square: it does not fit, and the report says so
-    picture = resize_stage_positions(positions[:, given:], (side, side), grid, 0)
-    front = positions[:, :given] if given else positions.new_zeros(1, 1, positions.shape[2])
+def _fit_positions(positions: Tensor, layout: Layout, grid: tuple[int, int], prefix: int) -> Tensor:
+    """Bring positions (1, P' + n, C) to those of ``grid`` behind ``prefix`` class tokens."""
+    if layout.grid == grid and layout.prefix == prefix:
+        return positions
+    rows, columns = layout.grid
+    picture = resize_stage_positions(positions[:, layout.prefix :], (rows, columns), grid, 0)
+    front = positions[:, : layout.prefix] if layout.prefix else positions.new_zeros(1, 1, positions.shape[2])
     return torch.cat([front[:, :prefix], picture], dim=1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from softfree.models.classifier import Classifier, check_grid_mask, check_names, masked_mean
 from softfree.models.positions import resize_positions, sincos_positions
+from softfree.models.source_grid import remember_grid
 from softfree.models.tokenizers import STEMS, Grid
 
 __all__ = ["VisionTransformer", "masked_mean"]
@@ -99,6 +100,8 @@ class VisionTransformer(Classifier):
             return
         length = self.num_prefix_tokens + self.grid_size[0] * self.grid_size[1]
         self.pos_embed = nn.Parameter(torch.zeros(1, length, self.embed_dim)) if pos == "learn" else None
+        if pos == "learn":
+            remember_grid(self, self.grid_size)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Classify.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from softfree.errors import UserError
 from softfree.models.classifier import Classifier, check_grid_mask, check_names, for_sides
 from softfree.models.positions_mm import resize_volume_positions, volume_codes
+from softfree.models.source_grid import remember_grid
 from softfree.models.tokenizers3d import STEMS_3D, Grid3d
 
 # Linformer's maps are learned for so many places, unless others are asked for.
@@ -88,6 +89,8 @@ class VolumeTransformer(Classifier):
         self.grid_size: Grid3d = tuple(-(-s // p) for s, p in zip(size, self.patch_size, strict=True))  # type: ignore[assignment]
         length = self.num_prefix_tokens + math.prod(self.grid_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, length, embed_dim)) if pos == "learn" else None
+        if pos == "learn":
+            remember_grid(self, self.grid_size)
         self.add_encoder(
             depth,
             num_heads,

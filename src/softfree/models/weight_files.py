@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import timm
@@ -34,17 +34,37 @@ def read_weights(source: str | Path, *, progress: bool = False) -> dict[str, Ten
     Raises:
         UserError: nothing found under this name, or a file that is broken or would have to be trusted.
     """
+    return read_file(find_file(source, progress=progress))
+
+
+def find_file(source: str | Path, *, config: bool = False, progress: bool = False) -> Path:
+    """Find the file of ``source``, as :func:`read_weights` takes it.
+
+    Args:
+        source: As for :func:`read_weights`.
+        config: Fetch ``config.json`` to the same folder, too, where the hub has one: it says the size of the images.
+        progress: Show the progress of a download.
+
+    Raises:
+        UserError: nothing found under this name.
+    """
     path = Path(source)
     if path.is_dir():
         if not (path / SAFE_NAME).is_file():
             raise UserError(f"Folder {path} holds no {SAFE_NAME}: name the file of the weights.")
-        return read_file(path / SAFE_NAME)
+        return path / SAFE_NAME
     if path.is_file():
-        return read_file(path)
+        return path
     name = str(source).removeprefix("hf-hub:").removeprefix("hf_hub:")
     if isinstance(source, Path) or path.suffix in SUFFIXES or path.is_absolute():
         raise UserError(f"No weights at {source}: expected {KINDS}.")
-    return read_file(download(name if "/" in name else _hub_name(name), progress=progress))
+    name = name if "/" in name else _hub_name(name)
+    path = download(name, progress=progress)
+    if config:
+        with suppress(EntryNotFoundError, HfHubHTTPError), _progress_bars(shown=False):
+            repository, _, revision = name.partition("@")
+            hf_hub_download(repository, "config.json", revision=revision or None)
+    return path
 
 
 def read_file(path: Path) -> dict[str, Tensor]:

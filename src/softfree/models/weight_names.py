@@ -24,6 +24,7 @@ PREFERRED = ("teacher", "ema", "")
 OF_TRANSFORMERS = (
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.distillation_token$", "dist_token"),
     (r"^embeddings\.register_tokens$", "reg_token"),
     (r"^embeddings\.mask_token$", "mask_token"),
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),

@@ -27,6 +27,7 @@ class ConvertOptions:
         picture_fit: For weights that are no run: what is 'fit' in softfree train; default: the same.
         channels: For weights that are no run: 1 (gray) or 3 (colour); default: the preset's.
         pool: For weights that are no run: average of all tokens, or the class token; default: as the weights have it.
+        weights_grid: For weights that are no run: rows and columns of their positions, where they lie on no square.
         model_options: For weights that are no run: further arguments of the model.
         progress: Show progress bars.
     """
@@ -44,5 +45,6 @@ class ConvertOptions:
     picture_fit: Fit | None = None
     channels: Literal[1, 3] | None = None
     pool: Literal["avg", "token"] | None = None
+    weights_grid: list[int] | None = None
     model_options: dict[str, Any] = field(default_factory=dict)
     progress: bool = True

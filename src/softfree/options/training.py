@@ -96,6 +96,8 @@ class ModelOptions:
     Attributes:
         model: A name of `softfree models`, such as seqnorm_vit_tiny_patch16.
         weights: Pretrained ViT weights: a safetensors file, or a name on the Hugging Face hub.
+        weights_grid: Rows and columns of the positions in them, e.g. '[12, 101]', where they lie on no square and
+            nothing beside the file says so.
         stem: 'patch' (one projection a patch), 'conv' (a few 3 x 3 convolutions with strides, better from scratch) or
             'pool' (with maxima instead of strides, for findings much smaller than a patch).
         pool: Average of all tokens, or a class token.
@@ -110,6 +112,7 @@ class ModelOptions:
 
     model: str = "seqnorm_vit_tiny_patch16"
     weights: str | None = None
+    weights_grid: list[int] | None = None
     stem: Literal["patch", "conv", "pool"] = "conv"
     pool: Literal["avg", "token"] = "avg"
     drop_path: float = 0.1

@@ -114,7 +114,7 @@ def _create_models(options: TrainOptions, config: dict[str, Any], *, fresh: bool
     L.seed_everything(options.seed, verbose=False)
     model = build_model(config)
     if options.weights and fresh:
-        console.print(str(load_weights(model, options.weights)), highlight=False)
+        console.print(str(load_weights(model, options.weights, options.weights_grid)), highlight=False)
     model.set_grad_checkpointing(options.checkpointing)  # type: ignore[operator]
     return model, teacher
 
@@ -130,7 +130,7 @@ def _go_on(
     samples = read_samples(table, restore(config["preprocessing"]), options)
     _report_unreadable(samples)
     if options.weights and checkpoint is None:
-        said = imitate_softmax(model, config["model"], options.weights, samples.train)
+        said = imitate_softmax(model, config["model"], options.weights, samples.train, options.weights_grid)
         if said:
             console.print(said, highlight=False)
     if options.progress and global_rank() == 0:

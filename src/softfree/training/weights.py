@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -82,20 +83,32 @@ def is_softmax(source: str, names: set[str]) -> bool:
     return "blocks.0.attn.qkv.weight" in own and not any("_norm." in name for name in own)
 
 
-def load_weights(model: nn.Module, source: str) -> WeightReport:
+def load_weights(model: nn.Module, source: str, sides: Sequence[int] | None = None) -> WeightReport:
     """Load weights into a model of images or volumes, as far as they fit.
+
+    Args:
+        model: changed in place.
+        source: the weights.
+        sides: of the grid that their positions lie on, where nothing beside them says so.
 
     Raises:
         UserError: a model of features, or weights that do not fit at all.
     """
+    grid = None if sides is None else tuple(sides)
     if isinstance(model, VolumeTransformer):
-        return load_inflated(model, source)
+        return load_inflated(model, source, grid=grid)
     if isinstance(model, VisionTransformer | SoftPyramid):
-        return load_pretrained(model, source)
+        return load_pretrained(model, source, grid=grid)
     raise UserError("--weights is for models of images and volumes; features have been encoded by theirs already")
 
 
-def imitate_softmax(model: nn.Module, arguments: dict[str, Any], source: str, samples: SampleDataset) -> str | None:
+def imitate_softmax(
+    model: nn.Module,
+    arguments: dict[str, Any],
+    source: str,
+    samples: SampleDataset,
+    sides: Sequence[int] | None = None,
+) -> str | None:
     """Set the scales and shifts of SeqNorm such that each attention gives nearly what softmax gave (docs/convert.md).
 
     Args:
@@ -103,6 +116,7 @@ def imitate_softmax(model: nn.Module, arguments: dict[str, Any], source: str, sa
         arguments: What it was made with, "name" among them.
         source: The weights.
         samples: Training images, of which some are looked at; no label is.
+        sides: As for :func:`load_weights`.
 
     Returns:
         What was done or could not be, in a sentence; None for weights that are of no softmax model.
@@ -117,7 +131,7 @@ def imitate_softmax(model: nn.Module, arguments: dict[str, Any], source: str, sa
     if isinstance(model.blocks[0].attn, SoftmaxAttention):
         return None
     twin = create_model(**{**arguments, "name": named_for("softmax", arguments["name"]), "attention_options": {}})
-    load_pretrained(twin, source)
+    load_weights(twin, source, sides)
     before, after = _set_scales(twin.eval(), model, _batches(samples))
     return (
         f"softmax weights converted to SeqNorm on {min(LOOKED_AT, len(samples))} training images: the attentions differ"
