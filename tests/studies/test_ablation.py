@@ -8,6 +8,7 @@ import yaml
 from softfree.cli import main
 from softfree.errors import UserError
 from softfree.studies.ablation import read_recipe
+from softfree.training.checkpoints import claimed
 
 TINY = {
     "model": "seqnorm_vit_nano_patch16", "size": 32, "epochs": 1, "batch": 4, "accelerator": "cpu",
@@ -75,7 +76,12 @@ def test_a_recipe_names_its_table_from_the_data_folder(recipe: Path, tmp_path: P
         ({"table": "data/table.csv", "phantoms": {}}, "either table or phantoms"),
         ({"table": "data/no.csv"}, "name the folder of the tables with --data"),
         ({"table": "data/table.csv", "epoch": 3}, "did you mean epochs"),
-        ({"table": "data/table.csv", "seed": 3}, "option in recipe"),
+        (
+            {"table": "data/table.csv", "seed": 3},
+            "seed is not for recipes, whose .* are those of the study's --seeds",
+        ),
+        ({"table": "data/table.csv", "images": "data"}, "images is not for recipes, .* put the table there"),
+        ({"table": "data/table.csv", "image": "data"}, r"'image': (?!did you mean images)"),
     ],
 )
 def test_recipes_that_cannot_work(small_table: Path, tmp_path: Path, content: dict[str, object], message: str) -> None:
@@ -97,3 +103,10 @@ def test_nothing_is_trained_when_a_variant_cannot_work(recipe: Path, tmp_path: P
     assert main(["study", "ablation", str(recipe), "--variants", f"[{variants}]", "--out", str(out)]) == 2
     assert "--mixup and --cutmix are for the colour presets" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_study_has_its_folder_to_itself(recipe: Path, tmp_path: Path, capsys) -> None:
+    with claimed(tmp_path / "study"):
+        arguments = ["study", "ablation", str(recipe), "--variants", "[zoo]", "--out", str(tmp_path / "study")]
+        assert main(arguments) == 2
+    assert "another process is running a study in" in capsys.readouterr().err

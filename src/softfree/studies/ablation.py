@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,21 @@ from softfree.runs import Run, read_config, read_cost
 from softfree.scoring import PREDICTIONS, open_table, predict_rows, scores_of
 from softfree.studies import baseline
 from softfree.studies.cells import Cell, Key, check_same, read_cells, write_cells
+from softfree.studies.children import Children
 from softfree.studies.plots import plot_scales, plot_variants
 from softfree.studies.summary import cells_table, summarise, to_markdown
 from softfree.studies.variants import Overrides, apply, choose_variants
+from softfree.training.checkpoints import claimed
 from softfree.training.configuration import check_options
 
 # Of a cell's options, what says where and not what.
 PLACES = ("table", "images", "out", "cache", "workers", "progress", "accelerator", "devices", "nodes", "strategy")
+
+SET_BY_STUDY = {
+    "out": "whose trainings lie in the folder of the study's --out",
+    "seed": "whose seeds are those of the study's --seeds",
+    "images": "whose tables name images from their own folders: put the table there",
+}
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,8 @@ def study_ablation(options: AblationOptions, recipes: list[Path]) -> str:
     preset = choose_variants(options.variants)
     if not options.seeds:
         raise UserError("--seeds is empty; expected at least one number")
+    if options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs}: expected 1 or more")
     scales = tuple(sorted({*preset.scales, *options.scales, 1.0}))
     known = [read_recipe(path, options.data) for path in recipes]
     wanted = {
@@ -79,6 +90,17 @@ def study_ablation(options: AblationOptions, recipes: list[Path]) -> str:
         for recipe in known
         for variant, overrides in preset.variants.items()
     }
+    with claimed(options.out, "running a study"):
+        return _study(options, known, wanted, list(preset.variants), scales)
+
+
+def _study(
+    options: AblationOptions,
+    known: list[Recipe],
+    wanted: dict[Key, tuple[Recipe, dict[str, Any]]],
+    variants: list[str],
+    scales: tuple[float, ...],
+) -> str:
     record = options.out / "cells.jsonl"
     cells = read_cells(record)
     for key, (_, chosen) in wanted.items():
@@ -86,7 +108,6 @@ def study_ablation(options: AblationOptions, recipes: list[Path]) -> str:
             check_same(cells[key], _without_places(chosen), record)
     missing = [key for key in wanted if key not in cells or not _has_scales(cells[key], scales)]
     failed = _train_all(options, {key: wanted[key] for key in missing}, cells, scales)
-    variants = list(preset.variants)
     if options.baseline:
         variants += dict.fromkeys(baseline.name_of(recipe.options) for recipe in known)
         _add_baselines(options, known, cells)
@@ -107,8 +128,10 @@ def read_recipe(path: Path, data: Path | None) -> Recipe:
         raise UserError(f"recipe {path}: expected options of softfree train, and either table or phantoms")
     known = [one.name for one in fields(TrainOptions)]
     for name in found:
-        if name not in (*known, "phantoms") or name in ("out", "seed", "images"):
-            raise unknown_name(f"option in recipe {path}:", name, known)
+        if name in SET_BY_STUDY:
+            raise UserError(f"option in recipe {path}: {name} is not for recipes, {SET_BY_STUDY[name]}; take it out")
+        if name not in (*known, "phantoms"):
+            raise unknown_name(f"option in recipe {path}:", name, {*known, "phantoms"} - set(SET_BY_STUDY))
     table = (data or path.parent) / found.pop("table") if "table" in found else None
     if table is not None and not table.is_file():
         raise UserError(f"recipe {path}: there is no {table}; name the folder of the tables with --data")
@@ -142,10 +165,10 @@ def _train_all(
     failed: dict[Key, str] = {}
     tables = {recipe.name: _table(recipe, options.out) for recipe, _ in missing.values()}
     bar = Progress(console=Console(stderr=True), disable=not options.progress)
-    with bar, ThreadPoolExecutor(options.jobs) as pool:
+    with bar, _stopping_pool(options.jobs) as pool, Children() as children:
         done = bar.add_task("Training", total=len(missing))
         running = {
-            pool.submit(_train, options, key, tables[recipe.name], chosen): key
+            pool.submit(_train, options, key, tables[recipe.name], chosen, children): key
             for key, (recipe, chosen) in missing.items()
         }
         for future in as_completed(running):
@@ -162,6 +185,16 @@ def _train_all(
             if not options.keep:
                 shutil.rmtree(run.folder)
     return failed
+
+
+@contextmanager
+def _stopping_pool(jobs: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that begin nothing more when the block is left by an error or by Ctrl-C."""
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _baseline_keys(options: AblationOptions, recipes: list[Recipe]) -> list[Key]:
@@ -193,7 +226,7 @@ def _table(recipe: Recipe, out: Path) -> Path:
     return table if table.is_file() else write_phantoms(folder, **recipe.phantoms)
 
 
-def _train(options: AblationOptions, key: Key, table: Path, chosen: dict[str, Any]) -> Run:
+def _train(options: AblationOptions, key: Key, table: Path, chosen: dict[str, Any], children: Children) -> Run:
     """Train a cell in a process of its own, unless its run directory is there, finished."""
     folder = options.out / "runs" / key.folder
     if not (folder / "metrics.json").is_file():
@@ -203,17 +236,8 @@ def _train(options: AblationOptions, key: Key, table: Path, chosen: dict[str, An
             recipe = folder.with_name(f".{folder.name}.yaml")
             given = {name: value for name, value in chosen.items() if name != "phantoms"}
             write_atomically(recipe, json.dumps(given | {"out": str(folder)}))  # JSON is YAML
-            arguments = [str(table), "--config", str(recipe), "--progress=false"]
-        threads = str(max(1, (os.cpu_count() or 1) // options.jobs))
-        done = subprocess.run(
-            [sys.executable, "-m", "softfree", "train", *arguments],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": threads},
-        )
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise UserError(reason.removeprefix("softfree: error: "))
+            arguments = ["--config", str(recipe), "--progress=false"]
+        children.run(["train", str(table), *arguments], threads=max(1, (os.cpu_count() or 1) // options.jobs))
     stated = read_config(folder)["options"]
     for name in _without_places(chosen):
         if name != "phantoms" and stated.get(name) != chosen[name] and str(stated.get(name)) != str(chosen[name]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from softfree.progress import console
 
 LAST, BEST, PREVIOUS = "last.ckpt", "best.ckpt", "previous.ckpt"
 LOCK = ".lock"
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+"""What file systems say that know no locks, as some of clusters and shares do."""
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -90,20 +93,32 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 @contextmanager
-def claimed(out: Path) -> Iterator[None]:
+def claimed(out: Path, doing: str = "training") -> Iterator[None]:
     """Hold the lock of a run directory, which ends with the process, and clear away what dead processes left half-done.
+
+    Args:
+        out: the folder, made if it is not there.
+        doing: in words what only one process at a time may do there.
 
     Raises:
         UserError: another process holds it, or the folder cannot be written.
     """
+    lock = None
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / LOCK)
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"another process is training in {out} right now; wait for it, or name another --out") from None
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written ({error.strerror or error}); name another folder") from None
+        raise UserError(f"another process is {doing} in {out} right now; wait for it, or name another --out") from None
+    except (OSError, NotImplementedError) as error:
+        if lock is None or getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"--out {out} cannot be written ({reason}); name another folder") from None
+        console.print(
+            f"the file system of {out} has no locks: see to it that nothing else is {doing} there",
+            highlight=False,
+            markup=False,
+        )
     try:
         remove_parts(out)
         yield
