@@ -480,3 +480,11 @@ def huge_voxels(folder: Path) -> Made:
 @case("NIfTI", "an unknown unit of length", "volume", "corrected", says="unknown unit of length")
 def unknown_unit(folder: Path) -> Made:
     return made(folder, content(xyzt_units=5))
+
+
+for size in (1e-7, 1e5):
+
+    @case("NIfTI", f"voxels of {size:g} mm", "volume", "refused", says="which no body has")
+    def impossible_size(folder: Path, size: float = size) -> Made:
+        data = content(sform_code=0, pixdim=[1, size, 3, 4, 1, 1, 1, 1])
+        return made(folder, data)

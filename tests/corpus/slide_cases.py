@@ -219,6 +219,22 @@ for mpp in ("", "unknown", "0", "-0.5", "nan", "5000"):
         return Made(svs(folder, "20", mpp))
 
 
+@case(
+    "Pyramid TIFF", "a size that no slide has", "slide", "refused", status="no_resolution", says="more than any slide"
+)
+def huge(folder: Path) -> Made:
+    def change(content: bytearray, file: tifffile.TiffFile) -> None:
+        put(content, file.pages[0].tags[256], 40_000)
+        put(content, file.pages[0].tags[322], 40_000 // 5 // 16 * 16)
+
+    return Made(edited(folder, change), arguments={"mpp": 20.0})
+
+
+@case("Pyramid TIFF", "an unknown compression", "slide", "refused", status="unsupported", says="no decoder")
+def unknown_codec(folder: Path) -> Made:
+    return Made(edited(folder, lambda content, file: put(content, file.pages[0].tags[259], 12345)))
+
+
 # --- damage
 
 

@@ -14,6 +14,7 @@ from softfree.data.volume_augmentation import VolumeAugmentation
 from softfree.data.volume_files import read_volume, volumes_in
 from softfree.data.volumes import VolumePreprocessing
 from softfree.errors import ReadError, UserError
+from softfree.runtime.volumes import VolumePreparation
 
 STRAIGHT = np.eye(3)
 OBLIQUE = nibabel.eulerangles.euler2mat(z=0.3, y=-0.2, x=0.15)
@@ -168,6 +169,15 @@ def test_a_blank_volume_stays_finite():
     for value in (0, 1000.1):
         blank = volume_of(np.full((6, 7, 8), value, np.float32))
         np.testing.assert_array_equal(VolumePreprocessing.create("mr", (6, 7, 8), (2, 2, 2))(blank), 0)
+
+
+def test_a_grid_far_coarser_than_the_volume_is_its_mean_and_not_the_work_of_a_day():
+    volume = random_volume((16, 16, 16), (1e-5,) * 3)
+    steps = VolumePreprocessing.create("ct", (1, 1, 1), (1.0, 1.0, 1.0), window=(0, 200))
+    light = VolumePreparation.from_dict(steps.to_dict())
+    expected = volume.voxels.mean() / 100 - 1
+    np.testing.assert_allclose(steps(volume), expected, atol=0.05)
+    np.testing.assert_allclose(light.load(volume), steps(volume), atol=1e-4)
 
 
 def test_a_rare_signal_is_not_clipped_away():

@@ -200,7 +200,7 @@ class VolumePreprocessing:
         """Take out of ``(C, D, H, W)`` what a coarser grid cannot hold, by the Gaussian of scikit-image's resize."""
         if self.spacing is None:
             return values
-        sigmas = np.maximum(0, (np.divide(self.spacing, spacing) - 1) / 2)
+        sigmas = np.clip((np.divide(self.spacing, spacing) - 1) / 2, 0, values.shape[1:])  # wider is all the same
         return gaussian_filter(values, (0, *sigmas), mode="nearest") if sigmas.any() else values
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Image
 from nibabel.orientations import io_orientation, ornt_transform
 
-from softfree.data.readers.nifti import ENDINGS, read_affine
+from softfree.data.readers.nifti import is_nifti_file, read_affine
 from softfree.data.readers.volume import Volume
 from softfree.data.volumes import VolumePreprocessing
 from softfree.files import write_atomically
@@ -36,7 +36,7 @@ def write_nifti(path: Path, voxels: np.ndarray, volume: Volume, source: str, des
         description: of the map, cut to the 79 letters that the header has room for.
     """
     image = Nifti1Image(np.ascontiguousarray(voxels.transpose(2, 1, 0)), volume.affine[:, [2, 1, 0, 3]])
-    if source.lower().endswith(ENDINGS):
+    if is_nifti_file(Path(source)):
         wanted = io_orientation(read_affine(Path(source)))
         image = image.as_reoriented(ornt_transform(io_orientation(image.affine), wanted))
     image.header["descrip"] = description.encode("ascii", "replace")[:79]

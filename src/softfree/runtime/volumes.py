@@ -97,7 +97,7 @@ def _resampled(values: np.ndarray, old: tuple[float, ...], new: tuple[float, ...
 
     What a coarser grid cannot hold is taken out first, by the Gaussian of scikit-image's resize.
     """
-    sigmas = np.maximum(0, (np.divide(new, old) - 1) / 2)
+    sigmas = np.clip((np.divide(new, old) - 1) / 2, 0, values.shape[1:])  # wider is all the same
     if sigmas.any():
         values = gaussian_filter(values, (0, *sigmas), mode="nearest")
     # As MONAI has it, which leaves alone what is right within a thousandth.

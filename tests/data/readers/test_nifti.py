@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from softfree.data.readers.nifti import read_affine, read_nifti
+from softfree.data.readers.nifti import is_nifti_file, read_affine, read_nifti
 from softfree.data.volume_files import volumes_in
 from softfree.errors import ReadError
 
@@ -229,6 +229,14 @@ def test_the_affine_is_that_of_the_stored_voxels(write, voxels):
     affine = affine_of(OBLIQUE, (1.0, 2.0, 3.0))
     np.testing.assert_allclose(read_affine(write(voxels, affine)), affine, rtol=1e-6)
     np.testing.assert_allclose(read_affine(write(voxels, affine, name="a.nii.gz")), affine, rtol=1e-6)
+
+
+def test_the_content_says_whether_it_is_nifti(write, tmp_path):
+    for name in ("scan", "scan.gz", "scan.bin"):
+        assert is_nifti_file(write(np.zeros((2, 3, 4), np.int16), name=name))
+    (tmp_path / "text").write_text("no volume" * 100)
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(b"no volume" * 100)[:20])
+    assert not any(is_nifti_file(tmp_path / name) for name in ("text", "cut.gz", "missing"))
 
 
 def test_a_folder_lists_a_pair_once_and_no_half(tmp_path, voxels):

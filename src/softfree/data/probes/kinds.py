@@ -9,7 +9,7 @@ import numpy as np
 
 from softfree.data.feature_files import read_features
 from softfree.data.probes.facts import Probe, digest_file
-from softfree.data.readers.nifti import ENDINGS
+from softfree.data.readers.nifti import is_nifti_file
 from softfree.data.readers.slide import open_slide
 from softfree.data.sources import split_source
 from softfree.data.tissue import find_tissue
@@ -21,7 +21,7 @@ COARSE = 64.0
 
 
 def probe_kind(source: str, frame: int | None) -> Probe | None:
-    """Read a volume, a slide or tile features and keep their facts; None for a file that is none by its name.
+    """Read a volume, a slide or tile features and keep their facts; None for a file that is none of them.
 
     A source with a resolution, as :func:`softfree.data.sources.join_source` writes it, is a slide.
 
@@ -34,7 +34,7 @@ def probe_kind(source: str, frame: int | None) -> Probe | None:
         return _bag(path, mpp)
     if mpp is not None or name.endswith(SLIDES):
         return _slide(path, mpp)
-    return _volume(path, frame) if path.is_dir() or name.endswith(ENDINGS) else None
+    return _volume(path, frame) if path.is_dir() or is_nifti_file(path) else None
 
 
 def _volume(path: Path, frame: int | None) -> Probe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from nibabel.volumeutils import apply_read_scaling
 
-from softfree.data.readers.nifti_file import header_and_voxels, read_header, read_voxels, unpacked
+from softfree.data.readers.nifti_file import HEAD, header_and_voxels, is_nifti, read_header, read_voxels, unpacked
 from softfree.data.readers.nifti_place import place
 from softfree.data.readers.picture import chosen_frame
 from softfree.data.readers.quiet import quiet
@@ -45,6 +46,19 @@ def read_nifti(path: Path, frame: int | None = None, *, max_voxels: int = 1 << 3
         except Exception as error:  # gzip and zlib raise nearly anything on damaged files
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ReadError(f"{path}: damaged NIfTI, cannot be read ({reason})", "corrupt") from error
+
+
+def is_nifti_file(path: Path) -> bool:
+    """Whether a file is NIfTI by its content, or should be by its name."""
+    if path.name.lower().endswith(ENDINGS):
+        return True
+    if not path.is_file():  # a pipe would wait for its other end
+        return False
+    try:
+        with unpacked(path) as stream:
+            return is_nifti(stream.read(HEAD))
+    except (OSError, EOFError, zlib.error):
+        return False
 
 
 def read_affine(path: Path) -> np.ndarray:

@@ -14,7 +14,7 @@ from softfree.data.readers.volume import is_straight
 from softfree.errors import ReadError
 
 _UNITS = {1: ("meter", 1000.0), 2: ("millimeter", 1.0), 3: ("micron", 0.001)}  # codes of the lower bits of xyzt_units
-_LARGEST = 100.0  # mm; larger voxels are in another unit than the header says
+_LARGEST = 100.0  # mm; larger voxels are not in the unit that the header says
 _NEAR = 1e-3  # how far a unit quaternion or a factor of 1 may be off by rounding
 _FAR = 2.0  # degrees between the axes of sform and qform that are worth a word
 

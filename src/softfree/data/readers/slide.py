@@ -28,6 +28,7 @@ _FINER = 1.5  # how much finer than the finest level may be asked for: scanners 
 _PLAIN = ("generic-tiff", "aperio")  # whose tiles lie side by side: what OpenSlide does not decode is read without it
 _ROUNDED = 2.0  # pixels by which a level's sides may be off the slide's proportions, and a part of them
 _OFF = 0.02
+_LONGEST = 500.0  # mm; the largest slides have 200
 _SAME = 0.01  # a level whose resolution is this near to the one asked for serves it
 
 
@@ -46,7 +47,7 @@ class Slide:
             ``softfree check`` lists them. Empty for a sound file.
 
     Raises:
-        ReadError: status ``no_resolution`` when neither the file nor the caller gives one.
+        ReadError: status ``no_resolution`` when neither the file nor the caller gives one that can be.
     """
 
     def __init__(self, path: Path, pyramid: Pyramid, mpp: Pair | None = None) -> None:
@@ -61,6 +62,13 @@ class Slide:
         self.path, self._pyramid, self._given = path, pyramid, mpp
         self.mpp: Pair = mpp or pyramid.mpp  # type: ignore[assignment]
         self.size: tuple[int, int] = pyramid.sizes[0]
+        if max(self.size_mm) > _LONGEST:
+            size = "{:.0f} x {:.0f} mm".format(*self.size_mm)
+            whose = "the file's micrometres per pixel" if mpp is None else "the mpp that was given"
+            raise ReadError(
+                f"{path}: {size} by {whose}, more than any slide has; put the right one into the table's column mpp",
+                "no_resolution",
+            )
         fitting = {n: down for n, size in enumerate(pyramid.sizes) if (down := _downsample(self.size, size))}
         self._levels = tuple(fitting)
         self._downsamples = tuple(fitting.values())

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TiffFile
+from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TIFF, TiffFile
 
 from softfree.data.readers.quiet import quiet
 from softfree.data.readers.slide_pyramid import Pair
@@ -112,7 +112,19 @@ def _refuse(path: Path, pages: list[Any], axes: str, file: TiffFile) -> None:
     for one in pages:
         if one.parent is not file:
             raise ReadError(f"{path}: its pixels are in another file of a set; name that file", "unsupported")
-        codec = COMPRESSION(one.compression)
-        ycbcr = one.photometric == PHOTOMETRIC.YCBCR and codec not in (*_JPEG, *_BYTES)
-        if ycbcr or codec == COMPRESSION.APERIO_JP2000_YCBC:
-            raise ReadError(f"{path}: YCbCr pixels in {codec.name} are not read in a TIFF; convert it", "unsupported")
+        _refuse_codec(path, one)
+
+
+def _refuse_codec(path: Path, page: Any) -> None:
+    try:
+        codec = COMPRESSION(page.compression)
+        TIFF.DECOMPRESSORS[codec]
+    except (KeyError, ValueError):
+        raise ReadError(
+            f"{path}: tiles of compression {int(page.compression)}, for which no decoder is installed; pip install"
+            " imagecodecs, or convert it",
+            "unsupported",
+        ) from None
+    ycbcr = page.photometric == PHOTOMETRIC.YCBCR and codec not in (*_JPEG, *_BYTES)
+    if ycbcr or codec == COMPRESSION.APERIO_JP2000_YCBC:
+        raise ReadError(f"{path}: YCbCr pixels in {codec.name} are not read in a TIFF; convert it", "unsupported")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from softfree.errors import ReadError
 
 # Cosine between two axes that should be at right angles: 0.3 degrees, beyond what rounding of a header can do.
 SHEAR = 5e-3
+_SMALLEST, _LONGEST = 1e-5, 10_000.0  # mm: of a voxel, and of all of them
 _SLIGHTLY_OBLIQUE = 0.5  # degrees, not worth a word
 
 
@@ -76,7 +78,7 @@ def canonical(
         ReadError: axes that are not finite, have no length or are not at right angles; values that are not finite.
     """
     affine = np.asarray(affine, dtype=np.float64)
-    _refuse_axes(path, affine)
+    _refuse_axes(path, affine, voxels.shape)
     if voxels.dtype.kind == "f" and voxels.dtype != np.float32:
         with np.errstate(over="ignore"):  # what overflows is found not to be finite
             voxels = voxels.astype(np.float32)
@@ -94,8 +96,7 @@ def canonical(
 def refuse_large_volume(path: Path, shape: tuple[int, ...], max_voxels: int) -> None:
     """Raise ReadError, before anything is decoded, when the header promises more than ``max_voxels``."""
     if math.prod(shape) > max_voxels:
-        size = " x ".join(map(str, shape))
-        raise ReadError(f"{path}: {size} voxels, more than {max_voxels}; cut it or reduce it", "too_large")
+        raise ReadError(f"{path}: {_times(shape)} voxels, more than {max_voxels}; cut it or reduce it", "too_large")
 
 
 def is_straight(affine: np.ndarray) -> bool:
@@ -109,19 +110,28 @@ def _shear(affine: np.ndarray) -> float:
     return float(np.abs(axes.T @ axes - np.eye(3)).max())
 
 
-def _refuse_axes(path: Path, affine: np.ndarray) -> None:
+def _refuse_axes(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> None:
     if not np.isfinite(affine).all():
         raise ReadError(f"{path}: the affine holds values that are not finite; repair the header", "not_finite")
     sizes = voxel_sizes(affine)
     if not (sizes > 0).all():
-        listed = " x ".join(f"{size:g}" for size in sizes)
-        raise ReadError(f"{path}: voxels of {listed} mm; expected sizes above zero, repair the header", "corrupt")
+        raise ReadError(
+            f"{path}: voxels of {_times(sizes)} mm; expected sizes above zero, repair the header", "corrupt"
+        )
+    if sizes.min() < _SMALLEST or (sizes * shape).max() > _LONGEST:
+        raise ReadError(
+            f"{path}: {_times(shape)} voxels of {_times(sizes)} mm, which no body has; repair the sizes or their unit"
+        )
     if not is_straight(affine):
         angle = np.degrees(np.arccos(min(1.0, _shear(affine))))
         raise ReadError(
             f"{path}: sheared: two axes meet at {angle:.1f} degrees instead of 90; resample it to a straight grid",
             "unsupported",
         )
+
+
+def _times(numbers: Iterable[float]) -> str:
+    return " x ".join(str(number) if isinstance(number, int) else f"{number:g}" for number in numbers)
 
 
 def _turned_in_words(affine: np.ndarray, directed: np.ndarray) -> tuple[str, ...]:
