@@ -49,7 +49,7 @@ def test_every_real_picture_can_be_shown(shared_data):
 
 
 def test_real_files_without_pictures(shared_data):
-    status = {"no_pixels": {"no_pixels"}, "error": {"corrupt", "unsupported"}}
+    status = {"no_pixels": {"no_pixels", "corrupt"}, "error": {"corrupt", "unsupported"}}
     for path, row in manifest(shared_data, "no_pixels", "error"):
         if path.suffix == ".gz":
             continue  # no DICOM file before it is unpacked
@@ -271,21 +271,12 @@ def test_slides_are_left_to_slide_readers(write_dicom):
     assert error.value.status == "unsupported"
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        {"VOILUTSequence": "empty"},
-        {"ModalityLUTSequence": "short"},
-        {"PhotometricInterpretation": "CMYK"},
-        {"Rows": 4},
-    ],
-)
-def test_messages_name_no_patient(write_dicom, item, damage):
-    made = {"empty": item(), "short": item(LUTDescriptor=[9, 0, 16], LUTData=bytes(4), ModalityLUTType="US")}
+@pytest.mark.parametrize("damage", [{"PhotometricInterpretation": "DOE^JANE"}, {"Rows": 4}, {"BitsAllocated": 12}])
+def test_messages_name_no_patient(write_dicom, damage):
     with pytest.raises(ReadError) as error:
-        read_dicom(write_dicom(RAMP, **{name: made.get(value, value) for name, value in damage.items()}))
+        read_dicom(write_dicom(RAMP, **damage))
     message = str(error.value)
     assert error.value.status in ("corrupt", "unsupported")
-    assert "Doe" not in message
+    assert "doe" not in message.lower()
     assert "4711" not in message
     assert "\n" not in message

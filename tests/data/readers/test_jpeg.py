@@ -1,16 +1,14 @@
+from io import BytesIO
+
 import imagecodecs
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom.uid import JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1
 
 from softfree.data.readers.dicom import decode
-from softfree.data.readers.jpeg import is_available
+from softfree.data.readers.jpeg import Frame, refuse_damaged
 from softfree.errors import ReadError
-
-
-def test_only_its_own_transfer_syntaxes():
-    assert all(is_available(uid) for uid in (JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1))
-    assert not is_available("1.2.840.10008.1.2.4.50")
 
 
 @pytest.mark.parametrize("predictor", [1, 4, 7])
@@ -70,5 +68,65 @@ def test_damaged_frames_are_corrupt(write_dicom, syntax, damage):
 
 def test_a_frame_of_another_size_is_refused(write_dicom):
     code = imagecodecs.jpeg_encode(np.zeros((16, 16), np.uint16), lossless=True, bitspersample=12)
-    with pytest.raises(ReadError, match=r"\(16, 16\), expected \(20, 16\)"):
+    with pytest.raises(ReadError, match=r"codestream of 16 x 16 x 1 samples, where .* say 20 x 16 x 1"):
         decode(write_dicom(np.zeros((20, 16), np.uint16), bits=12, syntax=JPEGLossless, codes=[code]))
+
+
+def smooth(height, width):
+    rows, columns = np.mgrid[:height, :width]
+    return (
+        ((np.sin(columns / 9) + np.cos(rows / 7)) * 50 + 128) + np.random.default_rng(0).normal(0, 3, (height, width))
+    ).clip(0, 255)
+
+
+def as_jpeg(pixels, **options):
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def in_colours(gray):
+    return np.stack([gray, gray[::-1], gray // 2], axis=-1)
+
+
+GRAY = smooth(61, 83).astype(np.uint8)
+SCANS = {
+    "gray": as_jpeg(GRAY, quality=90),
+    "one value": as_jpeg(np.full((40, 50), 9, np.uint8)),
+    "small": as_jpeg(GRAY[:3, :5]),
+    "4:2:0": as_jpeg(in_colours(GRAY), subsampling=2),
+    "4:2:2": as_jpeg(in_colours(GRAY), subsampling=1, optimize=True),
+    "4:4:4": as_jpeg(in_colours(GRAY), subsampling=0, quality=100),
+    "restarts": as_jpeg(in_colours(GRAY), restart_marker_blocks=3),
+    "12 bits": imagecodecs.jpeg_encode(GRAY.astype(np.uint16) * 16, level=95, bitspersample=12),
+}
+
+
+@pytest.mark.parametrize("code", SCANS.values(), ids=SCANS)
+def test_whole_scans_are_followed_to_their_end(code):
+    refuse_damaged(code, Frame.parse(code))
+    filled = code[:-2] + b"\xff\xff\xff\xd9\0"
+    refuse_damaged(filled, Frame.parse(filled))
+
+
+@pytest.mark.parametrize("code", SCANS.values(), ids=SCANS)
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda code: code[: 3 * len(code) // 4], "without an end marker|without a scan|no JPEG frame with a scan"),
+        (lambda code: code[:-6] + b"\xff\xd9", "ends early|restart markers|code that is none"),
+        (lambda code: code[:-2] + b"\x12\x93\x55\xff\xd9", "beyond its end"),
+    ],
+)
+def test_scans_that_end_early_or_late(code, damage, words):
+    damaged = damage(code)
+    with pytest.raises(ValueError, match=words):
+        refuse_damaged(damaged, Frame.parse(damaged))
+
+
+@pytest.mark.parametrize("name", ["gray", "4:2:0", "4:4:4", "12 bits"])
+def test_zeroed_bytes_in_a_scan(name):
+    code = bytearray(SCANS[name])
+    code[len(code) // 2 : len(code) // 2 + 60] = bytes(60)
+    with pytest.raises(ValueError, match="JPEG scan"):
+        refuse_damaged(bytes(code), Frame.parse(bytes(code)))

@@ -213,8 +213,8 @@ def test_slices_that_do_not_belong_together(write_slice, tmp_path):
 
 def test_uneven_slices(write_slice, tmp_path):
     for number in range(5):
-        write_slice(number, position=[-5, 7, 2 * number + 0.1 * (number > 2)])
-    refused(tmp_path / "series", "uneven slices at slice2.dcm and slice3.dcm", "2.1 mm apart")
+        write_slice(number, position=[-5, 7, 2 * number + 0.13 * (number > 2)])
+    refused(tmp_path / "series", "uneven slices at slice2.dcm and slice3.dcm", "2.13 mm apart")
 
 
 def test_slight_rounding_is_no_gap(write_slice, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -29,11 +30,18 @@ def probe_picture(file: str, frame: int | None) -> Probe:
         channels,
         picture.stored,
         picture.spacing,
-        bool(picture.pixels.min() == picture.pixels.max()),
+        _is_blank(picture),
         _digest_pixels(picture),
         file_digest,
         picture.corrections,
     )
+
+
+def _is_blank(picture: Picture) -> bool:
+    """Whether a model sees one value: what lies beyond black and white is cut off."""
+    extremes = np.stack([picture.pixels.min(keepdims=True), picture.pixels.max(keepdims=True)])
+    seen = replace(picture, pixels=extremes).unit()
+    return bool(seen.min() == seen.max())
 
 
 def _digest_pixels(picture: Picture) -> bytes:

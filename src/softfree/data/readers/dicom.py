@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from pydicom import dcmread
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.multival import MultiValue
-from pydicom.pixels import apply_color_lut, pixel_array
-from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import (
-    JPEG2000,
-    UID,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    VLWholeSlideMicroscopyImageStorage,
-)
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_color_lut
+from pydicom.uid import UID, VLWholeSlideMicroscopyImageStorage
 
-from softfree.data.readers import jpeg
+from softfree.data.readers.dicom_elements import Elements
+from softfree.data.readers.dicom_file import open_dicom
+from softfree.data.readers.dicom_pixels import COLOUR, PALETTE, Layout, count_frames, decode_pixels, read_layout
 from softfree.data.readers.grayscale import LookUpTable, not_padding, to_modality, to_view
 from softfree.data.readers.picture import (
     Picture,
@@ -41,32 +26,43 @@ from softfree.data.readers.picture import (
 from softfree.data.readers.quiet import quiet
 from softfree.errors import ReadError
 
-jpeg.register()
-
-_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-_NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
-# One decoder for each coding, so that a result does not depend on what else is installed. The others have one only.
-_DECODERS = {
-    JPEGBaseline8Bit: "pillow",
-    JPEGExtended12Bit: jpeg.PLUGIN,
-    JPEGLossless: jpeg.PLUGIN,
-    JPEGLosslessSV1: jpeg.PLUGIN,
-    JPEGLSLossless: "pyjpegls",
-    JPEGLSNearLossless: "pyjpegls",
-    JPEG2000Lossless: "pylibjpeg",
-    JPEG2000: "pylibjpeg",
-}
-_GRAY = ("MONOCHROME1", "MONOCHROME2")
-_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _FRAME_MACROS = ("PixelMeasuresSequence", "PixelValueTransformationSequence", "FrameVOILUTSequence")
-_FRAME_VALUES = (
-    *("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept"),
-    *("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"),
-    *("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"),
-)
+_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 
 
-def decode(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -> tuple[np.ndarray, Dataset]:
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its decoded frames.
+
+    Attributes:
+        bits: how many bits of each value are used.
+        layout: how the file holds them.
+        dataset: its elements.
+        corrections: what was found wrong so far.
+    """
+
+    bits: int
+    layout: Layout
+    dataset: Dataset
+    corrections: list[str]
+
+    @property
+    def little_endian(self) -> bool:
+        """The byte order of tables."""
+        return bool(self.dataset.original_encoding[1])
+
+    def elements(self, frame: int) -> Elements:
+        """Give the elements that hold for one frame: the data set's, the shared and its own functional groups."""
+        return frame_elements(self.dataset, frame, _FRAME_MACROS, self.corrections)
+
+    def describe(self, stored: np.ndarray) -> str:
+        """Say what the file holds, such as ``12-bit signed MONOCHROME2``."""
+        if stored.dtype.kind == "f":
+            return f"{stored.dtype} {self.layout.photometric}"
+        return f"{self.bits}-bit {'signed ' if stored.dtype.kind == 'i' else ''}{self.layout.photometric}"
+
+
+def decode(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -> tuple[np.ndarray, Header]:
     """Decode stored values: no rescaling, no window, no inversion; YBR already turned into RGB.
 
     Args:
@@ -76,30 +72,31 @@ def decode(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -
 
     Returns:
         The array, ``(H, W)`` or ``(H, W, 3)`` with the frames in front when there are several and all are wanted,
-        in native byte order; and the dataset, its large elements not yet read.
+        in native byte order; and the header.
 
     Raises:
         ReadError: with status ``no_pixels``, ``unsupported``, ``too_large`` or ``corrupt``.
     """
-    with quiet():
+    with quiet(), open_dicom(path) as (dataset, element):
+        if element is None:
+            raise ReadError(f"{path}: DICOM without pixel data{_kind(dataset)}; leave it out of the table", "no_pixels")
+        elements = Elements(dataset)
         try:
-            # Large elements are read when they are asked for.
-            dataset = dcmread(path, force=True, defer_size=1 << 20)
+            if dataset.get("SOPClassUID") == VLWholeSlideMicroscopyImageStorage:
+                raise ReadError(
+                    "a whole-slide image; slides are not read as pictures, give regions of it", "unsupported"
+                )
+            layout = read_layout(dataset, elements, element)
+            chosen_frame(path, frame, layout.frames)
+            refuse_large(path, layout.columns, layout.rows * (layout.frames if frame is None else 1), max_pixels)
+            stored = decode_pixels(element, layout, elements, frame)
+        except ReadError as error:
+            raise error.of(path) from error.__cause__
         except MemoryError:
             raise
-        except Exception as error:  # pydicom raises nearly anything on damaged files
-            raise ReadError(f"{path}: not readable as DICOM ({type(error).__name__})", "corrupt") from error
-        if not any(name in dataset for name in _PIXELS):
-            raise ReadError(f"{path}: DICOM without pixel data{_kind(dataset)}; leave it out of the table", "no_pixels")
-        try:
-            _refuse(path, dataset, frame, max_pixels)
-            return _decode(path, dataset, frame), dataset
-        except (ReadError, MemoryError):
-            raise
-        except NotImplementedError as error:
-            raise ReadError(f"{path}: {in_one_line(error)}", "unsupported") from error
-        except Exception as error:
+        except Exception as error:  # decoders raise nearly anything on damaged frames
             raise ReadError(f"{path}: damaged DICOM pixel data: {in_one_line(error)}", "corrupt") from error
+    return stored.pixels, Header(stored.bits, layout, dataset, elements.corrections)
 
 
 def read_dicom(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -> Picture:
@@ -109,136 +106,103 @@ def read_dicom(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 2
         ReadError: as :func:`decode`, and ``not_finite``.
     """
     number = frame or 0
-    stored, dataset = decode(path, number, max_pixels=max_pixels)
+    stored, header = decode(path, number, max_pixels=max_pixels)
     with quiet():
         try:
-            return _present(path, stored, dataset, number)
-        except (ReadError, MemoryError):
+            return _present(path, stored, header, number)
+        except ReadError as error:
+            raise error.of(path) from error.__cause__
+        except MemoryError:
             raise
         except Exception as error:  # a header element that is not what the standard says
-            message = f"{path}: DICOM header with a damaged LUT, window or size ({type(error).__name__})"
-            raise ReadError(message, "corrupt") from error
+            raise ReadError(
+                f"{path}: DICOM header with a damaged element ({type(error).__name__})", "corrupt"
+            ) from error
 
 
-def _refuse(path: Path, dataset: Dataset, frame: int | None, max_pixels: int) -> None:
-    """Raise ReadError, from the header alone, for what cannot be read or would not fit."""
-    if dataset.get("SOPClassUID") == VLWholeSlideMicroscopyImageStorage:
-        raise ReadError(
-            f"{path}: a whole-slide image; slides are not read as pictures, give regions of it", "unsupported"
-        )
-    if absent := [name for name in ("PhotometricInterpretation", "Rows", "Columns") if name not in dataset]:
-        raise ReadError(f"{path}: DICOM pixel data without {' and '.join(absent)} in the header", "corrupt")
-    photometric = dataset.PhotometricInterpretation
-    if photometric not in (*_GRAY, *_COLOUR, "PALETTE COLOR"):
-        raise ReadError(f"{path}: photometric interpretation {photometric} is not supported", "unsupported")
-    rows, columns, frames = int(dataset.Rows), int(dataset.Columns), frame_count(dataset)
-    chosen_frame(path, frame, frames)
-    refuse_large(path, columns, rows * (frames if frame is None else 1), max_pixels)
-
-
-def _decode(path: Path, dataset: Dataset, frame: int | None) -> np.ndarray:
-    meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
-    if not meta.get("TransferSyntaxUID"):
-        implicit, little = dataset.original_encoding
-        native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-        meta.TransferSyntaxUID = native if little else ExplicitVRBigEndian
-        dataset.file_meta = meta
-    syntax = meta.TransferSyntaxUID
-    if frame is not None and frame_count(dataset) > 1 and syntax in _NATIVE:
-        if get_expected_length(dataset) > path.stat().st_size:
-            raise ValueError(f"the file is too short for the {frame_count(dataset)} frames of its header")
-        # From the path, pydicom reads the wanted frame alone.
-        pixels = pixel_array(path, index=frame, transfer_syntax_uid=syntax)
-    else:
-        eight = syntax == JPEGExtended12Bit and dataset.BitsStored == 8
-        pixels = pixel_array(dataset, index=frame, decoding_plugin="pillow" if eight else _DECODERS.get(syntax, ""))
-    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-
-
-def _present(path: Path, stored: np.ndarray, dataset: Dataset, frame: int) -> Picture:
+def _present(path: Path, stored: np.ndarray, header: Header, frame: int) -> Picture:
     """Turn the stored values ``(H, W)`` or ``(H, W, 3)`` of one frame into a picture."""
-    photometric = dataset.PhotometricInterpretation
-    values = frame_elements(dataset, frame)
-    little = bool(dataset.original_encoding[1])
-    bits = used_bits(stored, dataset)
-    steps = list(chosen_frame(path, frame, frame_count(dataset))[1])
+    photometric, little = header.layout.photometric, header.little_endian
+    elements = header.elements(frame)
+    steps = list(chosen_frame(path, frame, header.layout.frames)[1])
     pixels = stored if stored.ndim == 3 else stored[..., None]  # (H, W, C)
     if pixels.dtype == np.float64:
         pixels = pixels.astype(np.float32)
-    if photometric == "PALETTE COLOR":
-        pixels = _palette(stored, dataset, little)
-        low, high = 0.0, 255.0 if pixels.max() < 256 else 65535.0
+    if photometric == PALETTE:
+        pixels, high = _palette(stored, elements, header)
+        low = 0.0
         steps.append("palette to RGB")
-    elif photometric in _COLOUR:
-        low, high, own = own_range(pixels, bits)
+    elif photometric in COLOUR:
+        low, high, own = own_range(pixels, header.bits)
         steps += [*([] if photometric == "RGB" else [f"{photometric} to RGB"]), *own]
     else:
-        pixels, modality = to_modality(pixels, values, little)
+        pixels, modality = to_modality(pixels, elements, little)
         refuse_not_finite(path, pixels)
-        if stored.dtype.kind == "f" and values.get("VOILUTFunction") in (None, "LINEAR"):
-            values["VOILUTFunction"] = "LINEAR_EXACT"  # LINEAR counts in whole numbers
-        pixels, low, high, view = to_view(pixels, values, little, bits, not_padding(stored, dataset))
+        counted = not_padding(stored, elements, header.bits)
+        fractions = stored.dtype.kind == "f"
+        pixels, low, high, view = to_view(pixels, elements, little, header.bits, counted, fractions=fractions)
         steps += modality + view
         if photometric == "MONOCHROME1":
             pixels = np.float32(low + high) - pixels.astype(np.float32)
             steps.append("MONOCHROME1 inverted")
-    described = with_gray_noted(describe(stored, bits, photometric), pixels)
-    return Picture(pixels, low, high, _spacing(values), tuple(steps), described)
+    described = with_gray_noted(header.describe(stored), pixels)
+    spacing = _spacing(elements)
+    aspect = 1.0 if spacing else _aspect(elements)
+    corrections = tuple(elements.corrections)
+    return Picture(pixels, low, high, spacing, (*steps, *corrections), described, corrections, aspect)
 
 
-def _palette(stored: np.ndarray, dataset: Dataset, little_endian: bool) -> np.ndarray:
-    """Palette indices ``(H, W)`` to RGB ``(H, W, 3)`` (PS3.3 C.7.6.3.1.5)."""
-    descriptor = dataset.RedPaletteColorLookupTableDescriptor
-    if "SegmentedRedPaletteColorLookupTableData" in dataset:
+def _palette(stored: np.ndarray, elements: Elements, header: Header) -> tuple[np.ndarray, float]:
+    """Turn palette indices ``(H, W)`` into RGB ``(H, W, 3)``, and give the value of white (PS3.3 C.7.6.3.1.5)."""
+    try:
+        tables = _palette_tables(elements, header)
+    except ValueError as error:
+        raise ReadError(f"a palette that cannot be read: {error}") from error
+    for table in tables:
+        if table.missing > 0 and int(stored.max()) >= table.first + len(table.entries):
+            raise ReadError("a palette with fewer entries than the pixels need; repair the header")
+    white = 255.0 if max(int(table.entries.max()) for table in tables) < 256 else 65535.0
+    return np.stack([table(stored) for table in tables], axis=-1), white
+
+
+def _palette_tables(elements: Elements, header: Header) -> list[LookUpTable]:
+    names = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
+    if "SegmentedRedPaletteColorLookupTableData" in elements:
+        count, first, bits = LookUpTable.describe(elements, f"{names[0]}Descriptor")
         # pydicom expands the segments; asked for every input in turn, it gives the whole table.
-        count, first = descriptor[0] or 1 << 16, descriptor[1]
-        table = apply_color_lut(np.arange(first, first + count, dtype=np.int32), dataset)[:, :3]
-        tables = [LookUpTable(first, channel, 16) for channel in table.T]
-    else:
-        data = [dataset[f"{colour}PaletteColorLookupTableData"].value for colour in ("Red", "Green", "Blue")]
-        tables = [LookUpTable.parse(descriptor, channel, little_endian) for channel in data]
-    return np.stack([table(stored) for table in tables], axis=-1)
+        every = apply_color_lut(np.arange(first, first + count, dtype=np.int32), header.dataset)[:, :3]
+        return [LookUpTable(first, channel, bits) for channel in every.T]
+    little = header.little_endian
+    return [LookUpTable.read(elements, f"{name}Descriptor", f"{name}Data", little) for name in names]
 
 
-def frame_elements(dataset: Dataset, frame: int) -> dict[str, Any]:
-    """Collect what holds for one frame: the dataset's elements, then the shared and its own functional groups."""
-    found = {name: dataset.get(name) for name in _FRAME_VALUES}
-    shared = dataset.get("SharedFunctionalGroupsSequence") or []
-    each = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    for group in (*shared[:1], *each[frame : frame + 1]):
-        for macro in _FRAME_MACROS:
-            for item in (group.get(macro) or [])[:1]:
-                found |= {name: item.get(name) for name in _FRAME_VALUES if name in item}
-    return found
+def frame_elements(dataset: Dataset, frame: int, macros: tuple[str, ...], corrections: list[str]) -> Elements:
+    """Give the elements that hold for one frame: the data set's, then the shared and its own functional groups."""
+    whole = Elements(dataset, corrections=corrections)
+    shared = whole.items("SharedFunctionalGroupsSequence")[:1]
+    own = whole.items("PerFrameFunctionalGroupsSequence")[frame : frame + 1]
+    groups = [Elements(group, corrections=corrections) for group in (*shared, *own)]
+    layers = [item for group in groups for macro in macros for item in group.items(macro)[:1]]
+    return Elements(dataset, *layers, corrections=corrections)
 
 
-def _spacing(values: dict[str, Any]) -> tuple[float, float] | None:
-    for name in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        pair = values.get(name)
-        if isinstance(pair, MultiValue) and len(pair) == 2 and all(0 < float(value) < np.inf for value in pair):
-            return float(pair[0]), float(pair[1])
+def _spacing(elements: Elements) -> tuple[float, float] | None:
+    for name in _SPACINGS:
+        pair = elements.vector(name, 2)
+        if pair and min(pair) > 0:
+            return pair[0], pair[1]
     return None
 
 
-def used_bits(stored: np.ndarray, dataset: Dataset) -> int:
-    """How many bits of each stored value are used."""
-    width = stored.dtype.itemsize * 8
-    return min(int(dataset.get("BitsStored") or width), width) if stored.dtype.kind in "ui" else width
-
-
-def describe(stored: np.ndarray, bits: int, photometric: str) -> str:
-    """What the file holds, such as ``12-bit signed MONOCHROME2``."""
-    if stored.dtype.kind == "f":
-        return f"{stored.dtype} {photometric}"
-    return f"{bits}-bit {'signed ' if stored.dtype.kind == 'i' else ''}{photometric}"
+def _aspect(elements: Elements) -> float:
+    """Return the height of a pixel over its width, 1 where the file does not say (PS3.3 C.7.6.3.1.7)."""
+    pair = elements.vector("PixelAspectRatio", 2)
+    return pair[0] / pair[1] if pair and min(pair) > 0 else 1.0
 
 
 def frame_count(dataset: Dataset) -> int:
-    """Number of frames; ValueError where the header does not give a number."""
-    try:
-        return int(dataset.get("NumberOfFrames") or 1)
-    except ValueError:
-        raise ValueError("the header's number of frames is not a number") from None
+    """Number of frames; ReadError where the header does not give a number."""
+    return count_frames(Elements(dataset))
 
 
 def _kind(dataset: Dataset) -> str:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from softfree.data.readers.dicom import decode, describe, frame_count, frame_elements, used_bits
+from softfree.data.readers.dicom import decode, frame_count
+from softfree.data.readers.dicom_elements import Elements
+from softfree.data.readers.dicom_pixels import GRAY
 from softfree.data.readers.grayscale import to_modality
 from softfree.data.readers.quiet import quiet
-from softfree.data.readers.series_files import Series, make_series, read_header, series_in
-from softfree.data.readers.series_geometry import Slice, arrange
+from softfree.data.readers.series_files import Series, is_mosaic, make_series, read_header, series_in
+from softfree.data.readers.series_geometry import MOSAIC, Slice, arrange
 from softfree.data.readers.volume import Volume, canonical, refuse_large_volume
 from softfree.errors import ReadError
+
+_SCALING = ("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence")
 
 
 def read_series(path: Path, frame: int | None = None, *, max_voxels: int = 1 << 30) -> Volume:
@@ -49,23 +54,41 @@ def load_series(path: Path, series: Series, *, max_voxels: int = 1 << 30) -> Vol
     if len(series.files) > 1 and series.multi_frame:
         message = f"{path}: {len(series.files)} files of which some hold many frames; name one of the files"
         raise ReadError(message, "unsupported")
+    placed: list[str] = []
     with quiet():
         try:
-            slices = _slices(path, series)
-            order, affine = arrange(path, slices)
+            slices = _slices(path, series, placed)
+            order, affine, corrections = arrange(path, slices)
+            if any(map(is_mosaic, series.headers)):
+                raise ReadError(f"{path}: {MOSAIC}", "unsupported")
             refuse_large_volume(path, (len(slices), *slices[0].shape), max_voxels)
             if len(series.files) == 1:
-                voxels, steps, stored = _decoded(series.files[0], max_voxels)
-                voxels = voxels[order]
+                stack = _decoded(series.files[0], max_voxels)
+                voxels = stack.voxels[order]
             else:
-                voxels, steps, stored = _stacked([series.files[number] for number in order], max_voxels)
+                stack = _stacked([series.files[number] for number in order], max_voxels)
+                voxels = stack.voxels
         except (ReadError, MemoryError):
             raise
         except Exception as error:  # a header element that is not what the standard says
             raise ReadError(f"{path}: DICOM header with a damaged element ({type(error).__name__})") from error
+    corrections = tuple(dict.fromkeys((*placed, *corrections, *stack.corrections)))
+    if series.aside:
+        corrections += ("localizers or secondary captures in the folder left out",)
+    steps = (*stack.steps, *corrections)
     if series.others:
         steps += (f"other files in the folder left out: {series.others}",)
-    return canonical(path, voxels, affine, steps, stored)
+    return canonical(path, voxels, affine, steps, stack.stored, corrections=corrections)
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """Slices ``(N, H, W)`` in the modality's own units, what was done and corrected, and what was stored."""
+
+    voxels: np.ndarray
+    steps: tuple[str, ...]
+    stored: str
+    corrections: Sequence[str]
 
 
 def _only(path: Path, found: list[Series]) -> Series:
@@ -81,38 +104,49 @@ def _only(path: Path, found: list[Series]) -> Series:
     return found[0]
 
 
-def _slices(path: Path, series: Series) -> list[Slice]:
+def _slices(path: Path, series: Series, corrections: list[str]) -> list[Slice]:
     if not series.multi_frame:
         pairs = zip(series.files, series.headers, strict=True)
-        return [Slice.parse(path, header, file.name, 0) for file, header in pairs]
+        return [Slice.parse(path, header, file.name, None, corrections) for file, header in pairs]
     header = series.headers[0]
     count = frame_count(header)
-    placed = len(header.get("PerFrameFunctionalGroupsSequence") or [])
+    placed = len(Elements(header).items("PerFrameFunctionalGroupsSequence"))
     if placed != count:
         message = f"{path}: {count} frames, of which {placed} say where they lie; a volume needs the place of each"
         raise ReadError(message, "unsupported")
-    return [Slice.parse(path, header, f"frame {number + 1}", number) for number in range(count)]
+    return [Slice.parse(path, header, f"frame {number + 1}", number, corrections) for number in range(count)]
 
 
-def _decoded(path: Path, max_voxels: int) -> tuple[np.ndarray, tuple[str, ...], str]:
-    """Decode a file's frames ``(N, H, W)`` in the modality's own units; say what was done and what was stored."""
-    stored, dataset = decode(path, None, max_pixels=max_voxels)
-    photometric = dataset.PhotometricInterpretation
+def _decoded(path: Path, max_voxels: int) -> _Stack:
+    """Decode a file's frames."""
+    stored, header = decode(path, None, max_pixels=max_voxels)
+    photometric = header.layout.photometric
     # MONOCHROME1 says how values are shown; Hounsfield units stay what they are.
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+    if photometric not in GRAY:
         raise ReadError(f"{path}: a volume of {photometric} pixels; expected gray ones", "unsupported")
     frames = stored.reshape(-1, *stored.shape[-2:])
-    little = bool(dataset.original_encoding[1])
-    scaled = [to_modality(one, frame_elements(dataset, number), little) for number, one in enumerate(frames)]
+    scaled = [to_modality(one, header.elements(number), header.little_endian) for number, one in enumerate(frames)]
     voxels = np.stack([one for one, _ in scaled])
-    return voxels, _in_common([steps for _, steps in scaled]), describe(stored, used_bits(stored, dataset), photometric)
+    return _Stack(voxels, _in_common([steps for _, steps in scaled]), header.describe(stored), header.corrections)
 
 
-def _stacked(files: Sequence[Path], max_voxels: int) -> tuple[np.ndarray, tuple[str, ...], str]:
-    """Decode one-frame files in the given order into ``(N, H, W)``."""
+def _stacked(files: Sequence[Path], max_voxels: int) -> _Stack:
+    """Decode one-frame files in the given order."""
     slices = [_decoded(file, max_voxels) for file in files]
-    voxels = np.concatenate([one for one, _, _ in slices])
-    return voxels, _in_common([steps for _, steps, _ in slices]), slices[0][2]
+    _refuse_partly_rescaled(files, slices)
+    voxels = np.concatenate([one.voxels for one in slices])
+    corrections = [words for one in slices for words in one.corrections]
+    return _Stack(voxels, _in_common([one.steps for one in slices]), slices[0].stored, corrections)
+
+
+def _refuse_partly_rescaled(files: Sequence[Path], slices: Sequence[_Stack]) -> None:
+    """Raise ReadError when the rescaling of some slices alone was ignored: they would not be in the others' units."""
+    ignored = [{words for words in one.corrections if words.startswith(_SCALING)} for one in slices]
+    for file, words in zip(files, ignored, strict=True):
+        if words != ignored[0]:
+            named = ", ".join(sorted({one.split(":")[0] for one in words ^ ignored[0]}))
+            message = f"{files[0].parent}: {named} is sound in {files[0].name} or {file.name} alone; repair the header"
+            raise ReadError(message)
 
 
 def _in_common(each: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -6,20 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from softfree.data.readers.dicom import frame_count
+from softfree.data.readers.dicom_elements import Elements
+from softfree.data.readers.dicom_file import open_dicom
 from softfree.data.readers.quiet import quiet
+from softfree.data.readers.series_geometry import MARKS
 from softfree.errors import ReadError
 
 _ENDINGS = (".dcm", ".dicom", ".ima")
 _NEEDED = [
-    *("SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "NumberOfFrames", "Rows", "Columns"),
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "ImageType"),
+    *("NumberOfFrames", "Rows", "Columns"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "SliceThickness"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *MARKS,
 ]
+_IMAGES_IN_MOSAIC = 0x0019100A  # Siemens
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Series:
         headers: of each file, without pixels.
         description: SeriesDescription, empty where there is none. It is not for messages: people write into it.
         others: number of files beside them that are no DICOM images.
+        aside: number of localizers and secondary captures that were left out.
     """
 
     folder: Path
@@ -39,20 +46,24 @@ class Series:
     headers: tuple[Dataset, ...]
     description: str
     others: int = 0
+    aside: int = 0
 
     @property
     def multi_frame(self) -> bool:
         """Whether any file holds several frames, which makes each file a volume of its own."""
-        return any(frame_count(header) > 1 for header in self.headers)
+        with quiet():
+            return any(frame_count(header) > 1 for header in self.headers)
 
 
 def series_in(folder: Path) -> list[Series]:
     """Group the DICOM images that lie in a folder itself, not below it, by SeriesInstanceUID; sorted by file name.
 
+    Localizers, and secondary captures without a place, are left out where there is anything else.
+
     Raises:
         ReadError: a DICOM file that is damaged, since a slice would be missing.
     """
-    found: dict[str, list[tuple[Path, Dataset]]] = {}
+    members: list[tuple[Path, Dataset]] = []
     others = 0
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.is_file():
@@ -61,8 +72,26 @@ def series_in(folder: Path) -> list[Series]:
         if header is None:
             others += 1
         else:
-            found.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append((path, header))
-    return [make_series(folder, members, others) for members in found.values()]
+            members.append((path, header))
+    found: dict[str, list[tuple[Path, Dataset]]] = {}
+    with quiet():
+        kept = [member for member in members if not _beside_a_volume(member[1])] or members
+        for path, header in kept:
+            found.setdefault(Elements(header).text("SeriesInstanceUID"), []).append((path, header))
+    return [make_series(folder, series, others, len(members) - len(kept)) for series in found.values()]
+
+
+def is_mosaic(header: Dataset) -> bool:
+    """Whether one image holds all slices side by side, as Siemens writes functional and diffusion MR."""
+    return "MOSAIC" in map(str.upper, Elements(header).texts("ImageType")) or _IMAGES_IN_MOSAIC in header
+
+
+def _beside_a_volume(header: Dataset) -> bool:
+    elements = Elements(header)
+    if "LOCALIZER" in map(str.upper, elements.texts("ImageType")):
+        return True
+    placed = "ImagePositionPatient" in elements or "PerFrameFunctionalGroupsSequence" in header
+    return elements.text("SOPClassUID").startswith(_SECONDARY_CAPTURE) and not placed
 
 
 def is_dicom(path: Path) -> bool:
@@ -82,25 +111,24 @@ def read_header(path: Path) -> Dataset | None:
     Raises:
         ReadError: a damaged file.
     """
-    with quiet():
-        try:
-            dataset = dcmread(path, force=True, stop_before_pixels=True, specific_tags=_NEEDED)
-            for _ in dataset:  # elements are parsed when they are first looked at
-                pass
+    try:
+        with quiet(), open_dicom(path, [*_NEEDED, _IMAGES_IN_MOSAIC]) as (dataset, _):
             frame_count(dataset)
-            kind = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
-        except OSError as error:
-            raise ReadError(f"{path}: cannot be opened ({error.strerror or error})", "missing") from error
-        except Exception as error:  # pydicom raises nearly anything on damaged files
-            raise ReadError(f"{path}: not readable as DICOM ({type(error).__name__}); fetch it again") from error
+            kind = Elements(dataset).text("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
+    except OSError as error:
+        raise ReadError(f"{path}: cannot be opened ({error.strerror or error})", "missing") from error
+    except ReadError as error:
+        raise error.of(path) from error.__cause__
     if "Rows" in dataset and "Columns" in dataset:
         return dataset
-    if kind is None or "Image Storage" in UID(kind).name:
+    if not kind or "Image Storage" in UID(kind).name:
         raise ReadError(f"{path}: damaged DICOM: no size of its image in the header; fetch it again")
     return None
 
 
-def make_series(folder: Path, members: Sequence[tuple[Path, Dataset]], others: int = 0) -> Series:
+def make_series(folder: Path, members: Sequence[tuple[Path, Dataset]], others: int = 0, aside: int = 0) -> Series:
     """Make a series of files and their headers."""
     files, headers = zip(*members, strict=True)
-    return Series(folder, files, headers, str(headers[0].get("SeriesDescription") or ""), others)
+    with quiet():
+        description = Elements(headers[0]).texts("SeriesDescription")[0]
+    return Series(folder, files, headers, description, others, aside)

@@ -1,0 +1,128 @@
+"""Elements of a DICOM header, read one at a time: what is wrong with one costs that one alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence as Several
+from typing import Any
+
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+
+class Elements:
+    """The elements of a data set, and over them those of the functional groups that hold for one frame.
+
+    A damaged element counts as missing and is named in ``corrections``, by its keyword and never by its value: what a
+    file holds may be the name of a patient.
+
+    Args:
+        layers: data sets, of which the last one with an element gives it.
+        corrections: what was found wrong; two ``Elements`` of one file may share the list.
+    """
+
+    def __init__(self, *layers: Dataset, corrections: list[str] | None = None) -> None:
+        self.layers = layers
+        self.corrections = [] if corrections is None else corrections
+
+    def correct(self, words: str) -> None:
+        """Add a correction, once."""
+        if words not in self.corrections:
+            self.corrections.append(words)
+
+    def __contains__(self, keyword: str) -> bool:
+        """Whether the element is there and holds anything."""
+        return self.value(keyword) not in (None, "", b"", [])
+
+    def value(self, keyword: str) -> Any:
+        """Return a value as pydicom reads it; text where it cannot; None where there is none."""
+        for layer in reversed(self.layers):
+            if keyword in layer:
+                return _readable(layer, keyword)
+        return None
+
+    def representation(self, keyword: str) -> str:
+        """Return the value representation that the file gives an element, such as ``OW``; empty for none."""
+        layer = next((layer for layer in reversed(self.layers) if keyword in layer), None)
+        element = None if layer is None else layer.get_item(keyword)
+        return str(getattr(element, "VR", None) or "")
+
+    def texts(self, keyword: str) -> list[str]:
+        """Return each value of an element as the file writes it, without the spaces around it."""
+        value = self.value(keyword)
+        if isinstance(value, bytes):
+            value = value.decode("latin-1")
+        if isinstance(value, str):
+            value = value.split("\\")
+        several = value if isinstance(value, Several) and not isinstance(value, str | bytes) else [value]
+        return ["" if one is None else str(getattr(one, "original_string", one)).strip(" \0") for one in several]
+
+    def text(self, keyword: str) -> str:
+        """Return the first value as text in capitals, as coded strings are; empty where there is none."""
+        return self.texts(keyword)[0].upper() if keyword in self else ""
+
+    def numbers(self, keyword: str) -> list[float | None]:
+        """Return all values as numbers, None for an empty one; an empty list where they are missing or no numbers."""
+        texts = self.texts(keyword)
+        if not any(texts):
+            return []
+        try:
+            numbers = [_parsed(text) for text in texts]
+        except ValueError:
+            self.correct(f"{keyword}: not a number, ignored")
+            return []
+        if any("," in text for text in texts):
+            self.correct(f"{keyword}: decimal comma read as a point")
+        return numbers
+
+    def number(self, keyword: str) -> float | None:
+        """Return the first of one or several numbers; None where it is missing, empty, damaged or not finite."""
+        first = next(iter(self.numbers(keyword)), None)
+        if first is not None and not math.isfinite(first):
+            self.correct(f"{keyword}: not finite, ignored")
+            return None
+        return first
+
+    def whole(self, keyword: str) -> int | None:
+        """Return the first of one or several whole numbers, as :meth:`number` does."""
+        number = self.number(keyword)
+        if number is not None and number != int(number):
+            self.correct(f"{keyword}: not a whole number, ignored")
+            return None
+        return None if number is None else int(number)
+
+    def vector(self, keyword: str, count: int) -> list[float] | None:
+        """Return ``count`` finite numbers, or None."""
+        numbers = self.numbers(keyword)
+        finite = [number for number in numbers if number is not None and math.isfinite(number)]
+        if numbers and (len(numbers) != count or len(finite) != count):
+            self.correct(f"{keyword}: not {count} finite numbers, ignored")
+        return finite if len(numbers) == len(finite) == count else None
+
+    def items(self, keyword: str) -> list[Dataset]:
+        """Return the items of a sequence; none where it is missing or damaged."""
+        value = self.value(keyword)
+        if not isinstance(value, Sequence):
+            if value not in (None, "", b""):
+                self.correct(f"{keyword}: not a sequence, ignored")
+            return []
+        return list(value)
+
+
+def _readable(layer: Dataset, keyword: str) -> Any:
+    try:
+        return layer[keyword].value
+    except MemoryError:
+        raise
+    except Exception:  # pydicom raises nearly anything; then the element's bytes are all there is
+        return getattr(layer.get_item(tag_for_keyword(keyword) or 0), "value", None)
+
+
+def _parsed(text: str) -> float | None:
+    """Read a decimal string; a comma stands for the point where there is no other."""
+    if text.count(",") == 1 and "." not in text:
+        text = text.replace(",", ".")
+    if "_" in text:  # Python's own spelling of numbers
+        raise ValueError(text)
+    return float(text) if text else None
