@@ -7,7 +7,7 @@ from PIL import Image
 from pydicom.uid import JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1
 
 from softfree.data.readers.dicom import decode
-from softfree.data.readers.jpeg import Frame, refuse_damaged
+from softfree.data.readers.jpeg import Frame, follow_scans, refuse_damaged
 from softfree.errors import ReadError
 
 
@@ -104,9 +104,9 @@ SCANS = {
 
 @pytest.mark.parametrize("code", SCANS.values(), ids=SCANS)
 def test_whole_scans_are_followed_to_their_end(code):
-    refuse_damaged(code, Frame.parse(code))
-    filled = code[:-2] + b"\xff\xff\xff\xd9\0"
-    refuse_damaged(filled, Frame.parse(filled))
+    for whole in (code, code[:-2] + b"\xff\xff\xff\xd9\0"):
+        follow_scans(whole, Frame.parse(whole))
+        refuse_damaged(whole, Frame.parse(whole))
 
 
 @pytest.mark.parametrize("code", SCANS.values(), ids=SCANS)
@@ -121,7 +121,9 @@ def test_whole_scans_are_followed_to_their_end(code):
 def test_scans_that_end_early_or_late(code, damage, words):
     damaged = damage(code)
     with pytest.raises(ValueError, match=words):
-        refuse_damaged(damaged, Frame.parse(damaged))
+        frame = Frame.parse(damaged)
+        refuse_damaged(damaged, frame)
+        follow_scans(damaged, frame)
 
 
 @pytest.mark.parametrize("name", ["gray", "4:2:0", "4:4:4", "12 bits"])

@@ -10,6 +10,8 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
 from math import ceil
 from typing import NamedTuple
 
@@ -129,14 +131,34 @@ class Frame:
 
 
 def refuse_damaged(source: bytes, frame: Frame) -> None:
-    """Raise ValueError when a scan of sequential Huffman coding ends early, late or in a code that is none.
+    """Raise ValueError when a scan is damaged in a way that its coding gives away.
 
-    Other processes are only asked for their end marker.
+    simplejpeg, where it is installed, clears whole streams of 8 bits at once; it is strict with headers too, so that
+    what it does not like is looked at once more. Arithmetic coding is only asked for its end marker.
     """
     if not frame.ended:
         raise ValueError("JPEG without an end marker: it is cut short")
-    if frame.process not in (BASELINE, EXTENDED):
+    if frame.precision == 8 and frame.process != LOSSLESS and _without_warnings(source):
         return
+    if frame.process == PROGRESSIVE and find_spec("simplejpeg"):
+        raise ValueError("progressive JPEG that cannot be decoded without a warning")
+    if frame.process in (BASELINE, EXTENDED):
+        follow_scans(source, frame)
+
+
+def _without_warnings(source: bytes) -> bool:
+    if not find_spec("simplejpeg"):
+        return False
+    try:
+        # An eighth of the size: all codes are read, and little is done with them.
+        import_module("simplejpeg").decode_jpeg(source, "GRAY", min_factor=8)
+    except ValueError:
+        return False
+    return True
+
+
+def follow_scans(source: bytes, frame: Frame) -> None:
+    """Raise ValueError when a scan of sequential Huffman coding ends early, late or in a code that is none."""
     widest, highest = (max(getattr(one, name) for one in frame.components) for name in ("across", "down"))
     if not widest or not highest or not all(one.across and one.down for one in frame.components):
         raise ValueError("JPEG frame with a sampling factor of zero")
