@@ -1,11 +1,14 @@
 """What an evaluation measures and writes."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from softfree.errors import UserError
@@ -71,7 +74,8 @@ def test_rows_that_training_did_not_store_are_predicted(run: Run, tmp_path: Path
 
 def test_unreadable_pictures_are_counted_and_explained(run: Run, tmp_path: Path) -> None:
     table = other_table(run, "some.csv", "path,label\n00.png,low\ngone.png,low\n02.png,high\n03.png,high\n")
-    found = evaluated(run, tmp_path / "out", table=table)
+    found = evaluated(run, tmp_path / "out", table=table, include_training=True)
+    assert "that the run was trained on are measured" in found.report.read_text()
     assert len(found.scores) == 3
     assert list(found.failed) == [1]
     assert "no such file" in found.failed[1]
@@ -108,7 +112,59 @@ def test_mistakes(run: Run, tmp_path: Path, changes: dict[str, Any], words: str)
 def test_a_split_without_rows_or_readable_pictures(run: Run, tmp_path: Path) -> None:
     table = other_table(run, "val.csv", "path,label,split\n00.png,low,val\n02.png,high,val\n")
     with pytest.raises(UserError, match="no row in split test; it has 2 in val"):
-        evaluated(run, tmp_path / "out", table=table)
+        evaluated(run, tmp_path / "out", table=table, include_training=True)
     table = other_table(run, "gone.csv", "path,label\ngone.png,low\nlost.png,high\n")
     with pytest.raises(UserError, match="none of the 2 pictures of split test could be read"):
         evaluated(run, tmp_path / "out", table=table)
+
+
+def test_the_own_table_keeps_its_split_wherever_it_lies(tmp_path: Path, run: Run, quick: dict[str, Any]) -> None:
+    data = Path(shutil.copytree(run.folder.parent / "data", tmp_path / "data"))
+    rows = pd.read_csv(data / "table.csv").drop(columns="split")
+    rows.to_csv(data / "table.csv", index=False)
+    made = train(TrainOptions(table=data / "table.csv", out=tmp_path / "run", **quick))
+    own = json.loads((made.folder / "metrics.json").read_text())
+    moved = data.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="name it where it lies now"):
+        evaluate(made, EvaluateOptions(progress=False))
+    found = evaluated(made, tmp_path / "out", table=moved / "table.csv")
+    assert len(found.scores) == own["n"] < 16
+    assert found.metrics["auroc"].value == own["metrics"]["auroc"]["value"]
+    # One label corrected: another table now, whose rows are known by their files and patients all the same.
+    rows.loc[0, "label"] = {"low": "high", "high": "low"}[rows.loc[0, "label"]]
+    rows.to_csv(moved / "table.csv", index=False)
+    found = evaluated(made, tmp_path / "corrected", table=moved / "table.csv")
+    assert (len(found.scores), found.left_out) == (own["n"], 32 - own["n"])
+    assert f"{32 - own['n']} rows are left out: the run was trained on their files" in found.report.read_text()
+    assert len(evaluated(made, tmp_path / "all", table=moved / "table.csv", include_training=True).scores) == 32
+
+
+def test_rows_are_known_by_their_patient_and_by_their_file(run: Run, tmp_path: Path) -> None:
+    data = run.folder.parent / "data"
+    (data / "copy.png").write_bytes((data / "00.png").read_bytes())  # of a training row, under another name
+    Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40) % 251).convert("L").save(data / "new.png")
+    lines = ["path,label,patient_id", "copy.png,low,x1", "new.png,high,Patient0 ", "31.png,low,x2", "30.png,high,"]
+    found = evaluated(run, tmp_path / "out", table=other_table(run, "mixed.csv", "\n".join(lines)))
+    assert (len(found.scores), found.left_out) == (2, 2)
+    text = (run.folder / "seen.json").read_text()
+    assert "patient" not in text.replace('"patients"', "")
+    with pytest.raises(UserError, match=r"all 1 rows .* --include-training"):
+        evaluated(run, tmp_path / "none", table=other_table(run, "seen.csv", "path,label\n01.png,low\n"))
+
+
+def test_a_label_column_of_another_name_is_named(run: Run, tmp_path: Path) -> None:
+    table = other_table(run, "named.csv", "path,diagnosis\n30.png,low\n29.png,high\n28.png,high\n31.png,low\n")
+    with pytest.raises(UserError, match="--label"):
+        evaluated(run, tmp_path / "out", table=table)
+    assert len(evaluated(run, tmp_path / "out", table=table, label="diagnosis").scores) == 4
+
+
+@pytest.mark.parametrize("column", ["patient_id", "PatientName", "birth_date", "MRN", "Accession Number", "path"])
+def test_columns_that_tell_who_somebody_is_are_refused(run: Run, tmp_path: Path, column: str) -> None:
+    with pytest.raises(UserError, match="--allow-identifiers"):
+        evaluate(run, EvaluateOptions(out=tmp_path, by=[column], progress=False))
+
+
+def test_identifiers_that_are_allowed_stand_in_the_report(run: Run, tmp_path: Path) -> None:
+    page = evaluated(run, tmp_path / "out", by=["patient_id"], allow_identifiers=True).report.read_text()
+    assert "patient12" in page

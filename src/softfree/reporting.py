@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,21 @@ from softfree.explain.reported import report_maps
 from softfree.options import EvaluateOptions
 from softfree.report_facts import report_facts
 from softfree.runs import Run, read_cost
-from softfree.scoring import PREDICTIONS, open_table, predict_rows, scores_of, stored_rows, write_predictions
+from softfree.scoring import (
+    PREDICTIONS,
+    open_table,
+    predict_rows,
+    scores_of,
+    stored_rows,
+    without_seen,
+    write_predictions,
+)
 from softfree.thumbnails import worst_errors
+
+_IDENTIFYING = re.compile(
+    r"\b(id|ids|patient|patientid|subject|subjectid|name|names|surname|mrn|ssn|birth|birthday|birthdate|dob|accession|uid"
+    r"|address|phone|email|path|file|filename)\b"
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,7 @@ class Evaluation:
         failed: reasons of pictures that could not be read, by row of the table.
         report: the page that was written.
         comparison: against another run, if asked for.
+        left_out: rows that were not measured, because the run was trained on them.
     """
 
     metrics: dict[str, Metric]
@@ -42,13 +57,24 @@ class Evaluation:
     failed: dict[int, str]
     report: Path
     comparison: Comparison | None = None
+    left_out: int = 0
 
 
 def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
     """Measure a run on one split of its own or another table and write the results."""
     if options.table is not None and options.out is None:
         raise UserError("another table needs --out FOLDER, so that the run keeps the results of its own")
-    table = open_table(run, options.table, options.images)
+    refuse_identifiers(options)
+    table = open_table(run, options.table, options.images, label=options.label, labels=options.labels)
+    left_out = 0
+    if not options.include_training:
+        before = table
+        table, left_out = without_seen(run, table)
+        if left_out == len(before.frame):
+            raise UserError(
+                f"all {left_out} rows of {options.table} have files or patients that the run was trained on; give it"
+                " others, or measure these with --include-training, which says nothing about new patients"
+            )
     part = table.where(options.split)
     if len(part.frame) == 0:
         raise UserError(f"the table has no row in split {options.split}; it has {_splits(table)}")
@@ -56,7 +82,23 @@ def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
     if options.out is not None:
         write_predictions(options.out / PREDICTIONS, frame, run)
     comparison = _against(run, frame, part, options) if options.against else None
-    return write_results(run, table, frame, options, comparison=comparison)
+    return write_results(run, table, frame, options, comparison=comparison, left_out=left_out)
+
+
+def refuse_identifiers(options: EvaluateOptions) -> None:
+    """Refuse columns whose values in a report may tell who somebody is.
+
+    Raises:
+        UserError: a column of ids, names, birth dates or the like, unless the user allows it.
+    """
+    if options.allow_identifiers:
+        return
+    for column in options.by:
+        if _IDENTIFYING.search(re.sub(r"[^a-z]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).casefold())):
+            raise UserError(
+                f"--by {column}: its values may tell who somebody is, and would stand in the report; choose another"
+                " column, or allow it with --allow-identifiers"
+            )
 
 
 def write_results(
@@ -68,6 +110,7 @@ def write_results(
     comparison: Comparison | None = None,
     maps: list[Thumbnail] | None = None,
     beside: dict[str, Metric] | None = None,
+    left_out: int = 0,
 ) -> Evaluation:
     """Measure the rows of ``frame`` and write ``metrics.json`` and ``report.html``.
 
@@ -79,6 +122,7 @@ def write_results(
         comparison: with another run.
         maps: pictures of explanations, instead of those that ``options.maps`` asks for.
         beside: AUROC of other set-ups, shown beside this one's.
+        left_out: rows of another table that are not measured, because the run was trained on them.
     """
     folder = options.out or run.folder
     scores = _readable(run, frame, options)
@@ -93,11 +137,22 @@ def write_results(
         pictures=worst_errors(run, table, frame, scores) if options.pictures else [],
         maps=shown,
         map_notes=notes,
-        **report_facts(run, table, frame),
+        **_facts(run, table, frame, options, left_out),
     )
-    write_metrics(folder / "metrics.json", metrics, _about(run, frame, scores, options))
+    about = _about(run, frame, scores, options) | {"left_out_as_seen": left_out}
+    write_metrics(folder / "metrics.json", metrics, about)
     write_report(folder / "report.html", report)
-    return Evaluation(metrics, scores, _reasons(frame), folder / "report.html", comparison)
+    return Evaluation(metrics, scores, _reasons(frame), folder / "report.html", comparison, left_out)
+
+
+def _facts(run: Run, table: Table, frame: pd.DataFrame, options: EvaluateOptions, left_out: int) -> dict[str, Any]:
+    """As :func:`report_facts`, and what was done about rows that the run was trained on."""
+    facts = report_facts(run, table, frame)
+    if left_out:
+        facts["data_notes"].insert(0, f"{left_out} rows are left out: the run was trained on their files or patients.")
+    if options.include_training and options.table is not None:
+        facts["data_notes"].insert(0, "Rows that the run was trained on are measured, too, as was asked for.")
+    return facts
 
 
 def _readable(run: Run, frame: pd.DataFrame, options: EvaluateOptions) -> Scores:

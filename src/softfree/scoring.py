@@ -10,6 +10,7 @@ import pandas as pd
 
 from softfree.data.dataset import SampleDataset
 from softfree.data.samples import as_samples
+from softfree.data.seen import read_seen
 from softfree.data.table import Table, read_table
 from softfree.errors import UserError
 from softfree.evaluation.calibration import fit_temperature
@@ -17,7 +18,6 @@ from softfree.evaluation.scores import Scores
 from softfree.evaluation.thresholds import choose_thresholds
 from softfree.files import replacing
 from softfree.inference import infer
-from softfree.notes import say
 from softfree.options import InferenceOptions
 from softfree.prediction import outputs
 from softfree.runs import PREDICTED, Operating, Run
@@ -26,28 +26,70 @@ from softfree.runtime.outputs import probabilities
 PREDICTIONS = PREDICTED
 
 
-def open_table(run: Run, path: Path | None = None, images: Path | None = None) -> Table:
-    """Read the run's own table, or another one with the same classes."""
+def open_table(
+    run: Run,
+    path: Path | None = None,
+    images: Path | None = None,
+    *,
+    label: str | None = None,
+    labels: list[str] | None = None,
+) -> Table:
+    """Read the run's own table, wherever it lies now, with the run's split; or another one with the same classes.
+
+    Args:
+        run: the run.
+        path: the table; default: where the run's own one was.
+        images: folder that paths start from.
+        label: column of the classes; default: as in training.
+        labels: several columns; default: as in training.
+
+    Raises:
+        UserError: no table, or one that has changed since training and is not named.
+    """
     options = run.config["options"]
-    own = path is None
-    source = Path(options["table"]) if path is None else path
-    table = read_table(
-        source,
-        label=options["label"],
-        labels=options["labels"],
-        positive=options["positive"],
-        images=Path(options["images"]) if own and options["images"] else images,
-        classes=run.task.classes,
-        seed=options["seed"],
-        # Another table without splits is all test.
-        val_fraction=0.2 if own else 0.0,
-        test_fraction=0.2 if own else 1.0,
-    )
-    if own and table.digest != run.config["table"]["sha256"]:
-        raise UserError(f"{source} has changed since the run was trained on it; name the table to evaluate, and --out")
-    if not own:
-        say(source, table.sentences)
+    source = Path(options["table"] or "table.csv") if path is None else path
+    if path is None and not source.exists():
+        raise UserError(
+            f"{source}, which the run was trained on, is not there any more; name it where it lies now: softfree"
+            f" evaluate {run.folder} TABLE --out FOLDER"
+        )
+    chosen = {"label": label or options["label"], "labels": labels or (None if label else options["labels"])}
+    known = {**chosen, "positive": None if chosen["labels"] else options["positive"], "classes": run.task.classes}
+    recorded = run.config.get("table", {}).get("sha256")
+
+    def read(own: bool) -> Table:
+        # The images of a table that was moved lie beside it; another table without splits is all test.
+        stated = Path(options["images"]) if path is None and options["images"] else images
+        fractions = {} if own else {"val_fraction": 0.0, "test_fraction": 1.0}
+        return read_table(source, images=stated, seed=options["seed"], **known, **fractions)
+
+    if path is None:
+        table = read(own=True)
+        if table.digest != recorded:
+            raise UserError(
+                f"{source} has changed since the run was trained on it; name the table to evaluate, and --out"
+            )
+    else:
+        table = read(own=False)
+        if table.digest == recorded and table.split_made is not None:
+            table = read(own=True)
     return as_samples(table, run.preprocessing.kind, group=options.get("group", False))
+
+
+def without_seen(run: Run, table: Table) -> tuple[Table, int]:
+    """Leave out the rows whose file or patient the run was trained on; of its own table, its own split does that.
+
+    Returns:
+        The table, and how many rows are left out.
+    """
+    if table.digest == run.config.get("table", {}).get("sha256"):
+        return table, 0
+    seen = read_seen(run.folder)
+    if seen is None:
+        return table, 0
+    known = seen.rows(table.frame)
+    kept = replace(table, frame=table.frame[~known].reset_index(drop=True), targets=table.targets[~known])
+    return kept, int(known.sum())
 
 
 def predict_rows(run: Run, table: Table, options: InferenceOptions | None = None) -> pd.DataFrame:

@@ -32,7 +32,11 @@ def print_run(run: Run) -> None:
 
 def print_evaluation(result: Evaluation) -> None:
     """Metrics, comparison and unreadable pictures."""
-    console.print(_metrics_table(result.metrics, f"{len(result.scores)} pictures"))
+    console.print(_metrics_table(result.metrics, f"{len(result.scores)} samples"))
+    if result.left_out:
+        console.print(
+            f"{result.left_out} rows left out: the run was trained on their files or patients", highlight=False
+        )
     if result.comparison is not None:
         console.print(result.comparison.verdict, highlight=False)
     for row, reason in list(result.failed.items())[:10]:
@@ -44,6 +48,7 @@ def evaluation_to_dict(result: Evaluation) -> dict[str, Any]:
     """The same for programs."""
     return {
         "n": len(result.scores),
+        "left_out_as_seen": result.left_out,
         "metrics": metrics_to_json(result.metrics),
         "comparison": _comparison(result),
         "failed": {str(row): reason for row, reason in result.failed.items()},

@@ -97,7 +97,8 @@ def groups(values: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
             raise UserError(f"column {values.name!r} has {values.nunique()} different values; expected at most "
                             f"{MOST_GROUPS} groups: choose another column, or group its values first")  # fmt: skip
         for value in sorted(values.dropna().unique(), key=lambda v: (isinstance(v, str), v)):
-            name = f"{value:g}" if isinstance(value, float) else str(value)
+            # As it stands in the table: 1000460.0 is the scanner 1000460, not 1.00046e+06.
+            name = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
             yield name, (values == value).to_numpy(dtype=bool, na_value=False)
     if values.isna().any():
         yield "not given", values.isna().to_numpy()

@@ -30,10 +30,15 @@ class EvaluateOptions(InferenceOptions):
     """Numbers with intervals from a trained run.
 
     Attributes:
-        table: Another table than the one the run was trained on; needs out.
+        table: Another table than the one the run was trained on; needs out. The run's own one, wherever it lies now,
+            keeps the run's split. Rows whose file or patient the run was trained on are left out.
         images: Folder that the table's paths start from; default: the table's folder.
+        label: Column with one class a row; default: as in training.
+        labels: Several 0/1 columns; default: as in training.
+        include_training: Measure rows that the run was trained on, too: their numbers say nothing about new patients.
         split: The rows to measure.
-        by: Columns to measure in subgroups, e.g. '[sex, scanner]'.
+        by: Columns to measure in subgroups, e.g. '[sex, scanner]'; their values stand in the report.
+        allow_identifiers: Allow columns in by that may tell who somebody is.
         against: Another run, compared on the same pictures.
         margin: Loss of AUROC that is still called as good (non-inferiority margin).
         pictures: Show the worst errors as pictures in the report.
@@ -46,8 +51,12 @@ class EvaluateOptions(InferenceOptions):
 
     table: Path | None = None
     images: Path | None = None
+    label: str | None = None
+    labels: list[str] | None = None
+    include_training: bool = False
     split: Split = "test"
     by: list[str] = field(default_factory=list)
+    allow_identifiers: bool = False
     against: Path | None = None
     margin: float | None = None
     pictures: bool = False

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from softfree.data.preparation import restore
+from softfree.data.seen import Seen
 from softfree.data.table import Table
 from softfree.errors import UserError
 from softfree.files import replacing, write_atomically
@@ -149,6 +150,7 @@ def _go_on(
         "resumed": checkpoint is not None,
     }
     _save_cost(model, options, samples.shape(), spent)
+    Seen.of(table).write(options.out)
     return finish(options, table)
 
 

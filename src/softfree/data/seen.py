@@ -1,0 +1,116 @@
+"""Which files and patients a training has seen, so that nobody is judged by them later.
+
+Only keyed hashes are kept, with a key that is drawn for each run. They name nobody by themselves; whoever has both the
+run and a list of ids can try whether an id is among them, as with any such list.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from softfree.data.identity import patient_key
+from softfree.data.preparation import files_of
+from softfree.data.sources import split_source
+from softfree.data.table import Table
+from softfree.errors import UserError
+from softfree.files import write_atomically
+
+FILE = "seen.json"
+_END = 1 << 20  # bytes at either end of a large file that stand for the whole
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Hashes of the training and validation rows.
+
+    Attributes:
+        key: of the hashes.
+        files: of the contents of the files, with the frame of a multi-frame file.
+        patients: of the patients' ids, in the form in which ids are compared.
+    """
+
+    key: bytes
+    files: frozenset[str]
+    patients: frozenset[str]
+
+    @classmethod
+    def of(cls, table: Table) -> Seen:
+        """Take note of the rows of ``train`` and ``val``."""
+        key = secrets.token_bytes(16)
+        frame = table.frame[table.frame["split"].isin(["train", "val"])]
+        files = frozenset(one for one in _files(key, frame) if one)
+        return cls(key, files, frozenset(one for one in _patients(key, frame) if one))
+
+    def rows(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return boolean ``(n,)``: which rows have a file or a patient that was seen."""
+        files = np.array([one in self.files for one in _files(self.key, frame)], dtype=bool)
+        return files | np.array([one in self.patients for one in _patients(self.key, frame)], dtype=bool)
+
+    def write(self, folder: Path) -> None:
+        """Write ``seen.json`` into a run directory."""
+        found = {"key": self.key.hex(), "files": sorted(self.files), "patients": sorted(self.patients)}
+        write_atomically(folder / FILE, json.dumps(found))
+
+
+def read_seen(folder: Path) -> Seen | None:
+    """Read what a run has seen; None for a run that did not write it down.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        return Seen(bytes.fromhex(found["key"]), frozenset(found["files"]), frozenset(found["patients"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} cannot be read; copy the run again") from None
+
+
+def _files(key: bytes, frame: pd.DataFrame) -> Iterable[str]:
+    """Hash the content that each row names; empty where there is none to read."""
+    frames = frame["frame"] if "frame" in frame else [None] * len(frame)
+    for source, number in zip(frame["file"], frames, strict=True):
+        digest = blake2b(key=key, digest_size=12)
+        try:
+            for file in files_of(str(source)):
+                for path in _below(Path(split_source(file)[0])):
+                    _add(digest, path)
+        except OSError:
+            yield ""
+            continue
+        digest.update(b"" if number is None or pd.isna(number) else str(int(number)).encode())
+        yield digest.hexdigest()
+
+
+def _below(path: Path) -> list[Path]:
+    return sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+
+
+def _add(digest: blake2b, path: Path) -> None:
+    size = os.path.getsize(path)
+    digest.update(size.to_bytes(8, "little"))
+    with path.open("rb") as file:
+        if size <= 2 * _END:
+            digest.update(file.read())
+        else:
+            digest.update(file.read(_END))
+            file.seek(-_END, os.SEEK_END)
+            digest.update(file.read())
+
+
+def _patients(key: bytes, frame: pd.DataFrame) -> Iterable[str]:
+    if "patient_id" not in frame:
+        return [""] * len(frame)
+    known = frame["patient_id"].fillna("").astype(str).map(patient_key)
+    return [blake2b(one.encode(), key=key, digest_size=12).hexdigest() if one else "" for one in known]
