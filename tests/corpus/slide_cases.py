@@ -73,6 +73,18 @@ def two_scans(folder: Path) -> Made:
     return Made(ome(folder, [SCAN, (TISSUE[:, :250], microns(0.5))]))
 
 
+@case(
+    "OME-TIFF", "of which only the macro can be read", "slide", "refused", status="unsupported", says="not every image"
+)
+def only_the_macro(folder: Path) -> Made:
+    path = ome(folder, [(MACRO, microns(20, Name="macro")), SCAN])
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        put(content, file.pages[1].tags[256], 299)
+    path.write_bytes(content)
+    return Made(path)
+
+
 # --- units
 
 for unit, size in {
@@ -286,6 +298,34 @@ def chain_beyond(folder: Path) -> Made:
     return Made(edited(folder, change))
 
 
+@case("Pyramid TIFF", "tiles shorter than their pixels", "slide", "refused", says="shorter than their pixels")
+def short_tiles(folder: Path) -> Made:
+    return Made(edited(folder, lambda content, file: put(content, file.pages[0].tags[259], 1)))
+
+
+@case("Pyramid TIFF", "more tiles than the image needs", "slide", "corrected", says="more tiles than the size")
+def too_many_tiles(folder: Path) -> Made:
+    right = RIGHT | {"size": (300, 190), "pixels": TISSUE[:190]}
+    return Made(edited(folder, lambda content, file: put(content, file.pages[0].tags[257], 190), TISSUE), right)
+
+
+@case("Pyramid TIFF", "without a width", "slide", "refused", says="without a width or a height")
+def no_width(folder: Path) -> Made:
+    def change(content: bytearray, file: tifffile.TiffFile) -> None:
+        struct.pack_into("<H", content, file.pages[0].tags[256].offset, 65_000)
+
+    return Made(edited(folder, change))
+
+
+@case("Pyramid TIFF", "tiles of 16 gigabytes", "slide", "refused", says="tiles of")
+def huge_tiles(folder: Path) -> Made:
+    def change(content: bytearray, file: tifffile.TiffFile) -> None:
+        for tag in (322, 323):
+            put(content, file.pages[0].tags[tag], 65_520)
+
+    return Made(edited(folder, change, TISSUE))
+
+
 @case("Pyramid TIFF", "no tile stored", "slide", "refused", says="no tile is stored")
 def no_tile(folder: Path) -> Made:
     def change(content: bytearray, file: tifffile.TiffFile) -> None:
@@ -315,11 +355,11 @@ def sparse(folder: Path) -> Made:
 
 for tag, name in ((256, "width"), (257, "height")):
 
-    @case("Pyramid TIFF", f"a {name} of 0", "slide", "refused", says="damaged TIFF: an image of")
+    @case("Pyramid TIFF", f"a {name} of 0", "slide", "refused", says="without a width or a height")
     def no_size(folder: Path, tag: int = tag) -> Made:
         return Made(edited(folder, lambda content, file: put(content, file.pages[0].tags[tag], 0)))
 
-    @case("Pyramid TIFF", f"a level whose {name} is 0", "slide", "refused", says="damaged TIFF: an image of")
+    @case("Pyramid TIFF", f"a level whose {name} is 0", "slide", "refused", says="without a width or a height")
     def no_size_of_level(folder: Path, tag: int = tag) -> Made:
         return Made(edited(folder, lambda content, file: put(content, file.pages[1].tags[tag], 0)))
 

@@ -20,7 +20,7 @@ from softfree.data.readers.slide_dicom import DicomPyramid
 from softfree.data.readers.slide_openslide import OpenSlidePyramid
 from softfree.data.readers.slide_pyramid import Pair, Pyramid, plausible
 from softfree.data.readers.slide_tiff import TiffPyramid
-from softfree.data.readers.slide_tiff_facts import MAGIC, UNSAID_ALPHA, read_facts
+from softfree.data.readers.slide_tiff_facts import MAGIC, TiffFacts, read_facts
 from softfree.errors import ReadError
 
 _SIDE = 4096  # pixels of a level that are held at once, along each side
@@ -236,6 +236,13 @@ def _pyramid(path: Path, head: bytes) -> Pyramid:
 def _tiff(path: Path, vendor: str | None) -> Pyramid:
     """Open a TIFF with OpenSlide where that reads it rightly, else as it lies in the file."""
     facts = read_facts(path, vendor)
+    pyramid = _reader_of_tiff(path, vendor, facts)
+    if facts is not None and vendor in (None, *_PLAIN):
+        pyramid.corrections += facts.corrections
+    return pyramid
+
+
+def _reader_of_tiff(path: Path, vendor: str | None, facts: TiffFacts | None) -> Pyramid:
     if vendor is None or (vendor == "generic-tiff" and facts is not None and (facts.is_ome or not facts.plain)):
         return TiffPyramid(path)
     try:
@@ -244,9 +251,7 @@ def _tiff(path: Path, vendor: str | None) -> Pyramid:
         if vendor not in _PLAIN:
             raise
         return TiffPyramid(path)  # another codec
-    if vendor == "generic-tiff" and facts is not None:
-        if math.prod(facts.size) > math.prod(pyramid.sizes[0]):  # the first page is no level of it, but a thumbnail
-            pyramid.close()
-            return TiffPyramid(path)
-        pyramid.corrections += (UNSAID_ALPHA,) if facts.unsaid_alpha else ()
+    if vendor == "generic-tiff" and facts is not None and math.prod(facts.size) > math.prod(pyramid.sizes[0]):
+        pyramid.close()
+        return TiffPyramid(path)  # the first page is not its finest level, but a thumbnail
     return pyramid

@@ -12,7 +12,7 @@ from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TIFF, TiffFile
 
 from softfree.data.readers.quiet import quiet
 from softfree.data.readers.slide_pyramid import Pair
-from softfree.data.readers.slide_tiff_facts import UNSAID_ALPHA, orientation
+from softfree.data.readers.slide_tiff_facts import orientation
 from softfree.data.readers.slide_tiff_images import first_page, images_of, the_slide
 from softfree.errors import ReadError
 
@@ -29,12 +29,11 @@ class TiffPyramid:
     def __init__(self, path: Path) -> None:
         with quiet():
             self._file = TiffFile(path)
-            image, assumed = the_slide(path, images_of(self._file))
+            image, self.corrections = the_slide(path, images_of(path, self._file))
             self._pages: list[Any] = [first_page(level) for level in image.series.levels]
             _refuse(path, self._pages, image.series.axes, self._file)
         self.mpp = image.mpp
         self.sizes = tuple((page.imagewidth, page.imagelength) for page in self._pages)
-        self.corrections = (*assumed, *((UNSAID_ALPHA,) if _alpha(self._pages[0]) == EXTRASAMPLE.UNSPECIFIED else ()))
         self._lock = Lock()
 
     def region(self, level: int, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, Pair]:

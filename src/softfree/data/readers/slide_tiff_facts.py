@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tifffile import EXTRASAMPLE, TiffFile
+from tifffile import COMPRESSION, EXTRASAMPLE, TiffFile
 
 from softfree.data.readers.quiet import quiet
 from softfree.errors import ReadError
 
 MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
-UNSAID_ALPHA = "a fourth channel of no stated meaning is taken as alpha"
-_WIDTH, _ORIENTATION = 256, 274  # tags
+LARGEST_TILE = 1 << 26  # pixels; OpenSlide ends the process where memory for one is lacking
+_ORIENTATION = 274  # a tag
+_OF_IMAGES = (256, 257, 273, 324)  # tags of which an image has some: width, height, offsets of its strips or tiles
 _LEAST = 8  # bytes of a TIFF's header
 _PAGES = 1000  # that are looked at; a slide has some ten
 
@@ -30,13 +31,13 @@ class TiffFacts:
         size: (width, height) of the largest page.
         plain: whether its pixels are of 8 bits, row by row from the upper left corner: all else OpenSlide reads
             without a word, and wrongly.
-        unsaid_alpha: whether a fourth channel has no stated meaning.
+        corrections: what in it contradicts itself, in words.
     """
 
     is_ome: bool
     size: tuple[int, int]
     plain: bool
-    unsaid_alpha: bool
+    corrections: tuple[str, ...]
 
 
 def read_facts(path: Path, vendor: str | None) -> TiffFacts | None:
@@ -60,13 +61,22 @@ def read_facts(path: Path, vendor: str | None) -> TiffFacts | None:
                 bool(file.is_ome),
                 (largest.imagewidth, largest.imagelength),
                 largest.dtype == np.uint8 and orientation(largest) == 1,
-                len(largest.extrasamples) == 1 and largest.extrasamples[0] == EXTRASAMPLE.UNSPECIFIED,
+                _corrections(largest),
             )
 
 
 def orientation(page: Any) -> int:
     """Return where rows and columns begin: 1 is the upper left corner."""
     return int(page.tags.valueof(_ORIENTATION, 1))
+
+
+def _corrections(page: Any) -> tuple[str, ...]:
+    words: tuple[str, ...] = ()
+    if len(page.extrasamples) == 1 and page.extrasamples[0] == EXTRASAMPLE.UNSPECIFIED:
+        words += ("a fourth channel of no stated meaning is taken as alpha",)
+    if len(page.dataoffsets) > math.prod(page.chunked):
+        words += ("more tiles than the size of the image needs",)
+    return words
 
 
 def _pages(path: Path, file: TiffFile) -> list[Any]:
@@ -79,7 +89,7 @@ def _pages(path: Path, file: TiffFile) -> list[Any]:
         whole = _is_chain_whole(file, {page.offset for page in found})
     except Exception:  # a directory that lies beyond the end of the file
         whole = False
-    images = [page for page in found if _WIDTH in page.tags]
+    images = [page for page in found if any(tag in page.tags for tag in _OF_IMAGES)]
     if not whole or not images:
         raise _cut_short(path)
     return images
@@ -100,16 +110,33 @@ def _refuse_page(path: Path, page: Any, size: int) -> None:
 
     Tiles without a byte are legitimate: scanners leave out the glass.
     """
-    if 0 in (page.imagewidth, page.imagelength):
-        raise ReadError(f"{path}: damaged TIFF: an image of {page.imagewidth} x {page.imagelength} pixels")
+    for kind, sides in (
+        ("an image", (page.imagewidth, page.imagelength)),
+        ("tiles", (page.tilewidth, page.tilelength)),
+    ):
+        if not all(isinstance(side, int) for side in sides) or (kind == "an image" and min(sides) < 1):
+            raise ReadError(f"{path}: damaged TIFF: {kind} without a width or a height")
+    if page.tilewidth * page.tilelength > LARGEST_TILE:
+        raise ReadError(f"{path}: damaged TIFF: tiles of {page.tilewidth} x {page.tilelength} pixels")
     count = math.prod(page.chunked)
     starts, lengths = (np.asarray(one[:count], dtype=np.float64) for one in (page.dataoffsets, page.databytecounts))
     if len(starts) < count or len(lengths) < count or (starts + lengths).max() > size:
         raise _cut_short(path)
     if lengths[starts < _LEAST].any():
         raise ReadError(f"{path}: damaged TIFF: tiles that would lie in its header")
+    if page.compression == COMPRESSION.NONE and 0 < lengths[lengths > 0].min(initial=math.inf) < _least_bytes(page):
+        raise ReadError(f"{path}: damaged TIFF: tiles that are shorter than their pixels")
     if not lengths.any():
         raise ReadError(f"{path}: damaged TIFF: an image of which no tile is stored")
+
+
+def _least_bytes(page: Any) -> int:
+    """Return how many bytes the smallest tile or strip of an uncompressed page has."""
+    rows, columns = page.tilelength, page.tilewidth
+    if not page.is_tiled:
+        rows, columns = (page.imagelength - 1) % max(1, page.rowsperstrip) + 1, page.imagewidth
+    samples = page.samplesperpixel if page.planarconfig == 1 else 1
+    return rows * (-(-columns * samples * page.bitspersample // 8))
 
 
 def _cut_short(path: Path) -> ReadError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,19 @@ class TiffImage:
         return self.size[0] * self.size[1]
 
 
-def images_of(file: TiffFile) -> list[TiffImage]:
-    """Return the images of a file, in its order."""
+def images_of(path: Path, file: TiffFile) -> list[TiffImage]:
+    """Return the images of a file, in its order; ReadError when one that may be the slide cannot be read."""
     pages = [first_page(series.levels[0]) for series in file.series]
     if file.is_ome and all(series.kind == "ome" for series in file.series):  # not with damaged XML
         names = [series.name for series in file.series]
-        resolutions = _ome_resolutions(file.ome_metadata or "", [page.index for page in pages])
+        told = _ome_images(file.ome_metadata or "")
+        if _count_slides(name for name, _, _ in told) > _count_slides(names):
+            raise ReadError(
+                f"{path}: an OME-TIFF of which not every image can be read, so that the slide may be missing; save it"
+                " as a file of its own",
+                "unsupported",
+            )
+        resolutions = _ome_resolutions(told, [page.index for page in pages])
     else:
         names = [series.name or page.description[:200] for series, page in zip(file.series, pages, strict=True)]
         resolutions = [_tag_mpp(page) for page in pages]
@@ -78,7 +85,7 @@ def the_slide(path: Path, images: Sequence[TiffImage]) -> tuple[TiffImage, tuple
     """
     if not images:
         raise ReadError(f"{path}: a TIFF without an image; fetch it again")
-    left = [image for image in images if not _BESIDE.search(image.name.lower())] or list(images)
+    left = [image for image in images if _count_slides([image.name])] or list(images)
     finest = min((image.mpp[0] for image in left if image.mpp), default=0.0)
     fine = [image for image in left if image.mpp is None or image.mpp[0] <= _COARSER * finest]
     largest = max(fine, key=lambda image: image.pixels)
@@ -90,6 +97,10 @@ def the_slide(path: Path, images: Sequence[TiffImage]) -> tuple[TiffImage, tuple
             "unsupported",
         )
     return largest, ("several images in the file: the largest is taken",) if len(left) > 1 else ()
+
+
+def _count_slides(names: Iterable[str]) -> int:
+    return sum(not _BESIDE.search(name.lower()) for name in names)
 
 
 def first_page(level: Any) -> Any:
@@ -110,16 +121,23 @@ def _tag_mpp(page: Any) -> Pair | None:
     return plausible(1 / per_um[0], 1 / per_um[1]) if all(per_um) else None
 
 
-def _ome_resolutions(text: str, first_pages: list[int]) -> list[Pair | None]:
+def _ome_images(text: str) -> list[tuple[str, set[int], Pair | None]]:
+    """Return of each image of OME-XML its name, the pages that it names, and its resolution."""
+    found = []
+    for image in ElementTree.fromstring(text).iterfind("{*}Image"):
+        for pixels in image.iterfind("{*}Pixels"):
+            pages = {int(data.get("IFD", 0)) for data in pixels.iterfind("{*}TiffData")}
+            mpp = plausible(_micrometres(pixels, "X"), _micrometres(pixels, "Y"))
+            found.append((image.get("Name", ""), pages, mpp))
+    return found
+
+
+def _ome_resolutions(told: list[tuple[str, set[int], Pair | None]], first_pages: list[int]) -> list[Pair | None]:
     """Return the resolution of each image by its first page; tifffile leaves out images that it cannot read."""
-    told = []
-    for pixels in ElementTree.fromstring(text).iterfind("{*}Image/{*}Pixels"):
-        named = {int(data.get("IFD", 0)) for data in pixels.iterfind("{*}TiffData")}
-        told.append((named, plausible(_micrometres(pixels, "X"), _micrometres(pixels, "Y"))))
     found: list[Pair | None] = []
     for number, page in enumerate(first_pages):
-        matching = [mpp for named, mpp in told if page in named]
-        in_order = told[number][1] if len(told) == len(first_pages) else None
+        matching = [mpp for _, pages, mpp in told if page in pages]
+        in_order = told[number][2] if len(told) == len(first_pages) else None
         found.append(matching[0] if len(matching) == 1 else in_order)
     return found
 
