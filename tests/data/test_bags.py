@@ -60,6 +60,14 @@ def test_places_of_other_tools_need_the_resolution(tmp_path: Path) -> None:
     assert "without their places" in without.in_words()[0]
 
 
+def test_a_file_without_places_is_not_mended_by_a_resolution(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["features"] = RNG.normal(size=(4, 6)).astype(np.float32)
+    with pytest.raises(ReadError, match="no coordinates of its tiles") as caught:
+        BagPreprocessing(6).load(join_source(str(tmp_path / "a.h5"), 0.25))
+    assert caught.value.status == "unsupported"
+
+
 def test_another_encoder(tmp_path: Path) -> None:
     write(tmp_path / "a.h5", 3, encoder="uni")
     write(tmp_path / "wide.h5", 3, width=9, encoder="uni")

@@ -93,7 +93,7 @@ class BagPreprocessing:
     def _rows(self, number: int, file: str) -> np.ndarray:
         path, mpp = split_source(file)
         tiles = read_features(path, mpp=mpp)
-        self._check(path, tiles)
+        self._check(path, tiles, mpp)
         out = np.zeros((len(tiles.features), self.in_features + 3), np.float32)
         out[:, : self.in_features] = tiles.features
         if self.positions:
@@ -101,7 +101,7 @@ class BagPreprocessing:
         out[:, -1] = number
         return out
 
-    def _check(self, path: str, tiles: TileFeatures) -> None:
+    def _check(self, path: str, tiles: TileFeatures, mpp: float | None) -> None:
         width = tiles.features.shape[1]
         if width != self.in_features:
             raise ReadError(
@@ -113,6 +113,8 @@ class BagPreprocessing:
                 f"{path}: features of the encoder {tiles.encoder}, expected {self.encoder}; encode all slides with one",
                 "unsupported",
             )
+        if self.positions and tiles.coords_mm is None and mpp is not None:
+            raise ReadError(f"{path}: no coordinates of its tiles; extract the slide with them", "unsupported")
         if self.positions and tiles.coords_mm is None:
             raise ReadError(
                 f"{path}: coordinates without micrometres per pixel ({tiles.tool} does not store them); add a column"

@@ -182,7 +182,8 @@ def _tool(file: h5py.File) -> str:
 
 
 def _encoder(file: h5py.File, tool: str) -> str | None:
-    return text(file.attrs.get({"softfree": "encoder", "STAMP": "extractor"}.get(tool, "")))
+    name = text(file.attrs.get({"softfree": "encoder", "STAMP": "extractor"}.get(tool, "")))
+    return None if name is None else name[:200]
 
 
 def _attributes(file: h5py.File) -> dict[str, Any]:

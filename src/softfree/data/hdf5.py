@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ class OpenedHDF5:
         self.path = path
 
     def __enter__(self) -> h5py.File:
-        if not self.path.is_file():
+        if not os.path.isfile(self.path):  # never raises, whatever the path
             raise ReadError(f"{self.path}: no such file; check the path and the folder it is relative to", "missing")
         try:
             self.file = h5py.File(self.path, "r")

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import tifffile
 
+from softfree.data.feature_files import read_features
 from softfree.data.readers import slide as module
 from softfree.data.readers.slide import Slide, open_slide
+from softfree.data.volume_files import read_volume
 from softfree.errors import ReadError
 
 NAMES = {
@@ -246,3 +248,11 @@ def test_a_finest_level_without_pixels(sizes: tuple[tuple[int, int], ...]) -> No
     with pytest.raises(ReadError, match="no pixels") as caught:
         Slide(Path("a"), Levels(*sizes))
     assert caught.value.status == "corrupt"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
+    for reader in (open_slide, read_features, read_volume):
+        with pytest.raises(ReadError) as caught:
+            reader(tmp_path / name)
+        assert caught.value.status == "missing"

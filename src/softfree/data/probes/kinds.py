@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from hashlib import blake2b
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def probe_kind(source: str, frame: int | None) -> Probe | None:
         return _bag(path, mpp)
     if mpp is not None or name.endswith(SLIDES):
         return _slide(path, mpp)
-    return _volume(path, frame) if path.is_dir() or is_nifti_file(path) else None
+    return _volume(path, frame) if os.path.isdir(path) or is_nifti_file(path) else None
 
 
 def _volume(path: Path, frame: int | None) -> Probe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import zlib
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def is_nifti_file(path: Path) -> bool:
     """Whether a file is NIfTI by its content, or should be by its name."""
     if path.name.lower().endswith(ENDINGS):
         return True
-    if not path.is_file():  # a pipe would wait for its other end
+    if not os.path.isfile(path):  # a pipe would wait for its other end
         return False
     try:
         with unpacked(path) as stream:

@@ -8,6 +8,7 @@ Colour profiles are not applied.
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -172,8 +173,8 @@ class Slide:
             return out, (0.0, 0.0)
         try:
             inside, shift = self._pyramid.region(number, x0, y0, x1 - x0, y1 - y0)
-        except MemoryError:
-            raise
+        except MemoryError as error:
+            raise ReadError(f"{self.path}: does not fit in memory; ask for a coarser mpp", "too_large") from error
         except Exception as error:  # the libraries raise nearly anything on damaged tiles
             raise ReadError(f"{self.path}: damaged pixels of the slide: {in_one_line(error)}", "corrupt") from error
         out[y0 - y : y1 - y, x0 - x : x1 - x] = inside
@@ -205,18 +206,20 @@ def open_slide(path: str | Path, mpp: float | Pair | None = None) -> Slide:
         raise ReadError(
             f"{path}: mpp {mpp} cannot be a slide's; expected micrometres per pixel, such as 0.25", "unsupported"
         )
-    head = b"" if path.is_dir() else file_head(path)
+    head = b"" if os.path.isdir(path) else file_head(path)
     try:
         pyramid = _pyramid(path, head)
-    except (ReadError, MemoryError):
+    except ReadError:
         raise
+    except MemoryError as error:
+        raise ReadError(f"{path}: does not fit in memory; save it in smaller tiles", "too_large") from error
     except Exception as error:  # the libraries raise nearly anything on damaged headers
         raise ReadError(f"{path}: not readable as a slide: {in_one_line(error)}", "corrupt") from error
     return Slide(path, pyramid, given)
 
 
 def _pyramid(path: Path, head: bytes) -> Pyramid:
-    if path.is_dir():
+    if os.path.isdir(path):
         return DicomPyramid(path)
     vendor = OpenSlide.detect_format(str(path))
     if vendor == "dicom":
