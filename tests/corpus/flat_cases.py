@@ -13,6 +13,7 @@ import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import IFDRational
 from tests.corpus.case import Made, case
 
 _RNG = np.random.default_rng(0)
@@ -364,3 +365,29 @@ small("WebP", "lossy, zeros in its data", lambda: zeroed(WEBP, len(WEBP) // 3, 6
 small("WebP", "lossy, cut short", lambda: WEBP[: len(WEBP) // 2])
 small("WebP", "lossy, half of its data, with sizes that agree", lambda: shortened(WEBP))
 small("WebP", "lossless, cut short", lambda: LOSSLESS_WEBP[: len(LOSSLESS_WEBP) // 2])
+
+
+@case("JPEG", "EXIF resolution of zero over zero, no JFIF density", "image", "read")
+def jpeg_exif_resolution(folder: Path) -> Made:
+    exif = Image.Exif()
+    exif[0x011A], exif[0x011B], exif[0x0128] = IFDRational(0, 0), IFDRational(0, 0), 2
+    pixels = np.full((16, 24), 99, np.uint8)
+    Image.fromarray(pixels).save(folder / "a.jpg", exif=exif, dpi=(0, 0), quality=95)
+    content = (folder / "a.jpg").read_bytes()
+    start = content.index(b"\xff\xe0")  # without the JFIF segment, Pillow asks EXIF
+    end = start + 2 + int.from_bytes(content[start + 2 : start + 4])
+    (folder / "a.jpg").write_bytes(content[:start] + content[end:])
+    return Made(folder / "a.jpg", {"pixels": pixels[..., None], "aspect": 1.0}, tolerance=1)
+
+
+@case("JPEG", "EXIF resolution as fractions, no JFIF density", "image", "read")
+def jpeg_exif_fractions(folder: Path) -> Made:
+    exif = Image.Exif()
+    exif[0x011A], exif[0x011B], exif[0x0128] = IFDRational(720000, 10000), IFDRational(720000, 10000), 2
+    pixels = np.full((16, 24), 99, np.uint8)
+    Image.fromarray(pixels).save(folder / "a.jpg", exif=exif, quality=95)
+    content = (folder / "a.jpg").read_bytes()
+    start = content.index(b"\xff\xe0")
+    end = start + 2 + int.from_bytes(content[start + 2 : start + 4])
+    (folder / "a.jpg").write_bytes(content[:start] + content[end:])
+    return Made(folder / "a.jpg", {"pixels": pixels[..., None], "aspect": 1.0}, tolerance=1)

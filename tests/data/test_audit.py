@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from rich.console import Console
 
@@ -129,3 +130,23 @@ def test_real_cells_have_no_patients(shared_data):
     found = audit(table, workers=2, progress=False)
     assert found.patients is None
     assert "no_patients" in {problem.kind for problem in found.found}
+
+
+def test_what_readers_corrected_is_grouped_counted_and_an_error_where_strict(tmp_path):
+    rows = ["path,label"]
+    for number in range(8):
+        name = f"{number}.tif"
+        shape = np.random.default_rng(number).integers(0, 255, (16, 20), dtype=np.uint8)
+        resolution = (100, 200) if number < 3 else (100, 100)  # pixels of unequal sides
+        tifffile.imwrite(tmp_path / name, shape, photometric="minisblack", resolution=resolution, resolutionunit=3)
+        rows.append(f"{name},{'ab'[number % 2]}")
+    (tmp_path / "table.csv").write_text("\n".join(rows) + "\n")
+    table = read_table(tmp_path / "table.csv")
+    for strict in (False, True):
+        found = audit(table, progress=False, strict=strict)
+        (corrected,) = (problem for problem in found.found if problem.kind == "corrected")
+        assert corrected.severity == ("error" if strict else "warning")
+        assert corrected.message.startswith("3 samples: ")
+        assert corrected.rows == (0, 1, 2)
+        assert corrected.details == ("0.tif", "1.tif", "2.tif")
+        assert corrected.message in printed(found)

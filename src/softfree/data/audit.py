@@ -115,7 +115,7 @@ class Audit:
             yield grid
 
 
-def audit(table: Table, *, workers: int = 0, progress: bool = True) -> Audit:
+def audit(table: Table, *, workers: int = 0, progress: bool = True, strict: bool = False) -> Audit:
     """Read every picture of ``table`` once and look for what would spoil a result.
 
     Only a few facts of each picture are kept in memory.
@@ -124,6 +124,7 @@ def audit(table: Table, *, workers: int = 0, progress: bool = True) -> Audit:
         table: read with ``strict_patients=False`` to have shared patients reported instead of refused.
         workers: threads that read pictures; 0 reads them one after the other.
         progress: whether to show a progress bar.
+        strict: whether a file that had to be corrected is an error.
 
     Raises:
         UserError: when not one picture can be read.
@@ -137,6 +138,7 @@ def audit(table: Table, *, workers: int = 0, progress: bool = True) -> Audit:
     confounds = tuple(find_confounds(features_of(read), table.task, table.targets[ok]))
     found = chain(
         problems.find_unreadable(table, probes),
+        problems.find_corrected(table, probes, strict=strict),
         problems.find_duplicates(table, probes),
         problems.find_shared_patients(table),
         problems.find_thin_classes(table),

@@ -45,6 +45,17 @@ def find_unreadable(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
         yield Problem("error", "unreadable", message, _rows(table.frame.loc[failed.index]), tuple(failed["reason"]))
 
 
+def find_corrected(table: Table, probes: pd.DataFrame, *, strict: bool = False) -> Iterator[Problem]:
+    """Find what readers assumed or corrected, a problem for each kind: a warning, or an error where ``strict``."""
+    each = probes["corrections"].explode().dropna()
+    for correction, count in each.value_counts().items():
+        rows = table.frame.loc[each.index[each == correction]]
+        severity: Severity = "error" if strict else "warning"
+        yield Problem(
+            severity, "corrected", f"{counted(count, 'sample')}: {correction}", _rows(rows), tuple(rows["path"])
+        )
+
+
 def find_duplicates(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
     """Find pictures that are in the table twice, as copies of a file or as the same pixels in another one."""
     frame = table.frame[["row", "path", "split"]].assign(

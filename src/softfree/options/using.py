@@ -86,10 +86,12 @@ class CheckOptions(TableOptions):
     """An audit of a table before training.
 
     Attributes:
+        strict: Count files that had to be corrected, or about which something was assumed, as errors.
         workers: Threads that read pictures.
         progress: Show a progress bar.
     """
 
+    strict: bool = False
     workers: int = 2
     progress: bool = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,8 +132,9 @@ def _refuse_cut_bmp(data: bytes, image: ImageFile.ImageFile) -> None:
 def _aspect(image: ImageFile.ImageFile) -> float:
     """Height of a pixel over its width: densities are dots across and down, whatever their unit."""
     found = (image.info.get(name) for name in ("jfif_density", "aspect", "dpi"))
-    across, down = next((pair for pair in found if pair), (1, 1))
-    return across / down if across > 0 and down > 0 else 1.0
+    pair = next((pair for pair in found if pair), (1, 1))
+    across, down = map(float, pair)  # those of EXIF are fractions, of zero over zero at times
+    return across / down if 0 < across < math.inf and 0 < down < math.inf else 1.0
 
 
 def _described(path: Path, image: ImageFile.ImageFile) -> tuple[str, bool]:
