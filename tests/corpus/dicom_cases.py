@@ -50,6 +50,7 @@ def write(
     content: bytes | None = None,
     change: Callable[[Dataset], object] | None = None,
     bytes_for: dict[bytes, bytes] | None = None,
+    name: str = "a.dcm",
     **elements: object,
 ) -> Path:
     """Write one image, with elements set, the data set changed, or bytes of the file exchanged for others."""
@@ -78,7 +79,7 @@ def write(
         dataset["PixelData"].is_undefined_length = True
     if change:
         change(dataset)
-    path = folder / "a.dcm"
+    path = folder / name
     dataset.save_as(path, enforce_file_format=True)
     data = path.read_bytes()
     for old, new in (bytes_for or {}).items():

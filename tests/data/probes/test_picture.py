@@ -4,6 +4,8 @@ import pytest
 from PIL import Image
 
 from softfree.data.probes import probe, probe_all
+from softfree.data.probes.picture import probe_picture
+from softfree.data.readers import Picture
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 20), dtype=np.uint8)
 
@@ -55,6 +57,13 @@ def test_frames_are_pictures_of_their_own(tmp_path):
 
 def test_blank_pictures(tmp_path):
     assert probe(saved(tmp_path / "a.png", np.full((9, 9), 7, np.uint8)), None).blank
+
+
+@pytest.mark.parametrize(("low", "high", "blank"), [(0, 255, False), (60, 200, True), (-9, -1, True), (10, 10, False)])
+def test_blank_is_what_a_model_sees(monkeypatch, tmp_path, low, high, blank):
+    picture = Picture(np.arange(50, dtype=np.uint8).reshape(5, 10, 1), low, high, None, (), "8-bit gray")
+    monkeypatch.setattr("softfree.data.probes.picture.read_picture", lambda *_, **__: picture)
+    assert probe_picture(saved(tmp_path / "a.png"), None).blank == blank
 
 
 def test_a_file_without_picture_gives_its_reason(tmp_path):

@@ -51,9 +51,11 @@ class Header:
         """The byte order of tables."""
         return bool(self.dataset.original_encoding[1])
 
-    def elements(self, frame: int) -> Elements:
-        """Give the elements that hold for one frame: the data set's, the shared and its own functional groups."""
-        return frame_elements(self.dataset, frame, _FRAME_MACROS, self.corrections)
+    def elements(self, frame: int, corrections: list[str] | None = None) -> Elements:
+        """Give the elements that hold for one frame, which put what is wrong with them into ``corrections``."""
+        return frame_elements(
+            self.dataset, frame, _FRAME_MACROS, self.corrections if corrections is None else corrections
+        )
 
     def describe(self, stored: np.ndarray) -> str:
         """Say what the file holds, such as ``12-bit signed MONOCHROME2``."""

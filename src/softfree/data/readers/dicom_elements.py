@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as Several
+from functools import lru_cache
+from struct import unpack
 from typing import Any
 
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag, Tag
 
 
 class Elements:
@@ -36,16 +40,17 @@ class Elements:
         return self.value(keyword) not in (None, "", b"", [])
 
     def value(self, keyword: str) -> Any:
-        """Return a value as pydicom reads it; text where it cannot; None where there is none."""
+        """Return a value as pydicom reads it, or as the text that the file has; None where there is none."""
         for layer in reversed(self.layers):
-            if keyword in layer:
-                return _readable(layer, keyword)
+            element = layer.get_item(_tag(keyword))
+            if element is not None:
+                return _readable(layer, element)
         return None
 
     def representation(self, keyword: str) -> str:
         """Return the value representation that the file gives an element, such as ``OW``; empty for none."""
-        layer = next((layer for layer in reversed(self.layers) if keyword in layer), None)
-        element = None if layer is None else layer.get_item(keyword)
+        elements = (layer.get_item(_tag(keyword)) for layer in reversed(self.layers))
+        element = next((element for element in elements if element is not None), None)
         return str(getattr(element, "VR", None) or "")
 
     def texts(self, keyword: str) -> list[str]:
@@ -110,13 +115,31 @@ class Elements:
         return list(value)
 
 
-def _readable(layer: Dataset, keyword: str) -> Any:
+@lru_cache(256)
+def _tag(keyword: str) -> BaseTag:
+    return Tag(keyword)
+
+
+def _readable(layer: Dataset, element: DataElement | RawDataElement) -> Any:
+    """Return a value: numbers and coded text straight from the file's bytes, which is faster and never fails."""
+    if isinstance(element, RawDataElement) and element.value is not None:
+        kind = element.VR or _kind(element.tag)
+        if kind in ("DS", "IS", "CS"):
+            return bytes(element.value).decode("latin-1")
+        if kind == "US" and len(element.value) % 2 == 0:
+            order = "<" if element.is_little_endian else ">"
+            return list(unpack(f"{order}{len(element.value) // 2}H", element.value))
     try:
-        return layer[keyword].value
+        return layer[element.tag].value
     except MemoryError:
         raise
     except Exception:  # pydicom raises nearly anything; then the element's bytes are all there is
-        return getattr(layer.get_item(tag_for_keyword(keyword) or 0), "value", None)
+        return getattr(layer.get_item(element.tag), "value", None)
+
+
+@lru_cache(256)
+def _kind(tag: BaseTag) -> str:
+    return dictionary_VR(tag) if dictionary_has_tag(tag) else ""
 
 
 def _parsed(text: str) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -125,28 +126,35 @@ def _decoded(path: Path, max_voxels: int) -> _Stack:
     if photometric not in GRAY:
         raise ReadError(f"{path}: a volume of {photometric} pixels; expected gray ones", "unsupported")
     frames = stored.reshape(-1, *stored.shape[-2:])
-    scaled = [to_modality(one, header.elements(number), header.little_endian) for number, one in enumerate(frames)]
+    wrong: list[list[str]] = [[] for _ in frames]
+    scaled = [
+        to_modality(one, header.elements(number, wrong[number]), header.little_endian)
+        for number, one in enumerate(frames)
+    ]
+    _refuse_partly_rescaled(path, [f"frame {number + 1}" for number in range(len(frames))], wrong)
+    corrections = [*header.corrections, *chain.from_iterable(wrong)]
     voxels = np.stack([one for one, _ in scaled])
-    return _Stack(voxels, _in_common([steps for _, steps in scaled]), header.describe(stored), header.corrections)
+    return _Stack(voxels, _in_common([steps for _, steps in scaled]), header.describe(stored), corrections)
 
 
 def _stacked(files: Sequence[Path], max_voxels: int) -> _Stack:
     """Decode one-frame files in the given order."""
     slices = [_decoded(file, max_voxels) for file in files]
-    _refuse_partly_rescaled(files, slices)
+    _refuse_partly_rescaled(files[0].parent, [file.name for file in files], [one.corrections for one in slices])
     voxels = np.concatenate([one.voxels for one in slices])
     corrections = [words for one in slices for words in one.corrections]
     return _Stack(voxels, _in_common([one.steps for one in slices]), slices[0].stored, corrections)
 
 
-def _refuse_partly_rescaled(files: Sequence[Path], slices: Sequence[_Stack]) -> None:
+def _refuse_partly_rescaled(path: Path, names: Sequence[str], corrections: Sequence[Sequence[str]]) -> None:
     """Raise ReadError when the rescaling of some slices alone was ignored: they would not be in the others' units."""
-    ignored = [{words for words in one.corrections if words.startswith(_SCALING)} for one in slices]
-    for file, words in zip(files, ignored, strict=True):
+    ignored = [{words for words in each if words.startswith(_SCALING)} for each in corrections]
+    for name, words in zip(names, ignored, strict=True):
         if words != ignored[0]:
-            named = ", ".join(sorted({one.split(":")[0] for one in words ^ ignored[0]}))
-            message = f"{files[0].parent}: {named} is sound in {files[0].name} or {file.name} alone; repair the header"
-            raise ReadError(message)
+            elements = ", ".join(sorted({one.split(":")[0] for one in words ^ ignored[0]}))
+            raise ReadError(
+                f"{path}: {elements} can be used in {names[0]} or in {name}, not in both; repair the header"
+            )
 
 
 def _in_common(each: Sequence[Sequence[str]]) -> tuple[str, ...]:

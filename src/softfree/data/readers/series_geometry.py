@@ -124,11 +124,12 @@ def _step(path: Path, ordered: Sequence[Slice], normal: np.ndarray) -> tuple[np.
     median = np.median(steps, axis=0)
     digits = np.min([one.digits for one in ordered], axis=0)
     corrections: tuple[str, ...] = ()
-    if (off := np.linalg.norm(steps - median, axis=1) > UNEVEN * usual).any():
+    off = np.linalg.norm(steps - median, axis=1)
+    if off.max() > UNEVEN * usual:
         digits = np.where(digits <= _COARSE * usual, digits, 2 * UNEVEN * usual)
         even = _even_step(positions, digits)
         if even is None:
-            number = int(np.flatnonzero(off)[0])
+            number = int(np.argmax(off))
             _refuse_gap(path, ordered[number].name, ordered[number + 1].name, float(gaps[number]), usual)
         mean = even
         corrections = ("ImagePositionPatient: rounded in the header, even distances taken",)
