@@ -191,7 +191,7 @@ register(
 )
 register(
     "a series' description in bytes of no character set",
-    "corrected",
+    "read",
     only(
         2,
         SeriesDescription="Doe^Jane",
