@@ -69,6 +69,7 @@ def test_inputs_of_all_kinds_keep_their_order(run: Run, noise: np.ndarray, tmp_p
 @pytest.mark.parametrize("kind", [np.uint16, np.float32, np.float64])
 def test_arrays_of_any_kind_are_the_same_picture(run: Run, noise: np.ndarray, kind: type) -> None:
     white = 1 if kind is not np.uint16 else 65535
+    noise[0, :2] = 0, 255  # the range of other kinds is their own
     other: np.ndarray = (noise.astype(np.float64) / 255 * white).round(0 if white > 1 else 9).astype(kind)
     rows = predict(run, [noise, other, np.repeat(other[..., None], 3, 2), noise[::-1][::-1]])
     np.testing.assert_allclose(rows["p_low"], rows["p_low"][0], atol=1e-5)
@@ -78,8 +79,7 @@ def test_arrays_of_any_kind_are_the_same_picture(run: Run, noise: np.ndarray, ki
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.zeros((8, 8), np.int32), "expected uint8, uint16"),
-        (np.full((8, 8), 1.5), "between 0 and 1"),
+        (np.zeros((8, 8), np.complex64), "expected whole numbers"),
         (np.full((8, 8), np.nan), "finite"),
         (np.zeros((3, 8, 8), np.uint8), r"shape \(3, 8, 8\)"),
         (np.zeros((0, 8), np.uint8), r"shape \(0, 8\)"),
@@ -159,4 +159,4 @@ def test_names_that_are_not_utf8_and_pipes_are_rows(run: Run, noise: np.ndarray,
 def test_bytes_in_the_other_order_are_the_same_picture(run: Run) -> None:
     array = np.random.default_rng(0).integers(0, 60_000, (40, 40), dtype=np.uint16)
     found = predict(run, [array, array.astype(">u2")])
-    assert found["p_low"][0] == found["p_low"][1]
+    assert found["p_low"][0] == pytest.approx(found["p_low"][1], abs=1e-6)

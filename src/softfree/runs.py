@@ -160,7 +160,7 @@ class Run:
         """Probabilities for files, folders, tables or arrays.
 
         Args:
-            inputs: paths, or arrays (H, W) or (H, W, C) of uint8, uint16, or floats in [0, 1].
+            inputs: paths, or arrays (H, W) or (H, W, C), which are read as a TIFF of the same numbers is.
             frame: frame of multi-frame files, counted from 0; default: the first.
             images: folder that the paths of tables start from and must lie in; default: each table's folder.
             batch: pictures at once; only pictures of equal shape share a batch.

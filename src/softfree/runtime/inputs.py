@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from softfree.data.identity import refuse_nobody, tell_patients
-from softfree.data.readers.picture import Picture
+from softfree.data.readers.picture import Picture, own_range
 from softfree.data.row_paths import base_folder, places
 from softfree.data.sources import WITH_RESOLUTION, join_source, resolution
 from softfree.data.table_text import FRAME, Rows, check_text, read_bytes
@@ -85,19 +85,27 @@ def samples_in(folder: Path, kind: str) -> list[str]:
 
 
 def as_picture(array: np.ndarray) -> Picture:
-    """An array (H, W) or (H, W, C) of uint8, uint16 or floats in [0, 1] as a picture; UserError for any other."""
-    ranges = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
+    """Turn an array (H, W) or (H, W, C), C = 1 or 3, into what a TIFF of the same numbers is read as.
+
+    Black and white are those of a file, see :func:`~softfree.data.readers.picture.own_range`: 0 and 255 for uint8, 0
+    and 65535 for colors of uint16, 0 and 1 for colors of floats within them, the array's own least and greatest value
+    for everything else.
+
+    Raises:
+        UserError: an array of another shape, of no numbers, or with a value that is not finite.
+    """
     pixels = array[..., None] if array.ndim == 2 else array
-    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
         raise UserError(f"got an array of shape {array.shape}; expected (H, W), (H, W, 1) or (H, W, 3)")
-    if pixels.dtype in ranges:
-        high = ranges[pixels.dtype]
-    elif np.issubdtype(pixels.dtype, np.floating) and pixels.min() >= 0 and pixels.max() <= 1:
-        high = 1.0
-    else:
-        raise UserError(f"got an array of {array.dtype}; expected uint8, uint16, or finite floats between 0 and 1")
-    return Picture(pixels, 0.0, high, None, (), f"{pixels.dtype} array")
+    kind, bits = pixels.dtype.kind, 8 * pixels.dtype.itemsize
+    native = {"b": np.uint8, "f": np.float32}.get(kind, pixels.dtype.newbyteorder("="))
+    if kind in "buif":
+        with np.errstate(over="ignore"):  # what is too large for float32 is found below
+            pixels = np.ascontiguousarray(pixels.astype(native, copy=False))
+    if kind not in "buif" or not np.isfinite(pixels).all():
+        raise UserError(f"got an array of {array.dtype}; expected whole numbers, or finite floats")
+    low, high, steps = own_range(pixels, 1 if kind == "b" else bits)
+    return Picture(pixels, low, high, None, steps, f"{array.dtype} array")
 
 
 def table_rows(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from softfree.data.readers.picture import in_one_line
 from softfree.data.task import Task
 from softfree.errors import UserError
 from softfree.runtime.kinds import Prepared, restore
@@ -96,4 +97,4 @@ class Metadata:
                 json.loads(found.get("group", "false")),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise UserError(f"{path} has damaged metadata ({error}); export the run again") from None
+            raise UserError(f"{path} has damaged metadata ({in_one_line(error)}); export the run again") from None
