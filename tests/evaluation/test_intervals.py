@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from softfree.evaluation.intervals import bias_corrected, newcombe, wilson
 
@@ -59,3 +60,18 @@ def test_left_out_resamples() -> None:
     assert many.reason == "too few patients of a class: 15 of 110 resamples lacked it"
     assert bias_corrected(1.0, np.ones(50), 0.95, "").reason == "every resample gave the same value"
     assert math.isnan(bias_corrected(1.0, np.full(50, np.nan), 0.95, "").low)
+
+
+def test_few_patients_widen_an_interval_as_student_says() -> None:
+    draws = np.random.default_rng(0).normal(0.5, 0.1, 200_000)
+    plain, few = bias_corrected(0.5, draws, 0.95, ""), bias_corrected(0.5, draws, 0.95, "", patients=10)
+    z = math.sqrt(10 / 9) * scipy.stats.t.ppf(0.975, 9)
+    assert (few.high - few.low) / (plain.high - plain.low) == pytest.approx(z / scipy.stats.norm.ppf(0.975), rel=0.02)
+    assert bias_corrected(0.5, draws, 0.95, "", patients=10**6).high == pytest.approx(plain.high, abs=1e-4)
+
+
+def test_too_few_patients_have_no_interval_and_a_reason() -> None:
+    found = bias_corrected(0.5, np.linspace(0, 1, 100), 0.95, "bootstrap", patients=9)
+    assert math.isnan(found.low)
+    assert found.reason is not None
+    assert "too few patients: 9" in found.reason

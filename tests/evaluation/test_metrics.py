@@ -227,7 +227,7 @@ def test_degenerate_samples_never_crash(name: str) -> None:
         ("binary-no-negative", "specificity/ill", "no negative sample"),
         ("binary-hole", "accuracy", "1 of 6 scores are not a number"),
         ("binary-constant", "auroc", "all scores are equal"),
-        ("binary-one-patient", "brier", "every resample gave the same value"),
+        ("binary-one-patient", "brier", "too few patients: 1"),
         ("multiclass-two", "auroc", "left out for want of samples: c"),
         ("multilabel-unknown", "ece/x", "no samples"),
     ],

@@ -108,7 +108,8 @@ def reliability(
         inside = number == b
         n, positives = int(inside.sum()), int(y[inside].sum())
         if repeat and 0 < positives < n:
-            interval = bias_corrected(positives / n, draws[str(b)], level, "bootstrap")
+            who = len(np.unique(patients[inside]))
+            interval = bias_corrected(positives / n, draws[str(b)], level, "bootstrap", patients=who)
         else:  # a share of 0 or 1 has no spread over resamples: count patients, the cautious choice
             trials = len(np.unique(patients[inside]))
             interval = wilson(round(positives / n * trials), trials, level)

@@ -13,7 +13,7 @@ from softfree.errors import UserError
 from softfree.evaluation import delong
 from softfree.evaluation.bootstrap import distribution
 from softfree.evaluation.intervals import bias_corrected
-from softfree.evaluation.metrics import draws_of, most_left_out, resampled
+from softfree.evaluation.metrics import draws_of, independent, most_left_out, resampled
 from softfree.evaluation.quantities import Quantity, quantities
 from softfree.evaluation.scores import Scores
 
@@ -115,7 +115,7 @@ def _differences(
         if x.family == "auroc" and not a.patients_repeat:
             found[name] = _by_delong(x, a, b)
             continue
-        found[name] = _by_bootstrap(x, y, name, draws, words)
+        found[name] = _by_bootstrap(x, y, name, draws, words, independent(x, first, a))
         if x.family == "auroc" and a.task.kind == "binary":
             found["auroc_delong"] = _by_delong(x, a, b)
     return found
@@ -161,7 +161,9 @@ def _by_delong(x: Quantity, a: Scores, b: Scores) -> Difference:
     )
 
 
-def _by_bootstrap(x: Quantity, y: Quantity, name: str, draws: list[dict[str, np.ndarray]], words: str) -> Difference:
+def _by_bootstrap(
+    x: Quantity, y: Quantity, name: str, draws: list[dict[str, np.ndarray]], words: str, patients: int
+) -> Difference:
     n, positives = int(x.rows.sum()), x.n_positive
     value = x.value - y.value
     reason = x.reason or y.reason
@@ -169,7 +171,7 @@ def _by_bootstrap(x: Quantity, y: Quantity, name: str, draws: list[dict[str, np.
         nan = math.nan
         return Difference(x.value, y.value, nan, nan, nan, nan, words, n, positives, reason or "not the same classes")
     drawn = draws_of(x, name, draws[0]) - draws_of(y, name, draws[1])
-    interval = bias_corrected(value, drawn, LEVEL, words, most_left_out(x, draws[0]))
+    interval = bias_corrected(value, drawn, LEVEL, words, most_left_out(x, draws[0]), patients)
     reason = "; ".join(part for part in (reason, interval.reason) if part) or None
     low, high, method = interval.low, interval.high, interval.method
     return Difference(x.value, y.value, value, low, high, math.nan, method, n, positives, reason)

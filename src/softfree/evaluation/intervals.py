@@ -9,12 +9,16 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 from scipy.stats import binomtest
+from scipy.stats import t as student
 
 MOST_LEFT_OUT = 0.1
 """More resamples than this share without a class, and no interval is given. A class that ``k`` patients have is missing
 from about ``exp(-k)`` of the resamples, so that this asks for three patients of each class."""
 MOST_LEFT_OUT_OF_MEAN = 0.5
 """The same for a mean over classes, each of which keeps the rule above."""
+
+FEWEST_PATIENTS = 10
+"""Patients (of the smaller class, where both count) below which no resampling of them gives an interval that holds."""
 
 ROUNDING = 1e-9
 """Sums taken in another order differ by less."""
@@ -60,15 +64,33 @@ def newcombe(value: float, positives: int, negatives: int, level: float) -> Inte
     return Interval(bound, 1.0, method) if value == 1 else Interval(0.0, 1 - bound, method)
 
 
+def expanded(level: float, patients: int) -> float:
+    """Return how many standard deviations an interval of so many patients reaches to either side.
+
+    A bootstrap of n patients has a spread too small by sqrt((n - 1) / n) and knows nothing of Student's t (Hesterberg,
+    What teachers should know about the bootstrap, American Statistician 69, 2015, section 3.2).
+    """
+    return math.sqrt(patients / (patients - 1)) * float(student.ppf((1 + level) / 2, patients - 1))
+
+
 def bias_corrected(
-    value: float, draws: np.ndarray, level: float, method: str, most_left_out: float = MOST_LEFT_OUT
+    value: float,
+    draws: np.ndarray,
+    level: float,
+    method: str,
+    most_left_out: float = MOST_LEFT_OUT,
+    patients: int | None = None,
 ) -> Interval:
-    """Compute the bias-corrected percentile interval of a bootstrap.
+    """Compute the bias-corrected percentile interval of a bootstrap, expanded for few patients.
 
     The correction matters for statistics whose resamples lie to one side of the value, as the average precision's do
     (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 14.3). Resamples that lacked a class (NaN)
-    are left out and counted in the method.
+    are left out and counted in the method. With ``patients``, the number of independent ones, the interval is expanded
+    as :func:`expanded` says, and there is none below :data:`FEWEST_PATIENTS`; None leaves it as it is.
     """
+    if patients is not None and patients < FEWEST_PATIENTS:
+        reason = f"too few patients: {patients} of the smaller class or in all, {FEWEST_PATIENTS} are needed"
+        return no_interval(method, reason)
     kept = draws[~np.isnan(draws)]
     left_out = len(draws) - len(kept)
     if left_out:
@@ -79,6 +101,7 @@ def bias_corrected(
         return no_interval(method, "every resample gave the same value")
     below = np.mean(kept < value - ROUNDING) + np.mean(np.abs(kept - value) <= ROUNDING) / 2
     finest = 1 / (2 * len(kept))
-    shift, z = 2 * ndtri(np.clip(below, finest, 1 - finest)), ndtri((1 + level) / 2)
+    z = ndtri((1 + level) / 2) if patients is None else expanded(level, patients)
+    shift = 2 * ndtri(np.clip(below, finest, 1 - finest))
     low, high = np.quantile(kept, ndtr([shift - z, shift + z]))
     return Interval(float(low), float(high), method)

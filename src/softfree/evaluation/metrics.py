@@ -11,6 +11,7 @@ import numpy as np
 from softfree.evaluation import delong
 from softfree.evaluation.bootstrap import Statistic, distribution
 from softfree.evaluation.intervals import (
+    FEWEST_PATIENTS,
     MOST_LEFT_OUT,
     MOST_LEFT_OUT_OF_MEAN,
     Interval,
@@ -104,7 +105,8 @@ def measure(
     who = f"{len(np.unique(scores.patients))} patients" if repeat else f"{len(scores)} samples"
     words = f"bootstrap over {who}, {resamples} resamples, seed {seed}"
     found = {
-        name: _metric(item, _interval(item, name, scores, draws, level, words), level) for name, item in items.items()
+        name: _metric(item, _interval(item, name, scores, draws, level, words, independent(item, items, scores)), level)
+        for name, item in items.items()
     }
     if scores.task.kind == "binary" and repeat:
         area = items["auroc"]
@@ -134,8 +136,25 @@ def most_left_out(item: Quantity, draws: Mapping[str, np.ndarray]) -> float:
     return MOST_LEFT_OUT_OF_MEAN if item.parts and enough else MOST_LEFT_OUT
 
 
+def independent(item: Quantity, items: Mapping[str, Quantity], scores: Scores) -> int:
+    """Count the patients that a quantity rests on: of the smaller class where it compares two, of the scarcest part."""
+    if item.parts:
+        return min(independent(items[part], items, scores) for part in item.parts)
+    if item.k is not None and item.family in ("auroc", "other") and item.n_positive is not None:
+        y, _, patients = scores.one_vs_rest(item.k)
+        sides = [len(np.unique(patients[y == side])) for side in (0, 1)]
+        return min(sides)
+    return len(np.unique(scores.patients[item.rows]))
+
+
 def _interval(
-    item: Quantity, name: str, scores: Scores, draws: Mapping[str, np.ndarray], level: float, words: str
+    item: Quantity,
+    name: str,
+    scores: Scores,
+    draws: Mapping[str, np.ndarray],
+    level: float,
+    words: str,
+    patients: int,
 ) -> Interval:
     if math.isnan(item.value):
         return no_interval("", "no value")
@@ -146,7 +165,10 @@ def _interval(
         return _delong(item, scores, level)
     if item.family == "proportion" and not scores.patients_repeat:
         return wilson(round(item.value * trials), trials, level)
-    interval = bias_corrected(item.value, draws_of(item, name, draws), level, words, most_left_out(item, draws))
+    left_out = most_left_out(item, draws)
+    interval = bias_corrected(item.value, draws_of(item, name, draws), level, words, left_out, patients)
+    if patients < FEWEST_PATIENTS:
+        return interval
     if not math.isnan(interval.low) or item.value not in (0, 1):
         return interval
     return _at_the_edge(item, scores, level) or interval

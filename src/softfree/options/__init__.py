@@ -24,6 +24,7 @@ from softfree.options.studies import (
     AblationOptions,
     AttentionMapOptions,
     ConvergenceOptions,
+    CoverageOptions,
     ExplainStudyOptions,
     RobustnessOptions,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "CheckOptions",
     "ConvergenceOptions",
     "ConvertOptions",
+    "CoverageOptions",
     "DemoOptions",
     "EdgeBenchOptions",
     "EvaluateOptions",

@@ -153,3 +153,30 @@ class ExplainStudyOptions:
     batch: int = 16
     out: Path = Path("maps_study")
     progress: bool = True
+
+
+@dataclass(kw_only=True)
+class CoverageOptions:
+    """How often the intervals of a report hold the truth, by simulation.
+
+    Attributes:
+        patients: Numbers of patients.
+        images: Numbers of images of each patient.
+        positives: Shares of the patients that are positive.
+        separations: Distances of the classes in standard deviations of an image.
+        repeats: Simulated studies of each setting.
+        resamples: Bootstrap resamples of each.
+        seed: Of the simulation.
+        out: Folder for the table and the figure.
+        progress: Show a progress bar.
+    """
+
+    patients: list[int] = field(default_factory=lambda: [5, 10, 20, 30, 50, 100])
+    images: list[int] = field(default_factory=lambda: [1, 10])
+    positives: list[float] = field(default_factory=lambda: [0.3, 0.5])
+    separations: list[float] = field(default_factory=lambda: [1.0, 2.5])
+    repeats: int = 200
+    resamples: int = 400
+    seed: int = 0
+    out: Path = Path("coverage")
+    progress: bool = True

@@ -7,7 +7,7 @@ import json
 from jsonargparse import Namespace
 
 from softfree import options
-from softfree.options import ExplainStudyOptions
+from softfree.options import CoverageOptions, ExplainStudyOptions
 from softfree.verbs.parser import Parser, Verb, add, add_json, fill
 
 
@@ -112,6 +112,12 @@ def _study_explain(parsed: Namespace) -> int:
     return 1 if found.unreadable else 0
 
 
+def _study_coverage(parsed: Namespace) -> None:
+    from softfree.studies.coverage import study_coverage, to_markdown
+
+    print(to_markdown(study_coverage(fill(CoverageOptions, parsed))), end="")
+
+
 VERBS = {
     "study ablation": Verb(
         "variants of a recipe by data sets by seeds, all attentions with one recipe among them",
@@ -135,6 +141,9 @@ VERBS = {
         "how far the maps of each method can be trusted: deletion, insertion, random weights, known places",
         _study_explain_arguments,
         _study_explain,
+    ),
+    "study coverage": Verb(
+        "how often the intervals of a report hold the truth, by simulation", add(CoverageOptions), _study_coverage
     ),
     "study sizes": Verb("whether a run has learnt the pictures or their size", _study_sizes_arguments, _study_sizes),
 }

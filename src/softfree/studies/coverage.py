@@ -1,0 +1,134 @@
+"""How often the intervals of a report hold the truth, by simulation: few patients with several images each, and many.
+
+Scores of a patient's images share a part, so that they resemble each other. The truth of each metric is its value over
+a population of 40,000 such patients. A metric without an interval (too few patients) is counted as such, not as a miss.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from numpy.random import Generator, default_rng
+
+from softfree.data.task import Task
+from softfree.evaluation.metrics import Metric, measure
+from softfree.evaluation.scores import Scores
+from softfree.files import replacing, write_atomically
+from softfree.machine import describe_machine
+from softfree.options.studies import CoverageOptions
+from softfree.progress import tracked
+
+TASK = Task("binary", ("absent", "present"))
+SHARED = 0.8
+"""Standard deviation of what the images of a patient share; that of an image is 1."""
+POPULATION = 40_000
+
+
+def study_coverage(options: CoverageOptions) -> pd.DataFrame:
+    """Simulate, and write ``coverage.csv``, ``coverage.md``, ``coverage.png`` and ``machine.json`` into ``out``.
+
+    Returns:
+        A row for each metric and setting: ``patients``, ``images`` (of each), ``positives`` (share of the patients),
+        ``separation`` (of the classes, in standard deviations of an image), ``metric``, ``truth``, ``held`` (share of
+        the given intervals), ``given`` (share of the repeats), ``width`` (mean).
+    """
+    settings = [
+        (patients, images, positives, separation)
+        for patients in options.patients
+        for images in options.images
+        for positives in options.positives
+        for separation in options.separations
+    ]
+    rows: list[dict[str, float | str]] = []
+    for number, setting in enumerate(tracked(settings, "Simulating", total=len(settings), shown=options.progress)):
+        rows += _one(setting, default_rng((options.seed, number)), options)
+    found = pd.DataFrame(rows)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with replacing(options.out / "coverage.csv") as temporary:
+        found.to_csv(temporary, index=False, float_format="%.4f")
+    write_atomically(options.out / "coverage.md", to_markdown(found))
+    write_atomically(options.out / "machine.json", json.dumps({"machine": describe_machine()}, indent=2))
+    _plot(options.out / "coverage.png", found)
+    return found
+
+
+def _one(
+    setting: tuple[int, int, float, float], rng: Generator, options: CoverageOptions
+) -> list[dict[str, float | str]]:
+    patients, images, positives, separation = setting
+    truth = {name: one.value for name, one in _measured(POPULATION, 1, positives, separation, rng, 2).items()}
+    held: dict[str, list[bool]] = {name: [] for name in truth}
+    widths: dict[str, list[float]] = {name: [] for name in truth}
+    for _ in range(options.repeats):
+        for name, metric in _measured(patients, images, positives, separation, rng, options.resamples).items():
+            if name in truth and not math.isnan(metric.low):
+                held[name].append(metric.low <= truth[name] <= metric.high)
+                widths[name].append(metric.high - metric.low)
+    return [
+        {
+            "patients": patients,
+            "images": images,
+            "positives": positives,
+            "separation": separation,
+            "metric": name,
+            "truth": truth[name],
+            "held": float(np.mean(held[name])) if held[name] else math.nan,
+            "given": len(held[name]) / options.repeats,
+            "width": float(np.mean(widths[name])) if widths[name] else math.nan,
+        }
+        for name in truth
+        if name not in ("ece", "auroc_delong")  # have none, or say that they ignore patients
+    ]
+
+
+def _measured(
+    patients: int, images: int, positives: float, separation: float, rng: Generator, resamples: int
+) -> dict[str, Metric]:
+    """Draw patients and measure them; a patient has one class."""
+    ill = rng.random(patients) < positives
+    y = np.repeat(ill.astype(int), images)
+    who = np.repeat(np.arange(patients), images)
+    score = separation * (y - 0.5) + SHARED * rng.normal(size=patients)[who] + rng.normal(size=len(y))
+    p = 1 / (1 + np.exp(-score))
+    scores = Scores(TASK, np.stack([1 - p, p], 1), y, who)
+    return measure(scores, None, resamples=resamples, seed=int(rng.integers(2**31)))
+
+
+def to_markdown(found: pd.DataFrame) -> str:
+    """One row a number of patients, one column a metric: the share of given intervals that hold, over all settings."""
+    metrics = list(dict.fromkeys(found["metric"]))
+    lines = ["| patients | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
+    for patients, part in found.groupby("patients"):
+        cells = []
+        for name in metrics:
+            own = part[part["metric"] == name]
+            given = own["given"].mean()
+            share = np.average(own["held"].fillna(0), weights=own["given"]) if given else math.nan
+            partly = "" if given > 0.995 else f" ({given:.0%} given)"
+            cells.append(f"{100 * share:.1f} %{partly}" if given else "none given")
+        lines.append(f"| {patients} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _plot(path: Path, found: pd.DataFrame) -> None:
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    axes.axhspan(0.93, 0.97, color="0.9", linewidth=0)
+    axes.axhline(0.95, color="0.5", linewidth=0.8)
+    for name, part in found.groupby("metric"):
+        given = part[part["given"] > 0]
+        mean = given.groupby("patients")["held"].mean()
+        axes.plot(mean.index, mean, marker="o", markersize=3, linewidth=1.2, label=str(name))
+    axes.set_xscale("log")
+    axes.set_xticks(sorted(found["patients"].unique()), [str(n) for n in sorted(found["patients"].unique())])
+    axes.minorticks_off()
+    axes.set_xlabel("patients")
+    axes.set_ylabel("share of 95 % intervals\nthat hold the truth")
+    axes.legend(fontsize=7, ncols=2, frameon=False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+    plt.close(figure)
