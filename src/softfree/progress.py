@@ -15,7 +15,7 @@ console = Console(stderr=True)
 
 
 def tracked(items: Iterable[T], what: str, *, total: int | None = None, shown: bool = True) -> Iterable[T]:
-    """Give the items one by one, with a bar that goes when they end.
+    """Give the items one by one, with a bar that goes when they end; a file gets none, which would be an empty line.
 
     Args:
         items: what is worked on.
@@ -23,4 +23,4 @@ def tracked(items: Iterable[T], what: str, *, total: int | None = None, shown: b
         total: number of items; needed where they do not know it themselves.
         shown: False gives the items alone.
     """
-    return track(items, what, total=total, console=console, disable=not shown, transient=True)
+    return track(items, what, total=total, console=console, disable=not (shown and console.is_terminal), transient=True)

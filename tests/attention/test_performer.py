@@ -101,6 +101,18 @@ def test_drawn_again_in_training_only() -> None:
     assert module.clock[1] == 7
 
 
+def test_batches_of_one_step_count_once() -> None:
+    module, x = make(redraw_every=2), torch.randn(1, 5, 24, dtype=torch.float64)
+    first = module.projection.clone()
+    for number in range(8):  # two steps of four
+        module.counts = number % 4 == 0
+        module(x)
+        assert torch.equal(module.projection, first)
+    module.counts = True
+    module(x)
+    assert not torch.equal(module.projection, first)
+
+
 def test_never_drawn_again() -> None:
     module, x = make(redraw_every=0), torch.randn(1, 5, 24, dtype=torch.float64)
     first = module.projection.clone()

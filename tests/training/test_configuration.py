@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from softfree.errors import UserError
-from softfree.training.configuration import configuration, options_of, read_training_table
+from softfree.training.configuration import check_options, configuration, options_of, read_training_table
 
 
 @pytest.mark.parametrize("missing", ["train", "val"])
@@ -19,12 +19,26 @@ def test_a_table_without_rows_to_learn_or_choose_by_is_refused(options_for, smal
         read_training_table(options_for())
 
 
-def test_patience_needs_both_classes_to_wait_for(options_for, small_table: Path) -> None:
-    rows = pd.read_csv(small_table)
-    rows[(rows["split"] != "val") | (rows["label"] == "low")].to_csv(small_table, index=False)
-    assert len(read_training_table(options_for()).where("val").frame) == 4
-    with pytest.raises(UserError, match="--patience needs validation images of both sorts"):
-        read_training_table(options_for(patience=2))
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"ema": 1.5}, "--ema 1.5: expected a number between 0 and 1"),
+        ({"ema": 0.0}, "--ema 0.0"),
+        ({"label_smoothing": 1.0}, "--label-smoothing 1.0: expected a number from 0 to below 1"),
+        ({"patience": 0}, "--patience 0: expected 1 or more"),
+        ({"lr": float("nan")}, "--lr nan: expected more than 0"),
+        ({"drop_path": 1.0}, "--drop-path 1.0"),
+        ({"preset": "photo", "mixup": -0.1}, "--mixup -0.1: expected 0 or more"),
+        ({"accumulate": 0}, "--accumulate 0: expected 1 or more"),
+        ({"warmup": 1.0}, "--warmup 1.0: expected a part of the steps"),
+        ({"teacher_weight": 1.1}, "--teacher-weight 1.1: expected a share"),
+        ({"workers": -1}, "--workers -1"),
+    ],
+    ids=str,
+)
+def test_numbers_that_no_training_can_have(options_for, changes: dict[str, float], expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        check_options(options_for(**changes))
 
 
 def test_the_record_gives_the_options_back_where_the_run_lies_now(options_for, tmp_path: Path) -> None:

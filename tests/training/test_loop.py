@@ -138,10 +138,26 @@ def test_moved_and_killed_after_its_best_epoch_a_training_keeps_it(options_for, 
     resume(moved)
     assert same(whole.folder, moved)
     (moved / "model.safetensors").unlink()  # as after a kill before the weights were written
-    for _ in range(2):
-        resume(moved)
-        assert same(whole.folder, moved)
-        assert read_history(moved)["val_auroc"].tolist() == history
+    resume(moved)
+    assert same(whole.folder, moved)
+    assert read_history(moved)["val_auroc"].tolist() == history
+    before = {path: path.read_bytes() for path in moved.rglob("*") if path.is_file()}
+    resume(moved)  # nothing is left to do, and nothing changes
+    assert {path: path.read_bytes() for path in moved.rglob("*") if path.is_file()} == before
+    (moved / "model.safetensors").unlink()
+    (moved / "checkpoints" / "best.ckpt").unlink()
+    with pytest.raises(UserError, match=r"best\.ckpt, the epoch that --patience keeps, is gone or damaged"):
+        resume(moved)  # the last epoch's weights would be others
+
+
+def test_patience_without_an_auroc_ends_nothing_and_says_so(options_for, small_table, capsys):
+    rows = pd.read_csv(small_table)
+    rows[(rows["split"] == "train") | (rows["label"] == "low")].to_csv(small_table, index=False)
+    run = train(options_for(patience=1, epochs=3))
+    assert read_history(run.folder)["epoch"].tolist() == [0, 1, 2]
+    assert " ".join(capsys.readouterr().err.split()).count("--patience does not end this training") == 1
+    last = torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, last[f"model.{name}"]) for name, value in weights(run.folder).items())
 
 
 def test_a_table_that_was_moved_is_named_to_go_on(options_for, small_table, monkeypatch):
@@ -151,33 +167,39 @@ def test_a_table_that_was_moved_is_named_to_go_on(options_for, small_table, monk
     small_table.parent.rename(moved)
     with pytest.raises(UserError, match="softfree train TABLE --resume"):
         resume(options.out)
+    for name in ("model.safetensors", "report.html"):
+        (options.out / name).unlink()
     resume(options.out, moved / small_table.name)
     assert same(whole.folder, options.out)
+    (options.out / "report.html").unlink()
+    resume(options.out)  # the place is remembered
     (moved / small_table.name).write_text((moved / small_table.name).read_text().replace("high", "tall"))
     with pytest.raises(UserError, match="has changed"):
         resume(options.out, moved / small_table.name)
 
 
 @pytest.mark.parametrize(
-    "extra",
+    ("batch", "cut", "extra"),
     [
-        {"class_weights": True},
-        pytest.param({"label_smoothing": 0.2}, marks=pytest.mark.slow),
-        {"preset": "photo", "mixup": 0.5, "cutmix": 0.5},
+        (4, (1, 4), {"class_weights": True, "drop_path": 0.5}),
+        pytest.param(4, (1, 4), {"label_smoothing": 0.2}, marks=pytest.mark.slow),
+        (4, (1, 4), {"preset": "photo", "mixup": 0.5, "cutmix": 0.5}),
+        # Fewer images than a step, and a last batch that is smaller.
+        pytest.param(32, (3, 6), {"drop_path": 0.5, "checkpointing": True}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
-def test_a_step_is_the_same_however_it_is_cut_into_batches(options_for, small_table, extra):
+def test_a_step_is_the_same_however_it_is_cut_into_batches(options_for, small_table, batch, cut, extra):
     table = pd.read_csv(small_table)
     table[(table["label"] == "low") | (table.index % 3 == 0) | (table["split"] != "train")].to_csv(
         small_table, index=False
     )
-    common = {"drop_path": 0.0, "epochs": 2, **extra}
-    whole = train(options_for("whole", batch=4, **common))
-    cut = train(options_for("cut", batch=1, accumulate=4, **common))
-    without = common | {name: 0 for name in extra if name != "preset"}
-    plain = train(options_for("plain", batch=1, accumulate=4, **without))
-    first, second, third = weights(whole.folder), weights(cut.folder), weights(plain.folder)
+    common = {"epochs": 2, **extra}
+    whole = train(options_for("whole", batch=batch, **common))
+    parts = train(options_for("cut", batch=cut[0], accumulate=cut[1], **common))
+    without = common | {name: type(value)(0) for name, value in extra.items() if name != "preset"}
+    plain = train(options_for("plain", batch=batch, **without))
+    first, second, third = weights(whole.folder), weights(parts.folder), weights(plain.folder)
     assert max(float((first[name] - second[name]).abs().max()) for name in first) < 2e-4
     assert max(float((third[name] - second[name]).abs().max()) for name in first) > 2e-3
 

@@ -85,6 +85,8 @@ class PerformerAttention(Attention):
         shape = (features, self.head_dim)
         self.register_buffer("projection", torch.empty(shape, device=device, dtype=options.get("dtype")))
         self.register_buffer("clock", torch.empty(2, device=device, dtype=torch.int64))
+        # False while further batches of one step pass, which share its draw.
+        self.counts = True
         # What the clock shows, known without waiting for the device; None after a state was loaded.
         self._time: tuple[int, int] | None = None
         self.register_load_state_dict_pre_hook(_forget_the_time)
@@ -114,7 +116,7 @@ class PerformerAttention(Attention):
     @torch.compiler.disable
     def _tick(self) -> None:
         """Count a training forward, and draw if it is time."""
-        if torch._C._current_graph_task_id() != -1:  # within a backward pass: checkpointing computes again
+        if not self.counts or torch._C._current_graph_task_id() != -1:  # in a backward pass, checkpointing comes again
             return
         seed, forwards = (int(number) for number in (self._time or self.clock.tolist()))
         if forwards and forwards % self.redraw_every == 0:

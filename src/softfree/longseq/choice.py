@@ -15,6 +15,7 @@ from softfree.longseq.pixels import Rows
 from softfree.longseq.streamed import Streaming, stream_forward, streamed
 from softfree.models.classifier import Classifier
 from softfree.models.encoder import Block
+from softfree.models.stochastic_depth import only
 from softfree.options import Precision, StreamOptions
 from softfree.planning import Work, memory
 from softfree.planning.plan import free_memory
@@ -53,9 +54,13 @@ class Answer:
         """Return logits (B, K); with a graph where gradients are enabled."""
         streams = self.streams(samples)
         if streams and len(samples) > 1:  # one by one they may fit
-            return torch.cat([self(sample[None]) for sample in samples])
+            return torch.cat([self._alone(samples, number) for number in range(len(samples))])
         with products_in(self.precision, samples.device):
             return streamed(self.model, samples[0], self.streaming) if streams else self.model(samples)
+
+    def _alone(self, samples: Tensor, number: int) -> Tensor:
+        with only(self.model, number):
+            return self(samples[number : number + 1])
 
     def of_rows(self, sample: Rows) -> Tensor:
         """Return logits (1, K), without a graph, of a picture that is never whole; ask :meth:`why_not_rows` before."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from softfree.errors import UserError
@@ -14,6 +13,7 @@ from softfree.longseq.forms import Form, Mixing, form_of, refusal
 from softfree.models.classifier import Classifier
 from softfree.models.encoder import Block
 from softfree.models.rows import by_rows
+from softfree.models.stochastic_depth import StochasticDepth
 
 
 @dataclass(frozen=True)
@@ -85,5 +85,5 @@ def why_model_cannot(model: nn.Module) -> str:
     return ""
 
 
-def _factor(path: DropPath, one: Tensor) -> float:
+def _factor(path: StochasticDepth, one: Tensor) -> float:
     return float(path(one))

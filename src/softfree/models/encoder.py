@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.layers import DropPath, LayerScale, Mlp
+from timm.layers import LayerScale, Mlp
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -15,6 +15,7 @@ from softfree.errors import UserError
 from softfree.models.act import act_layer
 from softfree.models.positions import PositionalConv
 from softfree.models.rows import by_rows
+from softfree.models.stochastic_depth import StochasticDepth, keeping_depths
 
 
 class Block(nn.Module):
@@ -61,13 +62,13 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = create_attention(attention, dim, num_heads, **options)
         self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
-        self.drop_path1 = DropPath(drop_path)
+        self.drop_path1 = StochasticDepth(drop_path)
 
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=act_layer(act), drop=proj_drop)
         self.mlp_chunk, self.hidden = mlp_chunk, int(dim * mlp_ratio)
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
-        self.drop_path2 = DropPath(drop_path)
+        self.drop_path2 = StochasticDepth(drop_path)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, grid: Grid | None = None) -> Tensor:
         """Map tokens (B, N, C) to tokens (B, N, C).
@@ -105,7 +106,7 @@ class Encoder(nn.Sequential):
         """Map tokens (B, N, C) to tokens (B, N, C); ``mask`` and ``grid`` as in :meth:`Block.forward`."""
         for block in self:
             if self.grad_checkpointing and torch.is_grad_enabled() and not transformed():
-                x = checkpoint(block, x, mask, grid, use_reentrant=False)
+                x = checkpoint(block, x, mask, grid, use_reentrant=False, **keeping_depths(block))
             else:
                 x = block(x, mask, grid)
         return x

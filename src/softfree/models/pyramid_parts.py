@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.layers import ConvNormAct, DropPath, GELUTanh, Mlp, resample_abs_pos_embed
+from timm.layers import ConvNormAct, GELUTanh, Mlp, resample_abs_pos_embed
 from torch import Tensor, nn
 
 from softfree.attention import create_attention
@@ -13,6 +13,7 @@ from softfree.attention.base import Grid
 from softfree.models.encoder import Encoder
 from softfree.models.rows import by_rows
 from softfree.models.source_grid import remember_grid
+from softfree.models.stochastic_depth import StochasticDepth
 from softfree.models.tokenizers import to_tokens
 
 STEM_WIDTH = 32
@@ -69,7 +70,7 @@ class PostNormBlock(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=GELUTanh, drop=proj_drop)
         self.norm2 = nn.LayerNorm(dim)
-        self.drop_path1, self.drop_path2 = DropPath(drop_path), DropPath(drop_path)
+        self.drop_path1, self.drop_path2 = StochasticDepth(drop_path), StochasticDepth(drop_path)
         self.mlp_chunk, self.hidden = mlp_chunk, int(dim * mlp_ratio)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, grid: Grid | None = None) -> Tensor:

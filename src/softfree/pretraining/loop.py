@@ -35,9 +35,11 @@ from softfree.progress import console
 from softfree.report_facts import read_history
 from softfree.runs import CONFIG, WEIGHTS, build_model, write_config
 from softfree.training.checkpoints import newest_checkpoint, read_checkpoint
-from softfree.training.configuration import refuse_folder
+from softfree.training.configuration import check_ranges, refuse_folder
+from softfree.training.loaders import readable
 from softfree.training.loop import global_rank, run_folder
 from softfree.training.samples import create_preparation, kind_of, refuse_batches
+from softfree.training.steps import Step
 from softfree.training.trainer import create_trainer, explained, quieten
 
 
@@ -55,6 +57,7 @@ def pretrain(options: PretrainOptions) -> Path:
     autoencoder = _build(config, options)
     with run_folder(options.out):
         if global_rank() == 0:
+            refuse_folder(options.out)  # another one may have come and gone
             write_config(options.out, config)
         return _go_on(options, config, found, autoencoder, checkpoint=None)
 
@@ -77,11 +80,7 @@ def resume(folder: Path) -> Path:
 
 
 def _check(options: PretrainOptions) -> None:
-    for name in ("epochs", "batch", "accumulate", "decoder_depth"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected 1 or more")
-    if not 0 <= options.warmup < 1:
-        raise UserError(f"--warmup {options.warmup}: expected a part of the steps, from 0 to below 1")
+    check_ranges(options)
     if options.decoder_dim < 16 or options.decoder_dim % 16:
         raise UserError(f"--decoder-dim {options.decoder_dim}: expected a multiple of 16")
     if kind_of(options) == "bag":  # type: ignore[arg-type]
@@ -122,6 +121,9 @@ def _options_of(config: dict[str, Any], folder: Path) -> PretrainOptions:
 
 
 def _build(config: dict[str, Any], options: PretrainOptions) -> MaskedAutoencoder:
+    """Make the model, and see whether the devices are there, before any image is read."""
+    quieten()
+    create_trainer(options)  # type: ignore[arg-type]
     L.seed_everything(options.seed, verbose=False)
     name = str(config["model"]["name"])
     attention = name.partition("_vit")[0]
@@ -142,12 +144,14 @@ def _go_on(
     autoencoder: MaskedAutoencoder,
     checkpoint: Path | None,
 ) -> Path:
-    quieten()
     dataset, failed = read_samples(found, restore(config["preprocessing"]), options)
     _report_unreadable(failed)
-    module = PretrainingModule(autoencoder, options)
     trainer = create_trainer(options)  # type: ignore[arg-type]
-    loader = create_loader(dataset, options, trainer.global_rank, trainer.world_size)
+    good = readable(dataset)
+    step = Step.cut(len(good), options.batch, options.accumulate, trainer.global_rank, trainer.world_size)
+    trainer.accumulate_grad_batches = step.batches
+    module = PretrainingModule(autoencoder, options, step)
+    loader = create_loader(dataset, good, options, step)
     with explained(options.out, "pretrain"):
         if checkpoint is not None:
             # Reading processes start before Lightning names the epoch to the sampler.

@@ -91,16 +91,19 @@ class MaskedAutoencoder(nn.Module):
             block.attn.reset_start()  # type: ignore[union-attr, operator]
         trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(self, x: Tensor) -> Reconstruction:
+    def forward(self, x: Tensor, step: int | None = None, rows: Tensor | None = None) -> Reconstruction:
         """Hide patches at random (torch's global generator), encode the others, predict the hidden ones.
 
         Args:
             x: prepared images (B, channels, H, W) or volumes (B, channels, D, H, W).
+            step: images that are drawn for, when ``x`` is a part of them; default: B.
+            rows: places (B,) of ``x`` among those; default: all.
         """
         targets = self.patchify(x)  # (B, N, V)
         batch, number, _ = targets.shape
         kept = max(1, round(number * (1 - self.mask_ratio)))
-        order = torch.rand(batch, number, device=x.device).argsort(dim=1)
+        drawn = torch.rand(step or batch, number, device=x.device)
+        order = (drawn if rows is None else drawn[rows.to(x.device)]).argsort(dim=1)
         visible, _ = order[:, :kept].sort(dim=1)  # (B, V) in raster order
         hidden = torch.ones(batch, number, dtype=torch.bool, device=x.device).scatter(1, visible, False)
         patches = self._decode(self._encode(x, visible, hidden), visible, number, x)

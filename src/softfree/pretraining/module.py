@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from timm.optim import param_groups_weight_decay
 from torch import Tensor
@@ -16,6 +15,7 @@ from softfree.errors import UserError
 from softfree.options.pretraining import PretrainOptions
 from softfree.pretraining.masked_autoencoder import MaskedAutoencoder
 from softfree.training.optimizer import create_schedule
+from softfree.training.steps import Step, seed_step
 
 
 class PretrainingModule(L.LightningModule):
@@ -25,28 +25,28 @@ class PretrainingModule(L.LightningModule):
         model: the autoencoder.
         options: the recipe; its seed decides with the epoch what is hidden, so that a resumed run repeats an unbroken
             one.
+        step: how the images of a step are cut into batches.
     """
 
-    def __init__(self, model: MaskedAutoencoder, options: PretrainOptions) -> None:
+    def __init__(self, model: MaskedAutoencoder, options: PretrainOptions, step: Step) -> None:
         super().__init__()
-        self.model, self.options = model, options
+        self.model, self.options, self.step = model, options, step
 
     def on_train_batch_start(self, batch: Sample, number: int) -> None:
-        """Make the step's random numbers a function of seed, epoch, step and rank alone."""
-        key = (self.options.seed, self.current_epoch, number, self.global_rank)
-        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+        """Make random numbers a function of seed, epoch and step alone."""
+        seed_step(self.options.seed, self.current_epoch, self.step.number(number), 0)
 
-    def training_step(self, batch: Sample, _: int) -> Tensor:
+    def training_step(self, batch: Sample, number: int) -> Tensor:
         """Return the loss; raises UserError with the step when it is not finite."""
         images = batch["image"]
-        loss = self.model(images).loss
+        loss = self.model(images, self.step.images, self.step.rows(number, len(images))).loss
         if not torch.isfinite(loss):
             raise UserError(
                 f"the loss is {loss.item()} at epoch {self.current_epoch + 1}, step {self.global_step}; the last good"
                 " epoch is kept: lower --lr, or use --precision 32"
             )
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images))
-        return loss
+        self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(images))
+        return loss * self.step.share(len(images))
 
     def configure_optimizers(self) -> Any:
         """AdamW and its schedule, a value for each optimizer step."""

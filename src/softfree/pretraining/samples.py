@@ -16,6 +16,7 @@ from softfree.options.pretraining import PretrainOptions
 from softfree.prediction import find_inputs, table_rows
 from softfree.runtime.inputs import Found
 from softfree.training.samples import kind_of
+from softfree.training.steps import Step
 
 FEWEST = 2
 """Images below which there is nothing to learn."""
@@ -96,15 +97,12 @@ def read_samples(
     return dataset, bad
 
 
-def create_loader(dataset: SampleDataset, options: PretrainOptions, rank: int, world: int) -> DataLoader:
-    """One device's share of each batch; the last, incomplete batch of an epoch is left out."""
-    good = [index for index in range(len(dataset)) if index not in dataset.failed]
-    sampler = EpochSampler(good, options.seed, rank, world)
+def create_loader(dataset: SampleDataset, good: list[int], options: PretrainOptions, step: Step) -> DataLoader:
+    """One device's share of each batch of the ``good`` images; the last, incomplete step of an epoch is left out."""
     return DataLoader(
         dataset,
-        batch_size=min(max(1, options.batch // world), len(sampler)),
-        sampler=sampler,
-        drop_last=True,
+        batch_size=step.batch,
+        sampler=EpochSampler(good, options.seed, step.rank, step.world, length=step.epoch(len(good))),
         num_workers=options.workers,
         persistent_workers=options.workers > 0,
     )

@@ -33,11 +33,13 @@ class Patience(Callback):
     def __init__(self, path: Path, epochs: int) -> None:
         self.path, self.epochs = path, epochs
         self.best, self.waited, self.stopped = -math.inf, 0, False
+        self.told = False
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compare the epoch with the best so far; before the checkpoint of this epoch is written."""
         value = float(trainer.callback_metrics.get("val_auroc", math.nan))
         if math.isnan(value):
+            self._say_that_there_is_nothing_to_wait_for(trainer)
             return
         if value > self.best:
             self.best, self.waited = value, 0
@@ -46,6 +48,15 @@ class Patience(Callback):
             self.waited += 1
         if self.waited >= self.epochs:
             self.stopped = trainer.should_stop = True
+
+    def _say_that_there_is_nothing_to_wait_for(self, trainer: L.Trainer) -> None:
+        if trainer.is_global_zero and not self.told:
+            console.print(
+                "the validation samples have no AUROC, for want of both sorts: --patience does not end this training,"
+                " and its last epoch is kept",
+                highlight=False,
+            )
+        self.told = True
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training must remember."""

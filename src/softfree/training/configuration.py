@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from softfree.data.preparation import stored
 from softfree.data.samples import as_samples
@@ -22,14 +21,28 @@ from softfree.runs import CONFIG
 from softfree.training.checkpoints import LOCK
 from softfree.training.samples import create_preparation, kind_of, refuse_batches, training_steps
 
+RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (
+        ("epochs", "batch", "accumulate", "patience", "nodes", "token_chunk", "decoder_depth"),
+        lambda value: value >= 1,
+        "1 or more",
+    ),
+    (("lr", "layer_decay", "teacher_temperature"), lambda value: 0 < value < math.inf, "more than 0"),
+    (
+        ("weight_decay", "clip", "mixup", "cutmix", "workers", "maps", "seed"),
+        lambda value: 0 <= value < math.inf,
+        "0 or more",
+    ),
+    (("warmup",), lambda value: 0 <= value < 1, "a part of the steps, from 0 to below 1"),
+    (("ema",), lambda value: 0 < value < 1, "a number between 0 and 1, such as 0.999"),
+    (("label_smoothing", "drop_path"), lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    (("erasing", "teacher_weight"), lambda value: 0 <= value <= 1, "a share from 0 to 1"),
+)
+
 
 def check_options(options: TrainOptions) -> None:
     """Refuse what cannot work before anything is read."""
-    for name in ("epochs", "batch", "accumulate"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} {getattr(options, name)}: expected 1 or more")
-    if not 0 <= options.warmup < 1:
-        raise UserError(f"--warmup {options.warmup}: expected a part of the steps, from 0 to below 1")
+    check_ranges(options)
     if (options.mixup or options.cutmix) and (options.preset == "radiograph" or kind_of(options) != "picture"):
         raise UserError("--mixup and --cutmix are for the colour presets photo and microscopy; leave them at 0")
     if options.precision == "16" and options.accelerator == "cpu":
@@ -37,11 +50,16 @@ def check_options(options: TrainOptions) -> None:
     world = options.nodes * (options.devices if isinstance(options.devices, int) and options.devices > 0 else 1)
     if options.batch % world:
         raise UserError(f"--batch {options.batch} cannot be shared by {world} devices; expected a multiple of {world}")
-    if not 0 <= options.teacher_weight <= 1:
-        raise UserError(f"--teacher-weight {options.teacher_weight}: expected a share from 0 to 1")
-    if not 0 < options.teacher_temperature < math.inf:
-        raise UserError(f"--teacher-temperature {options.teacher_temperature}: expected more than 0")
     refuse_batches(options)
+
+
+def check_ranges(options: object) -> None:
+    """Refuse numbers among options of any verb that a training cannot have."""
+    for names, good, expected in RANGES:
+        for name in names:
+            value = getattr(options, name, None)
+            if value is not None and not good(value):
+                raise UserError(f"--{name.replace('_', '-')} {value}: expected {expected}")
 
 
 def read_training_table(options: TrainOptions) -> Table:
@@ -60,14 +78,7 @@ def read_training_table(options: TrainOptions) -> Table:
             raise UserError(
                 f"{options.table} has no row in split {split}; mark some, or leave out the column to have a split made"
             )
-    if options.patience is not None and _one_class(table.where("val")):
-        raise UserError("--patience needs validation images of both sorts, or there is no AUROC to wait for")
     return table
-
-
-def _one_class(table: Table) -> bool:
-    known = table.targets[~np.isnan(table.targets)] if table.task.kind == "multilabel" else table.targets
-    return len(np.unique(known)) < 2
 
 
 def refuse_folder(out: Path) -> None:
@@ -90,10 +101,7 @@ def configuration(options: TrainOptions, table: Table, notice: str | None) -> di
     preparation = create_preparation(options, table)
     _, changes = training_steps(options, preparation)
     stated = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
-    stated["table"] = str(options.table.resolve())
-    for name in ("images", "teacher", "series"):
-        given = getattr(options, name)
-        stated[name] = None if given is None else str(given.resolve())
+    stated |= stated_places(options)
     model = {
         "name": options.model,
         "num_classes": len(table.task.classes),
@@ -120,10 +128,19 @@ def configuration(options: TrainOptions, table: Table, notice: str | None) -> di
     }
 
 
+def stated_places(options: TrainOptions) -> dict[str, Any]:
+    """Record options that are places so that they are found from any folder."""
+    places = {name: getattr(options, name) for name in ("table", "images", "teacher", "series", "token_store")}
+    stated: dict[str, Any] = {name: None if path is None else str(path.resolve()) for name, path in places.items()}
+    if options.weights is not None and Path(options.weights).exists():
+        stated["weights"] = str(Path(options.weights).resolve())
+    return stated
+
+
 def options_of(config: dict[str, Any], folder: Path) -> TrainOptions:
     """The options a run was started with, its folder being where it lies now."""
     known = {f.name for f in fields(TrainOptions)}
     values = {name: value for name, value in config["options"].items() if name in known}
-    for name in ("table", "images", "teacher", "series"):
+    for name in ("table", "images", "teacher", "series", "token_store"):
         values[name] = None if values.get(name) is None else Path(values[name])
     return TrainOptions(**(values | {"out": folder}))

@@ -17,6 +17,7 @@ from softfree.models.bag import collate_bags
 from softfree.options import TrainOptions
 from softfree.training.mixing import MixedSamples
 from softfree.training.samples import training_steps
+from softfree.training.steps import Step
 
 
 @dataclass(frozen=True)
@@ -75,51 +76,43 @@ def read_samples(table: Table, preparation: Preparation, options: TrainOptions) 
     return Samples(datasets["train"], datasets["val"], files, failed, preparation.kind == "bag")
 
 
-def create_loaders(
-    samples: Samples, options: TrainOptions, classes: int, rank: int, world: int
-) -> tuple[DataLoader, DataLoader]:
-    """Loaders of one device's share of each batch; the last, incomplete step of an epoch is left out.
+def cut_steps(samples: Samples, options: TrainOptions, rank: int = 0, world: int = 1) -> Step:
+    """Cut the steps of a training into batches: ``batch`` times ``accumulate`` images, however they are shared."""
+    return Step.cut(len(readable(samples.train)), options.batch, options.accumulate, rank, world)
 
-    A step is ``batch`` times ``accumulate`` images, however they are cut into batches and shared by devices.
+
+def create_loaders(samples: Samples, options: TrainOptions, classes: int, step: Step) -> tuple[DataLoader, DataLoader]:
+    """Loaders of one device's share of each batch; the last, incomplete step of an epoch is left out.
 
     Args:
         samples: training and validation samples.
-        options: batch, accumulation, mixing, seed, workers.
+        options: mixing, seed, workers.
         classes: K, for the targets of mixed images.
-        rank: this device.
-        world: number of devices.
+        step: of which this device takes its share.
     """
-    good = _readable(samples.train)
-    step = options.batch * options.accumulate
-    whole = len(good) // step * step or len(good)
+    good = readable(samples.train)
     train: Dataset = samples.train
     if options.mixup or options.cutmix:
         train = MixedSamples(samples.train, classes, good, options.mixup, options.cutmix)
-    sampler = EpochSampler(good, options.seed, rank, world, length=whole)
-    validation = EpochSampler(_readable(samples.validation), None, rank, world)
+    sampler = EpochSampler(good, options.seed, step.rank, step.world, length=step.epoch(len(good)))
+    validation = EpochSampler(readable(samples.validation), None, step.rank, step.world)
+    batch = min(max(1, options.batch // step.world), len(validation))
     return (
-        _loader(train, sampler, options, world, samples.bags, drop_last=True),
-        _loader(samples.validation, validation, options, world, samples.bags, drop_last=False),
+        _loader(train, sampler, options, step.batch, samples.bags),
+        _loader(samples.validation, validation, options, batch, samples.bags),
     )
 
 
-def accumulated(samples: Samples, options: TrainOptions) -> int:
-    """Batches whose gradients make a step: fewer than asked for where an epoch has no more."""
-    return min(options.accumulate, max(1, len(_readable(samples.train)) // options.batch))
-
-
-def _readable(dataset: SampleDataset) -> list[int]:
+def readable(dataset: SampleDataset) -> list[int]:
+    """Numbers of the samples that can be read."""
     return [index for index in range(len(dataset)) if index not in dataset.failed]
 
 
-def _loader(
-    dataset: Dataset, sampler: EpochSampler, options: TrainOptions, world: int, bags: bool, *, drop_last: bool
-) -> DataLoader:
+def _loader(dataset: Dataset, sampler: EpochSampler, options: TrainOptions, batch: int, bags: bool) -> DataLoader:
     return DataLoader(
         dataset,
-        batch_size=min(max(1, options.batch // world), len(sampler)),
+        batch_size=batch,
         sampler=sampler,
-        drop_last=drop_last,
         num_workers=options.workers,
         persistent_workers=options.workers > 0,
         collate_fn=_pad if bags else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -28,15 +29,24 @@ from softfree.reporting import write_results
 from softfree.runs import WEIGHTS, Run, build_model, read_config, write_config
 from softfree.scoring import PREDICTIONS, calibrate, predict_rows, write_predictions
 from softfree.training.checkpoints import BEST, claimed, newest_checkpoint, read_checkpoint
-from softfree.training.configuration import check_options, configuration, options_of, read_training_table, refuse_folder
+from softfree.training.configuration import (
+    check_options,
+    configuration,
+    options_of,
+    read_training_table,
+    refuse_folder,
+    stated_places,
+)
 from softfree.training.cost import multiply_adds
 from softfree.training.header import header
-from softfree.training.loaders import Samples, accumulated, create_loaders, read_samples
+from softfree.training.loaders import Samples, create_loaders, cut_steps, read_samples, readable
 from softfree.training.module import ClassifierModule
 from softfree.training.objective import class_weights, known_share
 from softfree.training.teacher import Teacher, open_teacher
 from softfree.training.trainer import create_trainer, explained, quieten
 from softfree.training.weights import fit_options, imitate_softmax, load_weights
+
+COST = "logs/cost.json"
 
 
 def train(options: TrainOptions, *, notice: str | None = None) -> Run:
@@ -64,16 +74,18 @@ def train(options: TrainOptions, *, notice: str | None = None) -> Run:
     model, teacher = _create_models(options, config, fresh=True)
     with run_folder(options.out):
         if global_rank() == 0:
+            refuse_folder(options.out)  # another training may have come and gone
             write_config(options.out, config)
         return _go_on(options, config, table, model, teacher, checkpoint=None)
 
 
-def resume(folder: Path, table: Path | None = None) -> Run:
+def resume(folder: Path, table: Path | None = None, images: Path | None = None) -> Run:
     """Go on with an interrupted training, to the result that it would have had without the interruption.
 
     Args:
         folder: the run directory, wherever it lies now.
         table: where the table lies now; default: where it was. Its content must be the same.
+        images: where the folder of ``--images`` lies now; default: where it was, or if that is gone, beside the table.
 
     Raises:
         UserError: no training to go on with, another table, or one that still runs.
@@ -81,7 +93,9 @@ def resume(folder: Path, table: Path | None = None) -> Run:
     config = read_config(folder)
     options = options_of(config, folder)
     if table is not None:
-        options = replace(options, table=table, images=None)
+        options = replace(options, table=table)
+    if images is not None or (options.images and not options.images.is_dir()):
+        options = replace(options, images=images)
     if not options.table.exists():
         raise UserError(
             f"{options.table} is not there any more; name the table where it lies now: softfree train TABLE --resume"
@@ -92,8 +106,21 @@ def resume(folder: Path, table: Path | None = None) -> Run:
         raise UserError(f"{options.table} has changed since this training began; start a new one with another --out")
     with run_folder(folder):
         checkpoint = newest_checkpoint(folder / "checkpoints")
+        if _finished(folder, checkpoint, options):
+            console.print(f"the training in {folder} has ended; nothing is left to do", highlight=False, markup=False)
+            return Run.load(folder)
+        if global_rank() == 0:
+            config["options"] |= stated_places(options)
+            write_config(folder, config)
         model, teacher = _create_models(options, config, fresh=checkpoint is None)
         return _go_on(options, config, read, model, teacher, checkpoint)
+
+
+def _finished(folder: Path, checkpoint: Path | None, options: TrainOptions) -> bool:
+    """Whether a training has left all its results; its checkpoints may have been deleted since."""
+    if not all((folder / name).is_file() for name in (WEIGHTS, PREDICTIONS, "metrics.json", "report.html")):
+        return False
+    return checkpoint is None or _ended(read_checkpoint(checkpoint), options)
 
 
 def run_folder(out: Path) -> AbstractContextManager[None]:
@@ -135,7 +162,7 @@ def _go_on(
         if said:
             console.print(said, highlight=False)
     if options.progress and global_rank() == 0:
-        console.print(header(options, table, model), highlight=False, markup=False)
+        console.print(header(options, table, model), highlight=False, markup=False, soft_wrap=True)
     started, worked = time.monotonic(), time.process_time()
     _fit(model, options, table, samples, teacher, checkpoint)
     if global_rank() != 0:
@@ -149,7 +176,8 @@ def _go_on(
         "cpu_seconds": round(time.process_time() - worked, 1),
         "resumed": checkpoint is not None,
     }
-    _save_cost(model, options, samples.shape(), spent)
+    if not (options.out / COST).is_file():  # of a training that had ended, only results were missing
+        _save_cost(model, options, samples.shape(), spent)
     Seen.of(table).write(options.out)
     return finish(options, table)
 
@@ -186,8 +214,11 @@ def _fit(
     checkpoint: Path | None,
 ) -> None:
     """Train ``model`` in place and leave it with the weights to keep."""
-    train_targets = table.where("train").targets
+    train_targets = table.where("train").targets[readable(samples.train)]
     weights = class_weights(table.task, train_targets) if options.class_weights else None
+    trainer = create_trainer(options)
+    step = cut_steps(samples, options, trainer.global_rank, trainer.world_size)
+    trainer.accumulate_grad_batches = step.batches  # fewer than asked for where an epoch has no more
     module = ClassifierModule(
         model,
         table.task,
@@ -198,10 +229,9 @@ def _fit(
         teacher,
         options,
         known_share(table.task, train_targets),
+        step,
     )
-    trainer = create_trainer(options, accumulated(samples, options))
-    classes = len(table.task.classes)
-    train_loader, validation_loader = create_loaders(samples, options, classes, trainer.global_rank, trainer.world_size)
+    train_loader, validation_loader = create_loaders(samples, options, len(table.task.classes), step)
     begun = None if checkpoint is None else read_checkpoint(checkpoint)
     with explained(options.out):
         if begun is None or not _ended(begun, options):
@@ -209,10 +239,7 @@ def _fit(
                 # Reading processes start before Lightning names the epoch to the sampler.
                 train_loader.sampler.set_epoch(begun["epoch"] + 1)  # type: ignore[attr-defined]
             trainer.fit(module, train_loader, validation_loader, ckpt_path=checkpoint, weights_only=True)
-        best = options.out / "checkpoints" / BEST
-        kept = best if options.patience is not None and best.is_file() else newest_checkpoint(best.parent)
-        assert kept is not None
-        state = read_checkpoint(kept)["state_dict"]
+        state = _kept(options)["state_dict"]
     model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
 
 
@@ -220,6 +247,26 @@ def _ended(checkpoint: dict[str, Any], options: TrainOptions) -> bool:
     """Whether a training had ended when its checkpoint was written, by its number of epochs or out of patience."""
     stopped = checkpoint["callbacks"].get("Patience", {}).get("stopped", False)
     return stopped or checkpoint["epoch"] + 1 >= options.epochs
+
+
+def _kept(options: TrainOptions) -> dict[str, Any]:
+    """Read the checkpoint of the weights to keep: of the best epoch, where one was waited for, else of the last.
+
+    Raises:
+        UserError: there was a best epoch, and its checkpoint is gone or damaged.
+    """
+    folder = options.out / "checkpoints"
+    newest = newest_checkpoint(folder)
+    assert newest is not None
+    last = read_checkpoint(newest)
+    if options.patience is None or last["callbacks"].get("Patience", {}).get("best") == -math.inf:
+        return last
+    try:
+        return read_checkpoint(folder / BEST)
+    except (UserError, OSError):
+        raise UserError(
+            f"{folder / BEST}, the epoch that --patience keeps, is gone or damaged; train again with another --out"
+        ) from None
 
 
 def global_rank() -> int:
@@ -251,4 +298,4 @@ def _save_cost(model: nn.Module, options: TrainOptions, shape: tuple[int, ...], 
         "peak_bytes": peak_memory(),
         "machine": describe_machine(),
     }
-    write_atomically(options.out / "logs" / "cost.json", json.dumps(cost, indent=2))
+    write_atomically(options.out / COST, json.dumps(cost, indent=2))

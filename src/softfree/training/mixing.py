@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from timm.data.mixup import cutmix_bbox_and_lam
 from torch.utils import data
 
 from softfree.data.dataset import Sample, SampleDataset
@@ -54,13 +53,22 @@ class MixedSamples(data.Dataset):
         alpha = self.cutmix if cut else self.mixup
         share = float(rng.beta(alpha, alpha))
         if cut:
-            np.random.seed(int(rng.integers(2**32)))  # noqa: NPY002  timm's box draws from the global generator
-            (top, bottom, left, right), share = cutmix_bbox_and_lam(one.shape, share)
+            top, bottom, left, right = _box(one.shape, 1 - share, rng)
             image = one.clone()
             image[:, top:bottom, left:right] = other[:, top:bottom, left:right]
+            share = 1 - (bottom - top) * (right - left) / one[0].numel()  # a box at the edge is smaller
         else:
             image = share * one + (1 - share) * other
         target = torch.zeros(self.classes)
         target[int(first["target"])] += share
         target[int(second["target"])] += 1 - share
         return Sample(image=image, target=target, index=index)
+
+
+def _box(shape: Sequence[int], area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Draw top, bottom, left and right of a box about any pixel, of at most a share ``area`` of (C, H, W)."""
+    ends: list[int] = []
+    for side in shape[1:]:
+        half, middle = int(side * area**0.5) // 2, int(rng.integers(side))
+        ends += [max(0, middle - half), min(side, middle + half)]
+    return ends[0], ends[1], ends[2], ends[3]

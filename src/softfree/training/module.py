@@ -11,15 +11,18 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from softfree.attention import PerformerAttention
 from softfree.data.dataset import Sample
 from softfree.data.task import Task
 from softfree.errors import UserError
 from softfree.evaluation.scores import Scores, obstacle
 from softfree.longseq.choice import Answer
+from softfree.models.stochastic_depth import draw_depths, forget_depths
 from softfree.options import OptimizerOptions, StreamOptions
 from softfree.runtime.outputs import probabilities
 from softfree.training.objective import Distillation, Objective
 from softfree.training.optimizer import create_optimizer, create_schedule
+from softfree.training.steps import Step, seed_step
 from softfree.training.teacher import Teacher
 
 
@@ -32,8 +35,9 @@ class ClassifierModule(L.LightningModule):
         options: the recipe.
         weights: class weights ``(K,)`` or None.
         known: share of the findings' cells that are known in training, or None.
+        step: how the images of a step are cut into batches; default: each batch is a step.
         files: paths of the training pictures, to name a batch whose loss is not finite.
-        seed: with the epoch it decides dropped paths, so that a resumed run repeats an unbroken one.
+        seed: with epoch and step it decides dropped paths, so that a resumed run repeats an unbroken one.
         teacher: whose outputs are learnt beside the labels, or None.
         stream: when samples are streamed.
     """
@@ -49,6 +53,7 @@ class ClassifierModule(L.LightningModule):
         teacher: Teacher | None = None,
         stream: StreamOptions | None = None,
         known: float | None = None,
+        step: Step | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -56,7 +61,7 @@ class ClassifierModule(L.LightningModule):
         self.task = task
         self.options = options
         self.files = files
-        self.seed = seed
+        self.seed, self.step = seed, step
         self.objective = Objective(task, options.label_smoothing, weights, known)
         self.validation_objective = Objective(task)
         self.teacher = teacher
@@ -69,9 +74,19 @@ class ClassifierModule(L.LightningModule):
             self.teacher.to(self.device)
 
     def on_train_batch_start(self, batch: Sample, number: int) -> None:
-        """Make the step's random numbers (dropped paths) a function of seed, epoch, step and rank alone."""
-        key = (self.seed, self.current_epoch, number, self.global_rank)
-        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+        """Make random numbers a function of seed, epoch and step; dropped paths are drawn for the step as a whole."""
+        step = self.step or Step(len(batch["image"]), len(batch["image"]))
+        seed_step(self.seed, self.current_epoch, step.number(number), 0)
+        rows = step.rows(number, len(batch["image"]))
+        draw_depths(self.model, step.images, rows, self.device)
+        seed_step(self.seed, self.current_epoch, number, self.global_rank)
+        for part in self.model.modules():
+            if isinstance(part, PerformerAttention):
+                part.counts = step.begins(number)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Leave no draws behind."""
+        forget_depths(self.model)
 
     def training_step(self, batch: Sample, _: int) -> Tensor:
         """Return the loss; raises UserError with step and files when it is not finite."""
@@ -83,8 +98,8 @@ class ClassifierModule(L.LightningModule):
             loss = (1 - share) * loss + share * self.distillation(logits, self.teacher(images))
         if not torch.isfinite(loss):
             raise UserError(self._not_finite(loss.item(), batch["index"]))
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images))
-        return loss
+        self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(images))
+        return loss if self.step is None else loss * self.step.share(len(images))
 
     def validation_step(self, batch: Sample, _: int) -> None:
         """Keep the logits for the end of the epoch."""

@@ -23,12 +23,11 @@ from softfree.training.checkpoints import BEST, WholeCheckpoints
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
-def create_trainer(options: TrainOptions, accumulate: int | None = None) -> L.Trainer:
+def create_trainer(options: TrainOptions) -> L.Trainer:
     """A trainer that checkpoints after each epoch, logs to the run directory, and leaves the data to our loaders.
 
-    Args:
-        options: where and how.
-        accumulate: batches whose gradients make a step; default: those of ``options``.
+    Raises:
+        UserError: devices that are not there, or that cannot share a batch.
     """
     checkpoints = options.out / "checkpoints"
     callbacks: list[Callback] = []
@@ -42,7 +41,12 @@ def create_trainer(options: TrainOptions, accumulate: int | None = None) -> L.Tr
     if options.progress:
         callbacks.append(EpochReport())
     with explained(options.out), _explained_devices():
-        return _trainer(options, callbacks, accumulate or options.accumulate)
+        trainer = _trainer(options, callbacks)
+    if options.batch % trainer.world_size:
+        raise UserError(
+            f"--batch {options.batch} cannot be shared by {trainer.world_size} devices; expected a multiple"
+        )
+    return trainer
 
 
 @contextmanager
@@ -54,7 +58,7 @@ def _explained_devices() -> Iterator[None]:
         raise UserError(f"{_first_line(error)} See --accelerator, --devices and --strategy") from None
 
 
-def _trainer(options: TrainOptions, callbacks: list[Callback], accumulate: int) -> L.Trainer:
+def _trainer(options: TrainOptions, callbacks: list[Callback]) -> L.Trainer:
     logs = options.out / "logs"
     return L.Trainer(
         accelerator=options.accelerator,
@@ -63,7 +67,7 @@ def _trainer(options: TrainOptions, callbacks: list[Callback], accumulate: int) 
         strategy=options.strategy,
         precision=PRECISION[str(options.precision)],  # type: ignore[arg-type]
         max_epochs=options.epochs,
-        accumulate_grad_batches=accumulate,
+        accumulate_grad_batches=options.accumulate,
         gradient_clip_val=options.clip or None,
         callbacks=callbacks,
         plugins=[WholeCheckpoints()],

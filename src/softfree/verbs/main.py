@@ -68,7 +68,7 @@ def _train_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--resume",
         type=str,
-        help="Go on with this run directory; all other options are its own. TABLE says where the table lies now.",
+        help="Go on with this run directory, whose options hold; TABLE and --images say where those lie now.",
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these options.")
 
@@ -82,7 +82,8 @@ def _train(parsed: Namespace) -> None:
     from softfree.training.loop import resume, train
 
     if parsed.resume is not None:
-        run = resume(Path(parsed.resume), None if parsed.table is None else Path(parsed.table))
+        table, images = (None if path is None else Path(str(path)) for path in (parsed.table, parsed.images))
+        run = resume(Path(parsed.resume), table, images)
     else:
         run = train(fill(options.TrainOptions, parsed, table=Path(parsed.table)))
     print_run(run)
