@@ -33,16 +33,16 @@ def pixels() -> Tensor:
     return torch.randn(1, 1, 32, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def bag() -> tuple[BagTransformer, Tensor]:
+def bag(**options: Any) -> tuple[BagTransformer, Tensor]:
     """A model and two bags, the second padded."""
     torch.manual_seed(0)
-    made = BagTransformer(6, 3, 32, 2, 2).eval().double()
+    made = BagTransformer(6, 3, 32, 2, 2, **options).eval().double()
     bags = torch.rand(2, 9, 9, dtype=torch.float64)
     bags[1, 5:, -1] = float("nan")
     return made, bags
 
 
-@pytest.mark.parametrize("pool", ["avg", "token"])
+@pytest.mark.parametrize("pool", ["avg", "token", "topk"])
 def test_a_pass_in_parts_is_the_pass(pool: str, pixels: Tensor) -> None:
     network = model(pool=pool)
     entry = enter(network, pixels)
@@ -58,6 +58,34 @@ def test_split_sums_to_the_logit(attention: str, pixels: Tensor) -> None:
         parts, constant = split_logit(network, enter(network, pixels), index)
         assert abs(float(parts.sum() + constant - network(pixels)[0, index].detach())) < 1e-10
         assert parts.std() > 1e-3
+
+
+@pytest.mark.parametrize("pool", ["topk", "mean_topk", "lse", "gated"])
+def test_split_of_heads(pool: str, pixels: Tensor) -> None:
+    """Exact, whatever the head; and a sample's parts know nothing of padding."""
+    network = model(pool=pool, class_token=True)
+    for index in range(3):
+        parts, constant = split_logit(network, enter(network, pixels), index)
+        assert abs(float(parts.sum() + constant - network(pixels)[0, index].detach())) < 1e-10
+    network, bags = bag(pool=pool)
+    parts, constant = split_logit(network, enter(network, bags), 1)
+    assert (parts.sum(1) + constant - network(bags)[:, 1]).abs().max() < 1e-10
+    assert (parts[1, 5:] == 0).all()
+    alone, _ = split_logit(network, enter(network, bags[1:, :5]), 1)
+    torch.testing.assert_close(alone, parts[1:, :5])
+
+
+def test_the_split_of_topk_is_its_evidence(pixels: Tensor) -> None:
+    """The logits of the chosen tokens, shared out; the shift of the norm and the bias speak of no token."""
+    network = model(pool="topk")
+    entry = enter(network, pixels)
+    parts, constant = split_logit(network, entry, 1)
+    logits = network.head(network.norm(through(network, entry)))[0, :, 1]
+    chosen = logits.topk(4).indices
+    assert set(parts[0].nonzero()[:, 0].tolist()) == set(chosen.tolist())
+    shift = network.head.weight[1] @ network.norm.bias + network.head.bias[1]  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(parts[0, chosen], (logits[chosen] - shift).detach() / 4)
+    torch.testing.assert_close(constant, shift.detach()[None])
 
 
 def test_split_of_padded_bags_sums_to_the_logits() -> None:
@@ -210,6 +238,8 @@ class Other(torch.nn.Module):
 def test_models_without_an_explanation(pixels: Tensor) -> None:
     with pytest.raises(UserError, match="gradcam, rollout, attention"):
         explain_tensor(model(pool="token"), pixels, "split")
+    with pytest.raises(UserError, match="pools the deviation of its tokens: expected --method gradient"):
+        explain_tensor(model(pool="mean_std"), pixels, "split")
     assert explain_tensor(model(pool="token"), pixels).method == "gradient"
     with pytest.raises(UserError, match="SoftPyramid has no single grid"):
         explain_tensor(SoftPyramid(32, 1, 2, (8, 8, 8, 8), (1, 1, 1, 1), (1, 1, 1, 1)), pixels)

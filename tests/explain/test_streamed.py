@@ -15,6 +15,7 @@ from softfree.errors import ReadError, UserError
 from softfree.explain import streamed_methods
 from softfree.explain.maps import METHODS, Map, explain_tensor, pass_forward
 from softfree.explain.passes import classify, enter, through
+from softfree.explain.split import has_split
 from softfree.explain.streamed import explain_as_fits, explain_streamed
 from softfree.explain.streamed_methods import STREAMED
 from softfree.longseq import Streaming
@@ -61,7 +62,7 @@ def volume_model(**options: Any) -> nn.Module:
 def questions(model: Any, axes: int) -> Iterator[tuple[Any, dict[str, Any]]]:
     """All that can be asked of a model; of a class token not the last layer's gradient, which its norm makes zero."""
     for method in STREAMED:
-        for asked in ASKED[method] if model.pool == "avg" or method != "split" else []:
+        for asked in ASKED[method] if has_split(model) or method != "split" else []:
             if not (model.pool == "token" and asked == {"layer": -1}):
                 yield method, asked | ({"at": [0.1] * axes} if "at" in asked else {})
 
@@ -79,6 +80,11 @@ def same(got: Map, want: Map, tolerance: float) -> None:
     assert (got.target, got.method, got.description, got.signed) == (
         want.target, want.method, want.description, want.signed
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("pool", ["topk", "mean_topk", "lse", "gated", "mean_std"])
+def test_heads(pool: str) -> None:
+    test_pictures("seqnorm", {"pool": pool, "class_token": True})
 
 
 @pytest.mark.parametrize("options", [{}, {"pool": "token"}, {"class_token": True, "pos": "none"}, {"stem": "conv"}])
@@ -246,6 +252,8 @@ def test_models_that_cannot_stream(attention: str) -> None:
         explain_streamed(picture_model(attention), torch.randn(1, 24, 24))
     with pytest.raises(UserError, match="pools its class token"):
         explain_streamed(picture_model(pool="token"), torch.randn(1, 24, 24), "split")
+    with pytest.raises(UserError, match="pools the deviation of its tokens: expected --method gradient, gradcam"):
+        explain_streamed(picture_model(pool="mean_std"), torch.randn(1, 24, 24), "split")
 
 
 def test_what_does_not_fit_streams(picture_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

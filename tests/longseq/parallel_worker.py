@@ -85,6 +85,19 @@ def bags_without_padding_or_places(mesh: DeviceMesh) -> None:
 
 
 @check
+def heads(mesh: DeviceMesh) -> None:
+    """Of bags of 9 to 41 tiles in unequal parts, one of them empty; of pictures by bands."""
+    four, two = dist.group.WORLD, mesh["sequence"]
+    for pool in ("topk", "mean_topk", "lse", "gated", "mean_std"):
+        options = {"pool": pool, "class_token": pool == "topk"}
+        options |= {"pool_options": {"one_in": 3}} if "topk" in pool else {}
+        model, whole = bag_model(**options).double(), bags().double()
+        against_one(model, (whole,), (my_tiles(whole, four),), four, 1e-10, TARGETS)
+        model, whole = picture_model(**options).double(), pictures().double()
+        against_one(model, (whole,), (split_rows(whole, 4, two),), two, 1e-6, TARGETS)
+
+
+@check
 def pictures_by_bands(mesh: DeviceMesh) -> None:
     """Positions resized (27 x 21 pixels) and not (16 x 16); 2 token rows for 4 ranks; gray in a colour model."""
     four, two = dist.group.WORLD, mesh["sequence"]
@@ -125,6 +138,7 @@ def bfloat16(mesh: DeviceMesh) -> None:
             logits = SequenceParallel(model, group)(my_tiles(whole, group))
             loss_of(logits).backward()
         same_everywhere(logits, group)
+        assert logits.dtype == torch.float32, "a ranking has no ties by rounding"
         got, usual, want = (mean_over(group, gradients(each)) for each in (model, one, exact))
         size = max(float(grad.abs().max()) for grad in want.values())
         for name in want:

@@ -46,6 +46,11 @@ def test_as_in_memory(attention: str, pool: str, padding: int, gradients_of: Gra
             torch.testing.assert_close(found[name], grad, rtol=1e-7, atol=1e-9, msg=name)
 
 
+@pytest.mark.parametrize("pool", ["topk", "mean_topk", "lse", "gated", "mean_std"])
+def test_heads(pool: str, gradients_of: GradientsOf) -> None:
+    test_as_in_memory("seqnorm", pool, 13, gradients_of)
+
+
 def test_memory_mapped(tmp_path: Path) -> None:
     model, bag = make(pos="none"), make_bag(40, 5)
     np.save(tmp_path / "bag.npy", bag.numpy())

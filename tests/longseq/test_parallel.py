@@ -18,6 +18,7 @@ CHECKS = [
     "bags_over_four_and_two",
     "bags_with_class_token",
     "bags_without_padding_or_places",
+    "heads",
     "pictures_by_bands",
     "pictures_with_masks",
     "bfloat16",

@@ -21,6 +21,7 @@ from softfree.longseq import (
     streamed,
 )
 from softfree.models import VisionTransformer
+from softfree.models.pooling import POOLINGS
 
 Make = Callable[..., VisionTransformer]
 GradientsOf = Callable[[nn.Module, Tensor], dict[str, Tensor]]
@@ -40,6 +41,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "galerkin token": {"attention": "galerkin", "pool": "token", "stem": "conv"},
     "one layer": {"depth": 1, "pool": "token"},
     "features": {"num_classes": 0},
+    "topk": {"pool": "topk", "pool_options": {"one_in": 5}},
+    "topk class token": {"pool": "topk", "class_token": True, "attention": "sima"},
+    "topk features": {"pool": "topk", "num_classes": 0},
+    "mean_topk": {"pool": "mean_topk", "pool_options": {"one_in": 3}, "stem": "conv", "pos": "none"},
+    "lse": {"pool": "lse", "attention": "galerkin"},
+    "gated": {"pool": "gated", "class_token": True},
+    "mean_std": {"pool": "mean_std", "stem": "pool"},
 }
 
 
@@ -97,9 +105,16 @@ def test_masks(attention: str, pool: str, stem: str, make_model: Make, gradients
     check(gradients_of(model, got), gradients_of(model, want), 1e-8)
 
 
-@pytest.mark.parametrize("pool", ["avg", "token"])
-def test_no_real_token(pool: str, make_model: Make) -> None:
-    model, x, mask = make_model(pool=pool), torch.randn(1, 3, 24, 24), torch.zeros(1, 36, dtype=torch.bool)
+@pytest.mark.parametrize("pool", ["topk", "mean_topk", "lse", "gated", "mean_std"])
+def test_masks_of_heads(pool: str, make_model: Make, gradients_of: GradientsOf) -> None:
+    test_masks("seqnorm", pool, "patch", make_model, gradients_of)
+
+
+@pytest.mark.parametrize("class_token", [False, True])
+@pytest.mark.parametrize("pool", POOLINGS)
+def test_no_real_token(pool: str, class_token: bool, make_model: Make) -> None:
+    model = make_model(pool=pool, class_token=class_token or pool == "token")
+    x, mask = torch.randn(1, 3, 24, 24), torch.zeros(1, 36, dtype=torch.bool)
     got = streamed(model, x, mask=mask)
     torch.testing.assert_close(got, model(x, mask), rtol=1e-5, atol=1e-5)
     got.sum().backward()
@@ -190,11 +205,12 @@ def test_stochastic_depth_draws_as_the_model_does(make_model: Make, gradients_of
 
 def test_frozen_parameters(make_model: Make, gradients_of: GradientsOf) -> None:
     """Only what is asked for gets a gradient, such as a head alone, or the last block."""
-    for trained in ("head", "blocks.2", "blocks.0.attn", "pos_embed"):
-        model, x = make_model().double(), torch.randn(1, 3, 24, 24, dtype=torch.float64)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name.startswith(trained))
-        check(gradients_of(model, streamed(model, x)), gradients_of(model, model(x)), 1e-8)
+    for pool, own in (("avg", "fc_norm"), ("topk", "norm"), ("gated", "pooling")):
+        model, x = make_model(pool=pool).double(), torch.randn(1, 3, 24, 24, dtype=torch.float64)
+        for trained in ("head", "blocks.2", "blocks.0.attn", "pos_embed", own):
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(name.startswith(trained))
+            check(gradients_of(model, streamed(model, x)), gradients_of(model, model(x)), 1e-8)
 
 
 def test_batch_of_a_streamed_model(make_model: Make, gradients_of: GradientsOf) -> None:

@@ -32,6 +32,7 @@ def make(**options: Any) -> VolumeTransformer:
         {},
         {"pool": "token", "pos": "learn"},
         {"pos": "learn"},
+        {"pool": "topk"},
         {"stem": "conv", "pos": "none"},
         {"stem": "conv", "patch_size": (1, 4, 4)},
         {"stem": "pool", "patch_size": (2, 4, 4)},

@@ -22,7 +22,9 @@ def build() -> Callable[..., torch.nn.Module]:
                 in_chans=work.channels,
                 num_classes=work.classes,
                 stem=work.stem,
+                pool=work.pool,
                 mlp_chunk=work.mlp_chunk,
+                depth=work.dimensions["depth"],
             )
         model.set_grad_checkpointing(work.checkpointing)
         return model.to(torch.bfloat16) if work.pure else model

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
+from softfree.options import PoolName
 from softfree.planning.attentions import ATTENTIONS
 from softfree.planning.memory import kept_bytes, memory
 from softfree.planning.work import Work, multiply_adds
@@ -50,6 +51,16 @@ def test_kept_bytes_are_those_that_autograd_keeps(
 @pytest.mark.parametrize("size", [64, 250])
 def test_maxima_keep_their_places(size: int, precision: Any, autograd_keeps: Callable[[Work], int]) -> None:
     work = Work(model="seqnorm_vit_nano_patch8", size=size, stem="pool", precision=precision)
+    assert kept_bytes(work) == pytest.approx(autograd_keeps(work), rel=0.04)
+
+
+@pytest.mark.parametrize(
+    "choice", [{}, {"pure": True, "precision": "bf16"}, {"precision": "bf16", "batch": 2}], ids=str
+)
+@pytest.mark.parametrize("pool", get_args(PoolName))
+def test_what_a_head_keeps(pool: str, choice: dict[str, Any], autograd_keeps: Callable[[Work], int]) -> None:
+    model: dict[str, Any] = {"model": "seqnorm_vit_nano_patch8", "size": 128, "stem": "patch", "depth": 1}
+    work = Work(pool=pool, **model, **choice)
     assert kept_bytes(work) == pytest.approx(autograd_keeps(work), rel=0.04)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from softfree.errors import UserError
+from softfree.options import PoolName
 from softfree.planning.attentions import ATTENTIONS
 from softfree.planning.work import Work, count_parameters, multiply_adds
 
@@ -48,6 +49,19 @@ def test_parameters_and_products_are_the_models(
     assert multiply_adds(work) == pytest.approx(counted.total, rel=1e-3)
 
 
+@pytest.mark.parametrize("pool", get_args(PoolName))
+def test_parameters_and_products_of_a_head(
+    pool: str, build: Callable[..., torch.nn.Module], pixels: Callable[..., Tensor]
+) -> None:
+    work = Work(model="seqnorm_vit_nano_patch8", size=64, stem="patch", pool=pool, classes=5, depth=1)
+    model = build(work, "meta").eval()
+    assert count_parameters(work) == sum(parameter.numel() for parameter in model.parameters())
+    with torch.no_grad(), Products() as counted:
+        model(pixels(work, "meta"))
+    left_out = 1 / work.shape.tokens if pool == "token" else 1e-3  # the class token has no formula
+    assert multiply_adds(work) == pytest.approx(counted.total, rel=left_out)
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -56,6 +70,7 @@ def test_parameters_and_products_are_the_models(
         ({"batch": -1}, "batch -1"),
         ({"mlp_chunk": 0}, "mlp_chunk 0"),
         ({"stem": "stone"}, "stem 'stone'"),
+        ({"pool": "max"}, "pool 'max'"),
         ({"precision": "8"}, "precision '8'"),
     ],
 )

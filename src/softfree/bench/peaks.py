@@ -58,6 +58,7 @@ def _run(case: dict[str, Any]) -> dict[str, int]:
         in_chans=case["channels"],
         num_classes=case["classes"],
         stem=case["stem"],
+        pool=case["pool"],
         mlp_chunk=case["mlp_chunk"],
     ).to(dtype)
     model.set_grad_checkpointing(case["checkpointing"])

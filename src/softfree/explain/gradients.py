@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from softfree.explain.passes import Entry, Watched, classify, patch_mask
-from softfree.models.classifier import Classifier, masked_mean
+from softfree.models.classifier import Classifier
+from softfree.models.pooling import masked_mean
 
 GRADIENT = (
     "Gradient times input: how the class logit would change, to first order, if a token shrank; it looks at one point "

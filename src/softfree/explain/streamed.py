@@ -20,7 +20,7 @@ from softfree.longseq.choice import Answer
 from softfree.longseq.forward import Stream
 from softfree.longseq.pixels import Rows
 from softfree.longseq.sources import TokenSource
-from softfree.longseq.streamed import Sample, Streaming, bar, logits_of, source_of
+from softfree.longseq.streamed import Sample, Streaming, bar, source_of
 from softfree.options.explaining import MapMethod
 from softfree.precision import products_in
 
@@ -109,10 +109,10 @@ def explain_streamed(
     try:
         with torch.no_grad():
             with bar(streaming.progress, "forward", stream) as advance:
-                pooled = stream.forward(advance)
-            answer = logits_of(network, pooled)[0].double().cpu().numpy()
+                summaries = stream.forward(advance)
+            answer = stream.logits(summaries)[0].double().cpu().numpy()
             question = Question(class_number(model, network, target, answer), kept_from, head, at)
-            parts, constant = method_of.compute(Passed(network, stream, pooled, streaming.progress), question)
+            parts, constant = method_of.compute(Passed(network, stream, summaries, streaming.progress), question)
     finally:
         stream.close()
         torch.clear_autocast_cache()  # weights that were cast here have no graph

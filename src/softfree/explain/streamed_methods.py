@@ -9,27 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from softfree.errors import UserError
+from softfree.explain import split
 from softfree.explain.maps import Question, query_number
 from softfree.explain.passes import Entry, attention
 from softfree.explain.streamed_rows import keys, queries
 from softfree.longseq.backward import Backward
 from softfree.longseq.forward import Stream
-from softfree.longseq.streamed import bar, logits_of
+from softfree.longseq.streamed import bar
 from softfree.models.classifier import Classifier
+from softfree.models.pooling import Summary
 
 
 class Passed(NamedTuple):
-    """A sample that has gone forward: its stream and what that kept, its pooled features (1, C), whether bars show."""
+    """A sample that has gone forward: its stream, what that kept, the summaries of its chunks, whether bars show."""
 
     model: Classifier
     stream: Stream
-    pooled: Tensor
+    summaries: list[Summary]
     progress: bool
 
     @property
@@ -56,19 +59,32 @@ def does_not_stream(method: str) -> str:
 
 
 def _split(passed: Passed, asked: Question) -> tuple[list[Tensor], float]:
-    """As :func:`softfree.explain.split.split_logit` does, with the deviation of the pooled features that is known."""
+    """As :func:`softfree.explain.split.split_logit` does, with what is known of all tokens."""
     model, stream = passed.model, passed.stream
+    split.refuse(model, "gradient, gradcam, rollout or attention")
     if model.pool != "avg":
-        raise UserError(
-            "--method split needs an average over the tokens, and this model pools its class token: "
-            "expected --method gradient, gradcam, rollout or attention"
-        )
-    norm, last = cast(nn.LayerNorm, model.fc_norm), cast(nn.Linear, model.head)
-    row = last.weight[asked.target].double()
-    slope = row * norm.weight.double() * (passed.pooled[0].double().var(correction=0) + norm.eps).rsqrt()
-    slope = (slope - slope.mean()) / max(1, stream.number)
-    constant = row @ norm.bias.double() + (0 if last.bias is None else last.bias[asked.target])
+        return _split_weighed(passed, asked)
+    number = max(1, stream.number)
+    mean = sum(total for (total,) in passed.summaries) / number
+    assert isinstance(mean, Tensor)
+    slope = split.slope_at(model, mean, asked.target)[0] / number
+    constant = split.constant_of(model, asked.target)
     return [tokens[0].double() @ slope for tokens in stream.outputs()], float(constant)
+
+
+def _split_weighed(passed: Passed, asked: Question) -> tuple[list[Tensor], float]:
+    """Find what each token says, two numbers a token, and then what it weighs among all."""
+    model, stream = passed.model, passed.stream
+    found = [
+        split.said(model, tokens[:, passed.front(chunk) :], asked.target)
+        for chunk, tokens in enumerate(stream.outputs())
+    ]
+    if not found:
+        return [], float(split.constant_of(model, asked.target))
+    values, decisive = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+    parts, constant = split.weighed(model, values, decisive, None, asked.target)
+    chunks = parts[0].split([part.shape[1] for part, _ in found])
+    return [F.pad(part, (passed.front(chunk), 0)) for chunk, part in enumerate(chunks)], float(constant)
 
 
 def _gradient(passed: Passed, asked: Question) -> tuple[list[Tensor], None]:
@@ -79,7 +95,7 @@ def _gradient(passed: Passed, asked: Question) -> tuple[list[Tensor], None]:
 
 def _grad_cam(passed: Passed, asked: Question) -> tuple[list[Tensor], None]:
     with _way_back(passed, asked) as entering:
-        total = torch.zeros_like(passed.pooled[0], dtype=torch.float64)
+        total = torch.zeros(passed.model.embed_dim, dtype=torch.float64, device=passed.stream.device)
         for chunk in passed.chunks:
             total += entering(chunk)[1][0, passed.front(chunk) :].sum(0, dtype=torch.float64)
         weights = total / max(1, passed.stream.number)
@@ -91,10 +107,11 @@ def _grad_cam(passed: Passed, asked: Question) -> tuple[list[Tensor], None]:
 def _way_back(passed: Passed, asked: Question) -> Iterator[Callable[[int], tuple[Tensor, Tensor]]]:
     """Give what leads from a chunk to its tokens and the logit's gradient by them, in the layer that is asked for."""
     with torch.enable_grad():
-        pooled = passed.pooled.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(logits_of(passed.model, pooled)[0, asked.target], pooled)
+        flat = [part.detach().requires_grad_() for summary in passed.summaries for part in summary]
+        logit = passed.stream.logits(passed.stream.grouped(flat))[0, asked.target]
+        slopes = torch.autograd.grad(logit, flat, materialize_grads=True)
     with bar(passed.progress, "backward", passed.stream) as advance:
-        back = Backward(passed.stream, slope, advance, parameters=False)
+        back = Backward(passed.stream, passed.stream.grouped(slopes), advance, parameters=False)
         with back.down_to(_level(passed, asked)) as entering:
             yield entering
 

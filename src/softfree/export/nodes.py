@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 import onnx
@@ -11,10 +12,11 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 _LAYERS = ("'torch.nn.modules.linear.Linear'", "'torch.nn.modules.conv.Conv2d'", "'torch.nn.modules.conv.Conv3d'")
 _SEQNORM = "'softfree.attention.seqnorm.module.SeqNormAttention'"
 _MLP = "'timm.layers.mlp.Mlp'"
+_END = re.compile(r"['.](head|pooling)['.]")
 
 
 def layers_of(graph: onnx.GraphProto) -> tuple[str, ...]:
-    """Name the nodes that are a linear layer or a convolution of the model, but for the head.
+    """Name the nodes that are a linear layer or a convolution of the model, but for the pooling and the head.
 
     SeqNorm's folded order has its two linear layers, too, without their modules; its Gram order has none.
     """
@@ -24,7 +26,7 @@ def layers_of(graph: onnx.GraphProto) -> tuple[str, ...]:
 
 def _is_layer(node: onnx.NodeProto, stored: dict[str, int]) -> bool:
     classes, scopes = _noted(node, _CLASSES), _noted(node, _SCOPES)
-    if node.op_type not in ("MatMul", "Gemm", "Conv") or ".head'" in scopes or "'head'" in scopes:
+    if node.op_type not in ("MatMul", "Gemm", "Conv") or _END.search(scopes):
         return False
     tokens_by_weights = stored.get(node.input[1]) == 2 and node.input[0] not in stored
     return any(kind in classes for kind in _LAYERS) or (_SEQNORM in classes and tokens_by_weights)

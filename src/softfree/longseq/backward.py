@@ -1,4 +1,4 @@
-"""The way back: from the gradient of the pooled features to those of all parameters, one pass for each layer.
+"""The way back: from the gradients of what is pooled to those of all parameters, one pass for each layer.
 
 A visit of a chunk does all that one layer has to do there. With x_l the input of layer l and s_l the sums over all
 tokens that its attention needs, it
@@ -25,6 +25,7 @@ from softfree.attention.base import wide_type
 from softfree.longseq.forms import Mixing
 from softfree.longseq.forward import Advance, Stream
 from softfree.longseq.store import TokenStore
+from softfree.models.pooling import Summary
 
 
 class Gradients:
@@ -46,13 +47,15 @@ class Backward:
 
     Args:
         stream: A stream that has gone forward and kept the inputs of the layers on the way.
-        grad: dL/dpooled, (1, C).
+        grads: dL/dsummary of each chunk whose tokens are pooled.
         advance: Called after each visit of a chunk.
         parameters: Find the gradients of the parameters, and not only those of tokens.
     """
 
-    def __init__(self, stream: Stream, grad: Tensor, advance: Advance = lambda: None, parameters: bool = True) -> None:
-        self.stream, self.grad, self.advance, self.parameters = stream, grad.double(), advance, parameters
+    def __init__(
+        self, stream: Stream, grads: Sequence[Summary], advance: Advance = lambda: None, parameters: bool = True
+    ) -> None:
+        self.stream, self.grads, self.advance, self.parameters = stream, grads, advance, parameters
         self.found = Gradients()
         self.of_stats: list[Tensor] = []  # of the layer above
 
@@ -74,7 +77,7 @@ class Backward:
 
         def entering(chunk: int) -> tuple[Tensor, Tensor]:
             tokens = self.stream.load(level, chunk)
-            return tokens, self._above(level, chunk, tokens)[1]
+            return tokens, self._slope(level, chunk, tokens)
 
         with self._open():
             if self.stream.source.sizes:
@@ -107,15 +110,17 @@ class Backward:
             mixing = layer.form.mixing(stream.stats[level])
         mixing = mixing.leaf()
         totals = Mixing(*(torch.zeros_like(tensor) for tensor in mixing))
-        own = self._wanted([*layer.block.parameters(), *stream.model.norm.parameters()])
+        model = stream.model
+        above = [model.norm, model.pooling, model.head] if level + 1 == len(stream.layers) else []
+        own = self._wanted(p for module in (layer.block, *above) for p in module.parameters())
         for chunk in range(len(stream.source.sizes)):
             x = stream.load(level, chunk).detach().requires_grad_()
             slope: Tensor | None = None
             if level + 1 < len(stream.layers) or stream.is_pooled(chunk):
                 with stream.autocast():
                     out = layer(x, mixing)
-                end, grad = self._above(level + 1, chunk, out)
-                slope, *grads = torch.autograd.grad(end, [x, *mixing, *own], grad, allow_unused=True)
+                ends, slopes = self._above(level + 1, chunk, out)
+                slope, *grads = torch.autograd.grad(ends, [x, *mixing, *own], slopes, allow_unused=True)
                 for total, part in zip(totals, grads[:3], strict=True):
                     total += 0 if part is None else part
                 self.found.add(own, grads[3:])
@@ -125,13 +130,18 @@ class Backward:
         self.of_stats, found = layer.form.backward(stream.stats[level], totals, attention)
         self.found.add(attention, found)
 
-    def _above(self, level: int, chunk: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _above(self, level: int, chunk: int, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Give what to differentiate of a chunk that goes into a layer or, above the last, into the pooling."""
-        if level == len(self.stream.layers):
-            with self.stream.autocast():
-                return self.stream.pool(x, chunk), self.grad
-        slope = self.slopes.read(0, chunk, x.dtype, x.device)
-        return x, slope + self._through_sums(level, x)
+        if level < len(self.stream.layers):
+            return [x], [self._slope(level, chunk, x)]
+        with self.stream.autocast():
+            summary = self.stream.pool(x, chunk)
+        ends = [(part, grad) for part, grad in zip(summary, self.grads[chunk], strict=True) if part.requires_grad]
+        return [part for part, _ in ends], [grad for _, grad in ends]
+
+    def _slope(self, level: int, chunk: int, x: Tensor) -> Tensor:
+        """Give dL/dx of a chunk that goes into a layer."""
+        return self.slopes.read(0, chunk, x.dtype, x.device) + self._through_sums(level, x)
 
     def _through_sums(self, level: int, x: Tensor) -> Tensor:
         """Give the gradient of a chunk that goes through the sums of a layer's attention."""
@@ -151,9 +161,9 @@ class Backward:
         for chunk in range(len(self.stream.source.sizes)):
             with self.stream.autocast():
                 tokens = self.stream.source.tokens(chunk)
-            end, grad = self._above(0, chunk, tokens)
-            if end.requires_grad:
-                self.found.add(own, torch.autograd.grad(end, own, grad, allow_unused=True))
+            ends, slopes = self._above(0, chunk, tokens)
+            if tokens.requires_grad:
+                self.found.add(own, torch.autograd.grad(ends, own, slopes, allow_unused=True))
             self.advance()
 
 

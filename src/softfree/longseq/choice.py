@@ -101,6 +101,8 @@ class Answer:
             inference=not torch.is_grad_enabled(),
             mlp_chunk=block.mlp_chunk,
             stem="patch",
+            pool=model.pool,
+            classes=max(1, model.num_classes),
             gpu=gpu,
         )
         planned = memory(work)

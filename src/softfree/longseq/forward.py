@@ -6,11 +6,12 @@ comes out. Memory holds one chunk, and the tokens of all chunks are where the us
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from softfree.attention.base import wide_type
@@ -19,12 +20,13 @@ from softfree.longseq.layers import layers_of
 from softfree.longseq.sources import TokenSource
 from softfree.longseq.store import TokenStore
 from softfree.models.classifier import Classifier
+from softfree.models.pooling import Summary
 
 Advance = Callable[[], None]
 
 
 class Stream:
-    """A sample between its tokens and its pooled features.
+    """A sample between its tokens and what its pooling needs of them.
 
     Args:
         model: The model; its mode, its weights' type and the autocast of the moment hold for the way back, too.
@@ -52,6 +54,7 @@ class Stream:
         self.first = max(0, len(self.layers) - 1) if kept_from is None else kept_from  # layers below share its place
         self.stats: list[Stats] = []
         self.dtype = torch.float32  # of the tokens between the layers; known once there are some
+        self.pooled_as, self.parts = torch.float32, 1  # of what is pooled, and the tensors of its summary; likewise
         weight = next(model.parameters())
         self.device, self.wide = weight.device, wide_type(weight)
         self.number = sum(source.sizes) - source.prefix
@@ -60,10 +63,10 @@ class Stream:
         self._autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         self._narrow = torch.get_autocast_dtype(kind) if self._autocast else None
 
-    def forward(self, advance: Advance = lambda: None) -> Tensor:
-        """Pass all layers and pool: (1, C), the mean of the tokens or the class token, before ``fc_norm``."""
+    def forward(self, advance: Advance = lambda: None) -> list[Summary]:
+        """Pass all layers, and give the pooling's summary of each chunk, in float64; see :meth:`logits`."""
         try:
-            pooled = self._pass_all(advance)
+            summaries = self._pass_all(advance)
         except BaseException:
             self.close()
             raise
@@ -72,14 +75,12 @@ class Stream:
             torch.clear_autocast_cache()
         if not self.keep:
             self.close()
-        return pooled
+        return summaries
 
-    def _pass_all(self, advance: Advance) -> Tensor:
+    def _pass_all(self, advance: Advance) -> list[Summary]:
         depth = len(self.layers)
         raw: Tensor | None = None
-        if not self.source.sizes:  # no real token
-            return torch.zeros(1, self.model.embed_dim, dtype=self.dtype, device=self.device)
-        pooled = torch.zeros(1, self.model.embed_dim, dtype=torch.float64, device=self.device)
+        summaries: list[Summary] = []
         for level in range(depth + 1):
             mixing = self._mixing(level - 1, raw) if raw is not None else None
             raw = None
@@ -91,11 +92,14 @@ class Stream:
                         else self.layers[level - 1](self.load(level - 1, chunk), mixing)
                     )
                     if level == depth:
-                        pooled += self.pool(x, chunk)
+                        summaries.append(self.pool(x, chunk))
                     else:
                         raw = self._gather(level, self._keep(level, chunk, x), raw)
                 advance()
-        return pooled.to(self.dtype)
+        if not summaries:  # no real token
+            nothing = torch.zeros(1, 0, self.model.embed_dim, dtype=self.wide, device=self.device)
+            summaries.append(self._summary(nothing))
+        return summaries
 
     def _tokens(self, chunk: int) -> Tensor:
         x = self.source.tokens(chunk)
@@ -145,13 +149,36 @@ class Stream:
         """Whether the last layer's tokens of a chunk are asked for: of a class token, only the first chunk's."""
         return self.model.pool != "token" or chunk == 0
 
-    def pool(self, x: Tensor, chunk: int) -> Tensor:
-        """Give the part of a chunk in the pooled features, (1, C) in float64; differentiable."""
+    def pool(self, x: Tensor, chunk: int) -> Summary:
+        """Give the pooling's summary of a chunk after the last layer, in float64; differentiable."""
         x = self.model.norm(x)
-        if self.model.pool == "token":
-            return x[:, 0].double()
-        front = 0 if chunk else self.source.prefix
-        return x[:, front:].sum(1, dtype=torch.float64) / max(1, self.number)
+        if self.model.pool != "token":
+            return self._summary(x if chunk else x[:, self.source.prefix :])
+        return self._summary(x[:, :1])
+
+    def _summary(self, x: Tensor) -> Summary:
+        """Sum up the tokens (1, n, C) that are pooled."""
+        mask = None
+        if not x.shape[1]:  # no pooling sums up nothing, but all of them padding
+            x, mask = F.pad(x, (0, 0, 0, 1)), torch.zeros(1, 1, dtype=torch.bool, device=x.device)
+        values = self.model.evidence(x)
+        summary = self.model.pooling.summary(values, mask, self.pooled)
+        self.pooled_as, self.parts = values.dtype, len(summary)
+        return tuple(part.double() for part in summary)
+
+    def grouped(self, parts: Sequence[Tensor]) -> list[Summary]:
+        """Put the parts of all summaries, given one after the other, together again."""
+        return [tuple(parts[start : start + self.parts]) for start in range(0, len(parts), self.parts)]
+
+    def logits(self, summaries: Sequence[Summary]) -> Tensor:
+        """Give the logits (1, K) of the summaries of all chunks; differentiable."""
+        number = torch.full((1, 1), max(1, self.pooled), dtype=torch.float64, device=self.device)
+        return self.model.conclude(self.model.pooling.finish(summaries, number).to(self.pooled_as))
+
+    @property
+    def pooled(self) -> int:
+        """How many tokens are pooled."""
+        return 1 if self.model.pool == "token" else self.number
 
     def autocast(self) -> AbstractContextManager[object]:
         """Give the autocast that this stream was made under. Cast weights are not kept: their graphs are used once."""

@@ -3,7 +3,8 @@
 An attention that is a few sums over all tokens (see :mod:`~softfree.longseq.forms`) needs nothing else of the others.
 So in each layer a rank sums over its own tokens, the sums are added up over the ranks by one all-reduce (in float64;
 for SeqNorm (C + 1) C / 2 + C + 1 numbers a sample, whatever N is), and every rank goes on with its own tokens alone.
-At the end the pooled sums (C numbers a sample) are added up likewise, and all ranks have the same logits, bit for bit.
+At the end the pooled sums (C numbers a sample) are added up likewise, or each rank's summary is sent to all where the
+pooling is no sum, and all ranks have the same logits, bit for bit.
 The way back has the same all-reduces, of gradients.
 
 Which gradients come out. Let the ranks r = 1..R hold copies p_r of the parameters, and let each compute the same loss
@@ -35,6 +36,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import checkpoint
@@ -43,9 +45,10 @@ from softfree.attention.base import wide_type
 from softfree.errors import UserError
 from softfree.longseq.forms import Form, form_of, numbers
 from softfree.longseq.parts import Part, part_of_bag, part_of_picture, split_rows
-from softfree.longseq.ranks import group_of, sum_over
+from softfree.longseq.ranks import from_all, group_of, most_over, sum_over
 from softfree.models.bag import BagTransformer
 from softfree.models.encoder import Block
+from softfree.models.pooling import Summary
 from softfree.models.rows import by_rows
 from softfree.models.tokenizers import PatchEmbed
 from softfree.models.vit import VisionTransformer
@@ -95,8 +98,7 @@ class SequenceParallel(nn.Module):
         tokens, blocks = part.tokens, cast("list[Block]", list(self.model.blocks))
         for block, factors in zip(blocks, self._factors(blocks, tokens), strict=True):
             tokens = self._layer(block, part._replace(tokens=tokens), factors)
-        pooled = self._pool(part._replace(tokens=self.model.norm(tokens)), number)
-        return cast(Tensor, self.model.head(self.model.fc_norm(pooled)))
+        return self._classify(part._replace(tokens=self.model.norm(tokens)), number)
 
     def _part(self, x: Tensor, mask: Tensor | None) -> Part:
         if isinstance(self.model, VisionTransformer):
@@ -135,14 +137,27 @@ class SequenceParallel(nn.Module):
         mixing = form.mixing(form.from_raw(raw, wide_type(x)))
         return cast(Tensor, run(_advance, block, form, x, h, part.mask, mixing, factors))
 
-    def _pool(self, part: Part, number: Tensor) -> Tensor:
-        """Average the real patch tokens of all ranks, or take the class token: (B, C) before ``fc_norm``."""
-        front, token = self.model.num_prefix_tokens, self.model.pool == "token"
-        chosen = slice(0, 1) if token else slice(front, None)
-        x = part.tokens[:, chosen]
-        real = x if part.mask is None else x.masked_fill(~part.mask[:, chosen, None], 0)
-        own = real.sum(1, dtype=wide_type(x)).double()
-        return sum_over(own if token else own / number, self.group).to(x.dtype)
+    def _classify(self, part: Part, number: Tensor) -> Tensor:
+        """Pool the tokens of all ranks and give the logits (B, K); ``number`` counts the real ones, (B, 1)."""
+        model = self.model
+        values = model.evidence(model.pooled_tokens(part.tokens))  # (B, n, C or K)
+        mask = None if part.mask is None else model.pooled_tokens(part.mask.unsqueeze(2)).squeeze(2)
+        if model.pool == "token":
+            number = torch.ones_like(number)
+        pooled = model.pooling.finish(self._summaries(values, mask, int(number.max())), number)
+        return model.conclude(pooled.to(values.dtype))
+
+    def _summaries(self, values: Tensor, mask: Tensor | None, most: int) -> list[Summary]:
+        """Give the pooling's summaries of the tokens of all ranks, in float64."""
+        pooling, group = self.model.pooling, self.group
+        if pooling.additive:
+            return [tuple(sum_over(part.double(), group) for part in pooling.summary(values, mask, most))]
+        lacking = most_over(values.shape[1], group, values.device) - values.shape[1]  # all summaries in one shape
+        if lacking:
+            mask = values.new_ones(values.shape[:2], dtype=torch.bool) if mask is None else mask
+            values, mask = F.pad(values, (0, 0, 0, lacking)), F.pad(mask, (0, lacking))
+        parts = [from_all(part.double(), group) for part in pooling.summary(values, mask, most)]
+        return list(zip(*parts, strict=True))
 
 
 def check_model(model: nn.Module) -> None:

@@ -57,6 +57,20 @@ class _Sum(torch.autograd.Function):
         return sum_over(grad, ctx.group), None
 
 
+def from_all(tensor: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
+    """Give the tensors of all ranks, which have one shape, by rank; the way back is that of :func:`sum_over`."""
+    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+    empty = torch.zeros_like(tensor)
+    return list(sum_over(torch.stack([tensor if at == rank else empty for at in range(ranks)]), group))
+
+
+def most_over(number: int, group: dist.ProcessGroup, device: torch.device) -> int:
+    """Find the largest of the ranks' numbers."""
+    told = torch.tensor(number, device=device)
+    dist.all_reduce(told, dist.ReduceOp.MAX, group=group)
+    return int(told)
+
+
 def agree(reason: str, shape: Sequence[int], group: dist.ProcessGroup, device: torch.device) -> list[list[int]]:
     """Tell all ranks the shape (4 numbers) of this rank's part, and hear theirs.
 

@@ -23,6 +23,7 @@ from softfree.longseq.sources import PictureTokens, TokenSource
 from softfree.longseq.volumes import VolumeTokens
 from softfree.models.bag import BagTransformer
 from softfree.models.classifier import Classifier
+from softfree.models.pooling import Summary
 from softfree.models.vit import VisionTransformer
 from softfree.models.vit3d import VolumeTransformer
 from softfree.progress import console
@@ -76,7 +77,8 @@ def stream_forward(
     streaming = streaming or Streaming()
     source = source_of(model, sample, streaming, mask)
     with torch.inference_mode():
-        logits = logits_of(model, _pooled(_stream(model, source, streaming), streaming.progress))
+        stream = _stream(model, source, streaming)
+        logits = stream.logits(_passed(stream, streaming.progress))
     return logits.clone()  # outside, so that autograd may use it
 
 
@@ -94,7 +96,8 @@ def streamed(
         return stream_forward(model, sample, streaming, mask)
     source = source_of(model, sample, streaming, mask)
     stream = _stream(model, source, streaming, kept_from=0)
-    return logits_of(model, cast(Tensor, _Pooled.apply(stream, streaming.progress, *parameters)))
+    flat: tuple[Tensor, ...] = _Passed.apply(stream, streaming.progress, *parameters)
+    return stream.logits(stream.grouped(flat))
 
 
 def stream_backward(
@@ -158,39 +161,33 @@ def source_of(model: nn.Module, sample: Sample, streaming: Streaming, mask: Tens
     return PictureTokens(model, sample, streaming.chunk, mask)
 
 
-class _Pooled(torch.autograd.Function):
-    """Pooled features of a stream; its backward is a stream, too, under the same autocast."""
+class _Passed(torch.autograd.Function):
+    """Summaries of a stream's chunks, one after the other; its backward is a stream, too, under the same autocast."""
 
     @staticmethod
-    def forward(ctx: Any, stream: Stream, progress: bool, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, stream: Stream, progress: bool, *parameters: Tensor) -> tuple[Tensor, ...]:
         ctx.stream, ctx.progress, ctx.parameters = stream, progress, parameters
-        return _pooled(stream, progress)
+        return tuple(part for summary in _passed(stream, progress) for part in summary)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.stream is None:
             raise UserError(
                 "Got a second backward() through a stream, whose tokens are gone: compute the logits again."
             )
         stream, ctx.stream = ctx.stream, None
         with bar(ctx.progress, "backward", stream) as advance:
-            grads = Backward(stream, grad, advance).run()
-        return None, None, *(grads[p].to(p.dtype) if p in grads else None for p in ctx.parameters)
+            found = Backward(stream, stream.grouped(grads), advance).run()
+        return None, None, *(found[p].to(p.dtype) if p in found else None for p in ctx.parameters)
 
 
 def _stream(model: nn.Module, source: TokenSource, streaming: Streaming, kept_from: int | None = None) -> Stream:
     return Stream(cast(Classifier, model), source, streaming.store, streaming.dtype, kept_from)
 
 
-def _pooled(stream: Stream, progress: bool) -> Tensor:
+def _passed(stream: Stream, progress: bool) -> list[Summary]:
     with bar(progress, "forward", stream) as advance:
         return stream.forward(advance)
-
-
-def logits_of(model: nn.Module, pooled: Tensor) -> Tensor:
-    """Classify pooled features (1, C), as a stream gives them, to logits (1, K)."""
-    model = cast(Classifier, model)
-    return model.classify(model.fc_norm(pooled))
 
 
 @contextmanager

@@ -83,7 +83,7 @@ class BagTransformer(Classifier):
         mlp_ratio: Hidden width of the MLPs over C.
         attention: A name of :data:`~softfree.attention.ATTENTIONS`.
         attention_options: Keywords of the attention method. ``conv_dims`` of SOFT and Nystromformer is 1 unless given.
-        pool: "avg" over the tiles, then ``fc_norm``; or "token": ``norm``, then the class token.
+        pool: A name of :data:`~softfree.models.pooling.POOLINGS`; see :class:`Classifier`.
         class_token: Put a class token in front; default: only if ``pool`` is "token".
         pos: "mm", fixed codes of a tile's place, or "none".
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
@@ -93,6 +93,7 @@ class BagTransformer(Classifier):
             for all at once. Together with :meth:`set_grad_checkpointing` it lets a training step of the tiny size on
             20,000 tiles of 512 features stay below 2 GiB for the whole process.
         act: Of the MLPs: "gelu", or without erf and exp "relu2" or "hardswish".
+        pool_options: Keywords of the pooling.
 
     Raises:
         UserError: a choice that is unknown or does not go with another.
@@ -108,7 +109,7 @@ class BagTransformer(Classifier):
         mlp_ratio: float = 4.0,
         attention: str = "seqnorm",
         attention_options: dict[str, Any] | None = None,
-        pool: Literal["avg", "token"] = "avg",
+        pool: str = "avg",
         class_token: bool | None = None,
         pos: Literal["mm", "none"] = "mm",
         drop_path_rate: float = 0.0,
@@ -116,8 +117,9 @@ class BagTransformer(Classifier):
         layer_scale: float | None = None,
         mlp_chunk: int | None = 8192,
         act: str = "gelu",
+        pool_options: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(num_classes, embed_dim, pool, class_token)
+        super().__init__(num_classes, embed_dim, pool, class_token, pool_options)
         check_names(pos=(pos, ("mm", "none")))
         self.in_features, self.pos = in_features, pos
         self.patch_embed = TileEmbed(in_features, embed_dim, pos)

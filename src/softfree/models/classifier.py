@@ -15,6 +15,7 @@ from softfree.attention.base import option_names
 from softfree.errors import UserError, unknown_name
 from softfree.models.encoder import Encoder
 from softfree.models.head import HeadedModel, init_linear
+from softfree.models.pooling import POOLINGS, Average, Pooling, create_pooling, masked_mean
 
 
 class Classifier(HeadedModel):
@@ -26,24 +27,35 @@ class Classifier(HeadedModel):
     Args:
         num_classes: Number of logits; 0 for pooled features instead.
         embed_dim: Width C.
-        pool: "avg" over the real tokens, then ``fc_norm``; or "token": ``norm``, then the class token.
+        pool: A name of :data:`~softfree.models.pooling.POOLINGS`. "avg" over the real tokens, then ``fc_norm``; all
+            others after ``norm``: "token", the class token; "topk", "mean_topk", "lse", "gated" or "mean_std".
         class_token: Put a class token in front; None: only if ``pool`` is "token".
+        pool_options: Keywords of the pooling, such as ``one_in`` of "topk".
 
     Raises:
-        UserError: an unknown pooling, or a class token that is to be pooled but not there.
+        UserError: an unknown pooling or option, or a class token that is to be pooled but not there.
     """
 
     patch_embed: nn.Module
     pos_embed: Tensor | None
 
-    def __init__(self, num_classes: int, embed_dim: int, pool: str, class_token: bool | None) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        embed_dim: int,
+        pool: str,
+        class_token: bool | None,
+        pool_options: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
-        check_names(pool=(pool, ("avg", "token")))
+        check_names(pool=(pool, tuple(POOLINGS)))
         class_token = pool == "token" if class_token is None else class_token
         if pool == "token" and not class_token:
             raise UserError("Got pool='token' with class_token=False: pool the class token or choose pool='avg'.")
-        self.pool, self.num_classes = pool, num_classes
-        self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
+        self.pool, self.pool_options = pool, pool_options or {}
+        self.num_classes, self.embed_dim = num_classes, embed_dim
+        self.pooling = self.make_pooling()
+        self.num_features = self.head_hidden_size = self.pooling.width * embed_dim
         self.num_prefix_tokens = int(class_token)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
 
@@ -65,7 +77,7 @@ class Classifier(HeadedModel):
         options["attention_options"] = attention_options
         self.blocks = Encoder.build(depth, self.embed_dim, num_heads, drop_path_rate, **options)
         norm = nn.LayerNorm(self.embed_dim, eps=1e-6)
-        self.norm = norm if self.pool == "token" else nn.Identity()
+        self.norm = nn.Identity() if self.pool == "avg" else norm
         self.fc_norm = norm if self.pool == "avg" else nn.Identity()
         self.head = self.make_head()
         self.init_weights()
@@ -87,20 +99,47 @@ class Classifier(HeadedModel):
         tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return tokens, None if mask is None else torch.cat([mask.new_ones(mask.shape[0], 1), mask], dim=1)
 
+    def make_pooling(self) -> Pooling:
+        """Make the pooling; one of logits is an average where there are no classes."""
+        of_logits = POOLINGS[self.pool].of_logits
+        made = create_pooling(self.pool, self.num_classes if of_logits else self.embed_dim, self.pool_options)
+        return Average(self.embed_dim) if of_logits and not self.num_classes else made
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Make a new head for another number of classes; 0 for none."""
+        super().reset_classifier(num_classes)
+        if POOLINGS[self.pool].of_logits:
+            like = next(self.parameters())
+            self.pooling = self.make_pooling().to(like.device, like.dtype)
+
     def forward_head(self, tokens: Tensor, mask: Tensor | None = None, pre_logits: bool = False) -> Tensor:
         """Pool and classify.
 
         Args:
             tokens: (B, P + N, C) from ``forward_features``.
             mask: Boolean (B, N), True for real tokens, without the class token; None when all are real.
-            pre_logits: Return the pooled features (B, C) instead.
+            pre_logits: Return the pooled features (B, num_features) instead; where logits are pooled, the average.
 
         Returns:
             Logits (B, num_classes).
         """
-        pooled = tokens[:, 0] if self.pool == "token" else masked_mean(tokens[:, self.num_prefix_tokens :], mask)
-        pooled = self.fc_norm(pooled)
-        return pooled if pre_logits else self.classify(pooled)
+        tokens, mask = self.pooled_tokens(tokens), None if self.pool == "token" else mask
+        if pre_logits and self.pooling.of_logits:
+            return masked_mean(tokens, mask)
+        pooled = self.pooling(self.evidence(tokens), mask)
+        return self.fc_norm(pooled) if pre_logits else self.conclude(pooled)
+
+    def pooled_tokens(self, tokens: Tensor) -> Tensor:
+        """Take from tokens (B, P + N, C) those that are pooled: all of the grid, or the class token."""
+        return tokens[:, :1] if self.pool == "token" else tokens[:, self.num_prefix_tokens :]
+
+    def evidence(self, tokens: Tensor) -> Tensor:
+        """Give what is pooled of each token (B, N, C): its logits (B, N, K), or its features."""
+        return self.classify(tokens) if self.pooling.of_logits else tokens
+
+    def conclude(self, pooled: Tensor) -> Tensor:
+        """Give the logits (B, K) of what was pooled."""
+        return pooled if self.pooling.of_logits else self.classify(self.fc_norm(pooled))
 
     def no_weight_decay(self) -> set[str]:
         """Name parameters of more than one axis that weight decay should spare."""
@@ -110,29 +149,12 @@ class Classifier(HeadedModel):
         """Give the patterns for timm's ``group_with_matcher``: tokenizer, each block, last norm."""
         return {
             "stem": r"^cls_token|pos_embed|patch_embed",
-            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm|^fc_norm", (99999,))],
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm|^fc_norm|^pooling", (99999,))],
         }
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory: keep only the input of each block for the backward pass."""
         self.blocks.grad_checkpointing = enable
-
-
-def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """Average the real tokens.
-
-    Args:
-        tokens: (B, N, C).
-        mask: Boolean (B, N), or None for all. A sample without real tokens gives zeros.
-
-    Returns:
-        (B, C).
-    """
-    if mask is None:
-        return tokens.mean(dim=1)
-    wide = torch.promote_types(tokens.dtype, torch.float32)
-    total = tokens.masked_fill(~mask.unsqueeze(-1), 0).sum(dim=1, dtype=wide)
-    return (total / mask.sum(dim=1, keepdim=True).clamp(min=1)).to(tokens.dtype)
 
 
 def check_grid_mask(x: Tensor, mask: Tensor, patch: Sequence[int], kind: str) -> None:

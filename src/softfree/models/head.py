@@ -16,20 +16,20 @@ class HeadedModel(nn.Module, PyTorchModelHubMixin, library_name="softfree", tags
 
     Attributes:
         num_classes: Number of logits; 0 for pooled features instead.
-        embed_dim: Width of the pooled features.
+        num_features: Width of the pooled features.
         head: A linear layer, or nothing for features.
     """
 
     num_classes: int
-    embed_dim: int
+    num_features: int
     head: nn.Module
 
     def make_head(self) -> nn.Module:
         """Make the last layer for ``num_classes``."""
-        return nn.Linear(self.embed_dim, self.num_classes) if self.num_classes else nn.Identity()
+        return nn.Linear(self.num_features, self.num_classes) if self.num_classes else nn.Identity()
 
     def classify(self, pooled: Tensor) -> Tensor:
-        """Give the logits (B, K) of pooled features (B, C), under autocast too in the type of the head's weights.
+        """Give the logits (..., K) of features (..., C), under autocast too in the type of the head's weights.
 
         The product is nothing beside the rest, and bfloat16 would make equal what a ranking, as AUROC's, tells apart.
         """

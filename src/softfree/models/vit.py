@@ -8,7 +8,8 @@ import torch
 from timm.layers import to_2tuple
 from torch import Tensor, nn
 
-from softfree.models.classifier import Classifier, check_grid_mask, check_names, masked_mean
+from softfree.models.classifier import Classifier, check_grid_mask, check_names
+from softfree.models.pooling import masked_mean
 from softfree.models.positions import resize_positions, sincos_positions
 from softfree.models.source_grid import remember_grid
 from softfree.models.tokenizers import STEMS, Grid
@@ -33,7 +34,7 @@ class VisionTransformer(Classifier):
         mlp_ratio: Hidden width of the MLPs over C.
         attention: A name of :data:`~softfree.attention.ATTENTIONS`.
         attention_options: Keywords of the attention method.
-        pool: "avg" over the real patch tokens, then ``fc_norm``; or "token": ``norm``, then the class token.
+        pool: A name of :data:`~softfree.models.pooling.POOLINGS`; see :class:`Classifier`.
         class_token: Put a class token in front; default: only if ``pool`` is "token".
         stem: "patch" projection, "conv" stem of strided convolutions, or "pool" stem of convolutions and maxima.
         pos: "learn", fixed "sincos", or "none".
@@ -43,6 +44,7 @@ class VisionTransformer(Classifier):
         mlp_chunk: Tokens that an MLP takes at once in training, to save memory; see :class:`Block`.
         pos_conv: A depth-wise 3 x 3 convolution of the tokens before each attention.
         act: Of the MLPs: "gelu", or without erf and exp "relu2" or "hardswish".
+        pool_options: Keywords of the pooling.
 
     Raises:
         UserError: a choice that is unknown or does not go with another.
@@ -60,7 +62,7 @@ class VisionTransformer(Classifier):
         mlp_ratio: float = 4.0,
         attention: str = "seqnorm",
         attention_options: dict[str, Any] | None = None,
-        pool: Literal["avg", "token"] = "avg",
+        pool: str = "avg",
         class_token: bool | None = None,
         stem: Literal["patch", "conv", "pool"] = "patch",
         pos: Literal["learn", "sincos", "none"] = "learn",
@@ -70,8 +72,9 @@ class VisionTransformer(Classifier):
         mlp_chunk: int | None = None,
         pos_conv: bool = False,
         act: str = "gelu",
+        pool_options: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(num_classes, embed_dim, pool, class_token)
+        super().__init__(num_classes, embed_dim, pool, class_token, pool_options)
         check_names(stem=(stem, tuple(STEMS)), pos=(pos, ("learn", "sincos", "none")))
         self.in_chans, self.patch_size = in_chans, patch_size
         self.patch_embed = STEMS[stem](patch_size, in_chans, embed_dim)

@@ -42,7 +42,7 @@ class VolumeTransformer(Classifier):
         attention: A name of :data:`~softfree.attention.ATTENTIONS`.
         attention_options: Keywords of the attention method. Linformer's ``reference`` is (8, 8, 8) and the
             ``conv_dims`` of SOFT and Nystromformer are 3 unless they are given.
-        pool: "avg" over the real patch tokens, then ``fc_norm``; or "token": ``norm``, then the class token.
+        pool: A name of :data:`~softfree.models.pooling.POOLINGS`; see :class:`Classifier`.
         class_token: Put a class token in front; default: only if ``pool`` is "token".
         stem: "patch" projection, "conv" stem of strided convolutions, or "pool" stem of convolutions and maxima.
         pos: "mm", fixed codes of a token's place in millimetres; "learn", resized to other grids; or "none".
@@ -51,6 +51,7 @@ class VolumeTransformer(Classifier):
         layer_scale: Start of a learned factor on each branch; None for no factor.
         mlp_chunk: Tokens that an MLP takes at once in training, to save memory; see :class:`Block`.
         act: Of the MLPs: "gelu", or without erf and exp "relu2" or "hardswish".
+        pool_options: Keywords of the pooling.
 
     Raises:
         UserError: a choice that is unknown or does not go with another.
@@ -69,7 +70,7 @@ class VolumeTransformer(Classifier):
         mlp_ratio: float = 4.0,
         attention: str = "seqnorm",
         attention_options: dict[str, Any] | None = None,
-        pool: Literal["avg", "token"] = "avg",
+        pool: str = "avg",
         class_token: bool | None = None,
         stem: Literal["patch", "conv", "pool"] = "patch",
         pos: Literal["mm", "learn", "none"] = "mm",
@@ -78,8 +79,9 @@ class VolumeTransformer(Classifier):
         layer_scale: float | None = None,
         mlp_chunk: int | None = None,
         act: str = "gelu",
+        pool_options: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(num_classes, embed_dim, pool, class_token)
+        super().__init__(num_classes, embed_dim, pool, class_token, pool_options)
         check_names(stem=(stem, tuple(STEMS_3D)), pos=(pos, ("mm", "learn", "none")))
         self.in_chans, self.pos = in_chans, pos
         self.patch_size = _three_sides("patch_size", patch_size)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from softfree.options.training import PictureOptions, Precision, PrecisionGiven
+from softfree.options.training import PictureOptions, PoolName, Precision, PrecisionGiven
 
 
 @dataclass(kw_only=True)
@@ -235,7 +235,8 @@ class PlanOptions:
         inference: Only the forward pass; default: a training step with AdamW.
         checkpointing: Recompute activations in the backward pass.
         mlp_chunk: Tokens that an MLP takes at once; default: all in training.
-        stem: 'patch' or 'conv'.
+        stem: 'patch', 'conv' or 'pool'.
+        pool: As in training: 'avg', 'token', 'topk', 'mean_topk', 'lse', 'gated' or 'mean_std'.
         device: 'cpu' or 'gpu'.
         memory: GiB of the device; default: what is free now.
         check: Instead, run a handful of cases and print predicted and measured peaks; takes some minutes.
@@ -252,7 +253,8 @@ class PlanOptions:
     inference: bool = False
     checkpointing: bool = False
     mlp_chunk: int | None = None
-    stem: Literal["patch", "conv"] = "conv"
+    stem: Literal["patch", "conv", "pool"] = "conv"
+    pool: PoolName = "avg"
     device: Literal["cpu", "gpu"] = "cpu"
     memory: float | None = None
     check: bool = False

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 PresetName = Literal["radiograph", "photo", "microscopy"]
 Fit = Literal["pad", "stretch", "crop", "native"]
+PoolName = Literal["avg", "token", "topk", "mean_topk", "lse", "gated", "mean_std"]
 Precision = Literal["32", "bf16", "16"]
 PrecisionGiven = Literal["32", "bf16", "16", 32, 16]  # YAML reads 32 as a number; kept as text
 Split = Literal["train", "val", "test"]
@@ -100,7 +101,9 @@ class ModelOptions:
             nothing beside the file says so.
         stem: 'patch' (one projection a patch), 'conv' (a few 3 x 3 convolutions with strides, better from scratch) or
             'pool' (with maxima instead of strides, for findings much smaller than a patch).
-        pool: Average of all tokens, or a class token.
+        pool: 'avg' (average of all tokens), 'token' (a class token), or for findings on few of many tokens 'topk' (mean
+            of each class's highest token logits), 'mean_topk' (half that, half the mean of all), 'lse' (their
+            log-sum-exp with learned sharpness), 'gated' (attention pooling) or 'mean_std' (average and deviation).
         drop_path: Rate of stochastic depth in the last block, rising linearly from 0 in the first.
         layer_scale: Start value of the learned scale of each branch; default: none.
         checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
@@ -114,7 +117,7 @@ class ModelOptions:
     weights: str | None = None
     weights_grid: list[int] | None = None
     stem: Literal["patch", "conv", "pool"] = "conv"
-    pool: Literal["avg", "token"] = "avg"
+    pool: PoolName = "avg"
     drop_path: float = 0.1
     layer_scale: float | None = None
     checkpointing: bool = False

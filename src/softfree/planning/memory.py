@@ -69,7 +69,7 @@ def kept_bytes(work: Work) -> int:
     pixels = work.batch * work.channels * work.padded**2
     ends = (pixels + work.batch * stem.kept) * s.narrow + casts
     block = s.sheet * s.stream if work.checkpointing else _inside(work)
-    return ends + work.dimensions["depth"] * block
+    return ends + work.dimensions["depth"] * block + work.head.kept
 
 
 def _chunked(work: Work) -> bool:

@@ -9,8 +9,9 @@ from typing import get_args
 from softfree.errors import UserError, unknown_name
 from softfree.models.named import NAMED, SIZES
 from softfree.models.pyramid_names import PYRAMIDS
-from softfree.options import Precision
+from softfree.options import PoolName, Precision
 from softfree.planning.attentions import attention_cost
+from softfree.planning.head import HeadCost, head_cost
 from softfree.planning.shape import Shape
 from softfree.planning.stem import StemCost, stem_cost
 
@@ -34,6 +35,7 @@ class Work:
     checkpointing: bool = False
     mlp_chunk: int | None = None
     stem: str = "conv"
+    pool: str = "avg"
     gpu: bool = False
     # Of a model with other dimensions than its name says.
     width: int | None = None
@@ -50,6 +52,7 @@ class Work:
         for name, got, known in (
             ("precision", self.precision, get_args(Precision)),
             ("stem", self.stem, ("patch", "conv", "pool")),
+            ("pool", self.pool, get_args(PoolName)),
         ):
             if got not in known:
                 raise unknown_name(name, got, known)
@@ -101,18 +104,22 @@ class Work:
         """The cost of the stem."""
         return stem_cost(self.stem, self.patch, self.channels, self.shape.width, self.padded, self.shape.narrow)
 
+    @property
+    def head(self) -> HeadCost:
+        """The cost of what follows the last block."""
+        return head_cost(self.pool, self.classes, self.shape)
+
 
 def count_parameters(work: Work) -> int:
     """Count the numbers to learn, with positions for pictures of this size."""
     s = work.shape
     attention = attention_cost(work.attention).parameters(s)
     block = attention + 2 * 2 * s.width + 8 * s.square + 5 * s.width
-    ends = s.tokens * s.width + 2 * s.width + s.width * work.classes + work.classes
-    return work.tokenizer.parameters + work.dimensions["depth"] * block + ends
+    return work.tokenizer.parameters + s.tokens * s.width + work.dimensions["depth"] * block + work.head.parameters
 
 
 def multiply_adds(work: Work) -> int:
     """Count the multiply-adds of products and convolutions in the forward pass of one picture."""
     s = work.shape
     block = attention_cost(work.attention).products(s) + 8 * s.tokens * s.square
-    return work.tokenizer.products + work.dimensions["depth"] * block + s.width * work.classes
+    return work.tokenizer.products + work.dimensions["depth"] * block + work.head.products

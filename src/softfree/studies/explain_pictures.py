@@ -19,6 +19,7 @@ from softfree.explain.maps import explain_tensor
 from softfree.explain.passes import classifier
 from softfree.explain.randomised import ALL, HEAD, cascade, similarity
 from softfree.explain.samples import Opener, Sample
+from softfree.explain.split import has_split
 from softfree.machine import best_device
 from softfree.models import VisionTransformer
 from softfree.options import ExplainStudyOptions
@@ -70,17 +71,17 @@ def choose(table: Table, count: int, target: str | None = None) -> list[int]:
 
 
 def methods_of(run: Run, options: ExplainStudyOptions) -> list[MapMethod]:
-    """Leave out the split where the model pools a class token, since it has none there.
+    """Leave out the split where the model's logits are no sums over tokens.
 
     Raises:
         UserError: a run without a grid of tokens on pictures, or none of the methods is left.
     """
-    pool = classifier(run.model).pool
-    found = [method for method in dict.fromkeys(options.methods) if method != "split" or pool == "avg"]
+    split = has_split(classifier(run.model))
+    found = [method for method in dict.fromkeys(options.methods) if method != "split" or split]
     if not isinstance(run.model, VisionTransformer):
         raise UserError(f"{run.folder} is no vision transformer on pictures: expected a run of a *_vit_* model")
     if not found:
-        raise UserError(f"{run.folder} pools a class token and has no split: expected further --methods")
+        raise UserError(f"{run.folder} has no split, as its logits are no sums over tokens: expected further --methods")
     return found
 
 
