@@ -1170,6 +1170,37 @@ register(
     bytes_for={b"\x09\x00\x01\x10OB": b"\x09\x00\x01\x10SQ"},
 )
 
+DAMAGED = "elements before the Image Pixel module: damaged"
+
+
+def private(kind: str, content: bytes) -> Callable[[Dataset], object]:
+    return lambda dataset: dataset.add_new((0x0009, 0x1001), kind, content)
+
+
+for name, syntax in (
+    ("explicit", ExplicitVRLittleEndian),
+    ("implicit", ImplicitVRLittleEndian),
+    ("big-endian", ExplicitVRBigEndian),
+):
+    tag, order = (b"\x00\x09\x10\x01", "big") if name == "big-endian" else (b"\x09\x00\x01\x10", "little")
+    kind = b"" if name == "implicit" else b"UN\0\0"
+    for what, length in (("too long", 200), ("beyond the file", 1 << 24), ("too short", 10)):
+        register(
+            f"{name}, a private element whose length is {what}",
+            "corrected",
+            says=DAMAGED,
+            syntax=syntax,
+            change=private("UN", bytes(range(64))),
+            bytes_for={tag + kind + (64).to_bytes(4, order): tag + kind + length.to_bytes(4, order)},
+        )
+register(
+    "a private sequence without an end",
+    "corrected",
+    says=DAMAGED,
+    change=private("UN", bytes(range(64))),
+    bytes_for={b"\x09\x00\x01\x10UN\0\0\x40\0\0\0": b"\x09\x00\x01\x10SQ\0\0\xff\xff\xff\xff"},
+)
+
 
 @case("DICOM", "elements after the pixels, cut short", "image", "read")
 def cut_after_the_pixels(folder: Path) -> Made:

@@ -83,6 +83,8 @@ def decode(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -
         if element is None:
             raise ReadError(f"{path}: DICOM without pixel data{_kind(dataset)}; leave it out of the table", "no_pixels")
         elements = Elements(dataset)
+        if element.after_damage:
+            elements.correct("elements before the Image Pixel module: damaged, ignored")
         try:
             if dataset.get("SOPClassUID") == VLWholeSlideMicroscopyImageStorage:
                 raise ReadError(

@@ -114,14 +114,15 @@ def read_header(path: Path) -> Dataset | None:
     try:
         with quiet(), open_dicom(path, [*_NEEDED, _IMAGES_IN_MOSAIC]) as (dataset, _):
             frame_count(dataset)
-            kind = Elements(dataset).text("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
+            meta = Elements(dataset.file_meta)
+            kind = UID(Elements(dataset).text("SOPClassUID") or meta.text("MediaStorageSOPClassUID"))
     except OSError as error:
         raise ReadError(f"{path}: cannot be opened ({error.strerror or error})", "missing") from error
     except ReadError as error:
         raise error.of(path) from error.__cause__
     if "Rows" in dataset and "Columns" in dataset:
         return dataset
-    if not kind or "Image Storage" in UID(kind).name:
+    if not kind or "Image Storage" in kind.name:
         raise ReadError(f"{path}: damaged DICOM: no size of its image in the header; fetch it again")
     return None
 
