@@ -131,6 +131,26 @@ def test_a_damaged_cache_file_is_made_again(files, tmp_path, left):
     assert cached.read_bytes() == whole
 
 
+def test_pages_of_zeros_in_a_cache_file_are_no_pixels(files, tmp_path):
+    where = tmp_path / "cache"
+    before = SampleDataset(files, None, PREPROCESSING, cache=str(where))[0]["image"]
+    (cached,) = where.iterdir()
+    whole = cached.read_bytes()
+    place = whole.index(before.numpy().tobytes()[:64])
+    for broken in (bytes(512), bytes([whole[place] ^ 1])):
+        cached.write_bytes(whole[:place] + broken + whole[place + len(broken) :])
+        assert torch.equal(SampleDataset(files, None, PREPROCESSING, cache=str(where))[0]["image"], before)
+        assert cached.read_bytes() == whole
+
+
+def test_what_could_not_be_read_is_tried_again_another_time(files, tmp_path, monkeypatch):
+    where = str(tmp_path / "cache")
+    with monkeypatch.context() as patched:
+        patched.setattr(Preprocessing, "load", lambda *_: (_ for _ in ()).throw(ReadError("no decoder", "unsupported")))
+        assert SampleDataset(files, None, PREPROCESSING, cache=where).read_all("Reading", progress=False)
+    assert not SampleDataset(files, None, PREPROCESSING, cache=where).read_all("Reading", progress=False)
+
+
 def test_a_full_disk_leaves_no_cache_file_and_is_one_line(files, tmp_path, monkeypatch):
     dataset = SampleDataset(files, None, PREPROCESSING, cache=str(tmp_path / "cache"))
     monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))

@@ -44,6 +44,16 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         newest_checkpoint(folder)
 
 
+def test_a_checkpoint_with_a_page_of_zeros_gives_way(tmp_path: Path) -> None:
+    for epoch in range(2):
+        weights = torch.full((4096,), 1.5 + epoch)
+        WholeCheckpoints().save_checkpoint(content(epoch) | {"state_dict": {"w": weights}}, tmp_path / "last.ckpt")
+    whole = (tmp_path / "last.ckpt").read_bytes()
+    place = whole.index(weights.numpy().tobytes()[:64])
+    (tmp_path / "last.ckpt").write_bytes(whole[:place] + bytes(4096) + whole[place + 4096 :])
+    assert newest_checkpoint(tmp_path) == tmp_path / "previous.ckpt"
+
+
 def test_a_checkpoint_is_whole_when_its_name_is_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed before the rename: the old one stands under its name, and no other folder is written to."""
     monkeypatch.setenv("TMPDIR", "/no/such/folder")

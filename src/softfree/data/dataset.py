@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -18,10 +17,11 @@ from monai.data import CacheDataset, Dataset, PersistentDataset
 from monai.transforms import Transform
 from torch.utils import data
 
+from softfree import __version__
 from softfree.data.preparation import Change, Preparation, files_of
 from softfree.data.sources import split_source
 from softfree.errors import ReadError, UserError
-from softfree.files import replacing
+from softfree.files import is_whole, replacing
 from softfree.memory import available_or_assumed
 from softfree.progress import tracked
 
@@ -48,7 +48,7 @@ class Prepare(Transform):  # MONAI caches only what it knows as a transform with
         try:
             return {"image": torch.from_numpy(self.preparation.load(item["source"], item["frame"]))}
         except ReadError as error:
-            return {"reason": _without_files(str(error), item["source"]), "status": error.status}
+            return {"reason": str(error), "status": error.status}
 
 
 class SampleDataset(data.Dataset):
@@ -130,8 +130,7 @@ class SampleDataset(data.Dataset):
     def _read(self, index: int) -> torch.Tensor | None:
         prepared = self._store[index]
         if "reason" in prepared:
-            reason = _with_files(str(prepared["reason"]), self._items[index]["source"])
-            self.failed[index] = ReadError(reason, str(prepared["status"]))
+            self.failed[index] = ReadError(str(prepared["reason"]), str(prepared["status"]))
             return None
         return torch.as_tensor(prepared["image"])
 
@@ -196,41 +195,43 @@ def _store(items: list[dict[str, Any]], prepare: Prepare, cache: str) -> data.Da
 
 
 class FolderCache(PersistentDataset):
-    """Prepared samples in a folder, each under its name only when it is whole; a damaged one is made again."""
+    """Prepared samples in a folder, each under its name only when it is whole; a damaged one is made again.
+
+    Samples that cannot be read are not kept: another time their disk may answer, or their decoder be installed. So no
+    reason, which could hold a name, is stored.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._whole: set[Path] = set()  # what was verified; reading processes begin with what is known by then
 
     def _cachecheck(self, item_transformed: dict[str, Any]) -> Any:
         folder: Path = self.cache_dir  # type: ignore[assignment]
         file = folder / f"{self.hash_func(item_transformed).decode()}{self.transform_hash}.pt"
-        if file.is_file():
-            with contextlib.suppress(EOFError, RuntimeError, ValueError, KeyError, OSError, UnpicklingError):
-                found = torch.load(file, weights_only=True)
-                if isinstance(found, dict) and found.keys() & {"image", "reason"}:
-                    return found
+        found = self._stored(file) if file.is_file() else None
+        if found is not None:
+            return found
         prepared = self._pre_transform(dict(item_transformed))
-        whole = io.BytesIO()  # on a full disk, plain writing gives a plain reason
-        torch.save(prepared, whole)
-        with replacing(file) as temporary:
-            temporary.write_bytes(whole.getbuffer())
+        if "image" in prepared:
+            whole = io.BytesIO()  # on a full disk, plain writing gives a plain reason
+            torch.save(prepared, whole)
+            with replacing(file) as temporary:
+                temporary.write_bytes(whole.getbuffer())
         return prepared
 
-
-def _without_files(reason: str, source: Any) -> str:
-    """Take the names of files out of what may be stored in a cache: they may be names of patients."""
-    if isinstance(source, str):
-        for number, file in enumerate(files_of(source)):
-            reason = reason.replace(split_source(file)[0], f"\0{number}\0")
-    return reason
-
-
-def _with_files(reason: str, source: Any) -> str:
-    if isinstance(source, str):
-        for number, file in enumerate(files_of(source)):
-            reason = reason.replace(f"\0{number}\0", split_source(file)[0])
-    return reason
+    def _stored(self, file: Path) -> dict[str, torch.Tensor] | None:
+        """Read what is stored; None where that is damaged, in whatever way."""
+        with contextlib.suppress(Exception):
+            if file in self._whole or is_whole(file):
+                self._whole.add(file)
+                found = torch.load(file, weights_only=True)
+                return found if isinstance(found["image"], torch.Tensor) else None
+        return None
 
 
 def _hash_transform(transform: Any) -> bytes:
-    return str(transform).encode()
+    # Another version may read the same file otherwise.
+    return f"{__version__} {transform}".encode()
 
 
 def _item(source: Any, frame: int | None) -> dict[str, Any]:

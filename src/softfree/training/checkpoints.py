@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from softfree.errors import UserError
-from softfree.files import remove_parts, replacing
+from softfree.files import is_whole, remove_parts, replacing
 from softfree.progress import console
 
 LAST, BEST, PREVIOUS = "last.ckpt", "best.ckpt", "previous.ckpt"
@@ -62,11 +62,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is damaged, or holds more, which could run any code.
     """
+    if not is_whole(path):
+        raise UserError(f"{path} is damaged: it ends too soon, or its checksums are wrong; delete it")
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except UnpicklingError:
         raise UserError(f"{path} is damaged or holds more than weights, and is not opened; delete it") from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}); delete it") from None
     if not isinstance(state, dict) or not {"state_dict", "epoch", "callbacks"} <= state.keys():
         raise UserError(f"{path} is not a checkpoint of a training; delete it")
