@@ -7,6 +7,7 @@ import pytest
 import tifffile
 
 from softfree.data.readers.slide import open_slide
+from softfree.data.readers.slide_openslide import OpenSlidePyramid
 from softfree.data.readers.slide_tiff import TiffPyramid
 from softfree.errors import ReadError
 
@@ -69,10 +70,35 @@ def test_other_values_are_refused(tmp_path: Path, noise: np.ndarray, kind: type)
 
 def test_the_real_pyramid_is_read_as_openslide_reads_it(shared_data: Path) -> None:
     path = shared_data / "wsi" / "CMU-1-Small-Region_pyramid.tiff"
-    own, openslide = TiffPyramid(path), open_slide(path)._pyramid
+    own, openslide = open_slide(path)._pyramid, OpenSlidePyramid(path)
+    assert isinstance(own, TiffPyramid)  # since it finds damaged tiles
     assert own.sizes == openslide.sizes
     for level in (0, 2):
         region = level, 30, 70, 200, 150
         one, (two, shift) = own.region(*region)[0], openslide.region(*region)
         assert max(map(abs, shift)) < 0.2
         assert np.abs(one.astype(int) - two).mean() < 2 if level else np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("name", ["CMU-1-Small-Region.svs", "CMU-1-Small-Region_pyramid.tiff"])
+def test_a_jpeg_tile_that_is_damaged_within(shared_data: Path, tmp_path: Path, name: str) -> None:
+    content = bytearray((shared_data / "wsi" / name).read_bytes())
+    with tifffile.TiffFile(shared_data / "wsi" / name) as file:
+        page = file.pages[0]
+        start, length = page.dataoffsets[40], page.databytecounts[40]
+    middle = start + length // 3
+    content[middle : middle + 200] = np.random.default_rng(4).bytes(200)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ReadError, match="damaged pixels") as caught:
+        open_slide(tmp_path / name).thumbnail(0.5)
+    assert caught.value.status == "corrupt"
+
+
+def test_tiles_that_an_svs_leaves_out_are_those_of_openslide(shared_data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "sparse.svs"
+    content = bytearray((shared_data / "wsi" / "CMU-1-Small-Region.svs").read_bytes())
+    with tifffile.TiffFile(shared_data / "wsi" / "CMU-1-Small-Region.svs") as file:
+        tag = file.pages[0].tags[325]
+    content[tag.valueoffset + 4 * 40 : tag.valueoffset + 4 * 41] = bytes(4)
+    path.write_bytes(content)
+    assert isinstance(open_slide(path)._pyramid, OpenSlidePyramid)

@@ -257,4 +257,18 @@ def _reader_of_tiff(path: Path, vendor: str | None, facts: TiffFacts | None) -> 
     if vendor == "generic-tiff" and facts is not None and math.prod(facts.size) > math.prod(pyramid.sizes[0]):
         pyramid.close()
         return TiffPyramid(path)  # the first page is not its finest level, but a thumbnail
-    return pyramid
+    return _checked_jpeg(path, pyramid) if vendor in _PLAIN and facts is not None and facts.whole_jpeg else pyramid
+
+
+def _checked_jpeg(path: Path, pyramid: OpenSlidePyramid) -> Pyramid:
+    """Return the same levels by a decoder that finds damaged JPEG, which OpenSlide fills with gray without a word."""
+    try:
+        own = TiffPyramid(path)
+    except ReadError:
+        return pyramid
+    if own.sizes != pyramid.sizes:
+        own.close()
+        return pyramid
+    own.mpp, own.corrections = pyramid.mpp, pyramid.corrections
+    pyramid.close()
+    return own

@@ -14,6 +14,8 @@ from softfree.data.readers.quiet import quiet
 from softfree.data.readers.slide_pyramid import Pair
 from softfree.data.readers.slide_tiff_facts import orientation
 from softfree.data.readers.slide_tiff_images import first_page, images_of, the_slide
+from softfree.data.readers.tiff_segments import jpeg_segment
+from softfree.data.readers.webp import refuse_damaged_webp
 from softfree.errors import ReadError
 
 _JPEG = (COMPRESSION.JPEG, COMPRESSION.ALT_JPEG)  # decoded to RGB, whatever the photometric interpretation
@@ -62,6 +64,10 @@ class TiffPyramid:
         with self._lock:
             self._file.filehandle.seek(page.dataoffsets[number])
             coded = self._file.filehandle.read(page.databytecounts[number])
+        if coded and page.compression in _JPEG and page.samplesperpixel in (1, 3):
+            return jpeg_segment(page, coded, number)[0]
+        if coded and page.compression == COMPRESSION.WEBP:
+            refuse_damaged_webp(coded)
         with quiet():
             decoded = page.decode(coded or None, number, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
         return None if decoded is None else decoded[0]

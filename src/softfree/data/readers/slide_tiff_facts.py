@@ -31,12 +31,14 @@ class TiffFacts:
         size: (width, height) of the largest page.
         plain: whether its pixels are of 8 bits, row by row from the upper left corner: all else OpenSlide reads
             without a word, and wrongly.
+        whole_jpeg: whether all its tiles are JPEG, and none is left out.
         corrections: what in it contradicts itself, in words.
     """
 
     is_ome: bool
     size: tuple[int, int]
     plain: bool
+    whole_jpeg: bool
     corrections: tuple[str, ...]
 
 
@@ -61,6 +63,9 @@ def read_facts(path: Path, vendor: str | None) -> TiffFacts | None:
                 bool(file.is_ome),
                 (largest.imagewidth, largest.imagelength),
                 largest.dtype == np.uint8 and orientation(largest) == 1,
+                all(
+                    page.compression == COMPRESSION.JPEG and all(page.databytecounts) for page in pages if page.is_tiled
+                ),
                 _corrections(largest),
             )
 
@@ -68,6 +73,10 @@ def read_facts(path: Path, vendor: str | None) -> TiffFacts | None:
 def orientation(page: Any) -> int:
     """Return where rows and columns begin: 1 is the upper left corner."""
     return int(page.tags.valueof(_ORIENTATION, 1))
+
+
+def _is_whole_jpeg(page: Any) -> bool:
+    return page.compression == COMPRESSION.JPEG and all(page.databytecounts)
 
 
 def _corrections(page: Any) -> tuple[str, ...]:

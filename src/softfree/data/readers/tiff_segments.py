@@ -74,29 +74,39 @@ def is_old_jpeg(page: tifffile.TiffPage) -> bool:
     return file.read(2) != b"\xff\xd8" or "JPEGInterchangeFormat" in page.tags
 
 
-def _jpeg(page: tifffile.TiffPage, buffersize: int | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    out = np.full(page.shaped, page.nodata, np.uint8)  # separate samples, depth, rows, columns, samples
-    space = _SPACES[page.shaped[-1]]
-    corrections: set[str] = set()
+def jpeg_segment(page: tifffile.TiffPage, data: bytes, index: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Decode the JPEG of a strip or tile to uint8 ``(h, w, C)``, which may reach beyond it; what was corrected.
+
+    Raises:
+        ValueError: damaged, or smaller than its strip or tile.
+    """
     head = (page.jpegtables or b"\xff\xd8\xff\xd9")[:-2]
     if page.photometric == tifffile.PHOTOMETRIC.RGB and not page.is_jfif and page.shaped[-1] == 3:
         head += _AS_RGB
+    # Without data, tifffile says where they belong.
+    _, (_, _, top, left, _), (_, rows, columns, _) = page.decode(None, index)
+    rows, columns = min(rows, page.imagelength - top), min(columns, page.imagewidth - left)
+    corrections: tuple[str, ...]
+    try:
+        pixels, corrections = decode_jpeg(head + data[2:], _SPACES[page.shaped[-1]])
+    except ValueError as error:
+        if "subsampling" not in str(error):
+            raise
+        part, _, _ = page.decode(data, index, jpegtables=page.jpegtables)
+        pixels, corrections = np.asarray(part)[0], (UNCHECKED,)
+    if pixels.shape[0] < rows or pixels.shape[1] < columns:
+        raise ValueError(f"JPEG of {pixels.shape[1]} x {pixels.shape[0]} pixels in a part of {columns} x {rows}")
+    return pixels[:rows, :columns], corrections
+
+
+def _jpeg(page: tifffile.TiffPage, buffersize: int | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    out = np.full(page.shaped, page.nodata, np.uint8)  # separate samples, depth, rows, columns, samples
+    corrections: set[str] = set()
     for data, index in _segments(page, buffersize):
-        # Without data, tifffile says where they belong.
-        _, (sample, _, top, left, _), (_, rows, columns, _) = page.decode(None, index)
-        rows, columns = min(rows, page.imagelength - top), min(columns, page.imagewidth - left)
         if data is None:
             continue
-        try:
-            pixels, more = decode_jpeg(head + data[2:], space)
-        except ValueError as error:
-            if "subsampling" not in str(error):
-                raise
-            part, _, _ = page.decode(data, index, jpegtables=page.jpegtables)
-            pixels = np.asarray(part)[0]
-            more = (UNCHECKED,)
-        if pixels.shape[0] < rows or pixels.shape[1] < columns:
-            raise ValueError(f"JPEG of {pixels.shape[1]} x {pixels.shape[0]} pixels in a part of {columns} x {rows}")
-        out[sample, 0, top : top + rows, left : left + columns] = pixels[:rows, :columns]
+        pixels, more = jpeg_segment(page, data, index)
+        _, (sample, _, top, left, _), _ = page.decode(None, index)
+        out[sample, 0, top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
         corrections |= set(more)
     return out.reshape(page.shape), tuple(sorted(corrections))
