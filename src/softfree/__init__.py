@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from softfree.telemetry import decline
+
 if TYPE_CHECKING:
     from softfree.runs import Run
+
+decline()  # before any library is imported that asks
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]

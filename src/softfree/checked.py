@@ -14,7 +14,9 @@ from softfree.errors import UserError
 _WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text", Path: "a path"}
 
 
-def check_fields(path: Path, name: str, given: Any, kind: type, *, whole: bool = True) -> dict[str, Any]:
+def check_fields(
+    path: Path, name: str, given: Any, kind: type, *, whole: bool = True, mend: str = "copy the run again"
+) -> dict[str, Any]:
     """Return ``given`` as a dictionary that holds only fields of ``kind``, each of its type.
 
     Args:
@@ -22,24 +24,26 @@ def check_fields(path: Path, name: str, given: Any, kind: type, *, whole: bool =
         name: what ``given`` is called there.
         given: as read from YAML or JSON.
         kind: a dataclass.
+        mend: what to do about it.
         whole: refuse unknown names and missing ones; else unknown names are left out and missing ones are not missed.
 
     Raises:
         UserError: one line that names the file, the field, what was got and what is expected.
     """
     if not isinstance(given, dict):
-        raise UserError(f"{path}: {name} is {shown(given)}; expected fields with values; copy the run again")
+        raise UserError(f"{path}: {name} is {shown(given)}; expected fields with values; {mend}")
     hints, known = get_type_hints(kind), {field.name: field for field in fields(kind)}
     unknown = [key for key in given if key not in known]
     if whole and unknown:
-        raise UserError(f"{path}: {name} has {shown(unknown[0])}, which is not known; expected {', '.join(known)}")
+        known_names = ", ".join(known)
+        raise UserError(f"{path}: {name} has {shown(unknown[0])}, which is not known; expected {known_names}; {mend}")
     missing = [key for key, field in known.items() if key not in given and field.default is field.default_factory]
     missing = [key for key in missing if known[key].default is MISSING]
     if whole and missing:
-        raise UserError(f"{path}: {name}.{missing[0]} is missing; copy the run again")
+        raise UserError(f"{path}: {name}.{missing[0]} is missing; {mend}")
     for key, value in given.items():
         if key in known and (expected := mismatch(value, hints[key])):
-            raise UserError(f"{path}: {name}.{key} is {shown(value)}; expected {expected}")
+            raise UserError(f"{path}: {name}.{key} is {shown(value)}; expected {expected}; {mend}")
     return {key: value for key, value in given.items() if key in known}
 
 

@@ -17,18 +17,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import yaml
 
 from softfree.checked import check_fields, mismatch, shown
-from softfree.data.task import Task, TaskKind
+from softfree.data.task import Task, check_task
 from softfree.errors import UserError
 from softfree.files import write_atomically
 
@@ -233,7 +232,7 @@ def check_config(path: Path, config: dict[str, Any]) -> None:
     from softfree.data.preparation import KINDS, home
     from softfree.options import TrainOptions
 
-    _check_task(path, config["task"])
+    check_task(path, config["task"])
     steps = config["preprocessing"]
     kind = steps.get("kind", "picture") if isinstance(steps, dict) else None
     if kind not in KINDS:
@@ -283,17 +282,6 @@ def restore_arguments(path: Path, config: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"{path}: preprocessing: {error}") from None
     except (TypeError, ValueError, ArithmeticError) as error:
         raise UserError(f"{path}: preprocessing cannot be used ({str(error)[:150]}); copy the run again") from None
-
-
-def _check_task(path: Path, task: Any) -> None:
-    if not isinstance(task, dict) or task.get("kind") not in get_args(TaskKind):
-        got = task.get("kind") if isinstance(task, dict) else task
-        raise UserError(f"{path}: task.kind is {shown(got)}; expected {' or '.join(get_args(TaskKind))}")
-    classes = task.get("classes")
-    least, most = {"binary": (2, 2), "multiclass": (3, math.inf), "multilabel": (1, math.inf)}[task["kind"]]
-    named = isinstance(classes, list) and all(isinstance(one, str) and one for one in classes)
-    if not named or len(set(classes)) != len(classes) or not least <= len(classes) <= most:
-        raise UserError(f"{path}: task.classes is {shown(classes)}; expected different names, as {task['kind']} needs")
 
 
 def read_operating(folder: Path, task: Task | None = None) -> Operating:

@@ -61,15 +61,93 @@ def test_a_graph_that_breaks_its_promise(make_model: Callable[..., Path]) -> Non
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("softfree_format", "2", "has format 2"),
-        ("preprocessing", "{}", "damaged metadata"),
-        ("preprocessing", '{"kind": "sound"}', "samples of kind 'sound'"),
-        ("task", "x", "damaged metadata"),
+        ("softfree_format", "2", "has format '2'"),
+        ("temperature", "-0.5", "temperature is -0.5; expected a number above 0"),
+        ("temperature", "0", "temperature is 0; expected a number above 0"),
+        ("temperature", "NaN", "metadata.temperature is nan; expected a finite number"),
+        ("temperature", "Infinity", "metadata.temperature is inf"),
+        ("temperature", "true", "metadata.temperature is True"),
+        ("temperature", "[2]", r"metadata.temperature is \[2\]"),
+        ("temperature", "", "temperature is '', which is no JSON"),
+        ("temperature", None, "temperature is missing"),
+        ("task", "x", "task is 'x', which is no JSON"),
+        ("task", '"regression"', "task.kind is 'regression'; expected binary or multiclass or multilabel"),
+        ("task", '"multiclass"', "task.classes is .*, as multiclass needs"),
+        ("classes", '["well"]', "task.classes is"),
+        ("classes", '["ill", "ill"]', "task.classes is .*expected different names"),
+        ("classes", '"ab"', "task.classes is"),
+        ("classes", "[1, 2]", "task.classes is"),
+        ("classes", '["", "ill"]', "task.classes is"),
+        ("thresholds", '{"ill": 1.5}', "a threshold is 1.5"),
+        ("thresholds", '{"ill": NaN}', "metadata.thresholds"),
+        ("thresholds", '{"sick": 0.5}', "thresholds has 'sick'; expected some of well, ill"),
+        ("thresholds", "[0.5]", "metadata.thresholds"),
+        ("size", "[32]", "size is .*expected 2 sides"),
+        ("size", "[32, 0]", "size is .*expected 2 sides above 0"),
+        ("size", "[32, 32.5]", "metadata.size"),
+        ("size", '"32"', "metadata.size"),
+        ("quantised", "int4", "metadata.quantised is 'int4'"),
+        ("precision", "bfloat16", "metadata.precision is 'bfloat16'; expected float32 or float16"),
+        ("group", '"yes"', "metadata.group is 'yes'"),
+        ("metrics", "[]", "metadata.metrics"),
+        ("versions", '{"softfree": 1}', "metadata.versions"),
+        ("preprocessing", "{}", "preprocessing.size is missing"),
+        ("preprocessing", "[]", r"preprocessing.kind is \[\]"),
+        ("preprocessing", '{"kind": "sound"}', "preprocessing.kind is 'sound'; expected picture"),
     ],
 )
-def test_damaged_metadata(about: Callable[..., Metadata], name: str, value: str, words: str) -> None:
+def test_metadata_are_not_taken_on_trust(
+    about: Callable[..., Metadata], name: str, value: str | None, words: str
+) -> None:
+    strings = about().to_strings() | {name: value}
+    with pytest.raises(UserError, match=words) as raised:
+        Metadata.from_strings({key: text for key, text in strings.items() if text is not None}, "m.onnx")
+    assert str(raised.value).startswith("m.onnx")
+    assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"size": 0}, "preprocessing.size is 0; expected numbers above 0"),
+        ({"size": "32"}, "preprocessing.size is '32'; expected a whole number"),
+        ({"size": 32.5}, "preprocessing.size is 32.5"),
+        ({"fit": "squeeze"}, "preprocessing cannot be used .*squeeze"),
+        ({"channels": 2}, "preprocessing cannot be used .*2 channels|one for each channel"),
+        ({"channels": True}, "preprocessing.channels is True"),
+        ({"mean": [0.5, 0.5]}, "preprocessing.mean is .*; expected one for each channel"),
+        ({"mean": [float("nan")]}, "preprocessing.mean is"),
+        ({"deviation": [0]}, "preprocessing.deviation is .*; expected numbers above 0"),
+        ({"deviation": "0.2"}, "preprocessing.deviation is"),
+        ({"scale": 3}, "preprocessing has 'scale', which is not known"),
+    ],
+)
+def test_impossible_steps(about: Callable[..., Metadata], change: dict[str, object], words: str) -> None:
+    steps = {"kind": "picture"} | about().preparation.to_dict() | change
     with pytest.raises(UserError, match=words):
-        Metadata.from_strings(about().to_strings() | {name: value}, "m.onnx")
+        Metadata.from_strings(about().to_strings() | {"preprocessing": json.dumps(steps)}, "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        (
+            {"kind": "volume", "preset": "pet", "shape": [8, 8, 8], "spacing": None, "channels": 1},
+            "'pet'|cannot be used",
+        ),
+        ({"kind": "volume", "preset": "mr", "shape": [8, 8], "spacing": None, "channels": 1}, "preprocessing.shape"),
+        ({"kind": "volume", "preset": "mr", "shape": [8, 8, 8], "spacing": [1, 1, 0], "channels": 1}, "above 0"),
+        ({"kind": "slide", "mpp": 0}, "preprocessing.mpp is 0"),
+        ({"kind": "slide", "mpp": None}, "preprocessing.mpp is None"),
+        ({"kind": "bag", "in_features": -3}, "preprocessing.in_features is -3"),
+        ({"kind": "bag", "in_features": 3, "tile_dropout": "no"}, "preprocessing.tile_dropout"),
+    ],
+)
+def test_impossible_steps_of_other_samples(
+    about: Callable[..., Metadata], steps: dict[str, object], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        Metadata.from_strings(about().to_strings() | {"preprocessing": json.dumps(steps)}, "m.onnx")
 
 
 def test_pictures_that_the_graph_does_not_take(make_model: Callable[..., Path], about: Callable[..., Metadata]) -> None:

@@ -21,6 +21,7 @@ from softfree.errors import UserError, unknown_name
 from softfree.models import VisionTransformer, create_model
 from softfree.models.act import ACTS
 from softfree.runtime.session import open_session
+from softfree.telemetry import import_openvino
 
 PYTORCH = "pytorch"
 STANDARD = "standard"  # the operator of ONNX, where onnxruntime has a better one of its own
@@ -93,11 +94,9 @@ def _in_torch(model: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _in_openvino(file: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
-    import openvino
-
     # bfloat16 is the default where a processor has it.
     hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(threads)}
-    compiled = openvino.Core().compile_model(file, "CPU", hints)
+    compiled = import_openvino().Core().compile_model(file, "CPU", hints)
     return lambda pixels: np.asarray(compiled(pixels)[0])
 
 

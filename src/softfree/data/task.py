@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from softfree.checked import shown
+from softfree.errors import UserError
 
 TaskKind = Literal["binary", "multiclass", "multilabel"]
 
@@ -33,3 +38,20 @@ class Task:
     def scored(self) -> tuple[int, ...]:
         """Output columns that get a metric of their own: the positive class of a binary task, else all."""
         return (1,) if self.kind == "binary" else tuple(range(len(self.classes)))
+
+
+def check_task(path: Path, task: Any) -> Task:
+    """Make a task of what a file says, ``kind`` and ``classes``.
+
+    Raises:
+        UserError: one line that names the file and the field.
+    """
+    if not isinstance(task, dict) or task.get("kind") not in get_args(TaskKind):
+        got = task.get("kind") if isinstance(task, dict) else task
+        raise UserError(f"{path}: task.kind is {shown(got)}; expected {' or '.join(get_args(TaskKind))}")
+    classes = task.get("classes")
+    least, most = {"binary": (2, 2), "multiclass": (3, math.inf), "multilabel": (1, math.inf)}[task["kind"]]
+    named = [one for one in classes if isinstance(one, str) and one] if isinstance(classes, list) else []
+    if named != classes or len(set(named)) != len(named) or not least <= len(named) <= most:
+        raise UserError(f"{path}: task.classes is {shown(classes)}; expected different names, as {task['kind']} needs")
+    return Task(task["kind"], tuple(named))

@@ -22,6 +22,7 @@ from softfree.files import replacing
 from softfree.options.exporting import ExportOptions
 from softfree.runs import Run
 from softfree.runtime.metadata import Metadata
+from softfree.telemetry import import_openvino
 
 
 def write_openvino(
@@ -43,11 +44,7 @@ def write_openvino(
     Raises:
         UserError: OpenVINO is missing or refuses the graph, or the logits or the AUROC differ by too much.
     """
-    try:
-        import openvino
-    except ImportError:
-        raise UserError("--format openvino needs OpenVINO; get it with: pip install softfree[export]") from None
-
+    openvino = import_openvino()
     half = options.precision == "float16"
     with TemporaryDirectory() as folder, replacing(path) as temporary:
         weights = temporary.with_suffix(".bin")
@@ -74,17 +71,13 @@ def write_openvino(
 
 def _compiled(model: Any) -> Logits:
     """A model, or its file, that calculates in float32: bfloat16 is the default where a processor has it."""
-    import openvino
-
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = import_openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda pixels: np.asarray(compiled(pixels)[0], dtype=np.float64)
 
 
 def _convert(proto: onnx.ModelProto, about: Metadata, source: Path) -> Any:
-    import openvino
-
     write_graph(proto, about, source)
-    model = openvino.convert_model(source)
+    model = import_openvino().convert_model(source)
     for name, value in about.to_strings().items():
         model.set_rt_info(value, ["softfree", name])
     return model

@@ -13,16 +13,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_dynamic,
-    quantize_static,
-)
 
 from softfree.errors import UserError
 from softfree.export.graph import Graph, quiet
+from softfree.telemetry import import_onnxruntime
 
 
 def quantise_static(graph: Graph, source: Path, batches: Iterable[np.ndarray]) -> onnx.ModelProto:
@@ -43,20 +37,20 @@ def quantise_static(graph: Graph, source: Path, batches: Iterable[np.ndarray]) -
     Raises:
         UserError: a graph without such a layer.
     """
-    layers = _linear(graph)
+    layers, library = _linear(graph), import_onnxruntime("onnxruntime.quantization")
     with TemporaryDirectory() as folder, quiet():
         target = Path(folder) / "int8.onnx"
-        quantize_static(
+        library.quantize_static(
             source,
             target,
             _Batches(graph.proto.graph.input[0].name, batches),
-            quant_format=QuantFormat.QDQ,
+            quant_format=library.QuantFormat.QDQ,
             nodes_to_quantize=layers,
             per_channel=True,
             reduce_range=True,
             op_types_to_quantize=["MatMul", "Gemm"],
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            activation_type=library.QuantType.QUInt8,
+            weight_type=library.QuantType.QInt8,
             extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
         )
         return onnx.load(target)
@@ -68,21 +62,21 @@ def quantise_weights(graph: Graph) -> onnx.ModelProto:
     Raises:
         UserError: a graph without such a layer.
     """
-    layers = _linear(graph)
+    layers, library = _linear(graph), import_onnxruntime("onnxruntime.quantization")
     plain = onnx.ModelProto()
     plain.CopyFrom(graph.proto)
     # The quantiser turns the head around and then stumbles over the old shape of its weights.
     del plain.graph.value_info[:]
     with TemporaryDirectory() as folder, quiet():
         target = Path(folder) / "int8.onnx"
-        quantize_dynamic(
+        library.quantize_dynamic(
             plain,
             target,
             op_types_to_quantize=["MatMul", "Gemm"],
             nodes_to_quantize=layers,
             per_channel=True,
             reduce_range=True,
-            weight_type=QuantType.QInt8,
+            weight_type=library.QuantType.QInt8,
         )
         return onnx.load(target)
 
@@ -94,7 +88,7 @@ def _linear(graph: Graph) -> list[str]:
     return names
 
 
-class _Batches(CalibrationDataReader):
+class _Batches:
     """Prepared samples, one batch at a time."""
 
     def __init__(self, name: str, batches: Iterable[np.ndarray]) -> None:

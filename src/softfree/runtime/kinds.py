@@ -23,6 +23,10 @@ _HOMES = {
 }
 
 
+KINDS = tuple(_HOMES)
+PICTURE = "picture"  # what files of earlier versions, which do not say, are about
+
+
 class Prepared(Protocol):
     """The steps of one kind of sample, without torch."""
 
@@ -45,16 +49,26 @@ def restore(stored: dict[str, Any]) -> Prepared:
         KeyError, TypeError, ValueError: it is no description of such steps.
     """
     fields = dict(stored)
-    kind = fields.pop("kind", "picture")  # files of earlier versions do not say
-    if kind not in _HOMES:
+    steps = home(fields.pop("kind", PICTURE))
+    make = getattr(steps, "from_dict", None) or (lambda found: steps(**found))
+    made: Prepared = make(fields)
+    return made
+
+
+def home(kind: str) -> type:
+    """Find the class of the steps of samples of a ``kind``.
+
+    Raises:
+        UserError: a library that reads such samples is missing.
+        ValueError: there are no such samples.
+    """
+    if kind not in KINDS:
         raise ValueError(f"samples of kind {kind!r}")
     module, name, needed = _HOMES[kind]
     try:
-        home = getattr(import_module(module), name)
+        found: type = getattr(import_module(module), name)
     except ImportError as error:
         raise UserError(
             f"samples of kind {kind} need {error.name}, which is not installed; get it with: pip install {needed}"
         ) from None
-    make = getattr(home, "from_dict", None) or (lambda found: home(**found))
-    made: Prepared = make(fields)
-    return made
+    return found

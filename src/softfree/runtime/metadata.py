@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-from softfree.data.readers.picture import in_one_line
-from softfree.data.task import Task
+from softfree.checked import check_fields, shown
+from softfree.data.task import Task, check_task
 from softfree.errors import UserError
-from softfree.runtime.kinds import Prepared, restore
+from softfree.runtime.kinds import KINDS, PICTURE, Prepared, home, restore
 
 FORMAT = "1"
+MEND = "export the run again"
+# Values in JSON and those in plain text, with what stands for the latter in files that do not say them.
+_IN_JSON = ("task", "classes", "preprocessing", "temperature", "thresholds", "size", "versions", "metrics", "group")
+_IN_TEXT = {"quantised": "", "precision": "float32"}
+_LATER = ("group",)  # which files of earlier versions do not have
+ABOVE_ZERO = ("size", "channels", "shape", "spacing", "mpp", "side", "max_side", "in_features", "deviation")
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,8 @@ class Metadata:
     card: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
-    quantised: str = ""
-    precision: str = "float32"
+    quantised: Literal["", "static", "weights"] = ""
+    precision: Literal["float32", "float16"] = "float32"
     group: bool = False
 
     @property
@@ -73,28 +80,66 @@ class Metadata:
 
     @classmethod
     def from_strings(cls, found: Mapping[str, str], path: object) -> Metadata:
-        """Read what :meth:`to_strings` gave; UserError, naming ``path``, when it is not ours or of a later format."""
+        """Read what :meth:`to_strings` gave.
+
+        Raises:
+            UserError: it is not ours, of a later format, or damaged; the line names ``path`` and the field.
+        """
         if "softfree_format" not in found:
             raise UserError(f"{path} was not made by softfree export: its metadata are missing; export the run again")
         if found["softfree_format"] != FORMAT:
-            raise UserError(
-                f"{path} has format {found['softfree_format']}, expected {FORMAT}; update softfree or export again"
-            )
-        try:
-            size = json.loads(found["size"])
-            return cls(
-                Task(json.loads(found["task"]), tuple(json.loads(found["classes"]))),
-                restore(json.loads(found["preprocessing"])),
-                float(json.loads(found["temperature"])),
-                json.loads(found["thresholds"]),
-                None if size is None else tuple(map(int, size)),
-                found["model_card"],
-                json.loads(found["versions"]),
-                json.loads(found["metrics"]),
-                found["quantised"],
-                # Files of earlier versions do not say these.
-                found.get("precision", "float32"),
-                json.loads(found.get("group", "false")),
-            )
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise UserError(f"{path} has damaged metadata ({in_one_line(error)}); export the run again") from None
+            got = shown(found["softfree_format"])
+            raise UserError(f"{path} has format {got}, expected {FORMAT}; update softfree or export again")
+        path = Path(str(path))
+        values = {name: _parsed(found, name, path) for name in _IN_JSON if name in found or name not in _LATER}
+        task = check_task(path, {"kind": values.pop("task"), "classes": values.pop("classes")})
+        steps = _steps(path, values.pop("preprocessing"))
+        values |= {name: found.get(name, usual) for name, usual in _IN_TEXT.items()}
+        check_fields(path, "metadata", values, cls, whole=False, mend=MEND)
+        values["size"] = None if values["size"] is None else tuple(values["size"])
+        return cls(task, steps, card=found.get("model_card", ""), **values)._checked(path)
+
+    def _checked(self, path: Path) -> Metadata:
+        """Return itself, once no number in it is impossible."""
+        if self.temperature <= 0:
+            raise UserError(f"{path}: temperature is {self.temperature}; expected a number above 0; {MEND}")
+        for name, threshold in self.thresholds.items():
+            if name not in self.task.classes:
+                known = ", ".join(self.task.classes)
+                raise UserError(f"{path}: thresholds has {shown(name)}; expected some of {known[:100]}; {MEND}")
+            if not 0 <= threshold <= 1:
+                raise UserError(f"{path}: a threshold is {threshold}; expected a probability, 0 to 1; {MEND}")
+        axes = {"bag": 0, "volume": 3}.get(self.preparation.kind, 2)
+        if self.size is not None and (len(self.size) != axes or min(self.size) < 1):
+            what = "nothing" if axes == 0 else f"{axes} sides above 0, or nothing"
+            raise UserError(f"{path}: size is {list(self.size)}; expected {what}; {MEND}")
+        return self
+
+
+def _parsed(found: Mapping[str, str], name: str, path: Path) -> Any:
+    """Read a value in JSON."""
+    if name not in found:
+        raise UserError(f"{path}: {name} is missing from its metadata; {MEND}")
+    try:
+        return json.loads(found[name])
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: {name} is {shown(found[name])}, which is no JSON; {MEND}") from None
+
+
+def _steps(path: Path, stored: Any) -> Prepared:
+    """Make the steps from a sample to the graph's input, once each value is of its type and possible."""
+    fields = dict(stored) if isinstance(stored, dict) else {"kind": stored}
+    kind = fields.pop("kind", PICTURE)
+    if kind not in KINDS:
+        raise UserError(f"{path}: preprocessing.kind is {shown(kind)}; expected {' or '.join(KINDS)}; {MEND}")
+    check_fields(path, "preprocessing", fields, home(kind), mend=MEND)
+    for name, value in fields.items():
+        numbers = value if isinstance(value, list) else [value]
+        if name in ABOVE_ZERO and any(one is not None and one <= 0 for one in numbers):
+            raise UserError(f"{path}: preprocessing.{name} is {shown(value)}; expected numbers above 0; {MEND}")
+        if name in ("mean", "deviation") and value is not None and len(value) != fields.get("channels"):
+            raise UserError(f"{path}: preprocessing.{name} is {shown(value)}; expected one for each channel; {MEND}")
+    try:
+        return restore({"kind": kind} | fields)
+    except (KeyError, TypeError, ValueError, ArithmeticError, UserError) as error:
+        raise UserError(f"{path}: preprocessing cannot be used ({str(error)[:100]}); {MEND}") from None

@@ -10,6 +10,7 @@ import numpy as np
 
 from softfree.errors import ReadError, UserError
 from softfree.runtime.metadata import Metadata
+from softfree.telemetry import import_onnxruntime
 
 
 class Model:
@@ -99,10 +100,7 @@ def open_session(path: Path, threads: int | None) -> Any:
     Raises:
         UserError: no onnxruntime, no file, or none that it opens.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError("exported files need onnxruntime; get it with: pip install onnxruntime") from None
+    onnxruntime = import_onnxruntime()
     if path.is_dir() or not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {what}; expected a file made by softfree export")
@@ -115,9 +113,7 @@ def open_session(path: Path, threads: int | None) -> Any:
 
 
 def _options(threads: int | None) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+    options = import_onnxruntime().SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, and said once
     # A plan of the first run's memory comes beside what that run holds: a third more at the peak, and no faster.
     options.enable_mem_pattern = False
