@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -136,7 +137,9 @@ def test_int8(run: Run, tmp_path: Path, kind: str) -> None:
     pictures = tmp_path / "pictures"
     shutil.copytree(Path(run.config["options"]["table"]).parent, pictures, ignore=shutil.ignore_patterns("*.csv"))
     (pictures / "broken.png").write_text("nothing")
-    options = ExportOptions(out=tmp_path / "m.onnx", calibration=pictures, calibration_count=40, margin=0.5)
+    options = ExportOptions(
+        out=tmp_path / "m.onnx", calibration=pictures, calibration_count=40, margin=0.5, max_shift=1
+    )
     done = export(run.folder, replace(options, int8=kind))
     assert done.loss is not None
     assert done.loss.n == 8
@@ -144,7 +147,9 @@ def test_int8(run: Run, tmp_path: Path, kind: str) -> None:
     assert len(done.unreadable) == (kind == "static")
     image = Image.fromarray(np.zeros((20, 30), np.uint8))
     image.save(tmp_path / "a.png")
-    assert Model(done.path).metadata.quantised == kind
+    about = Model(done.path).metadata
+    assert about.quantised == kind
+    assert about.loss == done.loss.to_dict()
     assert predict(done.path, tmp_path / "a.png")[0]["status"] == "ok"
 
 
@@ -216,12 +221,34 @@ def test_sums_do_not_overflow_in_half() -> None:
 
 @pytest.mark.slow
 def test_int8_beyond_the_margin(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from softfree.export import exporting, loss
+    from softfree.export import loss
 
-    monkeypatch.setattr(exporting, "measure_loss", lambda *_: loss.Loss(0.9, 0.8, 0.1, 0.05, 0.15, "x", 8, 0))
-    with pytest.raises(UserError, match=r"loss 0.1000 \(95 % interval 0.0500 to 0.1500"):
-        export(run.folder, ExportOptions(int8="weights", out=tmp_path / "m.onnx"))
-    assert not list(tmp_path.iterdir())
+    lost = SimpleNamespace(b=0.9, a=0.8, high=-0.05, low=-0.15, method="x", reason=None)
+    monkeypatch.setattr(loss, "compare", lambda *_, **__: SimpleNamespace(differences={"auroc": lost}))
+    for out in (tmp_path / "m.onnx", tmp_path / "new" / "folder" / "m.onnx"):
+        with pytest.raises(UserError, match=r"loss 0.1000 \(95 % interval 0.0500 to 0.1500"):
+            export(run.folder, ExportOptions(int8="weights", out=out))
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["openvino", "executorch"])
+@pytest.mark.parametrize("there", [False, True], ids=["new", "over another"])
+def test_a_failed_proof_leaves_what_was_there(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, there: bool
+) -> None:
+    pytest.importorskip({"openvino": "openvino", "executorch": "executorch.exir"}[form])
+    names = {"openvino": ("m.xml", "m.bin"), "executorch": ("m.pte", "m.json")}[form]
+    for name in names if there else ():
+        (tmp_path / name).write_text(name)
+
+    def differs(*_: object, **__: object) -> None:
+        raise UserError("the exported model differs")
+
+    monkeypatch.setattr(f"softfree.export.{form}.prove", differs)
+    with pytest.raises(UserError, match="differs"):
+        export(run.folder, ExportOptions(format=form, out=tmp_path / names[0]))
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {n: n for n in names if there}
 
 
 @pytest.mark.slow
@@ -236,6 +263,8 @@ def test_openvino(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "h.bin").stat().st_size < 0.6 * (tmp_path / "m.bin").stat().st_size
     model = openvino.Core().read_model(tmp_path / "m.xml")
     assert model.get_rt_info(["softfree", "classes"]).astype(str) == json.dumps(list(run.task.classes))
+    told = openvino.Core().read_model(tmp_path / "h.xml").get_rt_info(["softfree", "loss"]).astype(str)
+    assert json.loads(told) == half.loss.to_dict()
 
 
 def test_executorch_is_missing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -10,11 +11,13 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from softfree.data.preparation import Preparation as Steps
 from softfree.data.transforms import Preprocessing
+from softfree.export.loss import Loss
 from softfree.runs import Run
 from softfree.runtime.kinds import Prepared, restore
 from softfree.runtime.metadata import Metadata
 from softfree.runtime.preparation import Preparation
 
+CAUTION = "For research; not a medical device."
 EXPORTERS = ("onnx", "onnxscript", "onnxruntime")
 _WORDS = {"picture": "pictures", "volume": "volumes", "slide": "slides", "bag": "bags of tiles"}
 
@@ -35,6 +38,12 @@ def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
         metrics,
         group=run.config["options"].get("group", False),
     )
+
+
+def with_loss(about: Metadata, loss: Loss) -> Metadata:
+    """Say what fewer bits cost, in numbers and in the card."""
+    shifts = f"{loss.bits} {loss.moved_in_words()}."
+    return replace(about, loss=loss.to_dict(), card=about.card.replace(f"\n{CAUTION}", f"\n{shifts}\n{CAUTION}"))
 
 
 def light_steps(steps: Steps) -> Prepared:
@@ -82,4 +91,4 @@ def _card(run: Run, steps: Steps, metrics: dict[str, Any]) -> str:
         lines.append(f"AUROC on {auroc['n']} test samples: {auroc['value']:.3f}{interval}.")
     if run.config.get("notice"):
         lines.append(str(run.config["notice"]))
-    return "\n".join([*lines, "For research; not a medical device."])
+    return "\n".join([*lines, CAUTION])

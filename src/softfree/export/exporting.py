@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from typing import Any
 import onnx
 
 from softfree.errors import UserError
-from softfree.export.card import make_metadata
+from softfree.export.card import make_metadata, with_loss
 from softfree.export.graph import Graph, make_bag_graph, make_graph, make_volume_graph, write_graph
 from softfree.export.halves import to_halves
 from softfree.export.loss import Loss, measure_loss
 from softfree.export.parity import HALF_TOLERANCE, Parity, prove
 from softfree.export.quantise import quantise_static, quantise_weights
-from softfree.export.samples import Source, find_samples, read_evenly
+from softfree.export.samples import Read, Source, find_samples, read_evenly
 from softfree.files import replacing
 from softfree.models import BagTransformer, VolumeTransformer
 from softfree.options.exporting import ExportOptions
@@ -36,7 +37,7 @@ class Exported:
         size: sides that it takes; None for any.
         parity: of the graph with the run, before integers.
         unreadable: samples of the proof and of the calibration that could not be read.
-        loss: of AUROC through integers or half precision; None for float32.
+        loss: through integers or half precision; None for float32.
     """
 
     path: Path
@@ -63,14 +64,31 @@ def export(folder: str | Path, options: ExportOptions) -> Exported:
 
     Raises:
         UserError: a run that cannot be exported, samples that cannot be read, logits that differ by more than 1e-4,
-            or an AUROC that fewer bits lower by more than the margin. Then there is no new file.
+            or fewer bits that lower the AUROC or move a probability by too much. Then there is no new file.
     """
     run = Run.load(folder)
     path = _path(run, options)
+    with _leaving_no_folder(path.parent):
+        return _export(run, path, options)
+
+
+@contextmanager
+def _leaving_no_folder(folder: Path) -> Iterator[None]:
+    """Remove folders that are made on the way when what they were made for fails."""
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        yield
+    except BaseException:
+        for one in made:
+            with suppress(OSError):
+                one.rmdir()
+        raise
+
+
+def _export(run: Run, path: Path, options: ExportOptions) -> Exported:
     if options.format == "executorch":
         return _write_executorch(run, path, options)
-    steps = run.preprocessing
-    read = read_evenly(find_samples(run, options.images, "val"), options.count, "the proof (--images)", steps)
+    read = _read_for_proof(run, options)
     graph = _graph(run, read.samples)
     if graph.size is not None:
         _refuse_any_size(run)
@@ -81,6 +99,11 @@ def export(folder: str | Path, options: ExportOptions) -> Exported:
         parity, size, loss = write_openvino(run, graph, about, read.samples, path, options)
         return Exported(path, size, graph.size, parity, read.failed, loss)
     return _write_onnx(run, graph, about, read.samples, path, options, read.failed)
+
+
+def _read_for_proof(run: Run, options: ExportOptions) -> Read:
+    found = find_samples(run, options.images, "val", options.table)
+    return read_evenly(found, options.count, "the proof (--images)", run.preprocessing)
 
 
 def _graph(run: Run, samples: Sequence[Source]) -> Graph:
@@ -111,7 +134,7 @@ def _write_executorch(run: Run, path: Path, options: ExportOptions) -> Exported:
     steps = run.picture_steps
     only = (steps.size, steps.size)
     _refuse_any_size(run)
-    read = read_evenly(find_samples(run, options.images, "val"), options.count, "the proof (--images)", steps)
+    read = _read_for_proof(run, options)
     parity, size = write_executorch(run, make_metadata(run, only), read.samples, path)
     return Exported(path, size, only, parity, read.failed)
 
@@ -130,6 +153,8 @@ def _path(run: Run, options: ExportOptions) -> Path:
         raise UserError(f"--int8 {options.int8} with --precision {options.precision}: expected one of them")
     if not 0 <= options.margin < 1:
         raise UserError(f"--margin {options.margin}: expected a loss of AUROC from 0 to 1, such as 0.01")
+    if not 0 < options.max_shift <= 1:
+        raise UserError(f"--max-shift {options.max_shift}: expected a change of probability up to 1, such as 0.1")
     return path
 
 
@@ -143,21 +168,26 @@ def _write_onnx(
     unreadable: list[str],
 ) -> Exported:
     prepare = about.preparation
+    proto = graph.proto
     with replacing(path) as temporary:
-        write_graph(graph.proto, about, temporary)
+        write_graph(proto, about, temporary)
         model = Model(temporary)
         parity = prove(run, samples, prepare, model.logits, graph.size is None)
         loss = None
         if options.int8 != "none":
             proto, seen, failed = _integers(run, graph, temporary, prepare, options)
             unreadable = unreadable + failed
-            write_graph(proto, replace(about, quantised=options.int8), temporary)
-            loss = measure_loss(run, prepare, model.logits, Model(temporary).logits, "int8", seen).check(options.margin)
+            about = replace(about, quantised=options.int8)
+            write_graph(proto, about, temporary)
+            loss = measure_loss(run, prepare, model.logits, Model(temporary).logits, "int8", options, seen)
         elif options.precision == "float16":
-            write_graph(to_halves(graph), replace(about, precision="float16"), temporary)
+            proto, about = to_halves(graph), replace(about, precision="float16")
+            write_graph(proto, about, temporary)
             half = Model(temporary)
             parity = prove(run, samples, prepare, half.logits, graph.size is None, HALF_TOLERANCE)
-            loss = measure_loss(run, prepare, model.logits, half.logits, "float16").check(options.margin)
+            loss = measure_loss(run, prepare, model.logits, half.logits, "float16", options)
+        if loss is not None:
+            write_graph(proto, with_loss(about, loss), temporary)
         size = temporary.stat().st_size
     return Exported(path, size, graph.size, parity, unreadable, loss)
 
@@ -168,7 +198,7 @@ def _integers(
     """The graph in integers, the number of samples that showed the ranges, and those that could not be read."""
     if options.int8 == "weights":
         return quantise_weights(graph), 0, []
-    found = find_samples(run, options.calibration, "train")
+    found = find_samples(run, options.calibration, "train", options.table)
     read = read_evenly(found, options.calibration_count, "calibration (--calibration)", prepare)
     proto = quantise_static(graph, path, (sample.prepared(prepare)[None] for sample in read.samples))
     return proto, len(read.samples), read.failed

@@ -1,4 +1,4 @@
-"""What fewer bits cost in AUROC, on the run's test rows."""
+"""What fewer bits cost in AUROC, and by how much they move probabilities, on the run's test rows."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from softfree.errors import ReadError, UserError
 from softfree.evaluation.comparison import compare
 from softfree.evaluation.scores import Scores
 from softfree.export.parity import Logits
-from softfree.export.samples import find_samples
+from softfree.export.samples import rows_of_run, sources_of
+from softfree.options.exporting import ExportOptions
 from softfree.runs import Run
 from softfree.runtime.kinds import Prepared
-from softfree.runtime.outputs import probabilities
-from softfree.scoring import open_table
+from softfree.runtime.outputs import called, probabilities
 
 
 @dataclass(frozen=True)
 class Loss:
-    """AUROC on the test rows before and after, and the loss with its paired 95 % interval.
+    """AUROC on the test rows before and after, the loss with its paired 95 % interval, and how probabilities moved.
+
+    An AUROC sees the order of the samples alone: all probabilities may move, and it stays.
 
     Attributes:
         before: of the float32 file.
@@ -33,6 +35,9 @@ class Loss:
         calibrated_on: samples that showed the ranges of integers; 0 without any.
         reason: why there is no interval.
         bits: ``int8`` or ``float16``.
+        largest_shift: largest change of a calibrated probability, over all test samples and classes.
+        mean_shift: mean over the samples of the largest change of a class.
+        changed: test samples that are called something else.
     """
 
     before: float
@@ -45,9 +50,20 @@ class Loss:
     calibrated_on: int
     reason: str | None = None
     bits: str = "int8"
+    largest_shift: float = 0.0
+    mean_shift: float = 0.0
+    changed: int = 0
+
+    def moved_in_words(self) -> str:
+        """Say by how much probabilities moved."""
+        said = f"moves probabilities by {self.mean_shift:.4f} in the mean and {self.largest_shift:.4f} at most"
+        return f"{said}, and calls {self.changed} of {self.n} test samples something else"
 
     def in_words(self, margin: float) -> str:
-        """Say what was lost, and whether a loss within the margin is shown or only seen."""
+        """Say what was lost, whether a loss within the margin is shown or only seen, and how probabilities moved."""
+        return f"{self._lost_in_words(margin)}\n{self.bits} {self.moved_in_words()}"
+
+    def _lost_in_words(self, margin: float) -> str:
         said = f"AUROC {self.after:.4f} with {self.bits}, {self.before:.4f} without, on {self.n} test samples"
         said += f": loss {self.loss:.4f}"
         if self.high != self.high:
@@ -57,10 +73,16 @@ class Loss:
             return f"{said}; less than the margin of {margin} is shown"
         return f"{said}; that it is less than the margin of {margin} is not shown: more test samples may decide"
 
-    def check(self, margin: float) -> Loss:
-        """Return itself; UserError for a loss beyond the margin, or one that is no number."""
-        if not self.loss <= margin:
-            raise UserError(f"{self.in_words(margin)}; no file was written: raise --margin or keep float32")
+    def check(self, options: ExportOptions) -> Loss:
+        """Return itself; UserError for a loss or a change of probability beyond what is allowed, or no number."""
+        if not self.loss <= options.margin:
+            lost = self._lost_in_words(options.margin)
+            raise UserError(f"{lost}; no file was written: raise --margin or keep float32")
+        if not self.largest_shift <= options.max_shift:
+            raise UserError(
+                f"{self.bits} {self.moved_in_words()}; more than {options.max_shift}: no file was written: raise "
+                "--max-shift or keep float32"
+            )
         return self
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,9 +91,15 @@ class Loss:
 
 
 def measure_loss(
-    run: Run, preparation: Prepared, before: Logits, after: Logits, bits: str, calibrated_on: int = 0
+    run: Run,
+    preparation: Prepared,
+    before: Logits,
+    after: Logits,
+    bits: str,
+    options: ExportOptions,
+    calibrated_on: int = 0,
 ) -> Loss:
-    """Compare the AUROC of two files on the run's test rows.
+    """Compare AUROC and probabilities of two files on the run's test rows.
 
     Args:
         run: the run.
@@ -79,15 +107,16 @@ def measure_loss(
         before: a prepared sample, with the batch axis, to logits (1, K), of the float32 file.
         after: the same, of the other.
         bits: of the other, for people.
+        options: what may be lost, and where the run's table lies.
         calibrated_on: samples that showed its ranges.
 
     Raises:
-        UserError: no test row can be read.
+        UserError: no test row can be read, or more is lost than may be.
     """
-    part = open_table(run).where("test")
+    part = rows_of_run(run, "test", options.table)
     kept: list[int] = []
     logits: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    for row, source in enumerate(find_samples(run, None, "test") if len(part.frame) else []):
+    for row, source in enumerate(sources_of(part)):
         try:
             sample = source.prepared(preparation)[None]
         except ReadError:
@@ -98,12 +127,14 @@ def measure_loss(
     if not kept:
         raise UserError(f"the run's table has no readable test row, so that the loss of {bits} cannot be measured")
     patients, targets = part.frame["patient"].to_numpy()[kept], np.asarray(part.targets)[kept]
-    wide, narrow = (
-        Scores(run.task, probabilities(np.stack(found), run.task, run.operating.temperature), targets, patients)
-        for found in logits
-    )
-    auroc = compare(narrow, wide, names=(bits, "float32")).differences["auroc"]
+    scale = run.operating
+    wide, narrow = (probabilities(np.stack(found), run.task, scale.temperature) for found in logits)
+    shifts = np.abs(narrow - wide).max(1)
+    labels = ([called(row, run.task, scale.thresholds) for row in found] for found in (wide, narrow))
+    scored = [Scores(run.task, found, targets, patients) for found in (narrow, wide)]
+    auroc = compare(*scored, names=(bits, "float32")).differences["auroc"]
     return Loss(
         auroc.b, auroc.a, auroc.b - auroc.a, -auroc.high, -auroc.low, auroc.method, len(kept), calibrated_on,
-        auroc.reason, bits,
-    )  # fmt: skip
+        auroc.reason, bits, float(shifts.max()), float(shifts.mean()),
+        sum(one != other for one, other in zip(*labels, strict=True)),
+    ).check(options)  # fmt: skip

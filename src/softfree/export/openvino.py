@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from softfree.errors import UserError
+from softfree.export.card import with_loss
 from softfree.export.graph import Graph, write_graph
 from softfree.export.loss import Loss, measure_loss
 from softfree.export.parity import HALF_TOLERANCE, TOLERANCE, Logits, Parity, prove
@@ -36,7 +37,7 @@ def write_openvino(
         about: goes into the model's runtime information, under ``softfree``.
         samples: for the proof.
         path: the .xml file; the .bin file gets the same name.
-        options: precision, and the margin of its loss.
+        options: precision, and what it may cost.
 
     Returns:
         The proof, the bytes of both files, and the loss through weights in half precision.
@@ -58,7 +59,9 @@ def write_openvino(
             loss = None
             if half:
                 wide = _compiled(model)
-                loss = measure_loss(run, about.preparation, wide, logits, "float16").check(options.margin)
+                loss = measure_loss(run, about.preparation, wide, logits, "float16", options)
+                _tell(model, with_loss(about, loss))
+                openvino.save_model(model, temporary, compress_to_fp16=True)
             size = temporary.stat().st_size + weights.stat().st_size
             path.unlink(missing_ok=True)  # an old graph never lies beside new weights
             os.replace(weights, path.with_suffix(".bin"))
@@ -78,9 +81,13 @@ def _compiled(model: Any) -> Logits:
 def _convert(proto: onnx.ModelProto, about: Metadata, source: Path) -> Any:
     write_graph(proto, about, source)
     model = import_openvino().convert_model(source)
+    _tell(model, about)
+    return model
+
+
+def _tell(model: Any, about: Metadata) -> None:
     for name, value in about.to_strings().items():
         model.set_rt_info(value, ["softfree", name])
-    return model
 
 
 def _in_one_line(error: RuntimeError) -> str:

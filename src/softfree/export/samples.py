@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from softfree.data.readers import Picture, read_picture
+from softfree.data.table import Table
 from softfree.errors import ReadError, UserError
+from softfree.options.training import Split
 from softfree.prediction import find_inputs
 from softfree.runs import Run
 from softfree.runtime.kinds import Prepared
@@ -43,8 +45,40 @@ class Read:
     failed: list[str]
 
 
-def find_samples(run: Run, given: Path | None, split: str) -> list[Source]:
+def rows_of_run(run: Run, split: Split, moved: Path | None = None) -> Table:
+    """Read the rows of the run's own table in ``split``, wherever the table lies now.
+
+    Args:
+        run: the run.
+        split: ``train``, ``val`` or ``test``.
+        moved: where the table lies now; default: where it was in training.
+
+    Raises:
+        UserError: it is not there, another one, or has no such row.
+    """
+    source = Path(run.config["options"]["table"]) if moved is None else moved
+    if not source.exists():
+        was = ", which the run was trained on, is not there any more" if moved is None else ": no such table"
+        raise UserError(f"{source}{was}; an export takes samples from it: name where it lies now with --table")
+    stated = run.config["options"]["images"]
+    images = Path(stated) if stated and Path(stated).exists() else None  # else beside the table
+    table = open_table(run, moved, images)
+    if table.digest != run.config["table"]["sha256"]:
+        raise UserError(f"--table {source} is not the table that the run was trained on: its content differs")
+    part = table.where(split)
+    if part.frame.empty:
+        raise UserError(f"the run's table has no row in split {split}; name samples, a folder of them or a table")
+    return part
+
+
+def find_samples(run: Run, given: Path | None, split: Split, moved: Path | None = None) -> list[Source]:
     """Find samples: those that a folder, file or table stands for, or the rows of the run's own table in ``split``.
+
+    Args:
+        run: the run.
+        given: what the user names.
+        split: of the run's table, where nothing is named.
+        moved: where that table lies now.
 
     Raises:
         UserError: there are none.
@@ -54,9 +88,12 @@ def find_samples(run: Run, given: Path | None, split: str) -> list[Source]:
             raise UserError(f"{given}: no such file or folder; name samples, a folder of them or a table")
         group = run.config["options"].get("group", False)
         return [Source(path, frame) for _, path, frame in find_inputs([given], None, run.preprocessing.kind, group)]
-    frame = open_table(run).where(split).frame
-    if frame.empty:
-        raise UserError(f"the run's table has no row in split {split}; name samples, a folder of them or a table")
+    return sources_of(rows_of_run(run, split, moved))
+
+
+def sources_of(table: Table) -> list[Source]:
+    """Find the sample of each row."""
+    frame = table.frame
     numbers = frame["frame"] if "frame" in frame else [None] * len(frame)
     return [
         Source(file, int(number) if isinstance(number, (int, np.integer)) else None)

@@ -16,9 +16,12 @@ from softfree.runtime.kinds import KINDS, PICTURE, Prepared, home, restore
 FORMAT = "1"
 MEND = "export the run again"
 # Values in JSON and those in plain text, with what stands for the latter in files that do not say them.
-_IN_JSON = ("task", "classes", "preprocessing", "temperature", "thresholds", "size", "versions", "metrics", "group")
+_LATER = ("group", "loss")  # which files of earlier versions do not have
+_IN_JSON = (
+    *("task", "classes", "preprocessing", "temperature", "thresholds", "size", "versions", "metrics"),
+    *_LATER,
+)
 _IN_TEXT = {"quantised": "", "precision": "float32"}
-_LATER = ("group",)  # which files of earlier versions do not have
 ABOVE_ZERO = ("size", "channels", "shape", "spacing", "mpp", "side", "max_side", "in_features", "deviation")
 
 
@@ -38,6 +41,7 @@ class Metadata:
         quantised: ``static`` or ``weights`` for integers, else empty.
         precision: ``float32`` or ``float16``, of the weights that are no integers.
         group: all rows of a patient in a table are one sample, a bag.
+        loss: what fewer bits cost on the test split: of AUROC, and by how much probabilities moved; empty for float32.
     """
 
     task: Task
@@ -51,6 +55,7 @@ class Metadata:
     quantised: Literal["", "static", "weights"] = ""
     precision: Literal["float32", "float16"] = "float32"
     group: bool = False
+    loss: dict[str, Any] = field(default_factory=dict)
 
     @property
     def sample_shape(self) -> tuple[int | None, ...]:
@@ -73,6 +78,7 @@ class Metadata:
             "versions": self.versions,
             "metrics": self.metrics,
             "group": self.group,
+            "loss": self.loss,
         }
         text = {"softfree_format": FORMAT, "model_card": self.card, "quantised": self.quantised}
         text["precision"] = self.precision
