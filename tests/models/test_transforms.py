@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
 
 from softfree.models import BagTransformer, SoftPyramid, VisionTransformer, VolumeTransformer
+from softfree.models.pooling import POOLINGS
 
 SHAPE = {"embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 2}
 PADDED = torch.cat([torch.randn(3, 50, 19), torch.full((3, 4, 19), float("nan"))], dim=1)
@@ -19,6 +20,7 @@ MODELS: dict[str, tuple[nn.Module, Tensor]] = {
     "volume": (VolumeTransformer((8, 16, 16), (4, 8, 8), 1, stem="conv", **SHAPE), torch.randn(3, 1, 8, 24, 16)),
     "bag": (BagTransformer(16, **SHAPE), torch.randn(3, 50, 19)),
     "padded bag": (BagTransformer(16, **SHAPE), PADDED),
+    **{f"padded bag, {pool}": (BagTransformer(16, pool=pool, **SHAPE), PADDED) for pool in POOLINGS},
     "pyramid": (
         SoftPyramid(32, num_classes=2, embed_dims=(8, 8, 8, 8), depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)).eval(),
         torch.randn(3, 3, 32, 32),

@@ -36,6 +36,7 @@ from softfree.studies.cells import Cell, Key, check_same, read_cells, write_cell
 from softfree.studies.children import Children
 from softfree.studies.plots import plot_scales, plot_variants
 from softfree.studies.summary import cells_table, summarise, to_markdown
+from softfree.studies.takeoff import read_curve
 from softfree.studies.variants import Overrides, apply, choose_variants
 from softfree.training.checkpoints import claimed
 from softfree.training.configuration import check_options
@@ -247,7 +248,8 @@ def _train(options: AblationOptions, key: Key, table: Path, chosen: dict[str, An
 
 def _record(key: Key, run: Run, chosen: dict[str, Any], scales: tuple[float, ...]) -> Cell:
     scores = {f"{scale:g}": _scores(run, scale) for scale in scales}
-    return _cell(key, run.task, scores, read_cost(run.folder), chosen)
+    cell = _cell(key, run.task, scores, read_cost(run.folder), chosen)
+    return replace(cell, curve=read_curve(run.folder))
 
 
 def _cell(key: Key, task: Task, scores: dict[str, Scores], cost: dict[str, Any], chosen: dict[str, Any]) -> Cell:

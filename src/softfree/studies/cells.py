@@ -45,6 +45,7 @@ class Cell:
         probabilities: calibrated, (n, K), by side relative to the one in training.
         cost: seconds, CPU seconds, peak bytes, parameters, multiply-adds.
         machine: where it was trained.
+        curve: steps and validation AUROC after each epoch; empty for a baseline, and in old records.
     """
 
     key: Key
@@ -56,6 +57,7 @@ class Cell:
     probabilities: dict[str, list[list[float]]]
     cost: dict[str, Any]
     machine: str = field(default="")
+    curve: list[tuple[int, float]] = field(default_factory=list)
 
     def scores(self, scale: float = 1.0) -> Scores:
         """The scores at a side, relative to the one in training."""
