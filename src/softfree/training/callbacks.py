@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 from torch import Tensor
 
 from softfree.progress import console
@@ -104,7 +105,9 @@ class EpochReport(Callback):
         self.began, self.first = time.monotonic(), trainer.current_epoch
         if trainer.is_global_zero and console.is_terminal:
             self.bar = Progress(
-                TextColumn("{task.description}"), BarColumn(10), TextColumn("{task.fields[said]}"),
+                TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+                BarColumn(6),
+                TextColumn("{task.fields[said]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
                 console=console, transient=True,
             )  # fmt: skip
             self.bar.start()

@@ -25,7 +25,7 @@ def header(options: TrainOptions, table: Table, model: nn.Module) -> str:
     return "\n".join(
         (
             f"data     {counts} samples{patients}; {table.task.kind}: {named}",
-            f"model    {options.model}, {parameters:.1f} M parameters, pool {options.pool}",
+            f"model    {options.model}, {parameters:.3g} M parameters, pool {options.pool}",
             f"training {options.epochs} epochs, {step} a step, {where}{average}",
         )
     )
