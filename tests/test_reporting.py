@@ -109,6 +109,15 @@ def test_mistakes(run: Run, tmp_path: Path, changes: dict[str, Any], words: str)
         evaluate(run, EvaluateOptions(**(chosen | changes)))
 
 
+def test_a_rival_that_was_trained_on_the_test_is_refused(run: Run, tmp_path: Path) -> None:
+    rival = Path(shutil.copytree(run.folder, tmp_path / "rival"))
+    rows = pd.read_csv(rival / "split.csv")
+    rows.loc[rows["row"] >= 30, "split"] = "train"
+    rows.to_csv(rival / "split.csv", index=False)
+    with pytest.raises(UserError, match="that run was trained on 2 of the 8 rows; give the table a split column"):
+        evaluated(run, tmp_path / "out", against=rival)
+
+
 def test_a_split_without_rows_or_readable_pictures(run: Run, tmp_path: Path) -> None:
     table = other_table(run, "val.csv", "path,label,split\n00.png,low,val\n02.png,high,val\n")
     with pytest.raises(UserError, match="no row in split test; it has 2 in val"):

@@ -21,7 +21,7 @@ from softfree.evaluation.subgroups import GroupRow, by_group
 from softfree.explain.reported import report_maps
 from softfree.options import EvaluateOptions
 from softfree.report_facts import report_facts
-from softfree.runs import Run, read_cost
+from softfree.runs import Run, read_cost, trained_rows
 from softfree.scoring import (
     PREDICTIONS,
     open_table,
@@ -196,11 +196,10 @@ def _against(run: Run, frame: pd.DataFrame, part: Table, options: EvaluateOption
             f"--against {options.against}: it predicts {', '.join(other.task.classes)}, "
             f"this run {', '.join(run.task.classes)}; compare runs of one task"
         )
-    made = options.table is None and part.split_made is not None
-    if made and other.config["options"]["seed"] != run.config["options"]["seed"]:
+    if learnt := trained_rows(other.folder, part.keys):
         raise UserError(
-            f"--against {options.against}: the two runs split the table with different seeds, so that one has learnt "
-            "what the other is tested on; give the table a column split, or train both with one --seed"
+            f"--against {options.against}: that run was trained on {learnt} of the {len(part.frame)} rows; give the"
+            " table a split column, or train one run with --split-from the other"
         )
     same_table = options.table is None and other.config["table"]["sha256"] == run.config["table"]["sha256"]
     rival = _predicted(other, part, options, stored=same_table)

@@ -6,6 +6,7 @@
     model.safetensors   the weights
     operating.json      temperature and thresholds, chosen on validation
     digests.json        SHA-256 of these three, so that a damaged or changed file is noticed
+    split.csv           the split of each row; patients by hashed names
     predictions.csv     a row for each validation and test picture; row numbers of the table, no names
     metrics.json        metrics with intervals
     report.html         the same to look at
@@ -37,13 +38,14 @@ if TYPE_CHECKING:
     from torch import nn
 
     from softfree.data.preparation import Preparation
+    from softfree.data.split_file import RunSplit
     from softfree.data.transforms import Preprocessing
     from softfree.options import Precision, StreamOptions
 
 CONFIG, WEIGHTS, OPERATING = "config.yaml", "model.safetensors", "operating.json"
-DIGESTS, PREDICTED = "digests.json", "predictions.csv"
+DIGESTS, PREDICTED, SPLIT = "digests.json", "predictions.csv", "split.csv"
 _POSITIVE = ("size", "channels", "shape", "spacing", "mpp", "side", "max_side", "in_features")
-DIGESTED = (CONFIG, WEIGHTS, OPERATING, PREDICTED)
+DIGESTED = (CONFIG, WEIGHTS, OPERATING, PREDICTED, SPLIT)
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,26 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not {"task", "preprocessing", "model", "options"} <= config.keys():
         raise UserError(f"{path} is not a softfree configuration: task, preprocessing, model or options are missing")
     return config
+
+
+def kept_split(folder: Path | None) -> RunSplit | None:
+    """The split that a run was trained with, for ``--split-from``; None for no run."""
+    if folder is None:
+        return None
+    from softfree.data.split_file import read_split
+
+    return read_split(folder, read_config(folder)["table"]["sha256"])
+
+
+def drawn_split(folder: Path) -> RunSplit | None:
+    """The split that was drawn for a run's own table; None where the table brought it."""
+    return kept_split(folder) if read_config(folder).get("table", {}).get("split") else None
+
+
+def trained_rows(folder: Path, keys: Sequence[str]) -> int:
+    """Count the rows that a run was trained on, by the names of their patients; 0 where it does not say."""
+    split = kept_split(folder) if (folder / SPLIT).is_file() else None
+    return 0 if split is None else split.splits_of(keys).count("train")
 
 
 def check_config(path: Path, config: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,9 +19,10 @@ from softfree.evaluation.scores import Scores
 from softfree.evaluation.thresholds import choose_thresholds
 from softfree.files import replacing
 from softfree.inference import infer
+from softfree.notes import say
 from softfree.options import InferenceOptions
 from softfree.prediction import outputs
-from softfree.runs import PREDICTED, Operating, Run
+from softfree.runs import PREDICTED, Operating, Run, drawn_split
 from softfree.runtime.outputs import probabilities
 
 PREDICTIONS = PREDICTED
@@ -54,14 +56,20 @@ def open_table(
             f" evaluate {run.folder} TABLE --out FOLDER"
         )
     chosen = {"label": label or options["label"], "labels": labels or (None if label else options["labels"])}
-    known = {**chosen, "positive": None if chosen["labels"] else options["positive"], "classes": run.task.classes}
+    known: dict[str, Any] = {
+        **chosen,
+        "positive": None if chosen["labels"] else options["positive"],
+        "classes": run.task.classes,
+    }
     recorded = run.config.get("table", {}).get("sha256")
 
     def read(own: bool) -> Table:
         # The images of a table that was moved lie beside it; another table without splits is all test.
         stated = Path(options["images"]) if path is None and options["images"] else images
-        fractions = {} if own else {"val_fraction": 0.0, "test_fraction": 1.0}
-        return read_table(source, images=stated, seed=options["seed"], **known, **fractions)
+        split: dict[str, Any] = (
+            {"known": drawn_split(run.folder)} if own else {"val_fraction": 0.0, "test_fraction": 1.0}
+        )
+        return read_table(source, images=stated, seed=options["seed"], **known, **split)
 
     if path is None:
         table = read(own=True)
@@ -73,6 +81,7 @@ def open_table(
         table = read(own=False)
         if table.digest == recorded and table.split_made is not None:
             table = read(own=True)
+        say(source, table.sentences)
     return as_samples(table, run.preprocessing.kind, group=options.get("group", False))
 
 
@@ -88,8 +97,7 @@ def without_seen(run: Run, table: Table) -> tuple[Table, int]:
     if seen is None:
         return table, 0
     known = seen.rows(table.frame)
-    kept = replace(table, frame=table.frame[~known].reset_index(drop=True), targets=table.targets[~known])
-    return kept, int(known.sum())
+    return table.take(np.flatnonzero(~known)), int(known.sum())
 
 
 def predict_rows(run: Run, table: Table, options: InferenceOptions | None = None) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 import pytest
 
-from softfree.data.identity import patient_key, same_labels, tell_patients
+from softfree.data.identity import one_slip_apart, patient_key, same_labels, tell_patients
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,30 @@ def test_labels_of_two_classes(labels):
 )
 def test_labels_of_one_class(labels):
     assert same_labels(labels) is not None
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("pneumonia", "pnuemonia"), ("Pneumonia", "neumonia"), ("tumor", "tumour"), ("no tumor", "no_tumar")],
+)
+def test_labels_one_slip_apart(one, other):
+    assert one_slip_apart(one, other)
+    assert one_slip_apart(other, one)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("typical", "atypical"),
+        ("stage II", "stage III"),
+        ("grade1", "grade2"),
+        ("type A", "type B"),
+        ("hypoplasia", "hyperplasia"),
+        ("left lung", "right lung"),
+        ("benign", "benign"),
+        ("mass", "mask"),
+    ],
+)
+def test_labels_of_two_words(one, other):
+    assert not one_slip_apart(one, other)
+    assert not one_slip_apart(other, one)

@@ -73,6 +73,14 @@ def test_shared_patients_are_counted_never_named():
     assert (unknown.severity, unknown.kind) == ("warning", "no_patients")
 
 
+def test_classes_one_slip_apart_are_named():
+    task = Task("multiclass", ("normal", "pneumonia", "pnuemonia"))
+    (problem,) = problems.find_near_equal(table([0, 1, 1, 2], task=task))
+    assert (problem.severity, problem.kind) == ("warning", "near_equal")
+    assert problem.details == ("'pneumonia' (2) and 'pnuemonia' (1)",)
+    assert list(problems.find_near_equal(table([0, 1]))) == []
+
+
 @pytest.mark.parametrize(("split", "severity"), [("train", "error"), ("test", "warning")])
 def test_a_split_without_a_class(split, severity):
     other = "test" if split == "train" else "train"

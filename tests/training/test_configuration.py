@@ -7,7 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from softfree.data.split_file import write_split
 from softfree.errors import UserError
+from softfree.runs import Run, write_config
 from softfree.training.configuration import check_options, configuration, options_of, read_training_table
 
 
@@ -50,3 +52,26 @@ def test_the_record_gives_the_options_back_where_the_run_lies_now(options_for, t
     read = options_of(config, tmp_path / "moved")
     assert (read.out, read.table, read.images) == (tmp_path / "moved", options.table, None)
     assert (read.epochs, read.weight_decay, read.model_options) == (7, 0.2, options.model_options)
+
+
+def test_the_split_of_a_run_is_kept(options_for, small_table: Path, run: Run) -> None:
+    rows = pd.read_csv(small_table)
+    known = rows["split"].tolist()
+    with pytest.raises(UserError, match="has a split column; leave out one of both"):
+        read_training_table(options_for(split_from=run.folder))
+    rows.drop(columns="split").to_csv(small_table, index=False)
+    options = options_for(split_from=run.folder, seed=5)
+    table = read_training_table(options)
+    assert table.frame["split"].tolist() == known
+    assert read_training_table(options_for(seed=5)).frame["split"].tolist() != known
+    assert options_of(configuration(options, table, None), small_table).split_from == run.folder
+
+
+def test_a_training_goes_on_with_the_split_that_was_drawn(options_for, small_table: Path, tmp_path: Path) -> None:
+    pd.read_csv(small_table).drop(columns="split").to_csv(small_table, index=False)
+    begun = read_training_table(options_for(seed=5))
+    write_config(tmp_path, configuration(options_for(seed=5), begun, None))
+    with pytest.raises(UserError, match="nobody knows how its table was split"):
+        read_training_table(options_for(), tmp_path)
+    write_split(tmp_path, begun)
+    assert read_training_table(options_for(), tmp_path).frame["split"].tolist() == begun.frame["split"].tolist()

@@ -141,6 +141,7 @@ def audit(table: Table, *, workers: int = 0, progress: bool = True, strict: bool
         problems.find_corrected(table, probes, strict=strict),
         problems.find_duplicates(table, probes),
         problems.find_shared_patients(table),
+        problems.find_near_equal(table),
         problems.find_thin_classes(table),
         problems.find_blank(table, probes),
         problems.find_confounded(confounds),

@@ -32,7 +32,8 @@ def group_by_patient(table: Table) -> Table:
     for name in joined.columns.difference(["file", "row", "patient", "split"]):
         agree = frame.groupby(patients)[name].nunique(dropna=False).to_numpy() == 1
         joined[name] = joined[name].where(agree)
-    return replace(table, frame=joined, targets=table.targets[first])
+    keys = [table.keys[place] for place in first] if table.keys else ()
+    return replace(table, frame=joined, targets=table.targets[first], keys=keys)
 
 
 def _refuse_disagreement(frame: pd.DataFrame, targets: np.ndarray, group: np.ndarray) -> None:

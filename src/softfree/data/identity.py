@@ -19,6 +19,7 @@ _NO_ID = re.compile(
 _NO_LABEL = re.compile(r"nan|<na>|#n/a|#na|nat|null|\?+|-+|\.+|_+", re.IGNORECASE)
 _MAYBE_LABEL = re.compile(r"none|na|n/a|n\.a\.|unknown|unk|missing|undefined", re.IGNORECASE)
 _YES, _NO = ("1", "true", "yes", "t", "y"), ("0", "false", "no", "f", "n")
+_LONG = 5  # letters of a word from which one letter is likelier a slip than another word
 _PADDING = 3  # an id of zeros only with so many times the rows of any other patient stands for no id
 
 
@@ -127,3 +128,22 @@ def _folded(label: str) -> str:
     # no_tumor is no tumor; 1-2 is not 12, and ER- not ER.
     folded = re.sub(r"(?<=[^\W\d_])[ _-]+(?=[^\W\d_])", "", label.casefold())
     return folded if len(label) > 2 or folded == "no" else label
+
+
+def one_slip_apart(one: str, other: str) -> bool:
+    """Whether two labels differ by one letter left out, put in, exchanged or swapped with its neighbor in a long word.
+
+    Digits, short words such as ``II``, and an ``a`` in front (``typical`` and ``atypical``) tell classes apart.
+    """
+    first, second = (re.split(r"[\W\d_]+", label.casefold()) for label in (one, other))
+    if re.findall(r"\d+", one) != re.findall(r"\d+", other) or len(first) != len(second):
+        return False
+    pairs = [sorted(pair, key=len) for pair in zip(first, second, strict=True) if pair[0] != pair[1]]
+    if len(pairs) != 1 or len(pairs[0][0]) < _LONG:
+        return False
+    short, long = pairs[0]
+    start = next((n for n, (a, b) in enumerate(zip(short, long, strict=False)) if a != b), len(short))
+    if len(short) < len(long):
+        return short[start:] == long[start + 1 :] and long != "a" + short
+    swapped = long[:start] + long[start : start + 2][::-1] + long[start + 2 :]
+    return short[start + 1 :] == long[start + 1 :] or short == swapped

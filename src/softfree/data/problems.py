@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from softfree.data.confounds import Confound
+from softfree.data.identity import one_slip_apart
 from softfree.data.table import SPLITS, Table, patients_across_splits
+from softfree.errors import shortened
 
 Severity = Literal["error", "warning"]
 IMBALANCE = 10  # largest class over smallest
@@ -91,6 +94,19 @@ def find_shared_patients(table: Table) -> Iterator[Problem]:
             f"{counted(shared['patient'].nunique(), 'patient')} in several splits ({pictures}); scores are too good"
         )
         yield Problem("error", "patient_across_splits", message, _rows(shared), tuple(shared["path"]))
+
+
+def find_near_equal(table: Table) -> Iterator[Problem]:
+    """Find classes whose names are one slip of a finger apart."""
+    names, counts = table.task.classes, class_marks(table).sum(axis=0)
+    pairs = [
+        f"{shortened(names[one])} ({counts[one]}) and {shortened(names[other])} ({counts[other]})"
+        for one, other in combinations(range(len(names)), 2)
+        if one_slip_apart(names[one], names[other])
+    ]
+    if pairs:
+        message = "classes whose names differ by one letter; write them alike if they are one"
+        yield Problem("warning", "near_equal", message, (), tuple(pairs))
 
 
 def find_thin_classes(table: Table) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""A split by patient in which every class is spread as evenly as its patients allow."""
+"""A split by patient that stays: a patient's split follows from its name and the seed, not from the table."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from softfree.data.task import Task
 from softfree.errors import UserError
 
 _SMALLEST = 1e-9  # a fraction below is what is left of 1 - 0.8 - 0.2
+_LEAST = 0.5  # part of the patients of a class that a split should have that it has at least
 
 
 def split_patients(
@@ -20,21 +21,22 @@ def split_patients(
     keys: Sequence[str],
     fractions: Mapping[str, float],
     seed: int,
+    known: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Draw patients into splits; equal seeds give equal splits whatever the order of the rows.
+    """Draw patients into splits by a hash of their names.
 
-    Iterative stratification (Sechidis, Tsoumakas and Vlahavas, "On the stratification of multi-label data", ECML
-    PKDD 2011) over patients instead of rows: the class with the fewest patients first, each patient goes where that
-    class is most wanting, the largest patients first. scikit-learn's StratifiedGroupKFold offers equal folds only.
-    Findings count as two classes, present and absent.
+    No patient moves when others come or go, when rows change their order, or when labels change; so the sizes of the
+    splits vary as those of a lottery do, by about sqrt(n p (1 - p)) patients. Only where a class would have less than
+    half of its share in a split (at least one patient) do the patients move there whose hashes are nearest to it.
 
     Args:
         task: the classes.
         targets: ``(n,)`` or ``(n, K)``, see :class:`Task`.
         patients: ``(n,)`` numbers from 0, without gaps.
-        keys: ``(n,)`` names of the patients, the same for all rows of one; they decide the order of the draw.
-        fractions: part of the rows wanted for each split, summing to 1.
+        keys: ``(n,)`` names of the patients, the same for all rows of one.
+        fractions: part of the patients wanted for each split, summing to 1.
         seed: of the draw.
+        known: ``(n,)`` splits that were drawn before, empty for rows to be drawn; the same for all rows of a patient.
 
     Returns:
         Names of splits, ``(n,)``.
@@ -46,55 +48,62 @@ def split_patients(
         wanted = ", ".join(f"{name} {part:g}" for name, part in fractions.items())
         raise UserError(f"split into {wanted}: expected parts from 0 to 1 that sum to 1")
     names = [name for name, part in fractions.items() if part > _SMALLEST]
-    _, first, sizes = np.unique(patients, return_index=True, return_counts=True)
-    counts = _counts(task, targets, patients, len(sizes))  # (P, M)
-    drawn = b"".join(blake2b(f"{seed} {keys[row]}".encode(), digest_size=8).digest() for row in first)
-    order = np.lexsort((np.frombuffer(drawn, "<u8"), -sizes))
-    chosen = _assign(counts, sizes, order, np.array([fractions[name] for name in names]))
-    _refuse_thin_classes(task, counts, chosen, len(names))
+    parts = np.array([fractions[name] for name in names])
+    _, first = np.unique(patients, return_index=True)
+    hashed = b"".join(blake2b(f"{seed} {keys[row]}".encode(), digest_size=8).digest() for row in first)
+    drawn = np.frombuffer(hashed, "<u8") / 2.0**64  # (P,), from 0 to 1
+    chosen = np.searchsorted(parts.cumsum()[:-1], drawn, side="right")
+    fixed = np.zeros(len(chosen), bool)
+    if known is not None:
+        given = np.array([names.index(known[row]) if known[row] else -1 for row in first])
+        fixed = given >= 0
+        chosen = np.where(fixed, given, chosen)
+    having = _having(task, targets, patients, len(first))  # (P, M)
+    _give_each_its_share(having, chosen, drawn, parts, fixed)
+    _refuse_thin_classes(task, having, chosen, len(names))
     return np.array(names, dtype=object)[chosen][patients]
 
 
-def _counts(task: Task, targets: np.ndarray, patients: np.ndarray, number: int) -> np.ndarray:
-    """Rows of each patient in each class, ``(P, M)``; findings have a column for present and one for absent."""
+def _having(task: Task, targets: np.ndarray, patients: np.ndarray, number: int) -> np.ndarray:
+    """Whether each patient has rows of each class, ``(P, M)``; findings have columns for present and for absent."""
     if task.exclusive:
         marks = targets[:, None] == np.arange(len(task.classes))
     else:
         marks = np.concatenate([targets == 1, targets == 0], axis=1)
-    counts = np.zeros((number, marks.shape[1]), np.int64)
-    np.add.at(counts, patients, marks)
-    return counts
+    having = np.zeros((number, marks.shape[1]), bool)
+    np.logical_or.at(having, patients, marks)
+    return having
 
 
-def _assign(counts: np.ndarray, sizes: np.ndarray, order: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """Return the split number of each patient, ``(P,)``."""
-    wanting = parts[:, None] * counts.sum(axis=0)  # (S, M): rows of each class that each split still wants
-    room = parts * sizes.sum()  # (S,)
-    chosen = np.full(len(sizes), -1)
-    everywhere = list(range(len(parts)))
-    present = np.zeros(wanting.shape, bool)
-    for column in np.argsort((counts > 0).sum(axis=0), kind="stable"):
-        members = order[(counts[order, column] > 0) & (chosen[order] < 0)]
-        for left, patient in zip(range(len(members), 0, -1), members, strict=True):
-            choices = everywhere
-            if left <= len(everywhere):
-                # The last patients of a class go where it would be missing otherwise.
-                lacking = [split for split in everywhere if not present[split, column]]
-                choices = lacking if lacking and left <= len(lacking) else everywhere
-            needs = [(wanting[split, column], room[split]) for split in choices]
-            split = choices[needs.index(max(needs))]
-            chosen[patient] = split
-            wanting[split] -= counts[patient]
-            room[split] -= sizes[patient]
-            present[split] |= counts[patient] > 0
-    return chosen
+def _give_each_its_share(
+    having: np.ndarray, chosen: np.ndarray, drawn: np.ndarray, parts: np.ndarray, fixed: np.ndarray
+) -> None:
+    """Move patients in ``chosen`` until each split has half its share of each class, the rarest class first."""
+    least = np.maximum(1, (_LEAST * parts[:, None] * having.sum(axis=0)).astype(int))  # (S, M)
+    ends = parts.cumsum()
+    done: list[int] = []
+    for column in np.argsort(having.sum(axis=0), kind="stable"):
+        done.append(int(column))
+        for split in range(len(parts)):
+            away = np.maximum(ends[split] - parts[split] - drawn, drawn - ends[split])  # from the split's own hashes
+            while having[chosen == split, column].sum() < least[split, column]:
+                movable = np.flatnonzero(having[:, column] & (chosen != split) & ~fixed)
+                counts = np.stack([having[chosen == other].sum(axis=0) for other in range(len(parts))])  # (S, M)
+                left = counts[chosen[movable]] - having[movable]  # of each class, where the patient comes from
+                spared = (left >= least[chosen[movable]]) | ~having[movable]
+                kept = (left[:, done] >= 1) | ~having[movable][:, done]
+                # A split may fall below half its share where it keeps one patient of each class that is settled.
+                candidates = movable[spared.all(axis=1)] if spared.all(axis=1).any() else movable[kept.all(axis=1)]
+                if not len(candidates):
+                    break
+                chosen[candidates[away[candidates].argmin()]] = split
 
 
-def _refuse_thin_classes(task: Task, counts: np.ndarray, chosen: np.ndarray, splits: int) -> None:
+def _refuse_thin_classes(task: Task, having: np.ndarray, chosen: np.ndarray, splits: int) -> None:
     for number, name in enumerate(task.classes):
-        having = counts[:, number] > 0
-        if having.any() and len(np.unique(chosen[having])) < splits:
+        own = having[:, number]
+        if own.any() and len(np.unique(chosen[own])) < splits:
             raise UserError(
-                f"class {name!r} has {having.sum()} patient{'s' if having.sum() > 1 else ''}, too few to be in each of"
+                f"class {name!r} has {own.sum()} patient{'s' if own.sum() > 1 else ''}, too few to be in each of"
                 f" {splits} splits; add some, give the rows the split 'extra', or fill in a split column yourself"
             )

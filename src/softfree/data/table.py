@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,16 @@ _PATIENT_LIKE = ("patient", "patientid", "patient id", "patientname", "subject",
 _MANY_ROWS = 20
 
 
+class KnownSplit(Protocol):
+    """A split that was drawn before; see :class:`softfree.data.split_file.RunSplit`."""
+
+    def splits_of(self, keys: Iterable[str]) -> list[str]:
+        """Give the splits of patients by their names; empty for unknown ones."""
+
+    def in_words(self) -> str:
+        """Name where the split is from."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows that belong to a task, with their targets.
@@ -41,6 +52,7 @@ class Table:
         digest: SHA-256 of the table's file.
         left_out: how many rows of the file belong to no task, by reason.
         notes: what was assumed or joined, and what of a folder was left out, a sentence each.
+        keys: name of each row's patient, or of its image, by which splits are drawn; not to be stored.
     """
 
     frame: pd.DataFrame
@@ -51,6 +63,7 @@ class Table:
     digest: str = ""
     left_out: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    keys: Sequence[str] = ()
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -60,8 +73,13 @@ class Table:
 
     def where(self, split: str) -> Table:
         """Return the rows of one split."""
-        chosen = (self.frame["split"] == split).to_numpy()
-        return replace(self, frame=self.frame[chosen].reset_index(drop=True), targets=self.targets[chosen])
+        return self.take(np.flatnonzero(self.frame["split"] == split))
+
+    def take(self, places: np.ndarray) -> Table:
+        """Return rows by their places, counted from 0."""
+        keys = [self.keys[place] for place in places] if self.keys else ()
+        frame = self.frame.iloc[places].reset_index(drop=True)
+        return replace(self, frame=frame, targets=self.targets[places], keys=keys)
 
 
 def read_table(
@@ -76,6 +94,7 @@ def read_table(
     val_fraction: float = 0.2,
     test_fraction: float = 0.2,
     strict_patients: bool = True,
+    known: KnownSplit | None = None,
 ) -> Table:
     """Read a CSV or Parquet table with a column ``path`` and labels, or a folder of classes; no picture is opened.
 
@@ -92,6 +111,7 @@ def read_table(
         val_fraction: part of the pictures for validation, when the table has no split.
         test_fraction: part of the pictures for testing; 1 makes everything a test set.
         strict_patients: refuse a patient in two splits; an audit reports them instead.
+        known: split of patients that were drawn before, where the table has none; the others are drawn.
 
     Raises:
         UserError: one line for whatever is wrong, naming lines of the file and never a patient.
@@ -115,17 +135,22 @@ def read_table(
     frame = rows.frame.assign(file=places(path, paths, rows.rows, rows.frame.index, folder), row=rows.frame.index)
     frame = _with_frame_numbers(path, frame, rows)
     _refuse_duplicates(path, frame, wanted, rows)
-    keys, notes = _patients(path, frame, folder, rows)
-    frame["patient"] = pd.factorize(keys)[0].astype(np.int64)
+    named, notes = _patients(path, frame, folder, rows)
+    keys: list[str] = named.tolist()
+    frame["patient"] = pd.factorize(named)[0].astype(np.int64)
     split_made = None
     if "split" not in frame:
         fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
-        frame["split"] = split_patients(task, targets, frame["patient"].to_numpy(), list(keys), fractions, seed)
+        before = None if known is None else known.splits_of(keys)
+        frame["split"] = split_patients(task, targets, frame["patient"].to_numpy(), keys, fractions, seed, before)
         split_made = _split_in_words(frame, fractions, seed)
+        if known is not None and before is not None:
+            new = len({key for key, split in zip(keys, before, strict=True) if not split})
+            split_made = f"as in {known.in_words()}; {new} new ones of {split_made}"
     elif strict_patients:
         _refuse_shared_patients(path, frame, rows)
     said = (*rows.notes, *notes)
-    return Table(frame.reset_index(drop=True), task, targets, folder, split_made, rows.digest, left_out, said)
+    return Table(frame.reset_index(drop=True), task, targets, folder, split_made, rows.digest, left_out, said, keys)
 
 
 def patients_across_splits(frame: pd.DataFrame) -> pd.DataFrame:

@@ -24,6 +24,7 @@ class TableOptions:
         positive: The positive class of a two-class task; default: the last in alphabetical order.
         images: Folder that relative paths start from and that all paths must lie in; default: the table's folder.
         seed: Seed of the split (when the table has none), the initial weights, the order and the augmentation.
+        split_from: Run directory whose split is kept for a table without one; patients that it did not have are drawn.
     """
 
     label: str = "label"
@@ -31,6 +32,7 @@ class TableOptions:
     positive: str | None = None
     images: Path | None = None
     seed: int = 0
+    split_from: Path | None = None
 
 
 @dataclass(kw_only=True)

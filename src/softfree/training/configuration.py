@@ -17,7 +17,7 @@ from softfree.errors import UserError
 from softfree.machine import versions
 from softfree.models.arguments import arguments_for
 from softfree.options import TrainOptions
-from softfree.runs import CONFIG
+from softfree.runs import CONFIG, SPLIT, drawn_split, kept_split
 from softfree.training.checkpoints import LOCK
 from softfree.training.samples import create_preparation, kind_of, refuse_batches, training_steps
 
@@ -38,6 +38,9 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (("label_smoothing", "drop_path"), lambda value: 0 <= value < 1, "a number from 0 to below 1"),
     (("erasing", "teacher_weight"), lambda value: 0 <= value <= 1, "a share from 0 to 1"),
 )
+
+
+_PLACES = ("table", "images", "split_from", "teacher", "series", "token_store")
 
 
 def check_options(options: TrainOptions) -> None:
@@ -62,8 +65,8 @@ def check_ranges(options: object) -> None:
                 raise UserError(f"--{name.replace('_', '-')} {value}: expected {expected}")
 
 
-def read_training_table(options: TrainOptions) -> Table:
-    """The table, which must have training and validation rows."""
+def read_training_table(options: TrainOptions, run: Path | None = None) -> Table:
+    """The table, which must have training and validation rows; as ``run`` split it when its training goes on."""
     table = read_table(
         options.table,
         label=options.label,
@@ -71,7 +74,10 @@ def read_training_table(options: TrainOptions) -> Table:
         positive=options.positive,
         images=options.images,
         seed=options.seed,
+        known=drawn_split(run) if run is not None else kept_split(options.split_from),
     )
+    if options.split_from is not None and table.split_made is None:
+        raise UserError(f"--split-from {options.split_from}: {options.table} has a split column; leave out one of both")
     table = as_samples(table, kind_of(options), group=options.group)
     for split in ("train", "val"):
         if len(table.where(split).frame) == 0:
@@ -91,7 +97,7 @@ def refuse_folder(out: Path) -> None:
         return
     found = {path.name for path in out.iterdir()} if out.is_dir() else {""}
     begun = (out / "checkpoints").is_dir() and any((out / "checkpoints").glob("*.ckpt"))
-    if found - {LOCK, CONFIG, "logs", "checkpoints"} or begun:
+    if found - {LOCK, CONFIG, SPLIT, "logs", "checkpoints"} or begun:
         hint = f"go on with: softfree train --resume {out}, or " if (out / CONFIG).is_file() else ""
         raise UserError(f"--out {out} is there already and not an empty folder; {hint}name another")
 
@@ -130,7 +136,9 @@ def configuration(options: TrainOptions, table: Table, notice: str | None) -> di
 
 def stated_places(options: TrainOptions) -> dict[str, Any]:
     """Record options that are places so that they are found from any folder."""
-    places = {name: getattr(options, name) for name in ("table", "images", "teacher", "series", "token_store")}
+    places = {
+        name: getattr(options, name) for name in ("table", "images", "split_from", "teacher", "series", "token_store")
+    }
     stated: dict[str, Any] = {name: None if path is None else str(path.resolve()) for name, path in places.items()}
     if options.weights is not None and Path(options.weights).exists():
         stated["weights"] = str(Path(options.weights).resolve())
@@ -141,6 +149,6 @@ def options_of(config: dict[str, Any], folder: Path) -> TrainOptions:
     """The options a run was started with, its folder being where it lies now."""
     known = {f.name for f in fields(TrainOptions)}
     values = {name: value for name, value in config["options"].items() if name in known}
-    for name in ("table", "images", "teacher", "series", "token_store"):
+    for name in _PLACES:
         values[name] = None if values.get(name) is None else Path(values[name])
     return TrainOptions(**(values | {"out": folder}))

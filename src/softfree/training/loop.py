@@ -18,6 +18,7 @@ from torch import nn
 
 from softfree.data.preparation import restore
 from softfree.data.seen import Seen
+from softfree.data.split_file import write_split
 from softfree.data.table import Table
 from softfree.errors import UserError
 from softfree.files import replacing, write_atomically
@@ -76,6 +77,7 @@ def train(options: TrainOptions, *, notice: str | None = None) -> Run:
         if global_rank() == 0:
             refuse_folder(options.out)  # another training may have come and gone
             write_config(options.out, config)
+            write_split(options.out, table)
         return _go_on(options, config, table, model, teacher, checkpoint=None)
 
 
@@ -101,7 +103,7 @@ def resume(folder: Path, table: Path | None = None, images: Path | None = None) 
             f"{options.table} is not there any more; name the table where it lies now: softfree train TABLE --resume"
             f" {folder}"
         )
-    read = read_training_table(options)
+    read = read_training_table(options, folder)
     if read.digest != config["table"]["sha256"]:
         raise UserError(f"{options.table} has changed since this training began; start a new one with another --out")
     with run_folder(folder):

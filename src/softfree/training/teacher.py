@@ -70,10 +70,11 @@ def open_teacher(folder: Path | None, config: dict[str, Any]) -> Teacher | None:
 def _refuse_another_split(folder: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     """Refuse a teacher of the same table, split in another way: what tests the student may have trained it."""
     same = theirs.get("table", {}).get("sha256") == ours["table"]["sha256"]
+    same = same and ours["options"].get("split_from") != str(folder.resolve())
     if same and theirs["table"].get("split") != ours["table"]["split"]:
         raise UserError(
             f"--teacher {folder} was trained on another split of this table, so that it may know the test pictures: "
-            f"use its --seed {theirs['options'].get('seed')}, or give the table a column split"
+            f"use --split-from {folder}, or give the table a column split"
         )
 
 

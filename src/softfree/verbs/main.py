@@ -39,6 +39,7 @@ def _check(parsed: Namespace) -> int:
     from softfree.data.audit import audit
     from softfree.data.samples import as_samples
     from softfree.data.table import read_table
+    from softfree.runs import kept_split
 
     chosen = fill(options.CheckOptions, parsed)
     table = read_table(
@@ -49,6 +50,7 @@ def _check(parsed: Namespace) -> int:
         images=chosen.images,
         seed=chosen.seed,
         strict_patients=False,
+        known=kept_split(chosen.split_from),
     )
     if "mpp" in table.frame:
         table = as_samples(table, "slide")

@@ -35,6 +35,6 @@ def test_consensus_of_radiologists(tmp_path, picture, table, prepared):
     assert np.isnan(rows.loc["train/b.dicom", "target"][0])  # one against one
     assert rows.loc["train/b.dicom", "target"][1] == 1
     assert set(rows.index[rows["split"] == "test"]) == {"test/t0.dicom", "test/t1.dicom"}
-    assert done.rows["val"] == 4
+    assert 2 <= done.rows["val"] < done.rows["train"]
     assert rows.loc["train/a0.dicom", ["sex", "age"]].tolist() == ["F", 61]
     assert rows.loc[["train/a1.dicom", "train/a2.dicom"], ["sex", "age"]].isna().all(axis=None)

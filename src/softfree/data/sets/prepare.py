@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from softfree.data.identity import patient_key
 from softfree.data.sets.base import DataSet, Found
 from softfree.data.sets.splitting import fill_splits
 from softfree.data.table import patients_across_splits
@@ -112,8 +113,9 @@ def _named(left_out: tuple[tuple[str, str], ...]) -> str:
 def _refuse_shared_patients(frame: pd.DataFrame, root: Path) -> None:
     if "patient_id" not in frame:
         return
-    known = frame[frame["patient_id"].notna() & (frame["split"] != "extra")]
-    shared = patients_across_splits(known.assign(patient=known["patient_id"]))
+    known = frame[frame["split"] != "extra"]
+    known = known.assign(patient=known["patient_id"].fillna("").astype(str).map(patient_key))
+    shared = patients_across_splits(known[known["patient"] != ""])
     if len(shared):
         count = shared["patient"].nunique()
         raise UserError(

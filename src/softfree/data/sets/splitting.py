@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from softfree.data.identity import tell_patients
 from softfree.data.sets.base import Found
 from softfree.data.split import split_patients
 from softfree.data.task import Task
@@ -39,8 +40,13 @@ def fill_splits(found: Found, seed: int) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _keys(frame: pd.DataFrame) -> pd.Series:
+    """Name each row's patient as :func:`softfree.data.table.read_table` does, so that its forms are one."""
     own = "picture " + frame["path"].astype(str)
-    return ("patient " + frame["patient_id"].astype("string")).fillna(own) if "patient_id" in frame else own
+    if "patient_id" not in frame:
+        return own
+    ids = frame["patient_id"].dropna().astype(str)
+    known = ids.map(tell_patients({str(text): int(count) for text, count in ids.value_counts().items()}).keys)
+    return ("patient " + known[known != ""]).reindex(frame.index).fillna(own)
 
 
 def _draw_classes(frame: pd.DataFrame, found: Found, keys: pd.Series, seed: int) -> np.ndarray:

@@ -1,0 +1,83 @@
+"""The split of a run as a file, ``split.csv``: row, split and a hashed name of the patient, or else of the image.
+
+The names are hashed with the digest of the run's table, so that they can be found again in another version of that
+table but not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import pandas as pd
+
+from softfree.data.table import SPLITS, KnownSplit, Table
+from softfree.errors import UserError
+from softfree.files import replacing
+from softfree.runs import SPLIT
+
+
+@dataclass(frozen=True)
+class RunSplit(KnownSplit):
+    """The split that a run was trained with.
+
+    Attributes:
+        run: its folder.
+        by_key: split by hashed name.
+        salt: of the hash.
+    """
+
+    run: Path
+    by_key: dict[str, str]
+    salt: bytes
+
+    def splits_of(self, keys: Iterable[str]) -> list[str]:
+        """Give the splits of patients by their names; empty for those that the run did not have."""
+        known: dict[str, str] = {}
+        for key in keys:
+            if key not in known:
+                known[key] = self.by_key.get(_hashed(key, self.salt), "")
+        return [known[key] for key in keys]
+
+    def in_words(self) -> str:
+        """Name where the split is from."""
+        return str(self.run)
+
+
+def write_split(folder: Path, table: Table) -> None:
+    """Write the split of a table into a run directory."""
+    salt = bytes.fromhex(table.digest)
+    keys = {key: _hashed(key, salt) for key in dict.fromkeys(table.keys)}
+    rows = table.frame[["row", "split"]].assign(key=[keys[key] for key in table.keys])
+    with replacing(folder / SPLIT) as temporary:
+        rows.to_csv(temporary, index=False)
+
+
+def read_split(folder: Path, digest: str) -> RunSplit:
+    """Read the split of a run.
+
+    Args:
+        folder: the run directory.
+        digest: SHA-256 of its table, as ``config.yaml`` has it.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = folder / SPLIT
+    if not path.is_file():
+        raise UserError(f"{folder} has no {SPLIT}, so that nobody knows how its table was split; train it again")
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+        keys, splits = rows["key"], rows["split"]
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, KeyError):
+        raise UserError(f"{path} is damaged; copy the run again") from None
+    by_key = dict(zip(keys, splits, strict=True))
+    if not splits.isin(SPLITS).all() or len(rows.drop_duplicates(["key", "split"])) > len(by_key):
+        raise UserError(f"{path} is damaged; copy the run again")
+    return RunSplit(folder, by_key, bytes.fromhex(digest))
+
+
+def _hashed(key: str, salt: bytes) -> str:
+    return blake2b(key.encode(), key=salt, digest_size=8).hexdigest()
