@@ -80,7 +80,7 @@ def read_yaml(path: Path, what: str) -> Any:
     import yaml  # not in the runtime without torch
 
     try:
-        return yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{what} {path} cannot be read: {error.strerror}; name a YAML file") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:

@@ -215,7 +215,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} is not a run directory: it has no {CONFIG}; expected a folder made by softfree train"
         )
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); copy the run again") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -357,7 +357,7 @@ def _digest(path: Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); copy the run again") from None
     except (ValueError, RecursionError) as error:

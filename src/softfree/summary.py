@@ -22,7 +22,7 @@ console = Console(markup=False)  # names of classes and folders may hold bracket
 
 def print_run(run: Run) -> None:
     """What a finished training leaves, and what to do with it."""
-    measured = json.loads((run.folder / "metrics.json").read_text())
+    measured = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
     metrics = {name: _from_json(value) for name, value in measured["metrics"].items()}
     counted = f"{measured['split']} split: {measured['n']} pictures of {measured['patients']} patients"
     console.print(_metrics_table(metrics, counted))

@@ -44,6 +44,6 @@ def _difference(package: Path, before: int | None) -> float:
 
 def _read(file: Path) -> int | None:
     try:
-        return int(file.read_text())
+        return int(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None

@@ -83,7 +83,7 @@ def _run(case: dict[str, Any]) -> dict[str, int]:
 
 def _status(name: str) -> int:
     """Bytes of a line of /proc/self/status: VmRSS is held now, VmHWM was held at most."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     raise UserError(f"/proc/self/status has no line {name}: measure on Linux.")

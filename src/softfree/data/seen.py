@@ -71,7 +71,7 @@ def read_seen(folder: Path) -> Seen | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         return Seen(bytes.fromhex(found["key"]), frozenset(found["files"]), frozenset(found["patients"]))
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path} cannot be read; copy the run again") from None

@@ -67,7 +67,7 @@ def _metrics(run: Run) -> dict[str, Any]:
     """Value and interval of each metric of the test split, as the run's evaluation left them; empty without one."""
     path = run.folder / "metrics.json"
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         if found["split"] != "test":
             return {}
         kept = ("value", "low", "high", "n")

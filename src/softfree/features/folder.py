@@ -45,7 +45,7 @@ class FeatureFolder:
             write_atomically(file, json.dumps(self.settings, indent=2) + "\n")
             return
         try:
-            held = json.loads(file.read_text())
+            held = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:
             held = None
         if not isinstance(held, dict):
@@ -97,7 +97,7 @@ class FeatureFolder:
         for slide in dict.fromkeys(frame["path"]):
             note = self._note(slide)
             if note.is_file():
-                failed.append({"path": slide, **json.loads(note.read_text())})
+                failed.append({"path": slide, **json.loads(note.read_text(encoding="utf-8"))})
         if failed:
             columns = ["path", "status", "reason"]
             write_atomically(self.path / FAILED, pd.DataFrame(failed, columns=columns).to_csv(index=False))

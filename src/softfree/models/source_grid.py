@@ -197,7 +197,7 @@ def _model_of_run(folder: Path) -> nn.Module | None:
 def _stated_size(path: Path) -> tuple[int, int] | None:
     """Height and width from a ``config.json`` as timm and transformers write it."""
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         sizes = [
             config.get("model_args", {}).get("img_size"),
             config.get("pretrained_cfg", {}).get("input_size"),

@@ -71,7 +71,7 @@ def read_cells(path: Path) -> dict[Key, Cell]:
     if not path.is_file():
         return {}
     cells = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             values = json.loads(line)
             cell = Cell(**(values | {"key": Key(**values["key"])}))

@@ -77,7 +77,7 @@ def _parts(root: Path, images: pd.Series) -> pd.Series:
     """Return ``train_val``, ``test`` or None for each picture, as the official lists say."""
     parts: dict[str, str] = {}
     for name, part in (("train_val_list.txt", "train_val"), ("test_list.txt", "test")):
-        lines = official_file(root, [name], SOURCE).read_text().split()
+        lines = official_file(root, [name], SOURCE).read_text(encoding="utf-8").split()
         parts.update(dict.fromkeys(lines, part))
     return images.map(parts)
 
