@@ -1,7 +1,9 @@
 import csv
 
+import imagecodecs
 import numpy as np
 import pytest
+from openjpeg.utils import encode_array
 from pydicom import dcmread
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
 from pydicom.uid import (
@@ -9,10 +11,14 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
     VLWholeSlideMicroscopyImageStorage,
 )
 
 from softfree.data.readers.dicom import decode, read_dicom
+from softfree.data.readers.series import read_series
 from softfree.errors import ReadError
 
 RAMP = np.arange(12, dtype=np.uint16).reshape(3, 4) * 100
@@ -280,3 +286,45 @@ def test_messages_name_no_patient(write_dicom, damage):
     assert "doe" not in message.lower()
     assert "4711" not in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("syntax", "encode", "package"),
+    [
+        (
+            JPEGLosslessSV1,
+            lambda pixels: imagecodecs.jpeg_encode(pixels, lossless=True, bitspersample=16),
+            "imagecodecs",
+        ),
+        (JPEGLSLossless, imagecodecs.jpegls_encode, "pyjpegls"),
+        (JPEG2000Lossless, encode_array, "pylibjpeg-openjpeg"),
+    ],
+)
+def test_a_missing_decoder_is_no_damage(write_dicom, monkeypatch, syntax, encode, package):
+    def without(name):
+        raise ImportError(name)
+
+    pixels = np.arange(40 * 50, dtype=np.uint16).reshape(40, 50)
+    path = write_dicom(pixels, syntax=syntax, codes=[encode(pixels)])
+    np.testing.assert_array_equal(read_dicom(path).pixels[..., 0], pixels)
+    monkeypatch.setattr("softfree.data.readers.dicom_codes.import_module", without)
+    with pytest.raises(ReadError, match=f"need the package {package}; pip install {package}$") as error:
+        read_dicom(path)
+    assert error.value.status == "unsupported"
+
+
+def test_no_warning_quotes_a_header(write_dicom, recwarn):
+    path = write_dicom(RAMP, PixelSpacing=["0.25", "0.25"], StudyDate="20200101")
+    content = (
+        path.read_bytes()
+        .replace(b"20200101", b"Doe^Jane")
+        .replace(b"0.25", b"Jane")
+        .replace(b"MONOCHROME2", b"Doe^Jane^II")
+    )
+    path.write_bytes(content)
+    with pytest.raises(ReadError) as error:
+        read_dicom(path)
+    with pytest.raises(ReadError):
+        read_series(path)
+    assert "Jane" not in str(error.value)
+    assert not recwarn.list

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pydicom import dcmread
+from pydicom.dataelem import DataElement
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.filereader import read_dataset, read_file_meta_info, read_partial
 from pydicom.tag import BaseTag, Tag
@@ -22,9 +23,11 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from softfree.data.readers.dicom_elements import Elements
 from softfree.errors import ReadError
 
 _UNDEFINED = 0xFFFFFFFF
+_SYNTAX = Tag("TransferSyntaxUID")
 _LARGE = 1 << 20  # bytes
 # SamplesPerPixel: implicit or not, little-endian or not, and the bytes before its value.
 _BEGINNINGS = (
@@ -179,8 +182,10 @@ def _in_memory(dataset: FileDataset) -> PixelElement | None:
 
 def _name_syntax(dataset: FileDataset) -> None:
     meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
-    if not isinstance(meta.get("TransferSyntaxUID"), UID) or not meta.TransferSyntaxUID:
+    named = Elements(meta).texts("TransferSyntaxUID")[0]
+    if not named:
         implicit, little = dataset.original_encoding
         native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-        meta.TransferSyntaxUID = UID(native if little else ExplicitVRBigEndian)
-        dataset.file_meta = meta
+        named = native if little else ExplicitVRBigEndian
+    meta[_SYNTAX] = DataElement(_SYNTAX, "UI", UID(named))
+    dataset.file_meta = meta
