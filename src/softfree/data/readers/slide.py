@@ -21,12 +21,11 @@ from softfree.data.readers.slide_dicom import DicomPyramid
 from softfree.data.readers.slide_openslide import OpenSlidePyramid
 from softfree.data.readers.slide_pyramid import Pair, Pyramid, plausible
 from softfree.data.readers.slide_tiff import TiffPyramid
-from softfree.data.readers.slide_tiff_facts import MAGIC, TiffFacts, read_facts
+from softfree.data.readers.slide_tiff_facts import MAGIC, PLAIN, TiffFacts, read_facts
 from softfree.errors import ReadError
 
 _SIDE = 4096  # pixels of a level that are held at once, along each side
 _FINER = 1.5  # how much finer than the finest level may be asked for: scanners differ, 20x is not 40x
-_PLAIN = ("generic-tiff", "aperio")  # whose tiles lie side by side: what OpenSlide does not decode is read without it
 _ROUNDED = 2.0  # pixels by which a level's sides may be off the slide's proportions, and a part of them
 _OFF = 0.02
 _LONGEST = 500.0  # mm; the largest slides have 200
@@ -240,7 +239,7 @@ def _tiff(path: Path, vendor: str | None) -> Pyramid:
     """Open a TIFF with OpenSlide where that reads it rightly, else as it lies in the file."""
     facts = read_facts(path, vendor)
     pyramid = _reader_of_tiff(path, vendor, facts)
-    if facts is not None and vendor in (None, *_PLAIN):
+    if facts is not None and vendor in (None, *PLAIN):
         pyramid.corrections += facts.corrections
     return pyramid
 
@@ -251,13 +250,13 @@ def _reader_of_tiff(path: Path, vendor: str | None, facts: TiffFacts | None) -> 
     try:
         pyramid = OpenSlidePyramid(path)
     except OpenSlideError:
-        if vendor not in _PLAIN:
+        if vendor not in PLAIN:
             raise
         return TiffPyramid(path)  # another codec
     if vendor == "generic-tiff" and facts is not None and math.prod(facts.size) > math.prod(pyramid.sizes[0]):
         pyramid.close()
         return TiffPyramid(path)  # the first page is not its finest level, but a thumbnail
-    return _checked_jpeg(path, pyramid) if vendor in _PLAIN and facts is not None and facts.whole_jpeg else pyramid
+    return _checked_jpeg(path, pyramid) if vendor in PLAIN and facts is not None and facts.whole_jpeg else pyramid
 
 
 def _checked_jpeg(path: Path, pyramid: OpenSlidePyramid) -> Pyramid:

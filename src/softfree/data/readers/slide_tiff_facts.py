@@ -15,6 +15,7 @@ from softfree.data.readers.quiet import quiet
 from softfree.errors import ReadError
 
 MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+PLAIN = ("generic-tiff", "aperio")  # OpenSlide's names of what has its tiles side by side, with no rules of its own
 LARGEST_TILE = 1 << 26  # pixels; OpenSlide ends the process where memory for one is lacking
 _ORIENTATION = 274  # a tag
 _OF_IMAGES = (256, 257, 273, 324)  # tags of which an image has some: width, height, offsets of its strips or tiles
@@ -55,9 +56,11 @@ def read_facts(path: Path, vendor: str | None) -> TiffFacts | None:
             return None
         with file:
             pages = _pages(path, file)
-            if vendor != "hamamatsu":  # whose offsets beyond 4 GB are a code of its own
-                for page in pages:
-                    _refuse_page(path, page, file.filehandle.size)
+            for page in pages:
+                if vendor in (None, *PLAIN):
+                    _refuse_page(path, page)
+                if vendor != "hamamatsu":  # whose offsets beyond 4 GB are a code of its own
+                    _refuse_beyond(path, page, file.filehandle.size)
             largest = max(pages, key=lambda page: page.imagewidth * page.imagelength)
             return TiffFacts(
                 bool(file.is_ome),
@@ -114,8 +117,8 @@ def _is_chain_whole(file: TiffFile, known: set[int]) -> bool:
     return following == 0 or following in known
 
 
-def _refuse_page(path: Path, page: Any, size: int) -> None:
-    """Refuse a page of no size, with fewer tiles than it needs, or with tiles beyond the end of the file.
+def _refuse_page(path: Path, page: Any) -> None:
+    """Refuse a page of no size, or with fewer or smaller tiles than it needs.
 
     Tiles without a byte are legitimate: scanners leave out the glass.
     """
@@ -129,7 +132,7 @@ def _refuse_page(path: Path, page: Any, size: int) -> None:
         raise ReadError(f"{path}: damaged TIFF: tiles of {page.tilewidth} x {page.tilelength} pixels")
     count = math.prod(page.chunked)
     starts, lengths = (np.asarray(one[:count], dtype=np.float64) for one in (page.dataoffsets, page.databytecounts))
-    if len(starts) < count or len(lengths) < count or (starts + lengths).max() > size:
+    if len(starts) < count or len(lengths) < count:
         raise _cut_short(path)
     if lengths[starts < _LEAST].any():
         raise ReadError(f"{path}: damaged TIFF: tiles that would lie in its header")
@@ -137,6 +140,13 @@ def _refuse_page(path: Path, page: Any, size: int) -> None:
         raise ReadError(f"{path}: damaged TIFF: tiles that are shorter than their pixels")
     if not lengths.any():
         raise ReadError(f"{path}: damaged TIFF: an image of which no tile is stored")
+
+
+def _refuse_beyond(path: Path, page: Any, size: int) -> None:
+    """Refuse a page with tiles beyond the end of the file."""
+    ends = (start + length for start, length in zip(page.dataoffsets, page.databytecounts, strict=False))
+    if max(ends, default=0) > size:
+        raise _cut_short(path)
 
 
 def _least_bytes(page: Any) -> int:
