@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 from tests.corpus.case import Made, case
-from tests.corpus.flat_cases import _X, _Y, GRAY, RGB, SQUARE, encoded, made, zeroed
+from tests.corpus.flat_cases import _X, _Y, GRAY, RGB, SQUARE, by_pillow, encoded, made, zeroed
 
 PLAIN = {256: (120,), 257: (96,), 258: (8,), 259: (1,), 262: (1,), 273: (0,), 277: (1,), 278: (96,), 279: (96 * 120,)}
 
@@ -221,3 +221,25 @@ for across, down, compression in ((2, 2, 1), (2, 1, 1), (4, 4, 1), (2, 2, 5)):
     @case("TIFF", f"YCbCr {across} x {down}, {'LZW' if compression == 5 else 'uncompressed'}", "image", "read")
     def ycbcr(folder: Path, across: int = across, down: int = down, compression: int = compression) -> Made:
         return Made(made(folder, "a.tif", subsampled(across, down, compression)).path, {"pixels": SMOOTH}, 2)
+
+
+def old_jpeg(jpeg: bytes, **changes: tuple[int, ...]) -> bytes:
+    """A TIFF of compression 6, whose JPEG is found by JPEGInterchangeFormat."""
+    data = tiff_bytes(
+        jpeg, t258=(8, 8, 8), t259=(6,), t262=(6,), t277=(3,), t513=(0,), t514=(0,), t530=(1, 1), **changes
+    )
+    for code, value in ((513, data.index(jpeg)), (514, len(jpeg))):
+        data = data.replace(struct.pack("<HHII", code, 3, 1, 0), struct.pack("<HHII", code, 4, 1, value))
+    return data
+
+
+@case("TIFF", "old-style JPEG", "image", "corrected", says="old-style JPEG decoded by libtiff")
+def old_style_jpeg(folder: Path) -> Made:
+    jpeg = encoded(RGB, "JPEG", quality=90, subsampling=0)
+    return Made(made(folder, "a.tif", old_jpeg(jpeg)).path, {"pixels": by_pillow(jpeg)}, 1)  # libtiff rounds otherwise
+
+
+@case("TIFF", "old-style JPEG, on its head", "image", "corrected", says="old-style JPEG decoded by libtiff")
+def old_style_jpeg_turned(folder: Path) -> Made:
+    jpeg = encoded(RGB, "JPEG", quality=90, subsampling=0)
+    return Made(made(folder, "a.tif", old_jpeg(jpeg, t274=(3,))).path, {"pixels": by_pillow(jpeg)[::-1, ::-1]}, 1)

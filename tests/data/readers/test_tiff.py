@@ -1,3 +1,7 @@
+import subprocess
+import sys
+
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -204,3 +208,23 @@ def test_slides_are_left_to_slide_readers(shared_data):
     with pytest.raises(ReadError, match="whole-slide") as error:
         read_tiff(shared_data / "wsi" / "CMU-1-Small-Region.svs")
     assert error.value.status == "unsupported"
+
+
+def test_a_decoder_that_is_not_installed_is_named(tmp_path, ramp):
+    tifffile.imwrite(tmp_path / "a.tif", ramp, compression="lzw")
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(ramp))
+    script = """
+import sys
+sys.modules["imagecodecs"] = None
+from softfree.data.readers import read_picture
+from softfree.errors import ReadError
+for name in sys.argv[1:]:
+    try:
+        read_picture(name)
+    except ReadError as error:
+        print(error.status, str(error).removeprefix(name))
+"""
+    names = [str(tmp_path / "a.tif"), str(tmp_path / "a.png")]
+    found = subprocess.run([sys.executable, "-c", script, *names], capture_output=True, text=True, check=True)
+    said = "unsupported : needs imagecodecs, which is not installed; get it with: pip install imagecodecs\n"
+    assert found.stdout == 2 * said

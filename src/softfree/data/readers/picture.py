@@ -14,7 +14,7 @@ SQUARE_WITHIN = 1.01  # sides of a pixel that differ by less are taken as equal
 LONGEST_PIXEL = 10.0  # no device has longer pixels: what says so means something else
 _OBJECT = re.compile(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>")  # as in <_io.BytesIO object at 0x7f0d>
 _ENUM = re.compile(r"<(\w+\.\w+): [^<>]*>")
-_NOT_SUPPORTED = re.compile(r"unsupported|not supported|not implemented", re.IGNORECASE)
+_NOT_SUPPORTED = re.compile(r"unsupported (?!marker)|not supported|not implemented", re.IGNORECASE)
 _LONGEST = 2000  # characters of a library's message that are looked at
 
 
@@ -145,7 +145,7 @@ def undecodable(path: Path, what: str, error: Exception) -> ReadError:
         return ReadError(
             f"{path}: needs {name}, which is not installed; get it with: pip install {name}", "unsupported"
         )
-    if _NOT_SUPPORTED.search(said):
+    if _NOT_SUPPORTED.search(said) and not isinstance(error, TypeError):
         return ReadError(f"{path}: {said}; save it as PNG, or as TIFF without compression", "unsupported")
     return ReadError(f"{path}: damaged {what}, cannot be decoded ({said})", "corrupt")
 

@@ -194,7 +194,8 @@ def _unsupported(data: bytes) -> str | None:
     if not data.startswith(b"\xff\xd8"):
         return None
     frame = frame_of(data)
-    if frame is None:
+    if frame is None or not 2 <= frame.bits <= 16:
         return None
-    kind = f"JPEG of {len(frame.components)} components" if frame.bits == 8 else f"JPEG of {frame.bits} bits"
-    return f"{'JPEG-LS' if frame.marker == JPEG_LS else kind} is not supported; save it as PNG or TIFF"
+    kind = "JPEG-LS" if frame.marker == JPEG_LS else f"JPEG of {frame.bits} bits" if frame.bits != 8 else ""
+    kind = kind or ("JPEG of 2 components" if len(frame.components) == 2 else "")
+    return f"{kind} is not supported; save it as PNG or TIFF" if kind else None

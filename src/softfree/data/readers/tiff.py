@@ -21,7 +21,7 @@ from softfree.data.readers.picture import (
 from softfree.data.readers.quiet import quiet
 from softfree.data.readers.raster import oriented
 from softfree.data.readers.tiff_segments import OLD_JPEG, by_libtiff, decoded, is_old_jpeg
-from softfree.errors import ReadError
+from softfree.errors import ReadError, shortened
 
 _SLIDES = ("is_svs", "is_ndpi", "is_scn", "is_bif", "is_philips", "is_qpi")
 # Colour models that are read, with their channels; Pillow turns the last two into RGB.
@@ -95,6 +95,8 @@ def _picture(path: Path, page: tifffile.TiffPage, steps: tuple[str, ...], max_pi
 
 def _color_model(page: tifffile.TiffPage) -> tuple[str, tuple[str, ...]]:
     """Name the color model; one that the file leaves out is what libtiff assumes."""
+    if not isinstance(page.photometric, int) or not isinstance(page.compression, int):
+        raise ValueError("its color model or compression is not one number")
     if "PhotometricInterpretation" in page.tags:
         return getattr(page.photometric, "name", str(page.photometric)), ()
     model = "RGB" if page.samplesperpixel >= 3 else "MINISWHITE" if page.compression in _FAX else "MINISBLACK"
@@ -114,7 +116,9 @@ def _unsupported(page: tifffile.TiffPage, kind: str) -> str | None:
         return compression
     if page.imagedepth != 1:
         return f"a volume of {page.imagedepth} slices in one page"
-    if page.dtype is None or page.dtype.kind not in "buif":
+    if page.dtype is None:
+        return f"BitsPerSample {shortened(page.bitspersample)}"
+    if page.dtype.kind not in "buif":
         return f"values of type {page.dtype}"
     if kind not in _CHANNELS or (_converted(page, kind) and page.dtype != np.uint8):
         return f"the color model {kind} in {page.dtype}"
