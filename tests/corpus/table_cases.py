@@ -141,6 +141,12 @@ table("a column without a name, as pandas writes its index", "".join(
     f"{'' if n == 0 else n},{','.join(row)}\n" for n, row in enumerate(CELLS)))  # fmt: skip
 table("two columns of one name", lines().replace("split", "label"), "refused", "two columns are called 'label'")
 table("two columns of one name but for a space", lines().replace("split", "label "), "refused", "two columns")
+for name in ("Patient_ID", "patient", "Subject ID", "participant_id", "MRN"):
+    table(f"a column {name}", lines(cells=beside(name, "1", "2", "3")), "refused", "rename it to patient_id")
+table("a column Split", lines().replace("split", "Split"), "refused", "rename it to split")
+table("a column of splits with another name", owned(list("abcdefghijkl"), ["train", "Validation", "test"] * 4).replace(
+    "split", "subset"), "corrected", "column 'subset' holds splits, and is not used",
+    task__classes=("x", "y"))  # fmt: skip
 table("a header alone", "path,label\n", "refused", "without rows")
 table("an empty first line", "\n" + lines(), "refused", "first line is empty")
 table("no header", lines(cells=CELLS[1:]), "refused", "no column 'path'")

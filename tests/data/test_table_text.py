@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from softfree.data.table import read_table
-from softfree.data.table_file import _parsed, read_table_file
+from softfree.data.table_file import parsed, read_table_file
 from softfree.data.table_text import check_text, read_bytes
 from softfree.errors import UserError
 
@@ -34,7 +34,7 @@ def test_pandas_and_csv_read_what_passes_alike(cells, separator, quoting):
         raise
     assert [list(row.values()) for _, row in table.cells()] == right
     if right:
-        frame, _ = _parsed(Path("t.csv"), table, {"path", "label", "note"})
+        frame, _ = parsed(Path("t.csv"), table, {"path", "label", "note"})
         stripped = frame.fillna("").map(str.strip)
         assert stripped[stripped.ne("").any(axis=1)].to_numpy().tolist() == right
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from softfree.data.table_text import Rows
 from softfree.errors import UserError
+from softfree.files import printable
 
 
 def base_folder(table: Path, images: str | Path | None) -> Path:
@@ -18,6 +19,8 @@ def base_folder(table: Path, images: str | Path | None) -> Path:
     """
     own = table if table.is_dir() else table.parent
     folder = Path(os.path.abspath(own if images is None else images))
+    if (name := printable(str(folder))) != str(folder):
+        raise UserError(f"{name}: the name of the folder is not UTF-8; rename it")
     if not folder.is_dir():
         raise UserError(f"--images {images}: no such folder; name the one that the table's paths start from")
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,8 @@ from softfree.errors import UserError, listed, shortened
 
 SPLITS = ("train", "val", "test")
 _OWN = ("file", "patient", "row")
-_PATIENT_LIKE = ("patient", "patientid", "patient id", "patientname", "subject", "subject_id", "subjectid")
+_PATIENT_LIKE = ("patient", "patientid", "patientname", "subject", "subjectid", "participantid", "mrn")
+_PLAIN = re.compile(r"[\W_]+")
 _MANY_ROWS = 20
 
 
@@ -149,7 +151,7 @@ def read_table(
             split_made = f"as in {known.in_words()}; {new} new ones of {split_made}"
     elif strict_patients:
         _refuse_shared_patients(path, frame, rows)
-    said = (*rows.notes, *notes)
+    said = (*rows.notes, *notes, *([] if split_made is None else _note_unused_split(rows.frame, wanted)))
     return Table(frame.reset_index(drop=True), task, targets, folder, split_made, rows.digest, left_out, said, keys)
 
 
@@ -165,14 +167,33 @@ def _check_columns(path: Path, columns: list[str], wanted: list[str], *, many: b
         if name not in columns:
             mend = "name others with --labels" if many else "name the one with the classes with --label"
             raise no_column(path, name, columns, mend)
-    alike = [name for name in columns if name.strip().casefold() in _PATIENT_LIKE]
+    taken = {name: _PLAIN.sub("", name.casefold()) for name in columns}
+    alike = [name for name in columns if taken[name] in _PATIENT_LIKE]
     if "patient_id" not in columns and alike:
         raise UserError(
             f"{path}: column {alike[0]!r} looks like patients; rename it to patient_id, so that no patient gets into"
             " two splits"
         )
-    if taken := [name for name in columns if name in _OWN]:
-        raise UserError(f"{path}: column {taken[0]!r} has a name that softfree uses itself; rename it")
+    for known in ("split", "frame", "mpp"):
+        if known not in columns and (near := [name for name in columns if name.casefold() == known]):
+            raise UserError(
+                f"{path}: column {near[0]!r} would not be looked at; rename it to {known}, or to another word"
+            )
+    if owned := [name for name in columns if name in _OWN]:
+        raise UserError(f"{path}: column {owned[0]!r} has a name that softfree uses itself; rename it")
+
+
+def _note_unused_split(frame: pd.DataFrame, wanted: list[str]) -> list[str]:
+    """Say that a column holds splits though it is not called so."""
+    if "split" in frame:
+        return []
+    texts = [str(name) for name in frame.columns.difference(wanted) if pd.api.types.is_string_dtype(frame[name])]
+    found = (name for name in texts if _holds_splits(frame[name].dropna().unique()))
+    return [f"column {name!r} holds splits, and is not used; call it split to have them kept" for name in found]
+
+
+def _holds_splits(values: np.ndarray) -> bool:
+    return 2 <= len(values) <= 4 and len({split_named(str(value)) for value in values} - {None}) == len(values)
 
 
 def _of_the_task(

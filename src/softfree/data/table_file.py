@@ -54,7 +54,7 @@ def read_table_file(path: Path, text: Collection[str]) -> TableFile:
         frame, rows, notes = _parquet(path, content), Rows("row", 0), ()
     else:
         checked = check_text(path, content, {*NEEDED, *text})
-        frame, decimal = _parsed(path, checked, text)
+        frame, decimal = parsed(path, checked, text)
         rows, notes = checked.rows, (*checked.notes, *decimal)
     frame = frame.dropna(how="all")
     if frame.empty:
@@ -96,7 +96,7 @@ def _parquet(path: Path, content: bytes) -> pd.DataFrame:
     return frame
 
 
-def _parsed(path: Path, table: TextTable, text: Collection[str]) -> tuple[pd.DataFrame, tuple[str, ...]]:
+def parsed(path: Path, table: TextTable, text: Collection[str]) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Parse text that was checked; other columns than ``text`` may hold numbers with decimal commas, which is noted."""
     try:
         frame = pd.read_csv(

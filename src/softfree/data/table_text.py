@@ -130,8 +130,6 @@ def check_text(path: Path, content: bytes, needed: Collection[str]) -> TextTable
     """
     text, notes = _decoded(path, content)
     text = text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n\x1a ")
-    if "\n " in text:  # a line of spaces is an empty line
-        text = re.sub(r"^ +$", "", text, flags=re.MULTILINE)
     skipped, separator = 0, None
     if announced := re.match(r'"?sep=(.)"?[,;\t|]*\n', text, re.IGNORECASE):
         text, skipped, separator = text[announced.end() :], 1, announced[1]
@@ -216,7 +214,7 @@ def _check_plain(path: Path, table: TextTable, needed: Collection[str]) -> TextT
     odd = {
         number: count
         for number, line in enumerate(table.body.split("\n"))
-        if line and (count := line.count(separator) + 1) != width
+        if (count := line.count(separator) + 1) != width and line.strip(" ")
     }
     return _checked(path, table, odd, needed)
 
@@ -229,7 +227,7 @@ def _check_quoted(path: Path, table: TextTable, needed: Collection[str]) -> Text
     reader = csv.reader(io.StringIO(table.body, newline="\n"), strict=True, **table.dialect())
     try:
         for row in reader:
-            if len(row) != width and row:
+            if len(row) != width and any(row):
                 odd[len(ends)] = len(row)
             ends.append(reader.line_num)
     except csv.Error:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import io
+import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 
 import pandas as pd
 from pandas.errors import EmptyDataError, ParserError
 
-from softfree.data.table_file import no_column
+from softfree.data.table_file import no_column, parsed
+from softfree.data.table_text import check_text, read_bytes
 from softfree.errors import UserError
+from softfree.notes import say
 from softfree.options.preparing import PrepareOptions
 
 DRAWN = {"train": 0.6, "val": 0.2, "test": 0.2}
@@ -90,32 +94,35 @@ def read_official(root: Path, patterns: Sequence[str], columns: Sequence[str], s
     return frame
 
 
-def read_text(path: Path, header: int | None = 0) -> pd.DataFrame:
-    """Read a text table as text, with tabs for .tab, .tsv and .txt; first lines that begin with # are left out."""
-    tabs = path.name.removesuffix(".gz").endswith((".tab", ".tsv", ".txt"))
+def read_text(path: Path) -> pd.DataFrame:
+    """Read a text table as text; first lines that begin with # are left out.
+
+    Raises:
+        UserError: what :func:`~softfree.data.table_text.check_text` refuses.
+    """
+    table = check_text(path, _content(path), ())
+    say(path, table.notes)
+    return parsed(path, table, table.columns)[0]
+
+
+def read_sheet(path: Path) -> pd.DataFrame:
+    """Read a CSV without a row of headings at its top as text; columns are numbers from 0."""
     try:
-        frame = pd.read_csv(
-            path,
-            sep="\t" if tabs else ",",
-            header=header,
-            skiprows=_comments(path),
-            dtype=str,
-            keep_default_na=False,
-            na_values=[""],
-            encoding="utf-8-sig",
-            low_memory=False,
-        )
-    except (ParserError, EmptyDataError, UnicodeDecodeError, OSError) as error:
+        text = io.StringIO(_content(path).decode("utf-8-sig"))
+        return pd.read_csv(text, header=None, dtype=str, keep_default_na=False, na_values=[""])
+    except (ParserError, EmptyDataError, UnicodeDecodeError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise UserError(f"{path}: cannot be read as a table ({reason}); obtain the file again") from None
-    if header is not None:
-        frame.columns = pd.Index([str(name).strip() for name in frame.columns])
-    return frame
 
 
-def _comments(path: Path) -> int:
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
-        return sum(1 for _ in takewhile(lambda line: line.startswith(b"#"), lines))
+def _content(path: Path) -> bytes:
+    """Bytes of a file, unpacked, without first lines that begin with #."""
+    content = read_bytes(path)
+    try:
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be unpacked ({error}); obtain the file again") from None
+    return re.sub(rb"\A(?:#[^\n]*\n)+", b"", content)
 
 
 def without(column: pd.Series, *unknown: str) -> pd.Series:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from softfree.data.sets.base import DRAWN_BESIDE_TEST, DataSet, Found, official_file, read_text
+from softfree.data.sets.base import DRAWN_BESIDE_TEST, DataSet, Found, official_file, read_sheet
 from softfree.errors import UserError
 from softfree.options.preparing import PrepareOptions
 
@@ -32,7 +32,7 @@ def _read(root: Path, chosen: PrepareOptions) -> Found:
 
 def _testing(root: Path) -> pd.DataFrame:
     path = official_file(root, ["testing/reference.csv", "testing/images/reference.csv"], SOURCE)
-    reference = read_text(path, header=None)
+    reference = read_sheet(path)
     reference = reference[reference[0].str.match(r"test_\d+")].reset_index(drop=True)
     labels = reference[1].str.strip().str.lower() if reference.shape[1] > 1 else pd.Series(dtype=str)
     if reference.empty or not labels.isin(["normal", "tumor"]).all():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from softfree.data.sets.base import DataSet, Found, official_file, read_text, wanted_label
+from softfree.data.sets.base import DataSet, Found, official_file, read_sheet, wanted_label
 from softfree.errors import UserError
 from softfree.options.preparing import PrepareOptions
 
@@ -65,7 +65,7 @@ def _clinical(path: Path) -> pd.DataFrame:
         except Exception as error:  # openpyxl and zipfile raise many kinds
             raise UserError(f"{path}: not an Excel workbook ({error}); obtain it again ({SOURCE})") from None
     else:
-        sheet = read_text(path, header=None)
+        sheet = read_sheet(path)
     first = sheet.iloc[:, 0].astype("string").str.strip()
     headings = first.index[first.eq("Patient ID").fillna(False)]
     if headings.empty:
