@@ -14,7 +14,7 @@ demo: $(INSTALLED) ## Train, measure and explain on computed pictures (a few min
 	$(VENV)/bin/softfree demo
 
 test: $(INSTALLED) ## The fast tests
-	$(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
 
 test-all: $(INSTALLED) ## All tests, long ones too
 	$(PYTHON) -m pytest -m ''

@@ -97,7 +97,9 @@ def test_evaluate_another_table_needs_a_folder_and_keeps_the_run(trained, tmp_pa
     assert main(["evaluate", str(trained), str(other), "--progress=false"]) == 2
     assert "needs --out" in capsys.readouterr().err
     arguments = ["evaluate", str(trained), str(other), "--out", str(tmp_path / "o"), "--progress=false"]
-    assert main([*arguments, "--resamples", "50"]) == 0
+    assert main([*arguments, "--resamples", "50"]) == 2
+    assert "all 20 rows" in capsys.readouterr().err  # all of train and val
+    assert main([*arguments, "--resamples", "50", "--include-training"]) == 0
     assert json.loads((tmp_path / "o" / "metrics.json").read_text())["n"] == 20
     assert (trained / "metrics.json").read_bytes() == before
 
@@ -182,7 +184,7 @@ def test_damaged_runs_are_refused(trained, tmp_path, capsys):
     weights.write_bytes(weights.read_bytes()[:1000])
     picture = str(trained.parent / "data" / "00.png")
     assert main(["predict", str(copy), picture, "--out", str(tmp_path / "p.csv"), "--progress=false"]) == 2
-    assert "does not hold the weights" in capsys.readouterr().err
+    assert "not the file that training wrote" in capsys.readouterr().err
     (copy / "config.yaml").write_text("{")
     assert main(["predict", str(copy), picture, "--out", str(tmp_path / "p.csv")]) == 2
     assert "cannot be read as YAML" in capsys.readouterr().err

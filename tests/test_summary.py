@@ -53,7 +53,7 @@ def test_an_evaluation_shows_verdict_and_the_first_failures(result: Evaluation, 
     text = printed()
     assert result.comparison is not None
     assert result.comparison.verdict in text
-    assert "8 pictures" in text
+    assert "8 samples" in text
     assert "row 29 left out: [29] gone" in text
     assert "row 30" not in text
     assert f"Report: {result.report}" in text

@@ -273,7 +273,8 @@ def check_config(path: Path, config: dict[str, Any]) -> None:
     stated = check_fields(path, "options", config["options"], TrainOptions, whole=False)
     usual = {field.name: field.default for field in fields(TrainOptions) if field.default is not MISSING}
     made = {field.name: field.default_factory() for field in fields(TrainOptions) if callable(field.default_factory)}
-    config["options"] = usual | made | {"table": None} | config["options"] | stated
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in (usual | made).items()}
+    config["options"] = plain | {"table": None} | config["options"] | stated
 
 
 def _check_model(path: Path, model: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -103,10 +104,12 @@ def test_a_blank_volume(level: float) -> None:
 
 
 def test_slides(shared_data: Path, tmp_path: Path, write_run: Callable[..., Run]) -> None:
-    slides = [shared_data / "wsi" / f"CMU-1-Small-Region{end}" for end in (".svs", "_pyramid.tiff")]
+    slides = [f"CMU-1-Small-Region{end}" for end in (".svs", "_pyramid.tiff")]
+    for slide in slides:
+        shutil.copy(shared_data / "wsi" / slide, tmp_path)
     run = write_run(tmp_path / "run", "seqnorm_vit_nano_patch16", SlidePreprocessing.create(8.0))
     table = tmp_path / "slides.csv"
-    table.write_text(f"path,mpp\n{slides[0]},0.4\n{slides[1]},\n{tmp_path / 'none.svs'},\n")
+    table.write_text(f"path,mpp\n{slides[0]},0.4\n{slides[1]},\nnone.svs,\n")
     done = export(run.folder, ExportOptions(images=table))
     assert done.size is None
     assert len(done.unreadable) == 1

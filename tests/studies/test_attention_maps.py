@@ -20,7 +20,8 @@ def make_run(folder: Path, attention: str, **attention_options: Any) -> Path:
         "attention_options": attention_options,
     }  # fmt: skip
     preprocessing = Preprocessing.create("radiograph", 64, "stretch").to_dict()
-    config = {"task": {}, "preprocessing": preprocessing, "model": model, "options": {}}
+    task = {"kind": "binary", "classes": ["low", "high"]}
+    config = {"task": task, "preprocessing": preprocessing, "model": model, "options": {}}
     folder.mkdir()
     write_config(folder, config)
     save_file(build_model(config).state_dict(), folder / "model.safetensors")

@@ -59,6 +59,7 @@ def another(run: Path, name: str, attention: str = "seqnorm", **options: object)
     config["options"] |= options
     write_config(out, config)
     save_file(build_model(config).state_dict(), out / "model.safetensors")
+    (out / "digests.json").unlink(missing_ok=True)  # of the weights that were there
     return out
 
 

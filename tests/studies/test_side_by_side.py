@@ -18,7 +18,8 @@ def write(folder: Path, *classes: str, preprocessing: Mapping[str, object] = PIC
     """A run directory as far as it is read before its model is made."""
     folder.mkdir()
     task = {"kind": "binary", "classes": list(classes)}
-    write_config(folder, {"task": task, "preprocessing": dict(preprocessing), "model": {}, "options": {}})
+    model = {"name": "seqnorm_vit_nano_patch16", "num_classes": 2}
+    write_config(folder, {"task": task, "preprocessing": dict(preprocessing), "model": model, "options": {}})
     (folder / WEIGHTS).touch()
     return folder
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from softfree.evaluation.bootstrap import distribution
 from softfree.evaluation.intervals import Interval, bias_corrected, no_interval
-from softfree.evaluation.metrics import draws_of, most_left_out, resampled
+from softfree.evaluation.metrics import draws_of, independent, most_left_out, resampled
 from softfree.evaluation.quantities import quantities
 from softfree.evaluation.scores import Scores
 
@@ -26,22 +26,26 @@ class Drawn:
         draws: ``(resamples,)``, NaN where a resample lacked a class.
         most_left_out: the share of such resamples above which there is no interval.
         reason: why there is no interval whatever the draws are; None when there may be one.
+        patients: how many it rests on, see :func:`~softfree.evaluation.metrics.independent`.
     """
 
     value: float
     draws: np.ndarray
     most_left_out: float
     reason: str | None = None
+    patients: int | None = None
 
     def __sub__(self, other: Drawn) -> Drawn:
         most = min(self.most_left_out, other.most_left_out)
-        return Drawn(self.value - other.value, self.draws - other.draws, most, self.reason or other.reason)
+        reason = self.reason or other.reason
+        return Drawn(self.value - other.value, self.draws - other.draws, most, reason, _fewer([self, other]))
 
     def interval(self, level: float = 0.95) -> Interval:
         """Bias-corrected percentiles, as ``softfree evaluate`` has them."""
         if self.reason or np.isnan(self.value):
             return no_interval("", self.reason or "no value")
-        return bias_corrected(self.value, self.draws, level, "bootstrap over patients", self.most_left_out)
+        method = "bootstrap over patients"
+        return bias_corrected(self.value, self.draws, level, method, self.most_left_out, self.patients)
 
 
 def draw(scores: Scores, names: Sequence[str], *, resamples: int, seed: int) -> dict[str, Drawn]:
@@ -54,7 +58,10 @@ def draw(scores: Scores, names: Sequence[str], *, resamples: int, seed: int) -> 
             found[name] = Drawn(np.nan, np.full(resamples, np.nan), 0.0, items[name].reason or "no value")
         else:
             found[name] = Drawn(
-                items[name].value, draws_of(items[name], name, leaves), most_left_out(items[name], leaves)
+                items[name].value,
+                draws_of(items[name], name, leaves),
+                most_left_out(items[name], leaves),
+                patients=independent(items[name], items, scores),
             )
     return found
 
@@ -64,4 +71,9 @@ def mean(items: Sequence[Drawn]) -> Drawn:
     value = float(np.mean([item.value for item in items]))
     reason = next((item.reason for item in items if item.reason), None)
     draws = np.mean([item.draws for item in items], axis=0)
-    return Drawn(value, draws, min(item.most_left_out for item in items), reason)
+    return Drawn(value, draws, min(item.most_left_out for item in items), reason, _fewer(items))
+
+
+def _fewer(items: Sequence[Drawn]) -> int | None:
+    known = [item.patients for item in items if item.patients is not None]
+    return min(known) if known else None
