@@ -9,7 +9,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[dev,dense,export]'
 	@touch $@
 
-.PHONY: demo test test-all check lint help clean
+.PHONY: demo test test-all fuzz check lint help clean
 demo: $(INSTALLED) ## Train, measure and explain on computed pictures (a few minutes; no file, no network)
 	$(VENV)/bin/softfree demo
 
@@ -18,6 +18,9 @@ test: $(INSTALLED) ## The fast tests
 
 test-all: $(INSTALLED) ## All tests, long ones too
 	$(PYTHON) -m pytest -m ''
+
+fuzz: $(INSTALLED) ## Damaged files against every reader, for ten minutes
+	$(PYTHON) -m tests.fuzz --minutes 10
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(VENV)/bin/ruff check .
