@@ -1,6 +1,7 @@
 import gzip
 import os
 import random
+import struct
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,12 @@ from softfree.data.readers import Picture, read_picture
 from softfree.errors import ReadError
 
 STATUSES = {"picture", "corrupt", "unsupported", "no_pixels", "too_large", "not_finite"}
+# Headers of both kinds, then voxels that do not compress.
+NIFTI = [
+    struct.pack("<i340x4s", 348, b"n+1") + random.Random(0).randbytes(900),
+    struct.pack(">i340x4s", 348, b"ni1") + random.Random(0).randbytes(900),
+    struct.pack("<i8s", 540, b"n+2") + random.Random(0).randbytes(1200),
+]
 PIXELS = np.arange(20, dtype=np.uint8).reshape(4, 5)
 
 
@@ -68,6 +75,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         (b"%PDF-1.7" + bytes(90), "PDF"),
         (b"\x93NUMPY" + bytes(90), "NumPy"),
         (bytes(344) + b"n+1\0" + bytes(90), "NIfTI"),
+        *((gzip.compress(nifti, level, mtime=0), "NIfTI") for nifti in NIFTI for level in (0, 1, 6, 9)),
         (b"path,label\n", "not a picture"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import zlib
 from pathlib import Path
 
 from softfree.data.readers.dicom import read_dicom
@@ -13,6 +15,8 @@ from softfree.errors import ReadError
 
 __all__ = ["Picture", "read_picture"]
 
+_HEAD = 352  # bytes that tell what a file is
+_NIFTI = (b"n+1", b"ni1", (348).to_bytes(4, "little"), (348).to_bytes(4, "big"))
 _RASTER = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF87a", b"GIF89a")
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 # A data set without preamble starts with group 2 or 8, in either byte order.
@@ -70,7 +74,7 @@ def file_head(path: Path) -> bytes:
         if not path.is_file():
             raise ReadError(f"{path}: not a regular file, or a broken link", "missing")
         with path.open("rb") as file:
-            head = file.read(352)
+            head = file.read(_HEAD)
     except (OSError, ValueError) as error:
         if isinstance(error, ReadError):
             raise
@@ -82,6 +86,16 @@ def file_head(path: Path) -> bytes:
 
 def _unsupported(head: bytes, name: str) -> str | None:
     """Say what a file is that is known but not read."""
-    if head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2") or name.endswith(".nii.gz"):
+    inside = _unzipped(head)
+    magic = inside[344:347] or inside[:4]  # what is hardly compressed does not reach to its magic number
+    if magic in _NIFTI or inside[4:7] in (b"n+2", b"ni2") or name.lower().endswith(".nii.gz"):
         return "a NIfTI volume; train or predict with a model of volumes, such as seqnorm_vit3d_tiny"
     return next((kind for magic, kind in _ELSEWHERE.items() if head.startswith(magic)), None)
+
+
+def _unzipped(head: bytes) -> bytes:
+    """Return the first bytes of what a file holds, gzip-compressed or not, as far as ``head`` reaches."""
+    if head.startswith(b"\x1f\x8b"):
+        with contextlib.suppress(zlib.error):
+            return zlib.decompressobj(wbits=31).decompress(head, _HEAD)
+    return head
