@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS, OPERATING = "config.yaml", "model.safetensors", "operating.json"
 DIGESTS, PREDICTED, SPLIT = "digests.json", "predictions.csv", "split.csv"
-_POSITIVE = ("size", "channels", "shape", "spacing", "mpp", "side", "max_side", "in_features")
 DIGESTED = (CONFIG, WEIGHTS, OPERATING, PREDICTED, SPLIT)
 
 
@@ -294,10 +293,11 @@ def _check_model(path: Path, model: dict[str, Any]) -> None:
 def restore_arguments(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Return what the preprocessing tells a model of its samples; UserError for impossible values."""
     from softfree.data.preparation import restore
+    from softfree.runtime.metadata import ABOVE_ZERO
 
     for name, value in config["preprocessing"].items():
         sizes = value if isinstance(value, list) else [value]
-        if name in _POSITIVE and any(one is not None and one <= 0 for one in sizes):
+        if name in ABOVE_ZERO and any(one is not None and one <= 0 for one in sizes):
             raise UserError(f"{path}: preprocessing.{name} is {shown(value)}; expected numbers above 0")
     try:
         return restore(config["preprocessing"]).model_arguments()
