@@ -72,6 +72,12 @@ def test_rows_that_training_did_not_store_are_predicted(run: Run, tmp_path: Path
     assert set(pd.read_csv(run.folder / "predictions.csv")["split"]) == {"val", "test"}
 
 
+def test_a_report_of_another_table_is_titled_with_its_name(run: Run, tmp_path: Path) -> None:
+    table = other_table(run, "elsewhere.csv", "path,label\n02.png,high\n00.png,low\n")
+    page = evaluated(run, tmp_path / "out", table=table, include_training=True).report.read_text()
+    assert "seqnorm_vit_nano_patch16 on elsewhere.csv, test split" in page
+
+
 def test_unreadable_pictures_are_counted_and_explained(run: Run, tmp_path: Path) -> None:
     table = other_table(run, "some.csv", "path,label\n00.png,low\ngone.png,low\n02.png,high\n03.png,high\n")
     found = evaluated(run, tmp_path / "out", table=table, include_training=True)

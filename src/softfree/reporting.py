@@ -125,11 +125,12 @@ def write_results(
         left_out: rows of another table that are not measured, because the run was trained on them.
     """
     folder = options.out or run.folder
+    measured = Path(options.table or run.config["options"]["table"])
     scores = _readable(run, frame, options)
     shown, notes = (maps, []) if maps else report_maps(run, table, frame, scores, options)
     metrics = measure(scores, run.operating.thresholds, seed=options.seed, resamples=options.resamples)
     report = Report(
-        title=f"{run.config['model']['name']} on {Path(run.config['options']['table']).name}, {options.split} split",
+        title=f"{run.config['model']['name']} on {measured.name}, {options.split} split",
         metrics=metrics,
         scores=scores,
         comparisons=_comparisons(beside, options.against, comparison, metrics),

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ def test_words() -> None:
     rows = summary_rows({"auroc": GOOD, "sensitivity/a/b": BAD})
     assert rows[0] == ("AUROC", "0.931", "0.880 to 0.960", "80 (30 positive)", "DeLong, logit scale")
     assert rows[1] == ("Sensitivity, a/b", "–", "–", "5", "no positive among 5 samples")
+    taken = {"sensitivity": replace(GOOD, n=30), "specificity": replace(GOOD, n=50, n_positive=0)}
+    assert [row.samples for row in summary_rows(taken)] == ["30 positive", "50 negative"]
     assert name_of("something_new") == "something_new"
     assert number(-0.01) == "−0.010"
 

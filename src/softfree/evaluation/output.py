@@ -63,9 +63,17 @@ def summary_rows(metrics: Mapping[str, Metric]) -> list[SummaryRow]:
     """Put metrics into words, a row each, in their order."""
     rows = []
     for name, metric in metrics.items():
-        samples = f"{metric.n}" if metric.n_positive is None else f"{metric.n} ({metric.n_positive} positive)"
-        rows.append(SummaryRow(name_of(name), number(metric.value), interval(metric), samples, how(metric)))
+        rows.append(SummaryRow(name_of(name), number(metric.value), interval(metric), _samples(metric), how(metric)))
     return rows
+
+
+def _samples(metric: Metric) -> str:
+    """Say over what a number is taken: a specificity is over negatives alone."""
+    if metric.n_positive is None or metric.n == 0:
+        return f"{metric.n}"
+    if metric.n_positive in (0, metric.n):
+        return f"{metric.n} {'positive' if metric.n_positive else 'negative'}"
+    return f"{metric.n} ({metric.n_positive} positive)"
 
 
 def metrics_to_json(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
