@@ -1,18 +1,22 @@
 """From logits of a run to calibrated scores and their file."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
+from softfree.cli import main
 from softfree.data.task import Task
 from softfree.errors import UserError
 from softfree.options import InferenceOptions
 from softfree.runs import Operating, Run
-from softfree.scoring import calibrate, open_table, predict_rows, scores_of, stored_rows, write_predictions
+from softfree.scoring import calibrate, open_table, own_table, predict_rows, scores_of, stored_rows, write_predictions
 
 
 def multilabel(folder: Path) -> Run:
@@ -71,6 +75,53 @@ def test_a_changed_table_is_refused(run: Run) -> None:
     changed = replace(run, config=run.config | {"table": {"sha256": "0" * 64}})
     with pytest.raises(UserError, match="has changed since the run was trained"):
         open_table(changed)
+
+
+VERBS = {
+    "study sizes": "softfree study sizes RUN --table TABLE",
+    "study explain": "softfree study explain RUN --table TABLE",
+    "study robustness": "softfree study robustness RUN --own_table TABLE",
+    "evaluate": "softfree evaluate RUN TABLE --out FOLDER",
+}
+
+
+@pytest.fixture
+def moved(run: Run, tmp_path: Path) -> tuple[Path, Path]:
+    """A run and the table it was trained on, which was moved with its images."""
+    table = Path(run.config["options"]["table"])
+    shutil.copytree(table.parent, tmp_path / "elsewhere")
+    shutil.copytree(run.folder, tmp_path / "run")
+    stated = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    stated["options"]["table"] = str(tmp_path / "gone" / "table.csv")
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(stated))
+    return tmp_path / "run", tmp_path / "elsewhere" / table.name
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_who_needs_a_table_that_was_moved_is_told_how_to_name_it(
+    verb: str, moved: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(moved[0].parent)
+    assert main([*verb.split(), "run"]) == 2
+    said = capsys.readouterr().err
+    assert "not there any more" in said
+    assert VERBS[verb] in said.replace(" run ", " RUN ")
+
+
+def test_a_table_that_was_moved_keeps_the_split_of_the_run(run: Run, moved: tuple[Path, Path]) -> None:
+    there, before = own_table(Run.load(moved[0]), moved[1], how="").frame, open_table(run).frame
+    assert there["split"].tolist() == before["split"].tolist()
+    assert {Path(file).parent for file in there["file"]} == {moved[1].parent}
+    moved[1].write_text(moved[1].read_text().replace("high", "low", 1))
+    with pytest.raises(UserError, match="is not the one that the run was trained on"):
+        own_table(Run.load(moved[0]), moved[1], how="")
+
+
+def test_a_study_goes_on_with_a_table_that_was_moved(
+    moved: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["study", "sizes", str(moved[0]), "--table", str(moved[1]), "--json", "true"]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 8
 
 
 def test_scores_are_softened_by_the_temperature(tmp_path: Path) -> None:

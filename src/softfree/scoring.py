@@ -36,7 +36,7 @@ def open_table(
     label: str | None = None,
     labels: list[str] | None = None,
 ) -> Table:
-    """Read the run's own table, wherever it lies now, with the run's split; or another one with the same classes.
+    """Read a table with the run's classes; its own one, wherever that lies now, with the run's split.
 
     Args:
         run: the run.
@@ -48,40 +48,67 @@ def open_table(
     Raises:
         UserError: no table, or one that has changed since training and is not named.
     """
-    options = run.config["options"]
-    source = Path(options["table"] or "table.csv") if path is None else path
-    if path is None and not source.exists():
-        raise UserError(
-            f"{source}, which the run was trained on, is not there any more; name it where it lies now: softfree"
-            f" evaluate {run.folder} TABLE --out FOLDER"
-        )
-    chosen = {"label": label or options["label"], "labels": labels or (None if label else options["labels"])}
-    known: dict[str, Any] = {
-        **chosen,
-        "positive": None if chosen["labels"] else options["positive"],
-        "classes": run.task.classes,
-    }
-    recorded = run.config.get("table", {}).get("sha256")
-
-    def read(own: bool) -> Table:
-        # The images of a table that was moved lie beside it; another table without splits is all test.
-        stated = Path(options["images"]) if path is None and options["images"] else images
-        split: dict[str, Any] = (
-            {"known": drawn_split(run.folder)} if own else {"val_fraction": 0.0, "test_fraction": 1.0}
-        )
-        return read_table(source, images=stated, seed=options["seed"], **known, **split)
-
     if path is None:
-        table = read(own=True)
-        if table.digest != recorded:
-            raise UserError(
-                f"{source} has changed since the run was trained on it; name the table to evaluate, and --out"
-            )
-    else:
-        table = read(own=False)
-        if table.digest == recorded and table.split_made is not None:
-            table = read(own=True)
-        say(source, table.sentences)
+        return own_table(run, how=f"softfree evaluate {run.folder} TABLE --out FOLDER")
+    table = _read(run, path, images, label, labels)
+    if _is_own(run, table) and table.split_made is not None:
+        table = _read(run, path, images, label, labels, own=True)
+    say(path, table.sentences)
+    return table
+
+
+def own_table(run: Run, moved: Path | None = None, *, how: str) -> Table:
+    """Read the table that a run was trained on, with the run's split.
+
+    Args:
+        run: the run.
+        moved: where it lies now; default: where it was.
+        how: the command that names where it lies now.
+
+    Raises:
+        UserError: it is not there, or its content is another one.
+    """
+    options = run.config["options"]
+    source = moved or Path(options["table"] or "table.csv")
+    if not source.exists():
+        was = ": no such table" if moved else ", which the run was trained on, is not there any more"
+        raise UserError(f"{source}{was}; name it where it lies now: {how}")
+    # The images of a table that was moved may lie beside it.
+    stated = Path(options["images"]) if options["images"] else None
+    table = _read(run, source, None if moved and stated and not stated.exists() else stated, own=True)
+    if not _is_own(run, table):
+        was = "is not the one that" if moved else "has changed since"
+        raise UserError(f"{source} {was} the run was trained on{'' if moved else ' it'}; name the right one: {how}")
+    return table
+
+
+def _is_own(run: Run, table: Table) -> bool:
+    return table.digest == run.config.get("table", {}).get("sha256")
+
+
+def _read(
+    run: Run,
+    path: Path,
+    images: Path | None,
+    label: str | None = None,
+    labels: list[str] | None = None,
+    *,
+    own: bool = False,
+) -> Table:
+    """Read a table with the run's classes; its ``own`` has the run's split, another one without splits is all test."""
+    options = run.config["options"]
+    labels = labels or (None if label else options["labels"])
+    known: dict[str, Any] = {"known": drawn_split(run.folder)} if own else {"val_fraction": 0.0, "test_fraction": 1.0}
+    table = read_table(
+        path,
+        label=label or options["label"],
+        labels=labels,
+        positive=None if labels else options["positive"],
+        classes=run.task.classes,
+        images=images,
+        seed=options["seed"],
+        **known,
+    )
     return as_samples(table, run.preprocessing.kind, group=options.get("group", False))
 
 
@@ -91,7 +118,7 @@ def without_seen(run: Run, table: Table) -> tuple[Table, int]:
     Returns:
         The table, and how many rows are left out.
     """
-    if table.digest == run.config.get("table", {}).get("sha256"):
+    if _is_own(run, table):
         return table, 0
     seen = read_seen(run.folder)
     if seen is None:

@@ -20,7 +20,7 @@ from softfree.prediction import find_inputs
 from softfree.progress import tracked
 from softfree.runs import Run
 from softfree.runtime.inputs import TABLES
-from softfree.scoring import open_table
+from softfree.scoring import open_table, own_table
 
 Chosen = tuple[list[str | Picture], list[int | None]]
 
@@ -35,7 +35,7 @@ def labelled_table(run: Run, given: list[str]) -> Table:
         raise UserError("the pictures come without labels")
     own = Path(run.config["options"]["table"]).resolve() == Path(given[0]).resolve()
     # The run's own table keeps the split that was made for it.
-    return open_table(run, None if own else Path(given[0]))
+    return own_table(run, how="softfree convert RUN TABLE") if own else open_table(run, Path(given[0]))
 
 
 def read_batches(

@@ -15,7 +15,7 @@ from softfree.options.training import Split
 from softfree.prediction import find_inputs
 from softfree.runs import Run
 from softfree.runtime.kinds import Prepared
-from softfree.scoring import open_table
+from softfree.scoring import own_table
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,7 @@ def rows_of_run(run: Run, split: Split, moved: Path | None = None) -> Table:
     Raises:
         UserError: it is not there, another one, or has no such row.
     """
-    source = Path(run.config["options"]["table"]) if moved is None else moved
-    if not source.exists():
-        was = ", which the run was trained on, is not there any more" if moved is None else ": no such table"
-        raise UserError(f"{source}{was}; an export takes samples from it: name where it lies now with --table")
-    stated = run.config["options"]["images"]
-    images = Path(stated) if stated and Path(stated).exists() else None  # else beside the table
-    table = open_table(run, moved, images)
-    if table.digest != run.config["table"]["sha256"]:
-        raise UserError(f"--table {source} is not the table that the run was trained on: its content differs")
+    table = own_table(run, moved, how="softfree export ... --table TABLE")
     part = table.where(split)
     if part.frame.empty:
         raise UserError(f"the run's table has no row in split {split}; name samples, a folder of them or a table")

@@ -52,6 +52,7 @@ class RobustnessOptions:
         corruptions: What is done to the pictures; what each does at which strength stands in docs/robustness.md.
         table: Another table with the same classes, measured as it is, e.g. of another hospital.
         images: Folder that the paths of that table start from; default: the table's folder.
+        own_table: Where the table that the runs were trained on lies now, if it was moved.
         out: Folder for the tables and the figure.
         resamples: Bootstrap resamples.
         seed: Seed of the noise and of the bootstrap.
@@ -63,6 +64,7 @@ class RobustnessOptions:
     corruptions: list[str] = field(default_factory=lambda: ["blur", "noise", "contrast", "jpeg", "resolution", "crop"])
     table: Path | None = None
     images: Path | None = None
+    own_table: Path | None = None
     out: Path = Path("robustness")
     resamples: int = 2000
     seed: int = 0
@@ -135,6 +137,7 @@ class ExplainStudyOptions:
         resamples: Bootstrap resamples of patients.
         seed: Of random orders, random weights and resamples.
         batch: Pictures at once.
+        table: Where the table that the runs were trained on lies now, if it was moved.
         out: Folder for the tables and the figures.
         progress: Show a progress bar.
     """
@@ -151,6 +154,7 @@ class ExplainStudyOptions:
     resamples: int = 2000
     seed: int = 0
     batch: int = 16
+    table: Path | None = None
     out: Path = Path("maps_study")
     progress: bool = True
 

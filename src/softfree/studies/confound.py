@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from softfree.inference import infer
 from softfree.options import InferenceOptions
 from softfree.runs import Run
 from softfree.runtime.outputs import probabilities
-from softfree.scoring import open_table
+from softfree.scoring import own_table
 
 FEATURES = ("width", "height", "aspect ratio", "pixels")
 
@@ -51,15 +52,21 @@ class SizeStudy:
         return {**{k: v for k, v in self.__dict__.items() if k != "rows"}, "features": self.rows.to_dict("records")}
 
 
-def study_sizes(run: Run, *, batch: int = 16, progress: bool = True) -> SizeStudy:
+def study_sizes(run: Run, *, moved: Path | None = None, batch: int = 16, progress: bool = True) -> SizeStudy:
     """Compare a run's answers on the test pictures as they are and on equal-sized crops of them.
 
+    Args:
+        run: the run.
+        moved: where its table lies now; default: where it was.
+        batch: pictures at once.
+        progress: show a progress bar.
+
     Raises:
-        UserError: when the run's task is not binary.
+        UserError: when the run's task is not binary, or its table is not there.
     """
     if run.task.kind != "binary":
         raise UserError(f"a study of sizes needs a binary task; this run's is {run.task.kind}")
-    table = open_table(run).where("test")
+    table = own_table(run, moved, how=f"softfree study sizes {run.folder} --table TABLE").where("test")
     shapes = np.array([read_picture(file).pixels.shape[:2] for file in table.frame["file"]])  # (n, 2)
     side = int(shapes.min())
     as_they_are = _positive(run, [str(file) for file in table.frame["file"]], batch, progress)

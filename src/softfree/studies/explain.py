@@ -22,7 +22,7 @@ from softfree.files import replacing, write_atomically
 from softfree.machine import describe_machine, versions
 from softfree.options import ExplainStudyOptions
 from softfree.runs import Run
-from softfree.scoring import open_table
+from softfree.scoring import own_table
 from softfree.studies.draws import Drawn
 from softfree.studies.explain_pictures import Tested, methods_of, test_pictures
 from softfree.studies.explain_report import EVERY, MEASURES, plot_curves, plot_measures, to_markdown
@@ -63,7 +63,8 @@ def study_explain(folders: Sequence[str | Path], options: ExplainStudyOptions) -
         if getattr(options, name) < 1:
             raise UserError(f"--{name} {getattr(options, name)}: expected 1 or more")
     runs = open_runs(folders)
-    tables = [open_table(run).where("test") for run in runs]
+    how = "softfree study explain RUN --table TABLE"
+    tables = [own_table(run, options.table, how=how).where("test") for run in runs]
     for run in runs:
         methods_of(run, options)
     tested = [test_pictures(run, table, options) for run, table in zip(runs, tables, strict=True)]

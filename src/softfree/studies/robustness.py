@@ -19,7 +19,7 @@ from softfree.files import replacing, write_atomically
 from softfree.machine import describe_machine, versions
 from softfree.options import RobustnessOptions
 from softfree.runs import Run
-from softfree.scoring import open_table
+from softfree.scoring import open_table, own_table
 from softfree.studies.corruptions import CORRUPTIONS, STRENGTHS
 from softfree.studies.draws import Drawn, mean
 from softfree.studies.reached import AS_THEY_ARE, Reached, Variant, measure
@@ -59,8 +59,10 @@ def study_robustness(folders: Sequence[str | Path], options: RobustnessOptions) 
     if options.resamples < 1:
         raise UserError(f"--resamples {options.resamples}: expected 1 or more, such as 2000")
     runs = open_runs(folders)
-    tables = [_test_rows(run) for run in runs]
-    others = [] if options.table is None else [_test_rows(run, options.table, options.images) for run in runs]
+    how = "softfree study robustness RUN --own_table TABLE"
+    tables = [_test_rows(own_table(run, options.own_table, how=how)) for run in runs]
+    given, images = options.table, options.images
+    others = [] if given is None else [_test_rows(open_table(run, given, images), given) for run in runs]
     for table, other in zip(tables, others, strict=False):
         _refuse_other_classes(table, other)
     variants = [AS_THEY_ARE] + [Variant(name, s) for name in dict.fromkeys(options.corruptions) for s in STRENGTHS]
@@ -89,10 +91,10 @@ def summarise(names: Sequence[str], tested: Sequence[Reached], elsewhere: Sequen
     return pd.DataFrame(rows)
 
 
-def _test_rows(run: Run, path: Path | None = None, images: Path | None = None) -> Table:
-    table = open_table(run, path, images).where("test")
+def _test_rows(table: Table, path: Path | None = None) -> Table:
+    table = table.where("test")
     if len(table.frame) == 0:
-        raise UserError(f"{path or run.config['options']['table']} has no row in split test; give some rows that split")
+        raise UserError(f"{path or 'the table of the run'} has no row in split test; give some rows that split")
     return table
 
 

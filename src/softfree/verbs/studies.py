@@ -29,15 +29,19 @@ def _study_ablation(parsed: Namespace) -> None:
 
 def _study_sizes_arguments(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="A run directory of a binary task.")
+    parser.add_argument("--table", type=str, help="Where the run's table lies now, if it was moved.")
     add_json(parser)
 
 
 def _study_sizes(parsed: Namespace) -> None:
+    from pathlib import Path
+
     from softfree.runs import Run
     from softfree.studies.confound import study_sizes
     from softfree.summary import print_sizes
 
-    found = study_sizes(Run.load(parsed.run), progress=not parsed.json)
+    moved = None if parsed.table is None else Path(parsed.table)
+    found = study_sizes(Run.load(parsed.run), moved=moved, progress=not parsed.json)
     if parsed.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
