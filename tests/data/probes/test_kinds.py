@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 
 from softfree.cli import main
 from softfree.data.feature_files import write_features
 from softfree.data.probes import probe
+from softfree.data.probes.kinds import AS_SLIDE
 
 
 def test_a_volume(shared_data: Path) -> None:
@@ -46,3 +48,24 @@ def test_check_on_volumes(shared_data: Path, tmp_path: Path, capsys: pytest.Capt
     printed = capsys.readouterr().out
     assert "12 readable" in printed
     assert "1 x 1 x 1" in printed
+
+
+def test_what_is_refused_as_an_image_is_judged_as_the_slide_that_it_is(tmp_path: Path) -> None:
+    tissue = np.full((1024, 1024, 3), 245, np.uint8)
+    tissue[200:800, 200:800] = (150, 60, 140)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for step in (1, 4):
+            said = "Aperio Image Library v12\r\n1024x1024 (64x64)|AppMag = 20|MPP = 0.5"
+            file.write(tissue[::step, ::step], tile=(64, 64), photometric="rgb", metadata=None, description=said)
+    facts = probe(str(tmp_path / "a.tif"), None)
+    assert (facts.status, facts.stored, facts.height, facts.corrections) == ("ok", "whole slide", 1024, (AS_SLIDE,))
+    assert probe(str(tmp_path / "a.tif"), 0).status == "unsupported"
+
+
+def test_what_is_no_slide_either_keeps_its_reason(tmp_path: Path) -> None:
+    tifffile.imwrite(
+        tmp_path / "a.tif", np.zeros((64, 64, 7), np.uint8), photometric="minisblack", planarconfig="contig"
+    )
+    facts = probe(str(tmp_path / "a.tif"), None)
+    assert facts.status == "unsupported"
+    assert "7 channels" in facts.reason

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import pandas as pd
 
 from softfree.data.probes.facts import Probe
-from softfree.data.probes.kinds import probe_kind
+from softfree.data.probes.kinds import probe_kind, probe_other_slide
 from softfree.data.probes.picture import probe_picture
 from softfree.errors import ReadError
 from softfree.progress import tracked
@@ -24,7 +24,8 @@ def probe(file: str, frame: int | None) -> Probe:
     try:
         return probe_kind(file, frame) or probe_picture(file, frame)
     except ReadError as error:
-        return Probe(error.status, str(error))
+        found = probe_other_slide(file) if frame is None and error.status in ("unsupported", "too_large") else None
+        return found or Probe(error.status, str(error))
     except OSError as error:  # gone since it was read
         return Probe("missing", f"{file}: {error.strerror}")
 

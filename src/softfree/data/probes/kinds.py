@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from softfree.data.readers.slide import open_slide
 from softfree.data.sources import split_source
 from softfree.data.tissue import find_tissue
 from softfree.data.volume_files import read_volume
+from softfree.errors import ReadError
 
 SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".isyntax")
+AS_SLIDE = "not to be read as an image, judged as a slide"
 # Micrometres per pixel of the small picture by which two slides are told to be the same.
 COARSE = 64.0
 
@@ -36,6 +39,15 @@ def probe_kind(source: str, frame: int | None) -> Probe | None:
     if mpp is not None or name.endswith(SLIDES):
         return _slide(path, mpp)
     return _volume(path, frame) if os.path.isdir(path) or is_nifti_file(path) else None
+
+
+def probe_other_slide(file: str) -> Probe | None:
+    """Read what is no image as a slide, whatever its name; None for what is neither, or of one resolution only."""
+    try:
+        found = _slide(Path(file), None, least_levels=2)
+    except ReadError:
+        return None
+    return replace(found, corrections=(*found.corrections, AS_SLIDE))
 
 
 def _volume(path: Path, frame: int | None) -> Probe:
@@ -60,8 +72,10 @@ def _volume(path: Path, frame: int | None) -> Probe:
     )
 
 
-def _slide(path: Path, mpp: float | None) -> Probe:
+def _slide(path: Path, mpp: float | None, least_levels: int = 1) -> Probe:
     with open_slide(path, mpp=mpp) as slide:
+        if slide.levels < least_levels:
+            raise ReadError(f"{path}: a slide of one resolution", "unsupported")
         find_tissue(slide)  # a slide without any is refused
         width, height = slide.size
         small, spacing = slide.thumbnail(COARSE), tuple(side / 1000 for side in slide.mpp)

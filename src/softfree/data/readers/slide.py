@@ -80,6 +80,11 @@ class Slide:
         """Width and height in millimetres."""
         return self.size[0] * self.mpp[0] / 1000, self.size[1] * self.mpp[1] / 1000
 
+    @property
+    def levels(self) -> int:
+        """Number of resolutions that the file has."""
+        return len(self._levels)
+
     def read(self, x_mm: float, y_mm: float, width_px: int, height_px: int, mpp: float) -> np.ndarray:
         """Read a region at any resolution, from the coarsest level that is fine enough.
 

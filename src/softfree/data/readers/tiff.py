@@ -20,6 +20,7 @@ from softfree.data.readers.picture import (
 )
 from softfree.data.readers.quiet import quiet
 from softfree.data.readers.raster import oriented
+from softfree.data.readers.tiff_pages import whole_image
 from softfree.data.readers.tiff_segments import OLD_JPEG, by_libtiff, decoded, is_old_jpeg
 from softfree.errors import ReadError, shortened
 
@@ -45,21 +46,30 @@ def read_tiff(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28
                     raise ReadError(message, "unsupported")
                 if not len(file.pages):
                     raise ReadError(f"{path}: damaged TIFF: it holds no image", "corrupt")
-                number, steps = chosen_frame(path, frame, len(file.pages))
-                return _picture(path, file.pages[number].aspage(), steps, max_pixels)
+                count = len(file.pages)
+                if frame is None:
+                    page, number, assumed = whole_image(file)
+                    steps = () if number is None else chosen_frame(path, number, count)[1]
+                else:
+                    number, steps = chosen_frame(path, frame, count)
+                    page, assumed = file.pages[number].aspage(), ()
+                return _picture(path, page, steps, assumed, max_pixels)
         except (ReadError, MemoryError):
             raise
         except Exception as error:  # decoders raise nearly anything on damaged files
             raise undecodable(path, "TIFF", error) from error
 
 
-def _picture(path: Path, page: tifffile.TiffPage, steps: tuple[str, ...], max_pixels: int) -> Picture:
+def _picture(
+    path: Path, page: tifffile.TiffPage, steps: tuple[str, ...], assumed: tuple[str, ...], max_pixels: int
+) -> Picture:
     # int: a damaged tag may be text, which would be repeated instead of multiplied.
     width, height = int(page.imagewidth), int(page.imagelength)
     if width < 1 or height < 1:
         raise ReadError(f"{path}: damaged TIFF: an image of {width} x {height} pixels", "corrupt")
     refuse_large(path, width, height, max_pixels)
-    kind, corrections = _color_model(page)
+    kind, more = _color_model(page)
+    corrections = (*assumed, *more)
     if reason := _unsupported(page, kind):
         mend = "save it as gray or RGB, uncompressed or with LZW"
         raise ReadError(f"{path}: TIFF with {reason} is not supported; {mend}", "unsupported")
