@@ -353,6 +353,19 @@ def sparse(folder: Path) -> Made:
     return Made(path, RIGHT | {"pixels": white})
 
 
+@case("Pyramid TIFF", "strips of glass that are not stored, between others", "slide", "read")
+def sparse_strips(folder: Path) -> Made:
+    white = TISSUE.copy()
+    white[64:128] = 255
+    path = tiff(folder, TISSUE, tile=None, rowsperstrip=64)
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        for tag in (273, 279):
+            put(content, file.pages[0].tags[tag], 0, 1)  # type: ignore[union-attr]
+    path.write_bytes(content)
+    return Made(path, RIGHT | {"pixels": white})
+
+
 for tag, name in ((256, "width"), (257, "height")):
 
     @case("Pyramid TIFF", f"a {name} of 0", "slide", "refused", says="without a width or a height")
