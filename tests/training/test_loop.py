@@ -73,7 +73,7 @@ def test_equal_seeds_give_equal_bits_and_other_seeds_do_not(options_for):
     assert not same(options_for("a").out, options_for("c").out)
 
 
-@pytest.mark.parametrize("extra", [{}, {"ema": 0.9}, {"patience": 5}, {"workers": 1}], ids=str)
+@pytest.mark.parametrize("extra", [{}, {"ema": 0.9}, {"patience": 5}, {"workers": 1}, {"start_size": 16}], ids=str)
 def test_resume_goes_on_exactly(options_for, monkeypatch, extra):
     whole = train(options_for("whole", **extra))
     original = ClassifierModule.training_step
@@ -225,8 +225,9 @@ def test_a_failed_start_leaves_nothing_in_the_way(options_for, monkeypatch):
 
 
 def test_a_training_tells_how_it_goes_a_line_an_epoch(options_for, capsys):
-    train(options_for(epochs=2, progress=True))
+    train(options_for(epochs=2, start_size=16, progress=True))
     said = capsys.readouterr().err
+    assert "images   16 pixels from epoch 1 on, 32 pixels from epoch 2 on" in said
     assert "data     16 train, 8 val, 8 test samples of 16 patients; binary: high, low" in said
     lines = [line for line in said.splitlines() if line.startswith("epoch ")]
     assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]

@@ -134,6 +134,8 @@ class OptimizerOptions:
 
     Attributes:
         epochs: Passes over the training pictures.
+        start_size: Side of the images in the first epochs, in pixels, doubled in steps up to --size over the first half
+            of the epochs: most of the time of large images is saved. Default: --size from the beginning.
         batch: Pictures a step, over all devices together.
         accumulate: Steps whose gradients are added up before the weights change.
         lr: Highest learning rate.
@@ -160,6 +162,7 @@ class OptimizerOptions:
     """
 
     epochs: int = 30
+    start_size: int | None = None
     batch: int = 16
     accumulate: int = 1
     lr: float = 5e-4

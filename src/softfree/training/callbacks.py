@@ -94,9 +94,14 @@ def warmed_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Ten
 
 
 class EpochReport(Callback):
-    """Tell how the training goes: one line that renews itself on a terminal, a line an epoch anywhere else."""
+    """Tell how the training goes: one line that renews itself on a terminal, a line an epoch anywhere else.
 
-    def __init__(self) -> None:
+    Args:
+        work: of an epoch, counted from 0, relative to others.
+    """
+
+    def __init__(self, work: Callable[[int], float] = lambda _: 1.0) -> None:
+        self.work = work
         self.bar: Progress | None = None
         self.began, self.first, self.steps = 0.0, 0, 0
 
@@ -122,7 +127,8 @@ class EpochReport(Callback):
             self.steps += 1
             if self.steps == min(steps, _TIMED):
                 epochs = int(trainer.max_epochs or 0) - self.first
-                seconds = (time.monotonic() - self.began) / self.steps * steps * epochs
+                work = self._work(self.first, trainer) / self.work(self.first)
+                seconds = (time.monotonic() - self.began) / self.steps * steps * work
                 console.print(f"expected {duration(seconds)} for {epochs} epochs, validation apart", highlight=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -150,9 +156,13 @@ class EpochReport(Callback):
             self.bar = None
 
     def _left(self, trainer: L.Trainer) -> str:
-        done = trainer.current_epoch + 1 - self.first
-        left = (time.monotonic() - self.began) / done * (int(trainer.max_epochs or 0) - trainer.current_epoch - 1)
-        return f"{duration(left)} left"
+        left = self._work(trainer.current_epoch + 1, trainer)
+        done = self._work(self.first, trainer) - left
+        return f"{duration((time.monotonic() - self.began) / done * left)} left"
+
+    def _work(self, epoch: int, trainer: L.Trainer) -> float:
+        """Add up the work from an epoch on."""
+        return sum(self.work(number) for number in range(epoch, int(trainer.max_epochs or 0)))
 
 
 def duration(seconds: float) -> str:

@@ -19,6 +19,7 @@ from softfree.models.arguments import arguments_for
 from softfree.options import TrainOptions
 from softfree.runs import CONFIG, SPLIT, drawn_split, kept_split
 from softfree.training.checkpoints import LOCK
+from softfree.training.growth import refuse_growth
 from softfree.training.samples import create_preparation, kind_of, refuse_batches, training_steps
 
 RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
@@ -54,6 +55,7 @@ def check_options(options: TrainOptions) -> None:
     if options.batch % world:
         raise UserError(f"--batch {options.batch} cannot be shared by {world} devices; expected a multiple of {world}")
     refuse_batches(options)
+    refuse_growth(options, kind_of(options))
 
 
 def check_ranges(options: object) -> None:

@@ -8,6 +8,7 @@ from softfree.data.problems import knows_patients
 from softfree.data.table import SPLITS, Table
 from softfree.machine import best_device
 from softfree.options import TrainOptions
+from softfree.training.growth import Growth
 
 
 def header(options: TrainOptions, table: Table, model: nn.Module) -> str:
@@ -21,11 +22,13 @@ def header(options: TrainOptions, table: Table, model: nn.Module) -> str:
     several = f" x {options.devices}" if str(options.devices) not in ("1", "auto") else ""
     step = f"{options.batch} x {options.accumulate}" if options.accumulate > 1 else f"{options.batch}"
     where = f"{device}{several}, precision {options.precision}"
+    grown = Growth.of(options).in_words()
     average = f", weights averaged up to {options.ema:g}" if options.ema is not None else ""
-    return "\n".join(
-        (
-            f"data     {counts} samples{patients}; {table.task.kind}: {named}",
-            f"model    {options.model}, {parameters:.3g} M parameters, pool {options.pool}",
-            f"training {options.epochs} epochs, {step} a step, {where}{average}",
-        )
-    )
+    lines = [
+        f"data     {counts} samples{patients}; {table.task.kind}: {named}",
+        f"model    {options.model}, {parameters:.3g} M parameters, pool {options.pool}",
+        f"training {options.epochs} epochs, {step} a step, {where}{average}",
+    ]
+    if grown:
+        lines.append(f"images   {grown}")
+    return "\n".join(lines)

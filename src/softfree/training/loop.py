@@ -39,6 +39,7 @@ from softfree.training.configuration import (
     stated_places,
 )
 from softfree.training.cost import multiply_adds
+from softfree.training.growth import Growth
 from softfree.training.header import header
 from softfree.training.loaders import Samples, create_loaders, cut_steps, read_samples, readable
 from softfree.training.module import ClassifierModule
@@ -218,7 +219,8 @@ def _fit(
     """Train ``model`` in place and leave it with the weights to keep."""
     train_targets = table.where("train").targets[readable(samples.train)]
     weights = class_weights(table.task, train_targets) if options.class_weights else None
-    trainer = create_trainer(options)
+    growth = Growth.of(options)
+    trainer = create_trainer(options, growth.work)
     step = cut_steps(samples, options, trainer.global_rank, trainer.world_size)
     trainer.accumulate_grad_batches = step.batches  # fewer than asked for where an epoch has no more
     module = ClassifierModule(
@@ -232,6 +234,7 @@ def _fit(
         options,
         known_share(table.task, train_targets),
         step,
+        growth,
     )
     train_loader, validation_loader = create_loaders(samples, options, len(table.task.classes), step)
     begun = None if checkpoint is None else read_checkpoint(checkpoint)

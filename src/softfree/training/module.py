@@ -20,6 +20,7 @@ from softfree.longseq.choice import Answer
 from softfree.models.stochastic_depth import draw_depths, forget_depths
 from softfree.options import OptimizerOptions, StreamOptions
 from softfree.runtime.outputs import probabilities
+from softfree.training.growth import Growth
 from softfree.training.objective import Distillation, Objective
 from softfree.training.optimizer import create_optimizer, create_schedule
 from softfree.training.steps import Step, seed_step
@@ -36,6 +37,7 @@ class ClassifierModule(L.LightningModule):
         weights: class weights ``(K,)`` or None.
         known: share of the findings' cells that are known in training, or None.
         step: how the images of a step are cut into batches; default: each batch is a step.
+        growth: sides of the images, epoch by epoch; default: as they are.
         files: paths of the training pictures, to name a batch whose loss is not finite.
         seed: with epoch and step it decides dropped paths, so that a resumed run repeats an unbroken one.
         teacher: whose outputs are learnt beside the labels, or None.
@@ -54,6 +56,7 @@ class ClassifierModule(L.LightningModule):
         stream: StreamOptions | None = None,
         known: float | None = None,
         step: Step | None = None,
+        growth: Growth | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -61,7 +64,7 @@ class ClassifierModule(L.LightningModule):
         self.task = task
         self.options = options
         self.files = files
-        self.seed, self.step = seed, step
+        self.seed, self.step, self.growth = seed, step, growth
         self.objective = Objective(task, options.label_smoothing, weights, known)
         self.validation_objective = Objective(task)
         self.teacher = teacher
@@ -91,6 +94,8 @@ class ClassifierModule(L.LightningModule):
     def training_step(self, batch: Sample, _: int) -> Tensor:
         """Return the loss; raises UserError with step and files when it is not finite."""
         images, targets = batch["image"], batch["target"]
+        if self.growth is not None:
+            images = self.growth(images, self.current_epoch)
         logits = self.answer(images)
         loss = self.objective(logits, targets)
         if self.teacher is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,8 +23,12 @@ from softfree.training.checkpoints import BEST, WholeCheckpoints
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
-def create_trainer(options: TrainOptions) -> L.Trainer:
+def create_trainer(options: TrainOptions, work: Callable[[int], float] = lambda _: 1.0) -> L.Trainer:
     """A trainer that checkpoints after each epoch, logs to the run directory, and leaves the data to our loaders.
+
+    Args:
+        options: of the training.
+        work: of an epoch, counted from 0, relative to others; for the time that is left.
 
     Raises:
         UserError: devices that are not there, or that cannot share a batch.
@@ -39,7 +43,7 @@ def create_trainer(options: TrainOptions) -> L.Trainer:
     if options.ema is not None:
         callbacks.append(WarmedAverage(options.ema))
     if options.progress:
-        callbacks.append(EpochReport())
+        callbacks.append(EpochReport(work))
     with explained(options.out), _explained_devices():
         trainer = _trainer(options, callbacks)
     if options.batch % trainer.world_size:
