@@ -14,6 +14,7 @@ from rich.text import Text
 
 from softfree.data import problems
 from softfree.data.confounds import Confound, features_of, find_confounds
+from softfree.data.near_problems import find_near_duplicates, near_notes, near_pairs
 from softfree.data.probes import probe_all
 from softfree.data.problems import Problem, class_marks, counted
 from softfree.data.table import SPLITS, Table
@@ -33,7 +34,7 @@ class Audit:
         readable: how many of them can be read.
         patients: how many there are, None when the table has no ids.
         left_out: rows that belong to no task, by reason.
-        notes: what was assumed of the table, a sentence each.
+        notes: what was assumed of the table, and all but equal images that do no harm, a sentence each.
         split_made: in words how the split was made, None when the table brought its own.
         counts: pictures by split and class; findings count where present.
         sizes: least, median and largest width, height (pixels) and file size (bytes).
@@ -136,10 +137,12 @@ def audit(table: Table, *, workers: int = 0, progress: bool = True, strict: bool
         raise UserError(f"none of the {len(probes)} pictures can be read; the first: {first}")
     read = probes[ok]
     confounds = tuple(find_confounds(features_of(read), table.task, table.targets[ok]))
+    pairs = near_pairs(probes)
     found = chain(
         problems.find_unreadable(table, probes),
         problems.find_corrected(table, probes, strict=strict),
         problems.find_duplicates(table, probes),
+        find_near_duplicates(table, pairs),
         problems.find_shared_patients(table),
         problems.find_near_equal(table),
         problems.find_thin_classes(table),
@@ -155,7 +158,7 @@ def audit(table: Table, *, workers: int = 0, progress: bool = True, strict: bool
         readable=int(ok.sum()),
         patients=int(table.frame["patient"].nunique()) if problems.knows_patients(table) else None,
         left_out=dict(table.left_out),
-        notes=table.notes,
+        notes=(*table.notes, *near_notes(table, pairs)),
         split_made=table.split_made,
         counts=_counts(marks, table.frame["split"], SPLITS),
         sizes={name: (float(s.min()), float(s.median()), float(s.max())) for name, s in sizes.items()},

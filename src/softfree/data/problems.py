@@ -64,7 +64,7 @@ def find_duplicates(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
     frame = table.frame[["row", "path", "split"]].assign(
         pixels=probes["pixel_digest"],
         file=probes["file_digest"],
-        label=[target.tobytes() for target in np.nan_to_num(table.targets, nan=-1.0)],
+        label=targets_as_bytes(table),
     )
     frame = frame[(probes["status"] == "ok") & ~probes["blank"]]
     frame = frame[frame.duplicated("pixels", keep=False)]
@@ -167,6 +167,11 @@ def class_marks(table: Table) -> np.ndarray:
     if table.task.exclusive:
         return table.targets[:, None] == np.arange(len(table.task.classes))
     return table.targets == 1
+
+
+def targets_as_bytes(table: Table) -> list[bytes]:
+    """Return what each row is labelled, to be compared; an unknown finding is a label of its own."""
+    return [target.tobytes() for target in np.nan_to_num(table.targets, nan=-1.0)]
 
 
 def knows_patients(table: Table) -> bool:

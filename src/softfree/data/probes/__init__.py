@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pandas as pd
 
+from softfree.data.near_duplicates import MOST
 from softfree.data.probes.facts import Probe
 from softfree.data.probes.kinds import probe_kind, probe_other_slide
 from softfree.data.probes.picture import probe_picture
@@ -39,7 +41,8 @@ def probe_all(frame: pd.DataFrame, *, workers: int, progress: bool) -> list[Prob
         with ThreadPoolExecutor(workers) if workers > 0 else nullcontext() as pool:
             apply = map if pool is None else pool.map
             for start in range(0, len(files), _CHUNK):
-                yield from apply(probe, files[start : start + _CHUNK], frames[start : start + _CHUNK])
+                for found in apply(probe, files[start : start + _CHUNK], frames[start : start + _CHUNK]):
+                    yield found if len(files) <= MOST else replace(found, thumbnail=None)
 
     shown = tracked(results(), "Reading samples", total=len(files), shown=progress)
     return list(shown)

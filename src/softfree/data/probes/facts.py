@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
+
+import numpy as np
 
 BLOCK = 1 << 20
 """Bytes or values that are hashed at once."""
@@ -27,6 +29,7 @@ class Probe:
         pixel_digest: of the decoded values, whatever the file format; a gray picture has the same one as RGB.
         file_digest: of the file.
         corrections: what the reader assumed or corrected, in words.
+        thumbnail: of an image, see :func:`softfree.data.near_duplicates.thumbnail`; None for other kinds.
     """
 
     status: str
@@ -41,6 +44,7 @@ class Probe:
     pixel_digest: bytes = b""
     file_digest: bytes = b""
     corrections: tuple[str, ...] = ()
+    thumbnail: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 def digest_file(path: Path) -> tuple[int, bytes]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from softfree.data.near_duplicates import thumbnail
 from softfree.data.probes.facts import BLOCK, Probe, digest_file
 from softfree.data.readers import Picture, read_picture
 
@@ -34,6 +35,7 @@ def probe_picture(file: str, frame: int | None) -> Probe:
         _digest_pixels(picture),
         file_digest,
         picture.corrections,
+        thumbnail(picture.pixels, picture.low, picture.high),
     )
 
 

@@ -1,0 +1,163 @@
+"""Images that are one image: saved again, with noise, brighter, smaller, or moved by a little.
+
+Radiographs are all alike at a small size. What tells two of them apart is their fine structure, so that thumbnails are
+compared without their coarse one, and a pair counts only where it stands out from the pairs of its own set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+SIDE = 64
+COARSE = 32  # side of the thumbnails that are all compared with each other
+MOST = 50_000
+"""Images beyond which no pairs are looked for: their number grows with the square."""
+ALIKE = 0.93
+"""Correlation of fine structure from which two images are one. Of distinct pairs the highest was 0.61 among 640 blood
+cells, 0.66 among 240 chest radiographs, 0.86 among 1324 dermoscopic images and 0.95 among 106 fundus photographs, for
+which :func:`_chance` asks for 0.97. The same image with noise, as JPEG of quality 50 or at half its size had 0.96 or
+more. Of the pairs from here on among the dermoscopic images all four were seen to be one lesion."""
+_LIKELY = 0.6  # from which a pair gets the closer look
+_LOOKED_AT = 5_000  # pairs that get it, at most
+_KEPT = 100_000  # pairs, at most
+_SHIFT = 3  # of SIDE, in each direction
+_BLOCK = 2_000
+_SAMPLE = 1_000
+_FLAT = 1e-6
+
+
+class Pair(NamedTuple):
+    """Two images, by their numbers, the lower one first, and the correlation of their fine structure."""
+
+    first: int
+    second: int
+    similarity: float
+
+
+def thumbnail(pixels: np.ndarray, low: float = -math.inf, high: float = math.inf) -> np.ndarray:
+    """Reduce an image to what copies of it are found by.
+
+    Args:
+        pixels: ``(H, W, C)``, of whose channels the sum is taken.
+        low: the value shown as black.
+        high: the value shown as white.
+
+    Returns:
+        uint8 ``(SIDE, SIDE)`` over its own range; all 0 for an image of one value.
+    """
+    step = max(1, min(pixels.shape[:2]) // (8 * SIDE))  # of a large image every such row and column will do
+    part = pixels[::step, ::step]
+    gray = sum((part[..., k].astype(np.float32).clip(low, high) for k in range(part.shape[2])), np.float32(0))
+    small = np.asarray(Image.fromarray(gray).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    black, white = float(small.min()), float(small.max())
+    if not _FLAT < white - black < math.inf:
+        return np.zeros((SIDE, SIDE), np.uint8)
+    return ((small - black) * (255 / (white - black))).round().astype(np.uint8)
+
+
+def find_pairs(thumbnails: np.ndarray) -> list[Pair]:
+    """Find the pairs of images that are one image, the most alike first.
+
+    Args:
+        thumbnails: uint8 ``(n, SIDE, SIDE)`` of :func:`thumbnail`, at most ``MOST``; those of one value have no pair.
+    """
+    shown = np.flatnonzero(thumbnails.any(axis=(1, 2)))
+    if len(shown) < 2:
+        return []
+    thumbnails = thumbnails[shown]
+    rows = _coarse(thumbnails)
+    expected = _chance(rows)
+    needed = max(ALIKE, expected)
+    found = _highest(rows, max(_LIKELY, expected))
+    sure = [pair for pair in found if pair.similarity >= needed]
+    unsure = sorted((pair for pair in found if pair.similarity < needed), key=_by_similarity)[:_LOOKED_AT]
+    closer = (pair for pair in _looked_at(thumbnails, unsure) if pair.similarity >= needed)
+    numbered = (Pair(int(shown[one]), int(shown[other]), value) for one, other, value in (*sure, *closer))
+    return sorted(numbered, key=_by_similarity)
+
+
+def _by_similarity(pair: Pair) -> tuple[float, int, int]:
+    return -pair.similarity, pair.first, pair.second
+
+
+def _coarse(thumbnails: np.ndarray) -> np.ndarray:
+    """Fine structure of the coarse thumbnails as unit vectors: float32 ``(n, COARSE * COARSE)``."""
+    times = SIDE // COARSE
+    out = np.empty((len(thumbnails), COARSE * COARSE), np.float32)
+    for start in range(0, len(thumbnails), _BLOCK):
+        block = thumbnails[start : start + _BLOCK]
+        small = block.reshape(-1, COARSE, times, COARSE, times).mean(axis=(2, 4), dtype=np.float32)
+        out[start : start + _BLOCK] = _unit(_fine(small, 1).reshape(len(block), -1))
+    return out
+
+
+def _fine(images: np.ndarray, deviation: float) -> np.ndarray:
+    return images - gaussian_filter(images, (0, deviation, deviation), mode="nearest")
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    rows = rows - rows.mean(axis=-1, keepdims=True)
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), _FLAT)
+
+
+def _chance(rows: np.ndarray) -> float:
+    """The highest correlation that distinct images of this set are expected to reach among all its pairs.
+
+    Fisher's z of a sample of pairs is taken as normal, with its median and its upper quartile, neither of which feels
+    the few pairs that are copies.
+    """
+    count = len(rows)
+    chosen = rows if count <= _SAMPLE else rows[np.random.default_rng(0).choice(count, _SAMPLE, replace=False)]
+    if len(chosen) < 10:
+        return 0.0
+    pairs = (chosen @ chosen.T)[np.triu_indices(len(chosen), 1)]
+    middle, upper = np.quantile(np.arctanh(pairs.clip(-0.9999, 0.9999)), (0.5, 0.75))
+    number = count * (count - 1) / 2
+    return float(np.tanh(middle + (upper - middle) / 0.6745 * math.sqrt(2 * math.log(number))))
+
+
+def _highest(rows: np.ndarray, least: float) -> list[Pair]:
+    """The pairs of at least ``least``; of more than ``_KEPT`` the highest."""
+    found: list[Pair] = []
+    for block in _blocks(rows, least):
+        found += block
+        if len(found) > _KEPT:
+            found = sorted(found, key=_by_similarity)[:_KEPT]
+    return found
+
+
+def _blocks(rows: np.ndarray, least: float) -> Iterator[list[Pair]]:
+    for start in range(0, len(rows), _BLOCK):
+        for other in range(start, len(rows), _BLOCK):
+            products = rows[start : start + _BLOCK] @ rows[other : other + _BLOCK].T
+            if start == other:
+                products = np.triu(products, 1)
+            one, two = np.nonzero(products >= least)
+            values = products[one, two]
+            if len(values) > _KEPT:
+                best = np.argpartition(-values, _KEPT)[:_KEPT]
+                one, two, values = one[best], two[best], values[best]
+            yield [Pair(int(a) + start, int(b) + other, float(v)) for a, b, v in zip(one, two, values, strict=True)]
+
+
+def _looked_at(thumbnails: np.ndarray, pairs: list[Pair]) -> Iterator[Pair]:
+    """Compare pairs again, at the full side and moved against each other: the better of both similarities."""
+    for first, second, value in pairs:
+        images = _fine(thumbnails[[first, second]].astype(np.float32), 2)
+        yield Pair(first, second, max(value, _moved(*images)))
+
+
+def _moved(first: np.ndarray, second: np.ndarray) -> float:
+    """The highest correlation of the inner part of one image with that of the other, wherever it lies."""
+    inner = SIDE - 2 * _SHIFT
+    middle = first[_SHIFT : _SHIFT + inner, _SHIFT : _SHIFT + inner].ravel()
+    places = product(range(2 * _SHIFT + 1), repeat=2)
+    moved = np.stack([second[y : y + inner, x : x + inner].ravel() for y, x in places])
+    return float((_unit(moved) @ _unit(middle)).max())
