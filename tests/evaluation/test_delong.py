@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import expit, logit
+from scipy.special import ndtri
 from sklearn.metrics import roc_auc_score
 
 from softfree.evaluation.delong import auroc, auroc_covariance, paired_difference, placements
+from softfree.evaluation.intervals import hanley_mcneil
 
 GOLDENS = Path(__file__).parent / "goldens"
 PROC = json.loads((GOLDENS / "proc.json").read_text())
@@ -35,7 +36,7 @@ def test_proc(name: str) -> None:
     y, a, b = case(name)
     golden = PROC[name]
     for column, score in (("a", a), ("b", b)):
-        found = auroc(y, score, scale="plain")
+        found = auroc(y, score, kind="wald")
         assert found.value == pytest.approx(golden[f"auc_{column}"], abs=1e-12)
         assert found.variance == pytest.approx(golden[f"var_{column}"], rel=1e-10)
         assert found.low == pytest.approx(golden[f"low_{column}"], abs=1e-10)
@@ -53,20 +54,33 @@ def test_proc(name: str) -> None:
 
 def test_by_hand() -> None:
     # Positives 3, 1; negatives 2, 0: three of four pairs are right. V10 = 1, 1/2; V01 = 1/2, 1: both variances 1/8.
-    found = auroc(np.array([1, 1, 0, 0]), np.array([3.0, 1, 2, 0]), scale="plain")
+    found = auroc(np.array([1, 1, 0, 0]), np.array([3.0, 1, 2, 0]), kind="wald")
     assert found.value == 0.75
     assert found.variance == pytest.approx(1 / 8 / 2 + 1 / 8 / 2)
     assert found.high == 1.0  # cut
 
 
-def test_logit_scale() -> None:
+def test_the_score_interval_solves_its_equation() -> None:
     y, a, _ = case("rare")
     found = auroc(y, a)
-    half = 1.959963984540054 * math.sqrt(found.variance) / (found.value * (1 - found.value))
-    assert found.low == pytest.approx(expit(logit(found.value) - half))
-    assert found.high == pytest.approx(expit(logit(found.value) + half))
+    positives = int(y.sum())
+    negatives = len(y) - positives
+    ratio = found.variance / hanley_mcneil(found.value, positives, negatives)
+    wrong = positives * (1 - found.value)
+    times = ratio if ratio > 1 else ratio + (1 - ratio) / (1 + wrong / 5)
+    for bound in (found.low, found.high):
+        variance = times * hanley_mcneil(bound, positives, negatives)
+        assert (found.value - bound) ** 2 == pytest.approx(1.959963984540054**2 * variance, rel=1e-5)
     wide = auroc(y, a, level=0.99)
     assert wide.low < found.low < found.high < wide.high
+
+
+def test_many_samples_bring_the_score_interval_to_delongs() -> None:
+    rng = np.random.default_rng(1)
+    y = np.repeat([0, 1], 20_000)
+    score = rng.normal(size=len(y)) + 1.5 * y
+    found, plain = auroc(y, score), auroc(y, score, kind="wald")
+    assert (found.low, found.high) == pytest.approx((plain.low, plain.high), abs=2e-4)
 
 
 labels_and_scores = st.integers(2, 40).flatmap(
@@ -169,12 +183,18 @@ def test_pairs_without_spread() -> None:
     assert few.reason == "an interval needs two samples of each class"
 
 
-def test_coverage() -> None:
+@pytest.mark.parametrize(
+    ("positives", "negatives", "spread", "truth"),
+    # Positives that differ more than negatives, or are rare, or are nearly all found.
+    [(20, 40, 1, 0.86), (30, 300, 1, 0.97), (30, 300, 2, 0.97), (10, 100, 2, 0.9), (50, 50, 2, 0.99), (5, 100, 1, 0.9)],
+)
+def test_coverage(positives: int, negatives: int, spread: float, truth: float) -> None:
     rng = np.random.default_rng(3)
-    truth = 0.8556  # Phi(1.5 / sqrt 2)
+    y = np.repeat([0, 1], [negatives, positives])
+    distance = float(ndtri(truth)) * math.sqrt(1 + spread**2)
     hits = 0
-    for _ in range(1000):
-        y = np.repeat([0, 1], [40, 20])
-        found = auroc(y, rng.normal(size=60) + 1.5 * y)
+    for _ in range(400):
+        ill = rng.normal(distance, spread, positives)
+        found = auroc(y, np.concatenate([rng.normal(size=negatives), ill]))
         hits += found.low <= truth <= found.high
-    assert 0.93 <= hits / 1000 <= 0.97
+    assert 0.92 <= hits / 400 <= 0.995

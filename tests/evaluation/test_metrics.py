@@ -114,7 +114,7 @@ def test_intervals_hold_their_values(task: Task, images: int) -> None:
 
 def test_methods_follow_the_patients() -> None:
     alone, repeated = measure(draw(BINARY), None), measure(draw(BINARY, images=2), None)
-    assert alone["auroc"].method == "DeLong, logit scale"
+    assert alone["auroc"].method == "DeLong, score interval"
     assert alone["accuracy"].method.endswith("Wilson")
     assert "auroc_delong" not in alone
     assert repeated["auroc"].method == "bootstrap over 40 patients, 2000 resamples, seed 0"

@@ -9,13 +9,13 @@ import pytest
 from softfree.evaluation.metrics import Metric
 from softfree.evaluation.output import metrics_to_json, name_of, number, summary_rows, write_metrics, write_text
 
-GOOD = Metric(0.93125, 0.88, 0.9604, "DeLong, logit scale", 80, 30)
+GOOD = Metric(0.93125, 0.88, 0.9604, "DeLong, score interval", 80, 30)
 BAD = Metric(math.nan, math.nan, math.nan, "", 5, None, "no positive among 5 samples")
 
 
 def test_words() -> None:
     rows = summary_rows({"auroc": GOOD, "sensitivity/a/b": BAD})
-    assert rows[0] == ("AUROC", "0.931", "0.880 to 0.960", "80 (30 positive)", "DeLong, logit scale")
+    assert rows[0] == ("AUROC", "0.931", "0.880 to 0.960", "80 (30 positive)", "DeLong, score interval")
     assert rows[1] == ("Sensitivity, a/b", "–", "–", "5", "no positive among 5 samples")
     taken = {"sensitivity": replace(GOOD, n=30), "specificity": replace(GOOD, n=50, n_positive=0)}
     assert [row.samples for row in summary_rows(taken)] == ["30 positive", "50 negative"]
@@ -39,7 +39,7 @@ def test_json_is_strict(tmp_path: Path) -> None:
     assert read["seeds"] == [1, 2]
     assert read["metrics"] == content
     assert read["metrics"]["auroc"] == {
-        "value": 0.93125, "low": 0.88, "high": 0.9604, "method": "DeLong, logit scale", "n": 80, "n_positive": 30,
+        "value": 0.93125, "low": 0.88, "high": 0.9604, "method": "DeLong, score interval", "n": 80, "n_positive": 30,
         "reason": None, "level": 0.95}  # fmt: skip
 
 

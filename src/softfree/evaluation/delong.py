@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import expit, logit, ndtr, ndtri
+from scipy.special import ndtr, ndtri
 from scipy.stats import rankdata
 
-from softfree.evaluation.intervals import Interval, newcombe, no_interval
+from softfree.evaluation.intervals import Interval, hanley_mcneil, newcombe, no_interval
 from softfree.evaluation.scores import obstacle
 
-Scale = Literal["logit", "plain"]
+Kind = Literal["score", "wald"]
+FEW = 5.0
+"""Samples of the smaller class on the wrong side up to which DeLong's variance is believed only where it is large."""
 
 
 @dataclass(frozen=True)
@@ -67,23 +69,27 @@ def placements(y: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray
     )
 
 
-def auroc(y: np.ndarray, score: np.ndarray, *, level: float = 0.95, scale: Scale = "logit") -> Auroc:
-    """Compute the area under the ROC curve with DeLong's interval.
+def auroc(y: np.ndarray, score: np.ndarray, *, level: float = 0.95, kind: Kind = "score") -> Auroc:
+    """Compute the area under the ROC curve with DeLong's variance and an interval.
+
+    Where few positives or negatives are on the wrong side, DeLong's variance is often much too small: with 30 positives
+    among 330 samples and an area of 0.99 its intervals hold the truth in 73 to 89 % of samples instead of 95. The
+    ``score`` interval is Newcombe's with its variance in the proportion that DeLong's has to Hanley and McNeil's; a
+    proportion below 1 counts the less, the fewer samples are on the wrong side.
 
     Args:
         y: ``(n,)`` truth, 1 positive, else negative.
         score: ``(n,)`` higher for positive.
         level: of confidence.
-        scale: ``logit`` (Wald interval on the logit, which stays within 0..1) or ``plain`` (Wald, cut to 0..1, as
-            pROC gives). An area of exactly 0 or 1 has variance 0: there the interval is Newcombe's.
+        kind: of interval: ``score``, or ``wald``, cut to 0..1, as pROC gives.
     """
-    method = f"DeLong, {scale} scale"
+    method = _METHODS[kind]
     if reason := obstacle(y, score):
         return Auroc(math.nan, math.nan, math.nan, math.nan, method, reason)
     of_positives, of_negatives = placements(y, score)
     value = float(of_positives.mean())
     variance = _variance(of_positives) / len(of_positives) + _variance(of_negatives) / len(of_negatives)
-    interval = _interval(value, variance, len(of_positives), len(of_negatives), level, scale)
+    interval = _interval(value, variance, len(of_positives), len(of_negatives), level, kind)
     return Auroc(value, variance, *interval)
 
 
@@ -127,6 +133,7 @@ def paired_difference(y: np.ndarray, a: np.ndarray, b: np.ndarray, *, level: flo
     return PairedAuroc(area_a, area_b, difference, error, low, high, z, 2 * float(ndtr(-abs(z))))
 
 
+_METHODS = {"score": "DeLong, score interval", "wald": "DeLong, Wald interval"}
 _TOO_FEW = "an interval needs two samples of each class"
 
 
@@ -134,16 +141,22 @@ def _variance(values: np.ndarray) -> float:
     return float(values.var(ddof=1)) if len(values) > 1 else math.nan
 
 
-def _interval(value: float, variance: float, positives: int, negatives: int, level: float, scale: Scale) -> Interval:
-    method = f"DeLong, {scale} scale"
+def _interval(value: float, variance: float, positives: int, negatives: int, level: float, kind: Kind) -> Interval:
     if math.isnan(variance):
-        return no_interval(method, _TOO_FEW)
+        return no_interval(_METHODS[kind], _TOO_FEW)
     if value in (0, 1):
         return newcombe(value, positives, negatives, level)
     if variance == 0:
-        return no_interval(method, "all scores are equal")
-    z, error = ndtri((1 + level) / 2), math.sqrt(variance)
-    if scale == "plain":
-        return Interval(max(0.0, value - z * error), min(1.0, value + z * error), method)
-    centre, error = logit(value), error / (value * (1 - value))
-    return Interval(float(expit(centre - z * error)), float(expit(centre + z * error)), method)
+        return no_interval(_METHODS[kind], "all scores are equal")
+    if kind == "wald":
+        half = ndtri((1 + level) / 2) * math.sqrt(variance)
+        return Interval(max(0.0, value - half), min(1.0, value + half), _METHODS[kind])
+    found = newcombe(value, positives, negatives, level, _proportion(value, variance, positives, negatives))
+    return found._replace(method=_METHODS[kind])
+
+
+def _proportion(value: float, variance: float, positives: int, negatives: int) -> float:
+    """Return DeLong's variance over Hanley and McNeil's, near 1 at least where few samples are on the wrong side."""
+    found = variance / hanley_mcneil(value, positives, negatives)
+    wrong = min(positives, negatives) * min(value, 1 - value)
+    return max(found, found + (1 - found) / (1 + wrong / FEW))

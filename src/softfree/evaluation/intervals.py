@@ -46,22 +46,31 @@ def wilson(successes: int, trials: int, level: float) -> Interval:
     return Interval(interval.low, interval.high, "Wilson")
 
 
-def newcombe(value: float, positives: int, negatives: int, level: float) -> Interval:
-    """Compute the interval of an AUROC of exactly 0 or 1, where DeLong's variance and the resamples say nothing.
+def hanley_mcneil(area: float, positives: int, negatives: int) -> float:
+    """Compute the variance of an AUROC of exponential scores, both group sizes in it replaced by their mean.
 
-    Newcombe's method 5: the bound is the area ``t`` with ``|value - t| = z sqrt(V(t))``, where ``V`` is Hanley and
-    McNeil's variance with both group sizes replaced by their mean (Statistics in Medicine 25:559-573, 2006). That a
-    correction is needed here: Pohar Perme and Manevski, Statistical Methods in Medical Research 28, 2019.
+    Hanley and McNeil, Radiology 143 (1982), as Newcombe's method 5 has it.
+    """
+    others = (positives + negatives) / 2 - 1
+    return area * (1 - area) * (1 + others * ((1 - area) / (2 - area) + area / (1 + area))) / (positives * negatives)
+
+
+def newcombe(value: float, positives: int, negatives: int, level: float, times: float = 1.0) -> Interval:
+    """Compute the score interval of an AUROC, which has a width even at exactly 0 or 1.
+
+    Newcombe's method 5: the bounds are the areas ``t`` with ``|value - t| = z sqrt(V(t))``, where ``V`` is
+    :func:`hanley_mcneil` (Statistics in Medicine 25:559-573, 2006), here times a factor. That a correction is needed at
+    the edge: Pohar Perme and Manevski, Statistical Methods in Medical Research 28, 2019.
     """
     z = ndtri((1 + level) / 2)
-    others = (positives + negatives) / 2 - 1
 
-    def excess(t: float) -> float:  # for value = 1, divided by its trivial root 1 - t
-        return (1 - t) * positives * negatives - z * z * t * (1 + others * ((1 - t) / (2 - t) + t / (1 + t)))
+    def excess(t: float) -> float:
+        return (value - t) ** 2 - z * z * times * hanley_mcneil(t, positives, negatives)
 
-    bound = float(brentq(excess, 0.0, 1.0))
-    method = "Newcombe's method 5"
-    return Interval(bound, 1.0, method) if value == 1 else Interval(0.0, 1 - bound, method)
+    # At 0 and 1 themselves both terms vanish.
+    low = 0.0 if value == 0 else float(brentq(excess, 0.0, min(value, 1 - ROUNDING), xtol=ROUNDING))
+    high = 1.0 if value == 1 else float(brentq(excess, max(value, ROUNDING), 1.0, xtol=ROUNDING))
+    return Interval(low, high, "Newcombe's method 5")
 
 
 def expanded(level: float, patients: int) -> float:
