@@ -10,11 +10,11 @@ from softfree.studies.coverage import study_coverage, to_markdown
 
 def test_a_small_study_counts_what_holds_and_what_is_not_given(tmp_path: Path) -> None:
     options = CoverageOptions(
-        patients=[4, 40], images=[2], positives=[0.5], separations=[1.0], repeats=12, resamples=60,
+        patients=[4, 40], images=[2], positives=[0.5], separations=[1.0], spreads=[1.0], repeats=12, resamples=60,
         out=tmp_path / "out", progress=False,
     )  # fmt: skip
     found = study_coverage(options)
-    assert set(found["metric"]) >= {"auroc", "accuracy", "brier", "sensitivity/present"}
+    assert set(found["metric"]) >= {"auroc", "auroc difference", "accuracy", "brier", "sensitivity/present"}
     few, many = (found[found["patients"] == number].set_index("metric") for number in (4, 40))
     assert (few["given"] == 0).all()
     assert (many.loc[["auroc", "accuracy"], "given"] == 1).all()

@@ -155,6 +155,8 @@ def _by_delong(x: Quantity, a: Scores, b: Scores) -> Difference:
     method = "paired DeLong"
     if a.patients_repeat:
         method += "; takes samples of one patient as independent"
+    if pair.few:
+        method += "; few samples are on the wrong side, so that the interval may be too narrow"
     n = int(x.rows.sum())
     return Difference(
         pair.a, pair.b, pair.difference, pair.low, pair.high, pair.p, method, n, x.n_positive, pair.reason

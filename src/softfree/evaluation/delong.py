@@ -36,7 +36,10 @@ class Auroc:
 
 @dataclass(frozen=True)
 class PairedAuroc:
-    """Two areas on the same samples and their difference ``a - b``; ``p`` is two-sided."""
+    """Two areas on the same samples and their difference ``a - b``; ``p`` is two-sided.
+
+    ``few`` says that so few samples are on the wrong side in one of both that the interval may be much too narrow.
+    """
 
     a: float
     b: float
@@ -47,6 +50,7 @@ class PairedAuroc:
     z: float
     p: float
     reason: str | None = None
+    few: bool = False
 
 
 def placements(y: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +134,8 @@ def paired_difference(y: np.ndarray, a: np.ndarray, b: np.ndarray, *, level: flo
     z = difference / error
     half = ndtri((1 + level) / 2) * error
     low, high = max(-1.0, difference - half), min(1.0, difference + half)
-    return PairedAuroc(area_a, area_b, difference, error, low, high, z, 2 * float(ndtr(-abs(z))))
+    few = min(len(by_positive), len(by_negative)) * min(area_a, 1 - area_a, area_b, 1 - area_b) < FEW
+    return PairedAuroc(area_a, area_b, difference, error, low, high, z, 2 * float(ndtr(-abs(z))), few=few)
 
 
 _METHODS = {"score": "DeLong, score interval", "wald": "DeLong, Wald interval"}

@@ -167,7 +167,8 @@ class CoverageOptions:
         patients: Numbers of patients.
         images: Numbers of images of each patient.
         positives: Shares of the patients that are positive.
-        separations: Distances of the classes in standard deviations of an image.
+        separations: Distances of the classes in standard deviations of a negative image.
+        spreads: Standard deviations of the positive patients and images, those of the negative being 1.
         repeats: Simulated studies of each setting.
         resamples: Bootstrap resamples of each.
         seed: Of the simulation.
@@ -175,11 +176,12 @@ class CoverageOptions:
         progress: Show a progress bar.
     """
 
-    patients: list[int] = field(default_factory=lambda: [5, 10, 20, 30, 50, 100])
+    patients: list[int] = field(default_factory=lambda: [10, 20, 50, 100])
     images: list[int] = field(default_factory=lambda: [1, 10])
-    positives: list[float] = field(default_factory=lambda: [0.3, 0.5])
-    separations: list[float] = field(default_factory=lambda: [1.0, 2.5])
-    repeats: int = 200
+    positives: list[float] = field(default_factory=lambda: [0.15, 0.5])
+    separations: list[float] = field(default_factory=lambda: [1.0, 3.0])
+    spreads: list[float] = field(default_factory=lambda: [1.0, 2.0])
+    repeats: int = 150
     resamples: int = 400
     seed: int = 0
     out: Path = Path("coverage")

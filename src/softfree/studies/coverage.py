@@ -1,13 +1,15 @@
 """How often the intervals of a report hold the truth, by simulation: few patients with several images each, and many.
 
-Scores of a patient's images share a part, so that they resemble each other. The truth of each metric is its value over
-a population of 40,000 such patients. A metric without an interval (too few patients) is counted as such, not as a miss.
+Scores of a patient's images share a part, so that they resemble each other. A second model sees the same images and
+ranks them a little worse; the difference of both AUROC is measured, too. The truth of each metric is its value over a
+population of 40,000 such patients. A metric without an interval (too few patients) is counted as such, not as a miss.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,6 +18,7 @@ import pandas as pd
 from numpy.random import Generator, default_rng
 
 from softfree.data.task import Task
+from softfree.evaluation.comparison import Difference, compare
 from softfree.evaluation.metrics import Metric, measure
 from softfree.evaluation.scores import Scores
 from softfree.files import replacing, write_atomically
@@ -26,7 +29,12 @@ from softfree.progress import tracked
 TASK = Task("binary", ("absent", "present"))
 SHARED = 0.8
 """Standard deviation of what the images of a patient share; that of an image is 1."""
+ALIKE, WORSE = 0.8, 0.8
+"""Correlation of what the two models see in an image beside its class; the second's separation over the first's."""
 POPULATION = 40_000
+DIFFERENCE = "auroc difference"
+
+Setting = tuple[int, int, float, float, float]
 
 
 def study_coverage(options: CoverageOptions) -> pd.DataFrame:
@@ -34,16 +42,11 @@ def study_coverage(options: CoverageOptions) -> pd.DataFrame:
 
     Returns:
         A row for each metric and setting: ``patients``, ``images`` (of each), ``positives`` (share of the patients),
-        ``separation`` (of the classes, in standard deviations of an image), ``metric``, ``truth``, ``held`` (share of
-        the given intervals), ``given`` (share of the repeats), ``width`` (mean).
+        ``separation`` (of the classes, in standard deviations of a negative image), ``spread`` (of the positives),
+        ``metric``, ``truth``, ``held`` (share of the given intervals), ``given`` (share of the repeats), ``width``
+        (mean).
     """
-    settings = [
-        (patients, images, positives, separation)
-        for patients in options.patients
-        for images in options.images
-        for positives in options.positives
-        for separation in options.separations
-    ]
+    settings = list(product(options.patients, options.images, options.positives, options.separations, options.spreads))
     rows: list[dict[str, float | str]] = []
     for number, setting in enumerate(tracked(settings, "Simulating", total=len(settings), shown=options.progress)):
         rows += _one(setting, default_rng((options.seed, number)), options)
@@ -57,15 +60,13 @@ def study_coverage(options: CoverageOptions) -> pd.DataFrame:
     return found
 
 
-def _one(
-    setting: tuple[int, int, float, float], rng: Generator, options: CoverageOptions
-) -> list[dict[str, float | str]]:
-    patients, images, positives, separation = setting
-    truth = {name: one.value for name, one in _measured(POPULATION, 1, positives, separation, rng, 2).items()}
+def _one(setting: Setting, rng: Generator, options: CoverageOptions) -> list[dict[str, float | str]]:
+    patients, images, positives, separation, spread = setting
+    truth = {name: one.value for name, one in _measured((POPULATION, 1, *setting[2:]), rng, 2).items()}
     held: dict[str, list[bool]] = {name: [] for name in truth}
     widths: dict[str, list[float]] = {name: [] for name in truth}
     for _ in range(options.repeats):
-        for name, metric in _measured(patients, images, positives, separation, rng, options.resamples).items():
+        for name, metric in _measured(setting, rng, options.resamples).items():
             if name in truth and not math.isnan(metric.low):
                 held[name].append(metric.low <= truth[name] <= metric.high)
                 widths[name].append(metric.high - metric.low)
@@ -75,6 +76,7 @@ def _one(
             "images": images,
             "positives": positives,
             "separation": separation,
+            "spread": spread,
             "metric": name,
             "truth": truth[name],
             "held": float(np.mean(held[name])) if held[name] else math.nan,
@@ -86,33 +88,53 @@ def _one(
     ]
 
 
-def _measured(
-    patients: int, images: int, positives: float, separation: float, rng: Generator, resamples: int
-) -> dict[str, Metric]:
+def _measured(setting: Setting, rng: Generator, resamples: int) -> dict[str, Metric | Difference]:
     """Draw patients and measure them; a patient has one class."""
+    patients, images, positives, separation, spread = setting
     ill = rng.random(patients) < positives
     y = np.repeat(ill.astype(int), images)
     who = np.repeat(np.arange(patients), images)
-    score = separation * (y - 0.5) + SHARED * rng.normal(size=patients)[who] + rng.normal(size=len(y))
+    scale = np.where(y == 1, spread, 1.0)
+    first = SHARED * rng.normal(size=patients)[who] + rng.normal(size=len(y))
+    other = SHARED * rng.normal(size=patients)[who] + rng.normal(size=len(y))
+    second = ALIKE * first + math.sqrt(1 - ALIKE**2) * other
+    a, b = (
+        _scores(share * separation * (y - 0.5) + scale * noise, y, who)
+        for share, noise in ((1, first), (WORSE, second))
+    )
+    seed = int(rng.integers(2**31))
+    found: dict[str, Metric | Difference] = dict(measure(a, None, resamples=resamples, seed=seed))
+    found[DIFFERENCE] = compare(a, b, resamples=resamples, seed=seed).differences["auroc"]
+    return found
+
+
+def _scores(score: np.ndarray, y: np.ndarray, who: np.ndarray) -> Scores:
     p = 1 / (1 + np.exp(-score))
-    scores = Scores(TASK, np.stack([1 - p, p], 1), y, who)
-    return measure(scores, None, resamples=resamples, seed=int(rng.integers(2**31)))
+    return Scores(TASK, np.stack([1 - p, p], 1), y, who)
 
 
 def to_markdown(found: pd.DataFrame) -> str:
-    """One row a number of patients, one column a metric: the share of given intervals that hold, over all settings."""
+    """One row a number of patients and images, one column a metric.
+
+    A cell has the share of the given intervals that hold, over all settings; in brackets that of the worst setting of
+    those in which at least half of the intervals are given.
+    """
     metrics = list(dict.fromkeys(found["metric"]))
-    lines = ["| patients | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
-    for patients, part in found.groupby("patients"):
-        cells = []
-        for name in metrics:
-            own = part[part["metric"] == name]
-            given = own["given"].mean()
-            share = np.average(own["held"].fillna(0), weights=own["given"]) if given else math.nan
-            partly = "" if given > 0.995 else f" ({given:.0%} given)"
-            cells.append(f"{100 * share:.1f} %{partly}" if given else "none given")
-        lines.append(f"| {patients} | " + " | ".join(cells) + " |")
+    lines = ["| patients | images of each | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 2) + "|"]
+    for (patients, images), part in found.groupby(["patients", "images"]):
+        cells = [_cell(part[part["metric"] == name]) for name in metrics]
+        lines.append(f"| {patients} | {images} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(own: pd.DataFrame) -> str:
+    given = own["given"].mean()
+    if not given:
+        return "none given"
+    share = np.average(own["held"].fillna(0), weights=own["given"])
+    worst = own.loc[own["given"] >= 0.5, "held"].min()
+    partly = "" if given > 0.995 else f", {given:.0%} given"
+    return f"{100 * share:.1f} %{'' if math.isnan(worst) else f' ({100 * worst:.0f})'}{partly}"
 
 
 def _plot(path: Path, found: pd.DataFrame) -> None:
