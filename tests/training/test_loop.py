@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 
 from softfree.errors import UserError
 from softfree.report_facts import read_history
-from softfree.runs import Run
+from softfree.runs import Run, read_cost
+from softfree.training.checkpoints import read_checkpoint
 from softfree.training.loop import resume, train
 from softfree.training.module import ClassifierModule
 
@@ -90,7 +91,15 @@ def test_resume_goes_on_exactly(options_for, monkeypatch, extra):
     broken = options_for("broken").out
     with pytest.raises(UserError, match="training has not ended"):
         Run.load(broken)
+    last = broken / "checkpoints" / "last.ckpt"
+    checkpoint = read_checkpoint(last)
+    checkpoint["callbacks"]["Spent"]["seconds"] += 1000  # as if the first session had been long
+    torch.save(checkpoint, last)
     resume(broken)
+    cost, before = read_cost(broken), checkpoint["callbacks"]["Spent"]
+    assert 1000 < before["seconds"] < cost["seconds"] + 0.1, "rounded"
+    assert before["cpu_seconds"] < cost["cpu_seconds"] + 0.1
+    assert not cost["resumed"]
     assert same(whole.folder, broken)
     assert read_history(broken)["epoch"].tolist() == [0, 1, 2]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -188,7 +188,7 @@ def _takeoff(own: Mapping[int, Cell], peer: Mapping[int, Cell]) -> dict[str, flo
 
 
 def _costs(cells: Sequence[Cell]) -> dict[str, float]:
-    """Medians over seeds; a resumed run counts its time from there on, and has none."""
+    """Medians over seeds; of a run that does not know its time before it was resumed, none."""
 
     def median(name: str, unit: float = 1.0) -> float:
         known = [c.cost[name] / unit for c in cells if name == "peak_bytes" or not c.cost["resumed"]]

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 from torch import Tensor
 
+from softfree.machine import peak_memory
 from softfree.progress import console
 
 _TIMED = 10
@@ -66,6 +67,27 @@ class Patience(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
         self.best, self.waited, self.stopped = (state_dict[name] for name in ("best", "waited", "stopped"))
+
+
+class Spent(Callback):
+    """Count what a training costs; its state, in every checkpoint, is that of all sessions so far."""
+
+    def __init__(self) -> None:
+        self.before = {"seconds": 0.0, "cpu_seconds": 0.0, "peak_bytes": 0.0}
+        self.began = time.monotonic(), time.process_time()
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what was spent until now."""
+        return {
+            "seconds": self.before["seconds"] + time.monotonic() - self.began[0],
+            # On a shared machine the steadier number; reading processes are not in it.
+            "cpu_seconds": self.before["cpu_seconds"] + time.process_time() - self.began[1],
+            "peak_bytes": max(self.before["peak_bytes"], peak_memory()),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Take it back."""
+        self.before = dict(state_dict)
 
 
 class WarmedAverage(WeightAveraging):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from softfree.progress import console
 from softfree.reporting import write_results
 from softfree.runs import WEIGHTS, Run, build_model, read_config, write_config
 from softfree.scoring import PREDICTIONS, calibrate, predict_rows, write_predictions
+from softfree.training.callbacks import Spent
 from softfree.training.checkpoints import BEST, claimed, newest_checkpoint, read_checkpoint
 from softfree.training.configuration import (
     check_options,
@@ -166,21 +166,14 @@ def _go_on(
             console.print(said, highlight=False)
     if options.progress and global_rank() == 0:
         console.print(header(options, table, model), highlight=False, markup=False, soft_wrap=True)
-    started, worked = time.monotonic(), time.process_time()
-    _fit(model, options, table, samples, teacher, checkpoint)
+    known = _fit(model, options, table, samples, teacher, checkpoint)
     if global_rank() != 0:
         return Run(options.out, config)
     _save_weights(model, options)
     config["table"]["unreadable"] = len(samples.failed)
     write_config(options.out, config)
-    spent = {
-        "seconds": round(time.monotonic() - started, 1),
-        # On a shared machine the steadier number; reading processes are not in it.
-        "cpu_seconds": round(time.process_time() - worked, 1),
-        "resumed": checkpoint is not None,
-    }
     if not (options.out / COST).is_file():  # of a training that had ended, only results were missing
-        _save_cost(model, options, samples.shape(), spent)
+        _save_cost(model, options, samples.shape(), known)
     Seen.of(table).write(options.out)
     return finish(options, table)
 
@@ -215,8 +208,8 @@ def _fit(
     samples: Samples,
     teacher: Teacher | None,
     checkpoint: Path | None,
-) -> None:
-    """Train ``model`` in place and leave it with the weights to keep."""
+) -> dict[str, Any]:
+    """Train ``model`` in place, leave it with the weights to keep, and return what all sessions spent."""
     train_targets = table.where("train").targets[readable(samples.train)]
     weights = class_weights(table.task, train_targets) if options.class_weights else None
     growth = Growth.of(options)
@@ -238,6 +231,9 @@ def _fit(
     )
     train_loader, validation_loader = create_loaders(samples, options, len(table.task.classes), step)
     begun = None if checkpoint is None else read_checkpoint(checkpoint)
+    spent = next(one for one in trainer.callbacks if isinstance(one, Spent))  # type: ignore[attr-defined]
+    if begun is not None:
+        spent.load_state_dict(begun["callbacks"].get("Spent", spent.before))
     with explained(options.out):
         if begun is None or not _ended(begun, options):
             if begun is not None:
@@ -246,6 +242,8 @@ def _fit(
             trainer.fit(module, train_loader, validation_loader, ckpt_path=checkpoint, weights_only=True)
         state = _kept(options)["state_dict"]
     model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+    # Checkpoints of earlier versions do not say what was spent before them.
+    return {**spent.state_dict(), "resumed": begun is not None and "Spent" not in begun["callbacks"]}
 
 
 def _ended(checkpoint: dict[str, Any], options: TrainOptions) -> bool:
@@ -299,8 +297,10 @@ def _save_cost(model: nn.Module, options: TrainOptions, shape: tuple[int, ...], 
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "multiply_adds": multiply_adds(model, (1, *shape)),
         "shape": list(shape),
-        **spent,
-        "peak_bytes": peak_memory(),
+        "seconds": round(spent["seconds"], 1),
+        "cpu_seconds": round(spent["cpu_seconds"], 1),
+        "resumed": spent["resumed"],
+        "peak_bytes": max(int(spent["peak_bytes"]), peak_memory()),
         "machine": describe_machine(),
     }
     write_atomically(options.out / COST, json.dumps(cost, indent=2))

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from softfree.errors import UserError
 from softfree.options import TrainOptions
-from softfree.training.callbacks import EpochReport, Patience, WarmedAverage
+from softfree.training.callbacks import EpochReport, Patience, Spent, WarmedAverage
 from softfree.training.checkpoints import BEST, WholeCheckpoints
 
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -34,8 +34,8 @@ def create_trainer(options: TrainOptions, work: Callable[[int], float] = lambda 
         UserError: devices that are not there, or that cannot share a batch.
     """
     checkpoints = options.out / "checkpoints"
-    callbacks: list[Callback] = []
-    if options.patience is not None:  # before the checkpoint of the epoch, which holds its state
+    callbacks: list[Callback] = [Spent()]  # before the checkpoint of the epoch, which holds its state
+    if options.patience is not None:  # likewise
         callbacks.append(Patience(checkpoints / BEST, options.patience))
     callbacks.append(
         ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
