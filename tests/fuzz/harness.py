@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 ROOT = Path(__file__).parents[2]
 HANGS = 20.0  # seconds for one input
+_FIRST = 120.0  # for the first of a target in a process, which imports its libraries
 _LARGEST_SEED = 300_000  # bytes
 _TOKENS = (
     b"nan",
@@ -149,6 +150,7 @@ class Workers:
 
     scratch: Path
     process: subprocess.Popen[str] | None = field(default=None)
+    warm: set[str] = field(default_factory=set)
 
     def fault_of(self, seed: Seed, content: bytes) -> str | None:
         """Return what went wrong with ``content`` in the place of the seed's file, or None."""
@@ -169,9 +171,11 @@ class Workers:
         assert process.stdin is not None
         assert process.stdout is not None
         print(json.dumps(question), file=process.stdin, flush=True)
-        if not select.select([process.stdout], [], [], HANGS)[0]:
+        limit = HANGS if question["target"] in self.warm else _FIRST
+        if not select.select([process.stdout], [], [], limit)[0]:
             self.close()
-            return f"no answer within {HANGS:.0f} s"
+            return f"no answer within {limit:.0f} s"
+        self.warm.add(question["target"])
         line = process.stdout.readline()
         if not line:
             status = process.wait()
@@ -200,6 +204,7 @@ class Workers:
     def close(self) -> None:
         """End the process."""
         if self.process is not None:
+            self.warm.clear()
             self.process.kill()
             self.process.wait()
             for pipe in (self.process.stdin, self.process.stdout):
