@@ -192,6 +192,10 @@ class Run:
         found = {name: _digest(self.folder / name) for name in DIGESTED if (self.folder / name).is_file()}
         write_atomically(self.folder / DIGESTS, json.dumps(found, indent=2))
 
+    def weights_digest(self) -> str:
+        """SHA-256 of the weights."""
+        return _digest(self.folder / WEIGHTS)
+
     def is_unchanged(self, name: str) -> bool:
         """Whether a file is the one that was recorded, or nothing was."""
         digest = _read_digests(self.folder).get(name)

@@ -57,6 +57,14 @@ def test_a_cache_folder_notices_a_changed_file_and_other_preprocessing(files, tm
     assert SampleDataset(files, None, smaller, cache=where)[0]["image"].shape == (1, 16, 16)
 
 
+def test_a_cache_folder_is_not_believed_once_the_source_of_the_readers_has_changed(files, tmp_path, monkeypatch):
+    where = str(tmp_path / "cache")
+    SampleDataset(files, None, PREPROCESSING, cache=where)[0]
+    monkeypatch.setattr("softfree.data.dataset._source_digest", lambda: "another")
+    SampleDataset(files, None, PREPROCESSING, cache=where)[0]
+    assert len(list((tmp_path / "cache").glob("*.pt"))) == 2
+
+
 def test_a_cache_that_cannot_be_made_is_one_line(files, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--cache"):

@@ -122,13 +122,18 @@ def test_resume_goes_on_with_the_teacher(options_for, teacher_run, monkeypatch, 
     with pytest.raises(UserError, match="stopped by Ctrl-C"):
         train(options_for("broken", teacher=teacher_run.folder, **extra))
     monkeypatch.undo()
-    broken = resume(options_for("broken").out)
+    moved = teacher_run.folder.rename(teacher_run.folder.with_name("moved"))
+    with pytest.raises(UserError, match=r"not there any more; .*--resume RUN --teacher FOLDER"):
+        resume(options_for("broken").out)
+    with pytest.raises(UserError, match="has other weights than the one that this training began with"):
+        resume(options_for("broken").out, teacher=whole.folder)
+    broken = resume(options_for("broken").out, teacher=moved)
     assert same(whole, broken)
     assert weights(whole).keys() == weights(train(options_for("alone", epochs=1))).keys()
     assert not same(whole, train(options_for("without", **extra)))
     checkpoint = torch.load(broken.folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert not any("teacher" in name for name in checkpoint["state_dict"])
-    assert broken.config["options"]["teacher"] == str(teacher_run.folder.resolve())
+    assert broken.config["options"]["teacher"] == str(moved.resolve())
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -230,8 +232,17 @@ class FolderCache(PersistentDataset):
 
 
 def _hash_transform(transform: Any) -> bytes:
-    # Another version may read the same file otherwise.
-    return f"{__version__} {transform}".encode()
+    # Another version may read the same file otherwise, and so may a changed source.
+    return f"{__version__} {_source_digest()} {transform}".encode()
+
+
+@functools.cache
+def _source_digest() -> str:
+    """Hash the source of all that turns a file into a sample."""
+    digest = blake2b(digest_size=8)
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _item(source: Any, frame: int | None) -> dict[str, Any]:

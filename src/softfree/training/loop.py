@@ -82,16 +82,17 @@ def train(options: TrainOptions, *, notice: str | None = None) -> Run:
         return _go_on(options, config, table, model, teacher, checkpoint=None)
 
 
-def resume(folder: Path, table: Path | None = None, images: Path | None = None) -> Run:
+def resume(folder: Path, table: Path | None = None, images: Path | None = None, teacher: Path | None = None) -> Run:
     """Go on with an interrupted training, to the result that it would have had without the interruption.
 
     Args:
         folder: the run directory, wherever it lies now.
         table: where the table lies now; default: where it was. Its content must be the same.
         images: where the folder of ``--images`` lies now; default: where it was, or if that is gone, beside the table.
+        teacher: where the teacher's run lies now; default: where it was. Its weights must be the same.
 
     Raises:
-        UserError: no training to go on with, another table, or one that still runs.
+        UserError: no training to go on with, another table or teacher, or one that still runs.
     """
     config = read_config(folder)
     options = options_of(config, folder)
@@ -99,6 +100,10 @@ def resume(folder: Path, table: Path | None = None, images: Path | None = None) 
         options = replace(options, table=table)
     if images is not None or (options.images and not options.images.is_dir()):
         options = replace(options, images=images)
+    if teacher is not None:
+        if options.teacher is None:
+            raise UserError(f"--teacher {teacher}: the training in {folder} has none; leave it out")
+        options = replace(options, teacher=teacher)
     if not options.table.exists():
         raise UserError(
             f"{options.table} is not there any more; name the table where it lies now: softfree train TABLE --resume"
@@ -115,8 +120,8 @@ def resume(folder: Path, table: Path | None = None, images: Path | None = None) 
         if global_rank() == 0:
             config["options"] |= stated_places(options)
             write_config(folder, config)
-        model, teacher = _create_models(options, config, fresh=checkpoint is None)
-        return _go_on(options, config, read, model, teacher, checkpoint)
+        model, opened = _create_models(options, config, fresh=checkpoint is None)
+        return _go_on(options, config, read, model, opened, checkpoint)
 
 
 def _finished(folder: Path, checkpoint: Path | None, options: TrainOptions) -> bool:

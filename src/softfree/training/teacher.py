@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from softfree.errors import UserError
 from softfree.runs import Run
 
+WEIGHTS_OF_TEACHER = "teacher_sha256"
+
 
 class Teacher:
     """A model that only answers.
@@ -43,15 +45,28 @@ def open_teacher(folder: Path | None, config: dict[str, Any]) -> Teacher | None:
 
     Args:
         folder: its run directory.
-        config: the student's configuration.
+        config: the student's configuration, which remembers the teacher's weights from now on.
 
     Raises:
-        UserError: no finished run, or one that was made for another task, other classes, other pixels, or for a split
-            of the same table in which it may have learnt what the student is tested on.
+        UserError: no finished run, another one than the training began with, or one that was made for another task,
+            other classes, other pixels, or for a split of the same table in which it may have learnt what the student
+            is tested on.
     """
     if folder is None:
         return None
+    begun = WEIGHTS_OF_TEACHER in config
+    if begun and not folder.exists():
+        raise UserError(
+            f"{folder}, whose outputs this training learns, is not there any more; name it where it lies now: softfree"
+            " train --resume RUN --teacher FOLDER"
+        )
     run = Run.load(folder)
+    digest = run.weights_digest()
+    if config.setdefault(WEIGHTS_OF_TEACHER, digest) != digest:
+        raise UserError(
+            f"--teacher {folder} has other weights than the one that this training began with; name that one, or start"
+            " a new training with another --out"
+        )
     for what, mend in (
         ("task", "train it on the same classes"),
         ("preprocessing", "give this training the same --preset, --size, --fit and --channels"),
@@ -63,7 +78,8 @@ def open_teacher(folder: Path | None, config: dict[str, Any]) -> Teacher | None:
                     f"--teacher {folder} has {what} {name} {_in_words(theirs.get(name))}, this training "
                     f"{_in_words(value)}: {mend}, or choose another teacher"
                 )
-    _refuse_another_split(folder, run.config, config)
+    if not begun:
+        _refuse_another_split(folder, run.config, config)
     return Teacher(run.model)
 
 

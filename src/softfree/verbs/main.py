@@ -70,7 +70,7 @@ def _train_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--resume",
         type=str,
-        help="Go on with this run directory, whose options hold; TABLE and --images say where those lie now.",
+        help="Go on with this run directory, whose options hold; TABLE, --images, --teacher say where those lie now.",
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these options.")
 
@@ -84,8 +84,8 @@ def _train(parsed: Namespace) -> None:
     from softfree.training.loop import resume, train
 
     if parsed.resume is not None:
-        table, images = (None if path is None else Path(str(path)) for path in (parsed.table, parsed.images))
-        run = resume(Path(parsed.resume), table, images)
+        moved = (parsed.table, parsed.images, parsed.teacher)
+        run = resume(Path(parsed.resume), *(None if path is None else Path(str(path)) for path in moved))
     else:
         run = train(fill(options.TrainOptions, parsed, table=Path(parsed.table)))
     print_run(run)
