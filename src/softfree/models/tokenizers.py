@@ -86,6 +86,8 @@ class ConvStem(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.constant_(layer.bias, 0)  # type: ignore[arg-type]
+        # One channel lies in memory as both layouts do; torch then takes the slower one, unless the weights say which.
+        self.stem.to(memory_format=torch.channels_last)
 
     def _layers(self, widths: Sequence[int]) -> list[nn.Module]:
         """Make the layers from ``widths[0]`` channels of pixels to ``widths[-1]`` of tokens."""
