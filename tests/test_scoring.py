@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from softfree.baselines import Beside, read_baselines
 from softfree.cli import main
 from softfree.data.task import Task
 from softfree.errors import UserError
@@ -25,7 +26,12 @@ def multilabel(folder: Path) -> Run:
 
 def test_predicted_rows_are_those_stored_by_training(run: Run) -> None:
     part = open_table(run).where("test")
-    stored, fresh = stored_rows(run, part), predict_rows(run, part, InferenceOptions(batch=3, progress=False))
+    baselines = read_baselines(run.folder)
+    assert baselines is not None
+    beside = Beside(baselines, run.task, run.preprocessing, len(part.frame))
+    stored = stored_rows(run, part)
+    fresh = predict_rows(run, part, InferenceOptions(batch=3, progress=False), beside)
+    assert "beside_copy_high" in fresh, "what the regression says"
     assert stored is not None
     pd.testing.assert_frame_equal(stored, fresh, check_dtype=False, rtol=1e-4, atol=1e-6)
     assert fresh["row"].tolist() == list(range(24, 32))

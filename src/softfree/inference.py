@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from softfree.data.dataset import SampleDataset
+from softfree.data.dataset import SampleDataset, Seen
 from softfree.errors import ReadError, UserError
 from softfree.longseq.choice import Answer
 from softfree.machine import best_device
@@ -39,6 +39,7 @@ def infer(
     options: InferenceOptions | None = None,
     *,
     description: str = "Predicting",
+    seen: Seen | None = None,
 ) -> Logits:
     """Run ``model`` over ``dataset`` in batches of equal shape; what does not fit is streamed.
 
@@ -50,6 +51,7 @@ def infer(
         classes: K.
         options: by default batches of 16 in float32, without a bar.
         description: beside the bar.
+        seen: told of each sample that is read at once, in this process.
     """
     options = options or InferenceOptions(progress=False)
     values = np.full((len(dataset), classes), np.nan)
@@ -59,9 +61,11 @@ def infer(
 
     def whole() -> Iterator[tuple[int, Tensor]]:
         loader = DataLoader(_Readable(dataset), batch_size=None, num_workers=options.workers)
-        for index, image, error in tracked(loader, description, total=len(dataset), shown=options.progress):
-            if image is not None:
-                yield index, image
+        for index, sample, error in tracked(loader, description, total=len(dataset), shown=options.progress):
+            if sample is not None:
+                if seen is not None:
+                    seen(index, *sample)
+                yield index, sample[0]
                 continue
             try:
                 values[index] = _of_rows(answer, dataset, index, error)
@@ -81,7 +85,7 @@ def infer(
 
 
 class _Readable(Dataset):
-    """Items of a dataset as (number, picture, None), or (number, None, error)."""
+    """Items of a dataset as (number, (picture, its size), None), or (number, None, error)."""
 
     def __init__(self, dataset: SampleDataset) -> None:
         self.dataset = dataset
@@ -89,9 +93,10 @@ class _Readable(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor | None, ReadError | None]:
+    def __getitem__(self, index: int) -> tuple[int, tuple[Tensor, tuple[int, ...]] | None, ReadError | None]:
         try:
-            return index, self.dataset[index]["image"], None
+            sample = self.dataset[index]
+            return index, (sample["image"], sample.get("size", ())), None
         except ReadError as error:
             return index, None, error
 

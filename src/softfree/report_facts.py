@@ -75,6 +75,8 @@ def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
     left_out = run.config["table"].get("unreadable", 0)
     if left_out:
         notes.append(f"{left_out} training or validation samples could not be read and were left out.")
+    if copies := run.config["table"].get("copies"):
+        notes.append(f"{copies[:1].upper()}{copies[1:]}.")
     temperature = run.operating.temperature
     notes.append(f"Probabilities are calibrated on validation with temperature {temperature:.3g}.")
     return notes

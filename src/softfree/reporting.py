@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from softfree.baselines import Beside, read_baselines
+from softfree.beside import Simpler, measure_simpler
 from softfree.data.table import Table
 from softfree.errors import UserError
 from softfree.evaluation.comparison import Comparison, compare
@@ -50,6 +52,7 @@ class Evaluation:
         report: the page that was written.
         comparison: against another run, if asked for.
         left_out: rows that were not measured, because the run was trained on them.
+        simpler: what was measured beside it.
     """
 
     metrics: dict[str, Metric]
@@ -58,6 +61,7 @@ class Evaluation:
     report: Path
     comparison: Comparison | None = None
     left_out: int = 0
+    simpler: Simpler = field(default_factory=Simpler)
 
 
 def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
@@ -129,21 +133,25 @@ def write_results(
     scores = _readable(run, frame, options)
     shown, notes = (maps, []) if maps else report_maps(run, table, frame, scores, options)
     metrics = measure(scores, run.operating.thresholds, seed=options.seed, resamples=options.resamples)
+    simpler = measure_simpler(run, frame, scores, metrics, seed=options.seed, resamples=options.resamples)
     report = Report(
         title=f"{run.config['model']['name']} on {measured.name}, {options.split} split",
         metrics=metrics,
         scores=scores,
         comparisons=_comparisons(beside, options.against, comparison, metrics),
+        baselines=simpler.rows,
+        baseline_warnings=simpler.warnings,
+        baseline_notes=simpler.notes,
         subgroups={column: _subgroup(column, table, frame, scores, run, options) for column in options.by},
         pictures=worst_errors(run, table, frame, scores) if options.pictures else [],
         maps=shown,
         map_notes=notes,
         **_facts(run, table, frame, options, left_out),
     )
-    about = _about(run, frame, scores, options) | {"left_out_as_seen": left_out}
+    about = _about(run, frame, scores, options) | {"left_out_as_seen": left_out, "simpler": simpler.to_dict()}
     write_metrics(folder / "metrics.json", metrics, about)
     write_report(folder / "report.html", report)
-    return Evaluation(metrics, scores, _reasons(frame), folder / "report.html", comparison, left_out)
+    return Evaluation(metrics, scores, _reasons(frame), folder / "report.html", comparison, left_out, simpler)
 
 
 def _facts(run: Run, table: Table, frame: pd.DataFrame, options: EvaluateOptions, left_out: int) -> dict[str, Any]:
@@ -236,7 +244,9 @@ def _predicted(run: Run, part: Table, options: EvaluateOptions, *, stored: bool)
     found = stored_rows(run, part) if stored and options.precision == "32" else None
     if found is not None:
         return found
-    return predict_rows(run, part, options)
+    known = read_baselines(run.folder)
+    beside = None if known is None else Beside(known, run.task, run.preprocessing, len(part.frame))
+    return predict_rows(run, part, options, beside)
 
 
 def _comparisons(

@@ -7,6 +7,7 @@
     operating.json      temperature and thresholds, chosen on validation
     digests.json        SHA-256 of these three, so that a damaged or changed file is noticed
     split.csv           the split of each row; patients by hashed names
+    baselines.safetensors  regressions on the size and on a small copy of the training samples
     predictions.csv     a row for each validation and test picture; row numbers of the table, no names
     metrics.json        metrics with intervals
     report.html         the same to look at

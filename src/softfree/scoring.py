@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from softfree.baselines import Beside
 from softfree.data.dataset import SampleDataset
 from softfree.data.samples import as_samples
 from softfree.data.seen import read_seen
@@ -127,10 +128,15 @@ def without_seen(run: Run, table: Table) -> tuple[Table, int]:
     return table.take(np.flatnonzero(~known)), int(known.sum())
 
 
-def predict_rows(run: Run, table: Table, options: InferenceOptions | None = None) -> pd.DataFrame:
-    """Logits for all rows of ``table`` as in ``predictions.csv``: rows and patients by number, nothing by name."""
+def predict_rows(
+    run: Run, table: Table, options: InferenceOptions | None = None, beside: Beside | None = None
+) -> pd.DataFrame:
+    """Logits for all rows of ``table`` as in ``predictions.csv``: rows and patients by number, nothing by name.
+
+    With ``beside``, which is told of each sample, what simpler models say stands there, too.
+    """
     dataset = SampleDataset(table.frame["file"].tolist(), None, run.preprocessing, frames=_frames(table.frame))
-    logits = infer(run.model, dataset, len(run.task.classes), options)
+    logits = infer(run.model, dataset, len(run.task.classes), options, seen=beside)
     frame = table.frame[["row", "split", "patient"]].reset_index(drop=True)
     frame["status"] = [logits.failed[i].status if i in logits.failed else "ok" for i in range(len(frame))]
     # Without the file, which a message starts with: its name may be a patient's.
@@ -143,7 +149,7 @@ def predict_rows(run: Run, table: Table, options: InferenceOptions | None = None
     if run.task.exclusive:
         frame["target"] = targets
     frame[[f"logit_{name}" for name in run.task.classes]] = logits.values
-    return frame
+    return frame if beside is None else pd.concat([frame, beside.columns()], axis=1)
 
 
 def scores_of(frame: pd.DataFrame, run: Run) -> Scores:

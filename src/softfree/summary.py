@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from softfree.evaluation.metrics import Metric
-from softfree.evaluation.output import metrics_to_json, summary_rows
+from softfree.evaluation.output import metrics_to_json, number, summary_rows
 from softfree.reporting import Evaluation
 from softfree.runs import Run
 from softfree.studies.confound import SizeStudy
@@ -26,6 +26,7 @@ def print_run(run: Run) -> None:
     metrics = {name: _from_json(value) for name, value in measured["metrics"].items()}
     counted = f"{measured['split']} split: {measured['n']} pictures of {measured['patients']} patients"
     console.print(_metrics_table(metrics, counted))
+    _print_simpler(measured.get("simpler"))
     console.print(f"Report: {run.folder / 'report.html'}", highlight=False)
     console.print(f"Predict: softfree predict {run.folder} FILES", highlight=False)
 
@@ -33,6 +34,7 @@ def print_run(run: Run) -> None:
 def print_evaluation(result: Evaluation) -> None:
     """Metrics, comparison and unreadable pictures."""
     console.print(_metrics_table(result.metrics, f"{len(result.scores)} samples"))
+    _print_simpler(result.simpler.to_dict())
     if result.left_out:
         console.print(
             f"{result.left_out} rows left out: the run was trained on their files or patients", highlight=False
@@ -50,10 +52,29 @@ def evaluation_to_dict(result: Evaluation) -> dict[str, Any]:
         "n": len(result.scores),
         "left_out_as_seen": result.left_out,
         "metrics": metrics_to_json(result.metrics),
+        "simpler": result.simpler.to_dict(),
         "comparison": _comparison(result),
         "failed": {str(row): reason for row, reason in result.failed.items()},
         "report": str(result.report),
     }
+
+
+def _print_simpler(found: dict[str, Any] | None) -> None:
+    """What simpler models reach on the same samples."""
+    if not found:
+        return
+    for name, model in found["models"].items():
+        auroc, apart = _with_interval(model), _with_interval(model["model_minus_it"])
+        console.print(f"Regression on {name}: AUROC {auroc}; model minus it {apart}", highlight=False, soft_wrap=True)
+    for sentence in found["warnings"]:
+        console.print(sentence, style="yellow", highlight=False, soft_wrap=True)
+    for sentence in found["notes"]:
+        console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def _with_interval(found: dict[str, Any]) -> str:
+    value, low, high = (number(math.nan if found[side] is None else found[side]) for side in ("value", "low", "high"))
+    return value if found["low"] is None else f"{value} ({low} to {high})"
 
 
 def print_sizes(found: SizeStudy) -> None:

@@ -38,7 +38,7 @@ def test_area_and_direction(sign):
     rng = np.random.default_rng(0)
     targets = np.arange(200) % 2
     values = np.round(rng.normal(size=200) + 1.2 * targets * sign, 1)  # with ties
-    (found,) = find_confounds(pd.DataFrame({"width": values}), BINARY, targets)
+    (found,) = find_confounds(pd.DataFrame({"width": values}), BINARY, targets, np.arange(200))
     assert found.auroc == pytest.approx(roc_auc_score(targets, values * sign))
     assert found.direction == ("larger" if sign > 0 else "smaller")
     assert (found.class_name, found.feature) == ("yes", "width")
@@ -49,7 +49,7 @@ def test_area_and_direction(sign):
 def test_noise_and_constants_are_not_flagged():
     rng = np.random.default_rng(1)
     features = pd.DataFrame({"noise": rng.normal(size=300), "constant": np.ones(300)})
-    found = find_confounds(features, BINARY, np.arange(300) % 2)
+    found = find_confounds(features, BINARY, np.arange(300) % 2, np.arange(300))
     assert not any(confound.flagged for confound in found)
     assert found[-1].auroc == 0.5
 
@@ -57,7 +57,7 @@ def test_noise_and_constants_are_not_flagged():
 def test_every_class_against_the_rest():
     targets = np.repeat([0, 1, 2], 40)
     features = pd.DataFrame({"width": np.where(targets == 1, 500.0, 100.0)})
-    found = find_confounds(features, Task("multiclass", ("a", "b", "c")), targets)
+    found = find_confounds(features, Task("multiclass", ("a", "b", "c")), targets, np.arange(120))
     assert found[0].class_name == "b"
     assert found[0].auroc == 1
     assert [confound.auroc for confound in found[1:]] == [0.75, 0.75]
@@ -66,9 +66,23 @@ def test_every_class_against_the_rest():
 def test_unknown_findings_are_left_out():
     targets = np.repeat([[1.0], [0.0], [np.nan]], 20, axis=0)
     features = pd.DataFrame({"width": np.repeat([5.0, 1.0, 9.0], 20)})
-    (found,) = find_confounds(features, Task("multilabel", ("x",)), targets)
+    (found,) = find_confounds(features, Task("multilabel", ("x",)), targets, np.arange(60))
     assert (found.auroc, found.direction) == (1, "larger")
 
 
+def test_images_of_one_patient_count_once():
+    """Ten images of each of 20 patients, all alike, are 20 films and not 200."""
+    rng = np.random.default_rng(0)
+    patients = np.arange(200) // 10
+    targets = patients % 2
+    values = pd.DataFrame({"width": (rng.normal(size=20) + 0.3 * (np.arange(20) % 2))[patients]})
+    (each,) = find_confounds(values, BINARY, targets, np.arange(200))
+    (whole,) = find_confounds(values, BINARY, targets, patients)
+    assert each.auroc == whole.auroc
+    assert whole.low == pytest.approx(max(0.5, whole.auroc - 1.96 * hanley_mcneil(whole.auroc, 10, 10)))
+    assert (each.flagged, whole.flagged) == (True, False)
+    assert find_confounds(values, BINARY, targets, patients // 4) == [], "too few patients for an interval"
+
+
 def test_a_handful_of_pictures_is_not_judged():
-    assert find_confounds(pd.DataFrame({"width": np.arange(18.0)}), BINARY, np.arange(18) // 9) == []
+    assert find_confounds(pd.DataFrame({"width": np.arange(18.0)}), BINARY, np.arange(18) // 9, np.arange(18)) == []

@@ -153,8 +153,9 @@ def test_pages_of_zeros_in_a_cache_file_are_no_pixels(files, tmp_path):
 
 def test_what_could_not_be_read_is_tried_again_another_time(files, tmp_path, monkeypatch):
     where = str(tmp_path / "cache")
+    refusal = ReadError("no decoder", "unsupported")
     with monkeypatch.context() as patched:
-        patched.setattr(Preprocessing, "load", lambda *_: (_ for _ in ()).throw(ReadError("no decoder", "unsupported")))
+        patched.setattr(Preprocessing, "load_sized", lambda *_: (_ for _ in ()).throw(refusal))
         assert SampleDataset(files, None, PREPROCESSING, cache=where).read_all("Reading", progress=False)
     assert not SampleDataset(files, None, PREPROCESSING, cache=where).read_all("Reading", progress=False)
 

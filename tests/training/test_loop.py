@@ -66,6 +66,10 @@ def test_a_run_holds_all_that_is_promised_and_no_names(options_for):
     assert "path" not in predictions
 
 
+def simpler(folder: Path) -> dict[str, dict]:
+    return json.loads((folder / "metrics.json").read_text())["simpler"]
+
+
 def test_equal_seeds_give_equal_bits_and_other_seeds_do_not(options_for):
     train(options_for("a"))
     train(options_for("b"))
@@ -101,6 +105,8 @@ def test_resume_goes_on_exactly(options_for, monkeypatch, extra):
     assert before["cpu_seconds"] < cost["cpu_seconds"] + 0.1
     assert not cost["resumed"]
     assert same(whole.folder, broken)
+    assert list(simpler(broken)["models"]) == ["32 x 32 pixels"]
+    assert simpler(broken) == simpler(whole.folder)
     assert read_history(broken)["epoch"].tolist() == [0, 1, 2]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -124,6 +130,7 @@ def test_a_killed_run_goes_on_exactly(options_for):
     resume(options.out)
     whole = train(options_for("whole", epochs=30))
     assert same(whole.folder, options.out)
+    assert simpler(whole.folder) == simpler(options.out)
 
 
 def test_moved_and_killed_after_its_best_epoch_a_training_keeps_it(options_for, monkeypatch):
@@ -312,6 +319,29 @@ def test_unreadable_pictures_are_left_out_and_counted(options_for, capsys):
     assert predictions.set_index("row").loc[31, "status"] == "corrupt"
     assert "2 samples cannot be read and are left out" in capsys.readouterr().err
     assert "1 of 8 samples of this split could not be read" in (run.folder / "report.html").read_text()
+    assert simpler(run.folder)["models"]["32 x 32 pixels"]["n"] == 7
+
+
+@pytest.mark.parametrize("extra", [{}, {"workers": 1, "cache": "memory"}, {"fit": "native", "batch": 1}], ids=str)
+def test_what_the_size_tells_and_copies_across_splits_are_named(options_for, capsys, extra):
+    """Images of one class are wider, and a noisy copy of a training image is in test."""
+    options = options_for(epochs=1, **extra)
+    table = pd.read_csv(options.table)
+    for path, label in zip(table["path"], table["label"], strict=True):
+        image = Image.open(options.table.parent / path)
+        image.resize((40 + 8 * (label == "high"), 48)).save(options.table.parent / path)
+    copied = np.asarray(Image.open(options.table.parent / "03.png"))
+    noise = np.random.default_rng(0).integers(0, 5, copied.shape, dtype=np.uint8)
+    Image.fromarray(copied + noise).save(options.table.parent / "31.png")
+    run = train(options)
+    size = simpler(run.folder)["models"]["height, width and aspect ratio alone"]
+    assert (size["value"], size["n"]) == (1.0, 8)
+    assert any("ratio alone reaches AUROC 1.000, no less than" in said for said in simpler(run.folder)["warnings"])
+    said = (
+        "1 pair of equal or all but equal images in different splits, so that scores are too good: rows 3 (train) and"
+    )
+    assert f"{said} 31 (test); see: softfree check" in capsys.readouterr().err
+    assert f"{said} 31 (test)" in (run.folder / "report.html").read_text()
 
 
 def test_a_table_whose_every_file_is_bad_is_refused(options_for):
@@ -333,6 +363,7 @@ def test_several_findings_with_unknowns(options_for, small_table):
     measured = json.loads((run.folder / "metrics.json").read_text())
     assert measured["task"] == "multilabel"
     assert {"auroc", "auroc/top", "auroc/bottom"} <= measured["metrics"].keys()
+    assert measured["simpler"]["models"]["32 x 32 pixels"]["value"] == 1.0
 
 
 def test_colour_with_mixup_smoothing_and_accumulation(options_for, small_table):

@@ -136,7 +136,8 @@ def audit(table: Table, *, workers: int = 0, progress: bool = True, strict: bool
         first = probes["reason"].iloc[0]
         raise UserError(f"none of the {len(probes)} pictures can be read; the first: {first}")
     read = probes[ok]
-    confounds = tuple(find_confounds(features_of(read), table.task, table.targets[ok]))
+    patients = table.frame["patient"].to_numpy()[ok]
+    confounds = tuple(find_confounds(features_of(read), table.task, table.targets[ok], patients))
     pairs = near_pairs(probes)
     found = chain(
         problems.find_unreadable(table, probes),

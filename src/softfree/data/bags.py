@@ -61,10 +61,15 @@ class BagPreprocessing:
             ReadError: as :func:`softfree.data.feature_files.read_features`, and ``no_resolution`` where the tiles'
                 places are not known.
         """
+        return self.load_sized(source, frame)[0]
+
+    def load_sized(self, source: str, frame: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
+        """The same, and the number of its tiles."""
         if frame:
             raise ReadError(f"{source}: frame {frame} was asked for; a bag of tiles has none", "unsupported")
         parts = [self._rows(number, file) for number, file in enumerate(files_of(source))]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)  # a copy of a large bag may not fit
+        bag = parts[0] if len(parts) == 1 else np.concatenate(parts)  # a copy of a large bag may not fit
+        return bag, (len(bag),)
 
     def augmentation(self) -> BagAugmentation:
         """The random changes that go with these steps."""

@@ -6,12 +6,12 @@ import contextlib
 import functools
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -31,12 +31,20 @@ if TYPE_CHECKING:
     from softfree.data.slide_rows import SlideRows
 
 
+Seen = Callable[[int, torch.Tensor, tuple[int, ...]], None]
+"""Told of each sample that was read: its number, the prepared tensor and the size that it had."""
+
+
 class Sample(TypedDict):
-    """One sample: the tensor that the model takes (of a picture (C, H, W)), its target, its number in the dataset."""
+    """One sample: the tensor that the model takes (of a picture (C, H, W)), its target, its number in the dataset.
+
+    ``size`` is that of :meth:`softfree.data.preparation.Preparation.load_sized`.
+    """
 
     image: torch.Tensor
     target: torch.Tensor
     index: int
+    size: NotRequired[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -46,9 +54,10 @@ class Prepare(Transform):  # MONAI caches only what it knows as a transform with
     preparation: Preparation
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Return ``image`` as float32, or ``reason`` and ``status``, for an item of :func:`_item`."""
+        """Return ``image`` as float32 and ``size``, or ``reason`` and ``status``, for an item of :func:`_item`."""
         try:
-            return {"image": torch.from_numpy(self.preparation.load(item["source"], item["frame"]))}
+            image, size = self.preparation.load_sized(item["source"], item["frame"])
+            return {"image": torch.from_numpy(image), "size": list(size)}
         except ReadError as error:
             return {"reason": str(error), "status": error.status}
 
@@ -97,12 +106,13 @@ class SampleDataset(data.Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         """Return the sample; raises ReadError when its file gives no picture."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        image = self._read(index)
-        if image is None:
+        found = self._read(index)
+        if found is None:
             raise self.failed[index]
+        image, size = found
         if self.augmentation is not None:
             image = self.augmentation(image, _item_seed(self.seed, epoch, index))
-        return Sample(image=image, target=self.targets[index], index=index)
+        return Sample(image=image, target=self.targets[index], index=index, size=size)
 
     def name(self, index: int) -> str:
         """The file of a sample, for messages."""
@@ -121,20 +131,31 @@ class SampleDataset(data.Dataset):
 
         return open_rows(self._preparation, self._items[index]["source"], self._items[index]["frame"])  # type: ignore[arg-type]
 
-    def read_all(self, description: str, *, threads: int = 1, progress: bool = True) -> dict[int, ReadError]:
-        """Read every picture once, filling the cache, and return those that cannot be read."""
+    def read_all(
+        self, description: str, *, threads: int = 1, progress: bool = True, seen: Seen | None = None
+    ) -> dict[int, ReadError]:
+        """Read every picture once, filling the cache, and return those that cannot be read.
+
+        ``seen`` is told of each that can be read, by several threads and before any random change.
+        """
+
+        def read(index: int) -> None:
+            found = self._read(index)
+            if found is not None and seen is not None:
+                seen(index, *found)
+
         with ThreadPool(max(1, threads)) as pool:
-            reading = pool.imap(self._read, range(len(self)))
+            reading = pool.imap(read, range(len(self)))
             for _ in tracked(reading, description, total=len(self), shown=progress):
                 pass
         return self.failed
 
-    def _read(self, index: int) -> torch.Tensor | None:
+    def _read(self, index: int) -> tuple[torch.Tensor, tuple[int, ...]] | None:
         prepared = self._store[index]
         if "reason" in prepared:
             self.failed[index] = ReadError(str(prepared["reason"]), str(prepared["status"]))
             return None
-        return torch.as_tensor(prepared["image"])
+        return torch.as_tensor(prepared["image"]), tuple(prepared["size"])
 
 
 class EpochSampler(data.Sampler[tuple[int, int]]):
@@ -227,7 +248,7 @@ class FolderCache(PersistentDataset):
             if file in self._whole or is_whole(file):
                 self._whole.add(file)
                 found = torch.load(file, weights_only=True)
-                return found if isinstance(found["image"], torch.Tensor) else None
+                return found if isinstance(found["image"], torch.Tensor) and "size" in found else None
         return None
 
 

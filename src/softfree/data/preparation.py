@@ -48,6 +48,10 @@ class Preparation(Protocol):
         """
         ...
 
+    def load_sized(self, source: Any, frame: int | None = None, /) -> tuple[np.ndarray, tuple[int, ...]]:
+        """The same, and the size that the sample had: rows and columns, slices first of a volume; tiles of a bag."""
+        ...
+
     def augmentation(self) -> Change | None:
         """The random changes that go with these steps, if any."""
         ...

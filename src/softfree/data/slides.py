@@ -72,11 +72,16 @@ class SlidePreprocessing:
         Raises:
             ReadError: no slide, no tissue, or status ``too_large`` for one that is longer than ``max_side``.
         """
+        return self.load_sized(source, frame)[0]
+
+    def load_sized(self, source: str, frame: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
+        """The same, and the rows and columns of what is read."""
         with self.open(source, frame) as slide:
             part = self.region(slide)
             if max(part.width, part.height) > self.max_side:
                 raise self._too_large(slide, part.width, part.height)
-            return normalise(slide.read(part.left, part.top, part.width, part.height, self.mpp))
+            pixels = normalise(slide.read(part.left, part.top, part.width, part.height, self.mpp))
+            return pixels, (part.height, part.width)
 
     def open(self, source: str, frame: int | None = None) -> Slide:
         """Open a slide that has the resolution; ReadError as of :meth:`load`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -58,7 +58,17 @@ class Preprocessing:
 
     def load(self, source: str | Picture, frame: int | None = None) -> np.ndarray:
         """Read one picture, unless it is one already, and prepare it; ReadError for a file that gives none."""
-        return self(source if isinstance(source, Picture) else read_picture(source, frame=frame))
+        return self.load_sized(source, frame)[0]
+
+    def load_sized(self, source: str | Picture, frame: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
+        """The same, and its rows and columns in the file."""
+        picture = source if isinstance(source, Picture) else read_picture(source, frame=frame)
+        return self(picture), picture.pixels.shape[:2]
+
+    def reduced(self, pixels: torch.Tensor, side: int) -> torch.Tensor:
+        """Bring a prepared picture (C, H, W) to another ``side``; one of its own size is stretched."""
+        small = replace(self, size=side, fit="stretch" if self.fit == "native" else self.fit)
+        return small._square(small._resize(pixels, (1.0, 1.0)))
 
     def augmentation(self) -> Augmentation:
         """The random changes that go with the preset."""

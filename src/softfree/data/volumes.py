@@ -105,7 +105,12 @@ class VolumePreprocessing:
         Raises:
             ReadError: a source that gives no volume, or one of other channels.
         """
-        return self(volume_of(source, frame, self._channel_rules, self.channels))
+        return self.load_sized(source, frame)[0]
+
+    def load_sized(self, source: str | Volume, frame: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
+        """The same, and its slices, rows and columns in the file."""
+        volume = volume_of(source, frame, self._channel_rules, self.channels)
+        return self(volume), volume.voxels.shape[1:]
 
     def to_source_grid(self, values: np.ndarray, volume: Volume) -> np.ndarray:
         """Bring values on the prepared grid back to a volume's own voxels, linearly, 0 where the model saw nothing.

@@ -67,6 +67,7 @@ def compare(
     resamples: int = 2000,
     thresholds: tuple[Thresholds, Thresholds] = (None, None),
     names: tuple[str, str] = ("The first", "the second"),
+    only: str | None = None,
 ) -> Comparison:
     """Compare two models on the same samples, with two-sided 95 % intervals of ``a - b``.
 
@@ -83,6 +84,7 @@ def compare(
         resamples: of the bootstrap.
         thresholds: each model's own, for balanced accuracy; 0.5 where None.
         names: of the models, for the verdict.
+        only: ``auroc`` leaves out the classes and the balanced accuracy.
 
     Raises:
         UserError: the samples differ, or the margin is no number above 0.
@@ -90,7 +92,7 @@ def compare(
     if margin is not None and not 0 < margin < 1:
         raise UserError(f"got a non-inferiority margin of {margin}; expected a number between 0 and 1, such as 0.02")
     _check_same(a, b)
-    found = _differences(a, b, thresholds, seed, resamples)
+    found = _differences(a, b, thresholds, seed, resamples, only)
     if np.array_equal(a.probabilities, b.probabilities):
         found["auroc"] = _alike(found["auroc"])
     non_inferior, verdict = _judge(found["auroc"], margin, *names)
@@ -98,11 +100,17 @@ def compare(
 
 
 def _differences(
-    a: Scores, b: Scores, thresholds: tuple[Thresholds, Thresholds], seed: int, resamples: int
+    a: Scores,
+    b: Scores,
+    thresholds: tuple[Thresholds, Thresholds],
+    seed: int,
+    resamples: int,
+    only: str | None,
 ) -> dict[str, Difference]:
     """Compare the balanced accuracies and every AUROC."""
     first, second = quantities(a, thresholds[0]), quantities(b, thresholds[1])
     compared = [name for name in first if name.partition("/")[0] in ("auroc", "balanced_accuracy")]
+    compared = [name for name in compared if only in (None, name)]
     names = sorted(compared, key=lambda name: ("/" in name, name == "balanced_accuracy"))
     draws = [
         distribution(resampled(items, names), scores.patients, resamples=resamples, seed=seed)

@@ -72,6 +72,7 @@ def measure(
     seed: int = 0,
     resamples: int = 2000,
     level: float = 0.95,
+    only: str | None = None,
 ) -> dict[str, Metric]:
     """Measure all metrics of a task, with their intervals.
 
@@ -93,6 +94,7 @@ def measure(
         seed: of the resamples.
         resamples: of the bootstrap; for more than millions of probabilities fewer, down to 200, and the method says so.
         level: of confidence.
+        only: the one metric that is asked for; default: all.
 
     Raises:
         UserError: a class has no threshold.
@@ -100,15 +102,16 @@ def measure(
     items = quantities(scores, thresholds)
     resamples = min(resamples, max(FEWEST_RESAMPLES, MOST_RESAMPLED // max(1, scores.probabilities.size)))
     repeat = scores.patients_repeat
-    names = [name for name, item in items.items() if item.family == "other" or repeat]
+    names = [name for name, item in items.items() if (item.family == "other" or repeat) and only in (None, name)]
     draws = distribution(resampled(items, names), scores.patients, resamples=resamples, seed=seed)
     who = f"{len(np.unique(scores.patients))} patients" if repeat else f"{len(scores)} samples"
     words = f"bootstrap over {who}, {resamples} resamples, seed {seed}"
     found = {
         name: _metric(item, _interval(item, name, scores, draws, level, words, independent(item, items, scores)), level)
         for name, item in items.items()
+        if only in (None, name)
     }
-    if scores.task.kind == "binary" and repeat:
+    if scores.task.kind == "binary" and repeat and only is None:
         area = items["auroc"]
         interval = _delong(area, scores, level)
         interval = interval._replace(method=f"{interval.method}; takes samples of one patient as independent")

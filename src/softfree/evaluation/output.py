@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from softfree.evaluation.comparison import Difference
 from softfree.evaluation.metrics import Metric
 
 NAMES = {
@@ -49,7 +50,7 @@ def number(value: float) -> str:
     return ABSENT if math.isnan(value) else f"{value:.3f}".replace("-", "−")
 
 
-def interval(metric: Metric) -> str:
+def interval(metric: Metric | Difference) -> str:
     """Write an interval, a dash where there is none."""
     return ABSENT if math.isnan(metric.low) else f"{number(metric.low)} to {number(metric.high)}"
 

@@ -63,6 +63,9 @@ class Report:
         versions: package to version.
         history: what training logged, see :func:`~softfree.evaluation.plots.learning_curves`.
         comparisons: with other runs, or with reduced pictures.
+        baselines: simpler models on the same samples.
+        baseline_warnings: what they tell against this model.
+        baseline_notes: why one is missing, or rests on fewer samples.
         subgroups: column to its groups.
         pictures: such as the worst errors; only where the user asked for pictures.
         maps: why the model decided so; only where the user asked for pictures.
@@ -82,6 +85,9 @@ class Report:
     versions: Mapping[str, str]
     history: pd.DataFrame | None = None
     comparisons: Sequence[Compared] = ()
+    baselines: Sequence[Compared] = ()
+    baseline_warnings: Sequence[str] = ()
+    baseline_notes: Sequence[str] = ()
     subgroups: Mapping[str, Sequence[GroupRow]] = field(default_factory=dict)
     pictures: Sequence[Thumbnail] = ()
     maps: Sequence[Thumbnail] = ()

@@ -10,7 +10,9 @@ import pandas as pd
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from softfree.data.dataset import EpochSampler, Sample, SampleDataset, choose_cache
+from softfree.data.near_duplicates import MOST
 from softfree.data.preparation import Preparation
+from softfree.data.reduced import Reduced, drawn
 from softfree.data.table import Table
 from softfree.errors import ReadError, UserError
 from softfree.models.bag import collate_bags
@@ -29,6 +31,7 @@ class Samples:
         train_files: paths of the training samples.
         failed: samples that cannot be read, by row of the table.
         bags: whether their sizes differ, so that they are padded to share a batch.
+        reduced: ``train`` and ``val`` to what little is kept of their samples.
     """
 
     train: SampleDataset
@@ -36,6 +39,7 @@ class Samples:
     train_files: list[str]
     failed: dict[int, ReadError]
     bags: bool
+    reduced: dict[str, Reduced]
 
     def shape(self) -> tuple[int, ...]:
         """The shape of the first readable training sample."""
@@ -52,6 +56,7 @@ def read_samples(table: Table, preparation: Preparation, options: TrainOptions) 
     count = len(table.where("train").frame) + len(table.where("val").frame)
     datasets: dict[str, SampleDataset] = {}
     failed: dict[int, ReadError] = {}
+    reduced: dict[str, Reduced] = {}
     for split in ("train", "val"):
         part = table.where(split)
         frames = [None if pd.isna(f) else int(f) for f in part.frame["frame"]] if "frame" in part.frame else None
@@ -65,15 +70,21 @@ def read_samples(table: Table, preparation: Preparation, options: TrainOptions) 
             seed=options.seed,
             cache=choose_cache(options.cache, count, steps),
         )
+        reduced[split] = Reduced(
+            len(dataset), preparation, drawn(len(dataset), options.seed), thumbnails=len(table.frame) <= MOST
+        )
         bad = dataset.read_all(
-            f"Reading {len(dataset)} samples ({split})", threads=max(2, options.workers), progress=options.progress
+            f"Reading {len(dataset)} samples ({split})",
+            threads=max(2, options.workers),
+            progress=options.progress,
+            seen=reduced[split],
         )
         if len(bad) == len(dataset):
             raise UserError(f"none of the {len(bad)} samples of split {split} can be read; the first: {bad[0]}")
         failed |= {int(part.frame["row"].iloc[index]): error for index, error in sorted(bad.items())}
         datasets[split] = dataset
     files = table.where("train").frame["file"].tolist()
-    return Samples(datasets["train"], datasets["val"], files, failed, preparation.kind == "bag")
+    return Samples(datasets["train"], datasets["val"], files, failed, preparation.kind == "bag", reduced)
 
 
 def cut_steps(samples: Samples, options: TrainOptions, rank: int = 0, world: int = 1) -> Step:

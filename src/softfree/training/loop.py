@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pandas as pd
 from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import save_file
 from torch import nn
 
+from softfree.baselines import Beside, fit_baselines
+from softfree.data.near_duplicates import MOST, find_pairs
 from softfree.data.preparation import restore
+from softfree.data.problems import counted
+from softfree.data.reduced import Reduced
 from softfree.data.seen import Seen
 from softfree.data.split_file import write_split
 from softfree.data.table import Table
@@ -180,12 +186,18 @@ def _go_on(
     if not (options.out / COST).is_file():  # of a training that had ended, only results were missing
         _save_cost(model, options, samples.shape(), known)
     Seen.of(table).write(options.out)
-    return finish(options, table)
+    return finish(options, table, samples)
 
 
-def finish(options: TrainOptions, table: Table) -> Run:
-    """Calibrate a trained run on validation, measure it on test (else on validation), and write the results."""
+def finish(options: TrainOptions, table: Table, samples: Samples) -> Run:
+    """Calibrate a trained run on validation, measure it on test (else on validation), and write the results.
+
+    Simpler models are fitted on what little was kept of the samples, and measured on the same ones.
+    """
     run = Run.load(options.out)
+    parts = {split: table.where(split) for split in ("train", "val")}
+    baselines = fit_baselines(parts, samples.reduced, run.preprocessing.kind)
+    baselines.write(options.out)
     splits: list[Split] = ["val", "test"] if len(table.where("test").frame) else ["val"]
     measured = EvaluateOptions(
         split=splits[-1],
@@ -197,7 +209,13 @@ def finish(options: TrainOptions, table: Table) -> Run:
         progress=options.progress,
         **options.streaming,
     )
-    frames = {split: predict_rows(run, table.where(split), measured) for split in splits}
+    few = len(table.frame) <= MOST
+    beside = {
+        split: Beside(baselines, run.task, run.preprocessing, len(table.where(split).frame), thumbnails=few)
+        for split in splits
+    }
+    frames = {split: predict_rows(run, table.where(split), measured, beside[split]) for split in splits}
+    _report_copies(run, table, samples.reduced | {split: one.reduced for split, one in beside.items()})
     run = calibrate(run, frames["val"])
     both = pd.concat(frames.values(), ignore_index=True)
     write_predictions(options.out / PREDICTIONS, both, run)
@@ -290,6 +308,25 @@ def _report_unreadable(samples: Samples) -> None:
         console.print(f"  row {row}: {error}", highlight=False, markup=False)
     if len(samples.failed) > 10:
         console.print("  ... all of them: softfree check")
+
+
+def _report_copies(run: Run, table: Table, reduced: Mapping[str, Reduced]) -> None:
+    """Say, here and in the report, which images are all but equal to one of another split."""
+    thumbnails = {split: part.thumbnails for split, part in reduced.items() if part.thumbnails is not None}
+    if not thumbnails:
+        return
+    rows = np.concatenate([table.where(split).frame["row"].to_numpy() for split in thumbnails])
+    splits = np.repeat(list(thumbnails), [len(part) for part in thumbnails.values()])
+    pairs = [(a, b) for a, b, _ in find_pairs(np.concatenate(list(thumbnails.values()))) if splits[a] != splits[b]]
+    if not pairs:
+        return
+    named = [f"{rows[a]} ({splits[a]}) and {rows[b]} ({splits[b]})" for a, b in pairs[:3]]
+    more = f", and {len(pairs) - 3} more" if len(pairs) > 3 else ""
+    said = f"{counted(len(pairs), 'pair')} of equal or all but equal images in different splits, so that scores are too"
+    said += f" good: rows {'; '.join(named)}{more}; see: softfree check"
+    console.print(said, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    run.config["table"]["copies"] = said
+    write_config(run.folder, run.config)
 
 
 def _save_weights(model: nn.Module, options: TrainOptions) -> None:

@@ -1,0 +1,107 @@
+"""A run beside the simpler models that were fitted with it, on the same samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from softfree.baselines import column_of, read_baselines
+from softfree.evaluation.comparison import compare
+from softfree.evaluation.metrics import Metric, measure
+from softfree.evaluation.output import interval, metrics_to_json, number
+from softfree.evaluation.report import Compared
+from softfree.evaluation.scores import Scores
+from softfree.runs import Run
+
+
+@dataclass(frozen=True)
+class Simpler:
+    """What was measured of the simpler models.
+
+    Attributes:
+        rows: one each, with the difference of the model from it.
+        warnings: what speaks against the model, a sentence each.
+        notes: why one is missing or rests on fewer samples, a sentence each.
+    """
+
+    rows: tuple[Compared, ...] = ()
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: NaN becomes None."""
+        found = {}
+        for row in self.rows:
+            assert row.comparison is not None
+            difference = asdict(row.comparison.differences["auroc"])
+            plain = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in difference.items()}
+            found[row.name] = metrics_to_json({"auroc": row.auroc})["auroc"] | {"model_minus_it": plain}
+        return {"models": found, "warnings": list(self.warnings), "notes": list(self.notes)}
+
+
+def measure_simpler(
+    run: Run, frame: pd.DataFrame, scores: Scores, metrics: Mapping[str, Metric], *, seed: int, resamples: int
+) -> Simpler:
+    """Measure the simpler models whose probabilities stand in ``frame``, on its readable rows.
+
+    Args:
+        run: the run.
+        frame: predictions, as ``predictions.csv`` has them.
+        scores: of its readable rows.
+        metrics: of these.
+        seed: of the resamples.
+        resamples: of the bootstrap.
+    """
+    known = read_baselines(run.folder)
+    if known is None:
+        return Simpler()
+    rows, warnings, notes = [], [], [f"{_capital(sentence)}." for sentence in known.missing]
+    for name, regression in known.fitted.items():
+        found = _scores(frame, scores, name, run)
+        if found is None:
+            notes.append(f"None on {regression.words} here: all samples are streamed.")
+            continue
+        theirs, ours = found
+        auroc = measure(theirs, None, seed=seed, resamples=resamples, only="auroc")["auroc"]
+        comparison = compare(ours, theirs, seed=seed, resamples=resamples, only="auroc")
+        rows.append(Compared(regression.words, auroc, comparison))
+        own = metrics["auroc"]
+        if len(theirs) < len(scores):
+            of = f"{len(theirs)} of {len(scores)} samples; the others are streamed"
+            notes.append(f"{_capital(regression.words)}: {of}.")
+            own = measure(ours, None, seed=seed, resamples=resamples, only="auroc")["auroc"]
+        if said := _warning(name, regression.words, auroc, own):
+            warnings.append(said)
+    return Simpler(tuple(rows), tuple(warnings), tuple(notes))
+
+
+def _scores(frame: pd.DataFrame, scores: Scores, name: str, run: Run) -> tuple[Scores, Scores] | None:
+    """The simpler model's scores and the run's, of the samples that both have; None without any."""
+    columns = [column_of(name, class_name) for class_name in run.task.classes]
+    if not set(columns) <= set(frame.columns):
+        return None
+    chances = frame.loc[frame["status"] == "ok", columns].to_numpy(float)
+    both = ~np.isnan(chances).any(axis=1)
+    if not both.any():
+        return None
+    ours = scores.subset(both)
+    return Scores(run.task, chances[both], ours.targets, ours.patients), ours
+
+
+def _warning(name: str, words: str, theirs: Metric, ours: Metric) -> str | None:
+    found = f"A regression on {words} reaches AUROC {number(theirs.value)}"
+    if theirs.value >= ours.value:
+        return f"{found}, no less than the model's {number(ours.value)}: the model is not shown to know more than that."
+    if name == "size" and theirs.value >= ours.low:
+        within = f"{number(ours.value)} ({interval(ours)})"
+        return f"{found}, within the interval of the model's {within}: the model may have learned the size."
+    return None
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
