@@ -15,8 +15,9 @@ from softfree.data.readers import read_picture
 from softfree.errors import UserError
 from softfree.evaluation.metrics import Metric, measure
 from softfree.evaluation.report import Thumbnail
-from softfree.explain.overlay import draw_overlay
-from softfree.explain.tokens import token_map
+from softfree.explain.maps import explain_tensor
+from softfree.explain.overlay import Layer, draw_overlay
+from softfree.explain.words import answer, name_of
 from softfree.options import DemoOptions, EvaluateOptions, TrainOptions
 from softfree.reporting import write_results
 from softfree.runs import Run
@@ -86,13 +87,12 @@ def _draw_maps(run: Run, folder: Path) -> list[Thumbnail]:
     for index, name in enumerate(run.task.classes):
         sure = np.where(frame["target"] == index, frame[f"p_{name}"], -1.0)
         picture = read_picture(table["file"].iloc[int(sure.argmax())])
-        pixels = torch.from_numpy(run.picture_steps(picture))[None]
-        relevance = token_map(run.model, pixels, index)[0].numpy()  # type: ignore[arg-type]
+        found = explain_tensor(run, torch.from_numpy(run.picture_steps(picture)), target=index)
         path = folder / f"{name}.png"
-        title = f"What speaks for and against “{name}”"
-        caption = f"Integrated gradients, a value a patch. {NOTICE}"
-        draw_overlay(path, picture.unit()[..., 0], relevance, title=title, caption=caption)
-        maps.append(Thumbnail(path.read_bytes(), f"{title} in one {name} phantom."))
+        layer = Layer(found.values, name_of(found), found.signed)
+        caption = f"A value a patch. {NOTICE}"
+        draw_overlay(path, picture.unit()[..., 0], [layer], title=answer(run, found), caption=caption)
+        maps.append(Thumbnail(path.read_bytes(), f"What speaks for and against “{name}” in one {name} phantom."))
     return maps
 
 

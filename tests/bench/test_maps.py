@@ -40,7 +40,7 @@ def test_every_map_has_its_ratio(tmp_path: Path) -> None:
         assert done.loc[(way, "rollout"), "to_forward"] == pytest.approx(
             done.loc[(way, "rollout"), "cpu_ms"] / forward, rel=1e-4
         )
-    assert done.loc[("in memory", "integrated"), "to_forward"] > 32  # forward passes, and as many back
+    assert done.loc[("in memory", "integrated"), "to_forward"] > 8  # forward passes, and as many back
     assert (tmp_path / "maps.md").read_text() == text
     assert "| stream | 96 x 96 | 36 | integrated | failed | --method integrated does not stream" in text
     assert str(tmp_path) not in (tmp_path / "maps.json").read_text()

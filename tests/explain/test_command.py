@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pydicom import dcmread
+from scipy.stats import spearmanr
 
 from softfree.data.readers import read_picture
 from softfree.data.readers.slide import open_slide
 from softfree.data.volume_files import read_volume
 from softfree.errors import UserError
 from softfree.explain.command import explain, explain_to_files
+from softfree.explain.maps import explain_tensor
 from softfree.explain.samples import Opener
 from softfree.explain.samples import slide as of_slide
 from softfree.explain.slide_files import write_pyramid
@@ -48,7 +52,8 @@ def test_pictures(picture_run: Run, pictures: list[str], tmp_path: Path, capsys:
     row = rows[0]
     predicted = picture_run.predict(pictures[0])
     assert row["probability"] == pytest.approx(float(predicted["p_ill"][0]), abs=1e-6)
-    assert row["sum"] + row["constant"] == pytest.approx(row["logit"], abs=1e-5)
+    assert row["sum"] == pytest.approx(row["log_odds"], abs=1e-5)
+    assert 1 / (1 + np.exp(-row["sum"])) == pytest.approx(row["probability"], abs=1e-6)
     assert (row["target"], row["method"]) == ("ill", "split")
     for region in row["regions"]:
         x, y = region["centre_px"]
@@ -57,9 +62,8 @@ def test_pictures(picture_run: Run, pictures: list[str], tmp_path: Path, capsys:
         assert "centre_mm" not in region
     drawn = np.asarray(Image.open(row["files"][0]).convert("RGB"))
     shown = np.asarray(Image.open(pictures[0])).repeat(4, 0).repeat(4, 1)
-    text = 13
-    first = drawn[3 * text : 3 * text + 400, text : text + 320, 0]
-    assert np.array_equal(first, shown), "the picture's pixels are those of the file"
+    shifted = (drawn[top : top + 400, 13:333, 0] for top in range(200))
+    assert any(np.array_equal(one, shown) for one in shifted), "the picture's pixels are those of the file"
 
 
 def test_what_is_bad_is_a_row(
@@ -79,6 +83,39 @@ def test_what_is_bad_is_a_row(
     assert "refers to a DICOM source" in str(row.error)
     with pytest.raises(UserError, match="none of the 1 inputs could be read"):
         explain_to_files(picture_run.folder, [str(broken)], options)
+
+
+@pytest.mark.parametrize("stream", ["never", "always"])
+def test_two_methods_by_default_and_how_far_they_agree(
+    stream: Any, picture_run: Run, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ExplainOptions(out=tmp_path / "maps", stream=stream, token_chunk=5, progress=False)
+    assert explain_to_files(picture_run.folder, pictures[:1], options, as_json=True) == 0
+    captured = capsys.readouterr()
+    (row,) = json.loads(captured.out)
+    pair = ("integrated", "occlusion") if stream == "never" else ("split", "gradcam")
+    assert (row["method"], row["second_method"]) == pair
+    assert row["predicted"] == row["target"]
+    steps = torch.from_numpy(picture_run.picture_steps(read_picture(pictures[0])))
+    one, other = (explain_tensor(picture_run, steps, method).values for method in pair)  # type: ignore[arg-type]
+    assert row["agreement"] == pytest.approx(spearmanr(one.ravel(), other.ravel()).statistic, abs=0.05)
+    assert f"Rank correlation of the two maps: {row['agreement']:.2f}" in captured.err
+
+
+def test_a_map_of_no_class_is_not_titled_with_one(
+    picture_run: Run, pictures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("softfree.explain.samples.base.draw_overlay", lambda *given, **more: seen.append((given, more)))
+    for method in ("rollout", "attention", "integrated"):
+        explain(picture_run, pictures[:1], ExplainOptions(out=tmp_path, method=method, target="ill"))  # type: ignore
+    for given, more in seen[:2]:
+        assert "ill" not in more["title"].replace("ill is called from", "")
+        assert more["title"].startswith("predicted ")
+        assert "the same for every class" in given[2][0].label
+    given, more = seen[2]
+    assert re.match(r"For and against ill: predicted \w+, p\(ill\) = 0\.\d+", more["title"])
+    assert given[2][0].label == "Integrated gradients"
 
 
 @pytest.mark.parametrize(
@@ -189,5 +226,7 @@ def test_the_verb(picture_run: Run, pictures: list[str], tmp_path: Path, capsys:
     verb.arguments(parser)
     asked = ["--method=attention", "--at=[0.2, 0.7]", "--layer=1", "--head=0", "--json=true", f"--out={tmp_path / 'm'}"]
     assert verb.act(parser.parse_args([str(picture_run.folder), pictures[0], *asked])) == 0
-    assert json.loads(capsys.readouterr().out)[0]["constant"] is None
+    row = json.loads(capsys.readouterr().out)[0]
+    assert row["target"] is None, "it is the same for every class"
+    assert "agreement" not in row
     assert (tmp_path / "m" / "film_map.png").is_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,11 +13,15 @@ from softfree.attention import ATTENTIONS
 from softfree.errors import UserError
 from softfree.explain.gradients import grad_cam, gradient_times_input
 from softfree.explain.maps import METHODS, explain_tensor
+from softfree.explain.occlusion import windows
+from softfree.explain.odds import LogOdds
 from softfree.explain.passes import attention_inputs, classify, enter, through, watch
 from softfree.explain.rollout import rollout
 from softfree.explain.rows import attention_row
-from softfree.explain.split import split_logit
+from softfree.explain.split import split_odds
+from softfree.explain.tokens import empty, integrated_gradients
 from softfree.models import BagTransformer, SoftPyramid, VisionTransformer, VolumeTransformer
+from softfree.models.classifier import Classifier
 
 
 def model(attention: str = "seqnorm", **options: Any) -> VisionTransformer:
@@ -51,61 +56,180 @@ def test_a_pass_in_parts_is_the_pass(pool: str, pixels: Tensor) -> None:
     assert not network.blocks._forward_pre_hooks
 
 
+HOW = [LogOdds(), LogOdds(temperature=0.4), LogOdds(exclusive=False, temperature=2.5)]
+
+
+def split(network: Classifier, sample: Tensor, target: int, odds: LogOdds) -> tuple[Tensor, Tensor]:
+    """The parts (B, N), and the log odds (B,) straight from the logits."""
+    with torch.no_grad():
+        entry = enter(network, sample)
+        last = through(network, entry)
+        logits = classify(network, entry, last)
+        return split_odds(network, entry, last, odds.of_logits(logits, target), target), odds(logits, target)
+
+
+@pytest.mark.parametrize("odds", HOW)
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_split_sums_to_the_logit(attention: str, pixels: Tensor) -> None:
+def test_split_sums_to_the_log_odds(attention: str, odds: LogOdds, pixels: Tensor) -> None:
     network = model(attention, class_token=True)
     for index in range(3):
-        parts, constant = split_logit(network, enter(network, pixels), index)
-        assert abs(float(parts.sum() + constant - network(pixels)[0, index].detach())) < 1e-10
+        parts, want = split(network, pixels, index, odds)
+        torch.testing.assert_close(parts.sum(1), want, rtol=0, atol=1e-10)
         assert parts.std() > 1e-3
 
 
-@pytest.mark.parametrize("pool", ["topk", "mean_topk", "lse", "gated"])
-def test_split_of_heads(pool: str, pixels: Tensor) -> None:
+@pytest.mark.parametrize("odds", HOW)
+@pytest.mark.parametrize("pool", ["avg", "topk", "mean_topk", "lse", "gated"])
+def test_split_of_heads(pool: str, odds: LogOdds, pixels: Tensor) -> None:
     """Exact, whatever the head; and a sample's parts know nothing of padding."""
-    network = model(pool=pool, class_token=True)
+    network: Classifier = model(pool=pool, class_token=True)
     for index in range(3):
-        parts, constant = split_logit(network, enter(network, pixels), index)
-        assert abs(float(parts.sum() + constant - network(pixels)[0, index].detach())) < 1e-10
+        parts, want = split(network, pixels, index, odds)
+        torch.testing.assert_close(parts.sum(1), want, rtol=0, atol=1e-10)
     network, bags = bag(pool=pool)
-    parts, constant = split_logit(network, enter(network, bags), 1)
-    assert (parts.sum(1) + constant - network(bags)[:, 1]).abs().max() < 1e-10
+    parts, want = split(network, bags, 1, odds)
+    torch.testing.assert_close(parts.sum(1), want, rtol=0, atol=1e-10)
     assert (parts[1, 5:] == 0).all()
-    alone, _ = split_logit(network, enter(network, bags[1:, :5]), 1)
-    torch.testing.assert_close(alone, parts[1:, :5])
+    torch.testing.assert_close(split(network, bags[1:, :5], 1, odds)[0], parts[1:, :5])
 
 
 def test_the_split_of_topk_is_its_evidence(pixels: Tensor) -> None:
-    """The logits of the chosen tokens, shared out; the shift of the norm and the bias speak of no token."""
+    """Of a finding: the logits of the chosen tokens, shared out."""
     network = model(pool="topk")
-    entry = enter(network, pixels)
-    parts, constant = split_logit(network, entry, 1)
-    logits = network.head(network.norm(through(network, entry)))[0, :, 1]
+    parts, _ = split(network, pixels, 1, LogOdds(exclusive=False))
+    logits = network.head(network.norm(through(network, enter(network, pixels))))[0, :, 1]
     chosen = logits.topk(4).indices
     assert set(parts[0].nonzero()[:, 0].tolist()) == set(chosen.tolist())
-    shift = network.head.weight[1] @ network.norm.bias + network.head.bias[1]  # type: ignore[union-attr, operator]
-    torch.testing.assert_close(parts[0, chosen], (logits[chosen] - shift).detach() / 4)
-    torch.testing.assert_close(constant, shift.detach()[None])
+    torch.testing.assert_close(parts[0, chosen], logits[chosen].detach() / 4)
 
 
-def test_split_of_padded_bags_sums_to_the_logits() -> None:
-    network, bags = bag()
-    parts, constant = split_logit(network, enter(network, bags), 1)
-    assert (parts.sum(1) + constant - network(bags)[:, 1]).abs().max() < 1e-10
-    assert (parts[1, 5:] == 0).all()
-    alone, _ = split_logit(network, enter(network, bags[1:, :5]), 1)
-    torch.testing.assert_close(alone, parts[1:, :5])
-
-
-def test_a_part_is_the_logit_without_the_token_when_the_deviation_stays(pixels: Tensor) -> None:
+def test_a_part_is_what_is_lost_without_the_token_when_the_deviation_stays(pixels: Tensor) -> None:
     network = model()
-    entry = enter(network, pixels)
-    tokens = through(network, entry)
-    parts, _ = split_logit(network, entry, 2)
+    parts, _ = split(network, pixels, 2, LogOdds(exclusive=False))
+    tokens = through(network, enter(network, pixels)).detach()
     mean, less = tokens.mean(1), tokens.mean(1) - tokens[:, 7] / tokens.shape[1]
     row, norm = network.head.weight[2] * network.fc_norm.weight, (mean.var(correction=0) + 1e-6).rsqrt()  # type: ignore
     lost = ((mean - mean.mean()) - (less - less.mean())) * norm @ row
-    torch.testing.assert_close(parts[0, 7], lost[0].detach())
+    bias = network.head.weight[2] @ network.fc_norm.bias + network.head.bias[2]  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(parts[0, 7], (lost[0] + bias / tokens.shape[1]).detach())
+
+
+def test_the_sign_of_a_map_is_that_of_the_prediction(pixels: Tensor) -> None:
+    """One number added to all logits changes no probability; the parts of the logit would all be against the class."""
+    network = model()
+    network.head.bias.data -= 100  # type: ignore[union-attr, operator]
+    network.head.weight.data *= 20  # type: ignore[union-attr, operator]
+    found = explain_tensor(network, pixels, "split")
+    probability = torch.from_numpy(found.logits).softmax(0)[found.target]
+    assert probability > 0.9
+    assert found.logits[found.target] < 0
+    logit, _ = split(network, pixels, found.target, LogOdds(exclusive=False))
+    assert logit.sum() < 0
+    assert found.values.sum() == pytest.approx(float(torch.logit(probability)), abs=1e-6)
+    for target in {0, 1, 2} - {found.target}:
+        assert explain_tensor(network, pixels, "split", target=target).values.sum() < 0
+
+
+def test_a_shift_of_all_logits_changes_no_map(pixels: Tensor) -> None:
+    network = model()
+    before = {method: explain_tensor(network, pixels, method, target=1).values for method in METHODS}  # type: ignore
+    network.head.bias.data += 7  # type: ignore[union-attr, operator]
+    network.head.weight.data += torch.randn(32, dtype=torch.float64)  # type: ignore[union-attr, operator]
+    for method, values in before.items():
+        again = explain_tensor(network, pixels, method, target=1).values  # type: ignore[arg-type]
+        assert abs(again - values).max() < 1e-9 * abs(values).max() + 1e-12, method
+
+
+def test_two_classes_have_opposite_maps(pixels: Tensor) -> None:
+    network = model()
+    network.reset_classifier(2)
+    torch.nn.init.normal_(network.head.weight)  # type: ignore[arg-type]
+    network.double()
+    for method in ("split", "gradient", "integrated"):
+        one, other = (explain_tensor(network, pixels, method, target=k) for k in (0, 1))  # type: ignore[arg-type]
+        assert abs(one.values + other.values).max() < 1e-10
+        assert one.log_odds == pytest.approx(-other.log_odds)
+
+
+@pytest.mark.parametrize("odds", HOW)
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_integrated_gradients_are_the_mean_slope_on_the_way(attention: str, odds: LogOdds, pixels: Tensor) -> None:
+    """And what is left is shared out evenly, so that they sum to the log odds."""
+    network = model(attention)
+    entry, start = enter(network, pixels), enter(network, empty(network, pixels)).tokens
+    with torch.no_grad():
+        whole = network(pixels)
+    found = integrated_gradients(network, entry, pixels, odds, whole, 1, steps=3)
+    torch.testing.assert_close(found.sum(1), odds(whole, 1), rtol=0, atol=1e-10)
+    way = entry.tokens - start
+
+    def value(part: float, token: int, more: float) -> float:
+        tokens = start + part * way
+        tokens[:, token] += more * way[:, token]
+        with torch.no_grad():
+            return float(odds(classify(network, entry, through(network, entry._replace(tokens=tokens))), 1))
+
+    slopes = [
+        sum((value(part, token, 1e-5) - value(part, token, -1e-5)) / 2e-5 for part in (1 / 6, 1 / 2, 5 / 6)) / 3
+        for token in (3, 7)
+    ]
+    if attention not in ("soft", "soft_norm", "performer"):  # whose gradient is another, see below
+        assert float(found[0, 7] - found[0, 3]) == pytest.approx(slopes[1] - slopes[0], rel=1e-4, abs=1e-7)
+
+
+def test_integrated_gradients_are_complete(pixels: Tensor) -> None:
+    """By the theorem of the paper: a patch like that of the empty sample has its even share of the empty one's odds."""
+    network, odds = model(), LogOdds(temperature=0.7)
+    pixels[..., 8:16, 16:24] = 0
+    pixels -= pixels.mean() * pixels.numel() / (pixels.numel() - 64)
+    pixels[..., 8:16, 16:24] = 0
+    with torch.no_grad():
+        base, whole = odds(network(empty(network, pixels)), 1), network(pixels)
+    found = integrated_gradients(network, enter(network, pixels), pixels, odds, whole, 1, steps=64)
+    assert float(found[0, 7]) == pytest.approx(float(base) / 20, abs=1e-3)
+    assert abs(float(base)) / 20 > 0.01
+    assert found.std() > 0.01
+
+
+def test_an_empty_sample_shows_nothing(pixels: Tensor) -> None:
+    assert float(empty(model(), pixels).std()) == pytest.approx(0, abs=1e-12)
+    network, bags = bag()
+    found = empty(network, bags)
+    torch.testing.assert_close(found[1, :, :6], bags[1, :5, :6].mean(0).expand(9, -1))
+    torch.testing.assert_close(found[..., 6:], bags[..., 6:], equal_nan=True)
+    with torch.no_grad():
+        whole = network(bags)
+    values = integrated_gradients(network, enter(network, bags), bags, LogOdds(), whole, 1)
+    assert (values[1, 5:] == 0).all()
+    torch.testing.assert_close(values.sum(1), LogOdds()(whole, 1).detach())
+    alone = integrated_gradients(network, enter(network, bags[1:, :5]), bags[1:, :5], LogOdds(), whole[1:], 1)
+    torch.testing.assert_close(alone, values[1:, :5])
+
+
+@pytest.mark.parametrize("pool", ["avg", "token", "topk"])
+def test_occlusion_is_what_is_lost_without_a_window(pool: str, pixels: Tensor) -> None:
+    """By patches: what the empty picture shows there is put into the picture itself."""
+    network, odds = model(pool=pool), LogOdds(temperature=0.7)
+    found = explain_tensor(network, pixels, "occlusion", target=1, odds=odds)
+    without = pixels.clone()
+    without[:, :, 16:24, 8:16] = pixels.mean()
+    with torch.no_grad():
+        lost = odds(network(pixels), 1) - odds(network(without), 1)
+    assert found.values[2, 1] == pytest.approx(float(lost), abs=1e-10)
+
+
+def test_windows_are_at_most_64_in_all() -> None:
+    assert windows((4, 5)).tolist() == list(range(20))
+    wide = windows((9, 40)).reshape(9, 40)
+    assert wide[:2, :5].unique().tolist() == [0]
+    assert wide[0, 5] == 1
+    assert wide[2, 0] == 8
+    assert len(windows((30, 20, 10)).unique()) == 4 * 4 * 4
+    assert len(windows((1000,)).unique()) == 63
+    network, bags = bag()
+    found = explain_tensor(network, bags[1], "occlusion", target=1)
+    assert (found.values[5:] == 0).all()
+    np.testing.assert_allclose(explain_tensor(network, bags[1, :5], "occlusion", target=1).values, found.values[:5])
 
 
 @pytest.mark.parametrize("residual", ["half", "identity"])
@@ -145,18 +269,20 @@ def test_padding_has_no_part_in_a_rollout() -> None:
 def test_gradient_times_input_is_the_slope_as_a_token_grows(attention: str, layer: int, pixels: Tensor) -> None:
     network = model(attention)
     entry = enter(network, pixels)
-    found = gradient_times_input(network, entry, watch(network, entry, layer), 1)
+    odds = LogOdds(temperature=0.7)
+    found = gradient_times_input(network, entry, watch(network, entry, layer), odds, 1)
     tokens = through(network, entry, 0, layer).detach()
 
-    def logit(step: float) -> float:
+    def value(step: float) -> float:
         grown = tokens.clone()
         grown[:, 7] *= 1 + step
-        return float(classify(network, entry, through(network, entry._replace(tokens=grown), layer))[0, 1].detach())
+        logits = classify(network, entry, through(network, entry._replace(tokens=grown), layer))
+        return float(odds(logits, 1)[0].detach())
 
     # SOFT's gradient is that of the exact inverse, which its iteration comes close to; Performer's takes the maximum
     # in its exponent, which cancels but for eps, as fixed.
     tolerance = 1e-2 if attention in ("soft", "soft_norm", "performer") else 1e-5
-    assert float(found[0, 7]) == pytest.approx((logit(1e-5) - logit(-1e-5)) / 2e-5, rel=tolerance, abs=1e-7)
+    assert float(found[0, 7]) == pytest.approx((value(1e-5) - value(-1e-5)) / 2e-5, rel=tolerance, abs=1e-7)
 
 
 @pytest.mark.parametrize("pool", ["avg", "token"])
@@ -170,12 +296,13 @@ def test_grad_cam_is_its_formula(attention: str, pool: str, pixels: Tensor) -> N
         kept.append(given[0])
 
     network.blocks[-1].register_forward_pre_hook(keep)
-    network(pixels)[0, 1].backward()
+    odds = LogOdds(temperature=0.7)
+    odds(network(pixels), 1)[0].backward()
     prefix = network.num_prefix_tokens
     tokens, gradient = kept[0][0, prefix:], kept[0].grad[0, prefix:]  # type: ignore[index]
     want = (tokens * gradient.mean(0)).sum(1).clamp(min=0)
     entry = enter(network, pixels)
-    found = grad_cam(network, entry, watch(network, entry, -1), 1)[0]
+    found = grad_cam(network, entry, watch(network, entry, -1), odds, 1)[0]
     assert float(found.max()) > 0
     torch.testing.assert_close(found, want.detach())
 
@@ -188,8 +315,9 @@ def test_every_method_gives_a_map_on_the_grid(method: Any, pixels: Tensor) -> No
     assert found.target == 1
     assert found.description.endswith(".")
     assert "\n" not in found.description
-    if method == "split":
-        assert found.values.sum() + found.constant == pytest.approx(found.logits[1], abs=1e-10)
+    if method in ("split", "integrated"):
+        assert found.values.sum() == pytest.approx(found.log_odds, abs=1e-10)
+    assert found.of_class == (method not in ("rollout", "attention"))
     assert (found.values.min() < 0) == (found.signed and method != "rollout") or method == "rollout"
 
 
@@ -240,7 +368,6 @@ def test_models_without_an_explanation(pixels: Tensor) -> None:
         explain_tensor(model(pool="token"), pixels, "split")
     with pytest.raises(UserError, match="pools the deviation of its tokens: expected --method gradient"):
         explain_tensor(model(pool="mean_std"), pixels, "split")
-    assert explain_tensor(model(pool="token"), pixels).method == "gradient"
     with pytest.raises(UserError, match="SoftPyramid has no single grid"):
         explain_tensor(SoftPyramid(32, 1, 2, (8, 8, 8, 8), (1, 1, 1, 1), (1, 1, 1, 1)), pixels)
     replaced = model()

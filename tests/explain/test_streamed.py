@@ -73,10 +73,9 @@ def same(got: Map, want: Map, tolerance: float) -> None:
     assert scale > 1e-7
     assert np.abs(got.values - want.values).max() < tolerance * scale, got.method
     np.testing.assert_allclose(got.logits, want.logits, rtol=tolerance, atol=tolerance)
-    assert (got.constant is None) == (want.constant is None)
-    if want.constant is not None:
-        assert got.constant == pytest.approx(want.constant, rel=tolerance)
-        assert got.values.sum() + got.constant == pytest.approx(got.logits[got.target], abs=10 * tolerance)
+    if want.method == "split":
+        assert got.values.sum() == pytest.approx(got.log_odds, abs=10 * tolerance)
+    assert got.log_odds == pytest.approx(want.log_odds, rel=tolerance, abs=tolerance)
     assert (got.target, got.method, got.description, got.signed) == (
         want.target, want.method, want.description, want.signed
     )  # fmt: skip
@@ -153,19 +152,16 @@ def test_masks(attention: str) -> None:
     torch.testing.assert_close(classify(model, entry, through(model, entry)), logits)
     for method in ("split", "gradient", "gradcam", "rollout"):
         layer = {"gradcam": -1}.get(method)
-        want, constant = METHODS[method].compute(
-            pass_forward(model, entry, method), streamed_methods.Question(1, layer, None, None)
-        )
+        want = METHODS[method].compute(pass_forward(model, pixels, entry, method), streamed_methods.Question(1, layer))
         got = explain_streamed(model, pixels, method, target=1, streaming=Streaming(chunk=6), mask=mask)  # type: ignore[arg-type]
         np.testing.assert_allclose(got.values, want[0].detach().reshape(6, 6), atol=1e-9 * float(want.abs().max()))
         assert (got.values[~mask.numpy().reshape(6, 6)] == 0).all()
-        assert constant is None or got.constant == pytest.approx(float(constant[0]))
     real = divmod(int(mask[0].nonzero()[5]), 6)
     unreal = divmod(int((~mask[0]).nonzero()[5]), 6)
     at = [[(place[1] + 0.5) / 6, (place[0] + 0.5) / 6] for place in (real, unreal)]
     row = explain_streamed(model, pixels, "attention", at=at[0], streaming=Streaming(chunk=6), mask=mask)
-    want, _ = METHODS["attention"].compute(
-        pass_forward(model, entry, "attention"), streamed_methods.Question(1, None, None, at[0])
+    want = METHODS["attention"].compute(
+        pass_forward(model, pixels, entry, "attention"), streamed_methods.Question(1, None, None, at[0])
     )
     np.testing.assert_allclose(row.values, want[0].detach().reshape(6, 6), atol=1e-10)
     with pytest.raises(UserError, match="the mask has no token there"):
@@ -300,8 +296,8 @@ def test_lower_precision_is_near_float32(picture_run: Run, method: MapMethod, st
     lower = Answer(network, StreamOptions(stream=stream, token_chunk=7), "bf16")
     found = explain_as_fits(picture_run, sample, lower, method, target="ill")
     assert 0 < np.abs(found.values - want.values).max() < 0.1 * np.abs(want.values).max()
-    if found.constant is not None:
-        assert found.values.sum() + found.constant == pytest.approx(found.logits[found.target], abs=1e-4)
+    if method == "split":
+        assert found.values.sum() == pytest.approx(found.log_odds, abs=1e-4)
 
 
 def test_the_options_are_those_of_predict() -> None:

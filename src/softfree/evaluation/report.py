@@ -30,11 +30,12 @@ MOST_MIXED_UP = 10
 
 
 class Thumbnail(NamedTuple):
-    """A small picture, what it shows, and perhaps another one to stand on its left."""
+    """A small picture, what it shows, and perhaps others to stand on its left and on its right."""
 
     png: bytes
     caption: str
     beside: bytes | None = None
+    others: tuple[bytes, ...] = ()
 
 
 class Compared(NamedTuple):

@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,9 +16,11 @@ from softfree.errors import ReadError, UserError, unknown_name
 from softfree.explain.maps import Map
 from softfree.explain.passes import classifier
 from softfree.explain.places import Places
+from softfree.explain.randomised import rank_correlation
 from softfree.explain.regions import Region, find_regions
-from softfree.explain.samples import ENDINGS, Opener, Words
-from softfree.explain.streamed import explain_as_fits
+from softfree.explain.samples import ENDINGS, Opener
+from softfree.explain.streamed import explain_pair
+from softfree.explain.words import describe
 from softfree.longseq.choice import Answer
 from softfree.machine import best_device
 from softfree.options.explaining import ExplainOptions
@@ -32,10 +35,19 @@ _SHOWN = 5  # regions in the JSON
 
 @dataclass(frozen=True)
 class Explained:
-    """What became of one input: a map and its files, or the reason why not."""
+    """What became of one input: maps and their files, or the reason why not.
+
+    Attributes:
+        path: as it was given.
+        maps: by the method that was asked for; by two, where none was.
+        places: where the tokens lie.
+        regions: of the first map.
+        files: that were written.
+        error: the reason why there are none.
+    """
 
     path: str
-    found: Map | None = None
+    maps: tuple[Map, ...] = ()
     places: Places | None = None
     regions: tuple[Region, ...] = ()
     files: tuple[Path, ...] = ()
@@ -46,22 +58,24 @@ class Explained:
         row: dict[str, Any] = {"path": self.path, "status": "ok", "reason": ""}
         if self.error is not None:
             return row | {"status": self.error.status, "reason": str(self.error)}
-        assert self.found is not None
         assert self.places is not None
-        told = outputs(self.found.logits[None], run.task, run.operating)
-        target = run.task.classes[self.found.target]
-        return row | {
+        first = self.maps[0]
+        told = outputs(first.logits[None], run.task, run.operating)
+        target = run.task.classes[first.target]
+        row |= {
             "files": [str(file) for file in self.files],
             "predicted": str(told["predicted"][0]),
-            "target": target,
+            "target": target if first.of_class else None,
             "probability": float(told[f"p_{target}"][0]),
-            "method": self.found.method,
-            "description": self.found.description,
-            "logit": float(self.found.logits[self.found.target]),
-            "sum": float(self.found.values.sum()),
-            "constant": self.found.constant,
+            "log_odds": first.log_odds,
+            "method": first.method,
+            "description": first.description,
+            "sum": float(first.values.sum()),
             "regions": [region.to_dict(self.places) for region in self.regions[:_SHOWN]],
         }
+        for second in self.maps[1:]:
+            row |= {"second_method": second.method, "agreement": rank_correlation(first.values, second.values)}
+        return row
 
 
 def explain_to_files(folder: str | Path, inputs: list[str], options: ExplainOptions, *, as_json: bool = False) -> int:
@@ -85,8 +99,18 @@ def explain_to_files(folder: str | Path, inputs: list[str], options: ExplainOpti
     if len(failed) == len(explained):
         raise UserError(f"none of the {len(explained)} inputs could be read; their reasons are above")
     print(f"{len(explained) - len(failed)} of {len(explained)} explained; written to {options.out}", file=sys.stderr)
-    print(next(one.found.description for one in explained if one.found is not None), file=sys.stderr)
+    for found in next(one.maps for one in explained if one.maps):
+        print(found.description, file=sys.stderr)
+    _tell_agreement([one.maps for one in explained if len(one.maps) == 2])
     return 1 if failed else 0
+
+
+def _tell_agreement(pairs: list[tuple[Map, ...]]) -> None:
+    """Say how far the two methods agree."""
+    if pairs:
+        found = sorted(rank_correlation(one.values, other.values) for one, other in pairs)
+        several = f"; lowest {found[0]:.2f}, highest {found[-1]:.2f}" if len(found) > 1 else ""
+        print(f"Rank correlation of the two maps: {median(found):.2f}{several}", file=sys.stderr)
 
 
 def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: bool = False) -> list[Explained]:
@@ -117,19 +141,17 @@ def _explain_one(
     asked: dict[str, Any] = {"layer": options.layer, "head": options.head, "at": options.at}
     try:
         sample = opener(source, frame)
-        found = explain_as_fits(run, sample.tensor, answer, options.method, target=options.target, **asked)
-        regions = find_regions(found.values, sample.places, options.quantile)
-        target = run.task.classes[found.target]
-        words = Words(f"{found.method}: {target}", found.description, target)
+        maps = explain_pair(run, sample.tensor, answer, options.method, target=options.target, **asked)
+        regions = find_regions(maps[0].values, sample.places, options.quantile)
         stem = _free_name(name, taken)
         files = [options.out / f"{stem}_map{ENDINGS[form]}" for form in opener.forms]
         for form, path in zip(opener.forms, files, strict=True):
-            sample.write(form, path, found, regions, words)
+            sample.write(form, path, maps, regions, describe(run, maps))
     except ReadError as error:
         return Explained(name, error=error.of(split_source(source)[0]))
     except torch.OutOfMemoryError:
         return Explained(name, error=ReadError(f"{name}: does not fit in the device's memory", "too_large"))
-    return Explained(name, found, sample.places, tuple(regions), tuple(files))
+    return Explained(name, maps, sample.places, tuple(regions), tuple(files))
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from softfree.errors import UserError, unknown_name
-from softfree.explain import gradients, rollout, rows, split, tokens
+from softfree.explain import gradients, occlusion, rollout, rows, split, tokens
+from softfree.explain.odds import LogOdds
 from softfree.explain.passes import (
     Entry,
     Watched,
@@ -36,31 +37,43 @@ class Map:
 
     Attributes:
         values: float64 on the grid of tokens: (h, w) of a picture or slide, (d, h, w) of a volume, (n,) of a bag.
-        constant: what the values leave out: with it they sum to the logit; None for methods that have no such sum.
-        description: what the map means and what it does not, one line.
         method: its name.
         target: number of the class.
         logits: float64 (K,), the model's answer.
-        signed: whether values below zero speak against, so that zero is the middle of the colours.
+        log_odds: of the class: what is explained.
     """
 
     values: np.ndarray
-    constant: float | None
-    description: str
     method: str
     target: int
     logits: np.ndarray
-    signed: bool = True
+    log_odds: float
+
+    @property
+    def description(self) -> str:
+        """What the map means and what it does not, one line."""
+        return METHODS[self.method].meaning
+
+    @property
+    def signed(self) -> bool:
+        """Whether values below zero speak against, so that zero is the middle of the colours."""
+        return METHODS[self.method].signed
+
+    @property
+    def of_class(self) -> bool:
+        """Whether it is a map of the class; otherwise it is the same for every class."""
+        return METHODS[self.method].of_class
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a method: the class, and a layer, head and place where it looks at such."""
+    """What is asked of a method: the log odds of a class, and a layer, head and place where it looks at such."""
 
     target: int
-    layer: int | None
-    head: int | None
-    at: Sequence[float] | None
+    layer: int | None = None
+    head: int | None = None
+    at: Sequence[float] | None = None
+    odds: LogOdds = field(default_factory=LogOdds)
 
 
 @dataclass(frozen=True)
@@ -69,31 +82,38 @@ class Passed:
 
     Attributes:
         model: the model.
+        sample: as the model takes it, (1, ...).
         entry: what entered its encoder.
         last: its tokens after the last layer (1, P + N, C).
+        logits: (1, K).
         inputs: what entered the attention of each layer, for a method that asks for it; else empty.
         watched: the graph from a layer on, for a method that goes back to it; else None.
     """
 
     model: Classifier
+    sample: Tensor
     entry: Entry
     last: Tensor
+    logits: Tensor
     inputs: list[Tensor] = field(default_factory=list)
     watched: Watched | None = None
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method: values (1, N) and perhaps a constant, what they mean, and what it can be asked for.
+    """A method: values (1, N), what they mean, and what it can be asked for.
 
     Attributes:
+        signed: values below zero speak against.
+        of_class: another class has another map.
         of_attention: it looks at what enters the attention of each layer.
         back_to: the layer that it goes back to where none is asked for; None for a method that only goes forward.
     """
 
-    compute: Callable[[Passed, Question], tuple[Tensor, Tensor | None]]
+    compute: Callable[[Passed, Question], Tensor]
     meaning: str
     signed: bool = True
+    of_class: bool = True
     takes: frozenset[str] = frozenset()
     of_attention: bool = False
     back_to: int | None = None
@@ -108,8 +128,9 @@ def explain_tensor(
     layer: int | None = None,
     head: int | None = None,
     at: Sequence[float] | None = None,
+    odds: LogOdds | None = None,
 ) -> Map:
-    """Explain what a model says of one sample.
+    """Explain what a model says of one sample: the log odds of a class.
 
     Args:
         model: a run, or a classifier in evaluation mode.
@@ -121,6 +142,8 @@ def explain_tensor(
         head: of ``attention``; default: the mean over heads.
         at: parts of the width, the height (and the depth) from 0 to below 1, where the query of ``attention`` lies;
             default: the class token where it is pooled, else the centre.
+        odds: how probabilities follow from the logits; default: as the run has it, and for a bare model exclusive
+            classes without a temperature.
 
     Raises:
         UserError: a model, class, layer, head or place that there is not, an option that the method does not look at,
@@ -130,36 +153,36 @@ def explain_tensor(
     network = classifier(network)
     chosen = known_method(method)
     refuse_unused(chosen, layer=layer, head=head, at=at)
-    entry = enter(network, _batch_of_one(network, sample))
-    passed = pass_forward(network, entry, chosen, layer)
-    with torch.no_grad():
-        logits = classify(network, entry, passed.last)
-    answer = logits[0].double().cpu().numpy()
+    sample = _batch_of_one(network, sample)
+    passed = pass_forward(network, sample, enter(network, sample), chosen, layer)
+    answer = passed.logits[0].double().cpu().numpy()
     index = class_number(model, network, target, answer)
-    values, constant = METHODS[chosen].compute(passed, Question(index, layer, head, at))
-    grid = entry.grid or values.shape[1:]
+    odds = odds or LogOdds.of(model)
+    values = METHODS[chosen].compute(passed, Question(index, layer, head, at, odds))
+    grid = passed.entry.grid or values.shape[1:]
     return Map(
         values[0].detach().double().cpu().numpy().reshape(grid),
-        None if constant is None else float(constant[0]),
-        METHODS[chosen].meaning,
         chosen,
         index,
         answer,
-        METHODS[chosen].signed,
+        float(odds(passed.logits.double(), index)[0]),
     )
 
 
 @torch.no_grad()
-def pass_forward(model: Classifier, entry: Entry, method: str, layer: int | None = None) -> Passed:
-    """Take a sample forward once, for its answer and for ``method``, a key of :data:`METHODS`."""
+def pass_forward(model: Classifier, sample: Tensor, entry: Entry, method: str, layer: int | None = None) -> Passed:
+    """Take what entered the encoder forward once, for its answer and for ``method``, a key of :data:`METHODS`."""
     about = METHODS[method]
+    inputs: list[Tensor] = []
+    watched = None
     if about.of_attention:
         inputs, last = attention_inputs(model, entry)
-        return Passed(model, entry, last, inputs)
-    if about.back_to is None:
-        return Passed(model, entry, through(model, entry))
-    watched = watch(model, entry, about.back_to if layer is None else layer)
-    return Passed(model, entry, watched.last, watched=watched)
+    elif about.back_to is None:
+        last = through(model, entry)
+    else:
+        watched = watch(model, entry, about.back_to if layer is None else layer)
+        last = watched.last
+    return Passed(model, sample, entry, last, classify(model, entry, last), inputs, watched)
 
 
 def known_method(method: str | None) -> str:
@@ -214,7 +237,7 @@ def _number(target: int, classes: int) -> int:
     return target
 
 
-def _row(passed: Passed, asked: Question) -> tuple[Tensor, None]:
+def _row(passed: Passed, asked: Question) -> Tensor:
     """Signed weights of one token, of one head or the mean over heads."""
     model, entry = passed.model, passed.entry
     layer = -1 if asked.layer is None else asked.layer
@@ -227,7 +250,7 @@ def _row(passed: Passed, asked: Question) -> tuple[Tensor, None]:
         module, passed.inputs[layer], query_number(model, entry, asked.at), entry.mask, entry.grid
     )
     weights = weights.mean(1) if asked.head is None else weights[:, asked.head]
-    return weights[:, model.num_prefix_tokens :], None
+    return weights[:, model.num_prefix_tokens :]
 
 
 def _way_back(passed: Passed) -> tuple[Classifier, Entry, Watched]:
@@ -250,34 +273,48 @@ def query_number(model: Classifier, entry: Entry, at: Sequence[float] | None) ->
     return prefix + int(np.ravel_multi_index(places, grid))
 
 
-# The one method that misled in no phantom run of docs/explain.md.
-DEFAULT: MapMethod = "gradient"
+def _split(passed: Passed, asked: Question) -> Tensor:
+    shares = asked.odds.of_logits(passed.logits, asked.target)
+    return split.split_odds(passed.model, passed.entry, passed.last, shares, asked.target)
+
+
+def _integrated(passed: Passed, asked: Question) -> Tensor:
+    return tokens.integrated_gradients(
+        passed.model, passed.entry, passed.sample, asked.odds, passed.logits, asked.target
+    )
+
+
+def _occlusion(passed: Passed, asked: Question) -> Tensor:
+    return occlusion.occlusion(passed.model, passed.entry, passed.sample, asked.odds, passed.logits, asked.target)
+
+
+def _rollout(passed: Passed, _asked: Question) -> Tensor:
+    return rollout.rollout(passed.model, passed.entry, inputs=passed.inputs)
+
+
+# Of the methods whose total agrees with the prediction the one that finds the tokens that matter: see docs/explain.md.
+DEFAULT: MapMethod = "integrated"
+SECOND: MapMethod = "occlusion"
 
 METHODS: dict[str, Method] = {
-    "split": Method(
-        lambda passed, asked: split.split_logit(passed.model, passed.entry, asked.target, passed.last), split.MEANING
-    ),
+    "integrated": Method(_integrated, tokens.MEANING),
+    "occlusion": Method(_occlusion, occlusion.MEANING),
+    "split": Method(_split, split.MEANING),
     "gradient": Method(
-        lambda passed, asked: (gradients.gradient_times_input(*_way_back(passed), asked.target), None),
+        lambda passed, asked: gradients.gradient_times_input(*_way_back(passed), asked.odds, asked.target),
         gradients.GRADIENT,
         takes=frozenset({"layer"}),
         back_to=0,
     ),
     "gradcam": Method(
-        lambda passed, asked: (gradients.grad_cam(*_way_back(passed), asked.target), None),
+        lambda passed, asked: gradients.grad_cam(*_way_back(passed), asked.odds, asked.target),
         gradients.GRADCAM,
         signed=False,
         takes=frozenset({"layer"}),
         back_to=-1,
     ),
-    "integrated": Method(
-        lambda passed, asked: (tokens.integrated_gradients(passed.model, passed.entry, asked.target), None),
-        tokens.MEANING,
+    "rollout": Method(_rollout, rollout.MEANING, of_class=False, of_attention=True),
+    "attention": Method(
+        _row, rows.MEANING, of_class=False, takes=frozenset({"layer", "head", "at"}), of_attention=True
     ),
-    "rollout": Method(
-        lambda passed, asked: (rollout.rollout(passed.model, passed.entry, inputs=passed.inputs), None),
-        rollout.MEANING,
-        of_attention=True,
-    ),
-    "attention": Method(_row, rows.MEANING, takes=frozenset({"layer", "head", "at"}), of_attention=True),
 }

@@ -1,8 +1,10 @@
-"""A picture beside the same picture under its map, pixel for pixel."""
+"""A picture beside the same picture under its maps, pixel for pixel."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
@@ -20,41 +22,60 @@ _DPI = 100
 _LEAST = 400  # pixels of the longer side; smaller pictures are drawn with each pixel as a square
 _STRONG = 0.6  # how much of the strongest value's colour covers the picture
 _UNSEEN = 0.4  # brightness left of what the model did not see
+_LABEL = 13  # pixels of its letters
 _ROWS = 512  # that are painted at once
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A map to be drawn.
+
+    Attributes:
+        values: (h, w), a number a patch; drawn as they are, not smoothed into more detail than there is.
+        label: above it.
+        signed: centre the colours at zero; otherwise they begin there.
+    """
+
+    values: np.ndarray
+    label: str = ""
+    signed: bool = True
 
 
 def draw_overlay(
     path: Path,
     picture: np.ndarray,
-    relevance: np.ndarray,
+    layers: Sequence[Layer],
     *,
     title: str,
     caption: str = "",
     places: Places | None = None,
-    signed: bool = True,
 ) -> None:
-    """Write a PNG: the picture, the picture under its map, and a colour bar.
+    """Write a PNG: the picture, the picture under each of the maps, and their colour bars.
 
     Each pixel of the picture is a pixel of the file, or a square of them for small pictures.
 
     Args:
         path: of the PNG.
         picture: (H, W) or (H, W, 3), values in [0, 1].
-        relevance: (h, w), a number a patch; drawn as they are, not smoothed into more detail than there is.
-        title: above both.
-        caption: below both.
+        layers: the maps.
+        title: above all.
+        caption: below all.
         places: where the patches lie; default: they cover the picture.
-        signed: centre the colours at zero; otherwise they begin there.
     """
-    height, width = picture.shape[:2]
-    covering = Places((0, 0), (height / relevance.shape[0], width / relevance.shape[1]), ((0, height), (0, width)),
-                      (height, width))  # fmt: skip
-    values = (places or covering).spread(relevance)
-    zoom = max(1, -(-_LEAST // max(height, width)))
-    painted = [_larger(one, zoom) for one in (as_rgb(picture), paint(picture, values, greatest(relevance), signed))]
-    page = Image.fromarray(_compose(painted, greatest(relevance), signed, title, caption))
+    zoom = max(1, -(-_LEAST // max(picture.shape[:2])))
+    painted = [as_rgb(picture)]
+    for layer in layers:
+        values = (places or _covering(picture, layer.values)).spread(layer.values)
+        painted.append(paint(picture, values, greatest(layer.values), layer.signed))
+    page = Image.fromarray(_compose([_larger(one, zoom) for one in painted], layers, title, caption))
     with replacing(path) as temporary:
         page.save(temporary, "PNG")
+
+
+def _covering(picture: np.ndarray, values: np.ndarray) -> Places:
+    height, width = picture.shape[:2]
+    step = (height / values.shape[0], width / values.shape[1])
+    return Places((0, 0), step, ((0, height), (0, width)), (height, width))
 
 
 def paint(picture: np.ndarray, values: np.ndarray, limit: float, signed: bool = True) -> np.ndarray:
@@ -64,7 +85,7 @@ def paint(picture: np.ndarray, values: np.ndarray, limit: float, signed: bool = 
         picture: (H, W) or (H, W, 3), values in [0, 1].
         values: (H, W), NaN where the model saw nothing: there the picture is darkened.
         limit: the value that has the full colour.
-        signed: as in :func:`draw_overlay`.
+        signed: as in :class:`Layer`.
 
     Returns:
         uint8 (H, W, 3).
@@ -84,6 +105,20 @@ def _painted(picture: np.ndarray, values: np.ndarray, limit: float, signed: bool
     mixed = as_rgb(picture) / np.float32(255) * (1 - cover) + colours * cover
     mixed[unseen] *= _UNSEEN
     return (mixed * 255).round().astype(np.uint8)
+
+
+def with_label(pixels: np.ndarray, label: str) -> np.ndarray:
+    """Put words below a picture, uint8 (H, W, 3), so that they stay with it wherever it goes."""
+    width = pixels.shape[1]
+    lines = _wrapped(label, width, _LABEL)
+    below = round((0.6 + 1.3 * len(lines)) * _LABEL)
+    with mpl.rc_context({"font.size": _LABEL * 72 / _DPI}):
+        figure = Figure(figsize=(width / _DPI, below / _DPI), dpi=_DPI)
+        figure.text(0.3 * _LABEL / width, 0.5, "\n".join(lines), va="center", parse_math=False)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        strip = np.asarray(canvas.buffer_rgba())[..., :3]
+    return np.concatenate([pixels, strip])
 
 
 def greatest(values: np.ndarray) -> float:
@@ -106,28 +141,36 @@ def _larger(pixels: np.ndarray, zoom: int) -> np.ndarray:
     return pixels if zoom == 1 else pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
-def _compose(panels: list[np.ndarray], limit: float, signed: bool, title: str, caption: str) -> np.ndarray:
-    """Set the panels side by side, their pixels as they are, with title, colour bar and caption; uint8 (H, W, 3)."""
+def _compose(panels: list[np.ndarray], layers: Sequence[Layer], title: str, caption: str) -> np.ndarray:
+    """Set the panels side by side, their pixels as they are, with labels, bars and text; uint8 (H, W, 3)."""
     height, width = panels[0].shape[:2]
     text = max(13, width // 45)  # pixels
-    whole = 2 * width + 14 * text
-    lines = textwrap.wrap(caption, max(20, int(whole / (0.55 * text))))
-    below, above = round((1 + 1.3 * len(lines)) * text), 3 * text
-    size = (whole, below + height + above)
+    lefts = [text, *(2 * text + width + number * (width + 13 * text) for number in range(len(layers)))]
+    whole = lefts[-1] + width + 12 * text
+    above, below = (_wrapped(words, whole, text) for words in (title, caption))
+    top, bottom = round((3 + 1.3 * len(above)) * text), round((1 + 1.3 * len(below)) * text)
+    size = (whole, top + height + bottom)
     with mpl.rc_context({"font.size": text * 72 / _DPI}):
         figure = Figure(figsize=(size[0] / _DPI, size[1] / _DPI), dpi=_DPI)
-        _add_bar(figure, ((2 * width + 3 * text) / size[0], below / size[1], text / size[0], height / size[1]), limit,
-                 signed)  # fmt: skip
-        figure.text(text / size[0], 1 - text / size[1], title, va="top", fontweight="bold")
-        figure.text(text / size[0], 0.5 * text / size[1], "\n".join(lines), va="bottom", color="0.35")
+        for left, layer in zip(lefts[1:], layers, strict=True):
+            _add_bar(figure, ((left + width + text) / size[0], bottom / size[1], text / size[0], height / size[1]),
+                     greatest(layer.values), layer.signed)  # fmt: skip
+            figure.text(left / size[0], (bottom + height + 0.5 * text) / size[1], layer.label, parse_math=False)
+        figure.text(text / size[0], 1 - text / size[1], "\n".join(above), va="top", fontweight="bold",
+                    parse_math=False)  # fmt: skip
+        figure.text(text / size[0], 0.5 * text / size[1], "\n".join(below), va="bottom", color="0.35", parse_math=False)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         page = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    top = len(page) - below - height
-    for number, panel in enumerate(panels):
-        left = text + number * (width + text)
-        page[top : top + height, left : left + width] = panel
+    first = len(page) - bottom - height
+    for left, panel in zip(lefts, panels, strict=True):
+        page[first : first + height, left : left + width] = panel
     return page
+
+
+def _wrapped(words: str, width: int, text: int) -> list[str]:
+    """Lines of words for a page of so many pixels."""
+    return textwrap.wrap(words, max(20, int(width / (0.6 * text))))
 
 
 def _add_bar(figure: Figure, box: tuple[float, float, float, float], limit: float, signed: bool) -> None:

@@ -50,13 +50,18 @@ def cascade(model: Classifier, seed: int = 0) -> Iterator[tuple[str, Classifier]
 
 
 def similarity(one: np.ndarray, other: np.ndarray) -> float:
-    """Compute Spearman's rank correlation of two maps without its sign; 0 where one of them is the same everywhere.
+    """Compute the rank correlation of two maps without its sign.
 
     The sign says nothing here: a shuffled head may turn for into against.
     """
+    return abs(rank_correlation(one, other))
+
+
+def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Compute Spearman's rank correlation of two maps; 0 where one of them is the same everywhere."""
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return 0.0
-    return abs(float(spearmanr(one.ravel(), other.ravel()).statistic))
+    return float(spearmanr(one.ravel(), other.ravel()).statistic)
 
 
 @torch.no_grad()

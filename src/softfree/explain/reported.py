@@ -13,7 +13,9 @@ from softfree.evaluation.scores import Scores
 from softfree.explain.maps import Map
 from softfree.explain.passes import classifier
 from softfree.explain.samples import Opener
-from softfree.explain.streamed import explain_as_fits
+from softfree.explain.streamed import explain_pair
+from softfree.explain.words import agreement_of, name_of
+from softfree.explain.words import answer as told
 from softfree.longseq.choice import Answer
 from softfree.machine import best_device
 from softfree.options import EvaluateOptions
@@ -53,7 +55,7 @@ def report_maps(
     except UserError as error:
         return [], [f"No maps: {error}."]
     answer = Answer(run.model.to(best_device()), options, options.precision)
-    made: list[tuple[Case, Thumbnail, Map]] = []
+    made: list[tuple[Case, Thumbnail, tuple[Map, ...]]] = []
     for case in telling_cases(scores, run.operating.thresholds or None):
         try:
             made.append((case, *_map_of(run, opener, answer, table, frame, case)))
@@ -62,32 +64,35 @@ def report_maps(
         if len(made) == options.maps:
             break
     made.sort(key=lambda one: SORTS.index(one[0].sort))
-    return [thumbnail for _, thumbnail, _ in made], _notes([found for _, _, found in made])
+    return [thumbnail for _, thumbnail, _ in made], _notes([maps for _, _, maps in made])
 
 
 def _map_of(
     run: Run, opener: Opener, answer: Answer, table: Table, frame: pd.DataFrame, case: Case
-) -> tuple[Thumbnail, Map]:
+) -> tuple[Thumbnail, tuple[Map, ...]]:
     row = int(frame.loc[frame["status"] == "ok", "row"].iloc[case.index])
     columns = table.frame.set_index("row")
     number = columns["frame"][row] if "frame" in columns else None
     sample = opener(str(columns["file"][row]), None if pd.isna(number) else int(number))
-    found = explain_as_fits(run, sample.tensor, answer, target=case.k)
-    view = sample.view(found, _READ)
-    picture, painted = view.miniatures(found.signed, _SIDE)
+    maps = explain_pair(run, sample.tensor, answer, target=case.k)
+    view = sample.view(maps, _READ)
+    labels = [f"{name_of(one)}. {told(run, one)}" for one in maps]
+    plain, painted, *others = view.miniatures([one.signed for one in maps], labels, _SIDE)
     caption = f"{case.sort}: {case.words}. Red speaks for {run.task.classes[case.k]}."
+    if len(maps) == 2:
+        caption += f" {agreement_of(*maps)}"
     if run.preprocessing.kind == "volume":
         caption += f" {view.note.capitalize()}."
-    return Thumbnail(painted, caption, picture), found
+    return Thumbnail(painted, caption, plain, tuple(others)), maps
 
 
-def _notes(found: list[Map]) -> list[str]:
+def _notes(found: list[tuple[Map, ...]]) -> list[str]:
     if not found:
         return ["No maps: none of the samples could be read."]
-    colours = "blue against it; the colours end" if found[0].signed else "and the colours end"
     return [
         "A map shows what the model used, not what is ill. The samples were chosen by how sure the model was, not by "
-        "how their maps look. Left the sample, right the same under its map: red speaks for the class, "
-        f"{colours} at the greatest value of each map; darkened is what the model did not see.",
-        found[0].description,
+        "how their maps look. Left the sample, right of it the same under its maps: red speaks for the class, blue "
+        "against it; the colours end at the greatest value of each map; darkened is what the model did not see.",
+        *dict.fromkeys(one.description for maps in found for one in maps),
+        "Believe a place where both maps agree.",
     ]

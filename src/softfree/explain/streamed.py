@@ -13,19 +13,55 @@ import torch
 from torch import Tensor, nn
 
 from softfree.errors import ReadError, UserError
-from softfree.explain.maps import METHODS, Map, Question, class_number, explain_tensor, known_method, refuse_unused
+from softfree.explain.maps import (
+    DEFAULT,
+    SECOND,
+    Map,
+    Question,
+    class_number,
+    explain_tensor,
+    known_method,
+    refuse_unused,
+)
+from softfree.explain.odds import LogOdds
 from softfree.explain.passes import block, classifier
-from softfree.explain.streamed_methods import STREAMED, Passed, does_not_stream
+from softfree.explain.streamed_methods import STREAMED, Passed, does_not_stream, streamed_defaults
 from softfree.longseq.choice import Answer
 from softfree.longseq.forward import Stream
 from softfree.longseq.pixels import Rows
 from softfree.longseq.sources import TokenSource
 from softfree.longseq.streamed import Sample, Streaming, bar, source_of
+from softfree.models.classifier import Classifier
 from softfree.options.explaining import MapMethod
 from softfree.precision import products_in
 
 if TYPE_CHECKING:
     from softfree.runs import Run
+
+
+def explain_pair(
+    run: Run, sample: Tensor | Rows, answer: Answer, method: MapMethod | None = None, **asked: Any
+) -> tuple[Map, ...]:
+    """Explain a sample by one method that is asked for, or else by the two of most use, so that one can compare.
+
+    Arguments and errors as :func:`explain_as_fits` has them.
+    """
+    if method is not None:
+        return (explain_as_fits(run, sample, answer, method, **asked),)
+    model = classifier(run.model)
+    first, second = (DEFAULT, SECOND) if fits(model, sample, answer, DEFAULT) else streamed_defaults(model)
+    found = explain_as_fits(run, sample, answer, first, **asked)
+    return found, explain_as_fits(run, sample, answer, second, target=found.target)
+
+
+def fits(model: Classifier, sample: Tensor | Rows, answer: Answer, method: str) -> bool:
+    """Tell whether a sample is explained in memory rather than as a stream."""
+    if not isinstance(sample, Tensor):
+        return False
+    device = next(model.parameters()).device
+    shape = torch.empty(1, device=device).expand(1, *sample.shape)  # the plan looks at nothing else
+    with torch.set_grad_enabled(method not in ("split", "occlusion")):  # the others keep as much as a way back does
+        return not answer.streams(shape)
 
 
 def explain_as_fits(
@@ -45,20 +81,16 @@ def explain_as_fits(
         UserError: as of :func:`explain_streamed`.
     """
     network = classifier(run.model)
-    chosen = known_method(method)
     device = next(network.parameters()).device
-    if isinstance(sample, Tensor):
-        shape = torch.empty(1, device=device).expand(1, *sample.shape)  # the plan looks at nothing else
-        with torch.set_grad_enabled(chosen != "split"):  # the others keep as much as a way back does
-            streams = answer.streams(shape)
-        if not streams:
-            with products_in(answer.precision, device):
-                return explain_tensor(run, sample, method, **asked)
-    elif answer.why_not_rows():
+    if fits(network, sample, answer, known_method(method)):
+        assert isinstance(sample, Tensor)
+        with products_in(answer.precision, device):
+            return explain_tensor(run, sample, method, **asked)
+    if not isinstance(sample, Tensor) and answer.why_not_rows():
         size = f"{sample.shape[2]} x {sample.shape[1]}"
         raise ReadError(f"{size} pixels are too many to be read at once, and {answer.why_not_rows()}", "too_large")
-    if chosen not in STREAMED and answer.options.stream == "auto":
-        raise ReadError(f"the sample does not fit in memory, and {does_not_stream(chosen)}", "too_large")
+    if method is not None and method not in STREAMED and answer.options.stream == "auto":
+        raise ReadError(f"the sample does not fit in memory, and {does_not_stream(method)}", "too_large")
     with products_in(answer.precision, device):
         return explain_streamed(run, sample, method, streaming=answer.streaming, **asked)
 
@@ -72,6 +104,7 @@ def explain_streamed(
     layer: int | None = None,
     head: int | None = None,
     at: Sequence[float] | None = None,
+    odds: LogOdds | None = None,
     streaming: Streaming | None = None,
     mask: Tensor | None = None,
 ) -> Map:
@@ -84,11 +117,13 @@ def explain_streamed(
     Args:
         model: a run, or a classifier that can stream, in evaluation mode.
         sample: as :func:`~softfree.longseq.streamed.stream_forward` takes it.
-        method: a key of :data:`~softfree.explain.streamed_methods.STREAMED`; default: as in memory.
+        method: a key of :data:`~softfree.explain.streamed_methods.STREAMED`; default: the split, or where the model has
+            none GradCAM.
         target: as in memory, like ``layer``, ``head`` and ``at``.
         layer: see there.
         head: see there.
         at: see there; a place where the mask has a token.
+        odds: see there.
         streaming: how; default :class:`~softfree.longseq.streamed.Streaming`.
         mask: boolean (N,), True for real tokens of a picture or volume; None when all are.
 
@@ -97,7 +132,7 @@ def explain_streamed(
             the tokens.
     """
     network = classifier(model if isinstance(model, nn.Module) else model.model)
-    chosen = known_method(method)
+    chosen = streamed_defaults(network)[0] if method is None else known_method(method)
     refuse_unused(chosen, layer=layer, head=head, at=at)
     if chosen not in STREAMED:
         raise UserError(does_not_stream(chosen))
@@ -110,15 +145,16 @@ def explain_streamed(
         with torch.no_grad():
             with bar(streaming.progress, "forward", stream) as advance:
                 summaries = stream.forward(advance)
-            answer = stream.logits(summaries)[0].double().cpu().numpy()
-            question = Question(class_number(model, network, target, answer), kept_from, head, at)
-            parts, constant = method_of.compute(Passed(network, stream, summaries, streaming.progress), question)
+            logits = stream.logits(summaries).double()
+            answer = logits[0].cpu().numpy()
+            index = class_number(model, network, target, answer)
+            odds = odds or LogOdds.of(model)
+            question = Question(index, kept_from, head, at, odds)
+            parts = method_of.compute(Passed(network, stream, summaries, streaming.progress), question)
     finally:
         stream.close()
         torch.clear_autocast_cache()  # weights that were cast here have no graph
-    about = METHODS[chosen]
-    values = _on_grid(parts, source)
-    return Map(values, constant, about.meaning, chosen, question.target, answer, about.signed)
+    return Map(_on_grid(parts, source), chosen, index, answer, float(odds(logits, index)[0]))
 
 
 def _on_grid(parts: Sequence[Tensor], source: TokenSource) -> np.ndarray:

@@ -18,6 +18,7 @@ from torch import Tensor
 from softfree.errors import UserError
 from softfree.explain import split
 from softfree.explain.maps import Question, query_number
+from softfree.explain.odds import OfLogits
 from softfree.explain.passes import Entry, attention
 from softfree.explain.streamed_rows import keys, queries
 from softfree.longseq.backward import Backward
@@ -25,6 +26,7 @@ from softfree.longseq.forward import Stream
 from softfree.longseq.streamed import bar
 from softfree.models.classifier import Classifier
 from softfree.models.pooling import Summary
+from softfree.options.explaining import MapMethod
 
 
 class Passed(NamedTuple):
@@ -46,70 +48,75 @@ class Passed(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A method: its values and perhaps a constant, and the layer that it looks at by itself."""
+    """A method: its values, and the layer that it looks at by itself."""
 
-    compute: Callable[[Passed, Question], tuple[list[Tensor], float | None]]
+    compute: Callable[[Passed, Question], list[Tensor]]
     layer: int
 
 
 def does_not_stream(method: str) -> str:
     """Say so of a method, and what to ask for instead."""
     known = ", ".join(STREAMED)
-    return f"--method {method} does not stream, since it takes the way back many times: expected {known}"
+    return f"--method {method} does not stream, since it passes the sample many times: expected {known}"
 
 
-def _split(passed: Passed, asked: Question) -> tuple[list[Tensor], float]:
-    """As :func:`softfree.explain.split.split_logit` does, with what is known of all tokens."""
+def streamed_defaults(model: Classifier) -> tuple[MapMethod, MapMethod]:
+    """Choose two methods that stream and whose totals agree with the prediction, the one of more use first."""
+    return ("split", "gradcam") if split.has_split(model) else ("gradcam", "gradient")
+
+
+def _split(passed: Passed, asked: Question) -> list[Tensor]:
+    """As :func:`softfree.explain.split.split_odds` does, with what is known of all tokens."""
     model, stream = passed.model, passed.stream
     split.refuse(model, "gradient, gradcam, rollout or attention")
+    odds = asked.odds.of_logits(stream.logits(passed.summaries), asked.target)
     if model.pool != "avg":
-        return _split_weighed(passed, asked)
+        return _split_weighed(passed, odds, asked.target)
     number = max(1, stream.number)
     mean = sum(total for (total,) in passed.summaries) / number
     assert isinstance(mean, Tensor)
-    slope = split.slope_at(model, mean, asked.target)[0] / number
-    constant = split.constant_of(model, asked.target)
-    return [tokens[0].double() @ slope for tokens in stream.outputs()], float(constant)
+    slope, constant = split.averaged(model, mean, odds)
+    return [(tokens[0].double() @ slope[0] + constant) / number for tokens in stream.outputs()]
 
 
-def _split_weighed(passed: Passed, asked: Question) -> tuple[list[Tensor], float]:
-    """Find what each token says, two numbers a token, and then what it weighs among all."""
+def _split_weighed(passed: Passed, odds: OfLogits, target: int) -> list[Tensor]:
+    """Find what each token says, two numbers a token and class that counts, and then what it weighs among all."""
     model, stream = passed.model, passed.stream
-    found = [
-        split.said(model, tokens[:, passed.front(chunk) :], asked.target)
-        for chunk, tokens in enumerate(stream.outputs())
-    ]
+    found = [split.said(model, tokens[:, passed.front(chunk) :], odds) for chunk, tokens in enumerate(stream.outputs())]
     if not found:
-        return [], float(split.constant_of(model, asked.target))
-    values, decisive = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
-    parts, constant = split.weighed(model, values, decisive, None, asked.target)
-    chunks = parts[0].split([part.shape[1] for part, _ in found])
-    return [F.pad(part, (passed.front(chunk), 0)) for chunk, part in enumerate(chunks)], float(constant)
+        return []
+    whole = {
+        k: (torch.cat([part[k][0] for part in found], dim=1), torch.cat([part[k][1] for part in found], dim=1))
+        for k in found[0]
+    }
+    parts = split.weighed(model, whole, None, odds, target)
+    chunks = parts[0].split([part[target][0].shape[1] for part in found])
+    return [F.pad(part, (passed.front(chunk), 0)) for chunk, part in enumerate(chunks)]
 
 
-def _gradient(passed: Passed, asked: Question) -> tuple[list[Tensor], None]:
+def _gradient(passed: Passed, asked: Question) -> list[Tensor]:
     with _way_back(passed, asked) as entering:
         both = (entering(chunk) for chunk in passed.chunks)
-        return [(tokens.double() * gradient).sum(-1)[0] for tokens, gradient in both], None
+        return [(tokens.double() * gradient).sum(-1)[0] for tokens, gradient in both]
 
 
-def _grad_cam(passed: Passed, asked: Question) -> tuple[list[Tensor], None]:
+def _grad_cam(passed: Passed, asked: Question) -> list[Tensor]:
     with _way_back(passed, asked) as entering:
         total = torch.zeros(passed.model.embed_dim, dtype=torch.float64, device=passed.stream.device)
         for chunk in passed.chunks:
             total += entering(chunk)[1][0, passed.front(chunk) :].sum(0, dtype=torch.float64)
         weights = total / max(1, passed.stream.number)
         tokens = (passed.stream.load(_level(passed, asked), chunk)[0].double() for chunk in passed.chunks)
-        return [(part @ weights).relu() for part in tokens], None
+        return [(part @ weights).relu() for part in tokens]
 
 
 @contextmanager
 def _way_back(passed: Passed, asked: Question) -> Iterator[Callable[[int], tuple[Tensor, Tensor]]]:
-    """Give what leads from a chunk to its tokens and the logit's gradient by them, in the layer that is asked for."""
+    """Give what leads from a chunk to its tokens and the gradient by them, in the layer that is asked for."""
     with torch.enable_grad():
         flat = [part.detach().requires_grad_() for summary in passed.summaries for part in summary]
-        logit = passed.stream.logits(passed.stream.grouped(flat))[0, asked.target]
-        slopes = torch.autograd.grad(logit, flat, materialize_grads=True)
+        logits = passed.stream.logits(passed.stream.grouped(flat))
+        slopes = torch.autograd.grad(asked.odds(logits, asked.target)[0], flat, materialize_grads=True)
     with bar(passed.progress, "backward", passed.stream) as advance:
         back = Backward(passed.stream, passed.stream.grouped(slopes), advance, parameters=False)
         with back.down_to(_level(passed, asked)) as entering:
@@ -121,7 +128,7 @@ def _level(passed: Passed, asked: Question) -> int:
     return asked.layer % len(passed.model.blocks)
 
 
-def _rollout(passed: Passed, _asked: Question) -> tuple[list[Tensor], None]:
+def _rollout(passed: Passed, _asked: Question) -> list[Tensor]:
     """As :func:`softfree.explain.rollout.rollout` does, half and half with the residual connection."""
     weights = _looked_at(passed)
     for level in reversed(range(len(passed.stream.layers))):
@@ -131,7 +138,7 @@ def _rollout(passed: Passed, _asked: Question) -> tuple[list[Tensor], None]:
         for chunk, part in enumerate(weights):
             mixed = looked.unsqueeze(2) @ keys(module, *_seen(passed, level, chunk)).mT  # (1, H, 1, n)
             weights[chunk] = (part + mixed.mean(1)[0, 0]) / 2
-    return weights, None
+    return weights
 
 
 def _looked_at(passed: Passed) -> list[Tensor]:
@@ -144,7 +151,7 @@ def _looked_at(passed: Passed) -> list[Tensor]:
     return weights
 
 
-def _row(passed: Passed, asked: Question) -> tuple[list[Tensor], None]:
+def _row(passed: Passed, asked: Question) -> list[Tensor]:
     """Signed weights of one token, of one head or the mean over heads."""
     level, source = _level(passed, asked), passed.stream.source
     module = attention(passed.model, level)
@@ -155,7 +162,7 @@ def _row(passed: Passed, asked: Question) -> tuple[list[Tensor], None]:
     chunk, place = _find(passed, asked)
     query = queries(module, *_seen(passed, level, chunk))[:, :, place : place + 1]
     rows = (query @ keys(module, *_seen(passed, level, number)).mT for number in range(len(source.sizes)))
-    return [row[0, :, 0].mean(0) if asked.head is None else row[0, asked.head, 0] for row in rows], None
+    return [row[0, :, 0].mean(0) if asked.head is None else row[0, asked.head, 0] for row in rows]
 
 
 def _find(passed: Passed, asked: Question) -> tuple[int, int]:

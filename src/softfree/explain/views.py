@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from softfree.data.readers.picture import Picture
-from softfree.explain.overlay import as_rgb, greatest, paint
+from softfree.explain.overlay import as_rgb, greatest, paint, with_label
 from softfree.explain.places import Places
 
 _ROWS = 64  # of the reduced picture that are made at once
@@ -19,32 +20,36 @@ _ROWS = 64  # of the reduced picture that are made at once
 
 @dataclass(frozen=True)
 class View:
-    """A picture with a map over it.
+    """A picture with maps over it.
 
     Attributes:
         picture: (H, W, 1 or 3) or (H, W), values in [0, 1].
-        values: (h, w) on the grid of tokens.
+        values: of each map, (h, w) on the grid of tokens.
         places: where these lie on the picture.
         note: what part of the source it is or how it was made smaller, for a title; empty for all of it as it is.
     """
 
     picture: np.ndarray
-    values: np.ndarray
+    values: tuple[np.ndarray, ...]
     places: Places
     note: str = ""
 
-    def miniatures(self, signed: bool, side: int) -> tuple[bytes, bytes]:
-        """Make PNGs of the picture and of the picture under its map.
+    def miniatures(self, signed: Sequence[bool], labels: Sequence[str], side: int) -> list[bytes]:
+        """Make PNGs of the picture and of the picture under each map.
 
         Args:
-            signed: whether zero is the middle of the colours.
+            signed: of each map, whether zero is the middle of its colours.
+            labels: of each map, printed below it.
             side: pixels of the longer side; a small picture's pixels become squares.
         """
-        painted = paint(self.picture, self.places.spread(self.values), greatest(self.values), signed)
-        return _miniature(as_rgb(self.picture), side), _miniature(painted, side)
+        made = [_png(_resized(as_rgb(self.picture), side))]
+        for values, both, label in zip(self.values, signed, labels, strict=True):
+            painted = paint(self.picture, self.places.spread(values), greatest(values), both)
+            made.append(_png(with_label(_resized(painted, side), label)))
+        return made
 
 
-def picture_view(picture: Picture, values: np.ndarray, places: Places, longest: int) -> View:
+def picture_view(picture: Picture, values: tuple[np.ndarray, ...], places: Places, longest: int) -> View:
     """View a picture with at most ``longest`` pixels a side, each the mean of a square of the picture's."""
     times = -(-max(places.shape) // longest)
     if times == 1:
@@ -90,12 +95,16 @@ def _mean(pixels: np.ndarray, times: int) -> np.ndarray:
     return F.avg_pool2d(planes, times, ceil_mode=True, count_include_pad=False).permute(1, 2, 0).numpy()
 
 
-def _miniature(pixels: np.ndarray, side: int) -> bytes:
+def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
     image = Image.fromarray(np.ascontiguousarray(pixels))
     zoom = side // max(image.size)
     if zoom > 1:
         image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def _png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

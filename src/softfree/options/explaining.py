@@ -8,7 +8,7 @@ from typing import Literal
 
 from softfree.options.training import Precision, StreamOptions
 
-MapMethod = Literal["split", "gradient", "gradcam", "integrated", "rollout", "attention"]
+MapMethod = Literal["integrated", "occlusion", "split", "gradient", "gradcam", "rollout", "attention"]
 MapFormat = Literal["png", "nifti", "geojson", "tiff", "dicom"]
 
 
@@ -17,8 +17,9 @@ class ExplainOptions(StreamOptions):
     """Maps of what a prediction rests on.
 
     Attributes:
-        method: 'split' (exact parts of the logit), 'gradient' (times input), 'gradcam', 'integrated' (gradients),
-            'rollout' or 'attention'; default: gradient.
+        method: 'integrated' (gradients), 'occlusion', 'split' (exact parts in the last layer), 'gradient' (times
+            input), 'gradcam', 'rollout' or 'attention'; default: the first two and how far they agree, or where the
+            sample is streamed split and gradcam.
         target: Class that is explained; default: the predicted one.
         layer: Layer of attention, gradient and gradcam, from 0.
         head: Head of attention, from 0; default: the mean over heads.

@@ -16,6 +16,7 @@ from softfree.errors import ReadError, UserError, unknown_name
 from softfree.explain.faithfulness import Perturbed, without_tokens
 from softfree.explain.localisation import localisation_area, on_finding, pointing_game, seen_tokens
 from softfree.explain.maps import explain_tensor
+from softfree.explain.odds import LogOdds
 from softfree.explain.passes import classifier
 from softfree.explain.randomised import ALL, HEAD, cascade, similarity
 from softfree.explain.samples import Opener, Sample
@@ -188,5 +189,5 @@ class _Picture:
     def compare(self, changed: nn.Module, name: str) -> None:
         """Make the maps again with a model whose weights were shuffled."""
         for method, found in self.maps.items():
-            again = explain_tensor(changed, self.tensor, method, target=self.target)
+            again = explain_tensor(changed, self.tensor, method, target=self.target, odds=LogOdds.of(self.run))
             self.rows[method][name] = similarity(found.values, again.values)

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from softfree.evaluation.plots.style import DASHES, MUTED, RULE, SERIES, STYLE
+from softfree.evaluation.plots.style import DASHES, INK, MUTED, RULE, SERIES, STYLE
 from softfree.files import replacing
 from softfree.options.explaining import MapMethod
 from softfree.studies.explain_pictures import RANDOM
@@ -29,7 +29,7 @@ MEASURES = {
 }
 EVERY = "all classes"
 """What a summary calls all classes together."""
-COLOURS = dict(zip(get_args(MapMethod), SERIES, strict=True)) | {RANDOM: MUTED}
+COLOURS = dict(zip(get_args(MapMethod), (*SERIES, INK), strict=True)) | {RANDOM: MUTED}
 NOTES = {
     "deletion": "Deletion and insertion: area under the probability of the class while tokens are taken out of the"
     " picture or brought in, those with the highest values first, minus the area for random orders.",

@@ -1,6 +1,6 @@
 """A sample of each kind with its tensor, the places of its tokens, and the files that its map is written to."""
 
-from softfree.explain.samples.base import Sample, Words
+from softfree.explain.samples.base import Sample
 from softfree.explain.samples.opener import ENDINGS, FORMATS, Opener
 
-__all__ = ["ENDINGS", "FORMATS", "Opener", "Sample", "Words"]
+__all__ = ["ENDINGS", "FORMATS", "Opener", "Sample"]

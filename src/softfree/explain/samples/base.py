@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
 from softfree.explain.maps import Map
-from softfree.explain.overlay import draw_overlay
+from softfree.explain.overlay import Layer, draw_overlay
 from softfree.explain.places import Places
 from softfree.explain.regions import Region
 from softfree.explain.views import View
+from softfree.explain.words import Words, name_of
 from softfree.longseq import Rows
 
 THUMBNAIL = 2048  # longest side of the PNG of what is larger than a page
-
-
-@dataclass(frozen=True)
-class Words:
-    """What is written beside a map: what it shows, what that means, and the class."""
-
-    title: str
-    caption: str
-    target: str
 
 
 class Sample(Protocol):
@@ -40,17 +32,17 @@ class Sample(Protocol):
         """Where the tokens lie in what was read."""
         ...
 
-    def view(self, found: Map, longest: int) -> View:
-        """Lay a map over a picture of the sample, about ``longest`` pixels a side at most."""
+    def view(self, maps: Sequence[Map], longest: int) -> View:
+        """Lay maps over a picture of the sample, about ``longest`` pixels a side at most."""
         ...
 
-    def write(self, form: str, path: Path, found: Map, regions: list[Region], words: Words) -> None:
-        """Write a map in one of the formats of the sample's kind."""
+    def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: Words) -> None:
+        """Write maps in one of the formats of the sample's kind: all of them beside each other, or the first alone."""
         ...
 
 
-def draw(path: Path, view: View, found: Map, words: Words) -> None:
+def draw(path: Path, view: View, maps: Sequence[Map], words: Words) -> None:
     """Write a PNG of a view."""
-    title = f"{words.title}, {view.note}" if view.note else words.title
-    draw_overlay(path, view.picture, view.values, title=title, caption=words.caption, places=view.places,
-                 signed=found.signed)  # fmt: skip
+    title = f"{words.title}; {view.note}" if view.note else words.title
+    layers = [Layer(values, name_of(one), one.signed) for values, one in zip(view.values, maps, strict=True)]
+    draw_overlay(path, view.picture, layers, title=title, caption=words.caption, places=view.places)

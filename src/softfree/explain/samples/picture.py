@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,9 +20,10 @@ from softfree.explain.maps import Map
 from softfree.explain.overlay import greatest, paint
 from softfree.explain.places import Places, picture_places
 from softfree.explain.regions import Region
-from softfree.explain.samples.base import THUMBNAIL, Words, draw
+from softfree.explain.samples.base import THUMBNAIL, draw
 from softfree.explain.tiles import write_tiles
 from softfree.explain.views import View, picture_view, rows_of
+from softfree.explain.words import Words
 
 _LARGEST = 8192  # longest side of a picture that is a PNG pixel for pixel
 _DICOM_SIDE, _DICOM_BYTES = 2**16 - 1, 2**32 - 2
@@ -48,19 +50,19 @@ class PictureSample:
         places = picture_places(steps, picture, patch)
         return cls(str(source), picture, torch.from_numpy(steps(picture)), places, frame, identity)
 
-    def view(self, found: Map, longest: int) -> View:
+    def view(self, maps: Sequence[Map], longest: int) -> View:
         """View the picture, reduced where it is larger."""
-        return picture_view(self.picture, found.values, self.places, longest)
+        return picture_view(self.picture, tuple(one.values for one in maps), self.places, longest)
 
-    def write(self, form: str, path: Path, found: Map, regions: list[Region], words: Words) -> None:
+    def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: Words) -> None:
         """Write a PNG, a pyramidal TIFF, or DICOM."""
         if form == "png":
             longest = max(self.picture.pixels.shape[:2])
-            draw(path, self.view(found, longest if longest <= _LARGEST else THUMBNAIL), found, words)
+            draw(path, self.view(maps, longest if longest <= _LARGEST else THUMBNAIL), maps, words)
         elif form == "tiff":
-            write_tiles(path, partial(rows_of, self.picture), found.values, self.places, found.signed)
+            write_tiles(path, partial(rows_of, self.picture), maps[0].values, self.places, maps[0].signed)
         else:
-            self._write_dicom(path, found, words)
+            self._write_dicom(path, maps[0], words)
 
     def _write_dicom(self, path: Path, found: Map, words: Words) -> None:
         height, width = self.picture.pixels.shape[:2]
@@ -69,5 +71,5 @@ class PictureSample:
                 f"{self.source}: {width} x {height} pixels are more than DICOM holds; use --format tiff", "too_large"
             )
         painted = paint(self.picture.unit(), self.places.spread(found.values), greatest(found.values), found.signed)
-        write_secondary_capture(path, painted, self.source, name=words.title, description=words.caption,
+        write_secondary_capture(path, painted, self.source, name=words.name, description=words.caption,
                                 frame=self.frame, spacing=self.picture.spacing, identity=self.identity)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from softfree.data.sources import split_source
 from softfree.explain.maps import Map
 from softfree.explain.places import Places, slide_places
 from softfree.explain.regions import Region
-from softfree.explain.samples.base import THUMBNAIL, Words, draw
+from softfree.explain.samples.base import THUMBNAIL, draw
 from softfree.explain.slide_files import view, write_geojson, write_pyramid
 from softfree.explain.views import View
+from softfree.explain.words import Words
 
 
 @dataclass(frozen=True)
@@ -38,18 +40,18 @@ class SlideSample:
             places = slide_places(slide, steps.region(slide), steps.mpp, patch)
         return cls(source, tensor, places)
 
-    def write(self, form: str, path: Path, found: Map, regions: list[Region], words: Words) -> None:
+    def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: Words) -> None:
         """Write GeoJSON, a pyramidal TIFF, or a PNG of the whole slide."""
         if form == "geojson":
-            write_geojson(path, regions, self.places, words.target)
+            write_geojson(path, regions, self.places, words.subject)
         elif form == "png":
-            draw(path, self.view(found, THUMBNAIL), found, words)
+            draw(path, self.view(maps, THUMBNAIL), maps, words)
         else:
             with open_slide(*split_source(self.source)) as slide:
-                write_pyramid(path, slide, found.values, self.places, found.signed)
+                write_pyramid(path, slide, maps[0].values, self.places, maps[0].signed)
 
-    def view(self, found: Map, longest: int) -> View:
+    def view(self, maps: Sequence[Map], longest: int) -> View:
         """View the whole slide."""
         with open_slide(*split_source(self.source)) as slide:
             pixels, places = view(slide, self.places, longest)
-        return View(pixels / np.float32(255), found.values, places)
+        return View(pixels / np.float32(255), tuple(one.values for one in maps), places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from softfree.data.volumes import VolumePreprocessing
 from softfree.explain.maps import Map
 from softfree.explain.places import Places, volume_places
 from softfree.explain.regions import Region
-from softfree.explain.samples.base import THUMBNAIL, Words, draw
+from softfree.explain.samples.base import THUMBNAIL, draw
 from softfree.explain.views import View
 from softfree.explain.volume_file import on_voxels, write_nifti
+from softfree.explain.words import Words
 
 
 @dataclass(frozen=True)
@@ -41,23 +43,24 @@ class VolumeSample:
         tensor = torch.from_numpy(steps.load(volume))
         return cls(source, volume, steps, tensor, volume_places(steps, volume, patch), patch)
 
-    def write(self, form: str, path: Path, found: Map, regions: list[Region], words: Words) -> None:
+    def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: Words) -> None:
         """Write NIfTI, or a PNG of the slice with the strongest values."""
         if form == "nifti":
-            voxels = on_voxels(found.values, self.steps, self.volume, self.patch)
-            write_nifti(path, voxels, self.volume, self.source, words.title)
+            voxels = on_voxels(maps[0].values, self.steps, self.volume, self.patch)
+            write_nifti(path, voxels, self.volume, self.source, words.name)
         else:
-            draw(path, self.view(found, THUMBNAIL), found, words)
+            draw(path, self.view(maps, THUMBNAIL), maps, words)
 
-    def view(self, found: Map, longest: int) -> View:
-        """View the slice with the strongest values, whatever its size."""
-        layer = int(np.abs(found.values).sum(axis=(1, 2)).argmax())
+    def view(self, maps: Sequence[Map], longest: int) -> View:
+        """View the slice where the first map has its strongest values, whatever its size."""
+        layer = int(np.abs(maps[0].values).sum(axis=(1, 2)).argmax())
         middle = (self.places.edges(0, layer) + self.places.edges(0, layer + 1)) / 2
         number = min(int(middle), self.volume.voxels.shape[1] - 1)
         # Seen from the feet, the front above and the patient's right on the left, as radiologists do.
         shown = self._unit(self.volume.voxels[0, number].astype(np.float32))[::-1, ::-1]
         note = f"slice {number + 1} of {self.volume.voxels.shape[1]} from the feet"
-        return View(shown, found.values[layer, ::-1, ::-1], self._flipped(found.values.shape), note)
+        values = tuple(one.values[layer, ::-1, ::-1] for one in maps)
+        return View(shown, values, self._flipped(maps[0].values.shape), note)
 
     def _flipped(self, grid: tuple[int, ...]) -> Places:
         """Places of a slice whose rows and columns run the other way."""
