@@ -34,7 +34,7 @@ def test_binary_is_paired_delong() -> None:
     expected = paired_difference(a.targets, a.probabilities[:, 1], b.probabilities[:, 1])
     assert (found.value, found.low, found.high, found.p) == (
         expected.difference, expected.low, expected.high, expected.p)  # fmt: skip
-    assert found.method == "paired DeLong"
+    assert found.method == "paired DeLong, score interval"
     assert (found.n, found.n_positive) == (200, a.targets.sum())
 
 
@@ -73,7 +73,7 @@ def test_multiclass() -> None:
     parts = [found[f"auroc/{name}"].value for name in "abc"]
     assert found["auroc"].value == pytest.approx(np.mean(parts))
     assert "bootstrap" in found["auroc"].method
-    assert found["auroc/a"].method == "paired DeLong"
+    assert found["auroc/a"].method == "paired DeLong, score interval"
     assert found["balanced_accuracy"].low < found["balanced_accuracy"].value < found["balanced_accuracy"].high
 
 

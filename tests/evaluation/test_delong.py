@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 from sklearn.metrics import roc_auc_score
 
-from softfree.evaluation.delong import auroc, auroc_covariance, paired_difference, placements
-from softfree.evaluation.intervals import hanley_mcneil
+from softfree.evaluation.delong import PairedAuroc, auroc, auroc_covariance, paired_difference, placements
+from softfree.evaluation.intervals import hanley_mcneil, newcombe
 
 GOLDENS = Path(__file__).parent / "goldens"
 PROC = json.loads((GOLDENS / "proc.json").read_text())
@@ -45,7 +45,7 @@ def test_proc(name: str) -> None:
     np.testing.assert_allclose(areas, [golden["auc_a"], golden["auc_b"]], rtol=1e-12)
     expected = [[golden["var_a"], golden["cov"]], [golden["cov"], golden["var_b"]]]
     np.testing.assert_allclose(covariance, expected, rtol=1e-10)
-    pair = paired_difference(y, a, b)
+    pair = paired_difference(y, a, b, kind="wald")
     assert pair.z == pytest.approx(golden["z"], rel=1e-9)
     assert pair.p == pytest.approx(golden["p"], rel=1e-8)
     assert pair.low == pytest.approx(golden["difference_low"], abs=1e-10)
@@ -174,13 +174,53 @@ def test_pairs_without_spread() -> None:
     a = np.array([0.1, 0.4, 0.2, 0.3, 0.9, 0.8])
     alike = paired_difference(y, a, a**2)
     assert (alike.difference, alike.low, alike.high, alike.p) == (0, 0, 0, 1)
-    perfect = paired_difference(y, np.array([1.0, 2, 3, 4, 5, 6]), np.array([3.0, 2, 1, 4, 6, 5]))
+    both = np.array([1.0, 2, 3, 4, 5, 6]), np.array([3.0, 2, 1, 4, 6, 5])
+    perfect = paired_difference(y, *both, kind="wald")
     assert perfect.difference == 0
     assert math.isnan(perfect.low)
     assert "no spread" in str(perfect.reason)
+    perfect, half = paired_difference(y, *both), 1 - newcombe(1.0, 3, 3, 0.95).low
+    assert (perfect.low, perfect.high, perfect.p) == (pytest.approx(-half), pytest.approx(half), 1)
     few = paired_difference(np.array([0, 0, 1]), np.array([1.0, 3, 2]), np.array([1.0, 2, 3]))
     assert few.difference == -0.5
     assert few.reason == "an interval needs two samples of each class"
+
+
+def paired(rng: np.random.Generator, alike: float, areas: tuple[float, float], sizes: tuple[int, int]) -> PairedAuroc:
+    """Two models, the positives of which spread twice as much as the negatives."""
+    y = np.repeat([1, 0], sizes)
+    noise = rng.normal(size=(2, len(y)))
+    noise[1] = alike * noise[0] + math.sqrt(1 - alike**2) * noise[1]
+    scores = np.where(y, 2 * noise + math.sqrt(5) * ndtri(areas)[:, None], noise)
+    return paired_difference(y, scores[0], scores[1])
+
+
+@pytest.mark.parametrize(
+    ("areas", "sizes", "alike"),
+    [
+        ((0.97, 0.9), (10, 100), 0.9),
+        ((0.9, 0.8), (10, 40), 0.5),
+        ((0.97, 0.9), (50, 50), 0.9),
+        ((0.9, 0.9), (20, 80), 0.7),
+    ],
+)
+def test_the_interval_of_a_difference_holds(areas: tuple[float, float], sizes: tuple[int, int], alike: float) -> None:
+    rng = np.random.default_rng(4)
+    found = [paired(rng, alike, areas, sizes) for _ in range(200)]
+    assert sum(one.low <= areas[0] - areas[1] <= one.high for one in found) >= 0.9 * 200
+    for one in found:
+        assert (one.p < 0.05) == (not one.low <= 0 <= one.high), "p and interval say the same"
+
+
+def test_a_difference_of_many_samples_has_delongs_interval() -> None:
+    rng = np.random.default_rng(5)
+    y = np.repeat([1, 0], 10_000)
+    a = rng.normal(size=len(y)) + 1.5 * y
+    b = a + 0.3 * rng.normal(size=len(y))
+    found, plain = paired_difference(y, a, b), paired_difference(y, a, b, kind="wald")
+    assert (found.low, found.high) == pytest.approx((plain.low, plain.high), abs=2e-4)
+    close = paired_difference(y, a, a + 0.02 * rng.normal(size=len(y)))
+    assert abs(close.p - 2 * float(ndtr(-abs(close.z)))) < 0.05
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ Thresholds = Mapping[str, float] | None
 class Difference:
     """A statistic of two models on the same samples and ``value = a - b``.
 
-    ``p`` is two-sided and given by DeLong's test only, NaN elsewhere; ``reason`` says why a number is missing.
+    ``p`` is two-sided and given with DeLong's interval only, to which it belongs, NaN elsewhere; ``reason`` says why a
+    number is missing.
     """
 
     a: float
@@ -160,11 +161,9 @@ def _by_delong(x: Quantity, a: Scores, b: Scores) -> Difference:
     assert x.k is not None
     truth, score, _ = a.one_vs_rest(x.k)
     pair = delong.paired_difference(truth, score, b.one_vs_rest(x.k)[1], level=LEVEL)
-    method = "paired DeLong"
+    method = "paired DeLong, score interval"
     if a.patients_repeat:
         method += "; takes samples of one patient as independent"
-    if pair.few:
-        method += "; few samples are on the wrong side, so that the interval may be too narrow"
     n = int(x.rows.sum())
     return Difference(
         pair.a, pair.b, pair.difference, pair.low, pair.high, pair.p, method, n, x.n_positive, pair.reason

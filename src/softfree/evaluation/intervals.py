@@ -67,9 +67,14 @@ def newcombe(value: float, positives: int, negatives: int, level: float, times: 
     def excess(t: float) -> float:
         return (value - t) ** 2 - z * z * times * hanley_mcneil(t, positives, negatives)
 
-    # At 0 and 1 themselves both terms vanish.
-    low = 0.0 if value == 0 else float(brentq(excess, 0.0, min(value, 1 - ROUNDING), xtol=ROUNDING))
-    high = 1.0 if value == 1 else float(brentq(excess, max(value, ROUNDING), 1.0, xtol=ROUNDING))
+    def bound(edge: float) -> float:
+        # At 0 and 1 themselves both terms vanish.
+        inside = min(max(value, ROUNDING), 1 - ROUNDING)
+        if value == edge or excess(inside) >= 0:
+            return value
+        return float(brentq(excess, *sorted((edge, inside)), xtol=ROUNDING))
+
+    low, high = bound(0.0), bound(1.0)
     return Interval(low, high, "Newcombe's method 5")
 
 
