@@ -12,8 +12,11 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from softfree.baselines import BASELINES
-from softfree.beside import measure_simpler
+from softfree.beside import _Measured, measure_simpler
+from softfree.data.task import Task
+from softfree.evaluation.comparison import compare
 from softfree.evaluation.metrics import measure
+from softfree.evaluation.scores import Scores
 from softfree.options import EvaluateOptions
 from softfree.reporting import evaluate
 from softfree.runs import Run
@@ -102,6 +105,21 @@ def test_a_better_model_is_not_warned_of(run: Run, frame: pd.DataFrame) -> None:
     comparison = found.rows[0].comparison
     assert comparison is not None
     assert comparison.differences["auroc"].value == 0.5
+
+
+def test_one_draw_of_resamples_serves_all_that_is_asked() -> None:
+    """Intervals are those of ``measure`` and ``compare`` with as many resamples."""
+    rng, task = np.random.default_rng(0), Task("multilabel", ("x", "y"))
+    truth = (rng.random((120, 2)) < 0.4).astype(float)
+    truth[:10, 1] = np.nan
+    one, other = (
+        Scores(task, (0.3 * np.nan_to_num(truth) + 0.7 * rng.random(truth.shape)), truth, np.arange(120) // 2)
+        for _ in range(2)
+    )
+    first, second = (_Measured(scores, 3, 2000) for scores in (one, other))
+    assert first.auroc == measure(one, None, seed=3, resamples=500)["auroc"]
+    whole = compare(one, other, seed=3, resamples=500)
+    assert first.against(second).differences["auroc"] == whole.differences["auroc"]
 
 
 def test_rows_that_are_streamed_are_left_out_of_both(run: Run, frame: pd.DataFrame) -> None:

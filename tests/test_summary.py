@@ -56,6 +56,7 @@ def test_an_evaluation_shows_verdict_and_the_first_failures(result: Evaluation, 
     assert "8 samples" in text
     assert "row 29 left out: [29] gone" in text
     assert "row 30" not in text
+    assert "and 5 more rows left out; see: softfree check" in text
     assert f"Report: {result.report}" in text
 
 

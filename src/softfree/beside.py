@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from softfree.baselines import column_of, read_baselines
-from softfree.evaluation.comparison import compare
-from softfree.evaluation.metrics import Metric, measure
+from softfree.evaluation.comparison import Comparison, compare
+from softfree.evaluation.metrics import FEWEST_RESAMPLES, Metric, draws_of_auroc, measure
 from softfree.evaluation.output import interval, metrics_to_json, number
 from softfree.evaluation.report import Compared
 from softfree.evaluation.scores import Scores
 from softfree.runs import Run
+
+MOST_RESAMPLES = 500
+MOST_RESAMPLED = 35_000_000  # probabilities that the resamples go over
 
 
 @dataclass(frozen=True)
@@ -61,23 +65,46 @@ def measure_simpler(
     if known is None:
         return Simpler()
     rows, warnings, notes = [], [], [f"{_capital(sentence)}." for sentence in known.missing]
+    measured: dict[int, _Measured] = {}  # the run, by how many samples it is measured on
     for name, regression in known.fitted.items():
         found = _scores(frame, scores, name, run)
         if found is None:
             notes.append(f"None on {regression.words} here: all samples are streamed.")
             continue
         theirs, ours = found
-        auroc = measure(theirs, None, seed=seed, resamples=resamples, only="auroc")["auroc"]
-        comparison = compare(ours, theirs, seed=seed, resamples=resamples, only="auroc")
-        rows.append(Compared(regression.words, auroc, comparison))
-        own = metrics["auroc"]
         if len(theirs) < len(scores):
             of = f"{len(theirs)} of {len(scores)} samples; the others are streamed"
             notes.append(f"{_capital(regression.words)}: {of}.")
-            own = measure(ours, None, seed=seed, resamples=resamples, only="auroc")["auroc"]
-        if said := _warning(name, regression.words, auroc, own):
+        own = measured.setdefault(len(ours), _Measured(ours, seed, resamples))
+        other = _Measured(theirs, seed, resamples)
+        rows.append(Compared(regression.words, other.auroc, own.against(other)))
+        if said := _warning(name, regression.words, other.auroc, metrics["auroc"] if ours is scores else own.auroc):
             warnings.append(said)
     return Simpler(tuple(rows), tuple(warnings), tuple(notes))
+
+
+class _Measured:
+    """Scores with their resamples, which are drawn once for all that is asked of them.
+
+    There are fewer than of the run's own numbers: what stands beside them must not take longer than they do.
+    """
+
+    def __init__(self, scores: Scores, seed: int, resamples: int) -> None:
+        number = max(FEWEST_RESAMPLES, MOST_RESAMPLED // max(1, scores.probabilities.size))
+        self.how: dict[str, int] = {"seed": seed, "resamples": min(resamples, MOST_RESAMPLES, number)}
+        self.scores = scores
+
+    @cached_property
+    def draws(self) -> dict[str, np.ndarray]:
+        return draws_of_auroc(self.scores, **self.how)
+
+    @cached_property
+    def auroc(self) -> Metric:
+        return measure(self.scores, None, only="auroc", draws=self.draws, **self.how)["auroc"]
+
+    def against(self, other: _Measured) -> Comparison:
+        both = self.draws, other.draws
+        return compare(self.scores, other.scores, only="auroc", draws=both, **self.how)  # type: ignore[arg-type]
 
 
 def _scores(frame: pd.DataFrame, scores: Scores, name: str, run: Run) -> tuple[Scores, Scores] | None:
@@ -89,7 +116,7 @@ def _scores(frame: pd.DataFrame, scores: Scores, name: str, run: Run) -> tuple[S
     both = ~np.isnan(chances).any(axis=1)
     if not both.any():
         return None
-    ours = scores.subset(both)
+    ours = scores if both.all() else scores.subset(both)
     return Scores(run.task, chances[both], ours.targets, ours.patients), ours
 
 

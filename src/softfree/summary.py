@@ -17,6 +17,7 @@ from softfree.reporting import Evaluation
 from softfree.runs import Run
 from softfree.studies.confound import SizeStudy
 
+_SHOWN = 10
 console = Console(markup=False)  # names of classes and folders may hold brackets
 
 
@@ -41,8 +42,10 @@ def print_evaluation(result: Evaluation) -> None:
         )
     if result.comparison is not None:
         console.print(result.comparison.verdict, highlight=False)
-    for row, reason in list(result.failed.items())[:10]:
+    for row, reason in list(result.failed.items())[:_SHOWN]:
         console.print(f"row {row} left out: {reason}", highlight=False, markup=False)
+    if len(result.failed) > _SHOWN:
+        console.print(f"and {len(result.failed) - _SHOWN} more rows left out; see: softfree check", highlight=False)
     console.print(f"Report: {result.report}", highlight=False)
 
 

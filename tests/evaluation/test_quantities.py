@@ -7,7 +7,7 @@ import pytest
 
 from softfree.data.task import Task
 from softfree.errors import UserError
-from softfree.evaluation.quantities import called, quantities, threshold_of
+from softfree.evaluation.quantities import aurocs, called, quantities, threshold_of
 from softfree.evaluation.scores import Scores
 
 BINARY = Task("binary", ("well", "ill"))
@@ -47,6 +47,21 @@ def test_binary_by_hand() -> None:
     assert found["balanced_accuracy"].parts == ("sensitivity/ill", "specificity/ill")
     assert found["balanced_accuracy"].n_positive == 2
     assert found["specificity/ill"].rows.tolist() == [False, False, True, True, True]
+
+
+def test_the_auroc_alone_is_that_of_all() -> None:
+    several = binary([0.9, 0.4, 0.6, 0.3, 0.1], [1, 1, 0, 0, 0]), three(), findings(), binary([0.5, 0.5], [1, 1])
+    for scores in several:
+        whole = quantities(scores)
+        alone = aurocs(scores)
+        assert alone.keys() == {name for name in whole if name.startswith("auroc")}
+        for name, found in alone.items():
+            np.testing.assert_equal(found.value, whole[name].value)
+            assert (found.parts, found.reason, found.n_positive) == (
+                whole[name].parts,
+                whole[name].reason,
+                whole[name].n_positive,
+            )
 
 
 def test_a_probability_at_the_threshold_is_called() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,11 +15,12 @@ from softfree.evaluation import delong
 from softfree.evaluation.bootstrap import distribution
 from softfree.evaluation.intervals import bias_corrected
 from softfree.evaluation.metrics import draws_of, independent, most_left_out, resampled
-from softfree.evaluation.quantities import Quantity, quantities
+from softfree.evaluation.quantities import Quantity, aurocs, quantities
 from softfree.evaluation.scores import Scores
 
 LEVEL = 0.95
 Thresholds = Mapping[str, float] | None
+Draws = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def compare(
     resamples: int = 2000,
     thresholds: tuple[Thresholds, Thresholds] = (None, None),
     names: tuple[str, str] = ("The first", "the second"),
-    only: str | None = None,
+    only: Literal["auroc"] | None = None,
+    draws: tuple[Draws, Draws] | None = None,
 ) -> Comparison:
     """Compare two models on the same samples, with two-sided 95 % intervals of ``a - b``.
 
@@ -86,6 +89,7 @@ def compare(
         thresholds: each model's own, for balanced accuracy; 0.5 where None.
         names: of the models, for the verdict.
         only: ``auroc`` leaves out the classes and the balanced accuracy.
+        draws: of both, as :func:`~softfree.evaluation.metrics.draws_of_auroc` gives them, where ``only`` is ``auroc``.
 
     Raises:
         UserError: the samples differ, or the margin is no number above 0.
@@ -93,7 +97,7 @@ def compare(
     if margin is not None and not 0 < margin < 1:
         raise UserError(f"got a non-inferiority margin of {margin}; expected a number between 0 and 1, such as 0.02")
     _check_same(a, b)
-    found = _differences(a, b, thresholds, seed, resamples, only)
+    found = _differences(a, b, thresholds, seed, resamples, only, draws)
     if np.array_equal(a.probabilities, b.probabilities):
         found["auroc"] = _alike(found["auroc"])
     non_inferior, verdict = _judge(found["auroc"], margin, *names)
@@ -106,14 +110,18 @@ def _differences(
     thresholds: tuple[Thresholds, Thresholds],
     seed: int,
     resamples: int,
-    only: str | None,
+    only: Literal["auroc"] | None,
+    drawn: tuple[Draws, Draws] | None,
 ) -> dict[str, Difference]:
     """Compare the balanced accuracies and every AUROC."""
-    first, second = quantities(a, thresholds[0]), quantities(b, thresholds[1])
+    if only == "auroc":
+        first, second = aurocs(a), aurocs(b)
+    else:
+        first, second = quantities(a, thresholds[0]), quantities(b, thresholds[1])
     compared = [name for name in first if name.partition("/")[0] in ("auroc", "balanced_accuracy")]
     compared = [name for name in compared if only in (None, name)]
     names = sorted(compared, key=lambda name: ("/" in name, name == "balanced_accuracy"))
-    draws = [
+    draws = drawn or [
         distribution(resampled(items, names), scores.patients, resamples=resamples, seed=seed)
         for items, scores in ((first, a), (second, b))
     ]
@@ -170,9 +178,7 @@ def _by_delong(x: Quantity, a: Scores, b: Scores) -> Difference:
     )
 
 
-def _by_bootstrap(
-    x: Quantity, y: Quantity, name: str, draws: list[dict[str, np.ndarray]], words: str, patients: int
-) -> Difference:
+def _by_bootstrap(x: Quantity, y: Quantity, name: str, draws: Sequence[Draws], words: str, patients: int) -> Difference:
     n, positives = int(x.rows.sum()), x.n_positive
     value = x.value - y.value
     reason = x.reason or y.reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from softfree.evaluation.intervals import (
     no_interval,
     wilson,
 )
-from softfree.evaluation.quantities import Quantity, quantities
+from softfree.evaluation.quantities import Quantity, aurocs, quantities
 from softfree.evaluation.scores import Scores
 
 ORDER = (
@@ -72,7 +73,8 @@ def measure(
     seed: int = 0,
     resamples: int = 2000,
     level: float = 0.95,
-    only: str | None = None,
+    only: Literal["auroc"] | None = None,
+    draws: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Metric]:
     """Measure all metrics of a task, with their intervals.
 
@@ -94,16 +96,18 @@ def measure(
         seed: of the resamples.
         resamples: of the bootstrap; for more than millions of probabilities fewer, down to 200, and the method says so.
         level: of confidence.
-        only: the one metric that is asked for; default: all.
+        only: the one metric that is asked for, for less work; default: all.
+        draws: of :func:`draws_of_auroc` with the same ``seed`` and ``resamples``, where ``only`` is ``auroc``.
 
     Raises:
         UserError: a class has no threshold.
     """
-    items = quantities(scores, thresholds)
+    items = aurocs(scores) if only == "auroc" else quantities(scores, thresholds)
     resamples = min(resamples, max(FEWEST_RESAMPLES, MOST_RESAMPLED // max(1, scores.probabilities.size)))
     repeat = scores.patients_repeat
     names = [name for name, item in items.items() if (item.family == "other" or repeat) and only in (None, name)]
-    draws = distribution(resampled(items, names), scores.patients, resamples=resamples, seed=seed)
+    if draws is None:
+        draws = distribution(resampled(items, names), scores.patients, resamples=resamples, seed=seed)
     who = f"{len(np.unique(scores.patients))} patients" if repeat else f"{len(scores)} samples"
     words = f"bootstrap over {who}, {resamples} resamples, seed {seed}"
     found = {
@@ -119,6 +123,13 @@ def measure(
     single = scores.task.kind == "binary"
     places = {name: (not single and "/" in name, ORDER.index(name.partition("/")[0])) for name in found}
     return {name: found[name] for name in sorted(found, key=places.__getitem__)}
+
+
+def draws_of_auroc(scores: Scores, *, seed: int, resamples: int) -> dict[str, np.ndarray]:
+    """Resample what an AUROC and its difference from another need; nothing where DeLong's intervals serve both."""
+    items = aurocs(scores)
+    names = ["auroc"] if items["auroc"].family == "other" or scores.patients_repeat else []
+    return distribution(resampled(items, names), scores.patients, resamples=resamples, seed=seed)
 
 
 def resampled(items: Mapping[str, Quantity], names: Iterable[str]) -> dict[str, Statistic]:

@@ -81,6 +81,15 @@ def quantities(scores: Scores, thresholds: Mapping[str, float] | None = None) ->
     return found
 
 
+def aurocs(scores: Scores) -> dict[str, Quantity]:
+    """List the AUROC alone, and of several scored classes those that it is the mean of, as :func:`quantities` does."""
+    task = scores.task
+    found = {f"auroc/{task.classes[k]}": _auroc(scores, k) for k in task.scored}
+    if task.kind == "binary":
+        return {"auroc": found.popitem()[1]}
+    return found | {"auroc": _average(found, {name.partition("/")[2]: [name] for name in found})}
+
+
 def called(scores: Scores, thresholds: Mapping[str, float] | None) -> np.ndarray:
     """Call classes present, boolean ``(n, K)``: by threshold, or the likeliest one of a multiclass task.
 
@@ -115,16 +124,15 @@ def _against_rest(scores: Scores, k: int, call: np.ndarray, at: str) -> dict[str
     positives = int(y.sum())
     truth = np.full(len(rows), np.nan)
     truth[rows] = y
-    ranked = Quantity(math.nan, "auroc", rows, positives, k, reason=obstacle(y, p))
+    ranked = _auroc(scores, k)
     found = {"auroc": ranked, "average_precision": replace(ranked, family="other")}
     if ranked.reason is None:
-        area, precision = (weighted.on(rows, form(y, p)) for form in (weighted.auroc, weighted.average_precision))
-        found = {
-            "auroc": replace(ranked, value=float(roc_auc_score(y, p)), statistic=area),
-            "average_precision": replace(
-                ranked, value=float(average_precision_score(y, p)), statistic=precision, family="other"
-            ),
-        }
+        found["average_precision"] = replace(
+            ranked,
+            value=float(average_precision_score(y, p)),
+            statistic=weighted.on(rows, weighted.average_precision(y, p)),
+            family="other",
+        )
     found["sensitivity"] = _mean(call, truth == 1, score, "proportion", positives, "no positive sample", at)
     found["specificity"] = _mean(~call, truth == 0, score, "proportion", 0, "no negative sample", at)
     if scores.task.kind != "multiclass":
@@ -132,6 +140,16 @@ def _against_rest(scores: Scores, k: int, call: np.ndarray, at: str) -> dict[str
         found["brier"] = _mean((score - truth) ** 2, rows, score, "other", positives)
         found["ece"] = _calibration(y, p, rows, positives)
     return found
+
+
+def _auroc(scores: Scores, k: int) -> Quantity:
+    """AUROC of class ``k`` against all others."""
+    rows = scores.known(k)
+    y, p, _ = scores.one_vs_rest(k)
+    found = Quantity(math.nan, "auroc", rows, int(y.sum()), k, reason=obstacle(y, p))
+    if found.reason is not None:
+        return found
+    return replace(found, value=float(roc_auc_score(y, p)), statistic=weighted.on(rows, weighted.auroc(y, p)))
 
 
 def _of_multiclass(scores: Scores, calls: np.ndarray) -> dict[str, Quantity]:
