@@ -211,11 +211,29 @@ def test_occlusion_is_what_is_lost_without_a_window(pool: str, pixels: Tensor) -
     """By patches: what the empty picture shows there is put into the picture itself."""
     network, odds = model(pool=pool), LogOdds(temperature=0.7)
     found = explain_tensor(network, pixels, "occlusion", target=1, odds=odds)
-    without = pixels.clone()
-    without[:, :, 16:24, 8:16] = pixels.mean()
+
+    def lost(top: int, left: int) -> float:
+        without = pixels.clone()
+        without[:, :, top : top + 8, left : left + 8] = pixels.mean()
+        with torch.no_grad():
+            return float(odds(network(pixels), 1) - odds(network(without), 1))
+
+    assert found.values[2, 1] - found.values[0, 3] == pytest.approx(lost(16, 8) - lost(0, 24), abs=1e-10)
+    assert found.values.sum() == pytest.approx(found.log_odds, abs=1e-10)
+
+
+def test_a_window_of_several_tokens_shares_its_loss() -> None:
+    network, sample = model(), torch.randn(1, 1, 32, 128, dtype=torch.float64)
+    found = explain_tensor(network, sample, "occlusion", target=1)
+    assert found.values.shape == (4, 16)
+    assert (found.values[:, ::2] == found.values[:, 1::2]).all()
+    without = sample.clone()
+    without[..., :8, :16] = sample.mean()
+    other = sample.clone()
+    other[..., 8:16, 16:32] = sample.mean()
     with torch.no_grad():
-        lost = odds(network(pixels), 1) - odds(network(without), 1)
-    assert found.values[2, 1] == pytest.approx(float(lost), abs=1e-10)
+        difference = LogOdds()(network(other), 1) - LogOdds()(network(without), 1)
+    assert 2 * (found.values[0, 0] - found.values[1, 2]) == pytest.approx(float(difference), abs=1e-10)
 
 
 def test_windows_are_at_most_64_in_all() -> None:
@@ -315,7 +333,7 @@ def test_every_method_gives_a_map_on_the_grid(method: Any, pixels: Tensor) -> No
     assert found.target == 1
     assert found.description.endswith(".")
     assert "\n" not in found.description
-    if method in ("split", "integrated"):
+    if method in ("split", "integrated", "occlusion"):
         assert found.values.sum() == pytest.approx(found.log_odds, abs=1e-10)
     assert found.of_class == (method not in ("rollout", "attention"))
     assert (found.values.min() < 0) == (found.signed and method != "rollout") or method == "rollout"

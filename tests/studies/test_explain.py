@@ -132,6 +132,20 @@ def test_a_class_that_is_asked_for(folder: Path) -> None:
     assert (folder / "out" / "maps.md").read_text().count("| seqnorm (1) |") == 1  # no second table of the same
 
 
+def test_of_sure_predictions_the_sign_is_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = ["split", "gradcam", "rollout"]
+    assert "net" not in study(folder, methods=methods, count=2, randomised=0).rows, "none is sure"
+    monkeypatch.setattr("softfree.studies.explain_pictures.SURE", 0.5)
+    found = study(folder, methods=methods, count=6, randomised=0)
+    assert found.rows.loc[found.rows["method"] != "rollout", "net"].tolist() == [1.0] * 12
+    assert found.rows.loc[found.rows["method"] == "rollout", "net"].isna().all()
+    assert "net for the class" in (folder / "out" / "maps.md").read_text()
+    monkeypatch.setattr("softfree.studies.explain_pictures.SURE", 0.0)
+    low = study(folder, methods=["split"], target="low", count=6, randomised=0).rows["net"]
+    high = study(folder, methods=["split"], target="high", count=6, randomised=0).rows["net"]
+    assert low.mean() + high.mean() == 1.0, "of two classes one map is against, on pictures that are called alike"
+
+
 def test_without_places_nothing_is_located(folder: Path) -> None:
     table = folder / "data" / "table.csv"
     pd.read_csv(table).drop(columns=["x", "y", "radius"]).to_csv(table, index=False)

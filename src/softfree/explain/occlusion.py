@@ -9,12 +9,13 @@ from torch import Tensor
 
 from softfree.explain.odds import LogOdds
 from softfree.explain.passes import Entry, classify, enter, patch_mask, through
-from softfree.explain.tokens import empty
+from softfree.explain.tokens import empty, shared_out
 from softfree.models.classifier import Classifier
 
 MEANING = (
-    "Occlusion: what the log odds of the class lose when a window of tokens becomes empty, all its pixels the mean; "
-    "it sees no two windows that stand in for each other, and its sum is not the log odds."
+    "Occlusion: what the log odds of the class lose when a window of tokens becomes empty, all its pixels the mean; it "
+    "sees no two windows that stand in for each other. What no single window takes away is shared out evenly, so that "
+    "the values sum to the log odds."
 )
 _WINDOWS = {1: 64, 2: 8, 3: 4}  # along each side, by the number of sides: 64 in all
 _TOGETHER = 8192  # tokens that are computed at once, about
@@ -33,7 +34,8 @@ def occlusion(model: Classifier, entry: Entry, sample: Tensor, odds: LogOdds, wh
         target: the class.
 
     Returns:
-        (1, N) for the tokens of the grid: what is lost with the window that a token lies in; 0 for padded tokens.
+        (1, N) for the tokens of the grid: a token's part of what is lost with the window that it lies in, 0 for padded
+        tokens. Their sum is the log odds: see :func:`~softfree.explain.tokens.shared_out`.
     """
     start, prefix = enter(model, empty(model, sample)), model.num_prefix_tokens
     window = windows(entry.grid or (entry.tokens.shape[1] - prefix,)).to(entry.tokens.device)
@@ -46,9 +48,10 @@ def occlusion(model: Classifier, entry: Entry, sample: Tensor, odds: LogOdds, wh
         mask = None if entry.mask is None else entry.mask.expand(len(some), -1)
         now = Entry(tokens, mask, entry.grid)
         lost.append(base - odds(classify(model, now, through(model, now)).double(), target))
-    values = torch.cat(lost)[window].unsqueeze(0)
     mask = patch_mask(model, entry)
-    return values if mask is None else values.masked_fill(~mask, 0)
+    real = torch.ones_like(window) if mask is None else mask[0].long()
+    size = torch.zeros_like(window[:number]).index_add(0, window, real).clamp(min=1)
+    return shared_out((torch.cat(lost) / size)[window].unsqueeze(0), base, mask)
 
 
 def windows(grid: Sequence[int]) -> Tensor:

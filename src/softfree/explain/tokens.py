@@ -49,7 +49,8 @@ def integrated_gradients(
         steps: of the integral (midpoint rule); a forward and backward pass each.
 
     Returns:
-        (B, N) for the tokens of the grid, 0 for padded tokens. Their sum is the log odds: see :func:`shared_out`.
+        (B, N) for the tokens of the grid, 0 for padded tokens. Their sum is the log odds: see :func:`shared_out`, by
+        which what the finite number of steps misses is shared out, too.
     """
     start = enter(model, empty(model, sample)).tokens
     way = entry.tokens - start
@@ -63,8 +64,8 @@ def integrated_gradients(
 def shared_out(values: Tensor, total: Tensor, mask: Tensor | None = None) -> Tensor:
     """Share out evenly among real tokens what their values (B, N) lack of a total (B,).
 
-    That is what the empty sample has already, which no token can claim, and what a finite number of steps misses. The
-    order of the tokens stays as it is.
+    That is what no token can claim, such as the log odds that an empty sample has already. The order of the tokens
+    stays as it is, and so does what one has more than another.
     """
     real = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
     values = values * real

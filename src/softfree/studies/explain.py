@@ -36,7 +36,8 @@ class MapStudy:
     Attributes:
         rows: a row each run, picture and method: ``deletion_area`` and ``insertion_area`` of the class's
             probability, ``random_area`` of random orders; ``deletion`` and ``insertion`` are the areas minus that of
-            random orders. Rank correlations with the map of random weights: ``head``, ``all``, on the first pictures.
+            random orders. ``net``: 1 where the map of a class that is sure sums to more than zero, else 0. Rank
+            correlations with the map of random weights: ``head``, ``all``, on the first pictures.
             ``pointing``, ``localisation`` and their ``chance``, on pictures with a place.
         summary: a row each attention, class explained (or all together), method and measure: the mean over
             the runs and pictures ``value``, a 95 % interval over patients ``low``, ``high``, and ``n`` pictures.

@@ -32,6 +32,8 @@ from softfree.runtime.outputs import probabilities
 
 RANDOM = "random"
 """What rows and curves call the random orders."""
+SURE = 0.9
+"""Probability from which a map of the class should be for it as a whole."""
 
 
 @dataclass(frozen=True)
@@ -156,12 +158,15 @@ class _Picture:
         base = perturbed.area(chance)
         of: dict[str, Any] = {"row": int(self.entry["row"]), "patient": int(self.entry["patient"])}
         of["target"] = self.run.task.classes[self.target]
+        sure = torch.tensor(next(iter(self.maps.values())).log_odds).sigmoid() >= SURE
         for method, found in self.maps.items():
             curves = perturbed.curves(found.values, seed)
             self.curves[method] = (perturbed.shares, *curves)
             areas = {name: perturbed.area(curve) for name, curve in curves._asdict().items()}
             whole = {f"{name}_area": area for name, area in areas.items()} | {"random_area": base}
             self.rows[method] = of | {"method": method} | whole | {name: area - base for name, area in areas.items()}
+            if sure and found.of_class:
+                self.rows[method]["net"] = float(found.values.sum() > 0)
 
     def _answer(self, pictures: Tensor) -> np.ndarray:
         """The calibrated probability of the class."""

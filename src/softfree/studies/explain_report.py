@@ -17,9 +17,10 @@ from matplotlib.ticker import MaxNLocator
 from softfree.evaluation.plots.style import DASHES, INK, MUTED, RULE, SERIES, STYLE
 from softfree.files import replacing
 from softfree.options.explaining import MapMethod
-from softfree.studies.explain_pictures import RANDOM
+from softfree.studies.explain_pictures import RANDOM, SURE
 
 MEASURES = {
+    "net": "net for the class\n(higher is better)",
     "deletion": "deletion minus random\n(lower is better)",
     "insertion": "insertion minus random\n(higher is better)",
     "pointing": "pointing game\n(higher is better)",
@@ -31,6 +32,8 @@ EVERY = "all classes"
 """What a summary calls all classes together."""
 COLOURS = dict(zip(get_args(MapMethod), (*SERIES, INK), strict=True)) | {RANDOM: MUTED}
 NOTES = {
+    "net": f"Net for the class: of the predictions with a probability of {SURE} or more, the share whose map sums to"
+    " more than zero.",
     "deletion": "Deletion and insertion: area under the probability of the class while tokens are taken out of the"
     " picture or brought in, those with the highest values first, minus the area for random orders.",
     "pointing": "Pointing game: how often the highest token lies on the finding; localisation area: ROC area of the map"
