@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from softfree.evaluation.comparison import Difference, compare
 from softfree.evaluation.metrics import Metric, measure
 from softfree.evaluation.scores import Scores
 from softfree.files import replacing, write_atomically
-from softfree.machine import describe_machine
+from softfree.machine import describe_machine, versions
 from softfree.options.studies import CoverageOptions
 from softfree.progress import tracked
 
@@ -55,7 +57,8 @@ def study_coverage(options: CoverageOptions) -> pd.DataFrame:
     with replacing(options.out / "coverage.csv") as temporary:
         found.to_csv(temporary, index=False, float_format="%.4f")
     write_atomically(options.out / "coverage.md", to_markdown(found))
-    write_atomically(options.out / "machine.json", json.dumps({"machine": describe_machine()}, indent=2))
+    about = {"command": shlex.join(["softfree", *sys.argv[1:]]), "machine": describe_machine(), "versions": versions()}
+    write_atomically(options.out / "machine.json", json.dumps(about, indent=2))
     _plot(options.out / "coverage.png", found)
     return found
 
