@@ -10,11 +10,11 @@ from softfree.models.pyramid_names import PYRAMIDS
 
 # Options of the vision transformers that a family has not: what training sets by itself, and why there is none.
 _PYRAMID = {
-    "stem": ("conv", "a pyramid has a convolutional stem of its own"),
-    "pool": ("avg", "how a pyramid pools follows from its last stage, '{last: softmax}' or '{last: soft}'"),
+    "stem": ("pool", "a pyramid has a convolutional stem of its own"),
+    "pool": ("mean_topk", "how a pyramid pools follows from its last stage, '{last: softmax}' or '{last: soft}'"),
     "layer_scale": (None, "a pyramid has no layer scale"),
 }
-_BAG = {"stem": ("conv", "its tiles have been encoded already")}
+_BAG = {"stem": ("pool", "its tiles have been encoded already")}
 
 
 def arguments_for(arguments: Mapping[str, Any]) -> dict[str, Any]:

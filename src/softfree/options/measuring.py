@@ -235,8 +235,8 @@ class PlanOptions:
         inference: Only the forward pass; default: a training step with AdamW.
         checkpointing: Recompute activations in the backward pass.
         mlp_chunk: Tokens that an MLP takes at once; default: all in training.
-        stem: 'patch', 'conv' or 'pool'.
-        pool: As in training: 'avg', 'token', 'topk', 'mean_topk', 'lse', 'gated' or 'mean_std'.
+        stem: As in training: 'pool', 'conv' or 'patch'.
+        pool: As in training: 'mean_topk', 'topk', 'avg', 'token', 'lse', 'gated' or 'mean_std'.
         device: 'cpu' or 'gpu'.
         memory: GiB of the device; default: what is free now.
         check: Instead, run a handful of cases and print predicted and measured peaks; takes some minutes.
@@ -253,8 +253,8 @@ class PlanOptions:
     inference: bool = False
     checkpointing: bool = False
     mlp_chunk: int | None = None
-    stem: Literal["patch", "conv", "pool"] = "conv"
-    pool: PoolName = "avg"
+    stem: Literal["patch", "conv", "pool"] = "pool"
+    pool: PoolName = "mean_topk"
     device: Literal["cpu", "gpu"] = "cpu"
     memory: float | None = None
     check: bool = False

@@ -17,7 +17,8 @@ class MaskedOptions:
         images: Folder that the table's paths start from; default: the table's folder.
         seed: Seed of weights, order, augmentation and of what is hidden.
         model: A name of `softfree models`, of images or volumes.
-        stem: 'patch' (one projection a patch), 'conv' (a few 3 x 3 convolutions) or 'pool' (with maxima between them).
+        stem: 'pool' (a few 3 x 3 convolutions with maxima between them), 'conv' (with strides instead) or 'patch' (one
+            projection a patch).
         model_options: Further arguments of the model, e.g. '{depth: 6}'.
         attention_options: Arguments of the attention.
         mask_ratio: Share of the patches that are hidden.
@@ -37,7 +38,7 @@ class MaskedOptions:
     images: Path | None = None
     seed: int = 0
     model: str = "seqnorm_vit_tiny_patch16"
-    stem: Literal["patch", "conv", "pool"] = "conv"
+    stem: Literal["patch", "conv", "pool"] = "pool"
     model_options: dict[str, Any] = field(default_factory=dict)
     attention_options: dict[str, Any] = field(default_factory=dict)
     mask_ratio: float = 0.75

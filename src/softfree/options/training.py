@@ -101,11 +101,12 @@ class ModelOptions:
         weights: Pretrained ViT weights: a safetensors file, or a name on the Hugging Face hub.
         weights_grid: Rows and columns of the positions in them, e.g. '[12, 101]', where they lie on no square and
             nothing beside the file says so.
-        stem: 'patch' (one projection a patch), 'conv' (a few 3 x 3 convolutions with strides, better from scratch) or
-            'pool' (with maxima instead of strides, for findings much smaller than a patch).
-        pool: 'avg' (average of all tokens), 'token' (a class token), or for findings on few of many tokens 'topk' (mean
-            of each class's highest token logits), 'mean_topk' (half that, half the mean of all), 'lse' (their
-            log-sum-exp with learned sharpness), 'gated' (attention pooling) or 'mean_std' (average and deviation).
+        stem: 'pool' (a few 3 x 3 convolutions with maxima between them, which carry a finding much smaller than a patch
+            to its token), 'conv' (with strides instead: half the time) or 'patch' (one projection a patch).
+        pool: 'mean_topk' (half the mean of each class's highest token logits, which sees findings on few of many tokens,
+            half the mean of all), 'topk' (the highest alone), 'avg' (average of all tokens), 'token' (a class token),
+            'lse' (log-sum-exp of the token logits with learned sharpness), 'gated' (attention pooling) or 'mean_std'
+            (average and standard deviation).
         drop_path: Rate of stochastic depth in the last block, rising linearly from 0 in the first.
         layer_scale: Start value of the learned scale of each branch; default: none.
         checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
@@ -118,8 +119,8 @@ class ModelOptions:
     model: str = "seqnorm_vit_tiny_patch16"
     weights: str | None = None
     weights_grid: list[int] | None = None
-    stem: Literal["patch", "conv", "pool"] = "conv"
-    pool: PoolName = "avg"
+    stem: Literal["patch", "conv", "pool"] = "pool"
+    pool: PoolName = "mean_topk"
     drop_path: float = 0.1
     layer_scale: float | None = None
     checkpointing: bool = False

@@ -34,6 +34,7 @@ from softfree.models.weight_names import to_timm
 from softfree.options import TrainOptions
 from softfree.runs import CONFIG
 
+_STEMS = {"patch": "a patch projection", "conv": "a stem of strided convolutions", "pool": "a stem with maxima"}
 LOOKED_AT = 64
 """Training images that a conversion looks at: docs/convert.md."""
 
@@ -51,9 +52,10 @@ def fit_options(options: TrainOptions) -> tuple[TrainOptions, tuple[str, ...]]:
         return options, ()
     names = set(to_timm(read_weights(options.weights)))
     said: tuple[str, ...] = ()
-    if "patch_embed.proj.weight" in names and options.stem != "patch":
-        options = replace(options, stem="patch")
-        said += ("the weights have a patch projection: --stem patch is taken",)
+    stem = _stem_of(str(options.weights), names)
+    if stem not in (None, options.stem):
+        options = replace(options, stem=stem)
+        said += (f"the weights have {_STEMS[stem]}: --stem {stem} is taken",)
     _refuse_rotary(options, names)
     softmax = options.model.startswith("seqnorm_") and is_softmax(str(options.weights), names)
     if softmax and "normalised" not in options.attention_options:
@@ -74,13 +76,29 @@ def _refuse_rotary(options: TrainOptions, names: set[str]) -> None:
 
 def is_softmax(source: str, names: set[str]) -> bool:
     """Whether weights are of a vision transformer with softmax attention, as far as their run or names tell."""
-    config = Path(source) / CONFIG
-    if config.is_file():
-        stated = read_yaml(config, "configuration")
-        model = stated.get("model", {}) if isinstance(stated, dict) else {}
+    model = _stated_model(source)
+    if model is not None:
         return str(model.get("name", "")).startswith("softmax_")
     own = [name for name in names if name.startswith("blocks.0.attn.")]
     return "blocks.0.attn.qkv.weight" in own and not any("_norm." in name for name in own)
+
+
+def _stem_of(source: str, names: set[str]) -> Any:
+    """Tell the stem that weights are of; None where that cannot be told."""
+    if "patch_embed.proj.weight" in names:
+        return "patch"
+    stem = (_stated_model(source) or {}).get("stem")
+    return stem if stem in _STEMS else None
+
+
+def _stated_model(source: str) -> dict[str, Any] | None:
+    """Read the arguments of a run's model; None where the weights are no run's."""
+    config = Path(source) / CONFIG
+    if not config.is_file():
+        return None
+    stated = read_yaml(config, "configuration")
+    model = stated.get("model") if isinstance(stated, dict) else None
+    return model if isinstance(model, dict) else {}
 
 
 def load_weights(model: nn.Module, source: str, sides: Sequence[int] | None = None) -> WeightReport:
