@@ -7,7 +7,7 @@ from softfree.models.arguments import arguments_for
 
 
 def test_training_options_that_a_pyramid_has_not() -> None:
-    given = {"name": "soft_tiny", "stem": "conv", "pool": "avg", "layer_scale": None, "mlp_chunk": 64}
+    given = {"name": "soft_tiny", "stem": "pool", "pool": "mean_topk", "layer_scale": None, "mlp_chunk": 64}
     assert arguments_for(given) == {"name": "soft_tiny", "mlp_chunk": 64}
     vit = given | {"name": "seqnorm_vit_tiny_patch16", "stem": "patch"}
     assert arguments_for(vit) == vit
@@ -17,9 +17,9 @@ def test_training_options_that_a_pyramid_has_not() -> None:
 
 
 def test_training_options_that_a_bag_has_not() -> None:
-    given = {"name": "seqnorm_bag_nano", "stem": "conv", "pool": "token", "mlp_chunk": None}
+    given = {"name": "seqnorm_bag_nano", "stem": "pool", "pool": "token", "mlp_chunk": None}
     assert arguments_for(given) == {"name": "seqnorm_bag_nano", "pool": "token"}
     assert arguments_for(given | {"mlp_chunk": 64})["mlp_chunk"] == 64
     with pytest.raises(UserError, match="--stem patch with --model seqnorm_bag_nano: its tiles have been encoded"):
         arguments_for(given | {"stem": "patch"})
-    assert given["stem"] == "conv", "what was given stays as it is"
+    assert given["stem"] == "pool", "what was given stays as it is"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,17 @@ def test_an_attention_without_a_closed_form_says_so(
 ) -> None:
     train(options_for(weights=str(published), preset="photo", epochs=1, model="sima_vit_nano_patch16"))
     assert "only SeqNorm can imitate it: SimaAttention" in " ".join(capsys.readouterr().err.split())
+
+
+def test_weights_of_a_run_bring_their_stem(options_for: Any, run: Any, tmp_path: Path) -> None:
+    own, said = fit_options(options_for(weights=str(run.folder)))
+    assert (own.stem, said) == ("pool", ())
+    strided = Path(shutil.copytree(run.folder, tmp_path / "strided"))
+    config = strided / "config.yaml"
+    config.write_text(config.read_text().replace("stem: pool", "stem: conv"))
+    other, said = fit_options(options_for(weights=str(strided)))
+    assert other.stem == "conv"
+    assert said == ("the weights have a stem of strided convolutions: --stem conv is taken",)
 
 
 def test_own_weights_are_not_converted(options_for: Any, run: Any, capsys: pytest.CaptureFixture[str]) -> None:

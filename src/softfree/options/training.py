@@ -103,7 +103,7 @@ class ModelOptions:
             nothing beside the file says so.
         stem: 'pool' (a few 3 x 3 convolutions with maxima between them, which carry a finding much smaller than a patch
             to its token), 'conv' (with strides instead: half the time) or 'patch' (one projection a patch).
-        pool: 'mean_topk' (half the mean of each class's highest token logits, which sees findings on few of many tokens,
+        pool: 'mean_topk' (half the mean of each class's highest token logits, which sees findings on few of many,
             half the mean of all), 'topk' (the highest alone), 'avg' (average of all tokens), 'token' (a class token),
             'lse' (log-sum-exp of the token logits with learned sharpness), 'gated' (attention pooling) or 'mean_std'
             (average and standard deviation).
