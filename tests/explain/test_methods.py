@@ -336,6 +336,12 @@ def test_every_method_gives_a_map_on_the_grid(method: Any, pixels: Tensor) -> No
     if method in ("split", "integrated", "occlusion"):
         assert found.values.sum() == pytest.approx(found.log_odds, abs=1e-10)
     assert found.of_class == (method not in ("rollout", "attention"))
+    if method in ("integrated", "occlusion"):
+        blank = explain_tensor(model(), pixels[0].mean(dim=(1, 2), keepdim=True).expand_as(pixels[0]), method, target=1)
+        assert found.empty_log_odds == pytest.approx(blank.log_odds, abs=1e-10)
+        assert found.empty_log_odds != pytest.approx(found.log_odds, abs=1e-3)
+    else:
+        assert found.empty_log_odds is None
     assert (found.values.min() < 0) == (found.signed and method != "rollout") or method == "rollout"
 
 

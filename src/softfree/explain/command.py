@@ -68,6 +68,7 @@ class Explained:
             "target": target if first.of_class else None,
             "probability": float(told[f"p_{target}"][0]),
             "log_odds": first.log_odds,
+            "empty_log_odds": first.empty_log_odds,
             "method": first.method,
             "description": first.description,
             "sum": float(first.values.sum()),

@@ -41,6 +41,8 @@ class Map:
         target: number of the class.
         logits: float64 (K,), the model's answer.
         log_odds: of the class: what is explained.
+        empty_log_odds: of the class, for the same sample emptied (all pixels the mean), where the method begins there.
+            No place can claim them: the map shares them out evenly.
     """
 
     values: np.ndarray
@@ -48,6 +50,7 @@ class Map:
     target: int
     logits: np.ndarray
     log_odds: float
+    empty_log_odds: float | None = None
 
     @property
     def description(self) -> str:
@@ -108,6 +111,7 @@ class Method:
         of_class: another class has another map.
         of_attention: it looks at what enters the attention of each layer.
         back_to: the layer that it goes back to where none is asked for; None for a method that only goes forward.
+        from_empty: it compares the sample with an empty one.
     """
 
     compute: Callable[[Passed, Question], Tensor]
@@ -117,6 +121,7 @@ class Method:
     takes: frozenset[str] = frozenset()
     of_attention: bool = False
     back_to: int | None = None
+    from_empty: bool = False
 
 
 def explain_tensor(
@@ -166,7 +171,14 @@ def explain_tensor(
         index,
         answer,
         float(odds(passed.logits.double(), index)[0]),
+        _empty_log_odds(network, sample, odds, index) if METHODS[chosen].from_empty else None,
     )
+
+
+@torch.no_grad()
+def _empty_log_odds(model: Classifier, sample: Tensor, odds: LogOdds, target: int) -> float:
+    entry = enter(model, tokens.empty(model, sample))
+    return float(odds(classify(model, entry, through(model, entry)).double(), target)[0])
 
 
 @torch.no_grad()
@@ -297,8 +309,8 @@ DEFAULT: MapMethod = "integrated"
 SECOND: MapMethod = "occlusion"
 
 METHODS: dict[str, Method] = {
-    "integrated": Method(_integrated, tokens.MEANING),
-    "occlusion": Method(_occlusion, occlusion.MEANING),
+    "integrated": Method(_integrated, tokens.MEANING, from_empty=True),
+    "occlusion": Method(_occlusion, occlusion.MEANING, from_empty=True),
     "split": Method(_split, split.MEANING),
     "gradient": Method(
         lambda passed, asked: gradients.gradient_times_input(*_way_back(passed), asked.odds, asked.target),

@@ -14,8 +14,8 @@ from softfree.explain.maps import Map
 from softfree.explain.passes import classifier
 from softfree.explain.samples import Opener
 from softfree.explain.streamed import explain_pair
-from softfree.explain.words import agreement_of, name_of
 from softfree.explain.words import answer as told
+from softfree.explain.words import comparison, name_of
 from softfree.longseq.choice import Answer
 from softfree.machine import best_device
 from softfree.options import EvaluateOptions
@@ -78,9 +78,7 @@ def _map_of(
     view = sample.view(maps, _READ)
     labels = [f"{name_of(one)}. {told(run, one)}" for one in maps]
     plain, painted, *others = view.miniatures([one.signed for one in maps], labels, _SIDE)
-    caption = f"{case.sort}: {case.words}. Red speaks for {run.task.classes[case.k]}."
-    if len(maps) == 2:
-        caption += f" {agreement_of(*maps)}"
+    caption = " ".join([f"{case.sort}: {case.words}. Red speaks for {run.task.classes[case.k]}.", *comparison(maps)])
     if run.preprocessing.kind == "volume":
         caption += f" {view.note.capitalize()}."
     return Thumbnail(painted, caption, plain, tuple(others)), maps

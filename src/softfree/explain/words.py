@@ -48,13 +48,25 @@ def describe(run: Run, maps: Sequence[Map]) -> Words:
     first = maps[0]
     told = answer(run, first)
     subject = run.task.classes[first.target] if first.of_class else first.method
-    caption = [*([agreement_of(*maps)] if len(maps) == 2 else []), *(one.description for one in maps)]
+    caption = [*comparison(maps), *(one.description for one in maps)]
     return Words(told, f"{name_of(first)}; {told}", " ".join(caption), subject)
 
 
 def name_of(found: Map) -> str:
     """Name the method, and say where its map is of no class."""
     return _NAMES[found.method] if found.of_class else f"{_NAMES[found.method]}, the same for every class"
+
+
+def comparison(maps: Sequence[Map]) -> list[str]:
+    """Say how far maps of one sample agree, and how much of the answer they can show no place for."""
+    said = [agreement_of(*maps)] if len(maps) == 2 else []
+    base = maps[0].empty_log_odds
+    if base is not None:
+        said.append(
+            f"The log odds are {maps[0].log_odds:+.1f}; of the same sample emptied they are {base:+.1f}, for which"
+            " there is no place."
+        )
+    return said
 
 
 def agreement_of(first: Map, second: Map) -> str:
