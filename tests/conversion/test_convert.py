@@ -27,7 +27,14 @@ def given(softmax_run, tmp_path):
 
 
 def loaded(path: Path, **attention_options):
-    shape = {"depth": DEPTH, "embed_dim": WIDTH, "num_heads": HEADS, "patch_size": 8, "stem": "conv"}
+    shape = {
+        "depth": DEPTH,
+        "embed_dim": WIDTH,
+        "num_heads": HEADS,
+        "patch_size": 8,
+        "stem": "pool",
+        "pool": "mean_topk",
+    }
     made = {"num_classes": 2, "img_size": 32, "in_chans": 1, "attention_options": attention_options, **shape}
     model = create_model("seqnorm_vit_nano_patch16", **made).eval()
     return model, load_pretrained(model, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from softfree.attention import SoftmaxAttention
 from softfree.data.transforms import Preprocessing
 from softfree.errors import UserError, unknown_name
 from softfree.models import VisionTransformer, create_model, list_models, load_pretrained
+from softfree.models.tokenizers import stem_of
 from softfree.models.weight_files import read_weights
 from softfree.models.weight_names import to_timm
 from softfree.options import ConvertOptions, PictureOptions
@@ -75,7 +77,7 @@ def _of_weights(source: str, options: ConvertOptions) -> Source:
         "num_classes": 0 if head is None else head.shape[0],
         "img_size": preprocessing.size,
         "in_chans": preprocessing.channels,
-        "stem": "conv" if any(name.startswith("patch_embed.stem.") for name in weights) else "patch",
+        "stem": _stem(source, weights, options),
         "attention_options": {},
         **_pooling(set(weights), options.pool),
         **options.model_options,
@@ -90,6 +92,16 @@ def _of_weights(source: str, options: ConvertOptions) -> Source:
             "choose the --model of its depth, or --model_options"
         )
     return Source(model, arguments, preprocessing)
+
+
+def _stem(source: str, names: Collection[str], options: ConvertOptions) -> Any:
+    found = options.model_options.get("stem") or stem_of(names)
+    if found is None:
+        raise UserError(
+            f"{source} can be of a stem with strides or with maxima: give --model_options '{{stem: conv}}' or"
+            " '{stem: pool}', as it was trained"
+        )
+    return found
 
 
 def named_for(attention: str, model: str | None) -> str:

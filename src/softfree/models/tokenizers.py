@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 import torch
@@ -86,8 +86,6 @@ class ConvStem(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.constant_(layer.bias, 0)  # type: ignore[arg-type]
-        # One channel lies in memory as both layouts do; torch then takes the slower one, unless the weights say which.
-        self.stem.to(memory_format=torch.channels_last)
 
     def _layers(self, widths: Sequence[int]) -> list[nn.Module]:
         """Make the layers from ``widths[0]`` channels of pixels to ``widths[-1]`` of tokens."""
@@ -114,8 +112,7 @@ class ConvStem(nn.Module):
             for axis in (2, 3):
                 pixels = pixels.repeat_interleave(self.patch_size, dim=axis)
             x = x.masked_fill(~pixels, 0)
-        # With the channels last, the result lies in memory as tokens do.
-        return to_tokens(self.stem(channels_last(x)))
+        return to_tokens(run_layers(self.stem, x))
 
 
 class PoolStem(ConvStem):
@@ -150,6 +147,16 @@ class PoolStem(ConvStem):
 STEMS: dict[str, type[PatchEmbed] | type[ConvStem]] = {"patch": PatchEmbed, "conv": ConvStem, "pool": PoolStem}
 
 
+def stem_of(names: Collection[str]) -> str | None:
+    """Tell the stem that weights of these names belong to; None where they have none or could be of two."""
+    if "patch_embed.proj.weight" in names:
+        return "patch"
+    convolutions = {name.split(".")[2] for name in names if name.startswith("patch_embed.stem.")}
+    if convolutions in (set(), {"0", "2"}):  # with two convolutions, the maximum is behind both
+        return None
+    return "pool" if "5" in convolutions else "conv"
+
+
 def fit_picture(x: Tensor, in_chans: int, patch_size: int) -> Tensor:
     """Bring a picture to the channels and to a multiple of the patch that a tokenizer expects.
 
@@ -175,6 +182,19 @@ def fit_picture(x: Tensor, in_chans: int, patch_size: int) -> Tensor:
     # A compiled graph pads always, or it would be bound to sizes that are multiples.
     if torch.compiler.is_compiling() or bottom or right:
         x = F.pad(x, (0, right, 0, bottom))
+    return x
+
+
+def run_layers(stem: nn.Sequential, x: Tensor) -> Tensor:
+    """Run a stem's convolutions with the channels last, so that the result lies in memory as tokens do.
+
+    One channel lies in memory in both layouts at once, and torch then takes the slower one (two to four times in
+    bfloat16): so the layout is asked for again after the first convolution.
+    """
+    first, *others = stem
+    x = channels_last(first(channels_last(x)))
+    for layer in others:
+        x = layer(x)
     return x
 
 

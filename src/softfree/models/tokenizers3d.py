@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softfree.errors import UserError
-from softfree.models.tokenizers import channels_last
+from softfree.models.tokenizers import run_layers
 
 Grid3d = tuple[int, int, int]
 
@@ -81,8 +81,6 @@ class ConvStem3d(nn.Module):
             if isinstance(layer, nn.Conv3d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.constant_(layer.bias, 0)  # type: ignore[arg-type]
-        # One channel lies in memory as both layouts do; torch then takes the slower one, unless the weights say which.
-        self.stem.to(memory_format=torch.channels_last_3d)
 
     def _layers(self, widths: Sequence[int], strides: Sequence[tuple[int, ...]]) -> list[nn.Module]:
         """Make the layers from ``widths[0]`` channels of voxels to ``widths[-1]`` of tokens."""
@@ -109,8 +107,7 @@ class ConvStem3d(nn.Module):
             for axis, part in enumerate(self.patch_size, start=2):
                 voxels = voxels.repeat_interleave(part, dim=axis)
             x = x.masked_fill(~voxels, 0)
-        # With the channels last, the result lies in memory as tokens do.
-        x = self.stem(channels_last(x))  # (B, C, d, h, w)
+        x = run_layers(self.stem, x)  # (B, C, d, h, w)
         return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3], x.shape[4])
 
 

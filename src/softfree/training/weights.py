@@ -29,6 +29,7 @@ from softfree.models import (
     load_inflated,
     load_pretrained,
 )
+from softfree.models.tokenizers import stem_of
 from softfree.models.weight_files import read_weights
 from softfree.models.weight_names import to_timm
 from softfree.options import TrainOptions
@@ -85,10 +86,8 @@ def is_softmax(source: str, names: set[str]) -> bool:
 
 def _stem_of(source: str, names: set[str]) -> Any:
     """Tell the stem that weights are of; None where that cannot be told."""
-    if "patch_embed.proj.weight" in names:
-        return "patch"
     stem = (_stated_model(source) or {}).get("stem")
-    return stem if stem in _STEMS else None
+    return stem if stem in _STEMS else stem_of(names)
 
 
 def _stated_model(source: str) -> dict[str, Any] | None:
