@@ -63,7 +63,7 @@ def _recipe(table: Path, options: DemoOptions, side: int, out: Path) -> TrainOpt
         model_options={"depth": 3},
         preset="radiograph",
         size=side,
-        epochs=10,
+        epochs=4,
         batch=8,
         lr=1e-3,
         augment=False,  # turning a picture by a few degrees blurs what is two pixels wide

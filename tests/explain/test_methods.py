@@ -12,7 +12,7 @@ from torch import Tensor
 from softfree.attention import ATTENTIONS
 from softfree.errors import UserError
 from softfree.explain.gradients import grad_cam, gradient_times_input
-from softfree.explain.maps import METHODS, explain_tensor
+from softfree.explain.maps import METHODS, default_methods, explain_tensor
 from softfree.explain.occlusion import windows
 from softfree.explain.odds import LogOdds
 from softfree.explain.passes import attention_inputs, classify, enter, through, watch
@@ -323,6 +323,13 @@ def test_grad_cam_is_its_formula(attention: str, pool: str, pixels: Tensor) -> N
     found = grad_cam(network, entry, watch(network, entry, -1), odds, 1)[0]
     assert float(found.max()) > 0
     torch.testing.assert_close(found, want.detach())
+
+
+@pytest.mark.parametrize(("pool", "first"), [("avg", "integrated"), ("topk", "split"), ("mean_topk", "split")])
+def test_a_head_that_pools_logits_says_itself_where_its_evidence_is(pool: str, first: str, pixels: Tensor) -> None:
+    network = model(pool=pool)
+    assert default_methods(network) == (first, "occlusion")
+    assert explain_tensor(network, pixels[0]).method == first
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -16,7 +16,7 @@ from softfree.data.table import Table, read_table
 from softfree.errors import UserError
 from softfree.evaluation.cases import SORTS
 from softfree.evaluation.report import Thumbnail
-from softfree.explain.maps import DEFAULT, METHODS, SECOND
+from softfree.explain.maps import METHODS
 from softfree.explain.reported import report_maps
 from softfree.options import EvaluateOptions, InferenceOptions
 from softfree.runs import Run
@@ -62,8 +62,8 @@ def test_pictures_of_every_sort_and_no_names(picture_run: Run, pictures: Path) -
         assert "Red speaks for " in one.caption
         assert "Rank correlation of the two maps: " in one.caption
     words = " ".join([*notes, *(one.caption for one in shown)])
-    assert METHODS[DEFAULT].meaning in notes
-    assert METHODS[SECOND].meaning in notes
+    assert METHODS["integrated"].meaning in notes
+    assert METHODS["occlusion"].meaning in notes
     assert not any(name in words for name in ("png", "patient", str(pictures.parent)))
 
 

@@ -140,7 +140,7 @@ def explain_tensor(
     Args:
         model: a run, or a classifier in evaluation mode.
         sample: as the model takes it, such as (C, H, W), with or without a batch axis of 1.
-        method: a key of :data:`METHODS`; default: :data:`DEFAULT`.
+        method: a key of :data:`METHODS`; default: as :func:`default_methods` chooses.
         target: a class: its name (of a run) or number; default: what is predicted.
         layer: of ``attention`` (default: the last), or the one whose incoming tokens ``gradient`` (default: the first)
             and ``gradcam`` (default: the last) look at.
@@ -156,7 +156,7 @@ def explain_tensor(
     """
     network: nn.Module = model if isinstance(model, nn.Module) else model.model
     network = classifier(network)
-    chosen = known_method(method)
+    chosen = known_method(method or default_methods(network)[0])
     refuse_unused(chosen, layer=layer, head=head, at=at)
     sample = _batch_of_one(network, sample)
     passed = pass_forward(network, sample, enter(network, sample), chosen, layer)
@@ -197,11 +197,20 @@ def pass_forward(model: Classifier, sample: Tensor, entry: Entry, method: str, l
     return Passed(model, sample, entry, last, classify(model, entry, last), inputs, watched)
 
 
-def known_method(method: str | None) -> str:
-    """Take the default where no method is named, and refuse one that there is not."""
-    if method is not None and method not in METHODS:
+def known_method(method: str) -> str:
+    """Refuse a method that there is not."""
+    if method not in METHODS:
         raise unknown_name("method", method, METHODS)
-    return method or DEFAULT
+    return method
+
+
+def default_methods(model: Classifier) -> tuple[MapMethod, MapMethod]:
+    """Choose two methods to compare, the one of more use first: both agree in sign with the prediction.
+
+    A head that pools the logits of tokens says itself where its evidence is. Where features are pooled, the parts of
+    the logit are no guide to what matters, and integrated gradients are: see docs/explain.md.
+    """
+    return "split" if model.pooling.of_logits else "integrated", "occlusion"
 
 
 def refuse_unused(method: str, **given: object) -> None:
@@ -303,10 +312,6 @@ def _occlusion(passed: Passed, asked: Question) -> Tensor:
 def _rollout(passed: Passed, _asked: Question) -> Tensor:
     return rollout.rollout(passed.model, passed.entry, inputs=passed.inputs)
 
-
-# Of the methods whose total agrees with the prediction the one that finds the tokens that matter: see docs/explain.md.
-DEFAULT: MapMethod = "integrated"
-SECOND: MapMethod = "occlusion"
 
 METHODS: dict[str, Method] = {
     "integrated": Method(_integrated, tokens.MEANING, from_empty=True),

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from softfree.errors import ReadError, UserError
 from softfree.explain.maps import (
-    DEFAULT,
-    SECOND,
     Map,
     Question,
     class_number,
+    default_methods,
     explain_tensor,
     known_method,
     refuse_unused,
@@ -49,7 +48,9 @@ def explain_pair(
     if method is not None:
         return (explain_as_fits(run, sample, answer, method, **asked),)
     model = classifier(run.model)
-    first, second = (DEFAULT, SECOND) if fits(model, sample, answer, DEFAULT) else streamed_defaults(model)
+    first, second = default_methods(model)
+    if not fits(model, sample, answer, first):
+        first, second = streamed_defaults(model)
     found = explain_as_fits(run, sample, answer, first, **asked)
     return found, explain_as_fits(run, sample, answer, second, target=found.target)
 
@@ -82,7 +83,7 @@ def explain_as_fits(
     """
     network = classifier(run.model)
     device = next(network.parameters()).device
-    if fits(network, sample, answer, known_method(method)):
+    if fits(network, sample, answer, known_method(method or default_methods(network)[0])):
         assert isinstance(sample, Tensor)
         with products_in(answer.precision, device):
             return explain_tensor(run, sample, method, **asked)
