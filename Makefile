@@ -4,9 +4,10 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml runtime/pyproject.toml lab/pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[dev,dense,export]'
+	$(PYTHON) -m pip install --quiet --constraint constraints.txt \
+		--editable ./runtime --editable '.[dev,dense,export]' --editable ./lab
 	@touch $@
 
 .PHONY: demo test test-all fuzz check lint help clean

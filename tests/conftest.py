@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
-    from softfree.runs import Run
+    from softfree.inference.run import Run
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,8 +69,8 @@ def quick() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def trained_once(tmp_path_factory: pytest.TempPathFactory, quick: dict[str, Any]) -> Run:
     """What training gives on the small table, which lies beside it in ``data``; not to be changed."""
-    from softfree.options import TrainOptions
     from softfree.training.loop import train
+    from softfree.training.options import TrainOptions
 
     folder = tmp_path_factory.mktemp("trained")
     return train(TrainOptions(table=write_small_table(folder / "data"), out=folder / "run", **quick))
@@ -79,7 +79,7 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory, quick: dict[str, Any]
 @pytest.fixture(scope="module")
 def run(trained_once: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """That run; each module has a copy of its own, and of the pictures beside it."""
-    from softfree.runs import Run
+    from softfree.inference.run import Run
 
     copied = shutil.copytree(trained_once.folder.parent, tmp_path_factory.mktemp("copied") / "trained")
     return Run.load(copied / trained_once.folder.name)
@@ -95,8 +95,8 @@ def _write_run(folder: Path, name: str, steps: Any, **options: Any) -> Run:
     import torch
     from safetensors.torch import save_file
 
-    from softfree.data.preparation import stored
-    from softfree.runs import WEIGHTS, Run, build_model, write_config
+    from softfree.data.modalities.base import stored
+    from softfree.inference.run import WEIGHTS, Run, build_model, write_config
 
     folder.mkdir()
     tiny = {"depth": 2, "embed_dim": 24, "num_heads": 2}

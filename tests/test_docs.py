@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 import tifffile
 
-from softfree.cli import main
-from softfree.data.phantoms import write_phantoms
+from softfree.cli.main import main
+from softfree.demo.phantoms import write_phantoms
+from softfree_lab.cli import main as lab
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -78,7 +79,9 @@ def test_snippets_run(page, folder, monkeypatch):
             exec(compile(code, page.name, "exec"), {"__name__": "__main__"})
             continue
         for line in code.splitlines():
-            if line.startswith("softfree ") and not line.startswith("softfree demo"):
+            if line.startswith(("softfree ", "softfree-lab ")) and not line.startswith(
+                ("softfree demo", "softfree-lab demo")
+            ):
                 _run(line)
 
 
@@ -89,13 +92,13 @@ def test_there_is_something_to_run():
 def _run(line: str) -> None:
     """Run a command of the page, made smaller, in this process, which has imported everything already."""
     command, _, redirected = line.partition(" > ")
-    arguments = shlex.split(command)[1:]
+    program, *arguments = shlex.split(command)
     if arguments[0] in ("train", "pretrain") and "--resume" not in arguments:
         small = next(options for mark, options in SMALL.items() if mark in command)
         arguments += shlex.split(f"{QUICK} {small}")
         if "--out" in arguments:
             shutil.rmtree(arguments[arguments.index("--out") + 1], ignore_errors=True)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert main(arguments) == 0, line
+        assert (main if program == "softfree" else lab)(arguments) == 0, line
     if redirected:
         Path(redirected).write_text(printed.getvalue())

@@ -4,19 +4,33 @@ import dataclasses
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from jsonargparse import ArgumentParser
 
-from softfree import options
+from softfree.data.modalities.image import Augmentation, Preprocessing
 from softfree.data.table import SPLITS
-from softfree.data.transforms import Augmentation, Preprocessing
 from softfree.models import list_models
-from softfree.studies.variants import PRESETS
+from softfree.training.options import Fit, ModelOptions, PresetName, Split, TrainOptions
+from softfree_lab.bench.options import AttentionBenchOptions, LoaderBenchOptions
+from softfree_lab.studies.options import AblationOptions
+from softfree_lab.studies.variants import PRESETS
 
-GROUPS: list[Any] = [group for group in vars(options).values() if dataclasses.is_dataclass(group)]
+ROOT = Path(__file__).parents[1]
+MODULES = [
+    ".".join(file.relative_to(ROOT / root).with_suffix("").parts)
+    for root in ("src", "lab/src")
+    for file in sorted((ROOT / root).rglob("py"))
+]
+GROUPS: list[Any] = [
+    group
+    for module in MODULES
+    for group in vars(import_module(module)).values()
+    if dataclasses.is_dataclass(group) and group.__module__ == module
+]
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)
@@ -32,23 +46,23 @@ def test_joined_groups_have_no_name_in_common(group: type) -> None:
 
 
 def test_defaults_are_names_that_exist() -> None:
-    assert {options.ModelOptions().model, options.LoaderBenchOptions().model} <= set(list_models())
-    assert set(options.AblationOptions().variants) <= set(PRESETS)
-    assert get_args(options.Split) == SPLITS
+    assert {ModelOptions().model, LoaderBenchOptions().model} <= set(list_models())
+    assert set(AblationOptions().variants) <= set(PRESETS)
+    assert get_args(Split) == SPLITS
 
 
 def test_every_preset_and_fit_is_known_to_preprocessing() -> None:
-    for preset in get_args(options.PresetName):
-        for fit in get_args(options.Fit):
+    for preset in get_args(PresetName):
+        for fit in get_args(Fit):
             steps = Preprocessing.create(preset, 32, fit)
             assert len(steps.in_words()) == 2
             assert Augmentation(steps).in_words()
 
 
 def test_one_object_does_not_change_the_next() -> None:
-    first = options.TrainOptions(table=Path("a.csv"))
+    first = TrainOptions(table=Path("a.csv"))
     first.model_options["patch_size"] = 8
-    assert options.TrainOptions(table=Path("a.csv")).model_options == {}
+    assert TrainOptions(table=Path("a.csv")).model_options == {}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +82,7 @@ def test_one_object_does_not_change_the_next() -> None:
 )
 def test_text_becomes_the_type_of_the_field(name: str, text: str, value: Any, tmp_path: Path) -> None:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(options.TrainOptions, None)
+    parser.add_class_arguments(TrainOptions, None)
     parser.add_argument("--config", action="config")
     quoted = f"'{text}'" if isinstance(value, str) else text
     (tmp_path / "chosen.yaml").write_text(f"{name}: {quoted}\n")
@@ -79,11 +93,11 @@ def test_text_becomes_the_type_of_the_field(name: str, text: str, value: Any, tm
 
 
 def test_options_load_nothing_heavy() -> None:
-    code = "import sys, softfree.options; print([m for m in ('torch', 'numpy', 'pandas') if m in sys.modules])"
+    code = f"import sys, {', '.join(MODULES)}; print([m for m in ('torch', 'numpy', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_types_that_yaml_reads_as_numbers() -> None:
-    assert options.TrainOptions(table=Path("t.csv"), out=Path("r"), precision=16).precision == "16"
-    assert options.AttentionBenchOptions(precision=[32, "bf16"]).precision == ["32", "bf16"]
+    assert TrainOptions(table=Path("t.csv"), out=Path("r"), precision=16).precision == "16"
+    assert AttentionBenchOptions(precision=[32, "bf16"]).precision == ["32", "bf16"]

@@ -49,7 +49,7 @@ def watch(arguments: list[str], folder: Path, program: list[str] | None = None) 
     (spy / "sitecustomize.py").write_text(SPY)
     names = ("ORT_", "HF_", "DO_NOT_TRACK", "DISABLE_TELEMETRY", "XDG_", "MPLCONFIGDIR", "CI")
     settings = {name: value for name, value in os.environ.items() if not name.startswith(names)}
-    path = os.pathsep.join([str(spy), str(ROOT / "src")])
+    path = os.pathsep.join([str(spy), *(str(ROOT / root) for root in ("src", "runtime/src", "lab/src"))])
     settings |= {"HOME": str(home), "USERPROFILE": str(home), "PYTHONPATH": path, "SPIED": str(spied)}
     command = [sys.executable, *(program or ["-m", "softfree"]), *arguments]
     if shutil.which("strace"):

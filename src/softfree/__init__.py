@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from softfree.telemetry import decline
+from softfree_runtime.core.telemetry import decline
 
 if TYPE_CHECKING:
-    from softfree.runs import Run
+    from softfree.inference.run import Run
 
 decline()  # before any library is imported that asks
 
@@ -18,6 +18,6 @@ __all__ = ["__version__", "load"]
 
 def load(folder: str | Path) -> Run:
     """Open a run directory: ``softfree.load("RUN").predict(paths_or_arrays)``."""
-    from softfree.runs import Run
+    from softfree.inference.run import Run
 
     return Run.load(folder)

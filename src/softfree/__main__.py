@@ -2,6 +2,6 @@
 
 import sys
 
-from softfree.cli import main
+from softfree.cli.main import main
 
 sys.exit(main())

@@ -22,7 +22,7 @@ from tests.attention.references import (
 from torch import Tensor
 
 from softfree.attention import ATTENTIONS, create_attention
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 
 @pytest.fixture(params=NAMES)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from softfree.attention.base import Attention, option_names
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 
 class Sum(Attention):

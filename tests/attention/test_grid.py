@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from softfree.attention.grid import HeadConv, landmark_sides, stride_sides, window_means
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 
 def expected_means(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from softfree.attention import LinformerAttention
 from softfree.attention.linformer import resize, spread
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 
 def make(**options: Any) -> LinformerAttention:

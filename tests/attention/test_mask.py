@@ -8,7 +8,7 @@ from torch import Tensor
 
 from softfree.attention import ATTENTIONS, create_attention
 from softfree.attention.mask import real_tokens
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 X = torch.zeros(2, 5, 6)
 REAL = torch.tensor([[True, True, False, True, False], [True] * 5])

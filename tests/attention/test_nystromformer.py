@@ -12,7 +12,7 @@ from torch import Tensor
 from softfree.attention import NystromformerAttention
 from softfree.attention.grid import window_means
 from softfree.attention.nystromformer import pseudo_inverse
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 
 def make(**options: Any) -> NystromformerAttention:

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from softfree.attention import PerformerAttention
 from softfree.attention.performer import orthogonal_features
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 
 def make(**options: Any) -> PerformerAttention:

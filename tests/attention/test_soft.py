@@ -11,7 +11,7 @@ from torch import Tensor
 
 from softfree.attention.grid import window_means
 from softfree.attention.soft import SoftAttention, SoftNormAttention, gaussian_kernel
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 METHODS = [SoftAttention, SoftNormAttention]
 

@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, vmap
 
 from softfree.attention import SeqNormAttention, SoftAttention, create_attention
 from softfree.attention.pseudoinverse import pseudoinverse
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 # Torch's fused kernel, as in timm, has a first derivative in reverse only.
 FUSED = ("softmax", "linformer", "nystromformer")

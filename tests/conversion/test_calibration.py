@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 
 from softfree.conversion.calibration import labelled_table, read_batches
-from softfree.data.transforms import Preprocessing
-from softfree.errors import UserError
-from softfree.options import ConvertOptions
-from softfree.runs import Run
+from softfree.conversion.options import ConvertOptions
+from softfree.data.modalities.image import Preprocessing
+from softfree.inference.run import Run
+from softfree_runtime.core.errors import UserError
 
 PREPROCESSING = Preprocessing.create("radiograph", 16, "stretch")
 CPU = torch.device("cpu")

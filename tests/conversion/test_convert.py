@@ -10,12 +10,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from softfree.cli import main
+from softfree.cli.main import main
 from softfree.conversion.convert import convert
-from softfree.errors import UserError
+from softfree.conversion.options import ConvertOptions
+from softfree.inference.run import Run
 from softfree.models import create_model, load_pretrained
-from softfree.options import ConvertOptions
-from softfree.runs import Run
+from softfree_runtime.core.errors import UserError
 
 from .conftest import DEPTH, HEADS, WIDTH
 

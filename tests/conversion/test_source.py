@@ -3,9 +3,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from softfree.conversion.options import ConvertOptions
 from softfree.conversion.source import named_for, open_source
-from softfree.errors import UserError
-from softfree.options import ConvertOptions
+from softfree_runtime.core.errors import UserError
 
 SHAPE = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 

@@ -15,11 +15,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from softfree.data.feature_files import read_features
-from softfree.data.readers import read_picture
-from softfree.data.readers.slide import Slide, open_slide
+from softfree.data.modalities.feature_files import read_features
+from softfree.data.slide_readers.slide import Slide, open_slide
 from softfree.data.table import read_table
-from softfree.data.volume_files import read_volume
+from softfree_runtime.readers import read_picture
+from softfree_runtime.sources.volume_files import read_volume
 
 
 def open_with_pixels(path: Path, **arguments: Any) -> Slide:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from softfree.data.readers import read_picture
-from softfree.data.readers.slide import open_slide
-from softfree.data.volume_files import read_volume
-from softfree.errors import ReadError
+from softfree.data.slide_readers.slide import open_slide
+from softfree_runtime.core.errors import ReadError
+from softfree_runtime.readers import read_picture
+from softfree_runtime.sources.volume_files import read_volume
 
 RECORD = Path(__file__).with_name("shared_data.csv")
 _MANY = 12  # images of a set of equal files that are recorded

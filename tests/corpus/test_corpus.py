@@ -8,7 +8,7 @@ import pytest
 from tests.corpus import CASES, Case
 from tests.corpus.case import READERS, differs
 
-from softfree.errors import ReadError, UserError
+from softfree_runtime.core.errors import ReadError, UserError
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.format}: {case.property}")

@@ -7,10 +7,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from softfree.data import dataset as module
-from softfree.data import transforms
 from softfree.data.dataset import EpochSampler, SampleDataset, choose_cache
-from softfree.data.transforms import Augmentation, Preprocessing
-from softfree.errors import ReadError, UserError
+from softfree.data.modalities import image as transforms
+from softfree.data.modalities.image import Augmentation, Preprocessing
+from softfree_runtime.core.errors import ReadError, UserError
 
 PREPROCESSING = Preprocessing.create("radiograph", 32, "pad")
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from softfree.data.table import read_table
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 
 def fill(folder: Path, *names: str) -> Path:

@@ -7,7 +7,7 @@ import pytest
 
 from softfree.data.groups import group_by_patient
 from softfree.data.table import Table, read_table
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 
 def table_of(folder: Path, rows: str, **options: float) -> Table:

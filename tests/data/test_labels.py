@@ -6,7 +6,7 @@ import pytest
 
 from softfree.data.labels import read_classes, read_findings
 from softfree.data.table_file import Rows, TableFile
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 PATH = Path("t.csv")
 

@@ -9,7 +9,7 @@ import pytest
 from softfree.data.groups import group_by_patient
 from softfree.data.split_file import read_split, write_split
 from softfree.data.table import read_table
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 DIGEST = "ab" * 32
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from softfree.data.table import patients_across_splits, read_table
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 
 @pytest.fixture

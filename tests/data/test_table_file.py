@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from softfree.data.table_file import Rows, closest, read_table_file
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 TEXT = {"path", "label"}
 

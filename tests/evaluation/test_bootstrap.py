@@ -3,11 +3,12 @@ import time
 import numpy as np
 import pytest
 
-from softfree.data.task import Task
-from softfree.evaluation import bootstrap, weighted
+from softfree.evaluation import bootstrap
+from softfree.evaluation import vectorized_metrics as weighted
 from softfree.evaluation.intervals import bias_corrected
 from softfree.evaluation.metrics import measure
 from softfree.evaluation.scores import Scores
+from softfree_runtime.core.task import Task
 
 
 def test_patients_are_drawn_whole() -> None:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
-from softfree.data.task import Task
 from softfree.evaluation.calibration import ece, ece_by_chance, fit_temperature, reliability
-from softfree.runtime.outputs import probabilities
+from softfree_runtime.core.outputs import probabilities
+from softfree_runtime.core.task import Task
 
 BINARY = Task("binary", ("well", "ill"))
 THREE = Task("multiclass", ("a", "b", "c"))

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from softfree.data.task import Task
-from softfree.errors import UserError
 from softfree.evaluation.comparison import Difference, _judge, compare
 from softfree.evaluation.delong import paired_difference
 from softfree.evaluation.metrics import measure
 from softfree.evaluation.scores import Scores
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.task import Task
 
 BINARY = Task("binary", ("well", "ill"))
 THREE = Task("multiclass", ("a", "b", "c"))

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from softfree.data.task import Task
-from softfree.errors import UserError
 from softfree.evaluation import metrics
 from softfree.evaluation.metrics import Metric, measure
 from softfree.evaluation.scores import Scores
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.task import Task
 
 BINARY = Task("binary", ("well", "ill"))
 THREE = Task("multiclass", ("a", "b", "c"))

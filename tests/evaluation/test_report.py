@@ -12,17 +12,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from softfree.data.task import Task
 from softfree.evaluation.calibration import fit_temperature
 from softfree.evaluation.comparison import compare
+from softfree.evaluation.formatting import write_metrics
 from softfree.evaluation.metrics import measure
-from softfree.evaluation.output import write_metrics
 from softfree.evaluation.plots.style import short
 from softfree.evaluation.report import Compared, Report, Thumbnail, render, write_report
 from softfree.evaluation.scores import Scores
 from softfree.evaluation.subgroups import by_group
 from softfree.evaluation.thresholds import choose_thresholds
-from softfree.runtime.outputs import probabilities
+from softfree_runtime.core.outputs import probabilities
+from softfree_runtime.core.task import Task
 
 ODD = ("<script>alert('x')</script>", "a$b_{^}", "肺炎", 'Ünïcode & "quotes"', "x" * 200)
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 20

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from softfree.data.task import Task
-from softfree.errors import UserError
 from softfree.evaluation.scores import Scores, obstacle
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.task import Task
 
 BINARY = Task("binary", ("well", "ill"))
 THREE = Task("multiclass", ("a", "b", "c"))

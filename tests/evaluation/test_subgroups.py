@@ -2,11 +2,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from softfree.data.task import Task
-from softfree.errors import UserError
 from softfree.evaluation.metrics import measure
 from softfree.evaluation.scores import Scores
 from softfree.evaluation.subgroups import by_group, groups
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.task import Task
 
 
 def scores(n: int = 120) -> Scores:

@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_curve
 
-from softfree.data.task import Task
 from softfree.evaluation.scores import Scores
 from softfree.evaluation.thresholds import choose_thresholds
+from softfree_runtime.core.task import Task
 
 
 def threshold(y: list[int], p: list[float]) -> float:

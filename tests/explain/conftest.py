@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from softfree.data.slides import SlidePreprocessing
-from softfree.data.transforms import Preprocessing
-from softfree.data.volumes import VolumePreprocessing
-from softfree.runs import Run
+from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.slide import SlidePreprocessing
+from softfree.data.modalities.volume import VolumePreprocessing
+from softfree.inference.run import Run
 
 Write = Callable[..., Run]
 

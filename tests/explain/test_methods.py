@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from softfree.attention import ATTENTIONS
-from softfree.errors import UserError
+from softfree.explain.activations import attention_inputs, classify, enter, through, watch
+from softfree.explain.attention_weights import attention_row
 from softfree.explain.gradients import grad_cam, gradient_times_input
+from softfree.explain.integrated_gradients import empty, integrated_gradients
+from softfree.explain.log_odds import LogOdds
+from softfree.explain.logit_decomposition import split_odds
 from softfree.explain.maps import METHODS, default_methods, explain_tensor
 from softfree.explain.occlusion import windows
-from softfree.explain.odds import LogOdds
-from softfree.explain.passes import attention_inputs, classify, enter, through, watch
 from softfree.explain.rollout import rollout
-from softfree.explain.rows import attention_row
-from softfree.explain.split import split_odds
-from softfree.explain.tokens import empty, integrated_gradients
 from softfree.models import BagTransformer, SoftPyramid, VisionTransformer, VolumeTransformer
 from softfree.models.classifier import Classifier
+from softfree_runtime.core.errors import UserError
 
 
 def model(attention: str = "seqnorm", **options: Any) -> VisionTransformer:

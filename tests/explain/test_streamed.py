@@ -11,19 +11,19 @@ import pytest
 import torch
 from torch import nn
 
-from softfree.errors import ReadError, UserError
 from softfree.explain import streamed_methods
+from softfree.explain.activations import classify, enter, through
+from softfree.explain.logit_decomposition import has_split
 from softfree.explain.maps import METHODS, Map, explain_tensor, pass_forward
-from softfree.explain.passes import classify, enter, through
-from softfree.explain.split import has_split
+from softfree.explain.options import ExplainOptions, MapMethod
 from softfree.explain.streamed import explain_as_fits, explain_streamed
 from softfree.explain.streamed_methods import STREAMED
-from softfree.longseq import Streaming
-from softfree.longseq.choice import Answer
+from softfree.inference.run import Run
 from softfree.models import BagTransformer, VisionTransformer, VolumeTransformer
-from softfree.options import StreamOptions
-from softfree.options.explaining import ExplainOptions, MapMethod
-from softfree.runs import Run
+from softfree.streaming import Streaming
+from softfree.streaming.adaptive import Answer
+from softfree.training.options import StreamOptions
+from softfree_runtime.core.errors import ReadError, UserError
 
 ATTENTIONS = ("seqnorm", "sima", "galerkin")
 ASKED: dict[str, list[dict[str, Any]]] = {
@@ -266,7 +266,7 @@ def test_what_does_not_fit_streams(picture_run: Run, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("softfree.explain.streamed.explain_streamed", noted)
     want = explain_as_fits(picture_run, sample, answer, "gradient", target="ill")
     assert not streams, "it fits"
-    monkeypatch.setattr("softfree.longseq.choice._free", lambda gpu: 1000)
+    monkeypatch.setattr("softfree.streaming.adaptive._free", lambda gpu: 1000)
     same(explain_as_fits(picture_run, sample, answer, "gradient", target="ill"), want, 1e-5)
     assert streams == [True]
     with pytest.raises(ReadError, match="does not fit in memory, and --method integrated") as raised:

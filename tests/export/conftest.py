@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from softfree.export.exporting import Exported, export
 from softfree.export.graph import Graph, make_graph
-from softfree.options import TrainOptions
-from softfree.options.exporting import ExportOptions
-from softfree.runs import Run
+from softfree.export.options import ExportOptions
+from softfree.export.pipeline import Exported, export
+from softfree.inference.run import Run
 from softfree.training.loop import train
+from softfree.training.options import TrainOptions
 
 
 @pytest.fixture(scope="session")

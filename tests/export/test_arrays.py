@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tifffile
 
-from softfree.data.readers import read_picture
-from softfree.data.transforms import Preprocessing
-from softfree.export.exporting import Exported
-from softfree.runs import Run
-from softfree.runtime import predict
-from softfree.runtime.inputs import as_picture
+from softfree.data.modalities.image import Preprocessing
+from softfree.export.pipeline import Exported
+from softfree.inference.run import Run
+from softfree_runtime import predict
+from softfree_runtime.readers import read_picture
+from softfree_runtime.sources.inputs import as_picture
 
 _RNG = np.random.default_rng(0)
 _GRAY = _RNG.integers(20, 200, (40, 33), dtype=np.uint8)

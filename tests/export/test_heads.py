@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from softfree.export.float16 import to_halves
 from softfree.export.graph import Graph, make_bag_graph, make_graph, make_volume_graph
-from softfree.export.halves import to_halves
 from softfree.models import create_model
 
 TINY: dict[str, Any] = {"depth": 1, "embed_dim": 32, "num_heads": 2, "num_classes": 3}

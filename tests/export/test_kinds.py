@@ -14,22 +14,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from softfree.data.bags import BagPreprocessing
-from softfree.data.feature_files import write_features
-from softfree.data.preparation import stored
-from softfree.data.readers.volume import Volume
-from softfree.data.slides import SlidePreprocessing
-from softfree.data.volume_files import read_volume
-from softfree.data.volumes import VolumePreprocessing
-from softfree.errors import UserError
-from softfree.export.exporting import export
-from softfree.options import TrainOptions
-from softfree.options.exporting import ExportOptions
-from softfree.runs import Run
-from softfree.runtime import Model, predict
-from softfree.runtime.kinds import restore
-from softfree.runtime.volumes import VolumePreparation
+from softfree.data.modalities.bag import BagPreprocessing
+from softfree.data.modalities.base import stored
+from softfree.data.modalities.feature_files import write_features
+from softfree.data.modalities.slide import SlidePreprocessing
+from softfree.data.modalities.volume import VolumePreprocessing
+from softfree.export.options import ExportOptions
+from softfree.export.pipeline import export
+from softfree.inference.run import Run
 from softfree.training.loop import train
+from softfree.training.options import TrainOptions
+from softfree_runtime import Model, predict
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.preprocessing.modalities import restore
+from softfree_runtime.preprocessing.volume import VolumePreparation
+from softfree_runtime.readers.volume import Volume
+from softfree_runtime.sources.volume_files import read_volume
 
 TINY: dict[str, Any] = {"depth": 2, "embed_dim": 24, "num_heads": 2}
 
@@ -45,7 +45,7 @@ def same_rows(run: Run, path: Path, inputs: list[Path]) -> pd.DataFrame:
         "import sys\n"
         "for name in ('torch', 'timm', 'monai', 'pandas', 'onnx', 'jsonargparse', 'rich'):\n"
         "    sys.modules[name] = None\n"
-        "from softfree.runtime.cli import main\n"
+        "from softfree_runtime.cli import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     out = path.with_suffix(".csv")

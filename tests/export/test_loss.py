@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from softfree.errors import UserError
 from softfree.export.card import CAUTION, light_steps, make_metadata, with_loss
 from softfree.export.loss import Loss, measure_loss
+from softfree.export.options import ExportOptions
 from softfree.export.samples import find_samples, rows_of_run
-from softfree.options.exporting import ExportOptions
-from softfree.runs import Operating, Run
-from softfree.runtime.metadata import Metadata
+from softfree.inference.run import Operating, Run
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.metadata import Metadata
 
 ALLOWED = ExportOptions(int8="static", margin=1.0, max_shift=1.0)
 
@@ -72,7 +72,7 @@ def test_metadata_and_card_say_it(run: Run, measured: Callable[..., Loss]) -> No
 
 @pytest.mark.parametrize("shift", [0.0, -0.1, 1.5])
 def test_a_shift_that_is_none(run: Run, shift: float) -> None:
-    from softfree.export.exporting import export
+    from softfree.export.pipeline import export
 
     with pytest.raises(UserError, match="--max-shift"):
         export(run.folder, ExportOptions(max_shift=shift))

@@ -8,10 +8,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from softfree.errors import UserError
 from softfree.features.encoders import create_encoder
+from softfree.inference.run import WEIGHTS, write_config
 from softfree.models import create_model
-from softfree.runs import WEIGHTS, write_config
+from softfree_runtime.core.errors import UserError
 
 TILE = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
 NAME = "test_vit"

@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from softfree.data.bags import BagPreprocessing
-from softfree.data.feature_files import read_features, write_features
+from softfree.cli.commands import COMMANDS
+from softfree.cli.parser import Parser
+from softfree.data.modalities.bag import BagPreprocessing
+from softfree.data.modalities.feature_files import read_features, write_features
 from softfree.data.table import read_table
-from softfree.errors import UserError
 from softfree.features.extract import extract_features
-from softfree.options.features import FeatureOptions
-from softfree.verbs.features import VERBS
-from softfree.verbs.parser import Parser
+from softfree.features.options import FeatureOptions
+from softfree_runtime.core.errors import UserError
 
 
 def run(table: Path, out: Path, **options: object) -> int:
@@ -82,7 +82,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 
-from softfree.cli import main
+from softfree.cli.main import main
 
 write, calls = Path.write_bytes, []
 
@@ -247,7 +247,7 @@ def test_paths_stay_below_the_folder(slides: Path, tmp_path: Path) -> None:
 
 def test_the_verb(slides: Path, tmp_path: Path) -> None:
     parser = Parser(prog="softfree features")
-    VERBS["features"].arguments(parser)
+    COMMANDS["Train"]["features"].arguments(parser)
     given = [
         str(slides),
         "--encoder",
@@ -261,5 +261,7 @@ def test_the_verb(slides: Path, tmp_path: Path) -> None:
         "--shard",
         "0/2",
     ]
-    assert VERBS["features"].act(parser.parse_args([*given, "--precision", "16", "--progress", "false"])) == 0
+    assert (
+        COMMANDS["Train"]["features"].run(parser.parse_args([*given, "--precision", "16", "--progress", "false"])) == 0
+    )
     assert len(files(tmp_path / "out")) == 2

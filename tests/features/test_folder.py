@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from softfree.data.feature_files import write_features
-from softfree.errors import ReadError, UserError
+from softfree.data.modalities.feature_files import write_features
 from softfree.features.folder import FeatureFolder
+from softfree_runtime.core.errors import ReadError, UserError
 
 SETTINGS = {"encoder": "uni", "mpp": 0.5}
 

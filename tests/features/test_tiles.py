@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from softfree.data.readers.slide import open_slide
-from softfree.data.tiles import tile_centres
-from softfree.errors import ReadError, UserError
+from softfree.data.modalities.tiles import tile_centres
+from softfree.data.slide_readers.slide import open_slide
 from softfree.features.encoders import PixelEncoder
 from softfree.features.tiles import TileDataset, encode_tiles
+from softfree_runtime.core.errors import ReadError, UserError
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ def _model_seeds(folder: Path) -> Iterator[Seed]:
     from tests.conftest import _write_run
     from tests.runtime.conftest import write_model
 
-    from softfree.data.transforms import Preprocessing
+    from softfree.data.modalities.image import Preprocessing
 
     steps = Preprocessing.create("photo", 32, "pad", 1)
     own = folder / "run"
@@ -189,7 +189,9 @@ class Workers:
     def _started(self) -> subprocess.Popen[str]:
         if self.process is None:
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-            environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+            environment["PYTHONPATH"] = os.pathsep.join(
+                [*(str(ROOT / root) for root in ("src", "runtime/src", "lab/src")), str(ROOT)]
+            )
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.fuzz.worker"],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,

@@ -10,29 +10,29 @@ import numpy as np
 
 
 def read_image(path: Path) -> None:
-    from softfree.data.probes import probe
-    from softfree.data.readers import read_picture
+    from softfree.data.audit.probes import probe
+    from softfree_runtime.readers import read_picture
 
     probe(str(path), None)
     read_picture(path).unit()
 
 
 def read_any_volume(path: Path) -> None:
-    from softfree.data.volume_files import read_volume
+    from softfree_runtime.sources.volume_files import read_volume
 
     read_volume(path).to_float32()
 
 
 def read_slide(path: Path) -> None:
-    from softfree.data.readers.slide import open_slide
+    from softfree.data.slide_readers.slide import open_slide
 
     with open_slide(path) as slide:
         slide.thumbnail(max(8.0, max(slide.size_mm) * 1000 / 512))
 
 
 def read_feature_file(path: Path) -> None:
-    from softfree.data.feature_files import read_attributes, read_features, read_header
-    from softfree.errors import UserError
+    from softfree.data.modalities.feature_files import read_attributes, read_features, read_header
+    from softfree_runtime.core.errors import UserError
 
     for read in (read_header, read_attributes):
         with suppress(UserError):
@@ -47,7 +47,7 @@ def read_any_table(path: Path) -> None:
 
 
 def load_run(path: Path) -> None:
-    from softfree.runs import Run
+    from softfree.inference.run import Run
 
     run = Run.load(path)
     rows = run.predict(np.zeros((32, 32), np.uint8))
@@ -56,7 +56,7 @@ def load_run(path: Path) -> None:
 
 
 def load_exported(path: Path) -> None:
-    from softfree.runtime.predicting import predict
+    from softfree_runtime.prediction import predict
 
     predict(path, np.zeros((32, 32), np.uint8))
 

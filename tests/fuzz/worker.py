@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.fuzz.targets import TARGETS
 
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 LARGEST = 2048  # MiB that an input may cost
 

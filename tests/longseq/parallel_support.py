@@ -13,9 +13,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from softfree.errors import UserError
-from softfree.longseq.parallel import SequenceParallel
 from softfree.models import BagTransformer, VisionTransformer, collate_bags
+from softfree.streaming.parallel import SequenceParallel
+from softfree_runtime.core.errors import UserError
 
 WORLD, FEATURES, CLASSES = 4, 10, 3
 SMALL: dict[str, Any] = {"num_classes": CLASSES, "embed_dim": 16, "depth": 2, "num_heads": 2}

@@ -45,9 +45,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from softfree.longseq.forms import form_of
-from softfree.longseq.parallel import SequenceParallel, split_rows
 from softfree.models import VolumeTransformer
+from softfree.streaming.attention import form_of
+from softfree.streaming.parallel import SequenceParallel, split_rows
 
 CHECKS: dict[str, Callable[[DeviceMesh], None]] = {}
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from softfree.errors import UserError
 from softfree.models.arguments import arguments_for
+from softfree_runtime.core.errors import UserError
 
 
 def test_training_options_that_a_pyramid_has_not() -> None:

@@ -13,11 +13,11 @@ import torch
 from timm.optim import param_groups_layer_decay
 
 from softfree.attention import ATTENTIONS
-from softfree.errors import UserError
 from softfree.models import BagTransformer, collate_bags, list_models
 from softfree.models.bag import ON_SLIDE
 from softfree.models.named_kinds import BAGS
-from softfree.models.positions_mm import sincos_codes
+from softfree.models.pos_embed_mm import sincos_codes
+from softfree_runtime.core.errors import UserError
 
 SMALL = {"in_features": 16, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
 GIB = 2**30

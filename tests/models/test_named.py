@@ -7,9 +7,9 @@ import timm
 import torch
 
 from softfree.attention import ATTENTIONS
-from softfree.errors import UserError
 from softfree.models import VisionTransformer, create_model, list_models
 from softfree.models.named import NAMED
+from softfree_runtime.core.errors import UserError
 
 WIDTHS = {"nano": (128, 6, 4), "tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from softfree.errors import UserError
 from softfree.models import BagTransformer, VisionTransformer, VolumeTransformer
 from softfree.models.pooling import POOLINGS, Gated, LogSumExp, Pooling, create_pooling
+from softfree_runtime.core.errors import UserError
 
 POOLS = [name for name in POOLINGS if name != "token"]
 FEATURES = 6

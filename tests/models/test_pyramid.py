@@ -15,16 +15,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from softfree.attention.pseudoinverse import Inverse
 from softfree.attention.softmax import SoftmaxAttention
-from softfree.errors import UserError
+from softfree.inference.run import Run
 from softfree.models import SoftPyramid, create_model, list_models
 from softfree.models.encoder import Block
 from softfree.models.pyramid_names import PYRAMIDS
 from softfree.models.pyramid_parts import PostNormBlock
-from softfree.options import TrainOptions
 from softfree.planning.work import Work
-from softfree.runs import Run
-from softfree.training.cost import multiply_adds
+from softfree.training.flops import multiply_adds
 from softfree.training.loop import train
+from softfree.training.options import TrainOptions
+from softfree_runtime.core.errors import UserError
 
 SMALL = {
     "img_size": 64,

@@ -11,9 +11,9 @@ import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
 from softfree.attention import ATTENTIONS
-from softfree.errors import UserError
 from softfree.models import VisionTransformer
 from softfree.models.vit import masked_mean
+from softfree_runtime.core.errors import UserError
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
 

@@ -11,9 +11,9 @@ import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
 from softfree.attention import ATTENTIONS
-from softfree.errors import UserError
 from softfree.models import VolumeTransformer, create_model, list_models
 from softfree.models.named_kinds import VOLUMES
+from softfree_runtime.core.errors import UserError
 
 SMALL = {
     "img_size": (8, 16, 16),

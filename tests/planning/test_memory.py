@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from softfree.options import PoolName
 from softfree.planning.attentions import ATTENTIONS
 from softfree.planning.memory import kept_bytes, memory
 from softfree.planning.work import Work, multiply_adds
+from softfree.training.options import PoolName
 
 
 @pytest.fixture

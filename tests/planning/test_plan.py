@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from softfree.cli import main
-from softfree.options import PlanOptions
-from softfree.planning import GIB
-from softfree.planning.memory import memory
+from softfree.cli.main import main
+from softfree.planning.memory import GIB, memory
+from softfree.planning.options import PlanOptions
 from softfree.planning.plan import largest_size, make_plan
 from softfree.planning.work import Work
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from softfree.errors import UserError
-from softfree.options import PoolName
 from softfree.planning.attentions import ATTENTIONS
 from softfree.planning.work import Work, count_parameters, multiply_adds
+from softfree.training.options import PoolName
+from softfree_runtime.core.errors import UserError
 
 
 class Products(TorchDispatchMode):

@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from softfree.cli import main
-from softfree.errors import UserError
-from softfree.options import PretrainOptions, TrainOptions
+from softfree.cli.main import main
 from softfree.pretraining.loop import pretrain, resume
 from softfree.pretraining.module import PretrainingModule
+from softfree.pretraining.options import PretrainOptions
 from softfree.training.loop import train
+from softfree.training.options import TrainOptions
+from softfree_runtime.core.errors import UserError
 
 TINY: dict[str, Any] = {
     "model": "seqnorm_vit_nano_patch8", "model_options": {"depth": 1, "embed_dim": 32, "num_heads": 2}, "size": 32,

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from softfree.attention import ATTENTIONS
-from softfree.errors import UserError
 from softfree.models import create_model
 from softfree.pretraining.masked_autoencoder import MaskedAutoencoder
+from softfree_runtime.core.errors import UserError
 
 TINY = {"depth": 2, "embed_dim": 32, "num_heads": 2, "num_classes": 0}
 

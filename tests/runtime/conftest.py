@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from softfree.data.task import Task
-from softfree.runtime.metadata import Metadata
-from softfree.runtime.preparation import Preparation
+from softfree_runtime.core.task import Task
+from softfree_runtime.metadata import Metadata
+from softfree_runtime.preprocessing.image import Preparation
 
 ABOUT = Metadata(Task("binary", ("well", "ill")), Preparation(32, "pad", 1, (0.5,), (0.25,)), 2.0, {"ill": 0.4})
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from softfree.errors import ReadError, UserError
-from softfree.runtime import Model
-from softfree.runtime.metadata import Metadata
+from softfree_runtime import Model
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.metadata import Metadata
 
 
 def refused(path: Path, words: str) -> None:

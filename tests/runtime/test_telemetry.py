@@ -8,7 +8,7 @@ from PIL import Image
 from tests.watching import watch
 
 
-@pytest.mark.parametrize("program", [["-m", "softfree", "predict"], ["-m", "softfree.runtime.cli"]])
+@pytest.mark.parametrize("program", [["-m", "softfree", "predict"], ["-m", "softfree_runtime.cli"]])
 def test_predict(tmp_path: Path, model: Path, program: list[str]) -> None:
     Image.fromarray(np.full((40, 40), 90, np.uint8)).save(tmp_path / "a.png")
     found = watch(

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from softfree.studies.cells import Cell, Key
+from softfree_lab.studies.trials import Cell, Key
 
 
 @pytest.fixture

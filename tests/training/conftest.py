@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from softfree.options import TrainOptions
+from softfree.training.options import TrainOptions
 
 
 @pytest.fixture

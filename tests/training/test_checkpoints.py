@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from softfree.errors import UserError
 from softfree.training.callbacks import warmed_average
 from softfree.training.checkpoints import WholeCheckpoints, claimed, newest_checkpoint
+from softfree_runtime.core.errors import UserError
 
 
 def content(epoch: int) -> dict[str, Any]:

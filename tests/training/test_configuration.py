@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from softfree.data.split_file import write_split
-from softfree.errors import UserError
-from softfree.runs import Run, write_config
+from softfree.inference.run import Run, write_config
 from softfree.training.configuration import check_options, configuration, options_of, read_training_table
+from softfree_runtime.core.errors import UserError
 
 
 @pytest.mark.parametrize("missing", ["train", "val"])

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from softfree.cli import main
-from softfree.data.feature_files import write_features
-from softfree.runs import Run
+from softfree.cli.main import main
+from softfree.data.modalities.feature_files import write_features
+from softfree.inference.run import Run
 
 QUICK = ["--epochs", "1", "--accelerator", "cpu", "--progress", "false", "--lr", "0.002"]
 TINY = "{depth: 1, embed_dim: 24, num_heads: 2}"

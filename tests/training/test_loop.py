@@ -17,12 +17,12 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from softfree.errors import UserError
-from softfree.report_facts import read_history
-from softfree.runs import Run, read_cost
+from softfree.inference.run import Run, read_cost
+from softfree.reporting.facts import read_history
 from softfree.training.checkpoints import read_checkpoint
 from softfree.training.loop import resume, train
 from softfree.training.module import ClassifierModule
+from softfree_runtime.core.errors import UserError
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from softfree.cli import main
-from softfree.runs import Run
+from softfree.cli.main import main
+from softfree.inference.run import Run
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 SMALL = [

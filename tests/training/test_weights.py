@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from softfree.attention import SeqNormAttention
-from softfree.errors import UserError
 from softfree.training.loop import train
 from softfree.training.weights import fit_options, imitate_softmax, is_softmax
+from softfree_runtime.core.errors import UserError
 
 SIZE = {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8}
 

@@ -13,7 +13,7 @@ from softfree.attention.seqnorm import SeqNormAttention
 from softfree.attention.sima import SimaAttention
 from softfree.attention.soft import SoftAttention, SoftNormAttention
 from softfree.attention.softmax import SoftmaxAttention
-from softfree.errors import unknown_name
+from softfree_runtime.core.errors import unknown_name
 
 ATTENTIONS: dict[str, type[Attention]] = {
     "softmax": SoftmaxAttention,

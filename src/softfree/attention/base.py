@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from softfree.attention.mask import real_tokens
-from softfree.errors import UserError, unknown_name
+from softfree_runtime.core.errors import UserError, unknown_name
 
 Grid = tuple[int, ...]
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softfree.attention.base import Grid, wide_type
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 
 def landmark_sides(grid: Grid, number: int) -> Grid:

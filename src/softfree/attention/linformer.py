@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from softfree.attention.base import Attention, Grid, widen
 from softfree.attention.grid import linear_weights, step
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 # Rows of E and F, and the sides of the grid that they are learned for, unless others are asked for.
 LANDMARKS, REFERENCE = 64, (14, 14)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 FORMS = (
     "expected a boolean (B, N), True for real tokens, or a mask of keys (B, 1, 1, N) or (B, 1, N, N), boolean or "

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from softfree.attention.base import Attention, Grid, widen
 from softfree.attention.grid import HeadConv, window_means
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 # Landmarks and steps of the iteration, unless others are asked for.
 LANDMARKS, ITERATIONS = 49, 6

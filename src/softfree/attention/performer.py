@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from softfree.attention.base import Attention, Grid, transformed, widen
-from softfree.errors import UserError, unknown_name
+from softfree_runtime.core.errors import UserError, unknown_name
 
 Kernel = Literal["softmax", "relu"]
 

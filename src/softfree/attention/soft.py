@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from softfree.attention.base import Attention, Grid, plain_only, transformed, widen
 from softfree.attention.grid import HeadConv, window_means
 from softfree.attention.pseudoinverse import Inverse, pseudoinverse, without_data
-from softfree.errors import UserError, unknown_name
+from softfree_runtime.core.errors import UserError, unknown_name
 
 Form = Literal["paper", "released"]
 Sampling = Literal["pool", "conv"]

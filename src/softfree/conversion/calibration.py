@@ -9,18 +9,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from softfree.conversion.options import ConvertOptions
+from softfree.core.progress import tracked
 from softfree.data.dataset import SampleDataset
-from softfree.data.readers.picture import Picture
+from softfree.data.modalities.image import Preprocessing
 from softfree.data.table import Table
 from softfree.data.table_file import read_table_file
-from softfree.data.transforms import Preprocessing
-from softfree.errors import ReadError, UserError
-from softfree.options import ConvertOptions
-from softfree.prediction import find_inputs
-from softfree.progress import tracked
-from softfree.runs import Run
-from softfree.runtime.inputs import TABLES
-from softfree.scoring import open_table, own_table
+from softfree.inference.predict import find_inputs
+from softfree.inference.run import Run
+from softfree.reporting.scoring import open_table, own_table
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.readers.image import Picture
+from softfree_runtime.sources.inputs import TABLES
 
 Chosen = tuple[list[str | Picture], list[int | None]]
 

@@ -18,16 +18,16 @@ from softfree.conversion.errors import relative_error
 from softfree.conversion.fit import fit
 from softfree.conversion.layers import attention_inputs
 from softfree.conversion.next_step import next_command
+from softfree.conversion.options import ConvertOptions
 from softfree.conversion.source import Source, named_for, open_source
 from softfree.conversion.statistics import Statistics
 from softfree.conversion.tested import auroc_on_test
+from softfree.core.environment import best_device
+from softfree.core.progress import tracked
 from softfree.data.table import Table
-from softfree.errors import ReadError, UserError
-from softfree.files import replacing
-from softfree.machine import best_device
 from softfree.models import VisionTransformer, create_model
-from softfree.options import ConvertOptions
-from softfree.progress import tracked
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.core.files import replacing
 
 FITTED = "fit"
 STAGES = ("plain", "first_order", "closed_form", FITTED)

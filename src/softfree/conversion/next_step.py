@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 
+from softfree.conversion.options import ConvertOptions
 from softfree.conversion.source import Source
-from softfree.options import ConvertOptions, ModelOptions, TableOptions
-from softfree.runtime.inputs import TABLES
+from softfree.training.options import ModelOptions, TableOptions
+from softfree_runtime.sources.inputs import TABLES
 
 # A tenth to a third of what trains from scratch: the weights are near where they should be.
 RATE = 3e-4

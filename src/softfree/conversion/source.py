@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from softfree.attention import SoftmaxAttention
-from softfree.data.transforms import Preprocessing
-from softfree.errors import UserError, unknown_name
+from softfree.conversion.options import ConvertOptions
+from softfree.data.modalities.image import Preprocessing
+from softfree.inference.run import CONFIG, Run
 from softfree.models import VisionTransformer, create_model, list_models, load_pretrained
-from softfree.models.tokenizers import stem_of
-from softfree.models.weight_files import read_weights
-from softfree.models.weight_names import to_timm
-from softfree.options import ConvertOptions, PictureOptions
-from softfree.runs import CONFIG, Run
+from softfree.models.patch_embed import stem_of
+from softfree.models.weights.files import read_weights
+from softfree.models.weights.names import to_timm
+from softfree.training.options import PictureOptions
+from softfree_runtime.core.errors import UserError, unknown_name
 
 OF_WEIGHTS = ("model", "preset", "size", "picture_fit", "channels", "pool", "weights_grid", "model_options")
 

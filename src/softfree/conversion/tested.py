@@ -7,15 +7,16 @@ import math
 import numpy as np
 import pandas as pd
 
+from softfree.conversion.options import ConvertOptions
 from softfree.conversion.source import Source
 from softfree.data.dataset import SampleDataset, choose_cache
 from softfree.data.table import Table
-from softfree.evaluation.quantities import quantities
+from softfree.evaluation.metric_specs import quantities
 from softfree.evaluation.scores import Scores
-from softfree.inference import infer
+from softfree.inference.forward import infer
+from softfree.inference.options import InferenceOptions
 from softfree.models import VisionTransformer
-from softfree.options import ConvertOptions, InferenceOptions
-from softfree.runtime.outputs import probabilities
+from softfree_runtime.core.outputs import probabilities
 
 
 def auroc_on_test(

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.transforms.v2.functional import get_size
 
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 
 class CocoObjects(Dataset):

@@ -19,16 +19,17 @@ from monai.data import CacheDataset, Dataset, PersistentDataset
 from monai.transforms import Transform
 from torch.utils import data
 
+import softfree_runtime
 from softfree import __version__
-from softfree.data.preparation import Change, Preparation, files_of
-from softfree.data.sources import split_source
-from softfree.errors import ReadError, UserError
-from softfree.files import is_whole, replacing
-from softfree.memory import available_or_assumed
-from softfree.progress import tracked
+from softfree.core.memory import available_or_assumed
+from softfree.core.progress import tracked
+from softfree.data.modalities.base import Change, Preparation, files_of
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.core.files import is_whole, replacing
+from softfree_runtime.sources.joined_source import split_source
 
 if TYPE_CHECKING:
-    from softfree.data.slide_rows import SlideRows
+    from softfree.data.modalities.slide_rows import SlideRows
 
 
 Seen = Callable[[int, torch.Tensor, tuple[int, ...]], None]
@@ -38,7 +39,7 @@ Seen = Callable[[int, torch.Tensor, tuple[int, ...]], None]
 class Sample(TypedDict):
     """One sample: the tensor that the model takes (of a picture (C, H, W)), its target, its number in the dataset.
 
-    ``size`` is that of :meth:`softfree.data.preparation.Preparation.load_sized`.
+    ``size`` is that of :meth:`softfree.data.modalities.base.Preparation.load_sized`.
     """
 
     image: torch.Tensor
@@ -67,7 +68,7 @@ class SampleDataset(data.Dataset):
 
     Args:
         sources: paths, or what else the preparation takes, such as pictures already read.
-        targets: ``(n,)`` or ``(n, K)`` as in :class:`softfree.data.task.Task`, or None for prediction.
+        targets: ``(n,)`` or ``(n, K)`` as in :class:`softfree_runtime.core.task.Task`, or None for prediction.
         preparation: the deterministic steps.
         frames: frame of each multi-frame file, counted from 0, or None.
         augmentation: random changes, or None.
@@ -127,7 +128,7 @@ class SampleDataset(data.Dataset):
         """
         if self._preparation.kind != "slide":
             return None
-        from softfree.data.slide_rows import open_rows  # with its readers' libraries, as the steps
+        from softfree.data.modalities.slide_rows import open_rows  # with its readers' libraries, as the steps
 
         return open_rows(self._preparation, self._items[index]["source"], self._items[index]["frame"])  # type: ignore[arg-type]
 
@@ -261,7 +262,8 @@ def _hash_transform(transform: Any) -> bytes:
 def _source_digest() -> str:
     """Hash the source of all that turns a file into a sample."""
     digest = blake2b(digest_size=8)
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    folders = (Path(__file__).parent, Path(softfree_runtime.__file__).parent)
+    for path in sorted(file for folder in folders for file in folder.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

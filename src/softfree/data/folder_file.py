@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from softfree.data.folder_names import split_named, words_of
-from softfree.data.walk import Passed, files_below
-from softfree.errors import UserError, listed
-from softfree.files import printable
+from softfree_runtime.core.errors import UserError, listed
+from softfree_runtime.core.files import printable
+from softfree_runtime.sources.folder_names import split_named, words_of
+from softfree_runtime.sources.walk import Passed, files_below
 
 _LAYOUTS = "CLASS/picture, train/CLASS/picture or CLASS/train/picture"
 # Files beside pictures, which alone make no class.

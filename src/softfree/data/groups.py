@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from softfree.data.sources import with_resolution
 from softfree.data.table import Table
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.sources.joined_source import with_resolution
 
 
 def group_by_patient(table: Table) -> Table:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from softfree.data.identity import is_no_label, may_be_no_label, plain_text, same_labels
 from softfree.data.table_file import TableFile, closest
-from softfree.data.task import Task
-from softfree.errors import UserError, listed, shortened
+from softfree_runtime.core.errors import UserError, listed, shortened
+from softfree_runtime.core.task import Task
+from softfree_runtime.sources.identity import is_no_label, may_be_no_label, plain_text, same_labels
 
 _FINDING = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from softfree.data.near_duplicates import SIDE as THUMBNAIL
-from softfree.data.near_duplicates import thumbnail
-from softfree.data.preparation import Preparation
-from softfree.data.transforms import Preprocessing
+from softfree.data.audit.near_duplicates import SIDE as THUMBNAIL
+from softfree.data.audit.near_duplicates import thumbnail
+from softfree.data.modalities.base import Preparation
+from softfree.data.modalities.image import Preprocessing
 
 SIDE, DEPTH = 32, 12
 NAMES = {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from softfree.data.sources import WITH_RESOLUTION, with_resolution
 from softfree.data.table import Table
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.sources.joined_source import WITH_RESOLUTION, with_resolution
 
 
 def as_samples(table: Table, kind: str, *, group: bool = False) -> Table:
@@ -12,7 +12,7 @@ def as_samples(table: Table, kind: str, *, group: bool = False) -> Table:
 
     Args:
         table: its rows.
-        kind: of the samples, see :data:`softfree.data.preparation.KINDS`.
+        kind: of the samples, see :data:`softfree.data.modalities.base.KINDS`.
         group: make one bag of all rows of a patient.
 
     Raises:

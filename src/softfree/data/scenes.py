@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.datasets import VisionDataset
 
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 # What a loss is to pass over: ``torch.nn.functional.cross_entropy(..., ignore_index=IGNORED)``.
 IGNORED = 255

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from softfree.data.identity import patient_key
-from softfree.data.preparation import files_of
-from softfree.data.sources import split_source
+from softfree.data.modalities.base import files_of
 from softfree.data.table import Table
-from softfree.errors import UserError
-from softfree.files import write_atomically
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import write_atomically
+from softfree_runtime.sources.identity import patient_key
+from softfree_runtime.sources.joined_source import split_source
 
 FILE = "seen.json"
 _END = 1 << 20  # bytes at either end of a large file that stand for the whole

@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd
 
 from softfree.data.table import SPLITS, KnownSplit, Table
-from softfree.errors import UserError
-from softfree.files import replacing
-from softfree.runs import SPLIT
+from softfree.inference.run import SPLIT
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import replacing
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from softfree.data.folder_names import split_named
-from softfree.data.identity import FORMS, Patients, refuse_nobody, tell_patients
 from softfree.data.labels import read_classes, read_findings, tidy_labels
-from softfree.data.row_paths import base_folder, places
-from softfree.data.split import split_patients
+from softfree.data.splits import split_patients
 from softfree.data.table_file import TableFile, closest, no_column, read_table_file
-from softfree.data.table_text import FRAME
-from softfree.data.task import Task
-from softfree.errors import UserError, listed, shortened
+from softfree_runtime.core.errors import UserError, listed, shortened
+from softfree_runtime.core.task import Task
+from softfree_runtime.sources.folder_names import split_named
+from softfree_runtime.sources.identity import FORMS, Patients, refuse_nobody, tell_patients
+from softfree_runtime.sources.row_paths import base_folder, places
+from softfree_runtime.sources.table_text import FRAME
 
 SPLITS = ("train", "val", "test")
 _OWN = ("file", "patient", "row")
@@ -48,7 +48,7 @@ class Table:
             its own) and ``row`` (counted from 0 in the file). ``frame``, when the file has it, is the frame of a
             multi-frame file, counted from 0, nullable.
         task: what is to be predicted.
-        targets: one per row, as :class:`softfree.data.task.Task` says.
+        targets: one per row, as :class:`softfree_runtime.core.task.Task` says.
         folder: where relative paths start.
         split_made: in words how the split was made, None when the table brought its own.
         digest: SHA-256 of the table's file.

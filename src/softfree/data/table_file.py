@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 from softfree.data.folder_file import read_folder
-from softfree.data.table_text import Rows, TextTable, as_cell, check_text, read_bytes
-from softfree.errors import UserError, listed, shortened
+from softfree_runtime.core.errors import UserError, listed, shortened
+from softfree_runtime.sources.table_text import Rows, TextTable, as_cell, check_text, read_bytes
 
 NEEDED = ("path", "patient_id", "split", "frame", "mpp")
 

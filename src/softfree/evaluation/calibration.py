@@ -9,9 +9,10 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from softfree.data.task import Task
-from softfree.evaluation import bootstrap, weighted
+from softfree.evaluation import bootstrap
+from softfree.evaluation import vectorized_metrics as weighted
 from softfree.evaluation.intervals import bias_corrected, wilson
+from softfree_runtime.core.task import Task
 
 TEMPERATURES = (0.05, 20.0)
 

@@ -10,13 +10,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from softfree.errors import UserError
 from softfree.evaluation import delong
 from softfree.evaluation.bootstrap import distribution
 from softfree.evaluation.intervals import bias_corrected
+from softfree.evaluation.metric_specs import Quantity, aurocs, quantities
 from softfree.evaluation.metrics import draws_of, independent, most_left_out, resampled
-from softfree.evaluation.quantities import Quantity, aurocs, quantities
 from softfree.evaluation.scores import Scores
+from softfree_runtime.core.errors import UserError
 
 LEVEL = 0.95
 Thresholds = Mapping[str, float] | None

@@ -80,7 +80,7 @@ def auroc(y: np.ndarray, score: np.ndarray, *, level: float = 0.95, kind: Kind =
     Where few samples of a class are on the wrong side, DeLong's variance is often much too small, and Wald intervals
     miss the truth several times too often. The ``score`` interval is Newcombe's with its variance in the proportion
     that DeLong's has to Hanley and McNeil's; a proportion below 1 counts the less, the fewer samples are on the wrong
-    side. How often it holds: ``softfree study coverage``.
+    side. How often it holds: ``softfree-lab study coverage``.
 
     Args:
         y: ``(n,)`` truth, 1 positive, else negative.

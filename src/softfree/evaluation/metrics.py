@@ -21,7 +21,7 @@ from softfree.evaluation.intervals import (
     no_interval,
     wilson,
 )
-from softfree.evaluation.quantities import Quantity, aurocs, quantities
+from softfree.evaluation.metric_specs import Quantity, aurocs, quantities
 from softfree.evaluation.scores import Scores
 
 ORDER = (

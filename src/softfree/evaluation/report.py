@@ -16,14 +16,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from sklearn.metrics import confusion_matrix
 
-from softfree.data.task import Task
-from softfree.evaluation import output, plots, subgroups
+from softfree.evaluation import formatting as output
+from softfree.evaluation import plots, subgroups
 from softfree.evaluation.comparison import Comparison
+from softfree.evaluation.metric_specs import called, threshold_of
 from softfree.evaluation.metrics import Metric
 from softfree.evaluation.plots import style
-from softfree.evaluation.quantities import called, threshold_of
 from softfree.evaluation.scores import Scores
 from softfree.evaluation.subgroups import GroupRow
+from softfree_runtime.core.task import Task
 
 PER_CLASS = ("auroc", "average_precision", "sensitivity", "specificity")
 MOST_MIXED_UP = 10

@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from softfree.data.task import Task
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.task import Task
 
 
 @dataclass(frozen=True, eq=False)

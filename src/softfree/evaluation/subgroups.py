@@ -9,9 +9,9 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from softfree.errors import UserError
 from softfree.evaluation.metrics import Metric, measure
 from softfree.evaluation.scores import Scores
+from softfree_runtime.core.errors import UserError
 
 FEW_VALUES = 8
 """A numeric column with more different values is cut into quarters."""

@@ -12,10 +12,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from softfree import __version__
-from softfree.data.readers.dicom import frame_count
-from softfree.data.readers.quiet import quiet
-from softfree.errors import ReadError, UserError
-from softfree.files import replacing
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.core.files import replacing
+from softfree_runtime.readers.dicom import frame_count
+from softfree_runtime.readers.quiet import quiet
 
 # What highdicom would copy of the patient and of the visit.
 _IDENTITY = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from softfree.explain.odds import LogOdds
-from softfree.explain.passes import Entry, Watched, classify, patch_mask
+from softfree.explain.activations import Entry, Watched, classify, patch_mask
+from softfree.explain.log_odds import LogOdds
 from softfree.models.classifier import Classifier
 from softfree.models.pooling import masked_mean
 
@@ -28,8 +28,8 @@ def gradient_times_input(model: Classifier, entry: Entry, watched: Watched, odds
 
     Args:
         model: In evaluation mode.
-        entry: What :func:`~softfree.explain.passes.enter` gave.
-        watched: What :func:`~softfree.explain.passes.watch` gave; of layer 0 for the patches with their positions.
+        entry: What :func:`~softfree.explain.activations.enter` gave.
+        watched: What :func:`~softfree.explain.activations.watch` gave; of layer 0 for the patches with their positions.
         odds: What is explained.
         target: The class.
 
@@ -49,8 +49,8 @@ def grad_cam(model: Classifier, entry: Entry, watched: Watched, odds: LogOdds, t
 
     Args:
         model: In evaluation mode.
-        entry: What :func:`~softfree.explain.passes.enter` gave.
-        watched: What :func:`~softfree.explain.passes.watch` gave, usually of the last layer.
+        entry: What :func:`~softfree.explain.activations.enter` gave.
+        watched: What :func:`~softfree.explain.activations.watch` gave, usually of the last layer.
         odds: What is explained.
         target: The class.
 

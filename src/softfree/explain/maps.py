@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from softfree.errors import UserError, unknown_name
-from softfree.explain import gradients, occlusion, rollout, rows, split, tokens
-from softfree.explain.odds import LogOdds
-from softfree.explain.passes import (
+from softfree.explain import attention_weights as rows
+from softfree.explain import gradients, occlusion, rollout
+from softfree.explain import integrated_gradients as tokens
+from softfree.explain import logit_decomposition as split
+from softfree.explain.activations import (
     Entry,
     Watched,
     attention,
@@ -24,11 +25,13 @@ from softfree.explain.passes import (
     through,
     watch,
 )
+from softfree.explain.log_odds import LogOdds
+from softfree.explain.options import MapMethod
 from softfree.models.classifier import Classifier
-from softfree.options.explaining import MapMethod
+from softfree_runtime.core.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
-    from softfree.runs import Run
+    from softfree.inference.run import Run
 
 
 @dataclass(frozen=True)
@@ -240,7 +243,7 @@ def class_number(model: Run | nn.Module, network: Classifier, target: str | int 
         return _number(target, network.num_classes) if target is not None else int(logits.argmax())
     classes = model.task.classes
     if target is None:
-        from softfree.prediction import outputs
+        from softfree.inference.predict import outputs
 
         if model.task.kind == "multilabel":  # several may be called, and none
             return int(logits.argmax())

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from softfree.explain.odds import LogOdds
-from softfree.explain.passes import Entry, classify, enter, patch_mask, through
-from softfree.explain.tokens import empty, shared_out
+from softfree.explain.activations import Entry, classify, enter, patch_mask, through
+from softfree.explain.integrated_gradients import empty, shared_out
+from softfree.explain.log_odds import LogOdds
 from softfree.models.classifier import Classifier
 
 MEANING = (
@@ -27,7 +27,7 @@ def occlusion(model: Classifier, entry: Entry, sample: Tensor, odds: LogOdds, wh
 
     Args:
         model: in evaluation mode.
-        entry: what :func:`~softfree.explain.passes.enter` gave of one sample.
+        entry: what :func:`~softfree.explain.activations.enter` gave of one sample.
         sample: of which it gave that, (1, ...).
         odds: what is explained.
         whole: logits (1, K) of the sample.
@@ -35,7 +35,7 @@ def occlusion(model: Classifier, entry: Entry, sample: Tensor, odds: LogOdds, wh
 
     Returns:
         (1, N) for the tokens of the grid: a token's part of what is lost with the window that it lies in, 0 for padded
-        tokens. Their sum is the log odds: see :func:`~softfree.explain.tokens.shared_out`.
+        tokens. Their sum is the log odds: see :func:`~softfree.explain.integrated_gradients.shared_out`.
     """
     start, prefix = enter(model, empty(model, sample)), model.num_prefix_tokens
     window = windows(entry.grid or (entry.tokens.shape[1] - prefix,)).to(entry.tokens.device)

@@ -15,8 +15,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from softfree.explain.places import Places
-from softfree.files import replacing
+from softfree.explain.geometry import Places
+from softfree_runtime.core.files import replacing
 
 _DPI = 100
 _LEAST = 400  # pixels of the longer side; smaller pictures are drawn with each pixel as a square

@@ -8,7 +8,7 @@ from functools import reduce
 import numpy as np
 from scipy import ndimage
 
-from softfree.explain.places import Places
+from softfree.explain.geometry import Places
 
 
 @dataclass(frozen=True)

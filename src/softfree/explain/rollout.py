@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from softfree.attention.base import wide_type
-from softfree.errors import unknown_name
-from softfree.explain.passes import Entry, attention, attention_inputs
-from softfree.explain.rows import weighted_rows
+from softfree.explain.activations import Entry, attention, attention_inputs
+from softfree.explain.attention_weights import weighted_rows
 from softfree.models.classifier import Classifier
+from softfree_runtime.core.errors import unknown_name
 
 Residual = Literal["half", "identity"]
 MEANING = (
@@ -36,9 +36,9 @@ def rollout(model: Classifier, entry: Entry, residual: Residual = "half", inputs
 
     Args:
         model: In evaluation mode.
-        entry: What :func:`~softfree.explain.passes.enter` gave.
+        entry: What :func:`~softfree.explain.activations.enter` gave.
         residual: "half" for (W + I) / 2, as in the paper; "identity" for W + I, as the layers compute it.
-        inputs: What :func:`~softfree.explain.passes.attention_inputs` gave, where it is known already; is emptied.
+        inputs: What :func:`~softfree.explain.activations.attention_inputs` gave, where it is known already; is emptied.
 
     Returns:
         (B, N) for the tokens of the grid, float32 or better; a class token's share is left out.

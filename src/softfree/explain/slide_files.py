@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from softfree.data.readers.slide import Slide
-from softfree.explain.places import Places
+from softfree.data.slide_readers.slide import Slide
+from softfree.explain.geometry import Places
+from softfree.explain.pyramid_tiff import write_tiles
 from softfree.explain.regions import Region
-from softfree.explain.tiles import write_tiles
-from softfree.explain.views import scaled
-from softfree.files import write_atomically
+from softfree.explain.rendering import scaled
+from softfree_runtime.core.files import write_atomically
 
 _RED = [214, 39, 40]
 Corner = tuple[int, int]

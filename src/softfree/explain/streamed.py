@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from softfree.errors import ReadError, UserError
+from softfree.core.precision import products_in
+from softfree.explain.activations import block, classifier
+from softfree.explain.log_odds import LogOdds
 from softfree.explain.maps import (
     Map,
     Question,
@@ -22,20 +24,18 @@ from softfree.explain.maps import (
     known_method,
     refuse_unused,
 )
-from softfree.explain.odds import LogOdds
-from softfree.explain.passes import block, classifier
+from softfree.explain.options import MapMethod
 from softfree.explain.streamed_methods import STREAMED, Passed, does_not_stream, streamed_defaults
-from softfree.longseq.choice import Answer
-from softfree.longseq.forward import Stream
-from softfree.longseq.pixels import Rows
-from softfree.longseq.sources import TokenSource
-from softfree.longseq.streamed import Sample, Streaming, bar, source_of
 from softfree.models.classifier import Classifier
-from softfree.options.explaining import MapMethod
-from softfree.precision import products_in
+from softfree.streaming.adaptive import Answer
+from softfree.streaming.forward import Stream
+from softfree.streaming.image_rows import Rows
+from softfree.streaming.streamed import Sample, Streaming, bar, source_of
+from softfree.streaming.token_sources import TokenSource
+from softfree_runtime.core.errors import ReadError, UserError
 
 if TYPE_CHECKING:
-    from softfree.runs import Run
+    from softfree.inference.run import Run
 
 
 def explain_pair(
@@ -117,7 +117,7 @@ def explain_streamed(
 
     Args:
         model: a run, or a classifier that can stream, in evaluation mode.
-        sample: as :func:`~softfree.longseq.streamed.stream_forward` takes it.
+        sample: as :func:`~softfree.streaming.streamed.stream_forward` takes it.
         method: a key of :data:`~softfree.explain.streamed_methods.STREAMED`; default: the split, or where the model has
             none GradCAM.
         target: as in memory, like ``layer``, ``head`` and ``at``.
@@ -125,7 +125,7 @@ def explain_streamed(
         head: see there.
         at: see there; a place where the mask has a token.
         odds: see there.
-        streaming: how; default :class:`~softfree.longseq.streamed.Streaming`.
+        streaming: how; default :class:`~softfree.streaming.streamed.Streaming`.
         mask: boolean (N,), True for real tokens of a picture or volume; None when all are.
 
     Raises:

@@ -15,18 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softfree.errors import UserError
-from softfree.explain import split
+from softfree.explain import logit_decomposition as split
+from softfree.explain.activations import Entry, attention
+from softfree.explain.log_odds import OfLogits
 from softfree.explain.maps import Question, query_number
-from softfree.explain.odds import OfLogits
-from softfree.explain.passes import Entry, attention
-from softfree.explain.streamed_rows import keys, queries
-from softfree.longseq.backward import Backward
-from softfree.longseq.forward import Stream
-from softfree.longseq.streamed import bar
+from softfree.explain.options import MapMethod
+from softfree.explain.streamed_attention_weights import keys, queries
 from softfree.models.classifier import Classifier
 from softfree.models.pooling import Summary
-from softfree.options.explaining import MapMethod
+from softfree.streaming.backward import Backward
+from softfree.streaming.forward import Stream
+from softfree.streaming.streamed import bar
+from softfree_runtime.core.errors import UserError
 
 
 class Passed(NamedTuple):
@@ -66,7 +66,7 @@ def streamed_defaults(model: Classifier) -> tuple[MapMethod, MapMethod]:
 
 
 def _split(passed: Passed, asked: Question) -> list[Tensor]:
-    """As :func:`softfree.explain.split.split_odds` does, with what is known of all tokens."""
+    """As :func:`softfree.explain.logit_decomposition.split_odds` does, with what is known of all tokens."""
     model, stream = passed.model, passed.stream
     split.refuse(model, "gradient, gradcam, rollout or attention")
     odds = asked.odds.of_logits(stream.logits(passed.summaries), asked.target)

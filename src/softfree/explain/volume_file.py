@@ -9,10 +9,10 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Image
 from nibabel.orientations import io_orientation, ornt_transform
 
-from softfree.data.readers.nifti import is_nifti_file, read_affine
-from softfree.data.readers.volume import Volume
-from softfree.data.volumes import VolumePreprocessing
-from softfree.files import write_atomically
+from softfree.data.modalities.volume import VolumePreprocessing
+from softfree_runtime.core.files import write_atomically
+from softfree_runtime.readers.nifti import is_nifti_file, read_affine
+from softfree_runtime.readers.volume import Volume
 
 
 def on_voxels(

@@ -9,13 +9,13 @@ from typing import Any
 
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from softfree.data.preparation import Preparation as Steps
-from softfree.data.transforms import Preprocessing
+from softfree.data.modalities.base import Preparation as Steps
+from softfree.data.modalities.image import Preprocessing
 from softfree.export.loss import Loss
-from softfree.runs import Run
-from softfree.runtime.kinds import Prepared, restore
-from softfree.runtime.metadata import Metadata
-from softfree.runtime.preparation import Preparation
+from softfree.inference.run import Run
+from softfree_runtime.metadata import Metadata
+from softfree_runtime.preprocessing.image import Preparation
+from softfree_runtime.preprocessing.modalities import Prepared, restore
 
 CAUTION = "For research; not a medical device."
 EXPORTERS = ("onnx", "onnxscript", "onnxruntime")

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from softfree.errors import UserError
 from softfree.export.graph import AnySize, quiet
-from softfree.export.orders import orders_for
 from softfree.export.parity import Logits, Parity, prove
 from softfree.export.samples import Source
-from softfree.files import replacing
+from softfree.export.seqnorm_implementation import orders_for
+from softfree.inference.run import Run
 from softfree.models import VisionTransformer
-from softfree.runs import Run
-from softfree.runtime.metadata import Metadata
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import replacing
+from softfree_runtime.metadata import Metadata
 
 
 def write_executorch(run: Run, about: Metadata, samples: Sequence[Source], path: Path) -> tuple[Parity, int]:

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from softfree.attention import NystromformerAttention, SoftAttention
-from softfree.errors import UserError
-from softfree.export.nodes import layers_of, without_sums
-from softfree.export.orders import orders_for
+from softfree.export.node_metadata import layers_of, without_sums
+from softfree.export.seqnorm_implementation import orders_for
 from softfree.models import BagTransformer, VisionTransformer, VolumeTransformer
-from softfree.models.positions import resize_in_graph
-from softfree.runtime.metadata import Metadata
+from softfree.models.pos_embed import resize_in_graph
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.metadata import Metadata
 
 # The first opset with an attention operator, so that softmax models get a runtime's fused kernel, too.
 OPSET = 23

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from softfree.errors import ReadError, UserError
 from softfree.evaluation.comparison import compare
 from softfree.evaluation.scores import Scores
+from softfree.export.options import ExportOptions
 from softfree.export.parity import Logits
 from softfree.export.samples import rows_of_run, sources_of
-from softfree.options.exporting import ExportOptions
-from softfree.runs import Run
-from softfree.runtime.kinds import Prepared
-from softfree.runtime.outputs import called, probabilities
+from softfree.inference.run import Run
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.core.outputs import called, probabilities
+from softfree_runtime.preprocessing.modalities import Prepared
 
 
 @dataclass(frozen=True)

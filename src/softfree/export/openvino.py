@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import onnx
 
-from softfree.errors import UserError
 from softfree.export.card import with_loss
 from softfree.export.graph import Graph, write_graph
 from softfree.export.loss import Loss, measure_loss
+from softfree.export.openvino_ranks import equal_ranks
+from softfree.export.options import ExportOptions
 from softfree.export.parity import HALF_TOLERANCE, TOLERANCE, Logits, Parity, prove
-from softfree.export.ranks import equal_ranks
 from softfree.export.samples import Source
-from softfree.files import replacing
-from softfree.options.exporting import ExportOptions
-from softfree.runs import Run
-from softfree.runtime.metadata import Metadata
-from softfree.telemetry import import_openvino
+from softfree.inference.run import Run
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import replacing
+from softfree_runtime.core.telemetry import import_openvino
+from softfree_runtime.metadata import Metadata
 
 
 def write_openvino(

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from softfree.data.transforms import Preprocessing
-from softfree.errors import UserError
+from softfree.data.modalities.image import Preprocessing
 from softfree.export.samples import Source
-from softfree.runs import Run
-from softfree.runtime.kinds import Prepared
+from softfree.inference.run import Run
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.preprocessing.modalities import Prepared
 
 # Of logits in float32, and in half precision: the latter moves a probability by 0.01 at most.
 TOLERANCE = 1e-4

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from softfree.data.readers import Picture, read_picture
 from softfree.data.table import Table
-from softfree.errors import ReadError, UserError
-from softfree.options.training import Split
-from softfree.prediction import find_inputs
-from softfree.runs import Run
-from softfree.runtime.kinds import Prepared
-from softfree.scoring import own_table
+from softfree.inference.predict import find_inputs
+from softfree.inference.run import Run
+from softfree.reporting.scoring import own_table
+from softfree.training.options import Split
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.preprocessing.modalities import Prepared
+from softfree_runtime.readers import Picture, read_picture
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softfree.data.readers.picture import Picture
-from softfree.data.transforms import Preprocessing
-from softfree.errors import UserError, unknown_name
-from softfree.models.weight_files import read_file
-from softfree.runs import CONFIG, WEIGHTS, Run
+from softfree.data.modalities.image import Preprocessing
+from softfree.inference.run import CONFIG, WEIGHTS, Run
+from softfree.models.weights.files import read_file
+from softfree_runtime.core.errors import UserError, unknown_name
+from softfree_runtime.readers.image import Picture
 
 HUB = ("hf-hub:", "hf_hub:")
 

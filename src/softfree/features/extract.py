@@ -12,20 +12,20 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from softfree.data.feature_files import write_features
-from softfree.data.readers.slide import open_slide
-from softfree.data.row_paths import base_folder, places
-from softfree.data.sources import resolutions
+from softfree.core.environment import best_device
+from softfree.data.modalities.feature_files import write_features
+from softfree.data.modalities.tiles import tile_centres
+from softfree.data.modalities.tissue import find_tissue
+from softfree.data.slide_readers.slide import open_slide
 from softfree.data.table_file import no_column, read_table_file
-from softfree.data.tiles import tile_centres
-from softfree.data.tissue import find_tissue
-from softfree.errors import ReadError, UserError
 from softfree.features.encoders import Encoder, create_encoder
 from softfree.features.folder import FAILED, TABLE, FeatureFolder
+from softfree.features.options import FeatureOptions
 from softfree.features.tiles import TileDataset, encode_tiles
-from softfree.machine import best_device
-from softfree.notes import say
-from softfree.options.features import FeatureOptions
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.core.notes import say
+from softfree_runtime.sources.joined_source import resolutions
+from softfree_runtime.sources.row_paths import base_folder, places
 
 
 @dataclass(frozen=True)

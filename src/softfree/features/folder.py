@@ -20,9 +20,9 @@ from typing import Any
 
 import pandas as pd
 
-from softfree.data.feature_files import read_attributes
-from softfree.errors import ReadError, UserError
-from softfree.files import write_atomically
+from softfree.data.modalities.feature_files import read_attributes
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.core.files import write_atomically
 
 SETTINGS, TABLE, FAILED = "settings.json", "table.csv", "failed.csv"
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from softfree.data.readers.slide import Slide, open_slide
-from softfree.errors import ReadError, UserError
+from softfree.core.precision import products_in
+from softfree.data.slide_readers.slide import Slide, open_slide
 from softfree.features.encoders import Encoder
-from softfree.precision import products_in
+from softfree_runtime.core.errors import ReadError, UserError
 
 
 class TileDataset(Dataset):

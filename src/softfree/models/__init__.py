@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from softfree.errors import unknown_name
 from softfree.models.bag import BagTransformer, collate_bags
 from softfree.models.encoder import Block, Encoder
-from softfree.models.inflate import load_inflated
 from softfree.models.named import NAMED
 from softfree.models.named_kinds import BAGS, VOLUMES
-from softfree.models.pretrained import WeightReport, load_pretrained
 from softfree.models.pyramid import SoftPyramid
 from softfree.models.pyramid_names import PYRAMIDS
 from softfree.models.vit import VisionTransformer
 from softfree.models.vit3d import VolumeTransformer
+from softfree.models.weights.inflate import load_inflated
+from softfree.models.weights.load import WeightReport, load_pretrained
+from softfree_runtime.core.errors import unknown_name
 
 __all__ = [
     "BagTransformer",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from softfree.errors import UserError
 from softfree.models.pyramid_names import PYRAMIDS
+from softfree_runtime.core.errors import UserError
 
 # Options of the vision transformers that a family has not: what training sets by itself, and why there is none.
 _PYRAMID = {

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from softfree.attention.base import PART, plain_only
-from softfree.errors import UserError
 from softfree.models.classifier import Classifier, check_names, for_sides
-from softfree.models.positions_mm import Waves, sincos_codes
+from softfree.models.pos_embed_mm import Waves, sincos_codes
+from softfree_runtime.core.errors import UserError
 
 # x and y in millimetres: from less than a tile of 256 pixels at 0.5 micrometres to more than a slide is long. The
 # third axis is the number of the slide of a patient: from one to the next is a quarter of the shortest wave.

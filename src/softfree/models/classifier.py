@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from softfree.attention import ATTENTIONS
 from softfree.attention.base import option_names
-from softfree.errors import UserError, unknown_name
 from softfree.models.encoder import Encoder
 from softfree.models.head import HeadedModel, init_linear
 from softfree.models.pooling import POOLINGS, Average, Pooling, create_pooling, masked_mean
+from softfree_runtime.core.errors import UserError, unknown_name
 
 
 class Classifier(HeadedModel):

@@ -18,10 +18,10 @@ from torchvision.models.detection import MaskRCNN, RetinaNet
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
-from softfree.errors import UserError, unknown_name
+from softfree.models.patch_embed import fit_picture
 from softfree.models.pyramid import SoftPyramid
 from softfree.models.pyramid_names import PYRAMIDS
-from softfree.models.tokenizers import fit_picture
+from softfree_runtime.core.errors import UserError, unknown_name
 
 Backbone = str | SoftPyramid
 # Sides are padded to multiples of the last stage's stride.

@@ -11,17 +11,17 @@ from torch.utils.checkpoint import checkpoint
 
 from softfree.attention import create_attention
 from softfree.attention.base import Grid, transformed
-from softfree.errors import UserError
-from softfree.models.act import act_layer
-from softfree.models.positions import PositionalConv
-from softfree.models.rows import by_rows
+from softfree.models.activations import act_layer
+from softfree.models.chunking import by_rows
+from softfree.models.pos_embed import PositionalConv
 from softfree.models.stochastic_depth import StochasticDepth, keeping_depths
+from softfree_runtime.core.errors import UserError
 
 
 class Block(nn.Module):
     """Pre-norm block: ``x + ls1(attn(norm1 x))``, then ``x + ls2(mlp(norm2 x))``, with timm's names.
 
-    With ``pos_conv`` the tokens go through a :class:`~softfree.models.positions.PositionalConv` first, so that the
+    With ``pos_conv`` the tokens go through a :class:`~softfree.models.pos_embed.PositionalConv` first, so that the
     attention itself is what it was and SeqNorm's Gram order stays exact.
 
     Args:
@@ -36,7 +36,7 @@ class Block(nn.Module):
         mlp_chunk: Tokens that the MLP takes at once, with its inside computed again in the backward pass: less memory,
             about a quarter more time for the MLP. None: all tokens in training, what the cache holds in inference.
         pos_conv: Let each token see its neighbours on the grid before the attention.
-        act: Of the MLP: a name of :data:`~softfree.models.act.ACTS`.
+        act: Of the MLP: a name of :data:`~softfree.models.activations.ACTS`.
     """
 
     def __init__(

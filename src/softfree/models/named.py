@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from timm.models import register_model
 
 from softfree.attention import ATTENTIONS
-from softfree.errors import UserError, unknown_name
 from softfree.models.classifier import Classifier
 from softfree.models.vit import VisionTransformer
+from softfree_runtime.core.errors import UserError, unknown_name
 
 SIZES: dict[str, dict[str, int]] = {
     "nano": {"embed_dim": 128, "depth": 6, "num_heads": 4},

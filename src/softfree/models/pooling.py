@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from softfree.attention.base import wide_type, widen
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 Summary = tuple[Tensor, ...]
 

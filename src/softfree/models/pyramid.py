@@ -11,11 +11,11 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from softfree.attention.soft import Form
-from softfree.errors import UserError, unknown_name
 from softfree.models.encoder import Block, Encoder
 from softfree.models.head import HeadedModel, init_linear
+from softfree.models.patch_embed import channels_last, fit_picture
 from softfree.models.pyramid_parts import PostNormBlock, Stage, make_downsampling, make_stem
-from softfree.models.tokenizers import channels_last, fit_picture
+from softfree_runtime.core.errors import UserError, unknown_name
 
 Last = Literal["softmax", "soft"]
 METHODS = ("soft", "soft_norm")

@@ -8,8 +8,8 @@ from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from softfree.errors import UserError, unknown_name
 from softfree.models.pyramid import METHODS, SoftPyramid
+from softfree_runtime.core.errors import UserError, unknown_name
 
 # Lu et al. 2021, table 1. The official code has 20 blocks in stage 3 of "small", which gives 39 M parameters; the
 # paper's 7 give the 24 M that both state.

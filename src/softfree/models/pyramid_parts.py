@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from softfree.attention import create_attention
 from softfree.attention.base import Grid
+from softfree.models.chunking import by_rows
 from softfree.models.encoder import Encoder
-from softfree.models.rows import by_rows
-from softfree.models.source_grid import remember_grid
+from softfree.models.patch_embed import to_tokens
 from softfree.models.stochastic_depth import StochasticDepth
-from softfree.models.tokenizers import to_tokens
+from softfree.models.weights.source_grid import remember_grid
 
 STEM_WIDTH = 32
 

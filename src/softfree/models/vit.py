@@ -9,10 +9,10 @@ from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from softfree.models.classifier import Classifier, check_grid_mask, check_names
+from softfree.models.patch_embed import STEMS, Grid
 from softfree.models.pooling import masked_mean
-from softfree.models.positions import resize_positions, sincos_positions
-from softfree.models.source_grid import remember_grid
-from softfree.models.tokenizers import STEMS, Grid
+from softfree.models.pos_embed import resize_positions, sincos_positions
+from softfree.models.weights.source_grid import remember_grid
 
 __all__ = ["VisionTransformer", "masked_mean"]
 

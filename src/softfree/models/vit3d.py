@@ -9,11 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from softfree.errors import UserError
 from softfree.models.classifier import Classifier, check_grid_mask, check_names, for_sides
-from softfree.models.positions_mm import resize_volume_positions, volume_codes
-from softfree.models.source_grid import remember_grid
-from softfree.models.tokenizers3d import STEMS_3D, Grid3d
+from softfree.models.patch_embed_3d import STEMS_3D, Grid3d
+from softfree.models.pos_embed_mm import resize_volume_positions, volume_codes
+from softfree.models.weights.source_grid import remember_grid
+from softfree_runtime.core.errors import UserError
 
 # Linformer's maps are learned for so many places, unless others are asked for.
 REFERENCE = (8, 8, 8)

@@ -1,6 +1,6 @@
 """How much memory and work a training step or an inference takes, from formulas, before anything runs.
 
-``softfree plan --check`` holds the formulas against measured peaks; ``benchmarks/plan.csv`` has the result.
+``softfree-lab bench plan`` holds the formulas against measured peaks; ``benchmarks/plan.csv`` has the result.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from itertools import count
 from math import isqrt
 from typing import Any
 
-from softfree.errors import UserError
-from softfree.memory import available_memory
-from softfree.options import PlanOptions
+from softfree.core.memory import available_memory
 from softfree.planning.attentions.seqnorm import is_gram
 from softfree.planning.memory import GIB, Memory, memory
+from softfree.planning.options import PlanOptions
 from softfree.planning.work import Work, count_parameters, multiply_adds
+from softfree_runtime.core.errors import UserError
 
 # The search for the largest side ends here.
 LARGEST_SIZE = 2**17
@@ -61,8 +61,6 @@ class Plan:
 
 def make_plan(options: PlanOptions) -> Plan:
     """Answer the options: what it takes, whether it fits, and what would fit at most."""
-    if options.out is not None:
-        raise UserError(f"Got out {options.out} without check: only --check writes a file; use --json to keep a plan.")
     known = {field.name for field in fields(options)}
     chosen = {field.name: getattr(options, field.name) for field in fields(Work) if field.name in known}
     work = Work(**chosen, gpu=options.device == "gpu")

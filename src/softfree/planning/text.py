@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from softfree.planning import GIB, Plan
+from softfree.planning.memory import GIB
+from softfree.planning.plan import Plan
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 console = Console(markup=False)
 
@@ -58,14 +59,3 @@ def verdict(plan: Plan) -> str:
 
 def _size(number: int) -> str:
     return f"{number / GIB:.2f} GiB" if number >= GIB else f"{number / 2**20:.0f} MiB"
-
-
-def print_check(found: pd.DataFrame) -> None:
-    """Predicted and measured peaks, one row a case."""
-    table = Table(title="Peak of the process, GiB", title_justify="left")
-    for name in ("case", "predicted", "measured", "ratio"):
-        table.add_column(name, justify="left" if name == "case" else "right")
-    for row in found.to_dict("records"):
-        numbers = (f"{row[name]:.2f}" for name in ("predicted_gib", "measured_gib", "ratio"))
-        table.add_row(str(row["case"]), *numbers)
-    console.print(table)

@@ -6,14 +6,14 @@ import re
 from dataclasses import dataclass
 from typing import get_args
 
-from softfree.errors import UserError, unknown_name
 from softfree.models.named import NAMED, SIZES
 from softfree.models.pyramid_names import PYRAMIDS
-from softfree.options import PoolName, Precision
 from softfree.planning.attentions import attention_cost
 from softfree.planning.head import HeadCost, head_cost
 from softfree.planning.shape import Shape
 from softfree.planning.stem import StemCost, stem_cost
+from softfree.training.options import PoolName, Precision
+from softfree_runtime.core.errors import UserError, unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)

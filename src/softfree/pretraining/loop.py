@@ -21,26 +21,26 @@ from typing import Any
 import lightning as L
 from safetensors.torch import save_file
 
-from softfree.data.preparation import Preparation, restore, stored
-from softfree.errors import ReadError, UserError
-from softfree.files import read_yaml, replacing, write_atomically
-from softfree.machine import describe_machine, versions
+from softfree.core.environment import describe_machine, versions
+from softfree.core.progress import console
+from softfree.data.modalities.base import Preparation, restore, stored
+from softfree.inference.run import CONFIG, WEIGHTS, build_model, write_config
 from softfree.models.arguments import arguments_for
-from softfree.options.pretraining import PretrainOptions
 from softfree.pretraining.masked_autoencoder import MaskedAutoencoder
 from softfree.pretraining.module import PretrainingModule
+from softfree.pretraining.options import PretrainOptions
 from softfree.pretraining.report import write_pretraining_report
 from softfree.pretraining.samples import Unlabeled, create_loader, find_samples, read_samples
-from softfree.progress import console
-from softfree.report_facts import read_history
-from softfree.runs import CONFIG, WEIGHTS, build_model, write_config
+from softfree.reporting.facts import read_history
 from softfree.training.checkpoints import newest_checkpoint, read_checkpoint
 from softfree.training.configuration import check_ranges, refuse_folder
 from softfree.training.loaders import readable
 from softfree.training.loop import global_rank, run_folder
-from softfree.training.samples import create_preparation, kind_of, refuse_batches
-from softfree.training.steps import Step
+from softfree.training.microbatches import Step
+from softfree.training.modality import create_preparation, kind_of, refuse_batches
 from softfree.training.trainer import create_trainer, explained, quieten
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.core.files import read_yaml, replacing, write_atomically
 
 
 def pretrain(options: PretrainOptions) -> Path:

@@ -15,14 +15,14 @@ import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from softfree.errors import UserError
 from softfree.models.classifier import Classifier
 from softfree.models.encoder import Encoder
 from softfree.models.head import init_linear
-from softfree.models.positions import sincos_positions
-from softfree.models.positions_mm import volume_codes
+from softfree.models.pos_embed import sincos_positions
+from softfree.models.pos_embed_mm import volume_codes
 from softfree.models.vit import VisionTransformer
 from softfree.models.vit3d import VolumeTransformer
+from softfree_runtime.core.errors import UserError
 
 _EPS = 1e-6  # variance below which a patch is flat; He et al. use the same
 

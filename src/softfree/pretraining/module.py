@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from softfree.data.dataset import Sample
-from softfree.errors import UserError
-from softfree.options.pretraining import PretrainOptions
 from softfree.pretraining.masked_autoencoder import MaskedAutoencoder
+from softfree.pretraining.options import PretrainOptions
+from softfree.training.microbatches import Step, seed_step
 from softfree.training.optimizer import create_schedule
-from softfree.training.steps import Step, seed_step
+from softfree_runtime.core.errors import UserError
 
 
 class PretrainingModule(L.LightningModule):

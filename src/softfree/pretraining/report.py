@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from softfree.data.dataset import SampleDataset
-from softfree.data.preparation import restore
+from softfree.data.modalities.base import restore
 from softfree.evaluation import plots
-from softfree.files import write_atomically
 from softfree.pretraining.masked_autoencoder import MaskedAutoencoder
+from softfree_runtime.core.files import write_atomically
 
 SHOWN = 6  # images in the report
 _SIDE = 256  # pixels of each

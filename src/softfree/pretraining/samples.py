@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from torch.utils.data import DataLoader
 
 from softfree.data.dataset import EpochSampler, SampleDataset, choose_cache
-from softfree.data.preparation import Preparation
+from softfree.data.modalities.base import Preparation
 from softfree.data.table_file import read_table_file
-from softfree.errors import ReadError, UserError
-from softfree.options.pretraining import PretrainOptions
-from softfree.prediction import find_inputs, table_rows
-from softfree.runtime.inputs import Found
-from softfree.training.samples import kind_of
-from softfree.training.steps import Step
+from softfree.inference.predict import find_inputs, table_rows
+from softfree.pretraining.options import PretrainOptions
+from softfree.training.microbatches import Step
+from softfree.training.modality import kind_of
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.sources.inputs import Found
 
 FEWEST = 2
 """Images below which there is nothing to learn."""

@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 from torch import Tensor
 
-from softfree.machine import peak_memory
-from softfree.progress import console
+from softfree.core.environment import peak_memory
+from softfree.core.progress import console
 
 _TIMED = 10
 """Steps after which the time of a training is told."""

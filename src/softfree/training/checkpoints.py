@@ -15,9 +15,9 @@ import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from softfree.errors import UserError
-from softfree.files import is_whole, remove_parts, replacing
-from softfree.progress import console
+from softfree.core.progress import console
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import is_whole, remove_parts, replacing
 
 LAST, BEST, PREVIOUS = "last.ckpt", "best.ckpt", "previous.ckpt"
 LOCK = ".lock"

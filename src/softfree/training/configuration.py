@@ -10,17 +10,17 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from softfree.data.preparation import stored
+from softfree.core.environment import versions
+from softfree.data.modalities.base import stored
 from softfree.data.samples import as_samples
 from softfree.data.table import Table, read_table
-from softfree.errors import UserError
-from softfree.machine import versions
+from softfree.inference.run import CONFIG, SPLIT, drawn_split, kept_split
 from softfree.models.arguments import arguments_for
-from softfree.options import TrainOptions
-from softfree.runs import CONFIG, SPLIT, drawn_split, kept_split
 from softfree.training.checkpoints import LOCK
-from softfree.training.growth import refuse_growth
-from softfree.training.samples import create_preparation, kind_of, refuse_batches, training_steps
+from softfree.training.modality import create_preparation, kind_of, refuse_batches, training_steps
+from softfree.training.options import TrainOptions
+from softfree.training.progressive_size import refuse_growth
+from softfree_runtime.core.errors import UserError
 
 RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (

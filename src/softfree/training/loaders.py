@@ -9,17 +9,17 @@ from typing import Any
 import pandas as pd
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from softfree.data.audit.near_duplicates import MOST
 from softfree.data.dataset import EpochSampler, Sample, SampleDataset, choose_cache
-from softfree.data.near_duplicates import MOST
-from softfree.data.preparation import Preparation
+from softfree.data.modalities.base import Preparation
 from softfree.data.reduced import Reduced, drawn
 from softfree.data.table import Table
-from softfree.errors import ReadError, UserError
 from softfree.models.bag import collate_bags
-from softfree.options import TrainOptions
-from softfree.training.mixing import MixedSamples
-from softfree.training.samples import training_steps
-from softfree.training.steps import Step
+from softfree.training.microbatches import Step
+from softfree.training.mixup import MixedSamples
+from softfree.training.modality import training_steps
+from softfree.training.options import TrainOptions
+from softfree_runtime.core.errors import ReadError, UserError
 
 
 @dataclass(frozen=True)

@@ -17,23 +17,20 @@ from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import save_file
 from torch import nn
 
-from softfree.baselines import Beside, fit_baselines
-from softfree.data.near_duplicates import MOST, find_pairs
-from softfree.data.preparation import restore
-from softfree.data.problems import counted
+from softfree.core.environment import describe_machine, peak_memory
+from softfree.core.progress import console
+from softfree.data.audit.checks import counted
+from softfree.data.audit.near_duplicates import MOST, find_pairs
+from softfree.data.modalities.base import restore
 from softfree.data.reduced import Reduced
 from softfree.data.seen import Seen
 from softfree.data.split_file import write_split
 from softfree.data.table import Table
-from softfree.errors import UserError
-from softfree.files import replacing, write_atomically
-from softfree.machine import describe_machine, peak_memory
-from softfree.notes import say
-from softfree.options import EvaluateOptions, Split, TrainOptions
-from softfree.progress import console
-from softfree.reporting import write_results
-from softfree.runs import WEIGHTS, Run, build_model, read_config, write_config
-from softfree.scoring import PREDICTIONS, calibrate, predict_rows, write_predictions
+from softfree.inference.run import WEIGHTS, Run, build_model, read_config, write_config
+from softfree.reporting.baselines import Beside, fit_baselines
+from softfree.reporting.evaluate import write_results
+from softfree.reporting.options import EvaluateOptions
+from softfree.reporting.scoring import PREDICTIONS, calibrate, predict_rows, write_predictions
 from softfree.training.callbacks import Spent
 from softfree.training.checkpoints import BEST, claimed, newest_checkpoint, read_checkpoint
 from softfree.training.configuration import (
@@ -44,15 +41,19 @@ from softfree.training.configuration import (
     refuse_folder,
     stated_places,
 )
-from softfree.training.cost import multiply_adds
-from softfree.training.growth import Growth
-from softfree.training.header import header
+from softfree.training.distillation import Teacher, open_teacher
+from softfree.training.flops import multiply_adds
 from softfree.training.loaders import Samples, create_loaders, cut_steps, read_samples, readable
+from softfree.training.losses import class_weights, known_share
 from softfree.training.module import ClassifierModule
-from softfree.training.objective import class_weights, known_share
-from softfree.training.teacher import Teacher, open_teacher
+from softfree.training.options import Split, TrainOptions
+from softfree.training.progressive_size import Growth
+from softfree.training.start_message import header
 from softfree.training.trainer import create_trainer, explained, quieten
 from softfree.training.weights import fit_options, imitate_softmax, load_weights
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import replacing, write_atomically
+from softfree_runtime.core.notes import say
 
 COST = "logs/cost.json"
 

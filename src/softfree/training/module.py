@@ -13,18 +13,18 @@ from torch import Tensor, nn
 
 from softfree.attention import PerformerAttention
 from softfree.data.dataset import Sample
-from softfree.data.task import Task
-from softfree.errors import UserError
 from softfree.evaluation.scores import Scores, obstacle
-from softfree.longseq.choice import Answer
 from softfree.models.stochastic_depth import draw_depths, forget_depths
-from softfree.options import OptimizerOptions, StreamOptions
-from softfree.runtime.outputs import probabilities
-from softfree.training.growth import Growth
-from softfree.training.objective import Distillation, Objective
+from softfree.streaming.adaptive import Answer
+from softfree.training.distillation import Teacher
+from softfree.training.losses import Distillation, Objective
+from softfree.training.microbatches import Step, seed_step
 from softfree.training.optimizer import create_optimizer, create_schedule
-from softfree.training.steps import Step, seed_step
-from softfree.training.teacher import Teacher
+from softfree.training.options import OptimizerOptions, StreamOptions
+from softfree.training.progressive_size import Growth
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.outputs import probabilities
+from softfree_runtime.core.task import Task
 
 
 class ClassifierModule(L.LightningModule):

@@ -15,10 +15,10 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from softfree.errors import UserError
-from softfree.options import TrainOptions
 from softfree.training.callbacks import EpochReport, Patience, Spent, WarmedAverage
 from softfree.training.checkpoints import BEST, WholeCheckpoints
+from softfree.training.options import TrainOptions
+from softfree_runtime.core.errors import UserError
 
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 

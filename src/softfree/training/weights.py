@@ -18,8 +18,7 @@ from softfree.conversion.layers import attention_inputs
 from softfree.conversion.source import named_for
 from softfree.conversion.statistics import Statistics
 from softfree.data.dataset import SampleDataset
-from softfree.errors import UserError
-from softfree.files import read_yaml
+from softfree.inference.run import CONFIG
 from softfree.models import (
     SoftPyramid,
     VisionTransformer,
@@ -29,11 +28,12 @@ from softfree.models import (
     load_inflated,
     load_pretrained,
 )
-from softfree.models.tokenizers import stem_of
-from softfree.models.weight_files import read_weights
-from softfree.models.weight_names import to_timm
-from softfree.options import TrainOptions
-from softfree.runs import CONFIG
+from softfree.models.patch_embed import stem_of
+from softfree.models.weights.files import read_weights
+from softfree.models.weights.names import to_timm
+from softfree.training.options import TrainOptions
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import read_yaml
 
 _STEMS = {"patch": "a patch projection", "conv": "a stem of strided convolutions", "pool": "a stem with maxima"}
 LOOKED_AT = 64

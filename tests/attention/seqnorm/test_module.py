@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from softfree.attention import SeqNormAttention, SoftmaxAttention
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 Heads = tuple[Tensor, Tensor, Tensor]
 

@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 
 from softfree.attention import SeqNormAttention
 from softfree.attention.seqnorm.rule import GRAM_FROM, choose_order
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 
 class Adapted(nn.Linear):

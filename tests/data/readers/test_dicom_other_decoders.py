@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from softfree.data.readers.dicom import decode, read_dicom
+from softfree_runtime.readers.dicom import decode, read_dicom
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from tests.corpus import CASES, Case
 
-from softfree.data.readers.volume import Volume
-from softfree.data.volume_files import read_volume
+from softfree_runtime.readers.volume import Volume
+from softfree_runtime.sources.volume_files import read_volume
 
 simpleitk = pytest.importorskip("SimpleITK")
 pytestmark = pytest.mark.slow

@@ -10,8 +10,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from softfree.data.readers import Picture, read_picture
-from softfree.errors import ReadError
+from softfree_runtime.core.errors import ReadError
+from softfree_runtime.readers import Picture, read_picture
 
 STATUSES = {"picture", "corrupt", "unsupported", "no_pixels", "too_large", "not_finite"}
 # Headers of both kinds, then voxels that do not compress.

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tests.corpus import CASES, Case
 
-from softfree.data.readers.slide import open_slide
-from softfree.data.readers.slide_openslide import OpenSlidePyramid
-from softfree.data.readers.slide_tiff import TiffPyramid
+from softfree.data.slide_readers.openslide import OpenSlidePyramid
+from softfree.data.slide_readers.slide import open_slide
+from softfree.data.slide_readers.tiff import TiffPyramid
 
 pytestmark = pytest.mark.slow
 READ = [case for case in CASES if case.format in ("Pyramid TIFF", "OME-TIFF", "SVS") and case.outcome == "read"]

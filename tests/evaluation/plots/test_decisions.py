@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from softfree.data.task import Task
 from softfree.evaluation.calibration import reliability as table
 from softfree.evaluation.plots import confusion, reliability
 from softfree.evaluation.scores import Scores
+from softfree_runtime.core.task import Task
 
 CLASSES = ("a", "b", "c")
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from softfree.data.task import Task
 from softfree.evaluation.plots import precision_recall, roc
 from softfree.evaluation.plots.ranking import GRID, roc_band
 from softfree.evaluation.scores import Scores
+from softfree_runtime.core.task import Task
 
 
 def scores(classes: int = 2, n: int = 120) -> Scores:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from softfree.attention import Attention, create_attention
-from softfree.errors import UserError
-from softfree.longseq.forms import Form, Mixing, form_of
+from softfree.streaming.attention import Form, Mixing, form_of
+from softfree_runtime.core.errors import UserError
 
 WIDTH, HEADS = 24, 3
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from softfree import attention
-from softfree.errors import UserError
 from softfree.planning import attentions
 from softfree.planning.work import Work
+from softfree_runtime.core.errors import UserError
 
 
 def test_an_attention_without_a_formula_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

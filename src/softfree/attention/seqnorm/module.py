@@ -26,7 +26,7 @@ from softfree.attention.seqnorm.norm import TokenNorm
 from softfree.attention.seqnorm.orders import Parameters, folded, gram
 from softfree.attention.seqnorm.rule import choose_order
 from softfree.attention.seqnorm.start import choose_start
-from softfree.errors import UserError, unknown_name
+from softfree_runtime.core.errors import UserError, unknown_name
 
 Norm = Literal["sequence", "layer", "batch", "none"]
 Order = Literal["auto", "literal", "folded", "gram"]

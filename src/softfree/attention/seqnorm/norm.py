@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from softfree.attention.base import wide_type
-from softfree.errors import UserError
+from softfree_runtime.core.errors import UserError
 
 # Axes of (B, H, N, D) that one mean and one variance are taken over.
 AXES: dict[str, tuple[int, ...]] = {"sequence": (2,), "layer": (3,), "batch": (0, 2)}

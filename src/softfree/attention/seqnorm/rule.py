@@ -1,4 +1,4 @@
-"""Which order is the fastest for an input, as `softfree bench orders` measured it."""
+"""Which order is the fastest for an input, as `softfree-lab bench orders` measured it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 # Tokens per feature from which the Gram order is ahead: it does work of C^3 that does not depend on N. This is the
-# median of what `softfree bench orders` found on a CPU for widths of 192, 384 and 768, forward and backward, in
+# median of what `softfree-lab bench orders` found on a CPU for widths of 192, 384 and 768, forward and backward, in
 # float32 and bfloat16; single cases lie between 1.3 and 4.4, and near the crossing either order is a good one.
 GRAM_FROM = 2.5
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from softfree.errors import unknown_name
+from softfree_runtime.core.errors import unknown_name
 
 
 class Start(NamedTuple):

@@ -8,13 +8,13 @@ from typing import Protocol
 
 from torch import Tensor
 
+from softfree.explain.captions import Words, name_of
+from softfree.explain.geometry import Places
 from softfree.explain.maps import Map
 from softfree.explain.overlay import Layer, draw_overlay
-from softfree.explain.places import Places
 from softfree.explain.regions import Region
-from softfree.explain.views import View
-from softfree.explain.words import Words, name_of
-from softfree.longseq import Rows
+from softfree.explain.rendering import View
+from softfree.streaming import Rows
 
 THUMBNAIL = 2048  # longest side of the PNG of what is larger than a page
 

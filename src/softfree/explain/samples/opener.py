@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from softfree.data.preparation import Preparation
-from softfree.data.readers.picture import Picture
-from softfree.data.readers.series_files import is_dicom
-from softfree.errors import ReadError, UserError
+from softfree.data.modalities.base import Preparation
 from softfree.explain.samples.base import Sample
 from softfree.models.classifier import Classifier
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.readers.image import Picture
+from softfree_runtime.readers.series_files import is_dicom
 
 # What a map of each kind may be written as, the default first; all of a tuple are written together.
 FORMATS: dict[str, dict[str | None, tuple[str, ...]]] = {
@@ -60,7 +60,7 @@ class Opener:
         """Read and prepare a sample; ReadError where it gives none."""
         # Each kind brings its readers' libraries, so that only the one in use is imported.
         if self.steps.kind == "picture":
-            from softfree.explain.samples.picture import PictureSample
+            from softfree.explain.samples.image import PictureSample
 
             self._refuse_what_is_no_dicom(source)
             return PictureSample.read(self.steps, source, frame, self._patch[0], self.identity)

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from softfree.data.preparation import Preparation
-from softfree.data.readers.slide import open_slide
-from softfree.data.slide_rows import SlideRows, load_or_open
-from softfree.data.slides import SlidePreprocessing
-from softfree.data.sources import split_source
+from softfree.data.modalities.base import Preparation
+from softfree.data.modalities.slide import SlidePreprocessing
+from softfree.data.modalities.slide_rows import SlideRows, load_or_open
+from softfree.data.slide_readers.slide import open_slide
+from softfree.explain.captions import Words
+from softfree.explain.geometry import Places, slide_places
 from softfree.explain.maps import Map
-from softfree.explain.places import Places, slide_places
 from softfree.explain.regions import Region
+from softfree.explain.rendering import View
 from softfree.explain.samples.base import THUMBNAIL, draw
 from softfree.explain.slide_files import view, write_geojson, write_pyramid
-from softfree.explain.views import View
-from softfree.explain.words import Words
+from softfree_runtime.sources.joined_source import split_source
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softfree.data.channel_rules import ChannelRules
-from softfree.data.preparation import Preparation
-from softfree.data.readers.volume import Volume
-from softfree.data.volume_files import read_volume
-from softfree.data.volumes import VolumePreprocessing
+from softfree.data.modalities.base import Preparation
+from softfree.data.modalities.volume import VolumePreprocessing
+from softfree.explain.captions import Words
+from softfree.explain.geometry import Places, volume_places
 from softfree.explain.maps import Map
-from softfree.explain.places import Places, volume_places
 from softfree.explain.regions import Region
+from softfree.explain.rendering import View
 from softfree.explain.samples.base import THUMBNAIL, draw
-from softfree.explain.views import View
 from softfree.explain.volume_file import on_voxels, write_nifti
-from softfree.explain.words import Words
+from softfree_runtime.readers.volume import Volume
+from softfree_runtime.sources.channel_rules import ChannelRules
+from softfree_runtime.sources.volume_files import read_volume
 
 
 @dataclass(frozen=True)

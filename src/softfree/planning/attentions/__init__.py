@@ -6,9 +6,9 @@ without one is refused with a message.
 
 from __future__ import annotations
 
-from softfree.errors import UserError
 from softfree.planning.attentions import galerkin, linformer, nystromformer, performer, seqnorm, sima, soft, softmax
 from softfree.planning.attentions.base import AttentionCost
+from softfree_runtime.core.errors import UserError
 
 ATTENTIONS: dict[str, AttentionCost] = {
     "seqnorm": seqnorm.COST,

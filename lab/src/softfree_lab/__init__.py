@@ -1,0 +1,1 @@
+"""The laboratory: benchmarks and studies of softfree. It imports softfree, never the reverse."""

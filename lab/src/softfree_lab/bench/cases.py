@@ -1,0 +1,257 @@
+"""What a speed benchmark measures: one case is one module at one size, made ready to run and held against float64."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from softfree.attention import SeqNormAttention, create_attention
+from softfree.attention.soft import SoftAttention
+from softfree.core.precision import DTYPES
+from softfree.models import NAMED, Block, Encoder, create_model
+
+Pass = Literal["forward", "training"]
+FLOOR = "products"  # the bare matrix products that a method cannot do without
+INVERSE = "soft inverse"  # SOFT's pseudo-inverse by itself, to be held against the whole of "soft"
+# Largest max|y - reference| / max|reference| that a speed is still reported for.
+TOLERANCES = {"32": 1e-4, "bf16": 5e-2, "16": 1e-2}
+CHECKED_TOKENS = 1024  # float64 softmax takes a while
+CHECKED_SIDE = 224
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of a benchmark.
+
+    Attributes:
+        kind: "attention" (one sublayer on tokens, or a whole encoder of ``depth``) or "model" (pictures to logits).
+        method: An attention with its order ("seqnorm gram"), a model's name with its order, a timm name, or "products".
+        size: Tokens N, or the side of the picture in pixels.
+        precision: "32", "bf16" or "16"; weights and input are of that type.
+        passes: "forward" without gradients, or "training": forward and backward, for models with an AdamW step.
+        batch: Samples.
+        width: C of an attention.
+        heads: H of an attention.
+        depth: Blocks of an encoder with this attention; 0 for the sublayer alone.
+        compiled: Through ``torch.compile``.
+        device: "cpu" or "cuda".
+        options: Keywords of a model.
+    """
+
+    kind: Literal["attention", "model"]
+    method: str
+    size: int
+    precision: str = "32"
+    passes: Pass = "forward"
+    batch: int = 1
+    width: int = 384
+    heads: int = 6
+    depth: int = 0
+    compiled: bool = False
+    device: str = "cpu"
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def type(self) -> torch.dtype:
+        """Of weights and input."""
+        return DTYPES[self.precision]
+
+
+def prepare(case: Case) -> Callable[[], Any]:
+    """Make module and input, and give what runs the case once."""
+    torch.manual_seed(0)
+    if case.method == FLOOR:
+        return _products(case)
+    if case.method == INVERSE:
+        return _inverse(case)
+    module = _module(case).to(case.device, case.type)
+    run = _run(case, module, case.size)
+    return _step(case, module, run, _input(case, case.size).to(case.device, case.type))
+
+
+def numerical_error(case: Case) -> float:
+    """Compare with the same module in float64, SeqNorm in its literal order, on an input that float64 manages.
+
+    Returns:
+        max|y - reference| / max|reference|; 0 for the bare products and the inverse by itself.
+    """
+    if case.method in (FLOOR, INVERSE):
+        return 0.0
+    torch.manual_seed(0)
+    small = replace(case, size=min(case.size, CHECKED_TOKENS if case.kind == "attention" else CHECKED_SIDE), batch=1)
+    narrow = _module(small).to(case.device, case.type).eval()
+    exact = copy.deepcopy(narrow).double().cpu()
+    for part in exact.modules():
+        if isinstance(part, SeqNormAttention):
+            part.order = "literal"
+    x = _input(small, small.size).to(case.type)
+    with torch.no_grad():
+        want = _run(replace(small, compiled=False), exact, small.size)(x.double())
+        got = _run(small, narrow, small.size)(x.to(case.device)).double().cpu()
+    return ((got - want).abs().max() / want.abs().max()).item()
+
+
+def _run(case: Case, module: nn.Module, size: int) -> Callable[[Tensor], Tensor]:
+    """What takes the input; tokens lie on a square grid where their number is a square."""
+    run: Callable[..., Tensor] = torch.compile(module) if case.compiled else module
+    side = math.isqrt(size)
+    if case.kind == "model" or side * side != size:
+        return run
+    return lambda x: run(x, grid=(side, side))
+
+
+def _module(case: Case) -> nn.Module:
+    name, _, order = case.method.partition(" ")
+    options: dict[str, Any] = {"order": order} if order else {}
+    if case.kind == "attention" and case.depth:
+        return _OnGrid(Encoder.build(case.depth, case.width, case.heads, attention=name, attention_options=options))
+    if case.kind == "attention":
+        return create_attention(name, case.width, case.heads, **options)
+    given = dict(case.options)
+    if name in NAMED:
+        checkpointing = given.pop("checkpointing", False)
+        model = create_model(name, img_size=case.size, num_classes=2, attention_options=options, **given)
+        model.set_grad_checkpointing(checkpointing)
+        return model
+    import timm
+
+    try:
+        return timm.create_model(name, img_size=case.size, num_classes=2)
+    except TypeError:  # convolutional networks take any size
+        return timm.create_model(name, num_classes=2)
+
+
+class _OnGrid(nn.Module):
+    """An encoder that is called as an attention is."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        return self.encoder(x, None, grid)
+
+
+def _input(case: Case, size: int) -> Tensor:
+    if case.kind == "attention":
+        return torch.randn(case.batch, size, case.width) + torch.randn(case.width)
+    return torch.randn(case.batch, 3, size, size)
+
+
+def _step(case: Case, module: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Any]:
+    if case.passes == "forward":
+        module.eval()
+
+        def forward() -> None:
+            with torch.no_grad():
+                run(x)
+
+        return forward
+    module.train()
+    if case.kind == "attention":
+        grad = torch.randn_like(x)
+
+        def both() -> None:
+            module.zero_grad()
+            run(x.detach().requires_grad_()).backward(grad)
+
+        return both
+    optimizer = torch.optim.AdamW(module.parameters())
+    target = torch.zeros(case.batch, dtype=torch.long, device=case.device)
+
+    def train() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(run(x).float(), target).backward()
+        optimizer.step()
+
+    return train
+
+
+def _products(case: Case) -> Callable[[], None]:
+    """The floor: SeqNorm's two products of a sublayer, five with backward; in a model those of all layers."""
+    backward = case.passes == "training"
+    if case.kind == "attention":
+        shapes = [*_encoder_products(case.size, case.width, case.depth, 4 * case.width, backward)] * case.batch
+    else:
+        shapes = [*_model_products(case, backward)] * case.batch
+    made: dict[tuple[int, ...], Tensor] = {}
+
+    def tensor(*shape: int) -> Tensor:
+        if shape not in made:
+            made[shape] = torch.randn(*shape).to(case.device, case.type)
+        return made[shape]
+
+    # A sum over the tokens, as in X^T Y, is told by its long inner side.
+    ready = [(tensor(k, n).t() if k > n else tensor(n, k), tensor(k, m)) for n, m, k in shapes]
+    outs = {(n, m): torch.empty(n, m, device=case.device, dtype=case.type) for n, m, _ in shapes}
+
+    def run() -> None:
+        for a, b in ready:
+            torch.mm(a, b, out=outs[a.shape[0], b.shape[1]])
+
+    return run
+
+
+def _inverse(case: Case) -> Callable[[], Any]:
+    """What :class:`SoftAttention` inverts for this input, inverted; with training, backward as well."""
+    soft = SoftAttention(case.width, case.heads).to(case.device, case.type)
+    with torch.no_grad():
+        q = soft.split_heads(soft.qkv(_input(case, case.size).to(case.device, case.type))[..., : case.width])
+        side = math.isqrt(case.size)
+        between = soft.kernels(q, None, (side, side) if side * side == case.size else None).between
+    grad = torch.randn_like(between)
+
+    def run() -> None:
+        if case.passes == "forward":
+            soft.invert(between)
+        else:
+            soft.invert(between.detach().requires_grad_()).value.backward(grad)
+
+    return run
+
+
+def _attention_products(tokens: int, width: int, backward: bool) -> Iterable[tuple[int, int, int]]:
+    """Sizes (n, m, k) of n x k by k x m: X^T X and X A; then G A^T, X^T G and X S'."""
+    yield width, width, tokens
+    yield tokens, width, width
+    if backward:
+        yield tokens, width, width
+        yield width, width, tokens
+        yield tokens, width, width
+
+
+def _model_products(case: Case, backward: bool) -> Iterable[tuple[int, int, int]]:
+    """Patch projection, and in each layer the attention's products and the MLP's two (six with backward)."""
+    name = dict(case.options)["floor_of"]
+    model = create_model(name, img_size=CHECKED_SIDE, num_classes=2)
+    width, patch, depth = model.embed_dim, model.patch_size, len(model.blocks)
+    hidden = next(block.hidden for block in model.blocks if isinstance(block, Block))
+    tokens = (-(-case.size // patch)) ** 2
+    yield tokens, width, 3 * patch * patch
+    if backward:
+        yield 3 * patch * patch, width, tokens
+    yield from _encoder_products(tokens, width, depth, hidden, backward)
+
+
+def _encoder_products(
+    tokens: int, width: int, depth: int, hidden: int, backward: bool
+) -> Iterable[tuple[int, int, int]]:
+    """Those of the attention and the MLP's two (six with backward) in each block; of one attention for depth 0."""
+    if not depth:
+        yield from _attention_products(tokens, width, backward)
+    for _ in range(depth):
+        yield from _attention_products(tokens, width, backward)
+        yield tokens, hidden, width
+        yield tokens, width, hidden
+        if backward:
+            yield tokens, hidden, width
+            yield tokens, width, hidden
+            yield hidden, width, tokens
+            yield width, hidden, tokens

@@ -1,0 +1,142 @@
+"""The files that ``softfree-lab bench edge`` runs: exported as a run is, each once, and held against PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import onnx
+import torch
+from numpy.random import default_rng
+
+from softfree.attention import SeqNormAttention
+from softfree.data.modalities.image import Preprocessing
+from softfree.demo.phantoms import draw_phantom
+from softfree.export.card import light_preparation
+from softfree.export.float16 import to_halves
+from softfree.export.graph import ONE_SIZE, Graph, make_graph
+from softfree.export.openvino_ranks import equal_ranks
+from softfree.export.quantization import quantise_static
+from softfree.export.samples import Source, read_evenly
+from softfree.inference.predict import find_inputs
+from softfree.models import Block, VisionTransformer
+from softfree_lab.bench.edge_cases import PYTORCH, STANDARD, EdgeCase, make_model, make_pixels, open_case
+from softfree_lab.bench.edge_peers import with_fused_attention
+from softfree_runtime.preprocessing.image import Preparation
+from softfree_runtime.readers import Picture
+
+CALIBRATION_SIDE = 224
+# Largest difference of a logit from PyTorch's, over the largest logit; float32 as `softfree export` demands it.
+TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "int8": 0.5}
+CHECKED_SIDE = 512  # pixels; softmax in PyTorch takes long at more
+
+
+class Files:
+    """Files by method, precision and runtime, made when they are asked for.
+
+    Args:
+        folder: Where they lie.
+        calibration: Pictures that show the ranges of integers.
+        tell: Called with a line for each graph.
+    """
+
+    def __init__(self, folder: Path, calibration: Sequence[Source], tell: Callable[[str], None]) -> None:
+        self.folder, self.calibration, self.tell = folder, calibration, tell
+        self._graphs: dict[tuple[str, str, int | None], Graph] = {}
+        self._checked: dict[tuple[Path, int], float] = {}
+
+    def file(self, case: EdgeCase) -> Path | None:
+        """Make the file of a case; None for PyTorch, which has none."""
+        if case.runtime == PYTORCH:
+            return None
+        name, graph = self._graph(case)
+        fused = case.method == "softmax" and case.runtime == "onnxruntime"
+        name += "_fused" if fused else "_equal" if case.runtime == "openvino" else ""
+        path = self.folder / f"{name}_{case.precision}.onnx"
+        if path.exists():
+            return path
+        if fused:
+            heads = cast(Block, make_model(case.method, case.model).blocks[0]).attn.num_heads
+            graph = replace(graph, proto=with_fused_attention(graph.proto, heads))
+        if case.precision != "float32":
+            graph = replace(graph, proto=self._narrowed(graph, case.precision))
+        onnx.save_model(equal_ranks(graph.proto) if case.runtime == "openvino" else graph.proto, path)
+        return path
+
+    def _graph(self, case: EdgeCase) -> tuple[str, Graph]:
+        """Export a method: once for all sides where the graph takes any, and for each order of SeqNorm."""
+        method = case.method.removesuffix(f" {STANDARD}")
+        model = make_model(method, case.model)
+        order = _order(model, case.size)
+        for known in (None, case.size):
+            if (method, order, known) in self._graphs:
+                return _file_name(method, order, known), self._graphs[method, order, known]
+        self.tell(f"exporting {method} {order}".rstrip())
+        graph = make_graph(model, 3, case.size)
+        side = None if graph.size is None else case.size
+        self._graphs[method, order, side] = graph
+        return _file_name(method, order, side), graph
+
+    def _narrowed(self, graph: Graph, precision: str) -> onnx.ModelProto:
+        if precision == "float16":
+            return to_halves(graph)
+        side = graph.size[0] if graph.size else CALIBRATION_SIDE
+        prepare = _preparation(side)
+        source = self.folder / "to_quantise.onnx"
+        onnx.save_model(graph.proto, source)
+        return quantise_static(graph, source, (one.prepared(prepare)[None] for one in self.calibration))
+
+    def difference(self, case: EdgeCase) -> float:
+        """Compare with PyTorch in float32 on noise: the largest difference of a logit over the largest logit."""
+        if case.file is None:
+            return 0.0
+        one_size = any(isinstance(part, ONE_SIZE) for part in make_model(case.method, case.model).modules())
+        side = case.size if one_size else min(case.size, CHECKED_SIDE)
+        if (case.file, side) not in self._checked:
+            pixels = make_pixels(side)
+            want = open_case(replace(case, runtime=PYTORCH))(pixels)
+            found = np.abs(open_case(case)(pixels) - want).max() / np.abs(want).max()
+            self._checked[case.file, side] = float(found)
+        return self._checked[case.file, side]
+
+
+def _preparation(side: int) -> Preparation:
+    return light_preparation(Preprocessing.create("photo", side, "crop", 3))
+
+
+def _file_name(method: str, order: str, side: int | None) -> str:
+    return "_".join([*method.split(), *(str(part) for part in (order, side) if part)])
+
+
+def _order(model: VisionTransformer, side: int) -> str:
+    """Name the order of SeqNorm that a graph for this side has; empty for other attentions."""
+    attention = cast(Block, model.blocks[0]).attn
+    if not isinstance(attention, SeqNormAttention):
+        return ""
+    tokens = model.num_prefix_tokens + (-(-side // model.patch_size)) ** 2
+    return attention.order_for(torch.empty(1, tokens, model.embed_dim, device="meta"))
+
+
+def read_calibration(images: Path | None, count: int) -> tuple[list[Source], str]:
+    """Read pictures that show the ranges of integers: given ones, taken evenly, or computed test blocks.
+
+    Returns:
+        The pictures, and a line that says what they are.
+
+    Raises:
+        UserError: nothing there that can be read.
+    """
+    if images is not None:
+        sources = [Source(path, frame) for _, path, frame in find_inputs([images], None)]
+        read = read_evenly(sources, count, "calibration (--images)", _preparation(CALIBRATION_SIDE))
+        return read.samples, f"Ranges of int8 come from {len(read.samples)} of the given pictures."
+    side = 2 * CALIBRATION_SIDE
+    blocks = [draw_phantom(default_rng(n), calcified=n % 2 == 1, size=side).pixels for n in range(count)]
+    pictures = [Source(Picture(block[..., None], 0.0, 255.0, None, (), "8-bit gray")) for block in blocks]
+    return (
+        pictures,
+        f"Ranges of int8 come from {count} computed test blocks, no real pictures: speed does not depend on them.",
+    )

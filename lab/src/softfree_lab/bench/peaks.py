@@ -1,0 +1,93 @@
+"""The most memory that a training step or an inference really takes, measured in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from softfree.core.precision import DTYPES
+from softfree_runtime.core.errors import UserError
+
+# The second step is the one to measure: AdamW makes its state at the end of the first.
+STEPS = 2
+
+
+def measure_peak(case: Mapping[str, Any]) -> tuple[int, int]:
+    """Run a case in a child process with one thread.
+
+    Args:
+        case: The fields of :class:`softfree.planning.Work`, as plain values.
+
+    Returns:
+        Bytes: the most that the whole process held, and what it held just before the model was built.
+
+    Raises:
+        UserError: a system without /proc, or a child that failed, for instance for want of memory.
+    """
+    if not Path("/proc/self/status").is_file():
+        raise UserError("Peaks are read from /proc/self/status, which this system lacks: measure on Linux.")
+    command = [sys.executable, "-m", "softfree_lab.bench.peaks", json.dumps(dict(case))]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
+        raise UserError(f"Measuring {dict(case)} failed: {why}; free some memory or measure a smaller case.")
+    found = json.loads(done.stdout.splitlines()[-1])
+    return found["peak"], found["base"]
+
+
+def _run(case: dict[str, Any]) -> dict[str, int]:
+    """Build the model, do the work, and tell what it held before and at most."""
+    import torch
+
+    from softfree.models import create_model
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    base = _status("VmRSS")
+    narrow = DTYPES[case["precision"]]
+    dtype = narrow if case["pure"] else torch.float32
+    model = create_model(
+        case["model"],
+        img_size=case["size"],
+        in_chans=case["channels"],
+        num_classes=case["classes"],
+        stem=case["stem"],
+        pool=case["pool"],
+        mlp_chunk=case["mlp_chunk"],
+    ).to(dtype)
+    model.set_grad_checkpointing(case["checkpointing"])
+    pixels = torch.randn(case["batch"], case["channels"], case["size"], case["size"], dtype=dtype)
+    autocast = torch.autocast("cpu", narrow, enabled=narrow is not dtype)
+    if not case["inference"]:
+        optimizer = torch.optim.AdamW(model.train().parameters())
+        for _ in range(STEPS):
+            with autocast:
+                loss = model(pixels).float().logsumexp(1).sum()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            del loss
+    else:
+        model.eval()
+        with torch.inference_mode(), autocast:
+            for _ in range(STEPS):
+                model(pixels)
+    return {"peak": _status("VmHWM"), "base": base}
+
+
+def _status(name: str) -> int:
+    """Bytes of a line of /proc/self/status: VmRSS is held now, VmHWM was held at most."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise UserError(f"/proc/self/status has no line {name}: measure on Linux.")
+
+
+if __name__ == "__main__":
+    print(json.dumps(_run(json.loads(sys.argv[1]))))

@@ -1,0 +1,95 @@
+"""Are the formulas of `softfree plan` right? Predicted beside measured peaks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from softfree.core.environment import describe_machine
+from softfree.core.progress import tracked
+from softfree.planning.memory import GIB, memory
+from softfree.planning.work import Work
+from softfree_lab.bench.peaks import measure_peak
+from softfree_lab.bench.records import write_record
+
+TINY, SMALL = "{}_vit_tiny_patch16", "{}_vit_small_patch16"
+console = Console(markup=False)
+CASES = (
+    Work(model=TINY.format("seqnorm"), size=1024),
+    Work(model=SMALL.format("seqnorm"), size=1024),
+    Work(model=TINY.format("softmax"), size=1024),
+    Work(model=SMALL.format("sima"), size=1024, precision="bf16", pure=True),
+    Work(model=TINY.format("sima"), size=512, batch=4),
+    Work(model=TINY.format("seqnorm"), size=1024, precision="bf16"),
+    Work(model=TINY.format("seqnorm"), size=1024, checkpointing=True, stem="patch"),
+    Work(model=TINY.format("seqnorm"), size=1536, mlp_chunk=4096),
+    Work(model=TINY.format("seqnorm"), size=256, batch=8),
+    Work(model=TINY.format("seqnorm"), size=1536, inference=True),
+    Work(model=SMALL.format("softmax"), size=1024, inference=True),
+    Work(model=SMALL.format("seqnorm"), size=1024, inference=True, precision="bf16", pure=True),
+    # The cases above served to fit the shares of gaps and the stem; those below did not.
+    Work(model=SMALL.format("softmax"), size=768, stem="patch"),
+    Work(model=SMALL.format("sima"), size=768, checkpointing=True),
+    Work(model="seqnorm_vit_nano_patch8", size=384, batch=2, channels=1),
+    Work(model=SMALL.format("seqnorm"), size=768, mlp_chunk=1024, precision="bf16"),
+    Work(model="seqnorm_vit_base_patch16", size=512, inference=True, stem="patch"),
+)
+
+
+def check_plan(cases: Sequence[Work] = CASES, out: Path | None = None) -> pd.DataFrame:
+    """Measure each case in a child process with one thread, on the CPU.
+
+    Args:
+        cases: What is run.
+        out: CSV file to write, with a JSON file of the machine beside it.
+
+    Returns:
+        A row a case: predicted and measured GiB of the whole process and their ratio, what the process held before
+        the model was built, and the ratio of what was predicted and measured on top of that.
+    """
+    rows = []
+    for work in tracked(cases, "Measuring"):
+        predicted = memory(work).total
+        measured, base = measure_peak(asdict(work))
+        rows.append(
+            {
+                "case": in_words(work),
+                "predicted_gib": predicted / GIB,
+                "measured_gib": measured / GIB,
+                "ratio": predicted / measured,
+                "base_gib": base / GIB,
+                "ratio_above_base": (predicted - base) / (measured - base),
+            }
+        )
+    found = pd.DataFrame(rows)
+    if out is not None:
+        stated = {"cases": [asdict(work) for work in cases]}
+        write_record(out, found.round(3), stated, machine=describe_machine())
+    return found
+
+
+def in_words(work: Work) -> str:
+    """Name a case by what is not the default."""
+    words = [work.model, "inference" if work.inference else "training", f"{work.size} px"]
+    standard = Work()
+    for field in fields(work):
+        value = getattr(work, field.name)
+        if field.name not in ("model", "size", "inference") and value != getattr(standard, field.name):
+            words.append(field.name if value is True else f"{field.name}={value}")
+    return " ".join(words)
+
+
+def print_check(found: pd.DataFrame) -> None:
+    """Predicted and measured peaks, one row a case."""
+    table = Table(title="Peak of the process, GiB", title_justify="left")
+    for name in ("case", "predicted", "measured", "ratio"):
+        table.add_column(name, justify="left" if name == "case" else "right")
+    for row in found.to_dict("records"):
+        numbers = (f"{row[name]:.2f}" for name in ("predicted_gib", "measured_gib", "ratio"))
+        table.add_row(str(row["case"]), *numbers)
+    console.print(table)

@@ -1,0 +1,127 @@
+"""How long a picture of any size takes as a stream, beside the matrix products that any such computation has to do."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor
+
+from softfree.core.environment import current_memory, peak_memory
+from softfree.core.precision import DTYPES, products_in
+from softfree.data.modalities.slide_rows import SlideRows
+from softfree.data.slide_readers.slide import open_slide
+from softfree.models.vit import VisionTransformer
+from softfree.streaming import Rows, Streaming, stream_backward, stream_forward
+from softfree_runtime.core.errors import UserError
+
+REPEATED = 256  # rows of noise that a picture is made of
+
+
+class NoiseRows:
+    """A square picture of noise that takes no memory: some rows, over and over.
+
+    Args:
+        side: In pixels.
+        channels: Of the picture.
+    """
+
+    def __init__(self, side: int, channels: int = 3) -> None:
+        self.shape = (channels, side, side)
+        made = torch.Generator().manual_seed(0)
+        self.rows = torch.randint(0, 256, (channels, min(side, REPEATED), side), dtype=torch.uint8, generator=made)
+
+    def read(self, top: int, bottom: int) -> Tensor:
+        """Give the rows from ``top`` up to ``bottom``, (channels, bottom - top, side), of mean 0 and deviation 1."""
+        rows = torch.arange(top, bottom) % self.rows.shape[1]
+        return self.rows[:, rows].float().sub_(127.5).div_(73.9)
+
+
+def slide_rows(path: str | Path) -> SlideRows:
+    """Open a whole slide at its finest resolution, as a model of photographs takes it."""
+    slide = open_slide(path)
+    return SlideRows(slide, max(slide.mpp), lambda pixels: pixels.float().sub_(127.5).div_(73.9))
+
+
+def time_stream(
+    picture: int | Rows,
+    model_name: str = "seqnorm_vit_small_patch16",
+    training: bool = False,
+    store: str | Path = "ram",
+    dtype: torch.dtype | None = None,
+    chunk: int = 8192,
+    precision: str = "32",
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Stream one picture through a fresh model, once.
+
+    Args:
+        picture: The side of a square of noise in pixels, or anything that gives rows of pixels.
+        model_name: A vision transformer that can stream.
+        training: Forward and backward instead of forward.
+        store: "ram", or a folder for the tokens.
+        dtype: What tokens are kept in; None for their own type.
+        chunk: Tokens at once.
+        precision: "32", or "bf16" for autocast.
+        progress: Show a bar.
+
+    Returns:
+        ``tokens``, ``seconds``, ``tokens_per_second``, ``peak_bytes`` (of the process, over what it held before),
+        ``product_seconds`` (of the bare matrix products on a chunk, in turn as often as there are chunks) and ``ratio``
+        of the two times.
+
+    Raises:
+        UserError: another precision, or a model that cannot stream.
+    """
+    if precision not in ("32", "bf16"):
+        raise UserError(f"Got precision {precision!r}: expected '32' or 'bf16'.")
+    torch.manual_seed(0)
+    model = timm.create_model(model_name, num_classes=2, pos="sincos")
+    if not isinstance(model, VisionTransformer):
+        raise UserError(f"Got {model_name}: expected a vision transformer for pictures.")
+    model.train(training)
+    picture = NoiseRows(picture) if isinstance(picture, int) else picture
+    streaming = Streaming(store, dtype, chunk, progress)
+    tokens = math.prod(-(-side // model.patch_size) for side in picture.shape[1:])
+    before, started = current_memory(), time.perf_counter()
+    with products_in(precision):
+        if training:
+            stream_backward(model, picture, lambda logits: logits.logsumexp(1).sum(), streaming)
+        else:
+            stream_forward(model, picture, streaming)
+    seconds, peak = time.perf_counter() - started, peak_memory() - before
+    # Back are the recomputation and two products for each of the way up.
+    products = _product_seconds(model, min(chunk, tokens), precision) * tokens * (4 if training else 1)
+    return {
+        "tokens": tokens,
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "peak_bytes": peak,
+        "product_seconds": products,
+        "ratio": seconds / products,
+    }
+
+
+@torch.inference_mode()
+def _product_seconds(model: VisionTransformer, chunk: int, precision: str) -> float:
+    """Time the products of all layers on a chunk, the least of three, in seconds for a token."""
+    dtype = DTYPES[precision]
+    width, pixels = model.embed_dim, model.in_chans * model.patch_size**2
+    hidden = max((int(block.hidden) for block in model.blocks), default=0)  # type: ignore[arg-type]
+    x, wide, patches = (torch.randn(chunk, side, dtype=dtype) for side in (width, hidden, pixels))
+    square, up, down, embed = (
+        torch.randn(*sides, dtype=dtype)
+        for sides in ((width, width), (width, hidden), (hidden, width), (pixels, width))
+    )
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        _ = (x.T @ x, x @ square, x @ up, wide @ down)
+        layer, started = time.perf_counter() - started, time.perf_counter()
+        _ = patches @ embed
+        times.append(layer * len(model.blocks) + time.perf_counter() - started)
+    return min(times) / chunk

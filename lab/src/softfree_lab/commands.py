@@ -1,0 +1,288 @@
+"""The commands of softfree-lab: benchmarks and studies. Everything heavy is imported when a command runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+
+from jsonargparse import Namespace
+
+from softfree.cli.parser import Command, Parser, add, add_json, add_table, fill, names
+from softfree_lab.bench.options import (
+    AttentionBenchOptions,
+    EdgeBenchOptions,
+    LoaderBenchOptions,
+    MapBenchOptions,
+    ModelBenchOptions,
+    OrderBenchOptions,
+    StreamBenchOptions,
+)
+from softfree_lab.studies.options import (
+    AblationOptions,
+    AttentionMapOptions,
+    ConvergenceOptions,
+    CoverageOptions,
+    ExplainStudyOptions,
+    RobustnessOptions,
+)
+from softfree_runtime.core.errors import UserError
+
+EXPORT_EXTRA = ("onnx", "onnxscript", "onnxruntime", "openvino")
+
+
+def _bench_loader_arguments(parser: Parser) -> None:
+    add_table(parser)
+    parser.add_class_arguments(LoaderBenchOptions, None)
+
+
+def _bench_loader(parsed: Namespace) -> None:
+    from pathlib import Path
+
+    from softfree.core.environment import describe_machine
+    from softfree_lab.bench.loader import bench_loader
+
+    print(bench_loader(fill(LoaderBenchOptions, parsed), Path(parsed.table)).round(1).to_string(index=False))
+    print(describe_machine())
+
+
+def _speed(kind: type, function: str) -> tuple[Callable[[Parser], None], Callable[[Namespace], None]]:
+    """Arguments and action of a benchmark of speed."""
+
+    def arguments(parser: Parser) -> None:
+        for group in kind.__mro__[:-1]:
+            own = {field for parent in group.__mro__[1:-1] for field in names(parent)}
+            parser.add_class_arguments(group, None, skip=own)
+
+    def act(parsed: Namespace) -> None:
+        from softfree_lab.bench import speed
+
+        print(getattr(speed, function)(fill(kind, parsed), lambda line: print(line, file=sys.stderr)), end="")
+
+    return arguments, act
+
+
+def _bench_stream(parsed: Namespace) -> None:
+    from softfree_lab.bench.streams import bench_stream
+
+    print(bench_stream(fill(StreamBenchOptions, parsed), lambda line: print(line, file=sys.stderr)), end="")
+
+
+def _bench_maps(parsed: Namespace) -> None:
+    from softfree_lab.bench.maps import bench_maps
+
+    print(bench_maps(fill(MapBenchOptions, parsed), lambda line: print(line, file=sys.stderr)), end="")
+
+
+def _bench_edge(parsed: Namespace) -> None:
+    try:
+        from softfree_lab.bench.edge import bench_edge
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] in EXPORT_EXTRA:
+            raise UserError(f"bench edge needs {error.name}; get it with: pip install softfree[export]") from None
+        raise
+    print(bench_edge(fill(EdgeBenchOptions, parsed), lambda line: print(line, file=sys.stderr)), end="")
+
+
+def _study_ablation_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "recipes", nargs="+", type=str, help="YAML files of options of softfree train, each with its table or phantoms."
+    )
+    add(AblationOptions)(parser)
+
+
+def _study_ablation(parsed: Namespace) -> None:
+    from pathlib import Path
+
+    from softfree_lab.studies.ablation import study_ablation
+
+    chosen = fill(AblationOptions, parsed)
+    print(study_ablation(chosen, [Path(one) for one in parsed.recipes]), end="")
+
+
+def _study_sizes_arguments(parser: Parser) -> None:
+    parser.add_argument("run", type=str, help="A run directory of a binary task.")
+    parser.add_argument("--table", type=str, help="Where the run's table lies now, if it was moved.")
+    add_json(parser)
+
+
+def _study_sizes(parsed: Namespace) -> None:
+    from pathlib import Path
+
+    from softfree.inference.run import Run
+    from softfree.reporting.terminal import print_sizes
+    from softfree_lab.studies.confound import study_sizes
+
+    moved = None if parsed.table is None else Path(parsed.table)
+    found = study_sizes(Run.load(parsed.run), moved=moved, progress=not parsed.json)
+    if parsed.json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        print_sizes(found)
+
+
+def _study_robustness_arguments(parser: Parser) -> None:
+    parser.add_argument("runs", nargs="+", type=str, help="Run directories of one task.")
+    parser.add_class_arguments(RobustnessOptions, None)
+    add_json(parser)
+
+
+def _study_robustness(parsed: Namespace) -> None:
+    from softfree_lab.studies.robustness import study_robustness
+    from softfree_lab.studies.robustness_report import to_markdown
+
+    chosen = fill(RobustnessOptions, parsed, progress=parsed.progress and not parsed.json)
+    found = study_robustness(parsed.runs, chosen)
+    if parsed.json:
+        print(json.dumps(json.loads(found.rows.to_json(orient="records")), indent=2))
+    else:
+        print(to_markdown(found.rows, found.summary), end="")
+
+
+def _study_convergence_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "pictures", nargs="+", type=str, help="Pictures, folders of them, or tables with a column path."
+    )
+    parser.add_class_arguments(ConvergenceOptions, None)
+
+
+def _study_convergence(parsed: Namespace) -> None:
+    from softfree_lab.studies.convergence import study_convergence, to_markdown
+
+    print(to_markdown(study_convergence(fill(ConvergenceOptions, parsed), parsed.pictures)), end="")
+
+
+def _study_attention_maps_arguments(parser: Parser) -> None:
+    parser.add_argument("picture", type=str, help="A picture.")
+    parser.add_argument("runs", nargs="+", type=str, help="Run directories, an attention each.")
+    parser.add_class_arguments(AttentionMapOptions, None)
+
+
+def _study_attention_maps(parsed: Namespace) -> None:
+    from softfree_lab.studies.attention_maps import study_attention_maps
+
+    chosen = fill(AttentionMapOptions, parsed)
+    study_attention_maps(parsed.picture, parsed.runs, chosen)
+    print(chosen.out)
+
+
+def _study_explain_arguments(parser: Parser) -> None:
+    parser.add_argument("runs", nargs="+", type=str, help="Run directories of one task on pictures.")
+    parser.add_class_arguments(ExplainStudyOptions, None)
+    add_json(parser)
+
+
+def _study_explain(parsed: Namespace) -> int:
+    from softfree_lab.studies.explain import study_explain
+    from softfree_lab.studies.explain_report import to_markdown
+
+    chosen = fill(ExplainStudyOptions, parsed, progress=parsed.progress and not parsed.json)
+    found = study_explain(parsed.runs, chosen)
+    if parsed.json:
+        print(json.dumps(json.loads(found.summary.to_json(orient="records")), indent=2))
+    else:
+        print(to_markdown(found.rows, found.summary, found.unreadable), end="")
+    for line in found.unreadable:
+        print(f"softfree: {line}", file=sys.stderr)
+    return 1 if found.unreadable else 0
+
+
+def _study_coverage(parsed: Namespace) -> None:
+    from softfree_lab.studies.coverage import study_coverage, to_markdown
+
+    print(to_markdown(study_coverage(fill(CoverageOptions, parsed))), end="")
+
+
+def _bench_plan(parsed: Namespace) -> None:
+    from pathlib import Path
+
+    from softfree_lab.bench.plan_check import check_plan, print_check
+
+    found = check_plan(out=None if parsed.out is None else Path(parsed.out))
+    if parsed.json:
+        print(json.dumps(found.to_dict("records"), indent=2))
+    else:
+        print_check(found)
+
+
+def _bench_plan_arguments(parser: Parser) -> None:
+    parser.add_argument("--out", type=str, help="CSV file to write, with a JSON file of the machine beside it.")
+    add_json(parser)
+
+
+def _demo_slide(parsed: Namespace) -> None:
+    from pathlib import Path
+
+    from softfree.demo.options import DemoOptions
+    from softfree_lab.demo_slide import demo_slide
+
+    demo_slide(DemoOptions(out=Path(parsed.out), seed=parsed.seed))
+
+
+def _demo_slide_arguments(parser: Parser) -> None:
+    parser.add_argument("--out", type=str, default="softfree-slide-demo", help="Folder to write to, made new.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the slides and of the training.")
+
+
+COMMANDS: dict[str, dict[str, Command]] = {
+    "Demonstration": {
+        "demo slide": Command(
+            "why attention must reach over a whole slide, on computed slides", _demo_slide_arguments, _demo_slide
+        ),
+    },
+    "Benchmarks": {
+        "bench plan": Command(
+            "the memory that softfree plan predicts, beside measured peaks", _bench_plan_arguments, _bench_plan
+        ),
+        "bench loader": Command("whether reading keeps up with training", _bench_loader_arguments, _bench_loader),
+        "bench attention": Command(
+            "time and memory of attentions over sequence lengths", *_speed(AttentionBenchOptions, "bench_attention")
+        ),
+        "bench model": Command(
+            "time and memory of models over picture sides", *_speed(ModelBenchOptions, "bench_model")
+        ),
+        "bench stream": Command(
+            "time and memory of pictures of any size, streamed", add(StreamBenchOptions), _bench_stream
+        ),
+        "bench maps": Command(
+            "time and memory of explanation maps, beside a forward pass", add(MapBenchOptions), _bench_maps
+        ),
+        "bench edge": Command(
+            "latency, memory and energy of exported models, beside softmax", add(EdgeBenchOptions), _bench_edge
+        ),
+        "bench orders": Command(
+            "from which length SeqNorm's Gram order is the fastest", *_speed(OrderBenchOptions, "bench_orders")
+        ),
+    },
+    "Studies": {
+        "study ablation": Command(
+            "variants of a recipe by data sets by seeds, all attentions with one recipe among them",
+            _study_ablation_arguments,
+            _study_ablation,
+        ),
+        "study robustness": Command(
+            "what blur, noise, compression and other damage do to runs", _study_robustness_arguments, _study_robustness
+        ),
+        "study convergence": Command(
+            "the residual of SOFT's pseudo-inverse after each iteration",
+            _study_convergence_arguments,
+            _study_convergence,
+        ),
+        "study attention-maps": Command(
+            "what one patch attends to, in several attentions side by side",
+            _study_attention_maps_arguments,
+            _study_attention_maps,
+        ),
+        "study explain": Command(
+            "how far the maps of each method can be trusted: deletion, insertion, random weights, known places",
+            _study_explain_arguments,
+            _study_explain,
+        ),
+        "study coverage": Command(
+            "how often the intervals of a report hold the truth, by simulation", add(CoverageOptions), _study_coverage
+        ),
+        "study sizes": Command(
+            "whether a run has learnt the pictures or their size", _study_sizes_arguments, _study_sizes
+        ),
+    },
+}

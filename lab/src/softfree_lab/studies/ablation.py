@@ -1,0 +1,295 @@
+"""Variants of a recipe by data sets by seeds, each cell a training in a process of its own.
+
+The study is a queue that goes on after a kill: finished cells are in ``cells.jsonl``, an interrupted one is resumed
+from its run directory. Cells are taken seed by seed, so that what is there at any time is balanced.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.progress import Progress
+
+from softfree.core.environment import describe_machine, versions
+from softfree.demo.phantoms import write_phantoms
+from softfree.evaluation.scores import Scores
+from softfree.inference.run import Run, read_config, read_cost
+from softfree.reporting.scoring import PREDICTIONS, open_table, predict_rows, scores_of
+from softfree.training.checkpoints import claimed
+from softfree.training.configuration import check_options
+from softfree.training.options import TrainOptions
+from softfree_lab.studies import baseline
+from softfree_lab.studies.children import Children
+from softfree_lab.studies.options import AblationOptions
+from softfree_lab.studies.plots import plot_scales, plot_variants
+from softfree_lab.studies.summary import cells_table, summarise, to_markdown
+from softfree_lab.studies.takeoff import read_curve
+from softfree_lab.studies.trials import Cell, Key, check_same, read_cells, write_cells
+from softfree_lab.studies.variants import Overrides, apply, choose_variants
+from softfree_runtime.core.errors import UserError, unknown_name
+from softfree_runtime.core.files import read_yaml, replacing, write_atomically
+from softfree_runtime.core.task import Task
+
+# Of a cell's options, what says where and not what.
+PLACES = ("table", "images", "out", "cache", "workers", "progress", "accelerator", "devices", "nodes", "strategy")
+
+SET_BY_STUDY = {
+    "out": "whose trainings lie in the folder of the study's --out",
+    "seed": "whose seeds are those of the study's --seeds",
+    "images": "whose tables name images from their own folders: put the table there",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One data set with its recipe: a YAML file of options of ``softfree train``.
+
+    Attributes:
+        name: of the file, without suffix.
+        table: the table, or None for phantoms.
+        phantoms: arguments of :func:`~softfree.demo.phantoms.write_phantoms`.
+        options: all else.
+    """
+
+    name: str
+    table: Path | None
+    phantoms: dict[str, Any]
+    options: dict[str, Any]
+
+
+def study_ablation(options: AblationOptions, recipes: list[Path]) -> str:
+    """Train what is missing, then tabulate all: ``cells.csv``, ``summary.csv``, ``summary.md`` and plots in ``out``.
+
+    Returns:
+        The summary as Markdown.
+
+    Raises:
+        UserError: an option or a recipe that cannot work, before anything is trained; or cells that failed, after all
+            others are done.
+    """
+    preset = choose_variants(options.variants)
+    if not options.seeds:
+        raise UserError("--seeds is empty; expected at least one number")
+    if options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs}: expected 1 or more")
+    scales = tuple(sorted({*preset.scales, *options.scales, 1.0}))
+    known = [read_recipe(path, options.data) for path in recipes]
+    wanted = {
+        Key(recipe.name, variant, seed): (recipe, _cell_options(recipe, overrides, seed))
+        for seed in options.seeds
+        for recipe in known
+        for variant, overrides in preset.variants.items()
+    }
+    with claimed(options.out, "running a study"):
+        return _study(options, known, wanted, list(preset.variants), scales)
+
+
+def _study(
+    options: AblationOptions,
+    known: list[Recipe],
+    wanted: dict[Key, tuple[Recipe, dict[str, Any]]],
+    variants: list[str],
+    scales: tuple[float, ...],
+) -> str:
+    record = options.out / "cells.jsonl"
+    cells = read_cells(record)
+    for key, (_, chosen) in wanted.items():
+        if key in cells:
+            check_same(cells[key], _without_places(chosen), record)
+    missing = [key for key in wanted if key not in cells or not _has_scales(cells[key], scales)]
+    failed = _train_all(options, {key: wanted[key] for key in missing}, cells, scales)
+    if options.baseline:
+        variants += dict.fromkeys(baseline.name_of(recipe.options) for recipe in known)
+        _add_baselines(options, known, cells)
+    found = {key: cells[key] for key in [*wanted, *_baseline_keys(options, known)] if key in cells}
+    text = _write(options, found, variants, scales) if found else ""
+    if failed:
+        first, reason = next(iter(failed.items()))
+        raise UserError(
+            f"{len(failed)} of {len(wanted)} cells failed, the others are kept; the first: {first}: {reason}"
+        )
+    return text
+
+
+def read_recipe(path: Path, data: Path | None) -> Recipe:
+    """Read a recipe, its table found from ``data`` or from the recipe's own folder."""
+    found = read_yaml(path, "recipe")
+    if not isinstance(found, dict) or ("table" in found) == ("phantoms" in found):
+        raise UserError(f"recipe {path}: expected options of softfree train, and either table or phantoms")
+    known = [one.name for one in fields(TrainOptions)]
+    for name in found:
+        if name in SET_BY_STUDY:
+            raise UserError(f"option in recipe {path}: {name} is not for recipes, {SET_BY_STUDY[name]}; take it out")
+        if name not in (*known, "phantoms"):
+            raise unknown_name(f"option in recipe {path}:", name, {*known, "phantoms"} - set(SET_BY_STUDY))
+    table = (data or path.parent) / found.pop("table") if "table" in found else None
+    if table is not None and not table.is_file():
+        raise UserError(f"recipe {path}: there is no {table}; name the folder of the tables with --data")
+    return Recipe(path.stem, table, found.pop("phantoms", {}), found)
+
+
+def _cell_options(recipe: Recipe, overrides: Overrides, seed: int) -> dict[str, Any]:
+    chosen = apply(recipe.options, overrides) | {"seed": seed}
+    try:
+        check_options(TrainOptions(table=recipe.table or Path("phantoms.csv"), **chosen))
+    except TypeError as error:
+        raise UserError(f"recipe {recipe.name}: {error}") from None
+    return chosen | ({"phantoms": recipe.phantoms} if recipe.table is None else {})
+
+
+def _without_places(chosen: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in chosen.items() if name not in PLACES}
+
+
+def _has_scales(cell: Cell, scales: tuple[float, ...]) -> bool:
+    return all(f"{scale:g}" in cell.probabilities for scale in scales)
+
+
+def _train_all(
+    options: AblationOptions,
+    missing: dict[Key, tuple[Recipe, dict[str, Any]]],
+    cells: dict[Key, Cell],
+    scales: tuple[float, ...],
+) -> dict[Key, str]:
+    """Train and record into ``cells``; say why for those that failed."""
+    failed: dict[Key, str] = {}
+    tables = {recipe.name: _table(recipe, options.out) for recipe, _ in missing.values()}
+    bar = Progress(console=Console(stderr=True), disable=not options.progress)
+    with bar, _stopping_pool(options.jobs) as pool, Children() as children:
+        done = bar.add_task("Training", total=len(missing))
+        running = {
+            pool.submit(_train, options, key, tables[recipe.name], chosen, children): key
+            for key, (recipe, chosen) in missing.items()
+        }
+        for future in as_completed(running):
+            key = running[future]
+            try:
+                run = future.result()
+                cells[key] = _record(key, run, _without_places(missing[key][1]), scales)
+            except UserError as error:
+                failed[key] = str(error)
+                continue
+            finally:
+                bar.advance(done)
+            write_cells(options.out / "cells.jsonl", cells.values())
+            if not options.keep:
+                shutil.rmtree(run.folder)
+    return failed
+
+
+@contextmanager
+def _stopping_pool(jobs: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that begin nothing more when the block is left by an error or by Ctrl-C."""
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _baseline_keys(options: AblationOptions, recipes: list[Recipe]) -> list[Key]:
+    return [Key(recipe.name, baseline.name_of(recipe.options), seed) for recipe in recipes for seed in options.seeds]
+
+
+def _add_baselines(options: AblationOptions, recipes: list[Recipe], cells: dict[Key, Cell]) -> None:
+    """Record what a logistic regression on reduced samples tells; it is the same with every seed."""
+    for recipe in recipes:
+        missing = [key for key in _baseline_keys(options, [recipe]) if key not in cells]
+        if not missing:
+            continue
+        chosen = TrainOptions(table=_table(recipe, options.out), **recipe.options)
+        try:
+            scores, cost = baseline.fit_baseline(chosen)
+        except UserError as error:
+            print(f"{recipe.name} has no baseline: {error}", file=sys.stderr)
+            continue
+        for key in missing:
+            cells[key] = _cell(key, scores.task, {"1": scores}, cost, {})
+    write_cells(options.out / "cells.jsonl", cells.values())
+
+
+def _table(recipe: Recipe, out: Path) -> Path:
+    if recipe.table is not None:
+        return recipe.table
+    folder = out / "pictures" / recipe.name
+    table = folder / "phantoms.csv"
+    return table if table.is_file() else write_phantoms(folder, **recipe.phantoms)
+
+
+def _train(options: AblationOptions, key: Key, table: Path, chosen: dict[str, Any], children: Children) -> Run:
+    """Train a cell in a process of its own, unless its run directory is there, finished."""
+    folder = options.out / "runs" / key.folder
+    if not (folder / "metrics.json").is_file():
+        if (folder / "config.yaml").is_file():
+            arguments = ["--resume", str(folder)]
+        else:
+            recipe = folder.with_name(f".{folder.name}.yaml")
+            given = {name: value for name, value in chosen.items() if name != "phantoms"}
+            write_atomically(recipe, json.dumps(given | {"out": str(folder)}))  # JSON is YAML
+            arguments = ["--config", str(recipe), "--progress=false"]
+        children.run(["train", str(table), *arguments], threads=max(1, (os.cpu_count() or 1) // options.jobs))
+    stated = read_config(folder)["options"]
+    for name in _without_places(chosen):
+        if name != "phantoms" and stated.get(name) != chosen[name] and str(stated.get(name)) != str(chosen[name]):
+            raise UserError(f"{folder} was trained with {name} {stated.get(name)!r}, not {chosen[name]!r}; delete it")
+    return Run.load(folder)
+
+
+def _record(key: Key, run: Run, chosen: dict[str, Any], scales: tuple[float, ...]) -> Cell:
+    scores = {f"{scale:g}": _scores(run, scale) for scale in scales}
+    cell = _cell(key, run.task, scores, read_cost(run.folder), chosen)
+    return replace(cell, curve=read_curve(run.folder))
+
+
+def _cell(key: Key, task: Task, scores: dict[str, Scores], cost: dict[str, Any], chosen: dict[str, Any]) -> Cell:
+    first = scores["1"]
+    return Cell(
+        key=key,
+        options=chosen,
+        kind=task.kind,
+        classes=list(task.classes),
+        targets=first.targets.tolist(),
+        patients=first.patients.tolist(),
+        probabilities={name: np.round(one.probabilities, 6).tolist() for name, one in scores.items()},
+        cost={name: value for name, value in cost.items() if name != "machine"},
+        machine=describe_machine(),
+    )
+
+
+def _scores(run: Run, scale: float) -> Scores:
+    """Calibrated scores on the test pictures at another side: weights and calibration are what they were."""
+    if scale == 1.0:
+        frame = pd.read_csv(run.folder / PREDICTIONS)
+        return scores_of(frame[frame["split"] == "test"], run)
+    side = max(16, round(run.picture_steps.size * scale))
+    other = replace(run, config=run.config | {"preprocessing": run.config["preprocessing"] | {"size": side}})
+    return scores_of(predict_rows(other, open_table(run).where("test")), run)
+
+
+def _write(options: AblationOptions, cells: dict[Key, Cell], variants: list[str], scales: tuple[float, ...]) -> str:
+    summary = summarise(cells, variants, scales, margin=options.margin, resamples=options.resamples)
+    for name, frame in (("cells.csv", cells_table(cells)), ("summary.csv", summary)):
+        with replacing(options.out / name) as temporary:
+            frame.to_csv(temporary, index=False)
+    text = to_markdown(summary, margin=options.margin)
+    machines = sorted({cell.machine for cell in cells.values()})
+    write_atomically(options.out / "summary.md", text + "\n" + "".join(f"{machine}\n" for machine in machines))
+    record = {"command": " ".join(["softfree", *sys.argv[1:]]), "machines": machines, "versions": versions()}
+    write_atomically(options.out / "machine.json", json.dumps(record, indent=2))
+    at_training = summary[summary["scale"] == 1.0]
+    plot_variants(options.out / "summary.png", at_training, cells)
+    if len(scales) > 1:
+        plot_scales(options.out / "scales.png", summary)
+    return text

@@ -1,0 +1,118 @@
+"""What little of a sample already tells: a logistic regression beside the transformers of a study.
+
+A transformer that does not beat it has not learnt from the detail that it was given, or there is none to learn from.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from softfree.data.modalities.base import Preparation
+from softfree.data.modalities.image import Preprocessing
+from softfree.data.table import Table
+from softfree.evaluation.metric_specs import quantities
+from softfree.evaluation.scores import Scores
+from softfree.training.configuration import read_training_table
+from softfree.training.modality import create_preparation, kind_of
+from softfree.training.options import TrainOptions
+from softfree_runtime.core.errors import ReadError, UserError
+
+# What is left of a sample of each kind, and what that is called.
+NAMES = {
+    "picture": "32 x 32 pixels",
+    "slide": "32 x 32 pixels",
+    "volume": "12 x 12 x 12 voxels",
+    "bag": "mean of the features",
+}
+SIDE, DEPTH = 32, 12
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # C of the regression; the best on validation is taken
+
+
+def name_of(recipe: Mapping[str, Any]) -> str:
+    """Name the baseline of a recipe, options of a training without its table."""
+    return NAMES[kind_of(TrainOptions(table=Path(), **recipe))]
+
+
+def fit_baseline(options: TrainOptions) -> tuple[Scores, dict[str, Any]]:
+    """Fit on the training samples of a recipe, choose its strength on validation, and give its scores on test.
+
+    Samples go through the recipe's own preprocessing, reduced as :data:`NAMES` says, without augmentation.
+
+    Returns:
+        Scores of the test samples that can be read, and the cost, as ``cost.json`` has it.
+
+    Raises:
+        UserError: findings with unknowns, or a split without a readable sample.
+    """
+    began, worked = time.monotonic(), time.process_time()
+    table = read_training_table(options)
+    if table.task.kind == "multilabel":
+        raise UserError("it is for classes that exclude each other")
+    steps = _steps(options, table)
+    parts = {split: _reduced(table.where(split), steps) for split in ("train", "val", "test")}
+    fitted = [_pipeline(strength).fit(*parts["train"][:2]) for strength in STRENGTHS]
+    best = max(fitted, key=lambda model: _auroc(_scores(model, table, *parts["val"])))
+    cost = {
+        "seconds": time.monotonic() - began,
+        "cpu_seconds": time.process_time() - worked,
+        "peak_bytes": math.nan,
+        "multiply_adds": len(table.task.classes) * parts["train"][0].shape[1],
+        "resumed": False,
+    }
+    return _scores(best, table, *parts["test"]), cost
+
+
+def _pipeline(strength: float) -> Pipeline:
+    regression = OneVsRestClassifier(LogisticRegression(C=strength, max_iter=2000))
+    return make_pipeline(StandardScaler(), regression)
+
+
+def _steps(options: TrainOptions, table: Table) -> Preparation:
+    if kind_of(options) == "picture":
+        return Preprocessing.create(options.preset, SIDE, options.fit, options.channels)
+    return create_preparation(options, table)
+
+
+def _reduced(part: Table, steps: Preparation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers (n, K), targets (n,) and patients (n,) of the readable samples."""
+    found = []
+    for file, target, patient in zip(part.frame["file"], part.targets, part.frame["patient"], strict=True):
+        try:
+            found.append((_reduce(torch.from_numpy(steps.load(file)), steps.kind), target, patient))
+        except ReadError:
+            continue
+    if not found:
+        raise UserError("no sample of a split can be read; see: softfree check")
+    numbers, targets, patients = zip(*found, strict=True)
+    return np.stack(numbers), np.array(targets), np.array(patients)
+
+
+def _reduce(sample: torch.Tensor, kind: str) -> np.ndarray:
+    if kind == "bag":
+        return sample[:, :-3].mean(0).numpy()
+    if kind == "volume":
+        sample = F.adaptive_avg_pool3d(sample, DEPTH)
+    elif sample.shape[1:] != (SIDE, SIDE):
+        sample = F.adaptive_avg_pool2d(sample, SIDE)
+    return sample.flatten().numpy()
+
+
+def _scores(model: Pipeline, table: Table, pixels: np.ndarray, targets: np.ndarray, patients: np.ndarray) -> Scores:
+    return Scores(table.task, model.predict_proba(pixels), targets, patients)
+
+
+def _auroc(scores: Scores) -> float:
+    value = quantities(scores)["auroc"].value
+    return -1.0 if math.isnan(value) else value

@@ -1,0 +1,87 @@
+"""Trainings in processes of their own that end with the process that began them, however it ends.
+
+A child watches its standard input, whose other end its parent holds: the system closes that when the parent ends, also
+when it is killed and can do nothing more. This works on every system, unlike signals of a parent's death.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+
+from softfree_runtime.core.errors import UserError
+
+MODULE = "softfree_lab.studies.children"
+"""What a child runs."""
+
+
+class Children:
+    """The children of this process; leaving the block ends those that still run."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock, self._ended = threading.Lock(), False
+
+    def __enter__(self) -> Children:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._ended = True
+            running = list(self._running)
+        for child in running:
+            child.kill()
+
+    def run(self, arguments: Sequence[str], threads: int) -> None:
+        """Run a command of softfree to its end.
+
+        Args:
+            arguments: as on the command line.
+            threads: of its computations.
+
+        Raises:
+            UserError: with the child's own words, when it fails.
+        """
+        with self._lock:
+            if self._ended:
+                raise UserError("the study was stopped")
+            child = subprocess.Popen(
+                [sys.executable, "-m", MODULE, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                env=os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONIOENCODING": "utf-8"},
+            )
+            self._running.add(child)
+        assert child.stderr is not None
+        said = child.stderr.read()  # not communicate(), which closes the child's standard input first
+        code = child.wait()
+        with self._lock:
+            self._running.discard(child)
+        for stream in (child.stdin, child.stderr):
+            with suppress(OSError):
+                stream.close()  # type: ignore[union-attr]
+        if code:
+            reason = (said.strip().splitlines() or [f"it ended with status {code} and no message"])[-1]
+            raise UserError(reason.removeprefix("softfree: error: "))
+
+
+def _end_with_parent() -> None:
+    with suppress(OSError):
+        while os.read(0, 1):  # a descriptor, for a lock of sys.stdin would be waited for when the child ends
+            pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    from softfree.cli.main import main
+
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Is it the picture or its size that a classifier has learnt?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from softfree.data.dataset import SampleDataset
+from softfree.data.modalities.image import resize
+from softfree.data.table import Table
+from softfree.inference.forward import infer
+from softfree.inference.options import InferenceOptions
+from softfree.inference.run import Run
+from softfree.reporting.scoring import own_table
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.outputs import probabilities
+from softfree_runtime.readers import read_picture
+from softfree_runtime.readers.image import Picture
+
+FEATURES = ("width", "height", "aspect ratio", "pixels")
+
+
+@dataclass(frozen=True)
+class SizeStudy:
+    """What speaks for and against size as the thing learnt, on the test split of a binary task.
+
+    Attributes:
+        rows: a row each feature: AUROC of the feature alone, and Spearman's correlation of the model's probability
+            with the feature within each class (no correlation means that size does not move the model).
+        auroc: of the model on the pictures as they are.
+        auroc_equal: of the model when each picture is first cut to its centre square and reduced to one common
+            number of pixels, so that neither shape nor sharpness tells the native size.
+        side: that common side, in pixels: the smallest shortest side of the split.
+        n: pictures.
+    """
+
+    rows: pd.DataFrame
+    auroc: float
+    auroc_equal: float
+    side: int
+    n: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**{k: v for k, v in self.__dict__.items() if k != "rows"}, "features": self.rows.to_dict("records")}
+
+
+def study_sizes(run: Run, *, moved: Path | None = None, batch: int = 16, progress: bool = True) -> SizeStudy:
+    """Compare a run's answers on the test pictures as they are and on equal-sized crops of them.
+
+    Args:
+        run: the run.
+        moved: where its table lies now; default: where it was.
+        batch: pictures at once.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: when the run's task is not binary, or its table is not there.
+    """
+    if run.task.kind != "binary":
+        raise UserError(f"a study of sizes needs a binary task; this run's is {run.task.kind}")
+    table = own_table(run, moved, how=f"softfree-lab study sizes {run.folder} --table TABLE").where("test")
+    shapes = np.array([read_picture(file).pixels.shape[:2] for file in table.frame["file"]])  # (n, 2)
+    side = int(shapes.min())
+    as_they_are = _positive(run, [str(file) for file in table.frame["file"]], batch, progress)
+    equal = _positive(run, [_centre(read_picture(file), side) for file in table.frame["file"]], batch, progress)
+    height, width = shapes.T.astype(float)
+    features = dict(zip(FEATURES, (width, height, width / height, width * height), strict=True))
+    rows = [_feature_row(name, values, as_they_are, table) for name, values in features.items()]
+    return SizeStudy(
+        pd.DataFrame(rows),
+        float(roc_auc_score(table.targets, as_they_are)),
+        float(roc_auc_score(table.targets, equal)),
+        side,
+        len(table.targets),
+    )
+
+
+def _positive(run: Run, sources: Sequence[str | Picture], batch: int, progress: bool) -> np.ndarray:
+    dataset = SampleDataset(sources, None, run.picture_steps)
+    logits = infer(run.model, dataset, 2, InferenceOptions(batch=batch, progress=progress))
+    return probabilities(logits.values, run.task)[:, 1]
+
+
+def _centre(picture: Picture, side: int) -> Picture:
+    """The centre square of a picture at ``side`` pixels."""
+    unit = picture.unit()
+    height, width = unit.shape[:2]
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    square = unit[top : top + short, left : left + short]
+    return Picture(resize(square, side), 0.0, 1.0, None, (*picture.steps, "centre square"), picture.stored)
+
+
+def _feature_row(name: str, values: np.ndarray, scores: np.ndarray, table: Table) -> dict[str, Any]:
+    area = float(roc_auc_score(table.targets, values))
+    row: dict[str, Any] = {"feature": name, "AUROC alone": max(area, 1 - area)}
+    for number, label in enumerate(table.task.classes):
+        chosen = table.targets == number
+        row[f"correlation within {label}"] = float(spearmanr(values[chosen], scores[chosen]).statistic)
+    return row

@@ -1,0 +1,195 @@
+"""Does SOFT's iteration reach the pseudo-inverse: the residual after each step, layer by layer, in each precision.
+
+SOFT's figure 5 (Lu et al. 2021, arXiv:2110.11945) on pictures of one's own: ``||A X_k A - A|| / ||A||`` of the matrices
+between landmarks as a model makes them. Matrices and all arithmetic of the iteration are in the precision named, the
+residual is measured in float64. The product itself iterates in float32 whatever the model's precision.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from softfree.attention import SoftAttention
+from softfree.attention.pseudoinverse import residual, start, step, to_unit_norm
+from softfree.core.environment import describe_machine, versions
+from softfree.core.precision import DTYPES
+from softfree.core.progress import tracked
+from softfree.data.modalities.image import Preprocessing
+from softfree.inference.predict import find_inputs
+from softfree.inference.run import Run
+from softfree.models import create_model
+from softfree_lab.studies.options import ConvergenceOptions
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.core.files import replacing, write_atomically
+from softfree_runtime.readers import read_picture
+
+TITLES = {"32": "float32", "bf16": "bfloat16", "16": "float16"}
+
+
+def study_convergence(options: ConvergenceOptions, pictures: Sequence[str]) -> pd.DataFrame:
+    """Measure, and write ``convergence.csv``, ``.md``, ``.png`` and ``machine.json`` into ``options.out``.
+
+    Args:
+        options: the model or run, precisions, iterations.
+        pictures: files, folders or tables.
+
+    Returns:
+        A row for each layer, precision and iteration: residual (median, low and high tenth over pictures and heads)
+        and the share of matrices that are not finite.
+
+    Raises:
+        UserError: a model without SOFT attention, or no picture that can be read.
+    """
+    model, preprocessing = _model(options)
+    layers = {name: part for name, part in model.named_modules() if isinstance(part, SoftAttention)}
+    if not layers:
+        raise UserError("this model has no SOFT attention: name one such as soft_vit_nano_patch16 or soft_tiny")
+    collected: dict[str, list[Tensor]] = {name: [] for name in layers}
+    for pixels in _read(pictures, preprocessing, options):
+        with torch.inference_mode(), _watched(layers, collected):
+            model(pixels)
+    rows = []
+    for name, found in collected.items():
+        matrices = torch.cat([each.flatten(0, -3) for each in found])  # (pictures x heads, m, m)
+        for precision in options.precision:
+            rows += _rows(name, str(precision), matrices, options.iterations)
+    table = pd.DataFrame(rows)
+    _write(options.out, table)
+    return table
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """The last iteration for people."""
+    last = table[table["iteration"] == table["iteration"].max()]
+    lines = [
+        f"Residual after {int(last['iteration'].iloc[0])} iterations: median [a tenth, nine tenths]",
+        "",
+        "| layer | landmarks | precision | residual | not finite |",
+        "|---|---|---|---|---|",
+    ]
+    for row in last.to_dict("records"):
+        spread = f"{row['residual']:.1e} [{row['low']:.1e}, {row['high']:.1e}]"
+        lines.append(
+            f"| {row['layer']} | {row['landmarks']} | {row['precision']} | {spread} | {row['not_finite']:.0%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _model(options: ConvergenceOptions) -> tuple[nn.Module, Preprocessing]:
+    if options.run is not None:
+        run = Run.load(options.run)
+        return run.model, run.picture_steps
+    preprocessing = Preprocessing.create(options.preset, options.size, options.fit)
+    torch.manual_seed(options.seed)
+    model = create_model(options.model, img_size=options.size, in_chans=preprocessing.channels, num_classes=2)
+    return model.eval(), preprocessing
+
+
+def _read(pictures: Sequence[str], preprocessing: Preprocessing, options: ConvergenceOptions) -> Iterator[Tensor]:
+    chosen = find_inputs(list(pictures), None)[: options.count]
+    unreadable = 0
+    for _, source, frame in tracked(chosen, "Measuring", shown=options.progress):
+        try:
+            picture = read_picture(source, frame=frame) if isinstance(source, str) else source
+        except ReadError:
+            unreadable += 1
+            continue
+        yield torch.from_numpy(preprocessing(picture)).unsqueeze(0)
+    if unreadable == len(chosen):
+        raise UserError(f"none of {len(chosen)} pictures can be read; see: softfree check")
+    if unreadable:
+        print(f"{unreadable} of {len(chosen)} pictures cannot be read and are left out", file=sys.stderr)
+
+
+@contextmanager
+def _watched(layers: dict[str, SoftAttention], collected: dict[str, list[Tensor]]) -> Iterator[None]:
+    """Keep what each layer is about to invert, ridge included."""
+
+    def watch(name: str, layer: SoftAttention) -> None:
+        original = layer.invert
+
+        def invert(between: Tensor) -> Any:
+            unit = torch.eye(between.shape[-1], dtype=between.dtype)
+            collected[name].append((between + layer.ridge * unit).cpu())
+            return original(between)
+
+        layer.invert = invert  # type: ignore[method-assign]
+
+    for name, layer in layers.items():
+        watch(name, layer)
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            del layer.invert
+
+
+def _rows(name: str, precision: str, matrices: Tensor, iterations: int) -> list[dict[str, Any]]:
+    scaled, _ = to_unit_norm(matrices.to(DTYPES[precision]))
+    x, exact = start(scaled), scaled.double()
+    rows = []
+    for number in range(iterations + 1):
+        left = residual(exact, x.double())
+        finite = left[left.isfinite()]
+        quantiles = (
+            torch.quantile(finite, finite.new_tensor([0.5, 0.1, 0.9])).tolist() if len(finite) else [float("nan")] * 3
+        )
+        rows.append(
+            {
+                "layer": name,
+                "landmarks": matrices.shape[-1],
+                "precision": precision,
+                "iteration": number,
+                "residual": quantiles[0],
+                "low": quantiles[1],
+                "high": quantiles[2],
+                "not_finite": 1 - len(finite) / len(left),
+            }
+        )
+        x = step(scaled, x)
+    return rows
+
+
+def _write(out: Path, table: pd.DataFrame) -> None:
+    with replacing(out / "convergence.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    machine = describe_machine()
+    write_atomically(out / "convergence.md", f"{to_markdown(table)}\n{machine}\n")
+    record = {"command": " ".join(["softfree", *sys.argv[1:]]), "machine": machine, "versions": versions()}
+    write_atomically(out / "machine.json", json.dumps(record, indent=2))
+    _plot(out / "convergence.png", table)
+
+
+def _plot(path: Path, table: pd.DataFrame) -> None:
+    """A panel for each precision, a line for each layer from the first (pale) to the last."""
+    precisions = list(dict.fromkeys(table["precision"]))
+    layers = list(dict.fromkeys(table["layer"]))
+    colours = mpl.colormaps["viridis_r"]
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(1 + 3.6 * len(precisions), 3.8), layout="constrained")
+        for axes, precision in zip(
+            figure.subplots(1, len(precisions), sharey=True, squeeze=False)[0], precisions, strict=True
+        ):
+            for number, layer in enumerate(layers):
+                rows = table[(table["layer"] == layer) & (table["precision"] == precision)]
+                colour = colours(0.15 + 0.85 * number / max(1, len(layers) - 1))
+                axes.plot(rows["iteration"], rows["residual"], color=colour, label=layer)
+                axes.fill_between(rows["iteration"], rows["low"], rows["high"], color=colour, alpha=0.12, linewidth=0)
+            axes.set(yscale="log", title=TITLES[precision], xlabel="iteration")
+            axes.grid(axis="y", color="0.92")
+        figure.axes[0].set_ylabel("‖A X A − A‖ / ‖A‖")
+        lines, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(lines, names, loc="outside right upper", frameon=False, fontsize=8)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=150)

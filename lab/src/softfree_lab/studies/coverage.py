@@ -1,0 +1,159 @@
+"""How often the intervals of a report hold the truth, by simulation: few patients with several images each, and many.
+
+Scores of a patient's images share a part, so that they resemble each other. A second model sees the same images and
+ranks them a little worse; the difference of both AUROC is measured, too. The truth of each metric is its value over a
+population of 40,000 such patients. A metric without an interval (too few patients) is counted as such, not as a miss.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+from itertools import product
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from numpy.random import Generator, default_rng
+
+from softfree.core.environment import describe_machine, versions
+from softfree.core.progress import tracked
+from softfree.evaluation.comparison import Difference, compare
+from softfree.evaluation.metrics import Metric, measure
+from softfree.evaluation.scores import Scores
+from softfree_lab.studies.options import CoverageOptions
+from softfree_runtime.core.files import replacing, write_atomically
+from softfree_runtime.core.task import Task
+
+TASK = Task("binary", ("absent", "present"))
+SHARED = 0.8
+"""Standard deviation of what the images of a patient share; that of an image is 1."""
+ALIKE, WORSE = 0.8, 0.8
+"""Correlation of what the two models see in an image beside its class; the second's separation over the first's."""
+POPULATION = 40_000
+DIFFERENCE = "auroc difference"
+
+Setting = tuple[int, int, float, float, float]
+
+
+def study_coverage(options: CoverageOptions) -> pd.DataFrame:
+    """Simulate, and write ``coverage.csv``, ``coverage.md``, ``coverage.png`` and ``machine.json`` into ``out``.
+
+    Returns:
+        A row for each metric and setting: ``patients``, ``images`` (of each), ``positives`` (share of the patients),
+        ``separation`` (of the classes, in standard deviations of a negative image), ``spread`` (of the positives),
+        ``metric``, ``truth``, ``held`` (share of the given intervals), ``given`` (share of the repeats), ``width``
+        (mean).
+    """
+    settings = list(product(options.patients, options.images, options.positives, options.separations, options.spreads))
+    rows: list[dict[str, float | str]] = []
+    for number, setting in enumerate(tracked(settings, "Simulating", total=len(settings), shown=options.progress)):
+        rows += _one(setting, default_rng((options.seed, number)), options)
+    found = pd.DataFrame(rows)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with replacing(options.out / "coverage.csv") as temporary:
+        found.to_csv(temporary, index=False, float_format="%.4f")
+    write_atomically(options.out / "coverage.md", to_markdown(found))
+    about = {"command": shlex.join(["softfree", *sys.argv[1:]]), "machine": describe_machine(), "versions": versions()}
+    write_atomically(options.out / "machine.json", json.dumps(about, indent=2))
+    _plot(options.out / "coverage.png", found)
+    return found
+
+
+def _one(setting: Setting, rng: Generator, options: CoverageOptions) -> list[dict[str, float | str]]:
+    patients, images, positives, separation, spread = setting
+    truth = {name: one.value for name, one in _measured((POPULATION, 1, *setting[2:]), rng, 2).items()}
+    held: dict[str, list[bool]] = {name: [] for name in truth}
+    widths: dict[str, list[float]] = {name: [] for name in truth}
+    for _ in range(options.repeats):
+        for name, metric in _measured(setting, rng, options.resamples).items():
+            if name in truth and not math.isnan(metric.low):
+                held[name].append(metric.low <= truth[name] <= metric.high)
+                widths[name].append(metric.high - metric.low)
+    return [
+        {
+            "patients": patients,
+            "images": images,
+            "positives": positives,
+            "separation": separation,
+            "spread": spread,
+            "metric": name,
+            "truth": truth[name],
+            "held": float(np.mean(held[name])) if held[name] else math.nan,
+            "given": len(held[name]) / options.repeats,
+            "width": float(np.mean(widths[name])) if widths[name] else math.nan,
+        }
+        for name in truth
+        if name not in ("ece", "auroc_delong")  # have none, or say that they ignore patients
+    ]
+
+
+def _measured(setting: Setting, rng: Generator, resamples: int) -> dict[str, Metric | Difference]:
+    """Draw patients and measure them; a patient has one class."""
+    patients, images, positives, separation, spread = setting
+    ill = rng.random(patients) < positives
+    y = np.repeat(ill.astype(int), images)
+    who = np.repeat(np.arange(patients), images)
+    scale = np.where(y == 1, spread, 1.0)
+    first = SHARED * rng.normal(size=patients)[who] + rng.normal(size=len(y))
+    other = SHARED * rng.normal(size=patients)[who] + rng.normal(size=len(y))
+    second = ALIKE * first + math.sqrt(1 - ALIKE**2) * other
+    a, b = (
+        _scores(share * separation * (y - 0.5) + scale * noise, y, who)
+        for share, noise in ((1, first), (WORSE, second))
+    )
+    seed = int(rng.integers(2**31))
+    found: dict[str, Metric | Difference] = dict(measure(a, None, resamples=resamples, seed=seed))
+    found[DIFFERENCE] = compare(a, b, resamples=resamples, seed=seed).differences["auroc"]
+    return found
+
+
+def _scores(score: np.ndarray, y: np.ndarray, who: np.ndarray) -> Scores:
+    p = 1 / (1 + np.exp(-score))
+    return Scores(TASK, np.stack([1 - p, p], 1), y, who)
+
+
+def to_markdown(found: pd.DataFrame) -> str:
+    """One row a number of patients and images, one column a metric.
+
+    A cell has the share of the given intervals that hold, over all settings; in brackets that of the worst setting of
+    those in which at least half of the intervals are given.
+    """
+    metrics = list(dict.fromkeys(found["metric"]))
+    lines = ["| patients | images of each | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 2) + "|"]
+    for (patients, images), part in found.groupby(["patients", "images"]):
+        cells = [_cell(part[part["metric"] == name]) for name in metrics]
+        lines.append(f"| {patients} | {images} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(own: pd.DataFrame) -> str:
+    given = own["given"].mean()
+    if not given:
+        return "none given"
+    share = np.average(own["held"].fillna(0), weights=own["given"])
+    worst = own.loc[own["given"] >= 0.5, "held"].min()
+    partly = "" if given > 0.995 else f", {given:.0%} given"
+    return f"{100 * share:.1f} %{'' if math.isnan(worst) else f' ({100 * worst:.0f})'}{partly}"
+
+
+def _plot(path: Path, found: pd.DataFrame) -> None:
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    axes.axhspan(0.93, 0.97, color="0.9", linewidth=0)
+    axes.axhline(0.95, color="0.5", linewidth=0.8)
+    for name, part in found.groupby("metric"):
+        given = part[part["given"] > 0]
+        mean = given.groupby("patients")["held"].mean()
+        axes.plot(mean.index, mean, marker="o", markersize=3, linewidth=1.2, label=str(name))
+    axes.set_xscale("log")
+    axes.set_xticks(sorted(found["patients"].unique()), [str(n) for n in sorted(found["patients"].unique())])
+    axes.minorticks_off()
+    axes.set_xlabel("patients")
+    axes.set_ylabel("share of 95 % intervals\nthat hold the truth")
+    axes.legend(fontsize=7, ncols=2, frameon=False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,142 @@
+"""How far the maps of each method can be trusted, attention by attention.
+
+Deletion and insertion (:mod:`~softfree_lab.studies.faithfulness`), random weights
+(:mod:`~softfree.explain.sanity_checks`) and, where the table says where the findings are, their places (:mod:`softfree_lab.studies.localization`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from softfree.core.environment import describe_machine, versions
+from softfree.evaluation.bootstrap import distribution
+from softfree.inference.run import Run
+from softfree.reporting.scoring import own_table
+from softfree_lab.studies.explain_images import Tested, methods_of, test_pictures
+from softfree_lab.studies.explain_report import EVERY, MEASURES, plot_curves, plot_measures, to_markdown
+from softfree_lab.studies.load_runs import attention_names, open_runs
+from softfree_lab.studies.options import ExplainStudyOptions
+from softfree_lab.studies.paired_bootstrap import Drawn
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import replacing, write_atomically
+
+
+@dataclass(frozen=True)
+class MapStudy:
+    """What a study of maps found.
+
+    Attributes:
+        rows: a row each run, picture and method: ``deletion_area`` and ``insertion_area`` of the class's
+            probability, ``random_area`` of random orders; ``deletion`` and ``insertion`` are the areas minus that of
+            random orders. ``net``: 1 where the map of a class that is sure sums to more than zero, else 0. Rank
+            correlations with the map of random weights: ``head``, ``all``, on the first pictures.
+            ``pointing``, ``localisation`` and their ``chance``, on pictures with a place.
+        summary: a row each attention, class explained (or all together), method and measure: the mean over
+            the runs and pictures ``value``, a 95 % interval over patients ``low``, ``high``, and ``n`` pictures.
+        curves: a row each attention, method and step: ``share`` of the tokens, ``deletion``, ``insertion``.
+        unreadable: a line for each picture that was left out.
+    """
+
+    rows: pd.DataFrame
+    summary: pd.DataFrame
+    curves: pd.DataFrame
+    unreadable: list[str]
+
+
+def study_explain(folders: Sequence[str | Path], options: ExplainStudyOptions) -> MapStudy:
+    """Test the maps of runs on their test pictures.
+
+    Writes ``maps.csv``, ``maps_summary.csv`` and ``maps_curves.csv`` (the three frames of the result), ``maps.md``,
+    ``maps.png``, ``maps_curves.png`` and ``machine.json`` into ``options.out``.
+
+    Raises:
+        UserError: runs of different tasks or without a grid of tokens on pictures, or no picture can be read.
+    """
+    for name in ("count", "resamples", "orders"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} {getattr(options, name)}: expected 1 or more")
+    runs = open_runs(folders)
+    how = "softfree-lab study explain RUN --table TABLE"
+    tables = [own_table(run, options.table, how=how).where("test") for run in runs]
+    for run in runs:
+        methods_of(run, options)
+    tested = [test_pictures(run, table, options) for run, table in zip(runs, tables, strict=True)]
+    if not any(one.rows for one in tested):
+        missed = [line for one in tested for line in one.unreadable]
+        raise UserError(
+            f"none of the test pictures could be read; the first: {missed[0] if missed else 'there is none'}"
+        )
+    names = attention_names(runs)
+    rows = _rows(runs, names, tested)
+    missed = list(dict.fromkeys(line for one in tested for line in one.unreadable))
+    found = MapStudy(rows, summarise(rows, options), _curves(names, tested), missed)
+    _write(options.out, found)
+    return found
+
+
+def summarise(rows: pd.DataFrame, options: ExplainStudyOptions) -> pd.DataFrame:
+    """Average over the runs of an attention, then over pictures; see :class:`MapStudy`."""
+    found: list[dict[str, Any]] = []
+    for attention, of_attention in rows.groupby("attention", sort=False):
+        for target in (EVERY, *sorted(of_attention["target"].unique())):
+            of_class = of_attention if target == EVERY else of_attention[of_attention["target"] == target]
+            head = {"attention": attention, "runs": of_attention["run"].nunique(), "target": target}
+            for method, own in of_class.groupby("method", sort=False):
+                found += [head | {"method": method, **one} for one in _measures(own, options)]
+    return pd.DataFrame(found)
+
+
+def _measures(own: pd.DataFrame, options: ExplainStudyOptions) -> list[dict[str, Any]]:
+    found = []
+    for measure in (name for name in MEASURES if name in own):
+        known = own.dropna(subset=[measure]).groupby("row").agg({measure: "mean", "patient": "first"})
+        if len(known):
+            drawn = _mean(known[measure].to_numpy(), known["patient"].to_numpy(), options)
+            low, high, *_ = drawn.interval()
+            found.append({"measure": measure, "value": drawn.value, "low": low, "high": high, "n": len(known)})
+    return found
+
+
+def _mean(values: np.ndarray, patients: np.ndarray, options: ExplainStudyOptions) -> Drawn:
+    """The mean with its resamples of patients."""
+    statistics = {"mean": lambda weights: weights @ values / weights.sum(axis=1)}
+    draws = distribution(statistics, patients, resamples=options.resamples, seed=options.seed)["mean"]
+    return Drawn(float(values.mean()), draws, 0.0)
+
+
+def _rows(runs: Sequence[Run], names: Sequence[str], tested: Sequence[Tested]) -> pd.DataFrame:
+    rows = []
+    for run, name, one in zip(runs, names, tested, strict=True):
+        head = {"run": run.folder.name, "attention": name, "seed": run.config["options"].get("seed")}
+        rows += [head | row for row in one.rows]
+    return pd.DataFrame(rows)
+
+
+def _curves(names: Sequence[str], tested: Sequence[Tested]) -> pd.DataFrame:
+    """Average the curves over the runs of an attention."""
+    rows = []
+    for name, one in zip(names, tested, strict=True):
+        for method, (shares, deletion, insertion) in one.curves.items():
+            head = {"attention": name, "method": method}
+            steps = enumerate(zip(shares, deletion, insertion, strict=True))
+            rows += [head | {"step": i, "share": s, "deletion": d, "insertion": b} for i, (s, d, b) in steps]
+    return pd.DataFrame(rows).groupby(["attention", "method", "step"], sort=False, as_index=False).mean()
+
+
+def _write(out: Path, found: MapStudy) -> None:
+    for name, frame in (("maps", found.rows), ("maps_summary", found.summary), ("maps_curves", found.curves)):
+        with replacing(out / f"{name}.csv") as temporary:
+            frame.to_csv(temporary, index=False, float_format="%.5g")
+    write_atomically(out / "maps.md", to_markdown(found.rows, found.summary, found.unreadable))
+    plot_measures(out / "maps.png", found.summary[found.summary["target"] == EVERY])
+    plot_curves(out / "maps_curves.png", found.curves)
+    record = {"command": " ".join(sys.argv[1:]), "machine": describe_machine(), "versions": versions()}
+    write_atomically(out / "machine.json", json.dumps(record, indent=2))

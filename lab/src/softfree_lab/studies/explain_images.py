@@ -1,0 +1,198 @@
+"""What the maps of one run reach on test pictures: curves, random weights, known places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from softfree.core.environment import best_device
+from softfree.core.precision import products_in
+from softfree.core.progress import tracked
+from softfree.data.table import Table
+from softfree.explain.activations import classifier
+from softfree.explain.log_odds import LogOdds
+from softfree.explain.logit_decomposition import has_split
+from softfree.explain.maps import explain_tensor
+from softfree.explain.options import MapMethod
+from softfree.explain.samples import Opener, Sample
+from softfree.explain.sanity_checks import ALL, HEAD, cascade, similarity
+from softfree.inference.run import Run
+from softfree.models import VisionTransformer
+from softfree_lab.studies.faithfulness import Perturbed, without_tokens
+from softfree_lab.studies.localization import localisation_area, on_finding, pointing_game, seen_tokens
+from softfree_lab.studies.options import ExplainStudyOptions
+from softfree_runtime.core.errors import ReadError, UserError, unknown_name
+from softfree_runtime.core.outputs import probabilities
+
+RANDOM = "random"
+"""What rows and curves call the random orders."""
+SURE = 0.9
+"""Probability from which a map of the class should be for it as a whole."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What was found with one run.
+
+    Attributes:
+        rows: a row each picture and method, see :class:`~softfree_lab.studies.explain.MapStudy`.
+        curves: (shares, deletion, insertion) of each method averaged over pictures, and of random orders.
+        unreadable: a line for each picture that was left out; no file is named, for that may be a patient's name.
+    """
+
+    rows: list[dict[str, Any]]
+    curves: dict[str, tuple[np.ndarray, ...]]
+    unreadable: list[str]
+
+
+def choose(table: Table, count: int, target: str | None = None) -> list[int]:
+    """Choose test pictures: the first of each class, then the second of each class, and so on; numbers in order.
+
+    Args:
+        table: the test rows.
+        count: at most so many.
+        target: only pictures that have this class.
+
+    Raises:
+        UserError: a class that there is not.
+    """
+    targets = np.asarray(table.targets)
+    if target is not None and target not in table.task.classes:
+        raise unknown_name("class", target, table.task.classes)
+    index = None if target is None else table.task.classes.index(target)
+    if not table.task.exclusive:
+        return np.flatnonzero(np.ones(len(targets)) if index is None else targets[:, index] == 1)[:count].tolist()
+    place = pd.Series(targets).groupby(targets).cumcount().to_numpy()
+    order = np.lexsort((targets, place))
+    return sorted(order[(targets[order] == index) | (index is None)][:count].tolist())
+
+
+def methods_of(run: Run, options: ExplainStudyOptions) -> list[MapMethod]:
+    """Leave out the split where the model's logits are no sums over tokens.
+
+    Raises:
+        UserError: a run without a grid of tokens on pictures, or none of the methods is left.
+    """
+    split = has_split(classifier(run.model))
+    found = [method for method in dict.fromkeys(options.methods) if method != "split" or split]
+    if not isinstance(run.model, VisionTransformer):
+        raise UserError(f"{run.folder} is no vision transformer on pictures: expected a run of a *_vit_* model")
+    if not found:
+        raise UserError(f"{run.folder} has no split, as its logits are no sums over tokens: expected further --methods")
+    return found
+
+
+def test_pictures(run: Run, table: Table, options: ExplainStudyOptions) -> Tested:
+    """Explain test pictures of a run with each method and test the maps."""
+    model = cast(VisionTransformer, run.model)
+    model.to(best_device())
+    opener = Opener(run.preprocessing, model)
+    found: list[_Picture] = []
+    unreadable = []
+    for number in _progress(choose(table, options.count, options.target), run, options):
+        entry = table.frame.iloc[number]
+        frame = entry.get("frame")
+        try:
+            sample = opener(entry["file"], None if pd.isna(frame) else int(frame))
+            if not isinstance(sample.tensor, Tensor):
+                raise ReadError(f"{entry['file']}: too long to be read at once", "too_large")
+        except ReadError as error:
+            unreadable.append(f"row {entry['row']} of the table: {error.status}")
+            continue
+        found.append(_Picture(run, options, sample, entry))
+        truth = int(table.targets[number]) if table.task.exclusive else -1
+        if (
+            truth in table.task.scored
+            and {"x", "y"} <= set(entry.index)
+            and not pd.isna([entry["x"], entry["y"]]).any()
+        ):
+            found[-1].locate(truth)
+    kept = found[: options.randomised]
+    for name, changed in cascade(model, options.seed) if kept else ():
+        if name in (HEAD, ALL):
+            for picture in kept:
+                picture.compare(changed, name)
+    return Tested([row for picture in found for row in picture.rows.values()], _mean_curves(found), unreadable)
+
+
+def _progress(numbers: list[int], run: Run, options: ExplainStudyOptions) -> Iterator[int]:
+    yield from tracked(numbers, f"Explaining with {run.folder.name}", shown=options.progress)
+
+
+def _mean_curves(found: list[_Picture]) -> dict[str, tuple[np.ndarray, ...]]:
+    methods = list(found[0].curves) if found else []
+    return {name: tuple(np.mean([picture.curves[name] for picture in found], axis=0)) for name in methods}
+
+
+class _Picture:
+    """A picture with the maps of the class that is asked for or else predicted, their curves and rows."""
+
+    def __init__(self, run: Run, options: ExplainStudyOptions, sample: Sample, entry: pd.Series) -> None:
+        self.run, self.options, self.sample, self.entry = run, options, sample, entry
+        assert isinstance(sample.tensor, Tensor)
+        self.tensor = sample.tensor
+        first, *others = methods_of(run, options)
+        self.maps = {first: explain_tensor(run, self.tensor, first, target=options.target)}
+        self.target = self.maps[first].target
+        self.maps |= {method: explain_tensor(run, self.tensor, method, target=self.target) for method in others}
+        self.curves: dict[str, tuple[np.ndarray, ...]] = {}
+        self.rows: dict[str, dict[str, Any]] = {}
+        self._follow()
+
+    def _follow(self) -> None:
+        """Curves and areas of each map, and of random orders."""
+        options, seed = self.options, self.options.seed + int(self.entry["row"])
+        patch = (cast(VisionTransformer, self.run.model).patch_size,) * 2
+        blank = without_tokens(self.tensor, patch, options.removal)
+        grid = next(iter(self.maps.values())).values.shape
+        how = {"steps": options.steps, "batch": options.batch}
+        perturbed = Perturbed(self._answer, self.tensor, blank, patch, grid, **how)
+        chance = perturbed.random(options.orders, seed)
+        self.curves[RANDOM] = (perturbed.shares, chance[::-1], chance)
+        base = perturbed.area(chance)
+        of: dict[str, Any] = {"row": int(self.entry["row"]), "patient": int(self.entry["patient"])}
+        of["target"] = self.run.task.classes[self.target]
+        sure = torch.tensor(next(iter(self.maps.values())).log_odds).sigmoid() >= SURE
+        for method, found in self.maps.items():
+            curves = perturbed.curves(found.values, seed)
+            self.curves[method] = (perturbed.shares, *curves)
+            areas = {name: perturbed.area(curve) for name, curve in curves._asdict().items()}
+            whole = {f"{name}_area": area for name, area in areas.items()} | {"random_area": base}
+            self.rows[method] = of | {"method": method} | whole | {name: area - base for name, area in areas.items()}
+            if sure and found.of_class:
+                self.rows[method]["net"] = float(found.values.sum() > 0)
+
+    def _answer(self, pictures: Tensor) -> np.ndarray:
+        """The calibrated probability of the class."""
+        device = next(self.run.model.parameters()).device
+        with torch.inference_mode(), products_in(self.options.precision, device):
+            logits = self.run.model(pictures.to(device)).double().cpu().numpy()
+        return probabilities(logits, self.run.task, self.run.operating.temperature)[:, self.target]
+
+    def locate(self, truth: int) -> None:
+        """Hold the maps of the class that is there against its place, whatever the run predicts."""
+        places, radius = self.sample.places, self.entry.get("radius")
+        radius = self.options.radius if pd.isna(radius) else float(radius)
+        for method, found in self.maps.items():
+            if found.target != truth:
+                found = explain_tensor(self.run, self.tensor, method, target=truth)
+            grid = (found.values.shape[0], found.values.shape[1])
+            finding = on_finding(places, grid, self.entry["x"], self.entry["y"], radius)
+            seen = seen_tokens(places, grid)
+            self.rows[method] |= {
+                "pointing": pointing_game(found.values, finding, seen),
+                "localisation": localisation_area(found.values, finding, seen),
+                "chance": float(finding[seen].mean()),
+            }
+
+    def compare(self, changed: nn.Module, name: str) -> None:
+        """Make the maps again with a model whose weights were shuffled."""
+        for method, found in self.maps.items():
+            again = explain_tensor(changed, self.tensor, method, target=self.target, odds=LogOdds.of(self.run))
+            self.rows[method][name] = similarity(found.values, again.values)

@@ -1,0 +1,128 @@
+"""Whether a map ranks the tokens as the model uses them: deletion and insertion curves.
+
+Deletion takes tokens out of the picture, those with the highest values first; a good map lets the class fall at once.
+Insertion brings them into a picture that has none, and a good map lets the class rise at once (Petsiuk et al. 2018,
+RISE, arXiv:1806.07421; first with pixels: Samek et al. 2017, arXiv:1509.06321).
+
+- A token is taken out of the *pixels*, so that every attention sees the same pictures. Its patch becomes the picture's
+  mean, which takes what is coarse as well as what is fine; or it is taken from a blurred copy, which adds no new edges,
+  but which a model that looks for blur may well take for a finding.
+- What is followed is the *probability* of the class, not its logit: it has the same range in every model, so that areas
+  can be averaged and compared, and it is what a user is told. It says little where a model is sure whatever is taken.
+- Each area stands beside that of *random orders*: a picture of which little is left is like none the model was trained
+  on, and falls for any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from softfree_lab.studies.options import Removal
+from softfree_runtime.core.errors import UserError, unknown_name
+
+Answer = Callable[[Tensor], np.ndarray]
+"""From pictures (n, C, H, W) to the probability of the class, (n,)."""
+
+
+class Curves(NamedTuple):
+    """Probabilities after each step, (steps + 1,), of tokens taken out and of tokens brought in."""
+
+    deletion: np.ndarray
+    insertion: np.ndarray
+
+
+def without_tokens(sample: Tensor, patch: Sequence[int], removal: Removal = "mean") -> Tensor:
+    """Give a sample (C, *sides) with every token taken out.
+
+    Args:
+        sample: as the model takes it.
+        patch: sides of a token in pixels.
+        removal: "mean" of each channel, or "blur" by a Gaussian whose deviation is the side of a token.
+    """
+    if removal == "mean":
+        return sample.mean(dim=tuple(range(1, sample.ndim)), keepdim=True).expand_as(sample)
+    if removal != "blur":
+        raise unknown_name("removal", removal, ("mean", "blur"))
+    return torch.from_numpy(gaussian_filter(sample.numpy(), (0, *patch), mode="nearest"))
+
+
+class Perturbed:
+    """A sample some of whose tokens are taken out.
+
+    Args:
+        answer: what is asked about each picture.
+        sample: (C, *sides), with all its tokens.
+        blank: the same without any, from :func:`without_tokens`.
+        patch: sides of a token in pixels.
+        grid: tokens along each side.
+        steps: of the curves; they are closer together at both ends, where a small finding comes or goes.
+        batch: pictures at once.
+    """
+
+    def __init__(
+        self,
+        answer: Answer,
+        sample: Tensor,
+        blank: Tensor,
+        patch: Sequence[int],
+        grid: Sequence[int],
+        *,
+        steps: int = 16,
+        batch: int = 16,
+    ) -> None:
+        if steps < 2:
+            raise UserError(f"--steps {steps}: expected 2 or more, such as 16")
+        self.answer, self.sample, self.blank = answer, sample, blank
+        self.patch, self.grid, self.batch = tuple(patch), tuple(grid), batch
+        self.tokens = int(np.prod(self.grid))
+        shares = (1 - np.cos(np.pi * np.arange(steps + 1) / steps)) / 2
+        self.counts = np.rint(self.tokens * shares).astype(int)
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Parts of the tokens that are taken out, or brought in, after each step, (steps + 1,)."""
+        return self.counts / self.tokens
+
+    def curves(self, values: np.ndarray, seed: int = 0) -> Curves:
+        """Follow the order of a map's values, the highest first; equal values come in a random order."""
+        chance = np.random.default_rng(seed).permutation(self.tokens)
+        order = np.lexsort((chance, -values.ravel()))
+        return Curves(self.kept(order[::-1], self.tokens - self.counts), self.kept(order, self.counts))
+
+    def random(self, orders: int = 3, seed: int = 0) -> np.ndarray:
+        """Average over random orders: the curve of insertion, and read from its end that of deletion."""
+        rng = np.random.default_rng(seed)
+        return np.mean([self.kept(rng.permutation(self.tokens), self.counts) for _ in range(orders)], axis=0)
+
+    def area(self, curve: np.ndarray) -> float:
+        """Area under a curve over the share of tokens, from 0 to 1."""
+        return float(np.trapezoid(curve, self.shares))
+
+    def kept(self, order: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Ask about the pictures that have only the first tokens of an order, one for each count."""
+        rank = np.empty(self.tokens, dtype=int)
+        rank[order] = np.arange(self.tokens)
+        inner = [count for count in counts if 0 < count < self.tokens]
+        parts = [inner[start : start + self.batch] for start in range(0, len(inner), self.batch)]
+        found = iter([float(one) for part in parts for one in self.answer(self._pictures(rank, part))])
+        empty, full = self._ends
+        return np.array([empty if count == 0 else full if count == self.tokens else next(found) for count in counts])
+
+    def _pictures(self, rank: np.ndarray, counts: Sequence[int]) -> Tensor:
+        present = (rank < np.asarray(counts)[:, None]).reshape(-1, 1, *self.grid)
+        for axis, side in enumerate(self.patch, start=2):
+            present = present.repeat(side, axis)
+        inside = tuple(slice(side) for side in self.sample.shape[1:])  # the last patches may reach beyond
+        return torch.where(torch.from_numpy(present[:, :, *inside]), self.sample, self.blank)
+
+    @cached_property
+    def _ends(self) -> tuple[float, float]:
+        empty, full = self.answer(torch.stack([self.blank, self.sample]))
+        return float(empty), float(full)

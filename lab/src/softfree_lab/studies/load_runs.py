@@ -1,0 +1,57 @@
+"""Runs that are studied side by side: opened, and named by their attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from softfree.inference.run import Run
+from softfree.training.options import ModelOptions, OptimizerOptions, PictureOptions
+from softfree_runtime.core.errors import UserError
+
+
+def open_runs(folders: Sequence[str | Path]) -> list[Run]:
+    """Open runs of one task on pictures.
+
+    Raises:
+        UserError: a run that is named twice, on other samples, or of another task than the first.
+    """
+    runs = [Run.load(folder) for folder in folders]
+    if len({run.folder.resolve() for run in runs}) < len(runs):
+        raise UserError("a run is named twice; name each once, or it would count as a repetition of itself")
+    for run in runs:
+        run.picture_steps  # noqa: B018 refuses runs on other samples
+        if run.task != runs[0].task:
+            raise UserError(
+                f"{run.folder} tells apart {', '.join(run.task.classes)} ({run.task.kind}), {runs[0].folder}"
+                f" {', '.join(runs[0].task.classes)} ({runs[0].task.kind}); expected runs of one task: study them apart"
+            )
+    return runs
+
+
+def attention_names(runs: Sequence[Run]) -> list[str]:
+    """Name each run's attention; settings in which runs of one attention differ, but for the seed, are added.
+
+    Runs of one name are repetitions that may be averaged.
+    """
+    plain = [str(run.config["model"]["name"]).partition("_vit_")[0] for run in runs]
+    settings = [_settings(run) for run in runs]
+    names = []
+    for attention, own in zip(plain, settings, strict=True):
+        peers = [other for name, other in zip(plain, settings, strict=True) if name == attention]
+        told = [key for key in own if any(key not in peer or peer[key] != own[key] for peer in peers)]
+        names.append(f"{attention} ({', '.join(f'{key}={own[key]}' for key in told)})" if told else attention)
+    return names
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """What a training was set to that decides its result, but for the seed."""
+    options = run.config["options"]
+    wanted = [field.name for group in (PictureOptions, ModelOptions, OptimizerOptions) for field in fields(group)]
+    found: dict[str, Any] = {key: options[key] for key in wanted if key in options and key not in ("cache", "workers")}
+    found["model"] = str(run.config["model"]["name"]).partition("_vit_")[2]
+    for group in ("model_options", "attention_options"):
+        found |= found.pop(group, None) or {}
+    return found

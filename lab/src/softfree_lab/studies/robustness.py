@@ -1,0 +1,161 @@
+"""How much of a run's ranking is left when its test pictures are worse, or come from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from softfree.core.environment import describe_machine, versions
+from softfree.data.table import Table
+from softfree.evaluation.scores import Scores, obstacle
+from softfree.inference.run import Run
+from softfree.reporting.scoring import open_table, own_table
+from softfree_lab.studies.corruptions import CORRUPTIONS, STRENGTHS
+from softfree_lab.studies.load_runs import attention_names, open_runs
+from softfree_lab.studies.options import RobustnessOptions
+from softfree_lab.studies.paired_bootstrap import Drawn, mean
+from softfree_lab.studies.robustness_eval import AS_THEY_ARE, Reached, Variant, measure
+from softfree_lab.studies.robustness_report import MEAN, OTHER, plot_robustness, to_markdown
+from softfree_runtime.core.errors import UserError, unknown_name
+from softfree_runtime.core.files import replacing, write_atomically
+
+DIFFERENT = "the runs were tested on different pictures"
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What a study of robustness found.
+
+    Attributes:
+        rows: a row each run, corruption and strength: ``auroc``, its loss ``drop`` from the pictures as they are,
+            95 % intervals of both (``low``, ``high``, ``drop_low``, ``drop_high``), ``reason`` where one is missing,
+            ``n`` pictures and how many more were ``unreadable``. The other table is a corruption of strength 0.
+        summary: the same averaged over the runs of an attention; strength -1 is the mean over all strengths.
+    """
+
+    rows: pd.DataFrame
+    summary: pd.DataFrame
+
+
+def study_robustness(folders: Sequence[str | Path], options: RobustnessOptions) -> Robustness:
+    """Measure runs on their test pictures as they are, corrupted, and on another table.
+
+    Writes ``robustness.csv`` and ``robustness_attentions.csv`` (the rows and the summary of the result),
+    ``robustness.md``, ``robustness.png`` and ``machine.json`` into ``options.out``.
+
+    Raises:
+        UserError: runs of different tasks, an unknown corruption, or another table with other classes.
+    """
+    for name in options.corruptions:
+        if name not in CORRUPTIONS:
+            raise unknown_name("corruption", name, CORRUPTIONS)
+    if options.resamples < 1:
+        raise UserError(f"--resamples {options.resamples}: expected 1 or more, such as 2000")
+    runs = open_runs(folders)
+    how = "softfree-lab study robustness RUN --own_table TABLE"
+    tables = [_test_rows(own_table(run, options.own_table, how=how)) for run in runs]
+    given, images = options.table, options.images
+    others = [] if given is None else [_test_rows(open_table(run, given, images), given) for run in runs]
+    for table, other in zip(tables, others, strict=False):
+        _refuse_other_classes(table, other)
+    variants = [AS_THEY_ARE] + [Variant(name, s) for name in dict.fromkeys(options.corruptions) for s in STRENGTHS]
+    tested = measure(runs, tables, variants, options, seed=options.seed)
+    # Another seed: with the same one, the resamples of the two tables would go up and down together.
+    elsewhere = measure(runs, others, [AS_THEY_ARE], options, seed=options.seed + 1) if others else []
+    names = attention_names(runs)
+    found = Robustness(_rows(runs, names, tested, elsewhere), summarise(names, tested, elsewhere))
+    _write(options.out, found)
+    return found
+
+
+def summarise(names: Sequence[str], tested: Sequence[Reached], elsewhere: Sequence[Reached] = ()) -> pd.DataFrame:
+    """Average over the runs of one name, and over strengths; see :class:`Robustness`."""
+    rows = []
+    for name in dict.fromkeys(names):
+        chosen = [number for number, other in enumerate(names) if other == name]
+        areas = _averages([tested[number] for number in chosen])
+        plain = areas[AS_THEY_ARE]
+        for corruption in dict.fromkeys(variant.corruption for variant in areas if variant.strength):
+            areas[Variant(corruption, MEAN)] = mean([areas[Variant(corruption, s)] for s in STRENGTHS])
+        if elsewhere:
+            areas[Variant(OTHER, 0)] = _averages([elsewhere[number] for number in chosen])[AS_THEY_ARE]
+        head = {"attention": name, "runs": len(chosen)}
+        rows += [head | _row(variant, plain, area) for variant, area in areas.items()]
+    return pd.DataFrame(rows)
+
+
+def _test_rows(table: Table, path: Path | None = None) -> Table:
+    table = table.where("test")
+    if len(table.frame) == 0:
+        raise UserError(f"{path or 'the table of the run'} has no row in split test; give some rows that split")
+    return table
+
+
+def _refuse_other_classes(own: Table, other: Table) -> None:
+    """A mean over other classes is another quantity: its difference would say nothing."""
+    if odd := [own.task.classes[k] for k in sorted(_ranked(own) ^ _ranked(other))]:
+        raise UserError(
+            f"only one of the two tables has test pictures with and without {', '.join(odd)}; expected the same classes"
+            " in both, since means over different classes cannot be compared"
+        )
+
+
+def _ranked(table: Table) -> set[int]:
+    """Classes that have both positive and negative rows."""
+    blank = np.zeros((len(table.targets), len(table.task.classes)))
+    scores = Scores(table.task, blank, table.targets, table.frame["patient"].to_numpy())
+    return {k for k in table.task.scored if obstacle(*scores.one_vs_rest(k)[:2]) is None}
+
+
+def _averages(tested: Sequence[Reached]) -> dict[Variant, Drawn]:
+    found = {variant: mean([one.areas[variant] for one in tested]) for variant in tested[0].areas}
+    if any(one.pictures != tested[0].pictures for one in tested):
+        found = {variant: replace(area, reason=DIFFERENT) for variant, area in found.items()}
+    return found
+
+
+def _rows(
+    runs: Sequence[Run], names: Sequence[str], tested: Sequence[Reached], elsewhere: Sequence[Reached]
+) -> pd.DataFrame:
+    rows = []
+    for number, (run, name, own) in enumerate(zip(runs, names, tested, strict=True)):
+        results = [(variant, area, own) for variant, area in own.areas.items()]
+        if elsewhere:
+            results.append((Variant(OTHER, 0), elsewhere[number].areas[AS_THEY_ARE], elsewhere[number]))
+        head = {"run": str(run.folder), "attention": name, "seed": run.config["options"].get("seed")}
+        for variant, area, where in results:
+            counts = {"n": where.n, "unreadable": sum(where.unreadable.values())}
+            rows.append(head | _row(variant, own.areas[AS_THEY_ARE], area) | counts)
+    return pd.DataFrame(rows)
+
+
+def _row(variant: Variant, plain: Drawn, area: Drawn) -> dict[str, Any]:
+    """One result and its difference from the pictures as they are."""
+    own, lost = area.interval(), (plain - area).interval()
+    itself = variant == AS_THEY_ARE
+    return variant._asdict() | {
+        "auroc": area.value,
+        "low": own.low,
+        "high": own.high,
+        "drop": plain.value - area.value,
+        "drop_low": 0.0 if itself else lost.low,
+        "drop_high": 0.0 if itself else lost.high,
+        "reason": own.reason or (None if itself else lost.reason) or "",
+    }
+
+
+def _write(out: Path, found: Robustness) -> None:
+    for name, frame in (("robustness.csv", found.rows), ("robustness_attentions.csv", found.summary)):
+        with replacing(out / name) as temporary:
+            frame.to_csv(temporary, index=False)
+    write_atomically(out / "robustness.md", to_markdown(found.rows, found.summary))
+    plot_robustness(out / "robustness.png", found.summary)
+    record = {"command": " ".join(sys.argv[1:]), "machine": describe_machine(), "versions": versions()}
+    write_atomically(out / "machine.json", json.dumps(record, indent=2))

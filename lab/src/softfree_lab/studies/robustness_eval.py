@@ -1,0 +1,175 @@
+"""What AUROC runs reach on corrupted pictures, over the same resampled patients."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils import data
+
+from softfree.data.dataset import SampleDataset
+from softfree.data.modalities.image import Preprocessing
+from softfree.data.table import Table
+from softfree.evaluation.scores import Scores
+from softfree.inference.forward import Logits, infer
+from softfree.inference.options import InferenceOptions
+from softfree.inference.run import Run
+from softfree_lab.studies.corruptions import CORRUPTIONS
+from softfree_lab.studies.options import RobustnessOptions
+from softfree_lab.studies.paired_bootstrap import Drawn, draw
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.core.outputs import probabilities
+from softfree_runtime.readers import read_picture
+from softfree_runtime.readers.image import Picture
+
+
+class Variant(NamedTuple):
+    """A corruption at a strength; strength 0 is no corruption."""
+
+    corruption: str
+    strength: int
+
+
+AS_THEY_ARE = Variant("none", 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Reached:
+    """What a run reaches on one set of pictures.
+
+    Attributes:
+        areas: AUROC (a mean over classes where there are several) for each variant.
+        pictures: equal for runs that saw the same pictures with the same truths and patients.
+        n: readable pictures.
+        unreadable: pictures left out, by reason.
+    """
+
+    areas: Mapping[Variant, Drawn]
+    pictures: tuple[str, bytes]
+    n: int
+    unreadable: Mapping[str, int]
+
+
+def measure(
+    runs: Sequence[Run], tables: Sequence[Table], variants: Sequence[Variant], options: RobustnessOptions, *, seed: int
+) -> list[Reached]:
+    """Test each run on the rows of its table; pictures are read and corrupted once for all runs that see them alike.
+
+    Args:
+        runs: of one task.
+        tables: the rows to test each run on.
+        variants: what is done to the pictures.
+        options: batch, workers, resamples, progress, and the seed of the noise.
+        seed: of the resamples.
+    """
+    alike = defaultdict(list)
+    for number, (run, table) in enumerate(zip(runs, tables, strict=True)):
+        alike[run.picture_steps, _identity(table)].append(number)
+    found: dict[int, Reached] = {}
+    for (preprocessing, identity), together in alike.items():
+        table = tables[together[0]]
+        dataset = CorruptedPictures(table, preprocessing, variants, options.seed)
+        logits = _logits([runs[number] for number in together], dataset, options)
+        values = logits.values.reshape(len(table.targets), len(variants), len(together), -1)
+        readable, reasons = _readable(logits, len(table.targets), len(variants))
+        for place, number in enumerate(together):
+            areas = _areas(runs[number], table, values[:, :, place], readable, options.resamples, seed)
+            found[number] = Reached(dict(zip(variants, areas, strict=True)), identity, int(readable.sum()), reasons)
+    return [found[number] for number in range(len(runs))]
+
+
+class CorruptedPictures(data.Dataset):
+    """Every picture of a table in every variant, prepared; item ``picture * len(variants) + variant``.
+
+    One picture is held at a time. Its noise depends on ``seed`` and its row of the table alone.
+    """
+
+    def __init__(self, table: Table, preprocessing: Preprocessing, variants: Sequence[Variant], seed: int) -> None:
+        self.files, self.rows = table.frame["file"].tolist(), table.frame["row"].tolist()
+        self.frames = table.frame["frame"].tolist() if "frame" in table.frame else [None] * len(self.files)
+        self.preprocessing, self.variants, self.seed = preprocessing, list(variants), seed
+        self._held: tuple[int, np.ndarray | ReadError] = (-1, np.empty(0))
+
+    def __len__(self) -> int:
+        return len(self.files) * len(self.variants)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Return ``image`` (C, H, W); raises ReadError when the file gives no picture."""
+        number, variant = divmod(index, len(self.variants))
+        pixels = self._unit(number)
+        corruption, strength = self.variants[variant]
+        if strength:
+            rng = np.random.default_rng((self.seed, self.rows[number]))
+            pixels = CORRUPTIONS[corruption](pixels, strength, rng)
+        picture = Picture(pixels, 0.0, 1.0, None, (), "corrupted" if strength else "")
+        return {"image": torch.from_numpy(self.preprocessing(picture))}
+
+    def name(self, index: int) -> str:
+        """The file of an item, for messages."""
+        return str(self.files[index // len(self.variants)])
+
+    def _unit(self, number: int) -> np.ndarray:
+        """Read a picture, or take the one that was read last."""
+        if self._held[0] != number:
+            frame = self.frames[number]
+            try:
+                picture = read_picture(self.files[number], frame=None if pd.isna(frame) else int(frame))
+                self._held = (number, picture.unit())
+            except ReadError as error:
+                self._held = (number, error)
+        held = self._held[1]
+        if isinstance(held, ReadError):
+            raise held
+        return held
+
+
+class _Together(nn.Module):
+    """Several models on the same pictures: logits (B, models * K)."""
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([model(images) for model in self.models], dim=1)
+
+
+def _identity(table: Table) -> tuple[str, bytes]:
+    columns = [name for name in ("file", "frame", "row", "patient") if name in table.frame]
+    return table.frame[columns].to_csv(), table.targets.tobytes()
+
+
+def _logits(runs: Sequence[Run], dataset: CorruptedPictures, options: RobustnessOptions) -> Logits:
+    return infer(
+        _Together([run.model for run in runs]),
+        cast(SampleDataset, dataset),  # nothing but its length, items and names are asked for
+        len(runs[0].task.classes) * len(runs),
+        InferenceOptions(batch=options.batch, workers=options.workers, progress=options.progress),
+        description="Testing",
+    )
+
+
+def _readable(logits: Logits, pictures: int, variants: int) -> tuple[np.ndarray, dict[str, int]]:
+    """Tell which pictures could be read, boolean ``(pictures,)``, and count the reasons of the others."""
+    failed = {item // variants: error for item, error in logits.failed.items()}
+    if len(failed) == pictures:
+        raise UserError(f"none of the {pictures} test pictures could be read; the first: {failed[0]}")
+    readable = np.array([number not in failed for number in range(pictures)])
+    return readable, dict(Counter(error.status for error in failed.values()))
+
+
+def _areas(run: Run, table: Table, logits: np.ndarray, readable: np.ndarray, resamples: int, seed: int) -> list[Drawn]:
+    """AUROC of each variant from ``logits`` (pictures, variants, K) of one run."""
+    patients = table.frame["patient"].to_numpy()[readable]
+    found = []
+    for variant in range(logits.shape[1]):
+        p = probabilities(logits[readable, variant], run.task, run.operating.temperature)
+        scores = Scores(run.task, p, table.targets[readable], patients)
+        found.append(draw(scores, ["auroc"], resamples=resamples, seed=seed)["auroc"])
+    return found

@@ -1,0 +1,202 @@
+"""From finished cells to a table: means over seeds, intervals over seeds and patients, differences to the peer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from softfree_lab.studies.paired_bootstrap import Drawn, draw
+from softfree_lab.studies.takeoff import LEVEL, log_rank, median_steps, steps_until
+from softfree_lab.studies.trials import Cell, Key
+
+STATISTICS = ("auroc", "balanced_accuracy")
+TITLES = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}
+COSTS = {"cpu_seconds": ".0f", "peak_gib": ".2f"}
+SEED = 0  # of the resampling
+
+
+def summarise(
+    cells: Mapping[Key, Cell],
+    variants: Sequence[str],
+    scales: Sequence[float],
+    *,
+    margin: float,
+    resamples: int,
+) -> pd.DataFrame:
+    """A row for each data set, side and variant.
+
+    An interval covers both what other seeds and what other patients would have given: each draw takes seeds and
+    patients with replacement, the same for all variants, so that a difference to the peer is paired by both. With few
+    seeds it is somewhat too narrow (by a tenth with five). Balanced accuracy is at the most probable class, or at
+    probability one half: thresholds from a small validation set would add their noise. Beside them stand the steps
+    until the validation AUROC was at 0.9, where the cells know it; see :mod:`softfree_lab.studies.takeoff`.
+
+    Args:
+        cells: the finished cells.
+        variants: their order, the peer first.
+        scales: sides at test, relative to the one in training.
+        margin: loss of AUROC that is still called not inferior.
+        resamples: draws.
+    """
+    rows = []
+    for data in dict.fromkeys(key.data for key in cells):
+        for scale in scales:
+            drawn = _draw_all({k: c for k, c in cells.items() if k.data == data}, scale, resamples)
+            peer = {seed: drawn[v, seed] for v, seed in drawn if v == variants[0]}
+            for variant in variants:
+                own = {seed: drawn[v, seed] for v, seed in drawn if v == variant}
+                if own:
+                    trained = _trained(cells, data, variant)
+                    row = {"data": data, "scale": scale, "variant": variant, "seeds": len(own)}
+                    row |= _row(own, peer, variant == variants[0], margin)
+                    row |= _takeoff(trained, {} if variant == variants[0] else _trained(cells, data, variants[0]))
+                    rows.append(row | _costs(list(trained.values())))
+    return pd.DataFrame(rows)
+
+
+def _trained(cells: Mapping[Key, Cell], data: str, variant: str) -> dict[int, Cell]:
+    """Cells of a variant by seed."""
+    return {key.seed: cell for key, cell in cells.items() if key[:2] == (data, variant)}
+
+
+def cells_table(cells: Mapping[Key, Cell]) -> pd.DataFrame:
+    """A row for each cell and side, without intervals."""
+    rows: list[dict[str, Any]] = []
+    for key, cell in sorted(cells.items()):
+        for scale in cell.probabilities:
+            found = draw(cell.scores(float(scale)), STATISTICS, resamples=1, seed=SEED)
+            values = {name: found[name].value for name in STATISTICS}
+            values |= _takeoff({key.seed: cell}, {})
+            rows.append(key._asdict() | {"scale": float(scale)} | values | _costs([cell]))
+    return pd.DataFrame(rows)
+
+
+def to_markdown(summary: pd.DataFrame, *, margin: float) -> str:
+    """The summary for people, a table for each data set and side."""
+    parts = []
+    for (data, scale), rows in summary.groupby(["data", "scale"], sort=False):
+        peer = rows["variant"].iloc[0]
+        title = f"**{data}**" + ("" if scale == 1.0 else f", tested at {scale:g} times the side")
+        steps = scale == 1.0 and bool(rows["took_off"].notna().any())
+        heads = [
+            "variant",
+            "AUROC",
+            f"minus {peer}",
+            f"at a margin of {margin:g}",
+            "balanced accuracy",
+            f"minus {peer}",
+        ]
+        heads += [f"steps to a validation AUROC of {LEVEL:g}", f"log-rank p against {peer}"] if steps else []
+        heads += ["training, CPU s", "peak, GiB"]
+        lines = [
+            f"{title}: mean over {_span(rows['seeds'])} seeds [95 % interval over seeds and patients]",
+            "",
+            f"| {' | '.join(heads)} |",
+            f"|{'---|' * len(heads)}",
+        ]
+        lines += [_markdown_row(row, steps) for row in rows.to_dict("records")]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def _span(numbers: pd.Series) -> str:
+    low, high = int(numbers.min()), int(numbers.max())
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _markdown_row(row: dict[Any, Any], steps: bool) -> str:
+    cells = [row["variant"]]
+    for name in STATISTICS:
+        cells.append(f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]")
+        lower, upper = row[f"{name}_minus_low"], row[f"{name}_minus_high"]
+        cells.append("" if math.isnan(lower) else f"{row[f'{name}_minus']:+.3f} [{lower:+.3f}, {upper:+.3f}]")
+        if name == "auroc":
+            cells.append(row["verdict"])
+    if steps:
+        cells += ["" if math.isnan(row["took_off"]) else _in_words(row), _known(row["steps_p"], ".2g")]
+    cells += [_known(row[name], form) for name, form in COSTS.items()]
+    return f"| {' | '.join(cells)} |"
+
+
+def _known(value: float, form: str) -> str:
+    return "" if math.isnan(value) else f"{value:{form}}"
+
+
+def _in_words(row: dict[Any, Any]) -> str:
+    """The median over seeds and how many got there, such as "90 (5 of 5)"; without a median "- (2 of 5)"."""
+    median = "-" if math.isinf(row["steps"]) else f"{row['steps']:.0f}"
+    return f"{median} ({row['took_off']:.0f} of {row['seeds']})"
+
+
+def _draw_all(cells: Mapping[Key, Cell], scale: float, resamples: int) -> dict[tuple[str, int], dict[str, Drawn]]:
+    return {
+        (key.variant, key.seed): draw(cell.scores(scale), STATISTICS, resamples=resamples, seed=SEED)
+        for key, cell in cells.items()
+        if f"{scale:g}" in cell.probabilities
+    }
+
+
+def _row(own: dict[int, dict[str, Drawn]], peer: dict[int, dict[str, Drawn]], is_peer: bool, margin: float) -> dict:
+    row: dict[str, Any] = {}
+    shared = [seed for seed in own if seed in peer]
+    for name in STATISTICS:
+        values = [own[seed][name].value for seed in own]
+        row[name] = float(np.mean(values))
+        row[f"{name}_low"], row[f"{name}_high"] = _percentiles([own[seed][name].draws for seed in own])
+        row[f"{name}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        row |= {f"{name}_minus": math.nan, f"{name}_minus_low": math.nan, f"{name}_minus_high": math.nan}
+        if shared and not is_peer:
+            differences = [own[seed][name] - peer[seed][name] for seed in shared]
+            row[f"{name}_minus"] = float(np.mean([d.value for d in differences]))
+            row[f"{name}_minus_low"], row[f"{name}_minus_high"] = _percentiles([d.draws for d in differences])
+    row["verdict"] = _verdict(row["auroc_minus_low"], row["auroc_minus_high"], margin)
+    return row
+
+
+def _percentiles(draws: list[np.ndarray]) -> tuple[float, float]:
+    """The middle 95 % of the mean over resampled seeds, each draw with its own patients."""
+    table = np.array(draws)  # (S, R)
+    rng = np.random.default_rng(SEED)
+    chosen = rng.integers(len(table), size=table.shape)  # the same for all variants with as many seeds
+    means = np.take_along_axis(table, chosen, axis=0).mean(axis=0)
+    low, high = np.nanpercentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _verdict(low: float, high: float, margin: float) -> str:
+    if math.isnan(low):
+        return ""
+    if low > 0:
+        return "better"
+    if high < -margin:
+        return "inferior"
+    return "not inferior" if low > -margin else "open"
+
+
+def _takeoff(own: Mapping[int, Cell], peer: Mapping[int, Cell]) -> dict[str, float]:
+    """Median steps until the validation AUROC was at the level, how many seeds got there, a test against the peer."""
+    known = [found for cell in own.values() if (found := steps_until(cell)) is not None]
+    return {
+        "steps": median_steps(list(own.values())),
+        "took_off": float(sum(reached for _, reached in known)) if known else math.nan,
+        "steps_p": log_rank(own, peer),
+    }
+
+
+def _costs(cells: Sequence[Cell]) -> dict[str, float]:
+    """Medians over seeds; of a run that does not know its time before it was resumed, none."""
+
+    def median(name: str, unit: float = 1.0) -> float:
+        known = [c.cost[name] / unit for c in cells if name == "peak_bytes" or not c.cost["resumed"]]
+        return float(np.median(known)) if known else math.nan
+
+    return {
+        "seconds": median("seconds"),
+        "cpu_seconds": median("cpu_seconds"),
+        "peak_gib": median("peak_bytes", 2**30),
+        "multiply_adds": float(cells[0].cost["multiply_adds"]),
+    }

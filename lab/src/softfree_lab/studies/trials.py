@@ -1,0 +1,102 @@
+"""The cells of a study, each a training, and the record of the finished ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from softfree.evaluation.scores import Scores
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import write_atomically
+from softfree_runtime.core.task import Task
+
+
+class Key(NamedTuple):
+    """Which cell: data set (the recipe's name), variant and seed."""
+
+    data: str
+    variant: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.data}, {self.variant}, seed {self.seed}"
+
+    @property
+    def folder(self) -> str:
+        """A name for its run directory."""
+        return f"{self.data}/{self.variant.replace(' ', '_')}_seed{self.seed}"
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A finished training, with all that a table needs: no weights, no names.
+
+    Attributes:
+        key: which one.
+        options: of ``softfree train``, but for paths.
+        kind, classes: of the task.
+        targets: as :class:`~softfree.evaluation.scores.Scores` has them, of the test pictures.
+        patients: numbers.
+        probabilities: calibrated, (n, K), by side relative to the one in training.
+        cost: seconds, CPU seconds, peak bytes, parameters, multiply-adds.
+        machine: where it was trained.
+        curve: steps and validation AUROC after each epoch; empty for a baseline, and in old records.
+    """
+
+    key: Key
+    options: dict[str, Any]
+    kind: str
+    classes: list[str]
+    targets: list[Any]
+    patients: list[int]
+    probabilities: dict[str, list[list[float]]]
+    cost: dict[str, Any]
+    machine: str = field(default="")
+    curve: list[tuple[int, float]] = field(default_factory=list)
+
+    def scores(self, scale: float = 1.0) -> Scores:
+        """The scores at a side, relative to the one in training."""
+        task = Task(self.kind, tuple(self.classes))  # type: ignore[arg-type]
+        targets = np.array(self.targets, dtype=np.int64 if task.exclusive else np.float64)
+        return Scores(task, np.array(self.probabilities[f"{scale:g}"]), targets, np.array(self.patients))
+
+
+def read_cells(path: Path) -> dict[Key, Cell]:
+    """Read a record, one cell a line in JSON; none when there is no file."""
+    if not path.is_file():
+        return {}
+    cells = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            values = json.loads(line)
+            cell = Cell(**(values | {"key": Key(**values["key"])}))
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"{path}, line {number}: expected a finished cell in JSON; delete the line") from None
+        cells[cell.key] = cell
+    return cells
+
+
+def write_cells(path: Path, cells: Iterable[Cell]) -> None:
+    """Write a record, sorted."""
+    lines = (
+        json.dumps(asdict(cell) | {"key": cell.key._asdict()}, separators=(",", ":"))
+        for cell in sorted(cells, key=lambda cell: cell.key)
+    )
+    write_atomically(path, "".join(f"{line}\n" for line in lines))
+
+
+def check_same(cell: Cell, wanted: dict[str, Any], path: Path) -> None:
+    """Refuse a recorded cell that was trained with other options than those asked for."""
+    names = sorted(set(cell.options) | set(wanted))
+    differing = [name for name in names if cell.options.get(name) != wanted.get(name)]
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"{path} holds {cell.key} with {name} {cell.options.get(name)!r}, asked for is {wanted.get(name)!r}: "
+            "name another --out, or delete the line"
+        )

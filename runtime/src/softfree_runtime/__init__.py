@@ -1,0 +1,29 @@
+"""Predictions from an exported file with numpy and onnxruntime: nothing here imports torch or pandas.
+
+Images need no SciPy; volumes, slides and bags of tiles need the libraries that read their files.
+
+``softfree_runtime.predict("model.onnx", ["a.png", "folder"])`` gives the rows of ``softfree predict``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from softfree_runtime.core.telemetry import decline
+
+if TYPE_CHECKING:
+    from softfree_runtime.prediction import predict, predict_to_file
+    from softfree_runtime.session import Model
+
+decline()  # before any library is imported that asks
+
+__all__ = ["Model", "predict", "predict_to_file"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from softfree_runtime import prediction, session
+
+    return getattr(session if name == "Model" else prediction, name)

@@ -1,0 +1,60 @@
+"""``softfree-runtime MODEL.onnx INPUT...``: the command of an environment that has no torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from softfree import __version__
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.prediction import predict_to_file
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line on standard error and exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see: {self.prog} --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Predict; the exit status is 0, 1 (some inputs failed) or 2 (nothing could be done)."""
+    try:
+        given = _parser().parse_args(arguments)
+        return predict_to_file(
+            given.model,
+            given.inputs,
+            given.out,
+            frame=given.frame,
+            images=given.images,
+            batch=given.batch,
+            threads=given.threads,
+            as_json=given.json,
+        )
+    except UserError as error:
+        print(f"softfree: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("softfree: stopped by Ctrl-C", file=sys.stderr)
+        return 2
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="softfree-runtime", description="Probabilities for files from an exported model.")
+    parser.add_argument("model", help="A file made by softfree export --format onnx.")
+    parser.add_argument("inputs", nargs="+", help="Files, folders of them, or CSV tables with a column path.")
+    parser.add_argument("--out", type=Path, default=Path("predictions.csv"), help="CSV file to write.")
+    parser.add_argument("--frame", type=int, help="Frame of multi-frame files, counted from 0; default: the first.")
+    parser.add_argument("--images", type=Path, help="Folder that the paths of tables start from; default: the table's.")
+    parser.add_argument("--batch", type=int, default=16, help="Samples at once.")
+    parser.add_argument("--threads", type=int, help="Threads to use; default: all processors.")
+    parser.add_argument("--json", action="store_true", help="Print the rows as JSON, for programs.")
+    parser.add_argument("--version", action="version", version=f"softfree {__version__}")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

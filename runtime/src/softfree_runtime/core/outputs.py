@@ -1,0 +1,37 @@
+"""From logits to the columns of a prediction, in numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from softfree_runtime.core.task import Task
+
+
+def probabilities(logits: np.ndarray, task: Task, temperature: float = 1.0) -> np.ndarray:
+    """Turn ``logits (n, K) / temperature`` into float64 probabilities: softmax where classes exclude each other."""
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    if task.exclusive:
+        powers = np.exp(scaled - scaled.max(1, keepdims=True))
+        return powers / powers.sum(1, keepdims=True)
+    small = np.exp(-np.abs(scaled))  # never overflows
+    return np.where(scaled >= 0, 1.0, small) / (1 + small)
+
+
+def called(row: np.ndarray, task: Task, thresholds: dict[str, float]) -> str:
+    """The label for one row of probabilities; several findings are joined by ``; ``."""
+    if task.kind == "multiclass":
+        return task.classes[int(row.argmax())]
+    if task.kind == "binary":
+        return task.classes[int(row[1] >= thresholds.get(task.classes[1], 0.5))]
+    return "; ".join(name for name, p in zip(task.classes, row, strict=True) if p >= thresholds.get(name, 0.5))
+
+
+def columns(logits: np.ndarray, task: Task, temperature: float, thresholds: dict[str, float]) -> dict[str, object]:
+    """Columns ``p_<class>``, ``raw_<class>`` and ``predicted`` for logits ``(K,)``; None and "" where these are NaN."""
+    if np.isnan(logits).any():
+        empty = {f"{kind}_{name}": None for kind in ("p", "raw") for name in task.classes}
+        return {**empty, "predicted": ""}
+    calibrated, raw = (probabilities(logits[None], task, divisor)[0] for divisor in (temperature, 1.0))
+    found: dict[str, object] = {f"p_{name}": float(p) for name, p in zip(task.classes, calibrated, strict=True)}
+    found |= {f"raw_{name}": float(p) for name, p in zip(task.classes, raw, strict=True)}
+    return {**found, "predicted": called(calibrated, task, thresholds)}

@@ -1,0 +1,57 @@
+"""What is to be predicted: one class of several, or several findings that exclude nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.validation import shown
+
+TaskKind = Literal["binary", "multiclass", "multilabel"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A classification task.
+
+    Attributes:
+        kind: ``binary`` (two classes that exclude each other, the second is the positive one), ``multiclass``
+            (three or more) or ``multilabel`` (independent findings, each present, absent or unknown).
+        classes: names in the order of the model's outputs; the output has ``len(classes)`` columns in all kinds.
+
+    Targets are int64 ``(n,)`` class numbers for the first two kinds, float32 ``(n, len(classes))`` of 0, 1 and
+    NaN (unknown) for ``multilabel``. Probabilities are ``(n, len(classes))``: softmax or sigmoid of the logits.
+    """
+
+    kind: TaskKind
+    classes: tuple[str, ...]
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether exactly one class holds (softmax) rather than any number of findings (sigmoid)."""
+        return self.kind != "multilabel"
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """Output columns that get a metric of their own: the positive class of a binary task, else all."""
+        return (1,) if self.kind == "binary" else tuple(range(len(self.classes)))
+
+
+def check_task(path: Path, task: Any) -> Task:
+    """Make a task of what a file says, ``kind`` and ``classes``.
+
+    Raises:
+        UserError: one line that names the file and the field.
+    """
+    if not isinstance(task, dict) or task.get("kind") not in get_args(TaskKind):
+        got = task.get("kind") if isinstance(task, dict) else task
+        raise UserError(f"{path}: task.kind is {shown(got)}; expected {' or '.join(get_args(TaskKind))}")
+    classes = task.get("classes")
+    least, most = {"binary": (2, 2), "multiclass": (3, math.inf), "multilabel": (1, math.inf)}[task["kind"]]
+    named = [one for one in classes if isinstance(one, str) and one] if isinstance(classes, list) else []
+    if named != classes or len(set(named)) != len(named) or not least <= len(named) <= most:
+        raise UserError(f"{path}: task.classes is {shown(classes)}; expected different names, as {task['kind']} needs")
+    return Task(task["kind"], tuple(named))

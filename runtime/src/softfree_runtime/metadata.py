@@ -1,0 +1,151 @@
+"""What an exported file says of itself: strings by name, each JSON or plain text, in the file's own metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.task import Task, check_task
+from softfree_runtime.core.validation import check_fields, shown
+from softfree_runtime.preprocessing.modalities import KINDS, PICTURE, Prepared, home, restore
+
+FORMAT = "1"
+MEND = "export the run again"
+# Values in JSON and those in plain text, with what stands for the latter in files that do not say them.
+_LATER = ("group", "loss")  # which files of earlier versions do not have
+_IN_JSON = (
+    *("task", "classes", "preprocessing", "temperature", "thresholds", "size", "versions", "metrics"),
+    *_LATER,
+)
+_IN_TEXT = {"quantised": "", "precision": "float32"}
+ABOVE_ZERO = ("size", "channels", "shape", "spacing", "mpp", "side", "max_side", "in_features", "deviation")
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """All that turns a sample into logits' input, and logits into a row.
+
+    Attributes:
+        task: what is predicted, with the names of the classes in the order of the logits.
+        preparation: from a sample to the graph's input.
+        temperature: the logits are divided by it.
+        thresholds: probability from which a class counts as present.
+        size: sides that the graph takes: height and width, or slices, rows and columns; None when it takes any.
+        card: the model card, text for people.
+        versions: of the software that trained and exported.
+        metrics: on the test split: name to value, low, high, n.
+        quantised: ``static`` or ``weights`` for integers, else empty.
+        precision: ``float32`` or ``float16``, of the weights that are no integers.
+        group: all rows of a patient in a table are one sample, a bag.
+        loss: what fewer bits cost on the test split: of AUROC, and by how much probabilities moved; empty for float32.
+    """
+
+    task: Task
+    preparation: Prepared
+    temperature: float = 1.0
+    thresholds: dict[str, float] = field(default_factory=dict)
+    size: tuple[int, ...] | None = None
+    card: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    quantised: Literal["", "static", "weights"] = ""
+    precision: Literal["float32", "float16"] = "float32"
+    group: bool = False
+    loss: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sample_shape(self) -> tuple[int | None, ...]:
+        """The shape of a prepared sample that the graph takes; None for an axis of any length."""
+        steps: Any = self.preparation
+        if steps.kind == "bag":
+            return (None, steps.in_features + 3)
+        sides: tuple[int | None, ...] = (None, None) if self.size is None else self.size
+        return (steps.channels, *sides)
+
+    def to_strings(self) -> dict[str, str]:
+        """Return the metadata as strings by name."""
+        values = {
+            "task": self.task.kind,
+            "classes": list(self.task.classes),
+            "preprocessing": {"kind": self.preparation.kind} | self.preparation.to_dict(),
+            "temperature": self.temperature,
+            "thresholds": self.thresholds,
+            "size": self.size,
+            "versions": self.versions,
+            "metrics": self.metrics,
+            "group": self.group,
+            "loss": self.loss,
+        }
+        text = {"softfree_format": FORMAT, "model_card": self.card, "quantised": self.quantised}
+        text["precision"] = self.precision
+        return text | {name: json.dumps(value) for name, value in values.items()}
+
+    @classmethod
+    def from_strings(cls, found: Mapping[str, str], path: object) -> Metadata:
+        """Read what :meth:`to_strings` gave.
+
+        Raises:
+            UserError: it is not ours, of a later format, or damaged; the line names ``path`` and the field.
+        """
+        if "softfree_format" not in found:
+            raise UserError(f"{path} was not made by softfree export: its metadata are missing; export the run again")
+        if found["softfree_format"] != FORMAT:
+            got = shown(found["softfree_format"])
+            raise UserError(f"{path} has format {got}, expected {FORMAT}; update softfree or export again")
+        path = Path(str(path))
+        values = {name: _parsed(found, name, path) for name in _IN_JSON if name in found or name not in _LATER}
+        task = check_task(path, {"kind": values.pop("task"), "classes": values.pop("classes")})
+        steps = _steps(path, values.pop("preprocessing"))
+        values |= {name: found.get(name, usual) for name, usual in _IN_TEXT.items()}
+        check_fields(path, "metadata", values, cls, whole=False, mend=MEND)
+        values["size"] = None if values["size"] is None else tuple(values["size"])
+        return cls(task, steps, card=found.get("model_card", ""), **values)._checked(path)
+
+    def _checked(self, path: Path) -> Metadata:
+        """Return itself, once no number in it is impossible."""
+        if self.temperature <= 0:
+            raise UserError(f"{path}: temperature is {self.temperature}; expected a number above 0; {MEND}")
+        for name, threshold in self.thresholds.items():
+            if name not in self.task.classes:
+                known = ", ".join(self.task.classes)
+                raise UserError(f"{path}: thresholds has {shown(name)}; expected some of {known[:100]}; {MEND}")
+            if not 0 <= threshold <= 1:
+                raise UserError(f"{path}: a threshold is {threshold}; expected a probability, 0 to 1; {MEND}")
+        axes = {"bag": 0, "volume": 3}.get(self.preparation.kind, 2)
+        if self.size is not None and (len(self.size) != axes or min(self.size) < 1):
+            what = "nothing" if axes == 0 else f"{axes} sides above 0, or nothing"
+            raise UserError(f"{path}: size is {list(self.size)}; expected {what}; {MEND}")
+        return self
+
+
+def _parsed(found: Mapping[str, str], name: str, path: Path) -> Any:
+    """Read a value in JSON."""
+    if name not in found:
+        raise UserError(f"{path}: {name} is missing from its metadata; {MEND}")
+    try:
+        return json.loads(found[name])
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: {name} is {shown(found[name])}, which is no JSON; {MEND}") from None
+
+
+def _steps(path: Path, stored: Any) -> Prepared:
+    """Make the steps from a sample to the graph's input, once each value is of its type and possible."""
+    fields = dict(stored) if isinstance(stored, dict) else {"kind": stored}
+    kind = fields.pop("kind", PICTURE)
+    if kind not in KINDS:
+        raise UserError(f"{path}: preprocessing.kind is {shown(kind)}; expected {' or '.join(KINDS)}; {MEND}")
+    check_fields(path, "preprocessing", fields, home(kind), mend=MEND)
+    for name, value in fields.items():
+        numbers = value if isinstance(value, list) else [value]
+        if name in ABOVE_ZERO and any(one is not None and one <= 0 for one in numbers):
+            raise UserError(f"{path}: preprocessing.{name} is {shown(value)}; expected numbers above 0; {MEND}")
+        if name in ("mean", "deviation") and value is not None and len(value) != fields.get("channels"):
+            raise UserError(f"{path}: preprocessing.{name} is {shown(value)}; expected one for each channel; {MEND}")
+    try:
+        return restore({"kind": kind} | fields)
+    except (KeyError, TypeError, ValueError, ArithmeticError, UserError) as error:
+        raise UserError(f"{path}: preprocessing cannot be used ({str(error)[:100]}); {MEND}") from None

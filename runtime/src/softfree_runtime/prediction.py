@@ -1,0 +1,116 @@
+"""A row for every input, good or bad, from an exported file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softfree_runtime.core.batching import of_equal_shape
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.core.files import printable, replacing
+from softfree_runtime.core.outputs import columns
+from softfree_runtime.readers.image import Picture
+from softfree_runtime.session import Model
+from softfree_runtime.sources.inputs import Found, Input, find_inputs, table_rows
+
+Row = dict[str, Any]
+
+
+def predict(
+    model: str | Path | Model,
+    inputs: Input | Sequence[Input],
+    *,
+    frame: int | None = None,
+    images: str | Path | None = None,
+    batch: int = 16,
+    threads: int | None = None,
+) -> list[Row]:
+    """Probabilities for files, folders, CSV tables or arrays from an exported file.
+
+    Args:
+        model: the file, or one that is open.
+        inputs: paths, or for pictures arrays (H, W) or (H, W, C), which are read as a TIFF of the same numbers is.
+        frame: frame of multi-frame files, counted from 0; default: the first.
+        images: folder that the paths of tables start from and must lie in; default: each table's folder.
+        batch: samples at once; only samples of equal shape share a batch.
+        threads: that onnxruntime may use; default: all processors.
+
+    Returns:
+        A row for each input, the same as of :meth:`softfree.inference.run.Run.predict`: ``path``, ``status`` (``ok`` or
+        why not), ``reason``, ``p_<class>`` (calibrated), ``raw_<class>`` and ``predicted``; None for missing numbers.
+
+    Raises:
+        UserError: a file that cannot be used, or no input.
+    """
+    if batch < 1:
+        raise UserError(f"--batch {batch}: expected at least 1")
+    opened = model if isinstance(model, Model) else Model(model, threads=threads)
+    given: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
+    about = opened.metadata
+    kind = about.preparation.kind
+    found = find_inputs(given, frame, kind, partial(table_rows, kind=kind, group=about.group, images=images))
+    logits, failed = _logits(opened, found, batch)
+    rows = []
+    for number, (name, _, _) in enumerate(found):
+        error = failed.get(number)
+        status, reason = (error.status, printable(str(error))) if error else ("ok", "")
+        head = {"path": name, "status": status, "reason": reason}
+        rows.append(head | columns(logits[number], about.task, about.temperature, about.thresholds))
+    return rows
+
+
+def _logits(model: Model, found: list[Found], batch: int) -> tuple[np.ndarray, dict[int, ReadError]]:
+    """Logits (n, K), NaN where a sample gives none, and why."""
+    values = np.full((len(found), len(model.metadata.task.classes)), np.nan)
+    failed: dict[int, ReadError] = {}
+
+    def readable() -> Iterator[tuple[int, np.ndarray]]:
+        for number, (name, source, frame) in enumerate(found):
+            try:
+                sample = model.metadata.preparation.load(source, frame)
+                model.check(name if isinstance(source, Picture) else source, sample)
+            except ReadError as error:
+                failed[number] = error
+            else:
+                yield number, sample
+
+    for numbers, samples in of_equal_shape(readable(), batch):
+        values[numbers] = model.logits(np.stack(samples))
+    return values, failed
+
+
+def predict_to_file(
+    model: str | Path,
+    inputs: Sequence[str],
+    out: Path,
+    *,
+    frame: int | None = None,
+    images: str | Path | None = None,
+    batch: int = 16,
+    threads: int | None = None,
+    as_json: bool = False,
+) -> int:
+    """Predict and write ``out``, a CSV file; the exit status is 0 or 1 (some failed), and UserError when all did."""
+    if out.suffix.lower() != ".csv":
+        raise UserError(f"--out {out}: expected a name that ends in .csv, the only kind for exported models")
+    rows = predict(model, list(inputs), frame=frame, images=images, batch=batch, threads=threads)
+    with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    failed = [row for row in rows if row["status"] != "ok"]
+    for row in failed:
+        print(f"softfree: {row['reason']}", file=sys.stderr)  # which names the file
+    if len(failed) == len(rows):
+        raise UserError(f"none of the {len(rows)} inputs could be read; their reasons are in {out}")
+    print(f"{len(rows) - len(failed)} of {len(rows)} predicted; written to {out}", file=sys.stderr)
+    return 1 if failed else 0

@@ -1,0 +1,96 @@
+"""From a picture to what an exported model takes, in numpy: the reference for the JSON in the file's metadata."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from softfree_runtime.preprocessing.resize import resize
+from softfree_runtime.readers import Picture, read_picture
+
+GRAY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as in JPEG
+# Of the deviation of a picture, so that a blank one stays finite.
+FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """The steps of :class:`softfree.data.modalities.image.Preprocessing`, equal within 1e-4, without torch.
+
+    Attributes:
+        size: side of the square, pixels.
+        fit: ``pad``, ``stretch``, ``crop`` or ``native``.
+        channels: 1 or 3.
+        mean: subtracted from the values in [0, 1] of each channel; None for the mean of the picture itself.
+        deviation: what they are then divided by; None for the deviation of the picture itself.
+    """
+
+    kind: ClassVar[str] = "picture"
+
+    size: int
+    fit: str
+    channels: int
+    mean: tuple[float, ...] | None
+    deviation: tuple[float, ...] | None
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Preparation:
+        """Make one of what :meth:`to_dict` gave; KeyError, TypeError or ValueError when it is something else."""
+        if found["fit"] not in ("pad", "stretch", "crop", "native") or found["channels"] not in (1, 3):
+            raise ValueError(f"fit {found['fit']!r} with {found['channels']!r} channels")
+        mean, deviation = (
+            None if found[key] is None else tuple(map(float, found[key])) for key in ("mean", "deviation")
+        )
+        return cls(int(found["size"]), found["fit"], found["channels"], mean, deviation)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for JSON."""
+        return asdict(self)
+
+    def load(self, source: str | Picture, frame: int | None = None) -> np.ndarray:
+        """Read one picture, unless it is one already, and prepare it; ReadError for a file that gives none."""
+        return self(source if isinstance(source, Picture) else read_picture(source, frame=frame))
+
+    def __call__(self, picture: Picture) -> np.ndarray:
+        """Return float32 (C, H, W): mean 0 and deviation about 1; H = W = ``size`` unless ``fit`` is ``native``."""
+        pixels = _with_channels(np.ascontiguousarray(picture.unit().transpose(2, 0, 1)), self.channels)
+        pixels = self._standardise(resize(pixels, *self._target(pixels.shape[1:], picture.growth)))
+        if self.fit in ("pad", "crop"):
+            pixels = _centre(_centre(pixels, 1, self.size), 2, self.size)
+        return np.ascontiguousarray(pixels, dtype=np.float32)
+
+    def _target(self, shape: tuple[int, ...], growth: tuple[float, float]) -> tuple[int, int]:
+        height, width = (side * times for side, times in zip(shape, growth, strict=True))
+        if self.fit == "native":
+            return round(height), round(width)
+        if self.fit == "stretch":
+            return self.size, self.size
+        scale = self.size / (max if self.fit == "pad" else min)(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def _standardise(self, pixels: np.ndarray) -> np.ndarray:
+        if self.mean is None or self.deviation is None:
+            wide = pixels.astype(np.float64)
+            return ((pixels - wide.mean()) / max(wide.std(), FLOOR)).astype(np.float32)
+        mean, deviation = (np.asarray(given, np.float32)[:, None, None] for given in (self.mean, self.deviation))
+        return (pixels - mean) / deviation
+
+
+def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    if len(pixels) == channels:
+        return pixels
+    if channels == 1:
+        return (pixels * np.asarray(GRAY, np.float32)[:, None, None]).sum(0, keepdims=True)
+    return np.broadcast_to(pixels, (channels, *pixels.shape[1:]))
+
+
+def _centre(pixels: np.ndarray, axis: int, size: int) -> np.ndarray:
+    """Pad one axis with 0, the mean, or cut it to its centre."""
+    side = pixels.shape[axis]
+    if side < size:
+        before = (size - side) // 2
+        return np.pad(pixels, [(before, size - side - before) if one == axis else (0, 0) for one in range(3)])
+    start = round((side - size) / 2)  # halves to even, as torchvision rounds
+    return pixels.take(range(start, start + size), axis)

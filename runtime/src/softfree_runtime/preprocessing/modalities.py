@@ -1,0 +1,74 @@
+"""The steps from a file to what an exported model takes, for each kind of sample."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from softfree_runtime.core.errors import UserError
+
+# Where the steps live, and what must be installed for them besides what pictures need. Only those in use are imported.
+# Slides and bags have one preparation for training and here, as it does without torch.
+_HOMES = {
+    "picture": ("softfree_runtime.preprocessing.image", "Preparation", "numpy pillow simplejpeg pydicom tifffile"),
+    "volume": ("softfree_runtime.preprocessing.volume", "VolumePreparation", "nibabel scipy"),
+    "slide": (
+        "softfree.data.modalities.slide",
+        "SlidePreprocessing",
+        "openslide-python openslide-bin wsidicom scikit-image",
+    ),
+    "bag": ("softfree.data.modalities.bag", "BagPreprocessing", "h5py"),
+}
+
+
+KINDS = tuple(_HOMES)
+PICTURE = "picture"  # what files of earlier versions, which do not say, are about
+
+
+class Prepared(Protocol):
+    """The steps of one kind of sample, without torch."""
+
+    kind: ClassVar[str]
+
+    def load(self, source: Any, frame: int | None = None, /) -> np.ndarray:
+        """Read and prepare one sample, float32, without the batch axis; ReadError for a source that gives none."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for JSON."""
+        ...
+
+
+def restore(stored: dict[str, Any]) -> Prepared:
+    """Make the steps that a file's metadata describe.
+
+    Raises:
+        UserError: a library that reads such samples is missing.
+        KeyError, TypeError, ValueError: it is no description of such steps.
+    """
+    fields = dict(stored)
+    steps = home(fields.pop("kind", PICTURE))
+    make = getattr(steps, "from_dict", None) or (lambda found: steps(**found))
+    made: Prepared = make(fields)
+    return made
+
+
+def home(kind: str) -> type:
+    """Find the class of the steps of samples of a ``kind``.
+
+    Raises:
+        UserError: a library that reads such samples is missing.
+        ValueError: there are no such samples.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"samples of kind {kind!r}")
+    module, name, needed = _HOMES[kind]
+    try:
+        found: type = getattr(import_module(module), name)
+    except ImportError as error:
+        raise UserError(
+            f"samples of kind {kind} need {error.name}, which is not installed; get it with: pip install {needed}"
+        ) from None
+    return found

@@ -1,0 +1,101 @@
+"""From a file to a picture: the reader is chosen by what the file holds, not by its name."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from pathlib import Path
+
+from softfree_runtime.core.errors import ReadError
+from softfree_runtime.readers.dicom import read_dicom
+from softfree_runtime.readers.image import Picture
+from softfree_runtime.readers.raster import read_raster
+from softfree_runtime.readers.tiff import read_tiff
+
+__all__ = ["Picture", "read_picture"]
+
+_HEAD = 352  # bytes that tell what a file is
+_NIFTI = (b"n+1", b"ni1", (348).to_bytes(4, "little"), (348).to_bytes(4, "big"))
+_RASTER = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF87a", b"GIF89a")
+_TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+# A data set without preamble starts with group 2 or 8, in either byte order.
+_DICOM = (b"\x02\x00", b"\x08\x00", b"\x00\x02\x00", b"\x00\x08\x00")
+_ELSEWHERE = {
+    b"\x1f\x8b": "a gzip-compressed file; unpack it first",
+    b"PK\x03\x04": "a zip archive; unpack it first",
+    b"%PDF": "a PDF document; save its picture as PNG",
+    b"\x89HDF": "an HDF5 file; save its pictures as PNG or TIFF",
+    b"\x93NUMPY": "a NumPy array; save it as TIFF",
+}
+
+
+def read_picture(path: str | Path, *, frame: int | None = None, max_pixels: int = 1 << 28) -> Picture:
+    """Read one picture: DICOM, TIFF, PNG, JPEG, BMP, GIF or WebP.
+
+    Args:
+        path: the file.
+        frame: which frame or page, counted from 0; the first one by default.
+        max_pixels: larger pictures are refused from their header, before anything is decoded.
+
+    Raises:
+        ReadError: one line that names the file, the reason and the mend; its status is ``missing``, ``empty``,
+            ``folder``, ``no_pixels``, ``corrupt``, ``unsupported``, ``too_large`` or ``not_finite``.
+    """
+    return _read(Path(path), frame, max_pixels).with_growth_noted()
+
+
+def _read(path: Path, frame: int | None, max_pixels: int) -> Picture:
+    head = file_head(path)
+    try:
+        if head[128:132] == b"DICM":
+            return read_dicom(path, frame, max_pixels=max_pixels)
+        if head.startswith(_TIFF):
+            return read_tiff(path, frame, max_pixels=max_pixels)
+        if head.startswith(_RASTER) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
+            return read_raster(path, frame, max_pixels=max_pixels)
+        if kind := _unsupported(head, path.name):
+            raise ReadError(f"{path}: {kind}", "unsupported")
+        if head.startswith(_DICOM) or path.suffix.lower() in (".dcm", ".dicom", ".ima"):
+            return read_dicom(path, frame, max_pixels=max_pixels)
+    except MemoryError as error:
+        raise ReadError(f"{path}: does not fit in memory; cut it into regions or reduce it", "too_large") from error
+    raise ReadError(f"{path}: not a picture that softfree reads: DICOM, TIFF, PNG, JPEG, BMP, GIF, WebP", "unsupported")
+
+
+def file_head(path: Path) -> bytes:
+    """Return the first bytes of a file that can be read."""
+    try:
+        if path.is_dir():
+            os.scandir(path).close()  # a closed folder is told from one that is only no file
+            raise ReadError(f"{path}: a folder; expected a picture file", "folder")
+        if not os.path.lexists(path):
+            raise ReadError(f"{path}: no such file; check the path and the folder it is relative to", "missing")
+        if not path.is_file():
+            raise ReadError(f"{path}: not a regular file, or a broken link", "missing")
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ReadError):
+            raise
+        raise ReadError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})", "missing") from error
+    if not head:
+        raise ReadError(f"{path}: an empty file (0 bytes); fetch it again", "empty")
+    return head
+
+
+def _unsupported(head: bytes, name: str) -> str | None:
+    """Say what a file is that is known but not read."""
+    inside = _unzipped(head)
+    magic = inside[344:347] or inside[:4]  # what is hardly compressed does not reach to its magic number
+    if magic in _NIFTI or inside[4:7] in (b"n+2", b"ni2") or name.lower().endswith(".nii.gz"):
+        return "a NIfTI volume; train or predict with a model of volumes, such as seqnorm_vit3d_tiny"
+    return next((kind for magic, kind in _ELSEWHERE.items() if head.startswith(magic)), None)
+
+
+def _unzipped(head: bytes) -> bytes:
+    """Return the first bytes of what a file holds, gzip-compressed or not, as far as ``head`` reaches."""
+    if head.startswith(b"\x1f\x8b"):
+        with contextlib.suppress(zlib.error):
+            return zlib.decompressobj(wbits=31).decompress(head, _HEAD)
+    return head

@@ -1,0 +1,191 @@
+"""A DICOM file up to its pixel data, and where those lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from os import SEEK_END
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom import dcmread
+from pydicom.dataelem import DataElement
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.filereader import read_dataset, read_file_meta_info, read_partial
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from softfree_runtime.core.errors import ReadError
+from softfree_runtime.readers.dicom_elements import Elements
+
+_UNDEFINED = 0xFFFFFFFF
+_SYNTAX = Tag("TransferSyntaxUID")
+_LARGE = 1 << 20  # bytes
+# SamplesPerPixel: implicit or not, little-endian or not, and the bytes before its value.
+_BEGINNINGS = (
+    (False, True, b"\x28\x00\x02\x00US\x02\x00"),
+    (True, True, b"\x28\x00\x02\x00\x02\x00\x00\x00"),
+    (False, False, b"\x00\x28\x00\x02US\x00\x02"),
+)
+_DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"  # which pydicom takes off
+_KEYWORDS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
+
+
+@dataclass(frozen=True)
+class PixelElement:
+    """The element that holds the pixels.
+
+    Attributes:
+        keyword: ``PixelData``, ``FloatPixelData`` or ``DoubleFloatPixelData``.
+        representation: the value representation, such as ``OW``; empty in implicit encoding.
+        length: bytes that the header promises; None for encapsulated frames.
+        source: an open file.
+        start: where in ``source`` the value begins.
+        after_damage: whether elements before the Image Pixel module could not be read.
+    """
+
+    keyword: str
+    representation: str
+    length: int | None
+    source: BinaryIO
+    start: int
+    after_damage: bool = False
+
+    def available(self) -> int:
+        """Bytes of the value that the file really holds."""
+        present = self.source.seek(0, SEEK_END) - self.start
+        return max(0, present if self.length is None else min(present, self.length))
+
+
+@contextmanager
+def open_dicom(
+    path: Path, keywords: Sequence[str | int] | None = None
+) -> Iterator[tuple[FileDataset, PixelElement | None]]:
+    """Read all that stands before the pixels, which stay in the file; what stands after them is not looked at.
+
+    The data set has a transfer syntax, guessed from its encoding where the file names none.
+
+    Args:
+        path: the file.
+        keywords: the elements that are wanted, or their tags; all of them by default.
+
+    Raises:
+        ReadError: it cannot be read as DICOM.
+    """
+    tags: list[BaseTag | int] | None = [Tag(keyword) for keyword in keywords] if keywords else None
+    with path.open("rb") as file:
+        watch = _Watch(file)
+        try:
+            dataset, element = _read(file, watch, tags)
+        except MemoryError:
+            raise
+        except Exception as error:  # pydicom raises nearly anything on damaged files
+            found = _recovered(path, file, tags)
+            if found is None:
+                raise ReadError(f"{path}: not readable as DICOM ({type(error).__name__})", "corrupt") from error
+            dataset, element = found
+        if watch.lost and (element is None or "Rows" not in dataset):
+            dataset, element = _recovered(path, file, tags) or (dataset, element)
+        _name_syntax(dataset)
+        yield dataset, element
+
+
+class _Watch:
+    """Sees the elements of a data set go by, and ends the reading at the pixels.
+
+    Attributes:
+        met: tag, value representation, length and start of the pixels.
+        lost: whether the elements are out of order or end beyond the file: one of them has a wrong length.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._size = file.seek(0, SEEK_END)
+        file.seek(0)
+        self._last = 0
+        self.met: tuple[int, str, int, int] | None = None
+        self.lost = False
+
+    def __call__(self, tag: BaseTag, representation: str | None, length: int) -> bool:
+        start = self._file.tell()
+        if tag in _KEYWORDS:
+            self.met = int(tag), representation or "", length, start
+            return True
+        self.lost |= tag <= self._last or (length != _UNDEFINED and start + length > self._size)
+        self._last = int(tag)
+        return False
+
+    def element(self, damaged: bool = False) -> PixelElement | None:
+        """Return the pixels that were met."""
+        if self.met is None:
+            return None
+        tag, representation, length, start = self.met
+        declared = None if length == _UNDEFINED else length
+        return PixelElement(_KEYWORDS[tag], representation, declared, self._file, start, damaged)
+
+
+def _read(file: BinaryIO, watch: _Watch, tags: list[BaseTag | int] | None) -> tuple[FileDataset, PixelElement | None]:
+    # Large elements, such as tables, are read when they are asked for.
+    dataset = read_partial(file, watch, defer_size=_LARGE, force=True, specific_tags=tags)
+    deflated = dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+    if deflated or (watch.met and "Rows" not in dataset):  # its elements are out of order
+        file.seek(0)
+        dataset = dcmread(file, force=True, specific_tags=tags)
+        return dataset, _in_memory(dataset)
+    return dataset, watch.element()
+
+
+def _recovered(
+    path: Path, file: BinaryIO, tags: list[BaseTag | int] | None
+) -> tuple[FileDataset, PixelElement | None] | None:
+    """Read from the Image Pixel module on, which begins with SamplesPerPixel, where what is before it is damaged."""
+    file.seek(0)
+    content = file.read()
+    if content[128:132] != b"DICM":
+        return None
+    try:
+        meta = read_file_meta_info(path)
+    except Exception:  # damaged, too
+        meta = FileMetaDataset()
+    for implicit, little, beginning in _BEGINNINGS:
+        if (at := content.find(beginning)) < 0:
+            continue
+        watch = _Watch(file)
+        file.seek(at)
+        with suppress(Exception):
+            found = read_dataset(file, implicit, little, stop_when=watch, defer_size=_LARGE, specific_tags=tags)
+            if watch.met and not watch.lost and "Rows" in found:
+                dataset = FileDataset(file, found, None, meta, implicit, little)
+                dataset.set_original_encoding(implicit, little, "iso8859")
+                return dataset, watch.element(damaged=True)
+    return None
+
+
+def _in_memory(dataset: FileDataset) -> PixelElement | None:
+    """The pixels of a file that had to be read as a whole, deflated or with its elements out of order."""
+    for tag, keyword in _KEYWORDS.items():
+        if (raw := dataset.get_item(tag)) is not None:
+            content = raw.value or b""
+            if getattr(raw, "length", None) == _UNDEFINED or getattr(raw, "is_undefined_length", False):
+                return PixelElement(keyword, str(raw.VR or ""), None, BytesIO(content + _DELIMITER), 0)
+            return PixelElement(keyword, str(raw.VR or ""), len(content), BytesIO(content), 0)
+    return None
+
+
+def _name_syntax(dataset: FileDataset) -> None:
+    meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
+    named = Elements(meta).texts("TransferSyntaxUID")[0]
+    if not named:
+        implicit, little = dataset.original_encoding
+        native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        named = native if little else ExplicitVRBigEndian
+    meta[_SYNTAX] = DataElement(_SYNTAX, "UI", UID(named))
+    dataset.file_meta = meta

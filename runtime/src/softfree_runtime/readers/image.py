@@ -1,0 +1,157 @@
+"""A picture as its file holds it, with what is needed to show it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from softfree_runtime.core.errors import ReadError
+
+SQUARE_WITHIN = 1.01  # sides of a pixel that differ by less are taken as equal
+LONGEST_PIXEL = 10.0  # no device has longer pixels: what says so means something else
+_OBJECT = re.compile(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>")  # as in <_io.BytesIO object at 0x7f0d>
+_ENUM = re.compile(r"<(\w+\.\w+): [^<>]*>")
+_NOT_SUPPORTED = re.compile(r"unsupported (?!marker)|not supported|not implemented", re.IGNORECASE)
+_LONGEST = 2000  # characters of a library's message that are looked at
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture, and how its values are to be seen.
+
+    Attributes:
+        pixels: ``(H, W, C)`` with C = 1 (gray) or 3 (RGB), in native byte order; no palette, no alpha.
+        low: the value shown as black.
+        high: the value shown as white, never below ``low``.
+        spacing: millimetres from one row to the next and from one column to the next, where the file says so.
+        steps: what was done to the stored values, in words and in order.
+        stored: what the file holds, such as ``8-bit gray`` or ``12-bit signed MONOCHROME2``. RGB whose channels
+            are all equal ends in ``(gray)``.
+        corrections: what the reader assumed or corrected because the file contradicts itself or its standard, in words;
+            ``softfree check`` lists them. Empty for a sound file.
+        aspect: height of a pixel over its width, for a file that says this but no ``spacing``.
+    """
+
+    pixels: np.ndarray
+    low: float
+    high: float
+    spacing: tuple[float, float] | None
+    steps: tuple[str, ...]
+    stored: str
+    corrections: tuple[str, ...] = ()
+    aspect: float = 1.0
+
+    @property
+    def growth(self) -> tuple[float, float]:
+        """Rows for one row and columns for one column once pixels are square, with the finer side as it is.
+
+        (1, 1) for pixels that are square within 1 %, and for sides so unequal that they cannot be meant.
+        """
+        ratio = self._ratio
+        if not SQUARE_WITHIN < max(ratio, 1 / ratio) <= LONGEST_PIXEL:
+            return 1.0, 1.0
+        return max(ratio, 1.0), max(1 / ratio, 1.0)
+
+    def with_growth_noted(self) -> Picture:
+        """Return it with words on pixels that are not square."""
+        ratio = self._ratio
+        if max(ratio, 1 / ratio) <= SQUARE_WITHIN:
+            return self
+        said = "pixels of unequal sides resampled to square"
+        if self.growth == (1.0, 1.0):
+            said = f"pixels more than {LONGEST_PIXEL:g} times as long as wide taken as square"
+        return replace(self, steps=(*self.steps, said), corrections=(*self.corrections, said))
+
+    @property
+    def _ratio(self) -> float:
+        height, width = self.spacing or (self.aspect, 1.0)
+        return height / width
+
+    def unit(self) -> np.ndarray:
+        """Return float32 ``(H, W, C)`` in [0, 1]: ``low`` and below become 0, ``high`` and above 1."""
+        if self.high <= self.low:  # one value only, or a window of width 1, which is a threshold
+            return (self.pixels > self.low).astype(np.float32)
+        # float32 holds every integer of up to 24 bits; wider ones would lose digits in the subtraction.
+        wide = self.pixels.dtype.itemsize > 2 and self.pixels.dtype != np.float32
+        out = np.subtract(self.pixels, self.low, dtype=np.float64 if wide else np.float32)
+        out /= self.high - self.low
+        return np.clip(out, 0, 1, out=out).astype(np.float32, copy=False)
+
+
+def own_range(pixels: np.ndarray, bits: int, counted: np.ndarray | None = None) -> tuple[float, float, tuple[str, ...]]:
+    """Choose the range of a picture whose file names none.
+
+    Unsigned integers of up to 8 bits, and colour of any integer width, keep the full range of their bits: stretching
+    would change hues, and 8-bit pictures are stored as they are to be seen. So does float colour within [0, 1].
+    Everything else gets the range of its own values, since a 12-bit film in 16-bit numbers would be all but black
+    otherwise.
+
+    Args:
+        pixels: ``(H, W, C)``.
+        bits: how many bits of each value are used.
+        counted: boolean ``(H, W)``, True where a pixel belongs to the picture; all of them when None.
+
+    Returns:
+        Low, high, and the step to be recorded, empty for the full range.
+    """
+    colour = pixels.shape[-1] == 3
+    if pixels.dtype.kind == "u" and (bits <= 8 or colour):
+        return 0.0, float(2**bits - 1), ()
+    values = pixels if counted is None or not counted.any() else pixels[counted]
+    low, high = float(values.min()), float(values.max())
+    if pixels.dtype.kind == "f" and colour and low >= 0 and high <= 1:
+        return 0.0, 1.0, ()
+    return low, high, (f"range {low:g} to {high:g}, the picture's own",)
+
+
+def with_gray_noted(stored: str, pixels: np.ndarray) -> str:
+    """Return ``stored``, marked when the three channels of ``pixels`` ``(H, W, 3)`` are one and the same."""
+    if pixels.shape[-1] != 3:
+        return stored
+    first, second, third = np.moveaxis(pixels, -1, 0)
+    same = np.array_equal(first, second) and np.array_equal(second, third)
+    return f"{stored} (gray)" if same else stored
+
+
+def refuse_not_finite(path: Path, pixels: np.ndarray) -> None:
+    """Raise ReadError when ``pixels`` holds NaN or infinity."""
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise ReadError(f"{path}: pixel values that are not finite (NaN or infinite); repair the file", "not_finite")
+
+
+def refuse_large(path: Path, width: int, height: int, max_pixels: int) -> None:
+    """Raise ReadError, before anything is decoded, when the header promises more than ``max_pixels``."""
+    if width * height > max_pixels:
+        message = f"{path}: {width} x {height} pixels, more than {max_pixels}; cut it into regions or reduce it"
+        raise ReadError(message, "too_large")
+
+
+def chosen_frame(path: Path, frame: int | None, count: int) -> tuple[int, tuple[str, ...]]:
+    """Return the frame to read of ``count``, the first by default, and the step to be recorded if there are several."""
+    number = 0 if frame is None else frame
+    if not 0 <= number < count:
+        raise ReadError(f"{path}: frame {number} was asked for; the file has frames 0 to {count - 1}", "unsupported")
+    return number, (f"frame {number + 1} of {count}",) if count > 1 else ()
+
+
+def undecodable(path: Path, what: str, error: Exception) -> ReadError:
+    """Return the ReadError for what a decoder raised: a decoder is missing, the kind is not known, or it is damaged."""
+    said = in_one_line(error)
+    if isinstance(error, ImportError):
+        name = (error.name or "imagecodecs").split(".")[0]
+        return ReadError(
+            f"{path}: needs {name}, which is not installed; get it with: pip install {name}", "unsupported"
+        )
+    if _NOT_SUPPORTED.search(said) and not isinstance(error, TypeError):
+        return ReadError(f"{path}: {said}; save it as PNG, or as TIFF without compression", "unsupported")
+    return ReadError(f"{path}: damaged {what}, cannot be decoded ({said})", "corrupt")
+
+
+def in_one_line(error: Exception) -> str:
+    """Return the last line of what a library says, where it comes to the point: short, without addresses of objects."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    said = _ENUM.sub(r"\1", _OBJECT.sub("", lines[-1].strip()[:_LONGEST]))
+    return "".join(letter if letter.isprintable() else " " for letter in said[:200]).strip() or type(error).__name__

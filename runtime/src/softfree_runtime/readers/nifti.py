@@ -1,0 +1,153 @@
+"""NIfTI-1 and NIfTI-2 volumes, compressed or not, single files or pairs, in either byte order."""
+
+from __future__ import annotations
+
+import math
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from nibabel.volumeutils import apply_read_scaling
+
+from softfree_runtime.core.errors import ReadError
+from softfree_runtime.readers.image import chosen_frame
+from softfree_runtime.readers.nifti_file import HEAD, header_and_voxels, is_nifti, read_header, read_voxels, unpacked
+from softfree_runtime.readers.nifti_place import place
+from softfree_runtime.readers.quiet import quiet
+from softfree_runtime.readers.volume import Volume, canonical, refuse_large_volume
+
+ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz")
+
+
+def read_nifti(path: Path, frame: int | None = None, *, max_voxels: int = 1 << 30) -> Volume:
+    """Read one volume; see :class:`Volume` for the order of its axes.
+
+    The place of the voxels comes from the sform, else from the qform. A file with neither is taken as nibabel takes it:
+    first axis to the left, second to the front, third to the head. That is said in the volume's corrections. A
+    compressed file is read to its end, so that its checksum counts.
+
+    Args:
+        path: a NIfTI file of any name; of a pair the .hdr or the .img.
+        frame: which volume of a 4D file, counted from 0; a 4D file without it is refused.
+        max_voxels: larger volumes are refused from their header.
+
+    Raises:
+        ReadError: with status ``missing`` (half of a pair), ``corrupt``, ``unsupported``, ``too_large`` or
+            ``not_finite``.
+    """
+    path = Path(path)
+    with quiet():
+        try:
+            return _volume(path, frame, max_voxels)
+        except (ReadError, MemoryError):
+            raise
+        except Exception as error:  # gzip and zlib raise nearly anything on damaged files
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ReadError(f"{path}: damaged NIfTI, cannot be read ({reason})", "corrupt") from error
+
+
+def is_nifti_file(path: Path) -> bool:
+    """Whether a file is NIfTI by its content, or should be by its name."""
+    if path.name.lower().endswith(ENDINGS):
+        return True
+    if not os.path.isfile(path):  # a pipe would wait for its other end
+        return False
+    try:
+        with unpacked(path) as stream:
+            return is_nifti(stream.read(HEAD))
+    except (OSError, EOFError, zlib.error):
+        return False
+
+
+def read_affine(path: Path) -> np.ndarray:
+    """Return the affine ``(4, 4)`` from a stored voxel (i, j, k, 1) to millimetres RAS+; ReadError as above."""
+    with unpacked(header_and_voxels(path)[0]) as stream:
+        return place(path, read_header(path, stream)[0])[0]
+
+
+def _volume(path: Path, frame: int | None, max_voxels: int) -> Volume:
+    header_file, voxels_file = header_and_voxels(path)
+    with unpacked(header_file) as stream:
+        header, known = read_header(path, stream)
+        dtype, coded = _number_type(path, header)
+        shape, counted = _shape(path, header)
+        number, count, steps = _chosen(path, shape, frame)
+        shape = shape[:3]
+        refuse_large_volume(path, shape, max_voxels)
+        affine, placed, replaced = place(path, header)
+        scale, unscaled = _scale(path, header)
+        if voxels_file == header_file:
+            voxels, mended = read_voxels(path, stream, header, shape, number, count, single=True)
+        else:
+            with unpacked(voxels_file) as other:
+                voxels, mended = read_voxels(path, other, header, shape, number, count, single=False)
+    if scale != (1.0, 0.0):
+        voxels = apply_read_scaling(voxels, *map(np.float64, scale))
+        steps += ("scaled: slope {:g}, intercept {:g}".format(*scale),)
+    version = 2 if isinstance(header, Nifti2Header) else 1
+    others = (*known, *coded, *counted, *mended, *unscaled)
+    return canonical(
+        path,
+        voxels,
+        affine,
+        (*others, *steps, *placed),
+        f"NIfTI-{version} {dtype.newbyteorder('=')}",
+        corrections=(*others, *replaced),
+    )
+
+
+def _number_type(path: Path, header: Nifti1Header) -> tuple[np.dtype, tuple[str, ...]]:
+    """Return the type of the stored numbers, and what had to be corrected in the header to know it."""
+    try:
+        dtype = header.get_data_dtype()
+        if not dtype.itemsize:
+            raise ValueError
+    except Exception:  # nibabel raises an error of its own, and KeyError
+        raise ReadError(
+            f"{path}: NIfTI of datatype {int(header['datatype'])}, which is none that holds numbers", "unsupported"
+        ) from None
+    if dtype.fields or dtype.kind not in "iuf":
+        kind = "colour (RGB)" if dtype.fields else f"{dtype} numbers"
+        raise ReadError(f"{path}: NIfTI of {kind} is not supported; save each channel as a volume", "unsupported")
+    if header["bitpix"] == 8 * dtype.itemsize:
+        return dtype, ()
+    return dtype, ("bitpix contradicts the datatype, which was taken",)
+
+
+def _shape(path: Path, header: Nifti1Header) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the shape of all that is stored, and what had to be corrected in it."""
+    stored = tuple(int(side) for side in header["dim"][1 : header["dim"][0] + 1])
+    shape = (*stored[:3], *(side or 1 for side in stored[3:]))
+    if len(shape) < 3 or min(shape) < 1 or any(more > 1 for more in shape[4:]):
+        size = " x ".join(map(str, stored))
+        raise ReadError(f"{path}: NIfTI of {size} values; expected a volume of three dimensions", "unsupported")
+    return shape, () if shape == stored else ("a dimension of 0 beyond the third: taken as 1",)
+
+
+def _chosen(path: Path, shape: tuple[int, ...], frame: int | None) -> tuple[int, int, tuple[str, ...]]:
+    """Return the number of the wanted volume, how many there are, and the step to be recorded."""
+    count = shape[3] if len(shape) > 3 else 1
+    if count > 1 and frame is None:
+        raise ReadError(
+            f"{path}: a 4D file of {count} frames where one volume was expected; "
+            f"choose one, 0 to {count - 1}, in the table's column frame",
+            "unsupported",
+        )
+    number, steps = chosen_frame(path, frame, count)
+    return number, count, steps
+
+
+def _scale(path: Path, header: Nifti1Header) -> tuple[tuple[float, float], tuple[str, ...]]:
+    """Return slope and intercept of the values, and what had to be corrected: a slope of 0 is none, by the standard."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0:
+        ignored = intercept != 0 and math.isfinite(intercept)
+        return (1.0, 0.0), ("scl_inter without scl_slope: values taken as stored",) if ignored else ()
+    if not math.isfinite(slope):
+        return (1.0, 0.0), ("scl_slope is not finite: values taken as stored",)
+    if not math.isfinite(intercept):
+        raise ReadError(f"{path}: scl_inter is not finite, so that its values are not known; repair the header")
+    return (slope, intercept), ()

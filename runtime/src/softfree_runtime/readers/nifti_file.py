@@ -1,0 +1,221 @@
+"""The bytes of a NIfTI file, compressed or not, single or a pair: its header, and its voxels read to the last byte."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from gzip import BadGzipFile, GzipFile
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+
+from softfree_runtime.core.errors import ReadError
+
+GZIP = b"\x1f\x8b"
+HEAD = 352  # bytes by which any NIfTI is known
+_SWELLS = 1032  # times that deflate can shrink what is all the same
+_BEHIND = 1 << 28  # bytes behind the voxels that are still unpacked on the way to a checksum
+_MUCH = 4096  # bytes behind the voxels that no padding explains, if they are a slice, too
+_WRONG_START = "vox_offset is wrong: the file's length tells where the voxels begin"
+_PAIRS = {".hdr": ".img", ".img": ".hdr"}
+
+
+def is_nifti(head: bytes) -> bool:
+    """Whether ``head``, the first bytes of an uncompressed file, are NIfTI's."""
+    return _known_by(head) is not None
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading, through gzip if its content is, whatever its name."""
+    with path.open("rb") as file:
+        if file.peek(len(GZIP)).startswith(GZIP):
+            with GzipFile(fileobj=file) as stream:
+                yield stream  # type: ignore[misc]
+        else:
+            yield file
+
+
+def header_and_voxels(path: Path) -> tuple[Path, Path]:
+    """Return the file of the header and the file of the voxels: the same one, but for a pair of .hdr and .img.
+
+    Raises:
+        ReadError: half of a pair.
+    """
+    stem, packed = (path.with_suffix(""), ".gz") if path.suffix.lower() == ".gz" else (path, "")
+    other = _PAIRS.get(stem.suffix.lower())
+    if other is None:
+        return path, path
+    with unpacked(path) as stream:
+        known = _known_by(stream.read(HEAD))
+    if (known is not None and known[1]) or (known is None and other == ".img"):
+        return path, path
+    mates = [stem.with_suffix(one + end) for one in (other, other.upper()) for end in (packed, "", ".gz")]
+    mate = next((one for one in mates if one.is_file()), None)
+    if mate is None:
+        raise ReadError(f"{path}: half of a NIfTI pair; its {other} file is not beside it", "missing")
+    return (path, mate) if other == ".img" else (mate, path)
+
+
+def read_header(path: Path, stream: IO[bytes]) -> tuple[Nifti1Header, tuple[str, ...]]:
+    """Read the header, which nothing has checked or mended, and say what had to be corrected to know it.
+
+    Raises:
+        ReadError: no NIfTI, or a number of dimensions that tells no byte order.
+    """
+    head = stream.read(HEAD)
+    known = _known_by(head)
+    if known is None:
+        raise _no_nifti(path, head)
+    kind = known[0]
+    head += stream.read(max(0, kind.sizeof_hdr - len(head)))
+    if len(head) < kind.sizeof_hdr:
+        raise ReadError(f"{path}: damaged NIfTI, cut short within its header; fetch it again")
+    orders = [kind(head[: kind.sizeof_hdr], order, check=False) for order in "<>"]
+    header = next((one for one in orders if 1 <= one["dim"][0] <= 7), None)
+    if header is None:
+        raise ReadError(f"{path}: damaged NIfTI: its number of dimensions is not 1 to 7; repair the header")
+    wrong = int(header["sizeof_hdr"]) != kind.sizeof_hdr
+    return header, ("sizeof_hdr is wrong: the header is known by its magic",) if wrong else ()
+
+
+def read_voxels(
+    path: Path, stream: IO[bytes], header: Nifti1Header, shape: tuple[int, ...], frame: int, count: int, single: bool
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Read one volume as it is stored, and the file to its end, where gzip keeps its checksum.
+
+    Args:
+        path: for messages.
+        stream: the file of the voxels.
+        header: as :func:`read_header` gives it.
+        shape: of one volume, ``(I, J, K)``.
+        frame: number of the volume.
+        count: how many volumes there are.
+        single: whether the header is in the same file.
+
+    Returns:
+        ``(I, J, K)`` in the file's byte order, and what had to be corrected.
+
+    Raises:
+        ReadError: a file that is cut short or damaged, or does not say where its voxels begin.
+    """
+    dtype = header.get_data_dtype()
+    size = math.prod(shape) * dtype.itemsize
+    most = os.fstat(stream.fileno()).st_size * (_SWELLS if isinstance(stream, GzipFile) else 1)
+    if size > most:  # no memory is taken for what cannot be there
+        raise ReadError(f"{path}: damaged NIfTI, cut short: expected {size} bytes of voxels; fetch it again")
+    find_start = _start_in_single if single else _start_in_pair
+    start, corrections = find_start(path, stream, header, size * count)
+    if start > most:
+        raise ReadError(f"{path}: damaged NIfTI, cut short before the byte where its voxels begin; fetch it again")
+    stream.seek(start + frame * size)
+    raw = np.empty(size, np.uint8)
+    if (got := stream.readinto(raw)) < size:  # type: ignore[attr-defined]
+        raise ReadError(f"{path}: damaged NIfTI, cut short: {got} bytes of voxels, expected {size}; fetch it again")
+    expected = (count - 1 - frame) * size
+    behind, sound = _read_to_end(path, stream, expected)
+    _refuse_many_behind(path, header, behind - expected, size, count)
+    if behind < expected:
+        corrections += ("cut short behind the frame that was read",)
+    elif behind > expected or not sound:
+        corrections += ("bytes behind the last voxel, left out",)
+    return raw.view(dtype).reshape(shape, order="F"), corrections
+
+
+def _no_nifti(path: Path, head: bytes) -> ReadError:
+    if 348 in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")) and ".nii" not in path.name.lower():
+        return ReadError(f"{path}: ANALYZE 7.5, which does not tell left from right; convert it", "unsupported")
+    why = "compressed twice, unpack it once" if head.startswith(GZIP) else "no NIfTI header, fetch it again"
+    return ReadError(f"{path}: damaged NIfTI, or none: {why}")
+
+
+def _known_by(head: bytes) -> tuple[type[Nifti1Header], bool] | None:
+    """Return the kind of header and whether the voxels are in the same file; None for what is no NIfTI."""
+    for kind, magic in ((Nifti2Header, head[4:7]), (Nifti1Header, head[344:347])):
+        if magic in (kind.single_magic[:3], kind.pair_magic[:3]):
+            return kind, magic == kind.single_magic[:3]
+    return None
+
+
+def _start_in_pair(path: Path, stream: IO[bytes], header: Nifti1Header, size: int) -> tuple[int, tuple[str, ...]]:
+    """Return the byte of the .img where ``size`` bytes of voxels begin, which is 0 as good as always."""
+    told = float(header["vox_offset"])
+    if told == 0:
+        return 0, ()
+    right = _read_to_end(path, stream, size)[0] - size
+    if right not in (0, told):
+        raise _in_doubt(path, told)
+    return right, () if right == told else (_WRONG_START,)
+
+
+def _start_in_single(path: Path, stream: IO[bytes], header: Nifti1Header, size: int) -> tuple[int, tuple[str, ...]]:
+    """Return the byte where ``size`` bytes of voxels begin; where the header is in doubt, the file's length decides."""
+    told, first = float(header["vox_offset"]), header.sizeof_hdr + 4
+    declared = int(told) if told >= first and told.is_integer() else None
+    stream.seek(header.sizeof_hdr)
+    extended = stream.read(1) not in (b"", b"\0")
+    sound = declared is not None and not (extended and not _extensions_end_at(stream, header, declared))
+    of_pair = header["magic"].item().startswith(header.pair_magic[:3])
+    if declared is not None and sound and not of_pair:
+        return declared, ()
+    stream.seek(0)
+    right = _read_to_end(path, stream, size)[0] - size
+    possible = (first, header.sizeof_hdr) if declared is None else (first, declared)
+    if right not in possible and not (extended and _extensions_end_at(stream, header, right)):
+        raise _in_doubt(path, told)
+    if right != declared:
+        return right, (_WRONG_START,)
+    return right, ("magic of a pair in a single file" if sound else "damaged header extension, left out",)
+
+
+def _refuse_many_behind(path: Path, header: Nifti1Header, behind: int, size: int, count: int) -> None:
+    """Refuse a file that holds so many bytes behind its voxels that its dimensions cannot be right."""
+    dtype, dim = header.get_data_dtype(), [max(1, int(side)) for side in header["dim"][1:]]
+    unsaid = math.prod(dim) * dtype.itemsize - size * count  # of dimensions beyond dim[0]
+    if behind > 0 and (behind == unsaid or behind >= max(_MUCH, dim[0] * dim[1] * dtype.itemsize)):
+        raise ReadError(
+            f"{path}: damaged NIfTI: {behind} bytes more than its dimensions account for; repair dim in the header"
+        )
+
+
+def _in_doubt(path: Path, told: float) -> ReadError:
+    return ReadError(
+        f"{path}: damaged NIfTI: vox_offset {told:g} is in doubt, and the file's length does not tell where the voxels"
+        " begin; repair the header"
+    )
+
+
+def _extensions_end_at(stream: IO[bytes], header: Nifti1Header, place: int) -> bool:
+    """Whether the header's extensions lead to ``place`` by their own sizes."""
+    first = at = header.sizeof_hdr + 4
+    while at < place:
+        stream.seek(at)
+        size = int.from_bytes(stream.read(4), "little" if header.endianness == "<" else "big")
+        if size == 0 and at > first:  # padding
+            return True
+        if size < 8:
+            return False
+        at += size
+    return at == place > first
+
+
+def _read_to_end(path: Path, stream: IO[bytes], expected: int) -> tuple[int, bool]:
+    """Return how many bytes are left, and whether the stream ends soundly."""
+    if not isinstance(stream, GzipFile):
+        return max(0, os.fstat(stream.fileno()).st_size - stream.tell()), True
+    count = 0
+    try:
+        while piece := stream.read(1 << 20):
+            count += len(piece)
+            if count > expected + _BEHIND:
+                raise ReadError(f"{path}: damaged NIfTI: far more bytes than its header accounts for; repair it")
+    except BadGzipFile as error:
+        if not str(error).startswith("Not a gzipped file"):  # of checksum and length
+            raise
+        return count, False  # a whole member, and behind it what is not gzip
+    return count, True

@@ -1,0 +1,201 @@
+"""JPEG, PNG, BMP, GIF and WebP pictures."""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError, features
+
+from softfree_runtime.core.errors import ReadError
+from softfree_runtime.readers.image import (
+    Picture,
+    chosen_frame,
+    own_range,
+    refuse_large,
+    undecodable,
+    with_gray_noted,
+)
+from softfree_runtime.readers.png import is_sixteen_bit, png_size, without_metadata
+from softfree_runtime.readers.quiet import quiet
+from softfree_runtime.readers.strict_jpeg import JPEG_LS, UNCHECKED, Space, decode_jpeg, frame_of
+from softfree_runtime.readers.webp import refuse_damaged_webp
+
+# Others are left out on purpose: some start programs (EPS), some lose bits without a word (PPM, JPEG 2000).
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+_ORIENTATION = 0x0112
+_LOOKED_INTO = ("JPEG", "MPO", "PNG", "BMP", "WEBP")  # whose bytes are wanted, not only what Pillow makes of them
+_SPACES: dict[str, Space] = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
+_limit = threading.Lock()
+
+
+def read_raster(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -> Picture:
+    """Read one frame, the first by default.
+
+    Raises:
+        ReadError: with status ``corrupt``, ``unsupported`` or ``too_large``.
+    """
+    with quiet():
+        try:
+            if size := png_size(path):  # before the file is read
+                refuse_large(path, *size, max_pixels)
+            with _open(path, without_metadata(path.read_bytes()) if size else None) as image:
+                refuse_large(path, *image.size, max_pixels)
+                number, steps = chosen_frame(path, frame, getattr(image, "n_frames", 1))
+                image.seek(number)
+                return _picture(path, image, steps)
+        except (ReadError, MemoryError):
+            raise
+        except Exception as error:  # decoders raise nearly anything on damaged files
+            raise undecodable(path, "picture", error) from error
+
+
+def oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn ``(H, W, C)`` upright from its EXIF or TIFF orientation, 1 to 8 (TIFF 6.0, tag 274)."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _picture(path: Path, image: ImageFile.ImageFile, steps: tuple[str, ...]) -> Picture:
+    data = _bytes_of(image) if image.format in _LOOKED_INTO else b""
+    if image.format == "PNG" and is_sixteen_bit(data):
+        pixels, stored, steps = _png16(data, steps)
+        low, high, own = own_range(pixels, 16)
+        corrections: tuple[str, ...] = ()
+    else:
+        stored, gray = _described(path, image)
+        if image.mode in ("CMYK", "P", "PA"):
+            steps += (f"{'CMYK' if image.mode == 'CMYK' else 'palette'} to RGB",)
+        if "A" in image.getbands() or "transparency" in image.info:
+            steps += ("alpha dropped",)
+        pixels, corrections = _decoded(data, image, "L" if gray else "RGB")
+        low, high, own = 0.0, 255.0, ()
+    orientation, aspect = image.getexif().get(_ORIENTATION, 1), _aspect(image)
+    if orientation in range(2, 9):
+        pixels = oriented(pixels, orientation)
+        aspect = 1 / aspect if orientation >= 5 else aspect
+        own = (*own, f"EXIF orientation {orientation} applied")
+    steps += own
+    return Picture(pixels, low, high, None, steps, with_gray_noted(stored, pixels), corrections, aspect)
+
+
+def _bytes_of(image: ImageFile.ImageFile) -> bytes:
+    """All of the file that an image was opened from."""
+    assert image.fp is not None
+    image.fp.seek(0)
+    return bytes(image.fp.read())
+
+
+def _decoded(data: bytes, image: ImageFile.ImageFile, wanted: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Pixels ``(H, W, C)`` of the mode ``wanted``, and what was corrected."""
+    corrections: tuple[str, ...] = ()
+    if image.format in ("JPEG", "MPO"):
+        try:
+            pixels, corrections = decode_jpeg(data[image.tile[0].offset :], _SPACES[image.mode])
+        except ValueError as error:
+            if "subsampling" not in str(error):
+                raise
+            corrections = (UNCHECKED,)
+        else:
+            if image.mode == wanted:
+                return pixels, corrections
+            # As Pillow and Photoshop have it, ink is what is missing from 255.
+            inverted = Image.frombytes(image.mode, image.size, np.invert(pixels).tobytes())
+            return np.array(inverted.convert(wanted)), corrections
+    elif image.format == "BMP":
+        _refuse_cut_bmp(data, image)
+    elif image.format == "WEBP":
+        refuse_damaged_webp(data)
+    pixels = np.array(image if image.mode == wanted else image.convert(wanted))
+    return pixels if pixels.ndim == 3 else pixels[..., None], corrections
+
+
+def _refuse_cut_bmp(data: bytes, image: ImageFile.ImageFile) -> None:
+    """Raise ValueError for a file that lacks some of what both its sizes promise; Pillow forgives the last bytes."""
+    codec, _, offset, arguments = image.tile[0]
+    promised = int.from_bytes(data[2:6], "little")
+    row = arguments[1] if codec == "raw" and isinstance(arguments, tuple) else 0
+    if row and len(data) < min(promised, offset + row * image.height):
+        raise ValueError(f"the BMP is cut short: {len(data)} of {promised} bytes")
+
+
+def _aspect(image: ImageFile.ImageFile) -> float:
+    """Height of a pixel over its width: densities are dots across and down, whatever their unit."""
+    found = (image.info.get(name) for name in ("jfif_density", "aspect", "dpi"))
+    pair = next((pair for pair in found if pair), (1, 1))
+    across, down = map(float, pair)  # those of EXIF are fractions, of zero over zero at times
+    return across / down if 0 < across < math.inf and 0 < down < math.inf else 1.0
+
+
+def _described(path: Path, image: ImageFile.ImageFile) -> tuple[str, bool]:
+    """Say what the file holds, and whether it is gray."""
+    names = {
+        "1": ("1-bit gray", True),
+        "L": ("8-bit gray", True),
+        "LA": ("8-bit gray with alpha", True),
+        "P": ("8-bit palette", False),
+        "PA": ("8-bit palette with alpha", False),
+        "RGB": ("8-bit RGB", False),
+        "RGBA": ("8-bit RGB with alpha", False),
+        "CMYK": ("8-bit CMYK", False),
+        "YCbCr": ("8-bit YCbCr", False),
+    }
+    if image.mode not in names:
+        raise ReadError(f"{path}: Pillow mode {image.mode} is not supported; save it as PNG", "unsupported")
+    return names[image.mode]
+
+
+def _png16(data: bytes, steps: tuple[str, ...]) -> tuple[np.ndarray, str, tuple[str, ...]]:
+    """Pixels ``(H, W, 1 or 3)``, what the file holds, and the steps."""
+    import imagecodecs  # 80 MB that the runtime without torch can do without
+
+    pixels = imagecodecs.png_decode(data)
+    pixels = pixels if pixels.ndim == 3 else pixels[..., None]  # (H, W, 1 to 4)
+    colour, alpha = pixels.shape[-1] >= 3, pixels.shape[-1] in (2, 4)
+    pixels = np.ascontiguousarray(pixels[..., : 3 if colour else 1])
+    stored = f"16-bit {'RGB' if colour else 'gray'}{' with alpha' if alpha else ''}"
+    return pixels, stored, (*steps, "alpha dropped") if alpha else steps
+
+
+@contextmanager
+def _open(path: Path, data: bytes | None) -> Iterator[ImageFile.ImageFile]:
+    """Open ``data`` or the file, without Pillow's own limit, which would forbid what the caller allows.
+
+    Only the header is read here.
+    """
+    with _limit:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(path if data is None else io.BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError:
+            if kind := _unsupported(path.read_bytes()):
+                raise ReadError(f"{path}: {kind}", "unsupported") from None
+            raise ValueError("its header is damaged") from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+    with image:
+        yield image
+
+
+def _unsupported(data: bytes) -> str | None:
+    """Say what a file is that Pillow does not know for one of ours, if it is no damaged one."""
+    if data.startswith(b"RIFF") and not features.check("webp"):
+        return "this Pillow has no decoder of WebP; get one that has with: pip install --upgrade pillow"
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    frame = frame_of(data)
+    if frame is None or not 2 <= frame.bits <= 16:
+        return None
+    kind = "JPEG-LS" if frame.marker == JPEG_LS else f"JPEG of {frame.bits} bits" if frame.bits != 8 else ""
+    kind = kind or ("JPEG of 2 components" if len(frame.components) == 2 else "")
+    return f"{kind} is not supported; save it as PNG or TIFF" if kind else None

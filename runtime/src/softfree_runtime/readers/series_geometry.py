@@ -1,0 +1,222 @@
+"""Where the slices of a DICOM series lie, and whether they make a volume (PS3.3 C.7.6.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from softfree_runtime.core.errors import ReadError
+from softfree_runtime.readers.dicom import frame_elements
+from softfree_runtime.readers.dicom_elements import Elements
+from softfree_runtime.readers.volume import SHEAR
+
+# Share of the distance between slices by which one of them may be off.
+UNEVEN = 0.01
+_SAME_DIRECTION = 1e-3
+# Share of the distance between slices beyond which the last digit of a position says too little.
+_COARSE = 0.25
+_PLACES = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+MOSAIC = "Siemens mosaics, whose slices lie side by side in one image; convert them to NIfTI first"
+# In what slices at one place may differ.
+MARKS = (
+    *("AcquisitionNumber", "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue"),
+    *("ImageType", "AcquisitionTime"),
+)
+_FRAME_MARKS = ("TemporalPositionIndex", "FrameAcquisitionNumber", "EffectiveEchoTime", "DiffusionBValue")
+_MARKED = ("FrameContentSequence", "MREchoSequence", "MRDiffusionSequence")
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice: its name for messages, and its place in millimetres to the left, the back and the head (LPS+).
+
+    Attributes:
+        name: file name, or number of the frame.
+        position: ``(3,)``, centre of the first voxel.
+        along_row: ``(3,)`` unit vector from one column to the next.
+        along_column: ``(3,)`` unit vector from one row to the next.
+        spacing: millimetres between rows, between columns.
+        thickness: millimetres to the next slice as the header has it, or None.
+        shape: rows, columns.
+        digits: ``(3,)``, the unit of the last digit with which each coordinate was written, in millimetres.
+        marks: what may tell it from others at its place, by keyword; for comparison only.
+    """
+
+    name: str
+    position: np.ndarray
+    along_row: np.ndarray
+    along_column: np.ndarray
+    spacing: tuple[float, float]
+    thickness: float | None
+    shape: tuple[int, int]
+    digits: np.ndarray
+    marks: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, path: Path, dataset: Dataset, name: str, frame: int | None, corrections: list[str]) -> Slice:
+        """Read the place from a file's header, or of one of its frames; ReadError when it has none."""
+        found = frame_elements(dataset, frame or 0, (*_PLACES, *_MARKED), corrections)
+        position = _numbers(path, name, found, "ImagePositionPatient", 3)
+        directions = _numbers(path, name, found, "ImageOrientationPatient", 6)
+        spacing = _numbers(path, name, found, "PixelSpacing", 2)
+        row, column = directions[:3], directions[3:]
+        if not np.allclose([row @ row, column @ column, row @ column], [1, 1, 0], atol=SHEAR):
+            raise ReadError(f"{path}: rows and columns of {name} are not at right angles; repair its header")
+        if not (spacing > 0).all():
+            raise ReadError(f"{path}: PixelSpacing of {name} is zero or negative; repair its header")
+        thickness = found.number("SpacingBetweenSlices") or found.number("SliceThickness")
+        shape = found.whole("Rows") or 0, found.whole("Columns") or 0
+        digits = np.array([_last_digit(text) for text in found.texts("ImagePositionPatient")])
+        names = ("SOPInstanceUID", *MARKS) if frame is None else _FRAME_MARKS
+        marks = {keyword: "\\".join(found.texts(keyword)) for keyword in names}
+        return cls(name, position, row, column, (float(spacing[0]), float(spacing[1])), thickness, shape, digits, marks)
+
+
+def arrange(path: Path, slices: Sequence[Slice]) -> tuple[list[int], np.ndarray, tuple[str, ...]]:
+    """Sort slices along their normal and check that they make one straight, even, complete volume.
+
+    Args:
+        path: the series, for messages.
+        slices: in any order.
+
+    Returns:
+        The order, the affine ``(4, 4)`` from (slice, row, column, 1) to millimetres RAS+, and what was corrected.
+
+    Raises:
+        ReadError: mixed sizes or orientations, slices at one place, missing or uneven slices, a tilted stack.
+    """
+    first = slices[0]
+    for other in slices:
+        _refuse_mixed(path, first, other)
+    normal = np.cross(first.along_row, first.along_column)
+    order = sorted(range(len(slices)), key=lambda number: float(slices[number].position @ normal))
+    ordered = [slices[number] for number in order]
+    step, corrections = _step(path, ordered, normal)
+    affine = np.eye(4)
+    affine[:3, 0] = step
+    affine[:3, 1] = first.along_column * first.spacing[0]
+    affine[:3, 2] = first.along_row * first.spacing[1]
+    affine[:3, 3] = ordered[0].position
+    return order, _LPS_TO_RAS @ affine, corrections
+
+
+def _step(path: Path, ordered: Sequence[Slice], normal: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the way from one slice to the next ``(3,)``, and what was corrected."""
+    if len(ordered) == 1:
+        thickness = ordered[0].thickness
+        if not thickness or thickness < 0:
+            raise ReadError(f"{path}: a single slice whose header has no thickness; a volume needs one")
+        return normal * thickness, ()
+    positions = np.stack([one.position for one in ordered])
+    steps = np.diff(positions, axis=0)  # (n - 1, 3)
+    gaps = steps @ normal
+    apart = gaps[gaps > 1e-3]
+    usual = float(np.median(apart)) if len(apart) else 0.0
+    _refuse_same_place(path, ordered, np.flatnonzero(gaps <= max(1e-3, UNEVEN * usual)).tolist())
+    mean = (positions[-1] - positions[0]) / len(steps)
+    median = np.median(steps, axis=0)
+    digits = np.min([one.digits for one in ordered], axis=0)
+    corrections: tuple[str, ...] = ()
+    off = np.linalg.norm(steps - median, axis=1)
+    if off.max() > UNEVEN * usual:
+        digits = np.where(digits <= _COARSE * usual, digits, 2 * UNEVEN * usual)
+        even = _even_step(positions, digits)
+        if even is None:
+            number = int(np.argmax(off))
+            _refuse_gap(path, ordered[number].name, ordered[number + 1].name, float(gaps[number]), usual)
+        mean = even
+        corrections = ("ImagePositionPatient: rounded in the header, even distances taken",)
+    across = float(mean @ normal)
+    tilt = float(np.linalg.norm(mean - across * normal)) / usual
+    # The first and the last position may each be off by half a digit.
+    if tilt > SHEAR + (float(digits.max()) / (len(steps) * usual) if corrections else 0):
+        angle = np.degrees(np.arctan(tilt))
+        raise ReadError(
+            f"{path}: sheared: each slice is shifted against the last (tilted gantry, {angle:.1f} degrees); "
+            "resample it to a straight grid",
+            "unsupported",
+        )
+    return across * normal if tilt > SHEAR else mean, corrections
+
+
+def _even_step(positions: np.ndarray, digits: np.ndarray) -> np.ndarray | None:
+    """Return the way ``(3,)`` between even slices whose positions ``(n, 3)`` were rounded to multiples of ``digits``.
+
+    None where they cannot be such.
+    """
+    # Two of them that are n slices apart are n distances apart, give or take one digit for both roundings. One distance
+    # fits all pairs if and only if all lie within half a digit of one even row of places.
+    least, most = np.full(3, -np.inf), np.full(3, np.inf)
+    for apart in range(1, len(positions)):
+        ways = positions[apart:] - positions[:-apart]
+        least = np.maximum(least, (ways.max(axis=0) - digits) / apart)
+        most = np.minimum(most, (ways.min(axis=0) + digits) / apart)
+    return (least + most) / 2 if (least <= most + 1e-9).all() else None
+
+
+def _refuse_mixed(path: Path, first: Slice, other: Slice) -> None:
+    directions = np.concatenate([first.along_row - other.along_row, first.along_column - other.along_column])
+    spacings = np.subtract(first.spacing, other.spacing)
+    if np.abs(directions).max() > _SAME_DIRECTION:
+        what = "orientations"
+    elif first.shape != other.shape:
+        what = "numbers of rows and columns"
+    elif np.abs(spacings).max() > UNEVEN * min(first.spacing):
+        what = "pixel spacings"
+    else:
+        return
+    raise ReadError(
+        f"{path}: slices of different {what}, such as {first.name} and {other.name}; give each stack its own folder",
+        "unsupported",
+    )
+
+
+def _refuse_same_place(path: Path, ordered: Sequence[Slice], same: list[int]) -> None:
+    if not same:
+        return
+    first = ordered[same[0]].marks
+    second = ordered[same[0] + 1].marks
+    differing = [key for key, value in first.items() if value != second[key] and key != "SOPInstanceUID"]
+    if "MOSAIC" in first.get("ImageType", "").upper():
+        mend = f"they are {MOSAIC}"
+    elif first.get("SOPInstanceUID") and first.get("SOPInstanceUID") == second.get("SOPInstanceUID"):
+        mend = "the same slice twice; keep one of each"
+    elif differing:
+        mend = f"they differ in {', '.join(differing[:3])}; give each its own folder"
+    else:
+        mend = "keep one of each, or give each time its own folder"
+    pairs = [f"{ordered[number].name} and {ordered[number + 1].name}" for number in same[:3]]
+    more = f" and {len(same) - 3} more" if len(same) > 3 else ""
+    raise ReadError(f"{path}: slices at the same place: {', '.join(pairs)}{more}; {mend}", "unsupported")
+
+
+def _refuse_gap(path: Path, before: str, after: str, gap: float, usual: float) -> NoReturn:
+    missing = round(gap / usual) - 1
+    if missing > 0:
+        what = f"{missing} slice{'s' if missing > 1 else ''} missing between {before} and {after}"
+    else:
+        what = f"uneven slices at {before} and {after}"
+    raise ReadError(f"{path}: {what} ({gap:.4g} mm apart, {usual:.4g} elsewhere); fetch the series again")
+
+
+def _numbers(path: Path, name: str, found: Elements, key: str, count: int) -> np.ndarray:
+    numbers = found.numbers(key)
+    if len(numbers) != count or None in numbers:
+        raise ReadError(f"{path}: {name} has no {key} that can be read; a volume needs it", "unsupported")
+    values = np.array(numbers, dtype=float)
+    if not np.isfinite(values).all():
+        raise ReadError(f"{path}: {key} of {name} is not finite; repair its header", "not_finite")
+    return values
+
+
+def _last_digit(text: str) -> float:
+    """Return the unit of the last digit of a decimal string."""
+    exponent = Decimal(text.replace(",", ".")).as_tuple().exponent
+    return 10.0 ** min(exponent, 0) if isinstance(exponent, int) else 0.0

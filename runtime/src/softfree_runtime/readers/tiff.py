@@ -1,0 +1,210 @@
+"""TIFF pictures: 1 to 32 bits, float, pages, planes, tiles and every compression that imagecodecs knows."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from softfree_runtime.core.errors import ReadError, shortened
+from softfree_runtime.readers.image import (
+    Picture,
+    chosen_frame,
+    own_range,
+    refuse_large,
+    refuse_not_finite,
+    undecodable,
+    with_gray_noted,
+)
+from softfree_runtime.readers.quiet import quiet
+from softfree_runtime.readers.raster import oriented
+from softfree_runtime.readers.tiff_pages import whole_image
+from softfree_runtime.readers.tiff_segments import OLD_JPEG, by_libtiff, decoded, is_old_jpeg
+
+_SLIDES = ("is_svs", "is_ndpi", "is_scn", "is_bif", "is_philips", "is_qpi")
+# Colour models that are read, with their channels; Pillow turns the last two into RGB.
+_CHANNELS = {"MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1, "RGB": 3, "SEPARATED": 4, "YCBCR": 3}
+_FAX = (2, 3, 4)  # compressions of paper, where white is the rule
+_ELECTRONS = (65000, 65001, 65002)  # counts of an electron microscope
+_BY_PILLOW = {"SEPARATED": "CMYK", "YCBCR": "YCbCr"}
+
+
+def read_tiff(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -> Picture:
+    """Read one page, the first by default.
+
+    Raises:
+        ReadError: with status ``corrupt``, ``unsupported``, ``too_large`` or ``not_finite``.
+    """
+    with quiet():
+        try:
+            with tifffile.TiffFile(path) as file:
+                if any(getattr(file, name) for name in _SLIDES):
+                    message = f"{path}: a whole-slide image; slides are not read as pictures, give regions of it"
+                    raise ReadError(message, "unsupported")
+                if not len(file.pages):
+                    raise ReadError(f"{path}: damaged TIFF: it holds no image", "corrupt")
+                count = len(file.pages)
+                if frame is None:
+                    page, number, assumed = whole_image(file)
+                    steps = () if number is None else chosen_frame(path, number, count)[1]
+                else:
+                    number, steps = chosen_frame(path, frame, count)
+                    page, assumed = file.pages[number].aspage(), ()
+                return _picture(path, page, steps, assumed, max_pixels)
+        except (ReadError, MemoryError):
+            raise
+        except Exception as error:  # decoders raise nearly anything on damaged files
+            raise undecodable(path, "TIFF", error) from error
+
+
+def _picture(
+    path: Path, page: tifffile.TiffPage, steps: tuple[str, ...], assumed: tuple[str, ...], max_pixels: int
+) -> Picture:
+    # int: a damaged tag may be text, which would be repeated instead of multiplied.
+    width, height = int(page.imagewidth), int(page.imagelength)
+    if width < 1 or height < 1:
+        raise ReadError(f"{path}: damaged TIFF: an image of {width} x {height} pixels", "corrupt")
+    refuse_large(path, width, height, max_pixels)
+    kind, more = _color_model(page)
+    corrections = (*assumed, *more)
+    if reason := _unsupported(page, kind):
+        mend = "save it as gray or RGB, uncompressed or with LZW"
+        raise ReadError(f"{path}: TIFF with {reason} is not supported; {mend}", "unsupported")
+    promised, there = math.prod(page.chunked), len(page.dataoffsets)
+    if promised > there and not page.is_contiguous:
+        # tifffile would fill the gaps, one tile after the other.
+        raise ReadError(f"{path}: damaged TIFF: {promised} tiles or strips promised, {there} there", "corrupt")
+    if old := is_old_jpeg(page):
+        corrections += (OLD_JPEG,)
+    changes: tuple[str, ...]
+    if old or (page.is_subsampled and _converted(page, kind)):
+        pixels, bits, changes = by_libtiff(path, page), 8, ("YCbCr to RGB",)
+    else:
+        values, found = _decoded(page)
+        pixels, bits, changes = _gray_or_rgb(values, page, kind)
+        corrections += found
+    refuse_not_finite(path, pixels)
+    low, high, own = own_range(pixels, bits)
+    steps += (*corrections, *changes, *own)
+    if kind == "MINISWHITE":
+        pixels = np.float32(low + high) - pixels.astype(np.float32)
+        steps += ("MINISWHITE inverted",)
+    spacing, aspect = _spacing(page), _aspect(page)
+    orientation = page.tags.valueof("Orientation", 1)
+    if orientation in range(2, 9):
+        pixels = oriented(pixels, orientation)
+        if orientation >= 5:
+            spacing, aspect = spacing and spacing[::-1], 1 / aspect
+        steps += (f"TIFF orientation {orientation} applied",)
+    stored = with_gray_noted(_described(page, kind), pixels)
+    return Picture(pixels, low, high, spacing, steps, stored, corrections, aspect)
+
+
+def _color_model(page: tifffile.TiffPage) -> tuple[str, tuple[str, ...]]:
+    """Name the color model; one that the file leaves out is what libtiff assumes."""
+    if not isinstance(page.photometric, int) or not isinstance(page.compression, int):
+        raise ValueError("its color model or compression is not one number")
+    if "PhotometricInterpretation" in page.tags:
+        return getattr(page.photometric, "name", str(page.photometric)), ()
+    model = "RGB" if page.samplesperpixel >= 3 else "MINISWHITE" if page.compression in _FAX else "MINISBLACK"
+    return model, (f"no photometric interpretation, taken as {model}",)
+
+
+def _unsupported(page: tifffile.TiffPage, kind: str) -> str | None:
+    """Say, before anything is decoded, what about a page is not supported."""
+    compression = f"the compression {getattr(page.compression, 'name', page.compression)}"
+    try:
+        tifffile.TIFF.DECOMPRESSORS[page.compression]
+    except KeyError as error:
+        if "requires" in str(error):
+            raise ModuleNotFoundError(str(error.args[0]), name="imagecodecs") from None
+        return compression
+    if page.compression in _ELECTRONS and not page.parent.is_eer:
+        return compression
+    if page.imagedepth != 1:
+        return f"a volume of {page.imagedepth} slices in one page"
+    if page.dtype is None:
+        return f"BitsPerSample {shortened(page.bitspersample)}"
+    if page.dtype.kind not in "buif":
+        return f"values of type {page.dtype}"
+    if kind not in _CHANNELS or (_converted(page, kind) and page.dtype != np.uint8):
+        return f"the color model {kind} in {page.dtype}"
+    alpha = [getattr(extra, "name", "") in ("ASSOCALPHA", "UNASSALPHA") for extra in page.extrasamples]
+    if page.samplesperpixel - _CHANNELS[kind] not in (0, 1) or alpha not in ([], [True]):
+        return f"{page.samplesperpixel} channels"
+    return None
+
+
+def _decoded(page: tifffile.TiffPage) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the stored values as ``(H, W, S)`` in native byte order, floats as float32; and corrections."""
+    pixels, corrections = decoded(page)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    elif page.axes.startswith("S"):  # planes one after the other
+        pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.dtype.kind in "bf":
+        return pixels.astype(np.uint8 if pixels.dtype.kind == "b" else np.float32), corrections
+    return np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("="), copy=False)), corrections
+
+
+def _gray_or_rgb(pixels: np.ndarray, page: tifffile.TiffPage, kind: str) -> tuple[np.ndarray, int, tuple[str, ...]]:
+    """Turn ``(H, W, S)`` into ``(H, W, 1)`` or ``(H, W, 3)``; say how many bits it uses and what was done."""
+    channels = _CHANNELS[kind]
+    steps: tuple[str, ...] = ()
+    if pixels.shape[-1] > channels:
+        associated = tifffile.EXTRASAMPLE.ASSOCALPHA in page.extrasamples
+        steps = ("premultiplied alpha divided out",) if associated else ("alpha dropped",)
+        alpha, pixels = pixels[..., channels:], np.ascontiguousarray(pixels[..., :channels])
+        pixels = _divided(pixels, alpha, page.bitspersample) if associated else pixels
+    if kind == "PALETTE":
+        if page.colormap is None:
+            raise ValueError("a palette without its colors")
+        colours = np.asarray(page.colormap)  # (3, 2^bits)
+        rgb = np.ascontiguousarray(np.moveaxis(colours[:, pixels[..., 0]], 0, -1))
+        return rgb, 8 if colours.max() < 256 else 16, (*steps, "palette to RGB")
+    if _converted(page, kind):
+        mode = _BY_PILLOW[kind]
+        image = Image.frombytes(mode, pixels.shape[1::-1], pixels.tobytes())
+        return np.array(image.convert("RGB")), 8, (*steps, f"{mode} to RGB")
+    return pixels, page.bitspersample, steps
+
+
+def _divided(pixels: np.ndarray, alpha: np.ndarray, bits: int) -> np.ndarray:
+    """Undo the multiplication of ``(H, W, C)`` by ``alpha`` ``(H, W, 1)``; where that is 0 nothing is left, black."""
+    white = 1.0 if pixels.dtype.kind == "f" else float(2**bits - 1)
+    out = np.divide(pixels * white, alpha, out=np.zeros(pixels.shape), where=alpha > 0)
+    if pixels.dtype.kind != "f":
+        out = np.rint(np.minimum(out, white))
+    return out.astype(pixels.dtype)
+
+
+def _converted(page: tifffile.TiffPage, kind: str) -> bool:
+    """Whether Pillow turns the decoded values into RGB; JPEG comes out of the decoder as RGB."""
+    jpeg = getattr(page.compression, "name", "").endswith("JPEG")
+    return kind == "SEPARATED" or (kind == "YCBCR" and not jpeg)
+
+
+def _described(page: tifffile.TiffPage, kind: str) -> str:
+    names = {"MINISBLACK": "gray", "MINISWHITE": "gray", "PALETTE": "palette", "SEPARATED": "CMYK", "YCBCR": "YCbCr"}
+    number = {"i": "signed ", "f": "float "}.get(np.dtype(page.dtype).kind, "")
+    return f"{page.bitspersample}-bit {number}{names.get(kind, kind)}"
+
+
+def _aspect(page: tifffile.TiffPage) -> float:
+    """Height of a pixel over its width: the resolution is dots across and down, whatever its unit."""
+    across, down = (page.tags.valueof(name) for name in ("XResolution", "YResolution"))
+    if not across or not down or not all((*across, *down)):
+        return 1.0
+    return (across[0] / across[1]) / (down[0] / down[1])
+
+
+def _spacing(page: tifffile.TiffPage) -> tuple[float, float] | None:
+    """Millimetres a pixel where the resolution is given in centimetres; inches are about printing."""
+    unit = page.tags.valueof("ResolutionUnit")
+    columns, rows = (page.tags.valueof(name) for name in ("XResolution", "YResolution"))
+    if unit != tifffile.RESUNIT.CENTIMETER or not columns or not rows or not all((*columns, *rows)):
+        return None
+    return 10 * rows[1] / rows[0], 10 * columns[1] / columns[0]

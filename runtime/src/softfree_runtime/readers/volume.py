@@ -1,0 +1,144 @@
+"""A volume as its file holds it, turned to one order of axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
+
+from softfree_runtime.core.errors import ReadError
+from softfree_runtime.readers.image import own_range, refuse_not_finite
+
+# Cosine between two axes that should be at right angles: 0.3 degrees, beyond what rounding of a header can do.
+SHEAR = 5e-3
+_SMALLEST, _LONGEST = 1e-5, 10_000.0  # mm: of a voxel, and of all of them
+_SLIGHTLY_OBLIQUE = 0.5  # degrees, not worth a word
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One volume in the canonical order of axes, whatever the plane it was taken in.
+
+    Slices run from the feet to the head, rows from the back to the front, columns from the patient's left to the right:
+    NIfTI's RAS+ with the axes in the order S, A, R. An oblique volume keeps its own grid and has the closest of these
+    orders; ``affine`` knows the rest.
+
+    Attributes:
+        voxels: ``(C, D, H, W)``: channels, slices, rows, columns; the file's own numbers in native byte order, float32
+            where they were scaled or had 64 bits.
+        spacing: millimetres from one slice, row and column to the next.
+        affine: ``(4, 4)``, from voxel (d, h, w, 1) to millimetres to the right, the front and the head (RAS+).
+        low: smallest value; 0 for unsigned integers of 8 bits.
+        high: greatest value; 255 for unsigned integers of 8 bits.
+        steps: what was done to the stored values, in words and in order.
+        stored: what the file holds, such as ``NIfTI-1 int16`` or ``12-bit MONOCHROME2``.
+        corrections: what the reader assumed or corrected because the file contradicts itself or its standard, in words;
+            ``softfree check`` lists them. Empty for a sound file.
+    """
+
+    voxels: np.ndarray
+    spacing: tuple[float, float, float]
+    affine: np.ndarray
+    low: float
+    high: float
+    steps: tuple[str, ...]
+    stored: str
+    corrections: tuple[str, ...] = ()
+
+    def to_float32(self) -> np.ndarray:
+        """Return the voxels ``(C, D, H, W)`` as float32."""
+        return np.ascontiguousarray(self.voxels, dtype=np.float32)
+
+
+def canonical(
+    path: Path,
+    voxels: np.ndarray,
+    affine: np.ndarray,
+    steps: tuple[str, ...],
+    stored: str,
+    *,
+    corrections: tuple[str, ...] = (),
+) -> Volume:
+    """Bring one channel to the canonical order of axes.
+
+    Args:
+        path: for messages.
+        voxels: ``(I, J, K)``, in any order of axes.
+        affine: ``(4, 4)``, from (i, j, k, 1) to millimetres RAS+.
+        steps: what was done so far.
+        stored: what the file holds.
+        corrections: what the reader assumed or corrected so far.
+
+    Raises:
+        ReadError: axes that are not finite, have no length or are not at right angles; values that are not finite.
+    """
+    affine = np.asarray(affine, dtype=np.float64)
+    _refuse_axes(path, affine, voxels.shape)
+    if voxels.dtype.kind == "f" and voxels.dtype != np.float32:
+        with np.errstate(over="ignore"):  # what overflows is found not to be finite
+            voxels = voxels.astype(np.float32)
+    refuse_not_finite(path, voxels)
+    to_ras = io_orientation(affine)
+    turned = np.ascontiguousarray(apply_orientation(voxels, to_ras).transpose(2, 1, 0))[None]
+    turned = turned.astype(turned.dtype.newbyteorder("="), copy=False)
+    directed = (affine @ inv_ornt_aff(to_ras, voxels.shape))[:, [2, 1, 0, 3]]
+    low, high, _ = own_range(turned[..., None], 8 * turned.dtype.itemsize)
+    depth, height, width = (float(size) for size in voxel_sizes(directed))
+    words = (*steps, *_turned_in_words(affine, directed))
+    return Volume(turned, (depth, height, width), directed, low, high, words, stored, corrections)
+
+
+def refuse_large_volume(path: Path, shape: tuple[int, ...], max_voxels: int) -> None:
+    """Raise ReadError, before anything is decoded, when the header promises more than ``max_voxels``."""
+    if math.prod(shape) > max_voxels:
+        raise ReadError(f"{path}: {_times(shape)} voxels, more than {max_voxels}; cut it or reduce it", "too_large")
+
+
+def is_straight(affine: np.ndarray) -> bool:
+    """Whether the axes of an affine ``(4, 4)`` are at right angles, as nearly as a header's digits can say."""
+    return _shear(affine) <= SHEAR
+
+
+def _shear(affine: np.ndarray) -> float:
+    """Return the largest cosine between two axes."""
+    axes = affine[:3, :3] / voxel_sizes(affine)
+    return float(np.abs(axes.T @ axes - np.eye(3)).max())
+
+
+def _refuse_axes(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> None:
+    if not np.isfinite(affine).all():
+        raise ReadError(f"{path}: the affine holds values that are not finite; repair the header", "not_finite")
+    sizes = voxel_sizes(affine)
+    if not (sizes > 0).all():
+        raise ReadError(
+            f"{path}: voxels of {_times(sizes)} mm; expected sizes above zero, repair the header", "corrupt"
+        )
+    if sizes.min() < _SMALLEST or (sizes * shape).max() > _LONGEST:
+        raise ReadError(
+            f"{path}: {_times(shape)} voxels of {_times(sizes)} mm, which no body has; repair the sizes or their unit"
+        )
+    if not is_straight(affine):
+        angle = np.degrees(np.arccos(min(1.0, _shear(affine))))
+        raise ReadError(
+            f"{path}: sheared: two axes meet at {angle:.1f} degrees instead of 90; resample it to a straight grid",
+            "unsupported",
+        )
+
+
+def _times(numbers: Iterable[float]) -> str:
+    return " x ".join(str(number) if isinstance(number, int) else f"{number:g}" for number in numbers)
+
+
+def _turned_in_words(affine: np.ndarray, directed: np.ndarray) -> tuple[str, ...]:
+    codes = "".join(aff2axcodes(affine))
+    words: tuple[str, ...] = () if codes == "SAR" else (f"axes {codes} turned to SAR",)
+    cosines = np.diag(np.abs(directed[[2, 1, 0], :3]) / voxel_sizes(directed))
+    angle = float(np.degrees(np.arccos(np.clip(cosines, 0, 1))).max())
+    if angle > _SLIGHTLY_OBLIQUE:
+        words += (f"oblique by {angle:.1f} degrees: closest axes taken",)
+    return words

@@ -1,0 +1,126 @@
+"""An exported file, opened and checked: prepared samples to logits through onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.core.telemetry import import_onnxruntime
+from softfree_runtime.metadata import Metadata
+
+
+class Model:
+    """An ONNX file made by ``softfree export``.
+
+    Attributes:
+        path: the file.
+        metadata: what it says of itself.
+    """
+
+    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
+        """Open a file.
+
+        Args:
+            path: the file.
+            threads: that one product may use; default: all processors.
+
+        Raises:
+            UserError: there is none, it is damaged, not ours, or does not take what its metadata promise.
+        """
+        self.path = Path(path)
+        self._session = open_session(self.path, threads)
+        self.metadata = Metadata.from_strings(self._session.get_modelmeta().custom_metadata_map, self.path)
+        self._check_graph()
+
+    def _check_graph(self) -> None:
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        promised = (None, *self.metadata.sample_shape)
+        if len(inputs) != 1 or not _fits(inputs[0].shape, promised):
+            raise UserError(
+                f"{self.path} takes {[one.shape for one in inputs]}, but its metadata promise {_in_words(promised)}; "
+                "export the run again"
+            )
+        self._input = inputs[0].name
+        classes = len(self.metadata.task.classes)
+        if len(outputs) != 1 or outputs[0].shape[-1] != classes:
+            raise UserError(f"{self.path} gives no logit for each of its {classes} classes; export the run again")
+
+    def check(self, name: str, sample: np.ndarray) -> None:
+        """Refuse a prepared sample, such as a picture (C, H, W), called ``name``, that the graph does not take.
+
+        Raises:
+            UserError: other channels or features, or another number of axes.
+            ReadError: other sides than the only ones that the file takes.
+        """
+        taken = self.metadata.sample_shape
+        fixed = -1 if self.metadata.preparation.kind == "bag" else 0
+        if sample.ndim != len(taken) or sample.shape[fixed] != taken[fixed]:
+            raise UserError(f"{name}: got a sample of shape {sample.shape}; {self.path} takes {_in_words(taken)}")
+        if not _fits(sample.shape, taken):
+            got, sides = (" x ".join(map(str, shape[1:])) for shape in (sample.shape, taken))
+            raise ReadError(f"{name}: {got} once prepared, but {self.path} takes {sides} only", "unsupported")
+
+    def logits(self, samples: np.ndarray) -> np.ndarray:
+        """Give float64 logits (B, K) for prepared samples of one shape, such as pictures (B, C, H, W).
+
+        Raises:
+            UserError: what the graph does not take.
+        """
+        if samples.ndim != 1 + len(self.metadata.sample_shape) or not len(samples):
+            taken = _in_words((None, *self.metadata.sample_shape))
+            raise UserError(f"got samples of shape {samples.shape}; expected {taken}, the batch first")
+        self.check("a batch", samples[0])
+        try:
+            (found,) = self._session.run(None, {self._input: np.ascontiguousarray(samples, dtype=np.float32)})
+        except Exception as error:  # onnxruntime's own kinds have no common base
+            shape = " x ".join(map(str, samples.shape))
+            raise UserError(f"{self.path} failed on a batch of {shape} ({_first_line(error)}); try --batch 1") from None
+        return np.asarray(found, dtype=np.float64)
+
+
+def _fits(shape: Sequence[object], taken: Sequence[int | None]) -> bool:
+    return len(shape) == len(taken) and all(want in (None, got) for got, want in zip(shape, taken, strict=True))
+
+
+def _in_words(taken: Sequence[int | None]) -> str:
+    return f"({', '.join('any' if side is None else str(side) for side in taken)})"
+
+
+def open_session(path: Path, threads: int | None) -> Any:
+    """Open a file in onnxruntime, as every prediction does.
+
+    Args:
+        path: of an ONNX model.
+        threads: that a product may use; None for all processors.
+
+    Raises:
+        UserError: no onnxruntime, no file, or none that it opens.
+    """
+    onnxruntime = import_onnxruntime()
+    if path.is_dir() or not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {what}; expected a file made by softfree export")
+    try:
+        return onnxruntime.InferenceSession(str(path), _options(threads), providers=["CPUExecutionProvider"])
+    except Exception as error:  # as above
+        raise UserError(
+            f"{path} cannot be opened as an ONNX model ({_first_line(error)}); it may be truncated: copy it again"
+        ) from None
+
+
+def _options(threads: int | None) -> Any:
+    options = import_onnxruntime().SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised, and said once
+    # A plan of the first run's memory comes beside what that run holds: a third more at the peak, and no faster.
+    options.enable_mem_pattern = False
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

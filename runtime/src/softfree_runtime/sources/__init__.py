@@ -1,0 +1,1 @@
+"""Files, folders and text tables: which samples they name, and where each of them is."""

@@ -1,0 +1,140 @@
+"""Channels of a study: which DICOM series, and which differences of series, as breast MRI needs them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.readers.series import load_series
+from softfree_runtime.readers.series_files import Series, series_in
+from softfree_runtime.readers.volume import Volume
+from softfree_runtime.sources.walk import Passed, folders_below
+
+_EXAMPLE = "series: {pre: dyn pre, post: 1st pass}; channels: [pre, post, {subtract: [post, pre]}]"
+# Part of a voxel by which the corners of two channels may lie apart.
+_APART = 0.05
+
+
+@dataclass(frozen=True)
+class ChannelRules:
+    """Rules as a YAML file has them::
+
+        series:
+          pre: dyn pre
+          post: 1st pass
+        channels: [pre, post, {subtract: [post, pre]}]
+
+    Attributes:
+        series: name and regular expression, which is searched for in SeriesDescription, upper and lower case alike.
+        channels: in the order of the tensor; a name, or two names of which the second is subtracted from the first.
+    """
+
+    series: tuple[tuple[str, str], ...]
+    channels: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def parse(cls, rules: Any) -> ChannelRules:
+        """Check what a YAML file holds; UserError with an example when it is something else."""
+        if not isinstance(rules, Mapping) or set(rules) != {"series", "channels"}:
+            raise UserError(f"--series: expected a file with 'series' and 'channels', such as {_EXAMPLE}")
+        series, channels = rules["series"], rules["channels"]
+        if not isinstance(series, Mapping) or not isinstance(channels, list) or not series or not channels:
+            raise UserError(f"--series: expected names with patterns and a list of channels, such as {_EXAMPLE}")
+        for name, pattern in series.items():
+            _check_pattern(name, pattern)
+        return cls(tuple(series.items()), tuple(_channel(one, series) for one in channels))
+
+    def in_words(self) -> list[str]:
+        """The channels, for people."""
+        return [" minus ".join(names) for names in self.channels]
+
+
+def read_channels(folder: Path, rules: ChannelRules, *, max_voxels: int = 1 << 30) -> Volume:
+    """Read the series of a study that the rules name, as the channels of one volume in float32.
+
+    Args:
+        folder: the study; its series may lie in it or at any depth below.
+        rules: which series, which differences.
+        max_voxels: larger series are refused from their headers.
+
+    Raises:
+        ReadError: a pattern that fits no series or several; series on different grids; a series that cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ReadError(f"{folder}: not a folder; rules for series need the folder of a study", "unsupported")
+    passed = Passed()
+    found = [series for directory, _ in folders_below(folder, passed) for series in series_in(directory)]
+    for closed, reason in passed.closed.items():
+        raise ReadError(f"{folder}: {closed} cannot be listed ({reason}), and may hold a series", "missing")
+    used = {name for names in rules.channels for name in names}
+    wanted = {name: _matching(folder, name, pattern, found) for name, pattern in rules.series if name in used}
+    volumes = {name: load_series(one.files[0], one, max_voxels=max_voxels) for name, one in wanted.items()}
+    (first, reference), *rest = volumes.items()
+    for name, volume in rest:
+        _refuse_other_grid(folder, first, reference, name, volume)
+    voxels = np.concatenate([_values(volumes, names) for names in rules.channels])
+    low, high = float(voxels.min()), float(voxels.max())
+    steps = (*reference.steps, f"channels: {', '.join(rules.in_words())}")
+    return Volume(voxels, reference.spacing, reference.affine, low, high, steps, reference.stored)
+
+
+def _values(volumes: Mapping[str, Volume], names: tuple[str, ...]) -> np.ndarray:
+    values = volumes[names[0]].to_float32()
+    return values if len(names) == 1 else values - volumes[names[1]].to_float32()
+
+
+def _matching(folder: Path, name: str, pattern: str, found: list[Series]) -> Series:
+    """Find the one series whose description fits; descriptions are not quoted, since people write names into them."""
+    fitting = [series for series in found if re.search(pattern, series.description, re.IGNORECASE)]
+    if len(fitting) != 1:
+        count, mend = ("none", "mend") if not fitting else (str(len(fitting)), "narrow")
+        raise ReadError(
+            f"{folder}: the pattern {pattern!r} of {name!r} fits {count} of {len(found)} series' descriptions; "
+            f"expected one, {mend} the pattern",
+            "unsupported",
+        )
+    return fitting[0]
+
+
+def _refuse_other_grid(folder: Path, first: str, reference: Volume, name: str, volume: Volume) -> None:
+    one, other = reference.voxels.shape[1:], volume.voxels.shape[1:]
+    corners = np.array([[d, h, w, 1] for d in (0, one[0] - 1) for h in (0, one[1] - 1) for w in (0, one[2] - 1)])
+    apart = np.abs(corners @ (reference.affine - volume.affine).T).max()
+    if one == other and apart <= _APART * min(reference.spacing):
+        return
+    sizes = [" x ".join(map(str, shape)) for shape in (one, other)]
+    raise ReadError(
+        f"{folder}: the series of {first!r} and {name!r} lie on different grids ({sizes[0]} and {sizes[1]} voxels, "
+        f"up to {apart:.3g} mm apart); resample them to one grid",
+        "unsupported",
+    )
+
+
+def _check_pattern(name: Any, pattern: Any) -> None:
+    if not isinstance(name, str) or not isinstance(pattern, str):
+        raise UserError(f"--series: {name!r}: {pattern!r} is not a name with a pattern; put both in quotes")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"--series: {pattern!r} is not a regular expression ({error}); mend it") from None
+
+
+def _channel(channel: Any, series: Mapping[str, str]) -> tuple[str, ...]:
+    names = channel.get("subtract") if isinstance(channel, Mapping) and len(channel) == 1 else [channel]
+    difference = isinstance(channel, Mapping)
+    if (
+        not isinstance(names, list)
+        or len(names) != 1 + difference
+        or not all(isinstance(name, str) and name in series for name in names)
+    ):
+        raise UserError(
+            f"--series: channel {channel!r}: expected one of {', '.join(series)}, or {{subtract: [one, another]}}"
+        )
+    return tuple(names)

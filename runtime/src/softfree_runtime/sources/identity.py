@@ -1,0 +1,149 @@
+"""Whether two patient ids, or two labels, are one that was written in two forms; no pandas, for the runtime's sake."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from unicodedata import category, normalize
+
+from softfree_runtime.core.errors import UserError
+
+FORMS = "zeros in front, '.0', capitals, spaces, or the coding of letters"
+# Compared without capitals and signs, so that n/a, N.A. and <NA> are one of them.
+_NO_ID = re.compile(
+    r"nan|nat|na|none|null|nil|unknown|unk|notknown|undefined|missing|notavailable|notapplicable|no(patient)?id"
+    r"|anon(ym(e|ous(patient)?|i[sz]ed(patient)?|isiert)?)?|deidentified|pseudonym|removed|redacted|withheld|hidden"
+    r"|blank|empty|tbd|patient(id)?|subject|unbekannt|inconnu|"
+)
+_NO_LABEL = re.compile(r"nan|<na>|#n/a|#na|nat|null|\?+|-+|\.+|_+", re.IGNORECASE)
+_MAYBE_LABEL = re.compile(r"none|na|n/a|n\.a\.|unknown|unk|missing|undefined", re.IGNORECASE)
+_YES, _NO = ("1", "true", "yes", "t", "y"), ("0", "false", "no", "f", "n")
+_LONG = 5  # letters of a word from which one letter is likelier a slip than another word
+_PADDING = 3  # an id of zeros only with so many times the rows of any other patient stands for no id
+
+
+@dataclass(frozen=True)
+class Patients:
+    """Who is who among the ids of a table.
+
+    Attributes:
+        keys: the same text for all forms of an id, empty where it names nobody.
+        joined: ids that have other forms.
+        nobody: ids that name nobody, such as ``unknown``.
+    """
+
+    keys: Mapping[str, str]
+    joined: frozenset[str]
+    nobody: frozenset[str]
+
+
+def tell_patients(rows: Mapping[str, int]) -> Patients:
+    """Tell which ids are of one patient, and which of none.
+
+    Two ids that differ in zeros before a number, ``.0`` behind one, capitals, spaces, invisible signs or the coding of
+    their letters are taken for one patient: patients that are joined by mistake are kept in one split, while a patient
+    taken for two would leak from training into the test.
+
+    Args:
+        rows: how many rows each id has.
+    """
+    keys = {text: patient_key(text) for text in rows}
+    sizes: dict[str, int] = {}
+    forms: dict[str, list[str]] = {}
+    for text, key in keys.items():
+        sizes[key] = sizes.get(key, 0) + rows[text]
+        forms.setdefault(key, []).append(text)
+    largest = max((size for key, size in sizes.items() if key not in ("", "0")), default=0)
+    if sizes.get("0", 0) > max(_PADDING + 1, _PADDING * largest):
+        keys |= dict.fromkeys(forms.pop("0"), "")
+    nobody = frozenset(text for text, key in keys.items() if not key)
+    joined = frozenset(text for key, same in forms.items() if key and len(same) > 1 for text in same)
+    return Patients(keys, joined, nobody)
+
+
+def refuse_nobody(path: object, nobody: Collection[str], rows: int, known: int) -> None:
+    """Raise UserError where words that name nobody make up more than half of the ids."""
+    if 2 * rows > known:
+        raise UserError(
+            f"{path}: patient_id says {min(nobody)!r} or the like, which names nobody, in {rows} of {known} rows with"
+            " an id; give these rows ids, or empty cells if nobody knows them"
+        )
+
+
+def patient_key(text: str) -> str:
+    """Bring the forms of an id into one; empty for a word that names nobody."""
+    if text.isascii() and text.isdigit():
+        return text.lstrip("0") or "0"
+    plain = plain_text(text, "NFKC")
+    if not plain.isascii() or not plain.islower():
+        plain = normalize("NFKC", plain.casefold())
+    if _NO_ID.fullmatch(re.sub(r"[\W_]", "", plain)) or re.fullmatch(r"x{2,}|-(1|9+)", plain):
+        return ""
+    if number := re.fullmatch(r"\+?0*([0-9]+)(?:\.0*)?", plain):
+        return number[1]
+    if number := re.fullmatch(r"([^0-9]*[^0-9.])0*([0-9]+)", plain):
+        return number[1] + number[2]
+    return plain.rstrip("^ ")
+
+
+def plain_text(text: str, form: str = "NFC") -> str:
+    """Compose letters, drop what cannot be seen, and make each space between words a plain one."""
+    if text.isascii():
+        return " ".join(text.split())
+    composed = normalize(form, text)  # type: ignore[arg-type]
+    return " ".join("".join(sign for sign in composed if category(sign) != "Cf").split())
+
+
+def is_no_label(label: str) -> bool:
+    """Whether a label is what programs write for an empty cell."""
+    return _NO_LABEL.fullmatch(label) is not None
+
+
+def may_be_no_label(label: str) -> bool:
+    """Whether a label may be a class as well as a word for an empty cell, such as ``None``."""
+    return _MAYBE_LABEL.fullmatch(label) is not None
+
+
+def same_labels(labels: Collection[str]) -> tuple[str, str] | None:
+    """Find two labels that are one class in two forms: capitals, 1 and 1.0, or 1 and True where all are such words.
+
+    Labels of one or two letters keep their capitals: ``AA`` and ``Aa`` are two genotypes.
+    """
+    folded = {label: _folded(label) for label in labels}
+    words = {label: text.casefold() for label, text in folded.items()}
+    if all(text in _YES or text in _NO for text in words.values()):
+        folded = {label: "1" if text in _YES else "0" for label, text in words.items()}
+    seen: dict[str, str] = {}
+    for label, text in folded.items():
+        if text in seen:
+            return seen[text], label
+        seen[text] = label
+    return None
+
+
+def _folded(label: str) -> str:
+    if number := re.fullmatch(r"([+-]?)0*([0-9]+)(?:[.,]0*)?", label):
+        return number[1].replace("+", "") + number[2]
+    # no_tumor is no tumor; 1-2 is not 12, and ER- not ER.
+    folded = re.sub(r"(?<=[^\W\d_])[ _-]+(?=[^\W\d_])", "", label.casefold())
+    return folded if len(label) > 2 or folded == "no" else label
+
+
+def one_slip_apart(one: str, other: str) -> bool:
+    """Whether two labels differ by one letter left out, put in, exchanged or swapped with its neighbor in a long word.
+
+    Digits, short words such as ``II``, and an ``a`` in front (``typical`` and ``atypical``) tell classes apart.
+    """
+    first, second = (re.split(r"[\W\d_]+", label.casefold()) for label in (one, other))
+    if re.findall(r"\d+", one) != re.findall(r"\d+", other) or len(first) != len(second):
+        return False
+    pairs = [sorted(pair, key=len) for pair in zip(first, second, strict=True) if pair[0] != pair[1]]
+    if len(pairs) != 1 or len(pairs[0][0]) < _LONG:
+        return False
+    short, long = pairs[0]
+    start = next((n for n, (a, b) in enumerate(zip(short, long, strict=False)) if a != b), len(short))
+    if len(short) < len(long):
+        return short[start:] == long[start + 1 :] and long != "a" + short
+    swapped = long[:start] + long[start : start + 2][::-1] + long[start + 2 :]
+    return short[start + 1 :] == long[start + 1 :] or short == swapped

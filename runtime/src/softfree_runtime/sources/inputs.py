@@ -1,0 +1,175 @@
+"""The samples that files, folders, CSV tables and arrays stand for, found without pandas."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from softfree_runtime.core.errors import UserError, listed, shortened
+from softfree_runtime.core.files import printable
+from softfree_runtime.core.notes import say
+from softfree_runtime.readers.image import Picture, own_range
+from softfree_runtime.sources.identity import refuse_nobody, tell_patients
+from softfree_runtime.sources.joined_source import WITH_RESOLUTION, join_source, resolution
+from softfree_runtime.sources.row_paths import base_folder, places
+from softfree_runtime.sources.table_text import FRAME, Rows, check_text, read_bytes
+from softfree_runtime.sources.walk import Passed, files_below
+
+Input = str | Path | np.ndarray
+Found = tuple[str, str | Picture, int | None]
+TABLES = {".csv", ".tsv", ".parquet"}
+COLUMNS = ("path", "frame", "patient_id", "mpp")
+
+
+def find_inputs(
+    given: Sequence[Input], frame: int | None, kind: str, rows: Callable[[Path, int | None], Iterable[Found]]
+) -> list[Found]:
+    """Find the samples that files, folders, tables and arrays stand for.
+
+    Args:
+        given: the inputs; a folder stands for all samples below it, a table for its rows.
+        frame: frame of multi-frame files where a table does not name one, counted from 0, or None.
+        kind: of the samples; only a picture can be an array, and a volume can be a folder.
+        rows: reads a table: a path and ``frame`` to its samples.
+
+    Returns:
+        For each sample its name, where it is read from, and its frame.
+
+    Raises:
+        UserError: nothing is found, or a table cannot be used.
+    """
+    found: list[Found] = []
+    for number, item in enumerate(given):
+        if isinstance(item, np.ndarray):
+            if kind != "picture":
+                raise UserError(f"got an array for a model of samples of kind {kind}; expected files")
+            found.append((f"array {number}", as_picture(item), None))
+        elif Path(item).is_dir():
+            found += [(printable(path), path, frame) for path in samples_in(Path(item), kind)]
+        elif Path(item).suffix.lower() in TABLES:
+            found += rows(Path(item), frame)
+        else:
+            found.append((printable(str(item)), str(item), frame))
+    if not found:
+        raise UserError("no sample given: expected files, folders with files, or a table with a column path")
+    return found
+
+
+def samples_in(folder: Path, kind: str) -> list[str]:
+    """All samples below a folder: volumes as their reader finds them, else files but for hidden ones and tables.
+
+    Linked folders are followed. A folder that cannot be listed is a sample, whose row says why; what is passed over is
+    said.
+    """
+    passed = Passed()
+    if kind == "volume":
+        from softfree_runtime.sources.volume_files import volumes_in
+
+        found, tables = volumes_in(folder, passed), []
+    else:
+        files = files_below(folder, passed)
+        found = [path for path in files if Path(path).suffix.lower() not in TABLES]
+        tables = [Path(path).name for path in files if Path(path).suffix.lower() in TABLES]
+    notes = {
+        "tables below it are left out; name them to have their rows read": tables,
+        "links to a folder around them are not followed": [os.path.relpath(path, folder) for path in passed.loops],
+        "hidden files and those of systems are left out": sorted(passed.left),
+    }
+    say(folder, [f"{note}: {listed(map(printable, names), 5)}" for note, names in notes.items() if names])
+    return sorted([*found, *passed.closed], key=lambda path: Path(path).parts)
+
+
+def as_picture(array: np.ndarray) -> Picture:
+    """Turn an array (H, W) or (H, W, C), C = 1 or 3, into what a TIFF of the same numbers is read as.
+
+    Black and white are those of a file, see :func:`~softfree_runtime.readers.image.own_range`: 0 and 255 for uint8, 0
+    and 65535 for colors of uint16, 0 and 1 for colors of floats within them, the array's own least and greatest value
+    for everything else.
+
+    Raises:
+        UserError: an array of another shape, of no numbers, or with a value that is not finite.
+    """
+    pixels = array[..., None] if array.ndim == 2 else array
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
+        raise UserError(f"got an array of shape {array.shape}; expected (H, W), (H, W, 1) or (H, W, 3)")
+    kind, bits = pixels.dtype.kind, 8 * pixels.dtype.itemsize
+    native = {"b": np.uint8, "f": np.float32}.get(kind, pixels.dtype.newbyteorder("="))
+    if kind in "buif":
+        with np.errstate(over="ignore"):  # what is too large for float32 is found below
+            pixels = np.ascontiguousarray(pixels.astype(native, copy=False))
+    if kind not in "buif" or not np.isfinite(pixels).all():
+        raise UserError(f"got an array of {array.dtype}; expected whole numbers, or finite floats")
+    low, high, steps = own_range(pixels, 1 if kind == "b" else bits)
+    return Picture(pixels, low, high, None, steps, f"{array.dtype} array")
+
+
+def table_rows(
+    path: Path, frame: int | None, kind: str, group: bool = False, images: str | Path | None = None
+) -> list[Found]:
+    """Read a CSV table: name, source and frame of each row that is not empty.
+
+    Args:
+        path: the table, with a column ``path``; ``frame``, ``mpp`` and ``patient_id`` are known, too.
+        frame: where the table has no such column.
+        kind: of the samples; slides and bags have a resolution.
+        group: join the rows of a patient.
+        images: folder that the paths start from and must lie in; the table's by default.
+
+    Raises:
+        UserError: what is no sound table, with the line.
+    """
+    content = read_bytes(path, "a CSV file")
+    if content.startswith(b"PAR1") or path.suffix.lower() == ".parquet":
+        raise UserError(f"{path}: exported models take tables as CSV; save it as CSV")
+    table = check_text(path, content, COLUMNS)
+    if "path" not in table.columns:
+        raise UserError(f"{path}: no column 'path'; it has {listed(table.columns)}; expected one with the files, "
+                        "relative to the table")  # fmt: skip
+    say(path, table.notes)
+    return rows_as_samples(path, dict(table.cells()), table.rows, table.columns, frame, kind, group, images)
+
+
+def rows_as_samples(
+    path: Path,
+    cells: Mapping[int, Mapping[str, str]],
+    rows: Rows,
+    columns: Collection[str],
+    frame: int | None,
+    kind: str,
+    group: bool,
+    images: str | Path | None,
+) -> list[Found]:
+    """Give the samples of a table's rows, whose cells are text, empty where there is nothing; as :func:`table_rows`."""
+    files = places(path, [row["path"] for row in cells.values()], rows, cells, base_folder(path, images))
+    found: list[Found] = []
+    for (number, row), file in zip(cells.items(), files, strict=True):
+        given = row.get("frame", "")
+        if given and not re.fullmatch(FRAME, given):
+            raise UserError(
+                f"{path}: frame {shortened(given)} in {rows.name([number])}; expected 0, 1, 2, ... or an empty cell"
+            )
+        source = join_source(file, resolution(row.get("mpp", "")) if kind in WITH_RESOLUTION else None)
+        # With a column frame, an empty cell is the first frame.
+        found.append((row["path"], source, int(float(given)) if given else None if "frame" in columns else frame))
+    if not group or "patient_id" not in columns:
+        return found
+    return _join_patients(path, found, [row["patient_id"] for row in cells.values()])
+
+
+def _join_patients(path: Path, rows: Sequence[Found], ids: Sequence[str]) -> list[Found]:
+    """Join the rows of each patient into one sample; a row without a patient is one by itself."""
+    counts = Counter(filter(None, ids))
+    told = tell_patients(counts)
+    refuse_nobody(path, told.nobody, sum(counts[text] for text in told.nobody), counts.total())
+    bags: dict[object, list[Found]] = {}
+    for number, (row, text) in enumerate(zip(rows, ids, strict=True)):
+        bags.setdefault(told.keys.get(text) or number, []).append(row)
+    return [
+        (";".join(name for name, _, _ in bag), ";".join(str(source) for _, source, _ in bag), None)
+        for bag in bags.values()
+    ]

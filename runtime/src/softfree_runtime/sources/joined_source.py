@@ -1,0 +1,63 @@
+"""A row's file joined with the resolution that the table gives for it: ``slide.svs#mpp=0.25``."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from softfree_runtime.core.errors import UserError, shortened
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from softfree.data.table import Table
+
+
+# Kinds of samples whose files may not say their resolution.
+WITH_RESOLUTION = ("slide", "bag")
+
+
+def split_source(source: str) -> tuple[str, float | None]:
+    """Split a source into the path and the micrometres per pixel, None where it has none."""
+    found = re.fullmatch(r"(.*)#mpp=([0-9]+\.?[0-9]*(?:e[+-]?[0-9]+)?)", source, re.DOTALL)
+    return (found[1], float(found[2])) if found else (source, None)
+
+
+def join_source(path: str, mpp: float | None) -> str:
+    """Join a path with micrometres per pixel; the reverse of :func:`split_source`."""
+    return path if mpp is None else f"{path}#mpp={mpp!r}"
+
+
+def resolution(cell: object) -> float | None:
+    """Read one cell of a column ``mpp``, which may have a decimal comma; None where it is empty.
+
+    Raises:
+        UserError: no positive number.
+    """
+    if cell is None or cell == "":
+        return None
+    try:
+        number = float(re.sub(r"^([0-9]*),([0-9]+)$", r"\1.\2", str(cell).strip()))
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise UserError(
+            f"column mpp holds {shortened(cell)}; expected micrometres per pixel of the slide, such as 0.25, or an"
+            " empty cell"
+        )
+    return number
+
+
+def resolutions(given: pd.Series) -> list[float | None]:
+    """Read the cells of a column ``mpp``, empty ones as None; UserError as :func:`resolution`."""
+    return [resolution(cell) for cell in given.astype(object).where(given.notna(), None)]
+
+
+def with_resolution(table: Table) -> Table:
+    """Join each row's file with its column ``mpp``, where the table has one, for slides and bags of tiles."""
+    if "mpp" not in table.frame:
+        return table
+    pairs = zip(table.frame["file"], resolutions(table.frame["mpp"]), strict=True)
+    return replace(table, frame=table.frame.assign(file=[join_source(path, mpp) for path, mpp in pairs]))

@@ -1,0 +1,66 @@
+"""Where the path of a table's row leads: one rule for all verbs, and no pandas."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import printable
+from softfree_runtime.sources.table_text import Rows
+
+
+def base_folder(table: Path, images: str | Path | None) -> Path:
+    """Folder that the paths of a table start from and must stay in.
+
+    Raises:
+        UserError: ``images`` is no folder.
+    """
+    own = table if table.is_dir() else table.parent
+    folder = Path(os.path.abspath(own if images is None else images))
+    if (name := printable(str(folder))) != str(folder):
+        raise UserError(f"{name}: the name of the folder is not UTF-8; rename it")
+    if not folder.is_dir():
+        raise UserError(f"--images {images}: no such folder; name the one that the table's paths start from")
+    return folder
+
+
+def place(folder: str, path: str) -> str | None:
+    """Give the absolute path of a row, or None where it leads out of ``folder``; links are followed when it is read."""
+    start = folder.rstrip(os.sep) + os.sep
+    # Most paths are plain; ., .. and absolute ones need a look.
+    if os.sep == "/" and path[0] not in "./" and "/." not in path and "//" not in path and path[-1] != "/":
+        return start + path
+    file = os.path.normpath(os.path.join(folder, path))
+    return file if file.startswith(start) else None
+
+
+def places(table: Path, paths: Iterable[str], rows: Rows, numbers: Iterable[int], folder: Path) -> list[str]:
+    """Give the absolute paths of rows.
+
+    Args:
+        table: its file, for messages.
+        paths: one a row, relative to ``folder``.
+        rows: how to name rows.
+        numbers: of the rows.
+        folder: that the paths start from and must stay in.
+
+    Raises:
+        UserError: a path is empty, leads out of the folder, or has backslashes.
+    """
+    paths, numbers = list(paths), list(numbers)
+    if "" in paths:
+        empty = [number for number, path in zip(numbers, paths, strict=True) if not path]
+        raise UserError(f"{table}: no path in {rows.name(empty)}; fill it in or delete the row")
+    if os.sep == "/" and (odd := [number for number, path in zip(numbers, paths, strict=True) if "\\" in path]):
+        raise UserError(f"{table}: backslash in the path of {rows.name(odd)}; write / between folders")
+    base = str(folder)
+    found = [place(base, path) for path in paths]
+    if None in found:
+        outside = [number for number, file in zip(numbers, found, strict=True) if file is None]
+        raise UserError(
+            f"{table}: the path of {rows.name(outside)} leads out of {folder}; move the table into the folder that"
+            " holds all pictures, or name that folder where the command takes --images FOLDER"
+        )
+    return found  # type: ignore[return-value]

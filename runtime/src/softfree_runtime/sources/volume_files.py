@@ -1,0 +1,102 @@
+"""From a path to a volume, whatever kind of file it names; and the volumes below a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from softfree_runtime.core.errors import ReadError
+from softfree_runtime.readers import file_head
+from softfree_runtime.readers.nifti import ENDINGS, read_nifti
+from softfree_runtime.readers.nifti_file import GZIP, is_nifti
+from softfree_runtime.readers.series import read_series
+from softfree_runtime.readers.series_files import is_dicom, series_in
+from softfree_runtime.readers.volume import Volume
+from softfree_runtime.sources.channel_rules import ChannelRules, read_channels
+from softfree_runtime.sources.walk import Passed, folders_below
+
+
+def read_volume(
+    path: str | Path, frame: int | None = None, rules: ChannelRules | None = None, *, max_voxels: int = 1 << 30
+) -> Volume:
+    """Read one volume: NIfTI, a DICOM series, an enhanced DICOM file, or a study whose series are channels.
+
+    Files are known by their content, not by their name.
+
+    Args:
+        path: a NIfTI file; a folder that holds one DICOM series, or one file of a series; with ``rules`` the folder of
+            a study.
+        frame: which volume of a 4D NIfTI file, counted from 0.
+        rules: which series of a study are the channels.
+        max_voxels: larger volumes are refused from their headers.
+
+    Raises:
+        ReadError: one line that names the file, the reason and the mend; its status is ``missing``, ``empty``,
+            ``no_pixels``, ``corrupt``, ``unsupported``, ``too_large`` or ``not_finite``.
+    """
+    path = Path(path)
+    try:
+        head = b"" if path.is_dir() else file_head(path)  # refuses what is missing or empty
+        if rules is not None:
+            return read_channels(path, rules, max_voxels=max_voxels)
+        if path.is_dir():
+            return read_series(path, frame, max_voxels=max_voxels)
+        if is_nifti(head) or head.startswith(GZIP):
+            return read_nifti(path, frame, max_voxels=max_voxels)
+        if is_dicom(path):
+            return read_series(path, frame, max_voxels=max_voxels)
+        if path.name.lower().endswith((*ENDINGS, ".img", ".img.gz")):  # an .img begins with voxels
+            return read_nifti(path, frame, max_voxels=max_voxels)
+    except MemoryError as error:
+        raise ReadError(f"{path}: does not fit in memory; cut it or reduce it", "too_large") from error
+    except OSError as error:
+        raise ReadError(f"{path}: cannot be opened ({error.strerror or error})", "missing") from error
+    raise ReadError(
+        f"{path}: not a volume that softfree reads: NIfTI (.nii, .nii.gz, .hdr), a folder or a file of a DICOM series",
+        "unsupported",
+    )
+
+
+def volume_of(source: str | Volume, frame: int | None, rules: ChannelRules | None, channels: int) -> Volume:
+    """Read one volume, unless it is one already; ReadError as :func:`read_volume`, and for one of other channels."""
+    volume = source if isinstance(source, Volume) else read_volume(source, frame, rules)
+    if (got := len(volume.voxels)) != channels:
+        name = "the volume" if source is volume else source
+        raise ReadError(f"{name}: volume of {got} channels; expected {channels}", "unsupported")
+    return volume
+
+
+def volumes_in(folder: str | Path, passed: Passed | None = None) -> list[str]:
+    """List the volumes below a folder, sorted: what :func:`read_volume` takes, each once.
+
+    That is each NIfTI file; each folder of DICOM files that are one series; for a folder of several series the first
+    file of each; each multi-frame DICOM file. A folder with a damaged DICOM file is
+    listed, so that its row gets the reason. ``passed`` is told what was passed over.
+    """
+    found: list[str] = []
+    for directory, names in folders_below(Path(folder), passed):
+        found += [os.path.join(directory, name) for name in names if _is_volume_file(name, names)]
+        found += _series_samples(directory)
+    return sorted(found)
+
+
+def _is_volume_file(name: str, names: list[str]) -> bool:
+    """Whether a file is named like a NIfTI file, or like the header of a pair that is whole."""
+    stem, hdr, packed = name.rpartition(".hdr")
+    voxels = {f"{stem}.img", f"{stem}.img.gz"} if hdr and packed in ("", ".gz") else set()
+    return bool(voxels & set(names)) or name.lower().endswith((".nii", ".nii.gz"))
+
+
+def _series_samples(directory: Path) -> Iterator[str]:
+    try:
+        series = series_in(directory)
+    except ReadError:
+        # Which series lacks the damaged file is not known: the folder is one sample, which will be refused.
+        yield str(directory)
+        return
+    if len(series) == 1 and not series[0].multi_frame:
+        yield str(directory)
+        return
+    for one in series:
+        yield from map(str, one.files if one.multi_frame else one.files[:1])

@@ -1,0 +1,65 @@
+"""All files below a folder, in order, linked folders included; nothing is passed over without a word."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from softfree_runtime.sources.folder_names import is_left_behind
+
+
+@dataclass
+class Passed:
+    """What a walk passed over.
+
+    Attributes:
+        left: names of hidden files and folders and of those that systems leave behind, each once.
+        closed: folders that cannot be listed, with the reason.
+        loops: links to a folder that they lie in.
+    """
+
+    left: set[str] = field(default_factory=set)
+    closed: dict[str, str] = field(default_factory=dict)
+    loops: list[str] = field(default_factory=list)
+
+
+def folders_below(folder: Path, passed: Passed | None = None) -> Iterator[tuple[Path, list[str]]]:
+    """Give a folder and all folders below it, with the sorted names of their files; ``passed`` is filled."""
+    passed = Passed() if passed is None else passed
+    yield from _walk(str(folder), passed, ())
+
+
+def files_below(folder: Path, passed: Passed | None = None) -> list[str]:
+    """List the paths of all files below a folder, sorted; what is no regular file is among them."""
+    return sorted(
+        (os.path.join(directory, name) for directory, names in folders_below(folder, passed) for name in names),
+        key=lambda path: path.split(os.sep),
+    )
+
+
+def _walk(folder: str, passed: Passed, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[Path, list[str]]]:
+    try:
+        own = os.stat(folder)
+        identity = own.st_dev, own.st_ino
+        if identity in above:
+            passed.loops.append(folder)
+            return
+        with os.scandir(folder) as entries:
+            found = sorted((entry.name, _is_folder(entry)) for entry in entries)
+    except OSError as error:
+        passed.closed[folder] = error.strerror or str(error)
+        return
+    passed.left |= {name for name, _ in found if is_left_behind(name)}
+    kept = [(name, inner) for name, inner in found if not is_left_behind(name)]
+    yield Path(folder), [name for name, inner in kept if not inner]
+    for name in (name for name, inner in kept if inner):
+        yield from _walk(os.path.join(folder, name), passed, (*above, identity))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # such as a link to itself
+        return False

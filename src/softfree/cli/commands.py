@@ -1,0 +1,334 @@
+"""The commands of softfree: what each takes and does. Everything heavy is imported when a command runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from jsonargparse import Namespace
+
+from softfree.cli.parser import Command, Parser, add, add_json, add_table, fill
+from softfree.conversion.options import ConvertOptions
+from softfree.data.audit.options import CheckOptions
+from softfree.data.datasets.options import PrepareOptions
+from softfree.demo.options import DemoOptions
+from softfree.explain.options import ExplainOptions
+from softfree.export.options import ExportOptions
+from softfree.features.options import FeatureOptions
+from softfree.inference.options import PredictOptions
+from softfree.planning.options import PlanOptions
+from softfree.pretraining.options import PretrainOptions
+from softfree.reporting.options import EvaluateOptions
+from softfree.training.options import TrainOptions
+from softfree_runtime.core.errors import UserError
+
+
+def _demo(parsed: Namespace) -> None:
+    chosen = fill(DemoOptions, parsed)
+    from softfree.demo.demo import demo
+
+    demo(chosen)
+
+
+def _check_arguments(parser: Parser) -> None:
+    add_table(parser)
+    parser.add_class_arguments(CheckOptions, None)
+    add_json(parser)
+
+
+def _check(parsed: Namespace) -> int:
+    from softfree.data.audit.audit import audit
+    from softfree.data.samples import as_samples
+    from softfree.data.table import read_table
+    from softfree.inference.run import kept_split
+
+    chosen = fill(CheckOptions, parsed)
+    table = read_table(
+        parsed.table,
+        label=chosen.label,
+        labels=chosen.labels,
+        positive=chosen.positive,
+        images=chosen.images,
+        seed=chosen.seed,
+        strict_patients=False,
+        known=kept_split(chosen.split_from),
+    )
+    if "mpp" in table.frame:
+        table = as_samples(table, "slide")
+    shown = chosen.progress and not parsed.json
+    found = audit(table, workers=chosen.workers, progress=shown, strict=chosen.strict)
+    if parsed.json:
+        print(json.dumps(found.to_dict(), indent=2, allow_nan=False))
+    else:
+        found.print()
+    return 1 if found.errors else 0
+
+
+def _train_arguments(parser: Parser) -> None:
+    add_table(parser, required=False)
+    for group in TrainOptions.__mro__[1:-1]:
+        parser.add_class_arguments(group, None)
+    parser.add_argument(
+        "--resume",
+        type=str,
+        help="Go on with this run directory, whose options hold; TABLE, --images, --teacher say where those lie now.",
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of these ")
+
+
+def _train(parsed: Namespace) -> None:
+    if parsed.table is None and parsed.resume is None:
+        raise UserError("softfree train needs a TABLE, or --resume RUN")
+    from pathlib import Path
+
+    from softfree.reporting.terminal import print_run
+    from softfree.training.loop import resume, train
+
+    if parsed.resume is not None:
+        moved = (parsed.table, parsed.images, parsed.teacher)
+        run = resume(Path(parsed.resume), *(None if path is None else Path(str(path)) for path in moved))
+    else:
+        run = train(fill(TrainOptions, parsed, table=Path(parsed.table)))
+    print_run(run)
+
+
+def _evaluate_arguments(parser: Parser) -> None:
+    parser.add_argument("run", type=str, help="A run directory.")
+    add_table(parser, required=False)
+    parser.add_class_arguments(EvaluateOptions, None, skip={"table"})
+    add_json(parser)
+
+
+def _evaluate(parsed: Namespace) -> None:
+    from pathlib import Path
+
+    from softfree.inference.run import Run
+    from softfree.reporting.evaluate import evaluate
+    from softfree.reporting.terminal import evaluation_to_dict, print_evaluation
+
+    table = None if parsed.table is None else Path(parsed.table)
+    result = evaluate(Run.load(parsed.run), fill(EvaluateOptions, parsed, table=table))
+    if parsed.json:
+        print(json.dumps(evaluation_to_dict(result), indent=2, allow_nan=False))
+    else:
+        print_evaluation(result)
+
+
+def _predict_arguments(parser: Parser) -> None:
+    parser.add_argument("run", type=str, help="A run directory, or a file of softfree export.")
+    parser.add_argument("inputs", nargs="+", type=str, help="Pictures, folders of them, or tables with a column path.")
+    parser.add_class_arguments(PredictOptions, None)
+    add_json(parser)
+
+
+def _predict(parsed: Namespace) -> int:
+    chosen = fill(PredictOptions, parsed)
+    if parsed.run.lower().endswith(".onnx"):  # works where torch is not installed
+        if chosen.precision != "32":
+            raise UserError(f"--precision {chosen.precision}: an exported file has its own; leave it out")
+        from softfree_runtime import predict_to_file as predict_exported
+
+        how = {"frame": chosen.frame, "images": chosen.images, "batch": chosen.batch, "as_json": parsed.json}
+        return predict_exported(parsed.run, parsed.inputs, chosen.out, **how)
+    from softfree.inference.predict import predict_to_file
+
+    return predict_to_file(parsed.run, parsed.inputs, chosen, as_json=parsed.json)
+
+
+def _models_arguments(parser: Parser) -> None:
+    parser.add_argument("pattern", nargs="?", default="*", type=str, help="Shell pattern, such as 'seqnorm_*'.")
+    add_json(parser)
+
+
+def _models(parsed: Namespace) -> None:
+    from softfree.reporting.terminal import print_models
+
+    print_models(parsed.pattern, as_json=parsed.json)
+
+
+def _prepare_arguments(parser: Parser) -> None:
+    parser.add_argument("name", nargs="?", type=str, help="A data set of --list.")
+    parser.add_argument(
+        "root", nargs="?", type=str, help="Folder of its official download (MedMNIST: or its .npz file)."
+    )
+    parser.add_argument(
+        "--list", type=bool, default=False, help="Show the sets, where to obtain them, and their terms."
+    )
+    parser.add_class_arguments(PrepareOptions, None)
+    add_json(parser)
+
+
+def _prepare(parsed: Namespace) -> None:
+    from softfree.data.datasets import SETS, prepare_set
+
+    if parsed.list:
+        shown = [
+            {key: getattr(one, key) for key in ("name", "image", "classes", "source", "terms")} for one in SETS.values()
+        ]
+        print(json.dumps(shown, indent=2) if parsed.json else "\n\n".join(map(_in_words, shown)))
+        return
+    if parsed.name is None or parsed.root is None:
+        raise UserError("softfree prepare needs NAME and ROOT; softfree prepare --list shows the names")
+    done = prepare_set(
+        parsed.name, parsed.root, fill(PrepareOptions, parsed, progress=parsed.progress and not parsed.json)
+    )
+    for line in filter(None, [done.warning(), *done.notes]):
+        print(f"softfree: {'warning' if line == done.warning() else 'note'}: {line}", file=sys.stderr)
+    if parsed.json:
+        print(json.dumps(done.to_dict(), indent=2))
+    else:
+        rows = ", ".join(f"{name} {count}" for name, count in done.rows.items())
+        known = "" if done.patients is None else f", {done.patients} patients"
+        print(f"{done.table}: {sum(done.rows.values())} rows ({rows}){known}\n{done.command}")
+
+
+def _in_words(one: dict[str, str]) -> str:
+    return f"{one['name']}: {one['image']}\n  {one['classes']}\n  {one['source']}\n  {one['terms']}"
+
+
+def _pretrain_arguments(parser: Parser) -> None:
+    what = "CSV or Parquet file with a column path, or a folder of images; labels are not looked at."
+    parser.add_argument("table", nargs="?", type=str, help=what)
+    for group in PretrainOptions.__mro__[1:-1]:
+        parser.add_class_arguments(group, None)
+    parser.add_argument("--resume", type=str, help="Go on with this run directory; all other options are its own.")
+    parser.add_argument("--config", action="config", help="YAML file with any of these ")
+
+
+def _pretrain(parsed: Namespace) -> None:
+    if parsed.table is None and parsed.resume is None:
+        raise UserError("softfree pretrain needs a TABLE or a folder, or --resume RUN")
+    from pathlib import Path
+
+    from softfree.pretraining.loop import pretrain, resume
+
+    if parsed.resume is not None:
+        folder = resume(Path(parsed.resume))
+    else:
+        folder = pretrain(fill(PretrainOptions, parsed, table=Path(parsed.table)))
+    print(f"Pretrained weights in {folder}; go on with: softfree train TABLE --weights {folder}")
+
+
+def _features_arguments(parser: Parser) -> None:
+    help_ = (
+        "CSV or Parquet file, one row a slide: path, mpp (micrometres per pixel, where files have none), any others."
+    )
+    parser.add_argument("table", type=str, help=help_)
+    parser.add_class_arguments(FeatureOptions, None)
+
+
+def _features(parsed: Namespace) -> int:
+    from pathlib import Path
+
+    from softfree.features.extract import extract_features
+
+    return extract_features(Path(parsed.table), fill(FeatureOptions, parsed))
+
+
+def _explain_arguments(parser: Parser) -> None:
+    parser.add_argument("run", type=str, help="A run directory.")
+    parser.add_argument("inputs", nargs="+", type=str, help="Files, folders of them, or tables with a column path.")
+    parser.add_class_arguments(ExplainOptions, None)
+    add_json(parser)
+
+
+def _explain(parsed: Namespace) -> int:
+    from softfree.explain.api import explain_to_files
+
+    return explain_to_files(parsed.run, parsed.inputs, fill(ExplainOptions, parsed), as_json=parsed.json)
+
+
+def _export_arguments(parser: Parser) -> None:
+    parser.add_argument("run", type=str, help="A run directory.")
+    parser.add_class_arguments(ExportOptions, None)
+    add_json(parser)
+
+
+def _export(parsed: Namespace) -> int:
+    from softfree.export.pipeline import export
+
+    chosen: ExportOptions = fill(ExportOptions, parsed)
+    done = export(parsed.run, chosen)
+    for reason in done.unreadable:
+        print(f"softfree: {reason}", file=sys.stderr)
+    if parsed.json:
+        print(json.dumps(done.to_dict(), indent=2, allow_nan=False))
+        return 1 if done.unreadable else 0
+    taken = "any size" if done.size is None else f"{' x '.join(map(str, done.size))} only"
+    print(f"{done.path}: {done.bytes / 1e6:.1f} MB, takes {taken}")
+    shown = "; ".join(f"{what}: {difference:.1e}" for what, difference in done.parity.differences.items())
+    print(f"Largest difference of a logit from the run's: {shown}")
+    if done.loss is not None:
+        print(done.loss.in_words(chosen.margin))
+    if done.unreadable:
+        print(f"{len(done.unreadable)} samples for proof or calibration could not be read")
+    return 1 if done.unreadable else 0
+
+
+def _convert_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "source", type=str, help="A run directory of a softmax model, or ViT weights: a file, a folder or a hub name."
+    )
+    parser.add_argument(
+        "--pictures",
+        nargs="+",
+        type=str,
+        required=True,
+        help="Pictures, folders of them, or a table with a column path, of which only the training rows are used.",
+    )
+    parser.add_class_arguments(ConvertOptions, None, skip={"pictures"})
+    add_json(parser)
+
+
+def _convert(parsed: Namespace) -> None:
+    from softfree.conversion.convert import convert
+    from softfree.conversion.report import print_conversion
+
+    chosen = fill(ConvertOptions, parsed, progress=parsed.progress and not parsed.json)
+    done = convert(parsed.source, chosen)
+    if parsed.json:
+        print(json.dumps(done.to_dict(), indent=2, allow_nan=False))
+    else:
+        print_conversion(done)
+
+
+def _plan_arguments(parser: Parser) -> None:
+    add(PlanOptions)(parser)
+    add_json(parser)
+
+
+def _plan(parsed: Namespace) -> None:
+    from softfree.planning.plan import make_plan
+    from softfree.planning.text import print_plan
+
+    chosen = fill(PlanOptions, parsed)
+    plan = make_plan(chosen)
+    if parsed.json:
+        print(json.dumps(plan.to_dict(), indent=2))
+    else:
+        print_plan(plan)
+
+
+COMMANDS: dict[str, dict[str, Command]] = {
+    "Start": {
+        "demo": Command("train, measure and explain on computed images; needs no file", add(DemoOptions), _demo),
+        "prepare": Command("a public data set's official download as a table", _prepare_arguments, _prepare),
+        "check": Command("audit a table before training", _check_arguments, _check),
+    },
+    "Train": {
+        "plan": Command("memory and work of a training or inference before it runs", _plan_arguments, _plan),
+        "models": Command("list the named models", _models_arguments, _models),
+        "features": Command("encode the tiles of whole slides, once, into files", _features_arguments, _features),
+        "pretrain": Command("train an encoder on images without labels", _pretrain_arguments, _pretrain),
+        "convert": Command("softmax weights into SeqNorm weights", _convert_arguments, _convert),
+        "train": Command("train a classifier on a table", _train_arguments, _train),
+    },
+    "Use": {
+        "evaluate": Command(
+            "metrics with intervals, subgroups, comparison of two runs", _evaluate_arguments, _evaluate
+        ),
+        "predict": Command("probabilities for new images", _predict_arguments, _predict),
+        "explain": Command("maps of what a prediction rests on", _explain_arguments, _explain),
+        "export": Command("a file for onnxruntime, OpenVINO or ExecuTorch, proven equal", _export_arguments, _export),
+    },
+}

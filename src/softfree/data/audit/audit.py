@@ -1,0 +1,194 @@
+"""An audit of a table before training: every picture is read, and what would spoil a result is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from softfree.data.audit import checks as problems
+from softfree.data.audit.checks import Problem, class_marks, counted
+from softfree.data.audit.confounds import Confound, features_of, find_confounds
+from softfree.data.audit.near_duplicate_checks import find_near_duplicates, near_notes, near_pairs
+from softfree.data.audit.probes import probe_all
+from softfree.data.table import SPLITS, Table
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.task import Task
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found; no patient is named.
+
+    Attributes:
+        task: the classes.
+        pictures: rows that belong to the task.
+        readable: how many of them can be read.
+        patients: how many there are, None when the table has no ids.
+        left_out: rows that belong to no task, by reason.
+        notes: what was assumed of the table, and all but equal images that do no harm, a sentence each.
+        split_made: in words how the split was made, None when the table brought its own.
+        counts: pictures by split and class; findings count where present.
+        sizes: least, median and largest width, height (pixels) and file size (bytes).
+        kinds: pictures by what the file holds and class, the most frequent first.
+        spacings: pictures by pixel spacing, ``(slice x) row x column`` in mm.
+        confounds: what the file alone tells of the class, the strongest first.
+        found: problems, errors first.
+    """
+
+    task: Task
+    pictures: int
+    readable: int
+    patients: int | None
+    left_out: Mapping[str, int]
+    notes: tuple[str, ...]
+    split_made: str | None
+    counts: Mapping[str, Mapping[str, int]]
+    sizes: Mapping[str, tuple[float, float, float]]
+    kinds: Mapping[str, Mapping[str, int]]
+    spacings: Mapping[str, int]
+    confounds: tuple[Confound, ...]
+    found: tuple[Problem, ...]
+
+    @property
+    def problems(self) -> int:
+        """Number of errors and warnings."""
+        return len(self.found)
+
+    @property
+    def errors(self) -> int:
+        """Number of errors."""
+        return sum(problem.severity == "error" for problem in self.found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain types for JSON."""
+        return asdict(self) | {"problems": self.problems, "errors": self.errors}
+
+    def print(self, console: Console | None = None) -> None:
+        """Show tables, then problems."""
+        console = console or Console(highlight=False)
+        whose = "" if self.patients is None else f" of {counted(self.patients, 'patient')}"
+        console.print(f"{counted(self.pictures, 'picture')}{whose}, {self.readable} readable")
+        for reason, count in self.left_out.items():
+            console.print(f"{counted(count, 'row')} left out: {reason}", markup=False)
+        for note in self.notes:
+            console.print(f"note: {note}", markup=False, soft_wrap=True)
+        if self.split_made:
+            console.print(f"Split made: {self.split_made}")
+        for grid in self._grids():
+            console.print(grid)
+        for problem in self.found:
+            console.print(problem.severity, style="red" if problem.severity == "error" else "yellow", end=": ")
+            hidden = len(problem.details) - _SHOWN
+            more = [f"and {hidden} more"] if hidden > 0 else []
+            for line in (problem.message, *(f"    {text}" for text in [*problem.details[:_SHOWN], *more])):
+                console.print(line, markup=False, soft_wrap=True)
+        totals = counted(self.errors, "error"), counted(self.problems - self.errors, "warning")
+        console.print(", ".join(totals), style="bold")
+
+    def _grids(self) -> Iterator[Grid]:
+        grid = _grid("class", *self.counts)
+        for name in self.task.classes:
+            grid.add_row(Text(name), *(str(row[name]) for row in self.counts.values()))
+        yield grid
+        grid = _grid("stored as", "pictures")
+        for stored, row in list(self.kinds.items())[:_SHOWN]:
+            grid.add_row(stored, Text(", ".join(f"{count} {name}" for name, count in row.items() if count)))
+        _add_rest(grid, len(self.kinds))
+        yield grid
+        grid = _grid("", "least", "median", "largest")
+        for name, values in self.sizes.items():
+            grid.add_row(name, *(f"{value:,.0f}" for value in values))
+        yield grid
+        if self.spacings:
+            grid = _grid("spacing (mm)", "pictures")
+            for name, count in list(self.spacings.items())[:_SHOWN]:
+                grid.add_row(name, str(count))
+            _add_rest(grid, len(self.spacings))
+            yield grid
+
+
+def audit(table: Table, *, workers: int = 0, progress: bool = True, strict: bool = False) -> Audit:
+    """Read every picture of ``table`` once and look for what would spoil a result.
+
+    Only a few facts of each picture are kept in memory.
+
+    Args:
+        table: read with ``strict_patients=False`` to have shared patients reported instead of refused.
+        workers: threads that read pictures; 0 reads them one after the other.
+        progress: whether to show a progress bar.
+        strict: whether a file that had to be corrected is an error.
+
+    Raises:
+        UserError: when not one picture can be read.
+    """
+    probes = pd.DataFrame(probe_all(table.frame, workers=workers, progress=progress))
+    ok = (probes["status"] == "ok").to_numpy()
+    if not ok.any():
+        first = probes["reason"].iloc[0]
+        raise UserError(f"none of the {len(probes)} pictures can be read; the first: {first}")
+    read = probes[ok]
+    patients = table.frame["patient"].to_numpy()[ok]
+    confounds = tuple(find_confounds(features_of(read), table.task, table.targets[ok], patients))
+    pairs = near_pairs(probes)
+    found = chain(
+        problems.find_unreadable(table, probes),
+        problems.find_corrected(table, probes, strict=strict),
+        problems.find_duplicates(table, probes),
+        find_near_duplicates(table, pairs),
+        problems.find_shared_patients(table),
+        problems.find_near_equal(table),
+        problems.find_thin_classes(table),
+        problems.find_blank(table, probes),
+        problems.find_confounded(confounds),
+        problems.find_telling_kinds(table, probes),
+    )
+    marks = pd.DataFrame(class_marks(table), columns=list(table.task.classes))
+    sizes = {name: read[column] for name, column in (("width", "width"), ("height", "height"), ("bytes", "file_size"))}
+    return Audit(
+        task=table.task,
+        pictures=len(probes),
+        readable=int(ok.sum()),
+        patients=int(table.frame["patient"].nunique()) if problems.knows_patients(table) else None,
+        left_out=dict(table.left_out),
+        notes=(*table.notes, *near_notes(table, pairs)),
+        split_made=table.split_made,
+        counts=_counts(marks, table.frame["split"], SPLITS),
+        sizes={name: (float(s.min()), float(s.median()), float(s.max())) for name, s in sizes.items()},
+        kinds=_counts(marks[ok], read["stored"], read["stored"].value_counts().index),
+        spacings=_spacings(read["spacing"]),
+        confounds=confounds,
+        found=tuple(sorted(found, key=lambda problem: problem.severity)),  # "error" before "warning"
+    )
+
+
+def _counts(marks: pd.DataFrame, by: pd.Series, order: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Count the rows of each class for each value of ``by``, values in the given order."""
+    sums = {name: {str(c): int(n) for c, n in group.sum().items()} for name, group in marks.groupby(by)}
+    return {name: sums[name] for name in order if name in sums}
+
+
+def _spacings(spacings: pd.Series) -> dict[str, int]:
+    names = spacings.dropna().map(lambda sides: " x ".join(f"{side:.4g}" for side in sides))
+    return {str(name): int(count) for name, count in names.value_counts().items()}
+
+
+def _add_rest(grid: Grid, number: int) -> None:
+    """Say in a row of its own how many are not shown."""
+    if number > _SHOWN:
+        grid.add_row(f"and {number - _SHOWN} more")
+
+
+def _grid(first: str, *columns: str) -> Grid:
+    grid = Grid(first)
+    for column in columns:
+        grid.add_column(column, justify="right")
+    return grid

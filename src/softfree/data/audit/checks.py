@@ -1,0 +1,198 @@
+"""What can be wrong with the pictures of a table, each with a severity and a line for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from softfree.data.audit.confounds import Confound
+from softfree.data.table import SPLITS, Table, patients_across_splits
+from softfree_runtime.core.errors import shortened
+from softfree_runtime.sources.identity import one_slip_apart
+
+Severity = Literal["error", "warning"]
+IMBALANCE = 10  # largest class over smallest
+UNLIKELY = 1e-3
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        severity: ``error`` for what makes numbers false or files useless, ``warning`` for what may.
+        kind: in one word, for programs.
+        message: for people.
+        rows: of the table, counted from 0.
+        details: one line for each case; files, never patients.
+    """
+
+    severity: Severity
+    kind: str
+    message: str
+    rows: tuple[int, ...] = ()
+    details: tuple[str, ...] = ()
+
+
+def find_unreadable(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
+    """Find files that give no picture."""
+    failed = probes[probes["status"] != "ok"]
+    if len(failed):
+        counts = ", ".join(f"{count} {status}" for status, count in failed["status"].value_counts().items())
+        message = f"{counted(len(failed), 'picture')} cannot be read: {counts}"
+        yield Problem("error", "unreadable", message, _rows(table.frame.loc[failed.index]), tuple(failed["reason"]))
+
+
+def find_corrected(table: Table, probes: pd.DataFrame, *, strict: bool = False) -> Iterator[Problem]:
+    """Find what readers assumed or corrected, a problem for each kind: a warning, or an error where ``strict``."""
+    each = probes["corrections"].explode().dropna()
+    for correction, count in each.value_counts().items():
+        rows = table.frame.loc[each.index[each == correction]]
+        severity: Severity = "error" if strict else "warning"
+        yield Problem(
+            severity, "corrected", f"{counted(count, 'sample')}: {correction}", _rows(rows), tuple(rows["path"])
+        )
+
+
+def find_duplicates(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
+    """Find pictures that are in the table twice, as copies of a file or as the same pixels in another one."""
+    frame = table.frame[["row", "path", "split"]].assign(
+        pixels=probes["pixel_digest"],
+        file=probes["file_digest"],
+        label=targets_as_bytes(table),
+    )
+    frame = frame[(probes["status"] == "ok") & ~probes["blank"]]
+    frame = frame[frame.duplicated("pixels", keep=False)]
+    if frame.empty:
+        return
+    kinds = frame.groupby("pixels")[["split", "label"]].transform("nunique") > 1
+    for problem in (
+        _duplicates(
+            "error", "duplicate_across_splits", frame[kinds["split"]], "in several splits; scores are too good"
+        ),
+        _duplicates("error", "duplicate_other_label", frame[kinds["label"]], "with different labels; settle the label"),
+        _duplicates("warning", "duplicate", frame[~kinds.any(axis=1)], "in the same split with the same label"),
+    ):
+        if problem.rows:
+            yield problem
+
+
+def find_shared_patients(table: Table) -> Iterator[Problem]:
+    """Find patients in several splits, or say that nobody can tell."""
+    shared = patients_across_splits(table.frame)
+    if not knows_patients(table):
+        message = "the table has no patient_id, so that nobody can tell whether a patient is in two splits"
+        yield Problem("warning", "no_patients", message)
+    elif len(shared):
+        pictures = counted(len(shared), "picture")
+        message = (
+            f"{counted(shared['patient'].nunique(), 'patient')} in several splits ({pictures}); scores are too good"
+        )
+        yield Problem("error", "patient_across_splits", message, _rows(shared), tuple(shared["path"]))
+
+
+def find_near_equal(table: Table) -> Iterator[Problem]:
+    """Find classes whose names are one slip of a finger apart."""
+    names, counts = table.task.classes, class_marks(table).sum(axis=0)
+    pairs = [
+        f"{shortened(names[one])} ({counts[one]}) and {shortened(names[other])} ({counts[other]})"
+        for one, other in combinations(range(len(names)), 2)
+        if one_slip_apart(names[one], names[other])
+    ]
+    if pairs:
+        message = "classes whose names differ by one letter; write them alike if they are one"
+        yield Problem("warning", "near_equal", message, (), tuple(pairs))
+
+
+def find_thin_classes(table: Table) -> Iterator[Problem]:
+    """Find classes that a split lacks, and classes much rarer than others."""
+    marks, classes = class_marks(table), table.task.classes
+    for split in SPLITS:
+        chosen = (table.frame["split"] == split).to_numpy()
+        absent = [name for number, name in enumerate(classes) if not marks[chosen, number].any()]
+        if chosen.any() and absent:
+            severity: Severity = "error" if split == "train" else "warning"
+            yield Problem(severity, "class_missing", f"split {split} has no picture of {', '.join(absent)}")
+    counts = marks.sum(axis=0)
+    most = counts.max() if table.task.exclusive else max(counts.max(), (table.targets == 0).sum(axis=0).max())
+    rarest = int(counts.argmin())
+    if most > IMBALANCE * counts[rarest]:
+        message = (
+            f"{classes[rarest]} is rare: {counted(counts[rarest], 'picture')} against {most}; expect wide intervals"
+        )
+        yield Problem("warning", "imbalance", message)
+
+
+def find_blank(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
+    """Find pictures that show nothing."""
+    blank = table.frame[probes["blank"]]
+    if len(blank):
+        message = f"{counted(len(blank), 'blank picture')}: all pixels are the same"
+        yield Problem("warning", "blank", message, _rows(blank), tuple(blank["path"]))
+
+
+def find_confounded(confounds: Iterable[Confound]) -> Iterator[Problem]:
+    """Turn flagged confounds into one warning a class."""
+    flagged = [confound for confound in confounds if confound.flagged]
+    for name in dict.fromkeys(confound.class_name for confound in flagged):
+        own = [confound for confound in flagged if confound.class_name == name]
+        message = f"{name} can be told without looking at the pictures; a model may learn that instead"
+        if {confound.feature for confound in own} <= {"file size", "bytes per pixel"}:
+            message = f"{name} can be told by the size of its files: other compression, or more or less to be seen"
+        cases = [f"{c.feature}, {c.direction}: AUROC {c.auroc:.2f} (95 % {c.low:.2f} to {c.high:.2f})" for c in own]
+        yield Problem("warning", "confound", message, (), tuple(cases))
+
+
+def find_telling_kinds(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
+    """Find kinds of file that one class alone has, beyond what chance explains."""
+    marks, ok = class_marks(table), (probes["status"] == "ok").to_numpy()
+    for stored in sorted(probes["stored"][ok].unique()):
+        chosen = (probes["stored"] == stored).to_numpy() & ok
+        for number, name in enumerate(table.task.classes):
+            share = marks[ok, number].mean()
+            if marks[chosen, number].all() and share ** chosen.sum() < UNLIKELY:
+                message = (
+                    f"all {chosen.sum()} pictures stored as {stored} are {name}; a model may learn the kind of file"
+                )
+                yield Problem("warning", "telling_kind", message, _rows(table.frame[chosen]))
+
+
+def class_marks(table: Table) -> np.ndarray:
+    """Return boolean ``(n, K)``: whether each row has each class."""
+    if table.task.exclusive:
+        return table.targets[:, None] == np.arange(len(table.task.classes))
+    return table.targets == 1
+
+
+def targets_as_bytes(table: Table) -> list[bytes]:
+    """Return what each row is labelled, to be compared; an unknown finding is a label of its own."""
+    return [target.tobytes() for target in np.nan_to_num(table.targets, nan=-1.0)]
+
+
+def knows_patients(table: Table) -> bool:
+    """Return whether the table says which patient a picture is of."""
+    return "patient_id" in table.frame and bool(table.frame["patient_id"].notna().any())
+
+
+def counted(number: int, noun: str) -> str:
+    """Return such as ``1 picture`` or ``2 pictures``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _duplicates(severity: Severity, kind: str, frame: pd.DataFrame, where: str) -> Problem:
+    cases = []
+    for _, group in frame.groupby("pixels", sort=False):
+        files = [f"{path} ({split})" for path, split in zip(group["path"], group["split"], strict=True)]
+        cases.append(f"{' = '.join(files)}: same {'file' if group['file'].nunique() == 1 else 'pixels'}")
+    return Problem(
+        severity, kind, f"{counted(len(cases), 'picture')} several times {where}", _rows(frame), tuple(cases)
+    )
+
+
+def _rows(frame: pd.DataFrame) -> tuple[int, ...]:
+    return tuple(int(row) for row in frame["row"])

@@ -1,0 +1,22 @@
+"""Options of an audit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from softfree.training.options import TableOptions
+
+
+@dataclass(kw_only=True)
+class CheckOptions(TableOptions):
+    """An audit of a table before training.
+
+    Attributes:
+        strict: Count files that had to be corrected, or about which something was assumed, as errors.
+        workers: Threads that read pictures.
+        progress: Show a progress bar.
+    """
+
+    strict: bool = False
+    workers: int = 2
+    progress: bool = True

@@ -1,0 +1,160 @@
+"""What an adapter of a public data set is, and how it reads the files of the official download."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from pandas.errors import EmptyDataError, ParserError
+
+from softfree.data.datasets.options import PrepareOptions
+from softfree.data.table_file import no_column, parsed
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.notes import say
+from softfree_runtime.sources.table_text import check_text, read_bytes
+
+DRAWN = {"train": 0.6, "val": 0.2, "test": 0.2}
+DRAWN_BESIDE_TEST = {"train": 0.8, "val": 0.2}
+
+
+@dataclass(frozen=True)
+class Found:
+    """The rows of a data set, before files are looked for and splits are drawn.
+
+    Attributes:
+        frame: ``path`` (relative to the set's folder), ``label`` or the columns of ``findings`` (0, 1, NaN), and where
+            the set has them ``patient_id``, ``split`` and columns for subgroups. Rows without a split are drawn.
+        findings: columns of findings that exclude nothing; empty when there is a ``label``.
+        draw: part of the rows without a split for each split.
+        left_out: names of files that give no row, each with the reason.
+        notes: what a user has to know, a sentence each.
+    """
+
+    frame: pd.DataFrame
+    findings: tuple[str, ...] = ()
+    draw: Mapping[str, float] = field(default_factory=lambda: dict(DRAWN))
+    left_out: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A public data set that softfree knows the official layout of.
+
+    Attributes:
+        name: on the command line.
+        image: what a sample is, with the file format.
+        classes: what is to be predicted.
+        source: where to obtain it.
+        terms: licence or agreement.
+        read: from the set's folder and the user's options to its rows.
+        train: options of ``softfree train`` to begin with.
+        takes: options of ``softfree prepare`` beyond the common ones that it understands.
+    """
+
+    name: str
+    image: str
+    classes: str
+    source: str
+    terms: str
+    read: Callable[[Path, PrepareOptions], Found]
+    train: str = ""
+    takes: tuple[str, ...] = ()
+
+
+def official_file(root: Path, patterns: Sequence[str], source: str) -> Path:
+    """Return the first file under ``root`` that one of the glob patterns names.
+
+    Raises:
+        UserError: when there is none.
+    """
+    for pattern in patterns:
+        if matches := sorted(path for path in root.glob(pattern) if path.is_file()):
+            return matches[0]
+    raise UserError(f"{root}: no {patterns[0]}; it comes with the official download ({source}), or name its folder")
+
+
+def read_official(root: Path, patterns: Sequence[str], columns: Sequence[str], source: str) -> pd.DataFrame:
+    """Read a CSV (or .tab, .tsv, .gz) of the official download, all cells as text, empty ones as NaN.
+
+    Raises:
+        UserError: when the file, or one of ``columns``, is not there.
+    """
+    path = official_file(root, patterns, source)
+    frame = read_text(path)
+    for name in columns:
+        if name not in frame:
+            raise no_column(path, name, list(frame.columns), f"expected the official file ({source})")
+    return frame
+
+
+def read_text(path: Path) -> pd.DataFrame:
+    """Read a text table as text; first lines that begin with # are left out.
+
+    Raises:
+        UserError: what :func:`~softfree_runtime.sources.table_text.check_text` refuses.
+    """
+    table = check_text(path, _content(path), ())
+    say(path, table.notes)
+    return parsed(path, table, table.columns)[0]
+
+
+def read_sheet(path: Path) -> pd.DataFrame:
+    """Read a CSV without a row of headings at its top as text; columns are numbers from 0."""
+    try:
+        text = io.StringIO(_content(path).decode("utf-8-sig"))
+        return pd.read_csv(text, header=None, dtype=str, keep_default_na=False, na_values=[""])
+    except (ParserError, EmptyDataError, UnicodeDecodeError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"{path}: cannot be read as a table ({reason}); obtain the file again") from None
+
+
+def _content(path: Path) -> bytes:
+    """Bytes of a file, unpacked, without first lines that begin with #."""
+    content = read_bytes(path)
+    try:
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be unpacked ({error}); obtain the file again") from None
+    return re.sub(rb"\A(?:#[^\n]*\n)+", b"", content)
+
+
+def without(column: pd.Series, *unknown: str) -> pd.Series:
+    """Return the column with empty cells for the words that mean 'not known', capitals aside."""
+    return column.mask(column.str.strip().str.casefold().isin([word.casefold() for word in unknown]))
+
+
+def columns_of(frame: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """Return the columns of ``frame`` that are there, renamed from the set's names to ours."""
+    return frame[[name for name in names if name in frame]].rename(columns=dict(names))
+
+
+def wanted_label(path: Path, columns: Sequence[str], label: str | None) -> str:
+    """Return the column that the user named.
+
+    Raises:
+        UserError: when none was named, or one that is not there.
+    """
+    if label is None:
+        raise UserError(f"name what is to be predicted with --label COLUMN; {path} has {', '.join(columns)}")
+    if label not in columns:
+        raise no_column(path, label, columns, "name another with --label")
+    return label
+
+
+def index_files(root: Path, folders: Sequence[str], endings: Sequence[str]) -> dict[str, str]:
+    """Map the names of the files in folders (glob patterns below ``root``) to their paths relative to ``root``."""
+    found: dict[str, str] = {}
+    for pattern in folders:
+        for folder in sorted(root.glob(pattern)) if pattern != "." else [root]:
+            if folder.is_dir():
+                for path in sorted(folder.iterdir()):
+                    if path.suffix.lower() in endings:
+                        found.setdefault(path.name, path.relative_to(root).as_posix())
+    return found

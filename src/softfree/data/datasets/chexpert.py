@@ -1,0 +1,93 @@
+"""CheXpert: chest radiographs with findings from reports.
+
+Layout: https://stanfordaimi.azurewebsites.net/datasets/8cbd9ed4-2eb9-4565-affc-111cf4f7ebe2: ``train.csv`` and
+``valid.csv`` (Path, Sex, Age, Frontal/Lateral, AP/PA, 14 findings: 1, 0, -1 uncertain, empty not mentioned), pictures
+``train/patientNNNNN/studyN/viewN_frontal.jpg``; or the four folders ``CheXpert-v1.0 batch N (...)`` as they unpack.
+The validation part, which radiologists labelled, is the test split, because the labels of the official test part are
+published apart; validation is drawn from the training patients.
+
+Irvin et al., "CheXpert: a large chest radiograph dataset with uncertainty labels and expert comparison", AAAI 2019.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from softfree.data.datasets.base import DRAWN_BESIDE_TEST, DataSet, Found, read_official, without
+from softfree.data.datasets.options import PrepareOptions
+
+SOURCE = "https://stanfordaimi.azurewebsites.net/datasets/8cbd9ed4-2eb9-4565-affc-111cf4f7ebe2"
+FINDINGS = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+_PLACE = r"(patient\d+)/(study\d+/[^/]+)$"
+
+
+def _read(root: Path, chosen: PrepareOptions) -> Found:
+    columns = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS]
+    parts = []
+    for part, split in (("train", None), ("valid", "test")):
+        rows = read_official(root, [f"{part}.csv", f"CheXpert-v1.0*/{part}.csv"], columns, SOURCE)
+        parts.append(rows.assign(split=split, part=part))
+    rows = pd.concat(parts, ignore_index=True)
+    place = rows["Path"].str.extract(_PLACE)
+    homes = place[0].map(_homes(root)).fillna(rows["part"])
+    frame = pd.DataFrame({"path": homes + "/" + place[0] + "/" + place[1]})
+    frame["path"] = frame["path"].fillna(rows["Path"])
+    frame = pd.concat([frame, read_findings(rows, chosen)], axis=1)
+    frame = frame.assign(
+        patient_id=place[0],
+        split=rows["split"],
+        sex=without(rows["Sex"], "unknown"),
+        age=rows["Age"],
+        view=rows["Frontal/Lateral"].str.lower(),
+        projection=rows["AP/PA"],
+    )
+    note = "valid.csv, which radiologists labelled, is the test split; validation is drawn from the training patients"
+    return Found(frame, FINDINGS, DRAWN_BESIDE_TEST, notes=(note,))
+
+
+def read_findings(rows: pd.DataFrame, chosen: PrepareOptions) -> pd.DataFrame:
+    """Return the 14 findings as 0, 1 and NaN, uncertain and unmentioned ones as the user chose."""
+    values = rows[list(FINDINGS)].apply(pd.to_numeric, errors="coerce")
+    if chosen.unmentioned == "negative":
+        values = values.fillna(0.0)
+    return values.replace(-1.0, {"empty": float("nan"), "positive": 1.0, "negative": 0.0}[chosen.uncertain])
+
+
+def _homes(root: Path) -> dict[str, str]:
+    """Map patients to the folders that theirs lie in, relative to ``root``."""
+    homes: dict[str, str] = {}
+    for base in (root, *sorted(root.glob("CheXpert-v1.0*"))):
+        for folder in (base / "train", base / "valid", base):
+            if folder.is_dir():
+                home = folder.relative_to(root).as_posix()
+                homes.update({one.name: home for one in folder.iterdir() if one.name.startswith("patient")})
+    return {patient: home for patient, home in homes.items() if home != "."}
+
+
+CHEXPERT = DataSet(
+    name="chexpert",
+    image="chest radiographs, JPEG",
+    classes="14 findings",
+    source=SOURCE,
+    terms="Stanford research use agreement: no commercial use, no redistribution",
+    read=_read,
+    train="--preset radiograph --size 320",
+    takes=("uncertain", "unmentioned"),
+)

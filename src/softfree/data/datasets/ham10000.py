@@ -1,0 +1,47 @@
+"""HAM10000: dermoscopy of pigmented skin lesions.
+
+Layout: https://doi.org/10.7910/DVN/DBW86T: ``HAM10000_metadata`` (lesion_id, image_id, dx, dx_type, age, sex,
+localization, dataset; as .csv or .tab) and the pictures of ``HAM10000_images_part_1.zip`` and ``..._part_2.zip``.
+Patients are not named; lesions are, and stand for them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from softfree.data.datasets.base import DataSet, Found, columns_of, index_files, read_official, without
+from softfree.data.datasets.options import PrepareOptions
+
+SOURCE = "https://doi.org/10.7910/DVN/DBW86T"
+_SUBGROUPS = {
+    "lesion_id": "patient_id",
+    "sex": "sex",
+    "age": "age",
+    "localization": "site",
+    "dataset": "source",
+    "dx_type": "confirmed_by",
+}
+
+
+def _read(root: Path, chosen: PrepareOptions) -> Found:
+    names = ["HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata"]
+    rows = read_official(root, names, ["lesion_id", "image_id", "dx"], SOURCE)
+    files = index_files(root, ["HAM10000_images_part*", "HAM10000_images*", "."], (".jpg",))
+    pictures = rows["image_id"] + ".jpg"
+    paths = pictures.map(files).fillna("HAM10000_images_part_1/" + pictures)
+    frame = pd.DataFrame({"path": paths, "label": rows["dx"]})
+    subgroups = columns_of(rows, _SUBGROUPS).apply(without, args=("unknown",))
+    return Found(pd.concat([frame, subgroups], axis=1))
+
+
+HAM10000 = DataSet(
+    name="ham10000",
+    image="dermoscopy, JPEG",
+    classes="7 kinds of pigmented skin lesion",
+    source=SOURCE,
+    terms="CC BY-NC 4.0",
+    read=_read,
+    train="--preset photo --size 448 --class-weights",
+)

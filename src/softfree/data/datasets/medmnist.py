@@ -1,0 +1,128 @@
+"""MedMNIST: 18 small sets of pictures or volumes, one .npz file each, in sizes of 28, 64, 128 or 224.
+
+Layout: https://zenodo.org/records/10519652 and https://github.com/MedMNIST/MedMNIST: arrays ``train_images``,
+``train_labels``, ``val_images``, ... of uint8; images (n, H, W), (n, H, W, 3) or, in 3D, (n, D, H, W); labels (n, 1),
+or (n, 14) of 0 and 1 for ChestMNIST. Pictures are written as PNG, volumes as NIfTI, into a folder beside the file.
+Split and labels are the official ones; patients are not named.
+
+Yang et al., "MedMNIST v2: a large-scale lightweight benchmark for 2D and 3D biomedical image classification",
+Scientific Data 10 (2023).
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from softfree.core.progress import tracked
+from softfree.data.datasets.base import DataSet, Found
+from softfree.data.datasets.medmnist_classes import CLASSES, NON_COMMERCIAL
+from softfree.data.datasets.options import PrepareOptions
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import replacing
+
+SOURCE = "https://zenodo.org/records/10519652"
+_SPLITS = ("train", "val", "test")
+
+
+def _read(root: Path, chosen: PrepareOptions) -> Found:
+    path = _archive(root)
+    parts = [_part(path, split, chosen.progress) for split in _SPLITS]
+    frame = pd.concat(parts, ignore_index=True)
+    name = path.stem.partition("_")[0]
+    terms = "CC BY-NC 4.0" if name in NON_COMMERCIAL else "CC BY 4.0"
+    notes = [f"{name}: {terms}; cite MedMNIST and the source of the images"]
+    if frame["path"].iloc[0].endswith(".nii.gz"):
+        notes.append("MedMNIST gives no spacing of its volumes: 1 mm is written")
+    findings = tuple(str(column) for column in frame if column not in ("path", "split", "label"))
+    return Found(frame, findings, notes=tuple(notes))
+
+
+def _archive(root: Path) -> Path:
+    files = sorted(root.glob("*.npz")) if root.is_dir() else [root]
+    if len(files) != 1:
+        found = ", ".join(path.name for path in files) or "none"
+        raise UserError(f"{root}: expected one .npz of MedMNIST ({SOURCE}), found {found}; name the file instead")
+    return files[0]
+
+
+def _part(path: Path, split: str, progress: bool) -> pd.DataFrame:
+    """Write the images of a split, one at a time, and return their rows."""
+    labels = np.stack(list(_rows(path, f"{split}_labels")))
+    shape, images = _shape(path, f"{split}_images"), _rows(path, f"{split}_images")
+    if len(labels) != shape[0] or labels.ndim != 2:
+        raise UserError(f"{path}: {shape[0]} images and labels {labels.shape} in {split}; obtain it again ({SOURCE})")
+    ending = "nii.gz" if len(shape) == 4 and shape[3] != 3 else "png"
+    folder = path.parent / path.stem / split
+    shown = tracked(images, f"Writing {split}", total=shape[0], shown=progress)
+    digits = len(str(shape[0] - 1))
+    names = [f"{number:0{digits}}.{ending}" for number in range(shape[0])]
+    for name, image in zip(names, shown, strict=True):
+        _write(folder / name, image)
+    frame = pd.DataFrame({"path": [f"{path.stem}/{split}/{name}" for name in names]})
+    return pd.concat([frame, _labels(path.stem.partition("_")[0], labels)], axis=1).assign(split=split)
+
+
+def _labels(name: str, labels: np.ndarray) -> pd.DataFrame:
+    """Columns of findings for labels ``(n, K)``, a column ``label`` for ``(n, 1)``; numbers where names are unknown."""
+    classes = CLASSES.get(name, ())
+    if labels.shape[1] > 1:
+        names = classes or tuple(f"finding_{number}" for number in range(labels.shape[1]))
+        return pd.DataFrame(labels.astype(float), columns=list(names))
+    return pd.DataFrame({"label": [classes[n] if n < len(classes) else str(n) for n in labels[:, 0].tolist()]})
+
+
+def _write(path: Path, image: np.ndarray) -> None:
+    if path.suffix == ".png":
+        with replacing(path) as temporary:
+            Image.fromarray(image).save(temporary)
+        return
+    import nibabel
+
+    with replacing(path) as temporary:  # its name ends in .gz, and nibabel wants the whole ending
+        whole = temporary.with_name(temporary.name.removesuffix(".gz") + ".nii.gz")
+        nibabel.save(nibabel.Nifti1Image(image.transpose(2, 1, 0), np.eye(4)), whole)  # NIfTI's order is x, y, z
+        whole.replace(temporary)
+
+
+def _shape(path: Path, name: str) -> tuple[int, ...]:
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+        return _header(member)[0]
+
+
+def _header(member: object) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(member)  # type: ignore[arg-type]
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(member)  # type: ignore[arg-type]
+    if fortran or dtype.hasobject:
+        raise ValueError(f"an array of {dtype}, Fortran order {fortran}")
+    return shape, dtype
+
+
+def _rows(path: Path, name: str) -> Iterator[np.ndarray]:
+    """Read an array of the archive row by row: the largest of them has 30 GB."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+            shape, dtype = _header(member)
+            size = int(np.prod(shape[1:])) * dtype.itemsize
+            for _ in range(shape[0]):
+                yield np.frombuffer(member.read(size), dtype).reshape(shape[1:])
+    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: no whole array {name} ({error}); obtain the file again ({SOURCE})") from None
+
+
+MEDMNIST = DataSet(
+    name="medmnist",
+    image="12 sets of small pictures and 6 of volumes, one .npz each",
+    classes="as each set has them",
+    source=SOURCE,
+    terms="CC BY 4.0; DermaMNIST CC BY-NC 4.0",
+    read=_read,
+    train="--preset photo --size 64 --model seqnorm_vit_tiny_patch8",
+)

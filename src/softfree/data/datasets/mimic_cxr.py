@@ -1,0 +1,59 @@
+"""MIMIC-CXR: chest radiographs with findings from reports, as JPEG (MIMIC-CXR-JPG) or as DICOM (MIMIC-CXR).
+
+Layout: https://physionet.org/content/mimic-cxr-jpg/2.1.0/: ``mimic-cxr-2.0.0-chexpert.csv.gz`` (subject_id, study_id,
+14 findings as in CheXpert), ``mimic-cxr-2.0.0-split.csv.gz`` (dicom_id, study_id, subject_id, split: train, validate,
+test), ``mimic-cxr-2.0.0-metadata.csv.gz`` (dicom_id, ViewPosition and more) and
+``files/p10/p10000032/s50414267/DICOM_ID.jpg`` (``.dcm`` in MIMIC-CXR). The split is the official one, by patient.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from softfree.data.datasets.base import DataSet, Found, read_official
+from softfree.data.datasets.chexpert import FINDINGS, read_findings
+from softfree.data.datasets.options import PrepareOptions
+
+SOURCE = "https://physionet.org/content/mimic-cxr-jpg/2.1.0/"
+_SPLITS = {"train": "train", "validate": "val", "test": "test"}
+
+
+def _read(root: Path, chosen: PrepareOptions) -> Found:
+    keys = ["subject_id", "study_id"]
+    rows = _file(root, "split", ["dicom_id", *keys, "split"])
+    rows = rows.merge(_file(root, "chexpert", [*keys, *FINDINGS]), on=keys, how="left")
+    metadata = _file(root, "metadata", ["dicom_id", "ViewPosition"])
+    rows = rows.merge(metadata[["dicom_id", "ViewPosition"]], on="dicom_id", how="left")
+    subject = rows["subject_id"]
+    study = "files/p" + subject.str[:2] + "/p" + subject + "/s" + rows["study_id"] + "/" + rows["dicom_id"]
+    frame = pd.concat(
+        [pd.DataFrame({"path": study.map(lambda name: _stored(root, name))}), read_findings(rows, chosen)], axis=1
+    )
+    frame = frame.assign(patient_id=subject, split=rows["split"].map(_SPLITS), view=rows["ViewPosition"])
+    listed = frame["split"].notna()
+    left_out = tuple((path, "no official split") for path in frame["path"][~listed])
+    return Found(frame[listed], FINDINGS, left_out=left_out)
+
+
+def _file(root: Path, part: str, columns: list[str]) -> pd.DataFrame:
+    name = f"mimic-cxr-2.0.0-{part}.csv"
+    return read_official(root, [f"{name}.gz", name], columns, SOURCE)
+
+
+def _stored(root: Path, name: str) -> str:
+    jpeg, dicom = f"{name}.jpg", f"{name}.dcm"
+    return dicom if not (root / jpeg).exists() and (root / dicom).exists() else jpeg
+
+
+MIMIC_CXR = DataSet(
+    name="mimic-cxr",
+    image="chest radiographs, JPEG or DICOM",
+    classes="14 findings",
+    source=SOURCE,
+    terms="PhysioNet credentialed access: training in research with people, data use agreement",
+    read=_read,
+    train="--preset radiograph --size 512",
+    takes=("uncertain", "unmentioned"),
+)

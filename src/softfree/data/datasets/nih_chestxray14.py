@@ -1,0 +1,93 @@
+"""NIH ChestX-ray14: chest radiographs with findings from reports.
+
+Layout: https://nihcc.app.box.com/v/ChestXray-NIHCC: ``Data_Entry_2017_v2020.csv`` or ``Data_Entry_2017.csv``
+(Image Index, Finding Labels joined by ``|``, Follow-up #, Patient ID, Patient Age, Patient Gender or Patient Sex, View
+Position), ``train_val_list.txt`` and ``test_list.txt`` (by patient), and the pictures of twelve archives
+``images_001.tar.gz`` ..., unpacked to ``images/`` or to ``images_001/images/`` ....
+
+Wang et al., "ChestX-ray8", CVPR 2017; the labels come from reports by text mining and are often wrong.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from softfree.data.datasets.base import (
+    DRAWN_BESIDE_TEST,
+    DataSet,
+    Found,
+    columns_of,
+    index_files,
+    official_file,
+    read_official,
+)
+from softfree.data.datasets.options import PrepareOptions
+from softfree_runtime.core.errors import UserError
+
+SOURCE = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
+FINDINGS = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
+_SUBGROUPS = {
+    "Patient ID": "patient_id",
+    "Patient Gender": "sex",
+    "Patient Sex": "sex",
+    "Patient Age": "age",
+    "View Position": "view",
+}
+
+
+def _read(root: Path, chosen: PrepareOptions) -> Found:
+    names = ["Data_Entry_2017_v2020.csv", "Data_Entry_2017*.csv"]
+    rows = read_official(root, names, ["Image Index", "Finding Labels", "Patient ID"], SOURCE)
+    told = rows["Finding Labels"].fillna("").str.split("|").map(set)
+    unknown = set().union(*told) - {*FINDINGS, "No Finding", ""}
+    if unknown:
+        raise UserError(f"{root}: finding {min(unknown)!r} is none of ChestX-ray14; obtain the table again ({SOURCE})")
+    files = index_files(root, ["images", "images_*/images", "images_*"], (".png",))
+    frame = pd.DataFrame({"path": rows["Image Index"].map(files).fillna("images/" + rows["Image Index"])})
+    present = pd.DataFrame({name: told.map(lambda found, name=name: float(name in found)) for name in FINDINGS})
+    present[rows["Finding Labels"].isna()] = float("nan")
+    subgroups = columns_of(rows, _SUBGROUPS)
+    if "age" in subgroups:  # the first release writes 058Y
+        subgroups["age"] = pd.to_numeric(subgroups["age"].str.removesuffix("Y"), errors="coerce").astype("Int64")
+    part = _parts(root, rows["Image Index"])
+    frame = pd.concat([frame, present, subgroups], axis=1).assign(split=part.replace({"train_val": None}))
+    listed = part.notna()
+    left_out = tuple((name, "in no official list") for name in rows["Image Index"][~listed])
+    return Found(frame[listed], FINDINGS, DRAWN_BESIDE_TEST, left_out)
+
+
+def _parts(root: Path, images: pd.Series) -> pd.Series:
+    """Return ``train_val``, ``test`` or None for each picture, as the official lists say."""
+    parts: dict[str, str] = {}
+    for name, part in (("train_val_list.txt", "train_val"), ("test_list.txt", "test")):
+        lines = official_file(root, [name], SOURCE).read_text(encoding="utf-8").split()
+        parts.update(dict.fromkeys(lines, part))
+    return images.map(parts)
+
+
+NIH_CHESTXRAY14 = DataSet(
+    name="nih-chestxray14",
+    image="chest radiographs, PNG",
+    classes="14 findings",
+    source=SOURCE,
+    terms="free to use; cite the paper, name the NIH Clinical Center and link to the download",
+    read=_read,
+    train="--preset radiograph --size 512",
+)

@@ -1,0 +1,150 @@
+"""From the official download of a public data set to a table that ``softfree train`` takes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from softfree.data.datasets.base import DataSet, Found
+from softfree.data.datasets.options import PrepareOptions
+from softfree.data.datasets.splitting import fill_splits
+from softfree.data.table import patients_across_splits
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import replacing
+from softfree_runtime.sources.identity import patient_key
+
+_SHOWN = 3
+_OWN_OPTIONS = {"label": None, "uncertain": "empty", "unmentioned": "empty"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A table that was written.
+
+    Attributes:
+        table: the file.
+        rows: how many of each split.
+        patients: how many patients are known; None when the set does not say.
+        findings: columns for ``--labels``; empty when the table has a column ``label``.
+        left_out: files of the official download that gave no row, each with the reason.
+        notes: what a user has to know.
+        command: how to train on it.
+    """
+
+    table: Path
+    rows: dict[str, int]
+    patients: int | None
+    findings: tuple[str, ...]
+    left_out: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    command: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON types."""
+        return vars(self) | {"table": str(self.table), "left_out": [list(one) for one in self.left_out]}
+
+    def warning(self) -> str | None:
+        """Return one line about the rows left out, the first few named, or None."""
+        if not self.left_out:
+            return None
+        total = sum(self.rows.values()) + len(self.left_out)
+        return f"{len(self.left_out)} of {total} rows left out: {_named(self.left_out)}"
+
+
+def prepare(known: DataSet, root: Path, chosen: PrepareOptions) -> Prepared:
+    """Write the table of a data set that lies in ``root`` (for MedMNIST also its .npz file); nothing is downloaded.
+
+    Raises:
+        UserError: when an official file is missing, more than half of the images are, a patient is in two official
+            splits, or an option does not apply.
+    """
+    if not root.exists():
+        raise UserError(f"{root}: no such folder; obtain {known.name} from {known.source}")
+    for option, default in _OWN_OPTIONS.items():
+        if option not in known.takes and getattr(chosen, option) != default:
+            raise UserError(f"--{option} is not for {known.name}; leave it out")
+    folder = root if root.is_dir() else root.parent
+    found = known.read(root, chosen)
+    frame, notes = fill_splits(found, chosen.seed)
+    frame, missing = _present(frame, folder)
+    left_out = (*found.left_out, *missing)
+    if len(left_out) > len(frame):
+        total = len(left_out) + len(frame)
+        raise UserError(
+            f"{root}: {len(left_out)} of {total} rows would be left out: {_named(left_out)}; unpack the whole"
+            f" download of {known.name} ({known.source}) there"
+        )
+    if (frame["split"] == "extra").all():
+        raise UserError(
+            f"{root}: none of {len(frame)} rows has a label to be learnt; {'; '.join(notes) or 'name another'}"
+        )
+    _refuse_shared_patients(frame, root)
+    table = chosen.out or (root / "softfree.csv" if root.is_dir() else root.with_suffix(".csv"))
+    with replacing(table) as temporary:
+        _ordered(frame, found).to_csv(temporary, index=False)
+    findings, unused = _usable(frame, found)
+    return Prepared(
+        table=table,
+        rows={str(name): int(count) for name, count in frame["split"].value_counts().items()},
+        patients=int(frame["patient_id"].nunique()) if "patient_id" in frame else None,
+        findings=findings,
+        left_out=left_out,
+        notes=(*found.notes, *notes, *unused),
+        command=_command(known, table, folder, findings),
+    )
+
+
+def _present(frame: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    """Rows whose file (or folder of a series) exists, and the paths of the others."""
+    there = frame["path"].map(lambda path: os.path.exists(folder / path)).astype(bool)
+    return frame[there].reset_index(drop=True), [(str(path), "no such file") for path in frame["path"][~there]]
+
+
+def _named(left_out: tuple[tuple[str, str], ...]) -> str:
+    shown = ", ".join(f"{name} ({reason})" for name, reason in left_out[:_SHOWN])
+    return shown + (f" and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else "")
+
+
+def _refuse_shared_patients(frame: pd.DataFrame, root: Path) -> None:
+    if "patient_id" not in frame:
+        return
+    known = frame[frame["split"] != "extra"]
+    known = known.assign(patient=known["patient_id"].fillna("").astype(str).map(patient_key))
+    shared = patients_across_splits(known[known["patient"] != ""])
+    if len(shared):
+        count = shared["patient"].nunique()
+        raise UserError(
+            f"{root}: {count} patient{'s are' if count > 1 else ' is'} in more than one official split"
+            f" (first: {shared['path'].iloc[0]}); obtain the official lists again"
+        )
+
+
+def _ordered(frame: pd.DataFrame, found: Found) -> pd.DataFrame:
+    """Columns in the order in which people look for them; findings as 0, 1 and empty."""
+    first = ["path", *(found.findings or ["label"]), "patient_id", "split"]
+    columns = [name for name in first if name in frame]
+    frame = frame[[*columns, *(name for name in frame if name not in columns)]]
+    return frame.astype(dict.fromkeys(found.findings, "Int8"))
+
+
+def _usable(frame: pd.DataFrame, found: Found) -> tuple[tuple[str, ...], list[str]]:
+    """Findings that are both present and absent somewhere, and a note about the others."""
+    used = frame[frame["split"] != "extra"]
+    usable = tuple(name for name in found.findings if used[name].nunique() > 1)
+    others = [name for name in found.findings if name not in usable]
+    note = f"never both 0 and 1, so left out of --labels: {', '.join(others)}"
+    return usable, [note] if others else []
+
+
+def _command(known: DataSet, table: Path, folder: Path, findings: tuple[str, ...]) -> str:
+    words = ["softfree train", shlex.quote(str(table))]
+    if table.resolve().parent != folder.resolve():
+        words.append(f"--images {shlex.quote(str(folder))}")
+    if findings:
+        words.append(f"--labels {shlex.quote('[' + ', '.join(findings) + ']')}")
+    return " ".join([*words, known.train]).strip()

@@ -1,0 +1,70 @@
+"""Splits for the rows of a public set that have none: by patient, stratified, the same for the same seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from softfree.data.datasets.base import Found
+from softfree.data.splits import split_patients
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.task import Task
+from softfree_runtime.sources.identity import tell_patients
+
+
+def fill_splits(found: Found, seed: int) -> tuple[pd.DataFrame, list[str]]:
+    """Draw the rows without a split as ``found.draw`` says.
+
+    Rows without a label, and of classes with fewer patients than splits, get the split ``extra``: they belong to no
+    task. Findings that are too rare are not stratified.
+
+    Returns:
+        The rows with a column ``split``, and in words what could not be drawn.
+    """
+    frame = found.frame.reset_index(drop=True)
+    split = frame["split"].astype(object) if "split" in frame else pd.Series(None, frame.index, dtype=object)
+    keys = _keys(frame)
+    targets = list(found.findings) or ["label"]
+    split[split.isna() & frame[targets].isna().all(axis=1)] = "extra"
+    notes: list[str] = []
+    if not found.findings:
+        for name, patients in keys[split.isna()].groupby(frame["label"]).nunique().items():
+            if patients < len(found.draw):
+                split[split.isna() & (frame["label"] == name)] = "extra"
+                count = f"{patients} patient{'s' if patients > 1 else ''}"
+                notes.append(f"class {str(name)!r} has {count}, too few for {len(found.draw)} splits; split 'extra'")
+    if (rows := split.isna()).any():
+        draw = _draw_findings if found.findings else _draw_classes
+        split[rows] = draw(frame[rows], found, keys[rows], seed)
+    return frame.assign(split=split), notes
+
+
+def _keys(frame: pd.DataFrame) -> pd.Series:
+    """Name each row's patient as :func:`softfree.data.table.read_table` does, so that its forms are one."""
+    own = "picture " + frame["path"].astype(str)
+    if "patient_id" not in frame:
+        return own
+    ids = frame["patient_id"].dropna().astype(str)
+    known = ids.map(tell_patients({str(text): int(count) for text, count in ids.value_counts().items()}).keys)
+    return ("patient " + known[known != ""]).reindex(frame.index).fillna(own)
+
+
+def _draw_classes(frame: pd.DataFrame, found: Found, keys: pd.Series, seed: int) -> np.ndarray:
+    targets, classes = pd.factorize(frame["label"], sort=True)
+    task = Task("multiclass", tuple(map(str, classes)))
+    return split_patients(task, targets.astype(np.int64), pd.factorize(keys)[0], keys.tolist(), found.draw, seed)
+
+
+def _draw_findings(frame: pd.DataFrame, found: Found, keys: pd.Series, seed: int) -> np.ndarray:
+    patients = pd.factorize(keys)[0]
+    having = {name: keys[frame[name] == 1].nunique() for name in found.findings}
+    names = sorted((name for name in found.findings if having[name] >= len(found.draw)), key=lambda name: -having[name])
+    while names:
+        task = Task("multilabel", tuple(names))
+        try:
+            targets = frame[names].to_numpy(np.float32)
+            return split_patients(task, targets, patients, keys.tolist(), found.draw, seed)
+        except UserError:  # its few patients had to follow other findings: leave out the rarest
+            names.pop()
+    one = np.zeros(len(frame), np.int64)
+    return split_patients(Task("multiclass", ("any",)), one, patients, keys.tolist(), found.draw, seed)

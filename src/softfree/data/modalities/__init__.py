@@ -1,0 +1,1 @@
+"""Images, volumes, slides and bags of tile features: from what was read to the tensor that a model sees."""

@@ -1,0 +1,84 @@
+"""HDF5 files of others: whatever is wrong with one is a ReadError, and attributes become plain values."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from softfree_runtime.core.errors import ReadError
+from softfree_runtime.readers.image import in_one_line
+
+
+class OpenedHDF5:
+    """An open file, whatever goes wrong with it turned into a ReadError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> h5py.File:
+        if not os.path.isfile(self.path):  # never raises, whatever the path
+            raise ReadError(f"{self.path}: no such file; check the path and the folder it is relative to", "missing")
+        try:
+            self.file = h5py.File(self.path, "r")
+        except Exception as error:
+            raise ReadError(f"{self.path}: not readable as HDF5 ({in_one_line(error)}); extract it again") from error
+        return self.file
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
+        self.file.close()
+        if isinstance(error, MemoryError):
+            raise ReadError(f"{self.path}: does not fit in memory; use fewer tiles", "too_large") from error
+        if isinstance(error, Exception) and not isinstance(error, ReadError):  # h5py and numpy raise nearly anything
+            # What numpy says may quote the file; what HDF5 says does not.
+            reason = in_one_line(error) if isinstance(error, OSError | RuntimeError) else type(error).__name__
+            raise ReadError(f"{self.path}: damaged feature file ({reason}); extract it again") from error
+
+
+def plain(value: Any) -> Any:
+    """Return an attribute as text, number, truth or list of these: what JSON would hold."""
+    if isinstance(value, np.ndarray):
+        return plain(value.flat[0]) if value.size == 1 else [plain(one) for one in value.tolist()]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value.item() if isinstance(value, np.generic) and not isinstance(value, np.void) else value
+
+
+def text(value: Any) -> str | None:
+    """Return an attribute as text, None where it is not there."""
+    found = plain(value)
+    return None if found is None else str(found)
+
+
+def lengths(path: Path, name: str, value: Any) -> np.ndarray | None:
+    """Return an attribute that is a length, or one along x and one along y, as float64 (2,); None for none and for 0.
+
+    Raises:
+        ReadError: it is something else.
+    """
+    found = plain(value)
+    try:
+        pair = np.broadcast_to(np.asarray(found, dtype=np.float64), (2,)) if found is not None else np.zeros(2)
+    except (TypeError, ValueError):
+        pair = np.full(2, math.nan)
+    if not (np.isfinite(pair) & (pair >= 0)).all():
+        raise ReadError(f"{path}: the attribute {name} is no length; expected a number above zero")
+    return pair if pair.all() else None
+
+
+def refuse_unwritten(path: Path, dataset: h5py.Dataset) -> None:
+    """Raise ReadError for a dataset of which a part was never written: HDF5 would give zeros for it."""
+    if dataset.is_virtual:
+        folder = path.parent
+        whole = all(one.file_name == "." or (folder / one.file_name).is_file() for one in dataset.virtual_sources())
+    elif dataset.chunks is not None:
+        needed = math.prod(-(-side // chunk) for side, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+        whole = dataset.id.get_num_chunks() >= needed
+    else:
+        whole = bool(dataset.external) or dataset.id.get_storage_size() > 0
+    if not whole:
+        raise ReadError(f"{path}: damaged feature file: a part of it was never written; extract it again")

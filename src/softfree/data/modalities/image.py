@@ -1,0 +1,247 @@
+"""From a picture as it was read to the tensor that a model sees; the same steps in training, prediction and export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from monai.data import get_track_meta, set_track_meta
+from monai.transforms import Compose, RandAdjustContrast, RandAffine, RandFlip, RandRotate90
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+from softfree.training.options import Fit, PresetName
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.readers import read_picture
+from softfree_runtime.readers.image import Picture
+
+CHANNELS = {"radiograph": 1, "photo": 3, "microscopy": 3}
+GRAY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as in JPEG
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The deterministic steps; stored with a run and replayed wherever it is used.
+
+    Attributes:
+        preset: see :class:`softfree.options.PictureOptions`.
+        size: side of the square, pixels.
+        fit: ``pad``, ``stretch``, ``crop`` or ``native``.
+        channels: 1 or 3.
+    """
+
+    kind: ClassVar[str] = "picture"
+
+    preset: PresetName
+    size: int
+    fit: Fit
+    channels: int
+
+    @classmethod
+    def create(cls, preset: PresetName, size: int, fit: Fit, channels: int | None = None) -> Preprocessing:
+        """Fill in the preset's channel count; refuses sizes below 16 pixels."""
+        if size < 16:
+            raise UserError(f"--size {size}: expected at least 16 pixels")
+        return cls(preset, size, fit, channels or CHANNELS[preset])
+
+    def __call__(self, picture: Picture) -> np.ndarray:
+        """Return float32 (C, H, W): mean 0 and deviation about 1; H = W = ``size`` unless ``fit`` is ``native``."""
+        pixels = torch.from_numpy(picture.unit()).permute(2, 0, 1)  # (C, H, W) in [0, 1]
+        pixels = self._standardise(self._resize(_with_channels(pixels, self.channels), picture.growth))
+        return np.ascontiguousarray(self._square(pixels).numpy())
+
+    def load(self, source: str | Picture, frame: int | None = None) -> np.ndarray:
+        """Read one picture, unless it is one already, and prepare it; ReadError for a file that gives none."""
+        return self.load_sized(source, frame)[0]
+
+    def load_sized(self, source: str | Picture, frame: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
+        """The same, and its rows and columns in the file."""
+        picture = source if isinstance(source, Picture) else read_picture(source, frame=frame)
+        return self(picture), picture.pixels.shape[:2]
+
+    def reduced(self, pixels: torch.Tensor, side: int) -> torch.Tensor:
+        """Bring a prepared picture (C, H, W) to another ``side``; one of its own size is stretched."""
+        small = replace(self, size=side, fit="stretch" if self.fit == "native" else self.fit)
+        return small._square(small._resize(pixels, (1.0, 1.0)))
+
+    def augmentation(self) -> Augmentation:
+        """The random changes that go with the preset."""
+        return Augmentation(self)
+
+    def model_arguments(self) -> dict[str, Any]:
+        """What a model must be told of the pictures."""
+        return {"img_size": self.size, "in_chans": self.channels}
+
+    def sample_bytes(self) -> int | None:
+        """Size of a prepared picture; None when sizes differ."""
+        return None if self.fit == "native" else self.channels * self.size**2 * 4
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for a run's configuration."""
+        return asdict(self)
+
+    def in_words(self) -> list[str]:
+        """What is done, one sentence a step, for people."""
+        fits = {
+            "pad": f"scaled to a longest side of {self.size} pixels and padded to a square with the mean",
+            "stretch": f"stretched to {self.size} x {self.size} pixels",
+            "crop": f"scaled to a shortest side of {self.size} pixels and cropped to the centre square",
+            "native": "kept at their own size",
+        }
+        colour = "gray" if self.channels == 1 else "RGB"
+        scale = (
+            "each picture shifted and scaled to mean 0 and deviation 1"
+            if self.preset == "radiograph"
+            else "values shifted and scaled by the mean and deviation of ImageNet"
+        )
+        square = "" if self.fit == "stretch" else "; pixels of unequal sides become square"
+        return [f"Preset {self.preset}: {colour}; {scale}.", f"Pictures {fits[self.fit]}{square}."]
+
+    def target(self, shape: tuple[int, int], growth: tuple[float, float]) -> tuple[int, int]:
+        """Rows and columns that pixels are resized to, before padding and cropping.
+
+        Args:
+            shape: rows and columns of the picture.
+            growth: see :attr:`softfree_runtime.readers.image.Picture.growth`; square pixels come out in one step.
+        """
+        height, width = (side * times for side, times in zip(shape, growth, strict=True))
+        if self.fit == "native":
+            return round(height), round(width)
+        if self.fit == "stretch":
+            return self.size, self.size
+        scale = self.size / (max if self.fit == "pad" else min)(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def _resize(self, pixels: torch.Tensor, growth: tuple[float, float]) -> torch.Tensor:
+        shape = (pixels.shape[-2], pixels.shape[-1])
+        target = self.target(shape, growth)
+        return pixels if target == shape else _scale(pixels, target)
+
+    def _standardise(self, pixels: torch.Tensor) -> torch.Tensor:
+        if self.preset == "radiograph":
+            # Exposure and window differ from film to film; the floor keeps a blank film finite.
+            return (pixels - pixels.mean()) / pixels.std(correction=0).clamp_min(1e-3)
+        mean, deviation = _colour_statistics(self.channels)
+        return (pixels - mean) / deviation
+
+    def _square(self, pixels: torch.Tensor) -> torch.Tensor:
+        if self.fit in ("native", "stretch"):
+            return pixels
+        # Pads with 0, the mean; crops where the picture is larger.
+        return v2.functional.center_crop(pixels, [self.size, self.size])
+
+
+class Augmentation:
+    """Random changes of a prepared picture, a pure function of the picture and a seed.
+
+    Args:
+        preprocessing: what the picture went through; its preset decides the changes.
+    """
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self.preprocessing = preprocessing
+
+    def __call__(self, pixels: torch.Tensor, seed: int) -> torch.Tensor:
+        """Change ``pixels`` (C, H, W), equal seeds giving equal results in any process and order."""
+        self._geometry.set_random_state(seed=seed)
+        with plain_tensors(), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self._colour(self._geometry(pixels))
+
+    def in_words(self) -> str:
+        """What is changed, for people."""
+        return {
+            "radiograph": "left-right flips, rotation by up to 10 degrees, shift by 5 %, scale by 10 %, contrast",
+            "photo": "left-right flips, rotation by up to 30 degrees, shift by 10 %, scale by 20 %, colour",
+            "microscopy": "flips, quarter turns, rotation by up to 45 degrees, shift by 5 %, scale by 10 %, colour",
+        }[self.preprocessing.preset]
+
+    @cached_property
+    def _geometry(self) -> Compose:
+        size = self.preprocessing.size
+        native = self.preprocessing.fit == "native"
+
+        def affine(degrees: float, shift: float, scale: float) -> RandAffine:
+            return RandAffine(
+                prob=0.9,
+                rotate_range=np.deg2rad(degrees),
+                # MONAI takes pixels; without a common size there is no common shift.
+                translate_range=None if native else shift * size,
+                scale_range=scale,
+                padding_mode="zeros" if self.preprocessing.fit == "pad" else "reflection",
+            )
+
+        return {
+            "radiograph": lambda: Compose(
+                [
+                    RandFlip(prob=0.5, spatial_axis=1),
+                    affine(10, 0.05, 0.1),
+                    RandAdjustContrast(prob=0.5, gamma=(0.7, 1.4)),
+                ]
+            ),
+            "photo": lambda: Compose([RandFlip(prob=0.5, spatial_axis=1), affine(30, 0.1, 0.2)]),
+            "microscopy": lambda: Compose(
+                [
+                    RandFlip(prob=0.5, spatial_axis=1),
+                    RandRotate90(prob=0.75, max_k=3),
+                    affine(45, 0.05, 0.1),
+                ]
+            ),
+        }[self.preprocessing.preset]()
+
+    @cached_property
+    def _colour(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        if self.preprocessing.preset == "radiograph" or self.preprocessing.channels != 3:
+            return lambda pixels: pixels
+        jitter = v2.ColorJitter(brightness=0.15, contrast=0.15, saturation=0.15)
+        mean, deviation = _colour_statistics(3)
+
+        def change(pixels: torch.Tensor) -> torch.Tensor:
+            unit = (pixels * deviation + mean).clamp(0, 1)
+            return (jitter(unit) - mean) / deviation
+
+        return change
+
+
+@contextmanager
+def plain_tensors() -> Iterator[None]:
+    """Without MONAI's record of what was done to a tensor, which takes longer than the doing."""
+    tracked = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(tracked)
+
+
+def resize(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Scale an array (H, W, C) of floats to a square."""
+    scaled = _scale(torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1), (side, side))
+    return scaled.permute(1, 2, 0).contiguous().numpy()
+
+
+def _scale(pixels: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Bilinear, averaging over what a smaller pixel covers; (C, H, W)."""
+    return F.interpolate(pixels[None], shape, mode="bilinear", antialias=True)[0]
+
+
+def _with_channels(pixels: torch.Tensor, channels: int) -> torch.Tensor:
+    if pixels.shape[0] == channels:
+        return pixels
+    if channels == 1:
+        return (pixels * pixels.new_tensor(GRAY)[:, None, None]).sum(0, keepdim=True)
+    return pixels.expand(channels, -1, -1)
+
+
+def _colour_statistics(channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation (C, 1, 1) of ImageNet; of its gray version for one channel."""
+    mean, deviation = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
+    if channels == 1:
+        mean, deviation = mean.mean(0, keepdim=True), deviation.mean(0, keepdim=True)
+    return mean[:, None, None], deviation[:, None, None]

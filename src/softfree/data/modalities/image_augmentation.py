@@ -1,0 +1,94 @@
+"""timm's augmentation of photographs: random crops of the whole picture, a policy such as RandAugment, erasing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import create_transform
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from softfree.data.modalities.image import Preprocessing
+from softfree_runtime.core.errors import UserError
+
+
+class PolicyAugmentation:
+    """Random changes as ImageNet's recipes have them (Touvron et al. 2021, DeiT), a pure function of picture and seed.
+
+    It begins with the whole picture, at its own size: see :func:`whole`.
+
+    Args:
+        preprocessing: of the pictures in evaluation; the result has their size, mean and deviation.
+        policy: timm's name, such as "rand-m9-mstd0.5-inc1", "augmix-m5-w4-d2" or "original".
+        erasing: probability that a rectangle is erased.
+
+    Raises:
+        UserError: a policy that timm does not know, or pictures without colour.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, policy: str, erasing: float) -> None:
+        if preprocessing.preset == "radiograph" or preprocessing.channels != 3:
+            raise UserError("--policy is for colour: use it with --preset photo or microscopy and 3 channels")
+        self.preprocessing, self.policy, self.erasing = preprocessing, policy, erasing
+        try:
+            _ = self._change
+        except (AssertionError, KeyError, ValueError):
+            raise UserError(
+                f"--policy {policy}: timm knows no such policy; expected one such as rand-m9-mstd0.5-inc1"
+            ) from None
+
+    def __call__(self, pixels: torch.Tensor, seed: int) -> torch.Tensor:
+        """Change a whole picture (3, any H, any W) into (3, size, size), equal seeds giving equal results."""
+        mean, deviation = _statistics()
+        unit = (pixels * deviation + mean).clamp(0, 1)
+        image = Image.fromarray((unit * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+        with _seeded(seed):
+            return self._change(image)
+
+    def in_words(self) -> str:
+        """What is changed, for people."""
+        return f"random crops of 8 to 100 % of the picture, left-right flips, {self.policy}, erasing {self.erasing:g}"
+
+    @cached_property
+    def _change(self) -> Any:
+        return create_transform(
+            self.preprocessing.size,
+            is_training=True,
+            auto_augment=self.policy,
+            re_prob=self.erasing,
+            re_mode="pixel",
+            interpolation="bicubic",
+        )
+
+
+def whole(preprocessing: Preprocessing) -> Preprocessing:
+    """The same steps without bringing the picture to a size."""
+    return replace(preprocessing, fit="native")
+
+
+def _statistics() -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation (3, 1, 1) that the steps have used, and that timm uses again."""
+    mean, deviation = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
+    return mean[:, None, None], deviation[:, None, None]
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the three generators that timm draws from, and leave them as they were."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002

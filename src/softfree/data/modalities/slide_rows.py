@@ -1,0 +1,96 @@
+"""Slides of any size, read band by band."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softfree.data.modalities.slide import Region, SlidePreprocessing, normalise
+from softfree.data.slide_readers.slide import Slide
+from softfree_runtime.core.errors import ReadError
+
+_HELD = 64 * 2**20  # bytes of pixels that are read at once: tiles are decoded whole, so that thin bands cost much
+
+
+class SlideRows:
+    """Rows of a whole slide, or of a region of it, at one resolution; see :class:`softfree.streaming.Rows`.
+
+    It may be pickled: the other process opens the file anew.
+
+    Args:
+        slide: An open slide.
+        mpp: Micrometres per pixel that are wanted.
+        prepare: From uint8 rows (3, n, W) to what a model takes, each pixel by itself.
+        region: Default: the whole slide.
+    """
+
+    def __init__(
+        self, slide: Slide, mpp: float, prepare: Callable[[Tensor], Tensor], region: Region | None = None
+    ) -> None:
+        self.slide, self.mpp, self.prepare = slide, mpp, prepare
+        if region is None:
+            width, height = (max(1, round(side * 1000 / mpp)) for side in slide.size_mm)
+            region = Region(0.0, 0.0, width, height)
+        self.region = region
+        self.shape = (3, region.height, region.width)
+        self._first, self._held = 0, np.empty((0, region.width, 3), np.uint8)
+
+    def read(self, top: int, bottom: int) -> Tensor:
+        """Give the rows from ``top`` up to ``bottom``, as a model takes them.
+
+        Raises:
+            ReadError: pixels that cannot be decoded.
+        """
+        if top < self._first or bottom > self._first + len(self._held):
+            end = min(max(bottom, top + _HELD // (3 * self.region.width)), self.region.height)
+            self._first, self._held = top, self._pixels(top, end)
+        rows = self._held[top - self._first : bottom - self._first]
+        return self.prepare(torch.from_numpy(rows).permute(2, 0, 1))
+
+    def __enter__(self) -> SlideRows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.slide.close()
+
+    def _pixels(self, top: int, bottom: int) -> np.ndarray:
+        from_top = self.region.top + top * self.mpp / 1000
+        return self.slide.read(self.region.left, from_top, self.region.width, bottom - top, self.mpp)
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return SlideRows, (self.slide, self.mpp, self.prepare, self.region)
+
+
+def open_rows(steps: SlidePreprocessing, source: str, frame: int | None = None) -> SlideRows:
+    """Open a slide of any size; its rows are those of ``steps.load``, up to the rounding of a place.
+
+    Raises:
+        ReadError: as of ``steps.load``, but for ``too_large``.
+    """
+    slide = steps.open(source, frame)
+    try:
+        return SlideRows(slide, steps.mpp, _prepared, steps.region(slide))
+    except ReadError:
+        slide.close()
+        raise
+
+
+def load_or_open(steps: SlidePreprocessing, source: str, frame: int | None = None) -> Tensor | SlideRows:
+    """Read a slide, or open one that is too long to be read at once.
+
+    Raises:
+        ReadError: no slide, or no tissue.
+    """
+    try:
+        return torch.from_numpy(steps.load(source, frame))
+    except ReadError as error:
+        if error.status != "too_large":
+            raise
+        return open_rows(steps, source, frame)
+
+
+def _prepared(pixels: Tensor) -> Tensor:
+    return torch.from_numpy(normalise(pixels.permute(1, 2, 0).numpy()))

@@ -1,0 +1,233 @@
+"""From a volume as it was read to the tensor that a model sees; the same steps in training, prediction and export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from monai.data import MetaTensor, get_track_meta, set_track_meta
+from monai.transforms import (
+    Compose,
+    NormalizeIntensity,
+    ResizeWithPadOrCrop,
+    ScaleIntensityRange,
+    ScaleIntensityRangePercentiles,
+    Spacing,
+    SpatialResample,
+)
+from scipy.ndimage import gaussian_filter
+
+from softfree.data.modalities.volume_augmentation import VolumeAugmentation
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.readers.quiet import quiet
+from softfree_runtime.readers.volume import Volume
+from softfree_runtime.sources.channel_rules import ChannelRules
+from softfree_runtime.sources.volume_files import volume_of
+
+Modality = Literal["mr", "ct"]
+PERCENTILES = (0.5, 99.5)
+HOUNSFIELD = (-1000.0, 1000.0)
+
+
+@dataclass(frozen=True)
+class VolumePreprocessing:
+    """The deterministic steps; stored with a run and replayed wherever it is used.
+
+    Attributes:
+        preset: ``mr`` (each channel clipped to its percentiles, then to mean 0 and deviation 1) or ``ct`` (a window of
+            Hounsfield units becomes -1 to 1).
+        shape: voxels: slices, rows, columns.
+        spacing: millimetres between slices, rows, columns; None keeps each file's own.
+        channels: number of channels.
+        rules: what makes channels of the series of a study, parsed by
+            :mod:`softfree_runtime.sources.channel_rules`; None for a single volume.
+        window: lowest and highest value of ``ct``.
+    """
+
+    kind: ClassVar[str] = "volume"
+
+    preset: Modality
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float] | None = None
+    channels: int = 1
+    rules: dict[str, Any] | None = field(default=None, hash=False)
+    window: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        # A configuration file has lists.
+        for name in ("shape", "spacing", "window"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, tuple(value))
+
+    @classmethod
+    def create(
+        cls,
+        preset: Modality,
+        shape: Sequence[int],
+        spacing: Sequence[float] | None = None,
+        channels: int | None = None,
+        rules: dict[str, Any] | None = None,
+        window: Sequence[float] | None = None,
+    ) -> VolumePreprocessing:
+        """Fill in the channels of the rules and the window of ``ct``; refuses what cannot work with a UserError."""
+        if preset not in ("mr", "ct"):
+            raise UserError(f"--modality {preset}: expected mr or ct")
+        if len(shape) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
+            raise UserError(f"--shape {list(shape)}: expected three whole numbers above 0: slices, rows, columns")
+        if spacing is not None and (len(spacing) != 3 or not all(0 < step < np.inf for step in spacing)):
+            raise UserError(f"--spacing {list(spacing)}: expected three lengths in mm: between slices, rows, columns")
+        if window is not None and preset != "ct":
+            raise UserError("--window is for --modality ct; leave it out, or choose ct")
+        if window is not None and (len(window) != 2 or not -np.inf < window[0] < window[1] < np.inf):
+            raise UserError(f"--window {list(window)}: expected the lowest and the highest value, in this order")
+        made = 1 if rules is None else len(ChannelRules.parse(rules).channels)
+        if channels not in (None, made) and rules is not None:
+            raise UserError(f"{channels} channels were asked for; the rules of --series make {made}")
+        low_high = None if preset == "mr" else tuple(float(value) for value in window or HOUNSFIELD)
+        steps = None if spacing is None else tuple(float(step) for step in spacing)
+        return cls(preset, tuple(shape), steps, channels or made, rules, low_high)  # type: ignore[arg-type]
+
+    def __call__(self, volume: Volume) -> np.ndarray:
+        """Return float32 (C, D, H, W) of ``shape``: slices to the head, rows to the front, columns to the right."""
+        with quiet(), _tracked():
+            values = self._smooth(np.asarray(self._intensity(volume.to_float32())), volume.spacing)
+            placed: MetaTensor = self._grid(MetaTensor(values, affine=_straight(volume)))
+            return np.ascontiguousarray(placed.as_tensor().numpy(), dtype=np.float32)
+
+    def load(self, source: str | Volume, frame: int | None = None) -> np.ndarray:
+        """Read one volume, unless it is one already, and prepare it.
+
+        Raises:
+            ReadError: a source that gives no volume, or one of other channels.
+        """
+        return self.load_sized(source, frame)[0]
+
+    def load_sized(self, source: str | Volume, frame: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
+        """The same, and its slices, rows and columns in the file."""
+        volume = volume_of(source, frame, self._channel_rules, self.channels)
+        return self(volume), volume.voxels.shape[1:]
+
+    def to_source_grid(self, values: np.ndarray, volume: Volume) -> np.ndarray:
+        """Bring values on the prepared grid back to a volume's own voxels, linearly, 0 where the model saw nothing.
+
+        Args:
+            values: ``(D', H', W')``, such as a map of relevance, on the grid of ``shape``.
+            volume: the volume that was prepared.
+
+        Returns:
+            float32 (D, H, W) on the grid of ``volume.voxels``.
+        """
+        with quiet(), _tracked():
+            prepared = MetaTensor(np.asarray(values, dtype=np.float32)[None], affine=self._own_affine(volume))
+            back = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=np.float32)
+            found: Any = back(prepared, dst_affine=_straight(volume), spatial_size=volume.voxels.shape[1:])
+            return np.ascontiguousarray(found.as_tensor()[0].numpy())
+
+    def affine(self, volume: Volume) -> torch.Tensor:
+        """Float64 (4, 4) from a voxel of the prepared grid to millimetres RAS+; nothing is resampled for it."""
+        to_ras = torch.from_numpy(volume.affine) @ _straight(volume).inverse()
+        return to_ras @ self._own_affine(volume)
+
+    def _own_affine(self, volume: Volume) -> torch.Tensor:
+        """The same to millimetres along the volume's own axes."""
+        with quiet(), _tracked():
+            empty = torch.zeros(1, 1, 1, 1).expand(1, *volume.voxels.shape[1:])
+            placed = self._grid(MetaTensor(empty, affine=_straight(volume)), lazy=True)
+            return torch.as_tensor(placed.peek_pending_affine())
+
+    def augmentation(self) -> VolumeAugmentation:
+        """The random changes that go with the preset."""
+        return VolumeAugmentation(self.preset, self.shape, self.spacing)
+
+    def model_arguments(self) -> dict[str, Any]:
+        """What a model must be told of the volumes."""
+        return {"img_size": list(self.shape), "in_chans": self.channels, "spacing": list(self.spacing or (1.0,) * 3)}
+
+    def sample_bytes(self) -> int:
+        """Size of a prepared volume."""
+        return 4 * self.channels * int(np.prod(self.shape))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for a run's configuration."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def in_words(self) -> list[str]:
+        """What is done, one sentence a step, for people."""
+        low, high = self.window or HOUNSFIELD
+        scale = (
+            "each channel clipped to its {:g} and {:g} percentiles, then to mean 0 and deviation 1".format(*PERCENTILES)
+            if self.preset == "mr"
+            else f"values from {low:g} to {high:g} scaled to -1 to 1, others clipped"
+        )
+        spacing = (
+            "Each volume keeps its own spacing."
+            if self.spacing is None
+            else f"Resampled to {_times(self.spacing)} mm between slices, rows and columns."
+        )
+        rules = self._channel_rules
+        return [
+            f"Preset {self.preset}: {scale}.",
+            *([f"Channels: {', '.join(rules.in_words())}."] if rules else []),
+            "Axes turned: slices from the feet to the head, rows from back to front, columns from left to right.",
+            spacing,
+            f"Cropped or padded about the centre to {_times(self.shape)} voxels.",
+        ]
+
+    @cached_property
+    def _channel_rules(self) -> ChannelRules | None:
+        return None if self.rules is None else ChannelRules.parse(self.rules)
+
+    @cached_property
+    def _intensity(self) -> Compose:
+        if self.preset == "ct":
+            low, high = self.window or HOUNSFIELD
+            return Compose([ScaleIntensityRange(low, high, -1.0, 1.0, clip=True)])
+        return Compose(
+            [
+                ScaleIntensityRangePercentiles(*PERCENTILES, 0.0, 1.0, clip=True, channel_wise=True),
+                NormalizeIntensity(channel_wise=True),
+            ]
+        )
+
+    @cached_property
+    def _grid(self) -> Compose:
+        # Pads with the mean of mr, with the air of ct.
+        fit = ResizeWithPadOrCrop(self.shape, mode="constant", value=0.0 if self.preset == "mr" else -1.0)
+        resample = [] if self.spacing is None else [Spacing(self.spacing, mode="bilinear", dtype=np.float32)]
+        return Compose([*resample, fit])
+
+    def _smooth(self, values: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+        """Take out of ``(C, D, H, W)`` what a coarser grid cannot hold, by the Gaussian of scikit-image's resize."""
+        if self.spacing is None:
+            return values
+        sigmas = np.clip((np.divide(self.spacing, spacing) - 1) / 2, 0, values.shape[1:])  # wider is all the same
+        return gaussian_filter(values, (0, *sigmas), mode="nearest") if sigmas.any() else values
+
+
+def _straight(volume: Volume) -> torch.Tensor:
+    """Float64 (4, 4) from a voxel to millimetres along the volume's own axes.
+
+    All is placed on these. With an oblique affine it would depend on the last digit of a header's numbers whether MONAI
+    keeps the first voxel where it is, as it does here, or the centre.
+    """
+    return torch.diag(torch.tensor([*volume.spacing, 1.0], dtype=torch.float64))
+
+
+def _times(numbers: Sequence[float]) -> str:
+    return " x ".join(f"{number:g}" for number in numbers)
+
+
+@contextmanager
+def _tracked() -> Iterator[None]:
+    """With MONAI's record of the affine, which a program may have switched off for speed."""
+    before = get_track_meta()
+    set_track_meta(True)
+    try:
+        yield
+    finally:
+        set_track_meta(before)

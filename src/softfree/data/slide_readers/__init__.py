@@ -1,0 +1,1 @@
+"""Whole slides read level by level and tile by tile."""

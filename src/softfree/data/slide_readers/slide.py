@@ -1,0 +1,278 @@
+"""Whole slides, asked for in millimetres and micrometres per pixel, never in levels.
+
+OpenSlide reads them where it can. It reads DICOM slides too, pixel for pixel as wsidicom does,
+so that wsidicom has the series that OpenSlide refuses; tifffile has OME-TIFF, whose pyramid OpenSlide does not find.
+Colour profiles are not applied.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+from openslide import OpenSlide, OpenSlideError
+from PIL import Image
+
+from softfree.data.slide_readers.dicom import DicomPyramid
+from softfree.data.slide_readers.openslide import OpenSlidePyramid
+from softfree.data.slide_readers.pyramid import Pair, Pyramid, plausible
+from softfree.data.slide_readers.tiff import TiffPyramid
+from softfree.data.slide_readers.tiff_metadata import MAGIC, PLAIN, TiffFacts, read_facts
+from softfree_runtime.core.errors import ReadError
+from softfree_runtime.readers import file_head
+from softfree_runtime.readers.image import in_one_line
+
+_SIDE = 4096  # pixels of a level that are held at once, along each side
+_FINER = 1.5  # how much finer than the finest level may be asked for: scanners differ, 20x is not 40x
+_ROUNDED = 2.0  # pixels by which a level's sides may be off the slide's proportions, and a part of them
+_OFF = 0.02
+_LONGEST = 500.0  # mm; the largest slides have 200
+_SAME = 0.01  # a level whose resolution is this near to the one asked for serves it
+
+
+class Slide:
+    """A slide that is open for reading. It may be pickled: the other process opens the file anew.
+
+    Args:
+        path: the file, for messages and for opening it again.
+        pyramid: its levels.
+        mpp: micrometres per pixel of level 0 that hold instead of the file's own, or None.
+
+    Attributes:
+        mpp: micrometres per pixel (x, y) of the finest level.
+        size: (width, height) of the finest level in pixels.
+        corrections: what the reader assumed or corrected because the file contradicts itself or its standard, in words;
+            ``softfree check`` lists them. Empty for a sound file.
+
+    Raises:
+        ReadError: status ``no_resolution`` when neither the file nor the caller gives one that can be.
+    """
+
+    def __init__(self, path: Path, pyramid: Pyramid, mpp: Pair | None = None) -> None:
+        if mpp is None and pyramid.mpp is None:
+            raise ReadError(
+                f"{path}: the file does not say its micrometres per pixel, or not those of a slide; add a column mpp"
+                " with them to the table",
+                "no_resolution",
+            )
+        if not pyramid.sizes or min(pyramid.sizes[0]) < 1:
+            raise ReadError(f"{path}: damaged slide: its finest level has no pixels")
+        self.path, self._pyramid, self._given = path, pyramid, mpp
+        self.mpp: Pair = mpp or pyramid.mpp  # type: ignore[assignment]
+        self.size: tuple[int, int] = pyramid.sizes[0]
+        if max(self.size_mm) > _LONGEST:
+            size = "{:.0f} x {:.0f} mm".format(*self.size_mm)
+            whose = "the file's micrometres per pixel" if mpp is None else "the mpp that was given"
+            raise ReadError(
+                f"{path}: {size} by {whose}, more than any slide has; put the right one into the table's column mpp",
+                "no_resolution",
+            )
+        fitting = {n: down for n, size in enumerate(pyramid.sizes) if (down := _downsample(self.size, size))}
+        self._levels = tuple(fitting)
+        self._downsamples = tuple(fitting.values())
+        left_out = ("levels of other proportions than the slide, left out",)
+        self.corrections = (*pyramid.corrections, *(left_out if len(fitting) < len(pyramid.sizes) else ()))
+
+    @property
+    def size_mm(self) -> Pair:
+        """Width and height in millimetres."""
+        return self.size[0] * self.mpp[0] / 1000, self.size[1] * self.mpp[1] / 1000
+
+    @property
+    def levels(self) -> int:
+        """Number of resolutions that the file has."""
+        return len(self._levels)
+
+    def read(self, x_mm: float, y_mm: float, width_px: int, height_px: int, mpp: float) -> np.ndarray:
+        """Read a region at any resolution, from the coarsest level that is fine enough.
+
+        Pixels are resampled with weights that fall linearly over twice what a pixel covers (bilinear with
+        antialiasing). What lies outside the slide or is transparent is white.
+
+        Args:
+            x_mm: left edge, millimetres from the left edge of the slide.
+            y_mm: upper edge.
+            width_px: columns of the result.
+            height_px: rows of the result.
+            mpp: micrometres per pixel of the result, along both axes.
+
+        Returns:
+            uint8 (height_px, width_px, 3).
+
+        Raises:
+            ReadError: pixels that cannot be decoded.
+        """
+        scale = mpp / self.mpp[0], mpp / self.mpp[1]
+        level = self._level(scale)
+        down = self._downsamples[level]
+        step = scale[0] / down[0], scale[1] / down[1]  # pixels of the level for one of the result
+        left, top = x_mm * 1000 / self.mpp[0] / down[0], y_mm * 1000 / self.mpp[1] / down[1]
+        out = np.empty((height_px, width_px, 3), np.uint8)
+        across, along = (max(1, int(_SIDE / one)) for one in step)
+        for y in range(0, height_px, along):
+            for x in range(0, width_px, across):
+                part = out[y : y + along, x : x + across]
+                part[:] = np.asarray(
+                    self._resample(level, (left + x * step[0], top + y * step[1]), step, part.shape[:2])
+                )
+        return out
+
+    def refuse_finer(self, mpp: float) -> None:
+        """Raise ReadError, status ``too_coarse``, when ``mpp`` asks for detail that the slide does not have."""
+        finest = max(self.mpp)
+        if mpp * _FINER < finest:
+            raise ReadError(
+                f"{self.path}: its finest level has {finest:.3g} um a pixel, {mpp:g} um was asked for, which would"
+                f" only blow it up; use --mpp {finest:.2g}, or leave the slide out",
+                "too_coarse",
+            )
+
+    def thumbnail(self, mpp: float) -> np.ndarray:
+        """Read the whole slide, uint8 (H, W, 3)."""
+        width, height = (max(1, math.ceil(side * 1000 / mpp - 1e-6)) for side in self.size_mm)
+        return self.read(0, 0, width, height, mpp)
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._pyramid.close()
+
+    def __enter__(self) -> Slide:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[object, tuple[Path, Pair | None]]:
+        return open_slide, (self.path, self._given)
+
+    def _level(self, scale: Pair) -> int:
+        """Return the index into the levels that fit."""
+        fine = [
+            n for n, down in enumerate(self._downsamples) if max(down[0] / scale[0], down[1] / scale[1]) <= 1 + _SAME
+        ]
+        return max(fine, key=lambda n: self._downsamples[n][0], default=0)
+
+    def _resample(self, level: int, corner: Pair, step: Pair, shape: tuple[int, int]) -> Image.Image:
+        """Resample what starts at ``corner`` of a level, in its pixels, to ``shape`` (rows, columns)."""
+        ends = [start + count * one for start, count, one in zip(corner, shape[::-1], step, strict=True)]
+        around = [math.ceil(one) + 2 for one in step]  # what the weights of the outermost pixels reach
+        x, y = (math.floor(start) - more for start, more in zip(corner, around, strict=True))
+        right, bottom = (math.ceil(end) + more for end, more in zip(ends, around, strict=True))
+        pixels, shift = self._window(level, x, y, right - x, bottom - y)
+        box = corner[0] - x - shift[0], corner[1] - y - shift[1], ends[0] - x - shift[0], ends[1] - y - shift[1]
+        whole = Image.fromarray(pixels)
+        if max(abs(one - 1) for one in step) < 1e-6 and max(abs(edge - round(edge)) for edge in box) < 1e-3:
+            return whole.crop(tuple(round(edge) for edge in box))  # type: ignore[arg-type]
+        return whole.resize(shape[::-1], Image.Resampling.BILINEAR, box=box)
+
+    def _window(self, level: int, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, Pair]:
+        """Read (height, width, 3) of a level, white where it reaches beyond, and the region's shift."""
+        number = self._levels[level]
+        size = self._pyramid.sizes[number]
+        x0, y0, x1, y1 = max(0, x), max(0, y), min(size[0], x + width), min(size[1], y + height)
+        out = np.full((height, width, 3), 255, np.uint8)
+        if x1 <= x0 or y1 <= y0:
+            return out, (0.0, 0.0)
+        try:
+            inside, shift = self._pyramid.region(number, x0, y0, x1 - x0, y1 - y0)
+        except MemoryError as error:
+            raise ReadError(f"{self.path}: does not fit in memory; ask for a coarser mpp", "too_large") from error
+        except Exception as error:  # the libraries raise nearly anything on damaged tiles
+            raise ReadError(f"{self.path}: damaged pixels of the slide: {in_one_line(error)}", "corrupt") from error
+        out[y0 - y : y1 - y, x0 - x : x1 - x] = inside
+        return out, shift
+
+
+def _downsample(whole: tuple[int, int], level: tuple[int, int]) -> Pair | None:
+    """Return how many pixels of the slide (x, y) are one of a level; None for a level that is not of the slide."""
+    if min(level) < 1:
+        return None
+    down = whole[0] / level[0], whole[1] / level[1]
+    allowed = _OFF + _ROUNDED / min(level)
+    return down if max(down) / min(down) <= 1 + allowed and min(down) > 1 - allowed else None
+
+
+def open_slide(path: str | Path, mpp: float | Pair | None = None) -> Slide:
+    """Open a slide: what OpenSlide reads, a DICOM file or the folder of its series, or a pyramidal TIFF.
+
+    Args:
+        path: the file or folder.
+        mpp: micrometres per pixel of the finest level, or (x, y), that hold instead of the file's own.
+
+    Raises:
+        ReadError: no slide; with status ``no_resolution`` when nobody says how large its pixels are.
+    """
+    path = Path(path)
+    given = None if mpp is None else plausible(*(mpp if isinstance(mpp, tuple) else (mpp, mpp)))
+    if mpp is not None and given is None:
+        raise ReadError(
+            f"{path}: mpp {mpp} cannot be a slide's; expected micrometres per pixel, such as 0.25", "unsupported"
+        )
+    head = b"" if os.path.isdir(path) else file_head(path)
+    try:
+        pyramid = _pyramid(path, head)
+    except ReadError:
+        raise
+    except MemoryError as error:
+        raise ReadError(f"{path}: does not fit in memory; save it in smaller tiles", "too_large") from error
+    except Exception as error:  # the libraries raise nearly anything on damaged headers
+        raise ReadError(f"{path}: not readable as a slide: {in_one_line(error)}", "corrupt") from error
+    return Slide(path, pyramid, given)
+
+
+def _pyramid(path: Path, head: bytes) -> Pyramid:
+    if os.path.isdir(path):
+        return DicomPyramid(path)
+    vendor = OpenSlide.detect_format(str(path))
+    if vendor == "dicom":
+        try:
+            return OpenSlidePyramid(path)
+        except OpenSlideError:
+            return DicomPyramid(path)
+    if head[128:132] == b"DICM":  # which may begin like a TIFF
+        return DicomPyramid(path)
+    if head.startswith(MAGIC):
+        return _tiff(path, vendor)
+    if vendor is not None:
+        return OpenSlidePyramid(path)
+    raise ReadError(f"{path}: not a slide that softfree reads: SVS, NDPI, MRXS, DICOM, tiled TIFF, ...", "unsupported")
+
+
+def _tiff(path: Path, vendor: str | None) -> Pyramid:
+    """Open a TIFF with OpenSlide where that reads it rightly, else as it lies in the file."""
+    facts = read_facts(path, vendor)
+    pyramid = _reader_of_tiff(path, vendor, facts)
+    if facts is not None and vendor in (None, *PLAIN):
+        pyramid.corrections += facts.corrections
+    return pyramid
+
+
+def _reader_of_tiff(path: Path, vendor: str | None, facts: TiffFacts | None) -> Pyramid:
+    if vendor is None or (vendor == "generic-tiff" and facts is not None and (facts.is_ome or not facts.plain)):
+        return TiffPyramid(path)
+    try:
+        pyramid = OpenSlidePyramid(path)
+    except OpenSlideError:
+        if vendor not in PLAIN:
+            raise
+        return TiffPyramid(path)  # another codec
+    if vendor == "generic-tiff" and facts is not None and math.prod(facts.size) > math.prod(pyramid.sizes[0]):
+        pyramid.close()
+        return TiffPyramid(path)  # the first page is not its finest level, but a thumbnail
+    return _checked_jpeg(path, pyramid) if vendor in PLAIN and facts is not None and facts.whole_jpeg else pyramid
+
+
+def _checked_jpeg(path: Path, pyramid: OpenSlidePyramid) -> Pyramid:
+    """Return the same levels by a decoder that finds damaged JPEG, which OpenSlide fills with gray without a word."""
+    try:
+        own = TiffPyramid(path)
+    except ReadError:
+        return pyramid
+    if own.sizes != pyramid.sizes:
+        own.close()
+        return pyramid
+    own.mpp, own.corrections = pyramid.mpp, pyramid.corrections
+    pyramid.close()
+    return own

@@ -1,0 +1,212 @@
+"""What is measured: every number of a task, with its value and its form over resamples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from softfree.evaluation import vectorized_metrics as weighted
+from softfree.evaluation.bootstrap import Statistic
+from softfree.evaluation.calibration import ece, ece_by_chance
+from softfree.evaluation.scores import Scores, gap, obstacle
+from softfree.evaluation.thresholds import DEFAULT
+from softfree_runtime.core.errors import UserError
+
+Family = Literal["auroc", "proportion", "ece", "other"]
+BALANCED = {"binary": ("sensitivity", "specificity"), "multiclass": ("sensitivity",)}
+"""What balanced accuracy is the mean of, for each class; the finding of a multilabel task is as a binary one."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One number to be measured.
+
+    Attributes:
+        value: over all samples; NaN when it has none, and ``reason`` says why.
+        family: which interval suits it.
+        rows: boolean ``(n,)``, the samples it is taken over.
+        n_positive: positives among them; None where no single class is meant.
+        k: the class it is about; None where it is about several.
+        statistic: its form over resamples of all samples; None for a mean of others.
+        parts: names of the quantities that it is the mean of.
+        note: how it is defined, in words.
+        reason: why it has no value, or what is missing from it.
+    """
+
+    value: float
+    family: Family
+    rows: np.ndarray
+    n_positive: int | None = None
+    k: int | None = None
+    statistic: Statistic | None = None
+    parts: tuple[str, ...] = ()
+    note: str = ""
+    reason: str | None = None
+
+
+def quantities(scores: Scores, thresholds: Mapping[str, float] | None = None) -> dict[str, Quantity]:
+    """List all quantities of the scores' task by name; one of a single class is called ``<statistic>/<class>``.
+
+    Args:
+        scores: what was predicted and what is true.
+        thresholds: class name to the probability from which it is called present, for binary and multilabel tasks;
+            0.5 when None.
+
+    Raises:
+        UserError: a class has no threshold.
+    """
+    task, calls = scores.task, called(scores, thresholds)
+    names = [task.classes[k] for k in task.scored]
+    found: dict[str, Quantity] = {}
+    for k, name in zip(task.scored, names, strict=True):
+        at = "" if task.kind == "multiclass" else f"at probability {threshold_of(name, thresholds):.3g} and above"
+        found |= {f"{statistic}/{name}": q for statistic, q in _against_rest(scores, k, calls[:, k], at).items()}
+    if task.kind == "binary":
+        per_class = ("sensitivity", "specificity")
+        found = {key if key.startswith(per_class) else key.partition("/")[0]: q for key, q in found.items()}
+    else:
+        if task.kind == "multiclass":
+            found |= _of_multiclass(scores, calls)
+        for statistic in ("auroc", "average_precision", "accuracy", "brier", "ece"):
+            if statistic not in found:
+                found[statistic] = _average(found, {name: [f"{statistic}/{name}"] for name in names})
+    sides = BALANCED.get(task.kind, BALANCED["binary"])
+    balanced = _average(found, {name: [f"{side}/{name}" for side in sides] for name in names})
+    found["balanced_accuracy"] = replace(balanced, n_positive=found["accuracy"].n_positive)
+    return found
+
+
+def aurocs(scores: Scores) -> dict[str, Quantity]:
+    """List the AUROC alone, and of several scored classes those that it is the mean of, as :func:`quantities` does."""
+    task = scores.task
+    found = {f"auroc/{task.classes[k]}": _auroc(scores, k) for k in task.scored}
+    if task.kind == "binary":
+        return {"auroc": found.popitem()[1]}
+    return found | {"auroc": _average(found, {name.partition("/")[2]: [name] for name in found})}
+
+
+def called(scores: Scores, thresholds: Mapping[str, float] | None) -> np.ndarray:
+    """Call classes present, boolean ``(n, K)``: by threshold, or the likeliest one of a multiclass task.
+
+    Raises:
+        UserError: a class has no threshold.
+    """
+    task, p = scores.task, scores.probabilities
+    if task.kind == "multiclass":
+        return np.nan_to_num(p).argmax(1)[:, None] == np.arange(p.shape[1])
+    present = p[:, task.scored] >= [threshold_of(task.classes[k], thresholds) for k in task.scored]
+    return present if task.kind == "multilabel" else np.hstack([~present, present])
+
+
+def threshold_of(name: str, thresholds: Mapping[str, float] | None) -> float:
+    """Look up the threshold of a class; 0.5 when none were chosen at all.
+
+    Raises:
+        UserError: thresholds were chosen, but not for this class.
+    """
+    if thresholds is None:
+        return DEFAULT
+    if name not in thresholds:
+        raise UserError(f"no threshold for {name!r}; got thresholds for {sorted(thresholds)}: choose them on the "
+                        "validation samples of this task")  # fmt: skip
+    return thresholds[name]
+
+
+def _against_rest(scores: Scores, k: int, call: np.ndarray, at: str) -> dict[str, Quantity]:
+    """Numbers of class ``k`` against all others; ``at`` says from which probability it is called."""
+    rows, score = scores.known(k), scores.probabilities[:, k]
+    y, p, _ = scores.one_vs_rest(k)
+    positives = int(y.sum())
+    truth = np.full(len(rows), np.nan)
+    truth[rows] = y
+    ranked = _auroc(scores, k)
+    found = {"auroc": ranked, "average_precision": replace(ranked, family="other")}
+    if ranked.reason is None:
+        found["average_precision"] = replace(
+            ranked,
+            value=float(average_precision_score(y, p)),
+            statistic=weighted.on(rows, weighted.average_precision(y, p)),
+            family="other",
+        )
+    found["sensitivity"] = _mean(call, truth == 1, score, "proportion", positives, "no positive sample", at)
+    found["specificity"] = _mean(~call, truth == 0, score, "proportion", 0, "no negative sample", at)
+    if scores.task.kind != "multiclass":
+        found["accuracy"] = _mean(call == (truth == 1), rows, score, "proportion", positives, note=at)
+        found["brier"] = _mean((score - truth) ** 2, rows, score, "other", positives)
+        found["ece"] = _calibration(y, p, rows, positives)
+    return found
+
+
+def _auroc(scores: Scores, k: int) -> Quantity:
+    """AUROC of class ``k`` against all others."""
+    rows = scores.known(k)
+    y, p, _ = scores.one_vs_rest(k)
+    found = Quantity(math.nan, "auroc", rows, int(y.sum()), k, reason=obstacle(y, p))
+    if found.reason is not None:
+        return found
+    return replace(found, value=float(roc_auc_score(y, p)), statistic=weighted.on(rows, weighted.auroc(y, p)))
+
+
+def _of_multiclass(scores: Scores, calls: np.ndarray) -> dict[str, Quantity]:
+    """Numbers of three or more classes together."""
+    p, everyone = scores.probabilities, np.ones(len(scores), dtype=bool)
+    truth = scores.targets[:, None] == np.arange(p.shape[1])
+    right = (calls & truth).any(1)
+    brier = _mean(((p - truth) ** 2).sum(1), everyone, p[:, 0], "other", note="sum over classes, from 0 to 2")
+    return {
+        "accuracy": _mean(right, everyone, p[:, 0], "proportion"),
+        "brier": brier,
+        "ece": _calibration(right.astype(np.int64), p.max(1), everyone, None, " of the likeliest class's probability"),
+    }
+
+
+def _mean(
+    values: np.ndarray,
+    rows: np.ndarray,
+    score: np.ndarray,
+    family: Family,
+    positives: int | None = None,
+    without: str = "no samples",
+    note: str = "",
+) -> Quantity:
+    """Mean of a value a sample over ``rows``; ``without`` says what is missing when there are none."""
+    if reason := gap(score[rows], without):
+        return Quantity(math.nan, family, rows, positives, note=note, reason=reason)
+    statistic = weighted.mean(np.where(rows, values, np.nan))
+    return Quantity(float(values[rows].mean()), family, rows, positives, statistic=statistic, note=note)
+
+
+def _calibration(y: np.ndarray, p: np.ndarray, rows: np.ndarray, positives: int | None, of: str = "") -> Quantity:
+    if reason := gap(p):
+        return Quantity(math.nan, "ece", rows, positives, reason=reason)
+    bins = weighted.bins_for(len(p))
+    usual, most = ece_by_chance(p)
+    note = f"{bins} bins of equal numbers{of}" if bins > 1 else f"one bin for so few samples{of}"
+    note += f"; perfect calibration would give {usual:.3f} on average here, and less than {most:.3f} in 95 % of samples"
+    return Quantity(ece(y, p), "ece", rows, positives, note=note)
+
+
+def _average(found: Mapping[str, Quantity], groups: Mapping[str, list[str]]) -> Quantity:
+    """Mean over the classes' quantities; a class without a value is left out and named."""
+    rows = np.any([found[part].rows for parts in groups.values() for part in parts], axis=0)
+    whole = {name: parts for name, parts in groups.items() if not any(math.isnan(found[part].value) for part in parts)}
+    if not whole:
+        reasons = [found[part].reason for parts in groups.values() for part in parts]
+        return Quantity(math.nan, "other", rows, reason=next(filter(None, reasons)))
+    parts = tuple(part for group in whole.values() for part in group)
+    value = float(np.mean([found[part].value for part in parts]))
+    left_out = [name for name in groups if name not in whole]
+    note = f"mean over {len(whole)} classes" if len(groups) > 1 else "mean of sensitivity and specificity"
+    reason = f"left out for want of samples: {_listed(left_out)}" if left_out else None
+    family: Family = "ece" if found[parts[0]].family == "ece" else "other"
+    return Quantity(value, family, rows, parts=parts, note=note, reason=reason)
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

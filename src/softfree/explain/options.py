@@ -1,0 +1,51 @@
+"""Maps of what a prediction rests on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from softfree.training.options import Precision, StreamOptions
+
+MapMethod = Literal["integrated", "occlusion", "split", "gradient", "gradcam", "rollout", "attention"]
+MapFormat = Literal["png", "nifti", "geojson", "tiff", "dicom"]
+
+
+@dataclass(kw_only=True)
+class ExplainOptions(StreamOptions):
+    """Maps of what a prediction rests on.
+
+    Attributes:
+        method: 'integrated' (gradients), 'occlusion', 'split' (exact parts in the last layer), 'gradient' (times
+            input), 'gradcam', 'rollout' or 'attention'; default: the first two and how far they agree, or where the
+            sample is streamed split and gradcam.
+        target: Class that is explained; default: the predicted one.
+        layer: Layer of attention, gradient and gradcam, from 0.
+        head: Head of attention, from 0; default: the mean over heads.
+        at: Where the token lies whose attention is shown: parts of width and height, e.g. '[0.5, 0.5]' (of a volume:
+            width, height, depth); default: the class token, or the centre.
+        out: Folder for the files.
+        format: File to write; default: png for pictures (reduced above 8192 pixels a side; tiff never is), nifti for
+            volumes, geojson and tiff for slides.
+        dicom_identity: Copy the patient's name and id, and the study's number and date, into the DICOM file.
+        frame: Frame of multi-frame files, counted from 0; default: the first.
+        images: Folder that the paths of tables start from and must lie in; default: each table's folder.
+        quantile: Regions are joined tokens above this quantile of the map.
+        precision: Arithmetic of the products: 32, bf16 or 16 bits.
+        progress: Show a progress bar.
+    """
+
+    method: MapMethod | None = None
+    target: str | None = None
+    layer: int | None = None
+    head: int | None = None
+    at: list[float] | None = None
+    out: Path = Path("maps")
+    format: MapFormat | None = None
+    dicom_identity: bool = False
+    frame: int | None = None
+    images: Path | None = None
+    quantile: float = 0.9
+    precision: Precision = "32"
+    progress: bool = True

@@ -1,0 +1,110 @@
+"""What a map is laid over where it is looked at: a picture that fits on a page, and the map's tokens on it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from softfree.explain.geometry import Places
+from softfree.explain.overlay import as_rgb, greatest, paint, with_label
+from softfree_runtime.readers.image import Picture
+
+_ROWS = 64  # of the reduced picture that are made at once
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture with maps over it.
+
+    Attributes:
+        picture: (H, W, 1 or 3) or (H, W), values in [0, 1].
+        values: of each map, (h, w) on the grid of tokens.
+        places: where these lie on the picture.
+        note: what part of the source it is or how it was made smaller, for a title; empty for all of it as it is.
+    """
+
+    picture: np.ndarray
+    values: tuple[np.ndarray, ...]
+    places: Places
+    note: str = ""
+
+    def miniatures(self, signed: Sequence[bool], labels: Sequence[str], side: int) -> list[bytes]:
+        """Make PNGs of the picture and of the picture under each map.
+
+        Args:
+            signed: of each map, whether zero is the middle of its colours.
+            labels: of each map, printed below it.
+            side: pixels of the longer side; a small picture's pixels become squares.
+        """
+        made = [_png(_resized(as_rgb(self.picture), side))]
+        for values, both, label in zip(self.values, signed, labels, strict=True):
+            painted = paint(self.picture, self.places.spread(values), greatest(values), both)
+            made.append(_png(with_label(_resized(painted, side), label)))
+        return made
+
+
+def picture_view(picture: Picture, values: tuple[np.ndarray, ...], places: Places, longest: int) -> View:
+    """View a picture with at most ``longest`` pixels a side, each the mean of a square of the picture's."""
+    times = -(-max(places.shape) // longest)
+    if times == 1:
+        return View(picture.unit(), values, places)
+    step = times * _ROWS
+    bands = [_mean(rows_of(picture, top, top + step), times) for top in range(0, places.shape[0], step)]
+    reduced = np.concatenate(bands)
+    moved = scaled(places, (1 / times, 1 / times), reduced.shape[:2])
+    return View(reduced, values, moved, f"the picture reduced {times} times")
+
+
+def rows_of(picture: Picture, top: int, bottom: int) -> np.ndarray:
+    """Rows of a picture as it is to be seen, float32 (n, W, C) in [0, 1]."""
+    return replace(picture, pixels=picture.pixels[top:bottom]).unit()
+
+
+def scaled(places: Places, scale: tuple[float, float], shape: tuple[int, ...]) -> Places:
+    """Places on a source that was resized: pixels now for one before, down and across, and its new shape."""
+    return replace(
+        places,
+        start=tuple(one * part for one, part in zip(places.start, scale, strict=True)),
+        step=tuple(one * part for one, part in zip(places.step, scale, strict=True)),
+        seen=tuple((low * part, high * part) for (low, high), part in zip(places.seen, scale, strict=True)),
+        shape=shape,
+        spacing=places.spacing and tuple(one / part for one, part in zip(places.spacing, scale, strict=True)),
+    )
+
+
+def band(places: Places, top: int, bottom: int) -> Places:
+    """Places on some rows of the source."""
+    low, high = places.seen[0]
+    return replace(
+        places,
+        start=(places.start[0] - top, *places.start[1:]),
+        seen=((low - top, high - top), *places.seen[1:]),
+        shape=(bottom - top, *places.shape[1:]),
+    )
+
+
+def _mean(pixels: np.ndarray, times: int) -> np.ndarray:
+    """Means over squares of pixels (H, W, C), of what there is of them at the edges."""
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)
+    return F.avg_pool2d(planes, times, ceil_mode=True, count_include_pad=False).permute(1, 2, 0).numpy()
+
+
+def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    zoom = side // max(image.size)
+    if zoom > 1:
+        image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

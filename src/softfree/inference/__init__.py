@@ -1,0 +1,1 @@
+"""The run directory, the trained model in it, and predictions."""

@@ -1,0 +1,127 @@
+"""Logits for a dataset, unreadable pictures reported instead of raised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from softfree.core.environment import best_device
+from softfree.core.progress import tracked
+from softfree.data.dataset import SampleDataset, Seen
+from softfree.inference.options import InferenceOptions
+from softfree.streaming.adaptive import Answer
+from softfree.training.options import Precision
+from softfree_runtime.core.batching import of_equal_shape
+from softfree_runtime.core.errors import ReadError, UserError
+
+
+@dataclass(frozen=True)
+class Logits:
+    """What a model says of each picture of a dataset.
+
+    Attributes:
+        values: ``(n, K)`` float64; NaN in the rows of pictures that have no answer.
+        failed: why, by picture number.
+    """
+
+    values: np.ndarray
+    failed: dict[int, ReadError]
+
+
+def infer(
+    model: nn.Module,
+    dataset: SampleDataset,
+    classes: int,
+    options: InferenceOptions | None = None,
+    *,
+    description: str = "Predicting",
+    seen: Seen | None = None,
+) -> Logits:
+    """Run ``model`` over ``dataset`` in batches of equal shape; what does not fit is streamed.
+
+    Slides that are too long to be read at once are streamed from their files.
+
+    Args:
+        model: of the samples of ``dataset``; it is put into evaluation mode and on the GPU if there is one.
+        dataset: what to answer.
+        classes: K.
+        options: by default batches of 16 in float32, without a bar.
+        description: beside the bar.
+        seen: told of each sample that is read at once, in this process.
+    """
+    options = options or InferenceOptions(progress=False)
+    values = np.full((len(dataset), classes), np.nan)
+    failed: dict[int, ReadError] = {}
+    device = best_device()
+    answer = Answer(model.eval().to(device), options, options.precision, progress=options.progress)
+
+    def whole() -> Iterator[tuple[int, Tensor]]:
+        loader = DataLoader(_Readable(dataset), batch_size=None, num_workers=options.workers)
+        for index, sample, error in tracked(loader, description, total=len(dataset), shown=options.progress):
+            if sample is not None:
+                if seen is not None:
+                    seen(index, *sample)
+                yield index, sample[0]
+                continue
+            try:
+                values[index] = _of_rows(answer, dataset, index, error)
+            except ReadError as reason:
+                failed[index] = reason
+
+    for indices, images in of_equal_shape(whole(), options.batch):
+        try:
+            with torch.inference_mode():
+                values[indices] = _forward(answer, torch.stack(images).to(device))
+        except ReadError as reason:  # their tokens find no space
+            failed |= {index: reason.of(dataset.name(index)) for index in indices}
+    for index in set(np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()) - failed.keys():
+        values[index] = np.nan
+        failed[index] = _not_finite(dataset.name(index), options.precision)
+    return Logits(values, failed)
+
+
+class _Readable(Dataset):
+    """Items of a dataset as (number, (picture, its size), None), or (number, None, error)."""
+
+    def __init__(self, dataset: SampleDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[int, tuple[Tensor, tuple[int, ...]] | None, ReadError | None]:
+        try:
+            sample = self.dataset[index]
+            return index, (sample["image"], sample.get("size", ())), None
+        except ReadError as error:
+            return index, None, error
+
+
+def _of_rows(answer: Answer, dataset: SampleDataset, index: int, error: ReadError) -> np.ndarray:
+    """Logits (K,) of a sample that is too long to be read at once; any other ``error`` is raised."""
+    rows = None if error.status != "too_large" or answer.why_not_rows() else dataset.rows(index)
+    if rows is None:
+        raise error
+    with rows:
+        try:
+            return answer.of_rows(rows)[0].double().cpu().numpy()
+        except ReadError as reason:
+            raise reason.of(dataset.name(index)) from None
+
+
+def _not_finite(name: str, precision: Precision) -> ReadError:
+    mend = "" if precision == "32" else "; use --precision 32"
+    return ReadError(f"{name}: the model gave NaN or infinite numbers in --precision {precision}{mend}", "not_finite")
+
+
+def _forward(answer: Answer, images: Tensor) -> np.ndarray:
+    try:
+        return answer(images).double().cpu().numpy()
+    except torch.OutOfMemoryError:
+        shape = " x ".join(map(str, images.shape))
+        raise UserError(f"a batch of {shape} does not fit in the device's memory; use a smaller --batch") from None

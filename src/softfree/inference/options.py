@@ -1,0 +1,40 @@
+"""What comes before and after a training: audit, evaluation, prediction, demo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from softfree.training.options import Precision, StreamOptions
+
+
+@dataclass(kw_only=True)
+class InferenceOptions(StreamOptions):
+    """How a trained model is asked.
+
+    Attributes:
+        batch: Samples at once; only those of equal shape share a batch.
+        precision: Arithmetic of the products: 32, bf16 or 16 bits, whatever the model was trained in.
+        workers: Processes that read files.
+        progress: Show progress bars.
+    """
+
+    batch: int = 16
+    precision: Precision = "32"
+    workers: int = 0
+    progress: bool = True
+
+
+@dataclass(kw_only=True)
+class PredictOptions(InferenceOptions):
+    """Probabilities for new pictures.
+
+    Attributes:
+        out: CSV or Parquet file to write; default: predictions.csv.
+        frame: Frame of multi-frame files, counted from 0; default: the first.
+        images: Folder that the paths of tables start from and must lie in; default: each table's folder.
+    """
+
+    out: Path = Path("predictions.csv")
+    frame: int | None = None
+    images: Path | None = None

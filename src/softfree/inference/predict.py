@@ -1,0 +1,115 @@
+"""Predictions for files, folders, tables and arrays: a row for every input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from softfree.data.dataset import SampleDataset
+from softfree.data.table_file import no_column, read_table_file
+from softfree.inference.forward import infer
+from softfree.inference.options import InferenceOptions, PredictOptions
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import printable, replacing
+from softfree_runtime.core.outputs import called, probabilities
+from softfree_runtime.core.task import Task
+from softfree_runtime.sources import inputs as runtime_inputs
+from softfree_runtime.sources.inputs import Found, Input
+from softfree_runtime.sources.table_text import read_bytes
+
+if TYPE_CHECKING:
+    from softfree.inference.run import Operating, Run
+
+
+def predict(
+    run: Run,
+    inputs: Input | Sequence[Input],
+    options: InferenceOptions | None = None,
+    *,
+    frame: int | None = None,
+    images: str | Path | None = None,
+) -> pd.DataFrame:
+    """See :meth:`softfree.inference.run.Run.predict`."""
+    given: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
+    group = run.config["options"].get("group", False)
+    names, sources, frames = zip(*find_inputs(given, frame, run.preprocessing.kind, group, images), strict=True)
+    dataset = SampleDataset(sources, None, run.preprocessing, frames=frames)
+    logits = infer(run.model, dataset, len(run.task.classes), options)
+    rows = pd.DataFrame({"path": list(names), "status": "ok", "reason": ""})
+    for index, error in logits.failed.items():
+        rows.loc[index, ["status", "reason"]] = [error.status, printable(str(error))]
+    return pd.concat([rows, outputs(logits.values, run.task, run.operating)], axis=1)
+
+
+def outputs(logits: np.ndarray, task: Task, operating: Operating) -> pd.DataFrame:
+    """Columns ``p_<class>``, ``raw_<class>`` and ``predicted`` for logits ``(n, K)``; empty where these are NaN."""
+    calibrated = probabilities(logits, task, operating.temperature)
+    raw = probabilities(logits, task)
+    table = pd.DataFrame(calibrated, columns=[f"p_{name}" for name in task.classes])
+    table[[f"raw_{name}" for name in task.classes]] = raw
+    table["predicted"] = ["" if np.isnan(row).any() else called(row, task, operating.thresholds) for row in calibrated]
+    return table
+
+
+def find_inputs(
+    given: Sequence[Input],
+    frame: int | None,
+    kind: str = "picture",
+    group: bool = False,
+    images: str | Path | None = None,
+) -> list[Found]:
+    """As :func:`softfree_runtime.sources.inputs.find_inputs`, with tables of all kinds.
+
+    Args:
+        given: files, folders, tables and arrays.
+        frame: of files with several.
+        kind: of the samples.
+        group: join a patient's rows.
+        images: folder that the paths of tables start from and must lie in; each table's own by default.
+    """
+    rows = partial(table_rows, kind=kind, group=group, images=images)
+    return runtime_inputs.find_inputs(given, frame, kind, rows)
+
+
+def table_rows(
+    path: Path, frame: int | None, kind: str, group: bool = False, images: str | Path | None = None
+) -> list[Found]:
+    """Name, source and frame of each row of a CSV or Parquet table; arguments as :func:`find_inputs` has them."""
+    if not read_bytes(path).startswith(b"PAR1"):
+        return runtime_inputs.table_rows(path, frame, kind, group, images)
+    source = read_table_file(path, runtime_inputs.COLUMNS)
+    table = source.frame[[name for name in runtime_inputs.COLUMNS if name in source.frame]]
+    if "path" not in table:
+        raise no_column(path, "path", list(source.frame.columns), "expected one with the files, relative to the table")
+    cells: Any = table.astype(object).where(table.notna(), "").to_dict("index")
+    columns = [str(name) for name in table.columns]
+    return runtime_inputs.rows_as_samples(path, cells, source.rows, columns, frame, kind, group, images)
+
+
+def predict_to_file(folder: str | Path, inputs: list[str], options: PredictOptions, *, as_json: bool = False) -> int:
+    """Predict with a run directory and write ``options.out``; the exit status is 0, 1 (some failed) or 2 (all did)."""
+    from softfree.inference.run import Run
+
+    if options.out.suffix.lower() not in (".csv", ".parquet"):
+        raise UserError(f"--out {options.out}: expected a name that ends in .csv or .parquet")
+    asked = replace(options, progress=options.progress and not as_json)
+    rows = predict(Run.load(folder), inputs, asked, frame=options.frame, images=options.images)
+    with replacing(options.out) as temporary:
+        rows.to_parquet(temporary) if options.out.suffix.lower() == ".parquet" else rows.to_csv(temporary, index=False)
+    failed = rows[rows["status"] != "ok"]
+    if as_json:
+        print(json.dumps(json.loads(rows.to_json(orient="records")), indent=2))
+    for reason in failed["reason"]:
+        print(f"softfree: {reason}", file=sys.stderr)
+    if len(failed) == len(rows):
+        raise UserError(f"none of the {len(rows)} inputs could be read; their reasons are in {options.out}")
+    print(f"{len(rows) - len(failed)} of {len(rows)} predicted; written to {options.out}", file=sys.stderr)
+    return 1 if len(failed) else 0

@@ -1,0 +1,209 @@
+"""From an image to tokens: a patch projection or a small convolutional stem, for any size and channel count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from softfree.attention.base import transformed
+from softfree_runtime.core.errors import UserError
+
+Grid = tuple[int, int]
+
+
+class PatchEmbed(nn.Module):
+    """Patches of p x p pixels, each projected to a token (Dosovitskiy et al. 2021); timm's name: ``proj``.
+
+    Args:
+        patch_size: Side p of a patch in pixels.
+        in_chans: Channels of the projection; pictures may have another number, see :func:`fit_picture`.
+        embed_dim: Width C of a token.
+    """
+
+    halo = (0, 0)
+
+    def __init__(self, patch_size: int = 16, in_chans: int = 3, embed_dim: int = 384) -> None:
+        super().__init__()
+        self.patch_size, self.in_chans = patch_size, in_chans
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Grid]:
+        """Make the tokens of a picture.
+
+        Args:
+            x: (B, any channels, H, W).
+            mask: True for real tokens (B, N), or None; patches do not overlap, so that none is needed here.
+
+        Returns:
+            Tokens (B, N, C) in raster order, and the grid (h, w) with N = h w.
+        """
+        x = fit_picture(x, self.in_chans, self.patch_size)
+        p, weight = self.patch_size, self.proj.weight
+        grid = (x.shape[2] // p, x.shape[3] // p)
+        # One plain product: on large pictures far faster than torch's convolution, and the tokens come out in the
+        # order in which every layer after reads them.
+        x = x.unflatten(2, (grid[0], p)).unflatten(4, (grid[1], p))  # (B, channels, h, p, w, p)
+        x = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, h w, channels p p)
+        return F.linear(x, weight.flatten(1), self.proj.bias), grid
+
+
+class ConvStem(nn.Module):
+    """3 x 3 convolutions of stride 2 down to the patch size, after Xiao et al. 2021, "Early convolutions".
+
+    There is no norm between them: one over the channels of a pixel would make faint noise as loud as a small bright
+    finding, and one over the batch or the picture would let neighbours or distant tokens in. Weights start at He et
+    al.'s scale instead. Widths double towards C.
+
+    Args:
+        patch_size: Side of the square that a token stands for: a power of two, at least 2.
+        in_chans: Channels of the first convolution; pictures may have another number, see :func:`fit_picture`.
+        embed_dim: Width C of a token.
+
+    Attributes:
+        halo: Rows of tokens above and below a token whose pixels it sees a part of.
+
+    Raises:
+        UserError: a patch size that is no power of two.
+    """
+
+    halo = (1, 0)
+    name = "conv"
+
+    def __init__(self, patch_size: int = 16, in_chans: int = 3, embed_dim: int = 384) -> None:
+        super().__init__()
+        steps = int(math.log2(patch_size))
+        if steps < 1 or 2**steps != patch_size:
+            raise UserError(f"Got stem='{self.name}' with patch_size={patch_size}: expected 2, 4, 8, 16 or 32.")
+        self.patch_size, self.in_chans = patch_size, in_chans
+        widths = [in_chans, *(max(8, embed_dim >> step) for step in reversed(range(1, steps))), embed_dim]
+        self.stem = nn.Sequential(*self._layers(widths))
+        for layer in self.stem:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.constant_(layer.bias, 0)  # type: ignore[arg-type]
+
+    def _layers(self, widths: Sequence[int]) -> list[nn.Module]:
+        """Make the layers from ``widths[0]`` channels of pixels to ``widths[-1]`` of tokens."""
+        layers: list[nn.Module] = []
+        for inner, outer in pairwise(widths):
+            layers += [nn.Conv2d(inner, outer, 3, stride=2, padding=1), nn.GELU()]
+        return layers[:-1]
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Grid]:
+        """Make the tokens of a picture.
+
+        Args:
+            x: (B, any channels, H, W).
+            mask: True for real tokens (B, N), or None. The pixels of the others are set to zero first, because the
+                convolutions overlap.
+
+        Returns:
+            Tokens (B, N, C) in raster order, and the grid (h, w) with N = h w.
+        """
+        x = fit_picture(x, self.in_chans, self.patch_size)
+        if mask is not None:
+            grid = [side // self.patch_size for side in x.shape[-2:]]
+            pixels = mask.view(-1, 1, *grid)
+            for axis in (2, 3):
+                pixels = pixels.repeat_interleave(self.patch_size, dim=axis)
+            x = x.masked_fill(~pixels, 0)
+        return to_tokens(run_layers(self.stem, x))
+
+
+class PoolStem(ConvStem):
+    """3 x 3 convolutions, each followed by a maximum over 2 x 2 pixels but for the first, which has stride 2.
+
+    After the tokenizer of Hassani et al. 2021, "Escaping the big data paradigm with compact transformers" (CCT,
+    arXiv:2104.05704). A strided convolution adds up what lies in its window, so that a few bright pixels and the same
+    brightness spread over many are nearly one to it; a maximum tells them apart and carries a finding of two pixels up
+    to its token. Windows do not overlap, so that a token sees no further than its neighbors, as with :class:`ConvStem`.
+
+    Args:
+        patch_size: Side of the square that a token stands for: a power of two, at least 4.
+        in_chans: Channels of the first convolution; pictures may have another number, see :func:`fit_picture`.
+        embed_dim: Width C of a token.
+
+    Raises:
+        UserError: a patch size that is no power of two, or 2, where there is nothing to pool.
+    """
+
+    halo = (1, 1)
+    name = "pool"
+
+    def _layers(self, widths: Sequence[int]) -> list[nn.Module]:
+        if len(widths) < 3:
+            raise UserError("Got stem='pool' with patch_size=2: expected 4, 8, 16 or 32.")
+        layers: list[nn.Module] = [nn.Conv2d(widths[0], widths[1], 3, stride=2, padding=1), nn.GELU()]
+        for inner, outer in pairwise(widths[1:]):
+            layers += [nn.Conv2d(inner, outer, 3, padding=1), nn.GELU(), nn.MaxPool2d(2)]
+        return [*layers[:-2], layers[-1]]  # tokens are no activations
+
+
+STEMS: dict[str, type[PatchEmbed] | type[ConvStem]] = {"patch": PatchEmbed, "conv": ConvStem, "pool": PoolStem}
+
+
+def stem_of(names: Collection[str]) -> str | None:
+    """Tell the stem that weights of these names belong to; None where they have none or could be of two."""
+    if "patch_embed.proj.weight" in names:
+        return "patch"
+    convolutions = {name.split(".")[2] for name in names if name.startswith("patch_embed.stem.")}
+    if convolutions in (set(), {"0", "2"}):  # with two convolutions, the maximum is behind both
+        return None
+    return "pool" if "5" in convolutions else "conv"
+
+
+def fit_picture(x: Tensor, in_chans: int, patch_size: int) -> Tensor:
+    """Bring a picture to the channels and to a multiple of the patch that a tokenizer expects.
+
+    A picture of another channel count is seen as the mean of its channels, repeated: gray in a colour model equals
+    gray copied to each channel. The bottom and the right are padded with zeros.
+
+    Args:
+        x: (B, any channels, H, W).
+        in_chans: Channels that are wanted.
+        patch_size: Side p of a patch in pixels.
+
+    Returns:
+        (B, in_chans, H', W') with H' and W' the next multiples of p.
+
+    Raises:
+        UserError: not four axes, or an empty one.
+    """
+    if x.ndim != 4 or 0 in x.shape[1:]:
+        raise UserError(f"Got pictures of shape {tuple(x.shape)}: expected (batch, channels, height, width).")
+    if x.shape[1] != in_chans:
+        x = x.mean(dim=1, keepdim=True).expand(-1, in_chans, -1, -1)
+    bottom, right = -x.shape[2] % patch_size, -x.shape[3] % patch_size
+    # A compiled graph pads always, or it would be bound to sizes that are multiples.
+    if torch.compiler.is_compiling() or bottom or right:
+        x = F.pad(x, (0, right, 0, bottom))
+    return x
+
+
+def run_layers(stem: nn.Sequential, x: Tensor) -> Tensor:
+    """Run a stem's convolutions with the channels last, so that the result lies in memory as tokens do.
+
+    One channel lies in memory in both layouts at once, and torch then takes the slower one (two to four times in
+    bfloat16): so the layout is asked for again after the first convolution.
+    """
+    first, *others = stem
+    x = channels_last(first(channels_last(x)))
+    for layer in others:
+        x = layer(x)
+    return x
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Lay images or volumes (B, C, sides...) out with their channels last; torch.func knows no such layout."""
+    layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    return x if transformed() else x.contiguous(memory_format=layout)
+
+
+def to_tokens(x: Tensor) -> tuple[Tensor, Grid]:
+    """Flatten (B, C, h, w) to tokens (B, h w, C) and the grid (h, w)."""
+    return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])

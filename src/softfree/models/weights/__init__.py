@@ -1,0 +1,1 @@
+"""Weights: files, names, positions and channels brought to a model."""

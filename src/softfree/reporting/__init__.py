@@ -1,0 +1,1 @@
+"""From a run and a table to scores, figures and the report."""

@@ -1,0 +1,134 @@
+"""A run beside the simpler models that were fitted with it, on the same samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from softfree.evaluation.comparison import Comparison, compare
+from softfree.evaluation.formatting import interval, metrics_to_json, number
+from softfree.evaluation.metrics import FEWEST_RESAMPLES, Metric, draws_of_auroc, measure
+from softfree.evaluation.report import Compared
+from softfree.evaluation.scores import Scores
+from softfree.inference.run import Run
+from softfree.reporting.baselines import column_of, read_baselines
+
+MOST_RESAMPLES = 500
+MOST_RESAMPLED = 35_000_000  # probabilities that the resamples go over
+
+
+@dataclass(frozen=True)
+class Simpler:
+    """What was measured of the simpler models.
+
+    Attributes:
+        rows: one each, with the difference of the model from it.
+        warnings: what speaks against the model, a sentence each.
+        notes: why one is missing or rests on fewer samples, a sentence each.
+    """
+
+    rows: tuple[Compared, ...] = ()
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: NaN becomes None."""
+        found = {}
+        for row in self.rows:
+            assert row.comparison is not None
+            difference = asdict(row.comparison.differences["auroc"])
+            plain = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in difference.items()}
+            found[row.name] = metrics_to_json({"auroc": row.auroc})["auroc"] | {"model_minus_it": plain}
+        return {"models": found, "warnings": list(self.warnings), "notes": list(self.notes)}
+
+
+def measure_simpler(
+    run: Run, frame: pd.DataFrame, scores: Scores, metrics: Mapping[str, Metric], *, seed: int, resamples: int
+) -> Simpler:
+    """Measure the simpler models whose probabilities stand in ``frame``, on its readable rows.
+
+    Args:
+        run: the run.
+        frame: predictions, as ``predictions.csv`` has them.
+        scores: of its readable rows.
+        metrics: of these.
+        seed: of the resamples.
+        resamples: of the bootstrap.
+    """
+    known = read_baselines(run.folder)
+    if known is None:
+        return Simpler()
+    rows, warnings, notes = [], [], [f"{_capital(sentence)}." for sentence in known.missing]
+    measured: dict[int, _Measured] = {}  # the run, by how many samples it is measured on
+    for name, regression in known.fitted.items():
+        found = _scores(frame, scores, name, run)
+        if found is None:
+            notes.append(f"None on {regression.words} here: all samples are streamed.")
+            continue
+        theirs, ours = found
+        if len(theirs) < len(scores):
+            of = f"{len(theirs)} of {len(scores)} samples; the others are streamed"
+            notes.append(f"{_capital(regression.words)}: {of}.")
+        own = measured.setdefault(len(ours), _Measured(ours, seed, resamples))
+        other = _Measured(theirs, seed, resamples)
+        rows.append(Compared(regression.words, other.auroc, own.against(other)))
+        if said := _warning(name, regression.words, other.auroc, metrics["auroc"] if ours is scores else own.auroc):
+            warnings.append(said)
+    return Simpler(tuple(rows), tuple(warnings), tuple(notes))
+
+
+class _Measured:
+    """Scores with their resamples, which are drawn once for all that is asked of them.
+
+    There are fewer than of the run's own numbers: what stands beside them must not take longer than they do.
+    """
+
+    def __init__(self, scores: Scores, seed: int, resamples: int) -> None:
+        number = max(FEWEST_RESAMPLES, MOST_RESAMPLED // max(1, scores.probabilities.size))
+        self.how: dict[str, int] = {"seed": seed, "resamples": min(resamples, MOST_RESAMPLES, number)}
+        self.scores = scores
+
+    @cached_property
+    def draws(self) -> dict[str, np.ndarray]:
+        return draws_of_auroc(self.scores, **self.how)
+
+    @cached_property
+    def auroc(self) -> Metric:
+        return measure(self.scores, None, only="auroc", draws=self.draws, **self.how)["auroc"]
+
+    def against(self, other: _Measured) -> Comparison:
+        both = self.draws, other.draws
+        return compare(self.scores, other.scores, only="auroc", draws=both, **self.how)  # type: ignore[arg-type]
+
+
+def _scores(frame: pd.DataFrame, scores: Scores, name: str, run: Run) -> tuple[Scores, Scores] | None:
+    """The simpler model's scores and the run's, of the samples that both have; None without any."""
+    columns = [column_of(name, class_name) for class_name in run.task.classes]
+    if not set(columns) <= set(frame.columns):
+        return None
+    chances = frame.loc[frame["status"] == "ok", columns].to_numpy(float)
+    both = ~np.isnan(chances).any(axis=1)
+    if not both.any():
+        return None
+    ours = scores if both.all() else scores.subset(both)
+    return Scores(run.task, chances[both], ours.targets, ours.patients), ours
+
+
+def _warning(name: str, words: str, theirs: Metric, ours: Metric) -> str | None:
+    found = f"A regression on {words} reaches AUROC {number(theirs.value)}"
+    if theirs.value >= ours.value:
+        return f"{found}, no less than the model's {number(ours.value)}: the model is not shown to know more than that."
+    if name == "size" and theirs.value >= ours.low:
+        within = f"{number(ours.value)} ({interval(ours)})"
+        return f"{found}, within the interval of the model's {within}: the model may have learned the size."
+    return None
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]

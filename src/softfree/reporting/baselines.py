@@ -1,0 +1,277 @@
+"""What little of a sample already tells: logistic regressions on its size, and on a small copy of it.
+
+A model that does not beat the second has not learned from the detail that it was given, or there is none to learn from;
+one that hardly beats the first may have learned the size.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from scipy.special import expit, logit
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from softfree.data.modalities.base import Preparation
+from softfree.data.reduced import MOST_ROWS, NAMES, Reduced, reduce
+from softfree.data.table import Table
+from softfree_runtime.core.files import replacing
+from softfree_runtime.core.task import Task
+
+BASELINES = "baselines.safetensors"
+STRENGTHS = (1e-3, 1e-2, 1e-1)  # C of the regression; the best on validation is taken
+MOST_CLASSES = 50
+"""Classes beyond which none is fitted: it would take longer than it is worth, with few samples of each class."""
+SIZES = {
+    "picture": "height, width and aspect ratio",
+    "slide": "height, width and aspect ratio",
+    "volume": "numbers of slices, rows and columns",
+    "bag": "number of tiles",
+}
+_STEPS = 300
+_QUANTILES = np.linspace(0.1, 0.9, 9)
+_FLAT = 1e-9
+
+
+@dataclass(frozen=True)
+class Regression:
+    """One logistic regression a class, on standardized numbers.
+
+    Attributes:
+        words: what it is fitted on, for people.
+        edges: of sizes, where each of their numbers is cut into bins; none for other numbers.
+        mean, scale: of the numbers ``(P,)``.
+        weights: ``(K, P)``.
+        bias: ``(K,)``.
+    """
+
+    words: str
+    edges: tuple[np.ndarray, ...]
+    mean: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray
+
+    def probabilities(self, numbers: np.ndarray, task: Task) -> np.ndarray:
+        """Turn sizes ``(n, S)`` or small copies ``(n, P)`` into probabilities ``(n, K)``; NaN stays NaN."""
+        chances = self.chances(_in_bins(numbers, self.edges) if self.edges else numbers)
+        if task.kind == "binary":
+            return np.stack([1 - chances[:, 1], chances[:, 1]], axis=1)
+        return chances if not task.exclusive else chances / chances.sum(axis=1, keepdims=True)
+
+    def chances(self, numbers: np.ndarray) -> np.ndarray:
+        """Probability of each class by itself ``(n, K)``, of numbers ``(n, P)`` as they were fitted."""
+        return np.asarray(expit((numbers - self.mean) / self.scale @ self.weights.T + self.bias))
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What was fitted beside a model.
+
+    Attributes:
+        fitted: ``size`` and ``copy`` to their regressions, as far as there are any.
+        missing: why there is none, a sentence each.
+    """
+
+    fitted: Mapping[str, Regression]
+    missing: tuple[str, ...] = ()
+
+    def write(self, folder: Path) -> None:
+        """Leave them in a run directory."""
+        arrays: dict[str, np.ndarray] = {}
+        for name, one in self.fitted.items():
+            for field in ("mean", "scale", "weights", "bias"):
+                arrays[f"{name}.{field}"] = np.ascontiguousarray(getattr(one, field), dtype=np.float64)
+            arrays |= {f"{name}.edges.{number}": edges for number, edges in enumerate(one.edges)}
+        about = {"words": {name: one.words for name, one in self.fitted.items()}, "missing": list(self.missing)}
+        with replacing(folder / BASELINES) as temporary:
+            save_file(arrays, temporary, metadata={"baselines": json.dumps(about)})
+
+
+def read_baselines(folder: Path) -> Baselines | None:
+    """Read what :meth:`Baselines.write` left; None where there is nothing, or it is damaged."""
+    path = folder / BASELINES
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "numpy") as file:
+            about = json.loads(file.metadata()["baselines"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dictionary
+        fitted = {name: _restored(name, words, arrays) for name, words in about["words"].items()}
+        return Baselines(fitted, tuple(about["missing"]))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _restored(name: str, words: str, arrays: Mapping[str, np.ndarray]) -> Regression:
+    count = sum(key.startswith(f"{name}.edges.") for key in arrays)
+    edges = tuple(arrays[f"{name}.edges.{number}"] for number in range(count))
+    mean, scale, weights, bias = (arrays[f"{name}.{field}"] for field in ("mean", "scale", "weights", "bias"))
+    return Regression(words, edges, mean, scale, weights, bias)
+
+
+def fit_baselines(splits: Mapping[str, Table], reduced: Mapping[str, Reduced], kind: str) -> Baselines:
+    """Fit both on what was kept of the training samples; their strength is chosen on validation.
+
+    Args:
+        splits: ``train`` and ``val`` to their rows.
+        reduced: the same to what was kept of their samples.
+        kind: of the samples.
+    """
+    task = splits["train"].task
+    if len(task.classes) > MOST_CLASSES:
+        return Baselines({}, (f"none is fitted for more than {MOST_CLASSES} classes",))
+    fitted, missing = {}, []
+    sizes = {split: _with_targets(dict(enumerate(reduced[split].sizes)), splits[split]) for split in splits}
+    if len(np.unique(sizes["train"].numbers, axis=0)) > 1:
+        edges = _edges(sizes["train"].numbers)
+        train, held = (
+            sizes[split]._replace(numbers=_in_bins(sizes[split].numbers, edges)) for split in ("train", "val")
+        )
+        fitted["size"] = _fit(f"{SIZES[kind]} alone", task, train, held, edges)
+    else:
+        missing.append("none on the size alone: all training samples have one size")
+    if kind in NAMES:
+        copies = {split: _with_targets(reduced[split].copies, splits[split]) for split in splits}
+        rows, all_rows = len(copies["train"].numbers), len(splits["train"].frame)
+        of = f" ({rows:,} of {all_rows:,} training samples, at random)" if all_rows > MOST_ROWS else ""
+        fitted["copy"] = _fit(f"{NAMES[kind]}{of}", task, copies["train"], copies["val"])
+    else:
+        missing.append(f"none on a small copy: there is none for samples of kind {kind}")
+    return Baselines(fitted, tuple(missing))
+
+
+class Beside:
+    """What baselines say of samples that a model reads one by one, in any order.
+
+    Args:
+        baselines: fitted on the training samples of a run.
+        task: of the run.
+        steps: of the run.
+        count: of samples.
+        thumbnails: whether to keep thumbnails, by which copies of an image are found.
+    """
+
+    def __init__(
+        self, baselines: Baselines, task: Task, steps: Preparation, count: int, *, thumbnails: bool = False
+    ) -> None:
+        self.reduced = Reduced(count, steps, np.arange(0), thumbnails=thumbnails)
+        self._baselines, self._task, self._steps = baselines, task, steps
+        self._copies = np.full((count, len(task.classes)), np.nan)
+
+    def __call__(self, index: int, sample: torch.Tensor, size: tuple[int, ...]) -> None:
+        """Answer for one sample; its small copy is not kept."""
+        self.reduced(index, sample, size)
+        if (regression := self._baselines.fitted.get("copy")) is not None:
+            copy = reduce(sample, self._steps)[None]
+            self._copies[index] = regression.probabilities(copy, self._task)[0]
+
+    def columns(self) -> pd.DataFrame:
+        """Probabilities as columns of ``predictions.csv``."""
+        found = {}
+        if (regression := self._baselines.fitted.get("size")) is not None:
+            found["size"] = regression.probabilities(self.reduced.sizes, self._task)
+        if "copy" in self._baselines.fitted:
+            found["copy"] = self._copies
+        columns = {
+            column_of(name, class_name): chances[:, k]
+            for name, chances in found.items()
+            for k, class_name in enumerate(self._task.classes)
+        }
+        return pd.DataFrame(columns, index=range(len(self._copies)))
+
+
+def column_of(baseline: str, class_name: str) -> str:
+    """Name the column of ``predictions.csv`` with a baseline's probability of a class."""
+    return f"beside_{baseline}_{class_name}"
+
+
+class _Part(NamedTuple):
+    """Numbers (n, P) of samples, and their targets as of :class:`Task`."""
+
+    numbers: np.ndarray
+    targets: np.ndarray
+
+
+def _with_targets(numbers: Mapping[int, np.ndarray], part: Table) -> _Part:
+    known = sorted(index for index, row in numbers.items() if np.isfinite(row).all())
+    return _Part(np.stack([numbers[index] for index in known]), part.targets[known])
+
+
+def _fit(words: str, task: Task, train: _Part, held: _Part, edges: tuple[np.ndarray, ...] = ()) -> Regression:
+    mean, scale = (np.asarray(form(train.numbers, axis=0, dtype=np.float64)) for form in (np.mean, np.std))
+    scale[scale < _FLAT] = 1.0
+    ready = ((train.numbers - mean) / scale).astype(train.numbers.dtype)
+    shape = (len(STRENGTHS), len(task.classes))
+    weights, bias = np.zeros((*shape, ready.shape[1])), np.zeros(shape)
+    for k in range(shape[1]) if task.kind != "binary" else task.scored:
+        known, present = _truth(train.targets, k, task)
+        for number, (weight, shift) in enumerate(_regressions(ready[known], present)):
+            weights[number, k], bias[number, k] = weight, shift
+    fitted = [Regression(words, edges, mean, scale, *both) for both in zip(weights, bias, strict=True)]
+    return max(fitted, key=lambda one: _auroc(one.chances(held.numbers), held.targets, task))
+
+
+def _regressions(numbers: np.ndarray, present: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
+    """Weights and bias for each of the ``STRENGTHS``; the share of the class where there is nothing to tell apart."""
+    if len(np.unique(present)) < 2:
+        share = (present.sum() + 0.5) / (len(present) + 1)
+        yield from [(np.zeros(numbers.shape[1]), float(logit(share)))] * len(STRENGTHS)
+        return
+    model = LogisticRegression(max_iter=_STEPS, tol=1e-3, warm_start=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # nearly there is enough
+        for strength in STRENGTHS:
+            model.set_params(C=strength).fit(numbers, present)
+            yield model.coef_[0].copy(), float(model.intercept_[0])
+
+
+def _auroc(chances: np.ndarray, targets: np.ndarray, task: Task) -> float:
+    """Mean over the classes that have both sides among these samples; 0 without any."""
+    areas = []
+    for k in task.scored:
+        known, present = _truth(targets, k, task)
+        if 0 < present.sum() < len(present):
+            areas.append(roc_auc_score(present, chances[known, k]))
+    return float(np.mean(areas)) if areas else 0.0
+
+
+def _truth(targets: np.ndarray, k: int, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Which samples have a known truth of class ``k``, and whether these have the class."""
+    known = np.ones(len(targets), dtype=bool) if task.exclusive else ~np.isnan(targets[:, k])
+    return known, targets[known] == k if task.exclusive else targets[known, k] == 1
+
+
+def _logarithms(sizes: np.ndarray) -> np.ndarray:
+    """Logarithms of the sides, of their product, and of height over width, where there are two: ``(n, F)``."""
+    sides = np.log(np.maximum(sizes, 1))
+    shape = sides[:, :1] - sides[:, 1:] if sides.shape[1] == 2 else sides[:, :0]
+    return np.hstack([sides, sides.sum(axis=1, keepdims=True), shape])
+
+
+def _edges(sizes: np.ndarray) -> tuple[np.ndarray, ...]:
+    return tuple(np.unique(np.quantile(column, _QUANTILES, method="nearest")) for column in _logarithms(sizes).T)
+
+
+def _in_bins(sizes: np.ndarray, edges: tuple[np.ndarray, ...]) -> np.ndarray:
+    """The logarithms, and whether each is at or above, and above, each edge: an archive's own size is a class's too."""
+    numbers = _logarithms(sizes)
+    bins = [
+        compared
+        for column, ends in zip(numbers.T, edges, strict=True)
+        for compared in (column[:, None] > ends - _FLAT, column[:, None] > ends + _FLAT)
+    ]
+    found = np.hstack([numbers, *bins])
+    found[np.isnan(sizes).any(axis=1)] = np.nan
+    return found

@@ -1,0 +1,260 @@
+"""From scores to ``metrics.json`` and ``report.html``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from softfree.data.table import Table
+from softfree.evaluation.comparison import Comparison, compare
+from softfree.evaluation.formatting import write_metrics
+from softfree.evaluation.metrics import Metric, measure
+from softfree.evaluation.report import Compared, Report, Thumbnail, write_report
+from softfree.evaluation.scores import Scores
+from softfree.evaluation.subgroups import GroupRow, by_group
+from softfree.inference.run import Run, read_cost, trained_rows
+from softfree.reporting.baseline_comparison import Simpler, measure_simpler
+from softfree.reporting.baselines import Beside, read_baselines
+from softfree.reporting.facts import report_facts
+from softfree.reporting.options import EvaluateOptions
+from softfree.reporting.saliency_maps import report_maps
+from softfree.reporting.scoring import (
+    PREDICTIONS,
+    open_table,
+    predict_rows,
+    scores_of,
+    stored_rows,
+    without_seen,
+    write_predictions,
+)
+from softfree.reporting.thumbnails import worst_errors
+from softfree_runtime.core.errors import UserError
+
+_IDENTIFYING = re.compile(
+    r"\b(id|ids|patient|patientid|subject|subjectid|name|names|surname|mrn|ssn|birth|birthday|birthdate|dob|accession|uid"
+    r"|address|phone|email|path|file|filename)\b"
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        metrics: by name.
+        scores: what they were computed from.
+        failed: reasons of pictures that could not be read, by row of the table.
+        report: the page that was written.
+        comparison: against another run, if asked for.
+        left_out: rows that were not measured, because the run was trained on them.
+        simpler: what was measured beside it.
+    """
+
+    metrics: dict[str, Metric]
+    scores: Scores
+    failed: dict[int, str]
+    report: Path
+    comparison: Comparison | None = None
+    left_out: int = 0
+    simpler: Simpler = field(default_factory=Simpler)
+
+
+def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
+    """Measure a run on one split of its own or another table and write the results."""
+    if options.table is not None and options.out is None:
+        raise UserError("another table needs --out FOLDER, so that the run keeps the results of its own")
+    refuse_identifiers(options)
+    table = open_table(run, options.table, options.images, label=options.label, labels=options.labels)
+    left_out = 0
+    if not options.include_training:
+        before = table
+        table, left_out = without_seen(run, table)
+        if left_out == len(before.frame):
+            raise UserError(
+                f"all {left_out} rows of {options.table} have files or patients that the run was trained on; give it"
+                " others, or measure these with --include-training, which says nothing about new patients"
+            )
+    part = table.where(options.split)
+    if len(part.frame) == 0:
+        raise UserError(f"the table has no row in split {options.split}; it has {_splits(table)}")
+    frame = _predicted(run, part, options, stored=options.table is None)
+    if options.out is not None:
+        write_predictions(options.out / PREDICTIONS, frame, run)
+    comparison = _against(run, frame, part, options) if options.against else None
+    return write_results(run, table, frame, options, comparison=comparison, left_out=left_out)
+
+
+def refuse_identifiers(options: EvaluateOptions) -> None:
+    """Refuse columns whose values in a report may tell who somebody is.
+
+    Raises:
+        UserError: a column of ids, names, birth dates or the like, unless the user allows it.
+    """
+    if options.allow_identifiers:
+        return
+    for column in options.by:
+        if _IDENTIFYING.search(re.sub(r"[^a-z]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).casefold())):
+            raise UserError(
+                f"--by {column}: its values may tell who somebody is, and would stand in the report; choose another"
+                " column, or allow it with --allow-identifiers"
+            )
+
+
+def write_results(
+    run: Run,
+    table: Table,
+    frame: pd.DataFrame,
+    options: EvaluateOptions,
+    *,
+    comparison: Comparison | None = None,
+    maps: list[Thumbnail] | None = None,
+    beside: dict[str, Metric] | None = None,
+    left_out: int = 0,
+) -> Evaluation:
+    """Measure the rows of ``frame`` and write ``metrics.json`` and ``report.html``.
+
+    Args:
+        run: the run, calibrated.
+        table: the whole table, for the counts.
+        frame: predictions of the split to measure.
+        options: split, subgroups, bootstrap, where to write.
+        comparison: with another run.
+        maps: pictures of explanations, instead of those that ``options.maps`` asks for.
+        beside: AUROC of other set-ups, shown beside this one's.
+        left_out: rows of another table that are not measured, because the run was trained on them.
+    """
+    folder = options.out or run.folder
+    measured = Path(options.table or run.config["options"]["table"])
+    scores = _readable(run, frame, options)
+    shown, notes = (maps, []) if maps else report_maps(run, table, frame, scores, options)
+    metrics = measure(scores, run.operating.thresholds, seed=options.seed, resamples=options.resamples)
+    simpler = measure_simpler(run, frame, scores, metrics, seed=options.seed, resamples=options.resamples)
+    report = Report(
+        title=f"{run.config['model']['name']} on {measured.name}, {options.split} split",
+        metrics=metrics,
+        scores=scores,
+        comparisons=_comparisons(beside, options.against, comparison, metrics),
+        baselines=simpler.rows,
+        baseline_warnings=simpler.warnings,
+        baseline_notes=simpler.notes,
+        subgroups={column: _subgroup(column, table, frame, scores, run, options) for column in options.by},
+        pictures=worst_errors(run, table, frame, scores) if options.pictures else [],
+        maps=shown,
+        map_notes=notes,
+        **_facts(run, table, frame, options, left_out),
+    )
+    about = _about(run, frame, scores, options) | {"left_out_as_seen": left_out, "simpler": simpler.to_dict()}
+    write_metrics(folder / "metrics.json", metrics, about)
+    write_report(folder / "report.html", report)
+    return Evaluation(metrics, scores, _reasons(frame), folder / "report.html", comparison, left_out, simpler)
+
+
+def _facts(run: Run, table: Table, frame: pd.DataFrame, options: EvaluateOptions, left_out: int) -> dict[str, Any]:
+    """As :func:`report_facts`, and what was done about rows that the run was trained on."""
+    facts = report_facts(run, table, frame)
+    if left_out:
+        facts["data_notes"].insert(0, f"{left_out} rows are left out: the run was trained on their files or patients.")
+    if options.include_training and options.table is not None:
+        facts["data_notes"].insert(0, "Rows that the run was trained on are measured, too, as was asked for.")
+    return facts
+
+
+def _readable(run: Run, frame: pd.DataFrame, options: EvaluateOptions) -> Scores:
+    scores = scores_of(frame, run)
+    if len(scores) == 0:
+        raise UserError(
+            f"none of the {len(frame)} pictures of split {options.split} could be read; see: softfree check"
+        )
+    return scores
+
+
+def _reasons(frame: pd.DataFrame) -> dict[int, str]:
+    """Why pictures could not be read, by row of the table."""
+    unread = frame[frame["status"] != "ok"]
+    return {int(row): str(reason) for row, reason in zip(unread["row"], unread["reason"], strict=True)}
+
+
+def _about(run: Run, frame: pd.DataFrame, scores: Scores, options: EvaluateOptions) -> dict[str, Any]:
+    """What stands beside the metrics in ``metrics.json``."""
+    return {
+        "split": options.split,
+        "task": run.task.kind,
+        "classes": list(run.task.classes),
+        "n": len(scores),
+        "patients": len(np.unique(scores.patients)),
+        "unreadable": len(frame) - len(scores),
+        "cost": read_cost(run.folder),
+    }
+
+
+def _splits(table: Table) -> str:
+    counts = table.frame["split"].value_counts()
+    return ", ".join(f"{count} in {name}" for name, count in counts.items())
+
+
+def _against(run: Run, frame: pd.DataFrame, part: Table, options: EvaluateOptions) -> Comparison:
+    assert options.against is not None
+    other = Run.load(options.against)
+    if other.task != run.task:
+        raise UserError(
+            f"--against {options.against}: it predicts {', '.join(other.task.classes)}, "
+            f"this run {', '.join(run.task.classes)}; compare runs of one task"
+        )
+    if learnt := trained_rows(other.folder, part.keys):
+        raise UserError(
+            f"--against {options.against}: that run was trained on {learnt} of the {len(part.frame)} rows; give the"
+            " table a split column, or train one run with --split-from the other"
+        )
+    same_table = options.table is None and other.config["table"]["sha256"] == run.config["table"]["sha256"]
+    rival = _predicted(other, part, options, stored=same_table)
+    readable = set(frame.loc[frame["status"] == "ok", "row"]) & set(rival.loc[rival["status"] == "ok", "row"])
+    ours, theirs = (
+        scores_of(rows[rows["row"].isin(readable)].sort_values("row"), who)
+        for rows, who in ((frame, run), (rival, other))
+    )
+    return compare(
+        ours,
+        theirs,
+        margin=options.margin,
+        seed=options.seed,
+        resamples=options.resamples,
+        thresholds=(run.operating.thresholds, other.operating.thresholds),
+        names=(run.folder.name, other.folder.name),
+    )
+
+
+def _subgroup(
+    column: str, table: Table, frame: pd.DataFrame, scores: Scores, run: Run, options: EvaluateOptions
+) -> list[GroupRow]:
+    known = [str(name) for name in table.frame.columns if name != "row"]
+    if column not in known:
+        raise UserError(f"--by {column}: no such column; the table has {', '.join(known)}")
+    readable = frame[frame["status"] == "ok"]
+    values = table.frame.set_index("row")[column].reindex(readable["row"]).reset_index(drop=True)
+    return by_group(scores, values, run.operating.thresholds, seed=options.seed, resamples=options.resamples)
+
+
+def _predicted(run: Run, part: Table, options: EvaluateOptions, *, stored: bool) -> pd.DataFrame:
+    """Take the predictions that training has stored, which are float32's, where they are of this table, or predict."""
+    found = stored_rows(run, part) if stored and options.precision == "32" else None
+    if found is not None:
+        return found
+    known = read_baselines(run.folder)
+    beside = None if known is None else Beside(known, run.task, run.preprocessing, len(part.frame))
+    return predict_rows(run, part, options, beside)
+
+
+def _comparisons(
+    beside: dict[str, Metric] | None, against: Path | None, comparison: Comparison | None, metrics: dict[str, Metric]
+) -> list[Compared]:
+    rows = [Compared(name, metric) for name, metric in (beside or {}).items()]
+    if comparison is not None and against is not None:
+        rival = comparison.differences["auroc"]
+        theirs = replace(metrics["auroc"], value=rival.b, low=np.nan, high=np.nan, reason="see the difference")
+        rows.append(Compared(against.name, theirs, comparison))
+    return rows

@@ -1,0 +1,95 @@
+"""What a report says of a run apart from its scores: data, preparation, training and cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from softfree.data.table import Table
+from softfree.inference.run import Run, read_cost
+
+
+def report_facts(run: Run, table: Table, frame: pd.DataFrame) -> dict[str, Any]:
+    """Gather the fields of :class:`~softfree.evaluation.report.Report` that do not depend on the scores.
+
+    Args:
+        run: the run, calibrated.
+        table: the whole table.
+        frame: predictions of the split that is measured.
+    """
+    return {
+        "notice": run.config.get("notice"),
+        "task": run.task,
+        "data": count_rows(table),
+        "data_notes": _notes(run, table, frame),
+        "cost": _cost_in_words(read_cost(run.folder)),
+        "thresholds": run.operating.thresholds,
+        "history": read_history(run.folder),
+        "command": run.config["command"],
+        "versions": run.config["versions"],
+    }
+
+
+def count_rows(table: Table) -> list[dict[str, Any]]:
+    """Pictures, patients and class counts of each split."""
+    rows = []
+    for split in ("train", "val", "test"):
+        part = table.where(split)
+        row: dict[str, Any] = {
+            "split": split,
+            "images": len(part.frame),
+            "patients": part.frame["patient"].nunique(),
+        }
+        for number, name in enumerate(table.task.classes):
+            exclusive = table.task.exclusive
+            row[name] = int((part.targets == number).sum() if exclusive else np.nansum(part.targets[:, number]))
+        rows.append(row)
+    return rows
+
+
+def read_history(folder: Path) -> pd.DataFrame | None:
+    """Loss, AUROC and rate of each epoch, joined over interrupted attempts."""
+    parts = []
+    for path in sorted(folder.glob("logs/csv/version_*/metrics.csv"), key=lambda p: int(p.parent.name[8:])):
+        try:
+            parts.append(pd.read_csv(path).groupby("epoch", as_index=False).last())
+        except (pd.errors.EmptyDataError, KeyError):  # stopped before its first epoch ended
+            continue
+    if not parts:
+        return None
+    return pd.concat(parts).groupby("epoch", as_index=False).last()
+
+
+def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
+    notes = [table.split_made or "The split is the table's own."]
+    notes += run.preprocessing.in_words()
+    if run.config.get("augmentation"):
+        notes.append(f"Training samples are changed at random: {run.config['augmentation']}.")
+    unreadable = int((frame["status"] != "ok").sum())
+    if unreadable:
+        why = "; ".join(sorted(set(frame.loc[frame["status"] != "ok", "status"])))
+        notes.append(f"{unreadable} of {len(frame)} samples of this split could not be read and are left out: {why}.")
+    left_out = run.config["table"].get("unreadable", 0)
+    if left_out:
+        notes.append(f"{left_out} training or validation samples could not be read and were left out.")
+    if copies := run.config["table"].get("copies"):
+        notes.append(f"{copies[:1].upper()}{copies[1:]}.")
+    temperature = run.operating.temperature
+    notes.append(f"Probabilities are calibrated on validation with temperature {temperature:.3g}.")
+    return notes
+
+
+def _cost_in_words(cost: dict[str, Any]) -> dict[str, str]:
+    if not cost:
+        return {}
+    shape = cost.get("shape", [cost.get("side")] * 2)  # runs of before volumes have a side
+    return {
+        "Parameters": f"{cost['parameters']:,}",
+        "Multiply-adds per sample": f"{cost['multiply_adds'] / 1e9:.2f} G at {' x '.join(map(str, shape))}",
+        "Training time": f"{cost['seconds']:.0f} s" + (" since it was resumed" if cost["resumed"] else ""),
+        "Peak memory": f"{cost['peak_bytes'] / 2**30:.2f} GiB",
+        "Machine": cost["machine"],
+    }

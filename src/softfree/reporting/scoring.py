@@ -1,0 +1,201 @@
+"""From a run and a table to calibrated scores, and ``predictions.csv``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from softfree.data.dataset import SampleDataset
+from softfree.data.samples import as_samples
+from softfree.data.seen import read_seen
+from softfree.data.table import Table, read_table
+from softfree.evaluation.calibration import fit_temperature
+from softfree.evaluation.scores import Scores
+from softfree.evaluation.thresholds import choose_thresholds
+from softfree.inference.forward import infer
+from softfree.inference.options import InferenceOptions
+from softfree.inference.predict import outputs
+from softfree.inference.run import PREDICTED, Operating, Run, drawn_split
+from softfree.reporting.baselines import Beside
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import replacing
+from softfree_runtime.core.notes import say
+from softfree_runtime.core.outputs import probabilities
+
+PREDICTIONS = PREDICTED
+
+
+def open_table(
+    run: Run,
+    path: Path | None = None,
+    images: Path | None = None,
+    *,
+    label: str | None = None,
+    labels: list[str] | None = None,
+) -> Table:
+    """Read a table with the run's classes; its own one, wherever that lies now, with the run's split.
+
+    Args:
+        run: the run.
+        path: the table; default: where the run's own one was.
+        images: folder that paths start from.
+        label: column of the classes; default: as in training.
+        labels: several columns; default: as in training.
+
+    Raises:
+        UserError: no table, or one that has changed since training and is not named.
+    """
+    if path is None:
+        return own_table(run, how=f"softfree evaluate {run.folder} TABLE --out FOLDER")
+    table = _read(run, path, images, label, labels)
+    if _is_own(run, table) and table.split_made is not None:
+        table = _read(run, path, images, label, labels, own=True)
+    say(path, table.sentences)
+    return table
+
+
+def own_table(run: Run, moved: Path | None = None, *, how: str) -> Table:
+    """Read the table that a run was trained on, with the run's split.
+
+    Args:
+        run: the run.
+        moved: where it lies now; default: where it was.
+        how: the command that names where it lies now.
+
+    Raises:
+        UserError: it is not there, or its content is another one.
+    """
+    options = run.config["options"]
+    source = moved or Path(options["table"] or "table.csv")
+    if not source.exists():
+        was = ": no such table" if moved else ", which the run was trained on, is not there any more"
+        raise UserError(f"{source}{was}; name it where it lies now: {how}")
+    # The images of a table that was moved may lie beside it.
+    stated = Path(options["images"]) if options["images"] else None
+    table = _read(run, source, None if moved and stated and not stated.exists() else stated, own=True)
+    if not _is_own(run, table):
+        was = "is not the one that" if moved else "has changed since"
+        raise UserError(f"{source} {was} the run was trained on{'' if moved else ' it'}; name the right one: {how}")
+    return table
+
+
+def _is_own(run: Run, table: Table) -> bool:
+    return table.digest == run.config.get("table", {}).get("sha256")
+
+
+def _read(
+    run: Run,
+    path: Path,
+    images: Path | None,
+    label: str | None = None,
+    labels: list[str] | None = None,
+    *,
+    own: bool = False,
+) -> Table:
+    """Read a table with the run's classes; its ``own`` has the run's split, another one without splits is all test."""
+    options = run.config["options"]
+    labels = labels or (None if label else options["labels"])
+    known: dict[str, Any] = {"known": drawn_split(run.folder)} if own else {"val_fraction": 0.0, "test_fraction": 1.0}
+    table = read_table(
+        path,
+        label=label or options["label"],
+        labels=labels,
+        positive=None if labels else options["positive"],
+        classes=run.task.classes,
+        images=images,
+        seed=options["seed"],
+        **known,
+    )
+    return as_samples(table, run.preprocessing.kind, group=options.get("group", False))
+
+
+def without_seen(run: Run, table: Table) -> tuple[Table, int]:
+    """Leave out the rows whose file or patient the run was trained on; of its own table, its own split does that.
+
+    Returns:
+        The table, and how many rows are left out.
+    """
+    if _is_own(run, table):
+        return table, 0
+    seen = read_seen(run.folder)
+    if seen is None:
+        return table, 0
+    known = seen.rows(table.frame)
+    return table.take(np.flatnonzero(~known)), int(known.sum())
+
+
+def predict_rows(
+    run: Run, table: Table, options: InferenceOptions | None = None, beside: Beside | None = None
+) -> pd.DataFrame:
+    """Logits for all rows of ``table`` as in ``predictions.csv``: rows and patients by number, nothing by name.
+
+    With ``beside``, which is told of each sample, what simpler models say stands there, too.
+    """
+    dataset = SampleDataset(table.frame["file"].tolist(), None, run.preprocessing, frames=_frames(table.frame))
+    logits = infer(run.model, dataset, len(run.task.classes), options, seen=beside)
+    frame = table.frame[["row", "split", "patient"]].reset_index(drop=True)
+    frame["status"] = [logits.failed[i].status if i in logits.failed else "ok" for i in range(len(frame))]
+    # Without the file, which a message starts with: its name may be a patient's.
+    frame["reason"] = [
+        str(logits.failed[i]).partition(": ")[2] if i in logits.failed else "" for i in range(len(frame))
+    ]
+    targets = np.asarray(table.targets)
+    for number, name in enumerate(run.task.classes if not run.task.exclusive else []):
+        frame[f"target_{name}"] = targets[:, number]
+    if run.task.exclusive:
+        frame["target"] = targets
+    frame[[f"logit_{name}" for name in run.task.classes]] = logits.values
+    return frame if beside is None else pd.concat([frame, beside.columns()], axis=1)
+
+
+def scores_of(frame: pd.DataFrame, run: Run) -> Scores:
+    """Calibrated scores of the readable rows of a predictions frame."""
+    task = run.task
+    frame = frame[frame["status"] == "ok"]
+    targets = frame["target"].to_numpy() if task.exclusive else frame[[f"target_{c}" for c in task.classes]].to_numpy()
+    logits = frame[[f"logit_{c}" for c in task.classes]].to_numpy()
+    return Scores(task, probabilities(logits, task, run.operating.temperature), targets, frame["patient"].to_numpy())
+
+
+def calibrate(run: Run, validation: pd.DataFrame) -> Run:
+    """Fit the temperature, then choose the thresholds, on validation rows; both are stored with the run."""
+    readable = validation[validation["status"] == "ok"]
+    run = replace(run, operating=Operating())
+    logits = readable[[f"logit_{c}" for c in run.task.classes]].to_numpy()
+    temperature = fit_temperature(logits, scores_of(readable, run).targets, run.task)
+    run = replace(run, operating=Operating(temperature))
+    return run.with_operating(Operating(temperature, choose_thresholds(scores_of(readable, run))))
+
+
+def write_predictions(path: Path, frame: pd.DataFrame, run: Run) -> None:
+    """Write a predictions frame with its calibrated probabilities and labels."""
+    logits = frame[[f"logit_{c}" for c in run.task.classes]].to_numpy()
+    complete = pd.concat([frame.reset_index(drop=True), outputs(logits, run.task, run.operating)], axis=1)
+    with replacing(path) as temporary:
+        complete.to_csv(temporary, index=False)
+
+
+def stored_rows(run: Run, part: Table) -> pd.DataFrame | None:
+    """Predictions written at the end of training, when they cover exactly these rows."""
+    path = run.folder / PREDICTIONS
+    if not path.is_file() or not run.is_unchanged(PREDICTIONS):
+        return None
+    try:
+        frame = pd.read_csv(path).fillna({"reason": ""})
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
+        return None  # damaged: it is made again
+    if not {"row", "status", "reason"} <= set(frame.columns):
+        return None
+    frame = frame[frame["row"].isin(part.frame["row"])].reset_index(drop=True)
+    same = len(frame) == len(part.frame) and set(frame["row"]) == set(part.frame["row"])
+    return frame[[c for c in frame if not str(c).startswith(("p_", "raw_", "predicted"))]] if same else None
+
+
+def _frames(frame: pd.DataFrame) -> list[int | None] | None:
+    if "frame" not in frame:
+        return None
+    return [None if pd.isna(number) else int(number) for number in frame["frame"]]

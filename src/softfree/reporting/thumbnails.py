@@ -1,0 +1,73 @@
+"""Small pictures of what a model was most wrong about."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from softfree.data.table import Table
+from softfree.evaluation.report import Thumbnail
+from softfree.evaluation.scores import Scores
+from softfree.inference.run import Run
+from softfree_runtime.core.errors import ReadError
+from softfree_runtime.core.outputs import called
+from softfree_runtime.core.task import Task
+from softfree_runtime.readers import read_picture
+
+MOST = 12  # pictures in a report
+
+
+def worst_errors(run: Run, table: Table, frame: pd.DataFrame, scores: Scores) -> list[Thumbnail]:
+    """The pictures that the model was most wrong about."""
+    readable = frame[frame["status"] == "ok"].reset_index(drop=True)
+    if run.task.exclusive:
+        truth = scores.targets.astype(int)
+        given = scores.probabilities[np.arange(len(truth)), truth]
+    else:
+        error = np.abs(scores.probabilities - scores.targets)
+        given = 1 - np.nanmax(np.where(np.isnan(error), 0, error), axis=1)
+    wrong = _wrong(run, scores)
+    files = table.frame.set_index("row")["file"]
+    frames = table.frame.set_index("row")["frame"] if "frame" in table.frame else None
+    thumbnails = []
+    for index in np.argsort(given)[:MOST]:
+        row = int(readable["row"][index])
+        number = None if frames is None or pd.isna(frames[row]) else int(frames[row])
+        png = thumbnail(files[row], number)
+        if png is not None and wrong[index]:
+            thumbnails.append(Thumbnail(png, f"row {row}: {_truth(run.task, scores, index)}, given {given[index]:.2f}"))
+    return thumbnails
+
+
+def _wrong(run: Run, scores: Scores) -> list[bool]:
+    """Which pictures are called something else than they are, at the run's own thresholds."""
+    labels = [called(row, run.task, run.operating.thresholds) for row in scores.probabilities]
+    if run.task.exclusive:
+        return [label != run.task.classes[int(t)] for label, t in zip(labels, scores.targets, strict=True)]
+    return [
+        any((name in label.split("; ")) != bool(t) for name, t in zip(run.task.classes, row, strict=True) if t == t)
+        for label, row in zip(labels, scores.targets, strict=True)
+    ]
+
+
+def _truth(task: Task, scores: Scores, index: int) -> str:
+    if task.exclusive:
+        return task.classes[int(scores.targets[index])]
+    return ", ".join(n for n, t in zip(task.classes, scores.targets[index], strict=True) if t == 1) or "no finding"
+
+
+def thumbnail(file: str, frame: int | None = None, side: int = 256) -> bytes | None:
+    """A small PNG of a file, or None when it cannot be read."""
+    try:
+        unit = read_picture(file, frame=frame).unit()
+    except ReadError:
+        return None
+    pixels = (unit * 255).round().astype(np.uint8)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    image.thumbnail((side, side))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

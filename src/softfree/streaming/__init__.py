@@ -1,0 +1,27 @@
+"""The same encoder over tokens that do not fit in memory or on one machine."""
+
+from softfree.streaming.attention import form_of
+from softfree.streaming.bags import BagTokens
+from softfree.streaming.image_rows import ArrayRows, Rows
+from softfree.streaming.layers import can_stream
+from softfree.streaming.store import TokenStore
+from softfree.streaming.streamed import StreamedModel, Streaming, stream_backward, stream_forward, streamed
+from softfree.streaming.token_sources import PictureTokens, TokenSource
+from softfree.streaming.volumes import VolumeTokens
+
+__all__ = [
+    "ArrayRows",
+    "BagTokens",
+    "PictureTokens",
+    "Rows",
+    "StreamedModel",
+    "Streaming",
+    "TokenSource",
+    "TokenStore",
+    "VolumeTokens",
+    "can_stream",
+    "form_of",
+    "stream_backward",
+    "stream_forward",
+    "streamed",
+]

@@ -1,0 +1,126 @@
+"""Whether a sample passes whole or as a stream: as the user says, or as the plan finds that it fits."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from softfree.attention import ATTENTIONS
+from softfree.core.precision import products_in
+from softfree.models.classifier import Classifier
+from softfree.models.encoder import Block
+from softfree.models.stochastic_depth import only
+from softfree.planning.memory import memory
+from softfree.planning.plan import free_memory
+from softfree.planning.work import Work
+from softfree.streaming.image_rows import Rows
+from softfree.streaming.layers import can_stream, why_model_cannot
+from softfree.streaming.streamed import Streaming, stream_forward, streamed
+from softfree.training.options import Precision, StreamOptions
+from softfree_runtime.core.errors import UserError
+
+# Share of the free memory that a plan may take: others live there, too.
+SHARE = 0.8
+
+
+class Answer:
+    """Samples to logits, whole where they fit and streamed where they do not.
+
+    It is no module, so that a training that holds one saves and averages the model once.
+
+    Args:
+        model: samples (B, ...) to logits (B, K).
+        options: when and where to stream.
+        precision: of the products, "32", "bf16" or "16".
+        progress: show a bar for a sample that is streamed.
+
+    Raises:
+        UserError: streaming is asked for always, of a model that cannot.
+    """
+
+    def __init__(
+        self, model: nn.Module, options: StreamOptions, precision: Precision = "32", *, progress: bool = False
+    ) -> None:
+        if options.stream == "always" and why_model_cannot(model):
+            raise UserError(f"--stream always: {why_model_cannot(model)}")
+        self.model, self.options, self.precision = model, options, precision
+        place = "ram" if options.token_store is None else options.token_store
+        kept_in = torch.bfloat16 if options.token_bf16 else None
+        self.streaming = Streaming(place, kept_in, options.token_chunk, progress)
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """Return logits (B, K); with a graph where gradients are enabled."""
+        streams = self.streams(samples)
+        if streams and len(samples) > 1:  # one by one they may fit
+            return torch.cat([self._alone(samples, number) for number in range(len(samples))])
+        with products_in(self.precision, samples.device):
+            return streamed(self.model, samples[0], self.streaming) if streams else self.model(samples)
+
+    def _alone(self, samples: Tensor, number: int) -> Tensor:
+        with only(self.model, number):
+            return self(samples[number : number + 1])
+
+    def of_rows(self, sample: Rows) -> Tensor:
+        """Return logits (1, K), without a graph, of a picture that is never whole; ask :meth:`why_not_rows` before."""
+        with products_in(self.precision, next(self.model.parameters()).device):
+            return stream_forward(self.model, sample, self.streaming)
+
+    def why_not_rows(self) -> str:
+        """Say why a picture that is too long to be read at once cannot pass; nothing if it can."""
+        if self.options.stream == "never":
+            return "--stream never was given"
+        return why_model_cannot(self.model)
+
+    def streams(self, samples: Tensor) -> bool:
+        """Tell whether these samples are streamed, or taken one by one."""
+        if self.options.stream != "auto":
+            return self.options.stream == "always"
+        if not can_stream(self.model):
+            return False
+        gpu = samples.device.type == "cuda"
+        free = _free(gpu)
+        return free is not None and self._needed(samples, gpu) > SHARE * free
+
+    def _needed(self, samples: Tensor, gpu: bool) -> int:
+        """Bytes that the model's activations take at once, by the plan of a picture with as many tokens."""
+        model = self.model
+        assert isinstance(model, Classifier)
+        block = model.blocks[0]
+        assert isinstance(block, Block)
+        name = next(name for name, method in ATTENTIONS.items() if method is type(block.attn))
+        work = Work(
+            model=f"{name}_vit_nano_patch16",
+            width=model.embed_dim,
+            depth=len(model.blocks),
+            heads=block.attn.num_heads,
+            size=16 * math.ceil(math.sqrt(_tokens(model, samples))),
+            batch=len(samples),
+            precision=self.precision,
+            inference=not torch.is_grad_enabled(),
+            mlp_chunk=block.mlp_chunk,
+            stem="patch",
+            pool=model.pool,
+            classes=max(1, model.num_classes),
+            gpu=gpu,
+        )
+        planned = memory(work)
+        return planned.total - planned.process - planned.weights
+
+
+def _tokens(model: Classifier, samples: Tensor) -> int:
+    """Tokens of a sample: of a bag its rows, else the patches of its sides."""
+    sides = samples.shape[2:]
+    patch = getattr(model, "patch_size", None)
+    if patch is None:
+        return samples.shape[1]
+    patches = (patch,) * len(sides) if isinstance(patch, int) else patch
+    return math.prod(-(-side // p) for side, p in zip(sides, patches, strict=True))
+
+
+@lru_cache
+def _free(gpu: bool) -> int | None:
+    """Free memory when the first sample comes: later, what earlier samples left in a heap would count as taken."""
+    return free_memory(gpu)

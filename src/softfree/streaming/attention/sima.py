@@ -1,0 +1,53 @@
+"""SimA over chunks: the L1 norms of Q and K, and K^T V."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from softfree.attention import SimaAttention
+from softfree.attention.base import narrow_as_autocast
+from softfree.streaming.attention.base import Form, Mixing, Stats, numbers
+
+
+class SimaForm(Form[SimaAttention]):
+    """Values: L1 norms of Q and K (B, 1, 2C) and K^T V (B, H, D, D). Raw: the number and both; all are sums."""
+
+    @property
+    def raw_size(self) -> int:
+        """1 + 2C + C D."""
+        return 1 + 2 * self.width + self.width * self.attention.head_dim
+
+    def gather(self, h: Tensor, mask: Tensor | None = None) -> Stats:
+        """Project the tokens and sum."""
+        number = numbers(h, mask)
+        h, full_precision = narrow_as_autocast(h)
+        with full_precision:
+            if mask is not None:
+                h = h.masked_fill(~mask.unsqueeze(-1), 0)
+            tokens = max(1, h.shape[1])
+            _, norms, cross = self.attention._sums(h, mask, tokens)
+            return Stats(number, (norms, cross * tokens))
+
+    def raw(self, stats: Stats) -> Tensor:
+        """See the class."""
+        return torch.cat([value.double().flatten(1) for value in (stats.number, *stats.values)], dim=1)
+
+    def from_raw(self, raw: Tensor, dtype: torch.dtype = torch.float32) -> Stats:
+        """See the class."""
+        heads, depth = self.attention.num_heads, self.attention.head_dim
+        number, norms, cross = raw.to(dtype).split([1, 2 * self.width, self.width * depth], dim=1)
+        return Stats(number, (norms.unsqueeze(1), cross.unflatten(1, (heads, depth, depth))))
+
+    def _mixing(self, values: tuple[Tensor, ...]) -> Mixing:
+        norms, cross = values
+        matrix, constant = self.attention.on_input(*self.attention.mixing(norms, cross, 1))
+        return Mixing.without_centre(matrix, constant)
+
+    def pull(
+        self, h: Tensor, stats: Stats, grads: Sequence[Tensor], mask: Tensor | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Project the tokens again, with a graph; both values are sums, so that each chunk gets all of ``grads``."""
+        return list(self.gather(h, mask).values), list(grads)

@@ -1,0 +1,172 @@
+"""The way back: from the gradients of what is pooled to those of all parameters, one pass for each layer.
+
+A visit of a chunk does all that one layer has to do there. With x_l the input of layer l and s_l the sums over all
+tokens that its attention needs, it
+
+1. computes x_{l+1} from x_l again, with its graph;
+2. adds to dL/dx_{l+1}, which the pass above has left, what came through the sums of the layer above (their gradient is
+   known once that pass is over), and the parameters in front of those sums get theirs;
+3. differentiates x_{l+1}: dL/dx_l but for the sums s_l, the gradients of the block's parameters, and the part of this
+   chunk in dA, dc and dcentre.
+
+After the last chunk, the graph of C x C tensors gives the gradient of s_l. So a token is read once a layer, and the
+work is that of checkpointing each block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from softfree.attention.base import wide_type
+from softfree.models.pooling import Summary
+from softfree.streaming.attention import Mixing
+from softfree.streaming.forward import Advance, Stream
+from softfree.streaming.store import TokenStore
+
+
+class Gradients:
+    """Sums of gradients by parameter, in float32 or better."""
+
+    def __init__(self) -> None:
+        self.sums: dict[Tensor, Tensor] = {}
+
+    def add(self, parameters: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+        """Add; None adds nothing."""
+        for parameter, grad in zip(parameters, grads, strict=True):
+            if grad is not None:
+                grad = grad.to(wide_type(grad))
+                self.sums[parameter] = self.sums[parameter].add_(grad) if parameter in self.sums else grad.clone()
+
+
+class Backward:
+    """One way back.
+
+    Args:
+        stream: A stream that has gone forward and kept the inputs of the layers on the way.
+        grads: dL/dsummary of each chunk whose tokens are pooled.
+        advance: Called after each visit of a chunk.
+        parameters: Find the gradients of the parameters, and not only those of tokens.
+    """
+
+    def __init__(
+        self, stream: Stream, grads: Sequence[Summary], advance: Advance = lambda: None, parameters: bool = True
+    ) -> None:
+        self.stream, self.grads, self.advance, self.parameters = stream, grads, advance, parameters
+        self.found = Gradients()
+        self.of_stats: list[Tensor] = []  # of the layer above
+
+    def run(self) -> dict[Tensor, Tensor]:
+        """Give the gradient of each parameter that has one; the stream is closed."""
+        with self._open():
+            if self.stream.source.sizes:
+                self._descend_to(0)
+                self._reach_tokens()
+        return self.found.sums
+
+    @contextmanager
+    def down_to(self, level: int) -> Iterator[Callable[[int], tuple[Tensor, Tensor]]]:
+        """Go back to what enters a layer, and close the stream in the end.
+
+        Yields:
+            Of the number of a chunk its tokens (1, n, C) and dL/dtokens, rounded as the store rounds.
+        """
+
+        def entering(chunk: int) -> tuple[Tensor, Tensor]:
+            tokens = self.stream.load(level, chunk)
+            return tokens, self._slope(level, chunk, tokens)
+
+        with self._open():
+            if self.stream.source.sizes:
+                self._descend_to(level)
+            yield entering
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        stream = self.stream
+        sizes, width = stream.source.sizes, stream.model.embed_dim
+        with (
+            stream.store or TokenStore([], width, stream.dtype),
+            TokenStore(sizes, width, stream.dtype, 1, stream.place) as self.slopes,
+            torch.autocast(stream.device.type, enabled=False),  # only what is computed again had it
+            torch.enable_grad(),
+        ):
+            yield
+
+    def _descend_to(self, level: int) -> None:
+        for above in reversed(range(level, len(self.stream.layers))):
+            self._descend(above)
+
+    def _wanted(self, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+        return trainable(parameters) if self.parameters else []
+
+    def _descend(self, level: int) -> None:
+        """Go from the gradients of a layer's output to those of its input, without the part of its sums."""
+        stream, layer = self.stream, self.stream.layers[level]
+        with torch.no_grad():
+            mixing = layer.form.mixing(stream.stats[level])
+        mixing = mixing.leaf()
+        totals = Mixing(*(torch.zeros_like(tensor) for tensor in mixing))
+        model = stream.model
+        above = [model.norm, model.pooling, model.head] if level + 1 == len(stream.layers) else []
+        own = self._wanted(p for module in (layer.block, *above) for p in module.parameters())
+        for chunk in range(len(stream.source.sizes)):
+            x = stream.load(level, chunk).detach().requires_grad_()
+            slope: Tensor | None = None
+            if level + 1 < len(stream.layers) or stream.is_pooled(chunk):
+                with stream.autocast():
+                    out = layer(x, mixing)
+                ends, slopes = self._above(level + 1, chunk, out)
+                slope, *grads = torch.autograd.grad(ends, [x, *mixing, *own], slopes, allow_unused=True)
+                for total, part in zip(totals, grads[:3], strict=True):
+                    total += 0 if part is None else part
+                self.found.add(own, grads[3:])
+            self.slopes.write(0, chunk, torch.zeros_like(x) if slope is None else slope)
+            self.advance()
+        attention = self._wanted(layer.block.attn.parameters())
+        self.of_stats, found = layer.form.backward(stream.stats[level], totals, attention)
+        self.found.add(attention, found)
+
+    def _above(self, level: int, chunk: int, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Give what to differentiate of a chunk that goes into a layer or, above the last, into the pooling."""
+        if level < len(self.stream.layers):
+            return [x], [self._slope(level, chunk, x)]
+        with self.stream.autocast():
+            summary = self.stream.pool(x, chunk)
+        ends = [(part, grad) for part, grad in zip(summary, self.grads[chunk], strict=True) if part.requires_grad]
+        return [part for part, _ in ends], [grad for _, grad in ends]
+
+    def _slope(self, level: int, chunk: int, x: Tensor) -> Tensor:
+        """Give dL/dx of a chunk that goes into a layer."""
+        return self.slopes.read(0, chunk, x.dtype, x.device) + self._through_sums(level, x)
+
+    def _through_sums(self, level: int, x: Tensor) -> Tensor:
+        """Give the gradient of a chunk that goes through the sums of a layer's attention."""
+        stream, layer = self.stream, self.stream.layers[level]
+        assert stream.store is not None
+        x = x.detach().to(stream.store.dtype).to(x.dtype).requires_grad_()  # rounded, as the sums have seen it
+        with stream.autocast():
+            tensors, grads = layer.form.pull(layer.normed(x), stream.stats[level], self.of_stats)
+        own = self._wanted([*layer.block.norm1.parameters(), *layer.block.attn.parameters()])
+        slope, *found = torch.autograd.grad(tensors, [x, *own], grads, allow_unused=True)
+        self.found.add(own, found)
+        return slope
+
+    def _reach_tokens(self) -> None:
+        """Go from the gradients of the tokens to those of what makes them."""
+        own = trainable(self.stream.source.parameters)
+        for chunk in range(len(self.stream.source.sizes)):
+            with self.stream.autocast():
+                tokens = self.stream.source.tokens(chunk)
+            ends, slopes = self._above(0, chunk, tokens)
+            if tokens.requires_grad:
+                self.found.add(own, torch.autograd.grad(ends, own, slopes, allow_unused=True))
+            self.advance()
+
+
+def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Leave out what is frozen."""
+    return [parameter for parameter in parameters if parameter.requires_grad]

@@ -1,0 +1,59 @@
+"""The tokens of a bag of tiles, so many rows of its table at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softfree.models.bag import COORDINATES, BagTransformer
+from softfree_runtime.core.errors import UserError
+
+
+class BagTokens:
+    """A :class:`~softfree.streaming.token_sources.TokenSource` of a bag; padding (NaN as coordinates) is left out.
+
+    Args:
+        model: Whose tokenizer and class token.
+        bag: (N, F + 3), F features and x, y, z of each tile: a tensor or array; a memory-mapped one is read by rows.
+        chunk: Tiles of a chunk.
+
+    Raises:
+        UserError: another shape, or no tile.
+    """
+
+    def __init__(self, model: BagTransformer, bag: Tensor | np.ndarray, chunk: int) -> None:
+        if bag.ndim == 3 and len(bag) == 1:
+            bag = bag[0]
+        if bag.ndim != 2 or bag.shape[1] != model.in_features + COORDINATES:
+            raise UserError(
+                f"Got a bag of shape {tuple(bag.shape)}: expected (tiles, {model.in_features + COORDINATES}), "
+                f"{model.in_features} features and x, y, z of each tile; set in_features to the encoder's width."
+            )
+        self.model, self.bag = model, bag
+        self.real = ~_tensor(bag[:, -1]).isnan().cpu()
+        if not self.real.any():
+            raise UserError("Got a bag without a tile: nothing can be said about it; leave the sample out.")
+        self.grid, self.mask = (len(bag),), None if self.real.all() else self.real
+        rows = [slice(start, start + chunk) for start in range(0, len(bag), chunk)]
+        self.rows = [part for part in rows if self.real[part].any()]
+        self.prefix = model.num_prefix_tokens
+        self.sizes = [int(self.real[part].sum()) + self.prefix * (not at) for at, part in enumerate(self.rows)]
+        self.parameters = [*model.patch_embed.parameters(), *([] if model.cls_token is None else [model.cls_token])]
+
+    def tokens(self, chunk: int) -> Tensor:
+        """Make the tokens (1, n, C) of a chunk; differentiable in the parameters."""
+        part, like = self.rows[chunk], self.parameters[0]
+        tiles = _tensor(self.bag[part])
+        if not self.real[part].all():
+            tiles = tiles[self.real[part].to(tiles.device)]
+        tokens: Tensor = self.model.patch_embed(tiles.to(like.device, like.dtype).unsqueeze(0))
+        front = self.model.cls_token
+        if front is None:
+            return tokens
+        tokens = tokens.to(torch.promote_types(tokens.dtype, front.dtype))  # as where they are joined in memory
+        return tokens if chunk else torch.cat([front, tokens], dim=1)
+
+
+def _tensor(part: Tensor | np.ndarray) -> Tensor:
+    return part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))  # of a map that may be read only

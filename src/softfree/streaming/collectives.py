@@ -1,0 +1,103 @@
+"""What the processes that share one sample tell each other: sums with a gradient, and what each of them has got."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+
+from softfree_runtime.core.errors import UserError
+
+
+def group_of(group: dist.ProcessGroup | DeviceMesh) -> dist.ProcessGroup:
+    """Find the process group of a mesh dimension; leave a group as it is.
+
+    Raises:
+        UserError: a mesh of several dimensions, or something else.
+    """
+    if isinstance(group, DeviceMesh):
+        if group.ndim != 1:
+            raise UserError(
+                f"Got a mesh of {group.ndim} dimensions {group.mesh_dim_names}: expected the one that a sample is "
+                'spread over, such as mesh["sequence"].'
+            )
+        return group.get_group()
+    if not isinstance(group, dist.ProcessGroup):
+        raise UserError(
+            f"Got {type(group).__name__} for the processes of a sample: expected a dimension of a DeviceMesh, or a "
+            "process group that this process belongs to."
+        )
+    return group
+
+
+def sum_over(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Sum a tensor over the ranks; all get the same bits.
+
+    Each rank's result depends on each rank's tensor, so that the gradients of all ranks' results are summed on the way
+    back: what a rank gets is the derivative of the sum of all ranks' losses.
+    """
+    result: Tensor = _Sum.apply(tensor, group)
+    return result
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return sum_over(grad, ctx.group), None
+
+
+def from_all(tensor: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
+    """Give the tensors of all ranks, which have one shape, by rank; the way back is that of :func:`sum_over`."""
+    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+    empty = torch.zeros_like(tensor)
+    return list(sum_over(torch.stack([tensor if at == rank else empty for at in range(ranks)]), group))
+
+
+def most_over(number: int, group: dist.ProcessGroup, device: torch.device) -> int:
+    """Find the largest of the ranks' numbers."""
+    told = torch.tensor(number, device=device)
+    dist.all_reduce(told, dist.ReduceOp.MAX, group=group)
+    return int(told)
+
+
+def agree(reason: str, shape: Sequence[int], group: dist.ProcessGroup, device: torch.device) -> list[list[int]]:
+    """Tell all ranks the shape (4 numbers) of this rank's part, and hear theirs.
+
+    Args:
+        reason: Why this rank's part cannot be used; empty if it can. All ranks hear of it, and none waits for ever.
+        shape: Of the part; the first number, of samples, must be the same everywhere.
+        group: The ranks.
+        device: Where the group's tensors lie.
+
+    Returns:
+        The shapes, by rank.
+
+    Raises:
+        UserError: on all ranks alike, if a part cannot be used or the numbers of samples differ.
+    """
+    told = torch.tensor([bool(reason), *shape], device=device)
+    heard = told.new_empty(dist.get_world_size(group) * len(told))
+    dist.all_gather_into_tensor(heard, told, group=group)
+    ranks = heard.view(-1, len(told)).tolist()
+    if reason:
+        raise UserError(reason)
+    refused = [rank for rank, (bad, *_) in enumerate(ranks) if bad]
+    if refused:
+        raise UserError(f"Rank {refused[0]} of this sample's processes cannot use its part; it says why.")
+    shapes = [shape for _, *shape in ranks]
+    if len({shape[0] for shape in shapes}) > 1:
+        raise UserError(
+            f"Got batches of {[shape[0] for shape in shapes]} samples by rank: expected parts of the same samples."
+        )
+    return shapes

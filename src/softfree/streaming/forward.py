@@ -1,0 +1,190 @@
+"""One sample on its way up through the layers, chunk by chunk: one pass over the tokens for each layer.
+
+A pass applies a layer to each chunk, as the sums over all tokens say, and gathers the sums for the next layer from what
+comes out. Memory holds one chunk, and the tokens of all chunks are where the user wants them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from softfree.attention.base import wide_type
+from softfree.models.classifier import Classifier
+from softfree.models.pooling import Summary
+from softfree.streaming.attention import Mixing, Stats
+from softfree.streaming.layers import layers_of
+from softfree.streaming.store import TokenStore
+from softfree.streaming.token_sources import TokenSource
+
+Advance = Callable[[], None]
+
+
+class Stream:
+    """A sample between its tokens and what its pooling needs of them.
+
+    Args:
+        model: The model; its mode, its weights' type and the autocast of the moment hold for the way back, too.
+        source: The sample's tokens.
+        place: "ram", or a folder for the tokens.
+        dtype: What tokens are kept in; None for their own type.
+        kept_from: Keep the input of this layer and of those above, for what comes after the pass: 0 for a way back
+            through all of them, until :meth:`close`. None: keep nothing.
+
+    Raises:
+        UserError: a model that cannot stream.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        source: TokenSource,
+        place: str | Path = "ram",
+        dtype: torch.dtype | None = None,
+        kept_from: int | None = None,
+    ) -> None:
+        self.model, self.source, self.place, self.stored_as = model, source, place, dtype
+        self.layers = layers_of(model)
+        self.keep = kept_from is not None
+        self.first = max(0, len(self.layers) - 1) if kept_from is None else kept_from  # layers below share its place
+        self.stats: list[Stats] = []
+        self.dtype = torch.float32  # of the tokens between the layers; known once there are some
+        self.pooled_as, self.parts = torch.float32, 1  # of what is pooled, and the tensors of its summary; likewise
+        weight = next(model.parameters())
+        self.device, self.wide = weight.device, wide_type(weight)
+        self.number = sum(source.sizes) - source.prefix
+        self.store: TokenStore | None = None
+        kind = self.device.type
+        self._autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        self._narrow = torch.get_autocast_dtype(kind) if self._autocast else None
+
+    def forward(self, advance: Advance = lambda: None) -> list[Summary]:
+        """Pass all layers, and give the pooling's summary of each chunk, in float64; see :meth:`logits`."""
+        try:
+            summaries = self._pass_all(advance)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            # Weights that were cast here have no graph; nobody else may find them.
+            torch.clear_autocast_cache()
+        if not self.keep:
+            self.close()
+        return summaries
+
+    def _pass_all(self, advance: Advance) -> list[Summary]:
+        depth = len(self.layers)
+        raw: Tensor | None = None
+        summaries: list[Summary] = []
+        for level in range(depth + 1):
+            mixing = self._mixing(level - 1, raw) if raw is not None else None
+            raw = None
+            for chunk in range(len(self.source.sizes)):
+                if level < depth or self.is_pooled(chunk):
+                    x = (
+                        self._tokens(chunk)
+                        if mixing is None
+                        else self.layers[level - 1](self.load(level - 1, chunk), mixing)
+                    )
+                    if level == depth:
+                        summaries.append(self.pool(x, chunk))
+                    else:
+                        raw = self._gather(level, self._keep(level, chunk, x), raw)
+                advance()
+        if not summaries:  # no real token
+            nothing = torch.zeros(1, 0, self.model.embed_dim, dtype=self.wide, device=self.device)
+            summaries.append(self._summary(nothing))
+        return summaries
+
+    def _tokens(self, chunk: int) -> Tensor:
+        x = self.source.tokens(chunk)
+        self.dtype = x.dtype
+        return x
+
+    def _gather(self, level: int, x: Tensor, raw: Tensor | None) -> Tensor:
+        """Add what the attention of a layer wants of a chunk's tokens."""
+        layer = self.layers[level]
+        more = layer.form.raw(layer.form.gather(layer.normed(x)))
+        return more if raw is None else raw + more
+
+    def _mixing(self, level: int, raw: Tensor) -> Mixing:
+        form = self.layers[level].form
+        stats = form.from_raw(raw, self.wide)
+        if self.keep:
+            self.stats.append(stats)
+        return form.mixing(stats)
+
+    def _keep(self, level: int, chunk: int, x: Tensor) -> Tensor:
+        if self.store is None:
+            layers = max(1, len(self.layers) - self.first)
+            sizes, stored_as = self.source.sizes, self.stored_as or x.dtype
+            self.store = TokenStore(sizes, x.shape[2], stored_as, layers, self.place)
+        return self.store.write(self._place_of(level), chunk, x)
+
+    def load(self, level: int, chunk: int) -> Tensor:
+        """Get the tokens (1, n, C) that went into a layer."""
+        assert self.store is not None
+        return self.store.read(self._place_of(level), chunk, self.dtype, self.device)
+
+    def _place_of(self, level: int) -> int:
+        return max(0, level - self.first)
+
+    def outputs(self) -> Iterator[Tensor]:
+        """Compute the last layer once more: tokens (1, n, C) chunk by chunk, as they are pooled.
+
+        The stream has gone forward and kept what went into its last layer.
+        """
+        if self.stats:  # else there was no token
+            last = len(self.layers) - 1
+            mixing = self.layers[last].form.mixing(self.stats[last])
+            for chunk in range(len(self.source.sizes)):
+                yield self.model.norm(self.layers[last](self.load(last, chunk), mixing))
+
+    def is_pooled(self, chunk: int) -> bool:
+        """Whether the last layer's tokens of a chunk are asked for: of a class token, only the first chunk's."""
+        return self.model.pool != "token" or chunk == 0
+
+    def pool(self, x: Tensor, chunk: int) -> Summary:
+        """Give the pooling's summary of a chunk after the last layer, in float64; differentiable."""
+        x = self.model.norm(x)
+        if self.model.pool != "token":
+            return self._summary(x if chunk else x[:, self.source.prefix :])
+        return self._summary(x[:, :1])
+
+    def _summary(self, x: Tensor) -> Summary:
+        """Sum up the tokens (1, n, C) that are pooled."""
+        mask = None
+        if not x.shape[1]:  # no pooling sums up nothing, but all of them padding
+            x, mask = F.pad(x, (0, 0, 0, 1)), torch.zeros(1, 1, dtype=torch.bool, device=x.device)
+        values = self.model.evidence(x)
+        summary = self.model.pooling.summary(values, mask, self.pooled)
+        self.pooled_as, self.parts = values.dtype, len(summary)
+        return tuple(part.double() for part in summary)
+
+    def grouped(self, parts: Sequence[Tensor]) -> list[Summary]:
+        """Put the parts of all summaries, given one after the other, together again."""
+        return [tuple(parts[start : start + self.parts]) for start in range(0, len(parts), self.parts)]
+
+    def logits(self, summaries: Sequence[Summary]) -> Tensor:
+        """Give the logits (1, K) of the summaries of all chunks; differentiable."""
+        number = torch.full((1, 1), max(1, self.pooled), dtype=torch.float64, device=self.device)
+        return self.model.conclude(self.model.pooling.finish(summaries, number).to(self.pooled_as))
+
+    @property
+    def pooled(self) -> int:
+        """How many tokens are pooled."""
+        return 1 if self.model.pool == "token" else self.number
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Give the autocast that this stream was made under. Cast weights are not kept: their graphs are used once."""
+        return torch.autocast(self.device.type, dtype=self._narrow, enabled=self._autocast, cache_enabled=False)
+
+    def close(self) -> None:
+        """Give the tokens' space back."""
+        if self.store is not None:
+            self.store.close()

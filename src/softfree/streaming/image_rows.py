@@ -1,0 +1,64 @@
+"""Pictures that are read band by band: arrays, memory-mapped files, or anything else with rows of pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softfree_runtime.core.errors import UserError
+
+
+class Rows(Protocol):
+    """A picture that gives some of its rows at a time."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        ...
+
+    def read(self, top: int, bottom: int) -> Tensor:
+        """Give the rows from ``top`` up to ``bottom``, (channels, bottom - top, width), as a model takes them."""
+        ...
+
+
+class ArrayRows:
+    """Rows of an array in memory or of a memory-mapped file.
+
+    Args:
+        array: (channels, H, W), or (1, channels, H, W); with ``channels_last`` (H, W, channels).
+        channels_last: The layout.
+        prepare: From rows (channels, n, W) of the array's own type to what a model takes, each pixel by itself: scale,
+            mean and deviation. Without it the array must hold floating point numbers.
+
+    Raises:
+        UserError: another number of axes, or integers without ``prepare``.
+    """
+
+    def __init__(
+        self,
+        array: np.ndarray | Tensor,
+        channels_last: bool = False,
+        prepare: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        if array.ndim == 4 and len(array) == 1:
+            array = array[0]
+        if array.ndim != 3 or 0 in array.shape:
+            raise UserError(f"Got a picture of shape {tuple(array.shape)}: expected one, (channels, height, width).")
+        floating = array.is_floating_point() if isinstance(array, Tensor) else array.dtype.kind == "f"
+        if prepare is None and not floating:
+            raise UserError(f"Got pixels of {array.dtype}: expected floating point numbers, or prepare= to make them.")
+        self.array, self.channels_last, self.prepare = array, channels_last, prepare
+        first, second, third = (int(side) for side in array.shape)
+        self.shape = (third, first, second) if channels_last else (first, second, third)
+
+    def read(self, top: int, bottom: int) -> Tensor:
+        """See :class:`Rows`."""
+        part = self.array[top:bottom] if self.channels_last else self.array[:, top:bottom]
+        rows = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))  # of a map that may be read only
+        if self.channels_last:
+            rows = rows.permute(2, 0, 1)
+        return rows if self.prepare is None else self.prepare(rows)

@@ -1,0 +1,89 @@
+"""One model as a stream sees it: what each of its blocks does to a chunk, once the sums over all tokens are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from softfree.models.chunking import by_rows
+from softfree.models.classifier import Classifier
+from softfree.models.encoder import Block
+from softfree.models.stochastic_depth import StochasticDepth
+from softfree.streaming.attention import Form, Mixing, form_of, refusal
+from softfree_runtime.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A block, the form of its attention, and the factors of its two branches in this pass (stochastic depth)."""
+
+    block: Block
+    form: Form
+    factors: tuple[float, float] = (1.0, 1.0)
+
+    def normed(self, x: Tensor) -> Tensor:
+        """Prepare tokens (1, n, C) for the attention."""
+        return cast(Tensor, self.block.norm1(x))
+
+    def __call__(self, x: Tensor, mixing: Mixing) -> Tensor:
+        """Map tokens (1, n, C) to those of the next layer. Without gradients the cache holds what one part needs."""
+        if not torch.is_grad_enabled():
+            return by_rows(lambda part: self._feed(self._attend(part, mixing)), x, self.block.hidden)
+        return self._feed(self._attend(x, mixing))
+
+    def _attend(self, x: Tensor, mixing: Mixing) -> Tensor:
+        y = self.block.ls1(self.form.apply(self.normed(x), mixing))
+        return x + (y if self.factors[0] == 1 else y * self.factors[0])
+
+    def _feed(self, x: Tensor) -> Tensor:
+        block, factor = self.block, self.factors[1]
+        rows = block.mlp_chunk if torch.is_grad_enabled() else x.shape[1]
+        y = by_rows(lambda part: block.ls2(block.mlp(block.norm2(part))), x, block.hidden, rows)
+        return x + (y if factor == 1 else y * factor)
+
+
+def layers_of(model: Classifier) -> list[Layer]:
+    """Take a model apart; stochastic depth is drawn from torch's generator as the model itself would for one sample.
+
+    Raises:
+        UserError: a model that cannot stream.
+    """
+    reason = why_model_cannot(model)
+    if reason:
+        raise UserError(reason)
+    layers = []
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        one = block.norm2.weight.new_ones(1, 1, 1)
+        factors = _factor(block.drop_path1, one), _factor(block.drop_path2, one)
+        layers.append(Layer(block, form_of(block.attn), factors))
+    return layers
+
+
+def can_stream(model: nn.Module) -> bool:
+    """Tell whether a model's tokens can pass in chunks, in the mode (training or evaluation) that it is in."""
+    return not why_model_cannot(model)
+
+
+def why_model_cannot(model: nn.Module) -> str:
+    """Say why a model cannot stream; empty if it can."""
+    if not isinstance(model, Classifier):
+        return (
+            f"{type(model).__name__} cannot stream: expected one of softfree's transformers, such as seqnorm_vit_tiny."
+        )
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        if refusal(block.attn):
+            return refusal(block.attn)
+        if block.pos_conv is not None:
+            return "Got pos_conv=True, whose tokens need their neighbours: make the model without it to stream."
+        if any(isinstance(part, nn.Dropout) and part.training and part.p for part in block.modules()):
+            return "Got proj_drop in training, which a stream cannot draw twice alike: use drop_path_rate instead."
+    return ""
+
+
+def _factor(path: StochasticDepth, one: Tensor) -> float:
+    return float(path(one))

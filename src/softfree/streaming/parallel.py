@@ -1,0 +1,213 @@
+"""One sample over several processes: each holds some of its tokens, and all have the same model.
+
+An attention that is a few sums over all tokens (see :mod:`~softfree.streaming.attention`) needs nothing else of the
+others. So in each layer a rank sums over its own tokens, the sums are added up over the ranks by one all-reduce (in
+float64; for SeqNorm (C + 1) C / 2 + C + 1 numbers a sample, whatever N is), and every rank goes on with its own tokens
+alone. At the end the pooled sums (C numbers a sample) are added up likewise, or each rank's summary is sent to all where the
+pooling is no sum, and all ranks have the same logits, bit for bit.
+The way back has the same all-reduces, of gradients.
+
+Which gradients come out. Let the ranks r = 1..R hold copies p_r of the parameters, and let each compute the same loss
+from the logits, L_r. Everything between is exact differentiation if the backward of an all-reduce is the sum of all
+ranks' gradients, because each rank's result depends on each rank's input: rank r then finds
+
+    g_r = d(L_1 + ... + L_R) / dp_r.
+
+All p_r are the same p, and all L_r the same function L of it, so that sum_r g_r = R dL/dp, and the *mean* of the g_r is
+the gradient of the one-process model. (For a weight of the head g_r is dL/dp itself on every rank; for one of the
+encoder it is R times the part that comes through the rank's own tokens.) The mean is what DDP and FSDP take over their
+ranks. Over a world of D data replicas x R ranks a sample, it is the mean of the replicas' gradients, as in data
+parallel training without sequence parallelism: nothing else is to be scaled, and each rank calls ``backward()`` on the
+plain loss of its replica's batch.
+
+    mesh = init_device_mesh("cuda", (2, 4), mesh_dim_names=("data", "sequence"))
+    parallel = DistributedDataParallel(SequenceParallel(model, mesh["sequence"]))  # over all 8
+    loss = criterion(parallel(split_rows(pictures, 16, mesh["sequence"])), targets)
+
+FSDP2 takes the wrapper as a whole, ``fully_shard(SequenceParallel(...), mesh=...)``: the weights are whole while a step
+is computed, and gradients and optimizer state are shards. Single blocks cannot be sharded, since they are not called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.utils.checkpoint import checkpoint
+
+from softfree.attention.base import wide_type
+from softfree.models.bag import BagTransformer
+from softfree.models.chunking import by_rows
+from softfree.models.encoder import Block
+from softfree.models.patch_embed import PatchEmbed
+from softfree.models.pooling import Summary
+from softfree.models.vit import VisionTransformer
+from softfree.streaming.attention import Form, form_of, numbers
+from softfree.streaming.collectives import from_all, group_of, most_over, sum_over
+from softfree.streaming.shards import Part, part_of_bag, part_of_picture, split_rows
+from softfree_runtime.core.errors import UserError
+
+__all__ = ["SequenceParallel", "split_rows"]
+
+
+class SequenceParallel(nn.Module):
+    """A model whose samples are spread over the ranks of a group; same parameters, same logits, same gradients.
+
+    In training, stochastic depth is drawn on the group's first rank, as the model itself would draw it, and sent to the
+    others; dropout (``proj_drop``) is drawn by each rank for its own tokens, so that ranks want different seeds.
+    Gradient checkpointing is the model's own (``model.set_grad_checkpointing()``), and repeats no all-reduce.
+
+    Args:
+        model: A BagTransformer, or a VisionTransformer with ``stem="patch"``; the same weights on all ranks.
+        group: A dimension of a DeviceMesh, ``mesh["sequence"]``, or a process group.
+
+    Raises:
+        UserError: a model that cannot be spread; the message says why.
+    """
+
+    def __init__(self, model: nn.Module, group: dist.ProcessGroup | DeviceMesh) -> None:
+        super().__init__()
+        check_model(model)
+        self.model = cast(BagTransformer | VisionTransformer, model)
+        self.group = group_of(group)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Classify samples of which this rank has a part. All ranks of the group must call it together.
+
+        Args:
+            x: For bags, this rank's tiles (B, n, F + 3), with NaN as z in rows of padding; n may differ between ranks.
+                For pictures, this rank's band of rows (B, channels, H_r, W), the first rank's at the top; H_r is a
+                multiple of the patch but for the last band. See :func:`~softfree.streaming.shards.split_rows`. A rank
+                may have nothing (n or H_r of 0).
+            mask: For pictures, boolean (B, N_r), True for the band's real patch tokens; None when all are real.
+
+        Returns:
+            Logits (B, num_classes), the same on all ranks.
+
+        Raises:
+            UserError: on all ranks, if one has got a part that does not fit, or no rank has a tile of some bag.
+        """
+        part = self._part(x, mask)
+        number = self._number(part)
+        tokens, blocks = part.tokens, cast("list[Block]", list(self.model.blocks))
+        for block, factors in zip(blocks, self._factors(blocks, tokens), strict=True):
+            tokens = self._layer(block, part._replace(tokens=tokens), factors)
+        return self._classify(part._replace(tokens=self.model.norm(tokens)), number)
+
+    def _part(self, x: Tensor, mask: Tensor | None) -> Part:
+        if isinstance(self.model, VisionTransformer):
+            return part_of_picture(self.model, x, mask, self.group)
+        if mask is not None:
+            raise UserError("Got a mask for bags: their padding is marked by NaN as z.")
+        return part_of_bag(self.model, x, self.group)
+
+    def _number(self, part: Part) -> Tensor:
+        """Count the real tokens of all ranks without the class token, (B, 1), at least 1."""
+        front = self.model.num_prefix_tokens
+        mask = None if part.mask is None else part.mask[:, front:]
+        number = sum_over(numbers(part.tokens[:, front:], mask).double(), self.group)
+        if isinstance(self.model, BagTransformer) and not number.all():
+            raise UserError("Got a bag without a tile on any rank: nothing can be said about it; leave the sample out.")
+        return number.clamp(min=1)
+
+    def _factors(self, blocks: list[Block], tokens: Tensor) -> Tensor | list[tuple[None, None]]:
+        """Give the factors of all branches, (depth, 2, B, 1, 1), as the first rank has drawn them."""
+        paths = [path for block in blocks for path in (block.drop_path1, block.drop_path2)]
+        if not any(path.training and getattr(path, "drop_prob", 0) for path in paths):
+            return [(None, None)] * len(blocks)
+        ones = tokens.new_ones(len(tokens), 1, 1)
+        drawn = torch.stack([path(ones) for path in paths])
+        dist.broadcast(drawn, group=self.group, group_src=0)
+        return drawn.unflatten(0, (-1, 2))
+
+    def _layer(self, block: Block, part: Part, factors: Tensor | tuple[None, None]) -> Tensor:
+        """Map this rank's tokens (B, n, C) to those of the next layer: one all-reduce."""
+        form, x = form_of(block.attn), part.tokens
+        saves = self.model.blocks.grad_checkpointing and torch.is_grad_enabled()
+        run: Callable[..., Any] = partial(checkpoint, use_reentrant=False) if saves else _call
+        # What is normalised is kept for the second half, or computed there again.
+        h = None if saves else block.norm1(x)
+        raw = sum_over(run(_gather, block, form, x, h, part.mask), self.group)
+        mixing = form.mixing(form.from_raw(raw, wide_type(x)))
+        return cast(Tensor, run(_advance, block, form, x, h, part.mask, mixing, factors))
+
+    def _classify(self, part: Part, number: Tensor) -> Tensor:
+        """Pool the tokens of all ranks and give the logits (B, K); ``number`` counts the real ones, (B, 1)."""
+        model = self.model
+        values = model.evidence(model.pooled_tokens(part.tokens))  # (B, n, C or K)
+        mask = None if part.mask is None else model.pooled_tokens(part.mask.unsqueeze(2)).squeeze(2)
+        if model.pool == "token":
+            number = torch.ones_like(number)
+        pooled = model.pooling.finish(self._summaries(values, mask, int(number.max())), number)
+        return model.conclude(pooled.to(values.dtype))
+
+    def _summaries(self, values: Tensor, mask: Tensor | None, most: int) -> list[Summary]:
+        """Give the pooling's summaries of the tokens of all ranks, in float64."""
+        pooling, group = self.model.pooling, self.group
+        if pooling.additive:
+            return [tuple(sum_over(part.double(), group) for part in pooling.summary(values, mask, most))]
+        lacking = most_over(values.shape[1], group, values.device) - values.shape[1]  # all summaries in one shape
+        if lacking:
+            mask = values.new_ones(values.shape[:2], dtype=torch.bool) if mask is None else mask
+            values, mask = F.pad(values, (0, 0, 0, lacking)), F.pad(mask, (0, lacking))
+        parts = [from_all(part.double(), group) for part in pooling.summary(values, mask, most)]
+        return list(zip(*parts, strict=True))
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse a model whose tokens cannot be spread over ranks.
+
+    Raises:
+        UserError: why.
+    """
+    if not isinstance(model, BagTransformer | VisionTransformer):
+        raise UserError(
+            f"{type(model).__name__} cannot be spread over processes: expected a BagTransformer or a VisionTransformer."
+        )
+    if isinstance(model, VisionTransformer) and not isinstance(model.patch_embed, PatchEmbed):
+        raise UserError(
+            "Got a convolutional stem, whose tokens need the pixels of the bands beside: make the model with "
+            "stem='patch' to spread its tokens over processes."
+        )
+    for block in cast("list[Block]", list(model.blocks)):
+        form_of(block.attn)
+        if block.pos_conv is not None:
+            raise UserError(
+                "Got pos_conv=True, whose tokens need their neighbours: make the model without it to spread its tokens "
+                "over processes."
+            )
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+def _gather(block: Block, form: Form, x: Tensor, h: Tensor | None, mask: Tensor | None) -> Tensor:
+    """Sum what the attention wants of this rank's tokens."""
+    return form.raw(form.gather(block.norm1(x) if h is None else h, mask))
+
+
+def _advance(
+    block: Block,
+    form: Form,
+    x: Tensor,
+    h: Tensor | None,
+    mask: Tensor | None,
+    mixing: Any,
+    factors: tuple[Tensor | None, Tensor | None],
+) -> Tensor:
+    """Do the rest of a block, each token by itself."""
+    y = block.attn.proj_drop(form.apply(block.norm1(x) if h is None else h, mixing, mask))
+    x = x + _scaled(block.ls1(y), factors[0])
+    y = by_rows(lambda part: block.ls2(block.mlp(block.norm2(part))), x, block.hidden, block.mlp_chunk)
+    return x + _scaled(y, factors[1])
+
+
+def _scaled(y: Tensor, factor: Tensor | None) -> Tensor:
+    return y if factor is None else y * factor.to(y.dtype)

@@ -1,0 +1,198 @@
+"""Streaming for users: logits of a sample of any size, with or without a graph to its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from softfree.core.progress import console
+from softfree.models.bag import BagTransformer
+from softfree.models.classifier import Classifier
+from softfree.models.pooling import Summary
+from softfree.models.vit import VisionTransformer
+from softfree.models.vit3d import VolumeTransformer
+from softfree.streaming.backward import Backward, trainable
+from softfree.streaming.bags import BagTokens
+from softfree.streaming.forward import Advance, Stream
+from softfree.streaming.image_rows import Rows
+from softfree.streaming.layers import why_model_cannot
+from softfree.streaming.token_sources import PictureTokens, TokenSource
+from softfree.streaming.volumes import VolumeTokens
+from softfree_runtime.core.errors import UserError
+
+Sample = TokenSource | Rows | Tensor | np.ndarray
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """How a sample streams.
+
+    Attributes:
+        store: Where its tokens wait: "ram", or a folder on a disk.
+        dtype: What they are kept in: None for their own type, or torch.bfloat16 for half the space.
+        chunk: Tokens that are computed at once, about. Memory grows with it, time does not beyond a few thousand.
+        progress: Show a bar.
+    """
+
+    store: str | Path = "ram"
+    dtype: torch.dtype | None = None
+    chunk: int = 8192
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1:
+            raise UserError(f"Got chunk={self.chunk}: expected the number of tokens that are computed at once.")
+        if self.dtype not in (None, torch.float32, torch.bfloat16):
+            raise UserError(f"Got dtype={self.dtype} for the kept tokens: expected torch.float32 or torch.bfloat16.")
+
+
+def stream_forward(
+    model: nn.Module, sample: Sample, streaming: Streaming | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Classify one sample, without gradients.
+
+    Args:
+        model: One of softfree's transformers, on the device that computes; see
+            :func:`~softfree.streaming.layers.can_stream`.
+        sample: A picture (channels, H, W), volume (channels, D, H, W) or bag (N, F + 3) as a tensor or array (a
+            memory-mapped one is read by parts), pictures as anything with
+            :class:`~softfree.streaming.image_rows.Rows`; or any :class:`~softfree.streaming.token_sources.TokenSource`.
+        streaming: How; default :class:`Streaming`.
+        mask: Boolean (N,), True for real patch tokens in raster order of a picture or volume; None when all are real.
+
+    Returns:
+        Logits (1, num_classes), as ``model(sample[None], mask)`` would give.
+
+    Raises:
+        UserError: a model that cannot stream, a sample that does not fit it, or no space for the tokens.
+    """
+    streaming = streaming or Streaming()
+    source = source_of(model, sample, streaming, mask)
+    with torch.inference_mode():
+        stream = _stream(model, source, streaming)
+        logits = stream.logits(_passed(stream, streaming.progress))
+    return logits.clone()  # outside, so that autograd may use it
+
+
+def streamed(
+    model: nn.Module, sample: Sample, streaming: Streaming | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Classify one sample with a graph: ``backward()`` streams, too, and fills the parameters' ``grad``.
+
+    The inputs of all layers are kept until then, and given back by it: a second ``backward()`` is refused. Without
+    gradients this is :func:`stream_forward`. Arguments, result and errors are the same.
+    """
+    streaming = streaming or Streaming()
+    parameters = trainable(model.parameters())
+    if not torch.is_grad_enabled() or not parameters:
+        return stream_forward(model, sample, streaming, mask)
+    source = source_of(model, sample, streaming, mask)
+    stream = _stream(model, source, streaming, kept_from=0)
+    flat: tuple[Tensor, ...] = _Passed.apply(stream, streaming.progress, *parameters)
+    return stream.logits(stream.grouped(flat))
+
+
+def stream_backward(
+    model: nn.Module,
+    sample: Sample,
+    loss: Callable[[Tensor], Tensor],
+    streaming: Streaming | None = None,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Go forward and back: add the gradients of ``loss(logits)`` to the parameters' ``grad``.
+
+    Returns:
+        The loss and the logits (1, num_classes), without graph.
+    """
+    logits = streamed(model, sample, streaming, mask)
+    value = loss(logits)
+    value.backward()
+    return value.detach(), logits.detach()
+
+
+class StreamedModel(nn.Module):
+    """A model that takes its samples one by one, each in chunks; the same parameters, forward and back.
+
+    Args:
+        model: The model that streams.
+        streaming: How; default :class:`Streaming`.
+
+    Raises:
+        UserError: a model that cannot stream.
+    """
+
+    def __init__(self, model: nn.Module, streaming: Streaming | None = None) -> None:
+        super().__init__()
+        if why_model_cannot(model):
+            raise UserError(why_model_cannot(model))
+        self.model, self.streaming = model, streaming or Streaming()
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map samples (B, ...), with the real tokens of pictures (B, N) or None, to logits (B, num_classes)."""
+        masks = [None] * len(x) if mask is None else list(mask)
+        return torch.cat(
+            [streamed(self.model, sample, self.streaming, real) for sample, real in zip(x, masks, strict=True)]
+        )
+
+
+def source_of(model: nn.Module, sample: Sample, streaming: Streaming, mask: Tensor | None = None) -> TokenSource:
+    """Find the tokens of a sample."""
+    if isinstance(sample, TokenSource):
+        return sample
+    if isinstance(model, BagTransformer) and isinstance(sample, Tensor | np.ndarray):
+        if mask is not None:
+            raise UserError("Got a mask for a bag: mark padding with NaN as coordinates instead.")
+        return BagTokens(model, sample, streaming.chunk)
+    if isinstance(model, VolumeTransformer) and isinstance(sample, Tensor | np.ndarray):
+        return VolumeTokens(model, sample, streaming.chunk, mask)
+    if not isinstance(model, VisionTransformer):
+        raise UserError(
+            f"Got {type(sample).__name__} for {type(model).__name__}: expected an array of the shape that the model "
+            "takes, or a TokenSource."
+        )
+    return PictureTokens(model, sample, streaming.chunk, mask)
+
+
+class _Passed(torch.autograd.Function):
+    """Summaries of a stream's chunks, one after the other; its backward is a stream, too, under the same autocast."""
+
+    @staticmethod
+    def forward(ctx: Any, stream: Stream, progress: bool, *parameters: Tensor) -> tuple[Tensor, ...]:
+        ctx.stream, ctx.progress, ctx.parameters = stream, progress, parameters
+        return tuple(part for summary in _passed(stream, progress) for part in summary)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.stream is None:
+            raise UserError(
+                "Got a second backward() through a stream, whose tokens are gone: compute the logits again."
+            )
+        stream, ctx.stream = ctx.stream, None
+        with bar(ctx.progress, "backward", stream) as advance:
+            found = Backward(stream, stream.grouped(grads), advance).run()
+        return None, None, *(found[p].to(p.dtype) if p in found else None for p in ctx.parameters)
+
+
+def _stream(model: nn.Module, source: TokenSource, streaming: Streaming, kept_from: int | None = None) -> Stream:
+    return Stream(cast(Classifier, model), source, streaming.store, streaming.dtype, kept_from)
+
+
+def _passed(stream: Stream, progress: bool) -> list[Summary]:
+    with bar(progress, "forward", stream) as advance:
+        return stream.forward(advance)
+
+
+@contextmanager
+def bar(progress: bool, what: str, stream: Stream) -> Iterator[Advance]:
+    """Show how far a way forward or back is, if ``progress``; gives what is to be called after each chunk."""
+    with Progress(console=console, disable=not progress, transient=True) as shown:
+        task = shown.add_task(what, total=(len(stream.layers) + 1) * len(stream.source.sizes))
+        yield lambda: shown.advance(task)

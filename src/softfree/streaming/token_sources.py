@@ -1,0 +1,173 @@
+"""The tokens of a sample, chunk by chunk, with the graph that leads from a model's parameters to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, cast, runtime_checkable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from softfree.models.vit import VisionTransformer
+from softfree.streaming.image_rows import ArrayRows, Rows
+from softfree_runtime.core.errors import UserError
+
+
+@runtime_checkable
+class TokenSource(Protocol):
+    """The real tokens of one sample, in chunks: what is masked is no token here."""
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Tokens of each chunk, prefix tokens included."""
+        ...
+
+    @property
+    def prefix(self) -> int:
+        """Tokens at the front of the first chunk that are no part of the mean, such as a class token."""
+        ...
+
+    @property
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """What the tokens depend on."""
+        ...
+
+    def tokens(self, chunk: int) -> Tensor:
+        """Make the tokens (1, n, C) of a chunk, positions included; differentiable in the parameters."""
+        ...
+
+
+class PictureTokens:
+    """Tokens of a picture, by bands of whole token rows.
+
+    A convolutional stem is given the token rows above and below that its convolutions reach: the tokenizer's ``halo``.
+
+    Args:
+        model: Whose tokenizer, positions and class token.
+        picture: (channels, H, W) as an array or tensor, or anything with :class:`~softfree.streaming.image_rows.Rows`.
+        chunk: Tokens of a chunk, about: at least one row of them.
+        mask: Boolean (N,) or (1, N), True for real patch tokens in raster order. Bands without any are never read.
+
+    Raises:
+        UserError: a mask of another size.
+    """
+
+    def __init__(
+        self,
+        model: VisionTransformer,
+        picture: Rows | Tensor | np.ndarray,
+        chunk: int,
+        mask: Tensor | None = None,
+    ) -> None:
+        self.model, self.patch = model, model.patch_size
+        self.picture = as_rows(picture)
+        height, width = self.picture.shape[1:]
+        self.grid = (-(-height // self.patch), -(-width // self.patch))
+        self.mask = None if mask is None else self._check(mask)
+        self.above, self.below = cast("tuple[int, int]", model.patch_embed.halo)
+        self.prefix = model.num_prefix_tokens
+        self.parameters = [
+            *model.patch_embed.parameters(),
+            *(p for p in (model.cls_token, model.pos_embed) if isinstance(p, nn.Parameter)),
+        ]
+        self._codes: BandPositions | None = None
+        if model.pos_embed is not None:
+            self._codes = BandPositions(model.pos_embed, model.grid_size, self.grid, self.prefix)
+        rows = max(1, chunk // self.grid[1])
+        self.bands = [(top, min(top + rows, self.grid[0])) for top in range(0, self.grid[0], rows)]
+        self.bands = [band for band in self.bands if self._number(band)]
+        if not self.bands and self.prefix:
+            self.bands = [(0, 0)]
+        self.sizes = [self._number(band) + self.prefix * (not at) for at, band in enumerate(self.bands)]
+
+    def tokens(self, chunk: int) -> Tensor:
+        """See :class:`TokenSource`."""
+        top, bottom = self.bands[chunk]
+        parts: list[Tensor] = []
+        if top < bottom:
+            band = self._patches(top, bottom)
+            if self._codes is not None:
+                band = band + self._codes.band(top, bottom)
+            parts = [band if self.mask is None else band[:, self.mask[top:bottom].flatten()]]
+        if self.prefix and not chunk:
+            front = self.model.cls_token
+            assert front is not None
+            parts.insert(0, front if self._codes is None else front + self._codes.prefix)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _patches(self, top: int, bottom: int) -> Tensor:
+        """Make the tokens of the rows from ``top`` to ``bottom``, (1, rows w, C), without positions."""
+        first, last = max(0, top - self.above), min(bottom + self.below, self.grid[0])
+        like = self.parameters[0]
+        pixels = self.picture.read(first * self.patch, min(last * self.patch, self.picture.shape[1]))
+        mask = None if self.mask is None else self.mask[first:last].reshape(1, -1).to(like.device)
+        tokens, _ = self.model.patch_embed(pixels.to(like.device, like.dtype).unsqueeze(0), mask)
+        tokens = tokens[:, (top - first) * self.grid[1] : (bottom - first) * self.grid[1]]
+        if self.model.cls_token is not None:  # in memory, they are joined, and the wider type prevails
+            tokens = tokens.to(torch.promote_types(tokens.dtype, self.model.cls_token.dtype))
+        return tokens
+
+    def _number(self, band: tuple[int, int]) -> int:
+        top, bottom = band
+        return (bottom - top) * self.grid[1] if self.mask is None else int(self.mask[top:bottom].sum())
+
+    def _check(self, mask: Tensor) -> Tensor:
+        number = self.grid[0] * self.grid[1]
+        if mask.dtype != torch.bool or mask.numel() != number:
+            raise UserError(
+                f"Got a mask {tuple(mask.shape)} of {mask.dtype} for a picture {self.picture.shape}: expected "
+                f"{number} booleans, True for real tokens of the {self.grid[0]} x {self.grid[1]} grid."
+            )
+        return mask.reshape(self.grid)
+
+
+def as_rows(picture: Rows | Tensor | np.ndarray) -> Rows:
+    """Read an array by rows; leave what does so by itself."""
+    if isinstance(picture, Tensor | np.ndarray):
+        return ArrayRows(picture)
+    return picture
+
+
+class BandPositions:
+    """Position codes of some rows of a grid, resized as :func:`~softfree.models.pos_embed.resize_positions` does.
+
+    Bicubic resizing is one matrix for the rows and one for the columns, so that the codes of the whole grid, as large
+    as all tokens, never exist.
+
+    Args:
+        pos_embed: (1, P + h w, C) with P prefix tokens.
+        old: Its grid (h, w).
+        new: The grid (h', w') that is wanted.
+        num_prefix_tokens: P.
+    """
+
+    def __init__(self, pos_embed: Tensor, old: tuple[int, int], new: tuple[int, int], num_prefix_tokens: int) -> None:
+        self.pos_embed, self.num_prefix_tokens, self.old, self.new = pos_embed, num_prefix_tokens, old, new
+        self.resizing = None
+        if old != new:
+            self.resizing = tuple(_resizing(*sides, pos_embed.device) for sides in zip(old, new, strict=True))
+
+    @property
+    def prefix(self) -> Tensor:
+        """The codes of the prefix tokens, (1, P, C)."""
+        return self.pos_embed[:, : self.num_prefix_tokens]
+
+    def band(self, top: int, bottom: int) -> Tensor:
+        """Give the codes of the rows from ``top`` to ``bottom``, (1, rows w', C); differentiable."""
+        codes = self.pos_embed[:, self.num_prefix_tokens :]
+        if self.resizing is None:
+            return codes[:, top * self.new[1] : bottom * self.new[1]]
+        rows, columns = self.resizing
+        with torch.autocast(codes.device.type, enabled=False):
+            tall = rows[top:bottom] @ codes[0].float().reshape(self.old[0], -1)  # (n, w C)
+            wide = columns @ tall.view(bottom - top, self.old[1], -1)  # (n, w', C)
+        return wide.to(codes.dtype).flatten(0, 1).unsqueeze(0)
+
+
+@torch.no_grad()
+def _resizing(old: int, new: int, device: torch.device) -> Tensor:
+    """Give the matrix (new, old) of timm's resizing along one axis."""
+    units = torch.eye(old, device=device)[None, None]  # each row of this picture is one place
+    return F.interpolate(units, size=(old, new), mode="bicubic", antialias=True)[0, 0].T.contiguous()

@@ -1,0 +1,126 @@
+"""The tokens of a volume, so many token slices at a time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from softfree.models.patch_embed_3d import ConvStem3d
+from softfree.models.pos_embed_mm import volume_codes
+from softfree.models.vit3d import VolumeTransformer
+from softfree_runtime.core.errors import UserError
+
+
+class VolumeTokens:
+    """A :class:`~softfree.streaming.token_sources.TokenSource` of a volume, by slabs of whole token slices.
+
+    A convolutional stem is given as many token slices more above and below as its convolutions reach.
+
+    Args:
+        model: Whose tokenizer, positions and class token.
+        volume: (channels, D, H, W), a tensor or array; a memory-mapped one is read by slabs.
+        chunk: Tokens of a chunk, about: at least one slice of them.
+        mask: Boolean (N,) or (1, N), True for real patch tokens in raster order. Slabs without any are never read.
+
+    Raises:
+        UserError: a volume of another shape, or a mask of another size.
+    """
+
+    def __init__(
+        self, model: VolumeTransformer, volume: Tensor | np.ndarray, chunk: int, mask: Tensor | None = None
+    ) -> None:
+        if volume.ndim == 5 and len(volume) == 1:
+            volume = volume[0]
+        if volume.ndim != 4 or 0 in volume.shape:
+            raise UserError(f"Got a volume of shape {tuple(volume.shape)}: expected (channels, depth, height, width).")
+        self.model, self.volume = model, volume
+        self.grid = tuple(-(-side // part) for side, part in zip(volume.shape[1:], model.patch_size, strict=True))
+        self.plane = self.grid[1] * self.grid[2]
+        if mask is not None and (mask.dtype != torch.bool or mask.numel() != math.prod(self.grid)):
+            raise UserError(
+                f"Got a mask {tuple(mask.shape)} of {mask.dtype} for a volume {tuple(volume.shape)}: expected "
+                f"{math.prod(self.grid)} booleans, True for real tokens of the {self.grid} grid."
+            )
+        self.mask = None if mask is None else mask.reshape(-1, self.plane)
+        self.halo = _reach(model.patch_embed)
+        self.prefix = model.num_prefix_tokens
+        learned = (model.cls_token, model.pos_embed)
+        self.parameters = [*model.patch_embed.parameters(), *(p for p in learned if isinstance(p, nn.Parameter))]
+        slices = max(1, chunk // self.plane)
+        slabs = [(top, min(top + slices, self.grid[0])) for top in range(0, self.grid[0], slices)]
+        self.slabs = [slab for slab in slabs if self._number(slab)] or [(0, 0)] * bool(self.prefix)
+        self.sizes = [self._number(slab) + self.prefix * (not at) for at, slab in enumerate(self.slabs)]
+
+    def tokens(self, chunk: int) -> Tensor:
+        """Make the tokens (1, n, C) of a chunk; differentiable in the parameters."""
+        top, bottom = self.slabs[chunk]
+        front, learned = self.model.cls_token, self.model.pos_embed
+        parts: list[Tensor] = []
+        if top < bottom:
+            slab = self._patches(top, bottom)
+            if front is not None:  # in memory, they are joined, and the wider type prevails
+                slab = slab.to(torch.promote_types(slab.dtype, front.dtype))
+            if learned is not None:
+                slab = slab + self._learned(learned[:, self.prefix :], top, bottom)
+            parts = [slab if self.mask is None else slab[:, self.mask[top:bottom].flatten()]]
+        if front is not None and not chunk:
+            parts.insert(0, front if learned is None else front + learned[:, : self.prefix])
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _patches(self, top: int, bottom: int) -> Tensor:
+        first, last = max(0, top - self.halo), min(bottom + self.halo, self.grid[0])
+        depth, like = self.model.patch_size[0], self.parameters[0]
+        part = self.volume[:, first * depth : last * depth]
+        voxels = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+        mask = None if self.mask is None else self.mask[first:last].reshape(1, -1).to(like.device)
+        tokens, _ = self.model.patch_embed(voxels.to(like.device, like.dtype).unsqueeze(0), mask)
+        tokens = tokens[:, (top - first) * self.plane : (bottom - first) * self.plane]
+        return tokens + self._in_mm(top, bottom, like) if self.model.pos == "mm" else tokens
+
+    def _in_mm(self, top: int, bottom: int, like: Tensor) -> Tensor:
+        """Give the codes in millimetres of some slices: a third of the features is of them, the rest of the plane."""
+        step, width = self.model.patch_in_mm, self.model.embed_dim
+        axis = volume_codes((self.grid[0], 1, 1), step, width, like)[:, top:bottom, None]  # (1, n, 1, C)
+        plane = volume_codes((1, *self.grid[1:]), step, width, like)[:, None]  # (1, 1, h w, C)
+        of_axis = torch.arange(width, device=like.device) < 2 * (width // 6)
+        return torch.where(of_axis, axis, plane).flatten(1, 2)
+
+    def _learned(self, codes: Tensor, top: int, bottom: int) -> Tensor:
+        """Give the learned codes of some slices, resized: along the slices by a matrix, then each slice's plane."""
+        old = self.model.grid_size
+        if old == self.grid:
+            return codes[:, top * self.plane : bottom * self.plane]
+        wide = codes[0].to(torch.promote_types(codes.dtype, torch.float32))
+        with torch.autocast(codes.device.type, enabled=False):
+            slab = _resizing(old[0], self.grid[0], wide)[top:bottom] @ wide.reshape(old[0], -1)
+            slab = slab.view(bottom - top, *old[1:], -1).permute(0, 3, 1, 2)  # (n, C, h, w)
+            slab = F.interpolate(slab, size=self.grid[1:], mode="bilinear")
+        return slab.permute(0, 2, 3, 1).reshape(1, -1, codes.shape[2]).to(codes.dtype)
+
+    def _number(self, slab: tuple[int, int]) -> int:
+        top, bottom = slab
+        return (bottom - top) * self.plane if self.mask is None else int(self.mask[top:bottom].sum())
+
+
+@torch.no_grad()
+def _resizing(old: int, new: int, like: Tensor) -> Tensor:
+    """Give the matrix (new, old) of linear resizing along one axis."""
+    units = torch.eye(old, device=like.device, dtype=like.dtype)[None, None]
+    return F.interpolate(units, size=(old, new), mode="bilinear")[0, 0].T
+
+
+def _reach(tokenizer: nn.Module) -> int:
+    """Count the token slices above or below that a token of a tokenizer looks at."""
+    if not isinstance(tokenizer, ConvStem3d):
+        return 0
+    voxels, stride = 0, 1
+    for layer in tokenizer.stem:
+        if isinstance(layer, nn.Conv3d):
+            voxels, stride = voxels + stride, stride * layer.stride[0]
+        elif isinstance(layer, nn.MaxPool3d):
+            stride *= layer.kernel_size[0]  # type: ignore[index]
+    return -(-voxels // stride)

@@ -1,0 +1,58 @@
+"""What kind of sample a training is about, told by its model and options, and the steps that prepare it."""
+
+from __future__ import annotations
+
+from softfree.data.modalities.base import Change, Preparation, home
+from softfree.data.modalities.image import Preprocessing
+from softfree.data.table import Table
+from softfree.training.options import TrainOptions
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import read_yaml
+
+
+def kind_of(options: TrainOptions) -> str:
+    """Name the kind of sample: ``volume`` or ``bag`` by the model, ``slide`` where a resolution is asked for."""
+    if "_vit3d_" in options.model:
+        return "volume"
+    if "_bag_" in options.model:
+        return "bag"
+    return "picture" if options.mpp is None else "slide"
+
+
+def create_preparation(options: TrainOptions, table: Table) -> Preparation:
+    """Make the steps of the kind of sample that the model takes.
+
+    Raises:
+        UserError: an option that the steps cannot follow.
+    """
+    kind = kind_of(options)
+    make = home(kind).create
+    if kind == "picture":
+        return make(options.preset, options.size, options.fit, options.channels)
+    if kind == "volume":
+        rules = None if options.series is None else read_yaml(options.series, "--series")
+        return make(options.modality, options.shape, options.spacing, window=options.window, rules=rules)
+    if kind == "slide":
+        return make(options.mpp, tissue=options.tissue)
+    return make(table.frame["file"].tolist())
+
+
+def training_steps(options: TrainOptions, preparation: Preparation) -> tuple[Preparation, Change | None]:
+    """The steps of training samples, and their random changes: a policy of timm's begins with the whole picture."""
+    if not options.augment:
+        return preparation, None
+    if options.policy is None:
+        return preparation, preparation.augmentation()
+    from softfree.data.modalities.image_augmentation import PolicyAugmentation, whole
+
+    if not isinstance(preparation, Preprocessing):
+        raise UserError(f"--policy is for pictures, not for samples of kind {preparation.kind}")
+    return whole(preparation), PolicyAugmentation(preparation, options.policy, options.erasing)
+
+
+def refuse_batches(options: TrainOptions) -> None:
+    """Refuse several samples a step where each has a shape of its own."""
+    shapes = {"picture": options.fit == "native", "slide": True}
+    if options.batch > 1 and shapes.get(kind_of(options), False):
+        what = "--mpp" if kind_of(options) == "slide" else "--fit native"
+        raise UserError(f"{what} gives pictures of different shapes; use --batch 1 with --accumulate")

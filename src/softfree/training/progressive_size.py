@@ -1,0 +1,80 @@
+"""Images that grow: the first epochs see them small, which costs less, and the last ones at full size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from softfree.training.options import TrainOptions
+from softfree_runtime.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The sides of the images in a training, epoch by epoch.
+
+    Attributes:
+        sides: in pixels, from the first epoch's to the full one. The smaller ones share the first half of the epochs.
+        epochs: of the whole training.
+        restore_contrast: whether an image reduced in size is scaled back to the mean square that it had, as images are
+            that were each brought to standard deviation 1.
+    """
+
+    sides: tuple[int, ...]
+    epochs: int
+    restore_contrast: bool = False
+
+    @classmethod
+    def of(cls, options: TrainOptions) -> Growth:
+        """Double ``start_size`` up to below ``size``; without it, every epoch is at full size."""
+        sides = []
+        if options.start_size is not None:
+            doublings = math.ceil(math.log2(options.size / options.start_size))
+            sides = [options.start_size << number for number in range(doublings)]
+        return cls((*sides, options.size), options.epochs, options.preset == "radiograph")
+
+    def side(self, epoch: int) -> int:
+        """Give the side of the images in an epoch, counted from 0."""
+        smaller, half = len(self.sides) - 1, self.epochs // 2
+        return self.sides[epoch * smaller // half] if epoch < half else self.sides[-1]
+
+    def work(self, epoch: int) -> float:
+        """Give the pixels of an epoch as a share of those at full size."""
+        return (self.side(epoch) / self.sides[-1]) ** 2
+
+    def __call__(self, images: Tensor, epoch: int) -> Tensor:
+        """Bring images (B, C, full side, full side) to the side of an epoch."""
+        side = self.side(epoch)
+        if side == self.sides[-1]:
+            return images
+        small = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+        if self.restore_contrast:
+            before, after = (some.square().mean(dim=(1, 2, 3), keepdim=True) for some in (images, small))
+            small = small * (before / after.clamp(min=1e-12)).sqrt()
+        return small
+
+    def in_words(self) -> str:
+        """Say how the sides grow, for people; empty where they do not."""
+        first = [epoch for epoch in range(self.epochs) if epoch == 0 or self.side(epoch) != self.side(epoch - 1)]
+        if len(first) == 1:
+            return ""
+        return ", ".join(f"{self.side(epoch)} pixels from epoch {epoch + 1} on" for epoch in first)
+
+
+def refuse_growth(options: TrainOptions, kind: str) -> None:
+    """Refuse a start size where images have no common size, or that is none.
+
+    Args:
+        options: of the training.
+        kind: of its samples.
+    """
+    start = options.start_size
+    if start is None:
+        return
+    if kind != "picture" or options.fit == "native":
+        raise UserError("--start_size is for images of one size: not for volumes, slides, bags or --fit native")
+    if not 16 <= start < options.size:
+        raise UserError(f"--start_size {start}: expected at least 16 pixels and less than --size {options.size}")

@@ -1,0 +1,120 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from softfree.data.audit import checks as problems
+from softfree.data.audit.confounds import Confound
+from softfree.data.audit.probes import Probe
+from softfree.data.table import Table
+from softfree_runtime.core.task import Task
+
+TASK = Task("binary", ("no", "yes"))
+
+
+def table(targets, splits=None, task=TASK, **columns):
+    count = len(targets)
+    frame = pd.DataFrame({"row": np.arange(count) + 10, "path": [f"{n}.png" for n in range(count)]})
+    frame["split"] = splits or ["train"] * count
+    frame["patient"] = np.arange(count)
+    return Table(frame.assign(**columns), task, np.asarray(targets), Path("/"), None)
+
+
+def probes(*facts):
+    return pd.DataFrame([Probe(**({"status": "ok", "reason": ""} | fact)) for fact in facts])
+
+
+def same(pixels, file="f"):
+    return {"pixel_digest": pixels.encode(), "file_digest": file.encode()}
+
+
+def test_unreadable():
+    found = probes({}, {"status": "corrupt", "reason": "b is cut"}, {"status": "missing", "reason": "c is gone"})
+    (problem,) = problems.find_unreadable(table([0, 1, 1]), found)
+    assert (problem.severity, problem.kind, problem.rows) == ("error", "unreadable", (11, 12))
+    assert problem.message == "2 pictures cannot be read: 1 corrupt, 1 missing"
+    assert problem.details == ("b is cut", "c is gone")
+    assert list(problems.find_unreadable(table([0]), probes({}))) == []
+
+
+def test_duplicates_by_what_they_spoil():
+    found = probes(
+        same("a", "1"), same("a", "1"),  # across splits
+        same("b", "2"), same("b", "3"),  # within a split
+        same("c", "4"), same("c", "5"),  # labels differ
+        same("d", "6"),
+    )  # fmt: skip
+    rows = table([0, 0, 1, 1, 0, 1, 1], ["train", "test", "train", "train", "val", "val", "val"])
+    across, labels, within = problems.find_duplicates(rows, found)
+    assert (across.severity, across.kind, across.rows) == ("error", "duplicate_across_splits", (10, 11))
+    assert across.details == ("0.png (train) = 1.png (test): same file",)
+    assert (labels.severity, labels.kind, labels.rows) == ("error", "duplicate_other_label", (14, 15))
+    assert (within.severity, within.kind, within.rows) == ("warning", "duplicate", (12, 13))
+    assert within.details == ("2.png (train) = 3.png (train): same pixels",)
+
+
+def test_blank_and_unreadable_pictures_are_no_duplicates():
+    blank = same("a") | {"blank": True}
+    broken = {"status": "corrupt", "reason": "x"}
+    rows = table([0, 1, 0, 1])
+    assert list(problems.find_duplicates(rows, probes(blank, blank, broken, broken))) == []
+    (problem,) = problems.find_blank(rows, probes(blank, blank, broken, {}))
+    assert problem.rows == (10, 11)
+
+
+def test_shared_patients_are_counted_never_named():
+    rows = table([0, 1, 1], ["train", "test", "test"], patient=[4, 4, 5], patient_id=["Doe", "Doe", "Roe"])
+    (problem,) = problems.find_shared_patients(rows)
+    assert (problem.severity, problem.rows) == ("error", (10, 11))
+    assert problem.message.startswith("1 patient in several splits (2 pictures)")
+    assert "Doe" not in repr(problem)
+    (unknown,) = problems.find_shared_patients(table([0, 1]))
+    assert (unknown.severity, unknown.kind) == ("warning", "no_patients")
+
+
+def test_classes_one_slip_apart_are_named():
+    task = Task("multiclass", ("normal", "pneumonia", "pnuemonia"))
+    (problem,) = problems.find_near_equal(table([0, 1, 1, 2], task=task))
+    assert (problem.severity, problem.kind) == ("warning", "near_equal")
+    assert problem.details == ("'pneumonia' (2) and 'pnuemonia' (1)",)
+    assert list(problems.find_near_equal(table([0, 1]))) == []
+
+
+@pytest.mark.parametrize(("split", "severity"), [("train", "error"), ("test", "warning")])
+def test_a_split_without_a_class(split, severity):
+    other = "test" if split == "train" else "train"
+    (problem,) = problems.find_thin_classes(table([0, 0, 0, 1], [split, split, other, other]))
+    assert (problem.severity, problem.kind) == (severity, "class_missing")
+    assert problem.message == f"split {split} has no picture of yes"
+
+
+def test_imbalance():
+    assert list(problems.find_thin_classes(table([0] * 50 + [1] * 5))) == []
+    (problem,) = problems.find_thin_classes(table([0] * 51 + [1] * 5))
+    assert problem.message.startswith("yes is rare: 5 pictures against 51")
+    findings = np.array([[1.0]] * 2 + [[0.0]] * 21 + [[np.nan]] * 9)
+    (rare,) = problems.find_thin_classes(table(findings, task=Task("multilabel", ("x",))))
+    assert rare.message.startswith("x is rare: 2 pictures against 21")
+
+
+def test_kinds_of_file_that_tell_the_class():
+    kinds = [{"stored": "RGB"}] * 10 + [{"stored": "gray"}] * 90
+    (problem,) = problems.find_telling_kinds(table([1] * 50 + [0] * 50), probes(*kinds))
+    assert problem.message.startswith("all 10 pictures stored as RGB are yes")
+    assert len(problem.rows) == 10
+    # Nine of ten would be chance enough.
+    assert list(problems.find_telling_kinds(table([1] * 50 + [0] * 50), probes(*kinds[1:], {"stored": "gray"}))) == []
+
+
+def test_confounds_are_one_warning_a_class():
+    def confound(feature, name, flagged=True):
+        return Confound(feature, name, "larger", 0.9, 0.85, 0.95, flagged)
+
+    found = [confound("width", "yes"), confound("file size", "yes"), confound("file size", "no")]
+    first, second = problems.find_confounded([*found, confound("height", "no", False)])
+    assert first.message.startswith("yes can be told without looking")
+    assert first.details[0] == "width, larger: AUROC 0.90 (95 % 0.85 to 0.95)"
+    assert len(first.details) == 2
+    assert second.message.startswith("no can be told by the size of its files")
+    assert len(second.details) == 1

@@ -1,0 +1,178 @@
+"""Copies of an image are found through whatever became of them; images that are only alike are not."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageFilter
+
+from softfree.data.audit.audit import audit
+from softfree.data.audit.near_duplicate_checks import find_near_duplicates, near_notes, near_pairs
+from softfree.data.audit.near_duplicates import MOST, SIDE, find_pairs, thumbnail
+from softfree.data.audit.probes import Probe
+from softfree.data.table import Table, read_table
+from softfree_runtime.core.task import Task
+
+
+def scene(seed: int) -> Image.Image:
+    """An image of structures of several sizes, all on the same background, as films of one device are."""
+    rng, x = np.random.default_rng(seed), np.linspace(-1, 1, 160)
+    shared = np.exp(-2 * (x[:, None] ** 2 + x[None] ** 2))
+    own = sum(
+        np.asarray(Image.fromarray(rng.normal(size=(side, side)).astype(np.float32)).resize((160, 160), 3)) / side**0.3
+        for side in (6, 12, 25, 50)
+    )
+    return Image.fromarray((90 + 100 * shared + 12 * own).clip(0, 255).astype(np.uint8))
+
+
+def noisy(image: Image.Image) -> Image.Image:
+    noise = np.random.default_rng(9).normal(0, 6, (image.height, image.width))
+    return Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8))
+
+
+def as_jpeg(image: Image.Image) -> Image.Image:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=50)
+    return Image.open(stream)
+
+
+COPIES = {
+    "noise": noisy,
+    "JPEG": as_jpeg,
+    "brighter": lambda image: image.point(lambda value: min(255, int(1.1 * value + 5))),
+    "half the size": lambda image: image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX),
+    "twice the size": lambda image: image.resize((2 * image.width, 2 * image.height), Image.Resampling.BICUBIC),
+    "of color": lambda image: image.convert("RGB"),
+    "moved by a pixel": lambda image: image.transform(image.size, Image.Transform.AFFINE, (1, 0, 1, 0, 1, 0)),
+    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(1)),
+}
+
+
+def small(image: Image.Image) -> np.ndarray:
+    pixels = np.asarray(image)
+    return thumbnail(pixels if pixels.ndim == 3 else pixels[..., None], 0, 255)
+
+
+@pytest.fixture(scope="module")
+def others() -> list[np.ndarray]:
+    return [small(scene(seed)) for seed in range(40)]
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_a_copy_is_found_and_nothing_else(name, others):
+    (pair,) = find_pairs(np.stack([*others, small(COPIES[name](scene(7)))]))
+    assert pair[:2] == (7, 40)
+    assert 0.93 <= pair.similarity <= 1.001
+
+
+def test_distinct_images_have_no_pair(others):
+    assert find_pairs(np.stack(others)) == []
+
+
+def test_two_images_are_enough(others):
+    assert [pair[:2] for pair in find_pairs(np.stack([others[0], small(noisy(scene(0)))]))] == [(0, 1)]
+    assert find_pairs(np.stack(others[:2])) == []
+    assert find_pairs(np.zeros((0, SIDE, SIDE), np.uint8)) == []
+
+
+def test_where_every_image_has_a_copy_all_are_found(others):
+    found = find_pairs(np.stack([*others[:12], *(small(noisy(scene(seed))) for seed in range(12))]))
+    assert {pair[:2] for pair in found} == {(seed, seed + 12) for seed in range(12)}
+
+
+def test_images_of_one_value_are_no_pair():
+    blank = thumbnail(np.full((30, 40, 1), 7, np.uint8), 0, 255)
+    assert not blank.any()
+    assert find_pairs(np.stack([blank, blank])) == []
+
+
+def test_a_set_whose_images_are_all_alike_asks_for_more():
+    """Eyes of one camera: each differs from the others by a little, and a copy by less."""
+    rng = np.random.default_rng(0)
+    base = np.asarray(scene(0), float)
+    eyes = [base + 0.35 * (np.asarray(scene(seed), float) - base) for seed in range(1, 31)]
+    eyes.append(eyes[3] + rng.normal(0, 1, base.shape))
+    found = find_pairs(np.stack([thumbnail(eye[..., None]) for eye in eyes]))
+    assert [pair[:2] for pair in found] == [(3, 30)]
+
+
+def test_more_images_than_a_block_holds():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2100, SIDE, SIDE), dtype=np.uint8)
+    images[2050], images[2060] = images[3], images[2010]
+    assert [pair[:2] for pair in find_pairs(images)] == [(3, 2050), (2010, 2060)]
+
+
+def test_large_images_are_thinned_and_what_lies_beyond_the_window_is_cut():
+    rng = np.random.default_rng(0)
+    large = np.kron(rng.integers(0, 200, (64, 64)), np.ones((20, 20))).astype(np.int16)[..., None]
+    beyond = np.where(large < 20, -3000, large)
+    pair = find_pairs(np.stack([thumbnail(large, 20, 200), thumbnail(beyond, 20, 200)]))
+    assert pair[0].similarity == pytest.approx(1)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve images of as many patients, and copies: across splits, with another label, and one that does no harm."""
+    rows = []
+    for seed in range(12):
+        scene(seed).save(tmp_path / f"{seed}.png")
+        rows.append((f"{seed}.png", "ab"[seed % 2], ("train", "val", "test")[seed // 4]))
+    as_jpeg(scene(0)).save(tmp_path / "jpeg.png")
+    noisy(scene(1)).save(tmp_path / "noise.png")
+    noisy(scene(2)).save(tmp_path / "same.png")
+    rows += [("jpeg.png", "a", "test"), ("noise.png", "a", "train"), ("same.png", "a", "train")]
+    pd.DataFrame(rows, columns=["path", "label", "split"]).assign(patient_id=range(15)).to_csv(
+        tmp_path / "table.csv", index=False
+    )
+    return tmp_path
+
+
+def test_check_names_them(folder):
+    found = audit(read_table(folder / "table.csv"), progress=False)
+    near = {problem.kind: problem for problem in found.found if problem.kind.startswith("near_dup")}
+    across = near.pop("near_duplicate_across_splits")
+    assert (across.severity, across.rows) == ("error", (0, 12))
+    assert across.message == "1 pair of all but equal images in several splits; scores are too good"
+    assert across.details[0].startswith("0.png (train) ~ jpeg.png (test): correlation 0.9")
+    unlike = near.pop("near_duplicate_other_label")
+    assert (unlike.severity, unlike.rows) == ("error", (1, 13))
+    assert not near
+    (note,) = (note for note in found.notes if "all but equal" in note)
+    assert note == "1 pair of all but equal images in the same split with the same label: 2.png ~ same.png"
+
+
+def test_what_is_equal_to_the_pixel_is_named_once():
+    image = small(scene(0))
+    frame = pd.DataFrame([Probe("ok", "", pixel_digest=b"x", thumbnail=image)] * 2 + [Probe("corrupt", "cut")])
+    assert near_pairs(frame) == []
+    frame["pixel_digest"] = [b"x", b"y", b""]
+    assert [pair[:2] for pair in near_pairs(frame)] == [(0, 1)]
+
+
+def test_beyond_a_number_it_says_that_none_are_looked_for():
+    frame = pd.DataFrame({"split": ["train"] * (MOST + 1)})
+    table = Table(frame, Task("binary", ("a", "b")), np.zeros(MOST + 1), "/", None)
+    assert near_notes(table, []) == ("images that are all but equal are looked for among up to 50,000; here are more",)
+    assert list(find_near_duplicates(table, [])) == []
+
+
+@pytest.mark.parametrize("name", ["chest_xray", "blood_cells"])
+def test_real_images_that_are_only_alike_are_not_reported(shared_data, name):
+    from softfree_runtime.readers import read_picture
+
+    paths = pd.read_csv(shared_data / name / "manifest.csv")["path"][::3]
+    pictures = (read_picture(shared_data / name / path) for path in paths)
+    assert find_pairs(np.stack([thumbnail(one.pixels, one.low, one.high) for one in pictures])) == []
+
+
+def test_real_copies_are_reported(shared_data):
+    from softfree_runtime.readers import read_picture
+
+    manifest = pd.read_csv(shared_data / "dermoscopy" / "manifest.csv")
+    twins = ("ISIC_0012290", "ISIC_0013594", "ISIC_0012756", "ISIC_0013184")
+    paths = [*manifest["path"][:60], *(f"images/{name}.jpg" for name in twins)]
+    pictures = (read_picture(shared_data / "dermoscopy" / path) for path in paths)
+    found = find_pairs(np.stack([thumbnail(one.pixels, one.low, one.high) for one in pictures]))
+    assert {pair[:2] for pair in found} == {(60, 61), (62, 63)}

@@ -1,0 +1,123 @@
+"""Bags of tiles, and patients with several slides."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from softfree.data.modalities.bag import BagPreprocessing
+from softfree.data.modalities.base import restore, stored
+from softfree.data.modalities.feature_files import write_features
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.sources.joined_source import join_source
+
+RNG = np.random.default_rng(0)
+
+
+def write(path: Path, tiles: int, width: int = 6, encoder: str = "a") -> tuple[np.ndarray, np.ndarray]:
+    features, coords = RNG.normal(size=(tiles, width)).astype(np.float32), RNG.random((tiles, 2)) * 20
+    write_features(path, features, coords, {"encoder": encoder})
+    return features, coords
+
+
+def write_clam(path: Path, tiles: int = 4) -> None:
+    with h5py.File(path, "w") as file:
+        file["features"], file["coords"] = (
+            RNG.normal(size=(tiles, 6)).astype(np.float32),
+            RNG.integers(0, 99, (tiles, 2)),
+        )
+
+
+def test_features_then_places(tmp_path: Path) -> None:
+    features, coords = write(tmp_path / "a.h5", 7)
+    got = BagPreprocessing(6).load(str(tmp_path / "a.h5"))
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, np.concatenate([features, coords, np.zeros((7, 1))], axis=1).astype(np.float32))
+
+
+def test_several_slides_are_one_bag(tmp_path: Path) -> None:
+    one, _ = write(tmp_path / "a.h5", 3)
+    two, _ = write(tmp_path / "b.h5", 5)
+    got = BagPreprocessing(6).load(f"{tmp_path}/a.h5;{tmp_path}/b.h5")
+    np.testing.assert_array_equal(got[:, :6], np.concatenate([one, two]))
+    np.testing.assert_array_equal(got[:, -1], [0, 0, 0, 1, 1, 1, 1, 1])
+
+
+def test_places_of_other_tools_need_the_resolution(tmp_path: Path) -> None:
+    path = str(tmp_path / "clam.h5")
+    write_clam(tmp_path / "clam.h5")
+    with pytest.raises(ReadError, match=r"CLAM does not store them.*column mpp") as caught:
+        BagPreprocessing(6).load(path)
+    assert caught.value.status == "no_resolution"
+    with h5py.File(path) as file:
+        np.testing.assert_allclose(
+            BagPreprocessing(6).load(join_source(path, 0.25))[:, 6:8], file["coords"][()] * 0.25e-3, rtol=1e-6
+        )
+    without = BagPreprocessing(6, positions=False)
+    assert (without.load(path)[:, 6:] == 0).all()
+    assert "without their places" in without.in_words()[0]
+
+
+def test_a_file_without_places_is_not_mended_by_a_resolution(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["features"] = RNG.normal(size=(4, 6)).astype(np.float32)
+    with pytest.raises(ReadError, match="no coordinates of its tiles") as caught:
+        BagPreprocessing(6).load(join_source(str(tmp_path / "a.h5"), 0.25))
+    assert caught.value.status == "unsupported"
+
+
+def test_another_encoder(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5", 3, encoder="uni")
+    write(tmp_path / "wide.h5", 3, width=9, encoder="uni")
+    with pytest.raises(ReadError, match="9 features a tile, expected 6") as caught:
+        BagPreprocessing(6).load(str(tmp_path / "wide.h5"))
+    assert caught.value.status == "unsupported"
+    with pytest.raises(ReadError, match="encoder uni, expected conch"):
+        BagPreprocessing(6, "conch").load(str(tmp_path / "a.h5"))
+    write_clam(tmp_path / "clam.h5")  # says nothing of its encoder
+    BagPreprocessing(6, "conch", positions=False).load(str(tmp_path / "clam.h5"))
+
+
+def test_made_from_the_first_file_that_can_be_read(tmp_path: Path) -> None:
+    write(tmp_path / "b.h5", 3, width=9, encoder="uni")
+    files = [f"{tmp_path}/none.h5;{tmp_path}/b.h5"]
+    assert BagPreprocessing.create(files) == BagPreprocessing(9, "uni")
+    assert BagPreprocessing.create([join_source(f"{tmp_path}/b.h5", 0.5)]).in_features == 9
+    with pytest.raises(UserError, match=r"no feature file .*none\.h5: no such file"):
+        BagPreprocessing.create([str(tmp_path / "none.h5")])
+
+
+def test_the_contract() -> None:
+    steps = BagPreprocessing(12, "uni", tile_dropout=0.25)
+    assert restore(stored(steps)) == steps
+    assert steps.model_arguments() == {"in_features": 12}
+    assert steps.sample_bytes() is None
+
+
+def test_augmentation_moves_each_slide_as_a_whole() -> None:
+    bag = torch.randn(40, 9)
+    bag[:, -1] = torch.arange(40) // 20
+    change = BagPreprocessing(6).augmentation()
+    got = change(bag, 3)
+    torch.testing.assert_close(got, change(bag, 3), rtol=0, atol=0)
+    torch.testing.assert_close(got[:, :6], bag[:, :6], rtol=0, atol=0)
+    for number in (0, 1):
+        own = bag[:, -1] == number
+        before, after = bag[own, 6:8], got[own, 6:8]
+        torch.testing.assert_close(torch.cdist(after, after), torch.cdist(before, before), rtol=1e-3, atol=1e-3)
+        assert (after - before).abs().max() > 0.1
+    areas = []  # signed: flips change the sign
+    for seed in range(20):
+        (a, b, c), (x, y, z) = bag[:3, 6:8], change(bag, seed)[:3, 6:8]
+        areas.append(torch.det(torch.stack([y - x, z - x])) / torch.det(torch.stack([b - a, c - a])))
+    signs = torch.stack(areas).round()
+    assert set(signs.tolist()) == {-1.0, 1.0}
+
+
+def test_dropout_of_tiles_is_off_unless_asked_for() -> None:
+    bag = torch.randn(1000, 9)
+    assert len(BagPreprocessing(6).augmentation()(bag, 0)) == 1000
+    assert 650 < len(BagPreprocessing(6, tile_dropout=0.3).augmentation()(bag, 0)) < 750
+    assert len(BagPreprocessing(6, tile_dropout=0.999999).augmentation()(bag[:3], 0)) == 1

@@ -1,0 +1,126 @@
+"""Numbers of hand-made samples, small enough to be counted."""
+
+import math
+
+import numpy as np
+import pytest
+
+from softfree.evaluation.metric_specs import aurocs, called, quantities, threshold_of
+from softfree.evaluation.scores import Scores
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.task import Task
+
+BINARY = Task("binary", ("well", "ill"))
+THREE = Task("multiclass", ("a", "b", "c"))
+FINDINGS = Task("multilabel", ("x", "y"))
+
+
+def binary(p: list[float], targets: list[int]) -> Scores:
+    ill = np.array(p)
+    return Scores(BINARY, np.stack([1 - ill, ill], 1), np.array(targets), np.arange(len(p)))
+
+
+def three() -> Scores:
+    p = np.array([[0.5, 0.3, 0.2], [0.4, 0.3, 0.3], [0.1, 0.2, 0.7], [0.2, 0.5, 0.3]])
+    return Scores(THREE, p, np.array([0, 1, 2, 1]), np.arange(4))
+
+
+def findings() -> Scores:
+    p = np.array([[0.9, 0.2], [0.6, 0.8], [0.3, 0.4], [0.2, 0.1]])
+    return Scores(FINDINGS, p, np.array([[1, 0], [0, 1], [1, np.nan], [0, np.nan]]), np.arange(4))
+
+
+def test_binary_by_hand() -> None:
+    found = quantities(binary([0.9, 0.4, 0.6, 0.3, 0.1], [1, 1, 0, 0, 0]))
+    values = {name: quantity.value for name, quantity in found.items() if name != "ece"}
+    assert values == pytest.approx(
+        {
+            "auroc": 5 / 6,
+            "average_precision": (1 + 2 / 3) / 2,
+            "sensitivity/ill": 1 / 2,
+            "specificity/ill": 2 / 3,
+            "balanced_accuracy": (1 / 2 + 2 / 3) / 2,
+            "accuracy": 3 / 5,
+            "brier": (0.01 + 0.36 + 0.36 + 0.09 + 0.01) / 5,
+        }
+    )
+    assert found["balanced_accuracy"].parts == ("sensitivity/ill", "specificity/ill")
+    assert found["balanced_accuracy"].n_positive == 2
+    assert found["specificity/ill"].rows.tolist() == [False, False, True, True, True]
+
+
+def test_the_auroc_alone_is_that_of_all() -> None:
+    several = binary([0.9, 0.4, 0.6, 0.3, 0.1], [1, 1, 0, 0, 0]), three(), findings(), binary([0.5, 0.5], [1, 1])
+    for scores in several:
+        whole = quantities(scores)
+        alone = aurocs(scores)
+        assert alone.keys() == {name for name in whole if name.startswith("auroc")}
+        for name, found in alone.items():
+            np.testing.assert_equal(found.value, whole[name].value)
+            assert (found.parts, found.reason, found.n_positive) == (
+                whole[name].parts,
+                whole[name].reason,
+                whole[name].n_positive,
+            )
+
+
+def test_a_probability_at_the_threshold_is_called() -> None:
+    scores = binary([0.4, 0.39], [1, 0])
+    assert called(scores, {"ill": 0.4}).tolist() == [[False, True], [True, False]]
+    found = quantities(scores, {"ill": 0.4})
+    assert found["accuracy"].value == 1
+    assert found["accuracy"].note == "at probability 0.4 and above"
+
+
+def test_the_likeliest_of_several_classes_is_called_whatever_the_thresholds() -> None:
+    expected = np.eye(3, dtype=bool)[[0, 0, 2, 1]]
+    assert (called(three(), None) == expected).all()
+    assert (called(three(), {"a": 0.9}) == expected).all()
+
+
+def test_several_classes_by_hand() -> None:
+    found = quantities(three())
+    assert found["accuracy"].value == 3 / 4
+    assert [found[f"sensitivity/{name}"].value for name in "abc"] == [1, 1 / 2, 1]
+    assert found["specificity/a"].value == pytest.approx(2 / 3)
+    assert found["balanced_accuracy"].value == pytest.approx(2.5 / 3)
+    assert found["brier"].value == pytest.approx((0.38 + 0.74 + 0.14 + 0.38) / 4)
+    assert found["auroc"].parts == ("auroc/a", "auroc/b", "auroc/c")
+
+
+def test_unknown_findings_do_not_count() -> None:
+    found = quantities(findings(), {"x": 0.5, "y": 0.5})
+    assert found["accuracy/x"].value == 1 / 2
+    assert found["accuracy/y"].value == 1
+    assert found["accuracy"].value == 3 / 4
+    assert found["auroc/y"].rows.tolist() == [True, True, False, False]
+    assert found["balanced_accuracy"].value == pytest.approx((1 / 2 + 1 / 2 + 1 + 1) / 4)
+
+
+@pytest.mark.parametrize("scores", [binary([0.9, 0.4, 0.6, 0.1], [1, 1, 0, 0]), three(), findings()])
+def test_a_statistic_gives_the_value_and_follows_the_weights(scores: Scores) -> None:
+    with_form = {name: q for name, q in quantities(scores).items() if q.statistic is not None}
+    assert {name.partition("/")[0] for name in with_form} >= {"auroc", "average_precision", "accuracy", "sensitivity"}
+    twice = quantities(scores.subset(np.array([0, 0, 1, 2, 3])))
+    for name, quantity in with_form.items():
+        assert quantity.statistic is not None
+        drawn = quantity.statistic(np.array([[1.0, 1, 1, 1], [2, 1, 1, 1]]))
+        assert drawn == pytest.approx([quantity.value, twice[name].value]), name
+
+
+def test_what_cannot_be_measured_says_why_and_is_left_out_of_means() -> None:
+    alone = quantities(binary([0.2, 0.7], [0, 0]))
+    assert math.isnan(alone["auroc"].value)
+    assert alone["auroc"].reason == "no positive among 2 samples"
+    assert alone["balanced_accuracy"].reason == "no positive sample"
+    assert alone["accuracy"].value == 1 / 2
+    few = quantities(three().subset(np.array([0, 1])))
+    assert few["auroc"].reason == "left out for want of samples: c"
+    assert few["auroc"].parts == ("auroc/a", "auroc/b")
+    assert few["balanced_accuracy"].value == 1 / 2
+
+
+def test_a_class_without_a_threshold_is_refused_once_any_is_chosen() -> None:
+    assert threshold_of("x", None) == 0.5
+    with pytest.raises(UserError, match=r"no threshold for 'y'; got thresholds for \['x'\]"):
+        quantities(findings(), {"x": 0.3})

@@ -1,0 +1,17 @@
+import json
+
+import pandas as pd
+
+from softfree_lab.bench.loader import bench_loader
+from softfree_lab.bench.options import LoaderBenchOptions
+
+
+def test_every_case_has_a_rate_and_the_machine_is_named(small_table, tmp_path):
+    options = LoaderBenchOptions(size=32, batch=4, seconds=0.05, out=tmp_path / "loader.csv")
+    rates = bench_loader(options, small_table)
+    assert set(rates["workers"]) == {0, 1, 2}
+    assert set(rates["cache"]) == {"none", "memory", ""}
+    assert (rates["low"] <= rates["pictures_per_s"]).all()
+    assert (rates["pictures_per_s"] <= rates["high"]).all()
+    assert len(pd.read_csv(tmp_path / "loader.csv")) == len(rates)
+    assert json.loads((tmp_path / "loader.json").read_text())["machine"]

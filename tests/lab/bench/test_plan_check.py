@@ -1,0 +1,48 @@
+"""Predicted beside measured peaks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from softfree.planning.memory import memory
+from softfree.planning.work import Work
+from softfree_lab.bench import plan_check
+from softfree_lab.bench.peaks import measure_peak
+from softfree_runtime.core.errors import UserError
+
+
+def test_the_check_is_written_with_its_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    works = [Work(size=64), Work(size=64, inference=True, stem="patch", pure=True, precision="bf16")]
+    twice = {work.size: 2 * memory(work).total for work in works[:1]}
+    monkeypatch.setattr(plan_check, "measure_peak", lambda case: (twice[case["size"]], 0))
+    found = plan_check.check_plan(works, tmp_path / "plan.csv")
+    plan_check.print_check(found)
+    assert found["ratio"][0] == pytest.approx(0.5)
+    assert pd.read_csv(tmp_path / "plan.csv")["ratio"][0] == pytest.approx(0.5)
+    assert found["case"][1] == f"{Work().model} inference 64 px precision=bf16 pure stem=patch"
+    record = json.loads((tmp_path / "plan.json").read_text())
+    assert record["machine"]
+    assert [Work(**case) for case in record["options"]["cases"]] == works
+    assert "0.50" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_case_that_cannot_be_measured_says_why() -> None:
+    case = dataclasses.asdict(Work()) | {"model": "seqnorm_vit_none_patch16"}
+    with pytest.raises(UserError, match="seqnorm_vit_none_patch16"):
+        measure_peak(case)
+
+
+@pytest.mark.slow
+def test_the_peak_is_within_fifteen_percent_of_the_measured_one() -> None:
+    # Large enough that activations weigh as much as the process.
+    found = plan_check.check_plan([Work(model="seqnorm_vit_small_patch16", size=768)]).iloc[0]
+    assert found["ratio"] == pytest.approx(1, abs=0.15)
+    assert found["ratio_above_base"] == pytest.approx(1, abs=0.3)

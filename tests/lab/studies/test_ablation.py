@@ -1,0 +1,112 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from softfree.training.checkpoints import claimed
+from softfree_lab.cli import main
+from softfree_lab.studies.ablation import read_recipe
+from softfree_runtime.core.errors import UserError
+
+TINY = {
+    "model": "seqnorm_vit_nano_patch16", "size": 32, "epochs": 1, "batch": 4, "accelerator": "cpu",
+    "model_options": {"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
+}  # fmt: skip
+
+
+@pytest.fixture
+def recipe(small_table: Path, tmp_path: Path) -> Path:
+    file = tmp_path / "films.yaml"
+    file.write_text(yaml.safe_dump({"table": str(small_table.relative_to(tmp_path)), **TINY}))
+    return file
+
+
+@pytest.mark.slow
+def test_a_study_trains_records_and_goes_on(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    variants = tmp_path / "two.yaml"
+    variants.write_text("softmax: {attention: softmax}\nfast: {lr: 0.01}\n")
+    out = tmp_path / "study"
+    arguments = [
+        "study", "ablation", str(recipe), "--variants", f"[{variants}]", "--seeds", "[0]", "--scales", "[1, 1.5]",
+        "--out", str(out), "--jobs", "2",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    assert "| fast |" in capsys.readouterr().out
+    record = (out / "cells.jsonl").read_text()
+    assert not (out / "runs" / "films" / "softmax_seed0").exists(), "only what the tables need is kept"
+    assert len(pd.read_csv(out / "cells.csv")) == 2 * 2 + 1, "variants at two sides, and the baseline"
+    assert {path.name for path in out.glob("*.png")} == {"summary.png", "scales.png"}
+    assert str(tmp_path) not in record, "paths are nobody's business"
+    assert main(arguments) == 0
+    assert (out / "cells.jsonl").read_text() == record, "nothing was trained again"
+    capsys.readouterr()
+    recipe.write_text(recipe.read_text().replace("epochs: 1", "epochs: 2"))
+    assert main(arguments) == 2
+    assert "epochs 1, asked for is 2" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_cell_that_fails_does_not_stop_the_others(recipe: Path, tmp_path: Path, capsys) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(yaml.safe_dump({"table": "broken.csv", **TINY}))
+    (tmp_path / "broken.csv").write_text("path,label\nno.png,a\nno2.png,b\n")
+    variants = tmp_path / "one.yaml"
+    variants.write_text("plain: {}\n")
+    out = tmp_path / "study"
+    arguments = ["study", "ablation", str(broken), str(recipe), "--variants", f"[{variants}]", "--seeds", "[0]"]
+    assert main([*arguments, "--out", str(out)]) == 2
+    assert "1 of 2 cells failed, the others are kept; the first: broken, plain, seed 0:" in capsys.readouterr().err
+    keys = [json.loads(line)["key"] for line in (out / "cells.jsonl").read_text().splitlines()]
+    assert [(key["data"], key["variant"]) for key in keys] == [("films", "32 x 32 pixels"), ("films", "plain")]
+
+
+def test_a_recipe_names_its_table_from_the_data_folder(recipe: Path, tmp_path: Path) -> None:
+    assert read_recipe(recipe, None).table == tmp_path / "data" / "table.csv"
+    moved = tmp_path / "elsewhere.yaml"
+    moved.write_text(yaml.safe_dump({"table": "table.csv"}))
+    assert read_recipe(moved, tmp_path / "data").table == tmp_path / "data" / "table.csv"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "either table or phantoms"),
+        ({"table": "data/table.csv", "phantoms": {}}, "either table or phantoms"),
+        ({"table": "data/no.csv"}, "name the folder of the tables with --data"),
+        ({"table": "data/table.csv", "epoch": 3}, "did you mean epochs"),
+        (
+            {"table": "data/table.csv", "seed": 3},
+            "seed is not for recipes, whose .* are those of the study's --seeds",
+        ),
+        ({"table": "data/table.csv", "images": "data"}, "images is not for recipes, .* put the table there"),
+        ({"table": "data/table.csv", "image": "data"}, r"'image': (?!did you mean images)"),
+    ],
+)
+def test_recipes_that_cannot_work(small_table: Path, tmp_path: Path, content: dict[str, object], message: str) -> None:
+    file = tmp_path / "films.yaml"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=message):
+        read_recipe(file, None)
+
+
+def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        read_recipe(tmp_path / "no.yaml", None)
+
+
+def test_nothing_is_trained_when_a_variant_cannot_work(recipe: Path, tmp_path: Path, capsys) -> None:
+    variants = tmp_path / "bad.yaml"
+    variants.write_text("softmax: {attention: softmax}\nmixed: {mixup: 0.5}\n")
+    out = tmp_path / "study"
+    assert main(["study", "ablation", str(recipe), "--variants", f"[{variants}]", "--out", str(out)]) == 2
+    assert "--mixup and --cutmix are for the colour presets" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_study_has_its_folder_to_itself(recipe: Path, tmp_path: Path, capsys) -> None:
+    with claimed(tmp_path / "study"):
+        arguments = ["study", "ablation", str(recipe), "--variants", "[zoo]", "--out", str(tmp_path / "study")]
+        assert main(arguments) == 2
+    assert "another process is running a study in" in capsys.readouterr().err

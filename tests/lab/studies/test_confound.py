@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from softfree.training.loop import train
+from softfree.training.options import TrainOptions
+from softfree_lab.studies.confound import study_sizes
+from softfree_runtime.core.errors import UserError
+
+QUICK = {
+    "model_options": {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
+    "size": 32,
+    "epochs": 12,
+    "batch": 4,
+    "lr": 3e-3,
+    "progress": False,
+    "accelerator": "cpu",
+    "augment": False,
+}
+
+
+@pytest.fixture
+def sizes_only(tmp_path: Path) -> Path:
+    """Pictures of pure noise; those of class "wide" are twice as wide."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(48):
+        label = ("tall", "wide")[number % 2]
+        shape = (48 + number % 5, 96 + number % 7) if label == "wide" else (96 + number % 5, 48 + number % 7)
+        Image.fromarray(rng.integers(60, 200, shape, dtype=np.uint8)).save(tmp_path / f"{number}.png")
+        rows.append((f"{number}.png", label, ("train", "train", "val", "test")[number // 2 % 4]))
+    pd.DataFrame(rows, columns=["path", "label", "split"]).to_csv(tmp_path / "table.csv", index=False)
+    return tmp_path / "table.csv"
+
+
+def test_a_model_that_has_learnt_the_shape_is_found_out(sizes_only, tmp_path):
+    run = train(TrainOptions(table=sizes_only, out=tmp_path / "run", fit="pad", **QUICK))
+    found = study_sizes(run, progress=False)
+    assert found.auroc > 0.95, "padding shows the shape"
+    assert found.auroc_equal < 0.85, "equal squares do not"
+    assert found.rows.set_index("feature").loc["width", "AUROC alone"] == 1.0
+    assert found.n == 12
+
+
+def test_more_classes_are_refused(sizes_only, tmp_path):
+    table = pd.read_csv(sizes_only)
+    table["label"] = [f"class {n % 3}" for n in range(len(table))]
+    table.to_csv(sizes_only, index=False)
+    run = train(TrainOptions(table=sizes_only, out=tmp_path / "run", **(QUICK | {"epochs": 1})))
+    with pytest.raises(UserError, match="needs a binary task"):
+        study_sizes(run, progress=False)

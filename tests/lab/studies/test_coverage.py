@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from softfree_lab.studies.coverage import study_coverage, to_markdown
+from softfree_lab.studies.options import CoverageOptions
+
+
+def test_a_small_study_counts_what_holds_and_what_is_not_given(tmp_path: Path) -> None:
+    options = CoverageOptions(
+        patients=[4, 40], images=[2], positives=[0.5], separations=[1.0], spreads=[1.0], repeats=12, resamples=60,
+        out=tmp_path / "out", progress=False,
+    )  # fmt: skip
+    found = study_coverage(options)
+    assert set(found["metric"]) >= {"auroc", "auroc difference", "accuracy", "brier", "sensitivity/present"}
+    few, many = (found[found["patients"] == number].set_index("metric") for number in (4, 40))
+    assert (few["given"] == 0).all()
+    assert (many.loc[["auroc", "accuracy"], "given"] == 1).all()
+    assert many.loc["auroc", "held"] >= 8 / 12
+    assert many["truth"].between(0, 1).all()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "coverage.csv", "coverage.md", "coverage.png", "machine.json",
+    ]  # fmt: skip
+    assert "none given" in to_markdown(found)
+    pd.testing.assert_frame_equal(study_coverage(options), found)

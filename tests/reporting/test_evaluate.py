@@ -1,0 +1,186 @@
+"""What an evaluation measures and writes."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from softfree.inference.run import Run
+from softfree.reporting.evaluate import Evaluation, evaluate
+from softfree.reporting.options import EvaluateOptions
+from softfree.training.loop import train
+from softfree.training.options import TrainOptions
+from softfree_runtime.core.errors import UserError
+
+
+def evaluated(run: Run, out: Path, **changes: Any) -> Evaluation:
+    out.mkdir(exist_ok=True)
+    return evaluate(run, EvaluateOptions(out=out, resamples=50, progress=False, **changes))
+
+
+def other_table(run: Run, name: str, content: str) -> Path:
+    path = run.folder.parent / "data" / name
+    path.write_text(content)
+    return path
+
+
+def test_numbers_are_those_of_the_predictions_written_beside(run: Run, tmp_path: Path) -> None:
+    found = evaluated(run, tmp_path / "out", split="val")
+    rows = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert rows["row"].tolist() == list(range(16, 24))
+    assert found.metrics["auroc"].value == roc_auc_score(rows["target"], rows["p_low"])
+    right = (rows["predicted"] == "low") == (rows["target"] == 1)
+    assert found.metrics["accuracy"].value == right.mean()
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (written["split"], written["n"], written["patients"], written["unreadable"]) == ("val", 8, 4, 0)
+    assert written["metrics"]["auroc"]["value"] == found.metrics["auroc"].value
+    assert found.report == tmp_path / "out" / "report.html"
+
+
+def test_the_page_says_what_was_measured_and_what_it_cost(run: Run, tmp_path: Path) -> None:
+    page = evaluated(run, tmp_path / "out", by=["site"]).report.read_text()
+    assert "seqnorm_vit_nano_patch16 on table.csv, test split" in page
+    for words in ("Multiply-adds per sample", "The split is the table", "with temperature", "left-right flips"):
+        assert words in page
+    assert "data:image/png" not in page, "no picture unless it is asked for"
+
+
+def test_maps_are_shown_where_they_are_asked_for(run: Run, tmp_path: Path) -> None:
+    page = evaluated(run, tmp_path / "out", maps=3).report.read_text()
+    assert page.count("data:image/png") == 9, "two beside each sample"
+    assert "What it looked at" in page
+    assert "What it looked at" not in evaluated(run, tmp_path / "plain").report.read_text()
+
+
+def test_another_precision_is_predicted_anew(run: Run, tmp_path: Path) -> None:
+    logits = {}
+    for precision in ("32", "bf16"):
+        evaluated(run, tmp_path / precision, precision=precision)
+        logits[precision] = pd.read_csv(tmp_path / precision / "predictions.csv")["logit_low"]
+    assert 0 < (logits["32"] - logits["bf16"]).abs().max() < 0.1
+
+
+def test_rows_that_training_did_not_store_are_predicted(run: Run, tmp_path: Path) -> None:
+    found = evaluated(run, tmp_path / "out", split="train")
+    assert found.scores.targets.tolist() == [1, 1, 0, 0] * 4
+    assert pd.read_csv(tmp_path / "out" / "predictions.csv")["row"].tolist() == list(range(16))
+    assert set(pd.read_csv(run.folder / "predictions.csv")["split"]) == {"val", "test"}
+
+
+def test_a_report_of_another_table_is_titled_with_its_name(run: Run, tmp_path: Path) -> None:
+    table = other_table(run, "elsewhere.csv", "path,label\n02.png,high\n00.png,low\n")
+    page = evaluated(run, tmp_path / "out", table=table, include_training=True).report.read_text()
+    assert "seqnorm_vit_nano_patch16 on elsewhere.csv, test split" in page
+
+
+def test_unreadable_pictures_are_counted_and_explained(run: Run, tmp_path: Path) -> None:
+    table = other_table(run, "some.csv", "path,label\n00.png,low\ngone.png,low\n02.png,high\n03.png,high\n")
+    found = evaluated(run, tmp_path / "out", table=table, include_training=True)
+    assert "that the run was trained on are measured" in found.report.read_text()
+    assert len(found.scores) == 3
+    assert list(found.failed) == [1]
+    assert "no such file" in found.failed[1]
+    assert "gone" not in found.failed[1], "names may be those of patients"
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["unreadable"] == 1
+    assert "1 of 4 samples of this split could not be read and are left out: missing." in found.report.read_text()
+
+
+def test_a_comparison_takes_the_same_pictures(run: Run, tmp_path: Path, quick: dict[str, Any]) -> None:
+    rival = train(TrainOptions(table=Path(run.config["options"]["table"]), out=tmp_path / "rival", **quick, seed=1))
+    found = evaluated(run, tmp_path / "out", against=rival.folder, margin=0.1)
+    theirs = evaluated(rival, tmp_path / "theirs").metrics["auroc"].value
+    assert found.comparison is not None
+    difference = found.comparison.differences["auroc"]
+    assert (difference.a, difference.b) == (found.metrics["auroc"].value, theirs)
+    assert found.comparison.verdict in found.report.read_text()
+    assert found.comparison.margin == 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"out": None, "table": Path("other.csv")}, "needs --out"),
+        ({"by": ["planet"]}, "--by planet: no such column; the table has path, label"),
+        ({"against": Path("nowhere")}, "nowhere is not a run directory"),
+    ],
+)
+def test_mistakes(run: Run, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    chosen: dict[str, Any] = {"out": tmp_path, "resamples": 50, "progress": False}
+    with pytest.raises(UserError, match=words):
+        evaluate(run, EvaluateOptions(**(chosen | changes)))
+
+
+def test_a_rival_that_was_trained_on_the_test_is_refused(run: Run, tmp_path: Path) -> None:
+    rival = Path(shutil.copytree(run.folder, tmp_path / "rival"))
+    rows = pd.read_csv(rival / "split.csv")
+    rows.loc[rows["row"] >= 30, "split"] = "train"
+    rows.to_csv(rival / "split.csv", index=False)
+    with pytest.raises(UserError, match="that run was trained on 2 of the 8 rows; give the table a split column"):
+        evaluated(run, tmp_path / "out", against=rival)
+
+
+def test_a_split_without_rows_or_readable_pictures(run: Run, tmp_path: Path) -> None:
+    table = other_table(run, "val.csv", "path,label,split\n00.png,low,val\n02.png,high,val\n")
+    with pytest.raises(UserError, match="no row in split test; it has 2 in val"):
+        evaluated(run, tmp_path / "out", table=table, include_training=True)
+    table = other_table(run, "gone.csv", "path,label\ngone.png,low\nlost.png,high\n")
+    with pytest.raises(UserError, match="none of the 2 pictures of split test could be read"):
+        evaluated(run, tmp_path / "out", table=table)
+
+
+def test_the_own_table_keeps_its_split_wherever_it_lies(tmp_path: Path, run: Run, quick: dict[str, Any]) -> None:
+    data = Path(shutil.copytree(run.folder.parent / "data", tmp_path / "data"))
+    rows = pd.read_csv(data / "table.csv").drop(columns="split")
+    rows.to_csv(data / "table.csv", index=False)
+    made = train(TrainOptions(table=data / "table.csv", out=tmp_path / "run", **quick))
+    own = json.loads((made.folder / "metrics.json").read_text())
+    moved = data.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="name it where it lies now"):
+        evaluate(made, EvaluateOptions(progress=False))
+    found = evaluated(made, tmp_path / "out", table=moved / "table.csv")
+    assert len(found.scores) == own["n"] < 16
+    assert found.metrics["auroc"].value == own["metrics"]["auroc"]["value"]
+    # One label corrected: another table now, whose rows are known by their files and patients all the same.
+    rows.loc[0, "label"] = {"low": "high", "high": "low"}[rows.loc[0, "label"]]
+    rows.to_csv(moved / "table.csv", index=False)
+    found = evaluated(made, tmp_path / "corrected", table=moved / "table.csv")
+    assert (len(found.scores), found.left_out) == (own["n"], 32 - own["n"])
+    assert f"{32 - own['n']} rows are left out: the run was trained on their files" in found.report.read_text()
+    assert len(evaluated(made, tmp_path / "all", table=moved / "table.csv", include_training=True).scores) == 32
+
+
+def test_rows_are_known_by_their_patient_and_by_their_file(run: Run, tmp_path: Path) -> None:
+    data = run.folder.parent / "data"
+    (data / "copy.png").write_bytes((data / "00.png").read_bytes())  # of a training row, under another name
+    Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40) % 251).convert("L").save(data / "new.png")
+    lines = ["path,label,patient_id", "copy.png,low,x1", "new.png,high,Patient0 ", "31.png,low,x2", "30.png,high,"]
+    found = evaluated(run, tmp_path / "out", table=other_table(run, "mixed.csv", "\n".join(lines)))
+    assert (len(found.scores), found.left_out) == (2, 2)
+    text = (run.folder / "seen.json").read_text()
+    assert "patient" not in text.replace('"patients"', "")
+    with pytest.raises(UserError, match=r"all 1 rows .* --include-training"):
+        evaluated(run, tmp_path / "none", table=other_table(run, "seen.csv", "path,label\n01.png,low\n"))
+
+
+def test_a_label_column_of_another_name_is_named(run: Run, tmp_path: Path) -> None:
+    table = other_table(run, "named.csv", "path,diagnosis\n30.png,low\n29.png,high\n28.png,high\n31.png,low\n")
+    with pytest.raises(UserError, match="--label"):
+        evaluated(run, tmp_path / "out", table=table)
+    assert len(evaluated(run, tmp_path / "out", table=table, label="diagnosis").scores) == 4
+
+
+@pytest.mark.parametrize("column", ["patient_id", "PatientName", "birth_date", "MRN", "Accession Number", "path"])
+def test_columns_that_tell_who_somebody_is_are_refused(run: Run, tmp_path: Path, column: str) -> None:
+    with pytest.raises(UserError, match="--allow-identifiers"):
+        evaluate(run, EvaluateOptions(out=tmp_path, by=[column], progress=False))
+
+
+def test_identifiers_that_are_allowed_stand_in_the_report(run: Run, tmp_path: Path) -> None:
+    page = evaluated(run, tmp_path / "out", by=["patient_id"], allow_identifiers=True).report.read_text()
+    assert "patient12" in page

@@ -1,0 +1,40 @@
+"""What a report says of data and training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from softfree.data.table import read_table
+from softfree.reporting.facts import count_rows, read_history
+
+
+def test_rows_are_counted_by_split_and_class(small_table: Path) -> None:
+    counted = count_rows(read_table(small_table))
+    assert counted[0] == {"split": "train", "images": 16, "patients": 8, "high": 8, "low": 8}
+    assert [row["images"] for row in counted] == [16, 8, 8]
+    findings = small_table.with_name("findings.csv")
+    findings.write_text("path,x,y,split\na.png,1,,train\nb.png,1,0,train\nc.png,0,1,test\n")
+    assert count_rows(read_table(findings, labels=["x", "y"])) == [
+        {"split": "train", "images": 2, "patients": 2, "x": 2, "y": 0},
+        {"split": "val", "images": 0, "patients": 0, "x": 0, "y": 0},
+        {"split": "test", "images": 1, "patients": 1, "x": 0, "y": 1},
+    ]
+
+
+def test_the_history_joins_attempts_and_later_ones_win(tmp_path: Path) -> None:
+    assert read_history(tmp_path) is None
+    attempts = {
+        0: "epoch,train_loss,val_auroc\n0,3,\n0,,0.5\n1,2,\n",
+        2: "",
+        9: "epoch,train_loss,val_auroc\n1,1.5,0.6\n",
+        10: "epoch,train_loss,val_auroc\n1,1,0.7\n2,0.5,0.8\n",
+    }
+    for number, content in attempts.items():
+        folder = tmp_path / "logs" / "csv" / f"version_{number}"
+        folder.mkdir(parents=True)
+        (folder / "metrics.csv").write_text(content)
+    history = read_history(tmp_path)
+    assert history is not None
+    np.testing.assert_array_equal(history, [[0, 3, 0.5], [1, 1, 0.7], [2, 0.5, 0.8]])

@@ -1,0 +1,102 @@
+"""Results on the terminal and for programs."""
+
+import io
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from softfree.inference.run import Run
+from softfree.models import create_model, list_models
+from softfree.reporting import terminal as summary
+from softfree.reporting.evaluate import Evaluation, evaluate
+from softfree.reporting.options import EvaluateOptions
+from softfree_lab.studies.confound import SizeStudy
+
+
+@pytest.fixture(scope="module")
+def result(run: Run) -> Evaluation:
+    """Compared with itself, so that intervals are missing."""
+    return evaluate(run, EvaluateOptions(against=run.folder, resamples=50, progress=False))
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """What was printed so far, on a terminal wide enough for the paths."""
+    console = Console(width=300, record=True, file=io.StringIO())
+    monkeypatch.setattr(summary, "console", console)
+    return console.export_text
+
+
+def test_a_finished_training_shows_its_metrics_and_what_comes_next(run: Run, printed: Callable[[], str]) -> None:
+    summary.print_run(run)
+    text = printed()
+    auroc = json.loads((run.folder / "metrics.json").read_text())["metrics"]["auroc"]
+    assert "test split: 8 pictures of 4 patients" in text
+    row = next(line for line in text.splitlines() if "AUROC " in line)
+    assert f"{auroc['value']:.3f}" in row
+    assert "8 (4 positive)" in row
+    assert f"Report: {run.folder / 'report.html'}" in text
+    assert f"softfree predict {run.folder} FILES" in text
+    ece = next(line for line in text.splitlines() if "Calibration error" in line)
+    assert "–" in ece, "null in the file is a dash"
+
+
+def test_an_evaluation_shows_verdict_and_the_first_failures(result: Evaluation, printed: Callable[[], str]) -> None:
+    failed = {row: f"[{row}] gone" for row in range(20, 35)}
+    summary.print_evaluation(replace(result, failed=failed))
+    text = printed()
+    assert result.comparison is not None
+    assert result.comparison.verdict in text
+    assert "8 samples" in text
+    assert "row 29 left out: [29] gone" in text
+    assert "row 30" not in text
+    assert "and 5 more rows left out; see: softfree check" in text
+    assert f"Report: {result.report}" in text
+
+
+def test_programs_get_strict_json(result: Evaluation) -> None:
+    found = json.loads(json.dumps(summary.evaluation_to_dict(replace(result, failed={3: "gone"})), allow_nan=False))
+    assert found["n"] == 8
+    assert found["failed"] == {"3": "gone"}
+    assert found["metrics"]["auroc"]["value"] == result.metrics["auroc"].value
+    assert result.comparison is not None
+    for name, difference in result.comparison.differences.items():
+        shown = found["comparison"]["differences"][name]
+        assert shown["a"] == difference.a
+        assert (shown["p"] is None) == math.isnan(difference.p)
+    assert found["comparison"]["verdict"] == result.comparison.verdict
+    assert summary.evaluation_to_dict(replace(result, comparison=None))["comparison"] is None
+
+
+def test_sizes(printed: Callable[[], str]) -> None:
+    rows = pd.DataFrame({"feature": ["width", "height"], "AUROC alone": [0.987, 0.5], "rho": [-0.25, math.nan]})
+    summary.print_sizes(SizeStudy(rows, auroc=0.9123, auroc_equal=0.6, side=48, n=12))
+    text = printed()
+    assert "12 test pictures" in text
+    assert next(line for line in text.splitlines() if "width" in line).count("0.99") == 1
+    assert "0.912 on the pictures as they are" in text
+    assert "0.600 on centre squares of 48 x 48 pixels" in text
+
+
+def test_models_by_pattern_with_their_sizes(printed: Callable[[], str], capsys: pytest.CaptureFixture[str]) -> None:
+    summary.print_models("seqnorm_vit_nano*", as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in found] == [name for name in list_models() if name.startswith("seqnorm_vit_nano")]
+    size = sum(p.numel() for p in create_model(found[0]["name"]).parameters())
+    assert found[0]["parameters"] == size
+    summary.print_models(found[0]["name"])
+    assert f"{size / 1e6:.1f} M" in printed()
+
+
+def test_brackets_in_names_are_printed(result: Evaluation, capsys: pytest.CaptureFixture[str]) -> None:
+    found = replace(result, metrics={"sensitivity/mass [/cm]": result.metrics["auroc"]}, report=Path("run[v2]/r.html"))
+    summary.print_evaluation(found)
+    shown = capsys.readouterr().out
+    assert "mass [/cm]" in shown
+    assert "run[v2]/r.html" in shown

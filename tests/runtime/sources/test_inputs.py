@@ -1,0 +1,186 @@
+"""Inputs are found as softfree predict finds them."""
+
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from softfree.inference import predict as prediction
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.readers import read_picture
+from softfree_runtime.sources.inputs import find_inputs, samples_in, table_rows
+
+as_pictures = partial(table_rows, kind="picture")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.png", "a.jpg", "below/c.dcm", ".hidden/d.png", ".e.png", "table.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("path\na.jpg\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"path,label\na.jpg,x\n\nb.png,y\n",
+        b"path,mpp\na.jpg,0.5\nb.png,none of a picture's\n",
+        b"\xef\xbb\xbfpath;frame\r\na.jpg;2\r\nb.png;\r\n",
+        "label\tpath\nx\t\"a,1\tb.png\"\n".encode("utf-16"),
+        "path,\"a;b;c\"\nM\xfcller.png,1\n".encode("latin-1"),
+    ],
+)  # fmt: skip
+def test_tables_as_in_prediction(tmp_path: Path, content: bytes) -> None:
+    table = tmp_path / "t.csv"
+    table.write_bytes(content)
+    for frame in (None, 4):
+        assert find_inputs([table], frame, "picture", as_pictures) == prediction.find_inputs([table], frame)
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_bags_of_a_table_as_in_prediction(tmp_path: Path, group: bool) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("path,patient_id,mpp\na.h5,p,0.25\nb.h5,,\nc.h5,p,\nd.h5,,1e-1\n")
+    found = find_inputs([table], None, "bag", partial(table_rows, kind="bag", group=group))
+    assert found == prediction.find_inputs([table], None, "bag", group)
+    assert len(found) == 4 - group
+    assert found[0][1] == f"{tmp_path}/a.h5#mpp=0.25" + group * f";{tmp_path}/c.h5"
+
+
+def test_a_resolution_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,mpp\na.svs,20x\n")
+    with pytest.raises(UserError, match="column mpp holds '20x'"):
+        find_inputs([tmp_path / "t.csv"], None, "slide", partial(table_rows, kind="slide"))
+
+
+def test_folders_and_arrays(folder: Path) -> None:
+    array = np.zeros((4, 5), np.uint8)
+    found = find_inputs([folder, array, "x.png", folder / "table.csv"], 1, "picture", as_pictures)
+    names = [*(str(folder / name) for name in ("a.jpg", "b.png", "below/c.dcm")), "array 1", "x.png", "a.jpg"]
+    assert [name for name, _, _ in found] == names
+    assert [frame for _, _, frame in found] == [1, 1, 1, None, 1, 1]
+    with pytest.raises(UserError, match="an array for a model of samples of kind slide"):
+        find_inputs([array], None, "slide", partial(table_rows, kind="slide"))
+
+
+def test_folders_of_volumes(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "below/b.nii", "note.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    found = find_inputs([tmp_path], None, "volume", partial(table_rows, kind="volume"))
+    assert [name for name, _, _ in found] == [str(tmp_path / "a.nii.gz"), str(tmp_path / "below/b.nii")]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"file\na.png\n", "no column 'path'; it has file"),
+        (b"path,frame\n,1\n", "no path in line 2"),
+        (b"path,frame\na,1\nb,x\n", "frame 'x' in line 3"),
+        (b"path\na,b\n", "line 2: 2 cells, where the header has 1"),
+        (b"PAR1xx", "save it as CSV"),
+        (b"a\0b", "binary file"),
+        (b"", "first line is empty"),
+    ],
+)
+def test_bad_tables(tmp_path: Path, content: bytes, words: str) -> None:
+    table = tmp_path / "t.csv"
+    table.write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        find_inputs([table], None, "picture", as_pictures)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"sep=;\r\npath;mpp\r\na.svs;0,25\r\nb.svs;\r\n",
+        b"path|patient_id|mpp\na.svs|01|0.25\nb.svs|1.0|0,5\n",
+        "path,mpp\na.svs,0.5\n".encode("utf-16-le"),
+        b'path,note,mpp\na.svs,"2"" margin\nleft",1\nsub//b.svs,,2\n',
+        b"path,patient_id\ra.svs,unknown\rb.svs,p1\rc.svs,p1\r",
+    ],
+)
+@pytest.mark.parametrize("kind", ["bag", "slide"])
+def test_odd_tables_as_in_prediction(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    group = kind == "bag"
+    found = find_inputs([tmp_path / "t.csv"], None, kind, partial(table_rows, kind=kind, group=group))
+    assert found == prediction.find_inputs([tmp_path / "t.csv"], None, kind, group)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"path\n../a.png\n", "line 2 leads out of"),
+        (b"path\na.png\n/etc/passwd\n", "line 3 leads out of"),
+        (b"path\nsub/../../a.png\n", "--images FOLDER"),
+        (b"path\nsub\\a.png\n", "backslash in the path of line 2"),
+        (b'path,note\na.png,"5 mm\nb.png,2" x\n', "a quote in lines 2 to 3"),
+        ("path,label\na.png,\u80ba\u708e\n".encode("gbk"), "save it as UTF-8"),
+        (b"path,path\na,b\n", "two columns are called 'path'"),
+        (b"path,patient_id\na,nan\nb,nan\nc,p\n", "names nobody, in 2 of 3 rows"),
+    ],
+)
+def test_tables_that_training_refuses(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(UserError) as light:
+        find_inputs([tmp_path / "t.csv"], None, "bag", partial(table_rows, kind="bag", group=True))
+    with pytest.raises(UserError) as full:
+        prediction.find_inputs([tmp_path / "t.csv"], None, "bag", group=True)
+    assert words in str(light.value)
+    assert str(light.value) == str(full.value)
+
+
+def test_the_folder_of_a_tables_paths_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/t.csv").write_text(f"path\na.png\n{tmp_path}/sub/b.png\n")
+    rows = partial(as_pictures, images=tmp_path)
+    found = find_inputs([tmp_path / "lists/t.csv"], None, "picture", rows)
+    assert [source for _, source, _ in found] == [f"{tmp_path}/a.png", f"{tmp_path}/sub/b.png"]
+    assert found == prediction.find_inputs([tmp_path / "lists/t.csv"], None, images=tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["picture", "volume"])
+def test_folders_with_links_and_closed_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    given, store = tmp_path / "given", tmp_path / "store"
+    for name in ("given/a.nii", "given/secret/b.nii", "store/c.nii", "given/.git/d.nii"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (given / "linked").symlink_to(store)
+    (store / "back").symlink_to(given)
+    scandir = os.scandir
+
+    def refuse(path: str = ".") -> object:
+        if os.fspath(path) == str(given / "secret"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = samples_in(given, kind)
+    assert found == [f"{given}/{name}" for name in ("a.nii", "linked/c.nii", "secret")]
+    said = capsys.readouterr().err
+    assert "not followed: linked/back" in said
+    assert "left out: .git" in said
+    with pytest.raises(ReadError, match=r"cannot be opened \(Permission denied\)") as closed:
+        read_picture(found[-1])
+    assert closed.value.status == "missing"
+
+
+def test_tables_below_a_folder_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples_in(folder, "picture")
+    assert "tables below it are left out; name them to have their rows read: table.csv" in capsys.readouterr().err
+
+
+def test_nothing_given(tmp_path: Path) -> None:
+    for given in ([], [tmp_path]):
+        with pytest.raises(UserError, match="no sample given"):
+            find_inputs(given, None, "picture", as_pictures)
+    with pytest.raises(UserError, match="no such table"):
+        find_inputs([tmp_path / "none.csv"], None, "picture", as_pictures)
+    with pytest.raises(UserError, match="array of shape"):
+        find_inputs([np.zeros((2, 2, 2), np.uint8)], None, "picture", as_pictures)

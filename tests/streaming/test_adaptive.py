@@ -1,0 +1,82 @@
+"""Whole or streamed: the same answer, chosen by the user or by what fits."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from softfree.cli.main import main
+from softfree.inference.run import Run
+from softfree.models import create_model
+from softfree.streaming import adaptive as choice
+from softfree.streaming.adaptive import Answer
+from softfree.training.options import StreamOptions
+from softfree_runtime.core.errors import UserError
+
+TINY = {"depth": 2, "embed_dim": 32, "num_heads": 2, "num_classes": 3}
+
+
+def vit(name: str = "seqnorm_vit_nano_patch8") -> torch.nn.Module:
+    torch.manual_seed(0)
+    return create_model(name, img_size=64, stem="conv", **TINY).eval()
+
+
+@pytest.mark.parametrize("stream", ["auto", "always", "never"])
+def test_every_choice_gives_the_same_logits(stream: str) -> None:
+    model, pictures = vit(), torch.randn(2, 3, 72, 64)
+    answer = Answer(model, StreamOptions(stream=stream, token_chunk=16))  # type: ignore[arg-type]
+    with torch.no_grad():
+        torch.testing.assert_close(answer(pictures), model(pictures), rtol=1e-5, atol=1e-5)
+
+
+def test_what_does_not_fit_is_streamed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pictures = vit(), torch.randn(2, 3, 64, 64)
+    seen: list[int] = []
+    monkeypatch.setattr(choice, "streamed", lambda model, sample, how: seen.append(sample.ndim) or model(sample[None]))
+    answer = Answer(model, StreamOptions())
+    answer(pictures)
+    assert seen == []
+    monkeypatch.setattr(choice, "_free", lambda gpu: 1000)
+    assert answer(pictures).shape == (2, 3)
+    assert seen == [3, 3]
+
+
+def test_more_tokens_need_more_and_training_more_than_inference() -> None:
+    answer = Answer(vit(), StreamOptions())
+    small, large = torch.empty(1, 3, 256, 256), torch.empty(1, 3, 1024, 1024)
+    with torch.no_grad():
+        inference = [answer._needed(x, False) for x in (small, large)]
+    training = [answer._needed(x, False) for x in (small, large)]
+    assert inference[0] < inference[1] < training[1]
+    assert training[0] < training[1]
+
+
+def test_softmax_is_whole_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = vit("softmax_vit_nano_patch8")
+    monkeypatch.setattr(choice, "_free", lambda gpu: 1000)
+    assert Answer(model, StreamOptions())(torch.randn(1, 3, 64, 64)).shape == (1, 3)
+    with pytest.raises(UserError, match=r"--stream always: Softmax.* cannot stream"):
+        Answer(model, StreamOptions(stream="always"))
+
+
+def test_a_streamed_training_is_the_training(small_table: Path, tmp_path: Path) -> None:
+    common = [
+        "train", str(small_table), "--size", "32", "--epochs", "2", "--batch", "4", "--accelerator", "cpu",
+        "--model", "seqnorm_vit_nano_patch8", "--model_options", "{depth: 2, embed_dim: 32, num_heads: 2}",
+        "--progress", "false", "--lr", "0.002", "--drop_path", "0",
+    ]  # fmt: skip
+    for name, more in {
+        "whole": ["--stream", "never"],
+        "streamed": ["--stream", "always", "--token_chunk", "5", "--token_store", str(tmp_path / "store")],
+    }.items():
+        assert main([*common, *more, "--out", str(tmp_path / name)]) == 0
+    whole, streamed = (Run.load(tmp_path / name) for name in ("whole", "streamed"))
+    assert (tmp_path / "store").is_dir()
+    assert not list((tmp_path / "store").iterdir())
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(streamed.model.state_dict()[name], value, rtol=1e-3, atol=1e-3)
+    rows = streamed.predict(small_table, stream=StreamOptions(stream="always"))
+    torch.testing.assert_close(
+        torch.tensor(rows["raw_high"].to_numpy()), torch.tensor(whole.predict(small_table)["raw_high"].to_numpy()),
+        atol=1e-3, rtol=1e-3,
+    )  # fmt: skip

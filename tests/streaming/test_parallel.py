@@ -1,0 +1,77 @@
+"""Sequence parallelism: four gloo processes against one, see parallel_worker.py; and what one process can tell."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+WORKER = Path(__file__).with_name("parallel_worker.py")
+# Written out, so that a check which is lost from the worker is missed here.
+CHECKS = [
+    "bags_over_four_and_two",
+    "bags_with_class_token",
+    "bags_without_padding_or_places",
+    "heads",
+    "pictures_by_bands",
+    "pictures_with_masks",
+    "bfloat16",
+    "data_times_sequence",
+    "data_times_sequence_in_one_group",
+    "sharded_weights",
+    "stochastic_depth",
+    "dropout",
+    "bytes_on_the_wire",
+    "checkpointing",
+    "without_gradients",
+    "models_that_cannot",
+    "parts_that_do_not_fit",
+]
+
+pytestmark = pytest.mark.skipif(
+    not (hasattr(os, "fork") and dist.is_available() and dist.is_gloo_available()), reason="needs fork and gloo"
+)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    """Run all checks once: by rank, what went wrong in each."""
+    folder = tmp_path_factory.mktemp("parallel")
+    run = subprocess.run(
+        [sys.executable, str(WORKER), str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    written = [folder / f"{rank}.json" for rank in range(4)]
+    assert all(path.exists() for path in written), run.stderr[-2000:]
+    return [json.loads(path.read_text()) for path in written]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_ranks_against_one_process(results: list[dict[str, str]], check: str) -> None:
+    said = [result.get(check, "never reached: an earlier check left a rank waiting") for result in results]
+    assert said == [""] * 4, "\n".join(f"rank {rank}: {text}" for rank, text in enumerate(said) if text)
+
+
+def test_bands_cover_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    from softfree.streaming import shards as parts
+
+    picture = torch.rand(2, 3, 27, 5)
+    monkeypatch.setattr(parts, "group_of", lambda group: group)
+    monkeypatch.setattr(dist, "get_world_size", lambda ranks_and_rank: ranks_and_rank[0])
+    monkeypatch.setattr(dist, "get_rank", lambda ranks_and_rank: ranks_and_rank[1])
+    for ranks in (1, 2, 3, 7, 9):
+        bands = [parts.split_rows(picture, 4, (ranks, rank)) for rank in range(ranks)]
+        assert torch.equal(torch.cat(bands, dim=2), picture)
+        rows = [-(-band.shape[2] // 4) for band in bands]
+        assert max(rows) - min(rows) <= 1
+        assert all(band.shape[2] % 4 == 0 for band in bands[:-1])

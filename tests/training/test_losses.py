@@ -1,0 +1,89 @@
+"""Losses and weights against their formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from softfree.training.losses import Objective, class_weights, known_share
+from softfree_runtime.core.task import Task
+
+CLASSES = Task("multiclass", ("a", "b", "c"))
+FINDINGS = Task("multilabel", ("x", "y"))
+
+
+@pytest.fixture
+def logits() -> Tensor:
+    return torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_classes_are_weighed_and_smoothed(logits: Tensor, smoothing: float) -> None:
+    targets, weights = np.array([0, 2, 2, 1]), np.array([0.5, 1.0, 2.0])
+    logs = np.log(np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(1, keepdims=True))
+    own = weights[targets]
+    plain = -(own * logs[np.arange(4), targets]).sum() / 4  # images: not the sum of weights, which a batch decides
+    even = -(logs @ weights).sum() / 3 / 4
+    loss = Objective(CLASSES, smoothing, torch.tensor(weights, dtype=torch.float32))(logits, torch.tensor(targets))
+    assert loss.item() == pytest.approx((1 - smoothing) * plain + smoothing * even, rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_unknown_findings_have_no_part(logits: Tensor, smoothing: float) -> None:
+    logits = logits[:, :2].requires_grad_()
+    targets = torch.tensor([[1, torch.nan], [0, 1], [torch.nan, torch.nan], [1, 0]])
+    loss = Objective(FINDINGS, smoothing, torch.tensor([3.0, 0.5]))(logits, targets)
+    p = 1 / (1 + np.exp(-logits.detach().numpy()))
+    want = targets.numpy() * (1 - smoothing) + smoothing / 2
+    losses = -(np.array([3.0, 0.5]) * want * np.log(p) + (1 - want) * np.log(1 - p))
+    assert loss.item() == pytest.approx(np.nansum(losses) / 5, rel=1e-5)
+    loss.backward()
+    assert logits.grad is not None
+    assert torch.equal(logits.grad == 0, targets.isnan())
+
+
+def test_a_batch_of_which_nothing_is_known_is_no_loss(logits: Tensor) -> None:
+    assert Objective(FINDINGS)(logits[:, :2], torch.full((4, 2), torch.nan)) == 0
+
+
+def test_rare_classes_weigh_more() -> None:
+    targets = np.array([0] * 6 + [1] * 3)  # none of class 2
+    weights = class_weights(CLASSES, targets).numpy()
+    np.testing.assert_allclose(weights[:2], [9 / 18, 9 / 9])
+    assert class_weights(Task("binary", ("a", "b")), targets).numpy()[targets].mean() == pytest.approx(1)
+    assert np.isfinite(weights).all()
+
+
+def test_findings_weigh_as_their_absence_is_often() -> None:
+    targets = np.array([[1, 0], [0, 0], [0, np.nan], [0, np.nan]], dtype=np.float32)
+    np.testing.assert_allclose(class_weights(FINDINGS, targets), [3, 1])
+    np.testing.assert_allclose(class_weights(FINDINGS, np.ones((4, 2), np.float32)), [0.01, 0.01])
+
+
+@pytest.mark.parametrize("cut", [1, 2, 4])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.3, 0.9, 2.0])], ids=["even", "weighed"])
+def test_classes_cut_into_batches_have_the_gradient_of_the_whole(
+    logits: Tensor, cut: int, smoothing: float, weights: Tensor | None
+) -> None:
+    objective, targets = Objective(CLASSES, smoothing, weights), torch.tensor([0, 2, 2, 1])
+    whole, parts = (logits.float().clone().requires_grad_() for _ in range(2))
+    objective(whole, targets).backward()
+    for one, target in zip(parts.split(cut), targets.split(cut), strict=True):
+        (objective(one, target) / (4 // cut)).backward()
+    torch.testing.assert_close(parts.grad, whole.grad)
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_findings_cut_into_batches_have_the_gradient_of_the_whole(logits: Tensor, cut: int) -> None:
+    targets = torch.tensor([[1, torch.nan], [0, 1], [torch.nan, torch.nan], [1, 0]])
+    objective = Objective(FINDINGS, 0.1, torch.tensor([3.0, 0.5]), known_share(FINDINGS, targets.numpy()))
+    whole, parts = (logits[:, :2].float().clone().requires_grad_() for _ in range(2))
+    loss = objective(whole, targets)
+    loss.backward()
+    for one, target in zip(parts.split(cut), targets.split(cut), strict=True):
+        (objective(one, target) / (4 // cut)).backward()
+    torch.testing.assert_close(parts.grad, whole.grad)
+    torch.testing.assert_close(loss, Objective(FINDINGS, 0.1, torch.tensor([3.0, 0.5]))(whole, targets))

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.slide import SlidePreprocessing
+from softfree.training.modality import kind_of, refuse_batches, training_steps
+from softfree_runtime.core.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, "picture"),
+        ({"mpp": 8.0}, "slide"),
+        ({"model": "seqnorm_vit3d_nano"}, "volume"),
+        ({"model": "seqnorm_bag_nano", "mpp": 0.5}, "bag"),
+    ],
+)
+def test_model_and_resolution_tell_the_kind(options_for, changes: dict[str, Any], kind: str) -> None:
+    assert kind_of(options_for(**changes)) == kind
+
+
+def test_a_policy_takes_the_whole_picture_and_nothing_else(options_for) -> None:
+    padded = Preprocessing.create("photo", 32, "pad")
+    assert training_steps(options_for(augment=False, policy="rand-m9"), padded) == (padded, None)
+    steps, changes = training_steps(options_for(), padded)
+    assert steps == padded
+    assert changes is not None
+    assert changes.in_words() == padded.augmentation().in_words()
+    steps, changes = training_steps(options_for(policy="rand-m9"), padded)
+    assert isinstance(steps, Preprocessing)
+    assert steps.fit == "native"
+    assert changes is not None
+    assert "rand-m9" in changes.in_words()
+    with pytest.raises(UserError, match="--policy is for pictures, not for samples of kind slide"):
+        training_steps(options_for(policy="rand-m9"), SlidePreprocessing.create(8.0))
+
+
+@pytest.mark.parametrize(("changes", "named"), [({"fit": "native"}, "--fit native"), ({"mpp": 8.0}, "--mpp")])
+def test_samples_of_unlike_shapes_come_one_by_one(options_for, changes: dict[str, Any], named: str) -> None:
+    refuse_batches(options_for(**changes, batch=1))
+    with pytest.raises(UserError, match=f"{named} gives pictures of different shapes"):
+        refuse_batches(options_for(**changes, batch=2))
