@@ -11,7 +11,7 @@ $(INSTALLED): pyproject.toml runtime/pyproject.toml lab/pyproject.toml constrain
 	@touch $@
 
 .PHONY: demo test test-all fuzz check lint help clean
-demo: $(INSTALLED) ## Train, measure and explain on computed pictures (a few minutes; no file, no network)
+demo: $(INSTALLED) ## Train, measure and explain on computed images (a few minutes; no file, no network)
 	$(VENV)/bin/softfree demo
 
 test: $(INSTALLED) ## The fast tests

@@ -30,7 +30,7 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def small_table(tmp_path: Path) -> Path:
-    """A table of 32 small pictures, two of each patient; class "high" is bright at the top, "low" at the bottom."""
+    """A table of 32 small images, two of each patient; class "high" is bright at the top, "low" at the bottom."""
     return write_small_table(tmp_path / "data")
 
 
@@ -78,7 +78,7 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory, quick: dict[str, Any]
 
 @pytest.fixture(scope="module")
 def run(trained_once: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """That run; each module has a copy of its own, and of the pictures beside it."""
+    """That run; each module has a copy of its own, and of the images beside it."""
     from softfree.inference.run import Run
 
     copied = shutil.copytree(trained_once.folder.parent, tmp_path_factory.mktemp("copied") / "trained")

@@ -36,7 +36,7 @@ def snippets(page: Path) -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
-    write_phantoms(folder / "pictures", n_train=16, n_val=8, n_test=8, size=128)
+    write_phantoms(folder / "images", n_train=16, n_val=8, n_test=8, size=128)
     _write_volumes(folder / "volumes")
     _write_slides(folder / "slides")
     return folder
@@ -56,14 +56,14 @@ def _write_volumes(folder: Path) -> None:
 
 
 def _write_slides(folder: Path) -> None:
-    """Small slides of one micrometre a pixel: white with a patch of tissue of one of two colours, two a patient."""
+    """Small slides of one micrometer a pixel: white with a patch of tissue of one of two colors, two a patient."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     rows = []
     for number in range(12):
         pixels = np.full((768, 1024, 3), 245, np.uint8)
-        colour = [(190, 90, 160), (120, 70, 170)][number // 2 % 2]
-        pixels[150:600, 200:800] = np.clip(rng.normal(colour, 15, (450, 600, 3)), 0, 255)
+        color = [(190, 90, 160), (120, 70, 170)][number // 2 % 2]
+        pixels[150:600, 200:800] = np.clip(rng.normal(color, 15, (450, 600, 3)), 0, 255)
         options = {"tile": (256, 256), "resolution": (1e4, 1e4), "resolutionunit": "CENTIMETER", "photometric": "rgb"}
         tifffile.imwrite(folder / f"slide_{number}.tiff", pixels, **options)
         split = ["train", "val", "test"][number // 4]

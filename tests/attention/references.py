@@ -22,13 +22,13 @@ def softmax(q: Tensor, k: Tensor, v: Tensor, _: Parameters) -> Tensor:
 
 
 def seqnorm(q: Tensor, k: Tensor, v: Tensor, parameters: Parameters) -> Tensor:
-    def normalise(t: Tensor, norm: str) -> Tensor:
+    def normalize(t: Tensor, norm: str) -> Tensor:
         mean = t.mean(2, keepdim=True)
         deviation = torch.sqrt(((t - mean) ** 2).mean(2, keepdim=True) + 1e-5)
         gamma, beta = (parameters[f"{norm}.{part}"].view(t.shape[1], 1, t.shape[3]) for part in ("weight", "bias"))
         return gamma * (t - mean) / deviation + beta
 
-    q, k, v = normalise(q, "q_norm"), normalise(k, "k_norm"), normalise(v, "v_norm")
+    q, k, v = normalize(q, "q_norm"), normalize(k, "k_norm"), normalize(v, "v_norm")
     return q @ (k.transpose(2, 3) @ v) / q.shape[2]
 
 
@@ -37,7 +37,7 @@ def sima(q: Tensor, k: Tensor, v: Tensor, _: Parameters) -> Tensor:
     return q @ (k.transpose(2, 3) @ v)
 
 
-def soft(q: Tensor, _: Tensor, v: Tensor, __: Parameters, normalised: bool = False) -> Tensor:
+def soft(q: Tensor, _: Tensor, v: Tensor, __: Parameters, normalized: bool = False) -> Tensor:
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return (-(a.unsqueeze(3) - b.unsqueeze(2)).square().sum(4) / (2 * math.sqrt(q.shape[3]))).exp()
 
@@ -46,14 +46,14 @@ def soft(q: Tensor, _: Tensor, v: Tensor, __: Parameters, normalised: bool = Fal
     landmarks = torch.stack([q[:, :, window].mean(2) for window in windows], dim=2)
     a, p = kernel(landmarks, landmarks), kernel(landmarks, q)
     inverse = torch.linalg.inv(a + RIDGE * torch.eye(number, dtype=a.dtype))
-    if normalised:
+    if normalized:
         d = torch.diag_embed(a.sum(3).rsqrt())
         inverse = d @ inverse @ d
     return p.transpose(2, 3) @ (inverse @ (p @ v))
 
 
 def soft_norm(q: Tensor, k: Tensor, v: Tensor, parameters: Parameters) -> Tensor:
-    return soft(q, k, v, parameters, normalised=True)
+    return soft(q, k, v, parameters, normalized=True)
 
 
 def performer(q: Tensor, k: Tensor, v: Tensor, parameters: Parameters) -> Tensor:
@@ -94,13 +94,13 @@ def nystromformer(q: Tensor, k: Tensor, v: Tensor, _: Parameters) -> Tensor:
 
 
 def galerkin(q: Tensor, k: Tensor, v: Tensor, parameters: Parameters) -> Tensor:
-    def normalise(t: Tensor, norm: str) -> Tensor:
+    def normalize(t: Tensor, norm: str) -> Tensor:
         mean = t.mean(3, keepdim=True)
         deviation = torch.sqrt(((t - mean) ** 2).mean(3, keepdim=True) + 1e-5)
         gamma, beta = (parameters[f"{norm}.{part}"].view(t.shape[1], 1, t.shape[3]) for part in ("weight", "bias"))
         return gamma * (t - mean) / deviation + beta
 
-    return q @ (normalise(k, "k_norm").transpose(2, 3) @ normalise(v, "v_norm")) / q.shape[2]
+    return q @ (normalize(k, "k_norm").transpose(2, 3) @ normalize(v, "v_norm")) / q.shape[2]
 
 
 REFERENCES: dict[str, Callable[..., Tensor]] = {

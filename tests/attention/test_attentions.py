@@ -88,7 +88,7 @@ def test_a_sample_of_padding_only_is_finite(form: str) -> None:
     assert all(p.grad.isfinite().all() for p in module.parameters())
 
 
-def test_neighbours_in_the_batch_change_nothing(form: str) -> None:
+def test_neighbors_in_the_batch_change_nothing(form: str) -> None:
     module, x = make(form), torch.randn(4, 65, 24, dtype=torch.float64)
     assert_same(module(x)[2:3], module(x[2:3]))
 
@@ -101,7 +101,7 @@ def test_permuted_tokens_give_permuted_results(form: str) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0])
-def test_constant_picture(form: str, value: float) -> None:
+def test_constant_image(form: str, value: float) -> None:
     module = make(form, qkv_bias=False, dtype=torch.float32)
     x = torch.full((2, 30, 24), value, requires_grad=True)
     module(x).square().sum().backward()
@@ -246,7 +246,7 @@ def test_options_of_other_timm_releases(name: str, options: dict[str, object]) -
         ({"num_heads": 0}, "0 heads"),
     ],
 )
-def test_options_that_cannot_be_honoured(name: str, options: dict[str, object], message: str) -> None:
+def test_options_that_cannot_be_honored(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         create_attention(name, **{"dim": 24, "num_heads": 3, **options})
 

@@ -21,7 +21,7 @@ class Sum(Attention):
         return v.sum(2, keepdim=True).expand_as(v)
 
 
-def test_heads_are_neighbouring_features_in_timms_order() -> None:
+def test_heads_are_neighboring_features_in_timms_order() -> None:
     module, x = Sum(6, qkv_bias=True), torch.randn(2, 5, 6)
     module(x)
     for number, heads in enumerate(module.given[:3]):

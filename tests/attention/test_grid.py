@@ -71,7 +71,7 @@ def test_convolution_of_heads(grid: tuple[int, ...], masked: bool) -> None:
     mask = torch.rand(2, 1, n + 1, 1) < 0.6 if masked else None
     seen = v if mask is None else v.masked_fill(~mask, 0)
     got = conv(v if mask is None else v.masked_fill(~mask, float("nan")), grid, mask)
-    assert (got[:, :, 0] == 0).all(), "a class token has no neighbours"
+    assert (got[:, :, 0] == 0).all(), "a class token has no neighbors"
     places = list(itertools.product(*map(range, grid)))
     for number in (0, n // 2, n - 1):
         want = torch.zeros(2, 3, 4, dtype=torch.float64)

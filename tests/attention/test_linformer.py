@@ -61,7 +61,7 @@ def test_maps_are_resized_as_torch_does(reference: tuple[int, ...], grid: tuple[
 
 
 @pytest.mark.parametrize("grid", [(5, 6), (3, 17), (40, 40), (1, 1)])
-def test_a_constant_picture_gives_the_same_at_every_size(grid: tuple[int, int]) -> None:
+def test_a_constant_image_gives_the_same_at_every_size(grid: tuple[int, int]) -> None:
     """A field without detail is compressed to the same keys and values, where the maps are without detail, too."""
     maps = torch.randn(4, 1, dtype=torch.float64).expand(4, 30)
     torch.testing.assert_close(resize(maps, (5, 6), grid).sum(1), maps.sum(1))

@@ -102,7 +102,7 @@ def test_in_a_compiled_graph() -> None:
 @pytest.mark.parametrize("key_only", [False, True])
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_naflexvit_sees_no_padding(name: str, key_only: bool) -> None:
-    """A smaller picture beside a larger one gives what it gives alone."""
+    """A smaller image beside a larger one gives what it gives alone."""
     cfg = NaFlexVitCfg(
         patch_size=4,
         embed_dim=24,

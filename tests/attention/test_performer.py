@@ -70,7 +70,7 @@ def test_the_number_of_features() -> None:
     assert PerformerAttention(192, 3, features=10).projection.shape == (10, 64)
 
 
-def test_generalised_kernel() -> None:
+def test_generalized_kernel() -> None:
     module, (q, k, v) = make(kernel="relu"), heads()
     phi_q, phi_k = ((t / 8**0.25 @ module.projection.T).clamp(min=0) + 1e-3 for t in (q, k))
     weights = phi_q @ phi_k.mT

@@ -60,7 +60,7 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda t: pseudoinverse((t + t.mT) / 2, iterations=40).value, a)
 
 
-def test_neighbours_change_no_bit() -> None:
+def test_neighbors_change_no_bit() -> None:
     easy, hard = symmetric([1.0, 1.1, 1.2]).float(), symmetric([1.0, 1e-3, 1e-4]).float()
     alone = pseudoinverse(easy).value
     together = pseudoinverse(torch.cat([easy, hard])).value
@@ -96,7 +96,7 @@ def test_ridge_is_added_to_the_diagonal() -> None:
 
 
 def test_ones_and_zeros() -> None:
-    """A constant picture gives the one, an empty sample may give the other."""
+    """A constant image gives the one, an empty sample may give the other."""
     ones, zeros = torch.ones(1, 49, 49), torch.zeros(1, 49, 49)
     assert_same(pseudoinverse(ones).value, ones / 49**2, 1e-4)
     assert (pseudoinverse(zeros).value == 0).all()

@@ -38,7 +38,7 @@ def test_kernel() -> None:
 
 
 def test_kernel_far_from_the_origin() -> None:
-    """|a|^2 + |b|^2 - 2 a.b at 1e4 has lost all digits in float32; centred it has not."""
+    """|a|^2 + |b|^2 - 2 a.b at 1e4 has lost all digits in float32; centered it has not."""
     a = torch.randn(1, 1, 9, 8)
     want = dense(a.double(), a.double())
     got = gaussian_kernel(a + 1e4, a + 1e4)
@@ -50,13 +50,13 @@ def test_kernel_far_from_the_origin() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_with_a_landmark_for_each_token_it_is_the_full_kernel(method: type[SoftAttention]) -> None:
-    """S = A A^+ A = A; normalised, S = A D^-1/2 A^+ D^-1/2 A."""
+    """S = A A^+ A = A; normalized, S = A D^-1/2 A^+ D^-1/2 A."""
     module = make(method, landmarks=30, iterations=60)
     x = 2 * torch.randn(2, 30, 24, dtype=torch.float64)
     q, v = (module.split_heads(t) for t in module.qkv(x).chunk(2, dim=-1))
     a = dense(q / 8**0.25, q / 8**0.25)
     s = a
-    if module.normalised:
+    if module.normalized:
         d = torch.diag_embed(a.sum(-1).rsqrt())
         s = a @ d @ torch.linalg.inv(a) @ d @ a
     torch.testing.assert_close(module.mix(q, q, v, None), s @ v, rtol=1e-6, atol=1e-6)
@@ -71,7 +71,7 @@ def test_landmarks_of_a_grid(method: type[SoftAttention], grid: tuple[int, ...])
     at, _ = window_means(q, grid, None, number=12)
     a, p = dense(at / 8**0.25, at / 8**0.25), dense(at / 8**0.25, q / 8**0.25)
     inverse = torch.linalg.inv(a + 0.1 * torch.eye(a.shape[-1], dtype=a.dtype))
-    if module.normalised:
+    if module.normalized:
         d = torch.diag_embed(a.sum(-1).rsqrt())
         inverse = d @ inverse @ d
     want = module.proj((p.mT @ inverse @ p @ v).transpose(1, 2).flatten(2))

@@ -1,4 +1,4 @@
-"""What only softmax attention has: normalised queries and keys, dropout on its weights."""
+"""What only softmax attention has: normalized queries and keys, dropout on its weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from softfree.attention import SoftmaxAttention
 
 
-def standardise(t: Tensor) -> Tensor:
+def standardize(t: Tensor) -> Tensor:
     return (t - t.mean(3, keepdim=True)) / (t.var(3, correction=0, keepdim=True) + 1e-5).sqrt()
 
 
@@ -18,7 +18,7 @@ def test_query_and_key_norm() -> None:
     with torch.no_grad():
         module.q_norm.weight.fill_(2)
         module.k_norm.bias.fill_(0.5)
-    scores = (2 * standardise(q)) @ (standardise(k) + 0.5).transpose(2, 3) / 8**0.5
+    scores = (2 * standardize(q)) @ (standardize(k) + 0.5).transpose(2, 3) / 8**0.5
     torch.testing.assert_close(module.mix(q, k, v, None), scores.softmax(3) @ v)
 
 

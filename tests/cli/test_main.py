@@ -85,7 +85,7 @@ def test_dashes_and_bare_flags_are_understood(trained, capsys):
 
 def test_evaluate_subgroups_and_comparison(trained, tmp_path, capsys):
     arguments = ["evaluate", str(trained), "--by", "[site]", "--against", str(trained), "--margin", "0.05",
-                 "--resamples", "50", "--pictures", "--out", str(tmp_path / "out"), "--progress", "false"]  # fmt: skip
+                 "--resamples", "50", "--show-images", "--out", str(tmp_path / "out"), "--progress=false"]  # fmt: skip
     assert main(arguments) == 0
     page = (tmp_path / "out" / "report.html").read_text()
     assert "site" in page
@@ -187,11 +187,11 @@ def test_damaged_runs_are_refused(trained, tmp_path, capsys):
     shutil.copytree(trained, copy)
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    picture = str(trained.parent / "data" / "00.png")
-    assert main(["predict", str(copy), picture, "--out", str(tmp_path / "p.csv"), "--progress=false"]) == 2
+    image = str(trained.parent / "data" / "00.png")
+    assert main(["predict", str(copy), image, "--out", str(tmp_path / "p.csv"), "--progress=false"]) == 2
     assert "not the file that training wrote" in capsys.readouterr().err
     (copy / "config.yaml").write_text("{")
-    assert main(["predict", str(copy), picture, "--out", str(tmp_path / "p.csv")]) == 2
+    assert main(["predict", str(copy), image, "--out", str(tmp_path / "p.csv")]) == 2
     assert "cannot be read as YAML" in capsys.readouterr().err
 
 
@@ -199,13 +199,13 @@ def test_the_python_side_is_two_lines(trained):
     import softfree
 
     run = softfree.load(trained)
-    picture = np.asarray(Image.open(trained.parent / "data" / "00.png"))
-    rows = run.predict([picture, picture[:, :30], np.dstack([picture] * 3) / 255.0])
+    image = np.asarray(Image.open(trained.parent / "data" / "00.png"))
+    rows = run.predict([image, image[:, :30], np.dstack([image] * 3) / 255.0])
     assert rows["status"].tolist() == ["ok"] * 3
     path = run.predict(str(trained.parent / "data" / "00.png"))
     assert rows["p_low"][0] == pytest.approx(path["p_low"][0])
     with pytest.raises(ValueError, match="expected whole numbers, or finite floats"):
-        run.predict(picture.astype(np.complex64))
+        run.predict(image.astype(np.complex64))
 
 
 @pytest.mark.slow

@@ -31,9 +31,9 @@ def make_attention():
 def make_target():
     """The SeqNorm attention with the weights of a softmax attention."""
 
-    def make(source: SoftmaxAttention, normalised: str = "qk") -> SeqNormAttention:
+    def make(source: SoftmaxAttention, normalized: str = "qk") -> SeqNormAttention:
         width = source.num_heads * source.head_dim
-        target = SeqNormAttention(width, source.num_heads, normalised=normalised, dtype=torch.float64)
+        target = SeqNormAttention(width, source.num_heads, normalized=normalized, dtype=torch.float64)
         target.load_state_dict(source.state_dict(), strict=False)
         return target
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from softfree.conversion.calibration import labelled_table, read_batches
+from softfree.conversion.calibration import labeled_table, read_batches
 from softfree.conversion.options import ConvertOptions
 from softfree.data.modalities.image import Preprocessing
 from softfree.inference.run import Run
@@ -17,17 +17,17 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Ten pictures whose left half is the brighter the later they come."""
-    (tmp_path / "pictures").mkdir()
+    """Ten images whose left half is the brighter the later they come."""
+    (tmp_path / "images").mkdir()
     for number in range(10):
-        picture = Image.new("L", (20, 20), 0)
-        picture.paste(20 * number + 30, (0, 0, 2 * (number + 1), 20))
-        picture.save(tmp_path / "pictures" / f"{number}.png")
-    return tmp_path / "pictures"
+        image = Image.new("L", (20, 20), 0)
+        image.paste(20 * number + 30, (0, 0, 2 * (number + 1), 20))
+        image.save(tmp_path / "images" / f"{number}.png")
+    return tmp_path / "images"
 
 
-def options(*pictures: Path, **changes) -> ConvertOptions:
-    return ConvertOptions(pictures=[str(p) for p in pictures], out=Path("o.safetensors"), progress=False, **changes)
+def options(*images: Path, **changes) -> ConvertOptions:
+    return ConvertOptions(images=[str(p) for p in images], out=Path("o.safetensors"), progress=False, **changes)
 
 
 def read(given: ConvertOptions, table=None):
@@ -35,7 +35,7 @@ def read(given: ConvertOptions, table=None):
     return batches, failed
 
 
-def test_pictures_are_taken_evenly_and_in_batches(folder):
+def test_images_are_taken_evenly_and_in_batches(folder):
     batches, failed = read(options(folder, count=4, batch=3))
     assert [tuple(batch.shape) for batch in batches] == [(3, 1, 16, 16), (1, 1, 16, 16)]
     assert failed == {}
@@ -61,25 +61,25 @@ def test_of_a_table_without_splits_all_rows_are_used(folder):
     assert len(read(options(folder / "table.csv"))[0][0]) == 2
 
 
-def test_unreadable_pictures_are_told_and_left_out(folder):
+def test_unreadable_images_are_told_and_left_out(folder):
     (folder / "5.png").write_bytes(b"nothing")
     batches, failed = read(options(folder))
     assert sum(len(batch) for batch in batches) == 9
     assert list(failed) == [str(folder / "5.png")]
     (folder / "alone").mkdir()
     (folder / "alone" / "a.png").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="none of the 1 pictures can be read"):
+    with pytest.raises(UserError, match="none of the 1 images can be read"):
         read(options(folder / "alone"))
 
 
 def test_the_split_made_for_a_run_is_kept(softmax_run):
     run = Run.load(softmax_run)
-    table = labelled_table(run, [run.config["options"]["table"]])
+    table = labeled_table(run, [run.config["options"]["table"]])
     assert len(table.where("test").frame) == 8
     batches, _ = read(options(Path(run.config["options"]["table"])), table)
     assert sum(len(batch) for batch in batches) == len(table.where("train").frame) == 16
 
 
-def test_pictures_without_labels_are_no_labelled_table(softmax_run, folder):
+def test_images_without_labels_are_no_labeled_table(softmax_run, folder):
     with pytest.raises(UserError, match="without labels"):
-        labelled_table(Run.load(softmax_run), [str(folder)])
+        labeled_table(Run.load(softmax_run), [str(folder)])

@@ -8,7 +8,7 @@ import torch
 from softfree.conversion.closed_form import error, first_order, least_squares, set_scales
 from softfree.conversion.statistics import Statistics
 
-BOTH = pytest.mark.parametrize("normalised", ["qk", "qkv"])
+BOTH = pytest.mark.parametrize("normalized", ["qk", "qkv"])
 
 
 def tokens(*batches: int, number: int = 40, width: int = 24) -> list[torch.Tensor]:
@@ -29,7 +29,7 @@ def off(source, target, inputs) -> torch.Tensor:
 
 
 def see(source, target, inputs) -> Statistics:
-    return Statistics.collect(source, inputs, target.normalised, target.eps)
+    return Statistics.collect(source, inputs, target.normalized, target.eps)
 
 
 def test_small_scores_are_softmax_up_to_their_square(make_attention, make_target):
@@ -49,7 +49,7 @@ def test_small_scores_are_softmax_up_to_their_square(make_attention, make_target
     assert errors[1] / errors[2] == pytest.approx(4, rel=0.15)
 
 
-def test_the_part_with_the_scores_is_exact_on_one_picture(make_attention, make_target):
+def test_the_part_with_the_scores_is_exact_on_one_image(make_attention, make_target):
     source = make_attention()
     target, (x,) = make_target(source), tokens(1)
     scales = first_order(see(source, target, [x]))
@@ -80,9 +80,9 @@ def test_no_other_shift_of_k_gives_steadier_shares(make_attention, make_target):
 
 
 @BOTH
-def test_the_error_is_that_of_the_tokens(make_attention, make_target, normalised):
+def test_the_error_is_that_of_the_tokens(make_attention, make_target, normalized):
     source = make_attention(4.0)
-    target, inputs = make_target(source, normalised), tokens(3, 2)
+    target, inputs = make_target(source, normalized), tokens(3, 2)
     seen = see(source, target, inputs)
     scales = least_squares(seen, first_order(seen), 1)
     set_scales(target, scales)
@@ -92,9 +92,9 @@ def test_the_error_is_that_of_the_tokens(make_attention, make_target, normalised
 
 
 @BOTH
-def test_least_squares_ends_where_no_scale_or_shift_can_do_better(make_attention, make_target, normalised):
+def test_least_squares_ends_where_no_scale_or_shift_can_do_better(make_attention, make_target, normalized):
     source = make_attention(4.0)
-    target, inputs = make_target(source, normalised), tokens(6)
+    target, inputs = make_target(source, normalized), tokens(6)
     seen = see(source, target, inputs)
     start = first_order(seen)
     set_scales(target, start)
@@ -107,9 +107,9 @@ def test_least_squares_ends_where_no_scale_or_shift_can_do_better(make_attention
 
 
 @BOTH
-def test_each_sweep_comes_closer(make_attention, make_target, normalised):
+def test_each_sweep_comes_closer(make_attention, make_target, normalized):
     source = make_attention(4.0)
-    target, inputs = make_target(source, normalised), tokens(4)
+    target, inputs = make_target(source, normalized), tokens(4)
     seen = see(source, target, inputs)
     errors = [error(seen, least_squares(seen, first_order(seen), sweeps)) for sweeps in range(5)]
     assert all((later < earlier).all() for earlier, later in pairwise(errors))
@@ -128,7 +128,7 @@ def test_the_bias_of_v_is_kept(make_attention, make_target):
     torch.testing.assert_close(target(inputs[0]).mean((0, 1)), wanted.mean((0, 1)), rtol=1e-2, atol=0.1)
 
 
-def test_pictures_of_other_sizes_go_together(make_attention, make_target):
+def test_images_of_other_sizes_go_together(make_attention, make_target):
     source = make_attention()
     target = make_target(source)
     inputs = [*tokens(2, number=30), *tokens(1, number=50)]

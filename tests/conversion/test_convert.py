@@ -23,7 +23,7 @@ from .conftest import DEPTH, HEADS, WIDTH
 @pytest.fixture
 def given(softmax_run, tmp_path):
     table = Run.load(softmax_run).config["options"]["table"]
-    return ConvertOptions(pictures=[table], out=tmp_path / "made.safetensors", batch=6, progress=False)
+    return ConvertOptions(images=[table], out=tmp_path / "made.safetensors", batch=6, progress=False)
 
 
 def loaded(path: Path, **attention_options):
@@ -40,9 +40,9 @@ def loaded(path: Path, **attention_options):
     return model, load_pretrained(model, path)
 
 
-@pytest.mark.parametrize("normalised", ["qk", "qkv"])
-def test_each_stage_comes_closer(softmax_run, given, normalised):
-    done = convert(str(softmax_run), replace(given, normalised=normalised, fit=20))
+@pytest.mark.parametrize("normalized", ["qk", "qkv"])
+def test_each_stage_comes_closer(softmax_run, given, normalized):
+    done = convert(str(softmax_run), replace(given, normalized=normalized, fit=20))
     assert list(done.errors) == ["block 0", "block 1", "features"]
     for errors in done.errors.values():
         assert list(errors) == ["plain", "first_order", "closed_form", "fit"]
@@ -52,7 +52,7 @@ def test_each_stage_comes_closer(softmax_run, given, normalised):
         assert done.errors[block]["fit"] <= done.errors[block]["closed_form"]
     assert list(done.auroc) == ["source", "plain", "first_order", "closed_form", "fit"]
     assert done.auroc["source"] == done.auroc["fit"] == 1.0
-    assert done.pictures == 16
+    assert done.images == 16
 
 
 def test_the_file_says_what_it_is_for_and_fills_that_model(softmax_run, given):
@@ -60,8 +60,8 @@ def test_the_file_says_what_it_is_for_and_fills_that_model(softmax_run, given):
     with safe_open(given.out, "pt") as file:
         stated = file.metadata()
     assert stated["model"] == done.model == "seqnorm_vit_nano_patch16"
-    assert json.loads(stated["attention_options"]) == done.attention_options == {"normalised": "qk"}
-    model, report = loaded(given.out, normalised="qk")
+    assert json.loads(stated["attention_options"]) == done.attention_options == {"normalized": "qk"}
+    model, report = loaded(given.out, normalized="qk")
     assert report.resized == report.new == report.dropped == ()
     source = Run.load(softmax_run).model
     weights = source.state_dict()
@@ -69,9 +69,9 @@ def test_the_file_says_what_it_is_for_and_fills_that_model(softmax_run, given):
     assert torch.equal(model.head.weight, weights["head.weight"])
 
 
-def test_another_normalisation_is_refused(softmax_run, given):
+def test_another_normalization_is_refused(softmax_run, given):
     convert(str(softmax_run), given)
-    with pytest.raises(UserError, match=r"converted for normalised='qk'.*add --attention_options '\{normalised: qk\}'"):
+    with pytest.raises(UserError, match=r"converted for normalized='qk'.*add --attention_options '\{normalized: qk\}'"):
         loaded(given.out)
     softmax = create_model("softmax_vit_nano_patch16", depth=DEPTH, embed_dim=WIDTH, num_heads=HEADS)
     assert load_pretrained(softmax, given.out).matched
@@ -85,18 +85,18 @@ def test_the_next_command_runs(softmax_run, given, tmp_path, capsys):
     assert main([*command[1:], *short]) == 0
     printed = " ".join(capsys.readouterr().err.split())
     assert "new 0 dropped 0" in printed
-    assert Run.load(tmp_path / "next").config["model"]["attention_options"] == {"normalised": "qk"}
+    assert Run.load(tmp_path / "next").config["model"]["attention_options"] == {"normalized": "qk"}
 
 
 def test_the_verb_prints_a_table_or_json(softmax_run, given, capsys):
-    command = ["convert", str(softmax_run), "--pictures", *given.pictures, "--out", str(given.out)]
+    command = ["convert", str(softmax_run), "--images", *given.images, "--out", str(given.out)]
     assert main([*command, "--progress=false"]) == 0
     printed = capsys.readouterr().out
     assert "closed form" in printed
     assert "Next: softfree train" in printed
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["attention_options"] == {"normalised": "qk"}
+    assert found["attention_options"] == {"normalized": "qk"}
     assert math.isfinite(found["errors"]["features"]["closed_form"])
 
 
@@ -118,10 +118,10 @@ def test_published_weights_become_a_model_that_begins_where_they_ended(given, tm
     assert "new 2 head.weight, head.bias dropped 2 head." in printed
 
 
-def test_pictures_without_labels_give_no_auroc(softmax_run, given):
-    folder = Path(given.pictures[0]).parent
-    done = convert(str(softmax_run), replace(given, pictures=[str(folder)], count=5))
-    assert (done.auroc, done.pictures) == ({}, 5)
+def test_images_without_labels_give_no_auroc(softmax_run, given):
+    folder = Path(given.images[0]).parent
+    done = convert(str(softmax_run), replace(given, images=[str(folder)], count=5))
+    assert (done.auroc, done.images) == ({}, 5)
     assert "without labels" in done.untested
 
 
@@ -132,7 +132,7 @@ def test_pictures_without_labels_give_no_auroc(softmax_run, given):
         ({"out": Path("a.pth")}, "ends in .safetensors"),
         ({"count": 0}, "--count 0"),
         ({"fit": -1}, "--fit -1"),
-        ({"pictures": ["nowhere.png"]}, "none of the 1 pictures can be read"),
+        ({"images": ["nowhere.png"]}, "none of the 1 images can be read"),
     ],
     ids=str,
 )

@@ -14,7 +14,7 @@ SHAPE = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 def given(tmp_path):
     def make(**changes) -> ConvertOptions:
         usual = {"model": "seqnorm_vit_nano_patch16", "preset": "photo", "size": 64, "model_options": SHAPE}
-        chosen = {"pictures": [], "out": tmp_path / "out.safetensors", "progress": False, **usual, **changes}
+        chosen = {"images": [], "out": tmp_path / "out.safetensors", "progress": False, **usual, **changes}
         return ConvertOptions(**chosen)
 
     return make
@@ -50,7 +50,7 @@ def test_published_weights_are_the_model_that_they_were(given, published, theirs
 
 
 def test_a_run_brings_all_of_its_own(given, softmax_run, tmp_path):
-    options = ConvertOptions(pictures=[], out=tmp_path / "o.safetensors")
+    options = ConvertOptions(images=[], out=tmp_path / "o.safetensors")
     found = open_source(str(softmax_run), options)
     assert found.run is not None
     assert found.run.folder == softmax_run
@@ -76,7 +76,7 @@ def test_weights_that_cannot_be_used(given, published, changes, message):
         open_source(path, given(**changes))
 
 
-def test_normalised_softmax_is_refused(given, published):
+def test_normalized_softmax_is_refused(given, published):
     path, _ = published(qk_norm=True)
     with pytest.raises(UserError, match="qk_norm or scale_norm"):
         open_source(path, given(model_options={**SHAPE, "attention_options": {"qk_norm": True}}))

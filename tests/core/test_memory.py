@@ -44,7 +44,7 @@ def test_a_job_may_take_less(system: Path, root: str, names: tuple[str, str, str
     (system / "cgroup").write_text(own)
     group(system / "groups" / root / "job" / "7", names, str(4 * GIB), 3 * GIB, GIB // 2)
     assert available_memory() == 3 * GIB // 2
-    group(system / "groups" / root / "job", names, str(5 * GIB), 4 * GIB, 0)  # with its neighbours
+    group(system / "groups" / root / "job", names, str(5 * GIB), 4 * GIB, 0)  # with its neighbors
     assert available_memory() == GIB
     group(system / "groups" / root, names, "max", 99 * GIB, 0)
     assert available_memory() == GIB

@@ -18,7 +18,7 @@ import pandas as pd
 from softfree.data.modalities.feature_files import read_features
 from softfree.data.slide_readers.slide import Slide, open_slide
 from softfree.data.table import read_table
-from softfree_runtime.readers import read_picture
+from softfree_runtime.readers import read_image
 from softfree_runtime.sources.volume_files import read_volume
 
 
@@ -31,7 +31,7 @@ def open_with_pixels(path: Path, **arguments: Any) -> Slide:
 
 Outcome = Literal["read", "corrected", "refused"]
 READERS: dict[str, Callable[..., Any]] = {
-    "image": read_picture,
+    "image": read_image,
     "volume": read_volume,
     "slide": open_with_pixels,
     "features": read_features,

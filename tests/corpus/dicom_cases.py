@@ -35,7 +35,7 @@ VALUES = RNG.integers(0, 4000, (40, 36)).astype(np.uint16)
 SMOOTH = np.add.outer(np.arange(40), np.arange(48)).astype(np.uint16) * 20 + RNG.integers(0, 30, (40, 48)).astype(
     np.uint16
 )
-COLOURS = np.stack([SMOOTH >> 4, 200 - (SMOOTH >> 4), SMOOTH >> 5], axis=-1).astype(np.uint8)
+COLORS = np.stack([SMOOTH >> 4, 200 - (SMOOTH >> 4), SMOOTH >> 5], axis=-1).astype(np.uint8)
 Elements = dict[str, object]
 
 
@@ -406,19 +406,19 @@ register(
     "JPEG of three colors under a gray header",
     "refused",
     says="codestream of 40 x 48 x 3",
-    pixels=COLOURS,
+    pixels=COLORS,
     photometric="MONOCHROME2",
     SamplesPerPixel=1,
-    codes=[lossless(COLOURS, 8)],
+    codes=[lossless(COLORS, 8)],
     **LOSSLESS,
 )
 register(
     "lossless color of 8 bits, 16 in the header",
     "corrected",
-    lambda: right(COLOURS, high=255.0),
+    lambda: right(COLORS, high=255.0),
     says="BitsStored: more than",
-    pixels=COLOURS.astype(np.uint16),
-    codes=[lossless(COLOURS, 8)],
+    pixels=COLORS.astype(np.uint16),
+    codes=[lossless(COLORS, 8)],
     **LOSSLESS,
 )
 register(
@@ -458,14 +458,14 @@ def _named(first: bytes, names: bytes) -> bytes:
     return b"\x03" + a + first + b"\x00" + b + b"\x11\x01" + c + b"\x11\x01"
 
 
-BASELINE = {"syntax": JPEGBaseline8Bit, "pixels": COLOURS, "tolerance": 6}
-YCC = jpeg(COLOURS, subsampling=0)
-RGB = jpeg(COLOURS, subsampling=0, keep_rgb=True)
+BASELINE = {"syntax": JPEGBaseline8Bit, "pixels": COLORS, "tolerance": 6}
+YCC = jpeg(COLORS, subsampling=0)
+RGB = jpeg(COLORS, subsampling=0, keep_rgb=True)
 TAKEN = "is {}, which is taken"
 register(
     "JPEG with a JFIF marker, YBR_FULL_422",
     "read",
-    lambda: right(COLOURS),
+    lambda: right(COLORS),
     photometric="YBR_FULL_422",
     codes=[YCC],
     **BASELINE,
@@ -473,7 +473,7 @@ register(
 register(
     "JPEG with a JFIF marker, RGB in the header",
     "corrected",
-    lambda: right(COLOURS),
+    lambda: right(COLORS),
     says="PhotometricInterpretation: RGB, but the codestream is YBR",
     photometric="RGB",
     codes=[YCC],
@@ -482,7 +482,7 @@ register(
 register(
     "JPEG of YCbCr with Adobe's marker",
     "read",
-    lambda: right(COLOURS),
+    lambda: right(COLORS),
     photometric="YBR_FULL_422",
     codes=[adobe(YCC, 1)],
     **BASELINE,
@@ -490,19 +490,19 @@ register(
 register(
     "JPEG of YCbCr with Adobe's marker, RGB in the header",
     "corrected",
-    lambda: right(COLOURS),
+    lambda: right(COLORS),
     says="PhotometricInterpretation: RGB, but",
     photometric="RGB",
     codes=[adobe(YCC, 1)],
     **BASELINE,
 )
 register(
-    "JPEG of RGB by its components' names", "read", lambda: right(COLOURS), photometric="RGB", codes=[RGB], **BASELINE
+    "JPEG of RGB by its components' names", "read", lambda: right(COLORS), photometric="RGB", codes=[RGB], **BASELINE
 )
 register(
     "JPEG of RGB by its components' names, YBR in the header",
     "corrected",
-    lambda: right(COLOURS),
+    lambda: right(COLORS),
     says="PhotometricInterpretation: YBR, but the codestream is RGB",
     photometric="YBR_FULL_422",
     codes=[RGB],
@@ -511,37 +511,37 @@ register(
 register(
     "native YBR_FULL",
     "read",
-    lambda: right(COLOURS),
-    pixels=np.array(Image.fromarray(COLOURS).convert("YCbCr")),
+    lambda: right(COLORS),
+    pixels=np.array(Image.fromarray(COLORS).convert("YCbCr")),
     photometric="YBR_FULL",
     tolerance=2,
 )
 register(
     "native YBR_FULL_422 that is not subsampled",
     "corrected",
-    lambda: right(COLOURS),
+    lambda: right(COLORS),
     says="PhotometricInterpretation: YBR_FULL_422",
-    pixels=np.array(Image.fromarray(COLOURS).convert("YCbCr")),
+    pixels=np.array(Image.fromarray(COLORS).convert("YCbCr")),
     photometric="YBR_FULL_422",
     tolerance=2,
 )
 register(
     "JPEG 2000 with its own transform of colors, YBR_RCT",
     "read",
-    lambda: right(COLOURS),
-    pixels=COLOURS,
+    lambda: right(COLORS),
+    pixels=COLORS,
     photometric="YBR_RCT",
-    codes=[encode_array(COLOURS, photometric_interpretation=1, use_mct=True)],
+    codes=[encode_array(COLORS, photometric_interpretation=1, use_mct=True)],
     **J2K,
 )
 register(
     "JPEG 2000 with its own transform of colors, YBR_FULL in the header",
     "corrected",
-    lambda: right(COLOURS),
+    lambda: right(COLORS),
     says="PhotometricInterpretation: YBR, but",
-    pixels=COLOURS,
+    pixels=COLORS,
     photometric="YBR_FULL",
-    codes=[encode_array(COLOURS, photometric_interpretation=1, use_mct=True)],
+    codes=[encode_array(COLORS, photometric_interpretation=1, use_mct=True)],
     **J2K,
 )
 register(
@@ -554,27 +554,27 @@ register(
 register(
     "RGB pixels, 1 sample in the header",
     "corrected",
-    lambda: right(COLOURS),
+    lambda: right(COLORS),
     says="SamplesPerPixel",
-    pixels=COLOURS,
+    pixels=COLORS,
     SamplesPerPixel=1,
 )
-register("RGB pixels, gray in the header", "refused", says="bytes", pixels=COLOURS, photometric="MONOCHROME2")
+register("RGB pixels, gray in the header", "refused", says="bytes", pixels=COLORS, photometric="MONOCHROME2")
 register("gray pixels, RGB in the header", "refused", says="bytes", photometric="RGB")
 register(
     "no PlanarConfiguration",
     "corrected",
-    lambda: right(COLOURS),
+    lambda: right(COLORS),
     says="PlanarConfiguration",
-    pixels=COLOURS,
+    pixels=COLORS,
     change=lambda one: delattr(one, "PlanarConfiguration"),
 )
 register(
     "color by plane",
     "read",
-    lambda: right(COLOURS),
-    pixels=COLOURS,
-    content=COLOURS.transpose(2, 0, 1).tobytes(),
+    lambda: right(COLORS),
+    pixels=COLORS,
+    content=COLORS.transpose(2, 0, 1).tobytes(),
     PlanarConfiguration=1,
 )
 register(
@@ -655,7 +655,7 @@ RUNS = run_lengths(SMOOTH)
 CODES: dict[str, dict[str, Any]] = {
     "baseline JPEG": {"pixels": GRAY8, "codes": [jpeg(GRAY8)], "syntax": JPEGBaseline8Bit},
     "baseline JPEG of colors": {
-        "pixels": COLOURS,
+        "pixels": COLORS,
         "codes": [YCC],
         "syntax": JPEGBaseline8Bit,
         "photometric": "YBR_FULL_422",
@@ -667,7 +667,7 @@ CODES: dict[str, dict[str, Any]] = {
         "syntax": JPEGExtended12Bit,
     },
     "lossless JPEG": {"pixels": SMOOTH, "codes": [lossless(SMOOTH, 16)], **LOSSLESS},
-    "lossless JPEG of colors": {"pixels": COLOURS, "codes": [lossless(COLOURS, 8)], **LOSSLESS},
+    "lossless JPEG of colors": {"pixels": COLORS, "codes": [lossless(COLORS, 8)], **LOSSLESS},
     "JPEG-LS": {"pixels": SMOOTH, "codes": [imagecodecs.jpegls_encode(SMOOTH)], **JLS},
     "JPEG 2000": {"pixels": SMOOTH, "codes": [encode_array(SMOOTH)], **J2K},
     "run lengths": {"pixels": SMOOTH, "codes": [RUNS], "syntax": RLELossless},

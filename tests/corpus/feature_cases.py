@@ -12,7 +12,7 @@ from tests.corpus.case import Made, case
 
 FEATURES = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
 GRID = np.array([[x, y] for y in range(2) for x in range(3)])
-HALF = 0.5 / 4  # as part of the four tiles of a millimetre
+HALF = 0.5 / 4  # as part of the four tiles of a millimeter
 RIGHT = {"features": FEATURES, "coords_mm": GRID * 0.25 + HALF}  # tiles of 0.25 mm
 
 
@@ -78,7 +78,7 @@ def unknown_unit(folder: Path) -> Made:
     return Made(bag(folder, PX, unit="furlong"), arguments={"mpp": 0.25})
 
 
-@case("Features", "micrometres under the unit mm", "features", "refused", says="more than any slide has")
+@case("Features", "micrometers under the unit mm", "features", "refused", says="more than any slide has")
 def impossible_unit(folder: Path) -> Made:
     return Made(bag(folder, PX, unit="mm"))
 

@@ -258,7 +258,7 @@ for unit in (0, 1):
 
     @case(
         "PNG",
-        f"unequal densities across and down, {'in metres' if unit else 'as a ratio'}",
+        f"unequal densities across and down, {'in meters' if unit else 'as a ratio'}",
         "image",
         "corrected",
         says=SQUARE,

@@ -10,10 +10,10 @@ from typing import Any
 from tests.corpus.case import Made, Outcome, case
 
 SPLIT = ["test/cat/1.png", "test/dog/2.png", "train/cat/3.png", "train/dog/4.png", "val/cat/5.png", "val/dog/6.png"]
-# The same pictures in another order of folders.
+# The same images in another order of folders.
 BELOW = ["cat/test/1.png", "cat/train/3.png", "cat/val/5.png", "dog/test/2.png", "dog/train/4.png", "dog/val/6.png"]
 SPLITS = {"1": "test", "2": "test", "3": "train", "4": "train", "5": "val", "6": "val"}
-# Twelve pictures are enough for splits to be drawn.
+# Twelve images are enough for splits to be drawn.
 MANY = [f"{label}/{n}.png" for label in ("cat", "dog") for n in range(6)]
 
 
@@ -26,7 +26,7 @@ def fill(folder: Path, names: Sequence[str]) -> Path:
 
 
 def expected(names: Sequence[str]) -> dict[str, Any]:
-    """What is right for pictures of ``SPLIT`` or ``BELOW``, whatever their folders are called."""
+    """What is right for images of ``SPLIT`` or ``BELOW``, whatever their folders are called."""
     names = sorted(names, key=lambda name: name.split("/"))
     return {"task.classes": ("cat", "dog"), "frame.path": names, "frame.split": [SPLITS[Path(n).stem] for n in names]}
 
@@ -39,7 +39,7 @@ def folder(
     outcome: Outcome = "read",
     says: str = "",
 ) -> None:
-    """Register a folder of these files; right are the pictures of ``SPLIT`` where nothing else is said."""
+    """Register a folder of these files; right are the images of ``SPLIT`` where nothing else is said."""
 
     def make(where: Path) -> Made:
         shown = expected(SPLIT) if right is None else right
@@ -99,7 +99,7 @@ noted(
     "hidden and system files in a class", [*SPLIT, "train/cat/.DS_Store", "train/cat/Thumbs.db"], ".DS_Store, Thumbs.db"
 )
 noted("a readme and a CSV beside the splits", [*SPLIT, "README.md", "labels.csv"], "2 files beside the folders")
-noted("a picture beside the splits", [*SPLIT, "cover.png"], "1 file beside the folders left out: cover.png")
+noted("an image beside the splits", [*SPLIT, "cover.png"], "1 file beside the folders left out: cover.png")
 noted("a test set without classes", [*SPLIT[2:], "test/1.png", "test/2.png"], "2 files in test, of no class, left out",
       expected(SPLIT[2:]))  # fmt: skip
 noted(
@@ -114,7 +114,7 @@ noted("a copy of the classes beside them", [*MANY, *(f"pets/{name}" for name in 
       {"task.classes": ("cat", "dog"), "frame.path": MANY})  # fmt: skip
 
 # What cannot be decided.
-refused("a folder of pictures beside the splits", [*SPLIT, "extra/a.png"], "extra beside them is not")
+refused("a folder of images beside the splits", [*SPLIT, "extra/a.png"], "extra beside them is not")
 refused("masks beside the splits", [*SPLIT, "masks/train/cat/3.tif"], "masks beside them")
 refused("another set within the set", [*SPLIT, "data/train/cat/other.png"], "data beside them")
 refused(
@@ -126,7 +126,7 @@ refused("train and training", [*SPLIT, "training/cat/7.png"], "all mean split tr
 refused("dev and val", [*SPLIT, "dev/cat/7.png"], "all mean split val")
 refused("a split within another", [*SPLIT, "train/test/cat/7.png"], "train is a split, and so is test in it")
 refused("splits below one class of two", [*BELOW[:3], *MANY[6:]], "some classes have folders of splits")
-refused("pictures beside the splits of a class", [*BELOW, "cat/7.png"], "not all that lies there is one")
+refused("images beside the splits of a class", [*BELOW, "cat/7.png"], "not all that lies there is one")
 refused("splits and classes in one name", [f"{split}_{name}" for split in ("train", "test") for name in MANY],
         "hold a split and a class")  # fmt: skip
 refused(
@@ -139,7 +139,7 @@ refused("folds", [f"fold_{n}/{name}" for n in range(3) for name in MANY], "look 
 refused("images and masks", ["images/1.png", "masks/1.png"], "looks like a part of the set")
 refused("classes that differ in capitals", [*SPLIT[:4], "val/Cat/5.png", "val/dog/6.png"], "look like one class")
 refused("no classes", ["1.png", "2.png"], "without class folders")
-refused("pictures right below the splits", ["train/1.png", "test/2.png"], "without class folders")
+refused("images right below the splits", ["train/1.png", "test/2.png"], "without class folders")
 
 
 def odd(property: str, outcome: Outcome, says: str = "") -> Any:
@@ -171,7 +171,7 @@ def latin_name(folder: Path) -> Made:
     return Made(root, expected(SPLIT))
 
 
-@odd("a pipe and a broken link in a class, rows that give no picture", "read")
+@odd("a pipe and a broken link in a class, rows that give no image", "read")
 def special(folder: Path) -> Made:
     root = fill(folder / "set", SPLIT)
     os.mkfifo(root / "train/cat/pipe.png")

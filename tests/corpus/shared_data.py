@@ -11,7 +11,7 @@ import pandas as pd
 
 from softfree.data.slide_readers.slide import open_slide
 from softfree_runtime.core.errors import ReadError
-from softfree_runtime.readers import read_picture
+from softfree_runtime.readers import read_image
 from softfree_runtime.sources.volume_files import read_volume
 
 RECORD = Path(__file__).with_name("shared_data.csv")
@@ -40,7 +40,7 @@ def read(path: Path) -> tuple[str, str, str, str]:
             values, shown = volume.voxels, f"{np.round(volume.affine, 6).tolist()} {volume.low:g} {volume.high:g}"
             corrections = volume.corrections
         else:
-            image = read_picture(path)
+            image = read_image(path)
             values, shown = image.pixels, f"{image.low:g} {image.high:g} {image.spacing}"
             corrections = image.corrections
     except ReadError as error:

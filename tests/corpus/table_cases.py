@@ -37,7 +37,7 @@ def table(property: str, content: str | bytes, outcome: Outcome = "read", says: 
     case("Tables", property, "table", outcome, says=says)(make)
 
 
-def labelled(words: list[str], name: str = "label") -> str:
+def labeled(words: list[str], name: str = "label") -> str:
     """A table of one patient a row with these labels, every third row in each split."""
     rows = [f"{n}.png,{word},{('train', 'val', 'test')[n % 3]}" for n, word in enumerate(words)]
     return "\n".join([f"path,{name},split", *rows]) + "\n"
@@ -152,22 +152,20 @@ table("an empty first line", "\n" + lines(), "refused", "first line is empty")
 table("no header", lines(cells=CELLS[1:]), "refused", "no column 'path'")
 
 # Labels.
-table("labels in two codings of one letter", labelled(["ad\u00e9nome", "x", "ade\u0301nome"] * 2), "corrected",
+table("labels in two codings of one letter", labeled(["ad\u00e9nome", "x", "ade\u0301nome"] * 2), "corrected",
       "look the same", task__classes=("ad\u00e9nome", "x"), targets=np.array([0, 1, 0] * 2))  # fmt: skip
-table("labels with other spaces", labelled(["a b", "x", "a\u00a0b", "a  b", "x", "a\u200b b"]), "corrected",
+table("labels with other spaces", labeled(["a b", "x", "a\u00a0b", "a  b", "x", "a\u200b b"]), "corrected",
       "written in 4 ways", task__classes=("a b", "x"))  # fmt: skip
 TWICE = {"1": "1.0", "True": "TRUE", "yes": "1", "01": "1", "Pneumonia": "pneumonia", "no tumor": "no_tumor"}
 for one, other in TWICE.items():
-    table(
-        f"labels {one} and {other}", labelled([one, "0", other] * 2), "refused", f"'{one}' (lines 2, 5) and '{other}'"
-    )
-table("genotypes that differ in capitals", labelled(["AA", "Aa", "aa"] * 2), task__classes=("AA", "Aa", "aa"))
-table("grades that look like yes and no", labelled(["1", "2", "3"] * 2), task__classes=("1", "2", "3"))
+    table(f"labels {one} and {other}", labeled([one, "0", other] * 2), "refused", f"'{one}' (lines 2, 5) and '{other}'")
+table("genotypes that differ in capitals", labeled(["AA", "Aa", "aa"] * 2), task__classes=("AA", "Aa", "aa"))
+table("grades that look like yes and no", labeled(["1", "2", "3"] * 2), task__classes=("1", "2", "3"))
 for word in ("nan", "NaN", "<NA>", "#N/A", "null", "?", "-"):
-    table(f"label {word}", labelled(["x", "y", word] * 2), targets=np.array([0, 1, 0, 1]),
+    table(f"label {word}", labeled(["x", "y", word] * 2), targets=np.array([0, 1, 0, 1]),
           left_out={f"no label but {word!r}": 2})  # fmt: skip
 for word in ("None", "NA", "unknown"):
-    table(f"label {word}", labelled(["x", "y", word] * 2), "corrected", f"label {word!r} (2 rows) is taken for a class",
+    table(f"label {word}", labeled(["x", "y", word] * 2), "corrected", f"label {word!r} (2 rows) is taken for a class",
           task__classes=tuple(sorted(["x", "y", word])))  # fmt: skip
 
 # Patients.

@@ -25,7 +25,7 @@ def files(tmp_path: Path) -> list[str]:
     return paths
 
 
-def test_items_are_the_prepared_pictures_with_their_targets(files):
+def test_items_are_the_prepared_images_with_their_targets(files):
     dataset = SampleDataset(files, np.arange(6), PREPROCESSING)
     sample = dataset[4]
     assert sample["image"].shape == (1, 32, 32)
@@ -40,8 +40,8 @@ def test_caches_change_nothing_and_spare_reading(files, tmp_path, cache, monkeyp
     dataset = SampleDataset(files, None, PREPROCESSING, cache=where)
     assert dataset.read_all("Reading", threads=2, progress=False) == {}
     reads = []
-    original = transforms.read_picture
-    monkeypatch.setattr(transforms, "read_picture", lambda *a, **k: (reads.append(a), original(*a, **k))[1])
+    original = transforms.read_image
+    monkeypatch.setattr(transforms, "read_image", lambda *a, **k: (reads.append(a), original(*a, **k))[1])
     for index in range(6):
         assert torch.equal(dataset[index]["image"], plain[index])
     assert len(reads) == (6 if cache == "none" else 0)
@@ -98,7 +98,7 @@ def test_augmented_batches_do_not_depend_on_the_number_of_workers(files, workers
 
 @pytest.mark.parametrize("count", [1, 5, 8, 13])
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_devices_together_see_every_picture_once_and_the_batches_of_one(count, world):
+def test_devices_together_see_every_image_once_and_the_batches_of_one(count, world):
     whole = [index for _, index in EpochSampler(range(count), seed=2)]
     shares = [[index for _, index in EpochSampler(range(count), 2, rank, world)] for rank in range(world)]
     assert sorted(whole) == list(range(count))

@@ -31,7 +31,7 @@ def test_splits_are_the_folders_above(tmp_path: Path) -> None:
     assert table.split_made is None
 
 
-def test_another_picture_is_another_table(tmp_path: Path) -> None:
+def test_another_image_is_another_table(tmp_path: Path) -> None:
     folder = fill(tmp_path / "pets", *[f"{label}/{n}.png" for label in ("a", "b") for n in range(5)])
     before = read_table(folder).digest
     assert read_table(folder).digest == before
@@ -43,5 +43,5 @@ def test_another_picture_is_another_table(tmp_path: Path) -> None:
 def test_a_folder_without_classes(tmp_path: Path, names: list[str]) -> None:
     folder = fill(tmp_path / "set", *names)
     folder.mkdir(exist_ok=True)
-    with pytest.raises(UserError, match=r"expected .*/CLASS/picture"):
+    with pytest.raises(UserError, match=r"expected .*/CLASS/image"):
         read_table(folder)

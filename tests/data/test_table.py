@@ -104,7 +104,7 @@ def test_a_split_is_made_by_patient(write):
     assert again.split_made.endswith("seed 1")
 
 
-def test_a_made_split_follows_the_picture_not_the_row(write):
+def test_a_made_split_follows_the_image_not_the_row(write):
     frame = grown(patient_id=[f"p{n}" if n % 4 else "" for n in range(60)])
     first = read_table(write(frame)).frame.set_index("path")["split"]
     second = read_table(write(frame.sample(frac=1, random_state=3))).frame.set_index("path")["split"]
@@ -112,7 +112,7 @@ def test_a_made_split_follows_the_picture_not_the_row(write):
 
 
 def test_without_patients_the_split_says_so(write):
-    assert "pictures drawn" in read_table(write(grown())).split_made
+    assert "images drawn" in read_table(write(grown())).split_made
     assert "a patient may be in two splits" in read_table(write(grown(patient_id=""))).split_made
 
 
@@ -131,25 +131,25 @@ def test_paths_start_from_the_table_or_from_images(write, tmp_path):
     assert read_table(path).frame["file"].tolist() == [f"{tmp_path}/sub/a.png", f"{tmp_path}/b/c.png"]
     images = tmp_path / "else where"
     images.mkdir()
-    table = read_table(path, images=images)
+    table = read_table(path, image_root=images)
     assert table.frame["file"].tolist() == [f"{images}/sub/a.png", f"{images}/b/c.png"]
     assert table.folder == images
     inside = write(f"path,label,split\n{images}/a.png,x,train\nb.png,y,train\n", name="absolute.csv")
-    assert read_table(inside, images=images).frame["file"].tolist() == [f"{images}/a.png", f"{images}/b.png"]
-    assert "no such folder" in mistake(path, images=tmp_path / "none")
+    assert read_table(inside, image_root=images).frame["file"].tolist() == [f"{images}/a.png", f"{images}/b.png"]
+    assert "no such folder" in mistake(path, image_root=tmp_path / "none")
 
 
 @pytest.mark.parametrize("odd", ["../a.png", "/etc/passwd", "sub/../../a.png", "..", "."])
 def test_paths_that_lead_out_are_refused(write, odd):
     message = mistake(write(f"path,label,split\nok.png,x,train\n{odd},y,train\n"))
     assert "line 3" in message
-    assert "--images" in message
+    assert "--image-root" in message
 
 
 def test_a_sibling_folder_with_a_longer_name_is_outside(write, tmp_path):
     (tmp_path / "data").mkdir()
     path = write(f"path,label,split\n{tmp_path}/data2/a.png,x,train\nb.png,y,train\n")
-    assert "line 2" in mistake(path, images=tmp_path / "data")
+    assert "line 2" in mistake(path, image_root=tmp_path / "data")
 
 
 def test_frames_are_kept(write):

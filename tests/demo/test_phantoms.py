@@ -29,9 +29,9 @@ def sharpness(pixels: np.ndarray) -> float:
 
 
 def test_the_finding_is_in_the_finest_detail(phantoms):
-    pictures, truth = phantoms
-    assert area([sharpness(p.pixels) for p in pictures], truth) > 0.98
-    blurred = [ndimage.gaussian_filter(p.pixels.astype(np.float32), 8) for p in pictures]
+    images, truth = phantoms
+    assert area([sharpness(p.pixels) for p in images], truth) > 0.98
+    blurred = [ndimage.gaussian_filter(p.pixels.astype(np.float32), 8) for p in images]
     assert area([sharpness(b) for b in blurred], truth) < 0.7
 
 
@@ -41,8 +41,8 @@ def test_the_finding_is_in_the_finest_detail(phantoms):
     ids=["mean", "max", "median", "99th percentile"],
 )
 def test_a_trivial_feature_does_not_tell_the_class(phantoms, feature):
-    pictures, truth = phantoms
-    assert area([float(feature(p.pixels)) for p in pictures], truth) < 0.7
+    images, truth = phantoms
+    assert area([float(feature(p.pixels)) for p in images], truth) < 0.7
 
 
 def test_the_files_are_marked_balanced_and_equal_for_equal_seeds(tmp_path):

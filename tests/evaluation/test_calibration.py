@@ -33,7 +33,7 @@ def test_temperature_is_found_again(task: Task, true: float) -> None:
     assert fit_temperature(logits, targets, task) == pytest.approx(true, rel=0.05)
 
 
-def test_temperature_minimises_the_loss() -> None:
+def test_temperature_minimizes_the_loss() -> None:
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(80, 3)) * 2
     targets = (logits + rng.gumbel(size=(80, 3)) * 1.7).argmax(1)

@@ -76,7 +76,7 @@ def report(known: Scores, **more: object) -> Report:
     metrics = measure(known, thresholds, resamples=50)
     row = {"split": "test", "images": len(known), **dict.fromkeys(known.task.classes, 3)}
     return Report(
-        title="A report", notice="These pictures are phantoms.", task=known.task, data=[row], data_notes=["Split <b>"],
+        title="A report", notice="These images are phantoms.", task=known.task, data=[row], data_notes=["Split <b>"],
         cost={"Parameters": "1.2 M"}, metrics=metrics, scores=known, thresholds=thresholds,
         command="softfree train --x <y>", versions={"softfree": "0.1.0"}, **more)  # type: ignore[arg-type] # fmt: skip
 
@@ -119,7 +119,7 @@ def test_everything_at_once(tmp_path: Path) -> None:
         history=history,
         comparisons=[Compared("<u>that</u>", measure(other, None, resamples=50)["auroc"], against)],
         subgroups={"<site>": by_group(known, sites, resamples=50)},
-        pictures=[Thumbnail(PNG, 'called "ill"')],
+        images=[Thumbnail(PNG, 'called "ill"')],
         maps=[Thumbnail(PNG, "<map>")],
     )
     path = tmp_path / "report.html"
@@ -129,7 +129,7 @@ def test_everything_at_once(tmp_path: Path) -> None:
     page = Page(text)
     words = " ".join("".join(page.text).split())
     for expected in (
-        "These pictures are phantoms.", "This is not inferior to <u>that</u>", "<i>A</i>", "<site>", "60patients",
+        "These images are phantoms.", "This is not inferior to <u>that</u>", "<i>A</i>", "<site>", "60patients",
         "AUROC, patients ignored", "softfree train --x <y>", "Split <b>", "small group", "1.2 M", "<map>",
     ):  # fmt: skip
         assert expected in words
@@ -154,12 +154,12 @@ def test_degenerate_scores(task: Task) -> None:
 
 
 def thumbnail(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        picture.draft("L", (64, 64))  # lets the JPEG decoder leave out what is not needed
-        return np.asarray(picture.convert("L").resize((16, 16))).ravel()
+    with Image.open(path) as image:
+        image.draft("L", (64, 64))  # lets the JPEG decoder leave out what is not needed
+        return np.asarray(image.convert("L").resize((16, 16))).ravel()
 
 
-def test_real_pictures(shared_data: Path, tmp_path: Path) -> None:
+def test_real_images(shared_data: Path, tmp_path: Path) -> None:
     """Logistic regression on 16 x 16 pixels tells most pneumonias from healthy chests; patients repeat."""
     folder = shared_data / "chest_xray"
     table = pd.read_csv(folder / "manifest.csv")

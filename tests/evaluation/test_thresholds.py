@@ -38,7 +38,7 @@ def test_samples_that_cannot_tell(y: list[int], p: list[float]) -> None:
     assert threshold(y, p) == 0.5
 
 
-def test_neighbours_one_rounding_step_apart() -> None:
+def test_neighbors_one_rounding_step_apart() -> None:
     low = 0.3
     high = np.nextafter(low, 1)
     found = threshold([0, 1], [low, high])

@@ -16,9 +16,9 @@ Write = Callable[..., Run]
 
 
 @pytest.fixture
-def picture_run(tmp_path: Path, write_run: Write) -> Run:
+def image_run(tmp_path: Path, write_run: Write) -> Run:
     steps = Preprocessing.create("radiograph", 64, "pad")
-    return write_run(tmp_path / "picture_run", "seqnorm_vit_nano_patch16", steps)
+    return write_run(tmp_path / "image_run", "seqnorm_vit_nano_patch16", steps)
 
 
 @pytest.fixture

@@ -28,12 +28,12 @@ from softfree.explain.slide_files import write_pyramid
 from softfree.inference.run import Run
 from softfree.models import create_model
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.readers import read_picture
+from softfree_runtime.readers import read_image
 from softfree_runtime.sources.volume_files import read_volume
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[str]:
+def images(tmp_path: Path) -> list[str]:
     """Two of one name in two folders."""
     paths = []
     for folder in "ab":
@@ -44,71 +44,71 @@ def pictures(tmp_path: Path) -> list[str]:
     return paths
 
 
-def test_pictures(picture_run: Run, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images(image_run: Run, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ExplainOptions(out=tmp_path / "maps", target="ill", method="split", progress=False)
-    assert explain_to_files(picture_run.folder, pictures, options, as_json=True) == 0
+    assert explain_to_files(image_run.folder, images, options, as_json=True) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [Path(row["files"][0]).name for row in rows] == ["film_map.png", "film_2_map.png"]
     row = rows[0]
-    predicted = picture_run.predict(pictures[0])
+    predicted = image_run.predict(images[0])
     assert row["probability"] == pytest.approx(float(predicted["p_ill"][0]), abs=1e-6)
     assert row["sum"] == pytest.approx(row["log_odds"], abs=1e-5)
     assert 1 / (1 + np.exp(-row["sum"])) == pytest.approx(row["probability"], abs=1e-6)
     assert (row["target"], row["method"]) == ("ill", "split")
     for region in row["regions"]:
-        x, y = region["centre_px"]
+        x, y = region["center_px"]
         assert 0 <= x <= 80
         assert 0 <= y <= 100
-        assert "centre_mm" not in region
+        assert "center_mm" not in region
     drawn = np.asarray(Image.open(row["files"][0]).convert("RGB"))
-    shown = np.asarray(Image.open(pictures[0])).repeat(4, 0).repeat(4, 1)
+    shown = np.asarray(Image.open(images[0])).repeat(4, 0).repeat(4, 1)
     shifted = (drawn[top : top + 400, 13:333, 0] for top in range(200))
-    assert any(np.array_equal(one, shown) for one in shifted), "the picture's pixels are those of the file"
+    assert any(np.array_equal(one, shown) for one in shifted), "the image's pixels are those of the file"
 
 
 def test_what_is_bad_is_a_row(
-    picture_run: Run, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    image_run: Run, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / "broken.png"
-    broken.write_bytes(Path(pictures[0]).read_bytes()[:60])
+    broken.write_bytes(Path(images[0]).read_bytes()[:60])
     options = ExplainOptions(out=tmp_path / "maps", progress=False)
-    assert explain_to_files(picture_run.folder, [str(broken), pictures[0]], options, as_json=True) == 1
+    assert explain_to_files(image_run.folder, [str(broken), images[0]], options, as_json=True) == 1
     captured = capsys.readouterr()
     rows = json.loads(captured.out)
     assert rows[0]["status"] == "corrupt"
     assert rows[1]["status"] == "ok"
     assert "broken.png" in captured.err
     options.format = "dicom"
-    (row,) = explain(picture_run, pictures[:1], options)
+    (row,) = explain(image_run, images[:1], options)
     assert "refers to a DICOM source" in str(row.error)
     with pytest.raises(UserError, match="none of the 1 inputs could be read"):
-        explain_to_files(picture_run.folder, [str(broken)], options)
+        explain_to_files(image_run.folder, [str(broken)], options)
 
 
 @pytest.mark.parametrize("stream", ["never", "always"])
 def test_two_methods_by_default_and_how_far_they_agree(
-    stream: Any, picture_run: Run, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stream: Any, image_run: Run, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ExplainOptions(out=tmp_path / "maps", stream=stream, token_chunk=5, progress=False)
-    assert explain_to_files(picture_run.folder, pictures[:1], options, as_json=True) == 0
+    assert explain_to_files(image_run.folder, images[:1], options, as_json=True) == 0
     captured = capsys.readouterr()
     (row,) = json.loads(captured.out)
     pair = ("integrated", "occlusion") if stream == "never" else ("split", "gradcam")
     assert (row["method"], row["second_method"]) == pair
     assert row["predicted"] == row["target"]
-    steps = torch.from_numpy(picture_run.picture_steps(read_picture(pictures[0])))
-    one, other = (explain_tensor(picture_run, steps, method).values for method in pair)  # type: ignore[arg-type]
+    steps = torch.from_numpy(image_run.image_steps(read_image(images[0])))
+    one, other = (explain_tensor(image_run, steps, method).values for method in pair)  # type: ignore[arg-type]
     assert row["agreement"] == pytest.approx(spearmanr(one.ravel(), other.ravel()).statistic, abs=0.05)
     assert f"Rank correlation of the two maps: {row['agreement']:.2f}" in captured.err
 
 
 def test_a_map_of_no_class_is_not_titled_with_one(
-    picture_run: Run, pictures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image_run: Run, images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
     monkeypatch.setattr("softfree.explain.samples.base.draw_overlay", lambda *given, **more: seen.append((given, more)))
     for method in ("rollout", "attention", "integrated"):
-        explain(picture_run, pictures[:1], ExplainOptions(out=tmp_path, method=method, target="ill"))  # type: ignore
+        explain(image_run, images[:1], ExplainOptions(out=tmp_path, method=method, target="ill"))  # type: ignore
     for given, more in seen[:2]:
         assert "ill" not in more["title"].replace("ill is called from", "")
         assert more["title"].startswith("predicted ")
@@ -123,19 +123,19 @@ def test_a_map_of_no_class_is_not_titled_with_one(
     [
         ({"target": "il"}, "Unknown class 'il': did you mean ill"),
         ({"layer": 5, "method": "gradient"}, "--layer 5: this model has 2 layers, from 0 to 1"),
-        ({"format": "nifti"}, "--format nifti is not for samples of kind picture; expected png, dicom"),
+        ({"format": "nifti"}, "--format nifti is not for samples of kind image; expected png, dicom"),
         ({"quantile": 1.0}, "--quantile 1.0"),
     ],
 )
 def test_what_cannot_be_asked(
-    given: dict[str, Any], says: str, picture_run: Run, pictures: list[str], tmp_path: Path
+    given: dict[str, Any], says: str, image_run: Run, images: list[str], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=says):
-        explain(picture_run, pictures[:1], ExplainOptions(out=tmp_path / "maps", **given))
+        explain(image_run, images[:1], ExplainOptions(out=tmp_path / "maps", **given))
     assert not (tmp_path / "maps").exists()
 
 
-def test_bags_have_no_picture() -> None:
+def test_bags_have_no_image() -> None:
     class Steps:
         kind = "bag"
 
@@ -144,11 +144,11 @@ def test_bags_have_no_picture() -> None:
 
 
 @pytest.mark.parametrize("identity", [False, True])
-def test_dicom_refers_to_its_source(identity: bool, picture_run: Run, shared_data: Path, tmp_path: Path) -> None:
+def test_dicom_refers_to_its_source(identity: bool, image_run: Run, shared_data: Path, tmp_path: Path) -> None:
     pytest.importorskip("highdicom")
     path = shared_data / "dicom" / "pydicom" / "CT_small.dcm"
     options = ExplainOptions(out=tmp_path, format="dicom", method="split", dicom_identity=identity)
-    (done,) = explain(picture_run, [str(path)], options)
+    (done,) = explain(image_run, [str(path)], options)
     made, source = dcmread(done.files[0]), dcmread(path)
     assert made.pixel_array.shape == (128, 128, 3)
     assert made.StudyInstanceUID == source.StudyInstanceUID
@@ -166,7 +166,7 @@ def test_dicom_refers_to_its_source(identity: bool, picture_run: Run, shared_dat
         assert not made.StudyDate
         assert str(source.PatientName).encode() not in written
         assert str(source.PatientID).encode() not in written
-    assert read_picture(done.files[0]).pixels.shape == (128, 128, 3)
+    assert read_image(done.files[0]).pixels.shape == (128, 128, 3)
 
 
 def test_volumes_lie_on_their_source(volume_run: Run, shared_data: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_volumes_lie_on_their_source(volume_run: Run, shared_data: Path, tmp_pat
         assert np.abs(made.get_fdata()).max() > 0
     first, second = (read_volume(one.files[0]).voxels for one in found)
     np.testing.assert_allclose(first, second, atol=1e-6)
-    assert {"centre_mm", "size_mm"} <= found[0].to_dict(volume_run)["regions"][0].keys()
+    assert {"center_mm", "size_mm"} <= found[0].to_dict(volume_run)["regions"][0].keys()
     (drawn,) = explain(
         volume_run, [str(source)], ExplainOptions(out=tmp_path / "drawn", format="png", method="gradcam")
     )
@@ -221,11 +221,11 @@ def test_slides_are_written_at_their_own_coordinates(
     assert drawn.files[0].suffix == ".png"
 
 
-def test_the_verb(picture_run: Run, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb(image_run: Run, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verb, parser = COMMANDS["Use"]["explain"], Parser(prog="softfree explain")
     verb.arguments(parser)
     asked = ["--method=attention", "--at=[0.2, 0.7]", "--layer=1", "--head=0", "--json=true", f"--out={tmp_path / 'm'}"]
-    assert verb.run(parser.parse_args([str(picture_run.folder), pictures[0], *asked])) == 0
+    assert verb.run(parser.parse_args([str(image_run.folder), images[0], *asked])) == 0
     row = json.loads(capsys.readouterr().out)[0]
     assert row["target"] is None, "it is the same for every class"
     assert "agreement" not in row

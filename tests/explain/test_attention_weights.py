@@ -45,14 +45,14 @@ def test_rows_of_softmax_are_its_weights() -> None:
     torch.testing.assert_close(row, torch.softmax(q[:, :, 3:4] @ k.mT / 8**0.5, -1).squeeze(2))
 
 
-@pytest.mark.parametrize("normalised", ["qkv", "qk", "kv"])
+@pytest.mark.parametrize("normalized", ["qkv", "qk", "kv"])
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-def test_rows_in_gram_order_are_those_of_the_formula(masked: bool, normalised: str) -> None:
+def test_rows_in_gram_order_are_those_of_the_formula(masked: bool, normalized: str) -> None:
     torch.manual_seed(0)
-    fast = SeqNormAttention(24, 3, order="gram", normalised=normalised, dtype=torch.float64).eval()
+    fast = SeqNormAttention(24, 3, order="gram", normalized=normalized, dtype=torch.float64).eval()
     for parameter in fast.parameters():
         torch.nn.init.normal_(parameter)
-    plain = SeqNormAttention(24, 3, order="literal", normalised=normalised, dtype=torch.float64).eval()
+    plain = SeqNormAttention(24, 3, order="literal", normalized=normalized, dtype=torch.float64).eval()
     plain.load_state_dict(fast.state_dict())
     x = torch.randn(2, 20, 24, dtype=torch.float64) + 5
     weights, mask = torch.randn(2, 20, dtype=torch.float64), None

@@ -1,4 +1,4 @@
-"""A bright square's map must land on the square, whatever was done to the picture, volume or slide before."""
+"""A bright square's map must land on the square, whatever was done to the image, volume or slide before."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from softfree.data.modalities.image import Preprocessing
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.volume import VolumePreprocessing
 from softfree.data.slide_readers.slide import open_slide
-from softfree.explain.geometry import Places, picture_places, slide_places, volume_places
+from softfree.explain.geometry import Places, image_places, slide_places, volume_places
 from softfree.explain.regions import find_regions
 from softfree.training.options import Fit
-from softfree_runtime.readers.image import Picture
+from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.readers.volume import Volume
 
 
@@ -30,18 +30,18 @@ def overlap(found: np.ndarray, wanted: np.ndarray) -> float:
 @pytest.mark.parametrize("spacing", [(0.1, 0.1), (0.2, 0.1), (0.1, 0.15)])
 @pytest.mark.parametrize("shape", [(240, 160), (150, 230), (70, 61)])
 @pytest.mark.parametrize("fit", get_args(Fit))
-def test_a_bright_square_is_found_in_the_picture(
+def test_a_bright_square_is_found_in_the_image(
     fit: Fit, shape: tuple[int, int], spacing: tuple[float, float], size: int
 ) -> None:
     height, width = shape
     square = np.zeros(shape, bool)
     square[int(0.5 * height) : int(0.75 * height), int(0.3 * width) : int(0.6 * width)] = True
-    picture = Picture(np.where(square, 255, 40).astype(np.uint8)[..., None], 0, 255, spacing, (), "")
+    image = DecodedImage(np.where(square, 255, 40).astype(np.uint8)[..., None], 0, 255, spacing, (), "")
     steps = Preprocessing.create("radiograph", size, fit)
-    prepared = torch.from_numpy(steps(picture))
+    prepared = torch.from_numpy(steps(image))
     prepared = F.pad(prepared, (0, -prepared.shape[2] % 4, 0, -prepared.shape[1] % 4), value=float(prepared.min()))
     tokens = F.avg_pool2d(prepared, 4)[0].numpy()
-    places = picture_places(steps, picture, 4)
+    places = image_places(steps, image, 4)
     spread = places.spread(tokens)
     bright = np.nan_to_num(spread, nan=-9) > tokens.min() + 0.5 * np.ptp(tokens)
     assert spread.shape == shape
@@ -50,19 +50,19 @@ def test_a_bright_square_is_found_in_the_picture(
     # Tokens that the square covers in part count in part.
     parts = (np.nan_to_num(spread, nan=-9.0) - tokens.min()) / np.ptp(tokens)
     parts[parts < 0.2] = 0
-    centre = [float((np.indices(shape)[axis] * parts).sum() / parts.sum()) for axis in (0, 1)]
+    center = [float((np.indices(shape)[axis] * parts).sum() / parts.sum()) for axis in (0, 1)]
     true_rows, true_columns = np.nonzero(square)
     patch = max(places.step)
-    assert centre == pytest.approx([true_rows.mean(), true_columns.mean()], abs=0.2 * patch)
+    assert center == pytest.approx([true_rows.mean(), true_columns.mean()], abs=0.2 * patch)
     region = find_regions(tokens - (tokens.min() + 0.5 * np.ptp(tokens)), places, 0.0)[0].to_dict(places)
-    assert region["centre_px"] == pytest.approx([true_columns.mean() + 0.5, true_rows.mean() + 0.5], abs=0.6 * patch)
-    x, y = region["centre_px"]  # type: ignore[misc]
-    assert region["centre_mm"] == pytest.approx([spacing[1] * x, spacing[0] * y], abs=1e-3)
+    assert region["center_px"] == pytest.approx([true_columns.mean() + 0.5, true_rows.mean() + 0.5], abs=0.6 * patch)
+    x, y = region["center_px"]  # type: ignore[misc]
+    assert region["center_mm"] == pytest.approx([spacing[1] * x, spacing[0] * y], abs=1e-3)
 
 
 def test_what_was_cropped_has_no_value() -> None:
-    picture = Picture(np.zeros((100, 300, 1), np.uint8), 0, 255, None, (), "")
-    spread = picture_places(Preprocessing.create("radiograph", 50, "crop"), picture, 16).spread(np.ones((4, 4)))
+    image = DecodedImage(np.zeros((100, 300, 1), np.uint8), 0, 255, None, (), "")
+    spread = image_places(Preprocessing.create("radiograph", 50, "crop"), image, 16).spread(np.ones((4, 4)))
     known = ~np.isnan(spread)
     assert known[:, 100:200].all()
     assert not known[:, :100].any()
@@ -83,9 +83,9 @@ def test_a_bright_block_is_found_in_the_volume(spacing: tuple[float, float, floa
     assert spread.shape == (20, 40, 36)
     assert overlap(bright, voxels[0] > 0) > 0.6
     (region, *_) = find_regions(tokens, places, 0.0)
-    centre = region.to_dict(places)
-    assert centre["centre_px"] == pytest.approx([12, 18, 11], abs=1.0)
-    assert centre["centre_mm"] == pytest.approx([-10 + 11.5, 20 + 17.5, -5 + 3 * 10.5], abs=2.0)
+    center = region.to_dict(places)
+    assert center["center_px"] == pytest.approx([12, 18, 11], abs=1.0)
+    assert center["center_mm"] == pytest.approx([-10 + 11.5, 20 + 17.5, -5 + 3 * 10.5], abs=2.0)
 
 
 def test_stained_tissue_is_found_on_level_0(shared_data) -> None:
@@ -110,15 +110,15 @@ def test_stained_tissue_is_found_on_level_0(shared_data) -> None:
 
 
 def test_regions_of_a_map_without_any() -> None:
-    picture = Picture(np.zeros((64, 64, 1), np.uint8), 0, 255, None, (), "")
-    places = picture_places(Preprocessing.create("radiograph", 64, "native"), picture, 16)
+    image = DecodedImage(np.zeros((64, 64, 1), np.uint8), 0, 255, None, (), "")
+    places = image_places(Preprocessing.create("radiograph", 64, "native"), image, 16)
     assert find_regions(np.full((4, 4), -1.0), places) == []
     values = np.zeros((4, 4))
     values[0, 0], values[2:, 2], values[1, 1] = 3, 2, 1  # corners do not join
     found = find_regions(values, places, 0.5)
     assert [region.total for region in found] == [4, 3, 1]
     assert found[0].to_dict(places) == {
-        "centre_px": [40, 48], "size_px": [16, 32], "tokens": 2, "sum": 4, "peak": 2,
+        "center_px": [40, 48], "size_px": [16, 32], "tokens": 2, "sum": 4, "peak": 2,
     }  # fmt: skip
 
 

@@ -208,7 +208,7 @@ def test_an_empty_sample_shows_nothing(pixels: Tensor) -> None:
 
 @pytest.mark.parametrize("pool", ["avg", "token", "topk"])
 def test_occlusion_is_what_is_lost_without_a_window(pool: str, pixels: Tensor) -> None:
-    """By patches: what the empty picture shows there is put into the picture itself."""
+    """By patches: what the empty image shows there is put into the image itself."""
     network, odds = model(pool=pool), LogOdds(temperature=0.7)
     found = explain_tensor(network, pixels, "occlusion", target=1, odds=odds)
 

@@ -1,4 +1,4 @@
-"""Pictures that are too large for a page: reduced, or written tile by tile."""
+"""Images that are too large for a page: reduced, or written tile by tile."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from softfree.explain.geometry import Places
 from softfree.explain.options import ExplainOptions
 from softfree.explain.overlay import greatest, paint
 from softfree.explain.pyramid_tiff import write_tiles
-from softfree.explain.rendering import picture_view, rows_of
-from softfree.explain.samples import image as of_picture
+from softfree.explain.rendering import image_view, rows_of
+from softfree.explain.samples import image as of_image
 from softfree.inference.run import Run
 from softfree_runtime.core.errors import ReadError
-from softfree_runtime.readers import read_picture
-from softfree_runtime.readers.image import Picture
+from softfree_runtime.readers import read_image
+from softfree_runtime.readers.image import DecodedImage
 
 
-def picture(height: int, width: int, channels: int = 1, spacing: tuple[float, float] | None = None) -> Picture:
+def image(height: int, width: int, channels: int = 1, spacing: tuple[float, float] | None = None) -> DecodedImage:
     pixels = np.random.default_rng(0).integers(0, 4096, (height, width, channels)).astype(np.uint16)
-    return Picture(pixels, 100, 4000, spacing, (), "12-bit gray")
+    return DecodedImage(pixels, 100, 4000, spacing, (), "12-bit gray")
 
 
-def test_a_reduced_picture_is_the_mean_of_its_squares() -> None:
-    source = picture(700, 301, 3, (0.1, 0.2))
+def test_a_reduced_image_is_the_mean_of_its_squares() -> None:
+    source = image(700, 301, 3, (0.1, 0.2))
     places = Places((-9.0, 6.0), (32.0, 16.0), ((0.0, 700.0), (6.0, 295.0)), (700, 301), (0.1, 0.2))
-    view = picture_view(source, np.zeros((23, 19)), places, 100)
-    assert view.picture.shape == (100, 43, 3)
+    view = image_view(source, np.zeros((23, 19)), places, 100)
+    assert view.image.shape == (100, 43, 3)
     unit = source.unit()
-    np.testing.assert_allclose(view.picture[70, 20], unit[490:497, 140:147].mean((0, 1)), rtol=1e-5)
-    np.testing.assert_allclose(view.picture[99, 42], unit[693:, 294:].mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(view.image[70, 20], unit[490:497, 140:147].mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(view.image[99, 42], unit[693:, 294:].mean((0, 1)), rtol=1e-5)
     assert view.places.start == pytest.approx((-9 / 7, 6 / 7))
     assert view.places.spacing == pytest.approx((0.7, 1.4))
-    assert view.note == "the picture reduced 7 times"
-    whole = picture_view(source, np.zeros((23, 19)), places, 700)
-    assert np.array_equal(whole.picture, unit)
+    assert view.note == "the image reduced 7 times"
+    whole = image_view(source, np.zeros((23, 19)), places, 700)
+    assert np.array_equal(whole.image, unit)
     assert (whole.places, whole.note) == (places, "")
 
 
 @pytest.mark.parametrize(("height", "width"), [(700, 1101), (512, 256), (100, 90), (1, 1)])
-def test_tiles_are_the_painted_picture(height: int, width: int, tmp_path: Path) -> None:
-    source = picture(height, width, spacing=(0.05, 0.1))
+def test_tiles_are_the_painted_image(height: int, width: int, tmp_path: Path) -> None:
+    source = image(height, width, spacing=(0.05, 0.1))
     values = np.random.default_rng(1).normal(size=(11, 17))
     places = Places((-3.0, 2.0), (71.0, 65.0), ((0.0, height), (2.0, width - 0.2)), (height, width), (0.05, 0.1))
     write_tiles(tmp_path / "map.tiff", partial(rows_of, source), values, places, signed=True)
@@ -70,29 +70,29 @@ def film(tmp_path: Path) -> str:
     return str(tmp_path / "film.png")
 
 
-def test_a_large_picture_is_drawn_reduced_and_whole_as_tiff(
-    film: str, picture_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_large_image_is_drawn_reduced_and_whole_as_tiff(
+    film: str, image_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(of_picture, "_LARGEST", 99)
-    monkeypatch.setattr(of_picture, "THUMBNAIL", 50)
-    (done,) = explain(picture_run, [film], ExplainOptions(out=tmp_path / "large", method="integrated"))
+    monkeypatch.setattr(of_image, "_LARGEST", 99)
+    monkeypatch.setattr(of_image, "THUMBNAIL", 50)
+    (done,) = explain(image_run, [film], ExplainOptions(out=tmp_path / "large", method="integrated"))
     page = np.asarray(Image.open(done.files[0]))[..., 0].astype(float)
     means = np.asarray(Image.open(film)).reshape(50, 2, 40, 2).mean((1, 3)).repeat(8, 0).repeat(8, 1)
     rows = [top for top in range(page.shape[0] - 399) if np.abs(page[top, 13 : 13 + 320] - means[0]).max() < 0.51]
     assert rows, "its pixels are means of 2 x 2"
     assert np.abs(page[rows[0] :][:400, 13 : 13 + 320] - means).max() <= 0.5 + 1e-3
-    (whole,) = explain(picture_run, [film], ExplainOptions(out=tmp_path, format="tiff"))
+    (whole,) = explain(image_run, [film], ExplainOptions(out=tmp_path, format="tiff"))
     values = whole.maps[0].values
     assert whole.places is not None
-    painted = paint(read_picture(film).unit(), whole.places.spread(values), greatest(values))
-    assert np.array_equal(read_picture(whole.files[0]).pixels, painted)
+    painted = paint(read_image(film).unit(), whole.places.spread(values), greatest(values))
+    assert np.array_equal(read_image(whole.files[0]).pixels, painted)
 
 
-def test_dicom_holds_no_picture_of_any_size(
-    shared_data: Path, picture_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_dicom_holds_no_image_of_any_size(
+    shared_data: Path, image_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(of_picture, "_DICOM_SIDE", 127)
+    monkeypatch.setattr(of_image, "_DICOM_SIDE", 127)
     source = shared_data / "dicom" / "pydicom" / "CT_small.dcm"
-    (done,) = explain(picture_run, [str(source)], ExplainOptions(out=tmp_path, format="dicom"))
+    (done,) = explain(image_run, [str(source)], ExplainOptions(out=tmp_path, format="dicom"))
     assert isinstance(done.error, ReadError)
     assert "128 x 128 pixels are more than DICOM holds; use --format tiff" in str(done.error)

@@ -50,7 +50,7 @@ def lively(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def picture_model(attention: str = "seqnorm", **options: Any) -> VisionTransformer:
+def image_model(attention: str = "seqnorm", **options: Any) -> VisionTransformer:
     return lively(VisionTransformer(24, 4, 1, 3, 24, 3, 3, attention=attention, **options))  # type: ignore[return-value]
 
 
@@ -83,13 +83,13 @@ def same(got: Map, want: Map, tolerance: float) -> None:
 
 @pytest.mark.parametrize("pool", ["topk", "mean_topk", "lse", "gated", "mean_std"])
 def test_heads(pool: str) -> None:
-    test_pictures("seqnorm", {"pool": pool, "class_token": True})
+    test_images("seqnorm", {"pool": pool, "class_token": True})
 
 
 @pytest.mark.parametrize("options", [{}, {"pool": "token"}, {"class_token": True, "pos": "none"}, {"stem": "conv"}])
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_pictures(attention: str, options: dict[str, Any]) -> None:
-    model = picture_model(attention, **options).double()
+def test_images(attention: str, options: dict[str, Any]) -> None:
+    model = image_model(attention, **options).double()
     pixels = torch.randn(1, 23, 30, dtype=torch.float64)  # 6 x 8 tokens, the last row and column padded
     for method, asked in questions(model, 2):
         want = explain_tensor(model, pixels, method, target=1, **asked)
@@ -99,17 +99,17 @@ def test_pictures(attention: str, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("chunk", [1, 100])
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_float32(attention: str, chunk: int) -> None:
-    model, pixels = picture_model(attention), torch.randn(1, 23, 30)
+    model, pixels = image_model(attention), torch.randn(1, 23, 30)
     for method, asked in questions(model, 2):
         want = explain_tensor(model, pixels, method, **asked)
         same(explain_streamed(model, pixels, method, streaming=Streaming(chunk=chunk), **asked), want, 1e-5)
 
 
 @pytest.mark.parametrize(
-    "options", [{"normalised": "qk", "start": "first_order"}, {"normalised": "kv"}, {"affine": False}]
+    "options", [{"normalized": "qk", "start": "first_order"}, {"normalized": "kv"}, {"affine": False}]
 )
 def test_variants_of_seqnorm(options: dict[str, Any]) -> None:
-    model = picture_model(attention_options=options).double()
+    model = image_model(attention_options=options).double()
     pixels = torch.randn(1, 24, 24, dtype=torch.float64) + 3
     for method in STREAMED:
         want = explain_tensor(model, pixels, method)  # type: ignore[arg-type]
@@ -140,7 +140,7 @@ def test_bags_with_padding(attention: str) -> None:
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_masks(attention: str) -> None:
     """Against the methods themselves: explain_tensor takes no mask."""
-    model = picture_model(attention).double()
+    model = image_model(attention).double()
     pixels = torch.randn(1, 1, 24, 24, dtype=torch.float64)
     mask = torch.rand(1, 36) < 0.5
     mask[0, 12:18] = False  # a whole band
@@ -171,13 +171,13 @@ def test_masks(attention: str) -> None:
 def test_nothing_real_is_a_map_of_zeros() -> None:
     none = torch.zeros(1, 36, dtype=torch.bool)
     for method in ("split", "gradient", "gradcam", "rollout"):
-        found = explain_streamed(picture_model(), torch.randn(1, 24, 24), method, mask=none)  # type: ignore[arg-type]
+        found = explain_streamed(image_model(), torch.randn(1, 24, 24), method, mask=none)  # type: ignore[arg-type]
         assert (found.values == 0).all()
         assert found.values.shape == (6, 6)
 
 
 def test_a_store_on_disk_gives_the_same_and_is_given_back(tmp_path: Path) -> None:
-    model, pixels = picture_model(), torch.randn(1, 24, 24)
+    model, pixels = image_model(), torch.randn(1, 24, 24)
     for method in STREAMED:
         ram, disk = (
             explain_streamed(model, pixels, method, streaming=Streaming(place, chunk=7))  # type: ignore[arg-type]
@@ -188,7 +188,7 @@ def test_a_store_on_disk_gives_the_same_and_is_given_back(tmp_path: Path) -> Non
 
 
 def test_rounded_tokens_give_nearly_the_same() -> None:
-    model, pixels = picture_model(), torch.randn(1, 24, 24)
+    model, pixels = image_model(), torch.randn(1, 24, 24)
     for method in ("split", "gradient", "rollout"):
         want = explain_streamed(model, pixels, method, target=1).values  # type: ignore[arg-type]
         got = explain_streamed(model, pixels, method, target=1, streaming=Streaming(dtype=torch.bfloat16)).values  # type: ignore[arg-type]
@@ -196,7 +196,7 @@ def test_rounded_tokens_give_nearly_the_same() -> None:
 
 
 def test_autocast_is_nearly_the_same_and_leaves_nothing_behind() -> None:
-    model, pixels = picture_model(), torch.randn(1, 24, 24)
+    model, pixels = image_model(), torch.randn(1, 24, 24)
     for method in STREAMED:
         want = explain_tensor(model, pixels, method, target=1).values  # type: ignore[arg-type]
         with torch.autocast("cpu", torch.bfloat16):
@@ -216,7 +216,7 @@ def test_memory_keeps_only_the_layers_that_a_method_looks_at(monkeypatch: pytest
             super().close()
 
     monkeypatch.setattr("softfree.explain.streamed.Stream", Counting)
-    model, pixels = picture_model(), torch.randn(1, 24, 24)
+    model, pixels = image_model(), torch.randn(1, 24, 24)
     kept = {}
     for method in STREAMED:
         explain_streamed(model, pixels, method)  # type: ignore[arg-type]
@@ -239,22 +239,22 @@ def test_memory_keeps_only_the_layers_that_a_method_looks_at(monkeypatch: pytest
 )
 def test_what_cannot_be_asked(given: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
-        explain_streamed(picture_model(), torch.randn(1, 24, 24), **given)
+        explain_streamed(image_model(), torch.randn(1, 24, 24), **given)
 
 
 @pytest.mark.parametrize("attention", ["softmax", "soft", "performer", "linformer", "nystromformer"])
 def test_models_that_cannot_stream(attention: str) -> None:
     with pytest.raises(UserError, match="tokens cannot stream: expected seqnorm"):
-        explain_streamed(picture_model(attention), torch.randn(1, 24, 24))
+        explain_streamed(image_model(attention), torch.randn(1, 24, 24))
     with pytest.raises(UserError, match="pools its class token"):
-        explain_streamed(picture_model(pool="token"), torch.randn(1, 24, 24), "split")
+        explain_streamed(image_model(pool="token"), torch.randn(1, 24, 24), "split")
     with pytest.raises(UserError, match="pools the deviation of its tokens: expected --method gradient, gradcam"):
-        explain_streamed(picture_model(pool="mean_std"), torch.randn(1, 24, 24), "split")
+        explain_streamed(image_model(pool="mean_std"), torch.randn(1, 24, 24), "split")
 
 
-def test_what_does_not_fit_streams(picture_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_streams(image_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     sample = torch.randn(1, 64, 64)
-    network: Any = picture_run.model
+    network: Any = image_run.model
     answer = Answer(network, StreamOptions(token_chunk=5))
     streams: list[bool] = []
     real = explain_streamed
@@ -264,37 +264,37 @@ def test_what_does_not_fit_streams(picture_run: Run, monkeypatch: pytest.MonkeyP
         return real(*given, **more)
 
     monkeypatch.setattr("softfree.explain.streamed.explain_streamed", noted)
-    want = explain_as_fits(picture_run, sample, answer, "gradient", target="ill")
+    want = explain_as_fits(image_run, sample, answer, "gradient", target="ill")
     assert not streams, "it fits"
     monkeypatch.setattr("softfree.streaming.adaptive._free", lambda gpu: 1000)
-    same(explain_as_fits(picture_run, sample, answer, "gradient", target="ill"), want, 1e-5)
+    same(explain_as_fits(image_run, sample, answer, "gradient", target="ill"), want, 1e-5)
     assert streams == [True]
     with pytest.raises(ReadError, match="does not fit in memory, and --method integrated") as raised:
-        explain_as_fits(picture_run, sample, answer, "integrated")
+        explain_as_fits(image_run, sample, answer, "integrated")
     assert raised.value.status == "too_large"
     never = Answer(network, StreamOptions(stream="never"))
-    assert explain_as_fits(picture_run, sample, never, "integrated").values.shape == (4, 4)
+    assert explain_as_fits(image_run, sample, never, "integrated").values.shape == (4, 4)
     assert len(streams) == 1
 
 
-def test_going_back_needs_more_memory_than_the_split(picture_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    network: Any = picture_run.model
+def test_going_back_needs_more_memory_than_the_split(image_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    network: Any = image_run.model
     answer = Answer(network, StreamOptions())
     asked: list[bool] = []
     monkeypatch.setattr(answer, "streams", lambda _: asked.append(torch.is_grad_enabled()))
     for method in ("split", "gradient"):
-        explain_as_fits(picture_run, torch.randn(1, 64, 64), answer, method)  # type: ignore[arg-type]
+        explain_as_fits(image_run, torch.randn(1, 64, 64), answer, method)  # type: ignore[arg-type]
     assert asked == [False, True]
 
 
 @pytest.mark.parametrize("stream", ["never", "always"])
 @pytest.mark.parametrize("method", list(STREAMED))
-def test_lower_precision_is_near_float32(picture_run: Run, method: MapMethod, stream: Any) -> None:
+def test_lower_precision_is_near_float32(image_run: Run, method: MapMethod, stream: Any) -> None:
     torch.manual_seed(0)
-    sample, network = torch.randn(1, 64, 64), cast(Any, picture_run.model)
-    want = explain_as_fits(picture_run, sample, Answer(network, StreamOptions()), method, target="ill")
+    sample, network = torch.randn(1, 64, 64), cast(Any, image_run.model)
+    want = explain_as_fits(image_run, sample, Answer(network, StreamOptions()), method, target="ill")
     lower = Answer(network, StreamOptions(stream=stream, token_chunk=7), "bf16")
-    found = explain_as_fits(picture_run, sample, lower, method, target="ill")
+    found = explain_as_fits(image_run, sample, lower, method, target="ill")
     assert 0 < np.abs(found.values - want.values).max() < 0.1 * np.abs(want.values).max()
     if method == "split":
         assert found.values.sum() == pytest.approx(found.log_odds, abs=1e-4)
@@ -302,7 +302,7 @@ def test_lower_precision_is_near_float32(picture_run: Run, method: MapMethod, st
 
 def test_the_options_are_those_of_predict() -> None:
     options = ExplainOptions(stream="always", token_bf16=True, token_chunk=9, token_store=Path("there"))
-    streaming = Answer(picture_model(), options).streaming
+    streaming = Answer(image_model(), options).streaming
     assert (streaming.dtype, streaming.chunk, streaming.store) == (torch.bfloat16, 9, Path("there"))
     with pytest.raises(UserError, match="--stream always: SoftmaxAttention"):
-        Answer(picture_model("softmax"), ExplainOptions(stream="always"))
+        Answer(image_model("softmax"), ExplainOptions(stream="always"))

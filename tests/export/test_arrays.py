@@ -13,8 +13,8 @@ from softfree.data.modalities.image import Preprocessing
 from softfree.export.pipeline import Exported
 from softfree.inference.run import Run
 from softfree_runtime import predict
-from softfree_runtime.readers import read_picture
-from softfree_runtime.sources.inputs import as_picture
+from softfree_runtime.readers import read_image
+from softfree_runtime.sources.inputs import as_image
 
 _RNG = np.random.default_rng(0)
 _GRAY = _RNG.integers(20, 200, (40, 33), dtype=np.uint8)
@@ -50,7 +50,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[np.ndarray, Pa
 
 def test_an_array_is_shown_as_its_file(pair: tuple[np.ndarray, Path]) -> None:
     array, file = pair
-    given, read = as_picture(array), read_picture(file)
+    given, read = as_image(array), read_image(file)
     assert (given.low, given.high, given.steps, given.pixels.dtype) == (
         read.low,
         read.high,

@@ -50,7 +50,7 @@ def in_openvino(model: nn.Module, graph: Graph, samples: list[torch.Tensor], fol
 
 
 @pytest.mark.parametrize("pool", HEADS)
-def test_pictures(pool: str, tmp_path: Path) -> None:
+def test_images(pool: str, tmp_path: Path) -> None:
     """From one token to so many that more than the fewest are chosen."""
     options = {"pool_options": {"one_in": 8}} if "topk" in pool else {}
     model = make("seqnorm_vit_nano_patch16", pool, patch_size=8, img_size=32, in_chans=1, **options)

@@ -114,7 +114,7 @@ def test_another_table_is_refused(moved: tuple[Run, Path]) -> None:
 def test_images_of_a_moved_table_may_have_stayed(moved: tuple[Run, Path], tmp_path: Path) -> None:
     run, table = moved
     shutil.copy(table, tmp_path / "alone.csv")
-    options = {**run.config["options"], "images": str(table.parent)}
+    options = {**run.config["options"], "image_root": str(table.parent)}
     run = replace(run, config={**run.config, "options": options})
     found = find_samples(run, None, "val", tmp_path / "alone.csv")
     assert all(Path(str(sample.path)).is_file() for sample in found)

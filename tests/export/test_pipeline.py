@@ -20,14 +20,14 @@ from softfree.export.graph import Graph, make_graph
 from softfree.export.options import ExportOptions
 from softfree.export.parity import prove
 from softfree.export.pipeline import Exported, export
-from softfree.export.quantization import quantise_static
+from softfree.export.quantization import quantize_static
 from softfree.export.samples import Source
 from softfree.inference.run import Run
 from softfree.models import create_model
 from softfree_runtime import Model, predict
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.metadata import Metadata
-from softfree_runtime.readers import Picture
+from softfree_runtime.readers import DecodedImage
 
 SMALL = {"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8, "num_classes": 2, "img_size": 32, "in_chans": 1}
 
@@ -74,7 +74,7 @@ def test_orders(side: int, gram: bool) -> None:
     assert not {node.op_type for node in proto.graph.node} & {"Softmax", "Exp", "Attention", "Loop", "Scan"}
     assert len(graph.layers) == (2 if gram else 4)
     assert model.blocks[0].attn.order == "auto"
-    tokens = 7  # rows by columns of a picture of 56 x 8 pixels: no other axis has this length
+    tokens = 7  # rows by columns of an image of 56 x 8 pixels: no other axis has this length
     proto.graph.output.extend(
         onnx.helper.make_empty_tensor_value_info(node.output[0])
         for node in proto.graph.node
@@ -88,7 +88,7 @@ def test_orders(side: int, gram: bool) -> None:
     assert any(3 * 32 in shape for shape in with_tokens) == (not gram)  # Q, K and V of the tokens
 
 
-def test_any_picture(run: Run, exported: Exported) -> None:
+def test_any_image(run: Run, exported: Exported) -> None:
     model = Model(exported.path)
     for shape in ((1, 1, 32, 32), (3, 1, 40, 19), (2, 1, 9, 100)):
         pixels = torch.randn(shape)
@@ -99,10 +99,12 @@ def test_any_picture(run: Run, exported: Exported) -> None:
 
 def test_other_logits_are_refused(run: Run, exported: Exported) -> None:
     model = Model(exported.path)
-    picture = Picture(np.random.default_rng(0).integers(0, 255, (40, 30, 1), dtype=np.uint8), 0.0, 255.0, None, (), "")
+    image = DecodedImage(
+        np.random.default_rng(0).integers(0, 255, (40, 30, 1), dtype=np.uint8), 0.0, 255.0, None, (), ""
+    )
     for wrong in (2e-4, np.nan):
         with pytest.raises(UserError, match=r"differs from the run by .* no file was written"):
-            prove(run, [Source(picture)], model.metadata.preparation, lambda x, by=wrong: model.logits(x) + by, True)  # type: ignore[misc]
+            prove(run, [Source(image)], model.metadata.preparation, lambda x, by=wrong: model.logits(x) + by, True)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -123,23 +125,21 @@ def test_bad_options(run: Run, options: dict, words: str) -> None:
         export(run.folder, ExportOptions(**options))
 
 
-def test_no_readable_picture(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "a.png").write_text("nothing")
-    with pytest.raises(UserError, match="none of 1 pictures for the proof"):
-        export(run.folder, ExportOptions(images=tmp_path / "pictures", out=tmp_path / "m.onnx"))
+def test_no_readable_image(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_text("nothing")
+    with pytest.raises(UserError, match="none of 1 images for the proof"):
+        export(run.folder, ExportOptions(images=tmp_path / "images", out=tmp_path / "m.onnx"))
     assert not (tmp_path / "m.onnx").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["static", "weights"])
 def test_int8(run: Run, tmp_path: Path, kind: str) -> None:
-    pictures = tmp_path / "pictures"
-    shutil.copytree(Path(run.config["options"]["table"]).parent, pictures, ignore=shutil.ignore_patterns("*.csv"))
-    (pictures / "broken.png").write_text("nothing")
-    options = ExportOptions(
-        out=tmp_path / "m.onnx", calibration=pictures, calibration_count=40, margin=0.5, max_shift=1
-    )
+    images = tmp_path / "images"
+    shutil.copytree(Path(run.config["options"]["table"]).parent, images, ignore=shutil.ignore_patterns("*.csv"))
+    (images / "broken.png").write_text("nothing")
+    options = ExportOptions(out=tmp_path / "m.onnx", calibration=images, calibration_count=40, margin=0.5, max_shift=1)
     done = export(run.folder, replace(options, int8=kind))
     assert done.loss is not None
     assert done.loss.n == 8
@@ -148,7 +148,7 @@ def test_int8(run: Run, tmp_path: Path, kind: str) -> None:
     image = Image.fromarray(np.zeros((20, 30), np.uint8))
     image.save(tmp_path / "a.png")
     about = Model(done.path).metadata
-    assert about.quantised == kind
+    assert about.quantized == kind
     assert about.loss == done.loss.to_dict()
     assert predict(done.path, tmp_path / "a.png")[0]["status"] == "ok"
 
@@ -157,12 +157,12 @@ def test_integers_stay_integers(run: Run, graph: Graph, tmp_path: Path) -> None:
     """Each linear layer runs as one product of integers that gives float32, not as floats between conversions."""
     onnx.save(graph.proto, tmp_path / "float.onnx")
     pixels = np.random.default_rng(0).standard_normal((4, 1, 1, 32, 32)).astype(np.float32)
-    proto = quantise_static(graph, tmp_path / "float.onnx", pixels)
+    proto = quantize_static(graph, tmp_path / "float.onnx", pixels)
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
-    operators = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
+    operators = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
     assert operators["MatMulIntegerToFloat"] == 4  # the stem's convolutions stay as they are
     assert operators["DequantizeLinear"] == 0
     with torch.no_grad():
@@ -207,7 +207,7 @@ def test_export_float16(run: Run, exported: Exported, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_sums_do_not_overflow_in_half() -> None:
-    """A picture whose covariances lie beyond float16 gives the logits of float32."""
+    """An image whose covariances lie beyond float16 gives the logits of float32."""
     torch.manual_seed(0)
     model = create_model("seqnorm_vit_nano_patch16", **SMALL | {"img_size": 128}).eval()
     with torch.no_grad():

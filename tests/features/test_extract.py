@@ -64,7 +64,7 @@ def test_a_table_of_slides_becomes_a_table_of_features(slides: Path, tmp_path: P
 def test_real_slides(shared_data: Path, tmp_path: Path, mpp: float) -> None:
     names = ["CMU-1-Small-Region.svs", "CMU-1-Small-Region_pyramid.tiff", "cptac-brca_15BR001_level.dcm"]
     (tmp_path / "t.csv").write_text("path\n" + "\n".join(names) + "\n")
-    assert run(tmp_path / "t.csv", tmp_path / "out", images=shared_data / "wsi", mpp=mpp, side=16) == 0
+    assert run(tmp_path / "t.csv", tmp_path / "out", image_root=shared_data / "wsi", mpp=mpp, side=16) == 0
     svs, tiff, dicom = (read_features(tmp_path / "out" / f"{name}.h5") for name in names)
     assert len(dicom.features) > 200
     pairs = {tuple(place): row for place, row in zip(svs.coords_mm.round(6), svs.features, strict=True)}
@@ -238,7 +238,7 @@ def test_options_that_cannot_be(slides: Path, tmp_path: Path, options: dict[str,
 
 def test_paths_stay_below_the_folder(slides: Path, tmp_path: Path) -> None:
     slides.write_text("path\n../a.tiff\n")
-    with pytest.raises(UserError, match=r"the path of line 2 leads out of .* --images"):
+    with pytest.raises(UserError, match=r"the path of line 2 leads out of .* --image-root"):
         run(slides, tmp_path / "out")
     slides.write_text("slide\na.tiff\n")
     with pytest.raises(UserError, match="no column 'path'"):

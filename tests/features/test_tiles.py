@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from softfree.data.modalities.tiles import tile_centres
+from softfree.data.modalities.tiles import tile_centers
 from softfree.data.slide_readers.slide import open_slide
 from softfree.features.encoders import PixelEncoder
 from softfree.features.tiles import TileDataset, encode_tiles
@@ -17,11 +17,11 @@ from softfree_runtime.core.errors import ReadError, UserError
 @pytest.fixture
 def tiles(tmp_path: Path, make_slide: Callable[..., None]) -> TileDataset:
     make_slide(tmp_path / "a.tiff")
-    centres = tile_centres(open_slide(tmp_path / "a.tiff").size_mm, 32, 8.0)
-    return TileDataset(str(tmp_path / "a.tiff"), None, centres, 32, 8.0, PixelEncoder().prepare)
+    centers = tile_centers(open_slide(tmp_path / "a.tiff").size_mm, 32, 8.0)
+    return TileDataset(str(tmp_path / "a.tiff"), None, centers, 32, 8.0, PixelEncoder().prepare)
 
 
-def test_each_tile_is_what_its_centre_says(tiles: TileDataset) -> None:
+def test_each_tile_is_what_its_center_says(tiles: TileDataset) -> None:
     whole = open_slide(tiles.path).thumbnail(8.0) / 255.0
     got = encode_tiles(tiles, PixelEncoder(), batch=5)
     assert got.shape == (24, 54)

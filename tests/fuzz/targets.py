@@ -11,10 +11,10 @@ import numpy as np
 
 def read_image(path: Path) -> None:
     from softfree.data.audit.probes import probe
-    from softfree_runtime.readers import read_picture
+    from softfree_runtime.readers import read_image
 
     probe(str(path), None)
-    read_picture(path).unit()
+    read_image(path).unit()
 
 
 def read_any_volume(path: Path) -> None:

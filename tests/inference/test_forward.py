@@ -8,11 +8,11 @@ from softfree.data.modalities.image import Preprocessing
 from softfree.inference.forward import infer
 from softfree.inference.options import InferenceOptions
 from softfree.models import create_model
-from softfree_runtime.readers.image import Picture
+from softfree_runtime.readers.image import DecodedImage
 
 
 class Mean(nn.Module):
-    """Two numbers of a picture, and a record of the batches."""
+    """Two numbers of an image, and a record of the batches."""
 
     def __init__(self):
         super().__init__()
@@ -23,17 +23,17 @@ class Mean(nn.Module):
         return torch.stack([pixels.mean((1, 2, 3)), pixels.amax((1, 2, 3))], dim=1)
 
 
-def picture(height: int, width: int, value: int) -> Picture:
-    return Picture(np.full((height, width, 1), value, np.uint8), 0.0, 255.0, None, (), "8-bit")
+def image(height: int, width: int, value: int) -> DecodedImage:
+    return DecodedImage(np.full((height, width, 1), value, np.uint8), 0.0, 255.0, None, (), "8-bit")
 
 
-def test_pictures_of_equal_shape_share_batches_and_keep_their_places(tmp_path):
-    sources = [picture(20, 20, 10), picture(30, 20, 20), picture(20, 20, 30), str(tmp_path / "gone.png"),
-               picture(30, 20, 40), picture(20, 20, 50)]  # fmt: skip
+def test_images_of_equal_shape_share_batches_and_keep_their_places(tmp_path):
+    sources = [image(20, 20, 10), image(30, 20, 20), image(20, 20, 30), str(tmp_path / "gone.png"),
+               image(30, 20, 40), image(20, 20, 50)]  # fmt: skip
     preprocessing = Preprocessing.create("photo", 16, "native", 1)
     model = Mean()
     logits = infer(model, SampleDataset(sources, None, preprocessing), 2, InferenceOptions(batch=2, progress=False))
-    expected = [float(preprocessing(s).mean()) if isinstance(s, Picture) else np.nan for s in sources]
+    expected = [float(preprocessing(s).mean()) if isinstance(s, DecodedImage) else np.nan for s in sources]
     np.testing.assert_allclose(logits.values[:, 0], expected, rtol=1e-6)
     assert logits.failed[3].status == "missing"
     assert sorted(model.batches) == [(1, 1, 20, 20), (2, 1, 20, 20), (2, 1, 30, 20)]
@@ -45,15 +45,15 @@ def test_lower_precision_is_near_float32_whole_and_streamed(stream, precision):
     torch.manual_seed(0)
     model = create_model("seqnorm_vit_nano_patch16", num_classes=3, in_chans=1, pos="sincos")
     rng = np.random.default_rng(0)
-    pictures = [Picture(rng.integers(0, 255, (s, 48, 1), np.uint8), 0.0, 255.0, None, (), "8-bit") for s in (64, 80)]
-    dataset = SampleDataset(pictures, None, Preprocessing.create("photo", 16, "native", 1))
+    images = [DecodedImage(rng.integers(0, 255, (s, 48, 1), np.uint8), 0.0, 255.0, None, (), "8-bit") for s in (64, 80)]
+    dataset = SampleDataset(images, None, Preprocessing.create("photo", 16, "native", 1))
     exact = infer(model, dataset, 3).values
     lower = infer(model, dataset, 3, InferenceOptions(precision=precision, stream=stream, progress=False)).values
     assert 0 < np.abs(lower - exact).max() < 0.03 * np.abs(exact).max()
 
 
 class Overflowing(nn.Module):
-    """Its logits are beyond float16 where a picture is bright."""
+    """Its logits are beyond float16 where an image is bright."""
 
     def __init__(self):
         super().__init__()
@@ -64,9 +64,9 @@ class Overflowing(nn.Module):
         return self.head(4 * pixels.amax((1, 2, 3))[:, None])
 
 
-def test_a_picture_without_finite_logits_is_a_row_with_its_reason():
+def test_a_image_without_finite_logits_is_a_row_with_its_reason():
     steps = Preprocessing.create("photo", 16, "native", 1)
-    dataset = SampleDataset([picture(20, 20, 130), picture(20, 20, 255)], None, steps)
+    dataset = SampleDataset([image(20, 20, 130), image(20, 20, 255)], None, steps)
     assert not infer(Overflowing(), dataset, 2).failed
     logits = infer(Overflowing(), dataset, 2, InferenceOptions(precision="16", progress=False))
     assert list(logits.failed) == [1]

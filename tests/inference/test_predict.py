@@ -67,7 +67,7 @@ def test_inputs_of_all_kinds_keep_their_order(run: Run, noise: np.ndarray, tmp_p
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.float32, np.float64])
-def test_arrays_of_any_kind_are_the_same_picture(run: Run, noise: np.ndarray, kind: type) -> None:
+def test_arrays_of_any_kind_are_the_same_image(run: Run, noise: np.ndarray, kind: type) -> None:
     white = 1 if kind is not np.uint16 else 65535
     noise[0, :2] = 0, 255  # the range of other kinds is their own
     other: np.ndarray = (noise.astype(np.float64) / 255 * white).round(0 if white > 1 else 9).astype(kind)
@@ -86,7 +86,7 @@ def test_arrays_of_any_kind_are_the_same_picture(run: Run, noise: np.ndarray, ki
         (np.zeros(8, np.uint8), r"shape \(8,\)"),
     ],
 )
-def test_arrays_that_are_no_picture(run: Run, array: np.ndarray, words: str) -> None:
+def test_arrays_that_are_no_image(run: Run, array: np.ndarray, words: str) -> None:
     with pytest.raises(UserError, match=words):
         predict(run, array)
 
@@ -143,7 +143,7 @@ def test_names_that_are_not_utf8_and_pipes_are_rows(run: Run, noise: np.ndarray,
     with open(os.fsencode(folder) + b"/caf\xe9.png", "wb") as file:
         Image.fromarray(noise).save(file, "PNG")
     with open(os.fsencode(folder) + b"/gar\xe7on.png", "wb") as file:
-        file.write(b"no picture")
+        file.write(b"no image")
     os.mkfifo(folder / "pipe.png")
     (folder / "gone.png").symlink_to("nowhere")
     for name in ("p.csv", "p.parquet"):
@@ -156,7 +156,7 @@ def test_names_that_are_not_utf8_and_pipes_are_rows(run: Run, noise: np.ndarray,
     assert "gar\\xe7on.png" in rows["reason"][1]
 
 
-def test_bytes_in_the_other_order_are_the_same_picture(run: Run) -> None:
+def test_bytes_in_the_other_order_are_the_same_image(run: Run) -> None:
     array = np.random.default_rng(0).integers(0, 60_000, (40, 40), dtype=np.uint16)
     found = predict(run, [array, array.astype(">u2")])
     assert found["p_low"][0] == pytest.approx(found["p_low"][1], abs=1e-6)

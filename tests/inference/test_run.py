@@ -39,8 +39,8 @@ def test_a_loaded_run_is_the_trained_one(trained_once: Run) -> None:
 
 
 def test_a_run_can_be_moved(run: Run, copy: Path) -> None:
-    picture = str(run.folder.parent / "data" / "00.png")
-    assert Run.load(copy).predict(picture).equals(run.predict(picture))
+    image = str(run.folder.parent / "data" / "00.png")
+    assert Run.load(copy).predict(image).equals(run.predict(image))
 
 
 def test_another_operating_point_is_kept(copy: Path) -> None:
@@ -172,7 +172,7 @@ def test_no_edit_of_a_configuration_is_a_traceback_or_goes_unsaid(
     copy: Path, part: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = read_config(copy)
-    picture = np.random.default_rng(0).integers(0, 255, (40, 40), np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (40, 40), np.uint8)
     said: list[str] = []
     for at in _leaves({part: config[part]}):
         for value in (_edited, "no such word", -1, float("nan"), [], None):
@@ -180,7 +180,7 @@ def test_no_edit_of_a_configuration_is_a_traceback_or_goes_unsaid(
             try:
                 run = Run.load(copy)
                 if part != "options":
-                    rows = run.predict(picture)
+                    rows = run.predict(image)
                     assert ((rows.filter(like="p_") >= 0) & (rows.filter(like="p_") <= 1)).all(None), (at, value)
             except UserError as error:
                 said.append(str(error))

@@ -16,7 +16,7 @@ SMALL = Plan(
     pixels=1,
     tests=((256, 4), (512, 4)),
     streamed=512,
-    pictured=512,
+    shown=512,
 )
 
 
@@ -63,7 +63,7 @@ def test_training_is_the_same_for_the_same_seed_and_leaves_the_frozen_alone():
     assert all(math.isfinite(loss) for loss in losses[0])
 
 
-def test_the_demo_writes_its_picture_and_numbers(tmp_path, capsys):
+def test_the_demo_writes_its_image_and_numbers(tmp_path, capsys):
     options = DemoOptions(out=tmp_path / "demo", progress=False)
     found = demo_slide(options, SMALL)
     written = json.loads((options.out / "results.json").read_text())
@@ -72,8 +72,8 @@ def test_the_demo_writes_its_picture_and_numbers(tmp_path, capsys):
         (model, side, tokens) for model in (WITH, WITHOUT) for side, tokens in ((256, 256), (512, 1024))
     ]
     assert all(0 <= row["low"] <= row["auroc"] <= row["high"] <= 1 for row in written["auroc"])
-    with Image.open(options.out / "slides.png") as picture:
-        assert picture.size[0] > 1000
+    with Image.open(options.out / "slides.png") as image:
+        assert image.size[0] > 1000
     assert "phantoms" in capsys.readouterr().out
     with pytest.raises(UserError, match="is there already"):
         demo_slide(options, SMALL)

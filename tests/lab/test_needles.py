@@ -8,7 +8,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from softfree_lab.needles import CLASSES, KINDS, NeedleRows, NeedleSlide
 from softfree_runtime.core.errors import UserError
 
-COLOURINGS = [(one, other) for one in KINDS for other in KINDS]
+COLORINGS = [(one, other) for one in KINDS for other in KINDS]
 
 
 def test_equal_seeds_give_equal_slides():
@@ -37,8 +37,8 @@ def test_a_crop_is_what_a_larger_read_has_there(side):
 def test_a_slide_of_a_million_pixels_a_side_is_read_in_places():
     slide = NeedleSlide(2, 1_000_000)
     for mark in slide.marks:
-        colours = slide.read(mark.y - 4, mark.x - 4, 8, 8).reshape(-1, 3).mean(0)
-        assert (colours[2] > colours[0]) == (mark.kind == "blue")
+        colors = slide.read(mark.y - 4, mark.x - 4, 8, 8).reshape(-1, 3).mean(0)
+        assert (colors[2] > colors[0]) == (mark.kind == "blue")
     here = slide.read(500_000, 499_900, 64, 300)
     np.testing.assert_array_equal(slide.read(500_010, 499_950, 20, 200), here[10:30, 50:250])
 
@@ -56,7 +56,7 @@ def test_the_marks_lie_on_the_tissue_and_in_no_common_window(side):
     assert beside[:, 1].mean() < 235  # stained, where the glass is 244
 
 
-def test_the_marks_are_all_that_is_there_of_their_colours():
+def test_the_marks_are_all_that_is_there_of_their_colors():
     slide = NeedleSlide(4, 1024)
     pixels = slide.read(0, 0, 1024, 1024).astype(int)
     brown, blue = pixels[..., 2] < 60, pixels[..., 0] < 60
@@ -75,15 +75,15 @@ def test_labels_are_balanced_and_say_whether_the_kinds_are_the_same():
         CLASSES[slide.label] == ("same" if one == other else "mixed")
         for slide, (one, other) in zip(slides, kinds, strict=True)
     )
-    for colouring in COLOURINGS:
-        assert 110 < kinds.count(colouring) < 190  # 150 expected, deviation 10.6
+    for coloring in COLORINGS:
+        assert 110 < kinds.count(coloring) < 190  # 150 expected, deviation 10.6
 
 
 def test_only_the_marks_change_with_their_kinds():
     plain = NeedleSlide(9, 512)
-    there = [NeedleSlide(9, 512, kinds=kinds) for kinds in COLOURINGS]
+    there = [NeedleSlide(9, 512, kinds=kinds) for kinds in COLORINGS]
     pixels = [slide.read(0, 0, 512, 512) for slide in there]
-    own = COLOURINGS.index(tuple(mark.kind for mark in plain.marks))
+    own = COLORINGS.index(tuple(mark.kind for mark in plain.marks))
     np.testing.assert_array_equal(pixels[own], plain.read(0, 0, 512, 512))
     changed = (pixels[0] != pixels[3]).any(-1)
     assert changed.sum() == pytest.approx(2 * np.pi * 16**2, rel=0.03)
@@ -96,7 +96,7 @@ def test_tiles_scored_alone_and_added_up_cannot_tell():
     weights = rng.standard_normal((16, 3 * 32 * 32))
     for seed in range(5):
         scores = []
-        for kinds in COLOURINGS:
+        for kinds in COLORINGS:
             pixels = NeedleSlide(seed, 256, kinds=kinds).read(0, 0, 256, 256) / 255
             tiles = pixels.reshape(8, 32, 8, 32, 3).transpose(0, 2, 1, 3, 4).reshape(64, -1)
             scores.append((np.tanh(tiles @ weights.T).sum(1) * np.sin(np.arange(64) + 1)).sum())

@@ -103,7 +103,7 @@ def test_a_stream_computes_it(act: str, attention: str) -> None:
         torch.testing.assert_close(found[1][name], want, rtol=1e-8, atol=1e-10 * float(want.abs().max()) + 1e-12)
 
 
-def test_inflated_weights_give_the_logits_of_the_picture(tmp_path: Path) -> None:
+def test_inflated_weights_give_the_logits_of_the_image(tmp_path: Path) -> None:
     flat = started(VisionTransformer(**FLAT, act="relu2", in_chans=1)).double()
     save_file(flat.state_dict(), tmp_path / "weights.safetensors")
     deep = VolumeTransformer(

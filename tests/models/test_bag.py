@@ -41,7 +41,7 @@ def bag(tiles: int, features: int = 16) -> torch.Tensor:
 
 @pytest.mark.parametrize("pool", ["avg", "token"])
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_neither_padding_nor_neighbours_change_a_bag(attention: str, pool: str) -> None:
+def test_neither_padding_nor_neighbors_change_a_bag(attention: str, pool: str) -> None:
     model, bags = make(attention=attention, pool=pool), [bag(7), bag(60), bag(1)]
     alone = torch.cat([model(each.unsqueeze(0)) for each in bags])
     assert alone.isfinite().all()

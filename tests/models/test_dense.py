@@ -1,4 +1,4 @@
-"""Detection and segmentation on pyramids, with COCO's and ADE20K's files of a few computed pictures."""
+"""Detection and segmentation on pyramids, with COCO's and ADE20K's files of a few computed images."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def targets() -> list[dict[str, Tensor]]:
     return made
 
 
-def pictures() -> list[Tensor]:
+def images() -> list[Tensor]:
     """A bright rectangle of the red (1) or the green channel (2) for each box."""
     rng = torch.Generator().manual_seed(0)
     made = [0.2 * torch.rand(3, 96, 112, generator=rng) for _ in BOXES]
-    for picture, target in zip(made, targets(), strict=True):
+    for image, target in zip(made, targets(), strict=True):
         for mask, label in zip(target["masks"], target["labels"], strict=True):
-            picture[label - 1] += 0.7 * mask
+            image[label - 1] += 0.7 * mask
     return made
 
 
@@ -71,8 +71,8 @@ def step_lowers_the_loss(model: nn.Module, batch: list[Tensor], wanted: list[dic
 def test_a_detector_learns_and_answers(make: object) -> None:
     few = {"box_detections_per_img": 5} if make is mask_rcnn else {}
     model = make(small(), 3, **SIZE, **few)
-    step_lowers_the_loss(model, pictures(), targets())
-    found = model.eval()(pictures())
+    step_lowers_the_loss(model, images(), targets())
+    found = model.eval()(images())
     assert len(found) == 3
     assert all(set(f) >= {"boxes", "labels", "scores"} for f in found)
     assert all((f["labels"] < 3).all() and f["boxes"].isfinite().all() for f in found)
@@ -119,8 +119,8 @@ def test_unknown_pyramid() -> None:
 
 def write_coco(folder: Path) -> tuple[Path, Path]:
     images, annotations = [], []
-    for number, (picture, rectangles) in enumerate(zip(pictures(), BOXES, strict=True), start=1):
-        pixels = (picture.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
+    for number, (image, rectangles) in enumerate(zip(images(), BOXES, strict=True), start=1):
+        pixels = (image.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
         Image.fromarray(pixels).save(folder / f"{number}.png")
         images.append({"id": number, "file_name": f"{number}.png", "height": 96, "width": 112})
         for label, (x, y, w, h) in enumerate(rectangles, start=1):
@@ -177,10 +177,10 @@ def test_coco_files_with_nothing_and_with_crowds(tmp_path: Path) -> None:
 
 @pytest.fixture
 def ade(tmp_path: Path) -> Path:
-    for number, (picture, target) in enumerate(zip(pictures(), targets(), strict=True)):
+    for number, (image, target) in enumerate(zip(images(), targets(), strict=True)):
         for kind in ("images", "annotations"):
             (tmp_path / kind / "training").mkdir(parents=True, exist_ok=True)
-        pixels = (picture.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
+        pixels = (image.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
         Image.fromarray(pixels).save(tmp_path / "images" / "training" / f"{number}.jpg", quality=95)
         numbers = (target["masks"] * target["labels"].view(-1, 1, 1).byte()).amax(0) + 1
         numbers[:4] = 0
@@ -189,9 +189,9 @@ def ade(tmp_path: Path) -> Path:
 
 
 def test_ade20k_files(ade: Path) -> None:
-    picture, classes = Scenes(ade)[1]
-    assert isinstance(picture, tv_tensors.Image)
-    assert picture.shape == (3, 96, 112)
+    image, classes = Scenes(ade)[1]
+    assert isinstance(image, tv_tensors.Image)
+    assert image.shape == (3, 96, 112)
     assert classes.unique().tolist() == [0, 1, 2, IGNORED]
     assert (classes[:4] == IGNORED).all()
     (x, y, w, h), _ = BOXES[1]
@@ -246,4 +246,4 @@ def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"pip install 'softfree\[dense\]'"):
         upernet(small(), 3)
     with pytest.raises(UserError, match=r"pip install 'softfree\[dense\]'"):
-        CocoObjects("pictures", "instances.json")
+        CocoObjects("images", "instances.json")

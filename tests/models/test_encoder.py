@@ -11,8 +11,8 @@ from softfree.models import Block, Encoder
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    return weight * centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt() + bias
+    centered = x - x.mean(-1, keepdim=True)
+    return weight * centered / (centered.square().mean(-1, keepdim=True) + 1e-6).sqrt() + bias
 
 
 def gelu(x: Tensor) -> Tensor:

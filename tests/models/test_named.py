@@ -61,8 +61,8 @@ def test_runs(name: str) -> None:
         tokens = 64 // model.patch_size
         mask = torch.zeros(1, tokens, tokens, dtype=torch.bool)
         mask[:, : tokens // 2, : tokens // 2] = True
-        picture = torch.randn(1, 3, 32, 32)
-        zeros, noise = (torch.nn.functional.pad(picture, (0, 32, 0, 32), value=value) for value in (0.0, 99.0))
+        image = torch.randn(1, 3, 32, 32)
+        zeros, noise = (torch.nn.functional.pad(image, (0, 32, 0, 32), value=value) for value in (0.0, 99.0))
         torch.testing.assert_close(model(noise, mask.flatten(1)), model(zeros, mask.flatten(1)))
 
 

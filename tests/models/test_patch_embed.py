@@ -1,4 +1,4 @@
-"""Pictures of any size and any number of channels to tokens."""
+"""Images of any size and any number of channels to tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from softfree.models.patch_embed import STEMS, ConvStem, PatchEmbed, PoolStem, fit_picture
+from softfree.models.patch_embed import STEMS, ConvStem, PatchEmbed, PoolStem, fit_image
 from softfree_runtime.core.errors import UserError
 
 
@@ -31,7 +31,7 @@ def test_bottom_and_right_are_padded_with_zeros(stem: str) -> None:
 
 
 @pytest.mark.parametrize("stem", STEMS)
-def test_gray_in_a_colour_model_is_gray_in_every_channel(stem: str) -> None:
+def test_gray_in_a_color_model_is_gray_in_every_channel(stem: str) -> None:
     embed, gray = STEMS[stem](8, 3, 16), torch.randn(2, 1, 16, 16)
     torch.testing.assert_close(embed(gray)[0], embed(gray.expand(-1, 3, -1, -1))[0])
 
@@ -39,7 +39,7 @@ def test_gray_in_a_colour_model_is_gray_in_every_channel(stem: str) -> None:
 @pytest.mark.parametrize(("got", "model"), [(3, 1), (4, 3), (2, 5)])
 def test_other_channel_counts_are_seen_as_their_mean(got: int, model: int) -> None:
     x = torch.randn(2, got, 8, 8)
-    seen = fit_picture(x, model, 4)
+    seen = fit_image(x, model, 4)
     assert seen.shape == (2, model, 8, 8)
     for channel in range(model):
         torch.testing.assert_close(seen[:, channel], sum(x[:, c] for c in range(got)) / got)
@@ -87,7 +87,7 @@ def test_pool_stem_needs_something_to_pool() -> None:
         PoolStem(2, 3, 16)
 
 
-def test_conv_stem_knows_neither_the_batch_nor_the_far_picture() -> None:
+def test_conv_stem_knows_neither_the_batch_nor_the_far_image() -> None:
     stem = ConvStem(8, 3, 16).double()
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     tokens, _ = stem(x)
@@ -114,6 +114,6 @@ def test_conv_stem_needs_a_power_of_two(patch_size: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 3, 32, 32, 32), (1, 0, 32, 32), (1, 3, 0, 32)])
-def test_what_is_no_batch_of_pictures(shape: tuple[int, ...]) -> None:
+def test_what_is_no_batch_of_images(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="expected \\(batch, channels, height, width\\)"):
         PatchEmbed(8, 3, 16)(torch.zeros(shape))

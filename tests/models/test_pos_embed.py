@@ -51,20 +51,20 @@ def test_resizing_keeps_place(new: tuple[int, int]) -> None:
     torch.testing.assert_close(resized[0, 1:, 0].view(new), want[:, None].expand(new), rtol=0, atol=0.04)
 
 
-def test_positional_conv_adds_a_weighted_sum_of_the_neighbours() -> None:
+def test_positional_conv_adds_a_weighted_sum_of_the_neighbors() -> None:
     torch.manual_seed(0)
     layer, tokens = PositionalConv(4).double(), torch.randn(2, 1 + 3 * 5, 4, dtype=torch.float64)
     with torch.no_grad():
         layer.conv.bias.normal_()
     got = layer(tokens, (3, 5))
     assert torch.equal(got[:, 0], tokens[:, 0]), "the class token has no place"
-    picture = tokens[:, 1:].view(2, 3, 5, 4)
+    image = tokens[:, 1:].view(2, 3, 5, 4)
     for row, column in ((0, 0), (1, 2), (2, 4)):
-        want = picture[:, row, column] + layer.conv.bias
+        want = image[:, row, column] + layer.conv.bias
         for down, right in ((a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)):
             if 0 <= row + down < 3 and 0 <= column + right < 5:
                 weight = layer.conv.weight[:, 0, down + 1, right + 1]
-                want = want + weight * picture[:, row + down, column + right]
+                want = want + weight * image[:, row + down, column + right]
         torch.testing.assert_close(got[:, 1:].view(2, 3, 5, 4)[:, row, column], want)
 
 
@@ -78,7 +78,7 @@ def test_positional_conv_sees_padding_as_zero() -> None:
 
 
 def test_positional_conv_needs_a_grid() -> None:
-    with pytest.raises(UserError, match="rows and columns of a picture"):
+    with pytest.raises(UserError, match="rows and columns of an image"):
         PositionalConv(4)(torch.randn(1, 15, 4), None)
 
 
@@ -133,15 +133,15 @@ def test_resizing_compiled_for_any_grid() -> None:
     torch._dynamo.reset()
     old, sizes = (4, 5), ((4, 5), (6, 7), (3, 9), (8, 1))
 
-    def add(picture: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        grid = (picture.shape[1], picture.shape[2])
-        return picture.flatten(1, 2) + resize_positions(codes, old, grid, 1)[:, 1:]
+    def add(image: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        grid = (image.shape[1], image.shape[2])
+        return image.flatten(1, 2) + resize_positions(codes, old, grid, 1)[:, 1:]
 
     compiled = torch.compile(add, backend="aot_eager", fullgraph=True)
     for grid in sizes:
-        picture, weights = torch.randn(2, *grid, 6), torch.randn(grid[0] * grid[1], 6)
+        image, weights = torch.randn(2, *grid, 6), torch.randn(grid[0] * grid[1], 6)
         codes = torch.randn(1, 1 + 20, 6, requires_grad=True)
-        got, want = compiled(picture, codes), add(picture, codes)
+        got, want = compiled(image, codes), add(image, codes)
         torch.testing.assert_close(got, want, atol=5e-6, rtol=0)
         slopes = [torch.autograd.grad((y * weights).sum(), codes)[0] for y in (got, want)]
         torch.testing.assert_close(*slopes, atol=5e-5, rtol=0)

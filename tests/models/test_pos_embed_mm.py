@@ -1,4 +1,4 @@
-"""Codes of places in millimetres."""
+"""Codes of places in millimeters."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def test_formula() -> None:
     assert codes == pytest.approx([*sines[:2], *cosines[:2], *sines[2:], *cosines[2:], 0])
 
 
-def test_a_token_has_the_code_of_its_centre() -> None:
+def test_a_token_has_the_code_of_its_center() -> None:
     codes = volume_codes((2, 3, 4), (5.0, 6.0, 7.0), 32, LIKE)
     assert codes.shape == (1, 24, 32)
-    centre = torch.tensor([1.5 * 5, 2.5 * 6, 0.5 * 7], dtype=torch.float64)  # second layer, third row, first column
-    torch.testing.assert_close(codes[0, 12 + 2 * 4], sincos_codes(centre, 32, [IN_BODY] * 3))
+    center = torch.tensor([1.5 * 5, 2.5 * 6, 0.5 * 7], dtype=torch.float64)  # second layer, third row, first column
+    torch.testing.assert_close(codes[0, 12 + 2 * 4], sincos_codes(center, 32, [IN_BODY] * 3))
     assert len({tuple(code) for code in codes[0].tolist()}) == 24
 
 
@@ -55,7 +55,7 @@ def test_resizing_keeps_place(new: tuple[int, int, int]) -> None:
 
     resized = resize_volume_positions(torch.cat([torch.full((1, 1, 3), 9.0), ramps(old)], dim=1), old, new, 1)
     assert (resized[:, 0] == 9).all()
-    edges = torch.tensor([0.5 / side for side in old])  # outside of the first and last centre the codes are flat
+    edges = torch.tensor([0.5 / side for side in old])  # outside of the first and last center the codes are flat
     torch.testing.assert_close(resized[:, 1:], ramps(new).clamp(edges, 1 - edges))
     assert resized.shape == (1, 1 + math.prod(new), 3)
 

@@ -1,4 +1,4 @@
-"""The SOFT pyramids: published sizes and costs, features at four scales, any picture, both forms, both ends."""
+"""The SOFT pyramids: published sizes and costs, features at four scales, any image, both forms, both ends."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make(**options: object) -> SoftPyramid:
     return model.double().eval()
 
 
-def pictures(*shape: int) -> torch.Tensor:
+def images(*shape: int) -> torch.Tensor:
     return torch.randn(shape, dtype=torch.float64)
 
 
@@ -89,7 +89,7 @@ def test_names() -> None:
     assert set(PYRAMIDS) == {f"{m}_{size}" for m in ("soft", "soft_norm") for size in PUBLISHED}
     assert set(PYRAMIDS) <= set(list_models())
     assert set(PYRAMIDS) <= set(timm.list_models("soft_*"))
-    assert create_model("soft_norm_tiny", depths=(1, 1, 1, 1)).stages[0].blocks[0].attn.normalised
+    assert create_model("soft_norm_tiny", depths=(1, 1, 1, 1)).stages[0].blocks[0].attn.normalized
     with pytest.raises(UserError, match="did you mean soft_tiny"):
         create_model("soft_tinny")
     with pytest.raises(UserError, match="option of soft_tiny: 'patch_size'"):
@@ -104,16 +104,16 @@ def test_names() -> None:
 def test_any_size(form: str, last: str, attention: str) -> None:
     model = make(form=form, last=last, attention=attention)
     for height, width in ((64, 64), (50, 101), (7, 90)):
-        x = pictures(2, 3, height, width)
+        x = images(2, 3, height, width)
         assert model.forward_features(x).shape == (2, (last == "softmax") + -(-height // 32) * -(-width // 32), 32)
         assert model(x).shape == (2, 5)
     torch.testing.assert_close(model(x)[1:], model(x[1:]))
-    model(pictures(2, 3, 50, 101)).square().sum().backward()
+    model(images(2, 3, 50, 101)).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_any_number_of_channels() -> None:
-    model, gray = make(), pictures(1, 1, 40, 40)
+    model, gray = make(), images(1, 1, 40, 40)
     for channels in (3, 4):
         torch.testing.assert_close(model(gray), model(gray.expand(-1, channels, -1, -1)))
     assert make(in_chans=5).stages[0].embed[0].conv.weight.shape[1] == 5
@@ -136,7 +136,7 @@ def test_features_of_the_full_model() -> None:
 
 
 def test_features_are_the_tokens_of_the_stages() -> None:
-    model, x = make(), pictures(1, 3, 50, 101)
+    model, x = make(), images(1, 3, 50, 101)
     tokens, maps = model.forward_intermediates(x)
     torch.testing.assert_close(tokens, model.forward_features(x))
     (last,) = model.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)
@@ -147,7 +147,7 @@ def test_features_are_the_tokens_of_the_stages() -> None:
 
 
 def test_stages_that_no_feature_needs_are_removed() -> None:
-    model, x = make(), pictures(1, 3, 64, 64)
+    model, x = make(), images(1, 3, 64, 64)
     _, maps = model.forward_intermediates(x)
     assert model.prune_intermediate_layers([1, 2]) == [1, 2]
     assert len(model.stages) == 3
@@ -157,12 +157,12 @@ def test_stages_that_no_feature_needs_are_removed() -> None:
 
 def test_only_one_layout_of_features() -> None:
     with pytest.raises(UserError, match="gives 'NCHW'"):
-        make().forward_intermediates(pictures(1, 3, 64, 64), output_fmt="NHWC")
+        make().forward_intermediates(images(1, 3, 64, 64), output_fmt="NHWC")
 
 
 def test_post_norm() -> None:
     block = PostNormBlock(16, 2, attention_options={"form": "released", "stride": 2, "conv": 3}).double()
-    x, grid = pictures(2, 24, 16), (4, 6)
+    x, grid = images(2, 24, 16), (4, 6)
     y = block.norm1(x + block.attn(x, grid=grid))
     hidden = torch.nn.functional.gelu(block.mlp.fc1(y), approximate="tanh")
     torch.testing.assert_close(block(x, None, grid), block.norm2(y + block.mlp.fc2(hidden)))
@@ -171,7 +171,7 @@ def test_post_norm() -> None:
 def test_drop_path_drops_whole_branches_of_samples() -> None:
     torch.manual_seed(0)
     block = PostNormBlock(16, 2, drop_path=0.5).double()
-    x = pictures(1, 9, 16).expand(64, -1, -1)
+    x = images(1, 9, 16).expand(64, -1, -1)
     found = block(x, None, (3, 3))
     kinds = torch.unique(found.flatten(1).round(decimals=8), dim=0)
     assert len(kinds) == 4, "each of the two branches is there or not"
@@ -186,21 +186,21 @@ def test_drop_path_grows_over_all_stages() -> None:
 
 
 def test_published_end_has_softmax_and_a_class_token() -> None:
-    model, x = make(), pictures(2, 3, 64, 64)
+    model, x = make(), images(2, 3, 64, 64)
     assert type(model.stages[3].blocks[0]) is Block
     assert isinstance(model.stages[3].blocks[0].attn, SoftmaxAttention)
     torch.testing.assert_close(model(x), model.head(model.forward_features(x)[:, 0]))
 
 
 def test_soft_end_has_neither() -> None:
-    model, x = make(last="soft"), pictures(2, 3, 64, 64)
+    model, x = make(last="soft"), images(2, 3, 64, 64)
     assert not any(isinstance(module, SoftmaxAttention) for module in model.modules())
     assert model.stages[3].cls_token is None
     torch.testing.assert_close(model(x), model.head(model.fc_norm(model.forward_features(x).mean(1))))
 
 
 def landmarks(model: SoftPyramid, side: int) -> list[int]:
-    """Landmarks in each SOFT stage for a picture of ``side`` pixels."""
+    """Landmarks in each SOFT stage for an image of ``side`` pixels."""
     found: list[int] = []
     handles = []
     for stage in model.stages:
@@ -209,7 +209,7 @@ def landmarks(model: SoftPyramid, side: int) -> list[int]:
             original = attn.invert
             attn.invert = lambda a, original=original: (found.append(a.shape[-1]), original(a))[1]
             handles.append(attn)
-    model(pictures(1, 3, side, side))
+    model(images(1, 3, side, side))
     for attn in handles:
         del attn.invert
     return found
@@ -235,7 +235,7 @@ def test_positions_are_resized() -> None:
         stage.embed[0].conv.weight.zero_()
         stage.embed[0].bn.bias.zero_()
         stage.embed[0].bn.running_mean.copy_(stage.embed[0].conv.bias)
-    model(pictures(1, 3, 128, 64))
+    model(images(1, 3, 128, 64))
     tokens = seen[0][0] - torch.cat([stage.cls_token[0], torch.zeros(8, 32)])
     codes = stage.pos_embed[0]
     torch.testing.assert_close(tokens[0], codes[0], rtol=1e-5, atol=1e-6)
@@ -244,7 +244,7 @@ def test_positions_are_resized() -> None:
 
 
 def test_checkpointing_equals() -> None:
-    model, x, gradients = make().train(), pictures(2, 3, 64, 64), []
+    model, x, gradients = make().train(), images(2, 3, 64, 64), []
     for enable in (False, True):
         model.set_grad_checkpointing(enable)
         model.zero_grad()
@@ -256,7 +256,7 @@ def test_checkpointing_equals() -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_mlp_in_parts_equals(training: bool) -> None:
-    x, found = pictures(2, 3, 64, 64), []
+    x, found = images(2, 3, 64, 64), []
     for chunk in (None, 7):
         model = make(mlp_chunk=chunk).train(training)
         model(x).square().sum().backward()
@@ -266,13 +266,13 @@ def test_mlp_in_parts_equals(training: bool) -> None:
 
 def test_export_keeps_the_size_free() -> None:
     model, free = make(), torch.export.Dim.DYNAMIC
-    program = torch.export.export(model, (pictures(2, 3, 64, 96),), dynamic_shapes={"x": {0: free, 2: free, 3: free}})
-    x = pictures(3, 3, 50, 101)
+    program = torch.export.export(model, (images(2, 3, 64, 96),), dynamic_shapes={"x": {0: free, 2: free, 3: free}})
+    x = images(3, 3, 50, 101)
     torch.testing.assert_close(program.module()(x), model(x))
 
 
 def test_reset_classifier() -> None:
-    model, x = make(), pictures(1, 3, 64, 64)
+    model, x = make(), images(1, 3, 64, 64)
     model.reset_classifier(3)
     assert model.get_classifier() is model.head
     assert model(x).shape == (1, model.num_classes) == (1, 3)

@@ -14,7 +14,7 @@ SHAPE = {"embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 2}
 PADDED = torch.cat([torch.randn(3, 50, 19), torch.full((3, 4, 19), float("nan"))], dim=1)
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")  # of torch's fused kernel under vmap
 MODELS: dict[str, tuple[nn.Module, Tensor]] = {
-    "picture": (VisionTransformer(32, 8, **SHAPE), torch.randn(3, 3, 40, 24)),
+    "image": (VisionTransformer(32, 8, **SHAPE), torch.randn(3, 3, 40, 24)),
     "stem": (VisionTransformer(32, 8, stem="conv", pos_conv=True, **SHAPE), torch.randn(3, 3, 40, 24)),
     "in parts": (VisionTransformer(32, 8, mlp_chunk=4, **SHAPE), torch.randn(3, 3, 40, 24)),
     "volume": (VolumeTransformer((8, 16, 16), (4, 8, 8), 1, stem="conv", **SHAPE), torch.randn(3, 1, 8, 24, 16)),

@@ -26,7 +26,7 @@ def make(**options: object) -> VisionTransformer:
     return model.double()
 
 
-def pictures(*shape: int) -> torch.Tensor:
+def images(*shape: int) -> torch.Tensor:
     return torch.randn(shape, dtype=torch.float64)
 
 
@@ -36,10 +36,10 @@ def pictures(*shape: int) -> torch.Tensor:
 def test_any_size(pool: str, stem: str, pos: str) -> None:
     model = make(pool=pool, stem=stem, pos=pos)
     for height, width in ((32, 32), (50, 37), (7, 90)):
-        tokens = model.forward_features(pictures(2, 3, height, width))
+        tokens = model.forward_features(images(2, 3, height, width))
         assert tokens.shape == (2, (pool == "token") + -(-height // 8) * -(-width // 8), 24)
-        assert model(pictures(2, 3, height, width)).shape == (2, 5)
-    model(pictures(2, 3, 50, 37)).square().sum().backward()
+        assert model(images(2, 3, height, width)).shape == (2, 5)
+    model(images(2, 3, 50, 37)).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
@@ -52,7 +52,7 @@ def test_size_that_is_no_square_and_no_multiple() -> None:
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_positions_make_places_different(attention: str) -> None:
     """Without positions shuffled patches give the same logits; with them they do not."""
-    x = pictures(1, 3, 16, 16)
+    x = images(1, 3, 16, 16)
     shuffled = x.roll(8, dims=3).roll(8, dims=2)
     without, learned = make(attention=attention, pos="none"), make(attention=attention)
     if attention != "linformer":  # its maps are of places
@@ -65,7 +65,7 @@ def test_positions_make_places_different(attention: str) -> None:
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_padded_tokens_change_nothing(attention: str, stem: str, pool: str) -> None:
     model = make(attention=attention, stem=stem, pool=pool)
-    x, mask = pictures(2, 3, 40, 32), torch.rand(2, 20) > 0.5
+    x, mask = images(2, 3, 40, 32), torch.rand(2, 20) > 0.5
     pixels = mask.view(2, 1, 5, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
     logits = model(x, mask)
     torch.testing.assert_close(model(x.where(pixels, 1e3), mask), logits, rtol=1e-10, atol=1e-10)
@@ -76,7 +76,7 @@ def test_padded_tokens_change_nothing(attention: str, stem: str, pool: str) -> N
 @pytest.mark.parametrize("pool", ["avg", "token"])
 def test_positional_convolution_leaves_padding_out(pool: str) -> None:
     model = make(pos_conv=True, pool=pool, pos="none").eval()
-    x = pictures(2, 3, 32, 32)
+    x = images(2, 3, 32, 32)
     mask = (torch.arange(16) % 4 < 3).expand(2, -1)  # the last column is padding
     changed = x.clone()
     changed[..., 24:] = 7.0
@@ -87,7 +87,7 @@ def test_positional_convolution_leaves_padding_out(pool: str) -> None:
 
 
 def test_average_pooling_leaves_out_the_class_token_and_the_padding() -> None:
-    model, tokens, mask = make(pool="avg", class_token=True), pictures(2, 17, 24), torch.rand(2, 16) > 0.5
+    model, tokens, mask = make(pool="avg", class_token=True), images(2, 17, 24), torch.rand(2, 16) > 0.5
     mean = torch.stack([t[1:][m].mean(0) for t, m in zip(tokens, mask, strict=True)])
     torch.testing.assert_close(model.forward_head(tokens, mask, pre_logits=True), model.fc_norm(mean))
     torch.testing.assert_close(model.forward_head(tokens), model.head(model.fc_norm(tokens[:, 1:].mean(1))))
@@ -100,7 +100,7 @@ def test_mean_of_half_precision_does_not_overflow() -> None:
 
 
 def test_token_pooling_reads_the_class_token() -> None:
-    model, x = make(pool="token"), pictures(2, 3, 32, 32)
+    model, x = make(pool="token"), images(2, 3, 32, 32)
     assert isinstance(model.fc_norm, torch.nn.Identity)
     torch.testing.assert_close(model(x), model.head(model.forward_features(x)[:, 0]))
 
@@ -130,7 +130,7 @@ def test_start() -> None:
 
 
 def test_checkpointing_equals(tmp_path: Path) -> None:
-    model, x, gradients = make(), pictures(2, 3, 32, 32), []
+    model, x, gradients = make(), images(2, 3, 32, 32), []
     for enable in (False, True):
         model.set_grad_checkpointing(enable)
         model.zero_grad()
@@ -145,9 +145,9 @@ def test_reset_classifier() -> None:
     model.reset_classifier(3)
     assert model.get_classifier() is model.head
     assert model.num_classes == 3
-    assert model(pictures(1, 3, 32, 32)).shape == (1, 3)
+    assert model(images(1, 3, 32, 32)).shape == (1, 3)
     model.reset_classifier(0)
-    assert model(pictures(1, 3, 32, 32)).shape == (1, model.num_features)
+    assert model(images(1, 3, 32, 32)).shape == (1, model.num_features)
 
 
 def test_groups_of_timm() -> None:
@@ -196,7 +196,7 @@ def test_choices_that_do_not_go(options: dict[str, object], message: str) -> Non
 @pytest.mark.parametrize("mask", [torch.ones(2, 17) > 0, torch.ones(2, 16), torch.ones(1, 16) > 0])
 def test_mask_of_another_grid(mask: torch.Tensor) -> None:
     with pytest.raises(UserError, match=r"expected booleans \(2, 16\), True for real tokens of the 4 x 4 grid"):
-        make()(pictures(2, 3, 32, 32), mask)
+        make()(images(2, 3, 32, 32), mask)
 
 
 def test_the_interface_of_timm() -> None:
@@ -204,7 +204,7 @@ def test_the_interface_of_timm() -> None:
     theirs = timm.create_model("vit_tiny_patch16_224", depth=1)
     for name in ("num_features", "head_hidden_size", "embed_dim", "num_classes", "num_prefix_tokens"):
         assert isinstance(getattr(make(), name), type(getattr(theirs, name)))
-    x = pictures(1, 3, 32, 32)
+    x = images(1, 3, 32, 32)
     model = make()
     assert model.forward_head(model.forward_features(x), pre_logits=True).shape == (1, 24)
 
@@ -212,14 +212,14 @@ def test_the_interface_of_timm() -> None:
 def test_export_keeps_the_size_free() -> None:
     model, free = make(attention="seqnorm"), torch.export.Dim.DYNAMIC
     shapes = {"x": {0: free, 2: free, 3: free}}
-    program = torch.export.export(model, (pictures(2, 3, 32, 40),), dynamic_shapes=shapes)
-    x = pictures(3, 3, 50, 37)
+    program = torch.export.export(model, (images(2, 3, 32, 40),), dynamic_shapes=shapes)
+    x = images(3, 3, 50, 37)
     torch.testing.assert_close(program.module()(x), model(x))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_training_compiled_for_pictures_of_any_size(backend: str) -> None:
+def test_training_compiled_for_images_of_any_size(backend: str) -> None:
     torch._dynamo.reset()
     model = VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=2)
     compiled = torch.compile(model, backend=backend)

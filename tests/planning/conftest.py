@@ -34,7 +34,7 @@ def build() -> Callable[..., torch.nn.Module]:
 
 @pytest.fixture
 def pixels() -> Callable[..., Tensor]:
-    """The pictures that a work is about."""
+    """The images that a work is about."""
 
     def make(work: Work, device: str = "cpu") -> Tensor:
         dtype = torch.bfloat16 if work.pure else torch.float32

@@ -117,7 +117,7 @@ def test_what_cannot_be_fitted_is_said():
     assert list(baselines.fitted) == ["size"]
     assert baselines.missing == ("none on a small copy: there is none for samples of kind slide",)
     many = Task("multiclass", tuple(map(str, range(MOST_CLASSES + 1))))
-    assert not fit_baselines({"train": table(np.zeros(3), many), "val": table(np.zeros(3), many)}, {}, "picture").fitted
+    assert not fit_baselines({"train": table(np.zeros(3), many), "val": table(np.zeros(3), many)}, {}, "image").fitted
 
 
 def test_they_are_the_same_once_written_and_damage_is_as_none(tmp_path):
@@ -178,11 +178,11 @@ def test_a_training_sample_of_its_own_size_is_reduced_as_an_evaluated_one(fit):
     rng = np.random.default_rng(0)
     from softfree.data.modalities.image import resize
     from softfree.data.modalities.image_augmentation import whole
-    from softfree_runtime.readers import Picture
+    from softfree_runtime.readers import DecodedImage
 
     pixels = resize(rng.random((9, 14, 3), dtype=np.float32), 192)[:, :96]
-    picture = Picture(pixels, 0, 1, None, (), "")
+    image = DecodedImage(pixels, 0, 1, None, (), "")
     steps = Preprocessing.create("photo", 64, fit)
-    one, other = (reduce(torch.from_numpy(prepare(picture)), steps) for prepare in (steps, whole(steps)))
+    one, other = (reduce(torch.from_numpy(prepare(image)), steps) for prepare in (steps, whole(steps)))
     assert one.shape == other.shape == (3 * 32 * 32,)
     assert np.abs(one - other).mean() < 0.1 * np.abs(one).mean()

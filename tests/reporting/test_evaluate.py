@@ -48,7 +48,7 @@ def test_the_page_says_what_was_measured_and_what_it_cost(run: Run, tmp_path: Pa
     assert "seqnorm_vit_nano_patch16 on table.csv, test split" in page
     for words in ("Multiply-adds per sample", "The split is the table", "with temperature", "left-right flips"):
         assert words in page
-    assert "data:image/png" not in page, "no picture unless it is asked for"
+    assert "data:image/png" not in page, "no image unless it is asked for"
 
 
 def test_maps_are_shown_where_they_are_asked_for(run: Run, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_report_of_another_table_is_titled_with_its_name(run: Run, tmp_path: P
     assert "seqnorm_vit_nano_patch16 on elsewhere.csv, test split" in page
 
 
-def test_unreadable_pictures_are_counted_and_explained(run: Run, tmp_path: Path) -> None:
+def test_unreadable_images_are_counted_and_explained(run: Run, tmp_path: Path) -> None:
     table = other_table(run, "some.csv", "path,label\n00.png,low\ngone.png,low\n02.png,high\n03.png,high\n")
     found = evaluated(run, tmp_path / "out", table=table, include_training=True)
     assert "that the run was trained on are measured" in found.report.read_text()
@@ -91,7 +91,7 @@ def test_unreadable_pictures_are_counted_and_explained(run: Run, tmp_path: Path)
     assert "1 of 4 samples of this split could not be read and are left out: missing." in found.report.read_text()
 
 
-def test_a_comparison_takes_the_same_pictures(run: Run, tmp_path: Path, quick: dict[str, Any]) -> None:
+def test_a_comparison_takes_the_same_images(run: Run, tmp_path: Path, quick: dict[str, Any]) -> None:
     rival = train(TrainOptions(table=Path(run.config["options"]["table"]), out=tmp_path / "rival", **quick, seed=1))
     found = evaluated(run, tmp_path / "out", against=rival.folder, margin=0.1)
     theirs = evaluated(rival, tmp_path / "theirs").metrics["auroc"].value
@@ -125,12 +125,12 @@ def test_a_rival_that_was_trained_on_the_test_is_refused(run: Run, tmp_path: Pat
         evaluated(run, tmp_path / "out", against=rival)
 
 
-def test_a_split_without_rows_or_readable_pictures(run: Run, tmp_path: Path) -> None:
+def test_a_split_without_rows_or_readable_images(run: Run, tmp_path: Path) -> None:
     table = other_table(run, "val.csv", "path,label,split\n00.png,low,val\n02.png,high,val\n")
     with pytest.raises(UserError, match="no row in split test; it has 2 in val"):
         evaluated(run, tmp_path / "out", table=table, include_training=True)
     table = other_table(run, "gone.csv", "path,label\ngone.png,low\nlost.png,high\n")
-    with pytest.raises(UserError, match="none of the 2 pictures of split test could be read"):
+    with pytest.raises(UserError, match="none of the 2 images of split test could be read"):
         evaluated(run, tmp_path / "out", table=table)
 
 

@@ -25,7 +25,7 @@ from softfree_runtime.core.errors import UserError
 
 
 def judged(run: Run, path: Path, images: Path | None = None) -> tuple[Table, pd.DataFrame, Any]:
-    table = read_table(path, images=images, classes=run.task.classes, strict_patients=False)
+    table = read_table(path, image_root=images, classes=run.task.classes, strict_patients=False)
     table = as_samples(table, run.preprocessing.kind)
     frame = predict_rows(run, table, InferenceOptions(batch=4, progress=False))
     return table, frame, scores_of(frame, run)
@@ -36,7 +36,7 @@ def maps(run: Run, of: tuple[Table, pd.DataFrame, Any], **options: Any) -> tuple
 
 
 @pytest.fixture
-def pictures(small_table: Path) -> Path:
+def images(small_table: Path) -> Path:
     small_table.write_text(small_table.read_text().replace("low", "well").replace("high", "ill"))
     return small_table
 
@@ -45,8 +45,8 @@ def opened(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=int)
 
 
-def test_pictures_of_every_sort_and_no_names(picture_run: Run, pictures: Path) -> None:
-    shown, notes = maps(picture_run, judged(picture_run, pictures), maps=5)
+def test_images_of_every_sort_and_no_names(image_run: Run, images: Path) -> None:
+    shown, notes = maps(image_run, judged(image_run, images), maps=5)
     sorts = [one.caption.partition(":")[0] for one in shown]
     assert sorts == sorted(sorts, key=SORTS.index)
     assert {sort: sorts.count(sort) for sort in SORTS} == dict(zip(SORTS, (2, 2, 1), strict=True))
@@ -65,27 +65,27 @@ def test_pictures_of_every_sort_and_no_names(picture_run: Run, pictures: Path) -
     words = " ".join([*notes, *(one.caption for one in shown)])
     assert METHODS["integrated"].meaning in notes
     assert METHODS["occlusion"].meaning in notes
-    assert not any(name in words for name in ("png", "patient", str(pictures.parent)))
+    assert not any(name in words for name in ("png", "patient", str(images.parent)))
 
 
-def test_the_map_is_that_of_the_class_that_is_named(picture_run: Run, pictures: Path) -> None:
-    shown, _ = maps(picture_run, judged(picture_run, pictures), maps=32)
+def test_the_map_is_that_of_the_class_that_is_named(image_run: Run, images: Path) -> None:
+    shown, _ = maps(image_run, judged(image_run, images), maps=32)
     assert len(shown) == 32
     assert len({one.beside for one in shown}) == 32, "each once"
 
 
-def test_what_is_gone_makes_room(picture_run: Run, pictures: Path) -> None:
-    of = judged(picture_run, pictures)
-    before, _ = maps(picture_run, of, maps=1)
+def test_what_is_gone_makes_room(image_run: Run, images: Path) -> None:
+    of = judged(image_run, images)
+    before, _ = maps(image_run, of, maps=1)
     for file in of[0].frame["file"]:
         if opened_is(file, before[0]):
             Path(file).unlink()
-    after, _ = maps(picture_run, of, maps=1)
+    after, _ = maps(image_run, of, maps=1)
     assert len(after) == 1
     assert after[0].beside != before[0].beside
     for file in of[0].frame["file"]:
         Path(file).unlink(missing_ok=True)
-    assert maps(picture_run, of, maps=1) == ([], ["No maps: none of the samples could be read."])
+    assert maps(image_run, of, maps=1) == ([], ["No maps: none of the samples could be read."])
 
 
 def opened_is(file: str, shown: Thumbnail) -> bool:
@@ -94,25 +94,25 @@ def opened_is(file: str, shown: Thumbnail) -> bool:
     return np.array_equal(whole, opened(shown.beside)[..., 0])
 
 
-def test_none_by_default_and_no_fewer(picture_run: Run, pictures: Path) -> None:
-    of = judged(picture_run, pictures)
-    assert maps(picture_run, of) == ([], [])
+def test_none_by_default_and_no_fewer(image_run: Run, images: Path) -> None:
+    of = judged(image_run, images)
+    assert maps(image_run, of) == ([], [])
     with pytest.raises(UserError, match="--maps -1: expected a number"):
-        maps(picture_run, of, maps=-1)
+        maps(image_run, of, maps=-1)
 
 
-def test_streamed_samples_have_maps_of_their_own(picture_run: Run, pictures: Path) -> None:
-    of = judged(picture_run, pictures)
-    whole, streamed = (maps(picture_run, of, maps=2, stream=how, token_chunk=5) for how in ("never", "always"))
+def test_streamed_samples_have_maps_of_their_own(image_run: Run, images: Path) -> None:
+    of = judged(image_run, images)
+    whole, streamed = (maps(image_run, of, maps=2, stream=how, token_chunk=5) for how in ("never", "always"))
     assert [one.beside for one in whole[0]] == [one.beside for one in streamed[0]]
     assert METHODS["split"].meaning in streamed[1]
     assert METHODS["gradcam"].meaning in streamed[1]
 
 
-def test_bags_have_none_and_say_so(picture_run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    of = judged(picture_run, pictures)
-    monkeypatch.setattr(type(picture_run.preprocessing), "kind", "bag")
-    shown, notes = maps(picture_run, of, maps=2)
+def test_bags_have_none_and_say_so(image_run: Run, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = judged(image_run, images)
+    monkeypatch.setattr(type(image_run.preprocessing), "kind", "bag")
+    shown, notes = maps(image_run, of, maps=2)
     assert shown == []
     assert notes[0].startswith("No maps: a run on samples of kind bag has no pixels to lay a map over")
 

@@ -50,7 +50,7 @@ def test_predicted_rows_are_those_stored_by_training(run: Run) -> None:
     assert stored_rows(replace(run, folder=run.folder / "nothing"), part) is None
 
 
-def test_unreadable_pictures_keep_their_row_and_have_no_score(run: Run, tmp_path: Path) -> None:
+def test_unreadable_images_keep_their_row_and_have_no_score(run: Run, tmp_path: Path) -> None:
     Image.fromarray(np.arange(2000, dtype=np.uint8).reshape(50, 40)).save(tmp_path / "good.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     (tmp_path / "t.csv").write_text("path,label\nbroken.png,low\ngood.png,high\ngone.png,low\n")

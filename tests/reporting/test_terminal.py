@@ -37,7 +37,7 @@ def test_a_finished_training_shows_its_metrics_and_what_comes_next(run: Run, pri
     summary.print_run(run)
     text = printed()
     auroc = json.loads((run.folder / "metrics.json").read_text())["metrics"]["auroc"]
-    assert "test split: 8 pictures of 4 patients" in text
+    assert "test split: 8 images of 4 patients" in text
     row = next(line for line in text.splitlines() if "AUROC " in line)
     assert f"{auroc['value']:.3f}" in row
     assert "8 (4 positive)" in row
@@ -78,10 +78,10 @@ def test_sizes(printed: Callable[[], str]) -> None:
     rows = pd.DataFrame({"feature": ["width", "height"], "AUROC alone": [0.987, 0.5], "rho": [-0.25, math.nan]})
     summary.print_sizes(SizeStudy(rows, auroc=0.9123, auroc_equal=0.6, side=48, n=12))
     text = printed()
-    assert "12 test pictures" in text
+    assert "12 test images" in text
     assert next(line for line in text.splitlines() if "width" in line).count("0.99") == 1
-    assert "0.912 on the pictures as they are" in text
-    assert "0.600 on centre squares of 48 x 48 pixels" in text
+    assert "0.912 on the images as they are" in text
+    assert "0.600 on center squares of 48 x 48 pixels" in text
 
 
 def test_models_by_pattern_with_their_sizes(printed: Callable[[], str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Small pictures of errors."""
+"""Small images of errors."""
 
 import dataclasses
 import io
@@ -23,7 +23,7 @@ def opened(png: bytes | None) -> Image.Image:
 def judged(
     folder: Path, targets: list[str], p: list[list[float]], status: list[str] | None = None
 ) -> tuple[Run, Table, pd.DataFrame, Scores]:
-    """Pictures whose brightness is 5 times their row, and what a model gave each of them; classes a and b."""
+    """Images whose brightness is 5 times their row, and what a model gave each of them; classes a and b."""
     for row in range(len(targets)):
         Image.new("L", (20, 20), 5 * row).save(folder / f"{row}.png")
     rows = [f"{row}.png,{target}" for row, target in enumerate(targets)]
@@ -70,7 +70,7 @@ def test_findings_are_judged_by_the_worst_known_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "size"), [("L", (300, 600)), ("RGB", (600, 300)), ("L", (20, 10)), ("L", (2000, 3))])
-def test_a_thumbnail_keeps_colour_and_shape(tmp_path: Path, mode: str, size: tuple[int, int]) -> None:
+def test_a_thumbnail_keeps_color_and_shape(tmp_path: Path, mode: str, size: tuple[int, int]) -> None:
     Image.new(mode, size, "gray").save(tmp_path / "a.png")
     small = opened(thumbnail(str(tmp_path / "a.png"), side=256))
     assert small.format == "PNG"

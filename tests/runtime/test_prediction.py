@@ -20,25 +20,25 @@ from softfree_runtime.metadata import Metadata
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[str]:
+def images(tmp_path: Path) -> list[str]:
     rng = np.random.default_rng(0)
     for number in range(3):
         Image.fromarray(rng.integers(0, 255, (40, 30 + number), dtype=np.uint8)).save(tmp_path / f"{number}.png")
-    (tmp_path / "3.png").write_text("no picture")
+    (tmp_path / "3.png").write_text("no image")
     return [str(tmp_path / f"{number}.png") for number in (0, 3, 1, 2)]
 
 
-def test_rows(model: Path, pictures: list[str]) -> None:
+def test_rows(model: Path, images: list[str]) -> None:
     opened = Model(model)
-    rows = predict(opened, pictures, batch=2)
-    assert [row["path"] for row in rows] == pictures
+    rows = predict(opened, images, batch=2)
+    assert [row["path"] for row in rows] == images
     assert [row["status"] for row in rows] == ["ok", "unsupported", "ok", "ok"]
     assert rows[1]["p_ill"] is None
     assert rows[1]["predicted"] == ""
-    from softfree_runtime.readers import read_picture
+    from softfree_runtime.readers import read_image
 
     for row in rows[2:]:
-        logits = opened.logits(opened.metadata.preparation(read_picture(row["path"]))[None])
+        logits = opened.logits(opened.metadata.preparation(read_image(row["path"]))[None])
         expected = outputs(logits, opened.metadata.task, Operating(2.0, {"ill": 0.4})).iloc[0]
         assert row["p_ill"] == pytest.approx(expected["p_ill"], abs=1e-6)
         assert row["raw_well"] == pytest.approx(expected["raw_well"], abs=1e-6)
@@ -63,22 +63,22 @@ def test_another_size_is_a_row(make_model: Callable[..., Path], about: Callable[
     assert "8 x 9 once prepared" in rows[1]["reason"]
 
 
-def test_command(model: Path, pictures: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(model: Path, images: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     out = model.with_name("found.csv")
-    assert main([str(model), *pictures, "--out", str(out), "--json", "--threads", "1"]) == 1
+    assert main([str(model), *images, "--out", str(out), "--json", "--threads", "1"]) == 1
     said = capsys.readouterr()
     table = pd.read_csv(out).fillna({"reason": "", "predicted": ""})
     assert json.loads(said.out)[0]["p_ill"] == table["p_ill"][0]
     assert list(table) == ["path", "status", "reason", "p_well", "p_ill", "raw_well", "raw_ill", "predicted"]
     assert "3 of 4 predicted" in said.err
-    assert main([str(model), pictures[0], "--out", str(out)]) == 0
+    assert main([str(model), images[0], "--out", str(out)]) == 0
 
 
-def test_errors_of_the_command(model: Path, pictures: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_the_command(model: Path, images: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, words in (
-        ([str(model), pictures[1], "--out", str(model.with_name("o.csv"))], "none of the 1 inputs could be read"),
-        ([str(model), pictures[0], "--out", "o.parquet"], "ends in .csv"),
-        ([str(model.with_name("no.onnx")), pictures[0]], "does not exist"),
+        ([str(model), images[1], "--out", str(model.with_name("o.csv"))], "none of the 1 inputs could be read"),
+        ([str(model), images[0], "--out", "o.parquet"], "ends in .csv"),
+        ([str(model.with_name("no.onnx")), images[0]], "does not exist"),
         ([str(model)], "inputs"),
     ):
         assert main(arguments) == 2
@@ -87,7 +87,7 @@ def test_errors_of_the_command(model: Path, pictures: list[str], capsys: pytest.
         assert words in said[-1]
 
 
-def test_without_torch_pandas_and_scipy(model: Path, pictures: list[str]) -> None:
+def test_without_torch_pandas_and_scipy(model: Path, images: list[str]) -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'timm', 'monai', 'pandas', 'scipy', 'onnx', 'jsonargparse', 'rich'):\n"
@@ -96,7 +96,7 @@ def test_without_torch_pandas_and_scipy(model: Path, pictures: list[str]) -> Non
         "sys.exit(main(sys.argv[1:]))\n"
     )
     out = model.with_name("o.csv")
-    command = [sys.executable, "-c", code, str(model), pictures[0], "--out", str(out)]
+    command = [sys.executable, "-c", code, str(model), images[0], "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert out.is_file()

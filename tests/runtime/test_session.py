@@ -86,14 +86,14 @@ def test_a_graph_that_breaks_its_promise(make_model: Callable[..., Path]) -> Non
         ("size", "[32, 0]", "size is .*expected 2 sides above 0"),
         ("size", "[32, 32.5]", "metadata.size"),
         ("size", '"32"', "metadata.size"),
-        ("quantised", "int4", "metadata.quantised is 'int4'"),
+        ("quantized", "int4", "metadata.quantized is 'int4'"),
         ("precision", "bfloat16", "metadata.precision is 'bfloat16'; expected float32 or float16"),
         ("group", '"yes"', "metadata.group is 'yes'"),
         ("metrics", "[]", "metadata.metrics"),
         ("versions", '{"softfree": 1}', "metadata.versions"),
         ("preprocessing", "{}", "preprocessing.size is missing"),
         ("preprocessing", "[]", r"preprocessing.kind is \[\]"),
-        ("preprocessing", '{"kind": "sound"}', "preprocessing.kind is 'sound'; expected picture"),
+        ("preprocessing", '{"kind": "sound"}', "preprocessing.kind is 'sound'; expected image"),
     ],
 )
 def test_metadata_are_not_taken_on_trust(
@@ -123,7 +123,7 @@ def test_metadata_are_not_taken_on_trust(
     ],
 )
 def test_impossible_steps(about: Callable[..., Metadata], change: dict[str, object], words: str) -> None:
-    steps = {"kind": "picture"} | about().preparation.to_dict() | change
+    steps = {"kind": "image"} | about().preparation.to_dict() | change
     with pytest.raises(UserError, match=words):
         Metadata.from_strings(about().to_strings() | {"preprocessing": json.dumps(steps)}, "m.onnx")
 
@@ -150,7 +150,7 @@ def test_impossible_steps_of_other_samples(
         Metadata.from_strings(about().to_strings() | {"preprocessing": json.dumps(steps)}, "m.onnx")
 
 
-def test_pictures_that_the_graph_does_not_take(make_model: Callable[..., Path], about: Callable[..., Metadata]) -> None:
+def test_images_that_the_graph_does_not_take(make_model: Callable[..., Path], about: Callable[..., Metadata]) -> None:
     model = Model(make_model(about(size=(8, 8))))
     with pytest.raises(ReadError, match=r"a: 8 x 9 once prepared, but .* takes 8 x 8 only") as raised:
         model.check("a", np.zeros((1, 8, 9)))

@@ -23,21 +23,21 @@ def vit(name: str = "seqnorm_vit_nano_patch8") -> torch.nn.Module:
 
 @pytest.mark.parametrize("stream", ["auto", "always", "never"])
 def test_every_choice_gives_the_same_logits(stream: str) -> None:
-    model, pictures = vit(), torch.randn(2, 3, 72, 64)
+    model, images = vit(), torch.randn(2, 3, 72, 64)
     answer = Answer(model, StreamOptions(stream=stream, token_chunk=16))  # type: ignore[arg-type]
     with torch.no_grad():
-        torch.testing.assert_close(answer(pictures), model(pictures), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(answer(images), model(images), rtol=1e-5, atol=1e-5)
 
 
 def test_what_does_not_fit_is_streamed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, pictures = vit(), torch.randn(2, 3, 64, 64)
+    model, images = vit(), torch.randn(2, 3, 64, 64)
     seen: list[int] = []
     monkeypatch.setattr(choice, "streamed", lambda model, sample, how: seen.append(sample.ndim) or model(sample[None]))
     answer = Answer(model, StreamOptions())
-    answer(pictures)
+    answer(images)
     assert seen == []
     monkeypatch.setattr(choice, "_free", lambda gpu: 1000)
-    assert answer(pictures).shape == (2, 3)
+    assert answer(images).shape == (2, 3)
     assert seen == [3, 3]
 
 

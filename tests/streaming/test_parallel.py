@@ -19,8 +19,8 @@ CHECKS = [
     "bags_with_class_token",
     "bags_without_padding_or_places",
     "heads",
-    "pictures_by_bands",
-    "pictures_with_masks",
+    "images_by_bands",
+    "images_with_masks",
     "bfloat16",
     "data_times_sequence",
     "data_times_sequence_in_one_group",
@@ -62,16 +62,16 @@ def test_ranks_against_one_process(results: list[dict[str, str]], check: str) ->
     assert said == [""] * 4, "\n".join(f"rank {rank}: {text}" for rank, text in enumerate(said) if text)
 
 
-def test_bands_cover_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_cover_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     from softfree.streaming import shards as parts
 
-    picture = torch.rand(2, 3, 27, 5)
+    image = torch.rand(2, 3, 27, 5)
     monkeypatch.setattr(parts, "group_of", lambda group: group)
     monkeypatch.setattr(dist, "get_world_size", lambda ranks_and_rank: ranks_and_rank[0])
     monkeypatch.setattr(dist, "get_rank", lambda ranks_and_rank: ranks_and_rank[1])
     for ranks in (1, 2, 3, 7, 9):
-        bands = [parts.split_rows(picture, 4, (ranks, rank)) for rank in range(ranks)]
-        assert torch.equal(torch.cat(bands, dim=2), picture)
+        bands = [parts.split_rows(image, 4, (ranks, rank)) for rank in range(ranks)]
+        assert torch.equal(torch.cat(bands, dim=2), image)
         rows = [-(-band.shape[2] // 4) for band in bands]
         assert max(rows) - min(rows) <= 1
         assert all(band.shape[2] % 4 == 0 for band in bands[:-1])

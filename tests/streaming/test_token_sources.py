@@ -1,4 +1,4 @@
-"""Pictures by bands: the same tokens as from the whole, and no more of it read than a chunk needs."""
+"""Images by bands: the same tokens as from the whole, and no more of it read than a chunk needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from softfree.models import VisionTransformer
 from softfree.models.pos_embed import resize_positions
-from softfree.streaming import ArrayRows, PictureTokens, Streaming, stream_forward
+from softfree.streaming import ArrayRows, ImageTokens, Streaming, stream_forward
 from softfree_runtime.core.errors import UserError
 
 Make = Callable[..., VisionTransformer]
@@ -38,7 +38,7 @@ def test_bands_give_the_tokens_of_the_whole(
     options: dict[str, Any], shape: tuple[int, ...], chunk: int, make_model: Make
 ) -> None:
     model, x = make_model(**options), torch.randn(shape)
-    source = PictureTokens(model, x, chunk)
+    source = ImageTokens(model, x, chunk)
     parts = [source.tokens(at) for at in range(len(source.sizes))]
     assert [part.shape[1] for part in parts] == list(source.sizes)
     torch.testing.assert_close(torch.cat(parts, 1), whole(model, x[None]), rtol=1e-5, atol=1e-5)
@@ -52,7 +52,7 @@ def test_masked_bands_are_not_read(stem: str, make_model: Make) -> None:
     mask[36:48] = False
     mask[[24, 33, 50, 55]] = True  # one in each row of the others
     reading = Counting(x)
-    source = PictureTokens(model, reading, 6, mask)
+    source = ImageTokens(model, reading, 6, mask)
     parts = torch.cat([source.tokens(at) for at in range(len(source.sizes))], 1)
     want = whole(model, x, mask[None])
     torch.testing.assert_close(parts, want[:, torch.cat([torch.ones(1, dtype=torch.bool), mask])], rtol=1e-5, atol=1e-5)
@@ -87,8 +87,8 @@ def test_memory_mapped_bytes(make_model: Make, tmp_path: Path) -> None:
 def test_plain_arrays_and_tensors_of_any_type(make_model: Make) -> None:
     model, x = make_model(), torch.randn(3, 24, 24)
     want = model(x[None])
-    for picture in (x, x[None], x.numpy(), x.double().numpy()):
-        torch.testing.assert_close(stream_forward(model, picture), want, rtol=1e-5, atol=1e-5)
+    for image in (x, x[None], x.numpy(), x.double().numpy()):
+        torch.testing.assert_close(stream_forward(model, image), want, rtol=1e-5, atol=1e-5)
 
 
 def test_slide_by_bands(make_model: Make, shared_data: Path) -> None:
@@ -122,4 +122,4 @@ def test_bytes_without_preparation() -> None:
 @pytest.mark.parametrize("mask", [torch.ones(35, dtype=torch.bool), torch.ones(36)])
 def test_wrong_masks(mask: Tensor, make_model: Make) -> None:
     with pytest.raises(UserError, match="36 booleans"):
-        PictureTokens(make_model(), torch.randn(3, 24, 24), 10, mask)
+        ImageTokens(make_model(), torch.randn(3, 24, 24), 10, mask)

@@ -50,7 +50,7 @@ def test_the_record_gives_the_options_back_where_the_run_lies_now(options_for, t
     assert config["model"]["num_classes"] == 2
     config["options"]["of_another_version"] = 1
     read = options_of(config, tmp_path / "moved")
-    assert (read.out, read.table, read.images) == (tmp_path / "moved", options.table, None)
+    assert (read.out, read.table, read.image_root) == (tmp_path / "moved", options.table, None)
     assert (read.epochs, read.weight_decay, read.model_options) == (7, 0.2, options.model_options)
 
 

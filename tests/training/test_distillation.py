@@ -66,7 +66,7 @@ def test_a_high_temperature_keeps_the_slope(logits):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_the_step_weighs_labels_and_teacher_on_the_same_pictures(options_for, share, monkeypatch):
+def test_the_step_weighs_labels_and_teacher_on_the_same_images(options_for, share, monkeypatch):
     torch.manual_seed(0)
     student, model = nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))
     options = options_for(teacher_weight=share, teacher_temperature=3.0)
@@ -95,10 +95,10 @@ def test_a_student_becomes_its_teacher(options_for, teacher_run):
     alone = train(options_for("alone", **usual))
     taught = train(options_for("taught", teacher=teacher_run.folder, teacher_weight=1.0, **usual))
     torch.manual_seed(0)
-    pictures = torch.randn(64, 1, 32, 32)
+    images = torch.randn(64, 1, 32, 32)
     with torch.no_grad():
-        wanted = teacher_run.model(pictures).softmax(1)
-        gaps = [(run.model(pictures).softmax(1) - wanted).abs().mean() for run in (alone, taught)]
+        wanted = teacher_run.model(images).softmax(1)
+        gaps = [(run.model(images).softmax(1) - wanted).abs().mean() for run in (alone, taught)]
     assert gaps[1] < 0.7 * gaps[0]
 
 

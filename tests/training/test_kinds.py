@@ -1,4 +1,4 @@
-"""The same commands train, evaluate and predict on volumes, slides and bags of features as on pictures."""
+"""The same commands train, evaluate and predict on volumes, slides and bags of features as on images."""
 
 from pathlib import Path
 
@@ -95,4 +95,4 @@ def test_slides(shared_data: Path, tmp_path: Path) -> None:
     run = Run.load(out)
     assert run.config["preprocessing"]["kind"] == "slide"
     rows = run.predict([shared_data / "wsi" / slides[0], shared_data / "wsi" / "cptac-brca_15BR001_level.dcm"])
-    assert rows["status"].tolist() == ["ok", "too_coarse"]  # the second has no level as fine as 8 micrometres
+    assert rows["status"].tolist() == ["ok", "too_coarse"]  # the second has no level as fine as 8 micrometers

@@ -305,7 +305,7 @@ def test_a_checkpoint_with_a_pickle_inside_is_not_opened(options_for, monkeypatc
     assert not Path("/tmp/softfree-was-here").exists()
 
 
-def test_unreadable_pictures_are_left_out_and_counted(options_for, capsys):
+def test_unreadable_images_are_left_out_and_counted(options_for, capsys):
     options = options_for(epochs=1)
     folder = options.table.parent
     (folder / "00.png").write_bytes(b"")
@@ -366,7 +366,7 @@ def test_several_findings_with_unknowns(options_for, small_table):
     assert measured["simpler"]["models"]["32 x 32 pixels"]["value"] == 1.0
 
 
-def test_colour_with_mixup_smoothing_and_accumulation(options_for, small_table):
+def test_color_with_mixup_smoothing_and_accumulation(options_for, small_table):
     for path in small_table.parent.glob("*.png"):
         Image.open(path).convert("RGB").save(path)
     run = train(options_for(preset="photo", mixup=0.2, label_smoothing=0.1, accumulate=2, layer_decay=0.8, epochs=2))
@@ -378,7 +378,7 @@ def test_colour_with_mixup_smoothing_and_accumulation(options_for, small_table):
     [
         ({"epochs": 0}, "--epochs 0: expected 1 or more"),
         ({"warmup": 1.5}, "--warmup 1.5"),
-        ({"mixup": 0.2}, "--mixup and --cutmix are for the colour presets"),
+        ({"mixup": 0.2}, "--mixup and --cutmix are for the color presets"),
         ({"precision": "16"}, "--precision 16 needs a GPU"),
         ({"batch": 3, "devices": 2}, "cannot be shared by 2 devices"),
         ({"fit": "native"}, "use --batch 1"),

@@ -7,7 +7,7 @@ import torch
 from softfree.data.dataset import SampleDataset
 from softfree.data.modalities.image import Preprocessing
 from softfree.training.mixup import MixedSamples
-from softfree_runtime.sources.inputs import as_picture
+from softfree_runtime.sources.inputs import as_image
 
 SIDE = 32
 
@@ -15,7 +15,7 @@ SIDE = 32
 @pytest.fixture(scope="module")
 def samples() -> SampleDataset:
     """Seven images of one gray each, brighter with their number, of three classes in turn."""
-    images = [as_picture(np.full((SIDE, SIDE, 3), 30 * number, np.uint8)) for number in range(7)]
+    images = [as_image(np.full((SIDE, SIDE, 3), 30 * number, np.uint8)) for number in range(7)]
     steps = Preprocessing.create("photo", SIDE, "pad")
     return SampleDataset(images, np.arange(7) % 3, steps, seed=5)
 

@@ -13,7 +13,7 @@ from softfree_runtime.core.errors import UserError
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [
-        ({}, "picture"),
+        ({}, "image"),
         ({"mpp": 8.0}, "slide"),
         ({"model": "seqnorm_vit3d_nano"}, "volume"),
         ({"model": "seqnorm_bag_nano", "mpp": 0.5}, "bag"),
@@ -23,7 +23,7 @@ def test_model_and_resolution_tell_the_kind(options_for, changes: dict[str, Any]
     assert kind_of(options_for(**changes)) == kind
 
 
-def test_a_policy_takes_the_whole_picture_and_nothing_else(options_for) -> None:
+def test_a_policy_takes_the_whole_image_and_nothing_else(options_for) -> None:
     padded = Preprocessing.create("photo", 32, "pad")
     assert training_steps(options_for(augment=False, policy="rand-m9"), padded) == (padded, None)
     steps, changes = training_steps(options_for(), padded)
@@ -35,12 +35,12 @@ def test_a_policy_takes_the_whole_picture_and_nothing_else(options_for) -> None:
     assert steps.fit == "native"
     assert changes is not None
     assert "rand-m9" in changes.in_words()
-    with pytest.raises(UserError, match="--policy is for pictures, not for samples of kind slide"):
+    with pytest.raises(UserError, match="--policy is for images, not for samples of kind slide"):
         training_steps(options_for(policy="rand-m9"), SlidePreprocessing.create(8.0))
 
 
 @pytest.mark.parametrize(("changes", "named"), [({"fit": "native"}, "--fit native"), ({"mpp": 8.0}, "--mpp")])
 def test_samples_of_unlike_shapes_come_one_by_one(options_for, changes: dict[str, Any], named: str) -> None:
     refuse_batches(options_for(**changes, batch=1))
-    with pytest.raises(UserError, match=f"{named} gives pictures of different shapes"):
+    with pytest.raises(UserError, match=f"{named} gives images of different shapes"):
         refuse_batches(options_for(**changes, batch=2))

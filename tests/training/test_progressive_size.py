@@ -5,7 +5,7 @@ import torch
 from softfree.data.modalities.image import Preprocessing
 from softfree.training.progressive_size import Growth, refuse_growth
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.readers.image import Picture
+from softfree_runtime.readers.image import DecodedImage
 
 
 def test_the_first_half_of_the_epochs_is_shared_by_the_smaller_sides(options_for):
@@ -34,8 +34,8 @@ def test_sides_of_odd_sizes_and_few_epochs(options_for, size, start, epochs, sid
 def test_a_reduced_image_is_what_preparation_at_that_side_gives(options_for, preset, fit):
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (64, 48 if fit == "pad" else 64, 3), dtype=np.uint8)
-    picture = Picture(pixels, 0, 255, None, (), "8-bit RGB")
-    full, small = (torch.from_numpy(Preprocessing.create(preset, side, fit)(picture))[None] for side in (64, 32))
+    image = DecodedImage(pixels, 0, 255, None, (), "8-bit RGB")
+    full, small = (torch.from_numpy(Preprocessing.create(preset, side, fit)(image))[None] for side in (64, 32))
     growth = Growth.of(options_for(size=64, start_size=32, epochs=2, preset=preset))
     inner = slice(6, 26)  # at the border of padding, pixels of both are averaged
     found, expected = (some[..., inner] for some in (growth(full, 0), small))
@@ -53,4 +53,4 @@ def test_a_reduced_image_is_what_preparation_at_that_side_gives(options_for, pre
 )
 def test_a_start_size_that_cannot_work_is_refused(options_for, changes, message):
     with pytest.raises(UserError, match=message):
-        refuse_growth(options_for(**changes), "picture")
+        refuse_growth(options_for(**changes), "image")

@@ -44,7 +44,7 @@ def test_a_softmax_vit_is_converted_on_the_way(
     assert found is not None
     after, before = map(float, found.groups())
     assert after < 0.9 * before
-    assert run.config["model"]["attention_options"] == {"normalised": "qk"}
+    assert run.config["model"]["attention_options"] == {"normalized": "qk"}
     assert run.config["model"]["stem"] == "patch"
     kept = load_file(run.folder / "model.safetensors")
     torch.testing.assert_close(kept["blocks.0.mlp.fc1.weight"], load_file(published)["blocks.0.mlp.fc1.weight"])

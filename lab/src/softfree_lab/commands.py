@@ -140,20 +140,18 @@ def _study_robustness(parsed: Namespace) -> None:
 
 
 def _study_convergence_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "pictures", nargs="+", type=str, help="Pictures, folders of them, or tables with a column path."
-    )
+    parser.add_argument("images", nargs="+", type=str, help="Images, folders of them, or tables with a column path.")
     parser.add_class_arguments(ConvergenceOptions, None)
 
 
 def _study_convergence(parsed: Namespace) -> None:
     from softfree_lab.studies.convergence import study_convergence, to_markdown
 
-    print(to_markdown(study_convergence(fill(ConvergenceOptions, parsed), parsed.pictures)), end="")
+    print(to_markdown(study_convergence(fill(ConvergenceOptions, parsed), parsed.images)), end="")
 
 
 def _study_attention_maps_arguments(parser: Parser) -> None:
-    parser.add_argument("picture", type=str, help="A picture.")
+    parser.add_argument("image", type=str, help="An image.")
     parser.add_argument("runs", nargs="+", type=str, help="Run directories, an attention each.")
     parser.add_class_arguments(AttentionMapOptions, None)
 
@@ -162,12 +160,12 @@ def _study_attention_maps(parsed: Namespace) -> None:
     from softfree_lab.studies.attention_maps import study_attention_maps
 
     chosen = fill(AttentionMapOptions, parsed)
-    study_attention_maps(parsed.picture, parsed.runs, chosen)
+    study_attention_maps(parsed.image, parsed.runs, chosen)
     print(chosen.out)
 
 
 def _study_explain_arguments(parser: Parser) -> None:
-    parser.add_argument("runs", nargs="+", type=str, help="Run directories of one task on pictures.")
+    parser.add_argument("runs", nargs="+", type=str, help="Run directories of one task on images.")
     parser.add_class_arguments(ExplainStudyOptions, None)
     add_json(parser)
 
@@ -238,11 +236,9 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "bench attention": Command(
             "time and memory of attentions over sequence lengths", *_speed(AttentionBenchOptions, "bench_attention")
         ),
-        "bench model": Command(
-            "time and memory of models over picture sides", *_speed(ModelBenchOptions, "bench_model")
-        ),
+        "bench model": Command("time and memory of models over image sides", *_speed(ModelBenchOptions, "bench_model")),
         "bench stream": Command(
-            "time and memory of pictures of any size, streamed", add(StreamBenchOptions), _bench_stream
+            "time and memory of images of any size, streamed", add(StreamBenchOptions), _bench_stream
         ),
         "bench maps": Command(
             "time and memory of explanation maps, beside a forward pass", add(MapBenchOptions), _bench_maps
@@ -282,7 +278,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "how often the intervals of a report hold the truth, by simulation", add(CoverageOptions), _study_coverage
         ),
         "study sizes": Command(
-            "whether a run has learnt the pictures or their size", _study_sizes_arguments, _study_sizes
+            "whether a run has learned the images or their size", _study_sizes_arguments, _study_sizes
         ),
     },
 }

@@ -64,14 +64,14 @@ class Plan:
         pixels: Of all slides of a step together, about; a step has four slides at least.
         tests: Side of the test slides in pixels, number of slides.
         streamed: From this side on, slides are streamed through the model, band by band.
-        pictured: Side of the slide in the picture.
+        shown: Side of the slide in the image.
     """
 
     stages: Sequence[Stage] = (Stage((256,), 120, 1.5e-3), Stage((256, 512, 1024), 90, 6e-4))
     pixels: int = 32 * 256**2
     tests: Sequence[tuple[int, int]] = ((256, 200), (512, 200), (1024, 100), (2048, 40))
     streamed: int = 2048
-    pictured: int = 2048
+    shown: int = 2048
 
 
 def demo_slide(options: DemoOptions, plan: Plan | None = None) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def demo_slide(options: DemoOptions, plan: Plan | None = None) -> dict[str, Any]
         raise UserError(f"--out {options.out} is there already; delete it or name another folder")
     started, worked = time.monotonic(), time.process_time()
     console.print(f"[bold]{NOTICE}[/]")
-    console.print("On each lie two specks of ink, at least half a side apart: are they of the same colour?")
+    console.print("On each lie two specks of ink, at least half a side apart: are they of the same color?")
     curves, rows = {}, []
     for name in (WITH, WITHOUT):
         sides = [side for stage in plan.stages for side in stage.sides]
@@ -116,7 +116,7 @@ def demo_slide(options: DemoOptions, plan: Plan | None = None) -> dict[str, Any]
     }
     write_atomically(options.out / "results.json", json.dumps(result, indent=2))
     with replacing(options.out / "slides.png") as temporary:
-        _draw(NeedleSlide(options.seed, plan.pictured), curves, rows).savefig(temporary, dpi=150, facecolor="white")
+        _draw(NeedleSlide(options.seed, plan.shown), curves, rows).savefig(temporary, dpi=150, facecolor="white")
     _say(options.out, rows, time.monotonic() - started)
     return result
 
@@ -160,7 +160,7 @@ def train(model: VisionTransformer, plan: Plan, options: DemoOptions) -> list[fl
 
 
 def _fours(seeds: Iterable[int], side: int) -> list[NeedleSlide]:
-    """Make slides in all four colourings of their marks.
+    """Make slides in all four colorings of their marks.
 
     What tissue and places do to the logit cancels between them, and what is left of the gradient is about the pair:
     with single slides the same training finds nothing in the same time.
@@ -173,8 +173,8 @@ def measure(model: VisionTransformer, side: int, number: int, plan: Plan, option
     """Measure the AUROC on ``number`` slides that training has not seen, half of each class."""
     model.eval()
     first = (options.seed + 1) * OTHER - side  # other slides at each side
-    colourings = islice(cycle(product(KINDS, repeat=2)), number)
-    slides = [NeedleSlide(first - at, side, kinds=kinds) for at, kinds in enumerate(colourings)]
+    colorings = islice(cycle(product(KINDS, repeat=2)), number)
+    slides = [NeedleSlide(first - at, side, kinds=kinds) for at, kinds in enumerate(colorings)]
     logits = []
     with Progress(console=console, disable=not options.progress, transient=True) as bar:
         for slide in bar.track(slides, description=f"testing at {side}"):
@@ -209,11 +209,11 @@ def _draw(slide: NeedleSlide, curves: dict[str, list[float]], rows: list[dict[st
     """A slide with its marks circled and enlarged, the losses over the steps, the AUROC over the side."""
     drawing = Figure(figsize=(9, 5), layout="constrained")
     grid = drawing.add_gridspec(4, 4)
-    picture = drawing.add_subplot(grid[:3, :2])
-    picture.imshow(slide.read(0, 0, *slide.size))
-    picture.set_title(f"A phantom of {slide.side:,} x {slide.side:,} pixels: {CLASSES[slide.label]}")
+    image = drawing.add_subplot(grid[:3, :2])
+    image.imshow(slide.read(0, 0, *slide.size))
+    image.set_title(f"A phantom of {slide.side:,} x {slide.side:,} pixels: {CLASSES[slide.label]}")
     for at, mark in enumerate(slide.marks):
-        picture.add_patch(Circle((mark.x, mark.y), 3 * slide.mark, fill=False, color=INK))
+        image.add_patch(Circle((mark.x, mark.y), 3 * slide.mark, fill=False, color=INK))
         top, left = (min(max(0, place - 64), slide.side - 128) for place in (mark.y, mark.x))
         detail = drawing.add_subplot(grid[3, at])
         detail.imshow(slide.read(top, left, 128, 128))
@@ -221,12 +221,12 @@ def _draw(slide: NeedleSlide, curves: dict[str, list[float]], rows: list[dict[st
     for axes in drawing.axes:
         axes.set_axis_off()
     losses, areas = drawing.add_subplot(grid[:2, 2:]), drawing.add_subplot(grid[2:, 2:])
-    for (name, curve), colour, dash in zip(curves.items(), SERIES, DASHES, strict=False):
-        losses.plot(curve, color=colour, linestyle=dash, label=name)
+    for (name, curve), color, dash in zip(curves.items(), SERIES, DASHES, strict=False):
+        losses.plot(curve, color=color, linestyle=dash, label=name)
         own = [row for row in rows if row["model"] == name]
         sides, values = [row["side"] for row in own], np.array([row["auroc"] for row in own])
         errors = abs(np.array([[row["low"], row["high"]] for row in own]).T - values)
-        areas.errorbar(sides, values, errors, color=colour, linestyle=dash, marker="o", markersize=4, capsize=2)
+        areas.errorbar(sides, values, errors, color=color, linestyle=dash, marker="o", markersize=4, capsize=2)
     losses.axhline(math.log(2), color=RULE, linewidth=1, zorder=0)
     losses.set(xlabel="Step", ylabel="Loss", ylim=(0, 1.5))
     losses.legend(loc="upper right")
@@ -246,4 +246,4 @@ def _say(out: Path, rows: list[dict[str, Any]], seconds: float) -> None:
     console.print(table)
     console.print("A side that training did not have has a smaller share of marks than it has seen: no promise there.")
     console.print("Scores of single tokens, added up, cannot tell: a mixed pair is the mean of the two equal ones.")
-    console.print(f"Picture: {out / 'slides.png'}   Numbers: {out / 'results.json'}   ({seconds:.0f} s)")
+    console.print(f"Image: {out / 'slides.png'}   Numbers: {out / 'results.json'}   ({seconds:.0f} s)")

@@ -2,7 +2,7 @@
 
 A slide is a function of its seed: any rectangle of it is computed when it is asked for, and nothing is stored. It
 looks like stained tissue on glass, and somewhere on the tissue are two specks of ink, each *brown* or *blue* by the
-toss of a coin. The label says whether both have the same colour. Along one axis the specks are at least half a side
+toss of a coin. The label says whether both have the same color. Along one axis the specks are at least half a side
 apart, so that no window of less than half a side ever sees both.
 
 **Why scores that are only added up cannot solve it.** Take a model that scores each token or tile by itself (by
@@ -10,7 +10,7 @@ whatever function, of its place, too) and adds the scores up; its logit is a sum
 coins. With c the score of what has no mark and f, g those of the tiles with the first and with the second mark, the
 four slides that are equally likely have the logits
 
-    same colour:   c + f(brown) + g(brown),   c + f(blue) + g(blue)
+    same color:   c + f(brown) + g(brown),   c + f(blue) + g(blue)
     mixed:         c + f(brown) + g(blue),    c + f(blue) + g(brown)
 
 and the first two have the sum, so the mean m, of the last two. Three things follow:
@@ -43,8 +43,8 @@ from softfree_runtime.core.errors import UserError
 CLASSES = ("mixed", "same")
 KINDS = ("brown", "blue")
 INK = np.array([[0.45, 0.24, 0.10], [0.10, 0.32, 0.62]])  # red, green, blue of each kind, from 0 to 1
-# Optical density of haematoxylin and eosin in red, green and blue: Ruifrok and Johnston, Anal Quant Cytol Histol 2001.
-HAEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.07, 0.99, 0.11])
+# Optical density of hematoxylin and eosin in red, green and blue: Ruifrok and Johnston, Anal Quant Cytol Histol 2001.
+HEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.07, 0.99, 0.11])
 BLOCK = 256  # pixels a side of one tile of texture
 TILES = 16
 CELLS = 32  # of the map of tissue, a side
@@ -57,7 +57,7 @@ class Mark:
 
     Attributes:
         kind: Of :data:`KINDS`.
-        y, x: Its centre, pixels from the top and from the left.
+        y, x: Its center, pixels from the top and from the left.
     """
 
     kind: str
@@ -120,7 +120,7 @@ class NeedleSlide:
         index += shade
         for mark in self.marks:
             self._paint(index, shade, mark, top, left)
-        return _colours()[index].view(np.uint8).reshape(height, width, 4)[..., :3]
+        return _colors()[index].view(np.uint8).reshape(height, width, 4)[..., :3]
 
     def _levels(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         """How much tissue there is at each pixel, (height, width) uint16 below LEVELS: bilinear between the cells.
@@ -159,8 +159,8 @@ class NeedleSlide:
         first_y, first_x = mark.y - self.mark // 2, mark.x - self.mark // 2
         y = np.arange(max(first_y, top), min(first_y + self.mark, top + index.shape[0]))
         x = np.arange(max(first_x, left), min(first_x + self.mark, left + index.shape[1]))
-        centre = (self.mark - 1) / 2
-        inside = (y[:, None] - first_y - centre) ** 2 + (x - first_x - centre) ** 2 <= (self.mark / 2) ** 2
+        center = (self.mark - 1) / 2
+        inside = (y[:, None] - first_y - center) ** 2 + (x - first_x - center) ** 2 <= (self.mark / 2) ** 2
         where = np.ix_(y - top, x - left)
         ink = LEVELS * (LEVELS + KINDS.index(mark.kind)) + shade[where].astype(np.uint16)
         index[where] = np.where(inside, ink, index[where])
@@ -236,9 +236,9 @@ def _add_nuclei(level: np.ndarray, rng: np.random.Generator) -> None:
     """Draw some 200 ellipses of 5 to 10 pixels, none across the border, where another tile begins."""
     for _ in range(rng.integers(150, 250)):
         long, short, angle = rng.uniform(3, 5), rng.uniform(2.2, 3.2), rng.uniform(0, np.pi)
-        centre = rng.uniform(6, BLOCK - 6, 2)
-        y, x = np.mgrid[-5:6, -5:6] + np.rint(centre).astype(int)[:, None, None]
-        down, right = y - centre[0], x - centre[1]
+        center = rng.uniform(6, BLOCK - 6, 2)
+        y, x = np.mgrid[-5:6, -5:6] + np.rint(center).astype(int)[:, None, None]
+        down, right = y - center[0], x - center[1]
         along, aside = right * np.cos(angle) + down * np.sin(angle), down * np.cos(angle) - right * np.sin(angle)
         inside = (along / long) ** 2 + (aside / short) ** 2 < 1
         dark = LEVELS // 2 + rng.uniform(8, 31) - 3 * rng.random(inside.shape)
@@ -246,15 +246,15 @@ def _add_nuclei(level: np.ndarray, rng: np.random.Generator) -> None:
 
 
 @lru_cache(maxsize=1)
-def _colours() -> np.ndarray:
+def _colors() -> np.ndarray:
     """Red, green, blue and a spare byte as one uint32 by ``tissue level * LEVELS + texture``; after those, the inks."""
     tissue, shade = np.divmod(np.arange(LEVELS * LEVELS), LEVELS)
     tissue, nucleus = tissue / LEVELS, shade >= LEVELS // 2
     eosin = np.where(nucleus, 0.12, 0.08 + 0.22 * shade / (LEVELS // 2))
-    haematoxylin = np.where(nucleus, 0.25 + 0.5 * (shade - LEVELS // 2) / (LEVELS // 2), 0.05)
-    density = 0.02 + tissue[:, None] * (eosin[:, None] * EOSIN + haematoxylin[:, None] * HAEMATOXYLIN)
+    hematoxylin = np.where(nucleus, 0.25 + 0.5 * (shade - LEVELS // 2) / (LEVELS // 2), 0.05)
+    density = 0.02 + tissue[:, None] * (eosin[:, None] * EOSIN + hematoxylin[:, None] * HEMATOXYLIN)
     ink = INK[:, None] * np.linspace(0.85, 1.15, LEVELS)[:, None]  # (kinds, LEVELS, 3)
-    colours = np.concatenate([10**-density, ink.reshape(-1, 3)])
-    four = np.zeros((len(colours), 4), np.uint8)
-    four[:, :3] = np.rint(np.clip(colours, 0, 1) * 255)
+    colors = np.concatenate([10**-density, ink.reshape(-1, 3)])
+    four = np.zeros((len(colors), 4), np.uint8)
+    four[:, :3] = np.rint(np.clip(colors, 0, 1) * 255)
     return four.view(np.uint32)[:, 0]

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.inputs,
             given.out,
             frame=given.frame,
-            images=given.images,
+            image_root=given.image_root,
             batch=given.batch,
             threads=given.threads,
             as_json=given.json,
@@ -48,7 +48,7 @@ def _parser() -> _Parser:
     parser.add_argument("inputs", nargs="+", help="Files, folders of them, or CSV tables with a column path.")
     parser.add_argument("--out", type=Path, default=Path("predictions.csv"), help="CSV file to write.")
     parser.add_argument("--frame", type=int, help="Frame of multi-frame files, counted from 0; default: the first.")
-    parser.add_argument("--images", type=Path, help="Folder that the paths of tables start from; default: the table's.")
+    parser.add_argument("--image-root", type=Path, help="Folder that paths of tables start from; default: the table's.")
     parser.add_argument("--batch", type=int, default=16, help="Samples at once.")
     parser.add_argument("--threads", type=int, help="Threads to use; default: all processors.")
     parser.add_argument("--json", action="store_true", help="Print the rows as JSON, for programs.")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task, check_task
 from softfree_runtime.core.validation import check_fields, shown
-from softfree_runtime.preprocessing.modalities import KINDS, PICTURE, Prepared, home, restore
+from softfree_runtime.preprocessing.modalities import IMAGE, KINDS, Prepared, home, restore
 
 FORMAT = "1"
 MEND = "export the run again"
@@ -21,7 +21,7 @@ _IN_JSON = (
     *("task", "classes", "preprocessing", "temperature", "thresholds", "size", "versions", "metrics"),
     *_LATER,
 )
-_IN_TEXT = {"quantised": "", "precision": "float32"}
+_IN_TEXT = {"quantized": "", "precision": "float32"}
 ABOVE_ZERO = ("size", "channels", "shape", "spacing", "mpp", "side", "max_side", "in_features", "deviation")
 
 
@@ -38,7 +38,7 @@ class Metadata:
         card: the model card, text for people.
         versions: of the software that trained and exported.
         metrics: on the test split: name to value, low, high, n.
-        quantised: ``static`` or ``weights`` for integers, else empty.
+        quantized: ``static`` or ``weights`` for integers, else empty.
         precision: ``float32`` or ``float16``, of the weights that are no integers.
         group: all rows of a patient in a table are one sample, a bag.
         loss: what fewer bits cost on the test split: of AUROC, and by how much probabilities moved; empty for float32.
@@ -52,7 +52,7 @@ class Metadata:
     card: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
-    quantised: Literal["", "static", "weights"] = ""
+    quantized: Literal["", "static", "weights"] = ""
     precision: Literal["float32", "float16"] = "float32"
     group: bool = False
     loss: dict[str, Any] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Metadata:
             "group": self.group,
             "loss": self.loss,
         }
-        text = {"softfree_format": FORMAT, "model_card": self.card, "quantised": self.quantised}
+        text = {"softfree_format": FORMAT, "model_card": self.card, "quantized": self.quantized}
         text["precision"] = self.precision
         return text | {name: json.dumps(value) for name, value in values.items()}
 
@@ -135,7 +135,7 @@ def _parsed(found: Mapping[str, str], name: str, path: Path) -> Any:
 def _steps(path: Path, stored: Any) -> Prepared:
     """Make the steps from a sample to the graph's input, once each value is of its type and possible."""
     fields = dict(stored) if isinstance(stored, dict) else {"kind": stored}
-    kind = fields.pop("kind", PICTURE)
+    kind = fields.pop("kind", IMAGE)
     if kind not in KINDS:
         raise UserError(f"{path}: preprocessing.kind is {shown(kind)}; expected {' or '.join(KINDS)}; {MEND}")
     check_fields(path, "preprocessing", fields, home(kind), mend=MEND)

@@ -16,7 +16,7 @@ from softfree_runtime.core.batching import of_equal_shape
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import printable, replacing
 from softfree_runtime.core.outputs import columns
-from softfree_runtime.readers.image import Picture
+from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.session import Model
 from softfree_runtime.sources.inputs import Found, Input, find_inputs, table_rows
 
@@ -28,7 +28,7 @@ def predict(
     inputs: Input | Sequence[Input],
     *,
     frame: int | None = None,
-    images: str | Path | None = None,
+    image_root: str | Path | None = None,
     batch: int = 16,
     threads: int | None = None,
 ) -> list[Row]:
@@ -36,9 +36,9 @@ def predict(
 
     Args:
         model: the file, or one that is open.
-        inputs: paths, or for pictures arrays (H, W) or (H, W, C), which are read as a TIFF of the same numbers is.
+        inputs: paths, or for images arrays (H, W) or (H, W, C), which are read as a TIFF of the same numbers is.
         frame: frame of multi-frame files, counted from 0; default: the first.
-        images: folder that the paths of tables start from and must lie in; default: each table's folder.
+        image_root: folder that the paths of tables start from and must lie in; default: each table's folder.
         batch: samples at once; only samples of equal shape share a batch.
         threads: that onnxruntime may use; default: all processors.
 
@@ -55,7 +55,7 @@ def predict(
     given: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
     about = opened.metadata
     kind = about.preparation.kind
-    found = find_inputs(given, frame, kind, partial(table_rows, kind=kind, group=about.group, images=images))
+    found = find_inputs(given, frame, kind, partial(table_rows, kind=kind, group=about.group, image_root=image_root))
     logits, failed = _logits(opened, found, batch)
     rows = []
     for number, (name, _, _) in enumerate(found):
@@ -75,7 +75,7 @@ def _logits(model: Model, found: list[Found], batch: int) -> tuple[np.ndarray, d
         for number, (name, source, frame) in enumerate(found):
             try:
                 sample = model.metadata.preparation.load(source, frame)
-                model.check(name if isinstance(source, Picture) else source, sample)
+                model.check(name if isinstance(source, DecodedImage) else source, sample)
             except ReadError as error:
                 failed[number] = error
             else:
@@ -92,7 +92,7 @@ def predict_to_file(
     out: Path,
     *,
     frame: int | None = None,
-    images: str | Path | None = None,
+    image_root: str | Path | None = None,
     batch: int = 16,
     threads: int | None = None,
     as_json: bool = False,
@@ -100,7 +100,7 @@ def predict_to_file(
     """Predict and write ``out``, a CSV file; the exit status is 0 or 1 (some failed), and UserError when all did."""
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out}: expected a name that ends in .csv, the only kind for exported models")
-    rows = predict(model, list(inputs), frame=frame, images=images, batch=batch, threads=threads)
+    rows = predict(model, list(inputs), frame=frame, image_root=image_root, batch=batch, threads=threads)
     with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()

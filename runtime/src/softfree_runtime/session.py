@@ -50,7 +50,7 @@ class Model:
             raise UserError(f"{self.path} gives no logit for each of its {classes} classes; export the run again")
 
     def check(self, name: str, sample: np.ndarray) -> None:
-        """Refuse a prepared sample, such as a picture (C, H, W), called ``name``, that the graph does not take.
+        """Refuse a prepared sample, such as an image (C, H, W), called ``name``, that the graph does not take.
 
         Raises:
             UserError: other channels or features, or another number of axes.
@@ -65,7 +65,7 @@ class Model:
             raise ReadError(f"{name}: {got} once prepared, but {self.path} takes {sides} only", "unsupported")
 
     def logits(self, samples: np.ndarray) -> np.ndarray:
-        """Give float64 logits (B, K) for prepared samples of one shape, such as pictures (B, C, H, W).
+        """Give float64 logits (B, K) for prepared samples of one shape, such as images (B, C, H, W).
 
         Raises:
             UserError: what the graph does not take.

@@ -32,8 +32,8 @@ class Attention(nn.Module, ABC):
         dim: Width C of the tokens.
         num_heads: Number of heads H; C must be a multiple of H.
         qkv_bias: A bias on the projection to Q, K and V.
-        qk_norm: Normalise Q and K. A method that does so by its nature takes this as met.
-        scale_norm: Normalise the result over its C features before the output projection.
+        qk_norm: Normalize Q and K. A method that does so by its nature takes this as met.
+        scale_norm: Normalize the result over its C features before the output projection.
         proj_bias: A bias on the output projection.
         attn_drop: Dropout on the attention weights; only for methods that have such weights.
         proj_drop: Dropout after the output projection.
@@ -43,7 +43,7 @@ class Attention(nn.Module, ABC):
         **unused: Keywords of other timm releases: ``depth`` is ignored, others may only be unset.
 
     Raises:
-        UserError: an option that this method cannot honour.
+        UserError: an option that this method cannot honor.
     """
 
     # One projection for Q and K: ``qkv`` then has 2C rows, and takes those of Q and V from a state dict with 3C.
@@ -144,7 +144,7 @@ class Attention(nn.Module, ABC):
     def projections_are_plain(self) -> bool:
         """Whether nothing but two matrices surrounds the mixing, so that a method may fold them into it.
 
-        It may not where the result is normalised, where an adapter has replaced a projection by more than a matrix, or
+        It may not where the result is normalized, where an adapter has replaced a projection by more than a matrix, or
         where a projection has hooks (pruning computes its weight in one).
         """
         projections = (self.qkv, self.proj)

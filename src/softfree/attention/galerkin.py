@@ -1,11 +1,11 @@
 """Galerkin attention (Cao 2021, "Choose a transformer: Fourier or Galerkin", arXiv:2105.14995).
 
-Keys and values are normalised token by token over the D features of a head; there is no softmax:
+Keys and values are normalized token by token over the D features of a head; there is no softmax:
 
     O_h = Q_h (K~_h^T V~_h) / n,    T~ = gamma_h * (T - mean_d T) / sqrt(var_d T + eps) + beta_h
 
 with eps = 1e-5, the biased variance, and a scale and shift (D) for each head. The variant of the official code that
-normalises over the tokens instead ('instance') is ``SeqNormAttention(normalised="kv", start="unit")``.
+normalizes over the tokens instead ('instance') is ``SeqNormAttention(normalized="kv", start="unit")``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from softfree.attention.base import Attention, Grid, mean_product, wide_type, wi
 
 
 class GalerkinAttention(Attention):
-    """``O_h = Q_h (K~_h^T V~_h) / n`` with K and V normalised over the D features of a head; time grows with N.
+    """``O_h = Q_h (K~_h^T V~_h) / n`` with K and V normalized over the D features of a head; time grows with N.
 
     A class token counts as any other token: it enters the sum and n. The grid is not looked at.
 
@@ -70,7 +70,7 @@ class GalerkinAttention(Attention):
 
 
 class HeadNorm(nn.Module):
-    """Layer normalisation over the D features of a head, each head with its own scale and shift.
+    """Layer normalization over the D features of a head, each head with its own scale and shift.
 
     Args:
         num_heads: H.
@@ -92,17 +92,17 @@ class HeadNorm(nn.Module):
         super().__init__()
         self.eps = eps
         self.per_head = (num_heads, 1, head_dim)
-        # One axis, so that weight decay spares them as it spares those of other normalisations.
+        # One axis, so that weight decay spares them as it spares those of other normalizations.
         self.weight = nn.Parameter(torch.ones(num_heads * head_dim, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(num_heads * head_dim, device=device, dtype=dtype))
 
     def forward(self, t: Tensor) -> Tensor:
-        """Normalise (B, H, N, D); statistics in float32, or float64 where ``t`` has it."""
+        """Normalize (B, H, N, D); statistics in float32, or float64 where ``t`` has it."""
         (wide, weight, bias), exact = widen(t, self.weight, self.bias)
         with exact:
             if torch.compiler.is_compiling():  # torch 2.15 is wrong about the strides of its own norm's gradient
-                centred = wide - wide.mean(-1, keepdim=True)
-                normal = centred * (centred.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+                centered = wide - wide.mean(-1, keepdim=True)
+                normal = centered * (centered.square().mean(-1, keepdim=True) + self.eps).rsqrt()
             else:
                 normal = F.layer_norm(wide, wide.shape[-1:], eps=self.eps)
             return torch.addcmul(bias.view(self.per_head), normal, weight.view(self.per_head)).to(t.dtype)

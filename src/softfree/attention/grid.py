@@ -95,7 +95,7 @@ def step(old: int, new: int, like: Tensor) -> Tensor:
 def linear_weights(old: int, new: int, like: Tensor) -> Tensor:
     """Weights (new, old) of linear resizing of one axis, with the type and place of ``like``.
 
-    With the centres of the places as in ``torch.nn.functional.interpolate``, and clamped at the edge.
+    With the centers of the places as in ``torch.nn.functional.interpolate``, and clamped at the edge.
     """
     at = (torch.arange(new, device=like.device, dtype=like.dtype) + 0.5) * step(old, new, like) - 0.5
     away = at.clamp(0, old - 1).unsqueeze(1) - torch.arange(old, device=like.device)

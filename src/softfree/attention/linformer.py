@@ -39,7 +39,7 @@ class LinformerAttention(Attention):
     Args:
         dim: Width C.
         num_heads: Number of heads H.
-        reference: Sides of the grid that the maps are learned for, as many as the pictures have.
+        reference: Sides of the grid that the maps are learned for, as many as the images have.
         landmarks: k, the rows of E and F.
         share_kv: One matrix for keys and values, E = F.
         **options: See :class:`~softfree.attention.base.Attention`.

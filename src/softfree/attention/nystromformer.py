@@ -9,7 +9,7 @@ The pseudo-inverse comes from the paper's iteration of third order, and gradient
     Z <- Z (13 I - A Z (15 I - A Z (7 I - A Z))) / 4,    Z_0 = A^T / (||A||_1 ||A||_inf)
 
 Z_0 is taken for each matrix by itself, as in the paper: the released code divides by a norm over the whole batch, so
-that a sample's result depends on its neighbours.
+that a sample's result depends on its neighbors.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class NystromformerAttention(Attention):
     """Softmax attention by way of m landmarks; time grows with N m, and nothing of size N x m is kept.
 
     Landmarks are means over windows of the grid, of any side; a sequence without one is cut into m runs of real
-    tokens. Tokens in front of the grid, such as a class token, are in no landmark: they attend to the picture and are
+    tokens. Tokens in front of the grid, such as a class token, are in no landmark: they attend to the image and are
     attended to as any other token, through the landmarks. All is in float32, or float64 where the input is.
 
     Args:

@@ -7,7 +7,7 @@ The softmax kernel is an expectation over random features, so that keys and valu
 
 c keeps the exponential within range and cancels but for eps: for a query it is the maximum of w_r . x' over r, for the
 keys of a head that over r and all real tokens; as in the released code it is taken as a constant in the gradient. The
-w_r are orthogonal in blocks of D, of lengths as those of Gaussian vectors. The generalised kernel is
+w_r are orthogonal in blocks of D, of lengths as those of Gaussian vectors. The generalized kernel is
 phi(x)_r = relu(w_r . x') + eps. eps is 1e-4, and 1e-3 for that kernel.
 """
 
@@ -42,7 +42,7 @@ class PerformerAttention(Attention):
         dim: Width C.
         num_heads: Number of heads H.
         features: M; default D ln D, rounded down.
-        kernel: "softmax", or "relu" for the generalised kernel, which approximates nothing.
+        kernel: "softmax", or "relu" for the generalized kernel, which approximates nothing.
         redraw_every: Training forwards that a draw serves; 0 keeps the first. Drawing is left out of compiled graphs;
             exported ones, and forwards under ``torch.func``, neither count nor draw.
         eps: Added to the features; default 1e-4, and 1e-3 for "relu".

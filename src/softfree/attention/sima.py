@@ -5,7 +5,7 @@ Each channel of Q and K is divided by its L1 norm over the tokens; no softmax, n
     O_h = Q^_h (K^_h^T V_h),    T^_nc = T_nc / max(sum_n |T_nc|, eps)
 
 The result shrinks as N grows: by the nature of the method. The product is taken in the cheaper order; for long
-sequences nothing of the size of Q is normalised, since norms and output projection go into the D x D products:
+sequences nothing of the size of Q is normalized, since norms and output projection go into the D x D products:
 
     R_h = diag(1 / |q|) (K_h^T V_h / |k|) Wo_h^T,    Y = sum_h Q_h R_h + bo
 """
@@ -109,12 +109,12 @@ class SimaAttention(Attention):
         Q^ and K^ are of size 1 / N, which a half cannot hold: both carry sqrt(N), and the result is divided by N.
         """
         tokens = q.shape[2]
-        q = self._normalise(q, mask, tokens)
-        k = self._normalise(k, mask, tokens)
+        q = self._normalize(q, mask, tokens)
+        k = self._normalize(k, mask, tokens)
         out = (q @ k.transpose(-2, -1)) @ v if tokens < self.head_dim else q @ (k.transpose(-2, -1) @ v)
         return out / tokens
 
-    def _normalise(self, t: Tensor, mask: Tensor | None, tokens: int) -> Tensor:
+    def _normalize(self, t: Tensor, mask: Tensor | None, tokens: int) -> Tensor:
         """Give ``sqrt(N) t / max(|t|_1, eps)`` per channel, (B, H, N, D); padding becomes zero."""
         wide = t.to(torch.promote_types(t.dtype, torch.float32))
         if mask is not None:

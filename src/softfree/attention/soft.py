@@ -6,7 +6,7 @@ exp(-|a - b|^2 / 2) between rows,
     A = kernel(Q~', Q~'),    P = kernel(Q~', Q'),    S = P^T A^+ P,    O_h = S_h V_h
 
 never N x N: Nystroem's approximation of the kernel between all tokens. A^+ is by Newton's iteration.
-SOFT++ normalises between the landmarks: with D the diagonal of A's row sums,
+SOFT++ normalizes between the landmarks: with D the diagonal of A's row sums,
 
     S = P^T D^(-1/2) A^+ D^(-1/2) P
 
@@ -49,10 +49,10 @@ class SoftAttention(Attention):
 
     - "paper": landmarks are means of windows; no ridge; 49 landmarks whatever N.
     - "released": landmarks are a learned convolution of a head's queries (kernel and stride ``stride``, shared by the
-      heads), normalised over the D features and through a GELU, so that they are no longer in the space of the queries
+      heads), normalized over the D features and through a GELU, so that they are no longer in the space of the queries
       and S is no approximation of a kernel; a ridge of 0.01. Their number grows with N, and so the time with N^2, as in
       the released code. There the start value of Newton's iteration was one for all matrices of SOFT++; here each
-      matrix has its own, so that no sample depends on its neighbours, and SOFT++ has the same gradient as SOFT, the
+      matrix has its own, so that no sample depends on its neighbors, and SOFT++ has the same gradient as SOFT, the
       exact inverse's, where the code goes through all iterations.
 
     Tokens in front of the grid, such as a class token, are in no landmark, but attend and are attended to.
@@ -79,7 +79,7 @@ class SoftAttention(Attention):
     """
 
     shared_keys = True
-    normalised = False
+    normalized = False
     replaced = 0
 
     def __init__(
@@ -118,7 +118,7 @@ class SoftAttention(Attention):
             kernels = self.kernels(q, mask, grid)
             inverse = self.invert(kernels.between)
             weighted = kernels.across @ v.to(kernels.across.dtype)  # (B, H, m, D)
-            if self.normalised:
+            if self.normalized:
                 scale = kernels.between.sum(-1, keepdim=True).rsqrt()  # (B, H, m, 1)
                 out = kernels.across.mT @ (scale * (inverse.value @ (scale * weighted)))
             else:
@@ -165,7 +165,7 @@ class SoftNormAttention(SoftAttention):
     The released form has no ridge here, as in the released code.
     """
 
-    normalised = True
+    normalized = True
 
     def __init__(self, dim: int, num_heads: int = 8, *, ridge: float | None = None, **options: Any) -> None:
         super().__init__(dim, num_heads, ridge=0.0 if ridge is None else ridge, **options)
@@ -220,11 +220,11 @@ class ConvSampling(nn.Module):
 def gaussian_kernel(a: Tensor, b: Tensor) -> Tensor:
     """Give ``exp(-|a_i - b_j|^2 / 2)`` for rows of a (..., m, D) and b (..., n, D), (..., m, n), float32 or better.
 
-    Both are centred by the mean of ``a`` first: the kernel does not see it, and |a|^2 + |b|^2 - 2 a.b would lose its
+    Both are centered by the mean of ``a`` first: the kernel does not see it, and |a|^2 + |b|^2 - 2 a.b would lose its
     digits to it. Only ``a``, ``b`` and the result are kept for backward.
     """
-    centre = a.detach().mean(-2, keepdim=True)
-    a, b = a - centre, b - centre
+    center = a.detach().mean(-2, keepdim=True)
+    a, b = a - center, b - center
     if plain_only():
         return _kernel(a, b)
     result: Tensor = _GaussianKernel.apply(a, b)

@@ -17,7 +17,7 @@ class SoftmaxAttention(Attention):
     Args:
         dim: Width C.
         num_heads: Number of heads H.
-        qk_norm: Normalise q and k over the D features of a head, with ``norm_layer``.
+        qk_norm: Normalize q and k over the D features of a head, with ``norm_layer``.
         attn_drop: Dropout on the attention weights.
         norm_layer: Layer for ``qk_norm`` and ``scale_norm``; default ``torch.nn.LayerNorm``.
         **options: See :class:`~softfree.attention.base.Attention`.

@@ -48,7 +48,7 @@ def _check(parsed: Namespace) -> int:
         label=chosen.label,
         labels=chosen.labels,
         positive=chosen.positive,
-        images=chosen.images,
+        image_root=chosen.image_root,
         seed=chosen.seed,
         strict_patients=False,
         known=kept_split(chosen.split_from),
@@ -71,9 +71,9 @@ def _train_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--resume",
         type=str,
-        help="Go on with this run directory, whose options hold; TABLE, --images, --teacher say where those lie now.",
+        help="Go on with this run directory, with its options; TABLE, --image-root and --teacher name what was moved.",
     )
-    parser.add_argument("--config", action="config", help="YAML file with any of these ")
+    parser.add_argument("--config", action="config", help="YAML file with any of these options.")
 
 
 def _train(parsed: Namespace) -> None:
@@ -85,7 +85,7 @@ def _train(parsed: Namespace) -> None:
     from softfree.training.loop import resume, train
 
     if parsed.resume is not None:
-        moved = (parsed.table, parsed.images, parsed.teacher)
+        moved = (parsed.table, parsed.image_root, parsed.teacher)
         run = resume(Path(parsed.resume), *(None if path is None else Path(str(path)) for path in moved))
     else:
         run = train(fill(TrainOptions, parsed, table=Path(parsed.table)))
@@ -116,7 +116,7 @@ def _evaluate(parsed: Namespace) -> None:
 
 def _predict_arguments(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="A run directory, or a file of softfree export.")
-    parser.add_argument("inputs", nargs="+", type=str, help="Pictures, folders of them, or tables with a column path.")
+    parser.add_argument("inputs", nargs="+", type=str, help="Images, folders of them, or tables with a column path.")
     parser.add_class_arguments(PredictOptions, None)
     add_json(parser)
 
@@ -128,7 +128,7 @@ def _predict(parsed: Namespace) -> int:
             raise UserError(f"--precision {chosen.precision}: an exported file has its own; leave it out")
         from softfree_runtime import predict_to_file as predict_exported
 
-        how = {"frame": chosen.frame, "images": chosen.images, "batch": chosen.batch, "as_json": parsed.json}
+        how = {"frame": chosen.frame, "image_root": chosen.image_root, "batch": chosen.batch, "as_json": parsed.json}
         return predict_exported(parsed.run, parsed.inputs, chosen.out, **how)
     from softfree.inference.predict import predict_to_file
 
@@ -192,7 +192,7 @@ def _pretrain_arguments(parser: Parser) -> None:
     for group in PretrainOptions.__mro__[1:-1]:
         parser.add_class_arguments(group, None)
     parser.add_argument("--resume", type=str, help="Go on with this run directory; all other options are its own.")
-    parser.add_argument("--config", action="config", help="YAML file with any of these ")
+    parser.add_argument("--config", action="config", help="YAML file with any of these options.")
 
 
 def _pretrain(parsed: Namespace) -> None:
@@ -211,7 +211,7 @@ def _pretrain(parsed: Namespace) -> None:
 
 def _features_arguments(parser: Parser) -> None:
     help_ = (
-        "CSV or Parquet file, one row a slide: path, mpp (micrometres per pixel, where files have none), any others."
+        "CSV or Parquet file, one row a slide: path, mpp (micrometers per pixel, where files have none), any others."
     )
     parser.add_argument("table", type=str, help=help_)
     parser.add_class_arguments(FeatureOptions, None)
@@ -270,13 +270,13 @@ def _convert_arguments(parser: Parser) -> None:
         "source", type=str, help="A run directory of a softmax model, or ViT weights: a file, a folder or a hub name."
     )
     parser.add_argument(
-        "--pictures",
+        "--images",
         nargs="+",
         type=str,
         required=True,
-        help="Pictures, folders of them, or a table with a column path, of which only the training rows are used.",
+        help="Images, folders of them, or a table with a column path, of which only the training rows are used.",
     )
-    parser.add_class_arguments(ConvertOptions, None, skip={"pictures"})
+    parser.add_class_arguments(ConvertOptions, None, skip={"images"})
     add_json(parser)
 
 

@@ -68,7 +68,7 @@ def _dispatch(program: str, description: str, groups: Groups, given: list[str]) 
     command = commands[name]
     parser = Parser(prog=f"{program} {name}", description=command.help, print_config=None)
     command.arguments(parser)
-    return command.run(parser.parse_args(_normalise(rest, parser))) or 0
+    return command.run(parser.parse_args(_normalize(rest, parser))) or 0
 
 
 def _overview(program: str, description: str, groups: Groups) -> str:
@@ -79,8 +79,8 @@ def _overview(program: str, description: str, groups: Groups) -> str:
     return "\n".join([*lines, "", f"{program} COMMAND --help explains a command."])
 
 
-def _normalise(arguments: list[str], parser: Parser) -> list[str]:
-    """Accept --label-smoothing for --label_smoothing, and a bare --pictures for --pictures=true."""
+def _normalize(arguments: list[str], parser: Parser) -> list[str]:
+    """Accept --label-smoothing for --label_smoothing, and a bare --images for --images=true."""
     flags = {
         option
         for action in parser._actions

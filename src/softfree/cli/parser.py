@@ -53,7 +53,7 @@ def fill(kind: type, parsed: Namespace, **given: Any) -> Any:
 
 def add_table(parser: Parser, *, required: bool = True) -> None:
     """Take the table as a positional argument."""
-    what = "CSV or Parquet file, one row a picture, or a folder of classes."
+    what = "CSV or Parquet file, one row an image, or a folder of classes."
     parser.add_argument("table", nargs=None if required else "?", type=str, help=what)
 
 

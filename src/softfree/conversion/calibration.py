@@ -1,4 +1,4 @@
-"""The pictures that a conversion looks at, and the labelled table that it is tested on."""
+"""The images that a conversion looks at, and the labeled table that it is tested on."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from softfree.inference.predict import find_inputs
 from softfree.inference.run import Run
 from softfree.reporting.scoring import open_table, own_table
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.readers.image import Picture
+from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.sources.inputs import TABLES
 
-Chosen = tuple[list[str | Picture], list[int | None]]
+Chosen = tuple[list[str | DecodedImage], list[int | None]]
 
 
-def labelled_table(run: Run, given: list[str]) -> Table:
+def labeled_table(run: Run, given: list[str]) -> Table:
     """Read the table among ``given`` with the run's classes.
 
     Raises:
         UserError: not one table, or not one with these labels.
     """
     if not _is_table(given):
-        raise UserError("the pictures come without labels")
+        raise UserError("the images come without labels")
     own = Path(run.config["options"]["table"]).resolve() == Path(given[0]).resolve()
     # The run's own table keeps the split that was made for it.
     return own_table(run, how="softfree convert RUN TABLE") if own else open_table(run, Path(given[0]))
@@ -41,21 +41,21 @@ def labelled_table(run: Run, given: list[str]) -> Table:
 def read_batches(
     options: ConvertOptions, preprocessing: Preprocessing, table: Table | None, device: torch.device
 ) -> tuple[list[Tensor], dict[str, ReadError]]:
-    """Read the pictures to calibrate with.
+    """Read the images to calibrate with.
 
     Args:
         options: Which, how many, how many at once.
         preprocessing: How.
-        table: The labelled table, if there is one.
+        table: The labeled table, if there is one.
         device: Where to.
 
     Returns:
-        Batches (B, channels, H, W) of equal shape, and why some pictures could not be read.
+        Batches (B, channels, H, W) of equal shape, and why some images could not be read.
 
     Raises:
-        UserError: no picture is found, or none can be read.
+        UserError: no image is found, or none can be read.
     """
-    sources, frames = _candidates(options.pictures, table)
+    sources, frames = _candidates(options.images, table)
     places = np.unique(np.linspace(0, len(sources) - 1, min(options.count, len(sources))).round().astype(int))
     dataset = SampleDataset(
         [sources[place] for place in places], None, preprocessing, frames=[frames[place] for place in places]
@@ -63,7 +63,7 @@ def read_batches(
     alike: dict[torch.Size, list[Tensor]] = {}
     failed: dict[str, ReadError] = {}
     numbers = range(len(dataset))
-    for number in tracked(numbers, "Reading pictures", shown=options.progress):
+    for number in tracked(numbers, "Reading images", shown=options.progress):
         try:
             image = dataset[number]["image"]
         except ReadError as error:
@@ -71,13 +71,13 @@ def read_batches(
             continue
         alike.setdefault(image.shape, []).append(image)
     if not alike:
-        raise UserError(f"none of the {len(dataset)} pictures can be read; the first: {next(iter(failed.values()))}")
+        raise UserError(f"none of the {len(dataset)} images can be read; the first: {next(iter(failed.values()))}")
     batches = [batch.to(device) for images in alike.values() for batch in torch.stack(images).split(options.batch)]
     return batches, failed
 
 
 def _candidates(given: list[str], table: Table | None) -> Chosen:
-    """All pictures, of a table with splits the training rows: what is measured on the others stays honest."""
+    """All images, of a table with splits the training rows: what is measured on the others stays honest."""
     if table is not None and len(rows := table.where("train").frame):
         stated = rows["frame"] if "frame" in rows else [None] * len(rows)
         return rows["file"].tolist(), [None if pd.isna(frame) else int(frame) for frame in stated]

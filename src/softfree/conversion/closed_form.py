@@ -1,6 +1,6 @@
 """Scales and shifts with which SeqNorm imitates softmax, by formulas alone; the algebra is in docs/convert.md.
 
-With M_p = diag(gamma_v) on the right of kv_p plus beta_k m_p^T, where m_p is the mean of V' on picture p, one head
+With M_p = diag(gamma_v) on the right of kv_p plus beta_k m_p^T, where m_p is the mean of V' on image p, one head
 of SeqNorm gives
 
     O_p = Q' M_p,        Q' = q diag(gamma_q) + 1 beta_q^T
@@ -39,7 +39,7 @@ class Scales:
 
 
 def first_order(seen: Statistics) -> Scales:
-    """Match softmax to first order in its scores, averaged over the pictures."""
+    """Match softmax to first order in its scores, averaged over the images."""
     width = seen.q_scale.shape[-1]
     gamma_q = (seen.q_scale * seen.k_scale).mean(0) / width**0.5
     beta_q = (seen.q_shift * seen.k_scale).mean(0) / width**0.5

@@ -1,4 +1,4 @@
-"""From a softmax network and some pictures to a file of SeqNorm weights, and how close they come."""
+"""From a softmax network and some images to a file of SeqNorm weights, and how close they come."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from softfree import __version__
 from softfree.attention import SeqNormAttention, SoftmaxAttention
-from softfree.conversion.calibration import labelled_table, read_batches
+from softfree.conversion.calibration import labeled_table, read_batches
 from softfree.conversion.closed_form import Scales, first_order, least_squares, set_scales
 from softfree.conversion.errors import relative_error
 from softfree.conversion.fit import fit
@@ -42,10 +42,10 @@ class Conversion:
         model: Name of the model that the weights are for.
         attention_options: Of its attention.
         out: The file.
-        pictures: How many were looked at.
+        images: How many were looked at.
         unreadable: Why others were not, by file.
         errors: For each block's attention ("block 0", ...), and for "features", the relative error at each stage.
-        auroc: On the test rows of a labelled table, for "source" and stages.
+        auroc: On the test rows of a labeled table, for "source" and stages.
         untested: Why there is no AUROC; empty if there is.
         command: What to do next.
     """
@@ -53,7 +53,7 @@ class Conversion:
     model: str
     attention_options: dict[str, Any]
     out: str
-    pictures: int
+    images: int
     unreadable: dict[str, ReadError]
     errors: dict[str, dict[str, float]]
     auroc: dict[str, float]
@@ -84,7 +84,7 @@ def convert(source: str, options: ConvertOptions) -> Conversion:
     arguments = {
         **origin.arguments,
         "name": named_for(options.attention, origin.arguments["name"]),
-        "attention_options": {"normalised": options.normalised},
+        "attention_options": {"normalized": options.normalized},
     }
     networks = {stage: _with_weights_of(model, arguments).to(device) for stage in STAGES[: 4 if options.fit else 3]}
     errors = _convert_layers(model, networks, batches, options)
@@ -95,7 +95,7 @@ def convert(source: str, options: ConvertOptions) -> Conversion:
         model=arguments["name"],
         attention_options=arguments["attention_options"],
         out=str(options.out),
-        pictures=sum(len(batch) for batch in batches),
+        images=sum(len(batch) for batch in batches),
         unreadable=unreadable,
         errors=errors,
         auroc=auroc,
@@ -115,11 +115,11 @@ def _check_options(options: ConvertOptions) -> None:
 
 
 def _table(origin: Source, options: ConvertOptions) -> tuple[Table | None, str]:
-    """Give the labelled table, or why there is none to test on."""
+    """Give the labeled table, or why there is none to test on."""
     if origin.run is None:
         return None, "the weights come without a run that says what they predict"
     try:
-        return labelled_table(origin.run, options.pictures), ""
+        return labeled_table(origin.run, options.images), ""
     except UserError as error:
         return None, str(error)
 
@@ -158,7 +158,7 @@ def _convert_layers(
 
 def _scales(source: SoftmaxAttention, target: SeqNormAttention, inputs: list[Tensor]) -> dict[str, Scales]:
     """Give the scales and shifts at each stage but the plain start; the fit begins at the closed form."""
-    seen = Statistics.collect(source, inputs, target.normalised, target.eps)
+    seen = Statistics.collect(source, inputs, target.normalized, target.eps)
     first = first_order(seen)
     closed = least_squares(seen, first)
     return {"first_order": first, "closed_form": closed, FITTED: closed}
@@ -170,8 +170,8 @@ def _features_error(model: VisionTransformer, network: VisionTransformer, batche
     return relative_error(lambda x: _features(network, x), batches, [_features(model, batch) for batch in batches])
 
 
-def _features(model: VisionTransformer, pictures: Tensor) -> Tensor:
-    return model.forward_head(model.forward_features(pictures), pre_logits=True)
+def _features(model: VisionTransformer, images: Tensor) -> Tensor:
+    return model.forward_head(model.forward_features(images), pre_logits=True)
 
 
 def _write(model: VisionTransformer, arguments: dict[str, Any], options: ConvertOptions) -> None:

@@ -15,18 +15,18 @@ Batches = list[Tensor]
 
 
 @torch.no_grad()
-def attention_inputs(model: VisionTransformer, pictures: Sequence[Tensor]) -> Iterator[Batches]:
+def attention_inputs(model: VisionTransformer, images: Sequence[Tensor]) -> Iterator[Batches]:
     """Give for each block what its attention is given, keeping the tokens of one block at a time.
 
     Args:
         model: In evaluation mode.
-        pictures: Batches (B, channels, H, W); shapes may differ between batches.
+        images: Batches (B, channels, H, W); shapes may differ between batches.
 
     Yields:
         Batches (B, N, C).
     """
     with _given_to(model.blocks) as held:
-        for batch in pictures:
+        for batch in images:
             model.forward_features(batch)
     for block in model.blocks:
         with _given_to(block.attn) as seen:  # type: ignore[arg-type]

@@ -47,8 +47,8 @@ def next_command(origin: Source, arguments: dict[str, Any], options: ConvertOpti
 
 
 def _table_of(origin: Source, options: ConvertOptions) -> str:
-    if len(options.pictures) == 1 and Path(options.pictures[0]).suffix.lower() in TABLES:
-        return options.pictures[0]
+    if len(options.images) == 1 and Path(options.images[0]).suffix.lower() in TABLES:
+        return options.images[0]
     return "TABLE" if origin.run is None else str(origin.run.config["options"]["table"])
 
 
@@ -57,7 +57,7 @@ def _of_the_table(origin: Source) -> dict[str, Any]:
     if origin.run is None:
         return {}
     usual, stated = TableOptions(), origin.run.config["options"]
-    names = ("label", "labels", "positive", "images", "seed")
+    names = ("label", "labels", "positive", "image_root", "seed")
     return {name: stated[name] for name in names if stated.get(name) != getattr(usual, name)}
 
 

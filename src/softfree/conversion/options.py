@@ -11,38 +11,38 @@ from softfree.training.options import Fit, PresetName
 
 @dataclass(kw_only=True)
 class ConvertOptions:
-    """Softmax weights made into SeqNorm weights, with pictures that show what the attention sees.
+    """Softmax weights made into SeqNorm weights, with images that show what the attention sees.
 
     Attributes:
-        pictures: Pictures, folders of them, or a table with a column path, of which only the training rows are used.
+        images: Images, folders of them, or a table with a column path, of which only the training rows are used.
         out: File to write; its name ends in .safetensors.
-        count: Pictures to use, taken evenly from all of them.
+        count: Images to use, taken evenly from all of them.
         attention: The attention to convert to; only 'seqnorm' can imitate softmax.
-        normalised: What SeqNorm normalises: 'qk' keeps the mean of V, as softmax does; 'qkv' is the published method.
+        normalized: What SeqNorm normalizes: 'qk' keeps the mean of V, as softmax does; 'qkv' is the published method.
         fit: Steps of Adam on the scales and shifts of each layer after the closed form, which is rarely worth it.
-        batch: Pictures at once.
+        batch: Images at once.
         model: For weights that are no run: the model's name in `softfree models`, of either attention.
-        preset: For weights that are no run: how pictures are prepared; default: as softfree train does.
-        size: For weights that are no run: side of the pictures in pixels; default: as softfree train has it.
-        picture_fit: For weights that are no run: what is 'fit' in softfree train; default: the same.
-        channels: For weights that are no run: 1 (gray) or 3 (colour); default: the preset's.
+        preset: For weights that are no run: how images are prepared; default: as softfree train does.
+        size: For weights that are no run: side of the images in pixels; default: as softfree train has it.
+        image_fit: For weights that are no run: what is 'fit' in softfree train; default: the same.
+        channels: For weights that are no run: 1 (gray) or 3 (color); default: the preset's.
         pool: For weights that are no run: average of all tokens, or the class token; default: as the weights have it.
         weights_grid: For weights that are no run: rows and columns of their positions, where they lie on no square.
         model_options: For weights that are no run: further arguments of the model.
         progress: Show progress bars.
     """
 
-    pictures: list[str]
+    images: list[str]
     out: Path
     count: int = 64
     attention: str = "seqnorm"
-    normalised: Literal["qk", "qkv"] = "qk"
+    normalized: Literal["qk", "qkv"] = "qk"
     fit: int = 0
     batch: int = 16
     model: str | None = None
     preset: PresetName | None = None
     size: int | None = None
-    picture_fit: Fit | None = None
+    image_fit: Fit | None = None
     channels: Literal[1, 3] | None = None
     pool: Literal["avg", "token"] | None = None
     weights_grid: list[int] | None = None

@@ -23,9 +23,7 @@ def print_conversion(done: Conversion) -> None:
     for file, error in list(done.unreadable.items())[:10]:
         console.print(f"left out {file}: {error}", highlight=False)
     stages = [stage for stage in HEADINGS if stage in done.errors["features"]]
-    table = Table(
-        title=f"Relative error on {done.pictures} pictures (1: what a constant reaches)", title_justify="left"
-    )
+    table = Table(title=f"Relative error on {done.images} images (1: what a constant reaches)", title_justify="left")
     table.add_column("attention of")
     for stage in stages:
         table.add_column(HEADINGS[stage], justify="right")

@@ -15,10 +15,10 @@ from softfree.models import VisionTransformer, create_model, list_models, load_p
 from softfree.models.patch_embed import stem_of
 from softfree.models.weights.files import read_weights
 from softfree.models.weights.names import to_timm
-from softfree.training.options import PictureOptions
+from softfree.training.options import ImageOptions
 from softfree_runtime.core.errors import UserError, unknown_name
 
-OF_WEIGHTS = ("model", "preset", "size", "picture_fit", "channels", "pool", "weights_grid", "model_options")
+OF_WEIGHTS = ("model", "preset", "size", "image_fit", "channels", "pool", "weights_grid", "model_options")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Source:
     Attributes:
         model: The network.
         arguments: Of :func:`~softfree.models.create_model`, "name" among them.
-        preprocessing: From a picture to its input.
+        preprocessing: From an image to its input.
         run: Where it is from, if from a run.
     """
 
@@ -52,7 +52,7 @@ def open_source(source: str, options: ConvertOptions) -> Source:
         if not isinstance(attention, SoftmaxAttention):
             raise UserError(f"{source} has {type(attention).__name__}: expected a softmax model to convert")
         if not attention.projections_are_plain() or len(list(attention.q_norm.parameters())):
-            raise UserError(f"{source} normalises inside its softmax attention (qk_norm or scale_norm): not supported")
+            raise UserError(f"{source} normalizes inside its softmax attention (qk_norm or scale_norm): not supported")
     return found
 
 
@@ -63,14 +63,14 @@ def _of_run(folder: Path, options: ConvertOptions) -> Source:
     run = Run.load(folder)
     if not isinstance(run.model, VisionTransformer):
         raise UserError(f"{folder} holds {run.config['model']['name']}: expected a softmax_vit_* model to convert")
-    return Source(run.model, dict(run.config["model"]), run.picture_steps, run)
+    return Source(run.model, dict(run.config["model"]), run.image_steps, run)
 
 
 def _of_weights(source: str, options: ConvertOptions) -> Source:
     weights = to_timm(read_weights(source, progress=options.progress))
-    usual = PictureOptions()
+    usual = ImageOptions()
     preprocessing = Preprocessing.create(
-        options.preset or usual.preset, options.size or usual.size, options.picture_fit or usual.fit, options.channels
+        options.preset or usual.preset, options.size or usual.size, options.image_fit or usual.fit, options.channels
     )
     head = weights.get("head.weight")
     arguments = {

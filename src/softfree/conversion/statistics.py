@@ -1,4 +1,4 @@
-"""What a conversion needs to know of an attention on the calibration pictures: D x D numbers a head and picture."""
+"""What a conversion needs to know of an attention on the calibration images: D x D numbers a head and image."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from softfree.attention import SoftmaxAttention
 
 @dataclass(frozen=True)
 class Statistics:
-    """Moments over the tokens of P pictures, in float64; (P, H, D) or (P, H, D, D).
+    """Moments over the tokens of P images, in float64; (P, H, D) or (P, H, D, D).
 
     q, k and v stand for Q, K and V as SeqNorm has them before its scales and shifts: of mean 0 and deviation 1 over
-    the tokens of a picture, or, where V is not normalised, V without its bias. O is what softmax makes of the same.
+    the tokens of an image, or, where V is not normalized, V without its bias. O is what softmax makes of the same.
 
     Attributes:
         q_scale: Q = q * q_scale + q_shift.
         q_shift: See above.
         k_scale: The same for K, whose shift softmax does not see.
-        v_scale: The same for V: 1 where it is not normalised.
-        v_shift: The bias of V where it is not normalised.
-        v_mean: Mean of v: 0 where V is normalised.
+        v_scale: The same for V: 1 where it is not normalized.
+        v_shift: The bias of V where it is not normalized.
+        v_mean: Mean of v: 0 where V is normalized.
         o_mean: Mean of O.
         o_square: Mean of O's squares.
         qq: q^T q / N.
@@ -46,27 +46,27 @@ class Statistics:
 
     @classmethod
     @torch.no_grad()
-    def collect(cls, attention: SoftmaxAttention, inputs: Sequence[Tensor], normalised: str, eps: float) -> Statistics:
+    def collect(cls, attention: SoftmaxAttention, inputs: Sequence[Tensor], normalized: str, eps: float) -> Statistics:
         """Look at an attention that is given ``inputs``.
 
         Args:
             attention: The softmax attention.
             inputs: Batches (B, N, C); N may differ between them.
-            normalised: "qk" or "qkv", as of :class:`~softfree.attention.SeqNormAttention`.
+            normalized: "qk" or "qkv", as of :class:`~softfree.attention.SeqNormAttention`.
             eps: Its eps.
         """
-        parts = [_moments(attention, batch, "v" in normalised, eps) for batch in inputs]
+        parts = [_moments(attention, batch, "v" in normalized, eps) for batch in inputs]
         return cls(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
-def _moments(attention: SoftmaxAttention, x: Tensor, normalise_v: bool, eps: float) -> dict[str, Tensor]:
+def _moments(attention: SoftmaxAttention, x: Tensor, normalize_v: bool, eps: float) -> dict[str, Tensor]:
     q, k, v = (attention.split_heads(t) for t in attention.qkv(x).chunk(3, dim=-1))  # (B, H, N, D)
     o = attention.mix(q, k, v, None).double()
-    q, q_shift, q_scale = _standardised(q.double(), eps)
-    k, _, k_scale = _standardised(k.double(), eps)
+    q, q_shift, q_scale = _standardized(q.double(), eps)
+    k, _, k_scale = _standardized(k.double(), eps)
     v = v.double()
-    if normalise_v:
-        v, v_shift, v_scale = _standardised(v, eps)
+    if normalize_v:
+        v, v_shift, v_scale = _standardized(v, eps)
     else:
         v_shift = _v_bias(attention).to(v).unsqueeze(1).expand_as(v[:, :, :1])
         v, v_scale = v - v_shift, torch.ones_like(v_shift)
@@ -80,7 +80,7 @@ def _moments(attention: SoftmaxAttention, x: Tensor, normalise_v: bool, eps: flo
     )
 
 
-def _standardised(t: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def _standardized(t: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """(B, H, N, D) to the same of mean 0 and deviation 1 over N, mean, and deviation (B, H, 1, D)."""
     mean = t.mean(2, keepdim=True)
     deviation = ((t - mean).square().mean(2, keepdim=True) + eps).sqrt()

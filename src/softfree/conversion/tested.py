@@ -1,4 +1,4 @@
-"""What a conversion does to the ranking of test pictures."""
+"""What a conversion does to the ranking of test images."""
 
 from __future__ import annotations
 

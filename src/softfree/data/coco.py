@@ -1,4 +1,4 @@
-"""Pictures with objects, in COCO's files (Lin et al. 2014, arXiv:1405.0312), as torchvision's detectors take them."""
+"""Images with objects, in COCO's files (Lin et al. 2014, arXiv:1405.0312), as torchvision's detectors take them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from softfree_runtime.core.errors import UserError
 
 
 class CocoObjects(Dataset):
-    """A folder of pictures and a JSON file of their objects.
+    """A folder of images and a JSON file of their objects.
 
-    Beside torchvision's own dataset, whose targets it takes, all pictures have the same keys, those without objects
+    Beside torchvision's own dataset, whose targets it takes, all images have the same keys, those without objects
     too, and boxes without area, on which detectors stumble, are left out.
 
     Args:
-        folder: The pictures, such as ``train2017``.
+        folder: The images, such as ``train2017``.
         instances: The file, such as ``annotations/instances_train2017.json``.
         crowds: Keep regions that stand for many objects: the metric wants them, training does not.
-        transforms: Of (picture, target), such as those of ``torchvision.transforms.v2``.
+        transforms: Of (image, target), such as those of ``torchvision.transforms.v2``.
 
-    Each item is a picture and its target: boxes (n, 4) as corners, labels (n,), masks (n, H, W) and iscrowd (n,).
+    Each item is an image and its target: boxes (n, 4) as corners, labels (n,), masks (n, H, W) and iscrowd (n,).
 
     Raises:
         UserError: pycocotools is not installed.
@@ -54,15 +54,15 @@ class CocoObjects(Dataset):
         return len(self.read)
 
     def __getitem__(self, index: int) -> tuple[Any, dict[str, Tensor]]:
-        picture, found = self.read[index]
+        image, found = self.read[index]
         boxes = torch.as_tensor(found.get("boxes", torch.zeros(0, 4)))
         target = {
             "boxes": boxes,
             "labels": torch.as_tensor(found.get("labels", ()), dtype=torch.int64),
-            "masks": torch.as_tensor(found.get("masks", torch.zeros(0, *get_size(picture), dtype=torch.uint8))),
+            "masks": torch.as_tensor(found.get("masks", torch.zeros(0, *get_size(image), dtype=torch.uint8))),
             "iscrowd": torch.as_tensor(found.get("iscrowd", ()), dtype=torch.int64),
         }
         kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
         if not self.crowds:
             kept &= target["iscrowd"] == 0
-        return picture, {name: value[kept] for name, value in target.items()}
+        return image, {name: value[kept] for name, value in target.items()}

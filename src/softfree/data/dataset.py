@@ -37,7 +37,7 @@ Seen = Callable[[int, torch.Tensor, tuple[int, ...]], None]
 
 
 class Sample(TypedDict):
-    """One sample: the tensor that the model takes (of a picture (C, H, W)), its target, its number in the dataset.
+    """One sample: the tensor that the model takes (of an image (C, H, W)), its target, its number in the dataset.
 
     ``size`` is that of :meth:`softfree.data.modalities.base.Preparation.load_sized`.
     """
@@ -67,12 +67,12 @@ class SampleDataset(data.Dataset):
     """Prepared samples with targets.
 
     Args:
-        sources: paths, or what else the preparation takes, such as pictures already read.
+        sources: paths, or what else the preparation takes, such as images already read.
         targets: ``(n,)`` or ``(n, K)`` as in :class:`softfree_runtime.core.task.Task`, or None for prediction.
         preparation: the deterministic steps.
         frames: frame of each multi-frame file, counted from 0, or None.
         augmentation: random changes, or None.
-        seed: of the random changes: they depend on seed, epoch and picture alone, so that neither the number of
+        seed: of the random changes: they depend on seed, epoch and image alone, so that neither the number of
             workers or devices nor an interruption changes them.
         cache: ``none``, ``memory`` or a folder.
 
@@ -105,7 +105,7 @@ class SampleDataset(data.Dataset):
         return len(self.targets)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """Return the sample; raises ReadError when its file gives no picture."""
+        """Return the sample; raises ReadError when its file gives no image."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         found = self._read(index)
         if found is None:
@@ -118,7 +118,7 @@ class SampleDataset(data.Dataset):
     def name(self, index: int) -> str:
         """The file of a sample, for messages."""
         source = self._items[index]["source"]
-        return split_source(source)[0] if isinstance(source, str) else f"picture {index}"
+        return split_source(source)[0] if isinstance(source, str) else f"image {index}"
 
     def rows(self, index: int) -> SlideRows | None:
         """Open what is too long to be read at once, to be read band by band; None where there is no such way.
@@ -135,7 +135,7 @@ class SampleDataset(data.Dataset):
     def read_all(
         self, description: str, *, threads: int = 1, progress: bool = True, seen: Seen | None = None
     ) -> dict[int, ReadError]:
-        """Read every picture once, filling the cache, and return those that cannot be read.
+        """Read every image once, filling the cache, and return those that cannot be read.
 
         ``seen`` is told of each that can be read, by several threads and before any random change.
         """
@@ -165,11 +165,11 @@ class EpochSampler(data.Sampler[tuple[int, int]]):
     The devices' batches of one step together are the batch that a single device would see.
 
     Args:
-        numbers: the pictures to draw from.
+        numbers: the images to draw from.
         seed: of the order; None keeps the order of ``numbers``.
         rank: this device.
-        world: number of devices; their shares are made equal by repeating the first pictures.
-        length: pictures of an epoch, the first of its order; default: all.
+        world: number of devices; their shares are made equal by repeating the first images.
+        length: images of an epoch, the first of its order; default: all.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
-"""A folder of classes read as a table: ``class/picture``, ``split/class/picture`` as ImageNet lies, or
-``class/split/picture``.
+"""A folder of classes read as a table: ``class/image``, ``split/class/image`` as ImageNet lies, or
+``class/split/image``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from softfree_runtime.core.files import printable
 from softfree_runtime.sources.folder_names import split_named, words_of
 from softfree_runtime.sources.walk import Passed, files_below
 
-_LAYOUTS = "CLASS/picture, train/CLASS/picture or CLASS/train/picture"
-# Files beside pictures, which alone make no class.
+_LAYOUTS = "CLASS/image, train/CLASS/image or CLASS/train/image"
+# Files beside images, which alone make no class.
 _NOTES = re.compile(
     r"\.(txt|md|rst|[ct]sv|parquet|jsonl?|xml|ya?ml|toml|html?|pdf|docx?|xlsx?|py|ipynb|log|zip|t?ar|rar|7z|ini|cfg|sh)$",
     re.IGNORECASE,
@@ -71,7 +71,7 @@ class _Folder:
 
 @dataclass(frozen=True)
 class _Group:
-    """Pictures of one class and, where there are some, one split."""
+    """Images of one class and, where there are some, one split."""
 
     label: str
     split: str
@@ -79,10 +79,10 @@ class _Group:
 
 
 def read_folder(path: Path) -> tuple[pd.DataFrame, str, tuple[str, ...]]:
-    """List the pictures of a folder of classes, in alphabetical order; none is opened.
+    """List the images of a folder of classes, in alphabetical order; none is opened.
 
     Folders whose names mean splits are splits, above the classes or below them, and never classes. Hidden files, those
-    that systems leave behind, and files beside the classes are left out. Pictures may lie at any depth below their
+    that systems leave behind, and files beside the classes are left out. Images may lie at any depth below their
     class; linked folders are followed.
 
     Returns:
@@ -114,7 +114,7 @@ def read_folder(path: Path) -> tuple[pd.DataFrame, str, tuple[str, ...]]:
             rows.append((name, group.label, group.split))
     if not rows:
         raise UserError(
-            f"{path}: a folder without class folders that hold pictures; expected {_LAYOUTS} in it, or name a CSV or"
+            f"{path}: a folder without class folders that hold images; expected {_LAYOUTS} in it, or name a CSV or"
             " Parquet file"
         )
     if unnamed:
@@ -206,11 +206,11 @@ def _are_classes(tops: list[_Folder], named: list[_Folder]) -> bool:
 
 
 def _without_needless(root: _Folder, folders: list[_Folder], notes: list[str]) -> list[_Folder]:
-    """Leave out folders without pictures, and copies of the whole set."""
+    """Leave out folders without images, and copies of the whole set."""
     kept = []
     for folder in folders:
         if folder.holds_notes_only():
-            notes.append(f"folder {folder.name} is left out: it holds no pictures")
+            notes.append(f"folder {folder.name} is left out: it holds no images")
         elif folder.is_copy_within(root):
             notes.append(f"folder {folder.name} is left out: a copy of the rest")
         else:
@@ -237,7 +237,7 @@ def _class_folders(root: _Folder, notes: list[str]) -> list[_Folder]:
     if len(tops) > 1 and all(_FOLD.fullmatch(top.name) for top in tops):
         raise UserError(f"{root.path}: {listed(top.name for top in tops)} look like folds of a set; name a table")
     kept = [top for top in tops if not top.holds_notes_only()]
-    notes += [f"folder {top.name} is left out: it holds no pictures" for top in tops if top not in kept]
+    notes += [f"folder {top.name} is left out: it holds no images" for top in tops if top not in kept]
     nested = [top for top in kept if _holds_the_others(top, kept)]
     kept = [top for top in kept if top not in _copies(root, nested, notes)]
     if odd := [top.name for top in kept if top.name.casefold() in _PARTS and len(kept) > 1]:
@@ -266,7 +266,7 @@ def _copies(root: _Folder, nested: list[_Folder], notes: list[str]) -> list[_Fol
 
 
 def _of_class(root: _Folder, top: _Folder) -> list[_Group]:
-    """The pictures of a class, by split where all folders in it have names of splits."""
+    """The images of a class, by split where all folders in it have names of splits."""
     splits = {one.name: split for one in top.folders if (split := split_named(one.name))}
     if not splits:
         return [_Group(top.name, "", top)]

@@ -16,7 +16,7 @@ from softfree.data.modalities.image import Preprocessing
 
 SIDE, DEPTH = 32, 12
 NAMES = {
-    "picture": "32 x 32 pixels",
+    "image": "32 x 32 pixels",
     "volume": "12 x 12 x 12 voxels",
     "bag": "mean of the features",
 }
@@ -44,7 +44,7 @@ class Reduced:
         self.sizes = np.full((count, _SIDES[steps.kind]), math.nan)
         self.copies: dict[int, np.ndarray] = {}
         self.thumbnails: np.ndarray | None = None
-        if thumbnails and steps.kind == "picture":
+        if thumbnails and steps.kind == "image":
             self.thumbnails = np.zeros((count, THUMBNAIL, THUMBNAIL), np.uint8)
         self._steps, self._wanted = steps, frozenset(copies.tolist())
 
@@ -57,7 +57,7 @@ class Reduced:
             self.thumbnails[index] = thumbnail(sample.permute(1, 2, 0).numpy())
 
 
-_SIDES = {"picture": 2, "slide": 2, "volume": 3, "bag": 1}
+_SIDES = {"image": 2, "slide": 2, "volume": 3, "bag": 1}
 
 
 def reduce(sample: torch.Tensor, steps: Preparation) -> np.ndarray:

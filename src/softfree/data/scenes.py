@@ -1,4 +1,4 @@
-"""Pictures with a class for each pixel, in the folders of ADE20K's scene parsing (Zhou et al. 2017, CVPR)."""
+"""Images with a class for each pixel, in the folders of ADE20K's scene parsing (Zhou et al. 2017, CVPR)."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Scenes(VisionDataset):
     Args:
         root: The folder with ``images`` and ``annotations``.
         split: "training" or "validation".
-        transforms: Of (picture, classes), such as those of ``torchvision.transforms.v2``.
+        transforms: Of (image, classes), such as those of ``torchvision.transforms.v2``.
 
-    Each item is a picture (3, H, W) of uint8 and its classes (H, W) of int64, counted from 0 with :data:`IGNORED` for
+    Each item is an image (3, H, W) of uint8 and its classes (H, W) of int64, counted from 0 with :data:`IGNORED` for
     none, as ``tv_tensors`` that torchvision's transforms tell apart.
 
     Raises:
-        UserError: no pictures, or one without its annotation.
+        UserError: no images, or one without its annotation.
     """
 
     def __init__(
@@ -41,21 +41,21 @@ class Scenes(VisionDataset):
     ) -> None:
         super().__init__(root, transforms)
         folder = Path(root) / "images" / split
-        self.pictures = sorted(path for path in folder.glob("*") if path.suffix in (".jpg", ".png"))
-        if not self.pictures:
-            raise UserError(f"No pictures in {folder}: expected images/{split}/*.jpg below {root}.")
-        self.annotations = [Path(root) / "annotations" / split / f"{path.stem}.png" for path in self.pictures]
+        self.images = sorted(path for path in folder.glob("*") if path.suffix in (".jpg", ".png"))
+        if not self.images:
+            raise UserError(f"No images in {folder}: expected images/{split}/*.jpg below {root}.")
+        self.annotations = [Path(root) / "annotations" / split / f"{path.stem}.png" for path in self.images]
         for path in self.annotations:
             if not path.is_file():
-                raise UserError(f"No {path}: expected a PNG of the same name for each picture in {folder}.")
+                raise UserError(f"No {path}: expected a PNG of the same name for each image in {folder}.")
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        with Image.open(self.pictures[index]) as file:
-            picture = tv_tensors.Image(file.convert("RGB"))
+        with Image.open(self.images[index]) as file:
+            image = tv_tensors.Image(file.convert("RGB"))
         with Image.open(self.annotations[index]) as file:
             numbers = torch.from_numpy(np.array(file, dtype=np.int64))
         classes = tv_tensors.Mask((numbers - 1).where(numbers > 0, IGNORED))
-        return (picture, classes) if self.transforms is None else self.transforms(picture, classes)
+        return (image, classes) if self.transforms is None else self.transforms(image, classes)

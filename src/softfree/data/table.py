@@ -1,4 +1,4 @@
-"""The user's table: files, labels, patients and splits, all checked before any picture is read."""
+"""The user's table: files, labels, patients and splits, all checked before any image is read."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def read_table(
     label: str = "label",
     labels: Sequence[str] | None = None,
     positive: str | None = None,
-    images: str | Path | None = None,
+    image_root: str | Path | None = None,
     classes: Sequence[str] | None = None,
     seed: int = 0,
     val_fraction: float = 0.2,
@@ -98,7 +98,7 @@ def read_table(
     strict_patients: bool = True,
     known: KnownSplit | None = None,
 ) -> Table:
-    """Read a CSV or Parquet table with a column ``path`` and labels, or a folder of classes; no picture is opened.
+    """Read a CSV or Parquet table with a column ``path`` and labels, or a folder of classes; no image is opened.
 
     Rows of the split ``extra`` and rows without a label belong to no task; they are left out and counted.
 
@@ -107,11 +107,11 @@ def read_table(
         label: column with one class a row.
         labels: several 0/1 columns instead, an empty cell being unknown.
         positive: the positive class of a two-class task; the last in alphabetical order by default.
-        images: folder that relative paths start from and that every path must lie in; the table's by default.
+        image_root: folder that relative paths start from and that every path must lie in; the table's by default.
         classes: classes of a trained model, which the labels must be among.
         seed: of the split, when the table has none.
-        val_fraction: part of the pictures for validation, when the table has no split.
-        test_fraction: part of the pictures for testing; 1 makes everything a test set.
+        val_fraction: part of the images for validation, when the table has no split.
+        test_fraction: part of the images for testing; 1 makes everything a test set.
         strict_patients: refuse a patient in two splits; an audit reports them instead.
         known: split of patients that were drawn before, where the table has none; the others are drawn.
 
@@ -132,7 +132,7 @@ def read_table(
         task, targets = read_classes(path, rows, label, positive, classes)
     else:
         task, targets = read_findings(path, rows, labels, classes)
-    folder = base_folder(path, images)
+    folder = base_folder(path, image_root)
     paths = rows.frame["path"].fillna("")
     frame = rows.frame.assign(file=places(path, paths, rows.rows, rows.frame.index, folder), row=rows.frame.index)
     frame = _with_frame_numbers(path, frame, rows)
@@ -162,7 +162,7 @@ def patients_across_splits(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _check_columns(path: Path, columns: list[str], wanted: list[str], *, many: bool) -> None:
     if "path" not in columns:
-        raise no_column(path, "path", columns, "expected one with the picture files, relative to the table")
+        raise no_column(path, "path", columns, "expected one with the image files, relative to the table")
     for name in wanted:
         if name not in columns:
             mend = "name others with --labels" if many else "name the one with the classes with --label"
@@ -216,12 +216,12 @@ def _of_the_task(
             where = source.rows.name(frame.index[~known])
             raise UserError(f"{path}: split {shortened(value)}{hint} in {where}; expected train, val, test or extra")
         extra = frame["split"].eq("extra").fillna(False)
-    unlabelled = ~extra & frame[wanted].isna().all(axis=1)
-    words = words[unlabelled.reindex(words.index)]
-    left_out = {"split is extra": int(extra.sum()), "no label": int(unlabelled.sum()) - len(words)}
+    unlabeled = ~extra & frame[wanted].isna().all(axis=1)
+    words = words[unlabeled.reindex(words.index)]
+    left_out = {"split is extra": int(extra.sum()), "no label": int(unlabeled.sum()) - len(words)}
     left_out |= {f"no label but {word!r}": int(count) for word, count in words.value_counts().items()}
     left_out = {reason: count for reason, count in left_out.items() if count}
-    frame = frame[~(extra | unlabelled)]
+    frame = frame[~(extra | unlabeled)]
     if frame.empty:
         why = " and ".join(f"{count} without use ({reason})" for reason, count in left_out.items())
         raise UserError(f"{path}: no row belongs to the task: {why}; give some rows a label and a split")
@@ -240,7 +240,7 @@ def _patients(path: Path, frame: pd.DataFrame, folder: Path, table: TableFile) -
     Returns:
         Texts ``(n,)``, those of rows without an id made of their file; sentences.
     """
-    own = "picture " + frame["file"].str.slice(len(str(folder).rstrip("/\\")) + 1)
+    own = "image " + frame["file"].str.slice(len(str(folder).rstrip("/\\")) + 1)
     if "frame" in frame:
         own += " " + frame["frame"].astype("string").fillna("<NA>")
     if "patient_id" not in frame:
@@ -294,11 +294,11 @@ def _refuse_duplicates(path: Path, frame: pd.DataFrame, wanted: list[str], table
         return
     _, group = next(iter(frame[again].groupby(keys, dropna=False, sort=False)))
     same = len(group[wanted].drop_duplicates()) == 1
-    labelled = "the same label" if same else "different labels"
+    labeled = "the same label" if same else "different labels"
     groups = frame[again].drop_duplicates(keys).shape[0]
-    others = f" (and {groups - 1} more such pictures)" if groups > 1 else ""
+    others = f" (and {groups - 1} more such images)" if groups > 1 else ""
     mend = "delete all but one" if same else "settle the label and delete the others"
-    raise UserError(f"{path}: {table.rows.name(group.index)} name the same picture with {labelled}{others}; {mend}")
+    raise UserError(f"{path}: {table.rows.name(group.index)} name the same image with {labeled}{others}; {mend}")
 
 
 def _refuse_shared_patients(path: Path, frame: pd.DataFrame, table: TableFile) -> None:
@@ -318,6 +318,6 @@ def _refuse_shared_patients(path: Path, frame: pd.DataFrame, table: TableFile) -
 def _split_in_words(frame: pd.DataFrame, fractions: Mapping[str, float], seed: int) -> str:
     kept = {name: part for name, part in fractions.items() if part > 1e-9}
     shares = ", ".join(f"{name} {100 * part:.0f} %" for name, part in kept.items())
-    drawn = "patients" if "patient_id" in frame and frame["patient_id"].notna().any() else "pictures"
+    drawn = "patients" if "patient_id" in frame and frame["patient_id"].notna().any() else "images"
     warning = "" if drawn == "patients" else "; without patient ids, a patient may be in two splits"
     return f"{drawn} drawn into {shares}, stratified by class, seed {seed}{warning}"

@@ -48,7 +48,7 @@ def read_table_file(path: Path, text: Collection[str]) -> TableFile:
     """
     if path.is_dir():
         frame, digest, notes = read_folder(path)
-        return TableFile(frame, Rows("picture", 1), digest, notes)
+        return TableFile(frame, Rows("image", 1), digest, notes)
     content = read_bytes(path)
     if content.startswith(b"PAR1"):
         frame, rows, notes = _parquet(path, content), Rows("row", 0), ()
@@ -58,7 +58,7 @@ def read_table_file(path: Path, text: Collection[str]) -> TableFile:
         rows, notes = checked.rows, (*checked.notes, *decimal)
     frame = frame.dropna(how="all")
     if frame.empty:
-        raise UserError(f"{path}: a table without rows; expected one row a picture under the header")
+        raise UserError(f"{path}: a table without rows; expected one row an image under the header")
     for name in frame.columns.intersection(list(text)):
         frame[name] = _as_text(frame[name])
     return TableFile(frame, rows, hashlib.sha256(content).hexdigest(), notes)
@@ -115,7 +115,7 @@ def parsed(path: Path, table: TextTable, text: Collection[str]) -> tuple[pd.Data
             low_memory=False,
         )
     except pd.errors.EmptyDataError:
-        raise UserError(f"{path}: a table without rows; expected one row a picture under the header") from None
+        raise UserError(f"{path}: a table without rows; expected one row an image under the header") from None
     notes = []
     for name in frame.columns.difference(list(text), sort=False):
         if (numbers := _decimal_commas(frame[name])) is not None:

@@ -1,4 +1,4 @@
-"""The main job, end to end, on computed pictures: why resolution matters, and what softfree makes of it."""
+"""The main job, end to end, on computed images: why resolution matters, and what softfree makes of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from softfree.reporting.scoring import PREDICTIONS, open_table, scores_of
 from softfree.training.loop import train
 from softfree.training.options import TrainOptions
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.readers import read_picture
+from softfree_runtime.readers import read_image
 
 FULL, REDUCED = 512, 224
 console = Console()
@@ -36,10 +36,10 @@ def demo(options: DemoOptions) -> None:
         raise UserError(f"--out {options.out} is there already; delete it or name another folder")
     started = time.monotonic()
     console.print(f"[bold]{NOTICE}[/] They stand in for radiographs with micro-calcifications of 2 to 4 pixels.")
-    table = write_phantoms(options.out / "pictures", size=FULL, seed=options.seed)
+    table = write_phantoms(options.out / "images", size=FULL, seed=options.seed)
     runs = {}
     for side, name in ((FULL, "full"), (REDUCED, "reduced")):
-        console.print(f"Training a SeqNorm transformer on pictures of {side} x {side} pixels")
+        console.print(f"Training a SeqNorm transformer on images of {side} x {side} pixels")
         runs[side] = train(_recipe(table, options, side, options.out / name), notice=NOTICE)
     reduced = _auroc(runs[REDUCED])
     run = runs[FULL]
@@ -68,7 +68,7 @@ def _recipe(table: Path, options: DemoOptions, side: int, out: Path) -> TrainOpt
         epochs=4,
         batch=8,
         lr=1e-3,
-        augment=False,  # turning a picture by a few degrees blurs what is two pixels wide
+        augment=False,  # turning an image by a few degrees blurs what is two pixels wide
         seed=options.seed,
         progress=options.progress,
         accelerator="cpu",
@@ -81,19 +81,19 @@ def _auroc(run: Run) -> Metric:
 
 
 def _draw_maps(run: Run, folder: Path) -> list[Thumbnail]:
-    """A map for the test picture of each class that the model is surest of."""
+    """A map for the test image of each class that the model is surest of."""
     folder.mkdir()
     table = open_table(run).where("test").frame
     frame = pd.read_csv(run.folder / PREDICTIONS).set_index("row").loc[table["row"]]
     maps = []
     for index, name in enumerate(run.task.classes):
         sure = np.where(frame["target"] == index, frame[f"p_{name}"], -1.0)
-        picture = read_picture(table["file"].iloc[int(sure.argmax())])
-        found = explain_tensor(run, torch.from_numpy(run.picture_steps(picture)), target=index)
+        image = read_image(table["file"].iloc[int(sure.argmax())])
+        found = explain_tensor(run, torch.from_numpy(run.image_steps(image)), target=index)
         path = folder / f"{name}.png"
         layer = Layer(found.values, name_of(found), found.signed)
         caption = f"A value a patch. {NOTICE}"
-        draw_overlay(path, picture.unit()[..., 0], [layer], title=answer(run, found), caption=caption)
+        draw_overlay(path, image.unit()[..., 0], [layer], title=answer(run, found), caption=caption)
         maps.append(Thumbnail(path.read_bytes(), f"What speaks for and against “{name}” in one {name} phantom."))
     return maps
 
@@ -107,7 +107,7 @@ def _say(out: Path, full: Metric, reduced: Metric, seconds: float) -> None:
     console.print(f"Reduced to {REDUCED} x {REDUCED}:    {words(reduced)}", highlight=False)
     console.print(f"Report: {out / 'full' / 'report.html'}   Maps: {out / 'maps'}   ({seconds:.0f} s)", highlight=False)
     console.print()
-    console.print("With your own pictures (a CSV with the columns path and label):", highlight=False)
+    console.print("With your own images (a CSV with the columns path and label):", highlight=False)
     console.print("  softfree check table.csv", highlight=False)
     console.print("  softfree train table.csv --out run --preset radiograph --size 512", highlight=False)
     console.print("  softfree predict run FILES", highlight=False)

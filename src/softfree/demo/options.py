@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(kw_only=True)
 class DemoOptions:
-    """The main job on computed pictures (phantoms): no file and no network needed.
+    """The main job on computed images (phantoms): no file and no network needed.
 
     Attributes:
         out: Folder to write to, made new.

@@ -1,4 +1,4 @@
-"""Phantom radiographs: computed pictures of a test block whose finding is only two to four pixels wide.
+"""Phantom radiographs: computed images of a test block whose finding is only two to four pixels wide.
 
 They are made after the blocks that mammography units are checked with: a slab of uneven thickness with masses, fibres
 and specks in it. In a *calcified* phantom a cluster of sharp specks stands for micro-calcifications; in a *clear* one a
@@ -23,7 +23,7 @@ from scipy import ndimage
 from softfree_runtime.core.files import replacing
 
 CLASSES = ("clear", "calcified")
-NOTICE = "These pictures are phantoms: computed, not taken of patients."
+NOTICE = "These images are phantoms: computed, not taken of patients."
 SPECKS = (40, 61)  # in a cluster, from and to below
 SPREAD = 22.0  # standard deviation of a cluster, pixels
 SCATTERED = 10  # specks of each sort anywhere
@@ -36,11 +36,11 @@ SHARP, BLURRED = 0.6, 2.2  # standard deviation of the blur of a speck, pixels
 
 @dataclass(frozen=True)
 class Phantom:
-    """One picture.
+    """One image.
 
     Attributes:
         pixels: (H, W) uint8.
-        x, y: centre of the cluster, pixels from the left and from the top.
+        x, y: center of the cluster, pixels from the left and from the top.
         specks: how many the cluster has.
     """
 
@@ -55,12 +55,12 @@ def write_phantoms(
 ) -> Path:
     """Write gray PNGs and the table ``phantoms.csv``.
 
-    The table has ``path``, ``label``, ``patient_id`` (two pictures each), ``split``, the cluster's ``x`` and ``y`` and
+    The table has ``path``, ``label``, ``patient_id`` (two images each), ``split``, the cluster's ``x`` and ``y`` and
     number of ``specks``, and ``phantom`` = yes; each PNG says so in its text too.
 
     Args:
         folder: made when it is not there.
-        n_train, n_val, n_test: pictures in each split, half of each class.
+        n_train, n_val, n_test: images in each split, half of each class.
         size: side, pixels; specks do not grow with it.
         seed: equal seeds give equal files.
 

@@ -18,7 +18,7 @@ TEMPERATURES = (0.05, 20.0)
 
 
 def fit_temperature(logits: np.ndarray, targets: np.ndarray, task: Task) -> float:
-    """Find the temperature that minimises the negative log likelihood on validation samples (Guo et al., ICML 2017).
+    """Find the temperature that minimizes the negative log likelihood on validation samples (Guo et al., ICML 2017).
 
     Args:
         logits: ``(n, K)``.

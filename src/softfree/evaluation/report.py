@@ -31,7 +31,7 @@ MOST_MIXED_UP = 10
 
 
 class Thumbnail(NamedTuple):
-    """A small picture, what it shows, and perhaps others to stand on its left and on its right."""
+    """A small image, what it shows, and perhaps others to stand on its left and on its right."""
 
     png: bytes
     caption: str
@@ -40,7 +40,7 @@ class Thumbnail(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """Another model, or the same one on other pictures, and how this one compares with it where that is known."""
+    """Another model, or the same one on other images, and how this one compares with it where that is known."""
 
     name: str
     auroc: Metric
@@ -53,7 +53,7 @@ class Report:
 
     Attributes:
         title: of the page.
-        notice: what must be known before anything else, for example that the pictures are phantoms.
+        notice: what must be known before anything else, for example that the images are phantoms.
         task: what is predicted.
         data: rows of a table, such as ``{"split": "train", "images": 140, "patients": 120, "ill": 70}``.
         data_notes: how the split was made, what was skipped and why, the preprocessing, in words.
@@ -64,13 +64,13 @@ class Report:
         command: that made the run.
         versions: package to version.
         history: what training logged, see :func:`~softfree.evaluation.plots.learning_curves`.
-        comparisons: with other runs, or with reduced pictures.
+        comparisons: with other runs, or with reduced images.
         baselines: simpler models on the same samples.
         baseline_warnings: what they tell against this model.
         baseline_notes: why one is missing, or rests on fewer samples.
         subgroups: column to its groups.
-        pictures: such as the worst errors; only where the user asked for pictures.
-        maps: why the model decided so; only where the user asked for pictures.
+        images: such as the worst errors; only where the user asked for images.
+        maps: why the model decided so; only where the user asked for images.
         map_notes: what these are and mean, or why there are none; default: a general word.
     """
 
@@ -91,7 +91,7 @@ class Report:
     baseline_warnings: Sequence[str] = ()
     baseline_notes: Sequence[str] = ()
     subgroups: Mapping[str, Sequence[GroupRow]] = field(default_factory=dict)
-    pictures: Sequence[Thumbnail] = ()
+    images: Sequence[Thumbnail] = ()
     maps: Sequence[Thumbnail] = ()
     map_notes: Sequence[str] = ()
 

@@ -16,7 +16,7 @@ def choose_thresholds(scores: Scores) -> dict[str, float]:
     flatters. A sample is called positive when its probability is at least the threshold.
 
     Returns:
-        Class name to threshold: halfway between the two neighbouring probabilities; of equally good ones the
+        Class name to threshold: halfway between the two neighboring probabilities; of equally good ones the
         nearest to 0.5; 0.5 itself where the samples cannot tell (a class absent, no threshold better than chance).
     """
     return {scores.task.classes[k]: _youden(*scores.one_vs_rest(k)[:2]) for k in scores.task.scored}
@@ -38,5 +38,5 @@ def _youden(y: np.ndarray, score: np.ndarray) -> float:
         return DEFAULT
     best = cuts[gain == gain.max()]
     halfway = (ordered[best] + ordered[best + 1]) / 2
-    halfway = np.where(halfway > ordered[best], halfway, ordered[best + 1])  # neighbours one rounding step apart
+    halfway = np.where(halfway > ordered[best], halfway, ordered[best + 1])  # neighbors one rounding step apart
     return float(halfway[np.argmin(np.abs(halfway - DEFAULT))])

@@ -122,7 +122,7 @@ def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: b
         raise unknown_name("class", options.target, run.task.classes)
     model = classifier(run.model)
     opener = Opener(run.preprocessing, model, options.format, options.dicom_identity)
-    found = find_inputs(inputs, options.frame, run.preprocessing.kind, images=options.images)
+    found = find_inputs(inputs, options.frame, run.preprocessing.kind, image_root=options.image_root)
     answer = Answer(run.model.to(best_device()), options, options.precision, progress=progress)
     taken: set[str] = set()
     bar = tracked(found, "Explaining", shown=progress)

@@ -2,7 +2,7 @@
 
 With Q and K fixed every method here is linear in its values, o_i = sum_j w_ij v_j, so that w_ij is the derivative of a
 feature of o_i by the same feature of v_j: one backward pass by the values gives a whole row, or a weighted sum of rows,
-in the time of that pass. SeqNorm and Galerkin are linear in the values after their normalisation, and their rows are
+in the time of that pass. SeqNorm and Galerkin are linear in the values after their normalization, and their rows are
 q'_i . k'_j / N. Where SeqNorm attends in the Gram order, its rows come from the moments of the tokens, too, and neither
 Q nor K is made.
 """
@@ -102,14 +102,14 @@ def _gram(attention: SeqNormAttention, x: Tensor, weights: Tensor, mask: Tensor 
     narrow, full_precision = narrow_as_autocast(x)
     with full_precision:
         _, mean, covariance = moments(narrow, mask)
-        centred = narrow.to(mean.dtype) - mean.unsqueeze(1)  # (B, N, C)
+        centered = narrow.to(mean.dtype) - mean.unsqueeze(1)  # (B, N, C)
         qkv = p.qkv.to(mean.dtype)
         variance = ((qkv @ covariance) * qkv).sum(2).clamp(min=0)  # (B, 3C)
         scale, shift = scale_and_shift(variance, mean, p)
         (w_q, w_k, _), (a_q, a_k, _), (b_q, b_k, _) = qkv.chunk(3), scale.chunk(3, dim=1), shift.chunk(3, dim=1)
-        looked = (weights.unsqueeze(1) @ centred).squeeze(1) @ w_q.mT * a_q + weights.sum(1, keepdim=True) * b_q
+        looked = (weights.unsqueeze(1) @ centered).squeeze(1) @ w_q.mT * a_q + weights.sum(1, keepdim=True) * b_q
         heads = (p.num_heads, attention.head_dim)
         turned = (looked * a_k).unflatten(1, heads).unsqueeze(2) @ w_k.unflatten(0, heads)  # (B, H, 1, C)
         constant = (looked * b_k).unflatten(1, heads).sum(2, keepdim=True)  # (B, H, 1)
-        row = (turned.squeeze(2) @ centred.mT + constant) / count(x, mask).unsqueeze(2)
+        row = (turned.squeeze(2) @ centered.mT + constant) / count(x, mask).unsqueeze(2)
     return row if mask is None else row.masked_fill(~mask.unsqueeze(1), 0)

@@ -1,4 +1,4 @@
-"""The picture under its map as a DICOM secondary capture that refers to its source."""
+"""The image under its map as a DICOM secondary capture that refers to its source."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write_secondary_capture(
         name: of method and class, for the series.
         description: what the map means.
         frame: of a multi-frame source, counted from 0.
-        spacing: millimetres from row to row and from column to column.
+        spacing: millimeters from row to row and from column to column.
         identity: copy the patient's name, id, birth date and sex, and the study's numbers and date.
 
     Raises:
@@ -80,7 +80,7 @@ def write_secondary_capture(
         )
     made.PatientOrientation = None
     made.DerivationDescription = description
-    made.ImageComments = "For research. The colours are a map of a model's answer, not a finding."
+    made.ImageComments = "For research. The colors are a map of a model's answer, not a finding."
     made.SourceImageSequence = [_reference(header, frame)]
     with replacing(path) as temporary:
         made.save_as(temporary, enforce_file_format=True)

@@ -1,4 +1,4 @@
-"""Where the tokens of a map lie in what was read: pictures in their pixels, volumes in voxels, slides at level 0."""
+"""Where the tokens of a map lie in what was read: images in their pixels, volumes in voxels, slides at level 0."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # they bring libraries of slides and volumes
     from softfree.data.modalities.slide import Region
     from softfree.data.modalities.volume import VolumePreprocessing
     from softfree.data.slide_readers.slide import Slide
-    from softfree_runtime.readers.image import Picture
+    from softfree_runtime.readers.image import DecodedImage
     from softfree_runtime.readers.volume import Volume
 
 
@@ -29,8 +29,8 @@ class Places:
         step: side of a token, pixels of the source.
         seen: first and last edge that the model saw; padding and what was cropped lie beyond.
         shape: of the source, pixels.
-        spacing: millimetres from pixel to pixel, or None where the file does not say.
-        affine: of a volume, from voxel (d, h, w, 1) to millimetres RAS+.
+        spacing: millimeters from pixel to pixel, or None where the file does not say.
+        affine: of a volume, from voxel (d, h, w, 1) to millimeters RAS+.
     """
 
     start: tuple[float, ...]
@@ -46,7 +46,7 @@ class Places:
         return min(max(self.start[axis] + number * self.step[axis], low), high)
 
     def spread(self, values: np.ndarray) -> np.ndarray:
-        """Give each pixel of the source the value of the token over its centre, NaN where the model saw nothing."""
+        """Give each pixel of the source the value of the token over its center, NaN where the model saw nothing."""
         chosen, known = zip(*(self._tokens(axis, count) for axis, count in enumerate(values.shape)), strict=True)
         out = values[np.ix_(*chosen)].astype(np.float32)
         out[~reduce(np.logical_and.outer, known)] = np.nan
@@ -54,17 +54,17 @@ class Places:
 
     def _tokens(self, axis: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The token over each pixel of an axis, and whether there is one."""
-        centres = np.arange(self.shape[axis]) + 0.5
-        tokens = np.floor((centres - self.start[axis]) / self.step[axis]).astype(int)
+        centers = np.arange(self.shape[axis]) + 0.5
+        tokens = np.floor((centers - self.start[axis]) / self.step[axis]).astype(int)
         low, high = self.seen[axis]
-        known = (tokens >= 0) & (tokens < count) & (centres >= low) & (centres <= high)
+        known = (tokens >= 0) & (tokens < count) & (centers >= low) & (centers <= high)
         return tokens.clip(0, count - 1), known
 
 
-def picture_places(steps: Preprocessing, picture: Picture, patch: int) -> Places:
-    """Undo the :class:`~softfree.data.modalities.image.Preprocessing` of a picture, for patches of ``patch`` pixels."""
-    shape = picture.pixels.shape[:2]
-    target = steps.target(shape, picture.growth)
+def image_places(steps: Preprocessing, image: DecodedImage, patch: int) -> Places:
+    """Undo the :class:`~softfree.data.modalities.image.Preprocessing` of an image, for patches of ``patch`` pixels."""
+    shape = image.pixels.shape[:2]
+    target = steps.target(shape, image.growth)
     prepared = target if steps.fit == "native" else (steps.size, steps.size)
     scales = [resized / side for resized, side in zip(target, shape, strict=True)]
     before = [_before(resized, side) for resized, side in zip(target, prepared, strict=True)]
@@ -73,11 +73,11 @@ def picture_places(steps: Preprocessing, picture: Picture, patch: int) -> Places
         (max(0.0, low), min(float(side), low + length / scale))
         for low, side, length, scale in zip(start, shape, prepared, scales, strict=True)
     )
-    return Places(start, tuple(patch / scale for scale in scales), seen, shape, picture.spacing)
+    return Places(start, tuple(patch / scale for scale in scales), seen, shape, image.spacing)
 
 
 def _before(resized: int, prepared: int) -> int:
-    """Prepared pixels before the picture on an axis (below 0 where it is cropped), as center_crop places them."""
+    """Prepared pixels before the image on an axis (below 0 where it is cropped), as center_crop places them."""
     return (prepared - resized) // 2 if prepared >= resized else -round((resized - prepared) / 2)
 
 
@@ -85,7 +85,7 @@ def volume_places(steps: VolumePreprocessing, volume: Volume, patch: Sequence[in
     """Undo a :class:`~softfree.data.modalities.volume.VolumePreprocessing` for patches of voxels; nothing is turned."""
     back = np.linalg.inv(volume.affine) @ np.asarray(steps.affine(volume))
     scale = np.diag(back)[:3]  # source voxels for one prepared
-    start = back[:3, 3] + 0.5 - scale / 2  # voxel i has its centre at i + 1/2
+    start = back[:3, 3] + 0.5 - scale / 2  # voxel i has its center at i + 1/2
     shape = volume.voxels.shape[1:]
     seen = tuple(
         (max(0.0, float(low)), min(float(side), float(low + length * one)))
@@ -101,7 +101,7 @@ def slide_places(slide: Slide, region: Region, mpp: float, patch: int) -> Places
     Args:
         slide: whose pixels are counted.
         region: what was read.
-        mpp: micrometres per pixel of it.
+        mpp: micrometers per pixel of it.
         patch: side of a patch in pixels of it.
     """
     scale = (mpp / slide.mpp[1], mpp / slide.mpp[0])  # level 0 pixels for one that was read, rows and columns

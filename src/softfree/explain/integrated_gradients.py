@@ -20,7 +20,7 @@ STEPS = 8
 
 
 def empty(model: Classifier, sample: Tensor) -> Tensor:
-    """Give samples (B, ...) that show nothing: each channel of a picture is its mean, each feature of a bag its tiles'.
+    """Give samples (B, ...) that show nothing: each channel of an image is its mean, each feature of a bag its tiles'.
 
     Places, sizes and padding stay.
     """

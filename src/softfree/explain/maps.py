@@ -39,7 +39,7 @@ class Map:
     """What a method says of one sample.
 
     Attributes:
-        values: float64 on the grid of tokens: (h, w) of a picture or slide, (d, h, w) of a volume, (n,) of a bag.
+        values: float64 on the grid of tokens: (h, w) of an image or slide, (d, h, w) of a volume, (n,) of a bag.
         method: its name.
         target: number of the class.
         logits: float64 (K,), the model's answer.
@@ -62,7 +62,7 @@ class Map:
 
     @property
     def signed(self) -> bool:
-        """Whether values below zero speak against, so that zero is the middle of the colours."""
+        """Whether values below zero speak against, so that zero is the middle of the colors."""
         return METHODS[self.method].signed
 
     @property
@@ -149,7 +149,7 @@ def explain_tensor(
             and ``gradcam`` (default: the last) look at.
         head: of ``attention``; default: the mean over heads.
         at: parts of the width, the height (and the depth) from 0 to below 1, where the query of ``attention`` lies;
-            default: the class token where it is pooled, else the centre.
+            default: the class token where it is pooled, else the center.
         odds: how probabilities follow from the logits; default: as the run has it, and for a bare model exclusive
             classes without a temperature.
 
@@ -283,7 +283,7 @@ def _way_back(passed: Passed) -> tuple[Classifier, Entry, Watched]:
 
 
 def query_number(model: Classifier, entry: Entry, at: Sequence[float] | None) -> int:
-    """Find the token at parts of the sample's sides; without them the class token where it is pooled, or the centre."""
+    """Find the token at parts of the sample's sides; without them the class token where it is pooled, or the center."""
     prefix = model.num_prefix_tokens
     grid = entry.grid or (entry.tokens.shape[1] - prefix,)
     if at is None:

@@ -24,13 +24,13 @@ class ExplainOptions(StreamOptions):
         layer: Layer of attention, gradient and gradcam, from 0.
         head: Head of attention, from 0; default: the mean over heads.
         at: Where the token lies whose attention is shown: parts of width and height, e.g. '[0.5, 0.5]' (of a volume:
-            width, height, depth); default: the class token, or the centre.
+            width, height, depth); default: the class token, or the center.
         out: Folder for the files.
-        format: File to write; default: png for pictures (reduced above 8192 pixels a side; tiff never is), nifti for
+        format: File to write; default: png for images (reduced above 8192 pixels a side; tiff never is), nifti for
             volumes, geojson and tiff for slides.
         dicom_identity: Copy the patient's name and id, and the study's number and date, into the DICOM file.
         frame: Frame of multi-frame files, counted from 0; default: the first.
-        images: Folder that the paths of tables start from and must lie in; default: each table's folder.
+        image_root: Folder that the paths of tables start from and must lie in; default: each table's folder.
         quantile: Regions are joined tokens above this quantile of the map.
         precision: Arithmetic of the products: 32, bf16 or 16 bits.
         progress: Show a progress bar.
@@ -45,7 +45,7 @@ class ExplainOptions(StreamOptions):
     format: MapFormat | None = None
     dicom_identity: bool = False
     frame: int | None = None
-    images: Path | None = None
+    image_root: Path | None = None
     quantile: float = 0.9
     precision: Precision = "32"
     progress: bool = True

@@ -1,4 +1,4 @@
-"""A picture beside the same picture under its maps, pixel for pixel."""
+"""An image beside the same image under its maps, pixel for pixel."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from softfree.explain.geometry import Places
 from softfree_runtime.core.files import replacing
 
 _DPI = 100
-_LEAST = 400  # pixels of the longer side; smaller pictures are drawn with each pixel as a square
-_STRONG = 0.6  # how much of the strongest value's colour covers the picture
+_LEAST = 400  # pixels of the longer side; smaller images are drawn with each pixel as a square
+_STRONG = 0.6  # how much of the strongest value's color covers the image
 _UNSEEN = 0.4  # brightness left of what the model did not see
 _LABEL = 13  # pixels of its letters
 _ROWS = 512  # that are painted at once
@@ -33,7 +33,7 @@ class Layer:
     Attributes:
         values: (h, w), a number a patch; drawn as they are, not smoothed into more detail than there is.
         label: above it.
-        signed: centre the colours at zero; otherwise they begin there.
+        signed: center the colors at zero; otherwise they begin there.
     """
 
     values: np.ndarray
@@ -43,48 +43,48 @@ class Layer:
 
 def draw_overlay(
     path: Path,
-    picture: np.ndarray,
+    image: np.ndarray,
     layers: Sequence[Layer],
     *,
     title: str,
     caption: str = "",
     places: Places | None = None,
 ) -> None:
-    """Write a PNG: the picture, the picture under each of the maps, and their colour bars.
+    """Write a PNG: the image, the image under each of the maps, and their color bars.
 
-    Each pixel of the picture is a pixel of the file, or a square of them for small pictures.
+    Each pixel of the image is a pixel of the file, or a square of them for small images.
 
     Args:
         path: of the PNG.
-        picture: (H, W) or (H, W, 3), values in [0, 1].
+        image: (H, W) or (H, W, 3), values in [0, 1].
         layers: the maps.
         title: above all.
         caption: below all.
-        places: where the patches lie; default: they cover the picture.
+        places: where the patches lie; default: they cover the image.
     """
-    zoom = max(1, -(-_LEAST // max(picture.shape[:2])))
-    painted = [as_rgb(picture)]
+    zoom = max(1, -(-_LEAST // max(image.shape[:2])))
+    painted = [as_rgb(image)]
     for layer in layers:
-        values = (places or _covering(picture, layer.values)).spread(layer.values)
-        painted.append(paint(picture, values, greatest(layer.values), layer.signed))
+        values = (places or _covering(image, layer.values)).spread(layer.values)
+        painted.append(paint(image, values, greatest(layer.values), layer.signed))
     page = Image.fromarray(_compose([_larger(one, zoom) for one in painted], layers, title, caption))
     with replacing(path) as temporary:
         page.save(temporary, "PNG")
 
 
-def _covering(picture: np.ndarray, values: np.ndarray) -> Places:
-    height, width = picture.shape[:2]
+def _covering(image: np.ndarray, values: np.ndarray) -> Places:
+    height, width = image.shape[:2]
     step = (height / values.shape[0], width / values.shape[1])
     return Places((0, 0), step, ((0, height), (0, width)), (height, width))
 
 
-def paint(picture: np.ndarray, values: np.ndarray, limit: float, signed: bool = True) -> np.ndarray:
-    """Lay a map over a picture: red for, blue against, the stronger the less of the picture is left.
+def paint(image: np.ndarray, values: np.ndarray, limit: float, signed: bool = True) -> np.ndarray:
+    """Lay a map over an image: red for, blue against, the stronger the less of the image is left.
 
     Args:
-        picture: (H, W) or (H, W, 3), values in [0, 1].
-        values: (H, W), NaN where the model saw nothing: there the picture is darkened.
-        limit: the value that has the full colour.
+        image: (H, W) or (H, W, 3), values in [0, 1].
+        values: (H, W), NaN where the model saw nothing: there the image is darkened.
+        limit: the value that has the full color.
         signed: as in :class:`Layer`.
 
     Returns:
@@ -93,22 +93,22 @@ def paint(picture: np.ndarray, values: np.ndarray, limit: float, signed: bool = 
     out = np.empty((*values.shape, 3), np.uint8)
     for top in range(0, len(out), _ROWS):
         part = slice(top, top + _ROWS)
-        out[part] = _painted(picture[part], values[part], limit, signed)
+        out[part] = _painted(image[part], values[part], limit, signed)
     return out
 
 
-def _painted(picture: np.ndarray, values: np.ndarray, limit: float, signed: bool) -> np.ndarray:
+def _painted(image: np.ndarray, values: np.ndarray, limit: float, signed: bool) -> np.ndarray:
     unseen = np.isnan(values)
     part = np.nan_to_num(values, copy=True) / limit
-    colours = _colours(signed)(Normalize(-1 if signed else 0, 1)(part))[..., :3].astype(np.float32)
+    colors = _colors(signed)(Normalize(-1 if signed else 0, 1)(part))[..., :3].astype(np.float32)
     cover = (_STRONG * np.abs(part).clip(0, 1))[..., None]
-    mixed = as_rgb(picture) / np.float32(255) * (1 - cover) + colours * cover
+    mixed = as_rgb(image) / np.float32(255) * (1 - cover) + colors * cover
     mixed[unseen] *= _UNSEEN
     return (mixed * 255).round().astype(np.uint8)
 
 
 def with_label(pixels: np.ndarray, label: str) -> np.ndarray:
-    """Put words below a picture, uint8 (H, W, 3), so that they stay with it wherever it goes."""
+    """Put words below an image, uint8 (H, W, 3), so that they stay with it wherever it goes."""
     width = pixels.shape[1]
     lines = _wrapped(label, width, _LABEL)
     below = round((0.6 + 1.3 * len(lines)) * _LABEL)
@@ -122,18 +122,18 @@ def with_label(pixels: np.ndarray, label: str) -> np.ndarray:
 
 
 def greatest(values: np.ndarray) -> float:
-    """The greatest size of a value, 1 where all are zero: the end of the colours."""
+    """The greatest size of a value, 1 where all are zero: the end of the colors."""
     return float(np.abs(values).max()) or 1.0
 
 
-def as_rgb(picture: np.ndarray) -> np.ndarray:
+def as_rgb(image: np.ndarray) -> np.ndarray:
     """uint8 (H, W, 3) of (H, W), (H, W, 1) or (H, W, 3) in [0, 1]."""
-    pixels = picture[..., None] if picture.ndim == 2 else picture
+    pixels = image[..., None] if image.ndim == 2 else image
     shown = (pixels.clip(0, 1) * 255).round().astype(np.uint8)
     return np.broadcast_to(shown, (*shown.shape[:2], 3))
 
 
-def _colours(signed: bool) -> mpl.colors.Colormap:
+def _colors(signed: bool) -> mpl.colors.Colormap:
     return mpl.colormaps["bwr"] if signed else mpl.colormaps["Reds"]
 
 
@@ -174,8 +174,8 @@ def _wrapped(words: str, width: int, text: int) -> list[str]:
 
 
 def _add_bar(figure: Figure, box: tuple[float, float, float, float], limit: float, signed: bool) -> None:
-    colours = ScalarMappable(norm=Normalize(-limit if signed else 0, limit), cmap=_colours(signed))
-    bar = figure.colorbar(colours, cax=figure.add_axes(box))
+    colors = ScalarMappable(norm=Normalize(-limit if signed else 0, limit), cmap=_colors(signed))
+    bar = figure.colorbar(colors, cax=figure.add_axes(box))
     if signed:
         bar.set_ticks([-limit, 0, limit], labels=[f"−{limit:.2g} against", "0", f"+{limit:.2g} for"])
     else:

@@ -1,4 +1,4 @@
-"""A picture of any size under its map as a pyramidal TIFF that is written tile by tile."""
+"""An image of any size under its map as a pyramidal TIFF that is written tile by tile."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def write_tiles(
     *,
     compression: Compression = "deflate",
 ) -> None:
-    """Write a picture under its map as a tiled TIFF with coarser levels, and its resolution where that is known.
+    """Write an image under its map as a tiled TIFF with coarser levels, and its resolution where that is known.
 
     A row of tiles is read, painted and written at a time; memory holds that and the coarser levels, three bytes for
-    every four pixels of the picture.
+    every four pixels of the image.
 
     Args:
         path: of the TIFF.
-        read: gives the rows of the picture from one number up to another, (n, W, 1 or 3) with values in [0, 1].
+        read: gives the rows of the image from one number up to another, (n, W, 1 or 3) with values in [0, 1].
         values: (h, w) on the grid of tokens.
-        places: where these lie on the picture.
-        signed: whether zero is the middle of the colours.
+        places: where these lie on the image.
+        signed: whether zero is the middle of the colors.
         compression: of the tiles; "jpeg" is a tenth of the size and not exact.
     """
     form = _form(compression)

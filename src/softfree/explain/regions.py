@@ -31,16 +31,16 @@ class Region:
     peak: float
 
     def to_dict(self, places: Places) -> dict[str, object]:
-        """For JSON: centre and size, x before y before z, in pixels and where the spacing is known in millimetres.
+        """For JSON: center and size, x before y before z, in pixels and where the spacing is known in millimeters.
 
         Pixels are counted from the first corner of the source; of a slide they are those of level 0. Voxels of a volume
-        are counted to the right, the front and the head. Millimetres of a volume are RAS+ as the file has them, others
+        are counted to the right, the front and the head. Millimeters of a volume are RAS+ as the file has them, others
         are measured from the first corner.
         """
-        centre = [(low + high) / 2 for low, high in zip(self.low, self.high, strict=True)]
+        center = [(low + high) / 2 for low, high in zip(self.low, self.high, strict=True)]
         size = [high - low for low, high in zip(self.low, self.high, strict=True)]
         found: dict[str, object] = {
-            "centre_px": _rounded(centre[::-1]),
+            "center_px": _rounded(center[::-1]),
             "size_px": _rounded(size[::-1]),
             "tokens": int(self.tokens.sum()),
             "sum": self.total,
@@ -48,11 +48,11 @@ class Region:
         }
         if places.spacing is None:
             return found
-        in_mm = [one * step for one, step in zip(centre, places.spacing, strict=True)][::-1]
+        in_mm = [one * step for one, step in zip(center, places.spacing, strict=True)][::-1]
         if places.affine is not None:
-            in_mm = list((places.affine @ [*(one - 0.5 for one in centre), 1.0])[:3])
+            in_mm = list((places.affine @ [*(one - 0.5 for one in center), 1.0])[:3])
         sizes = [one * step for one, step in zip(size, places.spacing, strict=True)]
-        return found | {"centre_mm": _rounded(in_mm), "size_mm": _rounded(sizes[::-1])}
+        return found | {"center_mm": _rounded(in_mm), "size_mm": _rounded(sizes[::-1])}
 
 
 def find_regions(values: np.ndarray, places: Places, quantile: float = 0.9, most: int = 1000) -> list[Region]:

@@ -1,4 +1,4 @@
-"""What a map is laid over where it is looked at: a picture that fits on a page, and the map's tokens on it."""
+"""What a map is laid over where it is looked at: an image that fits on a page, and the map's tokens on it."""
 
 from __future__ import annotations
 
@@ -13,57 +13,57 @@ from torch.nn import functional as F
 
 from softfree.explain.geometry import Places
 from softfree.explain.overlay import as_rgb, greatest, paint, with_label
-from softfree_runtime.readers.image import Picture
+from softfree_runtime.readers.image import DecodedImage
 
-_ROWS = 64  # of the reduced picture that are made at once
+_ROWS = 64  # of the reduced image that are made at once
 
 
 @dataclass(frozen=True)
 class View:
-    """A picture with maps over it.
+    """An image with maps over it.
 
     Attributes:
-        picture: (H, W, 1 or 3) or (H, W), values in [0, 1].
+        image: (H, W, 1 or 3) or (H, W), values in [0, 1].
         values: of each map, (h, w) on the grid of tokens.
-        places: where these lie on the picture.
+        places: where these lie on the image.
         note: what part of the source it is or how it was made smaller, for a title; empty for all of it as it is.
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     values: tuple[np.ndarray, ...]
     places: Places
     note: str = ""
 
     def miniatures(self, signed: Sequence[bool], labels: Sequence[str], side: int) -> list[bytes]:
-        """Make PNGs of the picture and of the picture under each map.
+        """Make PNGs of the image and of the image under each map.
 
         Args:
-            signed: of each map, whether zero is the middle of its colours.
+            signed: of each map, whether zero is the middle of its colors.
             labels: of each map, printed below it.
-            side: pixels of the longer side; a small picture's pixels become squares.
+            side: pixels of the longer side; a small image's pixels become squares.
         """
-        made = [_png(_resized(as_rgb(self.picture), side))]
+        made = [_png(_resized(as_rgb(self.image), side))]
         for values, both, label in zip(self.values, signed, labels, strict=True):
-            painted = paint(self.picture, self.places.spread(values), greatest(values), both)
+            painted = paint(self.image, self.places.spread(values), greatest(values), both)
             made.append(_png(with_label(_resized(painted, side), label)))
         return made
 
 
-def picture_view(picture: Picture, values: tuple[np.ndarray, ...], places: Places, longest: int) -> View:
-    """View a picture with at most ``longest`` pixels a side, each the mean of a square of the picture's."""
+def image_view(image: DecodedImage, values: tuple[np.ndarray, ...], places: Places, longest: int) -> View:
+    """View an image with at most ``longest`` pixels a side, each the mean of a square of the image's."""
     times = -(-max(places.shape) // longest)
     if times == 1:
-        return View(picture.unit(), values, places)
+        return View(image.unit(), values, places)
     step = times * _ROWS
-    bands = [_mean(rows_of(picture, top, top + step), times) for top in range(0, places.shape[0], step)]
+    bands = [_mean(rows_of(image, top, top + step), times) for top in range(0, places.shape[0], step)]
     reduced = np.concatenate(bands)
     moved = scaled(places, (1 / times, 1 / times), reduced.shape[:2])
-    return View(reduced, values, moved, f"the picture reduced {times} times")
+    return View(reduced, values, moved, f"the image reduced {times} times")
 
 
-def rows_of(picture: Picture, top: int, bottom: int) -> np.ndarray:
-    """Rows of a picture as it is to be seen, float32 (n, W, C) in [0, 1]."""
-    return replace(picture, pixels=picture.pixels[top:bottom]).unit()
+def rows_of(image: DecodedImage, top: int, bottom: int) -> np.ndarray:
+    """Rows of an image as it is to be seen, float32 (n, W, C) in [0, 1]."""
+    return replace(image, pixels=image.pixels[top:bottom]).unit()
 
 
 def scaled(places: Places, scale: tuple[float, float], shape: tuple[int, ...]) -> Places:

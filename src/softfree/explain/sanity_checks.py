@@ -1,7 +1,7 @@
 """Whether a map looks at the model at all: the same map of a model whose weights mean nothing.
 
 Adebayo et al. 2018, "Sanity checks for saliency maps", arXiv:1810.03292. A map that stays as it was with random weights
-shows the picture, not the model. Weights are made meaningless from the head down to the stem, one part after the other.
+shows the image, not the model. Weights are made meaningless from the head down to the stem, one part after the other.
 Those of each tensor are shuffled rather than drawn anew, so that activations keep about the size that they had.
 """
 

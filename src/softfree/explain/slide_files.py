@@ -87,7 +87,7 @@ def _edges(tokens: np.ndarray) -> dict[Corner, list[Corner]]:
     """Sides of tokens that have none beyond, from corner to corner, with the token on the right hand."""
     padded = np.pad(tokens, 1)
     ways: dict[Corner, list[Corner]] = {}
-    # Where the neighbour lies, and from which to which corner of the token the side runs, clockwise.
+    # Where the neighbor lies, and from which to which corner of the token the side runs, clockwise.
     sides = {(-1, 0): ((0, 0), (0, 1)), (0, 1): ((0, 1), (1, 1)), (1, 0): ((1, 1), (1, 0)), (0, -1): ((1, 0), (0, 0))}
     for (down, across), (first, last) in sides.items():
         beyond = padded[1 + down : padded.shape[0] - 1 + down, 1 + across : padded.shape[1] - 1 + across]
@@ -128,7 +128,7 @@ def write_pyramid(
         slide: that is explained.
         values: (h, w) on the grid of tokens.
         places: where these lie on level 0.
-        signed: whether zero is the middle of the colours.
+        signed: whether zero is the middle of the colors.
         longest: pixels of the longer side; a finer slide is reduced to that.
     """
     mpp = _coarser(slide, longest)

@@ -126,7 +126,7 @@ def explain_streamed(
         at: see there; a place where the mask has a token.
         odds: see there.
         streaming: how; default :class:`~softfree.streaming.streamed.Streaming`.
-        mask: boolean (N,), True for real tokens of a picture or volume; None when all are.
+        mask: boolean (N,), True for real tokens of an image or volume; None when all are.
 
     Raises:
         UserError: what cannot be asked in memory, a model that cannot stream, a method that does not, or no space for

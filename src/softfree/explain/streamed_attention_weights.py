@@ -41,7 +41,7 @@ def keys(attention: Attention, h: Tensor, sums: Values, number: Tensor) -> Tenso
 
 
 def _part(attention: Attention, h: Tensor, sums: Values, part: int) -> Tensor:
-    """Q (0) or K (1) normalised over all tokens where the method does so, (1, n, C)."""
+    """Q (0) or K (1) normalized over all tokens where the method does so, (1, n, C)."""
     own = slice(part * h.shape[-1], (part + 1) * h.shape[-1])
     if isinstance(attention, SeqNormAttention):
         return _seqnorm(attention, h, sums, part, own)
@@ -54,7 +54,7 @@ def _part(attention: Attention, h: Tensor, sums: Values, part: int) -> Tensor:
 def _seqnorm(attention: SeqNormAttention, h: Tensor, sums: Values, part: int, own: slice) -> Tensor:
     p = attention.parameters_for_orders()
     weight, gamma, beta = p.qkv[own], p.gamma[own], p.beta[own]
-    if not p.normalised[part]:
+    if not p.normalized[part]:
         return gamma * _project(h, weight) + beta
     mean, covariance = sums
     wide = weight.to(covariance.dtype)

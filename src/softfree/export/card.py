@@ -19,7 +19,7 @@ from softfree_runtime.preprocessing.modalities import Prepared, restore
 
 CAUTION = "For research; not a medical device."
 EXPORTERS = ("onnx", "onnxscript", "onnxruntime")
-_WORDS = {"picture": "pictures", "volume": "volumes", "slide": "slides", "bag": "bags of tiles"}
+_WORDS = {"image": "images", "volume": "volumes", "slide": "slides", "bag": "bags of tiles"}
 
 
 def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
@@ -54,7 +54,7 @@ def light_steps(steps: Steps) -> Prepared:
 
 
 def light_preparation(steps: Preprocessing) -> Preparation:
-    """The steps of pictures for the runtime."""
+    """The steps of images for the runtime."""
     if steps.preset == "radiograph":
         return Preparation(steps.size, steps.fit, steps.channels, None, None)
     mean, deviation = tuple(IMAGENET_DEFAULT_MEAN), tuple(IMAGENET_DEFAULT_STD)

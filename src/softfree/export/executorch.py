@@ -1,7 +1,7 @@
 """A run as an ExecuTorch program for phones and small ARM machines: a .pte file, and a .json file with the metadata.
 
-Plain layers go to the XNNPACK delegate, what is left to ExecuTorch's portable operators. A program takes one picture of
-the run's size: torch.export ties the sides of a picture to whole patches, and the delegate plans its memory ahead.
+Plain layers go to the XNNPACK delegate, what is left to ExecuTorch's portable operators. A program takes one image of
+the run's size: torch.export ties the sides of an image to whole patches, and the delegate plans its memory ahead.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def write_executorch(run: Run, about: Metadata, samples: Sequence[Source], path:
     Raises:
         UserError: ExecuTorch is missing or refuses the model, or the logits differ.
     """
-    steps = run.picture_steps
+    steps = run.image_steps
     program = _lowered(run.model.cpu(), steps.channels, steps.size)
     beside = path.with_suffix(".json")
     with replacing(path) as temporary, replacing(beside) as notes:
@@ -63,7 +63,7 @@ def _part(name: str) -> Any:
 
 
 def _lowered(model: nn.Module, channels: int, side: int) -> bytes:
-    """Write a model as a program for one picture (1, channels, side, side)."""
+    """Write a model as a program for one image (1, channels, side, side)."""
     lower = _part("exir").to_edge_transform_and_lower
     partitioner = _part("backends.xnnpack.partition.xnnpack_partitioner").XnnpackPartitioner()
     module, tokens = model, 1
@@ -81,7 +81,7 @@ def _lowered(model: nn.Module, channels: int, side: int) -> bytes:
 
 
 def _logits(path: Path) -> Logits:
-    """The program, run picture by picture."""
+    """The program, run image by image."""
     # A method does not keep its program alive.
     program = _part("runtime").Runtime.get().load_program(path)
     method = program.load_method("forward")

@@ -2,7 +2,7 @@
 
 What sums over tokens stays in float32, as do norms, softmax, the residuals and the head: SeqNorm's covariances hold
 products of N tokens, whose sum overflows float16 or loses the small ones. onnxruntime's own converter is not used: it
-narrows the pictures themselves, and its nodes do not stand in the order that ONNX asks for.
+narrows the images themselves, and its nodes do not stand in the order that ONNX asks for.
 """
 
 from __future__ import annotations

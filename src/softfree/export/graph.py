@@ -58,7 +58,7 @@ class AnySize(nn.Module):
         self.model = model
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Map pictures (B, C, H, W) to logits (B, K), as the model does."""
+        """Map images (B, C, H, W) to logits (B, K), as the model does."""
         model = self.model
         tokens, grid = model.patch_embed(pixels)
         tokens, _ = model.with_class_token(tokens, None)
@@ -83,12 +83,12 @@ class AnyBag(nn.Module):
 
 
 def make_graph(model: nn.Module, channels: int, side: int) -> Graph:
-    """Write a classifier of pictures, or of slides as pixels, as a graph.
+    """Write a classifier of images, or of slides as pixels, as a graph.
 
     Args:
         model: on the CPU, in evaluation mode.
-        channels: of the pictures.
-        side: of the pictures, pixels; the only side that the graph takes if the model cannot be written for any, else
+        channels: of the images.
+        side: of the images, pixels; the only side that the graph takes if the model cannot be written for any, else
             the one at which it is fastest.
 
     Returns:
@@ -168,7 +168,7 @@ def _export(model: nn.Module, example: Tensor, dynamic: dict[int, Any], name: st
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the advice of exporters and quantisers, on whichever logger; errors are raised all the same."""
+    """Without the advice of exporters and quantizers, on whichever logger; errors are raised all the same."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

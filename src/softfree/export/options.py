@@ -13,7 +13,7 @@ class ExportOptions:
 
     Attributes:
         format: 'onnx', one file for onnxruntime and others; 'openvino', an .xml file with a .bin beside it; or
-            'executorch', a .pte file for phones with a .json beside it, for pictures of the run's size only.
+            'executorch', a .pte file for phones with a .json beside it, for images of the run's size only.
         out: File to write; default: model.onnx, model.xml or model.pte in the run directory.
         table: The run's table, where it was moved after training; it gives the samples for the proof, for the ranges of
             int8, and for what int8 and float16 cost, where these are not named.

@@ -25,7 +25,7 @@ Both = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Parity:
-    """The largest difference of a logit, by what was compared, such as ``8 pictures at 512 x 512``."""
+    """The largest difference of a logit, by what was compared, such as ``8 images at 512 x 512``."""
 
     differences: dict[str, float]
 
@@ -53,7 +53,7 @@ def prove(
         samples: that can be read.
         preparation: of the file.
         logits: prepared samples of one shape, with the batch axis in front, to logits (B, K), of the file.
-        any_size: compare pictures at three sizes; else three batches of the one size.
+        any_size: compare images at three sizes; else three batches of the one size.
         tolerance: of a logit.
 
     Raises:
@@ -88,7 +88,7 @@ def _cases(own: Any, samples: Sequence[Source], light: Any, any_size: bool) -> I
     elif own.kind == "slide" or (isinstance(own, Preprocessing) and own.fit == "native"):
         for sample in samples[:3]:
             yield _both([sample], own, light)
-    elif own.kind == "picture" and any_size:
+    elif own.kind == "image" and any_size:
         for size in _sizes(own.size):
             yield _both(samples, replace(own, size=size), replace(light, size=size))
     else:

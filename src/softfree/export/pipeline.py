@@ -16,7 +16,7 @@ from softfree.export.graph import Graph, make_bag_graph, make_graph, make_volume
 from softfree.export.loss import Loss, measure_loss
 from softfree.export.options import ExportOptions
 from softfree.export.parity import HALF_TOLERANCE, Parity, prove
-from softfree.export.quantization import quantise_static, quantise_weights
+from softfree.export.quantization import quantize_static, quantize_weights
 from softfree.export.samples import Read, Source, find_samples, read_evenly
 from softfree.inference.run import Run
 from softfree.models import BagTransformer, VolumeTransformer
@@ -120,8 +120,8 @@ def _graph(run: Run, samples: Sequence[Source]) -> Graph:
 def _refuse_any_size(run: Run) -> None:
     """Refuse a run whose samples differ in size, when its model exports for one."""
     steps = run.preprocessing
-    if steps.kind == "slide" or (steps.kind == "picture" and run.picture_steps.fit == "native"):
-        given = "slides" if steps.kind == "slide" else "pictures of any size (fit native)"
+    if steps.kind == "slide" or (steps.kind == "image" and run.image_steps.fit == "native"):
+        given = "slides" if steps.kind == "slide" else "images of any size (fit native)"
         raise UserError(
             f"{run.config['model']['name']} exports for one size only, but {run.folder} takes {given}; "
             "train with another --fit or another attention"
@@ -131,7 +131,7 @@ def _refuse_any_size(run: Run) -> None:
 def _write_executorch(run: Run, path: Path, options: ExportOptions) -> Exported:
     from softfree.export.executorch import write_executorch
 
-    steps = run.picture_steps
+    steps = run.image_steps
     only = (steps.size, steps.size)
     _refuse_any_size(run)
     read = _read_for_proof(run, options)
@@ -177,7 +177,7 @@ def _write_onnx(
         if options.int8 != "none":
             proto, seen, failed = _integers(run, graph, temporary, prepare, options)
             unreadable = unreadable + failed
-            about = replace(about, quantised=options.int8)
+            about = replace(about, quantized=options.int8)
             write_graph(proto, about, temporary)
             loss = measure_loss(run, prepare, model.logits, Model(temporary).logits, "int8", options, seen)
         elif options.precision == "float16":
@@ -197,8 +197,8 @@ def _integers(
 ) -> tuple[onnx.ModelProto, int, list[str]]:
     """The graph in integers, the number of samples that showed the ranges, and those that could not be read."""
     if options.int8 == "weights":
-        return quantise_weights(graph), 0, []
+        return quantize_weights(graph), 0, []
     found = find_samples(run, options.calibration, "train", options.table)
     read = read_evenly(found, options.calibration_count, "calibration (--calibration)", prepare)
-    proto = quantise_static(graph, path, (sample.prepared(prepare)[None] for sample in read.samples))
+    proto = quantize_static(graph, path, (sample.prepared(prepare)[None] for sample in read.samples))
     return proto, len(read.samples), read.failed

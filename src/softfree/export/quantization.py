@@ -19,7 +19,7 @@ from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.telemetry import import_onnxruntime
 
 
-def quantise_static(graph: Graph, source: Path, batches: Iterable[np.ndarray]) -> onnx.ModelProto:
+def quantize_static(graph: Graph, source: Path, batches: Iterable[np.ndarray]) -> onnx.ModelProto:
     """Calculate the linear layers in integers, with ranges seen on prepared samples.
 
     A product of matrices gives float32: what comes after it (a bias, an activation, a residual) is float32 anyway, and
@@ -56,7 +56,7 @@ def quantise_static(graph: Graph, source: Path, batches: Iterable[np.ndarray]) -
         return onnx.load(target)
 
 
-def quantise_weights(graph: Graph) -> onnx.ModelProto:
+def quantize_weights(graph: Graph) -> onnx.ModelProto:
     """Store the weights of the linear layers in integers; ranges are found as the graph runs.
 
     Raises:
@@ -65,7 +65,7 @@ def quantise_weights(graph: Graph) -> onnx.ModelProto:
     layers, library = _linear(graph), import_onnxruntime("onnxruntime.quantization")
     plain = onnx.ModelProto()
     plain.CopyFrom(graph.proto)
-    # The quantiser turns the head around and then stumbles over the old shape of its weights.
+    # The quantizer turns the head around and then stumbles over the old shape of its weights.
     del plain.graph.value_info[:]
     with TemporaryDirectory() as folder, quiet():
         target = Path(folder) / "int8.onnx"

@@ -15,14 +15,14 @@ from softfree.reporting.scoring import own_table
 from softfree.training.options import Split
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.preprocessing.modalities import Prepared
-from softfree_runtime.readers import Picture, read_picture
+from softfree_runtime.readers import DecodedImage, read_image
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a sample is, and which frame of it; or a picture that was read."""
+    """Where a sample is, and which frame of it; or an image that was read."""
 
-    path: str | Picture
+    path: str | DecodedImage
     frame: int | None = None
 
     def prepared(self, steps: Prepared) -> np.ndarray:
@@ -30,9 +30,9 @@ class Source:
         return steps.load(self.path, self.frame)
 
     def read(self, steps: Prepared) -> Source:
-        """Make sure that it can be read; a picture is kept, since it is prepared more than once."""
-        if steps.kind == "picture":
-            return Source(self.path if isinstance(self.path, Picture) else read_picture(self.path, frame=self.frame))
+        """Make sure that it can be read; an image is kept, since it is prepared more than once."""
+        if steps.kind == "image":
+            return Source(self.path if isinstance(self.path, DecodedImage) else read_image(self.path, frame=self.frame))
         self.prepared(steps)
         return self
 

@@ -18,7 +18,7 @@ from softfree.data.modalities.image import Preprocessing
 from softfree.inference.run import CONFIG, WEIGHTS, Run
 from softfree.models.weights.files import read_file
 from softfree_runtime.core.errors import UserError, unknown_name
-from softfree_runtime.readers.image import Picture
+from softfree_runtime.readers.image import DecodedImage
 
 HUB = ("hf-hub:", "hf_hub:")
 
@@ -42,7 +42,7 @@ class Encoder(Protocol):
 
 
 class PixelStatistics(nn.Module):
-    """Mean and deviation of each channel, then the mean colour of 4 x 4 fields: (B, 3, H, W) to (B, 54)."""
+    """Mean and deviation of each channel, then the mean color of 4 x 4 fields: (B, 3, H, W) to (B, 54)."""
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Compute the statistics."""
@@ -51,7 +51,7 @@ class PixelStatistics(nn.Module):
 
 
 class PixelEncoder:
-    """Colour statistics of tiles with values in [0, 1]: a baseline that needs no weights."""
+    """Color statistics of tiles with values in [0, 1]: a baseline that needs no weights."""
 
     def __init__(self) -> None:
         self.name, self.digest = "pixels", ""
@@ -96,13 +96,13 @@ class RunEncoder:
     """The model of a run directory up to its classifier.
 
     Args:
-        folder: a run that was trained on pictures.
+        folder: a run that was trained on images.
     """
 
     def __init__(self, folder: Path) -> None:
         run = Run.load(folder)
         if not isinstance(run.preprocessing, Preprocessing):
-            raise UserError(f"--encoder {folder} was trained on samples that are no pictures; tiles need one that was")
+            raise UserError(f"--encoder {folder} was trained on samples that are no images; tiles need one that was")
         self.name: str = run.config["model"]["name"]
         self.digest = _digest_of_file(folder / WEIGHTS)
         self.module: nn.Module = _Pooled(run.model)
@@ -110,8 +110,8 @@ class RunEncoder:
 
     def prepare(self, tile: np.ndarray) -> Tensor:
         """Prepare as in training, float32 (C, H, W)."""
-        picture = Picture(tile, 0.0, 255.0, None, (), "tile")
-        return torch.from_numpy(self._preprocessing(picture))
+        image = DecodedImage(tile, 0.0, 255.0, None, (), "tile")
+        return torch.from_numpy(self._preprocessing(image))
 
 
 class _Pooled(nn.Module):

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from softfree.core.environment import best_device
 from softfree.data.modalities.feature_files import write_features
-from softfree.data.modalities.tiles import tile_centres
+from softfree.data.modalities.tiles import tile_centers
 from softfree.data.modalities.tissue import find_tissue
 from softfree.data.slide_readers.slide import open_slide
 from softfree.data.table_file import no_column, read_table_file
@@ -35,7 +35,7 @@ class SlideRow:
     Attributes:
         name: its path as the table has it, relative.
         path: where it is.
-        mpp: micrometres per pixel that the table gives, or None.
+        mpp: micrometers per pixel that the table gives, or None.
     """
 
     name: str
@@ -64,7 +64,7 @@ def extract_features(table: Path, options: FeatureOptions) -> int:
     """
     _check(options)
     shard, shards = _shard(options.shard)
-    frame, slides = _read_slides(table, options.images)
+    frame, slides = _read_slides(table, options.image_root)
     mine = slides[shard::shards]
     encoder = create_encoder(options.encoder, options.weights, options.side)
     encoder.module.to(best_device())
@@ -105,7 +105,7 @@ def _extract_all(
 def _extract(slide: SlideRow, encoder: Encoder, folder: FeatureFolder, options: FeatureOptions, bars: Progress) -> None:
     with open_slide(slide.path, slide.mpp) as opened:
         opened.refuse_finer(options.mpp)
-        centres = tile_centres(
+        centers = tile_centers(
             opened.size_mm,
             options.side,
             options.mpp,
@@ -114,9 +114,9 @@ def _extract(slide: SlideRow, encoder: Encoder, folder: FeatureFolder, options: 
             share=options.share,
         )
         found = opened.mpp
-    if not len(centres):
+    if not len(centers):
         raise ReadError(f"{slide.path}: no tile has a share of tissue of {options.share:g}; lower --share", "no_tissue")
-    tiles = TileDataset(slide.path, slide.mpp, centres, options.side, options.mpp, encoder.prepare)
+    tiles = TileDataset(slide.path, slide.mpp, centers, options.side, options.mpp, encoder.prepare)
     bar = bars.add_task("Tiles", total=len(tiles))
     try:
         features = encode_tiles(
@@ -130,7 +130,7 @@ def _extract(slide: SlideRow, encoder: Encoder, folder: FeatureFolder, options: 
     finally:
         bars.remove_task(bar)
     attributes = folder.settings | slide.request() | {"slide_mpp_x": found[0], "slide_mpp_y": found[1]}
-    write_features(folder.file(slide.name), features, centres, attributes)
+    write_features(folder.file(slide.name), features, centers, attributes)
 
 
 def _settings(encoder: Encoder, options: FeatureOptions) -> dict[str, Any]:
@@ -146,14 +146,14 @@ def _settings(encoder: Encoder, options: FeatureOptions) -> dict[str, Any]:
     }
 
 
-def _read_slides(table: Path, images: Path | None) -> tuple[pd.DataFrame, list[SlideRow]]:
+def _read_slides(table: Path, image_root: Path | None) -> tuple[pd.DataFrame, list[SlideRow]]:
     """Read the table as text, and its slides, each once, in the table's order."""
     columns = [str(name) for name in read_table_file(table, {"path"}).frame.columns]
     if "path" not in columns:
         raise no_column(table, "path", columns, "expected one with the slides, relative to the table")
     source = read_table_file(table, set(columns))
     say(table, source.notes)
-    frame, base = source.frame, base_folder(table, images)
+    frame, base = source.frame, base_folder(table, image_root)
     files = places(table, frame["path"].fillna(""), source.rows, frame.index, base)
     names = [os.path.relpath(file, base) for file in files]
     frame = frame.assign(path=names)
@@ -172,7 +172,7 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 def _check(options: FeatureOptions) -> None:
     wanted = {
-        "mpp": (options.mpp > 0, "micrometres per pixel, such as 0.5"),
+        "mpp": (options.mpp > 0, "micrometers per pixel, such as 0.5"),
         "side": (options.side >= 8, "at least 8 pixels"),
         "step": (options.step is None or options.step >= 1, "at least 1 pixel"),
         "share": (0 <= options.share <= 1, "a number from 0 to 1"),

@@ -14,11 +14,11 @@ class FeatureOptions:
 
     Attributes:
         encoder: A timm model, such as vit_small_patch16_224; 'hf-hub:owner/name'; a run directory of softfree; or
-            'pixels' for plain colour statistics, which need no weights.
+            'pixels' for plain color statistics, which need no weights.
         out: Folder for the features, one file a slide, and their table; a run that was stopped goes on there.
         weights: Weights of a timm model: a .safetensors file.
-        images: Folder that the table's paths start from and that all paths must lie in; default: the table's folder.
-        mpp: Micrometres per pixel at which tiles are read.
+        image_root: Folder that the table's paths start from and must lie in; default: the table's folder.
+        mpp: Micrometers per pixel at which tiles are read.
         side: Side of a tile in pixels.
         step: Pixels from one tile to the next; default: side, without overlap.
         tissue: Take only tiles with tissue.
@@ -33,7 +33,7 @@ class FeatureOptions:
     encoder: str
     out: Path
     weights: Path | None = None
-    images: Path | None = None
+    image_root: Path | None = None
     mpp: float = 0.5
     side: int = 224
     step: int | None = None

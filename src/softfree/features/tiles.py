@@ -20,10 +20,10 @@ class TileDataset(Dataset):
 
     Args:
         path: the slide.
-        given: micrometres per pixel that hold instead of the file's own, or None.
-        centres: (N, 2), x and y in millimetres.
+        given: micrometers per pixel that hold instead of the file's own, or None.
+        centers: (N, 2), x and y in millimeters.
         side: of a tile in pixels.
-        mpp: micrometres per pixel of a tile.
+        mpp: micrometers per pixel of a tile.
         prepare: from uint8 (side, side, 3) to a tensor.
     """
 
@@ -31,24 +31,24 @@ class TileDataset(Dataset):
         self,
         path: str,
         given: float | None,
-        centres: np.ndarray,
+        centers: np.ndarray,
         side: int,
         mpp: float,
         prepare: Callable[[np.ndarray], Tensor],
     ) -> None:
-        self.path, self.given, self.centres = path, given, centres
+        self.path, self.given, self.centers = path, given, centers
         self.side, self.mpp, self.prepare = side, mpp, prepare
         self._slide: Slide | None = None
 
     def __len__(self) -> int:
-        return len(self.centres)
+        return len(self.centers)
 
     def __getitem__(self, index: int) -> Tensor | ReadError:
         """Return the prepared tile, or why there is none: an error raised in a worker would lose its status."""
         try:
             if self._slide is None:  # opened by the process that reads
                 self._slide = open_slide(self.path, self.given)
-            left, top = self.centres[index] - self.side * self.mpp / 2000
+            left, top = self.centers[index] - self.side * self.mpp / 2000
             return self.prepare(self._slide.read(left, top, self.side, self.side, self.mpp))
         except ReadError as error:
             return error

@@ -1,4 +1,4 @@
-"""Logits for a dataset, unreadable pictures reported instead of raised."""
+"""Logits for a dataset, unreadable images reported instead of raised."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from softfree_runtime.core.errors import ReadError, UserError
 
 @dataclass(frozen=True)
 class Logits:
-    """What a model says of each picture of a dataset.
+    """What a model says of each image of a dataset.
 
     Attributes:
-        values: ``(n, K)`` float64; NaN in the rows of pictures that have no answer.
-        failed: why, by picture number.
+        values: ``(n, K)`` float64; NaN in the rows of images that have no answer.
+        failed: why, by image number.
     """
 
     values: np.ndarray
@@ -86,7 +86,7 @@ def infer(
 
 
 class _Readable(Dataset):
-    """Items of a dataset as (number, (picture, its size), None), or (number, None, error)."""
+    """Items of a dataset as (number, (image, its size), None), or (number, None, error)."""
 
     def __init__(self, dataset: SampleDataset) -> None:
         self.dataset = dataset

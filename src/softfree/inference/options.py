@@ -27,14 +27,14 @@ class InferenceOptions(StreamOptions):
 
 @dataclass(kw_only=True)
 class PredictOptions(InferenceOptions):
-    """Probabilities for new pictures.
+    """Probabilities for new images.
 
     Attributes:
         out: CSV or Parquet file to write; default: predictions.csv.
         frame: Frame of multi-frame files, counted from 0; default: the first.
-        images: Folder that the paths of tables start from and must lie in; default: each table's folder.
+        image_root: Folder that the paths of tables start from and must lie in; default: each table's folder.
     """
 
     out: Path = Path("predictions.csv")
     frame: int | None = None
-    images: Path | None = None
+    image_root: Path | None = None

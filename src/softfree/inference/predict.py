@@ -35,12 +35,12 @@ def predict(
     options: InferenceOptions | None = None,
     *,
     frame: int | None = None,
-    images: str | Path | None = None,
+    image_root: str | Path | None = None,
 ) -> pd.DataFrame:
     """See :meth:`softfree.inference.run.Run.predict`."""
     given: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
     group = run.config["options"].get("group", False)
-    names, sources, frames = zip(*find_inputs(given, frame, run.preprocessing.kind, group, images), strict=True)
+    names, sources, frames = zip(*find_inputs(given, frame, run.preprocessing.kind, group, image_root), strict=True)
     dataset = SampleDataset(sources, None, run.preprocessing, frames=frames)
     logits = infer(run.model, dataset, len(run.task.classes), options)
     rows = pd.DataFrame({"path": list(names), "status": "ok", "reason": ""})
@@ -62,9 +62,9 @@ def outputs(logits: np.ndarray, task: Task, operating: Operating) -> pd.DataFram
 def find_inputs(
     given: Sequence[Input],
     frame: int | None,
-    kind: str = "picture",
+    kind: str = "image",
     group: bool = False,
-    images: str | Path | None = None,
+    image_root: str | Path | None = None,
 ) -> list[Found]:
     """As :func:`softfree_runtime.sources.inputs.find_inputs`, with tables of all kinds.
 
@@ -73,25 +73,25 @@ def find_inputs(
         frame: of files with several.
         kind: of the samples.
         group: join a patient's rows.
-        images: folder that the paths of tables start from and must lie in; each table's own by default.
+        image_root: folder that the paths of tables start from and must lie in; each table's own by default.
     """
-    rows = partial(table_rows, kind=kind, group=group, images=images)
+    rows = partial(table_rows, kind=kind, group=group, image_root=image_root)
     return runtime_inputs.find_inputs(given, frame, kind, rows)
 
 
 def table_rows(
-    path: Path, frame: int | None, kind: str, group: bool = False, images: str | Path | None = None
+    path: Path, frame: int | None, kind: str, group: bool = False, image_root: str | Path | None = None
 ) -> list[Found]:
     """Name, source and frame of each row of a CSV or Parquet table; arguments as :func:`find_inputs` has them."""
     if not read_bytes(path).startswith(b"PAR1"):
-        return runtime_inputs.table_rows(path, frame, kind, group, images)
+        return runtime_inputs.table_rows(path, frame, kind, group, image_root)
     source = read_table_file(path, runtime_inputs.COLUMNS)
     table = source.frame[[name for name in runtime_inputs.COLUMNS if name in source.frame]]
     if "path" not in table:
         raise no_column(path, "path", list(source.frame.columns), "expected one with the files, relative to the table")
     cells: Any = table.astype(object).where(table.notna(), "").to_dict("index")
     columns = [str(name) for name in table.columns]
-    return runtime_inputs.rows_as_samples(path, cells, source.rows, columns, frame, kind, group, images)
+    return runtime_inputs.rows_as_samples(path, cells, source.rows, columns, frame, kind, group, image_root)
 
 
 def predict_to_file(folder: str | Path, inputs: list[str], options: PredictOptions, *, as_json: bool = False) -> int:
@@ -101,7 +101,7 @@ def predict_to_file(folder: str | Path, inputs: list[str], options: PredictOptio
     if options.out.suffix.lower() not in (".csv", ".parquet"):
         raise UserError(f"--out {options.out}: expected a name that ends in .csv or .parquet")
     asked = replace(options, progress=options.progress and not as_json)
-    rows = predict(Run.load(folder), inputs, asked, frame=options.frame, images=options.images)
+    rows = predict(Run.load(folder), inputs, asked, frame=options.frame, image_root=options.image_root)
     with replacing(options.out) as temporary:
         rows.to_parquet(temporary) if options.out.suffix.lower() == ".parquet" else rows.to_csv(temporary, index=False)
     failed = rows[rows["status"] != "ok"]

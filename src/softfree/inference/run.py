@@ -8,7 +8,7 @@
     digests.json        SHA-256 of these three, so that a damaged or changed file is noticed
     split.csv           the split of each row; patients by hashed names
     baselines.safetensors  regressions on the size and on a small copy of the training samples
-    predictions.csv     a row for each validation and test picture; row numbers of the table, no names
+    predictions.csv     a row for each validation and test image; row numbers of the table, no names
     metrics.json        metrics with intervals
     report.html         the same to look at
     logs/               CSV and TensorBoard
@@ -55,7 +55,7 @@ class Operating:
     Attributes:
         temperature: the logits are divided by it.
         thresholds: probability from which a class counts as present, for each class that is scored; a multiclass
-            picture is called its most probable class all the same.
+            image is called its most probable class all the same.
     """
 
     temperature: float = 1.0
@@ -107,8 +107,8 @@ class Run:
         return restore(self.config["preprocessing"])
 
     @property
-    def picture_steps(self) -> Preprocessing:
-        """The steps of a run on pictures.
+    def image_steps(self) -> Preprocessing:
+        """The steps of a run on images.
 
         Raises:
             UserError: a run on other samples.
@@ -117,7 +117,7 @@ class Run:
 
         steps = self.preprocessing
         if not isinstance(steps, Preprocessing):
-            raise UserError(f"{self.folder} was trained on samples of kind {steps.kind}; this needs a run on pictures")
+            raise UserError(f"{self.folder} was trained on samples of kind {steps.kind}; this needs a run on images")
         return steps
 
     @cached_property
@@ -151,7 +151,7 @@ class Run:
         inputs: str | Path | np.ndarray | Sequence[str | Path | np.ndarray],
         *,
         frame: int | None = None,
-        images: str | Path | None = None,
+        image_root: str | Path | None = None,
         batch: int = 16,
         workers: int = 0,
         precision: Precision = "32",
@@ -163,8 +163,8 @@ class Run:
         Args:
             inputs: paths, or arrays (H, W) or (H, W, C), which are read as a TIFF of the same numbers is.
             frame: frame of multi-frame files, counted from 0; default: the first.
-            images: folder that the paths of tables start from and must lie in; default: each table's folder.
-            batch: pictures at once; only pictures of equal shape share a batch.
+            image_root: folder that the paths of tables start from and must lie in; default: each table's folder.
+            batch: images at once; only images of equal shape share a batch.
             workers: processes that read files.
             precision: arithmetic of the products, "32", "bf16" or "16".
             progress: show a progress bar.
@@ -179,7 +179,7 @@ class Run:
 
         streaming = stream.streaming if stream else {}
         options = InferenceOptions(batch=batch, workers=workers, precision=precision, progress=progress, **streaming)
-        return predict(self, inputs, options, frame=frame, images=images)
+        return predict(self, inputs, options, frame=frame, image_root=image_root)
 
     def with_operating(self, operating: Operating) -> Run:
         """Store another temperature and other thresholds."""
@@ -260,7 +260,7 @@ def check_config(path: Path, config: dict[str, Any]) -> None:
 
     check_task(path, config["task"])
     steps = config["preprocessing"]
-    kind = steps.get("kind", "picture") if isinstance(steps, dict) else None
+    kind = steps.get("kind", "image") if isinstance(steps, dict) else None
     if kind not in KINDS:
         raise UserError(f"{path}: preprocessing.kind is {shown(kind)}; expected {' or '.join(KINDS)}")
     check_fields(path, "preprocessing", {k: v for k, v in steps.items() if k != "kind"}, home(kind))

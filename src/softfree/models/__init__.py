@@ -1,4 +1,4 @@
-"""Models: tokenizers, encoder, transformers of pictures, volumes and bags and pyramids by name, published weights."""
+"""Models: tokenizers, encoder, transformers of images, volumes and bags and pyramids by name, published weights."""
 
 from __future__ import annotations
 

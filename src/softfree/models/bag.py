@@ -13,7 +13,7 @@ from softfree.models.classifier import Classifier, check_names, for_sides
 from softfree.models.pos_embed_mm import Waves, sincos_codes
 from softfree_runtime.core.errors import UserError
 
-# x and y in millimetres: from less than a tile of 256 pixels at 0.5 micrometres to more than a slide is long. The
+# x and y in millimeters: from less than a tile of 256 pixels at 0.5 micrometers to more than a slide is long. The
 # third axis is the number of the slide of a patient: from one to the next is a quarter of the shortest wave.
 ON_SLIDE: tuple[Waves, Waves, Waves] = ((0.1, 100.0), (0.1, 100.0), (4.0, 100.0))
 COORDINATES = len(ON_SLIDE)
@@ -70,7 +70,7 @@ class TileEmbed(nn.Module):
 class BagTransformer(Classifier):
     """Tile features and places to logits: every tile attends to every other, in a bag of any size.
 
-    The input (B, N, F + 3) holds F features, then x, y in millimetres and the number of the slide z. Rows with NaN as
+    The input (B, N, F + 3) holds F features, then x, y in millimeters and the number of the slide z. Rows with NaN as
     z are padding: they change nothing. There is no grid, so that attentions with landmarks or maps take the tiles as a
     sequence, in the order given.
 

@@ -18,7 +18,7 @@ from torchvision.models.detection import MaskRCNN, RetinaNet
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
-from softfree.models.patch_embed import fit_picture
+from softfree.models.patch_embed import fit_image
 from softfree.models.pyramid import SoftPyramid
 from softfree.models.pyramid_names import PYRAMIDS
 from softfree_runtime.core.errors import UserError, unknown_name
@@ -29,7 +29,7 @@ STRIDE = 32
 
 
 def feature_net(backbone: Backbone, stages: tuple[int, ...] = (0, 1, 2, 3), *, freeze_norms: bool = False) -> nn.Module:
-    """Make timm's feature extractor of a pyramid: pictures (B, channels, H, W) to maps (B, C_i, H/4, W/4), ...
+    """Make timm's feature extractor of a pyramid: images (B, channels, H, W) to maps (B, C_i, H/4, W/4), ...
 
     Args:
         backbone: A name, or a pyramid, perhaps with weights loaded; it is copied.
@@ -68,7 +68,7 @@ class FeaturePyramid(nn.Module):
         self.fpn = FeaturePyramidNetwork(channels, out_channels, extra_blocks=extra)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Map pictures (B, channels, H, W) to levels (B, out_channels, h, w) by the number of their stage."""
+        """Map images (B, channels, H, W) to levels (B, out_channels, h, w) by the number of their stage."""
         maps = self.body(x)
         levels: dict[str, Tensor] = self.fpn({str(stage): m for stage, m in zip(self.stages, maps, strict=True)})
         return levels
@@ -84,7 +84,7 @@ def retinanet(backbone: Backbone, num_classes: int, *, freeze_norms: bool = Fals
         **options: Of :class:`torchvision.models.detection.RetinaNet`, such as ``min_size``.
 
     Returns:
-        In training ``model(pictures, targets)`` gives losses, in evaluation ``model(pictures)`` gives boxes; pictures
+        In training ``model(images, targets)`` gives losses, in evaluation ``model(images)`` gives boxes; images
         is a list of (channels, H, W) in [0, 1].
     """
     stages = (1, 2, 3)
@@ -111,7 +111,7 @@ def mask_rcnn(backbone: Backbone, num_classes: int, *, freeze_norms: bool = Fals
 
 
 class Segmenter(nn.Module):
-    """A network of segmentation-models-pytorch for pictures of any size and channel count.
+    """A network of segmentation-models-pytorch for images of any size and channel count.
 
     Args:
         net: The network, for sides that are multiples of 32.
@@ -123,8 +123,8 @@ class Segmenter(nn.Module):
         self.net, self.in_chans = net, in_chans
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures (B, channels, H, W) to logits (B, classes, H, W); padding is cut off again."""
-        logits: Tensor = self.net(fit_picture(x, self.in_chans, STRIDE))
+        """Map images (B, channels, H, W) to logits (B, classes, H, W); padding is cut off again."""
+        logits: Tensor = self.net(fit_image(x, self.in_chans, STRIDE))
         return logits[..., : x.shape[2], : x.shape[3]]
 
 

@@ -35,7 +35,7 @@ class Block(nn.Module):
         layer_scale: Start of a learned factor per feature on each branch; None for no factor.
         mlp_chunk: Tokens that the MLP takes at once, with its inside computed again in the backward pass: less memory,
             about a quarter more time for the MLP. None: all tokens in training, what the cache holds in inference.
-        pos_conv: Let each token see its neighbours on the grid before the attention.
+        pos_conv: Let each token see its neighbors on the grid before the attention.
         act: Of the MLP: a name of :data:`~softfree.models.activations.ACTS`.
     """
 

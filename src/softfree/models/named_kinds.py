@@ -1,6 +1,6 @@
 """Named models of volumes, ``{attention}_vit3d_{size}``, and of bags, ``{attention}_bag_{size}``; timm knows them.
 
-The sizes are those of the pictures' models. Neither name holds a patch size: a bag has none, and a volume's three sides
+The sizes are those of the images' models. Neither name holds a patch size: a bag has none, and a volume's three sides
 are an option, ``patch_size=(8, 8, 8)``.
 """
 

@@ -21,7 +21,7 @@ class PatchEmbed(nn.Module):
 
     Args:
         patch_size: Side p of a patch in pixels.
-        in_chans: Channels of the projection; pictures may have another number, see :func:`fit_picture`.
+        in_chans: Channels of the projection; images may have another number, see :func:`fit_image`.
         embed_dim: Width C of a token.
     """
 
@@ -33,7 +33,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Grid]:
-        """Make the tokens of a picture.
+        """Make the tokens of an image.
 
         Args:
             x: (B, any channels, H, W).
@@ -42,10 +42,10 @@ class PatchEmbed(nn.Module):
         Returns:
             Tokens (B, N, C) in raster order, and the grid (h, w) with N = h w.
         """
-        x = fit_picture(x, self.in_chans, self.patch_size)
+        x = fit_image(x, self.in_chans, self.patch_size)
         p, weight = self.patch_size, self.proj.weight
         grid = (x.shape[2] // p, x.shape[3] // p)
-        # One plain product: on large pictures far faster than torch's convolution, and the tokens come out in the
+        # One plain product: on large images far faster than torch's convolution, and the tokens come out in the
         # order in which every layer after reads them.
         x = x.unflatten(2, (grid[0], p)).unflatten(4, (grid[1], p))  # (B, channels, h, p, w, p)
         x = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, h w, channels p p)
@@ -56,12 +56,12 @@ class ConvStem(nn.Module):
     """3 x 3 convolutions of stride 2 down to the patch size, after Xiao et al. 2021, "Early convolutions".
 
     There is no norm between them: one over the channels of a pixel would make faint noise as loud as a small bright
-    finding, and one over the batch or the picture would let neighbours or distant tokens in. Weights start at He et
+    finding, and one over the batch or the image would let neighbors or distant tokens in. Weights start at He et
     al.'s scale instead. Widths double towards C.
 
     Args:
         patch_size: Side of the square that a token stands for: a power of two, at least 2.
-        in_chans: Channels of the first convolution; pictures may have another number, see :func:`fit_picture`.
+        in_chans: Channels of the first convolution; images may have another number, see :func:`fit_image`.
         embed_dim: Width C of a token.
 
     Attributes:
@@ -95,7 +95,7 @@ class ConvStem(nn.Module):
         return layers[:-1]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Grid]:
-        """Make the tokens of a picture.
+        """Make the tokens of an image.
 
         Args:
             x: (B, any channels, H, W).
@@ -105,7 +105,7 @@ class ConvStem(nn.Module):
         Returns:
             Tokens (B, N, C) in raster order, and the grid (h, w) with N = h w.
         """
-        x = fit_picture(x, self.in_chans, self.patch_size)
+        x = fit_image(x, self.in_chans, self.patch_size)
         if mask is not None:
             grid = [side // self.patch_size for side in x.shape[-2:]]
             pixels = mask.view(-1, 1, *grid)
@@ -125,7 +125,7 @@ class PoolStem(ConvStem):
 
     Args:
         patch_size: Side of the square that a token stands for: a power of two, at least 4.
-        in_chans: Channels of the first convolution; pictures may have another number, see :func:`fit_picture`.
+        in_chans: Channels of the first convolution; images may have another number, see :func:`fit_image`.
         embed_dim: Width C of a token.
 
     Raises:
@@ -157,10 +157,10 @@ def stem_of(names: Collection[str]) -> str | None:
     return "pool" if "5" in convolutions else "conv"
 
 
-def fit_picture(x: Tensor, in_chans: int, patch_size: int) -> Tensor:
-    """Bring a picture to the channels and to a multiple of the patch that a tokenizer expects.
+def fit_image(x: Tensor, in_chans: int, patch_size: int) -> Tensor:
+    """Bring an image to the channels and to a multiple of the patch that a tokenizer expects.
 
-    A picture of another channel count is seen as the mean of its channels, repeated: gray in a colour model equals
+    An image of another channel count is seen as the mean of its channels, repeated: gray in a color model equals
     gray copied to each channel. The bottom and the right are padded with zeros.
 
     Args:
@@ -175,7 +175,7 @@ def fit_picture(x: Tensor, in_chans: int, patch_size: int) -> Tensor:
         UserError: not four axes, or an empty one.
     """
     if x.ndim != 4 or 0 in x.shape[1:]:
-        raise UserError(f"Got pictures of shape {tuple(x.shape)}: expected (batch, channels, height, width).")
+        raise UserError(f"Got images of shape {tuple(x.shape)}: expected (batch, channels, height, width).")
     if x.shape[1] != in_chans:
         x = x.mean(dim=1, keepdim=True).expand(-1, in_chans, -1, -1)
     bottom, right = -x.shape[2] % patch_size, -x.shape[3] % patch_size

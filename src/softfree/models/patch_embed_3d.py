@@ -43,7 +43,7 @@ class PatchEmbed3d(nn.Module):
         for axis, side in zip((2, 4, 6), self.patch_size, strict=True):
             x = x.unflatten(axis, (x.shape[axis] // side, side))  # (B, channels, d, pd, h, ph, w, pw) in the end
         grid = (x.shape[2], x.shape[4], x.shape[6])
-        # One plain product, as for pictures.
+        # One plain product, as for images.
         x = x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)  # (B, d h w, channels pd ph pw)
         return F.linear(x, self.proj.weight.flatten(1), self.proj.bias), grid
 

@@ -1,4 +1,4 @@
-"""Position codes: learned or fixed on a grid, resized to the grid of each picture; or from each token's neighbours."""
+"""Position codes: learned or fixed on a grid, resized to the grid of each image; or from each token's neighbors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def resize_positions(pos_embed: Tensor, old: tuple[int, int], new: tuple[int, in
     if torch.compiler.is_exporting() or (torch.compiler.is_compiling() and old != new):
         return resize_in_graph(pos_embed, old, new, num_prefix_tokens)
     if 1 in (old[1], new[1]) and 1 not in (old[0], new[0]):
-        # torch 2.15 on a CPU is wrong about pictures of one column, and right about those of one row.
+        # torch 2.15 on a CPU is wrong about images of one column, and right about those of one row.
         prefix, codes = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
         turned = codes.unflatten(1, old).transpose(1, 2).flatten(1, 2)
         resized = resample_abs_pos_embed(turned, [new[1], new[0]], [old[1], old[0]], num_prefix_tokens=0)
@@ -90,9 +90,9 @@ def _weights(old: int, new: int, like: Tensor) -> Tensor:
     """Weights (new, old) of bicubic resizing that averages over what a larger step covers."""
     scale = old / (like.new_ones(()) * new)
     reach = scale.clamp_min(1.0)
-    centre = (torch.arange(new, device=like.device, dtype=like.dtype) + 0.5) * scale  # (new,)
+    center = (torch.arange(new, device=like.device, dtype=like.dtype) + 0.5) * scale  # (new,)
     places = torch.arange(old, device=like.device, dtype=like.dtype) + 0.5
-    distance = ((places - centre[:, None]) / reach).abs()
+    distance = ((places - center[:, None]) / reach).abs()
     near = ((A + 2) * distance - (A + 3)) * distance**2 + 1
     far = ((distance - 5) * distance + 8) * distance * A - 4 * A
     weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
@@ -113,7 +113,7 @@ class PositionalConv(nn.Module):
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, grid: tuple[int, ...] | None, mask: Tensor | None = None) -> Tensor:
-        """Add to each token of the grid what its neighbours say; prefix tokens stay as they are.
+        """Add to each token of the grid what its neighbors say; prefix tokens stay as they are.
 
         Args:
             x: Tokens (B, P + h w, C).
@@ -127,9 +127,9 @@ class PositionalConv(nn.Module):
             UserError: tokens without a grid, as in a bag.
         """
         if grid is None:
-            raise UserError("Got tokens without a grid: pos_conv=True needs the rows and columns of a picture.")
+            raise UserError("Got tokens without a grid: pos_conv=True needs the rows and columns of an image.")
         number = grid[0] * grid[1]
         seen = x if mask is None else x.masked_fill(~mask.unsqueeze(-1), 0)
-        picture = seen[:, -number:].transpose(1, 2).unflatten(2, grid)  # (B, C, h, w), channels last in memory
-        told = self.conv(picture).flatten(2).transpose(1, 2)
+        image = seen[:, -number:].transpose(1, 2).unflatten(2, grid)  # (B, C, h, w), channels last in memory
+        told = self.conv(image).flatten(2).transpose(1, 2)
         return x + F.pad(told, (0, 0, x.shape[1] - number, 0))

@@ -1,4 +1,4 @@
-"""Position codes of places in millimetres, so that a place has one code however finely it was sampled."""
+"""Position codes of places in millimeters, so that a place has one code however finely it was sampled."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def sincos_codes(places: Tensor, dim: int, waves: Sequence[Waves]) -> Tensor:
 
 
 def volume_codes(grid: Sequence[int], step: Sequence[float], dim: int, like: Tensor) -> Tensor:
-    """Compute the codes of the tokens of a volume from their centres in millimetres.
+    """Compute the codes of the tokens of a volume from their centers in millimeters.
 
-    Millimetres count from the outer corner of the first voxel, so that what is added at the end of an axis moves no
+    Millimeters count from the outer corner of the first voxel, so that what is added at the end of an axis moves no
     token, and the same anatomy in the same box has the same codes at any spacing.
 
     Args:
         grid: Tokens (d, h, w).
-        step: Sides of a patch in millimetres: voxels times spacing.
+        step: Sides of a patch in millimeters: voxels times spacing.
         dim: Width C.
         like: A tensor of the device and type that are wanted.
 

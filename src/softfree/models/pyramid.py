@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from softfree.attention.soft import Form
 from softfree.models.encoder import Block, Encoder
 from softfree.models.head import HeadedModel, init_linear
-from softfree.models.patch_embed import channels_last, fit_picture
+from softfree.models.patch_embed import channels_last, fit_image
 from softfree.models.pyramid_parts import PostNormBlock, Stage, make_downsampling, make_stem
 from softfree_runtime.core.errors import UserError, unknown_name
 
@@ -28,7 +28,7 @@ TOKENS = ("pos_embed", "cls_token")
 class SoftPyramid(HeadedModel):
     """Stem, three stages of post-norm SOFT blocks, one of softmax blocks with a class token, head.
 
-    Pictures may have any size and any number of channels at run time: positions are resized, maps have sides
+    Images may have any size and any number of channels at run time: positions are resized, maps have sides
     H/4, H/8, H/16, H/32 rounded up, and another channel count is seen as the mean of the channels, repeated.
 
     Forms of the attention, see :class:`~softfree.attention.soft.SoftAttention`:
@@ -37,7 +37,7 @@ class SoftPyramid(HeadedModel):
       learned convolutions of stride 8, 4 and 2, a convolution of side 9, 5 and 3 on V, and SOFT's ridge. There are
       H W / 1024 landmarks, 49 at 224 pixels, so that time grows with (H W)^2.
     - "paper": 49 means of windows whatever the size, so that the time of these stages grows with H W: for large
-      pictures, together with ``last="soft"``.
+      images, together with ``last="soft"``.
 
     Published is ``last="softmax"``: softmax attention in stage 4, whose tokens are a 64th of those of stage 1, and the
     class token is classified. With ``last="soft"`` stage 4 has SOFT blocks with 49 means of windows, no class token
@@ -103,7 +103,7 @@ class SoftPyramid(HeadedModel):
     def _make_stages(
         self, size: tuple[int, int], drop_path_rate: float, soft: dict[str, Any], common: dict[str, Any]
     ) -> Iterator[Stage]:
-        """Make the four stages for pictures of ``size``."""
+        """Make the four stages for images of ``size``."""
         rates = torch.linspace(0, drop_path_rate, sum(self.depths), device="cpu").split(list(self.depths))
         for number, (dim, heads) in enumerate(zip(self.embed_dims, self.num_heads, strict=True)):
             softmax = number == 3 and self.last == "softmax"
@@ -122,10 +122,10 @@ class SoftPyramid(HeadedModel):
                 trunc_normal_(tokens, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Classify pictures (B, channels, H, W); logits (B, num_classes), without softmax or sigmoid.
+        """Classify images (B, channels, H, W); logits (B, num_classes), without softmax or sigmoid.
 
         Raises:
-            UserError: pictures without four axes.
+            UserError: images without four axes.
         """
         return self.forward_head(self.forward_features(x))
 
@@ -152,7 +152,7 @@ class SoftPyramid(HeadedModel):
         """Compute the maps of the stages, as timm's feature extraction asks for them.
 
         Args:
-            x: Pictures (B, channels, H, W).
+            x: Images (B, channels, H, W).
             indices: Stages from 0; the last so many; or None for all.
             norm: Apply the last norm to the map of stage 4, where it is softmax's. The other stages end in a norm.
             stop_early: Leave out the stages after the last that is asked for.
@@ -174,7 +174,7 @@ class SoftPyramid(HeadedModel):
     ) -> tuple[Tensor, list[Tensor]]:
         """Give the tokens of the last stage that is run, and the maps of those that are ``taken``."""
         # With the channels last, maps lie in memory as tokens do.
-        x = channels_last(fit_picture(x, self.in_chans, 1))
+        x = channels_last(fit_image(x, self.in_chans, 1))
         maps = []
         for number, stage in enumerate(cast(Iterable[Stage], self.stages[:stop])):
             tokens, grid = stage(x)

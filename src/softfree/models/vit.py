@@ -1,4 +1,4 @@
-"""Vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929) with any attention method and any picture size."""
+"""Vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929) with any attention method and any image size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["VisionTransformer", "masked_mean"]
 class VisionTransformer(Classifier):
     """Tokenizer, positions, encoder, pooling, head. Parameter names are timm's.
 
-    Pictures may have any size and any number of channels at run time: positions are resized, the bottom and the
+    Images may have any size and any number of channels at run time: positions are resized, the bottom and the
     right are padded to whole patches, and another channel count is seen as the mean of the channels, repeated.
 
     Args:
@@ -110,14 +110,14 @@ class VisionTransformer(Classifier):
         """Classify.
 
         Args:
-            x: Pictures (B, channels, H, W).
+            x: Images (B, channels, H, W).
             mask: Boolean (B, N), True for real patch tokens in raster order; None when all are real.
 
         Returns:
             Logits (B, num_classes), without softmax or sigmoid.
 
         Raises:
-            UserError: pictures without four axes, or a mask that does not fit the token grid.
+            UserError: images without four axes, or a mask that does not fit the token grid.
         """
         return self.forward_head(self.forward_features(x, mask), mask)
 
@@ -132,7 +132,7 @@ class VisionTransformer(Classifier):
     def embed(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None, Grid]:
         """Compute what the first block takes: tokens (B, P + N, C) with positions, their mask (B, P + N), the grid."""
         if mask is not None:
-            check_grid_mask(x, mask, (self.patch_size, self.patch_size), "pictures")
+            check_grid_mask(x, mask, (self.patch_size, self.patch_size), "images")
         tokens, grid = self.patch_embed(x, mask)  # (B, N, C)
         tokens, mask = self.with_class_token(tokens, mask)
         if self.pos_embed is not None:

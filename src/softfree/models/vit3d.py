@@ -33,7 +33,7 @@ class VolumeTransformer(Classifier):
         img_size: Depth, height and width in voxels (or one side for all) that learned positions are made for.
         patch_size: Sides of a patch in voxels: slices, rows, columns (or one side for all).
         in_chans: Channels of the tokenizer.
-        spacing: Millimetres from voxel to voxel: between slices, rows, columns; what the volumes were resampled to.
+        spacing: Millimeters from voxel to voxel: between slices, rows, columns; what the volumes were resampled to.
         num_classes: Number of logits; 0 for pooled features instead.
         embed_dim: Width C.
         depth: Number of blocks.
@@ -45,7 +45,7 @@ class VolumeTransformer(Classifier):
         pool: A name of :data:`~softfree.models.pooling.POOLINGS`; see :class:`Classifier`.
         class_token: Put a class token in front; default: only if ``pool`` is "token".
         stem: "patch" projection, "conv" stem of strided convolutions, or "pool" stem of convolutions and maxima.
-        pos: "mm", fixed codes of a token's place in millimetres; "learn", resized to other grids; or "none".
+        pos: "mm", fixed codes of a token's place in millimeters; "learn", resized to other grids; or "none".
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
         proj_drop: Dropout after each projection.
         layer_scale: Start of a learned factor on each branch; None for no factor.
@@ -143,7 +143,7 @@ class VolumeTransformer(Classifier):
 
     @property
     def patch_in_mm(self) -> tuple[float, ...]:
-        """Sides of a patch in millimetres."""
+        """Sides of a patch in millimeters."""
         return tuple(side * step for side, step in zip(self.patch_size, self.spacing, strict=True))
 
 

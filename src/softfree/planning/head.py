@@ -13,7 +13,7 @@ class HeadCost:
 
     Attributes:
         parameters: Its parameters, the norm's among them.
-        products: Multiply-adds for one picture.
+        products: Multiply-adds for one image.
         kept: Bytes kept for backward.
     """
 

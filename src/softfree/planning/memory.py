@@ -28,7 +28,7 @@ class Memory:
         weights: The model's parameters.
         gradients: One for each weight.
         optimizer: AdamW's two averages for each weight.
-        kept: Pictures and activations that wait for the backward pass; in inference the pictures.
+        kept: Images and activations that wait for the backward pass; in inference the images.
         temporaries: What the widest moments need beside them.
         gaps: Freed memory in the CPU's heap that no tensor fits into.
         process: Python with its libraries; on a GPU the context.
@@ -52,18 +52,18 @@ def memory(work: Work) -> Memory:
     """Split the peak of a training step (not the first, so that AdamW's state is there) or of an inference."""
     weights = count_parameters(work) * work.shape.stream
     process = GPU_CONTEXT if work.gpu else PROCESS
-    pictures = work.batch * work.channels * work.size**2 * work.shape.stream
+    images = work.batch * work.channels * work.size**2 * work.shape.stream
     if work.inference:
-        return Memory(weights, 0, 0, pictures, _inference(work), 0, process)
+        return Memory(weights, 0, 0, images, _inference(work), 0, process)
     kept = kept_bytes(work)
     if work.shape.autocast:
-        kept += pictures  # beside their cast
+        kept += images  # beside their cast
     gaps = 0 if work.gpu else _gaps(work)
     return Memory(weights, weights, 2 * weights, kept, _backward(work), gaps, process)
 
 
 def kept_bytes(work: Work) -> int:
-    """Bytes of pictures and activations that autograd keeps from the forward to the backward pass."""
+    """Bytes of images and activations that autograd keeps from the forward to the backward pass."""
     s, stem = work.shape, work.tokenizer
     casts = 2 * stem.parameters if s.autocast else 0
     pixels = work.batch * work.channels * work.padded**2
@@ -117,7 +117,7 @@ def _gaps(work: Work) -> int:
     s, depth = work.shape, work.dimensions["depth"]
 
     def small(numbers: int, width: int) -> int:
-        return min(numbers * width, MAPPED)  # as the picture grows, gaps that were there stay
+        return min(numbers * width, MAPPED)  # as the image grows, gaps that were there stay
 
     # Two tensors of the MLP are four times as wide as the stream.
     attention = small(s.sheet, s.narrow) * attention_cost(work.attention).sheets(s)

@@ -15,9 +15,9 @@ class PlanOptions:
     Attributes:
         model: A name of `softfree models`, such as seqnorm_vit_tiny_patch16.
         size: Side of the square that the model sees, in pixels.
-        channels: Channels of the pictures.
+        channels: Channels of the images.
         classes: Number of classes.
-        batch: Pictures a step.
+        batch: Images a step.
         precision: Arithmetic of the products: 32, bf16 or 16 bits.
         pure: Weights and all else in that precision too, not only the products.
         inference: Only the forward pass; default: a training step with AdamW.

@@ -28,10 +28,10 @@ class Plan:
     Attributes:
         work: What was asked.
         parameters: Numbers to learn.
-        multiply_adds: Of matrix products and convolutions, forward, for one picture.
+        multiply_adds: Of matrix products and convolutions, forward, for one image.
         memory: Bytes at the peak.
         available: Bytes that are free, or None where that is not known.
-        largest: Largest side of a square picture that fits; 0 if none does; None where the memory is not known.
+        largest: Largest side of a square image that fits; 0 if none does; None where the memory is not known.
     """
 
     work: Work

@@ -1,4 +1,4 @@
-"""What formulas are made of: B pictures, N tokens, width C, H heads, and the bytes of a number."""
+"""What formulas are made of: B images, N tokens, width C, H heads, and the bytes of a number."""
 
 from __future__ import annotations
 

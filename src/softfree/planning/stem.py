@@ -1,4 +1,4 @@
-"""The cost of a tokenizer for pictures, in closed form."""
+"""The cost of a tokenizer for images, in closed form."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class StemCost:
 
     Attributes:
         parameters: Its parameters.
-        products: Multiply-adds for one picture.
-        kept: Numbers kept for backward beside the pictures themselves, for one picture.
-        forward: Numbers at once in a forward pass beside the pictures and what is kept, for one picture.
+        products: Multiply-adds for one image.
+        kept: Numbers kept for backward beside the images themselves, for one image.
+        forward: Numbers at once in a forward pass beside the images and what is kept, for one image.
         backward: The same in a backward pass.
         largest: Numbers of its largest tensor.
     """
@@ -28,7 +28,7 @@ class StemCost:
 
 
 def stem_cost(stem: str, patch: int, channels: int, width: int, side: int, narrow: int = 4) -> StemCost:
-    """Derive the cost of a tokenizer for a picture whose ``side`` is a multiple of ``patch``.
+    """Derive the cost of a tokenizer for an image whose ``side`` is a multiple of ``patch``.
 
     ``narrow`` is the number of bytes of a number that is kept.
 

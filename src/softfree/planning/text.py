@@ -19,7 +19,7 @@ ROWS = {
     "weights": "weights",
     "gradients": "gradients",
     "optimizer": "optimizer state (AdamW)",
-    "kept": "kept activations, pictures",
+    "kept": "kept activations, images",
     "temporaries": "peak temporaries",
     "gaps": "gaps in the heap",
     "process": "process (torch)",
@@ -45,7 +45,7 @@ def print_plan(plan: Plan) -> None:
     console.print(table)
     console.print(verdict(plan), highlight=False)
     if not work.inference:
-        console.print("`softfree train` holds its libraries (0.2 GiB) and cached pictures beside it.", highlight=False)
+        console.print("`softfree train` holds its libraries (0.2 GiB) and cached images beside it.", highlight=False)
 
 
 def verdict(plan: Plan) -> str:

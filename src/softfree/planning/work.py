@@ -1,4 +1,4 @@
-"""What is planned: a model, its pictures and how it runs; its parameters and multiply-adds."""
+"""What is planned: a model, its images and how it runs; its parameters and multiply-adds."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Work:
 
     @property
     def padded(self) -> int:
-        """Side of the picture in whole patches."""
+        """Side of the image in whole patches."""
         return -(-self.size // self.patch) * self.patch
 
     @property
@@ -111,7 +111,7 @@ class Work:
 
 
 def count_parameters(work: Work) -> int:
-    """Count the numbers to learn, with positions for pictures of this size."""
+    """Count the numbers to learn, with positions for images of this size."""
     s = work.shape
     attention = attention_cost(work.attention).parameters(s)
     block = attention + 2 * 2 * s.width + 8 * s.square + 5 * s.width
@@ -119,7 +119,7 @@ def count_parameters(work: Work) -> int:
 
 
 def multiply_adds(work: Work) -> int:
-    """Count the multiply-adds of products and convolutions in the forward pass of one picture."""
+    """Count the multiply-adds of products and convolutions in the forward pass of one image."""
     s = work.shape
     block = attention_cost(work.attention).products(s) + 8 * s.tokens * s.square
     return work.tokenizer.products + work.dimensions["depth"] * block + work.head.products

@@ -91,7 +91,7 @@ def _check(options: PretrainOptions) -> None:
 def _configuration(options: PretrainOptions, preparation: Preparation, found: Unlabeled) -> dict[str, Any]:
     stated = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
     stated["table"] = str(options.table.resolve())
-    for name in ("images", "series"):
+    for name in ("image_root", "series"):
         given = getattr(options, name)
         stated[name] = None if given is None else str(given.resolve())
     model = {
@@ -115,7 +115,7 @@ def _configuration(options: PretrainOptions, preparation: Preparation, found: Un
 def _options_of(config: dict[str, Any], folder: Path) -> PretrainOptions:
     known = {field.name for field in fields(PretrainOptions)}
     values = {name: value for name, value in config["options"].items() if name in known}
-    for name in ("table", "images", "series"):
+    for name in ("table", "image_root", "series"):
         values[name] = None if values.get(name) is None else Path(values[name])
     return PretrainOptions(**(values | {"out": folder}))
 

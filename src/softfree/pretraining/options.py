@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from softfree.training.options import PictureOptions, PrecisionGiven, VolumeOptions
+from softfree.training.options import ImageOptions, PrecisionGiven, VolumeOptions
 
 
 @dataclass(kw_only=True)
@@ -14,7 +14,7 @@ class MaskedOptions:
     """Masked-image pretraining: the model sees a part of each image and fills in the rest; no labels are used.
 
     Attributes:
-        images: Folder that the table's paths start from; default: the table's folder.
+        image_root: Folder that the table's paths start from; default: the table's folder.
         seed: Seed of weights, order, augmentation and of what is hidden.
         model: A name of `softfree models`, of images or volumes.
         stem: 'pool' (a few 3 x 3 convolutions with maxima between them), 'conv' (with strides instead) or 'patch' (one
@@ -35,7 +35,7 @@ class MaskedOptions:
         precision: Arithmetic of the products: 32, bf16 or 16 bits.
     """
 
-    images: Path | None = None
+    image_root: Path | None = None
     seed: int = 0
     model: str = "seqnorm_vit_tiny_patch16"
     stem: Literal["patch", "conv", "pool"] = "pool"
@@ -86,7 +86,7 @@ class PretrainRunOptions:
 
 
 @dataclass(kw_only=True)
-class PretrainOptions(PictureOptions, VolumeOptions, MaskedOptions, PretrainRunOptions):
+class PretrainOptions(ImageOptions, VolumeOptions, MaskedOptions, PretrainRunOptions):
     """All options of a pretraining; see the classes that it joins.
 
     Attributes:

@@ -56,14 +56,14 @@ def find_samples(options: PretrainOptions) -> Unlabeled:
     sources, frames = tuple(str(source) for _, source, _ in found), tuple(frame for _, _, frame in found)
     if len(sources) < FEWEST:
         raise UserError(f"{options.table} names {len(sources)} images; pretraining needs {FEWEST} or more")
-    base = options.images or (options.table if options.table.is_dir() else options.table.parent)
+    base = options.image_root or (options.table if options.table.is_dir() else options.table.parent)
     named = [os.path.relpath(source, base) for source in sources]
     listed = "\n".join(f"{name} {frame}" for name, frame in zip(named, frames, strict=True))
     return Unlabeled(sources, frames, hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest(), note)
 
 
 def _training_rows(options: PretrainOptions, kind: str) -> tuple[list[Found], str]:
-    rows = table_rows(options.table, None, kind, images=options.images)
+    rows = table_rows(options.table, None, kind, image_root=options.image_root)
     frame = read_table_file(options.table, {"path", "split"}).frame
     if "split" not in frame or frame["split"].isna().all():
         return rows, f"all {len(rows)} rows of the table, which has no split"

@@ -34,7 +34,7 @@ STRENGTHS = (1e-3, 1e-2, 1e-1)  # C of the regression; the best on validation is
 MOST_CLASSES = 50
 """Classes beyond which none is fitted: it would take longer than it is worth, with few samples of each class."""
 SIZES = {
-    "picture": "height, width and aspect ratio",
+    "image": "height, width and aspect ratio",
     "slide": "height, width and aspect ratio",
     "volume": "numbers of slices, rows and columns",
     "bag": "number of tiles",

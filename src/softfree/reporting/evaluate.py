@@ -48,7 +48,7 @@ class Evaluation:
     Attributes:
         metrics: by name.
         scores: what they were computed from.
-        failed: reasons of pictures that could not be read, by row of the table.
+        failed: reasons of images that could not be read, by row of the table.
         report: the page that was written.
         comparison: against another run, if asked for.
         left_out: rows that were not measured, because the run was trained on them.
@@ -69,7 +69,7 @@ def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
     if options.table is not None and options.out is None:
         raise UserError("another table needs --out FOLDER, so that the run keeps the results of its own")
     refuse_identifiers(options)
-    table = open_table(run, options.table, options.images, label=options.label, labels=options.labels)
+    table = open_table(run, options.table, options.image_root, label=options.label, labels=options.labels)
     left_out = 0
     if not options.include_training:
         before = table
@@ -124,7 +124,7 @@ def write_results(
         frame: predictions of the split to measure.
         options: split, subgroups, bootstrap, where to write.
         comparison: with another run.
-        maps: pictures of explanations, instead of those that ``options.maps`` asks for.
+        maps: images of explanations, instead of those that ``options.maps`` asks for.
         beside: AUROC of other set-ups, shown beside this one's.
         left_out: rows of another table that are not measured, because the run was trained on them.
     """
@@ -143,7 +143,7 @@ def write_results(
         baseline_warnings=simpler.warnings,
         baseline_notes=simpler.notes,
         subgroups={column: _subgroup(column, table, frame, scores, run, options) for column in options.by},
-        pictures=worst_errors(run, table, frame, scores) if options.pictures else [],
+        images=worst_errors(run, table, frame, scores) if options.show_images else [],
         maps=shown,
         map_notes=notes,
         **_facts(run, table, frame, options, left_out),
@@ -167,14 +167,12 @@ def _facts(run: Run, table: Table, frame: pd.DataFrame, options: EvaluateOptions
 def _readable(run: Run, frame: pd.DataFrame, options: EvaluateOptions) -> Scores:
     scores = scores_of(frame, run)
     if len(scores) == 0:
-        raise UserError(
-            f"none of the {len(frame)} pictures of split {options.split} could be read; see: softfree check"
-        )
+        raise UserError(f"none of the {len(frame)} images of split {options.split} could be read; see: softfree check")
     return scores
 
 
 def _reasons(frame: pd.DataFrame) -> dict[int, str]:
-    """Why pictures could not be read, by row of the table."""
+    """Why images could not be read, by row of the table."""
     unread = frame[frame["status"] != "ok"]
     return {int(row): str(reason) for row, reason in zip(unread["row"], unread["reason"], strict=True)}
 
@@ -205,9 +203,9 @@ def _against(run: Run, frame: pd.DataFrame, part: Table, options: EvaluateOption
             f"--against {options.against}: it predicts {', '.join(other.task.classes)}, "
             f"this run {', '.join(run.task.classes)}; compare runs of one task"
         )
-    if learnt := trained_rows(other.folder, part.keys):
+    if learned := trained_rows(other.folder, part.keys):
         raise UserError(
-            f"--against {options.against}: that run was trained on {learnt} of the {len(part.frame)} rows; give the"
+            f"--against {options.against}: that run was trained on {learned} of the {len(part.frame)} rows; give the"
             " table a split column, or train one run with --split-from the other"
         )
     same_table = options.table is None and other.config["table"]["sha256"] == run.config["table"]["sha256"]

@@ -34,7 +34,7 @@ def report_facts(run: Run, table: Table, frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def count_rows(table: Table) -> list[dict[str, Any]]:
-    """Pictures, patients and class counts of each split."""
+    """Images, patients and class counts of each split."""
     rows = []
     for split in ("train", "val", "test"):
         part = table.where(split)

@@ -16,16 +16,16 @@ class EvaluateOptions(InferenceOptions):
     Attributes:
         table: Another table than the one the run was trained on; needs out. The run's own one, wherever it lies now,
             keeps the run's split. Rows whose file or patient the run was trained on are left out.
-        images: Folder that the table's paths start from; default: the table's folder.
+        image_root: Folder that the table's paths start from; default: the table's folder.
         label: Column with one class a row; default: as in training.
         labels: Several 0/1 columns; default: as in training.
         include_training: Measure rows that the run was trained on, too: their numbers say nothing about new patients.
         split: The rows to measure.
         by: Columns to measure in subgroups, e.g. '[sex, scanner]'; their values stand in the report.
         allow_identifiers: Allow columns in by that may tell who somebody is.
-        against: Another run, compared on the same pictures.
+        against: Another run, compared on the same images.
         margin: Loss of AUROC that is still called as good (non-inferiority margin).
-        pictures: Show the worst errors as pictures in the report.
+        show_images: Show the worst errors as images in the report.
         maps: Show so many samples under maps of what the model looked at in the report: sure and right, sure and wrong,
             undecided. Pixels of patients leave the data folder; by default a report holds none.
         out: Folder for the results; default: the run itself.
@@ -34,7 +34,7 @@ class EvaluateOptions(InferenceOptions):
     """
 
     table: Path | None = None
-    images: Path | None = None
+    image_root: Path | None = None
     label: str | None = None
     labels: list[str] | None = None
     include_training: bool = False
@@ -43,7 +43,7 @@ class EvaluateOptions(InferenceOptions):
     allow_identifiers: bool = False
     against: Path | None = None
     margin: float | None = None
-    pictures: bool = False
+    show_images: bool = False
     maps: int = 0
     out: Path | None = None
     resamples: int = 2000

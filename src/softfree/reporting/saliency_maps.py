@@ -30,7 +30,7 @@ def report_maps(
 ) -> tuple[list[Thumbnail], list[str]]:
     """Make ``options.maps`` maps of the samples that :func:`~softfree.evaluation.examples.telling_cases` names.
 
-    The pictures hold pixels of the samples and nothing that names them. A sample that cannot be read any more, or does
+    The images hold pixels of the samples and nothing that names them. A sample that cannot be read any more, or does
     not fit in memory, makes room for the next.
 
     Args:
@@ -41,7 +41,7 @@ def report_maps(
         options: how many, and how what does not fit is streamed.
 
     Returns:
-        The pictures, and what they mean in sentences; or none, and one sentence that says why.
+        The images, and what they mean in sentences; or none, and one sentence that says why.
 
     Raises:
         UserError: a number below 0.
@@ -90,7 +90,7 @@ def _notes(found: list[tuple[Map, ...]]) -> list[str]:
     return [
         "A map shows what the model used, not what is ill. The samples were chosen by how sure the model was, not by "
         "how their maps look. Left the sample, right of it the same under its maps: red speaks for the class, blue "
-        "against it; the colours end at the greatest value of each map; darkened is what the model did not see.",
+        "against it; the colors end at the greatest value of each map; darkened is what the model did not see.",
         *dict.fromkeys(one.description for maps in found for one in maps),
         "Believe a place where both maps agree.",
     ]

@@ -32,7 +32,7 @@ PREDICTIONS = PREDICTED
 def open_table(
     run: Run,
     path: Path | None = None,
-    images: Path | None = None,
+    image_root: Path | None = None,
     *,
     label: str | None = None,
     labels: list[str] | None = None,
@@ -42,7 +42,7 @@ def open_table(
     Args:
         run: the run.
         path: the table; default: where the run's own one was.
-        images: folder that paths start from.
+        image_root: folder that paths start from.
         label: column of the classes; default: as in training.
         labels: several columns; default: as in training.
 
@@ -51,9 +51,9 @@ def open_table(
     """
     if path is None:
         return own_table(run, how=f"softfree evaluate {run.folder} TABLE --out FOLDER")
-    table = _read(run, path, images, label, labels)
+    table = _read(run, path, image_root, label, labels)
     if _is_own(run, table) and table.split_made is not None:
-        table = _read(run, path, images, label, labels, own=True)
+        table = _read(run, path, image_root, label, labels, own=True)
     say(path, table.sentences)
     return table
 
@@ -75,7 +75,7 @@ def own_table(run: Run, moved: Path | None = None, *, how: str) -> Table:
         was = ": no such table" if moved else ", which the run was trained on, is not there any more"
         raise UserError(f"{source}{was}; name it where it lies now: {how}")
     # The images of a table that was moved may lie beside it.
-    stated = Path(options["images"]) if options["images"] else None
+    stated = Path(options["image_root"]) if options["image_root"] else None
     table = _read(run, source, None if moved and stated and not stated.exists() else stated, own=True)
     if not _is_own(run, table):
         was = "is not the one that" if moved else "has changed since"
@@ -90,7 +90,7 @@ def _is_own(run: Run, table: Table) -> bool:
 def _read(
     run: Run,
     path: Path,
-    images: Path | None,
+    image_root: Path | None,
     label: str | None = None,
     labels: list[str] | None = None,
     *,
@@ -106,7 +106,7 @@ def _read(
         labels=labels,
         positive=None if labels else options["positive"],
         classes=run.task.classes,
-        images=images,
+        image_root=image_root,
         seed=options["seed"],
         **known,
     )

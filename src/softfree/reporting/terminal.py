@@ -25,7 +25,7 @@ def print_run(run: Run) -> None:
     """What a finished training leaves, and what to do with it."""
     measured = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
     metrics = {name: _from_json(value) for name, value in measured["metrics"].items()}
-    counted = f"{measured['split']} split: {measured['n']} pictures of {measured['patients']} patients"
+    counted = f"{measured['split']} split: {measured['n']} images of {measured['patients']} patients"
     console.print(_metrics_table(metrics, counted))
     _print_simpler(measured.get("simpler"))
     console.print(f"Report: {run.folder / 'report.html'}", highlight=False)
@@ -33,7 +33,7 @@ def print_run(run: Run) -> None:
 
 
 def print_evaluation(result: Evaluation) -> None:
-    """Metrics, comparison and unreadable pictures."""
+    """Metrics, comparison and unreadable images."""
     console.print(_metrics_table(result.metrics, f"{len(result.scores)} samples"))
     _print_simpler(result.simpler.to_dict())
     if result.left_out:
@@ -82,14 +82,14 @@ def _with_interval(found: dict[str, Any]) -> str:
 
 def print_sizes(found: SizeStudy) -> None:
     """What a study of sizes found."""
-    table = Table(title=f"{found.n} test pictures", title_justify="left")
+    table = Table(title=f"{found.n} test images", title_justify="left")
     for name in found.rows.columns:
         table.add_column(str(name), justify="left" if name == "feature" else "right")
     for row in found.rows.itertuples(index=False):
         table.add_row(*(value if isinstance(value, str) else f"{value:.2f}" for value in row))
     console.print(table)
-    console.print(f"The model's AUROC: {found.auroc:.3f} on the pictures as they are,", highlight=False)
-    console.print(f"{found.auroc_equal:.3f} on centre squares of {found.side} x {found.side} pixels.", highlight=False)
+    console.print(f"The model's AUROC: {found.auroc:.3f} on the images as they are,", highlight=False)
+    console.print(f"{found.auroc_equal:.3f} on center squares of {found.side} x {found.side} pixels.", highlight=False)
 
 
 def print_models(pattern: str, *, as_json: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Small pictures of what a model was most wrong about."""
+"""Small images of what a model was most wrong about."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from softfree.inference.run import Run
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.core.outputs import called
 from softfree_runtime.core.task import Task
-from softfree_runtime.readers import read_picture
+from softfree_runtime.readers import read_image
 
-MOST = 12  # pictures in a report
+MOST = 12  # images in a report
 
 
 def worst_errors(run: Run, table: Table, frame: pd.DataFrame, scores: Scores) -> list[Thumbnail]:
-    """The pictures that the model was most wrong about."""
+    """The images that the model was most wrong about."""
     readable = frame[frame["status"] == "ok"].reset_index(drop=True)
     if run.task.exclusive:
         truth = scores.targets.astype(int)
@@ -43,7 +43,7 @@ def worst_errors(run: Run, table: Table, frame: pd.DataFrame, scores: Scores) ->
 
 
 def _wrong(run: Run, scores: Scores) -> list[bool]:
-    """Which pictures are called something else than they are, at the run's own thresholds."""
+    """Which images are called something else than they are, at the run's own thresholds."""
     labels = [called(row, run.task, run.operating.thresholds) for row in scores.probabilities]
     if run.task.exclusive:
         return [label != run.task.classes[int(t)] for label, t in zip(labels, scores.targets, strict=True)]
@@ -62,7 +62,7 @@ def _truth(task: Task, scores: Scores, index: int) -> str:
 def thumbnail(file: str, frame: int | None = None, side: int = 256) -> bytes | None:
     """A small PNG of a file, or None when it cannot be read."""
     try:
-        unit = read_picture(file, frame=frame).unit()
+        unit = read_image(file, frame=frame).unit()
     except ReadError:
         return None
     pixels = (unit * 255).round().astype(np.uint8)

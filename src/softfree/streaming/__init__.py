@@ -6,13 +6,13 @@ from softfree.streaming.image_rows import ArrayRows, Rows
 from softfree.streaming.layers import can_stream
 from softfree.streaming.store import TokenStore
 from softfree.streaming.streamed import StreamedModel, Streaming, stream_backward, stream_forward, streamed
-from softfree.streaming.token_sources import PictureTokens, TokenSource
+from softfree.streaming.token_sources import ImageTokens, TokenSource
 from softfree.streaming.volumes import VolumeTokens
 
 __all__ = [
     "ArrayRows",
     "BagTokens",
-    "PictureTokens",
+    "ImageTokens",
     "Rows",
     "StreamedModel",
     "Streaming",

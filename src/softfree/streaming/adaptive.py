@@ -64,12 +64,12 @@ class Answer:
             return self(samples[number : number + 1])
 
     def of_rows(self, sample: Rows) -> Tensor:
-        """Return logits (1, K), without a graph, of a picture that is never whole; ask :meth:`why_not_rows` before."""
+        """Return logits (1, K), without a graph, of an image that is never whole; ask :meth:`why_not_rows` before."""
         with products_in(self.precision, next(self.model.parameters()).device):
             return stream_forward(self.model, sample, self.streaming)
 
     def why_not_rows(self) -> str:
-        """Say why a picture that is too long to be read at once cannot pass; nothing if it can."""
+        """Say why an image that is too long to be read at once cannot pass; nothing if it can."""
         if self.options.stream == "never":
             return "--stream never was given"
         return why_model_cannot(self.model)
@@ -85,7 +85,7 @@ class Answer:
         return free is not None and self._needed(samples, gpu) > SHARE * free
 
     def _needed(self, samples: Tensor, gpu: bool) -> int:
-        """Bytes that the model's activations take at once, by the plan of a picture with as many tokens."""
+        """Bytes that the model's activations take at once, by the plan of an image with as many tokens."""
         model = self.model
         assert isinstance(model, Classifier)
         block = model.blocks[0]

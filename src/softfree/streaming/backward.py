@@ -7,7 +7,7 @@ tokens that its attention needs, it
 2. adds to dL/dx_{l+1}, which the pass above has left, what came through the sums of the layer above (their gradient is
    known once that pass is over), and the parameters in front of those sums get theirs;
 3. differentiates x_{l+1}: dL/dx_l but for the sums s_l, the gradients of the block's parameters, and the part of this
-   chunk in dA, dc and dcentre.
+   chunk in dA, dc and dcenter.
 
 After the last chunk, the graph of C x C tensors gives the gradient of s_l. So a token is read once a layer, and the
 work is that of checkpointing each block.

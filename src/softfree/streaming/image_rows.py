@@ -1,4 +1,4 @@
-"""Pictures that are read band by band: arrays, memory-mapped files, or anything else with rows of pixels."""
+"""Images that are read band by band: arrays, memory-mapped files, or anything else with rows of pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from softfree_runtime.core.errors import UserError
 
 
 class Rows(Protocol):
-    """A picture that gives some of its rows at a time."""
+    """An image that gives some of its rows at a time."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -47,7 +47,7 @@ class ArrayRows:
         if array.ndim == 4 and len(array) == 1:
             array = array[0]
         if array.ndim != 3 or 0 in array.shape:
-            raise UserError(f"Got a picture of shape {tuple(array.shape)}: expected one, (channels, height, width).")
+            raise UserError(f"Got an image of shape {tuple(array.shape)}: expected one, (channels, height, width).")
         floating = array.is_floating_point() if isinstance(array, Tensor) else array.dtype.kind == "f"
         if prepare is None and not floating:
             raise UserError(f"Got pixels of {array.dtype}: expected floating point numbers, or prepare= to make them.")

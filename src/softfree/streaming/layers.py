@@ -79,7 +79,7 @@ def why_model_cannot(model: nn.Module) -> str:
         if refusal(block.attn):
             return refusal(block.attn)
         if block.pos_conv is not None:
-            return "Got pos_conv=True, whose tokens need their neighbours: make the model without it to stream."
+            return "Got pos_conv=True, whose tokens need their neighbors: make the model without it to stream."
         if any(isinstance(part, nn.Dropout) and part.training and part.p for part in block.modules()):
             return "Got proj_drop in training, which a stream cannot draw twice alike: use drop_path_rate instead."
     return ""

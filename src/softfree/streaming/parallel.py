@@ -3,8 +3,8 @@
 An attention that is a few sums over all tokens (see :mod:`~softfree.streaming.attention`) needs nothing else of the
 others. So in each layer a rank sums over its own tokens, the sums are added up over the ranks by one all-reduce (in
 float64; for SeqNorm (C + 1) C / 2 + C + 1 numbers a sample, whatever N is), and every rank goes on with its own tokens
-alone. At the end the pooled sums (C numbers a sample) are added up likewise, or each rank's summary is sent to all where the
-pooling is no sum, and all ranks have the same logits, bit for bit.
+alone. At the end the pooled sums (C numbers a sample) are added up likewise, or each rank's summary is sent to all
+where the pooling is no sum, and all ranks have the same logits, bit for bit.
 The way back has the same all-reduces, of gradients.
 
 Which gradients come out. Let the ranks r = 1..R hold copies p_r of the parameters, and let each compute the same loss
@@ -22,7 +22,7 @@ plain loss of its replica's batch.
 
     mesh = init_device_mesh("cuda", (2, 4), mesh_dim_names=("data", "sequence"))
     parallel = DistributedDataParallel(SequenceParallel(model, mesh["sequence"]))  # over all 8
-    loss = criterion(parallel(split_rows(pictures, 16, mesh["sequence"])), targets)
+    loss = criterion(parallel(split_rows(images, 16, mesh["sequence"])), targets)
 
 FSDP2 takes the wrapper as a whole, ``fully_shard(SequenceParallel(...), mesh=...)``: the weights are whole while a step
 is computed, and gradients and optimizer state are shards. Single blocks cannot be sharded, since they are not called.
@@ -50,7 +50,7 @@ from softfree.models.pooling import Summary
 from softfree.models.vit import VisionTransformer
 from softfree.streaming.attention import Form, form_of, numbers
 from softfree.streaming.collectives import from_all, group_of, most_over, sum_over
-from softfree.streaming.shards import Part, part_of_bag, part_of_picture, split_rows
+from softfree.streaming.shards import Part, part_of_bag, part_of_image, split_rows
 from softfree_runtime.core.errors import UserError
 
 __all__ = ["SequenceParallel", "split_rows"]
@@ -82,10 +82,10 @@ class SequenceParallel(nn.Module):
 
         Args:
             x: For bags, this rank's tiles (B, n, F + 3), with NaN as z in rows of padding; n may differ between ranks.
-                For pictures, this rank's band of rows (B, channels, H_r, W), the first rank's at the top; H_r is a
+                For images, this rank's band of rows (B, channels, H_r, W), the first rank's at the top; H_r is a
                 multiple of the patch but for the last band. See :func:`~softfree.streaming.shards.split_rows`. A rank
                 may have nothing (n or H_r of 0).
-            mask: For pictures, boolean (B, N_r), True for the band's real patch tokens; None when all are real.
+            mask: For images, boolean (B, N_r), True for the band's real patch tokens; None when all are real.
 
         Returns:
             Logits (B, num_classes), the same on all ranks.
@@ -102,7 +102,7 @@ class SequenceParallel(nn.Module):
 
     def _part(self, x: Tensor, mask: Tensor | None) -> Part:
         if isinstance(self.model, VisionTransformer):
-            return part_of_picture(self.model, x, mask, self.group)
+            return part_of_image(self.model, x, mask, self.group)
         if mask is not None:
             raise UserError("Got a mask for bags: their padding is marked by NaN as z.")
         return part_of_bag(self.model, x, self.group)
@@ -131,7 +131,7 @@ class SequenceParallel(nn.Module):
         form, x = form_of(block.attn), part.tokens
         saves = self.model.blocks.grad_checkpointing and torch.is_grad_enabled()
         run: Callable[..., Any] = partial(checkpoint, use_reentrant=False) if saves else _call
-        # What is normalised is kept for the second half, or computed there again.
+        # What is normalized is kept for the second half, or computed there again.
         h = None if saves else block.norm1(x)
         raw = sum_over(run(_gather, block, form, x, h, part.mask), self.group)
         mixing = form.mixing(form.from_raw(raw, wide_type(x)))
@@ -179,7 +179,7 @@ def check_model(model: nn.Module) -> None:
         form_of(block.attn)
         if block.pos_conv is not None:
             raise UserError(
-                "Got pos_conv=True, whose tokens need their neighbours: make the model without it to spread its tokens "
+                "Got pos_conv=True, whose tokens need their neighbors: make the model without it to spread its tokens "
                 "over processes."
             )
 

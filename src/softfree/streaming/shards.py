@@ -47,8 +47,8 @@ def part_of_bag(model: BagTransformer, x: Tensor, group: dist.ProcessGroup) -> P
     return _with_class_token(model, model.patch_embed(x, real), real, dist.get_rank(group))
 
 
-def part_of_picture(model: VisionTransformer, x: Tensor, mask: Tensor | None, group: dist.ProcessGroup) -> Part:
-    """Make the tokens of a band of rows (B, channels, H_r, W); the first rank has the top of the pictures."""
+def part_of_image(model: VisionTransformer, x: Tensor, mask: Tensor | None, group: dist.ProcessGroup) -> Part:
+    """Make the tokens of a band of rows (B, channels, H_r, W); the first rank has the top of the images."""
     rank, patch = dist.get_rank(group), model.patch_size
     shapes = agree(_why_no_band(x, mask, patch), x.shape if x.ndim == 4 else (0,) * 4, group, x.device)
     _check_bands(shapes, patch)
@@ -65,21 +65,21 @@ def part_of_picture(model: VisionTransformer, x: Tensor, mask: Tensor | None, gr
     return part._replace(tokens=part.tokens + torch.cat([codes.prefix, codes.band(top, top + local[0])], dim=1))
 
 
-def split_rows(picture: Tensor, patch: int, group: dist.ProcessGroup | DeviceMesh) -> Tensor:
-    """Cut this rank's band out of whole pictures, a view: bands are whole token rows, as equal as these allow.
+def split_rows(image: Tensor, patch: int, group: dist.ProcessGroup | DeviceMesh) -> Tensor:
+    """Cut this rank's band out of whole images, a view: bands are whole token rows, as equal as these allow.
 
     Args:
-        picture: (..., H, W).
+        image: (..., H, W).
         patch: Side of a patch in pixels.
-        group: The ranks, from the top of the picture to its bottom.
+        group: The ranks, from the top of the image to its bottom.
 
     Returns:
         (..., H_r, W); H_r is 0 on some ranks if there are fewer token rows than ranks.
     """
     group = group_of(group)
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
-    rows = -(-picture.shape[-2] // patch)
-    return picture[..., rows * rank // ranks * patch : rows * (rank + 1) // ranks * patch, :]
+    rows = -(-image.shape[-2] // patch)
+    return image[..., rows * rank // ranks * patch : rows * (rank + 1) // ranks * patch, :]
 
 
 def _with_class_token(
@@ -104,11 +104,11 @@ def _why_no_band(x: Tensor, mask: Tensor | None, patch: int) -> str:
 
 
 def _check_bands(shapes: list[list[int]], patch: int) -> None:
-    """Refuse bands, as all ranks know them, that are no cut of one picture."""
+    """Refuse bands, as all ranks know them, that are no cut of one image."""
     heights = [height for _, _, height, _ in shapes]
     if len({(channels, width) for _, channels, _, width in shapes}) > 1 or not sum(heights):
         raise UserError(
-            f"Got bands of {', '.join(str(tuple(shape)) for shape in shapes)}: expected rows of the same pictures "
+            f"Got bands of {', '.join(str(tuple(shape)) for shape in shapes)}: expected rows of the same images "
             "(batch, channels, rows, width), equal but for the rows."
         )
     last = max(rank for rank, height in enumerate(heights) if height)

@@ -24,7 +24,7 @@ from softfree.streaming.bags import BagTokens
 from softfree.streaming.forward import Advance, Stream
 from softfree.streaming.image_rows import Rows
 from softfree.streaming.layers import why_model_cannot
-from softfree.streaming.token_sources import PictureTokens, TokenSource
+from softfree.streaming.token_sources import ImageTokens, TokenSource
 from softfree.streaming.volumes import VolumeTokens
 from softfree_runtime.core.errors import UserError
 
@@ -62,11 +62,11 @@ def stream_forward(
     Args:
         model: One of softfree's transformers, on the device that computes; see
             :func:`~softfree.streaming.layers.can_stream`.
-        sample: A picture (channels, H, W), volume (channels, D, H, W) or bag (N, F + 3) as a tensor or array (a
-            memory-mapped one is read by parts), pictures as anything with
+        sample: An image (channels, H, W), volume (channels, D, H, W) or bag (N, F + 3) as a tensor or array (a
+            memory-mapped one is read by parts), images as anything with
             :class:`~softfree.streaming.image_rows.Rows`; or any :class:`~softfree.streaming.token_sources.TokenSource`.
         streaming: How; default :class:`Streaming`.
-        mask: Boolean (N,), True for real patch tokens in raster order of a picture or volume; None when all are real.
+        mask: Boolean (N,), True for real patch tokens in raster order of an image or volume; None when all are real.
 
     Returns:
         Logits (1, num_classes), as ``model(sample[None], mask)`` would give.
@@ -136,7 +136,7 @@ class StreamedModel(nn.Module):
         self.model, self.streaming = model, streaming or Streaming()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map samples (B, ...), with the real tokens of pictures (B, N) or None, to logits (B, num_classes)."""
+        """Map samples (B, ...), with the real tokens of images (B, N) or None, to logits (B, num_classes)."""
         masks = [None] * len(x) if mask is None else list(mask)
         return torch.cat(
             [streamed(self.model, sample, self.streaming, real) for sample, real in zip(x, masks, strict=True)]
@@ -158,7 +158,7 @@ def source_of(model: nn.Module, sample: Sample, streaming: Streaming, mask: Tens
             f"Got {type(sample).__name__} for {type(model).__name__}: expected an array of the shape that the model "
             "takes, or a TokenSource."
         )
-    return PictureTokens(model, sample, streaming.chunk, mask)
+    return ImageTokens(model, sample, streaming.chunk, mask)
 
 
 class _Passed(torch.autograd.Function):

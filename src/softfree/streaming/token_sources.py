@@ -39,14 +39,14 @@ class TokenSource(Protocol):
         ...
 
 
-class PictureTokens:
-    """Tokens of a picture, by bands of whole token rows.
+class ImageTokens:
+    """Tokens of an image, by bands of whole token rows.
 
     A convolutional stem is given the token rows above and below that its convolutions reach: the tokenizer's ``halo``.
 
     Args:
         model: Whose tokenizer, positions and class token.
-        picture: (channels, H, W) as an array or tensor, or anything with :class:`~softfree.streaming.image_rows.Rows`.
+        image: (channels, H, W) as an array or tensor, or anything with :class:`~softfree.streaming.image_rows.Rows`.
         chunk: Tokens of a chunk, about: at least one row of them.
         mask: Boolean (N,) or (1, N), True for real patch tokens in raster order. Bands without any are never read.
 
@@ -57,13 +57,13 @@ class PictureTokens:
     def __init__(
         self,
         model: VisionTransformer,
-        picture: Rows | Tensor | np.ndarray,
+        image: Rows | Tensor | np.ndarray,
         chunk: int,
         mask: Tensor | None = None,
     ) -> None:
         self.model, self.patch = model, model.patch_size
-        self.picture = as_rows(picture)
-        height, width = self.picture.shape[1:]
+        self.image = as_rows(image)
+        height, width = self.image.shape[1:]
         self.grid = (-(-height // self.patch), -(-width // self.patch))
         self.mask = None if mask is None else self._check(mask)
         self.above, self.below = cast("tuple[int, int]", model.patch_embed.halo)
@@ -101,7 +101,7 @@ class PictureTokens:
         """Make the tokens of the rows from ``top`` to ``bottom``, (1, rows w, C), without positions."""
         first, last = max(0, top - self.above), min(bottom + self.below, self.grid[0])
         like = self.parameters[0]
-        pixels = self.picture.read(first * self.patch, min(last * self.patch, self.picture.shape[1]))
+        pixels = self.image.read(first * self.patch, min(last * self.patch, self.image.shape[1]))
         mask = None if self.mask is None else self.mask[first:last].reshape(1, -1).to(like.device)
         tokens, _ = self.model.patch_embed(pixels.to(like.device, like.dtype).unsqueeze(0), mask)
         tokens = tokens[:, (top - first) * self.grid[1] : (bottom - first) * self.grid[1]]
@@ -117,17 +117,17 @@ class PictureTokens:
         number = self.grid[0] * self.grid[1]
         if mask.dtype != torch.bool or mask.numel() != number:
             raise UserError(
-                f"Got a mask {tuple(mask.shape)} of {mask.dtype} for a picture {self.picture.shape}: expected "
+                f"Got a mask {tuple(mask.shape)} of {mask.dtype} for an image {self.image.shape}: expected "
                 f"{number} booleans, True for real tokens of the {self.grid[0]} x {self.grid[1]} grid."
             )
         return mask.reshape(self.grid)
 
 
-def as_rows(picture: Rows | Tensor | np.ndarray) -> Rows:
+def as_rows(image: Rows | Tensor | np.ndarray) -> Rows:
     """Read an array by rows; leave what does so by itself."""
-    if isinstance(picture, Tensor | np.ndarray):
-        return ArrayRows(picture)
-    return picture
+    if isinstance(image, Tensor | np.ndarray):
+        return ArrayRows(image)
+    return image
 
 
 class BandPositions:
@@ -169,5 +169,5 @@ class BandPositions:
 @torch.no_grad()
 def _resizing(old: int, new: int, device: torch.device) -> Tensor:
     """Give the matrix (new, old) of timm's resizing along one axis."""
-    units = torch.eye(old, device=device)[None, None]  # each row of this picture is one place
+    units = torch.eye(old, device=device)[None, None]  # each row of this image is one place
     return F.interpolate(units, size=(old, new), mode="bicubic", antialias=True)[0, 0].T.contiguous()

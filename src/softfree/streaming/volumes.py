@@ -82,7 +82,7 @@ class VolumeTokens:
         return tokens + self._in_mm(top, bottom, like) if self.model.pos == "mm" else tokens
 
     def _in_mm(self, top: int, bottom: int, like: Tensor) -> Tensor:
-        """Give the codes in millimetres of some slices: a third of the features is of them, the rest of the plane."""
+        """Give the codes in millimeters of some slices: a third of the features is of them, the rest of the plane."""
         step, width = self.model.patch_in_mm, self.model.embed_dim
         axis = volume_codes((self.grid[0], 1, 1), step, width, like)[:, top:bottom, None]  # (1, n, 1, C)
         plane = volume_codes((1, *self.grid[1:]), step, width, like)[:, None]  # (1, 1, h w, C)

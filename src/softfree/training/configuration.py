@@ -41,14 +41,14 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
 )
 
 
-_PLACES = ("table", "images", "split_from", "teacher", "series", "token_store")
+_PLACES = ("table", "image_root", "split_from", "teacher", "series", "token_store")
 
 
 def check_options(options: TrainOptions) -> None:
     """Refuse what cannot work before anything is read."""
     check_ranges(options)
-    if (options.mixup or options.cutmix) and (options.preset == "radiograph" or kind_of(options) != "picture"):
-        raise UserError("--mixup and --cutmix are for the colour presets photo and microscopy; leave them at 0")
+    if (options.mixup or options.cutmix) and (options.preset == "radiograph" or kind_of(options) != "image"):
+        raise UserError("--mixup and --cutmix are for the color presets photo and microscopy; leave them at 0")
     if options.precision == "16" and options.accelerator == "cpu":
         raise UserError("--precision 16 needs a GPU; on a CPU use bf16 or 32")
     world = options.nodes * (options.devices if isinstance(options.devices, int) and options.devices > 0 else 1)
@@ -74,7 +74,7 @@ def read_training_table(options: TrainOptions, run: Path | None = None) -> Table
         label=options.label,
         labels=options.labels,
         positive=options.positive,
-        images=options.images,
+        image_root=options.image_root,
         seed=options.seed,
         known=drawn_split(run) if run is not None else kept_split(options.split_from),
     )
@@ -139,7 +139,8 @@ def configuration(options: TrainOptions, table: Table, notice: str | None) -> di
 def stated_places(options: TrainOptions) -> dict[str, Any]:
     """Record options that are places so that they are found from any folder."""
     places = {
-        name: getattr(options, name) for name in ("table", "images", "split_from", "teacher", "series", "token_store")
+        name: getattr(options, name)
+        for name in ("table", "image_root", "split_from", "teacher", "series", "token_store")
     }
     stated: dict[str, Any] = {name: None if path is None else str(path.resolve()) for name, path in places.items()}
     if options.weights is not None and Path(options.weights).exists():

@@ -49,7 +49,7 @@ def open_teacher(folder: Path | None, config: dict[str, Any]) -> Teacher | None:
 
     Raises:
         UserError: no finished run, another one than the training began with, or one that was made for another task,
-            other classes, other pixels, or for a split of the same table in which it may have learnt what the student
+            other classes, other pixels, or for a split of the same table in which it may have learned what the student
             is tested on.
     """
     if folder is None:
@@ -89,7 +89,7 @@ def _refuse_another_split(folder: Path, theirs: dict[str, Any], ours: dict[str, 
     same = same and ours["options"].get("split_from") != str(folder.resolve())
     if same and theirs["table"].get("split") != ours["table"]["split"]:
         raise UserError(
-            f"--teacher {folder} was trained on another split of this table, so that it may know the test pictures: "
+            f"--teacher {folder} was trained on another split of this table, so that it may know the test images: "
             f"use --split-from {folder}, or give the table a column split"
         )
 

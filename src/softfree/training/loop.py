@@ -63,7 +63,7 @@ def train(options: TrainOptions, *, notice: str | None = None) -> Run:
 
     Args:
         options: everything that can be set.
-        notice: a sentence that stands at the head of all results, for instance that the pictures are computed.
+        notice: a sentence that stands at the head of all results, for instance that the images are computed.
 
     Returns:
         The calibrated run, with its predictions, metrics and report written.
@@ -89,13 +89,14 @@ def train(options: TrainOptions, *, notice: str | None = None) -> Run:
         return _go_on(options, config, table, model, teacher, checkpoint=None)
 
 
-def resume(folder: Path, table: Path | None = None, images: Path | None = None, teacher: Path | None = None) -> Run:
+def resume(folder: Path, table: Path | None = None, image_root: Path | None = None, teacher: Path | None = None) -> Run:
     """Go on with an interrupted training, to the result that it would have had without the interruption.
 
     Args:
         folder: the run directory, wherever it lies now.
         table: where the table lies now; default: where it was. Its content must be the same.
-        images: where the folder of ``--images`` lies now; default: where it was, or if that is gone, beside the table.
+        image_root: where the root folder of the images lies now; default: where it was, or if that is gone, the
+            table's folder.
         teacher: where the teacher's run lies now; default: where it was. Its weights must be the same.
 
     Raises:
@@ -105,8 +106,8 @@ def resume(folder: Path, table: Path | None = None, images: Path | None = None, 
     options = options_of(config, folder)
     if table is not None:
         options = replace(options, table=table)
-    if images is not None or (options.images and not options.images.is_dir()):
-        options = replace(options, images=images)
+    if image_root is not None or (options.image_root and not options.image_root.is_dir()):
+        options = replace(options, image_root=image_root)
     if teacher is not None:
         if options.teacher is None:
             raise UserError(f"--teacher {teacher}: the training in {folder} has none; leave it out")
@@ -203,7 +204,7 @@ def finish(options: TrainOptions, table: Table, samples: Samples) -> Run:
     measured = EvaluateOptions(
         split=splits[-1],
         seed=options.seed,
-        pictures=options.pictures,
+        show_images=options.show_images,
         maps=options.maps,
         batch=options.batch,
         workers=options.workers,

@@ -88,7 +88,7 @@ def known_share(task: Task, targets: np.ndarray) -> float | None:
 
 
 def class_weights(task: Task, targets: np.ndarray) -> Tensor:
-    """Weights ``(K,)`` inverse to the frequency in ``targets``: mean 1 over pictures, or negatives per positive."""
+    """Weights ``(K,)`` inverse to the frequency in ``targets``: mean 1 over images, or negatives per positive."""
     if task.exclusive:
         counts = np.bincount(targets, minlength=len(task.classes)).clip(1)
         return torch.tensor(len(targets) / (len(task.classes) * counts), dtype=torch.float32)

@@ -16,7 +16,7 @@ def kind_of(options: TrainOptions) -> str:
         return "volume"
     if "_bag_" in options.model:
         return "bag"
-    return "picture" if options.mpp is None else "slide"
+    return "image" if options.mpp is None else "slide"
 
 
 def create_preparation(options: TrainOptions, table: Table) -> Preparation:
@@ -27,7 +27,7 @@ def create_preparation(options: TrainOptions, table: Table) -> Preparation:
     """
     kind = kind_of(options)
     make = home(kind).create
-    if kind == "picture":
+    if kind == "image":
         return make(options.preset, options.size, options.fit, options.channels)
     if kind == "volume":
         rules = None if options.series is None else read_yaml(options.series, "--series")
@@ -38,7 +38,7 @@ def create_preparation(options: TrainOptions, table: Table) -> Preparation:
 
 
 def training_steps(options: TrainOptions, preparation: Preparation) -> tuple[Preparation, Change | None]:
-    """The steps of training samples, and their random changes: a policy of timm's begins with the whole picture."""
+    """The steps of training samples, and their random changes: a policy of timm's begins with the whole image."""
     if not options.augment:
         return preparation, None
     if options.policy is None:
@@ -46,13 +46,13 @@ def training_steps(options: TrainOptions, preparation: Preparation) -> tuple[Pre
     from softfree.data.modalities.image_augmentation import PolicyAugmentation, whole
 
     if not isinstance(preparation, Preprocessing):
-        raise UserError(f"--policy is for pictures, not for samples of kind {preparation.kind}")
+        raise UserError(f"--policy is for images, not for samples of kind {preparation.kind}")
     return whole(preparation), PolicyAugmentation(preparation, options.policy, options.erasing)
 
 
 def refuse_batches(options: TrainOptions) -> None:
     """Refuse several samples a step where each has a shape of its own."""
-    shapes = {"picture": options.fit == "native", "slide": True}
+    shapes = {"image": options.fit == "native", "slide": True}
     if options.batch > 1 and shapes.get(kind_of(options), False):
         what = "--mpp" if kind_of(options) == "slide" else "--fit native"
-        raise UserError(f"{what} gives pictures of different shapes; use --batch 1 with --accumulate")
+        raise UserError(f"{what} gives images of different shapes; use --batch 1 with --accumulate")

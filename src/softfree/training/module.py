@@ -38,9 +38,9 @@ class ClassifierModule(L.LightningModule):
         known: share of the findings' cells that are known in training, or None.
         step: how the images of a step are cut into batches; default: each batch is a step.
         growth: sides of the images, epoch by epoch; default: as they are.
-        files: paths of the training pictures, to name a batch whose loss is not finite.
+        files: paths of the training images, to name a batch whose loss is not finite.
         seed: with epoch and step it decides dropped paths, so that a resumed run repeats an unbroken one.
-        teacher: whose outputs are learnt beside the labels, or None.
+        teacher: whose outputs are learned beside the labels, or None.
         stream: when samples are streamed.
     """
 
@@ -112,7 +112,7 @@ class ClassifierModule(L.LightningModule):
         self._validated.append((index, self.answer(batch["image"]).float(), batch["target"]))
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss and AUROC over all validation pictures, each counted once whatever the number of devices."""
+        """Log loss and AUROC over all validation images, each counted once whatever the number of devices."""
         index, logits, targets = (torch.cat(parts) for parts in zip(*self._validated, strict=True))
         self._validated.clear()
         if self.trainer.world_size > 1:

@@ -1,4 +1,4 @@
-"""A training: its table, pictures, model, recipe and place."""
+"""A training: its table, images, model, recipe and place."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class TableOptions:
     """The table and its columns.
 
     Attributes:
-        label: Column with the class of each picture.
+        label: Column with the class of each image.
         labels: Several 0/1 columns instead, one per finding (empty cell = unknown), e.g. '[effusion, nodule]'.
         positive: The positive class of a two-class task; default: the last in alphabetical order.
-        images: Folder that relative paths start from and that all paths must lie in; default: the table's folder.
+        image_root: Folder that relative paths start from and that all paths must lie in; default: the table's folder.
         seed: Seed of the split (when the table has none), the initial weights, the order and the augmentation.
         split_from: Run directory whose split is kept for a table without one; patients that it did not have are drawn.
     """
@@ -30,24 +30,24 @@ class TableOptions:
     label: str = "label"
     labels: list[str] | None = None
     positive: str | None = None
-    images: Path | None = None
+    image_root: Path | None = None
     seed: int = 0
     split_from: Path | None = None
 
 
 @dataclass(kw_only=True)
-class PictureOptions:
-    """How pictures are prepared.
+class ImageOptions:
+    """How images are prepared.
 
     Attributes:
-        preset: Intensity scaling and augmentation: 'radiograph' (gray, each picture to mean 0 and deviation 1),
-            'photo' (colour, mild colour changes) or 'microscopy' (colour, any rotation).
+        preset: Intensity scaling and augmentation: 'radiograph' (gray, each image to mean 0 and deviation 1),
+            'photo' (color, mild color changes) or 'microscopy' (color, any rotation).
         size: Side of the square that the model sees, in pixels.
-        fit: Into the square by padding (nothing is lost), stretching, or cropping the centre; or 'native': as it is.
-        channels: 1 (gray) or 3 (colour); default: the preset's.
-        cache: Where prepared pictures are kept between epochs: 'memory', 'none', a folder, or 'auto' (memory when
-            they fit in a quarter of it). A folder holds pixels of your pictures until you delete it.
-        workers: Processes that read pictures beside the training.
+        fit: Into the square by padding (nothing is lost), stretching, or cropping the center; or 'native': as it is.
+        channels: 1 (gray) or 3 (color); default: the preset's.
+        cache: Where prepared images are kept between epochs: 'memory', 'none', a folder, or 'auto' (memory when
+            they fit in a quarter of it). A folder holds pixels of your images until you delete it.
+        workers: Processes that read images beside the training.
     """
 
     preset: PresetName = "radiograph"
@@ -65,7 +65,7 @@ class VolumeOptions:
     Attributes:
         modality: Intensity scaling and augmentation: 'mr' (each channel to mean 0 and deviation 1) or 'ct' (window).
         shape: Voxels that the model sees: slices, rows, columns.
-        spacing: Millimetres between slices, rows and columns, to which volumes are resampled; default: as they are.
+        spacing: Millimeters between slices, rows and columns, to which volumes are resampled; default: as they are.
         window: Lowest and highest value of CT; default: -1000 to 1000.
         series: YAML file of rules that make channels of the DICOM series in a folder, as breast MRI needs.
     """
@@ -82,7 +82,7 @@ class SlideOptions:
     """How whole slides are prepared, and bags of features.
 
     Attributes:
-        mpp: Micrometres per pixel at which slides are read, whose patches are then the tokens; default: no slides.
+        mpp: Micrometers per pixel at which slides are read, whose patches are then the tokens; default: no slides.
         tissue: Read the bounding box of the tissue only.
         group: Make one bag of all rows of a patient (models named ..._bag_..., tables made by softfree features).
     """
@@ -111,7 +111,7 @@ class ModelOptions:
         layer_scale: Start value of the learned scale of each branch; default: none.
         checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         mlp_chunk: Tokens that an MLP takes at once in training, recomputed in the backward pass: with 4096 most of the
-            memory of large pictures is saved, for about a quarter more time; default: all.
+            memory of large images is saved, for about a quarter more time; default: all.
         model_options: Further arguments of the model, e.g. '{patch_size: 8}'.
         attention_options: Arguments of the attention, e.g. '{affine: false}'.
     """
@@ -134,10 +134,10 @@ class OptimizerOptions:
     """The training recipe: AdamW, linear warm-up, cosine decay.
 
     Attributes:
-        epochs: Passes over the training pictures.
+        epochs: Passes over the training images.
         start_size: Side of the images in the first epochs, in pixels, doubled in steps up to --size over the first half
             of the epochs: most of the time of large images is saved. Default: --size from the beginning.
-        batch: Pictures a step, over all devices together.
+        batch: Images a step, over all devices together.
         accumulate: Steps whose gradients are added up before the weights change.
         lr: Highest learning rate.
         weight_decay: Decay of weight matrices; norms, biases and positions have none.
@@ -146,17 +146,17 @@ class OptimizerOptions:
         clip: Largest norm of the gradient; 0 for none.
         ema: Decay of an average of the weights that is used instead of the last ones, e.g. 0.999.
         label_smoothing: Share of the target given to all classes alike.
-        mixup: Alpha of mixup; colour presets and exclusive classes only.
+        mixup: Alpha of mixup; color presets and exclusive classes only.
         cutmix: Alpha of cutmix, which takes turns with mixup; likewise.
         class_weights: Weigh classes inversely to their frequency.
-        augment: Random changes of the training pictures.
+        augment: Random changes of the training images.
         policy: timm's augmentation of photographs instead, such as 'rand-m9-mstd0.5-inc1': random crops of the whole
-            picture, flips, this policy, erasing.
+            image, flips, this policy, erasing.
         erasing: Probability with which a policy erases a rectangle.
         patience: Stop after so many epochs without a better validation AUROC and keep the best epoch; default: train
             to the end and keep the last.
         precision: Arithmetic of the products: 32, bf16 or 16 bits.
-        teacher: Run directory of a trained model whose outputs are learnt too (distillation).
+        teacher: Run directory of a trained model whose outputs are learned too (distillation).
         teacher_weight: Share of the teacher in the loss, from 0 to 1; the labels have the rest.
         teacher_temperature: What both models' logits are divided by where they are compared: above 1 the less likely
             classes count for more.
@@ -219,7 +219,7 @@ class RunOptions:
 
     Attributes:
         out: The run directory, made new.
-        pictures: Show the worst errors as pictures in the report (pixels of patients leave the data folder).
+        show_images: Show the worst errors as images in the report (pixels of patients leave the data folder).
         maps: Show so many samples under maps of what the model looked at in the report (likewise).
         accelerator: 'auto', 'cpu', 'gpu', 'mps'.
         devices: Number of devices on a machine.
@@ -229,7 +229,7 @@ class RunOptions:
     """
 
     out: Path = Path("run")
-    pictures: bool = False
+    show_images: bool = False
     maps: int = 0
     accelerator: str = "auto"
     devices: int | str = 1
@@ -240,7 +240,7 @@ class RunOptions:
 
 @dataclass(kw_only=True)
 class TrainOptions(
-    TableOptions, PictureOptions, VolumeOptions, SlideOptions, ModelOptions, OptimizerOptions, StreamOptions, RunOptions
+    TableOptions, ImageOptions, VolumeOptions, SlideOptions, ModelOptions, OptimizerOptions, StreamOptions, RunOptions
 ):
     """All options of a training; see the classes that it joins.
 

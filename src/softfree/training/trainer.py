@@ -78,7 +78,7 @@ def _trainer(options: TrainOptions, callbacks: list[Callback]) -> L.Trainer:
         logger=[CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="tensorboard", version="")],
         log_every_n_steps=1,
         num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # EpochSampler shares out the pictures
+        use_distributed_sampler=False,  # EpochSampler shares out the images
         enable_progress_bar=False,  # EpochReport speaks
         enable_model_summary=False,
         default_root_dir=options.out,

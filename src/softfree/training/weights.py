@@ -59,8 +59,8 @@ def fit_options(options: TrainOptions) -> tuple[TrainOptions, tuple[str, ...]]:
         said += (f"the weights have {_STEMS[stem]}: --stem {stem} is taken",)
     _refuse_rotary(options, names)
     softmax = options.model.startswith("seqnorm_") and is_softmax(str(options.weights), names)
-    if softmax and "normalised" not in options.attention_options:
-        options = replace(options, attention_options={**options.attention_options, "normalised": "qk"})
+    if softmax and "normalized" not in options.attention_options:
+        options = replace(options, attention_options={**options.attention_options, "normalized": "qk"})
         said += ("the weights are of a softmax model: SeqNorm keeps the mean of V, as softmax does",)
     return options, said
 
@@ -180,7 +180,7 @@ def _set_scales(twin: nn.Module, model: VisionTransformer, batches: list[Tensor]
         assert isinstance(target, SeqNormAttention)
         wanted = [source(x) for x in inputs]
         before.append(relative_error(target, inputs, wanted))
-        seen = Statistics.collect(source, inputs, target.normalised, target.eps)
+        seen = Statistics.collect(source, inputs, target.normalized, target.eps)
         set_scales(target, least_squares(seen, first_order(seen)))
         after.append(relative_error(target, inputs, wanted))
     model.train(training)

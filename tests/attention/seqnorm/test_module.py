@@ -28,12 +28,12 @@ def make(**options: object) -> SeqNormAttention:
     return module
 
 
-def expected(module: SeqNormAttention, standardised: Heads) -> Tensor:
+def expected(module: SeqNormAttention, standardized: Heads) -> Tensor:
     """Q' (K'^T V') / N from T^ = (T - mean) / deviation, one sample and one head after the other."""
-    out = torch.zeros_like(standardised[0])
+    out = torch.zeros_like(standardized[0])
     for sample, head in torch.cartesian_prod(torch.arange(2), torch.arange(3)).tolist():
         scaled = []
-        for t, norm in zip(standardised, (module.q_norm, module.k_norm, module.v_norm), strict=True):
+        for t, norm in zip(standardized, (module.q_norm, module.k_norm, module.v_norm), strict=True):
             features = slice(8 * head, 8 * head + 8)
             affine = norm.weight is not None
             gamma, beta = (norm.weight[features], norm.bias[features]) if affine else (1.0, 0.0)
@@ -43,7 +43,7 @@ def expected(module: SeqNormAttention, standardised: Heads) -> Tensor:
     return out
 
 
-def standardise(t: Tensor, over: Tensor, axes: tuple[int, ...]) -> Tensor:
+def standardize(t: Tensor, over: Tensor, axes: tuple[int, ...]) -> Tensor:
     """``t`` by the mean and the biased variance of ``over``."""
     return (t - over.mean(axes, keepdim=True)) / (over.var(axes, correction=0, keepdim=True) + 1e-5).sqrt()
 
@@ -104,9 +104,9 @@ def test_unknown_start() -> None:
 def test_where_the_shifts_multiply_to_one_small_scores_give_softmax(start: str) -> None:
     """softmax(s) V = (1 + s) V / N + O(s^2) for scores s = q' . k^ of mean zero, when the mean of V is kept."""
     torch.manual_seed(0)
-    module = SeqNormAttention(24, 3, start=start, normalised="qk", dtype=torch.float64)
+    module = SeqNormAttention(24, 3, start=start, normalized="qk", dtype=torch.float64)
     q, k, v = torch.randn(3, 2, 3, 50, 8, dtype=torch.float64)
-    q, k = (standardise(t, t, (2,)) for t in (q, k))
+    q, k = (standardize(t, t, (2,)) for t in (q, k))
     with torch.no_grad():
         module.k_norm.weight.fill_(1e-4)
         scaled = q * module.q_norm.weight[0]
@@ -132,9 +132,9 @@ def test_bias_that_the_mean_removes_is_left_out(norm: str) -> None:
         module.load_state_dict({**state, "qkv.nonsense": torch.ones(1)})
 
 
-def test_bias_of_what_is_not_normalised_goes_into_its_shift() -> None:
-    """Softmax weights loaded into normalised="qk" keep the function of V."""
-    module, softmax = SeqNormAttention(24, 3, normalised="qk"), SoftmaxAttention(24, 3, qkv_bias=True)
+def test_bias_of_what_is_not_normalized_goes_into_its_shift() -> None:
+    """Softmax weights loaded into normalized="qk" keep the function of V."""
+    module, softmax = SeqNormAttention(24, 3, normalized="qk"), SoftmaxAttention(24, 3, qkv_bias=True)
     torch.nn.init.normal_(softmax.qkv.bias)
     state = softmax.state_dict()
     module.load_state_dict(dict(state), strict=False)
@@ -161,27 +161,27 @@ def test_one_token_gives_the_shifts(heads: Heads) -> None:
 def test_without_affine(heads: Heads) -> None:
     module = make(affine=False)
     assert not [key for key in module.state_dict() if "_norm" in key]
-    assert_same(module.mix(*heads, None), expected(module, tuple(standardise(t, t, (2,)) for t in heads)))
+    assert_same(module.mix(*heads, None), expected(module, tuple(standardize(t, t, (2,)) for t in heads)))
 
 
-@pytest.mark.parametrize("normalised", ["qk", "kv", "q", "v"])
-def test_only_some_are_normalised(heads: Heads, normalised: str) -> None:
-    module = make(normalised=normalised)
+@pytest.mark.parametrize("normalized", ["qk", "kv", "q", "v"])
+def test_only_some_are_normalized(heads: Heads, normalized: str) -> None:
+    module = make(normalized=normalized)
     treated = tuple(
-        standardise(t, t, (2,)) if letter in normalised else t for letter, t in zip("qkv", heads, strict=True)
+        standardize(t, t, (2,)) if letter in normalized else t for letter, t in zip("qkv", heads, strict=True)
     )
     assert_same(module.mix(*heads, None), expected(module, treated))
 
 
-@pytest.mark.parametrize("normalised", ["", "vq", "qkx", "qq"])
-def test_what_is_normalised_must_be_letters_in_order(normalised: str) -> None:
+@pytest.mark.parametrize("normalized", ["", "vq", "qkx", "qq"])
+def test_what_is_normalized_must_be_letters_in_order(normalized: str) -> None:
     with pytest.raises(UserError, match="expected 'qkv' or some of its letters"):
-        SeqNormAttention(24, 3, normalised=normalised)
+        SeqNormAttention(24, 3, normalized=normalized)
 
 
 def test_layer(heads: Heads) -> None:
     module = make(norm="layer")
-    assert_same(module.mix(*heads, None), expected(module, tuple(standardise(t, t, (3,)) for t in heads)))
+    assert_same(module.mix(*heads, None), expected(module, tuple(standardize(t, t, (3,)) for t in heads)))
 
 
 def test_none(heads: Heads) -> None:
@@ -191,7 +191,7 @@ def test_none(heads: Heads) -> None:
 
 def test_batch_in_training(heads: Heads) -> None:
     module = make(norm="batch")
-    assert_same(module.mix(*heads, None), expected(module, tuple(standardise(t, t, (0, 2)) for t in heads)))
+    assert_same(module.mix(*heads, None), expected(module, tuple(standardize(t, t, (0, 2)) for t in heads)))
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -224,12 +224,12 @@ def test_padding_with_other_norms(heads: Heads, norm: str) -> None:
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_class_token_outside_the_statistics(heads: Heads, padded: bool) -> None:
-    """It is normalised with the others' statistics, takes part in the sum, and counts in N."""
+    """It is normalized with the others' statistics, takes part in the sum, and counts in N."""
     module = make(class_token_in_statistics=False, num_prefix_tokens=2)
     real = 11 if padded else 15
     mask = (torch.arange(15) < real).view(1, 1, 15, 1).expand(2, -1, -1, -1) if padded else None
     cut = tuple(t[:, :, :real] for t in heads)
-    want = expected(module, tuple(standardise(t, t[:, :, 2:], (2,)) for t in cut))
+    want = expected(module, tuple(standardize(t, t[:, :, 2:], (2,)) for t in cut))
     assert_same(module.mix(*heads, mask)[:, :, :real], want)
     inside = make(class_token_in_statistics=True, num_prefix_tokens=2)
     inside.load_state_dict(module.state_dict())
@@ -245,7 +245,7 @@ def test_large_mean_small_spread(norm: str) -> None:
         module.q_norm.weight.fill_(1)
         module.q_norm.bias.fill_(0)
     wide = t.double()
-    want = standardise(wide, wide, (2,))
+    want = standardize(wide, wide, (2,))
     torch.testing.assert_close(module.q_norm(t, None, None).double(), want, rtol=0, atol=0.01)
 
 
@@ -257,7 +257,7 @@ def test_statistics_of_halves(dtype: torch.dtype) -> None:
     wide = t.double()
     got = module.q_norm(t, None, None)
     assert got.dtype == dtype
-    torch.testing.assert_close(got.double(), standardise(wide, wide, (2,)), rtol=torch.finfo(dtype).eps, atol=1e-6)
+    torch.testing.assert_close(got.double(), standardize(wide, wide, (2,)), rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
 def test_unknown_norm() -> None:

@@ -70,7 +70,7 @@ def test_moments_of_a_narrow_type_are_float32(dtype: torch.dtype, masked: bool) 
     _, mean, covariance = moments(x, mask)
     assert mean.dtype == covariance.dtype == torch.float32
     want_mean, want = plain_moments(x, mask)
-    # Tokens are centred in their own type, as products need them: exact to that type against the spread, which is 1.
+    # Tokens are centered in their own type, as products need them: exact to that type against the spread, which is 1.
     assert (mean - want_mean).abs().max() < torch.finfo(dtype).eps + 2e-5
     assert relative(covariance, want) < 4 * torch.finfo(dtype).eps + 1e-6
 
@@ -136,9 +136,9 @@ def test_slopes_of_both_together(masked: bool) -> None:
 def test_parts_cover_each_token_once(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     in_parts(monkeypatch)
     x, seen = torch.randn(3, tokens, 4), torch.zeros(3, tokens)
-    for samples, part, centred in subject._centred_parts(x, x.mean(1), None):
-        assert centred.shape == x[samples, part].shape
-        assert centred.shape[1] <= 256
+    for samples, part, centered in subject._centered_parts(x, x.mean(1), None):
+        assert centered.shape == x[samples, part].shape
+        assert centered.shape[1] <= 256
         seen[samples, part] += 1
     assert (seen == 1).all()
 

@@ -69,7 +69,7 @@ def assert_same(
     masked=st.booleans(),
     constant=st.sampled_from([0, 1, 5, 12]),
     mean=st.sampled_from([0.0, 1.0, 1e4]),
-    normalised=st.sampled_from(["qkv", "qk", "kv", "v"]),
+    normalized=st.sampled_from(["qkv", "qk", "kv", "v"]),
     seed=st.integers(0, 2**16),
 )
 def test_values_and_gradients_are_those_of_the_literal_order(
@@ -80,13 +80,13 @@ def test_values_and_gradients_are_those_of_the_literal_order(
     masked: bool,
     constant: int,
     mean: float,
-    normalised: str,
+    normalized: str,
     seed: int,
 ) -> None:
     torch.manual_seed(seed)
-    if normalised != "qkv":
+    if normalized != "qkv":
         mean = min(mean, 10.0)  # nothing takes it off, and products of three such numbers grow with its cube
-    module = make("literal", 12, num_heads, normalised=normalised)
+    module = make("literal", 12, num_heads, normalized=normalized)
     x = torch.randn(batch, tokens, 12, dtype=torch.float64) + mean
     x[..., :constant] = mean
     mask = None
@@ -102,7 +102,7 @@ def test_values_and_gradients_are_those_of_the_literal_order(
 
 @pytest.mark.parametrize("order", FAST)
 @pytest.mark.parametrize(
-    "options", [{"affine": False}, {"proj_bias": False}, {"eps": 0.5}, {"normalised": "qk"}], ids=str
+    "options", [{"affine": False}, {"proj_bias": False}, {"eps": 0.5}, {"normalized": "qk"}], ids=str
 )
 def test_options_are_those_of_the_literal_order(order: str, options: dict[str, object]) -> None:
     module, x = make("literal", **options), torch.randn(2, 40, 24, dtype=torch.float64)
@@ -220,7 +220,7 @@ def test_gram_under_autocast_keeps_one_narrow_copy() -> None:
 
 @pytest.mark.parametrize(("batch", "tensors"), [(1, 5), (2, 8)])
 def test_folded_keeps_few_tensors_of_the_size_of_its_input(batch: int, tensors: int) -> None:
-    """The centred input, Q, K, V and O; in a batch the products copy Q, K and V."""
+    """The centered input, Q, K, V and O; in a batch the products copy Q, K and V."""
     x = torch.randn(batch, 509, 24, requires_grad=True).mul(1)
     kept = kept_storages(make("folded", dtype=torch.float32), x)
     assert sum(kept.values()) <= tensors * 4 * x.numel()
@@ -360,7 +360,7 @@ def test_second_derivatives_without_any_spread_are_finite(tokens: int) -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_one_real_token_gives_the_shifts(order: str) -> None:
-    """With one token everything centred is zero: what remains is beta_q (beta_k beta_v^T), through proj."""
+    """With one token everything centered is zero: what remains is beta_q (beta_k beta_v^T), through proj."""
     module = make(order)
     x, mask = torch.randn(3, 30, 24, dtype=torch.float64), torch.zeros(3, 30, dtype=torch.bool)
     mask[range(3), [0, 17, 29]] = True
@@ -383,7 +383,7 @@ def test_the_values_of_padding_reach_no_gradient(order: str, padding: float) -> 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-def test_neighbours_change_neither_value_nor_gradient(order: str, masked: bool) -> None:
+def test_neighbors_change_neither_value_nor_gradient(order: str, masked: bool) -> None:
     module, x = make(order, dtype=torch.float32), torch.randn(4, 65, 24)
     x[3] *= 1e6
     mask = torch.arange(65).expand(4, -1) < torch.tensor([[65], [1], [40], [65]]) if masked else None

@@ -48,7 +48,7 @@ def made(tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_fault_is_found(made, workers):
     found = audit(read_table(made, strict_patients=False), workers=workers, progress=False)
-    assert (found.pictures, found.readable, found.patients) == (45, 43, 23)
+    assert (found.images, found.readable, found.patients) == (45, 43, 23)
     by_kind = {problem.kind: problem for problem in found.found}
     assert by_kind["unreadable"].rows == (43, 44)
     assert by_kind["duplicate_across_splits"].rows == (0, 40)
@@ -102,7 +102,7 @@ def test_a_sound_table_has_no_problems(small_table):
 def test_a_table_of_nothing_but_broken_files(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("path,label,split\na.png,x,train\nb.png,y,train\n")
-    with pytest.raises(UserError, match=r"none of the 2 pictures can be read; the first: .*a.png: no such file"):
+    with pytest.raises(UserError, match=r"none of the 2 images can be read; the first: .*a.png: no such file"):
         audit(read_table(path), progress=False)
 
 
@@ -121,8 +121,8 @@ def test_the_real_radiographs_hide_a_confound(shared_data):
     flagged = {confound.feature: confound for confound in found.confounds if confound.flagged}
     assert {"width", "height", "pixel count"} <= set(flagged)
     assert all(flagged[name].direction == "smaller" for name in ("width", "height", "pixel count"))
-    assert "PNEUMONIA can be told without looking at the pictures" in printed(found)
-    assert "all 14 pictures stored as 8-bit RGB (gray) are PNEUMONIA" in printed(found)
+    assert "PNEUMONIA can be told without looking at the images" in printed(found)
+    assert "all 14 images stored as 8-bit RGB (gray) are PNEUMONIA" in printed(found)
 
 
 def test_real_cells_have_no_patients(shared_data):

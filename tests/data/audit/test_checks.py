@@ -33,7 +33,7 @@ def test_unreadable():
     found = probes({}, {"status": "corrupt", "reason": "b is cut"}, {"status": "missing", "reason": "c is gone"})
     (problem,) = problems.find_unreadable(table([0, 1, 1]), found)
     assert (problem.severity, problem.kind, problem.rows) == ("error", "unreadable", (11, 12))
-    assert problem.message == "2 pictures cannot be read: 1 corrupt, 1 missing"
+    assert problem.message == "2 images cannot be read: 1 corrupt, 1 missing"
     assert problem.details == ("b is cut", "c is gone")
     assert list(problems.find_unreadable(table([0]), probes({}))) == []
 
@@ -54,7 +54,7 @@ def test_duplicates_by_what_they_spoil():
     assert within.details == ("2.png (train) = 3.png (train): same pixels",)
 
 
-def test_blank_and_unreadable_pictures_are_no_duplicates():
+def test_blank_and_unreadable_images_are_no_duplicates():
     blank = same("a") | {"blank": True}
     broken = {"status": "corrupt", "reason": "x"}
     rows = table([0, 1, 0, 1])
@@ -67,7 +67,7 @@ def test_shared_patients_are_counted_never_named():
     rows = table([0, 1, 1], ["train", "test", "test"], patient=[4, 4, 5], patient_id=["Doe", "Doe", "Roe"])
     (problem,) = problems.find_shared_patients(rows)
     assert (problem.severity, problem.rows) == ("error", (10, 11))
-    assert problem.message.startswith("1 patient in several splits (2 pictures)")
+    assert problem.message.startswith("1 patient in several splits (2 images)")
     assert "Doe" not in repr(problem)
     (unknown,) = problems.find_shared_patients(table([0, 1]))
     assert (unknown.severity, unknown.kind) == ("warning", "no_patients")
@@ -86,22 +86,22 @@ def test_a_split_without_a_class(split, severity):
     other = "test" if split == "train" else "train"
     (problem,) = problems.find_thin_classes(table([0, 0, 0, 1], [split, split, other, other]))
     assert (problem.severity, problem.kind) == (severity, "class_missing")
-    assert problem.message == f"split {split} has no picture of yes"
+    assert problem.message == f"split {split} has no image of yes"
 
 
 def test_imbalance():
     assert list(problems.find_thin_classes(table([0] * 50 + [1] * 5))) == []
     (problem,) = problems.find_thin_classes(table([0] * 51 + [1] * 5))
-    assert problem.message.startswith("yes is rare: 5 pictures against 51")
+    assert problem.message.startswith("yes is rare: 5 images against 51")
     findings = np.array([[1.0]] * 2 + [[0.0]] * 21 + [[np.nan]] * 9)
     (rare,) = problems.find_thin_classes(table(findings, task=Task("multilabel", ("x",))))
-    assert rare.message.startswith("x is rare: 2 pictures against 21")
+    assert rare.message.startswith("x is rare: 2 images against 21")
 
 
 def test_kinds_of_file_that_tell_the_class():
     kinds = [{"stored": "RGB"}] * 10 + [{"stored": "gray"}] * 90
     (problem,) = problems.find_telling_kinds(table([1] * 50 + [0] * 50), probes(*kinds))
-    assert problem.message.startswith("all 10 pictures stored as RGB are yes")
+    assert problem.message.startswith("all 10 images stored as RGB are yes")
     assert len(problem.rows) == 10
     # Nine of ten would be chance enough.
     assert list(problems.find_telling_kinds(table([1] * 50 + [0] * 50), probes(*kinds[1:], {"stored": "gray"}))) == []

@@ -18,7 +18,7 @@ def test_features_by_hand():
         "pixel count": 800,
         "file size": 1600,
         "bytes per pixel": 2,
-        "colour rather than gray": 3,
+        "color rather than gray": 3,
     }
     assert tuple(features_of(frame)) == FEATURES
 
@@ -84,5 +84,5 @@ def test_images_of_one_patient_count_once():
     assert find_confounds(values, BINARY, targets, patients // 4) == [], "too few patients for an interval"
 
 
-def test_a_handful_of_pictures_is_not_judged():
+def test_a_handful_of_images_is_not_judged():
     assert find_confounds(pd.DataFrame({"width": np.arange(18.0)}), BINARY, np.arange(18) // 9, np.arange(18)) == []

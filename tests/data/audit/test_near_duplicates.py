@@ -160,19 +160,19 @@ def test_beyond_a_number_it_says_that_none_are_looked_for():
 
 @pytest.mark.parametrize("name", ["chest_xray", "blood_cells"])
 def test_real_images_that_are_only_alike_are_not_reported(shared_data, name):
-    from softfree_runtime.readers import read_picture
+    from softfree_runtime.readers import read_image
 
     paths = pd.read_csv(shared_data / name / "manifest.csv")["path"][::3]
-    pictures = (read_picture(shared_data / name / path) for path in paths)
-    assert find_pairs(np.stack([thumbnail(one.pixels, one.low, one.high) for one in pictures])) == []
+    images = (read_image(shared_data / name / path) for path in paths)
+    assert find_pairs(np.stack([thumbnail(one.pixels, one.low, one.high) for one in images])) == []
 
 
 def test_real_copies_are_reported(shared_data):
-    from softfree_runtime.readers import read_picture
+    from softfree_runtime.readers import read_image
 
     manifest = pd.read_csv(shared_data / "dermoscopy" / "manifest.csv")
     twins = ("ISIC_0012290", "ISIC_0013594", "ISIC_0012756", "ISIC_0013184")
     paths = [*manifest["path"][:60], *(f"images/{name}.jpg" for name in twins)]
-    pictures = (read_picture(shared_data / "dermoscopy" / path) for path in paths)
-    found = find_pairs(np.stack([thumbnail(one.pixels, one.low, one.high) for one in pictures]))
+    images = (read_image(shared_data / "dermoscopy" / path) for path in paths)
+    found = find_pairs(np.stack([thumbnail(one.pixels, one.low, one.high) for one in images]))
     assert {pair[:2] for pair in found} == {(60, 61), (62, 63)}

@@ -4,11 +4,11 @@ from softfree_runtime.core.errors import UserError
 
 
 @pytest.fixture
-def root(tmp_path, picture, table):
+def root(tmp_path, image, table):
     rows = [(f"id{number:03}", number % 5) for number in range(30)]
     table(tmp_path / "train.csv", "id_code,diagnosis", rows)
     for name, _ in rows:
-        picture(tmp_path / "train_images" / f"{name}.png")
+        image(tmp_path / "train_images" / f"{name}.png")
     return tmp_path
 
 

@@ -4,12 +4,12 @@ from softfree_runtime.core.errors import UserError
 
 
 @pytest.fixture
-def root(tmp_path, picture):
+def root(tmp_path, image):
     for label in ("normal", "tumor"):
         for number in range(1, 8):
-            picture(tmp_path / "training" / label / f"{label}_{number:03}.tif")
+            image(tmp_path / "training" / label / f"{label}_{number:03}.tif")
     for number in (1, 2):
-        picture(tmp_path / "testing" / "images" / f"test_{number:03}.tif")
+        image(tmp_path / "testing" / "images" / f"test_{number:03}.tif")
     (tmp_path / "testing" / "reference.csv").write_text("test_001,Tumor,IDC,Macro\ntest_002,Normal,None,None\n")
     return tmp_path
 

@@ -20,11 +20,11 @@ def rows():
 
 
 @pytest.fixture
-def root(tmp_path, rows, picture, table):
+def root(tmp_path, rows, image, table):
     for part, listed in rows.items():
         table(tmp_path / f"{part}.csv", COLUMNS, listed)
         for one in listed:
-            picture(tmp_path / one[0].split("/", 1)[1])
+            image(tmp_path / one[0].split("/", 1)[1])
     return tmp_path
 
 
@@ -56,7 +56,7 @@ def test_unmentioned(root, prepared):
     assert "Fracture" in done.notes[-1]  # now always 0
 
 
-def test_folders_of_the_batches(tmp_path, rows, picture, table, prepared):
+def test_folders_of_the_batches(tmp_path, rows, image, table, prepared):
     first = tmp_path / "CheXpert-v1.0 batch 1 (validate & csv)"
     homes = {
         "train": [tmp_path / f"CheXpert-v1.0 batch {n} (train {n - 1})" for n in (2, 3)],
@@ -66,7 +66,7 @@ def test_folders_of_the_batches(tmp_path, rows, picture, table, prepared):
         table(first / f"{part}.csv", COLUMNS, listed)
         for one in listed:
             place = one[0].split("/", 2)[2]
-            picture(homes[part][int(place[7:12]) % 2] / place)
+            image(homes[part][int(place[7:12]) % 2] / place)
     done, read = prepared("chexpert", tmp_path)
     assert not done.left_out
     assert "CheXpert-v1.0 batch 3 (train 2)/patient00001/study1/view1_frontal.jpg" in set(read.frame["path"])

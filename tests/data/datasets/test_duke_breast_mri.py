@@ -23,12 +23,12 @@ def sheet():
 
 
 @pytest.fixture
-def root(tmp_path, picture):
+def root(tmp_path, image):
     pd.DataFrame(sheet()).to_excel(tmp_path / "Clinical_and_Other_Features.xlsx", header=False, index=False)
     for name in PATIENTS:
         study = tmp_path / "Duke-Breast-Cancer-MRI" / name / "01-01-1990-NA-MRI BREAST BILATERAL WWO-97538"
         for series in ("1.000000-ax dyn pre-1", "2.000000-ax dyn 1st pass-2"):
-            picture(study / series / "1-01.dcm")
+            image(study / series / "1-01.dcm")
     return tmp_path
 
 
@@ -53,8 +53,8 @@ def test_the_label_has_to_be_named(root, prepared):
         prepared("duke-breast-mri", root, label="er")
 
 
-def test_several_studies(root, prepared, picture):
-    picture(root / "Duke-Breast-Cancer-MRI" / PATIENTS[0] / "another study" / "series" / "1-01.dcm")
+def test_several_studies(root, prepared, image):
+    image(root / "Duke-Breast-Cancer-MRI" / PATIENTS[0] / "another study" / "series" / "1-01.dcm")
     done, _ = prepared("duke-breast-mri", root, label="ER")
     assert done.left_out == ((PATIENTS[0], "several studies"),)
 

@@ -1,11 +1,11 @@
-def test_two_folders_of_pictures_and_lesions(tmp_path, picture, table, prepared):
+def test_two_folders_of_images_and_lesions(tmp_path, image, table, prepared):
     rows = [
         (f"HAM_{number // 2:07}", f"ISIC_{number:07}", "nv" if number // 2 % 2 else "mel", "histo", 45.0, sex, "back")
         for number, sex in enumerate(["male", "unknown"] * 16)
     ]
     table(tmp_path / "HAM10000_metadata.tab", "lesion_id,image_id,dx,dx_type,age,sex,localization", rows)
     for number, row in enumerate(rows):
-        picture(tmp_path / f"HAM10000_images_part_{1 + number % 2}" / f"{row[1]}.jpg")
+        image(tmp_path / f"HAM10000_images_part_{1 + number % 2}" / f"{row[1]}.jpg")
     done, read = prepared("ham10000", tmp_path)
     assert read.task.classes == ("mel", "nv")
     assert done.patients == 16

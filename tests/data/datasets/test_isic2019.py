@@ -5,7 +5,7 @@ from softfree_runtime.core.errors import UserError
 CLASSES = "MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK"
 
 
-def write_part(root, part, labels, picture, table, lesions=True):
+def write_part(root, part, labels, image, table, lesions=True):
     names = [f"ISIC_{part}_{number:07}" for number in range(len(labels))]
     marks = [[float(label == name) for name in CLASSES.split(",")] for label in labels]
     truth = [(name, *mark) for name, mark in zip(names, marks, strict=True)]
@@ -20,11 +20,11 @@ def write_part(root, part, labels, picture, table, lesions=True):
         columns, metadata = "image,age_approx,anatom_site_general,sex", [(*row[:3], row[4]) for row in metadata]
     table(root / f"ISIC_2019_{part}_Metadata.csv", columns, metadata)
     for name in names:
-        picture(root / f"ISIC_2019_{part}_Input" / f"{name}.jpg")
+        image(root / f"ISIC_2019_{part}_Input" / f"{name}.jpg")
 
 
-def test_lesions_stay_together(tmp_path, picture, table, prepared):
-    write_part(tmp_path, "Training", ["MEL", "MEL", "NV", "NV"] * 8, picture, table)
+def test_lesions_stay_together(tmp_path, image, table, prepared):
+    write_part(tmp_path, "Training", ["MEL", "MEL", "NV", "NV"] * 8, image, table)
     done, read = prepared("isic2019", tmp_path)
     assert read.task.classes == ("MEL", "NV")
     assert (read.frame.dropna(subset="patient_id").groupby("patient_id")["split"].nunique() == 1).all()
@@ -35,9 +35,9 @@ def test_lesions_stay_together(tmp_path, picture, table, prepared):
     assert set(done.rows) == {"train", "val", "test"}
 
 
-def test_official_test_set_and_its_unknown_class(tmp_path, picture, table, prepared):
-    write_part(tmp_path, "Training", ["MEL", "MEL", "NV", "NV"] * 5, picture, table)
-    write_part(tmp_path, "Test", ["MEL", "NV", "UNK"], picture, table, lesions=False)
+def test_official_test_set_and_its_unknown_class(tmp_path, image, table, prepared):
+    write_part(tmp_path, "Training", ["MEL", "MEL", "NV", "NV"] * 5, image, table)
+    write_part(tmp_path, "Test", ["MEL", "NV", "UNK"], image, table, lesions=False)
     done, read = prepared("isic2019", tmp_path)
     assert done.rows["extra"] == 1
     assert done.rows["test"] == 2
@@ -45,8 +45,8 @@ def test_official_test_set_and_its_unknown_class(tmp_path, picture, table, prepa
     assert set(read.frame.loc[read.frame["path"].str.contains("_Test_"), "split"]) == {"test"}
 
 
-def test_two_classes_in_a_row(tmp_path, picture, table, prepared):
-    write_part(tmp_path, "Training", ["MEL", "NV"], picture, table)
+def test_two_classes_in_a_row(tmp_path, image, table, prepared):
+    write_part(tmp_path, "Training", ["MEL", "NV"], image, table)
     path = tmp_path / "ISIC_2019_Training_GroundTruth.csv"
     path.write_text(path.read_text().replace("0.0", "1.0", 1))
     with pytest.raises(UserError, match="has 2 classes"):

@@ -21,7 +21,7 @@ def two(count):
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (28, 28, 3)])
-def test_pictures(tmp_path, prepared, shape):
+def test_images(tmp_path, prepared, shape):
     arrays = write(tmp_path / "pneumoniamnist_64.npz", shape, two)
     done, read = prepared("medmnist", tmp_path)
     assert done.rows == {"train": 6, "val": 4, "test": 4}

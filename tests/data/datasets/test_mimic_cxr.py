@@ -23,9 +23,9 @@ def root(tmp_path, table):
 
 
 @pytest.mark.parametrize("ending", ["jpg", "dcm"])
-def test_official_split(root, picture, prepared, ending):
+def test_official_split(root, image, prepared, ending):
     for number in range(12):
-        picture(root / f"files/p10/p{10000000 + number}/s{50000000 + number}/{number:08x}-0000.{ending}")
+        image(root / f"files/p10/p{10000000 + number}/s{50000000 + number}/{number:08x}-0000.{ending}")
     done, read = prepared("mimic-cxr", root)
     assert done.rows == {"train": 8, "val": 2, "test": 2}
     assert done.findings == ("Edema",)
@@ -34,9 +34,9 @@ def test_official_split(root, picture, prepared, ending):
     assert (str(one["patient_id"]), one["view"], one["Edema"]) == ("10000003", "AP", "1")
 
 
-def test_uncertain_makes_a_finding_usable(root, picture, prepared):
+def test_uncertain_makes_a_finding_usable(root, image, prepared):
     for number in range(12):
-        picture(root / f"files/p10/p{10000000 + number}/s{50000000 + number}/{number:08x}-0000.jpg")
+        image(root / f"files/p10/p{10000000 + number}/s{50000000 + number}/{number:08x}-0000.jpg")
     done, read = prepared("mimic-cxr", root, uncertain="positive")
     assert done.findings == ("Edema", "Pneumonia")
     assert np.nansum(read.targets[:, 1]) == 1

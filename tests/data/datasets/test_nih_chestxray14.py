@@ -6,7 +6,7 @@ COLUMNS = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient
 
 
 @pytest.fixture
-def root(tmp_path, picture, table):
+def root(tmp_path, image, table):
     told = ["No Finding", "Effusion|Mass", "Mass", "Pleural_Thickening"]
     rows = [
         (
@@ -24,7 +24,7 @@ def root(tmp_path, picture, table):
     table(tmp_path / "Data_Entry_2017.csv", COLUMNS, rows)
     for row in rows:
         folder = f"images_{1 + row[3] % 3:03}/images"
-        picture(tmp_path / folder / row[0])
+        image(tmp_path / folder / row[0])
     names = [row[0] for row in rows]
     (tmp_path / "train_val_list.txt").write_text("\n".join(names[:18]))
     (tmp_path / "test_list.txt").write_text("\n".join(names[18:23]) + "\n")

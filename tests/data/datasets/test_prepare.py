@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from softfree.cli.commands import COMMANDS
-from softfree.cli.main import _normalise
+from softfree.cli.main import _normalize
 from softfree.cli.parser import Parser
 from softfree.data.datasets import SETS, prepare_set
 from softfree.data.datasets.options import PrepareOptions
@@ -13,11 +13,11 @@ from softfree_runtime.core.errors import UserError
 
 
 @pytest.fixture
-def root(tmp_path, picture, table):
+def root(tmp_path, image, table):
     rows = [(f"id{number:03}", number % 2) for number in range(20)]
     table(tmp_path / "set" / "train.csv", "id_code,diagnosis", rows)
     for name, _ in rows:
-        picture(tmp_path / "set" / "train_images" / f"{name}.png")
+        image(tmp_path / "set" / "train_images" / f"{name}.png")
     return tmp_path / "set"
 
 
@@ -25,10 +25,10 @@ def run(*arguments):
     verb = COMMANDS["Start"]["prepare"]
     parser = Parser(prog="softfree prepare", print_config=None)
     verb.arguments(parser)
-    return verb.run(parser.parse_args(_normalise(list(map(str, arguments)), parser)))
+    return verb.run(parser.parse_args(_normalize(list(map(str, arguments)), parser)))
 
 
-def test_missing_pictures_are_counted_and_named(root, prepared):
+def test_missing_images_are_counted_and_named(root, prepared):
     before = prepared("aptos2019", root)[1].frame.set_index("path")["split"]
     for number in (1, 2, 5, 9):
         (root / "train_images" / f"id{number:03}.png").unlink()
@@ -39,7 +39,7 @@ def test_missing_pictures_are_counted_and_named(root, prepared):
         " train_images/id005.png (no such file) and 1 more"
     )
     after = read.frame.set_index("path")["split"]
-    assert after.equals(before[after.index])  # a longer download does not move pictures between splits
+    assert after.equals(before[after.index])  # a longer download does not move images between splits
 
 
 def test_more_than_half_missing(root, prepared):
@@ -78,7 +78,7 @@ def test_command_line(root, tmp_path, capsys):
     out = tmp_path / "elsewhere" / "table.csv"
     assert not run("aptos2019", root, "--out", out)
     shown = capsys.readouterr()
-    assert f"softfree train {out} --images {root} --preset photo" in shown.out
+    assert f"softfree train {out} --image-root {root} --preset photo" in shown.out
     assert "softfree: warning: 1 of 20 rows left out: train_images/id003.png (no such file)" in shown.err
     assert out.is_file()
 
@@ -95,14 +95,14 @@ def test_the_options_to_train_with_exist_and_are_documented(name):
     parser = Parser(prog="softfree train", print_config=None)
     COMMANDS["Train"]["train"].arguments(parser)
     arguments = ["table.csv", *shlex.split(SETS[name].train)]
-    assert parser.parse_args(_normalise(arguments, parser)).table == "table.csv"
+    assert parser.parse_args(_normalize(arguments, parser)).table == "table.csv"
     page = (Path(__file__).parents[3] / "docs" / "datasets.md").read_text()
     row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
     assert SETS[name].source in row
     assert row.endswith(f"| `{SETS[name].train}` |")
 
 
-def test_the_command_for_findings_is_read_as_it_is_printed(tmp_path, picture, table):
+def test_the_command_for_findings_is_read_as_it_is_printed(tmp_path, image, table):
     findings = ["Nodule/Mass", "Pleural effusion", "No finding"]
     columns = f"image_id,rad_id,{','.join(findings)}"
     rows = [(f"i{n}", "R1", n % 2, n // 2 % 2, n // 4 % 2) for n in range(16)]
@@ -110,12 +110,12 @@ def test_the_command_for_findings_is_read_as_it_is_printed(tmp_path, picture, ta
     table(root / "annotations" / "image_labels_train.csv", columns, rows)
     table(root / "annotations" / "image_labels_test.csv", columns, [("t", "R1", 1, 1, 0)])
     for path in [*(f"train/{row[0]}" for row in rows), "test/t"]:
-        picture(root / f"{path}.dicom")
+        image(root / f"{path}.dicom")
     done = prepare_set("vindr-cxr", root, PrepareOptions(progress=False))
     words = shlex.split(done.command)
     parser = Parser(prog="softfree train", print_config=None)
     COMMANDS["Train"]["train"].arguments(parser)
-    parsed = parser.parse_args(_normalise(words[2:], parser))
+    parsed = parser.parse_args(_normalize(words[2:], parser))
     assert parsed.labels == findings
     assert Path(parsed.table) == done.table
 

@@ -14,11 +14,11 @@ def rows():
 
 
 @pytest.fixture
-def root(tmp_path, rows, picture, table):
+def root(tmp_path, rows, image, table):
     table(tmp_path / "clinical.tsv", COLUMNS, rows)
     for number, name in enumerate(PATIENTS):
         for slide in (1, 2):
-            picture(tmp_path / f"uuid{number}{slide}" / f"{name}-01Z-00-DX{slide}.0A1B2C3D.svs")
+            image(tmp_path / f"uuid{number}{slide}" / f"{name}-01Z-00-DX{slide}.0A1B2C3D.svs")
     return tmp_path
 
 
@@ -32,8 +32,8 @@ def test_slides_of_a_patient_stay_together(root, prepared):
     assert (one["slide_type"], int(one["sample_type"])) == ("DX", 1)
 
 
-def test_slides_that_give_no_row(root, rows, picture, table, prepared):
-    picture(root / "TCGA-ZZ-9999-01Z-00-DX1.00.svs")
+def test_slides_that_give_no_row(root, rows, image, table, prepared):
+    image(root / "TCGA-ZZ-9999-01Z-00-DX1.00.svs")
     rows[0] = (*rows[0][:3], "lobular", rows[0][4])
     table(root / "clinical.tsv", COLUMNS, rows)
     done, _ = prepared("tcga", root, label="primary_diagnosis")
@@ -55,7 +55,7 @@ def test_a_table_of_cbioportal(root, rows, table, prepared):
 
 
 def test_unknown_words_are_no_label(root, prepared):
-    with pytest.raises(UserError, match="none of 24 rows has a label to be learnt"):
+    with pytest.raises(UserError, match="none of 24 rows has a label to be learned"):
         prepared("tcga", root, label="ajcc_pathologic_stage")
 
 

@@ -4,7 +4,7 @@ import pydicom
 FINDINGS = ["Cardiomegaly", "Pleural effusion", "No finding"]
 
 
-def test_consensus_of_radiologists(tmp_path, picture, table, prepared):
+def test_consensus_of_radiologists(tmp_path, image, table, prepared):
     votes = []
     for number in range(20):
         sick = number % 2
@@ -19,9 +19,9 @@ def test_consensus_of_radiologists(tmp_path, picture, table, prepared):
     test = [("t0", 1, 1, 0, 0), ("t1", 0, 0, 1, 0)]
     table(tmp_path / "annotations" / "image_labels_test.csv", f"image_id,{','.join(FINDINGS)},Other disease", test)
     for name in {vote[0] for vote in votes}:
-        picture(tmp_path / "train" / f"{name}.dicom")
+        image(tmp_path / "train" / f"{name}.dicom")
     for name in ("t0", "t1"):
-        picture(tmp_path / "test" / f"{name}.dicom")
+        image(tmp_path / "test" / f"{name}.dicom")
     header = pydicom.dcmread(tmp_path / "train" / "a0.dicom")
     header.PatientSex, header.PatientAge = "F", "061Y"
     header.save_as(tmp_path / "train" / "a0.dicom")

@@ -4,27 +4,27 @@ import torch
 
 from softfree.data.modalities.image import Augmentation, Preprocessing
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.readers.image import Picture
+from softfree_runtime.readers.image import DecodedImage
 
 
-def picture(height: int, width: int, channels: int = 1, seed: int = 0) -> Picture:
+def image(height: int, width: int, channels: int = 1, seed: int = 0) -> DecodedImage:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
-    return Picture(pixels, 0.0, 255.0, None, (), "8-bit")
+    return DecodedImage(pixels, 0.0, 255.0, None, (), "8-bit")
 
 
 @pytest.mark.parametrize("preset", ["radiograph", "photo", "microscopy"])
 @pytest.mark.parametrize("fit", ["pad", "stretch", "crop"])
 @pytest.mark.parametrize("shape", [(40, 93, 1), (93, 40, 3), (17, 17, 1), (200, 201, 3)])
-def test_every_picture_gets_the_asked_shape(preset, fit, shape):
+def test_every_image_gets_the_asked_shape(preset, fit, shape):
     preprocessing = Preprocessing.create(preset, 64, fit)
-    prepared = preprocessing(picture(*shape))
+    prepared = preprocessing(image(*shape))
     assert prepared.shape == (preprocessing.channels, 64, 64)
     assert prepared.dtype == np.float32
     assert np.isfinite(prepared).all()
 
 
 def test_native_keeps_the_size_and_the_values():
-    given = picture(40, 93, 3)
+    given = image(40, 93, 3)
     prepared = Preprocessing.create("photo", 64, "native")(given)
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     expected = ((given.pixels / 255.0 - mean) / deviation).transpose(2, 0, 1)
@@ -32,8 +32,8 @@ def test_native_keeps_the_size_and_the_values():
 
 
 def test_radiographs_have_mean_zero_and_deviation_one_whatever_the_exposure():
-    given = picture(64, 64)
-    dark = Picture(given.pixels // 3, 0.0, 255.0, None, (), "8-bit")
+    given = image(64, 64)
+    dark = DecodedImage(given.pixels // 3, 0.0, 255.0, None, (), "8-bit")
     preprocessing = Preprocessing.create("radiograph", 64, "stretch")
     prepared = preprocessing(given)
     assert abs(prepared.mean()) < 1e-5
@@ -42,47 +42,47 @@ def test_radiographs_have_mean_zero_and_deviation_one_whatever_the_exposure():
 
 
 def test_a_blank_film_stays_finite():
-    blank = Picture(np.full((32, 32, 1), 7, np.uint8), 0.0, 255.0, None, (), "8-bit")
+    blank = DecodedImage(np.full((32, 32, 1), 7, np.uint8), 0.0, 255.0, None, (), "8-bit")
     assert np.abs(Preprocessing.create("radiograph", 32, "pad")(blank)).max() < 1e-2
 
 
-def test_padding_is_centred_and_loses_nothing():
-    white = Picture(np.full((32, 64, 1), 255, np.uint8), 0.0, 255.0, None, (), "8-bit")
+def test_padding_is_centered_and_loses_nothing():
+    white = DecodedImage(np.full((32, 64, 1), 255, np.uint8), 0.0, 255.0, None, (), "8-bit")
     prepared = Preprocessing.create("photo", 64, "pad", 1)(white)[0]
     assert (prepared[16:48] > 1).all()
     assert (prepared[:16] == 0).all()
     assert (prepared[48:] == 0).all()
 
 
-def test_crop_keeps_the_centre():
+def test_crop_keeps_the_center():
     pixels = np.zeros((64, 128, 1), np.uint8)
     pixels[:, 32:96] = 255
-    prepared = Preprocessing.create("photo", 64, "crop", 1)(Picture(pixels, 0.0, 255.0, None, (), "8-bit"))
+    prepared = Preprocessing.create("photo", 64, "crop", 1)(DecodedImage(pixels, 0.0, 255.0, None, (), "8-bit"))
     assert (prepared > 1).all()
 
 
 def test_reducing_averages_rather_than_skips():
     pixels = np.zeros((64, 64, 1), np.uint8)
     pixels[::2, ::2] = 255  # every fourth pixel
-    prepared = Preprocessing.create("photo", 16, "stretch", 1)(Picture(pixels, 0.0, 255.0, None, (), "8-bit"))
+    prepared = Preprocessing.create("photo", 16, "stretch", 1)(DecodedImage(pixels, 0.0, 255.0, None, (), "8-bit"))
     unit = prepared * 0.2260 + 0.4490
     assert abs(unit[0, 4:-4, 4:-4].mean() - 0.25) < 0.01
     assert unit[0, 4:-4, 4:-4].std() < 0.02
 
 
-def test_gray_from_colour_is_luma_and_colour_from_gray_is_copied():
-    red = Picture(np.dstack([np.full((16, 16), 255), np.zeros((16, 16)), np.zeros((16, 16))]).astype(np.uint8),
+def test_gray_from_color_is_luma_and_color_from_gray_is_copied():
+    red = DecodedImage(np.dstack([np.full((16, 16), 255), np.zeros((16, 16)), np.zeros((16, 16))]).astype(np.uint8),
                   0.0, 255.0, None, (), "8-bit RGB")  # fmt: skip
     gray = Preprocessing.create("photo", 16, "native", 1)(red)
     np.testing.assert_allclose(gray * 0.2260 + 0.4490, 0.299, atol=1e-3)
-    colour = Preprocessing.create("radiograph", 16, "native", 3)(picture(16, 16))
-    np.testing.assert_array_equal(colour[0], colour[2])
+    color = Preprocessing.create("radiograph", 16, "native", 3)(image(16, 16))
+    np.testing.assert_array_equal(color[0], color[2])
 
 
 @pytest.mark.parametrize("preset", ["radiograph", "photo", "microscopy"])
-def test_augmentation_is_a_function_of_picture_and_seed(preset):
+def test_augmentation_is_a_function_of_image_and_seed(preset):
     preprocessing = Preprocessing.create(preset, 48, "pad")
-    prepared = torch.from_numpy(preprocessing(picture(50, 40, 3)))
+    prepared = torch.from_numpy(preprocessing(image(50, 40, 3)))
     before = torch.get_rng_state()
     first = Augmentation(preprocessing)(prepared, 3)
     torch.rand(5)
@@ -102,12 +102,14 @@ def test_augmentation_of_native_sizes():
     assert Augmentation(preprocessing)(torch.rand(3, 40, 40), 0).shape == (3, 40, 40)
 
 
-def disc(aspect: float) -> Picture:
+def disc(aspect: float) -> DecodedImage:
     """A disc 36 units across in a square of 60, of pixels whose finer side is 1 unit."""
     height, width = max(aspect, 1.0), max(1 / aspect, 1.0)
     y, x = np.mgrid[: round(60 / height), : round(60 / width)] + 0.5
     inside = (y * height - 30) ** 2 + (x * width - 30) ** 2 < 18**2
-    return Picture(np.where(inside, 255, 0).astype(np.uint8)[..., None], 0.0, 255.0, None, (), "8-bit", aspect=aspect)
+    return DecodedImage(
+        np.where(inside, 255, 0).astype(np.uint8)[..., None], 0.0, 255.0, None, (), "8-bit", aspect=aspect
+    )
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop", "native", "stretch"])

@@ -14,26 +14,26 @@ POLICY = "rand-m9-mstd0.5-inc1"
 
 
 @pytest.fixture
-def picture(shared_data: Path) -> torch.Tensor:
+def image(shared_data: Path) -> torch.Tensor:
     file = sorted((shared_data / "blood_cells" / "images").rglob("*.jpg"))[0]
     return torch.from_numpy(whole(STEPS).load(str(file)))
 
 
-def test_a_whole_picture_becomes_one_of_the_size(picture):
-    assert picture.shape[-1] > 300  # as in its file
-    changed = PolicyAugmentation(STEPS, POLICY, 0.25)(picture, 3)
+def test_a_whole_image_becomes_one_of_the_size(image):
+    assert image.shape[-1] > 300  # as in its file
+    changed = PolicyAugmentation(STEPS, POLICY, 0.25)(image, 3)
     assert changed.shape == (3, 48, 48)
     assert changed.dtype == torch.float32
     assert abs(changed.mean()) < 3
 
 
-def test_equal_seeds_give_equal_pictures_and_others_differ(picture):
+def test_equal_seeds_give_equal_images_and_others_differ(image):
     first, second = PolicyAugmentation(STEPS, POLICY, 0.5), PolicyAugmentation(STEPS, POLICY, 0.5)
-    torch.testing.assert_close(first(picture, 7), second(picture, 7), rtol=0, atol=0)
-    assert not torch.equal(first(picture, 7), first(picture, 8))
+    torch.testing.assert_close(first(image, 7), second(image, 7), rtol=0, atol=0)
+    assert not torch.equal(first(image, 7), first(image, 8))
 
 
-def test_the_generators_of_others_are_left_alone(picture):
+def test_the_generators_of_others_are_left_alone(image):
     def draw() -> tuple[float, float, float]:
         return random.random(), float(np.random.rand()), float(torch.rand(1))  # noqa: NPY002
 
@@ -45,22 +45,22 @@ def test_the_generators_of_others_are_left_alone(picture):
     seed()
     wanted = draw()
     seed()
-    PolicyAugmentation(STEPS, POLICY, 1.0)(picture, 5)
+    PolicyAugmentation(STEPS, POLICY, 1.0)(image, 5)
     assert draw() == wanted
 
 
-def test_without_changes_the_picture_is_cropped_and_standardised(picture):
-    """A policy of no strength keeps the colours: what was standardised comes back."""
+def test_without_changes_the_image_is_cropped_and_standardized(image):
+    """A policy of no strength keeps the colors: what was standardized comes back."""
     changed = PolicyAugmentation(STEPS, "rand-m1-n1-p0.0", 0.0)
-    means = torch.stack([changed(picture, seed).mean((1, 2)) for seed in range(40)]).mean(0)
-    torch.testing.assert_close(means, picture.mean((1, 2)), atol=0.35, rtol=0)
+    means = torch.stack([changed(image, seed).mean((1, 2)) for seed in range(40)]).mean(0)
+    torch.testing.assert_close(means, image.mean((1, 2)), atol=0.35, rtol=0)
 
 
 @pytest.mark.parametrize(
     ("steps", "policy", "message"),
     [
         (STEPS, "nonsense", "timm knows no such policy"),
-        (Preprocessing.create("radiograph", 48, "crop"), POLICY, "for colour"),
+        (Preprocessing.create("radiograph", 48, "crop"), POLICY, "for color"),
     ],
 )
 def test_what_cannot_work_is_one_line(steps, policy, message):

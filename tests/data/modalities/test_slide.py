@@ -78,10 +78,10 @@ def test_the_contract() -> None:
     assert restore(stored(steps)) == steps
     assert steps.model_arguments() == {"img_size": 1024, "in_chans": 3}
     assert steps.sample_bytes() is None
-    assert "whole slide at 4 micrometres" in steps.in_words()[0]
+    assert "whole slide at 4 micrometers" in steps.in_words()[0]
 
 
-def test_augmentation_turns_and_colours_and_depends_on_its_seed_alone(svs: str) -> None:
+def test_augmentation_turns_and_colors_and_depends_on_its_seed_alone(svs: str) -> None:
     steps = SlidePreprocessing.create(16)
     pixels = torch.from_numpy(steps.load(svs))
     change = steps.augmentation()
@@ -89,4 +89,4 @@ def test_augmentation_turns_and_colours_and_depends_on_its_seed_alone(svs: str) 
     shapes = {tuple(change(pixels, seed).shape) for seed in range(12)}
     assert shapes == {tuple(pixels.shape), (3, pixels.shape[2], pixels.shape[1])}
     assert len({float(change(pixels, seed).sum()) for seed in range(6)}) == 6
-    assert change.in_words() == "flips, quarter turns, colour"
+    assert change.in_words() == "flips, quarter turns, color"

@@ -38,9 +38,9 @@ def test_a_square_of_tissue_is_found_where_it_is(tmp_path: Path) -> None:
 def test_specks_and_holes_go(tmp_path: Path) -> None:
     pixels = glass()
     pixels[100:200, 300:450] = PINK
-    pixels[130:140, 340:350] = glass((10, 10))  # 0.0064 square millimetres
+    pixels[130:140, 340:350] = glass((10, 10))  # 0.0064 square millimeters
     pixels[20:30, 20:30] = PINK
-    pixels[300:340, 20:60] = PINK  # 0.1 square millimetres: kept
+    pixels[300:340, 20:60] = PINK  # 0.1 square millimeters: kept
     mask = find_tissue(slide_of(tmp_path, pixels)).mask
     assert mask[135, 345]
     assert not mask[25, 25]

@@ -33,7 +33,7 @@ def random_volume(shape=(9, 12, 10), spacing=(1.0, 1.0, 1.0), seed=0, **given):
     return volume_of(np.random.default_rng(seed).normal(100, 30, shape).astype(np.float32), spacing, **given)
 
 
-def in_millimetres(affine, shape):
+def in_millimeters(affine, shape):
     """Right, front, head of every voxel, (3, D, H, W)."""
     index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"))
     return np.einsum("ij,jdhw->idhw", affine[:3, :3], index) + affine[:3, 3][:, None, None, None]
@@ -55,7 +55,7 @@ def test_every_volume_gets_the_asked_shape(preset, spacing, shape):
     assert np.isfinite(prepared).all()
 
 
-def test_mr_is_clipped_to_percentiles_and_standardised_channel_by_channel():
+def test_mr_is_clipped_to_percentiles_and_standardized_channel_by_channel():
     voxels = np.random.default_rng(0).gamma(2, 50, (2, 9, 12, 10)).astype(np.float32)
     voxels[1] *= 7
     prepared = VolumePreprocessing.create("mr", (9, 12, 10), channels=2)(volume_of(voxels))
@@ -99,7 +99,7 @@ def test_resampling_is_linear_interpolation():
     shape = (17, 23, 28)
     preprocessing = VolumePreprocessing.create("ct", shape, (1.0, 0.5, 0.5))
     to_source = np.linalg.inv(given.affine) @ preprocessing.affine(given).numpy()
-    points = in_millimetres(to_source, shape)
+    points = in_millimeters(to_source, shape)
     expected = map_coordinates(given.voxels[0].astype(np.float64) / 1000, points, order=1, mode="nearest")
     np.testing.assert_allclose(preprocessing(given)[0], expected, atol=2e-5)
 
@@ -109,7 +109,7 @@ def test_a_coarser_grid_is_smoothed_first():
     shape = (9, 14, 23)
     preprocessing = VolumePreprocessing.create("ct", shape, (2.0, 2.0, 1.0))
     smooth = gaussian_filter(given.voxels[0].astype(np.float64) / 1000, (0.5, 0.5, 0), mode="nearest")
-    points = in_millimetres(np.linalg.inv(given.affine) @ preprocessing.affine(given).numpy(), shape)
+    points = in_millimeters(np.linalg.inv(given.affine) @ preprocessing.affine(given).numpy(), shape)
     np.testing.assert_allclose(preprocessing(given)[0], map_coordinates(smooth, points, order=1), atol=2e-5)
 
 
@@ -117,14 +117,14 @@ def test_a_coarser_grid_is_smoothed_first():
 @pytest.mark.parametrize(("shape", "spacing"), [((10, 14, 12), (2, 1.5, 1.5)), ((17, 9, 14), (1, 1, 1))])
 def test_the_affine_says_where_prepared_voxels_lie(axes, shape, spacing):
     given = random_volume((14, 30, 25), (2.5, 1.0, 0.9), axes=axes)
-    given = volume_of(field(in_millimetres(given.affine, (14, 30, 25))).astype(np.float32), given.spacing, axes)
+    given = volume_of(field(in_millimeters(given.affine, (14, 30, 25))).astype(np.float32), given.spacing, axes)
     preprocessing = VolumePreprocessing.create("ct", shape, spacing)
     affine = preprocessing.affine(given).numpy()
     prepared = preprocessing(given)[0]
     inside = (slice(1, -1), slice(1, -1), slice(1, -1))
-    np.testing.assert_allclose(prepared[inside], field(in_millimetres(affine, shape))[inside] / 1000, atol=2e-4)
+    np.testing.assert_allclose(prepared[inside], field(in_millimeters(affine, shape))[inside] / 1000, atol=2e-4)
     np.testing.assert_allclose(np.linalg.norm(affine[:3, :3], axis=0), spacing, rtol=1e-6)
-    # The centre stays the centre, to a voxel.
+    # The center stays the center, to a voxel.
     apart = [
         at[:3, :3] @ (np.array(n) - 1) / 2 + at[:3, 3] for at, n in ((affine, shape), (given.affine, (14, 30, 25)))
     ]
@@ -135,10 +135,10 @@ def test_the_affine_says_where_prepared_voxels_lie(axes, shape, spacing):
 def test_values_return_to_the_volumes_own_voxels(axes):
     given = random_volume((14, 30, 25), (2.5, 1.0, 0.9), axes=axes)
     preprocessing = VolumePreprocessing.create("ct", (20, 22, 40), (1.5, 1.2, 0.7))
-    prepared = field(in_millimetres(preprocessing.affine(given).numpy(), (20, 22, 40))).astype(np.float32)
+    prepared = field(in_millimeters(preprocessing.affine(given).numpy(), (20, 22, 40))).astype(np.float32)
     back = preprocessing.to_source_grid(prepared, given)
     assert back.shape == (14, 30, 25)
-    expected = field(in_millimetres(given.affine, (14, 30, 25)))
+    expected = field(in_millimeters(given.affine, (14, 30, 25)))
     seen = preprocessing.to_source_grid(np.ones((20, 22, 40), np.float32), given)
     inside = seen > 1 - 1e-5
     assert 0.5 < inside.mean() < 0.9  # rows were cropped

@@ -1,4 +1,4 @@
-"""Whole slides in micrometres per pixel: real ones, and small TIFFs whose every pixel is known."""
+"""Whole slides in micrometers per pixel: real ones, and small TIFFs whose every pixel is known."""
 
 import pickle
 from collections.abc import Callable
@@ -55,8 +55,8 @@ def known(tmp_path: Path, noise: np.ndarray) -> Slide:
 def by_triangles(pixels: np.ndarray, start: float, step: float, count: int) -> np.ndarray:
     """Resample the first axis in float64: weights fall linearly to 0 at a distance of one new pixel."""
     reach = max(step, 1.0)
-    centres = start + (np.arange(count) + 0.5) * step
-    weights = np.maximum(0, 1 - np.abs(np.arange(len(pixels)) + 0.5 - centres[:, None]) / reach)
+    centers = start + (np.arange(count) + 0.5) * step
+    weights = np.maximum(0, 1 - np.abs(np.arange(len(pixels)) + 0.5 - centers[:, None]) / reach)
     return np.tensordot(weights / weights.sum(1, keepdims=True), pixels.astype(np.float64), 1)
 
 
@@ -119,7 +119,7 @@ def test_beyond_the_slide_is_white(known: Slide, noise: np.ndarray) -> None:
 
 @pytest.mark.parametrize(("mpp", "level"), [(0.5, 0), (0.9, 0), (1.0, 1), (0.995, 1), (1.9, 1), (2.0, 2), (9.0, 2)])
 def test_the_coarsest_level_that_is_fine_enough_is_read(tmp_path: Path, mpp: float, level: int) -> None:
-    values = (10, 100, 200)  # each level tells by its colour
+    values = (10, 100, 200)  # each level tells by its color
     levels = [np.full((512 >> n, 768 >> n, 3), value, np.uint8) for n, value in enumerate(values)]
     slide = open_slide(write_tiff(tmp_path / "levels.tiff", levels))
     assert (slide.read(0.1, 0.1, 10, 10, mpp) == values[level]).all()

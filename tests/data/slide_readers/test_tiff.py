@@ -11,7 +11,7 @@ from softfree.data.slide_readers.slide import open_slide
 from softfree.data.slide_readers.tiff import TiffPyramid
 from softfree_runtime.core.errors import ReadError
 
-CENTIMETRE = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+CENTIMETER = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_ome_tiff_with_its_pyramid_and_resolution(tmp_path: Path, noise: np.ndar
 @pytest.mark.parametrize("compression", [None, "zstd", "lzma"])
 def test_strips_and_other_codecs(tmp_path: Path, noise: np.ndarray, compression: str | None) -> None:
     path = tmp_path / "strips.tiff"
-    tifffile.imwrite(path, noise, photometric="rgb", rowsperstrip=16, compression=compression, **CENTIMETRE)
+    tifffile.imwrite(path, noise, photometric="rgb", rowsperstrip=16, compression=compression, **CENTIMETER)
     slide = open_slide(path)
     assert slide.mpp == pytest.approx((0.5, 0.5))
     np.testing.assert_array_equal(slide.read(0.0115, 0.017, 90, 80, 0.5), noise[34:114, 23:113])
@@ -46,7 +46,7 @@ def test_transparent_pixels_are_white(tmp_path: Path, noise: np.ndarray) -> None
     opaque[0, 0] = 51
     pixels = np.concatenate([noise, opaque], axis=2)
     tifffile.imwrite(
-        tmp_path / "a.tiff", pixels, photometric="rgb", extrasamples=["unassalpha"], rowsperstrip=50, **CENTIMETRE
+        tmp_path / "a.tiff", pixels, photometric="rgb", extrasamples=["unassalpha"], rowsperstrip=50, **CENTIMETER
     )
     got = open_slide(tmp_path / "a.tiff").read(0, 0, 230, 150, 0.5)
     np.testing.assert_array_equal(got[1:, :100], noise[1:, :100])
@@ -55,14 +55,14 @@ def test_transparent_pixels_are_white(tmp_path: Path, noise: np.ndarray) -> None
 
 
 def test_gray_has_three_equal_channels(tmp_path: Path, noise: np.ndarray) -> None:
-    tifffile.imwrite(tmp_path / "gray.tiff", noise[..., 0], photometric="minisblack", **CENTIMETRE)
+    tifffile.imwrite(tmp_path / "gray.tiff", noise[..., 0], photometric="minisblack", **CENTIMETER)
     got = open_slide(tmp_path / "gray.tiff").read(0, 0, 230, 150, 0.5)
     np.testing.assert_array_equal(got, noise[..., :1].repeat(3, axis=2))
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.float32])
 def test_other_values_are_refused(tmp_path: Path, noise: np.ndarray, kind: type) -> None:
-    tifffile.imwrite(tmp_path / "deep.tiff", noise.astype(kind), photometric="rgb", **CENTIMETRE)
+    tifffile.imwrite(tmp_path / "deep.tiff", noise.astype(kind), photometric="rgb", **CENTIMETER)
     with pytest.raises(ReadError, match="read with 8 bits") as caught:
         open_slide(tmp_path / "deep.tiff")
     assert caught.value.status == "unsupported"

@@ -52,7 +52,7 @@ def test_band_of_equal_scores_is_the_diagonal() -> None:
     np.testing.assert_allclose(high, GRID, atol=1e-12)
 
 
-def test_too_many_classes_for_colours() -> None:
+def test_too_many_classes_for_colors() -> None:
     many = scores(12, 400)
     lines = [line for line in roc(many).axes[0].get_lines() if len(line.get_xdata()) > 2]
     assert len(lines) == 12

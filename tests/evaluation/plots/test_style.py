@@ -23,7 +23,7 @@ def test_svg_is_well_formed_and_follows_the_page() -> None:
     assert root.get("aria-label") == "A <line> & more"
     assert f"var(--series-1, {SERIES[0]})" in text
     assert f"var(--ink, {INK})" in text
-    assert not re.search(rf"(?<!, )({INK}|{SERIES[0]})", text)  # every colour can be changed
+    assert not re.search(rf"(?<!, )({INK}|{SERIES[0]})", text)  # every color can be changed
     assert "<metadata" not in text
     assert "<style" not in text
     assert "<text" in text  # letters stay letters

@@ -163,17 +163,17 @@ def test_energy_is_read_where_there_are_counters(tmp_path: Path) -> None:
     assert spent() == pytest.approx(1.5 + 500e-6)
 
 
-def test_calibration_takes_given_pictures(tmp_path: Path) -> None:
+def test_calibration_takes_given_images(tmp_path: Path) -> None:
     Image.fromarray(np.full((20, 30, 3), 7, np.uint8)).save(tmp_path / "a.png")
-    (tmp_path / "b.png").write_text("no picture")
-    pictures, about = read_calibration(tmp_path, 5)
-    assert [picture.path.pixels.shape for picture in pictures] == [(20, 30, 3)]
+    (tmp_path / "b.png").write_text("no image")
+    images, about = read_calibration(tmp_path, 5)
+    assert [image.path.pixels.shape for image in images] == [(20, 30, 3)]
     assert "1 of the given" in about
     blocks, about = read_calibration(None, 2)
     assert [block.path.pixels.shape for block in blocks] == [(2 * CALIBRATION_SIDE, 2 * CALIBRATION_SIDE, 1)] * 2
     assert "computed" in about
     (tmp_path / "a.png").unlink()
-    with pytest.raises(UserError, match="none of 1 pictures"):
+    with pytest.raises(UserError, match="none of 1 images"):
         read_calibration(tmp_path, 5)
 
 

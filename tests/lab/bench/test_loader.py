@@ -11,7 +11,7 @@ def test_every_case_has_a_rate_and_the_machine_is_named(small_table, tmp_path):
     rates = bench_loader(options, small_table)
     assert set(rates["workers"]) == {0, 1, 2}
     assert set(rates["cache"]) == {"none", "memory", ""}
-    assert (rates["low"] <= rates["pictures_per_s"]).all()
-    assert (rates["pictures_per_s"] <= rates["high"]).all()
+    assert (rates["low"] <= rates["images_per_s"]).all()
+    assert (rates["images_per_s"] <= rates["high"]).all()
     assert len(pd.read_csv(tmp_path / "loader.csv")) == len(rates)
     assert json.loads((tmp_path / "loader.json").read_text())["machine"]

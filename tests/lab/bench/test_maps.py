@@ -83,7 +83,7 @@ def test_tokens_that_wait_on_a_disk_take_no_memory() -> None:
     ("given", "message"),
     [
         ({"methods": ["rolout"]}, "did you mean rollout"),
-        ({"model": "seqnorm_bag_nano"}, "vision transformer for pictures"),
+        ({"model": "seqnorm_bag_nano"}, "vision transformer for images"),
         ({"model": "seqnorm_vit_nanno_patch16"}, "did you mean seqnorm_vit_nano_patch16"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The clock around a streamed picture."""
+"""The clock around a streamed image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_noise_is_the_same_whatever_the_bands() -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_numbers_of_a_small_picture(training: bool, tmp_path: Path) -> None:
+def test_numbers_of_a_small_image(training: bool, tmp_path: Path) -> None:
     row = time_stream(130, "seqnorm_vit_nano_patch16", training, tmp_path, torch.bfloat16, 32, "bf16")
     assert row["tokens"] == 81
     assert row["seconds"] > row["product_seconds"] > 0

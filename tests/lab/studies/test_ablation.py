@@ -80,7 +80,7 @@ def test_a_recipe_names_its_table_from_the_data_folder(recipe: Path, tmp_path: P
             {"table": "data/table.csv", "seed": 3},
             "seed is not for recipes, whose .* are those of the study's --seeds",
         ),
-        ({"table": "data/table.csv", "images": "data"}, "images is not for recipes, .* put the table there"),
+        ({"table": "data/table.csv", "image_root": "data"}, "image_root is not for recipes, .* put the table there"),
         ({"table": "data/table.csv", "image": "data"}, r"'image': (?!did you mean images)"),
     ],
 )
@@ -101,7 +101,7 @@ def test_nothing_is_trained_when_a_variant_cannot_work(recipe: Path, tmp_path: P
     variants.write_text("softmax: {attention: softmax}\nmixed: {mixup: 0.5}\n")
     out = tmp_path / "study"
     assert main(["study", "ablation", str(recipe), "--variants", f"[{variants}]", "--out", str(out)]) == 2
-    assert "--mixup and --cutmix are for the colour presets" in capsys.readouterr().err
+    assert "--mixup and --cutmix are for the color presets" in capsys.readouterr().err
     assert not out.exists()
 
 

@@ -40,15 +40,15 @@ def test_softmax_weights_are_an_average(small_table: Path, tmp_path: Path) -> No
 def test_side_by_side(small_table: Path, tmp_path: Path) -> None:
     runs = [
         make_run(tmp_path / "a", "softmax"),
-        make_run(tmp_path / "b", "seqnorm", normalised="qk"),
+        make_run(tmp_path / "b", "seqnorm", normalized="qk"),
         make_run(tmp_path / "c", "soft"),
     ]
     out = tmp_path / "maps.png"
-    picture = str(small_table.parent / "00.png")
-    assert main(["study", "attention-maps", picture, *map(str, runs), "--out", str(out)]) == 0
+    image = str(small_table.parent / "00.png")
+    assert main(["study", "attention-maps", image, *map(str, runs), "--out", str(out)]) == 0
     assert out.stat().st_size > 10_000
-    row = compute_row(Run.load(runs[1]), picture, AttentionMapOptions())
-    assert row.name == "seqnorm, normalised=qk"
+    row = compute_row(Run.load(runs[1]), image, AttentionMapOptions())
+    assert row.name == "seqnorm, normalized=qk"
     assert np.isfinite(row.weights).all()
 
 
@@ -63,6 +63,6 @@ def test_outside(small_table: Path, tmp_path: Path, capsys, changes: dict[str, A
     assert message in capsys.readouterr().err
 
 
-def test_a_file_that_is_no_picture(small_table: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_no_image(small_table: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"table\.csv"):
         compute_row(Run.load(make_run(tmp_path / "run", "softmax")), small_table, AttentionMapOptions())

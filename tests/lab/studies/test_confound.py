@@ -24,7 +24,7 @@ QUICK = {
 
 @pytest.fixture
 def sizes_only(tmp_path: Path) -> Path:
-    """Pictures of pure noise; those of class "wide" are twice as wide."""
+    """Images of pure noise; those of class "wide" are twice as wide."""
     rng = np.random.default_rng(0)
     rows = []
     for number in range(48):
@@ -36,7 +36,7 @@ def sizes_only(tmp_path: Path) -> Path:
     return tmp_path / "table.csv"
 
 
-def test_a_model_that_has_learnt_the_shape_is_found_out(sizes_only, tmp_path):
+def test_a_model_that_has_learned_the_shape_is_found_out(sizes_only, tmp_path):
     run = train(TrainOptions(table=sizes_only, out=tmp_path / "run", fit="pad", **QUICK))
     found = study_sizes(run, progress=False)
     assert found.auroc > 0.95, "padding shows the shape"

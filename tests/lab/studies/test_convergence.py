@@ -36,7 +36,7 @@ def test_halves_stay_above() -> None:
     assert last["16"]["not_finite"] > 0 or last["16"]["residual"] > 2 * last["32"]["residual"]
 
 
-def test_on_pictures(small_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_on_images(small_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["study", "convergence", str(small_table), "--size", "64", "--preset", "radiograph", "--count", "2"]
     assert main([*arguments, "--iterations", "3", "--out", str(tmp_path / "out")]) == 0
     assert "| blocks.5.attn | 16 | bf16 |" in capsys.readouterr().out
@@ -50,7 +50,7 @@ def test_a_model_without_soft_attention(small_table: Path, tmp_path: Path) -> No
         study_convergence(options(tmp_path, model="sima_vit_nano_patch16"), [str(small_table)])
 
 
-def test_no_picture_can_be_read(tmp_path: Path) -> None:
-    (tmp_path / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="none of 1 pictures"):
+def test_no_image_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="none of 1 images"):
         study_convergence(options(tmp_path), [str(tmp_path / "bad.png")])

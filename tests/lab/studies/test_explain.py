@@ -20,18 +20,18 @@ from softfree.explain import maps
 from softfree.inference.run import Run, build_model, write_config
 from softfree.reporting.scoring import open_table
 from softfree_lab.cli import main
-from softfree_lab.studies.explain import MapStudy, study_explain, summarise
+from softfree_lab.studies.explain import MapStudy, study_explain, summarize
 from softfree_lab.studies.explain_images import choose
 from softfree_lab.studies.options import ExplainStudyOptions
 from softfree_runtime.core.errors import UserError
 
 SMALL = {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8}
-QUICK: dict[str, Any] = {"count": 6, "steps": 4, "orders": 1, "randomised": 2, "resamples": 50, "progress": False}
+QUICK: dict[str, Any] = {"count": 6, "steps": 4, "orders": 1, "randomized": 2, "resamples": 50, "progress": False}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, make_small_table: Callable[[Path], Path]) -> Path:
-    """A run with fresh weights beside its data: 8 test pictures of 48 x 40 pixels, the finding bright at one end."""
+    """A run with fresh weights beside its data: 8 test images of 48 x 40 pixels, the finding bright at one end."""
     folder = tmp_path_factory.mktemp("maps")
     table = make_small_table(folder / "data")
     rows = pd.read_csv(table)
@@ -44,11 +44,11 @@ def made(tmp_path_factory, make_small_table: Callable[[Path], Path]) -> Path:
 def write(folder: Path, table: Path, attention: str = "seqnorm", **changes: Any) -> Path:
     folder.mkdir()
     steps = Preprocessing.create("radiograph", 48, "pad")
-    options = {"label": "label", "labels": None, "positive": "high", "images": None, "seed": 0, "table": str(table)}
+    options = {"label": "label", "labels": None, "positive": "high", "image_root": None, "seed": 0, "table": str(table)}
     model = {"name": f"{attention}_vit_nano_patch16", "num_classes": 2, **steps.model_arguments(), **SMALL, **changes}
     digest = "0" * 64
     config = {
-        "task": {"kind": "binary", "classes": ["low", "high"]}, "preprocessing": steps.to_dict() | {"kind": "picture"},
+        "task": {"kind": "binary", "classes": ["low", "high"]}, "preprocessing": steps.to_dict() | {"kind": "image"},
         "model": model, "options": options, "table": {"sha256": digest},
     }  # fmt: skip
     write_config(folder, config)
@@ -90,10 +90,10 @@ def test_two_attentions_side_by_side(folder: Path) -> None:
     np.testing.assert_allclose(rows["deletion"], rows["deletion_area"] - rows["random_area"])
     np.testing.assert_allclose(rows["insertion"], rows["insertion_area"] - rows["random_area"])
     assert rows.groupby(["run", "row"])["random_area"].nunique().eq(1).all()  # one base line for all methods
-    assert rows["all"].notna().groupby(rows["run"]).sum().eq(4).all()  # 2 pictures, 2 methods
+    assert rows["all"].notna().groupby(rows["run"]).sum().eq(4).all()  # 2 images, 2 methods
     assert rows.loc[rows["method"] == "rollout", "head"].dropna().to_numpy() == pytest.approx(1)
-    assert rows["localisation"].notna().groupby(rows["run"]).sum().eq(6).all()  # 3 of 6 pictures have the class
-    assert rows["localisation"].dropna().between(0, 1).all()
+    assert rows["localization"].notna().groupby(rows["run"]).sum().eq(6).all()  # 3 of 6 images have the class
+    assert rows["localization"].dropna().between(0, 1).all()
     assert set(found.curves["method"]) == {"split", "rollout", "random"}
     assert (
         found.curves.groupby(["attention", "method"])["share"].agg(["min", "max"]).to_numpy().tolist() == [[0, 1]] * 6
@@ -107,7 +107,7 @@ def test_two_attentions_side_by_side(folder: Path) -> None:
     assert "machine" in json.loads((folder / "out" / "machine.json").read_text())
 
 
-def test_a_map_that_knows_the_place_wins_at_localisation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_map_that_knows_the_place_wins_at_localization(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Places go from the table through the preparation, which adds 4 pixels left and right, to the tokens."""
 
     def oracle(_passed, asked):  # the x of even rows is 6, that of odd ones 34
@@ -119,9 +119,9 @@ def test_a_map_that_knows_the_place_wins_at_localisation(folder: Path, monkeypat
     order = entries.loc[entries["label"] == "high", "row"].tolist()
     monkeypatch.setitem(maps.METHODS, "attention", maps.Method(oracle, "knows", takes=frozenset()))
     turns = iter(order)
-    found = study(folder, methods=["attention"], target="high", randomised=0)
+    found = study(folder, methods=["attention"], target="high", randomized=0)
     assert found.rows["pointing"].tolist() == [1.0] * 4
-    assert (found.rows["localisation"] > 0.55).all()
+    assert (found.rows["localization"] > 0.55).all()
     assert found.rows["chance"].between(1 / 36, 0.3).all()
 
 
@@ -134,16 +134,16 @@ def test_a_class_that_is_asked_for(folder: Path) -> None:
 
 def test_of_sure_predictions_the_sign_is_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     methods = ["split", "gradcam", "rollout"]
-    assert "net" not in study(folder, methods=methods, count=2, randomised=0).rows, "none is sure"
+    assert "net" not in study(folder, methods=methods, count=2, randomized=0).rows, "none is sure"
     monkeypatch.setattr("softfree_lab.studies.explain_images.SURE", 0.5)
-    found = study(folder, methods=methods, count=6, randomised=0)
+    found = study(folder, methods=methods, count=6, randomized=0)
     assert found.rows.loc[found.rows["method"] != "rollout", "net"].tolist() == [1.0] * 12
     assert found.rows.loc[found.rows["method"] == "rollout", "net"].isna().all()
     assert "net for the class" in (folder / "out" / "maps.md").read_text()
     monkeypatch.setattr("softfree_lab.studies.explain_images.SURE", 0.0)
-    low = study(folder, methods=["split"], target="low", count=6, randomised=0).rows["net"]
-    high = study(folder, methods=["split"], target="high", count=6, randomised=0).rows["net"]
-    assert low.mean() + high.mean() == 1.0, "of two classes one map is against, on pictures that are called alike"
+    low = study(folder, methods=["split"], target="low", count=6, randomized=0).rows["net"]
+    high = study(folder, methods=["split"], target="high", count=6, randomized=0).rows["net"]
+    assert low.mean() + high.mean() == 1.0, "of two classes one map is against, on images that are called alike"
 
 
 def test_without_places_nothing_is_located(folder: Path) -> None:
@@ -151,25 +151,25 @@ def test_without_places_nothing_is_located(folder: Path) -> None:
     pd.read_csv(table).drop(columns=["x", "y", "radius"]).to_csv(table, index=False)
     resealed(folder / "run", table)
     found = study(folder, methods=["gradient"])
-    assert "localisation" not in found.rows
+    assert "localization" not in found.rows
     assert "pointing" not in set(found.summary["measure"])
     assert "ointing game" not in (folder / "out" / "maps.md").read_text()
 
 
-def test_an_unreadable_picture_is_told_and_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "data" / "24.png").write_bytes(b"no picture")
+def test_an_unreadable_image_is_told_and_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "data" / "24.png").write_bytes(b"no image")
     arguments = ["study", "explain", str(folder / "run"), "--methods", "[gradient]", "--progress=false"]
-    small = ["--count=4", "--steps=2", "--orders=1", "--randomised=0", "--resamples=20", "--out", str(folder / "out")]
+    small = ["--count=4", "--steps=2", "--orders=1", "--randomized=0", "--resamples=20", "--out", str(folder / "out")]
     assert main([*arguments, *small]) == 1
     printed = capsys.readouterr()
     assert "row 24 of the table" in printed.err
     assert "24.png" not in printed.err + printed.out
     assert printed.out == (folder / "out" / "maps.md").read_text()
-    assert "1 runs, 3 test pictures" in printed.out
+    assert "1 runs, 3 test images" in printed.out
     assert "could not be read: row 24" in printed.out
     for file in (folder / "data").glob("*.png"):
         file.unlink()
-    with pytest.raises(UserError, match="none of the test pictures could be read"):
+    with pytest.raises(UserError, match="none of the test images could be read"):
         study(folder, methods=["gradient"])
 
 
@@ -204,7 +204,7 @@ def test_mistakes_are_one_line(
     assert not (folder / "out").exists()
 
 
-def test_pictures_are_chosen_of_each_class_in_turn(folder: Path) -> None:
+def test_images_are_chosen_of_each_class_in_turn(folder: Path) -> None:
     table = open_table(Run.load(folder / "run"))
     for count in (2, 4, 6):
         chosen = choose(table, count)
@@ -222,7 +222,7 @@ def test_runs_are_averaged_before_patients_are_drawn() -> None:
         for run, sign in (("a", 1), ("b", -1))
         for row in range(12)
     ]
-    found = summarise(pd.DataFrame(rows), ExplainStudyOptions(resamples=400)).set_index(["target", "measure"])
+    found = summarize(pd.DataFrame(rows), ExplainStudyOptions(resamples=400)).set_index(["target", "measure"])
     deletion, insertion = found.loc[("ill", "deletion")], found.loc[("ill", "insertion")]
     assert deletion["value"] == pytest.approx(-0.2)
     assert np.isnan(deletion["low"])  # every resample says the same

@@ -22,25 +22,25 @@ def weights() -> np.ndarray:
 
 
 @pytest.fixture
-def picture() -> Tensor:
+def image() -> Tensor:
     return torch.rand(1, 32, 48, generator=torch.Generator().manual_seed(0)) + 0.5
 
 
-def linear(picture: Tensor, weights: np.ndarray, **options: int) -> tuple[Perturbed, np.ndarray]:
+def linear(image: Tensor, weights: np.ndarray, **options: int) -> tuple[Perturbed, np.ndarray]:
     """A model that weighs the mean of each patch, and its exact parts: what each token adds to the logit."""
 
-    def logits(pictures: Tensor) -> np.ndarray:
-        patches = pictures[:, 0].double().unfold(1, 8, 8).unfold(2, 8, 8).mean((3, 4)).numpy()
+    def logits(images: Tensor) -> np.ndarray:
+        patches = images[:, 0].double().unfold(1, 8, 8).unfold(2, 8, 8).mean((3, 4)).numpy()
         return (patches * weights).sum((1, 2))
 
-    blank = torch.zeros_like(picture)
-    parts = picture[0].double().unfold(0, 8, 8).unfold(1, 8, 8).mean((2, 3)).numpy() * weights
-    answer = lambda pictures: 1 / (1 + np.exp(-logits(pictures)))  # noqa: E731
-    return Perturbed(answer, picture, blank, PATCH, GRID, **options), parts
+    blank = torch.zeros_like(image)
+    parts = image[0].double().unfold(0, 8, 8).unfold(1, 8, 8).mean((2, 3)).numpy() * weights
+    answer = lambda images: 1 / (1 + np.exp(-logits(images)))  # noqa: E731
+    return Perturbed(answer, image, blank, PATCH, GRID, **options), parts
 
 
-def test_no_order_beats_the_exact_parts_of_a_linear_model(picture: Tensor, weights: np.ndarray) -> None:
-    perturbed, parts = linear(picture, weights)
+def test_no_order_beats_the_exact_parts_of_a_linear_model(image: Tensor, weights: np.ndarray) -> None:
+    perturbed, parts = linear(image, weights)
     best = perturbed.curves(parts)
     rng = np.random.default_rng(1)
     for values in (*rng.normal(size=(20, *GRID)), -parts, np.abs(parts)):
@@ -52,9 +52,9 @@ def test_no_order_beats_the_exact_parts_of_a_linear_model(picture: Tensor, weigh
 
 
 @pytest.mark.parametrize(("steps", "batch"), [(16, 16), (7, 3), (24, 1), (100, 8)])
-def test_a_curve_is_the_answer_to_each_picture(picture: Tensor, weights: np.ndarray, steps: int, batch: int) -> None:
+def test_a_curve_is_the_answer_to_each_image(image: Tensor, weights: np.ndarray, steps: int, batch: int) -> None:
     """Against the sums of parts: at each step the highest, or all but the highest, are there."""
-    perturbed, parts = linear(picture, weights, steps=steps, batch=batch)
+    perturbed, parts = linear(image, weights, steps=steps, batch=batch)
     sums = np.concatenate([[0], np.cumsum(np.sort(parts.ravel())[::-1])])
     counts = np.rint(perturbed.shares * parts.size).astype(int)
     assert (counts[0], counts[-1], len(counts)) == (0, parts.size, steps + 1)
@@ -63,16 +63,16 @@ def test_a_curve_is_the_answer_to_each_picture(picture: Tensor, weights: np.ndar
     np.testing.assert_allclose(curves.deletion, 1 / (1 + np.exp(sums[counts] - sums[-1])), rtol=1e-6)
 
 
-def test_patches_that_reach_beyond_the_picture(weights: np.ndarray) -> None:
-    picture = torch.ones(3, 29, 45)
-    perturbed = Perturbed(lambda x: x.mean((1, 2, 3)).numpy(), picture, torch.zeros_like(picture), PATCH, GRID)
+def test_patches_that_reach_beyond_the_image(weights: np.ndarray) -> None:
+    image = torch.ones(3, 29, 45)
+    perturbed = Perturbed(lambda x: x.mean((1, 2, 3)).numpy(), image, torch.zeros_like(image), PATCH, GRID)
     first = perturbed.kept(np.arange(24), np.array([0, 6, 24]))  # the first row of tokens is 8 of 29 pixels high
     np.testing.assert_allclose(first, [0, 8 / 29, 1], rtol=1e-6)
 
 
-def test_equal_values_come_in_a_random_order(picture: Tensor, weights: np.ndarray) -> None:
+def test_equal_values_come_in_a_random_order(image: Tensor, weights: np.ndarray) -> None:
     """A map that says nothing is as good as chance, not as good as reading from the top."""
-    perturbed, _ = linear(picture, weights)
+    perturbed, _ = linear(image, weights)
     areas = [perturbed.area(perturbed.curves(np.zeros(GRID), seed).deletion) for seed in range(200)]
     assert np.std(areas) > 0.01
     assert np.mean(areas) == pytest.approx(perturbed.area(perturbed.random(200)), abs=0.04)
@@ -86,13 +86,13 @@ def test_areas() -> None:
         Perturbed(lambda x: np.zeros(len(x)), torch.zeros(1, 8, 8), torch.zeros(1, 8, 8), (8, 8), (1, 1), steps=1)
 
 
-def test_what_stands_for_a_token_that_is_gone(picture: Tensor) -> None:
-    two = torch.cat([picture, picture + 1])
+def test_what_stands_for_a_token_that_is_gone(image: Tensor) -> None:
+    two = torch.cat([image, image + 1])
     mean = without_tokens(two, PATCH)
     torch.testing.assert_close(mean, two.mean((1, 2), keepdim=True).expand_as(two))
     blurred = without_tokens(two, PATCH, "blur")
     assert blurred.std() < two.std()
-    assert blurred[0].std() < picture.std() / 5  # nothing as fine as a patch is left of noise
+    assert blurred[0].std() < image.std() / 5  # nothing as fine as a patch is left of noise
     assert abs(float(blurred[1].mean() - blurred[0].mean()) - 1) < 1e-4  # channels stay apart
     with pytest.raises(UserError, match="did you mean blur"):
         without_tokens(two, PATCH, "blurr")  # type: ignore[arg-type]

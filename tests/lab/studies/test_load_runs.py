@@ -11,10 +11,10 @@ from softfree.inference.run import WEIGHTS, write_config
 from softfree_lab.studies.load_runs import attention_names, open_runs
 from softfree_runtime.core.errors import UserError
 
-PICTURES = {"kind": "picture", **Preprocessing.create("radiograph", 32, "pad").to_dict()}
+IMAGES = {"kind": "image", **Preprocessing.create("radiograph", 32, "pad").to_dict()}
 
 
-def write(folder: Path, *classes: str, preprocessing: Mapping[str, object] = PICTURES) -> Path:
+def write(folder: Path, *classes: str, preprocessing: Mapping[str, object] = IMAGES) -> Path:
     """A run directory as far as it is read before its model is made."""
     folder.mkdir()
     task = {"kind": "binary", "classes": list(classes)}
@@ -36,7 +36,7 @@ def test_runs_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"other tells apart ill, well .*first well, ill .*expected runs of one task"):
         open_runs([first, other])
     bags = write(tmp_path / "bags", "well", "ill", preprocessing={"kind": "bag", "in_features": 8})
-    with pytest.raises(UserError, match="this needs a run on pictures"):
+    with pytest.raises(UserError, match="this needs a run on images"):
         open_runs([first, bags])
 
 

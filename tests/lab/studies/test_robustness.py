@@ -16,11 +16,11 @@ from softfree_lab.cli import main
 from softfree_lab.studies.corruptions import STRENGTHS
 from softfree_lab.studies.options import RobustnessOptions
 from softfree_lab.studies.paired_bootstrap import Drawn
-from softfree_lab.studies.robustness import study_robustness, summarise
-from softfree_lab.studies.robustness_eval import AS_THEY_ARE, CorruptedPictures, Reached, Variant
+from softfree_lab.studies.robustness import study_robustness, summarize
+from softfree_lab.studies.robustness_eval import AS_THEY_ARE, CorruptedImages, Reached, Variant
 from softfree_lab.studies.robustness_report import to_markdown
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.readers import read_picture
+from softfree_runtime.readers import read_image
 
 SMALL = {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8}
 NOISE = [Variant("noise", s) for s in STRENGTHS]
@@ -28,7 +28,7 @@ NOISE = [Variant("noise", s) for s in STRENGTHS]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, make_small_table) -> Path:
-    """A run beside its data: 16 pictures of 8 patients are for testing. The labels cannot be learnt: AUROC can move."""
+    """A run beside its data: 16 images of 8 patients are for testing. The labels cannot be learned: AUROC can move."""
     folder = tmp_path_factory.mktemp("robustness")
     table = make_small_table(folder / "data", count=64)
     rows = pd.read_csv(table)
@@ -78,7 +78,7 @@ def test_every_run_has_a_row_for_every_strength(folder):
         np.testing.assert_allclose(rows["drop"], plain - rows["auroc"])
         assert (rows["n"] == 16).all()
     measured = json.loads((folder / "run" / "metrics.json").read_text())["metrics"]["auroc"]["value"]
-    assert found.rows.loc[0, "auroc"] == measured, "the pictures as they are give what softfree evaluate says"
+    assert found.rows.loc[0, "auroc"] == measured, "the images as they are give what softfree evaluate says"
     assert found.rows["auroc"].nunique() > 10, "the corruptions reach the models"
     assert list(found.summary["attention"].unique()) == ["seqnorm", "softmax"]
     names = {"robustness.csv", "robustness_attentions.csv", "robustness.md", "robustness.png", "machine.json"}
@@ -95,26 +95,26 @@ def test_the_same_seed_gives_the_same_rows_whatever_runs_beside(folder):
     assert not np.allclose(changed.rows["auroc"][1:], alone.rows["auroc"][1:])
 
 
-def test_a_picture_is_corrupted_before_it_is_prepared(folder):
+def test_a_image_is_corrupted_before_it_is_prepared(folder):
     run = Run.load(folder / "run")
     table = open_table(run).where("test")
-    pictures = CorruptedPictures(table, run.preprocessing, [AS_THEY_ARE, *NOISE], seed=0)
-    assert len(pictures) == 16 * 6
-    np.testing.assert_array_equal(pictures[6]["image"], run.preprocessing(read_picture(table.frame["file"][1])))
-    harm = [float((pictures[6 + s]["image"] - pictures[6]["image"]).abs().mean()) for s in STRENGTHS]
+    images = CorruptedImages(table, run.preprocessing, [AS_THEY_ARE, *NOISE], seed=0)
+    assert len(images) == 16 * 6
+    np.testing.assert_array_equal(images[6]["image"], run.preprocessing(read_image(table.frame["file"][1])))
+    harm = [float((images[6 + s]["image"] - images[6]["image"]).abs().mean()) for s in STRENGTHS]
     assert np.all(np.diff(harm) > 0)
-    np.testing.assert_array_equal(pictures[8]["image"], pictures[8]["image"])
+    np.testing.assert_array_equal(images[8]["image"], images[8]["image"])
 
 
 def test_noise_belongs_to_the_row_of_the_table(folder):
     run = Run.load(folder / "run")
     table = open_table(run).where("test")
-    table.frame["file"] = table.frame["file"][0]  # one picture, so that only the noise differs
-    first, second = (CorruptedPictures(table, run.preprocessing, NOISE, seed=0)[5 * n]["image"] for n in (0, 1))
+    table.frame["file"] = table.frame["file"][0]  # one image, so that only the noise differs
+    first, second = (CorruptedImages(table, run.preprocessing, NOISE, seed=0)[5 * n]["image"] for n in (0, 1))
     assert not np.allclose(first, second)
 
 
-def test_unreadable_pictures_are_left_out_and_counted(folder):
+def test_unreadable_images_are_left_out_and_counted(folder):
     run = Run.load(folder / "run")
     table = open_table(run).where("test")
     Path(table.frame["file"][3]).write_bytes(b"\x89PNG\r\n\x1a\nnothing")
@@ -123,18 +123,18 @@ def test_unreadable_pictures_are_left_out_and_counted(folder):
     stored = pd.read_csv(folder / "run" / "predictions.csv").query("split == 'test'")
     kept = stored[stored["row"] != table.frame["row"][3]]
     assert found.rows.loc[0, "auroc"] == pytest.approx(roc_auc_score(kept["target"], kept["p_low"]))
-    assert "15 test pictures (1 more could not be read and are left out)" in (folder / "out/robustness.md").read_text()
-    pictures = CorruptedPictures(table, run.preprocessing, NOISE, seed=0)
+    assert "15 test images (1 more could not be read and are left out)" in (folder / "out/robustness.md").read_text()
+    images = CorruptedImages(table, run.preprocessing, NOISE, seed=0)
     for item in (15, 16):
         with pytest.raises(ReadError):
-            pictures[item]
+            images[item]
 
 
-def test_without_a_readable_picture_there_is_nothing_to_study(folder):
+def test_without_a_readable_image_there_is_nothing_to_study(folder):
     shutil.move(folder / "data", folder / "away")
     (folder / "data").mkdir()
     shutil.copy(folder / "away" / "table.csv", folder / "data")
-    with pytest.raises(UserError, match="none of the 16 test pictures"):
+    with pytest.raises(UserError, match="none of the 16 test images"):
         study_robustness([folder / "run"], quick(folder / "out"))
 
 
@@ -142,7 +142,7 @@ def test_another_table_is_compared_unpaired(folder):
     rows = pd.read_csv(folder / "data" / "table.csv").drop(columns="split").iloc[:24]
     (folder / "elsewhere").mkdir()
     rows.to_csv(folder / "elsewhere" / "other.csv", index=False)
-    options = quick(folder / "out", table=folder / "elsewhere" / "other.csv", images=folder / "data")
+    options = quick(folder / "out", table=folder / "elsewhere" / "other.csv", image_root=folder / "data")
     found = study_robustness([folder / "run"], options)
     last = found.rows.iloc[-1]
     assert (last["corruption"], last["n"]) == ("other table", 24)
@@ -194,18 +194,18 @@ def test_the_verb_prints_the_table_or_json(folder, capsys):
     assert [(row["corruption"], row["strength"]) for row in rows] == [("none", 0), *(("jpeg", s) for s in STRENGTHS)]
 
 
-def reached(values: list[float], pictures: str = "a") -> Reached:
+def reached(values: list[float], images: str = "a") -> Reached:
     """A run whose AUROC is as given, as it is and at noise 1 to 5; patients move all alike, and the drop by 0.01."""
     common = np.random.default_rng(0).normal(0, 0.03, 400)
     own = np.random.default_rng(1).normal(0, 0.01, 400)
     variants = [AS_THEY_ARE, *NOISE]
     areas = {v: Drawn(x, x + common + (own if v.strength else 0), 0.1) for v, x in zip(variants, values, strict=True)}
-    return Reached(areas, (pictures, b""), 8, {})
+    return Reached(areas, (images, b""), 8, {})
 
 
 def test_runs_of_one_name_are_averaged_and_their_drop_is_paired():
     runs = [reached([0.9, 0.9, 0.8, 0.8, 0.7, 0.6]), reached([0.8, 0.8, 0.8, 0.6, 0.6, 0.5])]
-    found = summarise(["sima", "sima"], runs).set_index(["corruption", "strength"])
+    found = summarize(["sima", "sima"], runs).set_index(["corruption", "strength"])
     assert found.loc[("none", 0), "auroc"] == pytest.approx(0.85)
     whole = found.loc[("noise", -1)]
     assert whole["drop"] == pytest.approx(0.85 - 0.71)
@@ -215,15 +215,15 @@ def test_runs_of_one_name_are_averaged_and_their_drop_is_paired():
     assert found["runs"].eq(2).all()
 
 
-def test_runs_on_different_pictures_have_a_mean_and_a_reason_but_no_interval():
+def test_runs_on_different_images_have_a_mean_and_a_reason_but_no_interval():
     values = [0.9, 0.9, 0.8, 0.8, 0.7, 0.6]
-    found = summarise(["sima", "sima", "softmax"], [reached(values), reached(values, "b"), reached(values)])
+    found = summarize(["sima", "sima", "softmax"], [reached(values), reached(values, "b"), reached(values)])
     sima, softmax = (found[found["attention"] == name] for name in ("sima", "softmax"))
     assert sima[["low", "high"]].isna().all(axis=None)
     assert sima["auroc"].notna().all()
-    assert set(sima["reason"]) == {"the runs were tested on different pictures"}
+    assert set(sima["reason"]) == {"the runs were tested on different images"}
     assert softmax[["low", "high", "drop_low", "drop_high"]].notna().all(axis=None)
     rows = pd.DataFrame([{"run": "r", "corruption": "none", "n": 8, "unreadable": 0}])
     text = to_markdown(rows, found)
     assert "| sima (2) | 0.900 | 0.140 |" in text
-    assert "different pictures." in text
+    assert "different images." in text

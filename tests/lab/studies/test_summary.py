@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from softfree_lab.studies.summary import cells_table, summarise, to_markdown
+from softfree_lab.studies.summary import cells_table, summarize, to_markdown
 from softfree_lab.studies.trials import Cell, Key
 
 Make = Callable[..., Cell]
 
 
 def table(cells: list[Cell], variants: list[str], scales: tuple[float, ...] = (1.0,), **options: float) -> pd.DataFrame:
-    return summarise({c.key: c for c in cells}, variants, scales, **{"margin": 0.02, "resamples": 500, **options})
+    return summarize({c.key: c for c in cells}, variants, scales, **{"margin": 0.02, "resamples": 500, **options})
 
 
 def test_means_over_seeds(make_cell: Make) -> None:

@@ -1,4 +1,4 @@
-"""Weights of pictures in a model of volumes: a volume that is constant along its depth gives the picture's logits."""
+"""Weights of images in a model of volumes: a volume that is constant along its depth gives the image's logits."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def deep(**options: object) -> VolumeTransformer:
     return VolumeTransformer(**{**DEEP, **options}).double().eval()
 
 
-def constant(pictures: torch.Tensor, depth: int = 8) -> torch.Tensor:
-    return pictures.unsqueeze(2).expand(-1, -1, depth, -1, -1)
+def constant(images: torch.Tensor, depth: int = 8) -> torch.Tensor:
+    return images.unsqueeze(2).expand(-1, -1, depth, -1, -1)
 
 
-def pictures(channels: int = 3) -> torch.Tensor:
+def images(channels: int = 3) -> torch.Tensor:
     return torch.randn(2, channels, 32, 32, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("pos", ["learn", "none"])
 @pytest.mark.parametrize("stem", ["patch", "conv"])
 @pytest.mark.parametrize("attention", ["softmax", "seqnorm", "galerkin"])
-def test_the_logits_of_the_picture(tmp_path: Path, attention: str, stem: str, pos: str) -> None:
+def test_the_logits_of_the_image(tmp_path: Path, attention: str, stem: str, pos: str) -> None:
     options = {"attention": attention, "stem": stem, "pos": pos, "in_chans": 3}
     flat, model = started(VisionTransformer(**FLAT, **options)), deep(**options)
     report = load_inflated(model, save(flat, tmp_path))
@@ -55,27 +55,27 @@ def test_the_logits_of_the_picture(tmp_path: Path, attention: str, stem: str, po
     inflated = {name for name, t in flat.state_dict().items() if t.shape != model.state_dict()[name].shape}
     assert set(report.resized) == inflated
     assert len(inflated) == (3 if stem == "conv" else 1) + (pos == "learn")
-    x = pictures()
+    x = images()
     torch.testing.assert_close(model(constant(x)), flat(x), rtol=1e-10, atol=1e-10)
 
 
 def test_a_class_token_with_one_layer_of_tokens(tmp_path: Path) -> None:
-    """timm's own weights; the class token meets each place once, as in the picture."""
+    """timm's own weights; the class token meets each place once, as in the image."""
     options = {**SHARED, "img_size": 32, "patch_size": 8}
     flat = started(timm.create_model("vit_tiny_patch16_224", pretrained=False, **options))
     model = deep(attention="softmax", pool="token", pos="learn", img_size=(2, 32, 32), in_chans=3)
     report = load_inflated(model, save(flat, tmp_path))
     assert report.resized == ("patch_embed.proj.weight",)
     assert report.new == report.dropped == ()
-    x = pictures()
+    x = images()
     torch.testing.assert_close(model(constant(x, 2)), flat(x), rtol=1e-10, atol=1e-10)
 
 
-def test_one_channel_from_colour_weights(tmp_path: Path) -> None:
+def test_one_channel_from_color_weights(tmp_path: Path) -> None:
     flat = started(VisionTransformer(**FLAT, pos="none"))
     model = deep(pos="none", in_chans=1)
     load_inflated(model, save(flat, tmp_path))
-    gray = pictures(1)
+    gray = images(1)
     # timm adds the channels up in single precision.
     torch.testing.assert_close(model(constant(gray)), flat(gray.expand(-1, 3, -1, -1)), rtol=1e-5, atol=1e-6)
 
@@ -85,7 +85,7 @@ def test_fixed_codes_take_the_place_of_learned_positions(tmp_path: Path) -> None
     report = load_inflated(model, save(flat, tmp_path))
     assert report.dropped == ("pos_embed",)
     assert report.new == ()
-    tokens, _ = model.patch_embed(constant(pictures()))
+    tokens, _ = model.patch_embed(constant(images()))
     assert torch.equal(tokens[:, :16], tokens[:, 16:32]), "the projection sees the same in each layer"
 
 
@@ -100,7 +100,7 @@ def test_positions_of_another_grid_and_class_token(tmp_path: Path) -> None:
 
 
 def test_patches_of_another_side_keep_what_they_see(tmp_path: Path) -> None:
-    """A constant picture gives each patch of the same constant about the same token."""
+    """A constant image gives each patch of the same constant about the same token."""
     flat, model = started(VisionTransformer(**FLAT)), deep(patch_size=(4, 16, 8), in_chans=3)
     load_inflated(model, save(flat, tmp_path))
     assert model.patch_embed.proj.weight.shape == (24, 3, 4, 16, 8)

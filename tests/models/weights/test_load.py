@@ -85,7 +85,7 @@ def test_another_size(tmp_path: Path) -> None:
 
 
 def test_another_size_at_run_time(source: Path) -> None:
-    """Resizing when a picture comes is the same as when the weights were loaded."""
+    """Resizing when an image comes is the same as when the weights were loaded."""
     fixed, free = make(pool="token", img_size=96), make(pool="token")
     load_pretrained(fixed, source)
     load_pretrained(free, source)
@@ -102,12 +102,12 @@ def test_another_patch_size(tmp_path: Path) -> None:
     assert_same(model(x), published(x))
 
 
-def test_gray_model_sees_gray_as_the_colour_model_did(source: Path) -> None:
-    colour, gray = make(pool="token"), make(pool="token", in_chans=1)
-    load_pretrained(colour, source)
+def test_gray_model_sees_gray_as_the_color_model_did(source: Path) -> None:
+    color, gray = make(pool="token"), make(pool="token", in_chans=1)
+    load_pretrained(color, source)
     assert load_pretrained(gray, source).resized == ("patch_embed.proj.weight",)
     x = torch.randn(2, 1, 64, 64)
-    assert_same(gray(x), colour(x.expand(-1, 3, -1, -1)), 1e-4)
+    assert_same(gray(x), color(x.expand(-1, 3, -1, -1)), 1e-4)
 
 
 @pytest.mark.parametrize(("given", "wanted"), [(3, 4), (3, 6), (1, 3), (2, 5), (4, 1)])

@@ -111,7 +111,7 @@ def affine(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
     return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
 
-def official_block(x: Tensor, w: dict[str, Tensor], stage: int, side: int, normalised: bool) -> Tensor:
+def official_block(x: Tensor, w: dict[str, Tensor], stage: int, side: int, normalized: bool) -> Tensor:
     """A SOFT block from the official weights: queries are divided by D^(1/4), then sampled. Exact inverse."""
     heads = HEADS[stage]
     q, v = (affine(x, w, f"att.mha.W_{n}").unflatten(2, (heads, -1)).transpose(1, 2) for n in "qv")
@@ -121,7 +121,7 @@ def official_block(x: Tensor, w: dict[str, Tensor], stage: int, side: int, norma
     at = F.conv2d(maps, w["att.mha.attn.Qlandmark_op.weight"], stride=RATIOS[stage]).flatten(2).mT
     at = F.gelu(layer_norm(at, w, "att.mha.attn.Qnorm_act.0")).unflatten(0, (-1, heads))
     a, p = gaussian(at, at), gaussian(at, q)
-    if normalised:
+    if normalized:
         scale = torch.diag_embed(a.sum(-1).rsqrt())
         inverse = scale @ torch.linalg.inv(a) @ scale
     else:

@@ -241,7 +241,7 @@ def trilinear(codes: Tensor, old: tuple[int, ...], new: tuple[int, ...]) -> Tens
     ("old", "new"), [((4, 4, 4), (2, 4, 8)), ((2, 4, 8), (4, 4, 4)), ((2, 4, 8), (8, 4, 2)), ((2, 3, 4), (3, 5, 2))]
 )
 def test_volumes(tmp_path: Path, old: tuple[int, int, int], new: tuple[int, int, int], stem: str) -> None:
-    """4 x 4 x 4 places are no 8 x 8 of a picture either."""
+    """4 x 4 x 4 places are no 8 x 8 of an image either."""
     source, model = deep(old, stem=stem), deep(new, stem=stem)
     report = load_inflated(model, save(source, tmp_path))
     torch.testing.assert_close(model.pos_embed, trilinear(source.pos_embed, old, new))
@@ -264,7 +264,7 @@ def test_volumes_that_do_not_name_their_grid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), [(SQUARE, OBLONG), (OBLONG, SQUARE)])
-def test_pictures_in_layers_with_as_many_places(tmp_path: Path, old: tuple[int, int], new: tuple[int, int]) -> None:
+def test_images_in_layers_with_as_many_places(tmp_path: Path, old: tuple[int, int], new: tuple[int, int]) -> None:
     source, model = flat(old), deep((3, *new))
     load_inflated(model, save(source, tmp_path))
     want = resized(source.pos_embed, old, new)
@@ -272,7 +272,7 @@ def test_pictures_in_layers_with_as_many_places(tmp_path: Path, old: tuple[int, 
         torch.testing.assert_close(layer, want)
 
 
-def test_positions_of_volumes_are_not_a_pictures(tmp_path: Path) -> None:
+def test_positions_of_volumes_are_not_a_images(tmp_path: Path) -> None:
     model = flat(SQUARE)
     before = model.pos_embed.clone()
     report = load_pretrained(model, save(deep((4, 4, 4)), tmp_path))

@@ -36,7 +36,7 @@ def test_one_place_imports_what_reports() -> None:
         if any(name in (text := path.read_text()) for name in REPORTING)
         and (names := {name.split(".")[0] for name in imported(ast.parse(text))} & REPORTING)
     }
-    asks = "src/softfree/export/quantise.py"  # for a module of onnxruntime, by import_onnxruntime
+    asks = "src/softfree/export/quantize.py"  # for a module of onnxruntime, by import_onnxruntime
     assert found.pop(asks) == {"onnxruntime"}
     assert "import_onnxruntime(" in (ROOT / asks).read_text()
     assert found == {"src/softfree/telemetry.py": {"openvino"}}
@@ -83,19 +83,19 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_verbs_leave_nothing_and_call_nobody(tmp_path: Path, small_table: Path, quick: dict[str, Any]) -> None:
     """The fonts that matplotlib finds are kept by matplotlib."""
-    run, picture = tmp_path / "run", next(small_table.parent.glob("*.png"))
+    run, image = tmp_path / "run", next(small_table.parent.glob("*.png"))
     options = [f"--{name}={value}" for name, value in quick.items() if name != "model_options"]
     options.append(f"--model_options={quick['model_options']}")
     verbs = {
         "check": ["check", str(small_table)],
         "train": ["train", str(small_table), "--out", str(run), *options],
         "evaluate": ["evaluate", str(run), "--maps", "2"],
-        "predict": ["predict", str(run), str(picture), "--out", str(tmp_path / "rows.csv")],
-        "explain": ["explain", str(run), str(picture), "--out", str(tmp_path / "maps")],
+        "predict": ["predict", str(run), str(image), "--out", str(tmp_path / "rows.csv")],
+        "explain": ["explain", str(run), str(image), "--out", str(tmp_path / "maps")],
         "models": ["models"],
         "onnx": ["export", str(run)],
         "int8": ["export", str(run), "--int8", "static", "--margin", "0.9"],
-        "exported": ["predict", str(run / "model.onnx"), str(picture), "--out", str(tmp_path / "exported.csv")],
+        "exported": ["predict", str(run / "model.onnx"), str(image), "--out", str(tmp_path / "exported.csv")],
     }
     if importlib.util.find_spec("openvino") is not None:
         verbs["openvino"] = ["export", str(run), "--format", "openvino"]

@@ -10,15 +10,15 @@ import pytest
 from softfree.data.modalities.image import Preprocessing
 from softfree.export.card import light_preparation
 from softfree_runtime.preprocessing.image import Preparation
-from softfree_runtime.readers import Picture, read_picture
+from softfree_runtime.readers import DecodedImage, read_image
 
 CASES = list(product(("radiograph", "photo", "microscopy"), ("pad", "stretch", "crop", "native"), (1, 3)))
 
 
-def same(picture: Picture, size: int, preset: str, fit: str, channels: int) -> None:
+def same(image: DecodedImage, size: int, preset: str, fit: str, channels: int) -> None:
     steps = Preprocessing(preset, size, fit, channels)  # type: ignore[arg-type]
     light = Preparation.from_dict(json.loads(json.dumps(light_preparation(steps).to_dict())))
-    expected, found = steps(picture), light(picture)
+    expected, found = steps(image), light(image)
     assert found.shape == expected.shape
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() < 1e-4
@@ -28,25 +28,25 @@ def same(picture: Picture, size: int, preset: str, fit: str, channels: int) -> N
 @pytest.mark.parametrize("shape", [(61, 40, 1), (30, 47, 3), (1, 90, 3)])
 def test_equals_preprocessing(shape: tuple[int, int, int], preset: str, fit: str, channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 4096, shape, dtype=np.uint16)
-    same(Picture(pixels, 100.0, 3000.0, None, (), ""), 33, preset, fit, channels)
+    same(DecodedImage(pixels, 100.0, 3000.0, None, (), ""), 33, preset, fit, channels)
 
 
 @pytest.mark.parametrize("fit", ["pad", "stretch", "crop", "native"])
 @pytest.mark.parametrize("spacing", [(0.2, 0.1), (0.1, 0.35)])
 def test_pixels_that_are_not_square(spacing: tuple[float, float], fit: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 33, 1), dtype=np.uint8)
-    same(Picture(pixels, 0.0, 255.0, spacing, (), ""), 33, "photo", fit, 1)
+    same(DecodedImage(pixels, 0.0, 255.0, spacing, (), ""), 33, "photo", fit, 1)
 
 
-def test_a_blank_picture_stays_finite() -> None:
-    same(Picture(np.full((20, 30, 1), 7, np.uint8), 0.0, 255.0, None, (), ""), 16, "radiograph", "pad", 1)
+def test_a_blank_image_stays_finite() -> None:
+    same(DecodedImage(np.full((20, 30, 1), 7, np.uint8), 0.0, 255.0, None, (), ""), 16, "radiograph", "pad", 1)
 
 
 @pytest.mark.parametrize("name", ["chest_xray", "blood_cells"])
-def test_equals_preprocessing_on_real_pictures(shared_data: Path, name: str) -> None:
+def test_equals_preprocessing_on_real_images(shared_data: Path, name: str) -> None:
     file = sorted((shared_data / name / "images").rglob("*.jp*g"))[7]
     for preset, fit, size in (("radiograph", "crop", 512), ("photo", "stretch", 645), ("microscopy", "pad", 128)):
-        same(read_picture(file), size, preset, fit, 1 if preset == "radiograph" else 3)
+        same(read_image(file), size, preset, fit, 1 if preset == "radiograph" else 3)
 
 
 @pytest.mark.parametrize("change", [{"fit": "round"}, {"channels": 2}, {"mean": 3}, {"size": "big"}])

@@ -9,11 +9,11 @@ from softfree_runtime.core.errors import UserError
 from softfree_runtime.preprocessing.image import Preparation
 from softfree_runtime.preprocessing.modalities import restore
 
-PICTURE = {"size": 32, "fit": "pad", "channels": 1, "mean": None, "deviation": None}
+IMAGE = {"size": 32, "fit": "pad", "channels": 1, "mean": None, "deviation": None}
 
 
-def test_files_of_earlier_versions_are_of_pictures() -> None:
-    assert restore(PICTURE) == restore({"kind": "picture"} | PICTURE) == Preparation(32, "pad", 1, None, None)
+def test_files_of_earlier_versions_are_of_images() -> None:
+    assert restore(IMAGE) == restore({"kind": "image"} | IMAGE) == Preparation(32, "pad", 1, None, None)
 
 
 def test_slides_and_bags_have_one_preparation() -> None:

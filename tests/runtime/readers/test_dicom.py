@@ -42,19 +42,19 @@ def test_stored_values_of_all_real_files(shared_data):
         assert got == (row["ref_shape"], row["ref_dtype"], low, high), path
 
 
-def test_every_real_picture_can_be_shown(shared_data):
+def test_every_real_image_can_be_shown(shared_data):
     for path, _ in manifest(shared_data, "ok"):
-        picture = read_dicom(path)
-        assert picture.pixels.ndim == 3
-        assert picture.pixels.shape[-1] in (1, 3)
-        assert picture.low < picture.high
-        unit = picture.unit()
+        image = read_dicom(path)
+        assert image.pixels.ndim == 3
+        assert image.pixels.shape[-1] in (1, 3)
+        assert image.low < image.high
+        unit = image.unit()
         assert unit.min() >= 0
         assert unit.max() <= 1
         assert unit.min() < unit.max(), path  # something is to be seen
 
 
-def test_real_files_without_pictures(shared_data):
+def test_real_files_without_images(shared_data):
     status = {"no_pixels": {"no_pixels", "corrupt"}, "error": {"corrupt", "unsupported"}}
     for path, row in manifest(shared_data, "no_pixels", "error"):
         if path.suffix == ".gz":
@@ -64,7 +64,7 @@ def test_real_files_without_pictures(shared_data):
         assert error.value.status in status[row["expect"]], path
 
 
-def test_one_picture_in_nine_encodings(shared_data):
+def test_one_image_in_nine_encodings(shared_data):
     paths = sorted((shared_data / "dicom" / "same_image_nine_syntaxes").glob("*.dcm"))
     first, *others = (read_dicom(path) for path in paths)
     assert len(others) == 8
@@ -96,9 +96,9 @@ def test_look_up_tables_as_pydicom_applies_them(shared_data, name):
 
 
 def test_air_is_black_in_an_inverted_radiograph(shared_data):
-    picture = read_dicom(shared_data / "dicom" / "pydicom_data" / "RG3_J2KR.dcm")
-    assert picture.steps == ("window 550/1024", "MONOCHROME1 inverted")
-    unit = picture.unit()[..., 0]
+    image = read_dicom(shared_data / "dicom" / "pydicom_data" / "RG3_J2KR.dcm")
+    assert image.steps == ("window 550/1024", "MONOCHROME1 inverted")
+    unit = image.unit()[..., 0]
     beside_the_leg, bone = unit[800, 480:520].mean(), unit[800, 900:960].mean()
     assert beside_the_leg < 0.2 < bone
 
@@ -118,9 +118,9 @@ def test_frames(write_dicom, syntax):
     pixels = np.stack([RAMP, RAMP + 1, RAMP + 2])
     path = write_dicom(pixels, frames=3, syntax=syntax)
     assert decode(path)[0].shape == (3, 3, 4)
-    picture = read_dicom(path, 2)
-    np.testing.assert_array_equal(picture.pixels[..., 0], RAMP + 2)
-    assert picture.steps[0] == "frame 3 of 3"
+    image = read_dicom(path, 2)
+    np.testing.assert_array_equal(image.pixels[..., 0], RAMP + 2)
+    assert image.steps[0] == "frame 3 of 3"
     np.testing.assert_array_equal(read_dicom(path).pixels[..., 0], RAMP)
     with pytest.raises(ReadError, match="frames 0 to 2") as error:
         read_dicom(path, 3)
@@ -136,13 +136,13 @@ def test_the_whole_way_of_a_ct(write_dicom):
         WindowWidth=[401, 350],
         PixelSpacing=[0.7, 0.8],
     )
-    picture = read_dicom(path)
-    assert picture.steps == ("modality LUT: slope 1, intercept -1024", "window 40/401")
-    assert picture.pixels[0, :, 0].tolist() == [-1024, -160, 40, 240]
+    image = read_dicom(path)
+    assert image.steps == ("modality LUT: slope 1, intercept -1024", "window 40/401")
+    assert image.pixels[0, :, 0].tolist() == [-1024, -160, 40, 240]
     # LINEAR: black at 40 - 401/2, white at 40 + 401/2 - 1.
-    np.testing.assert_allclose(picture.unit()[0, :, 0], [0, 0.5 / 400, 200.5 / 400, 1], atol=1e-6)
-    assert picture.spacing == (0.7, 0.8)
-    assert picture.stored == "16-bit MONOCHROME2"
+    np.testing.assert_allclose(image.unit()[0, :, 0], [0, 0.5 / 400, 200.5 / 400, 1], atol=1e-6)
+    assert image.spacing == (0.7, 0.8)
+    assert image.stored == "16-bit MONOCHROME2"
 
 
 def test_monochrome1_is_inverted_after_the_window(write_dicom):
@@ -157,32 +157,32 @@ def test_monochrome1_is_inverted_after_the_window(write_dicom):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_without_a_window(write_dicom, dtype):
-    picture = read_dicom(write_dicom(np.array([[20, 70]], dtype)))
-    assert (picture.low, picture.high) == ((0, 255) if dtype == np.uint8 else (20, 70))
-    assert picture.steps == (() if dtype == np.uint8 else ("range 20 to 70, the picture's own",))
+    image = read_dicom(write_dicom(np.array([[20, 70]], dtype)))
+    assert (image.low, image.high) == ((0, 255) if dtype == np.uint8 else (20, 70))
+    assert image.steps == (() if dtype == np.uint8 else ("range 20 to 70, the image's own",))
 
 
 def test_padding_does_not_widen_the_range(write_dicom):
     path = write_dicom(np.array([[-2000, 10, 60]], np.int16), PixelPaddingValue=-2000)
-    picture = read_dicom(path)
-    assert (picture.low, picture.high) == (10, 60)
-    assert picture.unit()[0, :, 0].tolist() == [0, 0, 1]
+    image = read_dicom(path)
+    assert (image.low, image.high) == (10, 60)
+    assert image.unit()[0, :, 0].tolist() == [0, 0, 1]
 
 
 def test_a_voi_table_goes_before_a_window(write_dicom, item):
     table = item(LUTDescriptor=[3, 100, 16], LUTData=np.array([0, 65535, 300], "<u2").tobytes())
-    picture = read_dicom(
+    image = read_dicom(
         write_dicom(np.array([[99, 101, 102]], np.uint16), VOILUTSequence=table, WindowCenter=1, WindowWidth=2)
     )
-    assert picture.pixels[0, :, 0].tolist() == [0, 65535, 300]
-    assert (picture.low, picture.high, picture.steps) == (0, 65535, ("VOI LUT of 3 entries of 16 bits",))
+    assert image.pixels[0, :, 0].tolist() == [0, 65535, 300]
+    assert (image.low, image.high, image.steps) == (0, 65535, ("VOI LUT of 3 entries of 16 bits",))
 
 
 def test_enhanced_frames_have_values_of_their_own(write_dicom, item):
-    def group(slope, centre):
+    def group(slope, center):
         return item(
             PixelValueTransformationSequence=item(RescaleSlope=slope, RescaleIntercept=5, RescaleType="US"),
-            FrameVOILUTSequence=item(WindowCenter=centre, WindowWidth=11),
+            FrameVOILUTSequence=item(WindowCenter=center, WindowWidth=11),
         )[0]
 
     path = write_dicom(
@@ -199,10 +199,10 @@ def test_enhanced_frames_have_values_of_their_own(write_dicom, item):
 
 
 def test_float_values_count_in_parts(write_dicom):
-    picture = read_dicom(write_dicom(np.array([[0, 0.25, 1]], np.float32), WindowCenter=0.5, WindowWidth=1))
-    assert picture.unit()[0, :, 0].tolist() == [0, 0.25, 1]
-    assert picture.steps == ("window 0.5/1 linear_exact",)
-    assert picture.stored == "float32 MONOCHROME2"
+    image = read_dicom(write_dicom(np.array([[0, 0.25, 1]], np.float32), WindowCenter=0.5, WindowWidth=1))
+    assert image.unit()[0, :, 0].tolist() == [0, 0.25, 1]
+    assert image.steps == ("window 0.5/1 linear_exact",)
+    assert image.stored == "float32 MONOCHROME2"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -214,25 +214,25 @@ def test_not_finite(write_dicom, value):
 
 def test_ybr_becomes_rgb(write_dicom):
     # Pure red in YBR_FULL (PS3.3 C.7.6.3.1.2).
-    picture = read_dicom(write_dicom(np.full((2, 2, 3), (76, 85, 255), np.uint8), photometric="YBR_FULL"))
-    np.testing.assert_allclose(picture.pixels[0, 0], [254, 0, 0], atol=1)
-    assert picture.steps == ("YBR_FULL to RGB",)
+    image = read_dicom(write_dicom(np.full((2, 2, 3), (76, 85, 255), np.uint8), photometric="YBR_FULL"))
+    np.testing.assert_allclose(image.pixels[0, 0], [254, 0, 0], atol=1)
+    assert image.steps == ("YBR_FULL to RGB",)
 
 
 def test_rgb_of_sixteen_bits_keeps_its_range(write_dicom):
-    picture = read_dicom(write_dicom(np.full((2, 2, 3), (9, 9, 9), np.uint16), photometric="RGB", bits=12))
-    assert (picture.low, picture.high, picture.stored) == (0, 4095, "12-bit RGB (gray)")
+    image = read_dicom(write_dicom(np.full((2, 2, 3), (9, 9, 9), np.uint16), photometric="RGB", bits=12))
+    assert (image.low, image.high, image.stored) == (0, 4095, "12-bit RGB (gray)")
 
 
 def test_eight_bit_palette(write_dicom):
-    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 8, 7]], np.uint8)
+    colors = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 8, 7]], np.uint8)
     elements = {}
-    for name, channel in zip(("Red", "Green", "Blue"), colours.T, strict=True):
+    for name, channel in zip(("Red", "Green", "Blue"), colors.T, strict=True):
         elements[f"{name}PaletteColorLookupTableDescriptor"] = [4, 0, 8]
         elements[f"{name}PaletteColorLookupTableData"] = channel.tobytes()
-    picture = read_dicom(write_dicom(np.array([[0, 2, 3, 200]], np.uint8), photometric="PALETTE COLOR", **elements))
-    np.testing.assert_array_equal(picture.pixels[0], colours[[0, 2, 3, 3]])
-    assert (picture.high, picture.steps) == (255, ("palette to RGB",))
+    image = read_dicom(write_dicom(np.array([[0, 2, 3, 200]], np.uint8), photometric="PALETTE COLOR", **elements))
+    np.testing.assert_array_equal(image.pixels[0], colors[[0, 2, 3, 3]])
+    assert (image.high, image.steps) == (255, ("palette to RGB",))
 
 
 @pytest.mark.parametrize("spacing", [[0, 0], [-1, 1]])

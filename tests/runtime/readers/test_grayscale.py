@@ -5,7 +5,7 @@ from pydicom.pixels import apply_windowing
 
 from softfree_runtime.readers.dicom_elements import Elements
 from softfree_runtime.readers.grayscale import LookUpTable, not_padding, to_modality, to_view
-from softfree_runtime.readers.image import Picture
+from softfree_runtime.readers.image import DecodedImage
 
 VALUES = np.arange(-1200, 1200, 7, dtype=np.int16).reshape(1, -1, 1)
 
@@ -19,7 +19,7 @@ def elements(**values):
 
 def shown(pixels, values, bits=16, counted=None):
     seen, low, high, steps = to_view(pixels, elements(**values), True, bits, counted)
-    return Picture(seen, low, high, None, (), "").unit(), steps
+    return DecodedImage(seen, low, high, None, (), "").unit(), steps
 
 
 def parsed(descriptor, data, little=True):
@@ -28,20 +28,20 @@ def parsed(descriptor, data, little=True):
 
 
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
-@pytest.mark.parametrize(("centre", "width"), [(40, 400), (-600, 1500), (0, 2), (50.5, 99.5)])
-def test_windows_as_pydicom_applies_them(function, centre, width):
+@pytest.mark.parametrize(("center", "width"), [(40, 400), (-600, 1500), (0, 2), (50.5, 99.5)])
+def test_windows_as_pydicom_applies_them(function, center, width):
     dataset = Dataset()
     dataset.PhotometricInterpretation, dataset.BitsStored, dataset.PixelRepresentation = "MONOCHROME2", 12, 1
-    dataset.WindowCenter, dataset.WindowWidth, dataset.VOILUTFunction = centre, width, function
-    unit, steps = shown(VALUES, {"WindowCenter": centre, "WindowWidth": width, "VOILUTFunction": function})
+    dataset.WindowCenter, dataset.WindowWidth, dataset.VOILUTFunction = center, width, function
+    unit, steps = shown(VALUES, {"WindowCenter": center, "WindowWidth": width, "VOILUTFunction": function})
     expected = (apply_windowing(VALUES, dataset) + 2048) / 4095
     np.testing.assert_allclose(unit, expected, atol=2e-6)
-    assert steps[0].startswith(f"window {centre:g}/{width:g}")
+    assert steps[0].startswith(f"window {center:g}/{width:g}")
     assert len(steps) == 1
 
 
 def test_window_by_hand():
-    # PS3.3 C.11.2.1.2.1: centre 2048, width 4096 maps 0 to 0 and 4095 to 1.
+    # PS3.3 C.11.2.1.2.1: center 2048, width 4096 maps 0 to 0 and 4095 to 1.
     unit, _ = shown(np.array([[[0], [4095], [2048]]], np.uint16), {"WindowCenter": 2048, "WindowWidth": 4096})
     np.testing.assert_allclose(unit[0, :, 0], [0, 1, 2048 / 4095], rtol=1e-6)
 
@@ -66,7 +66,7 @@ def test_of_several_windows_the_first_is_taken():
 
 @pytest.mark.parametrize("empty", [None, "", []])
 def test_an_empty_window_is_none(empty):
-    assert shown(VALUES, {"WindowCenter": empty, "WindowWidth": empty})[1] == ["range -1200 to 1194, the picture's own"]
+    assert shown(VALUES, {"WindowCenter": empty, "WindowWidth": empty})[1] == ["range -1200 to 1194, the image's own"]
 
 
 def test_rescale_gives_the_modality_values():
@@ -161,10 +161,10 @@ def test_padding_that_no_pixel_can_have_is_ignored():
     assert found.corrections == ["PixelPaddingValue: beyond all values that the pixels can have, ignored"]
 
 
-@pytest.mark.parametrize("centre", [5000, -5000])
+@pytest.mark.parametrize("center", [5000, -5000])
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
-def test_a_window_beyond_all_values_is_not_used(centre, function):
-    values = {"WindowCenter": centre, "WindowWidth": 400, "VOILUTFunction": function}
+def test_a_window_beyond_all_values_is_not_used(center, function):
+    values = {"WindowCenter": center, "WindowWidth": 400, "VOILUTFunction": function}
     unit, steps = shown(VALUES, values)
     assert (unit.min(), unit.max()) == (0, 1)
     assert steps[0].endswith("ignored: nothing would be seen")

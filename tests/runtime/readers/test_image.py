@@ -6,7 +6,7 @@ import pytest
 
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.readers.image import (
-    Picture,
+    DecodedImage,
     chosen_frame,
     in_one_line,
     own_range,
@@ -16,29 +16,29 @@ from softfree_runtime.readers.image import (
 )
 
 
-def picture(pixels, low, high):
-    return Picture(np.asarray(pixels)[None, :, None], low, high, None, (), "")
+def image(pixels, low, high):
+    return DecodedImage(np.asarray(pixels)[None, :, None], low, high, None, (), "")
 
 
 def test_unit_maps_the_range_linearly_and_clips():
-    unit = picture(np.array([-300, -160, 40, 240, 900], np.int16), -160, 240).unit()
+    unit = image(np.array([-300, -160, 40, 240, 900], np.int16), -160, 240).unit()
     assert unit.dtype == np.float32
     assert unit[0, :, 0].tolist() == [0, 0, 0.5, 1, 1]
 
 
 def test_unit_of_a_single_value_is_a_threshold():
-    assert picture(np.array([6, 7, 8], np.uint8), 7, 7).unit()[0, :, 0].tolist() == [0, 0, 1]
+    assert image(np.array([6, 7, 8], np.uint8), 7, 7).unit()[0, :, 0].tolist() == [0, 0, 1]
 
 
 def test_unit_keeps_the_digits_of_wide_integers():
     base = 2**31
-    unit = picture(np.array([base, base + 1, base + 2], np.uint32), base, base + 2).unit()
+    unit = image(np.array([base, base + 1, base + 2], np.uint32), base, base + 2).unit()
     assert unit[0, :, 0].tolist() == [0, 0.5, 1]
 
 
 def test_unit_leaves_the_pixels_alone():
     pixels = np.full((2, 2, 1), 0.25, np.float32)
-    shown = Picture(pixels, 0, 1, None, (), "").unit()
+    shown = DecodedImage(pixels, 0, 1, None, (), "").unit()
     shown += 1
     assert (pixels == 0.25).all()
 
@@ -55,13 +55,13 @@ def test_unit_leaves_the_pixels_alone():
         (np.array([[[0.25], [0.5]]], np.float32), 32, (0.25, 0.5)),
     ],
 )
-def test_range_of_a_picture_that_names_none(pixels, bits, expected):
+def test_range_of_a_image_that_names_none(pixels, bits, expected):
     low, high, steps = own_range(pixels, bits)
     assert (low, high) == expected
     assert bool(steps) == (expected == (pixels.min(), pixels.max()))
 
 
-def test_range_counts_only_pixels_that_belong_to_the_picture():
+def test_range_counts_only_pixels_that_belong_to_the_image():
     pixels = np.array([[[-2000], [10], [50]]], np.int16)
     assert own_range(pixels, 16, np.array([[False, True, True]]))[:2] == (10, 50)
     assert own_range(pixels, 16, np.zeros((1, 3), bool))[:2] == (-2000, 50)
@@ -125,7 +125,7 @@ LONG = "pixels more than 10 times as long as wide taken as square"
     ],
 )
 def test_what_makes_pixels_square(spacing, aspect, growth, said):
-    made = Picture(np.zeros((2, 2, 1), np.uint8), 0, 255, spacing, (), "", aspect=aspect)
+    made = DecodedImage(np.zeros((2, 2, 1), np.uint8), 0, 255, spacing, (), "", aspect=aspect)
     assert made.growth == pytest.approx(growth)
     noted = made.with_growth_noted()
     assert noted.steps == noted.corrections == said

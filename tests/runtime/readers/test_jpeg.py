@@ -30,7 +30,7 @@ def test_lossless_signed_values_keep_their_sign(write_dicom):
     np.testing.assert_array_equal(decoded, pixels)
 
 
-def test_lossless_colour_is_not_taken_for_ycc(write_dicom):
+def test_lossless_color_is_not_taken_for_ycc(write_dicom):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     code = imagecodecs.jpeg_encode(pixels, lossless=True, colorspace="RGB", outcolorspace="RGB")
     path = write_dicom(pixels, photometric="RGB", syntax=JPEGLosslessSV1, codes=[code])
@@ -85,7 +85,7 @@ def as_jpeg(pixels, **options):
     return file.getvalue()
 
 
-def in_colours(gray):
+def in_colors(gray):
     return np.stack([gray, gray[::-1], gray // 2], axis=-1)
 
 
@@ -94,10 +94,10 @@ SCANS = {
     "gray": as_jpeg(GRAY, quality=90),
     "one value": as_jpeg(np.full((40, 50), 9, np.uint8)),
     "small": as_jpeg(GRAY[:3, :5]),
-    "4:2:0": as_jpeg(in_colours(GRAY), subsampling=2),
-    "4:2:2": as_jpeg(in_colours(GRAY), subsampling=1, optimize=True),
-    "4:4:4": as_jpeg(in_colours(GRAY), subsampling=0, quality=100),
-    "restarts": as_jpeg(in_colours(GRAY), restart_marker_blocks=3),
+    "4:2:0": as_jpeg(in_colors(GRAY), subsampling=2),
+    "4:2:2": as_jpeg(in_colors(GRAY), subsampling=1, optimize=True),
+    "4:4:4": as_jpeg(in_colors(GRAY), subsampling=0, quality=100),
+    "restarts": as_jpeg(in_colors(GRAY), restart_marker_blocks=3),
     "12 bits": imagecodecs.jpeg_encode(GRAY.astype(np.uint16) * 16, level=95, bitspersample=12),
 }
 

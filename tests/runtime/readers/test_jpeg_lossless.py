@@ -10,19 +10,19 @@ SHAPES = [(37, 53), (3, 2), (4, 1)]
 
 
 def encoded(pixels, bits, predictor):
-    colours = {"colorspace": "RGB", "outcolorspace": "RGB"} if pixels.ndim == 3 else {}
-    return imagecodecs.jpeg_encode(pixels, lossless=True, predictor=predictor, bitspersample=bits, **colours)
+    colors = {"colorspace": "RGB", "outcolorspace": "RGB"} if pixels.ndim == 3 else {}
+    return imagecodecs.jpeg_encode(pixels, lossless=True, predictor=predictor, bitspersample=bits, **colors)
 
 
 def decoded(code):
     frame = Frame.parse(code)
     lengthened = Lengthened.of(code, frame)
     assert lengthened.added
-    colours = {"colorspace": "RGB", "outcolorspace": "RGB"} if len(frame.components) == 3 else {}
-    return lengthened.checked(imagecodecs.jpeg_decode(lengthened.source, **colours))
+    colors = {"colorspace": "RGB", "outcolorspace": "RGB"} if len(frame.components) == 3 else {}
+    return lengthened.checked(imagecodecs.jpeg_decode(lengthened.source, **colors))
 
 
-def picture(bits, shape):
+def image(bits, shape):
     values = np.cumsum(RNG.integers(-9, 10, shape), axis=1) + (1 << (bits - 1))
     return values.clip(0, (1 << bits) - 1).astype(np.uint8 if bits == 8 else np.uint16)
 
@@ -31,7 +31,7 @@ def picture(bits, shape):
 @pytest.mark.parametrize("bits", [8, 12, 16])
 @pytest.mark.parametrize("shape", [*SHAPES, (20, 30, 3)])
 def test_whole_scans_come_back_as_they_were(bits, predictor, shape):
-    pixels = picture(bits, shape)
+    pixels = image(bits, shape)
     np.testing.assert_array_equal(decoded(encoded(pixels, bits, predictor)), pixels)
 
 
@@ -43,7 +43,7 @@ def test_one_value(value):
 
 @pytest.mark.parametrize("fill", [b"", b"\0", b"\xff\0"])
 def test_a_byte_too_many_at_the_end_of_a_scan(fill):
-    pixels = picture(12, (37, 53))
+    pixels = image(12, (37, 53))
     code = encoded(pixels, 12, 1)
     np.testing.assert_array_equal(decoded(code[:-2] + fill + code[-2:]), pixels)
 
@@ -63,6 +63,6 @@ def test_a_byte_too_many_at_the_end_of_a_scan(fill):
     ids=["cut", "cut at the end", "zeros", "bytes missing", "bytes too many"],
 )
 def test_scans_that_end_early_or_late(bits, predictor, shape, damage):
-    code = damage(encoded(picture(bits, shape), bits, predictor))
+    code = damage(encoded(image(bits, shape), bits, predictor))
     with pytest.raises(ValueError, match="ends early or late"):
         decoded(code)

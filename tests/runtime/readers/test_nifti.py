@@ -138,10 +138,10 @@ def test_numbers_of_every_kind(write, dtype):
     assert (volume.low, volume.high) == ((0, 255) if dtype is np.uint8 else (0, 23))
 
 
-def test_micrometres_become_millimetres(write, voxels):
+def test_micrometers_become_millimeters(write, voxels):
     volume = read_nifti(write(voxels, xyzt_units=3))
     np.testing.assert_allclose(volume.spacing, (0.004, 0.003, 0.002))
-    assert "microns turned into millimetres" in volume.steps
+    assert "microns turned into millimeters" in volume.steps
 
 
 def test_a_file_without_orientation_says_so(write, voxels):
@@ -180,8 +180,8 @@ def test_values_that_cannot_be_used(write):
     refused(write(holes), "not finite", status="not_finite")
     refused(write(np.full((3, 4, 5), 1e300)), "not finite", status="not_finite")
     refused(write(np.zeros((3, 4, 5), np.complex64)), "complex64", status="unsupported")
-    colour = np.zeros((3, 4, 5), np.dtype([(channel, np.uint8) for channel in "RGB"]))
-    refused(write(colour), "colour (RGB)", status="unsupported")
+    color = np.zeros((3, 4, 5), np.dtype([(channel, np.uint8) for channel in "RGB"]))
+    refused(write(color), "color (RGB)", status="unsupported")
     refused(write(np.zeros((3, 4, 5, 1, 3), np.float32)), "3 x 4 x 5 x 1 x 3", status="unsupported")
     refused(write(np.zeros((3, 4), np.float32)), "3 x 4 values", status="unsupported")
     refused(write(np.zeros((30, 40, 50), np.uint8)), "30 x 40 x 50", status="too_large", max_voxels=59_999)
@@ -241,7 +241,7 @@ def test_the_content_says_whether_it_is_nifti(write, tmp_path):
 
 def test_a_folder_lists_a_pair_once_and_no_half(tmp_path, voxels):
     nibabel.save(nibabel.Nifti1Pair(voxels, np.eye(4)), tmp_path / "pair.img")
-    for name in ("alone.hdr", "picture.img"):
+    for name in ("alone.hdr", "image.img"):
         (tmp_path / name).write_text("something else")
     assert volumes_in(tmp_path) == [str(tmp_path / "pair.hdr")]
     np.testing.assert_array_equal(read_nifti(tmp_path / "pair.hdr").voxels, read_nifti(tmp_path / "pair.img").voxels)

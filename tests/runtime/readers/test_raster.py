@@ -23,31 +23,31 @@ def saved(path, image, **options):
 @pytest.mark.parametrize("suffix", ["png", "bmp", "webp"])
 def test_rgb_is_read_unchanged(tmp_path, suffix):
     rgb = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
-    picture = read_raster(saved(tmp_path / f"a.{suffix}", rgb, lossless=True))
-    np.testing.assert_array_equal(picture.pixels, rgb)
-    assert (picture.low, picture.high, picture.steps, picture.stored) == (0, 255, (), "8-bit RGB")
+    image = read_raster(saved(tmp_path / f"a.{suffix}", rgb, lossless=True))
+    np.testing.assert_array_equal(image.pixels, rgb)
+    assert (image.low, image.high, image.steps, image.stored) == (0, 255, (), "8-bit RGB")
 
 
 def test_gray_has_one_channel(tmp_path, gray):
-    picture = read_raster(saved(tmp_path / "a.png", gray))
-    np.testing.assert_array_equal(picture.pixels[..., 0], gray)
-    assert picture.stored == "8-bit gray"
+    image = read_raster(saved(tmp_path / "a.png", gray))
+    np.testing.assert_array_equal(image.pixels[..., 0], gray)
+    assert image.stored == "8-bit gray"
 
 
 def test_one_bit_becomes_black_and_white(tmp_path):
     bits = np.eye(9, dtype=bool)
-    picture = read_raster(saved(tmp_path / "a.png", bits))
-    np.testing.assert_array_equal(picture.unit()[..., 0], bits.astype(np.float32))
-    assert picture.stored == "1-bit gray"
+    image = read_raster(saved(tmp_path / "a.png", bits))
+    np.testing.assert_array_equal(image.unit()[..., 0], bits.astype(np.float32))
+    assert image.stored == "1-bit gray"
 
 
 def test_palette_becomes_rgb_and_gray_palettes_are_noted(tmp_path, gray):
     image = Image.fromarray(gray % 3, "P")
     image.putpalette([255, 0, 0, 0, 255, 0, 10, 20, 30])
-    picture = read_raster(saved(tmp_path / "a.png", image))
-    colours = np.array([[255, 0, 0], [0, 255, 0], [10, 20, 30]])
-    np.testing.assert_array_equal(picture.pixels, colours[gray % 3])
-    assert picture.steps == ("palette to RGB",)
+    image = read_raster(saved(tmp_path / "a.png", image))
+    colors = np.array([[255, 0, 0], [0, 255, 0], [10, 20, 30]])
+    np.testing.assert_array_equal(image.pixels, colors[gray % 3])
+    assert image.steps == ("palette to RGB",)
     image.putpalette([0, 0, 0, 7, 7, 7, 9, 9, 9])
     assert read_raster(saved(tmp_path / "b.png", image)).stored == "8-bit palette (gray)"
 
@@ -56,9 +56,9 @@ def test_palette_becomes_rgb_and_gray_palettes_are_noted(tmp_path, gray):
 def test_alpha_is_dropped_not_blended(tmp_path, mode, channels):
     values = np.random.default_rng(1).integers(0, 256, (4, 5, len(mode)), dtype=np.uint8)
     values[..., -1] = 0
-    picture = read_raster(saved(tmp_path / "a.png", Image.fromarray(values, mode)))
-    np.testing.assert_array_equal(picture.pixels, values[..., :channels])
-    assert picture.steps == ("alpha dropped",)
+    image = read_raster(saved(tmp_path / "a.png", Image.fromarray(values, mode)))
+    np.testing.assert_array_equal(image.pixels, values[..., :channels])
+    assert image.steps == ("alpha dropped",)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -66,20 +66,20 @@ def test_sixteen_bits_are_kept(tmp_path, channels):
     values = np.random.default_rng(2).integers(300, 4000, (6, 5, channels), dtype=np.uint16)
     path = tmp_path / "a.png"
     path.write_bytes(imagecodecs.png_encode(values[..., 0] if channels == 1 else values))
-    picture = read_raster(path)
-    colour = channels > 2
-    np.testing.assert_array_equal(picture.pixels, values[..., : 3 if colour else 1])
-    expected = (0, 65535) if colour else (values[..., 0].min(), values[..., 0].max())
-    assert (picture.low, picture.high) == expected
-    assert ("alpha dropped" in picture.steps) == (channels % 2 == 0)
-    assert picture.stored.startswith("16-bit RGB" if colour else "16-bit gray")
+    image = read_raster(path)
+    color = channels > 2
+    np.testing.assert_array_equal(image.pixels, values[..., : 3 if color else 1])
+    expected = (0, 65535) if color else (values[..., 0].min(), values[..., 0].max())
+    assert (image.low, image.high) == expected
+    assert ("alpha dropped" in image.steps) == (channels % 2 == 0)
+    assert image.stored.startswith("16-bit RGB" if color else "16-bit gray")
 
 
 def test_cmyk_jpeg_becomes_rgb(tmp_path):
     image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
-    picture = read_raster(saved(tmp_path / "a.jpg", image, quality=100))
-    assert picture.steps == ("CMYK to RGB",)
-    np.testing.assert_allclose(picture.pixels[4, 4], [255, 0, 0], atol=3)
+    image = read_raster(saved(tmp_path / "a.jpg", image, quality=100))
+    assert image.steps == ("CMYK to RGB",)
+    np.testing.assert_allclose(image.pixels[4, 4], [255, 0, 0], atol=3)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -87,10 +87,10 @@ def test_exif_orientation_is_applied_as_pillow_does(tmp_path, gray, orientation)
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = saved(tmp_path / "a.png", gray, exif=exif)
-    picture = read_raster(path)
-    with Image.open(path) as image:
-        np.testing.assert_array_equal(picture.pixels[..., 0], np.array(ImageOps.exif_transpose(image)))
-    assert len(picture.steps) == (orientation != 1)
+    image = read_raster(path)
+    with Image.open(path) as file:
+        np.testing.assert_array_equal(image.pixels[..., 0], np.array(ImageOps.exif_transpose(file)))
+    assert len(image.steps) == (orientation != 1)
 
 
 def test_orientations_are_the_eight_of_the_square():

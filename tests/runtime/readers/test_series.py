@@ -131,7 +131,7 @@ def test_names_do_not_decide_the_order(copied):
     np.testing.assert_array_equal(read_series(copied).voxels, expected.voxels)
 
 
-def test_a_missing_slice_names_its_neighbours(copied):
+def test_a_missing_slice_names_its_neighbors(copied):
     (copied / "N2D_0190.dcm").unlink()
     refused(copied, "1 slice missing between N2D_0189.dcm and N2D_0191.dcm", "1.333 mm", "0.6667", status="corrupt")
     (copied / "N2D_0191.dcm").unlink()

@@ -10,7 +10,7 @@ from PIL import Image
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.readers.tiff import read_tiff
 
-# What brings a picture upright (TIFF 6.0, tag 274).
+# What brings an image upright (TIFF 6.0, tag 274).
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -39,30 +39,30 @@ def ramp():
 )
 def test_sixteen_bit_gray_in_every_layout(tmp_path, ramp, options):
     tifffile.imwrite(tmp_path / "a.tif", ramp, **options)
-    picture = read_tiff(tmp_path / "a.tif")
-    np.testing.assert_array_equal(picture.pixels[..., 0], ramp)
-    assert picture.pixels.dtype == np.uint16
-    assert picture.pixels.dtype.isnative
-    assert (picture.low, picture.high, picture.stored) == (100, 1299, "16-bit gray")
-    assert picture.steps == ("range 100 to 1299, the picture's own",)
+    image = read_tiff(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.pixels[..., 0], ramp)
+    assert image.pixels.dtype == np.uint16
+    assert image.pixels.dtype.isnative
+    assert (image.low, image.high, image.stored) == (100, 1299, "16-bit gray")
+    assert image.steps == ("range 100 to 1299, the image's own",)
 
 
 @pytest.mark.parametrize("planes", ["contig", "separate"])
 def test_rgb_keeps_its_full_range(tmp_path, ramp, planes):
     rgb = np.stack([ramp, ramp + 1, ramp + 2], axis=0 if planes == "separate" else -1)
     tifffile.imwrite(tmp_path / "a.tif", rgb, photometric="rgb", planarconfig=planes)
-    picture = read_tiff(tmp_path / "a.tif")
-    np.testing.assert_array_equal(picture.pixels, np.stack([ramp, ramp + 1, ramp + 2], axis=-1))
-    assert (picture.low, picture.high) == (0, 65535)
+    image = read_tiff(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.pixels, np.stack([ramp, ramp + 1, ramp + 2], axis=-1))
+    assert (image.low, image.high) == (0, 65535)
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int16, np.uint32])
 def test_other_numbers_get_their_own_range(tmp_path, kind):
     values = np.array([[-3, 0], [1, 5]]) if np.dtype(kind).kind != "u" else np.array([[2, 3], [4, 10]])
     tifffile.imwrite(tmp_path / "a.tif", values.astype(kind))
-    picture = read_tiff(tmp_path / "a.tif")
-    np.testing.assert_array_equal(picture.pixels[..., 0], values)
-    assert (picture.low, picture.high) == (values.min(), values.max())
+    image = read_tiff(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.pixels[..., 0], values)
+    assert (image.low, image.high) == (values.min(), values.max())
 
 
 def test_one_bit_and_its_inverse(tmp_path):
@@ -76,29 +76,29 @@ def test_one_bit_and_its_inverse(tmp_path):
 
 
 def test_palette(tmp_path):
-    colours = np.random.default_rng(0).integers(0, 65536, (3, 256), dtype=np.uint16)
+    colors = np.random.default_rng(0).integers(0, 65536, (3, 256), dtype=np.uint16)
     index = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    tifffile.imwrite(tmp_path / "a.tif", index, photometric="palette", colormap=colours)
-    picture = read_tiff(tmp_path / "a.tif")
-    np.testing.assert_array_equal(picture.pixels.reshape(256, 3), colours.T)
-    assert (picture.steps, picture.high) == (("palette to RGB",), 65535)
+    tifffile.imwrite(tmp_path / "a.tif", index, photometric="palette", colormap=colors)
+    image = read_tiff(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.pixels.reshape(256, 3), colors.T)
+    assert (image.steps, image.high) == (("palette to RGB",), 65535)
 
 
 def test_alpha_is_dropped(tmp_path):
     rgba = np.random.default_rng(0).integers(0, 256, (8, 9, 4), dtype=np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", rgba, photometric="rgb", extrasamples=["unassalpha"])
-    picture = read_tiff(tmp_path / "a.tif")
-    np.testing.assert_array_equal(picture.pixels, rgba[..., :3])
-    assert picture.steps == ("alpha dropped",)
+    image = read_tiff(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.pixels, rgba[..., :3])
+    assert image.steps == ("alpha dropped",)
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
-def test_colour_models_become_rgb(tmp_path, mode):
+def test_color_models_become_rgb(tmp_path, mode):
     image = Image.new("RGB", (9, 8), (200, 100, 50)).convert(mode)
     image.save(tmp_path / "a.tif")
-    picture = read_tiff(tmp_path / "a.tif")
-    np.testing.assert_allclose(picture.pixels[3, 3], [200, 100, 50], atol=2)
-    assert picture.steps == (f"{mode} to RGB",)
+    image = read_tiff(tmp_path / "a.tif")
+    np.testing.assert_allclose(image.pixels[3, 3], [200, 100, 50], atol=2)
+    assert image.steps == (f"{mode} to RGB",)
 
 
 def test_ycbcr_that_jpeg_brings_is_converted_once(tmp_path):
@@ -122,16 +122,16 @@ def test_orientation_and_spacing(tmp_path, orientation):
     tifffile.imwrite(
         path,
         values,
-        resolution=(100, 50),  # columns and rows a centimetre
+        resolution=(100, 50),  # columns and rows a centimeter
         resolutionunit="centimeter",
         extratags=[(274, "H", 1, orientation, True)],
     )
-    picture = read_tiff(path)
+    image = read_tiff(path)
     expected = Image.fromarray(values)
     if orientation > 1:
         expected = expected.transpose(TURNS[orientation])
-    np.testing.assert_array_equal(picture.pixels[..., 0], np.array(expected))
-    assert picture.spacing == pytest.approx((0.1, 0.2) if orientation > 4 else (0.2, 0.1))
+    np.testing.assert_array_equal(image.pixels[..., 0], np.array(expected))
+    assert image.spacing == pytest.approx((0.1, 0.2) if orientation > 4 else (0.2, 0.1))
 
 
 def test_inches_are_about_printing(tmp_path, ramp):
@@ -163,7 +163,7 @@ def test_not_finite(tmp_path):
     assert error.value.status == "not_finite"
 
 
-def test_a_large_picture_is_refused_before_decoding(tmp_path, ramp):
+def test_a_large_image_is_refused_before_decoding(tmp_path, ramp):
     tifffile.imwrite(tmp_path / "a.tif", ramp)
     with pytest.raises(ReadError, match="30 x 40 pixels") as error:
         read_tiff(tmp_path / "a.tif", max_pixels=1199)
@@ -216,11 +216,11 @@ def test_a_decoder_that_is_not_installed_is_named(tmp_path, ramp):
     script = """
 import sys
 sys.modules["imagecodecs"] = None
-from softfree_runtime.readers import read_picture
+from softfree_runtime.readers import read_image
 from softfree_runtime.core.errors import ReadError
 for name in sys.argv[1:]:
     try:
-        read_picture(name)
+        read_image(name)
     except ReadError as error:
         print(error.status, str(error).removeprefix(name))
 """

@@ -9,10 +9,10 @@ import pytest
 
 from softfree.inference import predict as prediction
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.readers import read_picture
+from softfree_runtime.readers import read_image
 from softfree_runtime.sources.inputs import find_inputs, samples_in, table_rows
 
-as_pictures = partial(table_rows, kind="picture")
+as_images = partial(table_rows, kind="image")
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     "content",
     [
         b"path,label\na.jpg,x\n\nb.png,y\n",
-        b"path,mpp\na.jpg,0.5\nb.png,none of a picture's\n",
+        b"path,mpp\na.jpg,0.5\nb.png,none of an image's\n",
         b"\xef\xbb\xbfpath;frame\r\na.jpg;2\r\nb.png;\r\n",
         "label\tpath\nx\t\"a,1\tb.png\"\n".encode("utf-16"),
         "path,\"a;b;c\"\nM\xfcller.png,1\n".encode("latin-1"),
@@ -37,7 +37,7 @@ def test_tables_as_in_prediction(tmp_path: Path, content: bytes) -> None:
     table = tmp_path / "t.csv"
     table.write_bytes(content)
     for frame in (None, 4):
-        assert find_inputs([table], frame, "picture", as_pictures) == prediction.find_inputs([table], frame)
+        assert find_inputs([table], frame, "image", as_images) == prediction.find_inputs([table], frame)
 
 
 @pytest.mark.parametrize("group", [False, True])
@@ -58,7 +58,7 @@ def test_a_resolution_that_is_none(tmp_path: Path) -> None:
 
 def test_folders_and_arrays(folder: Path) -> None:
     array = np.zeros((4, 5), np.uint8)
-    found = find_inputs([folder, array, "x.png", folder / "table.csv"], 1, "picture", as_pictures)
+    found = find_inputs([folder, array, "x.png", folder / "table.csv"], 1, "image", as_images)
     names = [*(str(folder / name) for name in ("a.jpg", "b.png", "below/c.dcm")), "array 1", "x.png", "a.jpg"]
     assert [name for name, _, _ in found] == names
     assert [frame for _, _, frame in found] == [1, 1, 1, None, 1, 1]
@@ -90,7 +90,7 @@ def test_bad_tables(tmp_path: Path, content: bytes, words: str) -> None:
     table = tmp_path / "t.csv"
     table.write_bytes(content)
     with pytest.raises(UserError, match=words):
-        find_inputs([table], None, "picture", as_pictures)
+        find_inputs([table], None, "image", as_images)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_odd_tables_as_in_prediction(tmp_path: Path, content: bytes, kind: str) 
     [
         (b"path\n../a.png\n", "line 2 leads out of"),
         (b"path\na.png\n/etc/passwd\n", "line 3 leads out of"),
-        (b"path\nsub/../../a.png\n", "--images FOLDER"),
+        (b"path\nsub/../../a.png\n", "--image-root FOLDER"),
         (b"path\nsub\\a.png\n", "backslash in the path of line 2"),
         (b'path,note\na.png,"5 mm\nb.png,2" x\n', "a quote in lines 2 to 3"),
         ("path,label\na.png,\u80ba\u708e\n".encode("gbk"), "save it as UTF-8"),
@@ -137,13 +137,13 @@ def test_tables_that_training_refuses(tmp_path: Path, content: bytes, words: str
 def test_the_folder_of_a_tables_paths_can_be_named(tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/t.csv").write_text(f"path\na.png\n{tmp_path}/sub/b.png\n")
-    rows = partial(as_pictures, images=tmp_path)
-    found = find_inputs([tmp_path / "lists/t.csv"], None, "picture", rows)
+    rows = partial(as_images, image_root=tmp_path)
+    found = find_inputs([tmp_path / "lists/t.csv"], None, "image", rows)
     assert [source for _, source, _ in found] == [f"{tmp_path}/a.png", f"{tmp_path}/sub/b.png"]
-    assert found == prediction.find_inputs([tmp_path / "lists/t.csv"], None, images=tmp_path)
+    assert found == prediction.find_inputs([tmp_path / "lists/t.csv"], None, image_root=tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["picture", "volume"])
+@pytest.mark.parametrize("kind", ["image", "volume"])
 def test_folders_with_links_and_closed_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
@@ -167,20 +167,20 @@ def test_folders_with_links_and_closed_folders(
     assert "not followed: linked/back" in said
     assert "left out: .git" in said
     with pytest.raises(ReadError, match=r"cannot be opened \(Permission denied\)") as closed:
-        read_picture(found[-1])
+        read_image(found[-1])
     assert closed.value.status == "missing"
 
 
 def test_tables_below_a_folder_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    samples_in(folder, "picture")
+    samples_in(folder, "image")
     assert "tables below it are left out; name them to have their rows read: table.csv" in capsys.readouterr().err
 
 
 def test_nothing_given(tmp_path: Path) -> None:
     for given in ([], [tmp_path]):
         with pytest.raises(UserError, match="no sample given"):
-            find_inputs(given, None, "picture", as_pictures)
+            find_inputs(given, None, "image", as_images)
     with pytest.raises(UserError, match="no such table"):
-        find_inputs([tmp_path / "none.csv"], None, "picture", as_pictures)
+        find_inputs([tmp_path / "none.csv"], None, "image", as_images)
     with pytest.raises(UserError, match="array of shape"):
-        find_inputs([np.zeros((2, 2, 2), np.uint8)], None, "picture", as_pictures)
+        find_inputs([np.zeros((2, 2, 2), np.uint8)], None, "image", as_images)

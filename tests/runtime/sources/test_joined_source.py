@@ -22,7 +22,7 @@ def test_empty_cells_leave_the_resolution_to_the_file() -> None:
 
 @pytest.mark.parametrize("cell", ["20x", "0", "-1"])
 def test_what_is_no_resolution(cell: str) -> None:
-    with pytest.raises(UserError, match=f"{cell!r}; expected micrometres per pixel"):
+    with pytest.raises(UserError, match=f"{cell!r}; expected micrometers per pixel"):
         resolutions(pd.Series(["0.5", cell]))
 
 

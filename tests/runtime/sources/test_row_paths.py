@@ -22,7 +22,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "predict, explain, export": lambda path: prediction.find_inputs([path], None),
     "features": lambda path: _read_slides(path, None),
     "pretrain": lambda path: find_samples(PretrainOptions(table=path)),
-    "runtime": lambda path: find_inputs([path], None, "picture", partial(table_rows, kind="picture")),
+    "runtime": lambda path: find_inputs([path], None, "image", partial(table_rows, kind="image")),
 }
 
 

@@ -31,9 +31,9 @@ class Case:
     """One cell of a benchmark.
 
     Attributes:
-        kind: "attention" (one sublayer on tokens, or a whole encoder of ``depth``) or "model" (pictures to logits).
+        kind: "attention" (one sublayer on tokens, or a whole encoder of ``depth``) or "model" (images to logits).
         method: An attention with its order ("seqnorm gram"), a model's name with its order, a timm name, or "products".
-        size: Tokens N, or the side of the picture in pixels.
+        size: Tokens N, or the side of the image in pixels.
         precision: "32", "bf16" or "16"; weights and input are of that type.
         passes: "forward" without gradients, or "training": forward and backward, for models with an AdamW step.
         batch: Samples.

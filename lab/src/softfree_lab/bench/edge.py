@@ -30,18 +30,18 @@ def bench_edge(options: EdgeBenchOptions, tell: Callable[[str], None] = print) -
     """Export, hold against PyTorch, and time; write the files after each side and give the tables as Markdown.
 
     Raises:
-        UserError: an unknown method, or calibration pictures that cannot be read.
+        UserError: an unknown method, or calibration images that cannot be read.
     """
     for method in options.methods:
         attention_of(method)
-    pictures, about = read_calibration(options.images, options.calibration_count)
+    images, about = read_calibration(options.images, options.calibration_count)
     if "int8" in options.precisions:
         tell(about)
     budget = Budget(options.seconds, options.limit)
     rows: list[dict[str, object]] = []
     text = ""
     with TemporaryDirectory() as folder:
-        files = Files(Path(folder), pictures, tell)
+        files = Files(Path(folder), images, tell)
         for threads in _threads(options):
             for side in sorted(options.sides):
                 tell(f"side {side}, {threads} threads")
@@ -119,7 +119,7 @@ def _write(rows: pd.DataFrame, options: EdgeBenchOptions) -> str:
     text = edge_tables(rows, f"{title}; {machine}.")
     if options.out is None:
         return text
-    stated = vars(options) | {"images": options.images and "a folder of pictures"}
+    stated = vars(options) | {"images": options.images and "a folder of images"}
     libraries = ("onnx", "onnxruntime")
     write_record(options.out / "edge.csv", rows, stated, machine=machine, text=text, libraries=libraries)
     if (rows["status"] == "ok").any():

@@ -69,12 +69,12 @@ def make_model(method: str, size: str) -> VisionTransformer:
 
 
 def make_pixels(side: int) -> np.ndarray:
-    """Give one picture of noise, (1, 3, side, side) float32."""
+    """Give one image of noise, (1, 3, side, side) float32."""
     return np.random.default_rng(0).standard_normal((1, 3, side, side), dtype=np.float32)
 
 
 def open_case(case: EdgeCase) -> Callable[[np.ndarray], np.ndarray]:
-    """Give what maps pictures (B, 3, H, W) to logits (B, 2)."""
+    """Give what maps images (B, 3, H, W) to logits (B, 2)."""
     if case.runtime == PYTORCH:
         return _in_torch(make_model(case.method, case.model))
     assert case.file is not None

@@ -19,14 +19,14 @@ from softfree.export.card import light_preparation
 from softfree.export.float16 import to_halves
 from softfree.export.graph import ONE_SIZE, Graph, make_graph
 from softfree.export.openvino_ranks import equal_ranks
-from softfree.export.quantization import quantise_static
+from softfree.export.quantization import quantize_static
 from softfree.export.samples import Source, read_evenly
 from softfree.inference.predict import find_inputs
 from softfree.models import Block, VisionTransformer
 from softfree_lab.bench.edge_cases import PYTORCH, STANDARD, EdgeCase, make_model, make_pixels, open_case
 from softfree_lab.bench.edge_peers import with_fused_attention
 from softfree_runtime.preprocessing.image import Preparation
-from softfree_runtime.readers import Picture
+from softfree_runtime.readers import DecodedImage
 
 CALIBRATION_SIDE = 224
 # Largest difference of a logit from PyTorch's, over the largest logit; float32 as `softfree export` demands it.
@@ -39,7 +39,7 @@ class Files:
 
     Args:
         folder: Where they lie.
-        calibration: Pictures that show the ranges of integers.
+        calibration: Images that show the ranges of integers.
         tell: Called with a line for each graph.
     """
 
@@ -85,9 +85,9 @@ class Files:
             return to_halves(graph)
         side = graph.size[0] if graph.size else CALIBRATION_SIDE
         prepare = _preparation(side)
-        source = self.folder / "to_quantise.onnx"
+        source = self.folder / "to_quantize.onnx"
         onnx.save_model(graph.proto, source)
-        return quantise_static(graph, source, (one.prepared(prepare)[None] for one in self.calibration))
+        return quantize_static(graph, source, (one.prepared(prepare)[None] for one in self.calibration))
 
     def difference(self, case: EdgeCase) -> float:
         """Compare with PyTorch in float32 on noise: the largest difference of a logit over the largest logit."""
@@ -121,10 +121,10 @@ def _order(model: VisionTransformer, side: int) -> str:
 
 
 def read_calibration(images: Path | None, count: int) -> tuple[list[Source], str]:
-    """Read pictures that show the ranges of integers: given ones, taken evenly, or computed test blocks.
+    """Read images that show the ranges of integers: given ones, taken evenly, or computed test blocks.
 
     Returns:
-        The pictures, and a line that says what they are.
+        The images, and a line that says what they are.
 
     Raises:
         UserError: nothing there that can be read.
@@ -132,11 +132,11 @@ def read_calibration(images: Path | None, count: int) -> tuple[list[Source], str
     if images is not None:
         sources = [Source(path, frame) for _, path, frame in find_inputs([images], None)]
         read = read_evenly(sources, count, "calibration (--images)", _preparation(CALIBRATION_SIDE))
-        return read.samples, f"Ranges of int8 come from {len(read.samples)} of the given pictures."
+        return read.samples, f"Ranges of int8 come from {len(read.samples)} of the given images."
     side = 2 * CALIBRATION_SIDE
     blocks = [draw_phantom(default_rng(n), calcified=n % 2 == 1, size=side).pixels for n in range(count)]
-    pictures = [Source(Picture(block[..., None], 0.0, 255.0, None, (), "8-bit gray")) for block in blocks]
+    drawn = [Source(DecodedImage(block[..., None], 0.0, 255.0, None, (), "8-bit gray")) for block in blocks]
     return (
-        pictures,
-        f"Ranges of int8 come from {count} computed test blocks, no real pictures: speed does not depend on them.",
+        drawn,
+        f"Ranges of int8 come from {count} computed test blocks, no real images: speed does not depend on them.",
     )

@@ -24,7 +24,7 @@ ROUNDS = 3
 
 
 def bench_loader(options: LoaderBenchOptions, table_path: Path) -> pd.DataFrame:
-    """Pictures a second from the loader alone, with and without cache, and of training steps on ready tensors.
+    """Images a second from the loader alone, with and without cache, and of training steps on ready tensors.
 
     Rows are measured in turn, three rounds; each reports its median, lowest and highest rate.
     """
@@ -44,7 +44,7 @@ def bench_loader(options: LoaderBenchOptions, table_path: Path) -> pd.DataFrame:
         for case, measure in cases.items():
             rates[case].append(measure())
     rows = [(*case, statistics.median(r), min(r), max(r)) for case, r in rates.items()]
-    result = pd.DataFrame(rows, columns=["what", "cache", "workers", "pictures_per_s", "low", "high"])
+    result = pd.DataFrame(rows, columns=["what", "cache", "workers", "images_per_s", "low", "high"])
     if options.out is not None:
         write_record(options.out, result, vars(options), machine=describe_machine())
     return result

@@ -56,7 +56,7 @@ def bench_maps(options: MapBenchOptions, tell: Callable[[str], None] = print) ->
     """Time maps and forward passes in turn; write the files after each side and give the table as Markdown.
 
     Raises:
-        UserError: an unknown method or model, or a model that takes no pictures.
+        UserError: an unknown method or model, or a model that takes no images.
     """
     methods = [FORWARD, *map(known_method, options.methods)]
     model, precision, store = options.model, str(options.precision), options.token_store or "ram"
@@ -128,37 +128,37 @@ def make_model(case: MapCase) -> VisionTransformer:
     torch.manual_seed(0)
     model = create_model(case.model, num_classes=2, pos="sincos") if "_vit_" in case.model else None
     if not isinstance(model, VisionTransformer):
-        raise UserError(f"Got {case.model}: expected a vision transformer for pictures; see: softfree models")
+        raise UserError(f"Got {case.model}: expected a vision transformer for images; see: softfree models")
     return model.eval()
 
 
 def numerical_error(case: MapCase) -> float:
-    """Compare the map, or the logits, of a small picture with those in memory and in float64."""
+    """Compare the map, or the logits, of a small image with those in memory and in float64."""
     small = replace(case, size=min(case.size, CHECKED_SIDE))
     model = make_model(small)
-    picture = NoiseRows(small.size, model.in_chans)
-    got = compute(small, model, picture)
-    want = compute(replace(small, way="in memory", precision="32"), copy.deepcopy(model).double(), picture)
+    image = NoiseRows(small.size, model.in_chans)
+    got = compute(small, model, image)
+    want = compute(replace(small, way="in memory", precision="32"), copy.deepcopy(model).double(), image)
     return float(np.abs(got - want).max() / np.abs(want).max())
 
 
 def make_step(case: MapCase) -> Step:
-    """Make the model and a picture of noise, and give what computes the map once."""
+    """Make the model and an image of noise, and give what computes the map once."""
     model = make_model(case)
-    picture = NoiseRows(case.size, model.in_chans)
-    whole = picture if case.way == "stream" else picture.read(0, case.size)
+    image = NoiseRows(case.size, model.in_chans)
+    whole = image if case.way == "stream" else image.read(0, case.size)
     return lambda: compute(case, model, whole)
 
 
-def compute(case: MapCase, model: VisionTransformer, picture: Rows | torch.Tensor) -> np.ndarray:
+def compute(case: MapCase, model: VisionTransformer, image: Rows | torch.Tensor) -> np.ndarray:
     """Give the values of the map, or of a forward pass the logits."""
     with products_in(case.precision):
         if case.way == "stream":
             streaming = Streaming(case.store)
             if case.method == FORWARD:
-                return stream_forward(model, picture, streaming).float().numpy()
-            return explain_streamed(model, picture, case.method, target=0, streaming=streaming).values  # type: ignore[arg-type]
-        pixels = picture if isinstance(picture, torch.Tensor) else picture.read(0, case.size)
+                return stream_forward(model, image, streaming).float().numpy()
+            return explain_streamed(model, image, case.method, target=0, streaming=streaming).values  # type: ignore[arg-type]
+        pixels = image if isinstance(image, torch.Tensor) else image.read(0, case.size)
         pixels = pixels.to(next(model.parameters()).dtype)
         if case.method == FORWARD:
             with torch.inference_mode():
@@ -177,7 +177,7 @@ def processor_clock(step: Step, case: Case, times: int) -> dict[str, float]:
 
 def _write(rows: pd.DataFrame, options: MapBenchOptions) -> str:
     machine = describe_machine(options.threads)
-    title = f"{options.model}, random weights, one picture of noise, precision {options.precision}; {machine}."
+    title = f"{options.model}, random weights, one image of noise, precision {options.precision}; {machine}."
     text = f"{title}\n\n{_table(rows)}"
     if options.out is not None:
         stated = vars(options) | {"token_store": options.token_store and "a folder on a disk"}

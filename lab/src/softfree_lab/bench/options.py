@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from softfree.training.options import PictureOptions, PrecisionGiven
+from softfree.training.options import ImageOptions, PrecisionGiven
 
 
 @dataclass(kw_only=True)
-class LoaderBenchOptions(PictureOptions):
-    """Pictures a second that reading and transforming give, beside what training takes.
+class LoaderBenchOptions(ImageOptions):
+    """Images a second that reading and transforming give, beside what training takes.
 
     Attributes:
         model: The model whose training rate is measured.
-        label: Column with the class of each picture.
-        batch: Pictures a step.
+        label: Column with the class of each image.
+        batch: Images a step.
         seconds: Time for each measurement, of which the median of three counts.
         out: CSV file to write, with a JSON file of the machine beside it.
     """
@@ -82,10 +82,10 @@ class AttentionBenchOptions(SpeedOptions):
 
 @dataclass(kw_only=True)
 class ModelBenchOptions(SpeedOptions):
-    """Whole models: their time and memory over the side of the picture.
+    """Whole models: their time and memory over the side of the image.
 
     Attributes:
-        sides: Sides of the picture in pixels.
+        sides: Sides of the image in pixels.
         models: Names of softfree's models, SeqNorm's perhaps with an order.
         peer: Names of timm's models to measure beside.
         checkpointing: Train softfree's models with checkpointed blocks.
@@ -118,11 +118,11 @@ class OrderBenchOptions(SpeedOptions):
 
 @dataclass(kw_only=True)
 class StreamBenchOptions:
-    """Pictures of any size as streams.
+    """Images of any size as streams.
 
     Attributes:
-        sides: Sides of the picture in pixels.
-        slides: Whole slides to stream at their finest resolution, forward and backward, instead of pictures of noise.
+        sides: Sides of the image in pixels.
+        slides: Whole slides to stream at their finest resolution, forward and backward, instead of images of noise.
         whole: Largest side that is measured in memory, too.
         model: A name of `softfree models` whose attention can stream.
         training: Forward and backward; default: inference.
@@ -158,9 +158,9 @@ class MapBenchOptions:
     """Maps of what a prediction rests on: what each costs beside a forward pass.
 
     Attributes:
-        model: A name of `softfree models`, of a vision transformer for pictures; its weights are random.
-        sides: Sides of the picture in pixels.
-        streamed_sides: Sides of pictures that are streamed, forward pass and maps.
+        model: A name of `softfree models`, of a vision transformer for images; its weights are random.
+        sides: Sides of the image in pixels.
+        streamed_sides: Sides of images that are streamed, forward pass and maps.
         methods: Maps, as `softfree explain --method` takes them.
         precision: Arithmetic of the products: 32 or bf16.
         token_store: Folder on a disk where the tokens of streams wait; default: main memory.
@@ -188,10 +188,10 @@ class MapBenchOptions:
 
 @dataclass(kw_only=True)
 class EdgeBenchOptions:
-    """Exported models on a small machine: latency, peak memory, file size and energy over the side of the picture.
+    """Exported models on a small machine: latency, peak memory, file size and energy over the side of the image.
 
     Attributes:
-        sides: Sides of the picture in pixels.
+        sides: Sides of the image in pixels.
         methods: Attentions, perhaps with an activation ('seqnorm relu2'). 'softmax' is onnxruntime's own fused
             attention, 'softmax standard' the operator of ONNX.
         runtimes: 'onnxruntime' or 'openvino'; PyTorch itself, in float32, is always there.
@@ -200,7 +200,7 @@ class EdgeBenchOptions:
         threads: Threads; default: one, and then all processors.
         seconds: Time for each case after its first run; the cases of one side run in turn.
         limit: Leave out a case whose single run would take longer, in seconds.
-        images: Pictures that show the ranges of int8: a folder, a file or a table; default: computed test blocks.
+        images: Images that show the ranges of int8: a folder, a file or a table; default: computed test blocks.
         calibration_count: How many of them.
         out: Folder for the rows (CSV), machine and options (JSON), tables (Markdown) and the plot.
     """

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from softfree_lab.bench.cases import FLOOR
 from softfree_runtime.core.files import replacing
 
-COLOURS = ("#0b5fa5", "#c1440e", "#3a7d44", "#7b4ea3", "#a8791c", "#3f8f9b", "#e07bb5", "#1b1f24", "#9dbb36", "#6d4c41")
+COLORS = ("#0b5fa5", "#c1440e", "#3a7d44", "#7b4ea3", "#a8791c", "#3f8f9b", "#e07bb5", "#1b1f24", "#9dbb36", "#6d4c41")
 NAMES = {"32": "float32", "bf16": "bfloat16", "16": "float16"}
 
 
@@ -23,13 +23,13 @@ def plot_growth(path: Path, rows: pd.DataFrame, *, size_name: str, title: str) -
     done = rows[rows["status"] == "ok"]
     groups = list(done.groupby(["passes", "precision"], sort=False))
     methods = [method for method in done["method"].unique() if method != FLOOR]
-    colours = dict(zip(methods, COLOURS * (1 + len(methods) // len(COLOURS)), strict=False))
+    colors = dict(zip(methods, COLORS * (1 + len(methods) // len(COLORS)), strict=False))
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(10, 0.9 + 3.4 * len(groups)), layout="constrained")
         axes = figure.subplots(len(groups), 2, squeeze=False, sharex=True)
         for ((passes, precision), part), (left, right) in zip(groups, axes, strict=True):
             for method, line in part.groupby("method", sort=False):
-                style = {"color": "0.4", "linestyle": ":"} if method == FLOOR else {"color": colours[str(method)]}
+                style = {"color": "0.4", "linestyle": ":"} if method == FLOOR else {"color": colors[str(method)]}
                 left.fill_between(line["size"], line["ms_low"], line["ms_high"], color=style["color"], alpha=0.2, lw=0)
                 left.plot(line["size"], line["ms"], marker="o", markersize=3.5, label=str(method), **style)
                 if method != FLOOR:

@@ -18,7 +18,7 @@ from softfree_lab.bench.records import write_record
 from softfree_lab.bench.summary import crossovers, growth, wide_table, with_ratios
 from softfree_runtime.core.errors import UserError
 
-PATCH = 16  # pixels of a token's side, to say what a picture's side means
+PATCH = 16  # pixels of a token's side, to say what an image's side means
 FITTED_FROM = 4096  # tokens
 
 
@@ -50,7 +50,7 @@ def bench_attention(options: AttentionBenchOptions, tell: Callable[[str], None] 
 
 
 def bench_model(options: ModelBenchOptions, tell: Callable[[str], None] = print) -> str:
-    """Measure whole models over picture sides, published peers beside; write the files and give the tables."""
+    """Measure whole models over image sides, published peers beside; write the files and give the tables."""
     made = (("checkpointing", options.checkpointing), ("mlp_chunk", options.mlp_chunk))
     floor = next((name.partition(" ")[0] for name in options.models if name.partition(" ")[0] in NAMED), None)
     if floor is None:
@@ -74,7 +74,7 @@ def bench_model(options: ModelBenchOptions, tell: Callable[[str], None] = print)
     ]
     rows = with_ratios(measure(cases, _budget(options), tell))
     tokens = rows["size"].map(lambda side: math.ceil(side / PATCH) ** 2)
-    return _write(rows, tokens, options, "model", "side of the picture, pixels", f"Whole models, batch {options.batch}")
+    return _write(rows, tokens, options, "model", "side of the image, pixels", f"Whole models, batch {options.batch}")
 
 
 def bench_orders(options: OrderBenchOptions, tell: Callable[[str], None] = print) -> str:

@@ -1,4 +1,4 @@
-"""How long a picture of any size takes as a stream, beside the matrix products that any such computation has to do."""
+"""How long an image of any size takes as a stream, beside the matrix products that any such computation has to do."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from softfree.models.vit import VisionTransformer
 from softfree.streaming import Rows, Streaming, stream_backward, stream_forward
 from softfree_runtime.core.errors import UserError
 
-REPEATED = 256  # rows of noise that a picture is made of
+REPEATED = 256  # rows of noise that an image is made of
 
 
 class NoiseRows:
-    """A square picture of noise that takes no memory: some rows, over and over.
+    """A square image of noise that takes no memory: some rows, over and over.
 
     Args:
         side: In pixels.
-        channels: Of the picture.
+        channels: Of the image.
     """
 
     def __init__(self, side: int, channels: int = 3) -> None:
@@ -48,7 +48,7 @@ def slide_rows(path: str | Path) -> SlideRows:
 
 
 def time_stream(
-    picture: int | Rows,
+    image: int | Rows,
     model_name: str = "seqnorm_vit_small_patch16",
     training: bool = False,
     store: str | Path = "ram",
@@ -57,10 +57,10 @@ def time_stream(
     precision: str = "32",
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Stream one picture through a fresh model, once.
+    """Stream one image through a fresh model, once.
 
     Args:
-        picture: The side of a square of noise in pixels, or anything that gives rows of pixels.
+        image: The side of a square of noise in pixels, or anything that gives rows of pixels.
         model_name: A vision transformer that can stream.
         training: Forward and backward instead of forward.
         store: "ram", or a folder for the tokens.
@@ -82,17 +82,17 @@ def time_stream(
     torch.manual_seed(0)
     model = timm.create_model(model_name, num_classes=2, pos="sincos")
     if not isinstance(model, VisionTransformer):
-        raise UserError(f"Got {model_name}: expected a vision transformer for pictures.")
+        raise UserError(f"Got {model_name}: expected a vision transformer for images.")
     model.train(training)
-    picture = NoiseRows(picture) if isinstance(picture, int) else picture
+    image = NoiseRows(image) if isinstance(image, int) else image
     streaming = Streaming(store, dtype, chunk, progress)
-    tokens = math.prod(-(-side // model.patch_size) for side in picture.shape[1:])
+    tokens = math.prod(-(-side // model.patch_size) for side in image.shape[1:])
     before, started = current_memory(), time.perf_counter()
     with products_in(precision):
         if training:
-            stream_backward(model, picture, lambda logits: logits.logsumexp(1).sum(), streaming)
+            stream_backward(model, image, lambda logits: logits.logsumexp(1).sum(), streaming)
         else:
-            stream_forward(model, picture, streaming)
+            stream_forward(model, image, streaming)
     seconds, peak = time.perf_counter() - started, peak_memory() - before
     # Back are the recomputation and two products for each of the way up.
     products = _product_seconds(model, min(chunk, tokens), precision) * tokens * (4 if training else 1)

@@ -1,4 +1,4 @@
-"""``softfree-lab bench stream``: pictures of any size as streams, and beside them in memory where they fit."""
+"""``softfree-lab bench stream``: images of any size as streams, and beside them in memory where they fit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from softfree_lab.bench.records import write_record
 from softfree_lab.bench.stream import NoiseRows, slide_rows, time_stream
 
 SHOWN = {
-    "picture": "pixels",
+    "image": "pixels",
     "way": "way",
     "tokens": "tokens",
     "seconds": "seconds",
@@ -38,30 +38,30 @@ def bench_stream(options: StreamBenchOptions, tell: Callable[[str], None] = prin
         for way in (("in memory", "stream") if side <= options.whole else ("stream",))
     ]
     rows: list[dict[str, Any]] = []
-    for picture, way in [(path, "stream") for path in options.slides] or cases:
-        name = picture.name if isinstance(picture, Path) else f"{picture} x {picture}"
+    for image, way in [(path, "stream") for path in options.slides] or cases:
+        name = image.name if isinstance(image, Path) else f"{image} x {image}"
         tell(f"{way}, {name}")
-        rows.append({"picture": name, "way": way} | _alone(options, picture, way))
+        rows.append({"image": name, "way": way} | _alone(options, image, way))
         text = _write(pd.DataFrame(rows), options)
     return text
 
 
-def _alone(options: StreamBenchOptions, picture: int | Path, way: str) -> dict[str, Any]:
+def _alone(options: StreamBenchOptions, image: int | Path, way: str) -> dict[str, Any]:
     """The peak of a process is its highest ever: each case has its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_case, options, picture, way).result()
+        return pool.submit(_case, options, image, way).result()
 
 
-def _case(options: StreamBenchOptions, picture: int | Path, way: str) -> dict[str, Any]:
+def _case(options: StreamBenchOptions, image: int | Path, way: str) -> dict[str, Any]:
     if options.threads:
         torch.set_num_threads(options.threads)
-    found = _whole(options, picture) if way == "in memory" and isinstance(picture, int) else _stream(options, picture)
+    found = _whole(options, image) if way == "in memory" and isinstance(image, int) else _stream(options, image)
     return found | {"peak_mib": found.pop("peak_bytes") / 2**20}
 
 
-def _stream(options: StreamBenchOptions, picture: int | Path) -> dict[str, Any]:
+def _stream(options: StreamBenchOptions, image: int | Path) -> dict[str, Any]:
     return time_stream(
-        slide_rows(picture) if isinstance(picture, Path) else picture,
+        slide_rows(image) if isinstance(image, Path) else image,
         options.model,
         options.training,
         "ram" if options.token_store is None else options.token_store,
@@ -73,15 +73,15 @@ def _stream(options: StreamBenchOptions, picture: int | Path) -> dict[str, Any]:
 
 
 def _whole(options: StreamBenchOptions, side: int) -> dict[str, Any]:
-    """The same model on the whole picture, after a first run that makes its buffers."""
+    """The same model on the whole image, after a first run that makes its buffers."""
     torch.manual_seed(0)
     model = create_model(options.model, num_classes=2, pos="sincos").train(options.training)
     before = current_memory()
-    picture = NoiseRows(side).read(0, side).unsqueeze(0)
+    image = NoiseRows(side).read(0, side).unsqueeze(0)
     for _ in range(2):
         started = time.perf_counter()
         with products_in(options.precision), torch.set_grad_enabled(options.training):
-            logits = model(picture)
+            logits = model(image)
             if options.training:
                 logits.logsumexp(1).sum().backward()
         seconds = time.perf_counter() - started
@@ -111,7 +111,7 @@ def _write(rows: pd.DataFrame, options: StreamBenchOptions) -> str:
 
 
 def _cell(name: str, value: Any) -> str:
-    if name in ("picture", "way"):
+    if name in ("image", "way"):
         return str(value)
     if pd.isna(value):
         return ""

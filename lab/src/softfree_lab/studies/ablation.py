@@ -34,7 +34,7 @@ from softfree_lab.studies import baseline
 from softfree_lab.studies.children import Children
 from softfree_lab.studies.options import AblationOptions
 from softfree_lab.studies.plots import plot_scales, plot_variants
-from softfree_lab.studies.summary import cells_table, summarise, to_markdown
+from softfree_lab.studies.summary import cells_table, summarize, to_markdown
 from softfree_lab.studies.takeoff import read_curve
 from softfree_lab.studies.trials import Cell, Key, check_same, read_cells, write_cells
 from softfree_lab.studies.variants import Overrides, apply, choose_variants
@@ -43,12 +43,12 @@ from softfree_runtime.core.files import read_yaml, replacing, write_atomically
 from softfree_runtime.core.task import Task
 
 # Of a cell's options, what says where and not what.
-PLACES = ("table", "images", "out", "cache", "workers", "progress", "accelerator", "devices", "nodes", "strategy")
+PLACES = ("table", "image_root", "out", "cache", "workers", "progress", "accelerator", "devices", "nodes", "strategy")
 
 SET_BY_STUDY = {
     "out": "whose trainings lie in the folder of the study's --out",
     "seed": "whose seeds are those of the study's --seeds",
-    "images": "whose tables name images from their own folders: put the table there",
+    "image_root": "whose tables name images from their own folders: put the table there",
 }
 
 
@@ -223,7 +223,7 @@ def _add_baselines(options: AblationOptions, recipes: list[Recipe], cells: dict[
 def _table(recipe: Recipe, out: Path) -> Path:
     if recipe.table is not None:
         return recipe.table
-    folder = out / "pictures" / recipe.name
+    folder = out / "images" / recipe.name
     table = folder / "phantoms.csv"
     return table if table.is_file() else write_phantoms(folder, **recipe.phantoms)
 
@@ -269,17 +269,17 @@ def _cell(key: Key, task: Task, scores: dict[str, Scores], cost: dict[str, Any],
 
 
 def _scores(run: Run, scale: float) -> Scores:
-    """Calibrated scores on the test pictures at another side: weights and calibration are what they were."""
+    """Calibrated scores on the test images at another side: weights and calibration are what they were."""
     if scale == 1.0:
         frame = pd.read_csv(run.folder / PREDICTIONS)
         return scores_of(frame[frame["split"] == "test"], run)
-    side = max(16, round(run.picture_steps.size * scale))
+    side = max(16, round(run.image_steps.size * scale))
     other = replace(run, config=run.config | {"preprocessing": run.config["preprocessing"] | {"size": side}})
     return scores_of(predict_rows(other, open_table(run).where("test")), run)
 
 
 def _write(options: AblationOptions, cells: dict[Key, Cell], variants: list[str], scales: tuple[float, ...]) -> str:
-    summary = summarise(cells, variants, scales, margin=options.margin, resamples=options.resamples)
+    summary = summarize(cells, variants, scales, margin=options.margin, resamples=options.resamples)
     for name, frame in (("cells.csv", cells_table(cells)), ("summary.csv", summary)):
         with replacing(options.out / name) as temporary:
             frame.to_csv(temporary, index=False)

@@ -21,7 +21,7 @@ from softfree.models import VisionTransformer
 from softfree_lab.studies.options import AttentionMapOptions
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import replacing
-from softfree_runtime.readers import read_picture
+from softfree_runtime.readers import read_image
 
 
 @dataclass(frozen=True)
@@ -41,26 +41,26 @@ class Row:
     place: tuple[int, int]
 
 
-def study_attention_maps(picture: str | Path, runs: Sequence[str | Path], options: AttentionMapOptions) -> list[Row]:
-    """Draw the row of one patch for each run, beside the picture with the patch marked.
+def study_attention_maps(image: str | Path, runs: Sequence[str | Path], options: AttentionMapOptions) -> list[Row]:
+    """Draw the row of one patch for each run, beside the image with the patch marked.
 
     Raises:
-        UserError: a place or layer outside, a run that is no vision transformer, or a picture that cannot be read.
+        UserError: a place or layer outside, a run that is no vision transformer, or an image that cannot be read.
     """
     if len(options.at) != 2 or not all(0 <= part < 1 for part in options.at):
         raise UserError(f"--at {options.at}: expected two parts of width and height from 0 to below 1, as '[0.5, 0.5]'")
-    rows = [compute_row(Run.load(run), picture, options) for run in runs]
+    rows = [compute_row(Run.load(run), image, options) for run in runs]
     _draw(options.out, rows, options.layer)
     return rows
 
 
-def compute_row(run: Run, picture: str | Path, options: AttentionMapOptions) -> Row:
+def compute_row(run: Run, image: str | Path, options: AttentionMapOptions) -> Row:
     """Compute the row of the patch at ``options.at`` in one run."""
     model = run.model
     if not isinstance(model, VisionTransformer):
         raise UserError(f"{run.folder} is no vision transformer with one grid: expected a *_vit_* model")
     try:
-        pixels = torch.from_numpy(run.picture_steps(read_picture(picture)))[None]  # (1, C, H, W)
+        pixels = torch.from_numpy(run.image_steps(read_image(image)))[None]  # (1, C, H, W)
     except ReadError as error:
         raise UserError(str(error)) from None
     depth = len(model.blocks)
@@ -104,7 +104,7 @@ def _draw(path: Path, rows: Sequence[Row], layer: int) -> None:
     with mpl.rc_context({"font.size": 10}):
         figure = Figure(figsize=(2.6 * (len(rows) + 1), 3.2), layout="constrained")
         first, *others = figure.subplots(1, len(rows) + 1)
-        _show(first, rows[0], rows[0].pixels, "picture")
+        _show(first, rows[0], rows[0].pixels, "image")
         for axes, row in zip(others, rows, strict=True):
             limit = float(np.abs(row.weights).max()) or 1.0
             height, width = row.pixels.shape[:2]
@@ -130,7 +130,7 @@ def _show(axes: Axes, row: Row, pixels: np.ndarray | None, title: str) -> None:
     if pixels is not None:
         axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0))
     rows, columns = row.weights.shape
-    centre = ((row.place[1] + 0.5) * width / columns, (row.place[0] + 0.5) * height / rows)
-    axes.plot(*centre, "o", mfc="none", mec="#10a040", markersize=9, markeredgewidth=2)
+    center = ((row.place[1] + 0.5) * width / columns, (row.place[0] + 0.5) * height / rows)
+    axes.plot(*center, "o", mfc="none", mec="#10a040", markersize=9, markeredgewidth=2)
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()

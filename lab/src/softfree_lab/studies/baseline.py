@@ -1,6 +1,6 @@
 """What little of a sample already tells: a logistic regression beside the transformers of a study.
 
-A transformer that does not beat it has not learnt from the detail that it was given, or there is none to learn from.
+A transformer that does not beat it has not learned from the detail that it was given, or there is none to learn from.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from softfree_runtime.core.errors import ReadError, UserError
 
 # What is left of a sample of each kind, and what that is called.
 NAMES = {
-    "picture": "32 x 32 pixels",
+    "image": "32 x 32 pixels",
     "slide": "32 x 32 pixels",
     "volume": "12 x 12 x 12 voxels",
     "bag": "mean of the features",
@@ -80,7 +80,7 @@ def _pipeline(strength: float) -> Pipeline:
 
 
 def _steps(options: TrainOptions, table: Table) -> Preparation:
-    if kind_of(options) == "picture":
+    if kind_of(options) == "image":
         return Preprocessing.create(options.preset, SIDE, options.fit, options.channels)
     return create_preparation(options, table)
 

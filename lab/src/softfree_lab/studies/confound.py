@@ -1,4 +1,4 @@
-"""Is it the picture or its size that a classifier has learnt?"""
+"""Is it the image or its size that a classifier has learned?"""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from softfree.inference.run import Run
 from softfree.reporting.scoring import own_table
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.outputs import probabilities
-from softfree_runtime.readers import read_picture
-from softfree_runtime.readers.image import Picture
+from softfree_runtime.readers import read_image
+from softfree_runtime.readers.image import DecodedImage
 
 FEATURES = ("width", "height", "aspect ratio", "pixels")
 
 
 @dataclass(frozen=True)
 class SizeStudy:
-    """What speaks for and against size as the thing learnt, on the test split of a binary task.
+    """What speaks for and against size as the thing learned, on the test split of a binary task.
 
     Attributes:
         rows: a row each feature: AUROC of the feature alone, and Spearman's correlation of the model's probability
             with the feature within each class (no correlation means that size does not move the model).
-        auroc: of the model on the pictures as they are.
-        auroc_equal: of the model when each picture is first cut to its centre square and reduced to one common
+        auroc: of the model on the images as they are.
+        auroc_equal: of the model when each image is first cut to its center square and reduced to one common
             number of pixels, so that neither shape nor sharpness tells the native size.
         side: that common side, in pixels: the smallest shortest side of the split.
-        n: pictures.
+        n: images.
     """
 
     rows: pd.DataFrame
@@ -53,12 +53,12 @@ class SizeStudy:
 
 
 def study_sizes(run: Run, *, moved: Path | None = None, batch: int = 16, progress: bool = True) -> SizeStudy:
-    """Compare a run's answers on the test pictures as they are and on equal-sized crops of them.
+    """Compare a run's answers on the test images as they are and on equal-sized crops of them.
 
     Args:
         run: the run.
         moved: where its table lies now; default: where it was.
-        batch: pictures at once.
+        batch: images at once.
         progress: show a progress bar.
 
     Raises:
@@ -67,10 +67,10 @@ def study_sizes(run: Run, *, moved: Path | None = None, batch: int = 16, progres
     if run.task.kind != "binary":
         raise UserError(f"a study of sizes needs a binary task; this run's is {run.task.kind}")
     table = own_table(run, moved, how=f"softfree-lab study sizes {run.folder} --table TABLE").where("test")
-    shapes = np.array([read_picture(file).pixels.shape[:2] for file in table.frame["file"]])  # (n, 2)
+    shapes = np.array([read_image(file).pixels.shape[:2] for file in table.frame["file"]])  # (n, 2)
     side = int(shapes.min())
     as_they_are = _positive(run, [str(file) for file in table.frame["file"]], batch, progress)
-    equal = _positive(run, [_centre(read_picture(file), side) for file in table.frame["file"]], batch, progress)
+    equal = _positive(run, [_center(read_image(file), side) for file in table.frame["file"]], batch, progress)
     height, width = shapes.T.astype(float)
     features = dict(zip(FEATURES, (width, height, width / height, width * height), strict=True))
     rows = [_feature_row(name, values, as_they_are, table) for name, values in features.items()]
@@ -83,20 +83,20 @@ def study_sizes(run: Run, *, moved: Path | None = None, batch: int = 16, progres
     )
 
 
-def _positive(run: Run, sources: Sequence[str | Picture], batch: int, progress: bool) -> np.ndarray:
-    dataset = SampleDataset(sources, None, run.picture_steps)
+def _positive(run: Run, sources: Sequence[str | DecodedImage], batch: int, progress: bool) -> np.ndarray:
+    dataset = SampleDataset(sources, None, run.image_steps)
     logits = infer(run.model, dataset, 2, InferenceOptions(batch=batch, progress=progress))
     return probabilities(logits.values, run.task)[:, 1]
 
 
-def _centre(picture: Picture, side: int) -> Picture:
-    """The centre square of a picture at ``side`` pixels."""
-    unit = picture.unit()
+def _center(image: DecodedImage, side: int) -> DecodedImage:
+    """The center square of an image at ``side`` pixels."""
+    unit = image.unit()
     height, width = unit.shape[:2]
     short = min(height, width)
     top, left = (height - short) // 2, (width - short) // 2
     square = unit[top : top + short, left : left + short]
-    return Picture(resize(square, side), 0.0, 1.0, None, (*picture.steps, "centre square"), picture.stored)
+    return DecodedImage(resize(square, side), 0.0, 1.0, None, (*image.steps, "center square"), image.stored)
 
 
 def _feature_row(name: str, values: np.ndarray, scores: np.ndarray, table: Table) -> dict[str, Any]:

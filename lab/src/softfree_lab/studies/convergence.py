@@ -1,6 +1,6 @@
 """Does SOFT's iteration reach the pseudo-inverse: the residual after each step, layer by layer, in each precision.
 
-SOFT's figure 5 (Lu et al. 2021, arXiv:2110.11945) on pictures of one's own: ``||A X_k A - A|| / ||A||`` of the matrices
+SOFT's figure 5 (Lu et al. 2021, arXiv:2110.11945) on images of one's own: ``||A X_k A - A|| / ||A||`` of the matrices
 between landmarks as a model makes them. Matrices and all arithmetic of the iteration are in the precision named, the
 residual is measured in float64. The product itself iterates in float32 whatever the model's precision.
 """
@@ -32,36 +32,36 @@ from softfree.models import create_model
 from softfree_lab.studies.options import ConvergenceOptions
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import replacing, write_atomically
-from softfree_runtime.readers import read_picture
+from softfree_runtime.readers import read_image
 
 TITLES = {"32": "float32", "bf16": "bfloat16", "16": "float16"}
 
 
-def study_convergence(options: ConvergenceOptions, pictures: Sequence[str]) -> pd.DataFrame:
+def study_convergence(options: ConvergenceOptions, images: Sequence[str]) -> pd.DataFrame:
     """Measure, and write ``convergence.csv``, ``.md``, ``.png`` and ``machine.json`` into ``options.out``.
 
     Args:
         options: the model or run, precisions, iterations.
-        pictures: files, folders or tables.
+        images: files, folders or tables.
 
     Returns:
-        A row for each layer, precision and iteration: residual (median, low and high tenth over pictures and heads)
+        A row for each layer, precision and iteration: residual (median, low and high tenth over images and heads)
         and the share of matrices that are not finite.
 
     Raises:
-        UserError: a model without SOFT attention, or no picture that can be read.
+        UserError: a model without SOFT attention, or no image that can be read.
     """
     model, preprocessing = _model(options)
     layers = {name: part for name, part in model.named_modules() if isinstance(part, SoftAttention)}
     if not layers:
         raise UserError("this model has no SOFT attention: name one such as soft_vit_nano_patch16 or soft_tiny")
     collected: dict[str, list[Tensor]] = {name: [] for name in layers}
-    for pixels in _read(pictures, preprocessing, options):
+    for pixels in _read(images, preprocessing, options):
         with torch.inference_mode(), _watched(layers, collected):
             model(pixels)
     rows = []
     for name, found in collected.items():
-        matrices = torch.cat([each.flatten(0, -3) for each in found])  # (pictures x heads, m, m)
+        matrices = torch.cat([each.flatten(0, -3) for each in found])  # (images x heads, m, m)
         for precision in options.precision:
             rows += _rows(name, str(precision), matrices, options.iterations)
     table = pd.DataFrame(rows)
@@ -89,27 +89,27 @@ def to_markdown(table: pd.DataFrame) -> str:
 def _model(options: ConvergenceOptions) -> tuple[nn.Module, Preprocessing]:
     if options.run is not None:
         run = Run.load(options.run)
-        return run.model, run.picture_steps
+        return run.model, run.image_steps
     preprocessing = Preprocessing.create(options.preset, options.size, options.fit)
     torch.manual_seed(options.seed)
     model = create_model(options.model, img_size=options.size, in_chans=preprocessing.channels, num_classes=2)
     return model.eval(), preprocessing
 
 
-def _read(pictures: Sequence[str], preprocessing: Preprocessing, options: ConvergenceOptions) -> Iterator[Tensor]:
-    chosen = find_inputs(list(pictures), None)[: options.count]
+def _read(images: Sequence[str], preprocessing: Preprocessing, options: ConvergenceOptions) -> Iterator[Tensor]:
+    chosen = find_inputs(list(images), None)[: options.count]
     unreadable = 0
     for _, source, frame in tracked(chosen, "Measuring", shown=options.progress):
         try:
-            picture = read_picture(source, frame=frame) if isinstance(source, str) else source
+            image = read_image(source, frame=frame) if isinstance(source, str) else source
         except ReadError:
             unreadable += 1
             continue
-        yield torch.from_numpy(preprocessing(picture)).unsqueeze(0)
+        yield torch.from_numpy(preprocessing(image)).unsqueeze(0)
     if unreadable == len(chosen):
-        raise UserError(f"none of {len(chosen)} pictures can be read; see: softfree check")
+        raise UserError(f"none of {len(chosen)} images can be read; see: softfree check")
     if unreadable:
-        print(f"{unreadable} of {len(chosen)} pictures cannot be read and are left out", file=sys.stderr)
+        print(f"{unreadable} of {len(chosen)} images cannot be read and are left out", file=sys.stderr)
 
 
 @contextmanager
@@ -175,7 +175,7 @@ def _plot(path: Path, table: pd.DataFrame) -> None:
     """A panel for each precision, a line for each layer from the first (pale) to the last."""
     precisions = list(dict.fromkeys(table["precision"]))
     layers = list(dict.fromkeys(table["layer"]))
-    colours = mpl.colormaps["viridis_r"]
+    colors = mpl.colormaps["viridis_r"]
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(1 + 3.6 * len(precisions), 3.8), layout="constrained")
         for axes, precision in zip(
@@ -183,9 +183,9 @@ def _plot(path: Path, table: pd.DataFrame) -> None:
         ):
             for number, layer in enumerate(layers):
                 rows = table[(table["layer"] == layer) & (table["precision"] == precision)]
-                colour = colours(0.15 + 0.85 * number / max(1, len(layers) - 1))
-                axes.plot(rows["iteration"], rows["residual"], color=colour, label=layer)
-                axes.fill_between(rows["iteration"], rows["low"], rows["high"], color=colour, alpha=0.12, linewidth=0)
+                color = colors(0.15 + 0.85 * number / max(1, len(layers) - 1))
+                axes.plot(rows["iteration"], rows["residual"], color=color, label=layer)
+                axes.fill_between(rows["iteration"], rows["low"], rows["high"], color=color, alpha=0.12, linewidth=0)
             axes.set(yscale="log", title=TITLES[precision], xlabel="iteration")
             axes.grid(axis="y", color="0.92")
         figure.axes[0].set_ylabel("‖A X A − A‖ / ‖A‖")

@@ -1,11 +1,11 @@
-"""What can go wrong with a picture on its way to the model, at five strengths.
+"""What can go wrong with an image on its way to the model, at five strengths.
 
-Lengths are counted in parts of the picture's shorter side, never in its pixels, so that a strength does the same to a
-large and a small copy of one picture. The exception is JPEG, whose blocks are eight pixels of whatever is stored: a
-large picture that the run then reduces shows less of them, as it would in an archive.
+Lengths are counted in parts of the image's shorter side, never in its pixels, so that a strength does the same to a
+large and a small copy of one image. The exception is JPEG, whose blocks are eight pixels of whatever is stored: a
+large image that the run then reduces shows less of them, as it would in an archive.
 
 The choice of kinds follows Hendrycks and Dietterich, ICLR 2019 (arXiv:1903.12261), as far as they happen to medical
-pictures; the strengths are our own, from hardly visible to gross.
+images; the strengths are our own, from hardly visible to gross.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def blur(pixels: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndar
 
 
 def noise(pixels: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:
-    """Add Gaussian noise, the same to all channels, so that a gray picture stored as colour stays gray.
+    """Add Gaussian noise, the same to all channels, so that a gray image stored as color stays gray.
 
-    Its grains are a 224th of the shorter side: noise of single pixels would average out in a large picture that is
+    Its grains are a 224th of the shorter side: noise of single pixels would average out in a large image that is
     reduced, and stay in a small one.
     """
     height, width = pixels.shape[:2]
@@ -66,12 +66,12 @@ def noise(pixels: np.ndarray, strength: int, rng: np.random.Generator) -> np.nda
 
 
 def contrast(pixels: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw all values towards the picture's mean gray, so that colours fade with the rest."""
+    """Draw all values towards the image's mean gray, so that colors fade with the rest."""
     return _array(v2.functional.adjust_contrast(_tensor(pixels), level("contrast", strength) / 100))
 
 
 def jpeg(pixels: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:
-    """Write and read as JPEG, which has 8 bits a channel: deeper pictures lose their finer values too."""
+    """Write and read as JPEG, which has 8 bits a channel: deeper images lose their finer values too."""
     stored = np.round(pixels * 255).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(stored[..., 0] if stored.shape[-1] == 1 else stored).save(
@@ -81,7 +81,7 @@ def jpeg(pixels: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndar
 
 
 def resolution(pixels: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:
-    """Reduce to a number of pixels on the shorter side and scale back; a smaller picture stays as it is."""
+    """Reduce to a number of pixels on the shorter side and scale back; a smaller image stays as it is."""
     height, width = pixels.shape[:2]
     scale = level("resolution", strength) / min(height, width)
     if scale >= 1:
@@ -91,7 +91,7 @@ def resolution(pixels: np.ndarray, strength: int, rng: np.random.Generator) -> n
 
 
 def crop(pixels: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:
-    """Keep the centre part, the same share of both sides; what the model sees of it is larger unless it is native."""
+    """Keep the center part, the same share of both sides; what the model sees of it is larger unless it is native."""
     share = level("crop", strength) / 100
     kept = [max(1, round(side * share)) for side in pixels.shape[:2]]
     return _array(v2.functional.center_crop(_tensor(pixels), kept))

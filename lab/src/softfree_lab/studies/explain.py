@@ -1,7 +1,8 @@
 """How far the maps of each method can be trusted, attention by attention.
 
 Deletion and insertion (:mod:`~softfree_lab.studies.faithfulness`), random weights
-(:mod:`~softfree.explain.sanity_checks`) and, where the table says where the findings are, their places (:mod:`softfree_lab.studies.localization`).
+(:mod:`~softfree.explain.sanity_checks`) and, where the table says where the findings are, their places
+(:mod:`~softfree_lab.studies.localization`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from softfree.core.environment import describe_machine, versions
 from softfree.evaluation.bootstrap import distribution
 from softfree.inference.run import Run
 from softfree.reporting.scoring import own_table
-from softfree_lab.studies.explain_images import Tested, methods_of, test_pictures
+from softfree_lab.studies.explain_images import Tested, methods_of, test_images
 from softfree_lab.studies.explain_report import EVERY, MEASURES, plot_curves, plot_measures, to_markdown
 from softfree_lab.studies.load_runs import attention_names, open_runs
 from softfree_lab.studies.options import ExplainStudyOptions
@@ -34,15 +35,15 @@ class MapStudy:
     """What a study of maps found.
 
     Attributes:
-        rows: a row each run, picture and method: ``deletion_area`` and ``insertion_area`` of the class's
+        rows: a row each run, image and method: ``deletion_area`` and ``insertion_area`` of the class's
             probability, ``random_area`` of random orders; ``deletion`` and ``insertion`` are the areas minus that of
             random orders. ``net``: 1 where the map of a class that is sure sums to more than zero, else 0. Rank
-            correlations with the map of random weights: ``head``, ``all``, on the first pictures.
-            ``pointing``, ``localisation`` and their ``chance``, on pictures with a place.
+            correlations with the map of random weights: ``head``, ``all``, on the first images.
+            ``pointing``, ``localization`` and their ``chance``, on images with a place.
         summary: a row each attention, class explained (or all together), method and measure: the mean over
-            the runs and pictures ``value``, a 95 % interval over patients ``low``, ``high``, and ``n`` pictures.
+            the runs and images ``value``, a 95 % interval over patients ``low``, ``high``, and ``n`` images.
         curves: a row each attention, method and step: ``share`` of the tokens, ``deletion``, ``insertion``.
-        unreadable: a line for each picture that was left out.
+        unreadable: a line for each image that was left out.
     """
 
     rows: pd.DataFrame
@@ -52,13 +53,13 @@ class MapStudy:
 
 
 def study_explain(folders: Sequence[str | Path], options: ExplainStudyOptions) -> MapStudy:
-    """Test the maps of runs on their test pictures.
+    """Test the maps of runs on their test images.
 
     Writes ``maps.csv``, ``maps_summary.csv`` and ``maps_curves.csv`` (the three frames of the result), ``maps.md``,
     ``maps.png``, ``maps_curves.png`` and ``machine.json`` into ``options.out``.
 
     Raises:
-        UserError: runs of different tasks or without a grid of tokens on pictures, or no picture can be read.
+        UserError: runs of different tasks or without a grid of tokens on images, or no image can be read.
     """
     for name in ("count", "resamples", "orders"):
         if getattr(options, name) < 1:
@@ -68,22 +69,20 @@ def study_explain(folders: Sequence[str | Path], options: ExplainStudyOptions) -
     tables = [own_table(run, options.table, how=how).where("test") for run in runs]
     for run in runs:
         methods_of(run, options)
-    tested = [test_pictures(run, table, options) for run, table in zip(runs, tables, strict=True)]
+    tested = [test_images(run, table, options) for run, table in zip(runs, tables, strict=True)]
     if not any(one.rows for one in tested):
         missed = [line for one in tested for line in one.unreadable]
-        raise UserError(
-            f"none of the test pictures could be read; the first: {missed[0] if missed else 'there is none'}"
-        )
+        raise UserError(f"none of the test images could be read; the first: {missed[0] if missed else 'there is none'}")
     names = attention_names(runs)
     rows = _rows(runs, names, tested)
     missed = list(dict.fromkeys(line for one in tested for line in one.unreadable))
-    found = MapStudy(rows, summarise(rows, options), _curves(names, tested), missed)
+    found = MapStudy(rows, summarize(rows, options), _curves(names, tested), missed)
     _write(options.out, found)
     return found
 
 
-def summarise(rows: pd.DataFrame, options: ExplainStudyOptions) -> pd.DataFrame:
-    """Average over the runs of an attention, then over pictures; see :class:`MapStudy`."""
+def summarize(rows: pd.DataFrame, options: ExplainStudyOptions) -> pd.DataFrame:
+    """Average over the runs of an attention, then over images; see :class:`MapStudy`."""
     found: list[dict[str, Any]] = []
     for attention, of_attention in rows.groupby("attention", sort=False):
         for target in (EVERY, *sorted(of_attention["target"].unique())):

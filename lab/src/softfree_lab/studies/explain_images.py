@@ -1,4 +1,4 @@
-"""What the maps of one run reach on test pictures: curves, random weights, known places."""
+"""What the maps of one run reach on test images: curves, random weights, known places."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from softfree.explain.sanity_checks import ALL, HEAD, cascade, similarity
 from softfree.inference.run import Run
 from softfree.models import VisionTransformer
 from softfree_lab.studies.faithfulness import Perturbed, without_tokens
-from softfree_lab.studies.localization import localisation_area, on_finding, pointing_game, seen_tokens
+from softfree_lab.studies.localization import localization_area, on_finding, pointing_game, seen_tokens
 from softfree_lab.studies.options import ExplainStudyOptions
 from softfree_runtime.core.errors import ReadError, UserError, unknown_name
 from softfree_runtime.core.outputs import probabilities
@@ -41,9 +41,9 @@ class Tested:
     """What was found with one run.
 
     Attributes:
-        rows: a row each picture and method, see :class:`~softfree_lab.studies.explain.MapStudy`.
-        curves: (shares, deletion, insertion) of each method averaged over pictures, and of random orders.
-        unreadable: a line for each picture that was left out; no file is named, for that may be a patient's name.
+        rows: a row each image and method, see :class:`~softfree_lab.studies.explain.MapStudy`.
+        curves: (shares, deletion, insertion) of each method averaged over images, and of random orders.
+        unreadable: a line for each image that was left out; no file is named, for that may be a patient's name.
     """
 
     rows: list[dict[str, Any]]
@@ -52,12 +52,12 @@ class Tested:
 
 
 def choose(table: Table, count: int, target: str | None = None) -> list[int]:
-    """Choose test pictures: the first of each class, then the second of each class, and so on; numbers in order.
+    """Choose test images: the first of each class, then the second of each class, and so on; numbers in order.
 
     Args:
         table: the test rows.
         count: at most so many.
-        target: only pictures that have this class.
+        target: only images that have this class.
 
     Raises:
         UserError: a class that there is not.
@@ -77,23 +77,23 @@ def methods_of(run: Run, options: ExplainStudyOptions) -> list[MapMethod]:
     """Leave out the split where the model's logits are no sums over tokens.
 
     Raises:
-        UserError: a run without a grid of tokens on pictures, or none of the methods is left.
+        UserError: a run without a grid of tokens on images, or none of the methods is left.
     """
     split = has_split(classifier(run.model))
     found = [method for method in dict.fromkeys(options.methods) if method != "split" or split]
     if not isinstance(run.model, VisionTransformer):
-        raise UserError(f"{run.folder} is no vision transformer on pictures: expected a run of a *_vit_* model")
+        raise UserError(f"{run.folder} is no vision transformer on images: expected a run of a *_vit_* model")
     if not found:
         raise UserError(f"{run.folder} has no split, as its logits are no sums over tokens: expected further --methods")
     return found
 
 
-def test_pictures(run: Run, table: Table, options: ExplainStudyOptions) -> Tested:
-    """Explain test pictures of a run with each method and test the maps."""
+def test_images(run: Run, table: Table, options: ExplainStudyOptions) -> Tested:
+    """Explain test images of a run with each method and test the maps."""
     model = cast(VisionTransformer, run.model)
     model.to(best_device())
     opener = Opener(run.preprocessing, model)
-    found: list[_Picture] = []
+    found: list[_Image] = []
     unreadable = []
     for number in _progress(choose(table, options.count, options.target), run, options):
         entry = table.frame.iloc[number]
@@ -105,7 +105,7 @@ def test_pictures(run: Run, table: Table, options: ExplainStudyOptions) -> Teste
         except ReadError as error:
             unreadable.append(f"row {entry['row']} of the table: {error.status}")
             continue
-        found.append(_Picture(run, options, sample, entry))
+        found.append(_Image(run, options, sample, entry))
         truth = int(table.targets[number]) if table.task.exclusive else -1
         if (
             truth in table.task.scored
@@ -113,25 +113,25 @@ def test_pictures(run: Run, table: Table, options: ExplainStudyOptions) -> Teste
             and not pd.isna([entry["x"], entry["y"]]).any()
         ):
             found[-1].locate(truth)
-    kept = found[: options.randomised]
+    kept = found[: options.randomized]
     for name, changed in cascade(model, options.seed) if kept else ():
         if name in (HEAD, ALL):
-            for picture in kept:
-                picture.compare(changed, name)
-    return Tested([row for picture in found for row in picture.rows.values()], _mean_curves(found), unreadable)
+            for image in kept:
+                image.compare(changed, name)
+    return Tested([row for image in found for row in image.rows.values()], _mean_curves(found), unreadable)
 
 
 def _progress(numbers: list[int], run: Run, options: ExplainStudyOptions) -> Iterator[int]:
     yield from tracked(numbers, f"Explaining with {run.folder.name}", shown=options.progress)
 
 
-def _mean_curves(found: list[_Picture]) -> dict[str, tuple[np.ndarray, ...]]:
+def _mean_curves(found: list[_Image]) -> dict[str, tuple[np.ndarray, ...]]:
     methods = list(found[0].curves) if found else []
-    return {name: tuple(np.mean([picture.curves[name] for picture in found], axis=0)) for name in methods}
+    return {name: tuple(np.mean([image.curves[name] for image in found], axis=0)) for name in methods}
 
 
-class _Picture:
-    """A picture with the maps of the class that is asked for or else predicted, their curves and rows."""
+class _Image:
+    """An image with the maps of the class that is asked for or else predicted, their curves and rows."""
 
     def __init__(self, run: Run, options: ExplainStudyOptions, sample: Sample, entry: pd.Series) -> None:
         self.run, self.options, self.sample, self.entry = run, options, sample, entry
@@ -168,11 +168,11 @@ class _Picture:
             if sure and found.of_class:
                 self.rows[method]["net"] = float(found.values.sum() > 0)
 
-    def _answer(self, pictures: Tensor) -> np.ndarray:
+    def _answer(self, images: Tensor) -> np.ndarray:
         """The calibrated probability of the class."""
         device = next(self.run.model.parameters()).device
         with torch.inference_mode(), products_in(self.options.precision, device):
-            logits = self.run.model(pictures.to(device)).double().cpu().numpy()
+            logits = self.run.model(images.to(device)).double().cpu().numpy()
         return probabilities(logits, self.run.task, self.run.operating.temperature)[:, self.target]
 
     def locate(self, truth: int) -> None:
@@ -187,7 +187,7 @@ class _Picture:
             seen = seen_tokens(places, grid)
             self.rows[method] |= {
                 "pointing": pointing_game(found.values, finding, seen),
-                "localisation": localisation_area(found.values, finding, seen),
+                "localization": localization_area(found.values, finding, seen),
                 "chance": float(finding[seen].mean()),
             }
 

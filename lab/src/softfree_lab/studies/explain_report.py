@@ -24,32 +24,32 @@ MEASURES = {
     "deletion": "deletion minus random\n(lower is better)",
     "insertion": "insertion minus random\n(higher is better)",
     "pointing": "pointing game\n(higher is better)",
-    "localisation": "localisation area\n(higher is better)",
+    "localization": "localization area\n(higher is better)",
     "head": "like that of a\nrandom head",
     "all": "like that of\nrandom weights",
 }
 EVERY = "all classes"
 """What a summary calls all classes together."""
-COLOURS = dict(zip(get_args(MapMethod), (*SERIES, INK), strict=True)) | {RANDOM: MUTED}
+COLORS = dict(zip(get_args(MapMethod), (*SERIES, INK), strict=True)) | {RANDOM: MUTED}
 NOTES = {
     "net": f"Net for the class: of the predictions with a probability of {SURE} or more, the share whose map sums to"
     " more than zero.",
     "deletion": "Deletion and insertion: area under the probability of the class while tokens are taken out of the"
-    " picture or brought in, those with the highest values first, minus the area for random orders.",
-    "pointing": "Pointing game: how often the highest token lies on the finding; localisation area: ROC area of the map"
-    " for the finding's tokens. Both on pictures that have the class, for that class. By chance: {chance:.3f} and 0.5.",
+    " image or brought in, those with the highest values first, minus the area for random orders.",
+    "pointing": "Pointing game: how often the highest token lies on the finding; localization area: ROC area of the map"
+    " for the finding's tokens. Both on images that have the class, for that class. By chance: {chance:.3f} and 0.5.",
     "head": "Random head, random weights: rank correlation, without its sign, with the map of the same model after that"
-    " part of its weights was shuffled; a map that stays as it was does not show what the model has learnt.",
+    " part of its weights was shuffled; a map that stays as it was does not show what the model has learned.",
 }
 
 
 def to_markdown(rows: pd.DataFrame, summary: pd.DataFrame, unreadable: Sequence[str] = ()) -> str:
     """Show the mean of each measure, a row each attention and method, for all classes and then for each alone."""
-    pictures, patients = rows["row"].nunique(), rows["patient"].nunique()
+    images, patients = rows["row"].nunique(), rows["patient"].nunique()
     chance = rows["chance"].mean() if "chance" in rows else math.nan
     said = [
-        f"{rows['run'].nunique()} runs, {pictures} test pictures of {patients} patients. Numbers are means over the"
-        " runs of an attention and pictures [95 % interval over patients].",
+        f"{rows['run'].nunique()} runs, {images} test images of {patients} patients. Numbers are means over the"
+        " runs of an attention and images [95 % interval over patients].",
         *(note.format(chance=chance) for measure, note in NOTES.items() if measure in set(summary["measure"])),
     ]
     if unreadable:
@@ -97,7 +97,7 @@ def plot_measures(path: Path, summary: pd.DataFrame) -> None:
             axes.xaxis.set_major_locator(MaxNLocator(4))
             if measure not in ("deletion", "insertion"):
                 axes.set_xlim(-0.05, 1.05)
-            axes.axvline(0.5 if measure == "localisation" else 0, color=MUTED, linewidth=0.8)
+            axes.axvline(0.5 if measure == "localization" else 0, color=MUTED, linewidth=0.8)
         panels[0].set_yticks(heights, [method for _, method in keys])
         panels[0].set_ylim(heights[-1] + 0.7, 0.5)
         for attention in dict.fromkeys(attention for attention, _ in keys):
@@ -119,9 +119,9 @@ def _heights(attentions: Sequence[str]) -> list[float]:
 
 def _forest(axes: Axes, own: pd.DataFrame, heights: dict[tuple[str, str], float]) -> None:
     for cell in own.to_dict("records"):
-        height, colour = heights[cell["attention"], cell["method"]], COLOURS[cell["method"]]
-        axes.hlines(height, cell["low"], cell["high"], color=colour, linewidth=2, alpha=0.6)
-        axes.plot(cell["value"], height, "o", color=colour, markersize=4.5)
+        height, color = heights[cell["attention"], cell["method"]], COLORS[cell["method"]]
+        axes.hlines(height, cell["low"], cell["high"], color=color, linewidth=2, alpha=0.6)
+        axes.plot(cell["value"], height, "o", color=color, markersize=4.5)
     axes.grid(axis="x", color=RULE, linewidth=0.5)
     axes.tick_params(axis="y", length=0)
 
@@ -147,12 +147,12 @@ def plot_curves(path: Path, curves: pd.DataFrame) -> None:
 
 
 def _lines(axes: Axes, own: pd.DataFrame, kind: str) -> None:
-    for number, method in enumerate(COLOURS):
+    for number, method in enumerate(COLORS):
         line = own[own["method"] == method]
         if len(line):
             # Small findings come and go with the first tokens: a root stretches them.
             dash = DASHES[number % len(DASHES)]
-            axes.plot(line["share"], line[kind], color=COLOURS[method], label=method, linestyle=dash)
+            axes.plot(line["share"], line[kind], color=COLORS[method], label=method, linestyle=dash)
     axes.set_xscale("function", functions=(np.sqrt, np.square))
     ticks = [0, 0.05, 0.25, 0.5, 1]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -1,15 +1,15 @@
 """Whether a map ranks the tokens as the model uses them: deletion and insertion curves.
 
-Deletion takes tokens out of the picture, those with the highest values first; a good map lets the class fall at once.
-Insertion brings them into a picture that has none, and a good map lets the class rise at once (Petsiuk et al. 2018,
+Deletion takes tokens out of the image, those with the highest values first; a good map lets the class fall at once.
+Insertion brings them into an image that has none, and a good map lets the class rise at once (Petsiuk et al. 2018,
 RISE, arXiv:1806.07421; first with pixels: Samek et al. 2017, arXiv:1509.06321).
 
-- A token is taken out of the *pixels*, so that every attention sees the same pictures. Its patch becomes the picture's
+- A token is taken out of the *pixels*, so that every attention sees the same images. Its patch becomes the image's
   mean, which takes what is coarse as well as what is fine; or it is taken from a blurred copy, which adds no new edges,
   but which a model that looks for blur may well take for a finding.
 - What is followed is the *probability* of the class, not its logit: it has the same range in every model, so that areas
   can be averaged and compared, and it is what a user is told. It says little where a model is sure whatever is taken.
-- Each area stands beside that of *random orders*: a picture of which little is left is like none the model was trained
+- Each area stands beside that of *random orders*: an image of which little is left is like none the model was trained
   on, and falls for any order.
 """
 
@@ -28,7 +28,7 @@ from softfree_lab.studies.options import Removal
 from softfree_runtime.core.errors import UserError, unknown_name
 
 Answer = Callable[[Tensor], np.ndarray]
-"""From pictures (n, C, H, W) to the probability of the class, (n,)."""
+"""From images (n, C, H, W) to the probability of the class, (n,)."""
 
 
 class Curves(NamedTuple):
@@ -57,13 +57,13 @@ class Perturbed:
     """A sample some of whose tokens are taken out.
 
     Args:
-        answer: what is asked about each picture.
+        answer: what is asked about each image.
         sample: (C, *sides), with all its tokens.
         blank: the same without any, from :func:`without_tokens`.
         patch: sides of a token in pixels.
         grid: tokens along each side.
         steps: of the curves; they are closer together at both ends, where a small finding comes or goes.
-        batch: pictures at once.
+        batch: images at once.
     """
 
     def __init__(
@@ -106,16 +106,16 @@ class Perturbed:
         return float(np.trapezoid(curve, self.shares))
 
     def kept(self, order: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Ask about the pictures that have only the first tokens of an order, one for each count."""
+        """Ask about the images that have only the first tokens of an order, one for each count."""
         rank = np.empty(self.tokens, dtype=int)
         rank[order] = np.arange(self.tokens)
         inner = [count for count in counts if 0 < count < self.tokens]
         parts = [inner[start : start + self.batch] for start in range(0, len(inner), self.batch)]
-        found = iter([float(one) for part in parts for one in self.answer(self._pictures(rank, part))])
+        found = iter([float(one) for part in parts for one in self.answer(self._images(rank, part))])
         empty, full = self._ends
         return np.array([empty if count == 0 else full if count == self.tokens else next(found) for count in counts])
 
-    def _pictures(self, rank: np.ndarray, counts: Sequence[int]) -> Tensor:
+    def _images(self, rank: np.ndarray, counts: Sequence[int]) -> Tensor:
         present = (rank < np.asarray(counts)[:, None]).reshape(-1, 1, *self.grid)
         for axis, side in enumerate(self.patch, start=2):
             present = present.repeat(side, axis)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from softfree.inference.run import Run
-from softfree.training.options import ModelOptions, OptimizerOptions, PictureOptions
+from softfree.training.options import ImageOptions, ModelOptions, OptimizerOptions
 from softfree_runtime.core.errors import UserError
 
 
 def open_runs(folders: Sequence[str | Path]) -> list[Run]:
-    """Open runs of one task on pictures.
+    """Open runs of one task on images.
 
     Raises:
         UserError: a run that is named twice, on other samples, or of another task than the first.
@@ -22,7 +22,7 @@ def open_runs(folders: Sequence[str | Path]) -> list[Run]:
     if len({run.folder.resolve() for run in runs}) < len(runs):
         raise UserError("a run is named twice; name each once, or it would count as a repetition of itself")
     for run in runs:
-        run.picture_steps  # noqa: B018 refuses runs on other samples
+        run.image_steps  # noqa: B018 refuses runs on other samples
         if run.task != runs[0].task:
             raise UserError(
                 f"{run.folder} tells apart {', '.join(run.task.classes)} ({run.task.kind}), {runs[0].folder}"
@@ -49,7 +49,7 @@ def attention_names(runs: Sequence[Run]) -> list[str]:
 def _settings(run: Run) -> dict[str, Any]:
     """What a training was set to that decides its result, but for the seed."""
     options = run.config["options"]
-    wanted = [field.name for group in (PictureOptions, ModelOptions, OptimizerOptions) for field in fields(group)]
+    wanted = [field.name for group in (ImageOptions, ModelOptions, OptimizerOptions) for field in fields(group)]
     found: dict[str, Any] = {key: options[key] for key in wanted if key in options and key not in ("cache", "workers")}
     found["model"] = str(run.config["model"]["name"]).partition("_vit_")[2]
     for group in ("model_options", "attention_options"):

@@ -1,7 +1,7 @@
 """Whether a map points at a finding whose place is known.
 
 - Pointing game: whether the highest token lies on the finding (Zhang et al. 2016, arXiv:1608.00507).
-- Area under the localisation curve: the ROC area of the values for telling tokens on the finding from the others; it
+- Area under the localization curve: the ROC area of the values for telling tokens on the finding from the others; it
   looks at the whole map, and is 0.5 for one that knows nothing.
 """
 
@@ -16,18 +16,18 @@ from softfree.explain.geometry import Places
 
 
 def on_finding(places: Places, grid: tuple[int, int], x: float, y: float, radius: float) -> np.ndarray:
-    """Tell which tokens touch a round finding: their centres lie within its radius and half a token of its centre.
+    """Tell which tokens touch a round finding: their centers lie within its radius and half a token of its center.
 
     Args:
         places: where the tokens lie in the source.
         grid: rows and columns of tokens.
-        x, y: centre of the finding, pixels of the source from the left and from the top.
+        x, y: center of the finding, pixels of the source from the left and from the top.
         radius: of the finding, pixels of the source.
 
     Returns:
         Boolean (h, w).
     """
-    down, across = (_centres(places, axis, count) for axis, count in enumerate(grid))
+    down, across = (_centers(places, axis, count) for axis, count in enumerate(grid))
     distance = np.hypot(*np.meshgrid(down - y, across - x, indexing="ij"))
     return distance <= radius + max(places.step) / 2
 
@@ -37,8 +37,8 @@ def seen_tokens(places: Places, grid: tuple[int, int]) -> np.ndarray:
     inside = []
     for axis, count in enumerate(grid):
         low, high = places.seen[axis]
-        centres = _centres(places, axis, count)
-        inside.append((centres >= low) & (centres <= high))
+        centers = _centers(places, axis, count)
+        inside.append((centers >= low) & (centers <= high))
     return reduce(np.logical_and.outer, inside)
 
 
@@ -55,7 +55,7 @@ def pointing_game(values: np.ndarray, finding: np.ndarray, seen: np.ndarray | No
     return float(finding[highest].mean())
 
 
-def localisation_area(values: np.ndarray, finding: np.ndarray, seen: np.ndarray | None = None) -> float:
+def localization_area(values: np.ndarray, finding: np.ndarray, seen: np.ndarray | None = None) -> float:
     """Compute the ROC area of a map's values against the finding's tokens; NaN where these are none or all.
 
     Args as :func:`pointing_game` has them.
@@ -65,5 +65,5 @@ def localisation_area(values: np.ndarray, finding: np.ndarray, seen: np.ndarray 
     return float(roc_auc_score(truth, values[seen])) if 0 < truth.sum() < truth.size else float("nan")
 
 
-def _centres(places: Places, axis: int, count: int) -> np.ndarray:
+def _centers(places: Places, axis: int, count: int) -> np.ndarray:
     return places.start[axis] + (np.arange(count) + 0.5) * places.step[axis]

@@ -22,7 +22,7 @@ class AblationOptions:
         data: Folder that the recipes' tables are found from; default: the folder of each recipe.
         seeds: Seeds, each used by every variant.
         scales: Sides to test at, relative to the side in training.
-        baseline: Put a logistic regression on pictures of 32 x 32 pixels beside them.
+        baseline: Put a logistic regression on images of 32 x 32 pixels beside them.
         margin: Loss of AUROC against the first variant that is still called not inferior.
         resamples: Draws of seeds and patients for the intervals.
         jobs: Trainings side by side, which share the cores.
@@ -46,24 +46,24 @@ class AblationOptions:
 
 @dataclass(kw_only=True)
 class RobustnessOptions:
-    """Runs on their test pictures made worse, each corruption at five strengths.
+    """Runs on their test images made worse, each corruption at five strengths.
 
     Attributes:
-        corruptions: What is done to the pictures; what each does at which strength stands in docs/robustness.md.
+        corruptions: What is done to the images; what each does at which strength stands in docs/robustness.md.
         table: Another table with the same classes, measured as it is, e.g. of another hospital.
-        images: Folder that the paths of that table start from; default: the table's folder.
+        image_root: Folder that the paths of that table start from; default: the table's folder.
         own_table: Where the table that the runs were trained on lies now, if it was moved.
         out: Folder for the tables and the figure.
         resamples: Bootstrap resamples.
         seed: Seed of the noise and of the bootstrap.
-        batch: Pictures at once.
-        workers: Processes that read and corrupt pictures.
+        batch: Images at once.
+        workers: Processes that read and corrupt images.
         progress: Show a progress bar.
     """
 
     corruptions: list[str] = field(default_factory=lambda: ["blur", "noise", "contrast", "jpeg", "resolution", "crop"])
     table: Path | None = None
-    images: Path | None = None
+    image_root: Path | None = None
     own_table: Path | None = None
     out: Path = Path("robustness")
     resamples: int = 2000
@@ -82,8 +82,8 @@ class ConvergenceOptions:
         run: A trained run instead, with its preprocessing.
         size: Side of the square that the model sees, in pixels.
         preset: Intensity scaling: 'radiograph', 'photo' or 'microscopy'.
-        fit: Into the square by padding, stretching, or cropping the centre.
-        count: Pictures to measure, the first ones.
+        fit: Into the square by padding, stretching, or cropping the center.
+        count: Images to measure, the first ones.
         precision: Arithmetic of the iteration.
         iterations: Steps.
         seed: Of the fresh weights.
@@ -109,7 +109,7 @@ class AttentionMapOptions:
     """Which tokens one token attends to, attention by attention.
 
     Attributes:
-        at: Place of the query in the prepared picture: part of its width, part of its height.
+        at: Place of the query in the prepared image: part of its width, part of its height.
         layer: Number of the layer, from 0, or from the last with -1.
         out: PNG to write.
     """
@@ -125,18 +125,18 @@ class ExplainStudyOptions:
 
     Attributes:
         methods: What is compared; default: all.
-        target: Class that is explained, on pictures that have it; default: what is predicted, on pictures of all.
-        count: Test pictures, of each class in turn.
-        removal: How a token is taken out: 'mean' (its patch becomes the picture's mean) or 'blur' (it is blurred).
+        target: Class that is explained, on images that have it; default: what is predicted, on images of all.
+        count: Test images, of each class in turn.
+        removal: How a token is taken out: 'mean' (its patch becomes the image's mean) or 'blur' (it is blurred).
         steps: Of the curves of deletion and insertion.
         orders: Random orders that they are compared with.
-        randomised: Of the pictures, those whose maps are made again with random weights.
+        randomized: Of the images, those whose maps are made again with random weights.
         radius: Of a finding that the table places with columns x and y but without a column radius, in pixels; default:
             that of a phantom's cluster.
         precision: Arithmetic of the curves; maps are always computed in float32.
         resamples: Bootstrap resamples of patients.
         seed: Of random orders, random weights and resamples.
-        batch: Pictures at once.
+        batch: Images at once.
         table: Where the table that the runs were trained on lies now, if it was moved.
         out: Folder for the tables and the figures.
         progress: Show a progress bar.
@@ -148,7 +148,7 @@ class ExplainStudyOptions:
     removal: Removal = "mean"
     steps: int = 16
     orders: int = 3
-    randomised: int = 8
+    randomized: int = 8
     radius: float = 44.0
     precision: Literal["32", "bf16", 32] = "32"
     resamples: int = 2000

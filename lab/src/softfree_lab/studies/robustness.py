@@ -1,4 +1,4 @@
-"""How much of a run's ranking is left when its test pictures are worse, or come from elsewhere."""
+"""How much of a run's ranking is left when its test images are worse, or come from elsewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from softfree_lab.studies.robustness_report import MEAN, OTHER, plot_robustness,
 from softfree_runtime.core.errors import UserError, unknown_name
 from softfree_runtime.core.files import replacing, write_atomically
 
-DIFFERENT = "the runs were tested on different pictures"
+DIFFERENT = "the runs were tested on different images"
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Robustness:
     """What a study of robustness found.
 
     Attributes:
-        rows: a row each run, corruption and strength: ``auroc``, its loss ``drop`` from the pictures as they are,
+        rows: a row each run, corruption and strength: ``auroc``, its loss ``drop`` from the images as they are,
             95 % intervals of both (``low``, ``high``, ``drop_low``, ``drop_high``), ``reason`` where one is missing,
-            ``n`` pictures and how many more were ``unreadable``. The other table is a corruption of strength 0.
+            ``n`` images and how many more were ``unreadable``. The other table is a corruption of strength 0.
         summary: the same averaged over the runs of an attention; strength -1 is the mean over all strengths.
     """
 
@@ -45,7 +45,7 @@ class Robustness:
 
 
 def study_robustness(folders: Sequence[str | Path], options: RobustnessOptions) -> Robustness:
-    """Measure runs on their test pictures as they are, corrupted, and on another table.
+    """Measure runs on their test images as they are, corrupted, and on another table.
 
     Writes ``robustness.csv`` and ``robustness_attentions.csv`` (the rows and the summary of the result),
     ``robustness.md``, ``robustness.png`` and ``machine.json`` into ``options.out``.
@@ -61,8 +61,8 @@ def study_robustness(folders: Sequence[str | Path], options: RobustnessOptions) 
     runs = open_runs(folders)
     how = "softfree-lab study robustness RUN --own_table TABLE"
     tables = [_test_rows(own_table(run, options.own_table, how=how)) for run in runs]
-    given, images = options.table, options.images
-    others = [] if given is None else [_test_rows(open_table(run, given, images), given) for run in runs]
+    given, image_root = options.table, options.image_root
+    others = [] if given is None else [_test_rows(open_table(run, given, image_root), given) for run in runs]
     for table, other in zip(tables, others, strict=False):
         _refuse_other_classes(table, other)
     variants = [AS_THEY_ARE] + [Variant(name, s) for name in dict.fromkeys(options.corruptions) for s in STRENGTHS]
@@ -70,12 +70,12 @@ def study_robustness(folders: Sequence[str | Path], options: RobustnessOptions) 
     # Another seed: with the same one, the resamples of the two tables would go up and down together.
     elsewhere = measure(runs, others, [AS_THEY_ARE], options, seed=options.seed + 1) if others else []
     names = attention_names(runs)
-    found = Robustness(_rows(runs, names, tested, elsewhere), summarise(names, tested, elsewhere))
+    found = Robustness(_rows(runs, names, tested, elsewhere), summarize(names, tested, elsewhere))
     _write(options.out, found)
     return found
 
 
-def summarise(names: Sequence[str], tested: Sequence[Reached], elsewhere: Sequence[Reached] = ()) -> pd.DataFrame:
+def summarize(names: Sequence[str], tested: Sequence[Reached], elsewhere: Sequence[Reached] = ()) -> pd.DataFrame:
     """Average over the runs of one name, and over strengths; see :class:`Robustness`."""
     rows = []
     for name in dict.fromkeys(names):
@@ -102,7 +102,7 @@ def _refuse_other_classes(own: Table, other: Table) -> None:
     """A mean over other classes is another quantity: its difference would say nothing."""
     if odd := [own.task.classes[k] for k in sorted(_ranked(own) ^ _ranked(other))]:
         raise UserError(
-            f"only one of the two tables has test pictures with and without {', '.join(odd)}; expected the same classes"
+            f"only one of the two tables has test images with and without {', '.join(odd)}; expected the same classes"
             " in both, since means over different classes cannot be compared"
         )
 
@@ -116,7 +116,7 @@ def _ranked(table: Table) -> set[int]:
 
 def _averages(tested: Sequence[Reached]) -> dict[Variant, Drawn]:
     found = {variant: mean([one.areas[variant] for one in tested]) for variant in tested[0].areas}
-    if any(one.pictures != tested[0].pictures for one in tested):
+    if any(one.images != tested[0].images for one in tested):
         found = {variant: replace(area, reason=DIFFERENT) for variant, area in found.items()}
     return found
 
@@ -137,7 +137,7 @@ def _rows(
 
 
 def _row(variant: Variant, plain: Drawn, area: Drawn) -> dict[str, Any]:
-    """One result and its difference from the pictures as they are."""
+    """One result and its difference from the images as they are."""
     own, lost = area.interval(), (plain - area).interval()
     itself = variant == AS_THEY_ARE
     return variant._asdict() | {

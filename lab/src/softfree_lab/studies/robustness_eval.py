@@ -1,4 +1,4 @@
-"""What AUROC runs reach on corrupted pictures, over the same resampled patients."""
+"""What AUROC runs reach on corrupted images, over the same resampled patients."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from softfree_lab.studies.options import RobustnessOptions
 from softfree_lab.studies.paired_bootstrap import Drawn, draw
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.outputs import probabilities
-from softfree_runtime.readers import read_picture
-from softfree_runtime.readers.image import Picture
+from softfree_runtime.readers import read_image
+from softfree_runtime.readers.image import DecodedImage
 
 
 class Variant(NamedTuple):
@@ -41,17 +41,17 @@ AS_THEY_ARE = Variant("none", 0)
 
 @dataclass(frozen=True, eq=False)
 class Reached:
-    """What a run reaches on one set of pictures.
+    """What a run reaches on one set of images.
 
     Attributes:
         areas: AUROC (a mean over classes where there are several) for each variant.
-        pictures: equal for runs that saw the same pictures with the same truths and patients.
-        n: readable pictures.
-        unreadable: pictures left out, by reason.
+        images: equal for runs that saw the same images with the same truths and patients.
+        n: readable images.
+        unreadable: images left out, by reason.
     """
 
     areas: Mapping[Variant, Drawn]
-    pictures: tuple[str, bytes]
+    images: tuple[str, bytes]
     n: int
     unreadable: Mapping[str, int]
 
@@ -59,22 +59,22 @@ class Reached:
 def measure(
     runs: Sequence[Run], tables: Sequence[Table], variants: Sequence[Variant], options: RobustnessOptions, *, seed: int
 ) -> list[Reached]:
-    """Test each run on the rows of its table; pictures are read and corrupted once for all runs that see them alike.
+    """Test each run on the rows of its table; images are read and corrupted once for all runs that see them alike.
 
     Args:
         runs: of one task.
         tables: the rows to test each run on.
-        variants: what is done to the pictures.
+        variants: what is done to the images.
         options: batch, workers, resamples, progress, and the seed of the noise.
         seed: of the resamples.
     """
     alike = defaultdict(list)
     for number, (run, table) in enumerate(zip(runs, tables, strict=True)):
-        alike[run.picture_steps, _identity(table)].append(number)
+        alike[run.image_steps, _identity(table)].append(number)
     found: dict[int, Reached] = {}
     for (preprocessing, identity), together in alike.items():
         table = tables[together[0]]
-        dataset = CorruptedPictures(table, preprocessing, variants, options.seed)
+        dataset = CorruptedImages(table, preprocessing, variants, options.seed)
         logits = _logits([runs[number] for number in together], dataset, options)
         values = logits.values.reshape(len(table.targets), len(variants), len(together), -1)
         readable, reasons = _readable(logits, len(table.targets), len(variants))
@@ -84,10 +84,10 @@ def measure(
     return [found[number] for number in range(len(runs))]
 
 
-class CorruptedPictures(data.Dataset):
-    """Every picture of a table in every variant, prepared; item ``picture * len(variants) + variant``.
+class CorruptedImages(data.Dataset):
+    """Every image of a table in every variant, prepared; item ``image * len(variants) + variant``.
 
-    One picture is held at a time. Its noise depends on ``seed`` and its row of the table alone.
+    One image is held at a time. Its noise depends on ``seed`` and its row of the table alone.
     """
 
     def __init__(self, table: Table, preprocessing: Preprocessing, variants: Sequence[Variant], seed: int) -> None:
@@ -100,27 +100,27 @@ class CorruptedPictures(data.Dataset):
         return len(self.files) * len(self.variants)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Return ``image`` (C, H, W); raises ReadError when the file gives no picture."""
+        """Return ``image`` (C, H, W); raises ReadError when the file gives no image."""
         number, variant = divmod(index, len(self.variants))
         pixels = self._unit(number)
         corruption, strength = self.variants[variant]
         if strength:
             rng = np.random.default_rng((self.seed, self.rows[number]))
             pixels = CORRUPTIONS[corruption](pixels, strength, rng)
-        picture = Picture(pixels, 0.0, 1.0, None, (), "corrupted" if strength else "")
-        return {"image": torch.from_numpy(self.preprocessing(picture))}
+        image = DecodedImage(pixels, 0.0, 1.0, None, (), "corrupted" if strength else "")
+        return {"image": torch.from_numpy(self.preprocessing(image))}
 
     def name(self, index: int) -> str:
         """The file of an item, for messages."""
         return str(self.files[index // len(self.variants)])
 
     def _unit(self, number: int) -> np.ndarray:
-        """Read a picture, or take the one that was read last."""
+        """Read an image, or take the one that was read last."""
         if self._held[0] != number:
             frame = self.frames[number]
             try:
-                picture = read_picture(self.files[number], frame=None if pd.isna(frame) else int(frame))
-                self._held = (number, picture.unit())
+                image = read_image(self.files[number], frame=None if pd.isna(frame) else int(frame))
+                self._held = (number, image.unit())
             except ReadError as error:
                 self._held = (number, error)
         held = self._held[1]
@@ -130,7 +130,7 @@ class CorruptedPictures(data.Dataset):
 
 
 class _Together(nn.Module):
-    """Several models on the same pictures: logits (B, models * K)."""
+    """Several models on the same images: logits (B, models * K)."""
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ def _identity(table: Table) -> tuple[str, bytes]:
     return table.frame[columns].to_csv(), table.targets.tobytes()
 
 
-def _logits(runs: Sequence[Run], dataset: CorruptedPictures, options: RobustnessOptions) -> Logits:
+def _logits(runs: Sequence[Run], dataset: CorruptedImages, options: RobustnessOptions) -> Logits:
     return infer(
         _Together([run.model for run in runs]),
         cast(SampleDataset, dataset),  # nothing but its length, items and names are asked for
@@ -155,17 +155,17 @@ def _logits(runs: Sequence[Run], dataset: CorruptedPictures, options: Robustness
     )
 
 
-def _readable(logits: Logits, pictures: int, variants: int) -> tuple[np.ndarray, dict[str, int]]:
-    """Tell which pictures could be read, boolean ``(pictures,)``, and count the reasons of the others."""
+def _readable(logits: Logits, images: int, variants: int) -> tuple[np.ndarray, dict[str, int]]:
+    """Tell which images could be read, boolean ``(images,)``, and count the reasons of the others."""
     failed = {item // variants: error for item, error in logits.failed.items()}
-    if len(failed) == pictures:
-        raise UserError(f"none of the {pictures} test pictures could be read; the first: {failed[0]}")
-    readable = np.array([number not in failed for number in range(pictures)])
+    if len(failed) == images:
+        raise UserError(f"none of the {images} test images could be read; the first: {failed[0]}")
+    readable = np.array([number not in failed for number in range(images)])
     return readable, dict(Counter(error.status for error in failed.values()))
 
 
 def _areas(run: Run, table: Table, logits: np.ndarray, readable: np.ndarray, resamples: int, seed: int) -> list[Drawn]:
-    """AUROC of each variant from ``logits`` (pictures, variants, K) of one run."""
+    """AUROC of each variant from ``logits`` (images, variants, K) of one run."""
     patients = table.frame["patient"].to_numpy()[readable]
     found = []
     for variant in range(logits.shape[1]):

@@ -19,7 +19,7 @@ from softfree_runtime.core.files import replacing
 
 OTHER, MEAN = "other table", -1
 NONE = "none"
-"""What a summary calls another table, the mean over strengths, and pictures as they are."""
+"""What a summary calls another table, the mean over strengths, and images as they are."""
 COLUMNS = 3  # of panels
 
 
@@ -42,10 +42,10 @@ def to_markdown(rows: pd.DataFrame, summary: pd.DataFrame) -> str:
 
 
 def _counts(rows: pd.DataFrame) -> str:
-    """Say how many pictures stand behind the numbers, and how many could not be read."""
+    """Say how many images stand behind the numbers, and how many could not be read."""
     parts = []
     for where, name in (
-        (rows["corruption"] == NONE, "test pictures"),
+        (rows["corruption"] == NONE, "test images"),
         (rows["corruption"] == OTHER, "of the other table"),
     ):
         for n, unreadable in rows[where][["n", "unreadable"]].drop_duplicates().itertuples(index=False):
@@ -121,10 +121,10 @@ def _panel(axes: Axes, summary: pd.DataFrame, kind: str) -> None:
     axes.annotate("chance", (0, 0.5), (0, 2), textcoords="offset points", color=MUTED, fontsize=7.5)
     for number, (attention, own) in enumerate(summary.groupby("attention", sort=False)):
         curve = _curve(own, kind)
-        colour, dash = SERIES[number % len(SERIES)], DASHES[number % len(DASHES)]
-        axes.fill_between(curve["strength"], curve["low"], curve["high"], color=colour, alpha=0.14, linewidth=0)
+        color, dash = SERIES[number % len(SERIES)], DASHES[number % len(DASHES)]
+        axes.fill_between(curve["strength"], curve["low"], curve["high"], color=color, alpha=0.14, linewidth=0)
         axes.plot(
-            curve["strength"], curve["auroc"], color=colour, linestyle=dash, marker="o", markersize=3, label=attention
+            curve["strength"], curve["auroc"], color=color, linestyle=dash, marker="o", markersize=3, label=attention
         )
     axes.set_title(kind, loc="left", fontweight="bold")
     axes.set_xticks([0, *STRENGTHS], ["as it is", *(f"{value:g}" for value in LEVELS[kind])])

@@ -19,7 +19,7 @@ COSTS = {"cpu_seconds": ".0f", "peak_gib": ".2f"}
 SEED = 0  # of the resampling
 
 
-def summarise(
+def summarize(
     cells: Mapping[Key, Cell],
     variants: Sequence[str],
     scales: Sequence[float],

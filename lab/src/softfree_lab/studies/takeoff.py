@@ -52,7 +52,7 @@ def median_steps(cells: Sequence[Cell]) -> float:
 def log_rank(own: Mapping[int, Cell], peer: Mapping[int, Cell]) -> float:
     """Test whether one takes off at other times than its peer, by the seeds that both have; NaN if nothing can be said.
 
-    The log-rank test takes the two as independent groups. The same seed gives the same pictures in the same order to
+    The log-rank test takes the two as independent groups. The same seed gives the same images in the same order to
     both, which makes them alike if anything, so that the test is on the careful side.
     """
     pairs = [(steps_until(own[seed]), steps_until(peer[seed])) for seed in own if seed in peer]

@@ -40,7 +40,7 @@ class Cell:
         key: which one.
         options: of ``softfree train``, but for paths.
         kind, classes: of the task.
-        targets: as :class:`~softfree.evaluation.scores.Scores` has them, of the test pictures.
+        targets: as :class:`~softfree.evaluation.scores.Scores` has them, of the test images.
         patients: numbers.
         probabilities: calibrated, (n, K), by side relative to the one in training.
         cost: seconds, CPU seconds, peak bytes, parameters, multiply-adds.

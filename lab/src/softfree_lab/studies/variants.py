@@ -40,17 +40,17 @@ PRESETS: dict[str, Preset] = {
     "starts": Preset(
         SOFTMAX
         | {
-            f"seqnorm {start}{'' if part == 'qkv' else f' {part}'}": _seqnorm(start=start, normalised=part)
+            f"seqnorm {start}{'' if part == 'qkv' else f' {part}'}": _seqnorm(start=start, normalized=part)
             for part in ("qkv", "qk")
             for start in ("unit", "scaled", "open", "balanced", "first_order")
         }
     ),
-    # Which of Q, K and V are normalised.
+    # Which of Q, K and V are normalized.
     "parts": Preset(
         SOFTMAX
-        | {f"seqnorm {part}": _seqnorm(start="balanced", normalised=part) for part in ("qkv", "qk", "kv", "q", "k")}
+        | {f"seqnorm {part}": _seqnorm(start="balanced", normalized=part) for part in ("qkv", "qk", "kv", "q", "k")}
     ),
-    # What the paper leaves open: no gamma and beta, and normalisation over batch or features instead.
+    # What the paper leaves open: no gamma and beta, and normalization over batch or features instead.
     "norms": Preset(
         SOFTMAX
         | {"seqnorm": _seqnorm(), "seqnorm without gamma and beta": _seqnorm(affine=False)}

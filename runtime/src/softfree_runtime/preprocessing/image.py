@@ -1,4 +1,4 @@
-"""From a picture to what an exported model takes, in numpy: the reference for the JSON in the file's metadata."""
+"""From an image to what an exported model takes, in numpy: the reference for the JSON in the file's metadata."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from softfree_runtime.preprocessing.resize import resize
-from softfree_runtime.readers import Picture, read_picture
+from softfree_runtime.readers import DecodedImage, read_image
 
 GRAY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as in JPEG
-# Of the deviation of a picture, so that a blank one stays finite.
+# Of the deviation of an image, so that a blank one stays finite.
 FLOOR = 1e-3
 
 
@@ -23,11 +23,11 @@ class Preparation:
         size: side of the square, pixels.
         fit: ``pad``, ``stretch``, ``crop`` or ``native``.
         channels: 1 or 3.
-        mean: subtracted from the values in [0, 1] of each channel; None for the mean of the picture itself.
-        deviation: what they are then divided by; None for the deviation of the picture itself.
+        mean: subtracted from the values in [0, 1] of each channel; None for the mean of the image itself.
+        deviation: what they are then divided by; None for the deviation of the image itself.
     """
 
-    kind: ClassVar[str] = "picture"
+    kind: ClassVar[str] = "image"
 
     size: int
     fit: str
@@ -49,16 +49,16 @@ class Preparation:
         """The fields, for JSON."""
         return asdict(self)
 
-    def load(self, source: str | Picture, frame: int | None = None) -> np.ndarray:
-        """Read one picture, unless it is one already, and prepare it; ReadError for a file that gives none."""
-        return self(source if isinstance(source, Picture) else read_picture(source, frame=frame))
+    def load(self, source: str | DecodedImage, frame: int | None = None) -> np.ndarray:
+        """Read one image, unless it is one already, and prepare it; ReadError for a file that gives none."""
+        return self(source if isinstance(source, DecodedImage) else read_image(source, frame=frame))
 
-    def __call__(self, picture: Picture) -> np.ndarray:
+    def __call__(self, image: DecodedImage) -> np.ndarray:
         """Return float32 (C, H, W): mean 0 and deviation about 1; H = W = ``size`` unless ``fit`` is ``native``."""
-        pixels = _with_channels(np.ascontiguousarray(picture.unit().transpose(2, 0, 1)), self.channels)
-        pixels = self._standardise(resize(pixels, *self._target(pixels.shape[1:], picture.growth)))
+        pixels = _with_channels(np.ascontiguousarray(image.unit().transpose(2, 0, 1)), self.channels)
+        pixels = self._standardize(resize(pixels, *self._target(pixels.shape[1:], image.growth)))
         if self.fit in ("pad", "crop"):
-            pixels = _centre(_centre(pixels, 1, self.size), 2, self.size)
+            pixels = _center(_center(pixels, 1, self.size), 2, self.size)
         return np.ascontiguousarray(pixels, dtype=np.float32)
 
     def _target(self, shape: tuple[int, ...], growth: tuple[float, float]) -> tuple[int, int]:
@@ -70,7 +70,7 @@ class Preparation:
         scale = self.size / (max if self.fit == "pad" else min)(height, width)
         return max(1, round(height * scale)), max(1, round(width * scale))
 
-    def _standardise(self, pixels: np.ndarray) -> np.ndarray:
+    def _standardize(self, pixels: np.ndarray) -> np.ndarray:
         if self.mean is None or self.deviation is None:
             wide = pixels.astype(np.float64)
             return ((pixels - wide.mean()) / max(wide.std(), FLOOR)).astype(np.float32)
@@ -86,8 +86,8 @@ def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     return np.broadcast_to(pixels, (channels, *pixels.shape[1:]))
 
 
-def _centre(pixels: np.ndarray, axis: int, size: int) -> np.ndarray:
-    """Pad one axis with 0, the mean, or cut it to its centre."""
+def _center(pixels: np.ndarray, axis: int, size: int) -> np.ndarray:
+    """Pad one axis with 0, the mean, or cut it to its center."""
     side = pixels.shape[axis]
     if side < size:
         before = (size - side) // 2

@@ -9,10 +9,10 @@ import numpy as np
 
 from softfree_runtime.core.errors import UserError
 
-# Where the steps live, and what must be installed for them besides what pictures need. Only those in use are imported.
+# Where the steps live, and what must be installed for them besides what images need. Only those in use are imported.
 # Slides and bags have one preparation for training and here, as it does without torch.
 _HOMES = {
-    "picture": ("softfree_runtime.preprocessing.image", "Preparation", "numpy pillow simplejpeg pydicom tifffile"),
+    "image": ("softfree_runtime.preprocessing.image", "Preparation", "numpy pillow simplejpeg pydicom tifffile"),
     "volume": ("softfree_runtime.preprocessing.volume", "VolumePreparation", "nibabel scipy"),
     "slide": (
         "softfree.data.modalities.slide",
@@ -24,7 +24,7 @@ _HOMES = {
 
 
 KINDS = tuple(_HOMES)
-PICTURE = "picture"  # what files of earlier versions, which do not say, are about
+IMAGE = "image"  # what files of earlier versions, which do not say, are about
 
 
 class Prepared(Protocol):
@@ -49,7 +49,7 @@ def restore(stored: dict[str, Any]) -> Prepared:
         KeyError, TypeError, ValueError: it is no description of such steps.
     """
     fields = dict(stored)
-    steps = home(fields.pop("kind", PICTURE))
+    steps = home(fields.pop("kind", IMAGE))
     make = getattr(steps, "from_dict", None) or (lambda found: steps(**found))
     made: Prepared = make(fields)
     return made

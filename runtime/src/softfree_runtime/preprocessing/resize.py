@@ -28,14 +28,14 @@ def _along(pixels: np.ndarray, axis: int, new: int) -> np.ndarray:
 
 def _taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
     """First pixel ``(new,)`` and weights ``(new, taps)`` of each new pixel: a triangle as wide as the step."""
-    # In float32, as torch has it: rounded otherwise, far pixels of a large picture would get other weights.
+    # In float32, as torch has it: rounded otherwise, far pixels of a large image would get other weights.
     scale = np.float32(old) / np.float32(new)
     reach = max(scale, np.float32(1))
-    centre = scale * (np.arange(new, dtype=np.float32) + np.float32(0.5))
-    first = np.maximum((centre - reach + np.float32(0.5)).astype(np.int64), 0)
-    end = np.minimum((centre + reach + np.float32(0.5)).astype(np.int64), old)
+    center = scale * (np.arange(new, dtype=np.float32) + np.float32(0.5))
+    first = np.maximum((center - reach + np.float32(0.5)).astype(np.int64), 0)
+    end = np.minimum((center + reach + np.float32(0.5)).astype(np.int64), old)
     pixel = first[:, None] + np.arange(int((end - first).max()))
-    distance = np.abs(pixel.astype(np.float32) - centre[:, None] + np.float32(0.5)) / reach
+    distance = np.abs(pixel.astype(np.float32) - center[:, None] + np.float32(0.5)) / reach
     weights = np.maximum(1 - distance, 0)
     weights[pixel >= end[:, None]] = 0
     return first, weights / weights.sum(1, keepdims=True)

@@ -24,7 +24,7 @@ class VolumePreparation:
     Attributes:
         preset: ``mr`` or ``ct``.
         shape: voxels: slices, rows, columns.
-        spacing: millimetres between slices, rows, columns; None keeps each file's own.
+        spacing: millimeters between slices, rows, columns; None keeps each file's own.
         channels: number of channels.
         rules: which series of a study are the channels; parsed by :mod:`~softfree_runtime.sources.channel_rules`.
         window: lowest and highest value of ``ct``.
@@ -66,7 +66,7 @@ class VolumePreparation:
         if self.spacing is not None:
             values = _resampled(values, volume.spacing, self.spacing)
         for axis, side in enumerate(self.shape, start=1):
-            values = _centred(values, axis, side, 0.0 if self.preset == "mr" else -1.0)
+            values = _centered(values, axis, side, 0.0 if self.preset == "mr" else -1.0)
         return np.ascontiguousarray(values, dtype=np.float32)
 
     @cached_property
@@ -110,8 +110,8 @@ def _resampled(values: np.ndarray, old: tuple[float, ...], new: tuple[float, ...
     return np.stack([map_coordinates(channel, places, order=1, mode="nearest") for channel in values])
 
 
-def _centred(values: np.ndarray, axis: int, size: int, padding: float) -> np.ndarray:
-    """Cut one axis to its centre, or pad it."""
+def _centered(values: np.ndarray, axis: int, size: int, padding: float) -> np.ndarray:
+    """Cut one axis to its center, or pad it."""
     side = values.shape[axis]
     if side >= size:
         start = side // 2 - size // 2

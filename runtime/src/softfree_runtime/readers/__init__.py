@@ -1,4 +1,4 @@
-"""From a file to a picture: the reader is chosen by what the file holds, not by its name."""
+"""From a file to an image: the reader is chosen by what the file holds, not by its name."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.readers.dicom import read_dicom
-from softfree_runtime.readers.image import Picture
+from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.readers.raster import read_raster
 from softfree_runtime.readers.tiff import read_tiff
 
-__all__ = ["Picture", "read_picture"]
+__all__ = ["DecodedImage", "read_image"]
 
 _HEAD = 352  # bytes that tell what a file is
 _NIFTI = (b"n+1", b"ni1", (348).to_bytes(4, "little"), (348).to_bytes(4, "big"))
@@ -24,19 +24,19 @@ _DICOM = (b"\x02\x00", b"\x08\x00", b"\x00\x02\x00", b"\x00\x08\x00")
 _ELSEWHERE = {
     b"\x1f\x8b": "a gzip-compressed file; unpack it first",
     b"PK\x03\x04": "a zip archive; unpack it first",
-    b"%PDF": "a PDF document; save its picture as PNG",
-    b"\x89HDF": "an HDF5 file; save its pictures as PNG or TIFF",
+    b"%PDF": "a PDF document; save its image as PNG",
+    b"\x89HDF": "an HDF5 file; save its images as PNG or TIFF",
     b"\x93NUMPY": "a NumPy array; save it as TIFF",
 }
 
 
-def read_picture(path: str | Path, *, frame: int | None = None, max_pixels: int = 1 << 28) -> Picture:
-    """Read one picture: DICOM, TIFF, PNG, JPEG, BMP, GIF or WebP.
+def read_image(path: str | Path, *, frame: int | None = None, max_pixels: int = 1 << 28) -> DecodedImage:
+    """Read one image: DICOM, TIFF, PNG, JPEG, BMP, GIF or WebP.
 
     Args:
         path: the file.
         frame: which frame or page, counted from 0; the first one by default.
-        max_pixels: larger pictures are refused from their header, before anything is decoded.
+        max_pixels: larger images are refused from their header, before anything is decoded.
 
     Raises:
         ReadError: one line that names the file, the reason and the mend; its status is ``missing``, ``empty``,
@@ -45,7 +45,7 @@ def read_picture(path: str | Path, *, frame: int | None = None, max_pixels: int 
     return _read(Path(path), frame, max_pixels).with_growth_noted()
 
 
-def _read(path: Path, frame: int | None, max_pixels: int) -> Picture:
+def _read(path: Path, frame: int | None, max_pixels: int) -> DecodedImage:
     head = file_head(path)
     try:
         if head[128:132] == b"DICM":
@@ -60,7 +60,7 @@ def _read(path: Path, frame: int | None, max_pixels: int) -> Picture:
             return read_dicom(path, frame, max_pixels=max_pixels)
     except MemoryError as error:
         raise ReadError(f"{path}: does not fit in memory; cut it into regions or reduce it", "too_large") from error
-    raise ReadError(f"{path}: not a picture that softfree reads: DICOM, TIFF, PNG, JPEG, BMP, GIF, WebP", "unsupported")
+    raise ReadError(f"{path}: not an image that softfree reads: DICOM, TIFF, PNG, JPEG, BMP, GIF, WebP", "unsupported")
 
 
 def file_head(path: Path) -> bytes:
@@ -68,7 +68,7 @@ def file_head(path: Path) -> bytes:
     try:
         if path.is_dir():
             os.scandir(path).close()  # a closed folder is told from one that is only no file
-            raise ReadError(f"{path}: a folder; expected a picture file", "folder")
+            raise ReadError(f"{path}: a folder; expected an image file", "folder")
         if not os.path.lexists(path):
             raise ReadError(f"{path}: no such file; check the path and the folder it is relative to", "missing")
         if not path.is_file():

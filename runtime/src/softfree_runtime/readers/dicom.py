@@ -1,4 +1,4 @@
-"""DICOM pictures, one frame at a time."""
+"""DICOM images, one frame at a time."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pydicom.uid import UID, VLWholeSlideMicroscopyImageStorage
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.readers.dicom_elements import Elements
 from softfree_runtime.readers.dicom_file import open_dicom
-from softfree_runtime.readers.dicom_pixels import COLOUR, PALETTE, Layout, count_frames, decode_pixels, read_layout
+from softfree_runtime.readers.dicom_pixels import COLOR, PALETTE, Layout, count_frames, decode_pixels, read_layout
 from softfree_runtime.readers.grayscale import LookUpTable, not_padding, to_modality, to_view
 from softfree_runtime.readers.image import (
-    Picture,
+    DecodedImage,
     chosen_frame,
     in_one_line,
     own_range,
@@ -87,9 +87,7 @@ def decode(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -
             elements.correct("elements before the Image Pixel module: damaged, ignored")
         try:
             if dataset.get("SOPClassUID") == VLWholeSlideMicroscopyImageStorage:
-                raise ReadError(
-                    "a whole-slide image; slides are not read as pictures, give regions of it", "unsupported"
-                )
+                raise ReadError("a whole-slide image; slides are not read as images, give regions of it", "unsupported")
             layout = read_layout(dataset, elements, element)
             chosen_frame(path, frame, layout.frames)
             refuse_large(path, layout.columns, layout.rows * (layout.frames if frame is None else 1), max_pixels)
@@ -103,7 +101,7 @@ def decode(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -
     return stored.pixels, Header(stored.bits, layout, dataset, elements.corrections)
 
 
-def read_dicom(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -> Picture:
+def read_dicom(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -> DecodedImage:
     """Read one frame, the first by default, as it is meant to be seen.
 
     Raises:
@@ -124,8 +122,8 @@ def read_dicom(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 2
             ) from error
 
 
-def _present(path: Path, stored: np.ndarray, header: Header, frame: int) -> Picture:
-    """Turn the stored values ``(H, W)`` or ``(H, W, 3)`` of one frame into a picture."""
+def _present(path: Path, stored: np.ndarray, header: Header, frame: int) -> DecodedImage:
+    """Turn the stored values ``(H, W)`` or ``(H, W, 3)`` of one frame into an image."""
     photometric, little = header.layout.photometric, header.little_endian
     elements = header.elements(frame)
     steps = list(chosen_frame(path, frame, header.layout.frames)[1])
@@ -136,7 +134,7 @@ def _present(path: Path, stored: np.ndarray, header: Header, frame: int) -> Pict
         pixels, high = _palette(stored, elements, header)
         low = 0.0
         steps.append("palette to RGB")
-    elif photometric in COLOUR:
+    elif photometric in COLOR:
         low, high, own = own_range(pixels, header.bits)
         steps += [*([] if photometric == "RGB" else [f"{photometric} to RGB"]), *own]
     else:
@@ -153,7 +151,7 @@ def _present(path: Path, stored: np.ndarray, header: Header, frame: int) -> Pict
     spacing = _spacing(elements)
     aspect = 1.0 if spacing else _aspect(elements)
     corrections = tuple(elements.corrections)
-    return Picture(pixels, low, high, spacing, (*steps, *corrections), described, corrections, aspect)
+    return DecodedImage(pixels, low, high, spacing, (*steps, *corrections), described, corrections, aspect)
 
 
 def _palette(stored: np.ndarray, elements: Elements, header: Header) -> tuple[np.ndarray, float]:
@@ -170,7 +168,7 @@ def _palette(stored: np.ndarray, elements: Elements, header: Header) -> tuple[np
 
 
 def _palette_tables(elements: Elements, header: Header) -> list[LookUpTable]:
-    names = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
+    names = [f"{color}PaletteColorLookupTable" for color in ("Red", "Green", "Blue")]
     if "SegmentedRedPaletteColorLookupTableData" in elements:
         count, first, bits = LookUpTable.describe(elements, f"{names[0]}Descriptor")
         # pydicom expands the segments; asked for every input in turn, it gives the whole table.

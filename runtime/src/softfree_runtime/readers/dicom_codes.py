@@ -26,7 +26,7 @@ class Coded:
     """A decoded frame.
 
     Attributes:
-        samples: ``(H, W)`` or ``(H, W, C)``, without any change of colour but the one that undoes JPEG 2000's own.
+        samples: ``(H, W)`` or ``(H, W, C)``, without any change of color but the one that undoes JPEG 2000's own.
         family: ``JPEG``, ``JPEG-LS`` or ``JPEG 2000``.
         precision: bits of a sample, as the stream says.
         signed: whether the stream calls them signed; only JPEG 2000 can.
@@ -67,10 +67,10 @@ def _lossy(source: bytes, frame: jpeg.Frame) -> np.ndarray:
 
 def _other(source: bytes, frame: jpeg.Frame) -> np.ndarray:
     """JPEG of 12 bits, and lossless."""
-    colour = "RGB" if len(frame.components) == 3 else None
+    color = "RGB" if len(frame.components) == 3 else None
     lengthened = Lengthened.of(source, frame)
     decode = _package("imagecodecs", "imagecodecs").jpeg_decode
-    pixels = lengthened.checked(decode(lengthened.source, colorspace=colour, outcolorspace=colour))
+    pixels = lengthened.checked(decode(lengthened.source, colorspace=color, outcolorspace=color))
     if int(pixels.max()) >> frame.precision:
         raise ValueError("JPEG with values beyond its precision")
     return pixels
@@ -78,14 +78,14 @@ def _other(source: bytes, frame: jpeg.Frame) -> np.ndarray:
 
 def _jpeg_ls(source: bytes, frame: jpeg.Frame) -> Coded:
     buffer, about = _package("jpeg_ls", "pyjpegls").decode_pixel_data(source)
-    colours = len(frame.components)
+    colors = len(frame.components)
     pixels = np.frombuffer(buffer, np.uint8 if frame.precision <= 8 else "<u2")
-    if colours == 1:
+    if colors == 1:
         pixels = pixels.reshape(frame.height, frame.width)
     elif about["interleave_mode"] == 0:
-        pixels = pixels.reshape(colours, frame.height, frame.width).transpose(1, 2, 0)
+        pixels = pixels.reshape(colors, frame.height, frame.width).transpose(1, 2, 0)
     else:
-        pixels = pixels.reshape(frame.height, frame.width, colours)
+        pixels = pixels.reshape(frame.height, frame.width, colors)
     return Coded(pixels, "JPEG-LS", frame.precision, False, frame.coding)
 
 
@@ -109,7 +109,7 @@ def _jpeg_2000(source: bytes, rows: int, columns: int, samples: int) -> Coded:
 
 
 def _transformed(source: bytes, head: int) -> bool:
-    """Whether JPEG 2000's own transform of colours was used, which its decoders undo (ISO 15444-1, A.6.1)."""
+    """Whether JPEG 2000's own transform of colors was used, which its decoders undo (ISO 15444-1, A.6.1)."""
     position = head
     while source[position : position + 1] == b"\xff" and source[position + 1] not in (0x90, 0x93):
         if source[position + 1] == 0x52:

@@ -21,7 +21,7 @@ GRAY = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
 _YBR = ("YBR_FULL", "YBR_FULL_422")
 _JPEG_2000_YBR = ("YBR_ICT", "YBR_RCT")
-COLOUR = ("RGB", *_YBR, *_JPEG_2000_YBR)
+COLOR = ("RGB", *_YBR, *_JPEG_2000_YBR)
 # Which the standard has or had; others are not repeated in messages, as they might be anything.
 _KNOWN = ("HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "XYB")
 _ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
@@ -39,7 +39,7 @@ class Layout:
         frames: their number.
         photometric: the photometric interpretation.
         samples: 1 or 3 a pixel.
-        planar: whether each colour has a plane of its own.
+        planar: whether each color has a plane of its own.
         allocated: bits that a value takes.
         stored: bits of them that are used.
         high: number of the highest of these.
@@ -78,7 +78,7 @@ def read_layout(dataset: Dataset, elements: Elements, element: PixelElement) -> 
     photometric = _photometric(elements)
     syntax = dataset.file_meta.TransferSyntaxUID
     rows, columns = (_needed(elements, name, 1, 0xFFFF) for name in ("Rows", "Columns"))
-    samples = 3 if photometric in COLOUR else 1
+    samples = 3 if photometric in COLOR else 1
     declared = elements.whole("SamplesPerPixel")
     if declared != samples:
         # What is left to contradict is checked against the pixels.
@@ -160,13 +160,13 @@ def _native(element: PixelElement, layout: Layout, elements: Elements, frame: in
         "pixel_representation": int(layout.signed),
         "correct_unused_bits": False,
     }
-    # Raw: without a change of colours.
+    # Raw: without a change of colors.
     pixels, _ = get_decoder(layout.syntax).as_array(element.source, index=frame, raw=True, **options)
     return _of_words(pixels.astype(pixels.dtype.newbyteorder("="), copy=False), layout, elements)
 
 
 def _of_words(words: np.ndarray, layout: Layout, elements: Elements) -> Stored:
-    """Values and RGB colours of pixels as the file allocates them."""
+    """Values and RGB colors of pixels as the file allocates them."""
     if layout.photometric in _JPEG_2000_YBR:
         raise ReadError(f"photometric interpretation {layout.photometric} without JPEG 2000", "unsupported")
     values = words if words.dtype.kind == "f" else _without_unused_bits(words, layout, elements)
@@ -228,7 +228,7 @@ def _decoded(code: bytes, layout: Layout, elements: Elements) -> Stored:
     if layout.allocated < bits:
         elements.correct("BitsAllocated: less than the codestream's precision, which is taken")
     pixels = values.astype(f"{'i' if signed else 'u'}{1 << (width // 8 - 1).bit_length()}", copy=False)
-    return Stored(_agreed_colours(pixels, coded, layout, elements), bits)
+    return Stored(_agreed_colors(pixels, coded, layout, elements), bits)
 
 
 def _agreed_values(coded: Coded, layout: Layout, elements: Elements) -> tuple[np.ndarray, bool, int]:
@@ -267,9 +267,9 @@ def _agreed_values(coded: Coded, layout: Layout, elements: Elements) -> tuple[np
     return values, True, stored
 
 
-def _agreed_colours(pixels: np.ndarray, coded: Coded, layout: Layout, elements: Elements) -> np.ndarray:
-    """Return RGB ``(H, W, 3)``, by what the stream says of its colours, else by the header; gray as it is."""
-    if layout.photometric not in COLOUR:
+def _agreed_colors(pixels: np.ndarray, coded: Coded, layout: Layout, elements: Elements) -> np.ndarray:
+    """Return RGB ``(H, W, 3)``, by what the stream says of its colors, else by the header; gray as it is."""
+    if layout.photometric not in COLOR:
         return pixels
     declared = "RGB" if layout.photometric == "RGB" else "YBR"
     if layout.photometric in _JPEG_2000_YBR:
@@ -345,7 +345,7 @@ def _photometric(elements: Elements) -> str:
     if "PhotometricInterpretation" not in elements:
         raise ReadError("DICOM pixel data without PhotometricInterpretation in the header")
     photometric = elements.text("PhotometricInterpretation")
-    if photometric not in (*GRAY, *COLOUR, PALETTE):
+    if photometric not in (*GRAY, *COLOR, PALETTE):
         named = photometric if photometric in _KNOWN else "that is not of the standard"
         raise ReadError(f"photometric interpretation {named} is not supported", "unsupported")
     return photometric

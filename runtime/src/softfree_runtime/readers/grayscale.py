@@ -69,7 +69,7 @@ class LookUpTable:
     def white(self) -> float:
         """The greatest output: what the declared bits can hold, or the greatest entry where that cannot be meant.
 
-        It cannot where an entry is greater, or where none is beyond a 256th part: then the picture would be black.
+        It cannot where an entry is greater, or where none is beyond a 256th part: then the image would be black.
         """
         greatest, declared = int(self.entries.max()), (1 << self.bits) - 1 if self.bits <= 16 else 0
         return float(declared if declared >> 8 < greatest <= declared else max(greatest, 1))
@@ -105,9 +105,9 @@ def to_view(
     *,
     fractions: bool = False,
 ) -> tuple[np.ndarray, float, float, list[str]]:
-    """Apply the first VOI LUT, else the first window, else the picture's own range.
+    """Apply the first VOI LUT, else the first window, else the image's own range.
 
-    A linear window changes no pixel: it is the range itself. With centre c and width w, PS3.3 C.11.2.1.2 has
+    A linear window changes no pixel: it is the range itself. With center c and width w, PS3.3 C.11.2.1.2 has
     black at c - w/2 and white at c + w/2 - 1 for LINEAR, at c + w/2 for LINEAR_EXACT. A table or window that would
     leave nothing to be seen is not used.
 
@@ -130,12 +130,12 @@ def to_view(
             step = f"VOI LUT of {len(table.entries)} entries of {table.bits} bits"
             return seen, 0.0, table.white, [step]
         elements.correct("VOILUTSequence: one value for all pixels, ignored")
-    centre, width = (elements.number(name) for name in ("WindowCenter", "WindowWidth"))
+    center, width = (elements.number(name) for name in ("WindowCenter", "WindowWidth"))
     steps = []
-    if centre is not None and width is not None:
+    if center is not None and width is not None:
         function = _function(elements, fractions)
-        step = f"window {centre:g}/{width:g}" + ("" if function == "LINEAR" else f" {function.lower()}")
-        shown = _windowed(pixels, centre, width, function)
+        step = f"window {center:g}/{width:g}" + ("" if function == "LINEAR" else f" {function.lower()}")
+        shown = _windowed(pixels, center, width, function)
         if shown is None:
             elements.correct("WindowWidth: not valid, window ignored")
             steps.append(f"{step} ignored: not valid")
@@ -229,14 +229,14 @@ def _function(elements: Elements, fractions: bool) -> str:
     return "LINEAR_EXACT" if function == "LINEAR" and fractions else function
 
 
-def _windowed(pixels: np.ndarray, centre: float, width: float, function: str) -> tuple[np.ndarray, float, float] | None:
+def _windowed(pixels: np.ndarray, center: float, width: float, function: str) -> tuple[np.ndarray, float, float] | None:
     """Return pixels and the range of a window; None for a width that is not valid."""
     if width <= 0 or (function == "LINEAR" and width < 1):
         return None
     if function == "SIGMOID":
-        curve = 1 / (1 + np.exp(np.clip(-4 * (pixels.astype(np.float64) - centre) / width, -500, 500)))
+        curve = 1 / (1 + np.exp(np.clip(-4 * (pixels.astype(np.float64) - center) / width, -500, 500)))
         return curve.astype(np.float32), 0.0, 1.0
-    return pixels, centre - width / 2, centre + width / 2 - (function == "LINEAR")
+    return pixels, center - width / 2, center + width / 2 - (function == "LINEAR")
 
 
 def _blank(pixels: np.ndarray, shown: tuple[np.ndarray, float, float], counted: np.ndarray | None) -> bool:

@@ -1,4 +1,4 @@
-"""A picture as its file holds it, with what is needed to show it."""
+"""An image as its file holds it, with what is needed to show it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _LONGEST = 2000  # characters of a library's message that are looked at
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture, and how its values are to be seen.
+class DecodedImage:
+    """One image, and how its values are to be seen.
 
     Attributes:
         pixels: ``(H, W, C)`` with C = 1 (gray) or 3 (RGB), in native byte order; no palette, no alpha.
         low: the value shown as black.
         high: the value shown as white, never below ``low``.
-        spacing: millimetres from one row to the next and from one column to the next, where the file says so.
+        spacing: millimeters from one row to the next and from one column to the next, where the file says so.
         steps: what was done to the stored values, in words and in order.
         stored: what the file holds, such as ``8-bit gray`` or ``12-bit signed MONOCHROME2``. RGB whose channels
             are all equal ends in ``(gray)``.
@@ -55,7 +55,7 @@ class Picture:
             return 1.0, 1.0
         return max(ratio, 1.0), max(1 / ratio, 1.0)
 
-    def with_growth_noted(self) -> Picture:
+    def with_growth_noted(self) -> DecodedImage:
         """Return it with words on pixels that are not square."""
         ratio = self._ratio
         if max(ratio, 1 / ratio) <= SQUARE_WITHIN:
@@ -82,29 +82,29 @@ class Picture:
 
 
 def own_range(pixels: np.ndarray, bits: int, counted: np.ndarray | None = None) -> tuple[float, float, tuple[str, ...]]:
-    """Choose the range of a picture whose file names none.
+    """Choose the range of an image whose file names none.
 
-    Unsigned integers of up to 8 bits, and colour of any integer width, keep the full range of their bits: stretching
-    would change hues, and 8-bit pictures are stored as they are to be seen. So does float colour within [0, 1].
+    Unsigned integers of up to 8 bits, and color of any integer width, keep the full range of their bits: stretching
+    would change hues, and 8-bit images are stored as they are to be seen. So does float color within [0, 1].
     Everything else gets the range of its own values, since a 12-bit film in 16-bit numbers would be all but black
     otherwise.
 
     Args:
         pixels: ``(H, W, C)``.
         bits: how many bits of each value are used.
-        counted: boolean ``(H, W)``, True where a pixel belongs to the picture; all of them when None.
+        counted: boolean ``(H, W)``, True where a pixel belongs to the image; all of them when None.
 
     Returns:
         Low, high, and the step to be recorded, empty for the full range.
     """
-    colour = pixels.shape[-1] == 3
-    if pixels.dtype.kind == "u" and (bits <= 8 or colour):
+    color = pixels.shape[-1] == 3
+    if pixels.dtype.kind == "u" and (bits <= 8 or color):
         return 0.0, float(2**bits - 1), ()
     values = pixels if counted is None or not counted.any() else pixels[counted]
     low, high = float(values.min()), float(values.max())
-    if pixels.dtype.kind == "f" and colour and low >= 0 and high <= 1:
+    if pixels.dtype.kind == "f" and color and low >= 0 and high <= 1:
         return 0.0, 1.0, ()
-    return low, high, (f"range {low:g} to {high:g}, the picture's own",)
+    return low, high, (f"range {low:g} to {high:g}, the image's own",)
 
 
 def with_gray_noted(stored: str, pixels: np.ndarray) -> str:

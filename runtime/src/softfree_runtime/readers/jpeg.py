@@ -28,7 +28,7 @@ _SAFE = 64 - 2 * 16  # up to here no block ends before the last of three codes
 
 
 class Component(NamedTuple):
-    """One colour of a frame: its id and how often it is sampled across and down."""
+    """One color of a frame: its id and how often it is sampled across and down."""
 
     id: int
     across: int
@@ -57,7 +57,7 @@ class Frame:
         precision: bits of a sample.
         height: rows.
         width: columns.
-        components: the colours.
+        components: the colors.
         height_at: where in the stream the height stands.
         applications: contents of the APP markers by number.
         scans: in the order of the stream.
@@ -107,7 +107,7 @@ class Frame:
 
     @property
     def coding(self) -> str | None:
-        """``RGB`` or ``YBR`` where the markers of a stream of three colours tell, None where they do not."""
+        """``RGB`` or ``YBR`` where the markers of a stream of three colors tell, None where they do not."""
         if len(self.components) != 3:
             return None
         if bytes(component.id for component in self.components).upper() == b"RGB":
@@ -119,7 +119,7 @@ class Frame:
 
     @property
     def taken_for_ybr(self) -> bool:
-        """Whether libjpeg takes the three colours for YCbCr; its own rules, from default_decompress_parms."""
+        """Whether libjpeg takes the three colors for YCbCr; its own rules, from default_decompress_parms."""
         if len(self.components) != 3:
             return False
         adobe = self.applications.get(14, b"")

@@ -29,7 +29,7 @@ class Lengthened:
 
     Attributes:
         source: what to decode.
-        added: whether there is such a row; scans in intervals or of one colour each are left as they are.
+        added: whether there is such a row; scans in intervals or of one color each are left as they are.
     """
 
     source: bytes

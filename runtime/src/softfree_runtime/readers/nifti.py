@@ -63,7 +63,7 @@ def is_nifti_file(path: Path) -> bool:
 
 
 def read_affine(path: Path) -> np.ndarray:
-    """Return the affine ``(4, 4)`` from a stored voxel (i, j, k, 1) to millimetres RAS+; ReadError as above."""
+    """Return the affine ``(4, 4)`` from a stored voxel (i, j, k, 1) to millimeters RAS+; ReadError as above."""
     with unpacked(header_and_voxels(path)[0]) as stream:
         return place(path, read_header(path, stream)[0])[0]
 
@@ -110,7 +110,7 @@ def _number_type(path: Path, header: Nifti1Header) -> tuple[np.dtype, tuple[str,
             f"{path}: NIfTI of datatype {int(header['datatype'])}, which is none that holds numbers", "unsupported"
         ) from None
     if dtype.fields or dtype.kind not in "iuf":
-        kind = "colour (RGB)" if dtype.fields else f"{dtype} numbers"
+        kind = "color (RGB)" if dtype.fields else f"{dtype} numbers"
         raise ReadError(f"{path}: NIfTI of {kind} is not supported; save each channel as a volume", "unsupported")
     if header["bitpix"] == 8 * dtype.itemsize:
         return dtype, ()

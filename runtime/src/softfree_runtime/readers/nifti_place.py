@@ -22,7 +22,7 @@ Words = tuple[str, ...]
 
 
 def place(path: Path, header: Nifti1Header) -> tuple[np.ndarray, Words, Words]:
-    """Return the affine ``(4, 4)`` from a voxel to millimetres RAS+, what was done, and what was corrected.
+    """Return the affine ``(4, 4)`` from a voxel to millimeters RAS+, what was done, and what was corrected.
 
     The sform counts, else the qform. One that cannot be used is passed over if the other can.
 
@@ -31,12 +31,12 @@ def place(path: Path, header: Nifti1Header) -> tuple[np.ndarray, Words, Words]:
     """
     affine, corrections = _chosen(path, header)
     steps: Words = ()
-    unit, millimetres = _UNITS.get(int(header["xyzt_units"]) & 7, ("", 1.0))
+    unit, millimeters = _UNITS.get(int(header["xyzt_units"]) & 7, ("", 1.0))
     if int(header["xyzt_units"]) & 7 > 3:
         corrections += ("unknown unit of length: taken as millimeters",)
-    if millimetres != 1:
-        affine[:3] *= millimetres
-        steps += (f"{unit}s turned into millimetres",)
+    if millimeters != 1:
+        affine[:3] *= millimeters
+        steps += (f"{unit}s turned into millimeters",)
         if (sizes := voxel_sizes(affine)).max() > _LARGEST:
             raise ReadError(f"{path}: voxels of {_listed(sizes)} mm by their unit, the {unit}; repair xyzt_units")
     return affine, (*corrections, *steps), corrections

@@ -1,4 +1,4 @@
-"""JPEG, PNG, BMP, GIF and WebP pictures."""
+"""JPEG, PNG, BMP, GIF and WebP images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.readers.image import (
-    Picture,
+    DecodedImage,
     chosen_frame,
     own_range,
     refuse_large,
@@ -34,7 +34,7 @@ _SPACES: dict[str, Space] = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 _limit = threading.Lock()
 
 
-def read_raster(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -> Picture:
+def read_raster(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -> DecodedImage:
     """Read one frame, the first by default.
 
     Raises:
@@ -48,11 +48,11 @@ def read_raster(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 
                 refuse_large(path, *image.size, max_pixels)
                 number, steps = chosen_frame(path, frame, getattr(image, "n_frames", 1))
                 image.seek(number)
-                return _picture(path, image, steps)
+                return _image(path, image, steps)
         except (ReadError, MemoryError):
             raise
         except Exception as error:  # decoders raise nearly anything on damaged files
-            raise undecodable(path, "picture", error) from error
+            raise undecodable(path, "image", error) from error
 
 
 def oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -66,7 +66,7 @@ def oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _picture(path: Path, image: ImageFile.ImageFile, steps: tuple[str, ...]) -> Picture:
+def _image(path: Path, image: ImageFile.ImageFile, steps: tuple[str, ...]) -> DecodedImage:
     data = _bytes_of(image) if image.format in _LOOKED_INTO else b""
     if image.format == "PNG" and is_sixteen_bit(data):
         pixels, stored, steps = _png16(data, steps)
@@ -86,7 +86,7 @@ def _picture(path: Path, image: ImageFile.ImageFile, steps: tuple[str, ...]) -> 
         aspect = 1 / aspect if orientation >= 5 else aspect
         own = (*own, f"EXIF orientation {orientation} applied")
     steps += own
-    return Picture(pixels, low, high, None, steps, with_gray_noted(stored, pixels), corrections, aspect)
+    return DecodedImage(pixels, low, high, None, steps, with_gray_noted(stored, pixels), corrections, aspect)
 
 
 def _bytes_of(image: ImageFile.ImageFile) -> bytes:
@@ -161,9 +161,9 @@ def _png16(data: bytes, steps: tuple[str, ...]) -> tuple[np.ndarray, str, tuple[
 
     pixels = imagecodecs.png_decode(data)
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]  # (H, W, 1 to 4)
-    colour, alpha = pixels.shape[-1] >= 3, pixels.shape[-1] in (2, 4)
-    pixels = np.ascontiguousarray(pixels[..., : 3 if colour else 1])
-    stored = f"16-bit {'RGB' if colour else 'gray'}{' with alpha' if alpha else ''}"
+    color, alpha = pixels.shape[-1] >= 3, pixels.shape[-1] in (2, 4)
+    pixels = np.ascontiguousarray(pixels[..., : 3 if color else 1])
+    stored = f"16-bit {'RGB' if color else 'gray'}{' with alpha' if alpha else ''}"
     return pixels, stored, (*steps, "alpha dropped") if alpha else steps
 
 

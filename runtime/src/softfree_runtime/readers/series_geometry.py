@@ -35,17 +35,17 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class Slice:
-    """One slice: its name for messages, and its place in millimetres to the left, the back and the head (LPS+).
+    """One slice: its name for messages, and its place in millimeters to the left, the back and the head (LPS+).
 
     Attributes:
         name: file name, or number of the frame.
-        position: ``(3,)``, centre of the first voxel.
+        position: ``(3,)``, center of the first voxel.
         along_row: ``(3,)`` unit vector from one column to the next.
         along_column: ``(3,)`` unit vector from one row to the next.
-        spacing: millimetres between rows, between columns.
-        thickness: millimetres to the next slice as the header has it, or None.
+        spacing: millimeters between rows, between columns.
+        thickness: millimeters to the next slice as the header has it, or None.
         shape: rows, columns.
-        digits: ``(3,)``, the unit of the last digit with which each coordinate was written, in millimetres.
+        digits: ``(3,)``, the unit of the last digit with which each coordinate was written, in millimeters.
         marks: what may tell it from others at its place, by keyword; for comparison only.
     """
 
@@ -87,7 +87,7 @@ def arrange(path: Path, slices: Sequence[Slice]) -> tuple[list[int], np.ndarray,
         slices: in any order.
 
     Returns:
-        The order, the affine ``(4, 4)`` from (slice, row, column, 1) to millimetres RAS+, and what was corrected.
+        The order, the affine ``(4, 4)`` from (slice, row, column, 1) to millimeters RAS+, and what was corrected.
 
     Raises:
         ReadError: mixed sizes or orientations, slices at one place, missing or uneven slices, a tilted stack.

@@ -1,4 +1,4 @@
-"""TIFF pictures: 1 to 32 bits, float, pages, planes, tiles and every compression that imagecodecs knows."""
+"""TIFF images: 1 to 32 bits, float, pages, planes, tiles and every compression that imagecodecs knows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from softfree_runtime.core.errors import ReadError, shortened
 from softfree_runtime.readers.image import (
-    Picture,
+    DecodedImage,
     chosen_frame,
     own_range,
     refuse_large,
@@ -25,14 +25,14 @@ from softfree_runtime.readers.tiff_pages import whole_image
 from softfree_runtime.readers.tiff_segments import OLD_JPEG, by_libtiff, decoded, is_old_jpeg
 
 _SLIDES = ("is_svs", "is_ndpi", "is_scn", "is_bif", "is_philips", "is_qpi")
-# Colour models that are read, with their channels; Pillow turns the last two into RGB.
+# Color models that are read, with their channels; Pillow turns the last two into RGB.
 _CHANNELS = {"MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1, "RGB": 3, "SEPARATED": 4, "YCBCR": 3}
 _FAX = (2, 3, 4)  # compressions of paper, where white is the rule
 _ELECTRONS = (65000, 65001, 65002)  # counts of an electron microscope
 _BY_PILLOW = {"SEPARATED": "CMYK", "YCBCR": "YCbCr"}
 
 
-def read_tiff(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -> Picture:
+def read_tiff(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -> DecodedImage:
     """Read one page, the first by default.
 
     Raises:
@@ -42,7 +42,7 @@ def read_tiff(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28
         try:
             with tifffile.TiffFile(path) as file:
                 if any(getattr(file, name) for name in _SLIDES):
-                    message = f"{path}: a whole-slide image; slides are not read as pictures, give regions of it"
+                    message = f"{path}: a whole-slide image; slides are not read as images, give regions of it"
                     raise ReadError(message, "unsupported")
                 if not len(file.pages):
                     raise ReadError(f"{path}: damaged TIFF: it holds no image", "corrupt")
@@ -53,16 +53,16 @@ def read_tiff(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28
                 else:
                     number, steps = chosen_frame(path, frame, count)
                     page, assumed = file.pages[number].aspage(), ()
-                return _picture(path, page, steps, assumed, max_pixels)
+                return _image(path, page, steps, assumed, max_pixels)
         except (ReadError, MemoryError):
             raise
         except Exception as error:  # decoders raise nearly anything on damaged files
             raise undecodable(path, "TIFF", error) from error
 
 
-def _picture(
+def _image(
     path: Path, page: tifffile.TiffPage, steps: tuple[str, ...], assumed: tuple[str, ...], max_pixels: int
-) -> Picture:
+) -> DecodedImage:
     # int: a damaged tag may be text, which would be repeated instead of multiplied.
     width, height = int(page.imagewidth), int(page.imagelength)
     if width < 1 or height < 1:
@@ -100,7 +100,7 @@ def _picture(
             spacing, aspect = spacing and spacing[::-1], 1 / aspect
         steps += (f"TIFF orientation {orientation} applied",)
     stored = with_gray_noted(_described(page, kind), pixels)
-    return Picture(pixels, low, high, spacing, steps, stored, corrections, aspect)
+    return DecodedImage(pixels, low, high, spacing, steps, stored, corrections, aspect)
 
 
 def _color_model(page: tifffile.TiffPage) -> tuple[str, tuple[str, ...]]:
@@ -162,9 +162,9 @@ def _gray_or_rgb(pixels: np.ndarray, page: tifffile.TiffPage, kind: str) -> tupl
     if kind == "PALETTE":
         if page.colormap is None:
             raise ValueError("a palette without its colors")
-        colours = np.asarray(page.colormap)  # (3, 2^bits)
-        rgb = np.ascontiguousarray(np.moveaxis(colours[:, pixels[..., 0]], 0, -1))
-        return rgb, 8 if colours.max() < 256 else 16, (*steps, "palette to RGB")
+        colors = np.asarray(page.colormap)  # (3, 2^bits)
+        rgb = np.ascontiguousarray(np.moveaxis(colors[:, pixels[..., 0]], 0, -1))
+        return rgb, 8 if colors.max() < 256 else 16, (*steps, "palette to RGB")
     if _converted(page, kind):
         mode = _BY_PILLOW[kind]
         image = Image.frombytes(mode, pixels.shape[1::-1], pixels.tobytes())
@@ -202,7 +202,7 @@ def _aspect(page: tifffile.TiffPage) -> float:
 
 
 def _spacing(page: tifffile.TiffPage) -> tuple[float, float] | None:
-    """Millimetres a pixel where the resolution is given in centimetres; inches are about printing."""
+    """Millimeters a pixel where the resolution is given in centimeters; inches are about printing."""
     unit = page.tags.valueof("ResolutionUnit")
     columns, rows = (page.tags.valueof(name) for name in ("XResolution", "YResolution"))
     if unit != tifffile.RESUNIT.CENTIMETER or not columns or not rows or not all((*columns, *rows)):

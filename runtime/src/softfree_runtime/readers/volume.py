@@ -31,8 +31,8 @@ class Volume:
     Attributes:
         voxels: ``(C, D, H, W)``: channels, slices, rows, columns; the file's own numbers in native byte order, float32
             where they were scaled or had 64 bits.
-        spacing: millimetres from one slice, row and column to the next.
-        affine: ``(4, 4)``, from voxel (d, h, w, 1) to millimetres to the right, the front and the head (RAS+).
+        spacing: millimeters from one slice, row and column to the next.
+        affine: ``(4, 4)``, from voxel (d, h, w, 1) to millimeters to the right, the front and the head (RAS+).
         low: smallest value; 0 for unsigned integers of 8 bits.
         high: greatest value; 255 for unsigned integers of 8 bits.
         steps: what was done to the stored values, in words and in order.
@@ -69,7 +69,7 @@ def canonical(
     Args:
         path: for messages.
         voxels: ``(I, J, K)``, in any order of axes.
-        affine: ``(4, 4)``, from (i, j, k, 1) to millimetres RAS+.
+        affine: ``(4, 4)``, from (i, j, k, 1) to millimeters RAS+.
         steps: what was done so far.
         stored: what the file holds.
         corrections: what the reader assumed or corrected so far.

@@ -13,7 +13,7 @@ import numpy as np
 from softfree_runtime.core.errors import UserError, listed, shortened
 from softfree_runtime.core.files import printable
 from softfree_runtime.core.notes import say
-from softfree_runtime.readers.image import Picture, own_range
+from softfree_runtime.readers.image import DecodedImage, own_range
 from softfree_runtime.sources.identity import refuse_nobody, tell_patients
 from softfree_runtime.sources.joined_source import WITH_RESOLUTION, join_source, resolution
 from softfree_runtime.sources.row_paths import base_folder, places
@@ -21,7 +21,7 @@ from softfree_runtime.sources.table_text import FRAME, Rows, check_text, read_by
 from softfree_runtime.sources.walk import Passed, files_below
 
 Input = str | Path | np.ndarray
-Found = tuple[str, str | Picture, int | None]
+Found = tuple[str, str | DecodedImage, int | None]
 TABLES = {".csv", ".tsv", ".parquet"}
 COLUMNS = ("path", "frame", "patient_id", "mpp")
 
@@ -34,7 +34,7 @@ def find_inputs(
     Args:
         given: the inputs; a folder stands for all samples below it, a table for its rows.
         frame: frame of multi-frame files where a table does not name one, counted from 0, or None.
-        kind: of the samples; only a picture can be an array, and a volume can be a folder.
+        kind: of the samples; only an image can be an array, and a volume can be a folder.
         rows: reads a table: a path and ``frame`` to its samples.
 
     Returns:
@@ -46,9 +46,9 @@ def find_inputs(
     found: list[Found] = []
     for number, item in enumerate(given):
         if isinstance(item, np.ndarray):
-            if kind != "picture":
+            if kind != "image":
                 raise UserError(f"got an array for a model of samples of kind {kind}; expected files")
-            found.append((f"array {number}", as_picture(item), None))
+            found.append((f"array {number}", as_image(item), None))
         elif Path(item).is_dir():
             found += [(printable(path), path, frame) for path in samples_in(Path(item), kind)]
         elif Path(item).suffix.lower() in TABLES:
@@ -84,7 +84,7 @@ def samples_in(folder: Path, kind: str) -> list[str]:
     return sorted([*found, *passed.closed], key=lambda path: Path(path).parts)
 
 
-def as_picture(array: np.ndarray) -> Picture:
+def as_image(array: np.ndarray) -> DecodedImage:
     """Turn an array (H, W) or (H, W, C), C = 1 or 3, into what a TIFF of the same numbers is read as.
 
     Black and white are those of a file, see :func:`~softfree_runtime.readers.image.own_range`: 0 and 255 for uint8, 0
@@ -105,11 +105,11 @@ def as_picture(array: np.ndarray) -> Picture:
     if kind not in "buif" or not np.isfinite(pixels).all():
         raise UserError(f"got an array of {array.dtype}; expected whole numbers, or finite floats")
     low, high, steps = own_range(pixels, 1 if kind == "b" else bits)
-    return Picture(pixels, low, high, None, steps, f"{array.dtype} array")
+    return DecodedImage(pixels, low, high, None, steps, f"{array.dtype} array")
 
 
 def table_rows(
-    path: Path, frame: int | None, kind: str, group: bool = False, images: str | Path | None = None
+    path: Path, frame: int | None, kind: str, group: bool = False, image_root: str | Path | None = None
 ) -> list[Found]:
     """Read a CSV table: name, source and frame of each row that is not empty.
 
@@ -118,7 +118,7 @@ def table_rows(
         frame: where the table has no such column.
         kind: of the samples; slides and bags have a resolution.
         group: join the rows of a patient.
-        images: folder that the paths start from and must lie in; the table's by default.
+        image_root: folder that the paths start from and must lie in; the table's by default.
 
     Raises:
         UserError: what is no sound table, with the line.
@@ -131,7 +131,7 @@ def table_rows(
         raise UserError(f"{path}: no column 'path'; it has {listed(table.columns)}; expected one with the files, "
                         "relative to the table")  # fmt: skip
     say(path, table.notes)
-    return rows_as_samples(path, dict(table.cells()), table.rows, table.columns, frame, kind, group, images)
+    return rows_as_samples(path, dict(table.cells()), table.rows, table.columns, frame, kind, group, image_root)
 
 
 def rows_as_samples(
@@ -142,10 +142,10 @@ def rows_as_samples(
     frame: int | None,
     kind: str,
     group: bool,
-    images: str | Path | None,
+    image_root: str | Path | None,
 ) -> list[Found]:
     """Give the samples of a table's rows, whose cells are text, empty where there is nothing; as :func:`table_rows`."""
-    files = places(path, [row["path"] for row in cells.values()], rows, cells, base_folder(path, images))
+    files = places(path, [row["path"] for row in cells.values()], rows, cells, base_folder(path, image_root))
     found: list[Found] = []
     for (number, row), file in zip(cells.items(), files, strict=True):
         given = row.get("frame", "")

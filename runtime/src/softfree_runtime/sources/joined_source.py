@@ -20,13 +20,13 @@ WITH_RESOLUTION = ("slide", "bag")
 
 
 def split_source(source: str) -> tuple[str, float | None]:
-    """Split a source into the path and the micrometres per pixel, None where it has none."""
+    """Split a source into the path and the micrometers per pixel, None where it has none."""
     found = re.fullmatch(r"(.*)#mpp=([0-9]+\.?[0-9]*(?:e[+-]?[0-9]+)?)", source, re.DOTALL)
     return (found[1], float(found[2])) if found else (source, None)
 
 
 def join_source(path: str, mpp: float | None) -> str:
-    """Join a path with micrometres per pixel; the reverse of :func:`split_source`."""
+    """Join a path with micrometers per pixel; the reverse of :func:`split_source`."""
     return path if mpp is None else f"{path}#mpp={mpp!r}"
 
 
@@ -44,7 +44,7 @@ def resolution(cell: object) -> float | None:
         number = math.nan
     if not 0 < number < math.inf:
         raise UserError(
-            f"column mpp holds {shortened(cell)}; expected micrometres per pixel of the slide, such as 0.25, or an"
+            f"column mpp holds {shortened(cell)}; expected micrometers per pixel of the slide, such as 0.25, or an"
             " empty cell"
         )
     return number

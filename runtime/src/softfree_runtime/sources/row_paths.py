@@ -11,18 +11,18 @@ from softfree_runtime.core.files import printable
 from softfree_runtime.sources.table_text import Rows
 
 
-def base_folder(table: Path, images: str | Path | None) -> Path:
+def base_folder(table: Path, image_root: str | Path | None) -> Path:
     """Folder that the paths of a table start from and must stay in.
 
     Raises:
         UserError: ``images`` is no folder.
     """
     own = table if table.is_dir() else table.parent
-    folder = Path(os.path.abspath(own if images is None else images))
+    folder = Path(os.path.abspath(own if image_root is None else image_root))
     if (name := printable(str(folder))) != str(folder):
         raise UserError(f"{name}: the name of the folder is not UTF-8; rename it")
     if not folder.is_dir():
-        raise UserError(f"--images {images}: no such folder; name the one that the table's paths start from")
+        raise UserError(f"--image-root {image_root}: no such folder; name the one that the table's paths start from")
     return folder
 
 
@@ -61,6 +61,6 @@ def places(table: Path, paths: Iterable[str], rows: Rows, numbers: Iterable[int]
         outside = [number for number, file in zip(numbers, found, strict=True) if file is None]
         raise UserError(
             f"{table}: the path of {rows.name(outside)} leads out of {folder}; move the table into the folder that"
-            " holds all pictures, or name that folder where the command takes --images FOLDER"
+            " holds all images, or name that folder where the command takes --image-root FOLDER"
         )
     return found  # type: ignore[return-value]

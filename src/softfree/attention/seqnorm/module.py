@@ -1,15 +1,15 @@
 """SeqNorm attention (Khader et al. 2024, "Compute-efficient medical image classification", arXiv:2406.01314).
 
-Q, K and V are normalised over the tokens, each feature by itself, scaled and shifted; then there is no softmax:
+Q, K and V are normalized over the tokens, each feature by itself, scaled and shifted; then there is no softmax:
 
     T' = gamma * (T - mean_n T) / sqrt(var_n T + eps) + beta        T in {Q, K, V}
     O_h = Q'_h (K'_h^T V'_h) / N
 
 The paper prints neither eps nor the kind of variance nor the start of gamma and beta. Here eps = 1e-5 and the
-variance is biased, as in batch normalisation, and the start is one of :data:`~softfree.attention.seqnorm.start.STARTS`.
+variance is biased, as in batch normalization, and the start is one of :data:`~softfree.attention.seqnorm.start.STARTS`.
 
 The formula can be evaluated in three orders, equal up to rounding: see ``orders.py``. Galerkin attention (Cao 2021)
-with instance normalisation is the same without the normalisation of Q.
+with instance normalization is the same without the normalization of Q.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ Order = Literal["auto", "literal", "folded", "gram"]
 
 
 class SeqNormAttention(Attention):
-    """``O_h = Q'_h (K'_h^T V'_h) / N`` with Q', K', V' normalised over the N tokens; time grows with N.
+    """``O_h = Q'_h (K'_h^T V'_h) / N`` with Q', K', V' normalized over the N tokens; time grows with N.
 
     The mean removes the bias of the q, k, v projection: with ``norm`` "sequence" or "batch" there is none, even if
-    ``qkv_bias``, and one in a state dict is dropped on loading, or goes into the shift of what is not normalised.
+    ``qkv_bias``, and one in a state dict is dropped on loading, or goes into the shift of what is not normalized.
 
     Args:
         dim: Width C.
@@ -45,23 +45,23 @@ class SeqNormAttention(Attention):
         gamma_q: Another start of Q's scale.
         beta_q: Another start of Q's shift.
         beta_k: Another start of K's shift.
-        normalised: Which of Q, K and V are normalised, "qkv" or some of these letters; the others are only scaled
-            and shifted. Without "v" the mean of V, and with it the picture's, stays in the sum.
+        normalized: Which of Q, K and V are normalized, "qkv" or some of these letters; the others are only scaled
+            and shifted. Without "v" the mean of V, and with it the image's, stays in the sum.
         affine: Learn the scales and shifts; without them gamma = 1 and beta = 0.
         norm: "sequence" (the method), or for comparison "layer" (each token over the D features of a head), "batch"
             (each feature over batch and tokens, with running statistics in evaluation) or "none".
         class_token_in_statistics: Let the prefix tokens count in mean and variance. If not, they are still
-            normalised with the others' statistics, summed over, and counted in N.
-        num_prefix_tokens: How many tokens at the front are no part of the picture, such as a class token.
+            normalized with the others' statistics, summed over, and counted in N.
+        num_prefix_tokens: How many tokens at the front are no part of the image, such as a class token.
         eps: Added to the variance.
-        order: "literal" (the formula as it stands), "folded" (Q, K, V without normalised copies), "gram" (from the
+        order: "literal" (the formula as it stands), "folded" (Q, K, V without normalized copies), "gram" (from the
             covariance of the input: Q, K, V are never made), or "auto": the fastest for the input at hand, and
             literal for what the others cannot express. Results and parameters are the same.
-        qkv_bias: A bias on the projection, where the normalisation does not remove it.
+        qkv_bias: A bias on the projection, where the normalization does not remove it.
         **options: See :class:`~softfree.attention.base.Attention`.
 
     Raises:
-        UserError: an unknown ``norm``, ``order``, ``start`` or ``normalised``, an order that cannot express another
+        UserError: an unknown ``norm``, ``order``, ``start`` or ``normalized``, an order that cannot express another
             option, or prefix tokens to leave out but none named.
     """
 
@@ -74,7 +74,7 @@ class SeqNormAttention(Attention):
         gamma_q: float | None = None,
         beta_q: float | None = None,
         beta_k: float | None = None,
-        normalised: str = "qkv",
+        normalized: str = "qkv",
         affine: bool = True,
         norm: Norm = "sequence",
         class_token_in_statistics: bool = True,
@@ -88,8 +88,8 @@ class SeqNormAttention(Attention):
             raise unknown_name("norm of SeqNormAttention:", norm, get_args(Norm))
         if order not in get_args(Order):
             raise unknown_name("order of SeqNormAttention:", order, get_args(Order))
-        if not normalised or "".join(letter for letter in "qkv" if letter in normalised) != normalised:
-            raise UserError(f"Got normalised={normalised!r}: expected 'qkv' or some of its letters in this order.")
+        if not normalized or "".join(letter for letter in "qkv" if letter in normalized) != normalized:
+            raise UserError(f"Got normalized={normalized!r}: expected 'qkv' or some of its letters in this order.")
         if not class_token_in_statistics and num_prefix_tokens < 1:
             raise UserError("Got class_token_in_statistics=False without prefix tokens: set num_prefix_tokens.")
         keeps_bias = norm in ("layer", "none")
@@ -101,11 +101,11 @@ class SeqNormAttention(Attention):
         if order in ("folded", "gram") and literal_only:
             raise UserError(f"Got order={order!r} with {literal_only}: only order='literal' can express that.")
         self.expressible = not literal_only
-        self.normalised = normalised
+        self.normalized = normalized
         given = {"gamma_q": gamma_q, "beta_q": beta_q, "beta_k": beta_k}
         at = choose_start(start, self.head_dim)._replace(**{k: v for k, v in given.items() if v is not None})
         made: dict[str, Any] = {"device": options.get("device"), "dtype": options.get("dtype")}
-        kinds = [norm if letter in normalised else "none" for letter in "qkv"]
+        kinds = [norm if letter in normalized else "none" for letter in "qkv"]
         make = partial(TokenNorm, num_heads, self.head_dim, affine=affine, eps=eps, **made)
         self.q_norm = make(norm=kinds[0], gamma=at.gamma_q, beta=at.beta_q)
         self.k_norm = make(norm=kinds[1], gamma=1.0, beta=at.beta_k)
@@ -158,7 +158,7 @@ class SeqNormAttention(Attention):
             torch.cat(gamma),
             torch.cat(beta),
             self.eps,
-            ("q" in self.normalised, "k" in self.normalised, "v" in self.normalised),
+            ("q" in self.normalized, "k" in self.normalized, "v" in self.normalized),
         )
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grid: Grid | None = None) -> Tensor:
@@ -181,12 +181,12 @@ class SeqNormAttention(Attention):
 
 
 def _drop_qkv_bias(module: SeqNormAttention, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Leave out what the mean removes; the bias of what is not normalised goes into its shift, if that is not given."""
+    """Leave out what the mean removes; the bias of what is not normalized goes into its shift, if that is not given."""
     bias = state_dict.pop(f"{prefix}qkv.bias", None)
     if bias is None:
         return
     for letter, part in zip("qkv", bias.chunk(3), strict=True):
         name = f"{prefix}{letter}_norm"
-        if letter not in module.normalised and f"{name}.bias" not in state_dict:
+        if letter not in module.normalized and f"{name}.bias" not in state_dict:
             gamma = state_dict.get(f"{name}.weight", getattr(module, f"{letter}_norm").start[0])
             state_dict[f"{name}.bias"] = gamma * part

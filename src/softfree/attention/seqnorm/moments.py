@@ -3,12 +3,12 @@
     mean, covariance = moments(x)              mu = X^T 1 / N,  S = (X - mu)^T (X - mu) / N
     y = affine(x, mean, A, c)                  Y = (X - mu) A + 1 c^T
 
-Both visit the tokens in parts that stay in the processor's cache: a part is centred into one small buffer that is used
-again and again, so that no second tensor of the size of X is ever written. They are centred by a guess of the mean
+Both visit the tokens in parts that stay in the processor's cache: a part is centered into one small buffer that is used
+again and again, so that no second tensor of the size of X is ever written. They are centered by a guess of the mean
 first: S does not depend on the shift, and a difference of two large sums never arises, even in half precision.
 
 While a graph is compiled or exported both are written as plain products instead, which the compiler fuses itself; so
-they are where torch.func is at work, and backward, where it is to be differentiated or vectorised itself.
+they are where torch.func is at work, and backward, where it is to be differentiated or vectorized itself.
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ class _Moments(torch.autograd.Function):
         shift, number = _guess(x, mask), count(x, mask)
         total = shift.new_zeros(shift.shape, dtype=wide_type(x))  # (B, C)
         outer = total.new_zeros(*shift.shape, shift.shape[-1])  # (B, C, C)
-        for samples, _, centred in _centred_parts(x, shift, mask):
-            total[samples] += _sum(centred)
-            _add_gram(outer[samples], centred, centred)
+        for samples, _, centered in _centered_parts(x, shift, mask):
+            total[samples] += _sum(centered)
+            _add_gram(outer[samples], centered, centered)
         total /= number
         outer /= number.unsqueeze(-1)
         outer.baddbmm_(total.unsqueeze(2), total.unsqueeze(1), alpha=-1)
@@ -116,13 +116,13 @@ class _Moments(torch.autograd.Function):
             return _moments_slope(x, mask, mean, grad, grad_mean, grad_covariance), None
         shift, number = mean.to(x.dtype), count(x, mask)
         slope = (grad_covariance + grad_covariance.mT) / number.unsqueeze(-1)  # (B, C, C)
-        # The parts are centred by the rounded mean; the constant carries what the rounding left.
+        # The parts are centered by the rounded mean; the constant carries what the rounding left.
         constant = grad_mean / number - ((mean - shift).unsqueeze(1) @ slope).squeeze(1)  # (B, C)
         slope, constant = slope.to(x.dtype), constant.to(x.dtype)
         # affine's backward has just made `grad` for this very place: nobody else sees it.
-        for samples, tokens, centred in _centred_parts(x, shift, mask):
+        for samples, tokens, centered in _centered_parts(x, shift, mask):
             part = grad[samples, tokens]
-            _add_product(part, centred, slope[samples])
+            _add_product(part, centered, slope[samples])
             part.add_(constant[samples].unsqueeze(1))
         if mask is not None:
             grad.masked_fill_(~mask.unsqueeze(-1), 0)
@@ -140,8 +140,8 @@ class _Affine(torch.autograd.Function):
         constant = constant - ((mean - shift).unsqueeze(1) @ narrow.to(mean.dtype)).squeeze(1)
         constant = constant.to(x.dtype)
         out = torch.empty_like(x)
-        for samples, tokens, centred in _centred_parts(x, shift, mask):
-            _write_product(out[samples, tokens], centred, narrow[samples], constant[samples])
+        for samples, tokens, centered in _centered_parts(x, shift, mask):
+            _write_product(out[samples, tokens], centered, narrow[samples], constant[samples])
         return out
 
     @staticmethod
@@ -158,17 +158,17 @@ class _Affine(torch.autograd.Function):
         grad_constant = torch.zeros_like(mean)
         grad_mixing = torch.zeros_like(mixing)
         grad_x = torch.empty_like(x)
-        for samples, tokens, centred in _centred_parts(x, shift, mask):
+        for samples, tokens, centered in _centered_parts(x, shift, mask):
             part = grad[samples, tokens]
             grad_constant[samples] += _sum(part)
-            _add_gram(grad_mixing[samples], centred, part)
+            _add_gram(grad_mixing[samples], centered, part)
             _write_product(grad_x[samples, tokens], part, back[samples])
         grad_mixing.baddbmm_((mean - shift).unsqueeze(2), grad_constant.unsqueeze(1), alpha=-1)
         grad_mean = -(mixing @ grad_constant.unsqueeze(2)).squeeze(2)
         return grad_x, grad_mean, grad_mixing, grad_constant, None
 
 
-def _centred_parts(x: Tensor, shift: Tensor, mask: Tensor | None) -> Iterator[tuple[slice, slice, Tensor]]:
+def _centered_parts(x: Tensor, shift: Tensor, mask: Tensor | None) -> Iterator[tuple[slice, slice, Tensor]]:
     """Visit the tokens in parts: which samples, which tokens, and ``x - shift`` there with zeros for padding.
 
     The next part overwrites the one before.
@@ -180,10 +180,10 @@ def _centred_parts(x: Tensor, shift: Tensor, mask: Tensor | None) -> Iterator[tu
         samples = slice(sample, sample + group)
         for start in range(0, tokens, rows):
             part = slice(start, min(start + rows, tokens))
-            centred = torch.sub(x[samples, part], shift[samples].unsqueeze(1), out=buffer[:, : part.stop - start])
+            centered = torch.sub(x[samples, part], shift[samples].unsqueeze(1), out=buffer[:, : part.stop - start])
             if mask is not None:
-                centred.masked_fill_(~mask[samples, part].unsqueeze(-1), 0)
-            yield samples, part, centred
+                centered.masked_fill_(~mask[samples, part].unsqueeze(-1), 0)
+            yield samples, part, centered
 
 
 def _part_sizes(x: Tensor) -> tuple[int, int]:
@@ -258,19 +258,19 @@ def _plain_moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tens
         x = x.masked_fill(~mask.unsqueeze(-1), 0)
     mean = x.sum(1, dtype=number.dtype) / number
     # Half of 1 / N on either side, so that no half overflows.
-    centred = _centre(x, mean, mask, number.rsqrt().unsqueeze(-1))
-    return x, mean, (centred.mT @ centred).to(mean.dtype)
+    centered = _center(x, mean, mask, number.rsqrt().unsqueeze(-1))
+    return x, mean, (centered.mT @ centered).to(mean.dtype)
 
 
 def _plain_affine(x: Tensor, mean: Tensor, mixing: Tensor, constant: Tensor, mask: Tensor | None) -> Tensor:
-    return torch.baddbmm(constant.to(x.dtype).unsqueeze(1), _centre(x, mean, mask), mixing.to(x.dtype))
+    return torch.baddbmm(constant.to(x.dtype).unsqueeze(1), _center(x, mean, mask), mixing.to(x.dtype))
 
 
-def _centre(x: Tensor, mean: Tensor, mask: Tensor | None, gain: Tensor | float = 1.0) -> Tensor:
-    centred = (x - mean.unsqueeze(1)) * gain
+def _center(x: Tensor, mean: Tensor, mask: Tensor | None, gain: Tensor | float = 1.0) -> Tensor:
+    centered = (x - mean.unsqueeze(1)) * gain
     if mask is not None:
-        centred = centred.masked_fill(~mask.unsqueeze(-1), 0)
-    return centred.to(x.dtype)
+        centered = centered.masked_fill(~mask.unsqueeze(-1), 0)
+    return centered.to(x.dtype)
 
 
 def _is_plain(*slopes: Tensor) -> bool:
@@ -288,7 +288,7 @@ def _moments_slope(
     """Backward of :func:`_plain_moments`."""
     number = count(x, mask)
     slope = (grad_covariance + grad_covariance.mT) / number.unsqueeze(-1)  # (B, C, C)
-    whole = grad + _centre(x, mean, mask) @ slope.to(x.dtype) + (grad_mean / number).to(x.dtype).unsqueeze(1)
+    whole = grad + _center(x, mean, mask) @ slope.to(x.dtype) + (grad_mean / number).to(x.dtype).unsqueeze(1)
     return whole if mask is None else whole.masked_fill(~mask.unsqueeze(-1), 0)
 
 
@@ -297,6 +297,6 @@ def _affine_slopes(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Backward of :func:`_plain_affine`."""
     real = grad if mask is None else grad.masked_fill(~mask.unsqueeze(-1), 0)
-    grad_mixing = (_centre(x, mean, mask).mT @ real).to(mean.dtype)
+    grad_mixing = (_center(x, mean, mask).mT @ real).to(mean.dtype)
     grad_mean = -(mixing @ real.sum(1, dtype=mean.dtype).unsqueeze(2)).squeeze(2)
     return real @ mixing.mT.to(x.dtype), grad_mean, grad_mixing, grad.sum(1, dtype=mean.dtype)

@@ -1,4 +1,4 @@
-"""The normalisation of Q, K or V as a module: what holds gamma and beta, and the literal formula."""
+"""The normalization of Q, K or V as a module: what holds gamma and beta, and the literal formula."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TokenNorm(nn.Module):
             nn.init.ones_(self.running_var)
 
     def scale_and_shift(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Give gamma and beta, (C,) each; 1 and 0 of the type of ``like`` where they are not learnt."""
+        """Give gamma and beta, (C,) each; 1 and 0 of the type of ``like`` where they are not learned."""
         if self.weight is None or self.bias is None:
             width = self.per_head[0] * self.per_head[2]
             return like.new_ones(width), like.new_zeros(width)
@@ -66,7 +66,7 @@ class TokenNorm(nn.Module):
     def forward(
         self, t: Tensor, mask: Tensor | None, counted: Tensor | None, gain: Tensor | float | None = None
     ) -> Tensor:
-        """Normalise.
+        """Normalize.
 
         Args:
             t: (B, H, N, D).
@@ -77,7 +77,7 @@ class TokenNorm(nn.Module):
         Returns:
             (B, H, N, D) of the type of ``t``.
         """
-        centred, variance = self._centre(t.to(wide_type(t)), counted)
+        centered, variance = self._center(t.to(wide_type(t)), counted)
         scale = (variance + self.eps).rsqrt() if self.norm != "none" else variance
         shift = torch.zeros_like(scale)
         if self.weight is not None and self.bias is not None:
@@ -85,13 +85,13 @@ class TokenNorm(nn.Module):
             shift = self.bias.to(scale.dtype).view(self.per_head)
         if gain is not None:
             scale, shift = scale * gain, shift * gain
-        out = torch.addcmul(shift, centred, scale)
+        out = torch.addcmul(shift, centered, scale)
         if mask is not None:
             out = out.masked_fill(~mask, 0)  # beta has made the padding non-zero
         return out.to(t.dtype)
 
-    def _centre(self, t: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Subtract the mean and give the biased variance, with axes of length 1; ``t`` and 1 without normalisation."""
+    def _center(self, t: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Subtract the mean and give the biased variance, with axes of length 1; ``t`` and 1 without normalization."""
         if self.norm == "none":
             return t, t.new_ones(())
         if self.norm == "batch" and not self.training:
@@ -101,16 +101,16 @@ class TokenNorm(nn.Module):
             counted = torch.ones_like(t[:, :1, :, :1], dtype=torch.bool)
         if counted is None or self.norm == "layer":
             mean = t.mean(axes, keepdim=True)
-            centred = t - mean
-            variance = centred.square().mean(axes, keepdim=True)
+            centered = t - mean
+            variance = centered.square().mean(axes, keepdim=True)
         else:
             number = counted.sum(axes, keepdim=True).clamp(min=1)
             mean = t.where(counted, 0).sum(axes, keepdim=True) / number
-            centred = t - mean
-            variance = centred.square().where(counted, 0).sum(axes, keepdim=True) / number
+            centered = t - mean
+            variance = centered.square().where(counted, 0).sum(axes, keepdim=True) / number
             if self.norm == "batch":
                 self._remember(mean, variance, number)
-        return centred, variance
+        return centered, variance
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, number: Tensor) -> None:

@@ -1,12 +1,12 @@
 """Three ways to evaluate SeqNorm, equal up to rounding, with the same parameters; see docs/seqnorm.md.
 
 Each of Q, K, V is T' = (T - mean T) diag(a_t) + 1 b_t^T: with a_t = gamma_t / sqrt(var_t + eps) and b_t = beta_t
-where it is normalised, with a_t = gamma_t and b_t = beta_t + gamma_t * mean T where it is not. Summed over the tokens,
+where it is normalized, with a_t = gamma_t and b_t = beta_t + gamma_t * mean T where it is not. Summed over the tokens,
 
-    M_h = diag(a_k) Cov(K_h, V_h) diag(a_v) + b_k b_v^T                    (D x D: the centred parts sum to zero)
+    M_h = diag(a_k) Cov(K_h, V_h) diag(a_v) + b_k b_v^T                    (D x D: the centered parts sum to zero)
     O_h = (Q_h - mean Q_h) diag(a_q) M_h + 1 b_q^T M_h,       Y = concat_h(O_h) Wo^T + bo
 
-- folded: Q, K and V are made from the centred tokens, and nothing of their size is normalised.
+- folded: Q, K and V are made from the centered tokens, and nothing of their size is normalized.
 - gram: Q, K and V are never made. With S the covariance of the tokens and R_h = diag(a_q) M_h Wo_h^T (D x C),
   var_t = diag(W_t S W_t^T), Cov(K_h, V_h) = W_k,h S W_v,h^T, c = sum_h b_q^T M_h Wo_h^T + bo, and
   Y = (X - mean X) (sum_h W_q,h^T R_h) + 1 c^T.
@@ -34,7 +34,7 @@ class Parameters(NamedTuple):
     gamma: Tensor  # (3C,)
     beta: Tensor  # (3C,)
     eps: float
-    normalised: tuple[bool, bool, bool]  # Q, K, V
+    normalized: tuple[bool, bool, bool]  # Q, K, V
 
 
 def gram(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
@@ -74,7 +74,7 @@ def mix_moments(mean: Tensor, covariance: Tensor, parameters: Parameters) -> tup
 
 
 def folded(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
-    """Attend from Q, K and V without normalised copies of them: 4 N C^2 + 2 N C D multiply-adds.
+    """Attend from Q, K and V without normalized copies of them: 4 N C^2 + 2 N C D multiply-adds.
 
     Args:
         x: Tokens (B, N, C).
@@ -89,10 +89,10 @@ def folded(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
     if mask is not None:
         x = x.masked_fill(~mask.unsqueeze(-1), 0)
     mean = x.sum(1, dtype=wide) / number
-    centred = (x - mean.unsqueeze(1)).to(x.dtype)
+    centered = (x - mean.unsqueeze(1)).to(x.dtype)
     if mask is not None:
-        centred = centred.masked_fill(~mask.unsqueeze(-1), 0)
-    qkv = F.linear(centred, parameters.qkv.to(x.dtype))  # (B, N, 3C), of mean zero
+        centered = centered.masked_fill(~mask.unsqueeze(-1), 0)
+    qkv = F.linear(centered, parameters.qkv.to(x.dtype))  # (B, N, 3C), of mean zero
     variance = sum_of_squares(qkv) / number  # (B, 3C)
     q, k, v = qkv.chunk(3, dim=-1)
     q, k, v = (_columns_by_head(t, parameters.num_heads) for t in (q, k, v))  # (B, H, N, D)
@@ -103,7 +103,7 @@ def folded(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
 
 
 def fold(variance: Tensor, cross: Tensor, mean: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
-    """Put the normalisation of Q, K and V and all scales and shifts into the D x D products.
+    """Put the normalization of Q, K and V and all scales and shifts into the D x D products.
 
     Args:
         variance: Of q, k, v, (B, 3C).
@@ -112,7 +112,7 @@ def fold(variance: Tensor, cross: Tensor, mean: Tensor, p: Parameters) -> tuple[
         p: The attention's parameters.
 
     Returns:
-        diag(a_q) M_h (B, H, D, D) and b_q^T M_h (B, H, 1, D): O_h is the centred Q_h times the one plus the other.
+        diag(a_q) M_h (B, H, D, D) and b_q^T M_h (B, H, 1, D): O_h is the centered Q_h times the one plus the other.
     """
     scale, shift = scale_and_shift(variance, mean, p)
     a_q, a_k, a_v = (t.unflatten(-1, (p.num_heads, -1)) for t in scale.chunk(3, dim=-1))  # (B, H, D)
@@ -125,11 +125,11 @@ def scale_and_shift(variance: Tensor, mean: Tensor, p: Parameters) -> tuple[Tens
     """Give a (B, 3C) and b (B or 1, 3C) of the module's first formula."""
     gamma, beta = p.gamma.to(variance.dtype), p.beta.to(variance.dtype).unsqueeze(0)
     root = (variance + p.eps).rsqrt()
-    if all(p.normalised):
+    if all(p.normalized):
         return gamma * root, beta
-    normalised = torch.tensor(p.normalised, device=mean.device).repeat_interleave(mean.shape[-1])  # (3C,)
+    normalized = torch.tensor(p.normalized, device=mean.device).repeat_interleave(mean.shape[-1])  # (3C,)
     means = F.linear(mean, p.qkv.to(mean.dtype))  # (B, 3C)
-    return gamma * root.where(normalised, 1), beta + gamma * means.where(~normalised, 0)
+    return gamma * root.where(normalized, 1), beta + gamma * means.where(~normalized, 0)
 
 
 def project(mixing: Tensor, constant: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:

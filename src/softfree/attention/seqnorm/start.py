@@ -23,7 +23,7 @@ class Start(NamedTuple):
 
 # By the width D of a head.
 STARTS: dict[str, Callable[[int], Start]] = {
-    # As batch normalisation starts.
+    # As batch normalization starts.
     "unit": lambda width: Start(1.0, 0.0, 0.0),
     # Softmax's scale of the scores.
     "scaled": lambda width: Start(width**-0.5, 0.0, 0.0),

@@ -1,4 +1,4 @@
-"""An audit of a table before training: every picture is read, and what would spoil a result is named."""
+"""An audit of a table before training: every image is read, and what would spoil a result is named."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ class Audit:
 
     Attributes:
         task: the classes.
-        pictures: rows that belong to the task.
+        images: rows that belong to the task.
         readable: how many of them can be read.
         patients: how many there are, None when the table has no ids.
         left_out: rows that belong to no task, by reason.
         notes: what was assumed of the table, and all but equal images that do no harm, a sentence each.
         split_made: in words how the split was made, None when the table brought its own.
-        counts: pictures by split and class; findings count where present.
+        counts: images by split and class; findings count where present.
         sizes: least, median and largest width, height (pixels) and file size (bytes).
-        kinds: pictures by what the file holds and class, the most frequent first.
-        spacings: pictures by pixel spacing, ``(slice x) row x column`` in mm.
+        kinds: images by what the file holds and class, the most frequent first.
+        spacings: images by pixel spacing, ``(slice x) row x column`` in mm.
         confounds: what the file alone tells of the class, the strongest first.
         found: problems, errors first.
     """
 
     task: Task
-    pictures: int
+    images: int
     readable: int
     patients: int | None
     left_out: Mapping[str, int]
@@ -76,7 +76,7 @@ class Audit:
         """Show tables, then problems."""
         console = console or Console(highlight=False)
         whose = "" if self.patients is None else f" of {counted(self.patients, 'patient')}"
-        console.print(f"{counted(self.pictures, 'picture')}{whose}, {self.readable} readable")
+        console.print(f"{counted(self.images, 'image')}{whose}, {self.readable} readable")
         for reason, count in self.left_out.items():
             console.print(f"{counted(count, 'row')} left out: {reason}", markup=False)
         for note in self.notes:
@@ -99,7 +99,7 @@ class Audit:
         for name in self.task.classes:
             grid.add_row(Text(name), *(str(row[name]) for row in self.counts.values()))
         yield grid
-        grid = _grid("stored as", "pictures")
+        grid = _grid("stored as", "images")
         for stored, row in list(self.kinds.items())[:_SHOWN]:
             grid.add_row(stored, Text(", ".join(f"{count} {name}" for name, count in row.items() if count)))
         _add_rest(grid, len(self.kinds))
@@ -109,7 +109,7 @@ class Audit:
             grid.add_row(name, *(f"{value:,.0f}" for value in values))
         yield grid
         if self.spacings:
-            grid = _grid("spacing (mm)", "pictures")
+            grid = _grid("spacing (mm)", "images")
             for name, count in list(self.spacings.items())[:_SHOWN]:
                 grid.add_row(name, str(count))
             _add_rest(grid, len(self.spacings))
@@ -117,24 +117,24 @@ class Audit:
 
 
 def audit(table: Table, *, workers: int = 0, progress: bool = True, strict: bool = False) -> Audit:
-    """Read every picture of ``table`` once and look for what would spoil a result.
+    """Read every image of ``table`` once and look for what would spoil a result.
 
-    Only a few facts of each picture are kept in memory.
+    Only a few facts of each image are kept in memory.
 
     Args:
         table: read with ``strict_patients=False`` to have shared patients reported instead of refused.
-        workers: threads that read pictures; 0 reads them one after the other.
+        workers: threads that read images; 0 reads them one after the other.
         progress: whether to show a progress bar.
         strict: whether a file that had to be corrected is an error.
 
     Raises:
-        UserError: when not one picture can be read.
+        UserError: when not one image can be read.
     """
     probes = pd.DataFrame(probe_all(table.frame, workers=workers, progress=progress))
     ok = (probes["status"] == "ok").to_numpy()
     if not ok.any():
         first = probes["reason"].iloc[0]
-        raise UserError(f"none of the {len(probes)} pictures can be read; the first: {first}")
+        raise UserError(f"none of the {len(probes)} images can be read; the first: {first}")
     read = probes[ok]
     patients = table.frame["patient"].to_numpy()[ok]
     confounds = tuple(find_confounds(features_of(read), table.task, table.targets[ok], patients))
@@ -155,7 +155,7 @@ def audit(table: Table, *, workers: int = 0, progress: bool = True, strict: bool
     sizes = {name: read[column] for name, column in (("width", "width"), ("height", "height"), ("bytes", "file_size"))}
     return Audit(
         task=table.task,
-        pictures=len(probes),
+        images=len(probes),
         readable=int(ok.sum()),
         patients=int(table.frame["patient"].nunique()) if problems.knows_patients(table) else None,
         left_out=dict(table.left_out),

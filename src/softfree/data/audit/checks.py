@@ -1,4 +1,4 @@
-"""What can be wrong with the pictures of a table, each with a severity and a line for people."""
+"""What can be wrong with the images of a table, each with a severity and a line for people."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Problem:
 
 
 def find_unreadable(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
-    """Find files that give no picture."""
+    """Find files that give no image."""
     failed = probes[probes["status"] != "ok"]
     if len(failed):
         counts = ", ".join(f"{count} {status}" for status, count in failed["status"].value_counts().items())
-        message = f"{counted(len(failed), 'picture')} cannot be read: {counts}"
+        message = f"{counted(len(failed), 'image')} cannot be read: {counts}"
         yield Problem("error", "unreadable", message, _rows(table.frame.loc[failed.index]), tuple(failed["reason"]))
 
 
@@ -60,7 +60,7 @@ def find_corrected(table: Table, probes: pd.DataFrame, *, strict: bool = False) 
 
 
 def find_duplicates(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
-    """Find pictures that are in the table twice, as copies of a file or as the same pixels in another one."""
+    """Find images that are in the table twice, as copies of a file or as the same pixels in another one."""
     frame = table.frame[["row", "path", "split"]].assign(
         pixels=probes["pixel_digest"],
         file=probes["file_digest"],
@@ -89,10 +89,8 @@ def find_shared_patients(table: Table) -> Iterator[Problem]:
         message = "the table has no patient_id, so that nobody can tell whether a patient is in two splits"
         yield Problem("warning", "no_patients", message)
     elif len(shared):
-        pictures = counted(len(shared), "picture")
-        message = (
-            f"{counted(shared['patient'].nunique(), 'patient')} in several splits ({pictures}); scores are too good"
-        )
+        images = counted(len(shared), "image")
+        message = f"{counted(shared['patient'].nunique(), 'patient')} in several splits ({images}); scores are too good"
         yield Problem("error", "patient_across_splits", message, _rows(shared), tuple(shared["path"]))
 
 
@@ -117,22 +115,20 @@ def find_thin_classes(table: Table) -> Iterator[Problem]:
         absent = [name for number, name in enumerate(classes) if not marks[chosen, number].any()]
         if chosen.any() and absent:
             severity: Severity = "error" if split == "train" else "warning"
-            yield Problem(severity, "class_missing", f"split {split} has no picture of {', '.join(absent)}")
+            yield Problem(severity, "class_missing", f"split {split} has no image of {', '.join(absent)}")
     counts = marks.sum(axis=0)
     most = counts.max() if table.task.exclusive else max(counts.max(), (table.targets == 0).sum(axis=0).max())
     rarest = int(counts.argmin())
     if most > IMBALANCE * counts[rarest]:
-        message = (
-            f"{classes[rarest]} is rare: {counted(counts[rarest], 'picture')} against {most}; expect wide intervals"
-        )
+        message = f"{classes[rarest]} is rare: {counted(counts[rarest], 'image')} against {most}; expect wide intervals"
         yield Problem("warning", "imbalance", message)
 
 
 def find_blank(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
-    """Find pictures that show nothing."""
+    """Find images that show nothing."""
     blank = table.frame[probes["blank"]]
     if len(blank):
-        message = f"{counted(len(blank), 'blank picture')}: all pixels are the same"
+        message = f"{counted(len(blank), 'blank image')}: all pixels are the same"
         yield Problem("warning", "blank", message, _rows(blank), tuple(blank["path"]))
 
 
@@ -141,7 +137,7 @@ def find_confounded(confounds: Iterable[Confound]) -> Iterator[Problem]:
     flagged = [confound for confound in confounds if confound.flagged]
     for name in dict.fromkeys(confound.class_name for confound in flagged):
         own = [confound for confound in flagged if confound.class_name == name]
-        message = f"{name} can be told without looking at the pictures; a model may learn that instead"
+        message = f"{name} can be told without looking at the images; a model may learn that instead"
         if {confound.feature for confound in own} <= {"file size", "bytes per pixel"}:
             message = f"{name} can be told by the size of its files: other compression, or more or less to be seen"
         cases = [f"{c.feature}, {c.direction}: AUROC {c.auroc:.2f} (95 % {c.low:.2f} to {c.high:.2f})" for c in own]
@@ -156,9 +152,7 @@ def find_telling_kinds(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
         for number, name in enumerate(table.task.classes):
             share = marks[ok, number].mean()
             if marks[chosen, number].all() and share ** chosen.sum() < UNLIKELY:
-                message = (
-                    f"all {chosen.sum()} pictures stored as {stored} are {name}; a model may learn the kind of file"
-                )
+                message = f"all {chosen.sum()} images stored as {stored} are {name}; a model may learn the kind of file"
                 yield Problem("warning", "telling_kind", message, _rows(table.frame[chosen]))
 
 
@@ -170,17 +164,17 @@ def class_marks(table: Table) -> np.ndarray:
 
 
 def targets_as_bytes(table: Table) -> list[bytes]:
-    """Return what each row is labelled, to be compared; an unknown finding is a label of its own."""
+    """Return what each row is labeled, to be compared; an unknown finding is a label of its own."""
     return [target.tobytes() for target in np.nan_to_num(table.targets, nan=-1.0)]
 
 
 def knows_patients(table: Table) -> bool:
-    """Return whether the table says which patient a picture is of."""
+    """Return whether the table says which patient an image is of."""
     return "patient_id" in table.frame and bool(table.frame["patient_id"].notna().any())
 
 
 def counted(number: int, noun: str) -> str:
-    """Return such as ``1 picture`` or ``2 pictures``."""
+    """Return such as ``1 image`` or ``2 images``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
@@ -189,9 +183,7 @@ def _duplicates(severity: Severity, kind: str, frame: pd.DataFrame, where: str) 
     for _, group in frame.groupby("pixels", sort=False):
         files = [f"{path} ({split})" for path, split in zip(group["path"], group["split"], strict=True)]
         cases.append(f"{' = '.join(files)}: same {'file' if group['file'].nunique() == 1 else 'pixels'}")
-    return Problem(
-        severity, kind, f"{counted(len(cases), 'picture')} several times {where}", _rows(frame), tuple(cases)
-    )
+    return Problem(severity, kind, f"{counted(len(cases), 'image')} several times {where}", _rows(frame), tuple(cases))
 
 
 def _rows(frame: pd.DataFrame) -> tuple[int, ...]:

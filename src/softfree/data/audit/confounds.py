@@ -1,6 +1,6 @@
-"""Features that have nothing to do with what a picture shows and still tell its class.
+"""Features that have nothing to do with what an image shows and still tell its class.
 
-A model may learn them instead: a hospital's film size, the colour mode of one archive, the compression of another.
+A model may learn them instead: a hospital's film size, the color mode of one archive, the compression of another.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from scipy.stats import mannwhitneyu
 
 from softfree_runtime.core.task import Task
 
-FEATURES = ("width", "height", "aspect ratio", "pixel count", "file size", "bytes per pixel", "colour rather than gray")
+FEATURES = ("width", "height", "aspect ratio", "pixel count", "file size", "bytes per pixel", "color rather than gray")
 THRESHOLD = 0.6
 FEWEST = 10  # patients with and without a class, below which no interval is worth a warning
 
@@ -43,7 +43,7 @@ class Confound:
 
 
 def features_of(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the ``FEATURES`` of pictures with the columns of :class:`softfree.data.audit.probes.Probe`."""
+    """Return the ``FEATURES`` of images with the columns of :class:`softfree.data.audit.probes.Probe`."""
     pixels = frame["width"] * frame["height"]
     size = frame["file_size"]
     shape = frame["width"] / frame["height"]

@@ -13,7 +13,7 @@ class CheckOptions(TableOptions):
 
     Attributes:
         strict: Count files that had to be corrected, or about which something was assumed, as errors.
-        workers: Threads that read pictures.
+        workers: Threads that read images.
         progress: Show a progress bar.
     """
 

@@ -1,7 +1,7 @@
 """APTOS 2019: fundus photographs with grades of diabetic retinopathy.
 
 Layout: https://www.kaggle.com/competitions/aptos2019-blindness-detection/data: ``train.csv`` (id_code, diagnosis) and
-``train_images/ID.png``. The labels of ``test.csv`` are not public, and nothing says which pictures are of one patient.
+``train_images/ID.png``. The labels of ``test.csv`` are not public, and nothing says which images are of one patient.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SOURCE = "https://www.kaggle.com/competitions/aptos2019-blindness-detection/data
 def _read(root: Path, chosen: PrepareOptions) -> Found:
     rows = read_official(root, ["train.csv"], ["id_code", "diagnosis"], SOURCE)
     frame = pd.DataFrame({"path": "train_images/" + rows["id_code"] + ".png", "label": rows["diagnosis"]})
-    note = "the set names no patients and holds pictures twice: softfree check finds copies across splits"
+    note = "the set names no patients and holds images twice: softfree check finds copies across splits"
     return Found(frame, notes=(note,))
 
 

@@ -2,7 +2,7 @@
 
 Layout: https://camelyon17.grand-challenge.org/Data/ (GigaDB, AWS): ``training/normal/normal_001.tif``,
 ``training/tumor/tumor_001.tif``, ``testing/images/test_001.tif`` and ``testing/reference.csv`` (no headings: slide,
-Normal or Tumor, kind of tumour, kind of metastasis). The set names no patients; there is one slide of each.
+Normal or Tumor, kind of tumor, kind of metastasis). The set names no patients; there is one slide of each.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """CheXpert: chest radiographs with findings from reports.
 
 Layout: https://stanfordaimi.azurewebsites.net/datasets/8cbd9ed4-2eb9-4565-affc-111cf4f7ebe2: ``train.csv`` and
-``valid.csv`` (Path, Sex, Age, Frontal/Lateral, AP/PA, 14 findings: 1, 0, -1 uncertain, empty not mentioned), pictures
+``valid.csv`` (Path, Sex, Age, Frontal/Lateral, AP/PA, 14 findings: 1, 0, -1 uncertain, empty not mentioned), images
 ``train/patientNNNNN/studyN/viewN_frontal.jpg``; or the four folders ``CheXpert-v1.0 batch N (...)`` as they unpack.
-The validation part, which radiologists labelled, is the test split, because the labels of the official test part are
+The validation part, which radiologists labeled, is the test split, because the labels of the official test part are
 published apart; validation is drawn from the training patients.
 
 Irvin et al., "CheXpert: a large chest radiograph dataset with uncertainty labels and expert comparison", AAAI 2019.
@@ -58,7 +58,7 @@ def _read(root: Path, chosen: PrepareOptions) -> Found:
         view=rows["Frontal/Lateral"].str.lower(),
         projection=rows["AP/PA"],
     )
-    note = "valid.csv, which radiologists labelled, is the test split; validation is drawn from the training patients"
+    note = "valid.csv, which radiologists labeled, is the test split; validation is drawn from the training patients"
     return Found(frame, FINDINGS, DRAWN_BESIDE_TEST, notes=(note,))
 
 

@@ -1,7 +1,7 @@
 """HAM10000: dermoscopy of pigmented skin lesions.
 
 Layout: https://doi.org/10.7910/DVN/DBW86T: ``HAM10000_metadata`` (lesion_id, image_id, dx, dx_type, age, sex,
-localization, dataset; as .csv or .tab) and the pictures of ``HAM10000_images_part_1.zip`` and ``..._part_2.zip``.
+localization, dataset; as .csv or .tab) and the images of ``HAM10000_images_part_1.zip`` and ``..._part_2.zip``.
 Patients are not named; lesions are, and stand for them.
 """
 
@@ -29,8 +29,8 @@ def _read(root: Path, chosen: PrepareOptions) -> Found:
     names = ["HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata"]
     rows = read_official(root, names, ["lesion_id", "image_id", "dx"], SOURCE)
     files = index_files(root, ["HAM10000_images_part*", "HAM10000_images*", "."], (".jpg",))
-    pictures = rows["image_id"] + ".jpg"
-    paths = pictures.map(files).fillna("HAM10000_images_part_1/" + pictures)
+    images = rows["image_id"] + ".jpg"
+    paths = images.map(files).fillna("HAM10000_images_part_1/" + images)
     frame = pd.DataFrame({"path": paths, "label": rows["dx"]})
     subgroups = columns_of(rows, _SUBGROUPS).apply(without, args=("unknown",))
     return Found(pd.concat([frame, subgroups], axis=1))

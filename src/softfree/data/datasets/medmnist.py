@@ -1,8 +1,8 @@
-"""MedMNIST: 18 small sets of pictures or volumes, one .npz file each, in sizes of 28, 64, 128 or 224.
+"""MedMNIST: 18 small sets of images or volumes, one .npz file each, in sizes of 28, 64, 128 or 224.
 
 Layout: https://zenodo.org/records/10519652 and https://github.com/MedMNIST/MedMNIST: arrays ``train_images``,
 ``train_labels``, ``val_images``, ... of uint8; images (n, H, W), (n, H, W, 3) or, in 3D, (n, D, H, W); labels (n, 1),
-or (n, 14) of 0 and 1 for ChestMNIST. Pictures are written as PNG, volumes as NIfTI, into a folder beside the file.
+or (n, 14) of 0 and 1 for ChestMNIST. Images are written as PNG, volumes as NIfTI, into a folder beside the file.
 Split and labels are the official ones; patients are not named.
 
 Yang et al., "MedMNIST v2: a large-scale lightweight benchmark for 2D and 3D biomedical image classification",
@@ -119,7 +119,7 @@ def _rows(path: Path, name: str) -> Iterator[np.ndarray]:
 
 MEDMNIST = DataSet(
     name="medmnist",
-    image="12 sets of small pictures and 6 of volumes, one .npz each",
+    image="12 sets of small images and 6 of volumes, one .npz each",
     classes="as each set has them",
     source=SOURCE,
     terms="CC BY 4.0; DermaMNIST CC BY-NC 4.0",

@@ -2,7 +2,7 @@
 
 Layout: https://nihcc.app.box.com/v/ChestXray-NIHCC: ``Data_Entry_2017_v2020.csv`` or ``Data_Entry_2017.csv``
 (Image Index, Finding Labels joined by ``|``, Follow-up #, Patient ID, Patient Age, Patient Gender or Patient Sex, View
-Position), ``train_val_list.txt`` and ``test_list.txt`` (by patient), and the pictures of twelve archives
+Position), ``train_val_list.txt`` and ``test_list.txt`` (by patient), and the images of twelve archives
 ``images_001.tar.gz`` ..., unpacked to ``images/`` or to ``images_001/images/`` ....
 
 Wang et al., "ChestX-ray8", CVPR 2017; the labels come from reports by text mining and are often wrong.
@@ -74,7 +74,7 @@ def _read(root: Path, chosen: PrepareOptions) -> Found:
 
 
 def _parts(root: Path, images: pd.Series) -> pd.Series:
-    """Return ``train_val``, ``test`` or None for each picture, as the official lists say."""
+    """Return ``train_val``, ``test`` or None for each image, as the official lists say."""
     parts: dict[str, str] = {}
     for name, part in (("train_val_list.txt", "train_val"), ("test_list.txt", "test")):
         lines = official_file(root, [name], SOURCE).read_text(encoding="utf-8").split()

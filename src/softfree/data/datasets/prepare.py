@@ -81,7 +81,7 @@ def prepare(known: DataSet, root: Path, chosen: PrepareOptions) -> Prepared:
         )
     if (frame["split"] == "extra").all():
         raise UserError(
-            f"{root}: none of {len(frame)} rows has a label to be learnt; {'; '.join(notes) or 'name another'}"
+            f"{root}: none of {len(frame)} rows has a label to be learned; {'; '.join(notes) or 'name another'}"
         )
     _refuse_shared_patients(frame, root)
     table = chosen.out or (root / "softfree.csv" if root.is_dir() else root.with_suffix(".csv"))
@@ -144,7 +144,7 @@ def _usable(frame: pd.DataFrame, found: Found) -> tuple[tuple[str, ...], list[st
 def _command(known: DataSet, table: Path, folder: Path, findings: tuple[str, ...]) -> str:
     words = ["softfree train", shlex.quote(str(table))]
     if table.resolve().parent != folder.resolve():
-        words.append(f"--images {shlex.quote(str(folder))}")
+        words.append(f"--image-root {shlex.quote(str(folder))}")
     if findings:
         words.append(f"--labels {shlex.quote('[' + ', '.join(findings) + ']')}")
     return " ".join([*words, known.train]).strip()

@@ -41,7 +41,7 @@ def fill_splits(found: Found, seed: int) -> tuple[pd.DataFrame, list[str]]:
 
 def _keys(frame: pd.DataFrame) -> pd.Series:
     """Name each row's patient as :func:`softfree.data.table.read_table` does, so that its forms are one."""
-    own = "picture " + frame["path"].astype(str)
+    own = "image " + frame["path"].astype(str)
     if "patient_id" not in frame:
         return own
     ids = frame["patient_id"].dropna().astype(str)

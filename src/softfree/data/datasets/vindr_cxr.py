@@ -1,7 +1,7 @@
 """VinDr-CXR: chest radiographs with findings by radiologists.
 
 Layout: https://physionet.org/content/vindr-cxr/1.0.0/: ``annotations/image_labels_train.csv`` (image_id, rad_id and one
-0/1 column a finding; three radiologists a picture), ``annotations/image_labels_test.csv`` (the consensus of five),
+0/1 column a finding; three radiologists an image), ``annotations/image_labels_test.csv`` (the consensus of five),
 ``train/ID.dicom`` and ``test/ID.dicom``. A finding of the training part is what most of its radiologists say; a draw is
 unknown. The set names no patients; their sex and age are in the headers of the DICOM files.
 """
@@ -27,7 +27,7 @@ def _read(root: Path, chosen: PrepareOptions) -> Found:
     train, test = _consensus(root, "train"), _consensus(root, "test")
     findings = tuple(str(name) for name in train if name in test and name != "path")
     frame = pd.concat([train.assign(split=None), test.assign(split="test")], ignore_index=True)
-    note = "the set names no patients: pictures are drawn into train and val, so a patient may be in both"
+    note = "the set names no patients: images are drawn into train and val, so a patient may be in both"
     frame = frame[["path", *findings, "split"]]
     shown = tracked(frame["path"], "Reading headers", shown=chosen.progress)
     about = pd.DataFrame([_about(root / path) for path in shown], columns=["sex", "age"])
@@ -35,7 +35,7 @@ def _read(root: Path, chosen: PrepareOptions) -> Found:
 
 
 def _consensus(root: Path, part: str) -> pd.DataFrame:
-    """One row a picture: 1 or 0 where most radiologists agree, NaN at a draw."""
+    """One row an image: 1 or 0 where most radiologists agree, NaN at a draw."""
     name = f"image_labels_{part}.csv"
     votes = read_official(root, [f"annotations/{name}", name], ["image_id", "No finding"], SOURCE)
     votes = votes.rename(columns=_SPELT).set_index("image_id").drop(columns="rad_id", errors="ignore")

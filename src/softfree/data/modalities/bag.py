@@ -55,7 +55,7 @@ class BagPreprocessing:
         """Read the files of one bag, joined by ``;``, as :mod:`softfree_runtime.sources.joined_source` joins them.
 
         Returns:
-            float32 (N, F + 3): features, then x, y of the tile's centre in millimetres, and the number of its file.
+            float32 (N, F + 3): features, then x, y of the tile's center in millimeters, and the number of its file.
 
         Raises:
             ReadError: as :func:`~softfree.data.modalities.feature_files.read_features`, and ``no_resolution`` where the
@@ -94,7 +94,7 @@ class BagPreprocessing:
     def in_words(self) -> list[str]:
         """What is done, one sentence a step, for people."""
         name = "" if self.encoder is None else f" of {self.encoder}"
-        places = "their centres in millimetres" if self.positions else "without their places"
+        places = "their centers in millimeters" if self.positions else "without their places"
         return [f"Bags: all tiles of a sample, {self.in_features} features{name} each, {places}; no tile is left out."]
 
     def _rows(self, number: int, file: str) -> np.ndarray:
@@ -124,7 +124,7 @@ class BagPreprocessing:
             raise ReadError(f"{path}: no coordinates of its tiles; extract the slide with them", "unsupported")
         if self.positions and tiles.coords_mm is None:
             raise ReadError(
-                f"{path}: coordinates without micrometres per pixel ({tiles.tool} does not store them); add a column"
+                f"{path}: coordinates without micrometers per pixel ({tiles.tool} does not store them); add a column"
                 " mpp with the resolution of the slide's finest level to the table",
                 "no_resolution",
             )

@@ -9,7 +9,7 @@ import torch
 
 
 class BagAugmentation:
-    """Each slide turned by any angle about its centre and flipped, tiles left out if asked for.
+    """Each slide turned by any angle about its center and flipped, tiles left out if asked for.
 
     Args:
         tile_dropout: part of the tiles to leave out.
@@ -30,8 +30,8 @@ class BagAugmentation:
             )
             own = bag[:, -1] == number
             places = bag[own, -3:-1].double()
-            centre = (places.amin(0) + places.amax(0)) / 2
-            bag[own, -3:-1] = ((places - centre) @ turn + centre).to(bag.dtype)
+            center = (places.amin(0) + places.amax(0)) / 2
+            bag[own, -3:-1] = ((places - center) @ turn + center).to(bag.dtype)
         if self.tile_dropout:
             kept = random.random(len(bag)) >= self.tile_dropout
             kept[random.integers(len(bag))] = True  # a bag without tiles is none

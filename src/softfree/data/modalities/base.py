@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Where each kind's steps live; they bring their readers' libraries, so that only the one in use is imported.
 _HOMES = {
-    "picture": ("softfree.data.modalities.image", "Preprocessing"),
+    "image": ("softfree.data.modalities.image", "Preprocessing"),
     "volume": ("softfree.data.modalities.volume", "VolumePreprocessing"),
     "slide": ("softfree.data.modalities.slide", "SlidePreprocessing"),
     "bag": ("softfree.data.modalities.bag", "BagPreprocessing"),
@@ -86,7 +86,7 @@ def restore(stored: dict[str, Any]) -> Preparation:
         UserError: a kind or a field that this version does not know.
     """
     fields = dict(stored)
-    kind = fields.pop("kind", "picture")
+    kind = fields.pop("kind", "image")
     if kind not in KINDS:
         raise UserError(f"the run was trained on samples of kind {kind!r}; expected one of {', '.join(KINDS)}")
     try:

@@ -1,4 +1,4 @@
-"""Where the tiles of a feature file lie: from coordinates in some unit to centres in millimetres."""
+"""Where the tiles of a feature file lie: from coordinates in some unit to centers in millimeters."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from softfree_runtime.core.errors import ReadError
 
 Words = tuple[str, ...]
 
-_MILLIMETRES = {
-    **dict.fromkeys(("mm", "millimeter", "millimetre"), 1.0),
-    **dict.fromkeys(("um", "μm", "micron", "micrometer", "micrometre"), 1e-3),
-    **dict.fromkeys(("nm", "nanometer", "nanometre"), 1e-6),
-    **dict.fromkeys(("cm", "centimeter", "centimetre"), 10.0),
+_MILLIMETERS = {
+    **dict.fromkeys(("mm", "millimeter", "millimeter"), 1.0),
+    **dict.fromkeys(("um", "μm", "micron", "micrometer", "micrometer"), 1e-3),
+    **dict.fromkeys(("nm", "nanometer", "nanometer"), 1e-6),
+    **dict.fromkeys(("cm", "centimeter", "centimeter"), 10.0),
 }
 _PIXELS = ("px", "pixel", "pix")
 _HISTORIC_PX, _HISTORIC_UM = 224, 256.0  # STAMP before it said its unit
 _LONGEST = 500.0  # mm; the largest slides have 200
 
 
-def centres_mm(
+def centers_mm(
     path: Path, file: h5py.File, tool: str, tiles: int, mpp: float | None
 ) -> tuple[np.ndarray | None, Words]:
-    """Return the tiles' centres (N, 2) in millimetres, None where they are not known, and what was assumed.
+    """Return the tiles' centers (N, 2) in millimeters, None where they are not known, and what was assumed.
 
     Args:
         path: for messages.
         file: the open file.
         tool: what wrote it: softfree, CLAM, TRIDENT or STAMP.
         tiles: N.
-        mpp: micrometres per level-0 pixel of the slide, or None.
+        mpp: micrometers per level-0 pixel of the slide, or None.
 
     Raises:
         ReadError: coordinates that are no numbers, or not of these tiles, or not of a slide.
@@ -73,7 +73,7 @@ def _numbers(path: Path, stored: Any, tiles: int) -> np.ndarray:
 def _in_mm(
     path: Path, file: h5py.File, attributes: Any, tool: str, coords: np.ndarray, mpp: float | None
 ) -> tuple[np.ndarray | None, Words]:
-    """Return the centres of tiles whose corners are ``coords``; without the side of a tile they are the corners."""
+    """Return the centers of tiles whose corners are ``coords``; without the side of a tile they are the corners."""
 
     def attribute(*names: str) -> Any:
         found = (holder.get(name) for name in names for holder in (attributes, file.attrs))
@@ -100,16 +100,16 @@ def _in_mm(
 
 
 def _unit(path: Path, name: str | None) -> float | None:
-    """Return millimetres in a unit, 0 for pixels, None where none is named."""
+    """Return millimeters in a unit, 0 for pixels, None where none is named."""
     if not name:
         return None
     word = unicodedata.normalize("NFKC", name).strip().casefold()
-    word = word if word in _MILLIMETRES else word.removesuffix("s")
+    word = word if word in _MILLIMETERS else word.removesuffix("s")
     if word in _PIXELS:
         return 0.0
-    if word not in _MILLIMETRES:
+    if word not in _MILLIMETERS:
         raise ReadError(f"{path}: coordinates in an unknown unit; expected mm, um or px", "unsupported")
-    return _MILLIMETRES[word]
+    return _MILLIMETERS[word]
 
 
 def _is_historic(side: np.ndarray | None, coords: np.ndarray) -> bool:

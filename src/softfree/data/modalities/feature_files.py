@@ -3,15 +3,15 @@
 ::
 
     tool      features           coordinates                            attributes
-    softfree  features (N, F)    coords_mm (N, 2), centres              of the file: softfree_features, complete, ...
+    softfree  features (N, F)    coords_mm (N, 2), centers              of the file: softfree_features, complete, ...
     TRIDENT   features (N, F)    coords (N, 2), corners, level-0 pixels of coords: patch_size_level0, ...
     CLAM      features (N, F)    coords (N, 2), corners, level-0 pixels none
-    STAMP     feats (N, F)       coords (N, 2), corners, micrometres    of the file: unit, tile_size_um, extractor
+    STAMP     feats (N, F)       coords (N, 2), corners, micrometers    of the file: unit, tile_size_um, extractor
 
 Each may have a leading axis of length 1, and a unit (mm, um or px) as an attribute of the file or the coordinates,
 which then holds. CLAM and TRIDENT do not store how large a pixel is (a magnification is no
-resolution), so that their coordinates are known only together with the slide's micrometres per pixel. CLAM does not
-store the side of a tile either: there the corner stands for the centre, which moves all tiles of a slide alike.
+resolution), so that their coordinates are known only together with the slide's micrometers per pixel. CLAM does not
+store the side of a tile either: there the corner stands for the center, which moves all tiles of a slide alike.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from softfree.data.modalities.feature_coordinates import centres_mm
+from softfree.data.modalities.feature_coordinates import centers_mm
 from softfree.data.modalities.hdf5 import OpenedHDF5, plain, refuse_unwritten, text
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.core.files import replacing
@@ -41,7 +41,7 @@ class TileFeatures:
 
     Attributes:
         features: float32 (N, F), finite, N at least 1.
-        coords_mm: float64 (N, 2), x and y of the tiles' centres in millimetres; None where they are not known.
+        coords_mm: float64 (N, 2), x and y of the tiles' centers in millimeters; None where they are not known.
         tool: what wrote the file: softfree, CLAM, TRIDENT or STAMP.
         encoder: name of the encoder, as far as the file says it.
         attributes: all attributes of an own file; empty for the others.
@@ -62,7 +62,7 @@ def read_features(path: str | Path, *, mpp: float | None = None) -> TileFeatures
 
     Args:
         path: the file.
-        mpp: micrometres per level-0 pixel of the slide, for CLAM and TRIDENT; the others store millimetres themselves.
+        mpp: micrometers per level-0 pixel of the slide, for CLAM and TRIDENT; the others store millimeters themselves.
 
     Raises:
         ReadError: status ``missing``, ``corrupt``, ``unsupported``, ``empty`` (no tile) or ``not_finite``.
@@ -81,7 +81,7 @@ def read_features(path: str | Path, *, mpp: float | None = None) -> TileFeatures
                 "not_finite",
             )
         tool = _tool(file)
-        coords, corrections = centres_mm(path, file, tool, len(features), mpp)
+        coords, corrections = centers_mm(path, file, tool, len(features), mpp)
         attributes = _attributes(file) if tool == "softfree" else {}
         return TileFeatures(features, coords, tool, _encoder(file, tool), attributes, corrections)
 
@@ -109,7 +109,7 @@ def write_features(path: Path, features: np.ndarray, coords_mm: np.ndarray, attr
     Args:
         path: the file.
         features: float16 or float32 (N, F).
-        coords_mm: (N, 2), centres of the tiles.
+        coords_mm: (N, 2), centers of the tiles.
         attributes: numbers and text.
 
     Raises:

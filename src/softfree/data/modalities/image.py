@@ -1,4 +1,4 @@
-"""From a picture as it was read to the tensor that a model sees; the same steps in training, prediction and export."""
+"""From an image as it was read to the tensor that a model sees; the same steps in training, prediction and export."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from torchvision.transforms import v2
 
 from softfree.training.options import Fit, PresetName
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.readers import read_picture
-from softfree_runtime.readers.image import Picture
+from softfree_runtime.readers import read_image
+from softfree_runtime.readers.image import DecodedImage
 
 CHANNELS = {"radiograph": 1, "photo": 3, "microscopy": 3}
 GRAY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as in JPEG
@@ -30,13 +30,13 @@ class Preprocessing:
     """The deterministic steps; stored with a run and replayed wherever it is used.
 
     Attributes:
-        preset: see :class:`softfree.options.PictureOptions`.
+        preset: see :class:`softfree.options.ImageOptions`.
         size: side of the square, pixels.
         fit: ``pad``, ``stretch``, ``crop`` or ``native``.
         channels: 1 or 3.
     """
 
-    kind: ClassVar[str] = "picture"
+    kind: ClassVar[str] = "image"
 
     preset: PresetName
     size: int
@@ -50,23 +50,23 @@ class Preprocessing:
             raise UserError(f"--size {size}: expected at least 16 pixels")
         return cls(preset, size, fit, channels or CHANNELS[preset])
 
-    def __call__(self, picture: Picture) -> np.ndarray:
+    def __call__(self, image: DecodedImage) -> np.ndarray:
         """Return float32 (C, H, W): mean 0 and deviation about 1; H = W = ``size`` unless ``fit`` is ``native``."""
-        pixels = torch.from_numpy(picture.unit()).permute(2, 0, 1)  # (C, H, W) in [0, 1]
-        pixels = self._standardise(self._resize(_with_channels(pixels, self.channels), picture.growth))
+        pixels = torch.from_numpy(image.unit()).permute(2, 0, 1)  # (C, H, W) in [0, 1]
+        pixels = self._standardize(self._resize(_with_channels(pixels, self.channels), image.growth))
         return np.ascontiguousarray(self._square(pixels).numpy())
 
-    def load(self, source: str | Picture, frame: int | None = None) -> np.ndarray:
-        """Read one picture, unless it is one already, and prepare it; ReadError for a file that gives none."""
+    def load(self, source: str | DecodedImage, frame: int | None = None) -> np.ndarray:
+        """Read one image, unless it is one already, and prepare it; ReadError for a file that gives none."""
         return self.load_sized(source, frame)[0]
 
-    def load_sized(self, source: str | Picture, frame: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
+    def load_sized(self, source: str | DecodedImage, frame: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
         """The same, and its rows and columns in the file."""
-        picture = source if isinstance(source, Picture) else read_picture(source, frame=frame)
-        return self(picture), picture.pixels.shape[:2]
+        image = source if isinstance(source, DecodedImage) else read_image(source, frame=frame)
+        return self(image), image.pixels.shape[:2]
 
     def reduced(self, pixels: torch.Tensor, side: int) -> torch.Tensor:
-        """Bring a prepared picture (C, H, W) to another ``side``; one of its own size is stretched."""
+        """Bring a prepared image (C, H, W) to another ``side``; one of its own size is stretched."""
         small = replace(self, size=side, fit="stretch" if self.fit == "native" else self.fit)
         return small._square(small._resize(pixels, (1.0, 1.0)))
 
@@ -75,11 +75,11 @@ class Preprocessing:
         return Augmentation(self)
 
     def model_arguments(self) -> dict[str, Any]:
-        """What a model must be told of the pictures."""
+        """What a model must be told of the images."""
         return {"img_size": self.size, "in_chans": self.channels}
 
     def sample_bytes(self) -> int | None:
-        """Size of a prepared picture; None when sizes differ."""
+        """Size of a prepared image; None when sizes differ."""
         return None if self.fit == "native" else self.channels * self.size**2 * 4
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,24 +91,24 @@ class Preprocessing:
         fits = {
             "pad": f"scaled to a longest side of {self.size} pixels and padded to a square with the mean",
             "stretch": f"stretched to {self.size} x {self.size} pixels",
-            "crop": f"scaled to a shortest side of {self.size} pixels and cropped to the centre square",
+            "crop": f"scaled to a shortest side of {self.size} pixels and cropped to the center square",
             "native": "kept at their own size",
         }
-        colour = "gray" if self.channels == 1 else "RGB"
+        color = "gray" if self.channels == 1 else "RGB"
         scale = (
-            "each picture shifted and scaled to mean 0 and deviation 1"
+            "each image shifted and scaled to mean 0 and deviation 1"
             if self.preset == "radiograph"
             else "values shifted and scaled by the mean and deviation of ImageNet"
         )
         square = "" if self.fit == "stretch" else "; pixels of unequal sides become square"
-        return [f"Preset {self.preset}: {colour}; {scale}.", f"Pictures {fits[self.fit]}{square}."]
+        return [f"Preset {self.preset}: {color}; {scale}.", f"Images {fits[self.fit]}{square}."]
 
     def target(self, shape: tuple[int, int], growth: tuple[float, float]) -> tuple[int, int]:
         """Rows and columns that pixels are resized to, before padding and cropping.
 
         Args:
-            shape: rows and columns of the picture.
-            growth: see :attr:`softfree_runtime.readers.image.Picture.growth`; square pixels come out in one step.
+            shape: rows and columns of the image.
+            growth: see :attr:`softfree_runtime.readers.image.Image.growth`; square pixels come out in one step.
         """
         height, width = (side * times for side, times in zip(shape, growth, strict=True))
         if self.fit == "native":
@@ -123,25 +123,25 @@ class Preprocessing:
         target = self.target(shape, growth)
         return pixels if target == shape else _scale(pixels, target)
 
-    def _standardise(self, pixels: torch.Tensor) -> torch.Tensor:
+    def _standardize(self, pixels: torch.Tensor) -> torch.Tensor:
         if self.preset == "radiograph":
             # Exposure and window differ from film to film; the floor keeps a blank film finite.
             return (pixels - pixels.mean()) / pixels.std(correction=0).clamp_min(1e-3)
-        mean, deviation = _colour_statistics(self.channels)
+        mean, deviation = _color_statistics(self.channels)
         return (pixels - mean) / deviation
 
     def _square(self, pixels: torch.Tensor) -> torch.Tensor:
         if self.fit in ("native", "stretch"):
             return pixels
-        # Pads with 0, the mean; crops where the picture is larger.
+        # Pads with 0, the mean; crops where the image is larger.
         return v2.functional.center_crop(pixels, [self.size, self.size])
 
 
 class Augmentation:
-    """Random changes of a prepared picture, a pure function of the picture and a seed.
+    """Random changes of a prepared image, a pure function of the image and a seed.
 
     Args:
-        preprocessing: what the picture went through; its preset decides the changes.
+        preprocessing: what the image went through; its preset decides the changes.
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
@@ -152,14 +152,14 @@ class Augmentation:
         self._geometry.set_random_state(seed=seed)
         with plain_tensors(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return self._colour(self._geometry(pixels))
+            return self._color(self._geometry(pixels))
 
     def in_words(self) -> str:
         """What is changed, for people."""
         return {
             "radiograph": "left-right flips, rotation by up to 10 degrees, shift by 5 %, scale by 10 %, contrast",
-            "photo": "left-right flips, rotation by up to 30 degrees, shift by 10 %, scale by 20 %, colour",
-            "microscopy": "flips, quarter turns, rotation by up to 45 degrees, shift by 5 %, scale by 10 %, colour",
+            "photo": "left-right flips, rotation by up to 30 degrees, shift by 10 %, scale by 20 %, color",
+            "microscopy": "flips, quarter turns, rotation by up to 45 degrees, shift by 5 %, scale by 10 %, color",
         }[self.preprocessing.preset]
 
     @cached_property
@@ -196,11 +196,11 @@ class Augmentation:
         }[self.preprocessing.preset]()
 
     @cached_property
-    def _colour(self) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _color(self) -> Callable[[torch.Tensor], torch.Tensor]:
         if self.preprocessing.preset == "radiograph" or self.preprocessing.channels != 3:
             return lambda pixels: pixels
         jitter = v2.ColorJitter(brightness=0.15, contrast=0.15, saturation=0.15)
-        mean, deviation = _colour_statistics(3)
+        mean, deviation = _color_statistics(3)
 
         def change(pixels: torch.Tensor) -> torch.Tensor:
             unit = (pixels * deviation + mean).clamp(0, 1)
@@ -239,7 +239,7 @@ def _with_channels(pixels: torch.Tensor, channels: int) -> torch.Tensor:
     return pixels.expand(channels, -1, -1)
 
 
-def _colour_statistics(channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _color_statistics(channels: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and deviation (C, 1, 1) of ImageNet; of its gray version for one channel."""
     mean, deviation = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
     if channels == 1:

@@ -1,4 +1,4 @@
-"""timm's augmentation of photographs: random crops of the whole picture, a policy such as RandAugment, erasing."""
+"""timm's augmentation of photographs: random crops of the whole image, a policy such as RandAugment, erasing."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from softfree_runtime.core.errors import UserError
 
 
 class PolicyAugmentation:
-    """Random changes as ImageNet's recipes have them (Touvron et al. 2021, DeiT), a pure function of picture and seed.
+    """Random changes as ImageNet's recipes have them (Touvron et al. 2021, DeiT), a pure function of image and seed.
 
-    It begins with the whole picture, at its own size: see :func:`whole`.
+    It begins with the whole image, at its own size: see :func:`whole`.
 
     Args:
-        preprocessing: of the pictures in evaluation; the result has their size, mean and deviation.
+        preprocessing: of the images in evaluation; the result has their size, mean and deviation.
         policy: timm's name, such as "rand-m9-mstd0.5-inc1", "augmix-m5-w4-d2" or "original".
         erasing: probability that a rectangle is erased.
 
     Raises:
-        UserError: a policy that timm does not know, or pictures without colour.
+        UserError: a policy that timm does not know, or images without color.
     """
 
     def __init__(self, preprocessing: Preprocessing, policy: str, erasing: float) -> None:
         if preprocessing.preset == "radiograph" or preprocessing.channels != 3:
-            raise UserError("--policy is for colour: use it with --preset photo or microscopy and 3 channels")
+            raise UserError("--policy is for color: use it with --preset photo or microscopy and 3 channels")
         self.preprocessing, self.policy, self.erasing = preprocessing, policy, erasing
         try:
             _ = self._change
@@ -45,7 +45,7 @@ class PolicyAugmentation:
             ) from None
 
     def __call__(self, pixels: torch.Tensor, seed: int) -> torch.Tensor:
-        """Change a whole picture (3, any H, any W) into (3, size, size), equal seeds giving equal results."""
+        """Change a whole image (3, any H, any W) into (3, size, size), equal seeds giving equal results."""
         mean, deviation = _statistics()
         unit = (pixels * deviation + mean).clamp(0, 1)
         image = Image.fromarray((unit * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
@@ -54,7 +54,7 @@ class PolicyAugmentation:
 
     def in_words(self) -> str:
         """What is changed, for people."""
-        return f"random crops of 8 to 100 % of the picture, left-right flips, {self.policy}, erasing {self.erasing:g}"
+        return f"random crops of 8 to 100 % of the image, left-right flips, {self.policy}, erasing {self.erasing:g}"
 
     @cached_property
     def _change(self) -> Any:
@@ -69,7 +69,7 @@ class PolicyAugmentation:
 
 
 def whole(preprocessing: Preprocessing) -> Preprocessing:
-    """The same steps without bringing the picture to a size."""
+    """The same steps without bringing the image to a size."""
     return replace(preprocessing, fit="native")
 
 

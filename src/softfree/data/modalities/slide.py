@@ -25,8 +25,8 @@ class Region:
     """What is read of a slide.
 
     Attributes:
-        left: millimetres from the left edge of the slide.
-        top: millimetres from the upper edge.
+        left: millimeters from the left edge of the slide.
+        top: millimeters from the upper edge.
         width: pixels that a model sees.
         height: likewise.
     """
@@ -42,7 +42,7 @@ class SlidePreprocessing:
     """The deterministic steps of the pixel road; stored with a run and replayed wherever it is used.
 
     Attributes:
-        mpp: micrometres per pixel that the model sees.
+        mpp: micrometers per pixel that the model sees.
         tissue: read the bounding box of the tissue only; the background within it stays as it is.
         side: side in pixels of the square that the model's grid of positions is made for; it is resized to each slide.
         max_side: longest side in pixels that is read at once; longer slides are streamed from their file.
@@ -60,7 +60,7 @@ class SlidePreprocessing:
     def create(cls, mpp: float, *, tissue: bool = True) -> SlidePreprocessing:
         """Check the resolution."""
         if not 0 < mpp < math.inf:
-            raise UserError(f"--mpp {mpp}: expected micrometres per pixel, such as 0.5, 4 or 16")
+            raise UserError(f"--mpp {mpp}: expected micrometers per pixel, such as 0.5, 4 or 16")
         return cls(float(mpp), tissue)
 
     def load(self, source: str, frame: int | None = None) -> np.ndarray:
@@ -80,7 +80,7 @@ class SlidePreprocessing:
             part = self.region(slide)
             if max(part.width, part.height) > self.max_side:
                 raise self._too_large(slide, part.width, part.height)
-            pixels = normalise(slide.read(part.left, part.top, part.width, part.height, self.mpp))
+            pixels = normalize(slide.read(part.left, part.top, part.width, part.height, self.mpp))
             return pixels, (part.height, part.width)
 
     def open(self, source: str, frame: int | None = None) -> Slide:
@@ -124,7 +124,7 @@ class SlidePreprocessing:
         """What is done, one sentence a step, for people."""
         part = "the bounding box of the tissue (Otsu on saturation)" if self.tissue else "the whole slide"
         return [
-            f"Slides: {part} at {self.mpp:g} micrometres per pixel, background as it is, white beyond the slide.",
+            f"Slides: {part} at {self.mpp:g} micrometers per pixel, background as it is, white beyond the slide.",
             "RGB; values shifted and scaled by the mean and deviation of ImageNet.",
         ]
 
@@ -139,7 +139,7 @@ class SlidePreprocessing:
         )
 
 
-def normalise(pixels: np.ndarray) -> np.ndarray:
+def normalize(pixels: np.ndarray) -> np.ndarray:
     """Shift and scale uint8 (H, W, 3) to float32 (3, H, W), a channel at a time to save memory."""
     out = np.empty((3, *pixels.shape[:2]), np.float32)
     for channel, (mean, deviation) in enumerate(zip(MEAN, DEVIATION, strict=True)):

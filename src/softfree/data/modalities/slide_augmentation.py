@@ -10,11 +10,11 @@ from softfree.data.modalities.image import Augmentation
 
 
 class SlideAugmentation(Augmentation):
-    """Flips, quarter turns and colour: what moves no pixel between others, so that nothing is interpolated."""
+    """Flips, quarter turns and color: what moves no pixel between others, so that nothing is interpolated."""
 
     def in_words(self) -> str:
         """What is changed, for people."""
-        return "flips, quarter turns, colour"
+        return "flips, quarter turns, color"
 
     @cached_property
     def _geometry(self) -> Compose:

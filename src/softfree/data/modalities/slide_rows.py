@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softfree.data.modalities.slide import Region, SlidePreprocessing, normalise
+from softfree.data.modalities.slide import Region, SlidePreprocessing, normalize
 from softfree.data.slide_readers.slide import Slide
 from softfree_runtime.core.errors import ReadError
 
@@ -22,7 +22,7 @@ class SlideRows:
 
     Args:
         slide: An open slide.
-        mpp: Micrometres per pixel that are wanted.
+        mpp: Micrometers per pixel that are wanted.
         prepare: From uint8 rows (3, n, W) to what a model takes, each pixel by itself.
         region: Default: the whole slide.
     """
@@ -93,4 +93,4 @@ def load_or_open(steps: SlidePreprocessing, source: str, frame: int | None = Non
 
 
 def _prepared(pixels: Tensor) -> Tensor:
-    return torch.from_numpy(normalise(pixels.permute(1, 2, 0).numpy()))
+    return torch.from_numpy(normalize(pixels.permute(1, 2, 0).numpy()))

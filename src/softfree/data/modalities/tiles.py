@@ -1,4 +1,4 @@
-"""A regular grid of tiles over a slide, in millimetres."""
+"""A regular grid of tiles over a slide, in millimeters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from softfree.data.modalities.tissue import Tissue
 
 
-def tile_centres(
+def tile_centers(
     size_mm: tuple[float, float],
     side: int,
     mpp: float,
@@ -21,13 +21,13 @@ def tile_centres(
     Args:
         size_mm: width and height of the slide.
         side: side of a tile in pixels.
-        mpp: micrometres per pixel of the tiles.
+        mpp: micrometers per pixel of the tiles.
         step: pixels from one tile to the next; default: ``side``, without overlap or gap.
         tissue: where tissue is; None keeps all tiles.
         share: least part of a tile that must be tissue; a tile without any is never kept.
 
     Returns:
-        Centres (N, 2) as x and y in millimetres, float64; N may be 0.
+        Centers (N, 2) as x and y in millimeters, float64; N may be 0.
     """
     side_mm, step_mm = side * mpp / 1000, (step or side) * mpp / 1000
     # A rounding error must not add a column of white.

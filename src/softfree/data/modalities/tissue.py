@@ -28,14 +28,14 @@ class Tissue:
 
     Attributes:
         mask: boolean (h, w).
-        mpp: micrometres per pixel of the mask; its corner is the slide's.
+        mpp: micrometers per pixel of the mask; its corner is the slide's.
     """
 
     mask: np.ndarray
     mpp: float
 
     def box_mm(self) -> tuple[float, float, float, float]:
-        """Left, upper, right and lower edge of all tissue, millimetres."""
+        """Left, upper, right and lower edge of all tissue, millimeters."""
         rows, columns = (np.flatnonzero(self.mask.any(axis=axis)) for axis in (1, 0))
         edges = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
         left, top, right, bottom = (float(edge) * self.mpp / 1000 for edge in edges)
@@ -64,12 +64,12 @@ def find_tissue(slide: Slide, mpp: float = 8.0) -> Tissue:
     """Find the tissue of a slide.
 
     Saturation (HSV) of a thumbnail, median over discs of 7 pixels, Otsu's threshold kept between that of bare glass and
-    that of pale stain; then holes below 0.01 square millimetres are filled, and specks removed that are smaller than
+    that of pale stain; then holes below 0.01 square millimeters are filled, and specks removed that are smaller than
     that or than 0.05 % of all tissue.
 
     Args:
         slide: the slide.
-        mpp: micrometres per pixel of the thumbnail; coarser when the slide is.
+        mpp: micrometers per pixel of the thumbnail; coarser when the slide is.
 
     Raises:
         ReadError: status ``no_tissue`` for a slide that is all background.

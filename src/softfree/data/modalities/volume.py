@@ -42,7 +42,7 @@ class VolumePreprocessing:
         preset: ``mr`` (each channel clipped to its percentiles, then to mean 0 and deviation 1) or ``ct`` (a window of
             Hounsfield units becomes -1 to 1).
         shape: voxels: slices, rows, columns.
-        spacing: millimetres between slices, rows, columns; None keeps each file's own.
+        spacing: millimeters between slices, rows, columns; None keeps each file's own.
         channels: number of channels.
         rules: what makes channels of the series of a study, parsed by
             :mod:`softfree_runtime.sources.channel_rules`; None for a single volume.
@@ -129,12 +129,12 @@ class VolumePreprocessing:
             return np.ascontiguousarray(found.as_tensor()[0].numpy())
 
     def affine(self, volume: Volume) -> torch.Tensor:
-        """Float64 (4, 4) from a voxel of the prepared grid to millimetres RAS+; nothing is resampled for it."""
+        """Float64 (4, 4) from a voxel of the prepared grid to millimeters RAS+; nothing is resampled for it."""
         to_ras = torch.from_numpy(volume.affine) @ _straight(volume).inverse()
         return to_ras @ self._own_affine(volume)
 
     def _own_affine(self, volume: Volume) -> torch.Tensor:
-        """The same to millimetres along the volume's own axes."""
+        """The same to millimeters along the volume's own axes."""
         with quiet(), _tracked():
             empty = torch.zeros(1, 1, 1, 1).expand(1, *volume.voxels.shape[1:])
             placed = self._grid(MetaTensor(empty, affine=_straight(volume)), lazy=True)
@@ -175,7 +175,7 @@ class VolumePreprocessing:
             *([f"Channels: {', '.join(rules.in_words())}."] if rules else []),
             "Axes turned: slices from the feet to the head, rows from back to front, columns from left to right.",
             spacing,
-            f"Cropped or padded about the centre to {_times(self.shape)} voxels.",
+            f"Cropped or padded about the center to {_times(self.shape)} voxels.",
         ]
 
     @cached_property
@@ -210,10 +210,10 @@ class VolumePreprocessing:
 
 
 def _straight(volume: Volume) -> torch.Tensor:
-    """Float64 (4, 4) from a voxel to millimetres along the volume's own axes.
+    """Float64 (4, 4) from a voxel to millimeters along the volume's own axes.
 
     All is placed on these. With an oblique affine it would depend on the last digit of a header's numbers whether MONAI
-    keeps the first voxel where it is, as it does here, or the centre.
+    keeps the first voxel where it is, as it does here, or the center.
     """
     return torch.diag(torch.tensor([*volume.spacing, 1.0], dtype=torch.float64))
 

@@ -30,7 +30,7 @@ class VolumeAugmentation:
     Args:
         preset: ``mr`` or ``ct``.
         shape: voxels of the volumes: slices, rows, columns.
-        spacing: millimetres between them, None where they differ from volume to volume.
+        spacing: millimeters between them, None where they differ from volume to volume.
 
     Rotation is in voxels, so that it keeps the anatomy's shape only where voxels are cubes; elsewhere it stays within
     the slices. Left-right flips are for ``mr`` alone: in CT of the trunk the side of heart and liver carries meaning.

@@ -13,7 +13,7 @@ class Pyramid(Protocol):
     """Levels of one slide.
 
     Attributes:
-        mpp: micrometres per pixel (x, y) of level 0, as the file says; None where it does not.
+        mpp: micrometers per pixel (x, y) of level 0, as the file says; None where it does not.
         sizes: (width, height) of each level in its own pixels, the finest level first.
         corrections: what was assumed or corrected on the way, in words.
     """
@@ -44,7 +44,7 @@ class Pyramid(Protocol):
 
 
 def plausible(x: float | str | None, y: float | str | None) -> Pair | None:
-    """Return a resolution in micrometres per pixel if it can be a slide's, else None.
+    """Return a resolution in micrometers per pixel if it can be a slide's, else None.
 
     Beyond 50 um it is the resolution of a screen or a printer (72, 96 or 300 dots per inch), which programs write into
     a TIFF that has none. No scanner's pixels are ten times as long as wide.

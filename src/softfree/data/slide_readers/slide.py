@@ -1,8 +1,8 @@
-"""Whole slides, asked for in millimetres and micrometres per pixel, never in levels.
+"""Whole slides, asked for in millimeters and micrometers per pixel, never in levels.
 
 OpenSlide reads them where it can. It reads DICOM slides too, pixel for pixel as wsidicom does,
 so that wsidicom has the series that OpenSlide refuses; tifffile has OME-TIFF, whose pyramid OpenSlide does not find.
-Colour profiles are not applied.
+Color profiles are not applied.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Slide:
     Args:
         path: the file, for messages and for opening it again.
         pyramid: its levels.
-        mpp: micrometres per pixel of level 0 that hold instead of the file's own, or None.
+        mpp: micrometers per pixel of level 0 that hold instead of the file's own, or None.
 
     Attributes:
-        mpp: micrometres per pixel (x, y) of the finest level.
+        mpp: micrometers per pixel (x, y) of the finest level.
         size: (width, height) of the finest level in pixels.
         corrections: what the reader assumed or corrected because the file contradicts itself or its standard, in words;
             ``softfree check`` lists them. Empty for a sound file.
@@ -53,7 +53,7 @@ class Slide:
     def __init__(self, path: Path, pyramid: Pyramid, mpp: Pair | None = None) -> None:
         if mpp is None and pyramid.mpp is None:
             raise ReadError(
-                f"{path}: the file does not say its micrometres per pixel, or not those of a slide; add a column mpp"
+                f"{path}: the file does not say its micrometers per pixel, or not those of a slide; add a column mpp"
                 " with them to the table",
                 "no_resolution",
             )
@@ -64,7 +64,7 @@ class Slide:
         self.size: tuple[int, int] = pyramid.sizes[0]
         if max(self.size_mm) > _LONGEST:
             size = "{:.0f} x {:.0f} mm".format(*self.size_mm)
-            whose = "the file's micrometres per pixel" if mpp is None else "the mpp that was given"
+            whose = "the file's micrometers per pixel" if mpp is None else "the mpp that was given"
             raise ReadError(
                 f"{path}: {size} by {whose}, more than any slide has; put the right one into the table's column mpp",
                 "no_resolution",
@@ -77,7 +77,7 @@ class Slide:
 
     @property
     def size_mm(self) -> Pair:
-        """Width and height in millimetres."""
+        """Width and height in millimeters."""
         return self.size[0] * self.mpp[0] / 1000, self.size[1] * self.mpp[1] / 1000
 
     @property
@@ -92,11 +92,11 @@ class Slide:
         antialiasing). What lies outside the slide or is transparent is white.
 
         Args:
-            x_mm: left edge, millimetres from the left edge of the slide.
+            x_mm: left edge, millimeters from the left edge of the slide.
             y_mm: upper edge.
             width_px: columns of the result.
             height_px: rows of the result.
-            mpp: micrometres per pixel of the result, along both axes.
+            mpp: micrometers per pixel of the result, along both axes.
 
         Returns:
             uint8 (height_px, width_px, 3).
@@ -199,7 +199,7 @@ def open_slide(path: str | Path, mpp: float | Pair | None = None) -> Slide:
 
     Args:
         path: the file or folder.
-        mpp: micrometres per pixel of the finest level, or (x, y), that hold instead of the file's own.
+        mpp: micrometers per pixel of the finest level, or (x, y), that hold instead of the file's own.
 
     Raises:
         ReadError: no slide; with status ``no_resolution`` when nobody says how large its pixels are.
@@ -208,7 +208,7 @@ def open_slide(path: str | Path, mpp: float | Pair | None = None) -> Slide:
     given = None if mpp is None else plausible(*(mpp if isinstance(mpp, tuple) else (mpp, mpp)))
     if mpp is not None and given is None:
         raise ReadError(
-            f"{path}: mpp {mpp} cannot be a slide's; expected micrometres per pixel, such as 0.25", "unsupported"
+            f"{path}: mpp {mpp} cannot be a slide's; expected micrometers per pixel, such as 0.25", "unsupported"
         )
     head = b"" if os.path.isdir(path) else file_head(path)
     try:

@@ -86,10 +86,10 @@ def _rgb(page: Any, tile: np.ndarray) -> np.ndarray:
         tile = np.asarray(Image.fromarray(tile, "YCbCr").convert("RGB"))
     if tile.shape[-1] != 4:
         return tile
-    colour, opaque = tile[..., :3].astype(np.uint16), tile[..., 3:].astype(np.uint16)
+    color, opaque = tile[..., :3].astype(np.uint16), tile[..., 3:].astype(np.uint16)
     if _alpha(page) == EXTRASAMPLE.UNASSALPHA:
-        colour = (colour * opaque + 127) // 255
-    return np.minimum(colour + (255 - opaque), 255).astype(np.uint8)
+        color = (color * opaque + 127) // 255
+    return np.minimum(color + (255 - opaque), 255).astype(np.uint8)
 
 
 def _alpha(page: Any) -> EXTRASAMPLE | None:
@@ -101,8 +101,8 @@ def _alpha(page: Any) -> EXTRASAMPLE | None:
 
 def _refuse(path: Path, pages: list[Any], axes: str, file: TiffFile) -> None:
     page = pages[0]
-    colours = page.samplesperpixel in (1, 3, 4) and page.photometric.name in ("RGB", "YCBCR", "MINISBLACK")
-    if page.dtype != np.uint8 or not colours or page.planarconfig != 1 or axes not in ("YX", "YXS"):
+    colors = page.samplesperpixel in (1, 3, 4) and page.photometric.name in ("RGB", "YCBCR", "MINISBLACK")
+    if page.dtype != np.uint8 or not colors or page.planarconfig != 1 or axes not in ("YX", "YXS"):
         raise ReadError(
             f"{path}: a TIFF with axes {axes} of {page.dtype}; slides are read with 8 bits, gray or RGB,"
             " the channels of a pixel together; convert it",

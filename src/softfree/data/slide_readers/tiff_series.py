@@ -15,12 +15,12 @@ from tifffile import RESUNIT, TiffFile
 from softfree.data.slide_readers.pyramid import Pair, plausible
 from softfree_runtime.core.errors import ReadError
 
-# Micrometres in the units of OME-XML, after NFKC. "pixel" and "reference frame" are none.
+# Micrometers in the units of OME-XML, after NFKC. "pixel" and "reference frame" are none.
 _PREFIXES = {
     **{"Y": 24, "Z": 21, "E": 18, "P": 15, "T": 12, "G": 9, "M": 6, "k": 3, "h": 2, "da": 1, "": 0},
     **{"d": -1, "c": -2, "m": -3, "μ": -6, "u": -6, "n": -9, "p": -12, "f": -15, "a": -18, "z": -21, "y": -24},
 }
-_MICROMETRES = {f"{prefix}m": 10.0 ** (power + 6) for prefix, power in _PREFIXES.items()} | {
+_MICROMETERS = {f"{prefix}m": 10.0 ** (power + 6) for prefix, power in _PREFIXES.items()} | {
     **{"Å": 1e-4, "thou": 25.4, "li": 25_400 / 12, "in": 25_400.0, "ft": 304_800.0, "yd": 914_400.0},
     **{"mi": 1.609344e9, "pt": 25_400 / 72, "inch": 25_400.0, "micron": 1.0, "micrometer": 1.0, "millimeter": 1e3},
     **{"nanometer": 1e-3, "centimeter": 1e4, "meter": 1e6, "angstrom": 1e-4},
@@ -37,7 +37,7 @@ class TiffImage:
     Attributes:
         series: of tifffile, with its levels.
         name: as the file says it, or empty.
-        mpp: micrometres per pixel (x, y) of the finest level, as the file says; None where it does not.
+        mpp: micrometers per pixel (x, y) of the finest level, as the file says; None where it does not.
     """
 
     series: Any
@@ -127,7 +127,7 @@ def _ome_images(text: str) -> list[tuple[str, set[int], Pair | None]]:
     for image in ElementTree.fromstring(text).iterfind("{*}Image"):
         for pixels in image.iterfind("{*}Pixels"):
             pages = {int(data.get("IFD", 0)) for data in pixels.iterfind("{*}TiffData")}
-            mpp = plausible(_micrometres(pixels, "X"), _micrometres(pixels, "Y"))
+            mpp = plausible(_micrometers(pixels, "X"), _micrometers(pixels, "Y"))
             found.append((image.get("Name", ""), pages, mpp))
     return found
 
@@ -142,9 +142,9 @@ def _ome_resolutions(told: list[tuple[str, set[int], Pair | None]], first_pages:
     return found
 
 
-def _micrometres(pixels: ElementTree.Element, axis: str) -> float | None:
+def _micrometers(pixels: ElementTree.Element, axis: str) -> float | None:
     unit = unicodedata.normalize("NFKC", pixels.get(f"PhysicalSize{axis}Unit", "μm")).strip()
-    factor = _MICROMETRES.get(unit) or _MICROMETRES.get(unit.lower().rstrip("s").replace("metre", "meter"))
+    factor = _MICROMETERS.get(unit) or _MICROMETERS.get(unit.lower().rstrip("s").replace("meter", "meter"))
     try:
         return float(pixels.get(f"PhysicalSize{axis}", "nan")) * factor if factor else None
     except ValueError:

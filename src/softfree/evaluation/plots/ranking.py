@@ -85,7 +85,7 @@ def _recall_precision(y: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _draw(axes: Axes, scores: Scores, areas: dict[int, float], curve: Curve, name: str, **line: Any) -> None:
-    """Draw all curves in colour, or, of too many to tell apart, the lowest three, the others in grey."""
+    """Draw all curves in color, or, of too many to tell apart, the lowest three, the others in gray."""
     if not areas:
         axes.text(0.5, 0.5, "no curve: a class is absent", ha="center", va="center", color=MUTED)
         return

@@ -43,7 +43,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     heights = [1.7 if name != "Learning rate" else 0.9 for name, _ in panels]
     drawing = figure(0.6 + sum(heights))
     grid = drawing.subplots(len(panels), squeeze=False, sharex=True, height_ratios=heights)[:, 0]
-    colours = {"train_loss": MUTED, "val_loss": SERIES[0], "val_auroc": SERIES[0], "lr": MUTED}
+    colors = {"train_loss": MUTED, "val_loss": SERIES[0], "val_auroc": SERIES[0], "lr": MUTED}
     best = _best_epoch(history)
     for axes, (name, columns) in zip(grid, panels, strict=True):
         for column, words in columns.items():
@@ -51,7 +51,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
             look = DASHES[1] if column == "train_loss" else "-"
             marker = "o" if len(seen) < 3 else ""
             axes.plot(
-                seen["epoch"], seen[column], color=colours[column], linestyle=look, marker=marker, label=words or None
+                seen["epoch"], seen[column], color=colors[column], linestyle=look, marker=marker, label=words or None
             )
         if best is not None:
             axes.axvline(best, color=SERIES[1], linewidth=1, linestyle=":")

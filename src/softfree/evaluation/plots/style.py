@@ -1,4 +1,4 @@
-"""One quiet style for all figures, and SVG that follows the page's light or dark colours."""
+"""One quiet style for all figures, and SVG that follows the page's light or dark colors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 
 INK, MUTED, RULE = "#1b1f24", "#66707c", "#d3d8de"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's colours, which people with any colour vision tell apart; dashes tell the lines apart as well."""
+"""Okabe and Ito's colors, which people with any color vision tell apart; dashes tell the lines apart as well."""
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)), (0, (8, 2)))
 VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule"} | {c: f"series-{i}" for i, c in enumerate(SERIES, start=1)}
-"""CSS variables that a page may set; without them the colours here hold."""
+"""CSS variables that a page may set; without them the colors here hold."""
 
 WIDTH = 4.2  # inches: shown 400 pixels wide, 9 points are 12 pixels
 FONTS = 'system-ui, "Segoe UI", "Helvetica Neue", "Liberation Sans", Arial, sans-serif'
@@ -92,7 +92,7 @@ def legend_below(axes: Axes, columns: int = 1) -> None:
 def svg(drawing: Figure, label: str) -> str:
     """Turn a figure into an ``<svg>`` element for a page.
 
-    Text stays text, colours become CSS variables with the colour itself as fallback, and figures of different labels
+    Text stays text, colors become CSS variables with the color itself as fallback, and figures of different labels
     share no id.
 
     Args:
@@ -108,8 +108,8 @@ def svg(drawing: Figure, label: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r'(<g|<path|<text) id="[^"]*_\d+"', r"\1", text)
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)  # would rule the whole page
-    for colour, name in VARIABLES.items():
-        text = re.sub(rf"(?<=: ){colour}\b", f"var(--{name}, {colour})", text)
+    for color, name in VARIABLES.items():
+        text = re.sub(rf"(?<=: ){color}\b", f"var(--{name}, {color})", text)
     text = text.replace("'DejaVu Sans'", escape(FONTS))
     opening = f'<svg role="img" aria-label="{escape(label)}" style="stroke-linejoin: round" '
     return text.replace("<svg ", opening, 1).strip()

@@ -33,7 +33,7 @@ class Sample(Protocol):
         ...
 
     def view(self, maps: Sequence[Map], longest: int) -> View:
-        """Lay maps over a picture of the sample, about ``longest`` pixels a side at most."""
+        """Lay maps over an image of the sample, about ``longest`` pixels a side at most."""
         ...
 
     def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: Words) -> None:
@@ -45,4 +45,4 @@ def draw(path: Path, view: View, maps: Sequence[Map], words: Words) -> None:
     """Write a PNG of a view."""
     title = f"{words.title}; {view.note}" if view.note else words.title
     layers = [Layer(values, name_of(one), one.signed) for values, one in zip(view.values, maps, strict=True)]
-    draw_overlay(path, view.picture, layers, title=title, caption=words.caption, places=view.places)
+    draw_overlay(path, view.image, layers, title=title, caption=words.caption, places=view.places)

@@ -9,12 +9,12 @@ from softfree.data.modalities.base import Preparation
 from softfree.explain.samples.base import Sample
 from softfree.models.classifier import Classifier
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.readers.image import Picture
+from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.readers.series_files import is_dicom
 
 # What a map of each kind may be written as, the default first; all of a tuple are written together.
 FORMATS: dict[str, dict[str | None, tuple[str, ...]]] = {
-    "picture": {None: ("png",), "png": ("png",), "dicom": ("dicom",), "tiff": ("tiff",)},
+    "image": {None: ("png",), "png": ("png",), "dicom": ("dicom",), "tiff": ("tiff",)},
     "volume": {None: ("nifti",), "nifti": ("nifti",), "png": ("png",)},
     "slide": {None: ("geojson", "tiff"), "geojson": ("geojson",), "tiff": ("tiff",), "png": ("png",)},
 }
@@ -32,7 +32,7 @@ class Opener:
         identity: copy the patient's identity into DICOM files.
 
     Raises:
-        UserError: samples that have no picture to lie a map over, or a format that is not for them.
+        UserError: samples that have no image to lie a map over, or a format that is not for them.
     """
 
     steps: Preparation
@@ -56,14 +56,14 @@ class Opener:
         """What is written of each sample."""
         return FORMATS[self.steps.kind][self.form]
 
-    def __call__(self, source: str | Picture, frame: int | None = None) -> Sample:
+    def __call__(self, source: str | DecodedImage, frame: int | None = None) -> Sample:
         """Read and prepare a sample; ReadError where it gives none."""
         # Each kind brings its readers' libraries, so that only the one in use is imported.
-        if self.steps.kind == "picture":
-            from softfree.explain.samples.image import PictureSample
+        if self.steps.kind == "image":
+            from softfree.explain.samples.image import ImageSample
 
             self._refuse_what_is_no_dicom(source)
-            return PictureSample.read(self.steps, source, frame, self._patch[0], self.identity)
+            return ImageSample.read(self.steps, source, frame, self._patch[0], self.identity)
         assert isinstance(source, str)
         if self.steps.kind == "volume":
             from softfree.explain.samples.volume import VolumeSample
@@ -73,13 +73,13 @@ class Opener:
 
         return SlideSample.read(self.steps, source, frame, self._patch[0])
 
-    def _refuse_what_is_no_dicom(self, source: str | Picture) -> None:
+    def _refuse_what_is_no_dicom(self, source: str | DecodedImage) -> None:
         if self.form == "dicom" and not (isinstance(source, str) and is_dicom(Path(source))):
             message = f"{source}: --format dicom refers to a DICOM source, and this is none; use --format png"
             raise ReadError(message, "unsupported")
 
     @property
     def _patch(self) -> tuple[int, int, int]:
-        """Sides of a patch, equal ones of a picture."""
+        """Sides of a patch, equal ones of an image."""
         sides = self.model.patch_size
         return (sides,) * 3 if isinstance(sides, int) else tuple(sides)  # type: ignore[arg-type]

@@ -1,13 +1,13 @@
 """Weights of a 2D vision transformer in a 3D one (inflation: Carreira and Zisserman 2017, arXiv:1705.07750).
 
-A volume that is constant along its depth then gives the picture's tokens, once in each layer of the grid:
+A volume that is constant along its depth then gives the image's tokens, once in each layer of the grid:
 
 - The patch projection is repeated along the depth and divided by it. The convolutions of a stem go to the middle slice
   of theirs, where padding at the ends of the depth cannot disturb them.
 - Learned positions are repeated for each layer of the grid. A model with pos="mm" has fixed codes instead, and one
-  with pos="none" has none: the picture's positions are dropped, and reported as such.
+  with pos="none" has none: the image's positions are dropped, and reported as such.
 
-The logits are the picture's as well where no layer depends on how often a token occurs: softmax, SeqNorm and Galerkin
+The logits are the image's as well where no layer depends on how often a token occurs: softmax, SeqNorm and Galerkin
 without a class token (or with a grid of one layer). A class token is one among d times as many tokens, and SimA's
 result is 1 / d as large.
 """
@@ -107,7 +107,7 @@ def _repeat_patches(kernel: Tensor, patch: tuple[int, int, int]) -> Tensor:
 def _fit_positions(
     weights: Weights, model: VolumeTransformer, path: Path, given: tuple[int, ...] | None
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Bring positions of a picture or of a volume to (1, P + d h w, C); say what was assumed of them."""
+    """Bring positions of an image or of a volume to (1, P + d h w, C); say what was assumed of them."""
     positions, (depth, *sides), wanted = weights["pos_embed"], model.grid_size, model.num_prefix_tokens
     if positions.shape[-1] != model.embed_dim:
         return positions, ()
@@ -125,5 +125,5 @@ def _fit_positions(
     if volume:
         return torch.cat([front, resize_volume_positions(flat, layout.grid, model.grid_size, 0)], dim=1), assumed
     (rows, columns), (height, width) = layout.grid, sides
-    picture = resize_positions(flat, (rows, columns), (height, width), num_prefix_tokens=0)
-    return torch.cat([front, picture.repeat(1, depth, 1)], dim=1), assumed
+    image = resize_positions(flat, (rows, columns), (height, width), num_prefix_tokens=0)
+    return torch.cat([front, image.repeat(1, depth, 1)], dim=1), assumed

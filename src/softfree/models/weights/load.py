@@ -214,8 +214,8 @@ def _fit_positions(
         flat = positions.flatten(1, -2)
         front = codes_in_front(weights, flat, layout.prefix, model.num_prefix_tokens)
         rows, columns = layout.grid
-        picture = resize_positions(flat[:, layout.prefix :], (rows, columns), model.grid_size, num_prefix_tokens=0)
-        weights = {**weights, "pos_embed": torch.cat([front, picture], dim=1)}
+        image = resize_positions(flat[:, layout.prefix :], (rows, columns), model.grid_size, num_prefix_tokens=0)
+        weights = {**weights, "pos_embed": torch.cat([front, image], dim=1)}
     return weights, (layout.assumed,) if layout.assumed else ()
 
 

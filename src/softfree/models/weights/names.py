@@ -14,7 +14,7 @@ from torch import Tensor
 
 Weights = dict[str, Tensor]
 
-# What an encoder is recognised by; in front of it stands the prefix of the whole.
+# What an encoder is recognized by; in front of it stands the prefix of the whole.
 ANCHORS = re.compile(
     r"^((?:.*?\.)?)(?:blocks\.0\.(?:0\.)?norm1|encoder\.layer\.0\.(?:layernorm_before|norm1))\.weight$"
 )

@@ -125,6 +125,6 @@ def _fit_positions(positions: Tensor, layout: Layout, grid: tuple[int, int], pre
     if layout.grid == grid and layout.prefix == prefix:
         return positions
     rows, columns = layout.grid
-    picture = resize_stage_positions(positions[:, layout.prefix :], (rows, columns), grid, 0)
+    image = resize_stage_positions(positions[:, layout.prefix :], (rows, columns), grid, 0)
     front = positions[:, : layout.prefix] if layout.prefix else positions.new_zeros(1, 1, positions.shape[2])
-    return torch.cat([front[:, :prefix], picture], dim=1)
+    return torch.cat([front[:, :prefix], image], dim=1)

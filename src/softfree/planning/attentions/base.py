@@ -16,7 +16,7 @@ class AttentionCost:
 
     Attributes:
         parameters: Parameters of an attention module.
-        products: Multiply-adds for one picture.
+        products: Multiply-adds for one image.
         sheets: Tensors of B N C numbers that are kept for backward, the layer's input among them.
         details: Bytes kept beside them: statistics, small matrices, casts of weights.
         inference: Tensors of B N C numbers at once in inference, the layer's input among them.
@@ -30,7 +30,7 @@ class AttentionCost:
 
 
 def heads_copied(s: Shape) -> int:
-    """Copies of K and V: the heads of several pictures are no plain stack of matrices, those of one picture are."""
+    """Copies of K and V: the heads of several images are no plain stack of matrices, those of one image are."""
     return 2 if s.batch > 1 else 0
 
 

@@ -7,7 +7,7 @@ from softfree.planning.shape import Shape
 
 
 def _sheets(s: Shape) -> int:
-    """Input, result, K and V normalised and scaled, and Q or, of one picture, all of the projection it is part of."""
+    """Input, result, K and V normalized and scaled, and Q or, of one image, all of the projection it is part of."""
     if s.narrow < 4:
         return 5 if s.batch > 1 else 7
     return 10 if s.batch > 1 else 9  # LayerNorm keeps K and V, and so the projection

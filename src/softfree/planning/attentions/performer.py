@@ -8,7 +8,7 @@ from softfree.planning.shape import Shape
 
 
 def _features(s: Shape) -> int:
-    """Features of the queries of one picture: H N M."""
+    """Features of the queries of one image: H N M."""
     return s.heads * s.tokens * default_features(s.width // s.heads)
 
 

@@ -30,7 +30,7 @@ def _norm_details(s: Shape) -> int:
 
 
 def _sheets(s: Shape) -> int:
-    """Input, result, and in float32 the centred queries and V or, of one picture, the projection it is part of."""
+    """Input, result, and in float32 the centered queries and V or, of one image, the projection it is part of."""
     return 2 if s.narrow < 4 else 4 if s.batch > 1 else 5
 
 

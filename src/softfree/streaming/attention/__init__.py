@@ -2,14 +2,14 @@
 
 With h (n, C) the input of the attention, the sublayer of every method here is
 
-    y = (h - centre) A + 1 c^T,        A (C, C), c (C) and centre (C) functions of a few sums over all tokens:
+    y = (h - center) A + 1 c^T,        A (C, C), c (C) and center (C) functions of a few sums over all tokens:
 
-- SeqNorm: the number of tokens, their mean and covariance ("Gram order", attention/seqnorm/orders.py); centre = mean.
-- SimA: the L1 norms of Q and K, and K^T V; centre = 0.
-- Galerkin: the number of tokens and K~^T V~ with K~ and V~ normalised token by token; centre = 0.
+- SeqNorm: the number of tokens, their mean and covariance ("Gram order", attention/seqnorm/orders.py); center = mean.
+- SimA: the L1 norms of Q and K, and K^T V; center = 0.
+- Galerkin: the number of tokens and K~^T V~ with K~ and V~ normalized token by token; center = 0.
 
 So tokens may come in chunks, or lie on several machines: sums are added up, and nothing else of one chunk is needed by
-another. The same holds backwards: dA, dc and dcentre are sums over tokens, a graph of C x C tensors turns them into the
+another. The same holds backwards: dA, dc and dcenter are sums over tokens, a graph of C x C tensors turns them into the
 gradients of the sums, and those give each chunk its part.
 """
 
@@ -48,7 +48,7 @@ def refusal(attention: nn.Module) -> str:
     """Say why an attention has no streaming form, and which have one; empty if it has."""
     reason = _hindrance(attention)
     return reason and (
-        f"{type(attention).__name__} {reason}, so that its tokens cannot stream: expected seqnorm (normalised over the "
+        f"{type(attention).__name__} {reason}, so that its tokens cannot stream: expected seqnorm (normalized over the "
         "sequence), sima or galerkin with plain projections, or an input that fits in memory."
     )
 
@@ -60,9 +60,9 @@ def _hindrance(attention: nn.Module) -> str:
     if isinstance(attention, SeqNormAttention) and attention.num_left_out:
         return "leaves the class token out of its statistics"
     if not isinstance(attention.norm, nn.Identity):
-        return "normalises its result (scale_norm=True)"
+        return "normalizes its result (scale_norm=True)"
     if isinstance(attention, SeqNormAttention) and not attention.expressible:
-        return "does not normalise over the sequence"
+        return "does not normalize over the sequence"
     return "" if attention.projections_are_plain() else "has a projection that was replaced or has hooks"
 
 

@@ -32,21 +32,21 @@ class Stats(NamedTuple):
 
 
 class Mixing(NamedTuple):
-    """What the attention does to each token, ``(h - centre) matrix + constant``, in float32 or better.
+    """What the attention does to each token, ``(h - center) matrix + constant``, in float32 or better.
 
     Attributes:
         matrix: A (B, C, C).
         constant: c (B, C).
-        centre: (B, C).
+        center: (B, C).
     """
 
     matrix: Tensor
     constant: Tensor
-    centre: Tensor
+    center: Tensor
 
     @classmethod
-    def without_centre(cls, matrix: Tensor, constant: Tensor) -> Mixing:
-        """Make one whose centre is 0, with c (B, C) or (1, C)."""
+    def without_center(cls, matrix: Tensor, constant: Tensor) -> Mixing:
+        """Make one whose center is 0, with c (B, C) or (1, C)."""
         return cls(matrix, constant.expand(len(matrix), -1), matrix.new_zeros(matrix.shape[:2]))
 
     def leaf(self) -> Mixing:
@@ -114,12 +114,12 @@ class Form(ABC, Generic[A]):
         """Attend: tokens h (B, n, C) to (B, n, C), in the type that autocast would give; differentiable."""
         h, full_precision = narrow_as_autocast(h)
         with full_precision:
-            matrix, constant, centre = mixing
+            matrix, constant, center = mixing
             if h.dtype != torch.float16:
-                return affine(h, centre, matrix, constant, mask)
+                return affine(h, center, matrix, constant, mask)
             # A may be of size 1 / N, which float16 cannot hold.
             size = matrix.detach().abs().amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny)
-            y = affine(h, centre, matrix / size, torch.zeros_like(constant), mask)
+            y = affine(h, center, matrix / size, torch.zeros_like(constant), mask)
             return torch.addcmul(constant.unsqueeze(1), y.to(size.dtype), size).to(h.dtype)
 
     def backward(

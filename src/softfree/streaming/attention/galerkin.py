@@ -1,4 +1,4 @@
-"""Galerkin attention over chunks: K~^T V~, with K~ and V~ normalised token by token."""
+"""Galerkin attention over chunks: K~^T V~, with K~ and V~ normalized token by token."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class GalerkinForm(Form[GalerkinAttention]):
         return 1 + self.width * self.attention.head_dim
 
     def gather(self, h: Tensor, mask: Tensor | None = None) -> Stats:
-        """Project the tokens to keys and values, normalise them, and sum."""
+        """Project the tokens to keys and values, normalize them, and sum."""
         number, attention = numbers(h, mask), self.attention
         h, full_precision = narrow_as_autocast(h)
         with full_precision:
@@ -56,7 +56,7 @@ class GalerkinForm(Form[GalerkinAttention]):
             constant = constant + attention.proj.bias
         if attention.qkv.bias is not None:
             constant = constant + attention.qkv.bias[: self.width].to(cross.dtype) @ inner
-        return Mixing.without_centre(attention.qkv.weight[: self.width].to(cross.dtype).mT @ inner, constant)
+        return Mixing.without_center(attention.qkv.weight[: self.width].to(cross.dtype).mT @ inner, constant)
 
     def pull(
         self, h: Tensor, stats: Stats, grads: Sequence[Tensor], mask: Tensor | None = None

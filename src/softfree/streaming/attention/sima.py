@@ -44,7 +44,7 @@ class SimaForm(Form[SimaAttention]):
     def _mixing(self, values: tuple[Tensor, ...]) -> Mixing:
         norms, cross = values
         matrix, constant = self.attention.on_input(*self.attention.mixing(norms, cross, 1))
-        return Mixing.without_centre(matrix, constant)
+        return Mixing.without_center(matrix, constant)
 
     def pull(
         self, h: Tensor, stats: Stats, grads: Sequence[Tensor], mask: Tensor | None = None

@@ -4,8 +4,8 @@ import pytest
 from PIL import Image
 
 from softfree.data.audit.probes import probe, probe_all
-from softfree.data.audit.probes.image import probe_picture
-from softfree_runtime.readers import Picture
+from softfree.data.audit.probes.image import probe_image
+from softfree_runtime.readers import DecodedImage
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 20), dtype=np.uint8)
 
@@ -34,7 +34,7 @@ def test_equal_pixels_have_one_digest_in_any_file_format(tmp_path):
         assert probe(saved(tmp_path / "wide.tif", PIXELS.astype(kind)), None).pixel_digest == png.pixel_digest
 
 
-@pytest.mark.parametrize("change", ["one pixel", "shape", "colour"])
+@pytest.mark.parametrize("change", ["one pixel", "shape", "color"])
 def test_other_pixels_have_another_digest(tmp_path, change):
     other = PIXELS.copy()
     if change == "one pixel":
@@ -47,7 +47,7 @@ def test_other_pixels_have_another_digest(tmp_path, change):
     assert first.pixel_digest != second.pixel_digest
 
 
-def test_frames_are_pictures_of_their_own(tmp_path):
+def test_frames_are_images_of_their_own(tmp_path):
     pages = [Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     first, second = (probe(str(tmp_path / "a.tif"), frame) for frame in (0, 1))
@@ -55,18 +55,18 @@ def test_frames_are_pictures_of_their_own(tmp_path):
     assert first.pixel_digest != second.pixel_digest
 
 
-def test_blank_pictures(tmp_path):
+def test_blank_images(tmp_path):
     assert probe(saved(tmp_path / "a.png", np.full((9, 9), 7, np.uint8)), None).blank
 
 
 @pytest.mark.parametrize(("low", "high", "blank"), [(0, 255, False), (60, 200, True), (-9, -1, True), (10, 10, False)])
 def test_blank_is_what_a_model_sees(monkeypatch, tmp_path, low, high, blank):
-    picture = Picture(np.arange(50, dtype=np.uint8).reshape(5, 10, 1), low, high, None, (), "8-bit gray")
-    monkeypatch.setattr("softfree.data.audit.probes.image.read_picture", lambda *_, **__: picture)
-    assert probe_picture(saved(tmp_path / "a.png"), None).blank == blank
+    image = DecodedImage(np.arange(50, dtype=np.uint8).reshape(5, 10, 1), low, high, None, (), "8-bit gray")
+    monkeypatch.setattr("softfree.data.audit.probes.image.read_image", lambda *_, **__: image)
+    assert probe_image(saved(tmp_path / "a.png"), None).blank == blank
 
 
-def test_a_file_without_picture_gives_its_reason(tmp_path):
+def test_a_file_without_image_gives_its_reason(tmp_path):
     facts = probe(str(tmp_path / "none.png"), None)
     assert facts.status == "missing"
     assert "none.png" in facts.reason

@@ -11,7 +11,7 @@ import pandas as pd
 
 from softfree.core.progress import tracked
 from softfree.data.audit.near_duplicates import MOST
-from softfree.data.audit.probes.image import probe_picture
+from softfree.data.audit.probes.image import probe_image
 from softfree.data.audit.probes.kinds import probe_kind, probe_other_slide
 from softfree.data.audit.probes.probe import Probe
 from softfree_runtime.core.errors import ReadError
@@ -24,7 +24,7 @@ _CHUNK = 256
 def probe(file: str, frame: int | None) -> Probe:
     """Read one sample of any kind and keep its facts."""
     try:
-        return probe_kind(file, frame) or probe_picture(file, frame)
+        return probe_kind(file, frame) or probe_image(file, frame)
     except ReadError as error:
         found = probe_other_slide(file) if frame is None and error.status in ("unsupported", "too_large") else None
         return found or Probe(error.status, str(error))
@@ -33,7 +33,7 @@ def probe(file: str, frame: int | None) -> Probe:
 
 
 def probe_all(frame: pd.DataFrame, *, workers: int, progress: bool) -> list[Probe]:
-    """Probe the picture of every row, with ``workers`` threads beside this one, a few hundred rows at a time."""
+    """Probe the image of every row, with ``workers`` threads beside this one, a few hundred rows at a time."""
     files = frame["file"].tolist()
     frames = [None if pd.isna(n) else int(n) for n in frame["frame"]] if "frame" in frame else [None] * len(files)
 

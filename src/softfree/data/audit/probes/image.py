@@ -1,4 +1,4 @@
-"""What an audit keeps of a picture."""
+"""What an audit keeps of an image."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 
 from softfree.data.audit.near_duplicates import thumbnail
 from softfree.data.audit.probes.probe import BLOCK, Probe, digest_file
-from softfree_runtime.readers import Picture, read_picture
+from softfree_runtime.readers import DecodedImage, read_image
 
 
-def probe_picture(file: str, frame: int | None) -> Probe:
-    """Read a picture and keep its facts.
+def probe_image(file: str, frame: int | None) -> Probe:
+    """Read an image and keep its facts.
 
     Raises:
         ReadError: it cannot be read.
     """
-    picture = read_picture(file, frame=frame)
+    image = read_image(file, frame=frame)
     size, file_digest = digest_file(Path(file))
-    height, width, channels = picture.pixels.shape
+    height, width, channels = image.pixels.shape
     return Probe(
         "ok",
         "",
@@ -29,26 +29,26 @@ def probe_picture(file: str, frame: int | None) -> Probe:
         height,
         width,
         channels,
-        picture.stored,
-        picture.spacing,
-        _is_blank(picture),
-        _digest_pixels(picture),
+        image.stored,
+        image.spacing,
+        _is_blank(image),
+        _digest_pixels(image),
         file_digest,
-        picture.corrections,
-        thumbnail(picture.pixels, picture.low, picture.high),
+        image.corrections,
+        thumbnail(image.pixels, image.low, image.high),
     )
 
 
-def _is_blank(picture: Picture) -> bool:
+def _is_blank(image: DecodedImage) -> bool:
     """Whether a model sees one value: what lies beyond black and white is cut off."""
-    extremes = np.stack([picture.pixels.min(keepdims=True), picture.pixels.max(keepdims=True)])
-    seen = replace(picture, pixels=extremes).unit()
+    extremes = np.stack([image.pixels.min(keepdims=True), image.pixels.max(keepdims=True)])
+    seen = replace(image, pixels=extremes).unit()
     return bool(seen.min() == seen.max())
 
 
-def _digest_pixels(picture: Picture) -> bytes:
+def _digest_pixels(image: DecodedImage) -> bytes:
     """Hash shape and values, a block of rows at a time."""
-    pixels = picture.pixels[..., :1] if picture.stored.endswith("(gray)") else picture.pixels
+    pixels = image.pixels[..., :1] if image.stored.endswith("(gray)") else image.pixels
     kind = _narrowest(pixels)
     digest = blake2b(str(pixels.shape).encode(), digest_size=16)
     step = max(1, BLOCK // max(1, pixels[0].size))

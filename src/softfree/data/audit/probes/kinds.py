@@ -20,7 +20,7 @@ from softfree_runtime.sources.volume_files import read_volume
 
 SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".isyntax")
 AS_SLIDE = "not to be read as an image, judged as a slide"
-# Micrometres per pixel of the small picture by which two slides are told to be the same.
+# Micrometers per pixel of the small image by which two slides are told to be the same.
 COARSE = 64.0
 
 

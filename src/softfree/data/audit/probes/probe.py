@@ -24,9 +24,9 @@ class Probe:
         width: columns; of tile features their width.
         channels: 1 or 3; of a volume any number.
         stored: what the file holds, such as ``8-bit gray``.
-        spacing: millimetres from (slice to slice,) row to row and column to column, where the file says so.
+        spacing: millimeters from (slice to slice,) row to row and column to column, where the file says so.
         blank: whether all pixels are the same.
-        pixel_digest: of the decoded values, whatever the file format; a gray picture has the same one as RGB.
+        pixel_digest: of the decoded values, whatever the file format; a gray image has the same one as RGB.
         file_digest: of the file.
         corrections: what the reader assumed or corrected, in words.
         thumbnail: of an image, see :func:`softfree.data.audit.near_duplicates.thumbnail`; None for other kinds.

@@ -29,11 +29,11 @@ from parallel_support import (
     close,
     counted,
     gradients,
+    image_model,
+    images,
     loss_of,
     mean_over,
     my_tiles,
-    picture_model,
-    pictures,
     refused,
     replica_of,
     same_everywhere,
@@ -86,42 +86,42 @@ def bags_without_padding_or_places(mesh: DeviceMesh) -> None:
 
 @check
 def heads(mesh: DeviceMesh) -> None:
-    """Of bags of 9 to 41 tiles in unequal parts, one of them empty; of pictures by bands."""
+    """Of bags of 9 to 41 tiles in unequal parts, one of them empty; of images by bands."""
     four, two = dist.group.WORLD, mesh["sequence"]
     for pool in ("topk", "mean_topk", "lse", "gated", "mean_std"):
         options = {"pool": pool, "class_token": pool == "topk"}
         options |= {"pool_options": {"one_in": 3}} if "topk" in pool else {}
         model, whole = bag_model(**options).double(), bags().double()
         against_one(model, (whole,), (my_tiles(whole, four),), four, 1e-10, TARGETS)
-        model, whole = picture_model(**options).double(), pictures().double()
+        model, whole = image_model(**options).double(), images().double()
         against_one(model, (whole,), (split_rows(whole, 4, two),), two, 1e-6, TARGETS)
 
 
 @check
-def pictures_by_bands(mesh: DeviceMesh) -> None:
-    """Positions resized (27 x 21 pixels) and not (16 x 16); 2 token rows for 4 ranks; gray in a colour model."""
+def images_by_bands(mesh: DeviceMesh) -> None:
+    """Positions resized (27 x 21 pixels) and not (16 x 16); 2 token rows for 4 ranks; gray in a color model."""
     four, two = dist.group.WORLD, mesh["sequence"]
     cases: list[tuple[dict[str, Any], Tensor, Group]] = [
-        ({}, pictures(), four),
-        ({"class_token": True}, pictures(), two),
-        ({"pos": "sincos", "attention": "galerkin"}, pictures(), four),
-        ({"pos": "none"}, pictures()[:, :1], two),
-        ({"pool": "token"}, pictures(16, 16), four),
-        ({"class_token": True, "attention": "sima"}, pictures(7, 40), four),
+        ({}, images(), four),
+        ({"class_token": True}, images(), two),
+        ({"pos": "sincos", "attention": "galerkin"}, images(), four),
+        ({"pos": "none"}, images()[:, :1], two),
+        ({"pool": "token"}, images(16, 16), four),
+        ({"class_token": True, "attention": "sima"}, images(7, 40), four),
     ]
     for options, whole, group in cases:
-        against_one(picture_model(**options), (whole,), (split_rows(whole, 4, group),), group, 1e-5, TARGETS)
+        against_one(image_model(**options), (whole,), (split_rows(whole, 4, group),), group, 1e-5, TARGETS)
 
 
 @check
-def pictures_with_masks(mesh: DeviceMesh) -> None:
-    whole, group = pictures(), dist.group.WORLD
+def images_with_masks(mesh: DeviceMesh) -> None:
+    whole, group = images(), dist.group.WORLD
     grid = torch.rand(4, 7, 6, generator=torch.Generator().manual_seed(8)) < 0.6
     grid[1, :5] = False  # some ranks have no real token of it
     band = split_rows(grid.float(), 1, group).bool().flatten(1)
     part = split_rows(whole, 4, group)
     for options in ({}, {"pool": "token"}):
-        model = picture_model(**options).double()
+        model = image_model(**options).double()
         mask = grid.flatten(1)
         against_one(model, (whole.double(), mask), (part.double(), band), group, 1e-6, TARGETS)
 
@@ -150,11 +150,11 @@ def bfloat16(mesh: DeviceMesh) -> None:
 def data_times_sequence(mesh: DeviceMesh) -> None:
     """DDP over all four, two samples a replica: gradients, and weights after two steps."""
     replica, group = replica_of(mesh), mesh["sequence"]
-    even = pictures(16, 16)
+    even = images(16, 16)
     cases: list[tuple[nn.Module, Tensor, Tensor]] = [
-        (picture_model(), even, split_rows(even[replica], 4, group)),
+        (image_model(), even, split_rows(even[replica], 4, group)),
         (
-            picture_model(pool="token", attention="galerkin", pos="none"),
+            image_model(pool="token", attention="galerkin", pos="none"),
             even[..., :4, :],
             split_rows(even[replica, :, :4], 4, group),
         ),
@@ -277,9 +277,9 @@ def models_that_cannot(mesh: DeviceMesh) -> None:
     cases: list[tuple[Callable[[], Any], str]] = [
         (lambda: SequenceParallel(bag_model("softmax"), mesh["sequence"]), "SoftmaxAttention needs more of all tokens"),
         (lambda: SequenceParallel(bag_model("soft"), mesh["sequence"]), "SoftAttention needs more of all tokens"),
-        (lambda: SequenceParallel(picture_model(stem="conv"), mesh["sequence"]), "stem='patch'"),
-        (lambda: SequenceParallel(picture_model(stem="pool"), mesh["sequence"]), "stem='patch'"),
-        (lambda: SequenceParallel(picture_model(pos_conv=True), mesh["sequence"]), "pos_conv=True"),
+        (lambda: SequenceParallel(image_model(stem="conv"), mesh["sequence"]), "stem='patch'"),
+        (lambda: SequenceParallel(image_model(stem="pool"), mesh["sequence"]), "stem='patch'"),
+        (lambda: SequenceParallel(image_model(pos_conv=True), mesh["sequence"]), "pos_conv=True"),
         (lambda: SequenceParallel(VolumeTransformer(16, **SMALL), mesh["sequence"]), "VolumeTransformer cannot be"),
         (lambda: SequenceParallel(bag_model(), mesh), "2 dimensions ('data', 'sequence')"),
         (lambda: SequenceParallel(bag_model(), None), "Got NoneType"),
@@ -292,8 +292,8 @@ def models_that_cannot(mesh: DeviceMesh) -> None:
 def parts_that_do_not_fit(mesh: DeviceMesh) -> None:
     """Every rank raises, whoever is to blame, so that none waits for ever; and the next call works."""
     rank, group = dist.get_rank(), dist.group.WORLD
-    bag, picture = SequenceParallel(bag_model(), group), SequenceParallel(picture_model(), group)
-    part, band = my_tiles(bags(), group), split_rows(pictures(), 4, group)
+    bag, image = SequenceParallel(bag_model(), group), SequenceParallel(image_model(), group)
+    part, band = my_tiles(bags(), group), split_rows(images(), 4, group)
     last = rank == WORLD - 1
     nothing = torch.full_like(part[:1], torch.nan)
     masked = torch.ones(4, 5, dtype=torch.bool)
@@ -301,12 +301,12 @@ def parts_that_do_not_fit(mesh: DeviceMesh) -> None:
     refused(lambda: bag(part[..., 1:] if last else part), "expected (batch, tiles" if last else "Rank 3 of this sample")
     refused(lambda: bag(torch.cat([part[1:], nothing])), "a bag without a tile on any rank")
     refused(lambda: bag(part, masked), "Got a mask for bags")
-    refused(lambda: picture(band[0] if last else band), "Got a band of shape" if last else "Rank 3 of this sample")
-    refused(lambda: picture(band, masked if last else None), "Got a mask (4, 5)" if last else "Rank 3 of this sample")
-    refused(lambda: picture(band[..., 1:] if last else band), "expected rows of the same pictures")
-    refused(lambda: picture(band[..., :0, :]), "expected rows of the same pictures")
-    refused(lambda: picture(band[..., 1:, :]), "expected multiples of the patch of 4")
-    close({"logits": picture(band)}, {"logits": picture.model(pictures())}, 1e-5)
+    refused(lambda: image(band[0] if last else band), "Got a band of shape" if last else "Rank 3 of this sample")
+    refused(lambda: image(band, masked if last else None), "Got a mask (4, 5)" if last else "Rank 3 of this sample")
+    refused(lambda: image(band[..., 1:] if last else band), "expected rows of the same images")
+    refused(lambda: image(band[..., :0, :]), "expected rows of the same images")
+    refused(lambda: image(band[..., 1:, :]), "expected multiples of the patch of 4")
+    close({"logits": image(band)}, {"logits": image.model(images())}, 1e-5)
 
 
 def run(rank: int, folder: Path, names: list[str]) -> None:

@@ -8,7 +8,7 @@ from softfree_lab.studies.trials import Cell, Key
 
 @pytest.fixture
 def make_cell() -> Callable[..., Cell]:
-    """A finished cell whose scores are the truth and some noise: 60 pictures of 30 patients."""
+    """A finished cell whose scores are the truth and some noise: 60 images of 30 patients."""
 
     def make(variant: str, seed: int, noise: float, data: str = "films", scales: tuple[str, ...] = ("1",)) -> Cell:
         truth = np.arange(60) // 2 % 2

@@ -16,8 +16,8 @@ from softfree.data.table import Table, patients_across_splits, read_table
 
 
 @pytest.fixture
-def picture() -> Callable[[Path], None]:
-    """Write a small picture, as PNG, JPEG, TIFF or DICOM by its ending."""
+def image() -> Callable[[Path], None]:
+    """Write a small image, as PNG, JPEG, TIFF or DICOM by its ending."""
 
     def write(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def prepared() -> Callable[..., tuple[Prepared, Table]]:
 
     def run(name: str, root: Path, **options: object) -> tuple[Prepared, Table]:
         done = prepare_set(name, root, PrepareOptions(progress=False, **options))
-        read = read_table(done.table, labels=done.findings or None, images=root if root.is_dir() else root.parent)
+        read = read_table(done.table, labels=done.findings or None, image_root=root if root.is_dir() else root.parent)
         assert read.split_made is None
         assert patients_across_splits(read.frame).empty
         assert all(Path(path).exists() for path in read.frame["file"])

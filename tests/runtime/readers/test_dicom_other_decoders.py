@@ -32,7 +32,7 @@ def readable(folder):
 
 
 def stored_by_gdcm(gdcm, path):
-    """Return the values of a file, and their colours; None where GDCM does not read it."""
+    """Return the values of a file, and their colors; None where GDCM does not read it."""
     reader = gdcm.ImageReader()
     reader.SetFileName(str(path))
     if not reader.Read():
@@ -90,12 +90,12 @@ def test_what_is_shown_is_what_dcmtk_shows(shared_data, tmp_path):
     for path, row in readable(shared_data):
         if path.name in NOT_BY_DCMTK:
             continue
-        picture = read_dicom(path)
-        theirs = shown_by_dcmtk(path, row, picture.steps, tmp_path)
+        image = read_dicom(path)
+        theirs = shown_by_dcmtk(path, row, image.steps, tmp_path)
         if theirs is None:
             continue
         compared += 1
-        off = np.abs(theirs.reshape(picture.pixels.shape) - 255 * picture.unit()).max()
+        off = np.abs(theirs.reshape(image.pixels.shape) - 255 * image.unit()).max()
         if off > 2.01:
             different[path.name] = float(off)
     assert compared > 60

@@ -22,7 +22,7 @@ def write_dicom(tmp_path: Path) -> Callable[..., Path]:
         syntax: str = ExplicitVRLittleEndian,
         codes: list[bytes] | None = None,
         sop_class: str = CTImageStorage,
-        name: str = "picture.dcm",
+        name: str = "image.dcm",
         **elements: object,
     ) -> Path:
         """Write stored ``pixels`` (H, W), (H, W, 3) or with frames in front, or the encoded frames ``codes``."""

@@ -38,7 +38,7 @@ def bag_model(attention: str = "seqnorm", **options: Any) -> BagTransformer:
     return lively(BagTransformer, FEATURES, attention=attention, **options)
 
 
-def picture_model(**options: Any) -> VisionTransformer:
+def image_model(**options: Any) -> VisionTransformer:
     return lively(VisionTransformer, 16, 4, **options)
 
 
@@ -48,7 +48,7 @@ def bags() -> Tensor:
     return collate_bags([1 + 2 * torch.randn(n, FEATURES + 3, generator=generator).abs() for n in (41, 9, 30, 17)])
 
 
-def pictures(height: int = 27, width: int = 21) -> Tensor:
+def images(height: int = 27, width: int = 21) -> Tensor:
     return torch.rand(4, 3, height, width, generator=torch.Generator().manual_seed(6)) + 0.5
 
 
