@@ -62,7 +62,7 @@ def quick() -> dict[str, Any]:
     return {
         "model": "seqnorm_vit_nano_patch16",
         "model_options": {"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
-        "size": 32, "epochs": 1, "batch": 8, "progress": False, "accelerator": "cpu",
+        "size": 32, "epochs": 1, "batch_size": 8, "progress": False, "accelerator": "cpu",
     }  # fmt: skip
 
 

@@ -22,10 +22,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # So that a training takes seconds; every option of the page is parsed and used all the same.
 QUICK = "--epochs 1 --progress=false --accelerator cpu"
 SMALL = {
-    "vit3d": "--batch 4 --model seqnorm_vit3d_nano --shape '[16,24,16]'",
-    "bag": "--batch 4 --model seqnorm_bag_nano",
-    "--mpp": "--batch 1 --model seqnorm_vit_nano_patch16",
-    "": "--batch 8 --size 64 --model seqnorm_vit_nano_patch16",
+    "vit3d": "--batch-size 4 --model seqnorm_vit3d_nano --shape '[16,24,16]'",
+    "bag": "--batch-size 4 --model seqnorm_bag_nano",
+    "--mpp": "--batch-size 1 --model seqnorm_vit_nano_patch16",
+    "": "--batch-size 8 --size 64 --model seqnorm_vit_nano_patch16",
 }
 
 

@@ -48,6 +48,6 @@ def softmax_run(tmp_path_factory, make_small_table) -> Path:
     shape = {"depth": DEPTH, "embed_dim": WIDTH, "num_heads": HEADS, "patch_size": 8}
     options = TrainOptions(
         table=table, out=folder / "run", model="softmax_vit_nano_patch16", model_options=shape, size=32, epochs=6,
-        batch=4, lr=2e-3, progress=False, accelerator="cpu",
+        batch_size=4, lr=2e-3, progress=False, accelerator="cpu",
     )  # fmt: skip
     return train(options).folder

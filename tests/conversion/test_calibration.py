@@ -36,7 +36,7 @@ def read(given: ConvertOptions, table=None):
 
 
 def test_images_are_taken_evenly_and_in_batches(folder):
-    batches, failed = read(options(folder, count=4, batch=3))
+    batches, failed = read(options(folder, count=4, batch_size=3))
     assert [tuple(batch.shape) for batch in batches] == [(3, 1, 16, 16), (1, 1, 16, 16)]
     assert failed == {}
     singles = [read(options(folder / f"{number}.png"))[0][0] for number in (0, 3, 6, 9)]

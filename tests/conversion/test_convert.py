@@ -23,7 +23,7 @@ from .conftest import DEPTH, HEADS, WIDTH
 @pytest.fixture
 def given(softmax_run, tmp_path):
     table = Run.load(softmax_run).config["options"]["table"]
-    return ConvertOptions(images=[table], out=tmp_path / "made.safetensors", batch=6, progress=False)
+    return ConvertOptions(images=[table], out=tmp_path / "made.safetensors", batch_size=6, progress=False)
 
 
 def loaded(path: Path, **attention_options):
@@ -81,7 +81,7 @@ def test_the_next_command_runs(softmax_run, given, tmp_path, capsys):
     command = shlex.split(convert(str(softmax_run), given).command)
     assert command[:2] == ["softfree", "train"]
     command[command.index("--out") + 1] = str(tmp_path / "next")
-    short = ["--epochs", "1", "--batch", "4", "--progress=false", "--accelerator", "cpu"]
+    short = ["--epochs", "1", "--batch-size", "4", "--progress=false", "--accelerator", "cpu"]
     assert main([*command[1:], *short]) == 0
     printed = " ".join(capsys.readouterr().err.split())
     assert "new 0 dropped 0" in printed
@@ -112,7 +112,17 @@ def test_published_weights_become_a_model_that_begins_where_they_ended(given, tm
     words = shlex.split(done.command)
     pairs = dict(zip(words[3::2], words[4::2], strict=True))
     assert (pairs["--stem"], pairs["--pool"], pairs["--preset"], pairs["--size"]) == ("patch", "token", "photo", "64")
-    quick = ["--epochs", "1", "--batch", "4", "--progress=false", "--accelerator", "cpu", "--out", str(tmp_path / "r")]
+    quick = [
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--progress=false",
+        "--accelerator",
+        "cpu",
+        "--out",
+        str(tmp_path / "r"),
+    ]
     assert main([*words[1:], *quick]) == 0
     printed = " ".join(capsys.readouterr().err.split())
     assert "new 2 head.weight, head.bias dropped 2 head." in printed

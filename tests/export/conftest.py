@@ -19,8 +19,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, make_small_table: Callable[[Pa
     return train(
         TrainOptions(
             table=make_small_table(folder / "data"), out=folder / "run", model="seqnorm_vit_nano_patch16",
-            model_options={"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8}, size=32, epochs=2, batch=8,
-            lr=3e-3, progress=False, accelerator="cpu",
+            model_options={"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8}, size=32, epochs=2,
+            batch_size=8, lr=3e-3, progress=False, accelerator="cpu",
         )
     )  # fmt: skip
 

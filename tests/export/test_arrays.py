@@ -70,10 +70,10 @@ def test_run_and_exported_file_have_one_answer_for_both(
     other = np.zeros_like(array)
     other[:9] = array[:9]
     given: list[Any] = [str(file), array, other]
-    together = run.predict(given, batch=3)["p_low"]
+    together = run.predict(given, batch_size=3)["p_low"]
     assert together[0] == pytest.approx(together[1], abs=1e-6)
     assert together[2] != pytest.approx(together[1], abs=1e-6)
     assert run.predict(array)["p_low"][0] == pytest.approx(together[1], abs=1e-6)
-    for batch in (1, 3):
-        rows = predict(exported.path, given, batch=batch)
+    for batch_size in (1, 3):
+        rows = predict(exported.path, given, batch_size=batch_size)
         assert [row["p_low"] for row in rows] == pytest.approx(together.tolist(), abs=1e-4)

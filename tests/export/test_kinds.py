@@ -139,7 +139,7 @@ def bag_run(tmp_path: Path) -> Run:
     return train(
         TrainOptions(
             table=table, out=tmp_path / "run", model="seqnorm_bag_nano", model_options=TINY, group=True, epochs=1,
-            batch=4, progress=False, accelerator="cpu",
+            batch_size=4, progress=False, accelerator="cpu",
         )
     )  # fmt: skip
 

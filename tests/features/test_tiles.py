@@ -23,7 +23,7 @@ def tiles(tmp_path: Path, make_slide: Callable[..., None]) -> TileDataset:
 
 def test_each_tile_is_what_its_center_says(tiles: TileDataset) -> None:
     whole = open_slide(tiles.path).thumbnail(8.0) / 255.0
-    got = encode_tiles(tiles, PixelEncoder(), batch=5)
+    got = encode_tiles(tiles, PixelEncoder(), batch_size=5)
     assert got.shape == (24, 54)
     expected = [whole[y : y + 32, x : x + 32].mean((0, 1)) for y in range(0, 128, 32) for x in range(0, 192, 32)]
     np.testing.assert_allclose(got[:, :3], expected, atol=1e-6)
@@ -31,8 +31,10 @@ def test_each_tile_is_what_its_center_says(tiles: TileDataset) -> None:
 
 def test_workers_change_nothing(tiles: TileDataset) -> None:
     counts: list[int] = []
-    alone = encode_tiles(tiles, PixelEncoder(), batch=7)
-    np.testing.assert_array_equal(encode_tiles(tiles, PixelEncoder(), batch=7, workers=2, done=counts.append), alone)
+    alone = encode_tiles(tiles, PixelEncoder(), batch_size=7)
+    np.testing.assert_array_equal(
+        encode_tiles(tiles, PixelEncoder(), batch_size=7, workers=2, done=counts.append), alone
+    )
     assert counts == [7, 7, 7, 3]
 
 

@@ -32,7 +32,9 @@ def test_images_of_equal_shape_share_batches_and_keep_their_places(tmp_path):
                image(30, 20, 40), image(20, 20, 50)]  # fmt: skip
     preprocessing = Preprocessing.create("photo", 16, "native", 1)
     model = Mean()
-    logits = infer(model, SampleDataset(sources, None, preprocessing), 2, InferenceOptions(batch=2, progress=False))
+    logits = infer(
+        model, SampleDataset(sources, None, preprocessing), 2, InferenceOptions(batch_size=2, progress=False)
+    )
     expected = [float(preprocessing(s).mean()) if isinstance(s, DecodedImage) else np.nan for s in sources]
     np.testing.assert_allclose(logits.values[:, 0], expected, rtol=1e-6)
     assert logits.failed[3].status == "missing"

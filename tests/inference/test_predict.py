@@ -57,7 +57,7 @@ def test_inputs_of_all_kinds_keep_their_order(run: Run, noise: np.ndarray, tmp_p
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noise).save(folder / name)
     (folder / "t.csv").write_text("path\nsub/a.png\ngone.png\n")
-    rows = run.predict([noise, folder, str(folder / "t.csv"), folder / "b.png"], batch=2)
+    rows = run.predict([noise, folder, str(folder / "t.csv"), folder / "b.png"], batch_size=2)
     expected = ["array 0", str(folder / "b.png"), str(folder / "sub" / "a.png"), "sub/a.png", "gone.png"]
     assert rows["path"].tolist() == [*expected, str(folder / "b.png")]
     assert rows["status"].tolist() == ["ok", "ok", "ok", "ok", "missing", "ok"]

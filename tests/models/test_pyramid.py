@@ -330,7 +330,7 @@ def test_training_gives_a_run(tmp_path: Path, make_small_table: Callable[[Path],
     shape = {name: value for name, value in SMALL.items() if name not in ("num_classes", "img_size")}
     run = train(
         TrainOptions(
-            table=make_small_table(tmp_path / "data"), out=tmp_path / "run", size=64, epochs=1, batch=8,
+            table=make_small_table(tmp_path / "data"), out=tmp_path / "run", size=64, epochs=1, batch_size=8,
             model="soft_norm_tiny", model_options=shape, attention_options={"iterations": 12},
             ema=0.9, progress=False, accelerator="cpu",
         )

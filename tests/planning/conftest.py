@@ -38,6 +38,6 @@ def pixels() -> Callable[..., Tensor]:
 
     def make(work: Work, device: str = "cpu") -> Tensor:
         dtype = torch.bfloat16 if work.pure else torch.float32
-        return torch.ones(work.batch, work.channels, work.size, work.size, device=device, dtype=dtype)
+        return torch.ones(work.batch_size, work.channels, work.size, work.size, device=device, dtype=dtype)
 
     return make

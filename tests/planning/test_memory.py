@@ -36,7 +36,7 @@ def autograd_keeps(build: Callable[..., torch.nn.Module], pixels: Callable[..., 
 
 
 @pytest.mark.parametrize(
-    "choice", [{}, {"pure": True, "precision": "bf16"}, {"precision": "bf16"}, {"batch": 2}], ids=str
+    "choice", [{}, {"pure": True, "precision": "bf16"}, {"precision": "bf16"}, {"batch_size": 2}], ids=str
 )
 @pytest.mark.parametrize("size", [64, 250])
 @pytest.mark.parametrize("attention", sorted(ATTENTIONS))
@@ -55,7 +55,7 @@ def test_maxima_keep_their_places(size: int, precision: Any, autograd_keeps: Cal
 
 
 @pytest.mark.parametrize(
-    "choice", [{}, {"pure": True, "precision": "bf16"}, {"precision": "bf16", "batch": 2}], ids=str
+    "choice", [{}, {"pure": True, "precision": "bf16"}, {"precision": "bf16", "batch_size": 2}], ids=str
 )
 @pytest.mark.parametrize("pool", get_args(PoolName))
 def test_what_a_head_keeps(pool: str, choice: dict[str, Any], autograd_keeps: Callable[[Work], int]) -> None:

@@ -67,7 +67,7 @@ def test_parameters_and_products_of_a_head(
     [
         ({"model": "seqnorm_vit_tiny_patch61"}, "did you mean seqnorm_vit_tiny_patch16"),
         ({"size": 0}, "size 0"),
-        ({"batch": -1}, "batch -1"),
+        ({"batch_size": -1}, "batch_size -1"),
         ({"mlp_chunk": 0}, "mlp_chunk 0"),
         ({"stem": "stone"}, "stem 'stone'"),
         ({"pool": "max"}, "pool 'max'"),

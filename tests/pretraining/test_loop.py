@@ -21,7 +21,7 @@ from softfree_runtime.core.errors import UserError
 
 TINY: dict[str, Any] = {
     "model": "seqnorm_vit_nano_patch8", "model_options": {"depth": 1, "embed_dim": 32, "num_heads": 2}, "size": 32,
-    "epochs": 3, "batch": 8, "decoder_dim": 32, "decoder_depth": 1, "progress": False, "accelerator": "cpu",
+    "epochs": 3, "batch_size": 8, "decoder_dim": 32, "decoder_depth": 1, "progress": False, "accelerator": "cpu",
 }  # fmt: skip
 
 
@@ -136,6 +136,6 @@ def test_the_command_pretrains_volumes(tmp_path: Path, capsys: pytest.CaptureFix
         nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "volumes" / f"{number}.nii.gz")
     given = ["pretrain", str(tmp_path / "volumes"), "--out", str(tmp_path / "out"), "--model", "seqnorm_vit3d_nano"]
     given += ["--shape", "[8, 16, 16]", "--model-options", "{depth: 1, embed_dim: 32, num_heads: 2}", "--epochs", "1"]
-    given += ["--batch", "2", "--progress=false", "--accelerator", "cpu"]
+    given += ["--batch-size", "2", "--progress=false", "--accelerator", "cpu"]
     assert main(given) == 0
     assert "softfree train TABLE --weights" in capsys.readouterr().out

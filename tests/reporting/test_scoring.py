@@ -39,7 +39,7 @@ def test_predicted_rows_are_those_stored_by_training(run: Run) -> None:
     assert baselines is not None
     beside = Beside(baselines, run.task, run.preprocessing, len(part.frame))
     stored = stored_rows(run, part)
-    fresh = predict_rows(run, part, InferenceOptions(batch=3, progress=False), beside)
+    fresh = predict_rows(run, part, InferenceOptions(batch_size=3, progress=False), beside)
     assert "beside_copy_high" in fresh, "what the regression says"
     assert stored is not None
     pd.testing.assert_frame_equal(stored, fresh, check_dtype=False, rtol=1e-4, atol=1e-6)
@@ -54,7 +54,7 @@ def test_unreadable_images_keep_their_row_and_have_no_score(run: Run, tmp_path: 
     Image.fromarray(np.arange(2000, dtype=np.uint8).reshape(50, 40)).save(tmp_path / "good.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     (tmp_path / "t.csv").write_text("path,label\nbroken.png,low\ngood.png,high\ngone.png,low\n")
-    frame = predict_rows(run, open_table(run, tmp_path / "t.csv"), InferenceOptions(batch=2, progress=False))
+    frame = predict_rows(run, open_table(run, tmp_path / "t.csv"), InferenceOptions(batch_size=2, progress=False))
     assert frame["status"].tolist() == ["corrupt", "ok", "missing"]
     assert frame["logit_low"].isna().tolist() == [True, False, True]
     assert list(frame["reason"] != "") == [status != "ok" for status in frame["status"]]
@@ -69,7 +69,7 @@ def test_frames_of_a_file_are_told_apart(run: Run, tmp_path: Path) -> None:
     pages[0].save(tmp_path / "two.tif", save_all=True, append_images=pages[1:])
     pages[1].save(tmp_path / "second.png")
     (tmp_path / "t.csv").write_text("path,frame,label\ntwo.tif,,low\ntwo.tif,1,low\nsecond.png,,high\n")
-    logits = predict_rows(run, open_table(run, tmp_path / "t.csv"), InferenceOptions(batch=1, progress=False))[
+    logits = predict_rows(run, open_table(run, tmp_path / "t.csv"), InferenceOptions(batch_size=1, progress=False))[
         "logit_low"
     ]
     assert logits[1] == pytest.approx(logits[2], abs=1e-6)
@@ -173,7 +173,7 @@ def test_calibration_undoes_overconfidence_and_is_stored(run: Run, tmp_path: Pat
 
 
 def test_the_file_holds_probabilities_and_labels(run: Run, tmp_path: Path) -> None:
-    frame = predict_rows(run, open_table(run).where("val"), InferenceOptions(batch=8, progress=False))
+    frame = predict_rows(run, open_table(run).where("val"), InferenceOptions(batch_size=8, progress=False))
     chosen = replace(run, operating=Operating(3.0, {"low": 0.4}))
     write_predictions(tmp_path / "new" / "p.csv", frame, chosen)
     written = pd.read_csv(tmp_path / "new" / "p.csv")

@@ -30,7 +30,7 @@ def images(tmp_path: Path) -> list[str]:
 
 def test_rows(model: Path, images: list[str]) -> None:
     opened = Model(model)
-    rows = predict(opened, images, batch=2)
+    rows = predict(opened, images, batch_size=2)
     assert [row["path"] for row in rows] == images
     assert [row["status"] for row in rows] == ["ok", "unsupported", "ok", "ok"]
     assert rows[1]["p_ill"] is None
@@ -49,8 +49,8 @@ def test_arrays_alone_and_in_a_batch(model: Path) -> None:
     array = np.random.default_rng(0).integers(0, 255, (40, 30), dtype=np.uint8)
     (alone,) = predict(model, array)
     assert [row["p_ill"] for row in predict(model, [array, array])] == [alone["p_ill"]] * 2
-    with pytest.raises(UserError, match="--batch 0"):
-        predict(model, array, batch=0)
+    with pytest.raises(UserError, match="--batch-size 0"):
+        predict(model, array, batch_size=0)
 
 
 def test_another_size_is_a_row(make_model: Callable[..., Path], about: Callable[..., Metadata]) -> None:

@@ -16,7 +16,7 @@ def options_for(small_table: Path, tmp_path: Path):
             "model_options": {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
             "size": 32,
             "epochs": 3,
-            "batch": 4,
+            "batch_size": 4,
             "lr": 2e-3,
             "progress": False,
             "accelerator": "cpu",

@@ -115,7 +115,7 @@ def test_resume_goes_on_exactly(options_for, monkeypatch, extra):
 def test_a_killed_run_goes_on_exactly(options_for):
     options = options_for("killed", epochs=30)
     arguments = [
-        "train", str(options.table), "--out", str(options.out), "--size", "32", "--batch", "4", "--epochs", "30",
+        "train", str(options.table), "--out", str(options.out), "--size", "32", "--batch-size", "4", "--epochs", "30",
         "--model", options.model, "--lr", "2e-3", "--progress=false",
         "--model_options", "{depth: 2, embed_dim: 32, num_heads: 2, patch_size: 8}",
     ]  # fmt: skip
@@ -195,7 +195,7 @@ def test_a_table_that_was_moved_is_named_to_go_on(options_for, small_table, monk
 
 
 @pytest.mark.parametrize(
-    ("batch", "cut", "extra"),
+    ("batch_size", "cut", "extra"),
     [
         (4, (1, 4), {"class_weights": True, "drop_path": 0.5}),
         pytest.param(4, (1, 4), {"label_smoothing": 0.2}, marks=pytest.mark.slow),
@@ -205,16 +205,16 @@ def test_a_table_that_was_moved_is_named_to_go_on(options_for, small_table, monk
     ],
     ids=str,
 )
-def test_a_step_is_the_same_however_it_is_cut_into_batches(options_for, small_table, batch, cut, extra):
+def test_a_step_is_the_same_however_it_is_cut_into_batches(options_for, small_table, batch_size, cut, extra):
     table = pd.read_csv(small_table)
     table[(table["label"] == "low") | (table.index % 3 == 0) | (table["split"] != "train")].to_csv(
         small_table, index=False
     )
     common = {"epochs": 2, **extra}
-    whole = train(options_for("whole", batch=batch, **common))
-    parts = train(options_for("cut", batch=cut[0], accumulate=cut[1], **common))
+    whole = train(options_for("whole", batch_size=batch_size, **common))
+    parts = train(options_for("cut", batch_size=cut[0], accumulate=cut[1], **common))
     without = common | {name: type(value)(0) for name, value in extra.items() if name != "preset"}
-    plain = train(options_for("plain", batch=batch, **without))
+    plain = train(options_for("plain", batch_size=batch_size, **without))
     first, second, third = weights(whole.folder), weights(parts.folder), weights(plain.folder)
     assert max(float((first[name] - second[name]).abs().max()) for name in first) < 2e-4
     assert max(float((third[name] - second[name]).abs().max()) for name in first) > 2e-3
@@ -322,7 +322,7 @@ def test_unreadable_images_are_left_out_and_counted(options_for, capsys):
     assert simpler(run.folder)["models"]["32 x 32 pixels"]["n"] == 7
 
 
-@pytest.mark.parametrize("extra", [{}, {"workers": 1, "cache": "memory"}, {"fit": "native", "batch": 1}], ids=str)
+@pytest.mark.parametrize("extra", [{}, {"workers": 1, "cache": "memory"}, {"fit": "native", "batch_size": 1}], ids=str)
 def test_what_the_size_tells_and_copies_across_splits_are_named(options_for, capsys, extra):
     """Images of one class are wider, and a noisy copy of a training image is in test."""
     options = options_for(epochs=1, **extra)
@@ -380,8 +380,8 @@ def test_color_with_mixup_smoothing_and_accumulation(options_for, small_table):
         ({"warmup": 1.5}, "--warmup 1.5"),
         ({"mixup": 0.2}, "--mixup and --cutmix are for the color presets"),
         ({"precision": "16"}, "--precision 16 needs a GPU"),
-        ({"batch": 3, "devices": 2}, "cannot be shared by 2 devices"),
-        ({"fit": "native"}, "use --batch 1"),
+        ({"batch_size": 3, "devices": 2}, "cannot be shared by 2 devices"),
+        ({"fit": "native"}, "use --batch-size 1"),
         ({"size": 8}, "expected at least 16 pixels"),
         ({"model": "seqnorm_vit_tinny_patch16"}, "seqnorm_vit_tiny_patch16"),
         ({"accelerator": "gpu"}, "see --accelerator"),
@@ -398,17 +398,17 @@ def test_what_cannot_work_is_refused_in_one_line(options_for, change, message):
 
 
 def test_native_sizes_train_one_by_one(options_for):
-    run = train(options_for(fit="native", batch=1, accumulate=4, epochs=1))
+    run = train(options_for(fit="native", batch_size=1, accumulate=4, epochs=1))
     first = run.predict(np.full((30, 70), 90, np.uint8))
     assert first["status"].tolist() == ["ok"]
 
 
 def test_two_processes_give_what_one_gives(options_for):
-    common = {"drop_path": 0.0, "batch": 4, "epochs": 2}
+    common = {"drop_path": 0.0, "batch_size": 4, "epochs": 2}
     one = train(options_for("one", **common))
     options = options_for("two", **common)
     arguments = [
-        "train", str(options.table), "--out", str(options.out), "--size", "32", "--batch", "4", "--epochs", "2",
+        "train", str(options.table), "--out", str(options.out), "--size", "32", "--batch-size", "4", "--epochs", "2",
         "--model", options.model, "--lr", "2e-3", "--drop_path", "0", "--progress=false", "--accelerator", "cpu",
         "--model_options", "{depth: 2, embed_dim: 32, num_heads: 2, patch_size: 8}",
         "--devices", "2", "--strategy", "ddp",

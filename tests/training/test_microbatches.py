@@ -13,7 +13,7 @@ from softfree.training.microbatches import Step
 
 
 @pytest.mark.parametrize(
-    ("images", "batch", "accumulate", "world", "of_step"),
+    ("images", "batch_size", "accumulate", "world", "of_step"),
     [
         (50, 16, 1, 1, 16),
         (50, 1, 16, 1, 16),
@@ -24,18 +24,18 @@ from softfree.training.microbatches import Step
     ],
 )
 def test_every_place_of_a_step_is_in_one_batch(
-    images: int, batch: int, accumulate: int, world: int, of_step: int
+    images: int, batch_size: int, accumulate: int, world: int, of_step: int
 ) -> None:
     epoch: list[Tensor] = []
     shares: list[float] = []
     for rank in range(world):
-        step = Step.cut(images, batch, accumulate, rank, world)
+        step = Step.cut(images, batch_size, accumulate, rank, world)
         assert step.images == of_step
         length = step.epoch(images)
         assert images - of_step < length <= images
         drawn = list(EpochSampler(range(images), None, rank, world, length=length))
-        for number, first in enumerate(range(0, len(drawn), step.batch)):
-            part = [image for _, image in drawn[first : first + step.batch]]
+        for number, first in enumerate(range(0, len(drawn), step.batch_size)):
+            part = [image for _, image in drawn[first : first + step.batch_size]]
             rows = step.rows(number, len(part))
             # The images of one device, in their order, are those at its places.
             assert part == (step.number(number) * of_step + rows).tolist()

@@ -41,6 +41,6 @@ def test_a_policy_takes_the_whole_image_and_nothing_else(options_for) -> None:
 
 @pytest.mark.parametrize(("changes", "named"), [({"fit": "native"}, "--fit native"), ({"mpp": 8.0}, "--mpp")])
 def test_samples_of_unlike_shapes_come_one_by_one(options_for, changes: dict[str, Any], named: str) -> None:
-    refuse_batches(options_for(**changes, batch=1))
+    refuse_batches(options_for(**changes, batch_size=1))
     with pytest.raises(UserError, match=f"{named} gives images of different shapes"):
-        refuse_batches(options_for(**changes, batch=2))
+        refuse_batches(options_for(**changes, batch_size=2))

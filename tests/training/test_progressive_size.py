@@ -48,7 +48,7 @@ def test_a_reduced_image_is_what_preparation_at_that_side_gives(options_for, pre
     [
         ({"start_size": 32}, "less than --size 32"),
         ({"start_size": 8}, "at least 16 pixels"),
-        ({"start_size": 16, "fit": "native", "batch": 1}, "images of one size"),
+        ({"start_size": 16, "fit": "native", "batch_size": 1}, "images of one size"),
     ],
 )
 def test_a_start_size_that_cannot_work_is_refused(options_for, changes, message):

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.out,
             frame=given.frame,
             image_root=given.image_root,
-            batch=given.batch,
+            batch_size=given.batch_size,
             threads=given.threads,
             as_json=given.json,
         )
@@ -49,7 +49,7 @@ def _parser() -> _Parser:
     parser.add_argument("--out", type=Path, default=Path("predictions.csv"), help="CSV file to write.")
     parser.add_argument("--frame", type=int, help="Frame of multi-frame files, counted from 0; default: the first.")
     parser.add_argument("--image-root", type=Path, help="Folder that paths of tables start from; default: the table's.")
-    parser.add_argument("--batch", type=int, default=16, help="Samples at once.")
+    parser.add_argument("--batch-size", type=int, default=16, help="Samples at once.")
     parser.add_argument("--threads", type=int, help="Threads to use; default: all processors.")
     parser.add_argument("--json", action="store_true", help="Print the rows as JSON, for programs.")
     parser.add_argument("--version", action="version", version=f"softfree {__version__}")

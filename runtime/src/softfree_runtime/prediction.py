@@ -29,7 +29,7 @@ def predict(
     *,
     frame: int | None = None,
     image_root: str | Path | None = None,
-    batch: int = 16,
+    batch_size: int = 16,
     threads: int | None = None,
 ) -> list[Row]:
     """Probabilities for files, folders, CSV tables or arrays from an exported file.
@@ -39,7 +39,7 @@ def predict(
         inputs: paths, or for images arrays (H, W) or (H, W, C), which are read as a TIFF of the same numbers is.
         frame: frame of multi-frame files, counted from 0; default: the first.
         image_root: folder that the paths of tables start from and must lie in; default: each table's folder.
-        batch: samples at once; only samples of equal shape share a batch.
+        batch_size: samples at once; only samples of equal shape share a batch.
         threads: that onnxruntime may use; default: all processors.
 
     Returns:
@@ -49,14 +49,14 @@ def predict(
     Raises:
         UserError: a file that cannot be used, or no input.
     """
-    if batch < 1:
-        raise UserError(f"--batch {batch}: expected at least 1")
+    if batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}: expected at least 1")
     opened = model if isinstance(model, Model) else Model(model, threads=threads)
     given: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
     about = opened.metadata
     kind = about.preparation.kind
     found = find_inputs(given, frame, kind, partial(table_rows, kind=kind, group=about.group, image_root=image_root))
-    logits, failed = _logits(opened, found, batch)
+    logits, failed = _logits(opened, found, batch_size)
     rows = []
     for number, (name, _, _) in enumerate(found):
         error = failed.get(number)
@@ -66,7 +66,7 @@ def predict(
     return rows
 
 
-def _logits(model: Model, found: list[Found], batch: int) -> tuple[np.ndarray, dict[int, ReadError]]:
+def _logits(model: Model, found: list[Found], batch_size: int) -> tuple[np.ndarray, dict[int, ReadError]]:
     """Logits (n, K), NaN where a sample gives none, and why."""
     values = np.full((len(found), len(model.metadata.task.classes)), np.nan)
     failed: dict[int, ReadError] = {}
@@ -81,7 +81,7 @@ def _logits(model: Model, found: list[Found], batch: int) -> tuple[np.ndarray, d
             else:
                 yield number, sample
 
-    for numbers, samples in of_equal_shape(readable(), batch):
+    for numbers, samples in of_equal_shape(readable(), batch_size):
         values[numbers] = model.logits(np.stack(samples))
     return values, failed
 
@@ -93,14 +93,14 @@ def predict_to_file(
     *,
     frame: int | None = None,
     image_root: str | Path | None = None,
-    batch: int = 16,
+    batch_size: int = 16,
     threads: int | None = None,
     as_json: bool = False,
 ) -> int:
     """Predict and write ``out``, a CSV file; the exit status is 0 or 1 (some failed), and UserError when all did."""
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out}: expected a name that ends in .csv, the only kind for exported models")
-    rows = predict(model, list(inputs), frame=frame, image_root=image_root, batch=batch, threads=threads)
+    rows = predict(model, list(inputs), frame=frame, image_root=image_root, batch_size=batch_size, threads=threads)
     with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()

@@ -78,7 +78,9 @@ class Model:
             (found,) = self._session.run(None, {self._input: np.ascontiguousarray(samples, dtype=np.float32)})
         except Exception as error:  # onnxruntime's own kinds have no common base
             shape = " x ".join(map(str, samples.shape))
-            raise UserError(f"{self.path} failed on a batch of {shape} ({_first_line(error)}); try --batch 1") from None
+            raise UserError(
+                f"{self.path} failed on a batch of {shape} ({_first_line(error)}); try --batch-size 1"
+            ) from None
         return np.asarray(found, dtype=np.float64)
 
 

@@ -128,7 +128,12 @@ def _predict(parsed: Namespace) -> int:
             raise UserError(f"--precision {chosen.precision}: an exported file has its own; leave it out")
         from softfree_runtime import predict_to_file as predict_exported
 
-        how = {"frame": chosen.frame, "image_root": chosen.image_root, "batch": chosen.batch, "as_json": parsed.json}
+        how = {
+            "frame": chosen.frame,
+            "image_root": chosen.image_root,
+            "batch_size": chosen.batch_size,
+            "as_json": parsed.json,
+        }
         return predict_exported(parsed.run, parsed.inputs, chosen.out, **how)
     from softfree.inference.predict import predict_to_file
 

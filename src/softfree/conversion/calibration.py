@@ -72,7 +72,7 @@ def read_batches(
         alike.setdefault(image.shape, []).append(image)
     if not alike:
         raise UserError(f"none of the {len(dataset)} images can be read; the first: {next(iter(failed.values()))}")
-    batches = [batch.to(device) for images in alike.values() for batch in torch.stack(images).split(options.batch)]
+    batches = [batch.to(device) for images in alike.values() for batch in torch.stack(images).split(options.batch_size)]
     return batches, failed
 
 

@@ -109,7 +109,7 @@ def _check_options(options: ConvertOptions) -> None:
         raise UserError(f"--attention {options.attention}: only seqnorm has a form that imitates softmax")
     if options.out.suffix != ".safetensors":
         raise UserError(f"--out {options.out}: expected a name that ends in .safetensors")
-    for name, least in (("count", 1), ("batch", 1), ("fit", 0)):
+    for name, least in (("count", 1), ("batch_size", 1), ("fit", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name} {getattr(options, name)}: expected {least} or more")
 

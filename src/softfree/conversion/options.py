@@ -20,7 +20,7 @@ class ConvertOptions:
         attention: The attention to convert to; only 'seqnorm' can imitate softmax.
         normalized: What SeqNorm normalizes: 'qk' keeps the mean of V, as softmax does; 'qkv' is the published method.
         fit: Steps of Adam on the scales and shifts of each layer after the closed form, which is rarely worth it.
-        batch: Images at once.
+        batch_size: Images at once.
         model: For weights that are no run: the model's name in `softfree models`, of either attention.
         preset: For weights that are no run: how images are prepared; default: as softfree train does.
         size: For weights that are no run: side of the images in pixels; default: as softfree train has it.
@@ -38,7 +38,7 @@ class ConvertOptions:
     attention: str = "seqnorm"
     normalized: Literal["qk", "qkv"] = "qk"
     fit: int = 0
-    batch: int = 16
+    batch_size: int = 16
     model: str | None = None
     preset: PresetName | None = None
     size: int | None = None

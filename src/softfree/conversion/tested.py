@@ -29,7 +29,7 @@ def auroc_on_test(
     frames = [None if pd.isna(f) else int(f) for f in rows.frame["frame"]] if "frame" in rows.frame else None
     cache = choose_cache("auto", len(rows.frame), origin.preprocessing)
     dataset = SampleDataset(rows.frame["file"].tolist(), None, origin.preprocessing, frames=frames, cache=cache)
-    asked = InferenceOptions(batch=options.batch, progress=options.progress)
+    asked = InferenceOptions(batch_size=options.batch_size, progress=options.progress)
     found = {}
     for name, network in networks.items():
         logits = infer(network, dataset, len(table.task.classes), asked)

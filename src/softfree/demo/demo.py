@@ -66,7 +66,7 @@ def _recipe(table: Path, options: DemoOptions, side: int, out: Path) -> TrainOpt
         preset="radiograph",
         size=side,
         epochs=4,
-        batch=8,
+        batch_size=8,
         lr=1e-3,
         augment=False,  # turning an image by a few degrees blurs what is two pixels wide
         seed=options.seed,

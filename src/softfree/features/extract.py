@@ -122,7 +122,7 @@ def _extract(slide: SlideRow, encoder: Encoder, folder: FeatureFolder, options: 
         features = encode_tiles(
             tiles,
             encoder,
-            batch=options.batch,
+            batch_size=options.batch_size,
             workers=options.workers,
             precision=str(options.precision),
             done=lambda count: bars.advance(bar, count),
@@ -176,7 +176,7 @@ def _check(options: FeatureOptions) -> None:
         "side": (options.side >= 8, "at least 8 pixels"),
         "step": (options.step is None or options.step >= 1, "at least 1 pixel"),
         "share": (0 <= options.share <= 1, "a number from 0 to 1"),
-        "batch": (options.batch >= 1, "at least 1 tile"),
+        "batch_size": (options.batch_size >= 1, "at least 1 tile"),
         "workers": (options.workers >= 0, "0 or more"),
     }
     for name, (good, expected) in wanted.items():

@@ -23,7 +23,7 @@ class FeatureOptions:
         step: Pixels from one tile to the next; default: side, without overlap.
         tissue: Take only tiles with tissue.
         share: Least part of a tile that must be tissue.
-        batch: Tiles at once.
+        batch_size: Tiles at once.
         workers: Processes that read tiles.
         shard: This machine's part of the slides, such as 0/4, 1/4, 2/4 and 3/4 for four machines with one folder.
         precision: Arithmetic of the encoder; with bf16 or 16, features are stored with 16 bits.
@@ -39,7 +39,7 @@ class FeatureOptions:
     step: int | None = None
     tissue: bool = True
     share: float = 0.25
-    batch: int = 64
+    batch_size: int = 64
     workers: int = 0
     shard: str | None = None
     precision: PrecisionGiven = "32"

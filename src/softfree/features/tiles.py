@@ -64,7 +64,7 @@ def encode_tiles(
     tiles: TileDataset,
     encoder: Encoder,
     *,
-    batch: int = 64,
+    batch_size: int = 64,
     workers: int = 0,
     precision: str = "32",
     done: Callable[[int], None] = lambda count: None,
@@ -74,7 +74,7 @@ def encode_tiles(
     Args:
         tiles: of one slide.
         encoder: its module is on the device to use.
-        batch: tiles at once.
+        batch_size: tiles at once.
         workers: processes that read.
         precision: ``32``, ``bf16`` or ``16``.
         done: called with the number of tiles of each batch.
@@ -87,7 +87,7 @@ def encode_tiles(
     """
     device = next((parameter.device for parameter in encoder.module.parameters()), torch.device("cpu"))
     found: list[np.ndarray] = []
-    loader = DataLoader(tiles, batch_size=batch, num_workers=workers, collate_fn=_collate)
+    loader = DataLoader(tiles, batch_size=batch_size, num_workers=workers, collate_fn=_collate)
     try:
         for images in loader:
             if isinstance(images, ReadError):
@@ -107,7 +107,7 @@ def _encode(encoder: Encoder, images: Tensor, precision: str) -> np.ndarray:
         with torch.inference_mode(), products_in(precision, images.device):
             features = encoder.module(images)
     except torch.OutOfMemoryError:
-        raise UserError(f"{len(images)} tiles do not fit in the device's memory; use a smaller --batch") from None
+        raise UserError(f"{len(images)} tiles do not fit in the device's memory; use a smaller --batch-size") from None
     if features.ndim != 2:
         raise UserError(
             f"--encoder {encoder.name} gives {tuple(features.shape)}, not one vector a tile; choose another"

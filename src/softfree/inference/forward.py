@@ -73,7 +73,7 @@ def infer(
             except ReadError as reason:
                 failed[index] = reason
 
-    for indices, images in of_equal_shape(whole(), options.batch):
+    for indices, images in of_equal_shape(whole(), options.batch_size):
         try:
             with torch.inference_mode():
                 values[indices] = _forward(answer, torch.stack(images).to(device))
@@ -124,4 +124,4 @@ def _forward(answer: Answer, images: Tensor) -> np.ndarray:
         return answer(images).double().cpu().numpy()
     except torch.OutOfMemoryError:
         shape = " x ".join(map(str, images.shape))
-        raise UserError(f"a batch of {shape} does not fit in the device's memory; use a smaller --batch") from None
+        raise UserError(f"a batch of {shape} does not fit in the device's memory; use a smaller --batch-size") from None

@@ -13,13 +13,13 @@ class InferenceOptions(StreamOptions):
     """How a trained model is asked.
 
     Attributes:
-        batch: Samples at once; only those of equal shape share a batch.
+        batch_size: Samples at once; only those of equal shape share a batch.
         precision: Arithmetic of the products: 32, bf16 or 16 bits, whatever the model was trained in.
         workers: Processes that read files.
         progress: Show progress bars.
     """
 
-    batch: int = 16
+    batch_size: int = 16
     precision: Precision = "32"
     workers: int = 0
     progress: bool = True

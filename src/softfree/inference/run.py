@@ -152,7 +152,7 @@ class Run:
         *,
         frame: int | None = None,
         image_root: str | Path | None = None,
-        batch: int = 16,
+        batch_size: int = 16,
         workers: int = 0,
         precision: Precision = "32",
         progress: bool = False,
@@ -164,7 +164,7 @@ class Run:
             inputs: paths, or arrays (H, W) or (H, W, C), which are read as a TIFF of the same numbers is.
             frame: frame of multi-frame files, counted from 0; default: the first.
             image_root: folder that the paths of tables start from and must lie in; default: each table's folder.
-            batch: images at once; only images of equal shape share a batch.
+            batch_size: images at once; only images of equal shape share a batch.
             workers: processes that read files.
             precision: arithmetic of the products, "32", "bf16" or "16".
             progress: show a progress bar.
@@ -178,7 +178,9 @@ class Run:
         from softfree.inference.predict import predict
 
         streaming = stream.streaming if stream else {}
-        options = InferenceOptions(batch=batch, workers=workers, precision=precision, progress=progress, **streaming)
+        options = InferenceOptions(
+            batch_size=batch_size, workers=workers, precision=precision, progress=progress, **streaming
+        )
         return predict(self, inputs, options, frame=frame, image_root=image_root)
 
     def with_operating(self, operating: Operating) -> Run:

@@ -52,7 +52,7 @@ def memory(work: Work) -> Memory:
     """Split the peak of a training step (not the first, so that AdamW's state is there) or of an inference."""
     weights = count_parameters(work) * work.shape.stream
     process = GPU_CONTEXT if work.gpu else PROCESS
-    images = work.batch * work.channels * work.size**2 * work.shape.stream
+    images = work.batch_size * work.channels * work.size**2 * work.shape.stream
     if work.inference:
         return Memory(weights, 0, 0, images, _inference(work), 0, process)
     kept = kept_bytes(work)
@@ -66,14 +66,14 @@ def kept_bytes(work: Work) -> int:
     """Bytes of images and activations that autograd keeps from the forward to the backward pass."""
     s, stem = work.shape, work.tokenizer
     casts = 2 * stem.parameters if s.autocast else 0
-    pixels = work.batch * work.channels * work.padded**2
-    ends = (pixels + work.batch * stem.kept) * s.narrow + casts
+    pixels = work.batch_size * work.channels * work.padded**2
+    ends = (pixels + work.batch_size * stem.kept) * s.narrow + casts
     block = s.sheet * s.stream if work.checkpointing else _inside(work)
     return ends + work.dimensions["depth"] * block + work.head.kept
 
 
 def _chunked(work: Work) -> bool:
-    return work.mlp_chunk is not None and work.batch * work.shape.tokens > work.mlp_chunk
+    return work.mlp_chunk is not None and work.batch_size * work.shape.tokens > work.mlp_chunk
 
 
 def _attention_inside(work: Work) -> int:
@@ -110,7 +110,7 @@ def _backward(work: Work) -> int:
         block = 3 * s.sheet * s.stream + 13 * _chunk(work) * s.narrow
     if work.checkpointing:
         block += _inside(work) - s.sheet * s.stream
-    return block + work.batch * work.tokenizer.backward * s.narrow
+    return block + work.batch_size * work.tokenizer.backward * s.narrow
 
 
 def _gaps(work: Work) -> int:
@@ -143,4 +143,4 @@ def _inference(work: Work) -> int:
         rows = min(rows, work.mlp_chunk)
     mlp = 4 * s.sheet * s.stream + 10 * rows * s.width * s.narrow
     buffers = 2 * s.sheet * s.narrow if work.gpu else 2 * min(PART, s.sheet) * s.narrow
-    return work.batch * (stem.kept + stem.forward) * s.narrow + max(attention + buffers, mlp)
+    return work.batch_size * (stem.kept + stem.forward) * s.narrow + max(attention + buffers, mlp)

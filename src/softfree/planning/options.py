@@ -17,7 +17,7 @@ class PlanOptions:
         size: Side of the square that the model sees, in pixels.
         channels: Channels of the images.
         classes: Number of classes.
-        batch: Images a step.
+        batch_size: Images a step.
         precision: Arithmetic of the products: 32, bf16 or 16 bits.
         pure: Weights and all else in that precision too, not only the products.
         inference: Only the forward pass; default: a training step with AdamW.
@@ -33,7 +33,7 @@ class PlanOptions:
     size: int = 512
     channels: int = 3
     classes: int = 2
-    batch: int = 1
+    batch_size: int = 1
     precision: Precision = "32"
     pure: bool = False
     inference: bool = False

@@ -100,7 +100,7 @@ def _turns(work: Work) -> list[int]:
     if work.attention == "seqnorm":
         turns.append(next(n for n in count(1) if is_gram(replace(work, size=n * work.patch).shape)))
     if work.mlp_chunk is not None:
-        turns.append(isqrt(work.mlp_chunk // work.batch) + 1)
+        turns.append(isqrt(work.mlp_chunk // work.batch_size) + 1)
     return [turn for turn in turns if turn <= LARGEST_SIZE // work.patch]
 
 

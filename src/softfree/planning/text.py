@@ -31,7 +31,7 @@ def print_plan(plan: Plan) -> None:
     """What it takes, whether it fits, and what would fit at most."""
     work = plan.work
     what = "inference" if work.inference else "training"
-    title = f"{work.model}, {what}, {work.size} x {work.size} x {work.channels}, batch {work.batch}"
+    title = f"{work.model}, {what}, {work.size} x {work.size} x {work.channels}, batch {work.batch_size}"
     console.print(title, highlight=False)
     table = Table(show_header=False)
     table.add_column("what")

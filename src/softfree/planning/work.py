@@ -28,7 +28,7 @@ class Work:
     size: int = 512
     channels: int = 3
     classes: int = 2
-    batch: int = 1
+    batch_size: int = 1
     precision: Precision = "32"
     pure: bool = False
     inference: bool = False
@@ -56,7 +56,7 @@ class Work:
         ):
             if got not in known:
                 raise unknown_name(name, got, known)
-        for name in ("size", "channels", "classes", "batch", "mlp_chunk"):
+        for name in ("size", "channels", "classes", "batch_size", "mlp_chunk"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"Got {name} {value}: expected a whole number from 1 on.")
@@ -90,7 +90,7 @@ class Work:
         """The shape of the tokens and the bytes of a number."""
         narrow = 4 if self.precision == "32" else 2
         return Shape(
-            batch=self.batch,
+            batch=self.batch_size,
             tokens=(self.padded // self.patch) ** 2,
             width=self.dimensions["embed_dim"],
             heads=self.dimensions["num_heads"],

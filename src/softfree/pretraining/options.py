@@ -25,7 +25,7 @@ class MaskedOptions:
         decoder_dim: Width of the decoder, which is thrown away afterwards.
         decoder_depth: Its number of blocks.
         epochs: Passes over the images.
-        batch: Images a step, over all devices together.
+        batch_size: Images a step, over all devices together.
         accumulate: Steps whose gradients are added up before the weights change.
         lr: Highest learning rate.
         weight_decay: Decay of weight matrices.
@@ -45,7 +45,7 @@ class MaskedOptions:
     decoder_dim: int = 128
     decoder_depth: int = 2
     epochs: int = 200
-    batch: int = 16
+    batch_size: int = 16
     accumulate: int = 1
     lr: float = 1e-3
     weight_decay: float = 0.05

@@ -101,7 +101,7 @@ def create_loader(dataset: SampleDataset, good: list[int], options: PretrainOpti
     """One device's share of each batch of the ``good`` images; the last, incomplete step of an epoch is left out."""
     return DataLoader(
         dataset,
-        batch_size=step.batch,
+        batch_size=step.batch_size,
         sampler=EpochSampler(good, options.seed, step.rank, step.world, length=step.epoch(len(good))),
         num_workers=options.workers,
         persistent_workers=options.workers > 0,

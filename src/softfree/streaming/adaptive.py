@@ -97,7 +97,7 @@ class Answer:
             depth=len(model.blocks),
             heads=block.attn.num_heads,
             size=16 * math.ceil(math.sqrt(_tokens(model, samples))),
-            batch=len(samples),
+            batch_size=len(samples),
             precision=self.precision,
             inference=not torch.is_grad_enabled(),
             mlp_chunk=block.mlp_chunk,

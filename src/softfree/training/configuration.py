@@ -24,7 +24,7 @@ from softfree_runtime.core.errors import UserError
 
 RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (
-        ("epochs", "batch", "accumulate", "patience", "nodes", "token_chunk", "decoder_depth"),
+        ("epochs", "batch_size", "accumulate", "patience", "nodes", "token_chunk", "decoder_depth"),
         lambda value: value >= 1,
         "1 or more",
     ),
@@ -52,8 +52,10 @@ def check_options(options: TrainOptions) -> None:
     if options.precision == "16" and options.accelerator == "cpu":
         raise UserError("--precision 16 needs a GPU; on a CPU use bf16 or 32")
     world = options.nodes * (options.devices if isinstance(options.devices, int) and options.devices > 0 else 1)
-    if options.batch % world:
-        raise UserError(f"--batch {options.batch} cannot be shared by {world} devices; expected a multiple of {world}")
+    if options.batch_size % world:
+        raise UserError(
+            f"--batch-size {options.batch_size} cannot be shared by {world} devices; expected a multiple of {world}"
+        )
     refuse_batches(options)
     refuse_growth(options, kind_of(options))
 

@@ -88,8 +88,8 @@ def read_samples(table: Table, preparation: Preparation, options: TrainOptions) 
 
 
 def cut_steps(samples: Samples, options: TrainOptions, rank: int = 0, world: int = 1) -> Step:
-    """Cut the steps of a training into batches: ``batch`` times ``accumulate`` images, however they are shared."""
-    return Step.cut(len(readable(samples.train)), options.batch, options.accumulate, rank, world)
+    """Cut the steps of a training into batches: ``batch_size`` times ``accumulate`` images, however they are shared."""
+    return Step.cut(len(readable(samples.train)), options.batch_size, options.accumulate, rank, world)
 
 
 def create_loaders(samples: Samples, options: TrainOptions, classes: int, step: Step) -> tuple[DataLoader, DataLoader]:
@@ -107,9 +107,9 @@ def create_loaders(samples: Samples, options: TrainOptions, classes: int, step: 
         train = MixedSamples(samples.train, classes, good, options.mixup, options.cutmix)
     sampler = EpochSampler(good, options.seed, step.rank, step.world, length=step.epoch(len(good)))
     validation = EpochSampler(readable(samples.validation), None, step.rank, step.world)
-    batch = min(max(1, options.batch // step.world), len(validation))
+    batch = min(max(1, options.batch_size // step.world), len(validation))
     return (
-        _loader(train, sampler, options, step.batch, samples.bags),
+        _loader(train, sampler, options, step.batch_size, samples.bags),
         _loader(samples.validation, validation, options, batch, samples.bags),
     )
 
@@ -119,10 +119,10 @@ def readable(dataset: SampleDataset) -> list[int]:
     return [index for index in range(len(dataset)) if index not in dataset.failed]
 
 
-def _loader(dataset: Dataset, sampler: EpochSampler, options: TrainOptions, batch: int, bags: bool) -> DataLoader:
+def _loader(dataset: Dataset, sampler: EpochSampler, options: TrainOptions, batch_size: int, bags: bool) -> DataLoader:
     return DataLoader(
         dataset,
-        batch_size=batch,
+        batch_size=batch_size,
         sampler=sampler,
         num_workers=options.workers,
         persistent_workers=options.workers > 0,

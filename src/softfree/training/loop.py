@@ -206,7 +206,7 @@ def finish(options: TrainOptions, table: Table, samples: Samples) -> Run:
         seed=options.seed,
         show_images=options.show_images,
         maps=options.maps,
-        batch=options.batch,
+        batch_size=options.batch_size,
         workers=options.workers,
         progress=options.progress,
         **options.streaming,

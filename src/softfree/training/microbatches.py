@@ -15,26 +15,26 @@ class Step:
 
     Attributes:
         images: number, over all batches and devices.
-        batch: how many a device takes at once.
+        batch_size: how many a device takes at once.
         rank: this device.
         world: number of devices.
     """
 
     images: int
-    batch: int
+    batch_size: int
     rank: int = 0
     world: int = 1
 
     @classmethod
-    def cut(cls, images: int, batch: int, accumulate: int, rank: int = 0, world: int = 1) -> Step:
-        """Cut a step of ``batch`` times ``accumulate`` images, or of all ``images`` of an epoch that has fewer."""
-        step = min(batch * accumulate, max(1, images // world) * world)
-        return cls(step, min(max(1, batch // world), step // world), rank, world)
+    def cut(cls, images: int, batch_size: int, accumulate: int, rank: int = 0, world: int = 1) -> Step:
+        """Cut a step of ``batch_size`` times ``accumulate`` images, or of all ``images`` of an epoch that has fewer."""
+        step = min(batch_size * accumulate, max(1, images // world) * world)
+        return cls(step, min(max(1, batch_size // world), step // world), rank, world)
 
     @property
     def batches(self) -> int:
         """Batches of a device in a step; the last is smaller where the step is that of a short epoch."""
-        return -(-(self.images // self.world) // self.batch)
+        return -(-(self.images // self.world) // self.batch_size)
 
     def epoch(self, images: int) -> int:
         """Images of an epoch of whole steps, out of ``images``."""
@@ -50,7 +50,7 @@ class Step:
 
     def rows(self, batch: int, count: int) -> Tensor:
         """Places ``(count,)`` within the step of the images of a batch of this device."""
-        first = batch % self.batches * self.batch
+        first = batch % self.batches * self.batch_size
         return torch.arange(first, first + count) * self.world + self.rank
 
     def share(self, count: int) -> float:

@@ -53,6 +53,6 @@ def training_steps(options: TrainOptions, preparation: Preparation) -> tuple[Pre
 def refuse_batches(options: TrainOptions) -> None:
     """Refuse several samples a step where each has a shape of its own."""
     shapes = {"image": options.fit == "native", "slide": True}
-    if options.batch > 1 and shapes.get(kind_of(options), False):
+    if options.batch_size > 1 and shapes.get(kind_of(options), False):
         what = "--mpp" if kind_of(options) == "slide" else "--fit native"
-        raise UserError(f"{what} gives images of different shapes; use --batch 1 with --accumulate")
+        raise UserError(f"{what} gives images of different shapes; use --batch-size 1 with --accumulate")

@@ -137,7 +137,7 @@ class OptimizerOptions:
         epochs: Passes over the training images.
         start_size: Side of the images in the first epochs, in pixels, doubled in steps up to --size over the first half
             of the epochs: most of the time of large images is saved. Default: --size from the beginning.
-        batch: Images a step, over all devices together.
+        batch_size: Images a step, over all devices together.
         accumulate: Steps whose gradients are added up before the weights change.
         lr: Highest learning rate.
         weight_decay: Decay of weight matrices; norms, biases and positions have none.
@@ -164,7 +164,7 @@ class OptimizerOptions:
 
     epochs: int = 30
     start_size: int | None = None
-    batch: int = 16
+    batch_size: int = 16
     accumulate: int = 1
     lr: float = 5e-4
     weight_decay: float = 0.05

@@ -46,9 +46,9 @@ def create_trainer(options: TrainOptions, work: Callable[[int], float] = lambda 
         callbacks.append(EpochReport(work))
     with explained(options.out), _explained_devices():
         trainer = _trainer(options, callbacks)
-    if options.batch % trainer.world_size:
+    if options.batch_size % trainer.world_size:
         raise UserError(
-            f"--batch {options.batch} cannot be shared by {trainer.world_size} devices; expected a multiple"
+            f"--batch-size {options.batch_size} cannot be shared by {trainer.world_size} devices; expected a multiple"
         )
     return trainer
 
@@ -121,7 +121,7 @@ def explained(out: Path, verb: str = "train") -> Iterator[None]:
             raise UserError(f"a checkpoint in {out / 'checkpoints'} is damaged; delete it, then {go_on}") from None
         if "out of memory" in text or "can't allocate memory" in text:
             raise UserError(
-                "the training does not fit in memory; use a smaller --batch or --size, or --checkpointing"
+                "the training does not fit in memory; use a smaller --batch-size or --size, or --checkpointing"
             ) from None
         raise
 

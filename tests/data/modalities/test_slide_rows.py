@@ -158,6 +158,8 @@ def test_slides_do_not_wait_for_others_of_their_shape(write_run: Callable[..., R
 
     seen: list[int] = []
     run.model.register_forward_hook(lambda *_: seen.append(1))
-    logits = infer(run.model, Shapes(["x"] * 12, None, run.preprocessing), 2, InferenceOptions(batch=4, progress=False))
+    logits = infer(
+        run.model, Shapes(["x"] * 12, None, run.preprocessing), 2, InferenceOptions(batch_size=4, progress=False)
+    )
     assert np.isfinite(logits.values).all()
     assert max(held) <= WAITING + 1

@@ -7,7 +7,7 @@ from softfree_lab.bench.options import LoaderBenchOptions
 
 
 def test_every_case_has_a_rate_and_the_machine_is_named(small_table, tmp_path):
-    options = LoaderBenchOptions(size=32, batch=4, seconds=0.05, out=tmp_path / "loader.csv")
+    options = LoaderBenchOptions(size=32, batch_size=4, seconds=0.05, out=tmp_path / "loader.csv")
     rates = bench_loader(options, small_table)
     assert set(rates["workers"]) == {0, 1, 2}
     assert set(rates["cache"]) == {"none", "memory", ""}

@@ -11,7 +11,7 @@ from softfree_lab.studies.ablation import read_recipe
 from softfree_runtime.core.errors import UserError
 
 TINY = {
-    "model": "seqnorm_vit_nano_patch16", "size": 32, "epochs": 1, "batch": 4, "accelerator": "cpu",
+    "model": "seqnorm_vit_nano_patch16", "size": 32, "epochs": 1, "batch_size": 4, "accelerator": "cpu",
     "model_options": {"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ QUICK = {
     "model_options": {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
     "size": 32,
     "epochs": 12,
-    "batch": 4,
+    "batch_size": 4,
     "lr": 3e-3,
     "progress": False,
     "accelerator": "cpu",

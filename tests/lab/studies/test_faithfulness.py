@@ -51,10 +51,10 @@ def test_no_order_beats_the_exact_parts_of_a_linear_model(image: Tensor, weights
     assert perturbed.area(best.insertion) > perturbed.area(perturbed.random()) + 0.1
 
 
-@pytest.mark.parametrize(("steps", "batch"), [(16, 16), (7, 3), (24, 1), (100, 8)])
-def test_a_curve_is_the_answer_to_each_image(image: Tensor, weights: np.ndarray, steps: int, batch: int) -> None:
+@pytest.mark.parametrize(("steps", "batch_size"), [(16, 16), (7, 3), (24, 1), (100, 8)])
+def test_a_curve_is_the_answer_to_each_image(image: Tensor, weights: np.ndarray, steps: int, batch_size: int) -> None:
     """Against the sums of parts: at each step the highest, or all but the highest, are there."""
-    perturbed, parts = linear(image, weights, steps=steps, batch=batch)
+    perturbed, parts = linear(image, weights, steps=steps, batch_size=batch_size)
     sums = np.concatenate([[0], np.cumsum(np.sort(parts.ravel())[::-1])])
     counts = np.rint(perturbed.shares * parts.size).astype(int)
     assert (counts[0], counts[-1], len(counts)) == (0, parts.size, steps + 1)

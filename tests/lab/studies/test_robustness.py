@@ -34,7 +34,7 @@ def made(tmp_path_factory, make_small_table) -> Path:
     rows = pd.read_csv(table)
     rows.assign(label=[("low", "high")[number // 4 % 2] for number in range(64)]).to_csv(table, index=False)
     options = TrainOptions(
-        table=table, out=folder / "run", size=32, model_options=SMALL, epochs=1, batch=4, lr=1e-4, progress=False,
+        table=table, out=folder / "run", size=32, model_options=SMALL, epochs=1, batch_size=4, lr=1e-4, progress=False,
         accelerator="cpu", augment=False,
     )  # fmt: skip
     train(options)
@@ -88,7 +88,7 @@ def test_every_run_has_a_row_for_every_strength(folder):
 def test_the_same_seed_gives_the_same_rows_whatever_runs_beside(folder):
     other = another(folder / "run", "softmax", "softmax")
     alone = study_robustness([folder / "run"], quick(folder / "a"))
-    beside = study_robustness([other, folder / "run"], quick(folder / "b", batch=3, workers=2))
+    beside = study_robustness([other, folder / "run"], quick(folder / "b", batch_size=3, workers=2))
     theirs = beside.rows[beside.rows["run"] == str(folder / "run")].reset_index(drop=True)
     pd.testing.assert_frame_equal(alone.rows, theirs, check_dtype=False, rtol=1e-9)
     changed = study_robustness([folder / "run"], quick(folder / "c", seed=1))

@@ -61,16 +61,16 @@ def _dataset(table: Table, preprocessing: Preprocessing, cache: str) -> SampleDa
 
 
 def _loader_rate(dataset: SampleDataset, workers: int, options: LoaderBenchOptions) -> float:
-    batches = _endless(dataset, workers, options.batch)
+    batches = _endless(dataset, workers, options.batch_size)
     next(batches)  # starts the workers
     return _rate(lambda: next(batches), options)
 
 
-def _endless(dataset: SampleDataset, workers: int, batch: int) -> Iterator[Sample]:
+def _endless(dataset: SampleDataset, workers: int, batch_size: int) -> Iterator[Sample]:
     sampler = EpochSampler(range(len(dataset)), seed=0)
     loader: DataLoader[Sample] = DataLoader(
         dataset,
-        batch,
+        batch_size,
         sampler=sampler,
         drop_last=True,
         num_workers=workers,
@@ -86,7 +86,7 @@ def _training_step(options: LoaderBenchOptions, preprocessing: Preprocessing, cl
         options.model, img_size=options.size, in_chans=preprocessing.channels, num_classes=classes, stem="conv"
     )
     optimizer = torch.optim.AdamW(model.parameters())
-    pixels = torch.randn(options.batch, preprocessing.channels, options.size, options.size)
+    pixels = torch.randn(options.batch_size, preprocessing.channels, options.size, options.size)
 
     def step() -> None:
         model(pixels).logsumexp(1).sum().backward()
@@ -101,5 +101,5 @@ def _rate(step: Callable[[], object], options: LoaderBenchOptions) -> float:
     started, count = time.perf_counter(), 0
     while time.perf_counter() - started < options.seconds:
         step()
-        count += options.batch
+        count += options.batch_size
     return count / (time.perf_counter() - started)

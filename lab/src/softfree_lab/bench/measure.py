@@ -210,7 +210,7 @@ def estimated_bytes(case: Case) -> float:
             Work(
                 model=name,
                 size=case.size,
-                batch=case.batch,
+                batch_size=case.batch,
                 precision=case.precision,  # type: ignore[arg-type]
                 pure=True,
                 inference=case.passes == "forward",

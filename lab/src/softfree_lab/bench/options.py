@@ -16,14 +16,14 @@ class LoaderBenchOptions(ImageOptions):
     Attributes:
         model: The model whose training rate is measured.
         label: Column with the class of each image.
-        batch: Images a step.
+        batch_size: Images a step.
         seconds: Time for each measurement, of which the median of three counts.
         out: CSV file to write, with a JSON file of the machine beside it.
     """
 
     model: str = "seqnorm_vit_nano_patch16"
     label: str = "label"
-    batch: int = 8
+    batch_size: int = 8
     seconds: float = 10.0
     out: Path | None = None
 
@@ -35,7 +35,7 @@ class SpeedOptions:
     Attributes:
         precision: Types of weights and input, e.g. '[32, bf16]'.
         passes: 'forward' and 'training' (forward and backward; of a model with the optimizer's step).
-        batch: Samples at once.
+        batch_size: Samples at once.
         seconds: Time for each case after its first run; the cases of one size run in turn.
         limit: Leave out a case whose single run would take longer, in seconds.
         threads: Threads of PyTorch; default: its own choice.
@@ -45,7 +45,7 @@ class SpeedOptions:
 
     precision: list[PrecisionGiven] = field(default_factory=lambda: ["32", "bf16"])
     passes: list[Literal["forward", "training"]] = field(default_factory=lambda: ["forward", "training"])
-    batch: int = 1
+    batch_size: int = 1
     seconds: float = 3.0
     limit: float = 60.0
     threads: int | None = None

@@ -62,7 +62,7 @@ def _run(case: dict[str, Any]) -> dict[str, int]:
         mlp_chunk=case["mlp_chunk"],
     ).to(dtype)
     model.set_grad_checkpointing(case["checkpointing"])
-    pixels = torch.randn(case["batch"], case["channels"], case["size"], case["size"], dtype=dtype)
+    pixels = torch.randn(case["batch_size"], case["channels"], case["size"], case["size"], dtype=dtype)
     autocast = torch.autocast("cpu", narrow, enabled=narrow is not dtype)
     if not case["inference"]:
         optimizer = torch.optim.AdamW(model.train().parameters())

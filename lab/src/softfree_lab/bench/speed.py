@@ -31,7 +31,7 @@ def bench_attention(options: AttentionBenchOptions, tell: Callable[[str], None] 
             size,
             str(precision),
             passes,
-            options.batch,
+            options.batch_size,
             width=options.width,
             heads=options.heads,
             depth=options.depth,
@@ -45,7 +45,7 @@ def bench_attention(options: AttentionBenchOptions, tell: Callable[[str], None] 
     ]
     rows = with_ratios(measure(cases, _budget(options), tell))
     what = f"Encoders of {options.depth} blocks" if options.depth else "One attention sublayer"
-    title = f"{what}, C = {options.width}, H = {options.heads}, batch {options.batch}"
+    title = f"{what}, C = {options.width}, H = {options.heads}, batch {options.batch_size}"
     return _write(rows, rows["size"], options, "encoder" if options.depth else "attention", "tokens", title)
 
 
@@ -62,7 +62,7 @@ def bench_model(options: ModelBenchOptions, tell: Callable[[str], None] = print)
             size,
             str(precision),
             passes,
-            options.batch,
+            options.batch_size,
             compiled=options.compile and method != FLOOR,
             device=options.device,
             options=(("floor_of", floor),) if method == FLOOR else made if method.partition(" ")[0] in NAMED else (),
@@ -74,7 +74,9 @@ def bench_model(options: ModelBenchOptions, tell: Callable[[str], None] = print)
     ]
     rows = with_ratios(measure(cases, _budget(options), tell))
     tokens = rows["size"].map(lambda side: math.ceil(side / PATCH) ** 2)
-    return _write(rows, tokens, options, "model", "side of the image, pixels", f"Whole models, batch {options.batch}")
+    return _write(
+        rows, tokens, options, "model", "side of the image, pixels", f"Whole models, batch {options.batch_size}"
+    )
 
 
 def bench_orders(options: OrderBenchOptions, tell: Callable[[str], None] = print) -> str:
@@ -88,7 +90,7 @@ def bench_orders(options: OrderBenchOptions, tell: Callable[[str], None] = print
                 size,
                 str(precision),
                 passes,
-                options.batch,
+                options.batch_size,
                 width,
                 width // 64,
                 device=options.device,

@@ -52,13 +52,13 @@ class SizeStudy:
         return {**{k: v for k, v in self.__dict__.items() if k != "rows"}, "features": self.rows.to_dict("records")}
 
 
-def study_sizes(run: Run, *, moved: Path | None = None, batch: int = 16, progress: bool = True) -> SizeStudy:
+def study_sizes(run: Run, *, moved: Path | None = None, batch_size: int = 16, progress: bool = True) -> SizeStudy:
     """Compare a run's answers on the test images as they are and on equal-sized crops of them.
 
     Args:
         run: the run.
         moved: where its table lies now; default: where it was.
-        batch: images at once.
+        batch_size: images at once.
         progress: show a progress bar.
 
     Raises:
@@ -69,8 +69,8 @@ def study_sizes(run: Run, *, moved: Path | None = None, batch: int = 16, progres
     table = own_table(run, moved, how=f"softfree-lab study sizes {run.folder} --table TABLE").where("test")
     shapes = np.array([read_image(file).pixels.shape[:2] for file in table.frame["file"]])  # (n, 2)
     side = int(shapes.min())
-    as_they_are = _positive(run, [str(file) for file in table.frame["file"]], batch, progress)
-    equal = _positive(run, [_center(read_image(file), side) for file in table.frame["file"]], batch, progress)
+    as_they_are = _positive(run, [str(file) for file in table.frame["file"]], batch_size, progress)
+    equal = _positive(run, [_center(read_image(file), side) for file in table.frame["file"]], batch_size, progress)
     height, width = shapes.T.astype(float)
     features = dict(zip(FEATURES, (width, height, width / height, width * height), strict=True))
     rows = [_feature_row(name, values, as_they_are, table) for name, values in features.items()]
@@ -83,9 +83,9 @@ def study_sizes(run: Run, *, moved: Path | None = None, batch: int = 16, progres
     )
 
 
-def _positive(run: Run, sources: Sequence[str | DecodedImage], batch: int, progress: bool) -> np.ndarray:
+def _positive(run: Run, sources: Sequence[str | DecodedImage], batch_size: int, progress: bool) -> np.ndarray:
     dataset = SampleDataset(sources, None, run.image_steps)
-    logits = infer(run.model, dataset, 2, InferenceOptions(batch=batch, progress=progress))
+    logits = infer(run.model, dataset, 2, InferenceOptions(batch_size=batch_size, progress=progress))
     return probabilities(logits.values, run.task)[:, 1]
 
 

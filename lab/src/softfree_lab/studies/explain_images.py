@@ -151,7 +151,7 @@ class _Image:
         patch = (cast(VisionTransformer, self.run.model).patch_size,) * 2
         blank = without_tokens(self.tensor, patch, options.removal)
         grid = next(iter(self.maps.values())).values.shape
-        how = {"steps": options.steps, "batch": options.batch}
+        how = {"steps": options.steps, "batch_size": options.batch_size}
         perturbed = Perturbed(self._answer, self.tensor, blank, patch, grid, **how)
         chance = perturbed.random(options.orders, seed)
         self.curves[RANDOM] = (perturbed.shares, chance[::-1], chance)

@@ -63,7 +63,7 @@ class Perturbed:
         patch: sides of a token in pixels.
         grid: tokens along each side.
         steps: of the curves; they are closer together at both ends, where a small finding comes or goes.
-        batch: images at once.
+        batch_size: images at once.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class Perturbed:
         grid: Sequence[int],
         *,
         steps: int = 16,
-        batch: int = 16,
+        batch_size: int = 16,
     ) -> None:
         if steps < 2:
             raise UserError(f"--steps {steps}: expected 2 or more, such as 16")
         self.answer, self.sample, self.blank = answer, sample, blank
-        self.patch, self.grid, self.batch = tuple(patch), tuple(grid), batch
+        self.patch, self.grid, self.batch_size = tuple(patch), tuple(grid), batch_size
         self.tokens = int(np.prod(self.grid))
         shares = (1 - np.cos(np.pi * np.arange(steps + 1) / steps)) / 2
         self.counts = np.rint(self.tokens * shares).astype(int)
@@ -110,7 +110,7 @@ class Perturbed:
         rank = np.empty(self.tokens, dtype=int)
         rank[order] = np.arange(self.tokens)
         inner = [count for count in counts if 0 < count < self.tokens]
-        parts = [inner[start : start + self.batch] for start in range(0, len(inner), self.batch)]
+        parts = [inner[start : start + self.batch_size] for start in range(0, len(inner), self.batch_size)]
         found = iter([float(one) for part in parts for one in self.answer(self._images(rank, part))])
         empty, full = self._ends
         return np.array([empty if count == 0 else full if count == self.tokens else next(found) for count in counts])

@@ -56,7 +56,7 @@ class RobustnessOptions:
         out: Folder for the tables and the figure.
         resamples: Bootstrap resamples.
         seed: Seed of the noise and of the bootstrap.
-        batch: Images at once.
+        batch_size: Images at once.
         workers: Processes that read and corrupt images.
         progress: Show a progress bar.
     """
@@ -68,7 +68,7 @@ class RobustnessOptions:
     out: Path = Path("robustness")
     resamples: int = 2000
     seed: int = 0
-    batch: int = 16
+    batch_size: int = 16
     workers: int = 0
     progress: bool = True
 
@@ -136,7 +136,7 @@ class ExplainStudyOptions:
         precision: Arithmetic of the curves; maps are always computed in float32.
         resamples: Bootstrap resamples of patients.
         seed: Of random orders, random weights and resamples.
-        batch: Images at once.
+        batch_size: Images at once.
         table: Where the table that the runs were trained on lies now, if it was moved.
         out: Folder for the tables and the figures.
         progress: Show a progress bar.
@@ -153,7 +153,7 @@ class ExplainStudyOptions:
     precision: Literal["32", "bf16", 32] = "32"
     resamples: int = 2000
     seed: int = 0
-    batch: int = 16
+    batch_size: int = 16
     table: Path | None = None
     out: Path = Path("maps_study")
     progress: bool = True

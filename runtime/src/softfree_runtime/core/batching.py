@@ -22,12 +22,12 @@ class Shaped(Protocol):
 T = TypeVar("T", bound=Shaped)
 
 
-def of_equal_shape(samples: Iterable[tuple[int, T]], batch: int) -> Iterator[tuple[list[int], list[T]]]:
+def of_equal_shape(samples: Iterable[tuple[int, T]], batch_size: int) -> Iterator[tuple[list[int], list[T]]]:
     """Gather numbered samples into batches, in order of their coming but for those that wait for company.
 
     Args:
         samples: numbers and arrays.
-        batch: the most that share a batch.
+        batch_size: the most that share a batch.
 
     Yields:
         Numbers and arrays of a batch, all of one shape.
@@ -37,7 +37,7 @@ def of_equal_shape(samples: Iterable[tuple[int, T]], batch: int) -> Iterator[tup
         numbers, alike = waiting[tuple(sample.shape)]
         numbers.append(number)
         alike.append(sample)
-        if len(numbers) == batch:
+        if len(numbers) == batch_size:
             yield waiting.pop(tuple(sample.shape))
         elif len(waiting) > WAITING:
             yield waiting.pop(next(iter(waiting)))
