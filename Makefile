@@ -10,7 +10,7 @@ $(INSTALLED): pyproject.toml runtime/pyproject.toml lab/pyproject.toml constrain
 		--editable ./runtime --editable '.[dev,dense,export]' --editable ./lab
 	@touch $@
 
-.PHONY: demo test test-all fuzz check lint help clean
+.PHONY: demo test test-all fuzz check lint docs help clean
 demo: $(INSTALLED) ## Train, measure and explain on computed images (a few minutes; no file, no network)
 	$(VENV)/bin/softfree demo
 
@@ -28,10 +28,14 @@ lint: $(INSTALLED) ## ruff and mypy
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+docs: $(INSTALLED) ## The documentation as a site, in site/; broken links fail
+	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
 check: lint test ## What CI runs: ruff, mypy, the fast tests
 
 clean: ## Remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12

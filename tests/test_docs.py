@@ -18,7 +18,7 @@ from softfree.demo.phantoms import write_phantoms
 from softfree_lab.cli import main as lab
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # So that a training takes seconds; every option of the page is parsed and used all the same.
 QUICK = "--epochs 1 --progress=false --accelerator cpu"
 SMALL = {
@@ -71,7 +71,7 @@ def _write_slides(folder: Path) -> None:
     pd.DataFrame(rows, columns=["path", "label", "patient_id", "split"]).to_csv(folder / "table.csv", index=False)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_snippets_run(page, folder, monkeypatch):
     monkeypatch.chdir(folder)
     for language, code in snippets(page):

@@ -1,7 +1,7 @@
 """One property of real files, as a small file that has it and the values that are right.
 
 A module of this folder makes cases with :func:`case`; ``test_corpus.py`` runs them all, and ``python -m tests.corpus``
-writes the table of ``docs/formats.md`` from them.
+writes the table of ``docs/reference/formats.md`` from them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The table of ``docs/formats.md``, made from the cases."""
+"""The table of ``docs/reference/formats.md``, made from the cases."""
 
 from __future__ import annotations
 
 from tests.corpus import CASES
 
-PAGE = "docs/formats.md"
+PAGE = "docs/reference/formats.md"
 BEGIN, END = "<!-- made by python -m tests.corpus -->", "<!-- end -->"
 
 

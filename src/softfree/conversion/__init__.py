@@ -1,1 +1,1 @@
-"""From weights trained with softmax to a SeqNorm model that begins where they ended; see docs/convert.md."""
+"""From weights trained with softmax to a SeqNorm model that begins where they ended; see docs/how-to/convert.md."""

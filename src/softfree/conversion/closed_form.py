@@ -1,4 +1,4 @@
-"""Scales and shifts with which SeqNorm imitates softmax, by formulas alone; the algebra is in docs/convert.md.
+"""Scales and shifts with which SeqNorm imitates softmax, by formulas alone; the algebra is in docs/how-to/convert.md.
 
 With M_p = diag(gamma_v) on the right of kv_p plus beta_k m_p^T, where m_p is the mean of V' on image p, one head
 of SeqNorm gives

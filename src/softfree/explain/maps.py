@@ -211,7 +211,7 @@ def default_methods(model: Classifier) -> tuple[MapMethod, MapMethod]:
     """Choose two methods to compare, the one of more use first: both agree in sign with the prediction.
 
     A head that pools the logits of tokens says itself where its evidence is. Where features are pooled, the parts of
-    the logit are no guide to what matters, and integrated gradients are: see docs/explain.md.
+    the logit are no guide to what matters, and integrated gradients are: see docs/how-to/explain.md.
     """
     return "split" if model.pooling.of_logits else "integrated", "occlusion"
 

@@ -37,7 +37,7 @@ from softfree_runtime.core.files import read_yaml
 
 _STEMS = {"patch": "a patch projection", "conv": "a stem of strided convolutions", "pool": "a stem with maxima"}
 LOOKED_AT = 64
-"""Training images that a conversion looks at: docs/convert.md."""
+"""Training images that a conversion looks at: docs/how-to/convert.md."""
 
 
 def fit_options(options: TrainOptions) -> tuple[TrainOptions, tuple[str, ...]]:
@@ -126,7 +126,7 @@ def imitate_softmax(
     samples: SampleDataset,
     sides: Sequence[int] | None = None,
 ) -> str | None:
-    """Set the scales and shifts of SeqNorm such that each attention gives nearly what softmax gave (docs/convert.md).
+    """Set the scales and shifts of SeqNorm so that each attention approximates softmax (docs/how-to/convert.md).
 
     Args:
         model: With the weights of ``source`` loaded; changed in place.

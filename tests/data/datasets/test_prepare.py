@@ -96,7 +96,7 @@ def test_the_options_to_train_with_exist_and_are_documented(name):
     COMMANDS["Train"]["train"].arguments(parser)
     arguments = ["table.csv", *shlex.split(SETS[name].train)]
     assert parser.parse_args(_normalize(arguments, parser)).table == "table.csv"
-    page = (Path(__file__).parents[3] / "docs" / "datasets.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "datasets.md").read_text()
     row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
     assert SETS[name].source in row
     assert row.endswith(f"| `{SETS[name].train}` |")

@@ -106,6 +106,6 @@ def test_other_strengths_do_not_exist(strength):
 
 def test_all_are_listed_and_documented_as_they_are():
     assert list(CORRUPTIONS) == list(LEVELS) == list(UNITS) == RobustnessOptions().corruptions
-    page = (Path(__file__).parents[2] / "docs" / "robustness.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "robustness.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \|.*?\|((?: [\d.]+ \|){5})$", page, flags=re.M)
     assert {name: tuple(map(float, re.findall(r"[\d.]+", cells))) for name, cells in rows} == LEVELS

@@ -49,7 +49,7 @@ class RobustnessOptions:
     """Runs on their test images made worse, each corruption at five strengths.
 
     Attributes:
-        corruptions: What is done to the images; what each does at which strength stands in docs/robustness.md.
+        corruptions: What is done to the images; what each does at which strength stands in docs/how-to/robustness.md.
         table: Another table with the same classes, measured as it is, e.g. of another hospital.
         image_root: Folder that the paths of that table start from; default: the table's folder.
         own_table: Where the table that the runs were trained on lies now, if it was moved.

@@ -1,4 +1,4 @@
-"""Three ways to evaluate SeqNorm, equal up to rounding, with the same parameters; see docs/seqnorm.md.
+"""Three ways to evaluate SeqNorm, equal up to rounding, with the same parameters; see docs/explanation/seqnorm.md.
 
 Each of Q, K, V is T' = (T - mean T) diag(a_t) + 1 b_t^T: with a_t = gamma_t / sqrt(var_t + eps) and b_t = beta_t
 where it is normalized, with a_t = gamma_t and b_t = beta_t + gamma_t * mean T where it is not. Summed over the tokens,

@@ -2,7 +2,7 @@
 
 At gamma = 1 and beta = 0 each output is a random projection of deviation about sqrt(D / N), where softmax starts as a
 quiet average; and with beta_q = 0 the output has mean zero over the tokens, so that nothing global reaches an
-average-pooling head in one layer. See docs/recipe.md for what was measured.
+average-pooling head in one layer. See docs/explanation/recipe.md for what was measured.
 """
 
 from __future__ import annotations
