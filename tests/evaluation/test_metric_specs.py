@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from softfree.evaluation.metric_specs import aurocs, called, quantities, threshold_of
+from softfree.evaluation.metric_specs import aurocs, predict_labels, quantities, threshold_of
 from softfree.evaluation.scores import Scores
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task
@@ -66,7 +66,7 @@ def test_the_auroc_alone_is_that_of_all() -> None:
 
 def test_a_probability_at_the_threshold_is_called() -> None:
     scores = binary([0.4, 0.39], [1, 0])
-    assert called(scores, {"ill": 0.4}).tolist() == [[False, True], [True, False]]
+    assert predict_labels(scores, {"ill": 0.4}).tolist() == [[False, True], [True, False]]
     found = quantities(scores, {"ill": 0.4})
     assert found["accuracy"].value == 1
     assert found["accuracy"].note == "at probability 0.4 and above"
@@ -74,8 +74,8 @@ def test_a_probability_at_the_threshold_is_called() -> None:
 
 def test_the_likeliest_of_several_classes_is_called_whatever_the_thresholds() -> None:
     expected = np.eye(3, dtype=bool)[[0, 0, 2, 1]]
-    assert (called(three(), None) == expected).all()
-    assert (called(three(), {"a": 0.9}) == expected).all()
+    assert (predict_labels(three(), None) == expected).all()
+    assert (predict_labels(three(), {"a": 0.9}) == expected).all()
 
 
 def test_several_classes_by_hand() -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from softfree.evaluation.scores import Scores, obstacle
+from softfree.evaluation.scores import Scores, undefined_reason
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task
 
@@ -32,7 +32,7 @@ def test_a_row_with_a_hole_names_no_class() -> None:
     p = np.array([[np.nan, 0.4, 0.5], [0.1, 0.2, 0.7]])
     scores = Scores(THREE, p, np.array([2, 2]), np.array([0, 1]))
     assert np.isnan(scores.probabilities[0]).all()
-    assert obstacle(*scores.one_vs_rest(2)[:2]) == "1 of 2 scores are not a number"
+    assert undefined_reason(*scores.one_vs_rest(2)[:2]) == "1 of 2 scores are not a number"
 
 
 @pytest.mark.parametrize(

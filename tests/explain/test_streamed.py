@@ -21,7 +21,7 @@ from softfree.explain.streamed_methods import STREAMED
 from softfree.inference.run import Run
 from softfree.models import BagTransformer, VisionTransformer, VolumeTransformer
 from softfree.streaming import Streaming
-from softfree.streaming.adaptive import Answer
+from softfree.streaming.adaptive import AdaptiveForward
 from softfree.training.options import StreamOptions
 from softfree_runtime.core.errors import ReadError, UserError
 
@@ -255,7 +255,7 @@ def test_models_that_cannot_stream(attention: str) -> None:
 def test_what_does_not_fit_streams(image_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     sample = torch.randn(1, 64, 64)
     network: Any = image_run.model
-    answer = Answer(network, StreamOptions(token_chunk=5))
+    adaptive = AdaptiveForward(network, StreamOptions(token_chunk=5))
     streams: list[bool] = []
     real = explain_streamed
 
@@ -264,26 +264,26 @@ def test_what_does_not_fit_streams(image_run: Run, monkeypatch: pytest.MonkeyPat
         return real(*given, **more)
 
     monkeypatch.setattr("softfree.explain.streamed.explain_streamed", noted)
-    want = explain_as_fits(image_run, sample, answer, "gradient", target="ill")
+    want = explain_as_fits(image_run, sample, adaptive, "gradient", target="ill")
     assert not streams, "it fits"
     monkeypatch.setattr("softfree.streaming.adaptive._free", lambda gpu: 1000)
-    same(explain_as_fits(image_run, sample, answer, "gradient", target="ill"), want, 1e-5)
+    same(explain_as_fits(image_run, sample, adaptive, "gradient", target="ill"), want, 1e-5)
     assert streams == [True]
     with pytest.raises(ReadError, match="does not fit in memory, and --method integrated") as raised:
-        explain_as_fits(image_run, sample, answer, "integrated")
+        explain_as_fits(image_run, sample, adaptive, "integrated")
     assert raised.value.status == "too_large"
-    never = Answer(network, StreamOptions(stream="never"))
+    never = AdaptiveForward(network, StreamOptions(stream="never"))
     assert explain_as_fits(image_run, sample, never, "integrated").values.shape == (4, 4)
     assert len(streams) == 1
 
 
 def test_going_back_needs_more_memory_than_the_split(image_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     network: Any = image_run.model
-    answer = Answer(network, StreamOptions())
+    adaptive = AdaptiveForward(network, StreamOptions())
     asked: list[bool] = []
-    monkeypatch.setattr(answer, "streams", lambda _: asked.append(torch.is_grad_enabled()))
+    monkeypatch.setattr(adaptive, "streams", lambda _: asked.append(torch.is_grad_enabled()))
     for method in ("split", "gradient"):
-        explain_as_fits(image_run, torch.randn(1, 64, 64), answer, method)  # type: ignore[arg-type]
+        explain_as_fits(image_run, torch.randn(1, 64, 64), adaptive, method)  # type: ignore[arg-type]
     assert asked == [False, True]
 
 
@@ -292,8 +292,8 @@ def test_going_back_needs_more_memory_than_the_split(image_run: Run, monkeypatch
 def test_lower_precision_is_near_float32(image_run: Run, method: MapMethod, stream: Any) -> None:
     torch.manual_seed(0)
     sample, network = torch.randn(1, 64, 64), cast(Any, image_run.model)
-    want = explain_as_fits(image_run, sample, Answer(network, StreamOptions()), method, target="ill")
-    lower = Answer(network, StreamOptions(stream=stream, token_chunk=7), "bf16")
+    want = explain_as_fits(image_run, sample, AdaptiveForward(network, StreamOptions()), method, target="ill")
+    lower = AdaptiveForward(network, StreamOptions(stream=stream, token_chunk=7), "bf16")
     found = explain_as_fits(image_run, sample, lower, method, target="ill")
     assert 0 < np.abs(found.values - want.values).max() < 0.1 * np.abs(want.values).max()
     if method == "split":
@@ -302,7 +302,7 @@ def test_lower_precision_is_near_float32(image_run: Run, method: MapMethod, stre
 
 def test_the_options_are_those_of_predict() -> None:
     options = ExplainOptions(stream="always", token_bf16=True, token_chunk=9, token_store=Path("there"))
-    streaming = Answer(image_model(), options).streaming
+    streaming = AdaptiveForward(image_model(), options).streaming
     assert (streaming.dtype, streaming.chunk, streaming.store) == (torch.bfloat16, 9, Path("there"))
     with pytest.raises(UserError, match="--stream always: SoftmaxAttention"):
-        Answer(image_model("softmax"), ExplainOptions(stream="always"))
+        AdaptiveForward(image_model("softmax"), ExplainOptions(stream="always"))

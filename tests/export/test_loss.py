@@ -15,7 +15,7 @@ from softfree.export.card import CAUTION, light_steps, make_metadata, with_loss
 from softfree.export.loss import Loss, measure_loss
 from softfree.export.options import ExportOptions
 from softfree.export.samples import find_samples, rows_of_run
-from softfree.inference.run import Operating, Run
+from softfree.inference.run import Calibration, Run
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.metadata import Metadata
 
@@ -26,7 +26,7 @@ ALLOWED = ExportOptions(int8="static", margin=1.0, max_shift=1.0)
 def measured(run: Run) -> Callable[..., Loss]:
     """The loss of a file whose logits are the run's times a factor."""
     steps = light_steps(run.preprocessing)
-    run = replace(run, operating=Operating(1.0, {}))
+    run = replace(run, calibration=Calibration(1.0, {}))
     spread = np.eye(2)[rows_of_run(run, "test").targets] + np.random.default_rng(0).normal(size=(8, 2)) / 4
 
     def measure(factor: float, options: ExportOptions = ALLOWED) -> Loss:

@@ -52,8 +52,8 @@ def test_proof_at_three_sizes(exported: Exported) -> None:
 def test_metadata(run: Run, exported: Exported) -> None:
     about = Model(exported.path).metadata
     assert about.task == run.task
-    assert about.temperature == run.operating.temperature
-    assert about.thresholds == run.operating.thresholds
+    assert about.temperature == run.calibration.temperature
+    assert about.thresholds == run.calibration.thresholds
     assert about.metrics["auroc"]["n"] == 8
     assert "AUROC on 8 test samples" in about.card
     assert about.versions["torch"] == torch.__version__.partition("+")[0]

@@ -127,7 +127,7 @@ def _model_seeds(folder: Path) -> Iterator[Seed]:
     own = folder / "run"
     own.mkdir()
     run = _write_run(own / "r", "seqnorm_vit_nano_patch16", steps, depth=1)
-    run.with_operating(run.operating)
+    run.with_calibration(run.calibration)
     for file in sorted(p for p in run.folder.iterdir() if p.is_file()):
         yield Seed("run", own, "r", f"r/{file.name}")
     own = folder / "exported"

@@ -11,9 +11,9 @@ from PIL import Image
 
 from softfree.inference.options import PredictOptions
 from softfree.inference.predict import outputs, predict, predict_to_file
-from softfree.inference.run import Operating, Run
+from softfree.inference.run import Calibration, Run
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.core.outputs import called
+from softfree_runtime.core.outputs import predicted_label
 from softfree_runtime.core.task import Task
 
 BINARY = Task("binary", ("well", "ill"))
@@ -39,12 +39,12 @@ def noise() -> np.ndarray:
     ],
 )
 def test_called(task: Task, row: list[float], thresholds: dict[str, float], label: str) -> None:
-    assert called(np.array(row), task, thresholds) == label
+    assert predicted_label(np.array(row), task, thresholds) == label
 
 
 def test_outputs_are_calibrated_beside_raw_and_empty_without_logits() -> None:
     logits = np.array([[0, 2 * np.log(9)], [np.nan, np.nan]])
-    found = outputs(logits, BINARY, Operating(2.0, {"ill": 0.95}))
+    found = outputs(logits, BINARY, Calibration(2.0, {"ill": 0.95}))
     assert list(found) == ["p_well", "p_ill", "raw_well", "raw_ill", "predicted"]
     assert list(found.iloc[0]) == pytest.approx([0.1, 0.9, 1 / 82, 81 / 82, "well"])
     assert found.loc[1, "predicted"] == ""

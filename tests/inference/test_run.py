@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import softfree
 from softfree.data.modalities.image import Preprocessing
-from softfree.inference.run import Operating, Run, build_model, read_config, read_cost, read_operating, write_config
+from softfree.inference.run import Calibration, Run, build_model, read_calibration, read_config, read_cost, write_config
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task
 
@@ -31,7 +31,7 @@ def test_a_loaded_run_is_the_trained_one(trained_once: Run) -> None:
     assert run == trained_once
     assert run.task == Task("binary", ("high", "low"))
     assert run.preprocessing == Preprocessing("radiograph", 32, "pad", 1)
-    assert run.operating.thresholds.keys() == {"low"}
+    assert run.calibration.thresholds.keys() == {"low"}
     assert not run.model.training
     weights = load_file(run.folder / "model.safetensors")
     assert run.model.state_dict().keys() == weights.keys()
@@ -43,14 +43,14 @@ def test_a_run_can_be_moved(run: Run, copy: Path) -> None:
     assert Run.load(copy).predict(image).equals(run.predict(image))
 
 
-def test_another_operating_point_is_kept(copy: Path) -> None:
+def test_another_calibration_is_kept(copy: Path) -> None:
     run = Run.load(copy)
-    before = run.operating
-    changed = run.with_operating(Operating(2.5, {"low": 0.1}))
-    assert changed.operating == Run.load(copy).operating == Operating(2.5, {"low": 0.1})
-    assert run.operating == before
-    (copy / "operating.json").unlink()
-    assert Run.load(copy).operating == Operating(1.0, {})
+    before = run.calibration
+    changed = run.with_calibration(Calibration(2.5, {"low": 0.1}))
+    assert changed.calibration == Run.load(copy).calibration == Calibration(2.5, {"low": 0.1})
+    assert run.calibration == before
+    (copy / "calibration.json").unlink()
+    assert Run.load(copy).calibration == Calibration(1.0, {})
 
 
 def test_the_configuration_alone_describes_the_model(run: Run, quick: dict[str, Any]) -> None:
@@ -131,11 +131,11 @@ def test_the_cost_is_there_or_empty(run: Run, tmp_path: Path) -> None:
         ('{"thresholds": {"other": 0.5}}', "threshold of 'other'"),
     ],
 )
-def test_operating_points_that_cannot_be_are_one_line(tmp_path: Path, text: str, words: str) -> None:
-    (tmp_path / "operating.json").write_text(text)
+def test_calibrations_that_cannot_be_are_one_line(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "calibration.json").write_text(text)
     with pytest.raises(UserError, match=words) as error:
-        read_operating(tmp_path, Task("binary", ("high", "low")))
-    assert str(tmp_path / "operating.json") in str(error.value)
+        read_calibration(tmp_path, Task("binary", ("high", "low")))
+    assert str(tmp_path / "calibration.json") in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -188,7 +188,7 @@ def test_no_edit_of_a_configuration_is_a_traceback_or_goes_unsaid(
                 changed = _edited(config, at, value) != config
                 assert not changed or "config.yaml was changed" in capsys.readouterr().err, (at, value)
     assert len(said) > 10
-    assert not [line for line in said if "\n" in line or not re.search("config.yaml|operating.json|model", line)]
+    assert not [line for line in said if "\n" in line or not re.search("config.yaml|calibration.json|model", line)]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from softfree.cli.main import main
 from softfree.inference.options import InferenceOptions
-from softfree.inference.run import Operating, Run
+from softfree.inference.run import Calibration, Run
 from softfree.reporting.baselines import Beside, read_baselines
 from softfree.reporting.scoring import (
     calibrate,
@@ -30,7 +30,7 @@ from softfree_runtime.core.task import Task
 
 
 def multilabel(folder: Path) -> Run:
-    return Run(folder, {"task": {"kind": "multilabel", "classes": ["x", "y"]}}, Operating(2.0, {"x": 0.5, "y": 0.5}))
+    return Run(folder, {"task": {"kind": "multilabel", "classes": ["x", "y"]}}, Calibration(2.0, {"x": 0.5, "y": 0.5}))
 
 
 def test_predicted_rows_are_those_stored_by_training(run: Run) -> None:
@@ -166,15 +166,15 @@ def test_calibration_undoes_overconfidence_and_is_stored(run: Run, tmp_path: Pat
     frame["logit_high"], frame["logit_low"] = -2.0 * honest, 2.0 * honest  # four times too sure
     frame.loc[0, "status"] = "corrupt"
     frame.loc[0, "logit_high"] = frame.loc[0, "logit_low"] = np.nan
-    calibrated = calibrate(replace(run, folder=tmp_path, operating=Operating(9.0, {"low": 0.9})), frame)
-    assert calibrated.operating.temperature == pytest.approx(4, rel=0.1)
-    assert calibrated.operating.thresholds["low"] == pytest.approx(0.5, abs=0.1)
-    assert (tmp_path / "operating.json").is_file()
+    calibrated = calibrate(replace(run, folder=tmp_path, calibration=Calibration(9.0, {"low": 0.9})), frame)
+    assert calibrated.calibration.temperature == pytest.approx(4, rel=0.1)
+    assert calibrated.calibration.thresholds["low"] == pytest.approx(0.5, abs=0.1)
+    assert (tmp_path / "calibration.json").is_file()
 
 
 def test_the_file_holds_probabilities_and_labels(run: Run, tmp_path: Path) -> None:
     frame = predict_rows(run, open_table(run).where("val"), InferenceOptions(batch_size=8, progress=False))
-    chosen = replace(run, operating=Operating(3.0, {"low": 0.4}))
+    chosen = replace(run, calibration=Calibration(3.0, {"low": 0.4}))
     write_predictions(tmp_path / "new" / "p.csv", frame, chosen)
     written = pd.read_csv(tmp_path / "new" / "p.csv")
     np.testing.assert_allclose(written["p_low"], scores_of(frame, chosen).probabilities[:, 1])

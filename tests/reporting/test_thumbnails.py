@@ -11,7 +11,7 @@ from PIL import Image
 
 from softfree.data.table import Table, read_table
 from softfree.evaluation.scores import Scores
-from softfree.inference.run import Operating, Run
+from softfree.inference.run import Calibration, Run
 from softfree.reporting.thumbnails import MOST, thumbnail, worst_errors
 
 
@@ -96,6 +96,6 @@ def test_a_file_that_cannot_be_read_has_none(tmp_path: Path) -> None:
 def test_wrong_is_what_is_called_wrong_at_the_runs_threshold(tmp_path: Path) -> None:
     p = [[0.6, 0.4], [0.7, 0.3], [0.2, 0.8]]
     run, *others = judged(tmp_path, ["b", "b", "a"], p)
-    run = dataclasses.replace(run, operating=Operating(thresholds={"b": 0.35}))
+    run = dataclasses.replace(run, calibration=Calibration(thresholds={"b": 0.35}))
     captions = [one.caption for one in worst_errors(run, *others)]
     assert captions == ["row 2: a, given 0.20", "row 1: b, given 0.30"]

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from softfree.inference.predict import outputs
-from softfree.inference.run import Operating
+from softfree.inference.run import Calibration
 from softfree_runtime import Model, predict
 from softfree_runtime.cli import main
 from softfree_runtime.core.errors import UserError
@@ -39,7 +39,7 @@ def test_rows(model: Path, images: list[str]) -> None:
 
     for row in rows[2:]:
         logits = opened.logits(opened.metadata.preparation(read_image(row["path"]))[None])
-        expected = outputs(logits, opened.metadata.task, Operating(2.0, {"ill": 0.4})).iloc[0]
+        expected = outputs(logits, opened.metadata.task, Calibration(2.0, {"ill": 0.4})).iloc[0]
         assert row["p_ill"] == pytest.approx(expected["p_ill"], abs=1e-6)
         assert row["raw_well"] == pytest.approx(expected["raw_well"], abs=1e-6)
         assert row["predicted"] == expected["predicted"]

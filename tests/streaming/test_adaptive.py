@@ -9,7 +9,7 @@ from softfree.cli.main import main
 from softfree.inference.run import Run
 from softfree.models import create_model
 from softfree.streaming import adaptive as choice
-from softfree.streaming.adaptive import Answer
+from softfree.streaming.adaptive import AdaptiveForward
 from softfree.training.options import StreamOptions
 from softfree_runtime.core.errors import UserError
 
@@ -24,29 +24,29 @@ def vit(name: str = "seqnorm_vit_nano_patch8") -> torch.nn.Module:
 @pytest.mark.parametrize("stream", ["auto", "always", "never"])
 def test_every_choice_gives_the_same_logits(stream: str) -> None:
     model, images = vit(), torch.randn(2, 3, 72, 64)
-    answer = Answer(model, StreamOptions(stream=stream, token_chunk=16))  # type: ignore[arg-type]
+    adaptive = AdaptiveForward(model, StreamOptions(stream=stream, token_chunk=16))  # type: ignore[arg-type]
     with torch.no_grad():
-        torch.testing.assert_close(answer(images), model(images), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(adaptive(images), model(images), rtol=1e-5, atol=1e-5)
 
 
 def test_what_does_not_fit_is_streamed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = vit(), torch.randn(2, 3, 64, 64)
     seen: list[int] = []
     monkeypatch.setattr(choice, "streamed", lambda model, sample, how: seen.append(sample.ndim) or model(sample[None]))
-    answer = Answer(model, StreamOptions())
-    answer(images)
+    adaptive = AdaptiveForward(model, StreamOptions())
+    adaptive(images)
     assert seen == []
     monkeypatch.setattr(choice, "_free", lambda gpu: 1000)
-    assert answer(images).shape == (2, 3)
+    assert adaptive(images).shape == (2, 3)
     assert seen == [3, 3]
 
 
 def test_more_tokens_need_more_and_training_more_than_inference() -> None:
-    answer = Answer(vit(), StreamOptions())
+    adaptive = AdaptiveForward(vit(), StreamOptions())
     small, large = torch.empty(1, 3, 256, 256), torch.empty(1, 3, 1024, 1024)
     with torch.no_grad():
-        inference = [answer._needed(x, False) for x in (small, large)]
-    training = [answer._needed(x, False) for x in (small, large)]
+        inference = [adaptive._needed(x, False) for x in (small, large)]
+    training = [adaptive._needed(x, False) for x in (small, large)]
     assert inference[0] < inference[1] < training[1]
     assert training[0] < training[1]
 
@@ -54,9 +54,9 @@ def test_more_tokens_need_more_and_training_more_than_inference() -> None:
 def test_softmax_is_whole_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = vit("softmax_vit_nano_patch8")
     monkeypatch.setattr(choice, "_free", lambda gpu: 1000)
-    assert Answer(model, StreamOptions())(torch.randn(1, 3, 64, 64)).shape == (1, 3)
+    assert AdaptiveForward(model, StreamOptions())(torch.randn(1, 3, 64, 64)).shape == (1, 3)
     with pytest.raises(UserError, match=r"--stream always: Softmax.* cannot stream"):
-        Answer(model, StreamOptions(stream="always"))
+        AdaptiveForward(model, StreamOptions(stream="always"))
 
 
 def test_a_streamed_training_is_the_training(small_table: Path, tmp_path: Path) -> None:

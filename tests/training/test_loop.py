@@ -40,7 +40,7 @@ def test_a_run_holds_all_that_is_promised_and_no_names(options_for):
     for name in (
         "config.yaml",
         "model.safetensors",
-        "operating.json",
+        "calibration.json",
         "metrics.json",
         "predictions.csv",
         "report.html",

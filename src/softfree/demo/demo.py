@@ -77,7 +77,7 @@ def _recipe(table: Path, options: DemoOptions, side: int, out: Path) -> TrainOpt
 
 def _auroc(run: Run) -> Metric:
     frame = pd.read_csv(run.folder / PREDICTIONS)
-    return measure(scores_of(frame[frame["split"] == "test"], run), run.operating.thresholds)["auroc"]
+    return measure(scores_of(frame[frame["split"] == "test"], run), run.calibration.thresholds)["auroc"]
 
 
 def _draw_maps(run: Run, folder: Path) -> list[Thumbnail]:

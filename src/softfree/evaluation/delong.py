@@ -17,7 +17,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import rankdata
 
 from softfree.evaluation.intervals import ROUNDING, Interval, hanley_mcneil, newcombe, no_interval
-from softfree.evaluation.scores import obstacle
+from softfree.evaluation.scores import undefined_reason
 
 Kind = Literal["score", "wald"]
 FEW = 5.0
@@ -89,7 +89,7 @@ def auroc(y: np.ndarray, score: np.ndarray, *, level: float = 0.95, kind: Kind =
         kind: of interval: ``score``, or ``wald``, cut to 0..1, as pROC gives.
     """
     method = _METHODS[kind]
-    if reason := obstacle(y, score):
+    if reason := undefined_reason(y, score):
         return Auroc(math.nan, math.nan, math.nan, math.nan, method, reason)
     of_positives, of_negatives = placements(y, score)
     value = float(of_positives.mean())
@@ -104,7 +104,7 @@ def auroc_covariance(y: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.
     The covariance is ``(r, r)``. NaN where a class is absent; the covariance also needs two samples of each class.
     """
     models = len(scores)
-    if any(obstacle(y, score) for score in scores):
+    if any(undefined_reason(y, score) for score in scores):
         return np.full(models, np.nan), np.full((models, models), np.nan)
     pairs = [placements(y, score) for score in scores]
     of_positives, of_negatives = (np.stack(side) for side in zip(*pairs, strict=True))  # (r, m), (r, n - m)
@@ -129,7 +129,7 @@ def paired_difference(
             proportion in which the two areas are not correlated.
     """
     nan = math.nan
-    if reason := obstacle(y, a) or obstacle(y, b):
+    if reason := undefined_reason(y, a) or undefined_reason(y, b):
         return PairedAuroc(nan, nan, nan, nan, nan, nan, nan, nan, reason)
     (a_positives, a_negatives), (b_positives, b_negatives) = placements(y, a), placements(y, b)
     area_a, area_b = float(a_positives.mean()), float(b_positives.mean())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logit
 
-from softfree.evaluation.metric_specs import called, threshold_of
+from softfree.evaluation.metric_specs import predict_labels, threshold_of
 from softfree.evaluation.scores import Scores
 
 SORTS = ("Sure and right", "Sure and wrong", "Close call")
@@ -74,7 +74,7 @@ def telling_cases(scores: Scores, thresholds: Mapping[str, float] | None) -> Ite
 def _by_sample(scores: Scores, thresholds: Mapping[str, float] | None) -> _Decisions:
     index = np.flatnonzero(~np.isnan(scores.probabilities).any(axis=1))
     p = scores.probabilities[index].clip(1e-12, 1 - 1e-12)
-    k = called(scores, thresholds)[index].argmax(axis=1)
+    k = predict_labels(scores, thresholds)[index].argmax(axis=1)
     if scores.task.kind == "binary":
         margin = np.abs(logit(p[:, 1]) - _odds(scores, 1, thresholds))
     else:
@@ -85,7 +85,7 @@ def _by_sample(scores: Scores, thresholds: Mapping[str, float] | None) -> _Decis
 
 def _by_finding(scores: Scores, thresholds: Mapping[str, float] | None) -> _Decisions:
     index, k = np.nonzero(~np.isnan(scores.targets) & ~np.isnan(scores.probabilities))
-    present = called(scores, thresholds)[index, k]
+    present = predict_labels(scores, thresholds)[index, k]
     odds = np.array([_odds(scores, one, thresholds) for one in range(len(scores.task.classes))])
     margin = np.abs(logit(scores.probabilities[index, k].clip(1e-12, 1 - 1e-12)) - odds[k])
     return _Decisions(index, k, present == (scores.targets[index, k] == 1), present, margin)

@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from softfree.evaluation import vectorized_metrics as weighted
 from softfree.evaluation.bootstrap import Statistic
 from softfree.evaluation.calibration import ece, ece_by_chance
-from softfree.evaluation.scores import Scores, gap, obstacle
+from softfree.evaluation.scores import Scores, missing_reason, undefined_reason
 from softfree.evaluation.thresholds import DEFAULT
 from softfree_runtime.core.errors import UserError
 
@@ -60,7 +60,7 @@ def quantities(scores: Scores, thresholds: Mapping[str, float] | None = None) ->
     Raises:
         UserError: a class has no threshold.
     """
-    task, calls = scores.task, called(scores, thresholds)
+    task, calls = scores.task, predict_labels(scores, thresholds)
     names = [task.classes[k] for k in task.scored]
     found: dict[str, Quantity] = {}
     for k, name in zip(task.scored, names, strict=True):
@@ -90,7 +90,7 @@ def aurocs(scores: Scores) -> dict[str, Quantity]:
     return found | {"auroc": _average(found, {name.partition("/")[2]: [name] for name in found})}
 
 
-def called(scores: Scores, thresholds: Mapping[str, float] | None) -> np.ndarray:
+def predict_labels(scores: Scores, thresholds: Mapping[str, float] | None) -> np.ndarray:
     """Call classes present, boolean ``(n, K)``: by threshold, or the likeliest one of a multiclass task.
 
     Raises:
@@ -146,7 +146,7 @@ def _auroc(scores: Scores, k: int) -> Quantity:
     """AUROC of class ``k`` against all others."""
     rows = scores.known(k)
     y, p, _ = scores.one_vs_rest(k)
-    found = Quantity(math.nan, "auroc", rows, int(y.sum()), k, reason=obstacle(y, p))
+    found = Quantity(math.nan, "auroc", rows, int(y.sum()), k, reason=undefined_reason(y, p))
     if found.reason is not None:
         return found
     return replace(found, value=float(roc_auc_score(y, p)), statistic=weighted.on(rows, weighted.auroc(y, p)))
@@ -175,14 +175,14 @@ def _mean(
     note: str = "",
 ) -> Quantity:
     """Mean of a value a sample over ``rows``; ``without`` says what is missing when there are none."""
-    if reason := gap(score[rows], without):
+    if reason := missing_reason(score[rows], without):
         return Quantity(math.nan, family, rows, positives, note=note, reason=reason)
     statistic = weighted.mean(np.where(rows, values, np.nan))
     return Quantity(float(values[rows].mean()), family, rows, positives, statistic=statistic, note=note)
 
 
 def _calibration(y: np.ndarray, p: np.ndarray, rows: np.ndarray, positives: int | None, of: str = "") -> Quantity:
-    if reason := gap(p):
+    if reason := missing_reason(p):
         return Quantity(math.nan, "ece", rows, positives, reason=reason)
     bins = weighted.bins_for(len(p))
     usual, most = ece_by_chance(p)

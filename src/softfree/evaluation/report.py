@@ -19,7 +19,7 @@ from sklearn.metrics import confusion_matrix
 from softfree.evaluation import formatting as output
 from softfree.evaluation import plots, subgroups
 from softfree.evaluation.comparison import Comparison
-from softfree.evaluation.metric_specs import called, threshold_of
+from softfree.evaluation.metric_specs import predict_labels, threshold_of
 from softfree.evaluation.metrics import Metric
 from softfree.evaluation.plots import style
 from softfree.evaluation.scores import Scores
@@ -202,7 +202,7 @@ def _confusion(report: Report) -> np.ndarray | None:
     known = ~np.isnan(report.scores.probabilities).any(1)
     if not report.task.exclusive or not known.any():
         return None
-    calls = called(report.scores, report.thresholds or None)[known].argmax(1)
+    calls = predict_labels(report.scores, report.thresholds or None)[known].argmax(1)
     return np.asarray(confusion_matrix(report.scores.targets[known], calls, labels=range(len(report.task.classes))))
 
 

@@ -76,7 +76,7 @@ class Scores:
         return Scores(self.task, self.probabilities[rows], self.targets[rows], self.patients[rows])
 
 
-def gap(score: np.ndarray, without: str = "no samples") -> str | None:
+def missing_reason(score: np.ndarray, without: str = "no samples") -> str | None:
     """Say why nothing can be measured of these scores (``without`` when there are none); None when it can."""
     if len(score) == 0:
         return without
@@ -84,9 +84,9 @@ def gap(score: np.ndarray, without: str = "no samples") -> str | None:
     return f"{bad} of {len(score)} scores are not a number" if bad else None
 
 
-def obstacle(y: np.ndarray, score: np.ndarray) -> str | None:
+def undefined_reason(y: np.ndarray, score: np.ndarray) -> str | None:
     """Say why samples cannot be ranked against their truth; None when they can."""
-    if reason := gap(score):
+    if reason := missing_reason(score):
         return reason
     positives = int(np.sum(y == 1))
     if positives in (0, len(y)):

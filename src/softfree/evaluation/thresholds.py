@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from softfree.evaluation.scores import Scores, obstacle
+from softfree.evaluation.scores import Scores, undefined_reason
 
 DEFAULT = 0.5
 
@@ -23,7 +23,7 @@ def choose_thresholds(scores: Scores) -> dict[str, float]:
 
 
 def _youden(y: np.ndarray, score: np.ndarray) -> float:
-    if obstacle(y, score):
+    if undefined_reason(y, score):
         return DEFAULT
     order = np.argsort(score, kind="stable")
     ordered, positive = score[order], y[order] == 1

@@ -23,7 +23,7 @@ from softfree.explain.samples import ENDINGS, Opener
 from softfree.explain.sanity_checks import rank_correlation
 from softfree.explain.streamed import explain_pair
 from softfree.inference.predict import find_inputs, outputs
-from softfree.streaming.adaptive import Answer
+from softfree.streaming.adaptive import AdaptiveForward
 from softfree_runtime.core.errors import ReadError, UserError, unknown_name
 from softfree_runtime.sources.joined_source import split_source
 
@@ -60,7 +60,7 @@ class Explained:
             return row | {"status": self.error.status, "reason": str(self.error)}
         assert self.places is not None
         first = self.maps[0]
-        told = outputs(first.logits[None], run.task, run.operating)
+        told = outputs(first.logits[None], run.task, run.calibration)
         target = run.task.classes[first.target]
         row |= {
             "files": [str(file) for file in self.files],
@@ -123,16 +123,18 @@ def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: b
     model = classifier(run.model)
     opener = Opener(run.preprocessing, model, options.format, options.dicom_identity)
     found = find_inputs(inputs, options.frame, run.preprocessing.kind, image_root=options.image_root)
-    answer = Answer(run.model.to(best_device()), options, options.precision, progress=progress)
+    adaptive = AdaptiveForward(run.model.to(best_device()), options, options.precision, progress=progress)
     taken: set[str] = set()
     bar = tracked(found, "Explaining", shown=progress)
-    return [_explain_one(run, opener, answer, name, str(source), frame, options, taken) for name, source, frame in bar]
+    return [
+        _explain_one(run, opener, adaptive, name, str(source), frame, options, taken) for name, source, frame in bar
+    ]
 
 
 def _explain_one(
     run: Run,
     opener: Opener,
-    answer: Answer,
+    adaptive: AdaptiveForward,
     name: str,
     source: str,
     frame: int | None,
@@ -142,7 +144,7 @@ def _explain_one(
     asked: dict[str, Any] = {"layer": options.layer, "head": options.head, "at": options.at}
     try:
         sample = opener(source, frame)
-        maps = explain_pair(run, sample.tensor, answer, options.method, target=options.target, **asked)
+        maps = explain_pair(run, sample.tensor, adaptive, options.method, target=options.target, **asked)
         regions = find_regions(maps[0].values, sample.places, options.quantile)
         stem = _free_name(name, taken)
         files = [options.out / f"{stem}_map{ENDINGS[form]}" for form in opener.forms]

@@ -77,7 +77,7 @@ def agreement_of(first: Map, second: Map) -> str:
 
 def answer(run: Run, found: Map) -> str:
     """Say what was predicted, how probable that is and the class that is explained, and from where it is called."""
-    told = outputs(found.logits[None], run.task, run.operating)
+    told = outputs(found.logits[None], run.task, run.calibration)
     predicted = str(told["predicted"][0])
     asked = run.task.classes[found.target]
     said = [f"predicted {short(predicted)}" if predicted else "nothing predicted"]
@@ -86,5 +86,5 @@ def answer(run: Run, found: Map) -> str:
     said += [f"p({short(name)}) = {told[f'p_{name}'][0]:.3f}" for name in names]
     called = run.task.classes[1] if run.task.kind == "binary" else asked
     if run.task.kind == "binary" or (found.of_class and not run.task.exclusive):
-        said.append(f"{short(called)} is called from {threshold_of(called, run.operating.thresholds or None):.3f}")
+        said.append(f"{short(called)} is called from {threshold_of(called, run.calibration.thresholds or None):.3f}")
     return (f"For and against {short(asked)}: " if found.of_class else "") + ", ".join(said)

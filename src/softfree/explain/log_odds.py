@@ -53,7 +53,7 @@ class LogOdds:
     @classmethod
     def of(cls, model: Run | nn.Module) -> LogOdds:
         """Of a run as it was calibrated; a bare model is taken for one of exclusive classes at temperature 1."""
-        return cls() if isinstance(model, nn.Module) else cls(model.task.exclusive, model.operating.temperature)
+        return cls() if isinstance(model, nn.Module) else cls(model.task.exclusive, model.calibration.temperature)
 
     def __call__(self, logits: Tensor, target: int) -> Tensor:
         """Give the log odds (B,) of a class from logits (B, K); differentiable."""

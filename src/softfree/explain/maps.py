@@ -247,7 +247,7 @@ def class_number(model: Run | nn.Module, network: Classifier, target: str | int 
 
         if model.task.kind == "multilabel":  # several may be called, and none
             return int(logits.argmax())
-        return classes.index(outputs(logits[None], model.task, model.operating)["predicted"][0])
+        return classes.index(outputs(logits[None], model.task, model.calibration)["predicted"][0])
     if isinstance(target, int):
         return _number(target, len(classes))
     if target not in classes:

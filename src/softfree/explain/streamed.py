@@ -27,7 +27,7 @@ from softfree.explain.maps import (
 from softfree.explain.options import MapMethod
 from softfree.explain.streamed_methods import STREAMED, Passed, does_not_stream, streamed_defaults
 from softfree.models.classifier import Classifier
-from softfree.streaming.adaptive import Answer
+from softfree.streaming.adaptive import AdaptiveForward
 from softfree.streaming.forward import Stream
 from softfree.streaming.image_rows import Rows
 from softfree.streaming.streamed import Sample, Streaming, bar, source_of
@@ -39,41 +39,41 @@ if TYPE_CHECKING:
 
 
 def explain_pair(
-    run: Run, sample: Tensor | Rows, answer: Answer, method: MapMethod | None = None, **asked: Any
+    run: Run, sample: Tensor | Rows, adaptive: AdaptiveForward, method: MapMethod | None = None, **asked: Any
 ) -> tuple[Map, ...]:
     """Explain a sample by one method that is asked for, or else by the two of most use, so that one can compare.
 
     Arguments and errors as :func:`explain_as_fits` has them.
     """
     if method is not None:
-        return (explain_as_fits(run, sample, answer, method, **asked),)
+        return (explain_as_fits(run, sample, adaptive, method, **asked),)
     model = classifier(run.model)
     first, second = default_methods(model)
-    if not fits(model, sample, answer, first):
+    if not fits(model, sample, adaptive, first):
         first, second = streamed_defaults(model)
-    found = explain_as_fits(run, sample, answer, first, **asked)
-    return found, explain_as_fits(run, sample, answer, second, target=found.target)
+    found = explain_as_fits(run, sample, adaptive, first, **asked)
+    return found, explain_as_fits(run, sample, adaptive, second, target=found.target)
 
 
-def fits(model: Classifier, sample: Tensor | Rows, answer: Answer, method: str) -> bool:
+def fits(model: Classifier, sample: Tensor | Rows, adaptive: AdaptiveForward, method: str) -> bool:
     """Tell whether a sample is explained in memory rather than as a stream."""
     if not isinstance(sample, Tensor):
         return False
     device = next(model.parameters()).device
     shape = torch.empty(1, device=device).expand(1, *sample.shape)  # the plan looks at nothing else
     with torch.set_grad_enabled(method not in ("split", "occlusion")):  # the others keep as much as a way back does
-        return not answer.streams(shape)
+        return not adaptive.streams(shape)
 
 
 def explain_as_fits(
-    run: Run, sample: Tensor | Rows, answer: Answer, method: MapMethod | None = None, **asked: Any
+    run: Run, sample: Tensor | Rows, adaptive: AdaptiveForward, method: MapMethod | None = None, **asked: Any
 ) -> Map:
-    """Explain a sample in memory, or as a stream where ``answer`` would stream it.
+    """Explain a sample in memory, or as a stream where ``adaptive`` would stream it.
 
     Args:
         run: whose model and classes.
         sample: as the model takes it, without a batch axis; rows of what is too long to be read at once are streamed.
-        answer: of the run's model.
+        adaptive: of the run's model.
         method: as :func:`~softfree.explain.maps.explain_tensor` has it.
         **asked: target, layer, head and place, likewise.
 
@@ -83,17 +83,17 @@ def explain_as_fits(
     """
     network = classifier(run.model)
     device = next(network.parameters()).device
-    if fits(network, sample, answer, known_method(method or default_methods(network)[0])):
+    if fits(network, sample, adaptive, known_method(method or default_methods(network)[0])):
         assert isinstance(sample, Tensor)
-        with products_in(answer.precision, device):
+        with products_in(adaptive.precision, device):
             return explain_tensor(run, sample, method, **asked)
-    if not isinstance(sample, Tensor) and answer.why_not_rows():
+    if not isinstance(sample, Tensor) and adaptive.why_not_rows():
         size = f"{sample.shape[2]} x {sample.shape[1]}"
-        raise ReadError(f"{size} pixels are too many to be read at once, and {answer.why_not_rows()}", "too_large")
-    if method is not None and method not in STREAMED and answer.options.stream == "auto":
+        raise ReadError(f"{size} pixels are too many to be read at once, and {adaptive.why_not_rows()}", "too_large")
+    if method is not None and method not in STREAMED and adaptive.options.stream == "auto":
         raise ReadError(f"the sample does not fit in memory, and {does_not_stream(method)}", "too_large")
-    with products_in(answer.precision, device):
-        return explain_streamed(run, sample, method, streaming=answer.streaming, **asked)
+    with products_in(adaptive.precision, device):
+        return explain_streamed(run, sample, method, streaming=adaptive.streaming, **asked)
 
 
 def explain_streamed(

@@ -30,8 +30,8 @@ def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
     return Metadata(
         run.task,
         light_steps(steps),
-        run.operating.temperature,
-        run.operating.thresholds,
+        run.calibration.temperature,
+        run.calibration.thresholds,
         size,
         _card(run, steps, metrics),
         versions,

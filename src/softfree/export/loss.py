@@ -14,7 +14,7 @@ from softfree.export.parity import Logits
 from softfree.export.samples import rows_of_run, sources_of
 from softfree.inference.run import Run
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.core.outputs import called, probabilities
+from softfree_runtime.core.outputs import predicted_label, probabilities
 from softfree_runtime.preprocessing.modalities import Prepared
 
 
@@ -127,10 +127,10 @@ def measure_loss(
     if not kept:
         raise UserError(f"the run's table has no readable test row, so that the loss of {bits} cannot be measured")
     patients, targets = part.frame["patient"].to_numpy()[kept], np.asarray(part.targets)[kept]
-    scale = run.operating
+    scale = run.calibration
     wide, narrow = (probabilities(np.stack(found), run.task, scale.temperature) for found in logits)
     shifts = np.abs(narrow - wide).max(1)
-    labels = ([called(row, run.task, scale.thresholds) for row in found] for found in (wide, narrow))
+    labels = ([predicted_label(row, run.task, scale.thresholds) for row in found] for found in (wide, narrow))
     scored = [Scores(run.task, found, targets, patients) for found in (narrow, wide)]
     auroc = compare(*scored, names=(bits, "float32")).differences["auroc"]
     return Loss(

@@ -14,7 +14,7 @@ from softfree.core.environment import best_device
 from softfree.core.progress import tracked
 from softfree.data.dataset import SampleDataset, Seen
 from softfree.inference.options import InferenceOptions
-from softfree.streaming.adaptive import Answer
+from softfree.streaming.adaptive import AdaptiveForward
 from softfree.training.options import Precision
 from softfree_runtime.core.batching import of_equal_shape
 from softfree_runtime.core.errors import ReadError, UserError
@@ -58,7 +58,7 @@ def infer(
     values = np.full((len(dataset), classes), np.nan)
     failed: dict[int, ReadError] = {}
     device = best_device()
-    answer = Answer(model.eval().to(device), options, options.precision, progress=options.progress)
+    adaptive = AdaptiveForward(model.eval().to(device), options, options.precision, progress=options.progress)
 
     def whole() -> Iterator[tuple[int, Tensor]]:
         loader = DataLoader(_Readable(dataset), batch_size=None, num_workers=options.workers)
@@ -69,14 +69,14 @@ def infer(
                 yield index, sample[0]
                 continue
             try:
-                values[index] = _of_rows(answer, dataset, index, error)
+                values[index] = _of_rows(adaptive, dataset, index, error)
             except ReadError as reason:
                 failed[index] = reason
 
     for indices, images in of_equal_shape(whole(), options.batch_size):
         try:
             with torch.inference_mode():
-                values[indices] = _forward(answer, torch.stack(images).to(device))
+                values[indices] = _forward(adaptive, torch.stack(images).to(device))
         except ReadError as reason:  # their tokens find no space
             failed |= {index: reason.of(dataset.name(index)) for index in indices}
     for index in set(np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()) - failed.keys():
@@ -102,14 +102,14 @@ class _Readable(Dataset):
             return index, None, error
 
 
-def _of_rows(answer: Answer, dataset: SampleDataset, index: int, error: ReadError) -> np.ndarray:
+def _of_rows(adaptive: AdaptiveForward, dataset: SampleDataset, index: int, error: ReadError) -> np.ndarray:
     """Logits (K,) of a sample that is too long to be read at once; any other ``error`` is raised."""
-    rows = None if error.status != "too_large" or answer.why_not_rows() else dataset.rows(index)
+    rows = None if error.status != "too_large" or adaptive.why_not_rows() else dataset.rows(index)
     if rows is None:
         raise error
     with rows:
         try:
-            return answer.of_rows(rows)[0].double().cpu().numpy()
+            return adaptive.of_rows(rows)[0].double().cpu().numpy()
         except ReadError as reason:
             raise reason.of(dataset.name(index)) from None
 
@@ -119,9 +119,9 @@ def _not_finite(name: str, precision: Precision) -> ReadError:
     return ReadError(f"{name}: the model gave NaN or infinite numbers in --precision {precision}{mend}", "not_finite")
 
 
-def _forward(answer: Answer, images: Tensor) -> np.ndarray:
+def _forward(adaptive: AdaptiveForward, images: Tensor) -> np.ndarray:
     try:
-        return answer(images).double().cpu().numpy()
+        return adaptive(images).double().cpu().numpy()
     except torch.OutOfMemoryError:
         shape = " x ".join(map(str, images.shape))
         raise UserError(f"a batch of {shape} does not fit in the device's memory; use a smaller --batch-size") from None

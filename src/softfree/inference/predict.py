@@ -19,14 +19,14 @@ from softfree.inference.forward import infer
 from softfree.inference.options import InferenceOptions, PredictOptions
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import printable, replacing
-from softfree_runtime.core.outputs import called, probabilities
+from softfree_runtime.core.outputs import predicted_label, probabilities
 from softfree_runtime.core.task import Task
 from softfree_runtime.sources import inputs as runtime_inputs
 from softfree_runtime.sources.inputs import Found, Input
 from softfree_runtime.sources.table_text import read_bytes
 
 if TYPE_CHECKING:
-    from softfree.inference.run import Operating, Run
+    from softfree.inference.run import Calibration, Run
 
 
 def predict(
@@ -46,16 +46,18 @@ def predict(
     rows = pd.DataFrame({"path": list(names), "status": "ok", "reason": ""})
     for index, error in logits.failed.items():
         rows.loc[index, ["status", "reason"]] = [error.status, printable(str(error))]
-    return pd.concat([rows, outputs(logits.values, run.task, run.operating)], axis=1)
+    return pd.concat([rows, outputs(logits.values, run.task, run.calibration)], axis=1)
 
 
-def outputs(logits: np.ndarray, task: Task, operating: Operating) -> pd.DataFrame:
+def outputs(logits: np.ndarray, task: Task, calibration: Calibration) -> pd.DataFrame:
     """Columns ``p_<class>``, ``raw_<class>`` and ``predicted`` for logits ``(n, K)``; empty where these are NaN."""
-    calibrated = probabilities(logits, task, operating.temperature)
+    calibrated = probabilities(logits, task, calibration.temperature)
     raw = probabilities(logits, task)
     table = pd.DataFrame(calibrated, columns=[f"p_{name}" for name in task.classes])
     table[[f"raw_{name}" for name in task.classes]] = raw
-    table["predicted"] = ["" if np.isnan(row).any() else called(row, task, operating.thresholds) for row in calibrated]
+    table["predicted"] = [
+        "" if np.isnan(row).any() else predicted_label(row, task, calibration.thresholds) for row in calibrated
+    ]
     return table
 
 

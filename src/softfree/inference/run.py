@@ -4,7 +4,7 @@
 
     config.yaml         everything that was set, the classes, the preprocessing, the model's arguments, the versions
     model.safetensors   the weights
-    operating.json      temperature and thresholds, chosen on validation
+    calibration.json      temperature and thresholds, chosen on validation
     digests.json        SHA-256 of these three, so that a damaged or changed file is noticed
     split.csv           the split of each row; patients by hashed names
     baselines.safetensors  regressions on the size and on a small copy of the training samples
@@ -43,13 +43,13 @@ if TYPE_CHECKING:
     from softfree.data.split_file import RunSplit
     from softfree.training.options import Precision, StreamOptions
 
-CONFIG, WEIGHTS, OPERATING = "config.yaml", "model.safetensors", "operating.json"
+CONFIG, WEIGHTS, CALIBRATION = "config.yaml", "model.safetensors", "calibration.json"
 DIGESTS, PREDICTED, SPLIT = "digests.json", "predictions.csv", "split.csv"
-DIGESTED = (CONFIG, WEIGHTS, OPERATING, PREDICTED, SPLIT)
+DIGESTED = (CONFIG, WEIGHTS, CALIBRATION, PREDICTED, SPLIT)
 
 
 @dataclass(frozen=True)
-class Operating:
+class Calibration:
     """What turns logits into calibrated probabilities and labels, chosen on validation.
 
     Attributes:
@@ -69,12 +69,12 @@ class Run:
     Attributes:
         folder: the run directory.
         config: the contents of ``config.yaml``.
-        operating: temperature and thresholds.
+        calibration: temperature and thresholds.
     """
 
     folder: Path
     config: dict[str, Any]
-    operating: Operating = field(default_factory=Operating)
+    calibration: Calibration = field(default_factory=Calibration)
 
     @classmethod
     def load(cls, folder: str | Path) -> Run:
@@ -92,7 +92,7 @@ class Run:
         check_config(folder / CONFIG, config)
         run = cls(folder, config)
         _notice_changes(folder)
-        return replace(run, operating=read_operating(folder, run.task))
+        return replace(run, calibration=read_calibration(folder, run.task))
 
     @property
     def task(self) -> Task:
@@ -183,12 +183,12 @@ class Run:
         )
         return predict(self, inputs, options, frame=frame, image_root=image_root)
 
-    def with_operating(self, operating: Operating) -> Run:
+    def with_calibration(self, calibration: Calibration) -> Run:
         """Store another temperature and other thresholds."""
-        write_atomically(self.folder / OPERATING, json.dumps(operating.__dict__, indent=2))
+        write_atomically(self.folder / CALIBRATION, json.dumps(calibration.__dict__, indent=2))
         if (self.folder / DIGESTS).is_file():
             self.write_digests()
-        return replace(self, operating=operating)
+        return replace(self, calibration=calibration)
 
     def write_digests(self) -> None:
         """Record what the files are that decide a prediction; the last step of a training."""
@@ -314,8 +314,8 @@ def restore_arguments(path: Path, config: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"{path}: preprocessing cannot be used ({str(error)[:150]}); copy the run again") from None
 
 
-def read_operating(folder: Path, task: Task | None = None) -> Operating:
-    """Read ``operating.json``; its defaults when there is none.
+def read_calibration(folder: Path, task: Task | None = None) -> Calibration:
+    """Read ``calibration.json``; its defaults when there is none.
 
     Args:
         folder: the run directory.
@@ -324,10 +324,10 @@ def read_operating(folder: Path, task: Task | None = None) -> Operating:
     Raises:
         UserError: no temperature above 0, or a threshold that is no probability or of no class.
     """
-    path = folder / OPERATING
+    path = folder / CALIBRATION
     if not path.is_file():
-        return Operating()
-    found = check_fields(path, "operating", _read_json(path), Operating)
+        return Calibration()
+    found = check_fields(path, "calibration", _read_json(path), Calibration)
     temperature, thresholds = found.get("temperature", 1.0), found.get("thresholds", {})
     if temperature <= 0:
         raise UserError(f"{path}: temperature is {temperature}; expected a number above 0; copy the run again")
@@ -336,7 +336,7 @@ def read_operating(folder: Path, task: Task | None = None) -> Operating:
             raise UserError(f"{path}: the threshold of {shown(name)} is {threshold}; expected a probability, 0 to 1")
         if task is not None and name not in task.classes:
             raise UserError(f"{path}: there is a threshold of {shown(name)}; expected one of {', '.join(task.classes)}")
-    return Operating(float(temperature), {name: float(value) for name, value in thresholds.items()})
+    return Calibration(float(temperature), {name: float(value) for name, value in thresholds.items()})
 
 
 def _read_digests(folder: Path) -> dict[str, Any]:
@@ -347,7 +347,7 @@ def _read_digests(folder: Path) -> dict[str, Any]:
 def _notice_changes(folder: Path) -> None:
     """Say what was edited since training; the results are those of the edited file."""
     digests = _read_digests(folder)
-    for name in (CONFIG, OPERATING):
+    for name in (CONFIG, CALIBRATION):
         if name in digests and (not (folder / name).is_file() or _digest(folder / name) != digests[name]):
             print(
                 f"softfree: {folder / name} was changed after training; what follows goes by the change",

@@ -132,7 +132,7 @@ def write_results(
     measured = Path(options.table or run.config["options"]["table"])
     scores = _readable(run, frame, options)
     shown, notes = (maps, []) if maps else report_maps(run, table, frame, scores, options)
-    metrics = measure(scores, run.operating.thresholds, seed=options.seed, resamples=options.resamples)
+    metrics = measure(scores, run.calibration.thresholds, seed=options.seed, resamples=options.resamples)
     simpler = measure_simpler(run, frame, scores, metrics, seed=options.seed, resamples=options.resamples)
     report = Report(
         title=f"{run.config['model']['name']} on {measured.name}, {options.split} split",
@@ -221,7 +221,7 @@ def _against(run: Run, frame: pd.DataFrame, part: Table, options: EvaluateOption
         margin=options.margin,
         seed=options.seed,
         resamples=options.resamples,
-        thresholds=(run.operating.thresholds, other.operating.thresholds),
+        thresholds=(run.calibration.thresholds, other.calibration.thresholds),
         names=(run.folder.name, other.folder.name),
     )
 
@@ -234,7 +234,7 @@ def _subgroup(
         raise UserError(f"--by {column}: no such column; the table has {', '.join(known)}")
     readable = frame[frame["status"] == "ok"]
     values = table.frame.set_index("row")[column].reindex(readable["row"]).reset_index(drop=True)
-    return by_group(scores, values, run.operating.thresholds, seed=options.seed, resamples=options.resamples)
+    return by_group(scores, values, run.calibration.thresholds, seed=options.seed, resamples=options.resamples)
 
 
 def _predicted(run: Run, part: Table, options: EvaluateOptions, *, stored: bool) -> pd.DataFrame:

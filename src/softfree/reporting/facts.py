@@ -26,7 +26,7 @@ def report_facts(run: Run, table: Table, frame: pd.DataFrame) -> dict[str, Any]:
         "data": count_rows(table),
         "data_notes": _notes(run, table, frame),
         "cost": _cost_in_words(read_cost(run.folder)),
-        "thresholds": run.operating.thresholds,
+        "thresholds": run.calibration.thresholds,
         "history": read_history(run.folder),
         "command": run.config["command"],
         "versions": run.config["versions"],
@@ -77,7 +77,7 @@ def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
         notes.append(f"{left_out} training or validation samples could not be read and were left out.")
     if copies := run.config["table"].get("copies"):
         notes.append(f"{copies[:1].upper()}{copies[1:]}.")
-    temperature = run.operating.temperature
+    temperature = run.calibration.temperature
     notes.append(f"Probabilities are calibrated on validation with temperature {temperature:.3g}.")
     return notes
 

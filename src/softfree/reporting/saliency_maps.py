@@ -18,7 +18,7 @@ from softfree.explain.samples import Opener
 from softfree.explain.streamed import explain_pair
 from softfree.inference.run import Run
 from softfree.reporting.options import EvaluateOptions
-from softfree.streaming.adaptive import Answer
+from softfree.streaming.adaptive import AdaptiveForward
 from softfree_runtime.core.errors import ReadError, UserError
 
 _SIDE = 384  # pixels of the longer side on the page
@@ -54,11 +54,11 @@ def report_maps(
         opener = Opener(run.preprocessing, classifier(run.model))
     except UserError as error:
         return [], [f"No maps: {error}."]
-    answer = Answer(run.model.to(best_device()), options, options.precision)
+    adaptive = AdaptiveForward(run.model.to(best_device()), options, options.precision)
     made: list[tuple[Case, Thumbnail, tuple[Map, ...]]] = []
-    for case in telling_cases(scores, run.operating.thresholds or None):
+    for case in telling_cases(scores, run.calibration.thresholds or None):
         try:
-            made.append((case, *_map_of(run, opener, answer, table, frame, case)))
+            made.append((case, *_map_of(run, opener, adaptive, table, frame, case)))
         except (ReadError, torch.OutOfMemoryError):
             continue
         if len(made) == options.maps:
@@ -68,13 +68,13 @@ def report_maps(
 
 
 def _map_of(
-    run: Run, opener: Opener, answer: Answer, table: Table, frame: pd.DataFrame, case: Case
+    run: Run, opener: Opener, adaptive: AdaptiveForward, table: Table, frame: pd.DataFrame, case: Case
 ) -> tuple[Thumbnail, tuple[Map, ...]]:
     row = int(frame.loc[frame["status"] == "ok", "row"].iloc[case.index])
     columns = table.frame.set_index("row")
     number = columns["frame"][row] if "frame" in columns else None
     sample = opener(str(columns["file"][row]), None if pd.isna(number) else int(number))
-    maps = explain_pair(run, sample.tensor, answer, target=case.k)
+    maps = explain_pair(run, sample.tensor, adaptive, target=case.k)
     view = sample.view(maps, _READ)
     labels = [f"{name_of(one)}. {told(run, one)}" for one in maps]
     plain, painted, *others = view.miniatures([one.signed for one in maps], labels, _SIDE)

@@ -19,7 +19,7 @@ from softfree.evaluation.thresholds import choose_thresholds
 from softfree.inference.forward import infer
 from softfree.inference.options import InferenceOptions
 from softfree.inference.predict import outputs
-from softfree.inference.run import PREDICTED, Operating, Run, drawn_split
+from softfree.inference.run import PREDICTED, Calibration, Run, drawn_split
 from softfree.reporting.baselines import Beside
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing
@@ -158,23 +158,23 @@ def scores_of(frame: pd.DataFrame, run: Run) -> Scores:
     frame = frame[frame["status"] == "ok"]
     targets = frame["target"].to_numpy() if task.exclusive else frame[[f"target_{c}" for c in task.classes]].to_numpy()
     logits = frame[[f"logit_{c}" for c in task.classes]].to_numpy()
-    return Scores(task, probabilities(logits, task, run.operating.temperature), targets, frame["patient"].to_numpy())
+    return Scores(task, probabilities(logits, task, run.calibration.temperature), targets, frame["patient"].to_numpy())
 
 
 def calibrate(run: Run, validation: pd.DataFrame) -> Run:
     """Fit the temperature, then choose the thresholds, on validation rows; both are stored with the run."""
     readable = validation[validation["status"] == "ok"]
-    run = replace(run, operating=Operating())
+    run = replace(run, calibration=Calibration())
     logits = readable[[f"logit_{c}" for c in run.task.classes]].to_numpy()
     temperature = fit_temperature(logits, scores_of(readable, run).targets, run.task)
-    run = replace(run, operating=Operating(temperature))
-    return run.with_operating(Operating(temperature, choose_thresholds(scores_of(readable, run))))
+    run = replace(run, calibration=Calibration(temperature))
+    return run.with_calibration(Calibration(temperature, choose_thresholds(scores_of(readable, run))))
 
 
 def write_predictions(path: Path, frame: pd.DataFrame, run: Run) -> None:
     """Write a predictions frame with its calibrated probabilities and labels."""
     logits = frame[[f"logit_{c}" for c in run.task.classes]].to_numpy()
-    complete = pd.concat([frame.reset_index(drop=True), outputs(logits, run.task, run.operating)], axis=1)
+    complete = pd.concat([frame.reset_index(drop=True), outputs(logits, run.task, run.calibration)], axis=1)
     with replacing(path) as temporary:
         complete.to_csv(temporary, index=False)
 

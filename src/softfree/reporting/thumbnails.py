@@ -13,7 +13,7 @@ from softfree.evaluation.report import Thumbnail
 from softfree.evaluation.scores import Scores
 from softfree.inference.run import Run
 from softfree_runtime.core.errors import ReadError
-from softfree_runtime.core.outputs import called
+from softfree_runtime.core.outputs import predicted_label
 from softfree_runtime.core.task import Task
 from softfree_runtime.readers import read_image
 
@@ -44,7 +44,7 @@ def worst_errors(run: Run, table: Table, frame: pd.DataFrame, scores: Scores) ->
 
 def _wrong(run: Run, scores: Scores) -> list[bool]:
     """Which images are called something else than they are, at the run's own thresholds."""
-    labels = [called(row, run.task, run.operating.thresholds) for row in scores.probabilities]
+    labels = [predicted_label(row, run.task, run.calibration.thresholds) for row in scores.probabilities]
     if run.task.exclusive:
         return [label != run.task.classes[int(t)] for label, t in zip(labels, scores.targets, strict=True)]
     return [

@@ -26,7 +26,7 @@ from softfree_runtime.core.errors import UserError
 SHARE = 0.8
 
 
-class Answer:
+class AdaptiveForward:
     """Samples to logits, whole where they fit and streamed where they do not.
 
     It is no module, so that a training that holds one saves and averages the model once.

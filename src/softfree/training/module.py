@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from softfree.attention import PerformerAttention
 from softfree.data.dataset import Sample
-from softfree.evaluation.scores import Scores, obstacle
+from softfree.evaluation.scores import Scores, undefined_reason
 from softfree.models.stochastic_depth import draw_depths, forget_depths
-from softfree.streaming.adaptive import Answer
+from softfree.streaming.adaptive import AdaptiveForward
 from softfree.training.distillation import Teacher
 from softfree.training.losses import Distillation, Objective
 from softfree.training.microbatches import Step, seed_step
@@ -60,7 +60,7 @@ class ClassifierModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
-        self.answer = Answer(model, stream or StreamOptions(), str(options.precision))  # type: ignore[arg-type]
+        self.adaptive = AdaptiveForward(model, stream or StreamOptions(), str(options.precision))  # type: ignore[arg-type]
         self.task = task
         self.options = options
         self.files = files
@@ -96,7 +96,7 @@ class ClassifierModule(L.LightningModule):
         images, targets = batch["image"], batch["target"]
         if self.growth is not None:
             images = self.growth(images, self.current_epoch)
-        logits = self.answer(images)
+        logits = self.adaptive(images)
         loss = self.objective(logits, targets)
         if self.teacher is not None:
             share = self.options.teacher_weight
@@ -109,7 +109,7 @@ class ClassifierModule(L.LightningModule):
     def validation_step(self, batch: Sample, _: int) -> None:
         """Keep the logits for the end of the epoch."""
         index = torch.as_tensor(batch["index"], device=self.device)
-        self._validated.append((index, self.answer(batch["image"]).float(), batch["target"]))
+        self._validated.append((index, self.adaptive(batch["image"]).float(), batch["target"]))
 
     def on_validation_epoch_end(self) -> None:
         """Log loss and AUROC over all validation images, each counted once whatever the number of devices."""
@@ -142,5 +142,5 @@ class ClassifierModule(L.LightningModule):
 def mean_auroc(scores: Scores) -> float:
     """Mean one-vs-rest AUROC over the scored classes that have both positives and negatives; NaN without any."""
     pairs = [scores.one_vs_rest(k)[:2] for k in scores.task.scored]
-    areas = [roc_auc_score(y, p) for y, p in pairs if obstacle(y, p) is None]
+    areas = [roc_auc_score(y, p) for y, p in pairs if undefined_reason(y, p) is None]
     return float(np.mean(areas)) if areas else math.nan

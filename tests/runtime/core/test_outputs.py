@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from softfree.inference.predict import outputs
-from softfree.inference.run import Operating
+from softfree.inference.run import Calibration
 from softfree_runtime.core.outputs import columns, probabilities
 from softfree_runtime.core.task import Task
 
@@ -15,7 +15,7 @@ TASKS = [Task("binary", ("a", "b")), Task("multiclass", ("a", "b", "c")), Task("
 def test_equals_prediction(task: Task) -> None:
     logits = np.random.default_rng(0).normal(0, 3, (50, len(task.classes)))
     thresholds = {"b": 0.3, "c": 0.8}
-    expected = outputs(logits, task, Operating(1.7, thresholds))
+    expected = outputs(logits, task, Calibration(1.7, thresholds))
     found = [columns(row, task, 1.7, thresholds) for row in logits]
     assert list(found[0]) == list(expected)
     for name in expected:

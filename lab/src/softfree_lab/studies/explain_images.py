@@ -173,7 +173,7 @@ class _Image:
         device = next(self.run.model.parameters()).device
         with torch.inference_mode(), products_in(self.options.precision, device):
             logits = self.run.model(images.to(device)).double().cpu().numpy()
-        return probabilities(logits, self.run.task, self.run.operating.temperature)[:, self.target]
+        return probabilities(logits, self.run.task, self.run.calibration.temperature)[:, self.target]
 
     def locate(self, truth: int) -> None:
         """Hold the maps of the class that is there against its place, whatever the run predicts."""

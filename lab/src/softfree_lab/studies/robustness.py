@@ -14,7 +14,7 @@ import pandas as pd
 
 from softfree.core.environment import describe_machine, versions
 from softfree.data.table import Table
-from softfree.evaluation.scores import Scores, obstacle
+from softfree.evaluation.scores import Scores, undefined_reason
 from softfree.inference.run import Run
 from softfree.reporting.scoring import open_table, own_table
 from softfree_lab.studies.corruptions import CORRUPTIONS, STRENGTHS
@@ -111,7 +111,7 @@ def _ranked(table: Table) -> set[int]:
     """Classes that have both positive and negative rows."""
     blank = np.zeros((len(table.targets), len(table.task.classes)))
     scores = Scores(table.task, blank, table.targets, table.frame["patient"].to_numpy())
-    return {k for k in table.task.scored if obstacle(*scores.one_vs_rest(k)[:2]) is None}
+    return {k for k in table.task.scored if undefined_reason(*scores.one_vs_rest(k)[:2]) is None}
 
 
 def _averages(tested: Sequence[Reached]) -> dict[Variant, Drawn]:

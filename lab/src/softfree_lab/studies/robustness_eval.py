@@ -169,7 +169,7 @@ def _areas(run: Run, table: Table, logits: np.ndarray, readable: np.ndarray, res
     patients = table.frame["patient"].to_numpy()[readable]
     found = []
     for variant in range(logits.shape[1]):
-        p = probabilities(logits[readable, variant], run.task, run.operating.temperature)
+        p = probabilities(logits[readable, variant], run.task, run.calibration.temperature)
         scores = Scores(run.task, p, table.targets[readable], patients)
         found.append(draw(scores, ["auroc"], resamples=resamples, seed=seed)["auroc"])
     return found

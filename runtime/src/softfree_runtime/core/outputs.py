@@ -17,7 +17,7 @@ def probabilities(logits: np.ndarray, task: Task, temperature: float = 1.0) -> n
     return np.where(scaled >= 0, 1.0, small) / (1 + small)
 
 
-def called(row: np.ndarray, task: Task, thresholds: dict[str, float]) -> str:
+def predicted_label(row: np.ndarray, task: Task, thresholds: dict[str, float]) -> str:
     """The label for one row of probabilities; several findings are joined by ``; ``."""
     if task.kind == "multiclass":
         return task.classes[int(row.argmax())]
@@ -34,4 +34,4 @@ def columns(logits: np.ndarray, task: Task, temperature: float, thresholds: dict
     calibrated, raw = (probabilities(logits[None], task, divisor)[0] for divisor in (temperature, 1.0))
     found: dict[str, object] = {f"p_{name}": float(p) for name, p in zip(task.classes, calibrated, strict=True)}
     found |= {f"raw_{name}": float(p) for name, p in zip(task.classes, raw, strict=True)}
-    return {**found, "predicted": called(calibrated, task, thresholds)}
+    return {**found, "predicted": predicted_label(calibrated, task, thresholds)}

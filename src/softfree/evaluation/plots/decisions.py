@@ -23,7 +23,7 @@ from softfree.evaluation.plots.style import (
     square,
     styled,
 )
-from softfree.evaluation.scores import Scores, gap
+from softfree.evaluation.scores import Scores, missing_reason
 
 NUMBERED = 12
 """A confusion matrix of more classes is drawn without numbers."""
@@ -100,7 +100,7 @@ def _reliability_pairs(scores: Scores) -> dict[str, tuple[np.ndarray, np.ndarray
         pairs = {"likeliest class": (right.astype(np.int64), scores.probabilities.max(1), scores.patients)}
     else:
         pairs = {task.classes[k]: scores.one_vs_rest(k) for k in task.scored}
-    return {name: triple for name, triple in pairs.items() if gap(triple[1]) is None}
+    return {name: triple for name, triple in pairs.items() if missing_reason(triple[1]) is None}
 
 
 def _histogram(axes: Axes, predicted: list[np.ndarray]) -> None:

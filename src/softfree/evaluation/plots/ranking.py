@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from softfree.evaluation.bootstrap import patient_weights
 from softfree.evaluation.plots.style import DASHES, MUTED, RULE, SERIES, figure, legend_below, short, square, styled
-from softfree.evaluation.scores import Scores, obstacle
+from softfree.evaluation.scores import Scores, undefined_reason
 
 MOST_POINTS = 400
 GRID = np.linspace(0, 1, 101)
@@ -73,7 +73,7 @@ def roc_band(
 def _classes(scores: Scores, area: Callable[[np.ndarray, np.ndarray], float]) -> dict[int, float]:
     """Find the classes that have a curve, and the area under it."""
     pairs = {k: scores.one_vs_rest(k)[:2] for k in scores.task.scored}
-    return {k: float(area(*pair)) for k, pair in pairs.items() if obstacle(*pair) is None}
+    return {k: float(area(*pair)) for k, pair in pairs.items() if undefined_reason(*pair) is None}
 
 
 def _recall_precision(y: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
