@@ -91,19 +91,19 @@ def write_run() -> Callable[..., Run]:
     return _write_run
 
 
-def _write_run(folder: Path, name: str, steps: Any, **options: Any) -> Run:
+def _write_run(folder: Path, name: str, preprocessing: Any, **options: Any) -> Run:
     import torch
     from safetensors.torch import save_file
 
-    from softfree.data.modalities.base import stored
+    from softfree.data.modalities.base import preprocessing_to_config
     from softfree.inference.run import WEIGHTS, Run, build_model, write_config
 
     folder.mkdir()
     tiny = {"depth": 2, "embed_dim": 24, "num_heads": 2}
     config = {
         "task": {"kind": "binary", "classes": ["well", "ill"]},
-        "preprocessing": stored(steps),
-        "model": {"name": name, "num_classes": 2, **steps.model_arguments(), **tiny, **options},
+        "preprocessing": preprocessing_to_config(preprocessing),
+        "model": {"name": name, "num_classes": 2, **preprocessing.model_arguments(), **tiny, **options},
         "options": {},
     }
     write_config(folder, config)

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 from jsonargparse import ArgumentParser
 
-from softfree.data.modalities.image import Augmentation, Preprocessing
+from softfree.data.modalities.image import ImageAugmentation, ImagePreprocessing
 from softfree.data.table import SPLITS
 from softfree.models import list_models
 from softfree.training.options import Fit, ModelOptions, PresetName, Split, TrainOptions
@@ -54,9 +54,9 @@ def test_defaults_are_names_that_exist() -> None:
 def test_every_preset_and_fit_is_known_to_preprocessing() -> None:
     for preset in get_args(PresetName):
         for fit in get_args(Fit):
-            steps = Preprocessing.create(preset, 32, fit)
-            assert len(steps.in_words()) == 2
-            assert Augmentation(steps).in_words()
+            preprocessing = ImagePreprocessing.create(preset, 32, fit)
+            assert len(preprocessing.in_words()) == 2
+            assert ImageAugmentation(preprocessing).in_words()
 
 
 def test_one_object_does_not_change_the_next() -> None:

@@ -7,11 +7,11 @@ from PIL import Image
 
 from softfree.conversion.calibration import labeled_table, read_batches
 from softfree.conversion.options import ConvertOptions
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.inference.run import Run
 from softfree_runtime.core.errors import UserError
 
-PREPROCESSING = Preprocessing.create("radiograph", 16, "stretch")
+PREPROCESSING = ImagePreprocessing.create("radiograph", 16, "stretch")
 CPU = torch.device("cpu")
 
 

@@ -9,10 +9,10 @@ from torch.utils.data import DataLoader
 from softfree.data import dataset as module
 from softfree.data.dataset import EpochSampler, SampleDataset, choose_cache
 from softfree.data.modalities import image as transforms
-from softfree.data.modalities.image import Augmentation, Preprocessing
+from softfree.data.modalities.image import ImageAugmentation, ImagePreprocessing
 from softfree_runtime.core.errors import ReadError, UserError
 
-PREPROCESSING = Preprocessing.create("radiograph", 32, "pad")
+PREPROCESSING = ImagePreprocessing.create("radiograph", 32, "pad")
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_cache_folder_notices_a_changed_file_and_other_preprocessing(files, tm
     Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30).astype(np.uint8)).save(files[0])
     after = SampleDataset(files, None, PREPROCESSING, cache=where)[0]["image"]
     assert not torch.equal(before, after)
-    smaller = Preprocessing.create("radiograph", 16, "pad")
+    smaller = ImagePreprocessing.create("radiograph", 16, "pad")
     assert SampleDataset(files, None, smaller, cache=where)[0]["image"].shape == (1, 16, 16)
 
 
@@ -84,12 +84,14 @@ def test_bad_files_are_found_with_their_reasons(files):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_augmented_batches_do_not_depend_on_the_number_of_workers(files, workers):
     def epoch(number: int) -> torch.Tensor:
-        dataset = SampleDataset(files, None, PREPROCESSING, augmentation=Augmentation(PREPROCESSING), cache="memory")
+        dataset = SampleDataset(
+            files, None, PREPROCESSING, augmentation=ImageAugmentation(PREPROCESSING), cache="memory"
+        )
         sampler = EpochSampler(range(6), seed=1)
         sampler.set_epoch(number)
         return torch.cat([b["image"] for b in DataLoader(dataset, 2, sampler=sampler, num_workers=workers)])
 
-    alone = SampleDataset(files, None, PREPROCESSING, augmentation=Augmentation(PREPROCESSING))
+    alone = SampleDataset(files, None, PREPROCESSING, augmentation=ImageAugmentation(PREPROCESSING))
     order = list(EpochSampler(range(6), seed=1))
     expected = torch.stack([alone[key]["image"] for key in order])
     assert torch.equal(epoch(0), expected)
@@ -125,7 +127,7 @@ def test_automatic_cache_depends_on_what_fits(monkeypatch):
     assert choose_cache("auto", 10, PREPROCESSING) == "memory"
     assert choose_cache("auto", 11, PREPROCESSING) == "none"
     assert choose_cache("none", 1, PREPROCESSING) == "none"
-    assert choose_cache("auto", 1, Preprocessing.create("radiograph", 32, "native")) == "none"
+    assert choose_cache("auto", 1, ImagePreprocessing.create("radiograph", 32, "native")) == "none"
 
 
 @pytest.mark.parametrize("left", [0, 50, -1, None])
@@ -155,7 +157,7 @@ def test_what_could_not_be_read_is_tried_again_another_time(files, tmp_path, mon
     where = str(tmp_path / "cache")
     refusal = ReadError("no decoder", "unsupported")
     with monkeypatch.context() as patched:
-        patched.setattr(Preprocessing, "load_sized", lambda *_: (_ for _ in ()).throw(refusal))
+        patched.setattr(ImagePreprocessing, "load_sized", lambda *_: (_ for _ in ()).throw(refusal))
         assert SampleDataset(files, None, PREPROCESSING, cache=where).read_all("Reading", progress=False)
     assert not SampleDataset(files, None, PREPROCESSING, cache=where).read_all("Reading", progress=False)
 

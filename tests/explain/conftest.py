@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.volume import VolumePreprocessing
 from softfree.inference.run import Run
@@ -17,7 +17,7 @@ Write = Callable[..., Run]
 
 @pytest.fixture
 def image_run(tmp_path: Path, write_run: Write) -> Run:
-    steps = Preprocessing.create("radiograph", 64, "pad")
+    steps = ImagePreprocessing.create("radiograph", 64, "pad")
     return write_run(tmp_path / "image_run", "seqnorm_vit_nano_patch16", steps)
 
 

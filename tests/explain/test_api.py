@@ -96,7 +96,7 @@ def test_two_methods_by_default_and_how_far_they_agree(
     pair = ("integrated", "occlusion") if stream == "never" else ("split", "gradcam")
     assert (row["method"], row["second_method"]) == pair
     assert row["predicted"] == row["target"]
-    steps = torch.from_numpy(image_run.image_steps(read_image(images[0])))
+    steps = torch.from_numpy(image_run.image_preprocessing(read_image(images[0])))
     one, other = (explain_tensor(image_run, steps, method).values for method in pair)  # type: ignore[arg-type]
     assert row["agreement"] == pytest.approx(spearmanr(one.ravel(), other.ravel()).statistic, abs=0.05)
     assert f"Rank correlation of the two maps: {row['agreement']:.2f}" in captured.err

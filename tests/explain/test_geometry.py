@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.volume import VolumePreprocessing
 from softfree.data.slide_readers.slide import open_slide
@@ -37,11 +37,11 @@ def test_a_bright_square_is_found_in_the_image(
     square = np.zeros(shape, bool)
     square[int(0.5 * height) : int(0.75 * height), int(0.3 * width) : int(0.6 * width)] = True
     image = DecodedImage(np.where(square, 255, 40).astype(np.uint8)[..., None], 0, 255, spacing, (), "")
-    steps = Preprocessing.create("radiograph", size, fit)
-    prepared = torch.from_numpy(steps(image))
+    preprocessing = ImagePreprocessing.create("radiograph", size, fit)
+    prepared = torch.from_numpy(preprocessing(image))
     prepared = F.pad(prepared, (0, -prepared.shape[2] % 4, 0, -prepared.shape[1] % 4), value=float(prepared.min()))
     tokens = F.avg_pool2d(prepared, 4)[0].numpy()
-    places = image_places(steps, image, 4)
+    places = image_places(preprocessing, image, 4)
     spread = places.spread(tokens)
     bright = np.nan_to_num(spread, nan=-9) > tokens.min() + 0.5 * np.ptp(tokens)
     assert spread.shape == shape
@@ -62,7 +62,7 @@ def test_a_bright_square_is_found_in_the_image(
 
 def test_what_was_cropped_has_no_value() -> None:
     image = DecodedImage(np.zeros((100, 300, 1), np.uint8), 0, 255, None, (), "")
-    spread = image_places(Preprocessing.create("radiograph", 50, "crop"), image, 16).spread(np.ones((4, 4)))
+    spread = image_places(ImagePreprocessing.create("radiograph", 50, "crop"), image, 16).spread(np.ones((4, 4)))
     known = ~np.isnan(spread)
     assert known[:, 100:200].all()
     assert not known[:, :100].any()
@@ -75,9 +75,9 @@ def test_a_bright_block_is_found_in_the_volume(spacing: tuple[float, float, floa
     voxels[:, 8:14, 12:24, 6:18] = 1
     affine = np.array([[0, 0, 1.0, -10], [0, 1.0, 0, 20], [3.0, 0, 0, -5], [0, 0, 0, 1]])
     volume = Volume(voxels, (3.0, 1.0, 1.0), affine, 0, 1, (), "")
-    steps = VolumePreprocessing.create("ct", (32, 32, 24), spacing, window=(0, 1))
-    tokens = F.avg_pool3d(torch.from_numpy(steps(volume)), 2)[0].numpy()
-    places = volume_places(steps, volume, (2, 2, 2))
+    preprocessing = VolumePreprocessing.create("ct", (32, 32, 24), spacing, window=(0, 1))
+    tokens = F.avg_pool3d(torch.from_numpy(preprocessing(volume)), 2)[0].numpy()
+    places = volume_places(preprocessing, volume, (2, 2, 2))
     spread = places.spread(tokens)
     bright = np.nan_to_num(spread, nan=-9) > 0
     assert spread.shape == (20, 40, 36)
@@ -91,11 +91,11 @@ def test_a_bright_block_is_found_in_the_volume(spacing: tuple[float, float, floa
 def test_stained_tissue_is_found_on_level_0(shared_data) -> None:
     path = shared_data / "wsi" / "CMU-1-Small-Region.svs"
     for tissue in (False, True):
-        steps = SlidePreprocessing.create(8.0, tissue=tissue)
-        prepared = torch.from_numpy(steps.load(str(path)))
+        preprocessing = SlidePreprocessing.create(8.0, tissue=tissue)
+        prepared = torch.from_numpy(preprocessing.load(str(path)))
         dark = -F.avg_pool2d(prepared.mean(0)[None, None], 4, ceil_mode=True)[0, 0].numpy()
         with open_slide(path) as slide:
-            places = slide_places(slide, steps.region(slide), 8.0, 4)
+            places = slide_places(slide, preprocessing.region(slide), 8.0, 4)
             whole = -slide.read(0, 0, slide.size[0] // 4, slide.size[1] // 4, slide.mpp[0] * 4).mean(2)
         small = replace(places, shape=whole.shape, start=tuple(one / 4 for one in places.start),
                         step=tuple(one / 4 for one in places.step),
@@ -111,7 +111,7 @@ def test_stained_tissue_is_found_on_level_0(shared_data) -> None:
 
 def test_regions_of_a_map_without_any() -> None:
     image = DecodedImage(np.zeros((64, 64, 1), np.uint8), 0, 255, None, (), "")
-    places = image_places(Preprocessing.create("radiograph", 64, "native"), image, 16)
+    places = image_places(ImagePreprocessing.create("radiograph", 64, "native"), image, 16)
     assert find_regions(np.full((4, 4), -1.0), places) == []
     values = np.zeros((4, 4))
     values[0, 0], values[2:, 2], values[1, 1] = 3, 2, 1  # corners do not join

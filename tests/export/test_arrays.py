@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.export.pipeline import Exported
 from softfree.inference.run import Run
 from softfree_runtime import predict
@@ -59,8 +59,8 @@ def test_an_array_is_shown_as_its_file(pair: tuple[np.ndarray, Path]) -> None:
     )
     np.testing.assert_array_equal(given.unit(), read.unit())
     for preset in ("radiograph", "photo", "microscopy"):
-        steps = Preprocessing.create(preset, 32, "pad")  # type: ignore[arg-type]
-        np.testing.assert_array_equal(steps(given), steps(read))
+        preprocessing = ImagePreprocessing.create(preset, 32, "pad")  # type: ignore[arg-type]
+        np.testing.assert_array_equal(preprocessing(given), preprocessing(read))
 
 
 def test_run_and_exported_file_have_one_answer_for_both(

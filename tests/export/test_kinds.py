@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from softfree.data.modalities.bag import BagPreprocessing
-from softfree.data.modalities.base import stored
+from softfree.data.modalities.base import preprocessing_to_config
 from softfree.data.modalities.feature_files import write_features
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.volume import VolumePreprocessing
@@ -26,8 +26,8 @@ from softfree.training.loop import train
 from softfree.training.options import TrainOptions
 from softfree_runtime import Model, predict
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.preprocessing.modalities import restore
-from softfree_runtime.preprocessing.volume import VolumePreparation
+from softfree_runtime.preprocessing.modalities import preprocessing_from_config
+from softfree_runtime.preprocessing.volume import NumpyVolumePreprocessing
 from softfree_runtime.readers.volume import Volume
 from softfree_runtime.sources.volume_files import read_volume
 
@@ -59,8 +59,8 @@ def same_rows(run: Run, path: Path, inputs: list[Path]) -> pd.DataFrame:
 @pytest.mark.parametrize("attention", ["seqnorm", pytest.param("soft", marks=pytest.mark.slow)])
 def test_volumes(shared_data: Path, tmp_path: Path, attention: str, write_run: Callable[..., Run]) -> None:
     images = sorted((shared_data / "nifti").rglob("hippocampus_*.nii.gz"))[:4]
-    steps = VolumePreprocessing.create("mr", (24, 36, 28), (1.5, 1.5, 1.5))
-    run = write_run(tmp_path / "run", f"{attention}_vit3d_nano", steps, patch_size=[4, 8, 8])
+    preprocessing = VolumePreprocessing.create("mr", (24, 36, 28), (1.5, 1.5, 1.5))
+    run = write_run(tmp_path / "run", f"{attention}_vit3d_nano", preprocessing, patch_size=[4, 8, 8])
     for image in images:
         (tmp_path / "volumes").mkdir(exist_ok=True)
         (tmp_path / "volumes" / image.name).symlink_to(image)
@@ -77,7 +77,7 @@ def test_volumes(shared_data: Path, tmp_path: Path, attention: str, write_run: C
 
 
 @pytest.mark.parametrize("name", ["series_t1", "pydicom_data/liver.dcm"])
-def test_the_preparation_of_series(shared_data: Path, name: str) -> None:
+def test_the_preprocessing_of_series(shared_data: Path, name: str) -> None:
     """An oblique series and an enhanced file, resampled finer and coarser, cropped and padded."""
     volume = read_volume(shared_data / "dicom" / name)
     for preset, shape, spacing in (
@@ -85,10 +85,10 @@ def test_the_preparation_of_series(shared_data: Path, name: str) -> None:
         ("mr", (9, 96, 80), (1.5, 3.0, 1.0)),
         ("ct", (20, 30, 500), (0.4, 5.0, 0.6)),
     ):
-        steps = VolumePreprocessing.create(preset, shape, spacing)  # type: ignore[arg-type]
-        light = restore(json.loads(json.dumps(stored(steps))))
-        assert light.to_dict() == VolumePreparation.from_dict(steps.to_dict()).to_dict()
-        np.testing.assert_allclose(light.load(volume), steps.load(volume), atol=1e-4)
+        preprocessing = VolumePreprocessing.create(preset, shape, spacing)  # type: ignore[arg-type]
+        light = preprocessing_from_config(json.loads(json.dumps(preprocessing_to_config(preprocessing))))
+        assert light.to_dict() == NumpyVolumePreprocessing.from_dict(preprocessing.to_dict()).to_dict()
+        np.testing.assert_allclose(light.load(volume), preprocessing.load(volume), atol=1e-4)
 
 
 @pytest.mark.parametrize("level", [0.0, 3.0])
@@ -98,9 +98,9 @@ def test_a_blank_volume(level: float) -> None:
     for bright in (0.0, 5.0):
         voxels[0, 4, 4, 4] += bright
         volume = Volume(voxels, (1.0, 1.0, 1.0), np.eye(4)[[2, 1, 0, 3]], 0.0, 8.0, (), "float32")
-        steps = VolumePreprocessing.create("mr", (8, 8, 8))
-        light = restore(stored(steps))
-        np.testing.assert_allclose(light.load(volume), steps.load(volume), atol=1e-4)
+        preprocessing = VolumePreprocessing.create("mr", (8, 8, 8))
+        light = preprocessing_from_config(preprocessing_to_config(preprocessing))
+        np.testing.assert_allclose(light.load(volume), preprocessing.load(volume), atol=1e-4)
 
 
 def test_slides(shared_data: Path, tmp_path: Path, write_run: Callable[..., Run]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from softfree.export.card import CAUTION, light_steps, make_metadata, with_loss
+from softfree.export.card import CAUTION, make_metadata, runtime_preprocessing, with_loss
 from softfree.export.loss import Loss, measure_loss
 from softfree.export.options import ExportOptions
 from softfree.export.samples import find_samples, rows_of_run
@@ -25,7 +25,7 @@ ALLOWED = ExportOptions(int8="static", margin=1.0, max_shift=1.0)
 @pytest.fixture
 def measured(run: Run) -> Callable[..., Loss]:
     """The loss of a file whose logits are the run's times a factor."""
-    steps = light_steps(run.preprocessing)
+    steps = runtime_preprocessing(run.preprocessing)
     run = replace(run, calibration=Calibration(1.0, {}))
     spread = np.eye(2)[rows_of_run(run, "test").targets] + np.random.default_rng(0).normal(size=(8, 2)) / 4
 

@@ -104,7 +104,7 @@ def test_other_logits_are_refused(run: Run, exported: Exported) -> None:
     )
     for wrong in (2e-4, np.nan):
         with pytest.raises(UserError, match=r"differs from the run by .* no file was written"):
-            prove(run, [Source(image)], model.metadata.preparation, lambda x, by=wrong: model.logits(x) + by, True)  # type: ignore[misc]
+            prove(run, [Source(image)], model.metadata.preprocessing, lambda x, by=wrong: model.logits(x) + by, True)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

@@ -121,9 +121,9 @@ def _model_seeds(folder: Path) -> Iterator[Seed]:
     from tests.conftest import _write_run
     from tests.runtime.conftest import write_model
 
-    from softfree.data.modalities.image import Preprocessing
+    from softfree.data.modalities.image import ImagePreprocessing
 
-    steps = Preprocessing.create("photo", 32, "pad", 1)
+    steps = ImagePreprocessing.create("photo", 32, "pad", 1)
     own = folder / "run"
     own.mkdir()
     run = _write_run(own / "r", "seqnorm_vit_nano_patch16", steps, depth=1)

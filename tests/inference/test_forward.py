@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from softfree.data.dataset import SampleDataset
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.inference.forward import infer
 from softfree.inference.options import InferenceOptions
 from softfree.models import create_model
@@ -30,7 +30,7 @@ def image(height: int, width: int, value: int) -> DecodedImage:
 def test_images_of_equal_shape_share_batches_and_keep_their_places(tmp_path):
     sources = [image(20, 20, 10), image(30, 20, 20), image(20, 20, 30), str(tmp_path / "gone.png"),
                image(30, 20, 40), image(20, 20, 50)]  # fmt: skip
-    preprocessing = Preprocessing.create("photo", 16, "native", 1)
+    preprocessing = ImagePreprocessing.create("photo", 16, "native", 1)
     model = Mean()
     logits = infer(
         model, SampleDataset(sources, None, preprocessing), 2, InferenceOptions(batch_size=2, progress=False)
@@ -48,7 +48,7 @@ def test_lower_precision_is_near_float32_whole_and_streamed(stream, precision):
     model = create_model("seqnorm_vit_nano_patch16", num_classes=3, in_chans=1, pos="sincos")
     rng = np.random.default_rng(0)
     images = [DecodedImage(rng.integers(0, 255, (s, 48, 1), np.uint8), 0.0, 255.0, None, (), "8-bit") for s in (64, 80)]
-    dataset = SampleDataset(images, None, Preprocessing.create("photo", 16, "native", 1))
+    dataset = SampleDataset(images, None, ImagePreprocessing.create("photo", 16, "native", 1))
     exact = infer(model, dataset, 3).values
     lower = infer(model, dataset, 3, InferenceOptions(precision=precision, stream=stream, progress=False)).values
     assert 0 < np.abs(lower - exact).max() < 0.03 * np.abs(exact).max()
@@ -67,7 +67,7 @@ class Overflowing(nn.Module):
 
 
 def test_a_image_without_finite_logits_is_a_row_with_its_reason():
-    steps = Preprocessing.create("photo", 16, "native", 1)
+    steps = ImagePreprocessing.create("photo", 16, "native", 1)
     dataset = SampleDataset([image(20, 20, 130), image(20, 20, 255)], None, steps)
     assert not infer(Overflowing(), dataset, 2).failed
     logits = infer(Overflowing(), dataset, 2, InferenceOptions(precision="16", progress=False))

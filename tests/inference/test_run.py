@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import softfree
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.inference.run import Calibration, Run, build_model, read_calibration, read_config, read_cost, write_config
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task
@@ -30,7 +30,7 @@ def test_a_loaded_run_is_the_trained_one(trained_once: Run) -> None:
     run = softfree.load(str(trained_once.folder))
     assert run == trained_once
     assert run.task == Task("binary", ("high", "low"))
-    assert run.preprocessing == Preprocessing("radiograph", 32, "pad", 1)
+    assert run.preprocessing == ImagePreprocessing("radiograph", 32, "pad", 1)
     assert run.calibration.thresholds.keys() == {"low"}
     assert not run.model.training
     weights = load_file(run.folder / "model.safetensors")

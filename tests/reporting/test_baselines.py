@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from softfree.data.modalities.bag import BagPreprocessing
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.volume import VolumePreprocessing
 from softfree.data.reduced import MOST_ROWS, Reduced, drawn, reduce
@@ -17,7 +17,7 @@ from softfree.data.table import Table
 from softfree.reporting.baselines import BASELINES, MOST_CLASSES, Beside, column_of, fit_baselines, read_baselines
 from softfree_runtime.core.task import Task
 
-STEPS = Preprocessing.create("photo", 64, "pad")
+STEPS = ImagePreprocessing.create("photo", 64, "pad")
 BINARY = Task("binary", ("no", "yes"))
 
 
@@ -26,19 +26,19 @@ def table(targets: np.ndarray, task: Task = BINARY) -> Table:
     return Table(frame, task, np.asarray(targets), Path("/"), None)
 
 
-def collected(sizes, samples, steps=STEPS, copies=None) -> Reduced:
-    reduced = Reduced(len(sizes), steps, np.arange(len(sizes)) if copies is None else copies)
+def collected(sizes, samples, preprocessing=STEPS, copies=None) -> Reduced:
+    reduced = Reduced(len(sizes), preprocessing, np.arange(len(sizes)) if copies is None else copies)
     for index, (size, sample) in enumerate(zip(sizes, samples, strict=True)):
         reduced(index, sample, size)
     return reduced
 
 
-def fitted(make, targets, task=BINARY, steps=STEPS):
+def fitted(make, targets, task=BINARY, preprocessing=STEPS):
     """Baselines fitted on samples that ``make`` gives for each target, and those of as many others."""
     parts = {name: [make(target, seed) for seed, target in enumerate(targets, start)] for name, start in SEEDS.items()}
-    reduced = {name: collected(*zip(*part, strict=True), steps=steps) for name, part in parts.items()}
+    reduced = {name: collected(*zip(*part, strict=True), preprocessing=preprocessing) for name, part in parts.items()}
     whole = table(targets, task)
-    return fit_baselines({"train": whole, "val": whole}, reduced, steps.kind), reduced["val"]
+    return fit_baselines({"train": whole, "val": whole}, reduced, preprocessing.kind), reduced["val"]
 
 
 SEEDS = {"train": 0, "val": 1000}
@@ -164,8 +164,8 @@ def test_rows_are_drawn_where_there_are_many():
 
 def test_each_kind_is_reduced_as_its_name_says():
     volume = torch.arange(24**3, dtype=torch.float32).reshape(1, 24, 24, 24)
-    steps = VolumePreprocessing.create("mr", (24, 24, 24))
-    small = reduce(volume, steps)
+    preprocessing = VolumePreprocessing.create("mr", (24, 24, 24))
+    small = reduce(volume, preprocessing)
     assert small.shape == (12**3,)
     assert small[0] == volume[0, :2, :2, :2].mean()
     bag = torch.cat([torch.tensor([[1.0, 2.0], [3.0, 6.0]]), torch.full((2, 3), 99.0)], dim=1)
@@ -182,7 +182,9 @@ def test_a_training_sample_of_its_own_size_is_reduced_as_an_evaluated_one(fit):
 
     pixels = resize(rng.random((9, 14, 3), dtype=np.float32), 192)[:, :96]
     image = DecodedImage(pixels, 0, 1, None, (), "")
-    steps = Preprocessing.create("photo", 64, fit)
-    one, other = (reduce(torch.from_numpy(prepare(image)), steps) for prepare in (steps, whole(steps)))
+    preprocessing = ImagePreprocessing.create("photo", 64, fit)
+    one, other = (
+        reduce(torch.from_numpy(prepare(image)), preprocessing) for prepare in (preprocessing, whole(preprocessing))
+    )
     assert one.shape == other.shape == (3 * 32 * 32,)
     assert np.abs(one - other).mean() < 0.1 * np.abs(one).mean()

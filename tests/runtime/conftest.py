@@ -11,9 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from softfree_runtime.core.task import Task
 from softfree_runtime.metadata import Metadata
-from softfree_runtime.preprocessing.image import Preparation
+from softfree_runtime.preprocessing.image import NumpyImagePreprocessing
 
-ABOUT = Metadata(Task("binary", ("well", "ill")), Preparation(32, "pad", 1, (0.5,), (0.25,)), 2.0, {"ill": 0.4})
+ABOUT = Metadata(
+    Task("binary", ("well", "ill")), NumpyImagePreprocessing(32, "pad", 1, (0.5,), (0.25,)), 2.0, {"ill": 0.4}
+)
 
 
 def write_model(path: Path, about: Metadata | None = ABOUT, channels: int = 1, classes: int = 2) -> Path:

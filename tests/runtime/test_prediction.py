@@ -38,7 +38,7 @@ def test_rows(model: Path, images: list[str]) -> None:
     from softfree_runtime.readers import read_image
 
     for row in rows[2:]:
-        logits = opened.logits(opened.metadata.preparation(read_image(row["path"]))[None])
+        logits = opened.logits(opened.metadata.preprocessing(read_image(row["path"]))[None])
         expected = outputs(logits, opened.metadata.task, Calibration(2.0, {"ill": 0.4})).iloc[0]
         assert row["p_ill"] == pytest.approx(expected["p_ill"], abs=1e-6)
         assert row["raw_well"] == pytest.approx(expected["raw_well"], abs=1e-6)
@@ -56,8 +56,8 @@ def test_arrays_alone_and_in_a_batch(model: Path) -> None:
 def test_another_size_is_a_row(make_model: Callable[..., Path], about: Callable[..., Metadata]) -> None:
     from dataclasses import replace
 
-    native = replace(about().preparation, fit="native")
-    fixed = make_model(about(size=(8, 8), preparation=native))
+    native = replace(about().preprocessing, fit="native")
+    fixed = make_model(about(size=(8, 8), preprocessing=native))
     rows = predict(fixed, [np.zeros((8, 8), np.uint8), np.zeros((8, 9), np.uint8)])
     assert [row["status"] for row in rows] == ["ok", "unsupported"]
     assert "8 x 9 once prepared" in rows[1]["reason"]

@@ -34,7 +34,7 @@ def test_metadata_come_back(make_model: Callable[..., Path], about: Callable[...
 def test_metadata_of_earlier_files(about: Callable[..., Metadata]) -> None:
     strings = about().to_strings()
     del strings["precision"], strings["group"]
-    strings["preprocessing"] = json.dumps(about().preparation.to_dict())
+    strings["preprocessing"] = json.dumps(about().preprocessing.to_dict())
     assert Metadata.from_strings(strings, "m.onnx") == about()
 
 
@@ -123,7 +123,7 @@ def test_metadata_are_not_taken_on_trust(
     ],
 )
 def test_impossible_steps(about: Callable[..., Metadata], change: dict[str, object], words: str) -> None:
-    steps = {"kind": "image"} | about().preparation.to_dict() | change
+    steps = {"kind": "image"} | about().preprocessing.to_dict() | change
     with pytest.raises(UserError, match=words):
         Metadata.from_strings(about().to_strings() | {"preprocessing": json.dumps(steps)}, "m.onnx")
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from softfree.data.dataset import SampleDataset
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.training.mixup import MixedSamples
 from softfree_runtime.sources.inputs import as_image
 
@@ -16,7 +16,7 @@ SIDE = 32
 def samples() -> SampleDataset:
     """Seven images of one gray each, brighter with their number, of three classes in turn."""
     images = [as_image(np.full((SIDE, SIDE, 3), 30 * number, np.uint8)) for number in range(7)]
-    steps = Preprocessing.create("photo", SIDE, "pad")
+    steps = ImagePreprocessing.create("photo", SIDE, "pad")
     return SampleDataset(images, np.arange(7) % 3, steps, seed=5)
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.modalities.slide import SlidePreprocessing
-from softfree.training.modality import kind_of, refuse_batches, training_steps
+from softfree.training.modality import kind_of, refuse_batches, training_preprocessing
 from softfree_runtime.core.errors import UserError
 
 
@@ -24,19 +24,19 @@ def test_model_and_resolution_tell_the_kind(options_for, changes: dict[str, Any]
 
 
 def test_a_policy_takes_the_whole_image_and_nothing_else(options_for) -> None:
-    padded = Preprocessing.create("photo", 32, "pad")
-    assert training_steps(options_for(augment=False, policy="rand-m9"), padded) == (padded, None)
-    steps, changes = training_steps(options_for(), padded)
-    assert steps == padded
+    padded = ImagePreprocessing.create("photo", 32, "pad")
+    assert training_preprocessing(options_for(augment=False, policy="rand-m9"), padded) == (padded, None)
+    preprocessing, changes = training_preprocessing(options_for(), padded)
+    assert preprocessing == padded
     assert changes is not None
     assert changes.in_words() == padded.augmentation().in_words()
-    steps, changes = training_steps(options_for(policy="rand-m9"), padded)
-    assert isinstance(steps, Preprocessing)
-    assert steps.fit == "native"
+    preprocessing, changes = training_preprocessing(options_for(policy="rand-m9"), padded)
+    assert isinstance(preprocessing, ImagePreprocessing)
+    assert preprocessing.fit == "native"
     assert changes is not None
     assert "rand-m9" in changes.in_words()
     with pytest.raises(UserError, match="--policy is for images, not for samples of kind slide"):
-        training_steps(options_for(policy="rand-m9"), SlidePreprocessing.create(8.0))
+        training_preprocessing(options_for(policy="rand-m9"), SlidePreprocessing.create(8.0))
 
 
 @pytest.mark.parametrize(("changes", "named"), [({"fit": "native"}, "--fit native"), ({"mpp": 8.0}, "--mpp")])

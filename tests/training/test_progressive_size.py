@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.training.progressive_size import Growth, refuse_growth
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.readers.image import DecodedImage
@@ -35,7 +35,7 @@ def test_a_reduced_image_is_what_preparation_at_that_side_gives(options_for, pre
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (64, 48 if fit == "pad" else 64, 3), dtype=np.uint8)
     image = DecodedImage(pixels, 0, 255, None, (), "8-bit RGB")
-    full, small = (torch.from_numpy(Preprocessing.create(preset, side, fit)(image))[None] for side in (64, 32))
+    full, small = (torch.from_numpy(ImagePreprocessing.create(preset, side, fit)(image))[None] for side in (64, 32))
     growth = Growth.of(options_for(size=64, start_size=32, epochs=2, preset=preset))
     inner = slice(6, 26)  # at the border of padding, pixels of both are averaged
     found, expected = (some[..., inner] for some in (growth(full, 0), small))

@@ -11,7 +11,13 @@ from typing import Any, Literal
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task, check_task
 from softfree_runtime.core.validation import check_fields, shown
-from softfree_runtime.preprocessing.modalities import IMAGE, KINDS, Prepared, home, restore
+from softfree_runtime.preprocessing.modalities import (
+    IMAGE,
+    KINDS,
+    Preprocessing,
+    preprocessing_class,
+    preprocessing_from_config,
+)
 
 FORMAT = "1"
 MEND = "export the run again"
@@ -31,7 +37,7 @@ class Metadata:
 
     Attributes:
         task: what is predicted, with the names of the classes in the order of the logits.
-        preparation: from a sample to the graph's input.
+        preprocessing: from a sample to the graph's input.
         temperature: the logits are divided by it.
         thresholds: probability from which a class counts as present.
         size: sides that the graph takes: height and width, or slices, rows and columns; None when it takes any.
@@ -45,7 +51,7 @@ class Metadata:
     """
 
     task: Task
-    preparation: Prepared
+    preprocessing: Preprocessing
     temperature: float = 1.0
     thresholds: dict[str, float] = field(default_factory=dict)
     size: tuple[int, ...] | None = None
@@ -60,18 +66,18 @@ class Metadata:
     @property
     def sample_shape(self) -> tuple[int | None, ...]:
         """The shape of a prepared sample that the graph takes; None for an axis of any length."""
-        steps: Any = self.preparation
-        if steps.kind == "bag":
-            return (None, steps.in_features + 3)
+        preprocessing: Any = self.preprocessing
+        if preprocessing.kind == "bag":
+            return (None, preprocessing.in_features + 3)
         sides: tuple[int | None, ...] = (None, None) if self.size is None else self.size
-        return (steps.channels, *sides)
+        return (preprocessing.channels, *sides)
 
     def to_strings(self) -> dict[str, str]:
         """Return the metadata as strings by name."""
         values = {
             "task": self.task.kind,
             "classes": list(self.task.classes),
-            "preprocessing": {"kind": self.preparation.kind} | self.preparation.to_dict(),
+            "preprocessing": {"kind": self.preprocessing.kind} | self.preprocessing.to_dict(),
             "temperature": self.temperature,
             "thresholds": self.thresholds,
             "size": self.size,
@@ -99,11 +105,11 @@ class Metadata:
         path = Path(str(path))
         values = {name: _parsed(found, name, path) for name in _IN_JSON if name in found or name not in _LATER}
         task = check_task(path, {"kind": values.pop("task"), "classes": values.pop("classes")})
-        steps = _steps(path, values.pop("preprocessing"))
+        preprocessing = _preprocessing(path, values.pop("preprocessing"))
         values |= {name: found.get(name, usual) for name, usual in _IN_TEXT.items()}
         check_fields(path, "metadata", values, cls, whole=False, mend=MEND)
         values["size"] = None if values["size"] is None else tuple(values["size"])
-        return cls(task, steps, card=found.get("model_card", ""), **values)._checked(path)
+        return cls(task, preprocessing, card=found.get("model_card", ""), **values)._checked(path)
 
     def _checked(self, path: Path) -> Metadata:
         """Return itself, once no number in it is impossible."""
@@ -115,7 +121,7 @@ class Metadata:
                 raise UserError(f"{path}: thresholds has {shown(name)}; expected some of {known[:100]}; {MEND}")
             if not 0 <= threshold <= 1:
                 raise UserError(f"{path}: a threshold is {threshold}; expected a probability, 0 to 1; {MEND}")
-        axes = {"bag": 0, "volume": 3}.get(self.preparation.kind, 2)
+        axes = {"bag": 0, "volume": 3}.get(self.preprocessing.kind, 2)
         if self.size is not None and (len(self.size) != axes or min(self.size) < 1):
             what = "nothing" if axes == 0 else f"{axes} sides above 0, or nothing"
             raise UserError(f"{path}: size is {list(self.size)}; expected {what}; {MEND}")
@@ -132,13 +138,13 @@ def _parsed(found: Mapping[str, str], name: str, path: Path) -> Any:
         raise UserError(f"{path}: {name} is {shown(found[name])}, which is no JSON; {MEND}") from None
 
 
-def _steps(path: Path, stored: Any) -> Prepared:
+def _preprocessing(path: Path, config: Any) -> Preprocessing:
     """Make the steps from a sample to the graph's input, once each value is of its type and possible."""
-    fields = dict(stored) if isinstance(stored, dict) else {"kind": stored}
+    fields = dict(config) if isinstance(config, dict) else {"kind": config}
     kind = fields.pop("kind", IMAGE)
     if kind not in KINDS:
         raise UserError(f"{path}: preprocessing.kind is {shown(kind)}; expected {' or '.join(KINDS)}; {MEND}")
-    check_fields(path, "preprocessing", fields, home(kind), mend=MEND)
+    check_fields(path, "preprocessing", fields, preprocessing_class(kind), mend=MEND)
     for name, value in fields.items():
         numbers = value if isinstance(value, list) else [value]
         if name in ABOVE_ZERO and any(one is not None and one <= 0 for one in numbers):
@@ -146,6 +152,6 @@ def _steps(path: Path, stored: Any) -> Prepared:
         if name in ("mean", "deviation") and value is not None and len(value) != fields.get("channels"):
             raise UserError(f"{path}: preprocessing.{name} is {shown(value)}; expected one for each channel; {MEND}")
     try:
-        return restore({"kind": kind} | fields)
+        return preprocessing_from_config({"kind": kind} | fields)
     except (KeyError, TypeError, ValueError, ArithmeticError, UserError) as error:
         raise UserError(f"{path}: preprocessing cannot be used ({str(error)[:100]}); {MEND}") from None

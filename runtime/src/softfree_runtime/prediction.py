@@ -54,7 +54,7 @@ def predict(
     opened = model if isinstance(model, Model) else Model(model, threads=threads)
     given: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
     about = opened.metadata
-    kind = about.preparation.kind
+    kind = about.preprocessing.kind
     found = find_inputs(given, frame, kind, partial(table_rows, kind=kind, group=about.group, image_root=image_root))
     logits, failed = _logits(opened, found, batch_size)
     rows = []
@@ -74,7 +74,7 @@ def _logits(model: Model, found: list[Found], batch_size: int) -> tuple[np.ndarr
     def readable() -> Iterator[tuple[int, np.ndarray]]:
         for number, (name, source, frame) in enumerate(found):
             try:
-                sample = model.metadata.preparation.load(source, frame)
+                sample = model.metadata.preprocessing.load(source, frame)
                 model.check(name if isinstance(source, DecodedImage) else source, sample)
             except ReadError as error:
                 failed[number] = error

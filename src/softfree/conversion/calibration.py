@@ -12,7 +12,7 @@ from torch import Tensor
 from softfree.conversion.options import ConvertOptions
 from softfree.core.progress import tracked
 from softfree.data.dataset import SampleDataset
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.table import Table
 from softfree.data.table_file import read_table_file
 from softfree.inference.predict import find_inputs
@@ -39,7 +39,7 @@ def labeled_table(run: Run, given: list[str]) -> Table:
 
 
 def read_batches(
-    options: ConvertOptions, preprocessing: Preprocessing, table: Table | None, device: torch.device
+    options: ConvertOptions, preprocessing: ImagePreprocessing, table: Table | None, device: torch.device
 ) -> tuple[list[Tensor], dict[str, ReadError]]:
     """Read the images to calibrate with.
 

@@ -22,15 +22,15 @@ TAKEN_OVER = {"name", "num_classes", "img_size", "in_chans", "drop_path_rate", "
 
 def next_command(origin: Source, arguments: dict[str, Any], options: ConvertOptions) -> str:
     """Write the command; what is the default of softfree train is left out, but for what decides the input."""
-    steps, usual = origin.preprocessing, ModelOptions()
+    preprocessing, usual = origin.preprocessing, ModelOptions()
     given: dict[str, Any] = {
         "weights": options.out,
         "model": arguments["name"],
         "attention_options": arguments["attention_options"],
-        "preset": steps.preset,
-        "size": steps.size,
-        "fit": steps.fit,
-        "channels": steps.channels,
+        "preset": preprocessing.preset,
+        "size": preprocessing.size,
+        "fit": preprocessing.fit,
+        "channels": preprocessing.channels,
         "stem": arguments.get("stem", "patch"),
         "pool": arguments.get("pool", "avg"),
     }

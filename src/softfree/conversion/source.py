@@ -9,7 +9,7 @@ from typing import Any
 
 from softfree.attention import SoftmaxAttention
 from softfree.conversion.options import ConvertOptions
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.inference.run import CONFIG, Run
 from softfree.models import VisionTransformer, create_model, list_models, load_pretrained
 from softfree.models.patch_embed import stem_of
@@ -34,7 +34,7 @@ class Source:
 
     model: VisionTransformer
     arguments: dict[str, Any]
-    preprocessing: Preprocessing
+    preprocessing: ImagePreprocessing
     run: Run | None = None
 
 
@@ -63,13 +63,13 @@ def _of_run(folder: Path, options: ConvertOptions) -> Source:
     run = Run.load(folder)
     if not isinstance(run.model, VisionTransformer):
         raise UserError(f"{folder} holds {run.config['model']['name']}: expected a softmax_vit_* model to convert")
-    return Source(run.model, dict(run.config["model"]), run.image_steps, run)
+    return Source(run.model, dict(run.config["model"]), run.image_preprocessing, run)
 
 
 def _of_weights(source: str, options: ConvertOptions) -> Source:
     weights = to_timm(read_weights(source, progress=options.progress))
     usual = ImageOptions()
-    preprocessing = Preprocessing.create(
+    preprocessing = ImagePreprocessing.create(
         options.preset or usual.preset, options.size or usual.size, options.image_fit or usual.fit, options.channels
     )
     head = weights.get("head.weight")

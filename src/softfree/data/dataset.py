@@ -23,7 +23,7 @@ import softfree_runtime
 from softfree import __version__
 from softfree.core.memory import available_or_assumed
 from softfree.core.progress import tracked
-from softfree.data.modalities.base import Change, Preparation, files_of
+from softfree.data.modalities.base import Augmentation, Preprocessing, files_of
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import is_whole, replacing
 from softfree_runtime.sources.joined_source import split_source
@@ -39,7 +39,7 @@ Seen = Callable[[int, torch.Tensor, tuple[int, ...]], None]
 class Sample(TypedDict):
     """One sample: the tensor that the model takes (of an image (C, H, W)), its target, its number in the dataset.
 
-    ``size`` is that of :meth:`softfree.data.modalities.base.Preparation.load_sized`.
+    ``size`` is that of :meth:`softfree.data.modalities.base.Preprocessing.load_sized`.
     """
 
     image: torch.Tensor
@@ -52,12 +52,12 @@ class Sample(TypedDict):
 class Prepare(Transform):  # MONAI caches only what it knows as a transform without chance
     """Read and prepare one sample; one that cannot be read gives its reason instead."""
 
-    preparation: Preparation
+    preprocessing: Preprocessing
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Return ``image`` as float32 and ``size``, or ``reason`` and ``status``, for an item of :func:`_item`."""
         try:
-            image, size = self.preparation.load_sized(item["source"], item["frame"])
+            image, size = self.preprocessing.load_sized(item["source"], item["frame"])
             return {"image": torch.from_numpy(image), "size": list(size)}
         except ReadError as error:
             return {"reason": str(error), "status": error.status}
@@ -67,9 +67,9 @@ class SampleDataset(data.Dataset):
     """Prepared samples with targets.
 
     Args:
-        sources: paths, or what else the preparation takes, such as images already read.
+        sources: paths, or what else the preprocessing takes, such as images already read.
         targets: ``(n,)`` or ``(n, K)`` as in :class:`softfree_runtime.core.task.Task`, or None for prediction.
-        preparation: the deterministic steps.
+        preprocessing: the deterministic steps.
         frames: frame of each multi-frame file, counted from 0, or None.
         augmentation: random changes, or None.
         seed: of the random changes: they depend on seed, epoch and image alone, so that neither the number of
@@ -84,10 +84,10 @@ class SampleDataset(data.Dataset):
         self,
         sources: Sequence[Any],
         targets: np.ndarray | None,
-        preparation: Preparation,
+        preprocessing: Preprocessing,
         *,
         frames: Sequence[int | None] | None = None,
-        augmentation: Change | None = None,
+        augmentation: Augmentation | None = None,
         seed: int = 0,
         cache: str = "none",
     ) -> None:
@@ -95,11 +95,11 @@ class SampleDataset(data.Dataset):
         self.augmentation = augmentation
         self.seed = seed
         self.failed: dict[int, ReadError] = {}
-        self._preparation = preparation
+        self._preprocessing = preprocessing
         self._items = items = [
             _item(source, frame) for source, frame in zip(sources, frames or [None] * len(sources), strict=True)
         ]
-        self._store = _store(items, Prepare(preparation), cache)
+        self._store = _store(items, Prepare(preprocessing), cache)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -126,11 +126,11 @@ class SampleDataset(data.Dataset):
         Raises:
             ReadError: as of reading the sample.
         """
-        if self._preparation.kind != "slide":
+        if self._preprocessing.kind != "slide":
             return None
         from softfree.data.modalities.slide_rows import open_rows  # with its readers' libraries, as the steps
 
-        return open_rows(self._preparation, self._items[index]["source"], self._items[index]["frame"])  # type: ignore[arg-type]
+        return open_rows(self._preprocessing, self._items[index]["source"], self._items[index]["frame"])  # type: ignore[arg-type]
 
     def read_all(
         self, description: str, *, threads: int = 1, progress: bool = True, seen: Seen | None = None
@@ -194,11 +194,11 @@ class EpochSampler(data.Sampler[tuple[int, int]]):
         return ((self.epoch, int(index)) for index in padded[self.rank :: self.world])
 
 
-def choose_cache(cache: str, count: int, preparation: Preparation) -> str:
+def choose_cache(cache: str, count: int, preprocessing: Preprocessing) -> str:
     """Resolve ``auto``: memory when the prepared samples fit in a quarter of what is free, else none."""
     if cache != "auto":
         return cache
-    one = preparation.sample_bytes()
+    one = preprocessing.sample_bytes()
     return "memory" if one is not None and count * one <= available_or_assumed() / 4 else "none"
 
 

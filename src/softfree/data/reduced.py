@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from softfree.data.audit.near_duplicates import SIDE as THUMBNAIL
 from softfree.data.audit.near_duplicates import thumbnail
-from softfree.data.modalities.base import Preparation
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.base import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 
 SIDE, DEPTH = 32, 12
 NAMES = {
@@ -40,19 +40,21 @@ class Reduced:
         thumbnails: uint8 ``(count, SIDE, SIDE)``, 0 where none came; None where none are kept.
     """
 
-    def __init__(self, count: int, steps: Preparation, copies: np.ndarray, *, thumbnails: bool = True) -> None:
-        self.sizes = np.full((count, _SIDES[steps.kind]), math.nan)
+    def __init__(
+        self, count: int, preprocessing: Preprocessing, copies: np.ndarray, *, thumbnails: bool = True
+    ) -> None:
+        self.sizes = np.full((count, _SIDES[preprocessing.kind]), math.nan)
         self.copies: dict[int, np.ndarray] = {}
         self.thumbnails: np.ndarray | None = None
-        if thumbnails and steps.kind == "image":
+        if thumbnails and preprocessing.kind == "image":
             self.thumbnails = np.zeros((count, THUMBNAIL, THUMBNAIL), np.uint8)
-        self._steps, self._wanted = steps, frozenset(copies.tolist())
+        self._preprocessing, self._wanted = preprocessing, frozenset(copies.tolist())
 
     def __call__(self, index: int, sample: torch.Tensor, size: tuple[int, ...]) -> None:
         """Keep what is wanted of a sample."""
         self.sizes[index] = size
-        if index in self._wanted and self._steps.kind in NAMES:
-            self.copies[index] = reduce(sample, self._steps)
+        if index in self._wanted and self._preprocessing.kind in NAMES:
+            self.copies[index] = reduce(sample, self._preprocessing)
         if self.thumbnails is not None:
             self.thumbnails[index] = thumbnail(sample.permute(1, 2, 0).numpy())
 
@@ -60,14 +62,14 @@ class Reduced:
 _SIDES = {"image": 2, "slide": 2, "volume": 3, "bag": 1}
 
 
-def reduce(sample: torch.Tensor, steps: Preparation) -> np.ndarray:
+def reduce(sample: torch.Tensor, preprocessing: Preprocessing) -> np.ndarray:
     """Reduce a prepared sample to a vector as :data:`NAMES` says."""
-    if steps.kind == "bag":
+    if preprocessing.kind == "bag":
         return sample[:, :-3].mean(0).numpy()
-    small: Any = F.adaptive_avg_pool3d(sample, DEPTH) if steps.kind == "volume" else None
+    small: Any = F.adaptive_avg_pool3d(sample, DEPTH) if preprocessing.kind == "volume" else None
     if small is None:
-        assert isinstance(steps, Preprocessing)
-        small = steps.reduced(sample, SIDE)
+        assert isinstance(preprocessing, ImagePreprocessing)
+        small = preprocessing.reduced(sample, SIDE)
     return np.ascontiguousarray(small.numpy(), np.float32).ravel()
 
 

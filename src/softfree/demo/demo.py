@@ -89,7 +89,7 @@ def _draw_maps(run: Run, folder: Path) -> list[Thumbnail]:
     for index, name in enumerate(run.task.classes):
         sure = np.where(frame["target"] == index, frame[f"p_{name}"], -1.0)
         image = read_image(table["file"].iloc[int(sure.argmax())])
-        found = explain_tensor(run, torch.from_numpy(run.image_steps(image)), target=index)
+        found = explain_tensor(run, torch.from_numpy(run.image_preprocessing(image)), target=index)
         path = folder / f"{name}.png"
         layer = Layer(found.values, name_of(found), found.signed)
         caption = f"A value a patch. {NOTICE}"

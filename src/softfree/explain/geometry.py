@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:  # they bring libraries of slides and volumes
-    from softfree.data.modalities.image import Preprocessing
+    from softfree.data.modalities.image import ImagePreprocessing
     from softfree.data.modalities.slide import Region
     from softfree.data.modalities.volume import VolumePreprocessing
     from softfree.data.slide_readers.slide import Slide
@@ -61,11 +61,11 @@ class Places:
         return tokens.clip(0, count - 1), known
 
 
-def image_places(steps: Preprocessing, image: DecodedImage, patch: int) -> Places:
-    """Undo the :class:`~softfree.data.modalities.image.Preprocessing` of an image, for patches of ``patch`` pixels."""
+def image_places(preprocessing: ImagePreprocessing, image: DecodedImage, patch: int) -> Places:
+    """Invert an image's preprocessing, for patches of ``patch`` pixels."""
     shape = image.pixels.shape[:2]
-    target = steps.target(shape, image.growth)
-    prepared = target if steps.fit == "native" else (steps.size, steps.size)
+    target = preprocessing.target(shape, image.growth)
+    prepared = target if preprocessing.fit == "native" else (preprocessing.size, preprocessing.size)
     scales = [resized / side for resized, side in zip(target, shape, strict=True)]
     before = [_before(resized, side) for resized, side in zip(target, prepared, strict=True)]
     start = tuple(-first / scale for scale, first in zip(scales, before, strict=True))
@@ -81,15 +81,15 @@ def _before(resized: int, prepared: int) -> int:
     return (prepared - resized) // 2 if prepared >= resized else -round((resized - prepared) / 2)
 
 
-def volume_places(steps: VolumePreprocessing, volume: Volume, patch: Sequence[int]) -> Places:
+def volume_places(preprocessing: VolumePreprocessing, volume: Volume, patch: Sequence[int]) -> Places:
     """Undo a :class:`~softfree.data.modalities.volume.VolumePreprocessing` for patches of voxels; nothing is turned."""
-    back = np.linalg.inv(volume.affine) @ np.asarray(steps.affine(volume))
+    back = np.linalg.inv(volume.affine) @ np.asarray(preprocessing.affine(volume))
     scale = np.diag(back)[:3]  # source voxels for one prepared
     start = back[:3, 3] + 0.5 - scale / 2  # voxel i has its center at i + 1/2
     shape = volume.voxels.shape[1:]
     seen = tuple(
         (max(0.0, float(low)), min(float(side), float(low + length * one)))
-        for low, side, length, one in zip(start, shape, steps.shape, scale, strict=True)
+        for low, side, length, one in zip(start, shape, preprocessing.shape, scale, strict=True)
     )
     step = tuple(float(side * one) for side, one in zip(patch, scale, strict=True))
     return Places(tuple(map(float, start)), step, seen, shape, volume.spacing, volume.affine)

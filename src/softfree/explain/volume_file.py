@@ -16,13 +16,13 @@ from softfree_runtime.readers.volume import Volume
 
 
 def on_voxels(
-    values: np.ndarray, steps: VolumePreprocessing, volume: Volume, patch: tuple[int, int, int]
+    values: np.ndarray, preprocessing: VolumePreprocessing, volume: Volume, patch: tuple[int, int, int]
 ) -> np.ndarray:
     """Bring a map (d, h, w) from the grid of tokens to a volume's voxels, float32 (D, H, W), 0 beyond what was seen."""
     for axis, side in enumerate(patch):
         values = values.repeat(side, axis)
-    depth, height, width = steps.shape
-    return steps.to_source_grid(values[:depth, :height, :width], volume)
+    depth, height, width = preprocessing.shape
+    return preprocessing.to_source_grid(values[:depth, :height, :width], volume)
 
 
 def write_nifti(path: Path, voxels: np.ndarray, volume: Volume, source: str, description: str) -> None:

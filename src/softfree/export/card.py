@@ -1,4 +1,4 @@
-"""What an exported file carries besides the graph: classes, preparation, thresholds, versions, metrics, model card."""
+"""Metadata of an exported file: classes, preprocessing, thresholds, versions, metrics, model card."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from softfree.data.modalities.base import Preparation as Steps
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.base import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.export.loss import Loss
 from softfree.inference.run import Run
 from softfree_runtime.metadata import Metadata
-from softfree_runtime.preprocessing.image import Preparation
-from softfree_runtime.preprocessing.modalities import Prepared, restore
+from softfree_runtime.preprocessing.image import NumpyImagePreprocessing
+from softfree_runtime.preprocessing.modalities import Preprocessing as RuntimePreprocessing
+from softfree_runtime.preprocessing.modalities import preprocessing_from_config
 
 CAUTION = "For research; not a medical device."
 EXPORTERS = ("onnx", "onnxscript", "onnxruntime")
@@ -26,14 +27,14 @@ def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
     """Gather the metadata of a run's float32 file that takes ``size`` only, or any size if that is None."""
     metrics = _metrics(run)
     versions = run.config.get("versions", {}) | {f"export/{name}": version(name) for name in ("torch", *EXPORTERS)}
-    steps = run.preprocessing
+    preprocessing = run.preprocessing
     return Metadata(
         run.task,
-        light_steps(steps),
+        runtime_preprocessing(preprocessing),
         run.calibration.temperature,
         run.calibration.thresholds,
         size,
-        _card(run, steps, metrics),
+        _card(run, preprocessing, metrics),
         versions,
         metrics,
         group=run.config["options"].get("group", False),
@@ -46,21 +47,21 @@ def with_loss(about: Metadata, loss: Loss) -> Metadata:
     return replace(about, loss=loss.to_dict(), card=about.card.replace(f"\n{CAUTION}", f"\n{shifts}\n{CAUTION}"))
 
 
-def light_steps(steps: Steps) -> Prepared:
+def runtime_preprocessing(preprocessing: Preprocessing) -> RuntimePreprocessing:
     """The same steps for the runtime, whatever the kind of sample."""
-    if isinstance(steps, Preprocessing):
-        return light_preparation(steps)
-    return restore({"kind": steps.kind} | steps.to_dict())
+    if isinstance(preprocessing, ImagePreprocessing):
+        return numpy_image_preprocessing(preprocessing)
+    return preprocessing_from_config({"kind": preprocessing.kind} | preprocessing.to_dict())
 
 
-def light_preparation(steps: Preprocessing) -> Preparation:
+def numpy_image_preprocessing(preprocessing: ImagePreprocessing) -> NumpyImagePreprocessing:
     """The steps of images for the runtime."""
-    if steps.preset == "radiograph":
-        return Preparation(steps.size, steps.fit, steps.channels, None, None)
+    if preprocessing.preset == "radiograph":
+        return NumpyImagePreprocessing(preprocessing.size, preprocessing.fit, preprocessing.channels, None, None)
     mean, deviation = tuple(IMAGENET_DEFAULT_MEAN), tuple(IMAGENET_DEFAULT_STD)
-    if steps.channels == 1:
+    if preprocessing.channels == 1:
         mean, deviation = (sum(mean) / 3,), (sum(deviation) / 3,)
-    return Preparation(steps.size, steps.fit, steps.channels, mean, deviation)
+    return NumpyImagePreprocessing(preprocessing.size, preprocessing.fit, preprocessing.channels, mean, deviation)
 
 
 def _metrics(run: Run) -> dict[str, Any]:
@@ -76,14 +77,14 @@ def _metrics(run: Run) -> dict[str, Any]:
         return {}
 
 
-def _card(run: Run, steps: Steps, metrics: dict[str, Any]) -> str:
+def _card(run: Run, preprocessing: Preprocessing, metrics: dict[str, Any]) -> str:
     """A short text for people; it names no file and no patient."""
     task, table = run.task, run.config.get("table", {})
-    what = f"a {task.kind} classifier of {_WORDS[steps.kind]}"
+    what = f"a {task.kind} classifier of {_WORDS[preprocessing.kind]}"
     lines = [
         f"Model: {run.config['model']['name']}, {what}: {', '.join(task.classes)}.",
         f"Trained with softfree on a table of {table.get('rows', 'unknown')} rows.",
-        *steps.in_words(),
+        *preprocessing.in_words(),
     ]
     auroc = metrics.get("auroc", {})
     if auroc.get("value") is not None:

@@ -42,13 +42,13 @@ def write_executorch(run: Run, about: Metadata, samples: Sequence[Source], path:
     Raises:
         UserError: ExecuTorch is missing or refuses the model, or the logits differ.
     """
-    steps = run.image_steps
-    program = _lowered(run.model.cpu(), steps.channels, steps.size)
+    preprocessing = run.image_preprocessing
+    program = _lowered(run.model.cpu(), preprocessing.channels, preprocessing.size)
     beside = path.with_suffix(".json")
     with replacing(path) as temporary, replacing(beside) as notes:
         temporary.write_bytes(program)
         notes.write_text(json.dumps(about.to_strings(), indent=2))
-        parity = prove(run, samples, about.preparation, _logits(temporary), any_size=False)
+        parity = prove(run, samples, about.preprocessing, _logits(temporary), any_size=False)
         path.unlink(missing_ok=True)  # an old program never lies beside new metadata
         size = temporary.stat().st_size + notes.stat().st_size
     return parity, size

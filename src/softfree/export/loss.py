@@ -15,7 +15,7 @@ from softfree.export.samples import rows_of_run, sources_of
 from softfree.inference.run import Run
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.outputs import predicted_label, probabilities
-from softfree_runtime.preprocessing.modalities import Prepared
+from softfree_runtime.preprocessing.modalities import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Loss:
 
 def measure_loss(
     run: Run,
-    preparation: Prepared,
+    preprocessing: Preprocessing,
     before: Logits,
     after: Logits,
     bits: str,
@@ -103,7 +103,7 @@ def measure_loss(
 
     Args:
         run: the run.
-        preparation: of both files.
+        preprocessing: of both files.
         before: a prepared sample, with the batch axis, to logits (1, K), of the float32 file.
         after: the same, of the other.
         bits: of the other, for people.
@@ -118,7 +118,7 @@ def measure_loss(
     logits: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for row, source in enumerate(sources_of(part)):
         try:
-            sample = source.prepared(preparation)[None]
+            sample = source.prepared(preprocessing)[None]
         except ReadError:
             continue
         kept.append(row)

@@ -55,11 +55,11 @@ def write_openvino(
             openvino.save_model(model, temporary, compress_to_fp16=half)
             logits = _compiled(temporary)
             tolerance = HALF_TOLERANCE if half else TOLERANCE
-            parity = prove(run, samples, about.preparation, logits, graph.size is None, tolerance)
+            parity = prove(run, samples, about.preprocessing, logits, graph.size is None, tolerance)
             loss = None
             if half:
                 wide = _compiled(model)
-                loss = measure_loss(run, about.preparation, wide, logits, "float16", options)
+                loss = measure_loss(run, about.preprocessing, wide, logits, "float16", options)
                 _tell(model, with_loss(about, loss))
                 openvino.save_model(model, temporary, compress_to_fp16=True)
             size = temporary.stat().st_size + weights.stat().st_size

@@ -1,4 +1,4 @@
-"""The proof that a file gives the logits of the run: on real samples, through each one's own preparation."""
+"""The proof that a file gives the logits of the run: on real samples, through each one's own preprocessing."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.export.samples import Source
 from softfree.inference.run import Run
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.preprocessing.modalities import Prepared
+from softfree_runtime.preprocessing.modalities import Preprocessing
 
 # Of logits in float32, and in half precision: the latter moves a probability by 0.01 at most.
 TOLERANCE = 1e-4
@@ -38,7 +38,7 @@ class Parity:
 def prove(
     run: Run,
     samples: Sequence[Source],
-    preparation: Prepared,
+    preprocessing: Preprocessing,
     logits: Logits,
     any_size: bool,
     tolerance: float = TOLERANCE,
@@ -51,7 +51,7 @@ def prove(
     Args:
         run: the run.
         samples: that can be read.
-        preparation: of the file.
+        preprocessing: of the file.
         logits: prepared samples of one shape, with the batch axis in front, to logits (B, K), of the file.
         any_size: compare images at three sizes; else three batches of the one size.
         tolerance: of a logit.
@@ -61,10 +61,10 @@ def prove(
     """
     found: dict[str, float] = {}
     model = run.model.cpu()
-    for ours, given in _cases(run.preprocessing, samples, preparation, any_size):
+    for ours, given in _cases(run.preprocessing, samples, preprocessing, any_size):
         with torch.inference_mode():
             expected = model(torch.from_numpy(ours)).double().numpy()
-        named = _in_words(preparation.kind, ours.shape)
+        named = _in_words(preprocessing.kind, ours.shape)
         difference = float(np.abs(expected - logits(given)).max())
         if not difference <= tolerance:
             raise UserError(
@@ -85,7 +85,7 @@ def _cases(own: Any, samples: Sequence[Source], light: Any, any_size: bool) -> I
             if number == 0:
                 for tiles in (-(-ours.shape[1] // 2), 1):
                     yield ours[:, :tiles], given[:, :tiles]
-    elif own.kind == "slide" or (isinstance(own, Preprocessing) and own.fit == "native"):
+    elif own.kind == "slide" or (isinstance(own, ImagePreprocessing) and own.fit == "native"):
         for sample in samples[:3]:
             yield _both([sample], own, light)
     elif own.kind == "image" and any_size:
@@ -101,10 +101,10 @@ def _sizes(size: int) -> tuple[int, int, int]:
     return size, max(16, 3 * size // 4), 5 * size // 4 + 5
 
 
-def _both(samples: Sequence[Source], own: Prepared, light: Prepared) -> Both:
-    """One batch by the run's own preparation and by the runtime's."""
+def _both(samples: Sequence[Source], own: Preprocessing, light: Preprocessing) -> Both:
+    """One batch by the run's own preprocessing and by the runtime's."""
     ours = np.stack([sample.prepared(own) for sample in samples])
-    if own == light:  # slides and bags have one preparation
+    if own == light:  # slides and bags have one preprocessing
         return ours, ours
     return ours, np.stack([sample.prepared(light) for sample in samples])
 

@@ -23,7 +23,7 @@ from softfree.models import BagTransformer, VolumeTransformer
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing
 from softfree_runtime.metadata import Metadata
-from softfree_runtime.preprocessing.modalities import Prepared
+from softfree_runtime.preprocessing.modalities import Preprocessing
 from softfree_runtime.session import Model
 
 
@@ -108,10 +108,10 @@ def _read_for_proof(run: Run, options: ExportOptions) -> Read:
 
 def _graph(run: Run, samples: Sequence[Source]) -> Graph:
     """The run's model as a graph, by the kind of its samples."""
-    model, steps = run.model.cpu(), run.preprocessing
+    model, preprocessing = run.model.cpu(), run.preprocessing
     if isinstance(model, BagTransformer):
-        return make_bag_graph(model, len(samples[0].prepared(steps)))
-    told = steps.model_arguments()
+        return make_bag_graph(model, len(samples[0].prepared(preprocessing)))
+    told = preprocessing.model_arguments()
     if isinstance(model, VolumeTransformer):
         return make_volume_graph(model, told["in_chans"], told["img_size"])
     return make_graph(model, told["in_chans"], told["img_size"])
@@ -119,9 +119,9 @@ def _graph(run: Run, samples: Sequence[Source]) -> Graph:
 
 def _refuse_any_size(run: Run) -> None:
     """Refuse a run whose samples differ in size, when its model exports for one."""
-    steps = run.preprocessing
-    if steps.kind == "slide" or (steps.kind == "image" and run.image_steps.fit == "native"):
-        given = "slides" if steps.kind == "slide" else "images of any size (fit native)"
+    preprocessing = run.preprocessing
+    if preprocessing.kind == "slide" or (preprocessing.kind == "image" and run.image_preprocessing.fit == "native"):
+        given = "slides" if preprocessing.kind == "slide" else "images of any size (fit native)"
         raise UserError(
             f"{run.config['model']['name']} exports for one size only, but {run.folder} takes {given}; "
             "train with another --fit or another attention"
@@ -131,8 +131,8 @@ def _refuse_any_size(run: Run) -> None:
 def _write_executorch(run: Run, path: Path, options: ExportOptions) -> Exported:
     from softfree.export.executorch import write_executorch
 
-    steps = run.image_steps
-    only = (steps.size, steps.size)
+    preprocessing = run.image_preprocessing
+    only = (preprocessing.size, preprocessing.size)
     _refuse_any_size(run)
     read = _read_for_proof(run, options)
     parity, size = write_executorch(run, make_metadata(run, only), read.samples, path)
@@ -167,7 +167,7 @@ def _write_onnx(
     options: ExportOptions,
     unreadable: list[str],
 ) -> Exported:
-    prepare = about.preparation
+    prepare = about.preprocessing
     proto = graph.proto
     with replacing(path) as temporary:
         write_graph(proto, about, temporary)
@@ -193,7 +193,7 @@ def _write_onnx(
 
 
 def _integers(
-    run: Run, graph: Graph, path: Path, prepare: Prepared, options: ExportOptions
+    run: Run, graph: Graph, path: Path, prepare: Preprocessing, options: ExportOptions
 ) -> tuple[onnx.ModelProto, int, list[str]]:
     """The graph in integers, the number of samples that showed the ranges, and those that could not be read."""
     if options.int8 == "weights":

@@ -14,7 +14,7 @@ from softfree.inference.run import Run
 from softfree.reporting.scoring import own_table
 from softfree.training.options import Split
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.preprocessing.modalities import Prepared
+from softfree_runtime.preprocessing.modalities import Preprocessing
 from softfree_runtime.readers import DecodedImage, read_image
 
 
@@ -25,15 +25,15 @@ class Source:
     path: str | DecodedImage
     frame: int | None = None
 
-    def prepared(self, steps: Prepared) -> np.ndarray:
+    def prepared(self, preprocessing: Preprocessing) -> np.ndarray:
         """Read and prepare it; ReadError when it gives no sample."""
-        return steps.load(self.path, self.frame)
+        return preprocessing.load(self.path, self.frame)
 
-    def read(self, steps: Prepared) -> Source:
+    def read(self, preprocessing: Preprocessing) -> Source:
         """Make sure that it can be read; an image is kept, since it is prepared more than once."""
-        if steps.kind == "image":
+        if preprocessing.kind == "image":
             return Source(self.path if isinstance(self.path, DecodedImage) else read_image(self.path, frame=self.frame))
-        self.prepared(steps)
+        self.prepared(preprocessing)
         return self
 
 
@@ -93,21 +93,21 @@ def sources_of(table: Table) -> list[Source]:
     ]
 
 
-def read_evenly(sources: Sequence[Source], count: int, what: str, steps: Prepared) -> Read:
+def read_evenly(sources: Sequence[Source], count: int, what: str, preprocessing: Preprocessing) -> Read:
     """Read ``count`` of the samples, taken evenly from all.
 
     Raises:
         UserError: a count below 1, or none of them can be read; ``what`` says what they are for.
     """
     if count < 1:
-        raise UserError(f"got {count} {steps.kind}s for {what}; expected at least 1")
+        raise UserError(f"got {count} {preprocessing.kind}s for {what}; expected at least 1")
     chosen = np.unique(np.linspace(0, len(sources) - 1, min(count, len(sources))).round().astype(int))
     samples, failed = [], []
     for number in chosen:
         try:
-            samples.append(sources[number].read(steps))
+            samples.append(sources[number].read(preprocessing))
         except ReadError as error:
             failed.append(str(error))
     if not samples:
-        raise UserError(f"none of {len(chosen)} {steps.kind}s for {what} can be read, the first: {failed[0]}")
+        raise UserError(f"none of {len(chosen)} {preprocessing.kind}s for {what} can be read, the first: {failed[0]}")
     return Read(samples, failed)

@@ -14,7 +14,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.inference.run import CONFIG, WEIGHTS, Run
 from softfree.models.weights.files import read_file
 from softfree_runtime.core.errors import UserError, unknown_name
@@ -101,7 +101,7 @@ class RunEncoder:
 
     def __init__(self, folder: Path) -> None:
         run = Run.load(folder)
-        if not isinstance(run.preprocessing, Preprocessing):
+        if not isinstance(run.preprocessing, ImagePreprocessing):
             raise UserError(f"--encoder {folder} was trained on samples that are no images; tiles need one that was")
         self.name: str = run.config["model"]["name"]
         self.digest = _digest_of_file(folder / WEIGHTS)

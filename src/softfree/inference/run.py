@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from softfree.data.modalities.base import Preparation
-    from softfree.data.modalities.image import Preprocessing
+    from softfree.data.modalities.base import Preprocessing
+    from softfree.data.modalities.image import ImagePreprocessing
     from softfree.data.split_file import RunSplit
     from softfree.training.options import Precision, StreamOptions
 
@@ -100,25 +100,27 @@ class Run:
         return Task(self.config["task"]["kind"], tuple(self.config["task"]["classes"]))
 
     @cached_property
-    def preprocessing(self) -> Preparation:
+    def preprocessing(self) -> Preprocessing:
         """The steps from what a row names to the model's input."""
-        from softfree.data.modalities.base import restore
+        from softfree.data.modalities.base import preprocessing_from_config
 
-        return restore(self.config["preprocessing"])
+        return preprocessing_from_config(self.config["preprocessing"])
 
     @property
-    def image_steps(self) -> Preprocessing:
+    def image_preprocessing(self) -> ImagePreprocessing:
         """The steps of a run on images.
 
         Raises:
             UserError: a run on other samples.
         """
-        from softfree.data.modalities.image import Preprocessing
+        from softfree.data.modalities.image import ImagePreprocessing
 
-        steps = self.preprocessing
-        if not isinstance(steps, Preprocessing):
-            raise UserError(f"{self.folder} was trained on samples of kind {steps.kind}; this needs a run on images")
-        return steps
+        preprocessing = self.preprocessing
+        if not isinstance(preprocessing, ImagePreprocessing):
+            raise UserError(
+                f"{self.folder} was trained on samples of kind {preprocessing.kind}; this needs a run on images"
+            )
+        return preprocessing
 
     @cached_property
     def model(self) -> nn.Module:
@@ -257,15 +259,17 @@ def check_config(path: Path, config: dict[str, Any]) -> None:
     Raises:
         UserError: an unknown word, another type, a missing field.
     """
-    from softfree.data.modalities.base import KINDS, home
+    from softfree.data.modalities.base import KINDS, preprocessing_class
     from softfree.training.options import TrainOptions
 
     check_task(path, config["task"])
-    steps = config["preprocessing"]
-    kind = steps.get("kind", "image") if isinstance(steps, dict) else None
+    preprocessing = config["preprocessing"]
+    kind = preprocessing.get("kind", "image") if isinstance(preprocessing, dict) else None
     if kind not in KINDS:
         raise UserError(f"{path}: preprocessing.kind is {shown(kind)}; expected {' or '.join(KINDS)}")
-    check_fields(path, "preprocessing", {k: v for k, v in steps.items() if k != "kind"}, home(kind))
+    check_fields(
+        path, "preprocessing", {k: v for k, v in preprocessing.items() if k != "kind"}, preprocessing_class(kind)
+    )
     model = config["model"]
     if not isinstance(model, dict) or not isinstance(model.get("name"), str):
         raise UserError(f"{path}: model.name is missing; expected a name of softfree models")
@@ -299,7 +303,7 @@ def _check_model(path: Path, model: dict[str, Any]) -> None:
 
 def restore_arguments(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Return what the preprocessing tells a model of its samples; UserError for impossible values."""
-    from softfree.data.modalities.base import restore
+    from softfree.data.modalities.base import preprocessing_from_config
     from softfree_runtime.metadata import ABOVE_ZERO
 
     for name, value in config["preprocessing"].items():
@@ -307,7 +311,7 @@ def restore_arguments(path: Path, config: dict[str, Any]) -> dict[str, Any]:
         if name in ABOVE_ZERO and any(one is not None and one <= 0 for one in sizes):
             raise UserError(f"{path}: preprocessing.{name} is {shown(value)}; expected numbers above 0")
     try:
-        return restore(config["preprocessing"]).model_arguments()
+        return preprocessing_from_config(config["preprocessing"]).model_arguments()
     except UserError as error:
         raise UserError(f"{path}: preprocessing: {error}") from None
     except (TypeError, ValueError, ArithmeticError) as error:

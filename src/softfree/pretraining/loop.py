@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from softfree.core.environment import describe_machine, versions
 from softfree.core.progress import console
-from softfree.data.modalities.base import Preparation, restore, stored
+from softfree.data.modalities.base import Preprocessing, preprocessing_from_config, preprocessing_to_config
 from softfree.inference.run import CONFIG, WEIGHTS, build_model, write_config
 from softfree.models.arguments import arguments_for
 from softfree.pretraining.masked_autoencoder import MaskedAutoencoder
@@ -37,7 +37,7 @@ from softfree.training.configuration import check_ranges, refuse_folder
 from softfree.training.loaders import readable
 from softfree.training.loop import global_rank, run_folder
 from softfree.training.microbatches import Step
-from softfree.training.modality import create_preparation, kind_of, refuse_batches
+from softfree.training.modality import create_preprocessing, kind_of, refuse_batches
 from softfree.training.trainer import create_trainer, explained, quieten
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import read_yaml, replacing, write_atomically
@@ -52,8 +52,8 @@ def pretrain(options: PretrainOptions) -> Path:
     _check(options)
     refuse_folder(options.out)
     found = find_samples(options)
-    preparation = create_preparation(options, None)  # type: ignore[arg-type]
-    config = _configuration(options, preparation, found)
+    preprocessing = create_preprocessing(options, None)  # type: ignore[arg-type]
+    config = _configuration(options, preprocessing, found)
     autoencoder = _build(config, options)
     with run_folder(options.out):
         if global_rank() == 0:
@@ -88,7 +88,7 @@ def _check(options: PretrainOptions) -> None:
     refuse_batches(options)  # type: ignore[arg-type]
 
 
-def _configuration(options: PretrainOptions, preparation: Preparation, found: Unlabeled) -> dict[str, Any]:
+def _configuration(options: PretrainOptions, preprocessing: Preprocessing, found: Unlabeled) -> dict[str, Any]:
     stated = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
     stated["table"] = str(options.table.resolve())
     for name in ("image_root", "series"):
@@ -97,7 +97,7 @@ def _configuration(options: PretrainOptions, preparation: Preparation, found: Un
     model = {
         "name": options.model,
         "num_classes": 0,
-        **preparation.model_arguments(),
+        **preprocessing.model_arguments(),
         "stem": options.stem,
         "attention_options": options.attention_options,
         **options.model_options,
@@ -105,7 +105,7 @@ def _configuration(options: PretrainOptions, preparation: Preparation, found: Un
     return {
         "command": shlex.join(["softfree", *sys.argv[1:]]),
         "pretraining": {"images": len(found.sources), "images_sha256": found.digest, "rows": found.note},
-        "preprocessing": stored(preparation),
+        "preprocessing": preprocessing_to_config(preprocessing),
         "model": arguments_for(model),
         "options": stated,
         "versions": versions(),
@@ -144,7 +144,7 @@ def _go_on(
     autoencoder: MaskedAutoencoder,
     checkpoint: Path | None,
 ) -> Path:
-    dataset, failed = read_samples(found, restore(config["preprocessing"]), options)
+    dataset, failed = read_samples(found, preprocessing_from_config(config["preprocessing"]), options)
     _report_unreadable(failed)
     trainer = create_trainer(options)  # type: ignore[arg-type]
     good = readable(dataset)

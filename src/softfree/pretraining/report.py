@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from softfree.data.dataset import SampleDataset
-from softfree.data.modalities.base import restore
+from softfree.data.modalities.base import preprocessing_from_config
 from softfree.evaluation import plots
 from softfree.pretraining.masked_autoencoder import MaskedAutoencoder
 from softfree_runtime.core.files import write_atomically
@@ -57,7 +57,7 @@ def write_pretraining_report(
         config=config,
         options=config["options"],
         rows=config["pretraining"]["rows"],
-        preparation=restore(config["preprocessing"]).in_words(),
+        preprocessing=preprocessing_from_config(config["preprocessing"]).in_words(),
         unreadable=len(dataset.failed),
         first=f"{losses.iloc[0]:.3f}",
         last=f"{losses.iloc[-1]:.3f}",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch.utils.data import DataLoader
 
 from softfree.data.dataset import EpochSampler, SampleDataset, choose_cache
-from softfree.data.modalities.base import Preparation
+from softfree.data.modalities.base import Preprocessing
 from softfree.data.table_file import read_table_file
 from softfree.inference.predict import find_inputs, table_rows
 from softfree.pretraining.options import PretrainOptions
@@ -27,7 +27,7 @@ class Unlabeled:
     """Where the images are.
 
     Attributes:
-        sources: one an image, as the preparation takes it.
+        sources: one an image, as the preprocessing takes it.
         frames: frame of each multi-frame file, counted from 0, or None.
         digest: SHA-256 that changes with the list.
         note: in words which rows were taken.
@@ -74,7 +74,7 @@ def _training_rows(options: PretrainOptions, kind: str) -> tuple[list[Found], st
 
 
 def read_samples(
-    found: Unlabeled, preparation: Preparation, options: PretrainOptions
+    found: Unlabeled, preprocessing: Preprocessing, options: PretrainOptions
 ) -> tuple[SampleDataset, dict[int, ReadError]]:
     """Read all images once, filling the cache; return them and those that cannot be read.
 
@@ -84,11 +84,11 @@ def read_samples(
     dataset = SampleDataset(
         found.sources,
         None,
-        preparation,
+        preprocessing,
         frames=found.frames,
-        augmentation=preparation.augmentation() if options.augment else None,
+        augmentation=preprocessing.augmentation() if options.augment else None,
         seed=options.seed,
-        cache=choose_cache(options.cache, len(found.sources), preparation),
+        cache=choose_cache(options.cache, len(found.sources), preprocessing),
     )
     bad = dataset.read_all(f"Reading {len(dataset)} images", threads=max(2, options.workers), progress=options.progress)
     if len(dataset) - len(bad) < FEWEST:

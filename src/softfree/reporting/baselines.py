@@ -23,7 +23,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from softfree.data.modalities.base import Preparation
+from softfree.data.modalities.base import Preprocessing
 from softfree.data.reduced import MOST_ROWS, NAMES, Reduced, reduce
 from softfree.data.table import Table
 from softfree_runtime.core.files import replacing
@@ -164,17 +164,17 @@ class Beside:
     """
 
     def __init__(
-        self, baselines: Baselines, task: Task, steps: Preparation, count: int, *, thumbnails: bool = False
+        self, baselines: Baselines, task: Task, preprocessing: Preprocessing, count: int, *, thumbnails: bool = False
     ) -> None:
-        self.reduced = Reduced(count, steps, np.arange(0), thumbnails=thumbnails)
-        self._baselines, self._task, self._steps = baselines, task, steps
+        self.reduced = Reduced(count, preprocessing, np.arange(0), thumbnails=thumbnails)
+        self._baselines, self._task, self._preprocessing = baselines, task, preprocessing
         self._copies = np.full((count, len(task.classes)), np.nan)
 
     def __call__(self, index: int, sample: torch.Tensor, size: tuple[int, ...]) -> None:
         """Answer for one sample; its small copy is not kept."""
         self.reduced(index, sample, size)
         if (regression := self._baselines.fitted.get("copy")) is not None:
-            copy = reduce(sample, self._steps)[None]
+            copy = reduce(sample, self._preprocessing)[None]
             self._copies[index] = regression.probabilities(copy, self._task)[0]
 
     def columns(self) -> pd.DataFrame:

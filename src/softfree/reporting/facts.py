@@ -1,4 +1,4 @@
-"""What a report says of a run apart from its scores: data, preparation, training and cost."""
+"""What a report says of a run apart from its scores: data, preprocessing, training and cost."""
 
 from __future__ import annotations
 

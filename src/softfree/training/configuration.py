@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from softfree.core.environment import versions
-from softfree.data.modalities.base import stored
+from softfree.data.modalities.base import preprocessing_to_config
 from softfree.data.samples import as_samples
 from softfree.data.table import Table, read_table
 from softfree.inference.run import CONFIG, SPLIT, drawn_split, kept_split
 from softfree.models.arguments import arguments_for
 from softfree.training.checkpoints import LOCK
-from softfree.training.modality import create_preparation, kind_of, refuse_batches, training_steps
+from softfree.training.modality import create_preprocessing, kind_of, refuse_batches, training_preprocessing
 from softfree.training.options import TrainOptions
 from softfree.training.progressive_size import refuse_growth
 from softfree_runtime.core.errors import UserError
@@ -108,14 +108,14 @@ def refuse_folder(out: Path) -> None:
 
 def configuration(options: TrainOptions, table: Table, notice: str | None) -> dict[str, Any]:
     """What ``config.yaml`` records: all that is needed to load the run, to resume it and to explain it."""
-    preparation = create_preparation(options, table)
-    _, changes = training_steps(options, preparation)
+    preprocessing = create_preprocessing(options, table)
+    _, changes = training_preprocessing(options, preprocessing)
     stated = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
     stated |= stated_places(options)
     model = {
         "name": options.model,
         "num_classes": len(table.task.classes),
-        **preparation.model_arguments(),
+        **preprocessing.model_arguments(),
         "stem": options.stem,
         "pool": options.pool,
         "drop_path_rate": options.drop_path,
@@ -129,7 +129,7 @@ def configuration(options: TrainOptions, table: Table, notice: str | None) -> di
         "notice": notice,
         "command": shlex.join(["softfree", *sys.argv[1:]]),
         "task": {"kind": table.task.kind, "classes": list(table.task.classes)},
-        "preprocessing": stored(preparation),
+        "preprocessing": preprocessing_to_config(preprocessing),
         "augmentation": None if changes is None else changes.in_words(),
         "model": model,
         "table": {"sha256": table.digest, "rows": len(table.frame), "split": table.split_made},

@@ -11,13 +11,13 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from softfree.data.audit.near_duplicates import MOST
 from softfree.data.dataset import EpochSampler, Sample, SampleDataset, choose_cache
-from softfree.data.modalities.base import Preparation
+from softfree.data.modalities.base import Preprocessing
 from softfree.data.reduced import Reduced, drawn
 from softfree.data.table import Table
 from softfree.models.bag import collate_bags
 from softfree.training.microbatches import Step
 from softfree.training.mixup import MixedSamples
-from softfree.training.modality import training_steps
+from softfree.training.modality import training_preprocessing
 from softfree.training.options import TrainOptions
 from softfree_runtime.core.errors import ReadError, UserError
 
@@ -47,7 +47,7 @@ class Samples:
         return tuple(self.train[first]["image"].shape)
 
 
-def read_samples(table: Table, preparation: Preparation, options: TrainOptions) -> Samples:
+def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptions) -> Samples:
     """Read all training and validation samples once: it fills the cache and finds the bad ones before hours of work.
 
     Raises:
@@ -60,18 +60,20 @@ def read_samples(table: Table, preparation: Preparation, options: TrainOptions) 
     for split in ("train", "val"):
         part = table.where(split)
         frames = [None if pd.isna(f) else int(f) for f in part.frame["frame"]] if "frame" in part.frame else None
-        steps, augmentation = training_steps(options, preparation) if split == "train" else (preparation, None)
+        own, augmentation = preprocessing, None
+        if split == "train":
+            own, augmentation = training_preprocessing(options, preprocessing)
         dataset = SampleDataset(
             part.frame["file"].tolist(),
             part.targets,
-            steps,
+            own,
             frames=frames,
             augmentation=augmentation,
             seed=options.seed,
-            cache=choose_cache(options.cache, count, steps),
+            cache=choose_cache(options.cache, count, own),
         )
         reduced[split] = Reduced(
-            len(dataset), preparation, drawn(len(dataset), options.seed), thumbnails=len(table.frame) <= MOST
+            len(dataset), preprocessing, drawn(len(dataset), options.seed), thumbnails=len(table.frame) <= MOST
         )
         bad = dataset.read_all(
             f"Reading {len(dataset)} samples ({split})",
@@ -84,7 +86,7 @@ def read_samples(table: Table, preparation: Preparation, options: TrainOptions) 
         failed |= {int(part.frame["row"].iloc[index]): error for index, error in sorted(bad.items())}
         datasets[split] = dataset
     files = table.where("train").frame["file"].tolist()
-    return Samples(datasets["train"], datasets["val"], files, failed, preparation.kind == "bag", reduced)
+    return Samples(datasets["train"], datasets["val"], files, failed, preprocessing.kind == "bag", reduced)
 
 
 def cut_steps(samples: Samples, options: TrainOptions, rank: int = 0, world: int = 1) -> Step:

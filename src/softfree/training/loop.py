@@ -21,7 +21,7 @@ from softfree.core.environment import describe_machine, peak_memory
 from softfree.core.progress import console
 from softfree.data.audit.checks import counted
 from softfree.data.audit.near_duplicates import MOST, find_pairs
-from softfree.data.modalities.base import restore
+from softfree.data.modalities.base import preprocessing_from_config
 from softfree.data.reduced import Reduced
 from softfree.data.seen import Seen
 from softfree.data.split_file import write_split
@@ -171,7 +171,7 @@ def _go_on(
     teacher: Teacher | None,
     checkpoint: Path | None,
 ) -> Run:
-    samples = read_samples(table, restore(config["preprocessing"]), options)
+    samples = read_samples(table, preprocessing_from_config(config["preprocessing"]), options)
     _report_unreadable(samples)
     if options.weights and checkpoint is None:
         said = imitate_softmax(model, config["model"], options.weights, samples.train, options.weights_grid)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from softfree.data.modalities.base import Change, Preparation, home
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.base import Augmentation, Preprocessing, preprocessing_class
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.table import Table
 from softfree.training.options import TrainOptions
 from softfree_runtime.core.errors import UserError
@@ -19,14 +19,14 @@ def kind_of(options: TrainOptions) -> str:
     return "image" if options.mpp is None else "slide"
 
 
-def create_preparation(options: TrainOptions, table: Table) -> Preparation:
+def create_preprocessing(options: TrainOptions, table: Table) -> Preprocessing:
     """Make the steps of the kind of sample that the model takes.
 
     Raises:
         UserError: an option that the steps cannot follow.
     """
     kind = kind_of(options)
-    make = home(kind).create
+    make = preprocessing_class(kind).create
     if kind == "image":
         return make(options.preset, options.size, options.fit, options.channels)
     if kind == "volume":
@@ -37,17 +37,19 @@ def create_preparation(options: TrainOptions, table: Table) -> Preparation:
     return make(table.frame["file"].tolist())
 
 
-def training_steps(options: TrainOptions, preparation: Preparation) -> tuple[Preparation, Change | None]:
+def training_preprocessing(
+    options: TrainOptions, preprocessing: Preprocessing
+) -> tuple[Preprocessing, Augmentation | None]:
     """The steps of training samples, and their random changes: a policy of timm's begins with the whole image."""
     if not options.augment:
-        return preparation, None
+        return preprocessing, None
     if options.policy is None:
-        return preparation, preparation.augmentation()
+        return preprocessing, preprocessing.augmentation()
     from softfree.data.modalities.image_augmentation import PolicyAugmentation, whole
 
-    if not isinstance(preparation, Preprocessing):
-        raise UserError(f"--policy is for images, not for samples of kind {preparation.kind}")
-    return whole(preparation), PolicyAugmentation(preparation, options.policy, options.erasing)
+    if not isinstance(preprocessing, ImagePreprocessing):
+        raise UserError(f"--policy is for images, not for samples of kind {preprocessing.kind}")
+    return whole(preprocessing), PolicyAugmentation(preprocessing, options.policy, options.erasing)
 
 
 def refuse_batches(options: TrainOptions) -> None:

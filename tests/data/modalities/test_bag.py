@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from softfree.data.modalities.bag import BagPreprocessing
-from softfree.data.modalities.base import restore, stored
+from softfree.data.modalities.base import preprocessing_from_config, preprocessing_to_config
 from softfree.data.modalities.feature_files import write_features
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.sources.joined_source import join_source
@@ -90,10 +90,10 @@ def test_made_from_the_first_file_that_can_be_read(tmp_path: Path) -> None:
 
 
 def test_the_contract() -> None:
-    steps = BagPreprocessing(12, "uni", tile_dropout=0.25)
-    assert restore(stored(steps)) == steps
-    assert steps.model_arguments() == {"in_features": 12}
-    assert steps.sample_bytes() is None
+    preprocessing = BagPreprocessing(12, "uni", tile_dropout=0.25)
+    assert preprocessing_from_config(preprocessing_to_config(preprocessing)) == preprocessing
+    assert preprocessing.model_arguments() == {"in_features": 12}
+    assert preprocessing.sample_bytes() is None
 
 
 def test_augmentation_moves_each_slide_as_a_whole() -> None:

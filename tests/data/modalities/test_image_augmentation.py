@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.modalities.image_augmentation import PolicyAugmentation, whole
 from softfree_runtime.core.errors import UserError
 
-STEPS = Preprocessing.create("photo", 48, "crop")
+STEPS = ImagePreprocessing.create("photo", 48, "crop")
 POLICY = "rand-m9-mstd0.5-inc1"
 
 
@@ -60,9 +60,9 @@ def test_without_changes_the_image_is_cropped_and_standardized(image):
     ("steps", "policy", "message"),
     [
         (STEPS, "nonsense", "timm knows no such policy"),
-        (Preprocessing.create("radiograph", 48, "crop"), POLICY, "for color"),
+        (ImagePreprocessing.create("radiograph", 48, "crop"), POLICY, "for color"),
     ],
 )
-def test_what_cannot_work_is_one_line(steps, policy, message):
+def test_what_cannot_work_is_one_line(preprocessing, policy, message):
     with pytest.raises(UserError, match=message):
-        PolicyAugmentation(steps, policy, 0.25)
+        PolicyAugmentation(preprocessing, policy, 0.25)

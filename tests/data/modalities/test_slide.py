@@ -8,7 +8,7 @@ import pytest
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from softfree.data.modalities.base import restore, stored
+from softfree.data.modalities.base import preprocessing_from_config, preprocessing_to_config
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.tissue import find_tissue
 from softfree.data.slide_readers.slide import open_slide
@@ -44,9 +44,9 @@ def test_the_box_of_the_tissue(svs: str) -> None:
 
 
 def test_the_row_s_resolution_wins(svs: str) -> None:
-    steps = SlidePreprocessing.create(8, tissue=False)
-    halves = steps.load(join_source(svs, 0.2495)).shape
-    assert [2 * side - whole for side, whole in zip(halves[1:], steps.load(svs).shape[1:], strict=True)] in (
+    preprocessing = SlidePreprocessing.create(8, tissue=False)
+    halves = preprocessing.load(join_source(svs, 0.2495)).shape
+    assert [2 * side - whole for side, whole in zip(halves[1:], preprocessing.load(svs).shape[1:], strict=True)] in (
         [0, 0],
         [0, 1],
         [1, 0],
@@ -74,17 +74,17 @@ def test_no_resolution(mpp: float) -> None:
 
 
 def test_the_contract() -> None:
-    steps = SlidePreprocessing.create(4, tissue=False)
-    assert restore(stored(steps)) == steps
-    assert steps.model_arguments() == {"img_size": 1024, "in_chans": 3}
-    assert steps.sample_bytes() is None
-    assert "whole slide at 4 micrometers" in steps.in_words()[0]
+    preprocessing = SlidePreprocessing.create(4, tissue=False)
+    assert preprocessing_from_config(preprocessing_to_config(preprocessing)) == preprocessing
+    assert preprocessing.model_arguments() == {"img_size": 1024, "in_chans": 3}
+    assert preprocessing.sample_bytes() is None
+    assert "whole slide at 4 micrometers" in preprocessing.in_words()[0]
 
 
 def test_augmentation_turns_and_colors_and_depends_on_its_seed_alone(svs: str) -> None:
-    steps = SlidePreprocessing.create(16)
-    pixels = torch.from_numpy(steps.load(svs))
-    change = steps.augmentation()
+    preprocessing = SlidePreprocessing.create(16)
+    pixels = torch.from_numpy(preprocessing.load(svs))
+    change = preprocessing.augmentation()
     torch.testing.assert_close(change(pixels, 5), change(pixels, 5), rtol=0, atol=0)
     shapes = {tuple(change(pixels, seed).shape) for seed in range(12)}
     assert shapes == {tuple(pixels.shape), (3, pixels.shape[2], pixels.shape[1])}

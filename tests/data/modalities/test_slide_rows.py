@@ -39,9 +39,9 @@ def test_bands_are_those_of_the_whole(
 ) -> None:
     monkeypatch.setattr(slide_rows, "_HELD", held)
     source = str(shared_data / "wsi" / name)
-    steps = SlidePreprocessing.create(16.0 if name.endswith("dcm") else MPP, tissue=tissue)
-    whole = steps.load(source)
-    rows = open_rows(steps, source)
+    preprocessing = SlidePreprocessing.create(16.0 if name.endswith("dcm") else MPP, tissue=tissue)
+    whole = preprocessing.load(source)
+    rows = open_rows(preprocessing, source)
     assert rows.shape == whole.shape
     # With one token row again above each band, as a convolutional stem is given it.
     for top in range(0, whole.shape[1], 37):

@@ -8,11 +8,11 @@ import torch
 import yaml
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from softfree.data.modalities.base import restore, stored
+from softfree.data.modalities.base import preprocessing_from_config, preprocessing_to_config
 from softfree.data.modalities.volume import VolumePreprocessing
 from softfree.data.modalities.volume_augmentation import VolumeAugmentation
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.preprocessing.volume import VolumePreparation
+from softfree_runtime.preprocessing.volume import NumpyVolumePreprocessing
 from softfree_runtime.readers.volume import Volume
 from softfree_runtime.sources.volume_files import read_volume, volumes_in
 
@@ -173,11 +173,11 @@ def test_a_blank_volume_stays_finite():
 
 def test_a_grid_far_coarser_than_the_volume_is_its_mean_and_not_the_work_of_a_day():
     volume = random_volume((16, 16, 16), (1e-5,) * 3)
-    steps = VolumePreprocessing.create("ct", (1, 1, 1), (1.0, 1.0, 1.0), window=(0, 200))
-    light = VolumePreparation.from_dict(steps.to_dict())
+    preprocessing = VolumePreprocessing.create("ct", (1, 1, 1), (1.0, 1.0, 1.0), window=(0, 200))
+    light = NumpyVolumePreprocessing.from_dict(preprocessing.to_dict())
     expected = volume.voxels.mean() / 100 - 1
-    np.testing.assert_allclose(steps(volume), expected, atol=0.05)
-    np.testing.assert_allclose(light.load(volume), steps(volume), atol=1e-4)
+    np.testing.assert_allclose(preprocessing(volume), expected, atol=0.05)
+    np.testing.assert_allclose(light.load(volume), preprocessing(volume), atol=1e-4)
 
 
 def test_a_rare_signal_is_not_clipped_away():
@@ -215,14 +215,14 @@ def test_the_input_is_not_changed():
     ],
 )
 def test_the_configuration_of_a_run_restores_it(preprocessing):
-    config = yaml.safe_load(yaml.safe_dump(stored(preprocessing)))
-    assert restore(config) == preprocessing
+    config = yaml.safe_load(yaml.safe_dump(preprocessing_to_config(preprocessing)))
+    assert preprocessing_from_config(config) == preprocessing
     assert config["kind"] == "volume"
     assert preprocessing.sample_bytes() == preprocessing.channels * 8 * 16 * 12 * 4
     words = preprocessing.in_words()
     assert any("8 x 16 x 12" in word for word in words)
     assert all(word.endswith(".") for word in words)
-    assert hash(preprocessing) == hash(restore(config))
+    assert hash(preprocessing) == hash(preprocessing_from_config(config))
 
 
 def test_what_a_model_must_be_told():

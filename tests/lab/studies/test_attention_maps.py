@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.inference.run import Run, build_model, write_config
 from softfree_lab.cli import main
 from softfree_lab.studies.attention_maps import compute_row
@@ -19,7 +19,7 @@ def make_run(folder: Path, attention: str, **attention_options: Any) -> Path:
         "name": f"{attention}_vit_nano_patch16", "num_classes": 2, "img_size": 64, "in_chans": 1, "depth": 2,
         "attention_options": attention_options,
     }  # fmt: skip
-    preprocessing = Preprocessing.create("radiograph", 64, "stretch").to_dict()
+    preprocessing = ImagePreprocessing.create("radiograph", 64, "stretch").to_dict()
     task = {"kind": "binary", "classes": ["low", "high"]}
     config = {"task": task, "preprocessing": preprocessing, "model": model, "options": {}}
     folder.mkdir()

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.explain import maps
 from softfree.inference.run import Run, build_model, write_config
 from softfree.reporting.scoring import open_table
@@ -43,7 +43,7 @@ def made(tmp_path_factory, make_small_table: Callable[[Path], Path]) -> Path:
 
 def write(folder: Path, table: Path, attention: str = "seqnorm", **changes: Any) -> Path:
     folder.mkdir()
-    steps = Preprocessing.create("radiograph", 48, "pad")
+    steps = ImagePreprocessing.create("radiograph", 48, "pad")
     options = {"label": "label", "labels": None, "positive": "high", "image_root": None, "seed": 0, "table": str(table)}
     model = {"name": f"{attention}_vit_nano_patch16", "num_classes": 2, **steps.model_arguments(), **SMALL, **changes}
     digest = "0" * 64
@@ -108,7 +108,7 @@ def test_two_attentions_side_by_side(folder: Path) -> None:
 
 
 def test_a_map_that_knows_the_place_wins_at_localization(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Places go from the table through the preparation, which adds 4 pixels left and right, to the tokens."""
+    """Places go from the table through the preprocessing, which adds 4 pixels left and right, to the tokens."""
 
     def oracle(_passed, asked):  # the x of even rows is 6, that of odd ones 34
         values = torch.zeros(1, 6, 6)

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.inference.run import WEIGHTS, write_config
 from softfree_lab.studies.load_runs import attention_names, open_runs
 from softfree_runtime.core.errors import UserError
 
-IMAGES = {"kind": "image", **Preprocessing.create("radiograph", 32, "pad").to_dict()}
+IMAGES = {"kind": "image", **ImagePreprocessing.create("radiograph", 32, "pad").to_dict()}
 
 
 def write(folder: Path, *classes: str, preprocessing: Mapping[str, object] = IMAGES) -> Path:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.table_file import read_table_file
 from softfree.demo.phantoms import write_phantoms
 from softfree.explain.geometry import Places, image_places
@@ -50,7 +50,7 @@ def test_area_under_the_localization_curve() -> None:
 
 
 def test_what_lies_over_padding_does_not_count() -> None:
-    steps = Preprocessing.create("radiograph", 64, "pad")
+    steps = ImagePreprocessing.create("radiograph", 64, "pad")
     places = image_places(steps, read_image_of((20, 40)), 8)
     seen = seen_tokens(places, (8, 8))
     assert seen.sum(axis=1).tolist() == [0, 0, 8, 8, 8, 8, 0, 0]
@@ -72,7 +72,7 @@ def test_the_cluster_of_a_phantom_is_where_its_table_says(tmp_path) -> None:
     """Sharp specks are what a second difference sees: its map, averaged over tokens, must point at the cluster."""
     table = write_phantoms(tmp_path, n_train=0, n_val=0, n_test=12, size=512, seed=3)
     rows = read_table_file(table, {"path", "label"}).frame
-    steps = Preprocessing.create("radiograph", 512, "pad")
+    steps = ImagePreprocessing.create("radiograph", 512, "pad")
     areas, hits = [], []
     for row in rows[rows["label"] == "calcified"].to_dict("records"):
         image = read_image(tmp_path / row["path"])

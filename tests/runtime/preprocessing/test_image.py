@@ -1,4 +1,4 @@
-"""The reference in numpy gives what the run's own preparation gives."""
+"""The reference in numpy gives what the run's own preprocessing gives."""
 
 import json
 from itertools import product
@@ -7,18 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from softfree.data.modalities.image import Preprocessing
-from softfree.export.card import light_preparation
-from softfree_runtime.preprocessing.image import Preparation
+from softfree.data.modalities.image import ImagePreprocessing
+from softfree.export.card import numpy_image_preprocessing
+from softfree_runtime.preprocessing.image import NumpyImagePreprocessing
 from softfree_runtime.readers import DecodedImage, read_image
 
 CASES = list(product(("radiograph", "photo", "microscopy"), ("pad", "stretch", "crop", "native"), (1, 3)))
 
 
 def same(image: DecodedImage, size: int, preset: str, fit: str, channels: int) -> None:
-    steps = Preprocessing(preset, size, fit, channels)  # type: ignore[arg-type]
-    light = Preparation.from_dict(json.loads(json.dumps(light_preparation(steps).to_dict())))
-    expected, found = steps(image), light(image)
+    preprocessing = ImagePreprocessing(preset, size, fit, channels)  # type: ignore[arg-type]
+    light = NumpyImagePreprocessing.from_dict(
+        json.loads(json.dumps(numpy_image_preprocessing(preprocessing).to_dict()))
+    )
+    expected, found = preprocessing(image), light(image)
     assert found.shape == expected.shape
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() < 1e-4
@@ -52,4 +54,4 @@ def test_equals_preprocessing_on_real_images(shared_data: Path, name: str) -> No
 @pytest.mark.parametrize("change", [{"fit": "round"}, {"channels": 2}, {"mean": 3}, {"size": "big"}])
 def test_refuses_what_is_none_of_ours(change: dict) -> None:
     with pytest.raises((ValueError, TypeError)):
-        Preparation.from_dict(Preparation(32, "pad", 1, (0.5,), (0.25,)).to_dict() | change)
+        NumpyImagePreprocessing.from_dict(NumpyImagePreprocessing(32, "pad", 1, (0.5,), (0.25,)).to_dict() | change)

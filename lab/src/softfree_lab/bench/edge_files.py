@@ -13,9 +13,9 @@ import torch
 from numpy.random import default_rng
 
 from softfree.attention import SeqNormAttention
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.demo.phantoms import draw_phantom
-from softfree.export.card import light_preparation
+from softfree.export.card import numpy_image_preprocessing
 from softfree.export.float16 import to_halves
 from softfree.export.graph import ONE_SIZE, Graph, make_graph
 from softfree.export.openvino_ranks import equal_ranks
@@ -25,7 +25,7 @@ from softfree.inference.predict import find_inputs
 from softfree.models import Block, VisionTransformer
 from softfree_lab.bench.edge_cases import PYTORCH, STANDARD, EdgeCase, make_model, make_pixels, open_case
 from softfree_lab.bench.edge_peers import with_fused_attention
-from softfree_runtime.preprocessing.image import Preparation
+from softfree_runtime.preprocessing.image import NumpyImagePreprocessing
 from softfree_runtime.readers import DecodedImage
 
 CALIBRATION_SIDE = 224
@@ -84,7 +84,7 @@ class Files:
         if precision == "float16":
             return to_halves(graph)
         side = graph.size[0] if graph.size else CALIBRATION_SIDE
-        prepare = _preparation(side)
+        prepare = _preprocessing(side)
         source = self.folder / "to_quantize.onnx"
         onnx.save_model(graph.proto, source)
         return quantize_static(graph, source, (one.prepared(prepare)[None] for one in self.calibration))
@@ -103,8 +103,8 @@ class Files:
         return self._checked[case.file, side]
 
 
-def _preparation(side: int) -> Preparation:
-    return light_preparation(Preprocessing.create("photo", side, "crop", 3))
+def _preprocessing(side: int) -> NumpyImagePreprocessing:
+    return numpy_image_preprocessing(ImagePreprocessing.create("photo", side, "crop", 3))
 
 
 def _file_name(method: str, order: str, side: int | None) -> str:
@@ -131,7 +131,7 @@ def read_calibration(images: Path | None, count: int) -> tuple[list[Source], str
     """
     if images is not None:
         sources = [Source(path, frame) for _, path, frame in find_inputs([images], None)]
-        read = read_evenly(sources, count, "calibration (--images)", _preparation(CALIBRATION_SIDE))
+        read = read_evenly(sources, count, "calibration (--images)", _preprocessing(CALIBRATION_SIDE))
         return read.samples, f"Ranges of int8 come from {len(read.samples)} of the given images."
     side = 2 * CALIBRATION_SIDE
     blocks = [draw_phantom(default_rng(n), calcified=n % 2 == 1, size=side).pixels for n in range(count)]

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from softfree.core.environment import describe_machine
 from softfree.data.dataset import EpochSampler, Sample, SampleDataset
-from softfree.data.modalities.image import Augmentation, Preprocessing
+from softfree.data.modalities.image import ImageAugmentation, ImagePreprocessing
 from softfree.data.table import Table, read_table
 from softfree.models import create_model
 from softfree_lab.bench.options import LoaderBenchOptions
@@ -29,7 +29,7 @@ def bench_loader(options: LoaderBenchOptions, table_path: Path) -> pd.DataFrame:
     Rows are measured in turn, three rounds; each reports its median, lowest and highest rate.
     """
     table = read_table(table_path, label=options.label).where("train")
-    preprocessing = Preprocessing.create(options.preset, options.size, options.fit, options.channels)
+    preprocessing = ImagePreprocessing.create(options.preset, options.size, options.fit, options.channels)
     cases: dict[tuple[str, str, int], Callable[[], float]] = {}
     for cache in ("none", "memory"):
         dataset = _dataset(table, preprocessing, cache)
@@ -50,12 +50,12 @@ def bench_loader(options: LoaderBenchOptions, table_path: Path) -> pd.DataFrame:
     return result
 
 
-def _dataset(table: Table, preprocessing: Preprocessing, cache: str) -> SampleDataset:
+def _dataset(table: Table, preprocessing: ImagePreprocessing, cache: str) -> SampleDataset:
     return SampleDataset(
         table.frame["file"].tolist(),
         table.targets,
         preprocessing,
-        augmentation=Augmentation(preprocessing),
+        augmentation=ImageAugmentation(preprocessing),
         cache=cache,
     )
 
@@ -81,7 +81,7 @@ def _endless(dataset: SampleDataset, workers: int, batch_size: int) -> Iterator[
         sampler.set_epoch(sampler.epoch + 1)
 
 
-def _training_step(options: LoaderBenchOptions, preprocessing: Preprocessing, classes: int) -> Callable[[], None]:
+def _training_step(options: LoaderBenchOptions, preprocessing: ImagePreprocessing, classes: int) -> Callable[[], None]:
     model = create_model(
         options.model, img_size=options.size, in_chans=preprocessing.channels, num_classes=classes, stem="conv"
     )

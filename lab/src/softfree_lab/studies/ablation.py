@@ -273,7 +273,7 @@ def _scores(run: Run, scale: float) -> Scores:
     if scale == 1.0:
         frame = pd.read_csv(run.folder / PREDICTIONS)
         return scores_of(frame[frame["split"] == "test"], run)
-    side = max(16, round(run.image_steps.size * scale))
+    side = max(16, round(run.image_preprocessing.size * scale))
     other = replace(run, config=run.config | {"preprocessing": run.config["preprocessing"] | {"size": side}})
     return scores_of(predict_rows(other, open_table(run).where("test")), run)
 

@@ -60,7 +60,7 @@ def compute_row(run: Run, image: str | Path, options: AttentionMapOptions) -> Ro
     if not isinstance(model, VisionTransformer):
         raise UserError(f"{run.folder} is no vision transformer with one grid: expected a *_vit_* model")
     try:
-        pixels = torch.from_numpy(run.image_steps(read_image(image)))[None]  # (1, C, H, W)
+        pixels = torch.from_numpy(run.image_preprocessing(read_image(image)))[None]  # (1, C, H, W)
     except ReadError as error:
         raise UserError(str(error)) from None
     depth = len(model.blocks)

@@ -19,13 +19,13 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from softfree.data.modalities.base import Preparation
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.base import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.table import Table
 from softfree.evaluation.metric_specs import quantities
 from softfree.evaluation.scores import Scores
 from softfree.training.configuration import read_training_table
-from softfree.training.modality import create_preparation, kind_of
+from softfree.training.modality import create_preprocessing, kind_of
 from softfree.training.options import TrainOptions
 from softfree_runtime.core.errors import ReadError, UserError
 
@@ -60,8 +60,8 @@ def fit_baseline(options: TrainOptions) -> tuple[Scores, dict[str, Any]]:
     table = read_training_table(options)
     if table.task.kind == "multilabel":
         raise UserError("it is for classes that exclude each other")
-    steps = _steps(options, table)
-    parts = {split: _reduced(table.where(split), steps) for split in ("train", "val", "test")}
+    preprocessing = _preprocessing(options, table)
+    parts = {split: _reduced(table.where(split), preprocessing) for split in ("train", "val", "test")}
     fitted = [_pipeline(strength).fit(*parts["train"][:2]) for strength in STRENGTHS]
     best = max(fitted, key=lambda model: _auroc(_scores(model, table, *parts["val"])))
     cost = {
@@ -79,18 +79,18 @@ def _pipeline(strength: float) -> Pipeline:
     return make_pipeline(StandardScaler(), regression)
 
 
-def _steps(options: TrainOptions, table: Table) -> Preparation:
+def _preprocessing(options: TrainOptions, table: Table) -> Preprocessing:
     if kind_of(options) == "image":
-        return Preprocessing.create(options.preset, SIDE, options.fit, options.channels)
-    return create_preparation(options, table)
+        return ImagePreprocessing.create(options.preset, SIDE, options.fit, options.channels)
+    return create_preprocessing(options, table)
 
 
-def _reduced(part: Table, steps: Preparation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _reduced(part: Table, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Numbers (n, K), targets (n,) and patients (n,) of the readable samples."""
     found = []
     for file, target, patient in zip(part.frame["file"], part.targets, part.frame["patient"], strict=True):
         try:
-            found.append((_reduce(torch.from_numpy(steps.load(file)), steps.kind), target, patient))
+            found.append((_reduce(torch.from_numpy(preprocessing.load(file)), preprocessing.kind), target, patient))
         except ReadError:
             continue
     if not found:

@@ -84,7 +84,7 @@ def study_sizes(run: Run, *, moved: Path | None = None, batch_size: int = 16, pr
 
 
 def _positive(run: Run, sources: Sequence[str | DecodedImage], batch_size: int, progress: bool) -> np.ndarray:
-    dataset = SampleDataset(sources, None, run.image_steps)
+    dataset = SampleDataset(sources, None, run.image_preprocessing)
     logits = infer(run.model, dataset, 2, InferenceOptions(batch_size=batch_size, progress=progress))
     return probabilities(logits.values, run.task)[:, 1]
 

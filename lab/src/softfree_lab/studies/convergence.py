@@ -25,7 +25,7 @@ from softfree.attention.pseudoinverse import residual, start, step, to_unit_norm
 from softfree.core.environment import describe_machine, versions
 from softfree.core.precision import DTYPES
 from softfree.core.progress import tracked
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.inference.predict import find_inputs
 from softfree.inference.run import Run
 from softfree.models import create_model
@@ -86,17 +86,17 @@ def to_markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _model(options: ConvergenceOptions) -> tuple[nn.Module, Preprocessing]:
+def _model(options: ConvergenceOptions) -> tuple[nn.Module, ImagePreprocessing]:
     if options.run is not None:
         run = Run.load(options.run)
-        return run.model, run.image_steps
-    preprocessing = Preprocessing.create(options.preset, options.size, options.fit)
+        return run.model, run.image_preprocessing
+    preprocessing = ImagePreprocessing.create(options.preset, options.size, options.fit)
     torch.manual_seed(options.seed)
     model = create_model(options.model, img_size=options.size, in_chans=preprocessing.channels, num_classes=2)
     return model.eval(), preprocessing
 
 
-def _read(images: Sequence[str], preprocessing: Preprocessing, options: ConvergenceOptions) -> Iterator[Tensor]:
+def _read(images: Sequence[str], preprocessing: ImagePreprocessing, options: ConvergenceOptions) -> Iterator[Tensor]:
     chosen = find_inputs(list(images), None)[: options.count]
     unreadable = 0
     for _, source, frame in tracked(chosen, "Measuring", shown=options.progress):

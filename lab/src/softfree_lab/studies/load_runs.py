@@ -22,7 +22,7 @@ def open_runs(folders: Sequence[str | Path]) -> list[Run]:
     if len({run.folder.resolve() for run in runs}) < len(runs):
         raise UserError("a run is named twice; name each once, or it would count as a repetition of itself")
     for run in runs:
-        run.image_steps  # noqa: B018 refuses runs on other samples
+        run.image_preprocessing  # noqa: B018 refuses runs on other samples
         if run.task != runs[0].task:
             raise UserError(
                 f"{run.folder} tells apart {', '.join(run.task.classes)} ({run.task.kind}), {runs[0].folder}"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import data
 
 from softfree.data.dataset import SampleDataset
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.table import Table
 from softfree.evaluation.scores import Scores
 from softfree.inference.forward import Logits, infer
@@ -70,7 +70,7 @@ def measure(
     """
     alike = defaultdict(list)
     for number, (run, table) in enumerate(zip(runs, tables, strict=True)):
-        alike[run.image_steps, _identity(table)].append(number)
+        alike[run.image_preprocessing, _identity(table)].append(number)
     found: dict[int, Reached] = {}
     for (preprocessing, identity), together in alike.items():
         table = tables[together[0]]
@@ -90,7 +90,7 @@ class CorruptedImages(data.Dataset):
     One image is held at a time. Its noise depends on ``seed`` and its row of the table alone.
     """
 
-    def __init__(self, table: Table, preprocessing: Preprocessing, variants: Sequence[Variant], seed: int) -> None:
+    def __init__(self, table: Table, preprocessing: ImagePreprocessing, variants: Sequence[Variant], seed: int) -> None:
         self.files, self.rows = table.frame["file"].tolist(), table.frame["row"].tolist()
         self.frames = table.frame["frame"].tolist() if "frame" in table.frame else [None] * len(self.files)
         self.preprocessing, self.variants, self.seed = preprocessing, list(variants), seed

@@ -16,8 +16,8 @@ FLOOR = 1e-3
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """The steps of :class:`softfree.data.modalities.image.Preprocessing`, equal within 1e-4, without torch.
+class NumpyImagePreprocessing:
+    """The steps of :class:`softfree.data.modalities.image.ImagePreprocessing`, equal within 1e-4, without torch.
 
     Attributes:
         size: side of the square, pixels.
@@ -36,7 +36,7 @@ class Preparation:
     deviation: tuple[float, ...] | None
 
     @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> Preparation:
+    def from_dict(cls, found: dict[str, Any]) -> NumpyImagePreprocessing:
         """Make one of what :meth:`to_dict` gave; KeyError, TypeError or ValueError when it is something else."""
         if found["fit"] not in ("pad", "stretch", "crop", "native") or found["channels"] not in (1, 3):
             raise ValueError(f"fit {found['fit']!r} with {found['channels']!r} channels")

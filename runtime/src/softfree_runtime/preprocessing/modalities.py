@@ -10,10 +10,14 @@ import numpy as np
 from softfree_runtime.core.errors import UserError
 
 # Where the steps live, and what must be installed for them besides what images need. Only those in use are imported.
-# Slides and bags have one preparation for training and here, as it does without torch.
+# Slides and bags have one preprocessing for training and here, as it does without torch.
 _HOMES = {
-    "image": ("softfree_runtime.preprocessing.image", "Preparation", "numpy pillow simplejpeg pydicom tifffile"),
-    "volume": ("softfree_runtime.preprocessing.volume", "VolumePreparation", "nibabel scipy"),
+    "image": (
+        "softfree_runtime.preprocessing.image",
+        "NumpyImagePreprocessing",
+        "numpy pillow simplejpeg pydicom tifffile",
+    ),
+    "volume": ("softfree_runtime.preprocessing.volume", "NumpyVolumePreprocessing", "nibabel scipy"),
     "slide": (
         "softfree.data.modalities.slide",
         "SlidePreprocessing",
@@ -27,7 +31,7 @@ KINDS = tuple(_HOMES)
 IMAGE = "image"  # what files of earlier versions, which do not say, are about
 
 
-class Prepared(Protocol):
+class Preprocessing(Protocol):
     """The steps of one kind of sample, without torch."""
 
     kind: ClassVar[str]
@@ -41,21 +45,21 @@ class Prepared(Protocol):
         ...
 
 
-def restore(stored: dict[str, Any]) -> Prepared:
+def preprocessing_from_config(config: dict[str, Any]) -> Preprocessing:
     """Make the steps that a file's metadata describe.
 
     Raises:
         UserError: a library that reads such samples is missing.
         KeyError, TypeError, ValueError: it is no description of such steps.
     """
-    fields = dict(stored)
-    steps = home(fields.pop("kind", IMAGE))
-    make = getattr(steps, "from_dict", None) or (lambda found: steps(**found))
-    made: Prepared = make(fields)
+    fields = dict(config)
+    preprocessing = preprocessing_class(fields.pop("kind", IMAGE))
+    make = getattr(preprocessing, "from_dict", None) or (lambda found: preprocessing(**found))
+    made: Preprocessing = make(fields)
     return made
 
 
-def home(kind: str) -> type:
+def preprocessing_class(kind: str) -> type:
     """Find the class of the steps of samples of a ``kind``.
 
     Raises:

@@ -18,7 +18,7 @@ NEAR = 1e-3
 
 
 @dataclass(frozen=True)
-class VolumePreparation:
+class NumpyVolumePreprocessing:
     """The steps of :class:`softfree.data.modalities.volume.VolumePreprocessing`, equal within 1e-4, without torch.
 
     Attributes:
@@ -40,7 +40,7 @@ class VolumePreparation:
     window: tuple[float, float] | None = None
 
     @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> VolumePreparation:
+    def from_dict(cls, found: dict[str, Any]) -> NumpyVolumePreprocessing:
         """Make one of what :meth:`to_dict` gave; KeyError, TypeError or ValueError when it is something else."""
         if found["preset"] not in ("mr", "ct") or len(found["shape"]) != 3:
             raise ValueError(f"preset {found['preset']!r} with shape {found['shape']!r}")

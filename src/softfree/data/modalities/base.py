@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Where each kind's steps live; they bring their readers' libraries, so that only the one in use is imported.
 _HOMES = {
-    "image": ("softfree.data.modalities.image", "Preprocessing"),
+    "image": ("softfree.data.modalities.image", "ImagePreprocessing"),
     "volume": ("softfree.data.modalities.volume", "VolumePreprocessing"),
     "slide": ("softfree.data.modalities.slide", "SlidePreprocessing"),
     "bag": ("softfree.data.modalities.bag", "BagPreprocessing"),
@@ -23,7 +23,7 @@ _HOMES = {
 KINDS = tuple(_HOMES)
 
 
-class Change(Protocol):
+class Augmentation(Protocol):
     """Random changes of a prepared sample, a pure function of the sample and a seed."""
 
     def __call__(self, sample: torch.Tensor, seed: int, /) -> torch.Tensor:
@@ -35,7 +35,7 @@ class Change(Protocol):
         ...
 
 
-class Preparation(Protocol):
+class Preprocessing(Protocol):
     """The deterministic steps of one kind of sample; stored with a run and replayed wherever it is used."""
 
     kind: ClassVar[str]
@@ -52,7 +52,7 @@ class Preparation(Protocol):
         """The same, and the size that the sample had: rows and columns, slices first of a volume; tiles of a bag."""
         ...
 
-    def augmentation(self) -> Change | None:
+    def augmentation(self) -> Augmentation | None:
         """The random changes that go with these steps, if any."""
         ...
 
@@ -73,31 +73,31 @@ class Preparation(Protocol):
         ...
 
 
-def home(kind: str) -> Any:
+def preprocessing_class(kind: str) -> Any:
     """The class of a kind's steps."""
     module, name = _HOMES[kind]
     return getattr(import_module(module), name)
 
 
-def restore(stored: dict[str, Any]) -> Preparation:
+def preprocessing_from_config(config: dict[str, Any]) -> Preprocessing:
     """Make the steps that a run's configuration describes.
 
     Raises:
         UserError: a kind or a field that this version does not know.
     """
-    fields = dict(stored)
+    fields = dict(config)
     kind = fields.pop("kind", "image")
     if kind not in KINDS:
         raise UserError(f"the run was trained on samples of kind {kind!r}; expected one of {', '.join(KINDS)}")
     try:
-        return home(kind)(**fields)
+        return preprocessing_class(kind)(**fields)
     except TypeError as error:
         raise UserError(f"the run's preprocessing cannot be used ({error}); copy the run again") from None
 
 
-def stored(preparation: Preparation) -> dict[str, Any]:
+def preprocessing_to_config(preprocessing: Preprocessing) -> dict[str, Any]:
     """What a run's configuration records of the steps, for :func:`restore`."""
-    return {"kind": preparation.kind} | preparation.to_dict()
+    return {"kind": preprocessing.kind} | preprocessing.to_dict()
 
 
 def files_of(source: str) -> Sequence[str]:

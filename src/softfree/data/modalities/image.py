@@ -26,7 +26,7 @@ GRAY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as in JPEG
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class ImagePreprocessing:
     """The deterministic steps; stored with a run and replayed wherever it is used.
 
     Attributes:
@@ -44,7 +44,7 @@ class Preprocessing:
     channels: int
 
     @classmethod
-    def create(cls, preset: PresetName, size: int, fit: Fit, channels: int | None = None) -> Preprocessing:
+    def create(cls, preset: PresetName, size: int, fit: Fit, channels: int | None = None) -> ImagePreprocessing:
         """Fill in the preset's channel count; refuses sizes below 16 pixels."""
         if size < 16:
             raise UserError(f"--size {size}: expected at least 16 pixels")
@@ -70,9 +70,9 @@ class Preprocessing:
         small = replace(self, size=side, fit="stretch" if self.fit == "native" else self.fit)
         return small._square(small._resize(pixels, (1.0, 1.0)))
 
-    def augmentation(self) -> Augmentation:
+    def augmentation(self) -> ImageAugmentation:
         """The random changes that go with the preset."""
-        return Augmentation(self)
+        return ImageAugmentation(self)
 
     def model_arguments(self) -> dict[str, Any]:
         """What a model must be told of the images."""
@@ -137,14 +137,14 @@ class Preprocessing:
         return v2.functional.center_crop(pixels, [self.size, self.size])
 
 
-class Augmentation:
+class ImageAugmentation:
     """Random changes of a prepared image, a pure function of the image and a seed.
 
     Args:
         preprocessing: what the image went through; its preset decides the changes.
     """
 
-    def __init__(self, preprocessing: Preprocessing) -> None:
+    def __init__(self, preprocessing: ImagePreprocessing) -> None:
         self.preprocessing = preprocessing
 
     def __call__(self, pixels: torch.Tensor, seed: int) -> torch.Tensor:

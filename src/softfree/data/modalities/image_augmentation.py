@@ -15,7 +15,7 @@ from PIL import Image
 from timm.data import create_transform
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree_runtime.core.errors import UserError
 
 
@@ -33,7 +33,7 @@ class PolicyAugmentation:
         UserError: a policy that timm does not know, or images without color.
     """
 
-    def __init__(self, preprocessing: Preprocessing, policy: str, erasing: float) -> None:
+    def __init__(self, preprocessing: ImagePreprocessing, policy: str, erasing: float) -> None:
         if preprocessing.preset == "radiograph" or preprocessing.channels != 3:
             raise UserError("--policy is for color: use it with --preset photo or microscopy and 3 channels")
         self.preprocessing, self.policy, self.erasing = preprocessing, policy, erasing
@@ -68,7 +68,7 @@ class PolicyAugmentation:
         )
 
 
-def whole(preprocessing: Preprocessing) -> Preprocessing:
+def whole(preprocessing: ImagePreprocessing) -> ImagePreprocessing:
     """The same steps without bringing the image to a size."""
     return replace(preprocessing, fit="native")
 

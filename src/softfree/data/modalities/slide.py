@@ -103,10 +103,10 @@ class SlidePreprocessing:
 
     def augmentation(self) -> SlideAugmentation:
         """The random changes that go with these steps."""
-        from softfree.data.modalities.image import Preprocessing
+        from softfree.data.modalities.image import ImagePreprocessing
         from softfree.data.modalities.slide_augmentation import SlideAugmentation
 
-        return SlideAugmentation(Preprocessing("microscopy", self.side, "native", 3))
+        return SlideAugmentation(ImagePreprocessing("microscopy", self.side, "native", 3))
 
     def model_arguments(self) -> dict[str, Any]:
         """What a model must be told of the slides."""

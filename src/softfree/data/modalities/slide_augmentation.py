@@ -6,10 +6,10 @@ from functools import cached_property
 
 from monai.transforms import Compose, RandFlip, RandRotate90
 
-from softfree.data.modalities.image import Augmentation
+from softfree.data.modalities.image import ImageAugmentation
 
 
-class SlideAugmentation(Augmentation):
+class SlideAugmentation(ImageAugmentation):
     """Flips, quarter turns and color: what moves no pixel between others, so that nothing is interpolated."""
 
     def in_words(self) -> str:

@@ -64,32 +64,32 @@ class SlideRows:
         return SlideRows, (self.slide, self.mpp, self.prepare, self.region)
 
 
-def open_rows(steps: SlidePreprocessing, source: str, frame: int | None = None) -> SlideRows:
+def open_rows(preprocessing: SlidePreprocessing, source: str, frame: int | None = None) -> SlideRows:
     """Open a slide of any size; its rows are those of ``steps.load``, up to the rounding of a place.
 
     Raises:
         ReadError: as of ``steps.load``, but for ``too_large``.
     """
-    slide = steps.open(source, frame)
+    slide = preprocessing.open(source, frame)
     try:
-        return SlideRows(slide, steps.mpp, _prepared, steps.region(slide))
+        return SlideRows(slide, preprocessing.mpp, _prepared, preprocessing.region(slide))
     except ReadError:
         slide.close()
         raise
 
 
-def load_or_open(steps: SlidePreprocessing, source: str, frame: int | None = None) -> Tensor | SlideRows:
+def load_or_open(preprocessing: SlidePreprocessing, source: str, frame: int | None = None) -> Tensor | SlideRows:
     """Read a slide, or open one that is too long to be read at once.
 
     Raises:
         ReadError: no slide, or no tissue.
     """
     try:
-        return torch.from_numpy(steps.load(source, frame))
+        return torch.from_numpy(preprocessing.load(source, frame))
     except ReadError as error:
         if error.status != "too_large":
             raise
-        return open_rows(steps, source, frame)
+        return open_rows(preprocessing, source, frame)
 
 
 def _prepared(pixels: Tensor) -> Tensor:

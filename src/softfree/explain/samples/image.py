@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from softfree.data.modalities.base import Preparation
-from softfree.data.modalities.image import Preprocessing
+from softfree.data.modalities.base import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.explain.captions import Words
 from softfree.explain.dicom_file import write_secondary_capture
 from softfree.explain.geometry import Places, image_places
@@ -42,13 +42,13 @@ class ImageSample:
 
     @classmethod
     def read(
-        cls, steps: Preparation, source: str | DecodedImage, frame: int | None, patch: int, identity: bool
+        cls, preprocessing: Preprocessing, source: str | DecodedImage, frame: int | None, patch: int, identity: bool
     ) -> ImageSample:
         """Read and prepare an image, or prepare one that is there; ``patch`` is the side of a patch in pixels."""
-        assert isinstance(steps, Preprocessing)
+        assert isinstance(preprocessing, ImagePreprocessing)
         image = source if isinstance(source, DecodedImage) else read_image(source, frame=frame)
-        places = image_places(steps, image, patch)
-        return cls(str(source), image, torch.from_numpy(steps(image)), places, frame, identity)
+        places = image_places(preprocessing, image, patch)
+        return cls(str(source), image, torch.from_numpy(preprocessing(image)), places, frame, identity)
 
     def view(self, maps: Sequence[Map], longest: int) -> View:
         """View the image, reduced where it is larger."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from softfree.data.modalities.base import Preparation
+from softfree.data.modalities.base import Preprocessing
 from softfree.explain.samples.base import Sample
 from softfree.models.classifier import Classifier
 from softfree_runtime.core.errors import ReadError, UserError
@@ -35,13 +35,13 @@ class Opener:
         UserError: samples that have no image to lie a map over, or a format that is not for them.
     """
 
-    steps: Preparation
+    preprocessing: Preprocessing
     model: Classifier
     form: str | None = None
     identity: bool = False
 
     def __post_init__(self) -> None:
-        kind = self.steps.kind
+        kind = self.preprocessing.kind
         if kind not in FORMATS:
             raise UserError(
                 f"a run on samples of kind {kind} has no pixels to lay a map over; "
@@ -54,24 +54,24 @@ class Opener:
     @property
     def forms(self) -> tuple[str, ...]:
         """What is written of each sample."""
-        return FORMATS[self.steps.kind][self.form]
+        return FORMATS[self.preprocessing.kind][self.form]
 
     def __call__(self, source: str | DecodedImage, frame: int | None = None) -> Sample:
         """Read and prepare a sample; ReadError where it gives none."""
         # Each kind brings its readers' libraries, so that only the one in use is imported.
-        if self.steps.kind == "image":
+        if self.preprocessing.kind == "image":
             from softfree.explain.samples.image import ImageSample
 
             self._refuse_what_is_no_dicom(source)
-            return ImageSample.read(self.steps, source, frame, self._patch[0], self.identity)
+            return ImageSample.read(self.preprocessing, source, frame, self._patch[0], self.identity)
         assert isinstance(source, str)
-        if self.steps.kind == "volume":
+        if self.preprocessing.kind == "volume":
             from softfree.explain.samples.volume import VolumeSample
 
-            return VolumeSample.read(self.steps, source, frame, self._patch)
+            return VolumeSample.read(self.preprocessing, source, frame, self._patch)
         from softfree.explain.samples.slide import SlideSample
 
-        return SlideSample.read(self.steps, source, frame, self._patch[0])
+        return SlideSample.read(self.preprocessing, source, frame, self._patch[0])
 
     def _refuse_what_is_no_dicom(self, source: str | DecodedImage) -> None:
         if self.form == "dicom" and not (isinstance(source, str) and is_dicom(Path(source))):

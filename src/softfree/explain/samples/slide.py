@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from softfree.data.modalities.base import Preparation
+from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.slide_rows import SlideRows, load_or_open
 from softfree.data.slide_readers.slide import open_slide
@@ -32,12 +32,12 @@ class SlideSample:
     places: Places
 
     @classmethod
-    def read(cls, steps: Preparation, source: str, frame: int | None, patch: int) -> SlideSample:
+    def read(cls, preprocessing: Preprocessing, source: str, frame: int | None, patch: int) -> SlideSample:
         """Read and prepare the slide's tissue; ``patch`` is the side of a patch in prepared pixels."""
-        assert isinstance(steps, SlidePreprocessing)
-        tensor = load_or_open(steps, source, frame)
-        with steps.open(source) as slide:
-            places = slide_places(slide, steps.region(slide), steps.mpp, patch)
+        assert isinstance(preprocessing, SlidePreprocessing)
+        tensor = load_or_open(preprocessing, source, frame)
+        with preprocessing.open(source) as slide:
+            places = slide_places(slide, preprocessing.region(slide), preprocessing.mpp, patch)
         return cls(source, tensor, places)
 
     def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: Words) -> None:

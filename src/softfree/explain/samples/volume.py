@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softfree.data.modalities.base import Preparation
+from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.volume import VolumePreprocessing
 from softfree.explain.captions import Words
 from softfree.explain.geometry import Places, volume_places
@@ -30,23 +30,27 @@ class VolumeSample:
 
     source: str
     volume: Volume
-    steps: VolumePreprocessing
+    preprocessing: VolumePreprocessing
     tensor: Tensor
     places: Places
     patch: tuple[int, int, int]
 
     @classmethod
-    def read(cls, steps: Preparation, source: str, frame: int | None, patch: tuple[int, int, int]) -> VolumeSample:
+    def read(
+        cls, preprocessing: Preprocessing, source: str, frame: int | None, patch: tuple[int, int, int]
+    ) -> VolumeSample:
         """Read and prepare a volume."""
-        assert isinstance(steps, VolumePreprocessing)
-        volume = read_volume(source, frame, None if steps.rules is None else ChannelRules.parse(steps.rules))
-        tensor = torch.from_numpy(steps.load(volume))
-        return cls(source, volume, steps, tensor, volume_places(steps, volume, patch), patch)
+        assert isinstance(preprocessing, VolumePreprocessing)
+        volume = read_volume(
+            source, frame, None if preprocessing.rules is None else ChannelRules.parse(preprocessing.rules)
+        )
+        tensor = torch.from_numpy(preprocessing.load(volume))
+        return cls(source, volume, preprocessing, tensor, volume_places(preprocessing, volume, patch), patch)
 
     def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: Words) -> None:
         """Write NIfTI, or a PNG of the slice with the strongest values."""
         if form == "nifti":
-            voxels = on_voxels(maps[0].values, self.steps, self.volume, self.patch)
+            voxels = on_voxels(maps[0].values, self.preprocessing, self.volume, self.patch)
             write_nifti(path, voxels, self.volume, self.source, words.name)
         else:
             draw(path, self.view(maps, THUMBNAIL), maps, words)
