@@ -81,15 +81,15 @@ def test_bad_files_are_found_with_their_reasons(files):
         dataset[1]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_augmented_batches_do_not_depend_on_the_number_of_workers(files, workers):
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_augmented_batches_do_not_depend_on_the_number_of_workers(files, num_workers):
     def epoch(number: int) -> torch.Tensor:
         dataset = SampleDataset(
             files, None, PREPROCESSING, augmentation=ImageAugmentation(PREPROCESSING), cache="memory"
         )
         sampler = EpochSampler(range(6), seed=1)
         sampler.set_epoch(number)
-        return torch.cat([b["image"] for b in DataLoader(dataset, 2, sampler=sampler, num_workers=workers)])
+        return torch.cat([b["image"] for b in DataLoader(dataset, 2, sampler=sampler, num_workers=num_workers)])
 
     alone = SampleDataset(files, None, PREPROCESSING, augmentation=ImageAugmentation(PREPROCESSING))
     order = list(EpochSampler(range(6), seed=1))

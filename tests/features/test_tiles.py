@@ -33,7 +33,7 @@ def test_workers_change_nothing(tiles: TileDataset) -> None:
     counts: list[int] = []
     alone = encode_tiles(tiles, PixelEncoder(), batch_size=7)
     np.testing.assert_array_equal(
-        encode_tiles(tiles, PixelEncoder(), batch_size=7, workers=2, done=counts.append), alone
+        encode_tiles(tiles, PixelEncoder(), batch_size=7, num_workers=2, done=counts.append), alone
     )
     assert counts == [7, 7, 7, 3]
 
@@ -45,12 +45,12 @@ def test_lower_precision_is_stored_with_16_bits(tiles: TileDataset, precision: s
     np.testing.assert_allclose(got, encode_tiles(tiles, PixelEncoder()), atol=0.01)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_tile_that_cannot_be_read_keeps_its_reason(tiles: TileDataset, workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_tile_that_cannot_be_read_keeps_its_reason(tiles: TileDataset, num_workers: int) -> None:
     content = Path(tiles.path).read_bytes()
     Path(tiles.path).write_bytes(content[:12_000] + bytes(len(content) - 12_000))
     with pytest.raises(ReadError) as caught:
-        encode_tiles(tiles, PixelEncoder(), workers=workers)
+        encode_tiles(tiles, PixelEncoder(), num_workers=num_workers)
     assert caught.value.status == "corrupt"
 
 

@@ -34,7 +34,7 @@ def test_a_table_without_rows_to_learn_or_choose_by_is_refused(options_for, smal
         ({"accumulate": 0}, "--accumulate 0: expected 1 or more"),
         ({"warmup": 1.0}, "--warmup 1.0: expected a part of the steps"),
         ({"teacher_weight": 1.1}, "--teacher-weight 1.1: expected a share"),
-        ({"workers": -1}, "--workers -1"),
+        ({"num_workers": -1}, "--num-workers -1"),
     ],
     ids=str,
 )

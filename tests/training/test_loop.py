@@ -78,7 +78,7 @@ def test_equal_seeds_give_equal_bits_and_other_seeds_do_not(options_for):
     assert not same(options_for("a").out, options_for("c").out)
 
 
-@pytest.mark.parametrize("extra", [{}, {"ema": 0.9}, {"patience": 5}, {"workers": 1}, {"start_size": 16}], ids=str)
+@pytest.mark.parametrize("extra", [{}, {"ema": 0.9}, {"patience": 5}, {"num_workers": 1}, {"start_size": 16}], ids=str)
 def test_resume_goes_on_exactly(options_for, monkeypatch, extra):
     whole = train(options_for("whole", **extra))
     original = ClassifierModule.training_step
@@ -322,7 +322,9 @@ def test_unreadable_images_are_left_out_and_counted(options_for, capsys):
     assert simpler(run.folder)["models"]["32 x 32 pixels"]["n"] == 7
 
 
-@pytest.mark.parametrize("extra", [{}, {"workers": 1, "cache": "memory"}, {"fit": "native", "batch_size": 1}], ids=str)
+@pytest.mark.parametrize(
+    "extra", [{}, {"num_workers": 1, "cache": "memory"}, {"fit": "native", "batch_size": 1}], ids=str
+)
 def test_what_the_size_tells_and_copies_across_splits_are_named(options_for, capsys, extra):
     """Images of one class are wider, and a noisy copy of a training image is in test."""
     options = options_for(epochs=1, **extra)

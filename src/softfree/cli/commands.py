@@ -56,7 +56,7 @@ def _check(parsed: Namespace) -> int:
     if "mpp" in table.frame:
         table = as_samples(table, "slide")
     shown = chosen.progress and not parsed.json
-    found = audit(table, workers=chosen.workers, progress=shown, strict=chosen.strict)
+    found = audit(table, num_workers=chosen.num_workers, progress=shown, strict=chosen.strict)
     if parsed.json:
         print(json.dumps(found.to_dict(), indent=2, allow_nan=False))
     else:

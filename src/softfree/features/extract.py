@@ -123,7 +123,7 @@ def _extract(slide: SlideRow, encoder: Encoder, folder: FeatureFolder, options: 
             tiles,
             encoder,
             batch_size=options.batch_size,
-            workers=options.workers,
+            num_workers=options.num_workers,
             precision=str(options.precision),
             done=lambda count: bars.advance(bar, count),
         )
@@ -177,7 +177,7 @@ def _check(options: FeatureOptions) -> None:
         "step": (options.step is None or options.step >= 1, "at least 1 pixel"),
         "share": (0 <= options.share <= 1, "a number from 0 to 1"),
         "batch_size": (options.batch_size >= 1, "at least 1 tile"),
-        "workers": (options.workers >= 0, "0 or more"),
+        "num_workers": (options.num_workers >= 0, "0 or more"),
     }
     for name, (good, expected) in wanted.items():
         if not good:

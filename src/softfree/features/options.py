@@ -24,7 +24,7 @@ class FeatureOptions:
         tissue: Take only tiles with tissue.
         share: Least part of a tile that must be tissue.
         batch_size: Tiles at once.
-        workers: Processes that read tiles.
+        num_workers: Processes that read tiles.
         shard: This machine's part of the slides, such as 0/4, 1/4, 2/4 and 3/4 for four machines with one folder.
         precision: Arithmetic of the encoder; with bf16 or 16, features are stored with 16 bits.
         progress: Show progress bars.
@@ -40,7 +40,7 @@ class FeatureOptions:
     tissue: bool = True
     share: float = 0.25
     batch_size: int = 64
-    workers: int = 0
+    num_workers: int = 0
     shard: str | None = None
     precision: PrecisionGiven = "32"
     progress: bool = True

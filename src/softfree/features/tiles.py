@@ -65,7 +65,7 @@ def encode_tiles(
     encoder: Encoder,
     *,
     batch_size: int = 64,
-    workers: int = 0,
+    num_workers: int = 0,
     precision: str = "32",
     done: Callable[[int], None] = lambda count: None,
 ) -> np.ndarray:
@@ -75,7 +75,7 @@ def encode_tiles(
         tiles: of one slide.
         encoder: its module is on the device to use.
         batch_size: tiles at once.
-        workers: processes that read.
+        num_workers: processes that read.
         precision: ``32``, ``bf16`` or ``16``.
         done: called with the number of tiles of each batch.
 
@@ -87,7 +87,7 @@ def encode_tiles(
     """
     device = next((parameter.device for parameter in encoder.module.parameters()), torch.device("cpu"))
     found: list[np.ndarray] = []
-    loader = DataLoader(tiles, batch_size=batch_size, num_workers=workers, collate_fn=_collate)
+    loader = DataLoader(tiles, batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
     try:
         for images in loader:
             if isinstance(images, ReadError):

@@ -61,7 +61,7 @@ def infer(
     adaptive = AdaptiveForward(model.eval().to(device), options, options.precision, progress=options.progress)
 
     def whole() -> Iterator[tuple[int, Tensor]]:
-        loader = DataLoader(_Readable(dataset), batch_size=None, num_workers=options.workers)
+        loader = DataLoader(_Readable(dataset), batch_size=None, num_workers=options.num_workers)
         for index, sample, error in tracked(loader, description, total=len(dataset), shown=options.progress):
             if sample is not None:
                 if seen is not None:

@@ -155,7 +155,7 @@ class Run:
         frame: int | None = None,
         image_root: str | Path | None = None,
         batch_size: int = 16,
-        workers: int = 0,
+        num_workers: int = 0,
         precision: Precision = "32",
         progress: bool = False,
         stream: StreamOptions | None = None,
@@ -167,7 +167,7 @@ class Run:
             frame: frame of multi-frame files, counted from 0; default: the first.
             image_root: folder that the paths of tables start from and must lie in; default: each table's folder.
             batch_size: images at once; only images of equal shape share a batch.
-            workers: processes that read files.
+            num_workers: processes that read files.
             precision: arithmetic of the products, "32", "bf16" or "16".
             progress: show a progress bar.
             stream: when and where to stream what does not fit in memory; by itself, in main memory.
@@ -181,7 +181,7 @@ class Run:
 
         streaming = stream.streaming if stream else {}
         options = InferenceOptions(
-            batch_size=batch_size, workers=workers, precision=precision, progress=progress, **streaming
+            batch_size=batch_size, num_workers=num_workers, precision=precision, progress=progress, **streaming
         )
         return predict(self, inputs, options, frame=frame, image_root=image_root)
 

@@ -90,7 +90,9 @@ def read_samples(
         seed=options.seed,
         cache=choose_cache(options.cache, len(found.sources), preprocessing),
     )
-    bad = dataset.read_all(f"Reading {len(dataset)} images", threads=max(2, options.workers), progress=options.progress)
+    bad = dataset.read_all(
+        f"Reading {len(dataset)} images", threads=max(2, options.num_workers), progress=options.progress
+    )
     if len(dataset) - len(bad) < FEWEST:
         first = f"; the first: {bad[min(bad)]}" if bad else ""
         raise UserError(f"{len(dataset) - len(bad)} of {len(dataset)} images can be read{first}")
@@ -103,6 +105,6 @@ def create_loader(dataset: SampleDataset, good: list[int], options: PretrainOpti
         dataset,
         batch_size=step.batch_size,
         sampler=EpochSampler(good, options.seed, step.rank, step.world, length=step.epoch(len(good))),
-        num_workers=options.workers,
-        persistent_workers=options.workers > 0,
+        num_workers=options.num_workers,
+        persistent_workers=options.num_workers > 0,
     )

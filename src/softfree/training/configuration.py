@@ -30,7 +30,7 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     ),
     (("lr", "layer_decay", "teacher_temperature"), lambda value: 0 < value < math.inf, "more than 0"),
     (
-        ("weight_decay", "clip", "mixup", "cutmix", "workers", "maps", "seed"),
+        ("weight_decay", "clip", "mixup", "cutmix", "num_workers", "maps", "seed"),
         lambda value: 0 <= value < math.inf,
         "0 or more",
     ),

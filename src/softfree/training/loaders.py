@@ -77,7 +77,7 @@ def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptio
         )
         bad = dataset.read_all(
             f"Reading {len(dataset)} samples ({split})",
-            threads=max(2, options.workers),
+            threads=max(2, options.num_workers),
             progress=options.progress,
             seen=reduced[split],
         )
@@ -99,7 +99,7 @@ def create_loaders(samples: Samples, options: TrainOptions, classes: int, step: 
 
     Args:
         samples: training and validation samples.
-        options: mixing, seed, workers.
+        options: mixing, seed, num_workers.
         classes: K, for the targets of mixed images.
         step: of which this device takes its share.
     """
@@ -126,8 +126,8 @@ def _loader(dataset: Dataset, sampler: EpochSampler, options: TrainOptions, batc
         dataset,
         batch_size=batch_size,
         sampler=sampler,
-        num_workers=options.workers,
-        persistent_workers=options.workers > 0,
+        num_workers=options.num_workers,
+        persistent_workers=options.num_workers > 0,
         collate_fn=_pad if bags else None,
     )
 

@@ -207,7 +207,7 @@ def finish(options: TrainOptions, table: Table, samples: Samples) -> Run:
         show_images=options.show_images,
         maps=options.maps,
         batch_size=options.batch_size,
-        workers=options.workers,
+        num_workers=options.num_workers,
         progress=options.progress,
         **options.streaming,
     )

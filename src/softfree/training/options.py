@@ -47,7 +47,7 @@ class ImageOptions:
         channels: 1 (gray) or 3 (color); default: the preset's.
         cache: Where prepared images are kept between epochs: 'memory', 'none', a folder, or 'auto' (memory when
             they fit in a quarter of it). A folder holds pixels of your images until you delete it.
-        workers: Processes that read images beside the training.
+        num_workers: Processes that read images beside the training.
     """
 
     preset: PresetName = "radiograph"
@@ -55,7 +55,7 @@ class ImageOptions:
     fit: Fit = "pad"
     channels: Literal[1, 3] | None = None
     cache: str = "auto"
-    workers: int = 0
+    num_workers: int = 0
 
 
 @dataclass(kw_only=True)

@@ -45,9 +45,9 @@ def made(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_every_fault_is_found(made, workers):
-    found = audit(read_table(made, strict_patients=False), workers=workers, progress=False)
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_every_fault_is_found(made, num_workers):
+    found = audit(read_table(made, strict_patients=False), num_workers=num_workers, progress=False)
     assert (found.images, found.readable, found.patients) == (45, 43, 23)
     by_kind = {problem.kind: problem for problem in found.found}
     assert by_kind["unreadable"].rows == (43, 44)
@@ -116,7 +116,7 @@ def test_markup_in_names_is_not_obeyed(tmp_path):
 
 
 def test_the_real_radiographs_hide_a_confound(shared_data):
-    found = audit(read_table(shared_data / "chest_xray" / "manifest.csv"), workers=2, progress=False)
+    found = audit(read_table(shared_data / "chest_xray" / "manifest.csv"), num_workers=2, progress=False)
     assert (found.errors, found.readable) == (0, 240)
     flagged = {confound.feature: confound for confound in found.confounds if confound.flagged}
     assert {"width", "height", "pixel count"} <= set(flagged)
@@ -127,7 +127,7 @@ def test_the_real_radiographs_hide_a_confound(shared_data):
 
 def test_real_cells_have_no_patients(shared_data):
     table = read_table(shared_data / "blood_cells" / "manifest.csv").where("test")
-    found = audit(table, workers=2, progress=False)
+    found = audit(table, num_workers=2, progress=False)
     assert found.patients is None
     assert "no_patients" in {problem.kind for problem in found.found}
 

@@ -74,10 +74,12 @@ def runs(write_run: Callable[..., Run], folder: Path, name: str = "seqnorm_vit_n
     )
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_prediction_of_a_long_slide(write_run: Callable[..., Run], svs: str, tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_prediction_of_a_long_slide(
+    write_run: Callable[..., Run], svs: str, tmp_path: Path, num_workers: int
+) -> None:
     short, long = runs(write_run, tmp_path)
-    want, got = (run.predict([svs, svs + ".gone"], workers=workers) for run in (short, long))
+    want, got = (run.predict([svs, svs + ".gone"], num_workers=num_workers) for run in (short, long))
     assert list(got["status"]) == list(want["status"]) == ["ok", "missing"]
     np.testing.assert_allclose(got["raw_ill"][0], want["raw_ill"][0], atol=1e-3)
 

@@ -48,7 +48,7 @@ def test_seeds_are_repetitions_and_other_settings_are_told():
     runs = [
         settings("softmax_vit_nano_patch16", seed=0, epochs=5, attention_options={}),
         settings("seqnorm_vit_nano_patch16", seed=0, epochs=3, attention_options={"affine": False}),
-        settings("seqnorm_vit_nano_patch16", seed=1, epochs=3, workers=2, attention_options={"affine": False}),
+        settings("seqnorm_vit_nano_patch16", seed=1, epochs=3, num_workers=2, attention_options={"affine": False}),
         settings("seqnorm_vit_tiny_patch16", seed=0, epochs=3, attention_options={}),
     ]
     assert attention_names(runs[:3]) == ["softmax", "seqnorm", "seqnorm"]

@@ -88,7 +88,7 @@ def test_every_run_has_a_row_for_every_strength(folder):
 def test_the_same_seed_gives_the_same_rows_whatever_runs_beside(folder):
     other = another(folder / "run", "softmax", "softmax")
     alone = study_robustness([folder / "run"], quick(folder / "a"))
-    beside = study_robustness([other, folder / "run"], quick(folder / "b", batch_size=3, workers=2))
+    beside = study_robustness([other, folder / "run"], quick(folder / "b", batch_size=3, num_workers=2))
     theirs = beside.rows[beside.rows["run"] == str(folder / "run")].reset_index(drop=True)
     pd.testing.assert_frame_equal(alone.rows, theirs, check_dtype=False, rtol=1e-9)
     changed = study_robustness([folder / "run"], quick(folder / "c", seed=1))

@@ -60,21 +60,21 @@ def _dataset(table: Table, preprocessing: ImagePreprocessing, cache: str) -> Sam
     )
 
 
-def _loader_rate(dataset: SampleDataset, workers: int, options: LoaderBenchOptions) -> float:
-    batches = _endless(dataset, workers, options.batch_size)
+def _loader_rate(dataset: SampleDataset, num_workers: int, options: LoaderBenchOptions) -> float:
+    batches = _endless(dataset, num_workers, options.batch_size)
     next(batches)  # starts the workers
     return _rate(lambda: next(batches), options)
 
 
-def _endless(dataset: SampleDataset, workers: int, batch_size: int) -> Iterator[Sample]:
+def _endless(dataset: SampleDataset, num_workers: int, batch_size: int) -> Iterator[Sample]:
     sampler = EpochSampler(range(len(dataset)), seed=0)
     loader: DataLoader[Sample] = DataLoader(
         dataset,
         batch_size,
         sampler=sampler,
         drop_last=True,
-        num_workers=workers,
-        persistent_workers=workers > 0,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
     )
     while True:
         yield from loader

@@ -43,7 +43,18 @@ from softfree_runtime.core.files import read_yaml, replacing, write_atomically
 from softfree_runtime.core.task import Task
 
 # Of a cell's options, what says where and not what.
-PLACES = ("table", "image_root", "out", "cache", "workers", "progress", "accelerator", "devices", "nodes", "strategy")
+PLACES = (
+    "table",
+    "image_root",
+    "out",
+    "cache",
+    "num_workers",
+    "progress",
+    "accelerator",
+    "devices",
+    "nodes",
+    "strategy",
+)
 
 SET_BY_STUDY = {
     "out": "whose trainings lie in the folder of the study's --out",

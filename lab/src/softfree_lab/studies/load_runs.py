@@ -50,7 +50,9 @@ def _settings(run: Run) -> dict[str, Any]:
     """What a training was set to that decides its result, but for the seed."""
     options = run.config["options"]
     wanted = [field.name for group in (ImageOptions, ModelOptions, OptimizerOptions) for field in fields(group)]
-    found: dict[str, Any] = {key: options[key] for key in wanted if key in options and key not in ("cache", "workers")}
+    found: dict[str, Any] = {
+        key: options[key] for key in wanted if key in options and key not in ("cache", "num_workers")
+    }
     found["model"] = str(run.config["model"]["name"]).partition("_vit_")[2]
     for group in ("model_options", "attention_options"):
         found |= found.pop(group, None) or {}

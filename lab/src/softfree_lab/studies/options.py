@@ -57,7 +57,7 @@ class RobustnessOptions:
         resamples: Bootstrap resamples.
         seed: Seed of the noise and of the bootstrap.
         batch_size: Images at once.
-        workers: Processes that read and corrupt images.
+        num_workers: Processes that read and corrupt images.
         progress: Show a progress bar.
     """
 
@@ -69,7 +69,7 @@ class RobustnessOptions:
     resamples: int = 2000
     seed: int = 0
     batch_size: int = 16
-    workers: int = 0
+    num_workers: int = 0
     progress: bool = True
 
 

@@ -65,7 +65,7 @@ def measure(
         runs: of one task.
         tables: the rows to test each run on.
         variants: what is done to the images.
-        options: batch_size, workers, resamples, progress, and the seed of the noise.
+        options: batch_size, num_workers, resamples, progress, and the seed of the noise.
         seed: of the resamples.
     """
     alike = defaultdict(list)
@@ -150,7 +150,7 @@ def _logits(runs: Sequence[Run], dataset: CorruptedImages, options: RobustnessOp
         _Together([run.model for run in runs]),
         cast(SampleDataset, dataset),  # nothing but its length, items and names are asked for
         len(runs[0].task.classes) * len(runs),
-        InferenceOptions(batch_size=options.batch_size, workers=options.workers, progress=options.progress),
+        InferenceOptions(batch_size=options.batch_size, num_workers=options.num_workers, progress=options.progress),
         description="Testing",
     )
 

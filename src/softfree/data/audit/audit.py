@@ -116,21 +116,21 @@ class Audit:
             yield grid
 
 
-def audit(table: Table, *, workers: int = 0, progress: bool = True, strict: bool = False) -> Audit:
+def audit(table: Table, *, num_workers: int = 0, progress: bool = True, strict: bool = False) -> Audit:
     """Read every image of ``table`` once and look for what would spoil a result.
 
     Only a few facts of each image are kept in memory.
 
     Args:
         table: read with ``strict_patients=False`` to have shared patients reported instead of refused.
-        workers: threads that read images; 0 reads them one after the other.
+        num_workers: threads that read images; 0 reads them one after the other.
         progress: whether to show a progress bar.
         strict: whether a file that had to be corrected is an error.
 
     Raises:
         UserError: when not one image can be read.
     """
-    probes = pd.DataFrame(probe_all(table.frame, workers=workers, progress=progress))
+    probes = pd.DataFrame(probe_all(table.frame, num_workers=num_workers, progress=progress))
     ok = (probes["status"] == "ok").to_numpy()
     if not ok.any():
         first = probes["reason"].iloc[0]

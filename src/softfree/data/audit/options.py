@@ -13,10 +13,10 @@ class CheckOptions(TableOptions):
 
     Attributes:
         strict: Count files that had to be corrected, or about which something was assumed, as errors.
-        workers: Threads that read images.
+        num_workers: Threads that read images.
         progress: Show a progress bar.
     """
 
     strict: bool = False
-    workers: int = 2
+    num_workers: int = 2
     progress: bool = True

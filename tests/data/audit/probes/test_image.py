@@ -73,12 +73,12 @@ def test_a_file_without_image_gives_its_reason(tmp_path):
     assert facts.pixel_digest == b""
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_all_in_the_order_of_the_rows(tmp_path, workers):
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_all_in_the_order_of_the_rows(tmp_path, num_workers):
     files = []
     for number in range(9):
         files.append(saved(tmp_path / f"{number}.png", np.full((4, number + 1), 9, np.uint8)))
     frame = pd.DataFrame({"file": [*files, str(tmp_path)], "frame": pd.array([0, *[None] * 9], "Int64")})
-    found = probe_all(frame, workers=workers, progress=False)
+    found = probe_all(frame, num_workers=num_workers, progress=False)
     assert [facts.width for facts in found] == [*range(1, 10), 0]
     assert found[-1].status == "no_pixels"

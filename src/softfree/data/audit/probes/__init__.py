@@ -32,13 +32,13 @@ def probe(file: str, frame: int | None) -> Probe:
         return Probe("missing", f"{file}: {error.strerror}")
 
 
-def probe_all(frame: pd.DataFrame, *, workers: int, progress: bool) -> list[Probe]:
-    """Probe the image of every row, with ``workers`` threads beside this one, a few hundred rows at a time."""
+def probe_all(frame: pd.DataFrame, *, num_workers: int, progress: bool) -> list[Probe]:
+    """Probe the image of every row, with ``num_workers`` threads beside this one, a few hundred rows at a time."""
     files = frame["file"].tolist()
     frames = [None if pd.isna(n) else int(n) for n in frame["frame"]] if "frame" in frame else [None] * len(files)
 
     def results() -> Iterator[Probe]:
-        with ThreadPoolExecutor(workers) if workers > 0 else nullcontext() as pool:
+        with ThreadPoolExecutor(num_workers) if num_workers > 0 else nullcontext() as pool:
             apply = map if pool is None else pool.map
             for start in range(0, len(files), _CHUNK):
                 for found in apply(probe, files[start : start + _CHUNK], frames[start : start + _CHUNK]):
