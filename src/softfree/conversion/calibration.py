@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -78,9 +77,8 @@ def read_batches(
 
 def _candidates(given: list[str], table: Table | None) -> Chosen:
     """All images, of a table with splits the training rows: what is measured on the others stays honest."""
-    if table is not None and len(rows := table.where("train").frame):
-        stated = rows["frame"] if "frame" in rows else [None] * len(rows)
-        return rows["file"].tolist(), [None if pd.isna(frame) else int(frame) for frame in stated]
+    if table is not None and len((rows := table.where("train")).frame):
+        return rows.files, rows.frames
     found = find_inputs(given, None)
     sources, numbers = [source for _, source, _ in found], [number for _, _, number in found]
     if not _is_table(given):

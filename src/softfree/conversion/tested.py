@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pandas as pd
 
 from softfree.conversion.options import ConvertOptions
 from softfree.conversion.source import Source
@@ -26,9 +25,8 @@ def auroc_on_test(
     rows = table.where("test")
     if not len(rows.frame):
         return {}
-    frames = [None if pd.isna(f) else int(f) for f in rows.frame["frame"]] if "frame" in rows.frame else None
     cache = choose_cache("auto", len(rows.frame), origin.preprocessing)
-    dataset = SampleDataset(rows.frame["file"].tolist(), None, origin.preprocessing, frames=frames, cache=cache)
+    dataset = SampleDataset(rows.files, None, origin.preprocessing, frames=rows.frames, cache=cache)
     asked = InferenceOptions(batch_size=options.batch_size, progress=options.progress)
     found = {}
     for name, network in networks.items():

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from softfree.data.modalities.base import files_of
-from softfree.data.table import Table
+from softfree.data.table import Table, frame_numbers
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import write_atomically
 from softfree_runtime.sources.identity import patient_key
@@ -79,8 +79,7 @@ def read_seen(folder: Path) -> Seen | None:
 
 def _files(key: bytes, frame: pd.DataFrame) -> Iterable[str]:
     """Hash the content that each row names; empty where there is none to read."""
-    frames = frame["frame"] if "frame" in frame else [None] * len(frame)
-    for source, number in zip(frame["file"], frames, strict=True):
+    for source, number in zip(frame["file"], frame_numbers(frame), strict=True):
         digest = blake2b(key=key, digest_size=12)
         try:
             for file in files_of(str(source)):
@@ -89,7 +88,7 @@ def _files(key: bytes, frame: pd.DataFrame) -> Iterable[str]:
         except OSError:
             yield ""
             continue
-        digest.update(b"" if number is None or pd.isna(number) else str(int(number)).encode())
+        digest.update(b"" if number is None else str(number).encode())
         yield digest.hexdigest()
 
 

@@ -73,6 +73,21 @@ class Table:
         left = (f"{count:,} row{'' if count == 1 else 's'} left out: {why}" for why, count in self.left_out.items())
         return (*self.notes, *left)
 
+    @property
+    def files(self) -> list[str]:
+        """What each row names: a path, or a source as :mod:`softfree_runtime.sources.joined_source` joins it."""
+        return self.frame["file"].tolist()
+
+    @property
+    def frames(self) -> list[int | None]:
+        """Each row's frame of a multi-frame file, None where the table names none."""
+        return frame_numbers(self.frame)
+
+    def sources_by_row(self) -> dict[int, tuple[str, int | None]]:
+        """Return file and frame by the number of the row in the table's file."""
+        sources = zip(self.files, self.frames, strict=True)
+        return dict(zip(self.frame["row"].tolist(), sources, strict=True))
+
     def where(self, split: str) -> Table:
         """Return the rows of one split."""
         return self.take(np.flatnonzero(self.frame["split"] == split))
@@ -153,6 +168,13 @@ def read_table(
         _refuse_shared_patients(path, frame, rows)
     said = (*rows.notes, *notes, *([] if split_made is None else _note_unused_split(rows.frame, wanted)))
     return Table(frame.reset_index(drop=True), task, targets, folder, split_made, rows.digest, left_out, said, keys)
+
+
+def frame_numbers(rows: pd.DataFrame) -> list[int | None]:
+    """Return the frame of each row, counted from 0, None where the rows name none."""
+    if "frame" not in rows:
+        return [None] * len(rows)
+    return [None if pd.isna(number) else int(number) for number in rows["frame"]]
 
 
 def patients_across_splits(frame: pd.DataFrame) -> pd.DataFrame:

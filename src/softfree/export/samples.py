@@ -85,12 +85,7 @@ def find_samples(run: Run, given: Path | None, split: Split, moved: Path | None 
 
 def sources_of(table: Table) -> list[Source]:
     """Find the sample of each row."""
-    frame = table.frame
-    numbers = frame["frame"] if "frame" in frame else [None] * len(frame)
-    return [
-        Source(file, int(number) if isinstance(number, (int, np.integer)) else None)
-        for file, number in zip(frame["file"], numbers, strict=True)
-    ]
+    return [Source(file, frame) for file, frame in zip(table.files, table.frames, strict=True)]
 
 
 def read_evenly(sources: Sequence[Source], count: int, what: str, preprocessing: Preprocessing) -> Read:

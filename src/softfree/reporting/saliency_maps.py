@@ -71,9 +71,7 @@ def _map_of(
     run: Run, opener: Opener, adaptive: AdaptiveForward, table: Table, frame: pd.DataFrame, case: Case
 ) -> tuple[Thumbnail, tuple[Map, ...]]:
     row = int(frame.loc[frame["status"] == "ok", "row"].iloc[case.index])
-    columns = table.frame.set_index("row")
-    number = columns["frame"][row] if "frame" in columns else None
-    sample = opener(str(columns["file"][row]), None if pd.isna(number) else int(number))
+    sample = opener(*table.sources_by_row()[row])
     maps = explain_pair(run, sample.tensor, adaptive, target=case.k)
     view = sample.view(maps, _READ)
     labels = [f"{name_of(one)}. {told(run, one)}" for one in maps]

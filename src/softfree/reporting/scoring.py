@@ -135,7 +135,7 @@ def predict_rows(
 
     With ``beside``, which is told of each sample, what simpler models say stands there, too.
     """
-    dataset = SampleDataset(table.frame["file"].tolist(), None, run.preprocessing, frames=_frames(table.frame))
+    dataset = SampleDataset(table.files, None, run.preprocessing, frames=table.frames)
     logits = infer(run.model, dataset, len(run.task.classes), options, seen=beside)
     frame = table.frame[["row", "split", "patient"]].reset_index(drop=True)
     frame["status"] = [logits.failed[i].status if i in logits.failed else "ok" for i in range(len(frame))]
@@ -193,9 +193,3 @@ def stored_rows(run: Run, part: Table) -> pd.DataFrame | None:
     frame = frame[frame["row"].isin(part.frame["row"])].reset_index(drop=True)
     same = len(frame) == len(part.frame) and set(frame["row"]) == set(part.frame["row"])
     return frame[[c for c in frame if not str(c).startswith(("p_", "raw_", "predicted"))]] if same else None
-
-
-def _frames(frame: pd.DataFrame) -> list[int | None] | None:
-    if "frame" not in frame:
-        return None
-    return [None if pd.isna(number) else int(number) for number in frame["frame"]]

@@ -30,13 +30,11 @@ def worst_errors(run: Run, table: Table, frame: pd.DataFrame, scores: Scores) ->
         error = np.abs(scores.probabilities - scores.targets)
         given = 1 - np.nanmax(np.where(np.isnan(error), 0, error), axis=1)
     wrong = _wrong(run, scores)
-    files = table.frame.set_index("row")["file"]
-    frames = table.frame.set_index("row")["frame"] if "frame" in table.frame else None
+    sources = table.sources_by_row()
     thumbnails = []
     for index in np.argsort(given)[:MOST]:
         row = int(readable["row"][index])
-        number = None if frames is None or pd.isna(frames[row]) else int(frames[row])
-        png = thumbnail(files[row], number)
+        png = thumbnail(*sources[row])
         if png is not None and wrong[index]:
             thumbnails.append(Thumbnail(png, f"row {row}: {_truth(run.task, scores, index)}, given {given[index]:.2f}"))
     return thumbnails

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from softfree.data.audit.near_duplicates import MOST
@@ -59,15 +58,14 @@ def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptio
     reduced: dict[str, Reduced] = {}
     for split in ("train", "val"):
         part = table.where(split)
-        frames = [None if pd.isna(f) else int(f) for f in part.frame["frame"]] if "frame" in part.frame else None
         own, augmentation = preprocessing, None
         if split == "train":
             own, augmentation = training_preprocessing(options, preprocessing)
         dataset = SampleDataset(
-            part.frame["file"].tolist(),
+            part.files,
             part.targets,
             own,
-            frames=frames,
+            frames=part.frames,
             augmentation=augmentation,
             seed=options.seed,
             cache=choose_cache(options.cache, count, own),
@@ -85,7 +83,7 @@ def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptio
             raise UserError(f"none of the {len(bad)} samples of split {split} can be read; the first: {bad[0]}")
         failed |= {int(part.frame["row"].iloc[index]): error for index, error in sorted(bad.items())}
         datasets[split] = dataset
-    files = table.where("train").frame["file"].tolist()
+    files = table.where("train").files
     return Samples(datasets["train"], datasets["val"], files, failed, preprocessing.kind == "bag", reduced)
 
 

@@ -34,7 +34,7 @@ def create_preprocessing(options: TrainOptions, table: Table) -> Preprocessing:
         return make(options.modality, options.shape, options.spacing, window=options.window, rules=rules)
     if kind == "slide":
         return make(options.mpp, tissue=options.tissue)
-    return make(table.frame["file"].tolist())
+    return make(table.files)
 
 
 def training_preprocessing(

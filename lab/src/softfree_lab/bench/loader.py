@@ -52,7 +52,7 @@ def bench_loader(options: LoaderBenchOptions, table_path: Path) -> pd.DataFrame:
 
 def _dataset(table: Table, preprocessing: ImagePreprocessing, cache: str) -> SampleDataset:
     return SampleDataset(
-        table.frame["file"].tolist(),
+        table.files,
         table.targets,
         preprocessing,
         augmentation=ImageAugmentation(preprocessing),

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils import data
@@ -91,8 +90,7 @@ class CorruptedImages(data.Dataset):
     """
 
     def __init__(self, table: Table, preprocessing: ImagePreprocessing, variants: Sequence[Variant], seed: int) -> None:
-        self.files, self.rows = table.frame["file"].tolist(), table.frame["row"].tolist()
-        self.frames = table.frame["frame"].tolist() if "frame" in table.frame else [None] * len(self.files)
+        self.files, self.frames, self.rows = table.files, table.frames, table.frame["row"].tolist()
         self.preprocessing, self.variants, self.seed = preprocessing, list(variants), seed
         self._held: tuple[int, np.ndarray | ReadError] = (-1, np.empty(0))
 
@@ -119,7 +117,7 @@ class CorruptedImages(data.Dataset):
         if self._held[0] != number:
             frame = self.frames[number]
             try:
-                image = read_image(self.files[number], frame=None if pd.isna(frame) else int(frame))
+                image = read_image(self.files[number], frame=frame)
                 self._held = (number, image.unit())
             except ReadError as error:
                 self._held = (number, error)

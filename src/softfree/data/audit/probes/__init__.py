@@ -14,6 +14,7 @@ from softfree.data.audit.near_duplicates import MOST
 from softfree.data.audit.probes.image import probe_image
 from softfree.data.audit.probes.kinds import probe_kind, probe_other_slide
 from softfree.data.audit.probes.probe import Probe
+from softfree.data.table import frame_numbers
 from softfree_runtime.core.errors import ReadError
 
 __all__ = ["Probe", "probe", "probe_all"]
@@ -34,8 +35,7 @@ def probe(file: str, frame: int | None) -> Probe:
 
 def probe_all(frame: pd.DataFrame, *, num_workers: int, progress: bool) -> list[Probe]:
     """Probe the image of every row, with ``num_workers`` threads beside this one, a few hundred rows at a time."""
-    files = frame["file"].tolist()
-    frames = [None if pd.isna(n) else int(n) for n in frame["frame"]] if "frame" in frame else [None] * len(files)
+    files, frames = frame["file"].tolist(), frame_numbers(frame)
 
     def results() -> Iterator[Probe]:
         with ThreadPoolExecutor(num_workers) if num_workers > 0 else nullcontext() as pool:
