@@ -15,8 +15,8 @@ from timm.optim import param_groups_layer_decay
 from softfree.attention import ATTENTIONS
 from softfree.models import BagTransformer, collate_bags, list_models
 from softfree.models.bag import ON_SLIDE
-from softfree.models.named_kinds import BAGS
 from softfree.models.pos_embed_mm import sincos_codes
+from softfree.models.registry import BAG_MODELS
 from softfree_runtime.core.errors import UserError
 
 SMALL = {"in_features": 16, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
@@ -132,7 +132,7 @@ def test_another_width(shape: tuple[int, ...]) -> None:
         make()(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("name", [name for name in BAGS if "_nano" in name])
+@pytest.mark.parametrize("name", [name for name in BAG_MODELS if "_nano" in name])
 def test_named(name: str) -> None:
     model = timm.create_model(name, in_features=16, depth=1, num_classes=3)
     assert isinstance(model, BagTransformer)
@@ -143,8 +143,8 @@ def test_named(name: str) -> None:
 
 def test_names() -> None:
     sizes = ("nano", "tiny", "small", "base")
-    assert set(BAGS) == {f"{attention}_bag_{size}" for attention in ATTENTIONS for size in sizes}
-    assert set(BAGS) <= set(list_models())
+    assert set(BAG_MODELS) == {f"{attention}_bag_{size}" for attention in ATTENTIONS for size in sizes}
+    assert set(BAG_MODELS) <= set(list_models())
 
 
 def test_training_tools() -> None:

@@ -18,8 +18,8 @@ from softfree.attention.softmax import SoftmaxAttention
 from softfree.inference.run import Run
 from softfree.models import SoftPyramid, create_model, list_models
 from softfree.models.encoder import Block
-from softfree.models.pyramid_names import PYRAMIDS
 from softfree.models.pyramid_parts import PostNormBlock
+from softfree.models.registry import PYRAMIDS
 from softfree.planning.work import Work
 from softfree.training.flops import multiply_adds
 from softfree.training.loop import train

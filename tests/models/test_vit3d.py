@@ -12,7 +12,7 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
 from softfree.attention import ATTENTIONS
 from softfree.models import VolumeTransformer, create_model, list_models
-from softfree.models.named_kinds import VOLUMES
+from softfree.models.registry import VOLUME_MODELS
 from softfree_runtime.core.errors import UserError
 
 SMALL = {
@@ -51,7 +51,7 @@ def test_any_size(pool: str, stem: str, pos: str) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", [name for name in VOLUMES if "_nano" in name])
+@pytest.mark.parametrize("name", [name for name in VOLUME_MODELS if "_nano" in name])
 def test_named(name: str) -> None:
     """Every attention by timm: forward, backward, a volume whose sides are no multiples."""
     model = timm.create_model(name, depth=1, num_classes=3)
@@ -63,8 +63,8 @@ def test_named(name: str) -> None:
 
 def test_names() -> None:
     sizes = ("nano", "tiny", "small", "base")
-    assert set(VOLUMES) == {f"{attention}_vit3d_{size}" for attention in ATTENTIONS for size in sizes}
-    assert set(VOLUMES) <= set(list_models())
+    assert set(VOLUME_MODELS) == {f"{attention}_vit3d_{size}" for attention in ATTENTIONS for size in sizes}
+    assert set(VOLUME_MODELS) <= set(list_models())
     model = create_model("seqnorm_vit3d_small", depth=1, patch_size=[8, 8, 8], in_chans=3, num_classes=2)
     assert model.patch_embed.proj.weight.shape == (384, 3, 8, 8, 8)
     with pytest.raises(UserError, match="option of seqnorm_vit3d_tiny: 'spacng': did you mean spacing"):

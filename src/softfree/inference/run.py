@@ -293,9 +293,9 @@ def _check_model(path: Path, model: dict[str, Any]) -> None:
 
     import softfree.models  # noqa: F401  registers the names
 
-    if not is_model(model["name"]) or not hasattr(model_entrypoint(model["name"]), "made"):
+    if not is_model(model["name"]) or not hasattr(model_entrypoint(model["name"]), "model_class"):
         return
-    hints = get_type_hints(model_entrypoint(model["name"]).made.__init__)  # type: ignore[attr-defined]
+    hints = get_type_hints(model_entrypoint(model["name"]).model_class.__init__)  # type: ignore[attr-defined]
     for name, value in model.items():
         if name in hints and (expected := mismatch(value, hints[name])):
             raise UserError(f"{path}: model.{name} is {shown(value)}; expected {expected}")

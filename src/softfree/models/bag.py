@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from softfree.attention.base import PART, plain_only
-from softfree.models.classifier import Classifier, check_names, for_sides
+from softfree.models.classifier import Classifier, check_names, grid_options
 from softfree.models.pos_embed_mm import Waves, sincos_codes
 from softfree_runtime.core.errors import UserError
 
@@ -128,7 +128,7 @@ class BagTransformer(Classifier):
             depth,
             num_heads,
             drop_path_rate,
-            for_sides(attention, attention_options, conv_dims=1),
+            grid_options(attention, attention_options, conv_dims=1),
             mlp_ratio=mlp_ratio,
             attention=attention,
             proj_drop=proj_drop,

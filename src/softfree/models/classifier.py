@@ -1,39 +1,79 @@
-"""What every transformer classifier has, whatever its tokens are of: class token, encoder, pooling, head."""
+"""The parts that all transformer classifiers share: class token, encoder, pooling, head."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
+from huggingface_hub import PyTorchModelHubMixin
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from softfree.attention import ATTENTIONS
-from softfree.attention.base import option_names
+from softfree.attention.base import option_names, widen
 from softfree.models.encoder import Encoder
-from softfree.models.head import HeadedModel, init_linear
 from softfree.models.pooling import POOLINGS, Average, Pooling, create_pooling, masked_mean
 from softfree_runtime.core.errors import UserError, unknown_name
 
 
-class Classifier(HeadedModel):
-    """Class token, encoder, pooling and head under timm's names; the tokenizer and the positions are a subclass's.
+class HeadedModel(nn.Module, PyTorchModelHubMixin, library_name="softfree", tags=["image-classification"]):
+    """Base of all classifiers: a linear ``head`` that timm can get and reset, and the methods of the Hugging Face hub.
 
-    A subclass calls ``__init__``, makes ``patch_embed`` and ``pos_embed``, then calls :meth:`add_encoder`, and
-    implements ``forward_features``.
+    Attributes:
+        num_classes: Number of logits; 0 to return pooled features.
+        num_features: Width of the pooled features.
+        head: A linear layer, or the identity for features.
+    """
+
+    num_classes: int
+    num_features: int
+    head: nn.Module
+
+    def make_head(self) -> nn.Module:
+        """Create the last layer for ``num_classes``."""
+        return nn.Linear(self.num_features, self.num_classes) if self.num_classes else nn.Identity()
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Compute the logits (..., K) of features (..., C) in the dtype of the head's weights, even under autocast.
+
+        The product is cheap, and bfloat16 would create ties in rankings such as AUROC's.
+        """
+        weight = next(self.head.parameters(), pooled)
+        _, exact = widen(pooled)
+        with exact:
+            return cast(Tensor, self.head(pooled.to(weight.dtype)))
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last linear layer."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head for another number of classes; 0 for none."""
+        self.num_classes = num_classes
+        if isinstance(self._hub_mixin_config, dict):
+            self._hub_mixin_config["num_classes"] = num_classes  # what save_pretrained writes
+        like = next(self.parameters())
+        self.head = self.make_head().apply(init_linear).to(like.device, like.dtype)
+
+
+class Classifier(HeadedModel):
+    """Class token, encoder, pooling and head under timm's names; subclasses add the tokenizer and the positions.
+
+    A subclass calls ``__init__``, sets ``patch_embed`` and ``pos_embed``, calls :meth:`add_encoder`, and implements
+    ``forward_features``.
 
     Args:
-        num_classes: Number of logits; 0 for pooled features instead.
+        num_classes: Number of logits; 0 to return pooled features.
         embed_dim: Width C.
         pool: A name of :data:`~softfree.models.pooling.POOLINGS`. "avg" over the real tokens, then ``fc_norm``; all
             others after ``norm``: "token", the class token; "topk", "mean_topk", "lse", "gated" or "mean_std".
-        class_token: Put a class token in front; None: only if ``pool`` is "token".
+        class_token: Prepend a class token; None: only if ``pool`` is "token".
         pool_options: Keywords of the pooling, such as ``one_in`` of "topk".
 
     Raises:
-        UserError: an unknown pooling or option, or a class token that is to be pooled but not there.
+        UserError: An unknown pooling or option, or pooling of a class token that does not exist.
     """
 
     patch_embed: nn.Module
@@ -51,7 +91,7 @@ class Classifier(HeadedModel):
         check_names(pool=(pool, tuple(POOLINGS)))
         class_token = pool == "token" if class_token is None else class_token
         if pool == "token" and not class_token:
-            raise UserError("Got pool='token' with class_token=False: pool the class token or choose pool='avg'.")
+            raise UserError("Got pool='token' with class_token=False: set class_token=True or choose pool='avg'.")
         self.pool, self.pool_options = pool, pool_options or {}
         self.num_classes, self.embed_dim = num_classes, embed_dim
         self.pooling = self.make_pooling()
@@ -62,15 +102,15 @@ class Classifier(HeadedModel):
     def add_encoder(
         self, depth: int, num_heads: int, drop_path_rate: float, attention_options: dict[str, Any], **options: Any
     ) -> None:
-        """Make the blocks, the norm before or after the pooling, and the head; then start all weights.
+        """Create the blocks, the norm before or after the pooling, and the head; then initialize all weights.
 
         Args:
             depth: Number of blocks.
             num_heads: Number of heads.
             drop_path_rate: Stochastic depth of the last block.
-            attention_options: Keywords of the attention; one that treats the class token by itself is told where it
-                is.
-            **options: Further keywords of :class:`Block`.
+            attention_options: Keywords of the attention; methods that treat the class token separately get its
+                position.
+            **options: Other keywords of :class:`Block`.
         """
         if "class_token_in_statistics" in attention_options:
             attention_options = {"num_prefix_tokens": self.num_prefix_tokens, **attention_options}
@@ -83,7 +123,7 @@ class Classifier(HeadedModel):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Timm's start: truncated normal of deviation 0.02 for all linear layers and positions, zero biases."""
+        """Initialize as timm does: truncated normal of std 0.02 for linear layers and positions, zero biases."""
         if isinstance(self.pos_embed, nn.Parameter):
             trunc_normal_(self.pos_embed, std=0.02)
         if self.cls_token is not None:
@@ -93,20 +133,20 @@ class Classifier(HeadedModel):
             block.attn.reset_start()  # type: ignore[union-attr, operator]
 
     def with_class_token(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Put the class token, if there is one, in front of tokens (B, N, C) and of their mask (B, N)."""
+        """Prepend the class token, if there is one, to tokens (B, N, C) and extend their mask (B, N)."""
         if self.cls_token is None:
             return tokens, mask
         tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return tokens, None if mask is None else torch.cat([mask.new_ones(mask.shape[0], 1), mask], dim=1)
 
     def make_pooling(self) -> Pooling:
-        """Make the pooling; one of logits is an average where there are no classes."""
+        """Create the pooling; without classes, a pooling of logits becomes an average of features."""
         of_logits = POOLINGS[self.pool].of_logits
-        made = create_pooling(self.pool, self.num_classes if of_logits else self.embed_dim, self.pool_options)
-        return Average(self.embed_dim) if of_logits and not self.num_classes else made
+        pooling = create_pooling(self.pool, self.num_classes if of_logits else self.embed_dim, self.pool_options)
+        return Average(self.embed_dim) if of_logits and not self.num_classes else pooling
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Make a new head for another number of classes; 0 for none."""
+        """Replace the head for another number of classes; 0 for none."""
         super().reset_classifier(num_classes)
         if POOLINGS[self.pool].of_logits:
             like = next(self.parameters())
@@ -118,7 +158,7 @@ class Classifier(HeadedModel):
         Args:
             tokens: (B, P + N, C) from ``forward_features``.
             mask: Boolean (B, N), True for real tokens, without the class token; None when all are real.
-            pre_logits: Return the pooled features (B, num_features) instead; where logits are pooled, the average.
+            pre_logits: Return the pooled features (B, num_features) instead; averages, if logits are pooled.
 
         Returns:
             Logits (B, num_classes).
@@ -130,23 +170,23 @@ class Classifier(HeadedModel):
         return self.fc_norm(pooled) if pre_logits else self.conclude(pooled)
 
     def pooled_tokens(self, tokens: Tensor) -> Tensor:
-        """Take from tokens (B, P + N, C) those that are pooled: all of the grid, or the class token."""
+        """Select the tokens that are pooled from (B, P + N, C): those of the grid, or the class token."""
         return tokens[:, :1] if self.pool == "token" else tokens[:, self.num_prefix_tokens :]
 
     def evidence(self, tokens: Tensor) -> Tensor:
-        """Give what is pooled of each token (B, N, C): its logits (B, N, K), or its features."""
+        """Compute what is pooled from tokens (B, N, C): their logits (B, N, K), or their features."""
         return self.classify(tokens) if self.pooling.of_logits else tokens
 
     def conclude(self, pooled: Tensor) -> Tensor:
-        """Give the logits (B, K) of what was pooled."""
+        """Compute the logits (B, K) from the pooled evidence."""
         return pooled if self.pooling.of_logits else self.classify(self.fc_norm(pooled))
 
     def no_weight_decay(self) -> set[str]:
-        """Name parameters of more than one axis that weight decay should spare."""
+        """Name the parameters with more than one axis that get no weight decay."""
         return {"pos_embed", "cls_token"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Give the patterns for timm's ``group_with_matcher``: tokenizer, each block, last norm."""
+        """Return the patterns for timm's ``group_with_matcher``: tokenizer, each block, last norm."""
         return {
             "stem": r"^cls_token|pos_embed|patch_embed",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm|^fc_norm|^pooling", (99999,))],
@@ -157,9 +197,17 @@ class Classifier(HeadedModel):
         self.blocks.grad_checkpointing = enable
 
 
+def init_linear(module: nn.Module) -> None:
+    """Initialize a linear layer as timm does: truncated normal of std 0.02, zero bias; ignore other modules."""
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 def check_grid_mask(x: Tensor, mask: Tensor, patch: Sequence[int], kind: str) -> None:
-    """Refuse a mask that is no boolean (B, N) for the patches of ``x`` (B, channels, sides...), which are ``kind``."""
-    grid = [-(-side // part) for side, part in zip(x.shape[-len(patch) :], patch, strict=True)]
+    """Check that a mask is boolean (B, N) for the patches of ``x`` (B, channels, sides...); ``kind`` names ``x``."""
+    grid = [-(-side // step) for side, step in zip(x.shape[-len(patch) :], patch, strict=True)]
     if mask.dtype != torch.bool or mask.shape != (x.shape[0], math.prod(grid)):
         raise UserError(
             f"Got a mask {tuple(mask.shape)} of {mask.dtype} for {kind} {tuple(x.shape)}: expected booleans "
@@ -168,13 +216,13 @@ def check_grid_mask(x: Tensor, mask: Tensor, patch: Sequence[int], kind: str) ->
 
 
 def check_names(**choices: tuple[str, Sequence[str]]) -> None:
-    """Refuse a choice (what was got, what is known) that is not known."""
-    for what, (got, known) in choices.items():
-        if got not in known:
-            raise unknown_name(what, got, known)
+    """Check choices, each (value, known values)."""
+    for option, (value, known) in choices.items():
+        if value not in known:
+            raise unknown_name(option, value, known)
 
 
-def for_sides(attention: str, options: dict[str, Any] | None, **defaults: Any) -> dict[str, Any]:
-    """Complete an attention's options by those of ``defaults`` that it has: made for a grid of so many sides."""
+def grid_options(attention: str, options: dict[str, Any] | None, **defaults: Any) -> dict[str, Any]:
+    """Add to an attention's options those ``defaults`` that it knows; they depend on the number of grid axes."""
     known = option_names(ATTENTIONS[attention]) if attention in ATTENTIONS else set()
     return {name: value for name, value in defaults.items() if name in known} | (options or {})

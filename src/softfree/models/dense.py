@@ -20,7 +20,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxP
 
 from softfree.models.patch_embed import fit_image
 from softfree.models.pyramid import SoftPyramid
-from softfree.models.pyramid_names import PYRAMIDS
+from softfree.models.registry import PYRAMIDS
 from softfree_runtime.core.errors import UserError, unknown_name
 
 Backbone = str | SoftPyramid

@@ -11,10 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from softfree.attention import create_attention
 from softfree.attention.base import Grid, transformed
-from softfree.models.activations import act_layer
-from softfree.models.chunking import by_rows
+from softfree.models.layers import StochasticDepth, act_layer, apply_in_chunks, depth_checkpoint_options
 from softfree.models.pos_embed import PositionalConv
-from softfree.models.stochastic_depth import StochasticDepth, keeping_depths
 from softfree_runtime.core.errors import UserError
 
 
@@ -36,7 +34,7 @@ class Block(nn.Module):
         mlp_chunk: Tokens that the MLP takes at once, with its inside computed again in the backward pass: less memory,
             about a quarter more time for the MLP. None: all tokens in training, what the cache holds in inference.
         pos_conv: Let each token see its neighbors on the grid before the attention.
-        act: Of the MLP: a name of :data:`~softfree.models.activations.ACTS`.
+        act: Of the MLP: a name of :data:`~softfree.models.layers.ACTS`.
     """
 
     def __init__(
@@ -81,7 +79,7 @@ class Block(nn.Module):
         if self.pos_conv is not None:
             x = self.pos_conv(x, grid, mask)
         x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), attn_mask=mask, grid=grid)))
-        return x + self.drop_path2(by_rows(self._feed_forward, x, self.hidden, self.mlp_chunk))
+        return x + self.drop_path2(apply_in_chunks(self._feed_forward, x, self.hidden, self.mlp_chunk))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         return self.ls2(self.mlp(self.norm2(x)))
@@ -106,7 +104,7 @@ class Encoder(nn.Sequential):
         """Map tokens (B, N, C) to tokens (B, N, C); ``mask`` and ``grid`` as in :meth:`Block.forward`."""
         for block in self:
             if self.grad_checkpointing and torch.is_grad_enabled() and not transformed():
-                x = checkpoint(block, x, mask, grid, use_reentrant=False, **keeping_depths(block))
+                x = checkpoint(block, x, mask, grid, use_reentrant=False, **depth_checkpoint_options(block))
             else:
                 x = block(x, mask, grid)
         return x

@@ -11,8 +11,8 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from softfree.attention.soft import Form
+from softfree.models.classifier import HeadedModel, init_linear
 from softfree.models.encoder import Block, Encoder
-from softfree.models.head import HeadedModel, init_linear
 from softfree.models.patch_embed import channels_last, fit_image
 from softfree.models.pyramid_parts import PostNormBlock, Stage, make_downsampling, make_stem
 from softfree_runtime.core.errors import UserError, unknown_name

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from softfree.attention import create_attention
 from softfree.attention.base import Grid
-from softfree.models.chunking import by_rows
 from softfree.models.encoder import Encoder
+from softfree.models.layers import StochasticDepth, apply_in_chunks
 from softfree.models.patch_embed import to_tokens
-from softfree.models.stochastic_depth import StochasticDepth
 from softfree.models.weights.source_grid import remember_grid
 
 STEM_WIDTH = 32
@@ -76,7 +75,7 @@ class PostNormBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None, grid: Grid | None = None) -> Tensor:
         """Map tokens (B, N, C) to tokens (B, N, C); ``mask`` (B, N) and ``grid`` as in the encoder's block."""
         x = self.norm1(x + self.drop_path1(self.attn(x, attn_mask=mask, grid=grid)))
-        return self.norm2(x + self.drop_path2(by_rows(self.mlp, x, self.hidden, self.mlp_chunk)))
+        return self.norm2(x + self.drop_path2(apply_in_chunks(self.mlp, x, self.hidden, self.mlp_chunk)))
 
 
 class Stage(nn.Module):

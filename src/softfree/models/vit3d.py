@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from softfree.models.classifier import Classifier, check_grid_mask, check_names, for_sides
+from softfree.models.classifier import Classifier, check_grid_mask, check_names, grid_options
 from softfree.models.patch_embed_3d import STEMS_3D, Grid3d
 from softfree.models.pos_embed_mm import resize_volume_positions, volume_codes
 from softfree.models.weights.source_grid import remember_grid
@@ -97,7 +97,7 @@ class VolumeTransformer(Classifier):
             depth,
             num_heads,
             drop_path_rate,
-            for_sides(attention, attention_options, reference=REFERENCE, conv_dims=3),
+            grid_options(attention, attention_options, reference=REFERENCE, conv_dims=3),
             mlp_ratio=mlp_ratio,
             attention=attention,
             proj_drop=proj_drop,

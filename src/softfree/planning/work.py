@@ -6,8 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import get_args
 
-from softfree.models.named import NAMED, SIZES
-from softfree.models.pyramid_names import PYRAMIDS
+from softfree.models.registry import IMAGE_MODELS, PYRAMIDS, SIZES
 from softfree.planning.attentions import attention_cost
 from softfree.planning.head import HeadCost, head_cost
 from softfree.planning.shape import Shape
@@ -47,8 +46,8 @@ class Work:
             raise UserError(
                 f"There is no formula for the pyramid {self.model}: train an epoch and read logs/cost.json of the run."
             )
-        if self.model not in NAMED:
-            raise unknown_name("model", self.model, NAMED)
+        if self.model not in IMAGE_MODELS:
+            raise unknown_name("model", self.model, IMAGE_MODELS)
         for name, got, known in (
             ("precision", self.precision, get_args(Precision)),
             ("stem", self.stem, ("patch", "conv", "pool")),
@@ -76,7 +75,7 @@ class Work:
     def dimensions(self) -> dict[str, int]:
         """Width, depth and heads."""
         found = re.fullmatch(r".+_vit_(.+)_patch\d+", self.model)
-        assert found is not None  # NAMED holds only such names
+        assert found is not None  # IMAGE_MODELS holds only such names
         given = {"embed_dim": self.width, "depth": self.depth, "num_heads": self.heads}
         return SIZES[found[1]] | {name: value for name, value in given.items() if value is not None}
 

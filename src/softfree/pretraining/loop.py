@@ -25,7 +25,7 @@ from softfree.core.environment import describe_machine, versions
 from softfree.core.progress import console
 from softfree.data.modalities.base import Preprocessing, preprocessing_from_config, preprocessing_to_config
 from softfree.inference.run import CONFIG, WEIGHTS, build_model, write_config
-from softfree.models.arguments import arguments_for
+from softfree.models.registry import supported_arguments
 from softfree.pretraining.masked_autoencoder import MaskedAutoencoder
 from softfree.pretraining.module import PretrainingModule
 from softfree.pretraining.options import PretrainOptions
@@ -106,7 +106,7 @@ def _configuration(options: PretrainOptions, preprocessing: Preprocessing, found
         "command": shlex.join(["softfree", *sys.argv[1:]]),
         "pretraining": {"images": len(found.sources), "images_sha256": found.digest, "rows": found.note},
         "preprocessing": preprocessing_to_config(preprocessing),
-        "model": arguments_for(model),
+        "model": supported_arguments(model),
         "options": stated,
         "versions": versions(),
     }

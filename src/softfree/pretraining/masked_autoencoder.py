@@ -15,9 +15,8 @@ import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from softfree.models.classifier import Classifier
+from softfree.models.classifier import Classifier, init_linear
 from softfree.models.encoder import Encoder
-from softfree.models.head import init_linear
 from softfree.models.pos_embed import sincos_positions
 from softfree.models.pos_embed_mm import volume_codes
 from softfree.models.vit import VisionTransformer

@@ -12,7 +12,7 @@ from softfree.attention import ATTENTIONS
 from softfree.core.precision import products_in
 from softfree.models.classifier import Classifier
 from softfree.models.encoder import Block
-from softfree.models.stochastic_depth import only
+from softfree.models.layers import sample_depths
 from softfree.planning.memory import memory
 from softfree.planning.plan import free_memory
 from softfree.planning.work import Work
@@ -60,7 +60,7 @@ class AdaptiveForward:
             return streamed(self.model, samples[0], self.streaming) if streams else self.model(samples)
 
     def _alone(self, samples: Tensor, number: int) -> Tensor:
-        with only(self.model, number):
+        with sample_depths(self.model, number):
             return self(samples[number : number + 1])
 
     def of_rows(self, sample: Rows) -> Tensor:

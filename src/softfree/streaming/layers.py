@@ -8,10 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from softfree.models.chunking import by_rows
 from softfree.models.classifier import Classifier
 from softfree.models.encoder import Block
-from softfree.models.stochastic_depth import StochasticDepth
+from softfree.models.layers import StochasticDepth, apply_in_chunks
 from softfree.streaming.attention import Form, Mixing, form_of, refusal
 from softfree_runtime.core.errors import UserError
 
@@ -31,7 +30,7 @@ class Layer:
     def __call__(self, x: Tensor, mixing: Mixing) -> Tensor:
         """Map tokens (1, n, C) to those of the next layer. Without gradients the cache holds what one part needs."""
         if not torch.is_grad_enabled():
-            return by_rows(lambda part: self._feed(self._attend(part, mixing)), x, self.block.hidden)
+            return apply_in_chunks(lambda part: self._feed(self._attend(part, mixing)), x, self.block.hidden)
         return self._feed(self._attend(x, mixing))
 
     def _attend(self, x: Tensor, mixing: Mixing) -> Tensor:
@@ -41,7 +40,7 @@ class Layer:
     def _feed(self, x: Tensor) -> Tensor:
         block, factor = self.block, self.factors[1]
         rows = block.mlp_chunk if torch.is_grad_enabled() else x.shape[1]
-        y = by_rows(lambda part: block.ls2(block.mlp(block.norm2(part))), x, block.hidden, rows)
+        y = apply_in_chunks(lambda part: block.ls2(block.mlp(block.norm2(part))), x, block.hidden, rows)
         return x + (y if factor == 1 else y * factor)
 
 

@@ -43,8 +43,8 @@ from torch.utils.checkpoint import checkpoint
 
 from softfree.attention.base import wide_type
 from softfree.models.bag import BagTransformer
-from softfree.models.chunking import by_rows
 from softfree.models.encoder import Block
+from softfree.models.layers import apply_in_chunks
 from softfree.models.patch_embed import PatchEmbed
 from softfree.models.pooling import Summary
 from softfree.models.vit import VisionTransformer
@@ -205,7 +205,7 @@ def _advance(
     """Do the rest of a block, each token by itself."""
     y = block.attn.proj_drop(form.apply(block.norm1(x) if h is None else h, mixing, mask))
     x = x + _scaled(block.ls1(y), factors[0])
-    y = by_rows(lambda part: block.ls2(block.mlp(block.norm2(part))), x, block.hidden, block.mlp_chunk)
+    y = apply_in_chunks(lambda part: block.ls2(block.mlp(block.norm2(part))), x, block.hidden, block.mlp_chunk)
     return x + _scaled(y, factors[1])
 
 

@@ -15,7 +15,7 @@ from softfree.data.modalities.base import preprocessing_to_config
 from softfree.data.samples import as_samples
 from softfree.data.table import Table, read_table
 from softfree.inference.run import CONFIG, SPLIT, drawn_split, kept_split
-from softfree.models.arguments import arguments_for
+from softfree.models.registry import supported_arguments
 from softfree.training.checkpoints import LOCK
 from softfree.training.modality import create_preprocessing, kind_of, refuse_batches, training_preprocessing
 from softfree.training.options import TrainOptions
@@ -124,7 +124,7 @@ def configuration(options: TrainOptions, table: Table, notice: str | None) -> di
         "attention_options": options.attention_options,
         **options.model_options,
     }
-    model = arguments_for(model)
+    model = supported_arguments(model)
     return {
         "notice": notice,
         "command": shlex.join(["softfree", *sys.argv[1:]]),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from softfree.attention import PerformerAttention
 from softfree.data.dataset import Sample
 from softfree.evaluation.scores import Scores, undefined_reason
-from softfree.models.stochastic_depth import draw_depths, forget_depths
+from softfree.models.layers import draw_depths, forget_depths
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree.training.distillation import Teacher
 from softfree.training.losses import Distillation, Objective

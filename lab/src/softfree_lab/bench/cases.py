@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from softfree.attention import SeqNormAttention, create_attention
 from softfree.attention.soft import SoftAttention
 from softfree.core.precision import DTYPES
-from softfree.models import NAMED, Block, Encoder, create_model
+from softfree.models import Block, Encoder, create_model
+from softfree.models.registry import IMAGE_MODELS
 
 Pass = Literal["forward", "training"]
 FLOOR = "products"  # the bare matrix products that a method cannot do without
@@ -115,7 +116,7 @@ def _module(case: Case) -> nn.Module:
     if case.kind == "attention":
         return create_attention(name, case.width, case.heads, **options)
     given = dict(case.options)
-    if name in NAMED:
+    if name in IMAGE_MODELS:
         checkpointing = given.pop("checkpointing", False)
         model = create_model(name, img_size=case.size, num_classes=2, attention_options=options, **given)
         model.set_grad_checkpointing(checkpointing)

@@ -15,7 +15,7 @@ from torch import nn
 
 from softfree.attention import ATTENTIONS
 from softfree.models import VisionTransformer, create_model
-from softfree.models.activations import ACTS
+from softfree.models.layers import ACTS
 from softfree_lab.bench.cases import Case
 from softfree_lab.bench.edge_energy import joules
 from softfree_lab.bench.worker import Step, Worker, wall_clock

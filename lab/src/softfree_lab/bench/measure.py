@@ -12,7 +12,7 @@ from typing import TypeVar
 import pandas as pd
 
 from softfree.core.memory import available_or_assumed
-from softfree.models import NAMED
+from softfree.models.registry import IMAGE_MODELS
 from softfree.planning.memory import memory
 from softfree.planning.work import Work
 from softfree_lab.bench.cases import TOLERANCES, Case, numerical_error
@@ -205,7 +205,7 @@ def estimated_bytes(case: Case) -> float:
         kept = 12 if case.passes == "forward" else 30 + 18 * case.depth
         return case.batch * case.size * case.width * item * kept
     name, given = case.method.partition(" ")[0], dict(case.options)
-    if name in NAMED:
+    if name in IMAGE_MODELS:
         return memory(
             Work(
                 model=name,

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from softfree.core.environment import describe_machine
-from softfree.models import NAMED
+from softfree.models.registry import IMAGE_MODELS
 from softfree_lab.bench.cases import FLOOR, Case
 from softfree_lab.bench.measure import Budget, measure
 from softfree_lab.bench.options import AttentionBenchOptions, ModelBenchOptions, OrderBenchOptions, SpeedOptions
@@ -50,11 +50,12 @@ def bench_attention(options: AttentionBenchOptions, tell: Callable[[str], None] 
 
 
 def bench_model(options: ModelBenchOptions, tell: Callable[[str], None] = print) -> str:
-    """Measure whole models over image sides, published peers beside; write the files and give the tables."""
-    made = (("checkpointing", options.checkpointing), ("mlp_chunk", options.mlp_chunk))
-    floor = next((name.partition(" ")[0] for name in options.models if name.partition(" ")[0] in NAMED), None)
-    if floor is None:
+    """Measure whole models and published peers over image sides; write the files and return the tables."""
+    training = (("checkpointing", options.checkpointing), ("mlp_chunk", options.mlp_chunk))
+    own = [method for method in options.models if method.partition(" ")[0] in IMAGE_MODELS]
+    if not own:
         raise UserError(f"Got --models {options.models}: expected at least one of softfree's; see: softfree models")
+    case_options = {FLOOR: (("floor_of", own[0].partition(" ")[0]),), **dict.fromkeys(own, training)}
     cases = [
         Case(
             "model",
@@ -65,7 +66,7 @@ def bench_model(options: ModelBenchOptions, tell: Callable[[str], None] = print)
             options.batch_size,
             compiled=options.compile and method != FLOOR,
             device=options.device,
-            options=(("floor_of", floor),) if method == FLOOR else made if method.partition(" ")[0] in NAMED else (),
+            options=case_options.get(method, ()),
         )
         for passes in options.passes
         for precision in options.precision

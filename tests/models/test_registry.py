@@ -8,7 +8,7 @@ import torch
 
 from softfree.attention import ATTENTIONS
 from softfree.models import VisionTransformer, create_model, list_models
-from softfree.models.named import NAMED
+from softfree.models.registry import IMAGE_MODELS, supported_arguments
 from softfree_runtime.core.errors import UserError
 
 WIDTHS = {"nano": (128, 6, 4), "tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
@@ -16,12 +16,12 @@ WIDTHS = {"nano": (128, 6, 4), "tiny": (192, 12, 3), "small": (384, 12, 6), "bas
 
 def test_names() -> None:
     sides = (8, 16, 32)
-    assert set(NAMED) == {f"{a}_vit_{size}_patch{p}" for a in ATTENTIONS for size in WIDTHS for p in sides}
-    assert set(NAMED) <= set(list_models())
+    assert set(IMAGE_MODELS) == {f"{a}_vit_{size}_patch{p}" for a in ATTENTIONS for size in WIDTHS for p in sides}
+    assert set(IMAGE_MODELS) <= set(list_models())
     assert set(timm.list_models("seqnorm_*")) == {name for name in list_models() if name.startswith("seqnorm")}
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_shape(name: str) -> None:
     """Parameters counted from the published sizes."""
     attention, _, size, patch = name.rsplit("_", 3)
@@ -40,7 +40,7 @@ def test_shape(name: str) -> None:
     assert type(model.blocks[0].attn) is ATTENTIONS[attention]
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_runs(name: str) -> None:
     """Forward and backward, an odd size, other channel counts, a mask, checkpointing; one block, to save time."""
     model = timm.create_model(name, img_size=64, num_classes=3, depth=1).eval()
@@ -84,6 +84,25 @@ def test_unknown_option() -> None:
         create_model("sima_vit_nano_patch16", clas_token=True)
 
 
-def test_weights_that_nobody_has_published() -> None:
+def test_pretrained_weights_cannot_be_downloaded() -> None:
     with pytest.raises(UserError, match="load_pretrained"):
         timm.create_model("seqnorm_vit_tiny_patch16", pretrained=True)
+
+
+def test_training_options_that_a_pyramid_lacks() -> None:
+    arguments = {"name": "soft_tiny", "stem": "pool", "pool": "mean_topk", "layer_scale": None, "mlp_chunk": 64}
+    assert supported_arguments(arguments) == {"name": "soft_tiny", "mlp_chunk": 64}
+    vit = arguments | {"name": "seqnorm_vit_tiny_patch16", "stem": "patch"}
+    assert supported_arguments(vit) == vit
+    for option, value in (("stem", "patch"), ("pool", "token"), ("layer_scale", 0.1)):
+        with pytest.raises(UserError, match=f"--{option} {value} with --model soft_tiny: .*leave --{option} out"):
+            supported_arguments(arguments | {option: value})
+
+
+def test_training_options_that_a_bag_lacks() -> None:
+    arguments = {"name": "seqnorm_bag_nano", "stem": "pool", "pool": "token", "mlp_chunk": None}
+    assert supported_arguments(arguments) == {"name": "seqnorm_bag_nano", "pool": "token"}
+    assert supported_arguments(arguments | {"mlp_chunk": 64})["mlp_chunk"] == 64
+    with pytest.raises(UserError, match="--stem patch with --model seqnorm_bag_nano: its tiles are already encoded"):
+        supported_arguments(arguments | {"stem": "patch"})
+    assert arguments["stem"] == "pool", "the input is unchanged"

@@ -1,4 +1,4 @@
-"""Activations without erf and exp: values, gradients, graphs, and every way that a block's MLP is computed."""
+"""Activations without erf and exp, in every way that a block's MLP is computed; chunks give what the whole gives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from softfree.models import BagTransformer, VisionTransformer, VolumeTransformer, create_model, load_inflated
-from softfree.models.activations import ACTS, ReluSquared, act_layer
+from softfree.models.layers import ACTS, PART, ReluSquared, act_layer, apply_in_chunks
 from softfree_runtime.core.errors import UserError
 
 SMALL: dict[str, Any] = {"embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
@@ -131,3 +131,59 @@ def test_a_graph_without_erf_and_exp() -> None:
     got = torch.from_numpy(session.run(None, {"pixels": x.numpy()})[0])
     with torch.inference_mode():
         torch.testing.assert_close(got, model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def branch() -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8)).double()
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 7, 30, 60, 1000])
+def test_chunks_give_the_whole(branch: nn.Sequential, chunk: int | None) -> None:
+    x = torch.randn(2, 30, 8, dtype=torch.float64, requires_grad=True)
+    want = branch(x)
+    (want_x, *want_p) = torch.autograd.grad(want.square().sum(), [x, *branch.parameters()])
+    got = apply_in_chunks(branch, x, 32, chunk)
+    (got_x, *got_p) = torch.autograd.grad(got.square().sum(), [x, *branch.parameters()])
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(got_x, want_x)
+    torch.testing.assert_close(got_p, want_p)
+    with torch.no_grad():
+        torch.testing.assert_close(apply_in_chunks(branch, x, 32, chunk), want)
+
+
+def test_only_the_tokens_are_kept_for_backward(branch: nn.Sequential) -> None:
+    kept: list[Tensor] = []
+    x = torch.randn(1, 1000, 8, dtype=torch.float64, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        apply_in_chunks(branch, x, 32, 100)
+    assert max(t.untyped_storage().nbytes() for t in kept) == x.nbytes
+    assert {t.untyped_storage().data_ptr() for t in kept if t.shape[-2:] != (32, 8)} >= {x.data_ptr()}
+    assert not [t for t in kept if t.shape[-1] == 32 and t.ndim == 3]
+
+
+def test_inference_chunks_fit_the_cache() -> None:
+    sizes: list[int] = []
+
+    def double(part: Tensor) -> Tensor:
+        sizes.append(part.shape[1])
+        return part * 2
+
+    x = torch.randn(3, 1000, 4)
+    with torch.no_grad():
+        assert torch.equal(apply_in_chunks(double, x, PART // 700), x * 2)
+    assert len(sizes) == 5
+    assert max(sizes) * (PART // 700) <= PART
+    assert sum(sizes) == 3000
+
+
+def test_recomputed_dropout_is_the_same() -> None:
+    branch = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5)).double()
+    x = torch.eye(8, dtype=torch.float64).repeat(4, 1)[None].requires_grad_()
+    out = apply_in_chunks(branch, x, 8, 5)
+    (out.sum()).backward()
+    assert x.grad is not None
+    zero = (out == 0).all(-1)
+    kept = (out != 0).double() * 2
+    torch.testing.assert_close(x.grad, kept @ branch[0].weight)
+    assert not zero.all()

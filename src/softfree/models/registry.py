@@ -1,0 +1,152 @@
+"""Models by name, known to timm once this module is imported.
+
+- ``{attention}_vit_{size}_patch{side}``: images;
+- ``{attention}_vit3d_{size}``: volumes, whose three patch sides are an option, ``patch_size=(8, 8, 8)``;
+- ``{attention}_bag_{size}``: bags of tile features, which have no patches;
+- ``soft_{size}`` and ``soft_norm_{size}``: pyramids.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
+
+from softfree.attention import ATTENTIONS
+from softfree.models.bag import BagTransformer
+from softfree.models.pyramid import METHODS, SoftPyramid
+from softfree.models.vit import VisionTransformer
+from softfree.models.vit3d import VolumeTransformer
+from softfree_runtime.core.errors import UserError, unknown_name
+
+SIZES: dict[str, dict[str, int]] = {
+    "nano": {"embed_dim": 128, "depth": 6, "num_heads": 4},
+    "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
+    "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
+    "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
+}
+PATCH_SIZES = (8, 16, 32)
+# Lu et al. 2021, table 1. The official code has 20 blocks in stage 3 of "small", which gives 39 M parameters; the
+# paper's 7 give the 24 M that both state.
+PYRAMID_SIZES: dict[str, dict[str, tuple[int, ...]]] = {
+    "tiny": {"embed_dims": (64, 128, 320, 512), "depths": (1, 2, 3, 2), "num_heads": (2, 4, 10, 16)},
+    "small": {"embed_dims": (64, 128, 320, 512), "depths": (1, 3, 7, 4), "num_heads": (2, 4, 10, 16)},
+    "medium": {"embed_dims": (64, 128, 288, 512), "depths": (1, 3, 29, 5), "num_heads": (2, 4, 9, 16)},
+    "large": {"embed_dims": (64, 128, 320, 512), "depths": (1, 3, 40, 5), "num_heads": (2, 4, 10, 16)},
+    "huge": {"embed_dims": (64, 128, 352, 512), "depths": (1, 5, 49, 5), "num_heads": (2, 4, 11, 16)},
+}
+# Read by timm: keywords of its loading functions, and of its feature extraction.
+HUB_OPTIONS = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+FEATURE_OPTIONS = ("features_only", "out_indices", "feature_cls")
+default_cfgs = generate_default_cfgs(
+    {
+        f"{method}_{size}": {"first_conv": "stages.0.embed.0.conv", "classifier": "head"}
+        for method in METHODS
+        for size in PYRAMID_SIZES
+    }
+)
+
+# Training options that a model family does not have: the default that training passes, and why there is none.
+_PYRAMID_LACKS = {
+    "stem": ("pool", "a pyramid has its own convolutional stem"),
+    "pool": ("mean_topk", "a pyramid's last stage determines its pooling, '{last: softmax}' or '{last: soft}'"),
+    "layer_scale": (None, "a pyramid has no layer scale"),
+}
+_BAG_LACKS = {"stem": ("pool", "its tiles are already encoded")}
+
+__all__: list[str] = []  # timm appends the names of the models
+
+
+def _register(cls: type[nn.Module], name: str, **defaults: Any) -> Callable[..., Any]:
+    """Register with timm, as ``name``, a function that builds ``cls`` with ``defaults``, which options override."""
+    known = tuple(inspect.signature(cls).parameters)
+    is_pyramid = cls is SoftPyramid
+
+    def create(pretrained: bool = False, **options: Any) -> Any:
+        if pretrained:
+            raise UserError(f"Got pretrained=True for {name}: expected False; call load_pretrained on the model.")
+        hub_options = {option: options.pop(option, None) for option in HUB_OPTIONS}
+        for option in options:
+            if option not in known and not (is_pyramid and option in FEATURE_OPTIONS):
+                raise unknown_name(f"option of {name}:", option, known)
+        arguments = {**defaults, **options}
+        if not is_pyramid:
+            return cls(**arguments)
+        features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
+        return build_model_with_cfg(cls, name, False, feature_cfg=features, **hub_options, **arguments)
+
+    create.model_class = cls  # type: ignore[attr-defined]  # a stored configuration is checked against it
+    create.__name__ = create.__qualname__ = name
+    create.__doc__ = f"{cls.__name__} with {defaults}."
+    globals()[name] = create  # timm's __all__ refers to it
+    return register_model(create)
+
+
+def _register_sizes(cls: type[nn.Module], kind: str) -> dict[str, Callable[..., Any]]:
+    return {
+        name: _register(cls, name, attention=attention, **shape)
+        for attention in ATTENTIONS
+        for size, shape in SIZES.items()
+        for name in [f"{attention}_{kind}_{size}"]
+    }
+
+
+IMAGE_MODELS: dict[str, Callable[..., VisionTransformer]] = {
+    name: _register(VisionTransformer, name, attention=attention, patch_size=patch, **shape)
+    for attention in ATTENTIONS
+    for size, shape in SIZES.items()
+    for patch in PATCH_SIZES
+    for name in [f"{attention}_vit_{size}_patch{patch}"]
+}
+VOLUME_MODELS: dict[str, Callable[..., VolumeTransformer]] = _register_sizes(VolumeTransformer, "vit3d")
+BAG_MODELS: dict[str, Callable[..., BagTransformer]] = _register_sizes(BagTransformer, "bag")
+PYRAMIDS: dict[str, Callable[..., Any]] = {
+    f"{method}_{size}": _register(SoftPyramid, f"{method}_{size}", attention=method, **shape)
+    for method in METHODS
+    for size, shape in PYRAMID_SIZES.items()
+}
+MODELS: dict[str, Callable[..., Any]] = {**IMAGE_MODELS, **VOLUME_MODELS, **BAG_MODELS, **PYRAMIDS}
+
+
+def list_models() -> list[str]:
+    """List the names that :func:`create_model` knows."""
+    return [*MODELS]
+
+
+def create_model(name: str, **options: Any) -> Any:
+    """Create a model by name, e.g. ``create_model("seqnorm_vit_small_patch16", img_size=1024, num_classes=2)``.
+
+    Args:
+        name: One of :func:`list_models`.
+        **options: Keywords of the model's class; they override those implied by the name.
+
+    Returns:
+        A :class:`VisionTransformer`, :class:`VolumeTransformer`, :class:`BagTransformer` or :class:`SoftPyramid`.
+
+    Raises:
+        UserError: An unknown name or option.
+    """
+    if name not in MODELS:
+        raise unknown_name("model", name, MODELS)
+    return MODELS[name](**options)
+
+
+def supported_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop the training options that the model ``arguments["name"]`` does not have, if they are at their defaults.
+
+    Raises:
+        UserError: Such an option was set to something else.
+    """
+    arguments = dict(arguments)
+    name = arguments["name"]
+    is_bag = name in BAG_MODELS
+    for option, (default, reason) in (_PYRAMID_LACKS if name in PYRAMIDS else _BAG_LACKS if is_bag else {}).items():
+        value = arguments.pop(option, default)
+        if value != default:
+            raise UserError(f"--{option} {value} with --model {name}: {reason}; leave --{option} out")
+    if is_bag and arguments.get("mlp_chunk", 0) is None:
+        del arguments["mlp_chunk"]  # a bag's own default saves memory where it is large
+    return arguments
