@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 from softfree.data.modalities.image import ImageAugmentation, ImagePreprocessing
 from softfree.data.table import SPLITS
 from softfree.models import list_models
-from softfree.training.options import Fit, ModelOptions, PresetName, Split, TrainOptions
+from softfree.training.options import ModelOptions, PresetName, ResizeMode, Split, TrainOptions
 from softfree_lab.bench.options import AttentionBenchOptions, LoaderBenchOptions
 from softfree_lab.studies.options import AblationOptions
 from softfree_lab.studies.variants import PRESETS
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = [
     ".".join(file.relative_to(ROOT / root).with_suffix("").parts)
     for root in ("src", "lab/src")
-    for file in sorted((ROOT / root).rglob("py"))
+    for file in sorted((ROOT / root).rglob("options.py"))
 ]
 GROUPS: list[Any] = [
     group
@@ -53,8 +53,8 @@ def test_defaults_are_names_that_exist() -> None:
 
 def test_every_preset_and_fit_is_known_to_preprocessing() -> None:
     for preset in get_args(PresetName):
-        for fit in get_args(Fit):
-            preprocessing = ImagePreprocessing.create(preset, 32, fit)
+        for resize_mode in get_args(ResizeMode):
+            preprocessing = ImagePreprocessing.create(preset, 32, resize_mode)
             assert len(preprocessing.in_words()) == 2
             assert ImageAugmentation(preprocessing).in_words()
 

@@ -42,7 +42,7 @@ def loaded(path: Path, **attention_options):
 
 @pytest.mark.parametrize("normalized", ["qk", "qkv"])
 def test_each_stage_comes_closer(softmax_run, given, normalized):
-    done = convert(str(softmax_run), replace(given, normalized=normalized, fit=20))
+    done = convert(str(softmax_run), replace(given, normalized=normalized, adam_steps=20))
     assert list(done.errors) == ["block 0", "block 1", "features"]
     for errors in done.errors.values():
         assert list(errors) == ["plain", "first_order", "closed_form", "fit"]
@@ -141,7 +141,7 @@ def test_images_without_labels_give_no_auroc(softmax_run, given):
         ({"attention": "sima"}, "--attention sima: only seqnorm"),
         ({"out": Path("a.pth")}, "ends in .safetensors"),
         ({"count": 0}, "--count 0"),
-        ({"fit": -1}, "--fit -1"),
+        ({"adam_steps": -1}, "--adam-steps -1"),
         ({"images": ["nowhere.png"]}, "none of the 1 images can be read"),
     ],
     ids=str,

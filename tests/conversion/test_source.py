@@ -44,7 +44,7 @@ def test_published_weights_are_the_model_that_they_were(given, published, theirs
     assert found.arguments["name"] == "softmax_vit_nano_patch16"
     assert (found.arguments["pool"], found.arguments["stem"], found.arguments["num_classes"]) == (pool, "patch", 5)
     assert found.run is None
-    assert (found.preprocessing.size, found.preprocessing.channels, found.preprocessing.fit) == (64, 3, "pad")
+    assert (found.preprocessing.size, found.preprocessing.channels, found.preprocessing.resize_mode) == (64, 3, "pad")
     x = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(found.model(x), model(x), rtol=1e-4, atol=1e-4)
 

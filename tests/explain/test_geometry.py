@@ -16,7 +16,7 @@ from softfree.data.modalities.volume import VolumePreprocessing
 from softfree.data.slide_readers.slide import open_slide
 from softfree.explain.geometry import Places, image_places, slide_places, volume_places
 from softfree.explain.regions import find_regions
-from softfree.training.options import Fit
+from softfree.training.options import ResizeMode
 from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.readers.volume import Volume
 
@@ -29,15 +29,15 @@ def overlap(found: np.ndarray, wanted: np.ndarray) -> float:
 @pytest.mark.parametrize("size", [96, 90])
 @pytest.mark.parametrize("spacing", [(0.1, 0.1), (0.2, 0.1), (0.1, 0.15)])
 @pytest.mark.parametrize("shape", [(240, 160), (150, 230), (70, 61)])
-@pytest.mark.parametrize("fit", get_args(Fit))
+@pytest.mark.parametrize("resize_mode", get_args(ResizeMode))
 def test_a_bright_square_is_found_in_the_image(
-    fit: Fit, shape: tuple[int, int], spacing: tuple[float, float], size: int
+    resize_mode: ResizeMode, shape: tuple[int, int], spacing: tuple[float, float], size: int
 ) -> None:
     height, width = shape
     square = np.zeros(shape, bool)
     square[int(0.5 * height) : int(0.75 * height), int(0.3 * width) : int(0.6 * width)] = True
     image = DecodedImage(np.where(square, 255, 40).astype(np.uint8)[..., None], 0, 255, spacing, (), "")
-    preprocessing = ImagePreprocessing.create("radiograph", size, fit)
+    preprocessing = ImagePreprocessing.create("radiograph", size, resize_mode)
     prepared = torch.from_numpy(preprocessing(image))
     prepared = F.pad(prepared, (0, -prepared.shape[2] % 4, 0, -prepared.shape[1] % 4), value=float(prepared.min()))
     tokens = F.avg_pool2d(prepared, 4)[0].numpy()
@@ -45,7 +45,7 @@ def test_a_bright_square_is_found_in_the_image(
     spread = places.spread(tokens)
     bright = np.nan_to_num(spread, nan=-9) > tokens.min() + 0.5 * np.ptp(tokens)
     assert spread.shape == shape
-    square &= ~np.isnan(spread)  # what is left of it by --fit crop
+    square &= ~np.isnan(spread)  # what is left of it by --resize-mode crop
     assert overlap(bright, square) > 0.7
     # Tokens that the square covers in part count in part.
     parts = (np.nan_to_num(spread, nan=-9.0) - tokens.min()) / np.ptp(tokens)

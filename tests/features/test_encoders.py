@@ -71,7 +71,7 @@ def test_a_run_of_softfree(tmp_path: Path) -> None:
     save_file(model.state_dict(), tmp_path / WEIGHTS)
     config = {
         "task": {"kind": "binary", "classes": ["a", "b"]},
-        "preprocessing": {"preset": "microscopy", "size": 32, "fit": "stretch", "channels": 3},
+        "preprocessing": {"preset": "microscopy", "size": 32, "resize_mode": "stretch", "channels": 3},
         "model": arguments,
         "options": {},
     }

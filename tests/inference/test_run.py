@@ -196,7 +196,7 @@ def test_no_edit_of_a_configuration_is_a_traceback_or_goes_unsaid(
     [
         (("task", "kind"), "binry", "task.kind is 'binry'; expected binary or multiclass or multilabel"),
         (("task", "classes"), ["a", "a"], "task.classes"),
-        (("preprocessing", "fit"), "padd", "preprocessing.fit is 'padd'; expected pad or"),
+        (("preprocessing", "resize_mode"), "padd", "preprocessing.resize_mode is 'padd'; expected pad or"),
         (("preprocessing", "preset"), "radio", "preprocessing.preset is 'radio'"),
         (("preprocessing", "size"), "32", "preprocessing.size is '32'; expected a whole number"),
         (("preprocessing", "kind"), "film", "preprocessing.kind is 'film'"),

@@ -172,8 +172,8 @@ def test_each_kind_is_reduced_as_its_name_says():
     assert reduce(bag, BagPreprocessing(2)).tolist() == [2.0, 4.0]
 
 
-@pytest.mark.parametrize("fit", ["pad", "stretch", "crop", "native"])
-def test_a_training_sample_of_its_own_size_is_reduced_as_an_evaluated_one(fit):
+@pytest.mark.parametrize("resize_mode", ["pad", "stretch", "crop", "native"])
+def test_a_training_sample_of_its_own_size_is_reduced_as_an_evaluated_one(resize_mode):
     """With --policy, training samples are whole."""
     rng = np.random.default_rng(0)
     from softfree.data.modalities.image import resize
@@ -182,7 +182,7 @@ def test_a_training_sample_of_its_own_size_is_reduced_as_an_evaluated_one(fit):
 
     pixels = resize(rng.random((9, 14, 3), dtype=np.float32), 192)[:, :96]
     image = DecodedImage(pixels, 0, 1, None, (), "")
-    preprocessing = ImagePreprocessing.create("photo", 64, fit)
+    preprocessing = ImagePreprocessing.create("photo", 64, resize_mode)
     one, other = (
         reduce(torch.from_numpy(prepare(image)), preprocessing) for prepare in (preprocessing, whole(preprocessing))
     )

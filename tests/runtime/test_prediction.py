@@ -56,7 +56,7 @@ def test_arrays_alone_and_in_a_batch(model: Path) -> None:
 def test_another_size_is_a_row(make_model: Callable[..., Path], about: Callable[..., Metadata]) -> None:
     from dataclasses import replace
 
-    native = replace(about().preprocessing, fit="native")
+    native = replace(about().preprocessing, resize_mode="native")
     fixed = make_model(about(size=(8, 8), preprocessing=native))
     rows = predict(fixed, [np.zeros((8, 8), np.uint8), np.zeros((8, 9), np.uint8)])
     assert [row["status"] for row in rows] == ["ok", "unsupported"]

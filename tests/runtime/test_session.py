@@ -112,7 +112,7 @@ def test_metadata_are_not_taken_on_trust(
         ({"size": 0}, "preprocessing.size is 0; expected numbers above 0"),
         ({"size": "32"}, "preprocessing.size is '32'; expected a whole number"),
         ({"size": 32.5}, "preprocessing.size is 32.5"),
-        ({"fit": "squeeze"}, "preprocessing cannot be used .*squeeze"),
+        ({"resize_mode": "squeeze"}, "preprocessing cannot be used .*squeeze"),
         ({"channels": 2}, "preprocessing cannot be used .*2 channels|one for each channel"),
         ({"channels": True}, "preprocessing.channels is True"),
         ({"mean": [0.5, 0.5]}, "preprocessing.mean is .*; expected one for each channel"),

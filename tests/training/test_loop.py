@@ -323,7 +323,7 @@ def test_unreadable_images_are_left_out_and_counted(options_for, capsys):
 
 
 @pytest.mark.parametrize(
-    "extra", [{}, {"num_workers": 1, "cache": "memory"}, {"fit": "native", "batch_size": 1}], ids=str
+    "extra", [{}, {"num_workers": 1, "cache": "memory"}, {"resize_mode": "native", "batch_size": 1}], ids=str
 )
 def test_what_the_size_tells_and_copies_across_splits_are_named(options_for, capsys, extra):
     """Images of one class are wider, and a noisy copy of a training image is in test."""
@@ -383,7 +383,7 @@ def test_color_with_mixup_smoothing_and_accumulation(options_for, small_table):
         ({"mixup": 0.2}, "--mixup and --cutmix are for the color presets"),
         ({"precision": "16"}, "--precision 16 needs a GPU"),
         ({"batch_size": 3, "devices": 2}, "cannot be shared by 2 devices"),
-        ({"fit": "native"}, "use --batch-size 1"),
+        ({"resize_mode": "native"}, "use --batch-size 1"),
         ({"size": 8}, "expected at least 16 pixels"),
         ({"model": "seqnorm_vit_tinny_patch16"}, "seqnorm_vit_tiny_patch16"),
         ({"accelerator": "gpu"}, "see --accelerator"),
@@ -400,7 +400,7 @@ def test_what_cannot_work_is_refused_in_one_line(options_for, change, message):
 
 
 def test_native_sizes_train_one_by_one(options_for):
-    run = train(options_for(fit="native", batch_size=1, accumulate=4, epochs=1))
+    run = train(options_for(resize_mode="native", batch_size=1, accumulate=4, epochs=1))
     first = run.predict(np.full((30, 70), 90, np.uint8))
     assert first["status"].tolist() == ["ok"]
 

@@ -32,14 +32,16 @@ def test_a_policy_takes_the_whole_image_and_nothing_else(options_for) -> None:
     assert changes.in_words() == padded.augmentation().in_words()
     preprocessing, changes = training_preprocessing(options_for(policy="rand-m9"), padded)
     assert isinstance(preprocessing, ImagePreprocessing)
-    assert preprocessing.fit == "native"
+    assert preprocessing.resize_mode == "native"
     assert changes is not None
     assert "rand-m9" in changes.in_words()
     with pytest.raises(UserError, match="--policy is for images, not for samples of kind slide"):
         training_preprocessing(options_for(policy="rand-m9"), SlidePreprocessing.create(8.0))
 
 
-@pytest.mark.parametrize(("changes", "named"), [({"fit": "native"}, "--fit native"), ({"mpp": 8.0}, "--mpp")])
+@pytest.mark.parametrize(
+    ("changes", "named"), [({"resize_mode": "native"}, "--resize-mode native"), ({"mpp": 8.0}, "--mpp")]
+)
 def test_samples_of_unlike_shapes_come_one_by_one(options_for, changes: dict[str, Any], named: str) -> None:
     refuse_batches(options_for(**changes, batch_size=1))
     with pytest.raises(UserError, match=f"{named} gives images of different shapes"):

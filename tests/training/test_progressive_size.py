@@ -30,12 +30,14 @@ def test_sides_of_odd_sizes_and_few_epochs(options_for, size, start, epochs, sid
 
 
 @pytest.mark.parametrize("preset", ["radiograph", "photo"])
-@pytest.mark.parametrize("fit", ["stretch", "pad"])
-def test_a_reduced_image_is_what_preparation_at_that_side_gives(options_for, preset, fit):
+@pytest.mark.parametrize("resize_mode", ["stretch", "pad"])
+def test_a_reduced_image_is_what_preparation_at_that_side_gives(options_for, preset, resize_mode):
     generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (64, 48 if fit == "pad" else 64, 3), dtype=np.uint8)
+    pixels = generator.integers(0, 256, (64, 48 if resize_mode == "pad" else 64, 3), dtype=np.uint8)
     image = DecodedImage(pixels, 0, 255, None, (), "8-bit RGB")
-    full, small = (torch.from_numpy(ImagePreprocessing.create(preset, side, fit)(image))[None] for side in (64, 32))
+    full, small = (
+        torch.from_numpy(ImagePreprocessing.create(preset, side, resize_mode)(image))[None] for side in (64, 32)
+    )
     growth = Growth.of(options_for(size=64, start_size=32, epochs=2, preset=preset))
     inner = slice(6, 26)  # at the border of padding, pixels of both are averaged
     found, expected = (some[..., inner] for some in (growth(full, 0), small))
@@ -48,7 +50,7 @@ def test_a_reduced_image_is_what_preparation_at_that_side_gives(options_for, pre
     [
         ({"start_size": 32}, "less than --size 32"),
         ({"start_size": 8}, "at least 16 pixels"),
-        ({"start_size": 16, "fit": "native", "batch_size": 1}, "images of one size"),
+        ({"start_size": 16, "resize_mode": "native", "batch_size": 1}, "images of one size"),
     ],
 )
 def test_a_start_size_that_cannot_work_is_refused(options_for, changes, message):

@@ -41,4 +41,4 @@ def test_a_recipe_trains(recipe: Path, imagenet: Path, tmp_path: Path) -> None:
     run = Run.load(tmp_path / "run")
     assert run.task.classes == ("n01440764", "n01443537")
     assert "rand-m9" in run.config["augmentation"]
-    assert run.config["preprocessing"]["fit"] == "crop"
+    assert run.config["preprocessing"]["resize_mode"] == "crop"

@@ -86,7 +86,9 @@ def convert(source: str, options: ConvertOptions) -> Conversion:
         "name": named_for(options.attention, origin.arguments["name"]),
         "attention_options": {"normalized": options.normalized},
     }
-    networks = {stage: _with_weights_of(model, arguments).to(device) for stage in STAGES[: 4 if options.fit else 3]}
+    networks = {
+        stage: _with_weights_of(model, arguments).to(device) for stage in STAGES[: 4 if options.adam_steps else 3]
+    }
     errors = _convert_layers(model, networks, batches, options)
     errors["features"] = {stage: _features_error(model, network, batches) for stage, network in networks.items()}
     auroc = {} if table is None else auroc_on_test({"source": model, **networks}, table, origin, options)
@@ -109,7 +111,7 @@ def _check_options(options: ConvertOptions) -> None:
         raise UserError(f"--attention {options.attention}: only seqnorm has a form that imitates softmax")
     if options.out.suffix != ".safetensors":
         raise UserError(f"--out {options.out}: expected a name that ends in .safetensors")
-    for name, least in (("count", 1), ("batch_size", 1), ("fit", 0)):
+    for name, least in (("count", 1), ("batch_size", 1), ("adam_steps", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name} {getattr(options, name)}: expected {least} or more")
 
@@ -151,7 +153,7 @@ def _convert_layers(
             if stage in scales:
                 set_scales(target, scales[stage])
             if stage == FITTED:
-                fit(target, inputs, wanted, options.fit)
+                fit(target, inputs, wanted, options.adam_steps)
             errors[f"block {number}"][stage] = relative_error(target, inputs, wanted)
     return errors
 

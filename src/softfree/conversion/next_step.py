@@ -29,7 +29,7 @@ def next_command(origin: Source, arguments: dict[str, Any], options: ConvertOpti
         "attention_options": arguments["attention_options"],
         "preset": preprocessing.preset,
         "size": preprocessing.size,
-        "fit": preprocessing.fit,
+        "resize_mode": preprocessing.resize_mode,
         "channels": preprocessing.channels,
         "stem": arguments.get("stem", "patch"),
         "pool": arguments.get("pool", "avg"),

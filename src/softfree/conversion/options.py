@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from softfree.training.options import Fit, PresetName
+from softfree.training.options import PresetName, ResizeMode
 
 
 @dataclass(kw_only=True)
@@ -19,12 +19,12 @@ class ConvertOptions:
         count: Images to use, taken evenly from all of them.
         attention: The attention to convert to; only 'seqnorm' can imitate softmax.
         normalized: What SeqNorm normalizes: 'qk' keeps the mean of V, as softmax does; 'qkv' is the published method.
-        fit: Steps of Adam on the scales and shifts of each layer after the closed form, which is rarely worth it.
+        adam_steps: Adam steps on the scales and shifts of each layer after the closed form; rarely worth it.
         batch_size: Images at once.
         model: For weights that are no run: the model's name in `softfree models`, of either attention.
         preset: For weights that are no run: how images are prepared; default: as softfree train does.
         size: For weights that are no run: side of the images in pixels; default: as softfree train has it.
-        image_fit: For weights that are no run: what is 'fit' in softfree train; default: the same.
+        resize_mode: For weights that are no run: as in softfree train; default: the same.
         channels: For weights that are no run: 1 (gray) or 3 (color); default: the preset's.
         pool: For weights that are no run: average of all tokens, or the class token; default: as the weights have it.
         weights_grid: For weights that are no run: rows and columns of their positions, where they lie on no square.
@@ -37,12 +37,12 @@ class ConvertOptions:
     count: int = 64
     attention: str = "seqnorm"
     normalized: Literal["qk", "qkv"] = "qk"
-    fit: int = 0
+    adam_steps: int = 0
     batch_size: int = 16
     model: str | None = None
     preset: PresetName | None = None
     size: int | None = None
-    image_fit: Fit | None = None
+    resize_mode: ResizeMode | None = None
     channels: Literal[1, 3] | None = None
     pool: Literal["avg", "token"] | None = None
     weights_grid: list[int] | None = None

@@ -18,7 +18,7 @@ from softfree.models.weights.names import to_timm
 from softfree.training.options import ImageOptions
 from softfree_runtime.core.errors import UserError, unknown_name
 
-OF_WEIGHTS = ("model", "preset", "size", "image_fit", "channels", "pool", "weights_grid", "model_options")
+OF_WEIGHTS = ("model", "preset", "size", "resize_mode", "channels", "pool", "weights_grid", "model_options")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,10 @@ def _of_weights(source: str, options: ConvertOptions) -> Source:
     weights = to_timm(read_weights(source, progress=options.progress))
     usual = ImageOptions()
     preprocessing = ImagePreprocessing.create(
-        options.preset or usual.preset, options.size or usual.size, options.image_fit or usual.fit, options.channels
+        options.preset or usual.preset,
+        options.size or usual.size,
+        options.resize_mode or usual.resize_mode,
+        options.channels,
     )
     head = weights.get("head.weight")
     arguments = {

@@ -65,7 +65,7 @@ def image_places(preprocessing: ImagePreprocessing, image: DecodedImage, patch: 
     """Invert an image's preprocessing, for patches of ``patch`` pixels."""
     shape = image.pixels.shape[:2]
     target = preprocessing.target(shape, image.growth)
-    prepared = target if preprocessing.fit == "native" else (preprocessing.size, preprocessing.size)
+    prepared = target if preprocessing.resize_mode == "native" else (preprocessing.size, preprocessing.size)
     scales = [resized / side for resized, side in zip(target, shape, strict=True)]
     before = [_before(resized, side) for resized, side in zip(target, prepared, strict=True)]
     start = tuple(-first / scale for scale, first in zip(scales, before, strict=True))

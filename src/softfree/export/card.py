@@ -57,11 +57,15 @@ def runtime_preprocessing(preprocessing: Preprocessing) -> RuntimePreprocessing:
 def numpy_image_preprocessing(preprocessing: ImagePreprocessing) -> NumpyImagePreprocessing:
     """The steps of images for the runtime."""
     if preprocessing.preset == "radiograph":
-        return NumpyImagePreprocessing(preprocessing.size, preprocessing.fit, preprocessing.channels, None, None)
+        return NumpyImagePreprocessing(
+            preprocessing.size, preprocessing.resize_mode, preprocessing.channels, None, None
+        )
     mean, deviation = tuple(IMAGENET_DEFAULT_MEAN), tuple(IMAGENET_DEFAULT_STD)
     if preprocessing.channels == 1:
         mean, deviation = (sum(mean) / 3,), (sum(deviation) / 3,)
-    return NumpyImagePreprocessing(preprocessing.size, preprocessing.fit, preprocessing.channels, mean, deviation)
+    return NumpyImagePreprocessing(
+        preprocessing.size, preprocessing.resize_mode, preprocessing.channels, mean, deviation
+    )
 
 
 def _metrics(run: Run) -> dict[str, Any]:

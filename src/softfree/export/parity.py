@@ -85,7 +85,7 @@ def _cases(own: Any, samples: Sequence[Source], light: Any, any_size: bool) -> I
             if number == 0:
                 for tiles in (-(-ours.shape[1] // 2), 1):
                     yield ours[:, :tiles], given[:, :tiles]
-    elif own.kind == "slide" or (isinstance(own, ImagePreprocessing) and own.fit == "native"):
+    elif own.kind == "slide" or (isinstance(own, ImagePreprocessing) and own.resize_mode == "native"):
         for sample in samples[:3]:
             yield _both([sample], own, light)
     elif own.kind == "image" and any_size:

@@ -120,11 +120,13 @@ def _graph(run: Run, samples: Sequence[Source]) -> Graph:
 def _refuse_any_size(run: Run) -> None:
     """Refuse a run whose samples differ in size, when its model exports for one."""
     preprocessing = run.preprocessing
-    if preprocessing.kind == "slide" or (preprocessing.kind == "image" and run.image_preprocessing.fit == "native"):
-        given = "slides" if preprocessing.kind == "slide" else "images of any size (fit native)"
+    if preprocessing.kind == "slide" or (
+        preprocessing.kind == "image" and run.image_preprocessing.resize_mode == "native"
+    ):
+        given = "slides" if preprocessing.kind == "slide" else "images of any size (resize_mode native)"
         raise UserError(
             f"{run.config['model']['name']} exports for one size only, but {run.folder} takes {given}; "
-            "train with another --fit or another attention"
+            "train with another --resize-mode or another attention"
         )
 
 

@@ -69,7 +69,7 @@ def open_teacher(folder: Path | None, config: dict[str, Any]) -> Teacher | None:
         )
     for what, mend in (
         ("task", "train it on the same classes"),
-        ("preprocessing", "give this training the same --preset, --size, --fit and --channels"),
+        ("preprocessing", "give this training the same --preset, --size, --resize-mode and --channels"),
     ):
         theirs, ours = run.config[what], config[what]
         for name, value in ours.items():

@@ -28,7 +28,7 @@ def create_preprocessing(options: TrainOptions, table: Table) -> Preprocessing:
     kind = kind_of(options)
     make = preprocessing_class(kind).create
     if kind == "image":
-        return make(options.preset, options.size, options.fit, options.channels)
+        return make(options.preset, options.size, options.resize_mode, options.channels)
     if kind == "volume":
         rules = None if options.series is None else read_yaml(options.series, "--series")
         return make(options.modality, options.shape, options.spacing, window=options.window, rules=rules)
@@ -54,7 +54,7 @@ def training_preprocessing(
 
 def refuse_batches(options: TrainOptions) -> None:
     """Refuse several samples a step where each has a shape of its own."""
-    shapes = {"image": options.fit == "native", "slide": True}
+    shapes = {"image": options.resize_mode == "native", "slide": True}
     if options.batch_size > 1 and shapes.get(kind_of(options), False):
-        what = "--mpp" if kind_of(options) == "slide" else "--fit native"
+        what = "--mpp" if kind_of(options) == "slide" else "--resize-mode native"
         raise UserError(f"{what} gives images of different shapes; use --batch-size 1 with --accumulate")

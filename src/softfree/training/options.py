@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 PresetName = Literal["radiograph", "photo", "microscopy"]
-Fit = Literal["pad", "stretch", "crop", "native"]
+ResizeMode = Literal["pad", "stretch", "crop", "native"]
 PoolName = Literal["avg", "token", "topk", "mean_topk", "lse", "gated", "mean_std"]
 Precision = Literal["32", "bf16", "16"]
 PrecisionGiven = Literal["32", "bf16", "16", 32, 16]  # YAML reads 32 as a number; kept as text
@@ -43,7 +43,8 @@ class ImageOptions:
         preset: Intensity scaling and augmentation: 'radiograph' (gray, each image to mean 0 and deviation 1),
             'photo' (color, mild color changes) or 'microscopy' (color, any rotation).
         size: Side of the square that the model sees, in pixels.
-        fit: Into the square by padding (nothing is lost), stretching, or cropping the center; or 'native': as it is.
+        resize_mode: How images are brought to the square: 'pad' (nothing is lost), 'stretch' or 'crop' (the center
+            square); 'native' keeps their own size.
         channels: 1 (gray) or 3 (color); default: the preset's.
         cache: Where prepared images are kept between epochs: 'memory', 'none', a folder, or 'auto' (memory when
             they fit in a quarter of it). A folder holds pixels of your images until you delete it.
@@ -52,7 +53,7 @@ class ImageOptions:
 
     preset: PresetName = "radiograph"
     size: int = 512
-    fit: Fit = "pad"
+    resize_mode: ResizeMode = "pad"
     channels: Literal[1, 3] | None = None
     cache: str = "auto"
     num_workers: int = 0

@@ -74,7 +74,7 @@ def refuse_growth(options: TrainOptions, kind: str) -> None:
     start = options.start_size
     if start is None:
         return
-    if kind != "image" or options.fit == "native":
-        raise UserError("--start_size is for images of one size: not for volumes, slides, bags or --fit native")
+    if kind != "image" or options.resize_mode == "native":
+        raise UserError("--start_size is for images of one size: not for volumes, slides, bags or --resize-mode native")
     if not 16 <= start < options.size:
         raise UserError(f"--start_size {start}: expected at least 16 pixels and less than --size {options.size}")

@@ -13,10 +13,10 @@ def image(height: int, width: int, channels: int = 1, seed: int = 0) -> DecodedI
 
 
 @pytest.mark.parametrize("preset", ["radiograph", "photo", "microscopy"])
-@pytest.mark.parametrize("fit", ["pad", "stretch", "crop"])
+@pytest.mark.parametrize("resize_mode", ["pad", "stretch", "crop"])
 @pytest.mark.parametrize("shape", [(40, 93, 1), (93, 40, 3), (17, 17, 1), (200, 201, 3)])
-def test_every_image_gets_the_asked_shape(preset, fit, shape):
-    preprocessing = ImagePreprocessing.create(preset, 64, fit)
+def test_every_image_gets_the_asked_shape(preset, resize_mode, shape):
+    preprocessing = ImagePreprocessing.create(preset, 64, resize_mode)
     prepared = preprocessing(image(*shape))
     assert prepared.shape == (preprocessing.channels, 64, 64)
     assert prepared.dtype == np.float32
@@ -112,11 +112,11 @@ def disc(aspect: float) -> DecodedImage:
     )
 
 
-@pytest.mark.parametrize("fit", ["pad", "crop", "native", "stretch"])
+@pytest.mark.parametrize("resize_mode", ["pad", "crop", "native", "stretch"])
 @pytest.mark.parametrize("aspect", [2.0, 0.4, 1.0])
-def test_a_disc_is_round_whatever_the_sides_of_a_pixel(fit, aspect):
-    prepared = ImagePreprocessing.create("photo", 48, fit, 1)(disc(aspect))[0]
-    assert prepared.shape == ((60, 60) if fit == "native" else (48, 48))
+def test_a_disc_is_round_whatever_the_sides_of_a_pixel(resize_mode, aspect):
+    prepared = ImagePreprocessing.create("photo", 48, resize_mode, 1)(disc(aspect))[0]
+    assert prepared.shape == ((60, 60) if resize_mode == "native" else (48, 48))
     bright = prepared > prepared.max() / 2 + prepared.min() / 2
     across = 0.6 * len(prepared)
     assert bright.any(0).sum() == pytest.approx(across, abs=2)

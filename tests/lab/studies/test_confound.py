@@ -37,7 +37,7 @@ def sizes_only(tmp_path: Path) -> Path:
 
 
 def test_a_model_that_has_learned_the_shape_is_found_out(sizes_only, tmp_path):
-    run = train(TrainOptions(table=sizes_only, out=tmp_path / "run", fit="pad", **QUICK))
+    run = train(TrainOptions(table=sizes_only, out=tmp_path / "run", resize_mode="pad", **QUICK))
     found = study_sizes(run, progress=False)
     assert found.auroc > 0.95, "padding shows the shape"
     assert found.auroc_equal < 0.85, "equal squares do not"

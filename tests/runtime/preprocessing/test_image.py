@@ -15,8 +15,8 @@ from softfree_runtime.readers import DecodedImage, read_image
 CASES = list(product(("radiograph", "photo", "microscopy"), ("pad", "stretch", "crop", "native"), (1, 3)))
 
 
-def same(image: DecodedImage, size: int, preset: str, fit: str, channels: int) -> None:
-    preprocessing = ImagePreprocessing(preset, size, fit, channels)  # type: ignore[arg-type]
+def same(image: DecodedImage, size: int, preset: str, resize_mode: str, channels: int) -> None:
+    preprocessing = ImagePreprocessing(preset, size, resize_mode, channels)  # type: ignore[arg-type]
     light = NumpyImagePreprocessing.from_dict(
         json.loads(json.dumps(numpy_image_preprocessing(preprocessing).to_dict()))
     )
@@ -26,18 +26,18 @@ def same(image: DecodedImage, size: int, preset: str, fit: str, channels: int) -
     assert np.abs(found - expected).max() < 1e-4
 
 
-@pytest.mark.parametrize(("preset", "fit", "channels"), CASES)
+@pytest.mark.parametrize(("preset", "resize_mode", "channels"), CASES)
 @pytest.mark.parametrize("shape", [(61, 40, 1), (30, 47, 3), (1, 90, 3)])
-def test_equals_preprocessing(shape: tuple[int, int, int], preset: str, fit: str, channels: int) -> None:
+def test_equals_preprocessing(shape: tuple[int, int, int], preset: str, resize_mode: str, channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 4096, shape, dtype=np.uint16)
-    same(DecodedImage(pixels, 100.0, 3000.0, None, (), ""), 33, preset, fit, channels)
+    same(DecodedImage(pixels, 100.0, 3000.0, None, (), ""), 33, preset, resize_mode, channels)
 
 
-@pytest.mark.parametrize("fit", ["pad", "stretch", "crop", "native"])
+@pytest.mark.parametrize("resize_mode", ["pad", "stretch", "crop", "native"])
 @pytest.mark.parametrize("spacing", [(0.2, 0.1), (0.1, 0.35)])
-def test_pixels_that_are_not_square(spacing: tuple[float, float], fit: str) -> None:
+def test_pixels_that_are_not_square(spacing: tuple[float, float], resize_mode: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 33, 1), dtype=np.uint8)
-    same(DecodedImage(pixels, 0.0, 255.0, spacing, (), ""), 33, "photo", fit, 1)
+    same(DecodedImage(pixels, 0.0, 255.0, spacing, (), ""), 33, "photo", resize_mode, 1)
 
 
 def test_a_blank_image_stays_finite() -> None:
@@ -47,11 +47,15 @@ def test_a_blank_image_stays_finite() -> None:
 @pytest.mark.parametrize("name", ["chest_xray", "blood_cells"])
 def test_equals_preprocessing_on_real_images(shared_data: Path, name: str) -> None:
     file = sorted((shared_data / name / "images").rglob("*.jp*g"))[7]
-    for preset, fit, size in (("radiograph", "crop", 512), ("photo", "stretch", 645), ("microscopy", "pad", 128)):
-        same(read_image(file), size, preset, fit, 1 if preset == "radiograph" else 3)
+    for preset, resize_mode, size in (
+        ("radiograph", "crop", 512),
+        ("photo", "stretch", 645),
+        ("microscopy", "pad", 128),
+    ):
+        same(read_image(file), size, preset, resize_mode, 1 if preset == "radiograph" else 3)
 
 
-@pytest.mark.parametrize("change", [{"fit": "round"}, {"channels": 2}, {"mean": 3}, {"size": "big"}])
+@pytest.mark.parametrize("change", [{"resize_mode": "round"}, {"channels": 2}, {"mean": 3}, {"size": "big"}])
 def test_refuses_what_is_none_of_ours(change: dict) -> None:
     with pytest.raises((ValueError, TypeError)):
         NumpyImagePreprocessing.from_dict(NumpyImagePreprocessing(32, "pad", 1, (0.5,), (0.25,)).to_dict() | change)

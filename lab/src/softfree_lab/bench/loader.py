@@ -29,7 +29,7 @@ def bench_loader(options: LoaderBenchOptions, table_path: Path) -> pd.DataFrame:
     Rows are measured in turn, three rounds; each reports its median, lowest and highest rate.
     """
     table = read_table(table_path, label=options.label).where("train")
-    preprocessing = ImagePreprocessing.create(options.preset, options.size, options.fit, options.channels)
+    preprocessing = ImagePreprocessing.create(options.preset, options.size, options.resize_mode, options.channels)
     cases: dict[tuple[str, str, int], Callable[[], float]] = {}
     for cache in ("none", "memory"):
         dataset = _dataset(table, preprocessing, cache)

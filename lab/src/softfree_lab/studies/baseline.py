@@ -81,7 +81,7 @@ def _pipeline(strength: float) -> Pipeline:
 
 def _preprocessing(options: TrainOptions, table: Table) -> Preprocessing:
     if kind_of(options) == "image":
-        return ImagePreprocessing.create(options.preset, SIDE, options.fit, options.channels)
+        return ImagePreprocessing.create(options.preset, SIDE, options.resize_mode, options.channels)
     return create_preprocessing(options, table)
 
 

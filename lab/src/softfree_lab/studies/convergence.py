@@ -90,7 +90,7 @@ def _model(options: ConvergenceOptions) -> tuple[nn.Module, ImagePreprocessing]:
     if options.run is not None:
         run = Run.load(options.run)
         return run.model, run.image_preprocessing
-    preprocessing = ImagePreprocessing.create(options.preset, options.size, options.fit)
+    preprocessing = ImagePreprocessing.create(options.preset, options.size, options.resize_mode)
     torch.manual_seed(options.seed)
     model = create_model(options.model, img_size=options.size, in_chans=preprocessing.channels, num_classes=2)
     return model.eval(), preprocessing

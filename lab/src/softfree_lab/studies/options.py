@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from softfree.explain.options import MapMethod
-from softfree.training.options import Fit, PrecisionGiven, PresetName
+from softfree.training.options import PrecisionGiven, PresetName, ResizeMode
 
 Removal = Literal["mean", "blur"]
 
@@ -82,7 +82,7 @@ class ConvergenceOptions:
         run: A trained run instead, with its preprocessing.
         size: Side of the square that the model sees, in pixels.
         preset: Intensity scaling: 'radiograph', 'photo' or 'microscopy'.
-        fit: Into the square by padding, stretching, or cropping the center.
+        resize_mode: Into the square by padding, stretching, or cropping the center.
         count: Images to measure, the first ones.
         precision: Arithmetic of the iteration.
         iterations: Steps.
@@ -95,7 +95,7 @@ class ConvergenceOptions:
     run: Path | None = None
     size: int = 224
     preset: PresetName = "photo"
-    fit: Fit = "pad"
+    resize_mode: ResizeMode = "pad"
     count: int = 16
     precision: list[PrecisionGiven] = field(default_factory=lambda: ["32", "bf16", "16"])
     iterations: int = 20

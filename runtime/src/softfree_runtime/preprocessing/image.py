@@ -21,7 +21,7 @@ class NumpyImagePreprocessing:
 
     Attributes:
         size: side of the square, pixels.
-        fit: ``pad``, ``stretch``, ``crop`` or ``native``.
+        resize_mode: ``pad``, ``stretch``, ``crop`` or ``native``.
         channels: 1 or 3.
         mean: subtracted from the values in [0, 1] of each channel; None for the mean of the image itself.
         deviation: what they are then divided by; None for the deviation of the image itself.
@@ -30,7 +30,7 @@ class NumpyImagePreprocessing:
     kind: ClassVar[str] = "image"
 
     size: int
-    fit: str
+    resize_mode: str
     channels: int
     mean: tuple[float, ...] | None
     deviation: tuple[float, ...] | None
@@ -38,12 +38,12 @@ class NumpyImagePreprocessing:
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> NumpyImagePreprocessing:
         """Make one of what :meth:`to_dict` gave; KeyError, TypeError or ValueError when it is something else."""
-        if found["fit"] not in ("pad", "stretch", "crop", "native") or found["channels"] not in (1, 3):
-            raise ValueError(f"fit {found['fit']!r} with {found['channels']!r} channels")
+        if found["resize_mode"] not in ("pad", "stretch", "crop", "native") or found["channels"] not in (1, 3):
+            raise ValueError(f"resize_mode {found['resize_mode']!r} with {found['channels']!r} channels")
         mean, deviation = (
             None if found[key] is None else tuple(map(float, found[key])) for key in ("mean", "deviation")
         )
-        return cls(int(found["size"]), found["fit"], found["channels"], mean, deviation)
+        return cls(int(found["size"]), found["resize_mode"], found["channels"], mean, deviation)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, for JSON."""
@@ -54,20 +54,20 @@ class NumpyImagePreprocessing:
         return self(source if isinstance(source, DecodedImage) else read_image(source, frame=frame))
 
     def __call__(self, image: DecodedImage) -> np.ndarray:
-        """Return float32 (C, H, W): mean 0 and deviation about 1; H = W = ``size`` unless ``fit`` is ``native``."""
+        """Return float32 (C, H, W): mean 0 and std about 1; H = W = ``size`` unless ``resize_mode`` is ``native``."""
         pixels = _with_channels(np.ascontiguousarray(image.unit().transpose(2, 0, 1)), self.channels)
         pixels = self._standardize(resize(pixels, *self._target(pixels.shape[1:], image.growth)))
-        if self.fit in ("pad", "crop"):
+        if self.resize_mode in ("pad", "crop"):
             pixels = _center(_center(pixels, 1, self.size), 2, self.size)
         return np.ascontiguousarray(pixels, dtype=np.float32)
 
     def _target(self, shape: tuple[int, ...], growth: tuple[float, float]) -> tuple[int, int]:
         height, width = (side * times for side, times in zip(shape, growth, strict=True))
-        if self.fit == "native":
+        if self.resize_mode == "native":
             return round(height), round(width)
-        if self.fit == "stretch":
+        if self.resize_mode == "stretch":
             return self.size, self.size
-        scale = self.size / (max if self.fit == "pad" else min)(height, width)
+        scale = self.size / (max if self.resize_mode == "pad" else min)(height, width)
         return max(1, round(height * scale)), max(1, round(width * scale))
 
     def _standardize(self, pixels: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from softfree.training.options import Fit, PresetName
+from softfree.training.options import PresetName, ResizeMode
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.readers import read_image
 from softfree_runtime.readers.image import DecodedImage
@@ -32,7 +32,7 @@ class ImagePreprocessing:
     Attributes:
         preset: see :class:`softfree.options.ImageOptions`.
         size: side of the square, pixels.
-        fit: ``pad``, ``stretch``, ``crop`` or ``native``.
+        resize_mode: ``pad``, ``stretch``, ``crop`` or ``native``.
         channels: 1 or 3.
     """
 
@@ -40,18 +40,20 @@ class ImagePreprocessing:
 
     preset: PresetName
     size: int
-    fit: Fit
+    resize_mode: ResizeMode
     channels: int
 
     @classmethod
-    def create(cls, preset: PresetName, size: int, fit: Fit, channels: int | None = None) -> ImagePreprocessing:
+    def create(
+        cls, preset: PresetName, size: int, resize_mode: ResizeMode, channels: int | None = None
+    ) -> ImagePreprocessing:
         """Fill in the preset's channel count; refuses sizes below 16 pixels."""
         if size < 16:
             raise UserError(f"--size {size}: expected at least 16 pixels")
-        return cls(preset, size, fit, channels or CHANNELS[preset])
+        return cls(preset, size, resize_mode, channels or CHANNELS[preset])
 
     def __call__(self, image: DecodedImage) -> np.ndarray:
-        """Return float32 (C, H, W): mean 0 and deviation about 1; H = W = ``size`` unless ``fit`` is ``native``."""
+        """Return float32 (C, H, W): mean 0 and std about 1; H = W = ``size`` unless ``resize_mode`` is ``native``."""
         pixels = torch.from_numpy(image.unit()).permute(2, 0, 1)  # (C, H, W) in [0, 1]
         pixels = self._standardize(self._resize(_with_channels(pixels, self.channels), image.growth))
         return np.ascontiguousarray(self._square(pixels).numpy())
@@ -67,7 +69,7 @@ class ImagePreprocessing:
 
     def reduced(self, pixels: torch.Tensor, side: int) -> torch.Tensor:
         """Bring a prepared image (C, H, W) to another ``side``; one of its own size is stretched."""
-        small = replace(self, size=side, fit="stretch" if self.fit == "native" else self.fit)
+        small = replace(self, size=side, resize_mode="stretch" if self.resize_mode == "native" else self.resize_mode)
         return small._square(small._resize(pixels, (1.0, 1.0)))
 
     def augmentation(self) -> ImageAugmentation:
@@ -80,7 +82,7 @@ class ImagePreprocessing:
 
     def sample_bytes(self) -> int | None:
         """Size of a prepared image; None when sizes differ."""
-        return None if self.fit == "native" else self.channels * self.size**2 * 4
+        return None if self.resize_mode == "native" else self.channels * self.size**2 * 4
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, for a run's configuration."""
@@ -100,8 +102,8 @@ class ImagePreprocessing:
             if self.preset == "radiograph"
             else "values shifted and scaled by the mean and deviation of ImageNet"
         )
-        square = "" if self.fit == "stretch" else "; pixels of unequal sides become square"
-        return [f"Preset {self.preset}: {color}; {scale}.", f"Images {fits[self.fit]}{square}."]
+        square = "" if self.resize_mode == "stretch" else "; pixels of unequal sides become square"
+        return [f"Preset {self.preset}: {color}; {scale}.", f"Images {fits[self.resize_mode]}{square}."]
 
     def target(self, shape: tuple[int, int], growth: tuple[float, float]) -> tuple[int, int]:
         """Rows and columns that pixels are resized to, before padding and cropping.
@@ -111,11 +113,11 @@ class ImagePreprocessing:
             growth: see :attr:`softfree_runtime.readers.image.Image.growth`; square pixels come out in one step.
         """
         height, width = (side * times for side, times in zip(shape, growth, strict=True))
-        if self.fit == "native":
+        if self.resize_mode == "native":
             return round(height), round(width)
-        if self.fit == "stretch":
+        if self.resize_mode == "stretch":
             return self.size, self.size
-        scale = self.size / (max if self.fit == "pad" else min)(height, width)
+        scale = self.size / (max if self.resize_mode == "pad" else min)(height, width)
         return max(1, round(height * scale)), max(1, round(width * scale))
 
     def _resize(self, pixels: torch.Tensor, growth: tuple[float, float]) -> torch.Tensor:
@@ -131,7 +133,7 @@ class ImagePreprocessing:
         return (pixels - mean) / deviation
 
     def _square(self, pixels: torch.Tensor) -> torch.Tensor:
-        if self.fit in ("native", "stretch"):
+        if self.resize_mode in ("native", "stretch"):
             return pixels
         # Pads with 0, the mean; crops where the image is larger.
         return v2.functional.center_crop(pixels, [self.size, self.size])
@@ -165,7 +167,7 @@ class ImageAugmentation:
     @cached_property
     def _geometry(self) -> Compose:
         size = self.preprocessing.size
-        native = self.preprocessing.fit == "native"
+        native = self.preprocessing.resize_mode == "native"
 
         def affine(degrees: float, shift: float, scale: float) -> RandAffine:
             return RandAffine(
@@ -174,7 +176,7 @@ class ImageAugmentation:
                 # MONAI takes pixels; without a common size there is no common shift.
                 translate_range=None if native else shift * size,
                 scale_range=scale,
-                padding_mode="zeros" if self.preprocessing.fit == "pad" else "reflection",
+                padding_mode="zeros" if self.preprocessing.resize_mode == "pad" else "reflection",
             )
 
         return {

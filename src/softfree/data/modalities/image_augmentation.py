@@ -70,7 +70,7 @@ class PolicyAugmentation:
 
 def whole(preprocessing: ImagePreprocessing) -> ImagePreprocessing:
     """The same steps without bringing the image to a size."""
-    return replace(preprocessing, fit="native")
+    return replace(preprocessing, resize_mode="native")
 
 
 def _statistics() -> tuple[torch.Tensor, torch.Tensor]:
