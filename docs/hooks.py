@@ -10,9 +10,9 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-ROOT_PAGES = ("CONTRIBUTING.md", "CHANGELOG.md")
+ROOT_PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "SECURITY.md")
 _BENCHMARKS = re.compile(r"\]\((?:\.\./)+(benchmarks/[^)#\s]+)")
-_OUTSIDE = re.compile(r"\]\((?:\.\./)+(?=(?:benchmarks/|CONTRIBUTING\.md|CHANGELOG\.md))")
+_OUTSIDE = re.compile(r"\]\((?:\.\./)+(?=(?:benchmarks/|CONTRIBUTING\.md))")
 _ROLE = re.compile(r":(?:func|class|meth|data|mod|attr):(?=<code>)")
 
 

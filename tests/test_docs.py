@@ -85,6 +85,19 @@ def test_snippets_run(page, folder, monkeypatch):
                 _run(line)
 
 
+def test_the_paths_of_the_architecture_page_exist():
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    paths = re.findall(r"`((?:src|runtime|lab|tests|docs)/[^`]*)`", page)
+    assert len(paths) > 60
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_architecture_page_has_every_package():
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    packages = sorted(path.parent.relative_to(ROOT) for path in (ROOT / "src" / "softfree").glob("*/__init__.py"))
+    assert [str(package) for package in packages if f"`{package}/`" not in page] == []
+
+
 def test_there_is_something_to_run():
     assert sum(len(snippets(page)) for page in PAGES) >= 8
 
