@@ -164,7 +164,7 @@ def _prepare_arguments(parser: Parser) -> None:
 
 
 def _prepare(parsed: Namespace) -> None:
-    from softfree.data.datasets import SETS, prepare_set
+    from softfree.data.datasets.registry import SETS, prepare_set
 
     if parsed.list:
         shown = [

@@ -10,8 +10,8 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from softfree.data.datasets import Prepared, prepare_set
 from softfree.data.datasets.options import PrepareOptions
+from softfree.data.datasets.registry import Prepared, prepare_set
 from softfree.data.table import Table, patients_across_splits, read_table
 
 

@@ -7,8 +7,8 @@ import pytest
 from softfree.cli.commands import COMMANDS
 from softfree.cli.main import _normalize
 from softfree.cli.parser import Parser
-from softfree.data.datasets import SETS, prepare_set
 from softfree.data.datasets.options import PrepareOptions
+from softfree.data.datasets.registry import SETS, prepare_set
 from softfree_runtime.core.errors import UserError
 
 
