@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 $(INSTALLED): pyproject.toml runtime/pyproject.toml lab/pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt \
-		--editable ./runtime --editable '.[dev,dense,export]' --editable ./lab
+		--editable ./runtime --editable '.[all,dev]' --editable ./lab
 	@touch $@
 
 .PHONY: demo test test-all fuzz check lint docs help clean

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from softfree import __version__
 from softfree.cli.parser import Command, Parser
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.extras import missing_library
 
 Groups = Mapping[str, Mapping[str, Command]]
 
@@ -38,6 +39,11 @@ def run(program: str, description: str, groups: Groups, arguments: Sequence[str]
         return _dispatch(program, description, groups, list(arguments))
     except UserError as error:
         print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if (shown := missing_library(error)) is None:
+            raise
+        print(f"{program}: error: {shown}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{program}: stopped by Ctrl-C", file=sys.stderr)

@@ -11,7 +11,8 @@ from nibabel.orientations import io_orientation, ornt_transform
 
 from softfree.data.modalities.volume import VolumePreprocessing
 from softfree_runtime.core.files import write_atomically
-from softfree_runtime.readers.nifti import is_nifti_file, read_affine
+from softfree_runtime.readers.nifti import read_affine
+from softfree_runtime.readers.nifti_file import is_nifti_file
 from softfree_runtime.readers.volume import Volume
 
 

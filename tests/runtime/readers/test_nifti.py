@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from softfree_runtime.core.errors import ReadError
-from softfree_runtime.readers.nifti import is_nifti_file, read_affine, read_nifti
+from softfree_runtime.readers.nifti import read_affine, read_nifti
+from softfree_runtime.readers.nifti_file import is_nifti_file
 from softfree_runtime.sources.volume_files import volumes_in
 
 STRAIGHT = np.eye(3)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +12,10 @@ from nibabel.volumeutils import apply_read_scaling
 
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.readers.image import chosen_frame
-from softfree_runtime.readers.nifti_file import HEAD, header_and_voxels, is_nifti, read_header, read_voxels, unpacked
+from softfree_runtime.readers.nifti_file import header_and_voxels, read_header, read_voxels, unpacked
 from softfree_runtime.readers.nifti_place import place
 from softfree_runtime.readers.quiet import quiet
 from softfree_runtime.readers.volume import Volume, canonical, refuse_large_volume
-
-ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz")
 
 
 def read_nifti(path: Path, frame: int | None = None, *, max_voxels: int = 1 << 30) -> Volume:
@@ -47,19 +43,6 @@ def read_nifti(path: Path, frame: int | None = None, *, max_voxels: int = 1 << 3
         except Exception as error:  # gzip and zlib raise nearly anything on damaged files
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ReadError(f"{path}: damaged NIfTI, cannot be read ({reason})", "corrupt") from error
-
-
-def is_nifti_file(path: Path) -> bool:
-    """Whether a file is NIfTI by its content, or should be by its name."""
-    if path.name.lower().endswith(ENDINGS):
-        return True
-    if not os.path.isfile(path):  # a pipe would wait for its other end
-        return False
-    try:
-        with unpacked(path) as stream:
-            return is_nifti(stream.read(HEAD))
-    except (OSError, EOFError, zlib.error):
-        return False
 
 
 def read_affine(path: Path) -> np.ndarray:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from gzip import BadGzipFile, GzipFile
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
-from nibabel.nifti1 import Nifti1Header
-from nibabel.nifti2 import Nifti2Header
 
 from softfree_runtime.core.errors import ReadError
 
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
+
+ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz")
 GZIP = b"\x1f\x8b"
 HEAD = 352  # bytes by which any NIfTI is known
 _SWELLS = 1032  # times that deflate can shrink what is all the same
@@ -27,7 +30,7 @@ _PAIRS = {".hdr": ".img", ".img": ".hdr"}
 
 def is_nifti(head: bytes) -> bool:
     """Whether ``head``, the first bytes of an uncompressed file, are NIfTI's."""
-    return _known_by(head) is not None
+    return head[4:7] in (b"n+2", b"ni2") or head[344:347] in (b"n+1", b"ni1")
 
 
 @contextmanager
@@ -39,6 +42,19 @@ def unpacked(path: Path) -> Iterator[IO[bytes]]:
                 yield stream  # type: ignore[misc]
         else:
             yield file
+
+
+def is_nifti_file(path: Path) -> bool:
+    """Whether a file is NIfTI by its content, or should be by its name."""
+    if path.name.lower().endswith(ENDINGS):
+        return True
+    if not os.path.isfile(path):  # a pipe would wait for its other end
+        return False
+    try:
+        with unpacked(path) as stream:
+            return is_nifti(stream.read(HEAD))
+    except (OSError, EOFError, zlib.error):
+        return False
 
 
 def header_and_voxels(path: Path) -> tuple[Path, Path]:
@@ -136,6 +152,9 @@ def _no_nifti(path: Path, head: bytes) -> ReadError:
 
 def _known_by(head: bytes) -> tuple[type[Nifti1Header], bool] | None:
     """Return the kind of header and whether the voxels are in the same file; None for what is no NIfTI."""
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+
     for kind, magic in ((Nifti2Header, head[4:7]), (Nifti1Header, head[344:347])):
         if magic in (kind.single_magic[:3], kind.pair_magic[:3]):
             return kind, magic == kind.single_magic[:3]

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from nibabel.affines import voxel_sizes
-from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
 
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.readers.image import own_range, refuse_not_finite
@@ -77,6 +75,9 @@ def canonical(
     Raises:
         ReadError: axes that are not finite, have no length or are not at right angles; values that are not finite.
     """
+    from nibabel.affines import voxel_sizes
+    from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+
     affine = np.asarray(affine, dtype=np.float64)
     _refuse_axes(path, affine, voxels.shape)
     if voxels.dtype.kind == "f" and voxels.dtype != np.float32:
@@ -106,11 +107,15 @@ def is_straight(affine: np.ndarray) -> bool:
 
 def _shear(affine: np.ndarray) -> float:
     """Return the largest cosine between two axes."""
+    from nibabel.affines import voxel_sizes
+
     axes = affine[:3, :3] / voxel_sizes(affine)
     return float(np.abs(axes.T @ axes - np.eye(3)).max())
 
 
 def _refuse_axes(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> None:
+    from nibabel.affines import voxel_sizes
+
     if not np.isfinite(affine).all():
         raise ReadError(f"{path}: the affine holds values that are not finite; repair the header", "not_finite")
     sizes = voxel_sizes(affine)
@@ -135,6 +140,9 @@ def _times(numbers: Iterable[float]) -> str:
 
 
 def _turned_in_words(affine: np.ndarray, directed: np.ndarray) -> tuple[str, ...]:
+    from nibabel.affines import voxel_sizes
+    from nibabel.orientations import aff2axcodes
+
     codes = "".join(aff2axcodes(affine))
     words: tuple[str, ...] = () if codes == "SAR" else (f"axes {codes} turned to SAR",)
     cosines = np.diag(np.abs(directed[[2, 1, 0], :3]) / voxel_sizes(directed))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.readers import file_head
-from softfree_runtime.readers.nifti import ENDINGS, read_nifti
-from softfree_runtime.readers.nifti_file import GZIP, is_nifti
+from softfree_runtime.readers.nifti import read_nifti
+from softfree_runtime.readers.nifti_file import ENDINGS, GZIP, is_nifti
 from softfree_runtime.readers.series import read_series
 from softfree_runtime.readers.series_files import is_dicom, series_in
 from softfree_runtime.readers.volume import Volume

@@ -16,6 +16,7 @@ from softfree.data.audit.probes.kinds import probe_kind, probe_other_slide
 from softfree.data.audit.probes.probe import Probe
 from softfree.data.table import frame_numbers
 from softfree_runtime.core.errors import ReadError
+from softfree_runtime.core.extras import missing_library
 
 __all__ = ["Probe", "probe", "probe_all"]
 
@@ -29,6 +30,10 @@ def probe(file: str, frame: int | None) -> Probe:
     except ReadError as error:
         found = probe_other_slide(file) if frame is None and error.status in ("unsupported", "too_large") else None
         return found or Probe(error.status, str(error))
+    except ModuleNotFoundError as error:
+        if (reason := missing_library(error)) is None:
+            raise
+        return Probe("unsupported", f"{file}: {reason}")
     except OSError as error:  # gone since it was read
         return Probe("missing", f"{file}: {error.strerror}")
 

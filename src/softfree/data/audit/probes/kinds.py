@@ -10,13 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from softfree.data.audit.probes.probe import Probe, digest_file
-from softfree.data.modalities.feature_files import read_features
-from softfree.data.modalities.tissue import find_tissue
-from softfree.data.slide_readers.slide import open_slide
 from softfree_runtime.core.errors import ReadError
-from softfree_runtime.readers.nifti import is_nifti_file
+from softfree_runtime.readers.nifti_file import is_nifti_file
 from softfree_runtime.sources.joined_source import split_source
-from softfree_runtime.sources.volume_files import read_volume
 
 SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".isyntax")
 AS_SLIDE = "not to be read as an image, judged as a slide"
@@ -45,12 +41,14 @@ def probe_other_slide(file: str) -> Probe | None:
     """Read what is no image as a slide, whatever its name; None for what is neither, or of one resolution only."""
     try:
         found = _slide(Path(file), None, least_levels=2)
-    except ReadError:
+    except (ReadError, ModuleNotFoundError):
         return None
     return replace(found, corrections=(*found.corrections, AS_SLIDE))
 
 
 def _volume(path: Path, frame: int | None) -> Probe:
+    from softfree_runtime.sources.volume_files import read_volume
+
     volume = read_volume(path, frame)
     voxels = volume.voxels
     channels, depth, height, width = voxels.shape
@@ -73,6 +71,9 @@ def _volume(path: Path, frame: int | None) -> Probe:
 
 
 def _slide(path: Path, mpp: float | None, least_levels: int = 1) -> Probe:
+    from softfree.data.modalities.tissue import find_tissue
+    from softfree.data.slide_readers.slide import open_slide
+
     with open_slide(path, mpp=mpp) as slide:
         if slide.levels < least_levels:
             raise ReadError(f"{path}: a slide of one resolution", "unsupported")
@@ -97,6 +98,8 @@ def _slide(path: Path, mpp: float | None, least_levels: int = 1) -> Probe:
 
 
 def _bag(path: Path, mpp: float | None) -> Probe:
+    from softfree.data.modalities.feature_files import read_features
+
     tiles = read_features(path, mpp=mpp)
     number, width = tiles.features.shape
     size, digest = digest_file(path)

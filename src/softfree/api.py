@@ -1,0 +1,177 @@
+"""The public functions: what the commands do, from Python.
+
+Options are keyword arguments with the names, types and defaults of the options classes that the docstrings name, which
+are also the options of the commands. Each function imports what it needs when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from torch import nn
+
+    from softfree.explain.api import Explained
+    from softfree.export.pipeline import Exported
+    from softfree.inference.run import Run
+    from softfree.planning.plan import Plan
+    from softfree.reporting.evaluate import Evaluation
+
+
+def load(run: str | Path) -> Run:
+    """Open a run directory: ``softfree.load("run").predict(paths_or_arrays)``.
+
+    Raises:
+        UserError: No finished run, or files that contradict each other.
+    """
+    from softfree.inference.run import Run
+
+    return Run.load(run)
+
+
+def train(table: str | Path, **options: Any) -> Run:
+    """Train a classifier on a table: ``softfree.train("table.csv", out="run", size=512)``.
+
+    Args:
+        table: CSV or Parquet file with one row per image, or a folder of classes.
+        **options: Fields of :class:`softfree.training.options.TrainOptions`.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UserError: Options, a table or images that no training can start from.
+    """
+    from softfree.training.loop import train
+    from softfree.training.options import TrainOptions
+
+    return train(TrainOptions(table=Path(table), **_paths(options, TrainOptions)))
+
+
+def pretrain(table: str | Path, **options: Any) -> Path:
+    """Train an encoder on images without labels; ``train(..., weights=folder)`` goes on from it.
+
+    Args:
+        table: CSV or Parquet file with a column ``path``, or a folder of images.
+        **options: Fields of :class:`softfree.pretraining.options.PretrainOptions`.
+
+    Returns:
+        The folder of the weights.
+
+    Raises:
+        UserError: Options or images that no training can start from.
+    """
+    from softfree.pretraining.loop import pretrain
+    from softfree.pretraining.options import PretrainOptions
+
+    return pretrain(PretrainOptions(table=Path(table), **_paths(options, PretrainOptions)))
+
+
+def evaluate(run: str | Path | Run, table: str | Path | None = None, **options: Any) -> Evaluation:
+    """Compute metrics with intervals, on the run's own test split or on another table.
+
+    Args:
+        run: A run or its directory.
+        table: Another table; needs ``out``.
+        **options: Fields of :class:`softfree.reporting.options.EvaluateOptions`.
+
+    Raises:
+        UserError: A table that does not fit the run.
+    """
+    from softfree.reporting.evaluate import evaluate
+    from softfree.reporting.options import EvaluateOptions
+
+    chosen = EvaluateOptions(table=None if table is None else Path(table), **_paths(options, EvaluateOptions))
+    return evaluate(_run(run), chosen)
+
+
+def predict(
+    run: str | Path | Run, inputs: str | Path | np.ndarray | Sequence[str | Path | np.ndarray], **options: Any
+) -> pd.DataFrame:
+    """Predict files, folders, tables or arrays; one row per input, unreadable ones with their reason.
+
+    Args:
+        run: A run or its directory.
+        inputs: Paths, or arrays (H, W) or (H, W, C).
+        **options: Arguments of :meth:`softfree.inference.run.Run.predict`.
+    """
+    return _run(run).predict(inputs, **options)
+
+
+def explain(run: str | Path | Run, inputs: Sequence[str | Path], **options: Any) -> list[Explained]:
+    """Compute saliency maps of files, folders or tables.
+
+    Args:
+        run: A run or its directory.
+        inputs: Paths.
+        **options: Fields of :class:`softfree.explain.options.ExplainOptions`.
+
+    Raises:
+        UserError: An unknown method, class or layer, or one that the run cannot be explained with.
+    """
+    from softfree.explain.api import explain
+    from softfree.explain.options import ExplainOptions
+
+    return explain(_run(run), [str(path) for path in inputs], ExplainOptions(**_paths(options, ExplainOptions)))
+
+
+def export(run: str | Path, **options: Any) -> Exported:
+    """Write a file that runs without PyTorch, proven equal to the run.
+
+    Args:
+        run: A run directory.
+        **options: Fields of :class:`softfree.export.options.ExportOptions`.
+
+    Raises:
+        UserError: A model or a size that the format cannot hold, or a file that differs from the run.
+    """
+    from softfree.export.options import ExportOptions
+    from softfree.export.pipeline import export
+
+    return export(run, ExportOptions(**_paths(options, ExportOptions)))
+
+
+def create_model(name: str, **arguments: Any) -> nn.Module:
+    """Create a named model (``softfree models`` lists them) with random weights.
+
+    Args:
+        name: Such as ``seqnorm_vit_small_patch16``.
+        **arguments: Such as ``num_classes``, ``in_chans``, ``img_size``.
+
+    Raises:
+        UserError: An unknown name, or arguments that the model does not take.
+    """
+    from softfree.models import create_model
+
+    return create_model(name, **arguments)
+
+
+def plan(**options: Any) -> Plan:
+    """Predict memory and work of a training step or an inference before anything runs.
+
+    Args:
+        **options: Fields of :class:`softfree.planning.options.PlanOptions`.
+    """
+    from softfree.planning.options import PlanOptions
+    from softfree.planning.plan import make_plan
+
+    return make_plan(PlanOptions(**options))
+
+
+def _run(run: str | Path | Run) -> Run:
+    return load(run) if isinstance(run, (str, Path)) else run
+
+
+def _paths(options: dict[str, Any], kind: type) -> dict[str, Any]:
+    """Turn text into paths where a field is one, as the command line does."""
+    from dataclasses import fields
+
+    types = {field.name: str(field.type) for field in fields(kind)}
+    return {
+        name: Path(value) if isinstance(value, str) and types.get(name, "").startswith("Path") else value
+        for name, value in options.items()
+    }

@@ -1,0 +1,61 @@
+"""The public functions, and what must be installed for which of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import softfree
+from softfree.inference.run import Run
+
+BLOCKED = """
+import sys
+from softfree_runtime.core.extras import EXTRA_OF
+sys.modules.update(dict.fromkeys(EXTRA_OF))
+"""
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", BLOCKED + code, *arguments], capture_output=True, text=True)
+
+
+def test_import_is_light_and_offers_the_public_names() -> None:
+    code = "import sys, softfree; print([n for n in ('torch', 'numpy', 'pandas') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert all(callable(getattr(softfree, name)) for name in softfree.__all__ if name != "__version__")
+
+
+def test_functions_do_what_the_commands_do(run: Run, tmp_path: Path) -> None:
+    files = [str(file) for file in sorted(Path(run.config["options"]["table"]).parent.rglob("*.png"))[:3]]
+    rows = softfree.predict(run.folder, files)
+    assert rows["status"].tolist() == ["ok"] * 3
+    assert softfree.evaluate(run).scores.targets.shape[0] == 8
+    assert softfree.plan(model="seqnorm_vit_nano_patch16", size=224).parameters > 1e6
+    assert softfree.create_model("sima_vit_nano_patch16", num_classes=3).num_classes == 3
+
+
+def test_images_need_no_extra(run: Run) -> None:
+    table = run.config["options"]["table"]
+    code = "from softfree.cli.main import main; import softfree.training.loop; sys.exit(main(sys.argv[1:]))"
+    done = python(code, "check", table, "--progress", "false")
+    assert (done.returncode, "readable" in done.stdout) == (0, True), done.stderr
+    assert python(code, "predict", str(run.folder), table, "--json").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"), [("a.nii.gz", "volumes"), ("a.svs", "slides"), ("a.h5", "slides")], ids=lambda value: value
+)
+def test_what_is_not_installed_is_one_line_with_the_command(name: str, extra: str, tmp_path: Path) -> None:
+    names = [name, name.replace("a.", "b.")]
+    for number, file in enumerate(names):
+        (tmp_path / file).write_bytes(b"nothing" * (number + 1))
+    rows = "".join(f"{file},{label},{label},train\n" for file, label in zip(names, "ab", strict=True))
+    (tmp_path / "t.csv").write_text("path,label,patient_id,split\n" + rows)
+    code = "from softfree.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    done = python(code, "check", str(tmp_path / "t.csv"), "--progress", "false")
+    assert f"pip install 'softfree[{extra}]'" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
