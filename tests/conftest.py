@@ -15,6 +15,7 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from softfree.inference.run import Run
+    from softfree.inference.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 
@@ -96,7 +97,7 @@ def _write_run(folder: Path, name: str, preprocessing: Any, **options: Any) -> R
     from safetensors.torch import save_file
 
     from softfree.data.modalities.base import preprocessing_to_config
-    from softfree.inference.run import WEIGHTS, Run, build_model, write_config
+    from softfree.inference.run import WEIGHTS, Run, build_model
 
     folder.mkdir()
     tiny = {"depth": 2, "embed_dim": 24, "num_heads": 2}
@@ -106,7 +107,7 @@ def _write_run(folder: Path, name: str, preprocessing: Any, **options: Any) -> R
         "model": {"name": name, "num_classes": 2, **preprocessing.model_arguments(), **tiny, **options},
         "options": {},
     }
-    write_config(folder, config)
+    RunDirectory(folder).write_config(config)
     torch.manual_seed(0)
     model = build_model(config)
     with torch.no_grad():

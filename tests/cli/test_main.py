@@ -228,5 +228,5 @@ def test_ctrl_c_is_one_line_and_status_2(trained, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 2
-    assert "stopped by Ctrl-C; go on with" in error
+    assert "stopped by Ctrl-C; resume with" in error
     assert "Traceback" not in error

@@ -25,8 +25,8 @@ def first(tmp_path: Path) -> Path:
 
 
 def kept(table, folder):
-    write_split(folder, table)
-    return read_split(folder, table.digest)
+    write_split(folder / "split.csv", table)
+    return read_split(folder / "split.csv", table.digest)
 
 
 def test_known_patients_keep_their_split_with_other_seeds_labels_and_forms(first: Path, tmp_path: Path) -> None:
@@ -47,14 +47,16 @@ def test_known_patients_keep_their_split_with_other_seeds_labels_and_forms(first
 
 def test_the_file_names_nobody(first: Path, tmp_path: Path) -> None:
     table = read_table(first)
-    write_split(tmp_path, table)
+    write_split(tmp_path / "split.csv", table)
     rows = pd.read_csv(tmp_path / "split.csv")
     assert rows["row"].tolist() == list(range(120))
     assert rows["split"].tolist() == table.frame["split"].tolist()
     text = (tmp_path / "split.csv").read_text()
     assert "Doe" not in text
     assert "png" not in text
-    assert read_split(tmp_path, DIGEST).splits_of(table.keys) == [""] * 120  # hashed with another table's digest
+    assert (
+        read_split(tmp_path / "split.csv", DIGEST).splits_of(table.keys) == [""] * 120
+    )  # hashed with another table's digest
 
 
 def test_bags_of_patients_are_found_again(first: Path, tmp_path: Path) -> None:
@@ -69,6 +71,6 @@ def test_bags_of_patients_are_found_again(first: Path, tmp_path: Path) -> None:
 def test_a_damaged_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "split.csv").write_text(content)
     with pytest.raises(UserError, match="is damaged"):
-        read_split(tmp_path, DIGEST)
+        read_split(tmp_path / "split.csv", DIGEST)
     with pytest.raises(UserError, match="nobody knows how its table was split"):
-        read_split(tmp_path / "none", DIGEST)
+        read_split(tmp_path / "none" / "split.csv", DIGEST)

@@ -15,7 +15,8 @@ from softfree.export.card import CAUTION, make_metadata, runtime_preprocessing, 
 from softfree.export.loss import Loss, measure_loss
 from softfree.export.options import ExportOptions
 from softfree.export.samples import find_samples, rows_of_run
-from softfree.inference.run import Calibration, Run
+from softfree.inference.run import Run
+from softfree.inference.run_directory import Calibration
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.metadata import Metadata
 

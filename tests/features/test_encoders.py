@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from softfree.features.encoders import create_encoder
-from softfree.inference.run import WEIGHTS, write_config
+from softfree.inference.run_directory import RunDirectory
 from softfree.models import create_model
 from softfree_runtime.core.errors import UserError
 
@@ -68,14 +68,14 @@ def test_a_convolutional_model_takes_any_side(tmp_path: Path) -> None:
 def test_a_run_of_softfree(tmp_path: Path) -> None:
     arguments = {"name": "seqnorm_vit_nano_patch16", "img_size": 32, "num_classes": 2, "depth": 1}
     model = create_model(**arguments).eval()
-    save_file(model.state_dict(), tmp_path / WEIGHTS)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
     config = {
         "task": {"kind": "binary", "classes": ["a", "b"]},
         "preprocessing": {"preset": "microscopy", "size": 32, "resize_mode": "stretch", "channels": 3},
         "model": arguments,
         "options": {},
     }
-    write_config(tmp_path, config)
+    RunDirectory(tmp_path).write_config(config)
     encoder = create_encoder(str(tmp_path))
     with torch.inference_mode():
         expected = model.forward_head(model.forward_features(encoder.prepare(TILE)[None]), pre_logits=True)[0]

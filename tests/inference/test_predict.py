@@ -11,7 +11,8 @@ from PIL import Image
 
 from softfree.inference.options import PredictOptions
 from softfree.inference.predict import outputs, predict, predict_to_file
-from softfree.inference.run import Calibration, Run
+from softfree.inference.run import Run
+from softfree.inference.run_directory import Calibration
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.outputs import predicted_label
 from softfree_runtime.core.task import Task
@@ -116,8 +117,8 @@ def test_the_file_and_the_status_of_the_command(
 ) -> None:
     Image.fromarray(noise).save(tmp_path / "a.png")
     good, bad, chosen = str(tmp_path / "a.png"), str(tmp_path / "gone.png"), PredictOptions(out=tmp_path / name)
-    assert predict_to_file(run.folder, [good], PredictOptions(out=tmp_path / name, progress=False)) == 0
-    assert predict_to_file(run.folder, [good, bad], chosen, as_json=True) == 1
+    assert predict_to_file(run, [good], PredictOptions(out=tmp_path / name, progress=False)) == 0
+    assert predict_to_file(run, [good, bad], chosen, as_json=True) == 1
     printed = capsys.readouterr()
     written = pd.read_csv(chosen.out) if name.endswith("csv") else pd.read_parquet(chosen.out)
     shown = json.loads(printed.out)
@@ -126,7 +127,7 @@ def test_the_file_and_the_status_of_the_command(
     assert shown[1]["p_low"] is None
     assert "1 of 2 predicted" in printed.err
     with pytest.raises(UserError, match="none of the 1 inputs could be read"):
-        predict_to_file(run.folder, [bad], chosen)
+        predict_to_file(run, [bad], chosen)
     assert len(pd.read_csv(chosen.out) if name.endswith("csv") else pd.read_parquet(chosen.out)) == 1
 
 
@@ -147,7 +148,7 @@ def test_names_that_are_not_utf8_and_pipes_are_rows(run: Run, noise: np.ndarray,
     os.mkfifo(folder / "pipe.png")
     (folder / "gone.png").symlink_to("nowhere")
     for name in ("p.csv", "p.parquet"):
-        assert predict_to_file(run.folder, [str(folder)], PredictOptions(out=tmp_path / name, progress=False)) == 1
+        assert predict_to_file(run, [str(folder)], PredictOptions(out=tmp_path / name, progress=False)) == 1
     rows = pd.read_csv(tmp_path / "p.csv")
     pd.testing.assert_frame_equal(rows[["path", "status"]], pd.read_parquet(tmp_path / "p.parquet")[["path", "status"]])
     names = ("caf\\xe9.png", "gar\\xe7on.png", "gone.png", "pipe.png")

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 import softfree
 from softfree.data.modalities.image import ImagePreprocessing
-from softfree.inference.run import Calibration, Run, build_model, read_calibration, read_config, read_cost, write_config
+from softfree.inference.run import Run, build_model
+from softfree.inference.run_directory import Calibration, RunDirectory
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task
 
@@ -64,7 +65,7 @@ def test_the_configuration_alone_describes_the_model(run: Run, quick: dict[str, 
 
 def test_a_training_that_has_not_ended_says_how_to_go_on(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=f"go on with: softfree train --resume {copy}"):
+    with pytest.raises(UserError, match=f"resume it with: softfree train --resume {copy}"):
         Run.load(copy)
 
 
@@ -93,24 +94,24 @@ def test_what_is_no_configuration(tmp_path: Path, content: bytes | None, words: 
     if content is not None:
         (tmp_path / "config.yaml").write_bytes(content)
     with pytest.raises(UserError, match=words) as error:
-        read_config(tmp_path)
+        RunDirectory(tmp_path).read_config()
     assert "\n" not in str(error.value)
 
 
 def test_a_configuration_comes_back_in_its_order(tmp_path: Path) -> None:
     config = {"task": {"classes": ["Erguß", "anders"]}, "preprocessing": {}, "options": {"lr": 1e-5}, "model": None}
-    write_config(tmp_path / "new", config)
-    assert read_config(tmp_path / "new") == config
+    RunDirectory(tmp_path / "new").write_config(config)
+    assert RunDirectory(tmp_path / "new").read_config() == config
     text = (tmp_path / "new" / "config.yaml").read_text(encoding="utf-8")
     assert list(yaml.safe_load(text)) == list(config)
     assert "Erguß" in text
 
 
 def test_the_cost_is_there_or_empty(run: Run, tmp_path: Path) -> None:
-    cost = read_cost(run.folder)
+    cost = run.directory.read_cost()
     assert cost["parameters"] == sum(p.numel() for p in run.model.parameters())
     assert cost["shape"] == [1, 32, 32]
-    assert read_cost(tmp_path) == {}
+    assert RunDirectory(tmp_path).read_cost() == {}
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_the_cost_is_there_or_empty(run: Run, tmp_path: Path) -> None:
 def test_calibrations_that_cannot_be_are_one_line(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "calibration.json").write_text(text)
     with pytest.raises(UserError, match=words) as error:
-        read_calibration(tmp_path, Task("binary", ("high", "low")))
+        RunDirectory(tmp_path).read_calibration(Task("binary", ("high", "low")))
     assert str(tmp_path / "calibration.json") in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -143,7 +144,7 @@ def test_a_damaged_cost_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "cost.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read as JSON"):
-        read_cost(tmp_path)
+        RunDirectory(tmp_path).read_cost()
 
 
 def _leaves(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -171,12 +172,12 @@ def _edited(config: dict[str, Any], at: tuple[Any, ...], value: Any) -> dict[str
 def test_no_edit_of_a_configuration_is_a_traceback_or_goes_unsaid(
     copy: Path, part: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = read_config(copy)
+    config = RunDirectory(copy).read_config()
     image = np.random.default_rng(0).integers(0, 255, (40, 40), np.uint8)
     said: list[str] = []
     for at in _leaves({part: config[part]}):
         for value in (_edited, "no such word", -1, float("nan"), [], None):
-            write_config(copy, _edited(config, at, value))
+            RunDirectory(copy).write_config(_edited(config, at, value))
             try:
                 run = Run.load(copy)
                 if part != "options":
@@ -207,7 +208,7 @@ def test_no_edit_of_a_configuration_is_a_traceback_or_goes_unsaid(
     ],
 )
 def test_the_field_that_is_wrong_is_named(copy: Path, at: tuple[str, ...], value: Any, words: str) -> None:
-    write_config(copy, _edited(read_config(copy), at, value))
+    RunDirectory(copy).write_config(_edited(RunDirectory(copy).read_config(), at, value))
     with pytest.raises(UserError, match=words):
         Run.load(copy).model  # noqa: B018
 

@@ -16,7 +16,6 @@ from softfree.evaluation.metrics import measure
 from softfree.evaluation.scores import Scores
 from softfree.inference.run import Run
 from softfree.reporting.baseline_comparison import _Measured, measure_simpler
-from softfree.reporting.baselines import BASELINES
 from softfree.reporting.evaluate import evaluate
 from softfree.reporting.options import EvaluateOptions
 from softfree.reporting.scoring import open_table, scores_of, stored_rows
@@ -136,6 +135,6 @@ def test_rows_that_are_streamed_are_left_out_of_both(run: Run, frame: pd.DataFra
 
 def test_a_run_of_before_has_none(run: Run, frame: pd.DataFrame, tmp_path: Path) -> None:
     folder = shutil.copytree(run.folder, tmp_path / "run")
-    (folder / BASELINES).unlink()
+    (folder / "baselines.safetensors").unlink()
     found = simpler(replace(run, folder=folder), frame)
     assert found.to_dict() == {"models": {}, "warnings": [], "notes": []}

@@ -14,7 +14,7 @@ from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.volume import VolumePreprocessing
 from softfree.data.reduced import MOST_ROWS, Reduced, drawn, reduce
 from softfree.data.table import Table
-from softfree.reporting.baselines import BASELINES, MOST_CLASSES, Beside, column_of, fit_baselines, read_baselines
+from softfree.reporting.baselines import MOST_CLASSES, Beside, column_of, fit_baselines, read_baselines
 from softfree_runtime.core.task import Task
 
 STEPS = ImagePreprocessing.create("photo", 64, "pad")
@@ -123,8 +123,9 @@ def test_what_cannot_be_fitted_is_said():
 def test_they_are_the_same_once_written_and_damage_is_as_none(tmp_path):
     targets = np.arange(40) % 2
     baselines, held = fitted(lambda target, seed: ((200 + 9 * target, 150), noise(seed, 3, 64, 64)), targets)
-    baselines.write(tmp_path)
-    again = read_baselines(tmp_path)
+    path = tmp_path / "baselines.safetensors"
+    baselines.write(path)
+    again = read_baselines(path)
     assert again is not None
     assert again.missing == baselines.missing
     for name, numbers in (("size", held.sizes), ("copy", np.stack([held.copies[index] for index in range(40)]))):
@@ -132,8 +133,8 @@ def test_they_are_the_same_once_written_and_damage_is_as_none(tmp_path):
         np.testing.assert_array_equal(
             again.fitted[name].probabilities(numbers, BINARY), baselines.fitted[name].probabilities(numbers, BINARY)
         )
-    (tmp_path / BASELINES).write_bytes((tmp_path / BASELINES).read_bytes()[:50])
-    assert read_baselines(tmp_path) is None
+    path.write_bytes(path.read_bytes()[:50])
+    assert read_baselines(path) is None
     assert read_baselines(tmp_path / "elsewhere") is None
 
 

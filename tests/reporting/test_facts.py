@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from softfree.data.table import read_table
-from softfree.reporting.facts import count_rows, read_history
+from softfree.inference.run_directory import RunDirectory
+from softfree.reporting.facts import count_rows
 
 
 def test_rows_are_counted_by_split_and_class(small_table: Path) -> None:
@@ -24,7 +25,7 @@ def test_rows_are_counted_by_split_and_class(small_table: Path) -> None:
 
 
 def test_the_history_joins_attempts_and_later_ones_win(tmp_path: Path) -> None:
-    assert read_history(tmp_path) is None
+    assert RunDirectory(tmp_path).read_history() is None
     attempts = {
         0: "epoch,train_loss,val_auroc\n0,3,\n0,,0.5\n1,2,\n",
         2: "",
@@ -35,6 +36,6 @@ def test_the_history_joins_attempts_and_later_ones_win(tmp_path: Path) -> None:
         folder = tmp_path / "logs" / "csv" / f"version_{number}"
         folder.mkdir(parents=True)
         (folder / "metrics.csv").write_text(content)
-    history = read_history(tmp_path)
+    history = RunDirectory(tmp_path).read_history()
     assert history is not None
     np.testing.assert_array_equal(history, [[0, 3, 0.5], [1, 1, 0.7], [2, 0.5, 0.8]])

@@ -13,7 +13,8 @@ from PIL import Image
 
 from softfree.cli.main import main
 from softfree.inference.options import InferenceOptions
-from softfree.inference.run import Calibration, Run
+from softfree.inference.run import Run
+from softfree.inference.run_directory import Calibration
 from softfree.reporting.baselines import Beside, read_baselines
 from softfree.reporting.scoring import (
     calibrate,
@@ -35,7 +36,7 @@ def multilabel(folder: Path) -> Run:
 
 def test_predicted_rows_are_those_stored_by_training(run: Run) -> None:
     part = open_table(run).where("test")
-    baselines = read_baselines(run.folder)
+    baselines = read_baselines(run.directory.baselines)
     assert baselines is not None
     beside = Beside(baselines, run.task, run.preprocessing, len(part.frame))
     stored = stored_rows(run, part)

@@ -11,7 +11,8 @@ from PIL import Image
 
 from softfree.data.table import Table, read_table
 from softfree.evaluation.scores import Scores
-from softfree.inference.run import Calibration, Run
+from softfree.inference.run import Run
+from softfree.inference.run_directory import Calibration
 from softfree.reporting.thumbnails import MOST, thumbnail, worst_errors
 
 

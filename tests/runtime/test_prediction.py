@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from softfree.inference.predict import outputs
-from softfree.inference.run import Calibration
+from softfree.inference.run_directory import Calibration
 from softfree_runtime import Model, predict
 from softfree_runtime.cli import main
 from softfree_runtime.core.errors import UserError

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from softfree.data.split_file import write_split
-from softfree.inference.run import Run, write_config
+from softfree.inference.run import Run
+from softfree.inference.run_directory import RunDirectory
 from softfree.training.configuration import check_options, configuration, options_of, read_training_table
 from softfree_runtime.core.errors import UserError
 
@@ -70,8 +71,8 @@ def test_the_split_of_a_run_is_kept(options_for, small_table: Path, run: Run) ->
 def test_a_training_goes_on_with_the_split_that_was_drawn(options_for, small_table: Path, tmp_path: Path) -> None:
     pd.read_csv(small_table).drop(columns="split").to_csv(small_table, index=False)
     begun = read_training_table(options_for(seed=5))
-    write_config(tmp_path, configuration(options_for(seed=5), begun, None))
+    RunDirectory(tmp_path).write_config(configuration(options_for(seed=5), begun, None))
     with pytest.raises(UserError, match="nobody knows how its table was split"):
         read_training_table(options_for(), tmp_path)
-    write_split(tmp_path, begun)
+    write_split(tmp_path / "split.csv", begun)
     assert read_training_table(options_for(), tmp_path).frame["split"].tolist() == begun.frame["split"].tolist()

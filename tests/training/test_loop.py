@@ -17,8 +17,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from softfree.inference.run import Run, read_cost
-from softfree.reporting.facts import read_history
+from softfree.inference.run import Run
+from softfree.inference.run_directory import RunDirectory
 from softfree.training.checkpoints import read_checkpoint
 from softfree.training.loop import resume, train
 from softfree.training.module import ClassifierModule
@@ -55,7 +55,7 @@ def test_a_run_holds_all_that_is_promised_and_no_names(options_for):
     auroc = measured["metrics"]["auroc"]
     assert {"value", "low", "high", "method", "n", "n_positive"} <= auroc.keys()
     assert auroc["value"] == 1.0  # top against bottom is easy
-    history = read_history(folder)
+    history = RunDirectory(folder).read_history()
     assert history["epoch"].tolist() == list(range(8))
     assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
     for path in folder.rglob("*"):
@@ -89,7 +89,7 @@ def test_resume_goes_on_exactly(options_for, monkeypatch, extra):
         return original(self, batch, number)
 
     monkeypatch.setattr(ClassifierModule, "training_step", interrupted)
-    with pytest.raises(UserError, match="stopped by Ctrl-C; go on with: softfree train --resume"):
+    with pytest.raises(UserError, match="stopped by Ctrl-C; resume with: softfree train --resume"):
         train(options_for("broken", **extra))
     monkeypatch.undo()
     broken = options_for("broken").out
@@ -100,14 +100,14 @@ def test_resume_goes_on_exactly(options_for, monkeypatch, extra):
     checkpoint["callbacks"]["Spent"]["seconds"] += 1000  # as if the first session had been long
     torch.save(checkpoint, last)
     resume(broken)
-    cost, before = read_cost(broken), checkpoint["callbacks"]["Spent"]
+    cost, before = RunDirectory(broken).read_cost(), checkpoint["callbacks"]["Spent"]
     assert 1000 < before["seconds"] < cost["seconds"] + 0.1, "rounded"
     assert before["cpu_seconds"] < cost["cpu_seconds"] + 0.1
     assert not cost["resumed"]
     assert same(whole.folder, broken)
     assert list(simpler(broken)["models"]) == ["32 x 32 pixels"]
     assert simpler(broken) == simpler(whole.folder)
-    assert read_history(broken)["epoch"].tolist() == [0, 1, 2]
+    assert RunDirectory(broken).read_history()["epoch"].tolist() == [0, 1, 2]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -136,7 +136,7 @@ def test_a_killed_run_goes_on_exactly(options_for):
 def test_moved_and_killed_after_its_best_epoch_a_training_keeps_it(options_for, monkeypatch):
     patient = {"patience": 2, "epochs": 8, "lr": 2e-2}
     whole = train(options_for("whole", **patient))
-    history = read_history(whole.folder)["val_auroc"].tolist()
+    history = whole.directory.read_history()["val_auroc"].tolist()
     best = history.index(max(history))
     original = ClassifierModule.training_step
 
@@ -156,7 +156,7 @@ def test_moved_and_killed_after_its_best_epoch_a_training_keeps_it(options_for, 
     (moved / "model.safetensors").unlink()  # as after a kill before the weights were written
     resume(moved)
     assert same(whole.folder, moved)
-    assert read_history(moved)["val_auroc"].tolist() == history
+    assert RunDirectory(moved).read_history()["val_auroc"].tolist() == history
     before = {path: path.read_bytes() for path in moved.rglob("*") if path.is_file()}
     resume(moved)  # nothing is left to do, and nothing changes
     assert {path: path.read_bytes() for path in moved.rglob("*") if path.is_file()} == before
@@ -170,7 +170,7 @@ def test_patience_without_an_auroc_ends_nothing_and_says_so(options_for, small_t
     rows = pd.read_csv(small_table)
     rows[(rows["split"] == "train") | (rows["label"] == "low")].to_csv(small_table, index=False)
     run = train(options_for(patience=1, epochs=3))
-    assert read_history(run.folder)["epoch"].tolist() == [0, 1, 2]
+    assert run.directory.read_history()["epoch"].tolist() == [0, 1, 2]
     assert " ".join(capsys.readouterr().err.split()).count("--patience does not end this training") == 1
     last = torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(value, last[f"model.{name}"]) for name, value in weights(run.folder).items())
@@ -279,7 +279,7 @@ def test_a_disk_that_fills_up_while_training_is_one_line(options_for, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("lightning.pytorch.callbacks.ModelCheckpoint._save_checkpoint", full)
-    with pytest.raises(UserError, match="No space left on device; make room, then go on with"):
+    with pytest.raises(UserError, match="No space left on device; free some space, then resume with"):
         train(options_for())
 
 
@@ -426,6 +426,6 @@ def test_two_processes_give_what_one_gives(options_for):
     for name, value in weights(one.folder).items():
         # Adam divides by the gradient's size, so that parameters without influence carry rounding on.
         torch.testing.assert_close(weights(options.out)[name], value, rtol=1e-3, atol=1e-3)
-    first, second = read_history(one.folder), read_history(options.out)
+    first, second = one.directory.read_history(), RunDirectory(options.out).read_history()
     np.testing.assert_allclose(first["val_loss"], second["val_loss"], rtol=1e-4)
     np.testing.assert_allclose(first["val_auroc"], second["val_auroc"], atol=1e-9)

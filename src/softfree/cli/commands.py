@@ -40,7 +40,7 @@ def _check(parsed: Namespace) -> int:
     from softfree.data.audit.audit import audit
     from softfree.data.samples import as_samples
     from softfree.data.table import read_table
-    from softfree.inference.run import kept_split
+    from softfree.inference.run_directory import RunDirectory
 
     chosen = fill(CheckOptions, parsed)
     table = read_table(
@@ -51,7 +51,7 @@ def _check(parsed: Namespace) -> int:
         image_root=chosen.image_root,
         seed=chosen.seed,
         strict_patients=False,
-        known=kept_split(chosen.split_from),
+        known=None if chosen.split_from is None else RunDirectory(chosen.split_from).read_split(),
     )
     if "mpp" in table.frame:
         table = as_samples(table, "slide")
@@ -136,8 +136,9 @@ def _predict(parsed: Namespace) -> int:
         }
         return predict_exported(parsed.run, parsed.inputs, chosen.out, **how)
     from softfree.inference.predict import predict_to_file
+    from softfree.inference.run import Run
 
-    return predict_to_file(parsed.run, parsed.inputs, chosen, as_json=parsed.json)
+    return predict_to_file(Run.load(parsed.run), parsed.inputs, chosen, as_json=parsed.json)
 
 
 def _models_arguments(parser: Parser) -> None:

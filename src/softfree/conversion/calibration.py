@@ -32,7 +32,7 @@ def labeled_table(run: Run, given: list[str]) -> Table:
     """
     if not _is_table(given):
         raise UserError("the images come without labels")
-    own = Path(run.config["options"]["table"]).resolve() == Path(given[0]).resolve()
+    own = run.table_path.resolve() == Path(given[0]).resolve()
     # The run's own table keeps the split that was made for it.
     return own_table(run, how="softfree convert RUN TABLE") if own else open_table(run, Path(given[0]))
 

@@ -10,7 +10,8 @@ from typing import Any
 from softfree.attention import SoftmaxAttention
 from softfree.conversion.options import ConvertOptions
 from softfree.data.modalities.image import ImagePreprocessing
-from softfree.inference.run import CONFIG, Run
+from softfree.inference.run import Run
+from softfree.inference.run_directory import RunDirectory
 from softfree.models import VisionTransformer, create_model, list_models, load_pretrained
 from softfree.models.patch_embed import stem_of
 from softfree.models.weights.files import read_weights
@@ -45,7 +46,7 @@ def open_source(source: str, options: ConvertOptions) -> Source:
         UserError: not found, not softmax, weights that leave parts of the model empty, or options of the one kind
             with the other.
     """
-    is_run = (Path(source) / CONFIG).is_file()
+    is_run = RunDirectory(source).is_run()
     found = _of_run(Path(source), options) if is_run else _of_weights(source, options)
     for block in found.model.blocks:
         attention = block.attn

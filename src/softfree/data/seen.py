@@ -24,7 +24,6 @@ from softfree_runtime.core.files import write_atomically
 from softfree_runtime.sources.identity import patient_key
 from softfree_runtime.sources.joined_source import split_source
 
-FILE = "seen.json"
 _END = 1 << 20  # bytes at either end of a large file that stand for the whole
 
 
@@ -55,19 +54,18 @@ class Seen:
         files = np.array([one in self.files for one in _files(self.key, frame)], dtype=bool)
         return files | np.array([one in self.patients for one in _patients(self.key, frame)], dtype=bool)
 
-    def write(self, folder: Path) -> None:
-        """Write ``seen.json`` into a run directory."""
+    def write(self, path: Path) -> None:
+        """Write ``seen.json`` of a run directory."""
         found = {"key": self.key.hex(), "files": sorted(self.files), "patients": sorted(self.patients)}
-        write_atomically(folder / FILE, json.dumps(found))
+        write_atomically(path, json.dumps(found))
 
 
-def read_seen(folder: Path) -> Seen | None:
+def read_seen(path: Path) -> Seen | None:
     """Read what a run has seen; None for a run that did not write it down.
 
     Raises:
         UserError: the file is damaged.
     """
-    path = folder / FILE
     if not path.is_file():
         return None
     try:

@@ -14,7 +14,6 @@ from pathlib import Path
 import pandas as pd
 
 from softfree.data.table import SPLITS, KnownSplit, Table
-from softfree.inference.run import SPLIT
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing
 
@@ -46,28 +45,28 @@ class RunSplit(KnownSplit):
         return str(self.run)
 
 
-def write_split(folder: Path, table: Table) -> None:
-    """Write the split of a table into a run directory."""
+def write_split(path: Path, table: Table) -> None:
+    """Write the split of a table."""
     salt = bytes.fromhex(table.digest)
     keys = {key: _hashed(key, salt) for key in dict.fromkeys(table.keys)}
     rows = table.frame[["row", "split"]].assign(key=[keys[key] for key in table.keys])
-    with replacing(folder / SPLIT) as temporary:
+    with replacing(path) as temporary:
         rows.to_csv(temporary, index=False)
 
 
-def read_split(folder: Path, digest: str) -> RunSplit:
+def read_split(path: Path, digest: str) -> RunSplit:
     """Read the split of a run.
 
     Args:
-        folder: the run directory.
+        path: ``split.csv`` of the run directory.
         digest: SHA-256 of its table, as ``config.yaml`` has it.
 
     Raises:
         UserError: there is none, or it is damaged.
     """
-    path = folder / SPLIT
+    folder = path.parent
     if not path.is_file():
-        raise UserError(f"{folder} has no {SPLIT}, so that nobody knows how its table was split; train it again")
+        raise UserError(f"{folder} has no {path.name}, so that nobody knows how its table was split; train it again")
     try:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False)
         keys, splits = rows["key"], rows["split"]

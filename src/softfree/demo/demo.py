@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from rich.console import Console
 
@@ -20,7 +19,7 @@ from softfree.explain.overlay import Layer, draw_overlay
 from softfree.inference.run import Run
 from softfree.reporting.evaluate import write_results
 from softfree.reporting.options import EvaluateOptions
-from softfree.reporting.scoring import PREDICTIONS, open_table, scores_of
+from softfree.reporting.scoring import open_table, scores_of
 from softfree.training.loop import train
 from softfree.training.options import TrainOptions
 from softfree_runtime.core.errors import UserError
@@ -44,7 +43,7 @@ def demo(options: DemoOptions) -> None:
     reduced = _auroc(runs[REDUCED])
     run = runs[FULL]
     maps = _draw_maps(run, options.out / "maps")
-    frame = pd.read_csv(run.folder / PREDICTIONS)
+    frame = run.directory.read_predictions()
     result = write_results(
         run,
         open_table(run),
@@ -53,7 +52,7 @@ def demo(options: DemoOptions) -> None:
         maps=maps,
         beside={f"reduced to {REDUCED} x {REDUCED}": reduced},
     )
-    _say(options.out, result.metrics["auroc"], reduced, time.monotonic() - started)
+    _say(result.report, options.out / "maps", result.metrics["auroc"], reduced, time.monotonic() - started)
 
 
 def _recipe(table: Path, options: DemoOptions, side: int, out: Path) -> TrainOptions:
@@ -76,7 +75,7 @@ def _recipe(table: Path, options: DemoOptions, side: int, out: Path) -> TrainOpt
 
 
 def _auroc(run: Run) -> Metric:
-    frame = pd.read_csv(run.folder / PREDICTIONS)
+    frame = run.directory.read_predictions()
     return measure(scores_of(frame[frame["split"] == "test"], run), run.calibration.thresholds)["auroc"]
 
 
@@ -84,7 +83,7 @@ def _draw_maps(run: Run, folder: Path) -> list[Thumbnail]:
     """A map for the test image of each class that the model is surest of."""
     folder.mkdir()
     table = open_table(run).where("test").frame
-    frame = pd.read_csv(run.folder / PREDICTIONS).set_index("row").loc[table["row"]]
+    frame = run.directory.read_predictions().set_index("row").loc[table["row"]]
     maps = []
     for index, name in enumerate(run.task.classes):
         sure = np.where(frame["target"] == index, frame[f"p_{name}"], -1.0)
@@ -98,14 +97,14 @@ def _draw_maps(run: Run, folder: Path) -> list[Thumbnail]:
     return maps
 
 
-def _say(out: Path, full: Metric, reduced: Metric, seconds: float) -> None:
+def _say(report: Path, maps: Path, full: Metric, reduced: Metric, seconds: float) -> None:
     def words(metric: Metric) -> str:
         return f"AUROC {metric.value:.3f} (95 % interval {metric.low:.3f} to {metric.high:.3f})"
 
     console.print()
     console.print(f"At {FULL} x {FULL} pixels:        {words(full)}", highlight=False)
     console.print(f"Reduced to {REDUCED} x {REDUCED}:    {words(reduced)}", highlight=False)
-    console.print(f"Report: {out / 'full' / 'report.html'}   Maps: {out / 'maps'}   ({seconds:.0f} s)", highlight=False)
+    console.print(f"Report: {report}   Maps: {maps}   ({seconds:.0f} s)", highlight=False)
     console.print()
     console.print("With your own images (a CSV with the columns path and label):", highlight=False)
     console.print("  softfree check table.csv", highlight=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -13,6 +12,7 @@ from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.export.loss import Loss
 from softfree.inference.run import Run
+from softfree_runtime.core.errors import UserError
 from softfree_runtime.metadata import Metadata
 from softfree_runtime.preprocessing.image import NumpyImagePreprocessing
 from softfree_runtime.preprocessing.modalities import Preprocessing as RuntimePreprocessing
@@ -37,7 +37,7 @@ def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
         _card(run, preprocessing, metrics),
         versions,
         metrics,
-        group=run.config["options"].get("group", False),
+        group=run.groups_by_patient,
     )
 
 
@@ -70,14 +70,13 @@ def numpy_image_preprocessing(preprocessing: ImagePreprocessing) -> NumpyImagePr
 
 def _metrics(run: Run) -> dict[str, Any]:
     """Value and interval of each metric of the test split, as the run's evaluation left them; empty without one."""
-    path = run.folder / "metrics.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = run.directory.read_metrics()
         if found["split"] != "test":
             return {}
         kept = ("value", "low", "high", "n")
         return {name: {key: one[key] for key in kept} for name, one in found["metrics"].items()}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, KeyError, TypeError):
         return {}
 
 
@@ -94,6 +93,6 @@ def _card(run: Run, preprocessing: Preprocessing, metrics: dict[str, Any]) -> st
     if auroc.get("value") is not None:
         interval = "" if auroc["low"] is None else f" (95 % interval {auroc['low']:.3f} to {auroc['high']:.3f})"
         lines.append(f"AUROC on {auroc['n']} test samples: {auroc['value']:.3f}{interval}.")
-    if run.config.get("notice"):
+    if run.notice:
         lines.append(str(run.config["notice"]))
     return "\n".join([*lines, CAUTION])

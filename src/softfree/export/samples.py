@@ -78,7 +78,7 @@ def find_samples(run: Run, given: Path | None, split: Split, moved: Path | None 
     if given is not None:
         if not given.exists():
             raise UserError(f"{given}: no such file or folder; name samples, a folder of them or a table")
-        group = run.config["options"].get("group", False)
+        group = run.groups_by_patient
         return [Source(path, frame) for _, path, frame in find_inputs([given], None, run.preprocessing.kind, group)]
     return sources_of(rows_of_run(run, split, moved))
 

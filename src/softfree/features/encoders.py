@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softfree.data.modalities.image import ImagePreprocessing
-from softfree.inference.run import CONFIG, WEIGHTS, Run
+from softfree.inference.run import Run
+from softfree.inference.run_directory import RunDirectory
 from softfree.models.weights.files import read_file
 from softfree_runtime.core.errors import UserError, unknown_name
 from softfree_runtime.readers.image import DecodedImage
@@ -103,8 +104,8 @@ class RunEncoder:
         run = Run.load(folder)
         if not isinstance(run.preprocessing, ImagePreprocessing):
             raise UserError(f"--encoder {folder} was trained on samples that are no images; tiles need one that was")
-        self.name: str = run.config["model"]["name"]
-        self.digest = _digest_of_file(folder / WEIGHTS)
+        self.name: str = run.model_name
+        self.digest = run.directory.weights_digest()
         self.module: nn.Module = _Pooled(run.model)
         self._preprocessing = run.preprocessing
 
@@ -134,7 +135,7 @@ def create_encoder(name: str, weights: Path | None = None, side: int = 224) -> E
     Raises:
         UserError: an unknown name, or weights that are missing or another model's.
     """
-    if name == "pixels" or (Path(name) / CONFIG).is_file():
+    if name == "pixels" or RunDirectory(name).is_run():
         if weights is not None:
             raise UserError(f"--weights goes with a timm model; --encoder {name} takes none: leave it out")
         return PixelEncoder() if name == "pixels" else RunEncoder(Path(name))

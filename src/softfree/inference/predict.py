@@ -17,6 +17,7 @@ from softfree.data.dataset import SampleDataset
 from softfree.data.table_file import no_column, read_table_file
 from softfree.inference.forward import infer
 from softfree.inference.options import InferenceOptions, PredictOptions
+from softfree.inference.run_directory import Calibration
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import printable, replacing
 from softfree_runtime.core.outputs import predicted_label, probabilities
@@ -26,7 +27,7 @@ from softfree_runtime.sources.inputs import Found, Input
 from softfree_runtime.sources.table_text import read_bytes
 
 if TYPE_CHECKING:
-    from softfree.inference.run import Calibration, Run
+    from softfree.inference.run import Run
 
 
 def predict(
@@ -39,7 +40,7 @@ def predict(
 ) -> pd.DataFrame:
     """See :meth:`softfree.inference.run.Run.predict`."""
     given: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
-    group = run.config["options"].get("group", False)
+    group = run.groups_by_patient
     names, sources, frames = zip(*find_inputs(given, frame, run.preprocessing.kind, group, image_root), strict=True)
     dataset = SampleDataset(sources, None, run.preprocessing, frames=frames)
     logits = infer(run.model, dataset, len(run.task.classes), options)
@@ -96,14 +97,12 @@ def table_rows(
     return runtime_inputs.rows_as_samples(path, cells, source.rows, columns, frame, kind, group, image_root)
 
 
-def predict_to_file(folder: str | Path, inputs: list[str], options: PredictOptions, *, as_json: bool = False) -> int:
-    """Predict with a run directory and write ``options.out``; the exit status is 0, 1 (some failed) or 2 (all did)."""
-    from softfree.inference.run import Run
-
+def predict_to_file(run: Run, inputs: list[str], options: PredictOptions, *, as_json: bool = False) -> int:
+    """Predict and write ``options.out``; the exit status is 0, 1 (some failed) or 2 (all did)."""
     if options.out.suffix.lower() not in (".csv", ".parquet"):
         raise UserError(f"--out {options.out}: expected a name that ends in .csv or .parquet")
     asked = replace(options, progress=options.progress and not as_json)
-    rows = predict(Run.load(folder), inputs, asked, frame=options.frame, image_root=options.image_root)
+    rows = predict(run, inputs, asked, frame=options.frame, image_root=options.image_root)
     with replacing(options.out) as temporary:
         rows.to_parquet(temporary) if options.out.suffix.lower() == ".parquet" else rows.to_csv(temporary, index=False)
     failed = rows[rows["status"] != "ok"]

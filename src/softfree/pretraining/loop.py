@@ -19,19 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from safetensors.torch import save_file
 
 from softfree.core.environment import describe_machine, versions
 from softfree.core.progress import console
 from softfree.data.modalities.base import Preprocessing, preprocessing_from_config, preprocessing_to_config
-from softfree.inference.run import CONFIG, WEIGHTS, build_model, write_config
+from softfree.inference.run import build_model
+from softfree.inference.run_directory import RunDirectory
 from softfree.models.registry import supported_arguments
 from softfree.pretraining.masked_autoencoder import MaskedAutoencoder
 from softfree.pretraining.module import PretrainingModule
 from softfree.pretraining.options import PretrainOptions
 from softfree.pretraining.report import write_pretraining_report
 from softfree.pretraining.samples import Unlabeled, create_loader, find_samples, read_samples
-from softfree.reporting.facts import read_history
 from softfree.training.checkpoints import newest_checkpoint, read_checkpoint
 from softfree.training.configuration import check_ranges, refuse_folder
 from softfree.training.loaders import readable
@@ -40,7 +39,7 @@ from softfree.training.microbatches import Step
 from softfree.training.modality import create_preprocessing, kind_of, refuse_batches
 from softfree.training.trainer import create_trainer, explained, quieten
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.core.files import read_yaml, replacing, write_atomically
+from softfree_runtime.core.files import read_yaml, write_atomically
 
 
 def pretrain(options: PretrainOptions) -> Path:
@@ -58,16 +57,16 @@ def pretrain(options: PretrainOptions) -> Path:
     with run_folder(options.out):
         if global_rank() == 0:
             refuse_folder(options.out)  # another one may have come and gone
-            write_config(options.out, config)
+            RunDirectory(options.out).write_config(config)
         return _go_on(options, config, found, autoencoder, checkpoint=None)
 
 
 def resume(folder: Path) -> Path:
     """Go on with an interrupted pretraining, to the weights that it would have had without the interruption."""
-    path = folder / CONFIG
-    if not path.is_file():
-        raise UserError(f"{folder} has no {CONFIG}; expected a folder made by softfree pretrain")
-    config = read_yaml(path, "configuration")
+    directory = RunDirectory(folder)
+    if not directory.is_run():
+        raise UserError(f"{folder} has no {directory.config.name}; expected a folder made by softfree pretrain")
+    config = read_yaml(directory.config, "configuration")
     if not isinstance(config, dict) or "pretraining" not in config:
         raise UserError(f"{folder} was not made by softfree pretrain; for a training: softfree train --resume {folder}")
     options = _options_of(config, folder)
@@ -76,7 +75,7 @@ def resume(folder: Path) -> Path:
         raise UserError(f"{options.table} names other images than when this pretraining began; start a new one")
     autoencoder = _build(config, options)
     with run_folder(folder):
-        return _go_on(options, config, found, autoencoder, newest_checkpoint(folder / "checkpoints"))
+        return _go_on(options, config, found, autoencoder, newest_checkpoint(directory.checkpoints))
 
 
 def _check(options: PretrainOptions) -> None:
@@ -159,15 +158,14 @@ def _go_on(
         trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
     if global_rank() != 0:
         return options.out
-    with replacing(options.out / WEIGHTS) as temporary:
-        weights = autoencoder.encoder.state_dict()
-        save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary)
-    history = read_history(options.out)
+    directory = RunDirectory(options.out)
+    directory.write_weights(autoencoder.encoder.state_dict())
+    history = directory.read_history()
     assert history is not None
     losses = history["train_loss"].dropna()
     facts = {"first_loss": float(losses.iloc[0]), "last_loss": float(losses.iloc[-1]), "epochs": len(losses)}
-    write_atomically(options.out / "metrics.json", json.dumps(facts | {"machine": describe_machine()}, indent=2))
-    write_pretraining_report(options.out, config, autoencoder, dataset, history, show_images=options.show_images)
+    write_atomically(directory.metrics, json.dumps(facts | {"machine": describe_machine()}, indent=2))
+    write_pretraining_report(directory.report, config, autoencoder, dataset, history, show_images=options.show_images)
     return options.out
 
 

@@ -35,7 +35,7 @@ class Filled(NamedTuple):
 
 
 def write_pretraining_report(
-    folder: Path,
+    path: Path,
     config: dict[str, Any],
     model: MaskedAutoencoder,
     dataset: SampleDataset,
@@ -65,7 +65,7 @@ def write_pretraining_report(
         curve=Markup(plots.svg(plots.learning_curves(history), "Loss by epoch")),
         filled=fill_in(model, dataset) if show_images else [],
     )
-    write_atomically(folder / "report.html", page)
+    write_atomically(path, page)
 
 
 def fill_in(model: MaskedAutoencoder, dataset: SampleDataset) -> list[Filled]:

@@ -61,7 +61,7 @@ def measure_simpler(
         seed: of the resamples.
         resamples: of the bootstrap.
     """
-    known = read_baselines(run.folder)
+    known = read_baselines(run.directory.baselines)
     if known is None:
         return Simpler()
     rows, warnings, notes = [], [], [f"{_capital(sentence)}." for sentence in known.missing]

@@ -29,7 +29,6 @@ from softfree.data.table import Table
 from softfree_runtime.core.files import replacing
 from softfree_runtime.core.task import Task
 
-BASELINES = "baselines.safetensors"
 STRENGTHS = (1e-3, 1e-2, 1e-1)  # C of the regression; the best on validation is taken
 MOST_CLASSES = 50
 """Classes beyond which none is fitted: it would take longer than it is worth, with few samples of each class."""
@@ -87,21 +86,20 @@ class Baselines:
     fitted: Mapping[str, Regression]
     missing: tuple[str, ...] = ()
 
-    def write(self, folder: Path) -> None:
-        """Leave them in a run directory."""
+    def write(self, path: Path) -> None:
+        """Write ``baselines.safetensors``."""
         arrays: dict[str, np.ndarray] = {}
         for name, one in self.fitted.items():
             for field in ("mean", "scale", "weights", "bias"):
                 arrays[f"{name}.{field}"] = np.ascontiguousarray(getattr(one, field), dtype=np.float64)
             arrays |= {f"{name}.edges.{number}": edges for number, edges in enumerate(one.edges)}
         about = {"words": {name: one.words for name, one in self.fitted.items()}, "missing": list(self.missing)}
-        with replacing(folder / BASELINES) as temporary:
+        with replacing(path) as temporary:
             save_file(arrays, temporary, metadata={"baselines": json.dumps(about)})
 
 
-def read_baselines(folder: Path) -> Baselines | None:
+def read_baselines(path: Path) -> Baselines | None:
     """Read what :meth:`Baselines.write` left; None where there is nothing, or it is damaged."""
-    path = folder / BASELINES
     if not path.is_file():
         return None
     try:

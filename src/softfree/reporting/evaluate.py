@@ -17,14 +17,14 @@ from softfree.evaluation.metrics import Metric, measure
 from softfree.evaluation.report import Compared, Report, Thumbnail, write_report
 from softfree.evaluation.scores import Scores
 from softfree.evaluation.subgroups import GroupRow, by_group
-from softfree.inference.run import Run, read_cost, trained_rows
+from softfree.inference.run import Run
+from softfree.inference.run_directory import RunDirectory
 from softfree.reporting.baseline_comparison import Simpler, measure_simpler
 from softfree.reporting.baselines import Beside, read_baselines
 from softfree.reporting.facts import report_facts
 from softfree.reporting.options import EvaluateOptions
 from softfree.reporting.saliency_maps import report_maps
 from softfree.reporting.scoring import (
-    PREDICTIONS,
     open_table,
     predict_rows,
     scores_of,
@@ -84,7 +84,7 @@ def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
         raise UserError(f"the table has no row in split {options.split}; it has {_splits(table)}")
     frame = _predicted(run, part, options, stored=options.table is None)
     if options.out is not None:
-        write_predictions(options.out / PREDICTIONS, frame, run)
+        write_predictions(RunDirectory(options.out).predictions, frame, run)
     comparison = _against(run, frame, part, options) if options.against else None
     return write_results(run, table, frame, options, comparison=comparison, left_out=left_out)
 
@@ -128,8 +128,8 @@ def write_results(
         beside: AUROC of other set-ups, shown beside this one's.
         left_out: rows of another table that are not measured, because the run was trained on them.
     """
-    folder = options.out or run.folder
-    measured = Path(options.table or run.config["options"]["table"])
+    directory = RunDirectory(options.out or run.folder)
+    measured = options.table or run.table_path
     scores = _readable(run, frame, options)
     shown, notes = (maps, []) if maps else report_maps(run, table, frame, scores, options)
     metrics = measure(scores, run.calibration.thresholds, seed=options.seed, resamples=options.resamples)
@@ -149,9 +149,9 @@ def write_results(
         **_facts(run, table, frame, options, left_out),
     )
     about = _about(run, frame, scores, options) | {"left_out_as_seen": left_out, "simpler": simpler.to_dict()}
-    write_metrics(folder / "metrics.json", metrics, about)
-    write_report(folder / "report.html", report)
-    return Evaluation(metrics, scores, _reasons(frame), folder / "report.html", comparison, left_out, simpler)
+    write_metrics(directory.metrics, metrics, about)
+    write_report(directory.report, report)
+    return Evaluation(metrics, scores, _reasons(frame), directory.report, comparison, left_out, simpler)
 
 
 def _facts(run: Run, table: Table, frame: pd.DataFrame, options: EvaluateOptions, left_out: int) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def _about(run: Run, frame: pd.DataFrame, scores: Scores, options: EvaluateOptio
         "n": len(scores),
         "patients": len(np.unique(scores.patients)),
         "unreadable": len(frame) - len(scores),
-        "cost": read_cost(run.folder),
+        "cost": run.directory.read_cost(),
     }
 
 
@@ -203,12 +203,12 @@ def _against(run: Run, frame: pd.DataFrame, part: Table, options: EvaluateOption
             f"--against {options.against}: it predicts {', '.join(other.task.classes)}, "
             f"this run {', '.join(run.task.classes)}; compare runs of one task"
         )
-    if learned := trained_rows(other.folder, part.keys):
+    if learned := other.directory.trained_rows(part.keys):
         raise UserError(
             f"--against {options.against}: that run was trained on {learned} of the {len(part.frame)} rows; give the"
             " table a split column, or train one run with --split-from the other"
         )
-    same_table = options.table is None and other.config["table"]["sha256"] == run.config["table"]["sha256"]
+    same_table = options.table is None and other.table_digest == run.table_digest
     rival = _predicted(other, part, options, stored=same_table)
     readable = set(frame.loc[frame["status"] == "ok", "row"]) & set(rival.loc[rival["status"] == "ok", "row"])
     ours, theirs = (
@@ -242,7 +242,7 @@ def _predicted(run: Run, part: Table, options: EvaluateOptions, *, stored: bool)
     found = stored_rows(run, part) if stored and options.precision == "32" else None
     if found is not None:
         return found
-    known = read_baselines(run.folder)
+    known = read_baselines(run.directory.baselines)
     beside = None if known is None else Beside(known, run.task, run.preprocessing, len(part.frame))
     return predict_rows(run, part, options, beside)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from softfree.data.table import Table
-from softfree.inference.run import Run, read_cost
+from softfree.inference.run import Run
 
 
 def report_facts(run: Run, table: Table, frame: pd.DataFrame) -> dict[str, Any]:
@@ -21,13 +20,13 @@ def report_facts(run: Run, table: Table, frame: pd.DataFrame) -> dict[str, Any]:
         frame: predictions of the split that is measured.
     """
     return {
-        "notice": run.config.get("notice"),
+        "notice": run.notice,
         "task": run.task,
         "data": count_rows(table),
         "data_notes": _notes(run, table, frame),
-        "cost": _cost_in_words(read_cost(run.folder)),
+        "cost": _cost_in_words(run.directory.read_cost()),
         "thresholds": run.calibration.thresholds,
-        "history": read_history(run.folder),
+        "history": run.directory.read_history(),
         "command": run.config["command"],
         "versions": run.config["versions"],
     }
@@ -48,19 +47,6 @@ def count_rows(table: Table) -> list[dict[str, Any]]:
             row[name] = int((part.targets == number).sum() if exclusive else np.nansum(part.targets[:, number]))
         rows.append(row)
     return rows
-
-
-def read_history(folder: Path) -> pd.DataFrame | None:
-    """Loss, AUROC and rate of each epoch, joined over interrupted attempts."""
-    parts = []
-    for path in sorted(folder.glob("logs/csv/version_*/metrics.csv"), key=lambda p: int(p.parent.name[8:])):
-        try:
-            parts.append(pd.read_csv(path).groupby("epoch", as_index=False).last())
-        except (pd.errors.EmptyDataError, KeyError):  # stopped before its first epoch ended
-            continue
-    if not parts:
-        return None
-    return pd.concat(parts).groupby("epoch", as_index=False).last()
 
 
 def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:

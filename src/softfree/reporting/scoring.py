@@ -19,14 +19,13 @@ from softfree.evaluation.thresholds import choose_thresholds
 from softfree.inference.forward import infer
 from softfree.inference.options import InferenceOptions
 from softfree.inference.predict import outputs
-from softfree.inference.run import PREDICTED, Calibration, Run, drawn_split
+from softfree.inference.run import Run
+from softfree.inference.run_directory import Calibration
 from softfree.reporting.baselines import Beside
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing
 from softfree_runtime.core.notes import say
 from softfree_runtime.core.outputs import probabilities
-
-PREDICTIONS = PREDICTED
 
 
 def open_table(
@@ -84,7 +83,7 @@ def own_table(run: Run, moved: Path | None = None, *, how: str) -> Table:
 
 
 def _is_own(run: Run, table: Table) -> bool:
-    return table.digest == run.config.get("table", {}).get("sha256")
+    return table.digest == run.table_digest
 
 
 def _read(
@@ -99,7 +98,8 @@ def _read(
     """Read a table with the run's classes; its ``own`` has the run's split, another one without splits is all test."""
     options = run.config["options"]
     labels = labels or (None if label else options["labels"])
-    known: dict[str, Any] = {"known": drawn_split(run.folder)} if own else {"val_fraction": 0.0, "test_fraction": 1.0}
+    all_test = {"val_fraction": 0.0, "test_fraction": 1.0}
+    split: dict[str, Any] = {"known": run.directory.drawn_split()} if own else all_test
     table = read_table(
         path,
         label=label or options["label"],
@@ -108,9 +108,9 @@ def _read(
         classes=run.task.classes,
         image_root=image_root,
         seed=options["seed"],
-        **known,
+        **split,
     )
-    return as_samples(table, run.preprocessing.kind, group=options.get("group", False))
+    return as_samples(table, run.preprocessing.kind, group=run.groups_by_patient)
 
 
 def without_seen(run: Run, table: Table) -> tuple[Table, int]:
@@ -121,7 +121,7 @@ def without_seen(run: Run, table: Table) -> tuple[Table, int]:
     """
     if _is_own(run, table):
         return table, 0
-    seen = read_seen(run.folder)
+    seen = read_seen(run.directory.seen)
     if seen is None:
         return table, 0
     known = seen.rows(table.frame)
@@ -181,11 +181,11 @@ def write_predictions(path: Path, frame: pd.DataFrame, run: Run) -> None:
 
 def stored_rows(run: Run, part: Table) -> pd.DataFrame | None:
     """Predictions written at the end of training, when they cover exactly these rows."""
-    path = run.folder / PREDICTIONS
-    if not path.is_file() or not run.is_unchanged(PREDICTIONS):
+    directory = run.directory
+    if not directory.predictions.is_file() or not directory.is_unchanged(directory.predictions):
         return None
     try:
-        frame = pd.read_csv(path).fillna({"reason": ""})
+        frame = directory.read_predictions().fillna({"reason": ""})
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
         return None  # damaged: it is made again
     if not {"row", "status", "reason"} <= set(frame.columns):

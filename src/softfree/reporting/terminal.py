@@ -23,12 +23,12 @@ console = Console(markup=False)  # names of classes and folders may hold bracket
 
 def print_run(run: Run) -> None:
     """What a finished training leaves, and what to do with it."""
-    measured = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
+    measured = run.directory.read_metrics()
     metrics = {name: _from_json(value) for name, value in measured["metrics"].items()}
     counted = f"{measured['split']} split: {measured['n']} images of {measured['patients']} patients"
     console.print(_metrics_table(metrics, counted))
     _print_simpler(measured.get("simpler"))
-    console.print(f"Report: {run.folder / 'report.html'}", highlight=False)
+    console.print(f"Report: {run.directory.report}", highlight=False)
     console.print(f"Predict: softfree predict {run.folder} FILES", highlight=False)
 
 

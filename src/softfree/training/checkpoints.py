@@ -16,11 +16,11 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from softfree.core.progress import console
+from softfree.inference.run_directory import RunDirectory
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import is_whole, remove_parts, replacing
 
 LAST, BEST, PREVIOUS = "last.ckpt", "best.ckpt", "previous.ckpt"
-LOCK = ".lock"
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 """What file systems say that know no locks, as some of clusters and shares do."""
 
@@ -108,7 +108,7 @@ def claimed(out: Path, doing: str = "training") -> Iterator[None]:
     lock = None
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / LOCK)
+        lock = FileLock(RunDirectory(out).lock)
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(f"another process is {doing} in {out} right now; wait for it, or name another --out") from None

@@ -13,10 +13,10 @@ from typing import Any
 from softfree.core.environment import versions
 from softfree.data.modalities.base import preprocessing_to_config
 from softfree.data.samples import as_samples
+from softfree.data.split_file import RunSplit
 from softfree.data.table import Table, read_table
-from softfree.inference.run import CONFIG, SPLIT, drawn_split, kept_split
+from softfree.inference.run_directory import RunDirectory
 from softfree.models.registry import supported_arguments
-from softfree.training.checkpoints import LOCK
 from softfree.training.modality import create_preprocessing, kind_of, refuse_batches, training_preprocessing
 from softfree.training.options import TrainOptions
 from softfree.training.progressive_size import refuse_growth
@@ -78,7 +78,7 @@ def read_training_table(options: TrainOptions, run: Path | None = None) -> Table
         positive=options.positive,
         image_root=options.image_root,
         seed=options.seed,
-        known=drawn_split(run) if run is not None else kept_split(options.split_from),
+        known=_known_split(options, run),
     )
     if options.split_from is not None and table.split_made is None:
         raise UserError(f"--split-from {options.split_from}: {options.table} has a split column; leave out one of both")
@@ -91,19 +91,22 @@ def read_training_table(options: TrainOptions, run: Path | None = None) -> Table
     return table
 
 
+def _known_split(options: TrainOptions, run: Path | None) -> RunSplit | None:
+    if run is not None:
+        return RunDirectory(run).drawn_split()
+    return None if options.split_from is None else RunDirectory(options.split_from).read_split()
+
+
 def refuse_folder(out: Path) -> None:
     """Refuse to mix with what is there; a folder in which no epoch was ever trained is taken over.
 
     Raises:
         UserError: a file, or a folder with something else in it, or with a training.
     """
-    if not out.exists():
-        return
-    found = {path.name for path in out.iterdir()} if out.is_dir() else {""}
-    begun = (out / "checkpoints").is_dir() and any((out / "checkpoints").glob("*.ckpt"))
-    if found - {LOCK, CONFIG, SPLIT, "logs", "checkpoints"} or begun:
-        hint = f"go on with: softfree train --resume {out}, or " if (out / CONFIG).is_file() else ""
-        raise UserError(f"--out {out} is there already and not an empty folder; {hint}name another")
+    directory = RunDirectory(out)
+    if not directory.is_unused():
+        hint = f"resume it with: softfree train --resume {out}, or " if directory.is_run() else ""
+        raise UserError(f"--out {out} already exists and is not empty; {hint}name another folder")
 
 
 def configuration(options: TrainOptions, table: Table, notice: str | None) -> dict[str, Any]:

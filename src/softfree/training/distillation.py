@@ -61,7 +61,7 @@ def open_teacher(folder: Path | None, config: dict[str, Any]) -> Teacher | None:
             " train --resume RUN --teacher FOLDER"
         )
     run = Run.load(folder)
-    digest = run.weights_digest()
+    digest = run.directory.weights_digest()
     if config.setdefault(WEIGHTS_OF_TEACHER, digest) != digest:
         raise UserError(
             f"--teacher {folder} has other weights than the one that this training began with; name that one, or start"

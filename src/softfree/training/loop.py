@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +13,6 @@ import lightning as L
 import numpy as np
 import pandas as pd
 from lightning.pytorch.utilities import rank_zero_only
-from safetensors.torch import save_file
 from torch import nn
 
 from softfree.core.environment import describe_machine, peak_memory
@@ -26,11 +24,12 @@ from softfree.data.reduced import Reduced
 from softfree.data.seen import Seen
 from softfree.data.split_file import write_split
 from softfree.data.table import Table
-from softfree.inference.run import WEIGHTS, Run, build_model, read_config, write_config
+from softfree.inference.run import Run, build_model
+from softfree.inference.run_directory import RunDirectory
 from softfree.reporting.baselines import Beside, fit_baselines
 from softfree.reporting.evaluate import write_results
 from softfree.reporting.options import EvaluateOptions
-from softfree.reporting.scoring import PREDICTIONS, calibrate, predict_rows, write_predictions
+from softfree.reporting.scoring import calibrate, predict_rows, write_predictions
 from softfree.training.callbacks import Spent
 from softfree.training.checkpoints import BEST, claimed, newest_checkpoint, read_checkpoint
 from softfree.training.configuration import (
@@ -52,10 +51,7 @@ from softfree.training.start_message import header
 from softfree.training.trainer import create_trainer, explained, quieten
 from softfree.training.weights import fit_options, imitate_softmax, load_weights
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.core.files import replacing, write_atomically
 from softfree_runtime.core.notes import say
-
-COST = "logs/cost.json"
 
 
 def train(options: TrainOptions, *, notice: str | None = None) -> Run:
@@ -84,8 +80,8 @@ def train(options: TrainOptions, *, notice: str | None = None) -> Run:
     with run_folder(options.out):
         if global_rank() == 0:
             refuse_folder(options.out)  # another training may have come and gone
-            write_config(options.out, config)
-            write_split(options.out, table)
+            RunDirectory(options.out).write_config(config)
+            write_split(RunDirectory(options.out).split, table)
         return _go_on(options, config, table, model, teacher, checkpoint=None)
 
 
@@ -102,7 +98,7 @@ def resume(folder: Path, table: Path | None = None, image_root: Path | None = No
     Raises:
         UserError: no training to go on with, another table or teacher, or one that still runs.
     """
-    config = read_config(folder)
+    config = RunDirectory(folder).read_config()
     options = options_of(config, folder)
     if table is not None:
         options = replace(options, table=table)
@@ -121,20 +117,20 @@ def resume(folder: Path, table: Path | None = None, image_root: Path | None = No
     if read.digest != config["table"]["sha256"]:
         raise UserError(f"{options.table} has changed since this training began; start a new one with another --out")
     with run_folder(folder):
-        checkpoint = newest_checkpoint(folder / "checkpoints")
+        checkpoint = newest_checkpoint(RunDirectory(folder).checkpoints)
         if _finished(folder, checkpoint, options):
             console.print(f"the training in {folder} has ended; nothing is left to do", highlight=False, markup=False)
             return Run.load(folder)
         if global_rank() == 0:
             config["options"] |= stated_places(options)
-            write_config(folder, config)
+            RunDirectory(folder).write_config(config)
         model, opened = _create_models(options, config, fresh=checkpoint is None)
         return _go_on(options, config, read, model, opened, checkpoint)
 
 
 def _finished(folder: Path, checkpoint: Path | None, options: TrainOptions) -> bool:
     """Whether a training has left all its results; its checkpoints may have been deleted since."""
-    if not all((folder / name).is_file() for name in (WEIGHTS, PREDICTIONS, "metrics.json", "report.html")):
+    if not RunDirectory(folder).is_finished():
         return False
     return checkpoint is None or _ended(read_checkpoint(checkpoint), options)
 
@@ -182,12 +178,13 @@ def _go_on(
     known = _fit(model, options, table, samples, teacher, checkpoint)
     if global_rank() != 0:
         return Run(options.out, config)
-    _save_weights(model, options)
+    directory = RunDirectory(options.out)
+    directory.write_weights(model.state_dict())
     config["table"]["unreadable"] = len(samples.failed)
-    write_config(options.out, config)
-    if not (options.out / COST).is_file():  # of a training that had ended, only results were missing
-        _save_cost(model, options, samples.shape(), known)
-    Seen.of(table).write(options.out)
+    directory.write_config(config)
+    if not directory.cost.is_file():  # of a training that had ended, only results were missing
+        directory.write_cost(_cost(model, samples.shape(), known))
+    Seen.of(table).write(directory.seen)
     return finish(options, table, samples)
 
 
@@ -199,7 +196,7 @@ def finish(options: TrainOptions, table: Table, samples: Samples) -> Run:
     run = Run.load(options.out)
     parts = {split: table.where(split) for split in ("train", "val")}
     baselines = fit_baselines(parts, samples.reduced, run.preprocessing.kind)
-    baselines.write(options.out)
+    baselines.write(run.directory.baselines)
     splits: list[Split] = ["val", "test"] if len(table.where("test").frame) else ["val"]
     measured = EvaluateOptions(
         split=splits[-1],
@@ -220,9 +217,9 @@ def finish(options: TrainOptions, table: Table, samples: Samples) -> Run:
     _report_copies(run, table, samples.reduced | {split: one.reduced for split, one in beside.items()})
     run = calibrate(run, frames["val"])
     both = pd.concat(frames.values(), ignore_index=True)
-    write_predictions(options.out / PREDICTIONS, both, run)
+    write_predictions(run.directory.predictions, both, run)
     write_results(run, table, frames[splits[-1]], measured)
-    run.write_digests()
+    run.directory.write_digests()
     return run
 
 
@@ -283,7 +280,7 @@ def _kept(options: TrainOptions) -> dict[str, Any]:
     Raises:
         UserError: there was a best epoch, and its checkpoint is gone or damaged.
     """
-    folder = options.out / "checkpoints"
+    folder = RunDirectory(options.out).checkpoints
     newest = newest_checkpoint(folder)
     assert newest is not None
     last = read_checkpoint(newest)
@@ -328,16 +325,11 @@ def _report_copies(run: Run, table: Table, reduced: Mapping[str, Reduced]) -> No
     said += f" good: rows {'; '.join(named)}{more}; see: softfree check"
     console.print(said, style="yellow", highlight=False, markup=False, soft_wrap=True)
     run.config["table"]["copies"] = said
-    write_config(run.folder, run.config)
+    run.directory.write_config(run.config)
 
 
-def _save_weights(model: nn.Module, options: TrainOptions) -> None:
-    with replacing(options.out / WEIGHTS) as temporary:
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
-
-
-def _save_cost(model: nn.Module, options: TrainOptions, shape: tuple[int, ...], spent: dict[str, Any]) -> None:
-    cost = {
+def _cost(model: nn.Module, shape: tuple[int, ...], spent: dict[str, Any]) -> dict[str, Any]:
+    return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "multiply_adds": multiply_adds(model, (1, *shape)),
         "shape": list(shape),
@@ -347,4 +339,3 @@ def _save_cost(model: nn.Module, options: TrainOptions, shape: tuple[int, ...], 
         "peak_bytes": max(int(spent["peak_bytes"]), peak_memory()),
         "machine": describe_machine(),
     }
-    write_atomically(options.out / COST, json.dumps(cost, indent=2))

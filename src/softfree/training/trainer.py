@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from softfree.inference.run_directory import RunDirectory
 from softfree.training.callbacks import EpochReport, Patience, Spent, WarmedAverage
 from softfree.training.checkpoints import BEST, WholeCheckpoints
 from softfree.training.options import TrainOptions
@@ -33,7 +34,7 @@ def create_trainer(options: TrainOptions, work: Callable[[int], float] = lambda 
     Raises:
         UserError: devices that are not there, or that cannot share a batch.
     """
-    checkpoints = options.out / "checkpoints"
+    checkpoints = RunDirectory(options.out).checkpoints
     callbacks: list[Callback] = [Spent()]  # before the checkpoint of the epoch, which holds its state
     if options.patience is not None:  # likewise
         callbacks.append(Patience(checkpoints / BEST, options.patience))
@@ -63,7 +64,7 @@ def _explained_devices() -> Iterator[None]:
 
 
 def _trainer(options: TrainOptions, callbacks: list[Callback]) -> L.Trainer:
-    logs = options.out / "logs"
+    logs = RunDirectory(options.out).logs
     return L.Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
@@ -98,27 +99,28 @@ def quieten() -> None:
 @contextmanager
 def explained(out: Path, verb: str = "train") -> Iterator[None]:
     """Turn what may stop a training from outside into one line that says how to go on."""
-    go_on = f"go on with: softfree {verb} --resume {out}"
+    resume = f"resume with: softfree {verb} --resume {out}"
+    checkpoints = RunDirectory(out).checkpoints
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has switched it off
-        raise UserError(f"stopped by Ctrl-C; {go_on}") from None
+        raise UserError(f"stopped by Ctrl-C; {resume}") from None
     except MisconfigurationException as error:
         raise UserError(f"{_first_line(error)}; see --accelerator, --devices and --strategy") from None
     except UnpicklingError:
         raise UserError(
-            f"a checkpoint in {out / 'checkpoints'} is damaged or holds more than weights, and is not opened; "
-            f"delete it, then {go_on}"
+            f"a checkpoint in {checkpoints} is damaged or holds more than weights, and is not opened; "
+            f"delete it, then {resume}"
         ) from None
     except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}; make room, then {go_on}") from None
+        raise UserError(f"cannot write {out}: {error.strerror or error}; free some space, then {resume}") from None
     except RuntimeError as error:
         text = str(error).lower()
         if "no space left" in text or "pytorchstreamwriter" in text:
-            raise UserError(f"cannot write {out}: {_first_line(error)}; make room, then {go_on}") from None
+            raise UserError(f"cannot write {out}: {_first_line(error)}; free some space, then {resume}") from None
         if "pytorchstreamreader" in text:
-            raise UserError(f"a checkpoint in {out / 'checkpoints'} is damaged; delete it, then {go_on}") from None
+            raise UserError(f"a checkpoint in {checkpoints} is damaged; delete it, then {resume}") from None
         if "out of memory" in text or "can't allocate memory" in text:
             raise UserError(
                 "the training does not fit in memory; use a smaller --batch-size or --size, or --checkpointing"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -18,7 +17,7 @@ from softfree.conversion.layers import attention_inputs
 from softfree.conversion.source import named_for
 from softfree.conversion.statistics import Statistics
 from softfree.data.dataset import SampleDataset
-from softfree.inference.run import CONFIG
+from softfree.inference.run_directory import RunDirectory
 from softfree.models import (
     SoftPyramid,
     VisionTransformer,
@@ -67,7 +66,7 @@ def fit_options(options: TrainOptions) -> tuple[TrainOptions, tuple[str, ...]]:
 
 def _refuse_rotary(options: TrainOptions, names: set[str]) -> None:
     """Refuse published weights whose attention knows places by itself (rotary positions): half of it would be lost."""
-    own = (Path(str(options.weights)) / CONFIG).is_file()
+    own = RunDirectory(str(options.weights)).is_run()
     if not own and "pos_embed" not in names and options.model_options.get("pos", "learn") == "learn":
         raise UserError(
             f"--weights {options.weights} has no learned positions, as models with rotary ones (DINOv3); choose"
@@ -92,10 +91,10 @@ def _stem_of(source: str, names: set[str]) -> Any:
 
 def _stated_model(source: str) -> dict[str, Any] | None:
     """Read the arguments of a run's model; None where the weights are no run's."""
-    config = Path(source) / CONFIG
-    if not config.is_file():
+    directory = RunDirectory(source)
+    if not directory.is_run():
         return None
-    stated = read_yaml(config, "configuration")
+    stated = read_yaml(directory.config, "configuration")
     model = stated.get("model") if isinstance(stated, dict) else None
     return model if isinstance(model, dict) else {}
 

@@ -6,7 +6,8 @@ import pytest
 from safetensors.torch import save_file
 
 from softfree.data.modalities.image import ImagePreprocessing
-from softfree.inference.run import Run, build_model, write_config
+from softfree.inference.run import Run, build_model
+from softfree.inference.run_directory import RunDirectory
 from softfree_lab.cli import main
 from softfree_lab.studies.attention_maps import compute_row
 from softfree_lab.studies.options import AttentionMapOptions
@@ -23,7 +24,7 @@ def make_run(folder: Path, attention: str, **attention_options: Any) -> Path:
     task = {"kind": "binary", "classes": ["low", "high"]}
     config = {"task": task, "preprocessing": preprocessing, "model": model, "options": {}}
     folder.mkdir()
-    write_config(folder, config)
+    RunDirectory(folder).write_config(config)
     save_file(build_model(config).state_dict(), folder / "model.safetensors")
     return folder
 

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.explain import maps
-from softfree.inference.run import Run, build_model, write_config
+from softfree.inference.run import Run, build_model
+from softfree.inference.run_directory import RunDirectory
 from softfree.reporting.scoring import open_table
 from softfree_lab.cli import main
 from softfree_lab.studies.explain import MapStudy, study_explain, summarize
@@ -51,7 +52,7 @@ def write(folder: Path, table: Path, attention: str = "seqnorm", **changes: Any)
         "task": {"kind": "binary", "classes": ["low", "high"]}, "preprocessing": steps.to_dict() | {"kind": "image"},
         "model": model, "options": options, "table": {"sha256": digest},
     }  # fmt: skip
-    write_config(folder, config)
+    RunDirectory(folder).write_config(config)
     torch.manual_seed(0)
     fresh = build_model(config)
     with torch.no_grad():
@@ -66,7 +67,7 @@ def resealed(folder: Path, table: Path) -> Path:
     run = Run.load(folder)
     run.config["table"]["sha256"] = sha256(table.read_bytes()).hexdigest()
     run.config["options"]["table"] = str(table)
-    write_config(folder, run.config)
+    RunDirectory(folder).write_config(run.config)
     return folder
 
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from softfree.data.modalities.image import ImagePreprocessing
-from softfree.inference.run import WEIGHTS, write_config
+from softfree.inference.run import Run
+from softfree.inference.run_directory import RunDirectory
 from softfree_lab.studies.load_runs import attention_names, open_runs
 from softfree_runtime.core.errors import UserError
 
@@ -19,8 +19,9 @@ def write(folder: Path, *classes: str, preprocessing: Mapping[str, object] = IMA
     folder.mkdir()
     task = {"kind": "binary", "classes": list(classes)}
     model = {"name": "seqnorm_vit_nano_patch16", "num_classes": 2}
-    write_config(folder, {"task": task, "preprocessing": dict(preprocessing), "model": model, "options": {}})
-    (folder / WEIGHTS).touch()
+    config = {"task": task, "preprocessing": dict(preprocessing), "model": model, "options": {}}
+    RunDirectory(folder).write_config(config)
+    (folder / "model.safetensors").touch()
     return folder
 
 
@@ -40,8 +41,8 @@ def test_runs_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         open_runs([first, bags])
 
 
-def settings(name: str, **options: object) -> SimpleNamespace:
-    return SimpleNamespace(config={"model": {"name": name}, "options": options})
+def settings(name: str, **options: object) -> Run:
+    return Run(Path("unused"), {"model": {"name": name}, "options": options})
 
 
 def test_seeds_are_repetitions_and_other_settings_are_told():

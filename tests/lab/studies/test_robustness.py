@@ -8,7 +8,8 @@ import pytest
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 
-from softfree.inference.run import Run, build_model, read_config, write_config
+from softfree.inference.run import Run, build_model
+from softfree.inference.run_directory import RunDirectory
 from softfree.reporting.scoring import open_table
 from softfree.training.loop import train
 from softfree.training.options import TrainOptions
@@ -45,9 +46,9 @@ def made(tmp_path_factory, make_small_table) -> Path:
 def folder(made, tmp_path) -> Path:
     """A copy that a test may damage."""
     shutil.copytree(made, tmp_path / "copy")
-    config = read_config(tmp_path / "copy" / "run")
+    config = RunDirectory(tmp_path / "copy" / "run").read_config()
     config["options"]["table"] = str(tmp_path / "copy" / "data" / "table.csv")
-    write_config(tmp_path / "copy" / "run", config)
+    RunDirectory(tmp_path / "copy" / "run").write_config(config)
     return tmp_path / "copy"
 
 
@@ -55,10 +56,10 @@ def another(run: Path, name: str, attention: str = "seqnorm", **options: object)
     """A run with fresh weights on the same data."""
     out = run.with_name(name)
     shutil.copytree(run, out)
-    config = read_config(out)
+    config = RunDirectory(out).read_config()
     config["model"]["name"] = config["model"]["name"].replace("seqnorm", attention)
     config["options"] |= options
-    write_config(out, config)
+    RunDirectory(out).write_config(config)
     save_file(build_model(config).state_dict(), out / "model.safetensors")
     (out / "digests.json").unlink(missing_ok=True)  # of the weights that were there
     return out
@@ -165,9 +166,9 @@ def test_another_table_with_other_classes_is_refused(folder):
 
 def test_runs_of_another_task_are_refused(folder):
     other = another(folder / "run", "other")
-    config = read_config(other)
+    config = RunDirectory(other).read_config()
     config["task"]["classes"] = ["low", "higher"]
-    write_config(other, config)
+    RunDirectory(other).write_config(config)
     with pytest.raises(UserError, match="runs of one task"):
         study_robustness([folder / "run", other], quick(folder / "out"))
 

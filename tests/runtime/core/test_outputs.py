@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from softfree.inference.predict import outputs
-from softfree.inference.run import Calibration
+from softfree.inference.run_directory import Calibration
 from softfree_runtime.core.outputs import columns, probabilities
 from softfree_runtime.core.task import Task
 

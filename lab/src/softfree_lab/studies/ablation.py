@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 from rich.progress import Progress
 
 from softfree.core.environment import describe_machine, versions
 from softfree.demo.phantoms import write_phantoms
 from softfree.evaluation.scores import Scores
-from softfree.inference.run import Run, read_config, read_cost
-from softfree.reporting.scoring import PREDICTIONS, open_table, predict_rows, scores_of
+from softfree.inference.run import Run
+from softfree.inference.run_directory import RunDirectory
+from softfree.reporting.scoring import open_table, predict_rows, scores_of
 from softfree.training.checkpoints import claimed
 from softfree.training.configuration import check_options
 from softfree.training.options import TrainOptions
@@ -242,8 +242,9 @@ def _table(recipe: Recipe, out: Path) -> Path:
 def _train(options: AblationOptions, key: Key, table: Path, chosen: dict[str, Any], children: Children) -> Run:
     """Train a cell in a process of its own, unless its run directory is there, finished."""
     folder = options.out / "runs" / key.folder
-    if not (folder / "metrics.json").is_file():
-        if (folder / "config.yaml").is_file():
+    directory = RunDirectory(folder)
+    if not directory.metrics.is_file():
+        if directory.is_run():
             arguments = ["--resume", str(folder)]
         else:
             recipe = folder.with_name(f".{folder.name}.yaml")
@@ -251,7 +252,7 @@ def _train(options: AblationOptions, key: Key, table: Path, chosen: dict[str, An
             write_atomically(recipe, json.dumps(given | {"out": str(folder)}))  # JSON is YAML
             arguments = ["--config", str(recipe), "--progress=false"]
         children.run(["train", str(table), *arguments], threads=max(1, (os.cpu_count() or 1) // options.jobs))
-    stated = read_config(folder)["options"]
+    stated = directory.read_config()["options"]
     for name in _without_places(chosen):
         if name != "phantoms" and stated.get(name) != chosen[name] and str(stated.get(name)) != str(chosen[name]):
             raise UserError(f"{folder} was trained with {name} {stated.get(name)!r}, not {chosen[name]!r}; delete it")
@@ -260,7 +261,7 @@ def _train(options: AblationOptions, key: Key, table: Path, chosen: dict[str, An
 
 def _record(key: Key, run: Run, chosen: dict[str, Any], scales: tuple[float, ...]) -> Cell:
     scores = {f"{scale:g}": _scores(run, scale) for scale in scales}
-    cell = _cell(key, run.task, scores, read_cost(run.folder), chosen)
+    cell = _cell(key, run.task, scores, run.directory.read_cost(), chosen)
     return replace(cell, curve=read_curve(run.folder))
 
 
@@ -282,7 +283,7 @@ def _cell(key: Key, task: Task, scores: dict[str, Scores], cost: dict[str, Any],
 def _scores(run: Run, scale: float) -> Scores:
     """Calibrated scores on the test images at another side: weights and calibration are what they were."""
     if scale == 1.0:
-        frame = pd.read_csv(run.folder / PREDICTIONS)
+        frame = run.directory.read_predictions()
         return scores_of(frame[frame["split"] == "test"], run)
     side = max(16, round(run.image_preprocessing.size * scale))
     other = replace(run, config=run.config | {"preprocessing": run.config["preprocessing"] | {"size": side}})

@@ -89,7 +89,7 @@ def _input_of(model: VisionTransformer, attention: Attention, pixels: Tensor) ->
 
 def _name(run: Run) -> str:
     options: dict[str, Any] = run.config["model"].get("attention_options") or {}
-    name = str(run.config["model"]["name"]).partition("_vit_")[0]
+    name = run.model_name.partition("_vit_")[0]
     return name + "".join(f", {key}={value}" for key, value in options.items())
 
 

@@ -36,7 +36,7 @@ def attention_names(runs: Sequence[Run]) -> list[str]:
 
     Runs of one name are repetitions that may be averaged.
     """
-    plain = [str(run.config["model"]["name"]).partition("_vit_")[0] for run in runs]
+    plain = [run.model_name.partition("_vit_")[0] for run in runs]
     settings = [_settings(run) for run in runs]
     names = []
     for attention, own in zip(plain, settings, strict=True):
@@ -53,7 +53,7 @@ def _settings(run: Run) -> dict[str, Any]:
     found: dict[str, Any] = {
         key: options[key] for key in wanted if key in options and key not in ("cache", "num_workers")
     }
-    found["model"] = str(run.config["model"]["name"]).partition("_vit_")[2]
+    found["model"] = run.model_name.partition("_vit_")[2]
     for group in ("model_options", "attention_options"):
         found |= found.pop(group, None) or {}
     return found

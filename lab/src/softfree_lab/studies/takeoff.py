@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import CensoredData, ecdf, logrank
 
-from softfree.reporting.facts import read_history
+from softfree.inference.run_directory import RunDirectory
 from softfree_lab.studies.trials import Cell
 
 LEVEL = 0.9
@@ -21,7 +21,7 @@ LEVEL = 0.9
 
 def read_curve(folder: Path) -> list[tuple[int, float]]:
     """Read the steps and validation AUROC after each epoch of a run; none where it has no log."""
-    history = read_history(folder)
+    history = RunDirectory(folder).read_history()
     if history is None or not {"step", "val_auroc"} <= set(history):
         return []
     known = history.dropna(subset=["val_auroc"])

@@ -185,11 +185,12 @@ def stated_grid(path: Path, kernel: Tensor | None) -> Grid | None:
 
 
 def _model_of_run(folder: Path) -> nn.Module | None:
-    from softfree.inference.run import build_model, read_config
+    from softfree.inference.run import build_model
+    from softfree.inference.run_directory import RunDirectory
 
     try:
         with torch.device("meta"):
-            return build_model(read_config(folder))
+            return build_model(RunDirectory(folder).read_config())
     except UserError:
         return None  # of something else
 

@@ -1,0 +1,252 @@
+"""The files of a run directory: their names and formats are known here and nowhere else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import yaml
+from safetensors.torch import save_file
+
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import replacing, write_atomically
+from softfree_runtime.core.task import Task
+from softfree_runtime.core.validation import check_fields, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from softfree.data.split_file import RunSplit
+
+COPY_AGAIN = "copy the run again"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Turns logits into calibrated probabilities and labels; chosen on validation.
+
+    Attributes:
+        temperature: The logits are divided by it.
+        thresholds: Probability from which a class counts as present, for each scored class; a multiclass image is
+            labeled with its most probable class all the same.
+    """
+
+    temperature: float = 1.0
+    thresholds: dict[str, float] = field(default_factory=dict)
+
+
+class RunDirectory:
+    """Paths, readers and writers of the files of a run.
+
+    ::
+
+        config.yaml            all options, the classes, the preprocessing, the model's arguments, the versions
+        model.safetensors      the weights
+        calibration.json       temperature and thresholds, chosen on validation
+        digests.json           SHA-256 of the files that decide a prediction, to notice damage and changes
+        split.csv              the split of each row, with hashed patient names
+        seen.json              hashes of the files and patients that the run was trained on
+        baselines.safetensors  logistic regressions on the size and on a small copy of the training samples
+        predictions.csv        one row for each validation and test image: row numbers of the table, no names
+        metrics.json           metrics with intervals
+        report.html            the same as a page
+        logs/                  CSV and TensorBoard logs, and cost.json: time, memory and work of the training
+        checkpoints/           the state of the training, for --resume
+
+    ``softfree evaluate --out`` writes predictions, metrics and report under the same names.
+
+    Args:
+        root: The folder, which need not exist yet.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.config = self.root / "config.yaml"
+        self.weights = self.root / "model.safetensors"
+        self.calibration = self.root / "calibration.json"
+        self.digests = self.root / "digests.json"
+        self.split = self.root / "split.csv"
+        self.seen = self.root / "seen.json"
+        self.baselines = self.root / "baselines.safetensors"
+        self.predictions = self.root / "predictions.csv"
+        self.metrics = self.root / "metrics.json"
+        self.report = self.root / "report.html"
+        self.logs = self.root / "logs"
+        self.cost = self.logs / "cost.json"
+        self.checkpoints = self.root / "checkpoints"
+        self.lock = self.root / ".lock"
+
+    def is_run(self) -> bool:
+        """Whether the folder has a configuration, as a run has from its first minute."""
+        return self.config.is_file()
+
+    def is_finished(self) -> bool:
+        """Whether training has left all its results."""
+        return all(path.is_file() for path in (self.weights, self.predictions, self.metrics, self.report))
+
+    def is_unused(self) -> bool:
+        """Whether a new training may start here: nothing, or no more than a training without an epoch leaves."""
+        if not self.root.exists():
+            return True
+        if not self.root.is_dir() or any(self.checkpoints.glob("*.ckpt")):
+            return False
+        return {*self.root.iterdir()} <= {self.lock, self.config, self.split, self.logs, self.checkpoints}
+
+    def read_config(self) -> dict[str, Any]:
+        """Read ``config.yaml``.
+
+        Raises:
+            UserError: There is none, it is damaged, or it is not a run's.
+        """
+        path = self.config
+        if not path.is_file():
+            raise UserError(
+                f"{self.root} is not a run directory: it has no {path.name}; expected a folder made by softfree train"
+            )
+        try:
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise UserError(f"{path} cannot be read as YAML ({str(error).splitlines()[0]}); {COPY_AGAIN}") from None
+        if not isinstance(config, dict) or not {"task", "preprocessing", "model", "options"} <= config.keys():
+            raise UserError(
+                f"{path} is not a softfree configuration: task, preprocessing, model or options are missing"
+            )
+        return config
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write ``config.yaml``."""
+        write_atomically(self.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+    def write_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Write ``model.safetensors``."""
+        with replacing(self.weights) as temporary:
+            save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary)
+
+    def read_calibration(self, task: Task | None = None) -> Calibration:
+        """Read ``calibration.json``; without one, logits stay as they are and there are no thresholds.
+
+        Args:
+            task: Checks that each threshold belongs to one of its classes.
+
+        Raises:
+            UserError: The temperature is not above 0, or a threshold is not a probability of a class.
+        """
+        path = self.calibration
+        if not path.is_file():
+            return Calibration()
+        stated = check_fields(path, "calibration", _read_json(path), Calibration)
+        temperature, thresholds = stated.get("temperature", 1.0), stated.get("thresholds", {})
+        if temperature <= 0:
+            raise UserError(f"{path}: temperature is {temperature}; expected a number above 0; {COPY_AGAIN}")
+        for name, threshold in thresholds.items():
+            if not 0 <= threshold <= 1:
+                raise UserError(
+                    f"{path}: the threshold of {shown(name)} is {threshold}; expected a probability, 0 to 1"
+                )
+            if task is not None and name not in task.classes:
+                raise UserError(
+                    f"{path}: there is a threshold of {shown(name)}; expected one of {', '.join(task.classes)}"
+                )
+        return Calibration(float(temperature), {name: float(value) for name, value in thresholds.items()})
+
+    def write_calibration(self, calibration: Calibration) -> None:
+        """Write ``calibration.json``, and its digest where digests are kept."""
+        write_atomically(self.calibration, json.dumps(asdict(calibration), indent=2))
+        if self.digests.is_file():
+            self.write_digests()
+
+    def write_digests(self) -> None:
+        """Write ``digests.json``, the last step of a training."""
+        files = (self.config, self.weights, self.calibration, self.predictions, self.split)
+        digests = {path.name: _digest(path) for path in files if path.is_file()}
+        write_atomically(self.digests, json.dumps(digests, indent=2))
+
+    def is_unchanged(self, path: Path) -> bool:
+        """Whether a file is the one that training wrote; true where no digest was recorded."""
+        digest = self._read_digests().get(path.name)
+        return digest is None or (path.is_file() and _digest(path) == digest)
+
+    def warn_of_changes(self) -> None:
+        """Warn about settings that were edited after training: results follow the edited file."""
+        for path in (self.config, self.calibration):
+            if not self.is_unchanged(path):
+                print(f"softfree: {path} was changed after training; the changed file is used", file=sys.stderr)
+
+    def weights_digest(self) -> str:
+        """SHA-256 of the weights."""
+        return _digest(self.weights)
+
+    def read_split(self) -> RunSplit:
+        """Read the split that the run was trained with."""
+        from softfree.data.split_file import read_split
+
+        return read_split(self.split, self.read_config()["table"]["sha256"])
+
+    def drawn_split(self) -> RunSplit | None:
+        """Read the split that was drawn for the run's own table; None where the table has a split column."""
+        return self.read_split() if self.read_config().get("table", {}).get("split") else None
+
+    def trained_rows(self, keys: Sequence[str]) -> int:
+        """Count the rows that the run was trained on, by the keys of their patients; 0 where that is not recorded."""
+        return self.read_split().splits_of(keys).count("train") if self.split.is_file() else 0
+
+    def read_predictions(self) -> pd.DataFrame:
+        """Read ``predictions.csv``."""
+        return pd.read_csv(self.predictions)
+
+    def read_metrics(self) -> dict[str, Any]:
+        """Read ``metrics.json``: ``split``, ``metrics`` and what else was measured."""
+        return _read_json(self.metrics)
+
+    def read_cost(self) -> dict[str, Any]:
+        """Read time, memory and work of the training; empty where they were not recorded."""
+        return _read_json(self.cost) if self.cost.is_file() else {}
+
+    def write_cost(self, cost: Mapping[str, Any]) -> None:
+        """Write ``logs/cost.json``."""
+        write_atomically(self.cost, json.dumps(cost, indent=2))
+
+    def read_history(self) -> pd.DataFrame | None:
+        """Read loss, AUROC and learning rate of each epoch, joined over interrupted attempts."""
+        attempts = []
+        for path in sorted(self.logs.glob("csv/version_*/metrics.csv"), key=lambda path: int(path.parent.name[8:])):
+            try:
+                attempts.append(pd.read_csv(path).groupby("epoch", as_index=False).last())
+            except (pd.errors.EmptyDataError, KeyError):  # stopped before its first epoch ended
+                continue
+        return pd.concat(attempts).groupby("epoch", as_index=False).last() if attempts else None
+
+    def _read_digests(self) -> dict[str, Any]:
+        return _read_json(self.digests) if self.digests.is_file() else {}
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({str(error)[:150]}); {COPY_AGAIN}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} does not hold a JSON object; {COPY_AGAIN}")
+    return content
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be read ({error.strerror or error}); {COPY_AGAIN}")
