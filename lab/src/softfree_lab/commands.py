@@ -63,7 +63,7 @@ def _speed(kind: type, function: str) -> tuple[Callable[[Parser], None], Callabl
 
 
 def _bench_stream(parsed: Namespace) -> None:
-    from softfree_lab.bench.streams import bench_stream
+    from softfree_lab.bench.stream import bench_stream
 
     print(bench_stream(fill(StreamBenchOptions, parsed), lambda line: print(line, file=sys.stderr)), end="")
 

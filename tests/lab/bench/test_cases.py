@@ -4,7 +4,7 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from softfree.attention.seqnorm import orders
-from softfree_lab.bench.cases import FLOOR, INVERSE, TOLERANCES, Case, _products, numerical_error, prepare
+from softfree_lab.bench.cases import FLOOR, INVERSE, TOLERANCES, BenchCase, _products, numerical_error, prepare
 
 METHODS = ["softmax", "sima", "seqnorm literal", "seqnorm folded", "seqnorm gram"]
 SMALL = {"width": 64, "heads": 2}
@@ -14,13 +14,13 @@ SMALL = {"width": 64, "heads": 2}
 @pytest.mark.parametrize("method", METHODS)
 def test_attentions_are_near_float64_and_run(method: str, precision: str) -> None:
     for passes in ("forward", "training"):
-        case = Case("attention", method, 100, precision, passes, **SMALL)  # type: ignore[arg-type]
+        case = BenchCase("attention", method, 100, precision, passes, **SMALL)  # type: ignore[arg-type]
         assert 0 < numerical_error(case) < TOLERANCES[precision]
         prepare(case)()
 
 
 def test_a_wrong_order_is_far_from_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case("attention", "seqnorm gram", 100, **SMALL)
+    case = BenchCase("attention", "seqnorm gram", 100, **SMALL)
     assert numerical_error(case) < 1e-5
     original = orders.fold
     monkeypatch.setattr(orders, "fold", lambda variance, *rest: original(variance * 1.01, *rest))
@@ -32,21 +32,21 @@ def test_a_wrong_order_is_far_from_float64(monkeypatch: pytest.MonkeyPatch) -> N
 )
 @pytest.mark.parametrize("passes", ["forward", "training"])
 def test_models_run(name: str, passes: str) -> None:
-    case = Case("model", name, 64, "32", passes)  # type: ignore[arg-type]
+    case = BenchCase("model", name, 64, "32", passes)  # type: ignore[arg-type]
     assert numerical_error(case) < 1e-4
     prepare(case)()
 
 
 @pytest.mark.parametrize(("passes", "products"), [("forward", 2), ("training", 5)])
 def test_the_floor_of_a_sublayer(passes: str, products: int) -> None:
-    case = Case("attention", FLOOR, 1000, "32", passes, **SMALL)  # type: ignore[arg-type]
+    case = BenchCase("attention", FLOOR, 1000, "32", passes, **SMALL)  # type: ignore[arg-type]
     with FlopCounterMode(display=False) as counter:
         _products(case)()
     assert counter.get_total_flops() == products * 2 * 1000 * 64 * 64
 
 
 def test_the_floor_of_a_model() -> None:
-    case = Case("model", FLOOR, 64, options=(("floor_of", "seqnorm_vit_nano_patch16"),))
+    case = BenchCase("model", FLOOR, 64, options=(("floor_of", "seqnorm_vit_nano_patch16"),))
     with FlopCounterMode(display=False) as counter:
         _products(case)()
     tokens, width, depth = 16, 128, 6
@@ -57,13 +57,13 @@ def test_the_floor_of_a_model() -> None:
 @pytest.mark.parametrize("passes", ["forward", "training"])
 def test_encoders_of_any_attention_run_on_a_grid(passes: str) -> None:
     for method in ("soft", "seqnorm gram", "softmax"):
-        case = Case("attention", method, 36, "32", passes, **SMALL, depth=2)  # type: ignore[arg-type]
+        case = BenchCase("attention", method, 36, "32", passes, **SMALL, depth=2)  # type: ignore[arg-type]
         assert numerical_error(case) < 1e-4
         prepare(case)()
 
 
 def test_the_floor_of_an_encoder() -> None:
-    case = Case("attention", FLOOR, 1000, **SMALL, depth=3)
+    case = BenchCase("attention", FLOOR, 1000, **SMALL, depth=3)
     with FlopCounterMode(display=False) as counter:
         _products(case)()
     assert counter.get_total_flops() == 2 * 3 * (2 + 8) * 1000 * 64 * 64
@@ -72,11 +72,11 @@ def test_the_floor_of_an_encoder() -> None:
 @pytest.mark.parametrize("passes", ["forward", "training"])
 def test_the_inverse_of_soft_by_itself(passes: str) -> None:
     """It inverts what SOFT inverts for the same tokens: 20 iterations of two products, and the residual."""
-    case = Case("attention", INVERSE, 100, "32", passes, **SMALL)  # type: ignore[arg-type]
+    case = BenchCase("attention", INVERSE, 100, "32", passes, **SMALL)  # type: ignore[arg-type]
     with FlopCounterMode(display=False) as counter:
         prepare(case)()
     alone = counter.get_total_flops()
     with FlopCounterMode(display=False) as counter:
-        prepare(Case("attention", "soft", 100, "32", passes, **SMALL))()  # type: ignore[arg-type]
+        prepare(BenchCase("attention", "soft", 100, "32", passes, **SMALL))()  # type: ignore[arg-type]
     assert 0 < alone < counter.get_total_flops()
     assert numerical_error(case) == 0

@@ -17,11 +17,9 @@ import onnx
 
 from softfree_lab.bench import edge
 from softfree_lab.bench.edge import bench_edge, estimated_bytes
-from softfree_lab.bench.edge_cases import PYTORCH, EdgeCase, attention_of, make_model, open_case
-from softfree_lab.bench.edge_energy import joules, packages
-from softfree_lab.bench.edge_files import CALIBRATION_SIDE, Files, read_calibration
-from softfree_lab.bench.edge_peers import with_fused_attention
-from softfree_lab.bench.edge_tables import edge_tables, with_ratios
+from softfree_lab.bench.edge_cases import PYTORCH, EdgeCase, attention_of, joules, make_model, open_case, packages
+from softfree_lab.bench.edge_files import CALIBRATION_SIDE, EdgeFiles, read_calibration, with_fused_attention
+from softfree_lab.bench.edge_report import edge_tables, with_ratios
 from softfree_lab.bench.options import EdgeBenchOptions
 from softfree_lab.cli import main
 from softfree_runtime.core.errors import UserError
@@ -102,7 +100,7 @@ def test_ratios_are_to_the_row_that_is_meant() -> None:
 
 
 def test_the_fused_operator_gives_the_same(tmp_path: Path) -> None:
-    files = Files(tmp_path, [], lambda line: None)
+    files = EdgeFiles(tmp_path, [], lambda line: None)
     case = EdgeCase("model", "softmax standard", 64, "float32", model=NANO, runtime="onnxruntime")
     plain = onnx.load(files.file(case))
     fused = with_fused_attention(plain, make_model("softmax", NANO).blocks[0].attn.num_heads)
@@ -120,7 +118,7 @@ def test_the_fused_operator_gives_the_same(tmp_path: Path) -> None:
 
 
 def test_a_file_that_differs_has_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Files, "difference", lambda self, case: math.nan if case.file else 0.0)
+    monkeypatch.setattr(EdgeFiles, "difference", lambda self, case: math.nan if case.file else 0.0)
     options = EdgeBenchOptions(
         sides=[32], methods=["softmax"], precisions=["float32"], model=NANO, threads=1, seconds=0.01
     )

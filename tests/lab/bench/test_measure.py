@@ -5,14 +5,16 @@ import math
 import pytest
 
 from softfree_lab.bench import measure as module
-from softfree_lab.bench.cases import Case
+from softfree_lab.bench.cases import BenchCase
 from softfree_lab.bench.measure import Budget, measure, predicted_seconds
 
 SMALL = {"width": 32, "heads": 2}
 
 
 def test_rows_of_real_processes() -> None:
-    cases = [Case("attention", method, 64, **SMALL) for method in ("products", "softmax", "seqnorm gram", "nonsense")]
+    cases = [
+        BenchCase("attention", method, 64, **SMALL) for method in ("products", "softmax", "seqnorm gram", "nonsense")
+    ]
     told: list[str] = []
     rows = measure(cases, Budget(0.05, threads=1), told.append).set_index("method")
     assert told == ["attention, 64, 32, forward"]
@@ -29,14 +31,14 @@ def test_rows_of_real_processes() -> None:
 
 def test_wrong_numbers_have_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "numerical_error", lambda case: math.nan)
-    rows = measure([Case("attention", "softmax", 64, **SMALL)], Budget(0.05))
+    rows = measure([BenchCase("attention", "softmax", 64, **SMALL)], Budget(0.05))
     assert rows.loc[0, "status"] == "wrong"
     assert "ms" not in rows
 
 
 def test_what_does_not_fit_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "available_or_assumed", lambda: 10**6)
-    rows = measure([Case("attention", "softmax", 10**5, **SMALL)], Budget(0.05))
+    rows = measure([BenchCase("attention", "softmax", 10**5, **SMALL)], Budget(0.05))
     assert rows.loc[0, "status"] == "skipped"
     assert "GiB" in rows.loc[0, "reason"]
 

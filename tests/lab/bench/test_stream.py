@@ -1,13 +1,15 @@
-"""The clock around a streamed image."""
+"""Timing of streamed images."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
-from softfree_lab.bench.stream import NoiseRows, time_stream
+from softfree_lab.bench.options import StreamBenchOptions
+from softfree_lab.bench.stream import NoiseRows, bench_stream, time_stream
 from softfree_runtime.core.errors import UserError
 
 
@@ -33,3 +35,26 @@ def test_what_cannot_be() -> None:
         time_stream(32, precision="8")
     with pytest.raises(UserError, match="SoftmaxAttention"):
         time_stream(32, "softmax_vit_nano_patch16")
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_side_in_memory_and_as_a_stream(tmp_path: Path, training: bool) -> None:
+    options = StreamBenchOptions(
+        sides=[64, 32],
+        whole=32,
+        model="seqnorm_vit_nano_patch16",
+        training=training,
+        token_store=tmp_path / "tokens",
+        token_chunk=4,
+        threads=1,
+        out=tmp_path,
+    )
+    lines: list[str] = []
+    text = bench_stream(options, lines.append)
+    assert lines == ["in memory, 32 x 32", "stream, 32 x 32", "stream, 64 x 64"]
+    name = f"stream_{'training' if training else 'inference'}"
+    rows = pd.read_csv(tmp_path / f"{name}.csv")
+    assert rows["tokens"].tolist() == [4, 4, 16]
+    assert (rows["seconds"] > 0).all()
+    assert (tmp_path / f"{name}.md").read_text() == text
+    assert str(tmp_path) not in (tmp_path / f"{name}.json").read_text()

@@ -28,7 +28,7 @@ CHECKED_SIDE = 224
 
 
 @dataclass(frozen=True)
-class Case:
+class BenchCase:
     """One cell of a benchmark.
 
     Attributes:
@@ -65,7 +65,7 @@ class Case:
         return DTYPES[self.precision]
 
 
-def prepare(case: Case) -> Callable[[], Any]:
+def prepare(case: BenchCase) -> Callable[[], Any]:
     """Make module and input, and give what runs the case once."""
     torch.manual_seed(0)
     if case.method == FLOOR:
@@ -77,7 +77,7 @@ def prepare(case: Case) -> Callable[[], Any]:
     return _step(case, module, run, _input(case, case.size).to(case.device, case.type))
 
 
-def numerical_error(case: Case) -> float:
+def numerical_error(case: BenchCase) -> float:
     """Compare with the same module in float64, SeqNorm in its literal order, on an input that float64 manages.
 
     Returns:
@@ -99,7 +99,7 @@ def numerical_error(case: Case) -> float:
     return ((got - want).abs().max() / want.abs().max()).item()
 
 
-def _run(case: Case, module: nn.Module, size: int) -> Callable[[Tensor], Tensor]:
+def _run(case: BenchCase, module: nn.Module, size: int) -> Callable[[Tensor], Tensor]:
     """What takes the input; tokens lie on a square grid where their number is a square."""
     run: Callable[..., Tensor] = torch.compile(module) if case.compiled else module
     side = math.isqrt(size)
@@ -108,7 +108,7 @@ def _run(case: Case, module: nn.Module, size: int) -> Callable[[Tensor], Tensor]
     return lambda x: run(x, grid=(side, side))
 
 
-def _module(case: Case) -> nn.Module:
+def _module(case: BenchCase) -> nn.Module:
     name, _, order = case.method.partition(" ")
     options: dict[str, Any] = {"order": order} if order else {}
     if case.kind == "attention" and case.depth:
@@ -140,13 +140,13 @@ class _OnGrid(nn.Module):
         return self.encoder(x, None, grid)
 
 
-def _input(case: Case, size: int) -> Tensor:
+def _input(case: BenchCase, size: int) -> Tensor:
     if case.kind == "attention":
         return torch.randn(case.batch, size, case.width) + torch.randn(case.width)
     return torch.randn(case.batch, 3, size, size)
 
 
-def _step(case: Case, module: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Any]:
+def _step(case: BenchCase, module: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Any]:
     if case.passes == "forward":
         module.eval()
 
@@ -175,7 +175,7 @@ def _step(case: Case, module: nn.Module, run: Callable[[Tensor], Tensor], x: Ten
     return train
 
 
-def _products(case: Case) -> Callable[[], None]:
+def _products(case: BenchCase) -> Callable[[], None]:
     """The floor: SeqNorm's two products of a sublayer, five with backward; in a model those of all layers."""
     backward = case.passes == "training"
     if case.kind == "attention":
@@ -200,7 +200,7 @@ def _products(case: Case) -> Callable[[], None]:
     return run
 
 
-def _inverse(case: Case) -> Callable[[], Any]:
+def _inverse(case: BenchCase) -> Callable[[], Any]:
     """What :class:`SoftAttention` inverts for this input, inverted; with training, backward as well."""
     soft = SoftAttention(case.width, case.heads).to(case.device, case.type)
     with torch.no_grad():
@@ -228,7 +228,7 @@ def _attention_products(tokens: int, width: int, backward: bool) -> Iterable[tup
         yield tokens, width, width
 
 
-def _model_products(case: Case, backward: bool) -> Iterable[tuple[int, int, int]]:
+def _model_products(case: BenchCase, backward: bool) -> Iterable[tuple[int, int, int]]:
     """Patch projection, and in each layer the attention's products and the MLP's two (six with backward)."""
     name = dict(case.options)["floor_of"]
     model = create_model(name, img_size=CHECKED_SIDE, num_classes=2)

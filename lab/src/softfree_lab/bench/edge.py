@@ -15,9 +15,8 @@ from softfree.core.environment import describe_machine
 from softfree.core.memory import available_or_assumed
 from softfree.models.encoder import Block
 from softfree_lab.bench.edge_cases import PYTORCH, STANDARD, EdgeCase, EdgeWorker, attention_of, make_model
-from softfree_lab.bench.edge_files import TOLERANCES, Files, read_calibration
-from softfree_lab.bench.edge_plot import plot_edge
-from softfree_lab.bench.edge_tables import clock_of, edge_tables, with_ratios
+from softfree_lab.bench.edge_files import TOLERANCES, EdgeFiles, read_calibration
+from softfree_lab.bench.edge_report import clock_of, edge_tables, plot_edge, with_ratios
 from softfree_lab.bench.measure import Budget, predicted_seconds, run_group
 from softfree_lab.bench.options import EdgeBenchOptions
 from softfree_lab.bench.records import write_record
@@ -41,7 +40,7 @@ def bench_edge(options: EdgeBenchOptions, tell: Callable[[str], None] = print) -
     rows: list[dict[str, object]] = []
     text = ""
     with TemporaryDirectory() as folder:
-        files = Files(Path(folder), images, tell)
+        files = EdgeFiles(Path(folder), images, tell)
         for threads in _threads(options):
             for side in sorted(options.sides):
                 tell(f"side {side}, {threads} threads")
@@ -67,7 +66,7 @@ def _cases(options: EdgeBenchOptions, side: int, threads: int) -> list[EdgeCase]
 
 
 def _measure_side(
-    cases: Sequence[EdgeCase], files: Files, budget: Budget, before: list[dict[str, object]]
+    cases: Sequence[EdgeCase], files: EdgeFiles, budget: Budget, before: list[dict[str, object]]
 ) -> list[dict[str, object]]:
     """Run the cases of one side and number of threads in turn, as :func:`~softfree_lab.bench.measure.measure` does."""
 

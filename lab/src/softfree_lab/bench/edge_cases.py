@@ -1,9 +1,11 @@
-"""What ``softfree-lab bench edge`` measures: a model of random weights in one runtime, in a process of its own."""
+"""The cases of ``softfree-lab bench edge``: a model of random weights in one runtime, measured in its own process."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +18,7 @@ from torch import nn
 from softfree.attention import ATTENTIONS
 from softfree.models import VisionTransformer, create_model
 from softfree.models.layers import ACTS
-from softfree_lab.bench.cases import Case
-from softfree_lab.bench.edge_energy import joules
+from softfree_lab.bench.cases import BenchCase
 from softfree_lab.bench.worker import Step, Worker, wall_clock
 from softfree_runtime.core.errors import UserError, unknown_name
 from softfree_runtime.core.telemetry import import_openvino
@@ -28,7 +29,7 @@ STANDARD = "standard"  # the operator of ONNX, where onnxruntime has a better on
 
 
 @dataclass(frozen=True)
-class EdgeCase(Case):
+class EdgeCase(BenchCase):
     """One cell: ``method`` is an attention, perhaps with an activation or "standard"; ``size`` the side in pixels.
 
     Attributes:
@@ -125,7 +126,7 @@ class EdgeWorker(Worker):
         return {"file_mb": None if file is None else file.stat().st_size / 1e6, "joules": spent, "cpu_ms": cpu_ms}
 
 
-def energy_clock(step: Step, case: Case, times: int) -> dict[str, float]:
+def energy_clock(step: Step, case: BenchCase, times: int) -> dict[str, float]:
     """Measure the seconds of one of ``times`` steps, its joules and its milliseconds of processor time."""
     started = time.process_time()
     with joules() as spent:
@@ -137,3 +138,45 @@ def make_step(case: EdgeCase) -> Step:
     """Open a case, and give what runs it once."""
     logits, pixels = open_case(case), make_pixels(case.size)
     return lambda: logits(pixels)
+
+
+POWERCAP = Path("/sys/class/powercap")
+
+
+def packages(folder: Path = POWERCAP) -> list[Path]:
+    """Find the counters of whole processors that may be read; their parts have a second number in the name."""
+    found = [one for one in sorted(folder.glob("intel-rapl:*")) if one.name.count(":") == 1]
+    return [one for one in found if _read(one / "energy_uj") is not None]
+
+
+@contextmanager
+def joules(folder: Path = POWERCAP) -> Iterator[Callable[[], float]]:
+    """Measure a block: the function that it gives says afterwards how many joules all processors took.
+
+    NaN without counters. Whatever else runs on the machine is in the number.
+    """
+    before = {one: _read(one / "energy_uj") for one in packages(folder)}
+    spent = math.nan
+
+    def told() -> float:
+        return spent
+
+    yield told
+    if before:
+        spent = sum(_difference(one, value) for one, value in before.items()) / 1e6
+
+
+def _difference(package: Path, before: int | None) -> float:
+    after = _read(package / "energy_uj")
+    if before is None or after is None:
+        return math.nan
+    if after < before:  # the counter began again
+        after += _read(package / "max_energy_range_uj") or 0
+    return after - before
+
+
+def _read(file: Path) -> int | None:
+    try:
+        return int(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

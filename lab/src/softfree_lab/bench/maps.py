@@ -24,7 +24,7 @@ from softfree.models import create_model
 from softfree.models.vit import VisionTransformer
 from softfree.planning.memory import PROCESS
 from softfree.streaming import Rows, Streaming, stream_forward
-from softfree_lab.bench.cases import CHECKED_SIDE, TOLERANCES, Case, Pass
+from softfree_lab.bench.cases import CHECKED_SIDE, TOLERANCES, BenchCase, Pass
 from softfree_lab.bench.measure import Budget, estimated_bytes, predicted_seconds, run_group
 from softfree_lab.bench.options import MapBenchOptions
 from softfree_lab.bench.records import write_record
@@ -38,7 +38,7 @@ MEASURED = ("cpu_ms", "cpu_ms_low", "cpu_ms_high", "runs", "to_forward", "peak_m
 
 
 @dataclass(frozen=True)
-class MapCase(Case):
+class MapCase(BenchCase):
     """One cell: ``method`` is a map or the forward pass, ``size`` the side in pixels.
 
     Attributes:
@@ -167,7 +167,7 @@ def compute(case: MapCase, model: VisionTransformer, image: Rows | torch.Tensor)
         return explain_tensor(model, pixels, case.method, target=0).values  # type: ignore[arg-type]
 
 
-def processor_clock(step: Step, case: Case, times: int) -> dict[str, float]:
+def processor_clock(step: Step, case: BenchCase, times: int) -> dict[str, float]:
     """Measure the processor's seconds of one of ``times`` steps, which other work on the machine disturbs less."""
     started = time.process_time()
     for _ in range(times):

@@ -15,7 +15,7 @@ from softfree.core.memory import available_or_assumed
 from softfree.models.registry import IMAGE_MODELS
 from softfree.planning.memory import memory
 from softfree.planning.work import Work
-from softfree_lab.bench.cases import TOLERANCES, Case, numerical_error
+from softfree_lab.bench.cases import TOLERANCES, BenchCase, numerical_error
 from softfree_lab.bench.worker import Worker
 
 MOST_ROUNDS = 25
@@ -36,20 +36,20 @@ class Budget:
     threads: int | None = None
 
 
-C = TypeVar("C", bound=Case)
+C = TypeVar("C", bound=BenchCase)
 
 
 @dataclass
 class Group:
     """The cases of one size, precision and pass."""
 
-    workers: dict[Case, Worker] = field(default_factory=dict)
-    errors: dict[Case, float] = field(default_factory=dict)
-    times: dict[Case, list[float]] = field(default_factory=dict)
+    workers: dict[BenchCase, Worker] = field(default_factory=dict)
+    errors: dict[BenchCase, float] = field(default_factory=dict)
+    times: dict[BenchCase, list[float]] = field(default_factory=dict)
     rows: list[dict[str, object]] = field(default_factory=list)
 
 
-def measure(cases: Sequence[Case], budget: Budget, tell: Callable[[str], None] = lambda _: None) -> pd.DataFrame:
+def measure(cases: Sequence[BenchCase], budget: Budget, tell: Callable[[str], None] = lambda _: None) -> pd.DataFrame:
     """Time all cases and find their peak memory.
 
     Args:
@@ -71,7 +71,7 @@ def measure(cases: Sequence[Case], budget: Budget, tell: Callable[[str], None] =
     return pd.DataFrame(rows)
 
 
-def _measure_group(cases: list[Case], budget: Budget, before: list[dict[str, object]]) -> list[dict[str, object]]:
+def _measure_group(cases: list[BenchCase], budget: Budget, before: list[dict[str, object]]) -> list[dict[str, object]]:
     return run_group(
         cases,
         budget,
@@ -168,13 +168,13 @@ def finish(group: Group) -> None:
     group.workers = {}
 
 
-def row_of(case: Case, status: str, reason: str, error: float = math.nan) -> dict[str, object]:
+def row_of(case: BenchCase, status: str, reason: str, error: float = math.nan) -> dict[str, object]:
     """Begin a row: the case, and what became of it."""
     shown = {name: value for name, value in case.__dict__.items() if name != "options"}
     return {**shown, "status": status, "reason": reason, "error": error}
 
 
-def _reason_to_skip(case: Case, budget: Budget, before: list[dict[str, object]]) -> str:
+def _reason_to_skip(case: BenchCase, budget: Budget, before: list[dict[str, object]]) -> str:
     need, have = estimated_bytes(case), available_or_assumed()
     if need > 0.9 * have:
         return f"needs about {need / 2**30:.1f} GiB, {have / 2**30:.1f} are free"
@@ -198,7 +198,7 @@ def predicted_seconds(done: Sequence[tuple[float, float]], size: float) -> float
     return time_1 * (size / size_1) ** exponent
 
 
-def estimated_bytes(case: Case) -> float:
+def estimated_bytes(case: BenchCase) -> float:
     """Say what a case holds at its peak: by plan for softfree's models, else a generous guess by the tokens' size."""
     item = case.type.itemsize
     if case.kind == "attention":

@@ -10,7 +10,7 @@ import torch
 
 from softfree.core.environment import describe_machine
 from softfree.models.registry import IMAGE_MODELS
-from softfree_lab.bench.cases import FLOOR, Case
+from softfree_lab.bench.cases import FLOOR, BenchCase
 from softfree_lab.bench.measure import Budget, measure
 from softfree_lab.bench.options import AttentionBenchOptions, ModelBenchOptions, OrderBenchOptions, SpeedOptions
 from softfree_lab.bench.plots import plot_growth
@@ -25,7 +25,7 @@ FITTED_FROM = 4096  # tokens
 def bench_attention(options: AttentionBenchOptions, tell: Callable[[str], None] = print) -> str:
     """Measure a sublayer or an encoder over sequence lengths; write the files and give the tables as Markdown."""
     cases = [
-        Case(
+        BenchCase(
             "attention",
             method,
             size,
@@ -57,7 +57,7 @@ def bench_model(options: ModelBenchOptions, tell: Callable[[str], None] = print)
         raise UserError(f"Got --models {options.models}: expected at least one of softfree's; see: softfree models")
     case_options = {FLOOR: (("floor_of", own[0].partition(" ")[0]),), **dict.fromkeys(own, training)}
     cases = [
-        Case(
+        BenchCase(
             "model",
             method,
             size,
@@ -85,7 +85,7 @@ def bench_orders(options: OrderBenchOptions, tell: Callable[[str], None] = print
     found = []
     for width in options.widths:
         cases = [
-            Case(
+            BenchCase(
                 "attention",
                 method,
                 size,

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from softfree.core.environment import current_memory, peak_memory
-from softfree_lab.bench.cases import Case, prepare
+from softfree_lab.bench.cases import BenchCase, prepare
 
 Step = Callable[[], Any]
-Clock = Callable[[Step, Case, int], dict[str, float]]
+Clock = Callable[[Step, BenchCase, int], dict[str, float]]
 AT_LEAST = 0.05  # seconds of a measurement: shorter steps are repeated
 
 
@@ -32,7 +32,7 @@ class Worker:
 
     def __init__(
         self,
-        case: Case,
+        case: BenchCase,
         threads: int | None = None,
         make_step: Callable[[Any], Step] = prepare,
         clock: Clock | None = None,
@@ -91,7 +91,7 @@ def _context() -> Any:
 
 
 def _serve(
-    case: Case, connection: Connection, threads: int | None, make_step: Callable[[Any], Step], clock: Clock
+    case: BenchCase, connection: Connection, threads: int | None, make_step: Callable[[Any], Step], clock: Clock
 ) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
@@ -119,7 +119,7 @@ def _repeats(measured: dict[str, float]) -> int:
     return max(1, min(50, int(AT_LEAST / measured["seconds"])))
 
 
-def wall_clock(step: Step, case: Case, times: int) -> dict[str, float]:
+def wall_clock(step: Step, case: BenchCase, times: int) -> dict[str, float]:
     """Measure the seconds of one of ``times`` steps, the device's work included."""
     if case.device == "cuda":
         torch.cuda.synchronize()
