@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softfree.attention import LinformerAttention
-from softfree.attention.linformer import resize, spread
+from softfree.attention.linformer.module import resize, spread
 from softfree_runtime.core.errors import UserError
 
 

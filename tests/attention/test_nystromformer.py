@@ -11,7 +11,7 @@ from torch import Tensor
 
 from softfree.attention import NystromformerAttention
 from softfree.attention.grid import window_means
-from softfree.attention.nystromformer import pseudo_inverse
+from softfree.attention.nystromformer.module import pseudo_inverse
 from softfree_runtime.core.errors import UserError
 
 

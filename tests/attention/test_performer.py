@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from softfree.attention import PerformerAttention
-from softfree.attention.performer import orthogonal_features
+from softfree.attention.performer.module import orthogonal_features
 from softfree_runtime.core.errors import UserError
 
 

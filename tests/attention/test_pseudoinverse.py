@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from softfree.attention.pseudoinverse import by_eigenvalues, pseudoinverse, residual, start, step, to_unit_norm
+from softfree.attention.soft.pseudoinverse import by_eigenvalues, pseudoinverse, residual, start, step, to_unit_norm
 
 
 def symmetric(values: list[float], batch: int = 1, seed: int = 0) -> Tensor:

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from softfree.attention import SoftAttention, SoftNormAttention
 from softfree.attention.grid import window_means
-from softfree.attention.soft import SoftAttention, SoftNormAttention, gaussian_kernel
+from softfree.attention.soft.module import gaussian_kernel
 from softfree_runtime.core.errors import UserError
 
 METHODS = [SoftAttention, SoftNormAttention]

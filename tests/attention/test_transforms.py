@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, vmap
 
 from softfree.attention import SeqNormAttention, SoftAttention, create_attention
-from softfree.attention.pseudoinverse import pseudoinverse
+from softfree.attention.soft.pseudoinverse import pseudoinverse
 from softfree_runtime.core.errors import UserError
 
 # Torch's fused kernel, as in timm, has a first derivative in reverse only.
@@ -30,9 +30,9 @@ def test_vmap(form: str, recording: bool) -> None:
     with torch.set_grad_enabled(recording):
         got = vmap(lambda t, m: module(t[None], m[None])[0])(x, mask)
     for row in range(len(x)):
-        assert_same(got[row, mask[row]], reference(form, x[row, mask[row]][None], leaves(module))[0])
+        assert_same(got[row, mask[row]], reference(module, x[row, mask[row]][None], leaves(module))[0])
     whole = torch.randn(3, 40, 24, dtype=torch.float64)
-    assert_same(vmap(lambda t: module(t[None])[0])(whole), reference(form, whole, leaves(module)))
+    assert_same(vmap(lambda t: module(t[None])[0])(whole), reference(module, whole, leaves(module)))
 
 
 def test_vmap_over_one_mask_for_all(form: str) -> None:
@@ -54,7 +54,7 @@ def test_gradients_of_each_sample(form: str, training: bool) -> None:
     got = vmap(grad(loss), (None, 0, 0))(parameters, x, mask)
     for row in range(len(x)):
         own = leaves(module)
-        want = reference(form, x[row, mask[row]][None], own)[0] * weights[mask[row]]
+        want = reference(module, x[row, mask[row]][None], own)[0] * weights[mask[row]]
         slopes = torch.autograd.grad(want.sum(), [own[name] for name in parameters])
         for name, slope in zip(parameters, slopes, strict=True):
             assert_same(got[name][row], slope)
@@ -66,7 +66,7 @@ def test_several_models_at_once(form: str) -> None:
     got = vmap(lambda parameters: functional_call(module, parameters, (x,)))(each)
     for number in range(2):
         own = dict(module.named_buffers()) | {name: p[number] for name, p in each.items()}
-        assert_same(got[number], reference(form, x, own))
+        assert_same(got[number], reference(module, x, own))
 
 
 def few(form: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor]:
@@ -77,7 +77,7 @@ def few(form: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tenso
         return module(t, mask)[:, :8].mean((0, 1))
 
     def theirs(t: Tensor) -> Tensor:
-        return reference(form, t[:, :8], leaves(module)).mean((0, 1))
+        return reference(module, t[:, :8], leaves(module)).mean((0, 1))
 
     return mine, theirs, torch.randn(1, 9, 24, dtype=torch.float64)
 

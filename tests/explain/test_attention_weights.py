@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from softfree.attention import ATTENTIONS, SeqNormAttention, create_attention
-from softfree.explain.attention_weights import attention_row, weighted_rows
+from softfree.explain.attention_weights import attention_row
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
@@ -60,8 +60,8 @@ def test_rows_in_gram_order_are_those_of_the_formula(masked: bool, normalized: s
         mask = torch.rand(2, 20) < 0.7
         mask[:, 7] = True
         weights, x = weights.masked_fill(~mask, 0), x.masked_fill(~mask.unsqueeze(-1), math.nan)
-    for function, given in ((weighted_rows, weights), (attention_row, 7)):
-        got, want = (function(module, x, given, mask) for module in (fast, plain))
+    for rows in (lambda m: m.weighted_rows(x, weights, mask), lambda m: attention_row(m, x, 7, mask)):
+        got, want = rows(fast), rows(plain)
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
         if mask is not None:
             assert (got.masked_select(~mask.unsqueeze(1)) == 0).all()
@@ -73,8 +73,8 @@ def test_rows_in_gram_order_under_autocast() -> None:
     x = torch.randn(1, 512, 24)
     weights = torch.rand(1, 512) / 512
     assert module.order_for(x) == "gram"
-    want = weighted_rows(module.double(), x.double(), weights.double())
+    want = module.double().weighted_rows(x.double(), weights.double())
     with torch.autocast("cpu", torch.bfloat16):
-        got = weighted_rows(module.float(), x, weights)
+        got = module.float().weighted_rows(x, weights)
     assert got.dtype == torch.float32
     assert (got - want).abs().max() < 0.02 * want.abs().max()

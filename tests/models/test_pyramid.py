@@ -13,7 +13,7 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from softfree.attention.pseudoinverse import Inverse
+from softfree.attention.soft.pseudoinverse import Inverse
 from softfree.attention.softmax import SoftmaxAttention
 from softfree.inference.run import Run
 from softfree.models import SoftPyramid, create_model, list_models
@@ -73,7 +73,7 @@ def test_published_multiply_adds(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     def free(a: torch.Tensor, **_: object) -> Inverse:
         return Inverse(a, a[..., 0, 0], torch.zeros(a.shape[:-2], dtype=torch.bool))
 
-    monkeypatch.setattr("softfree.attention.soft.SoftAttention.invert", lambda self, a: free(a))
+    monkeypatch.setattr("softfree.attention.soft.module.SoftAttention.invert", lambda self, a: free(a))
     model = create_model(name).eval()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, 224, 224))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from softfree.planning.attentions import ATTENTIONS
+from softfree.attention import ATTENTIONS
 from softfree.planning.memory import kept_bytes, memory
 from softfree.planning.work import Work, multiply_adds
 from softfree.training.options import PoolName

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from softfree.planning.attentions import ATTENTIONS
+from softfree.attention import ATTENTIONS
 from softfree.planning.work import Work, count_parameters, multiply_adds
 from softfree.training.options import PoolName
 from softfree_runtime.core.errors import UserError

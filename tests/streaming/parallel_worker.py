@@ -45,8 +45,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from softfree.attention.streaming import streaming_form
 from softfree.models import VolumeTransformer
-from softfree.streaming.attention import form_of
 from softfree.streaming.parallel import SequenceParallel, split_rows
 
 CHECKS: dict[str, Callable[[DeviceMesh], None]] = {}
@@ -240,7 +240,7 @@ def bytes_on_the_wire(mesh: DeviceMesh) -> None:
     ):
         model = bag_model(attention)
         model.set_grad_checkpointing(saves)
-        assert form_of(model.blocks[0].attn).raw_size == sizes[attention]
+        assert streaming_form(model.blocks[0].attn).raw_size == sizes[attention]
         whole = bags().repeat(1, repeats, 1)
         with counted() as forward:
             loss = loss_of(SequenceParallel(model, dist.group.WORLD)(my_tiles(whole, dist.group.WORLD)))

@@ -238,7 +238,7 @@ def test_second_backward_is_refused(make_model: Make) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"attention": "softmax"}, "SoftmaxAttention needs more"),
+        ({"attention": "softmax"}, "SoftmaxAttention has no streaming form"),
         ({"attention_options": {"norm": "layer"}}, "over the sequence"),
         ({"pos_conv": True}, "pos_conv"),
     ],

@@ -1,49 +1,30 @@
-"""Attention methods: each a module that also serves as ``attn_layer`` in timm's vision transformers."""
+"""Attention methods: each a module that also serves as ``attn_layer`` in timm's vision transformers.
 
-from __future__ import annotations
+A folder holds everything about one method: the module, its cost, its plain reference formula and, where it has one, its
+streaming form. A method that is added needs no other file of the project to be changed.
+"""
 
-from typing import Any
+from importlib import import_module
+from pkgutil import iter_modules
 
 from softfree.attention.base import Attention
 from softfree.attention.galerkin import GalerkinAttention
 from softfree.attention.linformer import LinformerAttention
 from softfree.attention.nystromformer import NystromformerAttention
 from softfree.attention.performer import PerformerAttention
+from softfree.attention.registry import (
+    ATTENTIONS,
+    attention_class,
+    attention_name,
+    create_attention,
+    for_each_attention,
+    import_plugins,
+    register_attention,
+)
 from softfree.attention.seqnorm import SeqNormAttention
 from softfree.attention.sima import SimaAttention
 from softfree.attention.soft import SoftAttention, SoftNormAttention
 from softfree.attention.softmax import SoftmaxAttention
-from softfree_runtime.core.errors import unknown_name
-
-ATTENTIONS: dict[str, type[Attention]] = {
-    "softmax": SoftmaxAttention,
-    "seqnorm": SeqNormAttention,
-    "sima": SimaAttention,
-    "soft": SoftAttention,
-    "soft_norm": SoftNormAttention,
-    "performer": PerformerAttention,
-    "linformer": LinformerAttention,
-    "nystromformer": NystromformerAttention,
-    "galerkin": GalerkinAttention,
-}
-
-
-def create_attention(name: str, dim: int, num_heads: int, **options: Any) -> Attention:
-    """Make an attention module by its name in :data:`ATTENTIONS`.
-
-    Args:
-        name: Of :data:`ATTENTIONS`.
-        dim: Width C.
-        num_heads: Number of heads H.
-        **options: Keywords of the method.
-
-    Raises:
-        UserError: an unknown name or option.
-    """
-    if name not in ATTENTIONS:
-        raise unknown_name("attention", name, ATTENTIONS)
-    return ATTENTIONS[name](dim, num_heads, **options)
-
 
 __all__ = [
     "ATTENTIONS",
@@ -57,5 +38,14 @@ __all__ = [
     "SoftAttention",
     "SoftNormAttention",
     "SoftmaxAttention",
+    "attention_class",
+    "attention_name",
     "create_attention",
+    "for_each_attention",
+    "register_attention",
 ]
+
+for _module in iter_modules(__path__):
+    if _module.ispkg:
+        import_module(f"{__name__}.{_module.name}")
+import_plugins()

@@ -1,4 +1,4 @@
-"""What every attention method shares: timm's projections, the heads, and the care for padding."""
+"""The base class of attention methods: timm's projections, heads, padding, and hooks for the rest of the project."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from softfree.attention.mask import real_tokens
 from softfree_runtime.core.errors import UserError, unknown_name
 
+if TYPE_CHECKING:
+    from softfree.attention.cost import AttentionCost, Shape
+    from softfree.attention.streaming import StreamingAttention
+
 Grid = tuple[int, ...]
+Parameters = dict[str, Tensor]
 
 # Elements of a part of a large tensor on a CPU: 3 MB of bfloat16, where products are at full speed and the part is
 # still in the cache afterwards.
@@ -24,6 +29,9 @@ PART = 3 * 2**19
 
 class Attention(nn.Module, ABC):
     """Multi-head self-attention without its token mixer: a method implements :meth:`mix`.
+
+    That is enough for training, prediction, export, plans and explanations by gradients. Class attributes and further
+    methods declare what else it offers; each has a default, and what is missing is refused by name.
 
     The parameters carry timm's names (``qkv``, ``proj``, and ``norm`` when ``scale_norm``), and every keyword that
     timm passes to an ``attn_layer`` is accepted, so that a method can stand in any of timm's vision transformers.
@@ -42,12 +50,25 @@ class Attention(nn.Module, ABC):
         dtype: Type of the parameters.
         **unused: Keywords of other timm releases: ``depth`` is ignored, others may only be unset.
 
+    Attributes:
+        shared_keys: One projection for Q and K: ``qkv`` has 2C rows, and takes those of Q and V from a state dict with
+            3C.
+        linear_in_values: The result is ``o_i = sum_j w_ij v_j`` with w independent of v, so that attention weights
+            follow by differentiation.
+        streaming: The streaming form, for samples whose tokens do not fit in memory or on one machine.
+        fixed_size: Exported graphs are for one number of tokens: the exporter cannot reason about any.
+        functional_projections: The projections are applied as functions of their weights, not as modules; exported
+            products of tokens by weights count as linear layers, in int8 and float16 as well.
+
     Raises:
-        UserError: an option that this method cannot honor.
+        UserError: An option that this method cannot honor.
     """
 
-    # One projection for Q and K: ``qkv`` then has 2C rows, and takes those of Q and V from a state dict with 3C.
-    shared_keys = False
+    shared_keys: ClassVar[bool] = False
+    linear_in_values: ClassVar[bool] = False
+    streaming: ClassVar[type[StreamingAttention] | None] = None
+    fixed_size: ClassVar[bool] = False
+    functional_projections: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -141,6 +162,75 @@ class Attention(nn.Module, ABC):
     def reset_start(self) -> None:
         """Start again what a method starts in its own way; a model calls it after it has started all linear layers."""
 
+    @classmethod
+    def cost(cls, shape: Shape) -> AttentionCost | None:
+        """Compute the cost for a shape, with default options; None to have it traced."""
+        return None
+
+    def reference_mix(self, q: Tensor, k: Tensor, v: Tensor, parameters: Parameters) -> Tensor:
+        """Evaluate the formula plainly on (B, H, N, D) without padding or grid; tests hold :meth:`mix` against it.
+
+        Args:
+            q: Queries.
+            k: Keys.
+            v: Values.
+            parameters: Parameters and buffers of this module by name, which the formula takes instead of its own.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no reference formula")
+
+    def why_not_streaming(self) -> str:
+        """Explain why this module cannot stream; empty if it can."""
+        if self.streaming is None:
+            return "has no streaming form"
+        if not isinstance(self.norm, nn.Identity):
+            return "normalizes its result (scale_norm=True)"
+        return "" if self.projections_are_plain() else "has a projection that was replaced or has hooks"
+
+    def weighted_rows(self, x: Tensor, weights: Tensor, mask: Tensor | None = None, grid: Grid | None = None) -> Tensor:
+        """Compute ``u^T W`` for the attention weights W (N x N) of each head, which are never made.
+
+        Args:
+            x: Input of the module (B, N, C), in evaluation mode.
+            weights: u, (B, N), float32 or better; 0 for padded tokens.
+            mask: True for real tokens (B, N), or None for all.
+            grid: See :meth:`forward`.
+
+        Returns:
+            (B, H, N), float32 or better; 0 for padded tokens.
+
+        Raises:
+            UserError: The method has no attention weights.
+        """
+        if not self.linear_in_values:
+            raise UserError(
+                f"{type(self).__name__} has no attention weights: set linear_in_values or implement weighted_rows, or "
+                "explain by a method that needs none, such as gradient"
+            )
+        with torch.no_grad():
+            q, k, heads = self.queries_and_keys(x, mask)
+        with torch.enable_grad():
+            values = torch.zeros_like(q, requires_grad=True)
+            out = (self.mix(q, k, values, heads, grid)[..., 0] * weights.unsqueeze(1)).sum()
+        (rows,) = torch.autograd.grad(out, values)
+        rows = rows[..., 0].detach()
+        return rows if mask is None else rows.masked_fill(~mask.unsqueeze(1), 0)
+
+    def queries_and_keys(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Project tokens (B, N, C) to Q and K (B, H, N, D), float32 or better; with the mask (B, 1, N, 1)."""
+        heads = None if mask is None else mask[:, None, :, None]
+        if mask is not None:
+            x = x.masked_fill(~mask.unsqueeze(-1), 0)
+        parts = self.qkv(x).to(wide_type(x)).split(x.shape[-1], dim=-1)
+        q, *k, _ = (self.split_heads(part) for part in parts)
+        return q, k[0] if k else q, heads
+
+    def tuned_for(self, tokens: int) -> AbstractContextManager[None]:
+        """Choose what is fastest for a number of tokens, whatever an exporter's example has."""
+        return nullcontext()
+
+    def begin_batch(self, first_of_step: bool) -> None:
+        """Prepare for a training batch; several may share one optimizer step."""
+
     def projections_are_plain(self) -> bool:
         """Whether nothing but two matrices surrounds the mixing, so that a method may fold them into it.
 
@@ -223,3 +313,12 @@ def option_names(method: type[nn.Module]) -> set[str]:
     signatures = (inspect.signature(cls.__init__) for cls in method.__mro__ if issubclass(cls, Attention))
     named = {p.name for s in signatures for p in s.parameters.values() if p.kind is not p.VAR_KEYWORD}
     return named - {"self"}
+
+
+def dot_rows(q: Tensor, k: Tensor, weights: Tensor, mask: Tensor | None) -> Tensor:
+    """``u^T W`` for ``W = Q K^T / N``, (B, H, N), from Q and K (B, H, N, D), u (B, N) and the mask (B, 1, N, 1)."""
+    if mask is not None:
+        k = k.masked_fill(~mask, 0)
+    tokens = q.shape[2] if mask is None else mask.sum(dim=2, keepdim=True).clamp(min=1)
+    row: Tensor = weights[:, None, None] @ q @ k.mT / tokens  # (B, H, 1, N)
+    return row.squeeze(2)

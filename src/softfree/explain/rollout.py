@@ -17,7 +17,6 @@ from torch import Tensor
 
 from softfree.attention.base import wide_type
 from softfree.explain.activations import Entry, attention, attention_inputs
-from softfree.explain.attention_weights import weighted_rows
 from softfree.models.classifier import Classifier
 from softfree_runtime.core.errors import unknown_name
 
@@ -53,7 +52,7 @@ def rollout(model: Classifier, entry: Entry, residual: Residual = "half", inputs
     weights = looked_at(model, entry)
     for layer in reversed(range(len(inputs))):
         x = inputs.pop()
-        mixed = weighted_rows(attention(model, layer), x, weights, entry.mask, entry.grid).mean(dim=1)
+        mixed = attention(model, layer).weighted_rows(x, weights, entry.mask, entry.grid).mean(dim=1)
         weights = weights + mixed if residual == "identity" else (weights + mixed) / 2
     return weights[:, model.num_prefix_tokens :]
 

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from softfree.attention.streaming import TokenStats
 from softfree.explain import logit_decomposition as split
 from softfree.explain.activations import Entry, attention
 from softfree.explain.log_odds import OfLogits
 from softfree.explain.maps import Question, query_number
 from softfree.explain.options import MapMethod
-from softfree.explain.streamed_attention_weights import keys, queries
 from softfree.models.classifier import Classifier
 from softfree.models.pooling import Summary
 from softfree.streaming.backward import Backward
@@ -132,11 +132,11 @@ def _rollout(passed: Passed, _asked: Question) -> list[Tensor]:
     """As :func:`softfree.explain.rollout.rollout` does, half and half with the residual connection."""
     weights = _looked_at(passed)
     for level in reversed(range(len(passed.stream.layers))):
-        module, looked = attention(passed.model, level), torch.zeros(())
+        streaming, looked = passed.stream.layers[level].streaming, torch.zeros(())
         for chunk, part in enumerate(weights):
-            looked = looked + part @ queries(module, *_seen(passed, level, chunk))  # (1, H, D)
+            looked = looked + part @ streaming.queries(*_seen(passed, level, chunk))  # (1, H, D)
         for chunk, part in enumerate(weights):
-            mixed = looked.unsqueeze(2) @ keys(module, *_seen(passed, level, chunk)).mT  # (1, H, 1, n)
+            mixed = looked.unsqueeze(2) @ streaming.keys(*_seen(passed, level, chunk)).mT  # (1, H, 1, n)
             weights[chunk] = (part + mixed.mean(1)[0, 0]) / 2
     return weights
 
@@ -160,8 +160,9 @@ def _row(passed: Passed, asked: Question) -> list[Tensor]:
             f"--head {asked.head}: the layer has {module.num_heads} heads, from 0 to {module.num_heads - 1}"
         )
     chunk, place = _find(passed, asked)
-    query = queries(module, *_seen(passed, level, chunk))[:, :, place : place + 1]
-    rows = (query @ keys(module, *_seen(passed, level, number)).mT for number in range(len(source.sizes)))
+    streaming = passed.stream.layers[level].streaming
+    query = streaming.queries(*_seen(passed, level, chunk))[:, :, place : place + 1]
+    rows = (query @ streaming.keys(*_seen(passed, level, number)).mT for number in range(len(source.sizes)))
     return [row[0, :, 0].mean(0) if asked.head is None else row[0, asked.head, 0] for row in rows]
 
 
@@ -184,10 +185,9 @@ def _find(passed: Passed, asked: Question) -> tuple[int, int]:
     raise UserError("Got a sample without a token: there is no row to show.")
 
 
-def _seen(passed: Passed, level: int, chunk: int) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-    """What :func:`queries` and :func:`keys` take: a chunk's input of the attention, all tokens' sums and number."""
-    stats = passed.stream.stats[level]
-    return passed.stream.layers[level].normed(passed.stream.load(level, chunk)), stats.values, stats.number
+def _seen(passed: Passed, level: int, chunk: int) -> tuple[Tensor, TokenStats]:
+    """A chunk's input of the attention, and the statistics of all tokens."""
+    return passed.stream.layers[level].normed(passed.stream.load(level, chunk)), passed.stream.stats[level]
 
 
 STREAMED: dict[str, Method] = {

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from softfree.export.graph import AnySize, quiet
+from softfree.export.graph import AnySize, quiet, tuned_for
 from softfree.export.parity import Logits, Parity, prove
 from softfree.export.samples import Source
-from softfree.export.seqnorm_implementation import orders_for
 from softfree.inference.run import Run
 from softfree.models import VisionTransformer
 from softfree_runtime.core.errors import UserError
@@ -72,7 +71,7 @@ def _lowered(model: nn.Module, channels: int, side: int) -> bytes:
         module = AnySize(model)
         tokens = model.num_prefix_tokens + (-(-side // model.patch_size)) ** 2
     try:
-        with quiet(), torch.no_grad(), orders_for(model, tokens):
+        with quiet(), torch.no_grad(), tuned_for(model, tokens):
             exported = torch.export.export(module, (torch.zeros(1, channels, side, side),))
             return bytes(lower(exported, partitioner=[partitioner]).to_executorch().buffer)
     except Exception as error:  # torch.export's and ExecuTorch's own kinds have no common base

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from softfree.attention import NystromformerAttention, SoftAttention
+from softfree.attention import Attention
 from softfree.export.node_metadata import layers_of, without_sums
-from softfree.export.seqnorm_implementation import orders_for
 from softfree.models import BagTransformer, VisionTransformer, VolumeTransformer
 from softfree.models.pos_embed import resize_in_graph
 from softfree_runtime.core.errors import UserError
@@ -27,8 +26,6 @@ from softfree_runtime.metadata import Metadata
 
 # The first opset with an attention operator, so that softmax models get a runtime's fused kernel, too.
 OPSET = 23
-# Attentions with landmarks on a grid: the exporter reasons about one of any size for many minutes, without a result.
-ONE_SIZE = (SoftAttention, NystromformerAttention)
 PIXELS = ("batch", "channels", "height", "width")
 
 
@@ -99,9 +96,9 @@ def make_graph(model: nn.Module, channels: int, side: int) -> Graph:
     """
     # Unequal sides, or the exporter would take them for one.
     example = torch.zeros(2, channels, side, side + 32)
-    if isinstance(model, VisionTransformer) and not _one_size(model):
+    if isinstance(model, VisionTransformer) and not has_fixed_size(model):
         tokens = model.num_prefix_tokens + (-(-side // model.patch_size)) ** 2
-        with contextlib.suppress(torch.onnx.errors.OnnxExporterError), orders_for(model, tokens):
+        with contextlib.suppress(torch.onnx.errors.OnnxExporterError), tuned_for(model, tokens):
             any_size = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
             return _cleaned(_export(AnySize(model), example, any_size, "pixels"), None, PIXELS)
     proto = _or_refused(model, model, torch.zeros(2, channels, side, side), {0: Dim.DYNAMIC}, "pixels")
@@ -115,7 +112,7 @@ def make_volume_graph(model: VolumeTransformer, channels: int, shape: Sequence[i
         UserError: a model that cannot be exported.
     """
     tokens = model.num_prefix_tokens + math.prod(-(-s // p) for s, p in zip(shape, model.patch_size, strict=True))
-    with orders_for(model, tokens):
+    with tuned_for(model, tokens):
         proto = _or_refused(model, model, torch.zeros(2, channels, *shape), {0: Dim.DYNAMIC}, "voxels")
     return _cleaned(proto, tuple(shape), ("batch",))
 
@@ -126,19 +123,33 @@ def make_bag_graph(model: BagTransformer, tiles: int) -> Graph:
     Raises:
         UserError: a model that cannot be exported, as one whose landmarks are found for one number of tiles.
     """
-    if _one_size(model):
+    if has_fixed_size(model):
         raise UserError(
             f"a {type(model).__name__} with landmarks exports for one number of tiles only, and bags differ; "
             "train one with another attention, such as seqnorm"
         )
     example = torch.zeros(2, 300, model.in_features + 3)
-    with orders_for(model, model.num_prefix_tokens + tiles):
+    with tuned_for(model, model.num_prefix_tokens + tiles):
         proto = _or_refused(model, AnyBag(model), example, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, "tiles")
     return _cleaned(proto, None, ("batch", "tiles"))
 
 
-def _one_size(model: nn.Module) -> bool:
-    return any(isinstance(part, ONE_SIZE) for part in model.modules())
+def has_fixed_size(model: nn.Module) -> bool:
+    """Whether a model's graph takes one number of tokens only."""
+    return any(isinstance(part, Attention) and part.fixed_size for part in model.modules())
+
+
+@contextlib.contextmanager
+def tuned_for(model: nn.Module, tokens: int) -> Iterator[None]:
+    """Let each attention take its fastest implementation for a number of tokens, whatever the example has.
+
+    All give the same logits at any number of tokens; only the speed differs.
+    """
+    with contextlib.ExitStack() as stack:
+        for part in model.modules():
+            if isinstance(part, Attention):
+                stack.enter_context(part.tuned_for(tokens))
+        yield
 
 
 def _or_refused(model: nn.Module, module: nn.Module, example: Tensor, dynamic: dict[int, Any], name: str) -> Any:

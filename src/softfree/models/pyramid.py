@@ -10,7 +10,7 @@ from timm.layers import to_2tuple, trunc_normal_
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from softfree.attention.soft import Form
+from softfree.attention.soft.module import Form
 from softfree.models.classifier import HeadedModel, init_linear
 from softfree.models.encoder import Block, Encoder
 from softfree.models.patch_embed import channels_last, fit_image
@@ -31,7 +31,7 @@ class SoftPyramid(HeadedModel):
     Images may have any size and any number of channels at run time: positions are resized, maps have sides
     H/4, H/8, H/16, H/32 rounded up, and another channel count is seen as the mean of the channels, repeated.
 
-    Forms of the attention, see :class:`~softfree.attention.soft.SoftAttention`:
+    Forms of the attention, see :class:`~softfree.attention.SoftAttention`:
 
     - "released" (the default: published weights, parameter counts and multiply-adds are of this form): landmarks by
       learned convolutions of stride 8, 4 and 2, a convolution of side 9, 5 and 3 on V, and SOFT's ridge. There are

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from softfree.attention.base import PART
-from softfree.planning.attentions import attention_cost
 from softfree.planning.work import Work, count_parameters
 
 GIB = 2**30
@@ -68,7 +67,7 @@ def kept_bytes(work: Work) -> int:
     casts = 2 * stem.parameters if s.autocast else 0
     pixels = work.batch_size * work.channels * work.padded**2
     ends = (pixels + work.batch_size * stem.kept) * s.narrow + casts
-    block = s.sheet * s.stream if work.checkpointing else _inside(work)
+    block = s.bnc * s.stream if work.checkpointing else _inside(work)
     return ends + work.dimensions["depth"] * block + work.head.kept
 
 
@@ -78,19 +77,19 @@ def _chunked(work: Work) -> bool:
 
 def _attention_inside(work: Work) -> int:
     """Bytes that the first half of a block keeps: its input, then what the attention keeps."""
-    s, cost = work.shape, attention_cost(work.attention)
-    return s.sheet * (s.stream + cost.sheets(s) * s.narrow) + cost.details(s)
+    s, cost = work.shape, work.attention
+    return s.bnc * (s.stream + cost.kept_tensors * s.narrow) + cost.kept_bytes
 
 
 def _inside(work: Work) -> int:
     """Bytes that a block keeps, its input among them."""
     s = work.shape
     # The input of the second half, and of each half a mean and a deviation for LayerNorm.
-    kept = _attention_inside(work) + s.sheet * s.stream + 4 * s.batch * s.tokens * s.stream
+    kept = _attention_inside(work) + s.bnc * s.stream + 4 * s.batch * s.tokens * s.stream
     if _chunked(work):
         return kept
-    casts = 2 * 8 * s.square if s.autocast else 0
-    return kept + 9 * s.sheet * s.narrow + casts  # LayerNorm's result, before and after GELU
+    casts = 2 * 8 * s.cc if s.autocast else 0
+    return kept + 9 * s.bnc * s.narrow + casts  # LayerNorm's result, before and after GELU
 
 
 def _chunk(work: Work) -> int:
@@ -105,11 +104,11 @@ def _backward(work: Work) -> int:
     """
     s = work.shape
     # The gradient of the stream, and that of GELU's result while the result is still there.
-    block = s.sheet * s.stream + 4 * s.sheet * s.narrow
+    block = s.bnc * s.stream + 4 * s.bnc * s.narrow
     if _chunked(work):  # gradients of stream, parts and their union; a chunk with all inside it
-        block = 3 * s.sheet * s.stream + 13 * _chunk(work) * s.narrow
+        block = 3 * s.bnc * s.stream + 13 * _chunk(work) * s.narrow
     if work.checkpointing:
-        block += _inside(work) - s.sheet * s.stream
+        block += _inside(work) - s.bnc * s.stream
     return block + work.batch_size * work.tokenizer.backward * s.narrow
 
 
@@ -120,10 +119,10 @@ def _gaps(work: Work) -> int:
         return min(numbers * width, MAPPED)  # as the image grows, gaps that were there stay
 
     # Two tensors of the MLP are four times as wide as the stream.
-    attention = small(s.sheet, s.narrow) * attention_cost(work.attention).sheets(s)
-    wide = small(s.sheet, s.narrow) + 2 * small(4 * s.sheet, s.narrow)
+    attention = small(s.bnc, s.narrow) * work.attention.kept_tensors
+    wide = small(s.bnc, s.narrow) + 2 * small(4 * s.bnc, s.narrow)
     chunk = small(_chunk(work), s.narrow) + 2 * small(4 * _chunk(work), s.narrow) if _chunked(work) else 0
-    stream = 2 * small(s.sheet, s.stream)
+    stream = 2 * small(s.bnc, s.stream)
     if work.checkpointing:
         again = attention + stream // 2 + (chunk if _chunked(work) else wide)
         return int(GAPS_RECOMPUTED * depth * again)
@@ -135,12 +134,12 @@ def _gaps(work: Work) -> int:
 def _inference(work: Work) -> int:
     """Bytes of activations at once: of the stem, and of the widest moment of a block."""
     s, stem = work.shape, work.tokenizer
-    attention = 2 * s.sheet * s.stream + attention_cost(work.attention).inference(s) * s.sheet * s.narrow
+    attention = 2 * s.bnc * s.stream + work.attention.inference_tensors * s.bnc * s.narrow
     rows = s.batch * s.tokens
     if not work.gpu:
         rows = min(rows, max(256, PART // (4 * s.width)))
     if work.mlp_chunk is not None:
         rows = min(rows, work.mlp_chunk)
-    mlp = 4 * s.sheet * s.stream + 10 * rows * s.width * s.narrow
-    buffers = 2 * s.sheet * s.narrow if work.gpu else 2 * min(PART, s.sheet) * s.narrow
+    mlp = 4 * s.bnc * s.stream + 10 * rows * s.width * s.narrow
+    buffers = 2 * s.bnc * s.narrow if work.gpu else 2 * min(PART, s.bnc) * s.narrow
     return work.batch_size * (stem.kept + stem.forward) * s.narrow + max(attention + buffers, mlp)

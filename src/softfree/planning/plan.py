@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import count
 from math import isqrt
 from typing import Any
 
 from softfree.core.memory import available_memory
-from softfree.planning.attentions.seqnorm import is_gram
 from softfree.planning.memory import GIB, Memory, memory
 from softfree.planning.options import PlanOptions
 from softfree.planning.work import Work, count_parameters, multiply_adds
@@ -95,13 +94,18 @@ def largest_size(work: Work, available: int) -> int:
 
 
 def _turns(work: Work) -> list[int]:
-    """Sides in patches from which less is kept: SeqNorm takes the Gram order, the MLP is taken by chunks."""
+    """Sides in patches from which less is kept: an attention changes its implementation, the MLP is chunked."""
+    largest = LARGEST_SIZE // work.patch
+
+    def implementation(patches: int) -> str:
+        return replace(work, size=patches * work.patch).attention.implementation
+
     turns = []
-    if work.attention == "seqnorm":
-        turns.append(next(n for n in count(1) if is_gram(replace(work, size=n * work.patch).shape)))
+    if implementation(1) != implementation(largest):
+        turns.append(bisect_left(range(1, largest), True, key=lambda n: implementation(n) != implementation(1)) + 1)
     if work.mlp_chunk is not None:
         turns.append(isqrt(work.mlp_chunk // work.batch_size) + 1)
-    return [turn for turn in turns if turn <= LARGEST_SIZE // work.patch]
+    return [turn for turn in turns if turn <= largest]
 
 
 def free_memory(gpu: bool) -> int | None:

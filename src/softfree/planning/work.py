@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import get_args
 
+from softfree.attention import Attention, attention_class
+from softfree.attention.cost import AttentionCost, Shape
 from softfree.models.registry import IMAGE_MODELS, PYRAMIDS, SIZES
-from softfree.planning.attentions import attention_cost
 from softfree.planning.head import HeadCost, head_cost
-from softfree.planning.shape import Shape
 from softfree.planning.stem import StemCost, stem_cost
 from softfree.training.options import PoolName, Precision
 from softfree_runtime.core.errors import UserError, unknown_name
@@ -59,12 +59,11 @@ class Work:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"Got {name} {value}: expected a whole number from 1 on.")
-        attention_cost(self.attention)
 
     @property
-    def attention(self) -> str:
-        """The attention method that the model's name begins with."""
-        return self.model.partition("_vit_")[0]
+    def attention(self) -> AttentionCost:
+        """The cost of the attention in one block."""
+        return attention_cost(attention_class(self.model.partition("_vit_")[0]), self.shape)
 
     @property
     def patch(self) -> int:
@@ -109,16 +108,27 @@ class Work:
         return head_cost(self.pool, self.classes, self.shape)
 
 
+def attention_cost(method: type[Attention], shape: Shape) -> AttentionCost:
+    """Look up what a method says that it costs.
+
+    Raises:
+        UserError: It says nothing.
+    """
+    cost = method.cost(shape)
+    if cost is None:
+        raise UserError(f"{method.__name__} has no cost: implement Attention.cost")
+    return cost
+
+
 def count_parameters(work: Work) -> int:
     """Count the numbers to learn, with positions for images of this size."""
     s = work.shape
-    attention = attention_cost(work.attention).parameters(s)
-    block = attention + 2 * 2 * s.width + 8 * s.square + 5 * s.width
+    block = work.attention.parameters + 2 * 2 * s.width + 8 * s.cc + 5 * s.width
     return work.tokenizer.parameters + s.tokens * s.width + work.dimensions["depth"] * block + work.head.parameters
 
 
 def multiply_adds(work: Work) -> int:
     """Count the multiply-adds of products and convolutions in the forward pass of one image."""
     s = work.shape
-    block = attention_cost(work.attention).products(s) + 8 * s.tokens * s.square
+    block = work.attention.multiply_adds + 8 * s.tokens * s.cc
     return work.tokenizer.products + work.dimensions["depth"] * block + work.head.products

@@ -1,6 +1,6 @@
 """The same encoder over tokens that do not fit in memory or on one machine."""
 
-from softfree.streaming.attention import form_of
+from softfree.attention.streaming import streaming_form
 from softfree.streaming.bags import BagTokens
 from softfree.streaming.image_rows import ArrayRows, Rows
 from softfree.streaming.layers import can_stream
@@ -20,8 +20,8 @@ __all__ = [
     "TokenStore",
     "VolumeTokens",
     "can_stream",
-    "form_of",
     "stream_backward",
     "stream_forward",
     "streamed",
+    "streaming_form",
 ]

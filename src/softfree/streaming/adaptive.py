@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from softfree.attention import ATTENTIONS
+from softfree.attention import attention_name
 from softfree.core.precision import products_in
 from softfree.models.classifier import Classifier
 from softfree.models.encoder import Block
@@ -90,9 +90,8 @@ class AdaptiveForward:
         assert isinstance(model, Classifier)
         block = model.blocks[0]
         assert isinstance(block, Block)
-        name = next(name for name, method in ATTENTIONS.items() if method is type(block.attn))
         work = Work(
-            model=f"{name}_vit_nano_patch16",
+            model=f"{attention_name(block.attn)}_vit_nano_patch16",
             width=model.embed_dim,
             depth=len(model.blocks),
             heads=block.attn.num_heads,

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from softfree.attention.base import wide_type
+from softfree.attention.streaming import AffineMap
 from softfree.models.pooling import Summary
-from softfree.streaming.attention import Mixing
 from softfree.streaming.forward import Advance, Stream
 from softfree.streaming.store import TokenStore
 
@@ -107,9 +107,9 @@ class Backward:
         """Go from the gradients of a layer's output to those of its input, without the part of its sums."""
         stream, layer = self.stream, self.stream.layers[level]
         with torch.no_grad():
-            mixing = layer.form.mixing(stream.stats[level])
-        mixing = mixing.leaf()
-        totals = Mixing(*(torch.zeros_like(tensor) for tensor in mixing))
+            affine_map = layer.streaming.affine_map(stream.stats[level])
+        affine_map = affine_map.leaf()
+        totals = AffineMap(*(torch.zeros_like(tensor) for tensor in affine_map))
         model = stream.model
         above = [model.norm, model.pooling, model.head] if level + 1 == len(stream.layers) else []
         own = self._wanted(p for module in (layer.block, *above) for p in module.parameters())
@@ -118,16 +118,16 @@ class Backward:
             slope: Tensor | None = None
             if level + 1 < len(stream.layers) or stream.is_pooled(chunk):
                 with stream.autocast():
-                    out = layer(x, mixing)
+                    out = layer(x, affine_map)
                 ends, slopes = self._above(level + 1, chunk, out)
-                slope, *grads = torch.autograd.grad(ends, [x, *mixing, *own], slopes, allow_unused=True)
+                slope, *grads = torch.autograd.grad(ends, [x, *affine_map, *own], slopes, allow_unused=True)
                 for total, part in zip(totals, grads[:3], strict=True):
                     total += 0 if part is None else part
                 self.found.add(own, grads[3:])
             self.slopes.write(0, chunk, torch.zeros_like(x) if slope is None else slope)
             self.advance()
         attention = self._wanted(layer.block.attn.parameters())
-        self.of_stats, found = layer.form.backward(stream.stats[level], totals, attention)
+        self.of_stats, found = layer.streaming.backward(stream.stats[level], totals, attention)
         self.found.add(attention, found)
 
     def _above(self, level: int, chunk: int, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -149,7 +149,7 @@ class Backward:
         assert stream.store is not None
         x = x.detach().to(stream.store.dtype).to(x.dtype).requires_grad_()  # rounded, as the sums have seen it
         with stream.autocast():
-            tensors, grads = layer.form.pull(layer.normed(x), stream.stats[level], self.of_stats)
+            tensors, grads = layer.streaming.vjp(layer.normed(x), stream.stats[level], self.of_stats)
         own = self._wanted([*layer.block.norm1.parameters(), *layer.block.attn.parameters()])
         slope, *found = torch.autograd.grad(tensors, [x, *own], grads, allow_unused=True)
         self.found.add(own, found)

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softfree.attention.base import wide_type
+from softfree.attention.streaming import AffineMap, TokenStats
 from softfree.models.classifier import Classifier
 from softfree.models.pooling import Summary
-from softfree.streaming.attention import Mixing, Stats
 from softfree.streaming.layers import layers_of
 from softfree.streaming.store import TokenStore
 from softfree.streaming.token_sources import TokenSource
@@ -52,7 +52,7 @@ class Stream:
         self.layers = layers_of(model)
         self.keep = kept_from is not None
         self.first = max(0, len(self.layers) - 1) if kept_from is None else kept_from  # layers below share its place
-        self.stats: list[Stats] = []
+        self.stats: list[TokenStats] = []
         self.dtype = torch.float32  # of the tokens between the layers; known once there are some
         self.pooled_as, self.parts = torch.float32, 1  # of what is pooled, and the tensors of its summary; likewise
         weight = next(model.parameters())
@@ -82,14 +82,14 @@ class Stream:
         raw: Tensor | None = None
         summaries: list[Summary] = []
         for level in range(depth + 1):
-            mixing = self._mixing(level - 1, raw) if raw is not None else None
+            affine_map = self._affine_map(level - 1, raw) if raw is not None else None
             raw = None
             for chunk in range(len(self.source.sizes)):
                 if level < depth or self.is_pooled(chunk):
                     x = (
                         self._tokens(chunk)
-                        if mixing is None
-                        else self.layers[level - 1](self.load(level - 1, chunk), mixing)
+                        if affine_map is None
+                        else self.layers[level - 1](self.load(level - 1, chunk), affine_map)
                     )
                     if level == depth:
                         summaries.append(self.pool(x, chunk))
@@ -109,15 +109,15 @@ class Stream:
     def _gather(self, level: int, x: Tensor, raw: Tensor | None) -> Tensor:
         """Add what the attention of a layer wants of a chunk's tokens."""
         layer = self.layers[level]
-        more = layer.form.raw(layer.form.gather(layer.normed(x)))
+        more = layer.streaming.raw(layer.streaming.gather(layer.normed(x)))
         return more if raw is None else raw + more
 
-    def _mixing(self, level: int, raw: Tensor) -> Mixing:
-        form = self.layers[level].form
-        stats = form.from_raw(raw, self.wide)
+    def _affine_map(self, level: int, raw: Tensor) -> AffineMap:
+        streaming = self.layers[level].streaming
+        stats = streaming.from_raw(raw, self.wide)
         if self.keep:
             self.stats.append(stats)
-        return form.mixing(stats)
+        return streaming.affine_map(stats)
 
     def _keep(self, level: int, chunk: int, x: Tensor) -> Tensor:
         if self.store is None:
@@ -141,9 +141,9 @@ class Stream:
         """
         if self.stats:  # else there was no token
             last = len(self.layers) - 1
-            mixing = self.layers[last].form.mixing(self.stats[last])
+            affine_map = self.layers[last].streaming.affine_map(self.stats[last])
             for chunk in range(len(self.source.sizes)):
-                yield self.model.norm(self.layers[last](self.load(last, chunk), mixing))
+                yield self.model.norm(self.layers[last](self.load(last, chunk), affine_map))
 
     def is_pooled(self, chunk: int) -> bool:
         """Whether the last layer's tokens of a chunk are asked for: of a class token, only the first chunk's."""

@@ -8,33 +8,33 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from softfree.attention.streaming import AffineMap, StreamingAttention, streaming_form, why_not_streaming
 from softfree.models.classifier import Classifier
 from softfree.models.encoder import Block
 from softfree.models.layers import StochasticDepth, apply_in_chunks
-from softfree.streaming.attention import Form, Mixing, form_of, refusal
 from softfree_runtime.core.errors import UserError
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A block, the form of its attention, and the factors of its two branches in this pass (stochastic depth)."""
+    """A block, its streaming attention, and the factors of its two branches in this pass (stochastic depth)."""
 
     block: Block
-    form: Form
+    streaming: StreamingAttention
     factors: tuple[float, float] = (1.0, 1.0)
 
     def normed(self, x: Tensor) -> Tensor:
         """Prepare tokens (1, n, C) for the attention."""
         return cast(Tensor, self.block.norm1(x))
 
-    def __call__(self, x: Tensor, mixing: Mixing) -> Tensor:
+    def __call__(self, x: Tensor, affine_map: AffineMap) -> Tensor:
         """Map tokens (1, n, C) to those of the next layer. Without gradients the cache holds what one part needs."""
         if not torch.is_grad_enabled():
-            return apply_in_chunks(lambda part: self._feed(self._attend(part, mixing)), x, self.block.hidden)
-        return self._feed(self._attend(x, mixing))
+            return apply_in_chunks(lambda part: self._feed(self._attend(part, affine_map)), x, self.block.hidden)
+        return self._feed(self._attend(x, affine_map))
 
-    def _attend(self, x: Tensor, mixing: Mixing) -> Tensor:
-        y = self.block.ls1(self.form.apply(self.normed(x), mixing))
+    def _attend(self, x: Tensor, affine_map: AffineMap) -> Tensor:
+        y = self.block.ls1(self.streaming.apply(self.normed(x), affine_map))
         return x + (y if self.factors[0] == 1 else y * self.factors[0])
 
     def _feed(self, x: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def layers_of(model: Classifier) -> list[Layer]:
         assert isinstance(block, Block)
         one = block.norm2.weight.new_ones(1, 1, 1)
         factors = _factor(block.drop_path1, one), _factor(block.drop_path2, one)
-        layers.append(Layer(block, form_of(block.attn), factors))
+        layers.append(Layer(block, streaming_form(block.attn), factors))
     return layers
 
 
@@ -75,8 +75,8 @@ def why_model_cannot(model: nn.Module) -> str:
         )
     for block in model.blocks:
         assert isinstance(block, Block)
-        if refusal(block.attn):
-            return refusal(block.attn)
+        if why_not_streaming(block.attn):
+            return why_not_streaming(block.attn)
         if block.pos_conv is not None:
             return "Got pos_conv=True, whose tokens need their neighbors: make the model without it to stream."
         if any(isinstance(part, nn.Dropout) and part.training and part.p for part in block.modules()):

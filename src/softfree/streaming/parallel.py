@@ -1,6 +1,6 @@
 """One sample over several processes: each holds some of its tokens, and all have the same model.
 
-An attention that is a few sums over all tokens (see :mod:`~softfree.streaming.attention`) needs nothing else of the
+An attention that is a few sums over all tokens (see :mod:`~softfree.attention.streaming`) needs nothing else of the
 others. So in each layer a rank sums over its own tokens, the sums are added up over the ranks by one all-reduce (in
 float64; for SeqNorm (C + 1) C / 2 + C + 1 numbers a sample, whatever N is), and every rank goes on with its own tokens
 alone. At the end the pooled sums (C numbers a sample) are added up likewise, or each rank's summary is sent to all
@@ -42,13 +42,13 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import checkpoint
 
 from softfree.attention.base import wide_type
+from softfree.attention.streaming import StreamingAttention, real_counts, streaming_form
 from softfree.models.bag import BagTransformer
 from softfree.models.encoder import Block
 from softfree.models.layers import apply_in_chunks
 from softfree.models.patch_embed import PatchEmbed
 from softfree.models.pooling import Summary
 from softfree.models.vit import VisionTransformer
-from softfree.streaming.attention import Form, form_of, numbers
 from softfree.streaming.collectives import from_all, group_of, most_over, sum_over
 from softfree.streaming.shards import Part, part_of_bag, part_of_image, split_rows
 from softfree_runtime.core.errors import UserError
@@ -111,7 +111,7 @@ class SequenceParallel(nn.Module):
         """Count the real tokens of all ranks without the class token, (B, 1), at least 1."""
         front = self.model.num_prefix_tokens
         mask = None if part.mask is None else part.mask[:, front:]
-        number = sum_over(numbers(part.tokens[:, front:], mask).double(), self.group)
+        number = sum_over(real_counts(part.tokens[:, front:], mask).double(), self.group)
         if isinstance(self.model, BagTransformer) and not number.all():
             raise UserError("Got a bag without a tile on any rank: nothing can be said about it; leave the sample out.")
         return number.clamp(min=1)
@@ -128,14 +128,14 @@ class SequenceParallel(nn.Module):
 
     def _layer(self, block: Block, part: Part, factors: Tensor | tuple[None, None]) -> Tensor:
         """Map this rank's tokens (B, n, C) to those of the next layer: one all-reduce."""
-        form, x = form_of(block.attn), part.tokens
+        streaming, x = streaming_form(block.attn), part.tokens
         saves = self.model.blocks.grad_checkpointing and torch.is_grad_enabled()
         run: Callable[..., Any] = partial(checkpoint, use_reentrant=False) if saves else _call
         # What is normalized is kept for the second half, or computed there again.
         h = None if saves else block.norm1(x)
-        raw = sum_over(run(_gather, block, form, x, h, part.mask), self.group)
-        mixing = form.mixing(form.from_raw(raw, wide_type(x)))
-        return cast(Tensor, run(_advance, block, form, x, h, part.mask, mixing, factors))
+        raw = sum_over(run(_gather, block, streaming, x, h, part.mask), self.group)
+        affine_map = streaming.affine_map(streaming.from_raw(raw, wide_type(x)))
+        return cast(Tensor, run(_advance, block, streaming, x, h, part.mask, affine_map, factors))
 
     def _classify(self, part: Part, number: Tensor) -> Tensor:
         """Pool the tokens of all ranks and give the logits (B, K); ``number`` counts the real ones, (B, 1)."""
@@ -176,7 +176,7 @@ def check_model(model: nn.Module) -> None:
             "stem='patch' to spread its tokens over processes."
         )
     for block in cast("list[Block]", list(model.blocks)):
-        form_of(block.attn)
+        streaming_form(block.attn)
         if block.pos_conv is not None:
             raise UserError(
                 "Got pos_conv=True, whose tokens need their neighbors: make the model without it to spread its tokens "
@@ -188,22 +188,22 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def _gather(block: Block, form: Form, x: Tensor, h: Tensor | None, mask: Tensor | None) -> Tensor:
+def _gather(block: Block, streaming: StreamingAttention, x: Tensor, h: Tensor | None, mask: Tensor | None) -> Tensor:
     """Sum what the attention wants of this rank's tokens."""
-    return form.raw(form.gather(block.norm1(x) if h is None else h, mask))
+    return streaming.raw(streaming.gather(block.norm1(x) if h is None else h, mask))
 
 
 def _advance(
     block: Block,
-    form: Form,
+    streaming: StreamingAttention,
     x: Tensor,
     h: Tensor | None,
     mask: Tensor | None,
-    mixing: Any,
+    affine_map: Any,
     factors: tuple[Tensor | None, Tensor | None],
 ) -> Tensor:
     """Do the rest of a block, each token by itself."""
-    y = block.attn.proj_drop(form.apply(block.norm1(x) if h is None else h, mixing, mask))
+    y = block.attn.proj_drop(streaming.apply(block.norm1(x) if h is None else h, affine_map, mask))
     x = x + _scaled(block.ls1(y), factors[0])
     y = apply_in_chunks(lambda part: block.ls2(block.mlp(block.norm2(part))), x, block.hidden, block.mlp_chunk)
     return x + _scaled(y, factors[1])

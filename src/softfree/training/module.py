@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from softfree.attention import PerformerAttention
+from softfree.attention import Attention
 from softfree.data.dataset import Sample
 from softfree.evaluation.scores import Scores, undefined_reason
 from softfree.models.layers import draw_depths, forget_depths
@@ -84,8 +84,8 @@ class ClassifierModule(L.LightningModule):
         draw_depths(self.model, step.images, rows, self.device)
         seed_step(self.seed, self.current_epoch, number, self.global_rank)
         for part in self.model.modules():
-            if isinstance(part, PerformerAttention):
-                part.counts = step.begins(number)
+            if isinstance(part, Attention):
+                part.begin_batch(step.begins(number))
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Leave no draws behind."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from softfree.attention import SeqNormAttention
-from softfree.attention.seqnorm.rule import GRAM_FROM, choose_order
+from softfree.attention.seqnorm.module import GRAM_FROM, choose_order
 from softfree_runtime.core.errors import UserError
 
 

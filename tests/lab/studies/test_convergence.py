@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from softfree.attention.pseudoinverse import residual, start, step, to_unit_norm
+from softfree.attention.soft.pseudoinverse import residual, start, step, to_unit_norm
 from softfree_lab.cli import main
 from softfree_lab.studies.convergence import _rows, study_convergence
 from softfree_lab.studies.options import ConvergenceOptions

@@ -18,7 +18,7 @@ from softfree.data.modalities.image import ImagePreprocessing
 from softfree.demo.phantoms import draw_phantom
 from softfree.export.card import numpy_image_preprocessing
 from softfree.export.float16 import to_halves
-from softfree.export.graph import ONE_SIZE, Graph, make_graph
+from softfree.export.graph import Graph, has_fixed_size, make_graph
 from softfree.export.openvino_ranks import equal_ranks
 from softfree.export.quantization import quantize_static
 from softfree.export.samples import Source, read_evenly
@@ -93,8 +93,7 @@ class EdgeFiles:
         """Compare with PyTorch in float32 on noise: the largest difference of a logit over the largest logit."""
         if case.file is None:
             return 0.0
-        one_size = any(isinstance(part, ONE_SIZE) for part in make_model(case.method, case.model).modules())
-        side = case.size if one_size else min(case.size, CHECKED_SIDE)
+        side = case.size if has_fixed_size(make_model(case.method, case.model)) else min(case.size, CHECKED_SIDE)
         if (case.file, side) not in self._checked:
             pixels = make_pixels(side)
             want = open_case(replace(case, runtime=PYTORCH))(pixels)

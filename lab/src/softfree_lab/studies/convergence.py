@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from softfree.attention import SoftAttention
-from softfree.attention.pseudoinverse import residual, start, step, to_unit_norm
+from softfree.attention.soft.pseudoinverse import residual, start, step, to_unit_norm
 from softfree.core.environment import describe_machine, versions
 from softfree.core.precision import DTYPES
 from softfree.core.progress import tracked

@@ -1,4 +1,4 @@
-"""SeqNorm attention (Khader et al. 2024): the module, and the orders of evaluation that it chooses from."""
+"""SeqNorm attention (Khader et al. 2024)."""
 
 from softfree.attention.seqnorm.module import SeqNormAttention
 

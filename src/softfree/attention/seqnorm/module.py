@@ -6,7 +6,7 @@ Q, K and V are normalized over the tokens, each feature by itself, scaled and sh
     O_h = Q'_h (K'_h^T V'_h) / N
 
 The paper prints neither eps nor the kind of variance nor the start of gamma and beta. Here eps = 1e-5 and the
-variance is biased, as in batch normalization, and the start is one of :data:`~softfree.attention.seqnorm.start.STARTS`.
+variance is biased, as in batch normalization, and the start is one of :data:`STARTS`.
 
 The formula can be evaluated in three orders, equal up to rounding: see ``orders.py``. Galerkin attention (Cao 2021)
 with instance normalization is the same without the normalization of Q.
@@ -14,24 +14,59 @@ with instance normalization is the same without the normalization of Q.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from softfree.attention.base import Attention, Grid, narrow_as_autocast, wide_type
+from softfree.attention.base import Attention, Grid, dot_rows, narrow_as_autocast, wide_type
+from softfree.attention.cost import AttentionCost, Shape
 from softfree.attention.mask import real_tokens
+from softfree.attention.registry import register_attention
+from softfree.attention.seqnorm.cost import seqnorm_cost
 from softfree.attention.seqnorm.norm import TokenNorm
 from softfree.attention.seqnorm.orders import Parameters, folded, gram
-from softfree.attention.seqnorm.rule import choose_order
-from softfree.attention.seqnorm.start import choose_start
+from softfree.attention.seqnorm.reference import seqnorm_reference
+from softfree.attention.seqnorm.streaming import StreamingSeqNorm
+from softfree.attention.seqnorm.weights import gram_rows
 from softfree_runtime.core.errors import UserError, unknown_name
 
 Norm = Literal["sequence", "layer", "batch", "none"]
 Order = Literal["auto", "literal", "folded", "gram"]
 
+# Tokens per feature from which the Gram order is ahead: it does work of C^3 that does not depend on N. This is the
+# median of what `softfree-lab bench orders` found on a CPU for widths of 192, 384 and 768, forward and backward, in
+# float32 and bfloat16; single cases lie between 1.3 and 4.4, and near the crossing either order is a good one.
+GRAM_FROM = 2.5
 
+
+class Start(NamedTuple):
+    """Scale and shift of Q and shift of K for all features; gamma_k = gamma_v = 1 and beta_v = 0."""
+
+    gamma_q: float
+    beta_q: float
+    beta_k: float
+
+
+# By the width D of a head.
+STARTS: dict[str, Callable[[int], Start]] = {
+    # As batch normalization starts.
+    "unit": lambda width: Start(1.0, 0.0, 0.0),
+    # Softmax's scale of the scores.
+    "scaled": lambda width: Start(width**-0.5, 0.0, 0.0),
+    # The same, with a road for the mean.
+    "open": lambda width: Start(width**-0.5, 0.2, 0.2),
+    # beta_q . beta_k = 1: the weights are (1 + s) / N with scores s = q' . k^, softmax's to first order.
+    "first_order": lambda width: Start(width**-0.5, 1.0, 1.0 / width),
+    # The same with all parts of s of deviation 1.
+    "balanced": lambda width: Start(width**-0.5, width**-0.5, width**-0.5),
+}
+
+
+@register_attention("seqnorm")
 class SeqNormAttention(Attention):
     """``O_h = Q'_h (K'_h^T V'_h) / N`` with Q', K', V' normalized over the N tokens; time grows with N.
 
@@ -41,7 +76,7 @@ class SeqNormAttention(Attention):
     Args:
         dim: Width C.
         num_heads: Number of heads H.
-        start: Where scales and shifts begin: a name of :data:`~softfree.attention.seqnorm.start.STARTS`.
+        start: Where scales and shifts begin: a name of :data:`~softfree.attention.seqnorm.module.STARTS`.
         gamma_q: Another start of Q's scale.
         beta_q: Another start of Q's shift.
         beta_k: Another start of K's shift.
@@ -64,6 +99,10 @@ class SeqNormAttention(Attention):
         UserError: an unknown ``norm``, ``order``, ``start`` or ``normalized``, an order that cannot express another
             option, or prefix tokens to leave out but none named.
     """
+
+    streaming = StreamingSeqNorm
+    functional_projections = True
+    reference_mix = seqnorm_reference
 
     def __init__(
         self,
@@ -179,6 +218,43 @@ class SeqNormAttention(Attention):
         counted = torch.arange(q.shape[2], device=q.device).unsqueeze(1) >= self.num_left_out  # (N, 1)
         return counted.expand(q.shape[0], 1, -1, 1) if mask is None else mask & counted
 
+    def why_not_streaming(self) -> str:
+        """See :meth:`Attention.why_not_streaming`."""
+        if self.num_left_out:
+            return "leaves the class token out of its statistics"
+        reason = super().why_not_streaming()
+        if isinstance(self.norm, nn.Identity) and not self.expressible:
+            return "does not normalize over the sequence"
+        return reason
+
+    @torch.no_grad()
+    def weighted_rows(self, x: Tensor, weights: Tensor, mask: Tensor | None = None, grid: Grid | None = None) -> Tensor:
+        """Weights of the normalized values, ``Q' K'^T / N``; see :meth:`Attention.weighted_rows`."""
+        if mask is not None:
+            x = x.masked_fill(~mask.unsqueeze(-1), 0)
+        if self.order_for(x) == "gram":
+            return gram_rows(self, x, weights, mask)
+        q, k, heads = self.queries_and_keys(x, mask)
+        counted = self.counted(q, heads)
+        return dot_rows(self.q_norm(q, heads, counted), self.k_norm(k, heads, counted), weights, heads)
+
+    @contextmanager
+    def tuned_for(self, tokens: int) -> Iterator[None]:
+        """Take the order for that many tokens, if it may be chosen; see :meth:`Attention.tuned_for`."""
+        before = self.order
+        if before == "auto":
+            width = self.num_heads * self.head_dim
+            self.order = self.order_for(torch.empty(1, tokens, width, device="meta"))  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            self.order = before
+
+    @classmethod
+    def cost(cls, shape: Shape) -> AttentionCost:
+        """Compute the cost for a shape; see :meth:`Attention.cost`."""
+        return seqnorm_cost(shape, gram=shape.tokens >= GRAM_FROM * shape.width)
+
 
 def _drop_qkv_bias(module: SeqNormAttention, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Leave out what the mean removes; the bias of what is not normalized goes into its shift, if that is not given."""
@@ -190,3 +266,22 @@ def _drop_qkv_bias(module: SeqNormAttention, state_dict: dict[str, Any], prefix:
         if letter not in module.normalized and f"{name}.bias" not in state_dict:
             gamma = state_dict.get(f"{name}.weight", getattr(module, f"{letter}_norm").start[0])
             state_dict[f"{name}.bias"] = gamma * part
+
+
+def choose_start(name: str, width: int) -> Start:
+    """Look up a start for heads of ``width`` features.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if name not in STARTS:
+        raise unknown_name("start of SeqNormAttention:", name, STARTS)
+    return STARTS[name](width)
+
+
+def choose_order(x: Tensor) -> str:
+    """Choose "folded" or "gram" for tokens (B, N, C)."""
+    # An exported graph is for any number of tokens, and long sequences are what it is made for.
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return "gram"
+    return "gram" if x.shape[1] >= GRAM_FROM * x.shape[2] else "folded"

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softfree.attention.base import mean_product, wide_type
-from softfree.attention.seqnorm.moments import affine, count, moments, sum_of_squares
+from softfree.attention.moments import affine, count, moments, sum_of_squares
 
 
 class Parameters(NamedTuple):

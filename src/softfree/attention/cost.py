@@ -1,0 +1,89 @@
+"""What one attention costs for given shapes, and terms that several methods share; all of it for `softfree plan`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes that the formulas are made of.
+
+    Attributes:
+        batch: B.
+        tokens: N, on a square grid.
+        width: C.
+        heads: H.
+        narrow: Bytes per number that a product reads or writes.
+        stream: Bytes per number of the residual stream.
+        autocast: Whether weights are cast for each product.
+    """
+
+    batch: int
+    tokens: int
+    width: int
+    heads: int
+    narrow: int
+    stream: int
+    autocast: bool
+
+    @property
+    def bnc(self) -> int:
+        """B N C, the size of most tensors."""
+        return self.batch * self.tokens * self.width
+
+    @property
+    def cc(self) -> int:
+        """C^2, the size of a C x C matrix."""
+        return self.width**2
+
+    @property
+    def cd(self) -> int:
+        """C D, the size of H matrices of D x D."""
+        return self.width * self.width // self.heads
+
+
+@dataclass(frozen=True)
+class AttentionCost:
+    """The cost of one attention module.
+
+    Attributes:
+        parameters: Number of parameters.
+        multiply_adds: Multiply-adds of matrix products and convolutions, forward, for one image.
+        kept_tensors: Tensors of B N C numbers kept for backward, the module's input among them.
+        kept_bytes: Bytes kept for backward besides them: statistics, small matrices, casts of weights.
+        inference_tensors: Tensors of B N C numbers alive at once in inference, the module's input among them.
+        implementation: Which of several implementations is chosen; fewer tensors may be kept from one to the next.
+    """
+
+    parameters: int
+    multiply_adds: int
+    kept_tensors: int
+    kept_bytes: int
+    inference_tensors: int
+    implementation: str = ""
+
+
+def copied_heads(s: Shape) -> int:
+    """Copies of K and V: the heads of several images are not a plain stack of matrices, those of one image are."""
+    return 2 if s.batch > 1 else 0
+
+
+def cast_bytes(s: Shape, matrices: int) -> int:
+    """Bytes of C x C weights cast by autocast."""
+    return 2 * matrices * s.cc if s.autocast else 0
+
+
+def float32_bytes(s: Shape, tensors: int) -> int:
+    """Bytes of B N C tensors kept in float32 because the method computes in it; 0 if all is in float32 anyway."""
+    return 4 * tensors * s.bnc if s.narrow < 4 else 0
+
+
+def widened_projection(s: Shape) -> int:
+    """Numbers of the output projection, copied to float32 for the products of statistics."""
+    return s.cc if s.stream < 4 and s.batch == 1 else 0
+
+
+def softmax_bytes(s: Shape) -> int:
+    """Bytes of the log-sum-exp of each row and of the casts of all weights."""
+    return 4 * s.batch * s.heads * s.tokens + cast_bytes(s, 4)

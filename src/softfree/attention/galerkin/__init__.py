@@ -1,0 +1,5 @@
+"""Galerkin attention (Cao 2021)."""
+
+from softfree.attention.galerkin.module import GalerkinAttention
+
+__all__ = ["GalerkinAttention"]

@@ -1,0 +1,162 @@
+"""Linformer (Wang et al. 2020, "Self-attention with linear complexity", arXiv:2006.04768).
+
+Learned matrices E and F (k x n), shared by the heads of a layer, compress the n keys and values to k of them:
+
+    O_h = softmax(Q_h (E K_h)^T / sqrt(D)) (F V_h)
+
+The paper's E and F are made for one length. Here each of their rows is a map over a reference grid of n0 places, which
+is resized to the grid at hand by linear interpolation along each axis and multiplied by n0 / n, so that the sum of a
+row stays what it was. A sequence without a grid takes its real tokens, in order, to be spread evenly over the reference
+grid in raster order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from softfree.attention.base import Attention, Grid, widen
+from softfree.attention.cost import AttentionCost, Shape
+from softfree.attention.grid import linear_weights, step
+from softfree.attention.linformer.cost import linformer_cost
+from softfree.attention.linformer.reference import linformer_reference
+from softfree.attention.registry import register_attention
+from softfree_runtime.core.errors import UserError
+
+# Rows of E and F, and the sides of the grid that they are learned for, unless others are asked for.
+LANDMARKS, REFERENCE = 64, (14, 14)
+
+
+@register_attention("linformer")
+class LinformerAttention(Attention):
+    """Softmax attention to k learned mixtures of the tokens; time grows with N k.
+
+    Tokens in front of the grid, such as a class token, have no place on the maps: their own keys and values stand
+    beside the k compressed ones. Without a grid they count as the first of the sequence. Padding counts as zero, so
+    that a map that lies on padding alone keeps its share of the softmax with score 0 and value 0. Sums and softmax are
+    in float32, or float64 where the input is.
+
+    Args:
+        dim: Width C.
+        num_heads: Number of heads H.
+        reference: Sides of the grid that the maps are learned for, as many as the images have.
+        landmarks: k, the rows of E and F.
+        share_kv: One matrix for keys and values, E = F.
+        **options: See :class:`~softfree.attention.base.Attention`.
+
+    Raises:
+        UserError: no landmarks, or a reference without places.
+    """
+
+    linear_in_values = True
+    reference_mix = linformer_reference
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        *,
+        reference: Sequence[int] = REFERENCE,
+        landmarks: int = LANDMARKS,
+        share_kv: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(dim, num_heads, **options)
+        if landmarks < 1 or not reference or min(reference) < 1:
+            raise UserError(
+                f"Got {landmarks} landmarks for a grid of {reference}: expected one or more, such as (14, 14)."
+            )
+        self.reference = tuple(reference)
+        made: dict[str, Any] = {"device": options.get("device"), "dtype": options.get("dtype")}
+        shape = (landmarks, math.prod(self.reference))
+        self.k_maps = nn.Parameter(torch.empty(shape, **made))
+        self.v_maps = None if share_kv else nn.Parameter(torch.empty(shape, **made))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start at deviation n0^-1/2: keys and values of independent tokens then keep their size when compressed."""
+        for maps in (self.k_maps, self.v_maps):
+            if maps is not None:
+                nn.init.normal_(maps, std=maps.shape[1] ** -0.5)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grid: Grid | None = None) -> Tensor:
+        """Mix by the formula of the module."""
+        dtype = q.dtype
+        (q, k, v), exact = widen(q, k, v)
+        with exact:
+            seen = None
+            if mask is not None:
+                k, v = k.masked_fill(~mask, 0), v.masked_fill(~mask, 0)
+            k_maps, v_maps = self._maps(q, mask, grid)
+            if grid is None:
+                k, v = k_maps @ k, v_maps @ v
+            else:
+                places = math.prod(grid)
+                front = q.shape[2] - places
+                k = torch.cat([k[:, :, :front], k_maps @ k[:, :, front:]], dim=2)  # (B, H, P + k, D)
+                v = torch.cat([v[:, :, :front], v_maps @ v[:, :, front:]], dim=2)
+                if mask is not None and front:
+                    seen = F.pad(mask[:, :, :front].mT, (0, k.shape[2] - front), value=True)  # (B, 1, 1, P + k)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return out.to(dtype)
+
+    def _maps(self, like: Tensor, mask: Tensor | None, grid: Grid | None) -> tuple[Tensor, Tensor]:
+        """E and F for the tokens at hand, (k, n) or (B, 1, k, n), of the type and place of ``like`` (B, H, N, D)."""
+        if grid is not None and len(grid) != len(self.reference):
+            raise UserError(
+                f"Got tokens on a grid of {len(grid)} sides for Linformer's maps of {len(self.reference)}: make the "
+                "attention with a reference of as many sides, such as reference=(8, 8, 8) for volumes."
+            )
+        found: list[Tensor] = []
+        for maps in (self.k_maps, self.v_maps):
+            if maps is None:
+                found.append(found[0])
+            elif grid is None:
+                found.append(spread(maps.to(like.dtype), like.shape[2], mask))
+            else:
+                found.append(resize(maps.to(like.dtype), self.reference, grid))
+        return found[0], found[1]
+
+    @classmethod
+    def cost(cls, shape: Shape) -> AttentionCost:
+        """Compute the cost for a shape; see :meth:`Attention.cost`."""
+        return linformer_cost(shape, LANDMARKS, REFERENCE)
+
+
+def resize(maps: Tensor, reference: Grid, grid: Grid) -> Tensor:
+    """Resize maps (k, n0) over the reference grid to another (k, n); their sums stay those of a constant field.
+
+    Linear along each axis; one product an axis serves any number of sides.
+    """
+    out = maps.unflatten(1, reference)
+    for old, new in zip(reference, grid, strict=True):
+        out = torch.tensordot(out, linear_weights(old, new, maps) * step(old, new, maps), dims=([1], [1]))
+    return out.flatten(1)
+
+
+def spread(maps: Tensor, tokens: int, mask: Tensor | None) -> Tensor:
+    """Resize maps (k, n0) in raster order to the real tokens of a sequence: (k, N), or (B, 1, k, N) with a mask.
+
+    Args:
+        maps: (k, n0).
+        tokens: N.
+        mask: True for real tokens (B, 1, N, 1), or None for all. Columns of the others are of no meaning.
+    """
+    places = maps.shape[1]
+    if mask is None:
+        rank = torch.arange(tokens, device=maps.device)
+        ratio = places / torch.full((1,), tokens, device=maps.device, dtype=maps.dtype)
+    else:
+        rank = mask[:, :, :, 0].long().cumsum(2) - 1  # (B, 1, N)
+        ratio = places / mask[:, :, :, 0].sum(2, keepdim=True).clamp(min=1).to(maps.dtype)
+    at = ((rank + 0.5) * ratio - 0.5).clamp(0, places - 1)
+    low = at.long()
+    part = (at - low).unsqueeze(-1)
+    columns = maps.mT  # (n0, k)
+    mixed = columns[low] * (1 - part) + columns[(low + 1).clamp(max=places - 1)] * part
+    return (mixed * ratio.unsqueeze(-1)).mT

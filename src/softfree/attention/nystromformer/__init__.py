@@ -1,0 +1,5 @@
+"""Nyströmformer (Xiong et al. 2021)."""
+
+from softfree.attention.nystromformer.module import NystromformerAttention
+
+__all__ = ["NystromformerAttention"]

@@ -1,0 +1,26 @@
+"""The formula of SeqNorm as it is written, for tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from softfree.attention.base import Parameters
+
+if TYPE_CHECKING:
+    from softfree.attention.seqnorm.module import SeqNormAttention
+
+
+def seqnorm_reference(attention: SeqNormAttention, q: Tensor, k: Tensor, v: Tensor, parameters: Parameters) -> Tensor:
+    """Evaluate the formula of the module; see :meth:`Attention.reference_mix`."""
+
+    def normalize(t: Tensor, norm: str) -> Tensor:
+        mean = t.mean(2, keepdim=True)
+        std = torch.sqrt(((t - mean) ** 2).mean(2, keepdim=True) + attention.eps)
+        gamma, beta = (parameters[f"{norm}.{part}"].view(t.shape[1], 1, t.shape[3]) for part in ("weight", "bias"))
+        return gamma * (t - mean) / std + beta
+
+    q, k, v = normalize(q, "q_norm"), normalize(k, "k_norm"), normalize(v, "v_norm")
+    return q @ (k.transpose(2, 3) @ v) / q.shape[2]

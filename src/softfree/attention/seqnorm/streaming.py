@@ -1,0 +1,99 @@
+"""SeqNorm over chunks: mean and covariance of the tokens (Gram order, attention/seqnorm/orders.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from softfree.attention.base import narrow_as_autocast
+from softfree.attention.moments import affine, moments
+from softfree.attention.seqnorm.orders import mix_moments
+from softfree.attention.streaming import AffineMap, StreamingAttention, TokenStats, real_counts
+
+if TYPE_CHECKING:
+    from softfree.attention.seqnorm.module import SeqNormAttention
+
+
+class StreamingSeqNorm(StreamingAttention):
+    """Values: mean (B, C) and biased covariance (B, C, C). Raw: N, sum of h, half of the symmetric sum of h h^T."""
+
+    attention: SeqNormAttention
+
+    @property
+    def raw_size(self) -> int:
+        """1 + C + C (C + 1) / 2."""
+        return 1 + self.width + self.width * (self.width + 1) // 2
+
+    def gather(self, h: Tensor, mask: Tensor | None = None) -> TokenStats:
+        """Compute the moments of the tokens."""
+        h, full_precision = narrow_as_autocast(h)
+        with full_precision:
+            _, mean, covariance = moments(h, mask)
+        return TokenStats(real_counts(h, mask), (mean, covariance))
+
+    def raw(self, stats: TokenStats) -> Tensor:
+        """See the class."""
+        number = stats.number.double()
+        mean, covariance = (value.double() for value in stats.values)
+        second = torch.baddbmm(covariance, mean.unsqueeze(2), mean.unsqueeze(1))
+        return torch.cat([number, number * mean, number * second[:, *self._half(mean.device)]], dim=1)
+
+    def from_raw(self, raw: Tensor, dtype: torch.dtype = torch.float32) -> TokenStats:
+        """See the class."""
+        number, first, half = raw.split([1, self.width, self.raw_size - 1 - self.width], dim=1)
+        at_least = number.clamp(min=1)
+        mean = first / at_least
+        rows, columns = self._half(raw.device)
+        samples = torch.arange(len(raw), device=raw.device).unsqueeze(1)
+        second = half.new_zeros(len(raw), self.width, self.width)
+        second = second.index_put((samples, rows, columns), half / at_least)
+        second = second + second.tril(-1).mT
+        covariance = torch.baddbmm(second, mean.unsqueeze(2), mean.unsqueeze(1), alpha=-1)
+        # Rounding must not make a variance negative.
+        covariance = covariance + torch.diag_embed(covariance.detach().diagonal(dim1=1, dim2=2).clamp(max=0).neg())
+        return TokenStats(number.to(dtype), (mean.to(dtype), covariance.to(dtype)))
+
+    def _half(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        rows, columns = torch.tril_indices(self.width, self.width, device=device)
+        return rows, columns
+
+    def _affine_map(self, values: tuple[Tensor, ...]) -> AffineMap:
+        mean, covariance = values
+        return AffineMap(*mix_moments(mean, covariance, self.attention.parameters_for_orders()), mean)
+
+    def vjp(
+        self, h: Tensor, stats: TokenStats, grads: Sequence[Tensor], mask: Tensor | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Give ``dh = (1 dmu^T + (h - mu) (dS + dS^T)) / N`` of the tokens themselves."""
+        with torch.no_grad():
+            number = stats.number.clamp(min=1)
+            mean, slope, shift = stats.values[0], grads[1] + grads[1].mT, grads[0] / number
+            narrow, full_precision = narrow_as_autocast(h)
+            with full_precision:
+                dh = affine(narrow, mean, slope / number.unsqueeze(-1), shift).to(h.dtype)
+            if mask is not None:
+                dh.masked_fill_(~mask.unsqueeze(-1), 0)
+        return [h], [dh]
+
+    def queries(self, h: Tensor, stats: TokenStats) -> Tensor:
+        """Q'."""
+        return self.attention.split_heads(self._normalized(h, stats, 0))
+
+    def keys(self, h: Tensor, stats: TokenStats) -> Tensor:
+        """K' / N."""
+        return self.attention.split_heads(self._normalized(h, stats, 1)) / stats.number.clamp(min=1)[:, :, None, None]
+
+    def _normalized(self, h: Tensor, stats: TokenStats, part: int) -> Tensor:
+        p = self.attention.parameters_for_orders()
+        rows = slice(part * self.width, (part + 1) * self.width)
+        weight, gamma, beta = p.qkv[rows], p.gamma[rows], p.beta[rows]
+        if not p.normalized[part]:
+            return gamma * self.project(h, part) + beta
+        mean, covariance = stats.values
+        wide = weight.to(covariance.dtype)
+        variance = ((wide @ covariance) * wide).sum(2).clamp(min=0)  # (1, C)
+        projected = self.project(h - mean.unsqueeze(1), part)
+        return gamma * projected * (variance + p.eps).rsqrt().unsqueeze(1) + beta

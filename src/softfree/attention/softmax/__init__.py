@@ -1,0 +1,5 @@
+"""Softmax attention (Vaswani et al. 2017), the peer of all other methods."""
+
+from softfree.attention.softmax.module import SoftmaxAttention
+
+__all__ = ["SoftmaxAttention"]
