@@ -275,8 +275,8 @@ def without_gradients(mesh: DeviceMesh) -> None:
 @check
 def models_that_cannot(mesh: DeviceMesh) -> None:
     cases: list[tuple[Callable[[], Any], str]] = [
-        (lambda: SequenceParallel(bag_model("softmax"), mesh["sequence"]), "SoftmaxAttention needs more of all tokens"),
-        (lambda: SequenceParallel(bag_model("soft"), mesh["sequence"]), "SoftAttention needs more of all tokens"),
+        (lambda: SequenceParallel(bag_model("softmax"), mesh["sequence"]), "SoftmaxAttention has no streaming form"),
+        (lambda: SequenceParallel(bag_model("soft"), mesh["sequence"]), "SoftAttention has no streaming form"),
         (lambda: SequenceParallel(image_model(stem="conv"), mesh["sequence"]), "stem='patch'"),
         (lambda: SequenceParallel(image_model(stem="pool"), mesh["sequence"]), "stem='patch'"),
         (lambda: SequenceParallel(image_model(pos_conv=True), mesh["sequence"]), "pos_conv=True"),

@@ -51,17 +51,20 @@ class Start(NamedTuple):
     beta_k: float
 
 
-# By the width D of a head.
+# By the width D of a head. The paper does not say where to start, and it decides how well the attention learns. At
+# gamma = 1 and beta = 0 each output is a random projection with a standard deviation of about sqrt(D / N), where
+# softmax starts as a quiet average; and with beta_q = 0 the output has mean zero over the tokens, so that nothing
+# global reaches an average-pooling head in one layer. For measurements see docs/explanation/recipe.md.
 STARTS: dict[str, Callable[[int], Start]] = {
     # As batch normalization starts.
     "unit": lambda width: Start(1.0, 0.0, 0.0),
     # Softmax's scale of the scores.
     "scaled": lambda width: Start(width**-0.5, 0.0, 0.0),
-    # The same, with a road for the mean.
+    # The same, with a path for the mean.
     "open": lambda width: Start(width**-0.5, 0.2, 0.2),
     # beta_q . beta_k = 1: the weights are (1 + s) / N with scores s = q' . k^, softmax's to first order.
     "first_order": lambda width: Start(width**-0.5, 1.0, 1.0 / width),
-    # The same with all parts of s of deviation 1.
+    # The same with all parts of s of standard deviation 1.
     "balanced": lambda width: Start(width**-0.5, width**-0.5, width**-0.5),
 }
 
