@@ -13,7 +13,7 @@ from PIL import Image
 from softfree.cli.main import main
 
 NANO = [
-    "--model_options", "{depth: 2, embed_dim: 32, num_heads: 2, patch_size: 8}",
+    "--model-options", "{depth: 2, embed_dim: 32, num_heads: 2, patch_size: 8}",
     "--size", "32", "--epochs", "2", "--batch-size", "4", "--progress=false", "--accelerator", "cpu",
 ]  # fmt: skip
 

@@ -71,7 +71,7 @@ def test_the_file_says_what_it_is_for_and_fills_that_model(softmax_run, given):
 
 def test_another_normalization_is_refused(softmax_run, given):
     convert(str(softmax_run), given)
-    with pytest.raises(UserError, match=r"converted for normalized='qk'.*add --attention_options '\{normalized: qk\}'"):
+    with pytest.raises(UserError, match=r"converted for normalized='qk'.*add --attention-options '\{normalized: qk\}'"):
         loaded(given.out)
     softmax = create_model("softmax_vit_nano_patch16", depth=DEPTH, embed_dim=WIDTH, num_heads=HEADS)
     assert load_pretrained(softmax, given.out).matched

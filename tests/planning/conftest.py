@@ -26,7 +26,7 @@ def build() -> Callable[..., torch.nn.Module]:
                 mlp_chunk=work.mlp_chunk,
                 depth=work.dimensions["depth"],
             )
-        model.set_grad_checkpointing(work.checkpointing)
+        model.set_grad_checkpointing(work.grad_checkpointing)
         return model.to(torch.bfloat16) if work.pure else model
 
     return make

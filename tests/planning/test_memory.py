@@ -64,14 +64,14 @@ def test_what_a_head_keeps(pool: str, choice: dict[str, Any], autograd_keeps: Ca
     assert kept_bytes(work) == pytest.approx(autograd_keeps(work), rel=0.04)
 
 
-@pytest.mark.parametrize("choice", [{"checkpointing": True}, {"mlp_chunk": 256}, {"stem": "patch"}], ids=str)
+@pytest.mark.parametrize("choice", [{"grad_checkpointing": True}, {"mlp_chunk": 256}, {"stem": "patch"}], ids=str)
 def test_what_is_computed_again_is_not_kept(choice: dict[str, Any], autograd_keeps: Callable[[Work], int]) -> None:
     work = Work(model="seqnorm_vit_nano_patch8", size=256, **choice)
     assert kept_bytes(work) == pytest.approx(autograd_keeps(work), rel=0.04)
     assert kept_bytes(work) < kept_bytes(Work(model=work.model, size=256))
 
 
-@pytest.mark.parametrize("choice", [{}, {"checkpointing": True}, {"inference": True}, {"gpu": True}], ids=str)
+@pytest.mark.parametrize("choice", [{}, {"grad_checkpointing": True}, {"inference": True}, {"gpu": True}], ids=str)
 @pytest.mark.parametrize("attention", sorted(ATTENTIONS))
 def test_larger_images_take_more(attention: str, choice: dict[str, Any]) -> None:
     # From the turn to the Gram order on, the only place where less is kept.

@@ -96,7 +96,7 @@ def test_a_changed_table_is_refused(run: Run) -> None:
 VERBS = {
     "study sizes": "softfree-lab study sizes RUN --table TABLE",
     "study explain": "softfree-lab study explain RUN --table TABLE",
-    "study robustness": "softfree-lab study robustness RUN --own_table TABLE",
+    "study robustness": "softfree-lab study robustness RUN --own-table TABLE",
     "evaluate": "softfree evaluate RUN TABLE --out FOLDER",
 }
 

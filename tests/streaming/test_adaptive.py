@@ -62,12 +62,12 @@ def test_softmax_is_whole_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_streamed_training_is_the_training(small_table: Path, tmp_path: Path) -> None:
     common = [
         "train", str(small_table), "--size", "32", "--epochs", "2", "--batch-size", "4", "--accelerator", "cpu",
-        "--model", "seqnorm_vit_nano_patch8", "--model_options", "{depth: 2, embed_dim: 32, num_heads: 2}",
-        "--progress", "false", "--lr", "0.002", "--drop_path", "0",
+        "--model", "seqnorm_vit_nano_patch8", "--model-options", "{depth: 2, embed_dim: 32, num_heads: 2}",
+        "--progress", "false", "--lr", "0.002", "--drop-path", "0",
     ]  # fmt: skip
     for name, more in {
         "whole": ["--stream", "never"],
-        "streamed": ["--stream", "always", "--token_chunk", "5", "--token_store", str(tmp_path / "store")],
+        "streamed": ["--stream", "always", "--token-chunk", "5", "--token-store", str(tmp_path / "store")],
     }.items():
         assert main([*common, *more, "--out", str(tmp_path / name)]) == 0
     whole, streamed = (Run.load(tmp_path / name) for name in ("whole", "streamed"))

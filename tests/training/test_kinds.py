@@ -31,7 +31,7 @@ def volumes(shared_data: Path, tmp_path: Path) -> Path:
 
 
 def test_volumes(volumes: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    model = ["--model", "seqnorm_vit3d_nano", "--model_options", TINY, "--shape", "[40, 48, 40]", "--batch-size", "2"]
+    model = ["--model", "seqnorm_vit3d_nano", "--model-options", TINY, "--shape", "[40, 48, 40]", "--batch-size", "2"]
     out = tmp_path / "run"
     assert main(["train", str(volumes), *model, *QUICK, "--out", str(out)]) == 0
     assert "1 samples cannot be read" in capfd.readouterr().err
@@ -65,7 +65,7 @@ def bags(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("group", ["false", "true"])
 def test_bags(bags: Path, tmp_path: Path, group: str) -> None:
     out = tmp_path / "run"
-    model = ["--model", "seqnorm_bag_nano", "--model_options", TINY, "--batch-size", "4", "--group", group]
+    model = ["--model", "seqnorm_bag_nano", "--model-options", TINY, "--batch-size", "4", "--group", group]
     assert main(["train", str(bags), *model, *QUICK, "--out", str(out)]) == 0
     run = Run.load(out)
     predictions = pd.read_csv(out / "predictions.csv")
@@ -90,7 +90,7 @@ def test_slides(shared_data: Path, tmp_path: Path) -> None:
     frame = pd.DataFrame([(f"{s}_{n}", label, s) for n, label, s in rows], columns=["path", "label", "split"])
     frame.to_csv(tmp_path / "slides.csv", index=False)
     out = tmp_path / "run"
-    model = ["--model", "seqnorm_vit_nano_patch16", "--model_options", TINY, "--mpp", "8", "--batch-size", "1"]
+    model = ["--model", "seqnorm_vit_nano_patch16", "--model-options", TINY, "--mpp", "8", "--batch-size", "1"]
     assert main(["train", str(tmp_path / "slides.csv"), *model, *QUICK, "--out", str(out)]) == 0
     run = Run.load(out)
     assert run.config["preprocessing"]["kind"] == "slide"

@@ -117,7 +117,7 @@ def test_a_killed_run_goes_on_exactly(options_for):
     arguments = [
         "train", str(options.table), "--out", str(options.out), "--size", "32", "--batch-size", "4", "--epochs", "30",
         "--model", options.model, "--lr", "2e-3", "--progress=false",
-        "--model_options", "{depth: 2, embed_dim: 32, num_heads: 2, patch_size: 8}",
+        "--model-options", "{depth: 2, embed_dim: 32, num_heads: 2, patch_size: 8}",
     ]  # fmt: skip
     process = subprocess.Popen([sys.executable, "-m", "softfree", *arguments])
     while not (options.out / "checkpoints" / "last.ckpt").is_file():
@@ -201,7 +201,7 @@ def test_a_table_that_was_moved_is_named_to_go_on(options_for, small_table, monk
         pytest.param(4, (1, 4), {"label_smoothing": 0.2}, marks=pytest.mark.slow),
         (4, (1, 4), {"preset": "photo", "mixup": 0.5, "cutmix": 0.5}),
         # Fewer images than a step, and a last batch that is smaller.
-        pytest.param(32, (3, 6), {"drop_path": 0.5, "checkpointing": True}, marks=pytest.mark.slow),
+        pytest.param(32, (3, 6), {"drop_path": 0.5, "grad_checkpointing": True}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -212,7 +212,7 @@ def test_a_step_is_the_same_however_it_is_cut_into_batches(options_for, small_ta
     )
     common = {"epochs": 2, **extra}
     whole = train(options_for("whole", batch_size=batch_size, **common))
-    parts = train(options_for("cut", batch_size=cut[0], accumulate=cut[1], **common))
+    parts = train(options_for("cut", batch_size=cut[0], grad_accum=cut[1], **common))
     without = common | {name: type(value)(0) for name, value in extra.items() if name != "preset"}
     plain = train(options_for("plain", batch_size=batch_size, **without))
     first, second, third = weights(whole.folder), weights(parts.folder), weights(plain.folder)
@@ -253,7 +253,7 @@ def test_a_training_tells_how_it_goes_a_line_an_epoch(options_for, capsys):
 
 def test_a_loss_that_is_not_finite_names_step_and_files(options_for):
     with pytest.raises(UserError, match=r"the loss is nan at epoch \d, step \d+; .*batch: .*\.png"):
-        train(options_for(lr=1e30, clip=0))
+        train(options_for(lr=1e30, grad_clip=0))
 
 
 def test_a_folder_in_use_is_refused(options_for):
@@ -371,7 +371,7 @@ def test_several_findings_with_unknowns(options_for, small_table):
 def test_color_with_mixup_smoothing_and_accumulation(options_for, small_table):
     for path in small_table.parent.glob("*.png"):
         Image.open(path).convert("RGB").save(path)
-    run = train(options_for(preset="photo", mixup=0.2, label_smoothing=0.1, accumulate=2, layer_decay=0.8, epochs=2))
+    run = train(options_for(preset="photo", mixup=0.2, label_smoothing=0.1, grad_accum=2, layer_decay=0.8, epochs=2))
     assert run.preprocessing.channels == 3
 
 
@@ -379,7 +379,7 @@ def test_color_with_mixup_smoothing_and_accumulation(options_for, small_table):
     ("change", "message"),
     [
         ({"epochs": 0}, "--epochs 0: expected 1 or more"),
-        ({"warmup": 1.5}, "--warmup 1.5"),
+        ({"warmup_fraction": 1.5}, "--warmup-fraction 1.5"),
         ({"mixup": 0.2}, "--mixup and --cutmix are for the color presets"),
         ({"precision": "16"}, "--precision 16 needs a GPU"),
         ({"batch_size": 3, "devices": 2}, "cannot be shared by 2 devices"),
@@ -400,7 +400,7 @@ def test_what_cannot_work_is_refused_in_one_line(options_for, change, message):
 
 
 def test_native_sizes_train_one_by_one(options_for):
-    run = train(options_for(resize_mode="native", batch_size=1, accumulate=4, epochs=1))
+    run = train(options_for(resize_mode="native", batch_size=1, grad_accum=4, epochs=1))
     first = run.predict(np.full((30, 70), 90, np.uint8))
     assert first["status"].tolist() == ["ok"]
 
@@ -411,8 +411,8 @@ def test_two_processes_give_what_one_gives(options_for):
     options = options_for("two", **common)
     arguments = [
         "train", str(options.table), "--out", str(options.out), "--size", "32", "--batch-size", "4", "--epochs", "2",
-        "--model", options.model, "--lr", "2e-3", "--drop_path", "0", "--progress=false", "--accelerator", "cpu",
-        "--model_options", "{depth: 2, embed_dim: 32, num_heads: 2, patch_size: 8}",
+        "--model", options.model, "--lr", "2e-3", "--drop-path", "0", "--progress=false", "--accelerator", "cpu",
+        "--model-options", "{depth: 2, embed_dim: 32, num_heads: 2, patch_size: 8}",
         "--devices", "2", "--strategy", "ddp",
     ]  # fmt: skip
     done = subprocess.run(

@@ -13,7 +13,7 @@ from softfree.training.microbatches import Step
 
 
 @pytest.mark.parametrize(
-    ("images", "batch_size", "accumulate", "world", "of_step"),
+    ("images", "batch_size", "grad_accum", "world", "of_step"),
     [
         (50, 16, 1, 1, 16),
         (50, 1, 16, 1, 16),
@@ -24,12 +24,12 @@ from softfree.training.microbatches import Step
     ],
 )
 def test_every_place_of_a_step_is_in_one_batch(
-    images: int, batch_size: int, accumulate: int, world: int, of_step: int
+    images: int, batch_size: int, grad_accum: int, world: int, of_step: int
 ) -> None:
     epoch: list[Tensor] = []
     shares: list[float] = []
     for rank in range(world):
-        step = Step.cut(images, batch_size, accumulate, rank, world)
+        step = Step.cut(images, batch_size, grad_accum, rank, world)
         assert step.images == of_step
         length = step.epoch(images)
         assert images - of_step < length <= images

@@ -25,16 +25,16 @@ def test_vectors_and_positions_do_not_decay_and_rates_shrink_towards_the_stem() 
         assert group["lr"] == pytest.approx(0.1 * 0.5**layer), name
 
 
-@pytest.mark.parametrize("warmup", [0.0, 0.25])
-def test_the_rate_rises_in_a_line_and_falls_as_a_cosine(warmup: float) -> None:
+@pytest.mark.parametrize("warmup_fraction", [0.0, 0.25])
+def test_the_rate_rises_in_a_line_and_falls_as_a_cosine(warmup_fraction: float) -> None:
     optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
-    schedule = create_schedule(optimizer, 40, warmup)  # type: ignore[arg-type]
+    schedule = create_schedule(optimizer, 40, warmup_fraction)  # type: ignore[arg-type]
     rates = []
     for _ in range(41):
         rates.append(schedule.get_last_lr()[0])
         optimizer.step()
         schedule.step()
-    rising = max(1, round(40 * warmup))
+    rising = max(1, round(40 * warmup_fraction))
     assert rates[:rising] == pytest.approx([2 * (step + 1) / rising for step in range(rising)])
     assert rates[rising:] == pytest.approx(
         [1 + math.cos(math.pi * step / (40 - rising)) for step in range(41 - rising)], abs=1e-9

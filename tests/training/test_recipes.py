@@ -36,7 +36,7 @@ def test_a_recipe_trains(recipe: Path, imagenet: Path, tmp_path: Path) -> None:
     small = {"soft": "{depths: [1, 1, 1, 1], embed_dims: [16, 32, 32, 32], num_heads: [1, 2, 2, 2]}"}
     model = yaml.safe_load(recipe.read_text())["model"]
     options = small.get(model.split("_")[0], "{depth: 1, embed_dim: 32, num_heads: 2}")
-    arguments = ["train", str(imagenet), "--config", str(recipe), *SMALL, "--model_options", options]
+    arguments = ["train", str(imagenet), "--config", str(recipe), *SMALL, "--model-options", options]
     assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
     run = Run.load(tmp_path / "run")
     assert run.task.classes == ("n01440764", "n01443537")

@@ -143,15 +143,15 @@ def train(model: VisionTransformer, plan: Plan, options: DemoOptions) -> list[fl
     with Progress(console=console, disable=not options.progress, transient=True) as bar:
         task = bar.add_task("training", total=sum(stage.steps for stage in plan.stages))
         for stage in plan.stages:
-            recipe = OptimizerOptions(lr=stage.lr, weight_decay=0.0, warmup=0.3)
+            recipe = OptimizerOptions(lr=stage.lr, weight_decay=0.0, warmup_fraction=0.3)
             optimizer = create_optimizer(model, recipe)
-            schedule = create_schedule(optimizer, stage.steps, recipe.warmup)
+            schedule = create_schedule(optimizer, stage.steps, recipe.warmup_fraction)
             for side in islice(cycle(stage.sides), stage.steps):
                 slides = _fours(islice(seeds, max(1, plan.pixels // side**2 // 4)), side)
                 loss = F.binary_cross_entropy_with_logits(model(_read(slides))[:, 0], _labels(slides))
                 optimizer.zero_grad()
                 loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)
                 optimizer.step()
                 schedule.step()
                 losses.append(loss.item())

@@ -113,7 +113,7 @@ def _check_options(options: ConvertOptions) -> None:
         raise UserError(f"--out {options.out}: expected a name that ends in .safetensors")
     for name, least in (("count", 1), ("batch_size", 1), ("adam_steps", 0)):
         if getattr(options, name) < least:
-            raise UserError(f"--{name} {getattr(options, name)}: expected {least} or more")
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected {least} or more")
 
 
 def _table(origin: Source, options: ConvertOptions) -> tuple[Table | None, str]:

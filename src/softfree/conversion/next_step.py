@@ -42,7 +42,7 @@ def next_command(origin: Source, arguments: dict[str, Any], options: ConvertOpti
     given |= _of_the_table(origin)
     words = ["softfree", "train", _table_of(origin, options)]
     for name, value in (given | {"lr": RATE, "out": "run_seqnorm"}).items():
-        words += [f"--{name}", _as_text(value)]
+        words += [f"--{name.replace('_', '-')}", _as_text(value)]
     return shlex.join(words)
 
 

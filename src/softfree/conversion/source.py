@@ -60,7 +60,7 @@ def open_source(source: str, options: ConvertOptions) -> Source:
 def _of_run(folder: Path, options: ConvertOptions) -> Source:
     given = [name for name in OF_WEIGHTS if getattr(options, name)]
     if given:
-        raise UserError(f"--{given[0]} with the run {folder}, which has its own: leave it out")
+        raise UserError(f"--{given[0].replace('_', '-')} with the run {folder}, which has its own: leave it out")
     run = Run.load(folder)
     if not isinstance(run.model, VisionTransformer):
         raise UserError(f"{folder} holds {run.config['model']['name']}: expected a softmax_vit_* model to convert")
@@ -94,7 +94,7 @@ def _of_weights(source: str, options: ConvertOptions) -> Source:
     if empty:
         raise UserError(
             f"{source} does not fill {options.model}: {empty[0]} and {len(empty) - 1} more are missing; "
-            "choose the --model of its depth, or --model_options"
+            "choose the --model of its depth, or --model-options"
         )
     return Source(model, arguments, preprocessing)
 
@@ -103,7 +103,7 @@ def _stem(source: str, names: Collection[str], options: ConvertOptions) -> Any:
     found = options.model_options.get("stem") or stem_of(names)
     if found is None:
         raise UserError(
-            f"{source} can be of a stem with strides or with maxima: give --model_options '{{stem: conv}}' or"
+            f"{source} can be of a stem with strides or with maxima: give --model-options '{{stem: conv}}' or"
             " '{stem: pool}', as it was trained"
         )
     return found

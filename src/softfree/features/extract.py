@@ -181,4 +181,4 @@ def _check(options: FeatureOptions) -> None:
     }
     for name, (good, expected) in wanted.items():
         if not good:
-            raise UserError(f"--{name} {getattr(options, name)}: expected {expected}")
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected {expected}")

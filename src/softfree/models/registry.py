@@ -146,7 +146,8 @@ def supported_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     for option, (default, reason) in (_PYRAMID_LACKS if name in PYRAMIDS else _BAG_LACKS if is_bag else {}).items():
         value = arguments.pop(option, default)
         if value != default:
-            raise UserError(f"--{option} {value} with --model {name}: {reason}; leave --{option} out")
+            flag = f"--{option.replace('_', '-')}"
+            raise UserError(f"{flag} {value} with --model {name}: {reason}; leave {flag} out")
     if is_bag and arguments.get("mlp_chunk", 0) is None:
         del arguments["mlp_chunk"]  # a bag's own default saves memory where it is large
     return arguments

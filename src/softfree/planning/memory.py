@@ -67,7 +67,7 @@ def kept_bytes(work: Work) -> int:
     casts = 2 * stem.parameters if s.autocast else 0
     pixels = work.batch_size * work.channels * work.padded**2
     ends = (pixels + work.batch_size * stem.kept) * s.narrow + casts
-    block = s.bnc * s.stream if work.checkpointing else _inside(work)
+    block = s.bnc * s.stream if work.grad_checkpointing else _inside(work)
     return ends + work.dimensions["depth"] * block + work.head.kept
 
 
@@ -107,7 +107,7 @@ def _backward(work: Work) -> int:
     block = s.bnc * s.stream + 4 * s.bnc * s.narrow
     if _chunked(work):  # gradients of stream, parts and their union; a chunk with all inside it
         block = 3 * s.bnc * s.stream + 13 * _chunk(work) * s.narrow
-    if work.checkpointing:
+    if work.grad_checkpointing:
         block += _inside(work) - s.bnc * s.stream
     return block + work.batch_size * work.tokenizer.backward * s.narrow
 
@@ -123,7 +123,7 @@ def _gaps(work: Work) -> int:
     wide = small(s.bnc, s.narrow) + 2 * small(4 * s.bnc, s.narrow)
     chunk = small(_chunk(work), s.narrow) + 2 * small(4 * _chunk(work), s.narrow) if _chunked(work) else 0
     stream = 2 * small(s.bnc, s.stream)
-    if work.checkpointing:
+    if work.grad_checkpointing:
         again = attention + stream // 2 + (chunk if _chunked(work) else wide)
         return int(GAPS_RECOMPUTED * depth * again)
     if _chunked(work):

@@ -21,7 +21,7 @@ class PlanOptions:
         precision: Arithmetic of the products: 32, bf16 or 16 bits.
         pure: Weights and all else in that precision too, not only the products.
         inference: Only the forward pass; default: a training step with AdamW.
-        checkpointing: Recompute activations in the backward pass.
+        grad_checkpointing: Recompute activations in the backward pass.
         mlp_chunk: Tokens that an MLP takes at once; default: all in training.
         stem: As in training: 'pool', 'conv' or 'patch'.
         pool: As in training: 'mean_topk', 'topk', 'avg', 'token', 'lse', 'gated' or 'mean_std'.
@@ -37,7 +37,7 @@ class PlanOptions:
     precision: Precision = "32"
     pure: bool = False
     inference: bool = False
-    checkpointing: bool = False
+    grad_checkpointing: bool = False
     mlp_chunk: int | None = None
     stem: Literal["patch", "conv", "pool"] = "pool"
     pool: PoolName = "mean_topk"

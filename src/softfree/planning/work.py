@@ -31,7 +31,7 @@ class Work:
     precision: Precision = "32"
     pure: bool = False
     inference: bool = False
-    checkpointing: bool = False
+    grad_checkpointing: bool = False
     mlp_chunk: int | None = None
     stem: str = "conv"
     pool: str = "avg"

@@ -147,7 +147,7 @@ def _go_on(
     _report_unreadable(failed)
     trainer = create_trainer(options)  # type: ignore[arg-type]
     good = readable(dataset)
-    step = Step.cut(len(good), options.batch_size, options.accumulate, trainer.global_rank, trainer.world_size)
+    step = Step.cut(len(good), options.batch_size, options.grad_accum, trainer.global_rank, trainer.world_size)
     trainer.accumulate_grad_batches = step.batches
     module = PretrainingModule(autoencoder, options, step)
     loader = create_loader(dataset, good, options, step)

@@ -54,5 +54,5 @@ class PretrainingModule(L.LightningModule):
         groups = param_groups_weight_decay(self.model, self.options.weight_decay, no_weight_decay_list=spared)
         optimizer = AdamW(groups, lr=self.options.lr)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = create_schedule(optimizer, steps, self.options.warmup)
+        schedule = create_schedule(optimizer, steps, self.options.warmup_fraction)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

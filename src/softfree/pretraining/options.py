@@ -26,11 +26,11 @@ class MaskedOptions:
         decoder_depth: Its number of blocks.
         epochs: Passes over the images.
         batch_size: Images a step, over all devices together.
-        accumulate: Steps whose gradients are added up before the weights change.
+        grad_accum: Steps whose gradients are added up before the weights change.
         lr: Highest learning rate.
         weight_decay: Decay of weight matrices.
-        warmup: Part of all steps in which the rate rises.
-        clip: Largest norm of the gradient; 0 for none.
+        warmup_fraction: Fraction of all steps over which the learning rate rises.
+        grad_clip: Largest norm of the gradient; 0 for none.
         augment: Random changes of the images, those of the preset.
         precision: Arithmetic of the products: 32, bf16 or 16 bits.
     """
@@ -46,11 +46,11 @@ class MaskedOptions:
     decoder_depth: int = 2
     epochs: int = 200
     batch_size: int = 16
-    accumulate: int = 1
+    grad_accum: int = 1
     lr: float = 1e-3
     weight_decay: float = 0.05
-    warmup: float = 0.1
-    clip: float = 1.0
+    warmup_fraction: float = 0.1
+    grad_clip: float = 1.0
     augment: bool = True
     precision: PrecisionGiven = "32"
 

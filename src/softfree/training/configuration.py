@@ -24,17 +24,17 @@ from softfree_runtime.core.errors import UserError
 
 RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (
-        ("epochs", "batch_size", "accumulate", "patience", "nodes", "token_chunk", "decoder_depth"),
+        ("epochs", "batch_size", "grad_accum", "patience", "nodes", "token_chunk", "decoder_depth"),
         lambda value: value >= 1,
         "1 or more",
     ),
     (("lr", "layer_decay", "teacher_temperature"), lambda value: 0 < value < math.inf, "more than 0"),
     (
-        ("weight_decay", "clip", "mixup", "cutmix", "num_workers", "maps", "seed"),
+        ("weight_decay", "grad_clip", "mixup", "cutmix", "num_workers", "maps", "seed"),
         lambda value: 0 <= value < math.inf,
         "0 or more",
     ),
-    (("warmup",), lambda value: 0 <= value < 1, "a part of the steps, from 0 to below 1"),
+    (("warmup_fraction",), lambda value: 0 <= value < 1, "a part of the steps, from 0 to below 1"),
     (("ema",), lambda value: 0 < value < 1, "a number between 0 and 1, such as 0.999"),
     (("label_smoothing", "drop_path"), lambda value: 0 <= value < 1, "a number from 0 to below 1"),
     (("erasing", "teacher_weight"), lambda value: 0 <= value <= 1, "a share from 0 to 1"),

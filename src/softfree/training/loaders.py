@@ -88,8 +88,8 @@ def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptio
 
 
 def cut_steps(samples: Samples, options: TrainOptions, rank: int = 0, world: int = 1) -> Step:
-    """Cut the steps of a training into batches: ``batch_size`` times ``accumulate`` images, however they are shared."""
-    return Step.cut(len(readable(samples.train)), options.batch_size, options.accumulate, rank, world)
+    """Cut the steps of a training into batches: ``batch_size`` times ``grad_accum`` images, however they are shared."""
+    return Step.cut(len(readable(samples.train)), options.batch_size, options.grad_accum, rank, world)
 
 
 def create_loaders(samples: Samples, options: TrainOptions, classes: int, step: Step) -> tuple[DataLoader, DataLoader]:

@@ -155,7 +155,7 @@ def _create_models(options: TrainOptions, config: dict[str, Any], *, fresh: bool
     model = build_model(config)
     if options.weights and fresh:
         console.print(str(load_weights(model, options.weights, options.weights_grid)), highlight=False)
-    model.set_grad_checkpointing(options.checkpointing)  # type: ignore[operator]
+    model.set_grad_checkpointing(options.grad_checkpointing)  # type: ignore[operator]
     return model, teacher
 
 

@@ -26,9 +26,9 @@ class Step:
     world: int = 1
 
     @classmethod
-    def cut(cls, images: int, batch_size: int, accumulate: int, rank: int = 0, world: int = 1) -> Step:
-        """Cut a step of ``batch_size`` times ``accumulate`` images, or of all ``images`` of an epoch that has fewer."""
-        step = min(batch_size * accumulate, max(1, images // world) * world)
+    def cut(cls, images: int, batch_size: int, grad_accum: int, rank: int = 0, world: int = 1) -> Step:
+        """Cut a step of ``batch_size`` times ``grad_accum`` images, or of all ``images`` of an epoch that has fewer."""
+        step = min(batch_size * grad_accum, max(1, images // world) * world)
         return cls(step, min(max(1, batch_size // world), step // world), rank, world)
 
     @property

@@ -57,4 +57,4 @@ def refuse_batches(options: TrainOptions) -> None:
     shapes = {"image": options.resize_mode == "native", "slide": True}
     if options.batch_size > 1 and shapes.get(kind_of(options), False):
         what = "--mpp" if kind_of(options) == "slide" else "--resize-mode native"
-        raise UserError(f"{what} gives images of different shapes; use --batch-size 1 with --accumulate")
+        raise UserError(f"{what} gives images of different shapes; use --batch-size 1 with --grad-accum")

@@ -128,7 +128,7 @@ class ClassifierModule(L.LightningModule):
         """AdamW and its schedule, a value for each optimizer step."""
         optimizer = create_optimizer(self.model, self.options)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = create_schedule(optimizer, steps, self.options.warmup)
+        schedule = create_schedule(optimizer, steps, self.options.warmup_fraction)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _not_finite(self, loss: float, index: Any) -> str:

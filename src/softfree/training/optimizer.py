@@ -25,9 +25,9 @@ def create_optimizer(model: nn.Module, options: OptimizerOptions) -> AdamW:
     return AdamW(groups, lr=options.lr)
 
 
-def create_schedule(optimizer: AdamW, steps: int, warmup: float) -> LambdaLR:
-    """Linear rise over the first ``warmup`` part of ``steps``, then half a cosine down to 0."""
-    rising = max(1, round(steps * warmup))
+def create_schedule(optimizer: AdamW, steps: int, warmup_fraction: float) -> LambdaLR:
+    """Linear rise over the first ``warmup_fraction`` part of ``steps``, then half a cosine down to 0."""
+    rising = max(1, round(steps * warmup_fraction))
 
     def factor(step: int) -> float:
         if step < rising:

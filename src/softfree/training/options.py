@@ -110,7 +110,7 @@ class ModelOptions:
             (average and standard deviation).
         drop_path: Rate of stochastic depth in the last block, rising linearly from 0 in the first.
         layer_scale: Start value of the learned scale of each branch; default: none.
-        checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        grad_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         mlp_chunk: Tokens that an MLP takes at once in training, recomputed in the backward pass: with 4096 most of the
             memory of large images is saved, for about a quarter more time; default: all.
         model_options: Further arguments of the model, e.g. '{patch_size: 8}'.
@@ -124,7 +124,7 @@ class ModelOptions:
     pool: PoolName = "mean_topk"
     drop_path: float = 0.1
     layer_scale: float | None = None
-    checkpointing: bool = False
+    grad_checkpointing: bool = False
     mlp_chunk: int | None = None
     model_options: dict[str, Any] = field(default_factory=dict)
     attention_options: dict[str, Any] = field(default_factory=dict)
@@ -139,12 +139,12 @@ class OptimizerOptions:
         start_size: Side of the images in the first epochs, in pixels, doubled in steps up to --size over the first half
             of the epochs: most of the time of large images is saved. Default: --size from the beginning.
         batch_size: Images a step, over all devices together.
-        accumulate: Steps whose gradients are added up before the weights change.
+        grad_accum: Steps whose gradients are added up before the weights change.
         lr: Highest learning rate.
         weight_decay: Decay of weight matrices; norms, biases and positions have none.
-        warmup: Part of all steps in which the rate rises.
+        warmup_fraction: Fraction of all steps over which the learning rate rises.
         layer_decay: Factor on the rate from each layer to the one below (0.65 to 0.9 for pretrained weights).
-        clip: Largest norm of the gradient; 0 for none.
+        grad_clip: Largest norm of the gradient; 0 for none.
         ema: Decay of an average of the weights that is used instead of the last ones, e.g. 0.999.
         label_smoothing: Share of the target given to all classes alike.
         mixup: Alpha of mixup; color presets and exclusive classes only.
@@ -166,12 +166,12 @@ class OptimizerOptions:
     epochs: int = 30
     start_size: int | None = None
     batch_size: int = 16
-    accumulate: int = 1
+    grad_accum: int = 1
     lr: float = 5e-4
     weight_decay: float = 0.05
-    warmup: float = 0.1
+    warmup_fraction: float = 0.1
     layer_decay: float = 1.0
-    clip: float = 1.0
+    grad_clip: float = 1.0
     ema: float | None = None
     label_smoothing: float = 0.0
     mixup: float = 0.0

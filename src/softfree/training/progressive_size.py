@@ -75,6 +75,6 @@ def refuse_growth(options: TrainOptions, kind: str) -> None:
     if start is None:
         return
     if kind != "image" or options.resize_mode == "native":
-        raise UserError("--start_size is for images of one size: not for volumes, slides, bags or --resize-mode native")
+        raise UserError("--start-size is for images of one size: not for volumes, slides, bags or --resize-mode native")
     if not 16 <= start < options.size:
-        raise UserError(f"--start_size {start}: expected at least 16 pixels and less than --size {options.size}")
+        raise UserError(f"--start-size {start}: expected at least 16 pixels and less than --size {options.size}")

@@ -20,7 +20,7 @@ def header(options: TrainOptions, table: Table, model: nn.Module) -> str:
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     device = str(best_device()) if options.accelerator == "auto" else options.accelerator
     several = f" x {options.devices}" if str(options.devices) not in ("1", "auto") else ""
-    step = f"{options.batch_size} x {options.accumulate}" if options.accumulate > 1 else f"{options.batch_size}"
+    step = f"{options.batch_size} x {options.grad_accum}" if options.grad_accum > 1 else f"{options.batch_size}"
     where = f"{device}{several}, precision {options.precision}"
     grown = Growth.of(options).in_words()
     average = f", weights averaged up to {options.ema:g}" if options.ema is not None else ""

@@ -72,8 +72,8 @@ def _trainer(options: TrainOptions, callbacks: list[Callback]) -> L.Trainer:
         strategy=options.strategy,
         precision=PRECISION[str(options.precision)],  # type: ignore[arg-type]
         max_epochs=options.epochs,
-        accumulate_grad_batches=options.accumulate,
-        gradient_clip_val=options.clip or None,
+        accumulate_grad_batches=options.grad_accum,
+        gradient_clip_val=options.grad_clip or None,
         callbacks=callbacks,
         plugins=[WholeCheckpoints()],
         logger=[CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="tensorboard", version="")],
@@ -123,7 +123,7 @@ def explained(out: Path, verb: str = "train") -> Iterator[None]:
             raise UserError(f"a checkpoint in {checkpoints} is damaged; delete it, then {resume}") from None
         if "out of memory" in text or "can't allocate memory" in text:
             raise UserError(
-                "the training does not fit in memory; use a smaller --batch-size or --size, or --checkpointing"
+                "the training does not fit in memory; use a smaller --batch-size or --size, or --grad-checkpointing"
             ) from None
         raise
 

@@ -73,10 +73,10 @@ def test_an_equal_grid_is_taken_as_it_is(tmp_path: Path, grid: tuple[int, int]) 
 
 def test_what_is_assumed_is_said(tmp_path: Path) -> None:
     report = load_pretrained(flat(OBLONG), save(timm_vit(SQUARE), tmp_path))
-    assert str(report).splitlines()[-1] == "assumed: positions lie on 8 x 8 (--weights_grid names another grid)"
+    assert str(report).splitlines()[-1] == "assumed: positions lie on 8 x 8 (--weights-grid names another grid)"
     source, model = timm_vit((2, 5), global_pool="avg", class_token=False), flat((2, 5))
     report = load_pretrained(model, save(source, tmp_path))
-    assert report.assumed == ("positions lie on 2 x 5 (--weights_grid names another grid)",)
+    assert report.assumed == ("positions lie on 2 x 5 (--weights-grid names another grid)",)
     assert torch.equal(model.pos_embed, source.pos_embed)
 
 
@@ -139,14 +139,14 @@ def test_two_tokens_that_the_weights_do_not_name(tmp_path: Path) -> None:
     weights["pos_embed"] = torch.cat([torch.randn(1, 2, 24), weights["pos_embed"]], dim=1)
     report = load_pretrained(model, save(weights, tmp_path))
     assert torch.equal(model.pos_embed, source.pos_embed)
-    assert report.assumed == ("positions lie on 7 x 7 (--weights_grid names another grid), behind 2 tokens",)
+    assert report.assumed == ("positions lie on 7 x 7 (--weights-grid names another grid), behind 2 tokens",)
 
 
 def test_an_unknown_grid_is_asked_for(tmp_path: Path) -> None:
     source, model = timm_vit((3, 12)), flat((4, 10))
     weights = source.state_dict()
     weights["pos_embed"] = source.pos_embed[:, :-2]
-    with pytest.raises(UserError, match=r"35 positions, which lie on no square.*--weights_grid"):
+    with pytest.raises(UserError, match=r"35 positions, which lie on no square.*--weights-grid"):
         load_pretrained(model, save(weights, tmp_path))
     path = save(source, tmp_path)  # 1 + 36 could be 6 x 6
     for grid in ((3, 12), (6, 6)):
@@ -259,7 +259,7 @@ def test_volumes_that_do_not_name_their_grid(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected 3 sides"):
         load_inflated(model, path, grid=(4, 6))
     same = deep((2, 3, 4))
-    assert load_inflated(same, path).assumed == ("positions lie on 2 x 3 x 4 (--weights_grid names another grid)",)
+    assert load_inflated(same, path).assumed == ("positions lie on 2 x 3 x 4 (--weights-grid names another grid)",)
     assert torch.equal(same.pos_embed, source.pos_embed)
 
 

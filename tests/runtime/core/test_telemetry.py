@@ -85,7 +85,7 @@ def test_verbs_leave_nothing_and_call_nobody(tmp_path: Path, small_table: Path, 
     """The fonts that matplotlib finds are kept by matplotlib."""
     run, image = tmp_path / "run", next(small_table.parent.glob("*.png"))
     options = [f"--{name}={value}" for name, value in quick.items() if name != "model_options"]
-    options.append(f"--model_options={quick['model_options']}")
+    options.append(f"--model-options={quick['model_options']}")
     verbs = {
         "check": ["check", str(small_table)],
         "train": ["train", str(small_table), "--out", str(run), *options],

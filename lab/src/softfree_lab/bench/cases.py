@@ -117,7 +117,7 @@ def _module(case: BenchCase) -> nn.Module:
         return create_attention(name, case.width, case.heads, **options)
     given = dict(case.options)
     if name in IMAGE_MODELS:
-        checkpointing = given.pop("checkpointing", False)
+        checkpointing = given.pop("grad_checkpointing", False)
         model = create_model(name, img_size=case.size, num_classes=2, attention_options=options, **given)
         model.set_grad_checkpointing(checkpointing)
         return model

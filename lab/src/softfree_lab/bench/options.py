@@ -88,7 +88,7 @@ class ModelBenchOptions(SpeedOptions):
         sides: Sides of the image in pixels.
         models: Names of softfree's models, SeqNorm's perhaps with an order.
         peer: Names of timm's models to measure beside.
-        checkpointing: Train softfree's models with checkpointed blocks.
+        grad_checkpointing: Train softfree's models with checkpointed blocks.
         mlp_chunk: Train softfree's models with MLPs of so many tokens at once.
         compile: Through torch.compile.
     """
@@ -98,7 +98,7 @@ class ModelBenchOptions(SpeedOptions):
         default_factory=lambda: ["seqnorm_vit_small_patch16", "seqnorm_vit_small_patch16 literal"]
     )
     peer: list[str] = field(default_factory=lambda: ["vit_small_patch16_224"])
-    checkpointing: bool = False
+    grad_checkpointing: bool = False
     mlp_chunk: int | None = None
     compile: bool = False
 

@@ -61,7 +61,7 @@ def _run(case: dict[str, Any]) -> dict[str, int]:
         pool=case["pool"],
         mlp_chunk=case["mlp_chunk"],
     ).to(dtype)
-    model.set_grad_checkpointing(case["checkpointing"])
+    model.set_grad_checkpointing(case["grad_checkpointing"])
     pixels = torch.randn(case["batch_size"], case["channels"], case["size"], case["size"], dtype=dtype)
     autocast = torch.autocast("cpu", narrow, enabled=narrow is not dtype)
     if not case["inference"]:

@@ -26,7 +26,7 @@ CASES = (
     Work(model=SMALL.format("sima"), size=1024, precision="bf16", pure=True),
     Work(model=TINY.format("sima"), size=512, batch_size=4),
     Work(model=TINY.format("seqnorm"), size=1024, precision="bf16"),
-    Work(model=TINY.format("seqnorm"), size=1024, checkpointing=True, stem="patch"),
+    Work(model=TINY.format("seqnorm"), size=1024, grad_checkpointing=True, stem="patch"),
     Work(model=TINY.format("seqnorm"), size=1536, mlp_chunk=4096),
     Work(model=TINY.format("seqnorm"), size=256, batch_size=8),
     Work(model=TINY.format("seqnorm"), size=1536, inference=True),
@@ -34,7 +34,7 @@ CASES = (
     Work(model=SMALL.format("seqnorm"), size=1024, inference=True, precision="bf16", pure=True),
     # The cases above served to fit the shares of gaps and the stem; those below did not.
     Work(model=SMALL.format("softmax"), size=768, stem="patch"),
-    Work(model=SMALL.format("sima"), size=768, checkpointing=True),
+    Work(model=SMALL.format("sima"), size=768, grad_checkpointing=True),
     Work(model="seqnorm_vit_nano_patch8", size=384, batch_size=2, channels=1),
     Work(model=SMALL.format("seqnorm"), size=768, mlp_chunk=1024, precision="bf16"),
     Work(model="seqnorm_vit_base_patch16", size=512, inference=True, stem="patch"),

@@ -51,7 +51,7 @@ def bench_attention(options: AttentionBenchOptions, tell: Callable[[str], None] 
 
 def bench_model(options: ModelBenchOptions, tell: Callable[[str], None] = print) -> str:
     """Measure whole models and published peers over image sides; write the files and return the tables."""
-    training = (("checkpointing", options.checkpointing), ("mlp_chunk", options.mlp_chunk))
+    training = (("grad_checkpointing", options.grad_checkpointing), ("mlp_chunk", options.mlp_chunk))
     own = [method for method in options.models if method.partition(" ")[0] in IMAGE_MODELS]
     if not own:
         raise UserError(f"Got --models {options.models}: expected at least one of softfree's; see: softfree models")

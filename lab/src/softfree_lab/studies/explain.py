@@ -63,7 +63,7 @@ def study_explain(folders: Sequence[str | Path], options: ExplainStudyOptions) -
     """
     for name in ("count", "resamples", "orders"):
         if getattr(options, name) < 1:
-            raise UserError(f"--{name} {getattr(options, name)}: expected 1 or more")
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected 1 or more")
     runs = open_runs(folders)
     how = "softfree-lab study explain RUN --table TABLE"
     tables = [own_table(run, options.table, how=how).where("test") for run in runs]

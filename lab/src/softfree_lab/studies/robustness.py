@@ -59,7 +59,7 @@ def study_robustness(folders: Sequence[str | Path], options: RobustnessOptions) 
     if options.resamples < 1:
         raise UserError(f"--resamples {options.resamples}: expected 1 or more, such as 2000")
     runs = open_runs(folders)
-    how = "softfree-lab study robustness RUN --own_table TABLE"
+    how = "softfree-lab study robustness RUN --own-table TABLE"
     tables = [_test_rows(own_table(run, options.own_table, how=how)) for run in runs]
     given, image_root = options.table, options.image_root
     others = [] if given is None else [_test_rows(open_table(run, given, image_root), given) for run in runs]

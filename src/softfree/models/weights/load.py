@@ -152,7 +152,7 @@ def check_conversion(source: str | Path, model: VisionTransformer) -> None:
                 got = getattr(block.attn, name)
                 raise UserError(
                     f"{source} was converted for {name}={value!r}, the model has {name}={got!r}: "
-                    f"add --attention_options '{{{name}: {value}}}'"
+                    f"add --attention-options '{{{name}: {value}}}'"
                 )
 
 

@@ -121,12 +121,12 @@ def find_layout(
             return Layout(grid, prefix, f"{_assumed(grid)}, behind {prefix} tokens")
     raise UserError(
         f"The weights have {length} positions, which lie on no {'square' if dims == 2 else 'cube'}, and nothing beside "
-        "them says on which grid: name its sides with --weights_grid '[ROWS, COLUMNS]' (in Python grid=(rows, columns))"
+        "them says on which grid: name its sides with --weights-grid '[ROWS, COLUMNS]' (in Python grid=(rows, columns))"
     )
 
 
 def _assumed(grid: Grid) -> str:
-    return f"positions lie on {in_words(grid)} (--weights_grid names another grid)"
+    return f"positions lie on {in_words(grid)} (--weights-grid names another grid)"
 
 
 def _named_in_front(weights: Weights, name: str) -> tuple[int, ...]:
