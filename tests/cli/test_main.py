@@ -77,21 +77,22 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message, capsys):
 
 
 def test_dashes_and_bare_flags_are_understood(trained, capsys):
-    assert main(["evaluate", str(trained), "--progress=false", "--resamples", "50", "--json"]) == 0
+    assert main(["evaluate", str(trained), "--progress=false", "--num-bootstrap", "50", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["n"] == 8
     assert "auroc" in found["metrics"]
 
 
 def test_evaluate_subgroups_and_comparison(trained, tmp_path, capsys):
-    arguments = ["evaluate", str(trained), "--by", "[site]", "--against", str(trained), "--margin", "0.05",
-                 "--resamples", "50", "--show-images", "--out", str(tmp_path / "out"), "--progress=false"]  # fmt: skip
+    arguments = ["evaluate", str(trained), "--subgroups", "[site]", "--compare-with", str(trained),
+                 "--margin", "0.05", "--num-bootstrap", "50", "--show-images",
+                 "--out", str(tmp_path / "out"), "--progress=false"]  # fmt: skip
     assert main(arguments) == 0
     page = (tmp_path / "out" / "report.html").read_text()
     assert "site" in page
     assert (tmp_path / "out" / "predictions.csv").is_file()
-    assert main(["evaluate", str(trained), "--by", "[planet]", "--progress=false"]) == 2
-    assert "--by planet: no such column" in capsys.readouterr().err
+    assert main(["evaluate", str(trained), "--subgroups", "[planet]", "--progress=false"]) == 2
+    assert "--subgroups planet: no such column" in capsys.readouterr().err
 
 
 def test_evaluate_another_table_needs_a_folder_and_keeps_the_run(trained, tmp_path, capsys):
@@ -102,9 +103,9 @@ def test_evaluate_another_table_needs_a_folder_and_keeps_the_run(trained, tmp_pa
     assert main(["evaluate", str(trained), str(other), "--progress=false"]) == 2
     assert "needs --out" in capsys.readouterr().err
     arguments = ["evaluate", str(trained), str(other), "--out", str(tmp_path / "o"), "--progress=false"]
-    assert main([*arguments, "--resamples", "50"]) == 2
+    assert main([*arguments, "--num-bootstrap", "50"]) == 2
     assert "all 20 rows" in capsys.readouterr().err  # all of train and val
-    assert main([*arguments, "--resamples", "50", "--include-training"]) == 0
+    assert main([*arguments, "--num-bootstrap", "50", "--include-training"]) == 0
     assert json.loads((tmp_path / "o" / "metrics.json").read_text())["n"] == 20
     assert (trained / "metrics.json").read_bytes() == before
 
@@ -158,7 +159,7 @@ def test_precision_of_predict_and_evaluate(trained, tmp_path):
         found[precision] = pd.read_csv(out)["p_low"]
     assert 0 < (found["32"] - found["bf16"]).abs().max() < 0.05
     table, out = str(data / "table.csv"), str(tmp_path / "again")
-    assert main(["evaluate", str(trained), table, "--out", out, "--precision", "bf16", "--resamples", "20"]) == 0
+    assert main(["evaluate", str(trained), table, "--out", out, "--precision", "bf16", "--num-bootstrap", "20"]) == 0
 
 
 def test_check_finds_problems_and_says_so_in_json(trained, tmp_path, capsys):

@@ -13,7 +13,7 @@ from softfree_runtime.core.task import Task
 
 def test_patients_are_drawn_whole() -> None:
     patients = np.array([7, 7, 3, 9, 3, 7])
-    weights = np.concatenate(list(bootstrap.patient_weights(patients, resamples=500, seed=1)))
+    weights = np.concatenate(list(bootstrap.patient_weights(patients, num_bootstrap=500, seed=1)))
     assert weights.shape == (500, 6)
     for group in ([0, 1, 5], [2, 4]):
         assert (weights[:, group] == weights[:, group[:1]]).all()
@@ -25,7 +25,7 @@ def test_seed_decides_and_blocks_do_not(monkeypatch: pytest.MonkeyPatch) -> None
     patients = np.arange(31)
 
     def draw(seed: int) -> np.ndarray:
-        return np.concatenate(list(bootstrap.patient_weights(patients, resamples=101, seed=seed)))
+        return np.concatenate(list(bootstrap.patient_weights(patients, num_bootstrap=101, seed=seed)))
 
     once = draw(0)
     assert (draw(0) == once).all()
@@ -37,8 +37,8 @@ def test_seed_decides_and_blocks_do_not(monkeypatch: pytest.MonkeyPatch) -> None
 def test_distribution_is_that_of_drawn_samples() -> None:
     rng = np.random.default_rng(4)
     y, score, patients = rng.integers(0, 2, 40), rng.random(40), rng.integers(0, 15, 40)
-    found = bootstrap.distribution({"auroc": weighted.auroc(y, score)}, patients, resamples=50, seed=2)["auroc"]
-    weights = np.concatenate(list(bootstrap.patient_weights(patients, resamples=50, seed=2)))
+    found = bootstrap.distribution({"auroc": weighted.auroc(y, score)}, patients, num_bootstrap=50, seed=2)["auroc"]
+    weights = np.concatenate(list(bootstrap.patient_weights(patients, num_bootstrap=50, seed=2)))
     for value, times in zip(found, weights.astype(int), strict=True):
         x, z = np.repeat(score[y == 1], times[y == 1]), np.repeat(score[y == 0], times[y == 0])
         assert value == pytest.approx(((x[:, None] > z) + 0.5 * (x[:, None] == z)).mean())
@@ -58,7 +58,7 @@ def test_coverage_needs_patients() -> None:
         y, score, patients = clustered(rng, 40, 5)
         for unit, groups in (("patients", patients), ("images", np.arange(len(y)))):
             statistic = {"": weighted.auroc(y, score)}
-            draws = bootstrap.distribution(statistic, groups, resamples=300, seed=seed)[""]
+            draws = bootstrap.distribution(statistic, groups, num_bootstrap=300, seed=seed)[""]
             value = statistic[""](np.ones((1, len(y))))[0]
             low, high, *_ = bias_corrected(value, draws, 0.95, "")
             hits[unit] += low <= 0.7602 <= high
@@ -72,5 +72,5 @@ def test_fast_enough() -> None:
     p = 1 / (1 + np.exp(-score))
     scores = Scores(Task("binary", ("well", "ill")), np.stack([1 - p, p], 1), y, patients)
     start = time.process_time()
-    measure(scores, None, resamples=1000)
+    measure(scores, None, num_bootstrap=1000)
     assert time.process_time() - start < 5

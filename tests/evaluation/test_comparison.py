@@ -68,7 +68,7 @@ def test_multiclass() -> None:
     p = [rng.dirichlet(np.ones(3), 150) * 0.5 + 0.5 * np.eye(3)[y] * rng.random((150, 1)) for _ in range(2)]
     p = [q / q.sum(1, keepdims=True) for q in p]
     a, b = (Scores(THREE, q, y, np.arange(150)) for q in p)
-    found = compare(a, b, margin=0.1, resamples=300).differences
+    found = compare(a, b, margin=0.1, num_bootstrap=300).differences
     assert list(found) == ["auroc", "balanced_accuracy", "auroc/a", "auroc/b", "auroc/c"]
     parts = [found[f"auroc/{name}"].value for name in "abc"]
     assert found["auroc"].value == pytest.approx(np.mean(parts))
@@ -79,9 +79,9 @@ def test_multiclass() -> None:
 
 def test_thresholds_of_each_model() -> None:
     a, b = pair()
-    found = compare(a, b, thresholds=({"ill": 0.3}, {"ill": 0.9}), resamples=100).differences["balanced_accuracy"]
-    assert found.a == pytest.approx(measure(a, {"ill": 0.3}, resamples=1)["balanced_accuracy"].value)
-    assert found.b == pytest.approx(measure(b, {"ill": 0.9}, resamples=1)["balanced_accuracy"].value)
+    found = compare(a, b, thresholds=({"ill": 0.3}, {"ill": 0.9}), num_bootstrap=100).differences["balanced_accuracy"]
+    assert found.a == pytest.approx(measure(a, {"ill": 0.3}, num_bootstrap=1)["balanced_accuracy"].value)
+    assert found.b == pytest.approx(measure(b, {"ill": 0.9}, num_bootstrap=1)["balanced_accuracy"].value)
 
 
 @pytest.mark.parametrize(

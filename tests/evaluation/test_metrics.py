@@ -39,7 +39,7 @@ def test_binary_values_are_scikit_learns() -> None:
     scores = draw(BINARY)
     y, p = scores.targets, scores.probabilities[:, 1]
     call = p >= 0.4
-    found = measure(scores, {"ill": 0.4}, resamples=200)
+    found = measure(scores, {"ill": 0.4}, num_bootstrap=200)
     expected = {
         "auroc": sk.roc_auc_score(y, p),
         "average_precision": sk.average_precision_score(y, p),
@@ -60,7 +60,7 @@ def test_binary_values_are_scikit_learns() -> None:
 def test_multiclass_values_are_scikit_learns() -> None:
     scores = draw(THREE)
     y, p = scores.targets, scores.probabilities
-    found = measure(scores, None, resamples=200)
+    found = measure(scores, None, num_bootstrap=200)
     assert found["auroc"].value == pytest.approx(sk.roc_auc_score(y, p, multi_class="ovr"))
     assert found["average_precision"].value == pytest.approx(sk.average_precision_score(np.eye(3)[y], p))
     assert found["accuracy"].value == pytest.approx(sk.accuracy_score(y, p.argmax(1)))
@@ -74,7 +74,7 @@ def test_multiclass_values_are_scikit_learns() -> None:
 
 def test_multilabel_values_are_means_over_known_truths() -> None:
     scores = draw(FINDINGS)
-    found = measure(scores, {"x": 0.3, "y": 0.6}, resamples=200)
+    found = measure(scores, {"x": 0.3, "y": 0.6}, num_bootstrap=200)
     for k, (name, threshold) in enumerate((("x", 0.3), ("y", 0.6))):
         known = ~np.isnan(scores.targets[:, k])
         y, p = scores.targets[known, k], scores.probabilities[known, k]
@@ -98,7 +98,7 @@ def test_multilabel_values_are_means_over_known_truths() -> None:
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
 @pytest.mark.parametrize("images", [1, 4])
 def test_intervals_hold_their_values(task: Task, images: int) -> None:
-    found = measure(draw(task, 200, images=images), None, resamples=400)
+    found = measure(draw(task, 200, images=images), None, num_bootstrap=400)
     for name, metric in found.items():
         if name.startswith("ece"):
             assert math.isnan(metric.low)
@@ -107,7 +107,7 @@ def test_intervals_hold_their_values(task: Task, images: int) -> None:
         assert metric.low < metric.value < metric.high, name
         assert 0.01 < metric.high - metric.low < 0.5
         assert metric.reason is None
-    wide = measure(draw(task, 200, images=images), None, resamples=400, level=0.99)
+    wide = measure(draw(task, 200, images=images), None, num_bootstrap=400, level=0.99)
     assert all(wide[name].high >= found[name].high for name in found if not name.startswith("ece"))
     assert wide["auroc"].level == 0.99
 
@@ -129,14 +129,14 @@ def test_large_tables_take_fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> N
     assert measure(repeated, None)["auroc"].method == "bootstrap over 40 patients, 300 resamples, seed 0"
     monkeypatch.setattr(metrics, "MOST_RESAMPLED", 1)
     assert "200 resamples" in measure(repeated, None)["auroc"].method
-    assert "50 resamples" in measure(repeated, None, resamples=50)["auroc"].method
+    assert "50 resamples" in measure(repeated, None, num_bootstrap=50)["auroc"].method
 
 
 def test_seed() -> None:
     scores = draw(BINARY, images=2)
-    once = measure(scores, None, resamples=300)
-    assert repr(measure(scores, None, resamples=300)) == repr(once)
-    assert measure(scores, None, seed=1, resamples=300)["auroc"].low != once["auroc"].low
+    once = measure(scores, None, num_bootstrap=300)
+    assert repr(measure(scores, None, num_bootstrap=300)) == repr(once)
+    assert measure(scores, None, seed=1, num_bootstrap=300)["auroc"].low != once["auroc"].low
 
 
 @given(st.integers(0, 10_000))
@@ -144,14 +144,14 @@ def test_seed() -> None:
 def test_invariances(seed: int) -> None:
     scores = draw(BINARY, 40, seed)
     order = np.random.default_rng(seed).permutation(40)
-    found = measure(scores, None, resamples=20)
-    shuffled = measure(scores.subset(order), None, resamples=20)
+    found = measure(scores, None, num_bootstrap=20)
+    shuffled = measure(scores.subset(order), None, num_bootstrap=20)
     assert {n: m.value for n, m in shuffled.items()} == pytest.approx({n: m.value for n, m in found.items()})
     squared = scores.probabilities[:, 1] ** 2  # monotone: keeps the ranks
     powered = Scores(BINARY, np.stack([1 - squared, squared], 1), scores.targets, scores.patients)
-    assert measure(powered, None, resamples=20)["auroc"] == found["auroc"]
+    assert measure(powered, None, num_bootstrap=20)["auroc"] == found["auroc"]
     swapped = Scores(Task("binary", ("ill", "well")), scores.probabilities, 1 - scores.targets, scores.patients)
-    assert measure(swapped, None, resamples=20)["auroc"].value == pytest.approx(1 - found["auroc"].value)
+    assert measure(swapped, None, num_bootstrap=20)["auroc"].value == pytest.approx(1 - found["auroc"].value)
 
 
 def test_perfect_scores_have_honest_intervals() -> None:
@@ -159,7 +159,7 @@ def test_perfect_scores_have_honest_intervals() -> None:
     p = np.linspace(0.01, 0.99, 40)
     both = np.stack([1 - p, p], 1)
     for patients in (np.arange(40), np.arange(40) // 2):
-        found = measure(Scores(BINARY, both, y, patients), None, resamples=200)
+        found = measure(Scores(BINARY, both, y, patients), None, num_bootstrap=200)
         assert found["auroc"].value == found["accuracy"].value == found["sensitivity/ill"].value == 1
         for name in ("auroc", "accuracy", "sensitivity/ill"):
             assert found[name].low < 0.95
@@ -204,7 +204,7 @@ def test_degenerate_samples_never_crash(name: str) -> None:
     task, p, targets, patients = degenerate()[name]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = measure(Scores(task, p, targets, patients), None, resamples=50)
+        found = measure(Scores(task, p, targets, patients), None, num_bootstrap=50)
     assert {n.partition("/")[0] for n in found} >= {"auroc", "average_precision", "accuracy", "brier", "ece"}
     for metric in found.values():
         assert isinstance(metric, Metric)
@@ -234,7 +234,7 @@ def test_degenerate_samples_never_crash(name: str) -> None:
 )
 def test_reasons(name: str, metric: str, reason: str) -> None:
     task, p, targets, patients = degenerate()[name]
-    found = measure(Scores(task, p, targets, patients), None, resamples=50)[metric]
+    found = measure(Scores(task, p, targets, patients), None, num_bootstrap=50)[metric]
     assert reason in str(found.reason)
 
 
@@ -242,7 +242,7 @@ def test_means_name_the_classes_left_out() -> None:
     task = Task("multiclass", tuple(f"class {i}" for i in range(9)))
     rng = np.random.default_rng(0)
     scores = Scores(task, rng.dirichlet(np.ones(9), 40), np.arange(40) % 2, np.arange(40))
-    found = measure(scores, None, resamples=100)["auroc"]
+    found = measure(scores, None, num_bootstrap=100)["auroc"]
     assert found.method.startswith("mean over 2 classes")
     assert found.reason == "left out for want of samples: class 2, class 3, class 4, class 5, class 6 and 2 more"
     assert found.low < found.value < found.high
@@ -264,10 +264,10 @@ def test_threshold_for_every_class() -> None:
 
 def test_many_seeds_cover_the_truth() -> None:
     """Intervals of 95 % hold the value of a large sample in about 95 % of small ones, patients repeated."""
-    large = measure(draw(BINARY, 100_000, seed=1), None, resamples=1)
+    large = measure(draw(BINARY, 100_000, seed=1), None, num_bootstrap=1)
     hits = dict.fromkeys(("auroc", "average_precision", "sensitivity/ill", "brier", "balanced_accuracy"), 0)
     for seed in range(100):
-        small = measure(draw(BINARY, 150, seed=seed + 10, images=2), None, resamples=200)
+        small = measure(draw(BINARY, 150, seed=seed + 10, images=2), None, num_bootstrap=200)
         for name in hits:
             hits[name] += small[name].low <= large[name].value <= small[name].high
     for name, count in hits.items():

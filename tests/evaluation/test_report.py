@@ -73,7 +73,7 @@ def scores(task: Task, n: int = 120, seed: int = 0, images: int = 1) -> Scores:
 
 def report(known: Scores, **more: object) -> Report:
     thresholds = choose_thresholds(known)
-    metrics = measure(known, thresholds, resamples=50)
+    metrics = measure(known, thresholds, num_bootstrap=50)
     row = {"split": "test", "images": len(known), **dict.fromkeys(known.task.classes, 3)}
     return Report(
         title="A report", notice="These images are phantoms.", task=known.task, data=[row], data_notes=["Split <b>"],
@@ -113,12 +113,12 @@ def test_everything_at_once(tmp_path: Path) -> None:
     other = Scores(task, mixed, known.targets, known.patients)
     sites = pd.Series(["<i>A</i>", "B"] * 60)
     history = pd.DataFrame({"epoch": [1, 2], "train_loss": [0.7, 0.5], "val_loss": [0.7, 0.6], "val_auroc": [0.7, 0.8]})
-    against = compare(known, other, margin=0.1, resamples=50, names=("This", "<u>that</u>"))
+    against = compare(known, other, margin=0.1, num_bootstrap=50, names=("This", "<u>that</u>"))
     full = report(
         known,
         history=history,
-        comparisons=[Compared("<u>that</u>", measure(other, None, resamples=50)["auroc"], against)],
-        subgroups={"<site>": by_group(known, sites, resamples=50)},
+        comparisons=[Compared("<u>that</u>", measure(other, None, num_bootstrap=50)["auroc"], against)],
+        subgroups={"<site>": by_group(known, sites, num_bootstrap=50)},
         images=[Thumbnail(PNG, 'called "ill"')],
         maps=[Thumbnail(PNG, "<map>")],
     )

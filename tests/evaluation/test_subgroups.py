@@ -19,10 +19,10 @@ def scores(n: int = 120) -> Scores:
 def test_groups_are_measured_alone() -> None:
     everyone = scores()
     sex = pd.Series(["f", "m"] * 60, name="sex", index=np.arange(120) + 7)
-    rows = by_group(everyone, sex, {"ill": 0.5}, resamples=100)
+    rows = by_group(everyone, sex, {"ill": 0.5}, num_bootstrap=100)
     assert [row.group for row in rows] == ["f", "m"]
     women = everyone.subset(np.arange(120) % 2 == 0)
-    assert repr(rows[0].metrics) == repr(measure(women, {"ill": 0.5}, resamples=100))
+    assert repr(rows[0].metrics) == repr(measure(women, {"ill": 0.5}, num_bootstrap=100))
     assert (rows[0].n, rows[0].n_positive, rows[0].patients) == (60, women.targets.sum(), 60)
     assert not rows[0].small
 
@@ -60,7 +60,7 @@ def test_kinds_of_columns(values: pd.Series) -> None:
 
 def test_small_groups_and_bad_columns() -> None:
     everyone = scores()
-    rows = by_group(everyone, pd.Series(["a"] * 119 + ["b"]), resamples=50)
+    rows = by_group(everyone, pd.Series(["a"] * 119 + ["b"]), num_bootstrap=50)
     assert [row.small for row in rows] == [False, True]
     assert rows[1].metrics["auroc"].reason is not None
     with pytest.raises(UserError, match="has 3 values for 120 samples"):

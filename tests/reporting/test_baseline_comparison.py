@@ -32,7 +32,7 @@ def frame(run: Run) -> pd.DataFrame:
 
 def simpler(run: Run, frame: pd.DataFrame):
     scores = scores_of(frame, run)
-    return measure_simpler(run, frame, scores, measure(scores, None, resamples=50), seed=0, resamples=50)
+    return measure_simpler(run, frame, scores, measure(scores, None, num_bootstrap=50), seed=0, num_bootstrap=50)
 
 
 def test_training_leaves_them_beside_its_own_numbers(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,8 +116,8 @@ def test_one_draw_of_resamples_serves_all_that_is_asked() -> None:
         for _ in range(2)
     )
     first, second = (_Measured(scores, 3, 2000) for scores in (one, other))
-    assert first.auroc == measure(one, None, seed=3, resamples=500)["auroc"]
-    whole = compare(one, other, seed=3, resamples=500)
+    assert first.auroc == measure(one, None, seed=3, num_bootstrap=500)["auroc"]
+    whole = compare(one, other, seed=3, num_bootstrap=500)
     assert first.against(second).differences["auroc"] == whole.differences["auroc"]
 
 

@@ -175,7 +175,7 @@ def test_each_kind_is_reduced_as_its_name_says():
 
 @pytest.mark.parametrize("resize_mode", ["pad", "stretch", "crop", "native"])
 def test_a_training_sample_of_its_own_size_is_reduced_as_an_evaluated_one(resize_mode):
-    """With --policy, training samples are whole."""
+    """With --auto-augment, training samples are whole."""
     rng = np.random.default_rng(0)
     from softfree.data.modalities.image import resize
     from softfree.data.modalities.image_augmentation import whole

@@ -21,7 +21,7 @@ from softfree_runtime.core.errors import UserError
 
 def evaluated(run: Run, out: Path, **changes: Any) -> Evaluation:
     out.mkdir(exist_ok=True)
-    return evaluate(run, EvaluateOptions(out=out, resamples=50, progress=False, **changes))
+    return evaluate(run, EvaluateOptions(out=out, num_bootstrap=50, progress=False, **changes))
 
 
 def other_table(run: Run, name: str, content: str) -> Path:
@@ -44,7 +44,7 @@ def test_numbers_are_those_of_the_predictions_written_beside(run: Run, tmp_path:
 
 
 def test_the_page_says_what_was_measured_and_what_it_cost(run: Run, tmp_path: Path) -> None:
-    page = evaluated(run, tmp_path / "out", by=["site"]).report.read_text()
+    page = evaluated(run, tmp_path / "out", subgroups=["site"]).report.read_text()
     assert "seqnorm_vit_nano_patch16 on table.csv, test split" in page
     for words in ("Multiply-adds per sample", "The split is the table", "with temperature", "left-right flips"):
         assert words in page
@@ -93,7 +93,7 @@ def test_unreadable_images_are_counted_and_explained(run: Run, tmp_path: Path) -
 
 def test_a_comparison_takes_the_same_images(run: Run, tmp_path: Path, quick: dict[str, Any]) -> None:
     rival = train(TrainOptions(table=Path(run.config["options"]["table"]), out=tmp_path / "rival", **quick, seed=1))
-    found = evaluated(run, tmp_path / "out", against=rival.folder, margin=0.1)
+    found = evaluated(run, tmp_path / "out", compare_with=rival.folder, margin=0.1)
     theirs = evaluated(rival, tmp_path / "theirs").metrics["auroc"].value
     assert found.comparison is not None
     difference = found.comparison.differences["auroc"]
@@ -106,12 +106,12 @@ def test_a_comparison_takes_the_same_images(run: Run, tmp_path: Path, quick: dic
     ("changes", "words"),
     [
         ({"out": None, "table": Path("other.csv")}, "needs --out"),
-        ({"by": ["planet"]}, "--by planet: no such column; the table has path, label"),
-        ({"against": Path("nowhere")}, "nowhere is not a run directory"),
+        ({"subgroups": ["planet"]}, "--subgroups planet: no such column; the table has path, label"),
+        ({"compare_with": Path("nowhere")}, "nowhere is not a run directory"),
     ],
 )
 def test_mistakes(run: Run, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-    chosen: dict[str, Any] = {"out": tmp_path, "resamples": 50, "progress": False}
+    chosen: dict[str, Any] = {"out": tmp_path, "num_bootstrap": 50, "progress": False}
     with pytest.raises(UserError, match=words):
         evaluate(run, EvaluateOptions(**(chosen | changes)))
 
@@ -122,7 +122,7 @@ def test_a_rival_that_was_trained_on_the_test_is_refused(run: Run, tmp_path: Pat
     rows.loc[rows["row"] >= 30, "split"] = "train"
     rows.to_csv(rival / "split.csv", index=False)
     with pytest.raises(UserError, match="that run was trained on 2 of the 8 rows; give the table a split column"):
-        evaluated(run, tmp_path / "out", against=rival)
+        evaluated(run, tmp_path / "out", compare_with=rival)
 
 
 def test_a_split_without_rows_or_readable_images(run: Run, tmp_path: Path) -> None:
@@ -178,9 +178,9 @@ def test_a_label_column_of_another_name_is_named(run: Run, tmp_path: Path) -> No
 @pytest.mark.parametrize("column", ["patient_id", "PatientName", "birth_date", "MRN", "Accession Number", "path"])
 def test_columns_that_tell_who_somebody_is_are_refused(run: Run, tmp_path: Path, column: str) -> None:
     with pytest.raises(UserError, match="--allow-identifiers"):
-        evaluate(run, EvaluateOptions(out=tmp_path, by=[column], progress=False))
+        evaluate(run, EvaluateOptions(out=tmp_path, subgroups=[column], progress=False))
 
 
 def test_identifiers_that_are_allowed_stand_in_the_report(run: Run, tmp_path: Path) -> None:
-    page = evaluated(run, tmp_path / "out", by=["patient_id"], allow_identifiers=True).report.read_text()
+    page = evaluated(run, tmp_path / "out", subgroups=["patient_id"], allow_identifiers=True).report.read_text()
     assert "patient12" in page

@@ -22,7 +22,7 @@ from softfree_lab.studies.confound import SizeStudy
 @pytest.fixture(scope="module")
 def result(run: Run) -> Evaluation:
     """Compared with itself, so that intervals are missing."""
-    return evaluate(run, EvaluateOptions(against=run.folder, resamples=50, progress=False))
+    return evaluate(run, EvaluateOptions(compare_with=run.folder, num_bootstrap=50, progress=False))
 
 
 @pytest.fixture

@@ -25,18 +25,18 @@ def test_model_and_resolution_tell_the_kind(options_for, changes: dict[str, Any]
 
 def test_a_policy_takes_the_whole_image_and_nothing_else(options_for) -> None:
     padded = ImagePreprocessing.create("photo", 32, "pad")
-    assert training_preprocessing(options_for(augment=False, policy="rand-m9"), padded) == (padded, None)
+    assert training_preprocessing(options_for(augment=False, auto_augment="rand-m9"), padded) == (padded, None)
     preprocessing, changes = training_preprocessing(options_for(), padded)
     assert preprocessing == padded
     assert changes is not None
     assert changes.in_words() == padded.augmentation().in_words()
-    preprocessing, changes = training_preprocessing(options_for(policy="rand-m9"), padded)
+    preprocessing, changes = training_preprocessing(options_for(auto_augment="rand-m9"), padded)
     assert isinstance(preprocessing, ImagePreprocessing)
     assert preprocessing.resize_mode == "native"
     assert changes is not None
     assert "rand-m9" in changes.in_words()
-    with pytest.raises(UserError, match="--policy is for images, not for samples of kind slide"):
-        training_preprocessing(options_for(policy="rand-m9"), SlidePreprocessing.create(8.0))
+    with pytest.raises(UserError, match="--auto-augment is for images, not for samples of kind slide"):
+        training_preprocessing(options_for(auto_augment="rand-m9"), SlidePreprocessing.create(8.0))
 
 
 @pytest.mark.parametrize(

@@ -18,33 +18,33 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 _ELEMENTS = 32_768  # of one block of weights, 256 KB: stays in the cache, measured 2 to 3 times faster than 16 MB
 
 
-def patient_weights(patients: np.ndarray, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def patient_weights(patients: np.ndarray, *, num_bootstrap: int, seed: int) -> Iterator[np.ndarray]:
     """Yield blocks ``(b, n)`` of how often each sample is drawn; all samples of a patient are drawn together.
 
     Args:
         patients: ``(n,)`` patient numbers, ``n > 0``.
-        resamples: the blocks' rows together.
+        num_bootstrap: the blocks' rows together.
         seed: of NumPy's generator; the resamples do not depend on the size of the blocks.
     """
     numbers, patient = np.unique(patients, return_inverse=True)
     count = len(numbers)
     rng = np.random.default_rng(seed)
     rows = max(1, _ELEMENTS // len(patients))
-    for start in range(0, resamples, rows):
-        size = min(rows, resamples - start)
+    for start in range(0, num_bootstrap, rows):
+        size = min(rows, num_bootstrap - start)
         drawn = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
         times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
         yield times[:, patient].astype(np.float64)
 
 
 def distribution(
-    statistics: Mapping[str, Statistic], patients: np.ndarray, *, resamples: int, seed: int
+    statistics: Mapping[str, Statistic], patients: np.ndarray, *, num_bootstrap: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Compute each statistic over the same resamples of patients: ``(resamples,)``, NaN where it has no value."""
+    """Compute each statistic over the same resamples of patients: ``(num_bootstrap,)``, NaN where it has no value."""
     if not statistics:
         return {}
     blocks = [
         [statistic(weights) for statistic in statistics.values()]
-        for weights in patient_weights(patients, resamples=resamples, seed=seed)
+        for weights in patient_weights(patients, num_bootstrap=num_bootstrap, seed=seed)
     ]
     return {name: np.concatenate(parts) for name, parts in zip(statistics, zip(*blocks, strict=True), strict=True)}

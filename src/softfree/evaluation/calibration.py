@@ -91,7 +91,7 @@ def reliability(
     *,
     level: float = 0.95,
     seed: int = 0,
-    resamples: int = 1000,
+    num_bootstrap: int = 1000,
 ) -> pd.DataFrame:
     """Set the observed share of positives against the mean probability, in bins of equal numbers of samples.
 
@@ -103,7 +103,7 @@ def reliability(
     present = np.unique(number)
     repeat = len(np.unique(patients)) < len(patients)
     shares = {str(b): weighted.mean(np.where(number == b, y, np.nan)) for b in present} if repeat else {}
-    draws = bootstrap.distribution(shares, patients, resamples=resamples, seed=seed)
+    draws = bootstrap.distribution(shares, patients, num_bootstrap=num_bootstrap, seed=seed)
     rows = []
     for b in present:
         inside = number == b

@@ -67,7 +67,7 @@ def compare(
     *,
     margin: float | None = None,
     seed: int = 0,
-    resamples: int = 2000,
+    num_bootstrap: int = 2000,
     thresholds: tuple[Thresholds, Thresholds] = (None, None),
     names: tuple[str, str] = ("The first", "the second"),
     only: Literal["auroc"] | None = None,
@@ -85,7 +85,7 @@ def compare(
         b: the model it is held against.
         margin: of non-inferiority in AUROC, for example 0.02.
         seed: of the resamples.
-        resamples: of the bootstrap.
+        num_bootstrap: number of resamples.
         thresholds: each model's own, for balanced accuracy; 0.5 where None.
         names: of the models, for the verdict.
         only: ``auroc`` leaves out the classes and the balanced accuracy.
@@ -97,7 +97,7 @@ def compare(
     if margin is not None and not 0 < margin < 1:
         raise UserError(f"got a non-inferiority margin of {margin}; expected a number between 0 and 1, such as 0.02")
     _check_same(a, b)
-    found = _differences(a, b, thresholds, seed, resamples, only, draws)
+    found = _differences(a, b, thresholds, seed, num_bootstrap, only, draws)
     if np.array_equal(a.probabilities, b.probabilities):
         found["auroc"] = _alike(found["auroc"])
     non_inferior, verdict = _judge(found["auroc"], margin, *names)
@@ -109,7 +109,7 @@ def _differences(
     b: Scores,
     thresholds: tuple[Thresholds, Thresholds],
     seed: int,
-    resamples: int,
+    num_bootstrap: int,
     only: Literal["auroc"] | None,
     drawn: tuple[Draws, Draws] | None,
 ) -> dict[str, Difference]:
@@ -122,10 +122,10 @@ def _differences(
     compared = [name for name in compared if only in (None, name)]
     names = sorted(compared, key=lambda name: ("/" in name, name == "balanced_accuracy"))
     draws = drawn or [
-        distribution(resampled(items, names), scores.patients, resamples=resamples, seed=seed)
+        distribution(resampled(items, names), scores.patients, num_bootstrap=num_bootstrap, seed=seed)
         for items, scores in ((first, a), (second, b))
     ]
-    words = f"paired bootstrap over patients, {resamples} resamples, seed {seed}"
+    words = f"paired bootstrap over patients, {num_bootstrap} resamples, seed {seed}"
     found = {}
     for name in names:
         x, y = first[name], second[name]

@@ -71,7 +71,7 @@ def measure(
     thresholds: Mapping[str, float] | None,
     *,
     seed: int = 0,
-    resamples: int = 2000,
+    num_bootstrap: int = 2000,
     level: float = 0.95,
     only: Literal["auroc"] | None = None,
     draws: Mapping[str, np.ndarray] | None = None,
@@ -94,22 +94,22 @@ def measure(
         thresholds: class name to the probability from which it is called present, chosen on validation samples; 0.5
             when None. Multiclass tasks call the likeliest class.
         seed: of the resamples.
-        resamples: of the bootstrap; for more than millions of probabilities fewer, down to 200, and the method says so.
+        num_bootstrap: resamples; fewer, down to 200, for more than millions of probabilities, and the method says so.
         level: of confidence.
         only: the one metric that is asked for, for less work; default: all.
-        draws: of :func:`draws_of_auroc` with the same ``seed`` and ``resamples``, where ``only`` is ``auroc``.
+        draws: of :func:`draws_of_auroc` with the same ``seed`` and ``num_bootstrap``, where ``only`` is ``auroc``.
 
     Raises:
         UserError: a class has no threshold.
     """
     items = aurocs(scores) if only == "auroc" else quantities(scores, thresholds)
-    resamples = min(resamples, max(FEWEST_RESAMPLES, MOST_RESAMPLED // max(1, scores.probabilities.size)))
+    num_bootstrap = min(num_bootstrap, max(FEWEST_RESAMPLES, MOST_RESAMPLED // max(1, scores.probabilities.size)))
     repeat = scores.patients_repeat
     names = [name for name, item in items.items() if (item.family == "other" or repeat) and only in (None, name)]
     if draws is None:
-        draws = distribution(resampled(items, names), scores.patients, resamples=resamples, seed=seed)
+        draws = distribution(resampled(items, names), scores.patients, num_bootstrap=num_bootstrap, seed=seed)
     who = f"{len(np.unique(scores.patients))} patients" if repeat else f"{len(scores)} samples"
-    words = f"bootstrap over {who}, {resamples} resamples, seed {seed}"
+    words = f"bootstrap over {who}, {num_bootstrap} resamples, seed {seed}"
     found = {
         name: _metric(item, _interval(item, name, scores, draws, level, words, independent(item, items, scores)), level)
         for name, item in items.items()
@@ -125,11 +125,11 @@ def measure(
     return {name: found[name] for name in sorted(found, key=places.__getitem__)}
 
 
-def draws_of_auroc(scores: Scores, *, seed: int, resamples: int) -> dict[str, np.ndarray]:
+def draws_of_auroc(scores: Scores, *, seed: int, num_bootstrap: int) -> dict[str, np.ndarray]:
     """Resample what an AUROC and its difference from another need; nothing where DeLong's intervals serve both."""
     items = aurocs(scores)
     names = ["auroc"] if items["auroc"].family == "other" or scores.patients_repeat else []
-    return distribution(resampled(items, names), scores.patients, resamples=resamples, seed=seed)
+    return distribution(resampled(items, names), scores.patients, num_bootstrap=num_bootstrap, seed=seed)
 
 
 def resampled(items: Mapping[str, Quantity], names: Iterable[str]) -> dict[str, Statistic]:

@@ -51,7 +51,7 @@ def by_group(
     thresholds: Mapping[str, float] | None = None,
     *,
     seed: int = 0,
-    resamples: int = 2000,
+    num_bootstrap: int = 2000,
 ) -> list[GroupRow]:
     """Measure each group of a column on its own; show :data:`NOTE` beside.
 
@@ -61,7 +61,7 @@ def by_group(
             cut at their quartiles; empty ones make the group "not given".
         thresholds: as for :func:`~softfree.evaluation.metrics.measure`: the same for all groups, as in use.
         seed: of the resamples.
-        resamples: of the bootstrap.
+        num_bootstrap: number of resamples.
 
     Raises:
         UserError: the column has another length, or more than twenty groups.
@@ -77,7 +77,7 @@ def by_group(
         small = patients < SMALL_GROUP or (
             positives is not None and min(positives, len(part) - positives) < SMALL_CLASS
         )
-        metrics = measure(part, thresholds, seed=seed, resamples=resamples)
+        metrics = measure(part, thresholds, seed=seed, num_bootstrap=num_bootstrap)
         rows.append(GroupRow(group, len(part), positives, patients, small, metrics))
     return rows
 

@@ -49,7 +49,7 @@ class Simpler:
 
 
 def measure_simpler(
-    run: Run, frame: pd.DataFrame, scores: Scores, metrics: Mapping[str, Metric], *, seed: int, resamples: int
+    run: Run, frame: pd.DataFrame, scores: Scores, metrics: Mapping[str, Metric], *, seed: int, num_bootstrap: int
 ) -> Simpler:
     """Measure the simpler models whose probabilities stand in ``frame``, on its readable rows.
 
@@ -59,7 +59,7 @@ def measure_simpler(
         scores: of its readable rows.
         metrics: of these.
         seed: of the resamples.
-        resamples: of the bootstrap.
+        num_bootstrap: number of resamples.
     """
     known = read_baselines(run.directory.baselines)
     if known is None:
@@ -75,8 +75,8 @@ def measure_simpler(
         if len(theirs) < len(scores):
             of = f"{len(theirs)} of {len(scores)} samples; the others are streamed"
             notes.append(f"{_capital(regression.words)}: {of}.")
-        own = measured.setdefault(len(ours), _Measured(ours, seed, resamples))
-        other = _Measured(theirs, seed, resamples)
+        own = measured.setdefault(len(ours), _Measured(ours, seed, num_bootstrap))
+        other = _Measured(theirs, seed, num_bootstrap)
         rows.append(Compared(regression.words, other.auroc, own.against(other)))
         if said := _warning(name, regression.words, other.auroc, metrics["auroc"] if ours is scores else own.auroc):
             warnings.append(said)
@@ -89,9 +89,9 @@ class _Measured:
     There are fewer than of the run's own numbers: what stands beside them must not take longer than they do.
     """
 
-    def __init__(self, scores: Scores, seed: int, resamples: int) -> None:
+    def __init__(self, scores: Scores, seed: int, num_bootstrap: int) -> None:
         number = max(FEWEST_RESAMPLES, MOST_RESAMPLED // max(1, scores.probabilities.size))
-        self.how: dict[str, int] = {"seed": seed, "resamples": min(resamples, MOST_RESAMPLES, number)}
+        self.how: dict[str, int] = {"seed": seed, "num_bootstrap": min(num_bootstrap, MOST_RESAMPLES, number)}
         self.scores = scores
 
     @cached_property

@@ -85,7 +85,7 @@ def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
     frame = _predicted(run, part, options, stored=options.table is None)
     if options.out is not None:
         write_predictions(RunDirectory(options.out).predictions, frame, run)
-    comparison = _against(run, frame, part, options) if options.against else None
+    comparison = _against(run, frame, part, options) if options.compare_with else None
     return write_results(run, table, frame, options, comparison=comparison, left_out=left_out)
 
 
@@ -97,10 +97,10 @@ def refuse_identifiers(options: EvaluateOptions) -> None:
     """
     if options.allow_identifiers:
         return
-    for column in options.by:
+    for column in options.subgroups:
         if _IDENTIFYING.search(re.sub(r"[^a-z]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).casefold())):
             raise UserError(
-                f"--by {column}: its values may tell who somebody is, and would stand in the report; choose another"
+                f"--subgroups {column}: its values may identify people and would appear in the report; choose another"
                 " column, or allow it with --allow-identifiers"
             )
 
@@ -132,17 +132,17 @@ def write_results(
     measured = options.table or run.table_path
     scores = _readable(run, frame, options)
     shown, notes = (maps, []) if maps else report_maps(run, table, frame, scores, options)
-    metrics = measure(scores, run.calibration.thresholds, seed=options.seed, resamples=options.resamples)
-    simpler = measure_simpler(run, frame, scores, metrics, seed=options.seed, resamples=options.resamples)
+    metrics = measure(scores, run.calibration.thresholds, seed=options.seed, num_bootstrap=options.num_bootstrap)
+    simpler = measure_simpler(run, frame, scores, metrics, seed=options.seed, num_bootstrap=options.num_bootstrap)
     report = Report(
         title=f"{run.config['model']['name']} on {measured.name}, {options.split} split",
         metrics=metrics,
         scores=scores,
-        comparisons=_comparisons(beside, options.against, comparison, metrics),
+        comparisons=_comparisons(beside, options.compare_with, comparison, metrics),
         baselines=simpler.rows,
         baseline_warnings=simpler.warnings,
         baseline_notes=simpler.notes,
-        subgroups={column: _subgroup(column, table, frame, scores, run, options) for column in options.by},
+        subgroups={column: _subgroup(column, table, frame, scores, run, options) for column in options.subgroups},
         images=worst_errors(run, table, frame, scores) if options.show_images else [],
         maps=shown,
         map_notes=notes,
@@ -196,17 +196,17 @@ def _splits(table: Table) -> str:
 
 
 def _against(run: Run, frame: pd.DataFrame, part: Table, options: EvaluateOptions) -> Comparison:
-    assert options.against is not None
-    other = Run.load(options.against)
+    assert options.compare_with is not None
+    other = Run.load(options.compare_with)
     if other.task != run.task:
         raise UserError(
-            f"--against {options.against}: it predicts {', '.join(other.task.classes)}, "
+            f"--compare-with {options.compare_with}: it predicts {', '.join(other.task.classes)}, "
             f"this run {', '.join(run.task.classes)}; compare runs of one task"
         )
     if learned := other.directory.trained_rows(part.keys):
         raise UserError(
-            f"--against {options.against}: that run was trained on {learned} of the {len(part.frame)} rows; give the"
-            " table a split column, or train one run with --split-from the other"
+            f"--compare-with {options.compare_with}: that run was trained on {learned} of the {len(part.frame)} rows;"
+            " give the table a split column, or train one run with --split-from the other"
         )
     same_table = options.table is None and other.table_digest == run.table_digest
     rival = _predicted(other, part, options, stored=same_table)
@@ -220,7 +220,7 @@ def _against(run: Run, frame: pd.DataFrame, part: Table, options: EvaluateOption
         theirs,
         margin=options.margin,
         seed=options.seed,
-        resamples=options.resamples,
+        num_bootstrap=options.num_bootstrap,
         thresholds=(run.calibration.thresholds, other.calibration.thresholds),
         names=(run.folder.name, other.folder.name),
     )
@@ -231,10 +231,10 @@ def _subgroup(
 ) -> list[GroupRow]:
     known = [str(name) for name in table.frame.columns if name != "row"]
     if column not in known:
-        raise UserError(f"--by {column}: no such column; the table has {', '.join(known)}")
+        raise UserError(f"--subgroups {column}: no such column; the table has {', '.join(known)}")
     readable = frame[frame["status"] == "ok"]
     values = table.frame.set_index("row")[column].reindex(readable["row"]).reset_index(drop=True)
-    return by_group(scores, values, run.calibration.thresholds, seed=options.seed, resamples=options.resamples)
+    return by_group(scores, values, run.calibration.thresholds, seed=options.seed, num_bootstrap=options.num_bootstrap)
 
 
 def _predicted(run: Run, part: Table, options: EvaluateOptions, *, stored: bool) -> pd.DataFrame:

@@ -21,15 +21,15 @@ class EvaluateOptions(InferenceOptions):
         labels: Several 0/1 columns; default: as in training.
         include_training: Measure rows that the run was trained on, too: their numbers say nothing about new patients.
         split: The rows to measure.
-        by: Columns to measure in subgroups, e.g. '[sex, scanner]'; their values stand in the report.
-        allow_identifiers: Allow columns in by that may tell who somebody is.
-        against: Another run, compared on the same images.
+        subgroups: Columns to measure in subgroups, e.g. '[sex, scanner]'; their values stand in the report.
+        allow_identifiers: Allow columns in subgroups that may tell who somebody is.
+        compare_with: Another run, compared on the same images.
         margin: Loss of AUROC that is still called as good (non-inferiority margin).
         show_images: Show the worst errors as images in the report.
         maps: Show so many samples under maps of what the model looked at in the report: sure and right, sure and wrong,
             undecided. Pixels of patients leave the data folder; by default a report holds none.
         out: Folder for the results; default: the run itself.
-        resamples: Bootstrap resamples.
+        num_bootstrap: Bootstrap resamples.
         seed: Seed of the bootstrap.
     """
 
@@ -39,12 +39,12 @@ class EvaluateOptions(InferenceOptions):
     labels: list[str] | None = None
     include_training: bool = False
     split: Split = "test"
-    by: list[str] = field(default_factory=list)
+    subgroups: list[str] = field(default_factory=list)
     allow_identifiers: bool = False
-    against: Path | None = None
+    compare_with: Path | None = None
     margin: float | None = None
     show_images: bool = False
     maps: int = 0
     out: Path | None = None
-    resamples: int = 2000
+    num_bootstrap: int = 2000
     seed: int = 0

@@ -37,7 +37,7 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (("warmup_fraction",), lambda value: 0 <= value < 1, "a part of the steps, from 0 to below 1"),
     (("ema",), lambda value: 0 < value < 1, "a number between 0 and 1, such as 0.999"),
     (("label_smoothing", "drop_path"), lambda value: 0 <= value < 1, "a number from 0 to below 1"),
-    (("erasing", "teacher_weight"), lambda value: 0 <= value <= 1, "a share from 0 to 1"),
+    (("random_erasing", "teacher_weight"), lambda value: 0 <= value <= 1, "a share from 0 to 1"),
 )
 
 

@@ -43,13 +43,13 @@ def training_preprocessing(
     """The steps of training samples, and their random changes: a policy of timm's begins with the whole image."""
     if not options.augment:
         return preprocessing, None
-    if options.policy is None:
+    if options.auto_augment is None:
         return preprocessing, preprocessing.augmentation()
     from softfree.data.modalities.image_augmentation import PolicyAugmentation, whole
 
     if not isinstance(preprocessing, ImagePreprocessing):
-        raise UserError(f"--policy is for images, not for samples of kind {preprocessing.kind}")
-    return whole(preprocessing), PolicyAugmentation(preprocessing, options.policy, options.erasing)
+        raise UserError(f"--auto-augment is for images, not for samples of kind {preprocessing.kind}")
+    return whole(preprocessing), PolicyAugmentation(preprocessing, options.auto_augment, options.random_erasing)
 
 
 def refuse_batches(options: TrainOptions) -> None:

@@ -151,9 +151,9 @@ class OptimizerOptions:
         cutmix: Alpha of cutmix, which takes turns with mixup; likewise.
         class_weights: Weigh classes inversely to their frequency.
         augment: Random changes of the training images.
-        policy: timm's augmentation of photographs instead, such as 'rand-m9-mstd0.5-inc1': random crops of the whole
-            image, flips, this policy, erasing.
-        erasing: Probability with which a policy erases a rectangle.
+        auto_augment: timm policy for photographs, such as 'rand-m9-mstd0.5-inc1', in place of the preset's
+            augmentation: random crops of the whole image, flips, this policy, random erasing.
+        random_erasing: Probability with which a policy erases a rectangle.
         patience: Stop after so many epochs without a better validation AUROC and keep the best epoch; default: train
             to the end and keep the last.
         precision: Arithmetic of the products: 32, bf16 or 16 bits.
@@ -178,8 +178,8 @@ class OptimizerOptions:
     cutmix: float = 0.0
     class_weights: bool = False
     augment: bool = True
-    policy: str | None = None
-    erasing: float = 0.25
+    auto_augment: str | None = None
+    random_erasing: float = 0.25
     patience: int | None = None
     precision: PrecisionGiven = "32"
     teacher: Path | None = None

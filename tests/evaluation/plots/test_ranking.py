@@ -37,7 +37,7 @@ def test_band_holds_the_curve_and_narrows() -> None:
     widths = []
     for n in (60, 2000):
         y, p, patients = scores(n=n).one_vs_rest(1)
-        low, high = roc_band(y, p, patients, seed=0, resamples=200, level=0.95)
+        low, high = roc_band(y, p, patients, seed=0, num_bootstrap=200, level=0.95)
         x, height = drawn(roc(scores(n=n)), "class 1").get_data()
         inside = np.interp(GRID, x, height)
         assert (low <= inside + 1e-9).mean() > 0.95
@@ -47,7 +47,7 @@ def test_band_holds_the_curve_and_narrows() -> None:
 
 
 def test_band_of_equal_scores_is_the_diagonal() -> None:
-    low, high = roc_band(np.array([0, 1] * 20), np.full(40, 0.5), np.arange(40), seed=0, resamples=50, level=0.95)
+    low, high = roc_band(np.array([0, 1] * 20), np.full(40, 0.5), np.arange(40), seed=0, num_bootstrap=50, level=0.95)
     np.testing.assert_allclose(low, GRID, atol=1e-12)
     np.testing.assert_allclose(high, GRID, atol=1e-12)
 
@@ -72,4 +72,4 @@ def test_nothing_to_draw() -> None:
 
 
 def test_long_curves_are_thinned() -> None:
-    assert len(drawn(roc(scores(n=20_000), resamples=2), "class 1").get_xdata()) <= 400
+    assert len(drawn(roc(scores(n=20_000), num_bootstrap=2), "class 1").get_xdata()) <= 400

@@ -10,7 +10,7 @@ from softfree_lab.studies.options import CoverageOptions
 
 def test_a_small_study_counts_what_holds_and_what_is_not_given(tmp_path: Path) -> None:
     options = CoverageOptions(
-        patients=[4, 40], images=[2], positives=[0.5], separations=[1.0], spreads=[1.0], repeats=12, resamples=60,
+        patients=[4, 40], images=[2], positives=[0.5], separations=[1.0], spreads=[1.0], repeats=12, num_bootstrap=60,
         out=tmp_path / "out", progress=False,
     )  # fmt: skip
     found = study_coverage(options)

@@ -27,7 +27,7 @@ from softfree_lab.studies.options import ExplainStudyOptions
 from softfree_runtime.core.errors import UserError
 
 SMALL = {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8}
-QUICK: dict[str, Any] = {"count": 6, "steps": 4, "orders": 1, "randomized": 2, "resamples": 50, "progress": False}
+QUICK: dict[str, Any] = {"count": 6, "steps": 4, "orders": 1, "randomized": 2, "num_bootstrap": 50, "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,15 @@ def test_without_places_nothing_is_located(folder: Path) -> None:
 def test_an_unreadable_image_is_told_and_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "data" / "24.png").write_bytes(b"no image")
     arguments = ["study", "explain", str(folder / "run"), "--methods", "[gradient]", "--progress=false"]
-    small = ["--count=4", "--steps=2", "--orders=1", "--randomized=0", "--resamples=20", "--out", str(folder / "out")]
+    small = [
+        "--count=4",
+        "--steps=2",
+        "--orders=1",
+        "--randomized=0",
+        "--num-bootstrap=20",
+        "--out",
+        str(folder / "out"),
+    ]
     assert main([*arguments, *small]) == 1
     printed = capsys.readouterr()
     assert "row 24 of the table" in printed.err
@@ -185,7 +193,7 @@ def test_a_class_token_has_no_split(folder: Path) -> None:
     ("arguments", "message"),
     [
         (["--count", "0"], "--count 0"),
-        (["--resamples", "0"], "--resamples 0"),
+        (["--num-bootstrap", "0"], "--num-bootstrap 0"),
         (["--orders", "0"], "--orders 0"),
         (["--steps", "1"], "--steps 1"),
         (["--target", "hihg"], "did you mean high"),
@@ -223,7 +231,7 @@ def test_runs_are_averaged_before_patients_are_drawn() -> None:
         for run, sign in (("a", 1), ("b", -1))
         for row in range(12)
     ]
-    found = summarize(pd.DataFrame(rows), ExplainStudyOptions(resamples=400)).set_index(["target", "measure"])
+    found = summarize(pd.DataFrame(rows), ExplainStudyOptions(num_bootstrap=400)).set_index(["target", "measure"])
     deletion, insertion = found.loc[("ill", "deletion")], found.loc[("ill", "insertion")]
     assert deletion["value"] == pytest.approx(-0.2)
     assert np.isnan(deletion["low"])  # every resample says the same

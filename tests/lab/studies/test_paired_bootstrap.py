@@ -18,13 +18,13 @@ def scores(noise: float, seed: int = 0, classes: int = 3, truth: np.ndarray | No
 
 
 def drawn(found: Scores, seed: int = 0):
-    return draw(found, ["auroc"], resamples=500, seed=seed)["auroc"]
+    return draw(found, ["auroc"], num_bootstrap=500, seed=seed)["auroc"]
 
 
 def test_value_and_interval_are_those_of_the_evaluation():
     found = scores(2.0)
     ours = drawn(found)
-    theirs = measure(found, None, resamples=500)["auroc"]
+    theirs = measure(found, None, num_bootstrap=500)["auroc"]
     assert ours.value == pytest.approx(roc_auc_score(found.targets, found.probabilities, multi_class="ovr"))
     assert ours.interval()[:2] == (theirs.low, theirs.high)
 

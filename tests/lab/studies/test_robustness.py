@@ -66,7 +66,9 @@ def another(run: Path, name: str, attention: str = "seqnorm", **options: object)
 
 
 def quick(out: Path, **options: object) -> RobustnessOptions:
-    return RobustnessOptions(**({"out": out, "resamples": 200, "progress": False, "corruptions": ["noise"]} | options))
+    return RobustnessOptions(
+        **({"out": out, "num_bootstrap": 200, "progress": False, "corruptions": ["noise"]} | options)
+    )
 
 
 def test_every_run_has_a_row_for_every_strength(folder):
@@ -178,7 +180,7 @@ def test_mistakes_are_one_line(folder, capsys):
     for arguments, message in (
         ([run, "--corruptions", "[blurr]"], "did you mean blur"),
         ([run, run], "named twice"),
-        ([run, "--resamples", "0"], "expected 1 or more"),
+        ([run, "--num-bootstrap", "0"], "expected 1 or more"),
     ):
         assert main(["study", "robustness", *arguments, "--out", str(folder / "out")]) == 2
         assert message in capsys.readouterr().err
@@ -186,7 +188,7 @@ def test_mistakes_are_one_line(folder, capsys):
 
 
 def test_the_verb_prints_the_table_or_json(folder, capsys):
-    arguments = ["study", "robustness", str(folder / "run"), "--corruptions", "[jpeg]", "--resamples", "50",
+    arguments = ["study", "robustness", str(folder / "run"), "--corruptions", "[jpeg]", "--num-bootstrap", "50",
                  "--progress=false", "--out", str(folder / "out")]  # fmt: skip
     assert main(arguments) == 0
     assert capsys.readouterr().out == (folder / "out" / "robustness.md").read_text()

@@ -14,7 +14,7 @@ Make = Callable[..., Cell]
 
 
 def table(cells: list[Cell], variants: list[str], scales: tuple[float, ...] = (1.0,), **options: float) -> pd.DataFrame:
-    return summarize({c.key: c for c in cells}, variants, scales, **{"margin": 0.02, "resamples": 500, **options})
+    return summarize({c.key: c for c in cells}, variants, scales, **{"margin": 0.02, "num_bootstrap": 500, **options})
 
 
 def test_means_over_seeds(make_cell: Make) -> None:

@@ -72,7 +72,7 @@ def test_only_seeds_that_both_have_are_compared(with_curves: Callable[..., dict[
 
 def test_in_the_summary(with_curves: Callable[..., dict[int, Cell]]) -> None:
     cells = [*with_curves("softmax", [LATE, NEVER, NEVER]).values(), *with_curves("x", [SOON, SOON, LATE]).values()]
-    summary = summarize({c.key: c for c in cells}, ["softmax", "x"], (1.0,), margin=0.02, resamples=50)
+    summary = summarize({c.key: c for c in cells}, ["softmax", "x"], (1.0,), margin=0.02, num_bootstrap=50)
     assert summary["took_off"].tolist() == [1, 3]
     assert summary["steps"].tolist() == [math.inf, 30]
     text = to_markdown(summary, margin=0.02)
@@ -82,7 +82,9 @@ def test_in_the_summary(with_curves: Callable[..., dict[int, Cell]]) -> None:
     assert summary["steps_p"][1] < 0.1
     rows = [line.count("|") for line in text.splitlines() if line.startswith("|")]
     assert len(set(rows)) == 1
-    old = summarize({c.key: replace(c, curve=[]) for c in cells}, ["softmax", "x"], (1.0,), margin=0.02, resamples=50)
+    old = summarize(
+        {c.key: replace(c, curve=[]) for c in cells}, ["softmax", "x"], (1.0,), margin=0.02, num_bootstrap=50
+    )
     assert "log-rank" not in to_markdown(old, margin=0.02)
 
 

@@ -291,7 +291,7 @@ def _scores(run: Run, scale: float) -> Scores:
 
 
 def _write(options: AblationOptions, cells: dict[Key, Cell], variants: list[str], scales: tuple[float, ...]) -> str:
-    summary = summarize(cells, variants, scales, margin=options.margin, resamples=options.resamples)
+    summary = summarize(cells, variants, scales, margin=options.margin, num_bootstrap=options.num_bootstrap)
     for name, frame in (("cells.csv", cells_table(cells)), ("summary.csv", summary)):
         with replacing(options.out / name) as temporary:
             frame.to_csv(temporary, index=False)

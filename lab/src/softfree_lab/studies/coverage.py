@@ -69,7 +69,7 @@ def _one(setting: Setting, rng: Generator, options: CoverageOptions) -> list[dic
     held: dict[str, list[bool]] = {name: [] for name in truth}
     widths: dict[str, list[float]] = {name: [] for name in truth}
     for _ in range(options.repeats):
-        for name, metric in _measured(setting, rng, options.resamples).items():
+        for name, metric in _measured(setting, rng, options.num_bootstrap).items():
             if name in truth and not math.isnan(metric.low):
                 held[name].append(metric.low <= truth[name] <= metric.high)
                 widths[name].append(metric.high - metric.low)
@@ -91,7 +91,7 @@ def _one(setting: Setting, rng: Generator, options: CoverageOptions) -> list[dic
     ]
 
 
-def _measured(setting: Setting, rng: Generator, resamples: int) -> dict[str, Metric | Difference]:
+def _measured(setting: Setting, rng: Generator, num_bootstrap: int) -> dict[str, Metric | Difference]:
     """Draw patients and measure them; a patient has one class."""
     patients, images, positives, separation, spread = setting
     ill = rng.random(patients) < positives
@@ -106,8 +106,8 @@ def _measured(setting: Setting, rng: Generator, resamples: int) -> dict[str, Met
         for share, noise in ((1, first), (WORSE, second))
     )
     seed = int(rng.integers(2**31))
-    found: dict[str, Metric | Difference] = dict(measure(a, None, resamples=resamples, seed=seed))
-    found[DIFFERENCE] = compare(a, b, resamples=resamples, seed=seed).differences["auroc"]
+    found: dict[str, Metric | Difference] = dict(measure(a, None, num_bootstrap=num_bootstrap, seed=seed))
+    found[DIFFERENCE] = compare(a, b, num_bootstrap=num_bootstrap, seed=seed).differences["auroc"]
     return found
 
 

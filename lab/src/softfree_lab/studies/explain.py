@@ -61,7 +61,7 @@ def study_explain(folders: Sequence[str | Path], options: ExplainStudyOptions) -
     Raises:
         UserError: runs of different tasks or without a grid of tokens on images, or no image can be read.
     """
-    for name in ("count", "resamples", "orders"):
+    for name in ("count", "num_bootstrap", "orders"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected 1 or more")
     runs = open_runs(folders)
@@ -107,7 +107,7 @@ def _measures(own: pd.DataFrame, options: ExplainStudyOptions) -> list[dict[str,
 def _mean(values: np.ndarray, patients: np.ndarray, options: ExplainStudyOptions) -> Drawn:
     """The mean with its resamples of patients."""
     statistics = {"mean": lambda weights: weights @ values / weights.sum(axis=1)}
-    draws = distribution(statistics, patients, resamples=options.resamples, seed=options.seed)["mean"]
+    draws = distribution(statistics, patients, num_bootstrap=options.num_bootstrap, seed=options.seed)["mean"]
     return Drawn(float(values.mean()), draws, 0.0)
 
 

@@ -24,7 +24,7 @@ class AblationOptions:
         scales: Sides to test at, relative to the side in training.
         baseline: Put a logistic regression on images of 32 x 32 pixels beside them.
         margin: Loss of AUROC against the first variant that is still called not inferior.
-        resamples: Draws of seeds and patients for the intervals.
+        num_bootstrap: Draws of seeds and patients for the intervals.
         jobs: Trainings side by side, which share the cores.
         keep: Keep the run directories with their weights; default: only what the tables need.
         out: Folder for the record and the tables; a study that was stopped goes on where it was.
@@ -37,7 +37,7 @@ class AblationOptions:
     scales: list[float] = field(default_factory=lambda: [1.0])
     baseline: bool = True
     margin: float = 0.02
-    resamples: int = 2000
+    num_bootstrap: int = 2000
     jobs: int = 1
     keep: bool = False
     out: Path = Path("study")
@@ -54,7 +54,7 @@ class RobustnessOptions:
         image_root: Folder that the paths of that table start from; default: the table's folder.
         own_table: Where the table that the runs were trained on lies now, if it was moved.
         out: Folder for the tables and the figure.
-        resamples: Bootstrap resamples.
+        num_bootstrap: Bootstrap resamples.
         seed: Seed of the noise and of the bootstrap.
         batch_size: Images at once.
         num_workers: Processes that read and corrupt images.
@@ -66,7 +66,7 @@ class RobustnessOptions:
     image_root: Path | None = None
     own_table: Path | None = None
     out: Path = Path("robustness")
-    resamples: int = 2000
+    num_bootstrap: int = 2000
     seed: int = 0
     batch_size: int = 16
     num_workers: int = 0
@@ -134,7 +134,7 @@ class ExplainStudyOptions:
         radius: Of a finding that the table places with columns x and y but without a column radius, in pixels; default:
             that of a phantom's cluster.
         precision: Arithmetic of the curves; maps are always computed in float32.
-        resamples: Bootstrap resamples of patients.
+        num_bootstrap: Bootstrap resamples of patients.
         seed: Of random orders, random weights and resamples.
         batch_size: Images at once.
         table: Where the table that the runs were trained on lies now, if it was moved.
@@ -151,7 +151,7 @@ class ExplainStudyOptions:
     randomized: int = 8
     radius: float = 44.0
     precision: Literal["32", "bf16", 32] = "32"
-    resamples: int = 2000
+    num_bootstrap: int = 2000
     seed: int = 0
     batch_size: int = 16
     table: Path | None = None
@@ -170,7 +170,7 @@ class CoverageOptions:
         separations: Distances of the classes in standard deviations of a negative image.
         spreads: Standard deviations of the positive patients and images, those of the negative being 1.
         repeats: Simulated studies of each setting.
-        resamples: Bootstrap resamples of each.
+        num_bootstrap: Bootstrap resamples of each.
         seed: Of the simulation.
         out: Folder for the table and the figure.
         progress: Show a progress bar.
@@ -182,7 +182,7 @@ class CoverageOptions:
     separations: list[float] = field(default_factory=lambda: [1.0, 3.0])
     spreads: list[float] = field(default_factory=lambda: [1.0, 2.0])
     repeats: int = 150
-    resamples: int = 400
+    num_bootstrap: int = 400
     seed: int = 0
     out: Path = Path("coverage")
     progress: bool = True

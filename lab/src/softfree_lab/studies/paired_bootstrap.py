@@ -23,7 +23,7 @@ class Drawn:
 
     Attributes:
         value: over all samples.
-        draws: ``(resamples,)``, NaN where a resample lacked a class.
+        draws: ``(num_bootstrap,)``, NaN where a resample lacked a class.
         most_left_out: the share of such resamples above which there is no interval.
         reason: why there is no interval whatever the draws are; None when there may be one.
         patients: how many it rests on, see :func:`~softfree.evaluation.metrics.independent`.
@@ -48,14 +48,14 @@ class Drawn:
         return bias_corrected(self.value, self.draws, level, method, self.most_left_out, self.patients)
 
 
-def draw(scores: Scores, names: Sequence[str], *, resamples: int, seed: int) -> dict[str, Drawn]:
+def draw(scores: Scores, names: Sequence[str], *, num_bootstrap: int, seed: int) -> dict[str, Drawn]:
     """Draw the named statistics of :func:`~softfree.evaluation.metric_specs.quantities` over the same patients."""
     items = quantities(scores)
-    leaves = distribution(resampled(items, names), scores.patients, resamples=resamples, seed=seed)
+    leaves = distribution(resampled(items, names), scores.patients, num_bootstrap=num_bootstrap, seed=seed)
     found = {}
     for name in names:
         if np.isnan(items[name].value):
-            found[name] = Drawn(np.nan, np.full(resamples, np.nan), 0.0, items[name].reason or "no value")
+            found[name] = Drawn(np.nan, np.full(num_bootstrap, np.nan), 0.0, items[name].reason or "no value")
         else:
             found[name] = Drawn(
                 items[name].value,

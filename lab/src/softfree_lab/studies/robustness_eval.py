@@ -64,7 +64,7 @@ def measure(
         runs: of one task.
         tables: the rows to test each run on.
         variants: what is done to the images.
-        options: batch_size, num_workers, resamples, progress, and the seed of the noise.
+        options: batch_size, num_workers, num_bootstrap, progress, and the seed of the noise.
         seed: of the resamples.
     """
     alike = defaultdict(list)
@@ -78,7 +78,7 @@ def measure(
         values = logits.values.reshape(len(table.targets), len(variants), len(together), -1)
         readable, reasons = _readable(logits, len(table.targets), len(variants))
         for place, number in enumerate(together):
-            areas = _areas(runs[number], table, values[:, :, place], readable, options.resamples, seed)
+            areas = _areas(runs[number], table, values[:, :, place], readable, options.num_bootstrap, seed)
             found[number] = Reached(dict(zip(variants, areas, strict=True)), identity, int(readable.sum()), reasons)
     return [found[number] for number in range(len(runs))]
 
@@ -162,12 +162,14 @@ def _readable(logits: Logits, images: int, variants: int) -> tuple[np.ndarray, d
     return readable, dict(Counter(error.status for error in failed.values()))
 
 
-def _areas(run: Run, table: Table, logits: np.ndarray, readable: np.ndarray, resamples: int, seed: int) -> list[Drawn]:
+def _areas(
+    run: Run, table: Table, logits: np.ndarray, readable: np.ndarray, num_bootstrap: int, seed: int
+) -> list[Drawn]:
     """AUROC of each variant from ``logits`` (images, variants, K) of one run."""
     patients = table.frame["patient"].to_numpy()[readable]
     found = []
     for variant in range(logits.shape[1]):
         p = probabilities(logits[readable, variant], run.task, run.calibration.temperature)
         scores = Scores(run.task, p, table.targets[readable], patients)
-        found.append(draw(scores, ["auroc"], resamples=resamples, seed=seed)["auroc"])
+        found.append(draw(scores, ["auroc"], num_bootstrap=num_bootstrap, seed=seed)["auroc"])
     return found

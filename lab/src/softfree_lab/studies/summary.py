@@ -25,7 +25,7 @@ def summarize(
     scales: Sequence[float],
     *,
     margin: float,
-    resamples: int,
+    num_bootstrap: int,
 ) -> pd.DataFrame:
     """A row for each data set, side and variant.
 
@@ -40,12 +40,12 @@ def summarize(
         variants: their order, the peer first.
         scales: sides at test, relative to the one in training.
         margin: loss of AUROC that is still called not inferior.
-        resamples: draws.
+        num_bootstrap: draws.
     """
     rows = []
     for data in dict.fromkeys(key.data for key in cells):
         for scale in scales:
-            drawn = _draw_all({k: c for k, c in cells.items() if k.data == data}, scale, resamples)
+            drawn = _draw_all({k: c for k, c in cells.items() if k.data == data}, scale, num_bootstrap)
             peer = {seed: drawn[v, seed] for v, seed in drawn if v == variants[0]}
             for variant in variants:
                 own = {seed: drawn[v, seed] for v, seed in drawn if v == variant}
@@ -68,7 +68,7 @@ def cells_table(cells: Mapping[Key, Cell]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for key, cell in sorted(cells.items()):
         for scale in cell.probabilities:
-            found = draw(cell.scores(float(scale)), STATISTICS, resamples=1, seed=SEED)
+            found = draw(cell.scores(float(scale)), STATISTICS, num_bootstrap=1, seed=SEED)
             values = {name: found[name].value for name in STATISTICS}
             values |= _takeoff({key.seed: cell}, {})
             rows.append(key._asdict() | {"scale": float(scale)} | values | _costs([cell]))
@@ -132,9 +132,9 @@ def _in_words(row: dict[Any, Any]) -> str:
     return f"{median} ({row['took_off']:.0f} of {row['seeds']})"
 
 
-def _draw_all(cells: Mapping[Key, Cell], scale: float, resamples: int) -> dict[tuple[str, int], dict[str, Drawn]]:
+def _draw_all(cells: Mapping[Key, Cell], scale: float, num_bootstrap: int) -> dict[tuple[str, int], dict[str, Drawn]]:
     return {
-        (key.variant, key.seed): draw(cell.scores(scale), STATISTICS, resamples=resamples, seed=SEED)
+        (key.variant, key.seed): draw(cell.scores(scale), STATISTICS, num_bootstrap=num_bootstrap, seed=SEED)
         for key, cell in cells.items()
         if f"{scale:g}" in cell.probabilities
     }

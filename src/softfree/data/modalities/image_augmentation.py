@@ -35,13 +35,13 @@ class PolicyAugmentation:
 
     def __init__(self, preprocessing: ImagePreprocessing, policy: str, erasing: float) -> None:
         if preprocessing.preset == "radiograph" or preprocessing.channels != 3:
-            raise UserError("--policy is for color: use it with --preset photo or microscopy and 3 channels")
+            raise UserError("--auto-augment is for color: use it with --preset photo or microscopy and 3 channels")
         self.preprocessing, self.policy, self.erasing = preprocessing, policy, erasing
         try:
             _ = self._change
         except (AssertionError, KeyError, ValueError):
             raise UserError(
-                f"--policy {policy}: timm knows no such policy; expected one such as rand-m9-mstd0.5-inc1"
+                f"--auto-augment {policy}: timm knows no such policy; expected one such as rand-m9-mstd0.5-inc1"
             ) from None
 
     def __call__(self, pixels: torch.Tensor, seed: int) -> torch.Tensor:

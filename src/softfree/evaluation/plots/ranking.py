@@ -20,7 +20,7 @@ Curve = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @styled
-def roc(scores: Scores, *, seed: int = 0, resamples: int = 500, level: float = 0.95) -> Figure:
+def roc(scores: Scores, *, seed: int = 0, num_bootstrap: int = 500, level: float = 0.95) -> Figure:
     """Draw the ROC curve of each scored class; a single one with its pointwise band over resampled patients."""
     drawing = figure(4.6)
     axes = drawing.subplots()
@@ -28,7 +28,9 @@ def roc(scores: Scores, *, seed: int = 0, resamples: int = 500, level: float = 0
     square(axes, "1 − specificity", "Sensitivity")
     curves = _classes(scores, roc_auc_score)
     if len(scores.task.scored) == 1 and curves:
-        low, high = roc_band(*scores.one_vs_rest(scores.task.scored[0]), seed=seed, resamples=resamples, level=level)
+        low, high = roc_band(
+            *scores.one_vs_rest(scores.task.scored[0]), seed=seed, num_bootstrap=num_bootstrap, level=level
+        )
         label = f"{level:.0%} band at each point".replace("%", " %")
         axes.fill_between(GRID, low, high, color=SERIES[0], alpha=0.16, linewidth=0, label=label)
     _draw(axes, scores, curves, lambda y, score: roc_curve(y, score)[:2], "AUROC")
@@ -50,14 +52,14 @@ def precision_recall(scores: Scores) -> Figure:
 
 
 def roc_band(
-    y: np.ndarray, score: np.ndarray, patients: np.ndarray, *, seed: int, resamples: int, level: float
+    y: np.ndarray, score: np.ndarray, patients: np.ndarray, *, seed: int, num_bootstrap: int, level: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the pointwise percentile band of the sensitivity at each of :data:`GRID`'s false positive rates."""
     order = np.argsort(-score, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
     positive = y[order] == 1
     found = []
-    for weights in patient_weights(patients, resamples=resamples, seed=seed):
+    for weights in patient_weights(patients, num_bootstrap=num_bootstrap, seed=seed):
         drawn = weights[:, order]
         sensitivity = np.cumsum(drawn * positive, axis=1)[:, ends]
         false = np.cumsum(drawn * ~positive, axis=1)[:, ends]
