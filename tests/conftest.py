@@ -96,7 +96,7 @@ def _write_run(folder: Path, name: str, preprocessing: Any, **options: Any) -> R
     import torch
     from safetensors.torch import save_file
 
-    from softfree.data.modalities.base import preprocessing_to_config
+    from softfree.data.modalities.registry import preprocessing_to_config
     from softfree.inference.run import WEIGHTS, Run, build_model
 
     folder.mkdir()

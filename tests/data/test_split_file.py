@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from softfree.data.groups import group_by_patient
+from softfree.data.samples import group_by_patient
 from softfree.data.split_file import read_split, write_split
 from softfree.data.table import read_table
 from softfree_runtime.core.errors import UserError

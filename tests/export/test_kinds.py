@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from softfree.data.modalities.bag import BagPreprocessing
-from softfree.data.modalities.base import preprocessing_to_config
 from softfree.data.modalities.feature_files import write_features
+from softfree.data.modalities.registry import preprocessing_to_config
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.volume import VolumePreprocessing
 from softfree.export.options import ExportOptions

@@ -12,7 +12,7 @@ from softfree.data.modalities.bag import BagPreprocessing
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.volume import VolumePreprocessing
-from softfree.data.reduced import MOST_ROWS, Reduced, drawn, reduce
+from softfree.data.reduced import MOST_ROWS, Reduced, drawn
 from softfree.data.table import Table
 from softfree.reporting.baselines import MOST_CLASSES, Beside, column_of, fit_baselines, read_baselines
 from softfree_runtime.core.task import Task
@@ -115,7 +115,7 @@ def test_what_cannot_be_fitted_is_said():
         lambda target, seed: ((200, 200 + seed), noise(seed, 3, 8, 8)), np.arange(20) % 2, BINARY, slides
     )
     assert list(baselines.fitted) == ["size"]
-    assert baselines.missing == ("none on a small copy: there is none for samples of kind slide",)
+    assert baselines.missing == ("none on a small copy: there is none for slides",)
     many = Task("multiclass", tuple(map(str, range(MOST_CLASSES + 1))))
     assert not fit_baselines({"train": table(np.zeros(3), many), "val": table(np.zeros(3), many)}, {}, "image").fitted
 
@@ -147,7 +147,7 @@ def test_samples_that_are_not_read_at_once_have_no_answer():
     found = beside.columns()
     assert list(found) == [column_of(name, one) for name in ("size", "copy") for one in BINARY.classes]
     assert found.notna().all(axis=1).tolist() == [False, True, False]
-    expected = baselines.fitted["copy"].probabilities(reduce(sample, STEPS)[None], BINARY)[0, 1]
+    expected = baselines.fitted["copy"].probabilities(STEPS.small_copy(sample)[None], BINARY)[0, 1]
     assert found["beside_copy_yes"][1] == pytest.approx(expected)
     assert found["beside_size_yes"][1] > 0.5
 
@@ -166,11 +166,11 @@ def test_rows_are_drawn_where_there_are_many():
 def test_each_kind_is_reduced_as_its_name_says():
     volume = torch.arange(24**3, dtype=torch.float32).reshape(1, 24, 24, 24)
     preprocessing = VolumePreprocessing.create("mr", (24, 24, 24))
-    small = reduce(volume, preprocessing)
+    small = preprocessing.small_copy(volume)
     assert small.shape == (12**3,)
     assert small[0] == volume[0, :2, :2, :2].mean()
     bag = torch.cat([torch.tensor([[1.0, 2.0], [3.0, 6.0]]), torch.full((2, 3), 99.0)], dim=1)
-    assert reduce(bag, BagPreprocessing(2)).tolist() == [2.0, 4.0]
+    assert BagPreprocessing(2).small_copy(bag).tolist() == [2.0, 4.0]
 
 
 @pytest.mark.parametrize("resize_mode", ["pad", "stretch", "crop", "native"])
@@ -185,7 +185,7 @@ def test_a_training_sample_of_its_own_size_is_reduced_as_an_evaluated_one(resize
     image = DecodedImage(pixels, 0, 1, None, (), "")
     preprocessing = ImagePreprocessing.create("photo", 64, resize_mode)
     one, other = (
-        reduce(torch.from_numpy(prepare(image)), preprocessing) for prepare in (preprocessing, whole(preprocessing))
+        preprocessing.small_copy(torch.from_numpy(prepare(image))) for prepare in (preprocessing, whole(preprocessing))
     )
     assert one.shape == other.shape == (3 * 32 * 32,)
     assert np.abs(one - other).mean() < 0.1 * np.abs(one).mean()

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from softfree.data.modalities.registry import MODALITIES
 from softfree.data.samples import as_samples
 from softfree.data.table import Table, read_table
 from softfree.evaluation.examples import SORTS
@@ -26,7 +27,7 @@ from softfree_runtime.core.errors import UserError
 
 def judged(run: Run, path: Path, images: Path | None = None) -> tuple[Table, pd.DataFrame, Any]:
     table = read_table(path, image_root=images, classes=run.task.classes, strict_patients=False)
-    table = as_samples(table, run.preprocessing.kind)
+    table = as_samples(table, MODALITIES[run.preprocessing.kind])
     frame = predict_rows(run, table, InferenceOptions(batch_size=4, progress=False))
     return table, frame, scores_of(frame, run)
 

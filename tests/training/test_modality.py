@@ -6,7 +6,7 @@ import pytest
 
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.modalities.slide import SlidePreprocessing
-from softfree.training.modality import kind_of, refuse_batches, training_preprocessing
+from softfree.training.modality import modality_of, refuse_batches, training_preprocessing
 from softfree_runtime.core.errors import UserError
 
 
@@ -20,7 +20,7 @@ from softfree_runtime.core.errors import UserError
     ],
 )
 def test_model_and_resolution_tell_the_kind(options_for, changes: dict[str, Any], kind: str) -> None:
-    assert kind_of(options_for(**changes)) == kind
+    assert modality_of(options_for(**changes)).name == kind
 
 
 def test_a_policy_takes_the_whole_image_and_nothing_else(options_for) -> None:

@@ -14,8 +14,9 @@ from softfree_runtime.core.validation import check_fields, shown
 from softfree_runtime.preprocessing.modalities import (
     IMAGE,
     KINDS,
+    MODALITIES,
+    Modality,
     Preprocessing,
-    preprocessing_class,
     preprocessing_from_config,
 )
 
@@ -64,10 +65,15 @@ class Metadata:
     loss: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def modality(self) -> Modality:
+        """The kind of sample that the file takes."""
+        return MODALITIES[self.preprocessing.kind]
+
+    @property
     def sample_shape(self) -> tuple[int | None, ...]:
         """The shape of a prepared sample that the graph takes; None for an axis of any length."""
         preprocessing: Any = self.preprocessing
-        if preprocessing.kind == "bag":
+        if self.modality.sequence:
             return (None, preprocessing.in_features + 3)
         sides: tuple[int | None, ...] = (None, None) if self.size is None else self.size
         return (preprocessing.channels, *sides)
@@ -121,7 +127,7 @@ class Metadata:
                 raise UserError(f"{path}: thresholds has {shown(name)}; expected some of {known[:100]}; {MEND}")
             if not 0 <= threshold <= 1:
                 raise UserError(f"{path}: a threshold is {threshold}; expected a probability, 0 to 1; {MEND}")
-        axes = {"bag": 0, "volume": 3}.get(self.preprocessing.kind, 2)
+        axes = self.modality.axes
         if self.size is not None and (len(self.size) != axes or min(self.size) < 1):
             what = "nothing" if axes == 0 else f"{axes} sides above 0, or nothing"
             raise UserError(f"{path}: size is {list(self.size)}; expected {what}; {MEND}")
@@ -144,7 +150,7 @@ def _preprocessing(path: Path, config: Any) -> Preprocessing:
     kind = fields.pop("kind", IMAGE)
     if kind not in KINDS:
         raise UserError(f"{path}: preprocessing.kind is {shown(kind)}; expected {' or '.join(KINDS)}; {MEND}")
-    check_fields(path, "preprocessing", fields, preprocessing_class(kind), mend=MEND)
+    check_fields(path, "preprocessing", fields, MODALITIES[kind].preprocessing_class(), mend=MEND)
     for name, value in fields.items():
         numbers = value if isinstance(value, list) else [value]
         if name in ABOVE_ZERO and any(one is not None and one <= 0 for one in numbers):

@@ -57,7 +57,7 @@ class Model:
             ReadError: other sides than the only ones that the file takes.
         """
         taken = self.metadata.sample_shape
-        fixed = -1 if self.metadata.preprocessing.kind == "bag" else 0
+        fixed = -1 if self.metadata.modality.sequence else 0
         if sample.ndim != len(taken) or sample.shape[fixed] != taken[fixed]:
             raise UserError(f"{name}: got a sample of shape {sample.shape}; {self.path} takes {_in_words(taken)}")
         if not _fits(sample.shape, taken):

@@ -38,9 +38,9 @@ def _check_arguments(parser: Parser) -> None:
 
 def _check(parsed: Namespace) -> int:
     from softfree.data.audit.audit import audit
-    from softfree.data.samples import as_samples
     from softfree.data.table import read_table
     from softfree.inference.run_directory import RunDirectory
+    from softfree_runtime.sources.joined_source import with_resolution
 
     chosen = fill(CheckOptions, parsed)
     table = read_table(
@@ -54,7 +54,7 @@ def _check(parsed: Namespace) -> int:
         known=None if chosen.split_from is None else RunDirectory(chosen.split_from).read_split(),
     )
     if "mpp" in table.frame:
-        table = as_samples(table, "slide")
+        table = with_resolution(table)
     shown = chosen.progress and not parsed.json
     found = audit(table, num_workers=chosen.num_workers, progress=shown, strict=chosen.strict)
     if parsed.json:

@@ -1,29 +1,69 @@
-"""Rows of a table as samples of one kind."""
+"""Rows of a table as samples of one kind: with their resolution, and all rows of a patient as one if asked for."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from softfree.data.modalities.registry import Modality
 from softfree.data.table import Table
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.sources.joined_source import WITH_RESOLUTION, with_resolution
+from softfree_runtime.sources.joined_source import with_resolution
 
 
-def as_samples(table: Table, kind: str, *, group: bool = False) -> Table:
-    """Bring the resolution that a column ``mpp`` names to slides and bags, and join the bags of a patient.
+def as_samples(table: Table, modality: Modality, *, group: bool = False) -> Table:
+    """Join the resolution in a column ``mpp`` to slides and bags, and the bags of each patient to one.
 
     Args:
-        table: its rows.
-        kind: of the samples, see :data:`softfree.data.modalities.base.KINDS`.
-        group: make one bag of all rows of a patient.
+        table: Its rows.
+        modality: Kind of the samples.
+        group: Make one bag of all rows of a patient.
 
     Raises:
         UserError: ``group`` for samples that cannot be joined, or rows of a patient that disagree.
     """
-    if group and kind != "bag":
-        raise UserError(f"--group joins bags of tile features, not samples of kind {kind}; leave it out")
-    if kind not in WITH_RESOLUTION:
+    if group and not modality.padded:
+        raise UserError(f"--group joins bags of tile features, not {modality.plural}; leave it out")
+    if not modality.has_resolution:
         return table
-    if not group:
-        return with_resolution(table)
-    from softfree.data.groups import group_by_patient
+    return group_by_patient(table) if group else with_resolution(table)
 
-    return group_by_patient(table)
+
+def group_by_patient(table: Table) -> Table:
+    """Join all rows of a patient into one sample, whose file is theirs joined by ``;``.
+
+    A further column keeps its value where all rows of the patient agree and is empty elsewhere; ``row`` is the first.
+
+    Raises:
+        UserError: rows of one patient with different labels or splits, named by their rows in the table.
+    """
+    table = with_resolution(table)
+    frame = table.frame
+    patients = pd.factorize(frame["patient"])[0]  # numbered as they come
+    places = np.split(np.argsort(patients, kind="stable"), np.bincount(patients).cumsum()[:-1])
+    first = np.array([group[0] for group in places])
+    for group in places:
+        _refuse_disagreement(frame, table.targets, group)
+    joined = frame.iloc[first].reset_index(drop=True)
+    joined["file"] = [";".join(frame["file"].iloc[group]) for group in places]
+    for name in joined.columns.difference(["file", "row", "patient", "split"]):
+        agree = frame.groupby(patients)[name].nunique(dropna=False).to_numpy() == 1
+        joined[name] = joined[name].where(agree)
+    keys = [table.keys[place] for place in first] if table.keys else ()
+    return replace(table, frame=joined, targets=table.targets[first], keys=keys)
+
+
+def _refuse_disagreement(frame: pd.DataFrame, targets: np.ndarray, group: np.ndarray) -> None:
+    same = all(np.array_equal(targets[group[0]], targets[one], equal_nan=targets.dtype.kind == "f") for one in group)
+    what = None if same else "labels"
+    if frame["split"].iloc[group].nunique() > 1:
+        what = "splits"
+    if what is not None:
+        rows = ", ".join(str(row) for row in frame["row"].iloc[group][:5])
+        more = f" and {len(group) - 5} more" if len(group) > 5 else ""
+        raise UserError(
+            f"rows {rows}{more} of the table (counted from 0) are of one patient and have different {what};"
+            " give them one, or do without --group"
+        )

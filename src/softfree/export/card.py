@@ -10,6 +10,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.image import ImagePreprocessing
+from softfree.data.modalities.registry import MODALITIES, preprocessing_to_config
 from softfree.export.loss import Loss
 from softfree.inference.run import Run
 from softfree_runtime.core.errors import UserError
@@ -20,7 +21,6 @@ from softfree_runtime.preprocessing.modalities import preprocessing_from_config
 
 CAUTION = "For research; not a medical device."
 EXPORTERS = ("onnx", "onnxscript", "onnxruntime")
-_WORDS = {"image": "images", "volume": "volumes", "slide": "slides", "bag": "bags of tiles"}
 
 
 def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
@@ -51,7 +51,7 @@ def runtime_preprocessing(preprocessing: Preprocessing) -> RuntimePreprocessing:
     """The same steps for the runtime, whatever the kind of sample."""
     if isinstance(preprocessing, ImagePreprocessing):
         return numpy_image_preprocessing(preprocessing)
-    return preprocessing_from_config({"kind": preprocessing.kind} | preprocessing.to_dict())
+    return preprocessing_from_config(preprocessing_to_config(preprocessing))
 
 
 def numpy_image_preprocessing(preprocessing: ImagePreprocessing) -> NumpyImagePreprocessing:
@@ -83,7 +83,7 @@ def _metrics(run: Run) -> dict[str, Any]:
 def _card(run: Run, preprocessing: Preprocessing, metrics: dict[str, Any]) -> str:
     """A short text for people; it names no file and no patient."""
     task, table = run.task, run.config.get("table", {})
-    what = f"a {task.kind} classifier of {_WORDS[preprocessing.kind]}"
+    what = f"a {task.kind} classifier of {MODALITIES[preprocessing.kind].plural}"
     lines = [
         f"Model: {run.config['model']['name']}, {what}: {', '.join(task.classes)}.",
         f"Trained with softfree on a table of {table.get('rows', 'unknown')} rows.",

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from softfree.data.modalities.image import ImagePreprocessing
 from softfree.export.samples import Source
 from softfree.inference.run import Run
 from softfree_runtime.core.errors import UserError
@@ -85,7 +84,7 @@ def _cases(own: Any, samples: Sequence[Source], light: Any, any_size: bool) -> I
             if number == 0:
                 for tiles in (-(-ours.shape[1] // 2), 1):
                     yield ours[:, :tiles], given[:, :tiles]
-    elif own.kind == "slide" or (isinstance(own, ImagePreprocessing) and own.resize_mode == "native"):
+    elif own.sample_bytes() is None:
         for sample in samples[:3]:
             yield _both([sample], own, light)
     elif own.kind == "image" and any_size:

@@ -120,10 +120,8 @@ def _graph(run: Run, samples: Sequence[Source]) -> Graph:
 def _refuse_any_size(run: Run) -> None:
     """Refuse a run whose samples differ in size, when its model exports for one."""
     preprocessing = run.preprocessing
-    if preprocessing.kind == "slide" or (
-        preprocessing.kind == "image" and run.image_preprocessing.resize_mode == "native"
-    ):
-        given = "slides" if preprocessing.kind == "slide" else "images of any size (resize_mode native)"
+    if preprocessing.sample_bytes() is None:
+        given = "images of any size (resize_mode native)" if preprocessing.kind == "image" else f"{preprocessing.kind}s"
         raise UserError(
             f"{run.config['model']['name']} exports for one size only, but {run.folder} takes {given}; "
             "train with another --resize-mode or another attention"

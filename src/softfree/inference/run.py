@@ -94,7 +94,7 @@ class Run:
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """From what a table row names to the model's input."""
-        from softfree.data.modalities.base import preprocessing_from_config
+        from softfree.data.modalities.registry import preprocessing_from_config
 
         return preprocessing_from_config(self.config["preprocessing"])
 
@@ -197,7 +197,7 @@ def check_config(path: Path, config: dict[str, Any]) -> None:
     Raises:
         UserError: Names the field that is missing, unknown or of the wrong type.
     """
-    from softfree.data.modalities.base import KINDS, preprocessing_class
+    from softfree.data.modalities.registry import KINDS, MODALITIES
     from softfree.training.options import TrainOptions
 
     check_task(path, config["task"])
@@ -205,9 +205,8 @@ def check_config(path: Path, config: dict[str, Any]) -> None:
     kind = preprocessing.get("kind", "image") if isinstance(preprocessing, dict) else None
     if kind not in KINDS:
         raise UserError(f"{path}: preprocessing.kind is {shown(kind)}; expected {' or '.join(KINDS)}")
-    check_fields(
-        path, "preprocessing", {k: v for k, v in preprocessing.items() if k != "kind"}, preprocessing_class(kind)
-    )
+    own = {name: value for name, value in preprocessing.items() if name != "kind"}
+    check_fields(path, "preprocessing", own, MODALITIES[kind].preprocessing_class())
     model = config["model"]
     if not isinstance(model, dict) or not isinstance(model.get("name"), str):
         raise UserError(f"{path}: model.name is missing; expected a name of softfree models")
@@ -248,7 +247,7 @@ def _check_model(path: Path, model: dict[str, Any]) -> None:
 
 def _sample_arguments(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Model arguments that follow from the preprocessing; UserError for impossible values."""
-    from softfree.data.modalities.base import preprocessing_from_config
+    from softfree.data.modalities.registry import preprocessing_from_config
     from softfree_runtime.metadata import ABOVE_ZERO
 
     for name, value in config["preprocessing"].items():

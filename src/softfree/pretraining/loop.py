@@ -22,7 +22,8 @@ import lightning as L
 
 from softfree.core.environment import describe_machine, versions
 from softfree.core.progress import console
-from softfree.data.modalities.base import Preprocessing, preprocessing_from_config, preprocessing_to_config
+from softfree.data.modalities.base import Preprocessing
+from softfree.data.modalities.registry import preprocessing_from_config, preprocessing_to_config
 from softfree.inference.run import build_model
 from softfree.inference.run_directory import RunDirectory
 from softfree.models.registry import supported_arguments
@@ -36,7 +37,7 @@ from softfree.training.configuration import check_ranges, refuse_folder
 from softfree.training.loaders import readable
 from softfree.training.loop import global_rank, run_folder
 from softfree.training.microbatches import Step
-from softfree.training.modality import create_preprocessing, kind_of, refuse_batches
+from softfree.training.modality import create_preprocessing, modality_of, refuse_batches
 from softfree.training.trainer import create_trainer, explained, quieten
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import read_yaml, write_atomically
@@ -51,7 +52,7 @@ def pretrain(options: PretrainOptions) -> Path:
     _check(options)
     refuse_folder(options.out)
     found = find_samples(options)
-    preprocessing = create_preprocessing(options, None)  # type: ignore[arg-type]
+    preprocessing = create_preprocessing(options, found.sources)  # type: ignore[arg-type]
     config = _configuration(options, preprocessing, found)
     autoencoder = _build(config, options)
     with run_folder(options.out):
@@ -82,7 +83,7 @@ def _check(options: PretrainOptions) -> None:
     check_ranges(options)
     if options.decoder_dim < 16 or options.decoder_dim % 16:
         raise UserError(f"--decoder-dim {options.decoder_dim}: expected a multiple of 16")
-    if kind_of(options) == "bag":  # type: ignore[arg-type]
+    if modality_of(options).padded:  # type: ignore[arg-type]
         raise UserError("pretraining is for images and volumes; features of slides come from a pretrained encoder")
     refuse_batches(options)  # type: ignore[arg-type]
 

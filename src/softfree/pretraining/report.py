@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from softfree.data.dataset import SampleDataset
-from softfree.data.modalities.base import preprocessing_from_config
+from softfree.data.modalities.registry import preprocessing_from_config
 from softfree.evaluation import plots
 from softfree.pretraining.masked_autoencoder import MaskedAutoencoder
 from softfree_runtime.core.files import write_atomically

@@ -14,7 +14,7 @@ from softfree.data.table_file import read_table_file
 from softfree.inference.predict import find_inputs, table_rows
 from softfree.pretraining.options import PretrainOptions
 from softfree.training.microbatches import Step
-from softfree.training.modality import kind_of
+from softfree.training.modality import modality_of
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.sources.inputs import Found
 
@@ -47,7 +47,7 @@ def find_samples(options: PretrainOptions) -> Unlabeled:
     Raises:
         UserError: no table, or too few images.
     """
-    kind = kind_of(options)  # type: ignore[arg-type]
+    kind = modality_of(options).name  # type: ignore[arg-type]
     if options.table.is_dir():
         found = find_inputs([options.table], None, kind)
         note = f"all {len(found)} files below the folder"

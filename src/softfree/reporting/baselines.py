@@ -24,7 +24,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from softfree.data.modalities.base import Preprocessing
-from softfree.data.reduced import MOST_ROWS, NAMES, Reduced, reduce
+from softfree.data.modalities.registry import MODALITIES
+from softfree.data.reduced import MOST_ROWS, Reduced
 from softfree.data.table import Table
 from softfree_runtime.core.files import replacing
 from softfree_runtime.core.task import Task
@@ -32,12 +33,6 @@ from softfree_runtime.core.task import Task
 STRENGTHS = (1e-3, 1e-2, 1e-1)  # C of the regression; the best on validation is taken
 MOST_CLASSES = 50
 """Classes beyond which none is fitted: it would take longer than it is worth, with few samples of each class."""
-SIZES = {
-    "image": "height, width and aspect ratio",
-    "slide": "height, width and aspect ratio",
-    "volume": "numbers of slices, rows and columns",
-    "bag": "number of tiles",
-}
 _STEPS = 300
 _QUANTILES = np.linspace(0.1, 0.9, 9)
 _FLAT = 1e-9
@@ -127,7 +122,7 @@ def fit_baselines(splits: Mapping[str, Table], reduced: Mapping[str, Reduced], k
         reduced: the same to what was kept of their samples.
         kind: of the samples.
     """
-    task = splits["train"].task
+    task, modality = splits["train"].task, MODALITIES[kind]
     if len(task.classes) > MOST_CLASSES:
         return Baselines({}, (f"none is fitted for more than {MOST_CLASSES} classes",))
     fitted, missing = {}, []
@@ -137,16 +132,16 @@ def fit_baselines(splits: Mapping[str, Table], reduced: Mapping[str, Reduced], k
         train, held = (
             sizes[split]._replace(numbers=_in_bins(sizes[split].numbers, edges)) for split in ("train", "val")
         )
-        fitted["size"] = _fit(f"{SIZES[kind]} alone", task, train, held, edges)
+        fitted["size"] = _fit(f"{modality.size} alone", task, train, held, edges)
     else:
         missing.append("none on the size alone: all training samples have one size")
-    if kind in NAMES:
+    if modality.small_copy:
         copies = {split: _with_targets(reduced[split].copies, splits[split]) for split in splits}
         rows, all_rows = len(copies["train"].numbers), len(splits["train"].frame)
         of = f" ({rows:,} of {all_rows:,} training samples, at random)" if all_rows > MOST_ROWS else ""
-        fitted["copy"] = _fit(f"{NAMES[kind]}{of}", task, copies["train"], copies["val"])
+        fitted["copy"] = _fit(f"{modality.small_copy}{of}", task, copies["train"], copies["val"])
     else:
-        missing.append(f"none on a small copy: there is none for samples of kind {kind}")
+        missing.append(f"none on a small copy: there is none for {modality.plural}")
     return Baselines(fitted, tuple(missing))
 
 
@@ -172,8 +167,9 @@ class Beside:
         """Answer for one sample; its small copy is not kept."""
         self.reduced(index, sample, size)
         if (regression := self._baselines.fitted.get("copy")) is not None:
-            copy = reduce(sample, self._preprocessing)[None]
-            self._copies[index] = regression.probabilities(copy, self._task)[0]
+            copy = self._preprocessing.small_copy(sample)
+            assert copy is not None
+            self._copies[index] = regression.probabilities(copy[None], self._task)[0]
 
     def columns(self) -> pd.DataFrame:
         """Probabilities as columns of ``predictions.csv``."""

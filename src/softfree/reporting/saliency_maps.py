@@ -77,7 +77,7 @@ def _map_of(
     labels = [f"{name_of(one)}. {told(run, one)}" for one in maps]
     plain, painted, *others = view.miniatures([one.signed for one in maps], labels, _SIDE)
     caption = " ".join([f"{case.sort}: {case.words}. Red speaks for {run.task.classes[case.k]}.", *comparison(maps)])
-    if run.preprocessing.kind == "volume":
+    if len(sample.tensor.shape) == 4:  # one slice is shown
         caption += f" {view.note.capitalize()}."
     return Thumbnail(painted, caption, plain, tuple(others)), maps
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from softfree.data.dataset import SampleDataset
+from softfree.data.modalities.registry import MODALITIES
 from softfree.data.samples import as_samples
 from softfree.data.seen import read_seen
 from softfree.data.table import Table, read_table
@@ -110,7 +111,7 @@ def _read(
         seed=options["seed"],
         **split,
     )
-    return as_samples(table, run.preprocessing.kind, group=run.groups_by_patient)
+    return as_samples(table, MODALITIES[run.preprocessing.kind], group=run.groups_by_patient)
 
 
 def without_seen(run: Run, table: Table) -> tuple[Table, int]:

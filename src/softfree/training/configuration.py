@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from softfree.core.environment import versions
-from softfree.data.modalities.base import preprocessing_to_config
+from softfree.data.modalities.registry import preprocessing_to_config
 from softfree.data.samples import as_samples
 from softfree.data.split_file import RunSplit
 from softfree.data.table import Table, read_table
 from softfree.inference.run_directory import RunDirectory
 from softfree.models.registry import supported_arguments
-from softfree.training.modality import create_preprocessing, kind_of, refuse_batches, training_preprocessing
+from softfree.training.modality import create_preprocessing, modality_of, refuse_batches, training_preprocessing
 from softfree.training.options import TrainOptions
 from softfree.training.progressive_size import refuse_growth
 from softfree_runtime.core.errors import UserError
@@ -47,7 +47,7 @@ _PLACES = ("table", "image_root", "split_from", "teacher", "series", "token_stor
 def check_options(options: TrainOptions) -> None:
     """Refuse what cannot work before anything is read."""
     check_ranges(options)
-    if (options.mixup or options.cutmix) and (options.preset == "radiograph" or kind_of(options) != "image"):
+    if (options.mixup or options.cutmix) and (options.preset == "radiograph" or modality_of(options).name != "image"):
         raise UserError("--mixup and --cutmix are for the color presets photo and microscopy; leave them at 0")
     if options.precision == "16" and options.accelerator == "cpu":
         raise UserError("--precision 16 needs a GPU; on a CPU use bf16 or 32")
@@ -57,7 +57,7 @@ def check_options(options: TrainOptions) -> None:
             f"--batch-size {options.batch_size} cannot be shared by {world} devices; expected a multiple of {world}"
         )
     refuse_batches(options)
-    refuse_growth(options, kind_of(options))
+    refuse_growth(options, modality_of(options).name)
 
 
 def check_ranges(options: object) -> None:
@@ -82,7 +82,7 @@ def read_training_table(options: TrainOptions, run: Path | None = None) -> Table
     )
     if options.split_from is not None and table.split_made is None:
         raise UserError(f"--split-from {options.split_from}: {options.table} has a split column; leave out one of both")
-    table = as_samples(table, kind_of(options), group=options.group)
+    table = as_samples(table, modality_of(options), group=options.group)
     for split in ("train", "val"):
         if len(table.where(split).frame) == 0:
             raise UserError(
@@ -111,7 +111,7 @@ def refuse_folder(out: Path) -> None:
 
 def configuration(options: TrainOptions, table: Table, notice: str | None) -> dict[str, Any]:
     """What ``config.yaml`` records: all that is needed to load the run, to resume it and to explain it."""
-    preprocessing = create_preprocessing(options, table)
+    preprocessing = create_preprocessing(options, table.files)
     _, changes = training_preprocessing(options, preprocessing)
     stated = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
     stated |= stated_places(options)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from softfree.data.audit.near_duplicates import MOST
 from softfree.data.dataset import EpochSampler, Sample, SampleDataset, choose_cache
 from softfree.data.modalities.base import Preprocessing
+from softfree.data.modalities.registry import MODALITIES
 from softfree.data.reduced import Reduced, drawn
 from softfree.data.table import Table
 from softfree.models.bag import collate_bags
@@ -84,7 +85,7 @@ def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptio
         failed |= {int(part.frame["row"].iloc[index]): error for index, error in sorted(bad.items())}
         datasets[split] = dataset
     files = table.where("train").files
-    return Samples(datasets["train"], datasets["val"], files, failed, preprocessing.kind == "bag", reduced)
+    return Samples(datasets["train"], datasets["val"], files, failed, MODALITIES[preprocessing.kind].padded, reduced)
 
 
 def cut_steps(samples: Samples, options: TrainOptions, rank: int = 0, world: int = 1) -> Step:

@@ -19,7 +19,7 @@ from softfree.core.environment import describe_machine, peak_memory
 from softfree.core.progress import console
 from softfree.data.audit.checks import counted
 from softfree.data.audit.near_duplicates import MOST, find_pairs
-from softfree.data.modalities.base import preprocessing_from_config
+from softfree.data.modalities.registry import preprocessing_from_config
 from softfree.data.reduced import Reduced
 from softfree.data.seen import Seen
 from softfree.data.split_file import write_split

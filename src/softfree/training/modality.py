@@ -1,46 +1,37 @@
-"""What kind of sample a training is about, told by its model and options, and the steps that prepare it."""
+"""The modality of a training run, by its model and options, and the preprocessing of its samples."""
 
 from __future__ import annotations
 
-from softfree.data.modalities.base import Augmentation, Preprocessing, preprocessing_class
+from collections.abc import Sequence
+
+from softfree.data.modalities.base import Augmentation, Preprocessing
 from softfree.data.modalities.image import ImagePreprocessing
-from softfree.data.table import Table
+from softfree.data.modalities.registry import MODALITIES, Modality
 from softfree.training.options import TrainOptions
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.core.files import read_yaml
 
 
-def kind_of(options: TrainOptions) -> str:
-    """Name the kind of sample: ``volume`` or ``bag`` by the model, ``slide`` where a resolution is asked for."""
-    if "_vit3d_" in options.model:
-        return "volume"
-    if "_bag_" in options.model:
-        return "bag"
-    return "image" if options.mpp is None else "slide"
+def modality_of(options: TrainOptions) -> Modality:
+    """Return the kind of sample: by the family of the model, and a slide instead of an image if ``mpp`` is given."""
+    for modality in MODALITIES.values():
+        if modality.model_family and f"_{modality.model_family}_" in options.model:
+            return modality
+    return MODALITIES["image" if options.mpp is None else "slide"]
 
 
-def create_preprocessing(options: TrainOptions, table: Table) -> Preprocessing:
-    """Make the steps of the kind of sample that the model takes.
+def create_preprocessing(options: TrainOptions, files: Sequence[str]) -> Preprocessing:
+    """Create the preprocessing of the kind of sample that the model takes.
 
     Raises:
-        UserError: an option that the steps cannot follow.
+        UserError: An option out of range.
     """
-    kind = kind_of(options)
-    make = preprocessing_class(kind).create
-    if kind == "image":
-        return make(options.preset, options.size, options.resize_mode, options.channels)
-    if kind == "volume":
-        rules = None if options.series is None else read_yaml(options.series, "--series")
-        return make(options.modality, options.shape, options.spacing, window=options.window, rules=rules)
-    if kind == "slide":
-        return make(options.mpp, tissue=options.tissue)
-    return make(table.files)
+    return modality_of(options).preprocessing_class().from_options(options, files)
 
 
 def training_preprocessing(
     options: TrainOptions, preprocessing: Preprocessing
 ) -> tuple[Preprocessing, Augmentation | None]:
-    """The steps of training samples, and their random changes: a policy of timm's begins with the whole image."""
+    """Return preprocessing and augmentation of training samples; a policy of timm starts from the whole image."""
     if not options.augment:
         return preprocessing, None
     if options.auto_augment is None:
@@ -53,8 +44,8 @@ def training_preprocessing(
 
 
 def refuse_batches(options: TrainOptions) -> None:
-    """Refuse several samples a step where each has a shape of its own."""
-    shapes = {"image": options.resize_mode == "native", "slide": True}
-    if options.batch_size > 1 and shapes.get(kind_of(options), False):
-        what = "--mpp" if kind_of(options) == "slide" else "--resize-mode native"
-        raise UserError(f"{what} gives images of different shapes; use --batch-size 1 with --grad-accum")
+    """Refuse a batch size above 1 if each sample has a shape of its own and none is padded."""
+    kind = modality_of(options).name
+    mixed = {"image": "--resize-mode native" if options.resize_mode == "native" else None, "slide": "--mpp"}.get(kind)
+    if options.batch_size > 1 and mixed:
+        raise UserError(f"{mixed} gives images of different shapes; use --batch-size 1 with --grad-accum")

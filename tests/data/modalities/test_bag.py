@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from softfree.data.modalities.bag import BagPreprocessing
-from softfree.data.modalities.base import preprocessing_from_config, preprocessing_to_config
 from softfree.data.modalities.feature_files import write_features
+from softfree.data.modalities.registry import preprocessing_from_config, preprocessing_to_config
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.sources.joined_source import join_source
 

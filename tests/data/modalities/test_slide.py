@@ -8,7 +8,7 @@ import pytest
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from softfree.data.modalities.base import preprocessing_from_config, preprocessing_to_config
+from softfree.data.modalities.registry import preprocessing_from_config, preprocessing_to_config
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.tissue import find_tissue
 from softfree.data.slide_readers.slide import open_slide

@@ -8,7 +8,7 @@ import torch
 import yaml
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from softfree.data.modalities.base import preprocessing_from_config, preprocessing_to_config
+from softfree.data.modalities.registry import preprocessing_from_config, preprocessing_to_config
 from softfree.data.modalities.volume import VolumePreprocessing
 from softfree.data.modalities.volume_augmentation import VolumeAugmentation
 from softfree_runtime.core.errors import ReadError, UserError

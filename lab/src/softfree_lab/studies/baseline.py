@@ -25,30 +25,23 @@ from softfree.data.table import Table
 from softfree.evaluation.metric_specs import quantities
 from softfree.evaluation.scores import Scores
 from softfree.training.configuration import read_training_table
-from softfree.training.modality import create_preprocessing, kind_of
+from softfree.training.modality import create_preprocessing, modality_of
 from softfree.training.options import TrainOptions
 from softfree_runtime.core.errors import ReadError, UserError
 
-# What is left of a sample of each kind, and what that is called.
-NAMES = {
-    "image": "32 x 32 pixels",
-    "slide": "32 x 32 pixels",
-    "volume": "12 x 12 x 12 voxels",
-    "bag": "mean of the features",
-}
-SIDE, DEPTH = 32, 12
+SIDE = 32  # of what is left of an image or a slide, pixels
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # C of the regression; the best on validation is taken
 
 
 def name_of(recipe: Mapping[str, Any]) -> str:
     """Name the baseline of a recipe, options of a training without its table."""
-    return NAMES[kind_of(TrainOptions(table=Path(), **recipe))]
+    return modality_of(TrainOptions(table=Path(), **recipe)).small_copy or f"{SIDE} x {SIDE} pixels"
 
 
 def fit_baseline(options: TrainOptions) -> tuple[Scores, dict[str, Any]]:
     """Fit on the training samples of a recipe, choose its strength on validation, and give its scores on test.
 
-    Samples go through the recipe's own preprocessing, reduced as :data:`NAMES` says, without augmentation.
+    Samples go through the recipe's own preprocessing, reduced as :func:`name_of` says, without augmentation.
 
     Returns:
         Scores of the test samples that can be read, and the cost, as ``cost.json`` has it.
@@ -80,9 +73,9 @@ def _pipeline(strength: float) -> Pipeline:
 
 
 def _preprocessing(options: TrainOptions, table: Table) -> Preprocessing:
-    if kind_of(options) == "image":
+    if modality_of(options).name == "image":
         return ImagePreprocessing.create(options.preset, SIDE, options.resize_mode, options.channels)
-    return create_preprocessing(options, table)
+    return create_preprocessing(options, table.files)
 
 
 def _reduced(part: Table, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -90,7 +83,7 @@ def _reduced(part: Table, preprocessing: Preprocessing) -> tuple[np.ndarray, np.
     found = []
     for file, target, patient in zip(part.frame["file"], part.targets, part.frame["patient"], strict=True):
         try:
-            found.append((_reduce(torch.from_numpy(preprocessing.load(file)), preprocessing.kind), target, patient))
+            found.append((_reduce(torch.from_numpy(preprocessing.load(file)), preprocessing), target, patient))
         except ReadError:
             continue
     if not found:
@@ -99,14 +92,12 @@ def _reduced(part: Table, preprocessing: Preprocessing) -> tuple[np.ndarray, np.
     return np.stack(numbers), np.array(targets), np.array(patients)
 
 
-def _reduce(sample: torch.Tensor, kind: str) -> np.ndarray:
-    if kind == "bag":
-        return sample[:, :-3].mean(0).numpy()
-    if kind == "volume":
-        sample = F.adaptive_avg_pool3d(sample, DEPTH)
-    elif sample.shape[1:] != (SIDE, SIDE):
-        sample = F.adaptive_avg_pool2d(sample, SIDE)
-    return sample.flatten().numpy()
+def _reduce(sample: torch.Tensor, preprocessing: Preprocessing) -> np.ndarray:
+    if sample.ndim != 3:
+        copy = preprocessing.small_copy(sample)
+        assert copy is not None
+        return copy
+    return (sample if sample.shape[1:] == (SIDE, SIDE) else F.adaptive_avg_pool2d(sample, SIDE)).flatten().numpy()
 
 
 def _scores(model: Pipeline, table: Table, pixels: np.ndarray, targets: np.ndarray, patients: np.ndarray) -> Scores:

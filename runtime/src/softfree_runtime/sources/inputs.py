@@ -13,9 +13,10 @@ import numpy as np
 from softfree_runtime.core.errors import UserError, listed, shortened
 from softfree_runtime.core.files import printable
 from softfree_runtime.core.notes import say
+from softfree_runtime.preprocessing.modalities import IMAGE, MODALITIES
 from softfree_runtime.readers.image import DecodedImage, own_range
 from softfree_runtime.sources.identity import refuse_nobody, tell_patients
-from softfree_runtime.sources.joined_source import WITH_RESOLUTION, join_source, resolution
+from softfree_runtime.sources.joined_source import join_source, resolution
 from softfree_runtime.sources.row_paths import base_folder, places
 from softfree_runtime.sources.table_text import FRAME, Rows, check_text, read_bytes
 from softfree_runtime.sources.walk import Passed, files_below
@@ -46,7 +47,7 @@ def find_inputs(
     found: list[Found] = []
     for number, item in enumerate(given):
         if isinstance(item, np.ndarray):
-            if kind != "image":
+            if kind != IMAGE:
                 raise UserError(f"got an array for a model of samples of kind {kind}; expected files")
             found.append((f"array {number}", as_image(item), None))
         elif Path(item).is_dir():
@@ -67,10 +68,8 @@ def samples_in(folder: Path, kind: str) -> list[str]:
     said.
     """
     passed = Passed()
-    if kind == "volume":
-        from softfree_runtime.sources.volume_files import volumes_in
-
-        found, tables = volumes_in(folder, passed), []
+    if list_samples := MODALITIES[kind].list_samples():
+        found, tables = list_samples(folder, passed), []
     else:
         files = files_below(folder, passed)
         found = [path for path in files if Path(path).suffix.lower() not in TABLES]
@@ -153,7 +152,7 @@ def rows_as_samples(
             raise UserError(
                 f"{path}: frame {shortened(given)} in {rows.name([number])}; expected 0, 1, 2, ... or an empty cell"
             )
-        source = join_source(file, resolution(row.get("mpp", "")) if kind in WITH_RESOLUTION else None)
+        source = join_source(file, resolution(row.get("mpp", "")) if MODALITIES[kind].has_resolution else None)
         # With a column frame, an empty cell is the first frame.
         found.append((row["path"], source, int(float(given)) if given else None if "frame" in columns else frame))
     if not group or "patient_id" not in columns:

@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from softfree.data.table import Table
 
 
-# Kinds of samples whose files may not say their resolution.
-WITH_RESOLUTION = ("slide", "bag")
-
-
 def split_source(source: str) -> tuple[str, float | None]:
     """Split a source into the path and the micrometers per pixel, None where it has none."""
     found = re.fullmatch(r"(.*)#mpp=([0-9]+\.?[0-9]*(?:e[+-]?[0-9]+)?)", source, re.DOTALL)

@@ -14,7 +14,10 @@ from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.sources.joined_source import split_source
 
 if TYPE_CHECKING:
+    import torch
+
     from softfree.data.modalities.bag_augmentation import BagAugmentation
+    from softfree.training.options import TrainOptions
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,11 @@ class BagPreprocessing:
                     reason = str(error)
         raise UserError(f"no feature file of the table can be read: {reason}")
 
+    @classmethod
+    def from_options(cls, options: TrainOptions, files: Sequence[str]) -> BagPreprocessing:
+        """Create it from the files of a training run."""
+        return cls.create(files)
+
     def load(self, source: str, frame: int | None = None) -> np.ndarray:
         """Read the files of one bag, joined by ``;``, as :mod:`softfree_runtime.sources.joined_source` joins them.
 
@@ -70,6 +78,10 @@ class BagPreprocessing:
         parts = [self._rows(number, file) for number, file in enumerate(files_of(source))]
         bag = parts[0] if len(parts) == 1 else np.concatenate(parts)  # a copy of a large bag may not fit
         return bag, (len(bag),)
+
+    def small_copy(self, sample: torch.Tensor) -> np.ndarray:
+        """Return the mean features of a bag (N, F + 3)."""
+        return sample[:, :-3].mean(0).numpy()
 
     def augmentation(self) -> BagAugmentation:
         """The random changes that go with these steps."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -16,12 +16,13 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from softfree.training.options import PresetName, ResizeMode
+from softfree.training.options import PresetName, ResizeMode, TrainOptions
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.readers import read_image
 from softfree_runtime.readers.image import DecodedImage
 
 CHANNELS = {"radiograph": 1, "photo": 3, "microscopy": 3}
+SMALL = 32  # side of a small copy, pixels
 GRAY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as in JPEG
 
 
@@ -52,6 +53,11 @@ class ImagePreprocessing:
             raise UserError(f"--size {size}: expected at least 16 pixels")
         return cls(preset, size, resize_mode, channels or CHANNELS[preset])
 
+    @classmethod
+    def from_options(cls, options: TrainOptions, files: Sequence[str]) -> ImagePreprocessing:
+        """Create it from the options of a training run."""
+        return cls.create(options.preset, options.size, options.resize_mode, options.channels)
+
     def __call__(self, image: DecodedImage) -> np.ndarray:
         """Return float32 (C, H, W): mean 0 and std about 1; H = W = ``size`` unless ``resize_mode`` is ``native``."""
         pixels = torch.from_numpy(image.unit()).permute(2, 0, 1)  # (C, H, W) in [0, 1]
@@ -67,10 +73,10 @@ class ImagePreprocessing:
         image = source if isinstance(source, DecodedImage) else read_image(source, frame=frame)
         return self(image), image.pixels.shape[:2]
 
-    def reduced(self, pixels: torch.Tensor, side: int) -> torch.Tensor:
-        """Bring a prepared image (C, H, W) to another ``side``; one of its own size is stretched."""
-        small = replace(self, size=side, resize_mode="stretch" if self.resize_mode == "native" else self.resize_mode)
-        return small._square(small._resize(pixels, (1.0, 1.0)))
+    def small_copy(self, sample: torch.Tensor) -> np.ndarray:
+        """Reduce a prepared image (C, H, W) to ``SMALL`` pixels a side; one of its own size is stretched."""
+        small = replace(self, size=SMALL, resize_mode="stretch" if self.resize_mode == "native" else self.resize_mode)
+        return np.ascontiguousarray(small._square(small._resize(sample, (1.0, 1.0))).numpy(), np.float32).ravel()
 
     def augmentation(self) -> ImageAugmentation:
         """The random changes that go with the preset."""

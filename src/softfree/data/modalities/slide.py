@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,7 +15,10 @@ from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.sources.joined_source import split_source
 
 if TYPE_CHECKING:
+    import torch
+
     from softfree.data.modalities.slide_augmentation import SlideAugmentation
+    from softfree.training.options import TrainOptions
 
 # ImageNet's, as timm.data.constants has them; timm brings torch, which prediction from a file does without.
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -63,6 +67,12 @@ class SlidePreprocessing:
             raise UserError(f"--mpp {mpp}: expected micrometers per pixel, such as 0.5, 4 or 16")
         return cls(float(mpp), tissue)
 
+    @classmethod
+    def from_options(cls, options: TrainOptions, files: Sequence[str]) -> SlidePreprocessing:
+        """Create it from the options of a training run."""
+        assert options.mpp is not None
+        return cls.create(options.mpp, tissue=options.tissue)
+
     def load(self, source: str, frame: int | None = None) -> np.ndarray:
         """Read a slide, named by a path or as :func:`softfree_runtime.sources.joined_source.join_source` does.
 
@@ -100,6 +110,9 @@ class SlidePreprocessing:
         left, top, right, bottom = find_tissue(slide).box_mm() if self.tissue else (0.0, 0.0, *slide.size_mm)
         width, height = (max(1, math.ceil(side * 1000 / self.mpp - 1e-6)) for side in (right - left, bottom - top))
         return Region(left, top, width, height)
+
+    def small_copy(self, sample: torch.Tensor) -> None:
+        """Return None: a slide at a few pixels shows nothing."""
 
     def augmentation(self) -> SlideAugmentation:
         """The random changes that go with these steps."""

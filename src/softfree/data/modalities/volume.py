@@ -21,9 +21,12 @@ from monai.transforms import (
     SpatialResample,
 )
 from scipy.ndimage import gaussian_filter
+from torch.nn import functional as F
 
 from softfree.data.modalities.volume_augmentation import VolumeAugmentation
+from softfree.training.options import TrainOptions
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import read_yaml
 from softfree_runtime.readers.quiet import quiet
 from softfree_runtime.readers.volume import Volume
 from softfree_runtime.sources.channel_rules import ChannelRules
@@ -31,6 +34,7 @@ from softfree_runtime.sources.volume_files import volume_of
 
 Modality = Literal["mr", "ct"]
 PERCENTILES = (0.5, 99.5)
+SMALL = 12  # side of a small copy, voxels
 HOUNSFIELD = (-1000.0, 1000.0)
 
 
@@ -92,6 +96,12 @@ class VolumePreprocessing:
         steps = None if spacing is None else tuple(float(step) for step in spacing)
         return cls(preset, tuple(shape), steps, channels or made, rules, low_high)  # type: ignore[arg-type]
 
+    @classmethod
+    def from_options(cls, options: TrainOptions, files: Sequence[str]) -> VolumePreprocessing:
+        """Create it from the options of a training run."""
+        rules = None if options.series is None else read_yaml(options.series, "--series")
+        return cls.create(options.modality, options.shape, options.spacing, window=options.window, rules=rules)
+
     def __call__(self, volume: Volume) -> np.ndarray:
         """Return float32 (C, D, H, W) of ``shape``: slices to the head, rows to the front, columns to the right."""
         with quiet(), _tracked():
@@ -111,6 +121,10 @@ class VolumePreprocessing:
         """The same, and its slices, rows and columns in the file."""
         volume = volume_of(source, frame, self._channel_rules, self.channels)
         return self(volume), volume.voxels.shape[1:]
+
+    def small_copy(self, sample: torch.Tensor) -> np.ndarray:
+        """Reduce a prepared volume (C, D, H, W) to ``SMALL`` voxels a side."""
+        return np.ascontiguousarray(F.adaptive_avg_pool3d(sample, SMALL).numpy(), np.float32).ravel()
 
     def to_source_grid(self, values: np.ndarray, volume: Volume) -> np.ndarray:
         """Bring values on the prepared grid back to a volume's own voxels, linearly, 0 where the model saw nothing.

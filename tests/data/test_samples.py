@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from softfree.data.groups import group_by_patient
+from softfree.data.samples import group_by_patient
 from softfree.data.table import Table, read_table
 from softfree_runtime.core.errors import UserError
 

@@ -1,0 +1,105 @@
+"""The kinds of sample, one record for each: the only place that knows them all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from softfree.data.modalities.base import Preprocessing
+from softfree_runtime.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One kind of sample, described without importing the libraries that read it.
+
+    Attributes:
+        name: As ``preprocessing.kind`` in a run's configuration.
+        plural: For messages.
+        preprocessing: Module and class of its preprocessing.
+        size: What the numbers of its size are, for people.
+        axes: How many numbers its size has.
+        small_copy: What remains of a sample in a small copy, for people; empty if there is no small copy.
+        model_family: Middle part of the names of its models; empty for models of images.
+        has_resolution: Whether a table may give micrometers per pixel for it.
+        padded: Whether samples of different length share a batch, padded.
+    """
+
+    name: str
+    plural: str
+    preprocessing: tuple[str, str]
+    size: str
+    axes: int
+    small_copy: str = ""
+    model_family: str = ""
+    has_resolution: bool = False
+    padded: bool = False
+
+    def preprocessing_class(self) -> Any:
+        """Import the class of its preprocessing."""
+        module, name = self.preprocessing
+        return getattr(import_module(module), name)
+
+
+_ALL = (
+    Modality(
+        "image",
+        "images",
+        ("softfree.data.modalities.image", "ImagePreprocessing"),
+        "height, width and aspect ratio",
+        2,
+        small_copy="32 x 32 pixels",
+    ),
+    Modality(
+        "volume",
+        "volumes",
+        ("softfree.data.modalities.volume", "VolumePreprocessing"),
+        "numbers of slices, rows and columns",
+        3,
+        small_copy="12 x 12 x 12 voxels",
+        model_family="vit3d",
+    ),
+    Modality(
+        "slide",
+        "slides",
+        ("softfree.data.modalities.slide", "SlidePreprocessing"),
+        "height, width and aspect ratio",
+        2,
+        has_resolution=True,
+    ),
+    Modality(
+        "bag",
+        "bags of tiles",
+        ("softfree.data.modalities.bag", "BagPreprocessing"),
+        "number of tiles",
+        1,
+        small_copy="mean of the features",
+        model_family="bag",
+        has_resolution=True,
+        padded=True,
+    ),
+)
+MODALITIES = {modality.name: modality for modality in _ALL}
+KINDS = tuple(MODALITIES)
+
+
+def preprocessing_from_config(config: dict[str, Any]) -> Preprocessing:
+    """Create the preprocessing that a run's configuration describes.
+
+    Raises:
+        UserError: A kind or a field that this version does not know.
+    """
+    fields = dict(config)
+    kind = fields.pop("kind", "image")
+    if kind not in KINDS:
+        raise UserError(f"the run was trained on samples of kind {kind!r}; expected one of {', '.join(MODALITIES)}")
+    try:
+        return MODALITIES[kind].preprocessing_class()(**fields)
+    except TypeError as error:
+        raise UserError(f"the run's preprocessing cannot be used ({error}); copy the run again") from None
+
+
+def preprocessing_to_config(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return what a run's configuration records, for :func:`preprocessing_from_config`."""
+    return {"kind": preprocessing.kind} | preprocessing.to_dict()
