@@ -3,14 +3,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from softfree_lab.studies.trials import Cell, Key
+from softfree_lab.studies.trials import Trial, TrialKey
 
 
 @pytest.fixture
-def make_cell() -> Callable[..., Cell]:
-    """A finished cell whose scores are the truth and some noise: 60 images of 30 patients."""
+def make_trial() -> Callable[..., Trial]:
+    """A finished trial whose scores are the truth and some noise: 60 images of 30 patients."""
 
-    def make(variant: str, seed: int, noise: float, data: str = "films", scales: tuple[str, ...] = ("1",)) -> Cell:
+    def make(variant: str, seed: int, noise: float, data: str = "films", scales: tuple[str, ...] = ("1",)) -> Trial:
         truth = np.arange(60) // 2 % 2
         probabilities = {}
         for number, scale in enumerate(scales):
@@ -20,8 +20,8 @@ def make_cell() -> Callable[..., Cell]:
         cost = {
             "seconds": 9.0, "cpu_seconds": 5.0 + seed, "peak_bytes": 2**30, "multiply_adds": 7, "resumed": False,
         }  # fmt: skip
-        return Cell(
-            key=Key(data, variant, seed),
+        return Trial(
+            key=TrialKey(data, variant, seed),
             options={"lr": 0.1},
             kind="binary",
             classes=["no", "yes"],

@@ -57,7 +57,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(recipe: Path, tmp_path: Path
     out = tmp_path / "study"
     arguments = ["study", "ablation", str(broken), str(recipe), "--variants", f"[{variants}]", "--seeds", "[0]"]
     assert main([*arguments, "--out", str(out)]) == 2
-    assert "1 of 2 cells failed, the others are kept; the first: broken, plain, seed 0:" in capsys.readouterr().err
+    assert "1 of 2 trials failed, the others are kept; the first: broken, plain, seed 0:" in capsys.readouterr().err
     keys = [json.loads(line)["key"] for line in (out / "cells.jsonl").read_text().splitlines()]
     assert [(key["data"], key["variant"]) for key in keys] == [("films", "32 x 32 pixels"), ("films", "plain")]
 

@@ -35,8 +35,8 @@ def linear(image: Tensor, weights: np.ndarray, **options: int) -> tuple[Perturbe
 
     blank = torch.zeros_like(image)
     parts = image[0].double().unfold(0, 8, 8).unfold(1, 8, 8).mean((2, 3)).numpy() * weights
-    answer = lambda images: 1 / (1 + np.exp(-logits(images)))  # noqa: E731
-    return Perturbed(answer, image, blank, PATCH, GRID, **options), parts
+    score_fn = lambda images: 1 / (1 + np.exp(-logits(images)))  # noqa: E731
+    return Perturbed(score_fn, image, blank, PATCH, GRID, **options), parts
 
 
 def test_no_order_beats_the_exact_parts_of_a_linear_model(image: Tensor, weights: np.ndarray) -> None:

@@ -4,7 +4,7 @@ from sklearn.metrics import roc_auc_score
 
 from softfree.evaluation.metrics import measure
 from softfree.evaluation.scores import Scores
-from softfree_lab.studies.paired_bootstrap import draw, mean
+from softfree_lab.studies.paired_bootstrap import bootstrap, mean
 from softfree_runtime.core.task import Task
 
 
@@ -18,7 +18,7 @@ def scores(noise: float, seed: int = 0, classes: int = 3, truth: np.ndarray | No
 
 
 def drawn(found: Scores, seed: int = 0):
-    return draw(found, ["auroc"], num_bootstrap=500, seed=seed)["auroc"]
+    return bootstrap(found, ["auroc"], num_bootstrap=500, seed=seed)["auroc"]
 
 
 def test_value_and_interval_are_those_of_the_evaluation():
@@ -41,7 +41,7 @@ def test_a_mean_over_runs_is_taken_draw_by_draw():
     items = [drawn(scores(2.0, seed)) for seed in range(3)]
     averaged = mean(items)
     assert averaged.value == pytest.approx(np.mean([item.value for item in items]))
-    np.testing.assert_allclose(averaged.draws, np.mean([item.draws for item in items], axis=0))
+    np.testing.assert_allclose(averaged.replicates, np.mean([item.replicates for item in items], axis=0))
     assert averaged.interval().reason is None
 
 

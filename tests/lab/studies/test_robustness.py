@@ -16,9 +16,9 @@ from softfree.training.options import TrainOptions
 from softfree_lab.cli import main
 from softfree_lab.studies.corruptions import STRENGTHS
 from softfree_lab.studies.options import RobustnessOptions
-from softfree_lab.studies.paired_bootstrap import Drawn
+from softfree_lab.studies.paired_bootstrap import BootstrapEstimate
 from softfree_lab.studies.robustness import study_robustness, summarize
-from softfree_lab.studies.robustness_eval import AS_THEY_ARE, CorruptedImages, Reached, Variant
+from softfree_lab.studies.robustness_eval import AS_THEY_ARE, CorruptedImages, RobustnessResult, Variant
 from softfree_lab.studies.robustness_report import to_markdown
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers import read_image
@@ -197,17 +197,20 @@ def test_the_verb_prints_the_table_or_json(folder, capsys):
     assert [(row["corruption"], row["strength"]) for row in rows] == [("none", 0), *(("jpeg", s) for s in STRENGTHS)]
 
 
-def reached(values: list[float], images: str = "a") -> Reached:
+def make_result(values: list[float], images: str = "a") -> RobustnessResult:
     """A run whose AUROC is as given, as it is and at noise 1 to 5; patients move all alike, and the drop by 0.01."""
     common = np.random.default_rng(0).normal(0, 0.03, 400)
     own = np.random.default_rng(1).normal(0, 0.01, 400)
     variants = [AS_THEY_ARE, *NOISE]
-    areas = {v: Drawn(x, x + common + (own if v.strength else 0), 0.1) for v, x in zip(variants, values, strict=True)}
-    return Reached(areas, (images, b""), 8, {})
+    areas = {
+        v: BootstrapEstimate(x, x + common + (own if v.strength else 0), 0.1)
+        for v, x in zip(variants, values, strict=True)
+    }
+    return RobustnessResult(areas, (images, b""), 8, {})
 
 
 def test_runs_of_one_name_are_averaged_and_their_drop_is_paired():
-    runs = [reached([0.9, 0.9, 0.8, 0.8, 0.7, 0.6]), reached([0.8, 0.8, 0.8, 0.6, 0.6, 0.5])]
+    runs = [make_result([0.9, 0.9, 0.8, 0.8, 0.7, 0.6]), make_result([0.8, 0.8, 0.8, 0.6, 0.6, 0.5])]
     found = summarize(["sima", "sima"], runs).set_index(["corruption", "strength"])
     assert found.loc[("none", 0), "auroc"] == pytest.approx(0.85)
     whole = found.loc[("noise", -1)]
@@ -220,7 +223,7 @@ def test_runs_of_one_name_are_averaged_and_their_drop_is_paired():
 
 def test_runs_on_different_images_have_a_mean_and_a_reason_but_no_interval():
     values = [0.9, 0.9, 0.8, 0.8, 0.7, 0.6]
-    found = summarize(["sima", "sima", "softmax"], [reached(values), reached(values, "b"), reached(values)])
+    found = summarize(["sima", "sima", "softmax"], [make_result(values), make_result(values, "b"), make_result(values)])
     sima, softmax = (found[found["attention"] == name] for name in ("sima", "softmax"))
     assert sima[["low", "high"]].isna().all(axis=None)
     assert sima["auroc"].notna().all()

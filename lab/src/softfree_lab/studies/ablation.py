@@ -1,6 +1,6 @@
-"""Variants of a recipe by data sets by seeds, each cell a training in a process of its own.
+"""Variants of a recipe by data sets by seeds, each trial a training in a process of its own.
 
-The study is a queue that goes on after a kill: finished cells are in ``cells.jsonl``, an interrupted one is resumed
+The study is a queue that goes on after a kill: finished trials are in ``cells.jsonl``, an interrupted one is resumed
 from its run directory. Cells are taken seed by seed, so that what is there at any time is balanced.
 """
 
@@ -34,15 +34,15 @@ from softfree_lab.studies import baseline
 from softfree_lab.studies.children import Children
 from softfree_lab.studies.options import AblationOptions
 from softfree_lab.studies.plots import plot_scales, plot_variants
-from softfree_lab.studies.summary import cells_table, summarize, to_markdown
+from softfree_lab.studies.summary import summarize, to_markdown, trials_table
 from softfree_lab.studies.takeoff import read_curve
-from softfree_lab.studies.trials import Cell, Key, check_same, read_cells, write_cells
+from softfree_lab.studies.trials import Trial, TrialKey, check_same_options, read_trials, write_trials
 from softfree_lab.studies.variants import Overrides, apply, choose_variants
 from softfree_runtime.core.errors import UserError, unknown_name
 from softfree_runtime.core.files import read_yaml, replacing, write_atomically
 from softfree_runtime.core.task import Task
 
-# Of a cell's options, what says where and not what.
+# Of a trial's options, what says where and not what.
 PLACES = (
     "table",
     "image_root",
@@ -87,7 +87,7 @@ def study_ablation(options: AblationOptions, recipes: list[Path]) -> str:
         The summary as Markdown.
 
     Raises:
-        UserError: an option or a recipe that cannot work, before anything is trained; or cells that failed, after all
+        UserError: an option or a recipe that cannot work, before anything is trained; or trials that failed, after all
             others are done.
     """
     preset = choose_variants(options.variants)
@@ -98,7 +98,7 @@ def study_ablation(options: AblationOptions, recipes: list[Path]) -> str:
     scales = tuple(sorted({*preset.scales, *options.scales, 1.0}))
     known = [read_recipe(path, options.data) for path in recipes]
     wanted = {
-        Key(recipe.name, variant, seed): (recipe, _cell_options(recipe, overrides, seed))
+        TrialKey(recipe.name, variant, seed): (recipe, _trial_options(recipe, overrides, seed))
         for seed in options.seeds
         for recipe in known
         for variant, overrides in preset.variants.items()
@@ -110,26 +110,26 @@ def study_ablation(options: AblationOptions, recipes: list[Path]) -> str:
 def _study(
     options: AblationOptions,
     known: list[Recipe],
-    wanted: dict[Key, tuple[Recipe, dict[str, Any]]],
+    wanted: dict[TrialKey, tuple[Recipe, dict[str, Any]]],
     variants: list[str],
     scales: tuple[float, ...],
 ) -> str:
     record = options.out / "cells.jsonl"
-    cells = read_cells(record)
+    trials = read_trials(record)
     for key, (_, chosen) in wanted.items():
-        if key in cells:
-            check_same(cells[key], _without_places(chosen), record)
-    missing = [key for key in wanted if key not in cells or not _has_scales(cells[key], scales)]
-    failed = _train_all(options, {key: wanted[key] for key in missing}, cells, scales)
+        if key in trials:
+            check_same_options(trials[key], _without_places(chosen), record)
+    missing = [key for key in wanted if key not in trials or not _has_scales(trials[key], scales)]
+    failed = _train_all(options, {key: wanted[key] for key in missing}, trials, scales)
     if options.baseline:
         variants += dict.fromkeys(baseline.name_of(recipe.options) for recipe in known)
-        _add_baselines(options, known, cells)
-    found = {key: cells[key] for key in [*wanted, *_baseline_keys(options, known)] if key in cells}
+        _add_baselines(options, known, trials)
+    found = {key: trials[key] for key in [*wanted, *_baseline_keys(options, known)] if key in trials}
     text = _write(options, found, variants, scales) if found else ""
     if failed:
         first, reason = next(iter(failed.items()))
         raise UserError(
-            f"{len(failed)} of {len(wanted)} cells failed, the others are kept; the first: {first}: {reason}"
+            f"{len(failed)} of {len(wanted)} trials failed, the others are kept; the first: {first}: {reason}"
         )
     return text
 
@@ -151,7 +151,7 @@ def read_recipe(path: Path, data: Path | None) -> Recipe:
     return Recipe(path.stem, table, found.pop("phantoms", {}), found)
 
 
-def _cell_options(recipe: Recipe, overrides: Overrides, seed: int) -> dict[str, Any]:
+def _trial_options(recipe: Recipe, overrides: Overrides, seed: int) -> dict[str, Any]:
     chosen = apply(recipe.options, overrides) | {"seed": seed}
     try:
         check_options(TrainOptions(table=recipe.table or Path("phantoms.csv"), **chosen))
@@ -164,18 +164,18 @@ def _without_places(chosen: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if name not in PLACES}
 
 
-def _has_scales(cell: Cell, scales: tuple[float, ...]) -> bool:
-    return all(f"{scale:g}" in cell.probabilities for scale in scales)
+def _has_scales(trial: Trial, scales: tuple[float, ...]) -> bool:
+    return all(f"{scale:g}" in trial.probabilities for scale in scales)
 
 
 def _train_all(
     options: AblationOptions,
-    missing: dict[Key, tuple[Recipe, dict[str, Any]]],
-    cells: dict[Key, Cell],
+    missing: dict[TrialKey, tuple[Recipe, dict[str, Any]]],
+    trials: dict[TrialKey, Trial],
     scales: tuple[float, ...],
-) -> dict[Key, str]:
-    """Train and record into ``cells``; say why for those that failed."""
-    failed: dict[Key, str] = {}
+) -> dict[TrialKey, str]:
+    """Train and record into ``trials``; say why for those that failed."""
+    failed: dict[TrialKey, str] = {}
     tables = {recipe.name: _table(recipe, options.out) for recipe, _ in missing.values()}
     bar = Progress(console=Console(stderr=True), disable=not options.progress)
     with bar, _stopping_pool(options.jobs) as pool, Children() as children:
@@ -188,13 +188,13 @@ def _train_all(
             key = running[future]
             try:
                 run = future.result()
-                cells[key] = _record(key, run, _without_places(missing[key][1]), scales)
+                trials[key] = _record(key, run, _without_places(missing[key][1]), scales)
             except UserError as error:
                 failed[key] = str(error)
                 continue
             finally:
                 bar.advance(done)
-            write_cells(options.out / "cells.jsonl", cells.values())
+            write_trials(options.out / "cells.jsonl", trials.values())
             if not options.keep:
                 shutil.rmtree(run.folder)
     return failed
@@ -210,14 +210,16 @@ def _stopping_pool(jobs: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _baseline_keys(options: AblationOptions, recipes: list[Recipe]) -> list[Key]:
-    return [Key(recipe.name, baseline.name_of(recipe.options), seed) for recipe in recipes for seed in options.seeds]
+def _baseline_keys(options: AblationOptions, recipes: list[Recipe]) -> list[TrialKey]:
+    return [
+        TrialKey(recipe.name, baseline.name_of(recipe.options), seed) for recipe in recipes for seed in options.seeds
+    ]
 
 
-def _add_baselines(options: AblationOptions, recipes: list[Recipe], cells: dict[Key, Cell]) -> None:
+def _add_baselines(options: AblationOptions, recipes: list[Recipe], trials: dict[TrialKey, Trial]) -> None:
     """Record what a logistic regression on reduced samples tells; it is the same with every seed."""
     for recipe in recipes:
-        missing = [key for key in _baseline_keys(options, [recipe]) if key not in cells]
+        missing = [key for key in _baseline_keys(options, [recipe]) if key not in trials]
         if not missing:
             continue
         chosen = TrainOptions(table=_table(recipe, options.out), **recipe.options)
@@ -227,8 +229,8 @@ def _add_baselines(options: AblationOptions, recipes: list[Recipe], cells: dict[
             print(f"{recipe.name} has no baseline: {error}", file=sys.stderr)
             continue
         for key in missing:
-            cells[key] = _cell(key, scores.task, {"1": scores}, cost, {})
-    write_cells(options.out / "cells.jsonl", cells.values())
+            trials[key] = _trial(key, scores.task, {"1": scores}, cost, {})
+    write_trials(options.out / "cells.jsonl", trials.values())
 
 
 def _table(recipe: Recipe, out: Path) -> Path:
@@ -239,8 +241,8 @@ def _table(recipe: Recipe, out: Path) -> Path:
     return table if table.is_file() else write_phantoms(folder, **recipe.phantoms)
 
 
-def _train(options: AblationOptions, key: Key, table: Path, chosen: dict[str, Any], children: Children) -> Run:
-    """Train a cell in a process of its own, unless its run directory is there, finished."""
+def _train(options: AblationOptions, key: TrialKey, table: Path, chosen: dict[str, Any], children: Children) -> Run:
+    """Train a trial in a process of its own, unless its run directory is there, finished."""
     folder = options.out / "runs" / key.folder
     directory = RunDirectory(folder)
     if not directory.metrics.is_file():
@@ -259,15 +261,15 @@ def _train(options: AblationOptions, key: Key, table: Path, chosen: dict[str, An
     return Run.load(folder)
 
 
-def _record(key: Key, run: Run, chosen: dict[str, Any], scales: tuple[float, ...]) -> Cell:
+def _record(key: TrialKey, run: Run, chosen: dict[str, Any], scales: tuple[float, ...]) -> Trial:
     scores = {f"{scale:g}": _scores(run, scale) for scale in scales}
-    cell = _cell(key, run.task, scores, run.directory.read_cost(), chosen)
-    return replace(cell, curve=read_curve(run.folder))
+    trial = _trial(key, run.task, scores, run.directory.read_cost(), chosen)
+    return replace(trial, curve=read_curve(run.folder))
 
 
-def _cell(key: Key, task: Task, scores: dict[str, Scores], cost: dict[str, Any], chosen: dict[str, Any]) -> Cell:
+def _trial(key: TrialKey, task: Task, scores: dict[str, Scores], cost: dict[str, Any], chosen: dict[str, Any]) -> Trial:
     first = scores["1"]
-    return Cell(
+    return Trial(
         key=key,
         options=chosen,
         kind=task.kind,
@@ -290,18 +292,20 @@ def _scores(run: Run, scale: float) -> Scores:
     return scores_of(predict_rows(other, open_table(run).where("test")), run)
 
 
-def _write(options: AblationOptions, cells: dict[Key, Cell], variants: list[str], scales: tuple[float, ...]) -> str:
-    summary = summarize(cells, variants, scales, margin=options.margin, num_bootstrap=options.num_bootstrap)
-    for name, frame in (("cells.csv", cells_table(cells)), ("summary.csv", summary)):
+def _write(
+    options: AblationOptions, trials: dict[TrialKey, Trial], variants: list[str], scales: tuple[float, ...]
+) -> str:
+    summary = summarize(trials, variants, scales, margin=options.margin, num_bootstrap=options.num_bootstrap)
+    for name, frame in (("cells.csv", trials_table(trials)), ("summary.csv", summary)):
         with replacing(options.out / name) as temporary:
             frame.to_csv(temporary, index=False)
     text = to_markdown(summary, margin=options.margin)
-    machines = sorted({cell.machine for cell in cells.values()})
+    machines = sorted({trial.machine for trial in trials.values()})
     write_atomically(options.out / "summary.md", text + "\n" + "".join(f"{machine}\n" for machine in machines))
     record = {"command": " ".join(["softfree", *sys.argv[1:]]), "machines": machines, "versions": versions()}
     write_atomically(options.out / "machine.json", json.dumps(record, indent=2))
     at_training = summary[summary["scale"] == 1.0]
-    plot_variants(options.out / "summary.png", at_training, cells)
+    plot_variants(options.out / "summary.png", at_training, trials)
     if len(scales) > 1:
         plot_scales(options.out / "scales.png", summary)
     return text

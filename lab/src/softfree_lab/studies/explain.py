@@ -25,7 +25,7 @@ from softfree_lab.studies.explain_images import Tested, methods_of, test_images
 from softfree_lab.studies.explain_report import EVERY, MEASURES, plot_curves, plot_measures, to_markdown
 from softfree_lab.studies.load_runs import attention_names, open_runs
 from softfree_lab.studies.options import ExplainStudyOptions
-from softfree_lab.studies.paired_bootstrap import Drawn
+from softfree_lab.studies.paired_bootstrap import BootstrapEstimate
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing, write_atomically
 
@@ -104,11 +104,11 @@ def _measures(own: pd.DataFrame, options: ExplainStudyOptions) -> list[dict[str,
     return found
 
 
-def _mean(values: np.ndarray, patients: np.ndarray, options: ExplainStudyOptions) -> Drawn:
+def _mean(values: np.ndarray, patients: np.ndarray, options: ExplainStudyOptions) -> BootstrapEstimate:
     """The mean with its resamples of patients."""
     statistics = {"mean": lambda weights: weights @ values / weights.sum(axis=1)}
     draws = distribution(statistics, patients, num_bootstrap=options.num_bootstrap, seed=options.seed)["mean"]
-    return Drawn(float(values.mean()), draws, 0.0)
+    return BootstrapEstimate(float(values.mean()), draws, 0.0)
 
 
 def _rows(runs: Sequence[Run], names: Sequence[str], tested: Sequence[Tested]) -> pd.DataFrame:

@@ -152,7 +152,7 @@ class _Image:
         blank = without_tokens(self.tensor, patch, options.removal)
         grid = next(iter(self.maps.values())).values.shape
         how = {"steps": options.steps, "batch_size": options.batch_size}
-        perturbed = Perturbed(self._answer, self.tensor, blank, patch, grid, **how)
+        perturbed = Perturbed(self._score, self.tensor, blank, patch, grid, **how)
         chance = perturbed.random(options.orders, seed)
         self.curves[RANDOM] = (perturbed.shares, chance[::-1], chance)
         base = perturbed.area(chance)
@@ -168,7 +168,7 @@ class _Image:
             if sure and found.of_class:
                 self.rows[method]["net"] = float(found.values.sum() > 0)
 
-    def _answer(self, images: Tensor) -> np.ndarray:
+    def _score(self, images: Tensor) -> np.ndarray:
         """The calibrated probability of the class."""
         device = next(self.run.model.parameters()).device
         with torch.inference_mode(), products_in(self.options.precision, device):

@@ -27,7 +27,7 @@ from torch import Tensor
 from softfree_lab.studies.options import Removal
 from softfree_runtime.core.errors import UserError, unknown_name
 
-Answer = Callable[[Tensor], np.ndarray]
+ScoreFn = Callable[[Tensor], np.ndarray]
 """From images (n, C, H, W) to the probability of the class, (n,)."""
 
 
@@ -57,7 +57,7 @@ class Perturbed:
     """A sample some of whose tokens are taken out.
 
     Args:
-        answer: what is asked about each image.
+        score_fn: what is asked about each image.
         sample: (C, *sides), with all its tokens.
         blank: the same without any, from :func:`without_tokens`.
         patch: sides of a token in pixels.
@@ -68,7 +68,7 @@ class Perturbed:
 
     def __init__(
         self,
-        answer: Answer,
+        score_fn: ScoreFn,
         sample: Tensor,
         blank: Tensor,
         patch: Sequence[int],
@@ -79,7 +79,7 @@ class Perturbed:
     ) -> None:
         if steps < 2:
             raise UserError(f"--steps {steps}: expected 2 or more, such as 16")
-        self.answer, self.sample, self.blank = answer, sample, blank
+        self.score_fn, self.sample, self.blank = score_fn, sample, blank
         self.patch, self.grid, self.batch_size = tuple(patch), tuple(grid), batch_size
         self.tokens = int(np.prod(self.grid))
         shares = (1 - np.cos(np.pi * np.arange(steps + 1) / steps)) / 2
@@ -111,7 +111,7 @@ class Perturbed:
         rank[order] = np.arange(self.tokens)
         inner = [count for count in counts if 0 < count < self.tokens]
         parts = [inner[start : start + self.batch_size] for start in range(0, len(inner), self.batch_size)]
-        found = iter([float(one) for part in parts for one in self.answer(self._images(rank, part))])
+        found = iter([float(one) for part in parts for one in self.score_fn(self._images(rank, part))])
         empty, full = self._ends
         return np.array([empty if count == 0 else full if count == self.tokens else next(found) for count in counts])
 
@@ -124,5 +124,5 @@ class Perturbed:
 
     @cached_property
     def _ends(self) -> tuple[float, float]:
-        empty, full = self.answer(torch.stack([self.blank, self.sample]))
+        empty, full = self.score_fn(torch.stack([self.blank, self.sample]))
         return float(empty), float(full)

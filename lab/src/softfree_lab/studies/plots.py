@@ -11,8 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from softfree_lab.studies.summary import STATISTICS, TITLES, cells_table
-from softfree_lab.studies.trials import Cell, Key
+from softfree_lab.studies.summary import STATISTICS, TITLES, trials_table
+from softfree_lab.studies.trials import Trial, TrialKey
 from softfree_runtime.core.files import replacing
 
 STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
@@ -21,9 +21,9 @@ BLUE, GRAY = "#0b5fa5", "0.6"
 BANDS = 4
 
 
-def plot_variants(path: Path, summary: pd.DataFrame, cells: Mapping[Key, Cell]) -> None:
+def plot_variants(path: Path, summary: pd.DataFrame, trials: Mapping[TrialKey, Trial]) -> None:
     """AUROC, balanced accuracy and training time: a line for each variant, a block for each data set."""
-    seeds = cells_table(cells)
+    seeds = trials_table(trials)
     names = list(dict.fromkeys(summary["data"]))
     sizes = [int((summary["data"] == name).sum()) for name in names]
     with mpl.rc_context(STYLE):

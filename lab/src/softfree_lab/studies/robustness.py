@@ -20,8 +20,8 @@ from softfree.reporting.scoring import open_table, own_table
 from softfree_lab.studies.corruptions import CORRUPTIONS, STRENGTHS
 from softfree_lab.studies.load_runs import attention_names, open_runs
 from softfree_lab.studies.options import RobustnessOptions
-from softfree_lab.studies.paired_bootstrap import Drawn, mean
-from softfree_lab.studies.robustness_eval import AS_THEY_ARE, Reached, Variant, measure
+from softfree_lab.studies.paired_bootstrap import BootstrapEstimate, mean
+from softfree_lab.studies.robustness_eval import AS_THEY_ARE, RobustnessResult, Variant, measure
 from softfree_lab.studies.robustness_report import MEAN, OTHER, plot_robustness, to_markdown
 from softfree_runtime.core.errors import UserError, unknown_name
 from softfree_runtime.core.files import replacing, write_atomically
@@ -75,7 +75,9 @@ def study_robustness(folders: Sequence[str | Path], options: RobustnessOptions) 
     return found
 
 
-def summarize(names: Sequence[str], tested: Sequence[Reached], elsewhere: Sequence[Reached] = ()) -> pd.DataFrame:
+def summarize(
+    names: Sequence[str], tested: Sequence[RobustnessResult], elsewhere: Sequence[RobustnessResult] = ()
+) -> pd.DataFrame:
     """Average over the runs of one name, and over strengths; see :class:`Robustness`."""
     rows = []
     for name in dict.fromkeys(names):
@@ -114,7 +116,7 @@ def _ranked(table: Table) -> set[int]:
     return {k for k in table.task.scored if undefined_reason(*scores.one_vs_rest(k)[:2]) is None}
 
 
-def _averages(tested: Sequence[Reached]) -> dict[Variant, Drawn]:
+def _averages(tested: Sequence[RobustnessResult]) -> dict[Variant, BootstrapEstimate]:
     found = {variant: mean([one.areas[variant] for one in tested]) for variant in tested[0].areas}
     if any(one.images != tested[0].images for one in tested):
         found = {variant: replace(area, reason=DIFFERENT) for variant, area in found.items()}
@@ -122,7 +124,7 @@ def _averages(tested: Sequence[Reached]) -> dict[Variant, Drawn]:
 
 
 def _rows(
-    runs: Sequence[Run], names: Sequence[str], tested: Sequence[Reached], elsewhere: Sequence[Reached]
+    runs: Sequence[Run], names: Sequence[str], tested: Sequence[RobustnessResult], elsewhere: Sequence[RobustnessResult]
 ) -> pd.DataFrame:
     rows = []
     for number, (run, name, own) in enumerate(zip(runs, names, tested, strict=True)):
@@ -136,7 +138,7 @@ def _rows(
     return pd.DataFrame(rows)
 
 
-def _row(variant: Variant, plain: Drawn, area: Drawn) -> dict[str, Any]:
+def _row(variant: Variant, plain: BootstrapEstimate, area: BootstrapEstimate) -> dict[str, Any]:
     """One result and its difference from the images as they are."""
     own, lost = area.interval(), (plain - area).interval()
     itself = variant == AS_THEY_ARE

@@ -21,7 +21,7 @@ from softfree.inference.options import InferenceOptions
 from softfree.inference.run import Run
 from softfree_lab.studies.corruptions import CORRUPTIONS
 from softfree_lab.studies.options import RobustnessOptions
-from softfree_lab.studies.paired_bootstrap import Drawn, draw
+from softfree_lab.studies.paired_bootstrap import BootstrapEstimate, bootstrap
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.outputs import probabilities
 from softfree_runtime.readers import read_image
@@ -39,7 +39,7 @@ AS_THEY_ARE = Variant("none", 0)
 
 
 @dataclass(frozen=True, eq=False)
-class Reached:
+class RobustnessResult:
     """What a run reaches on one set of images.
 
     Attributes:
@@ -49,7 +49,7 @@ class Reached:
         unreadable: images left out, by reason.
     """
 
-    areas: Mapping[Variant, Drawn]
+    areas: Mapping[Variant, BootstrapEstimate]
     images: tuple[str, bytes]
     n: int
     unreadable: Mapping[str, int]
@@ -57,7 +57,7 @@ class Reached:
 
 def measure(
     runs: Sequence[Run], tables: Sequence[Table], variants: Sequence[Variant], options: RobustnessOptions, *, seed: int
-) -> list[Reached]:
+) -> list[RobustnessResult]:
     """Test each run on the rows of its table; images are read and corrupted once for all runs that see them alike.
 
     Args:
@@ -70,7 +70,7 @@ def measure(
     alike = defaultdict(list)
     for number, (run, table) in enumerate(zip(runs, tables, strict=True)):
         alike[run.image_preprocessing, _identity(table)].append(number)
-    found: dict[int, Reached] = {}
+    found: dict[int, RobustnessResult] = {}
     for (preprocessing, identity), together in alike.items():
         table = tables[together[0]]
         dataset = CorruptedImages(table, preprocessing, variants, options.seed)
@@ -79,7 +79,9 @@ def measure(
         readable, reasons = _readable(logits, len(table.targets), len(variants))
         for place, number in enumerate(together):
             areas = _areas(runs[number], table, values[:, :, place], readable, options.num_bootstrap, seed)
-            found[number] = Reached(dict(zip(variants, areas, strict=True)), identity, int(readable.sum()), reasons)
+            found[number] = RobustnessResult(
+                dict(zip(variants, areas, strict=True)), identity, int(readable.sum()), reasons
+            )
     return [found[number] for number in range(len(runs))]
 
 
@@ -164,12 +166,12 @@ def _readable(logits: Logits, images: int, variants: int) -> tuple[np.ndarray, d
 
 def _areas(
     run: Run, table: Table, logits: np.ndarray, readable: np.ndarray, num_bootstrap: int, seed: int
-) -> list[Drawn]:
+) -> list[BootstrapEstimate]:
     """AUROC of each variant from ``logits`` (images, variants, K) of one run."""
     patients = table.frame["patient"].to_numpy()[readable]
     found = []
     for variant in range(logits.shape[1]):
         p = probabilities(logits[readable, variant], run.task, run.calibration.temperature)
         scores = Scores(run.task, p, table.targets[readable], patients)
-        found.append(draw(scores, ["auroc"], num_bootstrap=num_bootstrap, seed=seed)["auroc"])
+        found.append(bootstrap(scores, ["auroc"], num_bootstrap=num_bootstrap, seed=seed)["auroc"])
     return found

@@ -1,4 +1,4 @@
-"""From finished cells to a table: means over seeds, intervals over seeds and patients, differences to the peer."""
+"""From finished trials to a table: means over seeds, intervals over seeds and patients, differences to the peer."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from softfree_lab.studies.paired_bootstrap import Drawn, draw
+from softfree_lab.studies.paired_bootstrap import BootstrapEstimate, bootstrap
 from softfree_lab.studies.takeoff import LEVEL, log_rank, median_steps, steps_until
-from softfree_lab.studies.trials import Cell, Key
+from softfree_lab.studies.trials import Trial, TrialKey
 
 STATISTICS = ("auroc", "balanced_accuracy")
 TITLES = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}
@@ -20,7 +20,7 @@ SEED = 0  # of the resampling
 
 
 def summarize(
-    cells: Mapping[Key, Cell],
+    trials: Mapping[TrialKey, Trial],
     variants: Sequence[str],
     scales: Sequence[float],
     *,
@@ -33,45 +33,45 @@ def summarize(
     patients with replacement, the same for all variants, so that a difference to the peer is paired by both. With few
     seeds it is somewhat too narrow (by a tenth with five). Balanced accuracy is at the most probable class, or at
     probability one half: thresholds from a small validation set would add their noise. Beside them stand the steps
-    until the validation AUROC was at 0.9, where the cells know it; see :mod:`softfree_lab.studies.takeoff`.
+    until the validation AUROC was at 0.9, where the trials know it; see :mod:`softfree_lab.studies.takeoff`.
 
     Args:
-        cells: the finished cells.
+        trials: the finished trials.
         variants: their order, the peer first.
         scales: sides at test, relative to the one in training.
         margin: loss of AUROC that is still called not inferior.
         num_bootstrap: draws.
     """
     rows = []
-    for data in dict.fromkeys(key.data for key in cells):
+    for data in dict.fromkeys(key.data for key in trials):
         for scale in scales:
-            drawn = _draw_all({k: c for k, c in cells.items() if k.data == data}, scale, num_bootstrap)
+            drawn = _draw_all({k: c for k, c in trials.items() if k.data == data}, scale, num_bootstrap)
             peer = {seed: drawn[v, seed] for v, seed in drawn if v == variants[0]}
             for variant in variants:
                 own = {seed: drawn[v, seed] for v, seed in drawn if v == variant}
                 if own:
-                    trained = _trained(cells, data, variant)
+                    trained = _trained(trials, data, variant)
                     row = {"data": data, "scale": scale, "variant": variant, "seeds": len(own)}
                     row |= _row(own, peer, variant == variants[0], margin)
-                    row |= _takeoff(trained, {} if variant == variants[0] else _trained(cells, data, variants[0]))
+                    row |= _takeoff(trained, {} if variant == variants[0] else _trained(trials, data, variants[0]))
                     rows.append(row | _costs(list(trained.values())))
     return pd.DataFrame(rows)
 
 
-def _trained(cells: Mapping[Key, Cell], data: str, variant: str) -> dict[int, Cell]:
+def _trained(trials: Mapping[TrialKey, Trial], data: str, variant: str) -> dict[int, Trial]:
     """Cells of a variant by seed."""
-    return {key.seed: cell for key, cell in cells.items() if key[:2] == (data, variant)}
+    return {key.seed: trial for key, trial in trials.items() if key[:2] == (data, variant)}
 
 
-def cells_table(cells: Mapping[Key, Cell]) -> pd.DataFrame:
-    """A row for each cell and side, without intervals."""
+def trials_table(trials: Mapping[TrialKey, Trial]) -> pd.DataFrame:
+    """A row for each trial and side, without intervals."""
     rows: list[dict[str, Any]] = []
-    for key, cell in sorted(cells.items()):
-        for scale in cell.probabilities:
-            found = draw(cell.scores(float(scale)), STATISTICS, num_bootstrap=1, seed=SEED)
+    for key, trial in sorted(trials.items()):
+        for scale in trial.probabilities:
+            found = bootstrap(trial.scores(float(scale)), STATISTICS, num_bootstrap=1, seed=SEED)
             values = {name: found[name].value for name in STATISTICS}
-            values |= _takeoff({key.seed: cell}, {})
-            rows.append(key._asdict() | {"scale": float(scale)} | values | _costs([cell]))
+            values |= _takeoff({key.seed: trial}, {})
+            rows.append(key._asdict() | {"scale": float(scale)} | values | _costs([trial]))
     return pd.DataFrame(rows)
 
 
@@ -132,27 +132,34 @@ def _in_words(row: dict[Any, Any]) -> str:
     return f"{median} ({row['took_off']:.0f} of {row['seeds']})"
 
 
-def _draw_all(cells: Mapping[Key, Cell], scale: float, num_bootstrap: int) -> dict[tuple[str, int], dict[str, Drawn]]:
+def _draw_all(
+    trials: Mapping[TrialKey, Trial], scale: float, num_bootstrap: int
+) -> dict[tuple[str, int], dict[str, BootstrapEstimate]]:
     return {
-        (key.variant, key.seed): draw(cell.scores(scale), STATISTICS, num_bootstrap=num_bootstrap, seed=SEED)
-        for key, cell in cells.items()
-        if f"{scale:g}" in cell.probabilities
+        (key.variant, key.seed): bootstrap(trial.scores(scale), STATISTICS, num_bootstrap=num_bootstrap, seed=SEED)
+        for key, trial in trials.items()
+        if f"{scale:g}" in trial.probabilities
     }
 
 
-def _row(own: dict[int, dict[str, Drawn]], peer: dict[int, dict[str, Drawn]], is_peer: bool, margin: float) -> dict:
+def _row(
+    own: dict[int, dict[str, BootstrapEstimate]],
+    peer: dict[int, dict[str, BootstrapEstimate]],
+    is_peer: bool,
+    margin: float,
+) -> dict:
     row: dict[str, Any] = {}
     shared = [seed for seed in own if seed in peer]
     for name in STATISTICS:
         values = [own[seed][name].value for seed in own]
         row[name] = float(np.mean(values))
-        row[f"{name}_low"], row[f"{name}_high"] = _percentiles([own[seed][name].draws for seed in own])
+        row[f"{name}_low"], row[f"{name}_high"] = _percentiles([own[seed][name].replicates for seed in own])
         row[f"{name}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
         row |= {f"{name}_minus": math.nan, f"{name}_minus_low": math.nan, f"{name}_minus_high": math.nan}
         if shared and not is_peer:
             differences = [own[seed][name] - peer[seed][name] for seed in shared]
             row[f"{name}_minus"] = float(np.mean([d.value for d in differences]))
-            row[f"{name}_minus_low"], row[f"{name}_minus_high"] = _percentiles([d.draws for d in differences])
+            row[f"{name}_minus_low"], row[f"{name}_minus_high"] = _percentiles([d.replicates for d in differences])
     row["verdict"] = _verdict(row["auroc_minus_low"], row["auroc_minus_high"], margin)
     return row
 
@@ -177,9 +184,9 @@ def _verdict(low: float, high: float, margin: float) -> str:
     return "not inferior" if low > -margin else "open"
 
 
-def _takeoff(own: Mapping[int, Cell], peer: Mapping[int, Cell]) -> dict[str, float]:
+def _takeoff(own: Mapping[int, Trial], peer: Mapping[int, Trial]) -> dict[str, float]:
     """Median steps until the validation AUROC was at the level, how many seeds got there, a test against the peer."""
-    known = [found for cell in own.values() if (found := steps_until(cell)) is not None]
+    known = [found for trial in own.values() if (found := steps_until(trial)) is not None]
     return {
         "steps": median_steps(list(own.values())),
         "took_off": float(sum(reached for _, reached in known)) if known else math.nan,
@@ -187,16 +194,16 @@ def _takeoff(own: Mapping[int, Cell], peer: Mapping[int, Cell]) -> dict[str, flo
     }
 
 
-def _costs(cells: Sequence[Cell]) -> dict[str, float]:
+def _costs(trials: Sequence[Trial]) -> dict[str, float]:
     """Medians over seeds; of a run that does not know its time before it was resumed, none."""
 
     def median(name: str, unit: float = 1.0) -> float:
-        known = [c.cost[name] / unit for c in cells if name == "peak_bytes" or not c.cost["resumed"]]
+        known = [c.cost[name] / unit for c in trials if name == "peak_bytes" or not c.cost["resumed"]]
         return float(np.median(known)) if known else math.nan
 
     return {
         "seconds": median("seconds"),
         "cpu_seconds": median("cpu_seconds"),
         "peak_gib": median("peak_bytes", 2**30),
-        "multiply_adds": float(cells[0].cost["multiply_adds"]),
+        "multiply_adds": float(trials[0].cost["multiply_adds"]),
     }

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import CensoredData, ecdf, logrank
 
 from softfree.inference.run_directory import RunDirectory
-from softfree_lab.studies.trials import Cell
+from softfree_lab.studies.trials import Trial
 
 LEVEL = 0.9
 
@@ -28,20 +28,20 @@ def read_curve(folder: Path) -> list[tuple[int, float]]:
     return [(int(step) + 1, float(area)) for step, area in zip(known["step"], known["val_auroc"], strict=True)]
 
 
-def steps_until(cell: Cell, level: float = LEVEL) -> tuple[int, bool] | None:
+def steps_until(trial: Trial, level: float = LEVEL) -> tuple[int, bool] | None:
     """Count the steps until the validation AUROC is at ``level``, or all of them; and say whether it has been.
 
-    None for a cell without a curve, such as a baseline.
+    None for a trial without a curve, such as a baseline.
     """
-    if not cell.curve:
+    if not trial.curve:
         return None
-    reached = [step for step, area in cell.curve if area >= level]
-    return (int(reached[0]), True) if reached else (int(cell.curve[-1][0]), False)
+    reached = [step for step, area in trial.curve if area >= level]
+    return (int(reached[0]), True) if reached else (int(trial.curve[-1][0]), False)
 
 
-def median_steps(cells: Sequence[Cell]) -> float:
+def median_steps(trials: Sequence[Trial]) -> float:
     """Estimate the median (Kaplan and Meier): infinite where fewer than half reached the level, NaN without any."""
-    known = [found for cell in cells if (found := steps_until(cell)) is not None]
+    known = [found for trial in trials if (found := steps_until(trial)) is not None]
     if not known:
         return math.nan
     survival = ecdf(_censored(known)).sf
@@ -49,7 +49,7 @@ def median_steps(cells: Sequence[Cell]) -> float:
     return float(below[0]) if len(below) else math.inf
 
 
-def log_rank(own: Mapping[int, Cell], peer: Mapping[int, Cell]) -> float:
+def log_rank(own: Mapping[int, Trial], peer: Mapping[int, Trial]) -> float:
     """Test whether one takes off at other times than its peer, by the seeds that both have; NaN if nothing can be said.
 
     The log-rank test takes the two as independent groups. The same seed gives the same images in the same order to

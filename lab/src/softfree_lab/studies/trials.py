@@ -1,4 +1,4 @@
-"""The cells of a study, each a training, and the record of the finished ones."""
+"""The trials of a study, each a training, and the record of the finished ones."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from softfree_runtime.core.files import write_atomically
 from softfree_runtime.core.task import Task
 
 
-class Key(NamedTuple):
-    """Which cell: data set (the recipe's name), variant and seed."""
+class TrialKey(NamedTuple):
+    """Which trial: data set (the recipe's name), variant and seed."""
 
     data: str
     variant: str
@@ -33,7 +33,7 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class Trial:
     """A finished training, with all that a table needs: no weights, no names.
 
     Attributes:
@@ -48,7 +48,7 @@ class Cell:
         curve: steps and validation AUROC after each epoch; empty for a baseline, and in old records.
     """
 
-    key: Key
+    key: TrialKey
     options: dict[str, Any]
     kind: str
     classes: list[str]
@@ -66,37 +66,37 @@ class Cell:
         return Scores(task, np.array(self.probabilities[f"{scale:g}"]), targets, np.array(self.patients))
 
 
-def read_cells(path: Path) -> dict[Key, Cell]:
-    """Read a record, one cell a line in JSON; none when there is no file."""
+def read_trials(path: Path) -> dict[TrialKey, Trial]:
+    """Read a record, one trial a line in JSON; none when there is no file."""
     if not path.is_file():
         return {}
-    cells = {}
+    trials = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             values = json.loads(line)
-            cell = Cell(**(values | {"key": Key(**values["key"])}))
+            trial = Trial(**(values | {"key": TrialKey(**values["key"])}))
         except (ValueError, TypeError, KeyError):
-            raise UserError(f"{path}, line {number}: expected a finished cell in JSON; delete the line") from None
-        cells[cell.key] = cell
-    return cells
+            raise UserError(f"{path}, line {number}: expected a finished trial in JSON; delete the line") from None
+        trials[trial.key] = trial
+    return trials
 
 
-def write_cells(path: Path, cells: Iterable[Cell]) -> None:
+def write_trials(path: Path, trials: Iterable[Trial]) -> None:
     """Write a record, sorted."""
     lines = (
-        json.dumps(asdict(cell) | {"key": cell.key._asdict()}, separators=(",", ":"))
-        for cell in sorted(cells, key=lambda cell: cell.key)
+        json.dumps(asdict(trial) | {"key": trial.key._asdict()}, separators=(",", ":"))
+        for trial in sorted(trials, key=lambda trial: trial.key)
     )
     write_atomically(path, "".join(f"{line}\n" for line in lines))
 
 
-def check_same(cell: Cell, wanted: dict[str, Any], path: Path) -> None:
-    """Refuse a recorded cell that was trained with other options than those asked for."""
-    names = sorted(set(cell.options) | set(wanted))
-    differing = [name for name in names if cell.options.get(name) != wanted.get(name)]
+def check_same_options(trial: Trial, wanted: dict[str, Any], path: Path) -> None:
+    """Refuse a recorded trial that was trained with other options than those asked for."""
+    names = sorted(set(trial.options) | set(wanted))
+    differing = [name for name in names if trial.options.get(name) != wanted.get(name)]
     if differing:
         name = differing[0]
         raise UserError(
-            f"{path} holds {cell.key} with {name} {cell.options.get(name)!r}, asked for is {wanted.get(name)!r}: "
+            f"{path} holds {trial.key} with {name} {trial.options.get(name)!r}, asked for is {wanted.get(name)!r}: "
             "name another --out, or delete the line"
         )
