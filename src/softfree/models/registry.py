@@ -9,13 +9,14 @@
 from __future__ import annotations
 
 import inspect
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-from softfree.attention import ATTENTIONS
+from softfree.attention import for_each_attention
 from softfree.models.bag import BagTransformer
 from softfree.models.pyramid import METHODS, SoftPyramid
 from softfree.models.vit import VisionTransformer
@@ -85,30 +86,29 @@ def _register(cls: type[nn.Module], name: str, **defaults: Any) -> Callable[...,
     return register_model(create)
 
 
-def _register_sizes(cls: type[nn.Module], kind: str) -> dict[str, Callable[..., Any]]:
-    return {
-        name: _register(cls, name, attention=attention, **shape)
-        for attention in ATTENTIONS
-        for size, shape in SIZES.items()
-        for name in [f"{attention}_{kind}_{size}"]
-    }
-
-
-IMAGE_MODELS: dict[str, Callable[..., VisionTransformer]] = {
-    name: _register(VisionTransformer, name, attention=attention, patch_size=patch, **shape)
-    for attention in ATTENTIONS
-    for size, shape in SIZES.items()
-    for patch in PATCH_SIZES
-    for name in [f"{attention}_vit_{size}_patch{patch}"]
-}
-VOLUME_MODELS: dict[str, Callable[..., VolumeTransformer]] = _register_sizes(VolumeTransformer, "vit3d")
-BAG_MODELS: dict[str, Callable[..., BagTransformer]] = _register_sizes(BagTransformer, "bag")
+IMAGE_MODELS: dict[str, Callable[..., VisionTransformer]] = {}
+VOLUME_MODELS: dict[str, Callable[..., VolumeTransformer]] = {}
+BAG_MODELS: dict[str, Callable[..., BagTransformer]] = {}
 PYRAMIDS: dict[str, Callable[..., Any]] = {
     f"{method}_{size}": _register(SoftPyramid, f"{method}_{size}", attention=method, **shape)
     for method in METHODS
     for size, shape in PYRAMID_SIZES.items()
 }
-MODELS: dict[str, Callable[..., Any]] = {**IMAGE_MODELS, **VOLUME_MODELS, **BAG_MODELS, **PYRAMIDS}
+MODELS: Mapping[str, Callable[..., Any]] = ChainMap(PYRAMIDS, BAG_MODELS, VOLUME_MODELS, IMAGE_MODELS)
+
+
+def _register_models(attention: str) -> None:
+    for size, shape in SIZES.items():
+        for patch in PATCH_SIZES:
+            name = f"{attention}_vit_{size}_patch{patch}"
+            IMAGE_MODELS[name] = _register(VisionTransformer, name, attention=attention, patch_size=patch, **shape)
+        name = f"{attention}_vit3d_{size}"
+        VOLUME_MODELS[name] = _register(VolumeTransformer, name, attention=attention, **shape)
+        name = f"{attention}_bag_{size}"
+        BAG_MODELS[name] = _register(BagTransformer, name, attention=attention, **shape)
+
+
+for_each_attention(_register_models)
 
 
 def list_models() -> list[str]:

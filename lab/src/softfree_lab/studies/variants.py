@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from softfree.attention import ATTENTIONS
+from softfree.attention import for_each_attention
 from softfree_runtime.core.errors import UserError, unknown_name
 from softfree_runtime.core.files import read_yaml
 
@@ -31,7 +31,8 @@ class Preset:
     scales: tuple[float, ...] = (1.0,)
 
 
-ZOO = SOFTMAX | {name: {"attention": name} for name in ATTENTIONS}
+ZOO = dict(SOFTMAX)
+for_each_attention(lambda name: ZOO.setdefault(name, {"attention": name}))
 
 PRESETS: dict[str, Preset] = {
     # All attentions, one recipe.
