@@ -15,7 +15,6 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from softfree.inference.run import Run
-    from softfree.inference.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,7 +73,7 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory, quick: dict[str, Any]
     from softfree.training.options import TrainOptions
 
     folder = tmp_path_factory.mktemp("trained")
-    return train(TrainOptions(table=write_small_table(folder / "data"), out=folder / "run", **quick))
+    return train(TrainOptions(table=write_small_table(folder / "data"), out=folder / "run", **quick)).run
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +93,10 @@ def write_run() -> Callable[..., Run]:
 
 def _write_run(folder: Path, name: str, preprocessing: Any, **options: Any) -> Run:
     import torch
-    from safetensors.torch import save_file
 
     from softfree.data.modalities.registry import preprocessing_to_config
-    from softfree.inference.run import WEIGHTS, Run, build_model
+    from softfree.inference.run import Run, build_model
+    from softfree.inference.run_directory import RunDirectory
 
     folder.mkdir()
     tiny = {"depth": 2, "embed_dim": 24, "num_heads": 2}
@@ -113,5 +112,5 @@ def _write_run(folder: Path, name: str, preprocessing: Any, **options: Any) -> R
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    save_file(model.state_dict(), folder / WEIGHTS)
+    RunDirectory(folder).write_weights(model.state_dict())
     return Run.load(folder)

@@ -49,7 +49,7 @@ def train(table: str | Path, **options: Any) -> Run:
     from softfree.training.loop import train
     from softfree.training.options import TrainOptions
 
-    return train(TrainOptions(table=Path(table), **_paths(options, TrainOptions)))
+    return train(TrainOptions(table=Path(table), **_paths(options, TrainOptions))).run
 
 
 def pretrain(table: str | Path, **options: Any) -> Path:

@@ -50,4 +50,4 @@ def softmax_run(tmp_path_factory, make_small_table) -> Path:
         table=table, out=folder / "run", model="softmax_vit_nano_patch16", model_options=shape, size=32, epochs=6,
         batch_size=4, lr=2e-3, progress=False, accelerator="cpu",
     )  # fmt: skip
-    return train(options).folder
+    return train(options).run.folder

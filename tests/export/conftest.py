@@ -22,7 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, make_small_table: Callable[[Pa
             model_options={"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8}, size=32, epochs=2,
             batch_size=8, lr=3e-3, progress=False, accelerator="cpu",
         )
-    )  # fmt: skip
+    ).run  # fmt: skip
 
 
 @pytest.fixture(scope="session")

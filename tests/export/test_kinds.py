@@ -141,7 +141,7 @@ def bag_run(tmp_path: Path) -> Run:
             table=table, out=tmp_path / "run", model="seqnorm_bag_nano", model_options=TINY, group=True, epochs=1,
             batch_size=4, progress=False, accelerator="cpu",
         )
-    )  # fmt: skip
+    ).run  # fmt: skip
 
 
 def test_bags(bag_run: Run, tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from softfree.models.encoder import Block
 from softfree.models.pyramid_parts import PostNormBlock
 from softfree.models.registry import PYRAMIDS
 from softfree.planning.work import Work
-from softfree.training.flops import multiply_adds
 from softfree.training.loop import train
 from softfree.training.options import TrainOptions
+from softfree.training.results import multiply_adds
 from softfree_runtime.core.errors import UserError
 
 SMALL = {
@@ -334,7 +334,7 @@ def test_training_gives_a_run(tmp_path: Path, make_small_table: Callable[[Path],
             model="soft_norm_tiny", model_options=shape, attention_options={"iterations": 12},
             ema=0.9, progress=False, accelerator="cpu",
         )
-    )  # fmt: skip
+    ).run  # fmt: skip
     again = Run.load(run.folder)
     assert isinstance(again.model, SoftPyramid)
     assert again.model.stages[0].blocks[0].attn.iterations == 12

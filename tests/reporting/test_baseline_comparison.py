@@ -15,11 +15,11 @@ from softfree.evaluation.comparison import compare
 from softfree.evaluation.metrics import measure
 from softfree.evaluation.scores import Scores
 from softfree.inference.run import Run
-from softfree.reporting.baseline_comparison import _Measured, measure_simpler
+from softfree.reporting.baseline_comparison import _Measured, compare_with_baselines
 from softfree.reporting.evaluate import evaluate
 from softfree.reporting.options import EvaluateOptions
 from softfree.reporting.scoring import open_table, scores_of, stored_rows
-from softfree.reporting.terminal import print_evaluation, print_run
+from softfree.reporting.terminal import print_evaluation, print_training
 from softfree_runtime.core.task import Task
 
 
@@ -32,34 +32,37 @@ def frame(run: Run) -> pd.DataFrame:
 
 def simpler(run: Run, frame: pd.DataFrame):
     scores = scores_of(frame, run)
-    return measure_simpler(run, frame, scores, measure(scores, None, num_bootstrap=50), seed=0, num_bootstrap=50)
+    metrics = measure(scores, None, num_bootstrap=50)
+    return compare_with_baselines(run, frame, scores, metrics, seed=0, num_bootstrap=50)
 
 
-def test_training_leaves_them_beside_its_own_numbers(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_leaves_them_beside_its_own_numbers(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     measured = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
-    copy = measured["simpler"]["models"]["32 x 32 pixels"]
+    copy = measured["baselines"]["models"]["32 x 32 pixels"]
     stored = pd.read_csv(run.folder / "predictions.csv")
     test = stored[stored["split"] == "test"]
     positive = run.task.classes[1]
-    assert copy["value"] == roc_auc_score(test["target"], test[f"beside_copy_{positive}"])
+    assert copy["value"] == roc_auc_score(test["target"], test[f"baseline_copy_{positive}"])
     assert copy["n"] == measured["n"] == len(test)
     own = measured["metrics"]["auroc"]["value"]
-    assert copy["model_minus_it"]["value"] == pytest.approx(own - copy["value"])
-    print_run(run)
+    assert copy["model_minus_baseline"]["value"] == pytest.approx(own - copy["value"])
+    print_training(run, evaluate(run, EvaluateOptions(out=tmp_path, progress=False)))
     said = capsys.readouterr().out
     assert "Regression on 32 x 32 pixels: AUROC 1.000" in said
     assert "None on the size alone: all training samples have one size." in said
     page = (run.folder / "report.html").read_text(encoding="utf-8")
-    assert "Beside simpler models" in page
+    assert "Comparison with simpler models" in page
     assert "32 x 32 pixels" in page
 
 
 def test_evaluation_of_the_same_table_keeps_them(run: Run, tmp_path: Path) -> None:
-    before = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))["simpler"]
+    before = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))["baselines"]
     out = tmp_path / "out"
     out.mkdir()
     evaluate(run, EvaluateOptions(out=out, progress=False))
-    assert json.loads((out / "metrics.json").read_text(encoding="utf-8"))["simpler"] == before
+    assert json.loads((out / "metrics.json").read_text(encoding="utf-8"))["baselines"] == before
 
 
 def test_another_table_is_read_by_them_too(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +78,7 @@ def test_another_table_is_read_by_them_too(run: Run, tmp_path: Path, capsys: pyt
     out = tmp_path / "out"
     out.mkdir()
     result = evaluate(run, EvaluateOptions(table=table, out=out, progress=False))
-    (row,) = result.simpler.rows
+    (row,) = result.baselines.rows
     assert (row.name, row.auroc.value) == ("32 x 32 pixels", 0)
     print_evaluation(result)
     assert "Regression on 32 x 32 pixels: AUROC 0.000" in capsys.readouterr().out
@@ -85,7 +88,7 @@ def test_a_regression_that_is_as_good_is_said(run: Run, frame: pd.DataFrame) -> 
     truth = frame["target"].to_numpy(float)
     positive = run.task.classes[1]
     other = run.task.classes[0]
-    frame[f"beside_copy_{positive}"], frame[f"beside_copy_{other}"] = truth, 1 - truth
+    frame[f"baseline_copy_{positive}"], frame[f"baseline_copy_{other}"] = truth, 1 - truth
     frame[f"logit_{positive}"] = [0.0, 1.0] * (len(frame) // 2)  # of one patient each: chance
     frame[f"logit_{other}"] = 0.0
     (said,) = simpler(run, frame).warnings
@@ -98,7 +101,7 @@ def test_a_regression_that_is_as_good_is_said(run: Run, frame: pd.DataFrame) -> 
 def test_a_better_model_is_not_warned_of(run: Run, frame: pd.DataFrame) -> None:
     positive, other = run.task.classes[1], run.task.classes[0]
     frame[f"logit_{positive}"], frame[f"logit_{other}"] = 2 * frame["target"], 0.0
-    frame[f"beside_copy_{positive}"], frame[f"beside_copy_{other}"] = 0.5, 0.5
+    frame[f"baseline_copy_{positive}"], frame[f"baseline_copy_{other}"] = 0.5, 0.5
     found = simpler(run, frame)
     assert found.warnings == ()
     comparison = found.rows[0].comparison
@@ -122,7 +125,7 @@ def test_one_draw_of_resamples_serves_all_that_is_asked() -> None:
 
 
 def test_rows_that_are_streamed_are_left_out_of_both(run: Run, frame: pd.DataFrame) -> None:
-    columns = [f"beside_copy_{name}" for name in run.task.classes]
+    columns = [f"baseline_copy_{name}" for name in run.task.classes]
     frame.loc[:1, columns] = np.nan
     found = simpler(run, frame)
     assert found.rows[0].auroc.n == len(frame) - 2

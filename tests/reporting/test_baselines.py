@@ -14,7 +14,7 @@ from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.volume import VolumePreprocessing
 from softfree.data.reduced import MOST_ROWS, Reduced, drawn
 from softfree.data.table import Table
-from softfree.reporting.baselines import MOST_CLASSES, Beside, column_of, fit_baselines, read_baselines
+from softfree.reporting.baselines import MOST_CLASSES, BaselinePredictions, column_of, fit_baselines, read_baselines
 from softfree_runtime.core.task import Task
 
 STEPS = ImagePreprocessing.create("photo", 64, "pad")
@@ -141,15 +141,15 @@ def test_they_are_the_same_once_written_and_damage_is_as_none(tmp_path):
 def test_samples_that_are_not_read_at_once_have_no_answer():
     targets = np.arange(40) % 2
     baselines, _ = fitted(lambda target, seed: ((200 + 9 * target, 150), noise(seed, 3, 64, 64)), targets)
-    beside = Beside(baselines, BINARY, STEPS, 3)
+    beside = BaselinePredictions(baselines, BINARY, STEPS, 3)
     sample = noise(0, 3, 64, 64)
     beside(1, sample, (209, 150))
     found = beside.columns()
     assert list(found) == [column_of(name, one) for name in ("size", "copy") for one in BINARY.classes]
     assert found.notna().all(axis=1).tolist() == [False, True, False]
     expected = baselines.fitted["copy"].probabilities(STEPS.small_copy(sample)[None], BINARY)[0, 1]
-    assert found["beside_copy_yes"][1] == pytest.approx(expected)
-    assert found["beside_size_yes"][1] > 0.5
+    assert found["baseline_copy_yes"][1] == pytest.approx(expected)
+    assert found["baseline_size_yes"][1] > 0.5
 
 
 def test_rows_are_drawn_where_there_are_many():

@@ -92,7 +92,7 @@ def test_unreadable_images_are_counted_and_explained(run: Run, tmp_path: Path) -
 
 
 def test_a_comparison_takes_the_same_images(run: Run, tmp_path: Path, quick: dict[str, Any]) -> None:
-    rival = train(TrainOptions(table=Path(run.config["options"]["table"]), out=tmp_path / "rival", **quick, seed=1))
+    rival = train(TrainOptions(table=Path(run.config["options"]["table"]), out=tmp_path / "rival", **quick, seed=1)).run
     found = evaluated(run, tmp_path / "out", compare_with=rival.folder, margin=0.1)
     theirs = evaluated(rival, tmp_path / "theirs").metrics["auroc"].value
     assert found.comparison is not None
@@ -138,7 +138,7 @@ def test_the_own_table_keeps_its_split_wherever_it_lies(tmp_path: Path, run: Run
     data = Path(shutil.copytree(run.folder.parent / "data", tmp_path / "data"))
     rows = pd.read_csv(data / "table.csv").drop(columns="split")
     rows.to_csv(data / "table.csv", index=False)
-    made = train(TrainOptions(table=data / "table.csv", out=tmp_path / "run", **quick))
+    made = train(TrainOptions(table=data / "table.csv", out=tmp_path / "run", **quick)).run
     own = json.loads((made.folder / "metrics.json").read_text())
     moved = data.rename(tmp_path / "moved")
     with pytest.raises(UserError, match="name it where it lies now"):

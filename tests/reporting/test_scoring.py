@@ -15,7 +15,7 @@ from softfree.cli.main import main
 from softfree.inference.options import InferenceOptions
 from softfree.inference.run import Run
 from softfree.inference.run_directory import Calibration
-from softfree.reporting.baselines import Beside, read_baselines
+from softfree.reporting.baselines import BaselinePredictions, read_baselines
 from softfree.reporting.scoring import (
     calibrate,
     open_table,
@@ -38,10 +38,10 @@ def test_predicted_rows_are_those_stored_by_training(run: Run) -> None:
     part = open_table(run).where("test")
     baselines = read_baselines(run.directory.baselines)
     assert baselines is not None
-    beside = Beside(baselines, run.task, run.preprocessing, len(part.frame))
+    beside = BaselinePredictions(baselines, run.task, run.preprocessing, len(part.frame))
     stored = stored_rows(run, part)
     fresh = predict_rows(run, part, InferenceOptions(batch_size=3, progress=False), beside)
-    assert "beside_copy_high" in fresh, "what the regression says"
+    assert "baseline_copy_high" in fresh, "what the regression says"
     assert stored is not None
     pd.testing.assert_frame_equal(stored, fresh, check_dtype=False, rtol=1e-4, atol=1e-6)
     assert fresh["row"].tolist() == list(range(24, 32))

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -16,7 +15,6 @@ from softfree.models import create_model, list_models
 from softfree.reporting import terminal as summary
 from softfree.reporting.evaluate import Evaluation, evaluate
 from softfree.reporting.options import EvaluateOptions
-from softfree_lab.studies.confound import SizeStudy
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +31,26 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
     return console.export_text
 
 
-def test_a_finished_training_shows_its_metrics_and_what_comes_next(run: Run, printed: Callable[[], str]) -> None:
-    summary.print_run(run)
+def test_a_finished_training_shows_its_metrics_and_what_comes_next(
+    run: Run, result: Evaluation, printed: Callable[[], str]
+) -> None:
+    summary.print_training(run, result)
     text = printed()
-    auroc = json.loads((run.folder / "metrics.json").read_text())["metrics"]["auroc"]
     assert "test split: 8 images of 4 patients" in text
     row = next(line for line in text.splitlines() if "AUROC " in line)
-    assert f"{auroc['value']:.3f}" in row
+    assert f"{result.metrics['auroc'].value:.3f}" in row
     assert "8 (4 positive)" in row
     assert f"Report: {run.folder / 'report.html'}" in text
     assert f"softfree predict {run.folder} FILES" in text
     ece = next(line for line in text.splitlines() if "Calibration error" in line)
-    assert "–" in ece, "null in the file is a dash"
+    assert "–" in ece, "no number is a dash"
+
+
+def test_a_training_that_had_finished_shows_where_its_results_are(run: Run, printed: Callable[[], str]) -> None:
+    summary.print_training(run, None)
+    text = printed()
+    assert f"Report: {run.folder / 'report.html'}" in text
+    assert "AUROC" not in text
 
 
 def test_an_evaluation_shows_verdict_and_the_first_failures(result: Evaluation, printed: Callable[[], str]) -> None:
@@ -72,16 +78,6 @@ def test_programs_get_strict_json(result: Evaluation) -> None:
         assert (shown["p"] is None) == math.isnan(difference.p)
     assert found["comparison"]["verdict"] == result.comparison.verdict
     assert summary.evaluation_to_dict(replace(result, comparison=None))["comparison"] is None
-
-
-def test_sizes(printed: Callable[[], str]) -> None:
-    rows = pd.DataFrame({"feature": ["width", "height"], "AUROC alone": [0.987, 0.5], "rho": [-0.25, math.nan]})
-    summary.print_sizes(SizeStudy(rows, auroc=0.9123, auroc_equal=0.6, side=48, n=12))
-    text = printed()
-    assert "12 test images" in text
-    assert next(line for line in text.splitlines() if "width" in line).count("0.99") == 1
-    assert "0.912 on the images as they are" in text
-    assert "0.600 on center squares of 48 x 48 pixels" in text
 
 
 def test_models_by_pattern_with_their_sizes(printed: Callable[[], str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ def logits():
 
 @pytest.fixture
 def teacher_run(options_for):
-    return train(options_for("teacher", model="softmax_vit_nano_patch16"))
+    return train(options_for("teacher", model="softmax_vit_nano_patch16")).run
 
 
 def weights(run: Run):
@@ -92,8 +92,8 @@ def test_a_training_neither_holds_saves_nor_copies_its_teacher(options_for):
 def test_a_student_becomes_its_teacher(options_for, teacher_run):
     """With all the weight on the teacher, labels play no part: outputs come closer to it than without."""
     usual = {"epochs": 12, "augment": False}
-    alone = train(options_for("alone", **usual))
-    taught = train(options_for("taught", teacher=teacher_run.folder, teacher_weight=1.0, **usual))
+    alone = train(options_for("alone", **usual)).run
+    taught = train(options_for("taught", teacher=teacher_run.folder, teacher_weight=1.0, **usual)).run
     torch.manual_seed(0)
     images = torch.randn(64, 1, 32, 32)
     with torch.no_grad():
@@ -103,14 +103,14 @@ def test_a_student_becomes_its_teacher(options_for, teacher_run):
 
 
 def test_without_weight_the_teacher_changes_nothing(options_for, teacher_run):
-    alone = train(options_for("alone"))
-    taught = train(options_for("taught", teacher=teacher_run.folder, teacher_weight=0.0))
+    alone = train(options_for("alone")).run
+    taught = train(options_for("taught", teacher=teacher_run.folder, teacher_weight=0.0)).run
     assert same(alone, taught)
 
 
 @pytest.mark.parametrize("extra", [{}, {"ema": 0.9}], ids=str)
 def test_resume_goes_on_with_the_teacher(options_for, teacher_run, monkeypatch, extra):
-    whole = train(options_for("whole", teacher=teacher_run.folder, **extra))
+    whole = train(options_for("whole", teacher=teacher_run.folder, **extra)).run
     original = ClassifierModule.training_step
 
     def interrupted(self, batch, number):
@@ -127,10 +127,10 @@ def test_resume_goes_on_with_the_teacher(options_for, teacher_run, monkeypatch, 
         resume(options_for("broken").out)
     with pytest.raises(UserError, match="has other weights than the one that this training began with"):
         resume(options_for("broken").out, teacher=whole.folder)
-    broken = resume(options_for("broken").out, teacher=moved)
+    broken = resume(options_for("broken").out, teacher=moved).run
     assert same(whole, broken)
-    assert weights(whole).keys() == weights(train(options_for("alone", epochs=1))).keys()
-    assert not same(whole, train(options_for("without", **extra)))
+    assert weights(whole).keys() == weights(train(options_for("alone", epochs=1)).run).keys()
+    assert not same(whole, train(options_for("without", **extra)).run)
     checkpoint = torch.load(broken.folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert not any("teacher" in name for name in checkpoint["state_dict"])
     assert broken.config["options"]["teacher"] == str(moved.resolve())

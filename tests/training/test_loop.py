@@ -35,7 +35,7 @@ def same(a: Path, b: Path) -> bool:
 
 
 def test_a_run_holds_all_that_is_promised_and_no_names(options_for):
-    run = train(options_for(epochs=8))
+    run = train(options_for(epochs=8)).run
     folder = run.folder
     for name in (
         "config.yaml",
@@ -67,7 +67,7 @@ def test_a_run_holds_all_that_is_promised_and_no_names(options_for):
 
 
 def simpler(folder: Path) -> dict[str, dict]:
-    return json.loads((folder / "metrics.json").read_text())["simpler"]
+    return json.loads((folder / "metrics.json").read_text())["baselines"]
 
 
 def test_equal_seeds_give_equal_bits_and_other_seeds_do_not(options_for):
@@ -80,7 +80,7 @@ def test_equal_seeds_give_equal_bits_and_other_seeds_do_not(options_for):
 
 @pytest.mark.parametrize("extra", [{}, {"ema": 0.9}, {"patience": 5}, {"num_workers": 1}, {"start_size": 16}], ids=str)
 def test_resume_goes_on_exactly(options_for, monkeypatch, extra):
-    whole = train(options_for("whole", **extra))
+    whole = train(options_for("whole", **extra)).run
     original = ClassifierModule.training_step
 
     def interrupted(self, batch, number):
@@ -128,14 +128,14 @@ def test_a_killed_run_goes_on_exactly(options_for):
     process.wait()
     assert not (options.out / "model.safetensors").exists()
     resume(options.out)
-    whole = train(options_for("whole", epochs=30))
+    whole = train(options_for("whole", epochs=30)).run
     assert same(whole.folder, options.out)
     assert simpler(whole.folder) == simpler(options.out)
 
 
 def test_moved_and_killed_after_its_best_epoch_a_training_keeps_it(options_for, monkeypatch):
     patient = {"patience": 2, "epochs": 8, "lr": 2e-2}
-    whole = train(options_for("whole", **patient))
+    whole = train(options_for("whole", **patient)).run
     history = whole.directory.read_history()["val_auroc"].tolist()
     best = history.index(max(history))
     original = ClassifierModule.training_step
@@ -162,14 +162,14 @@ def test_moved_and_killed_after_its_best_epoch_a_training_keeps_it(options_for, 
     assert {path: path.read_bytes() for path in moved.rglob("*") if path.is_file()} == before
     (moved / "model.safetensors").unlink()
     (moved / "checkpoints" / "best.ckpt").unlink()
-    with pytest.raises(UserError, match=r"best\.ckpt, the epoch that --patience keeps, is gone or damaged"):
+    with pytest.raises(UserError, match=r"best\.ckpt, the epoch that --patience keeps, is missing or damaged"):
         resume(moved)  # the last epoch's weights would be others
 
 
 def test_patience_without_an_auroc_ends_nothing_and_says_so(options_for, small_table, capsys):
     rows = pd.read_csv(small_table)
     rows[(rows["split"] == "train") | (rows["label"] == "low")].to_csv(small_table, index=False)
-    run = train(options_for(patience=1, epochs=3))
+    run = train(options_for(patience=1, epochs=3)).run
     assert run.directory.read_history()["epoch"].tolist() == [0, 1, 2]
     assert " ".join(capsys.readouterr().err.split()).count("--patience does not end this training") == 1
     last = torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
@@ -178,7 +178,7 @@ def test_patience_without_an_auroc_ends_nothing_and_says_so(options_for, small_t
 
 def test_a_table_that_was_moved_is_named_to_go_on(options_for, small_table, monkeypatch):
     options = options_for(epochs=1)
-    whole = train(options)
+    whole = train(options).run
     moved = small_table.parent.with_name("moved")
     small_table.parent.rename(moved)
     with pytest.raises(UserError, match="softfree train TABLE --resume"):
@@ -211,10 +211,10 @@ def test_a_step_is_the_same_however_it_is_cut_into_batches(options_for, small_ta
         small_table, index=False
     )
     common = {"epochs": 2, **extra}
-    whole = train(options_for("whole", batch_size=batch_size, **common))
-    parts = train(options_for("cut", batch_size=cut[0], grad_accum=cut[1], **common))
+    whole = train(options_for("whole", batch_size=batch_size, **common)).run
+    parts = train(options_for("cut", batch_size=cut[0], grad_accum=cut[1], **common)).run
     without = common | {name: type(value)(0) for name, value in extra.items() if name != "preset"}
-    plain = train(options_for("plain", batch_size=batch_size, **without))
+    plain = train(options_for("plain", batch_size=batch_size, **without)).run
     first, second, third = weights(whole.folder), weights(parts.folder), weights(plain.folder)
     assert max(float((first[name] - second[name]).abs().max()) for name in first) < 2e-4
     assert max(float((third[name] - second[name]).abs().max()) for name in first) > 2e-3
@@ -233,7 +233,7 @@ def test_a_failed_start_leaves_nothing_in_the_way(options_for, monkeypatch):
     monkeypatch.undo()
     old = os.umask(0o027)
     try:
-        run = train(options_for(epochs=1))
+        run = train(options_for(epochs=1)).run
     finally:
         os.umask(old)
     for name in ("model.safetensors", "config.yaml", "metrics.json", "report.html"):
@@ -290,7 +290,7 @@ class Evil:
 
 def test_a_checkpoint_with_a_pickle_inside_is_not_opened(options_for, monkeypatch):
     options = options_for()
-    monkeypatch.setattr("softfree.training.loop._save_weights", lambda *_: (_ for _ in ()).throw(UserError("stop")))
+    monkeypatch.setattr(RunDirectory, "write_weights", lambda *_: (_ for _ in ()).throw(UserError("stop")))
     with pytest.raises(UserError, match="stop"):
         train(options)
     monkeypatch.undo()
@@ -311,13 +311,13 @@ def test_unreadable_images_are_left_out_and_counted(options_for, capsys):
     (folder / "00.png").write_bytes(b"")
     (folder / "16.png").unlink()  # validation
     (folder / "31.png").write_bytes((folder / "30.png").read_bytes()[:200])  # test
-    run = train(options)
+    run = train(options).run
     config = yaml.safe_load((run.folder / "config.yaml").read_text())
     assert config["table"]["unreadable"] == 2
     predictions = pd.read_csv(run.folder / "predictions.csv")
     assert predictions.set_index("row").loc[16, "status"] == "missing"
     assert predictions.set_index("row").loc[31, "status"] == "corrupt"
-    assert "2 samples cannot be read and are left out" in capsys.readouterr().err
+    assert "2 samples cannot be read and are skipped" in capsys.readouterr().err
     assert "1 of 8 samples of this split could not be read" in (run.folder / "report.html").read_text()
     assert simpler(run.folder)["models"]["32 x 32 pixels"]["n"] == 7
 
@@ -335,13 +335,12 @@ def test_what_the_size_tells_and_copies_across_splits_are_named(options_for, cap
     copied = np.asarray(Image.open(options.table.parent / "03.png"))
     noise = np.random.default_rng(0).integers(0, 5, copied.shape, dtype=np.uint8)
     Image.fromarray(copied + noise).save(options.table.parent / "31.png")
-    run = train(options)
+    run = train(options).run
     size = simpler(run.folder)["models"]["height, width and aspect ratio alone"]
     assert (size["value"], size["n"]) == (1.0, 8)
     assert any("ratio alone reaches AUROC 1.000, no less than" in said for said in simpler(run.folder)["warnings"])
-    said = (
-        "1 pair of equal or all but equal images in different splits, so that scores are too good: rows 3 (train) and"
-    )
+    said = "1 pair of identical or nearly identical images in different splits, so that scores are too good:"
+    said += " rows 3 (train) and"
     assert f"{said} 31 (test); see: softfree check" in capsys.readouterr().err
     assert f"{said} 31 (test)" in (run.folder / "report.html").read_text()
 
@@ -361,17 +360,19 @@ def test_several_findings_with_unknowns(options_for, small_table):
     table.loc[table.index % 5 == 0, "bottom"] = np.nan
     table["top"] = table["top"].astype(int)
     table.to_csv(small_table, index=False)
-    run = train(options_for(labels=["top", "bottom"], class_weights=True, epochs=2))
+    run = train(options_for(labels=["top", "bottom"], class_weights=True, epochs=2)).run
     measured = json.loads((run.folder / "metrics.json").read_text())
     assert measured["task"] == "multilabel"
     assert {"auroc", "auroc/top", "auroc/bottom"} <= measured["metrics"].keys()
-    assert measured["simpler"]["models"]["32 x 32 pixels"]["value"] == 1.0
+    assert measured["baselines"]["models"]["32 x 32 pixels"]["value"] == 1.0
 
 
 def test_color_with_mixup_smoothing_and_accumulation(options_for, small_table):
     for path in small_table.parent.glob("*.png"):
         Image.open(path).convert("RGB").save(path)
-    run = train(options_for(preset="photo", mixup=0.2, label_smoothing=0.1, grad_accum=2, layer_decay=0.8, epochs=2))
+    run = train(
+        options_for(preset="photo", mixup=0.2, label_smoothing=0.1, grad_accum=2, layer_decay=0.8, epochs=2)
+    ).run
     assert run.preprocessing.channels == 3
 
 
@@ -400,14 +401,14 @@ def test_what_cannot_work_is_refused_in_one_line(options_for, change, message):
 
 
 def test_native_sizes_train_one_by_one(options_for):
-    run = train(options_for(resize_mode="native", batch_size=1, grad_accum=4, epochs=1))
+    run = train(options_for(resize_mode="native", batch_size=1, grad_accum=4, epochs=1)).run
     first = run.predict(np.full((30, 70), 90, np.uint8))
     assert first["status"].tolist() == ["ok"]
 
 
 def test_two_processes_give_what_one_gives(options_for):
     common = {"drop_path": 0.0, "batch_size": 4, "epochs": 2}
-    one = train(options_for("one", **common))
+    one = train(options_for("one", **common)).run
     options = options_for("two", **common)
     arguments = [
         "train", str(options.table), "--out", str(options.out), "--size", "32", "--batch-size", "4", "--epochs", "2",

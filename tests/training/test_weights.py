@@ -35,7 +35,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_softmax_vit_is_converted_on_the_way(
     options_for: Any, published: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = train(options_for(weights=str(published), preset="photo", epochs=1, lr=1e-12))
+    run = train(options_for(weights=str(published), preset="photo", epochs=1, lr=1e-12)).run
     said = " ".join(capsys.readouterr().err.split())
     assert "--stem patch is taken" in said
     assert "SeqNorm keeps the mean of V" in said

@@ -110,8 +110,7 @@ def _study_sizes(parsed: Namespace) -> None:
     from pathlib import Path
 
     from softfree.inference.run import Run
-    from softfree.reporting.terminal import print_sizes
-    from softfree_lab.studies.confound import study_sizes
+    from softfree_lab.studies.confound import print_sizes, study_sizes
 
     moved = None if parsed.table is None else Path(parsed.table)
     found = study_sizes(Run.load(parsed.run), moved=moved, progress=not parsed.json)

@@ -81,15 +81,15 @@ def _train(parsed: Namespace) -> None:
         raise UserError("softfree train needs a TABLE, or --resume RUN")
     from pathlib import Path
 
-    from softfree.reporting.terminal import print_run
+    from softfree.reporting.terminal import print_training
     from softfree.training.loop import resume, train
 
     if parsed.resume is not None:
         moved = (parsed.table, parsed.image_root, parsed.teacher)
-        run = resume(Path(parsed.resume), *(None if path is None else Path(str(path)) for path in moved))
+        result = resume(Path(parsed.resume), *(None if path is None else Path(str(path)) for path in moved))
     else:
-        run = train(fill(TrainOptions, parsed, table=Path(parsed.table)))
-    print_run(run)
+        result = train(fill(TrainOptions, parsed, table=Path(parsed.table)))
+    print_training(result.run, result.evaluation)
 
 
 def _evaluate_arguments(parser: Parser) -> None:

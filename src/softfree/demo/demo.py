@@ -39,7 +39,7 @@ def demo(options: DemoOptions) -> None:
     runs = {}
     for side, name in ((FULL, "full"), (REDUCED, "reduced")):
         console.print(f"Training a SeqNorm transformer on images of {side} x {side} pixels")
-        runs[side] = train(_recipe(table, options, side, options.out / name), notice=NOTICE)
+        runs[side] = train(_recipe(table, options, side, options.out / name), notice=NOTICE).run
     reduced = _auroc(runs[REDUCED])
     run = runs[FULL]
     maps = _draw_maps(run, options.out / "maps")

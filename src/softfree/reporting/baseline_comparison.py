@@ -24,7 +24,7 @@ MOST_RESAMPLED = 35_000_000  # probabilities that the resamples go over
 
 
 @dataclass(frozen=True)
-class Simpler:
+class BaselineComparison:
     """What was measured of the simpler models.
 
     Attributes:
@@ -44,13 +44,13 @@ class Simpler:
             assert row.comparison is not None
             difference = asdict(row.comparison.differences["auroc"])
             plain = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in difference.items()}
-            found[row.name] = metrics_to_json({"auroc": row.auroc})["auroc"] | {"model_minus_it": plain}
+            found[row.name] = metrics_to_json({"auroc": row.auroc})["auroc"] | {"model_minus_baseline": plain}
         return {"models": found, "warnings": list(self.warnings), "notes": list(self.notes)}
 
 
-def measure_simpler(
+def compare_with_baselines(
     run: Run, frame: pd.DataFrame, scores: Scores, metrics: Mapping[str, Metric], *, seed: int, num_bootstrap: int
-) -> Simpler:
+) -> BaselineComparison:
     """Measure the simpler models whose probabilities stand in ``frame``, on its readable rows.
 
     Args:
@@ -63,7 +63,7 @@ def measure_simpler(
     """
     known = read_baselines(run.directory.baselines)
     if known is None:
-        return Simpler()
+        return BaselineComparison()
     rows, warnings, notes = [], [], [f"{_capital(sentence)}." for sentence in known.missing]
     measured: dict[int, _Measured] = {}  # the run, by how many samples it is measured on
     for name, regression in known.fitted.items():
@@ -80,7 +80,7 @@ def measure_simpler(
         rows.append(Compared(regression.words, other.auroc, own.against(other)))
         if said := _warning(name, regression.words, other.auroc, metrics["auroc"] if ours is scores else own.auroc):
             warnings.append(said)
-    return Simpler(tuple(rows), tuple(warnings), tuple(notes))
+    return BaselineComparison(tuple(rows), tuple(warnings), tuple(notes))
 
 
 class _Measured:

@@ -145,7 +145,7 @@ def fit_baselines(splits: Mapping[str, Table], reduced: Mapping[str, Reduced], k
     return Baselines(fitted, tuple(missing))
 
 
-class Beside:
+class BaselinePredictions:
     """What baselines say of samples that a model reads one by one, in any order.
 
     Args:
@@ -188,7 +188,7 @@ class Beside:
 
 def column_of(baseline: str, class_name: str) -> str:
     """Name the column of ``predictions.csv`` with a baseline's probability of a class."""
-    return f"beside_{baseline}_{class_name}"
+    return f"baseline_{baseline}_{class_name}"
 
 
 class _Part(NamedTuple):

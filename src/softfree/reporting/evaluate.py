@@ -19,8 +19,8 @@ from softfree.evaluation.scores import Scores
 from softfree.evaluation.subgroups import GroupRow, by_group
 from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
-from softfree.reporting.baseline_comparison import Simpler, measure_simpler
-from softfree.reporting.baselines import Beside, read_baselines
+from softfree.reporting.baseline_comparison import BaselineComparison, compare_with_baselines
+from softfree.reporting.baselines import BaselinePredictions, read_baselines
 from softfree.reporting.facts import report_facts
 from softfree.reporting.options import EvaluateOptions
 from softfree.reporting.saliency_maps import report_maps
@@ -52,7 +52,8 @@ class Evaluation:
         report: the page that was written.
         comparison: against another run, if asked for.
         left_out: rows that were not measured, because the run was trained on them.
-        simpler: what was measured beside it.
+        baselines: Simpler models on the same samples.
+        split: That was measured.
     """
 
     metrics: dict[str, Metric]
@@ -61,7 +62,8 @@ class Evaluation:
     report: Path
     comparison: Comparison | None = None
     left_out: int = 0
-    simpler: Simpler = field(default_factory=Simpler)
+    baselines: BaselineComparison = field(default_factory=BaselineComparison)
+    split: str = "test"
 
 
 def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
@@ -132,26 +134,29 @@ def write_results(
     measured = options.table or run.table_path
     scores = _readable(run, frame, options)
     shown, notes = (maps, []) if maps else report_maps(run, table, frame, scores, options)
-    metrics = measure(scores, run.calibration.thresholds, seed=options.seed, num_bootstrap=options.num_bootstrap)
-    simpler = measure_simpler(run, frame, scores, metrics, seed=options.seed, num_bootstrap=options.num_bootstrap)
+    seed, num_bootstrap = options.seed, options.num_bootstrap
+    metrics = measure(scores, run.calibration.thresholds, seed=seed, num_bootstrap=num_bootstrap)
+    baselines = compare_with_baselines(run, frame, scores, metrics, seed=seed, num_bootstrap=num_bootstrap)
     report = Report(
         title=f"{run.config['model']['name']} on {measured.name}, {options.split} split",
         metrics=metrics,
         scores=scores,
         comparisons=_comparisons(beside, options.compare_with, comparison, metrics),
-        baselines=simpler.rows,
-        baseline_warnings=simpler.warnings,
-        baseline_notes=simpler.notes,
+        baselines=baselines.rows,
+        baseline_warnings=baselines.warnings,
+        baseline_notes=baselines.notes,
         subgroups={column: _subgroup(column, table, frame, scores, run, options) for column in options.subgroups},
         images=worst_errors(run, table, frame, scores) if options.show_images else [],
         maps=shown,
         map_notes=notes,
         **_facts(run, table, frame, options, left_out),
     )
-    about = _about(run, frame, scores, options) | {"left_out_as_seen": left_out, "simpler": simpler.to_dict()}
+    about = _about(run, frame, scores, options) | {"left_out_as_seen": left_out, "baselines": baselines.to_dict()}
     write_metrics(directory.metrics, metrics, about)
     write_report(directory.report, report)
-    return Evaluation(metrics, scores, _reasons(frame), directory.report, comparison, left_out, simpler)
+    return Evaluation(
+        metrics, scores, _reasons(frame), directory.report, comparison, left_out, baselines, options.split
+    )
 
 
 def _facts(run: Run, table: Table, frame: pd.DataFrame, options: EvaluateOptions, left_out: int) -> dict[str, Any]:
@@ -243,7 +248,7 @@ def _predicted(run: Run, part: Table, options: EvaluateOptions, *, stored: bool)
     if found is not None:
         return found
     known = read_baselines(run.directory.baselines)
-    beside = None if known is None else Beside(known, run.task, run.preprocessing, len(part.frame))
+    beside = None if known is None else BaselinePredictions(known, run.task, run.preprocessing, len(part.frame))
     return predict_rows(run, part, options, beside)
 
 

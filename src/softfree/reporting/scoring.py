@@ -22,7 +22,7 @@ from softfree.inference.options import InferenceOptions
 from softfree.inference.predict import outputs
 from softfree.inference.run import Run
 from softfree.inference.run_directory import Calibration
-from softfree.reporting.baselines import Beside
+from softfree.reporting.baselines import BaselinePredictions
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing
 from softfree_runtime.core.notes import say
@@ -130,7 +130,7 @@ def without_seen(run: Run, table: Table) -> tuple[Table, int]:
 
 
 def predict_rows(
-    run: Run, table: Table, options: InferenceOptions | None = None, beside: Beside | None = None
+    run: Run, table: Table, options: InferenceOptions | None = None, beside: BaselinePredictions | None = None
 ) -> pd.DataFrame:
     """Logits for all rows of ``table`` as in ``predictions.csv``: rows and patients by number, nothing by name.
 

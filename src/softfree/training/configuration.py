@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from softfree.core.environment import versions
+from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.registry import preprocessing_to_config
 from softfree.data.samples import as_samples
 from softfree.data.split_file import RunSplit
 from softfree.data.table import Table, read_table
 from softfree.inference.run_directory import RunDirectory
 from softfree.models.registry import supported_arguments
-from softfree.training.modality import create_preprocessing, modality_of, refuse_batches, training_preprocessing
+from softfree.training.modality import modality_of, refuse_batches, training_preprocessing
 from softfree.training.options import TrainOptions
 from softfree.training.progressive_size import refuse_growth
 from softfree_runtime.core.errors import UserError
@@ -109,12 +110,13 @@ def refuse_folder(out: Path) -> None:
         raise UserError(f"--out {out} already exists and is not empty; {hint}name another folder")
 
 
-def configuration(options: TrainOptions, table: Table, notice: str | None) -> dict[str, Any]:
+def configuration(
+    options: TrainOptions, table: Table, preprocessing: Preprocessing, notice: str | None
+) -> dict[str, Any]:
     """What ``config.yaml`` records: all that is needed to load the run, to resume it and to explain it."""
-    preprocessing = create_preprocessing(options, table.files)
     _, changes = training_preprocessing(options, preprocessing)
     stated = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
-    stated |= stated_places(options)
+    stated |= stated_paths(options)
     model = {
         "name": options.model,
         "num_classes": len(table.task.classes),
@@ -141,7 +143,7 @@ def configuration(options: TrainOptions, table: Table, notice: str | None) -> di
     }
 
 
-def stated_places(options: TrainOptions) -> dict[str, Any]:
+def stated_paths(options: TrainOptions) -> dict[str, Any]:
     """Record options that are places so that they are found from any folder."""
     places = {
         name: getattr(options, name)

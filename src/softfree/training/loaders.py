@@ -23,7 +23,7 @@ from softfree_runtime.core.errors import ReadError, UserError
 
 
 @dataclass(frozen=True)
-class Samples:
+class TrainingSamples:
     """Training and validation samples.
 
     Attributes:
@@ -47,7 +47,7 @@ class Samples:
         return tuple(self.train[first]["image"].shape)
 
 
-def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptions) -> Samples:
+def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptions) -> TrainingSamples:
     """Read all training and validation samples once: it fills the cache and finds the bad ones before hours of work.
 
     Raises:
@@ -85,15 +85,19 @@ def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptio
         failed |= {int(part.frame["row"].iloc[index]): error for index, error in sorted(bad.items())}
         datasets[split] = dataset
     files = table.where("train").files
-    return Samples(datasets["train"], datasets["val"], files, failed, MODALITIES[preprocessing.kind].padded, reduced)
+    return TrainingSamples(
+        datasets["train"], datasets["val"], files, failed, MODALITIES[preprocessing.kind].padded, reduced
+    )
 
 
-def cut_steps(samples: Samples, options: TrainOptions, rank: int = 0, world: int = 1) -> Step:
+def cut_steps(samples: TrainingSamples, options: TrainOptions, rank: int = 0, world: int = 1) -> Step:
     """Cut the steps of a training into batches: ``batch_size`` times ``grad_accum`` images, however they are shared."""
     return Step.cut(len(readable(samples.train)), options.batch_size, options.grad_accum, rank, world)
 
 
-def create_loaders(samples: Samples, options: TrainOptions, classes: int, step: Step) -> tuple[DataLoader, DataLoader]:
+def create_loaders(
+    samples: TrainingSamples, options: TrainOptions, classes: int, step: Step
+) -> tuple[DataLoader, DataLoader]:
     """Loaders of one device's share of each batch; the last, incomplete step of an epoch is left out.
 
     Args:

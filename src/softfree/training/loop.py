@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
-import pandas as pd
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from softfree.core.environment import describe_machine, peak_memory
+from softfree.core.environment import best_device
 from softfree.core.progress import console
-from softfree.data.audit.checks import counted
-from softfree.data.audit.near_duplicates import MOST, find_pairs
+from softfree.data.audit.checks import knows_patients
+from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.registry import preprocessing_from_config
-from softfree.data.reduced import Reduced
 from softfree.data.seen import Seen
 from softfree.data.split_file import write_split
-from softfree.data.table import Table
+from softfree.data.table import SPLITS, Table
 from softfree.inference.run import Run, build_model
 from softfree.inference.run_directory import RunDirectory
-from softfree.reporting.baselines import Beside, fit_baselines
-from softfree.reporting.evaluate import write_results
-from softfree.reporting.options import EvaluateOptions
-from softfree.reporting.scoring import calibrate, predict_rows, write_predictions
 from softfree.training.callbacks import Spent
 from softfree.training.checkpoints import BEST, claimed, newest_checkpoint, read_checkpoint
 from softfree.training.configuration import (
@@ -38,67 +30,69 @@ from softfree.training.configuration import (
     options_of,
     read_training_table,
     refuse_folder,
-    stated_places,
+    stated_paths,
 )
 from softfree.training.distillation import Teacher, open_teacher
-from softfree.training.flops import multiply_adds
-from softfree.training.loaders import Samples, create_loaders, cut_steps, read_samples, readable
+from softfree.training.loaders import TrainingSamples, create_loaders, cut_steps, read_samples, readable
 from softfree.training.losses import class_weights, known_share
+from softfree.training.modality import create_preprocessing
 from softfree.training.module import ClassifierModule
-from softfree.training.options import Split, TrainOptions
+from softfree.training.options import TrainOptions
 from softfree.training.progressive_size import Growth
-from softfree.training.start_message import header
+from softfree.training.results import TrainingResult, describe_cost, measure_run
 from softfree.training.trainer import create_trainer, explained, quieten
 from softfree.training.weights import fit_options, imitate_softmax, load_weights
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.notes import say
 
 
-def train(options: TrainOptions, *, notice: str | None = None) -> Run:
-    """Train a classifier and leave a run directory.
+def train(options: TrainOptions, *, notice: str | None = None) -> TrainingResult:
+    """Train a classifier and leave a run directory with predictions, metrics and report.
 
     Args:
-        options: everything that can be set.
-        notice: a sentence that stands at the head of all results, for instance that the images are computed.
-
-    Returns:
-        The calibrated run, with its predictions, metrics and report written.
+        options: All settings.
+        notice: A sentence at the head of all results, such as that the images are computed.
 
     Raises:
-        UserError: for whatever the user can mend.
+        UserError: Anything that the user can fix.
     """
     check_options(options)
     refuse_folder(options.out)
-    options, chosen = fit_options(options)
-    for sentence in chosen:
+    options, choices = fit_options(options)
+    for sentence in choices:
         console.print(sentence, highlight=False)
     table = read_training_table(options)
     if global_rank() == 0:
         say(options.table, table.sentences)
-    config = configuration(options, table, notice)
+    preprocessing = create_preprocessing(options, table.files)
+    config = configuration(options, table, preprocessing, notice)
     model, teacher = _create_models(options, config, fresh=True)
     with run_folder(options.out):
         if global_rank() == 0:
-            refuse_folder(options.out)  # another training may have come and gone
-            RunDirectory(options.out).write_config(config)
-            write_split(RunDirectory(options.out).split, table)
-        return _go_on(options, config, table, model, teacher, checkpoint=None)
+            refuse_folder(options.out)  # another training may have started meanwhile
+            directory = RunDirectory(options.out)
+            directory.write_config(config)
+            write_split(directory.split, table)
+        return _train(options, config, table, preprocessing, model, teacher, checkpoint=None)
 
 
-def resume(folder: Path, table: Path | None = None, image_root: Path | None = None, teacher: Path | None = None) -> Run:
-    """Go on with an interrupted training, to the result that it would have had without the interruption.
+def resume(
+    folder: Path, table: Path | None = None, image_root: Path | None = None, teacher: Path | None = None
+) -> TrainingResult:
+    """Resume an interrupted training; the result is the same as without the interruption.
 
     Args:
-        folder: the run directory, wherever it lies now.
-        table: where the table lies now; default: where it was. Its content must be the same.
-        image_root: where the root folder of the images lies now; default: where it was, or if that is gone, the
+        folder: The run directory, which may have been moved.
+        table: Where the table is now; default: where it was. Its content must be the same.
+        image_root: Where the root folder of the images is now; default: where it was, or if that is gone, the
             table's folder.
-        teacher: where the teacher's run lies now; default: where it was. Its weights must be the same.
+        teacher: Where the teacher's run is now; default: where it was. Its weights must be the same.
 
     Raises:
-        UserError: no training to go on with, another table or teacher, or one that still runs.
+        UserError: There is no training to resume, it is still running, or the table or teacher is a different one.
     """
-    config = RunDirectory(folder).read_config()
+    directory = RunDirectory(folder)
+    config = directory.read_config()
     options = options_of(config, folder)
     if table is not None:
         options = replace(options, table=table)
@@ -110,43 +104,36 @@ def resume(folder: Path, table: Path | None = None, image_root: Path | None = No
         options = replace(options, teacher=teacher)
     if not options.table.exists():
         raise UserError(
-            f"{options.table} is not there any more; name the table where it lies now: softfree train TABLE --resume"
-            f" {folder}"
+            f"{options.table} is not there any more; say where the table is now: softfree train TABLE --resume {folder}"
         )
-    read = read_training_table(options, folder)
-    if read.digest != config["table"]["sha256"]:
+    opened_table = read_training_table(options, folder)
+    if opened_table.digest != config["table"]["sha256"]:
         raise UserError(f"{options.table} has changed since this training began; start a new one with another --out")
     with run_folder(folder):
-        checkpoint = newest_checkpoint(RunDirectory(folder).checkpoints)
-        if _finished(folder, checkpoint, options):
-            console.print(f"the training in {folder} has ended; nothing is left to do", highlight=False, markup=False)
-            return Run.load(folder)
+        checkpoint = newest_checkpoint(directory.checkpoints)
+        if directory.is_finished() and (checkpoint is None or _ended(read_checkpoint(checkpoint), options)):
+            console.print(f"the training in {folder} is already finished", highlight=False, markup=False)
+            return TrainingResult(Run.load(folder))
         if global_rank() == 0:
-            config["options"] |= stated_places(options)
-            RunDirectory(folder).write_config(config)
-        model, opened = _create_models(options, config, fresh=checkpoint is None)
-        return _go_on(options, config, read, model, opened, checkpoint)
-
-
-def _finished(folder: Path, checkpoint: Path | None, options: TrainOptions) -> bool:
-    """Whether a training has left all its results; its checkpoints may have been deleted since."""
-    if not RunDirectory(folder).is_finished():
-        return False
-    return checkpoint is None or _ended(read_checkpoint(checkpoint), options)
+            config["options"] |= stated_paths(options)
+            directory.write_config(config)
+        model, opened_teacher = _create_models(options, config, fresh=checkpoint is None)
+        preprocessing = preprocessing_from_config(config["preprocessing"])
+        return _train(options, config, opened_table, preprocessing, model, opened_teacher, checkpoint)
 
 
 def run_folder(out: Path) -> AbstractContextManager[None]:
-    """The claim on the run directory, which one process of several has for all."""
+    """Lock the run directory; of several processes, the first locks it for all."""
     return claimed(out) if global_rank() == 0 else nullcontext()
 
 
 def _create_models(options: TrainOptions, config: dict[str, Any], *, fresh: bool) -> tuple[nn.Module, Teacher | None]:
-    """Make model and teacher, and see whether the devices are there, before any image is read.
+    """Create model and teacher, and check the devices, before any image is read.
 
     Args:
-        options: weights to start from, seed, devices.
-        config: the model's arguments.
-        fresh: whether pretrained weights are still to be read.
+        options: Weights to start from, seed, devices.
+        config: Holds the model's arguments.
+        fresh: Whether pretrained weights are still to be loaded.
     """
     quieten()
     create_trainer(options)
@@ -159,85 +146,52 @@ def _create_models(options: TrainOptions, config: dict[str, Any], *, fresh: bool
     return model, teacher
 
 
-def _go_on(
+def _train(
     options: TrainOptions,
     config: dict[str, Any],
     table: Table,
+    preprocessing: Preprocessing,
     model: nn.Module,
     teacher: Teacher | None,
     checkpoint: Path | None,
-) -> Run:
-    samples = read_samples(table, preprocessing_from_config(config["preprocessing"]), options)
+) -> TrainingResult:
+    """Train to the end, from a checkpoint if there is one, and write all files of the run."""
+    samples = read_samples(table, preprocessing, options)
     _report_unreadable(samples)
     if options.weights and checkpoint is None:
-        said = imitate_softmax(model, config["model"], options.weights, samples.train, options.weights_grid)
-        if said:
-            console.print(said, highlight=False)
+        note = imitate_softmax(model, config["model"], options.weights, samples.train, options.weights_grid)
+        if note:
+            console.print(note, highlight=False)
     if options.progress and global_rank() == 0:
-        console.print(header(options, table, model), highlight=False, markup=False, soft_wrap=True)
-    known = _fit(model, options, table, samples, teacher, checkpoint)
+        console.print(_header(options, table, model), highlight=False, markup=False, soft_wrap=True)
+    spent = _fit(model, options, table, samples, teacher, checkpoint)
     if global_rank() != 0:
-        return Run(options.out, config)
+        return TrainingResult(Run(options.out, config))
     directory = RunDirectory(options.out)
     directory.write_weights(model.state_dict())
     config["table"]["unreadable"] = len(samples.failed)
     directory.write_config(config)
-    if not directory.cost.is_file():  # of a training that had ended, only results were missing
-        directory.write_cost(_cost(model, samples.shape(), known))
+    if not directory.cost.is_file():  # else training had ended, and only results were missing
+        directory.write_cost(describe_cost(model, samples.shape(), spent))
     Seen.of(table).write(directory.seen)
-    return finish(options, table, samples)
-
-
-def finish(options: TrainOptions, table: Table, samples: Samples) -> Run:
-    """Calibrate a trained run on validation, measure it on test (else on validation), and write the results.
-
-    Simpler models are fitted on what little was kept of the samples, and measured on the same ones.
-    """
-    run = Run.load(options.out)
-    parts = {split: table.where(split) for split in ("train", "val")}
-    baselines = fit_baselines(parts, samples.reduced, run.preprocessing.kind)
-    baselines.write(run.directory.baselines)
-    splits: list[Split] = ["val", "test"] if len(table.where("test").frame) else ["val"]
-    measured = EvaluateOptions(
-        split=splits[-1],
-        seed=options.seed,
-        show_images=options.show_images,
-        maps=options.maps,
-        batch_size=options.batch_size,
-        num_workers=options.num_workers,
-        progress=options.progress,
-        **options.streaming,
-    )
-    few = len(table.frame) <= MOST
-    beside = {
-        split: Beside(baselines, run.task, run.preprocessing, len(table.where(split).frame), thumbnails=few)
-        for split in splits
-    }
-    frames = {split: predict_rows(run, table.where(split), measured, beside[split]) for split in splits}
-    _report_copies(run, table, samples.reduced | {split: one.reduced for split, one in beside.items()})
-    run = calibrate(run, frames["val"])
-    both = pd.concat(frames.values(), ignore_index=True)
-    write_predictions(run.directory.predictions, both, run)
-    write_results(run, table, frames[splits[-1]], measured)
-    run.directory.write_digests()
-    return run
+    return measure_run(options, table, samples)
 
 
 def _fit(
     model: nn.Module,
     options: TrainOptions,
     table: Table,
-    samples: Samples,
+    samples: TrainingSamples,
     teacher: Teacher | None,
     checkpoint: Path | None,
 ) -> dict[str, Any]:
-    """Train ``model`` in place, leave it with the weights to keep, and return what all sessions spent."""
+    """Train ``model`` in place, load the weights to keep into it, and return what all sessions spent."""
     train_targets = table.where("train").targets[readable(samples.train)]
     weights = class_weights(table.task, train_targets) if options.class_weights else None
     growth = Growth.of(options)
     trainer = create_trainer(options, growth.work)
     step = cut_steps(samples, options, trainer.global_rank, trainer.world_size)
-    trainer.accumulate_grad_batches = step.batches  # fewer than asked for where an epoch has no more
+    trainer.accumulate_grad_batches = step.batches  # fewer than --grad-accum where an epoch is shorter
     module = ClassifierModule(
         model,
         table.task,
@@ -253,13 +207,13 @@ def _fit(
     )
     train_loader, validation_loader = create_loaders(samples, options, len(table.task.classes), step)
     begun = None if checkpoint is None else read_checkpoint(checkpoint)
-    spent = next(one for one in trainer.callbacks if isinstance(one, Spent))  # type: ignore[attr-defined]
+    spent = next(callback for callback in trainer.callbacks if isinstance(callback, Spent))  # type: ignore[attr-defined]
     if begun is not None:
         spent.load_state_dict(begun["callbacks"].get("Spent", spent.before))
     with explained(options.out):
         if begun is None or not _ended(begun, options):
             if begun is not None:
-                # Reading processes start before Lightning names the epoch to the sampler.
+                # Worker processes start before Lightning tells the sampler the epoch.
                 train_loader.sampler.set_epoch(begun["epoch"] + 1)  # type: ignore[attr-defined]
             trainer.fit(module, train_loader, validation_loader, ckpt_path=checkpoint, weights_only=True)
         state = _kept(options)["state_dict"]
@@ -269,16 +223,16 @@ def _fit(
 
 
 def _ended(checkpoint: dict[str, Any], options: TrainOptions) -> bool:
-    """Whether a training had ended when its checkpoint was written, by its number of epochs or out of patience."""
+    """Whether training had ended when a checkpoint was written: after its last epoch, or out of patience."""
     stopped = checkpoint["callbacks"].get("Patience", {}).get("stopped", False)
     return stopped or checkpoint["epoch"] + 1 >= options.epochs
 
 
 def _kept(options: TrainOptions) -> dict[str, Any]:
-    """Read the checkpoint of the weights to keep: of the best epoch, where one was waited for, else of the last.
+    """Read the checkpoint whose weights are kept: the best epoch with --patience, else the last.
 
     Raises:
-        UserError: there was a best epoch, and its checkpoint is gone or damaged.
+        UserError: The checkpoint of the best epoch is missing or damaged.
     """
     folder = RunDirectory(options.out).checkpoints
     newest = newest_checkpoint(folder)
@@ -290,52 +244,43 @@ def _kept(options: TrainOptions) -> dict[str, Any]:
         return read_checkpoint(folder / BEST)
     except (UserError, OSError):
         raise UserError(
-            f"{folder / BEST}, the epoch that --patience keeps, is gone or damaged; train again with another --out"
+            f"{folder / BEST}, the epoch that --patience keeps, is missing or damaged; train again with another --out"
         ) from None
 
 
 def global_rank() -> int:
-    """Number of this process among those that train together; Lightning finds it in the launcher's variables."""
+    """Rank of this process in a distributed training; Lightning reads it from the launcher's variables."""
     return int(getattr(rank_zero_only, "rank", 0))
 
 
-def _report_unreadable(samples: Samples) -> None:
+def _report_unreadable(samples: TrainingSamples) -> None:
     if not samples.failed:
         return
-    console.print(f"[yellow]{len(samples.failed)} samples cannot be read and are left out:[/]")
+    console.print(f"[yellow]{len(samples.failed)} samples cannot be read and are skipped:[/]")
     for row, error in list(samples.failed.items())[:10]:
         console.print(f"  row {row}: {error}", highlight=False, markup=False)
     if len(samples.failed) > 10:
-        console.print("  ... all of them: softfree check")
+        console.print("  ... softfree check lists all of them")
 
 
-def _report_copies(run: Run, table: Table, reduced: Mapping[str, Reduced]) -> None:
-    """Say, here and in the report, which images are all but equal to one of another split."""
-    thumbnails = {split: part.thumbnails for split, part in reduced.items() if part.thumbnails is not None}
-    if not thumbnails:
-        return
-    rows = np.concatenate([table.where(split).frame["row"].to_numpy() for split in thumbnails])
-    splits = np.repeat(list(thumbnails), [len(part) for part in thumbnails.values()])
-    pairs = [(a, b) for a, b, _ in find_pairs(np.concatenate(list(thumbnails.values()))) if splits[a] != splits[b]]
-    if not pairs:
-        return
-    named = [f"{rows[a]} ({splits[a]}) and {rows[b]} ({splits[b]})" for a, b in pairs[:3]]
-    more = f", and {len(pairs) - 3} more" if len(pairs) > 3 else ""
-    said = f"{counted(len(pairs), 'pair')} of equal or all but equal images in different splits, so that scores are too"
-    said += f" good: rows {'; '.join(named)}{more}; see: softfree check"
-    console.print(said, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    run.config["table"]["copies"] = said
-    run.directory.write_config(run.config)
-
-
-def _cost(model: nn.Module, shape: tuple[int, ...], spent: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "multiply_adds": multiply_adds(model, (1, *shape)),
-        "shape": list(shape),
-        "seconds": round(spent["seconds"], 1),
-        "cpu_seconds": round(spent["cpu_seconds"], 1),
-        "resumed": spent["resumed"],
-        "peak_bytes": max(int(spent["peak_bytes"]), peak_memory()),
-        "machine": describe_machine(),
-    }
+def _header(options: TrainOptions, table: Table, model: nn.Module) -> str:
+    """Data, model and training in one line each, at most 80 characters where names allow."""
+    counts = ", ".join(f"{len(table.where(split).frame)} {split}" for split in SPLITS)
+    patients = f" of {table.frame['patient'].nunique()} patients" if knows_patients(table) else ""
+    classes = table.task.classes
+    names = ", ".join(classes[:4]) + (f" and {len(classes) - 4} more" if len(classes) > 4 else "")
+    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    device = str(best_device()) if options.accelerator == "auto" else options.accelerator
+    devices = f" x {options.devices}" if str(options.devices) not in ("1", "auto") else ""
+    step = f"{options.batch_size} x {options.grad_accum}" if options.grad_accum > 1 else f"{options.batch_size}"
+    hardware = f"{device}{devices}, precision {options.precision}"
+    growth = Growth.of(options).in_words()
+    average = f", weights averaged up to {options.ema:g}" if options.ema is not None else ""
+    lines = [
+        f"data     {counts} samples{patients}; {table.task.kind}: {names}",
+        f"model    {options.model}, {parameters:.3g} M parameters, pool {options.pool}",
+        f"training {options.epochs} epochs, {step} a step, {hardware}{average}",
+    ]
+    if growth:
+        lines.append(f"images   {growth}")
+    return "\n".join(lines)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
+from rich.table import Table as RichTable
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
@@ -106,3 +108,16 @@ def _feature_row(name: str, values: np.ndarray, scores: np.ndarray, table: Table
         chosen = table.targets == number
         row[f"correlation within {label}"] = float(spearmanr(values[chosen], scores[chosen]).statistic)
     return row
+
+
+def print_sizes(study: SizeStudy) -> None:
+    """Print a study of sizes."""
+    console = Console(markup=False)
+    table = RichTable(title=f"{study.n} test images", title_justify="left")
+    for name in study.rows.columns:
+        table.add_column(str(name), justify="left" if name == "feature" else "right")
+    for row in study.rows.itertuples(index=False):
+        table.add_row(*(value if isinstance(value, str) else f"{value:.2f}" for value in row))
+    console.print(table)
+    console.print(f"The model's AUROC: {study.auroc:.3f} on the images as they are,", highlight=False)
+    console.print(f"{study.auroc_equal:.3f} on center squares of {study.side} x {study.side} pixels.", highlight=False)

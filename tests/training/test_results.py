@@ -1,8 +1,10 @@
+"""What a forward pass costs."""
+
 from __future__ import annotations
 
 from torch import nn
 
-from softfree.training.flops import multiply_adds
+from softfree.training.results import multiply_adds
 
 
 def test_products_and_convolutions_are_counted_on_a_model_that_stays_where_it_is() -> None:

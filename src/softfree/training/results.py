@@ -1,0 +1,128 @@
+"""What is done with trained weights: calibrate, measure, compare with simpler models, record the cost."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from softfree.core.environment import describe_machine, peak_memory
+from softfree.core.progress import console
+from softfree.data.audit.checks import counted
+from softfree.data.audit.near_duplicates import MOST, find_pairs
+from softfree.data.reduced import Reduced
+from softfree.data.table import Table
+from softfree.inference.run import Run
+from softfree.reporting.baselines import BaselinePredictions, fit_baselines
+from softfree.reporting.evaluate import Evaluation, write_results
+from softfree.reporting.options import EvaluateOptions
+from softfree.reporting.scoring import calibrate, predict_rows, write_predictions
+from softfree.training.loaders import TrainingSamples
+from softfree.training.options import Split, TrainOptions
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished training.
+
+    Attributes:
+        run: The calibrated run.
+        evaluation: What was measured. None for a training that had already finished, and in all processes of a
+            distributed training but the first.
+    """
+
+    run: Run
+    evaluation: Evaluation | None = None
+
+
+def measure_run(options: TrainOptions, table: Table, samples: TrainingSamples) -> TrainingResult:
+    """Calibrate a trained run on validation, measure it on test (else on validation), and write all results.
+
+    Simpler models are fitted on the reduced samples that were kept while reading, and measured on the same split.
+    """
+    run = Run.load(options.out)
+    fitted_on = {split: table.where(split) for split in ("train", "val")}
+    baselines = fit_baselines(fitted_on, samples.reduced, run.preprocessing.kind)
+    baselines.write(run.directory.baselines)
+    splits: list[Split] = ["val", "test"] if len(table.where("test").frame) else ["val"]
+    evaluation_options = EvaluateOptions(
+        split=splits[-1],
+        seed=options.seed,
+        show_images=options.show_images,
+        maps=options.maps,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        progress=options.progress,
+        **options.streaming,
+    )
+    few = len(table.frame) <= MOST
+    simpler = {
+        split: BaselinePredictions(
+            baselines, run.task, run.preprocessing, len(table.where(split).frame), thumbnails=few
+        )
+        for split in splits
+    }
+    frames = {split: predict_rows(run, table.where(split), evaluation_options, simpler[split]) for split in splits}
+    _report_near_duplicates(run, table, samples.reduced | {split: one.reduced for split, one in simpler.items()})
+    run = calibrate(run, frames["val"])
+    write_predictions(run.directory.predictions, pd.concat(frames.values(), ignore_index=True), run)
+    evaluation = write_results(run, table, frames[splits[-1]], evaluation_options)
+    run.directory.write_digests()
+    return TrainingResult(run, evaluation)
+
+
+def _report_near_duplicates(run: Run, table: Table, reduced: Mapping[str, Reduced]) -> None:
+    """Name images that are almost identical to one of another split, on the terminal and in the report."""
+    thumbnails = {split: kept.thumbnails for split, kept in reduced.items() if kept.thumbnails is not None}
+    if not thumbnails:
+        return
+    rows = np.concatenate([table.where(split).frame["row"].to_numpy() for split in thumbnails])
+    splits = np.repeat(list(thumbnails), [len(kept) for kept in thumbnails.values()])
+    pairs = [(a, b) for a, b, _ in find_pairs(np.concatenate(list(thumbnails.values()))) if splits[a] != splits[b]]
+    if not pairs:
+        return
+    examples = "; ".join(f"{rows[a]} ({splits[a]}) and {rows[b]} ({splits[b]})" for a, b in pairs[:3])
+    more = f", and {len(pairs) - 3} more" if len(pairs) > 3 else ""
+    warning = f"{counted(len(pairs), 'pair')} of identical or nearly identical images in different splits, so that"
+    warning += f" scores are too good: rows {examples}{more}; see: softfree check"
+    console.print(warning, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    run.config["table"]["copies"] = warning
+    run.directory.write_config(run.config)
+
+
+def describe_cost(model: nn.Module, shape: tuple[int, ...], spent: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters, multiply-adds, time and memory of a training.
+
+    Args:
+        model: The trained model.
+        shape: Of a sample, without the batch axis.
+        spent: Seconds, CPU seconds and peak bytes of all sessions.
+    """
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "multiply_adds": multiply_adds(model, (1, *shape)),
+        "shape": list(shape),
+        "seconds": round(spent["seconds"], 1),
+        "cpu_seconds": round(spent["cpu_seconds"], 1),
+        "resumed": spent["resumed"],
+        "peak_bytes": max(int(spent["peak_bytes"]), peak_memory()),
+        "machine": describe_machine(),
+    }
+
+
+def multiply_adds(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """Count multiply-adds of matrix products and convolutions in a forward pass over an input of ``shape``.
+
+    PyTorch counts on a copy without data, so that nothing is computed, whatever the size.
+    """
+    ghost = copy.deepcopy(model).to("meta").eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        ghost(torch.zeros(shape, device="meta"))
+    return counter.get_total_flops() // 2
