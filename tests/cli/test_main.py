@@ -153,11 +153,11 @@ def test_predict_statuses(trained, tmp_path, capsys):
 def test_precision_of_predict_and_evaluate(trained, tmp_path):
     data = trained.parent / "data"
     found = {}
-    for precision in ("32", "bf16"):
+    for precision in ("fp32", "bf16"):
         out = tmp_path / f"{precision}.csv"
         assert main(["predict", str(trained), str(data), "--out", str(out), "--precision", precision]) == 0
         found[precision] = pd.read_csv(out)["p_low"]
-    assert 0 < (found["32"] - found["bf16"]).abs().max() < 0.05
+    assert 0 < (found["fp32"] - found["bf16"]).abs().max() < 0.05
     table, out = str(data / "table.csv"), str(tmp_path / "again")
     assert main(["evaluate", str(trained), table, "--out", out, "--precision", "bf16", "--num-bootstrap", "20"]) == 0
 

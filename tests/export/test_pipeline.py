@@ -113,8 +113,8 @@ def test_other_logits_are_refused(run: Run, exported: Exported) -> None:
         ({"out": Path("m.xml")}, "ends in .onnx"),
         ({"format": "openvino", "int8": "static"}, "is for --format onnx"),
         ({"format": "executorch", "out": Path("m.onnx")}, "ends in .pte"),
-        ({"format": "executorch", "precision": "float16"}, "is for --format onnx and openvino"),
-        ({"precision": "float16", "int8": "static"}, "expected one of them"),
+        ({"format": "executorch", "precision": "fp16"}, "is for --format onnx and openvino"),
+        ({"precision": "fp16", "int8": "static"}, "expected one of them"),
         ({"margin": 2.0}, "--margin 2.0"),
         ({"count": 0}, "expected at least 1"),
         ({"images": Path("/nowhere")}, "no such file"),
@@ -197,12 +197,12 @@ def test_float16(run: Run, graph: Graph) -> None:
 
 @pytest.mark.slow
 def test_export_float16(run: Run, exported: Exported, tmp_path: Path) -> None:
-    done = export(run.folder, ExportOptions(precision="float16", out=tmp_path / "m.onnx", margin=0.5))
+    done = export(run.folder, ExportOptions(precision="fp16", out=tmp_path / "m.onnx", margin=0.5))
     assert done.loss is not None
-    assert done.loss.bits == "float16"
+    assert done.loss.bits == "fp16"
     assert 1e-7 < done.parity.largest < 2e-2
-    assert Model(done.path).metadata.precision == "float16"
-    assert Model(exported.path).metadata.precision == "float32"
+    assert Model(done.path).metadata.precision == "fp16"
+    assert Model(exported.path).metadata.precision == "fp32"
 
 
 @pytest.mark.slow
@@ -257,7 +257,7 @@ def test_openvino(run: Run, tmp_path: Path) -> None:
     done = export(run.folder, ExportOptions(format="openvino", out=tmp_path / "m.xml"))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.bin", "m.xml"]
     assert done.parity.largest < 1e-4
-    half = export(run.folder, ExportOptions(format="openvino", out=tmp_path / "h.xml", precision="float16", margin=0.5))
+    half = export(run.folder, ExportOptions(format="openvino", out=tmp_path / "h.xml", precision="fp16", margin=0.5))
     assert half.loss is not None
     assert 1e-6 < half.parity.largest < 2e-2
     assert (tmp_path / "h.bin").stat().st_size < 0.6 * (tmp_path / "m.bin").stat().st_size

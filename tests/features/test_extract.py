@@ -261,7 +261,6 @@ def test_the_verb(slides: Path, tmp_path: Path) -> None:
         "--shard",
         "0/2",
     ]
-    assert (
-        COMMANDS["Train"]["features"].run(parser.parse_args([*given, "--precision", "16", "--progress", "false"])) == 0
-    )
+    parsed = parser.parse_args([*given, "--precision", "fp16", "--progress", "false"])
+    assert COMMANDS["Train"]["features"].run(parsed) == 0
     assert len(files(tmp_path / "out")) == 2

@@ -38,7 +38,7 @@ def test_workers_change_nothing(tiles: TileDataset) -> None:
     assert counts == [7, 7, 7, 3]
 
 
-@pytest.mark.parametrize("precision", ["bf16", "16"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_lower_precision_is_stored_with_16_bits(tiles: TileDataset, precision: str) -> None:
     got = encode_tiles(tiles, PixelEncoder(), precision=precision)
     assert got.dtype == np.float16

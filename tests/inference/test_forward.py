@@ -42,7 +42,7 @@ def test_images_of_equal_shape_share_batches_and_keep_their_places(tmp_path):
 
 
 @pytest.mark.parametrize("stream", ["never", "always"])
-@pytest.mark.parametrize("precision", ["bf16", "16"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_lower_precision_is_near_float32_whole_and_streamed(stream, precision):
     torch.manual_seed(0)
     model = create_model("seqnorm_vit_nano_patch16", num_classes=3, in_chans=1, pos="sincos")
@@ -70,8 +70,8 @@ def test_a_image_without_finite_logits_is_a_row_with_its_reason():
     steps = ImagePreprocessing.create("photo", 16, "native", 1)
     dataset = SampleDataset([image(20, 20, 130), image(20, 20, 255)], None, steps)
     assert not infer(Overflowing(), dataset, 2).failed
-    logits = infer(Overflowing(), dataset, 2, InferenceOptions(precision="16", progress=False))
+    logits = infer(Overflowing(), dataset, 2, InferenceOptions(precision="fp16", progress=False))
     assert list(logits.failed) == [1]
     assert logits.failed[1].status == "not_finite"
-    assert str(logits.failed[1]).endswith("infinite numbers in --precision 16; use --precision 32")
+    assert str(logits.failed[1]).endswith("infinite numbers in --precision fp16; use --precision fp32")
     assert np.isnan(logits.values).tolist() == [[False] * 2, [True] * 2]

@@ -47,7 +47,7 @@ def test_kept_bytes_are_those_that_autograd_keeps(
     assert kept_bytes(work) == pytest.approx(autograd_keeps(work), rel=0.04)
 
 
-@pytest.mark.parametrize("precision", ["32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("size", [64, 250])
 def test_maxima_keep_their_places(size: int, precision: Any, autograd_keeps: Callable[[Work], int]) -> None:
     work = Work(model="seqnorm_vit_nano_patch8", size=size, stem="pool", precision=precision)

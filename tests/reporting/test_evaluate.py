@@ -60,10 +60,10 @@ def test_maps_are_shown_where_they_are_asked_for(run: Run, tmp_path: Path) -> No
 
 def test_another_precision_is_predicted_anew(run: Run, tmp_path: Path) -> None:
     logits = {}
-    for precision in ("32", "bf16"):
+    for precision in ("fp32", "bf16"):
         evaluated(run, tmp_path / precision, precision=precision)
         logits[precision] = pd.read_csv(tmp_path / precision / "predictions.csv")["logit_low"]
-    assert 0 < (logits["32"] - logits["bf16"]).abs().max() < 0.1
+    assert 0 < (logits["fp32"] - logits["bf16"]).abs().max() < 0.1
 
 
 def test_rows_that_training_did_not_store_are_predicted(run: Run, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_logits(model: Path) -> None:
 
 def test_metadata_come_back(make_model: Callable[..., Path], about: Callable[..., Metadata]) -> None:
     said = about(card="Grün\nund gut", versions={"softfree": "1"}, metrics={"auroc": {"value": 0.9}}, size=(8, 9),
-                 precision="float16")  # fmt: skip
+                 precision="fp16")  # fmt: skip
     assert Model(make_model(said)).metadata == said
 
 
@@ -87,7 +87,7 @@ def test_a_graph_that_breaks_its_promise(make_model: Callable[..., Path]) -> Non
         ("size", "[32, 32.5]", "metadata.size"),
         ("size", '"32"', "metadata.size"),
         ("quantized", "int4", "metadata.quantized is 'int4'"),
-        ("precision", "bfloat16", "metadata.precision is 'bfloat16'; expected float32 or float16"),
+        ("precision", "bfloat16", "metadata.precision is 'bfloat16'; expected fp32 or fp16"),
         ("group", '"yes"', "metadata.group is 'yes'"),
         ("metrics", "[]", "metadata.metrics"),
         ("versions", '{"softfree": 1}', "metadata.versions"),

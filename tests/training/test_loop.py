@@ -382,7 +382,7 @@ def test_color_with_mixup_smoothing_and_accumulation(options_for, small_table):
         ({"epochs": 0}, "--epochs 0: expected 1 or more"),
         ({"warmup_fraction": 1.5}, "--warmup-fraction 1.5"),
         ({"mixup": 0.2}, "--mixup and --cutmix are for the color presets"),
-        ({"precision": "16"}, "--precision 16 needs a GPU"),
+        ({"precision": "fp16"}, "--precision fp16 needs a GPU"),
         ({"batch_size": 3, "devices": 2}, "cannot be shared by 2 devices"),
         ({"resize_mode": "native"}, "use --batch-size 1"),
         ({"size": 8}, "expected at least 16 pixels"),

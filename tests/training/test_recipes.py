@@ -12,7 +12,7 @@ from softfree.inference.run import Run
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 SMALL = [
-    "--epochs", "1", "--batch-size", "4", "--size", "64", "--accelerator", "cpu", "--precision", "32",
+    "--epochs", "1", "--batch-size", "4", "--size", "64", "--accelerator", "cpu", "--precision", "fp32",
     "--num-workers", "0", "--progress", "false", "--ema", "null",
 ]  # fmt: skip
 

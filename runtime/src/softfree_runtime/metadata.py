@@ -28,7 +28,7 @@ _IN_JSON = (
     *("task", "classes", "preprocessing", "temperature", "thresholds", "size", "versions", "metrics"),
     *_LATER,
 )
-_IN_TEXT = {"quantized": "", "precision": "float32"}
+_IN_TEXT = {"quantized": "", "precision": "fp32"}
 ABOVE_ZERO = ("size", "channels", "shape", "spacing", "mpp", "side", "max_side", "in_features", "deviation")
 
 
@@ -46,7 +46,7 @@ class Metadata:
         versions: of the software that trained and exported.
         metrics: on the test split: name to value, low, high, n.
         quantized: ``static`` or ``weights`` for integers, else empty.
-        precision: ``float32`` or ``float16``, of the weights that are no integers.
+        precision: ``fp32`` or ``fp16``, of the weights that are no integers.
         group: all rows of a patient in a table are one sample, a bag.
         loss: what fewer bits cost on the test split: of AUROC, and by how much probabilities moved; empty for float32.
     """
@@ -60,7 +60,7 @@ class Metadata:
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     quantized: Literal["", "static", "weights"] = ""
-    precision: Literal["float32", "float16"] = "float32"
+    precision: Literal["fp32", "fp16"] = "fp32"
     group: bool = False
     loss: dict[str, Any] = field(default_factory=dict)
 

@@ -124,7 +124,7 @@ def _predict_arguments(parser: Parser) -> None:
 def _predict(parsed: Namespace) -> int:
     chosen = fill(PredictOptions, parsed)
     if parsed.run.lower().endswith(".onnx"):  # works where torch is not installed
-        if chosen.precision != "32":
+        if chosen.precision != "fp32":
             raise UserError(f"--precision {chosen.precision}: an exported file has its own; leave it out")
         from softfree_runtime import predict_to_file as predict_exported
 

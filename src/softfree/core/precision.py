@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def products_in(precision: str | int, device: torch.device | str = "cpu") -> torch.autocast:
+def products_in(precision: str, device: torch.device | str = "cpu") -> torch.autocast:
     """Give the context in which products are calculated in ``precision``, a key of ``DTYPES``, as training's are.
 
     Weights stay as they are; sums over tokens and statistics stay in float32 (see :mod:`softfree.attention`).
     """
-    dtype = DTYPES[str(precision)]
+    dtype = DTYPES[precision]
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)

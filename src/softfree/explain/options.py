@@ -32,7 +32,7 @@ class ExplainOptions(StreamOptions):
         frame: Frame of multi-frame files, counted from 0; default: the first.
         image_root: Folder that the paths of tables start from and must lie in; default: each table's folder.
         quantile: Regions are joined tokens above this quantile of the map.
-        precision: Arithmetic of the products: 32, bf16 or 16 bits.
+        precision: Arithmetic of matrix products: 'fp32', 'bf16' or 'fp16'.
         progress: Show a progress bar.
     """
 
@@ -47,5 +47,5 @@ class ExplainOptions(StreamOptions):
     frame: int | None = None
     image_root: Path | None = None
     quantile: float = 0.9
-    precision: Precision = "32"
+    precision: Precision = "fp32"
     progress: bool = True

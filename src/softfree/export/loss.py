@@ -77,11 +77,11 @@ class Loss:
         """Return itself; UserError for a loss or a change of probability beyond what is allowed, or no number."""
         if not self.loss <= options.margin:
             lost = self._lost_in_words(options.margin)
-            raise UserError(f"{lost}; no file was written: raise --margin or keep float32")
+            raise UserError(f"{lost}; no file was written: raise --margin or keep fp32")
         if not self.largest_shift <= options.max_shift:
             raise UserError(
                 f"{self.bits} {self.moved_in_words()}; more than {options.max_shift}: no file was written: raise "
-                "--max-shift or keep float32"
+                "--max-shift or keep fp32"
             )
         return self
 
@@ -132,7 +132,7 @@ def measure_loss(
     shifts = np.abs(narrow - wide).max(1)
     labels = ([predicted_label(row, run.task, scale.thresholds) for row in found] for found in (wide, narrow))
     scored = [Scores(run.task, found, targets, patients) for found in (narrow, wide)]
-    auroc = compare(*scored, names=(bits, "float32")).differences["auroc"]
+    auroc = compare(*scored, names=(bits, "fp32")).differences["auroc"]
     return Loss(
         auroc.b, auroc.a, auroc.b - auroc.a, -auroc.high, -auroc.low, auroc.method, len(kept), calibrated_on,
         auroc.reason, bits, float(shifts.max()), float(shifts.mean()),

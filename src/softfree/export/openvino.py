@@ -46,7 +46,7 @@ def write_openvino(
         UserError: OpenVINO is missing or refuses the graph, or the logits or the AUROC differ by too much.
     """
     openvino = import_openvino()
-    half = options.precision == "float16"
+    half = options.precision == "fp16"
     with TemporaryDirectory() as folder, replacing(path) as temporary:
         weights = temporary.with_suffix(".bin")
         try:
@@ -59,7 +59,7 @@ def write_openvino(
             loss = None
             if half:
                 wide = _compiled(model)
-                loss = measure_loss(run, about.preprocessing, wide, logits, "float16", options)
+                loss = measure_loss(run, about.preprocessing, wide, logits, "fp16", options)
                 _tell(model, with_loss(about, loss))
                 openvino.save_model(model, temporary, compress_to_fp16=True)
             size = temporary.stat().st_size + weights.stat().st_size

@@ -19,7 +19,7 @@ class ExportOptions:
             int8, and for what int8 and float16 cost, where these are not named.
         images: Samples for the proof: a folder, a file or a table with a column path; default: the validation rows.
         count: Samples to use for the proof, taken evenly from all.
-        precision: 'float32'; or 'float16', a file of half the size, which calculates linear layers in half precision
+        precision: 'fp32'; or 'fp16', a file of half the size, which calculates linear layers in half precision
             where the machine can, and sums over tokens in float32.
         int8: 'static' calculates the linear layers in 8-bit integers, with ranges from the calibration
             samples; 'weights' stores their weights in 8 bits and finds the ranges as it runs. Both for 'onnx' only.
@@ -34,7 +34,7 @@ class ExportOptions:
     table: Path | None = None
     images: Path | None = None
     count: int = 8
-    precision: Literal["float32", "float16"] = "float32"
+    precision: Literal["fp32", "fp16"] = "fp32"
     int8: Literal["none", "static", "weights"] = "none"
     calibration: Path | None = None
     calibration_count: int = 64

@@ -141,15 +141,15 @@ def _write_executorch(run: Run, path: Path, options: ExportOptions) -> Exported:
 
 def _path(run: Run, options: ExportOptions) -> Path:
     suffix = {"onnx": ".onnx", "openvino": ".xml", "executorch": ".pte"}[options.format]
-    bits = "_int8" if options.int8 != "none" else "_float16" if options.precision == "float16" else ""
+    bits = "_int8" if options.int8 != "none" else "_fp16" if options.precision == "fp16" else ""
     path = options.out or run.folder / f"model{bits}{suffix}"
     if path.suffix.lower() != suffix:
         raise UserError(f"--out {path}: expected a name that ends in {suffix}")
     if options.format != "onnx" and options.int8 != "none":
         raise UserError(f"--int8 {options.int8} is for --format onnx; OpenVINO reads that file, too")
-    if options.format == "executorch" and options.precision != "float32":
+    if options.format == "executorch" and options.precision != "fp32":
         raise UserError(f"--precision {options.precision} is for --format onnx and openvino; leave it out")
-    if options.precision != "float32" and options.int8 != "none":
+    if options.precision != "fp32" and options.int8 != "none":
         raise UserError(f"--int8 {options.int8} with --precision {options.precision}: expected one of them")
     if not 0 <= options.margin < 1:
         raise UserError(f"--margin {options.margin}: expected a loss of AUROC from 0 to 1, such as 0.01")
@@ -180,12 +180,12 @@ def _write_onnx(
             about = replace(about, quantized=options.int8)
             write_graph(proto, about, temporary)
             loss = measure_loss(run, prepare, model.logits, Model(temporary).logits, "int8", options, seen)
-        elif options.precision == "float16":
-            proto, about = to_halves(graph), replace(about, precision="float16")
+        elif options.precision == "fp16":
+            proto, about = to_halves(graph), replace(about, precision="fp16")
             write_graph(proto, about, temporary)
             half = Model(temporary)
             parity = prove(run, samples, prepare, half.logits, graph.size is None, HALF_TOLERANCE)
-            loss = measure_loss(run, prepare, model.logits, half.logits, "float16", options)
+            loss = measure_loss(run, prepare, model.logits, half.logits, "fp16", options)
         if loss is not None:
             write_graph(proto, with_loss(about, loss), temporary)
         size = temporary.stat().st_size

@@ -124,7 +124,7 @@ def _extract(slide: SlideRow, encoder: Encoder, folder: FeatureFolder, options: 
             encoder,
             batch_size=options.batch_size,
             num_workers=options.num_workers,
-            precision=str(options.precision),
+            precision=options.precision,
             done=lambda count: bars.advance(bar, count),
         )
     finally:
@@ -142,7 +142,7 @@ def _settings(encoder: Encoder, options: FeatureOptions) -> dict[str, Any]:
         "step": options.step or options.side,
         "tissue": options.tissue,
         "share": options.share,
-        "precision": str(options.precision),
+        "precision": options.precision,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from softfree.training.options import PrecisionGiven
+from softfree.training.options import Precision
 
 
 @dataclass(kw_only=True)
@@ -26,7 +26,7 @@ class FeatureOptions:
         batch_size: Tiles at once.
         num_workers: Processes that read tiles.
         shard: This machine's part of the slides, such as 0/4, 1/4, 2/4 and 3/4 for four machines with one folder.
-        precision: Arithmetic of the encoder; with bf16 or 16, features are stored with 16 bits.
+        precision: Arithmetic of the encoder; with bf16 or fp16, features are stored with 16 bits.
         progress: Show progress bars.
     """
 
@@ -42,9 +42,5 @@ class FeatureOptions:
     batch_size: int = 64
     num_workers: int = 0
     shard: str | None = None
-    precision: PrecisionGiven = "32"
+    precision: Precision = "fp32"
     progress: bool = True
-
-    def __post_init__(self) -> None:
-        """Make text of a type that YAML read as a number."""
-        self.precision = str(self.precision)  # type: ignore[assignment]

@@ -66,7 +66,7 @@ def encode_tiles(
     *,
     batch_size: int = 64,
     num_workers: int = 0,
-    precision: str = "32",
+    precision: str = "fp32",
     done: Callable[[int], None] = lambda count: None,
 ) -> np.ndarray:
     """Encode all tiles, in their order.
@@ -76,7 +76,7 @@ def encode_tiles(
         encoder: its module is on the device to use.
         batch_size: tiles at once.
         num_workers: processes that read.
-        precision: ``32``, ``bf16`` or ``16``.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
         done: called with the number of tiles of each batch.
 
     Returns:
@@ -98,7 +98,7 @@ def encode_tiles(
         tiles.close()
     features = np.concatenate(found)
     if not np.isfinite(features).all():
-        raise ReadError(f"{tiles.path}: the encoder gave NaN or infinite features; use --precision 32", "not_finite")
+        raise ReadError(f"{tiles.path}: the encoder gave NaN or infinite features; use --precision fp32", "not_finite")
     return features
 
 
@@ -112,7 +112,7 @@ def _encode(encoder: Encoder, images: Tensor, precision: str) -> np.ndarray:
         raise UserError(
             f"--encoder {encoder.name} gives {tuple(features.shape)}, not one vector a tile; choose another"
         )
-    return features.to(torch.float32 if precision == "32" else torch.float16).cpu().numpy()
+    return features.to(torch.float32 if precision == "fp32" else torch.float16).cpu().numpy()
 
 
 def _collate(items: list[Tensor | ReadError]) -> Tensor | ReadError:

@@ -14,13 +14,13 @@ class InferenceOptions(StreamOptions):
 
     Attributes:
         batch_size: Samples at once; only those of equal shape share a batch.
-        precision: Arithmetic of the products: 32, bf16 or 16 bits, whatever the model was trained in.
+        precision: Arithmetic of matrix products: 'fp32', 'bf16' or 'fp16', whatever the model was trained in.
         num_workers: Processes that read files.
         progress: Show progress bars.
     """
 
     batch_size: int = 16
-    precision: Precision = "32"
+    precision: Precision = "fp32"
     num_workers: int = 0
     progress: bool = True
 

@@ -148,7 +148,7 @@ class Run:
         image_root: str | Path | None = None,
         batch_size: int = 16,
         num_workers: int = 0,
-        precision: Precision = "32",
+        precision: Precision = "fp32",
         progress: bool = False,
         stream: StreamOptions | None = None,
     ) -> pd.DataFrame:
@@ -160,7 +160,7 @@ class Run:
             image_root: folder that the paths of tables start from and must lie in; default: each table's folder.
             batch_size: images at once; only images of equal shape share a batch.
             num_workers: processes that read files.
-            precision: arithmetic of the products, "32", "bf16" or "16".
+            precision: arithmetic of the products, "fp32", "bf16" or "fp16".
             progress: show a progress bar.
             stream: when and where to stream what does not fit in memory; by itself, in main memory.
 

@@ -18,7 +18,7 @@ class PlanOptions:
         channels: Channels of the images.
         classes: Number of classes.
         batch_size: Images a step.
-        precision: Arithmetic of the products: 32, bf16 or 16 bits.
+        precision: Arithmetic of matrix products: 'fp32', 'bf16' or 'fp16'.
         pure: Weights and all else in that precision too, not only the products.
         inference: Only the forward pass; default: a training step with AdamW.
         grad_checkpointing: Recompute activations in the backward pass.
@@ -34,7 +34,7 @@ class PlanOptions:
     channels: int = 3
     classes: int = 2
     batch_size: int = 1
-    precision: Precision = "32"
+    precision: Precision = "fp32"
     pure: bool = False
     inference: bool = False
     grad_checkpointing: bool = False

@@ -28,7 +28,7 @@ class Work:
     channels: int = 3
     classes: int = 2
     batch_size: int = 1
-    precision: Precision = "32"
+    precision: Precision = "fp32"
     pure: bool = False
     inference: bool = False
     grad_checkpointing: bool = False
@@ -86,7 +86,7 @@ class Work:
     @property
     def shape(self) -> Shape:
         """The shape of the tokens and the bytes of a number."""
-        narrow = 4 if self.precision == "32" else 2
+        narrow = 4 if self.precision == "fp32" else 2
         return Shape(
             batch=self.batch_size,
             tokens=(self.padded // self.patch) ** 2,

@@ -43,7 +43,7 @@ class PretrainingModule(L.LightningModule):
         if not torch.isfinite(loss):
             raise UserError(
                 f"the loss is {loss.item()} at epoch {self.current_epoch + 1}, step {self.global_step}; the last good"
-                " epoch is kept: lower --lr, or use --precision 32"
+                " epoch is kept: lower --lr, or use --precision fp32"
             )
         self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(images))
         return loss * self.step.share(len(images))

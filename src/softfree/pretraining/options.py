@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from softfree.training.options import ImageOptions, PrecisionGiven, VolumeOptions
+from softfree.training.options import ImageOptions, Precision, VolumeOptions
 
 
 @dataclass(kw_only=True)
@@ -32,7 +32,7 @@ class MaskedOptions:
         warmup_fraction: Fraction of all steps over which the learning rate rises.
         grad_clip: Largest norm of the gradient; 0 for none.
         augment: Random changes of the images, those of the preset.
-        precision: Arithmetic of the products: 32, bf16 or 16 bits.
+        precision: Arithmetic of matrix products: 'fp32', 'bf16' or 'fp16'.
     """
 
     image_root: Path | None = None
@@ -52,14 +52,10 @@ class MaskedOptions:
     warmup_fraction: float = 0.1
     grad_clip: float = 1.0
     augment: bool = True
-    precision: PrecisionGiven = "32"
+    precision: Precision = "fp32"
 
     # What a training can be told and a pretraining cannot.
     ema = patience = mpp = None
-
-    def __post_init__(self) -> None:
-        """Make text of a type that YAML read as a number."""
-        self.precision = str(self.precision)  # type: ignore[assignment]
 
 
 @dataclass(kw_only=True)

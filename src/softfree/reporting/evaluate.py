@@ -244,7 +244,7 @@ def _subgroup(
 
 def _predicted(run: Run, part: Table, options: EvaluateOptions, *, stored: bool) -> pd.DataFrame:
     """Take the predictions that training has stored, which are float32's, where they are of this table, or predict."""
-    found = stored_rows(run, part) if stored and options.precision == "32" else None
+    found = stored_rows(run, part) if stored and options.precision == "fp32" else None
     if found is not None:
         return found
     known = read_baselines(run.directory.baselines)

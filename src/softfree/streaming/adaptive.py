@@ -34,7 +34,7 @@ class AdaptiveForward:
     Args:
         model: samples (B, ...) to logits (B, K).
         options: when and where to stream.
-        precision: of the products, "32", "bf16" or "16".
+        precision: of the products, "fp32", "bf16" or "fp16".
         progress: show a bar for a sample that is streamed.
 
     Raises:
@@ -42,7 +42,7 @@ class AdaptiveForward:
     """
 
     def __init__(
-        self, model: nn.Module, options: StreamOptions, precision: Precision = "32", *, progress: bool = False
+        self, model: nn.Module, options: StreamOptions, precision: Precision = "fp32", *, progress: bool = False
     ) -> None:
         if options.stream == "always" and why_model_cannot(model):
             raise UserError(f"--stream always: {why_model_cannot(model)}")

@@ -50,8 +50,8 @@ def check_options(options: TrainOptions) -> None:
     check_ranges(options)
     if (options.mixup or options.cutmix) and (options.preset == "radiograph" or modality_of(options).name != "image"):
         raise UserError("--mixup and --cutmix are for the color presets photo and microscopy; leave them at 0")
-    if options.precision == "16" and options.accelerator == "cpu":
-        raise UserError("--precision 16 needs a GPU; on a CPU use bf16 or 32")
+    if options.precision == "fp16" and options.accelerator == "cpu":
+        raise UserError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
     world = options.nodes * (options.devices if isinstance(options.devices, int) and options.devices > 0 else 1)
     if options.batch_size % world:
         raise UserError(

@@ -60,7 +60,7 @@ class ClassifierModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
-        self.adaptive = AdaptiveForward(model, stream or StreamOptions(), str(options.precision))  # type: ignore[arg-type]
+        self.adaptive = AdaptiveForward(model, stream or StreamOptions(), options.precision)  # type: ignore[arg-type]
         self.task = task
         self.options = options
         self.files = files
@@ -135,7 +135,7 @@ class ClassifierModule(L.LightningModule):
         names = ", ".join(self.files[int(i)] for i in index)
         return (
             f"the loss is {loss} at epoch {self.current_epoch + 1}, step {self.global_step}; "
-            f"the last good epoch is kept: lower --lr, or use --precision 32, or look at the batch: {names}"
+            f"the last good epoch is kept: lower --lr, or use --precision fp32, or look at the batch: {names}"
         )
 
 

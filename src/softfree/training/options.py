@@ -9,8 +9,7 @@ from typing import Any, Literal
 PresetName = Literal["radiograph", "photo", "microscopy"]
 ResizeMode = Literal["pad", "stretch", "crop", "native"]
 PoolName = Literal["avg", "token", "topk", "mean_topk", "lse", "gated", "mean_std"]
-Precision = Literal["32", "bf16", "16"]
-PrecisionGiven = Literal["32", "bf16", "16", 32, 16]  # YAML reads 32 as a number; kept as text
+Precision = Literal["fp32", "bf16", "fp16"]
 Split = Literal["train", "val", "test"]
 
 
@@ -151,12 +150,12 @@ class OptimizerOptions:
         cutmix: Alpha of cutmix, which takes turns with mixup; likewise.
         class_weights: Weigh classes inversely to their frequency.
         augment: Random changes of the training images.
-        auto_augment: timm policy for photographs, such as 'rand-m9-mstd0.5-inc1', in place of the preset's
-            augmentation: random crops of the whole image, flips, this policy, random erasing.
+        auto_augment: Use a timm policy instead, such as 'rand-m9-mstd0.5-inc1': random crops of the whole image, flips,
+            this policy and random erasing; color images only.
         random_erasing: Probability with which a policy erases a rectangle.
         patience: Stop after so many epochs without a better validation AUROC and keep the best epoch; default: train
             to the end and keep the last.
-        precision: Arithmetic of the products: 32, bf16 or 16 bits.
+        precision: Arithmetic of matrix products: 'fp32', 'bf16' or 'fp16'.
         teacher: Run directory of a trained model whose outputs are learned too (distillation).
         teacher_weight: Share of the teacher in the loss, from 0 to 1; the labels have the rest.
         teacher_temperature: What both models' logits are divided by where they are compared: above 1 the less likely
@@ -181,14 +180,10 @@ class OptimizerOptions:
     auto_augment: str | None = None
     random_erasing: float = 0.25
     patience: int | None = None
-    precision: PrecisionGiven = "32"
+    precision: Precision = "fp32"
     teacher: Path | None = None
     teacher_weight: float = 0.5
     teacher_temperature: float = 2.0
-
-    def __post_init__(self) -> None:
-        """Make text of a type that YAML read as a number."""
-        self.precision = str(self.precision)  # type: ignore[assignment]
 
 
 @dataclass(kw_only=True)

@@ -21,7 +21,7 @@ from softfree.training.checkpoints import BEST, WholeCheckpoints
 from softfree.training.options import TrainOptions
 from softfree_runtime.core.errors import UserError
 
-PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def create_trainer(options: TrainOptions, work: Callable[[int], float] = lambda _: 1.0) -> L.Trainer:
@@ -70,7 +70,7 @@ def _trainer(options: TrainOptions, callbacks: list[Callback]) -> L.Trainer:
         devices=options.devices,
         num_nodes=options.nodes,
         strategy=options.strategy,
-        precision=PRECISION[str(options.precision)],  # type: ignore[arg-type]
+        precision=PRECISION[options.precision],  # type: ignore[arg-type]
         max_epochs=options.epochs,
         accumulate_grad_batches=options.grad_accum,
         gradient_clip_val=options.grad_clip or None,

@@ -43,15 +43,15 @@ def test_every_case_has_its_row(done: tuple[Path, str, list[str]]) -> None:
     rows = pd.read_csv(done[0] / "edge.csv")
     assert set(rows["status"]) == {"ok"}
     kinds = rows.groupby(["method", "runtime"])["precision"].agg(set).to_dict()
-    all_three = {"float32", "float16", "int8"}
+    all_three = {"fp32", "fp16", "int8"}
     assert kinds == {
-        ("seqnorm relu2", "onnxruntime"): all_three, ("seqnorm relu2", "pytorch"): {"float32"},
-        ("softmax", "onnxruntime"): all_three, ("softmax", "pytorch"): {"float32"},
+        ("seqnorm relu2", "onnxruntime"): all_three, ("seqnorm relu2", "pytorch"): {"fp32"},
+        ("softmax", "onnxruntime"): all_three, ("softmax", "pytorch"): {"fp32"},
         ("softmax standard", "onnxruntime"): all_three,
     }  # fmt: skip
     assert rows["size"].value_counts().to_dict() == {64: 11, 96: 11}
     assert (rows[["ms", "cpu_ms", "peak_mib"]] > 0).all(axis=None)
-    float32 = rows[(rows["runtime"] == "onnxruntime") & (rows["precision"] == "float32")]
+    float32 = rows[(rows["runtime"] == "onnxruntime") & (rows["precision"] == "fp32")]
     assert float32["error"].between(0, 1e-4).all()
     int8 = rows[rows["precision"] == "int8"]
     assert (int8["error"] > 1e-4).all()
@@ -61,8 +61,8 @@ def test_every_case_has_its_row(done: tuple[Path, str, list[str]]) -> None:
 def test_files_are_smaller_by_their_bits(done: tuple[Path, str, list[str]]) -> None:
     rows = pd.read_csv(done[0] / "edge.csv")
     size = rows[rows["method"] == "softmax"].groupby("precision")["file_mb"].max()
-    assert size["float16"] < 0.55 * size["float32"]
-    assert size["int8"] < 0.4 * size["float32"]
+    assert size["fp16"] < 0.55 * size["fp32"]
+    assert size["int8"] < 0.4 * size["fp32"]
 
 
 @pytest.mark.slow
@@ -81,10 +81,10 @@ def test_ratios_are_to_the_row_that_is_meant() -> None:
     common = {"threads": 1, "size": 64, "status": "ok", "ms": math.nan, "peak_mib": 10.0}
     rows = pd.DataFrame(
         [
-            {"method": "seqnorm", "runtime": PYTORCH, "precision": "float32", "cpu_ms": 6.0},
-            {"method": "seqnorm", "runtime": "onnxruntime", "precision": "float32", "cpu_ms": 4.0},
+            {"method": "seqnorm", "runtime": PYTORCH, "precision": "fp32", "cpu_ms": 6.0},
+            {"method": "seqnorm", "runtime": "onnxruntime", "precision": "fp32", "cpu_ms": 4.0},
             {"method": "seqnorm", "runtime": "onnxruntime", "precision": "int8", "cpu_ms": 2.0},
-            {"method": "softmax", "runtime": "onnxruntime", "precision": "float32", "cpu_ms": 40.0},
+            {"method": "softmax", "runtime": "onnxruntime", "precision": "fp32", "cpu_ms": 40.0},
             {"method": "softmax", "runtime": "onnxruntime", "precision": "int8", "cpu_ms": 10.0},
         ]
     ).assign(**common)
@@ -101,7 +101,7 @@ def test_ratios_are_to_the_row_that_is_meant() -> None:
 
 def test_the_fused_operator_gives_the_same(tmp_path: Path) -> None:
     files = EdgeFiles(tmp_path, [], lambda line: None)
-    case = EdgeCase("model", "softmax standard", 64, "float32", model=NANO, runtime="onnxruntime")
+    case = EdgeCase("model", "softmax standard", 64, "fp32", model=NANO, runtime="onnxruntime")
     plain = onnx.load(files.file(case))
     fused = with_fused_attention(plain, make_model("softmax", NANO).blocks[0].attn.num_heads)
     kinds = [node.op_type for node in fused.graph.node]
@@ -111,7 +111,7 @@ def test_the_fused_operator_gives_the_same(tmp_path: Path) -> None:
     onnx.save_model(fused, tmp_path / "fused.onnx")
     pixels = np.random.default_rng(0).standard_normal((2, 3, 80, 64), dtype=np.float32)
     got, want = (
-        open_case(EdgeCase("model", "softmax", 64, "float32", runtime="onnxruntime", file=file))(pixels)
+        open_case(EdgeCase("model", "softmax", 64, "fp32", runtime="onnxruntime", file=file))(pixels)
         for file in (tmp_path / "fused.onnx", files.file(case))
     )
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
@@ -120,15 +120,15 @@ def test_the_fused_operator_gives_the_same(tmp_path: Path) -> None:
 def test_a_file_that_differs_has_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EdgeFiles, "difference", lambda self, case: math.nan if case.file else 0.0)
     options = EdgeBenchOptions(
-        sides=[32], methods=["softmax"], precisions=["float32"], model=NANO, threads=1, seconds=0.01
+        sides=[32], methods=["softmax"], precisions=["fp32"], model=NANO, threads=1, seconds=0.01
     )
     text = bench_edge(options, lambda line: None)
     assert "| softmax | onnxruntime | float32 | 1 | 32 | wrong | differs from PyTorch |" in text
 
 
 def test_what_takes_too_long_or_too_much_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = EdgeCase("model", "seqnorm", 512, "float32", model=NANO, runtime="onnxruntime")
-    same = {"method": "seqnorm", "runtime": "onnxruntime", "precision": "float32", "threads": 1, "status": "ok"}
+    case = EdgeCase("model", "seqnorm", 512, "fp32", model=NANO, runtime="onnxruntime")
+    same = {"method": "seqnorm", "runtime": "onnxruntime", "precision": "fp32", "threads": 1, "status": "ok"}
     before: list[dict[str, object]] = [
         same | {"size": 128, "cpu_ms": 1e3, "ms": 9e3}, same | {"size": 256, "cpu_ms": 4e3, "ms": 9e3},
     ]  # fmt: skip
@@ -140,7 +140,7 @@ def test_what_takes_too_long_or_too_much_is_left_out(monkeypatch: pytest.MonkeyP
 
 def test_the_standard_operator_writes_all_scores() -> None:
     plain, fused = (
-        estimated_bytes(EdgeCase("model", method, 1024, "float32", model=NANO))
+        estimated_bytes(EdgeCase("model", method, 1024, "fp32", model=NANO))
         for method in ("softmax standard", "softmax")
     )
     assert plain - fused == pytest.approx(4 * 3 * 4 * 4096**2)
@@ -191,6 +191,6 @@ def test_the_command_tells_a_mistake_in_one_line(capsys: pytest.CaptureFixture[s
 
 def test_a_machine_without_counters_is_told() -> None:
     rows = pd.DataFrame(
-        [{"method": "softmax", "runtime": PYTORCH, "precision": "float32", "threads": 1, "size": 64, "status": "ok"}]
+        [{"method": "softmax", "runtime": PYTORCH, "precision": "fp32", "threads": 1, "size": 64, "status": "ok"}]
     ).assign(ms=1.0, cpu_ms=1.0, peak_mib=1.0, joules=math.nan, file_mb=math.nan, error=0.0, reason="")
     assert "no counters" in edge_tables(with_ratios(rows), "title")

@@ -50,7 +50,7 @@ def test_every_map_has_its_ratio(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", ["in memory", "stream"])
 @pytest.mark.parametrize("method", [FORWARD, "split", "gradient", "gradcam", "rollout", "attention"])
 def test_maps_are_right_before_they_are_timed(method: str, way: str) -> None:
-    assert numerical_error(replace(CASE, method=method, way=way)) < maps.TOLERANCES["32"]
+    assert numerical_error(replace(CASE, method=method, way=way)) < maps.TOLERANCES["fp32"]
 
 
 def test_an_attention_that_cannot_stream_says_so() -> None:
@@ -93,7 +93,7 @@ def test_what_there_is_not(given: dict[str, object], message: str) -> None:
 
 
 def test_the_command_tells_a_mistake_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    for given in (["--methods", "[nonsense]"], ["--precision", "16"]):
+    for given in (["--methods", "[nonsense]"], ["--precision", "fp16"]):
         assert main(["bench", "maps", *given]) == 2
         error = capsys.readouterr().err
         assert given[1].strip("[]") in error

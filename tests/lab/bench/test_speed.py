@@ -12,7 +12,7 @@ from softfree_lab.bench.options import AttentionBenchOptions, ModelBenchOptions,
 from softfree_lab.bench.speed import bench_attention, bench_model, bench_orders
 from softfree_runtime.core.errors import UserError
 
-QUICK = {"seconds": 0.02, "threads": 1, "precision": ["32"], "passes": ["forward"]}
+QUICK = {"seconds": 0.02, "threads": 1, "precision": ["fp32"], "passes": ["forward"]}
 
 
 def test_attention(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ def rows() -> pd.DataFrame:
     for size in SIZES:
         for method, ms in (("products", size / 100), ("linear", size / 10), ("square", size**2 / 4000)):
             found.append(
-                {"method": method, "size": size, "passes": "forward", "precision": "32", "status": "ok", "ms": ms}
+                {"method": method, "size": size, "passes": "forward", "precision": "fp32", "status": "ok", "ms": ms}
                 | {"peak_mib": size**0.5}
             )
     return pd.DataFrame(found)
@@ -47,7 +47,7 @@ def test_the_interval_of_an_exponent_holds_the_noise() -> None:
 def test_crossing() -> None:
     found = crossovers(rows())
     assert found.to_dict("records") == [
-        {"passes": "forward", "precision": "32", "faster": "linear", "slower": "square", "size": 400}
+        {"passes": "forward", "precision": "fp32", "faster": "linear", "slower": "square", "size": 400}
     ]
 
 
@@ -57,5 +57,5 @@ def test_what_was_not_measured_is_in_no_fit_and_named_in_the_table() -> None:
     assert "square" not in growth(table, table["size"], 0)["method"].tolist()
     assert crossovers(table)["size"].tolist() == [400]
     text = wide_table(table, "ms", 1)
-    assert "| square | forward | 32 | 2.5 | 250.0 | skipped | skipped |" in text
+    assert "| square | forward | fp32 | 2.5 | 250.0 | skipped | skipped |" in text
     assert text.splitlines()[0].endswith("| 100 | 1,000 | 10,000 | 100,000 |")

@@ -20,7 +20,7 @@ def test_residuals_of_each_iteration() -> None:
     torch.manual_seed(0)
     at = torch.randn(5, 9, 4)
     matrices = (-torch.cdist(at, at).square() / 2).exp()
-    rows = _rows("layer", "32", matrices, 6)
+    rows = _rows("layer", "fp32", matrices, 6)
     scaled, _ = to_unit_norm(matrices.double())
     x = start(scaled)
     for row in rows:
@@ -32,8 +32,8 @@ def test_residuals_of_each_iteration() -> None:
 def test_halves_stay_above() -> None:
     at = torch.randn(5, 49, 8) * 0.5
     matrices = (-torch.cdist(at, at).square() / 2).exp()
-    last = {precision: _rows("layer", precision, matrices, 20)[-1] for precision in ("32", "16")}
-    assert last["16"]["not_finite"] > 0 or last["16"]["residual"] > 2 * last["32"]["residual"]
+    last = {precision: _rows("layer", precision, matrices, 20)[-1] for precision in ("fp32", "fp16")}
+    assert last["fp16"]["not_finite"] > 0 or last["fp16"]["residual"] > 2 * last["fp32"]["residual"]
 
 
 def test_on_images(small_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ Pass = Literal["forward", "training"]
 FLOOR = "products"  # the bare matrix products that a method cannot do without
 INVERSE = "soft inverse"  # SOFT's pseudo-inverse by itself, to be held against the whole of "soft"
 # Largest max|y - reference| / max|reference| that a speed is still reported for.
-TOLERANCES = {"32": 1e-4, "bf16": 5e-2, "16": 1e-2}
+TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
 CHECKED_TOKENS = 1024  # float64 softmax takes a while
 CHECKED_SIDE = 224
 
@@ -35,7 +35,7 @@ class BenchCase:
         kind: "attention" (one sublayer on tokens, or a whole encoder of ``depth``) or "model" (images to logits).
         method: An attention with its order ("seqnorm gram"), a model's name with its order, a timm name, or "products".
         size: Tokens N, or the side of the image in pixels.
-        precision: "32", "bf16" or "16"; weights and input are of that type.
+        precision: "fp32", "bf16" or "fp16"; weights and input are of that type.
         passes: "forward" without gradients, or "training": forward and backward, for models with an AdamW step.
         batch: Samples.
         width: C of an attention.
@@ -49,7 +49,7 @@ class BenchCase:
     kind: Literal["attention", "model"]
     method: str
     size: int
-    precision: str = "32"
+    precision: str = "fp32"
     passes: Pass = "forward"
     batch: int = 1
     width: int = 384

@@ -60,7 +60,7 @@ def _cases(options: EdgeBenchOptions, side: int, threads: int) -> list[EdgeCase]
     return [
         EdgeCase("model", method, side, precision, model=options.model, runtime=runtime, threads=threads)
         for method in options.methods
-        for runtime, precision in [(PYTORCH, "float32"), *wanted]
+        for runtime, precision in [(PYTORCH, "fp32"), *wanted]
         if not (method.endswith(STANDARD) and runtime != "onnxruntime")
     ]
 

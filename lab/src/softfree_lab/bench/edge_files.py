@@ -30,7 +30,7 @@ from softfree_runtime.readers import DecodedImage
 
 CALIBRATION_SIDE = 224
 # Largest difference of a logit from PyTorch's, over the largest logit; float32 as `softfree export` demands it.
-TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "int8": 0.5}
+TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.5}
 CHECKED_SIDE = 512  # pixels; softmax in PyTorch takes long at more
 
 
@@ -61,7 +61,7 @@ class EdgeFiles:
         if fused:
             heads = cast(Block, make_model(case.method, case.model).blocks[0]).attn.num_heads
             graph = replace(graph, proto=with_fused_attention(graph.proto, heads))
-        if case.precision != "float32":
+        if case.precision != "fp32":
             graph = replace(graph, proto=self._narrowed(graph, case.precision))
         onnx.save_model(equal_ranks(graph.proto) if case.runtime == "openvino" else graph.proto, path)
         return path
@@ -81,7 +81,7 @@ class EdgeFiles:
         return _file_name(method, order, side), graph
 
     def _narrowed(self, graph: Graph, precision: str) -> onnx.ModelProto:
-        if precision == "float16":
+        if precision == "fp16":
             return to_halves(graph)
         side = graph.size[0] if graph.size else CALIBRATION_SIDE
         prepare = _preprocessing(side)

@@ -46,8 +46,8 @@ def with_ratios(rows: pd.DataFrame) -> pd.DataFrame:
     timed = rows.assign(counted=counted)
     return rows.assign(
         over_softmax=_of(timed, {"method": "softmax"}, "counted") / counted,
-        over_pytorch=_of(timed, {"runtime": PYTORCH, "precision": "float32"}, "counted") / counted,
-        over_float32=_of(timed, {"precision": "float32"}, "counted") / counted,
+        over_pytorch=_of(timed, {"runtime": PYTORCH, "precision": "fp32"}, "counted") / counted,
+        over_float32=_of(timed, {"precision": "fp32"}, "counted") / counted,
         memory_to_softmax=rows["peak_mib"].astype(float) / _of(rows, {"method": "softmax"}, "peak_mib"),
     )
 
@@ -108,7 +108,7 @@ def plot_edge(path: Path, rows: pd.DataFrame, title: str) -> None:
             clock = clock_of(cast(int, threads))
             for one, name in zip(pair, (clock, "peak_mib"), strict=True):
                 _draw(one, part, name, colors, "-")
-                if precision == "float32":
+                if precision == "fp32":
                     _draw(one, own, name, colors, ":")
                 logarithmic(one, sorted(done["size"].unique()))
             pair[0].set_title(f"{runtime}, {precision}, {threads} thread{'s' * (threads != 1)}", loc="left")

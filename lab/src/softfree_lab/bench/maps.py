@@ -59,7 +59,7 @@ def bench_maps(options: MapBenchOptions, tell: Callable[[str], None] = print) ->
         UserError: an unknown method or model, or a model that takes no images.
     """
     methods = [FORWARD, *map(known_method, options.methods)]
-    model, precision, store = options.model, str(options.precision), options.token_store or "ram"
+    model, precision, store = options.model, options.precision, options.token_store or "ram"
     make_model(MapCase("model", FORWARD, CHECKED_SIDE, model=model))
     sizes = [("in memory", side) for side in sorted(options.sides)]
     rows: list[dict[str, object]] = []
@@ -138,7 +138,7 @@ def numerical_error(case: MapCase) -> float:
     model = make_model(small)
     image = NoiseRows(small.size, model.in_chans)
     got = compute(small, model, image)
-    want = compute(replace(small, way="in memory", precision="32"), copy.deepcopy(model).double(), image)
+    want = compute(replace(small, way="in memory", precision="fp32"), copy.deepcopy(model).double(), image)
     return float(np.abs(got - want).max() / np.abs(want).max())
 
 

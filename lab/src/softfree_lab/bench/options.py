@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from softfree.training.options import ImageOptions, PrecisionGiven
+from softfree.training.options import ImageOptions, Precision
 
 
 @dataclass(kw_only=True)
@@ -33,7 +33,7 @@ class SpeedOptions:
     """What every benchmark of speed has.
 
     Attributes:
-        precision: Types of weights and input, e.g. '[32, bf16]'.
+        precision: Types of weights and input, e.g. '[fp32, bf16]'.
         passes: 'forward' and 'training' (forward and backward; of a model with the optimizer's step).
         batch_size: Samples at once.
         seconds: Time for each case after its first run; the cases of one size run in turn.
@@ -43,7 +43,7 @@ class SpeedOptions:
         out: Folder for the rows (CSV), machine and options (JSON), tables (Markdown) and plots.
     """
 
-    precision: list[PrecisionGiven] = field(default_factory=lambda: ["32", "bf16"])
+    precision: list[Precision] = field(default_factory=lambda: ["fp32", "bf16"])
     passes: list[Literal["forward", "training"]] = field(default_factory=lambda: ["forward", "training"])
     batch_size: int = 1
     seconds: float = 3.0
@@ -51,10 +51,6 @@ class SpeedOptions:
     threads: int | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     out: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Make text of types that YAML read as numbers."""
-        self.precision = [str(one) for one in self.precision]  # type: ignore[misc]
 
 
 @dataclass(kw_only=True)
@@ -126,7 +122,7 @@ class StreamBenchOptions:
         whole: Largest side that is measured in memory, too.
         model: A name of `softfree models` whose attention can stream.
         training: Forward and backward; default: inference.
-        precision: Arithmetic of the products: 32 or bf16.
+        precision: Arithmetic of matrix products: 'fp32' or 'bf16'.
         token_store: Folder on a disk where the tokens wait; default: main memory.
         token_bf16: Keep them in bfloat16.
         token_chunk: Tokens that are computed at once.
@@ -140,17 +136,13 @@ class StreamBenchOptions:
     whole: int = 2048
     model: str = "seqnorm_vit_small_patch16"
     training: bool = False
-    precision: PrecisionGiven = "32"
+    precision: Precision = "fp32"
     token_store: Path | None = None
     token_bf16: bool = False
     token_chunk: int = 8192
     threads: int | None = None
     progress: bool = False
     out: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Make text of a type that YAML read as a number."""
-        self.precision = str(self.precision)  # type: ignore[assignment]
 
 
 @dataclass(kw_only=True)
@@ -162,7 +154,7 @@ class MapBenchOptions:
         sides: Sides of the image in pixels.
         streamed_sides: Sides of images that are streamed, forward pass and maps.
         methods: Maps, as `softfree explain --method` takes them.
-        precision: Arithmetic of the products: 32 or bf16.
+        precision: Arithmetic of matrix products: 'fp32' or 'bf16'.
         token_store: Folder on a disk where the tokens of streams wait; default: main memory.
         threads: Threads of PyTorch; default: its own choice.
         seconds: Processor time for each case after its first run; the cases of one side run in turn.
@@ -174,16 +166,12 @@ class MapBenchOptions:
     sides: list[int] = field(default_factory=lambda: [2048])
     streamed_sides: list[int] = field(default_factory=list)
     methods: list[str] = field(default_factory=lambda: ["split", "gradient", "gradcam", "rollout", "attention"])
-    precision: Literal["32", "bf16", 32] = "32"
+    precision: Literal["fp32", "bf16"] = "fp32"
     token_store: Path | None = None
     threads: int | None = None
     seconds: float = 3.0
     limit: float = 600.0
     out: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Make text of a type that YAML read as a number."""
-        self.precision = str(self.precision)  # type: ignore[assignment]
 
 
 @dataclass(kw_only=True)
@@ -195,7 +183,7 @@ class EdgeBenchOptions:
         methods: Attentions, perhaps with an activation ('seqnorm relu2'). 'softmax' is onnxruntime's own fused
             attention, 'softmax standard' the operator of ONNX.
         runtimes: 'onnxruntime' or 'openvino'; PyTorch itself, in float32, is always there.
-        precisions: 'float32', 'float16' or 'int8' in the plain layers.
+        precisions: 'fp32', 'fp16' or 'int8' in the plain layers.
         model: Size and patch, as in the names of `softfree models`; their weights are random.
         threads: Threads; default: one, and then all processors.
         seconds: Time for each case after its first run; the cases of one side run in turn.
@@ -208,9 +196,7 @@ class EdgeBenchOptions:
     sides: list[int] = field(default_factory=lambda: [224, 512, 1024, 2048])
     methods: list[str] = field(default_factory=lambda: ["seqnorm", "sima", "soft", "softmax"])
     runtimes: list[Literal["onnxruntime", "openvino"]] = field(default_factory=lambda: ["onnxruntime"])
-    precisions: list[Literal["float32", "float16", "int8"]] = field(
-        default_factory=lambda: ["float32", "float16", "int8"]
-    )
+    precisions: list[Literal["fp32", "fp16", "int8"]] = field(default_factory=lambda: ["fp32", "fp16", "int8"])
     model: str = "small_patch16"
     threads: int | None = None
     seconds: float = 3.0

@@ -15,7 +15,7 @@ from softfree_lab.bench.cases import FLOOR
 from softfree_runtime.core.files import replacing
 
 COLORS = ("#0b5fa5", "#c1440e", "#3a7d44", "#7b4ea3", "#a8791c", "#3f8f9b", "#e07bb5", "#1b1f24", "#9dbb36", "#6d4c41")
-NAMES = {"32": "float32", "bf16": "bfloat16", "16": "float16"}
+NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def plot_growth(path: Path, rows: pd.DataFrame, *, size_name: str, title: str) -> None:
@@ -34,7 +34,7 @@ def plot_growth(path: Path, rows: pd.DataFrame, *, size_name: str, title: str) -
                 left.plot(line["size"], line["ms"], marker="o", markersize=3.5, label=str(method), **style)
                 if method != FLOOR:
                     right.plot(line["size"], line["peak_mib"], marker="o", markersize=3.5, **style)
-            left.set_title(f"{passes}, {NAMES[str(precision)]}", loc="left")
+            left.set_title(f"{passes}, {NAMES[precision]}", loc="left")
             left.set_ylabel("time, ms")
             right.set_ylabel("peak memory, MiB")
             for one in (left, right):

@@ -61,7 +61,7 @@ def time_stream(
     store: str | Path = "ram",
     dtype: torch.dtype | None = None,
     chunk: int = 8192,
-    precision: str = "32",
+    precision: str = "fp32",
     progress: bool = False,
 ) -> dict[str, Any]:
     """Stream one image through a fresh model, once.
@@ -73,7 +73,7 @@ def time_stream(
         store: "ram", or a folder for the tokens.
         dtype: What tokens are kept in; None for their own type.
         chunk: Tokens at once.
-        precision: "32", or "bf16" for autocast.
+        precision: "fp32", or "bf16" for autocast.
         progress: Show a bar.
 
     Returns:
@@ -84,8 +84,8 @@ def time_stream(
     Raises:
         UserError: another precision, or a model that cannot stream.
     """
-    if precision not in ("32", "bf16"):
-        raise UserError(f"Got precision {precision!r}: expected '32' or 'bf16'.")
+    if precision not in ("fp32", "bf16"):
+        raise UserError(f"Got precision {precision!r}: expected 'fp32' or 'bf16'.")
     torch.manual_seed(0)
     model = timm.create_model(model_name, num_classes=2, pos="sincos")
     if not isinstance(model, VisionTransformer):
@@ -182,7 +182,7 @@ def _stream(options: StreamBenchOptions, image: int | Path) -> dict[str, Any]:
         "ram" if options.token_store is None else options.token_store,
         torch.bfloat16 if options.token_bf16 else None,
         options.token_chunk,
-        str(options.precision),
+        options.precision,
         progress=options.progress,
     )
 

@@ -34,7 +34,7 @@ from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import replacing, write_atomically
 from softfree_runtime.readers import read_image
 
-TITLES = {"32": "float32", "bf16": "bfloat16", "16": "float16"}
+TITLES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def study_convergence(options: ConvergenceOptions, images: Sequence[str]) -> pd.DataFrame:
@@ -63,7 +63,7 @@ def study_convergence(options: ConvergenceOptions, images: Sequence[str]) -> pd.
     for name, found in collected.items():
         matrices = torch.cat([each.flatten(0, -3) for each in found])  # (images x heads, m, m)
         for precision in options.precision:
-            rows += _rows(name, str(precision), matrices, options.iterations)
+            rows += _rows(name, precision, matrices, options.iterations)
     table = pd.DataFrame(rows)
     _write(options.out, table)
     return table

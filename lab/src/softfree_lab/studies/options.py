@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from softfree.explain.options import MapMethod
-from softfree.training.options import PrecisionGiven, PresetName, ResizeMode
+from softfree.training.options import Precision, PresetName, ResizeMode
 
 Removal = Literal["mean", "blur"]
 
@@ -97,7 +97,7 @@ class ConvergenceOptions:
     preset: PresetName = "photo"
     resize_mode: ResizeMode = "pad"
     count: int = 16
-    precision: list[PrecisionGiven] = field(default_factory=lambda: ["32", "bf16", "16"])
+    precision: list[Precision] = field(default_factory=lambda: ["fp32", "bf16", "fp16"])
     iterations: int = 20
     seed: int = 0
     out: Path = Path("convergence")
@@ -150,7 +150,7 @@ class ExplainStudyOptions:
     orders: int = 3
     randomized: int = 8
     radius: float = 44.0
-    precision: Literal["32", "bf16", 32] = "32"
+    precision: Literal["fp32", "bf16"] = "fp32"
     num_bootstrap: int = 2000
     seed: int = 0
     batch_size: int = 16
