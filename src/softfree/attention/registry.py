@@ -1,4 +1,4 @@
-"""Attention methods by name, those of other packages included; see docs/own_attention.md."""
+"""Attention methods by name, those of other packages included; see docs/how-to/own-attention.md."""
 
 from __future__ import annotations
 
