@@ -13,12 +13,18 @@ import pandas as pd
 import pytest
 import tifffile
 
+from softfree.cli.commands import COMMANDS
 from softfree.cli.main import main
+from softfree.cli.parser import Parser
 from softfree.demo.phantoms import write_phantoms
 from softfree_lab.cli import main as lab
+from softfree_lab.commands import COMMANDS as LAB_COMMANDS
+from softfree_runtime.cli import _parser as runtime_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# Of pip and trtexec.
+OTHER_FLAGS = {"--no-deps", "--onnx", "--fp16", "--minShapes", "--optShapes", "--maxShapes", "--help"}
 # So that a training takes seconds; every option of the page is parsed and used all the same.
 QUICK = "--epochs 1 --progress=false --accelerator cpu"
 SMALL = {
@@ -83,6 +89,36 @@ def test_snippets_run(page, folder, monkeypatch):
                 ("softfree demo", "softfree-lab demo")
             ):
                 _run(line)
+
+
+def _flags() -> dict[str, set[str]]:
+    """The flags of each command, ``softfree train`` and so on."""
+    flags = {"softfree-runtime": {option for action in runtime_parser()._actions for option in action.option_strings}}
+    for program, groups in (("softfree", COMMANDS), ("softfree-lab", LAB_COMMANDS)):
+        for name, command in (item for group in groups.values() for item in group.items()):
+            parser = Parser(prog=name, print_config=None)
+            command.arguments(parser)
+            options = {option for action in parser._actions for option in action.option_strings}
+            flags[f"{program} {name}"] = {option.replace("_", "-") for option in options}
+    return flags
+
+
+def test_the_flags_of_every_page_exist():
+    """Commands that are only shown, too, and flags that the text names."""
+    flags = _flags()
+    known = set().union(*flags.values()) | OTHER_FLAGS
+    unknown = []
+    for page in PAGES:
+        text = re.sub(r"^```(?:python|py|yaml|toml)\n.*?^```", "", page.read_text(), flags=re.M | re.S)
+        text = text.replace("\\\n", " ")  # a command that goes on in the next line
+        for line in text.splitlines():
+            command = re.search(r"(?:^|`|bin/|    )(softfree(?:-lab|-runtime)?(?: [a-z][a-z-]*){0,2})", line)
+            words = command[1].split() if command else []
+            own = next((flags[name] for n in (3, 2, 1) if (name := " ".join(words[:n])) in flags), known)
+            shown = re.findall(r"(?<![\w-])--[a-z][A-Za-z0-9_-]*", line)
+            allowed = own | OTHER_FLAGS if line.startswith(("softfree", "    ")) else known
+            unknown += [(str(page.relative_to(ROOT)), flag) for flag in shown if flag not in allowed]
+    assert unknown == []
 
 
 def test_the_paths_of_the_architecture_page_exist():
