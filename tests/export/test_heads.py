@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from softfree.export.float16 import to_halves
 from softfree.export.graph import Graph, make_bag_graph, make_graph, make_volume_graph
+from softfree.export.onnx_passes import to_float16
 from softfree.models import create_model
 
 TINY: dict[str, Any] = {"depth": 1, "embed_dim": 32, "num_heads": 2, "num_classes": 3}
@@ -58,7 +58,7 @@ def test_images(pool: str, tmp_path: Path) -> None:
     assert graph.size is None
     samples = [torch.randn(shape) for shape in ((1, 1, 8, 8), (2, 1, 32, 40), (1, 1, 90, 80))]
     check(model, graph.proto, samples)
-    check(model, to_halves(graph), samples, 2e-2)
+    check(model, to_float16(graph.proto, graph.float16_nodes), samples, 2e-2)
     assert len(graph.layers) == 4, "neither the pooling nor the head calculates in half precision or in integers"
     in_openvino(model, graph, samples, tmp_path)
 

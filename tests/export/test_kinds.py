@@ -163,6 +163,6 @@ def test_bags(bag_run: Run, tmp_path: Path) -> None:
 def test_bags_with_landmarks_are_refused(tmp_path: Path, write_run: Callable[..., Run]) -> None:
     write_features(tmp_path / "a.h5", np.ones((5, 8), np.float32), np.zeros((5, 2)), {"encoder": "test"})
     run = write_run(tmp_path / "run", "nystromformer_bag_nano", BagPreprocessing(8))
-    with pytest.raises(UserError, match="one number of tiles only"):
+    with pytest.raises(UserError, match="a fixed number of tiles only"):
         export(run.folder, ExportOptions(images=tmp_path / "a.h5"))
     assert not list(run.folder.glob("*.onnx"))

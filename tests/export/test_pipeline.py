@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from softfree.export.float16 import to_halves
 from softfree.export.graph import Graph, make_graph
+from softfree.export.onnx_passes import to_float16
 from softfree.export.options import ExportOptions
 from softfree.export.parity import prove
 from softfree.export.pipeline import Exported, export
@@ -175,7 +175,7 @@ def test_integers_stay_integers(run: Run, graph: Graph, tmp_path: Path) -> None:
 
 
 def test_float16(run: Run, graph: Graph) -> None:
-    proto = to_halves(graph)
+    proto = to_float16(graph.proto, graph.float16_nodes)
     onnx.checker.check_model(proto, full_check=True)
     half, wide = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
     large = {weight.data_type for weight in proto.graph.initializer if np.prod(weight.dims) >= 1024}
@@ -213,7 +213,8 @@ def test_sums_do_not_overflow_in_half() -> None:
     with torch.no_grad():
         model.blocks[0].norm1.weight.fill_(1000.0)
         expected = model(torch.ones(1, 1, 128, 128).cumsum(3)).numpy()
-    proto = to_halves(make_graph(model, 1, 128))
+    graph = make_graph(model, 1, 128)
+    proto = to_float16(graph.proto, graph.float16_nodes)
     session = onnxruntime.InferenceSession(proto.SerializeToString())
     found = session.run(None, {"pixels": np.ones((1, 1, 128, 128), np.float32).cumsum(3)})[0]
     np.testing.assert_allclose(found, expected, atol=2e-2)

@@ -1,4 +1,4 @@
-"""A model as an ONNX graph: for any number of samples, and of any size where the model's graph can be written so."""
+"""Models as ONNX graphs: for any batch size, and for any image size if the model allows it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from softfree.attention import Attention
-from softfree.export.node_metadata import layers_of, without_sums
+from softfree.export.onnx_passes import find_float16_nodes, find_layers
 from softfree.models import BagTransformer, VisionTransformer, VolumeTransformer
-from softfree.models.pos_embed import resize_in_graph
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.metadata import Metadata
 
-# The first opset with an attention operator, so that softmax models get a runtime's fused kernel, too.
+# The first opset with an attention operator, so that softmax models also get a fused kernel.
 OPSET = 23
 PIXELS = ("batch", "channels", "height", "width")
 
@@ -34,114 +33,95 @@ class Graph:
     """An exported model.
 
     Attributes:
-        proto: the ONNX model; input ``pixels`` (B, C, H, W), ``voxels`` (B, C, D, H, W) or ``tiles`` (B, N, F + 3),
+        proto: The ONNX model: input ``pixels`` (B, C, H, W), ``voxels`` (B, C, D, H, W) or ``tiles`` (B, N, F + 3),
             output ``logits`` (B, K).
-        size: sides that it takes, without channels; None for any.
-        layers: names of its nodes that are a linear layer or a convolution of the model, but for the head.
-        narrow: names of its nodes that may calculate in half precision: these and the rest of the MLPs.
+        size: Sides of its input, without channels; None for any.
+        layers: Names of the nodes that are linear layers or convolutions of the model, except the head.
+        float16_nodes: Names of the nodes that may compute in half precision: ``layers`` and all of the MLPs.
     """
 
     proto: onnx.ModelProto
     size: tuple[int, ...] | None
     layers: tuple[str, ...]
-    narrow: tuple[str, ...]
+    float16_nodes: tuple[str, ...]
 
 
-class AnySize(nn.Module):
-    """A vision transformer whose positions are resized inside the graph."""
-
-    def __init__(self, model: VisionTransformer) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Map images (B, C, H, W) to logits (B, K), as the model does."""
-        model = self.model
-        tokens, grid = model.patch_embed(pixels)
-        tokens, _ = model.with_class_token(tokens, None)
-        if model.pos_embed is not None:
-            resized = resize_in_graph(model.pos_embed, model.grid_size, grid, model.num_prefix_tokens)
-            tokens = tokens + resized
-        return model.forward_head(model.norm(model.blocks(tokens, None, grid)))
-
-
-class AnyBag(nn.Module):
-    """A transformer of bags without padding: every row is a tile, so that no mask is needed."""
+class UnpaddedBags(nn.Module):
+    """A bag transformer for bags without padding, which needs no mask."""
 
     def __init__(self, model: BagTransformer) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """Map bags (B, N, F + 3) to logits (B, K), as the model does."""
+        """Map bags (B, N, F + 3) to logits (B, K)."""
         model = self.model
         tokens, _ = model.with_class_token(model.patch_embed(tiles), None)
         return model.forward_head(model.norm(model.blocks(tokens, None)))
 
 
 def make_graph(model: nn.Module, channels: int, side: int) -> Graph:
-    """Write a classifier of images, or of slides as pixels, as a graph.
+    """Export a classifier of images, or of slides as pixels.
 
     Args:
-        model: on the CPU, in evaluation mode.
-        channels: of the images.
-        side: of the images, pixels; the only side that the graph takes if the model cannot be written for any, else
-            the one at which it is fastest.
+        model: On the CPU, in evaluation mode.
+        channels: Channels of the images.
+        side: Side of the images in pixels: the one at which the graph is fastest, or the only one it takes.
 
     Returns:
-        The graph, without any note of where it was made.
+        The graph, without metadata about this machine.
 
     Raises:
-        UserError: a model that cannot be exported.
+        UserError: A model that cannot be exported.
     """
-    # Unequal sides, or the exporter would take them for one.
+    # With equal sides the exporter would assume that they are always equal.
     example = torch.zeros(2, channels, side, side + 32)
     if isinstance(model, VisionTransformer) and not has_fixed_size(model):
         tokens = model.num_prefix_tokens + (-(-side // model.patch_size)) ** 2
         with contextlib.suppress(torch.onnx.errors.OnnxExporterError), tuned_for(model, tokens):
             any_size = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
-            return _cleaned(_export(AnySize(model), example, any_size, "pixels"), None, PIXELS)
-    proto = _or_refused(model, model, torch.zeros(2, channels, side, side), {0: Dim.DYNAMIC}, "pixels")
-    return _cleaned(proto, (side, side), PIXELS)
+            return _clean(_export(model, example, any_size, "pixels"), None, PIXELS)
+    proto = _export_or_raise(model, model, torch.zeros(2, channels, side, side), {0: Dim.DYNAMIC}, "pixels")
+    return _clean(proto, (side, side), PIXELS)
 
 
 def make_volume_graph(model: VolumeTransformer, channels: int, shape: Sequence[int]) -> Graph:
-    """Write a classifier of volumes (C, D, H, W) as a graph for one ``shape`` (D, H, W), which all have once prepared.
+    """Export a classifier of volumes (C, D, H, W) for one ``shape`` (D, H, W), that of all preprocessed volumes.
 
     Raises:
-        UserError: a model that cannot be exported.
+        UserError: A model that cannot be exported.
     """
     tokens = model.num_prefix_tokens + math.prod(-(-s // p) for s, p in zip(shape, model.patch_size, strict=True))
     with tuned_for(model, tokens):
-        proto = _or_refused(model, model, torch.zeros(2, channels, *shape), {0: Dim.DYNAMIC}, "voxels")
-    return _cleaned(proto, tuple(shape), ("batch",))
+        proto = _export_or_raise(model, model, torch.zeros(2, channels, *shape), {0: Dim.DYNAMIC}, "voxels")
+    return _clean(proto, tuple(shape), ("batch",))
 
 
 def make_bag_graph(model: BagTransformer, tiles: int) -> Graph:
-    """Write a classifier of bags as a graph for any number of tiles; it is fastest at about ``tiles``.
+    """Export a classifier of bags for any number of tiles; it is fastest at about ``tiles``.
 
     Raises:
-        UserError: a model that cannot be exported, as one whose landmarks are found for one number of tiles.
+        UserError: A model that cannot be exported, such as one with landmarks for a fixed number of tiles.
     """
     if has_fixed_size(model):
         raise UserError(
-            f"a {type(model).__name__} with landmarks exports for one number of tiles only, and bags differ; "
+            f"a {type(model).__name__} with landmarks exports for a fixed number of tiles only, but bags differ; "
             "train one with another attention, such as seqnorm"
         )
     example = torch.zeros(2, 300, model.in_features + 3)
     with tuned_for(model, model.num_prefix_tokens + tiles):
-        proto = _or_refused(model, AnyBag(model), example, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, "tiles")
-    return _cleaned(proto, None, ("batch", "tiles"))
+        proto = _export_or_raise(model, UnpaddedBags(model), example, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, "tiles")
+    return _clean(proto, None, ("batch", "tiles"))
 
 
 def has_fixed_size(model: nn.Module) -> bool:
-    """Whether a model's graph takes one number of tokens only."""
+    """Return whether a model exports for a fixed number of tokens only."""
     return any(isinstance(part, Attention) and part.fixed_size for part in model.modules())
 
 
 @contextlib.contextmanager
 def tuned_for(model: nn.Module, tokens: int) -> Iterator[None]:
-    """Let each attention take its fastest implementation for a number of tokens, whatever the example has.
+    """Make each attention use its fastest implementation for ``tokens``, whatever the size of the example.
 
     All give the same logits at any number of tokens; only the speed differs.
     """
@@ -152,12 +132,12 @@ def tuned_for(model: nn.Module, tokens: int) -> Iterator[None]:
         yield
 
 
-def _or_refused(model: nn.Module, module: nn.Module, example: Tensor, dynamic: dict[int, Any], name: str) -> Any:
+def _export_or_raise(model: nn.Module, module: nn.Module, example: Tensor, dynamic: dict[int, Any], name: str) -> Any:
     try:
         return _export(module, example, dynamic, name)
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise UserError(f"{type(model).__name__} cannot be written as an ONNX graph: {reason}") from None
+        raise UserError(f"{type(model).__name__} cannot be exported to ONNX: {reason}") from None
 
 
 def _export(model: nn.Module, example: Tensor, dynamic: dict[int, Any], name: str) -> onnx.ModelProto:
@@ -179,7 +159,7 @@ def _export(model: nn.Module, example: Tensor, dynamic: dict[int, Any], name: st
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the advice of exporters and quantizers, on whichever logger; errors are raised all the same."""
+    """Silence the warnings of exporters and quantizers on all loggers; errors are still raised."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -190,21 +170,21 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _cleaned(proto: onnx.ModelProto, size: tuple[int, ...] | None, axes: tuple[str, ...]) -> Graph:
-    """Keep which nodes are layers; drop the exporter's notes, which name the files of this machine."""
+def _clean(proto: onnx.ModelProto, size: tuple[int, ...] | None, axes: tuple[str, ...]) -> Graph:
+    """Find the layers, then remove the exporter's metadata, which names files of this machine."""
     graph = proto.graph
-    layers = layers_of(graph)
-    narrow = without_sums(graph, layers)
-    noted: list[Any] = [proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]
-    for one in noted:
-        del one.metadata_props[:]
+    layers = find_layers(graph)
+    float16_nodes = find_float16_nodes(graph, layers)
+    parts: list[Any] = [proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    for part in parts:
+        del part.metadata_props[:]
     for node in graph.node:
         node.doc_string = ""
-    for names, found in ((axes, graph.input[0]), (("batch",), graph.output[0])):
-        for name, axis in zip(names, found.type.tensor_type.shape.dim, strict=False):
+    for names, tensor in ((axes, graph.input[0]), (("batch",), graph.output[0])):
+        for name, axis in zip(names, tensor.type.tensor_type.shape.dim, strict=False):
             if axis.dim_param:
                 _rename(graph, axis.dim_param, name)
-    return Graph(proto, size, layers, narrow)
+    return Graph(proto, size, layers, float16_nodes)
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
@@ -215,7 +195,7 @@ def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
 
 
 def write_graph(proto: onnx.ModelProto, about: Metadata, path: Path) -> None:
-    """Write a graph with its metadata in one file."""
+    """Write a graph and its metadata to one file."""
     del proto.metadata_props[:]
     onnx.helper.set_model_props(proto, about.to_strings())
     proto.producer_name, proto.producer_version = "softfree", about.versions.get("softfree", "")

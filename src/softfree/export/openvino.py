@@ -15,7 +15,7 @@ import onnx
 from softfree.export.card import with_loss
 from softfree.export.graph import Graph, write_graph
 from softfree.export.loss import Loss, measure_loss
-from softfree.export.openvino_ranks import equal_ranks
+from softfree.export.onnx_passes import equalize_ranks
 from softfree.export.options import ExportOptions
 from softfree.export.parity import HALF_TOLERANCE, TOLERANCE, Logits, Parity, prove
 from softfree.export.samples import Source
@@ -51,7 +51,7 @@ def write_openvino(
         weights = temporary.with_suffix(".bin")
         try:
             about = replace(about, precision=options.precision)
-            model = _convert(equal_ranks(graph.proto), about, Path(folder) / "model.onnx")
+            model = _convert(equalize_ranks(graph.proto), about, Path(folder) / "model.onnx")
             openvino.save_model(model, temporary, compress_to_fp16=half)
             logits = _compiled(temporary)
             tolerance = HALF_TOLERANCE if half else TOLERANCE

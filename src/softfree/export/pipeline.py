@@ -11,9 +11,9 @@ from typing import Any
 import onnx
 
 from softfree.export.card import make_metadata, with_loss
-from softfree.export.float16 import to_halves
 from softfree.export.graph import Graph, make_bag_graph, make_graph, make_volume_graph, write_graph
 from softfree.export.loss import Loss, measure_loss
+from softfree.export.onnx_passes import to_float16
 from softfree.export.options import ExportOptions
 from softfree.export.parity import HALF_TOLERANCE, Parity, prove
 from softfree.export.quantization import quantize_static, quantize_weights
@@ -181,7 +181,7 @@ def _write_onnx(
             write_graph(proto, about, temporary)
             loss = measure_loss(run, prepare, model.logits, Model(temporary).logits, "int8", options, seen)
         elif options.precision == "fp16":
-            proto, about = to_halves(graph), replace(about, precision="fp16")
+            proto, about = to_float16(graph.proto, graph.float16_nodes), replace(about, precision="fp16")
             write_graph(proto, about, temporary)
             half = Model(temporary)
             parity = prove(run, samples, prepare, half.logits, graph.size is None, HALF_TOLERANCE)

@@ -17,9 +17,8 @@ from softfree.attention import SeqNormAttention
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.demo.phantoms import draw_phantom
 from softfree.export.card import numpy_image_preprocessing
-from softfree.export.float16 import to_halves
 from softfree.export.graph import Graph, has_fixed_size, make_graph
-from softfree.export.openvino_ranks import equal_ranks
+from softfree.export.onnx_passes import equalize_ranks, to_float16
 from softfree.export.quantization import quantize_static
 from softfree.export.samples import Source, read_evenly
 from softfree.inference.predict import find_inputs
@@ -63,7 +62,7 @@ class EdgeFiles:
             graph = replace(graph, proto=with_fused_attention(graph.proto, heads))
         if case.precision != "fp32":
             graph = replace(graph, proto=self._narrowed(graph, case.precision))
-        onnx.save_model(equal_ranks(graph.proto) if case.runtime == "openvino" else graph.proto, path)
+        onnx.save_model(equalize_ranks(graph.proto) if case.runtime == "openvino" else graph.proto, path)
         return path
 
     def _graph(self, case: EdgeCase) -> tuple[str, Graph]:
@@ -82,7 +81,7 @@ class EdgeFiles:
 
     def _narrowed(self, graph: Graph, precision: str) -> onnx.ModelProto:
         if precision == "fp16":
-            return to_halves(graph)
+            return to_float16(graph.proto, graph.float16_nodes)
         side = graph.size[0] if graph.size else CALIBRATION_SIDE
         prepare = _preprocessing(side)
         source = self.folder / "to_quantize.onnx"

@@ -5,7 +5,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from softfree.export.openvino_ranks import equal_ranks
+from softfree.export.onnx_passes import equalize_ranks
 
 
 def test_equal_result() -> None:
@@ -23,7 +23,7 @@ def test_equal_result() -> None:
         value_info=[helper.make_tensor_value_info("a", TensorProto.FLOAT, ["batch", 4, 6])],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    changed = equal_ranks(proto)
+    changed = equalize_ranks(proto)
     assert [node.op_type for node in proto.graph.node] == ["MatMul", "MatMul"]
     assert [node.op_type for node in changed.graph.node] == ["Unsqueeze", "MatMul", "MatMul"]
     onnx.checker.check_model(changed, full_check=True)
