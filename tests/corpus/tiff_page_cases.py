@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from tests.corpus.case import Made, case
 
-from softfree_runtime.readers.tiff_pages import LARGER, PYRAMID, REDUCED
+from softfree_runtime.readers.tiff import LARGER, PYRAMID, REDUCED
 
 FULL = np.random.default_rng(0).integers(0, 256, (160, 240, 3), np.uint8)
 HALF, QUARTER = FULL[::2, ::2], FULL[::4, ::4]

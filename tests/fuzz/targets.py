@@ -10,7 +10,7 @@ import numpy as np
 
 
 def read_image(path: Path) -> None:
-    from softfree.data.audit.probes import probe
+    from softfree.data.audit.probe import probe
     from softfree_runtime.readers import read_image
 
     probe(str(path), None)

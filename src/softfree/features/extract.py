@@ -23,7 +23,7 @@ from softfree.features.folder import FAILED, TABLE, FeatureFolder
 from softfree.features.options import FeatureOptions
 from softfree.features.tiles import TileDataset, encode_tiles
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.core.notes import say
+from softfree_runtime.core.files import say
 from softfree_runtime.sources.joined_source import resolutions
 from softfree_runtime.sources.row_paths import base_folder, places
 

@@ -24,8 +24,7 @@ from softfree.inference.run import Run
 from softfree.inference.run_directory import Calibration
 from softfree.reporting.baselines import BaselinePredictions
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.core.files import replacing
-from softfree_runtime.core.notes import say
+from softfree_runtime.core.files import replacing, say
 from softfree_runtime.core.outputs import probabilities
 
 

@@ -43,7 +43,7 @@ from softfree.training.results import TrainingResult, describe_cost, measure_run
 from softfree.training.trainer import create_trainer, explained, quieten
 from softfree.training.weights import fit_options, imitate_softmax, load_weights
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.core.notes import say
+from softfree_runtime.core.files import say
 
 
 def train(options: TrainOptions, *, notice: str | None = None) -> TrainingResult:

@@ -6,7 +6,7 @@ import pytest
 
 from softfree.data.audit import checks as problems
 from softfree.data.audit.confounds import Confound
-from softfree.data.audit.probes import Probe
+from softfree.data.audit.probe import Probe
 from softfree.data.table import Table
 from softfree_runtime.core.task import Task
 

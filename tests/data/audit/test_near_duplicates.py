@@ -8,9 +8,9 @@ import pytest
 from PIL import Image, ImageFilter
 
 from softfree.data.audit.audit import audit
-from softfree.data.audit.near_duplicate_checks import find_near_duplicates, near_notes, near_pairs
+from softfree.data.audit.checks import find_near_duplicates, near_notes, near_pairs
 from softfree.data.audit.near_duplicates import MOST, SIDE, find_pairs, thumbnail
-from softfree.data.audit.probes import Probe
+from softfree.data.audit.probe import Probe
 from softfree.data.table import Table, read_table
 from softfree_runtime.core.task import Task
 

@@ -9,8 +9,7 @@ import yaml
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from softfree.data.modalities.registry import preprocessing_from_config, preprocessing_to_config
-from softfree.data.modalities.volume import VolumePreprocessing
-from softfree.data.modalities.volume_augmentation import VolumeAugmentation
+from softfree.data.modalities.volume import VolumeAugmentation, VolumePreprocessing
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.preprocessing.volume import NumpyVolumePreprocessing
 from softfree_runtime.readers.volume import Volume

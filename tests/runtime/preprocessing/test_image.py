@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional as F
 
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.export.card import numpy_image_preprocessing
-from softfree_runtime.preprocessing.image import NumpyImagePreprocessing
+from softfree_runtime.preprocessing.image import NumpyImagePreprocessing, resize
 from softfree_runtime.readers import DecodedImage, read_image
 
 CASES = list(product(("radiograph", "photo", "microscopy"), ("pad", "stretch", "crop", "native"), (1, 3)))
@@ -59,3 +61,16 @@ def test_equals_preprocessing_on_real_images(shared_data: Path, name: str) -> No
 def test_refuses_what_is_none_of_ours(change: dict) -> None:
     with pytest.raises((ValueError, TypeError)):
         NumpyImagePreprocessing.from_dict(NumpyImagePreprocessing(32, "pad", 1, (0.5,), (0.25,)).to_dict() | change)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [((50, 40), (50, 40)), ((50, 41), (17, 90)), ((7, 5), (1, 1)), ((1, 1), (4, 3)), ((976, 300), (645, 128))],
+)
+def test_equals_torch(old: tuple[int, int], new: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).random((3, *old), dtype=np.float32)
+    expected = F.interpolate(torch.from_numpy(pixels)[None], new, mode="bilinear", antialias=True)[0].numpy()
+    found = resize(pixels, *new)
+    assert found.shape == expected.shape
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=2e-6)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -85,3 +86,9 @@ def read_yaml(path: Path, what: str) -> Any:
         raise UserError(f"{what} {path} cannot be read: {error.strerror}; name a YAML file") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{what} {path} cannot be read as YAML: {str(error).splitlines()[0]}") from None
+
+
+def say(source: str | Path, notes: Iterable[str]) -> None:
+    """Print sentences about a table or a folder on standard error."""
+    for note in notes:
+        print(f"softfree: note: {printable(str(source))}: {note}", file=sys.stderr)

@@ -12,10 +12,9 @@ from pydicom.pixels import convert_color_space, get_decoder
 from pydicom.uid import UID, RLELossless
 
 from softfree_runtime.core.errors import ReadError
-from softfree_runtime.readers.dicom_codes import Coded, decode_frame
+from softfree_runtime.readers.dicom_codes import Coded, decode_frame, decode_runs
 from softfree_runtime.readers.dicom_elements import Elements
 from softfree_runtime.readers.dicom_file import PixelElement
-from softfree_runtime.readers.rle import decode_runs
 
 GRAY = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"

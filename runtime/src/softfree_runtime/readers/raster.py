@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +22,8 @@ from softfree_runtime.readers.image import (
     undecodable,
     with_gray_noted,
 )
-from softfree_runtime.readers.png import is_sixteen_bit, png_size, without_metadata
 from softfree_runtime.readers.quiet import quiet
 from softfree_runtime.readers.strict_jpeg import JPEG_LS, UNCHECKED, Space, decode_jpeg, frame_of
-from softfree_runtime.readers.webp import refuse_damaged_webp
 
 # Others are left out on purpose: some start programs (EPS), some lose bits without a word (PPM, JPEG 2000).
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
@@ -199,3 +198,100 @@ def _unsupported(data: bytes) -> str | None:
     kind = "JPEG-LS" if frame.marker == JPEG_LS else f"JPEG of {frame.bits} bits" if frame.bits != 8 else ""
     kind = kind or ("JPEG of 2 components" if len(frame.components) == 2 else "")
     return f"{kind} is not supported; save it as PNG or TIFF" if kind else None
+
+
+_TEXT = 1 << 20  # bytes; Pillow refuses to inflate more
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_ORIENTING = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # texts that may hold an orientation
+
+
+def without_metadata(data: bytes) -> bytes:
+    """Return a PNG with all that its pixels and their orientation need, before the pixels, and no more.
+
+    Color profiles and texts are left out: they may be larger than decoders take.
+
+    Raises:
+        ValueError: cut short, or with a checksum that is wrong.
+    """
+    before: list[bytes] = [data[:8]]
+    after: list[bytes] = []
+    position, kind = 8, b""
+    while kind != b"IEND":
+        kind = data[position + 4 : position + 8]
+        end = position + 12 + int.from_bytes(data[position : position + 4])
+        if len(kind) < 4 or end > len(data):
+            raise ValueError("the PNG is cut short: it has no end")
+        if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
+            raise ValueError(f"the checksum of the PNG's chunk {kind.decode('ascii', 'replace')} is wrong")
+        if kind == b"eXIf" or (kind in _TEXTS and _may_orient(kind, data[position + 8 : end - 4])):
+            before.append(data[position:end])
+        elif kind != b"iCCP" and kind not in _TEXTS:
+            (after if after or kind == b"IDAT" else before).append(data[position:end])
+        position = end
+    return b"".join(before + after)
+
+
+def png_size(path: Path) -> tuple[int, int] | None:
+    """Width and height by the header alone; None for another kind of file."""
+    with path.open("rb") as file:
+        head = file.read(24)
+    if not head.startswith(b"\x89PNG"):
+        return None
+    return int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
+
+
+def is_sixteen_bit(data: bytes) -> bool:
+    """Whether samples have 16 bits, which Pillow reduces to 8 for all but gray."""
+    return data[24] == 16
+
+
+def _may_orient(kind: bytes, body: bytes) -> bool:
+    keyword, _, text = body.partition(b"\0")
+    if keyword not in _ORIENTING or len(body) > _TEXT:
+        return False
+    if kind == b"tEXt" or (kind == b"iTXt" and text[:1] != b"\1"):
+        return True
+    inflate = zlib.decompressobj()
+    try:
+        inflate.decompress(text[1:] if kind == b"zTXt" else text[2:].split(b"\0", 2)[-1], _TEXT)
+    except zlib.error:
+        return False
+    return not inflate.unconsumed_tail
+
+
+_SPARE = 16  # bytes; a whole image needs all but the last three of its data, a damaged one leaves hundreds
+
+
+def refuse_damaged_webp(data: bytes) -> None:
+    """Raise ValueError for a lossy image that can be decoded without its last bytes.
+
+    An arithmetic decoder that has read rightly ends where the data end; thrown off its track it ends elsewhere.
+    Too late raises; too early does not. Animations and lossless images are not looked at.
+    """
+    coded = _lossy(data)
+    if not coded[-_SPARE:].strip(b"\0"):
+        return  # no lossy image, or padding, which says nothing
+    try:
+        with Image.open(io.BytesIO(_riff(coded[:-_SPARE])), formats=("WEBP",)) as image:
+            image.load()
+    except Exception:  # as it should be
+        return
+    raise ValueError("WebP data that its image does not need: they are damaged")
+
+
+def _lossy(data: bytes) -> bytes:
+    """Return the coded data of a lossy image that is the only one, else nothing."""
+    position = 12  # after RIFF, a size and WEBP
+    while position + 8 <= len(data):
+        length = int.from_bytes(data[position + 4 : position + 8], "little")
+        if data[position : position + 4] == b"VP8 ":
+            return data[position + 8 : position + 8 + length]
+        if data[position : position + 4] == b"ANIM":
+            break
+        position += 8 + length + length % 2
+    return b""
+
+
+def _riff(coded: bytes) -> bytes:
+    chunk = b"WEBPVP8 " + len(coded).to_bytes(4, "little") + coded + b"\0" * (len(coded) % 2)
+    return b"RIFF" + len(chunk).to_bytes(4, "little") + chunk

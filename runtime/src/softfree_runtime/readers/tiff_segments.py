@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import tifffile
 
+from softfree_runtime.readers.raster import refuse_damaged_webp
 from softfree_runtime.readers.strict_jpeg import UNCHECKED, Space, decode_jpeg
-from softfree_runtime.readers.webp import refuse_damaged_webp
 
 FILLED = "strips or tiles without data filled"
 OLD_JPEG = "old-style JPEG decoded by libtiff, without a look for damage"

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from softfree_runtime.core.errors import UserError, listed, shortened
-from softfree_runtime.core.files import printable
-from softfree_runtime.core.notes import say
+from softfree_runtime.core.files import printable, say
 from softfree_runtime.preprocessing.modalities import IMAGE, MODALITIES
 from softfree_runtime.readers.image import DecodedImage, own_range
 from softfree_runtime.sources.identity import refuse_nobody, tell_patients

@@ -13,10 +13,9 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from softfree.data.audit import checks as problems
-from softfree.data.audit.checks import Problem, class_marks, counted
+from softfree.data.audit.checks import Problem, class_marks, counted, find_near_duplicates, near_notes, near_pairs
 from softfree.data.audit.confounds import Confound, features_of, find_confounds
-from softfree.data.audit.near_duplicate_checks import find_near_duplicates, near_notes, near_pairs
-from softfree.data.audit.probes import probe_all
+from softfree.data.audit.probe import probe_all
 from softfree.data.table import SPLITS, Table
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task

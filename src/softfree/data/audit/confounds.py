@@ -43,7 +43,7 @@ class Confound:
 
 
 def features_of(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the ``FEATURES`` of images with the columns of :class:`softfree.data.audit.probes.Probe`."""
+    """Return the ``FEATURES`` of images with the columns of :class:`softfree.data.audit.probe.Probe`."""
     pixels = frame["width"] * frame["height"]
     size = frame["file_size"]
     shape = frame["width"] / frame["height"]

@@ -16,7 +16,7 @@ from pandas.errors import EmptyDataError, ParserError
 from softfree.data.datasets.options import PrepareOptions
 from softfree.data.table_file import no_column, parsed
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.core.notes import say
+from softfree_runtime.core.files import say
 from softfree_runtime.sources.table_text import check_text, read_bytes
 
 DRAWN = {"train": 0.6, "val": 0.2, "test": 0.2}

@@ -253,3 +253,15 @@ def _color_statistics(channels: int) -> tuple[torch.Tensor, torch.Tensor]:
     if channels == 1:
         mean, deviation = mean.mean(0, keepdim=True), deviation.mean(0, keepdim=True)
     return mean[:, None, None], deviation[:, None, None]
+
+
+class SlideAugmentation(ImageAugmentation):
+    """Flips, quarter turns and color: what moves no pixel between others, so that nothing is interpolated."""
+
+    def in_words(self) -> str:
+        """What is changed, for people."""
+        return "flips, quarter turns, color"
+
+    @cached_property
+    def _geometry(self) -> Compose:
+        return Compose([RandFlip(prob=0.5, spatial_axis=1), RandRotate90(prob=0.75, max_k=3)])

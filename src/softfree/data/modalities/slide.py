@@ -17,7 +17,7 @@ from softfree_runtime.sources.joined_source import split_source
 if TYPE_CHECKING:
     import torch
 
-    from softfree.data.modalities.slide_augmentation import SlideAugmentation
+    from softfree.data.modalities.image import SlideAugmentation
     from softfree.training.options import TrainOptions
 
 # ImageNet's, as timm.data.constants has them; timm brings torch, which prediction from a file does without.
@@ -116,8 +116,7 @@ class SlidePreprocessing:
 
     def augmentation(self) -> SlideAugmentation:
         """The random changes that go with these steps."""
-        from softfree.data.modalities.image import ImagePreprocessing
-        from softfree.data.modalities.slide_augmentation import SlideAugmentation
+        from softfree.data.modalities.image import ImagePreprocessing, SlideAugmentation
 
         return SlideAugmentation(ImagePreprocessing("microscopy", self.side, "native", 3))
 

@@ -15,8 +15,8 @@ from softfree.data.slide_readers.tiff_metadata import orientation
 from softfree.data.slide_readers.tiff_series import first_page, images_of, the_slide
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.readers.quiet import quiet
+from softfree_runtime.readers.raster import refuse_damaged_webp
 from softfree_runtime.readers.tiff_segments import jpeg_segment
-from softfree_runtime.readers.webp import refuse_damaged_webp
 
 _JPEG = (COMPRESSION.JPEG, COMPRESSION.ALT_JPEG)  # decoded to RGB, whatever the photometric interpretation
 _BYTES = (  # whose bytes are what the photometric interpretation says

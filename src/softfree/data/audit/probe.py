@@ -1,0 +1,273 @@
+"""What an audit keeps of one sample once its pixels are released."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from softfree.core.progress import tracked
+from softfree.data.audit.near_duplicates import MOST, thumbnail
+from softfree.data.table import frame_numbers
+from softfree_runtime.core.errors import ReadError
+from softfree_runtime.core.extras import missing_library
+from softfree_runtime.readers import DecodedImage, read_image
+from softfree_runtime.readers.nifti_file import is_nifti_file
+from softfree_runtime.sources.joined_source import split_source
+
+BLOCK = 1 << 20
+"""Bytes or values that are hashed at once."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Facts about one sample; all but the first two are unset when it cannot be read.
+
+    Attributes:
+        status: ``ok``, or why it cannot be read (see :class:`softfree_runtime.core.errors.ReadError`).
+        reason: the same for people.
+        file_size: bytes.
+        height: rows; of tile features the tiles.
+        width: columns; of tile features their width.
+        channels: 1 or 3; of a volume any number.
+        stored: what the file holds, such as ``8-bit gray``.
+        spacing: millimeters from (slice to slice,) row to row and column to column, where the file says so.
+        blank: whether all pixels are the same.
+        pixel_digest: of the decoded values, whatever the file format; a gray image has the same one as RGB.
+        file_digest: of the file.
+        corrections: what the reader assumed or corrected, in words.
+        thumbnail: of an image, see :func:`softfree.data.audit.near_duplicates.thumbnail`; None for other kinds.
+    """
+
+    status: str
+    reason: str
+    file_size: int = 0
+    height: int = 0
+    width: int = 0
+    channels: int = 0
+    stored: str = ""
+    spacing: tuple[float, ...] | None = None
+    blank: bool = False
+    pixel_digest: bytes = b""
+    file_digest: bytes = b""
+    corrections: tuple[str, ...] = ()
+    thumbnail: np.ndarray | None = field(default=None, compare=False, repr=False)
+
+
+def digest_file(path: Path) -> tuple[int, bytes]:
+    """Size and digest of a file."""
+    digest, size = blake2b(digest_size=16), 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+            size += len(block)
+    return size, digest.digest()
+
+
+def probe_image(file: str, frame: int | None) -> Probe:
+    """Read an image and keep its facts.
+
+    Raises:
+        ReadError: it cannot be read.
+    """
+    image = read_image(file, frame=frame)
+    size, file_digest = digest_file(Path(file))
+    height, width, channels = image.pixels.shape
+    return Probe(
+        "ok",
+        "",
+        size,
+        height,
+        width,
+        channels,
+        image.stored,
+        image.spacing,
+        _is_blank(image),
+        _digest_pixels(image),
+        file_digest,
+        image.corrections,
+        thumbnail(image.pixels, image.low, image.high),
+    )
+
+
+def _is_blank(image: DecodedImage) -> bool:
+    """Whether a model sees one value: what lies beyond black and white is cut off."""
+    extremes = np.stack([image.pixels.min(keepdims=True), image.pixels.max(keepdims=True)])
+    seen = replace(image, pixels=extremes).unit()
+    return bool(seen.min() == seen.max())
+
+
+def _digest_pixels(image: DecodedImage) -> bytes:
+    """Hash shape and values, a block of rows at a time."""
+    pixels = image.pixels[..., :1] if image.stored.endswith("(gray)") else image.pixels
+    kind = _narrowest(pixels)
+    digest = blake2b(str(pixels.shape).encode(), digest_size=16)
+    step = max(1, BLOCK // max(1, pixels[0].size))
+    for start in range(0, len(pixels), step):
+        digest.update(pixels[start : start + step].astype(kind).tobytes())
+    return digest.digest()
+
+
+def _narrowest(pixels: np.ndarray) -> str:
+    """Choose a type by the values alone, so that equal values have equal bytes whatever type they are stored in."""
+    whole = pixels.dtype.kind in "ui" or bool((pixels == np.rint(pixels)).all())
+    for kind, limit in (("u1", 1 << 8), ("<u2", 1 << 16)):
+        if whole and pixels.min() >= 0 and pixels.max() < limit:
+            return kind
+    return "<f4"
+
+
+SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".isyntax")
+AS_SLIDE = "not to be read as an image, judged as a slide"
+# Micrometers per pixel of the small image by which two slides are told to be the same.
+COARSE = 64.0
+
+
+def probe_kind(source: str, frame: int | None) -> Probe | None:
+    """Read a volume, a slide or tile features and keep their facts; None for a file that is none of them.
+
+    A source with a resolution, as :func:`softfree_runtime.sources.joined_source.join_source` writes it, is a slide.
+
+    Raises:
+        ReadError: it cannot be read.
+    """
+    file, mpp = split_source(source)
+    path, name = Path(file), file.lower()
+    if name.endswith(".h5"):
+        return _bag(path, mpp)
+    if mpp is not None or name.endswith(SLIDES):
+        return _slide(path, mpp)
+    return _volume(path, frame) if os.path.isdir(path) or is_nifti_file(path) else None
+
+
+def probe_other_slide(file: str) -> Probe | None:
+    """Read what is no image as a slide, whatever its name; None for what is neither, or of one resolution only."""
+    try:
+        found = _slide(Path(file), None, least_levels=2)
+    except (ReadError, ModuleNotFoundError):
+        return None
+    return replace(found, corrections=(*found.corrections, AS_SLIDE))
+
+
+def _volume(path: Path, frame: int | None) -> Probe:
+    from softfree_runtime.sources.volume_files import read_volume
+
+    volume = read_volume(path, frame)
+    voxels = volume.voxels
+    channels, depth, height, width = voxels.shape
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    sizes, digests = zip(*map(digest_file, files), strict=True)
+    return Probe(
+        "ok",
+        "",
+        file_size=sum(sizes),
+        height=height,
+        width=width,
+        channels=channels,
+        stored=f"{volume.stored}, {depth} slices",
+        spacing=volume.spacing,
+        blank=bool(voxels.min() == voxels.max()),
+        pixel_digest=_digest(voxels.astype(np.float32)),
+        file_digest=_join(digests),
+        corrections=volume.corrections,
+    )
+
+
+def _slide(path: Path, mpp: float | None, least_levels: int = 1) -> Probe:
+    from softfree.data.modalities.tissue import find_tissue
+    from softfree.data.slide_readers.slide import open_slide
+
+    with open_slide(path, mpp=mpp) as slide:
+        if slide.levels < least_levels:
+            raise ReadError(f"{path}: a slide of one resolution", "unsupported")
+        find_tissue(slide)  # a slide without any is refused
+        width, height = slide.size
+        small, spacing = slide.thumbnail(COARSE), tuple(side / 1000 for side in slide.mpp)
+        corrections = slide.corrections
+    size, digest = digest_file(path) if path.is_file() else (0, b"")
+    return Probe(
+        "ok",
+        "",
+        file_size=size,
+        height=height,
+        width=width,
+        channels=3,
+        stored="whole slide",
+        spacing=spacing[::-1],
+        pixel_digest=_digest(small),
+        file_digest=digest,
+        corrections=corrections,
+    )
+
+
+def _bag(path: Path, mpp: float | None) -> Probe:
+    from softfree.data.modalities.feature_files import read_features
+
+    tiles = read_features(path, mpp=mpp)
+    number, width = tiles.features.shape
+    size, digest = digest_file(path)
+    return Probe(
+        "ok",
+        "",
+        file_size=size,
+        height=number,
+        width=width,
+        channels=1,
+        stored=f"features of {tiles.encoder or 'an encoder without a name'}, {width} each",
+        blank=bool((tiles.features == tiles.features[0]).all()) and number > 1,
+        pixel_digest=_digest(np.asarray(tiles.features)),
+        file_digest=digest,
+        corrections=tiles.corrections,
+    )
+
+
+def _digest(values: np.ndarray) -> bytes:
+    digest = blake2b(str(values.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.digest()
+
+
+def _join(digests: tuple[bytes, ...]) -> bytes:
+    return digests[0] if len(digests) == 1 else blake2b(b"".join(digests), digest_size=16).digest()
+
+
+__all__ = ["Probe", "probe", "probe_all"]
+
+_CHUNK = 256
+
+
+def probe(file: str, frame: int | None) -> Probe:
+    """Read one sample of any kind and keep its facts."""
+    try:
+        return probe_kind(file, frame) or probe_image(file, frame)
+    except ReadError as error:
+        found = probe_other_slide(file) if frame is None and error.status in ("unsupported", "too_large") else None
+        return found or Probe(error.status, str(error))
+    except ModuleNotFoundError as error:
+        if (reason := missing_library(error)) is None:
+            raise
+        return Probe("unsupported", f"{file}: {reason}")
+    except OSError as error:  # gone since it was read
+        return Probe("missing", f"{file}: {error.strerror}")
+
+
+def probe_all(frame: pd.DataFrame, *, num_workers: int, progress: bool) -> list[Probe]:
+    """Probe the image of every row, with ``num_workers`` threads beside this one, a few hundred rows at a time."""
+    files, frames = frame["file"].tolist(), frame_numbers(frame)
+
+    def results() -> Iterator[Probe]:
+        with ThreadPoolExecutor(num_workers) if num_workers > 0 else nullcontext() as pool:
+            apply = map if pool is None else pool.map
+            for start in range(0, len(files), _CHUNK):
+                for found in apply(probe, files[start : start + _CHUNK], frames[start : start + _CHUNK]):
+                    yield found if len(files) <= MOST else replace(found, thumbnail=None)
+
+    shown = tracked(results(), "Reading samples", total=len(files), shown=progress)
+    return list(shown)
