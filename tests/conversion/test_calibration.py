@@ -81,5 +81,5 @@ def test_the_split_made_for_a_run_is_kept(softmax_run):
 
 
 def test_images_without_labels_are_no_labeled_table(softmax_run, folder):
-    with pytest.raises(UserError, match="without labels"):
+    with pytest.raises(UserError, match="have no labels"):
         labeled_table(Run.load(softmax_run), [str(folder)])

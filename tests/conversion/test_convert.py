@@ -132,7 +132,7 @@ def test_images_without_labels_give_no_auroc(softmax_run, given):
     folder = Path(given.images[0]).parent
     done = convert(str(softmax_run), replace(given, images=[str(folder)], count=5))
     assert (done.auroc, done.images) == ({}, 5)
-    assert "without labels" in done.untested
+    assert "have no labels" in done.no_auroc_reason
 
 
 @pytest.mark.parametrize(

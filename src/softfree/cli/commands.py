@@ -287,8 +287,7 @@ def _convert_arguments(parser: Parser) -> None:
 
 
 def _convert(parsed: Namespace) -> None:
-    from softfree.conversion.convert import convert
-    from softfree.conversion.report import print_conversion
+    from softfree.conversion.convert import convert, print_conversion
 
     chosen = fill(ConvertOptions, parsed, progress=parsed.progress and not parsed.json)
     done = convert(parsed.source, chosen)

@@ -1,4 +1,4 @@
-"""The images that a conversion looks at, and the labeled table that it is tested on."""
+"""Calibration images for a conversion, and the labeled table that it is tested on."""
 
 from __future__ import annotations
 
@@ -21,74 +21,76 @@ from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.sources.inputs import TABLES
 
-Chosen = tuple[list[str | DecodedImage], list[int | None]]
+Candidates = tuple[list[str | DecodedImage], list[int | None]]
 
 
-def labeled_table(run: Run, given: list[str]) -> Table:
-    """Read the table among ``given`` with the run's classes.
+def labeled_table(run: Run, paths: list[str]) -> Table:
+    """Read ``paths`` as one table with the run's classes.
 
     Raises:
-        UserError: not one table, or not one with these labels.
+        UserError: Not a single table, or one without these labels.
     """
-    if not _is_table(given):
-        raise UserError("the images come without labels")
-    own = run.table_path.resolve() == Path(given[0]).resolve()
+    if not _is_table(paths):
+        raise UserError("the images have no labels")
+    own = run.table_path.resolve() == Path(paths[0]).resolve()
     # The run's own table keeps the split that was made for it.
-    return own_table(run, how="softfree convert RUN TABLE") if own else open_table(run, Path(given[0]))
+    return own_table(run, how="softfree convert RUN TABLE") if own else open_table(run, Path(paths[0]))
 
 
 def read_batches(
     options: ConvertOptions, preprocessing: ImagePreprocessing, table: Table | None, device: torch.device
 ) -> tuple[list[Tensor], dict[str, ReadError]]:
-    """Read the images to calibrate with.
+    """Read the calibration images.
 
     Args:
-        options: Which, how many, how many at once.
-        preprocessing: How.
+        options: The images, their number and the batch size.
+        preprocessing: Preprocessing of the model.
         table: The labeled table, if there is one.
-        device: Where to.
+        device: Device of the batches.
 
     Returns:
-        Batches (B, channels, H, W) of equal shape, and why some images could not be read.
+        Batches (B, channels, H, W) of equal shape, and the errors of images that could not be read.
 
     Raises:
-        UserError: no image is found, or none can be read.
+        UserError: No image is found, or none can be read.
     """
     sources, frames = _candidates(options.images, table)
-    places = np.unique(np.linspace(0, len(sources) - 1, min(options.count, len(sources))).round().astype(int))
+    indices = np.unique(np.linspace(0, len(sources) - 1, min(options.count, len(sources))).round().astype(int))
     dataset = SampleDataset(
-        [sources[place] for place in places], None, preprocessing, frames=[frames[place] for place in places]
+        [sources[index] for index in indices], None, preprocessing, frames=[frames[index] for index in indices]
     )
-    alike: dict[torch.Size, list[Tensor]] = {}
+    by_shape: dict[torch.Size, list[Tensor]] = {}
     failed: dict[str, ReadError] = {}
     numbers = range(len(dataset))
     for number in tracked(numbers, "Reading images", shown=options.progress):
         try:
             image = dataset[number]["image"]
         except ReadError as error:
-            failed[str(sources[places[number]])] = error
+            failed[str(sources[indices[number]])] = error
             continue
-        alike.setdefault(image.shape, []).append(image)
-    if not alike:
+        by_shape.setdefault(image.shape, []).append(image)
+    if not by_shape:
         raise UserError(f"none of the {len(dataset)} images can be read; the first: {next(iter(failed.values()))}")
-    batches = [batch.to(device) for images in alike.values() for batch in torch.stack(images).split(options.batch_size)]
+    batches = [
+        batch.to(device) for images in by_shape.values() for batch in torch.stack(images).split(options.batch_size)
+    ]
     return batches, failed
 
 
-def _candidates(given: list[str], table: Table | None) -> Chosen:
-    """All images, of a table with splits the training rows: what is measured on the others stays honest."""
+def _candidates(paths: list[str], table: Table | None) -> Candidates:
+    """Return all images, or only the training rows of a table with splits, so that test metrics stay valid."""
     if table is not None and len((rows := table.where("train")).frame):
         return rows.files, rows.frames
-    found = find_inputs(given, None)
-    sources, numbers = [source for _, source, _ in found], [number for _, _, number in found]
-    if not _is_table(given):
-        return sources, numbers
-    listed = read_table_file(Path(given[0]), {"split"}).frame
+    inputs = find_inputs(paths, None)
+    sources, frames = [source for _, source, _ in inputs], [frame for _, _, frame in inputs]
+    if not _is_table(paths):
+        return sources, frames
+    listed = read_table_file(Path(paths[0]), {"split"}).frame
     if "split" not in listed or not (listed["split"] == "train").any():
-        return sources, numbers
+        return sources, frames
     kept = [row for row, split in enumerate(listed["split"].fillna("")) if split == "train"]
-    return [sources[row] for row in kept], [numbers[row] for row in kept]
+    return [sources[row] for row in kept], [frames[row] for row in kept]
 
 
-def _is_table(given: list[str]) -> bool:
-    return len(given) == 1 and Path(given[0]).suffix.lower() in TABLES
+def _is_table(paths: list[str]) -> bool:
+    return len(paths) == 1 and Path(paths[0]).suffix.lower() in TABLES

@@ -21,9 +21,9 @@ from torch import Tensor
 from softfree.attention import SeqNormAttention
 from softfree.conversion.statistics import Statistics
 
-# Of the mean of a matrix's diagonal: keeps features that never vary out of the way, and changes nothing else.
+# Relative to the mean of a matrix's diagonal: neutralizes features that never vary, and changes nothing else.
 RIDGE = 1e-6
-# Of least squares; most is won in the first, and little after five.
+# Of least squares; the first brings most of the gain, and more than five bring little.
 SWEEPS = 10
 
 
@@ -38,94 +38,96 @@ class Scales:
     beta_v: Tensor
 
 
-def first_order(seen: Statistics) -> Scales:
+def first_order(moments: Statistics) -> Scales:
     """Match softmax to first order in its scores, averaged over the images."""
-    width = seen.q_scale.shape[-1]
-    gamma_q = (seen.q_scale * seen.k_scale).mean(0) / width**0.5
-    beta_q = (seen.q_shift * seen.k_scale).mean(0) / width**0.5
-    return Scales(gamma_q, beta_q, _unit_share(seen, gamma_q, beta_q), seen.v_scale.mean(0), seen.v_shift.mean(0))
+    width = moments.q_scale.shape[-1]
+    gamma_q = (moments.q_scale * moments.k_scale).mean(0) / width**0.5
+    beta_q = (moments.q_shift * moments.k_scale).mean(0) / width**0.5
+    return Scales(
+        gamma_q, beta_q, _unit_share(moments, gamma_q, beta_q), moments.v_scale.mean(0), moments.v_shift.mean(0)
+    )
 
 
-def _unit_share(seen: Statistics, gamma_q: Tensor, beta_q: Tensor) -> Tensor:
-    """Find beta_k (H, D) such that Q' beta_k, a token's share of the mean of V, is 1 on average and varies least."""
-    spread = gamma_q.unsqueeze(-1) * seen.qq.mean(0) * gamma_q.unsqueeze(-2)  # covariance of Q', (H, D, D)
-    steered = _solve(spread, beta_q, ridge=1e-10)
-    return steered / (steered * beta_q).sum(-1, keepdim=True)
+def _unit_share(moments: Statistics, gamma_q: Tensor, beta_q: Tensor) -> Tensor:
+    """Find beta_k (H, D) for which Q' beta_k, a token's share of the mean of V, is 1 on average and varies least."""
+    spread = gamma_q.unsqueeze(-1) * moments.qq.mean(0) * gamma_q.unsqueeze(-2)  # covariance of Q', (H, D, D)
+    direction = _solve(spread, beta_q, ridge=1e-10)
+    return direction / (direction * beta_q).sum(-1, keepdim=True)
 
 
-def least_squares(seen: Statistics, scales: Scales, sweeps: int = SWEEPS) -> Scales:
-    """Bring the outputs of the heads closer to softmax's, each step the best one with the others' values given."""
+def least_squares(moments: Statistics, scales: Scales, sweeps: int = SWEEPS) -> Scales:
+    """Fit the outputs of the heads to softmax's by alternating least squares."""
     for _ in range(sweeps):
         for step in (_step_q, _step_k, _step_v):
-            scales = step(seen, scales)
+            scales = step(moments, scales)
     return scales
 
 
 def set_scales(attention: SeqNormAttention, scales: Scales) -> None:
-    """Write scales and shifts into an attention."""
-    chosen = (
+    """Copy scales and shifts to an attention."""
+    values = (
         (attention.q_norm, scales.gamma_q, scales.beta_q),
         (attention.k_norm, torch.ones_like(scales.gamma_q), scales.beta_k),
         (attention.v_norm, scales.gamma_v, scales.beta_v),
     )
     with torch.no_grad():
-        for norm, gamma, beta in chosen:
+        for norm, gamma, beta in values:
             assert norm.weight is not None
             assert norm.bias is not None
             norm.weight.copy_(gamma.flatten())
             norm.bias.copy_(beta.flatten())
 
 
-def error(seen: Statistics, scales: Scales) -> Tensor:
-    """Mean square of SeqNorm's heads minus softmax's, over that of softmax's minus their mean, (H,)."""
-    content, mean = _content(seen, scales)
+def error(moments: Statistics, scales: Scales) -> Tensor:
+    """Compute the mean squared error of SeqNorm's heads over the variance of softmax's, (H,)."""
+    content, mean = _content(moments, scales)
     mixed = content + scales.beta_k.unsqueeze(-1) * mean.unsqueeze(-2)
-    crossed = (_query_output(seen, scales) * mixed).sum((-2, -1))  # (P, H)
-    own = (mixed * (_query_square(seen, scales) @ mixed)).sum((-2, -1))
-    spread = seen.o_square.mean(0) - seen.o_mean.mean(0).square()
-    return (seen.o_square.sum(-1) - 2 * crossed + own).mean(0) / spread.sum(-1)
+    crossed = (_query_output(moments, scales) * mixed).sum((-2, -1))  # (P, H)
+    own = (mixed * (_query_square(moments, scales) @ mixed)).sum((-2, -1))
+    spread = moments.o_square.mean(0) - moments.o_mean.mean(0).square()
+    return (moments.o_square.sum(-1) - 2 * crossed + own).mean(0) / spread.sum(-1)
 
 
-def _content(seen: Statistics, scales: Scales) -> tuple[Tensor, Tensor]:
+def _content(moments: Statistics, scales: Scales) -> tuple[Tensor, Tensor]:
     """k^T V' / N (P, H, D, D), and the mean of V' (P, H, D)."""
-    return seen.kv * scales.gamma_v.unsqueeze(-2), seen.v_mean * scales.gamma_v + scales.beta_v
+    return moments.kv * scales.gamma_v.unsqueeze(-2), moments.v_mean * scales.gamma_v + scales.beta_v
 
 
-def _query_square(seen: Statistics, scales: Scales) -> Tensor:
+def _query_square(moments: Statistics, scales: Scales) -> Tensor:
     """Q'^T Q' / N, (P, H, D, D)."""
-    scaled = scales.gamma_q.unsqueeze(-1) * seen.qq * scales.gamma_q.unsqueeze(-2)
+    scaled = scales.gamma_q.unsqueeze(-1) * moments.qq * scales.gamma_q.unsqueeze(-2)
     return scaled + scales.beta_q.unsqueeze(-1) * scales.beta_q.unsqueeze(-2)
 
 
-def _query_output(seen: Statistics, scales: Scales) -> Tensor:
+def _query_output(moments: Statistics, scales: Scales) -> Tensor:
     """Q'^T O / N, (P, H, D, D)."""
-    return scales.gamma_q.unsqueeze(-1) * seen.qo + scales.beta_q.unsqueeze(-1) * seen.o_mean.unsqueeze(-2)
+    return scales.gamma_q.unsqueeze(-1) * moments.qo + scales.beta_q.unsqueeze(-1) * moments.o_mean.unsqueeze(-2)
 
 
-def _step_q(seen: Statistics, scales: Scales) -> Scales:
-    """The best gamma_q and beta_q. They do not disturb each other, since q has mean 0."""
-    content, mean = _content(seen, scales)
+def _step_q(moments: Statistics, scales: Scales) -> Scales:
+    """Solve for gamma_q and beta_q, which are independent since q has mean 0."""
+    content, mean = _content(moments, scales)
     mixed = content + scales.beta_k.unsqueeze(-1) * mean.unsqueeze(-2)
     square = mixed @ mixed.mT
-    gamma_q = _solve((seen.qq * square).sum(0), (seen.qo * mixed).sum((0, -1)))
-    beta_q = _solve(square.sum(0), (mixed @ seen.o_mean.unsqueeze(-1)).sum(0).squeeze(-1))
+    gamma_q = _solve((moments.qq * square).sum(0), (moments.qo * mixed).sum((0, -1)))
+    beta_q = _solve(square.sum(0), (mixed @ moments.o_mean.unsqueeze(-1)).sum(0).squeeze(-1))
     return replace(scales, gamma_q=gamma_q, beta_q=beta_q)
 
 
-def _step_k(seen: Statistics, scales: Scales) -> Scales:
-    """The best beta_k."""
-    content, mean = _content(seen, scales)
-    square = _query_square(seen, scales)
-    left = _query_output(seen, scales) - square @ content
+def _step_k(moments: Statistics, scales: Scales) -> Scales:
+    """Solve for beta_k."""
+    content, mean = _content(moments, scales)
+    square = _query_square(moments, scales)
+    left = _query_output(moments, scales) - square @ content
     weight = mean.square().sum(-1)[..., None, None]
     return replace(scales, beta_k=_solve((weight * square).sum(0), (left @ mean.unsqueeze(-1)).sum(0).squeeze(-1)))
 
 
-def _step_v(seen: Statistics, scales: Scales) -> Scales:
-    """The best gamma_v and beta_v: two numbers for each feature."""
-    mixed = seen.kv + scales.beta_k.unsqueeze(-1) * seen.v_mean.unsqueeze(-2)  # with gamma_v = 1, beta_v = 0
+def _step_v(moments: Statistics, scales: Scales) -> Scales:
+    """Solve for gamma_v and beta_v: two numbers for each feature."""
+    mixed = moments.kv + scales.beta_k.unsqueeze(-1) * moments.v_mean.unsqueeze(-2)  # with gamma_v = 1, beta_v = 0
     share = scales.beta_k.unsqueeze(-1)  # (H, D, 1)
-    square, output = _query_square(seen, scales), _query_output(seen, scales)
+    square, output = _query_square(moments, scales), _query_output(moments, scales)
     aa = (mixed * (square @ mixed)).sum((0, -2))
     ab = (mixed * (square @ share)).sum((0, -2))
     bb = (share * (square @ share)).sum((0, -2)).expand_as(aa)

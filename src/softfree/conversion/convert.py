@@ -1,12 +1,16 @@
-"""From a softmax network and some images to a file of SeqNorm weights, and how close they come."""
+"""Convert a softmax model to SeqNorm weights, using some images, and report how close the result is."""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from rich.console import Console
+from rich.table import Table as RichTable
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -14,20 +18,23 @@ from softfree import __version__
 from softfree.attention import SeqNormAttention, SoftmaxAttention
 from softfree.conversion.calibration import labeled_table, read_batches
 from softfree.conversion.closed_form import Scales, first_order, least_squares, set_scales
-from softfree.conversion.errors import relative_error
-from softfree.conversion.fit import fit
-from softfree.conversion.layers import attention_inputs
+from softfree.conversion.fit import attention_inputs, fit, relative_error
 from softfree.conversion.next_step import next_command
 from softfree.conversion.options import ConvertOptions
 from softfree.conversion.source import Source, named_for, open_source
 from softfree.conversion.statistics import Statistics
-from softfree.conversion.tested import auroc_on_test
 from softfree.core.environment import best_device
 from softfree.core.progress import tracked
+from softfree.data.dataset import SampleDataset, choose_cache
 from softfree.data.table import Table
+from softfree.evaluation.metric_specs import quantities
+from softfree.evaluation.scores import Scores
+from softfree.inference.forward import infer
+from softfree.inference.options import InferenceOptions
 from softfree.models import VisionTransformer, create_model
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import replacing
+from softfree_runtime.core.outputs import probabilities
 
 FITTED = "fit"
 STAGES = ("plain", "first_order", "closed_form", FITTED)
@@ -36,18 +43,18 @@ Networks = dict[str, VisionTransformer]  # by stage
 
 @dataclass(frozen=True)
 class Conversion:
-    """What came of a conversion.
+    """The result of a conversion.
 
     Attributes:
         model: Name of the model that the weights are for.
-        attention_options: Of its attention.
-        out: The file.
-        images: How many were looked at.
-        unreadable: Why others were not, by file.
+        attention_options: Keywords of its attention.
+        out: The file written.
+        images: Number of images used.
+        unreadable: Errors of images that could not be read, by file.
         errors: For each block's attention ("block 0", ...), and for "features", the relative error at each stage.
-        auroc: On the test rows of a labeled table, for "source" and stages.
-        untested: Why there is no AUROC; empty if there is.
-        command: What to do next.
+        auroc: AUROC on the test rows of a labeled table, for "source" and each stage.
+        no_auroc_reason: Why ``auroc`` is empty; else "".
+        command: The command that continues the training.
     """
 
     model: str
@@ -57,28 +64,28 @@ class Conversion:
     unreadable: dict[str, ReadError]
     errors: dict[str, dict[str, float]]
     auroc: dict[str, float]
-    untested: str
+    no_auroc_reason: str
     command: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The same for programs."""
+        """Return the fields for JSON."""
         return {**vars(self), "unreadable": {file: str(error) for file, error in self.unreadable.items()}}
 
 
 def convert(source: str, options: ConvertOptions) -> Conversion:
-    """Convert, and write the weights.
+    """Convert a softmax model and write the weights.
 
     Args:
-        source: A run directory of a softmax model, or weights.
+        source: A run directory of a softmax model, or a file of weights.
         options: Everything that can be set.
 
     Raises:
-        UserError: for whatever the user can mend.
+        UserError: Impossible options, unusable weights, or no readable image.
     """
     _check_options(options)
     device = best_device()
     origin = open_source(source, options)
-    table, untested = _table(origin, options)
+    table, no_auroc_reason = _table(origin, options)
     batches, unreadable = read_batches(options, origin.preprocessing, table, device)
     model = origin.model.to(device)
     arguments = {
@@ -91,7 +98,7 @@ def convert(source: str, options: ConvertOptions) -> Conversion:
     }
     errors = _convert_layers(model, networks, batches, options)
     errors["features"] = {stage: _features_error(model, network, batches) for stage, network in networks.items()}
-    auroc = {} if table is None else auroc_on_test({"source": model, **networks}, table, origin, options)
+    auroc = {} if table is None else compute_test_auroc({"source": model, **networks}, table, origin, options)
     _write(list(networks.values())[-1], arguments, options)
     return Conversion(
         model=arguments["name"],
@@ -101,7 +108,7 @@ def convert(source: str, options: ConvertOptions) -> Conversion:
         unreadable=unreadable,
         errors=errors,
         auroc=auroc,
-        untested=untested,
+        no_auroc_reason=no_auroc_reason,
         command=next_command(origin, arguments, options),
     )
 
@@ -117,9 +124,9 @@ def _check_options(options: ConvertOptions) -> None:
 
 
 def _table(origin: Source, options: ConvertOptions) -> tuple[Table | None, str]:
-    """Give the labeled table, or why there is none to test on."""
+    """Return the labeled table, or why there is none."""
     if origin.run is None:
-        return None, "the weights come without a run that says what they predict"
+        return None, "the weights do not come from a run, so their classes are unknown"
     try:
         return labeled_table(origin.run, options.images), ""
     except UserError as error:
@@ -127,11 +134,11 @@ def _table(origin: Source, options: ConvertOptions) -> tuple[Table | None, str]:
 
 
 def _with_weights_of(model: VisionTransformer, arguments: dict[str, Any]) -> VisionTransformer:
-    made = create_model(**arguments).eval()
-    # Scales and shifts are all that SeqNorm has and softmax has not.
-    missing = made.load_state_dict(model.state_dict(), strict=False).missing_keys
+    converted = create_model(**arguments).eval()
+    # SeqNorm has only its scales and shifts in addition to softmax's parameters.
+    missing = converted.load_state_dict(model.state_dict(), strict=False).missing_keys
     assert all("_norm." in name for name in missing)
-    return made
+    return converted
 
 
 def _convert_layers(
@@ -139,12 +146,12 @@ def _convert_layers(
 ) -> dict[str, dict[str, float]]:
     errors: dict[str, dict[str, float]] = {}
     layers = zip(model.blocks, attention_inputs(model, batches), strict=True)
-    shown = tracked(layers, "Converting", total=len(model.blocks), shown=options.progress)
-    for number, (block, inputs) in enumerate(shown):
+    progress = tracked(layers, "Converting", total=len(model.blocks), shown=options.progress)
+    for number, (block, inputs) in enumerate(progress):
         source = block.attn
         assert isinstance(source, SoftmaxAttention)
         with torch.no_grad():
-            wanted = [source(x) for x in inputs]
+            targets = [source(x) for x in inputs]
         scales = _scales(source, networks["plain"].blocks[number].attn, inputs)  # type: ignore[arg-type]
         errors[f"block {number}"] = {}
         for stage, network in networks.items():
@@ -153,22 +160,22 @@ def _convert_layers(
             if stage in scales:
                 set_scales(target, scales[stage])
             if stage == FITTED:
-                fit(target, inputs, wanted, options.adam_steps)
-            errors[f"block {number}"][stage] = relative_error(target, inputs, wanted)
+                fit(target, inputs, targets, options.adam_steps)
+            errors[f"block {number}"][stage] = relative_error(target, inputs, targets)
     return errors
 
 
 def _scales(source: SoftmaxAttention, target: SeqNormAttention, inputs: list[Tensor]) -> dict[str, Scales]:
-    """Give the scales and shifts at each stage but the plain start; the fit begins at the closed form."""
-    seen = Statistics.collect(source, inputs, target.normalized, target.eps)
-    first = first_order(seen)
-    closed = least_squares(seen, first)
+    """Compute the scales and shifts of each stage after "plain"; the fit starts from the closed form."""
+    statistics = Statistics.collect(source, inputs, target.normalized, target.eps)
+    first = first_order(statistics)
+    closed = least_squares(statistics, first)
     return {"first_order": first, "closed_form": closed, FITTED: closed}
 
 
 @torch.no_grad()
 def _features_error(model: VisionTransformer, network: VisionTransformer, batches: list[Tensor]) -> float:
-    """Compare what the heads are given."""
+    """Compare the features before the heads."""
     return relative_error(lambda x: _features(network, x), batches, [_features(model, batch) for batch in batches])
 
 
@@ -185,3 +192,62 @@ def _write(model: VisionTransformer, arguments: dict[str, Any], options: Convert
     }
     with replacing(options.out) as temporary:
         save_file({name: t.cpu().contiguous() for name, t in model.state_dict().items()}, temporary, metadata)
+
+
+def compute_test_auroc(
+    networks: dict[str, VisionTransformer], table: Table, origin: Source, options: ConvertOptions
+) -> dict[str, float]:
+    """Compute the AUROC (mean over classes) of each network on the test rows; empty without test rows."""
+    rows = table.where("test")
+    if not len(rows.frame):
+        return {}
+    cache = choose_cache("auto", len(rows.frame), origin.preprocessing)
+    dataset = SampleDataset(rows.files, None, origin.preprocessing, frames=rows.frames, cache=cache)
+    inference_options = InferenceOptions(batch_size=options.batch_size, progress=options.progress)
+    areas = {}
+    for name, network in networks.items():
+        logits = infer(network, dataset, len(table.task.classes), inference_options)
+        readable = ~np.isnan(logits.values).any(axis=1)
+        scores = Scores(
+            table.task,
+            probabilities(logits.values[readable], table.task),
+            np.asarray(rows.targets)[readable],
+            rows.frame["patient"].to_numpy()[readable],
+        )
+        areas[name] = float(quantities(scores)["auroc"].value)
+    return {name: area for name, area in areas.items() if not math.isnan(area)}
+
+
+console = Console(markup=False, soft_wrap=True)
+
+HEADINGS = {
+    "source": "source",
+    "plain": "plain start",
+    "first_order": "first order",
+    "closed_form": "closed form",
+    "fit": "fit",
+}
+
+
+def print_conversion(conversion: Conversion) -> None:
+    """Print the error of each layer and of the features, the test AUROC, and the next command."""
+    for file, error in list(conversion.unreadable.items())[:10]:
+        console.print(f"left out {file}: {error}", highlight=False)
+    stages = [stage for stage in HEADINGS if stage in conversion.errors["features"]]
+    table = RichTable(
+        title=f"Relative error on {conversion.images} images (1: no better than a constant)", title_justify="left"
+    )
+    table.add_column("attention of")
+    for stage in stages:
+        table.add_column(HEADINGS[stage], justify="right")
+    for layer, errors in conversion.errors.items():
+        name = "features before the head" if layer == "features" else layer
+        last = layer == list(conversion.errors)[-2]
+        table.add_row(name, *(f"{errors[stage]:.3f}" for stage in stages), end_section=last)
+    console.print(table)
+    if conversion.auroc:
+        areas = ", ".join(f"{HEADINGS[name]} {area:.3f}" for name, area in conversion.auroc.items())
+        console.print(f"AUROC on the test rows: {areas}", highlight=False)
+    else:
+        console.print(f"No AUROC: {conversion.no_auroc_reason or 'the table has no test rows'}", highlight=False)
+    console.print(f"Weights: {conversion.out}\nNext: {conversion.command}", highlight=False)

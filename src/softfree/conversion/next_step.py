@@ -1,4 +1,4 @@
-"""The training that goes on from converted weights, as a command."""
+"""The command that continues the training from converted weights."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from softfree.conversion.source import Source
 from softfree.training.options import ModelOptions, TableOptions
 from softfree_runtime.sources.inputs import TABLES
 
-# A tenth to a third of what trains from scratch: the weights are near where they should be.
-RATE = 3e-4
-# Arguments of a model that softfree train has options for, by the names of these.
+# A tenth to a third of the learning rate from scratch: the weights are already close to a good solution.
+LEARNING_RATE = 3e-4
+# Model arguments that are options of softfree train.
 OPTIONS = {"stem": "stem", "pool": "pool", "layer_scale": "layer_scale", "mlp_chunk": "mlp_chunk"}
 TAKEN_OVER = {"name", "num_classes", "img_size", "in_chans", "drop_path_rate", "attention_options", *OPTIONS}
 
 
 def next_command(origin: Source, arguments: dict[str, Any], options: ConvertOptions) -> str:
-    """Write the command; what is the default of softfree train is left out, but for what decides the input."""
-    preprocessing, usual = origin.preprocessing, ModelOptions()
-    given: dict[str, Any] = {
+    """Build the command, without the defaults of softfree train, except for those that determine the input."""
+    preprocessing, defaults = origin.preprocessing, ModelOptions()
+    flags: dict[str, Any] = {
         "weights": options.out,
         "model": arguments["name"],
         "attention_options": arguments["attention_options"],
@@ -35,30 +35,30 @@ def next_command(origin: Source, arguments: dict[str, Any], options: ConvertOpti
         "pool": arguments.get("pool", "avg"),
     }
     for argument, option in OPTIONS.items():
-        if option not in given and arguments.get(argument) != getattr(usual, option):
-            given[option] = arguments.get(argument)
-    if more := {name: value for name, value in arguments.items() if name not in TAKEN_OVER}:
-        given["model_options"] = more
-    given |= _of_the_table(origin)
-    words = ["softfree", "train", _table_of(origin, options)]
-    for name, value in (given | {"lr": RATE, "out": "run_seqnorm"}).items():
+        if option not in flags and arguments.get(argument) != getattr(defaults, option):
+            flags[option] = arguments.get(argument)
+    if model_options := {name: value for name, value in arguments.items() if name not in TAKEN_OVER}:
+        flags["model_options"] = model_options
+    flags |= _table_flags(origin)
+    words = ["softfree", "train", _table_path(origin, options)]
+    for name, value in (flags | {"lr": LEARNING_RATE, "out": "run_seqnorm"}).items():
         words += [f"--{name.replace('_', '-')}", _as_text(value)]
     return shlex.join(words)
 
 
-def _table_of(origin: Source, options: ConvertOptions) -> str:
+def _table_path(origin: Source, options: ConvertOptions) -> str:
     if len(options.images) == 1 and Path(options.images[0]).suffix.lower() in TABLES:
         return options.images[0]
     return "TABLE" if origin.run is None else str(origin.run.config["options"]["table"])
 
 
-def _of_the_table(origin: Source) -> dict[str, Any]:
-    """Give the options that say what is predicted, where they are not the usual ones."""
+def _table_flags(origin: Source) -> dict[str, Any]:
+    """Return the options that define what is predicted, if they differ from the defaults."""
     if origin.run is None:
         return {}
-    usual, stated = TableOptions(), origin.run.config["options"]
+    defaults, options = TableOptions(), origin.run.config["options"]
     names = ("label", "labels", "positive", "image_root", "seed")
-    return {name: stated[name] for name in names if stated.get(name) != getattr(usual, name)}
+    return {name: options[name] for name in names if options.get(name) != getattr(defaults, name)}
 
 
 def _as_text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""From softmax weights to SeqNorm."""
+"""Options of ``softfree convert``."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from softfree.training.options import PresetName, ResizeMode
 
 @dataclass(kw_only=True)
 class ConvertOptions:
-    """Softmax weights made into SeqNorm weights, with images that show what the attention sees.
+    """Convert softmax weights to SeqNorm weights, using images on which the attentions should agree.
 
     Attributes:
-        images: Images, folders of them, or a table with a column path, of which only the training rows are used.
-        out: File to write; its name ends in .safetensors.
-        count: Images to use, taken evenly from all of them.
+        images: Images, folders, or a table with a column path, of which only the training rows are used.
+        out: File to write, ending in .safetensors.
+        count: Number of images to use, evenly spaced over all of them.
         attention: The attention to convert to; only 'seqnorm' can imitate softmax.
         normalized: What SeqNorm normalizes: 'qk' keeps the mean of V, as softmax does; 'qkv' is the published method.
         adam_steps: Adam steps on the scales and shifts of each layer after the closed form; rarely worth it.
-        batch_size: Images at once.
-        model: For weights that are no run: the model's name in `softfree models`, of either attention.
-        preset: For weights that are no run: how images are prepared; default: as softfree train does.
-        size: For weights that are no run: side of the images in pixels; default: as softfree train has it.
-        resize_mode: For weights that are no run: as in softfree train; default: the same.
-        channels: For weights that are no run: 1 (gray) or 3 (color); default: the preset's.
-        pool: For weights that are no run: average of all tokens, or the class token; default: as the weights have it.
-        weights_grid: For weights that are no run: rows and columns of their positions, where they lie on no square.
-        model_options: For weights that are no run: further arguments of the model.
+        batch_size: Images per batch.
+        model: For weights without a run: the model's name in `softfree models`, with either attention.
+        preset: For weights without a run: intensity scaling; default: that of softfree train.
+        size: For weights without a run: side of the images in pixels; default: that of softfree train.
+        resize_mode: For weights without a run: as in softfree train, with the same default.
+        channels: For weights without a run: 1 (gray) or 3 (color); default: the preset's.
+        pool: For weights without a run: average of all tokens, or the class token; default: inferred from the weights.
+        weights_grid: For weights without a run: rows and columns of their position grid, if it is not square.
+        model_options: For weights without a run: other arguments of the model.
         progress: Show progress bars.
     """
 

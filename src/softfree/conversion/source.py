@@ -1,4 +1,4 @@
-"""The network to convert: of a run directory, or made for weights that were published."""
+"""The model to convert: from a run directory, or built for published weights."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from softfree.models.weights.names import to_timm
 from softfree.training.options import ImageOptions
 from softfree_runtime.core.errors import UserError, unknown_name
 
-OF_WEIGHTS = ("model", "preset", "size", "resize_mode", "channels", "pool", "weights_grid", "model_options")
+WEIGHT_OPTIONS = ("model", "preset", "size", "resize_mode", "channels", "pool", "weights_grid", "model_options")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A softmax network in evaluation mode.
+    """A softmax model in evaluation mode.
 
     Attributes:
-        model: The network.
-        arguments: Of :func:`~softfree.models.create_model`, "name" among them.
-        preprocessing: From an image to its input.
-        run: Where it is from, if from a run.
+        model: The model.
+        arguments: Arguments of :func:`~softfree.models.create_model`, including "name".
+        preprocessing: Its preprocessing.
+        run: The run it comes from, if any.
     """
 
     model: VisionTransformer
@@ -43,37 +43,36 @@ def open_source(source: str, options: ConvertOptions) -> Source:
     """Open a run directory, or weights as :func:`~softfree.models.load_pretrained` reads them.
 
     Raises:
-        UserError: not found, not softmax, weights that leave parts of the model empty, or options of the one kind
-            with the other.
+        UserError: Not found, not softmax, weights that do not fill the model, or options for weights with a run.
     """
     is_run = RunDirectory(source).is_run()
-    found = _of_run(Path(source), options) if is_run else _of_weights(source, options)
-    for block in found.model.blocks:
+    origin = _from_run(Path(source), options) if is_run else _from_weights(source, options)
+    for block in origin.model.blocks:
         attention = block.attn
         if not isinstance(attention, SoftmaxAttention):
             raise UserError(f"{source} has {type(attention).__name__}: expected a softmax model to convert")
         if not attention.projections_are_plain() or len(list(attention.q_norm.parameters())):
             raise UserError(f"{source} normalizes inside its softmax attention (qk_norm or scale_norm): not supported")
-    return found
+    return origin
 
 
-def _of_run(folder: Path, options: ConvertOptions) -> Source:
-    given = [name for name in OF_WEIGHTS if getattr(options, name)]
-    if given:
-        raise UserError(f"--{given[0].replace('_', '-')} with the run {folder}, which has its own: leave it out")
+def _from_run(folder: Path, options: ConvertOptions) -> Source:
+    set_options = [name for name in WEIGHT_OPTIONS if getattr(options, name)]
+    if set_options:
+        raise UserError(f"--{set_options[0].replace('_', '-')} with the run {folder}, which has its own; leave it out")
     run = Run.load(folder)
     if not isinstance(run.model, VisionTransformer):
         raise UserError(f"{folder} holds {run.config['model']['name']}: expected a softmax_vit_* model to convert")
     return Source(run.model, dict(run.config["model"]), run.image_preprocessing, run)
 
 
-def _of_weights(source: str, options: ConvertOptions) -> Source:
+def _from_weights(source: str, options: ConvertOptions) -> Source:
     weights = to_timm(read_weights(source, progress=options.progress))
-    usual = ImageOptions()
+    defaults = ImageOptions()
     preprocessing = ImagePreprocessing.create(
-        options.preset or usual.preset,
-        options.size or usual.size,
-        options.resize_mode or usual.resize_mode,
+        options.preset or defaults.preset,
+        options.size or defaults.size,
+        options.resize_mode or defaults.resize_mode,
         options.channels,
     )
     head = weights.get("head.weight")
@@ -94,25 +93,25 @@ def _of_weights(source: str, options: ConvertOptions) -> Source:
     if empty:
         raise UserError(
             f"{source} does not fill {options.model}: {empty[0]} and {len(empty) - 1} more are missing; "
-            "choose the --model of its depth, or --model-options"
+            "choose a --model of the same depth, or --model-options"
         )
     return Source(model, arguments, preprocessing)
 
 
 def _stem(source: str, names: Collection[str], options: ConvertOptions) -> Any:
-    found = options.model_options.get("stem") or stem_of(names)
-    if found is None:
+    stem = options.model_options.get("stem") or stem_of(names)
+    if stem is None:
         raise UserError(
-            f"{source} can be of a stem with strides or with maxima: give --model-options '{{stem: conv}}' or"
+            f"{source} fits a stem with strides and one with max pooling: pass --model-options '{{stem: conv}}' or"
             " '{stem: pool}', as it was trained"
         )
-    return found
+    return stem
 
 
 def named_for(attention: str, model: str | None) -> str:
-    """Name the model of the same size with another attention."""
+    """Return the name of the model of the same size with another attention."""
     if model is None:
-        raise UserError("weights without a run need --model NAME, such as seqnorm_vit_small_patch16, of their size")
+        raise UserError("weights without a run need --model NAME of their size, such as seqnorm_vit_small_patch16")
     name = f"{attention}_vit_{model.partition('_vit_')[2]}"
     if name not in list_models():
         raise unknown_name("model", model, list_models())
@@ -120,7 +119,7 @@ def named_for(attention: str, model: str | None) -> str:
 
 
 def _pooling(names: set[str], pool: str | None) -> dict[str, Any]:
-    """Pool as the weights were trained: a norm after the pooling tells of an average."""
+    """Infer the pooling that the weights were trained with: a norm after the pooling means an average."""
     token = "cls_token" in names
     if pool is not None:
         return {"pool": pool}

@@ -1,4 +1,4 @@
-"""What a conversion needs to know of an attention on the calibration images: D x D numbers a head and image."""
+"""Statistics of an attention on the calibration images: D x D numbers per head and image."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from softfree.attention import SoftmaxAttention
 class Statistics:
     """Moments over the tokens of P images, in float64; (P, H, D) or (P, H, D, D).
 
-    q, k and v stand for Q, K and V as SeqNorm has them before its scales and shifts: of mean 0 and deviation 1 over
-    the tokens of an image, or, where V is not normalized, V without its bias. O is what softmax makes of the same.
+    q, k and v are Q, K and V as in SeqNorm before its scales and shifts: with mean 0 and standard deviation 1 over the
+    tokens of an image, or, if V is not normalized, V without its bias. O is the output of softmax for them.
 
     Attributes:
         q_scale: Q = q * q_scale + q_shift.
         q_shift: See above.
-        k_scale: The same for K, whose shift softmax does not see.
-        v_scale: The same for V: 1 where it is not normalized.
-        v_shift: The bias of V where it is not normalized.
-        v_mean: Mean of v: 0 where V is normalized.
+        k_scale: The same for K, whose shift has no effect on softmax.
+        v_scale: The same for V: 1 if it is not normalized.
+        v_shift: The bias of V if it is not normalized.
+        v_mean: Mean of v: 0 if V is normalized.
         o_mean: Mean of O.
         o_square: Mean of O's squares.
         qq: q^T q / N.
@@ -47,12 +47,12 @@ class Statistics:
     @classmethod
     @torch.no_grad()
     def collect(cls, attention: SoftmaxAttention, inputs: Sequence[Tensor], normalized: str, eps: float) -> Statistics:
-        """Look at an attention that is given ``inputs``.
+        """Collect the statistics of an attention over ``inputs``.
 
         Args:
             attention: The softmax attention.
             inputs: Batches (B, N, C); N may differ between them.
-            normalized: "qk" or "qkv", as of :class:`~softfree.attention.SeqNormAttention`.
+            normalized: "qk" or "qkv", as in :class:`~softfree.attention.SeqNormAttention`.
             eps: Its eps.
         """
         parts = [_moments(attention, batch, "v" in normalized, eps) for batch in inputs]
@@ -70,25 +70,25 @@ def _moments(attention: SoftmaxAttention, x: Tensor, normalize_v: bool, eps: flo
     else:
         v_shift = _v_bias(attention).to(v).unsqueeze(1).expand_as(v[:, :, :1])
         v, v_scale = v - v_shift, torch.ones_like(v_shift)
-    each = {"q_scale": q_scale, "q_shift": q_shift, "k_scale": k_scale, "v_scale": v_scale, "v_shift": v_shift}
+    scales = {"q_scale": q_scale, "q_shift": q_shift, "k_scale": k_scale, "v_scale": v_scale, "v_shift": v_shift}
     means = {"v_mean": v.mean(2), "o_mean": o.mean(2), "o_square": o.square().mean(2)}
     products = {"qq": (q, q), "kv": (k, v), "qo": (q, o)}
     return (
-        {name: t.squeeze(2) for name, t in each.items()}
+        {name: t.squeeze(2) for name, t in scales.items()}
         | means
         | {name: left.mT @ right / x.shape[1] for name, (left, right) in products.items()}
     )
 
 
 def _standardized(t: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, H, N, D) to the same of mean 0 and deviation 1 over N, mean, and deviation (B, H, 1, D)."""
+    """Standardize (B, H, N, D) over N; return it with mean and standard deviation (B, H, 1, D)."""
     mean = t.mean(2, keepdim=True)
-    deviation = ((t - mean).square().mean(2, keepdim=True) + eps).sqrt()
-    return (t - mean) / deviation, mean, deviation
+    std = ((t - mean).square().mean(2, keepdim=True) + eps).sqrt()
+    return (t - mean) / std, mean, std
 
 
 def _v_bias(attention: SoftmaxAttention) -> Tensor:
-    """(H, D), zeros without a bias."""
+    """Return the bias of V (H, D), zeros if there is none."""
     bias = attention.qkv.bias
     if bias is None:
         bias = attention.qkv.weight.new_zeros(attention.qkv.out_features)

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from softfree.attention import SeqNormAttention, SoftmaxAttention
 from softfree.conversion.closed_form import first_order, least_squares, set_scales
-from softfree.conversion.errors import relative_error
-from softfree.conversion.layers import attention_inputs
+from softfree.conversion.fit import attention_inputs, relative_error
 from softfree.conversion.source import named_for
 from softfree.conversion.statistics import Statistics
 from softfree.data.dataset import SampleDataset
