@@ -119,7 +119,7 @@ def test_tile_features_and_a_broken_file(tmp_path: Path) -> None:
 def test_check_on_volumes(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = pd.read_csv(shared_data / "nifti" / "manifest.csv").dropna(subset="label").iloc[:12]
     rows[["path", "label", "patient_id", "split"]].to_csv(tmp_path / "t.csv", index=False)
-    main(["check", str(tmp_path / "t.csv"), "--images", str(shared_data / "nifti"), "--progress", "false"])
+    main(["check", str(tmp_path / "t.csv"), "--image-root", str(shared_data / "nifti"), "--progress", "false"])
     printed = capsys.readouterr().out
     assert "12 readable" in printed
     assert "1 x 1 x 1" in printed
