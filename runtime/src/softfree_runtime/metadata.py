@@ -37,18 +37,18 @@ class Metadata:
     """All that turns a sample into logits' input, and logits into a row.
 
     Attributes:
-        task: what is predicted, with the names of the classes in the order of the logits.
-        preprocessing: from a sample to the graph's input.
-        temperature: the logits are divided by it.
-        thresholds: probability from which a class counts as present.
-        size: sides that the graph takes: height and width, or slices, rows and columns; None when it takes any.
-        card: the model card, text for people.
-        versions: of the software that trained and exported.
-        metrics: on the test split: name to value, low, high, n.
+        task: What is predicted, with the names of the classes in the order of the logits.
+        preprocessing: From a sample to the graph's input.
+        temperature: The logits are divided by it.
+        thresholds: Probability from which a class counts as present.
+        size: Sides that the graph takes: height and width, or slices, rows and columns; None when it takes any.
+        card: The model card, text for people.
+        versions: Of the software that trained and exported.
+        metrics: On the test split: name to value, low, high, n.
         quantized: ``static`` or ``weights`` for integers, else empty.
         precision: ``fp32`` or ``fp16``, of the weights that are no integers.
-        group: all rows of a patient in a table are one sample, a bag.
-        loss: what fewer bits cost on the test split: of AUROC, and by how much probabilities moved; empty for float32.
+        group: All rows of a patient in a table are one sample, a bag.
+        loss: What fewer bits cost on the test split: of AUROC, and by how much probabilities moved; empty for float32.
     """
 
     task: Task
@@ -101,7 +101,7 @@ class Metadata:
         """Read what :meth:`to_strings` gave.
 
         Raises:
-            UserError: it is not ours, of a later format, or damaged; the line names ``path`` and the field.
+            UserError: It is not ours, of a later format, or damaged; the line names ``path`` and the field.
         """
         if "softfree_format" not in found:
             raise UserError(f"{path} was not made by softfree export: its metadata are missing; export the run again")

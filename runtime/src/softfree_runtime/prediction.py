@@ -35,19 +35,19 @@ def predict(
     """Probabilities for files, folders, CSV tables or arrays from an exported file.
 
     Args:
-        model: the file, or one that is open.
-        inputs: paths, or for images arrays (H, W) or (H, W, C), which are read as a TIFF of the same numbers is.
-        frame: frame of multi-frame files, counted from 0; default: the first.
-        image_root: folder that the paths of tables start from and must lie in; default: each table's folder.
-        batch_size: samples at once; only samples of equal shape share a batch.
-        threads: that onnxruntime may use; default: all processors.
+        model: The file, or one that is open.
+        inputs: Paths, or for images arrays (H, W) or (H, W, C), which are read as a TIFF of the same numbers is.
+        frame: Frame of multi-frame files, counted from 0; default: the first.
+        image_root: Folder that the paths of tables start from and must lie in; default: each table's folder.
+        batch_size: Samples at once; only samples of equal shape share a batch.
+        threads: That onnxruntime may use; default: all processors.
 
     Returns:
         A row for each input, the same as of :meth:`softfree.inference.run.Run.predict`: ``path``, ``status`` (``ok`` or
         why not), ``reason``, ``p_<class>`` (calibrated), ``raw_<class>`` and ``predicted``; None for missing numbers.
 
     Raises:
-        UserError: a file that cannot be used, or no input.
+        UserError: A file that cannot be used, or no input.
     """
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: expected at least 1")

@@ -17,19 +17,19 @@ class Model:
     """An ONNX file made by ``softfree export``.
 
     Attributes:
-        path: the file.
-        metadata: what it says of itself.
+        path: The file.
+        metadata: What it says of itself.
     """
 
     def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
         """Open a file.
 
         Args:
-            path: the file.
-            threads: that one product may use; default: all processors.
+            path: The file.
+            threads: That one product may use; default: all processors.
 
         Raises:
-            UserError: there is none, it is damaged, not ours, or does not take what its metadata promise.
+            UserError: There is none, it is damaged, not ours, or does not take what its metadata promise.
         """
         self.path = Path(path)
         self._session = open_session(self.path, threads)
@@ -53,8 +53,8 @@ class Model:
         """Refuse a prepared sample, such as an image (C, H, W), called ``name``, that the graph does not take.
 
         Raises:
-            UserError: other channels or features, or another number of axes.
-            ReadError: other sides than the only ones that the file takes.
+            UserError: Other channels or features, or another number of axes.
+            ReadError: Other sides than the only ones that the file takes.
         """
         taken = self.metadata.sample_shape
         fixed = -1 if self.metadata.modality.sequence else 0
@@ -68,7 +68,7 @@ class Model:
         """Give float64 logits (B, K) for prepared samples of one shape, such as images (B, C, H, W).
 
         Raises:
-            UserError: what the graph does not take.
+            UserError: What the graph does not take.
         """
         if samples.ndim != 1 + len(self.metadata.sample_shape) or not len(samples):
             taken = _in_words((None, *self.metadata.sample_shape))
@@ -96,11 +96,11 @@ def open_session(path: Path, threads: int | None) -> Any:
     """Open a file in onnxruntime, as every prediction does.
 
     Args:
-        path: of an ONNX model.
-        threads: that a product may use; None for all processors.
+        path: Of an ONNX model.
+        threads: That a product may use; None for all processors.
 
     Raises:
-        UserError: no onnxruntime, no file, or none that it opens.
+        UserError: No onnxruntime, no file, or none that it opens.
     """
     onnxruntime = import_onnxruntime()
     if path.is_dir() or not path.is_file():

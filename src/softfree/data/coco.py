@@ -30,7 +30,7 @@ class CocoObjects(Dataset):
     Each item is an image and its target: boxes (n, 4) as corners, labels (n,), masks (n, H, W) and iscrowd (n,).
 
     Raises:
-        UserError: pycocotools is not installed.
+        UserError: Pycocotools is not installed.
     """
 
     def __init__(

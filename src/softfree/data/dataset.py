@@ -67,12 +67,12 @@ class SampleDataset(data.Dataset):
     """Prepared samples with targets.
 
     Args:
-        sources: paths, or what else the preprocessing takes, such as images already read.
+        sources: Paths, or what else the preprocessing takes, such as images already read.
         targets: ``(n,)`` or ``(n, K)`` as in :class:`softfree_runtime.core.task.Task`, or None for prediction.
-        preprocessing: the deterministic steps.
-        frames: frame of each multi-frame file, counted from 0, or None.
-        augmentation: random changes, or None.
-        seed: of the random changes: they depend on seed, epoch and image alone, so that neither the number of
+        preprocessing: The deterministic steps.
+        frames: Frame of each multi-frame file, counted from 0, or None.
+        augmentation: Random changes, or None.
+        seed: Of the random changes: they depend on seed, epoch and image alone, so that neither the number of
             workers or devices nor an interruption changes them.
         cache: ``none``, ``memory`` or a folder.
 
@@ -124,7 +124,7 @@ class SampleDataset(data.Dataset):
         """Open what is too long to be read at once, to be read band by band; None where there is no such way.
 
         Raises:
-            ReadError: as of reading the sample.
+            ReadError: As of reading the sample.
         """
         if self._preprocessing.kind != "slide":
             return None
@@ -165,11 +165,11 @@ class EpochSampler(data.Sampler[tuple[int, int]]):
     The devices' batches of one step together are the batch that a single device would see.
 
     Args:
-        numbers: the images to draw from.
-        seed: of the order; None keeps the order of ``numbers``.
-        rank: this device.
-        world: number of devices; their shares are made equal by repeating the first images.
-        length: images of an epoch, the first of its order; default: all.
+        numbers: The images to draw from.
+        seed: Of the order; None keeps the order of ``numbers``.
+        rank: This device.
+        world: Number of devices; their shares are made equal by repeating the first images.
+        length: Images of an epoch, the first of its order; default: all.
     """
 
     def __init__(

@@ -35,8 +35,8 @@ class _Folder:
     """A folder of the set.
 
     Attributes:
-        path: where it is.
-        files: size of each file below it by its path relative to it; -1 where it is gone or a broken link.
+        path: Where it is.
+        files: Size of each file below it by its path relative to it; -1 where it is gone or a broken link.
     """
 
     path: Path
@@ -90,7 +90,7 @@ def read_folder(path: Path) -> tuple[pd.DataFrame, str, tuple[str, ...]]:
         sizes; what was left out, a sentence each.
 
     Raises:
-        UserError: a folder without classes, or one that can be understood in two ways.
+        UserError: A folder without classes, or one that can be understood in two ways.
     """
     notes: list[str] = []
     passed = Passed()

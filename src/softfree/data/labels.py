@@ -21,9 +21,9 @@ def tidy_labels(table: TableFile, label: str, classes: Sequence[str] | None) -> 
     """Join labels that look the same, and empty the cells of those that only say that there is none, such as ``nan``.
 
     Args:
-        table: its rows.
-        label: the column with the classes.
-        classes: of a trained model; whatever these are called is a label.
+        table: Its rows.
+        label: The column with the classes.
+        classes: Of a trained model; whatever these are called is a label.
 
     Returns:
         The table, with a note for what was joined and for words that may be meant for an empty cell; the words that
@@ -55,17 +55,17 @@ def read_classes(
     """Read classes that exclude each other, from one column without empty cells.
 
     Args:
-        path: of the table, for messages.
-        table: its rows that belong to the task.
-        label: the column.
-        positive: the second class of a binary task; the last in order by default.
-        classes: what a trained model tells apart, in its order; the sorted values of the column by default.
+        path: Of the table, for messages.
+        table: Its rows that belong to the task.
+        label: The column.
+        positive: The second class of a binary task; the last in order by default.
+        classes: What a trained model tells apart, in its order; the sorted values of the column by default.
 
     Returns:
         The task and int64 ``(n,)`` class numbers.
 
     Raises:
-        UserError: when a value is none of ``classes``, when there is only one class, or when ``positive`` is none
+        UserError: When a value is none of ``classes``, when there is only one class, or when ``positive`` is none
             of two.
     """
     values = table.frame[label]
@@ -106,7 +106,7 @@ def read_findings(
         The task and float32 ``(n, K)`` targets of 0, 1 and NaN.
 
     Raises:
-        UserError: for any other value, or for a finding that is never, or always, present.
+        UserError: For any other value, or for a finding that is never, or always, present.
     """
     if len(set(labels)) < len(labels):
         raise UserError(f"labels {', '.join(labels)}: a column is named twice; name each once")

@@ -20,15 +20,15 @@ class Reduced:
     """Collects sizes, small copies and thumbnails of samples that are read one by one, in any order, by any thread.
 
     Args:
-        count: of samples.
-        steps: that the samples go through in evaluation; training samples may come at their own size.
-        copies: numbers of the samples of which a small copy is kept.
-        thumbnails: whether to keep thumbnails of images, by which copies of an image are found.
+        count: Of samples.
+        steps: That the samples go through in evaluation; training samples may come at their own size.
+        copies: Numbers of the samples of which a small copy is kept.
+        thumbnails: Whether to keep thumbnails of images, by which copies of an image are found.
 
     Attributes:
-        sizes: float64 ``(count, S)``, NaN where none came.
-        copies: float32 vectors by number.
-        thumbnails: uint8 ``(count, SIDE, SIDE)``, 0 where none came; None where none are kept.
+        sizes: Float64 ``(count, S)``, NaN where none came.
+        copies: Float32 vectors by number.
+        thumbnails: Uint8 ``(count, SIDE, SIDE)``, 0 where none came; None where none are kept.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ def group_by_patient(table: Table) -> Table:
     A further column keeps its value where all rows of the patient agree and is empty elsewhere; ``row`` is the first.
 
     Raises:
-        UserError: rows of one patient with different labels or splits, named by their rows in the table.
+        UserError: Rows of one patient with different labels or splits, named by their rows in the table.
     """
     table = with_resolution(table)
     frame = table.frame

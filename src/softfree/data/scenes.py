@@ -30,7 +30,7 @@ class Scenes(VisionDataset):
     none, as ``tv_tensors`` that torchvision's transforms tell apart.
 
     Raises:
-        UserError: no images, or one without its annotation.
+        UserError: No images, or one without its annotation.
     """
 
     def __init__(

@@ -32,9 +32,9 @@ class Seen:
     """Hashes of the training and validation rows.
 
     Attributes:
-        key: of the hashes.
-        files: of the contents of the files, with the frame of a multi-frame file.
-        patients: of the patients' ids, in the form in which ids are compared.
+        key: Of the hashes.
+        files: Of the contents of the files, with the frame of a multi-frame file.
+        patients: Of the patients' ids, in the form in which ids are compared.
     """
 
     key: bytes
@@ -64,7 +64,7 @@ def read_seen(path: Path) -> Seen | None:
     """Read what a run has seen; None for a run that did not write it down.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: The file is damaged.
     """
     if not path.is_file():
         return None

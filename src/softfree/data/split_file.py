@@ -23,9 +23,9 @@ class RunSplit(KnownSplit):
     """The split that a run was trained with.
 
     Attributes:
-        run: its folder.
-        by_key: split by hashed name.
-        salt: of the hash.
+        run: Its folder.
+        by_key: Split by hashed name.
+        salt: Of the hash.
     """
 
     run: Path
@@ -62,7 +62,7 @@ def read_split(path: Path, digest: str) -> RunSplit:
         digest: SHA-256 of its table, as ``config.yaml`` has it.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: There is none, or it is damaged.
     """
     folder = path.parent
     if not path.is_file():

@@ -30,19 +30,19 @@ def split_patients(
     half of its share in a split (at least one patient) do the patients move there whose hashes are nearest to it.
 
     Args:
-        task: the classes.
+        task: The classes.
         targets: ``(n,)`` or ``(n, K)``, see :class:`Task`.
         patients: ``(n,)`` numbers from 0, without gaps.
         keys: ``(n,)`` names of the patients, the same for all rows of one.
-        fractions: part of the patients wanted for each split, summing to 1.
-        seed: of the draw.
+        fractions: Part of the patients wanted for each split, summing to 1.
+        seed: Of the draw.
         known: ``(n,)`` splits that were drawn before, empty for rows to be drawn; the same for all rows of a patient.
 
     Returns:
         Names of splits, ``(n,)``.
 
     Raises:
-        UserError: for fractions outside [0, 1], and for a class with too few patients to be in every split.
+        UserError: For fractions outside [0, 1], and for a class with too few patients to be in every split.
     """
     if any(not -_SMALLEST <= part <= 1 + _SMALLEST for part in fractions.values()):
         wanted = ", ".join(f"{name} {part:g}" for name, part in fractions.items())

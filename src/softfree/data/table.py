@@ -43,18 +43,18 @@ class Table:
     """Rows that belong to a task, with their targets.
 
     Attributes:
-        frame: all columns of the file, and ``file`` (absolute path), ``split`` (train, val or test), ``patient``
+        frame: All columns of the file, and ``file`` (absolute path), ``split`` (train, val or test), ``patient``
             (anonymous int64 number, one per ``patient_id``, whose forms are one; a row without an id is a patient of
             its own) and ``row`` (counted from 0 in the file). ``frame``, when the file has it, is the frame of a
             multi-frame file, counted from 0, nullable.
-        task: what is to be predicted.
-        targets: one per row, as :class:`softfree_runtime.core.task.Task` says.
-        folder: where relative paths start.
-        split_made: in words how the split was made, None when the table brought its own.
+        task: What is to be predicted.
+        targets: One per row, as :class:`softfree_runtime.core.task.Task` says.
+        folder: Where relative paths start.
+        split_made: In words how the split was made, None when the table brought its own.
         digest: SHA-256 of the table's file.
-        left_out: how many rows of the file belong to no task, by reason.
-        notes: what was assumed or joined, and what of a folder was left out, a sentence each.
-        keys: name of each row's patient, or of its image, by which splits are drawn; not to be stored.
+        left_out: How many rows of the file belong to no task, by reason.
+        notes: What was assumed or joined, and what of a folder was left out, a sentence each.
+        keys: Name of each row's patient, or of its image, by which splits are drawn; not to be stored.
     """
 
     frame: pd.DataFrame
@@ -118,20 +118,20 @@ def read_table(
     Rows of the split ``extra`` and rows without a label belong to no task; they are left out and counted.
 
     Args:
-        path: the table.
-        label: column with one class a row.
-        labels: several 0/1 columns instead, an empty cell being unknown.
-        positive: the positive class of a two-class task; the last in alphabetical order by default.
-        image_root: folder that relative paths start from and that every path must lie in; the table's by default.
-        classes: classes of a trained model, which the labels must be among.
-        seed: of the split, when the table has none.
-        val_fraction: part of the images for validation, when the table has no split.
-        test_fraction: part of the images for testing; 1 makes everything a test set.
-        strict_patients: refuse a patient in two splits; an audit reports them instead.
-        known: split of patients that were drawn before, where the table has none; the others are drawn.
+        path: The table.
+        label: Column with one class a row.
+        labels: Several 0/1 columns instead, an empty cell being unknown.
+        positive: The positive class of a two-class task; the last in alphabetical order by default.
+        image_root: Folder that relative paths start from and that every path must lie in; the table's by default.
+        classes: Classes of a trained model, which the labels must be among.
+        seed: Of the split, when the table has none.
+        val_fraction: Part of the images for validation, when the table has no split.
+        test_fraction: Part of the images for testing; 1 makes everything a test set.
+        strict_patients: Refuse a patient in two splits; an audit reports them instead.
+        known: Split of patients that were drawn before, where the table has none; the others are drawn.
 
     Raises:
-        UserError: one line for whatever is wrong, naming lines of the file and never a patient.
+        UserError: One line for whatever is wrong, naming lines of the file and never a patient.
     """
     path = Path(path)
     wanted = [label] if labels is None else list(labels)

@@ -23,11 +23,11 @@ class TableFile:
     """The rows of a file as they stand there.
 
     Attributes:
-        frame: its columns, those that were asked for as stripped text with NA for empty cells; ``row`` is the
+        frame: Its columns, those that were asked for as stripped text with NA for empty cells; ``row`` is the
             index, counted from 0.
-        rows: how to name rows in messages.
+        rows: How to name rows in messages.
         digest: SHA-256 of the file.
-        notes: what was assumed or left out, a sentence each.
+        notes: What was assumed or left out, a sentence each.
     """
 
     frame: pd.DataFrame
@@ -40,11 +40,11 @@ def read_table_file(path: Path, text: Collection[str]) -> TableFile:
     """Read CSV (any usual separator and encoding) or Parquet, told apart by content, or a folder of classes.
 
     Args:
-        path: the file, or a folder of classes.
-        text: columns to be read as text; others keep the type that pandas finds.
+        path: The file, or a folder of classes.
+        text: Columns to be read as text; others keep the type that pandas finds.
 
     Raises:
-        UserError: when it is missing, empty, no table, or could be read in two ways.
+        UserError: When it is missing, empty, no table, or could be read in two ways.
     """
     if path.is_dir():
         frame, digest, notes = read_folder(path)

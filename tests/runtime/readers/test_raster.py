@@ -42,14 +42,14 @@ def test_one_bit_becomes_black_and_white(tmp_path):
 
 
 def test_palette_becomes_rgb_and_gray_palettes_are_noted(tmp_path, gray):
-    image = Image.fromarray(gray % 3, "P")
-    image.putpalette([255, 0, 0, 0, 255, 0, 10, 20, 30])
-    image = read_raster(saved(tmp_path / "a.png", image))
+    indexed = Image.fromarray(gray % 3, "P")
+    indexed.putpalette([255, 0, 0, 0, 255, 0, 10, 20, 30])
+    image = read_raster(saved(tmp_path / "a.png", indexed))
     colors = np.array([[255, 0, 0], [0, 255, 0], [10, 20, 30]])
     np.testing.assert_array_equal(image.pixels, colors[gray % 3])
     assert image.steps == ("palette to RGB",)
-    image.putpalette([0, 0, 0, 7, 7, 7, 9, 9, 9])
-    assert read_raster(saved(tmp_path / "b.png", image)).stored == "8-bit palette (gray)"
+    indexed.putpalette([0, 0, 0, 7, 7, 7, 9, 9, 9])
+    assert read_raster(saved(tmp_path / "b.png", indexed)).stored == "8-bit palette (gray)"
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("RGBA", 3), ("LA", 1)])

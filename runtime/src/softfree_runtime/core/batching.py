@@ -26,8 +26,8 @@ def of_equal_shape(samples: Iterable[tuple[int, T]], batch_size: int) -> Iterato
     """Gather numbered samples into batches, in order of their coming but for those that wait for company.
 
     Args:
-        samples: numbers and arrays.
-        batch_size: the most that share a batch.
+        samples: Numbers and arrays.
+        batch_size: The most that share a batch.
 
     Yields:
         Numbers and arrays of a batch, all of one shape.

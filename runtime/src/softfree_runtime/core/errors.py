@@ -17,7 +17,7 @@ class ReadError(UserError):
     """A file that gives no sample.
 
     Attributes:
-        status: why, in one word for tables: ``missing``, ``empty``, ``folder``, ``no_pixels`` (a valid file
+        status: Why, in one word for tables: ``missing``, ``empty``, ``folder``, ``no_pixels`` (a valid file
             that holds none), ``corrupt``, ``unsupported``, ``too_large``, ``not_finite``; of a slide ``no_resolution``,
             ``no_tissue`` or ``too_coarse``.
     """

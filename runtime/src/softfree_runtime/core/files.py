@@ -21,7 +21,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path in the same folder that takes the name ``path`` when the block ends well.
 
     Raises:
-        UserError: when the system refuses, for instance on a full disk.
+        UserError: When the system refuses, for instance on a full disk.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
     try:

@@ -20,7 +20,7 @@ class Task:
     Attributes:
         kind: ``binary`` (two classes that exclude each other, the second is the positive one), ``multiclass``
             (three or more) or ``multilabel`` (independent findings, each present, absent or unknown).
-        classes: names in the order of the model's outputs; the output has ``len(classes)`` columns in all kinds.
+        classes: Names in the order of the model's outputs; the output has ``len(classes)`` columns in all kinds.
 
     Targets are int64 ``(n,)`` class numbers for the first two kinds, float32 ``(n, len(classes))`` of 0, 1 and
     NaN (unknown) for ``multilabel``. Probabilities are ``(n, len(classes))``: softmax or sigmoid of the logits.
@@ -44,7 +44,7 @@ def check_task(path: Path, task: Any) -> Task:
     """Make a task of what a file says, ``kind`` and ``classes``.
 
     Raises:
-        UserError: one line that names the file and the field.
+        UserError: One line that names the file and the field.
     """
     if not isinstance(task, dict) or task.get("kind") not in get_args(TaskKind):
         got = task.get("kind") if isinstance(task, dict) else task

@@ -28,7 +28,7 @@ def import_onnxruntime(module: str = "onnxruntime") -> ModuleType:
     """Import onnxruntime, or a module of it.
 
     Raises:
-        UserError: it is not installed.
+        UserError: It is not installed.
     """
     decline()
     try:
@@ -41,7 +41,7 @@ def import_openvino() -> ModuleType:
     """Import OpenVINO as if the package that reports its use were not installed.
 
     Raises:
-        UserError: it is not installed.
+        UserError: It is not installed.
     """
     # None makes the import of this name fail, and OpenVINO has a stand-in for that.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

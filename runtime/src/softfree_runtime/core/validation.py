@@ -20,15 +20,15 @@ def check_fields(
     """Return ``given`` as a dictionary that holds only fields of ``kind``, each of its type.
 
     Args:
-        path: the file, for messages.
-        name: what ``given`` is called there.
-        given: as read from YAML or JSON.
-        kind: a dataclass.
-        mend: what to do about it.
-        whole: refuse unknown names and missing ones; else unknown names are left out and missing ones are not missed.
+        path: The file, for messages.
+        name: What ``given`` is called there.
+        given: As read from YAML or JSON.
+        kind: A dataclass.
+        mend: What to do about it.
+        whole: Refuse unknown names and missing ones; else unknown names are left out and missing ones are not missed.
 
     Raises:
-        UserError: one line that names the file, the field, what was got and what is expected.
+        UserError: One line that names the file, the field, what was got and what is expected.
     """
     if not isinstance(given, dict):
         raise UserError(f"{path}: {name} is {shown(given)}; expected fields with values; {mend}")

@@ -19,11 +19,11 @@ class NumpyImagePreprocessing:
     """The steps of :class:`softfree.data.modalities.image.ImagePreprocessing`, equal within 1e-4, without torch.
 
     Attributes:
-        size: side of the square, pixels.
+        size: Side of the square, pixels.
         resize_mode: ``pad``, ``stretch``, ``crop`` or ``native``.
         channels: 1 or 3.
-        mean: subtracted from the values in [0, 1] of each channel; None for the mean of the image itself.
-        deviation: what they are then divided by; None for the deviation of the image itself.
+        mean: Subtracted from the values in [0, 1] of each channel; None for the mean of the image itself.
+        deviation: What they are then divided by; None for the deviation of the image itself.
     """
 
     kind: ClassVar[str] = "image"

@@ -23,11 +23,11 @@ class NumpyVolumePreprocessing:
 
     Attributes:
         preset: ``mr`` or ``ct``.
-        shape: voxels: slices, rows, columns.
-        spacing: millimeters between slices, rows, columns; None keeps each file's own.
-        channels: number of channels.
-        rules: which series of a study are the channels; parsed by :mod:`~softfree_runtime.sources.channel_rules`.
-        window: lowest and highest value of ``ct``.
+        shape: Voxels: slices, rows, columns.
+        spacing: Millimeters between slices, rows, columns; None keeps each file's own.
+        channels: Number of channels.
+        rules: Which series of a study are the channels; parsed by :mod:`~softfree_runtime.sources.channel_rules`.
+        window: Lowest and highest value of ``ct``.
     """
 
     kind: ClassVar[str] = "volume"
@@ -59,7 +59,7 @@ class NumpyVolumePreprocessing:
         """Read one volume, unless it is one already, and prepare it: float32 (C, D, H, W) of ``shape``.
 
         Raises:
-            ReadError: a source that gives no volume, or one of other channels.
+            ReadError: A source that gives no volume, or one of other channels.
         """
         volume = volume_of(source, frame, self._channel_rules, self.channels)
         values = self._scaled(volume.to_float32())

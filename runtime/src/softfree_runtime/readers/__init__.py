@@ -34,12 +34,12 @@ def read_image(path: str | Path, *, frame: int | None = None, max_pixels: int = 
     """Read one image: DICOM, TIFF, PNG, JPEG, BMP, GIF or WebP.
 
     Args:
-        path: the file.
-        frame: which frame or page, counted from 0; the first one by default.
-        max_pixels: larger images are refused from their header, before anything is decoded.
+        path: The file.
+        frame: Which frame or page, counted from 0; the first one by default.
+        max_pixels: Larger images are refused from their header, before anything is decoded.
 
     Raises:
-        ReadError: one line that names the file, the reason and the mend; its status is ``missing``, ``empty``,
+        ReadError: One line that names the file, the reason and the mend; its status is ``missing``, ``empty``,
             ``folder``, ``no_pixels``, ``corrupt``, ``unsupported``, ``too_large`` or ``not_finite``.
     """
     return _read(Path(path), frame, max_pixels).with_growth_noted()

@@ -35,10 +35,10 @@ class Header:
     """What a file says of its decoded frames.
 
     Attributes:
-        bits: how many bits of each value are used.
-        layout: how the file holds them.
-        dataset: its elements.
-        corrections: what was found wrong so far.
+        bits: How many bits of each value are used.
+        layout: How the file holds them.
+        dataset: Its elements.
+        corrections: What was found wrong so far.
     """
 
     bits: int
@@ -68,16 +68,16 @@ def decode(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -
     """Decode stored values: no rescaling, no window, no inversion; YBR already turned into RGB.
 
     Args:
-        path: a DICOM file, with or without preamble.
-        frame: counted from 0; None for all frames.
-        max_pixels: rows x columns that are refused beyond, for all wanted frames together.
+        path: A DICOM file, with or without preamble.
+        frame: Counted from 0; None for all frames.
+        max_pixels: Rows x columns that are refused beyond, for all wanted frames together.
 
     Returns:
         The array, ``(H, W)`` or ``(H, W, 3)`` with the frames in front when there are several and all are wanted,
         in native byte order; and the header.
 
     Raises:
-        ReadError: with status ``no_pixels``, ``unsupported``, ``too_large`` or ``corrupt``.
+        ReadError: With status ``no_pixels``, ``unsupported``, ``too_large`` or ``corrupt``.
     """
     with quiet(), open_dicom(path) as (dataset, element):
         if element is None:
@@ -105,7 +105,7 @@ def read_dicom(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 2
     """Read one frame, the first by default, as it is meant to be seen.
 
     Raises:
-        ReadError: as :func:`decode`, and ``not_finite``.
+        ReadError: As :func:`decode`, and ``not_finite``.
     """
     number = frame or 0
     stored, header = decode(path, number, max_pixels=max_pixels)

@@ -28,8 +28,8 @@ class Coded:
     Attributes:
         samples: ``(H, W)`` or ``(H, W, C)``, without any change of color but the one that undoes JPEG 2000's own.
         family: ``JPEG``, ``JPEG-LS`` or ``JPEG 2000``.
-        precision: bits of a sample, as the stream says.
-        signed: whether the stream calls them signed; only JPEG 2000 can.
+        precision: Bits of a sample, as the stream says.
+        signed: Whether the stream calls them signed; only JPEG 2000 can.
         coding: ``RGB`` or ``YBR`` where the stream tells.
     """
 
@@ -44,8 +44,8 @@ def decode_frame(source: bytes, rows: int, columns: int, samples: int) -> Coded:
     """Decode a frame by what it is.
 
     Raises:
-        ValueError: it is damaged, or not of the size that the header has.
-        ReadError: with status ``unsupported`` where a package is missing.
+        ValueError: It is damaged, or not of the size that the header has.
+        ReadError: With status ``unsupported`` where a package is missing.
     """
     if source.startswith((b"\xff\x4f\xff\x51", _JP2)):
         return _jpeg_2000(source, rows, columns, samples)

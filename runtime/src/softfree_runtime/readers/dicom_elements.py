@@ -22,8 +22,8 @@ class Elements:
     file holds may be the name of a patient.
 
     Args:
-        layers: data sets, of which the last one with an element gives it.
-        corrections: what was found wrong; two ``Elements`` of one file may share the list.
+        layers: Data sets, of which the last one with an element gives it.
+        corrections: What was found wrong; two ``Elements`` of one file may share the list.
     """
 
     def __init__(self, *layers: Dataset, corrections: list[str] | None = None) -> None:

@@ -45,11 +45,11 @@ class PixelElement:
 
     Attributes:
         keyword: ``PixelData``, ``FloatPixelData`` or ``DoubleFloatPixelData``.
-        representation: the value representation, such as ``OW``; empty in implicit encoding.
-        length: bytes that the header promises; None for encapsulated frames.
-        source: an open file.
-        start: where in ``source`` the value begins.
-        after_damage: whether elements before the Image Pixel module could not be read.
+        representation: The value representation, such as ``OW``; empty in implicit encoding.
+        length: Bytes that the header promises; None for encapsulated frames.
+        source: An open file.
+        start: Where in ``source`` the value begins.
+        after_damage: Whether elements before the Image Pixel module could not be read.
     """
 
     keyword: str
@@ -74,11 +74,11 @@ def open_dicom(
     The data set has a transfer syntax, guessed from its encoding where the file names none.
 
     Args:
-        path: the file.
-        keywords: the elements that are wanted, or their tags; all of them by default.
+        path: The file.
+        keywords: The elements that are wanted, or their tags; all of them by default.
 
     Raises:
-        ReadError: it cannot be read as DICOM.
+        ReadError: It cannot be read as DICOM.
     """
     tags: list[BaseTag | int] | None = [Tag(keyword) for keyword in keywords] if keywords else None
     with path.open("rb") as file:
@@ -102,8 +102,8 @@ class _Watch:
     """Sees the elements of a data set go by, and ends the reading at the pixels.
 
     Attributes:
-        met: tag, value representation, length and start of the pixels.
-        lost: whether the elements are out of order or end beyond the file: one of them has a wrong length.
+        met: Tag, value representation, length and start of the pixels.
+        lost: Whether the elements are out of order or end beyond the file: one of them has a wrong length.
     """
 
     def __init__(self, file: BinaryIO) -> None:

@@ -33,18 +33,18 @@ class Layout:
     """The Image Pixel module (PS3.3 C.7.6.3).
 
     Attributes:
-        rows: of a frame.
-        columns: of a frame.
-        frames: their number.
-        photometric: the photometric interpretation.
+        rows: Of a frame.
+        columns: Of a frame.
+        frames: Their number.
+        photometric: The photometric interpretation.
         samples: 1 or 3 a pixel.
-        planar: whether each color has a plane of its own.
-        allocated: bits that a value takes.
-        stored: bits of them that are used.
-        high: number of the highest of these.
-        signed: whether they are a two's complement.
-        syntax: the transfer syntax.
-        overlaid: whether unused bits hold overlays, as they once were allowed to.
+        planar: Whether each color has a plane of its own.
+        allocated: Bits that a value takes.
+        stored: Bits of them that are used.
+        high: Number of the highest of these.
+        signed: Whether they are a two's complement.
+        syntax: The transfer syntax.
+        overlaid: Whether unused bits hold overlays, as they once were allowed to.
     """
 
     rows: int
@@ -72,7 +72,7 @@ def read_layout(dataset: Dataset, elements: Elements, element: PixelElement) -> 
     """Read and check the elements that say how pixels are stored.
 
     Raises:
-        ReadError: an element that is needed is missing, damaged or contradicts the others; it is named.
+        ReadError: An element that is needed is missing, damaged or contradicts the others; it is named.
     """
     photometric = _photometric(elements)
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -120,7 +120,7 @@ class Stored:
 
     Attributes:
         pixels: ``(H, W)`` or ``(H, W, 3)``, RGB, with the frames in front where all of several were wanted.
-        bits: how many bits of each value are used.
+        bits: How many bits of each value are used.
     """
 
     pixels: np.ndarray
@@ -131,7 +131,7 @@ def decode_pixels(element: PixelElement, layout: Layout, elements: Elements, fra
     """Decode one frame, or all of them with None.
 
     Raises:
-        ReadError: the pixels are damaged, cut short or not of the size that the header has.
+        ReadError: The pixels are damaged, cut short or not of the size that the header has.
     """
     try:
         get_decoder(layout.syntax)

@@ -19,10 +19,10 @@ class LookUpTable:
     """A table of one channel: input ``first`` and below give ``entries[0]``, and so on up (PS3.3 C.11.1.1).
 
     Attributes:
-        first: the first input.
-        entries: uint16.
-        bits: of an entry, as declared.
-        missing: how many entries fewer than declared the file holds.
+        first: The first input.
+        entries: Uint16.
+        bits: Of an entry, as declared.
+        missing: How many entries fewer than declared the file holds.
     """
 
     first: int
@@ -113,11 +113,11 @@ def to_view(
 
     Args:
         pixels: ``(H, W, 1)`` modality values.
-        elements: those that hold for this frame.
-        little_endian: byte order of LUT data.
-        bits: how many bits of each value are used.
-        counted: boolean ``(H, W)``, False where a pixel is padding.
-        fractions: whether the file stores floats, for which LINEAR, which counts in whole numbers, is LINEAR_EXACT.
+        elements: Those that hold for this frame.
+        little_endian: Byte order of LUT data.
+        bits: How many bits of each value are used.
+        counted: Boolean ``(H, W)``, False where a pixel is padding.
+        fractions: Whether the file stores floats, for which LINEAR, which counts in whole numbers, is LINEAR_EXACT.
 
     Returns:
         Pixels, low, high and steps.
@@ -201,11 +201,11 @@ def _entries(data: Any, count: int, bits: int, little_endian: bool, swapped: boo
     256 entries, and read big-endian palettes as little-endian.
 
     Args:
-        data: the value of the element.
-        count: declared entries.
-        bits: declared bits of an entry. Those of 8 may be packed or stand in 16-bit words.
-        little_endian: byte order of words.
-        swapped: whether bytes were packed into words that were then written with their high byte first.
+        data: The value of the element.
+        count: Declared entries.
+        bits: Declared bits of an entry. Those of 8 may be packed or stand in 16-bit words.
+        little_endian: Byte order of words.
+        swapped: Whether bytes were packed into words that were then written with their high byte first.
     """
     if not isinstance(data, bytes | bytearray):
         words = np.atleast_1d(np.asarray(data, dtype=np.int64)) & 0xFFFF

@@ -24,15 +24,15 @@ class DecodedImage:
 
     Attributes:
         pixels: ``(H, W, C)`` with C = 1 (gray) or 3 (RGB), in native byte order; no palette, no alpha.
-        low: the value shown as black.
-        high: the value shown as white, never below ``low``.
-        spacing: millimeters from one row to the next and from one column to the next, where the file says so.
-        steps: what was done to the stored values, in words and in order.
-        stored: what the file holds, such as ``8-bit gray`` or ``12-bit signed MONOCHROME2``. RGB whose channels
+        low: The value shown as black.
+        high: The value shown as white, never below ``low``.
+        spacing: Millimeters from one row to the next and from one column to the next, where the file says so.
+        steps: What was done to the stored values, in words and in order.
+        stored: What the file holds, such as ``8-bit gray`` or ``12-bit signed MONOCHROME2``. RGB whose channels
             are all equal ends in ``(gray)``.
-        corrections: what the reader assumed or corrected because the file contradicts itself or its standard, in words;
+        corrections: What the reader assumed or corrected because the file contradicts itself or its standard, in words;
             ``softfree check`` lists them. Empty for a sound file.
-        aspect: height of a pixel over its width, for a file that says this but no ``spacing``.
+        aspect: Height of a pixel over its width, for a file that says this but no ``spacing``.
     """
 
     pixels: np.ndarray
@@ -91,8 +91,8 @@ def own_range(pixels: np.ndarray, bits: int, counted: np.ndarray | None = None) 
 
     Args:
         pixels: ``(H, W, C)``.
-        bits: how many bits of each value are used.
-        counted: boolean ``(H, W)``, True where a pixel belongs to the image; all of them when None.
+        bits: How many bits of each value are used.
+        counted: Boolean ``(H, W)``, True where a pixel belongs to the image; all of them when None.
 
     Returns:
         Low, high, and the step to be recorded, empty for the full range.

@@ -53,15 +53,15 @@ class Frame:
     """What the markers of a JPEG or JPEG-LS stream say.
 
     Attributes:
-        process: the last byte of its frame marker, such as ``BASELINE``.
-        precision: bits of a sample.
-        height: rows.
-        width: columns.
-        components: the colors.
-        height_at: where in the stream the height stands.
-        applications: contents of the APP markers by number.
-        scans: in the order of the stream.
-        ended: whether the stream has its end marker.
+        process: The last byte of its frame marker, such as ``BASELINE``.
+        precision: Bits of a sample.
+        height: Rows.
+        width: Columns.
+        components: The colors.
+        height_at: Where in the stream the height stands.
+        applications: Contents of the APP markers by number.
+        scans: In the order of the stream.
+        ended: Whether the stream has its end marker.
     """
 
     process: int

@@ -28,8 +28,8 @@ class Lengthened:
     """A stream of lossless JPEG with a row added.
 
     Attributes:
-        source: what to decode.
-        added: whether there is such a row; scans in intervals or of one color each are left as they are.
+        source: What to decode.
+        added: Whether there is such a row; scans in intervals or of one color each are left as they are.
     """
 
     source: bytes

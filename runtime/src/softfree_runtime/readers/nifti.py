@@ -26,12 +26,12 @@ def read_nifti(path: Path, frame: int | None = None, *, max_voxels: int = 1 << 3
     compressed file is read to its end, so that its checksum counts.
 
     Args:
-        path: a NIfTI file of any name; of a pair the .hdr or the .img.
-        frame: which volume of a 4D file, counted from 0; a 4D file without it is refused.
-        max_voxels: larger volumes are refused from their header.
+        path: A NIfTI file of any name; of a pair the .hdr or the .img.
+        frame: Which volume of a 4D file, counted from 0; a 4D file without it is refused.
+        max_voxels: Larger volumes are refused from their header.
 
     Raises:
-        ReadError: with status ``missing`` (half of a pair), ``corrupt``, ``unsupported``, ``too_large`` or
+        ReadError: With status ``missing`` (half of a pair), ``corrupt``, ``unsupported``, ``too_large`` or
             ``not_finite``.
     """
     path = Path(path)

@@ -61,7 +61,7 @@ def header_and_voxels(path: Path) -> tuple[Path, Path]:
     """Return the file of the header and the file of the voxels: the same one, but for a pair of .hdr and .img.
 
     Raises:
-        ReadError: half of a pair.
+        ReadError: Half of a pair.
     """
     stem, packed = (path.with_suffix(""), ".gz") if path.suffix.lower() == ".gz" else (path, "")
     other = _PAIRS.get(stem.suffix.lower())
@@ -82,7 +82,7 @@ def read_header(path: Path, stream: IO[bytes]) -> tuple[Nifti1Header, tuple[str,
     """Read the header, which nothing has checked or mended, and say what had to be corrected to know it.
 
     Raises:
-        ReadError: no NIfTI, or a number of dimensions that tells no byte order.
+        ReadError: No NIfTI, or a number of dimensions that tells no byte order.
     """
     head = stream.read(HEAD)
     known = _known_by(head)
@@ -106,19 +106,19 @@ def read_voxels(
     """Read one volume as it is stored, and the file to its end, where gzip keeps its checksum.
 
     Args:
-        path: for messages.
-        stream: the file of the voxels.
-        header: as :func:`read_header` gives it.
-        shape: of one volume, ``(I, J, K)``.
-        frame: number of the volume.
-        count: how many volumes there are.
-        single: whether the header is in the same file.
+        path: For messages.
+        stream: The file of the voxels.
+        header: As :func:`read_header` gives it.
+        shape: Of one volume, ``(I, J, K)``.
+        frame: Number of the volume.
+        count: How many volumes there are.
+        single: Whether the header is in the same file.
 
     Returns:
         ``(I, J, K)`` in the file's byte order, and what had to be corrected.
 
     Raises:
-        ReadError: a file that is cut short or damaged, or does not say where its voxels begin.
+        ReadError: A file that is cut short or damaged, or does not say where its voxels begin.
     """
     dtype = header.get_data_dtype()
     size = math.prod(shape) * dtype.itemsize

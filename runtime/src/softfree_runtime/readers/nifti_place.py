@@ -27,7 +27,7 @@ def place(path: Path, header: Nifti1Header) -> tuple[np.ndarray, Words, Words]:
     The sform counts, else the qform. One that cannot be used is passed over if the other can.
 
     Raises:
-        ReadError: nothing to place the voxels by, or two that exchange left and right.
+        ReadError: Nothing to place the voxels by, or two that exchange left and right.
     """
     affine, corrections = _chosen(path, header)
     steps: Words = ()

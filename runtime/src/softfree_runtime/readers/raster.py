@@ -37,7 +37,7 @@ def read_raster(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 
     """Read one frame, the first by default.
 
     Raises:
-        ReadError: with status ``corrupt``, ``unsupported`` or ``too_large``.
+        ReadError: With status ``corrupt``, ``unsupported`` or ``too_large``.
     """
     with quiet():
         try:
@@ -211,7 +211,7 @@ def without_metadata(data: bytes) -> bytes:
     Color profiles and texts are left out: they may be larger than decoders take.
 
     Raises:
-        ValueError: cut short, or with a checksum that is wrong.
+        ValueError: Cut short, or with a checksum that is wrong.
     """
     before: list[bytes] = [data[:8]]
     after: list[bytes] = []

@@ -26,13 +26,13 @@ def read_series(path: Path, frame: int | None = None, *, max_voxels: int = 1 << 
     """Read a series as one volume; see :class:`Volume` for the order of its axes.
 
     Args:
-        path: a folder that holds one series; or one file of a series, which stands for all files of its series in its
+        path: A folder that holds one series; or one file of a series, which stands for all files of its series in its
             folder; or an enhanced multi-frame file, which stands for itself.
         frame: None or 0: a series is one volume.
-        max_voxels: larger volumes are refused from their headers.
+        max_voxels: Larger volumes are refused from their headers.
 
     Raises:
-        ReadError: with status ``missing``, ``no_pixels``, ``unsupported``, ``corrupt``, ``too_large`` or
+        ReadError: With status ``missing``, ``no_pixels``, ``unsupported``, ``corrupt``, ``too_large`` or
             ``not_finite``; names the files at fault.
     """
     path = Path(path)

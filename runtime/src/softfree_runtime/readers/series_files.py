@@ -33,12 +33,12 @@ class Series:
     """The files of one SeriesInstanceUID in one folder.
 
     Attributes:
-        folder: where they lie.
-        files: sorted by name, at least one.
-        headers: of each file, without pixels.
+        folder: Where they lie.
+        files: Sorted by name, at least one.
+        headers: Of each file, without pixels.
         description: SeriesDescription, empty where there is none. It is not for messages: people write into it.
-        others: number of files beside them that are no DICOM images.
-        aside: number of localizers and secondary captures that were left out.
+        others: Number of files beside them that are no DICOM images.
+        aside: Number of localizers and secondary captures that were left out.
     """
 
     folder: Path
@@ -61,7 +61,7 @@ def series_in(folder: Path) -> list[Series]:
     Localizers, and secondary captures without a place, are left out where there is anything else.
 
     Raises:
-        ReadError: a DICOM file that is damaged, since a slice would be missing.
+        ReadError: A DICOM file that is damaged, since a slice would be missing.
     """
     members: list[tuple[Path, Dataset]] = []
     others = 0
@@ -109,7 +109,7 @@ def read_header(path: Path) -> Dataset | None:
     """Read the elements that place a file; None for DICOM that is no image, such as a report or a directory.
 
     Raises:
-        ReadError: a damaged file.
+        ReadError: A damaged file.
     """
     try:
         with quiet(), open_dicom(path, [*_NEEDED, _IMAGES_IN_MOSAIC]) as (dataset, _):

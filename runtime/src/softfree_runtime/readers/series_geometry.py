@@ -38,15 +38,15 @@ class Slice:
     """One slice: its name for messages, and its place in millimeters to the left, the back and the head (LPS+).
 
     Attributes:
-        name: file name, or number of the frame.
+        name: File name, or number of the frame.
         position: ``(3,)``, center of the first voxel.
         along_row: ``(3,)`` unit vector from one column to the next.
         along_column: ``(3,)`` unit vector from one row to the next.
-        spacing: millimeters between rows, between columns.
-        thickness: millimeters to the next slice as the header has it, or None.
-        shape: rows, columns.
+        spacing: Millimeters between rows, between columns.
+        thickness: Millimeters to the next slice as the header has it, or None.
+        shape: Rows, columns.
         digits: ``(3,)``, the unit of the last digit with which each coordinate was written, in millimeters.
-        marks: what may tell it from others at its place, by keyword; for comparison only.
+        marks: What may tell it from others at its place, by keyword; for comparison only.
     """
 
     name: str
@@ -83,14 +83,14 @@ def arrange(path: Path, slices: Sequence[Slice]) -> tuple[list[int], np.ndarray,
     """Sort slices along their normal and check that they make one straight, even, complete volume.
 
     Args:
-        path: the series, for messages.
-        slices: in any order.
+        path: The series, for messages.
+        slices: In any order.
 
     Returns:
         The order, the affine ``(4, 4)`` from (slice, row, column, 1) to millimeters RAS+, and what was corrected.
 
     Raises:
-        ReadError: mixed sizes or orientations, slices at one place, missing or uneven slices, a tilted stack.
+        ReadError: Mixed sizes or orientations, slices at one place, missing or uneven slices, a tilted stack.
     """
     first = slices[0]
     for other in slices:

@@ -49,14 +49,14 @@ def decode_jpeg(data: bytes, space: Space) -> tuple[np.ndarray, tuple[str, ...]]
     """Decode the first image of ``data``, 8 bits a sample; what follows its end is ignored.
 
     Args:
-        data: from the start-of-image marker on.
-        space: what comes out; CMYK as it is stored.
+        data: From the start-of-image marker on.
+        space: What comes out; CMYK as it is stored.
 
     Returns:
         uint8 ``(H, W, C)``, and what was corrected, in words.
 
     Raises:
-        ValueError: damaged, cut short, without its last scans, or not a JPEG that TurboJPEG decodes.
+        ValueError: Damaged, cut short, without its last scans, or not a JPEG that TurboJPEG decodes.
     """
     corrections: tuple[str, ...] = ()
     try:

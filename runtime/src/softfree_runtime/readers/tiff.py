@@ -36,7 +36,7 @@ def read_tiff(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28
     """Read one page, the first by default.
 
     Raises:
-        ReadError: with status ``corrupt``, ``unsupported``, ``too_large`` or ``not_finite``.
+        ReadError: With status ``corrupt``, ``unsupported``, ``too_large`` or ``not_finite``.
     """
     with quiet():
         try:

@@ -27,7 +27,7 @@ def decoded(page: tifffile.TiffPage) -> tuple[np.ndarray, tuple[str, ...]]:
     """Decode a page as :meth:`tifffile.TiffPage.asarray` does, and say what was corrected.
 
     Raises:
-        ValueError, or what a decoder raises: damaged.
+        ValueError, or what a decoder raises: Damaged.
     """
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     empty = [0 in one for one in segments]
@@ -78,7 +78,7 @@ def jpeg_segment(page: tifffile.TiffPage, data: bytes, index: int) -> tuple[np.n
     """Decode the JPEG of a strip or tile to uint8 ``(h, w, C)``, which may reach beyond it; what was corrected.
 
     Raises:
-        ValueError: damaged, or smaller than its strip or tile.
+        ValueError: Damaged, or smaller than its strip or tile.
     """
     head = (page.jpegtables or b"\xff\xd8\xff\xd9")[:-2]
     if page.photometric == tifffile.PHOTOMETRIC.RGB and not page.is_jfif and page.shaped[-1] == 3:

@@ -29,13 +29,13 @@ class Volume:
     Attributes:
         voxels: ``(C, D, H, W)``: channels, slices, rows, columns; the file's own numbers in native byte order, float32
             where they were scaled or had 64 bits.
-        spacing: millimeters from one slice, row and column to the next.
+        spacing: Millimeters from one slice, row and column to the next.
         affine: ``(4, 4)``, from voxel (d, h, w, 1) to millimeters to the right, the front and the head (RAS+).
-        low: smallest value; 0 for unsigned integers of 8 bits.
-        high: greatest value; 255 for unsigned integers of 8 bits.
-        steps: what was done to the stored values, in words and in order.
-        stored: what the file holds, such as ``NIfTI-1 int16`` or ``12-bit MONOCHROME2``.
-        corrections: what the reader assumed or corrected because the file contradicts itself or its standard, in words;
+        low: Smallest value; 0 for unsigned integers of 8 bits.
+        high: Greatest value; 255 for unsigned integers of 8 bits.
+        steps: What was done to the stored values, in words and in order.
+        stored: What the file holds, such as ``NIfTI-1 int16`` or ``12-bit MONOCHROME2``.
+        corrections: What the reader assumed or corrected because the file contradicts itself or its standard, in words;
             ``softfree check`` lists them. Empty for a sound file.
     """
 
@@ -65,15 +65,15 @@ def canonical(
     """Bring one channel to the canonical order of axes.
 
     Args:
-        path: for messages.
+        path: For messages.
         voxels: ``(I, J, K)``, in any order of axes.
         affine: ``(4, 4)``, from (i, j, k, 1) to millimeters RAS+.
-        steps: what was done so far.
-        stored: what the file holds.
-        corrections: what the reader assumed or corrected so far.
+        steps: What was done so far.
+        stored: What the file holds.
+        corrections: What the reader assumed or corrected so far.
 
     Raises:
-        ReadError: axes that are not finite, have no length or are not at right angles; values that are not finite.
+        ReadError: Axes that are not finite, have no length or are not at right angles; values that are not finite.
     """
     from nibabel.affines import voxel_sizes
     from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation

@@ -31,8 +31,8 @@ class ChannelRules:
         channels: [pre, post, {subtract: [post, pre]}]
 
     Attributes:
-        series: name and regular expression, which is searched for in SeriesDescription, upper and lower case alike.
-        channels: in the order of the tensor; a name, or two names of which the second is subtracted from the first.
+        series: Name and regular expression, which is searched for in SeriesDescription, upper and lower case alike.
+        channels: In the order of the tensor; a name, or two names of which the second is subtracted from the first.
     """
 
     series: tuple[tuple[str, str], ...]
@@ -59,12 +59,12 @@ def read_channels(folder: Path, rules: ChannelRules, *, max_voxels: int = 1 << 3
     """Read the series of a study that the rules name, as the channels of one volume in float32.
 
     Args:
-        folder: the study; its series may lie in it or at any depth below.
-        rules: which series, which differences.
-        max_voxels: larger series are refused from their headers.
+        folder: The study; its series may lie in it or at any depth below.
+        rules: Which series, which differences.
+        max_voxels: Larger series are refused from their headers.
 
     Raises:
-        ReadError: a pattern that fits no series or several; series on different grids; a series that cannot be read.
+        ReadError: A pattern that fits no series or several; series on different grids; a series that cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():

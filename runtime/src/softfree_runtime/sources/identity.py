@@ -28,9 +28,9 @@ class Patients:
     """Who is who among the ids of a table.
 
     Attributes:
-        keys: the same text for all forms of an id, empty where it names nobody.
-        joined: ids that have other forms.
-        nobody: ids that name nobody, such as ``unknown``.
+        keys: The same text for all forms of an id, empty where it names nobody.
+        joined: Ids that have other forms.
+        nobody: Ids that name nobody, such as ``unknown``.
     """
 
     keys: Mapping[str, str]
@@ -46,7 +46,7 @@ def tell_patients(rows: Mapping[str, int]) -> Patients:
     taken for two would leak from training into the test.
 
     Args:
-        rows: how many rows each id has.
+        rows: How many rows each id has.
     """
     keys = {text: patient_key(text) for text in rows}
     sizes: dict[str, int] = {}

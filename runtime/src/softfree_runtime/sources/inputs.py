@@ -32,16 +32,16 @@ def find_inputs(
     """Find the samples that files, folders, tables and arrays stand for.
 
     Args:
-        given: the inputs; a folder stands for all samples below it, a table for its rows.
-        frame: frame of multi-frame files where a table does not name one, counted from 0, or None.
-        kind: of the samples; only an image can be an array, and a volume can be a folder.
-        rows: reads a table: a path and ``frame`` to its samples.
+        given: The inputs; a folder stands for all samples below it, a table for its rows.
+        frame: Frame of multi-frame files where a table does not name one, counted from 0, or None.
+        kind: Of the samples; only an image can be an array, and a volume can be a folder.
+        rows: Reads a table: a path and ``frame`` to its samples.
 
     Returns:
         For each sample its name, where it is read from, and its frame.
 
     Raises:
-        UserError: nothing is found, or a table cannot be used.
+        UserError: Nothing is found, or a table cannot be used.
     """
     found: list[Found] = []
     for number, item in enumerate(given):
@@ -90,7 +90,7 @@ def as_image(array: np.ndarray) -> DecodedImage:
     for everything else.
 
     Raises:
-        UserError: an array of another shape, of no numbers, or with a value that is not finite.
+        UserError: An array of another shape, of no numbers, or with a value that is not finite.
     """
     pixels = array[..., None] if array.ndim == 2 else array
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
@@ -112,14 +112,14 @@ def table_rows(
     """Read a CSV table: name, source and frame of each row that is not empty.
 
     Args:
-        path: the table, with a column ``path``; ``frame``, ``mpp`` and ``patient_id`` are known, too.
-        frame: where the table has no such column.
-        kind: of the samples; slides and bags have a resolution.
-        group: join the rows of a patient.
-        image_root: folder that the paths start from and must lie in; the table's by default.
+        path: The table, with a column ``path``; ``frame``, ``mpp`` and ``patient_id`` are known, too.
+        frame: Where the table has no such column.
+        kind: Of the samples; slides and bags have a resolution.
+        group: Join the rows of a patient.
+        image_root: Folder that the paths start from and must lie in; the table's by default.
 
     Raises:
-        UserError: what is no sound table, with the line.
+        UserError: What is no sound table, with the line.
     """
     content = read_bytes(path, "a CSV file")
     if content.startswith(b"PAR1") or path.suffix.lower() == ".parquet":

@@ -30,7 +30,7 @@ def resolution(cell: object) -> float | None:
     """Read one cell of a column ``mpp``, which may have a decimal comma; None where it is empty.
 
     Raises:
-        UserError: no positive number.
+        UserError: No positive number.
     """
     if cell is None or cell == "":
         return None

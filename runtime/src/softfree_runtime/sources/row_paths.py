@@ -40,14 +40,14 @@ def places(table: Path, paths: Iterable[str], rows: Rows, numbers: Iterable[int]
     """Give the absolute paths of rows.
 
     Args:
-        table: its file, for messages.
-        paths: one a row, relative to ``folder``.
-        rows: how to name rows.
-        numbers: of the rows.
-        folder: that the paths start from and must stay in.
+        table: Its file, for messages.
+        paths: One a row, relative to ``folder``.
+        rows: How to name rows.
+        numbers: Of the rows.
+        folder: That the paths start from and must stay in.
 
     Raises:
-        UserError: a path is empty, leads out of the folder, or has backslashes.
+        UserError: A path is empty, leads out of the folder, or has backslashes.
     """
     paths, numbers = list(paths), list(numbers)
     if "" in paths:

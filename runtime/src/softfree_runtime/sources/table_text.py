@@ -46,8 +46,8 @@ class Rows:
 
     Attributes:
         word: ``line`` or ``row``.
-        first: the number of the first row.
-        lines: of each row, where cells of several lines make them irregular.
+        first: The number of the first row.
+        lines: Of each row, where cells of several lines make them irregular.
     """
 
     word: str
@@ -67,11 +67,11 @@ class TextTable:
     """A text table that is sound.
 
     Attributes:
-        body: its rows as text, without the header; each line ends in a newline.
-        separator: of cells.
-        columns: names, each once; ``Unnamed: 2`` where the header has none.
-        rows: how to name rows.
-        notes: what was assumed, a sentence each.
+        body: Its rows as text, without the header; each line ends in a newline.
+        separator: Of cells.
+        columns: Names, each once; ``Unnamed: 2`` where the header has none.
+        rows: How to name rows.
+        notes: What was assumed, a sentence each.
     """
 
     body: str
@@ -102,7 +102,7 @@ def read_bytes(path: Path, kinds: str = "a CSV or Parquet file") -> bytes:
     """Read a whole file.
 
     Raises:
-        UserError: it is missing, cannot be opened, or is no regular file; a pipe would be waited for without end.
+        UserError: It is missing, cannot be opened, or is no regular file; a pipe would be waited for without end.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -121,12 +121,12 @@ def check_text(path: Path, content: bytes, needed: Collection[str]) -> TextTable
     """Decode a text table and check its header, its quotes and the number of cells in each row.
 
     Args:
-        path: of the table, for messages.
-        content: of the file.
-        needed: columns whose cells no row may lack; other cells at the end of a row may be left out, which is noted.
+        path: Of the table, for messages.
+        content: Of the file.
+        needed: Columns whose cells no row may lack; other cells at the end of a row may be left out, which is noted.
 
     Raises:
-        UserError: anything that could be read in two ways, with the line.
+        UserError: Anything that could be read in two ways, with the line.
     """
     text, notes = _decoded(path, content)
     text = text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n\x1a ")

@@ -25,14 +25,14 @@ def read_volume(
     Files are known by their content, not by their name.
 
     Args:
-        path: a NIfTI file; a folder that holds one DICOM series, or one file of a series; with ``rules`` the folder of
+        path: A NIfTI file; a folder that holds one DICOM series, or one file of a series; with ``rules`` the folder of
             a study.
-        frame: which volume of a 4D NIfTI file, counted from 0.
-        rules: which series of a study are the channels.
-        max_voxels: larger volumes are refused from their headers.
+        frame: Which volume of a 4D NIfTI file, counted from 0.
+        rules: Which series of a study are the channels.
+        max_voxels: Larger volumes are refused from their headers.
 
     Raises:
-        ReadError: one line that names the file, the reason and the mend; its status is ``missing``, ``empty``,
+        ReadError: One line that names the file, the reason and the mend; its status is ``missing``, ``empty``,
             ``no_pixels``, ``corrupt``, ``unsupported``, ``too_large`` or ``not_finite``.
     """
     path = Path(path)

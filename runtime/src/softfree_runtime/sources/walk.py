@@ -15,9 +15,9 @@ class Passed:
     """What a walk passed over.
 
     Attributes:
-        left: names of hidden files and folders and of those that systems leave behind, each once.
-        closed: folders that cannot be listed, with the reason.
-        loops: links to a folder that they lie in.
+        left: Names of hidden files and folders and of those that systems leave behind, each once.
+        closed: Folders that cannot be listed, with the reason.
+        loops: Links to a folder that they lie in.
     """
 
     left: set[str] = field(default_factory=set)

@@ -28,19 +28,19 @@ class Audit:
     """What was found; no patient is named.
 
     Attributes:
-        task: the classes.
-        images: rows that belong to the task.
-        readable: how many of them can be read.
-        patients: how many there are, None when the table has no ids.
-        left_out: rows that belong to no task, by reason.
-        notes: what was assumed of the table, and all but equal images that do no harm, a sentence each.
-        split_made: in words how the split was made, None when the table brought its own.
-        counts: images by split and class; findings count where present.
-        sizes: least, median and largest width, height (pixels) and file size (bytes).
-        kinds: images by what the file holds and class, the most frequent first.
-        spacings: images by pixel spacing, ``(slice x) row x column`` in mm.
-        confounds: what the file alone tells of the class, the strongest first.
-        found: problems, errors first.
+        task: The classes.
+        images: Rows that belong to the task.
+        readable: How many of them can be read.
+        patients: How many there are, None when the table has no ids.
+        left_out: Rows that belong to no task, by reason.
+        notes: What was assumed of the table, and all but equal images that do no harm, a sentence each.
+        split_made: In words how the split was made, None when the table brought its own.
+        counts: Images by split and class; findings count where present.
+        sizes: Least, median and largest width, height (pixels) and file size (bytes).
+        kinds: Images by what the file holds and class, the most frequent first.
+        spacings: Images by pixel spacing, ``(slice x) row x column`` in mm.
+        confounds: What the file alone tells of the class, the strongest first.
+        found: Problems, errors first.
     """
 
     task: Task
@@ -121,13 +121,13 @@ def audit(table: Table, *, num_workers: int = 0, progress: bool = True, strict: 
     Only a few facts of each image are kept in memory.
 
     Args:
-        table: read with ``strict_patients=False`` to have shared patients reported instead of refused.
-        num_workers: threads that read images; 0 reads them one after the other.
-        progress: whether to show a progress bar.
-        strict: whether a file that had to be corrected is an error.
+        table: Read with ``strict_patients=False`` to have shared patients reported instead of refused.
+        num_workers: Threads that read images; 0 reads them one after the other.
+        progress: Whether to show a progress bar.
+        strict: Whether a file that had to be corrected is an error.
 
     Raises:
-        UserError: when not one image can be read.
+        UserError: When not one image can be read.
     """
     probes = pd.DataFrame(probe_all(table.frame, num_workers=num_workers, progress=progress))
     ok = (probes["status"] == "ok").to_numpy()

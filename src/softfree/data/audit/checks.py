@@ -27,10 +27,10 @@ class Problem:
 
     Attributes:
         severity: ``error`` for what makes numbers false or files useless, ``warning`` for what may.
-        kind: in one word, for programs.
-        message: for people.
-        rows: of the table, counted from 0.
-        details: one line for each case; files, never patients.
+        kind: In one word, for programs.
+        message: For people.
+        rows: Of the table, counted from 0.
+        details: One line for each case; files, never patients.
     """
 
     severity: Severity

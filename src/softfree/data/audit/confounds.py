@@ -23,14 +23,14 @@ class Confound:
     """How well one feature tells one class from all others.
 
     Attributes:
-        feature: one of ``FEATURES``.
-        class_name: the class.
+        feature: One of ``FEATURES``.
+        class_name: The class.
         direction: ``larger`` or ``smaller`` values belong to the class.
-        auroc: at least 0.5, in that direction.
-        low: lower bound of its 95 % interval, not below 0.5 (Hanley and McNeil, Radiology 143, 1982; each patient
+        auroc: At least 0.5, in that direction.
+        low: Lower bound of its 95 % interval, not below 0.5 (Hanley and McNeil, Radiology 143, 1982; each patient
             counts once in a class, the cautious choice where images of a patient resemble each other).
-        high: upper bound.
-        flagged: whether the lower bound is above 0.6.
+        high: Upper bound.
+        flagged: Whether the lower bound is above 0.6.
     """
 
     feature: str
@@ -56,7 +56,7 @@ def find_confounds(features: pd.DataFrame, task: Task, targets: np.ndarray, pati
 
     Args:
         features: ``(n, F)`` values, one column a feature.
-        task: its classes; of two classes the positive one is measured.
+        task: Its classes; of two classes the positive one is measured.
         targets: ``(n,)`` or ``(n, K)``, see :class:`Task`; unknown findings are left out.
         patients: ``(n,)`` numbers, that the intervals count.
     """

@@ -46,8 +46,8 @@ def thumbnail(pixels: np.ndarray, low: float = -math.inf, high: float = math.inf
 
     Args:
         pixels: ``(H, W, C)``, of whose channels the sum is taken.
-        low: the value shown as black.
-        high: the value shown as white.
+        low: The value shown as black.
+        high: The value shown as white.
 
     Returns:
         uint8 ``(SIDE, SIDE)`` over its own range; all 0 for an image of one value.
@@ -66,7 +66,7 @@ def find_pairs(thumbnails: np.ndarray) -> list[Pair]:
     """Find the pairs of images that are one image, the most alike first.
 
     Args:
-        thumbnails: uint8 ``(n, SIDE, SIDE)`` of :func:`thumbnail`, at most ``MOST``; those of one value have no pair.
+        thumbnails: Uint8 ``(n, SIDE, SIDE)`` of :func:`thumbnail`, at most ``MOST``; those of one value have no pair.
     """
     shown = np.flatnonzero(thumbnails.any(axis=(1, 2)))
     if len(shown) < 2:

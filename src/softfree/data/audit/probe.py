@@ -32,18 +32,18 @@ class Probe:
 
     Attributes:
         status: ``ok``, or why it cannot be read (see :class:`softfree_runtime.core.errors.ReadError`).
-        reason: the same for people.
-        file_size: bytes.
-        height: rows; of tile features the tiles.
-        width: columns; of tile features their width.
+        reason: The same for people.
+        file_size: Bytes.
+        height: Rows; of tile features the tiles.
+        width: Columns; of tile features their width.
         channels: 1 or 3; of a volume any number.
-        stored: what the file holds, such as ``8-bit gray``.
-        spacing: millimeters from (slice to slice,) row to row and column to column, where the file says so.
-        blank: whether all pixels are the same.
-        pixel_digest: of the decoded values, whatever the file format; a gray image has the same one as RGB.
-        file_digest: of the file.
-        corrections: what the reader assumed or corrected, in words.
-        thumbnail: of an image, see :func:`softfree.data.audit.near_duplicates.thumbnail`; None for other kinds.
+        stored: What the file holds, such as ``8-bit gray``.
+        spacing: Millimeters from (slice to slice,) row to row and column to column, where the file says so.
+        blank: Whether all pixels are the same.
+        pixel_digest: Of the decoded values, whatever the file format; a gray image has the same one as RGB.
+        file_digest: Of the file.
+        corrections: What the reader assumed or corrected, in words.
+        thumbnail: Of an image, see :func:`softfree.data.audit.near_duplicates.thumbnail`; None for other kinds.
     """
 
     status: str
@@ -75,7 +75,7 @@ def probe_image(file: str, frame: int | None) -> Probe:
     """Read an image and keep its facts.
 
     Raises:
-        ReadError: it cannot be read.
+        ReadError: It cannot be read.
     """
     image = read_image(file, frame=frame)
     size, file_digest = digest_file(Path(file))
@@ -136,7 +136,7 @@ def probe_kind(source: str, frame: int | None) -> Probe | None:
     A source with a resolution, as :func:`softfree_runtime.sources.joined_source.join_source` writes it, is a slide.
 
     Raises:
-        ReadError: it cannot be read.
+        ReadError: It cannot be read.
     """
     file, mpp = split_source(source)
     path, name = Path(file), file.lower()

@@ -30,10 +30,10 @@ class Found:
     Attributes:
         frame: ``path`` (relative to the set's folder), ``label`` or the columns of ``findings`` (0, 1, NaN), and where
             the set has them ``patient_id``, ``split`` and columns for subgroups. Rows without a split are drawn.
-        findings: columns of findings that exclude nothing; empty when there is a ``label``.
-        draw: part of the rows without a split for each split.
-        left_out: names of files that give no row, each with the reason.
-        notes: what a user has to know, a sentence each.
+        findings: Columns of findings that exclude nothing; empty when there is a ``label``.
+        draw: Part of the rows without a split for each split.
+        left_out: Names of files that give no row, each with the reason.
+        notes: What a user has to know, a sentence each.
     """
 
     frame: pd.DataFrame
@@ -48,14 +48,14 @@ class DataSet:
     """A public data set that softfree knows the official layout of.
 
     Attributes:
-        name: on the command line.
-        image: what a sample is, with the file format.
-        classes: what is to be predicted.
-        source: where to obtain it.
-        terms: licence or agreement.
-        read: from the set's folder and the user's options to its rows.
-        train: options of ``softfree train`` to begin with.
-        takes: options of ``softfree prepare`` beyond the common ones that it understands.
+        name: On the command line.
+        image: What a sample is, with the file format.
+        classes: What is to be predicted.
+        source: Where to obtain it.
+        terms: Licence or agreement.
+        read: From the set's folder and the user's options to its rows.
+        train: Options of ``softfree train`` to begin with.
+        takes: Options of ``softfree prepare`` beyond the common ones that it understands.
     """
 
     name: str
@@ -72,7 +72,7 @@ def official_file(root: Path, patterns: Sequence[str], source: str) -> Path:
     """Return the first file under ``root`` that one of the glob patterns names.
 
     Raises:
-        UserError: when there is none.
+        UserError: When there is none.
     """
     for pattern in patterns:
         if matches := sorted(path for path in root.glob(pattern) if path.is_file()):
@@ -84,7 +84,7 @@ def read_official(root: Path, patterns: Sequence[str], columns: Sequence[str], s
     """Read a CSV (or .tab, .tsv, .gz) of the official download, all cells as text, empty ones as NaN.
 
     Raises:
-        UserError: when the file, or one of ``columns``, is not there.
+        UserError: When the file, or one of ``columns``, is not there.
     """
     path = official_file(root, patterns, source)
     frame = read_text(path)
@@ -98,7 +98,7 @@ def read_text(path: Path) -> pd.DataFrame:
     """Read a text table as text; first lines that begin with # are left out.
 
     Raises:
-        UserError: what :func:`~softfree_runtime.sources.table_text.check_text` refuses.
+        UserError: What :func:`~softfree_runtime.sources.table_text.check_text` refuses.
     """
     table = check_text(path, _content(path), ())
     say(path, table.notes)
@@ -139,7 +139,7 @@ def wanted_label(path: Path, columns: Sequence[str], label: str | None) -> str:
     """Return the column that the user named.
 
     Raises:
-        UserError: when none was named, or one that is not there.
+        UserError: When none was named, or one that is not there.
     """
     if label is None:
         raise UserError(f"name what is to be predicted with --label COLUMN; {path} has {', '.join(columns)}")

@@ -17,7 +17,7 @@ class PrepareOptions:
         uncertain: CheXpert and MIMIC-CXR: what 'uncertain' (-1) becomes: an empty cell (unknown), 1 or 0.
         unmentioned: CheXpert and MIMIC-CXR: what a finding that the report does not mention becomes: an empty cell
             or 0.
-        label: duke-breast-mri and tcga: the column of the clinical table to be predicted.
+        label: Duke-breast-mri and tcga: the column of the clinical table to be predicted.
         progress: Show progress bars.
     """
 

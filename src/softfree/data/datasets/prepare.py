@@ -27,13 +27,13 @@ class Prepared:
     """A table that was written.
 
     Attributes:
-        table: the file.
-        rows: how many of each split.
-        patients: how many patients are known; None when the set does not say.
-        findings: columns for ``--labels``; empty when the table has a column ``label``.
-        left_out: files of the official download that gave no row, each with the reason.
-        notes: what a user has to know.
-        command: how to train on it.
+        table: The file.
+        rows: How many of each split.
+        patients: How many patients are known; None when the set does not say.
+        findings: Columns for ``--labels``; empty when the table has a column ``label``.
+        left_out: Files of the official download that gave no row, each with the reason.
+        notes: What a user has to know.
+        command: How to train on it.
     """
 
     table: Path
@@ -60,7 +60,7 @@ def prepare(known: DataSet, root: Path, chosen: PrepareOptions) -> Prepared:
     """Write the table of a data set that lies in ``root`` (for MedMNIST also its .npz file); nothing is downloaded.
 
     Raises:
-        UserError: when an official file is missing, more than half of the images are, a patient is in two official
+        UserError: When an official file is missing, more than half of the images are, a patient is in two official
             splits, or an option does not apply.
     """
     if not root.exists():

@@ -40,7 +40,7 @@ def prepare_set(name: str, root: str | Path, options: PrepareOptions | None = No
     """Write the table of the public set ``name`` that lies in ``root``; nothing is downloaded.
 
     Raises:
-        UserError: for an unknown name, and see :func:`softfree.data.datasets.prepare.prepare`.
+        UserError: For an unknown name, and see :func:`softfree.data.datasets.prepare.prepare`.
     """
     if name not in SETS:
         raise unknown_name("data set", name, SETS)

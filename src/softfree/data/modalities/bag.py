@@ -26,9 +26,9 @@ class BagPreprocessing:
 
     Attributes:
         in_features: F, features of a tile.
-        encoder: its name; files that name another are refused. None where the files name none.
-        positions: give the model the tiles' places; without, all stand at (0, 0).
-        tile_dropout: part of the tiles that training leaves out at random; 0 uses all of them.
+        encoder: Its name; files that name another are refused. None where the files name none.
+        positions: Give the model the tiles' places; without, all stand at (0, 0).
+        tile_dropout: Part of the tiles that training leaves out at random; 0 uses all of them.
     """
 
     kind: ClassVar[str] = "bag"
@@ -43,7 +43,7 @@ class BagPreprocessing:
         """Take features and encoder from the first file that can be read.
 
         Raises:
-            UserError: none can.
+            UserError: None can.
         """
         reason = "no file was given"
         for source in files:
@@ -66,7 +66,7 @@ class BagPreprocessing:
             float32 (N, F + 3): features, then x, y of the tile's center in millimeters, and the number of its file.
 
         Raises:
-            ReadError: as :func:`~softfree.data.modalities.feature_files.read_features`, and ``no_resolution`` where the
+            ReadError: As :func:`~softfree.data.modalities.feature_files.read_features`, and ``no_resolution`` where the
                 tiles' places are not known.
         """
         return self.load_sized(source, frame)[0]
@@ -142,7 +142,7 @@ class BagAugmentation:
     """Each slide turned by any angle about its center and flipped, tiles left out if asked for.
 
     Args:
-        tile_dropout: part of the tiles to leave out.
+        tile_dropout: Part of the tiles to leave out.
     """
 
     def __init__(self, tile_dropout: float = 0.0) -> None:

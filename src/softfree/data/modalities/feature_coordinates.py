@@ -31,14 +31,14 @@ def centers_mm(
     """Return the tiles' centers (N, 2) in millimeters, None where they are not known, and what was assumed.
 
     Args:
-        path: for messages.
-        file: the open file.
-        tool: what wrote it: softfree, CLAM, TRIDENT or STAMP.
+        path: For messages.
+        file: The open file.
+        tool: What wrote it: softfree, CLAM, TRIDENT or STAMP.
         tiles: N.
-        mpp: micrometers per level-0 pixel of the slide, or None.
+        mpp: Micrometers per level-0 pixel of the slide, or None.
 
     Raises:
-        ReadError: coordinates that are no numbers, or not of these tiles, or not of a slide.
+        ReadError: Coordinates that are no numbers, or not of these tiles, or not of a slide.
     """
     stored = file.get("coords_mm" if tool == "softfree" else "coords")
     if stored is None:

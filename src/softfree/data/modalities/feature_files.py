@@ -40,12 +40,12 @@ class TileFeatures:
     """The tiles of one slide.
 
     Attributes:
-        features: float32 (N, F), finite, N at least 1.
-        coords_mm: float64 (N, 2), x and y of the tiles' centers in millimeters; None where they are not known.
-        tool: what wrote the file: softfree, CLAM, TRIDENT or STAMP.
-        encoder: name of the encoder, as far as the file says it.
-        attributes: all attributes of an own file; empty for the others.
-        corrections: what the reader assumed or corrected because the file contradicts itself or its standard, in words;
+        features: Float32 (N, F), finite, N at least 1.
+        coords_mm: Float64 (N, 2), x and y of the tiles' centers in millimeters; None where they are not known.
+        tool: What wrote the file: softfree, CLAM, TRIDENT or STAMP.
+        encoder: Name of the encoder, as far as the file says it.
+        attributes: All attributes of an own file; empty for the others.
+        corrections: What the reader assumed or corrected because the file contradicts itself or its standard, in words;
             ``softfree check`` lists them. Empty for a sound file.
     """
 
@@ -61,11 +61,11 @@ def read_features(path: str | Path, *, mpp: float | None = None) -> TileFeatures
     """Read a feature file of any of the four tools.
 
     Args:
-        path: the file.
-        mpp: micrometers per level-0 pixel of the slide, for CLAM and TRIDENT; the others store millimeters themselves.
+        path: The file.
+        mpp: Micrometers per level-0 pixel of the slide, for CLAM and TRIDENT; the others store millimeters themselves.
 
     Raises:
-        ReadError: status ``missing``, ``corrupt``, ``unsupported``, ``empty`` (no tile) or ``not_finite``.
+        ReadError: Status ``missing``, ``corrupt``, ``unsupported``, ``empty`` (no tile) or ``not_finite``.
     """
     path = Path(path)
     with OpenedHDF5(path) as file:
@@ -107,13 +107,13 @@ def write_features(path: Path, features: np.ndarray, coords_mm: np.ndarray, attr
     """Write an own file; under its name there is only ever a whole one.
 
     Args:
-        path: the file.
-        features: float16 or float32 (N, F).
+        path: The file.
+        features: Float16 or float32 (N, F).
         coords_mm: (N, 2), centers of the tiles.
-        attributes: numbers and text.
+        attributes: Numbers and text.
 
     Raises:
-        UserError: the system refuses, for instance on a full disk.
+        UserError: The system refuses, for instance on a full disk.
     """
     # Made in memory first: on a full disk, plain writing gives a plain reason.
     whole = io.BytesIO()

@@ -58,7 +58,7 @@ def lengths(path: Path, name: str, value: Any) -> np.ndarray | None:
     """Return an attribute that is a length, or one along x and one along y, as float64 (2,); None for none and for 0.
 
     Raises:
-        ReadError: it is something else.
+        ReadError: It is something else.
     """
     found = plain(value)
     try:

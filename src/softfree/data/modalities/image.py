@@ -31,8 +31,8 @@ class ImagePreprocessing:
     """The deterministic steps; stored with a run and replayed wherever it is used.
 
     Attributes:
-        preset: see :class:`softfree.options.ImageOptions`.
-        size: side of the square, pixels.
+        preset: See :class:`softfree.options.ImageOptions`.
+        size: Side of the square, pixels.
         resize_mode: ``pad``, ``stretch``, ``crop`` or ``native``.
         channels: 1 or 3.
     """
@@ -115,8 +115,8 @@ class ImagePreprocessing:
         """Rows and columns that pixels are resized to, before padding and cropping.
 
         Args:
-            shape: rows and columns of the image.
-            growth: see :attr:`softfree_runtime.readers.image.Image.growth`; square pixels come out in one step.
+            shape: Rows and columns of the image.
+            growth: See :attr:`softfree_runtime.readers.image.Image.growth`; square pixels come out in one step.
         """
         height, width = (side * times for side, times in zip(shape, growth, strict=True))
         if self.resize_mode == "native":
@@ -149,7 +149,7 @@ class ImageAugmentation:
     """Random changes of a prepared image, a pure function of the image and a seed.
 
     Args:
-        preprocessing: what the image went through; its preset decides the changes.
+        preprocessing: What the image went through; its preset decides the changes.
     """
 
     def __init__(self, preprocessing: ImagePreprocessing) -> None:

@@ -25,12 +25,12 @@ class PolicyAugmentation:
     It begins with the whole image, at its own size: see :func:`whole`.
 
     Args:
-        preprocessing: of the images in evaluation; the result has their size, mean and deviation.
-        policy: timm's name, such as "rand-m9-mstd0.5-inc1", "augmix-m5-w4-d2" or "original".
-        erasing: probability that a rectangle is erased.
+        preprocessing: Of the images in evaluation; the result has their size, mean and deviation.
+        policy: Timm's name, such as "rand-m9-mstd0.5-inc1", "augmix-m5-w4-d2" or "original".
+        erasing: Probability that a rectangle is erased.
 
     Raises:
-        UserError: a policy that timm does not know, or images without color.
+        UserError: A policy that timm does not know, or images without color.
     """
 
     def __init__(self, preprocessing: ImagePreprocessing, policy: str, erasing: float) -> None:

@@ -29,10 +29,10 @@ class Region:
     """What is read of a slide.
 
     Attributes:
-        left: millimeters from the left edge of the slide.
-        top: millimeters from the upper edge.
-        width: pixels that a model sees.
-        height: likewise.
+        left: Millimeters from the left edge of the slide.
+        top: Millimeters from the upper edge.
+        width: Pixels that a model sees.
+        height: Likewise.
     """
 
     left: float
@@ -46,10 +46,10 @@ class SlidePreprocessing:
     """The deterministic steps of the pixel road; stored with a run and replayed wherever it is used.
 
     Attributes:
-        mpp: micrometers per pixel that the model sees.
-        tissue: read the bounding box of the tissue only; the background within it stays as it is.
-        side: side in pixels of the square that the model's grid of positions is made for; it is resized to each slide.
-        max_side: longest side in pixels that is read at once; longer slides are streamed from their file.
+        mpp: Micrometers per pixel that the model sees.
+        tissue: Read the bounding box of the tissue only; the background within it stays as it is.
+        side: Side in pixels of the square that the model's grid of positions is made for; it is resized to each slide.
+        max_side: Longest side in pixels that is read at once; longer slides are streamed from their file.
     """
 
     kind: ClassVar[str] = "slide"
@@ -80,7 +80,7 @@ class SlidePreprocessing:
             float32 (3, H, W), shifted and scaled by the mean and deviation of ImageNet.
 
         Raises:
-            ReadError: no slide, no tissue, or status ``too_large`` for one that is longer than ``max_side``.
+            ReadError: No slide, no tissue, or status ``too_large`` for one that is longer than ``max_side``.
         """
         return self.load_sized(source, frame)[0]
 

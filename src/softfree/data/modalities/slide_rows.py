@@ -42,7 +42,7 @@ class SlideRows:
         """Give the rows from ``top`` up to ``bottom``, as a model takes them.
 
         Raises:
-            ReadError: pixels that cannot be decoded.
+            ReadError: Pixels that cannot be decoded.
         """
         if top < self._first or bottom > self._first + len(self._held):
             end = min(max(bottom, top + _HELD // (3 * self.region.width)), self.region.height)
@@ -68,7 +68,7 @@ def open_rows(preprocessing: SlidePreprocessing, source: str, frame: int | None 
     """Open a slide of any size; its rows are those of ``steps.load``, up to the rounding of a place.
 
     Raises:
-        ReadError: as of ``steps.load``, but for ``too_large``.
+        ReadError: As of ``steps.load``, but for ``too_large``.
     """
     slide = preprocessing.open(source, frame)
     try:
@@ -82,7 +82,7 @@ def load_or_open(preprocessing: SlidePreprocessing, source: str, frame: int | No
     """Read a slide, or open one that is too long to be read at once.
 
     Raises:
-        ReadError: no slide, or no tissue.
+        ReadError: No slide, or no tissue.
     """
     try:
         return torch.from_numpy(preprocessing.load(source, frame))

@@ -19,12 +19,12 @@ def tile_centers(
     """Lay tiles over a slide, row by row from its upper left corner; the last ones may reach beyond its edges.
 
     Args:
-        size_mm: width and height of the slide.
-        side: side of a tile in pixels.
-        mpp: micrometers per pixel of the tiles.
-        step: pixels from one tile to the next; default: ``side``, without overlap or gap.
-        tissue: where tissue is; None keeps all tiles.
-        share: least part of a tile that must be tissue; a tile without any is never kept.
+        size_mm: Width and height of the slide.
+        side: Side of a tile in pixels.
+        mpp: Micrometers per pixel of the tiles.
+        step: Pixels from one tile to the next; default: ``side``, without overlap or gap.
+        tissue: Where tissue is; None keeps all tiles.
+        share: Least part of a tile that must be tissue; a tile without any is never kept.
 
     Returns:
         Centers (N, 2) as x and y in millimeters, float64; N may be 0.

@@ -27,8 +27,8 @@ class Tissue:
     """A mask of tissue.
 
     Attributes:
-        mask: boolean (h, w).
-        mpp: micrometers per pixel of the mask; its corner is the slide's.
+        mask: Boolean (h, w).
+        mpp: Micrometers per pixel of the mask; its corner is the slide's.
     """
 
     mask: np.ndarray
@@ -68,11 +68,11 @@ def find_tissue(slide: Slide, mpp: float = 8.0) -> Tissue:
     that or than 0.05 % of all tissue.
 
     Args:
-        slide: the slide.
-        mpp: micrometers per pixel of the thumbnail; coarser when the slide is.
+        slide: The slide.
+        mpp: Micrometers per pixel of the thumbnail; coarser when the slide is.
 
     Raises:
-        ReadError: status ``no_tissue`` for a slide that is all background.
+        ReadError: Status ``no_tissue`` for a slide that is all background.
     """
     mpp = max(mpp, *slide.mpp)
     saturation = median(_saturation(slide.thumbnail(mpp)), disk(3))

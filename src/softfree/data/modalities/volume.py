@@ -51,12 +51,12 @@ class VolumePreprocessing:
     Attributes:
         preset: ``mr`` (each channel clipped to its percentiles, then to mean 0 and deviation 1) or ``ct`` (a window of
             Hounsfield units becomes -1 to 1).
-        shape: voxels: slices, rows, columns.
-        spacing: millimeters between slices, rows, columns; None keeps each file's own.
-        channels: number of channels.
-        rules: what makes channels of the series of a study, parsed by
+        shape: Voxels: slices, rows, columns.
+        spacing: Millimeters between slices, rows, columns; None keeps each file's own.
+        channels: Number of channels.
+        rules: What makes channels of the series of a study, parsed by
             :mod:`softfree_runtime.sources.channel_rules`; None for a single volume.
-        window: lowest and highest value of ``ct``.
+        window: Lowest and highest value of ``ct``.
     """
 
     kind: ClassVar[str] = "volume"
@@ -119,7 +119,7 @@ class VolumePreprocessing:
         """Read one volume, unless it is one already, and prepare it.
 
         Raises:
-            ReadError: a source that gives no volume, or one of other channels.
+            ReadError: A source that gives no volume, or one of other channels.
         """
         return self.load_sized(source, frame)[0]
 
@@ -137,7 +137,7 @@ class VolumePreprocessing:
 
         Args:
             values: ``(D', H', W')``, such as a map of relevance, on the grid of ``shape``.
-            volume: the volume that was prepared.
+            volume: The volume that was prepared.
 
         Returns:
             float32 (D, H, W) on the grid of ``volume.voxels``.
@@ -264,8 +264,8 @@ class VolumeAugmentation:
 
     Args:
         preset: ``mr`` or ``ct``.
-        shape: voxels of the volumes: slices, rows, columns.
-        spacing: millimeters between them, None where they differ from volume to volume.
+        shape: Voxels of the volumes: slices, rows, columns.
+        spacing: Millimeters between them, None where they differ from volume to volume.
 
     Rotation is in voxels, so that it keeps the anatomy's shape only where voxels are cubes; elsewhere it stays within
     the slices. Left-right flips are for ``mr`` alone: in CT of the trunk the side of heart and liver carries meaning.

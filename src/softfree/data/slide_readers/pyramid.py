@@ -13,9 +13,9 @@ class Pyramid(Protocol):
     """Levels of one slide.
 
     Attributes:
-        mpp: micrometers per pixel (x, y) of level 0, as the file says; None where it does not.
+        mpp: Micrometers per pixel (x, y) of level 0, as the file says; None where it does not.
         sizes: (width, height) of each level in its own pixels, the finest level first.
-        corrections: what was assumed or corrected on the way, in words.
+        corrections: What was assumed or corrected on the way, in words.
     """
 
     mpp: Pair | None
@@ -26,11 +26,11 @@ class Pyramid(Protocol):
         """Read pixels that lie inside a level.
 
         Args:
-            level: number of the level.
-            x: first column, in pixels of the level.
-            y: first row.
-            width: columns.
-            height: rows.
+            level: Number of the level.
+            x: First column, in pixels of the level.
+            y: First row.
+            width: Columns.
+            height: Rows.
 
         Returns:
             uint8 (height, width, 3), transparent pixels on white; and by what fraction of a pixel (x, y) the region

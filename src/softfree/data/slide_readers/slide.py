@@ -36,18 +36,18 @@ class Slide:
     """A slide that is open for reading. It may be pickled: the other process opens the file anew.
 
     Args:
-        path: the file, for messages and for opening it again.
-        pyramid: its levels.
-        mpp: micrometers per pixel of level 0 that hold instead of the file's own, or None.
+        path: The file, for messages and for opening it again.
+        pyramid: Its levels.
+        mpp: Micrometers per pixel of level 0 that hold instead of the file's own, or None.
 
     Attributes:
-        mpp: micrometers per pixel (x, y) of the finest level.
+        mpp: Micrometers per pixel (x, y) of the finest level.
         size: (width, height) of the finest level in pixels.
-        corrections: what the reader assumed or corrected because the file contradicts itself or its standard, in words;
+        corrections: What the reader assumed or corrected because the file contradicts itself or its standard, in words;
             ``softfree check`` lists them. Empty for a sound file.
 
     Raises:
-        ReadError: status ``no_resolution`` when neither the file nor the caller gives one that can be.
+        ReadError: Status ``no_resolution`` when neither the file nor the caller gives one that can be.
     """
 
     def __init__(self, path: Path, pyramid: Pyramid, mpp: Pair | None = None) -> None:
@@ -92,17 +92,17 @@ class Slide:
         antialiasing). What lies outside the slide or is transparent is white.
 
         Args:
-            x_mm: left edge, millimeters from the left edge of the slide.
-            y_mm: upper edge.
-            width_px: columns of the result.
-            height_px: rows of the result.
-            mpp: micrometers per pixel of the result, along both axes.
+            x_mm: Left edge, millimeters from the left edge of the slide.
+            y_mm: Upper edge.
+            width_px: Columns of the result.
+            height_px: Rows of the result.
+            mpp: Micrometers per pixel of the result, along both axes.
 
         Returns:
             uint8 (height_px, width_px, 3).
 
         Raises:
-            ReadError: pixels that cannot be decoded.
+            ReadError: Pixels that cannot be decoded.
         """
         scale = mpp / self.mpp[0], mpp / self.mpp[1]
         level = self._level(scale)
@@ -198,11 +198,11 @@ def open_slide(path: str | Path, mpp: float | Pair | None = None) -> Slide:
     """Open a slide: what OpenSlide reads, a DICOM file or the folder of its series, or a pyramidal TIFF.
 
     Args:
-        path: the file or folder.
-        mpp: micrometers per pixel of the finest level, or (x, y), that hold instead of the file's own.
+        path: The file or folder.
+        mpp: Micrometers per pixel of the finest level, or (x, y), that hold instead of the file's own.
 
     Raises:
-        ReadError: no slide; with status ``no_resolution`` when nobody says how large its pixels are.
+        ReadError: No slide; with status ``no_resolution`` when nobody says how large its pixels are.
     """
     path = Path(path)
     given = None if mpp is None else plausible(*(mpp if isinstance(mpp, tuple) else (mpp, mpp)))

@@ -28,12 +28,12 @@ class TiffFacts:
     """Facts.
 
     Attributes:
-        is_ome: whether it is an OME-TIFF.
+        is_ome: Whether it is an OME-TIFF.
         size: (width, height) of the largest page.
-        plain: whether its pixels are of 8 bits, row by row from the upper left corner: all else OpenSlide reads
+        plain: Whether its pixels are of 8 bits, row by row from the upper left corner: all else OpenSlide reads
             without a word, and wrongly.
-        whole_jpeg: whether all its tiles are JPEG, and none is left out.
-        corrections: what in it contradicts itself, in words.
+        whole_jpeg: Whether all its tiles are JPEG, and none is left out.
+        corrections: What in it contradicts itself, in words.
     """
 
     is_ome: bool
@@ -47,7 +47,7 @@ def read_facts(path: Path, vendor: str | None) -> TiffFacts | None:
     """Read the directories of a TIFF; None for what tifffile does not read.
 
     Raises:
-        ReadError: it is cut short, or has tiles that cannot be where its directories say.
+        ReadError: It is cut short, or has tiles that cannot be where its directories say.
     """
     with quiet():
         try:

@@ -35,9 +35,9 @@ class TiffImage:
     """One image of a file.
 
     Attributes:
-        series: of tifffile, with its levels.
-        name: as the file says it, or empty.
-        mpp: micrometers per pixel (x, y) of the finest level, as the file says; None where it does not.
+        series: Of tifffile, with its levels.
+        name: As the file says it, or empty.
+        mpp: Micrometers per pixel (x, y) of the finest level, as the file says; None where it does not.
     """
 
     series: Any
@@ -81,7 +81,7 @@ def the_slide(path: Path, images: Sequence[TiffImage]) -> tuple[TiffImage, tuple
     That is the largest one that is not named a macro, label or thumbnail and is not much coarser than the finest.
 
     Raises:
-        ReadError: several may be it.
+        ReadError: Several may be it.
     """
     if not images:
         raise ReadError(f"{path}: a TIFF without an image; fetch it again")
