@@ -1,8 +1,8 @@
 """Predictions from an exported file with numpy and onnxruntime: nothing here imports torch or pandas.
 
-Images need no SciPy; volumes, slides and bags of tiles need the libraries that read their files.
+Images do not need SciPy; volumes, slides and bags of tiles need the libraries that read their files.
 
-``softfree_runtime.predict("model.onnx", ["a.png", "folder"])`` gives the rows of ``softfree predict``.
+``softfree_runtime.predict("model.onnx", ["a.png", "folder"])`` returns the rows of ``softfree predict``.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from softfree_runtime.prediction import predict, predict_to_file
     from softfree_runtime.session import Model
 
-decline()  # before any library is imported that asks
+decline()  # before any library with telemetry is imported
 
 __all__ = ["Model", "predict", "predict_to_file"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for."""
+    """Import public names on first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from softfree_runtime import prediction, session

@@ -1,4 +1,4 @@
-"""``softfree-runtime MODEL.onnx INPUT...``: the command of an environment that has no torch."""
+"""``softfree-runtime MODEL.onnx INPUT...``: the command line without torch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from softfree_runtime.prediction import predict_to_file
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line on standard error and exit status 2."""
+    """Argument parser whose errors are one line on standard error and exit status 2."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see: {self.prog} --help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Predict; the exit status is 0, 1 (some inputs failed) or 2 (nothing could be done)."""
+    """Predict and return the exit status: 0, 1 (some inputs failed) or 2 (nothing could be done)."""
     try:
         given = _parser().parse_args(arguments)
         return predict_to_file(
@@ -49,7 +49,7 @@ def _parser() -> _Parser:
     parser.add_argument("--out", type=Path, default=Path("predictions.csv"), help="CSV file to write.")
     parser.add_argument("--frame", type=int, help="Frame of multi-frame files, counted from 0; default: the first.")
     parser.add_argument("--image-root", type=Path, help="Folder that paths of tables start from; default: the table's.")
-    parser.add_argument("--batch-size", type=int, default=16, help="Samples at once.")
+    parser.add_argument("--batch-size", type=int, default=16, help="Samples per batch.")
     parser.add_argument("--threads", type=int, help="Threads to use; default: all processors.")
     parser.add_argument("--json", action="store_true", help="Print the rows as JSON, for programs.")
     parser.add_argument("--version", action="version", version=f"softfree {__version__}")

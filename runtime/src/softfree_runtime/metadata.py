@@ -1,4 +1,4 @@
-"""What an exported file says of itself: strings by name, each JSON or plain text, in the file's own metadata."""
+"""Metadata of an exported file: strings by name, JSON or plain text."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from softfree_runtime.preprocessing.modalities import (
 
 FORMAT = "1"
 MEND = "export the run again"
-# Values in JSON and those in plain text, with what stands for the latter in files that do not say them.
-_LATER = ("group", "loss")  # which files of earlier versions do not have
+# Values in JSON, and values in plain text with their defaults.
+_LATER = ("group", "loss")  # missing in files of earlier versions
 _IN_JSON = (
     *("task", "classes", "preprocessing", "temperature", "thresholds", "size", "versions", "metrics"),
     *_LATER,
@@ -34,21 +34,21 @@ ABOVE_ZERO = ("size", "channels", "shape", "spacing", "mpp", "side", "max_side",
 
 @dataclass(frozen=True)
 class Metadata:
-    """All that turns a sample into logits' input, and logits into a row.
+    """Everything that turns a sample into a graph's input, and logits into a row.
 
     Attributes:
-        task: What is predicted, with the names of the classes in the order of the logits.
-        preprocessing: From a sample to the graph's input.
-        temperature: The logits are divided by it.
-        thresholds: Probability from which a class counts as present.
-        size: Sides that the graph takes: height and width, or slices, rows and columns; None when it takes any.
+        task: The task, with class names in the order of the logits.
+        preprocessing: Turns a sample into the graph's input.
+        temperature: Divisor of the logits.
+        thresholds: Minimum probability at which a class counts as present.
+        size: Size that the graph takes: height and width, or slices, rows and columns; None if any.
         card: The model card, text for people.
-        versions: Of the software that trained and exported.
-        metrics: On the test split: name to value, low, high, n.
+        versions: Versions of the software that trained and exported.
+        metrics: Metrics on the test split: name to value, low, high, n.
         quantized: ``static`` or ``weights`` for integers, else empty.
-        precision: ``fp32`` or ``fp16``, of the weights that are no integers.
-        group: All rows of a patient in a table are one sample, a bag.
-        loss: What fewer bits cost on the test split: of AUROC, and by how much probabilities moved; empty for float32.
+        precision: ``fp32`` or ``fp16``, of weights that are not integers.
+        group: Whether all rows of a patient in a table are one sample, a bag.
+        loss: Loss of AUROC and shift of probabilities on the test split due to lower precision; empty for float32.
     """
 
     task: Task
@@ -71,7 +71,7 @@ class Metadata:
 
     @property
     def sample_shape(self) -> tuple[int | None, ...]:
-        """The shape of a prepared sample that the graph takes; None for an axis of any length."""
+        """Shape of a prepared sample; None for an axis of any length."""
         preprocessing: Any = self.preprocessing
         if self.modality.sequence:
             return (None, preprocessing.in_features + 3)
@@ -79,7 +79,7 @@ class Metadata:
         return (preprocessing.channels, *sides)
 
     def to_strings(self) -> dict[str, str]:
-        """Return the metadata as strings by name."""
+        """Return the metadata as strings, by name."""
         values = {
             "task": self.task.kind,
             "classes": list(self.task.classes),
@@ -98,10 +98,10 @@ class Metadata:
 
     @classmethod
     def from_strings(cls, found: Mapping[str, str], path: object) -> Metadata:
-        """Read what :meth:`to_strings` gave.
+        """Read the result of :meth:`to_strings`.
 
         Raises:
-            UserError: It is not ours, of a later format, or damaged; the line names ``path`` and the field.
+            UserError: Not a file of softfree, of a later format, or damaged; names ``path`` and the field.
         """
         if "softfree_format" not in found:
             raise UserError(f"{path} was not made by softfree export: its metadata are missing; export the run again")
@@ -118,7 +118,7 @@ class Metadata:
         return cls(task, preprocessing, card=found.get("model_card", ""), **values)._checked(path)
 
     def _checked(self, path: Path) -> Metadata:
-        """Return itself, once no number in it is impossible."""
+        """Return itself after checking the range of all numbers."""
         if self.temperature <= 0:
             raise UserError(f"{path}: temperature is {self.temperature}; expected a number above 0; {MEND}")
         for name, threshold in self.thresholds.items():
@@ -135,7 +135,7 @@ class Metadata:
 
 
 def _parsed(found: Mapping[str, str], name: str, path: Path) -> Any:
-    """Read a value in JSON."""
+    """Parse a value in JSON."""
     if name not in found:
         raise UserError(f"{path}: {name} is missing from its metadata; {MEND}")
     try:
@@ -145,7 +145,7 @@ def _parsed(found: Mapping[str, str], name: str, path: Path) -> Any:
 
 
 def _preprocessing(path: Path, config: Any) -> Preprocessing:
-    """Make the steps from a sample to the graph's input, once each value is of its type and possible."""
+    """Create the preprocessing after checking the type and range of each value."""
     fields = dict(config) if isinstance(config, dict) else {"kind": config}
     kind = fields.pop("kind", IMAGE)
     if kind not in KINDS:

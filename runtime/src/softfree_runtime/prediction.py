@@ -1,4 +1,4 @@
-"""A row for every input, good or bad, from an exported file."""
+"""Predictions from an exported file: one row for each input, readable or not."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def predict(
     batch_size: int = 16,
     threads: int | None = None,
 ) -> list[Row]:
-    """Probabilities for files, folders, CSV tables or arrays from an exported file.
+    """Predict files, folders, CSV tables or arrays with an exported file.
 
     Args:
-        model: The file, or one that is open.
-        inputs: Paths, or for images arrays (H, W) or (H, W, C), which are read as a TIFF of the same numbers is.
+        model: The file, or an open model.
+        inputs: Paths, or for images arrays (H, W) or (H, W, C), which are treated like a TIFF of the same values.
         frame: Frame of multi-frame files, counted from 0; default: the first.
-        image_root: Folder that the paths of tables start from and must lie in; default: each table's folder.
-        batch_size: Samples at once; only samples of equal shape share a batch.
-        threads: That onnxruntime may use; default: all processors.
+        image_root: Folder that paths in tables are relative to and must lie in; default: each table's folder.
+        batch_size: Samples per batch; only samples of equal shape share a batch.
+        threads: Threads of onnxruntime; default: all processors.
 
     Returns:
-        A row for each input, the same as of :meth:`softfree.inference.run.Run.predict`: ``path``, ``status`` (``ok`` or
-        why not), ``reason``, ``p_<class>`` (calibrated), ``raw_<class>`` and ``predicted``; None for missing numbers.
+        One row per input, as from :meth:`softfree.inference.run.Run.predict`: ``path``, ``status`` (``ok`` or why not),
+        ``reason``, ``p_<class>`` (calibrated), ``raw_<class>`` and ``predicted``; None for missing numbers.
 
     Raises:
-        UserError: A file that cannot be used, or no input.
+        UserError: The file cannot be used, or there is no input.
     """
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: expected at least 1")
@@ -67,7 +67,7 @@ def predict(
 
 
 def _logits(model: Model, found: list[Found], batch_size: int) -> tuple[np.ndarray, dict[int, ReadError]]:
-    """Logits (n, K), NaN where a sample gives none, and why."""
+    """Return logits (n, K), NaN for samples that cannot be read, and their errors."""
     values = np.full((len(found), len(model.metadata.task.classes)), np.nan)
     failed: dict[int, ReadError] = {}
 
@@ -97,7 +97,11 @@ def predict_to_file(
     threads: int | None = None,
     as_json: bool = False,
 ) -> int:
-    """Predict and write ``out``, a CSV file; the exit status is 0 or 1 (some failed), and UserError when all did."""
+    """Predict, write the CSV file ``out``, and return the exit status: 0, or 1 if some inputs failed.
+
+    Raises:
+        UserError: All inputs failed.
+    """
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out}: expected a name that ends in .csv, the only kind for exported models")
     rows = predict(model, list(inputs), frame=frame, image_root=image_root, batch_size=batch_size, threads=threads)

@@ -1,4 +1,4 @@
-"""An exported file, opened and checked: prepared samples to logits through onnxruntime."""
+"""Logits of prepared samples from an exported file, by onnxruntime."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Model:
     """An ONNX file made by ``softfree export``.
 
     Attributes:
-        path: The file.
-        metadata: What it says of itself.
+        path: Path of the file.
+        metadata: Its metadata.
     """
 
     def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
@@ -26,10 +26,10 @@ class Model:
 
         Args:
             path: The file.
-            threads: That one product may use; default: all processors.
+            threads: Threads per matrix product; default: all processors.
 
         Raises:
-            UserError: There is none, it is damaged, not ours, or does not take what its metadata promise.
+            UserError: The file is missing, damaged, not from softfree, or does not match its metadata.
         """
         self.path = Path(path)
         self._session = open_session(self.path, threads)
@@ -50,11 +50,11 @@ class Model:
             raise UserError(f"{self.path} gives no logit for each of its {classes} classes; export the run again")
 
     def check(self, name: str, sample: np.ndarray) -> None:
-        """Refuse a prepared sample, such as an image (C, H, W), called ``name``, that the graph does not take.
+        """Refuse a prepared sample, such as an image (C, H, W), that the graph does not take; ``name`` is for messages.
 
         Raises:
-            UserError: Other channels or features, or another number of axes.
-            ReadError: Other sides than the only ones that the file takes.
+            UserError: Wrong number of channels, features or axes.
+            ReadError: Wrong size for a file that takes one size only.
         """
         taken = self.metadata.sample_shape
         fixed = -1 if self.metadata.modality.sequence else 0
@@ -65,10 +65,10 @@ class Model:
             raise ReadError(f"{name}: {got} once prepared, but {self.path} takes {sides} only", "unsupported")
 
     def logits(self, samples: np.ndarray) -> np.ndarray:
-        """Give float64 logits (B, K) for prepared samples of one shape, such as images (B, C, H, W).
+        """Return float64 logits (B, K) of prepared samples of one shape, such as images (B, C, H, W).
 
         Raises:
-            UserError: What the graph does not take.
+            UserError: The graph does not take the samples.
         """
         if samples.ndim != 1 + len(self.metadata.sample_shape) or not len(samples):
             taken = _in_words((None, *self.metadata.sample_shape))
@@ -76,7 +76,7 @@ class Model:
         self.check("a batch", samples[0])
         try:
             (found,) = self._session.run(None, {self._input: np.ascontiguousarray(samples, dtype=np.float32)})
-        except Exception as error:  # onnxruntime's own kinds have no common base
+        except Exception as error:  # the exceptions of onnxruntime have no common base
             shape = " x ".join(map(str, samples.shape))
             raise UserError(
                 f"{self.path} failed on a batch of {shape} ({_first_line(error)}); try --batch-size 1"
@@ -93,14 +93,14 @@ def _in_words(taken: Sequence[int | None]) -> str:
 
 
 def open_session(path: Path, threads: int | None) -> Any:
-    """Open a file in onnxruntime, as every prediction does.
+    """Open a file in onnxruntime with the settings of prediction.
 
     Args:
-        path: Of an ONNX model.
-        threads: That a product may use; None for all processors.
+        path: Path of an ONNX model.
+        threads: Threads per matrix product; None for all processors.
 
     Raises:
-        UserError: No onnxruntime, no file, or none that it opens.
+        UserError: onnxruntime is not installed, or it cannot open the file.
     """
     onnxruntime = import_onnxruntime()
     if path.is_dir() or not path.is_file():
@@ -116,8 +116,8 @@ def open_session(path: Path, threads: int | None) -> Any:
 
 def _options(threads: int | None) -> Any:
     options = import_onnxruntime().SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised, and said once
-    # A plan of the first run's memory comes beside what that run holds: a third more at the peak, and no faster.
+    options.log_severity_level = 4  # errors are raised, and should be reported once
+    # The memory plan of the first run adds a third to its peak memory and does not make it faster.
     options.enable_mem_pattern = False
     if threads is not None:
         options.intra_op_num_threads = threads

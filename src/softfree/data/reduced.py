@@ -26,9 +26,9 @@ class Reduced:
         thumbnails: Whether to keep thumbnails of images, by which copies of an image are found.
 
     Attributes:
-        sizes: Float64 ``(count, S)``, NaN where none came.
-        copies: Float32 vectors by number.
-        thumbnails: Uint8 ``(count, SIDE, SIDE)``, 0 where none came; None where none are kept.
+        sizes: float64 ``(count, S)``, NaN where none came.
+        copies: float32 vectors by number.
+        thumbnails: uint8 ``(count, SIDE, SIDE)``, 0 where none came; None where none are kept.
     """
 
     def __init__(

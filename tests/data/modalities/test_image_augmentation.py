@@ -57,7 +57,7 @@ def test_without_changes_the_image_is_cropped_and_standardized(image):
 
 
 @pytest.mark.parametrize(
-    ("steps", "policy", "message"),
+    ("preprocessing", "policy", "message"),
     [
         (STEPS, "nonsense", "timm knows no such policy"),
         (ImagePreprocessing.create("radiograph", 48, "crop"), POLICY, "for color"),

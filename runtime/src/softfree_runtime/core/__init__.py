@@ -1,1 +1,1 @@
-"""The ground floor: errors, atomic files, tasks, probabilities, batches. Nothing here imports torch or pandas."""
+"""Shared basics: errors, atomic files, tasks, probabilities, batches. Nothing here imports torch or pandas."""

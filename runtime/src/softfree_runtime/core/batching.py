@@ -1,4 +1,4 @@
-"""Samples of equal shape share a batch."""
+"""Batches of samples of equal shape."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
 WAITING = 4
-"""Shapes of which samples wait for others of theirs: slides and bags have each their own, and are large."""
+"""Maximum number of open batches of different shapes; slides and bags rarely share a shape and are large."""
 
 
 class Shaped(Protocol):
@@ -15,7 +15,7 @@ class Shaped(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its sides."""
+        """Length of each axis."""
         ...
 
 
@@ -23,20 +23,20 @@ T = TypeVar("T", bound=Shaped)
 
 
 def of_equal_shape(samples: Iterable[tuple[int, T]], batch_size: int) -> Iterator[tuple[list[int], list[T]]]:
-    """Gather numbered samples into batches, in order of their coming but for those that wait for company.
+    """Group numbered samples into batches of one shape, in order of arrival except for those that wait.
 
     Args:
         samples: Numbers and arrays.
-        batch_size: The most that share a batch.
+        batch_size: Maximum number of samples per batch.
 
     Yields:
-        Numbers and arrays of a batch, all of one shape.
+        Numbers and arrays of one batch.
     """
     waiting: dict[tuple[int, ...], tuple[list[int], list[T]]] = defaultdict(lambda: ([], []))
     for number, sample in samples:
-        numbers, alike = waiting[tuple(sample.shape)]
+        numbers, batch = waiting[tuple(sample.shape)]
         numbers.append(number)
-        alike.append(sample)
+        batch.append(sample)
         if len(numbers) == batch_size:
             yield waiting.pop(tuple(sample.shape))
         elif len(waiting) > WAITING:

@@ -1,4 +1,4 @@
-"""What a user is told when something cannot be done."""
+"""Errors with a message for the user."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: the command line prints it as one line and exits with status 2.
+    """A mistake that the user can fix: the command line prints one line and exits with status 2.
 
-    The message says what was got, what was expected and how to mend it, and names no patient.
+    The message says what was found, what was expected and how to fix it, and never names a patient.
     """
 
 
 class ReadError(UserError):
-    """A file that gives no sample.
+    """A file that cannot be read as a sample.
 
     Attributes:
-        status: Why, in one word for tables: ``missing``, ``empty``, ``folder``, ``no_pixels`` (a valid file
-            that holds none), ``corrupt``, ``unsupported``, ``too_large``, ``not_finite``; of a slide ``no_resolution``,
+        status: The reason as one word, for tables: ``missing``, ``empty``, ``folder``, ``no_pixels`` (a valid file
+            without pixels), ``corrupt``, ``unsupported``, ``too_large``, ``not_finite``; for slides ``no_resolution``,
             ``no_tissue`` or ``too_coarse``.
     """
 
@@ -27,16 +27,16 @@ class ReadError(UserError):
         self.status = status
 
     def of(self, source: object) -> ReadError:
-        """Give the error with its file in front, where those of readers have it already."""
+        """Return the error with its source in front, unless it already starts with it."""
         return self if str(self).startswith(str(source)) else ReadError(f"{source}: {self}", self.status)
 
     def __reduce__(self) -> tuple[type[ReadError], tuple[str, str]]:
-        # The default would lose the status on the way from a reading process.
+        # The default would lose the status when a worker process sends the error.
         return type(self), (str(self), self.status)
 
 
 def unknown_name(what: str, got: object, known: Iterable[str]) -> UserError:
-    """Make the error for a name that is not among ``known``; ``what`` says what it names, near ones are suggested."""
+    """Return the error for a name that is not in ``known``; ``what`` is the kind of name."""
     known = sorted(known)
     near = get_close_matches(str(got), known, n=3, cutoff=0.5)
     few = ", ".join(known[:12]) + (", ..." if len(known) > 12 else ".")
@@ -45,12 +45,12 @@ def unknown_name(what: str, got: object, known: Iterable[str]) -> UserError:
 
 
 def shortened(value: object, limit: int = 60) -> str:
-    """Quote a value for a message, its middle left out where it is long."""
+    """Quote a value for a message, without its middle if it is long."""
     text = str(value)
     return repr(text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 4 :]}")
 
 
 def listed(names: Iterable[object], limit: int = 12) -> str:
-    """List names for a message, those beyond the first few as a count."""
+    """List names for a message; beyond the first few, only their number."""
     whole = [text if len(text) <= 60 else f"{text[:40]} ..." for text in map(str, names)]
     return ", ".join(whole[:limit]) + (f" and {len(whole) - limit:,} more" if len(whole) > limit else "")

@@ -1,4 +1,4 @@
-"""Files written so that a half-written one is never taken for whole; YAML read with plain words for what is wrong."""
+"""Atomic writing of files, names of files for messages, and YAML with one-line errors."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _reading_mask = threading.Lock()
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder that takes the name ``path`` when the block ends well.
+    """Yield a temporary path in the same folder, which is renamed to ``path`` if the block succeeds.
 
     Raises:
-        UserError: When the system refuses, for instance on a full disk.
+        UserError: The file cannot be written, for example because the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # some libraries make files that nobody else may read
+        temporary.chmod(0o666 & ~_umask())  # some libraries create files that only the owner may read
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(
@@ -39,7 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _umask() -> int:
-    """Return the mask of this process, which can only be read by setting it."""
+    """Return the umask of this process, which can only be read by setting it."""
     with _reading_mask:
         mask = os.umask(0o077)
         os.umask(mask)
@@ -47,7 +47,7 @@ def _umask() -> int:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what other processes have left half-written below ``folder``, which this one alone may write to."""
+    """Remove partial files that other processes left below ``folder``; only this process may be writing there."""
     for path in folder.rglob(".*.part*"):
         numbers = [part for part in path.name.split(".") if part.isdigit()]
         if path.is_file() and numbers and int(numbers[-1]) != os.getpid():
@@ -56,11 +56,14 @@ def remove_parts(folder: Path) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether every checksum of a file that torch has saved is right; torch itself reads over them.
+    """Return whether all checksums of a file saved by torch are correct; torch itself does not verify them.
 
-    Without this, pages that a crash has left as zeros would be weights or pixels.
+    Otherwise pages that a crash left as zeros would be read as weights or pixels.
     """
-    with suppress(Exception), zipfile.ZipFile(path) as archive:  # zipfile has many ways to meet damage
+    with (
+        suppress(Exception),
+        zipfile.ZipFile(path) as archive,
+    ):  # zipfile raises many exceptions on damaged files
         return archive.testzip() is None
     return False
 
@@ -72,12 +75,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def printable(path: str) -> str:
-    r"""The name of a file for messages and tables, bytes that are not UTF-8 as ``\xe9``."""
+    r"""Return a file name for messages and tables, with bytes that are not UTF-8 as ``\xe9``."""
     return path if path.isascii() else os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def read_yaml(path: Path, what: str) -> Any:
-    """Read a YAML file, or say in one line why ``what`` cannot be read."""
+    """Read a YAML file; UserError names ``what`` if it cannot be read."""
     import yaml  # not in the runtime without torch
 
     try:
@@ -89,6 +92,6 @@ def read_yaml(path: Path, what: str) -> Any:
 
 
 def say(source: str | Path, notes: Iterable[str]) -> None:
-    """Print sentences about a table or a folder on standard error."""
+    """Print notes about a table or a folder on standard error."""
     for note in notes:
         print(f"softfree: note: {printable(str(source))}: {note}", file=sys.stderr)

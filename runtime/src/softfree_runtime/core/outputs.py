@@ -1,4 +1,4 @@
-"""From logits to the columns of a prediction, in numpy."""
+"""Predictions from logits, in numpy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from softfree_runtime.core.task import Task
 
 
 def probabilities(logits: np.ndarray, task: Task, temperature: float = 1.0) -> np.ndarray:
-    """Turn ``logits (n, K) / temperature`` into float64 probabilities: softmax where classes exclude each other."""
+    """Return float64 probabilities of ``logits (n, K) / temperature``: softmax for exclusive classes, else sigmoid."""
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     if task.exclusive:
         powers = np.exp(scaled - scaled.max(1, keepdims=True))
@@ -18,7 +18,7 @@ def probabilities(logits: np.ndarray, task: Task, temperature: float = 1.0) -> n
 
 
 def predicted_label(row: np.ndarray, task: Task, thresholds: dict[str, float]) -> str:
-    """The label for one row of probabilities; several findings are joined by ``; ``."""
+    """Return the label for one row of probabilities; several findings are joined by ``; ``."""
     if task.kind == "multiclass":
         return task.classes[int(row.argmax())]
     if task.kind == "binary":
@@ -27,11 +27,11 @@ def predicted_label(row: np.ndarray, task: Task, thresholds: dict[str, float]) -
 
 
 def columns(logits: np.ndarray, task: Task, temperature: float, thresholds: dict[str, float]) -> dict[str, object]:
-    """Columns ``p_<class>``, ``raw_<class>`` and ``predicted`` for logits ``(K,)``; None and "" where these are NaN."""
+    """Return ``p_<class>``, ``raw_<class>`` and ``predicted`` for logits ``(K,)``; None and "" if these are NaN."""
     if np.isnan(logits).any():
         empty = {f"{kind}_{name}": None for kind in ("p", "raw") for name in task.classes}
         return {**empty, "predicted": ""}
     calibrated, raw = (probabilities(logits[None], task, divisor)[0] for divisor in (temperature, 1.0))
-    found: dict[str, object] = {f"p_{name}": float(p) for name, p in zip(task.classes, calibrated, strict=True)}
-    found |= {f"raw_{name}": float(p) for name, p in zip(task.classes, raw, strict=True)}
-    return {**found, "predicted": predicted_label(calibrated, task, thresholds)}
+    values: dict[str, object] = {f"p_{name}": float(p) for name, p in zip(task.classes, calibrated, strict=True)}
+    values |= {f"raw_{name}": float(p) for name, p in zip(task.classes, raw, strict=True)}
+    return {**values, "predicted": predicted_label(calibrated, task, thresholds)}

@@ -1,4 +1,4 @@
-"""What is to be predicted: one class of several, or several findings that exclude nothing."""
+"""The classification task: one class of several, or several independent findings."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Task:
     """A classification task.
 
     Attributes:
-        kind: ``binary`` (two classes that exclude each other, the second is the positive one), ``multiclass``
+        kind: ``binary`` (two mutually exclusive classes, the second is positive), ``multiclass``
             (three or more) or ``multilabel`` (independent findings, each present, absent or unknown).
-        classes: Names in the order of the model's outputs; the output has ``len(classes)`` columns in all kinds.
+        classes: Names in the order of the model's outputs; the output has ``len(classes)`` columns for all kinds.
 
     Targets are int64 ``(n,)`` class numbers for the first two kinds, float32 ``(n, len(classes))`` of 0, 1 and
     NaN (unknown) for ``multilabel``. Probabilities are ``(n, len(classes))``: softmax or sigmoid of the logits.
@@ -31,20 +31,20 @@ class Task:
 
     @property
     def exclusive(self) -> bool:
-        """Whether exactly one class holds (softmax) rather than any number of findings (sigmoid)."""
+        """Whether exactly one class applies (softmax), not any number of findings (sigmoid)."""
         return self.kind != "multilabel"
 
     @property
     def scored(self) -> tuple[int, ...]:
-        """Output columns that get a metric of their own: the positive class of a binary task, else all."""
+        """Output columns with metrics of their own: the positive class of a binary task, else all."""
         return (1,) if self.kind == "binary" else tuple(range(len(self.classes)))
 
 
 def check_task(path: Path, task: Any) -> Task:
-    """Make a task of what a file says, ``kind`` and ``classes``.
+    """Create the task that a file describes by ``kind`` and ``classes``.
 
     Raises:
-        UserError: One line that names the file and the field.
+        UserError: Names the file and the field.
     """
     if not isinstance(task, dict) or task.get("kind") not in get_args(TaskKind):
         got = task.get("kind") if isinstance(task, dict) else task

@@ -1,8 +1,8 @@
-"""Libraries that report to their makers how they are used, imported such that they do not.
+"""Import of libraries with telemetry, with telemetry switched off.
 
-onnxruntime (1.31) and OpenVINO (2026) do so by default: as soon as they are imported they make an id of the machine in
-the home folder and look up a collector's host name. Who works with patients' images has not agreed to that. Each of
-them is imported here and nowhere else.
+By default, onnxruntime (1.31) and OpenVINO (2026) create a machine id in the home folder and look up a collector's host
+name as soon as they are imported. Users who work with patients' images have not consented to that. Both libraries are
+imported only here.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from types import ModuleType
 
 from softfree_runtime.core.errors import UserError
 
-# Read when a library is imported; its own call to switch reports off comes too late.
+# Read when a library is imported; calling its function to switch telemetry off is too late.
 DECLINED = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def decline() -> None:
-    """Decline for this process and those that it starts, unless the user has said otherwise."""
+    """Switch telemetry off for this process and its children, unless the user has set the variables."""
     for name, value in DECLINED.items():
         os.environ.setdefault(name, value)
 
@@ -38,12 +38,12 @@ def import_onnxruntime(module: str = "onnxruntime") -> ModuleType:
 
 
 def import_openvino() -> ModuleType:
-    """Import OpenVINO as if the package that reports its use were not installed.
+    """Import OpenVINO as if its telemetry package were not installed.
 
     Raises:
         UserError: It is not installed.
     """
-    # None makes the import of this name fail, and OpenVINO has a stand-in for that.
+    # None makes the import of this name fail, and OpenVINO falls back to a stub.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return importlib.import_module("openvino")

@@ -1,4 +1,4 @@
-"""Whether values that were read from a file are what a dataclass promises, by its type hints."""
+"""Validation of values from a file against the type hints of a dataclass."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a finite number"
 def check_fields(
     path: Path, name: str, given: Any, kind: type, *, whole: bool = True, mend: str = "copy the run again"
 ) -> dict[str, Any]:
-    """Return ``given`` as a dictionary that holds only fields of ``kind``, each of its type.
+    """Return ``given`` with only the fields of ``kind``, each verified to be of its type.
 
     Args:
         path: The file, for messages.
-        name: What ``given`` is called there.
-        given: As read from YAML or JSON.
+        name: Name of ``given`` in the file.
+        given: Value read from YAML or JSON.
         kind: A dataclass.
-        mend: What to do about it.
-        whole: Refuse unknown names and missing ones; else unknown names are left out and missing ones are not missed.
+        mend: How to fix it.
+        whole: Refuse unknown and missing names; else unknown names are dropped and missing names are accepted.
 
     Raises:
-        UserError: One line that names the file, the field, what was got and what is expected.
+        UserError: Names the file, the field, the value and what is expected.
     """
     if not isinstance(given, dict):
         raise UserError(f"{path}: {name} is {shown(given)}; expected fields with values; {mend}")
@@ -48,7 +48,7 @@ def check_fields(
 
 
 def mismatch(value: Any, hint: Any) -> str:
-    """Return what is expected instead of ``value``; empty where it is of the type ``hint``."""
+    """Return what is expected instead of ``value``; empty if it is of type ``hint``."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return ""
@@ -71,7 +71,7 @@ def mismatch(value: Any, hint: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return ``value`` as it may stand in a message: short."""
+    """Return ``value`` for a message, shortened."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

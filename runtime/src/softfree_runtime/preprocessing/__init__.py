@@ -1,1 +1,1 @@
-"""From an image or a volume to the array that an exported model takes, in numpy."""
+"""Preprocessing for exported models, in numpy."""

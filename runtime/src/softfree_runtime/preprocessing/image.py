@@ -1,4 +1,4 @@
-"""From an image to what an exported model takes, in numpy: the reference for the JSON in the file's metadata."""
+"""Preprocessing of images for exported models, in numpy: the reference for the JSON in a file's metadata."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 from softfree_runtime.readers import DecodedImage, read_image
 
 GRAY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as in JPEG
-# Of the deviation of an image, so that a blank one stays finite.
+# Minimum standard deviation of an image, so that a blank one stays finite.
 FLOOR = 1e-3
 
 
 @dataclass(frozen=True)
 class NumpyImagePreprocessing:
-    """The steps of :class:`softfree.data.modalities.image.ImagePreprocessing`, equal within 1e-4, without torch.
+    """Equal within 1e-4 to :class:`softfree.data.modalities.image.ImagePreprocessing`, without torch.
 
     Attributes:
-        size: Side of the square, pixels.
+        size: Side of the square in pixels.
         resize_mode: ``pad``, ``stretch``, ``crop`` or ``native``.
         channels: 1 or 3.
-        mean: Subtracted from the values in [0, 1] of each channel; None for the mean of the image itself.
+        mean: Mean of each channel, subtracted from values in [0, 1]; None for the mean of the image itself.
         deviation: What they are then divided by; None for the deviation of the image itself.
     """
 
@@ -36,7 +36,7 @@ class NumpyImagePreprocessing:
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> NumpyImagePreprocessing:
-        """Make one of what :meth:`to_dict` gave; KeyError, TypeError or ValueError when it is something else."""
+        """Create it from :meth:`to_dict`; KeyError, TypeError or ValueError for anything else."""
         if found["resize_mode"] not in ("pad", "stretch", "crop", "native") or found["channels"] not in (1, 3):
             raise ValueError(f"resize_mode {found['resize_mode']!r} with {found['channels']!r} channels")
         mean, deviation = (
@@ -45,11 +45,11 @@ class NumpyImagePreprocessing:
         return cls(int(found["size"]), found["resize_mode"], found["channels"], mean, deviation)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, for JSON."""
+        """Return the fields, for JSON."""
         return asdict(self)
 
     def load(self, source: str | DecodedImage, frame: int | None = None) -> np.ndarray:
-        """Read one image, unless it is one already, and prepare it; ReadError for a file that gives none."""
+        """Read an image, unless it is already decoded, and prepare it; ReadError if it cannot be read."""
         return self(source if isinstance(source, DecodedImage) else read_image(source, frame=frame))
 
     def __call__(self, image: DecodedImage) -> np.ndarray:
@@ -86,22 +86,22 @@ def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _center(pixels: np.ndarray, axis: int, size: int) -> np.ndarray:
-    """Pad one axis with 0, the mean, or cut it to its center."""
+    """Pad one axis with 0, the mean, or crop it to its center."""
     side = pixels.shape[axis]
     if side < size:
         before = (size - side) // 2
         return np.pad(pixels, [(before, size - side - before) if one == axis else (0, 0) for one in range(3)])
-    start = round((side - size) / 2)  # halves to even, as torchvision rounds
+    start = round((side - size) / 2)  # half to even, as torchvision rounds
     return pixels.take(range(start, start + size), axis)
 
 
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize float32 ``(C, H, W)`` to ``(C, height, width)``: first the rows' length, then their number."""
+    """Resize float32 ``(C, H, W)`` to ``(C, height, width)``, bilinear with antialiasing, as torch does."""
     return _along(_along(pixels, 2, width), 1, height)
 
 
 def _along(pixels: np.ndarray, axis: int, new: int) -> np.ndarray:
-    """Resize one axis, a tap of the kernel at a time, so that no dense matrix of weights is needed."""
+    """Resize one axis, one kernel tap at a time, which avoids a dense weight matrix."""
     old = pixels.shape[axis]
     if new == old:
         return pixels
@@ -109,16 +109,16 @@ def _along(pixels: np.ndarray, axis: int, new: int) -> np.ndarray:
     out = np.zeros([new if number == axis else side for number, side in enumerate(pixels.shape)], np.float32)
     shape = [-1 if number == axis else 1 for number in range(pixels.ndim)]
     for tap in range(weights.shape[1]):
-        # Past the end the weight is 0, and any pixel will do.
-        seen = pixels.take(np.minimum(first + tap, old - 1), axis)
-        seen *= weights[:, tap].reshape(shape)
-        out += seen
+        # Beyond the end the weight is 0, so any pixel will do.
+        neighbor = pixels.take(np.minimum(first + tap, old - 1), axis)
+        neighbor *= weights[:, tap].reshape(shape)
+        out += neighbor
     return out
 
 
 def _taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """First pixel ``(new,)`` and weights ``(new, taps)`` of each new pixel: a triangle as wide as the step."""
-    # In float32, as torch has it: rounded otherwise, far pixels of a large image would get other weights.
+    """Return the first old pixel ``(new,)`` and the weights ``(new, taps)`` of each new pixel: a triangle filter."""
+    # In float32, as in torch: other rounding would give other weights far out in a large image.
     scale = np.float32(old) / np.float32(new)
     reach = max(scale, np.float32(1))
     center = scale * (np.arange(new, dtype=np.float32) + np.float32(0.5))

@@ -1,4 +1,4 @@
-"""From a volume to what an exported model takes, in numpy and SciPy: the reference for the JSON in the file."""
+"""Preprocessing of volumes for exported models, in numpy and SciPy: the reference for the JSON in a file's metadata."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ NEAR = 1e-3
 
 @dataclass(frozen=True)
 class NumpyVolumePreprocessing:
-    """The steps of :class:`softfree.data.modalities.volume.VolumePreprocessing`, equal within 1e-4, without torch.
+    """Equal within 1e-4 to :class:`softfree.data.modalities.volume.VolumePreprocessing`, without torch.
 
     Attributes:
         preset: ``mr`` or ``ct``.
-        shape: Voxels: slices, rows, columns.
-        spacing: Millimeters between slices, rows, columns; None keeps each file's own.
+        shape: Numbers of slices, rows and columns.
+        spacing: Millimeters between slices, rows and columns; None keeps each file's own.
         channels: Number of channels.
-        rules: Which series of a study are the channels; parsed by :mod:`~softfree_runtime.sources.channel_rules`.
-        window: Lowest and highest value of ``ct``.
+        rules: Which series of a study are the channels, parsed by :mod:`~softfree_runtime.sources.channel_rules`.
+        window: Lowest and highest value for ``ct``.
     """
 
     kind: ClassVar[str] = "volume"
@@ -41,7 +41,7 @@ class NumpyVolumePreprocessing:
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> NumpyVolumePreprocessing:
-        """Make one of what :meth:`to_dict` gave; KeyError, TypeError or ValueError when it is something else."""
+        """Create it from :meth:`to_dict`; KeyError, TypeError or ValueError for anything else."""
         if found["preset"] not in ("mr", "ct") or len(found["shape"]) != 3:
             raise ValueError(f"preset {found['preset']!r} with shape {found['shape']!r}")
         spacing, window = (
@@ -52,14 +52,14 @@ class NumpyVolumePreprocessing:
         return cls(found["preset"], shape, spacing, int(found["channels"]), found["rules"], window)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, for JSON."""
+        """Return the fields, for JSON."""
         return asdict(self)
 
     def load(self, source: str | Volume, frame: int | None = None) -> np.ndarray:
-        """Read one volume, unless it is one already, and prepare it: float32 (C, D, H, W) of ``shape``.
+        """Read a volume, unless it is already decoded, and prepare it: float32 (C, D, H, W) of ``shape``.
 
         Raises:
-            ReadError: A source that gives no volume, or one of other channels.
+            ReadError: The source cannot be read as a volume, or has another number of channels.
         """
         volume = volume_of(source, frame, self._channel_rules, self.channels)
         values = self._scaled(volume.to_float32())
@@ -74,7 +74,7 @@ class NumpyVolumePreprocessing:
         return None if self.rules is None else ChannelRules.parse(self.rules)
 
     def _scaled(self, values: np.ndarray) -> np.ndarray:
-        """Values (C, D, H, W) of mr to mean 0 and deviation 1, of ct from -1 to 1."""
+        """Scale values (C, D, H, W): mr to mean 0 and standard deviation 1, ct to the range -1 to 1."""
         if self.window is not None:
             low, high = self.window
             return np.clip((values - np.float32(low)) * np.float32(2 / (high - low)) - 1, -1, 1)
@@ -82,7 +82,7 @@ class NumpyVolumePreprocessing:
 
 
 def _standard(channel: np.ndarray) -> np.ndarray:
-    """Clip a channel (D, H, W) to its percentiles, then to mean 0 and deviation 1; a blank one becomes 0."""
+    """Clip a channel (D, H, W) to its percentiles and standardize it; a blank one becomes 0."""
     low, high = np.percentile(channel, PERCENTILES)
     if low == high:
         channel = channel - np.float32(low)
@@ -93,25 +93,25 @@ def _standard(channel: np.ndarray) -> np.ndarray:
 
 
 def _resampled(values: np.ndarray, old: tuple[float, ...], new: tuple[float, ...]) -> np.ndarray:
-    """Bring (C, D, H, W) to another spacing, linearly; the first voxel keeps its place.
+    """Resample (C, D, H, W) linearly to another spacing; the first voxel keeps its position.
 
-    What a coarser grid cannot hold is taken out first, by the Gaussian of scikit-image's resize.
+    For a coarser grid, values are first smoothed by the Gaussian of scikit-image's resize.
     """
-    sigmas = np.clip((np.divide(new, old) - 1) / 2, 0, values.shape[1:])  # wider is all the same
+    sigmas = np.clip((np.divide(new, old) - 1) / 2, 0, values.shape[1:])  # a wider one makes no difference
     if sigmas.any():
         values = gaussian_filter(values, (0, *sigmas), mode="nearest")
-    # As MONAI has it, which leaves alone what is right within a thousandth.
+    # As in MONAI, which does not resample within a tolerance of 0.001.
     ratios = np.where(np.abs(np.subtract(new, old)) <= NEAR, 1.0, np.divide(new, old))
     sides = tuple(int(np.round((side - 1) / ratio + 1)) for side, ratio in zip(values.shape[1:], ratios, strict=True))
     if sides == values.shape[1:] and np.allclose(ratios, 1, atol=NEAR):
         return values
     axes = [np.arange(side) * ratio for side, ratio in zip(sides, ratios, strict=True)]
-    places = np.meshgrid(*axes, indexing="ij")
-    return np.stack([map_coordinates(channel, places, order=1, mode="nearest") for channel in values])
+    positions = np.meshgrid(*axes, indexing="ij")
+    return np.stack([map_coordinates(channel, positions, order=1, mode="nearest") for channel in values])
 
 
 def _centered(values: np.ndarray, axis: int, size: int, padding: float) -> np.ndarray:
-    """Cut one axis to its center, or pad it."""
+    """Crop one axis to its center, or pad it."""
     side = values.shape[axis]
     if side >= size:
         start = side // 2 - size // 2

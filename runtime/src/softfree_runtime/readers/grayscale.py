@@ -20,7 +20,7 @@ class LookUpTable:
 
     Attributes:
         first: The first input.
-        entries: Uint16.
+        entries: uint16.
         bits: Of an entry, as declared.
         missing: How many entries fewer than declared the file holds.
     """

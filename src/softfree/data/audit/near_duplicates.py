@@ -66,7 +66,7 @@ def find_pairs(thumbnails: np.ndarray) -> list[Pair]:
     """Find the pairs of images that are one image, the most alike first.
 
     Args:
-        thumbnails: Uint8 ``(n, SIDE, SIDE)`` of :func:`thumbnail`, at most ``MOST``; those of one value have no pair.
+        thumbnails: uint8 ``(n, SIDE, SIDE)`` of :func:`thumbnail`, at most ``MOST``; those of one value have no pair.
     """
     shown = np.flatnonzero(thumbnails.any(axis=(1, 2)))
     if len(shown) < 2:

@@ -40,8 +40,8 @@ class TileFeatures:
     """The tiles of one slide.
 
     Attributes:
-        features: Float32 (N, F), finite, N at least 1.
-        coords_mm: Float64 (N, 2), x and y of the tiles' centers in millimeters; None where they are not known.
+        features: float32 (N, F), finite, N at least 1.
+        coords_mm: float64 (N, 2), x and y of the tiles' centers in millimeters; None where they are not known.
         tool: What wrote the file: softfree, CLAM, TRIDENT or STAMP.
         encoder: Name of the encoder, as far as the file says it.
         attributes: All attributes of an own file; empty for the others.
