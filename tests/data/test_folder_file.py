@@ -4,6 +4,7 @@ import pytest
 
 from softfree.data.table import read_table
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.sources.folder_names import split_named
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -45,3 +46,8 @@ def test_a_folder_without_classes(tmp_path: Path, names: list[str]) -> None:
     folder.mkdir(exist_ok=True)
     with pytest.raises(UserError, match=r"expected .*/CLASS/image"):
         read_table(folder)
+
+
+def test_a_split_is_known_among_other_words() -> None:
+    names = ("train_pictures", "images_val2", "test-set", "photos")
+    assert [split_named(name) for name in names] == ["train", "val", "test", None]

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from softfree.data.modalities.feature_coordinates import _unit
 from softfree.data.modalities.feature_files import read_attributes, read_features, read_header, write_features
 from softfree_runtime.core.errors import ReadError
 
@@ -166,3 +167,8 @@ def test_no_name_of_a_dataset_is_repeated(tmp_path: Path) -> None:
     with pytest.raises(ReadError) as caught:
         read_features(path)
     assert "Jane" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "millimeters"), [("Millimetres", 1.0), ("micrometre", 1e-3), ("microns", 1e-3)])
+def test_units_in_british_spelling_and_the_plural(name: str, millimeters: float) -> None:
+    assert _unit(Path("a.h5"), name) == millimeters

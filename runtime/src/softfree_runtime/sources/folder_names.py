@@ -11,7 +11,7 @@ _WORDS = {
 }
 _SPLIT_OF = {word: split for split, words in _WORDS.items() for word in words}
 _AROUND = (
-    "datasets?|data|subset|sets?|images?|imgs?|images?|photos?|samples?|cases?|split|folder|new|raw|original"
+    "datasets?|data|subset|sets?|images?|imgs?|pictures?|photos?|samples?|cases?|split|folder|new|raw|original"
     "|processed|preprocessed|resized|png|jpe?g|dicom"
 )
 _SPLIT = re.compile(rf"(?:{_AROUND})*({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})s?(?:{_AROUND})*")

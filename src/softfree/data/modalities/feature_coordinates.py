@@ -15,10 +15,10 @@ from softfree_runtime.core.errors import ReadError
 Words = tuple[str, ...]
 
 _MILLIMETERS = {
-    **dict.fromkeys(("mm", "millimeter", "millimeter"), 1.0),
-    **dict.fromkeys(("um", "μm", "micron", "micrometer", "micrometer"), 1e-3),
-    **dict.fromkeys(("nm", "nanometer", "nanometer"), 1e-6),
-    **dict.fromkeys(("cm", "centimeter", "centimeter"), 10.0),
+    **dict.fromkeys(("mm", "millimeter", "millimetre"), 1.0),
+    **dict.fromkeys(("um", "μm", "micron", "micrometer", "micrometre"), 1e-3),
+    **dict.fromkeys(("nm", "nanometer", "nanometre"), 1e-6),
+    **dict.fromkeys(("cm", "centimeter", "centimetre"), 10.0),
 }
 _PIXELS = ("px", "pixel", "pix")
 _HISTORIC_PX, _HISTORIC_UM = 224, 256.0  # STAMP before it said its unit

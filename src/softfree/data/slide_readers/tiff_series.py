@@ -144,7 +144,7 @@ def _ome_resolutions(told: list[tuple[str, set[int], Pair | None]], first_pages:
 
 def _micrometers(pixels: ElementTree.Element, axis: str) -> float | None:
     unit = unicodedata.normalize("NFKC", pixels.get(f"PhysicalSize{axis}Unit", "μm")).strip()
-    factor = _MICROMETERS.get(unit) or _MICROMETERS.get(unit.lower().rstrip("s").replace("meter", "meter"))
+    factor = _MICROMETERS.get(unit) or _MICROMETERS.get(unit.lower().rstrip("s").replace("metre", "meter"))
     try:
         return float(pixels.get(f"PhysicalSize{axis}", "nan")) * factor if factor else None
     except ValueError:
