@@ -98,8 +98,7 @@ def _flags() -> dict[str, set[str]]:
         for name, command in (item for group in groups.values() for item in group.items()):
             parser = Parser(prog=name, print_config=None)
             command.arguments(parser)
-            options = {option for action in parser._actions for option in action.option_strings}
-            flags[f"{program} {name}"] = {option.replace("_", "-") for option in options}
+            flags[f"{program} {name}"] = set(parser.flags())
     return flags
 
 

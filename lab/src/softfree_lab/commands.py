@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from jsonargparse import Namespace
 
-from softfree.cli.parser import Command, Parser, add, add_json, add_table, fill, names
+from softfree.cli.parser import Command, Parser, add_json, add_options, add_table, adder, fill
 from softfree_lab.bench.options import (
     AttentionBenchOptions,
     EdgeBenchOptions,
@@ -33,7 +33,7 @@ EXPORT_EXTRA = ("onnx", "onnxscript", "onnxruntime", "openvino")
 
 def _bench_loader_arguments(parser: Parser) -> None:
     add_table(parser)
-    parser.add_class_arguments(LoaderBenchOptions, None)
+    add_options(parser, LoaderBenchOptions)
 
 
 def _bench_loader(parsed: Namespace) -> None:
@@ -50,9 +50,7 @@ def _speed(kind: type, function: str) -> tuple[Callable[[Parser], None], Callabl
     """Arguments and action of a benchmark of speed."""
 
     def arguments(parser: Parser) -> None:
-        for group in kind.__mro__[:-1]:
-            own = {field for parent in group.__mro__[1:-1] for field in names(parent)}
-            parser.add_class_arguments(group, None, skip=own)
+        add_options(parser, kind)
 
     def act(parsed: Namespace) -> None:
         from softfree_lab.bench import speed
@@ -88,7 +86,7 @@ def _study_ablation_arguments(parser: Parser) -> None:
     parser.add_argument(
         "recipes", nargs="+", type=str, help="YAML files of options of softfree train, each with its table or phantoms."
     )
-    add(AblationOptions)(parser)
+    add_options(parser, AblationOptions)
 
 
 def _study_ablation(parsed: Namespace) -> None:
@@ -122,7 +120,7 @@ def _study_sizes(parsed: Namespace) -> None:
 
 def _study_robustness_arguments(parser: Parser) -> None:
     parser.add_argument("runs", nargs="+", type=str, help="Run directories of one task.")
-    parser.add_class_arguments(RobustnessOptions, None)
+    add_options(parser, RobustnessOptions)
     add_json(parser)
 
 
@@ -140,7 +138,7 @@ def _study_robustness(parsed: Namespace) -> None:
 
 def _study_convergence_arguments(parser: Parser) -> None:
     parser.add_argument("images", nargs="+", type=str, help="Images, folders of them, or tables with a column path.")
-    parser.add_class_arguments(ConvergenceOptions, None)
+    add_options(parser, ConvergenceOptions)
 
 
 def _study_convergence(parsed: Namespace) -> None:
@@ -152,7 +150,7 @@ def _study_convergence(parsed: Namespace) -> None:
 def _study_attention_maps_arguments(parser: Parser) -> None:
     parser.add_argument("image", type=str, help="An image.")
     parser.add_argument("runs", nargs="+", type=str, help="Run directories, an attention each.")
-    parser.add_class_arguments(AttentionMapOptions, None)
+    add_options(parser, AttentionMapOptions)
 
 
 def _study_attention_maps(parsed: Namespace) -> None:
@@ -165,7 +163,7 @@ def _study_attention_maps(parsed: Namespace) -> None:
 
 def _study_explain_arguments(parser: Parser) -> None:
     parser.add_argument("runs", nargs="+", type=str, help="Run directories of one task on images.")
-    parser.add_class_arguments(ExplainStudyOptions, None)
+    add_options(parser, ExplainStudyOptions)
     add_json(parser)
 
 
@@ -237,13 +235,13 @@ COMMANDS: dict[str, dict[str, Command]] = {
         ),
         "bench model": Command("time and memory of models over image sides", *_speed(ModelBenchOptions, "bench_model")),
         "bench stream": Command(
-            "time and memory of images of any size, streamed", add(StreamBenchOptions), _bench_stream
+            "time and memory of images of any size, streamed", adder(StreamBenchOptions), _bench_stream
         ),
         "bench maps": Command(
-            "time and memory of explanation maps, beside a forward pass", add(MapBenchOptions), _bench_maps
+            "time and memory of explanation maps, beside a forward pass", adder(MapBenchOptions), _bench_maps
         ),
         "bench edge": Command(
-            "latency, memory and energy of exported models, beside softmax", add(EdgeBenchOptions), _bench_edge
+            "latency, memory and energy of exported models, beside softmax", adder(EdgeBenchOptions), _bench_edge
         ),
         "bench orders": Command(
             "from which length SeqNorm's Gram order is the fastest", *_speed(OrderBenchOptions, "bench_orders")
@@ -274,7 +272,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
             _study_explain,
         ),
         "study coverage": Command(
-            "how often the intervals of a report hold the truth, by simulation", add(CoverageOptions), _study_coverage
+            "how often the intervals of a report hold the truth, by simulation", adder(CoverageOptions), _study_coverage
         ),
         "study sizes": Command(
             "whether a run has learned the images or their size", _study_sizes_arguments, _study_sizes

@@ -7,7 +7,7 @@ import sys
 
 from jsonargparse import Namespace
 
-from softfree.cli.parser import Command, Parser, add, add_json, add_table, fill
+from softfree.cli.parser import Command, Parser, add_json, add_options, add_table, adder, fill
 from softfree.conversion.options import ConvertOptions
 from softfree.data.audit.options import CheckOptions
 from softfree.data.datasets.options import PrepareOptions
@@ -32,7 +32,7 @@ def _demo(parsed: Namespace) -> None:
 
 def _check_arguments(parser: Parser) -> None:
     add_table(parser)
-    parser.add_class_arguments(CheckOptions, None)
+    add_options(parser, CheckOptions)
     add_json(parser)
 
 
@@ -66,8 +66,7 @@ def _check(parsed: Namespace) -> int:
 
 def _train_arguments(parser: Parser) -> None:
     add_table(parser, required=False)
-    for group in TrainOptions.__mro__[1:-1]:
-        parser.add_class_arguments(group, None)
+    add_options(parser, TrainOptions)
     parser.add_argument(
         "--resume",
         type=str,
@@ -95,7 +94,7 @@ def _train(parsed: Namespace) -> None:
 def _evaluate_arguments(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="A run directory.")
     add_table(parser, required=False)
-    parser.add_class_arguments(EvaluateOptions, None, skip={"table"})
+    add_options(parser, EvaluateOptions, skip={"table"})
     add_json(parser)
 
 
@@ -117,7 +116,7 @@ def _evaluate(parsed: Namespace) -> None:
 def _predict_arguments(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="A run directory, or a file of softfree export.")
     parser.add_argument("inputs", nargs="+", type=str, help="Images, folders of them, or tables with a column path.")
-    parser.add_class_arguments(PredictOptions, None)
+    add_options(parser, PredictOptions)
     add_json(parser)
 
 
@@ -160,7 +159,7 @@ def _prepare_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--list", type=bool, default=False, help="Show the sets, where to obtain them, and their terms."
     )
-    parser.add_class_arguments(PrepareOptions, None)
+    add_options(parser, PrepareOptions)
     add_json(parser)
 
 
@@ -195,8 +194,7 @@ def _in_words(one: dict[str, str]) -> str:
 def _pretrain_arguments(parser: Parser) -> None:
     what = "CSV or Parquet file with a column path, or a folder of images; labels are not looked at."
     parser.add_argument("table", nargs="?", type=str, help=what)
-    for group in PretrainOptions.__mro__[1:-1]:
-        parser.add_class_arguments(group, None)
+    add_options(parser, PretrainOptions)
     parser.add_argument("--resume", type=str, help="Go on with this run directory; all other options are its own.")
     parser.add_argument("--config", action="config", help="YAML file with any of these options.")
 
@@ -220,7 +218,7 @@ def _features_arguments(parser: Parser) -> None:
         "CSV or Parquet file, one row a slide: path, mpp (micrometers per pixel, where files have none), any others."
     )
     parser.add_argument("table", type=str, help=help_)
-    parser.add_class_arguments(FeatureOptions, None)
+    add_options(parser, FeatureOptions)
 
 
 def _features(parsed: Namespace) -> int:
@@ -234,7 +232,7 @@ def _features(parsed: Namespace) -> int:
 def _explain_arguments(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="A run directory.")
     parser.add_argument("inputs", nargs="+", type=str, help="Files, folders of them, or tables with a column path.")
-    parser.add_class_arguments(ExplainOptions, None)
+    add_options(parser, ExplainOptions)
     add_json(parser)
 
 
@@ -246,7 +244,7 @@ def _explain(parsed: Namespace) -> int:
 
 def _export_arguments(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="A run directory.")
-    parser.add_class_arguments(ExportOptions, None)
+    add_options(parser, ExportOptions)
     add_json(parser)
 
 
@@ -282,7 +280,7 @@ def _convert_arguments(parser: Parser) -> None:
         required=True,
         help="Images, folders of them, or a table with a column path, of which only the training rows are used.",
     )
-    parser.add_class_arguments(ConvertOptions, None, skip={"images"})
+    add_options(parser, ConvertOptions, skip={"images"})
     add_json(parser)
 
 
@@ -298,7 +296,7 @@ def _convert(parsed: Namespace) -> None:
 
 
 def _plan_arguments(parser: Parser) -> None:
-    add(PlanOptions)(parser)
+    add_options(parser, PlanOptions)
     add_json(parser)
 
 
@@ -316,7 +314,7 @@ def _plan(parsed: Namespace) -> None:
 
 COMMANDS: dict[str, dict[str, Command]] = {
     "Start": {
-        "demo": Command("train, measure and explain on computed images; needs no file", add(DemoOptions), _demo),
+        "demo": Command("train, measure and explain on computed images; needs no file", adder(DemoOptions), _demo),
         "prepare": Command("a public data set's official download as a table", _prepare_arguments, _prepare),
         "check": Command("audit a table before training", _check_arguments, _check),
     },

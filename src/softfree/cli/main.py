@@ -74,7 +74,7 @@ def _dispatch(program: str, description: str, groups: Groups, given: list[str]) 
     command = commands[name]
     parser = Parser(prog=f"{program} {name}", description=command.help, print_config=None)
     command.arguments(parser)
-    return command.run(parser.parse_args(_normalize(rest, parser))) or 0
+    return command.run(parser.parse_args(rest)) or 0
 
 
 def _overview(program: str, description: str, groups: Groups) -> str:
@@ -83,27 +83,6 @@ def _overview(program: str, description: str, groups: Groups) -> str:
     for heading, group in groups.items():
         lines += ["", f"{heading}:", *(f"  {name:{width}}  {command.help}" for name, command in group.items())]
     return "\n".join([*lines, "", f"{program} COMMAND --help explains a command."])
-
-
-def _normalize(arguments: list[str], parser: Parser) -> list[str]:
-    """Accept --label-smoothing for --label_smoothing, and a bare --images for --images=true."""
-    flags = {
-        option
-        for action in parser._actions
-        if getattr(action, "_typehint", None) is bool
-        for option in action.option_strings
-    }
-    result = []
-    for number, argument in enumerate(arguments):
-        if argument.startswith("--"):
-            name, equals, value = argument.partition("=")
-            name = name.replace("-", "_").replace("__", "--", 1)
-            following = arguments[number + 1].lower() if number + 1 < len(arguments) else ""
-            if name in flags and not equals and following not in ("true", "false"):
-                equals, value = "=", "true"
-            argument = name + equals + value
-        result.append(argument)
-    return result
 
 
 if __name__ == "__main__":

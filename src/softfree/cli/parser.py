@@ -1,9 +1,11 @@
-"""What the commands are made of: a parser with our errors, and arguments from options."""
+"""What the commands are made of: a parser that speaks our language, and arguments from options classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
@@ -12,51 +14,140 @@ from softfree_runtime.core.errors import UserError
 
 
 class Parser(ArgumentParser):
-    """A parser whose errors are one line on standard error and exit status 2."""
+    """A parser with hyphenated options, ``--flag/--no-flag`` for booleans, and errors in one line.
+
+    Fields of options classes keep their underscores in Python and YAML; on the command line both spellings are
+    understood.
+    """
+
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        """Parse arguments as people type them."""
+        return super().parse_args(None if args is None else self._canonical(list(args)), *rest, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print what is wrong, without the usage that would hide it."""
+        """Raise a UserError instead of printing the usage, which would hide the message."""
         text = " ".join(str(message).split())
+        if wrong := re.match(r'Parser key "(\w+)": .*(?:Got|Given) value: (.*)$', text):
+            raise UserError(self._wrong_value(*wrong.groups()))
+        missing = text.partition("arguments are required: ")[2]
+        if missing:
+            typed = ", ".join(self._as_typed(name) for name in missing.split(", "))
+            raise UserError(f"{self.prog} needs {typed}; see: {self.prog} --help")
         raise UserError(f"{text}; see: {self.prog} --help")
+
+    def _wrong_value(self, name: str, value: str) -> str:
+        from softfree.cli.help import expected
+
+        action = next(action for action in self._actions if action.dest == name)
+        return f"{self._as_typed(name)} {value}: expected {expected(action)}; see: {self.prog} --help"
+
+    def _as_typed(self, name: str) -> str:
+        is_option = any(action.dest == name and action.option_strings for action in self._actions)
+        return f"--{name.replace('_', '-')}" if is_option else name.upper()
+
+    def format_help(self) -> str:
+        """Lay out the help in groups, for a terminal of up to 100 columns."""
+        from softfree.cli.help import format_help
+
+        return format_help(self)
+
+    def flags(self) -> dict[str, str]:
+        """Map each option as people type it, such as ``--no-progress``, to its name in the parser."""
+        flags = {}
+        for action in self._actions:
+            for option in action.option_strings:
+                if not option.endswith("+"):
+                    flags[option.replace("_", "-")] = option
+                if is_switch(action):
+                    flags[f"--no-{option[2:]}".replace("_", "-")] = option
+        return flags
+
+    def _canonical(self, arguments: list[str]) -> list[str]:
+        """Spell options as the parser knows them; a switch without a value becomes ``=true`` or ``=false``."""
+        flags, switches = (
+            self.flags(),
+            {o for action in self._actions if is_switch(action) for o in action.option_strings},
+        )
+        result = []
+        for number, argument in enumerate(arguments):
+            if argument == "--":
+                return result + arguments[number:]
+            if argument.startswith("--"):
+                typed, equals, value = argument.partition("=")
+                flag = typed.replace("_", "-")
+                if flag not in flags and not any(known.startswith(flag) for known in flags):
+                    near = get_close_matches(flag, flags, 1)
+                    raise UserError(
+                        f"{typed} is not an option of {self.prog}; "
+                        + (f"did you mean {near[0]}?" if near else f"see: {self.prog} --help")
+                    )
+                name = flags.get(flag, flag.replace("-", "_").replace("__", "--", 1))
+                if name in switches and not equals:
+                    following = arguments[number + 1].lower() if number + 1 < len(arguments) else ""
+                    negated = name.replace("_", "-") != flag
+                    if negated or following not in ("true", "false"):
+                        equals, value = "=", "false" if negated else "true"
+                argument = name + equals + value
+            result.append(argument)
+        return result
+
+
+def is_switch(action: Any) -> bool:
+    """Whether an argument is a boolean."""
+    return bool(action.option_strings) and getattr(action, "_typehint", None) is bool
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command: what it is for, its arguments, and what it does with the parsed ones."""
+    """A command.
+
+    Attributes:
+        help: What it does, in a line.
+        arguments: Adds its arguments to a parser.
+        run: Does it, and returns the exit status (None for 0).
+    """
 
     help: str
     arguments: Callable[[Parser], None]
     run: Callable[[Namespace], int | None]
 
 
-def add(*groups: type) -> Callable[[Parser], None]:
-    """Arguments from options classes; a table is positional and added by itself."""
+def adder(kind: type) -> Callable[[Parser], None]:
+    """Return a function that adds the fields of an options class as arguments."""
+    return lambda parser: add_options(parser, kind)
 
-    def arguments(parser: Parser) -> None:
-        for group in groups:
-            parser.add_class_arguments(group, None, skip={"table"} if "table" in names(group) else set())
 
-    return arguments
+def add_options(parser: Parser, kind: type, *, skip: Collection[str] = ("table",)) -> None:
+    """Add the fields of an options class as arguments, one group for each class that it inherits from.
+
+    Args:
+        parser: To add to.
+        kind: The options class.
+        skip: Fields that are added elsewhere, such as a positional TABLE.
+    """
+    for group in kind.__mro__[:-1]:
+        own = set(vars(group).get("__annotations__", ()))
+        if own - set(skip):
+            parser.add_class_arguments(group, None, skip=(names(group) - own) | (names(group) & set(skip)))
 
 
 def names(group: type) -> set[str]:
-    """Name the fields of an options class."""
+    """Return the names of the fields of an options class."""
     assert is_dataclass(group)
     return {field.name for field in fields(group)}
 
 
-def fill(kind: type, parsed: Namespace, **given: Any) -> Any:
-    """An options object from the parsed arguments of the same names."""
-    values = {name: parsed[name] for name in names(kind) if name in parsed}
-    return kind(**(values | given))
+def fill(kind: type, parsed: Namespace, **values: Any) -> Any:
+    """Create an options object from the parsed arguments of the same names, or from ``values``."""
+    return kind(**({name: parsed[name] for name in names(kind) if name in parsed} | values))
 
 
 def add_table(parser: Parser, *, required: bool = True) -> None:
-    """Take the table as a positional argument."""
-    what = "CSV or Parquet file, one row an image, or a folder of classes."
+    """Add the table as a positional argument."""
+    what = "CSV or Parquet file with one row per image, or a folder with one subfolder per class."
     parser.add_argument("table", nargs=None if required else "?", type=str, help=what)
 
 
 def add_json(parser: Parser) -> None:
-    """Offer the result as JSON."""
-    parser.add_argument("--json", type=bool, default=False, help="Print the result as JSON, for programs.")
+    """Add ``--json``."""
+    parser.add_argument("--json", type=bool, default=False, help="Print the result as JSON.")

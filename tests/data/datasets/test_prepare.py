@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from softfree.cli.commands import COMMANDS
-from softfree.cli.main import _normalize
 from softfree.cli.parser import Parser
 from softfree.data.datasets.options import PrepareOptions
 from softfree.data.datasets.registry import SETS, prepare_set
@@ -25,7 +24,7 @@ def run(*arguments):
     verb = COMMANDS["Start"]["prepare"]
     parser = Parser(prog="softfree prepare", print_config=None)
     verb.arguments(parser)
-    return verb.run(parser.parse_args(_normalize(list(map(str, arguments)), parser)))
+    return verb.run(parser.parse_args(list(map(str, arguments))))
 
 
 def test_missing_images_are_counted_and_named(root, prepared):
@@ -95,7 +94,7 @@ def test_the_options_to_train_with_exist_and_are_documented(name):
     parser = Parser(prog="softfree train", print_config=None)
     COMMANDS["Train"]["train"].arguments(parser)
     arguments = ["table.csv", *shlex.split(SETS[name].train)]
-    assert parser.parse_args(_normalize(arguments, parser)).table == "table.csv"
+    assert parser.parse_args(arguments).table == "table.csv"
     page = (Path(__file__).parents[3] / "docs" / "reference" / "datasets.md").read_text()
     row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
     assert SETS[name].source in row
@@ -115,7 +114,7 @@ def test_the_command_for_findings_is_read_as_it_is_printed(tmp_path, image, tabl
     words = shlex.split(done.command)
     parser = Parser(prog="softfree train", print_config=None)
     COMMANDS["Train"]["train"].arguments(parser)
-    parsed = parser.parse_args(_normalize(words[2:], parser))
+    parsed = parser.parse_args(words[2:])
     assert parsed.labels == findings
     assert Path(parsed.table) == done.table
 
