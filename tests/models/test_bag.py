@@ -15,7 +15,7 @@ from timm.optim import param_groups_layer_decay
 from softfree.attention import ATTENTIONS
 from softfree.models import BagTransformer, collate_bags, list_models
 from softfree.models.bag import ON_SLIDE
-from softfree.models.pos_embed_mm import sincos_codes
+from softfree.models.pos_embed import sincos_codes
 from softfree.models.registry import BAG_MODELS
 from softfree_runtime.core.errors import UserError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.sources.inputs import TABLES
 
-Candidates = tuple[list[str | DecodedImage], list[int | None]]
+Candidates = tuple[Sequence[str | DecodedImage], Sequence[int | None]]
 
 
 def labeled_table(run: Run, paths: list[str]) -> Table:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from softfree.attention.base import PART, plain_only
 from softfree.models.classifier import Classifier, check_names, grid_options
-from softfree.models.pos_embed_mm import Waves, sincos_codes
+from softfree.models.pos_embed import Waves, sincos_codes
 from softfree_runtime.core.errors import UserError
 
 # x and y in millimeters: from less than a tile of 256 pixels at 0.5 micrometers to more than a slide is long. The

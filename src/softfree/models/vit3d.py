@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from softfree.models.classifier import Classifier, check_grid_mask, check_names, grid_options
 from softfree.models.patch_embed_3d import STEMS_3D, Grid3d
-from softfree.models.pos_embed_mm import resize_volume_positions, volume_codes
+from softfree.models.pos_embed import resize_volume_positions, volume_codes
 from softfree.models.weights.source_grid import remember_grid
 from softfree_runtime.core.errors import UserError
 

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from softfree.models.classifier import Classifier, init_linear
 from softfree.models.encoder import Encoder
-from softfree.models.pos_embed import sincos_positions
-from softfree.models.pos_embed_mm import volume_codes
+from softfree.models.pos_embed import sincos_positions, volume_codes
 from softfree.models.vit import VisionTransformer
 from softfree.models.vit3d import VolumeTransformer
 from softfree_runtime.core.errors import UserError

@@ -7,9 +7,9 @@ from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from softfree.models.pos_embed import resize_matrix
 from softfree.models.vit import VisionTransformer
 from softfree.streaming.image_rows import ArrayRows, Rows
 from softfree_runtime.core.errors import UserError
@@ -147,7 +147,9 @@ class BandPositions:
         self.pos_embed, self.num_prefix_tokens, self.old, self.new = pos_embed, num_prefix_tokens, old, new
         self.resizing = None
         if old != new:
-            self.resizing = tuple(_resizing(*sides, pos_embed.device) for sides in zip(old, new, strict=True))
+            self.resizing = tuple(
+                resize_matrix(*sides, "bicubic", pos_embed.device).contiguous() for sides in zip(old, new, strict=True)
+            )
 
     @property
     def prefix(self) -> Tensor:
@@ -164,10 +166,3 @@ class BandPositions:
             tall = rows[top:bottom] @ codes[0].float().reshape(self.old[0], -1)  # (n, w C)
             wide = columns @ tall.view(bottom - top, self.old[1], -1)  # (n, w', C)
         return wide.to(codes.dtype).flatten(0, 1).unsqueeze(0)
-
-
-@torch.no_grad()
-def _resizing(old: int, new: int, device: torch.device) -> Tensor:
-    """Give the matrix (new, old) of timm's resizing along one axis."""
-    units = torch.eye(old, device=device)[None, None]  # each row of this image is one place
-    return F.interpolate(units, size=(old, new), mode="bicubic", antialias=True)[0, 0].T.contiguous()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softfree.models.patch_embed_3d import ConvStem3d
-from softfree.models.pos_embed_mm import volume_codes
+from softfree.models.pos_embed import resize_matrix, volume_codes
 from softfree.models.vit3d import VolumeTransformer
 from softfree_runtime.core.errors import UserError
 
@@ -96,7 +96,9 @@ class VolumeTokens:
             return codes[:, top * self.plane : bottom * self.plane]
         wide = codes[0].to(torch.promote_types(codes.dtype, torch.float32))
         with torch.autocast(codes.device.type, enabled=False):
-            slab = _resizing(old[0], self.grid[0], wide)[top:bottom] @ wide.reshape(old[0], -1)
+            slab = resize_matrix(old[0], self.grid[0], "bilinear", wide.device, wide.dtype)[top:bottom] @ wide.reshape(
+                old[0], -1
+            )
             slab = slab.view(bottom - top, *old[1:], -1).permute(0, 3, 1, 2)  # (n, C, h, w)
             slab = F.interpolate(slab, size=self.grid[1:], mode="bilinear")
         return slab.permute(0, 2, 3, 1).reshape(1, -1, codes.shape[2]).to(codes.dtype)
@@ -104,13 +106,6 @@ class VolumeTokens:
     def _number(self, slab: tuple[int, int]) -> int:
         top, bottom = slab
         return (bottom - top) * self.plane if self.mask is None else int(self.mask[top:bottom].sum())
-
-
-@torch.no_grad()
-def _resizing(old: int, new: int, like: Tensor) -> Tensor:
-    """Give the matrix (new, old) of linear resizing along one axis."""
-    units = torch.eye(old, device=like.device, dtype=like.dtype)[None, None]
-    return F.interpolate(units, size=(old, new), mode="bilinear")[0, 0].T
 
 
 def _reach(tokenizer: nn.Module) -> int:

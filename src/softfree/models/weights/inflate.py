@@ -21,8 +21,7 @@ import torch
 from timm.layers.patch_embed import resample_patch_embed
 from torch import Tensor
 
-from softfree.models.pos_embed import resize_positions
-from softfree.models.pos_embed_mm import resize_volume_positions
+from softfree.models.pos_embed import resize_positions, resize_volume_positions
 from softfree.models.vit import VisionTransformer
 from softfree.models.vit3d import VolumeTransformer
 from softfree.models.weights.files import find_file, read_file
