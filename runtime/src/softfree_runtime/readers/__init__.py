@@ -1,4 +1,4 @@
-"""From a file to an image: the reader is chosen by what the file holds, not by its name."""
+"""Reading images: the reader is chosen by a file's content, not by its name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from softfree_runtime.readers.tiff import read_tiff
 
 __all__ = ["DecodedImage", "read_image"]
 
-_HEAD = 352  # bytes that tell what a file is
+_HEAD = 352  # bytes that identify a file
 _NIFTI = (b"n+1", b"ni1", (348).to_bytes(4, "little"), (348).to_bytes(4, "big"))
 _RASTER = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF87a", b"GIF89a")
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
@@ -36,10 +36,10 @@ def read_image(path: str | Path, *, frame: int | None = None, max_pixels: int = 
     Args:
         path: The file.
         frame: Which frame or page, counted from 0; the first one by default.
-        max_pixels: Larger images are refused from their header, before anything is decoded.
+        max_pixels: Larger images are refused by their header, before anything is decoded.
 
     Raises:
-        ReadError: One line that names the file, the reason and the mend; its status is ``missing``, ``empty``,
+        ReadError: Names the file, the reason and the fix; its status is ``missing``, ``empty``,
             ``folder``, ``no_pixels``, ``corrupt``, ``unsupported``, ``too_large`` or ``not_finite``.
     """
     return _read(Path(path), frame, max_pixels).with_growth_noted()
@@ -64,10 +64,10 @@ def _read(path: Path, frame: int | None, max_pixels: int) -> DecodedImage:
 
 
 def file_head(path: Path) -> bytes:
-    """Return the first bytes of a file that can be read."""
+    """Return the first bytes of a file; ReadError if it cannot be opened or is empty."""
     try:
         if path.is_dir():
-            os.scandir(path).close()  # a closed folder is told from one that is only no file
+            os.scandir(path).close()  # an unreadable folder raises here
             raise ReadError(f"{path}: a folder; expected an image file", "folder")
         if not os.path.lexists(path):
             raise ReadError(f"{path}: no such file; check the path and the folder it is relative to", "missing")
@@ -85,16 +85,16 @@ def file_head(path: Path) -> bytes:
 
 
 def _unsupported(head: bytes, name: str) -> str | None:
-    """Say what a file is that is known but not read."""
+    """Return what a file is that is known but not supported."""
     inside = _unzipped(head)
-    magic = inside[344:347] or inside[:4]  # what is hardly compressed does not reach to its magic number
+    magic = inside[344:347] or inside[:4]  # poorly compressed data may not reach the magic number
     if magic in _NIFTI or inside[4:7] in (b"n+2", b"ni2") or name.lower().endswith(".nii.gz"):
         return "a NIfTI volume; train or predict with a model of volumes, such as seqnorm_vit3d_tiny"
     return next((kind for magic, kind in _ELSEWHERE.items() if head.startswith(magic)), None)
 
 
 def _unzipped(head: bytes) -> bytes:
-    """Return the first bytes of what a file holds, gzip-compressed or not, as far as ``head`` reaches."""
+    """Return ``head`` unzipped if it is gzip-compressed."""
     if head.startswith(b"\x1f\x8b"):
         with contextlib.suppress(zlib.error):
             return zlib.decompressobj(wbits=31).decompress(head, _HEAD)

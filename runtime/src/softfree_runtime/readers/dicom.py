@@ -32,13 +32,13 @@ _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its decoded frames.
+    """Header information for the decoded frames of a file.
 
     Attributes:
-        bits: How many bits of each value are used.
-        layout: How the file holds them.
-        dataset: Its elements.
-        corrections: What was found wrong so far.
+        bits: Number of bits used in each value.
+        layout: How the file stores them.
+        dataset: The elements of the header.
+        corrections: Errors found so far.
     """
 
     bits: int
@@ -48,32 +48,32 @@ class Header:
 
     @property
     def little_endian(self) -> bool:
-        """The byte order of tables."""
+        """Byte order of lookup tables."""
         return bool(self.dataset.original_encoding[1])
 
     def elements(self, frame: int, corrections: list[str] | None = None) -> Elements:
-        """Give the elements that hold for one frame, which put what is wrong with them into ``corrections``."""
+        """Return the elements that apply to one frame; their errors are added to ``corrections``."""
         return frame_elements(
             self.dataset, frame, _FRAME_MACROS, self.corrections if corrections is None else corrections
         )
 
     def describe(self, stored: np.ndarray) -> str:
-        """Say what the file holds, such as ``12-bit signed MONOCHROME2``."""
+        """Return the content of the file in words, such as ``12-bit signed MONOCHROME2``."""
         if stored.dtype.kind == "f":
             return f"{stored.dtype} {self.layout.photometric}"
         return f"{self.bits}-bit {'signed ' if stored.dtype.kind == 'i' else ''}{self.layout.photometric}"
 
 
 def decode(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -> tuple[np.ndarray, Header]:
-    """Decode stored values: no rescaling, no window, no inversion; YBR already turned into RGB.
+    """Decode stored values: no rescaling, window or inversion; YBR is converted to RGB.
 
     Args:
         path: A DICOM file, with or without preamble.
         frame: Counted from 0; None for all frames.
-        max_pixels: Rows x columns that are refused beyond, for all wanted frames together.
+        max_pixels: Maximum rows x columns, for all decoded frames together.
 
     Returns:
-        The array, ``(H, W)`` or ``(H, W, 3)`` with the frames in front when there are several and all are wanted,
+        The array, ``(H, W)`` or ``(H, W, 3)`` with the frames first if several are decoded,
         in native byte order; and the header.
 
     Raises:
@@ -96,13 +96,13 @@ def decode(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -
             raise error.of(path) from error.__cause__
         except MemoryError:
             raise
-        except Exception as error:  # decoders raise nearly anything on damaged frames
+        except Exception as error:  # decoders raise almost any exception on damaged frames
             raise ReadError(f"{path}: damaged DICOM pixel data: {in_one_line(error)}", "corrupt") from error
     return stored.pixels, Header(stored.bits, layout, dataset, elements.corrections)
 
 
 def read_dicom(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -> DecodedImage:
-    """Read one frame, the first by default, as it is meant to be seen.
+    """Read one frame as it is meant to be displayed; default: the first.
 
     Raises:
         ReadError: As :func:`decode`, and ``not_finite``.
@@ -116,14 +116,14 @@ def read_dicom(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 2
             raise error.of(path) from error.__cause__
         except MemoryError:
             raise
-        except Exception as error:  # a header element that is not what the standard says
+        except Exception as error:  # a header element that violates the standard
             raise ReadError(
                 f"{path}: DICOM header with a damaged element ({type(error).__name__})", "corrupt"
             ) from error
 
 
 def _present(path: Path, stored: np.ndarray, header: Header, frame: int) -> DecodedImage:
-    """Turn the stored values ``(H, W)`` or ``(H, W, 3)`` of one frame into an image."""
+    """Convert the stored values ``(H, W)`` or ``(H, W, 3)`` of one frame to an image."""
     photometric, little = header.layout.photometric, header.little_endian
     elements = header.elements(frame)
     steps = list(chosen_frame(path, frame, header.layout.frames)[1])
@@ -155,7 +155,7 @@ def _present(path: Path, stored: np.ndarray, header: Header, frame: int) -> Deco
 
 
 def _palette(stored: np.ndarray, elements: Elements, header: Header) -> tuple[np.ndarray, float]:
-    """Turn palette indices ``(H, W)`` into RGB ``(H, W, 3)``, and give the value of white (PS3.3 C.7.6.3.1.5)."""
+    """Convert palette indices ``(H, W)`` to RGB ``(H, W, 3)``; return it with the white value (PS3.3 C.7.6.3.1.5)."""
     try:
         tables = _palette_tables(elements, header)
     except ValueError as error:
@@ -171,7 +171,7 @@ def _palette_tables(elements: Elements, header: Header) -> list[LookUpTable]:
     names = [f"{color}PaletteColorLookupTable" for color in ("Red", "Green", "Blue")]
     if "SegmentedRedPaletteColorLookupTableData" in elements:
         count, first, bits = LookUpTable.describe(elements, f"{names[0]}Descriptor")
-        # pydicom expands the segments; asked for every input in turn, it gives the whole table.
+        # pydicom expands the segments; looking up every input gives the whole table.
         every = apply_color_lut(np.arange(first, first + count, dtype=np.int32), header.dataset)[:, :3]
         return [LookUpTable(first, channel, bits) for channel in every.T]
     little = header.little_endian
@@ -179,7 +179,7 @@ def _palette_tables(elements: Elements, header: Header) -> list[LookUpTable]:
 
 
 def frame_elements(dataset: Dataset, frame: int, macros: tuple[str, ...], corrections: list[str]) -> Elements:
-    """Give the elements that hold for one frame: the data set's, then the shared and its own functional groups."""
+    """Return the elements that apply to one frame: of the data set, the shared and the frame's functional groups."""
     whole = Elements(dataset, corrections=corrections)
     shared = whole.items("SharedFunctionalGroupsSequence")[:1]
     own = whole.items("PerFrameFunctionalGroupsSequence")[frame : frame + 1]
@@ -197,20 +197,20 @@ def _spacing(elements: Elements) -> tuple[float, float] | None:
 
 
 def _aspect(elements: Elements) -> float:
-    """Return the height of a pixel over its width, 1 where the file does not say (PS3.3 C.7.6.3.1.7)."""
+    """Return the height of a pixel divided by its width, 1 if the file does not say (PS3.3 C.7.6.3.1.7)."""
     pair = elements.vector("PixelAspectRatio", 2)
     return pair[0] / pair[1] if pair and min(pair) > 0 else 1.0
 
 
 def frame_count(dataset: Dataset) -> int:
-    """Number of frames; ReadError where the header does not give a number."""
+    """Return the number of frames; ReadError if the header does not have a valid one."""
     return count_frames(Elements(dataset))
 
 
 def _kind(dataset: Dataset) -> str:
-    """Name the kind of object in the standard's words; never a value that the file's author chose."""
+    """Return the standard's name for the kind of object; never a value that the file's author chose."""
     try:
         uid = UID(dataset.SOPClassUID)
-    except Exception:  # damaged: then it has no name
+    except Exception:  # damaged
         return ""
     return f" ({uid.name})" if uid.name != uid else ""

@@ -134,9 +134,13 @@ def _package(module: str, package: str) -> ModuleType:
 
 
 def decode_runs(source: bytes, rows: int, columns: int, samples: int, allocated: int) -> np.ndarray:
-    """Decode one frame to unsigned ``(H, W)`` or ``(H, W, C)``; ValueError when a segment has not the length it needs.
+    """Decode one run-length frame (PS3.5 annex G) to unsigned ``(H, W)`` or ``(H, W, C)``.
 
-    A segment may be filled up with zeros: some writers do so.
+    A segment may be padded with zeros, as some writers do.
+
+    Raises:
+        ValueError: A segment has the wrong length, which reveals damage.
+
     """
     count = int.from_bytes(source[:4], "little")
     wide = allocated // 8

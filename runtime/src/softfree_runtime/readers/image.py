@@ -1,4 +1,4 @@
-"""An image as its file holds it, with what is needed to show it."""
+"""A decoded image as its file holds it, with what is needed to display it."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import numpy as np
 
 from softfree_runtime.core.errors import ReadError
 
-SQUARE_WITHIN = 1.01  # sides of a pixel that differ by less are taken as equal
-LONGEST_PIXEL = 10.0  # no device has longer pixels: what says so means something else
+SQUARE_WITHIN = 1.01  # ratio of pixel sides up to which pixels count as square
+LONGEST_PIXEL = 10.0  # ratio beyond which the sides are not plausible
 _OBJECT = re.compile(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>")  # as in <_io.BytesIO object at 0x7f0d>
 _ENUM = re.compile(r"<(\w+\.\w+): [^<>]*>")
 _NOT_SUPPORTED = re.compile(r"unsupported (?!marker)|not supported|not implemented", re.IGNORECASE)
-_LONGEST = 2000  # characters of a library's message that are looked at
+_LONGEST = 2000  # characters of a library's message that are examined
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """One image, and how its values are to be seen.
+    """One image, and how its values are displayed.
 
     Attributes:
         pixels: ``(H, W, C)`` with C = 1 (gray) or 3 (RGB), in native byte order; no palette, no alpha.
-        low: The value shown as black.
-        high: The value shown as white, never below ``low``.
-        spacing: Millimeters from one row to the next and from one column to the next, where the file says so.
-        steps: What was done to the stored values, in words and in order.
-        stored: What the file holds, such as ``8-bit gray`` or ``12-bit signed MONOCHROME2``. RGB whose channels
+        low: Value displayed as black.
+        high: Value displayed as white, never below ``low``.
+        spacing: Millimeters between rows and between columns, if the file says so.
+        steps: Operations applied to the stored values, in words and in order.
+        stored: Content of the file, such as ``8-bit gray`` or ``12-bit signed MONOCHROME2``. RGB whose channels
             are all equal ends in ``(gray)``.
         corrections: What the reader assumed or corrected because the file contradicts itself or its standard, in words;
             ``softfree check`` lists them. Empty for a sound file.
-        aspect: Height of a pixel over its width, for a file that says this but no ``spacing``.
+        aspect: Height of a pixel divided by its width, for a file without ``spacing``.
     """
 
     pixels: np.ndarray
@@ -46,9 +46,9 @@ class DecodedImage:
 
     @property
     def growth(self) -> tuple[float, float]:
-        """Rows for one row and columns for one column once pixels are square, with the finer side as it is.
+        """Factors by which rows and columns grow to make pixels square, keeping the finer side.
 
-        (1, 1) for pixels that are square within 1 %, and for sides so unequal that they cannot be meant.
+        (1, 1) for pixels that are square within 1 %, and for implausibly unequal sides.
         """
         ratio = self._ratio
         if not SQUARE_WITHIN < max(ratio, 1 / ratio) <= LONGEST_PIXEL:
@@ -56,14 +56,14 @@ class DecodedImage:
         return max(ratio, 1.0), max(1 / ratio, 1.0)
 
     def with_growth_noted(self) -> DecodedImage:
-        """Return it with words on pixels that are not square."""
+        """Return the image with a note on pixels that are not square."""
         ratio = self._ratio
         if max(ratio, 1 / ratio) <= SQUARE_WITHIN:
             return self
-        said = "pixels of unequal sides resampled to square"
+        note = "pixels of unequal sides resampled to square"
         if self.growth == (1.0, 1.0):
-            said = f"pixels more than {LONGEST_PIXEL:g} times as long as wide taken as square"
-        return replace(self, steps=(*self.steps, said), corrections=(*self.corrections, said))
+            note = f"pixels more than {LONGEST_PIXEL:g} times as long as wide taken as square"
+        return replace(self, steps=(*self.steps, note), corrections=(*self.corrections, note))
 
     @property
     def _ratio(self) -> float:
@@ -72,7 +72,7 @@ class DecodedImage:
 
     def unit(self) -> np.ndarray:
         """Return float32 ``(H, W, C)`` in [0, 1]: ``low`` and below become 0, ``high`` and above 1."""
-        if self.high <= self.low:  # one value only, or a window of width 1, which is a threshold
+        if self.high <= self.low:  # one value only, or a window of width 1 (a threshold)
             return (self.pixels > self.low).astype(np.float32)
         # float32 holds every integer of up to 24 bits; wider ones would lose digits in the subtraction.
         wide = self.pixels.dtype.itemsize > 2 and self.pixels.dtype != np.float32
@@ -82,20 +82,19 @@ class DecodedImage:
 
 
 def own_range(pixels: np.ndarray, bits: int, counted: np.ndarray | None = None) -> tuple[float, float, tuple[str, ...]]:
-    """Choose the range of an image whose file names none.
+    """Choose the display range of an image whose file names none.
 
     Unsigned integers of up to 8 bits, and color of any integer width, keep the full range of their bits: stretching
-    would change hues, and 8-bit images are stored as they are to be seen. So does float color within [0, 1].
-    Everything else gets the range of its own values, since a 12-bit film in 16-bit numbers would be all but black
-    otherwise.
+    would change hues, and 8-bit images are stored as they are displayed. So does float color within [0, 1].
+    Everything else gets the range of its own values, since a 12-bit film in 16-bit numbers would be almost black.
 
     Args:
         pixels: ``(H, W, C)``.
         bits: How many bits of each value are used.
-        counted: Boolean ``(H, W)``, True where a pixel belongs to the image; all of them when None.
+        counted: Boolean ``(H, W)``, True for pixels that belong to the image; None for all.
 
     Returns:
-        Low, high, and the step to be recorded, empty for the full range.
+        Low, high, and the step to record, empty for the full range.
     """
     color = pixels.shape[-1] == 3
     if pixels.dtype.kind == "u" and (bits <= 8 or color):
@@ -108,7 +107,7 @@ def own_range(pixels: np.ndarray, bits: int, counted: np.ndarray | None = None) 
 
 
 def with_gray_noted(stored: str, pixels: np.ndarray) -> str:
-    """Return ``stored``, marked when the three channels of ``pixels`` ``(H, W, 3)`` are one and the same."""
+    """Return ``stored``, marked if the three channels of ``pixels`` ``(H, W, 3)`` are equal."""
     if pixels.shape[-1] != 3:
         return stored
     first, second, third = np.moveaxis(pixels, -1, 0)
@@ -117,20 +116,20 @@ def with_gray_noted(stored: str, pixels: np.ndarray) -> str:
 
 
 def refuse_not_finite(path: Path, pixels: np.ndarray) -> None:
-    """Raise ReadError when ``pixels`` holds NaN or infinity."""
+    """Raise ReadError if ``pixels`` contains NaN or infinity."""
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise ReadError(f"{path}: pixel values that are not finite (NaN or infinite); repair the file", "not_finite")
 
 
 def refuse_large(path: Path, width: int, height: int, max_pixels: int) -> None:
-    """Raise ReadError, before anything is decoded, when the header promises more than ``max_pixels``."""
+    """Raise ReadError if the header declares more than ``max_pixels``."""
     if width * height > max_pixels:
         message = f"{path}: {width} x {height} pixels, more than {max_pixels}; cut it into regions or reduce it"
         raise ReadError(message, "too_large")
 
 
 def chosen_frame(path: Path, frame: int | None, count: int) -> tuple[int, tuple[str, ...]]:
-    """Return the frame to read of ``count``, the first by default, and the step to be recorded if there are several."""
+    """Return the frame to read, the first by default, and the step to record if there are several."""
     number = 0 if frame is None else frame
     if not 0 <= number < count:
         raise ReadError(f"{path}: frame {number} was asked for; the file has frames 0 to {count - 1}", "unsupported")
@@ -138,20 +137,20 @@ def chosen_frame(path: Path, frame: int | None, count: int) -> tuple[int, tuple[
 
 
 def undecodable(path: Path, what: str, error: Exception) -> ReadError:
-    """Return the ReadError for what a decoder raised: a decoder is missing, the kind is not known, or it is damaged."""
-    said = in_one_line(error)
+    """Return the ReadError for a decoder's exception: missing decoder, unsupported kind or damage."""
+    message = in_one_line(error)
     if isinstance(error, ImportError):
         name = (error.name or "imagecodecs").split(".")[0]
         return ReadError(
             f"{path}: needs {name}, which is not installed; get it with: pip install {name}", "unsupported"
         )
-    if _NOT_SUPPORTED.search(said) and not isinstance(error, TypeError):
-        return ReadError(f"{path}: {said}; save it as PNG, or as TIFF without compression", "unsupported")
-    return ReadError(f"{path}: damaged {what}, cannot be decoded ({said})", "corrupt")
+    if _NOT_SUPPORTED.search(message) and not isinstance(error, TypeError):
+        return ReadError(f"{path}: {message}; save it as PNG, or as TIFF without compression", "unsupported")
+    return ReadError(f"{path}: damaged {what}, cannot be decoded ({message})", "corrupt")
 
 
 def in_one_line(error: Exception) -> str:
-    """Return the last line of what a library says, where it comes to the point: short, without addresses of objects."""
+    """Return the last line of a library's message, shortened and without addresses of objects."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    said = _ENUM.sub(r"\1", _OBJECT.sub("", lines[-1].strip()[:_LONGEST]))
-    return "".join(letter if letter.isprintable() else " " for letter in said[:200]).strip() or type(error).__name__
+    message = _ENUM.sub(r"\1", _OBJECT.sub("", lines[-1].strip()[:_LONGEST]))
+    return "".join(letter if letter.isprintable() else " " for letter in message[:200]).strip() or type(error).__name__

@@ -1,4 +1,4 @@
-"""Silence for libraries that warn about every odd file, safe in threads."""
+"""Silencing of libraries that warn about unusual files, safe in threads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# They may quote what the file says of its patient.
+# Their messages may quote patient data from the file.
 _LOGGERS = tuple(logging.getLogger(name) for name in ("pydicom", "nibabel.global", "tifffile"))
 _lock = threading.Lock()
 _inside = 0
@@ -19,8 +19,8 @@ _warnings = warnings.catch_warnings()
 def quiet() -> Iterator[None]:
     """Ignore warnings and the readers' log lines inside the block.
 
-    ``warnings.catch_warnings`` saves and restores state of the whole process, so threads that leave in another
-    order than they came would restore each other's. Here the first to enter saves and the last to leave restores.
+    ``warnings.catch_warnings`` saves and restores state of the whole process, so threads that leave in another order
+    than they entered would restore each other's state. Here the first to enter saves and the last to leave restores.
     """
     global _inside, _warnings
     with _lock:

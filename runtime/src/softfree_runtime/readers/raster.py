@@ -25,16 +25,16 @@ from softfree_runtime.readers.image import (
 from softfree_runtime.readers.quiet import quiet
 from softfree_runtime.readers.strict_jpeg import JPEG_LS, UNCHECKED, Space, decode_jpeg, frame_of
 
-# Others are left out on purpose: some start programs (EPS), some lose bits without a word (PPM, JPEG 2000).
+# Others are left out on purpose: some start programs (EPS), some silently lose bits (PPM, JPEG 2000).
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 _ORIENTATION = 0x0112
-_LOOKED_INTO = ("JPEG", "MPO", "PNG", "BMP", "WEBP")  # whose bytes are wanted, not only what Pillow makes of them
+_LOOKED_INTO = ("JPEG", "MPO", "PNG", "BMP", "WEBP")  # whose bytes are needed, not only Pillow's result
 _SPACES: dict[str, Space] = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 _limit = threading.Lock()
 
 
 def read_raster(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -> DecodedImage:
-    """Read one frame, the first by default.
+    """Read one frame; default: the first.
 
     Raises:
         ReadError: With status ``corrupt``, ``unsupported`` or ``too_large``.
@@ -50,7 +50,7 @@ def read_raster(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 
                 return _image(path, image, steps)
         except (ReadError, MemoryError):
             raise
-        except Exception as error:  # decoders raise nearly anything on damaged files
+        except Exception as error:  # decoders raise almost any exception on damaged files
             raise undecodable(path, "image", error) from error
 
 
@@ -89,14 +89,14 @@ def _image(path: Path, image: ImageFile.ImageFile, steps: tuple[str, ...]) -> De
 
 
 def _bytes_of(image: ImageFile.ImageFile) -> bytes:
-    """All of the file that an image was opened from."""
+    """Return all bytes of the file that an image was opened from."""
     assert image.fp is not None
     image.fp.seek(0)
     return bytes(image.fp.read())
 
 
 def _decoded(data: bytes, image: ImageFile.ImageFile, wanted: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Pixels ``(H, W, C)`` of the mode ``wanted``, and what was corrected."""
+    """Return pixels ``(H, W, C)`` of mode ``wanted``, and what was corrected."""
     corrections: tuple[str, ...] = ()
     if image.format in ("JPEG", "MPO"):
         try:
@@ -108,7 +108,7 @@ def _decoded(data: bytes, image: ImageFile.ImageFile, wanted: str) -> tuple[np.n
         else:
             if image.mode == wanted:
                 return pixels, corrections
-            # As Pillow and Photoshop have it, ink is what is missing from 255.
+            # As in Pillow and Photoshop, ink is stored inverted.
             inverted = Image.frombytes(image.mode, image.size, np.invert(pixels).tobytes())
             return np.array(inverted.convert(wanted)), corrections
     elif image.format == "BMP":
@@ -120,7 +120,7 @@ def _decoded(data: bytes, image: ImageFile.ImageFile, wanted: str) -> tuple[np.n
 
 
 def _refuse_cut_bmp(data: bytes, image: ImageFile.ImageFile) -> None:
-    """Raise ValueError for a file that lacks some of what both its sizes promise; Pillow forgives the last bytes."""
+    """Raise ValueError for a file shorter than both its size fields say; Pillow tolerates missing bytes."""
     codec, _, offset, arguments = image.tile[0]
     promised = int.from_bytes(data[2:6], "little")
     row = arguments[1] if codec == "raw" and isinstance(arguments, tuple) else 0
@@ -129,15 +129,15 @@ def _refuse_cut_bmp(data: bytes, image: ImageFile.ImageFile) -> None:
 
 
 def _aspect(image: ImageFile.ImageFile) -> float:
-    """Height of a pixel over its width: densities are dots across and down, whatever their unit."""
+    """Return the height of a pixel divided by its width, from densities across and down in any unit."""
     found = (image.info.get(name) for name in ("jfif_density", "aspect", "dpi"))
     pair = next((pair for pair in found if pair), (1, 1))
-    across, down = map(float, pair)  # those of EXIF are fractions, of zero over zero at times
+    across, down = map(float, pair)  # those of EXIF are fractions, sometimes zero over zero
     return across / down if 0 < across < math.inf and 0 < down < math.inf else 1.0
 
 
 def _described(path: Path, image: ImageFile.ImageFile) -> tuple[str, bool]:
-    """Say what the file holds, and whether it is gray."""
+    """Return the content of the file in words, and whether it is gray."""
     names = {
         "1": ("1-bit gray", True),
         "L": ("8-bit gray", True),
@@ -155,8 +155,8 @@ def _described(path: Path, image: ImageFile.ImageFile) -> tuple[str, bool]:
 
 
 def _png16(data: bytes, steps: tuple[str, ...]) -> tuple[np.ndarray, str, tuple[str, ...]]:
-    """Pixels ``(H, W, 1 or 3)``, what the file holds, and the steps."""
-    import imagecodecs  # 80 MB that the runtime without torch can do without
+    """Return pixels ``(H, W, 1 or 3)``, the content in words, and the steps."""
+    import imagecodecs  # 80 MB that the torch-free runtime does not need
 
     pixels = imagecodecs.png_decode(data)
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]  # (H, W, 1 to 4)
@@ -200,18 +200,18 @@ def _unsupported(data: bytes) -> str | None:
     return f"{kind} is not supported; save it as PNG or TIFF" if kind else None
 
 
-_TEXT = 1 << 20  # bytes; Pillow refuses to inflate more
+_TEXT = 1 << 20  # bytes; Pillow refuses to decompress more
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _ORIENTING = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # texts that may hold an orientation
 
 
 def without_metadata(data: bytes) -> bytes:
-    """Return a PNG with all that its pixels and their orientation need, before the pixels, and no more.
+    """Verify the chunks of a PNG, and drop all but those for its pixels and their orientation.
 
-    Color profiles and texts are left out: they may be larger than decoders take.
+    Pillow verifies neither all checksums nor the end. Color profiles and texts may be larger than decoders accept.
 
     Raises:
-        ValueError: Cut short, or with a checksum that is wrong.
+        ValueError: The PNG is truncated or a checksum is wrong.
     """
     before: list[bytes] = [data[:8]]
     after: list[bytes] = []
@@ -232,7 +232,7 @@ def without_metadata(data: bytes) -> bytes:
 
 
 def png_size(path: Path) -> tuple[int, int] | None:
-    """Width and height by the header alone; None for another kind of file."""
+    """Return width and height from the header of a PNG; None for another kind of file."""
     with path.open("rb") as file:
         head = file.read(24)
     if not head.startswith(b"\x89PNG"):
@@ -241,7 +241,7 @@ def png_size(path: Path) -> tuple[int, int] | None:
 
 
 def is_sixteen_bit(data: bytes) -> bool:
-    """Whether samples have 16 bits, which Pillow reduces to 8 for all but gray."""
+    """Return whether samples have 16 bits, which Pillow reduces to 8 except for gray."""
     return data[24] == 16
 
 
@@ -259,28 +259,28 @@ def _may_orient(kind: bytes, body: bytes) -> bool:
     return not inflate.unconsumed_tail
 
 
-_SPARE = 16  # bytes; a whole image needs all but the last three of its data, a damaged one leaves hundreds
+_SPARE = 16  # bytes; an intact image needs all but its last three bytes, a damaged one leaves hundreds
 
 
 def refuse_damaged_webp(data: bytes) -> None:
-    """Raise ValueError for a lossy image that can be decoded without its last bytes.
+    """Raise ValueError for a lossy WebP that can be decoded without its last bytes; WebP has no checksum.
 
-    An arithmetic decoder that has read rightly ends where the data end; thrown off its track it ends elsewhere.
-    Too late raises; too early does not. Animations and lossless images are not looked at.
+    An arithmetic decoder ends where the data end unless damage made it lose track. Ending too late raises; ending too
+    early does not. Animations and lossless images are not checked.
     """
     coded = _lossy(data)
     if not coded[-_SPARE:].strip(b"\0"):
-        return  # no lossy image, or padding, which says nothing
+        return  # not lossy, or padding, which is no evidence
     try:
         with Image.open(io.BytesIO(_riff(coded[:-_SPARE])), formats=("WEBP",)) as image:
             image.load()
-    except Exception:  # as it should be
+    except Exception:  # as expected
         return
     raise ValueError("WebP data that its image does not need: they are damaged")
 
 
 def _lossy(data: bytes) -> bytes:
-    """Return the coded data of a lossy image that is the only one, else nothing."""
+    """Return the coded data of a single lossy image, else nothing."""
     position = 12  # after RIFF, a size and WEBP
     while position + 8 <= len(data):
         length = int.from_bytes(data[position + 4 : position + 8], "little")

@@ -25,15 +25,15 @@ from softfree_runtime.readers.raster import oriented
 from softfree_runtime.readers.tiff_segments import OLD_JPEG, by_libtiff, decoded, is_old_jpeg
 
 _SLIDES = ("is_svs", "is_ndpi", "is_scn", "is_bif", "is_philips", "is_qpi")
-# Color models that are read, with their channels; Pillow turns the last two into RGB.
+# Supported color models and their channels; Pillow converts the last two to RGB.
 _CHANNELS = {"MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1, "RGB": 3, "SEPARATED": 4, "YCBCR": 3}
-_FAX = (2, 3, 4)  # compressions of paper, where white is the rule
-_ELECTRONS = (65000, 65001, 65002)  # counts of an electron microscope
+_FAX = (2, 3, 4)  # compressions for fax, where white is zero by default
+_ELECTRONS = (65000, 65001, 65002)  # electron counts of a microscope
 _BY_PILLOW = {"SEPARATED": "CMYK", "YCBCR": "YCbCr"}
 
 
 def read_tiff(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -> DecodedImage:
-    """Read one page, the first by default.
+    """Read one page; default: the first.
 
     Raises:
         ReadError: With status ``corrupt``, ``unsupported``, ``too_large`` or ``not_finite``.
@@ -56,14 +56,14 @@ def read_tiff(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28
                 return _image(path, page, steps, assumed, max_pixels)
         except (ReadError, MemoryError):
             raise
-        except Exception as error:  # decoders raise nearly anything on damaged files
+        except Exception as error:  # decoders raise almost any exception on damaged files
             raise undecodable(path, "TIFF", error) from error
 
 
 def _image(
     path: Path, page: tifffile.TiffPage, steps: tuple[str, ...], assumed: tuple[str, ...], max_pixels: int
 ) -> DecodedImage:
-    # int: a damaged tag may be text, which would be repeated instead of multiplied.
+    # int: a damaged tag may be text, which * would repeat.
     width, height = int(page.imagewidth), int(page.imagelength)
     if width < 1 or height < 1:
         raise ReadError(f"{path}: damaged TIFF: an image of {width} x {height} pixels", "corrupt")
@@ -75,7 +75,7 @@ def _image(
         raise ReadError(f"{path}: TIFF with {reason} is not supported; {mend}", "unsupported")
     promised, there = math.prod(page.chunked), len(page.dataoffsets)
     if promised > there and not page.is_contiguous:
-        # tifffile would fill the gaps, one tile after the other.
+        # tifffile would place tiles one after the other despite the gaps.
         raise ReadError(f"{path}: damaged TIFF: {promised} tiles or strips promised, {there} there", "corrupt")
     if old := is_old_jpeg(page):
         corrections += (OLD_JPEG,)
@@ -104,7 +104,7 @@ def _image(
 
 
 def _color_model(page: tifffile.TiffPage) -> tuple[str, tuple[str, ...]]:
-    """Name the color model; one that the file leaves out is what libtiff assumes."""
+    """Return the name of the color model; if missing, what libtiff assumes."""
     if not isinstance(page.photometric, int) or not isinstance(page.compression, int):
         raise ValueError("its color model or compression is not one number")
     if "PhotometricInterpretation" in page.tags:
@@ -114,7 +114,7 @@ def _color_model(page: tifffile.TiffPage) -> tuple[str, tuple[str, ...]]:
 
 
 def _unsupported(page: tifffile.TiffPage, kind: str) -> str | None:
-    """Say, before anything is decoded, what about a page is not supported."""
+    """Return what is not supported about a page, before anything is decoded."""
     compression = f"the compression {getattr(page.compression, 'name', page.compression)}"
     try:
         tifffile.TIFF.DECOMPRESSORS[page.compression]
@@ -151,7 +151,7 @@ def _decoded(page: tifffile.TiffPage) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _gray_or_rgb(pixels: np.ndarray, page: tifffile.TiffPage, kind: str) -> tuple[np.ndarray, int, tuple[str, ...]]:
-    """Turn ``(H, W, S)`` into ``(H, W, 1)`` or ``(H, W, 3)``; say how many bits it uses and what was done."""
+    """Convert ``(H, W, S)`` to ``(H, W, 1)`` or ``(H, W, 3)``; return it with its number of bits and the steps."""
     channels = _CHANNELS[kind]
     steps: tuple[str, ...] = ()
     if pixels.shape[-1] > channels:
@@ -173,7 +173,7 @@ def _gray_or_rgb(pixels: np.ndarray, page: tifffile.TiffPage, kind: str) -> tupl
 
 
 def _divided(pixels: np.ndarray, alpha: np.ndarray, bits: int) -> np.ndarray:
-    """Undo the multiplication of ``(H, W, C)`` by ``alpha`` ``(H, W, 1)``; where that is 0 nothing is left, black."""
+    """Undo the multiplication of ``(H, W, C)`` by ``alpha`` ``(H, W, 1)``; black where that is 0."""
     white = 1.0 if pixels.dtype.kind == "f" else float(2**bits - 1)
     out = np.divide(pixels * white, alpha, out=np.zeros(pixels.shape), where=alpha > 0)
     if pixels.dtype.kind != "f":
@@ -182,7 +182,7 @@ def _divided(pixels: np.ndarray, alpha: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _converted(page: tifffile.TiffPage, kind: str) -> bool:
-    """Whether Pillow turns the decoded values into RGB; JPEG comes out of the decoder as RGB."""
+    """Return whether Pillow converts the decoded values to RGB; JPEG is decoded to RGB."""
     jpeg = getattr(page.compression, "name", "").endswith("JPEG")
     return kind == "SEPARATED" or (kind == "YCBCR" and not jpeg)
 
@@ -194,7 +194,7 @@ def _described(page: tifffile.TiffPage, kind: str) -> str:
 
 
 def _aspect(page: tifffile.TiffPage) -> float:
-    """Height of a pixel over its width: the resolution is dots across and down, whatever its unit."""
+    """Return the height of a pixel divided by its width, from the resolution across and down in any unit."""
     across, down = (page.tags.valueof(name) for name in ("XResolution", "YResolution"))
     if not across or not down or not all((*across, *down)):
         return 1.0
@@ -202,7 +202,7 @@ def _aspect(page: tifffile.TiffPage) -> float:
 
 
 def _spacing(page: tifffile.TiffPage) -> tuple[float, float] | None:
-    """Millimeters a pixel where the resolution is given in centimeters; inches are about printing."""
+    """Return millimeters per pixel if the resolution is per centimeter; inches refer to printing."""
     unit = page.tags.valueof("ResolutionUnit")
     columns, rows = (page.tags.valueof(name) for name in ("XResolution", "YResolution"))
     if unit != tifffile.RESUNIT.CENTIMETER or not columns or not rows or not all((*columns, *rows)):
@@ -214,14 +214,14 @@ REDUCED = "the first image is a reduced copy of another, which is taken"
 PYRAMID = "an image in several resolutions, as slides have, read at the finest"
 LARGER = "several images, the first of which is not the largest, read as the first"
 
-_PAGES = 16  # that are looked at
+_PAGES = 16  # number of pages examined
 
 
 def whole_image(file: tifffile.TiffFile) -> tuple[tifffile.TiffPage, int | None, tuple[str, ...]]:
-    """Choose the first image, or what that is a reduced copy of.
+    """Choose the first image, or the image that it is a reduced copy of.
 
     Returns:
-        The image; its number among the pages, None where it lies below the first page; and what was assumed.
+        The image; its page number, None if it is below the first page; and what was assumed.
     """
     first = file.pages.first
     others = _others(file, first)
@@ -236,7 +236,7 @@ def whole_image(file: tifffile.TiffFile) -> tuple[tifffile.TiffPage, int | None,
 
 
 def _others(file: tifffile.TiffFile, first: tifffile.TiffPage) -> list[tifffile.TiffPage]:
-    """Return the images beside the first, none for a stack of equal ones; those that are damaged are passed over."""
+    """Return the images after the first, none for a stack of equal sizes; damaged images are skipped."""
     found: list[tifffile.TiffPage] = []
     with suppress(Exception):
         if first.subifds:
@@ -251,7 +251,7 @@ def _others(file: tifffile.TiffFile, first: tifffile.TiffPage) -> list[tifffile.
 
 
 def _is_copy(one: tifffile.TiffPage, first: tifffile.TiffPage) -> bool:
-    """Whether it is smaller, in the same proportions."""
+    """Return whether an image is smaller than the first, in the same proportions."""
     if not 0 < _pixels(one) < _pixels(first):
         return False
     across, down = first.imagewidth / one.imagewidth, first.imagelength / one.imagelength

@@ -1,4 +1,4 @@
-"""Strips and tiles of a TIFF page by decoders that say what is wrong with them."""
+"""Strips and tiles of a TIFF page, by decoders that report damage."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ OLD_JPEG = "old-style JPEG decoded by libtiff, without a look for damage"
 
 _OLD_JPEG, _WEBP = 6, 50001
 _JPEG = (_OLD_JPEG, 7, 33007, 34892)
-_WITHOUT_END = (2, 3, 4, 32771, 22610, 34934)  # CCITT and JPEG XR, whose decoders do not see where data end
+_WITHOUT_END = (2, 3, 4, 32771, 22610, 34934)  # CCITT and JPEG XR, whose decoders do not notice where data end
 _SPACES: dict[int, Space] = {1: "GRAY", 3: "RGB", 4: "CMYK"}
-_ONE_BY_ONE = 0  # bytes to read at once; tifffile loses its place where one between others is empty
-_AS_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"  # a marker that says: no YCbCr
+_ONE_BY_ONE = 0  # bytes to read at once; tifffile miscounts after an empty segment
+_AS_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"  # a marker for: not YCbCr
 
 
 def decoded(page: tifffile.TiffPage) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Decode a page as :meth:`tifffile.TiffPage.asarray` does, and say what was corrected.
+    """Decode a page as :meth:`tifffile.TiffPage.asarray` does, and return what was corrected.
 
     Raises:
         ValueError, or what a decoder raises: Damaged.
@@ -48,17 +48,17 @@ def decoded(page: tifffile.TiffPage) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _segments(page: tifffile.TiffPage, buffersize: int | None) -> Iterator[tuple[bytes | None, int]]:
-    """Coded bytes of each strip or tile, None where there are none, and its number."""
+    """Yield the coded bytes of each strip or tile, None if missing, and its number."""
     found: Any = page.parent.filehandle.read_segments(page.dataoffsets, page.databytecounts, buffersize=buffersize)
     yield from found
 
 
 def by_libtiff(path: Path, page: tifffile.TiffPage) -> np.ndarray:
-    """Decode a page of 8 bits to RGB ``(H, W, 3)``, as it is stored whatever its orientation."""
-    import imagecodecs  # 80 MB that the runtime without torch can do without
+    """Decode an 8-bit page to RGB ``(H, W, 3)`` as stored, ignoring its orientation."""
+    import imagecodecs  # 80 MB that the torch-free runtime does not need
 
     data = bytearray(path.read_bytes())
-    if tag := page.tags.get("Orientation"):  # libtiff would turn some
+    if tag := page.tags.get("Orientation"):  # libtiff would rotate some
         data[tag.valueoffset : tag.valueoffset + 2] = (1).to_bytes(
             2, "little" if page.parent.byteorder == "<" else "big"
         )
@@ -66,7 +66,7 @@ def by_libtiff(path: Path, page: tifffile.TiffPage) -> np.ndarray:
 
 
 def is_old_jpeg(page: tifffile.TiffPage) -> bool:
-    """Whether the parts of a JPEG lie apart, as TIFF 6.0 had it; each strip of others is a JPEG by itself."""
+    """Return whether the parts of a JPEG are stored separately, as in TIFF 6.0; otherwise each strip is a JPEG."""
     if page.compression != _OLD_JPEG:
         return False
     file = page.parent.filehandle
@@ -75,15 +75,15 @@ def is_old_jpeg(page: tifffile.TiffPage) -> bool:
 
 
 def jpeg_segment(page: tifffile.TiffPage, data: bytes, index: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Decode the JPEG of a strip or tile to uint8 ``(h, w, C)``, which may reach beyond it; what was corrected.
+    """Decode the JPEG of a strip or tile to uint8 ``(h, w, C)``; return it with what was corrected.
 
     Raises:
-        ValueError: Damaged, or smaller than its strip or tile.
+        ValueError: It is damaged, or smaller than its strip or tile.
     """
     head = (page.jpegtables or b"\xff\xd8\xff\xd9")[:-2]
     if page.photometric == tifffile.PHOTOMETRIC.RGB and not page.is_jfif and page.shaped[-1] == 3:
         head += _AS_RGB
-    # Without data, tifffile says where they belong.
+    # Without data, tifffile returns only the position.
     _, (_, _, top, left, _), (_, rows, columns, _) = page.decode(None, index)
     rows, columns = min(rows, page.imagelength - top), min(columns, page.imagewidth - left)
     corrections: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""From the features of the tiles of a slide, or of a patient's slides, to the tensor that a model sees: all tiles."""
+"""Preprocessing and augmentation of bags: the features of all tiles of a slide, or of a patient's slides."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BagPreprocessing:
-    """The deterministic steps of the feature road; stored with a run and replayed wherever it is used.
+    """Deterministic preprocessing of tile features, stored with a run and repeated wherever the run is used.
 
     Attributes:
-        in_features: F, features of a tile.
-        encoder: Its name; files that name another are refused. None where the files name none.
-        positions: Give the model the tiles' places; without, all stand at (0, 0).
-        tile_dropout: Part of the tiles that training leaves out at random; 0 uses all of them.
+        in_features: F, number of features of a tile.
+        encoder: Name of the encoder; files that name another are refused. None if the files name none.
+        positions: Use the positions of the tiles; otherwise all are at (0, 0).
+        tile_dropout: Fraction of tiles dropped at random in training; 0 uses all.
     """
 
     kind: ClassVar[str] = "bag"
@@ -40,10 +40,10 @@ class BagPreprocessing:
 
     @classmethod
     def create(cls, files: Sequence[str]) -> BagPreprocessing:
-        """Take features and encoder from the first file that can be read.
+        """Take number of features and encoder from the first readable file.
 
         Raises:
-            UserError: None can.
+            UserError: No file can be read.
         """
         reason = "no file was given"
         for source in files:
@@ -60,23 +60,23 @@ class BagPreprocessing:
         return cls.create(files)
 
     def load(self, source: str, frame: int | None = None) -> np.ndarray:
-        """Read the files of one bag, joined by ``;``, as :mod:`softfree_runtime.sources.joined_source` joins them.
+        """Read the files of one bag, joined by ``;`` as :mod:`softfree_runtime.sources.joined_source` does.
 
         Returns:
             float32 (N, F + 3): features, then x, y of the tile's center in millimeters, and the number of its file.
 
         Raises:
-            ReadError: As :func:`~softfree.data.modalities.feature_files.read_features`, and ``no_resolution`` where the
-                tiles' places are not known.
+            ReadError: As :func:`~softfree.data.modalities.feature_files.read_features`, and ``no_resolution`` if the
+                positions of the tiles are unknown.
         """
         return self.load_sized(source, frame)[0]
 
     def load_sized(self, source: str, frame: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
-        """The same, and the number of its tiles."""
+        """Return :meth:`load`, and the number of tiles."""
         if frame:
             raise ReadError(f"{source}: frame {frame} was asked for; a bag of tiles has none", "unsupported")
         parts = [self._rows(number, file) for number, file in enumerate(files_of(source))]
-        bag = parts[0] if len(parts) == 1 else np.concatenate(parts)  # a copy of a large bag may not fit
+        bag = parts[0] if len(parts) == 1 else np.concatenate(parts)  # a copy of a large bag may not fit in memory
         return bag, (len(bag),)
 
     def small_copy(self, sample: torch.Tensor) -> np.ndarray:
@@ -84,26 +84,26 @@ class BagPreprocessing:
         return sample[:, :-3].mean(0).numpy()
 
     def augmentation(self) -> BagAugmentation:
-        """The random changes that go with these steps."""
+        """Return the augmentation of bags."""
         return BagAugmentation(self.tile_dropout)
 
     def model_arguments(self) -> dict[str, Any]:
-        """What a model must be told of the bags."""
+        """Return the model arguments that follow from the bags."""
         return {"in_features": self.in_features}
 
     def sample_bytes(self) -> int | None:
-        """None: each bag has a size of its own."""
+        """Return None: each bag has a size of its own."""
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, for a run's configuration."""
+        """Return the fields, for a run's configuration."""
         return asdict(self)
 
     def in_words(self) -> list[str]:
-        """What is done, one sentence a step, for people."""
+        """Describe the preprocessing in sentences."""
         name = "" if self.encoder is None else f" of {self.encoder}"
-        places = "their centers in millimeters" if self.positions else "without their places"
-        return [f"Bags: all tiles of a sample, {self.in_features} features{name} each, {places}; no tile is left out."]
+        positions = "with their positions in millimeters" if self.positions else "without positions"
+        return [f"Bags: all tiles of a sample, {self.in_features} features{name} each, {positions}."]
 
     def _rows(self, number: int, file: str) -> np.ndarray:
         path, mpp = split_source(file)
@@ -139,17 +139,17 @@ class BagPreprocessing:
 
 
 class BagAugmentation:
-    """Each slide turned by any angle about its center and flipped, tiles left out if asked for.
+    """Random rotation and flip of each slide about its center, and tile dropout.
 
     Args:
-        tile_dropout: Part of the tiles to leave out.
+        tile_dropout: Fraction of tiles to drop.
     """
 
     def __init__(self, tile_dropout: float = 0.0) -> None:
         self.tile_dropout = tile_dropout
 
     def __call__(self, bag: torch.Tensor, seed: int) -> torch.Tensor:
-        """Change a bag (N, F + 3), equal seeds giving equal results in any process and order."""
+        """Augment a bag (N, F + 3); equal seeds give equal results in any process and order."""
         import torch  # not at the top: prediction from an exported file works without it
 
         random = np.random.default_rng(seed)
@@ -161,16 +161,16 @@ class BagAugmentation:
                 dtype=torch.float64,
             )
             own = bag[:, -1] == number
-            places = bag[own, -3:-1].double()
-            center = (places.amin(0) + places.amax(0)) / 2
-            bag[own, -3:-1] = ((places - center) @ turn + center).to(bag.dtype)
+            positions = bag[own, -3:-1].double()
+            center = (positions.amin(0) + positions.amax(0)) / 2
+            bag[own, -3:-1] = ((positions - center) @ turn + center).to(bag.dtype)
         if self.tile_dropout:
             kept = random.random(len(bag)) >= self.tile_dropout
-            kept[random.integers(len(bag))] = True  # a bag without tiles is none
+            kept[random.integers(len(bag))] = True  # keep at least one tile
             bag = bag[torch.from_numpy(kept)]
         return bag
 
     def in_words(self) -> str:
-        """What is changed, for people."""
+        """Describe the augmentation, for people."""
         dropped = f", {100 * self.tile_dropout:g} % of the tiles left out" if self.tile_dropout else ""
         return f"slides turned by any angle and flipped{dropped}"

@@ -1,4 +1,4 @@
-"""From an image as it was read to the tensor that a model sees; the same steps in training, prediction and export."""
+"""Preprocessing and augmentation of images, the same in training, prediction and export."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ GRAY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as in JPEG
 
 @dataclass(frozen=True)
 class ImagePreprocessing:
-    """The deterministic steps; stored with a run and replayed wherever it is used.
+    """Deterministic preprocessing of images, stored with a run and repeated wherever the run is used.
 
     Attributes:
         preset: See :class:`softfree.options.ImageOptions`.
-        size: Side of the square, pixels.
+        size: Side of the square in pixels.
         resize_mode: ``pad``, ``stretch``, ``crop`` or ``native``.
         channels: 1 or 3.
     """
@@ -48,7 +48,7 @@ class ImagePreprocessing:
     def create(
         cls, preset: PresetName, size: int, resize_mode: ResizeMode, channels: int | None = None
     ) -> ImagePreprocessing:
-        """Fill in the preset's channel count; refuses sizes below 16 pixels."""
+        """Fill in the preset's number of channels; UserError for sizes below 16 pixels."""
         if size < 16:
             raise UserError(f"--size {size}: expected at least 16 pixels")
         return cls(preset, size, resize_mode, channels or CHANNELS[preset])
@@ -65,37 +65,37 @@ class ImagePreprocessing:
         return np.ascontiguousarray(self._square(pixels).numpy())
 
     def load(self, source: str | DecodedImage, frame: int | None = None) -> np.ndarray:
-        """Read one image, unless it is one already, and prepare it; ReadError for a file that gives none."""
+        """Read an image, unless it is already decoded, and prepare it; ReadError if it cannot be read."""
         return self.load_sized(source, frame)[0]
 
     def load_sized(self, source: str | DecodedImage, frame: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
-        """The same, and its rows and columns in the file."""
+        """Return :meth:`load`, and the rows and columns of the original."""
         image = source if isinstance(source, DecodedImage) else read_image(source, frame=frame)
         return self(image), image.pixels.shape[:2]
 
     def small_copy(self, sample: torch.Tensor) -> np.ndarray:
-        """Reduce a prepared image (C, H, W) to ``SMALL`` pixels a side; one of its own size is stretched."""
+        """Reduce a prepared image (C, H, W) to a side of ``SMALL`` pixels; stretch it if sizes vary."""
         small = replace(self, size=SMALL, resize_mode="stretch" if self.resize_mode == "native" else self.resize_mode)
         return np.ascontiguousarray(small._square(small._resize(sample, (1.0, 1.0))).numpy(), np.float32).ravel()
 
     def augmentation(self) -> ImageAugmentation:
-        """The random changes that go with the preset."""
+        """Return the augmentation of the preset."""
         return ImageAugmentation(self)
 
     def model_arguments(self) -> dict[str, Any]:
-        """What a model must be told of the images."""
+        """Return the model arguments that follow from the images."""
         return {"img_size": self.size, "in_chans": self.channels}
 
     def sample_bytes(self) -> int | None:
-        """Size of a prepared image; None when sizes differ."""
+        """Return the bytes of a prepared image; None if sizes vary."""
         return None if self.resize_mode == "native" else self.channels * self.size**2 * 4
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, for a run's configuration."""
+        """Return the fields, for a run's configuration."""
         return asdict(self)
 
     def in_words(self) -> list[str]:
-        """What is done, one sentence a step, for people."""
+        """Describe the preprocessing in sentences."""
         fits = {
             "pad": f"scaled to a longest side of {self.size} pixels and padded to a square with the mean",
             "stretch": f"stretched to {self.size} x {self.size} pixels",
@@ -104,19 +104,19 @@ class ImagePreprocessing:
         }
         color = "gray" if self.channels == 1 else "RGB"
         scale = (
-            "each image shifted and scaled to mean 0 and deviation 1"
+            "each image standardized to mean 0 and standard deviation 1"
             if self.preset == "radiograph"
-            else "values shifted and scaled by the mean and deviation of ImageNet"
+            else "values standardized by the mean and standard deviation of ImageNet"
         )
         square = "" if self.resize_mode == "stretch" else "; pixels of unequal sides become square"
         return [f"Preset {self.preset}: {color}; {scale}.", f"Images {fits[self.resize_mode]}{square}."]
 
     def target(self, shape: tuple[int, int], growth: tuple[float, float]) -> tuple[int, int]:
-        """Rows and columns that pixels are resized to, before padding and cropping.
+        """Return the rows and columns that pixels are resized to, before padding and cropping.
 
         Args:
             shape: Rows and columns of the image.
-            growth: See :attr:`softfree_runtime.readers.image.Image.growth`; square pixels come out in one step.
+            growth: See :attr:`softfree_runtime.readers.image.DecodedImage.growth`; makes pixels square in the same step.
         """
         height, width = (side * times for side, times in zip(shape, growth, strict=True))
         if self.resize_mode == "native":
@@ -146,24 +146,24 @@ class ImagePreprocessing:
 
 
 class ImageAugmentation:
-    """Random changes of a prepared image, a pure function of the image and a seed.
+    """Random augmentation of a prepared image, a pure function of the image and a seed.
 
     Args:
-        preprocessing: What the image went through; its preset decides the changes.
+        preprocessing: Preprocessing of the images, whose preset selects the augmentation.
     """
 
     def __init__(self, preprocessing: ImagePreprocessing) -> None:
         self.preprocessing = preprocessing
 
     def __call__(self, pixels: torch.Tensor, seed: int) -> torch.Tensor:
-        """Change ``pixels`` (C, H, W), equal seeds giving equal results in any process and order."""
+        """Augment ``pixels`` (C, H, W); equal seeds give equal results in any process and order."""
         self._geometry.set_random_state(seed=seed)
         with plain_tensors(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return self._color(self._geometry(pixels))
 
     def in_words(self) -> str:
-        """What is changed, for people."""
+        """Describe the augmentation, for people."""
         return {
             "radiograph": "left-right flips, rotation by up to 10 degrees, shift by 5 %, scale by 10 %, contrast",
             "photo": "left-right flips, rotation by up to 30 degrees, shift by 10 %, scale by 20 %, color",
@@ -179,7 +179,7 @@ class ImageAugmentation:
             return RandAffine(
                 prob=0.9,
                 rotate_range=np.deg2rad(degrees),
-                # MONAI takes pixels; without a common size there is no common shift.
+                # MONAI expects pixels, which need a common size.
                 translate_range=None if native else shift * size,
                 scale_range=scale,
                 padding_mode="zeros" if self.preprocessing.resize_mode == "pad" else "reflection",
@@ -210,16 +210,16 @@ class ImageAugmentation:
         jitter = v2.ColorJitter(brightness=0.15, contrast=0.15, saturation=0.15)
         mean, deviation = _color_statistics(3)
 
-        def change(pixels: torch.Tensor) -> torch.Tensor:
+        def jittered(pixels: torch.Tensor) -> torch.Tensor:
             unit = (pixels * deviation + mean).clamp(0, 1)
             return (jitter(unit) - mean) / deviation
 
-        return change
+        return jittered
 
 
 @contextmanager
 def plain_tensors() -> Iterator[None]:
-    """Without MONAI's record of what was done to a tensor, which takes longer than the doing."""
+    """Disable MONAI's metadata tracking, which takes longer than the transforms."""
     tracked = get_track_meta()
     set_track_meta(False)
     try:
@@ -229,13 +229,13 @@ def plain_tensors() -> Iterator[None]:
 
 
 def resize(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Scale an array (H, W, C) of floats to a square."""
+    """Resize a float array (H, W, C) to a square."""
     scaled = _scale(torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1), (side, side))
     return scaled.permute(1, 2, 0).contiguous().numpy()
 
 
 def _scale(pixels: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-    """Bilinear, averaging over what a smaller pixel covers; (C, H, W)."""
+    """Resize (C, H, W), bilinear with antialiasing."""
     return F.interpolate(pixels[None], shape, mode="bilinear", antialias=True)[0]
 
 
@@ -248,7 +248,7 @@ def _with_channels(pixels: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def _color_statistics(channels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation (C, 1, 1) of ImageNet; of its gray version for one channel."""
+    """Return mean and standard deviation (C, 1, 1) of ImageNet, averaged for one channel."""
     mean, deviation = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
     if channels == 1:
         mean, deviation = mean.mean(0, keepdim=True), deviation.mean(0, keepdim=True)
@@ -256,10 +256,10 @@ def _color_statistics(channels: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class SlideAugmentation(ImageAugmentation):
-    """Flips, quarter turns and color: what moves no pixel between others, so that nothing is interpolated."""
+    """Flips, quarter turns and color, which need no interpolation."""
 
     def in_words(self) -> str:
-        """What is changed, for people."""
+        """Describe the augmentation, for people."""
         return "flips, quarter turns, color"
 
     @cached_property

@@ -1,4 +1,4 @@
-"""timm's augmentation of photographs: random crops of the whole image, a policy such as RandAugment, erasing."""
+"""timm's augmentation of photographs: random crops of the whole image, a policy such as RandAugment, random erasing."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from softfree_runtime.core.errors import UserError
 
 
 class PolicyAugmentation:
-    """Random changes as ImageNet's recipes have them (Touvron et al. 2021, DeiT), a pure function of image and seed.
+    """Augmentation as in ImageNet recipes (Touvron et al. 2021, DeiT), a pure function of image and seed.
 
-    It begins with the whole image, at its own size: see :func:`whole`.
+    It starts from the whole image at its own size, see :func:`whole`.
 
     Args:
-        preprocessing: Of the images in evaluation; the result has their size, mean and deviation.
+        preprocessing: Preprocessing in evaluation; the result has the same size, mean and standard deviation.
         policy: Timm's name, such as "rand-m9-mstd0.5-inc1", "augmix-m5-w4-d2" or "original".
-        erasing: Probability that a rectangle is erased.
+        erasing: Probability of erasing a rectangle.
 
     Raises:
-        UserError: A policy that timm does not know, or images without color.
+        UserError: timm does not know the policy, or the images are gray.
     """
 
     def __init__(self, preprocessing: ImagePreprocessing, policy: str, erasing: float) -> None:
@@ -45,7 +45,7 @@ class PolicyAugmentation:
             ) from None
 
     def __call__(self, pixels: torch.Tensor, seed: int) -> torch.Tensor:
-        """Change a whole image (3, any H, any W) into (3, size, size), equal seeds giving equal results."""
+        """Augment a whole image (3, any H, any W) to (3, size, size); equal seeds give equal results."""
         mean, deviation = _statistics()
         unit = (pixels * deviation + mean).clamp(0, 1)
         image = Image.fromarray((unit * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
@@ -53,7 +53,7 @@ class PolicyAugmentation:
             return self._change(image)
 
     def in_words(self) -> str:
-        """What is changed, for people."""
+        """Describe the augmentation, for people."""
         return f"random crops of 8 to 100 % of the image, left-right flips, {self.policy}, erasing {self.erasing:g}"
 
     @cached_property
@@ -69,19 +69,19 @@ class PolicyAugmentation:
 
 
 def whole(preprocessing: ImagePreprocessing) -> ImagePreprocessing:
-    """The same steps without bringing the image to a size."""
+    """Return the same preprocessing without resizing."""
     return replace(preprocessing, resize_mode="native")
 
 
 def _statistics() -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation (3, 1, 1) that the steps have used, and that timm uses again."""
+    """Return mean and standard deviation (3, 1, 1) of the preprocessing and of timm."""
     mean, deviation = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
     return mean[:, None, None], deviation[:, None, None]
 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed the three generators that timm draws from, and leave them as they were."""
+    """Seed the three generators that timm uses, and restore them afterwards."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):
         random.seed(seed)

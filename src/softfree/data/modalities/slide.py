@@ -1,4 +1,4 @@
-"""From a whole slide to the tensor that a model sees: its pixels, whose patches are the tokens."""
+"""Preprocessing of whole slides as images, whose patches are the tokens."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from softfree.data.modalities.image import SlideAugmentation
     from softfree.training.options import TrainOptions
 
-# ImageNet's, as timm.data.constants has them; timm brings torch, which prediction from a file does without.
+# Of ImageNet, as in timm.data.constants; timm imports torch, which prediction from an exported file does not need.
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class Region:
-    """What is read of a slide.
+    """The region of a slide that is read.
 
     Attributes:
-        left: Millimeters from the left edge of the slide.
-        top: Millimeters from the upper edge.
-        width: Pixels that a model sees.
-        height: Likewise.
+        left: Left edge in millimeters from that of the slide.
+        top: Upper edge likewise.
+        width: Width in pixels of the model's input.
+        height: Height likewise.
     """
 
     left: float
@@ -43,13 +43,13 @@ class Region:
 
 @dataclass(frozen=True)
 class SlidePreprocessing:
-    """The deterministic steps of the pixel road; stored with a run and replayed wherever it is used.
+    """Deterministic preprocessing of the pixels of slides, stored with a run and repeated wherever the run is used.
 
     Attributes:
-        mpp: Micrometers per pixel that the model sees.
-        tissue: Read the bounding box of the tissue only; the background within it stays as it is.
-        side: Side in pixels of the square that the model's grid of positions is made for; it is resized to each slide.
-        max_side: Longest side in pixels that is read at once; longer slides are streamed from their file.
+        mpp: Micrometers per pixel of the model's input.
+        tissue: Read the bounding box of the tissue only, including the background within it.
+        side: Side in pixels of the square for the model's position grid, which is resized to each slide.
+        max_side: Longest side in pixels to read at once; longer slides are streamed from their file.
     """
 
     kind: ClassVar[str] = "slide"
@@ -62,7 +62,7 @@ class SlidePreprocessing:
 
     @classmethod
     def create(cls, mpp: float, *, tissue: bool = True) -> SlidePreprocessing:
-        """Check the resolution."""
+        """Create it after checking the resolution."""
         if not 0 < mpp < math.inf:
             raise UserError(f"--mpp {mpp}: expected micrometers per pixel, such as 0.5, 4 or 16")
         return cls(float(mpp), tissue)
@@ -77,24 +77,24 @@ class SlidePreprocessing:
         """Read a slide, named by a path or as :func:`softfree_runtime.sources.joined_source.join_source` does.
 
         Returns:
-            float32 (3, H, W), shifted and scaled by the mean and deviation of ImageNet.
+            float32 (3, H, W), standardized by the mean and standard deviation of ImageNet.
 
         Raises:
-            ReadError: No slide, no tissue, or status ``too_large`` for one that is longer than ``max_side``.
+            ReadError: Not a slide, no tissue, or with status ``too_large`` longer than ``max_side``.
         """
         return self.load_sized(source, frame)[0]
 
     def load_sized(self, source: str, frame: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
-        """The same, and the rows and columns of what is read."""
+        """Return :meth:`load`, and the rows and columns of the region."""
         with self.open(source, frame) as slide:
-            part = self.region(slide)
-            if max(part.width, part.height) > self.max_side:
-                raise self._too_large(slide, part.width, part.height)
-            pixels = normalize(slide.read(part.left, part.top, part.width, part.height, self.mpp))
-            return pixels, (part.height, part.width)
+            region = self.region(slide)
+            if max(region.width, region.height) > self.max_side:
+                raise self._too_large(slide, region.width, region.height)
+            pixels = normalize(slide.read(region.left, region.top, region.width, region.height, self.mpp))
+            return pixels, (region.height, region.width)
 
     def open(self, source: str, frame: int | None = None) -> Slide:
-        """Open a slide that has the resolution; ReadError as of :meth:`load`."""
+        """Open a slide; ReadError as in :meth:`load`, or if it is too coarse."""
         if frame:
             raise ReadError(f"{source}: frame {frame} was asked for; a slide has none", "unsupported")
         slide = open_slide(*split_source(source))
@@ -106,7 +106,7 @@ class SlidePreprocessing:
         return slide
 
     def region(self, slide: Slide) -> Region:
-        """What is read: the bounding box of the tissue, or all; ReadError without tissue."""
+        """Return the bounding box of the tissue, or the whole slide; ReadError if there is no tissue."""
         left, top, right, bottom = find_tissue(slide).box_mm() if self.tissue else (0.0, 0.0, *slide.size_mm)
         width, height = (max(1, math.ceil(side * 1000 / self.mpp - 1e-6)) for side in (right - left, bottom - top))
         return Region(left, top, width, height)
@@ -115,29 +115,29 @@ class SlidePreprocessing:
         """Return None: a slide at a few pixels shows nothing."""
 
     def augmentation(self) -> SlideAugmentation:
-        """The random changes that go with these steps."""
+        """Return the augmentation of slides."""
         from softfree.data.modalities.image import ImagePreprocessing, SlideAugmentation
 
         return SlideAugmentation(ImagePreprocessing("microscopy", self.side, "native", 3))
 
     def model_arguments(self) -> dict[str, Any]:
-        """What a model must be told of the slides."""
+        """Return the model arguments that follow from the slides."""
         return {"img_size": self.side, "in_chans": self.channels}
 
     def sample_bytes(self) -> int | None:
-        """None: each slide has a size of its own."""
+        """Return None: each slide has a size of its own."""
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, for a run's configuration."""
+        """Return the fields, for a run's configuration."""
         return asdict(self)
 
     def in_words(self) -> list[str]:
-        """What is done, one sentence a step, for people."""
+        """Describe the preprocessing in sentences."""
         part = "the bounding box of the tissue (Otsu on saturation)" if self.tissue else "the whole slide"
         return [
-            f"Slides: {part} at {self.mpp:g} micrometers per pixel, background as it is, white beyond the slide.",
-            "RGB; values shifted and scaled by the mean and deviation of ImageNet.",
+            f"Slides: {part} at {self.mpp:g} micrometers per pixel with its background, white beyond the slide.",
+            "RGB; values standardized by the mean and standard deviation of ImageNet.",
         ]
 
     def _too_large(self, slide: Slide, width: int, height: int) -> ReadError:
@@ -152,7 +152,7 @@ class SlidePreprocessing:
 
 
 def normalize(pixels: np.ndarray) -> np.ndarray:
-    """Shift and scale uint8 (H, W, 3) to float32 (3, H, W), a channel at a time to save memory."""
+    """Standardize uint8 (H, W, 3) to float32 (3, H, W), one channel at a time to save memory."""
     out = np.empty((3, *pixels.shape[:2]), np.float32)
     for channel, (mean, deviation) in enumerate(zip(MEAN, DEVIATION, strict=True)):
         np.multiply(pixels[..., channel], np.float32(1 / 255), out=out[channel])

@@ -1,4 +1,4 @@
-"""From a volume as it was read to the tensor that a model sees; the same steps in training, prediction and export."""
+"""Preprocessing and augmentation of volumes, the same in training, prediction and export."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ HOUNSFIELD = (-1000.0, 1000.0)
 
 @dataclass(frozen=True)
 class VolumePreprocessing:
-    """The deterministic steps; stored with a run and replayed wherever it is used.
+    """Deterministic preprocessing of volumes, stored with a run and repeated wherever the run is used.
 
     Attributes:
-        preset: ``mr`` (each channel clipped to its percentiles, then to mean 0 and deviation 1) or ``ct`` (a window of
+        preset: ``mr`` (each channel clipped to its percentiles and standardized) or ``ct`` (a window of
             Hounsfield units becomes -1 to 1).
-        shape: Voxels: slices, rows, columns.
-        spacing: Millimeters between slices, rows, columns; None keeps each file's own.
+        shape: Numbers of slices, rows and columns.
+        spacing: Millimeters between slices, rows and columns; None keeps each file's own.
         channels: Number of channels.
-        rules: What makes channels of the series of a study, parsed by
+        rules: Which series of a study are the channels, parsed by
             :mod:`softfree_runtime.sources.channel_rules`; None for a single volume.
-        window: Lowest and highest value of ``ct``.
+        window: Lowest and highest value for ``ct``.
     """
 
     kind: ClassVar[str] = "volume"
@@ -69,7 +69,7 @@ class VolumePreprocessing:
     window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        # A configuration file has lists.
+        # Configuration files contain lists.
         for name in ("shape", "spacing", "window"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, tuple(value))
@@ -84,7 +84,7 @@ class VolumePreprocessing:
         rules: dict[str, Any] | None = None,
         window: Sequence[float] | None = None,
     ) -> VolumePreprocessing:
-        """Fill in the channels of the rules and the window of ``ct``; refuses what cannot work with a UserError."""
+        """Fill in the channels of the rules and the window of ``ct``; UserError for invalid values."""
         if preset not in ("mr", "ct"):
             raise UserError(f"--modality {preset}: expected mr or ct")
         if len(shape) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
@@ -116,15 +116,15 @@ class VolumePreprocessing:
             return np.ascontiguousarray(placed.as_tensor().numpy(), dtype=np.float32)
 
     def load(self, source: str | Volume, frame: int | None = None) -> np.ndarray:
-        """Read one volume, unless it is one already, and prepare it.
+        """Read a volume, unless it is already decoded, and prepare it.
 
         Raises:
-            ReadError: A source that gives no volume, or one of other channels.
+            ReadError: The source cannot be read as a volume, or has another number of channels.
         """
         return self.load_sized(source, frame)[0]
 
     def load_sized(self, source: str | Volume, frame: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
-        """The same, and its slices, rows and columns in the file."""
+        """Return :meth:`load`, and the slices, rows and columns of the original."""
         volume = volume_of(source, frame, self._channel_rules, self.channels)
         return self(volume), volume.voxels.shape[1:]
 
@@ -133,7 +133,7 @@ class VolumePreprocessing:
         return np.ascontiguousarray(F.adaptive_avg_pool3d(sample, SMALL).numpy(), np.float32).ravel()
 
     def to_source_grid(self, values: np.ndarray, volume: Volume) -> np.ndarray:
-        """Bring values on the prepared grid back to a volume's own voxels, linearly, 0 where the model saw nothing.
+        """Resample values from the prepared grid to a volume's own voxels, linearly; 0 where the model saw nothing.
 
         Args:
             values: ``(D', H', W')``, such as a map of relevance, on the grid of ``shape``.
@@ -149,38 +149,38 @@ class VolumePreprocessing:
             return np.ascontiguousarray(found.as_tensor()[0].numpy())
 
     def affine(self, volume: Volume) -> torch.Tensor:
-        """Float64 (4, 4) from a voxel of the prepared grid to millimeters RAS+; nothing is resampled for it."""
+        """Return float64 (4, 4) from a voxel of the prepared grid to millimeters RAS+, without resampling."""
         to_ras = torch.from_numpy(volume.affine) @ _straight(volume).inverse()
         return to_ras @ self._own_affine(volume)
 
     def _own_affine(self, volume: Volume) -> torch.Tensor:
-        """The same to millimeters along the volume's own axes."""
+        """Return the affine to millimeters along the volume's own axes."""
         with quiet(), _tracked():
             empty = torch.zeros(1, 1, 1, 1).expand(1, *volume.voxels.shape[1:])
             placed = self._grid(MetaTensor(empty, affine=_straight(volume)), lazy=True)
             return torch.as_tensor(placed.peek_pending_affine())
 
     def augmentation(self) -> VolumeAugmentation:
-        """The random changes that go with the preset."""
+        """Return the augmentation of the preset."""
         return VolumeAugmentation(self.preset, self.shape, self.spacing)
 
     def model_arguments(self) -> dict[str, Any]:
-        """What a model must be told of the volumes."""
+        """Return the model arguments that follow from the volumes."""
         return {"img_size": list(self.shape), "in_chans": self.channels, "spacing": list(self.spacing or (1.0,) * 3)}
 
     def sample_bytes(self) -> int:
-        """Size of a prepared volume."""
+        """Return the bytes of a prepared volume."""
         return 4 * self.channels * int(np.prod(self.shape))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, for a run's configuration."""
+        """Return the fields, for a run's configuration."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def in_words(self) -> list[str]:
-        """What is done, one sentence a step, for people."""
+        """Describe the preprocessing in sentences."""
         low, high = self.window or HOUNSFIELD
         scale = (
-            "each channel clipped to its {:g} and {:g} percentiles, then to mean 0 and deviation 1".format(*PERCENTILES)
+            "each channel clipped to its {:g} and {:g} percentiles and standardized".format(*PERCENTILES)
             if self.preset == "mr"
             else f"values from {low:g} to {high:g} scaled to -1 to 1, others clipped"
         )
@@ -216,24 +216,24 @@ class VolumePreprocessing:
 
     @cached_property
     def _grid(self) -> Compose:
-        # Pads with the mean of mr, with the air of ct.
+        # Pads mr with the mean, ct with air.
         fit = ResizeWithPadOrCrop(self.shape, mode="constant", value=0.0 if self.preset == "mr" else -1.0)
         resample = [] if self.spacing is None else [Spacing(self.spacing, mode="bilinear", dtype=np.float32)]
         return Compose([*resample, fit])
 
     def _smooth(self, values: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
-        """Take out of ``(C, D, H, W)`` what a coarser grid cannot hold, by the Gaussian of scikit-image's resize."""
+        """Smooth ``(C, D, H, W)`` for a coarser grid, by the Gaussian of scikit-image's resize."""
         if self.spacing is None:
             return values
-        sigmas = np.clip((np.divide(self.spacing, spacing) - 1) / 2, 0, values.shape[1:])  # wider is all the same
+        sigmas = np.clip((np.divide(self.spacing, spacing) - 1) / 2, 0, values.shape[1:])  # wider is no different
         return gaussian_filter(values, (0, *sigmas), mode="nearest") if sigmas.any() else values
 
 
 def _straight(volume: Volume) -> torch.Tensor:
-    """Float64 (4, 4) from a voxel to millimeters along the volume's own axes.
+    """Return float64 (4, 4) from a voxel to millimeters along the volume's own axes.
 
-    All is placed on these. With an oblique affine it would depend on the last digit of a header's numbers whether MONAI
-    keeps the first voxel where it is, as it does here, or the center.
+    All resampling uses these axes. With an oblique affine, the last digit of a header's numbers would decide whether
+    MONAI keeps the first voxel in place, as it does here, or the center.
     """
     return torch.diag(torch.tensor([*volume.spacing, 1.0], dtype=torch.float64))
 
@@ -244,7 +244,7 @@ def _times(numbers: Sequence[float]) -> str:
 
 @contextmanager
 def _tracked() -> Iterator[None]:
-    """With MONAI's record of the affine, which a program may have switched off for speed."""
+    """Enable MONAI's tracking of the affine, which a program may have disabled for speed."""
     before = get_track_meta()
     set_track_meta(True)
     try:
@@ -260,15 +260,15 @@ _ISOTROPIC = 1.1
 
 
 class VolumeAugmentation:
-    """Random changes of a prepared volume, a pure function of the volume and a seed.
+    """Random augmentation of a prepared volume, a pure function of the volume and a seed.
 
     Args:
         preset: ``mr`` or ``ct``.
-        shape: Voxels of the volumes: slices, rows, columns.
-        spacing: Millimeters between them, None where they differ from volume to volume.
+        shape: Numbers of slices, rows and columns.
+        spacing: Millimeters between them; None if they differ between volumes.
 
-    Rotation is in voxels, so that it keeps the anatomy's shape only where voxels are cubes; elsewhere it stays within
-    the slices. Left-right flips are for ``mr`` alone: in CT of the trunk the side of heart and liver carries meaning.
+    Rotation is in voxel space and preserves the anatomy's shape only if voxels are cubes; otherwise it stays within the
+    slices. Left-right flips are for ``mr`` only: in CT of the trunk the side of heart and liver carries meaning.
     """
 
     def __init__(
@@ -277,14 +277,14 @@ class VolumeAugmentation:
         self.preset, self.shape, self.spacing = preset, shape, spacing
 
     def __call__(self, voxels: torch.Tensor, seed: int) -> torch.Tensor:
-        """Change ``voxels`` (C, D, H, W), equal seeds giving equal results in any process and order."""
+        """Augment ``voxels`` (C, D, H, W); equal seeds give equal results in any process and order."""
         self._changes.set_random_state(seed=seed)
         with plain_tensors(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return torch.as_tensor(self._changes(voxels))
 
     def in_words(self) -> str:
-        """What is changed, for people."""
+        """Describe the augmentation, for people."""
         about = "about all axes" if self._cubes else "within the slices"
         space = f"rotation by up to {_DEGREES:g} degrees {about}, shift by 5 %, scale by 10 %"
         if self.preset == "mr":
