@@ -45,7 +45,7 @@ def test_several_slides_are_one_bag(tmp_path: Path) -> None:
     np.testing.assert_array_equal(got[:, -1], [0, 0, 0, 1, 1, 1, 1, 1])
 
 
-def test_places_of_other_tools_need_the_resolution(tmp_path: Path) -> None:
+def test_positions_of_other_tools_need_the_resolution(tmp_path: Path) -> None:
     path = str(tmp_path / "clam.h5")
     write_clam(tmp_path / "clam.h5")
     with pytest.raises(ReadError, match=r"CLAM does not store them.*column mpp") as caught:
@@ -57,7 +57,7 @@ def test_places_of_other_tools_need_the_resolution(tmp_path: Path) -> None:
         )
     without = BagPreprocessing(6, positions=False)
     assert (without.load(path)[:, 6:] == 0).all()
-    assert "without their places" in without.in_words()[0]
+    assert "without positions" in without.in_words()[0]
 
 
 def test_a_file_without_places_is_not_mended_by_a_resolution(tmp_path: Path) -> None:

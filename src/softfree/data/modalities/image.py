@@ -116,7 +116,7 @@ class ImagePreprocessing:
 
         Args:
             shape: Rows and columns of the image.
-            growth: See :attr:`softfree_runtime.readers.image.DecodedImage.growth`; makes pixels square in the same step.
+            growth: See :attr:`softfree_runtime.readers.image.DecodedImage.growth`, which makes pixels square.
         """
         height, width = (side * times for side, times in zip(shape, growth, strict=True))
         if self.resize_mode == "native":
