@@ -87,7 +87,7 @@ def demo_slide(options: DemoOptions, plan: Plan | None = None) -> dict[str, Any]
         What ``results.json`` holds.
 
     Raises:
-        UserError: a folder that is there already.
+        UserError: A folder that is there already.
     """
     plan = plan or Plan()
     if options.out.exists() and any(options.out.iterdir() if options.out.is_dir() else [options.out]):

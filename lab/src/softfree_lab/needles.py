@@ -79,7 +79,7 @@ class NeedleSlide:
         label: 1 if both are of the same kind, else 0: an index of :data:`CLASSES`.
 
     Raises:
-        UserError: a side of less than eight marks, an unknown kind, or another number than two.
+        UserError: A side of less than eight marks, an unknown kind, or another number than two.
     """
 
     def __init__(self, seed: int, side: int, *, mark: int = 32, kinds: Sequence[str] | None = None) -> None:
@@ -108,7 +108,7 @@ class NeedleSlide:
             (height, width, 3) uint8: red, green, blue.
 
         Raises:
-            UserError: a rectangle that is empty or reaches beyond the slide.
+            UserError: A rectangle that is empty or reaches beyond the slide.
         """
         if min(top, left) < 0 or min(height, width) < 1 or max(top + height, left + width) > self.side:
             raise UserError(
@@ -137,7 +137,7 @@ class NeedleSlide:
         return levels.astype(np.uint16)
 
     def _cell(self, start: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Give the cell of each pixel along one axis, and how far into it the pixel lies, from 0 to 1."""
+        """Return the cell of each pixel along one axis, and how far into it the pixel lies, from 0 to 1."""
         place = (np.arange(start, start + number) + 0.5) * (CELLS / self.side)
         cell = place.astype(np.intp)
         return cell, (place - cell).astype(np.float32)
@@ -190,7 +190,7 @@ class NeedleRows:
         self.shape = (3, *slide.size)
 
     def read(self, top: int, bottom: int) -> Tensor:
-        """Give the rows from ``top`` up to ``bottom``, (3, bottom - top, W)."""
+        """Return the rows from ``top`` up to ``bottom``, (3, bottom - top, W)."""
         pixels = self.slide.read(top, 0, bottom - top, self.slide.side)
         return self.prepare(torch.from_numpy(pixels).permute(2, 0, 1))
 

@@ -25,19 +25,19 @@ class Loss:
     An AUROC sees the order of the samples alone: all probabilities may move, and it stays.
 
     Attributes:
-        before: of the float32 file.
-        after: of the file with fewer bits.
+        before: Of the float32 file.
+        after: Of the file with fewer bits.
         loss: ``before - after``.
-        low: lower bound of the loss.
-        high: its upper bound; NaN where there is no interval.
-        method: of the interval.
-        n: test samples.
-        calibrated_on: samples that showed the ranges of integers; 0 without any.
-        reason: why there is no interval.
+        low: Lower bound of the loss.
+        high: Its upper bound; NaN where there is no interval.
+        method: Of the interval.
+        n: Test samples.
+        calibrated_on: Samples that showed the ranges of integers; 0 without any.
+        reason: Why there is no interval.
         bits: ``int8`` or ``float16``.
-        largest_shift: largest change of a calibrated probability, over all test samples and classes.
-        mean_shift: mean over the samples of the largest change of a class.
-        changed: test samples that are called something else.
+        largest_shift: Largest change of a calibrated probability, over all test samples and classes.
+        mean_shift: Mean over the samples of the largest change of a class.
+        changed: Test samples that are called something else.
     """
 
     before: float
@@ -102,16 +102,16 @@ def measure_loss(
     """Compare AUROC and probabilities of two files on the run's test rows.
 
     Args:
-        run: the run.
-        preprocessing: of both files.
-        before: a prepared sample, with the batch axis, to logits (1, K), of the float32 file.
-        after: the same, of the other.
-        bits: of the other, for people.
-        options: what may be lost, and where the run's table lies.
-        calibrated_on: samples that showed its ranges.
+        run: The run.
+        preprocessing: Of both files.
+        before: A prepared sample, with the batch axis, to logits (1, K), of the float32 file.
+        after: The same, of the other.
+        bits: Of the other, for people.
+        options: What may be lost, and where the run's table lies.
+        calibrated_on: Samples that showed its ranges.
 
     Raises:
-        UserError: no test row can be read, or more is lost than may be.
+        UserError: No test row can be read, or more is lost than may be.
     """
     part = rows_of_run(run, "test", options.table)
     kept: list[int] = []

@@ -32,12 +32,12 @@ def write_openvino(
     """Convert, prove and write.
 
     Args:
-        run: the run.
-        graph: its ONNX graph.
-        about: goes into the model's runtime information, under ``softfree``.
-        samples: for the proof.
-        path: the .xml file; the .bin file gets the same name.
-        options: precision, and what it may cost.
+        run: The run.
+        graph: Its ONNX graph.
+        about: Goes into the model's runtime information, under ``softfree``.
+        samples: For the proof.
+        path: The .xml file; the .bin file gets the same name.
+        options: Precision, and what it may cost.
 
     Returns:
         The proof, the bytes of both files, and the loss through weights in half precision.

@@ -48,15 +48,15 @@ def prove(
     that the whole way is compared.
 
     Args:
-        run: the run.
-        samples: that can be read.
-        preprocessing: of the file.
-        logits: prepared samples of one shape, with the batch axis in front, to logits (B, K), of the file.
-        any_size: compare images at three sizes; else three batches of the one size.
-        tolerance: of a logit.
+        run: The run.
+        samples: That can be read.
+        preprocessing: Of the file.
+        logits: Prepared samples of one shape, with the batch axis in front, to logits (B, K), of the file.
+        any_size: Compare images at three sizes; else three batches of the one size.
+        tolerance: Of a logit.
 
     Raises:
-        UserError: a difference above the tolerance, or one that is no number.
+        UserError: A difference above the tolerance, or one that is no number.
     """
     found: dict[str, float] = {}
     model = run.model.cpu()

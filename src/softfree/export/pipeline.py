@@ -32,12 +32,12 @@ class Exported:
     """What was written.
 
     Attributes:
-        path: the file.
-        bytes: its size, and that of what lies beside it.
-        size: sides that it takes; None for any.
-        parity: of the graph with the run, before integers.
-        unreadable: samples of the proof and of the calibration that could not be read.
-        loss: through integers or half precision; None for float32.
+        path: The file.
+        bytes: Its size, and that of what lies beside it.
+        size: Sides that it takes; None for any.
+        parity: Of the graph with the run, before integers.
+        unreadable: Samples of the proof and of the calibration that could not be read.
+        loss: Through integers or half precision; None for float32.
     """
 
     path: Path
@@ -63,7 +63,7 @@ def export(folder: str | Path, options: ExportOptions) -> Exported:
     """Write a run as a file that runs without PyTorch, once its logits are proven to be the run's.
 
     Raises:
-        UserError: a run that cannot be exported, samples that cannot be read, logits that differ by more than 1e-4,
+        UserError: A run that cannot be exported, samples that cannot be read, logits that differ by more than 1e-4,
             or fewer bits that lower the AUROC or move a probability by too much. Then there is no new file.
     """
     run = Run.load(folder)

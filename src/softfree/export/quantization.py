@@ -27,15 +27,15 @@ def quantize_static(graph: Graph, source: Path, batches: Iterable[np.ndarray]) -
     four (AVX2, AVX-512 without VNNI) adds pairs of products in 16 bits, which 8 by 8 bits overflow.
 
     Args:
-        graph: what becomes integers.
-        source: its file.
-        batches: prepared samples, with the batch axis in front.
+        graph: What becomes integers.
+        source: Its file.
+        batches: Prepared samples, with the batch axis in front.
 
     Returns:
         The graph with pairs of QuantizeLinear and DequantizeLinear around these layers.
 
     Raises:
-        UserError: a graph without such a layer.
+        UserError: A graph without such a layer.
     """
     layers, library = _linear(graph), import_onnxruntime("onnxruntime.quantization")
     with TemporaryDirectory() as folder, quiet():
@@ -60,7 +60,7 @@ def quantize_weights(graph: Graph) -> onnx.ModelProto:
     """Store the weights of the linear layers in integers; ranges are found as the graph runs.
 
     Raises:
-        UserError: a graph without such a layer.
+        UserError: A graph without such a layer.
     """
     layers, library = _linear(graph), import_onnxruntime("onnxruntime.quantization")
     plain = onnx.ModelProto()
@@ -96,6 +96,6 @@ class _Batches:
         self._rest: Iterator[np.ndarray] = iter(batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """Give the next input of the graph, or None at the end."""
+        """Return the next input of the graph, or None at the end."""
         samples = next(self._rest, None)
         return None if samples is None else {self._input: samples}

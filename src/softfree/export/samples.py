@@ -49,12 +49,12 @@ def rows_of_run(run: Run, split: Split, moved: Path | None = None) -> Table:
     """Read the rows of the run's own table in ``split``, wherever the table lies now.
 
     Args:
-        run: the run.
+        run: The run.
         split: ``train``, ``val`` or ``test``.
-        moved: where the table lies now; default: where it was in training.
+        moved: Where the table lies now; default: where it was in training.
 
     Raises:
-        UserError: it is not there, another one, or has no such row.
+        UserError: It is not there, another one, or has no such row.
     """
     table = own_table(run, moved, how="softfree export ... --table TABLE")
     part = table.where(split)
@@ -67,13 +67,13 @@ def find_samples(run: Run, given: Path | None, split: Split, moved: Path | None 
     """Find samples: those that a folder, file or table stands for, or the rows of the run's own table in ``split``.
 
     Args:
-        run: the run.
-        given: what the user names.
-        split: of the run's table, where nothing is named.
-        moved: where that table lies now.
+        run: The run.
+        given: What the user names.
+        split: Of the run's table, where nothing is named.
+        moved: Where that table lies now.
 
     Raises:
-        UserError: there are none.
+        UserError: There are none.
     """
     if given is not None:
         if not given.exists():
@@ -92,7 +92,7 @@ def read_evenly(sources: Sequence[Source], count: int, what: str, preprocessing:
     """Read ``count`` of the samples, taken evenly from all.
 
     Raises:
-        UserError: a count below 1, or none of them can be read; ``what`` says what they are for.
+        UserError: A count below 1, or none of them can be read; ``what`` says what they are for.
     """
     if count < 1:
         raise UserError(f"got {count} {preprocessing.kind}s for {what}; expected at least 1")

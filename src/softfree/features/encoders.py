@@ -28,9 +28,9 @@ class Encoder(Protocol):
     """Encodes tiles.
 
     Attributes:
-        name: for people and for the files; with the digest it says whether two files go together.
+        name: For people and for the files; with the digest it says whether two files go together.
         digest: SHA-256 of the weights; empty where there are none.
-        module: from prepared tiles (B, ...) to features (B, F).
+        module: From prepared tiles (B, ...) to features (B, F).
     """
 
     name: str
@@ -67,9 +67,9 @@ class TimmEncoder:
     """A timm model without its classifier.
 
     Args:
-        name: a timm name, or ``hf-hub:owner/name``, whose weights timm fetches.
-        weights: safetensors file with its weights; needed for a plain name.
-        side: of the tiles in pixels.
+        name: A timm name, or ``hf-hub:owner/name``, whose weights timm fetches.
+        weights: Safetensors file with its weights; needed for a plain name.
+        side: Of the tiles in pixels.
     """
 
     def __init__(self, name: str, weights: Path | None, side: int) -> None:
@@ -97,7 +97,7 @@ class RunEncoder:
     """The model of a run directory up to its classifier.
 
     Args:
-        folder: a run that was trained on images.
+        folder: A run that was trained on images.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -129,11 +129,11 @@ def create_encoder(name: str, weights: Path | None = None, side: int = 224) -> E
 
     Args:
         name: ``pixels``, a run directory, a timm name, or ``hf-hub:owner/name``.
-        weights: safetensors file for a timm model.
-        side: of the tiles in pixels.
+        weights: Safetensors file for a timm model.
+        side: Of the tiles in pixels.
 
     Raises:
-        UserError: an unknown name, or weights that are missing or another model's.
+        UserError: An unknown name, or weights that are missing or another model's.
     """
     if name == "pixels" or RunDirectory(name).is_run():
         if weights is not None:

@@ -33,9 +33,9 @@ class SlideRow:
     """One slide of the table.
 
     Attributes:
-        name: its path as the table has it, relative.
-        path: where it is.
-        mpp: micrometers per pixel that the table gives, or None.
+        name: Its path as the table has it, relative.
+        path: Where it is.
+        mpp: Micrometers per pixel that the table gives, or None.
     """
 
     name: str
@@ -54,13 +54,13 @@ def extract_features(table: Path, options: FeatureOptions) -> int:
     Args:
         table: CSV or Parquet file with a column ``path`` and, where files do not say it, ``mpp``; other columns go
             into the table of the features as they are.
-        options: what is wanted.
+        options: What is wanted.
 
     Returns:
         Exit status: 0, or 1 when some slides of this shard failed.
 
     Raises:
-        UserError: nothing could be done, or all slides of this shard failed.
+        UserError: Nothing could be done, or all slides of this shard failed.
     """
     _check(options)
     shard, shards = _shard(options.shard)

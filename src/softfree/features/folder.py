@@ -31,11 +31,11 @@ class FeatureFolder:
     """A folder of features.
 
     Args:
-        path: the folder; made when it is not there.
-        settings: what all of its files have in common.
+        path: The folder; made when it is not there.
+        settings: What all of its files have in common.
 
     Raises:
-        UserError: it holds features that were made with other settings.
+        UserError: It holds features that were made with other settings.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
@@ -65,7 +65,7 @@ class FeatureFolder:
         """Whether the features of a slide are there, made with these settings of this very file.
 
         Raises:
-            UserError: they are there and were made with other settings.
+            UserError: They are there and were made with other settings.
         """
         held = read_attributes(self.file(slide))
         if held is None:

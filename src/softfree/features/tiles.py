@@ -19,12 +19,12 @@ class TileDataset(Dataset):
     """Prepared tiles of a slide, or the error that reading one gave.
 
     Args:
-        path: the slide.
-        given: micrometers per pixel that hold instead of the file's own, or None.
+        path: The slide.
+        given: Micrometers per pixel that hold instead of the file's own, or None.
         centers: (N, 2), x and y in millimeters.
-        side: of a tile in pixels.
-        mpp: micrometers per pixel of a tile.
-        prepare: from uint8 (side, side, 3) to a tensor.
+        side: Of a tile in pixels.
+        mpp: Micrometers per pixel of a tile.
+        prepare: From uint8 (side, side, 3) to a tensor.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class TileDataset(Dataset):
             return error
 
     def close(self) -> None:
-        """Give the file back."""
+        """Return the file back."""
         if self._slide is not None:
             self._slide.close()
             self._slide = None
@@ -72,18 +72,18 @@ def encode_tiles(
     """Encode all tiles, in their order.
 
     Args:
-        tiles: of one slide.
-        encoder: its module is on the device to use.
-        batch_size: tiles at once.
-        num_workers: processes that read.
+        tiles: Of one slide.
+        encoder: Its module is on the device to use.
+        batch_size: Tiles at once.
+        num_workers: Processes that read.
         precision: ``fp32``, ``bf16`` or ``fp16``.
-        done: called with the number of tiles of each batch.
+        done: Called with the number of tiles of each batch.
 
     Returns:
         float32 (N, F), or float16 with 16-bit precision.
 
     Raises:
-        ReadError: a tile that cannot be read, or features that are not finite.
+        ReadError: A tile that cannot be read, or features that are not finite.
     """
     device = next((parameter.device for parameter in encoder.module.parameters()), torch.device("cpu"))
     found: list[np.ndarray] = []

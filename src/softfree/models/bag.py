@@ -96,7 +96,7 @@ class BagTransformer(Classifier):
         pool_options: Keywords of the pooling.
 
     Raises:
-        UserError: a choice that is unknown or does not go with another.
+        UserError: A choice that is unknown or does not go with another.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class BagTransformer(Classifier):
         """Classify bags (B, N, F + 3), padded with rows whose z is NaN: logits (B, num_classes).
 
         Raises:
-            UserError: another shape, or a bag without a tile.
+            UserError: Another shape, or a bag without a tile.
         """
         mask = self.mask_of(x)
         return self.forward_head(self._encode(x, mask), mask)
@@ -154,7 +154,7 @@ class BagTransformer(Classifier):
         """Find the tiles of bags (B, N, F + 3), True in (B, N), or None where all rows are tiles.
 
         Raises:
-            UserError: another shape, or a bag without a tile.
+            UserError: Another shape, or a bag without a tile.
         """
         if x.ndim != 3 or x.shape[2] != self.in_features + COORDINATES:
             raise UserError(
@@ -178,7 +178,7 @@ def collate_bags(bags: Sequence[Tensor]) -> Tensor:
     """Make a batch (B, max N, F + 3) of bags (N_i, F + 3): padding has NaN as coordinates and zeros as features.
 
     Raises:
-        UserError: no bags, or bags of different widths.
+        UserError: No bags, or bags of different widths.
     """
     widths = {bag.shape[1:] for bag in bags}
     if len(widths) != 1 or next(iter(widths))[-1:] < (COORDINATES,):

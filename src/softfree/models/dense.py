@@ -38,7 +38,7 @@ def feature_net(backbone: Backbone, stages: tuple[int, ...] = (0, 1, 2, 3), *, f
             are too small to take statistics of.
 
     Raises:
-        UserError: an unknown name.
+        UserError: An unknown name.
     """
     if isinstance(backbone, str):
         if backbone not in PYRAMIDS:
@@ -137,7 +137,7 @@ def semantic_fpn(backbone: Backbone, num_classes: int, **options: Any) -> Segmen
         **options: Of ``segmentation_models_pytorch.FPN``.
 
     Raises:
-        UserError: segmentation-models-pytorch is not installed.
+        UserError: Segmentation-models-pytorch is not installed.
     """
     return _segmenter("FPN", backbone, num_classes, options)
 

@@ -68,7 +68,7 @@ class ConvStem(nn.Module):
         halo: Rows of tokens above and below a token whose pixels it sees a part of.
 
     Raises:
-        UserError: a patch size that is no power of two.
+        UserError: A patch size that is no power of two.
     """
 
     halo = (1, 0)
@@ -129,7 +129,7 @@ class PoolStem(ConvStem):
         embed_dim: Width C of a token.
 
     Raises:
-        UserError: a patch size that is no power of two, or 2, where there is nothing to pool.
+        UserError: A patch size that is no power of two, or 2, where there is nothing to pool.
     """
 
     halo = (1, 1)
@@ -172,7 +172,7 @@ def fit_image(x: Tensor, in_chans: int, patch_size: int) -> Tensor:
         (B, in_chans, H', W') with H' and W' the next multiples of p.
 
     Raises:
-        UserError: not four axes, or an empty one.
+        UserError: Not four axes, or an empty one.
     """
     if x.ndim != 4 or 0 in x.shape[1:]:
         raise UserError(f"Got images of shape {tuple(x.shape)}: expected (batch, channels, height, width).")

@@ -60,7 +60,7 @@ class ConvStem3d(nn.Module):
         embed_dim: Width C of a token.
 
     Raises:
-        UserError: a side that is no power of two, or nothing to shrink.
+        UserError: A side that is no power of two, or nothing to shrink.
     """
 
     name = "conv"
@@ -120,7 +120,7 @@ class PoolStem3d(ConvStem3d):
         embed_dim: Width C of a token.
 
     Raises:
-        UserError: a side that is no power of two, or nothing to pool.
+        UserError: A side that is no power of two, or nothing to pool.
     """
 
     name = "pool"
@@ -156,7 +156,7 @@ def fit_volume(x: Tensor, in_chans: int, patch_size: Grid3d) -> Tensor:
         (B, in_chans, D', H', W') with sides that are the next multiples of the patch's.
 
     Raises:
-        UserError: not five axes, or an empty one.
+        UserError: Not five axes, or an empty one.
     """
     if x.ndim != 5 or 0 in x.shape[1:]:
         raise UserError(f"Got volumes of shape {tuple(x.shape)}: expected (batch, channels, depth, height, width).")

@@ -67,7 +67,7 @@ class Pooling(nn.Module):
         raise NotImplementedError
 
     def finish(self, summaries: Sequence[Summary], number: int | Tensor) -> Tensor:
-        """Give the result (B, width F) from the summaries of all tokens; differentiable.
+        """Return the result (B, width F) from the summaries of all tokens; differentiable.
 
         Args:
             summaries: Of all parts, in any order.
@@ -76,11 +76,11 @@ class Pooling(nn.Module):
         raise NotImplementedError
 
     def decisive(self, tokens: Tensor, logits: Tensor) -> Tensor:
-        """Give (B, N), what a token's weight follows from: of its features (B, N, C) and of its logit (B, N)."""
+        """Return (B, N), what a token's weight follows from: of its features (B, N, C) and of its logit (B, N)."""
         return logits
 
     def weights(self, decisive: Tensor, mask: Tensor | None, feature: int) -> Tensor:
-        """Give each token's weight in a feature of the result, (B, N): none is negative, and their sum is 1.
+        """Return each token's weight in a feature of the result, (B, N): none is negative, and their sum is 1.
 
         Args:
             decisive: What :meth:`decisive` gave for all tokens.
@@ -90,7 +90,7 @@ class Pooling(nn.Module):
         raise NotImplementedError
 
     def rest(self, weights: Tensor, mask: Tensor | None, feature: int) -> Tensor:
-        """Give (B,), what is added to the sum of the weighted values."""
+        """Return (B,), what is added to the sum of the weighted values."""
         return weights.new_zeros(len(weights))
 
 
@@ -147,7 +147,7 @@ class Gated(Pooling):
         self.score = nn.Linear(features // 2, 1, bias=False)
 
     def scores(self, values: Tensor) -> Tensor:
-        """Give what the softmax is over, (B, N, 1)."""
+        """Return what the softmax is over, (B, N, 1)."""
         return self.score(self.value(values).tanh() * self.gate(values).sigmoid())
 
     def summary(self, values: Tensor, mask: Tensor | None, most: int) -> Summary:
@@ -216,7 +216,7 @@ class TopK(Pooling):
         one_in: One token is chosen of so many, and four at least where there are as many.
 
     Raises:
-        UserError: a number below 1.
+        UserError: A number below 1.
     """
 
     of_logits = True

@@ -61,7 +61,7 @@ class SoftPyramid(HeadedModel):
         mlp_chunk: Tokens that an MLP takes at once in training, to save memory; see the encoder's block.
 
     Raises:
-        UserError: a choice that is unknown, or not four stages.
+        UserError: A choice that is unknown, or not four stages.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class SoftPyramid(HeadedModel):
         """Classify images (B, channels, H, W); logits (B, num_classes), without softmax or sigmoid.
 
         Raises:
-            UserError: images without four axes.
+            UserError: Images without four axes.
         """
         return self.forward_head(self.forward_features(x))
 
@@ -172,7 +172,7 @@ class SoftPyramid(HeadedModel):
     def _run(
         self, x: Tensor, taken: Sequence[int], *, stop: int | None = None, norm: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """Give the tokens of the last stage that is run, and the maps of those that are ``taken``."""
+        """Return the tokens of the last stage that is run, and the maps of those that are ``taken``."""
         # With the channels last, maps lie in memory as tokens do.
         x = channels_last(fit_image(x, self.in_chans, 1))
         maps = []
@@ -201,7 +201,7 @@ class SoftPyramid(HeadedModel):
         return {name for name, _ in self.named_parameters() if name.endswith(TOKENS)}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Give the patterns for timm's ``group_with_matcher``: stem, each block (or stage), last norm.
+        """Return the patterns for timm's ``group_with_matcher``: stem, each block (or stage), last norm.
 
         What a stage has before its blocks goes with its first block.
         """

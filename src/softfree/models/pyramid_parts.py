@@ -100,7 +100,7 @@ class Stage(nn.Module):
         remember_grid(self, grid)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Give the tokens (B, P + h w, C) of a map (B, C', H, W), and the grid (h, w)."""
+        """Return the tokens (B, P + h w, C) of a map (B, C', H, W), and the grid (h, w)."""
         tokens, grid = to_tokens(self.embed(x))
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)

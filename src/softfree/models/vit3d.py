@@ -54,7 +54,7 @@ class VolumeTransformer(Classifier):
         pool_options: Keywords of the pooling.
 
     Raises:
-        UserError: a choice that is unknown or does not go with another.
+        UserError: A choice that is unknown or does not go with another.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class VolumeTransformer(Classifier):
             Logits (B, num_classes), without softmax or sigmoid.
 
         Raises:
-            UserError: volumes without five axes, or a mask that does not fit the token grid.
+            UserError: Volumes without five axes, or a mask that does not fit the token grid.
         """
         return self.forward_head(self.forward_features(x, mask), mask)
 

@@ -29,7 +29,7 @@ def bench_edge(options: EdgeBenchOptions, tell: Callable[[str], None] = print) -
     """Export, hold against PyTorch, and time; write the files after each side and give the tables as Markdown.
 
     Raises:
-        UserError: an unknown method, or calibration images that cannot be read.
+        UserError: An unknown method, or calibration images that cannot be read.
     """
     for method in options.methods:
         attention_of(method)

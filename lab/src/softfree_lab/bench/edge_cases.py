@@ -49,7 +49,7 @@ def attention_of(method: str) -> tuple[str, dict[str, str]]:
     """Take a method apart: its attention, and the keywords of the model.
 
     Raises:
-        UserError: an unknown attention, or what is neither an activation nor "standard" after it.
+        UserError: An unknown attention, or what is neither an activation nor "standard" after it.
     """
     name, _, more = method.partition(" ")
     if name not in ATTENTIONS:
@@ -70,12 +70,12 @@ def make_model(method: str, size: str) -> VisionTransformer:
 
 
 def make_pixels(side: int) -> np.ndarray:
-    """Give one image of noise, (1, 3, side, side) float32."""
+    """Return one image of noise, (1, 3, side, side) float32."""
     return np.random.default_rng(0).standard_normal((1, 3, side, side), dtype=np.float32)
 
 
 def open_case(case: EdgeCase) -> Callable[[np.ndarray], np.ndarray]:
-    """Give what maps images (B, 3, H, W) to logits (B, 2)."""
+    """Return what maps images (B, 3, H, W) to logits (B, 2)."""
     if case.runtime == PYTORCH:
         return _in_torch(make_model(case.method, case.model))
     assert case.file is not None
@@ -105,7 +105,7 @@ class EdgeWorker(Worker):
     """A case in a process of its own.
 
     Attributes:
-        beside: for each run the joules of an inference (NaN without counters) and its milliseconds of processor time.
+        beside: For each run the joules of an inference (NaN without counters) and its milliseconds of processor time.
     """
 
     def __init__(self, case: EdgeCase) -> None:

@@ -125,7 +125,7 @@ def read_calibration(images: Path | None, count: int) -> tuple[list[Source], str
         The images, and a line that says what they are.
 
     Raises:
-        UserError: nothing there that can be read.
+        UserError: Nothing there that can be read.
     """
     if images is not None:
         sources = [Source(path, frame) for _, path, frame in find_inputs([images], None)]
@@ -144,7 +144,7 @@ DOMAIN = "com.microsoft"
 
 
 def with_fused_attention(proto: onnx.ModelProto, heads: int) -> onnx.ModelProto:
-    """Give a copy in which each ``Attention`` of ONNX is a ``MultiHeadAttention`` of onnxruntime.
+    """Return a copy in which each ``Attention`` of ONNX is a ``MultiHeadAttention`` of onnxruntime.
 
     That operator takes Q, K and V as (B, N, C), so that the transposes of the heads go as well, and computes blocks of
     the scores at a time (Dao et al. 2022, arXiv:2205.14135), where onnxruntime's kernel for ONNX's operator writes all

@@ -53,7 +53,7 @@ def with_ratios(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of(rows: pd.DataFrame, other: dict[str, str], name: str) -> pd.Series:
-    """Give a column of the row that each row is compared with; NaN where there is none."""
+    """Return a column of the row that each row is compared with; NaN where there is none."""
     wanted = pd.MultiIndex.from_frame(rows[KEY].assign(**other))
     found = rows.set_index(KEY)[name].astype(float).reindex(wanted)
     return pd.Series(found.to_numpy(), index=rows.index)

@@ -56,7 +56,7 @@ def bench_maps(options: MapBenchOptions, tell: Callable[[str], None] = print) ->
     """Time maps and forward passes in turn; write the files after each side and give the table as Markdown.
 
     Raises:
-        UserError: an unknown method or model, or a model that takes no images.
+        UserError: An unknown method or model, or a model that takes no images.
     """
     methods = [FORWARD, *map(known_method, options.methods)]
     model, precision, store = options.model, options.precision, options.token_store or "ram"
@@ -151,7 +151,7 @@ def make_step(case: MapCase) -> Step:
 
 
 def compute(case: MapCase, model: VisionTransformer, image: Rows | torch.Tensor) -> np.ndarray:
-    """Give the values of the map, or of a forward pass the logits."""
+    """Return the values of the map, or of a forward pass the logits."""
     with products_in(case.precision):
         if case.way == "stream":
             streaming = Streaming(case.store)

@@ -98,14 +98,14 @@ def run_group(
     """Check, start and time the cases of a group: a row for each, also for those that are left out.
 
     Args:
-        cases: the group.
-        budget: how long.
-        together: whether all fit in memory at once, so that they can run in turn.
-        why_not: the reason to leave a case out, or nothing.
-        checked: makes a case ready to start, and gives its error.
-        start: a process for a case.
-        reference: what the error is against, in words.
-        tolerances: the largest error by precision; a case beyond it gets no time.
+        cases: The group.
+        budget: How long.
+        together: Whether all fit in memory at once, so that they can run in turn.
+        why_not: The reason to leave a case out, or nothing.
+        checked: Makes a case ready to start, and gives its error.
+        start: A process for a case.
+        reference: What the error is against, in words.
+        tolerances: The largest error by precision; a case beyond it gets no time.
     """
     group = Group()
     for case in cases:

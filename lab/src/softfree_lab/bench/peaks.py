@@ -27,7 +27,7 @@ def measure_peak(case: Mapping[str, Any]) -> tuple[int, int]:
         Bytes: the most that the whole process held, and what it held just before the model was built.
 
     Raises:
-        UserError: a system without /proc, or a child that failed, for instance for want of memory.
+        UserError: A system without /proc, or a child that failed, for instance for want of memory.
     """
     if not Path("/proc/self/status").is_file():
         raise UserError("Peaks are read from /proc/self/status, which this system lacks: measure on Linux.")

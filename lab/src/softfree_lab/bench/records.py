@@ -26,12 +26,12 @@ def write_record(
     """Write ``path`` as CSV, and beside it what was asked of which machine as JSON and the tables as Markdown.
 
     Args:
-        path: the CSV file; the others differ in the suffix.
-        rows: what was measured.
-        stated: the options. ``out`` is left out: it says where, not what.
-        machine: one line, of :func:`~softfree.core.environment.describe_machine`.
-        text: the tables; None leaves the Markdown out.
-        libraries: packages whose versions matter beside those that always do.
+        path: The CSV file; the others differ in the suffix.
+        rows: What was measured.
+        stated: The options. ``out`` is left out: it says where, not what.
+        machine: One line, of :func:`~softfree.core.environment.describe_machine`.
+        text: The tables; None leaves the Markdown out.
+        libraries: Packages whose versions matter beside those that always do.
     """
     with replacing(path) as temporary:
         rows.to_csv(temporary, index=False, float_format="%.6g")

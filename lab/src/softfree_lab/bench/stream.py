@@ -43,7 +43,7 @@ class NoiseRows:
         self.rows = torch.randint(0, 256, (channels, min(side, REPEATED), side), dtype=torch.uint8, generator=made)
 
     def read(self, top: int, bottom: int) -> Tensor:
-        """Give the rows from ``top`` up to ``bottom``, (channels, bottom - top, side), of mean 0 and deviation 1."""
+        """Return the rows from ``top`` up to ``bottom``, (channels, bottom - top, side), of mean 0 and deviation 1."""
         rows = torch.arange(top, bottom) % self.rows.shape[1]
         return self.rows[:, rows].float().sub_(127.5).div_(73.9)
 
@@ -82,7 +82,7 @@ def time_stream(
         of the two times.
 
     Raises:
-        UserError: another precision, or a model that cannot stream.
+        UserError: Another precision, or a model that cannot stream.
     """
     if precision not in ("fp32", "bf16"):
         raise UserError(f"Got precision {precision!r}: expected 'fp32' or 'bf16'.")

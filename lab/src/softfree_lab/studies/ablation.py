@@ -68,10 +68,10 @@ class Recipe:
     """One data set with its recipe: a YAML file of options of ``softfree train``.
 
     Attributes:
-        name: of the file, without suffix.
-        table: the table, or None for phantoms.
-        phantoms: arguments of :func:`~softfree.demo.phantoms.write_phantoms`.
-        options: all else.
+        name: Of the file, without suffix.
+        table: The table, or None for phantoms.
+        phantoms: Arguments of :func:`~softfree.demo.phantoms.write_phantoms`.
+        options: All else.
     """
 
     name: str
@@ -87,7 +87,7 @@ def study_ablation(options: AblationOptions, recipes: list[Path]) -> str:
         The summary as Markdown.
 
     Raises:
-        UserError: an option or a recipe that cannot work, before anything is trained; or trials that failed, after all
+        UserError: An option or a recipe that cannot work, before anything is trained; or trials that failed, after all
             others are done.
     """
     preset = choose_variants(options.variants)

@@ -45,7 +45,7 @@ def study_attention_maps(image: str | Path, runs: Sequence[str | Path], options:
     """Draw the row of one patch for each run, beside the image with the patch marked.
 
     Raises:
-        UserError: a place or layer outside, a run that is no vision transformer, or an image that cannot be read.
+        UserError: A place or layer outside, a run that is no vision transformer, or an image that cannot be read.
     """
     if len(options.at) != 2 or not all(0 <= part < 1 for part in options.at):
         raise UserError(f"--at {options.at}: expected two parts of width and height from 0 to below 1, as '[0.5, 0.5]'")
@@ -76,7 +76,7 @@ def compute_row(run: Run, image: str | Path, options: AttentionMapOptions) -> Ro
 
 
 def _input_of(model: VisionTransformer, attention: Attention, pixels: Tensor) -> Tensor:
-    """Give what enters ``attention`` when the model sees ``pixels``, (1, N, C)."""
+    """Return what enters ``attention`` when the model sees ``pixels``, (1, N, C)."""
     seen: list[Tensor] = []
     handle = attention.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     try:

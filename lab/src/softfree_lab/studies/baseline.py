@@ -47,7 +47,7 @@ def fit_baseline(options: TrainOptions) -> tuple[Scores, dict[str, Any]]:
         Scores of the test samples that can be read, and the cost, as ``cost.json`` has it.
 
     Raises:
-        UserError: findings with unknowns, or a split without a readable sample.
+        UserError: Findings with unknowns, or a split without a readable sample.
     """
     began, worked = time.monotonic(), time.process_time()
     table = read_training_table(options)

@@ -40,11 +40,11 @@ class Children:
         """Run a command of softfree to its end.
 
         Args:
-            arguments: as on the command line.
-            threads: of its computations.
+            arguments: As on the command line.
+            threads: Of its computations.
 
         Raises:
-            UserError: with the child's own words, when it fails.
+            UserError: With the child's own words, when it fails.
         """
         with self._lock:
             if self._ended:

@@ -34,13 +34,13 @@ class SizeStudy:
     """What speaks for and against size as the thing learned, on the test split of a binary task.
 
     Attributes:
-        rows: a row each feature: AUROC of the feature alone, and Spearman's correlation of the model's probability
+        rows: A row each feature: AUROC of the feature alone, and Spearman's correlation of the model's probability
             with the feature within each class (no correlation means that size does not move the model).
-        auroc: of the model on the images as they are.
-        auroc_equal: of the model when each image is first cut to its center square and reduced to one common
+        auroc: Of the model on the images as they are.
+        auroc_equal: Of the model when each image is first cut to its center square and reduced to one common
             number of pixels, so that neither shape nor sharpness tells the native size.
-        side: that common side, in pixels: the smallest shortest side of the split.
-        n: images.
+        side: That common side, in pixels: the smallest shortest side of the split.
+        n: Images.
     """
 
     rows: pd.DataFrame
@@ -58,13 +58,13 @@ def study_sizes(run: Run, *, moved: Path | None = None, batch_size: int = 16, pr
     """Compare a run's answers on the test images as they are and on equal-sized crops of them.
 
     Args:
-        run: the run.
-        moved: where its table lies now; default: where it was.
-        batch_size: images at once.
-        progress: show a progress bar.
+        run: The run.
+        moved: Where its table lies now; default: where it was.
+        batch_size: Images at once.
+        progress: Show a progress bar.
 
     Raises:
-        UserError: when the run's task is not binary, or its table is not there.
+        UserError: When the run's task is not binary, or its table is not there.
     """
     if run.task.kind != "binary":
         raise UserError(f"a study of sizes needs a binary task; this run's is {run.task.kind}")

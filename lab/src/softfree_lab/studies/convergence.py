@@ -41,15 +41,15 @@ def study_convergence(options: ConvergenceOptions, images: Sequence[str]) -> pd.
     """Measure, and write ``convergence.csv``, ``.md``, ``.png`` and ``machine.json`` into ``options.out``.
 
     Args:
-        options: the model or run, precisions, iterations.
-        images: files, folders or tables.
+        options: The model or run, precisions, iterations.
+        images: Files, folders or tables.
 
     Returns:
         A row for each layer, precision and iteration: residual (median, low and high tenth over images and heads)
         and the share of matrices that are not finite.
 
     Raises:
-        UserError: a model without SOFT attention, or no image that can be read.
+        UserError: A model without SOFT attention, or no image that can be read.
     """
     model, preprocessing = _model(options)
     layers = {name: part for name, part in model.named_modules() if isinstance(part, SoftAttention)}

@@ -35,15 +35,15 @@ class MapStudy:
     """What a study of maps found.
 
     Attributes:
-        rows: a row each run, image and method: ``deletion_area`` and ``insertion_area`` of the class's
+        rows: A row each run, image and method: ``deletion_area`` and ``insertion_area`` of the class's
             probability, ``random_area`` of random orders; ``deletion`` and ``insertion`` are the areas minus that of
             random orders. ``net``: 1 where the map of a class that is sure sums to more than zero, else 0. Rank
             correlations with the map of random weights: ``head``, ``all``, on the first images.
             ``pointing``, ``localization`` and their ``chance``, on images with a place.
-        summary: a row each attention, class explained (or all together), method and measure: the mean over
+        summary: A row each attention, class explained (or all together), method and measure: the mean over
             the runs and images ``value``, a 95 % interval over patients ``low``, ``high``, and ``n`` images.
-        curves: a row each attention, method and step: ``share`` of the tokens, ``deletion``, ``insertion``.
-        unreadable: a line for each image that was left out.
+        curves: A row each attention, method and step: ``share`` of the tokens, ``deletion``, ``insertion``.
+        unreadable: A line for each image that was left out.
     """
 
     rows: pd.DataFrame
@@ -59,7 +59,7 @@ def study_explain(folders: Sequence[str | Path], options: ExplainStudyOptions) -
     ``maps.png``, ``maps_curves.png`` and ``machine.json`` into ``options.out``.
 
     Raises:
-        UserError: runs of different tasks or without a grid of tokens on images, or no image can be read.
+        UserError: Runs of different tasks or without a grid of tokens on images, or no image can be read.
     """
     for name in ("count", "num_bootstrap", "orders"):
         if getattr(options, name) < 1:

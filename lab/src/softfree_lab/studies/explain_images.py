@@ -41,9 +41,9 @@ class Tested:
     """What was found with one run.
 
     Attributes:
-        rows: a row each image and method, see :class:`~softfree_lab.studies.explain.MapStudy`.
+        rows: A row each image and method, see :class:`~softfree_lab.studies.explain.MapStudy`.
         curves: (shares, deletion, insertion) of each method averaged over images, and of random orders.
-        unreadable: a line for each image that was left out; no file is named, for that may be a patient's name.
+        unreadable: A line for each image that was left out; no file is named, for that may be a patient's name.
     """
 
     rows: list[dict[str, Any]]
@@ -55,12 +55,12 @@ def choose(table: Table, count: int, target: str | None = None) -> list[int]:
     """Choose test images: the first of each class, then the second of each class, and so on; numbers in order.
 
     Args:
-        table: the test rows.
-        count: at most so many.
-        target: only images that have this class.
+        table: The test rows.
+        count: At most so many.
+        target: Only images that have this class.
 
     Raises:
-        UserError: a class that there is not.
+        UserError: A class that there is not.
     """
     targets = np.asarray(table.targets)
     if target is not None and target not in table.task.classes:
@@ -77,7 +77,7 @@ def methods_of(run: Run, options: ExplainStudyOptions) -> list[MapMethod]:
     """Leave out the split where the model's logits are no sums over tokens.
 
     Raises:
-        UserError: a run without a grid of tokens on images, or none of the methods is left.
+        UserError: A run without a grid of tokens on images, or none of the methods is left.
     """
     split = has_split(classifier(run.model))
     found = [method for method in dict.fromkeys(options.methods) if method != "split" or split]

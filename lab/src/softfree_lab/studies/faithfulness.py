@@ -39,11 +39,11 @@ class Curves(NamedTuple):
 
 
 def without_tokens(sample: Tensor, patch: Sequence[int], removal: Removal = "mean") -> Tensor:
-    """Give a sample (C, *sides) with every token taken out.
+    """Return a sample (C, *sides) with every token taken out.
 
     Args:
-        sample: as the model takes it.
-        patch: sides of a token in pixels.
+        sample: As the model takes it.
+        patch: Sides of a token in pixels.
         removal: "mean" of each channel, or "blur" by a Gaussian whose deviation is the side of a token.
     """
     if removal == "mean":
@@ -57,13 +57,13 @@ class Perturbed:
     """A sample some of whose tokens are taken out.
 
     Args:
-        score_fn: what is asked about each image.
+        score_fn: What is asked about each image.
         sample: (C, *sides), with all its tokens.
-        blank: the same without any, from :func:`without_tokens`.
-        patch: sides of a token in pixels.
-        grid: tokens along each side.
-        steps: of the curves; they are closer together at both ends, where a small finding comes or goes.
-        batch_size: images at once.
+        blank: The same without any, from :func:`without_tokens`.
+        patch: Sides of a token in pixels.
+        grid: Tokens along each side.
+        steps: Of the curves; they are closer together at both ends, where a small finding comes or goes.
+        batch_size: Images at once.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ def open_runs(folders: Sequence[str | Path]) -> list[Run]:
     """Open runs of one task on images.
 
     Raises:
-        UserError: a run that is named twice, on other samples, or of another task than the first.
+        UserError: A run that is named twice, on other samples, or of another task than the first.
     """
     runs = [Run.load(folder) for folder in folders]
     if len({run.folder.resolve() for run in runs}) < len(runs):

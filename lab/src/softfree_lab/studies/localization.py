@@ -16,13 +16,13 @@ from softfree.explain.geometry import Places
 
 
 def on_finding(places: Places, grid: tuple[int, int], x: float, y: float, radius: float) -> np.ndarray:
-    """Tell which tokens touch a round finding: their centers lie within its radius and half a token of its center.
+    """Return which tokens touch a round finding: their centers lie within its radius and half a token of its center.
 
     Args:
-        places: where the tokens lie in the source.
-        grid: rows and columns of tokens.
-        x, y: center of the finding, pixels of the source from the left and from the top.
-        radius: of the finding, pixels of the source.
+        places: Where the tokens lie in the source.
+        grid: Rows and columns of tokens.
+        x, y: Center of the finding, pixels of the source from the left and from the top.
+        radius: Of the finding, pixels of the source.
 
     Returns:
         Boolean (h, w).
@@ -33,7 +33,7 @@ def on_finding(places: Places, grid: tuple[int, int], x: float, y: float, radius
 
 
 def seen_tokens(places: Places, grid: tuple[int, int]) -> np.ndarray:
-    """Tell which tokens lie over the source rather than over its padding, boolean (h, w)."""
+    """Return which tokens lie over the source rather than over its padding, boolean (h, w)."""
     inside = []
     for axis, count in enumerate(grid):
         low, high = places.seen[axis]
@@ -43,12 +43,12 @@ def seen_tokens(places: Places, grid: tuple[int, int]) -> np.ndarray:
 
 
 def pointing_game(values: np.ndarray, finding: np.ndarray, seen: np.ndarray | None = None) -> float:
-    """Tell whether the highest token is on the finding, 1 or 0; of several equally high ones the share that is.
+    """Return whether the highest token is on the finding, 1 or 0; of several equally high ones the share that is.
 
     Args:
         values: (h, w), a map.
-        finding: boolean (h, w), from :func:`on_finding`.
-        seen: boolean (h, w), tokens that count; default: all.
+        finding: Boolean (h, w), from :func:`on_finding`.
+        seen: Boolean (h, w), tokens that count; default: all.
     """
     seen = np.ones_like(finding) if seen is None else seen
     highest = (values == values[seen].max()) & seen

@@ -22,11 +22,11 @@ class BootstrapEstimate:
     draw of both is of the same patients; to an unpaired one when their seeds differ.
 
     Attributes:
-        value: over all samples.
+        value: Over all samples.
         replicates: ``(num_bootstrap,)``, NaN where a resample lacked a class.
-        most_left_out: the share of such resamples above which there is no interval.
-        reason: why there is no interval whatever the draws are; None when there may be one.
-        patients: how many it rests on, see :func:`~softfree.evaluation.metrics.independent`.
+        most_left_out: The share of such resamples above which there is no interval.
+        reason: Why there is no interval whatever the draws are; None when there may be one.
+        patients: How many it rests on, see :func:`~softfree.evaluation.metrics.independent`.
     """
 
     value: float

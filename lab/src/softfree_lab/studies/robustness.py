@@ -34,10 +34,10 @@ class Robustness:
     """What a study of robustness found.
 
     Attributes:
-        rows: a row each run, corruption and strength: ``auroc``, its loss ``drop`` from the images as they are,
+        rows: A row each run, corruption and strength: ``auroc``, its loss ``drop`` from the images as they are,
             95 % intervals of both (``low``, ``high``, ``drop_low``, ``drop_high``), ``reason`` where one is missing,
             ``n`` images and how many more were ``unreadable``. The other table is a corruption of strength 0.
-        summary: the same averaged over the runs of an attention; strength -1 is the mean over all strengths.
+        summary: The same averaged over the runs of an attention; strength -1 is the mean over all strengths.
     """
 
     rows: pd.DataFrame
@@ -51,7 +51,7 @@ def study_robustness(folders: Sequence[str | Path], options: RobustnessOptions) 
     ``robustness.md``, ``robustness.png`` and ``machine.json`` into ``options.out``.
 
     Raises:
-        UserError: runs of different tasks, an unknown corruption, or another table with other classes.
+        UserError: Runs of different tasks, an unknown corruption, or another table with other classes.
     """
     for name in options.corruptions:
         if name not in CORRUPTIONS:

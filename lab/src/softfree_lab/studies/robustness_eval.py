@@ -44,9 +44,9 @@ class RobustnessResult:
 
     Attributes:
         areas: AUROC (a mean over classes where there are several) for each variant.
-        images: equal for runs that saw the same images with the same truths and patients.
-        n: readable images.
-        unreadable: images left out, by reason.
+        images: Equal for runs that saw the same images with the same truths and patients.
+        n: Readable images.
+        unreadable: Images left out, by reason.
     """
 
     areas: Mapping[Variant, BootstrapEstimate]
@@ -61,11 +61,11 @@ def measure(
     """Test each run on the rows of its table; images are read and corrupted once for all runs that see them alike.
 
     Args:
-        runs: of one task.
-        tables: the rows to test each run on.
-        variants: what is done to the images.
-        options: batch_size, num_workers, num_bootstrap, progress, and the seed of the noise.
-        seed: of the resamples.
+        runs: Of one task.
+        tables: The rows to test each run on.
+        variants: What is done to the images.
+        options: Batch_size, num_workers, num_bootstrap, progress, and the seed of the noise.
+        seed: Of the resamples.
     """
     alike = defaultdict(list)
     for number, (run, table) in enumerate(zip(runs, tables, strict=True)):
@@ -156,7 +156,7 @@ def _logits(runs: Sequence[Run], dataset: CorruptedImages, options: RobustnessOp
 
 
 def _readable(logits: Logits, images: int, variants: int) -> tuple[np.ndarray, dict[str, int]]:
-    """Tell which images could be read, boolean ``(images,)``, and count the reasons of the others."""
+    """Return which images could be read, boolean ``(images,)``, and count the reasons of the others."""
     failed = {item // variants: error for item, error in logits.failed.items()}
     if len(failed) == images:
         raise UserError(f"none of the {images} test images could be read; the first: {failed[0]}")

@@ -36,11 +36,11 @@ def summarize(
     until the validation AUROC was at 0.9, where the trials know it; see :mod:`softfree_lab.studies.takeoff`.
 
     Args:
-        trials: the finished trials.
-        variants: their order, the peer first.
-        scales: sides at test, relative to the one in training.
-        margin: loss of AUROC that is still called not inferior.
-        num_bootstrap: draws.
+        trials: The finished trials.
+        variants: Their order, the peer first.
+        scales: Sides at test, relative to the one in training.
+        margin: Loss of AUROC that is still called not inferior.
+        num_bootstrap: Draws.
     """
     rows = []
     for data in dict.fromkeys(key.data for key in trials):

@@ -37,15 +37,15 @@ class Trial:
     """A finished training, with all that a table needs: no weights, no names.
 
     Attributes:
-        key: which one.
-        options: of ``softfree train``, but for paths.
-        kind, classes: of the task.
-        targets: as :class:`~softfree.evaluation.scores.Scores` has them, of the test images.
-        patients: numbers.
-        probabilities: calibrated, (n, K), by side relative to the one in training.
-        cost: seconds, CPU seconds, peak bytes, parameters, multiply-adds.
-        machine: where it was trained.
-        curve: steps and validation AUROC after each epoch; empty for a baseline, and in old records.
+        key: Which one.
+        options: Of ``softfree train``, but for paths.
+        kind, classes: Of the task.
+        targets: As :class:`~softfree.evaluation.scores.Scores` has them, of the test images.
+        patients: Numbers.
+        probabilities: Calibrated, (n, K), by side relative to the one in training.
+        cost: Seconds, CPU seconds, peak bytes, parameters, multiply-adds.
+        machine: Where it was trained.
+        curve: Steps and validation AUROC after each epoch; empty for a baseline, and in old records.
     """
 
     key: TrialKey

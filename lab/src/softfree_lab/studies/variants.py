@@ -86,7 +86,7 @@ def choose_variants(names: Sequence[str]) -> Preset:
     """Join presets and YAML files of variants; the first variant of all is the peer.
 
     Raises:
-        UserError: no name, an unknown one, or a file that holds no variants.
+        UserError: No name, an unknown one, or a file that holds no variants.
     """
     if not names:
         raise UserError(f"--variants is empty; expected some of: {', '.join(PRESETS)}, or a YAML file")
@@ -96,7 +96,7 @@ def choose_variants(names: Sequence[str]) -> Preset:
 
 
 def apply(recipe: Mapping[str, Any], overrides: Overrides) -> dict[str, Any]:
-    """Give the options of a training: the recipe with what a variant changes, dictionaries within it joined."""
+    """Return the options of a training: the recipe with what a variant changes, dictionaries within it joined."""
     merged = dict(recipe)
     for name, value in overrides.items():
         merged[name] = merged.get(name, {}) | value if isinstance(value, dict) else value

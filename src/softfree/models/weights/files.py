@@ -32,7 +32,7 @@ def read_weights(source: str | Path, *, progress: bool = False) -> dict[str, Ten
         progress: Show the progress of a download.
 
     Raises:
-        UserError: nothing found under this name, or a file that is broken or would have to be trusted.
+        UserError: Nothing found under this name, or a file that is broken or would have to be trusted.
     """
     return read_file(find_file(source, progress=progress))
 
@@ -46,7 +46,7 @@ def find_file(source: str | Path, *, config: bool = False, progress: bool = Fals
         progress: Show the progress of a download.
 
     Raises:
-        UserError: nothing found under this name.
+        UserError: Nothing found under this name.
     """
     path = Path(source)
     if path.is_dir():
@@ -71,7 +71,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file, or a PyTorch file that holds nothing but tensors.
 
     Raises:
-        UserError: another kind of file, a broken one, or a pickle.
+        UserError: Another kind of file, a broken one, or a pickle.
     """
     if path.suffix == ".safetensors":
         try:
@@ -99,7 +99,7 @@ def download(hub_name: str, *, progress: bool = False) -> Path:
     """Fetch the local copy of a hub repository's weights; "owner/name" or "owner/name@revision".
 
     Raises:
-        UserError: no such repository, no weights in it, or no connection.
+        UserError: No such repository, no weights in it, or no connection.
     """
     repository, _, revision = hub_name.partition("@")
     with _progress_bars(progress):

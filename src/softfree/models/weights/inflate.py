@@ -56,7 +56,7 @@ def load_inflated(
         What became of each weight; "resized" are those that were inflated.
 
     Raises:
-        UserError: a source that is not found, cannot be read safely, or is no vision transformer of this width.
+        UserError: A source that is not found, cannot be read safely, or is no vision transformer of this width.
     """
     path = find_file(source, config=True, progress=progress)
     weights = to_timm(read_file(path))

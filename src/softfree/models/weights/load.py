@@ -85,7 +85,7 @@ def load_pretrained(
         What became of each weight.
 
     Raises:
-        UserError: a source that is not found, cannot be read safely, or is no vision transformer of this width, or
+        UserError: A source that is not found, cannot be read safely, or is no vision transformer of this width, or
             one that was converted for other options of the attention, or whose positions lie on an unknown grid.
     """
     path = find_file(source, config=True, progress=progress)
@@ -157,7 +157,7 @@ def check_conversion(source: str | Path, model: VisionTransformer) -> None:
 
 
 def place_of(name: str, weights: Weights, model: VisionTransformer) -> str:
-    """Give the model's name for a weight: the last norm stands before or after the pooling."""
+    """Return the model's name for a weight: the last norm stands before or after the pooling."""
     here, there = ("fc_norm.", "norm.") if model.pool == "avg" else ("norm.", "fc_norm.")
     if name.startswith(there) and f"{here}weight" not in weights:
         return here + name.removeprefix(there)
@@ -220,5 +220,5 @@ def _fit_positions(
 
 
 def is_of_volumes(weights: Weights) -> bool:
-    """Tell whether weights are of a model of volumes, by the kernel of their tokenizer."""
+    """Return whether weights are of a model of volumes, by the kernel of their tokenizer."""
     return any(name.startswith("patch_embed.") and t.ndim == 5 for name, t in weights.items())

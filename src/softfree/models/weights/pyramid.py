@@ -79,7 +79,7 @@ def fit_pyramid(weights: Weights, model: SoftPyramid, source: str) -> tuple[Weig
         source: Where they come from, for messages.
 
     Raises:
-        UserError: no pyramid, or one of other widths or depths.
+        UserError: No pyramid, or one of other widths or depths.
     """
     _check(weights, model, source)
     fitted, assumed = dict(weights), dict[str, None]()

@@ -92,7 +92,7 @@ def find_layout(
         dims: Sides of the grid of the weights.
 
     Raises:
-        UserError: none of these fits.
+        UserError: None of these fits.
     """
     positions = weights[name]
     if positions.ndim == 4:  # as in SAM and NaFlexViT
@@ -153,7 +153,7 @@ def _equal_sides(places: int, dims: int) -> Grid | None:
 
 
 def codes_in_front(weights: Weights, positions: Tensor, prefix: int, wanted: int) -> Tensor:
-    """Give the codes (1, wanted, C) of a class token, if one is wanted: zeros where the weights have none.
+    """Return the codes (1, wanted, C) of a class token, if one is wanted: zeros where the weights have none.
 
     Args:
         weights: By timm's names.
