@@ -35,7 +35,7 @@ GROUPS: list[Any] = [
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)
 def test_every_field_is_described_for_help(group: type) -> None:
-    described = set(re.findall(r"^ +(\w+): ", group.__doc__ or "", re.MULTILINE))
+    described = set(re.findall(r"^ {8}(\w+): ", group.__doc__ or "", re.MULTILINE))
     assert set(vars(group).get("__annotations__", {})) == described
 
 

@@ -1,4 +1,4 @@
-"""The commands of softfree-lab: benchmarks and studies. Everything heavy is imported when a command runs."""
+"""The commands of softfree-lab: benchmarks and studies. Heavy imports wait until a command runs."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _study_ablation(parsed: Namespace) -> None:
 
 def _study_sizes_arguments(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="A run directory of a binary task.")
-    parser.add_argument("--table", type=str, help="Where the run's table lies now, if it was moved.")
+    parser.add_argument("--table", type=str, help="Where the run's table is now, if it was moved.")
     add_json(parser)
 
 
@@ -137,7 +137,7 @@ def _study_robustness(parsed: Namespace) -> None:
 
 
 def _study_convergence_arguments(parser: Parser) -> None:
-    parser.add_argument("images", nargs="+", type=str, help="Images, folders of them, or tables with a column path.")
+    parser.add_argument("images", nargs="+", type=str, help="Images, folders of images, or tables with a column path.")
     add_options(parser, ConvergenceOptions)
 
 
@@ -149,7 +149,7 @@ def _study_convergence(parsed: Namespace) -> None:
 
 def _study_attention_maps_arguments(parser: Parser) -> None:
     parser.add_argument("image", type=str, help="An image.")
-    parser.add_argument("runs", nargs="+", type=str, help="Run directories, an attention each.")
+    parser.add_argument("runs", nargs="+", type=str, help="Run directories, one per attention.")
     add_options(parser, AttentionMapOptions)
 
 
@@ -201,7 +201,7 @@ def _bench_plan(parsed: Namespace) -> None:
 
 
 def _bench_plan_arguments(parser: Parser) -> None:
-    parser.add_argument("--out", type=str, help="CSV file to write, with a JSON file of the machine beside it.")
+    parser.add_argument("--out", type=str, help="CSV file to write, with a JSON file about the machine beside it.")
     add_json(parser)
 
 
@@ -215,67 +215,73 @@ def _demo_slide(parsed: Namespace) -> None:
 
 
 def _demo_slide_arguments(parser: Parser) -> None:
-    parser.add_argument("--out", type=str, default="softfree-slide-demo", help="Folder to write to, made new.")
+    parser.add_argument("--out", type=str, default="softfree-slide-demo", help="Folder to create.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the slides and of the training.")
 
 
 COMMANDS: dict[str, dict[str, Command]] = {
     "Demonstration": {
         "demo slide": Command(
-            "why attention must reach over a whole slide, on computed slides", _demo_slide_arguments, _demo_slide
+            "show why attention must span a whole slide, on computed slides", _demo_slide_arguments, _demo_slide
         ),
     },
     "Benchmarks": {
         "bench plan": Command(
-            "the memory that softfree plan predicts, beside measured peaks", _bench_plan_arguments, _bench_plan
+            "compare the memory that softfree plan predicts with measured peaks", _bench_plan_arguments, _bench_plan
         ),
-        "bench loader": Command("whether reading keeps up with training", _bench_loader_arguments, _bench_loader),
+        "bench loader": Command(
+            "compare data loading throughput with training throughput", _bench_loader_arguments, _bench_loader
+        ),
         "bench attention": Command(
-            "time and memory of attentions over sequence lengths", *_speed(AttentionBenchOptions, "bench_attention")
+            "measure time and memory of attentions by sequence length",
+            *_speed(AttentionBenchOptions, "bench_attention"),
         ),
-        "bench model": Command("time and memory of models over image sides", *_speed(ModelBenchOptions, "bench_model")),
-        "bench stream": Command(
-            "time and memory of images of any size, streamed", adder(StreamBenchOptions), _bench_stream
+        "bench model": Command(
+            "measure time and memory of models by image side", *_speed(ModelBenchOptions, "bench_model")
         ),
-        "bench maps": Command(
-            "time and memory of explanation maps, beside a forward pass", adder(MapBenchOptions), _bench_maps
-        ),
+        "bench stream": Command("measure time and memory of streamed images", adder(StreamBenchOptions), _bench_stream),
+        "bench maps": Command("measure time and memory of explanation maps", adder(MapBenchOptions), _bench_maps),
         "bench edge": Command(
-            "latency, memory and energy of exported models, beside softmax", adder(EdgeBenchOptions), _bench_edge
+            "measure latency, memory and energy of exported models", adder(EdgeBenchOptions), _bench_edge
         ),
         "bench orders": Command(
-            "from which length SeqNorm's Gram order is the fastest", *_speed(OrderBenchOptions, "bench_orders")
+            "find the sequence length from which SeqNorm's Gram order is fastest",
+            *_speed(OrderBenchOptions, "bench_orders"),
         ),
     },
     "Studies": {
         "study ablation": Command(
-            "variants of a recipe by data sets by seeds, all attentions with one recipe among them",
+            "compare variants of a recipe over data sets and seeds",
             _study_ablation_arguments,
             _study_ablation,
         ),
         "study robustness": Command(
-            "what blur, noise, compression and other damage do to runs", _study_robustness_arguments, _study_robustness
+            "measure robustness to blur, noise, compression and other corruptions",
+            _study_robustness_arguments,
+            _study_robustness,
         ),
         "study convergence": Command(
-            "the residual of SOFT's pseudo-inverse after each iteration",
+            "measure the residual of SOFT's pseudo-inverse after each iteration",
             _study_convergence_arguments,
             _study_convergence,
         ),
         "study attention-maps": Command(
-            "what one patch attends to, in several attentions side by side",
+            "show what one patch attends to, for several attentions",
             _study_attention_maps_arguments,
             _study_attention_maps,
         ),
         "study explain": Command(
-            "how far the maps of each method can be trusted: deletion, insertion, random weights, known places",
+            "evaluate explanation maps: deletion, insertion, random weights, known findings",
             _study_explain_arguments,
             _study_explain,
         ),
         "study coverage": Command(
-            "how often the intervals of a report hold the truth, by simulation", adder(CoverageOptions), _study_coverage
+            "simulate how often the intervals of a report contain the true value",
+            adder(CoverageOptions),
+            _study_coverage,
         ),
         "study sizes": Command(
-            "whether a run has learned the images or their size", _study_sizes_arguments, _study_sizes
+            "test whether a run has learned the image size instead of the images", _study_sizes_arguments, _study_sizes
         ),
     },
 }

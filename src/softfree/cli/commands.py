@@ -1,4 +1,4 @@
-"""The commands of softfree: what each takes and does. Everything heavy is imported when a command runs."""
+"""The commands of softfree: arguments and action. Heavy imports wait until a command runs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from softfree_runtime.core.errors import UserError
 
 
 def _demo(parsed: Namespace) -> None:
-    chosen = fill(DemoOptions, parsed)
+    options = fill(DemoOptions, parsed)
     from softfree.demo.demo import demo
 
-    demo(chosen)
+    demo(options)
 
 
 def _check_arguments(parser: Parser) -> None:
@@ -42,21 +42,21 @@ def _check(parsed: Namespace) -> int:
     from softfree.inference.run_directory import RunDirectory
     from softfree_runtime.sources.joined_source import with_resolution
 
-    chosen = fill(CheckOptions, parsed)
+    options = fill(CheckOptions, parsed)
     table = read_table(
         parsed.table,
-        label=chosen.label,
-        labels=chosen.labels,
-        positive=chosen.positive,
-        image_root=chosen.image_root,
-        seed=chosen.seed,
+        label=options.label,
+        labels=options.labels,
+        positive=options.positive,
+        image_root=options.image_root,
+        seed=options.seed,
         strict_patients=False,
-        known=None if chosen.split_from is None else RunDirectory(chosen.split_from).read_split(),
+        known=None if options.split_from is None else RunDirectory(options.split_from).read_split(),
     )
     if "mpp" in table.frame:
         table = with_resolution(table)
-    shown = chosen.progress and not parsed.json
-    found = audit(table, num_workers=chosen.num_workers, progress=shown, strict=chosen.strict)
+    shown = options.progress and not parsed.json
+    found = audit(table, num_workers=options.num_workers, progress=shown, strict=options.strict)
     if parsed.json:
         print(json.dumps(found.to_dict(), indent=2, allow_nan=False))
     else:
@@ -70,7 +70,7 @@ def _train_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--resume",
         type=str,
-        help="Go on with this run directory, with its options; TABLE, --image-root and --teacher name what was moved.",
+        help="Resume this run directory with its own options; TABLE, --image-root and --teacher name what was moved.",
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these options.")
 
@@ -114,30 +114,30 @@ def _evaluate(parsed: Namespace) -> None:
 
 
 def _predict_arguments(parser: Parser) -> None:
-    parser.add_argument("run", type=str, help="A run directory, or a file of softfree export.")
-    parser.add_argument("inputs", nargs="+", type=str, help="Images, folders of them, or tables with a column path.")
+    parser.add_argument("run", type=str, help="A run directory, or a file written by softfree export.")
+    parser.add_argument("inputs", nargs="+", type=str, help="Images, folders of images, or tables with a column path.")
     add_options(parser, PredictOptions)
     add_json(parser)
 
 
 def _predict(parsed: Namespace) -> int:
-    chosen = fill(PredictOptions, parsed)
+    options = fill(PredictOptions, parsed)
     if parsed.run.lower().endswith(".onnx"):  # works where torch is not installed
-        if chosen.precision != "fp32":
-            raise UserError(f"--precision {chosen.precision}: an exported file has its own; leave it out")
+        if options.precision != "fp32":
+            raise UserError(f"--precision {options.precision}: an exported file has its own; leave it out")
         from softfree_runtime import predict_to_file as predict_exported
 
         how = {
-            "frame": chosen.frame,
-            "image_root": chosen.image_root,
-            "batch_size": chosen.batch_size,
+            "frame": options.frame,
+            "image_root": options.image_root,
+            "batch_size": options.batch_size,
             "as_json": parsed.json,
         }
-        return predict_exported(parsed.run, parsed.inputs, chosen.out, **how)
+        return predict_exported(parsed.run, parsed.inputs, options.out, **how)
     from softfree.inference.predict import predict_to_file
     from softfree.inference.run import Run
 
-    return predict_to_file(Run.load(parsed.run), parsed.inputs, chosen, as_json=parsed.json)
+    return predict_to_file(Run.load(parsed.run), parsed.inputs, options, as_json=parsed.json)
 
 
 def _models_arguments(parser: Parser) -> None:
@@ -152,12 +152,12 @@ def _models(parsed: Namespace) -> None:
 
 
 def _prepare_arguments(parser: Parser) -> None:
-    parser.add_argument("name", nargs="?", type=str, help="A data set of --list.")
+    parser.add_argument("name", nargs="?", type=str, help="A data set listed by --list.")
     parser.add_argument(
-        "root", nargs="?", type=str, help="Folder of its official download (MedMNIST: or its .npz file)."
+        "root", nargs="?", type=str, help="Folder of its official download (for MedMNIST also its .npz file)."
     )
     parser.add_argument(
-        "--list", type=bool, default=False, help="Show the sets, where to obtain them, and their terms."
+        "--list", type=bool, default=False, help="List the data sets, where to obtain them, and their terms."
     )
     add_options(parser, PrepareOptions)
     add_json(parser)
@@ -192,10 +192,10 @@ def _in_words(one: dict[str, str]) -> str:
 
 
 def _pretrain_arguments(parser: Parser) -> None:
-    what = "CSV or Parquet file with a column path, or a folder of images; labels are not looked at."
+    what = "CSV or Parquet file with a column path, or a folder of images; labels are ignored."
     parser.add_argument("table", nargs="?", type=str, help=what)
     add_options(parser, PretrainOptions)
-    parser.add_argument("--resume", type=str, help="Go on with this run directory; all other options are its own.")
+    parser.add_argument("--resume", type=str, help="Resume this run directory with its own options.")
     parser.add_argument("--config", action="config", help="YAML file with any of these options.")
 
 
@@ -210,13 +210,11 @@ def _pretrain(parsed: Namespace) -> None:
         folder = resume(Path(parsed.resume))
     else:
         folder = pretrain(fill(PretrainOptions, parsed, table=Path(parsed.table)))
-    print(f"Pretrained weights in {folder}; go on with: softfree train TABLE --weights {folder}")
+    print(f"Pretrained weights are in {folder}; continue with: softfree train TABLE --weights {folder}")
 
 
 def _features_arguments(parser: Parser) -> None:
-    help_ = (
-        "CSV or Parquet file, one row a slide: path, mpp (micrometers per pixel, where files have none), any others."
-    )
+    help_ = "CSV or Parquet file with one row per slide: path, mpp (micrometers per pixel, if files have none), others."
     parser.add_argument("table", type=str, help=help_)
     add_options(parser, FeatureOptions)
 
@@ -231,7 +229,7 @@ def _features(parsed: Namespace) -> int:
 
 def _explain_arguments(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="A run directory.")
-    parser.add_argument("inputs", nargs="+", type=str, help="Files, folders of them, or tables with a column path.")
+    parser.add_argument("inputs", nargs="+", type=str, help="Files, folders of files, or tables with a column path.")
     add_options(parser, ExplainOptions)
     add_json(parser)
 
@@ -251,8 +249,8 @@ def _export_arguments(parser: Parser) -> None:
 def _export(parsed: Namespace) -> int:
     from softfree.export.pipeline import export
 
-    chosen: ExportOptions = fill(ExportOptions, parsed)
-    done = export(parsed.run, chosen)
+    options: ExportOptions = fill(ExportOptions, parsed)
+    done = export(parsed.run, options)
     for reason in done.unreadable:
         print(f"softfree: {reason}", file=sys.stderr)
     if parsed.json:
@@ -263,7 +261,7 @@ def _export(parsed: Namespace) -> int:
     shown = "; ".join(f"{what}: {difference:.1e}" for what, difference in done.parity.differences.items())
     print(f"Largest difference of a logit from the run's: {shown}")
     if done.loss is not None:
-        print(done.loss.in_words(chosen.margin))
+        print(done.loss.in_words(options.margin))
     if done.unreadable:
         print(f"{len(done.unreadable)} samples for proof or calibration could not be read")
     return 1 if done.unreadable else 0
@@ -271,14 +269,14 @@ def _export(parsed: Namespace) -> int:
 
 def _convert_arguments(parser: Parser) -> None:
     parser.add_argument(
-        "source", type=str, help="A run directory of a softmax model, or ViT weights: a file, a folder or a hub name."
+        "source", type=str, help="A run directory of a softmax model, or ViT weights: a file, a folder or a Hub name."
     )
     parser.add_argument(
         "--images",
         nargs="+",
         type=str,
         required=True,
-        help="Images, folders of them, or a table with a column path, of which only the training rows are used.",
+        help="Images, folders of images, or a table with a column path, of which only the training rows are used.",
     )
     add_options(parser, ConvertOptions, skip={"images"})
     add_json(parser)
@@ -287,8 +285,8 @@ def _convert_arguments(parser: Parser) -> None:
 def _convert(parsed: Namespace) -> None:
     from softfree.conversion.convert import convert, print_conversion
 
-    chosen = fill(ConvertOptions, parsed, progress=parsed.progress and not parsed.json)
-    done = convert(parsed.source, chosen)
+    options = fill(ConvertOptions, parsed, progress=parsed.progress and not parsed.json)
+    done = convert(parsed.source, options)
     if parsed.json:
         print(json.dumps(done.to_dict(), indent=2, allow_nan=False))
     else:
@@ -304,8 +302,8 @@ def _plan(parsed: Namespace) -> None:
     from softfree.planning.plan import make_plan
     from softfree.planning.text import print_plan
 
-    chosen = fill(PlanOptions, parsed)
-    plan = make_plan(chosen)
+    options = fill(PlanOptions, parsed)
+    plan = make_plan(options)
     if parsed.json:
         print(json.dumps(plan.to_dict(), indent=2))
     else:
@@ -314,24 +312,26 @@ def _plan(parsed: Namespace) -> None:
 
 COMMANDS: dict[str, dict[str, Command]] = {
     "Start": {
-        "demo": Command("train, measure and explain on computed images; needs no file", adder(DemoOptions), _demo),
-        "prepare": Command("a public data set's official download as a table", _prepare_arguments, _prepare),
+        "demo": Command("train, evaluate and explain on computed images; needs no files", adder(DemoOptions), _demo),
+        "prepare": Command("make a table of the official download of a public data set", _prepare_arguments, _prepare),
         "check": Command("audit a table before training", _check_arguments, _check),
     },
     "Train": {
-        "plan": Command("memory and work of a training or inference before it runs", _plan_arguments, _plan),
+        "plan": Command("estimate memory and work of training or inference", _plan_arguments, _plan),
         "models": Command("list the named models", _models_arguments, _models),
-        "features": Command("encode the tiles of whole slides, once, into files", _features_arguments, _features),
-        "pretrain": Command("train an encoder on images without labels", _pretrain_arguments, _pretrain),
-        "convert": Command("softmax weights into SeqNorm weights", _convert_arguments, _convert),
+        "features": Command("encode the tiles of whole slides into files", _features_arguments, _features),
+        "pretrain": Command("pretrain an encoder on images without labels", _pretrain_arguments, _pretrain),
+        "convert": Command("convert softmax weights to SeqNorm weights", _convert_arguments, _convert),
         "train": Command("train a classifier on a table", _train_arguments, _train),
     },
     "Use": {
         "evaluate": Command(
-            "metrics with intervals, subgroups, comparison of two runs", _evaluate_arguments, _evaluate
+            "report metrics with intervals, subgroups, comparison of two runs", _evaluate_arguments, _evaluate
         ),
-        "predict": Command("probabilities for new images", _predict_arguments, _predict),
-        "explain": Command("maps of what a prediction rests on", _explain_arguments, _explain),
-        "export": Command("a file for onnxruntime, OpenVINO or ExecuTorch, proven equal", _export_arguments, _export),
+        "predict": Command("predict probabilities for new images", _predict_arguments, _predict),
+        "explain": Command("show what a prediction is based on", _explain_arguments, _explain),
+        "export": Command(
+            "export to ONNX, OpenVINO or ExecuTorch, checked against the run", _export_arguments, _export
+        ),
     },
 }

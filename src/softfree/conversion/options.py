@@ -1,4 +1,4 @@
-"""Options of ``softfree convert``."""
+"""Options of the conversion of softmax weights to SeqNorm."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from softfree.training.options import PresetName, ResizeMode
 
 @dataclass(kw_only=True)
 class ConvertOptions:
-    """Convert softmax weights to SeqNorm weights, using images on which the attentions should agree.
+    """Conversion.
 
     Attributes:
-        images: Images, folders, or a table with a column path, of which only the training rows are used.
-        out: File to write, ending in .safetensors.
-        count: Number of images to use, evenly spaced over all of them.
-        attention: The attention to convert to; only 'seqnorm' can imitate softmax.
+        images: Images, folders of images, or a table with a column path, of which only the training rows are used.
+        out: Safetensors file to write.
+        count: Number of images to use, taken evenly from all of them.
+        attention: Attention to convert to; only 'seqnorm' can imitate softmax.
         normalized: What SeqNorm normalizes: 'qk' keeps the mean of V, as softmax does; 'qkv' is the published method.
         adam_steps: Adam steps on the scales and shifts of each layer after the closed form; rarely worth it.
         batch_size: Images per batch.
-        model: For weights without a run: the model's name in `softfree models`, with either attention.
-        preset: For weights without a run: intensity scaling; default: that of softfree train.
-        size: For weights without a run: side of the images in pixels; default: that of softfree train.
-        resize_mode: For weights without a run: as in softfree train, with the same default.
+        model: For weights without a run: the model's name in 'softfree models', with either attention.
+        preset: For weights without a run: preprocessing of the images; default: as in softfree train.
+        size: For weights without a run: side of the images in pixels; default: as in softfree train.
+        resize_mode: For weights without a run: how images are brought to the square; default: as in softfree train.
         channels: For weights without a run: 1 (gray) or 3 (color); default: the preset's.
-        pool: For weights without a run: average of all tokens, or the class token; default: inferred from the weights.
-        weights_grid: For weights without a run: rows and columns of their position grid, if it is not square.
-        model_options: For weights without a run: other arguments of the model.
+        pool: For weights without a run: average token or class token; default: as in the weights.
+        weights_grid: For weights without a run: rows and columns of their position embeddings if these form no square.
+        model_options: For weights without a run: further arguments of the model.
         progress: Show progress bars.
     """
 

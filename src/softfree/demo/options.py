@@ -8,10 +8,10 @@ from pathlib import Path
 
 @dataclass(kw_only=True)
 class DemoOptions:
-    """The main job on computed images (phantoms): no file and no network needed.
+    """Demonstration.
 
     Attributes:
-        out: Folder to write to, made new.
+        out: Folder to create.
         seed: Seed of the phantoms and of the training.
         progress: Show progress bars.
     """

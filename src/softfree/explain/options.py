@@ -1,4 +1,4 @@
-"""Maps of what a prediction rests on."""
+"""Options of explanation maps."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ MapFormat = Literal["png", "nifti", "geojson", "tiff", "dicom"]
 
 @dataclass(kw_only=True)
 class ExplainOptions(StreamOptions):
-    """Maps of what a prediction rests on.
+    """Explanation.
 
     Attributes:
-        method: 'integrated' (gradients), 'occlusion', 'split' (exact parts in the last layer), 'gradient' (times
-            input), 'gradcam', 'rollout' or 'attention'; default: the first two and how far they agree, or where the
-            sample is streamed split and gradcam.
-        target: Class that is explained; default: the predicted one.
-        layer: Layer of attention, gradient and gradcam, from 0.
-        head: Head of attention, from 0; default: the mean over heads.
-        at: Where the token lies whose attention is shown: parts of width and height, e.g. '[0.5, 0.5]' (of a volume:
-            width, height, depth); default: the class token, or the center.
+        method: 'integrated' (gradients), 'occlusion', 'split' (exact decomposition of the logit in the last layer),
+            'gradient' (times input), 'gradcam', 'rollout' or 'attention'; default: the first two and their agreement,
+            or split and gradcam if the sample is streamed.
+        target: Class to explain; default: the predicted one.
+        layer: Layer for attention, gradient and gradcam, from 0.
+        head: Head for attention, from 0; default: the mean over heads.
+        at: Position of the token whose attention is shown, as fractions of width and height, e.g. '[0.5, 0.5]' (for a
+            volume: width, height, depth); default: the class token, or the center.
         out: Folder for the files.
-        format: File to write; default: png for images (reduced above 8192 pixels a side; tiff never is), nifti for
+        format: File format; default: png for images (reduced above 8192 pixels a side; tiff never is), nifti for
             volumes, geojson and tiff for slides.
-        dicom_identity: Copy the patient's name and id, and the study's number and date, into the DICOM file.
+        dicom_identity: Copy the patient's name and ID, and the study's number and date, into the DICOM file.
         frame: Frame of multi-frame files, counted from 0; default: the first.
-        image_root: Folder that the paths of tables start from and must lie in; default: each table's folder.
-        quantile: Regions are joined tokens above this quantile of the map.
-        precision: Arithmetic of matrix products: 'fp32', 'bf16' or 'fp16'.
+        image_root: Folder that the paths of tables start from and that must contain all files; default: each table's
+            folder.
+        quantile: Regions are connected tokens above this quantile of the map.
+        precision: Arithmetic of matrix products.
         progress: Show a progress bar.
     """
 

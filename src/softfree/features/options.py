@@ -1,4 +1,4 @@
-"""Features of the tiles of whole slides."""
+"""Options of feature extraction."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from softfree.training.options import Precision
 
 @dataclass(kw_only=True)
 class FeatureOptions:
-    """Whole slides cut into tiles, each tile encoded, the features kept in a folder.
+    """Feature extraction.
 
     Attributes:
         encoder: A timm model, such as vit_small_patch16_224; 'hf-hub:owner/name'; a run directory of softfree; or
-            'pixels' for plain color statistics, which need no weights.
-        out: Folder for the features, one file a slide, and their table; a run that was stopped goes on there.
-        weights: Weights of a timm model: a .safetensors file.
-        image_root: Folder that the table's paths start from and must lie in; default: the table's folder.
-        mpp: Micrometers per pixel at which tiles are read.
+            'pixels' for simple color statistics without weights.
+        out: Folder for the features, one file per slide, and their table; an interrupted extraction resumes there.
+        weights: Weights of a timm model: a safetensors file.
+        image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
+        mpp: Resolution at which tiles are read, in micrometers per pixel.
         side: Side of a tile in pixels.
-        step: Pixels from one tile to the next; default: side, without overlap.
-        tissue: Take only tiles with tissue.
-        share: Least part of a tile that must be tissue.
-        batch_size: Tiles at once.
-        num_workers: Processes that read tiles.
-        shard: This machine's part of the slides, such as 0/4, 1/4, 2/4 and 3/4 for four machines with one folder.
-        precision: Arithmetic of the encoder; with bf16 or fp16, features are stored with 16 bits.
+        step: Distance between tiles in pixels; default: side, that is no overlap.
+        tissue: Encode only tiles with tissue.
+        share: Minimum fraction of a tile that must be tissue.
+        batch_size: Tiles per batch.
+        num_workers: Number of processes that read tiles.
+        shard: This machine's share of the slides, such as 0/4, 1/4, 2/4 and 3/4 for four machines with one folder.
+        precision: Arithmetic of the encoder; with bf16 or fp16, features are stored as float16.
         progress: Show progress bars.
     """
 

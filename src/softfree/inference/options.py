@@ -1,4 +1,4 @@
-"""What comes before and after a training: audit, evaluation, prediction, demo."""
+"""Options of inference."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from softfree.training.options import Precision, StreamOptions
 
 @dataclass(kw_only=True)
 class InferenceOptions(StreamOptions):
-    """How a trained model is asked.
+    """Inference.
 
     Attributes:
-        batch_size: Samples at once; only those of equal shape share a batch.
-        precision: Arithmetic of matrix products: 'fp32', 'bf16' or 'fp16', whatever the model was trained in.
-        num_workers: Processes that read files.
+        batch_size: Samples per batch; only samples of equal shape share one.
+        precision: Arithmetic of matrix products, whatever the model was trained in.
+        num_workers: Number of processes that read files.
         progress: Show progress bars.
     """
 
@@ -27,12 +27,13 @@ class InferenceOptions(StreamOptions):
 
 @dataclass(kw_only=True)
 class PredictOptions(InferenceOptions):
-    """Probabilities for new images.
+    """Prediction.
 
     Attributes:
-        out: CSV or Parquet file to write; default: predictions.csv.
+        out: CSV or Parquet file to write.
         frame: Frame of multi-frame files, counted from 0; default: the first.
-        image_root: Folder that the paths of tables start from and must lie in; default: each table's folder.
+        image_root: Folder that the paths of tables start from and that must contain all files; default: each table's
+            folder.
     """
 
     out: Path = Path("predictions.csv")

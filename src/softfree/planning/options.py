@@ -1,4 +1,4 @@
-"""What is planned."""
+"""Options of a plan."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from softfree.training.options import PoolName, Precision
 
 @dataclass(kw_only=True)
 class PlanOptions:
-    """Memory and work of a training or an inference, from formulas.
+    """Plan.
 
     Attributes:
-        model: A name of `softfree models`, such as seqnorm_vit_tiny_patch16.
-        size: Side of the square that the model sees, in pixels.
-        channels: Channels of the images.
+        model: A name listed by 'softfree models'.
+        size: Side of the square input of the model, in pixels.
+        channels: Number of image channels.
         classes: Number of classes.
-        batch_size: Images a step.
-        precision: Arithmetic of matrix products: 'fp32', 'bf16' or 'fp16'.
-        pure: Weights and all else in that precision too, not only the products.
-        inference: Only the forward pass; default: a training step with AdamW.
+        batch_size: Images per batch.
+        precision: Arithmetic of matrix products.
+        pure: Keep weights and everything else in that precision, too, not only the products.
+        inference: Plan a forward pass instead of a training step with AdamW.
         grad_checkpointing: Recompute activations in the backward pass.
-        mlp_chunk: Tokens that an MLP takes at once; default: all in training.
-        stem: As in training: 'pool', 'conv' or 'patch'.
-        pool: As in training: 'mean_topk', 'topk', 'avg', 'token', 'lse', 'gated' or 'mean_std'.
+        mlp_chunk: Number of tokens that an MLP processes at a time; default: all in training.
+        stem: 'pool', 'conv' or 'patch', as in softfree train.
+        pool: How tokens become logits, as in softfree train.
         device: 'cpu' or 'gpu'.
-        memory: GiB of the device; default: what is free now.
+        memory: Memory of the device in GiB; default: what is free now.
     """
 
     model: str = "seqnorm_vit_tiny_patch16"

@@ -1,4 +1,4 @@
-"""Training an encoder on images without labels."""
+"""Options of pretraining on images without labels."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from softfree.training.options import ImageOptions, Precision, VolumeOptions
 
 @dataclass(kw_only=True)
 class MaskedOptions:
-    """Masked-image pretraining: the model sees a part of each image and fills in the rest; no labels are used.
+    """Masked autoencoder.
 
     Attributes:
-        image_root: Folder that the table's paths start from; default: the table's folder.
-        seed: Seed of weights, order, augmentation and of what is hidden.
-        model: A name of `softfree models`, of images or volumes.
-        stem: 'pool' (a few 3 x 3 convolutions with maxima between them), 'conv' (with strides instead) or 'patch' (one
-            projection a patch).
+        image_root: Folder that relative paths start from; default: the table's folder.
+        seed: Seed of the weights, the order, the augmentation and the masks.
+        model: A name listed by 'softfree models', of images or volumes.
+        stem: 'pool' (a few 3 x 3 convolutions with max pooling between them), 'conv' (strided convolutions) or 'patch'
+            (one linear projection per patch).
         model_options: Further arguments of the model, e.g. '{depth: 6}'.
         attention_options: Arguments of the attention.
-        mask_ratio: Share of the patches that are hidden.
-        decoder_dim: Width of the decoder, which is thrown away afterwards.
-        decoder_depth: Its number of blocks.
-        epochs: Passes over the images.
-        batch_size: Images a step, over all devices together.
-        grad_accum: Steps whose gradients are added up before the weights change.
-        lr: Highest learning rate.
-        weight_decay: Decay of weight matrices.
+        mask_ratio: Fraction of the patches that are masked.
+        decoder_dim: Width of the decoder, which is discarded afterwards.
+        decoder_depth: Number of blocks of the decoder.
+        epochs: Number of passes over the images.
+        batch_size: Images per batch, over all devices together.
+        grad_accum: Number of batches whose gradients are accumulated before the weights are updated.
+        lr: Peak learning rate.
+        weight_decay: Weight decay of matrices.
         warmup_fraction: Fraction of all steps over which the learning rate rises.
-        grad_clip: Largest norm of the gradient; 0 for none.
-        augment: Random changes of the images, those of the preset.
-        precision: Arithmetic of matrix products: 'fp32', 'bf16' or 'fp16'.
+        grad_clip: Maximum norm of the gradient; 0 for no clipping.
+        augment: Augment the images as the preset does.
+        precision: Arithmetic of matrix products.
     """
 
     image_root: Path | None = None
@@ -54,21 +54,21 @@ class MaskedOptions:
     augment: bool = True
     precision: Precision = "fp32"
 
-    # What a training can be told and a pretraining cannot.
+    # Options of a training run that pretraining does not have.
     ema = patience = mpp = None
 
 
 @dataclass(kw_only=True)
 class PretrainRunOptions:
-    """Where it runs and what it leaves.
+    """Run.
 
     Attributes:
-        out: The run directory, made new.
-        show_images: Show reconstructions in the report (pixels of patients leave the data folder).
-        accelerator: 'auto', 'cpu', 'gpu', 'mps'.
-        devices: Number of devices on a machine.
+        out: Run directory to create.
+        show_images: Show reconstructions in the report (contains patient pixels).
+        accelerator: 'auto', 'cpu', 'gpu' or 'mps'.
+        devices: Number of devices per machine, or 'auto'.
         nodes: Number of machines.
-        strategy: Lightning's name for how devices share the work: 'auto', 'ddp'.
+        strategy: How devices share the work, by Lightning's name: 'auto' or 'ddp'.
         progress: Show progress bars.
     """
 
@@ -83,7 +83,7 @@ class PretrainRunOptions:
 
 @dataclass(kw_only=True)
 class PretrainOptions(ImageOptions, VolumeOptions, MaskedOptions, PretrainRunOptions):
-    """All options of a pretraining; see the classes that it joins.
+    """All options of pretraining.
 
     Attributes:
         table: CSV or Parquet file with a column path, or a folder of images.

@@ -11,25 +11,25 @@ from softfree.training.options import Split
 
 @dataclass(kw_only=True)
 class EvaluateOptions(InferenceOptions):
-    """Numbers with intervals from a trained run.
+    """Evaluation.
 
     Attributes:
-        table: Another table than the one the run was trained on; needs out. The run's own one, wherever it lies now,
+        table: Another table than the one the run was trained on; needs out. The run's own table, wherever it is now,
             keeps the run's split. Rows whose file or patient the run was trained on are left out.
-        image_root: Folder that the table's paths start from; default: the table's folder.
-        label: Column with one class a row; default: as in training.
+        image_root: Folder that relative paths start from; default: the table's folder.
+        label: Column with the class of each image; default: as in training.
         labels: Several 0/1 columns; default: as in training.
-        include_training: Measure rows that the run was trained on, too: their numbers say nothing about new patients.
-        split: The rows to measure.
-        subgroups: Columns to measure in subgroups, e.g. '[sex, scanner]'; their values stand in the report.
-        allow_identifiers: Allow columns in subgroups that may tell who somebody is.
-        compare_with: Another run, compared on the same images.
-        margin: Loss of AUROC that is still called as good (non-inferiority margin).
-        show_images: Show the worst errors as images in the report.
-        maps: Show so many samples under maps of what the model looked at in the report: sure and right, sure and wrong,
-            undecided. Pixels of patients leave the data folder; by default a report holds none.
-        out: Folder for the results; default: the run itself.
-        num_bootstrap: Bootstrap resamples.
+        include_training: Also evaluate rows that the run was trained on; their metrics say nothing about new patients.
+        split: Rows to evaluate.
+        subgroups: Columns whose values define subgroups, e.g. '[sex, scanner]'; the values appear in the report.
+        allow_identifiers: Allow columns in subgroups whose values may identify people.
+        compare_with: Another run to compare with on the same images.
+        margin: Non-inferiority margin: the loss of AUROC that is still acceptable.
+        show_images: Show the worst errors as images in the report (contains patient pixels).
+        maps: Number of saliency maps to include in the report, of confident correct, confident wrong and uncertain
+            predictions (contains patient pixels).
+        out: Folder for the results; default: the run directory.
+        num_bootstrap: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
     """
 

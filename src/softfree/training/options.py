@@ -1,4 +1,4 @@
-"""A training: its table, images, model, recipe and place."""
+"""Options of a training run, in groups."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ Split = Literal["train", "val", "test"]
 
 @dataclass(kw_only=True)
 class TableOptions:
-    """The table and its columns.
+    """Table.
 
     Attributes:
         label: Column with the class of each image.
         labels: Several 0/1 columns instead, one per finding (empty cell = unknown), e.g. '[effusion, nodule]'.
-        positive: The positive class of a two-class task; default: the last in alphabetical order.
-        image_root: Folder that relative paths start from and that all paths must lie in; default: the table's folder.
-        seed: Seed of the split (when the table has none), the initial weights, the order and the augmentation.
-        split_from: Run directory whose split is kept for a table without one; patients that it did not have are drawn.
+        positive: Positive class of a two-class task; default: the last in alphabetical order.
+        image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
+        seed: Seed of the split (if the table has none), the initial weights, the order and the augmentation.
+        split_from: Run directory whose split is reused for a table without one; patients it did not have are assigned
+            at random.
     """
 
     label: str = "label"
@@ -36,18 +37,18 @@ class TableOptions:
 
 @dataclass(kw_only=True)
 class ImageOptions:
-    """How images are prepared.
+    """Image preprocessing.
 
     Attributes:
-        preset: Intensity scaling and augmentation: 'radiograph' (gray, each image to mean 0 and deviation 1),
-            'photo' (color, mild color changes) or 'microscopy' (color, any rotation).
-        size: Side of the square that the model sees, in pixels.
+        preset: Intensity scaling and augmentation: 'radiograph' (gray, each image normalized to mean 0 and standard
+            deviation 1), 'photo' (color, mild color changes) or 'microscopy' (color, any rotation).
+        size: Side of the square input of the model, in pixels.
         resize_mode: How images are brought to the square: 'pad' (nothing is lost), 'stretch' or 'crop' (the center
             square); 'native' keeps their own size.
         channels: 1 (gray) or 3 (color); default: the preset's.
-        cache: Where prepared images are kept between epochs: 'memory', 'none', a folder, or 'auto' (memory when
-            they fit in a quarter of it). A folder holds pixels of your images until you delete it.
-        num_workers: Processes that read images beside the training.
+        cache: Where preprocessed images are kept between epochs: 'memory', 'none', a folder, or 'auto' (memory if they
+            fit in a quarter of it). A folder holds pixels of your images until you delete it.
+        num_workers: Number of processes that read images.
     """
 
     preset: PresetName = "radiograph"
@@ -60,14 +61,16 @@ class ImageOptions:
 
 @dataclass(kw_only=True)
 class VolumeOptions:
-    """How volumes are prepared: for models named ..._vit3d_...
+    """Volume preprocessing (models named ..._vit3d_...).
 
     Attributes:
-        modality: Intensity scaling and augmentation: 'mr' (each channel to mean 0 and deviation 1) or 'ct' (window).
-        shape: Voxels that the model sees: slices, rows, columns.
-        spacing: Millimeters between slices, rows and columns, to which volumes are resampled; default: as they are.
-        window: Lowest and highest value of CT; default: -1000 to 1000.
-        series: YAML file of rules that make channels of the DICOM series in a folder, as breast MRI needs.
+        modality: Intensity scaling and augmentation: 'mr' (each channel normalized to mean 0 and standard deviation 1)
+            or 'ct' (window).
+        shape: Input size of the model in voxels: slices, rows, columns.
+        spacing: Spacing in millimeters between slices, rows and columns to which volumes are resampled; default: their
+            own.
+        window: Lowest and highest CT value; default: '[-1000, 1000]'.
+        series: YAML file of rules that select the DICOM series in a folder as channels, as breast MRI needs.
     """
 
     modality: Literal["mr", "ct"] = "mr"
@@ -79,12 +82,13 @@ class VolumeOptions:
 
 @dataclass(kw_only=True)
 class SlideOptions:
-    """How whole slides are prepared, and bags of features.
+    """Whole slides and bags of features.
 
     Attributes:
-        mpp: Micrometers per pixel at which slides are read, whose patches are then the tokens; default: no slides.
-        tissue: Read the bounding box of the tissue only.
-        group: Make one bag of all rows of a patient (models named ..._bag_..., tables made by softfree features).
+        mpp: Resolution at which whole slides are read, in micrometers per pixel; the patches of a slide are then the
+            tokens. Default: samples are images.
+        tissue: Read only the bounding box of the tissue.
+        group: Join all rows of a patient into one bag (models named ..._bag_..., tables made by softfree features).
     """
 
     mpp: float | None = None
@@ -94,24 +98,25 @@ class SlideOptions:
 
 @dataclass(kw_only=True)
 class ModelOptions:
-    """The model.
+    """Model.
 
     Attributes:
-        model: A name of `softfree models`, such as seqnorm_vit_tiny_patch16.
-        weights: Pretrained ViT weights: a safetensors file, or a name on the Hugging Face hub.
-        weights_grid: Rows and columns of the positions in them, e.g. '[12, 101]', where they lie on no square and
-            nothing beside the file says so.
-        stem: 'pool' (a few 3 x 3 convolutions with maxima between them, which carry a finding much smaller than a patch
-            to its token), 'conv' (with strides instead: half the time) or 'patch' (one projection a patch).
-        pool: 'mean_topk' (half the mean of each class's highest token logits, which sees findings on few of many,
-            half the mean of all), 'topk' (the highest alone), 'avg' (average of all tokens), 'token' (a class token),
-            'lse' (log-sum-exp of the token logits with learned sharpness), 'gated' (attention pooling) or 'mean_std'
-            (average and standard deviation).
-        drop_path: Rate of stochastic depth in the last block, rising linearly from 0 in the first.
-        layer_scale: Start value of the learned scale of each branch; default: none.
+        model: A name listed by 'softfree models'.
+        weights: Pretrained ViT weights: a safetensors file, or a name on the Hugging Face Hub.
+        weights_grid: Rows and columns of their position embeddings, e.g. '[12, 101]', if these form no square and
+            nothing beside the file tells.
+        stem: 'pool' (a few 3 x 3 convolutions with max pooling between them, which carry a finding much smaller than a
+            patch to its token), 'conv' (strided convolutions: half the time) or 'patch' (one linear projection per
+            patch).
+        pool: How tokens become logits: 'mean_topk' (average of 'topk' and the mean of all token logits: sees a finding
+            on few of many tokens), 'topk' (mean of each class's highest token logits), 'avg' (average token), 'token'
+            (class token), 'lse' (log-sum-exp of the token logits with learned sharpness), 'gated' (gated attention
+            pooling) or 'mean_std' (mean and standard deviation of the tokens).
+        drop_path: Stochastic depth rate of the last block, rising linearly from 0 in the first.
+        layer_scale: Initial value of a learned scale on each residual branch; default: no such scale.
         grad_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
-        mlp_chunk: Tokens that an MLP takes at once in training, recomputed in the backward pass: with 4096 most of the
-            memory of large images is saved, for about a quarter more time; default: all.
+        mlp_chunk: Number of tokens that an MLP processes at a time in training, recomputed in the backward pass: 4096
+            saves most of the memory of large images for about a quarter more time. Default: all tokens.
         model_options: Further arguments of the model, e.g. '{patch_size: 8}'.
         attention_options: Arguments of the attention, e.g. '{affine: false}'.
     """
@@ -131,34 +136,35 @@ class ModelOptions:
 
 @dataclass(kw_only=True)
 class OptimizerOptions:
-    """The training recipe: AdamW, linear warm-up, cosine decay.
+    """Training recipe (AdamW, linear warmup, cosine decay).
 
     Attributes:
-        epochs: Passes over the training images.
+        epochs: Number of passes over the training images.
         start_size: Side of the images in the first epochs, in pixels, doubled in steps up to --size over the first half
-            of the epochs: most of the time of large images is saved. Default: --size from the beginning.
-        batch_size: Images a step, over all devices together.
-        grad_accum: Steps whose gradients are added up before the weights change.
-        lr: Highest learning rate.
-        weight_decay: Decay of weight matrices; norms, biases and positions have none.
+            of the epochs; saves most of the time on large images. Default: --size throughout.
+        batch_size: Images per batch, over all devices together.
+        grad_accum: Number of batches whose gradients are accumulated before the weights are updated.
+        lr: Peak learning rate.
+        weight_decay: Weight decay of matrices; norms, biases and position embeddings have none.
         warmup_fraction: Fraction of all steps over which the learning rate rises.
-        layer_decay: Factor on the rate from each layer to the one below (0.65 to 0.9 for pretrained weights).
-        grad_clip: Largest norm of the gradient; 0 for none.
-        ema: Decay of an average of the weights that is used instead of the last ones, e.g. 0.999.
-        label_smoothing: Share of the target given to all classes alike.
+        layer_decay: Factor on the learning rate from each layer to the one below (0.65 to 0.9 for pretrained weights).
+        grad_clip: Maximum norm of the gradient; 0 for no clipping.
+        ema: Decay of an exponential moving average of the weights, e.g. 0.999, which is then used in place of the final
+            weights.
+        label_smoothing: Share of the target spread evenly over all classes.
         mixup: Alpha of mixup; color presets and exclusive classes only.
-        cutmix: Alpha of cutmix, which takes turns with mixup; likewise.
-        class_weights: Weigh classes inversely to their frequency.
-        augment: Random changes of the training images.
-        auto_augment: Use a timm policy instead, such as 'rand-m9-mstd0.5-inc1': random crops of the whole image, flips,
-            this policy and random erasing; color images only.
-        random_erasing: Probability with which a policy erases a rectangle.
-        patience: Stop after so many epochs without a better validation AUROC and keep the best epoch; default: train
-            to the end and keep the last.
-        precision: Arithmetic of matrix products: 'fp32', 'bf16' or 'fp16'.
-        teacher: Run directory of a trained model whose outputs are learned too (distillation).
-        teacher_weight: Share of the teacher in the loss, from 0 to 1; the labels have the rest.
-        teacher_temperature: What both models' logits are divided by where they are compared: above 1 the less likely
+        cutmix: Alpha of CutMix, which alternates with mixup; same restrictions.
+        class_weights: Weight classes inversely to their frequency.
+        augment: Augment the training images.
+        auto_augment: Use a timm policy instead of the preset's augmentation, such as 'rand-m9-mstd0.5-inc1': random
+            crops of the whole image, flips, this policy and random erasing; color images only.
+        random_erasing: Probability with which --auto-augment erases a rectangle.
+        patience: Stop after this many epochs without a better validation AUROC and keep the best epoch; default: train
+            to the end and keep the last epoch.
+        precision: Arithmetic of matrix products.
+        teacher: Run directory of a trained model to distill from.
+        teacher_weight: Weight of the teacher in the loss, from 0 to 1; the labels have the rest.
+        teacher_temperature: Temperature that divides both models' logits in the distillation loss; above 1, less likely
             classes count for more.
     """
 
@@ -188,14 +194,15 @@ class OptimizerOptions:
 
 @dataclass(kw_only=True)
 class StreamOptions:
-    """Samples that do not fit in memory.
+    """Samples larger than memory.
 
     Attributes:
-        stream: Pass a sample's tokens in chunks: 'auto' (when the plan says that it does not fit), 'always' or 'never'.
-            The result is the same; only attentions that are sums over tokens can (seqnorm, sima, galerkin).
-        token_store: Folder on a disk where the tokens of streamed samples wait; default: main memory.
-        token_bf16: Keep them in bfloat16: half the space, rounded to three digits.
-        token_chunk: Tokens that are computed at once.
+        stream: Process the tokens of a sample in chunks: 'auto' (if the plan says that the sample does not fit),
+            'always' or 'never'. The result is the same; only attentions that are sums over tokens can stream
+            (seqnorm, sima, galerkin).
+        token_store: Folder on a disk for the tokens of streamed samples; default: main memory.
+        token_bf16: Store them in bfloat16: half the space, rounded to three digits.
+        token_chunk: Number of tokens processed at a time.
     """
 
     stream: Literal["auto", "always", "never"] = "auto"
@@ -211,16 +218,16 @@ class StreamOptions:
 
 @dataclass(kw_only=True)
 class RunOptions:
-    """Where it runs and what it leaves.
+    """Run.
 
     Attributes:
-        out: The run directory, made new.
-        show_images: Show the worst errors as images in the report (pixels of patients leave the data folder).
-        maps: Show so many samples under maps of what the model looked at in the report (likewise).
-        accelerator: 'auto', 'cpu', 'gpu', 'mps'.
-        devices: Number of devices on a machine.
+        out: Run directory to create.
+        show_images: Show the worst errors as images in the report (contains patient pixels).
+        maps: Number of saliency maps to include in the report (contains patient pixels).
+        accelerator: 'auto', 'cpu', 'gpu' or 'mps'.
+        devices: Number of devices per machine, or 'auto'.
         nodes: Number of machines.
-        strategy: Lightning's name for how devices share the work: 'auto', 'ddp', 'fsdp'.
+        strategy: How devices share the work, by Lightning's name: 'auto', 'ddp' or 'fsdp'.
         progress: Show progress bars.
     """
 
@@ -238,10 +245,10 @@ class RunOptions:
 class TrainOptions(
     TableOptions, ImageOptions, VolumeOptions, SlideOptions, ModelOptions, OptimizerOptions, StreamOptions, RunOptions
 ):
-    """All options of a training; see the classes that it joins.
+    """All options of a training run.
 
     Attributes:
-        table: CSV or Parquet file, one row a sample.
+        table: CSV or Parquet file with one row per sample, or a folder with one subfolder per class.
     """
 
     table: Path

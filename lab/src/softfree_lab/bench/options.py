@@ -1,4 +1,4 @@
-"""Benchmarks of speed and memory, and their prediction."""
+"""Options of the benchmarks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from softfree.training.options import ImageOptions, Precision
 
 @dataclass(kw_only=True)
 class LoaderBenchOptions(ImageOptions):
-    """Images a second that reading and transforming give, beside what training takes.
+    """Loader benchmark.
 
     Attributes:
-        model: The model whose training rate is measured.
+        model: The model whose training throughput is measured.
         label: Column with the class of each image.
-        batch_size: Images a step.
-        seconds: Time for each measurement, of which the median of three counts.
-        out: CSV file to write, with a JSON file of the machine beside it.
+        batch_size: Images per batch.
+        seconds: Time for each measurement, whose median of three counts.
+        out: CSV file to write, with a JSON file about the machine beside it.
     """
 
     model: str = "seqnorm_vit_nano_patch16"
@@ -30,17 +30,17 @@ class LoaderBenchOptions(ImageOptions):
 
 @dataclass(kw_only=True)
 class SpeedOptions:
-    """What every benchmark of speed has.
+    """Measurement.
 
     Attributes:
         precision: Types of weights and input, e.g. '[fp32, bf16]'.
-        passes: 'forward' and 'training' (forward and backward; of a model with the optimizer's step).
-        batch_size: Samples at once.
-        seconds: Time for each case after its first run; the cases of one size run in turn.
-        limit: Leave out a case whose single run would take longer, in seconds.
+        passes: 'forward' and 'training' (forward and backward; for a model with the optimizer's step).
+        batch_size: Samples per batch.
+        seconds: Time for each case after its first run; the cases of one size take turns.
+        limit: Skip a case whose single run would take longer, in seconds.
         threads: Threads of PyTorch; default: its own choice.
         device: 'cpu' or 'cuda'.
-        out: Folder for the rows (CSV), machine and options (JSON), tables (Markdown) and plots.
+        out: Folder for rows (CSV), machine and options (JSON), tables (Markdown) and plots.
     """
 
     precision: list[Precision] = field(default_factory=lambda: ["fp32", "bf16"])
@@ -55,15 +55,15 @@ class SpeedOptions:
 
 @dataclass(kw_only=True)
 class AttentionBenchOptions(SpeedOptions):
-    """One attention sublayer, or an encoder: its time and memory over the length of the sequence.
+    """Attention benchmark.
 
     Attributes:
         tokens: Sequence lengths N.
         width: Features C of a token.
         heads: Number of heads H.
-        depth: Blocks of a whole encoder with this attention; 0 for the sublayer alone.
-        methods: Attentions, SeqNorm with its order; the bare products are always there.
-        compile: Through torch.compile.
+        depth: Blocks of a whole encoder with this attention; 0 for the attention sublayer alone.
+        methods: Attentions, SeqNorm with its order; the bare matrix products are always included.
+        compile: Use torch.compile.
     """
 
     tokens: list[int] = field(default_factory=lambda: [196, 1024, 4096, 16384, 65536, 262144])
@@ -78,15 +78,15 @@ class AttentionBenchOptions(SpeedOptions):
 
 @dataclass(kw_only=True)
 class ModelBenchOptions(SpeedOptions):
-    """Whole models: their time and memory over the side of the image.
+    """Model benchmark.
 
     Attributes:
         sides: Sides of the image in pixels.
-        models: Names of softfree's models, SeqNorm's perhaps with an order.
-        peer: Names of timm's models to measure beside.
-        grad_checkpointing: Train softfree's models with checkpointed blocks.
-        mlp_chunk: Train softfree's models with MLPs of so many tokens at once.
-        compile: Through torch.compile.
+        models: Names of softfree's models; SeqNorm's may be followed by an order.
+        peer: Names of timm models to compare with.
+        grad_checkpointing: Train softfree's models with gradient checkpointing.
+        mlp_chunk: Number of tokens that the MLPs of softfree's models process at a time in training.
+        compile: Use torch.compile.
     """
 
     sides: list[int] = field(default_factory=lambda: [224, 512, 1024, 2048, 4096])
@@ -101,7 +101,7 @@ class ModelBenchOptions(SpeedOptions):
 
 @dataclass(kw_only=True)
 class OrderBenchOptions(SpeedOptions):
-    """SeqNorm's orders of evaluation: which is the fastest from how many tokens on.
+    """SeqNorm's orders of evaluation.
 
     Attributes:
         widths: Features C.
@@ -114,21 +114,21 @@ class OrderBenchOptions(SpeedOptions):
 
 @dataclass(kw_only=True)
 class StreamBenchOptions:
-    """Images of any size as streams.
+    """Streaming benchmark.
 
     Attributes:
         sides: Sides of the image in pixels.
-        slides: Whole slides to stream at their finest resolution, forward and backward, instead of images of noise.
-        whole: Largest side that is measured in memory, too.
-        model: A name of `softfree models` whose attention can stream.
-        training: Forward and backward; default: inference.
-        precision: Arithmetic of matrix products: 'fp32' or 'bf16'.
-        token_store: Folder on a disk where the tokens wait; default: main memory.
-        token_bf16: Keep them in bfloat16.
-        token_chunk: Tokens that are computed at once.
+        slides: Whole slides to stream at full resolution, forward and backward, instead of images of noise.
+        whole: Largest side that is also measured in memory.
+        model: A name listed by 'softfree models' whose attention can stream.
+        training: Measure forward and backward instead of inference.
+        precision: Arithmetic of matrix products; fp16 is refused.
+        token_store: Folder on a disk for the tokens; default: main memory.
+        token_bf16: Store them in bfloat16.
+        token_chunk: Number of tokens processed at a time.
         threads: Threads of PyTorch; default: its own choice.
         progress: Show progress bars.
-        out: Folder for the rows (CSV), machine and options (JSON) and the table (Markdown).
+        out: Folder for rows (CSV), machine and options (JSON) and the table (Markdown).
     """
 
     sides: list[int] = field(default_factory=lambda: [2048, 4096, 8192])
@@ -147,19 +147,19 @@ class StreamBenchOptions:
 
 @dataclass(kw_only=True)
 class MapBenchOptions:
-    """Maps of what a prediction rests on: what each costs beside a forward pass.
+    """Saliency map benchmark.
 
     Attributes:
-        model: A name of `softfree models`, of a vision transformer for images; its weights are random.
+        model: A name listed by 'softfree models', of a vision transformer for images, with random weights.
         sides: Sides of the image in pixels.
         streamed_sides: Sides of images that are streamed, forward pass and maps.
-        methods: Maps, as `softfree explain --method` takes them.
-        precision: Arithmetic of matrix products: 'fp32' or 'bf16'.
-        token_store: Folder on a disk where the tokens of streams wait; default: main memory.
+        methods: Methods, as for 'softfree explain --method'.
+        precision: Arithmetic of matrix products.
+        token_store: Folder on a disk for the tokens of streamed images; default: main memory.
         threads: Threads of PyTorch; default: its own choice.
-        seconds: Processor time for each case after its first run; the cases of one side run in turn.
-        limit: Leave out a case whose single run would take longer, in seconds.
-        out: Folder for the rows (CSV), machine and options (JSON) and the table (Markdown).
+        seconds: Processor time for each case after its first run; the cases of one side take turns.
+        limit: Skip a case whose single run would take longer, in seconds.
+        out: Folder for rows (CSV), machine and options (JSON) and the table (Markdown).
     """
 
     model: str = "seqnorm_vit_small_patch16"
@@ -176,21 +176,21 @@ class MapBenchOptions:
 
 @dataclass(kw_only=True)
 class EdgeBenchOptions:
-    """Exported models on a small machine: latency, peak memory, file size and energy over the side of the image.
+    """Edge benchmark.
 
     Attributes:
         sides: Sides of the image in pixels.
-        methods: Attentions, perhaps with an activation ('seqnorm relu2'). 'softmax' is onnxruntime's own fused
-            attention, 'softmax standard' the operator of ONNX.
-        runtimes: 'onnxruntime' or 'openvino'; PyTorch itself, in float32, is always there.
-        precisions: 'fp32', 'fp16' or 'int8' in the plain layers.
-        model: Size and patch, as in the names of `softfree models`; their weights are random.
-        threads: Threads; default: one, and then all processors.
-        seconds: Time for each case after its first run; the cases of one side run in turn.
-        limit: Leave out a case whose single run would take longer, in seconds.
-        images: Images that show the ranges of int8: a folder, a file or a table; default: computed test blocks.
-        calibration_count: How many of them.
-        out: Folder for the rows (CSV), machine and options (JSON), tables (Markdown) and the plot.
+        methods: Attentions, optionally with an activation ('seqnorm relu2'). 'softmax' is onnxruntime's fused
+            attention, 'softmax standard' the ONNX operators.
+        runtimes: 'onnxruntime' or 'openvino'; PyTorch in float32 is always included.
+        precisions: 'fp32', 'fp16' or 'int8' in the linear layers.
+        model: Size and patch, as in the names of 'softfree models'; weights are random.
+        threads: Number of threads; default: one, then all processors.
+        seconds: Time for each case after its first run; the cases of one side take turns.
+        limit: Skip a case whose single run would take longer, in seconds.
+        images: Calibration images for int8: a folder, a file or a table; default: computed test blocks.
+        calibration_count: Number of calibration images.
+        out: Folder for rows (CSV), machine and options (JSON), tables (Markdown) and the plot.
     """
 
     sides: list[int] = field(default_factory=lambda: [224, 512, 1024, 2048])

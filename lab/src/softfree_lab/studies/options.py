@@ -1,4 +1,4 @@
-"""Experiments."""
+"""Options of the studies."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Removal = Literal["mean", "blur"]
 
 @dataclass(kw_only=True)
 class AblationOptions:
-    """Variants of a recipe by data sets by seeds, each a training in a process of its own.
+    """Ablation study.
 
     Attributes:
-        variants: What is compared, the first with all others: 'zoo' (all attentions), 'starts', 'parts', 'norms',
+        variants: What to compare, the first with all others: 'zoo' (all attentions), 'starts', 'parts', 'norms',
             'class_token', 'block', 'rates', 'resolution', or a YAML file of options of softfree train by name.
-        data: Folder that the recipes' tables are found from; default: the folder of each recipe.
+        data: Folder that contains the tables of the recipes; default: the folder of each recipe.
         seeds: Seeds, each used by every variant.
-        scales: Sides to test at, relative to the side in training.
-        baseline: Put a logistic regression on images of 32 x 32 pixels beside them.
-        margin: Loss of AUROC against the first variant that is still called not inferior.
-        num_bootstrap: Draws of seeds and patients for the intervals.
-        jobs: Trainings side by side, which share the cores.
-        keep: Keep the run directories with their weights; default: only what the tables need.
-        out: Folder for the record and the tables; a study that was stopped goes on where it was.
+        scales: Image sides at test time, relative to the side in training.
+        baseline: Include a logistic regression on images of 32 x 32 pixels.
+        margin: Non-inferiority margin: acceptable loss of AUROC against the first variant.
+        num_bootstrap: Number of resamples of seeds and patients for the intervals.
+        jobs: Number of parallel trainings, which share the cores.
+        keep: Keep the run directories with their weights instead of only what the tables need.
+        out: Folder for the record and the tables; an interrupted study resumes there.
         progress: Show a progress bar.
     """
 
@@ -46,18 +46,18 @@ class AblationOptions:
 
 @dataclass(kw_only=True)
 class RobustnessOptions:
-    """Runs on their test images made worse, each corruption at five strengths.
+    """Robustness study.
 
     Attributes:
-        corruptions: What is done to the images; what each does at which strength stands in docs/how-to/robustness.md.
-        table: Another table with the same classes, measured as it is, e.g. of another hospital.
+        corruptions: Corruptions of the images; docs/how-to/robustness.md says what each does at which strength.
+        table: Another table with the same classes, evaluated as it is, e.g. of another hospital.
         image_root: Folder that the paths of that table start from; default: the table's folder.
-        own_table: Where the table that the runs were trained on lies now, if it was moved.
+        own_table: Where the table that the runs were trained on is now, if it was moved.
         out: Folder for the tables and the figure.
-        num_bootstrap: Bootstrap resamples.
+        num_bootstrap: Number of bootstrap resamples.
         seed: Seed of the noise and of the bootstrap.
-        batch_size: Images at once.
-        num_workers: Processes that read and corrupt images.
+        batch_size: Images per batch.
+        num_workers: Number of processes that read and corrupt images.
         progress: Show a progress bar.
     """
 
@@ -75,18 +75,18 @@ class RobustnessOptions:
 
 @dataclass(kw_only=True)
 class ConvergenceOptions:
-    """The residual of SOFT's pseudo-inverse after each iteration.
+    """Convergence study.
 
     Attributes:
-        model: A model with SOFT attention, with fresh weights.
+        model: A model with SOFT attention and random weights.
         run: A trained run instead, with its preprocessing.
-        size: Side of the square that the model sees, in pixels.
+        size: Side of the square input of the model, in pixels.
         preset: Intensity scaling: 'radiograph', 'photo' or 'microscopy'.
-        resize_mode: Into the square by padding, stretching, or cropping the center.
-        count: Images to measure, the first ones.
+        resize_mode: How images are brought to the square: 'pad', 'stretch' or 'crop' (the center square).
+        count: Number of images, the first ones.
         precision: Arithmetic of the iteration.
-        iterations: Steps.
-        seed: Of the fresh weights.
+        iterations: Number of iterations.
+        seed: Seed of the random weights.
         out: Folder for the table and the plot.
         progress: Show a progress bar.
     """
@@ -106,12 +106,12 @@ class ConvergenceOptions:
 
 @dataclass(kw_only=True)
 class AttentionMapOptions:
-    """Which tokens one token attends to, attention by attention.
+    """Attention maps.
 
     Attributes:
-        at: Place of the query in the prepared image: part of its width, part of its height.
-        layer: Number of the layer, from 0, or from the last with -1.
-        out: PNG to write.
+        at: Position of the query in the preprocessed image, as fractions of its width and height.
+        layer: Number of the layer, from 0; negative numbers count from the last.
+        out: PNG file to write.
     """
 
     at: list[float] = field(default_factory=lambda: [0.5, 0.5])
@@ -121,23 +121,23 @@ class AttentionMapOptions:
 
 @dataclass(kw_only=True)
 class ExplainStudyOptions:
-    """How far the maps of each method can be trusted, run by run.
+    """Study of explanation maps.
 
     Attributes:
-        methods: What is compared; default: all.
-        target: Class that is explained, on images that have it; default: what is predicted, on images of all.
-        count: Test images, of each class in turn.
-        removal: How a token is taken out: 'mean' (its patch becomes the image's mean) or 'blur' (it is blurred).
-        steps: Of the curves of deletion and insertion.
-        orders: Random orders that they are compared with.
-        randomized: Of the images, those whose maps are made again with random weights.
-        radius: Of a finding that the table places with columns x and y but without a column radius, in pixels; default:
-            that of a phantom's cluster.
+        methods: Methods to compare.
+        target: Class to explain, on images that have it; default: the predicted class, on images of all classes.
+        count: Number of test images, of each class in turn.
+        removal: How a token is removed: 'mean' (its patch becomes the image's mean) or 'blur' (it is blurred).
+        steps: Number of steps of the deletion and insertion curves.
+        orders: Number of random orders to compare with.
+        randomized: Number of images whose maps are recomputed with random weights.
+        radius: Radius in pixels of a finding given by the table's columns x and y, if it has no column radius; that of
+            a cluster in a phantom.
         precision: Arithmetic of the curves; maps are always computed in float32.
-        num_bootstrap: Bootstrap resamples of patients.
-        seed: Of random orders, random weights and resamples.
-        batch_size: Images at once.
-        table: Where the table that the runs were trained on lies now, if it was moved.
+        num_bootstrap: Number of bootstrap resamples of patients.
+        seed: Seed of random orders, random weights and resamples.
+        batch_size: Images per batch.
+        table: Where the table that the runs were trained on is now, if it was moved.
         out: Folder for the tables and the figures.
         progress: Show a progress bar.
     """
@@ -161,17 +161,17 @@ class ExplainStudyOptions:
 
 @dataclass(kw_only=True)
 class CoverageOptions:
-    """How often the intervals of a report hold the truth, by simulation.
+    """Coverage simulation.
 
     Attributes:
         patients: Numbers of patients.
-        images: Numbers of images of each patient.
-        positives: Shares of the patients that are positive.
-        separations: Distances of the classes in standard deviations of a negative image.
-        spreads: Standard deviations of the positive patients and images, those of the negative being 1.
-        repeats: Simulated studies of each setting.
-        num_bootstrap: Bootstrap resamples of each.
-        seed: Of the simulation.
+        images: Numbers of images per patient.
+        positives: Fractions of the patients that are positive.
+        separations: Distances between the classes in standard deviations of a negative image.
+        spreads: Standard deviations of positive patients and images, relative to the negative ones.
+        repeats: Number of simulated studies per setting.
+        num_bootstrap: Number of bootstrap resamples in each.
+        seed: Seed of the simulation.
         out: Folder for the table and the figure.
         progress: Show a progress bar.
     """

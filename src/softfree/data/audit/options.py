@@ -9,11 +9,11 @@ from softfree.training.options import TableOptions
 
 @dataclass(kw_only=True)
 class CheckOptions(TableOptions):
-    """An audit of a table before training.
+    """Audit.
 
     Attributes:
-        strict: Count files that had to be corrected, or about which something was assumed, as errors.
-        num_workers: Threads that read images.
+        strict: Treat files that had to be corrected, or about which something was assumed, as errors.
+        num_workers: Number of threads that read images.
         progress: Show a progress bar.
     """
 

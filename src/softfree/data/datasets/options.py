@@ -1,4 +1,4 @@
-"""A public data set turned into a table."""
+"""Options of preparing a public data set."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Literal
 
 @dataclass(kw_only=True)
 class PrepareOptions:
-    """The official download of a public set as a table for softfree train; nothing is downloaded.
+    """Data set.
 
     Attributes:
-        out: Table to write; default: softfree.csv in the set's folder.
-        seed: Seed of the split by patient, where the set has no official one.
+        out: Table to write; default: softfree.csv in the data set's folder.
+        seed: Seed of the split by patient, if the data set has no official one.
         uncertain: CheXpert and MIMIC-CXR: what 'uncertain' (-1) becomes: an empty cell (unknown), 1 or 0.
         unmentioned: CheXpert and MIMIC-CXR: what a finding that the report does not mention becomes: an empty cell
             or 0.
-        label: Duke-breast-mri and tcga: the column of the clinical table to be predicted.
+        label: duke-breast-mri and tcga: column of the clinical table to predict.
         progress: Show progress bars.
     """
 
