@@ -11,6 +11,7 @@ from softfree.attention.cost import AttentionCost, Shape
 from softfree.models.registry import IMAGE_MODELS, PYRAMIDS, SIZES
 from softfree.planning.head import HeadCost, head_cost
 from softfree.planning.stem import StemCost, stem_cost
+from softfree.planning.tracing import traced_cost
 from softfree.training.options import PoolName, Precision
 from softfree_runtime.core.errors import UserError, unknown_name
 
@@ -109,15 +110,12 @@ class Work:
 
 
 def attention_cost(method: type[Attention], shape: Shape) -> AttentionCost:
-    """Look up what a method says that it costs.
+    """Compute the cost of a method by its formulas or, if it has none, by tracing.
 
     Raises:
-        UserError: It says nothing.
+        UserError: It has no formulas and cannot be traced.
     """
-    cost = method.cost(shape)
-    if cost is None:
-        raise UserError(f"{method.__name__} has no cost: implement Attention.cost")
-    return cost
+    return method.cost(shape) or traced_cost(method, shape)
 
 
 def count_parameters(work: Work) -> int:
