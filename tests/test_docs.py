@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import tifffile
 
+from softfree.attention import import_plugins
 from softfree.cli.commands import COMMANDS
 from softfree.cli.main import main
 from softfree.cli.parser import Parser
@@ -28,6 +29,7 @@ OTHER_FLAGS = {"--no-deps", "--onnx", "--fp16", "--minShapes", "--optShapes", "-
 # So that a training takes seconds; every option of the page is parsed and used all the same.
 QUICK = "--epochs 1 --progress=false --accelerator cpu"
 SMALL = {
+    "linear_vit": "--batch-size 8",
     "vit3d": "--batch-size 4 --model seqnorm_vit3d_nano --shape '[16,24,16]'",
     "bag": "--batch-size 4 --model seqnorm_bag_nano",
     "--mpp": "--batch-size 1 --model seqnorm_vit_nano_patch16",
@@ -36,7 +38,8 @@ SMALL = {
 
 
 def snippets(page: Path) -> list[tuple[str, str]]:
-    return re.findall(r"^```(python|bash)\n(.*?)^```", page.read_text(), flags=re.M | re.S)
+    """Language and title, such as 'python title="name.py"', and code."""
+    return re.findall(r"^```((?:python|bash)[^\n]*)\n(.*?)^```", page.read_text(), flags=re.M | re.S)
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +84,15 @@ def _write_slides(folder: Path) -> None:
 def test_snippets_run(page, folder, monkeypatch):
     monkeypatch.chdir(folder)
     for language, code in snippets(page):
+        if title := re.fullmatch(r'python title="(.+)"', language):
+            Path(title[1]).write_text(code)
+            continue
         if language == "python":
             exec(compile(code, page.name, "exec"), {"__name__": "__main__"})
             continue
         for line in code.splitlines():
+            if line.startswith("export "):
+                _export(line, monkeypatch)
             if line.startswith(("softfree ", "softfree-lab ")) and not line.startswith(
                 ("softfree demo", "softfree-lab demo")
             ):
@@ -135,6 +143,16 @@ def test_the_architecture_page_has_every_package():
 
 def test_there_is_something_to_run():
     assert sum(len(snippets(page)) for page in PAGES) >= 8
+
+
+def _export(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set variables, with the effect on this process that they have on one that starts."""
+    for assignment in shlex.split(line)[1:]:
+        name, _, value = assignment.partition("=")
+        monkeypatch.setenv(name, str(Path(value).absolute()) if name == "PYTHONPATH" else value)
+        if name == "PYTHONPATH":
+            monkeypatch.syspath_prepend(str(Path(value).absolute()))
+    import_plugins()
 
 
 def _run(line: str) -> None:

@@ -29,7 +29,7 @@ def test_traced_costs_are_those_of_the_formulas(name: str, shape: Shape) -> None
     tensor = shape.bnc * shape.narrow
     kept = got.kept_tensors * tensor + got.kept_bytes
     assert kept == pytest.approx(want.kept_tensors * tensor + want.kept_bytes, rel=0.01)
-    assert abs(got.inference_tensors - want.inference_tensors) <= 1
+    assert got.inference_tensors == pytest.approx(want.inference_tensors, rel=0.2)
 
 
 class Deciding(Attention):
@@ -39,5 +39,5 @@ class Deciding(Attention):
 
 def test_a_method_that_depends_on_values_must_give_its_cost() -> None:
     assert torch.is_tensor(Deciding(32, 2)(torch.zeros(1, 9, 32)))
-    with pytest.raises(UserError, match="Deciding has no cost, and cannot be traced without data.*implement"):
+    with pytest.raises(UserError, match=r"Deciding has no cost, and cannot be traced without data.*implement"):
         traced_cost(Deciding, SHAPES["float32"])

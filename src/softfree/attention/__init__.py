@@ -42,6 +42,7 @@ __all__ = [
     "attention_name",
     "create_attention",
     "for_each_attention",
+    "import_plugins",
     "register_attention",
 ]
 
