@@ -114,3 +114,29 @@ def _write_run(folder: Path, name: str, preprocessing: Any, **options: Any) -> R
             parameter += 0.1 * torch.randn_like(parameter)
     RunDirectory(folder).write_weights(model.state_dict())
     return Run.load(folder)
+
+
+@pytest.fixture
+def image_run(tmp_path: Path, write_run: Callable[..., Run]) -> Run:
+    """A run on images, with fresh weights."""
+    from softfree.data.modalities.image import ImagePreprocessing
+
+    preprocessing = ImagePreprocessing.create("radiograph", 64, "pad")
+    return write_run(tmp_path / "image_run", "seqnorm_vit_nano_patch16", preprocessing)
+
+
+@pytest.fixture
+def volume_run(tmp_path: Path, write_run: Callable[..., Run]) -> Run:
+    """A run on volumes, with fresh weights."""
+    from softfree.data.modalities.volume import VolumePreprocessing
+
+    preprocessing = VolumePreprocessing.create("mr", (32, 48, 40), (1.5, 1.5, 1.5))
+    return write_run(tmp_path / "volume_run", "seqnorm_vit3d_nano", preprocessing, patch_size=[4, 8, 8])
+
+
+@pytest.fixture
+def slide_run(tmp_path: Path, write_run: Callable[..., Run]) -> Run:
+    """A run on slides, with fresh weights."""
+    from softfree.data.modalities.slide import SlidePreprocessing
+
+    return write_run(tmp_path / "slide_run", "seqnorm_vit_nano_patch16", SlidePreprocessing.create(8.0))

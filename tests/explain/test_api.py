@@ -22,7 +22,7 @@ from softfree.data.slide_readers.slide import open_slide
 from softfree.explain.api import explain, explain_to_files
 from softfree.explain.maps import explain_tensor
 from softfree.explain.options import ExplainOptions
-from softfree.explain.samples import Opener
+from softfree.explain.samples import SampleOpener
 from softfree.explain.samples import slide as of_slide
 from softfree.explain.slide_files import write_pyramid
 from softfree.inference.run import Run
@@ -110,7 +110,7 @@ def test_a_map_of_no_class_is_not_titled_with_one(
     for method in ("rollout", "attention", "integrated"):
         explain(image_run, images[:1], ExplainOptions(out=tmp_path, method=method, target="ill"))  # type: ignore
     for given, more in seen[:2]:
-        assert "ill" not in more["title"].replace("ill is called from", "")
+        assert "ill" not in more["title"].replace("threshold of ill", "")
         assert more["title"].startswith("predicted ")
         assert "the same for every class" in given[2][0].label
     given, more = seen[2]
@@ -140,7 +140,7 @@ def test_bags_have_no_image() -> None:
         kind = "bag"
 
     with pytest.raises(UserError, match="no pixels to lay a map over"):
-        Opener(Steps(), create_model("seqnorm_bag_nano", num_classes=2))  # type: ignore[arg-type]
+        SampleOpener(Steps(), create_model("seqnorm_bag_nano", num_classes=2))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("identity", [False, True])
@@ -209,9 +209,11 @@ def test_slides_are_written_at_their_own_coordinates(
         with open_slide(pyramid) as made:
             assert made.size_mm == pytest.approx(slide.size_mm, rel=1e-3)
             assert len(made._pyramid.sizes) >= 3
-        places = done.places
-        assert places is not None
-        everywhere = replace(places, seen=tuple((0.0, float(side)) for side in places.shape), start=(0.0, 0.0))
+        token_grid = done.token_grid
+        assert token_grid is not None
+        everywhere = replace(
+            token_grid, visible=tuple((0.0, float(side)) for side in token_grid.shape), start=(0.0, 0.0)
+        )
         empty = tmp_path / "empty.tiff"
         write_pyramid(empty, slide, np.zeros((99, 99)), everywhere, signed=True, longest=900)
         with open_slide(empty) as made:

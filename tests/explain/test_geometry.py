@@ -14,7 +14,7 @@ from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.volume import VolumePreprocessing
 from softfree.data.slide_readers.slide import open_slide
-from softfree.explain.geometry import Places, image_places, slide_places, volume_places
+from softfree.explain.geometry import TokenGrid, image_token_grid, slide_token_grid, volume_token_grid
 from softfree.explain.regions import find_regions
 from softfree.training.options import ResizeMode
 from softfree_runtime.readers.image import DecodedImage
@@ -41,8 +41,8 @@ def test_a_bright_square_is_found_in_the_image(
     prepared = torch.from_numpy(preprocessing(image))
     prepared = F.pad(prepared, (0, -prepared.shape[2] % 4, 0, -prepared.shape[1] % 4), value=float(prepared.min()))
     tokens = F.avg_pool2d(prepared, 4)[0].numpy()
-    places = image_places(preprocessing, image, 4)
-    spread = places.spread(tokens)
+    token_grid = image_token_grid(preprocessing, image, 4)
+    spread = token_grid.spread(tokens)
     bright = np.nan_to_num(spread, nan=-9) > tokens.min() + 0.5 * np.ptp(tokens)
     assert spread.shape == shape
     square &= ~np.isnan(spread)  # what is left of it by --resize-mode crop
@@ -52,9 +52,9 @@ def test_a_bright_square_is_found_in_the_image(
     parts[parts < 0.2] = 0
     center = [float((np.indices(shape)[axis] * parts).sum() / parts.sum()) for axis in (0, 1)]
     true_rows, true_columns = np.nonzero(square)
-    patch = max(places.step)
+    patch = max(token_grid.step)
     assert center == pytest.approx([true_rows.mean(), true_columns.mean()], abs=0.2 * patch)
-    region = find_regions(tokens - (tokens.min() + 0.5 * np.ptp(tokens)), places, 0.0)[0].to_dict(places)
+    region = find_regions(tokens - (tokens.min() + 0.5 * np.ptp(tokens)), token_grid, 0.0)[0].to_dict(token_grid)
     assert region["center_px"] == pytest.approx([true_columns.mean() + 0.5, true_rows.mean() + 0.5], abs=0.6 * patch)
     x, y = region["center_px"]  # type: ignore[misc]
     assert region["center_mm"] == pytest.approx([spacing[1] * x, spacing[0] * y], abs=1e-3)
@@ -62,7 +62,7 @@ def test_a_bright_square_is_found_in_the_image(
 
 def test_what_was_cropped_has_no_value() -> None:
     image = DecodedImage(np.zeros((100, 300, 1), np.uint8), 0, 255, None, (), "")
-    spread = image_places(ImagePreprocessing.create("radiograph", 50, "crop"), image, 16).spread(np.ones((4, 4)))
+    spread = image_token_grid(ImagePreprocessing.create("radiograph", 50, "crop"), image, 16).spread(np.ones((4, 4)))
     known = ~np.isnan(spread)
     assert known[:, 100:200].all()
     assert not known[:, :100].any()
@@ -77,13 +77,13 @@ def test_a_bright_block_is_found_in_the_volume(spacing: tuple[float, float, floa
     volume = Volume(voxels, (3.0, 1.0, 1.0), affine, 0, 1, (), "")
     preprocessing = VolumePreprocessing.create("ct", (32, 32, 24), spacing, window=(0, 1))
     tokens = F.avg_pool3d(torch.from_numpy(preprocessing(volume)), 2)[0].numpy()
-    places = volume_places(preprocessing, volume, (2, 2, 2))
-    spread = places.spread(tokens)
+    token_grid = volume_token_grid(preprocessing, volume, (2, 2, 2))
+    spread = token_grid.spread(tokens)
     bright = np.nan_to_num(spread, nan=-9) > 0
     assert spread.shape == (20, 40, 36)
     assert overlap(bright, voxels[0] > 0) > 0.6
-    (region, *_) = find_regions(tokens, places, 0.0)
-    center = region.to_dict(places)
+    (region, *_) = find_regions(tokens, token_grid, 0.0)
+    center = region.to_dict(token_grid)
     assert center["center_px"] == pytest.approx([12, 18, 11], abs=1.0)
     assert center["center_mm"] == pytest.approx([-10 + 11.5, 20 + 17.5, -5 + 3 * 10.5], abs=2.0)
 
@@ -95,11 +95,11 @@ def test_stained_tissue_is_found_on_level_0(shared_data) -> None:
         prepared = torch.from_numpy(preprocessing.load(str(path)))
         dark = -F.avg_pool2d(prepared.mean(0)[None, None], 4, ceil_mode=True)[0, 0].numpy()
         with open_slide(path) as slide:
-            places = slide_places(slide, preprocessing.region(slide), 8.0, 4)
+            token_grid = slide_token_grid(slide, preprocessing.region(slide), 8.0, 4)
             whole = -slide.read(0, 0, slide.size[0] // 4, slide.size[1] // 4, slide.mpp[0] * 4).mean(2)
-        small = replace(places, shape=whole.shape, start=tuple(one / 4 for one in places.start),
-                        step=tuple(one / 4 for one in places.step),
-                        seen=tuple((low / 4, high / 4) for low, high in places.seen))  # fmt: skip
+        small = replace(token_grid, shape=whole.shape, start=tuple(one / 4 for one in token_grid.start),
+                        step=tuple(one / 4 for one in token_grid.step),
+                        visible=tuple((low / 4, high / 4) for low, high in token_grid.visible))  # fmt: skip
         spread = small.spread(dark)
         known = ~np.isnan(spread)
         assert known.mean() > 0.5
@@ -111,13 +111,13 @@ def test_stained_tissue_is_found_on_level_0(shared_data) -> None:
 
 def test_regions_of_a_map_without_any() -> None:
     image = DecodedImage(np.zeros((64, 64, 1), np.uint8), 0, 255, None, (), "")
-    places = image_places(ImagePreprocessing.create("radiograph", 64, "native"), image, 16)
-    assert find_regions(np.full((4, 4), -1.0), places) == []
+    token_grid = image_token_grid(ImagePreprocessing.create("radiograph", 64, "native"), image, 16)
+    assert find_regions(np.full((4, 4), -1.0), token_grid) == []
     values = np.zeros((4, 4))
     values[0, 0], values[2:, 2], values[1, 1] = 3, 2, 1  # corners do not join
-    found = find_regions(values, places, 0.5)
+    found = find_regions(values, token_grid, 0.5)
     assert [region.total for region in found] == [4, 3, 1]
-    assert found[0].to_dict(places) == {
+    assert found[0].to_dict(token_grid) == {
         "center_px": [40, 48], "size_px": [16, 32], "tokens": 2, "sum": 4, "peak": 2,
     }  # fmt: skip
 
@@ -125,8 +125,8 @@ def test_regions_of_a_map_without_any() -> None:
 def test_a_map_of_millions_has_its_greatest_regions() -> None:
     values = np.random.default_rng(0).normal(size=(1500, 1200))
     values[700:720, 30:33] += 9
-    places = Places((0.0, 0.0), (16.0, 16.0), ((0.0, 24000.0), (0.0, 19200.0)), (24000, 19200))
-    found = find_regions(values, places, most=50)
+    token_grid = TokenGrid((0.0, 0.0), (16.0, 16.0), ((0.0, 24000.0), (0.0, 19200.0)), (24000, 19200))
+    found = find_regions(values, token_grid, most=50)
     assert len(found) == 50
     assert found[0].low == (pytest.approx(700 * 16, abs=48), pytest.approx(30 * 16, abs=48))
     assert found[0].corner == (round(found[0].low[0] / 16), round(found[0].low[1] / 16))

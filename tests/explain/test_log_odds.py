@@ -21,7 +21,7 @@ def test_they_are_those_of_the_calibrated_probability(task: Task, target: int, t
     found = odds(LOGITS, target)
     torch.testing.assert_close(found.sigmoid(), p)
     assert torch.equal(found > 0, p > 0.5)
-    shares, rest = odds.of_logits(LOGITS, target)
+    shares, rest = odds.linearize(LOGITS, target)
     torch.testing.assert_close((shares * LOGITS).sum(1) + rest, found)
     logits = LOGITS.clone().requires_grad_()
     (slope,) = torch.autograd.grad(odds(logits, target).sum(), logits)
@@ -30,12 +30,12 @@ def test_they_are_those_of_the_calibrated_probability(task: Task, target: int, t
 
 def test_of_two_classes_they_are_the_difference() -> None:
     torch.testing.assert_close(LogOdds(temperature=2)(LOGITS[:, :2], 1), (LOGITS[:, 1] - LOGITS[:, 0]) / 2)
-    assert (LogOdds().of_logits(LOGITS[:, :2], 1).rest == 0).all()
+    assert (LogOdds().linearize(LOGITS[:, :2], 1).rest == 0).all()
 
 
 def test_a_single_output_is_its_own() -> None:
     torch.testing.assert_close(LogOdds(temperature=2)(LOGITS[:, :1], 0), LOGITS[:, 0] / 2)
-    assert LogOdds().of_logits(LOGITS[:, :1], 0).shares.tolist() == [[1.0]] * 3
+    assert LogOdds().linearize(LOGITS[:, :1], 0).shares.tolist() == [[1.0]] * 3
 
 
 def test_a_sure_answer_stays_finite() -> None:

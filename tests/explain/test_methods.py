@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from softfree.attention import ATTENTIONS
-from softfree.explain.activations import attention_inputs, classify, enter, through, watch
+from softfree.explain.activations import attention_inputs, classify, encoder_input, run_blocks, run_blocks_with_grad
 from softfree.explain.attention_weights import attention_row
 from softfree.explain.gradients import grad_cam, gradient_times_input
-from softfree.explain.integrated_gradients import empty, integrated_gradients
+from softfree.explain.integrated_gradients import empty_sample, integrated_gradients
 from softfree.explain.log_odds import LogOdds
-from softfree.explain.logit_decomposition import split_odds
+from softfree.explain.logit_decomposition import split_log_odds
 from softfree.explain.maps import METHODS, default_methods, explain_tensor
 from softfree.explain.occlusion import windows
 from softfree.explain.rollout import rollout
@@ -50,9 +50,9 @@ def bag(**options: Any) -> tuple[BagTransformer, Tensor]:
 @pytest.mark.parametrize("pool", ["avg", "token", "topk"])
 def test_a_pass_in_parts_is_the_pass(pool: str, pixels: Tensor) -> None:
     network = model(pool=pool)
-    entry = enter(network, pixels)
-    half = entry._replace(tokens=through(network, entry, 0, 1))
-    torch.testing.assert_close(classify(network, half, through(network, half, 1)), network(pixels))
+    entry = encoder_input(network, pixels)
+    half = entry._replace(tokens=run_blocks(network, entry, 0, 1))
+    torch.testing.assert_close(classify(network, half, run_blocks(network, half, 1)), network(pixels))
     assert not network.blocks._forward_pre_hooks
 
 
@@ -62,10 +62,10 @@ HOW = [LogOdds(), LogOdds(temperature=0.4), LogOdds(exclusive=False, temperature
 def split(network: Classifier, sample: Tensor, target: int, odds: LogOdds) -> tuple[Tensor, Tensor]:
     """The parts (B, N), and the log odds (B,) straight from the logits."""
     with torch.no_grad():
-        entry = enter(network, sample)
-        last = through(network, entry)
+        entry = encoder_input(network, sample)
+        last = run_blocks(network, entry)
         logits = classify(network, entry, last)
-        return split_odds(network, entry, last, odds.of_logits(logits, target), target), odds(logits, target)
+        return split_log_odds(network, entry, last, odds.linearize(logits, target), target), odds(logits, target)
 
 
 @pytest.mark.parametrize("odds", HOW)
@@ -97,7 +97,7 @@ def test_the_split_of_topk_is_its_evidence(pixels: Tensor) -> None:
     """Of a finding: the logits of the chosen tokens, shared out."""
     network = model(pool="topk")
     parts, _ = split(network, pixels, 1, LogOdds(exclusive=False))
-    logits = network.head(network.norm(through(network, enter(network, pixels))))[0, :, 1]
+    logits = network.head(network.norm(run_blocks(network, encoder_input(network, pixels))))[0, :, 1]
     chosen = logits.topk(4).indices
     assert set(parts[0].nonzero()[:, 0].tolist()) == set(chosen.tolist())
     torch.testing.assert_close(parts[0, chosen], logits[chosen].detach() / 4)
@@ -106,7 +106,7 @@ def test_the_split_of_topk_is_its_evidence(pixels: Tensor) -> None:
 def test_a_part_is_what_is_lost_without_the_token_when_the_deviation_stays(pixels: Tensor) -> None:
     network = model()
     parts, _ = split(network, pixels, 2, LogOdds(exclusive=False))
-    tokens = through(network, enter(network, pixels)).detach()
+    tokens = run_blocks(network, encoder_input(network, pixels)).detach()
     mean, less = tokens.mean(1), tokens.mean(1) - tokens[:, 7] / tokens.shape[1]
     row, norm = network.head.weight[2] * network.fc_norm.weight, (mean.var(correction=0) + 1e-6).rsqrt()  # type: ignore
     lost = ((mean - mean.mean()) - (less - less.mean())) * norm @ row
@@ -156,7 +156,7 @@ def test_two_classes_have_opposite_maps(pixels: Tensor) -> None:
 def test_integrated_gradients_are_the_mean_slope_on_the_way(attention: str, odds: LogOdds, pixels: Tensor) -> None:
     """And what is left is shared out evenly, so that they sum to the log odds."""
     network = model(attention)
-    entry, start = enter(network, pixels), enter(network, empty(network, pixels)).tokens
+    entry, start = encoder_input(network, pixels), encoder_input(network, empty_sample(network, pixels)).tokens
     with torch.no_grad():
         whole = network(pixels)
     found = integrated_gradients(network, entry, pixels, odds, whole, 1, steps=3)
@@ -167,7 +167,7 @@ def test_integrated_gradients_are_the_mean_slope_on_the_way(attention: str, odds
         tokens = start + part * way
         tokens[:, token] += more * way[:, token]
         with torch.no_grad():
-            return float(odds(classify(network, entry, through(network, entry._replace(tokens=tokens))), 1))
+            return float(odds(classify(network, entry, run_blocks(network, entry._replace(tokens=tokens))), 1))
 
     slopes = [
         sum((value(part, token, 1e-5) - value(part, token, -1e-5)) / 2e-5 for part in (1 / 6, 1 / 2, 5 / 6)) / 3
@@ -184,25 +184,25 @@ def test_integrated_gradients_are_complete(pixels: Tensor) -> None:
     pixels -= pixels.mean() * pixels.numel() / (pixels.numel() - 64)
     pixels[..., 8:16, 16:24] = 0
     with torch.no_grad():
-        base, whole = odds(network(empty(network, pixels)), 1), network(pixels)
-    found = integrated_gradients(network, enter(network, pixels), pixels, odds, whole, 1, steps=64)
+        base, whole = odds(network(empty_sample(network, pixels)), 1), network(pixels)
+    found = integrated_gradients(network, encoder_input(network, pixels), pixels, odds, whole, 1, steps=64)
     assert float(found[0, 7]) == pytest.approx(float(base) / 20, abs=1e-3)
     assert abs(float(base)) / 20 > 0.01
     assert found.std() > 0.01
 
 
 def test_an_empty_sample_shows_nothing(pixels: Tensor) -> None:
-    assert float(empty(model(), pixels).std()) == pytest.approx(0, abs=1e-12)
+    assert float(empty_sample(model(), pixels).std()) == pytest.approx(0, abs=1e-12)
     network, bags = bag()
-    found = empty(network, bags)
+    found = empty_sample(network, bags)
     torch.testing.assert_close(found[1, :, :6], bags[1, :5, :6].mean(0).expand(9, -1))
     torch.testing.assert_close(found[..., 6:], bags[..., 6:], equal_nan=True)
     with torch.no_grad():
         whole = network(bags)
-    values = integrated_gradients(network, enter(network, bags), bags, LogOdds(), whole, 1)
+    values = integrated_gradients(network, encoder_input(network, bags), bags, LogOdds(), whole, 1)
     assert (values[1, 5:] == 0).all()
     torch.testing.assert_close(values.sum(1), LogOdds()(whole, 1).detach())
-    alone = integrated_gradients(network, enter(network, bags[1:, :5]), bags[1:, :5], LogOdds(), whole[1:], 1)
+    alone = integrated_gradients(network, encoder_input(network, bags[1:, :5]), bags[1:, :5], LogOdds(), whole[1:], 1)
     torch.testing.assert_close(alone, values[1:, :5])
 
 
@@ -255,7 +255,7 @@ def test_windows_are_at_most_64_in_all() -> None:
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_rollout_is_dense_rollout(attention: str, pool: str, residual: Any, pixels: Tensor) -> None:
     network = model(attention, pool=pool)
-    entry = enter(network, pixels)
+    entry = encoder_input(network, pixels)
     inputs, _ = attention_inputs(network, entry)
     number = entry.tokens.shape[1]
     whole = torch.eye(number, dtype=torch.float64)
@@ -270,31 +270,31 @@ def test_rollout_is_dense_rollout(attention: str, pool: str, residual: Any, pixe
 
 def test_rollout_of_softmax_is_a_distribution(pixels: Tensor) -> None:
     network = model("softmax")
-    found = rollout(network, enter(network, pixels))
+    found = rollout(network, encoder_input(network, pixels))
     assert float(found.min()) > 0
     torch.testing.assert_close(found.sum(1), torch.ones(1, dtype=torch.float64))
 
 
 def test_padding_has_no_part_in_a_rollout() -> None:
     network, bags = bag()
-    found = rollout(network, enter(network, bags))
+    found = rollout(network, encoder_input(network, bags))
     assert (found[1, 5:] == 0).all()
-    torch.testing.assert_close(rollout(network, enter(network, bags[1:, :5])), found[1:, :5])
+    torch.testing.assert_close(rollout(network, encoder_input(network, bags[1:, :5])), found[1:, :5])
 
 
 @pytest.mark.parametrize("layer", [0, 2])
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_gradient_times_input_is_the_slope_as_a_token_grows(attention: str, layer: int, pixels: Tensor) -> None:
     network = model(attention)
-    entry = enter(network, pixels)
+    entry = encoder_input(network, pixels)
     odds = LogOdds(temperature=0.7)
-    found = gradient_times_input(network, entry, watch(network, entry, layer), odds, 1)
-    tokens = through(network, entry, 0, layer).detach()
+    found = gradient_times_input(network, entry, run_blocks_with_grad(network, entry, layer), odds, 1)
+    tokens = run_blocks(network, entry, 0, layer).detach()
 
     def value(step: float) -> float:
         grown = tokens.clone()
         grown[:, 7] *= 1 + step
-        logits = classify(network, entry, through(network, entry._replace(tokens=grown), layer))
+        logits = classify(network, entry, run_blocks(network, entry._replace(tokens=grown), layer))
         return float(odds(logits, 1)[0].detach())
 
     # SOFT's gradient is that of the exact inverse, which its iteration comes close to; Performer's takes the maximum
@@ -319,8 +319,8 @@ def test_grad_cam_is_its_formula(attention: str, pool: str, pixels: Tensor) -> N
     prefix = network.num_prefix_tokens
     tokens, gradient = kept[0][0, prefix:], kept[0].grad[0, prefix:]  # type: ignore[index]
     want = (tokens * gradient.mean(0)).sum(1).clamp(min=0)
-    entry = enter(network, pixels)
-    found = grad_cam(network, entry, watch(network, entry, -1), odds, 1)[0]
+    entry = encoder_input(network, pixels)
+    found = grad_cam(network, entry, run_blocks_with_grad(network, entry, -1), odds, 1)[0]
     assert float(found.max()) > 0
     torch.testing.assert_close(found, want.detach())
 
@@ -342,7 +342,7 @@ def test_every_method_gives_a_map_on_the_grid(method: Any, pixels: Tensor) -> No
     assert "\n" not in found.description
     if method in ("split", "integrated", "occlusion"):
         assert found.values.sum() == pytest.approx(found.log_odds, abs=1e-10)
-    assert found.of_class == (method not in ("rollout", "attention"))
+    assert found.class_specific == (method not in ("rollout", "attention"))
     if method in ("integrated", "occlusion"):
         blank = explain_tensor(model(), pixels[0].mean(dim=(1, 2), keepdim=True).expand_as(pixels[0]), method, target=1)
         assert found.empty_log_odds == pytest.approx(blank.log_odds, abs=1e-10)
@@ -363,7 +363,7 @@ def test_volumes_and_bags_have_maps() -> None:
 
 def test_the_query_is_where_it_is_asked_for(pixels: Tensor) -> None:
     network = model()
-    entry = enter(network, pixels)
+    entry = encoder_input(network, pixels)
     want = attention_row(network.blocks[1].attn, attention_inputs(network, entry)[0][1], 3 * 5 + 1)  # type: ignore
     found = explain_tensor(network, pixels, "attention", layer=1, head=1, at=[0.3, 0.9])
     torch.testing.assert_close(torch.from_numpy(found.values.ravel()), want[0, 1].detach())
@@ -374,7 +374,7 @@ def test_the_query_is_where_it_is_asked_for(pixels: Tensor) -> None:
     [
         ({"method": "gradient", "layer": 3}, "--layer 3: this model has 3 layers, from 0 to 2"),
         ({"method": "attention", "head": 2}, "--head 2: the layer has 2 heads"),
-        ({"method": "attention", "at": [0.5, 1.0]}, "expected parts of the sample's sides"),
+        ({"method": "attention", "at": [0.5, 1.0]}, "expected fractions of the sample's sides"),
         ({"method": "attention", "at": [0.5]}, r"as '\[0.5, 0.5\]'"),
         ({"method": "split", "layer": 1}, "--layer is not for --method split"),
         ({"method": "rollup"}, "did you mean rollout"),
@@ -397,7 +397,7 @@ class Other(torch.nn.Module):
 def test_models_without_an_explanation(pixels: Tensor) -> None:
     with pytest.raises(UserError, match="gradcam, rollout, attention"):
         explain_tensor(model(pool="token"), pixels, "split")
-    with pytest.raises(UserError, match="pools the deviation of its tokens: expected --method gradient"):
+    with pytest.raises(UserError, match="pools the standard deviation of its tokens: expected --method gradient"):
         explain_tensor(model(pool="mean_std"), pixels, "split")
     with pytest.raises(UserError, match="SoftPyramid has no single grid"):
         explain_tensor(SoftPyramid(32, 1, 2, (8, 8, 8, 8), (1, 1, 1, 1), (1, 1, 1, 1)), pixels)

@@ -11,11 +11,11 @@ from PIL import Image
 from tifffile import TiffFile
 
 from softfree.explain.api import explain
-from softfree.explain.geometry import Places
+from softfree.explain.geometry import TokenGrid
 from softfree.explain.options import ExplainOptions
-from softfree.explain.overlay import greatest, paint
+from softfree.explain.overlay import max_magnitude, paint
 from softfree.explain.pyramid_tiff import write_tiles
-from softfree.explain.rendering import image_view, rows_of
+from softfree.explain.rendering import render_image, unit_rows
 from softfree.explain.samples import image as of_image
 from softfree.inference.run import Run
 from softfree_runtime.core.errors import ReadError
@@ -30,30 +30,30 @@ def image(height: int, width: int, channels: int = 1, spacing: tuple[float, floa
 
 def test_a_reduced_image_is_the_mean_of_its_squares() -> None:
     source = image(700, 301, 3, (0.1, 0.2))
-    places = Places((-9.0, 6.0), (32.0, 16.0), ((0.0, 700.0), (6.0, 295.0)), (700, 301), (0.1, 0.2))
-    view = image_view(source, np.zeros((23, 19)), places, 100)
-    assert view.image.shape == (100, 43, 3)
+    token_grid = TokenGrid((-9.0, 6.0), (32.0, 16.0), ((0.0, 700.0), (6.0, 295.0)), (700, 301), (0.1, 0.2))
+    rendered = render_image(source, np.zeros((23, 19)), token_grid, 100)
+    assert rendered.image.shape == (100, 43, 3)
     unit = source.unit()
-    np.testing.assert_allclose(view.image[70, 20], unit[490:497, 140:147].mean((0, 1)), rtol=1e-5)
-    np.testing.assert_allclose(view.image[99, 42], unit[693:, 294:].mean((0, 1)), rtol=1e-5)
-    assert view.places.start == pytest.approx((-9 / 7, 6 / 7))
-    assert view.places.spacing == pytest.approx((0.7, 1.4))
-    assert view.note == "the image reduced 7 times"
-    whole = image_view(source, np.zeros((23, 19)), places, 700)
+    np.testing.assert_allclose(rendered.image[70, 20], unit[490:497, 140:147].mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(rendered.image[99, 42], unit[693:, 294:].mean((0, 1)), rtol=1e-5)
+    assert rendered.token_grid.start == pytest.approx((-9 / 7, 6 / 7))
+    assert rendered.token_grid.spacing == pytest.approx((0.7, 1.4))
+    assert rendered.note == "the image reduced 7 times"
+    whole = render_image(source, np.zeros((23, 19)), token_grid, 700)
     assert np.array_equal(whole.image, unit)
-    assert (whole.places, whole.note) == (places, "")
+    assert (whole.token_grid, whole.note) == (token_grid, "")
 
 
 @pytest.mark.parametrize(("height", "width"), [(700, 1101), (512, 256), (100, 90), (1, 1)])
 def test_tiles_are_the_painted_image(height: int, width: int, tmp_path: Path) -> None:
     source = image(height, width, spacing=(0.05, 0.1))
     values = np.random.default_rng(1).normal(size=(11, 17))
-    places = Places((-3.0, 2.0), (71.0, 65.0), ((0.0, height), (2.0, width - 0.2)), (height, width), (0.05, 0.1))
-    write_tiles(tmp_path / "map.tiff", partial(rows_of, source), values, places, signed=True)
+    token_grid = TokenGrid((-3.0, 2.0), (71.0, 65.0), ((0.0, height), (2.0, width - 0.2)), (height, width), (0.05, 0.1))
+    write_tiles(tmp_path / "map.tiff", partial(unit_rows, source), values, token_grid, signed=True)
     with TiffFile(tmp_path / "map.tiff") as file:
         pages = file.pages
         level = pages[0].asarray()
-        assert np.array_equal(level, paint(source.unit(), places.spread(values), greatest(values)))
+        assert np.array_equal(level, paint(source.unit(), token_grid.spread(values), max_magnitude(values)))
         assert pages[0].tags["XResolution"].value[0] / pages[0].tags["XResolution"].value[1] == pytest.approx(100)
         assert pages[0].tags["YResolution"].value[0] / pages[0].tags["YResolution"].value[1] == pytest.approx(200)
         assert len(pages) == {700: 3, 512: 1, 100: 1, 1: 1}[height]
@@ -83,8 +83,8 @@ def test_a_large_image_is_drawn_reduced_and_whole_as_tiff(
     assert np.abs(page[rows[0] :][:400, 13 : 13 + 320] - means).max() <= 0.5 + 1e-3
     (whole,) = explain(image_run, [film], ExplainOptions(out=tmp_path, format="tiff"))
     values = whole.maps[0].values
-    assert whole.places is not None
-    painted = paint(read_image(film).unit(), whole.places.spread(values), greatest(values))
+    assert whole.token_grid is not None
+    painted = paint(read_image(film).unit(), whole.token_grid.spread(values), max_magnitude(values))
     assert np.array_equal(read_image(whole.files[0]).pixels, painted)
 
 

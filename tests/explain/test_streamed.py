@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from softfree.explain import streamed_methods
-from softfree.explain.activations import classify, enter, through
+from softfree.explain.activations import classify, encoder_input, run_blocks
 from softfree.explain.logit_decomposition import has_split
-from softfree.explain.maps import METHODS, Map, explain_tensor, pass_forward
+from softfree.explain.maps import METHODS, Map, explain_tensor, forward_pass
 from softfree.explain.options import ExplainOptions, MapMethod
 from softfree.explain.streamed import explain_as_fits, explain_streamed
 from softfree.explain.streamed_methods import STREAMED
@@ -148,11 +148,13 @@ def test_masks(attention: str) -> None:
     handle = model.blocks.register_forward_pre_hook(lambda _, given: seen.append(given))
     logits = model(pixels, mask)
     handle.remove()
-    entry = enter(model, pixels)._replace(tokens=seen[0][0].detach(), mask=mask)
-    torch.testing.assert_close(classify(model, entry, through(model, entry)), logits)
+    entry = encoder_input(model, pixels)._replace(tokens=seen[0][0].detach(), mask=mask)
+    torch.testing.assert_close(classify(model, entry, run_blocks(model, entry)), logits)
     for method in ("split", "gradient", "gradcam", "rollout"):
         layer = {"gradcam": -1}.get(method)
-        want = METHODS[method].compute(pass_forward(model, pixels, entry, method), streamed_methods.Question(1, layer))
+        want = METHODS[method].compute(
+            forward_pass(model, pixels, entry, method), streamed_methods.MapRequest(1, layer)
+        )
         got = explain_streamed(model, pixels, method, target=1, streaming=Streaming(chunk=6), mask=mask)  # type: ignore[arg-type]
         np.testing.assert_allclose(got.values, want[0].detach().reshape(6, 6), atol=1e-9 * float(want.abs().max()))
         assert (got.values[~mask.numpy().reshape(6, 6)] == 0).all()
@@ -161,7 +163,7 @@ def test_masks(attention: str) -> None:
     at = [[(place[1] + 0.5) / 6, (place[0] + 0.5) / 6] for place in (real, unreal)]
     row = explain_streamed(model, pixels, "attention", at=at[0], streaming=Streaming(chunk=6), mask=mask)
     want = METHODS["attention"].compute(
-        pass_forward(model, pixels, entry, "attention"), streamed_methods.Question(1, None, None, at[0])
+        forward_pass(model, pixels, entry, "attention"), streamed_methods.MapRequest(1, None, None, at[0])
     )
     np.testing.assert_allclose(row.values, want[0].detach().reshape(6, 6), atol=1e-10)
     with pytest.raises(UserError, match="the mask has no token there"):
@@ -248,7 +250,7 @@ def test_models_that_cannot_stream(attention: str) -> None:
         explain_streamed(image_model(attention), torch.randn(1, 24, 24))
     with pytest.raises(UserError, match="pools its class token"):
         explain_streamed(image_model(pool="token"), torch.randn(1, 24, 24), "split")
-    with pytest.raises(UserError, match="pools the deviation of its tokens: expected --method gradient, gradcam"):
+    with pytest.raises(UserError, match="pools the standard deviation of its tokens: expected --method gradient, grad"):
         explain_streamed(image_model(pool="mean_std"), torch.randn(1, 24, 24), "split")
 
 

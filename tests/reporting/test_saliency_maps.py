@@ -61,7 +61,7 @@ def test_images_of_every_sort_and_no_names(image_run: Run, images: Path) -> None
         assert (plain[..., 0] == plain[..., 2]).all()
         assert (second[..., 0] != second[..., 2]).any()
         assert (painted[..., 0] != painted[..., 2]).any()
-        assert "Red speaks for " in one.caption
+        assert "Red is evidence for " in one.caption
         assert "Rank correlation of the two maps: " in one.caption
     words = " ".join([*notes, *(one.caption for one in shown)])
     assert METHODS["integrated"].meaning in notes

@@ -13,7 +13,7 @@ from softfree.demo.options import DemoOptions
 from softfree.demo.phantoms import CLASSES, NOTICE, write_phantoms
 from softfree.evaluation.metrics import Metric, measure
 from softfree.evaluation.report import Thumbnail
-from softfree.explain.captions import answer, name_of
+from softfree.explain.captions import method_title, prediction_text
 from softfree.explain.maps import explain_tensor
 from softfree.explain.overlay import Layer, draw_overlay
 from softfree.inference.run import Run
@@ -90,9 +90,9 @@ def _draw_maps(run: Run, folder: Path) -> list[Thumbnail]:
         image = read_image(table["file"].iloc[int(sure.argmax())])
         found = explain_tensor(run, torch.from_numpy(run.image_preprocessing(image)), target=index)
         path = folder / f"{name}.png"
-        layer = Layer(found.values, name_of(found), found.signed)
+        layer = Layer(found.values, method_title(found), found.signed)
         caption = f"A value a patch. {NOTICE}"
-        draw_overlay(path, image.unit()[..., 0], [layer], title=answer(run, found), caption=caption)
+        draw_overlay(path, image.unit()[..., 0], [layer], title=prediction_text(run, found), caption=caption)
         maps.append(Thumbnail(path.read_bytes(), f"What speaks for and against “{name}” in one {name} phantom."))
     return maps
 

@@ -1,4 +1,4 @@
-"""A sample as the tokens that enter the encoder, and the rest of the forward pass from any layer on."""
+"""The input of the encoder, and the forward pass from any layer on."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from softfree.models.encoder import Block
 from softfree_runtime.core.errors import UserError
 
 
-class Entry(NamedTuple):
-    """What enters the encoder.
+class EncoderInput(NamedTuple):
+    """The input of the encoder.
 
     Attributes:
         tokens: (B, P + N, C), class token first where there is one.
@@ -29,24 +29,24 @@ class Entry(NamedTuple):
     grid: Grid | None
 
 
-class Watched(NamedTuple):
-    """A forward pass with the graph of its upper layers.
+class GradientPass(NamedTuple):
+    """A forward pass whose upper layers keep their graph.
 
     Attributes:
-        tokens: (B, P + N, C) that enter the layer that is watched.
-        last: (B, P + N, C) after the last layer, a function of them.
+        tokens: (B, P + N, C), the input of the first of these layers, with requires_grad.
+        last: (B, P + N, C) after the last layer, as a function of them.
     """
 
     tokens: Tensor
     last: Tensor
 
 
-class _Entered(Exception):
-    """Ends a forward pass at the encoder."""
+class _EncoderReached(Exception):
+    """Stops a forward pass at the encoder."""
 
 
 def classifier(model: nn.Module) -> Classifier:
-    """Refuse, with a UserError, a model that is no transformer with one grid of tokens."""
+    """Return the model; UserError if it is not a classifier with one grid of tokens."""
     if not isinstance(model, Classifier):
         raise UserError(
             f"{type(model).__name__} has no single grid of tokens to explain: expected a *_vit_*, *_vit3d_* or *_bag_* "
@@ -58,7 +58,7 @@ def classifier(model: nn.Module) -> Classifier:
 
 
 def block(model: Classifier, layer: int) -> Block:
-    """Give a layer; UserError for one out of range."""
+    """Return a layer; UserError if it is out of range."""
     depth = len(model.blocks)
     if not -depth <= layer < depth:
         raise UserError(f"--layer {layer}: this model has {depth} layers, from 0 to {depth - 1}")
@@ -66,76 +66,76 @@ def block(model: Classifier, layer: int) -> Block:
 
 
 def attention(model: Classifier, layer: int) -> Attention:
-    """Give a layer's attention; UserError for a layer out of range or another module in its place."""
-    found = block(model, layer).attn
-    if not isinstance(found, Attention):
+    """Return a layer's attention; UserError if the layer is out of range or has another module in its place."""
+    module = block(model, layer).attn
+    if not isinstance(module, Attention):
         raise UserError(
-            f"layer {layer} has {type(found).__name__}, whose weights are not known: "
+            f"layer {layer} has {type(module).__name__}, whose weights are unknown: "
             "expected an attention of softfree, or --method gradient"
         )
-    return found
+    return module
 
 
 @torch.no_grad()
-def enter(model: Classifier, sample: Tensor) -> Entry:
+def encoder_input(model: Classifier, sample: Tensor) -> EncoderInput:
     """Compute the tokens that enter the encoder.
 
     Args:
-        model: in evaluation mode.
+        model: In evaluation mode.
         sample: (B, ...) as the model takes it.
     """
-    seen: list[Entry] = []
+    captured: list[EncoderInput] = []
 
-    def keep(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        seen.append(Entry(*(*arguments, None, None)[:3]))
-        raise _Entered
+    def capture(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        captured.append(EncoderInput(*(*arguments, None, None)[:3]))
+        raise _EncoderReached
 
-    handle = model.blocks.register_forward_pre_hook(keep)
+    handle = model.blocks.register_forward_pre_hook(capture)
     try:
         model(sample)
-    except _Entered:
+    except _EncoderReached:
         pass
     finally:
         handle.remove()
-    return seen[0]
+    return captured[0]
 
 
-def through(model: Classifier, entry: Entry, start: int = 0, end: int | None = None) -> Tensor:
-    """Pass tokens through the layers ``start`` to before ``end``; all that are left when it is None."""
+def run_blocks(model: Classifier, entry: EncoderInput, start: int = 0, end: int | None = None) -> Tensor:
+    """Pass tokens through the layers from ``start`` up to but not including ``end``; to the last when it is None."""
     tokens = entry.tokens
-    for one in list(model.blocks)[start:end]:
-        tokens = one(tokens, entry.mask, entry.grid)
+    for layer in list(model.blocks)[start:end]:
+        tokens = layer(tokens, entry.mask, entry.grid)
     return tokens
 
 
-def watch(model: Classifier, entry: Entry, layer: int) -> Watched:
-    """Pass tokens through all layers, with a graph from the ``layer`` on; UserError for a layer out of range."""
+def run_blocks_with_grad(model: Classifier, entry: EncoderInput, layer: int) -> GradientPass:
+    """Pass tokens through all layers, with a graph from ``layer`` on; UserError if it is out of range."""
     block(model, layer)
     start = layer % len(model.blocks)
     with torch.no_grad():
-        tokens = through(model, entry, 0, start)
+        tokens = run_blocks(model, entry, 0, start)
     with torch.enable_grad():
         tokens = tokens.detach().requires_grad_()
-        return Watched(tokens, through(model, entry._replace(tokens=tokens), start))
+        return GradientPass(tokens, run_blocks(model, entry._replace(tokens=tokens), start))
 
 
-def classify(model: Classifier, entry: Entry, tokens: Tensor) -> Tensor:
+def classify(model: Classifier, entry: EncoderInput, tokens: Tensor) -> Tensor:
     """Logits (B, K) of the tokens (B, P + N, C) after the last layer."""
     return model.forward_head(model.norm(tokens), patch_mask(model, entry))
 
 
-def patch_mask(model: Classifier, entry: Entry) -> Tensor | None:
-    """Give the mask (B, N) without the class token."""
+def patch_mask(model: Classifier, entry: EncoderInput) -> Tensor | None:
+    """The mask (B, N) without the class token."""
     return None if entry.mask is None else entry.mask[:, model.num_prefix_tokens :]
 
 
 @torch.no_grad()
-def attention_inputs(model: Classifier, entry: Entry) -> tuple[list[Tensor], Tensor]:
-    """What enters the attention of each layer, (B, P + N, C) each, and the tokens after the last layer."""
-    seen: list[Tensor] = []
+def attention_inputs(model: Classifier, entry: EncoderInput) -> tuple[list[Tensor], Tensor]:
+    """Inputs of the attention of each layer, (B, P + N, C) each, and the tokens after the last layer."""
+    inputs: list[Tensor] = []
     with ExitStack() as hooks:
         for layer in range(len(model.blocks)):
-            handle = attention(model, layer).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+            handle = attention(model, layer).register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
             hooks.callback(handle.remove)
-        last = through(model, entry)
-    return seen, last
+        last = run_blocks(model, entry)
+    return inputs, last

@@ -1,4 +1,4 @@
-"""What is printed beside a map: the class, its probability, what was predicted, and the method."""
+"""Text beside a map: the class, its probability, the prediction, and the method."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _NAMES = {
 
 
 @dataclass(frozen=True)
-class Words:
-    """What is written beside maps.
+class MapText:
+    """Text beside maps.
 
     Attributes:
-        title: the answer of the model, and the class that is explained where a map is of one.
-        name: of the first map alone, with its method.
-        caption: what the maps mean.
-        subject: what the highest values of the first speak for: the class, or the method where it is of none.
+        title: The prediction, and the explained class if the maps are class-specific.
+        name: Of the first map alone, with its method.
+        caption: What the maps mean.
+        subject: What the highest values of the first map support: the class, or the method if it is not class-specific.
     """
 
     title: str
@@ -43,48 +43,49 @@ class Words:
     subject: str
 
 
-def describe(run: Run, maps: Sequence[Map]) -> Words:
-    """Find the words for maps of one sample and class, the first of which matters most."""
+def describe_maps(run: Run, maps: Sequence[Map]) -> MapText:
+    """Write the text for maps of one sample and class, the most important map first."""
     first = maps[0]
-    told = answer(run, first)
-    subject = run.task.classes[first.target] if first.of_class else first.method
-    caption = [*comparison(maps), *(one.description for one in maps)]
-    return Words(told, f"{name_of(first)}; {told}", " ".join(caption), subject)
+    prediction = prediction_text(run, first)
+    subject = run.task.classes[first.target] if first.class_specific else first.method
+    caption = [*agreement_sentences(maps), *(one.description for one in maps)]
+    return MapText(prediction, f"{method_title(first)}; {prediction}", " ".join(caption), subject)
 
 
-def name_of(found: Map) -> str:
-    """Name the method, and say where its map is of no class."""
-    return _NAMES[found.method] if found.of_class else f"{_NAMES[found.method]}, the same for every class"
+def method_title(map_: Map) -> str:
+    """Name the method, and say if its map is the same for every class."""
+    return _NAMES[map_.method] if map_.class_specific else f"{_NAMES[map_.method]}, the same for every class"
 
 
-def comparison(maps: Sequence[Map]) -> list[str]:
-    """Say how far maps of one sample agree, and how much of the answer they can show no place for."""
-    said = [agreement_of(*maps)] if len(maps) == 2 else []
+def agreement_sentences(maps: Sequence[Map]) -> list[str]:
+    """Say how far maps of one sample agree, and how much of the log odds belongs to no position."""
+    sentences = [agreement_of(*maps)] if len(maps) == 2 else []
     base = maps[0].empty_log_odds
     if base is not None:
-        said.append(
-            f"The log odds are {maps[0].log_odds:+.1f}; of the same sample emptied they are {base:+.1f}, for which"
-            " there is no place."
+        sentences.append(
+            f"The log odds are {maps[0].log_odds:+.1f}; for the same sample emptied they are {base:+.1f}, which"
+            " belongs to no position."
         )
-    return said
+    return sentences
 
 
 def agreement_of(first: Map, second: Map) -> str:
     """Say how far two maps agree."""
-    found = rank_correlation(first.values, second.values)
-    return f"Rank correlation of the two maps: {found:.2f} (1: they order the places alike; 0: not at all)."
+    correlation = rank_correlation(first.values, second.values)
+    return f"Rank correlation of the two maps: {correlation:.2f} (1: they rank positions alike; 0: not at all)."
 
 
-def answer(run: Run, found: Map) -> str:
-    """Say what was predicted, how probable that is and the class that is explained, and from where it is called."""
-    told = outputs(found.logits[None], run.task, run.calibration)
-    predicted = str(told["predicted"][0])
-    asked = run.task.classes[found.target]
-    said = [f"predicted {short(predicted)}" if predicted else "nothing predicted"]
-    names = [asked] if found.of_class else []
+def prediction_text(run: Run, map_: Map) -> str:
+    """State the prediction, the probabilities of it and of the explained class, and the decision threshold."""
+    row = outputs(map_.logits[None], run.task, run.calibration)
+    predicted = str(row["predicted"][0])
+    explained = run.task.classes[map_.target]
+    phrases = [f"predicted {short(predicted)}" if predicted else "nothing predicted"]
+    names = [explained] if map_.class_specific else []
     names += [predicted] if run.task.exclusive and predicted not in names else []
-    said += [f"p({short(name)}) = {told[f'p_{name}'][0]:.3f}" for name in names]
-    called = run.task.classes[1] if run.task.kind == "binary" else asked
-    if run.task.kind == "binary" or (found.of_class and not run.task.exclusive):
-        said.append(f"{short(called)} is called from {threshold_of(called, run.calibration.thresholds or None):.3f}")
-    return (f"For and against {short(asked)}: " if found.of_class else "") + ", ".join(said)
+    phrases += [f"p({short(name)}) = {row[f'p_{name}'][0]:.3f}" for name in names]
+    positive = run.task.classes[1] if run.task.kind == "binary" else explained
+    if run.task.kind == "binary" or (map_.class_specific and not run.task.exclusive):
+        threshold = threshold_of(positive, run.calibration.thresholds or None)
+        phrases.append(f"threshold of {short(positive)} {threshold:.3f}")
+    return (f"For and against {short(explained)}: " if map_.class_specific else "") + ", ".join(phrases)

@@ -1,28 +1,28 @@
-"""Integrated gradients on tokens: which tokens the log odds of a class rest on, beside an empty sample."""
+"""Integrated gradients on tokens: which tokens the log odds of a class rest on, compared with an empty sample."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from softfree.explain.activations import Entry, classify, enter, patch_mask, through
+from softfree.explain.activations import EncoderInput, classify, encoder_input, patch_mask, run_blocks
 from softfree.explain.log_odds import LogOdds
 from softfree.models.bag import BagTransformer
 from softfree.models.classifier import Classifier
 
 MEANING = (
-    "Integrated gradients: the parts of the log odds of the class that are gained on the way from an empty sample, all "
-    "of whose pixels are the mean, to this one. What the empty sample has already is shared out evenly, so that they "
-    "sum to the log odds."
+    "Integrated gradients: what each token adds to the log odds of the class on a path from an empty sample, all of "
+    "whose pixels are the mean, to this one. The log odds of the empty sample are distributed evenly, so that the "
+    "values sum to the log odds."
 )
 
 STEPS = 8
 
 
-def empty(model: Classifier, sample: Tensor) -> Tensor:
-    """Give samples (B, ...) that show nothing: each channel of an image is its mean, each feature of a bag its tiles'.
+def empty_sample(model: Classifier, sample: Tensor) -> Tensor:
+    """Samples (B, ...) that show nothing: each channel of an image is its mean, each feature of a bag its tiles' mean.
 
-    Places, sizes and padding stay.
+    Positions, sizes and padding stay.
     """
     if not isinstance(model, BagTransformer):
         return sample.mean(dim=tuple(range(2, sample.ndim)), keepdim=True).expand_as(sample)
@@ -31,53 +31,59 @@ def empty(model: Classifier, sample: Tensor) -> Tensor:
 
 
 def integrated_gradients(
-    model: Classifier, entry: Entry, sample: Tensor, odds: LogOdds, whole: Tensor, target: int, *, steps: int = STEPS
+    model: Classifier,
+    entry: EncoderInput,
+    sample: Tensor,
+    odds: LogOdds,
+    logits: Tensor,
+    target: int,
+    *,
+    steps: int = STEPS,
 ) -> Tensor:
     """Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365) over the tokens as they enter the encoder.
 
-    The tokens go on a straight way from those of an empty sample to what they are, and each is credited with its mean
-    slope along the way: by the theorem of the paper with what is gained in all. Works for every attention, softmax
-    included.
+    The tokens move on a straight line from those of an empty sample to those of this one, and each is credited with
+    its mean slope along the line; together they make up the whole gain (completeness). Works for every attention.
 
     Args:
-        model: in evaluation mode.
-        entry: what :func:`~softfree.explain.activations.enter` gave.
-        sample: of which it gave that, (B, ...).
-        odds: what is explained.
-        whole: logits (B, K) of the sample.
-        target: the class.
-        steps: of the integral (midpoint rule); a forward and backward pass each.
+        model: In evaluation mode.
+        entry: From :func:`~softfree.explain.activations.encoder_input`.
+        sample: The sample itself, (B, ...).
+        odds: Turns logits into the log odds to explain.
+        logits: (B, K) of the sample.
+        target: The class.
+        steps: Of the integral (midpoint rule); each is a forward and a backward pass.
 
     Returns:
-        (B, N) for the tokens of the grid, 0 for padded tokens. Their sum is the log odds: see :func:`shared_out`, by
-        which what the finite number of steps misses is shared out, too.
+        (B, N) for the tokens of the grid, 0 for padded tokens. Their sum is the log odds: see
+        :func:`distribute_remainder`, which also distributes the error of the finite number of steps.
     """
-    start = enter(model, empty(model, sample)).tokens
-    way = entry.tokens - start
-    parts = ((step + 0.5) / steps for step in range(steps))
-    slopes = sum(_slope(model, entry, start + part * way, odds, target) for part in parts) / steps
+    start = encoder_input(model, empty_sample(model, sample)).tokens
+    path = entry.tokens - start
+    fractions = ((step + 0.5) / steps for step in range(steps))
+    slopes = sum(_slope(model, entry, start + fraction * path, odds, target) for fraction in fractions) / steps
     assert isinstance(slopes, Tensor)
-    values = (slopes * way).sum(-1)[:, model.num_prefix_tokens :]
-    return shared_out(values.double(), odds(whole.double(), target), patch_mask(model, entry))
+    values = (slopes * path).sum(-1)[:, model.num_prefix_tokens :]
+    return distribute_remainder(values.double(), odds(logits.double(), target), patch_mask(model, entry))
 
 
-def shared_out(values: Tensor, total: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Share out evenly among real tokens what their values (B, N) lack of a total (B,).
+def distribute_remainder(values: Tensor, total: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Distribute evenly over the real tokens what their values (B, N) lack of a total (B,).
 
-    That is what no token can claim, such as the log odds that an empty sample has already. The order of the tokens
-    stays as it is, and so does what one has more than another.
+    No token can claim this remainder, such as the log odds of an empty sample. The order of the tokens and their
+    differences stay as they are.
     """
     real = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
     values = values * real
-    rest = (total - values.sum(dim=1)) / real.sum(dim=1).clamp(min=1)
-    return values + rest.unsqueeze(1) * real
+    remainder = (total - values.sum(dim=1)) / real.sum(dim=1).clamp(min=1)
+    return values + remainder.unsqueeze(1) * real
 
 
-def _slope(model: Classifier, entry: Entry, tokens: Tensor, odds: LogOdds, target: int) -> Tensor:
-    """Gradient of the log odds by tokens, (B, P + N, C)."""
+def _slope(model: Classifier, entry: EncoderInput, tokens: Tensor, odds: LogOdds, target: int) -> Tensor:
+    """Gradient of the log odds with respect to the tokens, (B, P + N, C)."""
     with torch.enable_grad():
         tokens = tokens.detach().requires_grad_()
         now = entry._replace(tokens=tokens)
-        total = odds(classify(model, now, through(model, now)), target).sum()
+        total = odds(classify(model, now, run_blocks(model, now)), target).sum()
         (gradient,) = torch.autograd.grad(total, tokens)
     return gradient

@@ -1,4 +1,4 @@
-"""One sample, one class, one method: a map on the grid of tokens."""
+"""The map of one sample for one class by one method, on the grid of tokens."""
 
 from __future__ import annotations
 
@@ -10,20 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from softfree.explain import attention_weights as rows
-from softfree.explain import gradients, occlusion, rollout
-from softfree.explain import integrated_gradients as tokens
-from softfree.explain import logit_decomposition as split
+from softfree.explain import attention_weights, gradients, integrated_gradients, logit_decomposition, occlusion, rollout
 from softfree.explain.activations import (
-    Entry,
-    Watched,
+    EncoderInput,
+    GradientPass,
     attention,
     attention_inputs,
     classifier,
     classify,
-    enter,
-    through,
-    watch,
+    encoder_input,
+    run_blocks,
+    run_blocks_with_grad,
 )
 from softfree.explain.log_odds import LogOdds
 from softfree.explain.options import MapMethod
@@ -36,16 +33,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Map:
-    """What a method says of one sample.
+    """The result of a method for one sample.
 
     Attributes:
         values: float64 on the grid of tokens: (h, w) of an image or slide, (d, h, w) of a volume, (n,) of a bag.
-        method: its name.
-        target: number of the class.
-        logits: float64 (K,), the model's answer.
-        log_odds: of the class: what is explained.
-        empty_log_odds: of the class, for the same sample emptied (all pixels the mean), where the method begins there.
-            No place can claim them: the map shares them out evenly.
+        method: Its name.
+        target: Number of the class.
+        logits: float64 (K,), the output of the model.
+        log_odds: Of the class: what is explained.
+        empty_log_odds: Log odds of the same sample emptied (all pixels the mean), for methods that compare with it. No
+            token can claim them: the map distributes them evenly.
     """
 
     values: np.ndarray
@@ -57,23 +54,23 @@ class Map:
 
     @property
     def description(self) -> str:
-        """What the map means and what it does not, one line."""
+        """What the map means and what it does not, in one line."""
         return METHODS[self.method].meaning
 
     @property
     def signed(self) -> bool:
-        """Whether values below zero speak against, so that zero is the middle of the colors."""
+        """Whether values below zero are evidence against, so that zero is the middle of the colors."""
         return METHODS[self.method].signed
 
     @property
-    def of_class(self) -> bool:
-        """Whether it is a map of the class; otherwise it is the same for every class."""
-        return METHODS[self.method].of_class
+    def class_specific(self) -> bool:
+        """Whether the map is specific to the class, not the same for every class."""
+        return METHODS[self.method].class_specific
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked of a method: the log odds of a class, and a layer, head and place where it looks at such."""
+class MapRequest:
+    """What to explain: the log odds of a class, and for some methods a layer, head and position."""
 
     target: int
     layer: int | None = None
@@ -83,48 +80,50 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Passed:
-    """A sample that has gone forward.
+class ForwardPass:
+    """A forward pass of a sample.
 
     Attributes:
-        model: the model.
-        sample: as the model takes it, (1, ...).
-        entry: what entered its encoder.
-        last: its tokens after the last layer (1, P + N, C).
+        model: The model.
+        sample: (1, ...) as the model takes it.
+        entry: Input of its encoder.
+        last: Tokens after the last layer (1, P + N, C).
         logits: (1, K).
-        inputs: what entered the attention of each layer, for a method that asks for it; else empty.
-        watched: the graph from a layer on, for a method that goes back to it; else None.
+        inputs: Inputs of the attention of each layer, for methods that need them; else empty.
+        gradient_pass: The graph from a layer on, for methods that need gradients; else None.
     """
 
     model: Classifier
     sample: Tensor
-    entry: Entry
+    entry: EncoderInput
     last: Tensor
     logits: Tensor
     inputs: list[Tensor] = field(default_factory=list)
-    watched: Watched | None = None
+    gradient_pass: GradientPass | None = None
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method: values (1, N), what they mean, and what it can be asked for.
+    """A method: computes values (1, N).
 
     Attributes:
-        signed: values below zero speak against.
-        of_class: another class has another map.
-        of_attention: it looks at what enters the attention of each layer.
-        back_to: the layer that it goes back to where none is asked for; None for a method that only goes forward.
-        from_empty: it compares the sample with an empty one.
+        meaning: What the values mean.
+        signed: Values below zero are evidence against.
+        class_specific: Each class has a map of its own.
+        takes: The optional parameters that it uses: layer, head, at.
+        needs_attention_inputs: It uses the input of the attention of each layer.
+        gradient_layer: The layer whose input it differentiates by default; None for methods without gradients.
+        uses_empty_sample: It compares the sample with an empty one.
     """
 
-    compute: Callable[[Passed, Question], Tensor]
+    compute: Callable[[ForwardPass, MapRequest], Tensor]
     meaning: str
     signed: bool = True
-    of_class: bool = True
+    class_specific: bool = True
     takes: frozenset[str] = frozenset()
-    of_attention: bool = False
-    back_to: int | None = None
-    from_empty: bool = False
+    needs_attention_inputs: bool = False
+    gradient_layer: int | None = None
+    uses_empty_sample: bool = False
 
 
 def explain_tensor(
@@ -138,91 +137,93 @@ def explain_tensor(
     at: Sequence[float] | None = None,
     odds: LogOdds | None = None,
 ) -> Map:
-    """Explain what a model says of one sample: the log odds of a class.
+    """Explain the log odds of a class for one sample.
 
     Args:
-        model: a run, or a classifier in evaluation mode.
-        sample: as the model takes it, such as (C, H, W), with or without a batch axis of 1.
-        method: a key of :data:`METHODS`; default: as :func:`default_methods` chooses.
-        target: a class: its name (of a run) or number; default: what is predicted.
-        layer: of ``attention`` (default: the last), or the one whose incoming tokens ``gradient`` (default: the first)
-            and ``gradcam`` (default: the last) look at.
-        head: of ``attention``; default: the mean over heads.
-        at: parts of the width, the height (and the depth) from 0 to below 1, where the query of ``attention`` lies;
+        model: A run, or a classifier in evaluation mode.
+        sample: As the model takes it, such as (C, H, W), with or without a batch axis of 1.
+        method: A key of :data:`METHODS`; default: the first of :func:`default_methods`.
+        target: A class: its name (of a run) or number; default: the predicted one.
+        layer: The layer of ``attention`` (default: the last), or the one whose input tokens ``gradient`` (default: the
+            first) and ``gradcam`` (default: the last) use.
+        head: The head of ``attention``; default: the mean over heads.
+        at: Position of the query of ``attention`` as fractions of width, height (and depth), from 0 to below 1;
             default: the class token where it is pooled, else the center.
-        odds: how probabilities follow from the logits; default: as the run has it, and for a bare model exclusive
+        odds: How probabilities follow from the logits; default: the run's calibration, and for a bare model exclusive
             classes without a temperature.
 
     Raises:
-        UserError: a model, class, layer, head or place that there is not, an option that the method does not look at,
-            or a method that the model has none of.
+        UserError: An unknown model, class, layer, head or position, a parameter that the method does not use, or a
+            method that the model does not support.
     """
     network: nn.Module = model if isinstance(model, nn.Module) else model.model
     network = classifier(network)
-    chosen = known_method(method or default_methods(network)[0])
-    refuse_unused(chosen, layer=layer, head=head, at=at)
+    name = known_method(method or default_methods(network)[0])
+    refuse_unused(name, layer=layer, head=head, at=at)
     sample = _batch_of_one(network, sample)
-    passed = pass_forward(network, sample, enter(network, sample), chosen, layer)
-    answer = passed.logits[0].double().cpu().numpy()
-    index = class_number(model, network, target, answer)
+    forward = forward_pass(network, sample, encoder_input(network, sample), name, layer)
+    logits = forward.logits[0].double().cpu().numpy()
+    index = class_number(model, network, target, logits)
     odds = odds or LogOdds.of(model)
-    values = METHODS[chosen].compute(passed, Question(index, layer, head, at, odds))
-    grid = passed.entry.grid or values.shape[1:]
+    values = METHODS[name].compute(forward, MapRequest(index, layer, head, at, odds))
+    grid = forward.entry.grid or values.shape[1:]
     return Map(
         values[0].detach().double().cpu().numpy().reshape(grid),
-        chosen,
+        name,
         index,
-        answer,
-        float(odds(passed.logits.double(), index)[0]),
-        _empty_log_odds(network, sample, odds, index) if METHODS[chosen].from_empty else None,
+        logits,
+        float(odds(forward.logits.double(), index)[0]),
+        _empty_log_odds(network, sample, odds, index) if METHODS[name].uses_empty_sample else None,
     )
 
 
 @torch.no_grad()
 def _empty_log_odds(model: Classifier, sample: Tensor, odds: LogOdds, target: int) -> float:
-    entry = enter(model, tokens.empty(model, sample))
-    return float(odds(classify(model, entry, through(model, entry)).double(), target)[0])
+    entry = encoder_input(model, integrated_gradients.empty_sample(model, sample))
+    return float(odds(classify(model, entry, run_blocks(model, entry)).double(), target)[0])
 
 
 @torch.no_grad()
-def pass_forward(model: Classifier, sample: Tensor, entry: Entry, method: str, layer: int | None = None) -> Passed:
-    """Take what entered the encoder forward once, for its answer and for ``method``, a key of :data:`METHODS`."""
-    about = METHODS[method]
+def forward_pass(
+    model: Classifier, sample: Tensor, entry: EncoderInput, method: str, layer: int | None = None
+) -> ForwardPass:
+    """Run the layers once, keeping what ``method``, a key of :data:`METHODS`, needs."""
+    needs = METHODS[method]
     inputs: list[Tensor] = []
-    watched = None
-    if about.of_attention:
+    gradient_pass = None
+    if needs.needs_attention_inputs:
         inputs, last = attention_inputs(model, entry)
-    elif about.back_to is None:
-        last = through(model, entry)
+    elif needs.gradient_layer is None:
+        last = run_blocks(model, entry)
     else:
-        watched = watch(model, entry, about.back_to if layer is None else layer)
-        last = watched.last
-    return Passed(model, sample, entry, last, classify(model, entry, last), inputs, watched)
+        gradient_pass = run_blocks_with_grad(model, entry, needs.gradient_layer if layer is None else layer)
+        last = gradient_pass.last
+    return ForwardPass(model, sample, entry, last, classify(model, entry, last), inputs, gradient_pass)
 
 
 def known_method(method: str) -> str:
-    """Refuse a method that there is not."""
+    """Return a method's name; UserError if it is unknown."""
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
     return method
 
 
 def default_methods(model: Classifier) -> tuple[MapMethod, MapMethod]:
-    """Choose two methods to compare, the one of more use first: both agree in sign with the prediction.
+    """Choose two methods to compare, the more useful one first; the sums of both agree in sign with the prediction.
 
-    A head that pools the logits of tokens says itself where its evidence is. Where features are pooled, the parts of
-    the logit are no guide to what matters, and integrated gradients are: see docs/how-to/explain.md.
+    A head that pools token logits shows directly where its evidence is. Where features are pooled, the parts of the
+    logit are a poor guide to what matters, and integrated gradients a good one: see docs/how-to/explain.md.
     """
     return "split" if model.pooling.of_logits else "integrated", "occlusion"
 
 
-def refuse_unused(method: str, **given: object) -> None:
-    """Refuse a layer, head or place that the method does not look at."""
+def refuse_unused(method: str, **parameters: object) -> None:
+    """Refuse a layer, head or position that the method does not use."""
     takes = METHODS[method].takes
-    for name, value in given.items():
+    for name, value in parameters.items():
         if value is not None and name not in takes:
-            those = ", ".join(other for other in METHODS if name in METHODS[other].takes)
-            raise UserError(f"--{name} is not for --method {method}: leave it out, or choose one of: {those}")
+            methods = ", ".join(other for other in METHODS if name in METHODS[other].takes)
+            raise UserError(f"--{name} is not for --method {method}: leave it out, or choose one of: {methods}")
 
 
 def _batch_of_one(model: Classifier, sample: Tensor) -> Tensor:
@@ -236,7 +237,7 @@ def _batch_of_one(model: Classifier, sample: Tensor) -> Tensor:
 
 
 def class_number(model: Run | nn.Module, network: Classifier, target: str | int | None, logits: np.ndarray) -> int:
-    """Find the class that is meant: by name (of a run) or number, or the one that logits (K,) say."""
+    """Number of a class given by name (of a run) or number; without one, of the class that logits (K,) predict."""
     if isinstance(model, nn.Module):
         if isinstance(target, str):
             raise UserError(f"Got the class {target!r} for a model without names: expected its number, or give a run.")
@@ -245,7 +246,7 @@ def class_number(model: Run | nn.Module, network: Classifier, target: str | int 
     if target is None:
         from softfree.inference.predict import outputs
 
-        if model.task.kind == "multilabel":  # several may be called, and none
+        if model.task.kind == "multilabel":  # several may be predicted, or none
             return int(logits.argmax())
         return classes.index(outputs(logits[None], model.task, model.calibration)["predicted"][0])
     if isinstance(target, int):
@@ -261,80 +262,90 @@ def _number(target: int, classes: int) -> int:
     return target
 
 
-def _row(passed: Passed, asked: Question) -> Tensor:
+def _row(forward: ForwardPass, request: MapRequest) -> Tensor:
     """Signed weights of one token, of one head or the mean over heads."""
-    model, entry = passed.model, passed.entry
-    layer = -1 if asked.layer is None else asked.layer
+    model, entry = forward.model, forward.entry
+    layer = -1 if request.layer is None else request.layer
     module = attention(model, layer)
-    if asked.head is not None and not 0 <= asked.head < module.num_heads:
+    if request.head is not None and not 0 <= request.head < module.num_heads:
         raise UserError(
-            f"--head {asked.head}: the layer has {module.num_heads} heads, from 0 to {module.num_heads - 1}"
+            f"--head {request.head}: the layer has {module.num_heads} heads, from 0 to {module.num_heads - 1}"
         )
-    weights = rows.attention_row(
-        module, passed.inputs[layer], query_number(model, entry, asked.at), entry.mask, entry.grid
+    weights = attention_weights.attention_row(
+        module, forward.inputs[layer], query_number(model, entry, request.at), entry.mask, entry.grid
     )
-    weights = weights.mean(1) if asked.head is None else weights[:, asked.head]
+    weights = weights.mean(1) if request.head is None else weights[:, request.head]
     return weights[:, model.num_prefix_tokens :]
 
 
-def _way_back(passed: Passed) -> tuple[Classifier, Entry, Watched]:
-    assert passed.watched is not None
-    return passed.model, passed.entry, passed.watched
+def _gradient_arguments(forward: ForwardPass) -> tuple[Classifier, EncoderInput, GradientPass]:
+    assert forward.gradient_pass is not None
+    return forward.model, forward.entry, forward.gradient_pass
 
 
-def query_number(model: Classifier, entry: Entry, at: Sequence[float] | None) -> int:
-    """Find the token at parts of the sample's sides; without them the class token where it is pooled, or the center."""
+def query_number(model: Classifier, entry: EncoderInput, at: Sequence[float] | None) -> int:
+    """Number of the token at fractions of the sample's sides; default: a pooled class token, else the center."""
     prefix = model.num_prefix_tokens
     grid = entry.grid or (entry.tokens.shape[1] - prefix,)
     if at is None:
         if model.pool == "token":
             return 0
         at = [0.5] * len(grid)
-    if len(at) != len(grid) or not all(0 <= part < 1 for part in at):
+    if len(at) != len(grid) or not all(0 <= fraction < 1 for fraction in at):
         example = ", ".join(["0.5"] * len(grid))
-        raise UserError(f"--at {list(at)}: expected parts of the sample's sides from 0 to below 1, as '[{example}]'")
-    places = [int(part * side) for part, side in zip(reversed(at), grid, strict=True)]
-    return prefix + int(np.ravel_multi_index(places, grid))
+        raise UserError(
+            f"--at {list(at)}: expected fractions of the sample's sides from 0 to below 1, as '[{example}]'"
+        )
+    position = [int(fraction * side) for fraction, side in zip(reversed(at), grid, strict=True)]
+    return prefix + int(np.ravel_multi_index(position, grid))
 
 
-def _split(passed: Passed, asked: Question) -> Tensor:
-    shares = asked.odds.of_logits(passed.logits, asked.target)
-    return split.split_odds(passed.model, passed.entry, passed.last, shares, asked.target)
+def _split(forward: ForwardPass, request: MapRequest) -> Tensor:
+    shares = request.odds.linearize(forward.logits, request.target)
+    return logit_decomposition.split_log_odds(forward.model, forward.entry, forward.last, shares, request.target)
 
 
-def _integrated(passed: Passed, asked: Question) -> Tensor:
-    return tokens.integrated_gradients(
-        passed.model, passed.entry, passed.sample, asked.odds, passed.logits, asked.target
+def _integrated(forward: ForwardPass, request: MapRequest) -> Tensor:
+    return integrated_gradients.integrated_gradients(
+        forward.model, forward.entry, forward.sample, request.odds, forward.logits, request.target
     )
 
 
-def _occlusion(passed: Passed, asked: Question) -> Tensor:
-    return occlusion.occlusion(passed.model, passed.entry, passed.sample, asked.odds, passed.logits, asked.target)
+def _occlusion(forward: ForwardPass, request: MapRequest) -> Tensor:
+    return occlusion.occlusion(
+        forward.model, forward.entry, forward.sample, request.odds, forward.logits, request.target
+    )
 
 
-def _rollout(passed: Passed, _asked: Question) -> Tensor:
-    return rollout.rollout(passed.model, passed.entry, inputs=passed.inputs)
+def _rollout(forward: ForwardPass, _request: MapRequest) -> Tensor:
+    return rollout.rollout(forward.model, forward.entry, inputs=forward.inputs)
 
 
 METHODS: dict[str, Method] = {
-    "integrated": Method(_integrated, tokens.MEANING, from_empty=True),
-    "occlusion": Method(_occlusion, occlusion.MEANING, from_empty=True),
-    "split": Method(_split, split.MEANING),
+    "integrated": Method(_integrated, integrated_gradients.MEANING, uses_empty_sample=True),
+    "occlusion": Method(_occlusion, occlusion.MEANING, uses_empty_sample=True),
+    "split": Method(_split, logit_decomposition.MEANING),
     "gradient": Method(
-        lambda passed, asked: gradients.gradient_times_input(*_way_back(passed), asked.odds, asked.target),
+        lambda forward, request: gradients.gradient_times_input(
+            *_gradient_arguments(forward), request.odds, request.target
+        ),
         gradients.GRADIENT,
         takes=frozenset({"layer"}),
-        back_to=0,
+        gradient_layer=0,
     ),
     "gradcam": Method(
-        lambda passed, asked: gradients.grad_cam(*_way_back(passed), asked.odds, asked.target),
+        lambda forward, request: gradients.grad_cam(*_gradient_arguments(forward), request.odds, request.target),
         gradients.GRADCAM,
         signed=False,
         takes=frozenset({"layer"}),
-        back_to=-1,
+        gradient_layer=-1,
     ),
-    "rollout": Method(_rollout, rollout.MEANING, of_class=False, of_attention=True),
+    "rollout": Method(_rollout, rollout.MEANING, class_specific=False, needs_attention_inputs=True),
     "attention": Method(
-        _row, rows.MEANING, of_class=False, takes=frozenset({"layer", "head", "at"}), of_attention=True
+        _row,
+        attention_weights.MEANING,
+        class_specific=False,
+        takes=frozenset({"layer", "head", "at"}),
+        needs_attention_inputs=True,
     ),
 }

@@ -1,4 +1,4 @@
-"""Occlusion: what the log odds of a class lose when a part of the sample is emptied (Zeiler and Fergus 2014)."""
+"""Occlusion: how much the log odds of a class drop when part of the sample is emptied (Zeiler and Fergus 2014)."""
 
 from __future__ import annotations
 
@@ -7,55 +7,57 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from softfree.explain.activations import Entry, classify, enter, patch_mask, through
-from softfree.explain.integrated_gradients import empty, shared_out
+from softfree.explain.activations import EncoderInput, classify, encoder_input, patch_mask, run_blocks
+from softfree.explain.integrated_gradients import distribute_remainder, empty_sample
 from softfree.explain.log_odds import LogOdds
 from softfree.models.classifier import Classifier
 
 MEANING = (
-    "Occlusion: what the log odds of the class lose when a window of tokens becomes empty, all its pixels the mean; it "
-    "sees no two windows that stand in for each other. What no single window takes away is shared out evenly, so that "
-    "the values sum to the log odds."
+    "Occlusion: how much the log odds of the class drop when a window of tokens is emptied, all its pixels the mean; "
+    "two windows that can replace each other both stay small. What no single window takes away is distributed evenly, "
+    "so that the values sum to the log odds."
 )
 _WINDOWS = {1: 64, 2: 8, 3: 4}  # along each side, by the number of sides: 64 in all
-_TOGETHER = 8192  # tokens that are computed at once, about
+_TOGETHER = 8192  # about how many tokens are computed at once
 
 
 @torch.no_grad()
-def occlusion(model: Classifier, entry: Entry, sample: Tensor, odds: LogOdds, whole: Tensor, target: int) -> Tensor:
-    """Empty one window of tokens after the other.
+def occlusion(
+    model: Classifier, entry: EncoderInput, sample: Tensor, odds: LogOdds, logits: Tensor, target: int
+) -> Tensor:
+    """Empty one window of tokens after another.
 
     Args:
-        model: in evaluation mode.
-        entry: what :func:`~softfree.explain.activations.enter` gave of one sample.
-        sample: of which it gave that, (1, ...).
-        odds: what is explained.
-        whole: logits (1, K) of the sample.
-        target: the class.
+        model: In evaluation mode.
+        entry: From :func:`~softfree.explain.activations.encoder_input`, of one sample.
+        sample: The sample itself, (1, ...).
+        odds: Turns logits into the log odds to explain.
+        logits: (1, K) of the sample.
+        target: The class.
 
     Returns:
-        (1, N) for the tokens of the grid: a token's part of what is lost with the window that it lies in, 0 for padded
-        tokens. Their sum is the log odds: see :func:`~softfree.explain.integrated_gradients.shared_out`.
+        (1, N) for the tokens of the grid: each token's share of the drop of its window, 0 for padded tokens. Their sum
+        is the log odds: see :func:`~softfree.explain.integrated_gradients.distribute_remainder`.
     """
-    start, prefix = enter(model, empty(model, sample)), model.num_prefix_tokens
+    start, prefix = encoder_input(model, empty_sample(model, sample)), model.num_prefix_tokens
     window = windows(entry.grid or (entry.tokens.shape[1] - prefix,)).to(entry.tokens.device)
-    number = int(window.max()) + 1
-    base, lost = odds(whole.double(), target), []
-    for some in torch.arange(number, device=window.device).split(max(1, _TOGETHER // len(window))):
-        hidden = torch.zeros(len(some), prefix + len(window), 1, dtype=torch.bool, device=window.device)
-        hidden[:, prefix:, 0] = window == some[:, None]
+    count = int(window.max()) + 1
+    total, drops = odds(logits.double(), target), []
+    for chunk in torch.arange(count, device=window.device).split(max(1, _TOGETHER // len(window))):
+        hidden = torch.zeros(len(chunk), prefix + len(window), 1, dtype=torch.bool, device=window.device)
+        hidden[:, prefix:, 0] = window == chunk[:, None]
         tokens = torch.where(hidden, start.tokens, entry.tokens)
-        mask = None if entry.mask is None else entry.mask.expand(len(some), -1)
-        now = Entry(tokens, mask, entry.grid)
-        lost.append(base - odds(classify(model, now, through(model, now)).double(), target))
+        mask = None if entry.mask is None else entry.mask.expand(len(chunk), -1)
+        emptied = EncoderInput(tokens, mask, entry.grid)
+        drops.append(total - odds(classify(model, emptied, run_blocks(model, emptied)).double(), target))
     mask = patch_mask(model, entry)
     real = torch.ones_like(window) if mask is None else mask[0].long()
-    size = torch.zeros_like(window[:number]).index_add(0, window, real).clamp(min=1)
-    return shared_out((torch.cat(lost) / size)[window].unsqueeze(0), base, mask)
+    size = torch.zeros_like(window[:count]).index_add(0, window, real).clamp(min=1)
+    return distribute_remainder((torch.cat(drops) / size)[window].unsqueeze(0), total, mask)
 
 
 def windows(grid: Sequence[int]) -> Tensor:
-    """Number the windows: for each token of a grid, (N,), the one that it lies in; of few tokens each has its own."""
+    """Window number of each token of a grid, (N,); on a small grid each token is its own window."""
     most = _WINDOWS[len(grid)]
     sides = [torch.arange(side) // -(-side // most) for side in grid]
     number = sides[0]

@@ -15,7 +15,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from softfree.explain.geometry import Places
+from softfree.explain.geometry import TokenGrid
 from softfree_runtime.core.files import replacing
 
 _DPI = 100
@@ -48,7 +48,7 @@ def draw_overlay(
     *,
     title: str,
     caption: str = "",
-    places: Places | None = None,
+    token_grid: TokenGrid | None = None,
 ) -> None:
     """Write a PNG: the image, the image under each of the maps, and their color bars.
 
@@ -65,17 +65,17 @@ def draw_overlay(
     zoom = max(1, -(-_LEAST // max(image.shape[:2])))
     painted = [as_rgb(image)]
     for layer in layers:
-        values = (places or _covering(image, layer.values)).spread(layer.values)
-        painted.append(paint(image, values, greatest(layer.values), layer.signed))
+        values = (token_grid or _covering(image, layer.values)).spread(layer.values)
+        painted.append(paint(image, values, max_magnitude(layer.values), layer.signed))
     page = Image.fromarray(_compose([_larger(one, zoom) for one in painted], layers, title, caption))
     with replacing(path) as temporary:
         page.save(temporary, "PNG")
 
 
-def _covering(image: np.ndarray, values: np.ndarray) -> Places:
+def _covering(image: np.ndarray, values: np.ndarray) -> TokenGrid:
     height, width = image.shape[:2]
     step = (height / values.shape[0], width / values.shape[1])
-    return Places((0, 0), step, ((0, height), (0, width)), (height, width))
+    return TokenGrid((0, 0), step, ((0, height), (0, width)), (height, width))
 
 
 def paint(image: np.ndarray, values: np.ndarray, limit: float, signed: bool = True) -> np.ndarray:
@@ -121,7 +121,7 @@ def with_label(pixels: np.ndarray, label: str) -> np.ndarray:
     return np.concatenate([pixels, strip])
 
 
-def greatest(values: np.ndarray) -> float:
+def max_magnitude(values: np.ndarray) -> float:
     """The greatest size of a value, 1 where all are zero: the end of the colors."""
     return float(np.abs(values).max()) or 1.0
 
@@ -154,7 +154,7 @@ def _compose(panels: list[np.ndarray], layers: Sequence[Layer], title: str, capt
         figure = Figure(figsize=(size[0] / _DPI, size[1] / _DPI), dpi=_DPI)
         for left, layer in zip(lefts[1:], layers, strict=True):
             _add_bar(figure, ((left + width + text) / size[0], bottom / size[1], text / size[0], height / size[1]),
-                     greatest(layer.values), layer.signed)  # fmt: skip
+                     max_magnitude(layer.values), layer.signed)  # fmt: skip
             figure.text(left / size[0], (bottom + height + 0.5 * text) / size[1], layer.label, parse_math=False)
         figure.text(text / size[0], 1 - text / size[1], "\n".join(above), va="top", fontweight="bold",
                     parse_math=False)  # fmt: skip

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from tifffile import TiffWriter
 
-from softfree.explain.geometry import Places
-from softfree.explain.overlay import greatest, paint
+from softfree.explain.geometry import TokenGrid
+from softfree.explain.overlay import max_magnitude, paint
 from softfree.explain.rendering import band
 from softfree_runtime.core.files import replacing
 
@@ -24,7 +24,7 @@ def write_tiles(
     path: Path,
     read: Callable[[int, int], np.ndarray],
     values: np.ndarray,
-    places: Places,
+    token_grid: TokenGrid,
     signed: bool,
     *,
     compression: Compression = "deflate",
@@ -43,19 +43,19 @@ def write_tiles(
         compression: of the tiles; "jpeg" is a tenth of the size and not exact.
     """
     form = _form(compression)
-    height, width = places.shape
+    height, width = token_grid.shape
     half = np.empty((-(-height // 2), -(-width // 2), 3), np.uint8)
     with replacing(path) as temporary, TiffWriter(temporary, bigtiff=height * width * 4 > 2**31) as file:
         file.write(
-            _tiles(read, values, places, signed, half),
+            _tiles(read, values, token_grid, signed, half),
             shape=(height, width, 3),
             dtype=np.uint8,
             subfiletype=0,
             **form,
-            **_resolution(places, 1.0),
+            **_resolution(token_grid, 1.0),
         )
         for level in _levels(half) if max(height, width) > 2 * _TILE else ():
-            file.write(level, subfiletype=1, **form, **_resolution(places, level.shape[1] / width))
+            file.write(level, subfiletype=1, **form, **_resolution(token_grid, level.shape[1] / width))
 
 
 def _form(compression: Compression) -> dict[str, Any]:
@@ -63,22 +63,22 @@ def _form(compression: Compression) -> dict[str, Any]:
     return form | ({"compressionargs": {"level": _QUALITY}} if compression == "jpeg" else {})
 
 
-def _resolution(places: Places, scale: float) -> dict[str, Any]:
-    if places.spacing is None:
+def _resolution(token_grid: TokenGrid, scale: float) -> dict[str, Any]:
+    if token_grid.spacing is None:
         return {}
-    per_cm = tuple(10 / step * scale for step in reversed(places.spacing))
+    per_cm = tuple(10 / step * scale for step in reversed(token_grid.spacing))
     return {"resolution": per_cm, "resolutionunit": "CENTIMETER"}
 
 
 def _tiles(
-    read: Callable[[int, int], np.ndarray], values: np.ndarray, places: Places, signed: bool, half: np.ndarray
+    read: Callable[[int, int], np.ndarray], values: np.ndarray, token_grid: TokenGrid, signed: bool, half: np.ndarray
 ) -> Iterator[np.ndarray]:
     """Paint row after row of tiles, and leave each at half its size in ``half``."""
-    height, width = places.shape
-    limit = greatest(values)
+    height, width = token_grid.shape
+    limit = max_magnitude(values)
     for top in range(0, height, _TILE):
         bottom = min(top + _TILE, height)
-        painted = paint(read(top, bottom), band(places, top, bottom).spread(values), limit, signed)
+        painted = paint(read(top, bottom), band(token_grid, top, bottom).spread(values), limit, signed)
         half[top // 2 : -(-bottom // 2)] = _halved(painted)
         whole = np.pad(painted, ((0, top + _TILE - bottom), (0, -width % _TILE), (0, 0)), mode="edge")
         yield from (whole[:, left : left + _TILE] for left in range(0, width, _TILE))

@@ -8,7 +8,7 @@ from functools import reduce
 import numpy as np
 from scipy import ndimage
 
-from softfree.explain.geometry import Places
+from softfree.explain.geometry import TokenGrid
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Region:
     total: float
     peak: float
 
-    def to_dict(self, places: Places) -> dict[str, object]:
+    def to_dict(self, token_grid: TokenGrid) -> dict[str, object]:
         """For JSON: center and size, x before y before z, in pixels and where the spacing is known in millimeters.
 
         Pixels are counted from the first corner of the source; of a slide they are those of level 0. Voxels of a volume
@@ -46,16 +46,16 @@ class Region:
             "sum": self.total,
             "peak": self.peak,
         }
-        if places.spacing is None:
+        if token_grid.spacing is None:
             return found
-        in_mm = [one * step for one, step in zip(center, places.spacing, strict=True)][::-1]
-        if places.affine is not None:
-            in_mm = list((places.affine @ [*(one - 0.5 for one in center), 1.0])[:3])
-        sizes = [one * step for one, step in zip(size, places.spacing, strict=True)]
+        in_mm = [one * step for one, step in zip(center, token_grid.spacing, strict=True)][::-1]
+        if token_grid.affine is not None:
+            in_mm = list((token_grid.affine @ [*(one - 0.5 for one in center), 1.0])[:3])
+        sizes = [one * step for one, step in zip(size, token_grid.spacing, strict=True)]
         return found | {"center_mm": _rounded(in_mm), "size_mm": _rounded(sizes[::-1])}
 
 
-def find_regions(values: np.ndarray, places: Places, quantile: float = 0.9, most: int = 1000) -> list[Region]:
+def find_regions(values: np.ndarray, token_grid: TokenGrid, quantile: float = 0.9, most: int = 1000) -> list[Region]:
     """Find the regions of a map, the one with the greatest sum first.
 
     Args:
@@ -64,26 +64,27 @@ def find_regions(values: np.ndarray, places: Places, quantile: float = 0.9, most
         quantile: of the values that the model saw, from 0 to below 1; what does not exceed it, or zero, is left out.
         most: regions that are given, those with the greatest sums.
     """
-    inside = reduce(np.logical_and.outer, (_seen(places, axis, count) for axis, count in enumerate(values.shape)))
+    inside = reduce(np.logical_and.outer, (_seen(token_grid, axis, count) for axis, count in enumerate(values.shape)))
     level = max(0.0, float(np.quantile(values[inside], quantile))) if inside.any() else 0.0
     labels, count = ndimage.label((values > level) & inside)
     boxes, totals = ndimage.find_objects(labels), ndimage.sum_labels(values, labels, np.arange(1, count + 1))
     chosen = np.argsort(-totals, kind="stable")[:most]
     return [
-        _region(values[boxes[number]], labels[boxes[number]] == number + 1, boxes[number], places) for number in chosen
+        _region(values[boxes[number]], labels[boxes[number]] == number + 1, boxes[number], token_grid)
+        for number in chosen
     ]
 
 
-def _region(values: np.ndarray, tokens: np.ndarray, box: tuple[slice, ...], places: Places) -> Region:
-    low = tuple(places.edges(axis, part.start) for axis, part in enumerate(box))
-    high = tuple(places.edges(axis, part.stop) for axis, part in enumerate(box))
+def _region(values: np.ndarray, tokens: np.ndarray, box: tuple[slice, ...], token_grid: TokenGrid) -> Region:
+    low = tuple(token_grid.edges(axis, part.start) for axis, part in enumerate(box))
+    high = tuple(token_grid.edges(axis, part.stop) for axis, part in enumerate(box))
     corner = tuple(part.start for part in box)
     return Region(tokens, corner, low, high, float(values[tokens].sum()), float(values[tokens].max()))
 
 
-def _seen(places: Places, axis: int, count: int) -> np.ndarray:
+def _seen(token_grid: TokenGrid, axis: int, count: int) -> np.ndarray:
     """Which tokens of an axis lie over something of the source, (count,)."""
-    return np.diff([places.edges(axis, number) for number in range(count + 1)]) > 0
+    return np.diff([token_grid.edges(axis, number) for number in range(count + 1)]) > 0
 
 
 def _rounded(values: list[float]) -> list[float]:

@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from softfree.explain.geometry import Places
-from softfree.explain.overlay import as_rgb, greatest, paint, with_label
+from softfree.explain.geometry import TokenGrid
+from softfree.explain.overlay import as_rgb, max_magnitude, paint, with_label
 from softfree_runtime.readers.image import DecodedImage
 
 _ROWS = 64  # of the reduced image that are made at once
 
 
 @dataclass(frozen=True)
-class View:
+class RenderedMap:
     """An image with maps over it.
 
     Attributes:
@@ -31,10 +31,10 @@ class View:
 
     image: np.ndarray
     values: tuple[np.ndarray, ...]
-    places: Places
+    token_grid: TokenGrid
     note: str = ""
 
-    def miniatures(self, signed: Sequence[bool], labels: Sequence[str], side: int) -> list[bytes]:
+    def thumbnails(self, signed: Sequence[bool], labels: Sequence[str], side: int) -> list[bytes]:
         """Make PNGs of the image and of the image under each map.
 
         Args:
@@ -44,48 +44,50 @@ class View:
         """
         made = [_png(_resized(as_rgb(self.image), side))]
         for values, both, label in zip(self.values, signed, labels, strict=True):
-            painted = paint(self.image, self.places.spread(values), greatest(values), both)
+            painted = paint(self.image, self.token_grid.spread(values), max_magnitude(values), both)
             made.append(_png(with_label(_resized(painted, side), label)))
         return made
 
 
-def image_view(image: DecodedImage, values: tuple[np.ndarray, ...], places: Places, longest: int) -> View:
+def render_image(
+    image: DecodedImage, values: tuple[np.ndarray, ...], token_grid: TokenGrid, longest: int
+) -> RenderedMap:
     """View an image with at most ``longest`` pixels a side, each the mean of a square of the image's."""
-    times = -(-max(places.shape) // longest)
+    times = -(-max(token_grid.shape) // longest)
     if times == 1:
-        return View(image.unit(), values, places)
+        return RenderedMap(image.unit(), values, token_grid)
     step = times * _ROWS
-    bands = [_mean(rows_of(image, top, top + step), times) for top in range(0, places.shape[0], step)]
+    bands = [_mean(unit_rows(image, top, top + step), times) for top in range(0, token_grid.shape[0], step)]
     reduced = np.concatenate(bands)
-    moved = scaled(places, (1 / times, 1 / times), reduced.shape[:2])
-    return View(reduced, values, moved, f"the image reduced {times} times")
+    moved = scaled(token_grid, (1 / times, 1 / times), reduced.shape[:2])
+    return RenderedMap(reduced, values, moved, f"the image reduced {times} times")
 
 
-def rows_of(image: DecodedImage, top: int, bottom: int) -> np.ndarray:
-    """Rows of an image as it is to be seen, float32 (n, W, C) in [0, 1]."""
+def unit_rows(image: DecodedImage, top: int, bottom: int) -> np.ndarray:
+    """Rows of an image as displayed, float32 (n, W, C) in [0, 1]."""
     return replace(image, pixels=image.pixels[top:bottom]).unit()
 
 
-def scaled(places: Places, scale: tuple[float, float], shape: tuple[int, ...]) -> Places:
+def scaled(token_grid: TokenGrid, scale: tuple[float, float], shape: tuple[int, ...]) -> TokenGrid:
     """Places on a source that was resized: pixels now for one before, down and across, and its new shape."""
     return replace(
-        places,
-        start=tuple(one * part for one, part in zip(places.start, scale, strict=True)),
-        step=tuple(one * part for one, part in zip(places.step, scale, strict=True)),
-        seen=tuple((low * part, high * part) for (low, high), part in zip(places.seen, scale, strict=True)),
+        token_grid,
+        start=tuple(one * part for one, part in zip(token_grid.start, scale, strict=True)),
+        step=tuple(one * part for one, part in zip(token_grid.step, scale, strict=True)),
+        visible=tuple((low * part, high * part) for (low, high), part in zip(token_grid.visible, scale, strict=True)),
         shape=shape,
-        spacing=places.spacing and tuple(one / part for one, part in zip(places.spacing, scale, strict=True)),
+        spacing=token_grid.spacing and tuple(one / part for one, part in zip(token_grid.spacing, scale, strict=True)),
     )
 
 
-def band(places: Places, top: int, bottom: int) -> Places:
+def band(token_grid: TokenGrid, top: int, bottom: int) -> TokenGrid:
     """Places on some rows of the source."""
-    low, high = places.seen[0]
+    low, high = token_grid.visible[0]
     return replace(
-        places,
-        start=(places.start[0] - top, *places.start[1:]),
-        seen=((low - top, high - top), *places.seen[1:]),
-        shape=(bottom - top, *places.shape[1:]),
+        token_grid,
+        start=(token_grid.start[0] - top, *token_grid.start[1:]),
+        visible=((low - top, high - top), *token_grid.visible[1:]),
+        shape=(bottom - top, *token_grid.shape[1:]),
     )
 
 

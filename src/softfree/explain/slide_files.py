@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from softfree.data.slide_readers.slide import Slide
-from softfree.explain.geometry import Places
+from softfree.explain.geometry import TokenGrid
 from softfree.explain.pyramid_tiff import write_tiles
 from softfree.explain.regions import Region
 from softfree.explain.rendering import scaled
@@ -21,7 +21,7 @@ _RED = [214, 39, 40]
 Corner = tuple[int, int]
 
 
-def write_geojson(path: Path, regions: Sequence[Region], places: Places, name: str) -> None:
+def write_geojson(path: Path, regions: Sequence[Region], token_grid: TokenGrid, name: str) -> None:
     """Write regions as annotations in pixels of level 0, x before y, as QuPath reads them.
 
     Args:
@@ -33,7 +33,7 @@ def write_geojson(path: Path, regions: Sequence[Region], places: Places, name: s
     features = [
         {
             "type": "Feature",
-            "geometry": {"type": "Polygon", "coordinates": _in_pixels(region, places)},
+            "geometry": {"type": "Polygon", "coordinates": _in_pixels(region, token_grid)},
             "properties": {
                 "objectType": "annotation",
                 "name": f"{name} {number}",
@@ -46,10 +46,12 @@ def write_geojson(path: Path, regions: Sequence[Region], places: Places, name: s
     write_atomically(path, json.dumps({"type": "FeatureCollection", "features": features}, allow_nan=False))
 
 
-def _in_pixels(region: Region, places: Places) -> list[list[list[float]]]:
+def _in_pixels(region: Region, token_grid: TokenGrid) -> list[list[list[float]]]:
     top, left = region.corner
     rings = outline(region.tokens)
-    return [[[places.edges(1, left + column), places.edges(0, top + row)] for row, column in ring] for ring in rings]
+    return [
+        [[token_grid.edges(1, left + column), token_grid.edges(0, top + row)] for row, column in ring] for ring in rings
+    ]
 
 
 def outline(tokens: np.ndarray) -> list[list[Corner]]:
@@ -111,15 +113,15 @@ def _corners(ring: list[Corner]) -> list[Corner]:
     return [*kept, kept[0]]
 
 
-def view(slide: Slide, places: Places, longest: int) -> tuple[np.ndarray, Places]:
+def render_slide(slide: Slide, token_grid: TokenGrid, longest: int) -> tuple[np.ndarray, TokenGrid]:
     """Read the whole slide with at most ``longest`` pixels a side, uint8 (H, W, 3), and place the tokens on it."""
     mpp = _coarser(slide, longest)
     pixels = slide.thumbnail(mpp)
-    return pixels, _moved(slide, places, mpp, pixels.shape[:2])
+    return pixels, _moved(slide, token_grid, mpp, pixels.shape[:2])
 
 
 def write_pyramid(
-    path: Path, slide: Slide, values: np.ndarray, places: Places, signed: bool, *, longest: int = 8192
+    path: Path, slide: Slide, values: np.ndarray, token_grid: TokenGrid, signed: bool, *, longest: int = 8192
 ) -> None:
     """Write the slide under its map as a tiled TIFF with coarser levels, its resolution and corner the slide's own.
 
@@ -137,7 +139,7 @@ def write_pyramid(
     def read(top: int, bottom: int) -> np.ndarray:
         return slide.read(0, top * mpp / 1000, width, bottom - top, mpp) / np.float32(255)
 
-    placed = _moved(slide, places, mpp, (height, width))
+    placed = _moved(slide, token_grid, mpp, (height, width))
     write_tiles(path, read, values, placed, signed, compression="jpeg")  # as scanners write their slides
 
 
@@ -145,5 +147,7 @@ def _coarser(slide: Slide, longest: int) -> float:
     return max(*slide.mpp, *(side * 1000 / longest for side in slide.size_mm))
 
 
-def _moved(slide: Slide, places: Places, mpp: float, shape: tuple[int, ...]) -> Places:
-    return replace(scaled(places, (slide.mpp[1] / mpp, slide.mpp[0] / mpp), shape), spacing=(mpp / 1000, mpp / 1000))
+def _moved(slide: Slide, token_grid: TokenGrid, mpp: float, shape: tuple[int, ...]) -> TokenGrid:
+    return replace(
+        scaled(token_grid, (slide.mpp[1] / mpp, slide.mpp[0] / mpp), shape), spacing=(mpp / 1000, mpp / 1000)
+    )

@@ -17,7 +17,7 @@ from softfree.explain.activations import block, classifier
 from softfree.explain.log_odds import LogOdds
 from softfree.explain.maps import (
     Map,
-    Question,
+    MapRequest,
     class_number,
     default_methods,
     explain_tensor,
@@ -25,7 +25,7 @@ from softfree.explain.maps import (
     refuse_unused,
 )
 from softfree.explain.options import MapMethod
-from softfree.explain.streamed_methods import STREAMED, Passed, does_not_stream, streamed_defaults
+from softfree.explain.streamed_methods import STREAMED, StreamedPass, does_not_stream, streamed_defaults
 from softfree.models.classifier import Classifier
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree.streaming.forward import Stream
@@ -39,19 +39,19 @@ if TYPE_CHECKING:
 
 
 def explain_pair(
-    run: Run, sample: Tensor | Rows, adaptive: AdaptiveForward, method: MapMethod | None = None, **asked: Any
+    run: Run, sample: Tensor | Rows, adaptive: AdaptiveForward, method: MapMethod | None = None, **parameters: Any
 ) -> tuple[Map, ...]:
     """Explain a sample by one method that is asked for, or else by the two of most use, so that one can compare.
 
     Arguments and errors as :func:`explain_as_fits` has them.
     """
     if method is not None:
-        return (explain_as_fits(run, sample, adaptive, method, **asked),)
+        return (explain_as_fits(run, sample, adaptive, method, **parameters),)
     model = classifier(run.model)
     first, second = default_methods(model)
     if not fits(model, sample, adaptive, first):
         first, second = streamed_defaults(model)
-    found = explain_as_fits(run, sample, adaptive, first, **asked)
+    found = explain_as_fits(run, sample, adaptive, first, **parameters)
     return found, explain_as_fits(run, sample, adaptive, second, target=found.target)
 
 
@@ -66,7 +66,7 @@ def fits(model: Classifier, sample: Tensor | Rows, adaptive: AdaptiveForward, me
 
 
 def explain_as_fits(
-    run: Run, sample: Tensor | Rows, adaptive: AdaptiveForward, method: MapMethod | None = None, **asked: Any
+    run: Run, sample: Tensor | Rows, adaptive: AdaptiveForward, method: MapMethod | None = None, **parameters: Any
 ) -> Map:
     """Explain a sample in memory, or as a stream where ``adaptive`` would stream it.
 
@@ -86,14 +86,14 @@ def explain_as_fits(
     if fits(network, sample, adaptive, known_method(method or default_methods(network)[0])):
         assert isinstance(sample, Tensor)
         with products_in(adaptive.precision, device):
-            return explain_tensor(run, sample, method, **asked)
+            return explain_tensor(run, sample, method, **parameters)
     if not isinstance(sample, Tensor) and adaptive.why_not_rows():
         size = f"{sample.shape[2]} x {sample.shape[1]}"
         raise ReadError(f"{size} pixels are too many to be read at once, and {adaptive.why_not_rows()}", "too_large")
     if method is not None and method not in STREAMED and adaptive.options.stream == "auto":
         raise ReadError(f"the sample does not fit in memory, and {does_not_stream(method)}", "too_large")
     with products_in(adaptive.precision, device):
-        return explain_streamed(run, sample, method, streaming=adaptive.streaming, **asked)
+        return explain_streamed(run, sample, method, streaming=adaptive.streaming, **parameters)
 
 
 def explain_streamed(
@@ -150,8 +150,8 @@ def explain_streamed(
             answer = logits[0].cpu().numpy()
             index = class_number(model, network, target, answer)
             odds = odds or LogOdds.of(model)
-            question = Question(index, kept_from, head, at, odds)
-            parts = method_of.compute(Passed(network, stream, summaries, streaming.progress), question)
+            question = MapRequest(index, kept_from, head, at, odds)
+            parts = method_of.compute(StreamedPass(network, stream, summaries, streaming.progress), question)
     finally:
         stream.close()
         torch.clear_autocast_cache()  # weights that were cast here have no graph

@@ -1,4 +1,4 @@
-"""Maps for the report: the samples that tell most, each beside itself under its map."""
+"""Maps for the report: the most informative samples, each next to itself under its maps."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from softfree.evaluation.examples import SORTS, Case, telling_cases
 from softfree.evaluation.report import Thumbnail
 from softfree.evaluation.scores import Scores
 from softfree.explain.activations import classifier
-from softfree.explain.captions import answer as told
-from softfree.explain.captions import comparison, name_of
+from softfree.explain.captions import agreement_sentences, method_title, prediction_text
 from softfree.explain.maps import Map
-from softfree.explain.samples import Opener
+from softfree.explain.samples import SampleOpener
 from softfree.explain.streamed import explain_pair
 from softfree.inference.run import Run
 from softfree.reporting.options import EvaluateOptions
@@ -22,73 +21,76 @@ from softfree.streaming.adaptive import AdaptiveForward
 from softfree_runtime.core.errors import ReadError, UserError
 
 _SIDE = 384  # pixels of the longer side on the page
-_READ = 2 * _SIDE  # of what these are made from
+_READ = 2 * _SIDE  # pixels of the image before it is reduced to that
 
 
 def report_maps(
     run: Run, table: Table, frame: pd.DataFrame, scores: Scores, options: EvaluateOptions
 ) -> tuple[list[Thumbnail], list[str]]:
-    """Make ``options.maps`` maps of the samples that :func:`~softfree.evaluation.examples.telling_cases` names.
+    """Draw maps of the first ``options.maps`` samples of :func:`~softfree.evaluation.examples.telling_cases`.
 
-    The images hold pixels of the samples and nothing that names them. A sample that cannot be read any more, or does
-    not fit in memory, makes room for the next.
+    The images hold pixels of the samples and nothing that identifies them. A sample that can no longer be read, or
+    does not fit in memory, is skipped.
 
     Args:
-        run: whose predictions they are.
-        table: with their files.
-        frame: predictions, as ``predictions.csv`` has them.
-        scores: of the readable rows of ``frame``.
-        options: how many, and how what does not fit is streamed.
+        run: The run.
+        table: Names the files.
+        frame: Predictions, as in ``predictions.csv``.
+        scores: Of the readable rows of ``frame``.
+        options: How many maps, and how to stream what does not fit.
 
     Returns:
-        The images, and what they mean in sentences; or none, and one sentence that says why.
+        The images, and sentences on what they mean; or none, and one sentence that says why.
 
     Raises:
-        UserError: a number below 0.
+        UserError: The number of maps is negative.
     """
     if options.maps < 0:
         raise UserError(f"--maps {options.maps}: expected a number of samples, or 0 for a report without pixels")
     if not options.maps:
         return [], []
     try:
-        opener = Opener(run.preprocessing, classifier(run.model))
+        opener = SampleOpener(run.preprocessing, classifier(run.model))
     except UserError as error:
         return [], [f"No maps: {error}."]
     adaptive = AdaptiveForward(run.model.to(best_device()), options, options.precision)
-    made: list[tuple[Case, Thumbnail, tuple[Map, ...]]] = []
+    drawn: list[tuple[Case, Thumbnail, tuple[Map, ...]]] = []
     for case in telling_cases(scores, run.calibration.thresholds or None):
         try:
-            made.append((case, *_map_of(run, opener, adaptive, table, frame, case)))
+            drawn.append((case, *_map_of(run, opener, adaptive, table, frame, case)))
         except (ReadError, torch.OutOfMemoryError):
             continue
-        if len(made) == options.maps:
+        if len(drawn) == options.maps:
             break
-    made.sort(key=lambda one: SORTS.index(one[0].sort))
-    return [thumbnail for _, thumbnail, _ in made], _notes([maps for _, _, maps in made])
+    drawn.sort(key=lambda example: SORTS.index(example[0].sort))
+    return [thumbnail for _, thumbnail, _ in drawn], _notes([maps for _, _, maps in drawn])
 
 
 def _map_of(
-    run: Run, opener: Opener, adaptive: AdaptiveForward, table: Table, frame: pd.DataFrame, case: Case
+    run: Run, opener: SampleOpener, adaptive: AdaptiveForward, table: Table, frame: pd.DataFrame, case: Case
 ) -> tuple[Thumbnail, tuple[Map, ...]]:
     row = int(frame.loc[frame["status"] == "ok", "row"].iloc[case.index])
     sample = opener(*table.sources_by_row()[row])
     maps = explain_pair(run, sample.tensor, adaptive, target=case.k)
-    view = sample.view(maps, _READ)
-    labels = [f"{name_of(one)}. {told(run, one)}" for one in maps]
-    plain, painted, *others = view.miniatures([one.signed for one in maps], labels, _SIDE)
-    caption = " ".join([f"{case.sort}: {case.words}. Red speaks for {run.task.classes[case.k]}.", *comparison(maps)])
+    rendered = sample.render(maps, _READ)
+    labels = [f"{method_title(map_)}. {prediction_text(run, map_)}" for map_ in maps]
+    plain, painted, *others = rendered.thumbnails([map_.signed for map_ in maps], labels, _SIDE)
+    caption = " ".join(
+        [f"{case.sort}: {case.words}. Red is evidence for {run.task.classes[case.k]}.", *agreement_sentences(maps)]
+    )
     if len(sample.tensor.shape) == 4:  # one slice is shown
-        caption += f" {view.note.capitalize()}."
+        caption += f" {rendered.note.capitalize()}."
     return Thumbnail(painted, caption, plain, tuple(others)), maps
 
 
-def _notes(found: list[tuple[Map, ...]]) -> list[str]:
-    if not found:
+def _notes(map_pairs: list[tuple[Map, ...]]) -> list[str]:
+    if not map_pairs:
         return ["No maps: none of the samples could be read."]
     return [
-        "A map shows what the model used, not what is ill. The samples were chosen by how sure the model was, not by "
-        "how their maps look. Left the sample, right of it the same under its maps: red speaks for the class, blue "
-        "against it; the colors end at the greatest value of each map; darkened is what the model did not see.",
-        *dict.fromkeys(one.description for maps in found for one in maps),
-        "Believe a place where both maps agree.",
+        "A map shows what the model used, not what is diseased. The samples were selected by the confidence of the "
+        "model, not by how their maps look. On the left is the sample, next to it the same under its maps: red is "
+        "evidence for the class, blue against it; each color scale ends at the largest value of its map; parts that "
+        "the model did not see are darkened.",
+        *dict.fromkeys(map_.description for maps in map_pairs for map_ in maps),
+        "Trust a position where both maps agree.",
     ]

@@ -60,7 +60,7 @@ class ClassifierModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
-        self.adaptive = AdaptiveForward(model, stream or StreamOptions(), options.precision)  # type: ignore[arg-type]
+        self.adaptive = AdaptiveForward(model, stream or StreamOptions(), options.precision)
         self.task = task
         self.options = options
         self.files = files

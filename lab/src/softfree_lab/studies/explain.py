@@ -86,9 +86,9 @@ def summarize(rows: pd.DataFrame, options: ExplainStudyOptions) -> pd.DataFrame:
     found: list[dict[str, Any]] = []
     for attention, of_attention in rows.groupby("attention", sort=False):
         for target in (EVERY, *sorted(of_attention["target"].unique())):
-            of_class = of_attention if target == EVERY else of_attention[of_attention["target"] == target]
+            class_specific = of_attention if target == EVERY else of_attention[of_attention["target"] == target]
             head = {"attention": attention, "runs": of_attention["run"].nunique(), "target": target}
-            for method, own in of_class.groupby("method", sort=False):
+            for method, own in class_specific.groupby("method", sort=False):
                 found += [head | {"method": method, **one} for one in _measures(own, options)]
     return pd.DataFrame(found)
 

@@ -20,7 +20,7 @@ from softfree.explain.log_odds import LogOdds
 from softfree.explain.logit_decomposition import has_split
 from softfree.explain.maps import explain_tensor
 from softfree.explain.options import MapMethod
-from softfree.explain.samples import Opener, Sample
+from softfree.explain.samples import Sample, SampleOpener
 from softfree.explain.sanity_checks import ALL, HEAD, cascade, similarity
 from softfree.inference.run import Run
 from softfree.models import VisionTransformer
@@ -92,7 +92,7 @@ def test_images(run: Run, table: Table, options: ExplainStudyOptions) -> Tested:
     """Explain test images of a run with each method and test the maps."""
     model = cast(VisionTransformer, run.model)
     model.to(best_device())
-    opener = Opener(run.preprocessing, model)
+    opener = SampleOpener(run.preprocessing, model)
     found: list[_Image] = []
     unreadable = []
     for number in _progress(choose(table, options.count, options.target), run, options):
@@ -165,7 +165,7 @@ class _Image:
             areas = {name: perturbed.area(curve) for name, curve in curves._asdict().items()}
             whole = {f"{name}_area": area for name, area in areas.items()} | {"random_area": base}
             self.rows[method] = of | {"method": method} | whole | {name: area - base for name, area in areas.items()}
-            if sure and found.of_class:
+            if sure and found.class_specific:
                 self.rows[method]["net"] = float(found.values.sum() > 0)
 
     def _score(self, images: Tensor) -> np.ndarray:
@@ -177,7 +177,7 @@ class _Image:
 
     def locate(self, truth: int) -> None:
         """Hold the maps of the class that is there against its place, whatever the run predicts."""
-        places, radius = self.sample.places, self.entry.get("radius")
+        places, radius = self.sample.token_grid, self.entry.get("radius")
         radius = self.options.radius if pd.isna(radius) else float(radius)
         for method, found in self.maps.items():
             if found.target != truth:

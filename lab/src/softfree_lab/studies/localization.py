@@ -12,14 +12,14 @@ from functools import reduce
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from softfree.explain.geometry import Places
+from softfree.explain.geometry import TokenGrid
 
 
-def on_finding(places: Places, grid: tuple[int, int], x: float, y: float, radius: float) -> np.ndarray:
+def on_finding(token_grid: TokenGrid, grid: tuple[int, int], x: float, y: float, radius: float) -> np.ndarray:
     """Return which tokens touch a round finding: their centers lie within its radius and half a token of its center.
 
     Args:
-        places: Where the tokens lie in the source.
+        token_grid: Where the tokens lie in the source.
         grid: Rows and columns of tokens.
         x, y: Center of the finding, pixels of the source from the left and from the top.
         radius: Of the finding, pixels of the source.
@@ -27,17 +27,17 @@ def on_finding(places: Places, grid: tuple[int, int], x: float, y: float, radius
     Returns:
         Boolean (h, w).
     """
-    down, across = (_centers(places, axis, count) for axis, count in enumerate(grid))
+    down, across = (_centers(token_grid, axis, count) for axis, count in enumerate(grid))
     distance = np.hypot(*np.meshgrid(down - y, across - x, indexing="ij"))
-    return distance <= radius + max(places.step) / 2
+    return distance <= radius + max(token_grid.step) / 2
 
 
-def seen_tokens(places: Places, grid: tuple[int, int]) -> np.ndarray:
+def seen_tokens(token_grid: TokenGrid, grid: tuple[int, int]) -> np.ndarray:
     """Return which tokens lie over the source rather than over its padding, boolean (h, w)."""
     inside = []
     for axis, count in enumerate(grid):
-        low, high = places.seen[axis]
-        centers = _centers(places, axis, count)
+        low, high = token_grid.visible[axis]
+        centers = _centers(token_grid, axis, count)
         inside.append((centers >= low) & (centers <= high))
     return reduce(np.logical_and.outer, inside)
 
@@ -65,5 +65,5 @@ def localization_area(values: np.ndarray, finding: np.ndarray, seen: np.ndarray 
     return float(roc_auc_score(truth, values[seen])) if 0 < truth.sum() < truth.size else float("nan")
 
 
-def _centers(places: Places, axis: int, count: int) -> np.ndarray:
-    return places.start[axis] + (np.arange(count) + 0.5) * places.step[axis]
+def _centers(token_grid: TokenGrid, axis: int, count: int) -> np.ndarray:
+    return token_grid.start[axis] + (np.arange(count) + 0.5) * token_grid.step[axis]

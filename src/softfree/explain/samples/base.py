@@ -8,12 +8,12 @@ from typing import Protocol
 
 from torch import Tensor
 
-from softfree.explain.captions import Words, name_of
-from softfree.explain.geometry import Places
+from softfree.explain.captions import MapText, method_title
+from softfree.explain.geometry import TokenGrid
 from softfree.explain.maps import Map
 from softfree.explain.overlay import Layer, draw_overlay
 from softfree.explain.regions import Region
-from softfree.explain.rendering import View
+from softfree.explain.rendering import RenderedMap
 from softfree.streaming import Rows
 
 THUMBNAIL = 2048  # longest side of the PNG of what is larger than a page
@@ -28,21 +28,21 @@ class Sample(Protocol):
         ...
 
     @property
-    def places(self) -> Places:
+    def token_grid(self) -> TokenGrid:
         """Where the tokens lie in what was read."""
         ...
 
-    def view(self, maps: Sequence[Map], longest: int) -> View:
+    def render(self, maps: Sequence[Map], longest: int) -> RenderedMap:
         """Lay maps over an image of the sample, about ``longest`` pixels a side at most."""
         ...
 
-    def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: Words) -> None:
+    def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: MapText) -> None:
         """Write maps in one of the formats of the sample's kind: all of them beside each other, or the first alone."""
         ...
 
 
-def draw(path: Path, view: View, maps: Sequence[Map], words: Words) -> None:
+def draw(path: Path, rendered: RenderedMap, maps: Sequence[Map], words: MapText) -> None:
     """Write a PNG of a view."""
-    title = f"{words.title}; {view.note}" if view.note else words.title
-    layers = [Layer(values, name_of(one), one.signed) for values, one in zip(view.values, maps, strict=True)]
-    draw_overlay(path, view.image, layers, title=title, caption=words.caption, places=view.places)
+    title = f"{words.title}; {rendered.note}" if rendered.note else words.title
+    layers = [Layer(values, method_title(one), one.signed) for values, one in zip(rendered.values, maps, strict=True)]
+    draw_overlay(path, rendered.image, layers, title=title, caption=words.caption, token_grid=rendered.token_grid)

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.image import ImagePreprocessing
-from softfree.explain.captions import Words
+from softfree.explain.captions import MapText
 from softfree.explain.dicom_file import write_secondary_capture
-from softfree.explain.geometry import Places, image_places
+from softfree.explain.geometry import TokenGrid, image_token_grid
 from softfree.explain.maps import Map
-from softfree.explain.overlay import greatest, paint
+from softfree.explain.overlay import max_magnitude, paint
 from softfree.explain.pyramid_tiff import write_tiles
 from softfree.explain.regions import Region
-from softfree.explain.rendering import View, image_view, rows_of
+from softfree.explain.rendering import RenderedMap, render_image, unit_rows
 from softfree.explain.samples.base import THUMBNAIL, draw
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.readers import read_image
@@ -36,7 +36,7 @@ class ImageSample:
     source: str
     image: DecodedImage
     tensor: Tensor
-    places: Places
+    token_grid: TokenGrid
     frame: int | None
     identity: bool
 
@@ -47,29 +47,31 @@ class ImageSample:
         """Read and prepare an image, or prepare one that is there; ``patch`` is the side of a patch in pixels."""
         assert isinstance(preprocessing, ImagePreprocessing)
         image = source if isinstance(source, DecodedImage) else read_image(source, frame=frame)
-        places = image_places(preprocessing, image, patch)
-        return cls(str(source), image, torch.from_numpy(preprocessing(image)), places, frame, identity)
+        token_grid = image_token_grid(preprocessing, image, patch)
+        return cls(str(source), image, torch.from_numpy(preprocessing(image)), token_grid, frame, identity)
 
-    def view(self, maps: Sequence[Map], longest: int) -> View:
+    def render(self, maps: Sequence[Map], longest: int) -> RenderedMap:
         """View the image, reduced where it is larger."""
-        return image_view(self.image, tuple(one.values for one in maps), self.places, longest)
+        return render_image(self.image, tuple(one.values for one in maps), self.token_grid, longest)
 
-    def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: Words) -> None:
+    def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: MapText) -> None:
         """Write a PNG, a pyramidal TIFF, or DICOM."""
         if form == "png":
             longest = max(self.image.pixels.shape[:2])
-            draw(path, self.view(maps, longest if longest <= _LARGEST else THUMBNAIL), maps, words)
+            draw(path, self.render(maps, longest if longest <= _LARGEST else THUMBNAIL), maps, words)
         elif form == "tiff":
-            write_tiles(path, partial(rows_of, self.image), maps[0].values, self.places, maps[0].signed)
+            write_tiles(path, partial(unit_rows, self.image), maps[0].values, self.token_grid, maps[0].signed)
         else:
             self._write_dicom(path, maps[0], words)
 
-    def _write_dicom(self, path: Path, found: Map, words: Words) -> None:
+    def _write_dicom(self, path: Path, found: Map, words: MapText) -> None:
         height, width = self.image.pixels.shape[:2]
         if max(height, width) > _DICOM_SIDE or 3 * height * width > _DICOM_BYTES:
             raise ReadError(
                 f"{self.source}: {width} x {height} pixels are more than DICOM holds; use --format tiff", "too_large"
             )
-        painted = paint(self.image.unit(), self.places.spread(found.values), greatest(found.values), found.signed)
+        painted = paint(
+            self.image.unit(), self.token_grid.spread(found.values), max_magnitude(found.values), found.signed
+        )
         write_secondary_capture(path, painted, self.source, name=words.name, description=words.caption,
                                 frame=self.frame, spacing=self.image.spacing, identity=self.identity)  # fmt: skip

@@ -22,7 +22,7 @@ ENDINGS = {"png": ".png", "dicom": ".dcm", "nifti": ".nii.gz", "geojson": ".geoj
 
 
 @dataclass(frozen=True)
-class Opener:
+class SampleOpener:
     """Opens the samples of a run.
 
     Args:

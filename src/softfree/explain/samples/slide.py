@@ -13,13 +13,13 @@ from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.slide_rows import SlideRows, load_or_open
 from softfree.data.slide_readers.slide import open_slide
-from softfree.explain.captions import Words
-from softfree.explain.geometry import Places, slide_places
+from softfree.explain.captions import MapText
+from softfree.explain.geometry import TokenGrid, slide_token_grid
 from softfree.explain.maps import Map
 from softfree.explain.regions import Region
-from softfree.explain.rendering import View
+from softfree.explain.rendering import RenderedMap
 from softfree.explain.samples.base import THUMBNAIL, draw
-from softfree.explain.slide_files import view, write_geojson, write_pyramid
+from softfree.explain.slide_files import render_slide, write_geojson, write_pyramid
 from softfree_runtime.sources.joined_source import split_source
 
 
@@ -29,7 +29,7 @@ class SlideSample:
 
     source: str
     tensor: Tensor | SlideRows
-    places: Places
+    token_grid: TokenGrid
 
     @classmethod
     def read(cls, preprocessing: Preprocessing, source: str, frame: int | None, patch: int) -> SlideSample:
@@ -37,21 +37,21 @@ class SlideSample:
         assert isinstance(preprocessing, SlidePreprocessing)
         tensor = load_or_open(preprocessing, source, frame)
         with preprocessing.open(source) as slide:
-            places = slide_places(slide, preprocessing.region(slide), preprocessing.mpp, patch)
-        return cls(source, tensor, places)
+            token_grid = slide_token_grid(slide, preprocessing.region(slide), preprocessing.mpp, patch)
+        return cls(source, tensor, token_grid)
 
-    def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: Words) -> None:
+    def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: MapText) -> None:
         """Write GeoJSON, a pyramidal TIFF, or a PNG of the whole slide."""
         if form == "geojson":
-            write_geojson(path, regions, self.places, words.subject)
+            write_geojson(path, regions, self.token_grid, words.subject)
         elif form == "png":
-            draw(path, self.view(maps, THUMBNAIL), maps, words)
+            draw(path, self.render(maps, THUMBNAIL), maps, words)
         else:
             with open_slide(*split_source(self.source)) as slide:
-                write_pyramid(path, slide, maps[0].values, self.places, maps[0].signed)
+                write_pyramid(path, slide, maps[0].values, self.token_grid, maps[0].signed)
 
-    def view(self, maps: Sequence[Map], longest: int) -> View:
+    def render(self, maps: Sequence[Map], longest: int) -> RenderedMap:
         """View the whole slide."""
         with open_slide(*split_source(self.source)) as slide:
-            pixels, places = view(slide, self.places, longest)
-        return View(pixels / np.float32(255), tuple(one.values for one in maps), places)
+            pixels, token_grid = render_slide(slide, self.token_grid, longest)
+        return RenderedMap(pixels / np.float32(255), tuple(one.values for one in maps), token_grid)

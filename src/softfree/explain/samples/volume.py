@@ -12,11 +12,11 @@ from torch import Tensor
 
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.volume import VolumePreprocessing
-from softfree.explain.captions import Words
-from softfree.explain.geometry import Places, volume_places
+from softfree.explain.captions import MapText
+from softfree.explain.geometry import TokenGrid, volume_token_grid
 from softfree.explain.maps import Map
 from softfree.explain.regions import Region
-from softfree.explain.rendering import View
+from softfree.explain.rendering import RenderedMap
 from softfree.explain.samples.base import THUMBNAIL, draw
 from softfree.explain.volume_file import on_voxels, write_nifti
 from softfree_runtime.readers.volume import Volume
@@ -32,7 +32,7 @@ class VolumeSample:
     volume: Volume
     preprocessing: VolumePreprocessing
     tensor: Tensor
-    places: Places
+    token_grid: TokenGrid
     patch: tuple[int, int, int]
 
     @classmethod
@@ -45,35 +45,39 @@ class VolumeSample:
             source, frame, None if preprocessing.rules is None else ChannelRules.parse(preprocessing.rules)
         )
         tensor = torch.from_numpy(preprocessing.load(volume))
-        return cls(source, volume, preprocessing, tensor, volume_places(preprocessing, volume, patch), patch)
+        return cls(source, volume, preprocessing, tensor, volume_token_grid(preprocessing, volume, patch), patch)
 
-    def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: Words) -> None:
+    def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: MapText) -> None:
         """Write NIfTI, or a PNG of the slice with the strongest values."""
         if form == "nifti":
             voxels = on_voxels(maps[0].values, self.preprocessing, self.volume, self.patch)
             write_nifti(path, voxels, self.volume, self.source, words.name)
         else:
-            draw(path, self.view(maps, THUMBNAIL), maps, words)
+            draw(path, self.render(maps, THUMBNAIL), maps, words)
 
-    def view(self, maps: Sequence[Map], longest: int) -> View:
+    def render(self, maps: Sequence[Map], longest: int) -> RenderedMap:
         """View the slice where the first map has its strongest values, whatever its size."""
         layer = int(np.abs(maps[0].values).sum(axis=(1, 2)).argmax())
-        middle = (self.places.edges(0, layer) + self.places.edges(0, layer + 1)) / 2
+        middle = (self.token_grid.edges(0, layer) + self.token_grid.edges(0, layer + 1)) / 2
         number = min(int(middle), self.volume.voxels.shape[1] - 1)
         # Seen from the feet, the front above and the patient's right on the left, as radiologists do.
         shown = self._unit(self.volume.voxels[0, number].astype(np.float32))[::-1, ::-1]
         note = f"slice {number + 1} of {self.volume.voxels.shape[1]} from the feet"
         values = tuple(one.values[layer, ::-1, ::-1] for one in maps)
-        return View(shown, values, self._flipped(maps[0].values.shape), note)
+        return RenderedMap(shown, values, self._flipped(maps[0].values.shape), note)
 
-    def _flipped(self, grid: tuple[int, ...]) -> Places:
+    def _flipped(self, grid: tuple[int, ...]) -> TokenGrid:
         """Places of a slice whose rows and columns run the other way."""
-        places = self.places
-        sides = places.shape[1:]
-        ends = [first + count * step for first, count, step in zip(places.start, grid, places.step, strict=True)][1:]
+        token_grid = self.token_grid
+        sides = token_grid.shape[1:]
+        ends = [
+            first + count * step for first, count, step in zip(token_grid.start, grid, token_grid.step, strict=True)
+        ][1:]
         start = tuple(side - end for side, end in zip(sides, ends, strict=True))
-        seen = tuple((side - high, side - low) for side, (low, high) in zip(sides, places.seen[1:], strict=True))
-        return Places(start, places.step[1:], seen, sides)
+        visible = tuple(
+            (side - high, side - low) for side, (low, high) in zip(sides, token_grid.visible[1:], strict=True)
+        )
+        return TokenGrid(start, token_grid.step[1:], visible, sides)
 
     @staticmethod
     def _unit(voxels: np.ndarray) -> np.ndarray:
