@@ -1,4 +1,4 @@
-"""From label columns to a task and its targets."""
+"""Task and targets from label columns."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ _FINDING = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
 
 
 def tidy_labels(table: TableFile, label: str, classes: Sequence[str] | None) -> tuple[TableFile, pd.Series]:
-    """Join labels that look the same, and empty the cells of those that only say that there is none, such as ``nan``.
+    """Join labels that look the same, and clear those that stand for a missing label, such as ``nan``.
 
     Args:
-        table: Its rows.
-        label: The column with the classes.
-        classes: Of a trained model; whatever these are called is a label.
+        table: Rows of the table.
+        label: Column with the classes.
+        classes: Classes of a trained model, which are always labels.
 
     Returns:
-        The table, with a note for what was joined and for words that may be meant for an empty cell; the words that
-        were emptied, by row.
+        The table, with notes on joined labels and on words that may mean an empty cell; and the cleared words, by row.
     """
     values = table.frame[label]
     fixed = {plain_text(name): name for name in classes or ()}
@@ -52,37 +51,36 @@ def tidy_labels(table: TableFile, label: str, classes: Sequence[str] | None) -> 
 def read_classes(
     path: Path, table: TableFile, label: str, positive: str | None, classes: Sequence[str] | None
 ) -> tuple[Task, np.ndarray]:
-    """Read classes that exclude each other, from one column without empty cells.
+    """Read mutually exclusive classes from one column without empty cells.
 
     Args:
-        path: Of the table, for messages.
-        table: Its rows that belong to the task.
+        path: Path of the table, for messages.
+        table: Rows of the task.
         label: The column.
-        positive: The second class of a binary task; the last in order by default.
-        classes: What a trained model tells apart, in its order; the sorted values of the column by default.
+        positive: The second class of a binary task; default: the last in order.
+        classes: Classes of a trained model, in its order; default: the sorted values of the column.
 
     Returns:
         The task and int64 ``(n,)`` class numbers.
 
     Raises:
-        UserError: When a value is none of ``classes``, when there is only one class, or when ``positive`` is none
-            of two.
+        UserError: A value is not among ``classes``, there is only one class, or ``positive`` is not one of two.
     """
     values = table.frame[label]
-    found = _in_order(values.unique())
+    present = _in_order(values.unique())
     if classes is not None:
         names = list(classes)
-        if unknown := [name for name in found if name not in names]:
+        if unknown := [name for name in present if name not in names]:
             where = table.rows.name(values.index[values == unknown[0]])
             raise UserError(
                 f"{path}: label {shortened(unknown[0])} ({where}) is no class of the model, which has {listed(names)};"
                 " mend the label or give the row the split 'extra'"
             )
-    elif len(found) < 2:
-        raise UserError(f"{path}: column {label!r} has one class only, {shortened(found[0])}; expected two or more")
+    elif len(present) < 2:
+        raise UserError(f"{path}: column {label!r} has one class only, {shortened(present[0])}; expected two or more")
     else:
-        _refuse_two_forms(path, table, label, found)
-        names = found
+        _refuse_two_forms(path, table, label, present)
+        names = present
     if positive is not None:
         names = _with_positive(path, label, names, positive, fixed=classes is not None)
     numbers = values.map({name: number for number, name in enumerate(names)})
@@ -100,13 +98,13 @@ def _refuse_two_forms(path: Path, table: TableFile, label: str, names: list[str]
 def read_findings(
     path: Path, table: TableFile, labels: Sequence[str], classes: Sequence[str] | None
 ) -> tuple[Task, np.ndarray]:
-    """Read findings that exclude nothing, from one column each: 1 present, 0 absent, empty unknown.
+    """Read independent findings from one column each: 1 present, 0 absent, empty unknown.
 
     Returns:
         The task and float32 ``(n, K)`` targets of 0, 1 and NaN.
 
     Raises:
-        UserError: For any other value, or for a finding that is never, or always, present.
+        UserError: Any other value, or a finding that is never, or always, present.
     """
     if len(set(labels)) < len(labels):
         raise UserError(f"labels {', '.join(labels)}: a column is named twice; name each once")
@@ -132,7 +130,7 @@ def read_findings(
 
 
 def _in_order(values: np.ndarray | pd.api.extensions.ExtensionArray) -> list[str]:
-    """Class names in alphabetical order, whole numbers by value."""
+    """Return class names in alphabetical order, whole numbers by value."""
     names = [str(value) for value in values]
     whole = all(name.removeprefix("-").isascii() and name.removeprefix("-").isdigit() for name in names)
     return sorted(names, key=int) if whole else sorted(names)

@@ -1,4 +1,4 @@
-"""Rows of a table as samples of one kind: with their resolution, and all rows of a patient as one if asked for."""
+"""Samples from the rows of a table: joined with their resolution, and optionally grouped by patient."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ def as_samples(table: Table, modality: Modality, *, group: bool = False) -> Tabl
 
 
 def group_by_patient(table: Table) -> Table:
-    """Join all rows of a patient into one sample, whose file is theirs joined by ``;``.
+    """Join all rows of a patient into one sample, whose files are joined by ``;``.
 
-    A further column keeps its value where all rows of the patient agree and is empty elsewhere; ``row`` is the first.
+    Other columns keep their value if all rows of the patient agree, else become empty; ``row`` is the first row.
 
     Raises:
-        UserError: Rows of one patient with different labels or splits, named by their rows in the table.
+        UserError: Rows of one patient have different labels or splits; names the rows of the table.
     """
     table = with_resolution(table)
     frame = table.frame
-    patients = pd.factorize(frame["patient"])[0]  # numbered as they come
-    places = np.split(np.argsort(patients, kind="stable"), np.bincount(patients).cumsum()[:-1])
-    first = np.array([group[0] for group in places])
-    for group in places:
+    patients = pd.factorize(frame["patient"])[0]  # numbered in order of appearance
+    groups = np.split(np.argsort(patients, kind="stable"), np.bincount(patients).cumsum()[:-1])
+    first = np.array([group[0] for group in groups])
+    for group in groups:
         _refuse_disagreement(frame, table.targets, group)
     joined = frame.iloc[first].reset_index(drop=True)
-    joined["file"] = [";".join(frame["file"].iloc[group]) for group in places]
+    joined["file"] = [";".join(frame["file"].iloc[group]) for group in groups]
     for name in joined.columns.difference(["file", "row", "patient", "split"]):
         agree = frame.groupby(patients)[name].nunique(dropna=False).to_numpy() == 1
         joined[name] = joined[name].where(agree)
-    keys = [table.keys[place] for place in first] if table.keys else ()
+    keys = [table.keys[position] for position in first] if table.keys else ()
     return replace(table, frame=joined, targets=table.targets[first], keys=keys)
 
 

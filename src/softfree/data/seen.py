@@ -1,7 +1,7 @@
-"""Which files and patients a training has seen, so that nobody is judged by them later.
+"""Hashes of the files and patients used in training, so that a later evaluation can exclude them.
 
-Only keyed hashes are kept, with a key that is drawn for each run. They name nobody by themselves; whoever has both the
-run and a list of ids can try whether an id is among them, as with any such list.
+Only keyed hashes are kept, with a random key for each run. They do not identify anybody by themselves; whoever has both
+the run and a list of ids can test whether an id is among them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from softfree_runtime.core.files import write_atomically
 from softfree_runtime.sources.identity import patient_key
 from softfree_runtime.sources.joined_source import split_source
 
-_END = 1 << 20  # bytes at either end of a large file that stand for the whole
+_END = 1 << 20  # bytes at either end of a large file that are hashed
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Seen:
     """Hashes of the training and validation rows.
 
     Attributes:
-        key: Of the hashes.
-        files: Of the contents of the files, with the frame of a multi-frame file.
-        patients: Of the patients' ids, in the form in which ids are compared.
+        key: Key of the hashes.
+        files: Hashes of file contents, with the frame of a multi-frame file.
+        patients: Hashes of patient ids, in the form in which ids are compared.
     """
 
     key: bytes
@@ -43,25 +43,25 @@ class Seen:
 
     @classmethod
     def of(cls, table: Table) -> Seen:
-        """Take note of the rows of ``train`` and ``val``."""
+        """Hash the rows of ``train`` and ``val``."""
         key = secrets.token_bytes(16)
         frame = table.frame[table.frame["split"].isin(["train", "val"])]
         files = frozenset(one for one in _files(key, frame) if one)
         return cls(key, files, frozenset(one for one in _patients(key, frame) if one))
 
     def rows(self, frame: pd.DataFrame) -> np.ndarray:
-        """Return boolean ``(n,)``: which rows have a file or a patient that was seen."""
+        """Return boolean ``(n,)``: rows whose file or patient was used in training."""
         files = np.array([one in self.files for one in _files(self.key, frame)], dtype=bool)
         return files | np.array([one in self.patients for one in _patients(self.key, frame)], dtype=bool)
 
     def write(self, path: Path) -> None:
         """Write ``seen.json`` of a run directory."""
-        found = {"key": self.key.hex(), "files": sorted(self.files), "patients": sorted(self.patients)}
-        write_atomically(path, json.dumps(found))
+        content = {"key": self.key.hex(), "files": sorted(self.files), "patients": sorted(self.patients)}
+        write_atomically(path, json.dumps(content))
 
 
 def read_seen(path: Path) -> Seen | None:
-    """Read what a run has seen; None for a run that did not write it down.
+    """Read the file of a run; None if it has none.
 
     Raises:
         UserError: The file is damaged.
@@ -76,7 +76,7 @@ def read_seen(path: Path) -> Seen | None:
 
 
 def _files(key: bytes, frame: pd.DataFrame) -> Iterable[str]:
-    """Hash the content that each row names; empty where there is none to read."""
+    """Hash the content of each row's files; empty if they cannot be read."""
     for source, number in zip(frame["file"], frame_numbers(frame), strict=True):
         digest = blake2b(key=key, digest_size=12)
         try:

@@ -1,7 +1,7 @@
-"""The split of a run as a file, ``split.csv``: row, split and a hashed name of the patient, or else of the image.
+"""The split of a run in ``split.csv``: row, split and hashed name of the patient, or else of the image.
 
-The names are hashed with the digest of the run's table, so that they can be found again in another version of that
-table but not read.
+The names are hashed with the digest of the run's table, so that they can be matched in another version of that table
+but not read.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class RunSplit(KnownSplit):
     """The split that a run was trained with.
 
     Attributes:
-        run: Its folder.
+        run: Folder of the run.
         by_key: Split by hashed name.
-        salt: Of the hash.
+        salt: Salt of the hash.
     """
 
     run: Path
@@ -33,7 +33,7 @@ class RunSplit(KnownSplit):
     salt: bytes
 
     def splits_of(self, keys: Iterable[str]) -> list[str]:
-        """Give the splits of patients by their names; empty for those that the run did not have."""
+        """Return the splits of patients by their names; empty for unknown patients."""
         known: dict[str, str] = {}
         for key in keys:
             if key not in known:
@@ -41,7 +41,7 @@ class RunSplit(KnownSplit):
         return [known[key] for key in keys]
 
     def in_words(self) -> str:
-        """Name where the split is from."""
+        """Return where the split is from."""
         return str(self.run)
 
 
@@ -62,7 +62,7 @@ def read_split(path: Path, digest: str) -> RunSplit:
         digest: SHA-256 of its table, as ``config.yaml`` has it.
 
     Raises:
-        UserError: There is none, or it is damaged.
+        UserError: The file is missing or damaged.
     """
     folder = path.parent
     if not path.is_file():

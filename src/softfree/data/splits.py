@@ -1,4 +1,4 @@
-"""A split by patient that stays: a patient's split follows from its name and the seed, not from the table."""
+"""Stable splits by patient: a patient's split depends on its name and the seed, not on the table."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task
 
-_SMALLEST = 1e-9  # a fraction below is what is left of 1 - 0.8 - 0.2
-_LEAST = 0.5  # part of the patients of a class that a split should have that it has at least
+_SMALLEST = 1e-9  # below, a fraction is rounding error, as in 1 - 0.8 - 0.2
+_LEAST = 0.5  # minimum share of a split in a class, relative to its fraction
 
 
 def split_patients(
@@ -23,26 +23,26 @@ def split_patients(
     seed: int,
     known: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Draw patients into splits by a hash of their names.
+    """Assign patients to splits by a hash of their names.
 
-    No patient moves when others come or go, when rows change their order, or when labels change; so the sizes of the
-    splits vary as those of a lottery do, by about sqrt(n p (1 - p)) patients. Only where a class would have less than
-    half of its share in a split (at least one patient) do the patients move there whose hashes are nearest to it.
+    No patient moves when others are added or removed, when rows are reordered, or when labels change; therefore the
+    sizes of the splits are random, with a standard deviation of about sqrt(n p (1 - p)) patients. Only if a class had
+    less than half of its share in a split (at least one patient), patients with the nearest hashes move there.
 
     Args:
-        task: The classes.
+        task: The task.
         targets: ``(n,)`` or ``(n, K)``, see :class:`Task`.
-        patients: ``(n,)`` numbers from 0, without gaps.
-        keys: ``(n,)`` names of the patients, the same for all rows of one.
-        fractions: Part of the patients wanted for each split, summing to 1.
-        seed: Of the draw.
-        known: ``(n,)`` splits that were drawn before, empty for rows to be drawn; the same for all rows of a patient.
+        patients: ``(n,)`` numbers of the patients, from 0 without gaps.
+        keys: ``(n,)`` names of the patients, equal for all rows of a patient.
+        fractions: Fraction of the patients for each split, summing to 1.
+        seed: Seed of the hash.
+        known: ``(n,)`` earlier splits, empty for rows to be assigned; equal for all rows of a patient.
 
     Returns:
         Names of splits, ``(n,)``.
 
     Raises:
-        UserError: For fractions outside [0, 1], and for a class with too few patients to be in every split.
+        UserError: Fractions outside [0, 1], or a class with too few patients for every split.
     """
     if any(not -_SMALLEST <= part <= 1 + _SMALLEST for part in fractions.values()):
         wanted = ", ".join(f"{name} {part:g}" for name, part in fractions.items())
@@ -65,7 +65,7 @@ def split_patients(
 
 
 def _having(task: Task, targets: np.ndarray, patients: np.ndarray, number: int) -> np.ndarray:
-    """Whether each patient has rows of each class, ``(P, M)``; findings have columns for present and for absent."""
+    """Return whether each patient has rows of each class, ``(P, M)``; findings count as present and as absent."""
     if task.exclusive:
         marks = targets[:, None] == np.arange(len(task.classes))
     else:
@@ -78,21 +78,21 @@ def _having(task: Task, targets: np.ndarray, patients: np.ndarray, number: int) 
 def _give_each_its_share(
     having: np.ndarray, chosen: np.ndarray, drawn: np.ndarray, parts: np.ndarray, fixed: np.ndarray
 ) -> None:
-    """Move patients in ``chosen`` until each split has half its share of each class, the rarest class first."""
+    """Reassign patients in ``chosen`` until each split has half its share of each class, rarest class first."""
     least = np.maximum(1, (_LEAST * parts[:, None] * having.sum(axis=0)).astype(int))  # (S, M)
     ends = parts.cumsum()
     done: list[int] = []
     for column in np.argsort(having.sum(axis=0), kind="stable"):
         done.append(int(column))
         for split in range(len(parts)):
-            away = np.maximum(ends[split] - parts[split] - drawn, drawn - ends[split])  # from the split's own hashes
+            away = np.maximum(ends[split] - parts[split] - drawn, drawn - ends[split])  # distance to the split
             while having[chosen == split, column].sum() < least[split, column]:
                 movable = np.flatnonzero(having[:, column] & (chosen != split) & ~fixed)
                 counts = np.stack([having[chosen == other].sum(axis=0) for other in range(len(parts))])  # (S, M)
-                left = counts[chosen[movable]] - having[movable]  # of each class, where the patient comes from
+                left = counts[chosen[movable]] - having[movable]  # of each class, in the patient's current split
                 spared = (left >= least[chosen[movable]]) | ~having[movable]
                 kept = (left[:, done] >= 1) | ~having[movable][:, done]
-                # A split may fall below half its share where it keeps one patient of each class that is settled.
+                # A split may fall below half its share if it keeps one patient of each settled class.
                 candidates = movable[spared.all(axis=1)] if spared.all(axis=1).any() else movable[kept.all(axis=1)]
                 if not len(candidates):
                     break

@@ -47,14 +47,14 @@ class Table:
             (anonymous int64 number, one per ``patient_id``, whose forms are one; a row without an id is a patient of
             its own) and ``row`` (counted from 0 in the file). ``frame``, when the file has it, is the frame of a
             multi-frame file, counted from 0, nullable.
-        task: What is to be predicted.
+        task: The task.
         targets: One per row, as :class:`softfree_runtime.core.task.Task` says.
-        folder: Where relative paths start.
-        split_made: In words how the split was made, None when the table brought its own.
+        folder: Folder that relative paths start from.
+        split_made: How the split was made, in words; None if the table has its own.
         digest: SHA-256 of the table's file.
-        left_out: How many rows of the file belong to no task, by reason.
-        notes: What was assumed or joined, and what of a folder was left out, a sentence each.
-        keys: Name of each row's patient, or of its image, by which splits are drawn; not to be stored.
+        left_out: Number of rows of the file that are not used, by reason.
+        notes: What was assumed, joined or left out, one sentence each.
+        keys: Name of each row's patient, or else of its image, from which splits are drawn; never stored.
     """
 
     frame: pd.DataFrame
@@ -69,13 +69,13 @@ class Table:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What was assumed and what was left out, for people."""
-        left = (f"{count:,} row{'' if count == 1 else 's'} left out: {why}" for why, count in self.left_out.items())
-        return (*self.notes, *left)
+        """Notes and counts of unused rows, for people."""
+        unused = (f"{count:,} row{'' if count == 1 else 's'} left out: {why}" for why, count in self.left_out.items())
+        return (*self.notes, *unused)
 
     @property
     def files(self) -> list[str]:
-        """What each row names: a path, or a source as :mod:`softfree_runtime.sources.joined_source` joins it."""
+        """Source of each row: a path, or one of :mod:`softfree_runtime.sources.joined_source`."""
         return self.frame["file"].tolist()
 
     @property
@@ -92,11 +92,11 @@ class Table:
         """Return the rows of one split."""
         return self.take(np.flatnonzero(self.frame["split"] == split))
 
-    def take(self, places: np.ndarray) -> Table:
-        """Return rows by their places, counted from 0."""
-        keys = [self.keys[place] for place in places] if self.keys else ()
-        frame = self.frame.iloc[places].reset_index(drop=True)
-        return replace(self, frame=frame, targets=self.targets[places], keys=keys)
+    def take(self, positions: np.ndarray) -> Table:
+        """Return rows by their positions, counted from 0."""
+        keys = [self.keys[position] for position in positions] if self.keys else ()
+        frame = self.frame.iloc[positions].reset_index(drop=True)
+        return replace(self, frame=frame, targets=self.targets[positions], keys=keys)
 
 
 def read_table(
@@ -115,23 +115,23 @@ def read_table(
 ) -> Table:
     """Read a CSV or Parquet table with a column ``path`` and labels, or a folder of classes; no image is opened.
 
-    Rows of the split ``extra`` and rows without a label belong to no task; they are left out and counted.
+    Rows of the split ``extra`` and rows without a label are not used; they are counted.
 
     Args:
         path: The table.
-        label: Column with one class a row.
-        labels: Several 0/1 columns instead, an empty cell being unknown.
-        positive: The positive class of a two-class task; the last in alphabetical order by default.
-        image_root: Folder that relative paths start from and that every path must lie in; the table's by default.
-        classes: Classes of a trained model, which the labels must be among.
-        seed: Of the split, when the table has none.
-        val_fraction: Part of the images for validation, when the table has no split.
-        test_fraction: Part of the images for testing; 1 makes everything a test set.
+        label: Column with one class per row.
+        labels: Several 0/1 columns instead; an empty cell is unknown.
+        positive: The positive class of a two-class task; default: the last in alphabetical order.
+        image_root: Folder that relative paths start from and that contains all files; default: the table's folder.
+        classes: Classes of a trained model, to which the labels must belong.
+        seed: Seed of the split, if the table has none.
+        val_fraction: Fraction of the images for validation, if the table has no split.
+        test_fraction: Fraction of the images for testing; 1 makes everything a test set.
         strict_patients: Refuse a patient in two splits; an audit reports them instead.
-        known: Split of patients that were drawn before, where the table has none; the others are drawn.
+        known: Earlier split of patients, used if the table has none; other patients are drawn.
 
     Raises:
-        UserError: One line for whatever is wrong, naming lines of the file and never a patient.
+        UserError: Names lines of the file, never a patient.
     """
     path = Path(path)
     wanted = [label] if labels is None else list(labels)
@@ -166,8 +166,10 @@ def read_table(
             split_made = f"as in {known.in_words()}; {new} new ones of {split_made}"
     elif strict_patients:
         _refuse_shared_patients(path, frame, rows)
-    said = (*rows.notes, *notes, *([] if split_made is None else _note_unused_split(rows.frame, wanted)))
-    return Table(frame.reset_index(drop=True), task, targets, folder, split_made, rows.digest, left_out, said, keys)
+    notes = [*rows.notes, *notes, *([] if split_made is None else _note_unused_split(rows.frame, wanted))]
+    return Table(
+        frame.reset_index(drop=True), task, targets, folder, split_made, rows.digest, left_out, tuple(notes), keys
+    )
 
 
 def frame_numbers(rows: pd.DataFrame) -> list[int | None]:
@@ -206,12 +208,12 @@ def _check_columns(path: Path, columns: list[str], wanted: list[str], *, many: b
 
 
 def _note_unused_split(frame: pd.DataFrame, wanted: list[str]) -> list[str]:
-    """Say that a column holds splits though it is not called so."""
+    """Return a note if a column holds splits under another name."""
     if "split" in frame:
         return []
     texts = [str(name) for name in frame.columns.difference(wanted) if pd.api.types.is_string_dtype(frame[name])]
-    found = (name for name in texts if _holds_splits(frame[name].dropna().unique()))
-    return [f"column {name!r} holds splits, and is not used; call it split to have them kept" for name in found]
+    split_like = (name for name in texts if _holds_splits(frame[name].dropna().unique()))
+    return [f"column {name!r} holds splits, and is not used; call it split to have them kept" for name in split_like]
 
 
 def _holds_splits(values: np.ndarray) -> bool:
@@ -221,9 +223,9 @@ def _holds_splits(values: np.ndarray) -> bool:
 def _of_the_task(
     path: Path, source: TableFile, wanted: list[str], words: pd.Series
 ) -> tuple[TableFile, dict[str, int]]:
-    """Rows with a label, outside split ``extra``; the split is whole or, when all its cells are empty, gone.
+    """Return rows with a label outside split ``extra``, and counts of the others; an empty split column is dropped.
 
-    ``words`` are those that stood for a label where there is none.
+    ``words`` are the words that stood for a missing label.
     """
     frame = source.frame
     if "split" in frame and frame["split"].isna().all():
@@ -257,10 +259,10 @@ def _of_the_task(
 
 
 def _patients(path: Path, frame: pd.DataFrame, folder: Path, table: TableFile) -> tuple[np.ndarray, list[str]]:
-    """Name each row's patient, the same in every form of its id and wherever the row stands; and what was assumed.
+    """Name each row's patient, independent of the form of its id and the order of rows; return notes on assumptions.
 
     Returns:
-        Texts ``(n,)``, those of rows without an id made of their file; sentences.
+        Texts ``(n,)``, made from the file for rows without an id; notes.
     """
     own = "image " + frame["file"].str.slice(len(str(folder).rstrip("/\\")) + 1)
     if "frame" in frame:
@@ -269,30 +271,30 @@ def _patients(path: Path, frame: pd.DataFrame, folder: Path, table: TableFile) -
         return own.to_numpy(object), []
     numbers, ids = pd.factorize(frame["patient_id"])
     rows_of = dict(zip(map(str, ids), np.bincount(numbers[numbers >= 0], minlength=len(ids)).tolist(), strict=True))
-    told = tell_patients(rows_of)
-    keys = np.array([*(told.keys[text] for text in map(str, ids)), ""], dtype=object)[numbers]
+    patients = tell_patients(rows_of)
+    keys = np.array([*(patients.keys[text] for text in map(str, ids)), ""], dtype=object)[numbers]
     known = keys != ""
-    notes = _patients_in_words(path, frame, known, told, rows_of, table)
+    notes = _patients_in_words(path, frame, known, patients, rows_of, table)
     return np.where(known, "patient " + keys, own.to_numpy(object)), notes
 
 
 def _patients_in_words(
-    path: Path, frame: pd.DataFrame, known: np.ndarray, told: Patients, rows_of: Mapping[str, int], table: TableFile
+    path: Path, frame: pd.DataFrame, known: np.ndarray, patients: Patients, rows_of: Mapping[str, int], table: TableFile
 ) -> list[str]:
     notes = []
-    if told.nobody:
-        count, given = sum(rows_of[text] for text in told.nobody), sum(rows_of.values())
-        refuse_nobody(path, told.nobody, count, given)
-        words = listed(sorted(map(repr, told.nobody)), 5)
+    if patients.nobody:
+        count, given = sum(rows_of[text] for text in patients.nobody), sum(rows_of.values())
+        refuse_nobody(path, patients.nobody, count, given)
+        words = listed(sorted(map(repr, patients.nobody)), 5)
         notes.append(f"patient_id {words} names nobody: each of these {count} rows is a patient of its own")
-    if told.joined:
-        where = table.rows.name(frame.index[frame["patient_id"].isin(list(told.joined))])
-        patients = len({told.keys[text] for text in told.joined})
+    if patients.joined:
+        where = table.rows.name(frame.index[frame["patient_id"].isin(list(patients.joined))])
+        count = len({patients.keys[text] for text in patients.joined})
         notes.append(
-            f"{len(told.joined)} patient ids that differ only in form ({FORMS}) are taken for"
-            f" {patients} patient{'' if patients == 1 else 's'} ({where})"
+            f"{len(patients.joined)} patient ids that differ only in form ({FORMS}) are taken for"
+            f" {count} patient{'' if count == 1 else 's'} ({where})"
         )
-    largest = max((rows_of[text] for text in rows_of if text not in told.nobody), default=0)
+    largest = max((rows_of[text] for text in rows_of if text not in patients.nobody), default=0)
     if largest * 2 > len(frame) >= _MANY_ROWS and known.sum() > largest:
         notes.append(f"one patient has {largest} of {len(frame)} rows; does its id stand for nobody?")
     return notes
