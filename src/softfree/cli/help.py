@@ -93,7 +93,7 @@ def _argument(action: Any) -> Argument:
         flags, values = [form for flag in flags for form in (flag, f"--no-{flag[2:]}")], ""
     elif action.nargs == 0:
         values = ""
-    text = "Show this help." if "--help" in flags else action.help or ""
+    text = "Show this help." if "--help" in flags else " ".join((action.help or "").split())
     return Argument(", ".join(flags), values, _default(action), action.required, text)
 
 
