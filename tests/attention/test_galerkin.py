@@ -24,7 +24,7 @@ def inputs(tokens: int = 40) -> Tensor:
 
 def test_it_is_seqnorm_with_layer_norm_of_keys_and_values() -> None:
     module = GalerkinAttention(24, 3, dtype=torch.float64)
-    other = SeqNormAttention(24, 3, norm="layer", normalized="kv", start="unit", dtype=torch.float64)
+    other = SeqNormAttention(24, 3, norm="layer", normalized="kv", init="unit", dtype=torch.float64)
     with torch.no_grad():
         for parameter in (*module.k_norm.parameters(), *module.v_norm.parameters()):
             parameter.add_(torch.randn_like(parameter))
@@ -34,7 +34,7 @@ def test_it_is_seqnorm_with_layer_norm_of_keys_and_values() -> None:
 
 
 def test_its_instance_variant_is_seqnorm_of_keys_and_values() -> None:
-    module = SeqNormAttention(24, 3, normalized="kv", start="unit", dtype=torch.float64)
+    module = SeqNormAttention(24, 3, normalized="kv", init="unit", dtype=torch.float64)
     x = inputs()
     q, k, v = (t.unflatten(2, (3, 8)).transpose(1, 2) for t in (x @ module.qkv.weight.T).split(24, dim=2))
     k, v = ((t - t.mean(2, keepdim=True)) / (t.var(2, correction=0, keepdim=True) + 1e-5).sqrt() for t in (k, v))
@@ -58,8 +58,8 @@ def test_more_copies_of_the_tokens_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_diagonal_start(bias: bool) -> None:
-    module = GalerkinAttention(24, 3, diagonal_start=True, qkv_bias=bias)
+def test_diagonal_init(bias: bool) -> None:
+    module = GalerkinAttention(24, 3, diagonal_init=True, qkv_bias=bias)
     largest = 1e-4 * math.sqrt(6 / 48)
     for weight in module.qkv.weight.detach().chunk(3):
         noise = weight - 0.01 * torch.eye(24)

@@ -16,7 +16,7 @@ WIDTH, HEADS = 24, 3
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "seqnorm": ("seqnorm", {}),
     "seqnorm plain": ("seqnorm", {"affine": False}),
-    "seqnorm qk": ("seqnorm", {"normalized": "qk", "start": "first_order"}),
+    "seqnorm qk": ("seqnorm", {"normalized": "qk", "init": "first_order"}),
     "seqnorm kv": ("seqnorm", {"normalized": "kv"}),
     "sima": ("sima", {"qkv_bias": True}),
     "sima plain": ("sima", {}),

@@ -23,7 +23,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "seqnorm": {},
     "seqnorm token": {"pool": "token"},
     "seqnorm avg with class token": {"class_token": True, "pos": "none"},
-    "seqnorm qk": {"attention_options": {"normalized": "qk", "start": "first_order"}, "layer_scale": 0.5},
+    "seqnorm qk": {"attention_options": {"normalized": "qk", "init": "first_order"}, "layer_scale": 0.5},
     "seqnorm sincos": {"pos": "sincos"},
     "seqnorm conv": {"stem": "conv", "pos": "none"},
     "seqnorm pool": {"stem": "pool"},

@@ -159,8 +159,8 @@ class Attention(nn.Module, ABC):
         """(..., N, C) to (..., H, N, D), without a copy."""
         return t.unflatten(-1, (self.num_heads, self.head_dim)).transpose(-3, -2)
 
-    def reset_start(self) -> None:
-        """Start again what a method starts in its own way; a model calls it after it has started all linear layers."""
+    def init_projections(self) -> None:
+        """Initialize projections in a way of the method's own; models call it after initializing all linear layers."""
 
     @classmethod
     def cost(cls, shape: Shape) -> AttentionCost | None:

@@ -130,7 +130,7 @@ class Classifier(HeadedModel):
             nn.init.normal_(self.cls_token, std=1e-6)
         self.apply(init_linear)
         for block in self.blocks:
-            block.attn.reset_start()  # type: ignore[union-attr, operator]
+            block.attn.init_projections()  # type: ignore[union-attr, operator]
 
     def with_class_token(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Prepend the class token, if there is one, to tokens (B, N, C) and extend their mask (B, N)."""

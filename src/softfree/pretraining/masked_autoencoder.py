@@ -86,7 +86,7 @@ class MaskedAutoencoder(nn.Module):
         for part in (self.decoder_embed, self.decoder, self.prediction):
             part.apply(init_linear)
         for block in self.decoder:
-            block.attn.reset_start()  # type: ignore[union-attr, operator]
+            block.attn.init_projections()  # type: ignore[union-attr, operator]
         trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, x: Tensor, step: int | None = None, rows: Tensor | None = None) -> Reconstruction:

@@ -78,7 +78,7 @@ def test_start_that_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "gamma_q", "beta_q", "beta_k"),
+    ("init", "gamma_q", "beta_q", "beta_k"),
     [
         ("unit", 1, 0, 0),
         ("scaled", 0.25, 0, 0),
@@ -87,24 +87,24 @@ def test_start_that_was_asked_for() -> None:
         ("first_order", 0.25, 1, 1 / 16),
     ],
 )
-def test_named_starts(start: str, gamma_q: float, beta_q: float, beta_k: float) -> None:
-    module = SeqNormAttention(32, 2, start=start)
+def test_named_inits(init: str, gamma_q: float, beta_q: float, beta_k: float) -> None:
+    module = SeqNormAttention(32, 2, init=init)
     got = (module.q_norm.weight, module.q_norm.bias, module.k_norm.weight, module.k_norm.bias, module.v_norm.weight)
     for parameter, value in zip(got, (gamma_q, beta_q, 1, beta_k, 1), strict=True):
         torch.testing.assert_close(parameter, torch.full((32,), float(value)))
     assert (module.v_norm.bias == 0).all()
 
 
-def test_unknown_start() -> None:
+def test_unknown_init() -> None:
     with pytest.raises(UserError, match="did you mean first_order"):
-        SeqNormAttention(24, 3, start="first-order")
+        SeqNormAttention(24, 3, init="first-order")
 
 
-@pytest.mark.parametrize("start", ["first_order", "balanced"])
-def test_where_the_shifts_multiply_to_one_small_scores_give_softmax(start: str) -> None:
+@pytest.mark.parametrize("init", ["first_order", "balanced"])
+def test_where_the_shifts_multiply_to_one_small_scores_give_softmax(init: str) -> None:
     """softmax(s) V = (1 + s) V / N + O(s^2) for scores s = q' . k^ of mean zero, when the mean of V is kept."""
     torch.manual_seed(0)
-    module = SeqNormAttention(24, 3, start=start, normalized="qk", dtype=torch.float64)
+    module = SeqNormAttention(24, 3, init=init, normalized="qk", dtype=torch.float64)
     q, k, v = torch.randn(3, 2, 3, 50, 8, dtype=torch.float64)
     q, k = (standardize(t, t, (2,)) for t in (q, k))
     with torch.no_grad():

@@ -41,15 +41,15 @@ PRESETS: dict[str, Preset] = {
     "starts": Preset(
         SOFTMAX
         | {
-            f"seqnorm {start}{'' if part == 'qkv' else f' {part}'}": _seqnorm(start=start, normalized=part)
+            f"seqnorm {init}{'' if part == 'qkv' else f' {part}'}": _seqnorm(init=init, normalized=part)
             for part in ("qkv", "qk")
-            for start in ("unit", "scaled", "open", "balanced", "first_order")
+            for init in ("unit", "scaled", "open", "balanced", "first_order")
         }
     ),
     # Which of Q, K and V are normalized.
     "parts": Preset(
         SOFTMAX
-        | {f"seqnorm {part}": _seqnorm(start="balanced", normalized=part) for part in ("qkv", "qk", "kv", "q", "k")}
+        | {f"seqnorm {part}": _seqnorm(init="balanced", normalized=part) for part in ("qkv", "qk", "kv", "q", "k")}
     ),
     # What the paper leaves open: no gamma and beta, and normalization over batch or features instead.
     "norms": Preset(

@@ -5,7 +5,7 @@ Keys and values are normalized token by token over the D features of a head; the
     O_h = Q_h (K~_h^T V~_h) / n,    T~ = gamma_h * (T - mean_d T) / sqrt(var_d T + eps) + beta_h
 
 with eps = 1e-5, the biased variance, and a scale and shift (D) for each head. The variant of the official code that
-normalizes over the tokens instead ('instance') is ``SeqNormAttention(normalized="kv", start="unit")``.
+normalizes over the tokens instead ('instance') is ``SeqNormAttention(normalized="kv", init="unit")``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class GalerkinAttention(Attention):
     Args:
         dim: Width C.
         num_heads: Number of heads H.
-        diagonal_start: Start Q's, K's and V's projections as the official code does: see :meth:`start_diagonal`.
+        diagonal_init: Initialize the projections of Q, K and V as the official code does: see :meth:`init_diagonal`.
         eps: Added to the variance.
         **options: See :class:`~softfree.attention.base.Attention`.
     """
@@ -42,25 +42,25 @@ class GalerkinAttention(Attention):
     reference_mix = galerkin_reference
 
     def __init__(
-        self, dim: int, num_heads: int = 8, *, diagonal_start: bool = False, eps: float = 1e-5, **options: Any
+        self, dim: int, num_heads: int = 8, *, diagonal_init: bool = False, eps: float = 1e-5, **options: Any
     ) -> None:
         super().__init__(dim, num_heads, **options)
         made: dict[str, Any] = {"device": options.get("device"), "dtype": options.get("dtype")}
         self.k_norm = HeadNorm(num_heads, self.head_dim, eps=eps, **made)
         self.v_norm = HeadNorm(num_heads, self.head_dim, eps=eps, **made)
-        self.diagonal_start = diagonal_start
-        self.reset_start()
+        self.diagonal_init = diagonal_init
+        self.init_projections()
 
-    def reset_start(self) -> None:
-        """Start the projections in the official way, if that was asked for."""
-        if self.diagonal_start:
-            self.start_diagonal()
+    def init_projections(self) -> None:
+        """Initialize the projections as the official code does, with ``diagonal_init``."""
+        if self.diagonal_init:
+            self.init_diagonal()
 
     @torch.no_grad()
-    def start_diagonal(self, diagonal: float = 1e-2, gain: float = 1e-4) -> None:
-        """Start each of Q's, K's and V's projections at ``diagonal`` times the identity, plus Xavier noise of ``gain``.
+    def init_diagonal(self, diagonal: float = 1e-2, gain: float = 1e-4) -> None:
+        """Set the projections of Q, K and V to ``diagonal`` times the identity plus Xavier noise of ``gain``.
 
-        Made for operators, where the input itself is a good first basis; biases become zero.
+        Meant for operator learning, where the input is a good basis; biases become zero.
         """
         for weight in self.qkv.weight.chunk(3):  # (C, C)
             nn.init.xavier_uniform_(weight, gain=gain)

@@ -5,8 +5,8 @@ Q, K and V are normalized over the tokens, each feature by itself, scaled and sh
     T' = gamma * (T - mean_n T) / sqrt(var_n T + eps) + beta        T in {Q, K, V}
     O_h = Q'_h (K'_h^T V'_h) / N
 
-The paper prints neither eps nor the kind of variance nor the start of gamma and beta. Here eps = 1e-5 and the
-variance is biased, as in batch normalization, and the start is one of :data:`STARTS`.
+The paper prints neither eps nor the kind of variance nor the initial gamma and beta. Here eps = 1e-5 and the
+variance is biased, as in batch normalization, and the initialization is one of :data:`INITS`.
 
 The formula can be evaluated in three orders, equal up to rounding: see ``orders.py``. Galerkin attention (Cao 2021)
 with instance normalization is the same without the normalization of Q.
@@ -43,8 +43,8 @@ Order = Literal["auto", "literal", "folded", "gram"]
 GRAM_FROM = 2.5
 
 
-class Start(NamedTuple):
-    """Scale and shift of Q and shift of K for all features; gamma_k = gamma_v = 1 and beta_v = 0."""
+class Init(NamedTuple):
+    """Initial scale and shift of Q and shift of K for all features; gamma_k = gamma_v = 1 and beta_v = 0."""
 
     gamma_q: float
     beta_q: float
@@ -55,17 +55,17 @@ class Start(NamedTuple):
 # gamma = 1 and beta = 0 each output is a random projection with a standard deviation of about sqrt(D / N), where
 # softmax starts as a quiet average; and with beta_q = 0 the output has mean zero over the tokens, so that nothing
 # global reaches an average-pooling head in one layer. For measurements see docs/explanation/recipe.md.
-STARTS: dict[str, Callable[[int], Start]] = {
-    # As batch normalization starts.
-    "unit": lambda width: Start(1.0, 0.0, 0.0),
+INITS: dict[str, Callable[[int], Init]] = {
+    # As batch normalization.
+    "unit": lambda width: Init(1.0, 0.0, 0.0),
     # Softmax's scale of the scores.
-    "scaled": lambda width: Start(width**-0.5, 0.0, 0.0),
+    "scaled": lambda width: Init(width**-0.5, 0.0, 0.0),
     # The same, with a path for the mean.
-    "open": lambda width: Start(width**-0.5, 0.2, 0.2),
+    "open": lambda width: Init(width**-0.5, 0.2, 0.2),
     # beta_q . beta_k = 1: the weights are (1 + s) / N with scores s = q' . k^, softmax's to first order.
-    "first_order": lambda width: Start(width**-0.5, 1.0, 1.0 / width),
+    "first_order": lambda width: Init(width**-0.5, 1.0, 1.0 / width),
     # The same with all parts of s of standard deviation 1.
-    "balanced": lambda width: Start(width**-0.5, width**-0.5, width**-0.5),
+    "balanced": lambda width: Init(width**-0.5, width**-0.5, width**-0.5),
 }
 
 
@@ -79,10 +79,10 @@ class SeqNormAttention(Attention):
     Args:
         dim: Width C.
         num_heads: Number of heads H.
-        start: Where scales and shifts begin: a name of :data:`~softfree.attention.seqnorm.module.STARTS`.
-        gamma_q: Another start of Q's scale.
-        beta_q: Another start of Q's shift.
-        beta_k: Another start of K's shift.
+        init: Initialization of scales and shifts: a name of :data:`~softfree.attention.seqnorm.module.INITS`.
+        gamma_q: Initial scale of Q instead.
+        beta_q: Initial shift of Q instead.
+        beta_k: Initial shift of K instead.
         normalized: Which of Q, K and V are normalized, "qkv" or some of these letters; the others are only scaled
             and shifted. Without "v" the mean of V, and with it the image's, stays in the sum.
         affine: Learn the scales and shifts; without them gamma = 1 and beta = 0.
@@ -99,7 +99,7 @@ class SeqNormAttention(Attention):
         **options: See :class:`~softfree.attention.base.Attention`.
 
     Raises:
-        UserError: an unknown ``norm``, ``order``, ``start`` or ``normalized``, an order that cannot express another
+        UserError: an unknown ``norm``, ``order``, ``init`` or ``normalized``, an order that cannot express another
             option, or prefix tokens to leave out but none named.
     """
 
@@ -112,7 +112,7 @@ class SeqNormAttention(Attention):
         dim: int,
         num_heads: int = 8,
         *,
-        start: str = "open",
+        init: str = "open",
         gamma_q: float | None = None,
         beta_q: float | None = None,
         beta_k: float | None = None,
@@ -145,7 +145,7 @@ class SeqNormAttention(Attention):
         self.expressible = not literal_only
         self.normalized = normalized
         given = {"gamma_q": gamma_q, "beta_q": beta_q, "beta_k": beta_k}
-        at = choose_start(start, self.head_dim)._replace(**{k: v for k, v in given.items() if v is not None})
+        at = choose_init(init, self.head_dim)._replace(**{k: v for k, v in given.items() if v is not None})
         made: dict[str, Any] = {"device": options.get("device"), "dtype": options.get("dtype")}
         kinds = [norm if letter in normalized else "none" for letter in "qkv"]
         make = partial(TokenNorm, num_heads, self.head_dim, affine=affine, eps=eps, **made)
@@ -267,19 +267,19 @@ def _drop_qkv_bias(module: SeqNormAttention, state_dict: dict[str, Any], prefix:
     for letter, part in zip("qkv", bias.chunk(3), strict=True):
         name = f"{prefix}{letter}_norm"
         if letter not in module.normalized and f"{name}.bias" not in state_dict:
-            gamma = state_dict.get(f"{name}.weight", getattr(module, f"{letter}_norm").start[0])
+            gamma = state_dict.get(f"{name}.weight", getattr(module, f"{letter}_norm").init[0])
             state_dict[f"{name}.bias"] = gamma * part
 
 
-def choose_start(name: str, width: int) -> Start:
-    """Look up a start for heads of ``width`` features.
+def choose_init(name: str, width: int) -> Init:
+    """Look up an initialization for heads of ``width`` features.
 
     Raises:
         UserError: an unknown name.
     """
-    if name not in STARTS:
-        raise unknown_name("start of SeqNormAttention:", name, STARTS)
-    return STARTS[name](width)
+    if name not in INITS:
+        raise unknown_name("init of SeqNormAttention:", name, INITS)
+    return INITS[name](width)
 
 
 def choose_order(x: Tensor) -> str:

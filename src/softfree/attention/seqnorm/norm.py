@@ -37,7 +37,7 @@ class TokenNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.per_head = (num_heads, 1, head_dim)
-        self.start = (gamma, beta)
+        self.init = (gamma, beta)
         self.norm, self.eps = norm, eps
         width = num_heads * head_dim
         self.weight = nn.Parameter(torch.empty(width, device=device, dtype=dtype)) if affine else None
@@ -48,8 +48,8 @@ class TokenNorm(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Back to the start."""
-        for parameter, value in zip((self.weight, self.bias), self.start, strict=True):
+        """Reset to the initial scale and shift."""
+        for parameter, value in zip((self.weight, self.bias), self.init, strict=True):
             if parameter is not None:
                 nn.init.constant_(parameter, value)
         if self.norm == "batch":
