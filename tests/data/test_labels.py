@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 
 from softfree.data.labels import read_classes, read_findings
-from softfree.data.table_file import Rows, TableFile
+from softfree.data.table_file import RowNamer, TableFile
 from softfree_runtime.core.errors import UserError
 
 PATH = Path("t.csv")
 
 
 def table(**columns):
-    return TableFile(pd.DataFrame(columns, dtype="string"), Rows("line", 2), "")
+    return TableFile(pd.DataFrame(columns, dtype="string"), RowNamer("line", 2), "")
 
 
 def test_two_classes_are_binary_with_the_last_as_positive():

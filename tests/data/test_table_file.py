@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from softfree.data.table_file import Rows, closest, read_table_file
+from softfree.data.table_file import RowNamer, closest, read_table_file
 from softfree_runtime.core.errors import UserError
 
 TEXT = {"path", "label"}
@@ -99,8 +99,8 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 def test_rows_are_named_by_line_with_the_header_first():
-    assert Rows("line", 2).name([5]) == "line 7"
-    assert Rows("line", 2).name(range(8)) == "lines 2, 3, 4, 5, 6 and 3 more"
+    assert RowNamer("line", 2).name([5]) == "line 7"
+    assert RowNamer("line", 2).name(range(8)) == "lines 2, 3, 4, 5, 6 and 3 more"
 
 
 def test_closest():

@@ -18,7 +18,7 @@ from softfree_runtime.core.files import printable, replacing
 from softfree_runtime.core.outputs import columns
 from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.session import Model
-from softfree_runtime.sources.inputs import Found, Input, find_inputs, table_rows
+from softfree_runtime.sources.inputs import Input, NamedSource, find_inputs, table_rows
 
 Row = dict[str, Any]
 
@@ -66,7 +66,7 @@ def predict(
     return rows
 
 
-def _logits(model: Model, found: list[Found], batch_size: int) -> tuple[np.ndarray, dict[int, ReadError]]:
+def _logits(model: Model, found: list[NamedSource], batch_size: int) -> tuple[np.ndarray, dict[int, ReadError]]:
     """Return logits (n, K), NaN for samples that cannot be read, and their errors."""
     values = np.full((len(found), len(model.metadata.task.classes)), np.nan)
     failed: dict[int, ReadError] = {}

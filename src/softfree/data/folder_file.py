@@ -17,7 +17,7 @@ import pandas as pd
 from softfree_runtime.core.errors import UserError, listed
 from softfree_runtime.core.files import printable
 from softfree_runtime.sources.folder_names import split_named, words_of
-from softfree_runtime.sources.walk import Passed, files_below
+from softfree_runtime.sources.walk import Skipped, files_below
 
 _LAYOUTS = "CLASS/image, train/CLASS/image or CLASS/train/image"
 # Files beside images, which alone make no class.
@@ -93,10 +93,10 @@ def read_folder(path: Path) -> tuple[pd.DataFrame, str, tuple[str, ...]]:
         UserError: A folder without classes, or one that can be understood in two ways.
     """
     notes: list[str] = []
-    passed = Passed()
-    found = {os.path.relpath(file, path): _size(file) for file in files_below(path, passed)}
-    if passed.closed:
-        folder, reason = next(iter(passed.closed.items()))
+    skipped = Skipped()
+    found = {os.path.relpath(file, path): _size(file) for file in files_below(path, skipped)}
+    if skipped.closed:
+        folder, reason = next(iter(skipped.closed.items()))
         raise UserError(f"{path}: folder {folder} cannot be listed ({reason}); allow reading it, or move it away")
     root = _entered(_Folder(path, found), notes)
     groups = _groups(root, notes)
@@ -119,7 +119,7 @@ def read_folder(path: Path) -> tuple[pd.DataFrame, str, tuple[str, ...]]:
         )
     if unnamed:
         notes.append(f"files whose names are not UTF-8 are left out: {unnamed}; rename them")
-    notes += _passed_in_words(path, passed)
+    notes += _skipped_in_words(path, skipped)
     frame = pd.DataFrame(rows, columns=["path", "label", "split"], dtype="string")
     return (frame if rows[0][2] else frame.drop(columns="split")), digest.hexdigest(), tuple(notes)
 
@@ -309,9 +309,9 @@ def _note_loose(folder: _Folder, where: str, notes: list[str]) -> None:
         notes.append(f"{files} {where} left out: {listed(map(printable, folder.loose), 3)}")
 
 
-def _passed_in_words(path: Path, passed: Passed) -> Iterable[str]:
-    if passed.left:
-        yield f"hidden files and those of systems are left out: {listed(sorted(map(printable, passed.left)), 5)}"
-    if passed.loops:
-        names = (printable(os.path.relpath(folder, path)) for folder in passed.loops)
+def _skipped_in_words(path: Path, skipped: Skipped) -> Iterable[str]:
+    if skipped.left:
+        yield f"hidden files and those of systems are left out: {listed(sorted(map(printable, skipped.left)), 5)}"
+    if skipped.loops:
+        names = (printable(os.path.relpath(folder, path)) for folder in skipped.loops)
         yield f"links to a folder around them are not followed: {listed(names, 5)}"

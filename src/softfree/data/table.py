@@ -17,8 +17,8 @@ from softfree.data.table_file import TableFile, closest, no_column, read_table_f
 from softfree_runtime.core.errors import UserError, listed, shortened
 from softfree_runtime.core.task import Task
 from softfree_runtime.sources.folder_names import split_named
-from softfree_runtime.sources.identity import FORMS, Patients, refuse_nobody, tell_patients
-from softfree_runtime.sources.row_paths import base_folder, places
+from softfree_runtime.sources.identity import FORMS, Patients, identify_patients, refuse_nobody
+from softfree_runtime.sources.row_paths import base_folder, resolve_paths
 from softfree_runtime.sources.table_text import FRAME
 
 SPLITS = ("train", "val", "test")
@@ -149,7 +149,9 @@ def read_table(
         task, targets = read_findings(path, rows, labels, classes)
     folder = base_folder(path, image_root)
     paths = rows.frame["path"].fillna("")
-    frame = rows.frame.assign(file=places(path, paths, rows.rows, rows.frame.index, folder), row=rows.frame.index)
+    frame = rows.frame.assign(
+        file=resolve_paths(path, paths, rows.rows, rows.frame.index, folder), row=rows.frame.index
+    )
     frame = _with_frame_numbers(path, frame, rows)
     _refuse_duplicates(path, frame, wanted, rows)
     named, notes = _patients(path, frame, folder, rows)
@@ -271,7 +273,7 @@ def _patients(path: Path, frame: pd.DataFrame, folder: Path, table: TableFile) -
         return own.to_numpy(object), []
     numbers, ids = pd.factorize(frame["patient_id"])
     rows_of = dict(zip(map(str, ids), np.bincount(numbers[numbers >= 0], minlength=len(ids)).tolist(), strict=True))
-    patients = tell_patients(rows_of)
+    patients = identify_patients(rows_of)
     keys = np.array([*(patients.keys[text] for text in map(str, ids)), ""], dtype=object)[numbers]
     known = keys != ""
     notes = _patients_in_words(path, frame, known, patients, rows_of, table)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from softfree.data.folder_file import read_folder
 from softfree_runtime.core.errors import UserError, listed, shortened
-from softfree_runtime.sources.table_text import Rows, TextTable, as_cell, check_text, read_bytes
+from softfree_runtime.sources.table_text import RowNamer, TextTable, as_cell, check_text, read_bytes
 
 NEEDED = ("path", "patient_id", "split", "frame", "mpp")
 
@@ -31,7 +31,7 @@ class TableFile:
     """
 
     frame: pd.DataFrame
-    rows: Rows
+    rows: RowNamer
     digest: str
     notes: tuple[str, ...] = ()
 
@@ -48,10 +48,10 @@ def read_table_file(path: Path, text: Collection[str]) -> TableFile:
     """
     if path.is_dir():
         frame, digest, notes = read_folder(path)
-        return TableFile(frame, Rows("image", 1), digest, notes)
+        return TableFile(frame, RowNamer("image", 1), digest, notes)
     content = read_bytes(path)
     if content.startswith(b"PAR1"):
-        frame, rows, notes = _parquet(path, content), Rows("row", 0), ()
+        frame, rows, notes = _parquet(path, content), RowNamer("row", 0), ()
     else:
         checked = check_text(path, content, {*NEEDED, *text})
         frame, decimal = parsed(path, checked, text)

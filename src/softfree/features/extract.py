@@ -25,7 +25,7 @@ from softfree.features.tiles import TileDataset, encode_tiles
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import say
 from softfree_runtime.sources.joined_source import resolutions
-from softfree_runtime.sources.row_paths import base_folder, places
+from softfree_runtime.sources.row_paths import base_folder, resolve_paths
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _read_slides(table: Path, image_root: Path | None) -> tuple[pd.DataFrame, li
     source = read_table_file(table, set(columns))
     say(table, source.notes)
     frame, base = source.frame, base_folder(table, image_root)
-    files = places(table, frame["path"].fillna(""), source.rows, frame.index, base)
+    files = resolve_paths(table, frame["path"].fillna(""), source.rows, frame.index, base)
     names = [os.path.relpath(file, base) for file in files]
     frame = frame.assign(path=names)
     given = resolutions(frame["mpp"]) if "mpp" in frame else [None] * len(frame)

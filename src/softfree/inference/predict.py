@@ -23,7 +23,7 @@ from softfree_runtime.core.files import printable, replacing
 from softfree_runtime.core.outputs import predicted_label, probabilities
 from softfree_runtime.core.task import Task
 from softfree_runtime.sources import inputs as runtime_inputs
-from softfree_runtime.sources.inputs import Found, Input
+from softfree_runtime.sources.inputs import Input, NamedSource
 from softfree_runtime.sources.table_text import read_bytes
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def find_inputs(
     kind: str = "image",
     group: bool = False,
     image_root: str | Path | None = None,
-) -> list[Found]:
+) -> list[NamedSource]:
     """As :func:`softfree_runtime.sources.inputs.find_inputs`, with tables of all kinds.
 
     Args:
@@ -84,7 +84,7 @@ def find_inputs(
 
 def table_rows(
     path: Path, frame: int | None, kind: str, group: bool = False, image_root: str | Path | None = None
-) -> list[Found]:
+) -> list[NamedSource]:
     """Name, source and frame of each row of a CSV or Parquet table; arguments as :func:`find_inputs` has them."""
     if not read_bytes(path).startswith(b"PAR1"):
         return runtime_inputs.table_rows(path, frame, kind, group, image_root)

@@ -16,7 +16,7 @@ from softfree.pretraining.options import PretrainOptions
 from softfree.training.microbatches import Step
 from softfree.training.modality import modality_of
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.sources.inputs import Found
+from softfree_runtime.sources.inputs import NamedSource
 
 FEWEST = 2
 """Images below which there is nothing to learn."""
@@ -62,7 +62,7 @@ def find_samples(options: PretrainOptions) -> Unlabeled:
     return Unlabeled(sources, frames, hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest(), note)
 
 
-def _training_rows(options: PretrainOptions, kind: str) -> tuple[list[Found], str]:
+def _training_rows(options: PretrainOptions, kind: str) -> tuple[list[NamedSource], str]:
     rows = table_rows(options.table, None, kind, image_root=options.image_root)
     frame = read_table_file(options.table, {"path", "split"}).frame
     if "split" not in frame or frame["split"].isna().all():

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
 from softfree.data.datasets.options import PrepareOptions
-from softfree.data.datasets.registry import Prepared, prepare_set
+from softfree.data.datasets.registry import PreparedDataSet, prepare_set
 from softfree.data.table import Table, patients_across_splits, read_table
 
 
@@ -43,10 +43,10 @@ def table() -> Callable[..., None]:
 
 
 @pytest.fixture
-def prepared() -> Callable[..., tuple[Prepared, Table]]:
+def prepared() -> Callable[..., tuple[PreparedDataSet, Table]]:
     """Prepare a set and read its table as a training would; no patient may be in two splits."""
 
-    def run(name: str, root: Path, **options: object) -> tuple[Prepared, Table]:
+    def run(name: str, root: Path, **options: object) -> tuple[PreparedDataSet, Table]:
         done = prepare_set(name, root, PrepareOptions(progress=False, **options))
         read = read_table(done.table, labels=done.findings or None, image_root=root if root.is_dir() else root.parent)
         assert read.split_made is None

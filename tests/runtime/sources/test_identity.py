@@ -1,6 +1,6 @@
 import pytest
 
-from softfree_runtime.sources.identity import one_slip_apart, patient_key, same_labels, tell_patients
+from softfree_runtime.sources.identity import identify_patients, one_slip_apart, patient_key, same_labels
 
 
 @pytest.mark.parametrize(
@@ -27,13 +27,13 @@ def test_words_that_name_nobody(word):
 
 
 def test_zeros_are_an_id_unless_they_are_nearly_all_rows():
-    assert tell_patients({"0": 3, "1": 3, "2": 2}).keys["0"] == "0"
-    assert tell_patients({"000": 30, "1": 3, "2": 2}).nobody == {"000"}
-    assert tell_patients({"000": 4, "1": 1}).nobody == set()
+    assert identify_patients({"0": 3, "1": 3, "2": 2}).keys["0"] == "0"
+    assert identify_patients({"000": 30, "1": 3, "2": 2}).nobody == {"000"}
+    assert identify_patients({"000": 4, "1": 1}).nobody == set()
 
 
 def test_forms_are_listed():
-    told = tell_patients({"01": 1, "1": 2, "2": 1})
+    told = identify_patients({"01": 1, "1": 2, "2": 1})
     assert told.joined == {"01", "1"}
     assert told.keys["01"] == told.keys["1"] != told.keys["2"]
 

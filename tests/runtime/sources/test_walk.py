@@ -7,7 +7,7 @@ import pytest
 
 from softfree.data.table import read_table
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.sources.walk import Passed, files_below
+from softfree_runtime.sources.walk import Skipped, files_below
 
 
 @pytest.fixture
@@ -34,18 +34,18 @@ def test_linked_folders_are_followed_once_around(tmp_path):
     (tmp_path / "a/c").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "a/b/up").symlink_to("..")
     (tmp_path / "a/self").symlink_to("self")
-    passed = Passed()
-    found = [os.path.relpath(path, tmp_path) for path in files_below(tmp_path / "a", passed)]
+    skipped = Skipped()
+    found = [os.path.relpath(path, tmp_path) for path in files_below(tmp_path / "a", skipped)]
     assert found == ["a/1.png", "a/b/2.png", "a/c/3.png", "a/self"]
-    assert passed.loops == [str(tmp_path / "a/b/up")]
+    assert skipped.loops == [str(tmp_path / "a/b/up")]
 
 
 def test_what_cannot_be_listed_is_told(tmp_path, closed):
     (tmp_path / "a/secret").mkdir(parents=True)
     closed(tmp_path / "a/secret")
-    passed = Passed()
-    assert files_below(tmp_path, passed) == []
-    assert passed.closed == {str(tmp_path / "a/secret"): "Permission denied"}
+    skipped = Skipped()
+    assert files_below(tmp_path, skipped) == []
+    assert skipped.closed == {str(tmp_path / "a/secret"): "Permission denied"}
 
 
 def test_a_closed_folder_is_no_smaller_set(tmp_path, closed):

@@ -14,7 +14,7 @@ from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers.series import load_series
 from softfree_runtime.readers.series_files import Series, series_in
 from softfree_runtime.readers.volume import Volume
-from softfree_runtime.sources.walk import Passed, folders_below
+from softfree_runtime.sources.walk import Skipped, folders_below
 
 _EXAMPLE = "series: {pre: dyn pre, post: 1st pass}; channels: [pre, post, {subtract: [post, pre]}]"
 # Part of a voxel by which the corners of two channels may lie apart.
@@ -69,9 +69,9 @@ def read_channels(folder: Path, rules: ChannelRules, *, max_voxels: int = 1 << 3
     folder = Path(folder)
     if not folder.is_dir():
         raise ReadError(f"{folder}: not a folder; rules for series need the folder of a study", "unsupported")
-    passed = Passed()
-    found = [series for directory, _ in folders_below(folder, passed) for series in series_in(directory)]
-    for closed, reason in passed.closed.items():
+    skipped = Skipped()
+    found = [series for directory, _ in folders_below(folder, skipped) for series in series_in(directory)]
+    for closed, reason in skipped.closed.items():
         raise ReadError(f"{folder}: {closed} cannot be listed ({reason}), and may hold a series", "missing")
     used = {name for names in rules.channels for name in names}
     wanted = {name: _matching(folder, name, pattern, found) for name, pattern in rules.series if name in used}

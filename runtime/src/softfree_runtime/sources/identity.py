@@ -38,7 +38,7 @@ class Patients:
     nobody: frozenset[str]
 
 
-def tell_patients(rows: Mapping[str, int]) -> Patients:
+def identify_patients(rows: Mapping[str, int]) -> Patients:
     """Tell which ids are of one patient, and which of none.
 
     Two ids that differ in zeros before a number, ``.0`` behind one, capitals, spaces, invisible signs or the coding of

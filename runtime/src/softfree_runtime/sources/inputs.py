@@ -14,21 +14,21 @@ from softfree_runtime.core.errors import UserError, listed, shortened
 from softfree_runtime.core.files import printable, say
 from softfree_runtime.preprocessing.modalities import IMAGE, MODALITIES
 from softfree_runtime.readers.image import DecodedImage, own_range
-from softfree_runtime.sources.identity import refuse_nobody, tell_patients
+from softfree_runtime.sources.identity import identify_patients, refuse_nobody
 from softfree_runtime.sources.joined_source import join_source, resolution
-from softfree_runtime.sources.row_paths import base_folder, places
-from softfree_runtime.sources.table_text import FRAME, Rows, check_text, read_bytes
-from softfree_runtime.sources.walk import Passed, files_below
+from softfree_runtime.sources.row_paths import base_folder, resolve_paths
+from softfree_runtime.sources.table_text import FRAME, RowNamer, check_text, read_bytes
+from softfree_runtime.sources.walk import Skipped, files_below
 
 Input = str | Path | np.ndarray
-Found = tuple[str, str | DecodedImage, int | None]
+NamedSource = tuple[str, str | DecodedImage, int | None]
 TABLES = {".csv", ".tsv", ".parquet"}
 COLUMNS = ("path", "frame", "patient_id", "mpp")
 
 
 def find_inputs(
-    given: Sequence[Input], frame: int | None, kind: str, rows: Callable[[Path, int | None], Iterable[Found]]
-) -> list[Found]:
+    given: Sequence[Input], frame: int | None, kind: str, rows: Callable[[Path, int | None], Iterable[NamedSource]]
+) -> list[NamedSource]:
     """Find the samples that files, folders, tables and arrays stand for.
 
     Args:
@@ -43,7 +43,7 @@ def find_inputs(
     Raises:
         UserError: Nothing is found, or a table cannot be used.
     """
-    found: list[Found] = []
+    found: list[NamedSource] = []
     for number, item in enumerate(given):
         if isinstance(item, np.ndarray):
             if kind != IMAGE:
@@ -66,20 +66,20 @@ def samples_in(folder: Path, kind: str) -> list[str]:
     Linked folders are followed. A folder that cannot be listed is a sample, whose row says why; what is passed over is
     said.
     """
-    passed = Passed()
+    skipped = Skipped()
     if list_samples := MODALITIES[kind].list_samples():
-        found, tables = list_samples(folder, passed), []
+        found, tables = list_samples(folder, skipped), []
     else:
-        files = files_below(folder, passed)
+        files = files_below(folder, skipped)
         found = [path for path in files if Path(path).suffix.lower() not in TABLES]
         tables = [Path(path).name for path in files if Path(path).suffix.lower() in TABLES]
     notes = {
         "tables below it are left out; name them to have their rows read": tables,
-        "links to a folder around them are not followed": [os.path.relpath(path, folder) for path in passed.loops],
-        "hidden files and those of systems are left out": sorted(passed.left),
+        "links to a folder around them are not followed": [os.path.relpath(path, folder) for path in skipped.loops],
+        "hidden files and those of systems are left out": sorted(skipped.left),
     }
     say(folder, [f"{note}: {listed(map(printable, names), 5)}" for note, names in notes.items() if names])
-    return sorted([*found, *passed.closed], key=lambda path: Path(path).parts)
+    return sorted([*found, *skipped.closed], key=lambda path: Path(path).parts)
 
 
 def as_image(array: np.ndarray) -> DecodedImage:
@@ -108,7 +108,7 @@ def as_image(array: np.ndarray) -> DecodedImage:
 
 def table_rows(
     path: Path, frame: int | None, kind: str, group: bool = False, image_root: str | Path | None = None
-) -> list[Found]:
+) -> list[NamedSource]:
     """Read a CSV table: name, source and frame of each row that is not empty.
 
     Args:
@@ -135,16 +135,16 @@ def table_rows(
 def rows_as_samples(
     path: Path,
     cells: Mapping[int, Mapping[str, str]],
-    rows: Rows,
+    rows: RowNamer,
     columns: Collection[str],
     frame: int | None,
     kind: str,
     group: bool,
     image_root: str | Path | None,
-) -> list[Found]:
+) -> list[NamedSource]:
     """Give the samples of a table's rows, whose cells are text, empty where there is nothing; as :func:`table_rows`."""
-    files = places(path, [row["path"] for row in cells.values()], rows, cells, base_folder(path, image_root))
-    found: list[Found] = []
+    files = resolve_paths(path, [row["path"] for row in cells.values()], rows, cells, base_folder(path, image_root))
+    found: list[NamedSource] = []
     for (number, row), file in zip(cells.items(), files, strict=True):
         given = row.get("frame", "")
         if given and not re.fullmatch(FRAME, given):
@@ -159,12 +159,12 @@ def rows_as_samples(
     return _join_patients(path, found, [row["patient_id"] for row in cells.values()])
 
 
-def _join_patients(path: Path, rows: Sequence[Found], ids: Sequence[str]) -> list[Found]:
+def _join_patients(path: Path, rows: Sequence[NamedSource], ids: Sequence[str]) -> list[NamedSource]:
     """Join the rows of each patient into one sample; a row without a patient is one by itself."""
     counts = Counter(filter(None, ids))
-    told = tell_patients(counts)
+    told = identify_patients(counts)
     refuse_nobody(path, told.nobody, sum(counts[text] for text in told.nobody), counts.total())
-    bags: dict[object, list[Found]] = {}
+    bags: dict[object, list[NamedSource]] = {}
     for number, (row, text) in enumerate(zip(rows, ids, strict=True)):
         bags.setdefault(told.keys.get(text) or number, []).append(row)
     return [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import printable
-from softfree_runtime.sources.table_text import Rows
+from softfree_runtime.sources.table_text import RowNamer
 
 
 def base_folder(table: Path, image_root: str | Path | None) -> Path:
@@ -36,7 +36,7 @@ def place(folder: str, path: str) -> str | None:
     return file if file.startswith(start) else None
 
 
-def places(table: Path, paths: Iterable[str], rows: Rows, numbers: Iterable[int], folder: Path) -> list[str]:
+def resolve_paths(table: Path, paths: Iterable[str], rows: RowNamer, numbers: Iterable[int], folder: Path) -> list[str]:
     """Give the absolute paths of rows.
 
     Args:

@@ -41,7 +41,7 @@ _NOT_WESTERN = re.compile(
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowNamer:
     """How rows of a file are named to people: lines of a text file, counted from 1, or plain rows.
 
     Attributes:
@@ -77,7 +77,7 @@ class TextTable:
     body: str
     separator: str
     columns: tuple[str, ...]
-    rows: Rows
+    rows: RowNamer
     notes: tuple[str, ...] = ()
 
     def cells(self) -> Iterator[tuple[int, dict[str, str]]]:
@@ -145,7 +145,7 @@ def check_text(path: Path, content: bytes, needed: Collection[str]) -> TextTable
     if '" ' in text:  # spaces behind a cell in quotes
         text = re.sub(rf'(?<!")" +(?={re.escape(separator)}|$)', '"', text, flags=re.MULTILINE)
     columns, body, height = _header(path, text, separator)
-    found = TextTable(body, separator, columns, Rows("line", 1 + skipped + height), notes)
+    found = TextTable(body, separator, columns, RowNamer("line", 1 + skipped + height), notes)
     check = _check_quoted if '"' in body else _check_plain
     return check(path, found, needed)
 
@@ -243,7 +243,7 @@ def _check_quoted(path: Path, table: TextTable, needed: Collection[str]) -> Text
         for start, end in zip(starts, ends, strict=True):
             if end > start + 1:
                 _refuse_swallowed(path, table, lines[start:end], start + first)
-        table = replace(table, rows=Rows("line", first, [start + first for start in starts]))
+        table = replace(table, rows=RowNamer("line", first, [start + first for start in starts]))
     return _checked(path, table, odd, needed)
 
 

@@ -14,7 +14,7 @@ from softfree_runtime.readers.series import read_series
 from softfree_runtime.readers.series_files import is_dicom, series_in
 from softfree_runtime.readers.volume import Volume
 from softfree_runtime.sources.channel_rules import ChannelRules, read_channels
-from softfree_runtime.sources.walk import Passed, folders_below
+from softfree_runtime.sources.walk import Skipped, folders_below
 
 
 def read_volume(
@@ -67,7 +67,7 @@ def volume_of(source: str | Volume, frame: int | None, rules: ChannelRules | Non
     return volume
 
 
-def volumes_in(folder: str | Path, passed: Passed | None = None) -> list[str]:
+def volumes_in(folder: str | Path, skipped: Skipped | None = None) -> list[str]:
     """List the volumes below a folder, sorted: what :func:`read_volume` takes, each once.
 
     That is each NIfTI file; each folder of DICOM files that are one series; for a folder of several series the first
@@ -75,7 +75,7 @@ def volumes_in(folder: str | Path, passed: Passed | None = None) -> list[str]:
     listed, so that its row gets the reason. ``passed`` is told what was passed over.
     """
     found: list[str] = []
-    for directory, names in folders_below(Path(folder), passed):
+    for directory, names in folders_below(Path(folder), skipped):
         found += [os.path.join(directory, name) for name in names if _is_volume_file(name, names)]
         found += _series_samples(directory)
     return sorted(found)

@@ -11,7 +11,7 @@ from softfree_runtime.sources.folder_names import is_left_behind
 
 
 @dataclass
-class Passed:
+class Skipped:
     """What a walk passed over.
 
     Attributes:
@@ -25,37 +25,37 @@ class Passed:
     loops: list[str] = field(default_factory=list)
 
 
-def folders_below(folder: Path, passed: Passed | None = None) -> Iterator[tuple[Path, list[str]]]:
+def folders_below(folder: Path, skipped: Skipped | None = None) -> Iterator[tuple[Path, list[str]]]:
     """Give a folder and all folders below it, with the sorted names of their files; ``passed`` is filled."""
-    passed = Passed() if passed is None else passed
-    yield from _walk(str(folder), passed, ())
+    skipped = Skipped() if skipped is None else skipped
+    yield from _walk(str(folder), skipped, ())
 
 
-def files_below(folder: Path, passed: Passed | None = None) -> list[str]:
+def files_below(folder: Path, skipped: Skipped | None = None) -> list[str]:
     """List the paths of all files below a folder, sorted; what is no regular file is among them."""
     return sorted(
-        (os.path.join(directory, name) for directory, names in folders_below(folder, passed) for name in names),
+        (os.path.join(directory, name) for directory, names in folders_below(folder, skipped) for name in names),
         key=lambda path: path.split(os.sep),
     )
 
 
-def _walk(folder: str, passed: Passed, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[Path, list[str]]]:
+def _walk(folder: str, skipped: Skipped, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[Path, list[str]]]:
     try:
         own = os.stat(folder)
         identity = own.st_dev, own.st_ino
         if identity in above:
-            passed.loops.append(folder)
+            skipped.loops.append(folder)
             return
         with os.scandir(folder) as entries:
             found = sorted((entry.name, _is_folder(entry)) for entry in entries)
     except OSError as error:
-        passed.closed[folder] = error.strerror or str(error)
+        skipped.closed[folder] = error.strerror or str(error)
         return
-    passed.left |= {name for name, _ in found if is_left_behind(name)}
+    skipped.left |= {name for name, _ in found if is_left_behind(name)}
     kept = [(name, inner) for name, inner in found if not is_left_behind(name)]
     yield Path(folder), [name for name, inner in kept if not inner]
     for name in (name for name, inner in kept if inner):
-        yield from _walk(os.path.join(folder, name), passed, (*above, identity))
+        yield from _walk(os.path.join(folder, name), skipped, (*above, identity))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from softfree.data.datasets.base import DataSet, Found, read_official
+from softfree.data.datasets.base import DataSet, DataSetRows, read_official
 from softfree.data.datasets.options import PrepareOptions
 
 SOURCE = "https://www.kaggle.com/competitions/aptos2019-blindness-detection/data"
 
 
-def _read(root: Path, chosen: PrepareOptions) -> Found:
+def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
     rows = read_official(root, ["train.csv"], ["id_code", "diagnosis"], SOURCE)
     frame = pd.DataFrame({"path": "train_images/" + rows["id_code"] + ".png", "label": rows["diagnosis"]})
     note = "the set names no patients and holds images twice: softfree check finds copies across splits"
-    return Found(frame, notes=(note,))
+    return DataSetRows(frame, notes=(note,))
 
 
 APTOS2019 = DataSet(

@@ -24,7 +24,7 @@ DRAWN_BESIDE_TEST = {"train": 0.8, "val": 0.2}
 
 
 @dataclass(frozen=True)
-class Found:
+class DataSetRows:
     """The rows of a data set, before files are looked for and splits are drawn.
 
     Attributes:
@@ -63,7 +63,7 @@ class DataSet:
     classes: str
     source: str
     terms: str
-    read: Callable[[Path, PrepareOptions], Found]
+    read: Callable[[Path, PrepareOptions], DataSetRows]
     train: str = ""
     takes: tuple[str, ...] = ()
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from softfree.data.datasets.base import DRAWN_BESIDE_TEST, DataSet, Found, official_file, read_sheet
+from softfree.data.datasets.base import DRAWN_BESIDE_TEST, DataSet, DataSetRows, official_file, read_sheet
 from softfree.data.datasets.options import PrepareOptions
 from softfree_runtime.core.errors import UserError
 
 SOURCE = "https://camelyon17.grand-challenge.org/Data/"
 
 
-def _read(root: Path, chosen: PrepareOptions) -> Found:
+def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
     rows = []
     for label in ("normal", "tumor"):
         slides = sorted((root / "training" / label).glob(f"{label}_*.tif"))
@@ -27,7 +27,7 @@ def _read(root: Path, chosen: PrepareOptions) -> Found:
         rows += [(slide.relative_to(root).as_posix(), label) for slide in slides]
     training = pd.DataFrame(rows, columns=["path", "label"])
     frame = pd.concat([training, _testing(root)], ignore_index=True)
-    return Found(frame, draw=DRAWN_BESIDE_TEST)
+    return DataSetRows(frame, draw=DRAWN_BESIDE_TEST)
 
 
 def _testing(root: Path) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from softfree.data.datasets.base import DRAWN_BESIDE_TEST, DataSet, Found, read_official, without
+from softfree.data.datasets.base import DRAWN_BESIDE_TEST, DataSet, DataSetRows, read_official, without
 from softfree.data.datasets.options import PrepareOptions
 
 SOURCE = "https://stanfordaimi.azurewebsites.net/datasets/8cbd9ed4-2eb9-4565-affc-111cf4f7ebe2"
@@ -38,7 +38,7 @@ FINDINGS = (
 _PLACE = r"(patient\d+)/(study\d+/[^/]+)$"
 
 
-def _read(root: Path, chosen: PrepareOptions) -> Found:
+def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
     columns = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS]
     parts = []
     for part, split in (("train", None), ("valid", "test")):
@@ -59,7 +59,7 @@ def _read(root: Path, chosen: PrepareOptions) -> Found:
         projection=rows["AP/PA"],
     )
     note = "valid.csv, which radiologists labeled, is the test split; validation is drawn from the training patients"
-    return Found(frame, FINDINGS, DRAWN_BESIDE_TEST, notes=(note,))
+    return DataSetRows(frame, FINDINGS, DRAWN_BESIDE_TEST, notes=(note,))
 
 
 def read_findings(rows: pd.DataFrame, chosen: PrepareOptions) -> pd.DataFrame:

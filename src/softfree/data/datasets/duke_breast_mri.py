@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from softfree.data.datasets.base import DataSet, Found, official_file, read_sheet, wanted_label
+from softfree.data.datasets.base import DataSet, DataSetRows, official_file, read_sheet, wanted_label
 from softfree.data.datasets.options import PrepareOptions
 from softfree_runtime.core.errors import UserError
 
@@ -36,7 +36,7 @@ _BORN = "Date of Birth (Days)"  # with the day of the diagnosis as 0
 _ABSENT = ("NA", "NP", "NC", "N/A", "NaN")
 
 
-def _read(root: Path, chosen: PrepareOptions) -> Found:
+def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
     names = ["Clinical_and_Other_Features.xlsx", "Clinical_and_Other_Features.csv"]
     path = official_file(root, [*names, *(f"*/{name}" for name in names)], SOURCE)
     clinical = _clinical(path)
@@ -52,7 +52,7 @@ def _read(root: Path, chosen: PrepareOptions) -> Found:
         frame["age"] = (pd.to_numeric(clinical[_BORN], errors="coerce") / -365.25).round(1)
     several = studies.map(len) > 1
     left_out = tuple((patient, "several studies") for patient in patients[several])
-    return Found(frame[~several], left_out=left_out)
+    return DataSetRows(frame[~several], left_out=left_out)
 
 
 def _clinical(path: Path) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from softfree.data.datasets.base import DataSet, Found, columns_of, index_files, read_official, without
+from softfree.data.datasets.base import DataSet, DataSetRows, columns_of, index_files, read_official, without
 from softfree.data.datasets.options import PrepareOptions
 
 SOURCE = "https://doi.org/10.7910/DVN/DBW86T"
@@ -25,7 +25,7 @@ _SUBGROUPS = {
 }
 
 
-def _read(root: Path, chosen: PrepareOptions) -> Found:
+def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
     names = ["HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata"]
     rows = read_official(root, names, ["lesion_id", "image_id", "dx"], SOURCE)
     files = index_files(root, ["HAM10000_images_part*", "HAM10000_images*", "."], (".jpg",))
@@ -33,7 +33,7 @@ def _read(root: Path, chosen: PrepareOptions) -> Found:
     paths = images.map(files).fillna("HAM10000_images_part_1/" + images)
     frame = pd.DataFrame({"path": paths, "label": rows["dx"]})
     subgroups = columns_of(rows, _SUBGROUPS).apply(without, args=("unknown",))
-    return Found(pd.concat([frame, subgroups], axis=1))
+    return DataSetRows(pd.concat([frame, subgroups], axis=1))
 
 
 HAM10000 = DataSet(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from softfree.data.datasets.base import DRAWN, DRAWN_BESIDE_TEST, DataSet, Found, columns_of, read_official
+from softfree.data.datasets.base import DRAWN, DRAWN_BESIDE_TEST, DataSet, DataSetRows, columns_of, read_official
 from softfree.data.datasets.options import PrepareOptions
 from softfree_runtime.core.errors import UserError
 
@@ -21,13 +21,13 @@ _CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
 _SUBGROUPS = {"lesion_id": "patient_id", "sex": "sex", "age_approx": "age", "anatom_site_general": "site"}
 
 
-def _read(root: Path, chosen: PrepareOptions) -> Found:
+def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
     training = _part(root, "Training")
     if not (root / "ISIC_2019_Test_GroundTruth.csv").is_file():
-        return Found(training, draw=DRAWN)
+        return DataSetRows(training, draw=DRAWN)
     test = _part(root, "Test")
     test["split"] = ["extra" if label == "UNK" else "test" for label in test["label"]]
-    return Found(pd.concat([training, test], ignore_index=True), draw=DRAWN_BESIDE_TEST)
+    return DataSetRows(pd.concat([training, test], ignore_index=True), draw=DRAWN_BESIDE_TEST)
 
 
 def _part(root: Path, part: str) -> pd.DataFrame:

@@ -21,7 +21,7 @@ import pandas as pd
 from PIL import Image
 
 from softfree.core.progress import tracked
-from softfree.data.datasets.base import DataSet, Found
+from softfree.data.datasets.base import DataSet, DataSetRows
 from softfree.data.datasets.medmnist_classes import CLASSES, NON_COMMERCIAL
 from softfree.data.datasets.options import PrepareOptions
 from softfree_runtime.core.errors import UserError
@@ -31,7 +31,7 @@ SOURCE = "https://zenodo.org/records/10519652"
 _SPLITS = ("train", "val", "test")
 
 
-def _read(root: Path, chosen: PrepareOptions) -> Found:
+def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
     path = _archive(root)
     parts = [_part(path, split, chosen.progress) for split in _SPLITS]
     frame = pd.concat(parts, ignore_index=True)
@@ -41,7 +41,7 @@ def _read(root: Path, chosen: PrepareOptions) -> Found:
     if frame["path"].iloc[0].endswith(".nii.gz"):
         notes.append("MedMNIST gives no spacing of its volumes: 1 mm is written")
     findings = tuple(str(column) for column in frame if column not in ("path", "split", "label"))
-    return Found(frame, findings, notes=tuple(notes))
+    return DataSetRows(frame, findings, notes=tuple(notes))
 
 
 def _archive(root: Path) -> Path:

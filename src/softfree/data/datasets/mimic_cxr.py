@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from softfree.data.datasets.base import DataSet, Found, read_official
+from softfree.data.datasets.base import DataSet, DataSetRows, read_official
 from softfree.data.datasets.chexpert import FINDINGS, read_findings
 from softfree.data.datasets.options import PrepareOptions
 
@@ -20,7 +20,7 @@ SOURCE = "https://physionet.org/content/mimic-cxr-jpg/2.1.0/"
 _SPLITS = {"train": "train", "validate": "val", "test": "test"}
 
 
-def _read(root: Path, chosen: PrepareOptions) -> Found:
+def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
     keys = ["subject_id", "study_id"]
     rows = _file(root, "split", ["dicom_id", *keys, "split"])
     rows = rows.merge(_file(root, "chexpert", [*keys, *FINDINGS]), on=keys, how="left")
@@ -34,7 +34,7 @@ def _read(root: Path, chosen: PrepareOptions) -> Found:
     frame = frame.assign(patient_id=subject, split=rows["split"].map(_SPLITS), view=rows["ViewPosition"])
     listed = frame["split"].notna()
     left_out = tuple((path, "no official split") for path in frame["path"][~listed])
-    return Found(frame[listed], FINDINGS, left_out=left_out)
+    return DataSetRows(frame[listed], FINDINGS, left_out=left_out)
 
 
 def _file(root: Path, part: str, columns: list[str]) -> pd.DataFrame:

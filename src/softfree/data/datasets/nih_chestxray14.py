@@ -17,7 +17,7 @@ import pandas as pd
 from softfree.data.datasets.base import (
     DRAWN_BESIDE_TEST,
     DataSet,
-    Found,
+    DataSetRows,
     columns_of,
     index_files,
     official_file,
@@ -52,7 +52,7 @@ _SUBGROUPS = {
 }
 
 
-def _read(root: Path, chosen: PrepareOptions) -> Found:
+def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
     names = ["Data_Entry_2017_v2020.csv", "Data_Entry_2017*.csv"]
     rows = read_official(root, names, ["Image Index", "Finding Labels", "Patient ID"], SOURCE)
     told = rows["Finding Labels"].fillna("").str.split("|").map(set)
@@ -70,7 +70,7 @@ def _read(root: Path, chosen: PrepareOptions) -> Found:
     frame = pd.concat([frame, present, subgroups], axis=1).assign(split=part.replace({"train_val": None}))
     listed = part.notna()
     left_out = tuple((name, "in no official list") for name in rows["Image Index"][~listed])
-    return Found(frame[listed], FINDINGS, DRAWN_BESIDE_TEST, left_out)
+    return DataSetRows(frame[listed], FINDINGS, DRAWN_BESIDE_TEST, left_out)
 
 
 def _parts(root: Path, images: pd.Series) -> pd.Series:

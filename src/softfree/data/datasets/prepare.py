@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from softfree.data.datasets.base import DataSet, Found
+from softfree.data.datasets.base import DataSet, DataSetRows
 from softfree.data.datasets.options import PrepareOptions
 from softfree.data.datasets.splitting import fill_splits
 from softfree.data.table import patients_across_splits
@@ -23,7 +23,7 @@ _OWN_OPTIONS = {"label": None, "uncertain": "empty", "unmentioned": "empty"}
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedDataSet:
     """A table that was written.
 
     Attributes:
@@ -56,7 +56,7 @@ class Prepared:
         return f"{len(self.left_out)} of {total} rows left out: {_named(self.left_out)}"
 
 
-def prepare(known: DataSet, root: Path, chosen: PrepareOptions) -> Prepared:
+def prepare(known: DataSet, root: Path, chosen: PrepareOptions) -> PreparedDataSet:
     """Write the table of a data set that lies in ``root`` (for MedMNIST also its .npz file); nothing is downloaded.
 
     Raises:
@@ -88,7 +88,7 @@ def prepare(known: DataSet, root: Path, chosen: PrepareOptions) -> Prepared:
     with replacing(table) as temporary:
         _ordered(frame, found).to_csv(temporary, index=False)
     findings, unused = _usable(frame, found)
-    return Prepared(
+    return PreparedDataSet(
         table=table,
         rows={str(name): int(count) for name, count in frame["split"].value_counts().items()},
         patients=int(frame["patient_id"].nunique()) if "patient_id" in frame else None,
@@ -124,7 +124,7 @@ def _refuse_shared_patients(frame: pd.DataFrame, root: Path) -> None:
         )
 
 
-def _ordered(frame: pd.DataFrame, found: Found) -> pd.DataFrame:
+def _ordered(frame: pd.DataFrame, found: DataSetRows) -> pd.DataFrame:
     """Columns in the order in which people look for them; findings as 0, 1 and empty."""
     first = ["path", *(found.findings or ["label"]), "patient_id", "split"]
     columns = [name for name in first if name in frame]
@@ -132,7 +132,7 @@ def _ordered(frame: pd.DataFrame, found: Found) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(found.findings, "Int8"))
 
 
-def _usable(frame: pd.DataFrame, found: Found) -> tuple[tuple[str, ...], list[str]]:
+def _usable(frame: pd.DataFrame, found: DataSetRows) -> tuple[tuple[str, ...], list[str]]:
     """Findings that are both present and absent somewhere, and a note about the others."""
     used = frame[frame["split"] != "extra"]
     usable = tuple(name for name in found.findings if used[name].nunique() > 1)

@@ -13,7 +13,7 @@ from softfree.data.datasets.medmnist import MEDMNIST
 from softfree.data.datasets.mimic_cxr import MIMIC_CXR
 from softfree.data.datasets.nih_chestxray14 import NIH_CHESTXRAY14
 from softfree.data.datasets.options import PrepareOptions
-from softfree.data.datasets.prepare import Prepared, prepare
+from softfree.data.datasets.prepare import PreparedDataSet, prepare
 from softfree.data.datasets.tcga import TCGA
 from softfree.data.datasets.vindr_cxr import VINDR_CXR
 from softfree_runtime.core.errors import unknown_name
@@ -36,7 +36,7 @@ SETS: dict[str, DataSet] = {
 }
 
 
-def prepare_set(name: str, root: str | Path, options: PrepareOptions | None = None) -> Prepared:
+def prepare_set(name: str, root: str | Path, options: PrepareOptions | None = None) -> PreparedDataSet:
     """Write the table of the public set ``name`` that lies in ``root``; nothing is downloaded.
 
     Raises:

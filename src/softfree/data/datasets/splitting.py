@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from softfree.data.datasets.base import Found
+from softfree.data.datasets.base import DataSetRows
 from softfree.data.splits import split_patients
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task
-from softfree_runtime.sources.identity import tell_patients
+from softfree_runtime.sources.identity import identify_patients
 
 
-def fill_splits(found: Found, seed: int) -> tuple[pd.DataFrame, list[str]]:
+def fill_splits(found: DataSetRows, seed: int) -> tuple[pd.DataFrame, list[str]]:
     """Draw the rows without a split as ``found.draw`` says.
 
     Rows without a label, and of classes with fewer patients than splits, get the split ``extra``: they belong to no
@@ -45,17 +45,17 @@ def _keys(frame: pd.DataFrame) -> pd.Series:
     if "patient_id" not in frame:
         return own
     ids = frame["patient_id"].dropna().astype(str)
-    known = ids.map(tell_patients({str(text): int(count) for text, count in ids.value_counts().items()}).keys)
+    known = ids.map(identify_patients({str(text): int(count) for text, count in ids.value_counts().items()}).keys)
     return ("patient " + known[known != ""]).reindex(frame.index).fillna(own)
 
 
-def _draw_classes(frame: pd.DataFrame, found: Found, keys: pd.Series, seed: int) -> np.ndarray:
+def _draw_classes(frame: pd.DataFrame, found: DataSetRows, keys: pd.Series, seed: int) -> np.ndarray:
     targets, classes = pd.factorize(frame["label"], sort=True)
     task = Task("multiclass", tuple(map(str, classes)))
     return split_patients(task, targets.astype(np.int64), pd.factorize(keys)[0], keys.tolist(), found.draw, seed)
 
 
-def _draw_findings(frame: pd.DataFrame, found: Found, keys: pd.Series, seed: int) -> np.ndarray:
+def _draw_findings(frame: pd.DataFrame, found: DataSetRows, keys: pd.Series, seed: int) -> np.ndarray:
     patients = pd.factorize(keys)[0]
     having = {name: keys[frame[name] == 1].nunique() for name in found.findings}
     names = sorted((name for name in found.findings if having[name] >= len(found.draw)), key=lambda name: -having[name])

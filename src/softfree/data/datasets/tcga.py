@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from softfree.data.datasets.base import DataSet, Found, read_text, wanted_label, without
+from softfree.data.datasets.base import DataSet, DataSetRows, read_text, wanted_label, without
 from softfree.data.datasets.options import PrepareOptions
 from softfree_runtime.core.errors import UserError
 
@@ -43,7 +43,7 @@ _AGE = ("age_at_index", "demographic.age_at_index", "AGE", "Diagnosis Age", "age
 _BARCODE = r"^(TCGA-([A-Z0-9]{2})-[A-Z0-9]{4})-(\d{2})[A-Z]?-\d{2}-([A-Z]{2})"
 
 
-def _read(root: Path, chosen: PrepareOptions) -> Found:
+def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
     path, clinical, patients = _clinical(root)
     label = wanted_label(path, [str(name) for name in clinical if name != patients], chosen.label)
     slides = sorted(slide.relative_to(root).as_posix() for slide in root.rglob("TCGA-*.svs"))
@@ -64,7 +64,7 @@ def _read(root: Path, chosen: PrepareOptions) -> Found:
         if column := next((name for name in names if name in known and name != label), None):
             frame[ours] = frame["patient_id"].map(known[column].groupby(level=0).first())
     left_out = tuple(zip(frame["path"][reasons.notna()], reasons.dropna(), strict=True))
-    return Found(frame[reasons.isna()], left_out=left_out)
+    return DataSetRows(frame[reasons.isna()], left_out=left_out)
 
 
 def _clinical(root: Path) -> tuple[Path, pd.DataFrame, str]:

@@ -15,7 +15,7 @@ import pandas as pd
 from pydicom import dcmread
 
 from softfree.core.progress import tracked
-from softfree.data.datasets.base import DRAWN_BESIDE_TEST, DataSet, Found, read_official
+from softfree.data.datasets.base import DRAWN_BESIDE_TEST, DataSet, DataSetRows, read_official
 from softfree.data.datasets.options import PrepareOptions
 from softfree_runtime.readers.quiet import quiet
 
@@ -23,7 +23,7 @@ SOURCE = "https://physionet.org/content/vindr-cxr/1.0.0/"
 _SPELT = {"Other disease": "Other diseases"}  # the test file's spelling and the training file's
 
 
-def _read(root: Path, chosen: PrepareOptions) -> Found:
+def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
     train, test = _consensus(root, "train"), _consensus(root, "test")
     findings = tuple(str(name) for name in train if name in test and name != "path")
     frame = pd.concat([train.assign(split=None), test.assign(split="test")], ignore_index=True)
@@ -31,7 +31,7 @@ def _read(root: Path, chosen: PrepareOptions) -> Found:
     frame = frame[["path", *findings, "split"]]
     shown = tracked(frame["path"], "Reading headers", shown=chosen.progress)
     about = pd.DataFrame([_about(root / path) for path in shown], columns=["sex", "age"])
-    return Found(pd.concat([frame, about], axis=1), findings, DRAWN_BESIDE_TEST, notes=(note,))
+    return DataSetRows(pd.concat([frame, about], axis=1), findings, DRAWN_BESIDE_TEST, notes=(note,))
 
 
 def _consensus(root: Path, part: str) -> pd.DataFrame:
