@@ -14,7 +14,7 @@ from timm.optim import param_groups_layer_decay
 
 from softfree.attention import ATTENTIONS
 from softfree.models import BagTransformer, collate_bags, list_models
-from softfree.models.bag import ON_SLIDE
+from softfree.models.bag import SLIDE_WAVES
 from softfree.models.pos_embed import sincos_codes
 from softfree.models.registry import BAG_MODELS
 from softfree_runtime.core.errors import UserError
@@ -88,7 +88,7 @@ def test_places_are_seen(axis: int) -> None:
 def test_slides_have_codes_of_their_own() -> None:
     places = torch.zeros(20, 3)
     places[:, 2] = torch.arange(20)
-    codes = sincos_codes(places, 128, ON_SLIDE)
+    codes = sincos_codes(places, 128, SLIDE_WAVES)
     assert torch.cdist(codes, codes).add(torch.eye(20) * 9).min() > 0.5
 
 
@@ -122,7 +122,7 @@ def test_what_makes_no_batch(bags: list[torch.Tensor]) -> None:
     [torch.full((1, 4, 19), math.nan), torch.zeros(1, 0, 19), collate_bags([torch.zeros(0, 19), torch.zeros(2, 19)])],
 )
 def test_a_bag_without_a_tile(x: torch.Tensor) -> None:
-    with pytest.raises(UserError, match="bag without a tile"):
+    with pytest.raises(UserError, match="bag without tiles"):
         make()(x.double())
 
 

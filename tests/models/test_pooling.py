@@ -161,7 +161,7 @@ def test_weights(name: str) -> None:
     mask = torch.rand(2, 300) < 0.6
     for feature in range(FEATURES):
         values = x[..., feature]
-        weights = pooling.weights(pooling.decisive(x, values), mask, feature)
+        weights = pooling.weights(pooling.weight_scores(x, values), mask, feature)
         assert (weights >= 0).all()
         assert (weights[~mask] == 0).all()
         torch.testing.assert_close(weights.sum(1), torch.ones(2, dtype=torch.float64))

@@ -114,7 +114,7 @@ def token_logits(model: Classifier, tokens: Tensor, odds: LinearLogOdds) -> dict
     for k in odds.shares.any(dim=0).nonzero()[:, 0].tolist():
         logits = tokens.double() @ head.weight[k].double()
         logits = logits if head.bias is None else logits + head.bias[k].double()
-        by_class[k] = logits, model.pooling.decisive(tokens, logits)
+        by_class[k] = logits, model.pooling.weight_scores(tokens, logits)
     return by_class
 
 

@@ -1,4 +1,4 @@
-"""Transformer over a bag of tile features with the places of the tiles: whole slides, several slides of a patient."""
+"""Transformer over bags of tile features with tile positions: a whole slide, or several slides of a patient."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from softfree.models.classifier import Classifier, check_names, grid_options
 from softfree.models.pos_embed import Waves, sincos_codes
 from softfree_runtime.core.errors import UserError
 
-# x and y in millimeters: from less than a tile of 256 pixels at 0.5 micrometers to more than a slide is long. The
-# third axis is the number of the slide of a patient: from one to the next is a quarter of the shortest wave.
-ON_SLIDE: tuple[Waves, Waves, Waves] = ((0.1, 100.0), (0.1, 100.0), (4.0, 100.0))
-COORDINATES = len(ON_SLIDE)
+# Wavelengths of x and y in millimeters: from less than a tile of 256 pixels at 0.5 micrometers to more than the length
+# of a slide. The third axis is the slide number of a patient, in steps of a quarter of the shortest wavelength.
+SLIDE_WAVES: tuple[Waves, Waves, Waves] = ((0.1, 100.0), (0.1, 100.0), (4.0, 100.0))
+COORDINATES = len(SLIDE_WAVES)
 
 
 class TileEmbed(nn.Module):
-    """A tile's features to a token: LayerNorm, projection, and the code of the tile's place added.
+    """Tile features to tokens: LayerNorm, projection, plus the code of the tile's position.
 
-    The norm has no scale and shift of its own: those of the projection after it do the same, and without them training
-    keeps one copy of the features less.
+    The norm has no scale and shift: the projection after it can represent them, and training without them keeps one
+    copy of the features less.
 
     Args:
         in_features: F.
@@ -38,9 +38,9 @@ class TileEmbed(nn.Module):
         self.proj = nn.Linear(in_features, embed_dim)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map tiles (B, N, F + 3) with their mask (B, N) to tokens (B, N, C); those of padding are finite.
+        """Map tiles (B, N, F + 3) with their mask (B, N) to tokens (B, N, C); padding gives finite tokens.
 
-        Without gradients a part of the tiles is taken at once, so that no second copy of all features is made.
+        Without gradients, tiles are taken in chunks, which avoids a second copy of all features.
         """
         rows = max(256, PART // x.shape[2])
         whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
@@ -49,54 +49,54 @@ class TileEmbed(nn.Module):
         tokens = None
         for start in range(0, x.shape[1], rows):
             part = slice(start, start + rows)
-            found = self._embed(x[:, part], None if mask is None else mask[:, part])
+            chunk = self._embed(x[:, part], None if mask is None else mask[:, part])
             if tokens is None:
-                tokens = found.new_empty(*x.shape[:2], self.embed_dim)
-            tokens[:, part] = found
-        assert tokens is not None  # a bag has a tile
+                tokens = chunk.new_empty(*x.shape[:2], self.embed_dim)
+            tokens[:, part] = chunk
+        assert tokens is not None  # a bag has at least one tile
         return tokens
 
     def _embed(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if mask is not None:
-            # Whatever padding holds, not even a NaN may reach the gradient of the projection.
+            # Padding, such as NaN, must not reach the gradient of the projection.
             x = x.masked_fill(~mask.unsqueeze(-1), 0)
         tokens = self.proj(self.norm(x[..., : self.in_features]))
         if self.pos == "none":
             return tokens
-        places = x[..., self.in_features :].to(torch.promote_types(x.dtype, torch.float32))
-        return tokens + sincos_codes(places, self.embed_dim, ON_SLIDE).to(self.proj.weight.dtype)
+        positions = x[..., self.in_features :].to(torch.promote_types(x.dtype, torch.float32))
+        return tokens + sincos_codes(positions, self.embed_dim, SLIDE_WAVES).to(self.proj.weight.dtype)
 
 
 class BagTransformer(Classifier):
-    """Tile features and places to logits: every tile attends to every other, in a bag of any size.
+    """Tile features and positions to logits: every tile attends to every other, in a bag of any size.
 
-    The input (B, N, F + 3) holds F features, then x, y in millimeters and the number of the slide z. Rows with NaN as
-    z are padding: they change nothing. There is no grid, so that attentions with landmarks or maps take the tiles as a
-    sequence, in the order given.
+    The input (B, N, F + 3) holds F features, x and y in millimeters, and z, the slide number. Rows with NaN as z are
+    padding and have no effect. There is no grid: attentions with landmarks or learned maps treat the tiles as a
+    sequence.
 
     Args:
         in_features: F, the width of the features.
-        num_classes: Number of logits; 0 for pooled features instead.
+        num_classes: Number of logits; 0 to return pooled features.
         embed_dim: Width C.
         depth: Number of blocks.
         num_heads: Number of heads.
         mlp_ratio: Hidden width of the MLPs over C.
         attention: A name of :data:`~softfree.attention.ATTENTIONS`.
-        attention_options: Keywords of the attention method. ``conv_dims`` of SOFT and Nystromformer is 1 unless given.
+        attention_options: Keywords of the attention method. ``conv_dims`` of SOFT and Nystromformer is 1 by default.
         pool: A name of :data:`~softfree.models.pooling.POOLINGS`; see :class:`Classifier`.
-        class_token: Put a class token in front; default: only if ``pool`` is "token".
-        pos: "mm", fixed codes of a tile's place, or "none".
+        class_token: Prepend a class token; default: only if ``pool`` is "token".
+        pos: "mm", fixed codes of a tile's position, or "none".
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
         proj_drop: Dropout after each projection.
-        layer_scale: Start of a learned factor on each branch; None for no factor.
-        mlp_chunk: Tiles that an MLP takes at once in training; see :class:`Block`. Smaller bags do not feel it; None
-            for all at once. Together with :meth:`set_grad_checkpointing` it lets a training step of the tiny size on
-            20,000 tiles of 512 features stay below 2 GiB for the whole process.
-        act: Of the MLPs: "gelu", or without erf and exp "relu2" or "hardswish".
+        layer_scale: Initial value of a learned factor on each branch; None for no factor.
+        mlp_chunk: Tiles that an MLP takes at once; see :class:`Block`. No effect on smaller bags; None for all at once.
+            With :meth:`set_grad_checkpointing`, a training step of the tiny size on 20,000 tiles of 512 features stays
+            below 2 GiB for the whole process.
+        act: Activation of the MLPs: "gelu", or "relu2" or "hardswish", which need no erf or exp.
         pool_options: Keywords of the pooling.
 
     Raises:
-        UserError: A choice that is unknown or does not go with another.
+        UserError: An unknown choice, or choices that exclude each other.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class BagTransformer(Classifier):
         """Classify bags (B, N, F + 3), padded with rows whose z is NaN: logits (B, num_classes).
 
         Raises:
-            UserError: Another shape, or a bag without a tile.
+            UserError: A wrong shape, or a bag without tiles.
         """
         mask = self.mask_of(x)
         return self.forward_head(self._encode(x, mask), mask)
@@ -151,10 +151,10 @@ class BagTransformer(Classifier):
         return self._encode(x, self.mask_of(x))
 
     def mask_of(self, x: Tensor) -> Tensor | None:
-        """Find the tiles of bags (B, N, F + 3), True in (B, N), or None where all rows are tiles.
+        """Return the mask (B, N) of bags (B, N, F + 3), True for tiles, or None if all rows are tiles.
 
         Raises:
-            UserError: Another shape, or a bag without a tile.
+            UserError: A wrong shape, or a bag without tiles.
         """
         if x.ndim != 3 or x.shape[2] != self.in_features + COORDINATES:
             raise UserError(
@@ -166,7 +166,7 @@ class BagTransformer(Classifier):
             return mask
         tiles = mask.sum(1)
         if not x.shape[1] or not tiles.all():
-            raise UserError("Got a bag without a tile: nothing can be said about it; leave the sample out.")
+            raise UserError("Got a bag without tiles: expected at least one; leave the sample out.")
         return None if bool((tiles == x.shape[1]).all()) else mask
 
     def _encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -175,7 +175,7 @@ class BagTransformer(Classifier):
 
 
 def collate_bags(bags: Sequence[Tensor]) -> Tensor:
-    """Make a batch (B, max N, F + 3) of bags (N_i, F + 3): padding has NaN as coordinates and zeros as features.
+    """Collate bags (N_i, F + 3) to a batch (B, max N, F + 3): padding has NaN coordinates and zero features.
 
     Raises:
         UserError: No bags, or bags of different widths.
@@ -184,7 +184,7 @@ def collate_bags(bags: Sequence[Tensor]) -> Tensor:
     if len(widths) != 1 or next(iter(widths))[-1:] < (COORDINATES,):
         shapes = ", ".join(str(tuple(bag.shape)) for bag in bags[:4])
         raise UserError(
-            f"Got bags of shapes {shapes or 'none'}: expected (tiles, features + 3), as many features in each."
+            f"Got bags of shapes {shapes or 'none'}: expected (tiles, features + 3), with the same number of features."
         )
     if len(bags) == 1:
         return bags[0].unsqueeze(0)  # without a copy

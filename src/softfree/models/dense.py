@@ -1,9 +1,9 @@
-"""Detection, instance and semantic segmentation on the features of a SOFT pyramid.
+"""Detection, instance segmentation and semantic segmentation on the features of a SOFT pyramid.
 
 Heads are torchvision's (RetinaNet: Lin et al. 2017, arXiv:1708.02002; Mask R-CNN: He et al. 2017, arXiv:1703.06870;
 both on a feature pyramid, arXiv:1612.03144) and segmentation-models-pytorch's (semantic FPN: Kirillov et al. 2019,
-arXiv:1901.02446; UPerNet: Xiao et al. 2018, arXiv:1807.10221). How SOFT's own dense models were built is not published
-as code, so that these are the usual ones and no copies.
+arXiv:1901.02446; UPerNet: Xiao et al. 2018, arXiv:1807.10221). The code of SOFT's own dense models is not
+published; these are the standard constructions, not copies.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ STRIDE = 32
 
 
 def feature_net(backbone: Backbone, stages: tuple[int, ...] = (0, 1, 2, 3), *, freeze_norms: bool = False) -> nn.Module:
-    """Make timm's feature extractor of a pyramid: images (B, channels, H, W) to maps (B, C_i, H/4, W/4), ...
+    """Create timm's feature extractor of a pyramid: images (B, channels, H, W) to maps (B, C_i, H/4, W/4), ...
 
     Args:
-        backbone: A name, or a pyramid, perhaps with weights loaded; it is copied.
-        stages: Those whose maps are wanted, from 0.
-        freeze_norms: Keep statistics and factors of the batch norms as they are: for pretrained weights, where batches
-            are too small to take statistics of.
+        backbone: A name, or a pyramid, which is copied with its weights.
+        stages: Stages whose maps are returned, from 0.
+        freeze_norms: Freeze statistics and weights of the batch norms: for pretrained weights and batches too small for
+            statistics.
 
     Raises:
         UserError: An unknown name.
@@ -52,12 +52,12 @@ def feature_net(backbone: Backbone, stages: tuple[int, ...] = (0, 1, 2, 3), *, f
 
 
 class FeaturePyramid(nn.Module):
-    """A pyramid and a feature pyramid network on its maps, as torchvision's detectors want their backbone.
+    """A pyramid with a feature pyramid network on its maps, as a backbone of torchvision's detectors.
 
     Args:
-        body: Of :func:`feature_net`.
+        body: From :func:`feature_net`.
         stages: Its stages.
-        extra: Further levels.
+        extra: Block that adds further levels.
         out_channels: Width of all levels.
     """
 
@@ -68,24 +68,24 @@ class FeaturePyramid(nn.Module):
         self.fpn = FeaturePyramidNetwork(channels, out_channels, extra_blocks=extra)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Map images (B, channels, H, W) to levels (B, out_channels, h, w) by the number of their stage."""
+        """Map images (B, channels, H, W) to levels (B, out_channels, h, w), keyed by stage number."""
         maps = self.body(x)
         levels: dict[str, Tensor] = self.fpn({str(stage): m for stage, m in zip(self.stages, maps, strict=True)})
         return levels
 
 
 def retinanet(backbone: Backbone, num_classes: int, *, freeze_norms: bool = False, **options: Any) -> RetinaNet:
-    """Make a RetinaNet on stages 2 to 4 and two further levels, strides 8 to 128.
+    """Create a RetinaNet on stages 2 to 4 and two further levels, strides 8 to 128.
 
     Args:
         backbone: A name, such as "soft_tiny", or a pyramid with weights.
-        num_classes: As torchvision counts: one more than the largest label, 91 for COCO's own numbers.
+        num_classes: The largest label plus one, as in torchvision: 91 for COCO's own numbers.
         freeze_norms: See :func:`feature_net`.
         **options: Of :class:`torchvision.models.detection.RetinaNet`, such as ``min_size``.
 
     Returns:
-        In training ``model(images, targets)`` gives losses, in evaluation ``model(images)`` gives boxes; images
-        is a list of (channels, H, W) in [0, 1].
+        In training, ``model(images, targets)`` returns losses; in evaluation, ``model(images)`` returns boxes. Images
+        are a list of (channels, H, W) in [0, 1].
     """
     stages = (1, 2, 3)
     body = feature_net(backbone, stages, freeze_norms=freeze_norms)
@@ -94,11 +94,11 @@ def retinanet(backbone: Backbone, num_classes: int, *, freeze_norms: bool = Fals
 
 
 def mask_rcnn(backbone: Backbone, num_classes: int, *, freeze_norms: bool = False, **options: Any) -> MaskRCNN:
-    """Make a Mask R-CNN on all four stages and a pooled level, strides 4 to 64.
+    """Create a Mask R-CNN on all four stages and a pooled level, strides 4 to 64.
 
     Args:
         backbone: A name, such as "soft_tiny", or a pyramid with weights.
-        num_classes: Background, number 0, counts: 91 for COCO's own numbers.
+        num_classes: Includes the background, number 0: 91 for COCO's own numbers.
         freeze_norms: See :func:`feature_net`.
         **options: Of :class:`torchvision.models.detection.MaskRCNN`, such as ``min_size``.
 
@@ -111,7 +111,7 @@ def mask_rcnn(backbone: Backbone, num_classes: int, *, freeze_norms: bool = Fals
 
 
 class Segmenter(nn.Module):
-    """A network of segmentation-models-pytorch for images of any size and channel count.
+    """A segmentation-models-pytorch network for images of any size and channel count.
 
     Args:
         net: The network, for sides that are multiples of 32.
@@ -123,13 +123,13 @@ class Segmenter(nn.Module):
         self.net, self.in_chans = net, in_chans
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images (B, channels, H, W) to logits (B, classes, H, W); padding is cut off again."""
+        """Map images (B, channels, H, W) to logits (B, classes, H, W); padding is cropped."""
         logits: Tensor = self.net(fit_image(x, self.in_chans, STRIDE))
         return logits[..., : x.shape[2], : x.shape[3]]
 
 
 def semantic_fpn(backbone: Backbone, num_classes: int, **options: Any) -> Segmenter:
-    """Make a semantic FPN.
+    """Create a semantic FPN.
 
     Args:
         backbone: A name, such as "soft_tiny", or a pyramid with weights.
@@ -160,7 +160,7 @@ def _segmenter(kind: str, backbone: Backbone, num_classes: int, options: dict[st
         ) from error
     encoder = feature_net(backbone)
     pyramid: Any = encoder.model
-    # The decoder is built for a pyramid of these widths with one block a stage, which then makes room for ours.
+    # The decoder is built for a pyramid of these widths with one block per stage, which is then replaced by ours.
     shape = {"embed_dims": pyramid.embed_dims, "num_heads": pyramid.num_heads, "depths": (1, 1, 1, 1)}
     made = {"encoder_weights": None, "in_channels": pyramid.in_chans, "classes": num_classes}
     net = getattr(smp, kind)("tu-soft_tiny", **made, **shape, **options)

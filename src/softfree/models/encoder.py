@@ -1,4 +1,4 @@
-"""The transformer encoder: the same for every tokenizer and every attention method."""
+"""The transformer encoder, shared by all tokenizers and attention methods."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from softfree_runtime.core.errors import UserError
 class Block(nn.Module):
     """Pre-norm block: ``x + ls1(attn(norm1 x))``, then ``x + ls2(mlp(norm2 x))``, with timm's names.
 
-    With ``pos_conv`` the tokens go through a :class:`~softfree.models.pos_embed.PositionalConv` first, so that the
-    attention itself is what it was and SeqNorm's Gram order stays exact.
+    With ``pos_conv`` the tokens go through a :class:`~softfree.models.pos_embed.PositionalConv` first, which
+    leaves the attention itself unchanged and SeqNorm's Gram order exact.
 
     Args:
         dim: Width C.
@@ -30,11 +30,11 @@ class Block(nn.Module):
         attention_options: Its keywords.
         proj_drop: Dropout in the MLP and after the attention's projection.
         drop_path: Probability that a sample skips a branch in training (stochastic depth).
-        layer_scale: Start of a learned factor per feature on each branch; None for no factor.
-        mlp_chunk: Tokens that the MLP takes at once, with its inside computed again in the backward pass: less memory,
+        layer_scale: Initial value of a learned factor per feature on each branch; None for no factor.
+        mlp_chunk: Tokens that the MLP takes at once, recomputing its activations in the backward pass: less memory,
             about a quarter more time for the MLP. None: all tokens in training, what the cache holds in inference.
-        pos_conv: Let each token see its neighbors on the grid before the attention.
-        act: Of the MLP: a name of :data:`~softfree.models.layers.ACTS`.
+        pos_conv: Convolve the tokens over the grid before the attention.
+        act: Activation of the MLP, a name of :data:`~softfree.models.layers.ACTS`.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         if mlp_chunk is not None and mlp_chunk < 1:
-            raise UserError(f"Got mlp_chunk={mlp_chunk}: expected the number of tokens that the MLP takes at once.")
+            raise UserError(f"Got mlp_chunk={mlp_chunk}: expected a number of tokens from 1 on, or None.")
         options = {"qkv_bias": True, "proj_drop": proj_drop, **(attention_options or {})}
         self.pos_conv = PositionalConv(dim) if pos_conv else None
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
@@ -72,9 +72,9 @@ class Block(nn.Module):
         """Map tokens (B, N, C) to tokens (B, N, C).
 
         Args:
-            x: Tokens, those of the grid last.
+            x: Tokens; those of the grid come last.
             mask: Boolean (B, N), True for real tokens, or None for all.
-            grid: Rows and columns of the tokens, for ``pos_conv`` and attentions with landmarks.
+            grid: Rows and columns of the tokens, needed by ``pos_conv`` and attentions with landmarks.
         """
         if self.pos_conv is not None:
             x = self.pos_conv(x, grid, mask)
@@ -86,17 +86,17 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Sequential):
-    """Blocks in a row, each given the mask.
+    """A sequence of blocks that share the mask.
 
-    With ``grad_checkpointing`` a block keeps only its input for the backward pass and is computed again there; not so
-    under torch.func, which knows no such thing.
+    With ``grad_checkpointing`` a block keeps only its input for the backward pass and is recomputed there, except under
+    torch.func, which does not support checkpointing.
     """
 
     grad_checkpointing = False
 
     @classmethod
     def build(cls, depth: int, dim: int, num_heads: int, drop_path_rate: float = 0.0, **options: Any) -> Encoder:
-        """Stack ``depth`` equal blocks; the drop path probability grows linearly from 0 to ``drop_path_rate``."""
+        """Stack ``depth`` equal blocks, with drop path growing linearly from 0 to ``drop_path_rate``."""
         rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
         return cls(*(Block(dim, num_heads, drop_path=rate, **options) for rate in rates))
 

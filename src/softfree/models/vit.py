@@ -20,14 +20,14 @@ __all__ = ["VisionTransformer", "masked_mean"]
 class VisionTransformer(Classifier):
     """Tokenizer, positions, encoder, pooling, head. Parameter names are timm's.
 
-    Images may have any size and any number of channels at run time: positions are resized, the bottom and the
-    right are padded to whole patches, and another channel count is seen as the mean of the channels, repeated.
+    Images may have any size and number of channels at run time: positions are resized, the bottom and the right are
+    padded to whole patches, and for another channel count the mean of the channels is repeated.
 
     Args:
-        img_size: Side (or height and width) in pixels that the grid of positions is made for.
+        img_size: Side (or height and width) in pixels for which the grid of positions is created.
         patch_size: Side of a patch in pixels.
         in_chans: Channels of the tokenizer.
-        num_classes: Number of logits; 0 for pooled features instead.
+        num_classes: Number of logits; 0 to return pooled features.
         embed_dim: Width C.
         depth: Number of blocks.
         num_heads: Number of heads.
@@ -35,19 +35,19 @@ class VisionTransformer(Classifier):
         attention: A name of :data:`~softfree.attention.ATTENTIONS`.
         attention_options: Keywords of the attention method.
         pool: A name of :data:`~softfree.models.pooling.POOLINGS`; see :class:`Classifier`.
-        class_token: Put a class token in front; default: only if ``pool`` is "token".
-        stem: "patch" projection, "conv" stem of strided convolutions, or "pool" stem of convolutions and maxima.
+        class_token: Prepend a class token; default: only if ``pool`` is "token".
+        stem: "patch" projection, "conv" stem of strided convolutions, or "pool" stem of convolutions and max pooling.
         pos: "learn", fixed "sincos", or "none".
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
         proj_drop: Dropout after each projection.
-        layer_scale: Start of a learned factor on each branch; None for no factor.
-        mlp_chunk: Tokens that an MLP takes at once in training, to save memory; see :class:`Block`.
-        pos_conv: A depth-wise 3 x 3 convolution of the tokens before each attention.
-        act: Of the MLPs: "gelu", or without erf and exp "relu2" or "hardswish".
+        layer_scale: Initial value of a learned factor on each branch; None for no factor.
+        mlp_chunk: Tokens that an MLP takes at once, to save memory; see :class:`Block`.
+        pos_conv: Apply a depth-wise 3 x 3 convolution to the tokens before each attention.
+        act: Activation of the MLPs: "gelu", or "relu2" or "hardswish", which need no erf or exp.
         pool_options: Keywords of the pooling.
 
     Raises:
-        UserError: A choice that is unknown or does not go with another.
+        UserError: An unknown choice, or choices that exclude each other.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class VisionTransformer(Classifier):
         )
 
     def _add_positions(self, pos: str) -> None:
-        """Make ``pos_embed`` (1, P + h w, C): a parameter, a fixed buffer that is not saved, or None."""
+        """Create ``pos_embed`` (1, P + h w, C): a parameter, a fixed buffer that is not saved, or None."""
         if pos == "sincos":
             codes = sincos_positions(self.grid_size, self.embed_dim, self.num_prefix_tokens)
             self.register_buffer("pos_embed", codes, persistent=False)
@@ -117,20 +117,20 @@ class VisionTransformer(Classifier):
             Logits (B, num_classes), without softmax or sigmoid.
 
         Raises:
-            UserError: Images without four axes, or a mask that does not fit the token grid.
+            UserError: Images without four axes, or a mask that does not match the token grid.
         """
         return self.forward_head(self.forward_features(x, mask), mask)
 
     def forward_features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute the tokens (B, P + N, C) after the last block (and ``norm``); P counts the class token.
 
-        Positions belong to the whole grid, padded tokens included.
+        Positions belong to the whole grid, including padded tokens.
         """
         tokens, mask, grid = self.embed(x, mask)
         return self.norm(self.blocks(tokens, mask, grid))
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None, Grid]:
-        """Compute what the first block takes: tokens (B, P + N, C) with positions, their mask (B, P + N), the grid."""
+        """Compute the input of the first block: tokens (B, P + N, C) with positions, mask (B, P + N) and grid."""
         if mask is not None:
             check_grid_mask(x, mask, (self.patch_size, self.patch_size), "images")
         tokens, grid = self.patch_embed(x, mask)  # (B, N, C)

@@ -1,4 +1,4 @@
-"""Vision transformer on volumes, with any attention method and any size: MRI, CT and other stacks of slices."""
+"""Vision transformer for volumes of any size (MRI, CT and other stacks of slices), with any attention method."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from softfree.models.pos_embed import resize_volume_positions, volume_codes
 from softfree.models.weights.source_grid import remember_grid
 from softfree_runtime.core.errors import UserError
 
-# Linformer's maps are learned for so many places, unless others are asked for.
+# Default grid for which Linformer learns its maps.
 REFERENCE = (8, 8, 8)
 
 
 class VolumeTransformer(Classifier):
     """Tokenizer, positions, encoder, pooling, head, as :class:`VisionTransformer`, for (B, channels, D, H, W).
 
-    Volumes may have any size and any number of channels at run time: codes are computed for, or resized to, the grid
-    at hand, the end of each axis is padded to whole patches, and another channel count is seen as the mean of the
-    channels, repeated.
+    Volumes may have any size and number of channels at run time: position codes are computed for, or resized to, their
+    grid, the end of each axis is padded to whole patches, and for another channel count the mean of the channels is
+    repeated.
 
-    The patch of (4, 8, 8) is for slices about twice as thick as the pixels are wide, as clinical MRI and CT have them:
-    breast MRI of 160 x 512 x 512 gives 163,840 tokens, a hippocampus of 35 x 50 x 35 still 315.
+    The patch of (4, 8, 8) suits slices about twice as thick as the pixels are wide, as in clinical MRI and CT: breast
+    MRI of 160 x 512 x 512 gives 163,840 tokens, a hippocampus of 35 x 50 x 35 gives 315.
 
     Args:
-        img_size: Depth, height and width in voxels (or one side for all) that learned positions are made for.
+        img_size: Depth, height and width in voxels (or one side for all) for which learned positions are created.
         patch_size: Sides of a patch in voxels: slices, rows, columns (or one side for all).
         in_chans: Channels of the tokenizer.
-        spacing: Millimeters from voxel to voxel: between slices, rows, columns; what the volumes were resampled to.
-        num_classes: Number of logits; 0 for pooled features instead.
+        spacing: Millimeters between slices, rows and columns of the (resampled) volumes.
+        num_classes: Number of logits; 0 to return pooled features.
         embed_dim: Width C.
         depth: Number of blocks.
         num_heads: Number of heads.
         mlp_ratio: Hidden width of the MLPs over C.
         attention: A name of :data:`~softfree.attention.ATTENTIONS`.
         attention_options: Keywords of the attention method. Linformer's ``reference`` is (8, 8, 8) and the
-            ``conv_dims`` of SOFT and Nystromformer are 3 unless they are given.
+            ``conv_dims`` of SOFT and Nystromformer are 3 by default.
         pool: A name of :data:`~softfree.models.pooling.POOLINGS`; see :class:`Classifier`.
-        class_token: Put a class token in front; default: only if ``pool`` is "token".
-        stem: "patch" projection, "conv" stem of strided convolutions, or "pool" stem of convolutions and maxima.
-        pos: "mm", fixed codes of a token's place in millimeters; "learn", resized to other grids; or "none".
+        class_token: Prepend a class token; default: only if ``pool`` is "token".
+        stem: "patch" projection, "conv" stem of strided convolutions, or "pool" stem of convolutions and max pooling.
+        pos: "mm", fixed codes of a token's position in millimeters; "learn", resized to other grids; or "none".
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
         proj_drop: Dropout after each projection.
-        layer_scale: Start of a learned factor on each branch; None for no factor.
-        mlp_chunk: Tokens that an MLP takes at once in training, to save memory; see :class:`Block`.
-        act: Of the MLPs: "gelu", or without erf and exp "relu2" or "hardswish".
+        layer_scale: Initial value of a learned factor on each branch; None for no factor.
+        mlp_chunk: Tokens that an MLP takes at once, to save memory; see :class:`Block`.
+        act: Activation of the MLPs: "gelu", or "relu2" or "hardswish", which need no erf or exp.
         pool_options: Keywords of the pooling.
 
     Raises:
-        UserError: A choice that is unknown or does not go with another.
+        UserError: An unknown choice, or choices that exclude each other.
     """
 
     def __init__(
@@ -117,20 +117,20 @@ class VolumeTransformer(Classifier):
             Logits (B, num_classes), without softmax or sigmoid.
 
         Raises:
-            UserError: Volumes without five axes, or a mask that does not fit the token grid.
+            UserError: Volumes without five axes, or a mask that does not match the token grid.
         """
         return self.forward_head(self.forward_features(x, mask), mask)
 
     def forward_features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute the tokens (B, P + N, C) after the last block (and ``norm``); P counts the class token.
 
-        Positions belong to the whole grid, padded tokens included.
+        Positions belong to the whole grid, including padded tokens.
         """
         tokens, mask, grid = self.embed(x, mask)
         return self.norm(self.blocks(tokens, mask, grid))
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None, Grid3d]:
-        """Compute what the first block takes: tokens (B, P + N, C) with positions, their mask (B, P + N), the grid."""
+        """Compute the input of the first block: tokens (B, P + N, C) with positions, mask (B, P + N) and grid."""
         if mask is not None:
             check_grid_mask(x, mask, self.patch_size, "volumes")
         tokens, grid = self.patch_embed(x, mask)  # (B, N, C)
@@ -148,7 +148,7 @@ class VolumeTransformer(Classifier):
 
 
 def _three(name: str, value: float | Sequence[float]) -> tuple[float, float, float]:
-    """One number for each axis, all finite and above zero."""
+    """Return one number for each axis; all must be finite and above zero."""
     values = tuple(value) if isinstance(value, Sequence) else (value,) * 3
     if len(values) != 3 or not all(isinstance(v, (int, float)) and 0 < v < math.inf for v in values):
         raise UserError(f"Got {name}={value!r}: expected three numbers above zero, for slices, rows and columns.")

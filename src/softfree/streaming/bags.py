@@ -33,7 +33,7 @@ class BagTokens:
         self.model, self.bag = model, bag
         self.real = ~_tensor(bag[:, -1]).isnan().cpu()
         if not self.real.any():
-            raise UserError("Got a bag without a tile: nothing can be said about it; leave the sample out.")
+            raise UserError("Got a bag without tiles: expected at least one; leave the sample out.")
         self.grid, self.mask = (len(bag),), None if self.real.all() else self.real
         rows = [slice(start, start + chunk) for start in range(0, len(bag), chunk)]
         self.rows = [part for part in rows if self.real[part].any()]

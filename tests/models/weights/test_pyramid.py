@@ -219,7 +219,7 @@ def test_another_pyramid(file: Path, options: dict[str, object], message: str) -
 
 def test_no_pyramid(tmp_path: Path) -> None:
     save_file({"blocks.0.norm1.weight": torch.ones(3)}, tmp_path / "vit.safetensors")
-    with pytest.raises(UserError, match=r"is no SOFT pyramid: .* got blocks.0.norm1.weight"):
+    with pytest.raises(UserError, match=r"is not a SOFT pyramid: .* got blocks.0.norm1.weight"):
         load_pretrained(SoftPyramid(**SMALL), tmp_path / "vit.safetensors")
 
 

@@ -73,10 +73,10 @@ def test_an_equal_grid_is_taken_as_it_is(tmp_path: Path, grid: tuple[int, int]) 
 
 def test_what_is_assumed_is_said(tmp_path: Path) -> None:
     report = load_pretrained(flat(OBLONG), save(timm_vit(SQUARE), tmp_path))
-    assert str(report).splitlines()[-1] == "assumed: positions lie on 8 x 8 (--weights-grid names another grid)"
+    assert str(report).splitlines()[-1] == "assumed: position grid 8 x 8 (set --weights-grid for another)"
     source, model = timm_vit((2, 5), global_pool="avg", class_token=False), flat((2, 5))
     report = load_pretrained(model, save(source, tmp_path))
-    assert report.assumed == ("positions lie on 2 x 5 (--weights-grid names another grid)",)
+    assert report.assumed == ("position grid 2 x 5 (set --weights-grid for another)",)
     assert torch.equal(model.pos_embed, source.pos_embed)
 
 
@@ -139,14 +139,14 @@ def test_two_tokens_that_the_weights_do_not_name(tmp_path: Path) -> None:
     weights["pos_embed"] = torch.cat([torch.randn(1, 2, 24), weights["pos_embed"]], dim=1)
     report = load_pretrained(model, save(weights, tmp_path))
     assert torch.equal(model.pos_embed, source.pos_embed)
-    assert report.assumed == ("positions lie on 7 x 7 (--weights-grid names another grid), behind 2 tokens",)
+    assert report.assumed == ("position grid 7 x 7 (set --weights-grid for another), after 2 prefix tokens",)
 
 
 def test_an_unknown_grid_is_asked_for(tmp_path: Path) -> None:
     source, model = timm_vit((3, 12)), flat((4, 10))
     weights = source.state_dict()
     weights["pos_embed"] = source.pos_embed[:, :-2]
-    with pytest.raises(UserError, match=r"35 positions, which lie on no square.*--weights-grid"):
+    with pytest.raises(UserError, match=r"35 positions, which do not form a square.*--weights-grid"):
         load_pretrained(model, save(weights, tmp_path))
     path = save(source, tmp_path)  # 1 + 36 could be 6 x 6
     for grid in ((3, 12), (6, 6)):
@@ -218,7 +218,7 @@ def test_load_state_dict_refuses_another_grid(tmp_path: Path) -> None:
     source = flat(OBLONG)
     flat(OBLONG).load_state_dict(source.state_dict())
     flat(OBLONG).load_state_dict(without_grid(source))  # saved before grids were
-    with pytest.raises(UserError, match=r"grid of 4 x 16 for one of 16 x 4: load them with .*load_pretrained"):
+    with pytest.raises(UserError, match=r"grid of 4 x 16, expected 16 x 4: load them with .*load_pretrained"):
         flat((16, 4)).load_state_dict(source.state_dict())
     with pytest.raises(RuntimeError, match="pos_grid"):
         flat(SQUARE).load_state_dict(source.state_dict())
@@ -252,14 +252,14 @@ def test_volumes(tmp_path: Path, old: tuple[int, int, int], new: tuple[int, int,
 def test_volumes_that_do_not_name_their_grid(tmp_path: Path) -> None:
     source, model = deep((2, 3, 4)), deep((2, 3, 5))
     path = save(without_grid(source), tmp_path)
-    with pytest.raises(UserError, match="24 positions, which lie on no cube"):
+    with pytest.raises(UserError, match="24 positions, which do not form a cube"):
         load_inflated(model, path)
     load_inflated(model, path, grid=(2, 3, 4))
     torch.testing.assert_close(model.pos_embed, trilinear(source.pos_embed, (2, 3, 4), (2, 3, 5)))
     with pytest.raises(UserError, match="expected 3 sides"):
         load_inflated(model, path, grid=(4, 6))
     same = deep((2, 3, 4))
-    assert load_inflated(same, path).assumed == ("positions lie on 2 x 3 x 4 (--weights-grid names another grid)",)
+    assert load_inflated(same, path).assumed == ("position grid 2 x 3 x 4 (set --weights-grid for another)",)
     assert torch.equal(same.pos_embed, source.pos_embed)
 
 
@@ -298,17 +298,17 @@ def test_pyramids(tmp_path: Path, old: tuple[int, int], new: tuple[int, int]) ->
         assert torch.equal(ours.pos_embed[:, :front], theirs.pos_embed[:, :front])
     assert report.new == report.dropped == ()
     assert bool(report.assumed) == (old == (64, 64))
-    with pytest.raises(UserError, match="one in each stage"):
+    with pytest.raises(UserError, match="one per stage"):
         load_pretrained(model, tmp_path / "weights.safetensors", grid=(4, 16))
 
 
 def test_the_order_of_what_is_believed() -> None:
     weights = {"pos_embed": torch.zeros(1, 65, 4), "cls_token": torch.zeros(1, 1, 4), "pos_grid": torch.tensor([2, 32])}
-    assert find_layout(weights, (8, 8), given=(1, 64), stated=(4, 16)) == Layout((1, 64), 1)
-    assert find_layout(weights, (8, 8), stated=(4, 16)) == Layout((2, 32), 1)
+    assert find_layout(weights, (8, 8), user_grid=(1, 64), config_grid=(4, 16)) == Layout((1, 64), 1)
+    assert find_layout(weights, (8, 8), config_grid=(4, 16)) == Layout((2, 32), 1)
     del weights["pos_grid"]
-    assert find_layout(weights, (8, 8), stated=(4, 16)) == Layout((4, 16), 1)
-    assert find_layout(weights, (2, 2), stated=(5, 5)) == Layout((8, 8), 1)
+    assert find_layout(weights, (8, 8), config_grid=(4, 16)) == Layout((4, 16), 1)
+    assert find_layout(weights, (2, 2), config_grid=(5, 5)) == Layout((8, 8), 1)
     weights["pos_embed"] = torch.zeros(1, 66, 4)  # 65 = 5 x 13 behind a class token, or 8 x 8 behind two tokens
     assert find_layout(weights, (5, 13)).grid == (5, 13)
     assert find_layout(weights, (7, 7)).prefix == 2

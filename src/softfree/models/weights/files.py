@@ -1,4 +1,4 @@
-"""Reading weights: from a file, a folder or a hub, without ever running what a file contains."""
+"""Reading weights from a file, a folder or a hub, without ever executing their contents."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def read_weights(source: str | Path, *, progress: bool = False) -> dict[str, Ten
     """Read tensors by name, on the CPU.
 
     Args:
-        source: A file, a folder with ``model.safetensors``, "hf-hub:owner/name" (the prefix may be left out), or a
+        source: A file, a folder with ``model.safetensors``, "hf-hub:owner/name" (the prefix is optional), or a
             timm name with its tag.
         progress: Show the progress of a download.
 
     Raises:
-        UserError: Nothing found under this name, or a file that is broken or would have to be trusted.
+        UserError: Nothing found under this name, or a file that is broken or unsafe.
     """
     return read_file(find_file(source, progress=progress))
 
@@ -42,7 +42,7 @@ def find_file(source: str | Path, *, config: bool = False, progress: bool = Fals
 
     Args:
         source: As for :func:`read_weights`.
-        config: Fetch ``config.json`` to the same folder, too, where the hub has one: it says the size of the images.
+        config: Also download ``config.json``, which has the image size, to the same folder, if the hub has one.
         progress: Show the progress of a download.
 
     Raises:
@@ -51,7 +51,7 @@ def find_file(source: str | Path, *, config: bool = False, progress: bool = Fals
     path = Path(source)
     if path.is_dir():
         if not (path / SAFE_NAME).is_file():
-            raise UserError(f"Folder {path} holds no {SAFE_NAME}: name the file of the weights.")
+            raise UserError(f"Folder {path} has no {SAFE_NAME}: pass the path of the weights file.")
         return path / SAFE_NAME
     if path.is_file():
         return path
@@ -68,7 +68,7 @@ def find_file(source: str | Path, *, config: bool = False, progress: bool = Fals
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file, or a PyTorch file that holds nothing but tensors.
+    """Read a safetensors file, or a PyTorch file that contains only tensors.
 
     Raises:
         UserError: Another kind of file, a broken one, or a pickle.
@@ -77,26 +77,26 @@ def read_file(path: Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise UserError(f"{path} is no readable safetensors file ({error}): fetch it again.") from error
+            raise UserError(f"{path} is not a readable safetensors file ({error}): download it again.") from error
     if path.suffix not in SUFFIXES:
-        raise UserError(f"Got weights in {path.name}: expected a file that ends in {', '.join(SUFFIXES)}.")
+        raise UserError(f"Got weights in {path.name}: expected a file ending in {', '.join(SUFFIXES)}.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise UserError(
-            f"{path} is broken or holds Python objects, which could run any code: it is not opened. "
-            "Where you trust it, save its tensors with safetensors.torch.save_file and name that file."
+            f"{path} is broken or contains Python objects, which could run any code: it is not opened. "
+            "If you trust it, save its tensors with safetensors.torch.save_file and pass that file."
         ) from error
-    for key in ("state_dict", "model", "teacher"):  # DINO keeps its better half as teacher
+    for key in ("state_dict", "model", "teacher"):  # DINO's teacher is the better of its two networks
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path} holds no plain table of tensors: save a state_dict and name that file.")
+        raise UserError(f"{path} is not a dictionary of tensors: save a state_dict and pass that file.")
     return content
 
 
 def download(hub_name: str, *, progress: bool = False) -> Path:
-    """Fetch the local copy of a hub repository's weights; "owner/name" or "owner/name@revision".
+    """Download the weights of a hub repository, "owner/name" or "owner/name@revision"; return the local file.
 
     Raises:
         UserError: No such repository, no weights in it, or no connection.
@@ -108,32 +108,32 @@ def download(hub_name: str, *, progress: bool = False) -> Path:
                 return Path(hf_hub_download(repository, filename, revision=revision or None))
             except LocalEntryNotFoundError as error:
                 raise UserError(
-                    f"No connection to the hub and no local copy of {hub_name}: name a file of the weights instead."
+                    f"No connection to the hub and no local copy of {hub_name}: pass a weights file instead."
                 ) from error
             except EntryNotFoundError:
                 continue
             except (HfHubHTTPError, HFValidationError) as error:
                 raise UserError(f"No weights named {hub_name} on the hub or on disk: expected {KINDS}.") from error
-    raise UserError(f"Hub repository {hub_name} holds neither {SAFE_NAME} nor pytorch_model.bin.")
+    raise UserError(f"Hub repository {hub_name} has neither {SAFE_NAME} nor pytorch_model.bin.")
 
 
 def _hub_name(timm_name: str) -> str:
-    """Find where timm keeps the weights of ``timm_name``."""
+    """Return the hub repository with timm's weights for ``timm_name``."""
     if not timm.models.is_model_pretrained(timm_name):
         raise unknown_name("weights", timm_name, timm.list_pretrained("vit_*"))
     config = timm.get_pretrained_cfg(timm_name)
     if not (config and config.hf_hub_id):
-        raise UserError(f"timm keeps no weights of {timm_name} on the hub: download them and name the file.")
+        raise UserError(f"timm has no weights of {timm_name} on the hub: download them and pass the file.")
     return config.hf_hub_id
 
 
 @contextmanager
 def _progress_bars(shown: bool) -> Iterator[None]:
-    hidden_before = are_progress_bars_disabled()
+    were_hidden = are_progress_bars_disabled()
     if not shown:
         disable_progress_bars()
     try:
         yield
     finally:
-        if not hidden_before:
+        if not were_hidden:
             enable_progress_bars()

@@ -1,8 +1,8 @@
-"""Names of vision transformer weights in other code, brought to timm's.
+"""Renaming of vision transformer weights from other code to timm's names.
 
-Understood are the checkpoints of self-supervised training, where the encoder is a part of something larger
-("teacher.backbone.blocks.0..."), and ViT and DINOv2 as Hugging Face's transformers library names them. A name with no
-counterpart stays as it is, so that whoever loads the weights can say that it had no place.
+Supported are checkpoints of self-supervised training, where the encoder is part of a larger model
+("teacher.backbone.blocks.0..."), and ViT and DINOv2 in Hugging Face's transformers library. A name without a
+counterpart is kept, so that the loader can report it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor
 
 Weights = dict[str, Tensor]
 
-# What an encoder is recognized by; in front of it stands the prefix of the whole.
+# Weights that identify an encoder, after the prefix of the whole model.
 ANCHORS = re.compile(
     r"^((?:.*?\.)?)(?:blocks\.0\.(?:0\.)?norm1|encoder\.layer\.0\.(?:layernorm_before|norm1))\.weight$"
 )
-# In order of preference: a self-distilled teacher is an average of its student and the better one.
+# In order of preference: a self-distilled teacher is an average of its student, and better.
 PREFERRED = ("teacher", "ema", "")
 
-OF_TRANSFORMERS = (
+TRANSFORMERS_RULES = (
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
     (r"^embeddings\.distillation_token$", "dist_token"),
@@ -38,7 +38,7 @@ OF_TRANSFORMERS = (
     (r"^layernorm\.", "norm."),
     (r"^classifier\.", "head."),
 )
-OF_DINO = (
+DINO_RULES = (
     # Blocks in chunks, as large models are trained.
     (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),
     (r"^register_tokens$", "reg_token"),
@@ -47,32 +47,32 @@ PART = re.compile(r"^encoder\.layer\.(\d+)\.attention\.attention\.(query|key|val
 
 
 def to_timm(weights: Weights) -> Weights:
-    """Rename the weights of a vision transformer as far as they are understood.
+    """Rename the weights of a vision transformer, as far as they are known.
 
     Args:
         weights: Tensors by name.
 
     Returns:
-        The same under timm's names, query, key and value joined to ``qkv``.
+        The same under timm's names, with query, key and value joined to ``qkv``.
     """
     weights = _without_prefix(weights)
     if any(name.startswith("encoder.layer.") for name in weights):
-        return _renamed(_joined(weights), OF_TRANSFORMERS)
-    return _renamed(weights, OF_DINO)
+        return _renamed(_joined(weights), TRANSFORMERS_RULES)
+    return _renamed(weights, DINO_RULES)
 
 
 def _without_prefix(weights: Weights) -> Weights:
-    """Take the prefix from the names of the encoder; where there are several encoders, of the preferred one."""
-    found = {match.group(1) for name in weights if (match := ANCHORS.match(name))}
-    if not found or "" in found:
+    """Remove the prefix from the names of the encoder, of the preferred one if there are several."""
+    prefixes = {match.group(1) for name in weights if (match := ANCHORS.match(name))}
+    if not prefixes or "" in prefixes:
         return weights
-    prefix = min(found, key=lambda p: (next(i for i, word in enumerate(PREFERRED) if word in p), len(p)))
+    prefix = min(prefixes, key=lambda p: (next(i for i, word in enumerate(PREFERRED) if word in p), len(p)))
     own = {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
     return own | {name: t for name, t in weights.items() if not name.startswith(prefix) and name not in own}
 
 
 def _joined(weights: Weights) -> Weights:
-    """Put query, key and value of each layer into one; a bias that only some have is zero for the others."""
+    """Join query, key and value of each layer; a missing bias becomes zero."""
     parts: dict[tuple[str, str], dict[str, Tensor]] = {}
     rest = {}
     for name, tensor in weights.items():
@@ -91,7 +91,7 @@ def _joined(weights: Weights) -> Weights:
 def _renamed(weights: Weights, rules: tuple[tuple[str, str], ...]) -> Weights:
     renamed = {}
     for name, tensor in weights.items():
-        for pattern, theirs in rules:
-            name = re.sub(pattern, theirs, name)
+        for pattern, timm_name in rules:
+            name = re.sub(pattern, timm_name, name)
         renamed[name] = tensor
     return renamed

@@ -1,8 +1,8 @@
-"""Weights of SOFT pyramids under the names of the official repository, brought to a :class:`SoftPyramid`.
+"""Conversion of SOFT pyramid weights from the official repository's names to :class:`SoftPyramid`.
 
 Names there (models/softmax_free_vision_transformer.py and softmax_free_transformer.py), s from 1 to 4:
 
-    patch_embed{s}.proj.{0,3,6} and {1,4,7}   convolutions and batch norms; all but the first have 0 and 1 alone
+    patch_embed{s}.proj.{0,3,6} and {1,4,7}   convolutions and batch norms; only 0 and 1 except in the first
     pos_embed{s}, cls_token, norm, head
     block{s}.{i}.att.mha.{W_q, W_v, ff}       s < 4: queries (which are the keys, too), values, output
     block{s}.{i}.att.mha.attn.{Qlandmark_op, Qnorm_act.0, conv}     sampling, its norm, convolution on V
@@ -28,7 +28,7 @@ from softfree_runtime.core.errors import UserError
 
 Weights = dict[str, Tensor]
 
-# After the stage's number has been brought to "stages.{s - 1}.".
+# Applied after the stage's number has become "stages.{s - 1}.".
 RULES = (
     (r"^module\.", ""),
     (r"^(stages\.\d\.)embed\.proj\.(\d)\.", lambda m: f"{m[1]}embed.{int(m[2]) // 3}.{('conv', 'bn')[int(m[2]) % 3]}."),
@@ -42,19 +42,19 @@ RULES = (
 )
 STAGE = re.compile(r"^(?:module\.)?(patch_embed|pos_embed|block)([1-4])(?=\.|$)")
 KIND = {"patch_embed": "embed", "pos_embed": "pos_embed", "block": "blocks"}
-# Projections that are one here, in the order of their rows.
+# Projections that are joined here, in the order of their rows.
 PARTS = {"att.mha.W_q": 0, "att.mha.W_v": 1, "attn.q": 0, "attn.kv": 1}
 PART = re.compile(rf"^(.*\.)({'|'.join(map(re.escape, PARTS))})\.(weight|bias)$")
 
 
 def to_pyramid(weights: Weights) -> Weights:
-    """Rename official weights; what is named as :class:`SoftPyramid` names it, or unknown, stays as it is.
+    """Rename official weights; names of :class:`SoftPyramid` and unknown names are kept.
 
     Args:
         weights: Tensors by name.
 
     Returns:
-        The same under the names of :class:`SoftPyramid`, projections joined to ``qkv``: (2C, C) of Q and V in SOFT
+        The same under the names of :class:`SoftPyramid`, with projections joined to ``qkv``: (2C, C) of Q and V in SOFT
         blocks, (3C, C) of Q, K and V in softmax blocks.
     """
     parts: dict[str, dict[int, Tensor]] = {}
@@ -71,15 +71,15 @@ def to_pyramid(weights: Weights) -> Weights:
 
 
 def fit_pyramid(weights: Weights, model: SoftPyramid, source: str) -> tuple[Weights, tuple[str, ...]]:
-    """Fit renamed weights to the model's grid and channels; say what was assumed of them.
+    """Fit renamed weights to the model's grid and channels; return them and the assumptions made.
 
     Args:
-        weights: As :func:`to_pyramid` gives them.
-        model: The pyramid that they are for.
-        source: Where they come from, for messages.
+        weights: From :func:`to_pyramid`.
+        model: The pyramid they are for.
+        source: Their origin, for messages.
 
     Raises:
-        UserError: No pyramid, or one of other widths or depths.
+        UserError: Not a pyramid, or one of other widths or depths.
     """
     _check(weights, model, source)
     fitted, assumed = dict(weights), dict[str, None]()
@@ -93,8 +93,8 @@ def fit_pyramid(weights: Weights, model: SoftPyramid, source: str) -> tuple[Weig
     if fitted[first].shape[1] == 3 != model.in_chans:
         fitted[first] = adapt_input_conv(model.in_chans, fitted[first])
     if model.last == "soft" and "stages.3.cls_token" in fitted:
-        # Softmax's blocks: many of their shapes fit, but they would compute something else. Nothing fits an empty
-        # tensor, and so the report names them.
+        # Softmax's blocks: many shapes fit, but they would compute something else. Empty tensors never fit, so that the
+        # report lists them as dropped.
         fitted |= {name: t.new_empty(0) for name, t in fitted.items() if name.startswith("stages.3.blocks.")}
     return fitted, tuple(assumed)
 
@@ -104,24 +104,24 @@ def _check(weights: Weights, model: SoftPyramid, source: str) -> None:
     missing = [name for name in expected if name not in weights]
     if missing:
         raise UserError(
-            f"{source} is no SOFT pyramid: expected {', '.join(missing)} or its official name among its weights, "
+            f"{source} is not a SOFT pyramid: expected {', '.join(missing)} or its official name among its weights, "
             f"got {', '.join(list(weights)[:3]) or 'none'}."
         )
     blocks = {m[0] for name in weights if (m := re.match(r"stages\.(\d)\.blocks\.\d+\.", name))}
-    found = Counter(int(name.split(".")[1]) for name in blocks)
-    depths = tuple(found[number] for number in range(4))
+    counts = Counter(int(name.split(".")[1]) for name in blocks)
+    depths = tuple(counts[number] for number in range(4))
     ends = [[t for n, t in weights.items() if re.match(rf"stages\.{s}\.embed\.\d\.conv\.weight", n)] for s in range(4)]
     dims = tuple(end[-1].shape[0] for end in ends if end)
-    for what, got, own in (("depths", depths, model.depths), ("embed_dims", dims, model.embed_dims)):
+    for option, got, own in (("depths", depths, model.depths), ("embed_dims", dims, model.embed_dims)):
         if got != own:
             raise UserError(
-                f"{source} has {what} {got}, the model {own}: choose another model, or set "
-                f"{what}={list(got)} among its options."
+                f"{source} has {option} {got}, the model {own}: choose another model, or set "
+                f"{option}={list(got)} among its options."
             )
 
 
 def _fit_positions(positions: Tensor, layout: Layout, grid: tuple[int, int], prefix: int) -> Tensor:
-    """Bring positions (1, P' + n, C) to those of ``grid`` behind ``prefix`` class tokens."""
+    """Fit positions (1, P' + n, C) to ``grid`` with ``prefix`` class tokens before it."""
     if layout.grid == grid and layout.prefix == prefix:
         return positions
     rows, columns = layout.grid
