@@ -141,7 +141,7 @@ def test_the_own_table_keeps_its_split_wherever_it_lies(tmp_path: Path, run: Run
     made = train(TrainOptions(table=data / "table.csv", out=tmp_path / "run", **quick)).run
     own = json.loads((made.folder / "metrics.json").read_text())
     moved = data.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match="name it where it lies now"):
+    with pytest.raises(UserError, match="say where it is now"):
         evaluate(made, EvaluateOptions(progress=False))
     found = evaluated(made, tmp_path / "out", table=moved / "table.csv")
     assert len(found.scores) == own["n"] < 16

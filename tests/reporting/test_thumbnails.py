@@ -40,10 +40,10 @@ def test_worst_first_and_right_ones_never(tmp_path: Path) -> None:
     p = [[0.9, 0.1], [0.3, 0.7], [0.6, 0.4], [0.01, 0.99], [0.8, 0.2]]
     found = worst_errors(*judged(tmp_path, ["a", "a", "b", "a", "b"], p))
     assert [one.caption for one in found] == [
-        "row 3: a, given 0.01",
-        "row 4: b, given 0.20",
-        "row 1: a, given 0.30",
-        "row 2: b, given 0.40",
+        "row 3: a, probability 0.01",
+        "row 4: b, probability 0.20",
+        "row 1: a, probability 0.30",
+        "row 2: b, probability 0.40",
     ]
     assert [opened(one.png).getpixel((0, 0)) for one in found] == [15, 20, 5, 10]
 
@@ -51,7 +51,7 @@ def test_worst_first_and_right_ones_never(tmp_path: Path) -> None:
 def test_unreadable_rows_do_not_shift_the_others(tmp_path: Path) -> None:
     p = [[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]]
     found = worst_errors(*judged(tmp_path, ["a", "b", "a"], p, ["corrupt", "ok", "ok"]))
-    assert [one.caption for one in found] == ["row 1: b, given 0.10", "row 2: a, given 0.20"]
+    assert [one.caption for one in found] == ["row 1: b, probability 0.10", "row 2: a, probability 0.20"]
 
 
 def test_only_so_many(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_findings_are_judged_by_the_worst_known_one(tmp_path: Path) -> None:
     scores = Scores(table.task, np.array([[0.9, 0.3], [0.8, 0.1], [0.0, 0.9]]), table.targets, np.arange(3))
     run = Run(tmp_path, {"task": {"kind": "multilabel", "classes": ["x", "y"]}})
     found = worst_errors(run, table, pd.DataFrame({"row": range(3), "status": "ok"}), scores)
-    assert [one.caption for one in found] == ["row 1: no finding, given 0.20", "row 0: x, y, given 0.30"]
+    assert [one.caption for one in found] == ["row 1: no finding, probability 0.20", "row 0: x, y, probability 0.30"]
 
 
 @pytest.mark.parametrize(("mode", "size"), [("L", (300, 600)), ("RGB", (600, 300)), ("L", (20, 10)), ("L", (2000, 3))])
@@ -99,4 +99,4 @@ def test_wrong_is_what_is_called_wrong_at_the_runs_threshold(tmp_path: Path) -> 
     run, *others = judged(tmp_path, ["b", "b", "a"], p)
     run = dataclasses.replace(run, calibration=Calibration(thresholds={"b": 0.35}))
     captions = [one.caption for one in worst_errors(run, *others)]
-    assert captions == ["row 2: a, given 0.20", "row 1: b, given 0.30"]
+    assert captions == ["row 2: a, probability 0.20", "row 1: b, probability 0.30"]

@@ -38,7 +38,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     whole = (folder / "last.ckpt").read_bytes()
     (folder / "last.ckpt").write_bytes(whole[:left])
     assert newest_checkpoint(folder) == folder / "previous.ckpt"
-    assert "going on from the one before" in " ".join(capsys.readouterr().err.split())
+    assert "resuming from the previous one" in " ".join(capsys.readouterr().err.split())
     (folder / "previous.ckpt").write_bytes(whole[:left])
     with pytest.raises(UserError, match="damaged"):
         newest_checkpoint(folder)

@@ -34,7 +34,7 @@ def test_a_table_without_rows_to_learn_or_choose_by_is_refused(options_for, smal
         ({"drop_path": 1.0}, "--drop-path 1.0"),
         ({"preset": "photo", "mixup": -0.1}, "--mixup -0.1: expected 0 or more"),
         ({"grad_accum": 0}, "--grad-accum 0: expected 1 or more"),
-        ({"warmup_fraction": 1.0}, "--warmup-fraction 1.0: expected a part of the steps"),
+        ({"warmup_fraction": 1.0}, "--warmup-fraction 1.0: expected a fraction of the steps"),
         ({"teacher_weight": 1.1}, "--teacher-weight 1.1: expected a share"),
         ({"num_workers": -1}, "--num-workers -1"),
     ],
@@ -60,7 +60,7 @@ def test_the_record_gives_the_options_back_where_the_run_lies_now(options_for, t
 def test_the_split_of_a_run_is_kept(options_for, small_table: Path, run: Run) -> None:
     rows = pd.read_csv(small_table)
     known = rows["split"].tolist()
-    with pytest.raises(UserError, match="has a split column; leave out one of both"):
+    with pytest.raises(UserError, match="has a split column; use only one of them"):
         read_training_table(options_for(split_from=run.folder))
     rows.drop(columns="split").to_csv(small_table, index=False)
     options = options_for(split_from=run.folder, seed=5)

@@ -37,7 +37,7 @@ def test_a_softmax_vit_is_converted_on_the_way(
 ) -> None:
     run = train(options_for(weights=str(published), preset="photo", epochs=1, lr=1e-12)).run
     said = " ".join(capsys.readouterr().err.split())
-    assert "--stem patch is taken" in said
+    assert "--stem patch is used" in said
     assert "SeqNorm keeps the mean of V" in said
     assert "converted to SeqNorm on 16 training images" in said
     found = re.search(r"softmax's by (\S+) of .* layers\), (\S+) without", said)
@@ -55,7 +55,7 @@ def test_an_attention_without_a_closed_form_says_so(
     options_for: Any, published: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(options_for(weights=str(published), preset="photo", epochs=1, model="sima_vit_nano_patch16"))
-    assert "only SeqNorm can imitate it: SimaAttention" in " ".join(capsys.readouterr().err.split())
+    assert "which only SeqNorm can imitate: SimaAttention" in " ".join(capsys.readouterr().err.split())
 
 
 def test_weights_of_a_run_bring_their_stem(options_for: Any, run: Any, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_weights_of_a_run_bring_their_stem(options_for: Any, run: Any, tmp_path:
     config.write_text(config.read_text().replace("stem: pool", "stem: conv"))
     other, said = fit_options(options_for(weights=str(strided)))
     assert other.stem == "conv"
-    assert said == ("the weights have a stem of strided convolutions: --stem conv is taken",)
+    assert said == ("the weights have a stem of strided convolutions: --stem conv is used",)
 
 
 def test_own_weights_are_not_converted(options_for: Any, run: Any, capsys: pytest.CaptureFixture[str]) -> None:

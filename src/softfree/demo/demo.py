@@ -50,7 +50,7 @@ def demo(options: DemoOptions) -> None:
         frame[frame["split"] == "test"],
         EvaluateOptions(),
         maps=maps,
-        beside={f"reduced to {REDUCED} x {REDUCED}": reduced},
+        other_aurocs={f"reduced to {REDUCED} x {REDUCED}": reduced},
     )
     _say(result.report, options.out / "maps", result.metrics["auroc"], reduced, time.monotonic() - started)
 

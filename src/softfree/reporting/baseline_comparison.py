@@ -1,4 +1,4 @@
-"""A run beside the simpler models that were fitted with it, on the same samples."""
+"""Comparison of a run with the simpler models that were fitted with it, on the same samples."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ MOST_RESAMPLED = 35_000_000  # probabilities that the resamples go over
 
 @dataclass(frozen=True)
 class BaselineComparison:
-    """What was measured of the simpler models.
+    """How the baselines compare with a run.
 
     Attributes:
-        rows: one each, with the difference of the model from it.
-        warnings: what speaks against the model, a sentence each.
-        notes: why one is missing or rests on fewer samples, a sentence each.
+        rows: One per baseline, with the difference between the model and it.
+        warnings: Evidence against the model, one sentence each.
+        notes: Why a baseline is missing or measured on fewer samples, one sentence each.
     """
 
     rows: tuple[Compared, ...] = ()
@@ -51,14 +51,14 @@ class BaselineComparison:
 def compare_with_baselines(
     run: Run, frame: pd.DataFrame, scores: Scores, metrics: Mapping[str, Metric], *, seed: int, num_bootstrap: int
 ) -> BaselineComparison:
-    """Measure the simpler models whose probabilities stand in ``frame``, on its readable rows.
+    """Measure the baselines whose probabilities are in ``frame``, on its readable rows.
 
     Args:
-        run: the run.
-        frame: predictions, as ``predictions.csv`` has them.
-        scores: of its readable rows.
-        metrics: of these.
-        seed: of the resamples.
+        run: The run.
+        frame: Predictions, as in ``predictions.csv``.
+        scores: Of its readable rows.
+        metrics: Of these.
+        seed: Of the bootstrap.
         num_bootstrap: number of resamples.
     """
     known = read_baselines(run.directory.baselines)
@@ -78,15 +78,15 @@ def compare_with_baselines(
         own = measured.setdefault(len(ours), _Measured(ours, seed, num_bootstrap))
         other = _Measured(theirs, seed, num_bootstrap)
         rows.append(Compared(regression.words, other.auroc, own.against(other)))
-        if said := _warning(name, regression.words, other.auroc, metrics["auroc"] if ours is scores else own.auroc):
-            warnings.append(said)
+        if warning := _warning(name, regression.words, other.auroc, metrics["auroc"] if ours is scores else own.auroc):
+            warnings.append(warning)
     return BaselineComparison(tuple(rows), tuple(warnings), tuple(notes))
 
 
 class _Measured:
-    """Scores with their resamples, which are drawn once for all that is asked of them.
+    """Scores with their resamples, which are drawn once.
 
-    There are fewer than of the run's own numbers: what stands beside them must not take longer than they do.
+    There are fewer resamples than for the run's own metrics, so that baselines do not take longer than these.
     """
 
     def __init__(self, scores: Scores, seed: int, num_bootstrap: int) -> None:
@@ -108,7 +108,7 @@ class _Measured:
 
 
 def _scores(frame: pd.DataFrame, scores: Scores, name: str, run: Run) -> tuple[Scores, Scores] | None:
-    """The simpler model's scores and the run's, of the samples that both have; None without any."""
+    """Scores of a baseline and of the run, on the samples that both have; None without any."""
     columns = [column_of(name, class_name) for class_name in run.task.classes]
     if not set(columns) <= set(frame.columns):
         return None
@@ -121,12 +121,12 @@ def _scores(frame: pd.DataFrame, scores: Scores, name: str, run: Run) -> tuple[S
 
 
 def _warning(name: str, words: str, theirs: Metric, ours: Metric) -> str | None:
-    found = f"A regression on {words} reaches AUROC {number(theirs.value)}"
+    result = f"A regression on {words} reaches AUROC {number(theirs.value)}"
     if theirs.value >= ours.value:
-        return f"{found}, no less than the model's {number(ours.value)}: the model is not shown to know more than that."
+        return f"{result}, no less than the model's {number(ours.value)}: nothing shows that the model learned more."
     if name == "size" and theirs.value >= ours.low:
         within = f"{number(ours.value)} ({interval(ours)})"
-        return f"{found}, within the interval of the model's {within}: the model may have learned the size."
+        return f"{result}, within the interval of the model's {within}: the model may have learned the size."
     return None
 
 

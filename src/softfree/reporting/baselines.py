@@ -1,7 +1,7 @@
-"""What little of a sample already tells: logistic regressions on its size, and on a small copy of it.
+"""Baselines: logistic regressions on the size of a sample, and on a small copy of it.
 
-A model that does not beat the second has not learned from the detail that it was given, or there is none to learn from;
-one that hardly beats the first may have learned the size.
+A model that does not beat the second has not learned from fine detail, or there is none to learn from; one that hardly
+beats the first may have learned the size.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from softfree.data.table import Table
 from softfree_runtime.core.files import replacing
 from softfree_runtime.core.task import Task
 
-STRENGTHS = (1e-3, 1e-2, 1e-1)  # C of the regression; the best on validation is taken
+STRENGTHS = (1e-3, 1e-2, 1e-1)  # C of the regression; the best on validation is used
 MOST_CLASSES = 50
-"""Classes beyond which none is fitted: it would take longer than it is worth, with few samples of each class."""
+"""Most classes for which baselines are fitted; with more, it takes too long, with few samples of each class."""
 _STEPS = 300
 _QUANTILES = np.linspace(0.1, 0.9, 9)
 _FLAT = 1e-9
@@ -40,12 +40,12 @@ _FLAT = 1e-9
 
 @dataclass(frozen=True)
 class Regression:
-    """One logistic regression a class, on standardized numbers.
+    """One logistic regression per class, on standardized features.
 
     Attributes:
-        words: what it is fitted on, for people.
-        edges: of sizes, where each of their numbers is cut into bins; none for other numbers.
-        mean, scale: of the numbers ``(P,)``.
+        words: What it is fitted on, in words.
+        edges: Bin edges of each size feature; empty for small copies.
+        mean, scale: Of the features ``(P,)``.
         weights: ``(K, P)``.
         bias: ``(K,)``.
     """
@@ -71,11 +71,11 @@ class Regression:
 
 @dataclass(frozen=True)
 class Baselines:
-    """What was fitted beside a model.
+    """The baselines of a run.
 
     Attributes:
-        fitted: ``size`` and ``copy`` to their regressions, as far as there are any.
-        missing: why there is none, a sentence each.
+        fitted: Regressions by name, ``size`` and ``copy``.
+        missing: Why one is missing, one sentence each.
     """
 
     fitted: Mapping[str, Regression]
@@ -84,23 +84,26 @@ class Baselines:
     def write(self, path: Path) -> None:
         """Write ``baselines.safetensors``."""
         arrays: dict[str, np.ndarray] = {}
-        for name, one in self.fitted.items():
+        for name, regression in self.fitted.items():
             for field in ("mean", "scale", "weights", "bias"):
-                arrays[f"{name}.{field}"] = np.ascontiguousarray(getattr(one, field), dtype=np.float64)
-            arrays |= {f"{name}.edges.{number}": edges for number, edges in enumerate(one.edges)}
-        about = {"words": {name: one.words for name, one in self.fitted.items()}, "missing": list(self.missing)}
+                arrays[f"{name}.{field}"] = np.ascontiguousarray(getattr(regression, field), dtype=np.float64)
+            arrays |= {f"{name}.edges.{number}": edges for number, edges in enumerate(regression.edges)}
+        about = {
+            "words": {name: regression.words for name, regression in self.fitted.items()},
+            "missing": list(self.missing),
+        }
         with replacing(path) as temporary:
             save_file(arrays, temporary, metadata={"baselines": json.dumps(about)})
 
 
 def read_baselines(path: Path) -> Baselines | None:
-    """Read what :meth:`Baselines.write` left; None where there is nothing, or it is damaged."""
+    """Read a file of :meth:`Baselines.write`; None if it is missing or damaged."""
     if not path.is_file():
         return None
     try:
         with safe_open(path, "numpy") as file:
             about = json.loads(file.metadata()["baselines"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dictionary
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dictionary
         fitted = {name: _restored(name, words, arrays) for name, words in about["words"].items()}
         return Baselines(fitted, tuple(about["missing"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
@@ -115,11 +118,11 @@ def _restored(name: str, words: str, arrays: Mapping[str, np.ndarray]) -> Regres
 
 
 def fit_baselines(splits: Mapping[str, Table], reduced: Mapping[str, Reduced], kind: str) -> Baselines:
-    """Fit both on what was kept of the training samples; their strength is chosen on validation.
+    """Fit both on the reduced training samples; the regularization strength is chosen on validation.
 
     Args:
-        splits: ``train`` and ``val`` to their rows.
-        reduced: the same to what was kept of their samples.
+        splits: Rows of ``train`` and ``val``.
+        reduced: Their reduced samples.
         kind: of the samples.
     """
     task, modality = splits["train"].task, MODALITIES[kind]
@@ -146,11 +149,11 @@ def fit_baselines(splits: Mapping[str, Table], reduced: Mapping[str, Reduced], k
 
 
 class BaselinePredictions:
-    """What baselines say of samples that a model reads one by one, in any order.
+    """Predictions of baselines for samples that a model reads one by one, in any order.
 
     Args:
-        baselines: fitted on the training samples of a run.
-        task: of the run.
+        baselines: Fitted on the training samples of a run.
+        task: Of the run.
         steps: of the run.
         count: of samples.
         thumbnails: whether to keep thumbnails, by which copies of an image are found.
@@ -164,7 +167,7 @@ class BaselinePredictions:
         self._copies = np.full((count, len(task.classes)), np.nan)
 
     def __call__(self, index: int, sample: torch.Tensor, size: tuple[int, ...]) -> None:
-        """Answer for one sample; its small copy is not kept."""
+        """Predict one sample; its small copy is not kept."""
         self.reduced(index, sample, size)
         if (regression := self._baselines.fitted.get("copy")) is not None:
             copy = self._preprocessing.small_copy(sample)
@@ -192,7 +195,7 @@ def column_of(baseline: str, class_name: str) -> str:
 
 
 class _Part(NamedTuple):
-    """Numbers (n, P) of samples, and their targets as of :class:`Task`."""
+    """Features (n, P) of samples, and their targets, as described in :class:`Task`."""
 
     numbers: np.ndarray
     targets: np.ndarray
@@ -218,21 +221,21 @@ def _fit(words: str, task: Task, train: _Part, held: _Part, edges: tuple[np.ndar
 
 
 def _regressions(numbers: np.ndarray, present: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
-    """Weights and bias for each of the ``STRENGTHS``; the share of the class where there is nothing to tell apart."""
+    """Weights and bias for each of the ``STRENGTHS``; the class frequency if only one class is present."""
     if len(np.unique(present)) < 2:
         share = (present.sum() + 0.5) / (len(present) + 1)
         yield from [(np.zeros(numbers.shape[1]), float(logit(share)))] * len(STRENGTHS)
         return
     model = LogisticRegression(max_iter=_STEPS, tol=1e-3, warm_start=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # nearly there is enough
+        warnings.simplefilter("ignore", ConvergenceWarning)  # nearly converged is enough
         for strength in STRENGTHS:
             model.set_params(C=strength).fit(numbers, present)
             yield model.coef_[0].copy(), float(model.intercept_[0])
 
 
 def _auroc(chances: np.ndarray, targets: np.ndarray, task: Task) -> float:
-    """Mean over the classes that have both sides among these samples; 0 without any."""
+    """Mean AUROC over classes with positives and negatives among these samples; 0 without any."""
     areas = []
     for k in task.scored:
         known, present = _truth(targets, k, task)
@@ -242,13 +245,13 @@ def _auroc(chances: np.ndarray, targets: np.ndarray, task: Task) -> float:
 
 
 def _truth(targets: np.ndarray, k: int, task: Task) -> tuple[np.ndarray, np.ndarray]:
-    """Which samples have a known truth of class ``k``, and whether these have the class."""
+    """Which samples have a known label of class ``k``, and whether these are positive."""
     known = np.ones(len(targets), dtype=bool) if task.exclusive else ~np.isnan(targets[:, k])
     return known, targets[known] == k if task.exclusive else targets[known, k] == 1
 
 
 def _logarithms(sizes: np.ndarray) -> np.ndarray:
-    """Logarithms of the sides, of their product, and of height over width, where there are two: ``(n, F)``."""
+    """Logarithms of the sides, of their product, and for two sides of height over width: ``(n, F)``."""
     sides = np.log(np.maximum(sizes, 1))
     shape = sides[:, :1] - sides[:, 1:] if sides.shape[1] == 2 else sides[:, :0]
     return np.hstack([sides, sides.sum(axis=1, keepdims=True), shape])
@@ -259,7 +262,7 @@ def _edges(sizes: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def _in_bins(sizes: np.ndarray, edges: tuple[np.ndarray, ...]) -> np.ndarray:
-    """The logarithms, and whether each is at or above, and above, each edge: an archive's own size is a class's too."""
+    """Logarithms, and whether each is at or above, and above, each edge, so that a single exact size can be learned."""
     numbers = _logarithms(sizes)
     bins = [
         compared

@@ -43,17 +43,17 @@ _IDENTIFYING = re.compile(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured.
+    """Result of an evaluation.
 
     Attributes:
-        metrics: by name.
-        scores: what they were computed from.
-        failed: reasons of images that could not be read, by row of the table.
-        report: the page that was written.
-        comparison: against another run, if asked for.
-        left_out: rows that were not measured, because the run was trained on them.
+        metrics: By name.
+        scores: What they were computed from.
+        failed: Why images could not be read, by table row.
+        report: Path of the report.
+        comparison: With another run, if requested.
+        left_out: Number of rows left out because the run was trained on them.
         baselines: Simpler models on the same samples.
-        split: That was measured.
+        split: The split that was measured.
     """
 
     metrics: dict[str, Metric]
@@ -67,9 +67,9 @@ class Evaluation:
 
 
 def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
-    """Measure a run on one split of its own or another table and write the results."""
+    """Measure a run on one split of its own table or another one, and write the results."""
     if options.table is not None and options.out is None:
-        raise UserError("another table needs --out FOLDER, so that the run keeps the results of its own")
+        raise UserError("another table needs --out FOLDER, so that the run keeps its own results")
     refuse_identifiers(options)
     table = open_table(run, options.table, options.image_root, label=options.label, labels=options.labels)
     left_out = 0
@@ -78,8 +78,8 @@ def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
         table, left_out = without_seen(run, table)
         if left_out == len(before.frame):
             raise UserError(
-                f"all {left_out} rows of {options.table} have files or patients that the run was trained on; give it"
-                " others, or measure these with --include-training, which says nothing about new patients"
+                f"all {left_out} rows of {options.table} have files or patients that the run was trained on; use"
+                " other images, or measure these with --include-training, which tells nothing about new patients"
             )
     part = table.where(options.split)
     if len(part.frame) == 0:
@@ -92,10 +92,10 @@ def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
 
 
 def refuse_identifiers(options: EvaluateOptions) -> None:
-    """Refuse columns whose values in a report may tell who somebody is.
+    """Refuse columns whose values may identify a person in the report.
 
     Raises:
-        UserError: a column of ids, names, birth dates or the like, unless the user allows it.
+        UserError: A column of ids, names, birth dates or the like, unless the user allows it.
     """
     if options.allow_identifiers:
         return
@@ -115,20 +115,20 @@ def write_results(
     *,
     comparison: Comparison | None = None,
     maps: list[Thumbnail] | None = None,
-    beside: dict[str, Metric] | None = None,
+    other_aurocs: dict[str, Metric] | None = None,
     left_out: int = 0,
 ) -> Evaluation:
     """Measure the rows of ``frame`` and write ``metrics.json`` and ``report.html``.
 
     Args:
-        run: the run, calibrated.
-        table: the whole table, for the counts.
-        frame: predictions of the split to measure.
-        options: split, subgroups, bootstrap, where to write.
-        comparison: with another run.
-        maps: images of explanations, instead of those that ``options.maps`` asks for.
-        beside: AUROC of other set-ups, shown beside this one's.
-        left_out: rows of another table that are not measured, because the run was trained on them.
+        run: The calibrated run.
+        table: The whole table, for the counts.
+        frame: Predictions of the split to measure.
+        options: Split, subgroups, bootstrap, output folder.
+        comparison: With another run.
+        maps: Saliency maps to show instead of ``options.maps`` computed ones.
+        other_aurocs: AUROC of other set-ups, by name, shown next to this one.
+        left_out: Number of rows left out because the run was trained on them.
     """
     directory = RunDirectory(options.out or run.folder)
     measured = options.table or run.table_path
@@ -141,7 +141,7 @@ def write_results(
         title=f"{run.config['model']['name']} on {measured.name}, {options.split} split",
         metrics=metrics,
         scores=scores,
-        comparisons=_comparisons(beside, options.compare_with, comparison, metrics),
+        comparisons=_comparisons(other_aurocs, options.compare_with, comparison, metrics),
         baselines=baselines.rows,
         baseline_warnings=baselines.warnings,
         baseline_notes=baselines.notes,
@@ -160,12 +160,12 @@ def write_results(
 
 
 def _facts(run: Run, table: Table, frame: pd.DataFrame, options: EvaluateOptions, left_out: int) -> dict[str, Any]:
-    """As :func:`report_facts`, and what was done about rows that the run was trained on."""
+    """Facts from :func:`report_facts`, and a note on rows that the run was trained on."""
     facts = report_facts(run, table, frame)
     if left_out:
         facts["data_notes"].insert(0, f"{left_out} rows are left out: the run was trained on their files or patients.")
     if options.include_training and options.table is not None:
-        facts["data_notes"].insert(0, "Rows that the run was trained on are measured, too, as was asked for.")
+        facts["data_notes"].insert(0, "Rows that the run was trained on are included, as requested.")
     return facts
 
 
@@ -177,13 +177,13 @@ def _readable(run: Run, frame: pd.DataFrame, options: EvaluateOptions) -> Scores
 
 
 def _reasons(frame: pd.DataFrame) -> dict[int, str]:
-    """Why images could not be read, by row of the table."""
+    """Why images could not be read, by table row."""
     unread = frame[frame["status"] != "ok"]
     return {int(row): str(reason) for row, reason in zip(unread["row"], unread["reason"], strict=True)}
 
 
 def _about(run: Run, frame: pd.DataFrame, scores: Scores, options: EvaluateOptions) -> dict[str, Any]:
-    """What stands beside the metrics in ``metrics.json``."""
+    """Entries of ``metrics.json`` besides the metrics."""
     return {
         "split": options.split,
         "task": run.task.kind,
@@ -214,11 +214,13 @@ def _against(run: Run, frame: pd.DataFrame, part: Table, options: EvaluateOption
             " give the table a split column, or train one run with --split-from the other"
         )
     same_table = options.table is None and other.table_digest == run.table_digest
-    rival = _predicted(other, part, options, stored=same_table)
-    readable = set(frame.loc[frame["status"] == "ok", "row"]) & set(rival.loc[rival["status"] == "ok", "row"])
+    other_frame = _predicted(other, part, options, stored=same_table)
+    readable = set(frame.loc[frame["status"] == "ok", "row"]) & set(
+        other_frame.loc[other_frame["status"] == "ok", "row"]
+    )
     ours, theirs = (
         scores_of(rows[rows["row"].isin(readable)].sort_values("row"), who)
-        for rows, who in ((frame, run), (rival, other))
+        for rows, who in ((frame, run), (other_frame, other))
     )
     return compare(
         ours,
@@ -243,21 +245,24 @@ def _subgroup(
 
 
 def _predicted(run: Run, part: Table, options: EvaluateOptions, *, stored: bool) -> pd.DataFrame:
-    """Take the predictions that training has stored, which are float32's, where they are of this table, or predict."""
+    """Use the float32 predictions that training stored, if they are of these rows; otherwise predict."""
     found = stored_rows(run, part) if stored and options.precision == "fp32" else None
     if found is not None:
         return found
     known = read_baselines(run.directory.baselines)
-    beside = None if known is None else BaselinePredictions(known, run.task, run.preprocessing, len(part.frame))
-    return predict_rows(run, part, options, beside)
+    baselines = None if known is None else BaselinePredictions(known, run.task, run.preprocessing, len(part.frame))
+    return predict_rows(run, part, options, baselines)
 
 
 def _comparisons(
-    beside: dict[str, Metric] | None, against: Path | None, comparison: Comparison | None, metrics: dict[str, Metric]
+    other_aurocs: dict[str, Metric] | None,
+    against: Path | None,
+    comparison: Comparison | None,
+    metrics: dict[str, Metric],
 ) -> list[Compared]:
-    rows = [Compared(name, metric) for name, metric in (beside or {}).items()]
+    rows = [Compared(name, metric) for name, metric in (other_aurocs or {}).items()]
     if comparison is not None and against is not None:
-        rival = comparison.differences["auroc"]
-        theirs = replace(metrics["auroc"], value=rival.b, low=np.nan, high=np.nan, reason="see the difference")
+        difference = comparison.differences["auroc"]
+        theirs = replace(metrics["auroc"], value=difference.b, low=np.nan, high=np.nan, reason="see the difference")
         rows.append(Compared(against.name, theirs, comparison))
     return rows

@@ -1,4 +1,4 @@
-"""What a report says of a run apart from its scores: data, preprocessing, training and cost."""
+"""Facts about a run for its report, apart from scores: data, preprocessing, training and cost."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def report_facts(run: Run, table: Table, frame: pd.DataFrame) -> dict[str, Any]:
     """Gather the fields of :class:`~softfree.evaluation.report.Report` that do not depend on the scores.
 
     Args:
-        run: the run, calibrated.
-        table: the whole table.
-        frame: predictions of the split that is measured.
+        run: The calibrated run.
+        table: The whole table.
+        frame: Predictions of the split that is measured.
     """
     return {
         "notice": run.notice,
@@ -33,7 +33,7 @@ def report_facts(run: Run, table: Table, frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def count_rows(table: Table) -> list[dict[str, Any]]:
-    """Images, patients and class counts of each split."""
+    """Count images, patients and classes of each split."""
     rows = []
     for split in ("train", "val", "test"):
         part = table.where(split)
@@ -53,7 +53,7 @@ def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
     notes = [table.split_made or "The split is the table's own."]
     notes += run.preprocessing.in_words()
     if run.config.get("augmentation"):
-        notes.append(f"Training samples are changed at random: {run.config['augmentation']}.")
+        notes.append(f"Training samples are augmented: {run.config['augmentation']}.")
     unreadable = int((frame["status"] != "ok").sum())
     if unreadable:
         why = "; ".join(sorted(set(frame.loc[frame["status"] != "ok", "status"])))

@@ -1,4 +1,4 @@
-"""From a run and a table to calibrated scores, and ``predictions.csv``."""
+"""From a run and a table to predictions and calibrated scores."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def open_table(
     label: str | None = None,
     labels: list[str] | None = None,
 ) -> Table:
-    """Read a table with the run's classes; its own one, wherever that lies now, with the run's split.
+    """Read a table with the run's classes; the run's own table, even if moved, gets the run's split.
 
     Args:
-        run: the run.
-        path: the table; default: where the run's own one was.
-        image_root: folder that paths start from.
-        label: column of the classes; default: as in training.
-        labels: several columns; default: as in training.
+        run: The run.
+        path: The table; default: where the run's own table was.
+        image_root: Root folder of the paths.
+        label: Column of the classes; default: as in training.
+        labels: Several columns; default: as in training.
 
     Raises:
-        UserError: no table, or one that has changed since training and is not named.
+        UserError: The table is missing, or has changed since training and is not given as ``path``.
     """
     if path is None:
         return own_table(run, how=f"softfree evaluate {run.folder} TABLE --out FOLDER")
@@ -61,19 +61,19 @@ def own_table(run: Run, moved: Path | None = None, *, how: str) -> Table:
     """Read the table that a run was trained on, with the run's split.
 
     Args:
-        run: the run.
-        moved: where it lies now; default: where it was.
-        how: the command that names where it lies now.
+        run: The run.
+        moved: Where it is now; default: where it was.
+        how: The command that tells where it is now, for messages.
 
     Raises:
-        UserError: it is not there, or its content is another one.
+        UserError: It is missing, or its content has changed.
     """
     options = run.config["options"]
     source = moved or Path(options["table"] or "table.csv")
     if not source.exists():
         was = ": no such table" if moved else ", which the run was trained on, is not there any more"
-        raise UserError(f"{source}{was}; name it where it lies now: {how}")
-    # The images of a table that was moved may lie beside it.
+        raise UserError(f"{source}{was}; say where it is now: {how}")
+    # The images may have been moved together with the table.
     stated = Path(options["image_root"]) if options["image_root"] else None
     table = _read(run, source, None if moved and stated and not stated.exists() else stated, own=True)
     if not _is_own(run, table):
@@ -95,7 +95,7 @@ def _read(
     *,
     own: bool = False,
 ) -> Table:
-    """Read a table with the run's classes; its ``own`` has the run's split, another one without splits is all test."""
+    """Read a table with the run's classes; its own one has the run's split, another one without splits is all test."""
     options = run.config["options"]
     labels = labels or (None if label else options["labels"])
     all_test = {"val_fraction": 0.0, "test_fraction": 1.0}
@@ -114,10 +114,10 @@ def _read(
 
 
 def without_seen(run: Run, table: Table) -> tuple[Table, int]:
-    """Leave out the rows whose file or patient the run was trained on; of its own table, its own split does that.
+    """Leave out rows whose file or patient the run was trained on; the run's own table is already split.
 
     Returns:
-        The table, and how many rows are left out.
+        The table, and the number of rows left out.
     """
     if _is_own(run, table):
         return table, 0
@@ -129,17 +129,17 @@ def without_seen(run: Run, table: Table) -> tuple[Table, int]:
 
 
 def predict_rows(
-    run: Run, table: Table, options: InferenceOptions | None = None, beside: BaselinePredictions | None = None
+    run: Run, table: Table, options: InferenceOptions | None = None, baselines: BaselinePredictions | None = None
 ) -> pd.DataFrame:
     """Logits for all rows of ``table`` as in ``predictions.csv``: rows and patients by number, nothing by name.
 
-    With ``beside``, which is told of each sample, what simpler models say stands there, too.
+    With ``baselines``, which see each sample, the probabilities of simpler models are included.
     """
     dataset = SampleDataset(table.files, None, run.preprocessing, frames=table.frames)
-    logits = infer(run.model, dataset, len(run.task.classes), options, seen=beside)
+    logits = infer(run.model, dataset, len(run.task.classes), options, seen=baselines)
     frame = table.frame[["row", "split", "patient"]].reset_index(drop=True)
     frame["status"] = [logits.failed[i].status if i in logits.failed else "ok" for i in range(len(frame))]
-    # Without the file, which a message starts with: its name may be a patient's.
+    # Without the file name, with which a message begins: it may be a patient's name.
     frame["reason"] = [
         str(logits.failed[i]).partition(": ")[2] if i in logits.failed else "" for i in range(len(frame))
     ]
@@ -149,7 +149,7 @@ def predict_rows(
     if run.task.exclusive:
         frame["target"] = targets
     frame[[f"logit_{name}" for name in run.task.classes]] = logits.values
-    return frame if beside is None else pd.concat([frame, beside.columns()], axis=1)
+    return frame if baselines is None else pd.concat([frame, baselines.columns()], axis=1)
 
 
 def scores_of(frame: pd.DataFrame, run: Run) -> Scores:
@@ -162,7 +162,7 @@ def scores_of(frame: pd.DataFrame, run: Run) -> Scores:
 
 
 def calibrate(run: Run, validation: pd.DataFrame) -> Run:
-    """Fit the temperature, then choose the thresholds, on validation rows; both are stored with the run."""
+    """Fit the temperature, then choose the thresholds, on validation rows; store both with the run."""
     readable = validation[validation["status"] == "ok"]
     run = replace(run, calibration=Calibration())
     logits = readable[[f"logit_{c}" for c in run.task.classes]].to_numpy()
@@ -180,14 +180,14 @@ def write_predictions(path: Path, frame: pd.DataFrame, run: Run) -> None:
 
 
 def stored_rows(run: Run, part: Table) -> pd.DataFrame | None:
-    """Predictions written at the end of training, when they cover exactly these rows."""
+    """Predictions written at the end of training, if they cover exactly these rows."""
     directory = run.directory
     if not directory.predictions.is_file() or not directory.is_unchanged(directory.predictions):
         return None
     try:
         frame = directory.read_predictions().fillna({"reason": ""})
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
-        return None  # damaged: it is made again
+        return None  # damaged: predict again
     if not {"row", "status", "reason"} <= set(frame.columns):
         return None
     frame = frame[frame["row"].isin(part.frame["row"])].reset_index(drop=True)

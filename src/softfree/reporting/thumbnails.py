@@ -1,4 +1,4 @@
-"""Small images of what a model was most wrong about."""
+"""Thumbnails of the images that a model was most wrong about."""
 
 from __future__ import annotations
 
@@ -25,23 +25,25 @@ def worst_errors(run: Run, table: Table, frame: pd.DataFrame, scores: Scores) ->
     readable = frame[frame["status"] == "ok"].reset_index(drop=True)
     if run.task.exclusive:
         truth = scores.targets.astype(int)
-        given = scores.probabilities[np.arange(len(truth)), truth]
+        probability = scores.probabilities[np.arange(len(truth)), truth]
     else:
         error = np.abs(scores.probabilities - scores.targets)
-        given = 1 - np.nanmax(np.where(np.isnan(error), 0, error), axis=1)
+        probability = 1 - np.nanmax(np.where(np.isnan(error), 0, error), axis=1)
     wrong = _wrong(run, scores)
     sources = table.sources_by_row()
     thumbnails = []
-    for index in np.argsort(given)[:MOST]:
+    for index in np.argsort(probability)[:MOST]:
         row = int(readable["row"][index])
         png = thumbnail(*sources[row])
         if png is not None and wrong[index]:
-            thumbnails.append(Thumbnail(png, f"row {row}: {_truth(run.task, scores, index)}, given {given[index]:.2f}"))
+            thumbnails.append(
+                Thumbnail(png, f"row {row}: {_truth(run.task, scores, index)}, probability {probability[index]:.2f}")
+            )
     return thumbnails
 
 
 def _wrong(run: Run, scores: Scores) -> list[bool]:
-    """Which images are called something else than they are, at the run's own thresholds."""
+    """Which images are labeled wrongly at the run's thresholds."""
     labels = [predicted_label(row, run.task, run.calibration.thresholds) for row in scores.probabilities]
     if run.task.exclusive:
         return [label != run.task.classes[int(t)] for label, t in zip(labels, scores.targets, strict=True)]
@@ -58,7 +60,7 @@ def _truth(task: Task, scores: Scores, index: int) -> str:
 
 
 def thumbnail(file: str, frame: int | None = None, side: int = 256) -> bytes | None:
-    """A small PNG of a file, or None when it cannot be read."""
+    """A small PNG of a file, or None if it cannot be read."""
     try:
         unit = read_image(file, frame=frame).unit()
     except ReadError:

@@ -1,4 +1,4 @@
-"""What happens at the end of an epoch: the best one is kept, weights are averaged, and somebody is told."""
+"""Lightning callbacks: early stopping, cost, weight averaging, progress."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from softfree.core.environment import peak_memory
 from softfree.core.progress import console
 
 _TIMED = 10
-"""Steps after which the time of a training is told."""
+"""Steps after which the duration of the training is estimated."""
 
 
 class Patience(Callback):
-    """Keep the epoch with the best validation AUROC, and stop after some epochs without a better one.
+    """Keep the epoch with the best validation AUROC, and stop after ``epochs`` epochs without a better one.
 
-    Its state is in every checkpoint and names no path, so that a training that was killed or moved goes on as if it had
-    not been. An epoch without an AUROC counts for nothing: neither as the best nor as one without progress.
+    Its state is part of every checkpoint and holds no path, so that a training that was killed or moved resumes as if
+    nothing had happened. Epochs without an AUROC are ignored.
 
     Args:
-        path: where the checkpoint of the best epoch goes.
-        epochs: how many to wait.
+        path: Checkpoint file of the best epoch.
+        epochs: Number of epochs to wait.
     """
 
     def __init__(self, path: Path, epochs: int) -> None:
         self.path, self.epochs = path, epochs
         self.best, self.waited, self.stopped = -math.inf, 0, False
-        self.told = False
+        self.warned = False
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compare the epoch with the best so far; before the checkpoint of this epoch is written."""
+        """Compare the epoch with the best so far, before its checkpoint is written."""
         value = float(trainer.callback_metrics.get("val_auroc", math.nan))
         if math.isnan(value):
-            self._say_that_there_is_nothing_to_wait_for(trainer)
+            self._warn_without_auroc(trainer)
             return
         if value > self.best:
             self.best, self.waited = value, 0
@@ -51,50 +51,50 @@ class Patience(Callback):
         if self.waited >= self.epochs:
             self.stopped = trainer.should_stop = True
 
-    def _say_that_there_is_nothing_to_wait_for(self, trainer: L.Trainer) -> None:
-        if trainer.is_global_zero and not self.told:
+    def _warn_without_auroc(self, trainer: L.Trainer) -> None:
+        if trainer.is_global_zero and not self.warned:
             console.print(
-                "the validation samples have no AUROC, for want of both sorts: --patience does not end this training,"
-                " and its last epoch is kept",
+                "validation AUROC is undefined, since validation samples of both classes are needed: --patience has no"
+                " effect, and the last epoch is kept",
                 highlight=False,
             )
-        self.told = True
+        self.warned = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed training must remember."""
+        """Return the state for a resumed training."""
         return {"best": self.best, "waited": self.waited, "stopped": self.stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore the state."""
         self.best, self.waited, self.stopped = (state_dict[name] for name in ("best", "waited", "stopped"))
 
 
 class Spent(Callback):
-    """Count what a training costs; its state, in every checkpoint, is that of all sessions so far."""
+    """Time and memory of a training; the state in every checkpoint covers all sessions so far."""
 
     def __init__(self) -> None:
         self.before = {"seconds": 0.0, "cpu_seconds": 0.0, "peak_bytes": 0.0}
         self.began = time.monotonic(), time.process_time()
 
     def state_dict(self) -> dict[str, float]:
-        """Return what was spent until now."""
+        """Return what has been spent so far."""
         return {
             "seconds": self.before["seconds"] + time.monotonic() - self.began[0],
-            # On a shared machine the steadier number; reading processes are not in it.
+            # The more reliable number on a shared machine; worker processes are not included.
             "cpu_seconds": self.before["cpu_seconds"] + time.process_time() - self.began[1],
             "peak_bytes": max(self.before["peak_bytes"], peak_memory()),
         }
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Take it back."""
+        """Restore the state."""
         self.before = dict(state_dict)
 
 
 class WarmedAverage(WeightAveraging):
     """Exponential moving average of the weights whose decay rises as (1 + n) / (10 + n) up to ``decay``.
 
-    With a constant decay of 0.999, 80 % of the average are the random start after 220 steps (timm and TensorFlow warm
-    up for the same reason). Buffers are not averaged: Performer's directions are drawn anew.
+    With a constant decay of 0.999, the random initialization still makes up 80 % of the average after 220 steps (timm
+    and TensorFlow warm up for the same reason). Buffers are not averaged: Performer redraws its directions.
     """
 
     def __init__(self, decay: float) -> None:
@@ -106,20 +106,20 @@ class WarmedAverage(WeightAveraging):
 
 
 def warmed_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """Return the update of one weight: average, current value and number of averaged steps to the new average."""
+    """Return the update of one weight, from average, current value and number of averaged steps."""
 
     def update(average: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
-        now = min(decay, (1 + int(steps)) / (10 + int(steps)))
-        return now * average + (1 - now) * current
+        warmed = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        return warmed * average + (1 - warmed) * current
 
     return update
 
 
 class EpochReport(Callback):
-    """Tell how the training goes: one line that renews itself on a terminal, a line an epoch anywhere else.
+    """Show progress: one updating line on a terminal, one line per epoch elsewhere.
 
     Args:
-        work: of an epoch, counted from 0, relative to others.
+        work: Relative work of an epoch, counted from 0.
     """
 
     def __init__(self, work: Callable[[int], float] = lambda _: 1.0) -> None:
@@ -128,20 +128,20 @@ class EpochReport(Callback):
         self.began, self.first, self.steps = 0.0, 0, 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin to count."""
+        """Start the clock and the bar."""
         self.began, self.first = time.monotonic(), trainer.current_epoch
         if trainer.is_global_zero and console.is_terminal:
             self.bar = Progress(
                 TextColumn("{task.description}", table_column=Column(no_wrap=True)),
                 BarColumn(6),
-                TextColumn("{task.fields[said]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+                TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
                 console=console, transient=True,
             )  # fmt: skip
             self.bar.start()
-            self.bar.add_task(_epoch(trainer), total=int(trainer.num_training_batches), said="")
+            self.bar.add_task(_epoch(trainer), total=int(trainer.num_training_batches), status="")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
-        """Move the bar; after the first steps, say how long all will take."""
+        """Advance the bar; after the first steps, estimate the total time."""
         if self.bar is not None:
             self.bar.advance(self.bar.task_ids[0])
         steps = int(trainer.num_training_batches)
@@ -151,25 +151,25 @@ class EpochReport(Callback):
                 epochs = int(trainer.max_epochs or 0) - self.first
                 work = self._work(self.first, trainer) / self.work(self.first)
                 seconds = (time.monotonic() - self.began) / self.steps * steps * work
-                console.print(f"expected {duration(seconds)} for {epochs} epochs, validation apart", highlight=False)
+                console.print(f"expected {duration(seconds)} for {epochs} epochs, without validation", highlight=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say what the epoch came to."""
+        """Report the metrics of the epoch."""
         if not trainer.is_global_zero:
             return
-        said = ", ".join([*_metrics(trainer), self._left(trainer)])
+        status = ", ".join([*_metrics(trainer), self._time_left(trainer)])
         if self.bar is None:
-            print(f"{_epoch(trainer)}: {said}", file=console.file, flush=True)
+            print(f"{_epoch(trainer)}: {status}", file=console.file, flush=True)
         else:
             following = _epoch(trainer, min(trainer.current_epoch + 2, int(trainer.max_epochs or 0)))
-            self.bar.reset(self.bar.task_ids[0], description=following, said=said)
+            self.bar.reset(self.bar.task_ids[0], description=following, status=status)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._close()
 
     def _close(self) -> None:
@@ -177,18 +177,18 @@ class EpochReport(Callback):
             self.bar.stop()
             self.bar = None
 
-    def _left(self, trainer: L.Trainer) -> str:
-        left = self._work(trainer.current_epoch + 1, trainer)
-        done = self._work(self.first, trainer) - left
-        return f"{duration((time.monotonic() - self.began) / done * left)} left"
+    def _time_left(self, trainer: L.Trainer) -> str:
+        remaining = self._work(trainer.current_epoch + 1, trainer)
+        done = self._work(self.first, trainer) - remaining
+        return f"{duration((time.monotonic() - self.began) / done * remaining)} left"
 
     def _work(self, epoch: int, trainer: L.Trainer) -> float:
-        """Add up the work from an epoch on."""
+        """Total work from an epoch on."""
         return sum(self.work(number) for number in range(epoch, int(trainer.max_epochs or 0)))
 
 
 def duration(seconds: float) -> str:
-    """Return such as ``45 s``, ``12 min`` or ``3 h 20 min``."""
+    """Format a duration, such as ``45 s``, ``12 min`` or ``3 h 20 min``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -200,7 +200,7 @@ def _epoch(trainer: L.Trainer, number: int | None = None) -> str:
 
 
 def _metrics(trainer: L.Trainer) -> list[str]:
-    """Such as ``loss 0.412``, ``validation loss 0.398``, ``AUROC 0.871``: as many as are known."""
+    """Known metrics, such as ``loss 0.412``, ``validation 0.398``, ``AUROC 0.871``."""
     names = {"train_loss": "loss", "val_loss": "validation", "val_auroc": "AUROC"}
     known = trainer.callback_metrics
     return [f"{words} {float(known[name]):.3f}" for name, words in names.items() if name in known]

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill, and the claim of one training on its folder."""
+"""Checkpoints that survive a kill, and the lock of a training on its folder."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from softfree_runtime.core.files import is_whole, remove_parts, replacing
 
 LAST, BEST, PREVIOUS = "last.ckpt", "best.ckpt", "previous.ckpt"
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
-"""What file systems say that know no locks, as some of clusters and shares do."""
+"""Errors of file systems without locks, as on some clusters and network shares."""
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, then renames it, and keeps the last one before.
+    """Writes a checkpoint to a temporary file in the same folder, renames it, and keeps the previous one.
 
-    Lightning writes to the folder for temporary files; where that is another file system, its rename is a copy, and a
-    kill in the middle leaves half a checkpoint under the right name.
+    Lightning writes to the folder for temporary files; on another file system its rename is a copy, and a kill in the
+    middle leaves half a checkpoint under the right name.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write ``checkpoint`` to ``path``."""
         path = Path(path)
-        whole = io.BytesIO()  # on a full disk, plain writing gives a plain reason
+        whole = io.BytesIO()  # so that a full disk gives a plain error
         torch.save(checkpoint, whole)
         with replacing(path) as temporary:
             with temporary.open("wb") as file:
@@ -47,23 +47,23 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def _keep(path: Path) -> None:
-    """Give a checkpoint a second name, under which it stays when another takes its place."""
+    """Link a checkpoint to a second name, under which it survives being replaced."""
     previous = path.with_name(PREVIOUS)
-    with suppress(OSError):  # a file system without links keeps one checkpoint only
-        beside = previous.with_name(f".{PREVIOUS}.{os.getpid()}.part")
-        beside.unlink(missing_ok=True)
-        os.link(path, beside)
-        os.replace(beside, previous)
+    with suppress(OSError):  # without links, only one checkpoint is kept
+        link = previous.with_name(f".{PREVIOUS}.{os.getpid()}.part")
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+        os.replace(link, previous)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint that holds nothing but weights and numbers.
+    """Read a checkpoint that holds only weights and numbers.
 
     Raises:
-        UserError: it is damaged, or holds more, which could run any code.
+        UserError: It is damaged, or holds more, which could run arbitrary code.
     """
     if not is_whole(path):
-        raise UserError(f"{path} is damaged: it ends too soon, or its checksums are wrong; delete it")
+        raise UserError(f"{path} is damaged: it is truncated, or its checksums are wrong; delete it")
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except UnpicklingError:
@@ -71,24 +71,24 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}); delete it") from None
     if not isinstance(state, dict) or not {"state_dict", "epoch", "callbacks"} <= state.keys():
-        raise UserError(f"{path} is not a checkpoint of a training; delete it")
+        raise UserError(f"{path} is not a training checkpoint; delete it")
     return state
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Find what a training goes on from: the last checkpoint, or where that is damaged the one before.
+    """Find the checkpoint to resume from: the last one, or if that is damaged the previous one.
 
     Raises:
-        UserError: there are some, and none can be used.
+        UserError: There are checkpoints, but none can be used.
     """
-    found = [path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()]
-    for number, path in enumerate(found):
+    checkpoints = [path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()]
+    for number, path in enumerate(checkpoints):
         try:
             read_checkpoint(path)
         except UserError as error:
-            if number == len(found) - 1:
+            if number == len(checkpoints) - 1:
                 raise
-            console.print(f"{error}; going on from the one before", highlight=False, markup=False)
+            console.print(f"{error}; resuming from the previous one", highlight=False, markup=False)
             continue
         return path
     return None
@@ -96,14 +96,14 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 @contextmanager
 def claimed(out: Path, doing: str = "training") -> Iterator[None]:
-    """Hold the lock of a run directory, which ends with the process, and clear away what dead processes left half-done.
+    """Lock a run directory until the process ends, and remove partial files of dead processes.
 
     Args:
-        out: the folder, made if it is not there.
-        doing: in words what only one process at a time may do there.
+        out: The folder, created if missing.
+        doing: What only one process at a time may do there, for messages.
 
     Raises:
-        UserError: another process holds it, or the folder cannot be written.
+        UserError: Another process holds the lock, or the folder cannot be written.
     """
     lock = None
     try:
@@ -117,7 +117,7 @@ def claimed(out: Path, doing: str = "training") -> Iterator[None]:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"--out {out} cannot be written ({reason}); name another folder") from None
         console.print(
-            f"the file system of {out} has no locks: see to it that nothing else is {doing} there",
+            f"the file system of {out} has no locks: make sure that no other process is {doing} there",
             highlight=False,
             markup=False,
         )

@@ -1,4 +1,4 @@
-"""What a training starts from: options that can work, a table, an empty folder, and a record of them."""
+"""Start of a training: validated options, the table, an unused folder, and the configuration that records them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
         lambda value: 0 <= value < math.inf,
         "0 or more",
     ),
-    (("warmup_fraction",), lambda value: 0 <= value < 1, "a part of the steps, from 0 to below 1"),
+    (("warmup_fraction",), lambda value: 0 <= value < 1, "a fraction of the steps, from 0 to below 1"),
     (("ema",), lambda value: 0 < value < 1, "a number between 0 and 1, such as 0.999"),
     (("label_smoothing", "drop_path"), lambda value: 0 <= value < 1, "a number from 0 to below 1"),
     (("random_erasing", "teacher_weight"), lambda value: 0 <= value <= 1, "a share from 0 to 1"),
@@ -46,7 +46,7 @@ _PLACES = ("table", "image_root", "split_from", "teacher", "series", "token_stor
 
 
 def check_options(options: TrainOptions) -> None:
-    """Refuse what cannot work before anything is read."""
+    """Refuse options that cannot work, before anything is read."""
     check_ranges(options)
     if (options.mixup or options.cutmix) and (options.preset == "radiograph" or modality_of(options).name != "image"):
         raise UserError("--mixup and --cutmix are for the color presets photo and microscopy; leave them at 0")
@@ -62,7 +62,7 @@ def check_options(options: TrainOptions) -> None:
 
 
 def check_ranges(options: object) -> None:
-    """Refuse numbers among options of any verb that a training cannot have."""
+    """Refuse numeric options out of range, of any command."""
     for names, good, expected in RANGES:
         for name in names:
             value = getattr(options, name, None)
@@ -71,7 +71,7 @@ def check_ranges(options: object) -> None:
 
 
 def read_training_table(options: TrainOptions, run: Path | None = None) -> Table:
-    """The table, which must have training and validation rows; as ``run`` split it when its training goes on."""
+    """Read the table, which must have training and validation rows; split as in ``run`` when that is resumed."""
     table = read_table(
         options.table,
         label=options.label,
@@ -82,12 +82,12 @@ def read_training_table(options: TrainOptions, run: Path | None = None) -> Table
         known=_known_split(options, run),
     )
     if options.split_from is not None and table.split_made is None:
-        raise UserError(f"--split-from {options.split_from}: {options.table} has a split column; leave out one of both")
+        raise UserError(f"--split-from {options.split_from}: {options.table} has a split column; use only one of them")
     table = as_samples(table, modality_of(options), group=options.group)
     for split in ("train", "val"):
         if len(table.where(split).frame) == 0:
             raise UserError(
-                f"{options.table} has no row in split {split}; mark some, or leave out the column to have a split made"
+                f"{options.table} has no row in split {split}; mark some, or remove the column to have a split drawn"
             )
     return table
 
@@ -99,10 +99,10 @@ def _known_split(options: TrainOptions, run: Path | None) -> RunSplit | None:
 
 
 def refuse_folder(out: Path) -> None:
-    """Refuse to mix with what is there; a folder in which no epoch was ever trained is taken over.
+    """Refuse a folder that is in use; one in which no epoch was ever trained may be reused.
 
     Raises:
-        UserError: a file, or a folder with something else in it, or with a training.
+        UserError: It is a file, or a folder with other content or with a training.
     """
     directory = RunDirectory(out)
     if not directory.is_unused():
@@ -113,7 +113,7 @@ def refuse_folder(out: Path) -> None:
 def configuration(
     options: TrainOptions, table: Table, preprocessing: Preprocessing, notice: str | None
 ) -> dict[str, Any]:
-    """What ``config.yaml`` records: all that is needed to load the run, to resume it and to explain it."""
+    """Content of ``config.yaml``: everything needed to load the run and to resume it."""
     _, changes = training_preprocessing(options, preprocessing)
     stated = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
     stated |= stated_paths(options)
@@ -144,19 +144,19 @@ def configuration(
 
 
 def stated_paths(options: TrainOptions) -> dict[str, Any]:
-    """Record options that are places so that they are found from any folder."""
-    places = {
+    """Absolute paths of the options that are paths, so that they are found from any folder."""
+    paths = {
         name: getattr(options, name)
         for name in ("table", "image_root", "split_from", "teacher", "series", "token_store")
     }
-    stated: dict[str, Any] = {name: None if path is None else str(path.resolve()) for name, path in places.items()}
+    stated: dict[str, Any] = {name: None if path is None else str(path.resolve()) for name, path in paths.items()}
     if options.weights is not None and Path(options.weights).exists():
         stated["weights"] = str(Path(options.weights).resolve())
     return stated
 
 
 def options_of(config: dict[str, Any], folder: Path) -> TrainOptions:
-    """The options a run was started with, its folder being where it lies now."""
+    """Options that a run was started with, with its present folder."""
     known = {f.name for f in fields(TrainOptions)}
     values = {name: value for name, value in config["options"].items() if name in known}
     for name in _PLACES:

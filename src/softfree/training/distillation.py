@@ -1,4 +1,4 @@
-"""A trained run whose outputs another training learns from."""
+"""Distillation: a trained run whose outputs another training learns from."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ WEIGHTS_OF_TEACHER = "teacher_sha256"
 
 
 class Teacher:
-    """A model that only answers.
+    """A frozen model.
 
-    It is no module, so that a training that holds one neither trains, saves nor averages it.
+    Deliberately not an nn.Module: Lightning must not train, checkpoint or average it.
 
     Args:
-        model: pixels (B, C, H, W) to logits (B, K).
+        model: Maps pixels (B, C, H, W) to logits (B, K).
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model.eval().requires_grad_(False)
 
     def __deepcopy__(self, _: dict[int, Any]) -> Teacher:
-        return self  # an average of weights copies all that a training holds
+        return self  # weight averaging copies everything that a training holds
 
     def to(self, device: torch.device) -> Teacher:
         """Move the model."""
@@ -41,31 +41,31 @@ class Teacher:
 
 
 def open_teacher(folder: Path | None, config: dict[str, Any]) -> Teacher | None:
-    """Load the teacher of a training, if it has one.
+    """Load the teacher of a training, if there is one.
 
     Args:
-        folder: its run directory.
-        config: the student's configuration, which remembers the teacher's weights from now on.
+        folder: Its run directory.
+        config: The student's configuration, which records the digest of the teacher's weights.
 
     Raises:
-        UserError: no finished run, another one than the training began with, or one that was made for another task,
-            other classes, other pixels, or for a split of the same table in which it may have learned what the student
-            is tested on.
+        UserError: It is not a finished run, not the one that the training began with, has another task, other classes
+            or other preprocessing, or was trained on another split of the same table and may know the student's test
+            images.
     """
     if folder is None:
         return None
     begun = WEIGHTS_OF_TEACHER in config
     if begun and not folder.exists():
         raise UserError(
-            f"{folder}, whose outputs this training learns, is not there any more; name it where it lies now: softfree"
-            " train --resume RUN --teacher FOLDER"
+            f"the teacher {folder} is not there any more; say where it is now: softfree train --resume RUN --teacher"
+            " FOLDER"
         )
     run = Run.load(folder)
     digest = run.directory.weights_digest()
     if config.setdefault(WEIGHTS_OF_TEACHER, digest) != digest:
         raise UserError(
-            f"--teacher {folder} has other weights than the one that this training began with; name that one, or start"
-            " a new training with another --out"
+            f"--teacher {folder} has other weights than the teacher that this training began with; use that one, or"
+            " start a new training with another --out"
         )
     for what, mend in (
         ("task", "train it on the same classes"),
@@ -84,12 +84,12 @@ def open_teacher(folder: Path | None, config: dict[str, Any]) -> Teacher | None:
 
 
 def _refuse_another_split(folder: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Refuse a teacher of the same table, split in another way: what tests the student may have trained it."""
+    """Refuse a teacher trained on another split of the same table: it may have seen the student's test images."""
     same = theirs.get("table", {}).get("sha256") == ours["table"]["sha256"]
     same = same and ours["options"].get("split_from") != str(folder.resolve())
     if same and theirs["table"].get("split") != ours["table"]["split"]:
         raise UserError(
-            f"--teacher {folder} was trained on another split of this table, so that it may know the test images: "
+            f"--teacher {folder} was trained on another split of this table, so it may have seen the test images: "
             f"use --split-from {folder}, or give the table a column split"
         )
 

@@ -27,11 +27,11 @@ class TrainingSamples:
     """Training and validation samples.
 
     Attributes:
-        train, validation: datasets over the rows of their splits.
-        train_files: paths of the training samples.
-        failed: samples that cannot be read, by row of the table.
-        bags: whether their sizes differ, so that they are padded to share a batch.
-        reduced: ``train`` and ``val`` to what little is kept of their samples.
+        train, validation: Datasets of their splits.
+        train_files: Paths of the training samples.
+        failed: Why samples cannot be read, by table row.
+        bags: Whether sizes differ, so that samples are padded to share a batch.
+        reduced: Reduced samples of ``train`` and ``val``, for simpler models.
     """
 
     train: SampleDataset
@@ -48,10 +48,10 @@ class TrainingSamples:
 
 
 def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptions) -> TrainingSamples:
-    """Read all training and validation samples once: it fills the cache and finds the bad ones before hours of work.
+    """Read all training and validation samples once, to fill the cache and find unreadable ones before hours of work.
 
     Raises:
-        UserError: when a split has no readable sample.
+        UserError: A split has no readable sample.
     """
     count = len(table.where("train").frame) + len(table.where("val").frame)
     datasets: dict[str, SampleDataset] = {}
@@ -91,14 +91,14 @@ def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptio
 
 
 def cut_steps(samples: TrainingSamples, options: TrainOptions, rank: int = 0, world: int = 1) -> Step:
-    """Cut the steps of a training into batches: ``batch_size`` times ``grad_accum`` images, however they are shared."""
+    """Split each step of ``batch_size`` times ``grad_accum`` images into batches, and across devices."""
     return Step.cut(len(readable(samples.train)), options.batch_size, options.grad_accum, rank, world)
 
 
 def create_loaders(
     samples: TrainingSamples, options: TrainOptions, classes: int, step: Step
 ) -> tuple[DataLoader, DataLoader]:
-    """Loaders of one device's share of each batch; the last, incomplete step of an epoch is left out.
+    """Create the loaders of one device's share of each batch; the last, incomplete step of an epoch is dropped.
 
     Args:
         samples: training and validation samples.
@@ -136,7 +136,7 @@ def _loader(dataset: Dataset, sampler: EpochSampler, options: TrainOptions, batc
 
 
 def _pad(samples: Sequence[Sample]) -> dict[str, Any]:
-    """A batch of bags, padded to the largest."""
+    """Pad a batch of bags to the largest."""
     return default_collate([sample | {"image": 0} for sample in samples]) | {
         "image": collate_bags([sample["image"] for sample in samples])
     }

@@ -1,8 +1,8 @@
 """The loss of each kind of task.
 
-What a batch's sum of losses is divided by must not depend on how the images of a step are cut into batches: 16 at once,
-one by one with accumulated gradients, or shared by devices. It is the number of images, or of cells that are expected
-to be known in as many images; never the sum of the weights or the number of known cells that a batch happens to have.
+The divisor of a batch's summed loss must not depend on how the images of a step are split into batches: 16 at once, one
+by one with accumulated gradients, or across devices. It is the number of images, or the expected number of known labels
+in that many images; never the sum of weights or the number of known labels that a batch happens to have.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from softfree_runtime.core.task import Task
 
 
 class Objective(nn.Module):
-    """Cross-entropy for classes that exclude each other, masked binary cross-entropy for findings.
+    """Cross-entropy for mutually exclusive classes, masked binary cross-entropy for findings.
 
     Args:
-        task: what is predicted.
-        label_smoothing: share of the target that all classes (or both states of a finding) get alike.
+        task: What is predicted.
+        label_smoothing: Share of the target that is spread over all classes (or both states of a finding).
         weights: ``(K,)`` weight of each class, of mean 1 over the training images, or of the presence of each finding.
-        known: share of the findings' cells that are known in the training set; None divides by those that are known in
+        known: Fraction of labels of findings that are known in the training set; None divides by the known labels of
             the batch, for a batch that is the whole set.
     """
 
@@ -44,13 +44,13 @@ class Objective(nn.Module):
         """Return the mean loss of logits ``(B, K)``.
 
         Targets are ``(B,)`` class numbers, ``(B, K)`` class probabilities (mixup), or for findings ``(B, K)`` with NaN
-        where unknown: those have no part in the loss.
+        for unknown labels, which are ignored.
         """
         logits = logits.float()
         if self.exclusive:
             smoothing = self.label_smoothing
             losses = F.cross_entropy(logits, targets, self.weights, label_smoothing=smoothing, reduction="none")
-            return losses.mean()  # not divided by the weights of this batch
+            return losses.mean()  # not divided by the class weights of this batch
         known = ~targets.isnan()
         smooth = targets.nan_to_num() * (1 - self.label_smoothing) + self.label_smoothing / 2
         losses = F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=self.weights, reduction="none")
@@ -59,11 +59,11 @@ class Objective(nn.Module):
 
 
 class Distillation(nn.Module):
-    """What a student is from its teacher: KL divergence, or binary cross-entropy for findings (Hinton et al. 2015).
+    """KL divergence of a student from its teacher, or binary cross-entropy for findings (Hinton et al. 2015).
 
     Args:
-        task: what is predicted.
-        temperature: T, by which both logits are divided. The loss is multiplied by T^2, which keeps its slope.
+        task: What is predicted.
+        temperature: T, by which both logits are divided; the loss is multiplied by T^2 to keep its gradient.
     """
 
     def __init__(self, task: Task, temperature: float) -> None:
@@ -75,15 +75,15 @@ class Distillation(nn.Module):
         """Return the mean loss of the student's logits ``(B, K)`` against the teacher's ``(B, K)``."""
         student, teacher = student.float() / self.temperature, teacher.float() / self.temperature
         if self.exclusive:
-            wanted, got = teacher.log_softmax(1), student.log_softmax(1)
-            loss = F.kl_div(got, wanted, reduction="batchmean", log_target=True)
+            target, predicted = teacher.log_softmax(1), student.log_softmax(1)
+            loss = F.kl_div(predicted, target, reduction="batchmean", log_target=True)
         else:
             loss = F.binary_cross_entropy_with_logits(student, teacher.sigmoid())
         return loss * self.temperature**2
 
 
 def known_share(task: Task, targets: np.ndarray) -> float | None:
-    """Share of the findings' cells in ``targets`` that are known; None for classes, all of which are."""
+    """Fraction of known labels in ``targets`` of findings; None for classes, which are all known."""
     return None if task.exclusive else max(float((~np.isnan(targets)).mean()), 1 / targets.size)
 
 

@@ -1,4 +1,4 @@
-"""How the images of a step are cut into batches of devices, so that a step is the same however it is cut."""
+"""Splitting the images of a step into batches and across devices, with the same result however it is split."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Step:
-    """The images after which the weights change once.
+    """The images of one optimizer step.
 
     Attributes:
-        images: number, over all batches and devices.
+        images: Number over all batches and devices.
         batch_size: how many a device takes at once.
-        rank: this device.
-        world: number of devices.
+        rank: This device.
+        world: Number of devices.
     """
 
     images: int
@@ -33,15 +33,15 @@ class Step:
 
     @property
     def batches(self) -> int:
-        """Batches of a device in a step; the last is smaller where the step is that of a short epoch."""
+        """Batches per device and step; the last one may be smaller in a short epoch."""
         return -(-(self.images // self.world) // self.batch_size)
 
     def epoch(self, images: int) -> int:
-        """Images of an epoch of whole steps, out of ``images``."""
+        """Number of images in an epoch of whole steps, out of ``images``."""
         return max(1, images // self.images) * self.images
 
     def number(self, batch: int) -> int:
-        """The step, from 0, of a batch's number within an epoch."""
+        """Step number, from 0, of a batch number within an epoch."""
         return batch // self.batches
 
     def begins(self, batch: int) -> bool:
@@ -49,15 +49,15 @@ class Step:
         return batch % self.batches == 0
 
     def rows(self, batch: int, count: int) -> Tensor:
-        """Places ``(count,)`` within the step of the images of a batch of this device."""
+        """Positions ``(count,)`` within the step of the images of a batch on this device."""
         first = batch % self.batches * self.batch_size
         return torch.arange(first, first + count) * self.world + self.rank
 
     def share(self, count: int) -> float:
-        """What a batch's mean loss is multiplied by, so that the mean over a step's batches is that of its images."""
+        """Factor for a batch's mean loss that makes the mean over a step's batches the mean over its images."""
         return count * self.batches * self.world / self.images
 
 
 def seed_step(*key: int) -> None:
-    """Make torch's random numbers a function of seed, epoch, number of the step or batch, and device alone."""
+    """Make torch's random numbers a function of only seed, epoch, step or batch number, and device."""
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))

@@ -1,8 +1,8 @@
 """Mixup and CutMix (Zhang et al. 2018, Yun et al. 2019), image by image.
 
-Partner and share of each image are a function of seed, epoch and image alone, so that they do not depend on how a step
-is cut into batches: they act with batches of one and of any odd number, with accumulated gradients and on any number of
-devices alike. timm's mix a batch with itself and need it to be even.
+Partner and share of each image depend only on seed, epoch and image, not on how a step is split into batches: mixing
+works with any batch size, accumulated gradients and any number of devices. timm mixes a batch with itself, which must
+be even.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class MixedSamples(data.Dataset):
     """Training samples, each mixed with another; targets become class probabilities ``(K,)``.
 
     Args:
-        samples: the images, with class numbers as targets, all of one shape.
+        samples: Images of one shape, with class numbers as targets.
         classes: K.
-        partners: numbers of the images to mix with: those that can be read.
-        mixup: alpha of mixup, 0 for none.
-        cutmix: alpha of CutMix, 0 for none; with both, each image has one of them with equal chance.
+        partners: Numbers of the readable images, to mix with.
+        mixup: Alpha of mixup, 0 for none.
+        cutmix: Alpha of CutMix, 0 for none; with both, each image gets either with equal probability.
     """
 
     def __init__(
@@ -41,24 +41,26 @@ class MixedSamples(data.Dataset):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """Return the image of ``(epoch, number)``, mixed."""
         epoch, index = key
-        rng = np.random.default_rng((self.samples.seed, epoch, index, 1))  # 1: not the draws of its augmentation
+        rng = np.random.default_rng(
+            (self.samples.seed, epoch, index, 1)
+        )  # 1: other random numbers than its augmentation
         first = self.samples[epoch, index]
         second = self.samples[epoch, self.partners[int(rng.integers(len(self.partners)))]]
-        one, other = first["image"], second["image"]
-        if one.shape != other.shape:
+        image, partner = first["image"], second["image"]
+        if image.shape != partner.shape:
             raise UserError(
-                f"--mixup and --cutmix need images of one shape; got {tuple(one.shape)} and {tuple(other.shape)}"
+                f"--mixup and --cutmix need images of one shape; got {tuple(image.shape)} and {tuple(partner.shape)}"
             )
         cut = self.cutmix > 0 and (self.mixup == 0 or rng.random() < 0.5)
         alpha = self.cutmix if cut else self.mixup
         share = float(rng.beta(alpha, alpha))
         if cut:
-            top, bottom, left, right = _box(one.shape, 1 - share, rng)
-            image = one.clone()
-            image[:, top:bottom, left:right] = other[:, top:bottom, left:right]
-            share = 1 - (bottom - top) * (right - left) / one[0].numel()  # a box at the edge is smaller
+            top, bottom, left, right = _box(image.shape, 1 - share, rng)
+            image = image.clone()
+            image[:, top:bottom, left:right] = partner[:, top:bottom, left:right]
+            share = 1 - (bottom - top) * (right - left) / image[0].numel()  # a box at the border is smaller
         else:
-            image = share * one + (1 - share) * other
+            image = share * image + (1 - share) * partner
         target = torch.zeros(self.classes)
         target[int(first["target"])] += share
         target[int(second["target"])] += 1 - share
@@ -66,7 +68,7 @@ class MixedSamples(data.Dataset):
 
 
 def _box(shape: Sequence[int], area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Draw top, bottom, left and right of a box about any pixel, of at most a share ``area`` of (C, H, W)."""
+    """Draw top, bottom, left and right of a box at a random pixel, at most a fraction ``area`` of (C, H, W)."""
     ends: list[int] = []
     for side in shape[1:]:
         half, middle = int(side * area**0.5) // 2, int(rng.integers(side))

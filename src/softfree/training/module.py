@@ -1,4 +1,4 @@
-"""One training step and one validation, for Lightning to repeat."""
+"""The Lightning module: training step, validation, optimizer and schedule."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class ClassifierModule(L.LightningModule):
     """A classifier in training.
 
     Args:
-        model: pixels (B, C, H, W) to logits (B, K).
-        task: what is predicted.
-        options: the recipe.
-        weights: class weights ``(K,)`` or None.
-        known: share of the findings' cells that are known in training, or None.
-        step: how the images of a step are cut into batches; default: each batch is a step.
-        growth: sides of the images, epoch by epoch; default: as they are.
-        files: paths of the training images, to name a batch whose loss is not finite.
-        seed: with epoch and step it decides dropped paths, so that a resumed run repeats an unbroken one.
-        teacher: whose outputs are learned beside the labels, or None.
-        stream: when samples are streamed.
+        model: Maps pixels (B, C, H, W) to logits (B, K).
+        task: What is predicted.
+        options: The recipe.
+        weights: Class weights ``(K,)`` or None.
+        known: Fraction of known labels of findings in training, or None.
+        step: How the images of a step are split into batches; default: each batch is a step.
+        growth: Image size of each epoch; default: constant.
+        files: Paths of the training images, to name a batch whose loss is not finite.
+        seed: Decides dropped paths, with epoch and step, so that a resumed run repeats an uninterrupted one.
+        teacher: Distillation target beside the labels, or None.
+        stream: When to stream samples.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class ClassifierModule(L.LightningModule):
         self._validated: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def on_fit_start(self) -> None:
-        """Bring the teacher, which Lightning does not know, to where the student is."""
+        """Move the teacher, which Lightning does not know, to the device of the student."""
         if self.teacher is not None:
             self.teacher.to(self.device)
 
     def on_train_batch_start(self, batch: Sample, number: int) -> None:
-        """Make random numbers a function of seed, epoch and step; dropped paths are drawn for the step as a whole."""
+        """Seed by epoch and step; dropped paths are drawn for the whole step."""
         step = self.step or Step(len(batch["image"]), len(batch["image"]))
         seed_step(self.seed, self.current_epoch, step.number(number), 0)
         rows = step.rows(number, len(batch["image"]))
@@ -88,11 +88,11 @@ class ClassifierModule(L.LightningModule):
                 part.begin_batch(step.begins(number))
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Leave no draws behind."""
+        """Discard the draws."""
         forget_depths(self.model)
 
     def training_step(self, batch: Sample, _: int) -> Tensor:
-        """Return the loss; raises UserError with step and files when it is not finite."""
+        """Return the loss; UserError with step and files if it is not finite."""
         images, targets = batch["image"], batch["target"]
         if self.growth is not None:
             images = self.growth(images, self.current_epoch)
@@ -112,7 +112,7 @@ class ClassifierModule(L.LightningModule):
         self._validated.append((index, self.adaptive(batch["image"]).float(), batch["target"]))
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss and AUROC over all validation images, each counted once whatever the number of devices."""
+        """Log loss and AUROC over all validation images, each counted once on any number of devices."""
         index, logits, targets = (torch.cat(parts) for parts in zip(*self._validated, strict=True))
         self._validated.clear()
         if self.trainer.world_size > 1:
@@ -125,7 +125,7 @@ class ClassifierModule(L.LightningModule):
         self.log("val_auroc", mean_auroc(scores), prog_bar=True, rank_zero_only=False)
 
     def configure_optimizers(self) -> Any:
-        """AdamW and its schedule, a value for each optimizer step."""
+        """AdamW and its learning rate schedule per step."""
         optimizer = create_optimizer(self.model, self.options)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = create_schedule(optimizer, steps, self.options.warmup_fraction)

@@ -1,4 +1,4 @@
-"""AdamW with the usual exceptions, and the learning rate over time."""
+"""AdamW with the usual exceptions from weight decay, and the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from softfree.training.options import OptimizerOptions
 
 
 def create_optimizer(model: nn.Module, options: OptimizerOptions) -> AdamW:
-    """AdamW without decay on norms, biases and positions; rates shrink by ``layer_decay`` from layer to layer down."""
+    """AdamW without weight decay on norms, biases and positions; rates shrink by ``layer_decay`` per layer down."""
     groups = param_groups_layer_decay(
         model,
         weight_decay=options.weight_decay,

@@ -1,4 +1,4 @@
-"""Images that grow: the first epochs see them small, which costs less, and the last ones at full size."""
+"""Progressive image size: small images in the first epochs, which costs less, and full size in the last ones."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from softfree_runtime.core.errors import UserError
 
 @dataclass(frozen=True)
 class Growth:
-    """The sides of the images in a training, epoch by epoch.
+    """Side of the images in each epoch.
 
     Attributes:
-        sides: in pixels, from the first epoch's to the full one. The smaller ones share the first half of the epochs.
-        epochs: of the whole training.
-        restore_contrast: whether an image reduced in size is scaled back to the mean square that it had, as images are
-            that were each brought to standard deviation 1.
+        sides: In pixels, increasing to the full size. The smaller ones share the first half of the epochs.
+        epochs: Of the whole training.
+        restore_contrast: Scale a reduced image back to its mean square, for images that were each normalized to
+            standard deviation 1.
     """
 
     sides: tuple[int, ...]
@@ -29,7 +29,7 @@ class Growth:
 
     @classmethod
     def of(cls, options: TrainOptions) -> Growth:
-        """Double ``start_size`` up to below ``size``; without it, every epoch is at full size."""
+        """Double ``start_size`` until ``size`` is reached; without it, every epoch has full size."""
         sides = []
         if options.start_size is not None:
             doublings = math.ceil(math.log2(options.size / options.start_size))
@@ -37,27 +37,27 @@ class Growth:
         return cls((*sides, options.size), options.epochs, options.preset == "radiograph")
 
     def side(self, epoch: int) -> int:
-        """Give the side of the images in an epoch, counted from 0."""
+        """Side of the images in an epoch, counted from 0."""
         smaller, half = len(self.sides) - 1, self.epochs // 2
         return self.sides[epoch * smaller // half] if epoch < half else self.sides[-1]
 
     def work(self, epoch: int) -> float:
-        """Give the pixels of an epoch as a share of those at full size."""
+        """Pixels of an image in an epoch, as a fraction of full size."""
         return (self.side(epoch) / self.sides[-1]) ** 2
 
     def __call__(self, images: Tensor, epoch: int) -> Tensor:
-        """Bring images (B, C, full side, full side) to the side of an epoch."""
+        """Resize images (B, C, full side, full side) to the side of an epoch."""
         side = self.side(epoch)
         if side == self.sides[-1]:
             return images
         small = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
         if self.restore_contrast:
-            before, after = (some.square().mean(dim=(1, 2, 3), keepdim=True) for some in (images, small))
+            before, after = (batch.square().mean(dim=(1, 2, 3), keepdim=True) for batch in (images, small))
             small = small * (before / after.clamp(min=1e-12)).sqrt()
         return small
 
     def in_words(self) -> str:
-        """Say how the sides grow, for people; empty where they do not."""
+        """Describe the sizes; empty if they are constant."""
         first = [epoch for epoch in range(self.epochs) if epoch == 0 or self.side(epoch) != self.side(epoch - 1)]
         if len(first) == 1:
             return ""
@@ -65,11 +65,11 @@ class Growth:
 
 
 def refuse_growth(options: TrainOptions, kind: str) -> None:
-    """Refuse a start size where images have no common size, or that is none.
+    """Refuse a start size out of range, or for images without a common size.
 
     Args:
-        options: of the training.
-        kind: of its samples.
+        options: Of the training.
+        kind: Of its samples.
     """
     start = options.start_size
     if start is None:

@@ -1,4 +1,4 @@
-"""Lightning's trainer, set up as the options say."""
+"""Lightning's trainer, set up from the options."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def create_trainer(options: TrainOptions, work: Callable[[int], float] = lambda _: 1.0) -> L.Trainer:
-    """A trainer that checkpoints after each epoch, logs to the run directory, and leaves the data to our loaders.
+    """Create a trainer that checkpoints after each epoch, logs to the run directory, and uses our own samplers.
 
     Args:
-        options: of the training.
-        work: of an epoch, counted from 0, relative to others; for the time that is left.
+        options: Of the training.
+        work: Relative work of an epoch, counted from 0, to estimate the remaining time.
 
     Raises:
-        UserError: devices that are not there, or that cannot share a batch.
+        UserError: Devices are missing, or cannot share a batch.
     """
     checkpoints = RunDirectory(options.out).checkpoints
-    callbacks: list[Callback] = [Spent()]  # before the checkpoint of the epoch, which holds its state
-    if options.patience is not None:  # likewise
+    # Before the checkpoint of the epoch, which holds their state.
+    callbacks: list[Callback] = [Spent()]
+    if options.patience is not None:
         callbacks.append(Patience(checkpoints / BEST, options.patience))
     callbacks.append(
         ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
@@ -56,7 +57,7 @@ def create_trainer(options: TrainOptions, work: Callable[[int], float] = lambda 
 
 @contextmanager
 def _explained_devices() -> Iterator[None]:
-    """Turn what Lightning says of an unknown accelerator, strategy or device into one line."""
+    """Turn Lightning's error about an unknown accelerator, strategy or device into one line."""
     try:
         yield
     except (ValueError, TypeError) as error:
@@ -79,15 +80,15 @@ def _trainer(options: TrainOptions, callbacks: list[Callback]) -> L.Trainer:
         logger=[CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="tensorboard", version="")],
         log_every_n_steps=1,
         num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # EpochSampler shares out the images
-        enable_progress_bar=False,  # EpochReport speaks
+        use_distributed_sampler=False,  # EpochSampler distributes the images
+        enable_progress_bar=False,  # EpochReport shows progress
         enable_model_summary=False,
         default_root_dir=options.out,
     )
 
 
 def quieten() -> None:
-    """Lightning speaks to its programmers; our users get a progress bar and plain words."""
+    """Silence Lightning, whose messages are for its developers."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
@@ -98,13 +99,13 @@ def quieten() -> None:
 
 @contextmanager
 def explained(out: Path, verb: str = "train") -> Iterator[None]:
-    """Turn what may stop a training from outside into one line that says how to go on."""
+    """Turn external causes of failure into one line that says how to resume."""
     resume = f"resume with: softfree {verb} --resume {out}"
     checkpoints = RunDirectory(out).checkpoints
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has switched it off
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has disabled it
         raise UserError(f"stopped by Ctrl-C; {resume}") from None
     except MisconfigurationException as error:
         raise UserError(f"{_first_line(error)}; see --accelerator, --devices and --strategy") from None

@@ -1,4 +1,4 @@
-"""Weights that a training starts from: what they ask of the model, and softmax weights taken into SeqNorm."""
+"""Pretrained weights: which options they imply, and conversion of softmax weights to SeqNorm."""
 
 from __future__ import annotations
 
@@ -39,42 +39,42 @@ LOOKED_AT = 64
 
 
 def fit_options(options: TrainOptions) -> tuple[TrainOptions, tuple[str, ...]]:
-    """Choose what published weights decide and the user has left open: the stem, and what SeqNorm normalizes.
+    """Set options that published weights imply and the user left open: the stem, and what SeqNorm normalizes.
 
     Returns:
         The options, and a sentence for each choice.
 
     Raises:
-        UserError: weights that cannot be found or read.
+        UserError: The weights cannot be found or read.
     """
     if options.weights is None or "_vit_" not in options.model:
         return options, ()
     names = set(to_timm(read_weights(options.weights)))
-    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     stem = _stem_of(str(options.weights), names)
     if stem not in (None, options.stem):
         options = replace(options, stem=stem)
-        said += (f"the weights have {_STEMS[stem]}: --stem {stem} is taken",)
+        notes += (f"the weights have {_STEMS[stem]}: --stem {stem} is used",)
     _refuse_rotary(options, names)
     softmax = options.model.startswith("seqnorm_") and is_softmax(str(options.weights), names)
     if softmax and "normalized" not in options.attention_options:
         options = replace(options, attention_options={**options.attention_options, "normalized": "qk"})
-        said += ("the weights are of a softmax model: SeqNorm keeps the mean of V, as softmax does",)
-    return options, said
+        notes += ("the weights come from a softmax model: SeqNorm keeps the mean of V, as softmax does",)
+    return options, notes
 
 
 def _refuse_rotary(options: TrainOptions, names: set[str]) -> None:
-    """Refuse published weights whose attention knows places by itself (rotary positions): half of it would be lost."""
+    """Refuse published weights with rotary position embeddings, which this attention does not have."""
     own = RunDirectory(str(options.weights)).is_run()
     if not own and "pos_embed" not in names and options.model_options.get("pos", "learn") == "learn":
         raise UserError(
-            f"--weights {options.weights} has no learned positions, as models with rotary ones (DINOv3); choose"
-            " weights with pos_embed, or give --model-options '{pos: none}' to do without"
+            f"--weights {options.weights} has no learned positions, like models with rotary positions (DINOv3);"
+            " choose weights with pos_embed, or do without positions: --model-options '{pos: none}'"
         )
 
 
 def is_softmax(source: str, names: set[str]) -> bool:
-    """Whether weights are of a vision transformer with softmax attention, as far as their run or names tell."""
+    """Whether weights come from a vision transformer with softmax attention, judged by their run or names."""
     model = _stated_model(source)
     if model is not None:
         return str(model.get("name", "")).startswith("softmax_")
@@ -83,13 +83,13 @@ def is_softmax(source: str, names: set[str]) -> bool:
 
 
 def _stem_of(source: str, names: set[str]) -> Any:
-    """Tell the stem that weights are of; None where that cannot be told."""
+    """Stem of the model that weights come from; None if unknown."""
     stem = (_stated_model(source) or {}).get("stem")
     return stem if stem in _STEMS else stem_of(names)
 
 
 def _stated_model(source: str) -> dict[str, Any] | None:
-    """Read the arguments of a run's model; None where the weights are no run's."""
+    """Model arguments of a run; None if the weights are not from a run."""
     directory = RunDirectory(source)
     if not directory.is_run():
         return None
@@ -102,19 +102,19 @@ def load_weights(model: nn.Module, source: str, sides: Sequence[int] | None = No
     """Load weights into a model of images or volumes, as far as they fit.
 
     Args:
-        model: changed in place.
-        source: the weights.
-        sides: of the grid that their positions lie on, where nothing beside them says so.
+        model: Changed in place.
+        source: The weights.
+        sides: Grid of their positions, where the source does not state it.
 
     Raises:
-        UserError: a model of features, or weights that do not fit at all.
+        UserError: The model takes features, or the weights do not fit at all.
     """
     grid = None if sides is None else tuple(sides)
     if isinstance(model, VolumeTransformer):
         return load_inflated(model, source, grid=grid)
     if isinstance(model, VisionTransformer | SoftPyramid):
         return load_pretrained(model, source, grid=grid)
-    raise UserError("--weights is for models of images and volumes; features have been encoded by theirs already")
+    raise UserError("--weights is for models of images and volumes; features were already encoded by a model")
 
 
 def imitate_softmax(
@@ -128,20 +128,20 @@ def imitate_softmax(
 
     Args:
         model: With the weights of ``source`` loaded; changed in place.
-        arguments: What it was made with, "name" among them.
+        arguments: Its arguments, including "name".
         source: The weights.
-        samples: Training images, of which some are looked at; no label is.
+        samples: Training images, of which some are used, without labels.
         sides: As for :func:`load_weights`.
 
     Returns:
-        What was done or could not be, in a sentence; None for weights that are of no softmax model.
+        A sentence on what was done or why not; None for weights that are not from a softmax model.
     """
     if not isinstance(model, VisionTransformer) or not is_softmax(source, set(to_timm(read_weights(source)))):
         return None
     if not all(isinstance(block.attn, SeqNormAttention | SoftmaxAttention) for block in model.blocks):
         kind = type(model.blocks[0].attn).__name__
         return (
-            f"the weights are of a softmax model, and only SeqNorm can imitate it: {kind} begins with its projections"
+            f"the weights come from a softmax model, which only SeqNorm can imitate: {kind} uses only its projections"
         )
     if isinstance(model.blocks[0].attn, SoftmaxAttention):
         return None
@@ -150,24 +150,24 @@ def imitate_softmax(
     before, after = _set_scales(twin.eval(), model, _batches(samples))
     return (
         f"softmax weights converted to SeqNorm on {min(LOOKED_AT, len(samples))} training images: the attentions differ"
-        f" from softmax's by {median(after):.2f} of their spread (median of {len(after)} layers), {median(before):.2f}"
-        " without conversion"
+        f" from softmax's by {median(after):.2f} standard deviations (median of {len(after)} layers),"
+        f" {median(before):.2f} without conversion"
     )
 
 
 def _batches(samples: SampleDataset) -> list[Tensor]:
-    """Take training images evenly from all that can be read, those of equal shape together."""
-    good = [index for index in range(len(samples)) if index not in samples.failed]
-    alike: dict[torch.Size, list[Tensor]] = {}
-    for index in good[:: max(1, len(good) // LOOKED_AT)][:LOOKED_AT]:
+    """Batches of evenly chosen readable training images, of equal shape each."""
+    readable = [index for index in range(len(samples)) if index not in samples.failed]
+    by_shape: dict[torch.Size, list[Tensor]] = {}
+    for index in readable[:: max(1, len(readable) // LOOKED_AT)][:LOOKED_AT]:
         image = samples[index]["image"]
-        alike.setdefault(image.shape, []).append(image)
-    return [batch for images in alike.values() for batch in torch.stack(images).split(16)]
+        by_shape.setdefault(image.shape, []).append(image)
+    return [batch for images in by_shape.values() for batch in torch.stack(images).split(16)]
 
 
 @torch.no_grad()
 def _set_scales(twin: nn.Module, model: VisionTransformer, batches: list[Tensor]) -> tuple[list[float], list[float]]:
-    """Give the relative error of each attention before and after."""
+    """Set scales and shifts; return the relative error of each attention before and after."""
     assert isinstance(twin, VisionTransformer)
     training = model.training
     model.eval()
@@ -176,10 +176,10 @@ def _set_scales(twin: nn.Module, model: VisionTransformer, batches: list[Tensor]
         source, target = twin.blocks[number].attn, model.blocks[number].attn
         assert isinstance(source, SoftmaxAttention)
         assert isinstance(target, SeqNormAttention)
-        wanted = [source(x) for x in inputs]
-        before.append(relative_error(target, inputs, wanted))
-        seen = Statistics.collect(source, inputs, target.normalized, target.eps)
-        set_scales(target, least_squares(seen, first_order(seen)))
-        after.append(relative_error(target, inputs, wanted))
+        outputs = [source(x) for x in inputs]
+        before.append(relative_error(target, inputs, outputs))
+        statistics = Statistics.collect(source, inputs, target.normalized, target.eps)
+        set_scales(target, least_squares(statistics, first_order(statistics)))
+        after.append(relative_error(target, inputs, outputs))
     model.train(training)
     return before, after
