@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from softfree.data.modalities.image import ImagePreprocessing
+from softfree.data.modalities.registry import MODALITIES
 from softfree.data.modalities.slide import SlidePreprocessing
-from softfree.training.modality import modality_of, refuse_batches, training_preprocessing
+from softfree.training.modality import modality_of, refuse_batches, refuse_foreign_options, training_preprocessing
+from softfree.training.options import TrainOptions
 from softfree_runtime.core.errors import UserError
 
 
@@ -46,3 +50,52 @@ def test_samples_of_unlike_shapes_come_one_by_one(options_for, changes: dict[str
     refuse_batches(options_for(**changes, batch_size=1))
     with pytest.raises(UserError, match=f"{named} gives images of different shapes"):
         refuse_batches(options_for(**changes, batch_size=2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shape": [8, 8, 8]}, "--shape is for volumes, and the samples of this run are images (--model "),
+        ({"spacing": [1.0, 1.0, 1.0]}, "--spacing is for volumes"),
+        ({"window": [0.0, 1.0]}, "--window is for volumes"),
+        ({"series": Path("rules.yaml")}, "--series is for volumes"),
+        ({"tissue": False}, "_vit_nano_patch8 without --mpp); leave it out or choose another model"),
+        ({"group": True}, "--group is for bags of tiles"),
+        ({"mpp": 8.0, "modality": "ct"}, "are slides (--model seqnorm_vit_nano_patch8 with --mpp 8)"),
+        ({"mpp": 8.0, "size": 64}, "--size is for images"),
+        ({"model": "seqnorm_vit3d_nano", "mpp": 8.0}, "--mpp is for slides, and the samples of this run are volumes"),
+        ({"model": "seqnorm_vit3d_nano", "resize_mode": "crop"}, "--resize-mode is for images"),
+        ({"model": "seqnorm_bag_nano", "preset": "photo"}, "--preset is for images"),
+    ],
+    ids=str,
+)
+def test_options_of_another_kind_are_refused(changes: dict[str, Any], message: str) -> None:
+    base = {"table": Path("t.csv"), "model": "seqnorm_vit_nano_patch8"}
+    with pytest.raises(UserError) as raised:
+        refuse_foreign_options(TrainOptions(**(base | changes)))
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"preset": "photo", "size": 64, "resize_mode": "crop", "channels": 1},
+        {"mpp": 8.0, "tissue": False, "size": 512},
+        {
+            "model": "seqnorm_vit3d_nano",
+            "modality": "ct",
+            "shape": [8, 8, 8],
+            "spacing": [1.0] * 3,
+            "window": [0.0, 1.0],
+        },
+        {"model": "seqnorm_bag_nano", "group": True},
+    ],
+    ids=str,
+)
+def test_options_of_the_own_kind_and_defaults_are_not(changes: dict[str, Any]) -> None:
+    refuse_foreign_options(TrainOptions(**({"table": Path("t.csv"), "model": "seqnorm_vit_nano_patch8"} | changes)))
+
+
+def test_the_options_of_all_kinds_exist() -> None:
+    names = {field.name for field in fields(TrainOptions)}
+    assert {name for modality in MODALITIES.values() for name in modality.options} <= names

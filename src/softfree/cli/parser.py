@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from argparse import HelpFormatter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
@@ -45,7 +46,7 @@ class Parser(ArgumentParser):
         is_option = any(action.dest == name and action.option_strings for action in self._actions)
         return f"--{name.replace('_', '-')}" if is_option else name.upper()
 
-    def format_help(self) -> str:
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
         """Lay out the help in groups, for a terminal of up to 100 columns."""
         from softfree.cli.help import format_help
 
@@ -68,7 +69,7 @@ class Parser(ArgumentParser):
             self.flags(),
             {o for action in self._actions if is_switch(action) for o in action.option_strings},
         )
-        result = []
+        result: list[str] = []
         for number, argument in enumerate(arguments):
             if argument == "--":
                 return result + arguments[number:]

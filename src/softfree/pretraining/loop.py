@@ -37,7 +37,7 @@ from softfree.training.configuration import check_ranges, refuse_folder
 from softfree.training.loaders import readable
 from softfree.training.loop import global_rank, run_folder
 from softfree.training.microbatches import Step
-from softfree.training.modality import create_preprocessing, modality_of, refuse_batches
+from softfree.training.modality import create_preprocessing, modality_of, refuse_batches, refuse_foreign_options
 from softfree.training.trainer import create_trainer, explained, quieten
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import read_yaml, write_atomically
@@ -85,6 +85,7 @@ def _check(options: PretrainOptions) -> None:
         raise UserError(f"--decoder-dim {options.decoder_dim}: expected a multiple of 16")
     if modality_of(options).padded:  # type: ignore[arg-type]
         raise UserError("pretraining is for images and volumes; features of slides come from a pretrained encoder")
+    refuse_foreign_options(options)  # type: ignore[arg-type]
     refuse_batches(options)  # type: ignore[arg-type]
 
 

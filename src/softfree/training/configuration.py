@@ -18,7 +18,7 @@ from softfree.data.split_file import RunSplit
 from softfree.data.table import Table, read_table
 from softfree.inference.run_directory import RunDirectory
 from softfree.models.registry import supported_arguments
-from softfree.training.modality import modality_of, refuse_batches, training_preprocessing
+from softfree.training.modality import modality_of, refuse_batches, refuse_foreign_options, training_preprocessing
 from softfree.training.options import TrainOptions
 from softfree.training.progressive_size import refuse_growth
 from softfree_runtime.core.errors import UserError
@@ -48,6 +48,7 @@ _PLACES = ("table", "image_root", "split_from", "teacher", "series", "token_stor
 def check_options(options: TrainOptions) -> None:
     """Refuse options that cannot work, before anything is read."""
     check_ranges(options)
+    refuse_foreign_options(options)
     if (options.mixup or options.cutmix) and (options.preset == "radiograph" or modality_of(options).name != "image"):
         raise UserError("--mixup and --cutmix are for the color presets photo and microscopy; leave them at 0")
     if options.precision == "fp16" and options.accelerator == "cpu":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import MISSING, fields
 
 from softfree.data.modalities.base import Augmentation, Preprocessing
 from softfree.data.modalities.image import ImagePreprocessing
@@ -49,3 +50,20 @@ def refuse_batches(options: TrainOptions) -> None:
     mixed = {"image": "--resize-mode native" if options.resize_mode == "native" else None, "slide": "--mpp"}.get(kind)
     if options.batch_size > 1 and mixed:
         raise UserError(f"{mixed} gives images of different shapes; use --batch-size 1 with --grad-accum")
+
+
+def refuse_foreign_options(options: TrainOptions) -> None:
+    """Refuse options that only another kind of sample understands, if they differ from their defaults."""
+    modality = modality_of(options)
+    for field in fields(options):
+        kinds = [other.plural for other in MODALITIES.values() if field.name in other.options]
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if not kinds or field.name in modality.options or getattr(options, field.name) == default:
+            continue
+        reason = f"--model {options.model}"
+        if not modality.model_family:
+            reason += " without --mpp" if options.mpp is None else f" with --mpp {options.mpp:g}"
+        raise UserError(
+            f"--{field.name.replace('_', '-')} is for {' and '.join(kinds)}, and the samples of this run are"
+            f" {modality.plural} ({reason}); leave it out or choose another model"
+        )

@@ -34,7 +34,7 @@ def plot_growth(path: Path, rows: pd.DataFrame, *, size_name: str, title: str) -
                 left.plot(line["size"], line["ms"], marker="o", markersize=3.5, label=str(method), **style)
                 if method != FLOOR:
                     right.plot(line["size"], line["peak_mib"], marker="o", markersize=3.5, **style)
-            left.set_title(f"{passes}, {NAMES[precision]}", loc="left")
+            left.set_title(f"{passes}, {NAMES[str(precision)]}", loc="left")
             left.set_ylabel("time, ms")
             right.set_ylabel("peak memory, MiB")
             for one in (left, right):

@@ -20,6 +20,7 @@ class Modality:
         preprocessing: Module and class of its preprocessing.
         size: What the numbers of its size are, for people.
         axes: How many numbers its size has.
+        options: Options of a training run that only samples of this kind understand.
         small_copy: What remains of a sample in a small copy, for people; empty if there is no small copy.
         model_family: Middle part of the names of its models; empty for models of images.
         has_resolution: Whether a table may give micrometers per pixel for it.
@@ -31,6 +32,7 @@ class Modality:
     preprocessing: tuple[str, str]
     size: str
     axes: int
+    options: tuple[str, ...]
     small_copy: str = ""
     model_family: str = ""
     has_resolution: bool = False
@@ -49,6 +51,7 @@ _ALL = (
         ("softfree.data.modalities.image", "ImagePreprocessing"),
         "height, width and aspect ratio",
         2,
+        options=("preset", "size", "resize_mode", "channels"),
         small_copy="32 x 32 pixels",
     ),
     Modality(
@@ -57,6 +60,7 @@ _ALL = (
         ("softfree.data.modalities.volume", "VolumePreprocessing"),
         "numbers of slices, rows and columns",
         3,
+        options=("modality", "shape", "spacing", "window", "series"),
         small_copy="12 x 12 x 12 voxels",
         model_family="vit3d",
     ),
@@ -66,6 +70,7 @@ _ALL = (
         ("softfree.data.modalities.slide", "SlidePreprocessing"),
         "height, width and aspect ratio",
         2,
+        options=("mpp", "tissue"),
         has_resolution=True,
     ),
     Modality(
@@ -74,6 +79,7 @@ _ALL = (
         ("softfree.data.modalities.bag", "BagPreprocessing"),
         "number of tiles",
         1,
+        options=("group",),
         small_copy="mean of the features",
         model_family="bag",
         has_resolution=True,
