@@ -1,4 +1,4 @@
-"""Does reading keep up with training?"""
+"""Data loading throughput compared with training throughput."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ ROUNDS = 3
 
 
 def bench_loader(options: LoaderBenchOptions, table_path: Path) -> pd.DataFrame:
-    """Images a second from the loader alone, with and without cache, and of training steps on ready tensors.
+    """Measure images per second of the loader, with and without cache, and of training steps on ready tensors.
 
-    Rows are measured in turn, three rounds; each reports its median, lowest and highest rate.
+    Cases are measured in turn, in three rounds; each row has the median, lowest and highest rate.
     """
-    table = read_table(table_path, label=options.label).where("train")
+    table = read_table(table_path, label=options.label, image_root=options.image_root).where("train")
     preprocessing = ImagePreprocessing.create(options.preset, options.size, options.resize_mode, options.channels)
     cases: dict[tuple[str, str, int], Callable[[], float]] = {}
     for cache in ("none", "memory"):
@@ -46,7 +46,8 @@ def bench_loader(options: LoaderBenchOptions, table_path: Path) -> pd.DataFrame:
     rows = [(*case, statistics.median(r), min(r), max(r)) for case, r in rates.items()]
     result = pd.DataFrame(rows, columns=["what", "cache", "workers", "images_per_s", "low", "high"])
     if options.out is not None:
-        write_record(options.out, result, vars(options), machine=describe_machine())
+        stated = vars(options) | {"image_root": options.image_root and "a folder of images"}
+        write_record(options.out, result, stated, machine=describe_machine())
     return result
 
 

@@ -16,6 +16,7 @@ class LoaderBenchOptions(ImageOptions):
     Attributes:
         model: The model whose training throughput is measured.
         label: Column with the class of each image.
+        image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
         batch_size: Images per batch.
         seconds: Time for each measurement, whose median of three counts.
         out: CSV file to write, with a JSON file about the machine beside it.
@@ -23,6 +24,7 @@ class LoaderBenchOptions(ImageOptions):
 
     model: str = "seqnorm_vit_nano_patch16"
     label: str = "label"
+    image_root: Path | None = None
     batch_size: int = 8
     seconds: float = 10.0
     out: Path | None = None
