@@ -53,7 +53,7 @@ print([m for m in ("torch", "numpy", "pandas", "lightning", "monai") if m in sys
     ("arguments", "message"),
     [
         (["trian"], "did you mean train?"),
-        (["study"], "did you mean"),
+        (["study"], "study is not a command"),
         (["train"], "needs a TABLE"),
         (["train", "no.csv"], "no.csv: no such table"),
         (["train", "no.csv", "--epoks", "3"], "--epoks"),

@@ -118,18 +118,18 @@ def test_unknown_pyramid() -> None:
 
 
 def write_coco(folder: Path) -> tuple[Path, Path]:
-    images, annotations = [], []
+    entries, annotations = [], []
     for number, (image, rectangles) in enumerate(zip(images(), BOXES, strict=True), start=1):
         pixels = (image.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
         Image.fromarray(pixels).save(folder / f"{number}.png")
-        images.append({"id": number, "file_name": f"{number}.png", "height": 96, "width": 112})
+        entries.append({"id": number, "file_name": f"{number}.png", "height": 96, "width": 112})
         for label, (x, y, w, h) in enumerate(rectangles, start=1):
             corners = [x, y, x + w, y, x + w, y + h, x, y + h]
             one = {"id": len(annotations) + 1, "image_id": number, "category_id": label, "bbox": [x, y, w, h]}
             annotations.append(one | {"area": w * h, "iscrowd": 0, "segmentation": [corners]})
     categories = [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}]
     file = folder / "instances.json"
-    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    file.write_text(json.dumps({"images": entries, "annotations": annotations, "categories": categories}))
     return folder, file
 
 

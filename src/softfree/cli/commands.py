@@ -134,9 +134,10 @@ def _predict(parsed: Namespace) -> int:
             "as_json": parsed.json,
         }
         return predict_exported(parsed.run, parsed.inputs, options.out, **how)
-    from softfree.inference.predict import predict_to_file
+    from softfree.inference.predict import check_output, predict_to_file
     from softfree.inference.run import Run
 
+    check_output(options.out)  # before the run is loaded
     return predict_to_file(Run.load(parsed.run), parsed.inputs, options, as_json=parsed.json)
 
 

@@ -97,10 +97,15 @@ def table_rows(
     return runtime_inputs.rows_as_samples(path, cells, source.rows, columns, frame, kind, group, image_root)
 
 
+def check_output(path: Path) -> None:
+    """Refuse a file of predictions whose ending is neither .csv nor .parquet."""
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise UserError(f"--out {path}: expected a name that ends in .csv or .parquet")
+
+
 def predict_to_file(run: Run, inputs: list[str], options: PredictOptions, *, as_json: bool = False) -> int:
     """Predict and write ``options.out``; the exit status is 0, 1 (some failed) or 2 (all did)."""
-    if options.out.suffix.lower() not in (".csv", ".parquet"):
-        raise UserError(f"--out {options.out}: expected a name that ends in .csv or .parquet")
+    check_output(options.out)
     asked = replace(options, progress=options.progress and not as_json)
     rows = predict(run, inputs, asked, frame=options.frame, image_root=options.image_root)
     with replacing(options.out) as temporary:
