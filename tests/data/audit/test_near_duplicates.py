@@ -134,13 +134,13 @@ def test_check_names_them(folder):
     near = {problem.kind: problem for problem in found.found if problem.kind.startswith("near_dup")}
     across = near.pop("near_duplicate_across_splits")
     assert (across.severity, across.rows) == ("error", (0, 12))
-    assert across.message == "1 pair of all but equal images in several splits; scores are too good"
+    assert across.message == "1 pair of nearly identical images in several splits; scores are too good"
     assert across.details[0].startswith("0.png (train) ~ jpeg.png (test): correlation 0.9")
     unlike = near.pop("near_duplicate_other_label")
     assert (unlike.severity, unlike.rows) == ("error", (1, 13))
     assert not near
-    (note,) = (note for note in found.notes if "all but equal" in note)
-    assert note == "1 pair of all but equal images in the same split with the same label: 2.png ~ same.png"
+    (note,) = (note for note in found.notes if "nearly identical" in note)
+    assert note == "1 pair of nearly identical images in the same split with the same label: 2.png ~ same.png"
 
 
 def test_what_is_equal_to_the_pixel_is_named_once():
@@ -154,7 +154,7 @@ def test_what_is_equal_to_the_pixel_is_named_once():
 def test_beyond_a_number_it_says_that_none_are_looked_for():
     frame = pd.DataFrame({"split": ["train"] * (MOST + 1)})
     table = Table(frame, Task("binary", ("a", "b")), np.zeros(MOST + 1), "/", None)
-    assert near_notes(table, []) == ("images that are all but equal are looked for among up to 50,000; here are more",)
+    assert near_notes(table, []) == ("nearly identical images are searched for in up to 50,000 images only",)
     assert list(find_near_duplicates(table, [])) == []
 
 

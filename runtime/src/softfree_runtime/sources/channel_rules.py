@@ -1,4 +1,4 @@
-"""Channels of a study: which DICOM series, and which differences of series, as breast MRI needs them."""
+"""Channels from the DICOM series of a study and their differences, as used for breast MRI."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from softfree_runtime.readers.volume import Volume
 from softfree_runtime.sources.walk import Skipped, folders_below
 
 _EXAMPLE = "series: {pre: dyn pre, post: 1st pass}; channels: [pre, post, {subtract: [post, pre]}]"
-# Part of a voxel by which the corners of two channels may lie apart.
+# Maximum distance between the corners of two channels, in voxels.
 _APART = 0.05
 
 
 @dataclass(frozen=True)
 class ChannelRules:
-    """Rules as a YAML file has them::
+    """Rules as in a YAML file::
 
         series:
           pre: dyn pre
@@ -31,8 +31,8 @@ class ChannelRules:
         channels: [pre, post, {subtract: [post, pre]}]
 
     Attributes:
-        series: Name and regular expression, which is searched for in SeriesDescription, upper and lower case alike.
-        channels: In the order of the tensor; a name, or two names of which the second is subtracted from the first.
+        series: Name and regular expression, searched for in SeriesDescription ignoring case.
+        channels: In the order of the tensor: a name, or two names, of which the second is subtracted from the first.
     """
 
     series: tuple[tuple[str, str], ...]
@@ -40,7 +40,7 @@ class ChannelRules:
 
     @classmethod
     def parse(cls, rules: Any) -> ChannelRules:
-        """Check what a YAML file holds; UserError with an example when it is something else."""
+        """Validate the content of a YAML file; UserError with an example."""
         if not isinstance(rules, Mapping) or set(rules) != {"series", "channels"}:
             raise UserError(f"--series: expected a file with 'series' and 'channels', such as {_EXAMPLE}")
         series, channels = rules["series"], rules["channels"]
@@ -51,20 +51,20 @@ class ChannelRules:
         return cls(tuple(series.items()), tuple(_channel(one, series) for one in channels))
 
     def in_words(self) -> list[str]:
-        """The channels, for people."""
+        """Describe the channels, for people."""
         return [" minus ".join(names) for names in self.channels]
 
 
 def read_channels(folder: Path, rules: ChannelRules, *, max_voxels: int = 1 << 30) -> Volume:
-    """Read the series of a study that the rules name, as the channels of one volume in float32.
+    """Read the series of a study selected by the rules, as the channels of one float32 volume.
 
     Args:
-        folder: The study; its series may lie in it or at any depth below.
-        rules: Which series, which differences.
-        max_voxels: Larger series are refused from their headers.
+        folder: Folder of the study; its series may be at any depth.
+        rules: Series and their differences.
+        max_voxels: Larger series are refused by their headers.
 
     Raises:
-        ReadError: A pattern that fits no series or several; series on different grids; a series that cannot be read.
+        ReadError: A pattern matches no series or several, series have different grids, or a series cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -91,7 +91,7 @@ def _values(volumes: Mapping[str, Volume], names: tuple[str, ...]) -> np.ndarray
 
 
 def _matching(folder: Path, name: str, pattern: str, found: list[Series]) -> Series:
-    """Find the one series whose description fits; descriptions are not quoted, since people write names into them."""
+    """Find the series whose description matches; descriptions are never quoted, since they may contain names."""
     fitting = [series for series in found if re.search(pattern, series.description, re.IGNORECASE)]
     if len(fitting) != 1:
         count, mend = ("none", "mend") if not fitting else (str(len(fitting)), "narrow")

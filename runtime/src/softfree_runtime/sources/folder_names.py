@@ -1,4 +1,4 @@
-"""What names of folders and files mean: a split, or something that a system left behind."""
+"""Meaning of names of folders and files: a split, or a leftover of a system."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _SYSTEM = {
 
 
 def split_named(name: str) -> str | None:
-    """Tell which split a name means, whatever stands around the word: ``Training``, ``test-set``, ``images_val2``."""
+    """Return the split that a name means, ignoring common other words: ``Training``, ``test-set``, ``images_val2``."""
     found = _SPLIT.fullmatch("".join(words_of(name)))
     return _SPLIT_OF[found[1]] if found else None
 
 
 def words_of(name: str) -> list[str]:
-    """Words of a name, case folded, without digits and signs."""
+    """Return the words of a name, case folded, without digits and punctuation."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     return [word.casefold() for word in re.split(r"[\W\d_]+", spaced) if word]
 
 
 def is_left_behind(name: str) -> bool:
-    """Whether a name is hidden, or one that systems and programs leave beside the files of people."""
+    """Return whether a name is hidden, or of a file that systems and programs leave behind."""
     return name.startswith(".") or name.casefold() in _SYSTEM

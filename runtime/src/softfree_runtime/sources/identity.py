@@ -1,4 +1,4 @@
-"""Whether two patient ids, or two labels, are one that was written in two forms; no pandas, for the runtime's sake."""
+"""Detection of patient ids and labels written in different forms, without pandas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unicodedata import category, normalize
 from softfree_runtime.core.errors import UserError
 
 FORMS = "zeros in front, '.0', capitals, spaces, or the coding of letters"
-# Compared without capitals and signs, so that n/a, N.A. and <NA> are one of them.
+# Compared without case and punctuation, so that n/a, N.A. and <NA> match.
 _NO_ID = re.compile(
     r"nan|nat|na|none|null|nil|unknown|unk|notknown|undefined|missing|notavailable|notapplicable|no(patient)?id"
     r"|anon(ym(e|ous(patient)?|i[sz]ed(patient)?|isiert)?)?|deidentified|pseudonym|removed|redacted|withheld|hidden"
@@ -19,18 +19,18 @@ _NO_ID = re.compile(
 _NO_LABEL = re.compile(r"nan|<na>|#n/a|#na|nat|null|\?+|-+|\.+|_+", re.IGNORECASE)
 _MAYBE_LABEL = re.compile(r"none|na|n/a|n\.a\.|unknown|unk|missing|undefined", re.IGNORECASE)
 _YES, _NO = ("1", "true", "yes", "t", "y"), ("0", "false", "no", "f", "n")
-_LONG = 5  # letters of a word from which one letter is likelier a slip than another word
-_PADDING = 3  # an id of zeros only with so many times the rows of any other patient stands for no id
+_LONG = 5  # minimum length of a word in which one different letter is likely a typo
+_PADDING = 3  # an id of only zeros with this many times the rows of any other patient stands for a missing id
 
 
 @dataclass(frozen=True)
 class Patients:
-    """Who is who among the ids of a table.
+    """Patients identified among the ids of a table.
 
     Attributes:
-        keys: The same text for all forms of an id, empty where it names nobody.
-        joined: Ids that have other forms.
-        nobody: Ids that name nobody, such as ``unknown``.
+        keys: Canonical key of each id, empty if it identifies nobody.
+        joined: Ids that occur in several forms.
+        nobody: Ids that identify nobody, such as ``unknown``.
     """
 
     keys: Mapping[str, str]
@@ -39,14 +39,14 @@ class Patients:
 
 
 def identify_patients(rows: Mapping[str, int]) -> Patients:
-    """Tell which ids are of one patient, and which of none.
+    """Find the ids that belong to one patient, and those that belong to none.
 
-    Two ids that differ in zeros before a number, ``.0`` behind one, capitals, spaces, invisible signs or the coding of
-    their letters are taken for one patient: patients that are joined by mistake are kept in one split, while a patient
-    taken for two would leak from training into the test.
+    Two ids that differ only in leading zeros, a trailing ``.0``, case, spaces, invisible characters or Unicode form are
+    taken for one patient: patients joined by mistake are kept in one split, while a patient taken for two would leak
+    from training into the test.
 
     Args:
-        rows: How many rows each id has.
+        rows: Number of rows of each id.
     """
     keys = {text: patient_key(text) for text in rows}
     sizes: dict[str, int] = {}
@@ -63,7 +63,7 @@ def identify_patients(rows: Mapping[str, int]) -> Patients:
 
 
 def refuse_nobody(path: object, nobody: Collection[str], rows: int, known: int) -> None:
-    """Raise UserError where words that name nobody make up more than half of the ids."""
+    """Raise UserError if more than half of the ids identify nobody."""
     if 2 * rows > known:
         raise UserError(
             f"{path}: patient_id says {min(nobody)!r} or the like, which names nobody, in {rows} of {known} rows with"
@@ -72,7 +72,7 @@ def refuse_nobody(path: object, nobody: Collection[str], rows: int, known: int) 
 
 
 def patient_key(text: str) -> str:
-    """Bring the forms of an id into one; empty for a word that names nobody."""
+    """Return the canonical form of an id; empty for a word that identifies nobody."""
     if text.isascii() and text.isdigit():
         return text.lstrip("0") or "0"
     plain = plain_text(text, "NFKC")
@@ -88,7 +88,7 @@ def patient_key(text: str) -> str:
 
 
 def plain_text(text: str, form: str = "NFC") -> str:
-    """Compose letters, drop what cannot be seen, and make each space between words a plain one."""
+    """Normalize Unicode, drop invisible characters, and collapse spaces."""
     if text.isascii():
         return " ".join(text.split())
     composed = normalize(form, text)  # type: ignore[arg-type]
@@ -96,19 +96,19 @@ def plain_text(text: str, form: str = "NFC") -> str:
 
 
 def is_no_label(label: str) -> bool:
-    """Whether a label is what programs write for an empty cell."""
+    """Return whether a label is what programs write for an empty cell."""
     return _NO_LABEL.fullmatch(label) is not None
 
 
 def may_be_no_label(label: str) -> bool:
-    """Whether a label may be a class as well as a word for an empty cell, such as ``None``."""
+    """Return whether a label may be a class or a word for an empty cell, such as ``None``."""
     return _MAYBE_LABEL.fullmatch(label) is not None
 
 
 def same_labels(labels: Collection[str]) -> tuple[str, str] | None:
-    """Find two labels that are one class in two forms: capitals, 1 and 1.0, or 1 and True where all are such words.
+    """Find two labels that are one class in two forms: case, 1 and 1.0, or 1 and True if all are such words.
 
-    Labels of one or two letters keep their capitals: ``AA`` and ``Aa`` are two genotypes.
+    Labels of one or two letters are case sensitive: ``AA`` and ``Aa`` are two genotypes.
     """
     folded = {label: _folded(label) for label in labels}
     words = {label: text.casefold() for label, text in folded.items()}
@@ -131,9 +131,9 @@ def _folded(label: str) -> str:
 
 
 def one_slip_apart(one: str, other: str) -> bool:
-    """Whether two labels differ by one letter left out, put in, exchanged or swapped with its neighbor in a long word.
+    """Return whether two labels differ by one letter deleted, inserted, replaced or swapped in a long word.
 
-    Digits, short words such as ``II``, and an ``a`` in front (``typical`` and ``atypical``) tell classes apart.
+    Digits, short words such as ``II``, and a leading ``a`` (``typical`` and ``atypical``) do distinguish classes.
     """
     first, second = (re.split(r"[\W\d_]+", label.casefold()) for label in (one, other))
     if re.findall(r"\d+", one) != re.findall(r"\d+", other) or len(first) != len(second):

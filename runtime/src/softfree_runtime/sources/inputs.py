@@ -1,4 +1,4 @@
-"""The samples that files, folders, CSV tables and arrays stand for, found without pandas."""
+"""Samples from files, folders, CSV tables and arrays, without pandas."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ COLUMNS = ("path", "frame", "patient_id", "mpp")
 def find_inputs(
     given: Sequence[Input], frame: int | None, kind: str, rows: Callable[[Path, int | None], Iterable[NamedSource]]
 ) -> list[NamedSource]:
-    """Find the samples that files, folders, tables and arrays stand for.
+    """List the samples that files, folders, tables and arrays stand for.
 
     Args:
         given: The inputs; a folder stands for all samples below it, a table for its rows.
-        frame: Frame of multi-frame files where a table does not name one, counted from 0, or None.
-        kind: Of the samples; only an image can be an array, and a volume can be a folder.
-        rows: Reads a table: a path and ``frame`` to its samples.
+        frame: Frame of multi-frame files if a table does not name one, counted from 0, or None.
+        kind: Kind of the samples; only an image can be an array, and a volume can be a folder.
+        rows: Function that lists the samples of a table, from its path and ``frame``.
 
     Returns:
-        For each sample its name, where it is read from, and its frame.
+        Name, source and frame of each sample.
 
     Raises:
-        UserError: Nothing is found, or a table cannot be used.
+        UserError: There are no samples, or a table cannot be used.
     """
     found: list[NamedSource] = []
     for number, item in enumerate(given):
@@ -61,10 +61,9 @@ def find_inputs(
 
 
 def samples_in(folder: Path, kind: str) -> list[str]:
-    """All samples below a folder: volumes as their reader finds them, else files but for hidden ones and tables.
+    """List all samples below a folder: volumes as their reader finds them, else all files but hidden ones and tables.
 
-    Linked folders are followed. A folder that cannot be listed is a sample, whose row says why; what is passed over is
-    said.
+    Linked folders are followed. A folder that cannot be listed is a sample whose row says why; skipped files are noted.
     """
     skipped = Skipped()
     if list_samples := MODALITIES[kind].list_samples():
@@ -83,14 +82,14 @@ def samples_in(folder: Path, kind: str) -> list[str]:
 
 
 def as_image(array: np.ndarray) -> DecodedImage:
-    """Turn an array (H, W) or (H, W, C), C = 1 or 3, into what a TIFF of the same numbers is read as.
+    """Convert an array (H, W) or (H, W, C), C = 1 or 3, as if it was read from a TIFF.
 
     Black and white are those of a file, see :func:`~softfree_runtime.readers.image.own_range`: 0 and 255 for uint8, 0
     and 65535 for colors of uint16, 0 and 1 for colors of floats within them, the array's own least and greatest value
     for everything else.
 
     Raises:
-        UserError: An array of another shape, of no numbers, or with a value that is not finite.
+        UserError: Another shape, values that are not numbers, or values that are not finite.
     """
     pixels = array[..., None] if array.ndim == 2 else array
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
@@ -98,7 +97,7 @@ def as_image(array: np.ndarray) -> DecodedImage:
     kind, bits = pixels.dtype.kind, 8 * pixels.dtype.itemsize
     native = {"b": np.uint8, "f": np.float32}.get(kind, pixels.dtype.newbyteorder("="))
     if kind in "buif":
-        with np.errstate(over="ignore"):  # what is too large for float32 is found below
+        with np.errstate(over="ignore"):  # overflow in float32 is detected below
             pixels = np.ascontiguousarray(pixels.astype(native, copy=False))
     if kind not in "buif" or not np.isfinite(pixels).all():
         raise UserError(f"got an array of {array.dtype}; expected whole numbers, or finite floats")
@@ -142,7 +141,7 @@ def rows_as_samples(
     group: bool,
     image_root: str | Path | None,
 ) -> list[NamedSource]:
-    """Give the samples of a table's rows, whose cells are text, empty where there is nothing; as :func:`table_rows`."""
+    """List the samples of a table's rows, given as text cells; as :func:`table_rows`."""
     files = resolve_paths(path, [row["path"] for row in cells.values()], rows, cells, base_folder(path, image_root))
     found: list[NamedSource] = []
     for (number, row), file in zip(cells.items(), files, strict=True):
@@ -160,13 +159,13 @@ def rows_as_samples(
 
 
 def _join_patients(path: Path, rows: Sequence[NamedSource], ids: Sequence[str]) -> list[NamedSource]:
-    """Join the rows of each patient into one sample; a row without a patient is one by itself."""
+    """Join the rows of each patient into one sample; a row without a patient is a sample of its own."""
     counts = Counter(filter(None, ids))
-    told = identify_patients(counts)
-    refuse_nobody(path, told.nobody, sum(counts[text] for text in told.nobody), counts.total())
+    patients = identify_patients(counts)
+    refuse_nobody(path, patients.nobody, sum(counts[text] for text in patients.nobody), counts.total())
     bags: dict[object, list[NamedSource]] = {}
     for number, (row, text) in enumerate(zip(rows, ids, strict=True)):
-        bags.setdefault(told.keys.get(text) or number, []).append(row)
+        bags.setdefault(patients.keys.get(text) or number, []).append(row)
     return [
         (";".join(name for name, _, _ in bag), ";".join(str(source) for _, source, _ in bag), None)
         for bag in bags.values()

@@ -1,4 +1,4 @@
-"""A row's file joined with the resolution that the table gives for it: ``slide.svs#mpp=0.25``."""
+"""Sources of slides and bags: a path joined with the resolution of its row, ``slide.svs#mpp=0.25``."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 def split_source(source: str) -> tuple[str, float | None]:
-    """Split a source into the path and the micrometers per pixel, None where it has none."""
+    """Split a source into path and micrometers per pixel, None if it has none."""
     found = re.fullmatch(r"(.*)#mpp=([0-9]+\.?[0-9]*(?:e[+-]?[0-9]+)?)", source, re.DOTALL)
     return (found[1], float(found[2])) if found else (source, None)
 
 
 def join_source(path: str, mpp: float | None) -> str:
-    """Join a path with micrometers per pixel; the reverse of :func:`split_source`."""
+    """Join a path with micrometers per pixel; inverse of :func:`split_source`."""
     return path if mpp is None else f"{path}#mpp={mpp!r}"
 
 
 def resolution(cell: object) -> float | None:
-    """Read one cell of a column ``mpp``, which may have a decimal comma; None where it is empty.
+    """Parse a cell of a column ``mpp``, which may have a decimal comma; None if it is empty.
 
     Raises:
-        UserError: No positive number.
+        UserError: Not a positive number.
     """
     if cell is None or cell == "":
         return None
@@ -46,13 +46,13 @@ def resolution(cell: object) -> float | None:
     return number
 
 
-def resolutions(given: pd.Series) -> list[float | None]:
-    """Read the cells of a column ``mpp``, empty ones as None; UserError as :func:`resolution`."""
-    return [resolution(cell) for cell in given.astype(object).where(given.notna(), None)]
+def resolutions(column: pd.Series) -> list[float | None]:
+    """Parse the cells of a column ``mpp``; as :func:`resolution`."""
+    return [resolution(cell) for cell in column.astype(object).where(column.notna(), None)]
 
 
 def with_resolution(table: Table) -> Table:
-    """Join each row's file with its column ``mpp``, where the table has one, for slides and bags of tiles."""
+    """Join each row's file with its column ``mpp``, if the table has one."""
     if "mpp" not in table.frame:
         return table
     pairs = zip(table.frame["file"], resolutions(table.frame["mpp"]), strict=True)

@@ -1,4 +1,4 @@
-"""Where the path of a table's row leads: one rule for all verbs, and no pandas."""
+"""Absolute paths of a table's rows: one rule for all commands, without pandas."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from softfree_runtime.sources.table_text import RowNamer
 
 
 def base_folder(table: Path, image_root: str | Path | None) -> Path:
-    """Folder that the paths of a table start from and must stay in.
+    """Return the folder that the paths of a table are relative to and must stay in.
 
     Raises:
-        UserError: ``images`` is no folder.
+        UserError: ``image_root`` is not a folder.
     """
     own = table if table.is_dir() else table.parent
     folder = Path(os.path.abspath(own if image_root is None else image_root))
@@ -27,9 +27,9 @@ def base_folder(table: Path, image_root: str | Path | None) -> Path:
 
 
 def place(folder: str, path: str) -> str | None:
-    """Give the absolute path of a row, or None where it leads out of ``folder``; links are followed when it is read."""
+    """Return the absolute path of a row, or None if it leads out of ``folder``; links are followed on reading."""
     start = folder.rstrip(os.sep) + os.sep
-    # Most paths are plain; ., .. and absolute ones need a look.
+    # Fast path for plain paths, without . or .. and not absolute.
     if os.sep == "/" and path[0] not in "./" and "/." not in path and "//" not in path and path[-1] != "/":
         return start + path
     file = os.path.normpath(os.path.join(folder, path))
@@ -37,14 +37,14 @@ def place(folder: str, path: str) -> str | None:
 
 
 def resolve_paths(table: Path, paths: Iterable[str], rows: RowNamer, numbers: Iterable[int], folder: Path) -> list[str]:
-    """Give the absolute paths of rows.
+    """Return the absolute paths of rows.
 
     Args:
-        table: Its file, for messages.
-        paths: One a row, relative to ``folder``.
-        rows: How to name rows.
-        numbers: Of the rows.
-        folder: That the paths start from and must stay in.
+        table: File of the table, for messages.
+        paths: One per row, relative to ``folder``.
+        rows: Names rows in messages.
+        numbers: Numbers of the rows.
+        folder: Folder that the paths start from and must stay in.
 
     Raises:
         UserError: A path is empty, leads out of the folder, or has backslashes.
@@ -56,11 +56,11 @@ def resolve_paths(table: Path, paths: Iterable[str], rows: RowNamer, numbers: It
     if os.sep == "/" and (odd := [number for number, path in zip(numbers, paths, strict=True) if "\\" in path]):
         raise UserError(f"{table}: backslash in the path of {rows.name(odd)}; write / between folders")
     base = str(folder)
-    found = [place(base, path) for path in paths]
-    if None in found:
-        outside = [number for number, file in zip(numbers, found, strict=True) if file is None]
+    files = [place(base, path) for path in paths]
+    if None in files:
+        outside = [number for number, file in zip(numbers, files, strict=True) if file is None]
         raise UserError(
             f"{table}: the path of {rows.name(outside)} leads out of {folder}; move the table into the folder that"
             " holds all images, or name that folder where the command takes --image-root FOLDER"
         )
-    return found  # type: ignore[return-value]
+    return files  # type: ignore[return-value]

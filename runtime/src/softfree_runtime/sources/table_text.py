@@ -1,7 +1,6 @@
-"""Text tables (CSV) decoded and checked before anything parses them: code page, separator, quotes, cells in each row.
+"""Text tables (CSV), decoded and checked before parsing: encoding, separator, quotes, number of cells per row.
 
-What passes here is read alike by :mod:`csv` and by pandas, so that ``softfree`` and the runtime without pandas have one
-reader.
+What passes here is read equally by :mod:`csv` and by pandas, so that ``softfree`` and the pandas-free runtime agree.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ _ARCHIVES = {
     b"\xd0\xcf\x11\xe0": "an Excel workbook",
     b"\x1f\x8b": "gzip-compressed",
 }
-# What Western European text in Windows-1252 does not have, but other code pages read as Windows-1252 do.
+# Patterns that are unlikely in Western European text, but result from reading other encodings as Windows-1252.
 _NOT_WESTERN = re.compile(
-    r"[^\x00-\x7f°µ±²³¹ºª½¼¾×÷§–—‘’“”…€£·«»¿¡´\xa0A-Za-zÀ-ÖØ-öø-ÿŒœŠšŽžŸ]"  # a sign that no table has
+    r"[^\x00-\x7f°µ±²³¹ºª½¼¾×÷§–—‘’“”…€£·«»¿¡´\xa0A-Za-zÀ-ÖØ-öø-ÿŒœŠšŽžŸ]"  # characters unlikely in a table
     r"|[À-ÖØ-öø-ÿŒœŠšŽžŸ]{3}"  # words of accented letters only
     r"|[°µ±²³¹ºª½¼¾×÷§·´\xa0][À-ÖØ-öø-ÿ]|[À-ÖØ-öø-ÿ][°µ±²³¹ºª½¼¾×÷§·´]"
     r"|[a-zß-öø-ÿœšž][À-ÖØ-ÞŒŠŽŸ]"  # a capital within a word
@@ -42,12 +41,12 @@ _NOT_WESTERN = re.compile(
 
 @dataclass(frozen=True)
 class RowNamer:
-    """How rows of a file are named to people: lines of a text file, counted from 1, or plain rows.
+    """Names rows of a file in messages: lines of a text file, counted from 1, or plain rows.
 
     Attributes:
         word: ``line`` or ``row``.
-        first: The number of the first row.
-        lines: Of each row, where cells of several lines make them irregular.
+        first: Number of the first row.
+        lines: Line of each row, if cells with line breaks make them irregular.
     """
 
     word: str
@@ -55,7 +54,7 @@ class RowNamer:
     lines: Sequence[int] | None = None
 
     def name(self, numbers: Collection[int]) -> str:
-        """Return such as ``line 7`` or ``lines 2, 3, 5, 8, 9 and 12 more`` for 0-based row numbers."""
+        """Return a name such as ``line 7`` or ``lines 2, 3, 5, 8, 9 and 12 more`` for 0-based row numbers."""
         first = [int(number) for number in islice(numbers, _SHOWN)]
         shown = [number + self.first if self.lines is None else self.lines[number] for number in first]
         more = f" and {len(numbers) - _SHOWN:,} more" if len(numbers) > _SHOWN else ""
@@ -64,14 +63,14 @@ class RowNamer:
 
 @dataclass(frozen=True)
 class TextTable:
-    """A text table that is sound.
+    """A valid text table.
 
     Attributes:
-        body: Its rows as text, without the header; each line ends in a newline.
-        separator: Of cells.
-        columns: Names, each once; ``Unnamed: 2`` where the header has none.
-        rows: How to name rows.
-        notes: What was assumed, a sentence each.
+        body: Rows as text, without the header; each line ends in a newline.
+        separator: Separator of cells.
+        columns: Unique names; ``Unnamed: 2`` if the header has none.
+        rows: Names rows in messages.
+        notes: Assumptions, one sentence each.
     """
 
     body: str
@@ -81,19 +80,19 @@ class TextTable:
     notes: tuple[str, ...] = ()
 
     def cells(self) -> Iterator[tuple[int, dict[str, str]]]:
-        """Give the stripped cells of each row that is not empty, by column, and its number, counted from 0."""
+        """Yield the number of each row that is not empty, counted from 0, and its stripped cells by column."""
         for number, row in enumerate(csv.reader(io.StringIO(self.body, newline="\n"), **self.dialect())):
             if any(cell.strip() for cell in row):
                 cells = {name: as_cell(cell) for name, cell in zip(self.columns, row, strict=False)}
                 yield number, dict.fromkeys(self.columns, "") | cells
 
     def dialect(self) -> dict[str, Any]:
-        """Keywords of :func:`csv.reader`."""
+        """Return the keywords of :func:`csv.reader`."""
         return {"delimiter": self.separator, "skipinitialspace": True}
 
 
 def as_cell(text: str) -> str:
-    """Text of a cell without spaces around it, nor the ``="..."`` with which spreadsheets keep zeros in front."""
+    """Return a cell without surrounding spaces and the ``="..."`` by which spreadsheets keep leading zeros."""
     text = text.strip()
     return text[2:-1].strip() if text.startswith('="') and text.endswith('"') else text
 
@@ -102,7 +101,7 @@ def read_bytes(path: Path, kinds: str = "a CSV or Parquet file") -> bytes:
     """Read a whole file.
 
     Raises:
-        UserError: It is missing, cannot be opened, or is no regular file; a pipe would be waited for without end.
+        UserError: The file is missing, cannot be opened, or is not regular; reading a pipe could block forever.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -121,12 +120,12 @@ def check_text(path: Path, content: bytes, needed: Collection[str]) -> TextTable
     """Decode a text table and check its header, its quotes and the number of cells in each row.
 
     Args:
-        path: Of the table, for messages.
-        content: Of the file.
-        needed: Columns whose cells no row may lack; other cells at the end of a row may be left out, which is noted.
+        path: Path of the table, for messages.
+        content: Content of the file.
+        needed: Columns required in every row; other cells at the end of a row may be missing, which is noted.
 
     Raises:
-        UserError: Anything that could be read in two ways, with the line.
+        UserError: Anything ambiguous, with the line.
     """
     text, notes = _decoded(path, content)
     text = text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n\x1a ")
@@ -145,9 +144,9 @@ def check_text(path: Path, content: bytes, needed: Collection[str]) -> TextTable
     if '" ' in text:  # spaces behind a cell in quotes
         text = re.sub(rf'(?<!")" +(?={re.escape(separator)}|$)', '"', text, flags=re.MULTILINE)
     columns, body, height = _header(path, text, separator)
-    found = TextTable(body, separator, columns, RowNamer("line", 1 + skipped + height), notes)
+    table = TextTable(body, separator, columns, RowNamer("line", 1 + skipped + height), notes)
     check = _check_quoted if '"' in body else _check_plain
-    return check(path, found, needed)
+    return check(path, table, needed)
 
 
 def _decoded(path: Path, content: bytes) -> tuple[str, tuple[str, ...]]:
@@ -173,7 +172,7 @@ def _decoded(path: Path, content: bytes) -> tuple[str, tuple[str, ...]]:
 
 
 def _wide(content: bytes) -> str | None:
-    """Name UTF-16 without a mark: the header's letters are ASCII with a zero byte before or after each."""
+    """Detect UTF-16 without a byte order mark: the header's letters are ASCII with a zero byte before or after each."""
     head = content[:64]
     even, odd = head[::2].count(0), head[1::2].count(0)
     if len(head) < 4 or min(even, odd) > 0 or max(even, odd) < len(head) // 4:
@@ -182,7 +181,7 @@ def _wide(content: bytes) -> str | None:
 
 
 def _separator(header: str) -> str:
-    """Choose the separator that gives a column ``path``, and of several the most frequent one."""
+    """Choose the separator that yields a column ``path``, or else the most frequent one."""
     plain = "".join(header.split('"')[::2])
 
     def fitness(separator: str) -> tuple[bool, int]:
@@ -193,7 +192,7 @@ def _separator(header: str) -> str:
 
 
 def _header(path: Path, text: str, separator: str) -> tuple[tuple[str, ...], str, int]:
-    """Names of the columns, the text below them, and how many lines they take."""
+    """Return the names of the columns, the text below, and the number of lines of the header."""
     reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=separator, skipinitialspace=True, strict=True)
     try:
         given = next(reader)
@@ -209,7 +208,7 @@ def _header(path: Path, text: str, separator: str) -> tuple[tuple[str, ...], str
 
 
 def _check_plain(path: Path, table: TextTable, needed: Collection[str]) -> TextTable:
-    """Check rows without quotes, which are lines."""
+    """Check rows without quotes: each is one line."""
     separator, width = table.separator, len(table.columns)
     odd = {
         number: count
@@ -248,7 +247,7 @@ def _check_quoted(path: Path, table: TextTable, needed: Collection[str]) -> Text
 
 
 def _refuse_swallowed(path: Path, table: TextTable, lines: list[str], number: int) -> None:
-    """Refuse a cell of several lines that would be rows by themselves: two stray quotes are likelier."""
+    """Refuse a multi-line cell whose lines look like rows: two stray quotes are more likely."""
     place = table.columns.index("path") if "path" in table.columns else 0
 
     def ending(line: str) -> str:

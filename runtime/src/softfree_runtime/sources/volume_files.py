@@ -1,4 +1,4 @@
-"""From a path to a volume, whatever kind of file it names; and the volumes below a folder."""
+"""Volumes from paths of any supported kind, and the volumes below a folder."""
 
 from __future__ import annotations
 
@@ -22,22 +22,21 @@ def read_volume(
 ) -> Volume:
     """Read one volume: NIfTI, a DICOM series, an enhanced DICOM file, or a study whose series are channels.
 
-    Files are known by their content, not by their name.
+    Files are identified by their content, not by their name.
 
     Args:
-        path: A NIfTI file; a folder that holds one DICOM series, or one file of a series; with ``rules`` the folder of
-            a study.
+        path: A NIfTI file; a folder with one DICOM series, or one file of a series; with ``rules`` a study's folder.
         frame: Which volume of a 4D NIfTI file, counted from 0.
         rules: Which series of a study are the channels.
-        max_voxels: Larger volumes are refused from their headers.
+        max_voxels: Larger volumes are refused by their headers.
 
     Raises:
-        ReadError: One line that names the file, the reason and the mend; its status is ``missing``, ``empty``,
+        ReadError: Names the file, the reason and the fix; its status is ``missing``, ``empty``,
             ``no_pixels``, ``corrupt``, ``unsupported``, ``too_large`` or ``not_finite``.
     """
     path = Path(path)
     try:
-        head = b"" if path.is_dir() else file_head(path)  # refuses what is missing or empty
+        head = b"" if path.is_dir() else file_head(path)  # refuses missing and empty files
         if rules is not None:
             return read_channels(path, rules, max_voxels=max_voxels)
         if path.is_dir():
@@ -46,7 +45,7 @@ def read_volume(
             return read_nifti(path, frame, max_voxels=max_voxels)
         if is_dicom(path):
             return read_series(path, frame, max_voxels=max_voxels)
-        if path.name.lower().endswith((*ENDINGS, ".img", ".img.gz")):  # an .img begins with voxels
+        if path.name.lower().endswith((*ENDINGS, ".img", ".img.gz")):  # an .img starts with voxels
             return read_nifti(path, frame, max_voxels=max_voxels)
     except MemoryError as error:
         raise ReadError(f"{path}: does not fit in memory; cut it or reduce it", "too_large") from error
@@ -59,7 +58,7 @@ def read_volume(
 
 
 def volume_of(source: str | Volume, frame: int | None, rules: ChannelRules | None, channels: int) -> Volume:
-    """Read one volume, unless it is one already; ReadError as :func:`read_volume`, and for one of other channels."""
+    """Read a volume, unless it is already decoded; ReadError as :func:`read_volume`, or for wrong channels."""
     volume = source if isinstance(source, Volume) else read_volume(source, frame, rules)
     if (got := len(volume.voxels)) != channels:
         name = "the volume" if source is volume else source
@@ -68,11 +67,11 @@ def volume_of(source: str | Volume, frame: int | None, rules: ChannelRules | Non
 
 
 def volumes_in(folder: str | Path, skipped: Skipped | None = None) -> list[str]:
-    """List the volumes below a folder, sorted: what :func:`read_volume` takes, each once.
+    """List the volumes below a folder, sorted, as :func:`read_volume` takes them.
 
-    That is each NIfTI file; each folder of DICOM files that are one series; for a folder of several series the first
-    file of each; each multi-frame DICOM file. A folder with a damaged DICOM file is
-    listed, so that its row gets the reason. ``passed`` is told what was passed over.
+    These are each NIfTI file; each folder of one DICOM series; for a folder of several series the first file of each;
+    and each multi-frame DICOM file. A folder with a damaged DICOM file is listed, so that its row gets the reason.
+    ``skipped`` records what was skipped.
     """
     found: list[str] = []
     for directory, names in folders_below(Path(folder), skipped):
@@ -82,7 +81,7 @@ def volumes_in(folder: str | Path, skipped: Skipped | None = None) -> list[str]:
 
 
 def _is_volume_file(name: str, names: list[str]) -> bool:
-    """Whether a file is named like a NIfTI file, or like the header of a pair that is whole."""
+    """Return whether a file is named like a NIfTI file, or like the header of a complete pair."""
     stem, hdr, packed = name.rpartition(".hdr")
     voxels = {f"{stem}.img", f"{stem}.img.gz"} if hdr and packed in ("", ".gz") else set()
     return bool(voxels & set(names)) or name.lower().endswith((".nii", ".nii.gz"))
@@ -92,7 +91,7 @@ def _series_samples(directory: Path) -> Iterator[str]:
     try:
         series = series_in(directory)
     except ReadError:
-        # Which series lacks the damaged file is not known: the folder is one sample, which will be refused.
+        # The series of the damaged file is unknown: the folder is one sample, which will be refused.
         yield str(directory)
         return
     if len(series) == 1 and not series[0].multi_frame:

@@ -1,4 +1,4 @@
-"""All files below a folder, in order, linked folders included; nothing is passed over without a word."""
+"""All files below a folder, in order, including linked folders; what is skipped is recorded."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from softfree_runtime.sources.folder_names import is_left_behind
 
 @dataclass
 class Skipped:
-    """What a walk passed over.
+    """What a walk skipped.
 
     Attributes:
-        left: Names of hidden files and folders and of those that systems leave behind, each once.
+        left: Names of hidden files and folders and of system files.
         closed: Folders that cannot be listed, with the reason.
-        loops: Links to a folder that they lie in.
+        loops: Links to an enclosing folder.
     """
 
     left: set[str] = field(default_factory=set)
@@ -26,13 +26,13 @@ class Skipped:
 
 
 def folders_below(folder: Path, skipped: Skipped | None = None) -> Iterator[tuple[Path, list[str]]]:
-    """Give a folder and all folders below it, with the sorted names of their files; ``passed`` is filled."""
+    """Yield a folder and all folders below it, with the sorted names of their files; fill ``skipped``."""
     skipped = Skipped() if skipped is None else skipped
     yield from _walk(str(folder), skipped, ())
 
 
 def files_below(folder: Path, skipped: Skipped | None = None) -> list[str]:
-    """List the paths of all files below a folder, sorted; what is no regular file is among them."""
+    """List the paths of all files below a folder, sorted, including special files."""
     return sorted(
         (os.path.join(directory, name) for directory, names in folders_below(folder, skipped) for name in names),
         key=lambda path: path.split(os.sep),
@@ -47,12 +47,12 @@ def _walk(folder: str, skipped: Skipped, above: tuple[tuple[int, int], ...]) -> 
             skipped.loops.append(folder)
             return
         with os.scandir(folder) as entries:
-            found = sorted((entry.name, _is_folder(entry)) for entry in entries)
+            contents = sorted((entry.name, _is_folder(entry)) for entry in entries)
     except OSError as error:
         skipped.closed[folder] = error.strerror or str(error)
         return
-    skipped.left |= {name for name, _ in found if is_left_behind(name)}
-    kept = [(name, inner) for name, inner in found if not is_left_behind(name)]
+    skipped.left |= {name for name, _ in contents if is_left_behind(name)}
+    kept = [(name, inner) for name, inner in contents if not is_left_behind(name)]
     yield Path(folder), [name for name, inner in kept if not inner]
     for name in (name for name, inner in kept if inner):
         yield from _walk(os.path.join(folder, name), skipped, (*above, identity))

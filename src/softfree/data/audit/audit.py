@@ -1,4 +1,4 @@
-"""An audit of a table before training: every image is read, and what would spoil a result is named."""
+"""Audit of a table before training: every image is read, and problems that would spoil a result are reported."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found; no patient is named.
+    """Result of an audit; names no patient.
 
     Attributes:
-        task: The classes.
-        images: Rows that belong to the task.
-        readable: How many of them can be read.
-        patients: How many there are, None when the table has no ids.
-        left_out: Rows that belong to no task, by reason.
-        notes: What was assumed of the table, and all but equal images that do no harm, a sentence each.
-        split_made: In words how the split was made, None when the table brought its own.
+        task: The task.
+        images: Number of rows of the task.
+        readable: Number of readable rows.
+        patients: Number of patients; None if the table has no ids.
+        left_out: Number of unused rows, by reason.
+        notes: Assumptions about the table, and nearly identical images that do no harm, one sentence each.
+        split_made: How the split was made, in words; None if the table has its own.
         counts: Images by split and class; findings count where present.
         sizes: Least, median and largest width, height (pixels) and file size (bytes).
-        kinds: Images by what the file holds and class, the most frequent first.
+        kinds: Images by content of the file and class, the most frequent first.
         spacings: Images by pixel spacing, ``(slice x) row x column`` in mm.
-        confounds: What the file alone tells of the class, the strongest first.
+        confounds: Features of files that predict the class, the strongest first.
         found: Problems, errors first.
     """
 
@@ -72,7 +72,7 @@ class Audit:
         return asdict(self) | {"problems": self.problems, "errors": self.errors}
 
     def print(self, console: Console | None = None) -> None:
-        """Show tables, then problems."""
+        """Print tables, then problems."""
         console = console or Console(highlight=False)
         whose = "" if self.patients is None else f" of {counted(self.patients, 'patient')}"
         console.print(f"{counted(self.images, 'image')}{whose}, {self.readable} readable")
@@ -116,18 +116,18 @@ class Audit:
 
 
 def audit(table: Table, *, num_workers: int = 0, progress: bool = True, strict: bool = False) -> Audit:
-    """Read every image of ``table`` once and look for what would spoil a result.
+    """Read every image of ``table`` once and look for problems that would spoil a result.
 
     Only a few facts of each image are kept in memory.
 
     Args:
-        table: Read with ``strict_patients=False`` to have shared patients reported instead of refused.
-        num_workers: Threads that read images; 0 reads them one after the other.
+        table: Read with ``strict_patients=False`` to report shared patients instead of refusing them.
+        num_workers: Number of reading threads; 0 reads in this thread.
         progress: Whether to show a progress bar.
-        strict: Whether a file that had to be corrected is an error.
+        strict: Whether a corrected file is an error.
 
     Raises:
-        UserError: When not one image can be read.
+        UserError: No image can be read.
     """
     probes = pd.DataFrame(probe_all(table.frame, num_workers=num_workers, progress=progress))
     ok = (probes["status"] == "ok").to_numpy()
@@ -170,7 +170,7 @@ def audit(table: Table, *, num_workers: int = 0, progress: bool = True, strict: 
 
 
 def _counts(marks: pd.DataFrame, by: pd.Series, order: Iterable[str]) -> dict[str, dict[str, int]]:
-    """Count the rows of each class for each value of ``by``, values in the given order."""
+    """Count the rows of each class for each value of ``by``, in the order of ``order``."""
     sums = {name: {str(c): int(n) for c, n in group.sum().items()} for name, group in marks.groupby(by)}
     return {name: sums[name] for name in order if name in sums}
 
@@ -181,7 +181,7 @@ def _spacings(spacings: pd.Series) -> dict[str, int]:
 
 
 def _add_rest(grid: Grid, number: int) -> None:
-    """Say in a row of its own how many are not shown."""
+    """Add a row with the number of rows not shown."""
     if number > _SHOWN:
         grid.add_row(f"and {number - _SHOWN} more")
 

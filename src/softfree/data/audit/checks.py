@@ -1,4 +1,4 @@
-"""What can be wrong with the images of a table, each with a severity and a line for people."""
+"""Problems of the images of a table, each with a severity and a message."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ UNLIKELY = 1e-3
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem.
 
     Attributes:
-        severity: ``error`` for what makes numbers false or files useless, ``warning`` for what may.
-        kind: In one word, for programs.
+        severity: ``error`` for what makes results wrong or files useless, ``warning`` for what may.
+        kind: One word, for programs.
         message: For people.
-        rows: Of the table, counted from 0.
-        details: One line for each case; files, never patients.
+        rows: Rows of the table, counted from 0.
+        details: One line per case; names files, never patients.
     """
 
     severity: Severity
@@ -41,7 +41,7 @@ class Problem:
 
 
 def find_unreadable(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
-    """Find files that give no image."""
+    """Find files that cannot be read."""
     failed = probes[probes["status"] != "ok"]
     if len(failed):
         counts = ", ".join(f"{count} {status}" for status, count in failed["status"].value_counts().items())
@@ -50,7 +50,7 @@ def find_unreadable(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
 
 
 def find_corrected(table: Table, probes: pd.DataFrame, *, strict: bool = False) -> Iterator[Problem]:
-    """Find what readers assumed or corrected, a problem for each kind: a warning, or an error where ``strict``."""
+    """Find what readers assumed or corrected, one problem per kind: a warning, or an error if ``strict``."""
     each = probes["corrections"].explode().dropna()
     for correction, count in each.value_counts().items():
         rows = table.frame.loc[each.index[each == correction]]
@@ -61,7 +61,7 @@ def find_corrected(table: Table, probes: pd.DataFrame, *, strict: bool = False) 
 
 
 def find_duplicates(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
-    """Find images that are in the table twice, as copies of a file or as the same pixels in another one."""
+    """Find images that occur twice in the table, as copies of a file or as equal pixels in another file."""
     frame = table.frame[["row", "path", "split"]].assign(
         pixels=probes["pixel_digest"],
         file=probes["file_digest"],
@@ -84,7 +84,7 @@ def find_duplicates(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
 
 
 def find_shared_patients(table: Table) -> Iterator[Problem]:
-    """Find patients in several splits, or say that nobody can tell."""
+    """Find patients in several splits, or report that there are no patient ids."""
     shared = patients_across_splits(table.frame)
     if not knows_patients(table):
         message = "the table has no patient_id, so that nobody can tell whether a patient is in two splits"
@@ -96,7 +96,7 @@ def find_shared_patients(table: Table) -> Iterator[Problem]:
 
 
 def find_near_equal(table: Table) -> Iterator[Problem]:
-    """Find classes whose names are one slip of a finger apart."""
+    """Find classes whose names differ by a typo."""
     names, counts = table.task.classes, class_marks(table).sum(axis=0)
     pairs = [
         f"{shortened(names[one])} ({counts[one]}) and {shortened(names[other])} ({counts[other]})"
@@ -109,7 +109,7 @@ def find_near_equal(table: Table) -> Iterator[Problem]:
 
 
 def find_thin_classes(table: Table) -> Iterator[Problem]:
-    """Find classes that a split lacks, and classes much rarer than others."""
+    """Find classes missing from a split, and classes much rarer than others."""
     marks, classes = class_marks(table), table.task.classes
     for split in SPLITS:
         chosen = (table.frame["split"] == split).to_numpy()
@@ -126,7 +126,7 @@ def find_thin_classes(table: Table) -> Iterator[Problem]:
 
 
 def find_blank(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
-    """Find images that show nothing."""
+    """Find blank images."""
     blank = table.frame[probes["blank"]]
     if len(blank):
         message = f"{counted(len(blank), 'blank image')}: all pixels are the same"
@@ -134,7 +134,7 @@ def find_blank(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
 
 
 def find_confounded(confounds: Iterable[Confound]) -> Iterator[Problem]:
-    """Turn flagged confounds into one warning a class."""
+    """Turn flagged confounds into one warning per class."""
     flagged = [confound for confound in confounds if confound.flagged]
     for name in dict.fromkeys(confound.class_name for confound in flagged):
         own = [confound for confound in flagged if confound.class_name == name]
@@ -195,13 +195,13 @@ _NAMED = 3
 
 
 def near_pairs(probes: pd.DataFrame) -> list[Pair]:
-    """Pairs of readable images, by their places in the table, that are all but equal but not of the same pixels."""
-    places = np.flatnonzero(probes["thumbnail"].notna())
-    if not 1 < len(places) <= MOST:
+    """Find pairs of readable images, by their positions in the table, that are nearly identical but not equal."""
+    positions = np.flatnonzero(probes["thumbnail"].notna())
+    if not 1 < len(positions) <= MOST:
         return []
     digests = probes["pixel_digest"].to_numpy()
-    found = find_pairs(np.stack(list(probes["thumbnail"].iloc[places])))
-    pairs = (Pair(int(places[one]), int(places[other]), alike) for one, other, alike in found)
+    pairs_found = find_pairs(np.stack(list(probes["thumbnail"].iloc[positions])))
+    pairs = (Pair(int(positions[i]), int(positions[j]), similarity) for i, j, similarity in pairs_found)
     return [pair for pair in pairs if digests[pair.first] != digests[pair.second]]
 
 
@@ -217,9 +217,9 @@ def find_near_duplicates(table: Table, pairs: Sequence[Pair]) -> Iterator[Proble
 
 
 def near_notes(table: Table, pairs: Sequence[Pair]) -> tuple[str, ...]:
-    """Say how many pairs are in one split with one label, and where none were looked for."""
+    """Return notes on pairs in one split with one label, and on tables too large to search."""
     if len(table.frame) > MOST:
-        return (f"images that are all but equal are looked for among up to {MOST:,}; here are more",)
+        return (f"nearly identical images are searched for in up to {MOST:,} images only",)
     splits, labels = table.frame["split"].to_numpy(), targets_as_bytes(table)
     own = [p for p in pairs if splits[p.first] == splits[p.second] and labels[p.first] == labels[p.second]]
     if not own:
@@ -227,7 +227,7 @@ def near_notes(table: Table, pairs: Sequence[Pair]) -> tuple[str, ...]:
     paths = table.frame["path"].to_numpy()
     named = [f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in own[:_NAMED]]
     more = [f"and {len(own) - _NAMED} more"] if len(own) > _NAMED else []
-    whose = "all but equal images in the same split with the same label"
+    whose = "nearly identical images in the same split with the same label"
     return (f"{counted(len(own), 'pair')} of {whose}: {', '.join([*named, *more])}",)
 
 
@@ -236,5 +236,5 @@ def _problem(kind: str, table: Table, pairs: Sequence[Pair], where: str) -> Prob
     names = [f"{path} ({split})" for path, split in zip(paths, splits, strict=True)]
     cases = [f"{names[one]} ~ {names[other]}: correlation {alike:.3f}" for one, other, alike in pairs]
     rows = table.frame["row"].to_numpy()[sorted({place for pair in pairs for place in pair[:2]})]
-    message = f"{counted(len(pairs), 'pair')} of all but equal images {where}"
+    message = f"{counted(len(pairs), 'pair')} of nearly identical images {where}"
     return Problem("error", kind, message, tuple(int(row) for row in rows), tuple(cases))

@@ -1,6 +1,6 @@
-"""Features that have nothing to do with what an image shows and still tell its class.
+"""Features of a file that are unrelated to the image content but predict its class.
 
-A model may learn them instead: a hospital's film size, the color mode of one archive, the compression of another.
+A model may learn them instead: the film size of a hospital, the color mode or the compression of an archive.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from softfree_runtime.core.task import Task
 
 FEATURES = ("width", "height", "aspect ratio", "pixel count", "file size", "bytes per pixel", "color rather than gray")
 THRESHOLD = 0.6
-FEWEST = 10  # patients with and without a class, below which no interval is worth a warning
+FEWEST = 10  # minimum number of patients with and without a class for a warning
 
 
 @dataclass(frozen=True)
 class Confound:
-    """How well one feature tells one class from all others.
+    """How well one feature separates one class from all others.
 
     Attributes:
         feature: One of ``FEATURES``.
@@ -28,7 +28,7 @@ class Confound:
         direction: ``larger`` or ``smaller`` values belong to the class.
         auroc: At least 0.5, in that direction.
         low: Lower bound of its 95 % interval, not below 0.5 (Hanley and McNeil, Radiology 143, 1982; each patient
-            counts once in a class, the cautious choice where images of a patient resemble each other).
+            counts once per class, which is conservative if images of a patient are similar).
         high: Upper bound.
         flagged: Whether the lower bound is above 0.6.
     """
@@ -55,10 +55,10 @@ def find_confounds(features: pd.DataFrame, task: Task, targets: np.ndarray, pati
     """Measure every feature against every class, the strongest first.
 
     Args:
-        features: ``(n, F)`` values, one column a feature.
-        task: Its classes; of two classes the positive one is measured.
+        features: ``(n, F)`` values, one column per feature.
+        task: The task; of two classes the positive one is measured.
         targets: ``(n,)`` or ``(n, K)``, see :class:`Task`; unknown findings are left out.
-        patients: ``(n,)`` numbers, that the intervals count.
+        patients: ``(n,)`` numbers of patients, which determine the intervals.
     """
     found = []
     for number in task.scored:
@@ -85,7 +85,7 @@ def _measure(
 
 def hanley_mcneil(area: float, present: int, absent: int) -> float:
     """Return the standard error of an AUROC from its value and the numbers of samples (Hanley and McNeil 1982)."""
-    # A perfect separation would have no error at all: leave room for half a discordant pair.
+    # A perfect separation would have no error: assume half a discordant pair.
     area = min(area, 1 - 1 / (2 * present * absent))
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     spread = area * (1 - area) + (present - 1) * (q1 - area**2) + (absent - 1) * (q2 - area**2)

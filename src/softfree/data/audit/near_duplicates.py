@@ -1,7 +1,7 @@
-"""Images that are one image: saved again, with noise, brighter, smaller, or moved by a little.
+"""Near duplicates: images saved again, with noise, brighter, smaller, or slightly shifted.
 
-Radiographs are all alike at a small size. What tells two of them apart is their fine structure, so that thumbnails are
-compared without their coarse one, and a pair counts only where it stands out from the pairs of its own set.
+At a small size all radiographs look alike. Only their fine structure distinguishes them, so thumbnails are compared
+without their coarse structure, and a pair counts only if it stands out from the other pairs of the set.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 SIDE = 64
-COARSE = 32  # side of the thumbnails that are all compared with each other
+COARSE = 32  # side of the thumbnails in the comparison of all pairs
 MOST = 50_000
-"""Images beyond which no pairs are looked for: their number grows with the square."""
+"""Maximum number of images; the number of pairs grows with its square."""
 ALIKE = 0.93
-"""Correlation of fine structure from which two images are one. Of distinct pairs the highest was 0.61 among 640 blood
+"""Minimum correlation of fine structure of near duplicates. Of distinct pairs the highest was 0.61 among 640 blood
 cells, 0.66 among 240 chest radiographs, 0.86 among 1324 dermoscopic images and 0.95 among 106 fundus photographs, for
 which :func:`_chance` asks for 0.97. The same image with noise, as JPEG of quality 50 or at half its size had 0.96 or
-more. Of the pairs from here on among the dermoscopic images all four were seen to be one lesion."""
-_LIKELY = 0.6  # from which a pair gets the closer look
-_LOOKED_AT = 5_000  # pairs that get it, at most
-_KEPT = 100_000  # pairs, at most
+more. All four pairs above it among the dermoscopic images were confirmed to be one lesion."""
+_LIKELY = 0.6  # minimum for a closer comparison
+_LOOKED_AT = 5_000  # maximum number of pairs in the closer comparison
+_KEPT = 100_000  # maximum number of pairs
 _SHIFT = 3  # of SIDE, in each direction
 _BLOCK = 2_000
 _SAMPLE = 1_000
@@ -42,17 +42,17 @@ class Pair(NamedTuple):
 
 
 def thumbnail(pixels: np.ndarray, low: float = -math.inf, high: float = math.inf) -> np.ndarray:
-    """Reduce an image to what copies of it are found by.
+    """Reduce an image to a thumbnail for finding copies.
 
     Args:
-        pixels: ``(H, W, C)``, of whose channels the sum is taken.
-        low: The value shown as black.
-        high: The value shown as white.
+        pixels: ``(H, W, C)``; channels are summed.
+        low: Value displayed as black.
+        high: Value displayed as white.
 
     Returns:
         uint8 ``(SIDE, SIDE)`` over its own range; all 0 for an image of one value.
     """
-    step = max(1, min(pixels.shape[:2]) // (8 * SIDE))  # of a large image every such row and column will do
+    step = max(1, min(pixels.shape[:2]) // (8 * SIDE))  # large images are subsampled
     part = pixels[::step, ::step]
     gray = sum((part[..., k].astype(np.float32).clip(low, high) for k in range(part.shape[2])), np.float32(0))
     small = np.asarray(Image.fromarray(gray).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
@@ -63,10 +63,10 @@ def thumbnail(pixels: np.ndarray, low: float = -math.inf, high: float = math.inf
 
 
 def find_pairs(thumbnails: np.ndarray) -> list[Pair]:
-    """Find the pairs of images that are one image, the most alike first.
+    """Find pairs of near duplicates, the most similar first.
 
     Args:
-        thumbnails: uint8 ``(n, SIDE, SIDE)`` of :func:`thumbnail`, at most ``MOST``; those of one value have no pair.
+        thumbnails: uint8 ``(n, SIDE, SIDE)`` of :func:`thumbnail`, at most ``MOST``; constant ones have no pair.
     """
     shown = np.flatnonzero(thumbnails.any(axis=(1, 2)))
     if len(shown) < 2:
@@ -75,9 +75,9 @@ def find_pairs(thumbnails: np.ndarray) -> list[Pair]:
     rows = _coarse(thumbnails)
     expected = _chance(rows)
     needed = max(ALIKE, expected)
-    found = _highest(rows, max(_LIKELY, expected))
-    sure = [pair for pair in found if pair.similarity >= needed]
-    unsure = sorted((pair for pair in found if pair.similarity < needed), key=_by_similarity)[:_LOOKED_AT]
+    pairs = _highest(rows, max(_LIKELY, expected))
+    sure = [pair for pair in pairs if pair.similarity >= needed]
+    unsure = sorted((pair for pair in pairs if pair.similarity < needed), key=_by_similarity)[:_LOOKED_AT]
     closer = (pair for pair in _looked_at(thumbnails, unsure) if pair.similarity >= needed)
     numbered = (Pair(int(shown[one]), int(shown[other]), value) for one, other, value in (*sure, *closer))
     return sorted(numbered, key=_by_similarity)
@@ -88,7 +88,7 @@ def _by_similarity(pair: Pair) -> tuple[float, int, int]:
 
 
 def _coarse(thumbnails: np.ndarray) -> np.ndarray:
-    """Fine structure of the coarse thumbnails as unit vectors: float32 ``(n, COARSE * COARSE)``."""
+    """Return the fine structure of coarse thumbnails as unit vectors: float32 ``(n, COARSE * COARSE)``."""
     times = SIDE // COARSE
     out = np.empty((len(thumbnails), COARSE * COARSE), np.float32)
     for start in range(0, len(thumbnails), _BLOCK):
@@ -98,8 +98,8 @@ def _coarse(thumbnails: np.ndarray) -> np.ndarray:
     return out
 
 
-def _fine(images: np.ndarray, deviation: float) -> np.ndarray:
-    return images - gaussian_filter(images, (0, deviation, deviation), mode="nearest")
+def _fine(images: np.ndarray, sigma: float) -> np.ndarray:
+    return images - gaussian_filter(images, (0, sigma, sigma), mode="nearest")
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -108,9 +108,9 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def _chance(rows: np.ndarray) -> float:
-    """The highest correlation that distinct images of this set are expected to reach among all its pairs.
+    """Return the highest correlation expected among all pairs of distinct images of this set.
 
-    Fisher's z of a sample of pairs is taken as normal, with its median and its upper quartile, neither of which feels
+    Fisher's z of a sample of pairs is modeled as normal, from its median and upper quartile, which are robust to
     the few pairs that are copies.
     """
     count = len(rows)
@@ -124,7 +124,7 @@ def _chance(rows: np.ndarray) -> float:
 
 
 def _highest(rows: np.ndarray, least: float) -> list[Pair]:
-    """The pairs of at least ``least``; of more than ``_KEPT`` the highest."""
+    """Return pairs with a correlation of at least ``least``; at most the ``_KEPT`` highest."""
     found: list[Pair] = []
     for block in _blocks(rows, least):
         found += block
@@ -148,16 +148,16 @@ def _blocks(rows: np.ndarray, least: float) -> Iterator[list[Pair]]:
 
 
 def _looked_at(thumbnails: np.ndarray, pairs: list[Pair]) -> Iterator[Pair]:
-    """Compare pairs again, at the full side and moved against each other: the better of both similarities."""
+    """Compare pairs again, at full size and shifted against each other; keep the better similarity."""
     for first, second, value in pairs:
         images = _fine(thumbnails[[first, second]].astype(np.float32), 2)
         yield Pair(first, second, max(value, _moved(*images)))
 
 
 def _moved(first: np.ndarray, second: np.ndarray) -> float:
-    """The highest correlation of the inner part of one image with that of the other, wherever it lies."""
+    """Return the highest correlation of the inner part of one image with any shift of the other."""
     inner = SIDE - 2 * _SHIFT
     middle = first[_SHIFT : _SHIFT + inner, _SHIFT : _SHIFT + inner].ravel()
-    places = product(range(2 * _SHIFT + 1), repeat=2)
-    moved = np.stack([second[y : y + inner, x : x + inner].ravel() for y, x in places])
+    shifts = product(range(2 * _SHIFT + 1), repeat=2)
+    moved = np.stack([second[y : y + inner, x : x + inner].ravel() for y, x in shifts])
     return float((_unit(moved) @ _unit(middle)).max())

@@ -28,20 +28,20 @@ BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Probe:
-    """Facts about one sample; all but the first two are unset when it cannot be read.
+    """Facts about one sample; all but the first two are unset if it cannot be read.
 
     Attributes:
         status: ``ok``, or why it cannot be read (see :class:`softfree_runtime.core.errors.ReadError`).
-        reason: The same for people.
+        reason: The reason, for people.
         file_size: Bytes.
-        height: Rows; of tile features the tiles.
-        width: Columns; of tile features their width.
-        channels: 1 or 3; of a volume any number.
-        stored: What the file holds, such as ``8-bit gray``.
+        height: Rows; for tile features the number of tiles.
+        width: Columns; for tile features the number of features.
+        channels: 1 or 3; any number for volumes.
+        stored: Content of the file, such as ``8-bit gray``.
         spacing: Millimeters from (slice to slice,) row to row and column to column, where the file says so.
         blank: Whether all pixels are the same.
-        pixel_digest: Of the decoded values, whatever the file format; a gray image has the same one as RGB.
-        file_digest: Of the file.
+        pixel_digest: Digest of the decoded values, for any file format; the same for gray stored as RGB.
+        file_digest: Digest of the file.
         corrections: What the reader assumed or corrected, in words.
         thumbnail: Of an image, see :func:`softfree.data.audit.near_duplicates.thumbnail`; None for other kinds.
     """
@@ -62,7 +62,7 @@ class Probe:
 
 
 def digest_file(path: Path) -> tuple[int, bytes]:
-    """Size and digest of a file."""
+    """Return size and digest of a file."""
     digest, size = blake2b(digest_size=16), 0
     with path.open("rb") as file:
         while block := file.read(BLOCK):
@@ -72,7 +72,7 @@ def digest_file(path: Path) -> tuple[int, bytes]:
 
 
 def probe_image(file: str, frame: int | None) -> Probe:
-    """Read an image and keep its facts.
+    """Read an image and return its facts.
 
     Raises:
         ReadError: It cannot be read.
@@ -98,14 +98,14 @@ def probe_image(file: str, frame: int | None) -> Probe:
 
 
 def _is_blank(image: DecodedImage) -> bool:
-    """Whether a model sees one value: what lies beyond black and white is cut off."""
+    """Return whether a model sees one value only, after clipping to black and white."""
     extremes = np.stack([image.pixels.min(keepdims=True), image.pixels.max(keepdims=True)])
     seen = replace(image, pixels=extremes).unit()
     return bool(seen.min() == seen.max())
 
 
 def _digest_pixels(image: DecodedImage) -> bytes:
-    """Hash shape and values, a block of rows at a time."""
+    """Hash shape and values, one block of rows at a time."""
     pixels = image.pixels[..., :1] if image.stored.endswith("(gray)") else image.pixels
     kind = _narrowest(pixels)
     digest = blake2b(str(pixels.shape).encode(), digest_size=16)
@@ -116,7 +116,7 @@ def _digest_pixels(image: DecodedImage) -> bytes:
 
 
 def _narrowest(pixels: np.ndarray) -> str:
-    """Choose a type by the values alone, so that equal values have equal bytes whatever type they are stored in."""
+    """Choose a type by the values alone, so that equal values have equal bytes regardless of the stored type."""
     whole = pixels.dtype.kind in "ui" or bool((pixels == np.rint(pixels)).all())
     for kind, limit in (("u1", 1 << 8), ("<u2", 1 << 16)):
         if whole and pixels.min() >= 0 and pixels.max() < limit:
@@ -126,12 +126,12 @@ def _narrowest(pixels: np.ndarray) -> str:
 
 SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".isyntax")
 AS_SLIDE = "not to be read as an image, judged as a slide"
-# Micrometers per pixel of the small image by which two slides are told to be the same.
+# Micrometers per pixel of the thumbnail by which equal slides are found.
 COARSE = 64.0
 
 
 def probe_kind(source: str, frame: int | None) -> Probe | None:
-    """Read a volume, a slide or tile features and keep their facts; None for a file that is none of them.
+    """Read a volume, a slide or tile features and return its facts; None for any other file.
 
     A source with a resolution, as :func:`softfree_runtime.sources.joined_source.join_source` writes it, is a slide.
 
@@ -148,7 +148,7 @@ def probe_kind(source: str, frame: int | None) -> Probe | None:
 
 
 def probe_other_slide(file: str) -> Probe | None:
-    """Read what is no image as a slide, whatever its name; None for what is neither, or of one resolution only."""
+    """Try to read a file as a slide, whatever its name; None if it is not a slide with several resolutions."""
     try:
         found = _slide(Path(file), None, least_levels=2)
     except (ReadError, ModuleNotFoundError):
@@ -187,7 +187,7 @@ def _slide(path: Path, mpp: float | None, least_levels: int = 1) -> Probe:
     with open_slide(path, mpp=mpp) as slide:
         if slide.levels < least_levels:
             raise ReadError(f"{path}: a slide of one resolution", "unsupported")
-        find_tissue(slide)  # a slide without any is refused
+        find_tissue(slide)  # a slide without tissue is refused
         width, height = slide.size
         small, spacing = slide.thumbnail(COARSE), tuple(side / 1000 for side in slide.mpp)
         corrections = slide.corrections
@@ -244,7 +244,7 @@ _CHUNK = 256
 
 
 def probe(file: str, frame: int | None) -> Probe:
-    """Read one sample of any kind and keep its facts."""
+    """Read one sample of any kind and return its facts."""
     try:
         return probe_kind(file, frame) or probe_image(file, frame)
     except ReadError as error:
@@ -254,12 +254,12 @@ def probe(file: str, frame: int | None) -> Probe:
         if (reason := missing_library(error)) is None:
             raise
         return Probe("unsupported", f"{file}: {reason}")
-    except OSError as error:  # gone since it was read
+    except OSError as error:  # removed since it was read
         return Probe("missing", f"{file}: {error.strerror}")
 
 
 def probe_all(frame: pd.DataFrame, *, num_workers: int, progress: bool) -> list[Probe]:
-    """Probe the image of every row, with ``num_workers`` threads beside this one, a few hundred rows at a time."""
+    """Probe the sample of every row, with ``num_workers`` additional threads."""
     files, frames = frame["file"].tolist(), frame_numbers(frame)
 
     def results() -> Iterator[Probe]:
