@@ -75,7 +75,7 @@ def explain_as_fits(
         sample: as the model takes it, without a batch axis; rows of what is too long to be read at once are streamed.
         adaptive: of the run's model.
         method: as :func:`~softfree.explain.maps.explain_tensor` has it.
-        **asked: target, layer, head and place, likewise.
+        **parameters: target, layer, head and place, likewise.
 
     Raises:
         ReadError: a sample that does not fit, and a method that does not stream.
