@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from softfree.evaluation.formatting import metrics_to_json, name_of, number, summary_rows, write_metrics, write_text
+from softfree.evaluation.formatting import metrics_to_json, name_of, number, summary_rows, write_metrics
 from softfree.evaluation.metrics import Metric
+from softfree_runtime.core.errors import UserError
 
 GOOD = Metric(0.93125, 0.88, 0.9604, "DeLong, score interval", 80, 30)
 BAD = Metric(math.nan, math.nan, math.nan, "", 5, None, "no positive among 5 samples")
@@ -44,15 +45,15 @@ def test_json_is_strict(tmp_path: Path) -> None:
 
 
 def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "report.html"
-    write_text(path, "old")
+    path = tmp_path / "metrics.json"
+    path.write_text("old")
 
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_text(path, "new")
+    with pytest.raises(UserError, match="disk full"):
+        write_metrics(path, {})
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -61,7 +62,7 @@ def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
-        write_text(tmp_path / "report.html", "text")
+        write_metrics(tmp_path / "metrics.json", {})
     finally:
         os.umask(before)
-    assert (tmp_path / "report.html").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "metrics.json").stat().st_mode & 0o777 == 0o644

@@ -115,7 +115,7 @@ def test_what_cannot_be_measured_says_why_and_is_left_out_of_means() -> None:
     assert alone["balanced_accuracy"].reason == "no positive sample"
     assert alone["accuracy"].value == 1 / 2
     few = quantities(three().subset(np.array([0, 1])))
-    assert few["auroc"].reason == "left out for want of samples: c"
+    assert few["auroc"].reason == "left out for lack of samples: c"
     assert few["auroc"].parts == ("auroc/a", "auroc/b")
     assert few["balanced_accuracy"].value == 1 / 2
 

@@ -228,7 +228,7 @@ def test_degenerate_samples_never_crash(name: str) -> None:
         ("binary-hole", "accuracy", "1 of 6 scores are not a number"),
         ("binary-constant", "auroc", "all scores are equal"),
         ("binary-one-patient", "brier", "too few patients: 1"),
-        ("multiclass-two", "auroc", "left out for want of samples: c"),
+        ("multiclass-two", "auroc", "left out for lack of samples: c"),
         ("multilabel-unknown", "ece/x", "no samples"),
     ],
 )
@@ -244,7 +244,7 @@ def test_means_name_the_classes_left_out() -> None:
     scores = Scores(task, rng.dirichlet(np.ones(9), 40), np.arange(40) % 2, np.arange(40))
     found = measure(scores, None, num_bootstrap=100)["auroc"]
     assert found.method.startswith("mean over 2 classes")
-    assert found.reason == "left out for want of samples: class 2, class 3, class 4, class 5, class 6 and 2 more"
+    assert found.reason == "left out for lack of samples: class 2, class 3, class 4, class 5, class 6 and 2 more"
     assert found.low < found.value < found.high
 
 

@@ -103,7 +103,7 @@ def test_every_kind_of_task(task: Task) -> None:
     for name in task.classes[1 if task.kind == "binary" else 0 :]:
         assert short(name, 40) in words
     assert page.tags.count("svg") == (4 if task.exclusive else 3)
-    assert f"{measure(known, None, resamples=2)['auroc'].value:.3f}" in words
+    assert f"{measure(known, None, num_bootstrap=2)['auroc'].value:.3f}" in words
 
 
 def test_everything_at_once(tmp_path: Path) -> None:

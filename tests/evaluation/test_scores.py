@@ -46,7 +46,7 @@ def test_a_row_with_a_hole_names_no_class() -> None:
         (BINARY, [[0.5, 0.5]], [0, 1], [0], "one class number for each sample"),
         (BINARY, [[0.5, 0.5]], [0], [0, 1], "one for each sample"),
         (FINDINGS, [[0.5, 0.5]], [[0, 2]], [0], "1 present, 0 absent, NaN unknown"),
-        (FINDINGS, [[0.5, 0.5]], [1], [0], "a column a finding"),
+        (FINDINGS, [[0.5, 0.5]], [1], [0], "one column per finding"),
     ],
 )
 def test_what_does_not_fit(task: Task, probabilities: list, targets: list, patients: list, words: str) -> None:

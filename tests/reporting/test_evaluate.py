@@ -54,8 +54,8 @@ def test_the_page_says_what_was_measured_and_what_it_cost(run: Run, tmp_path: Pa
 def test_maps_are_shown_where_they_are_asked_for(run: Run, tmp_path: Path) -> None:
     page = evaluated(run, tmp_path / "out", maps=3).report.read_text()
     assert page.count("data:image/png") == 9, "two beside each sample"
-    assert "What it looked at" in page
-    assert "What it looked at" not in evaluated(run, tmp_path / "plain").report.read_text()
+    assert "Saliency maps" in page
+    assert "Saliency maps" not in evaluated(run, tmp_path / "plain").report.read_text()
 
 
 def test_another_precision_is_predicted_anew(run: Run, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The samples that tell most about a model: where it is sure and right, sure and wrong, and undecided."""
+"""The most informative samples: where the model is confident and right, confident and wrong, or undecided."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from scipy.special import logit
 from softfree.evaluation.metric_specs import predict_labels, threshold_of
 from softfree.evaluation.scores import Scores
 
-SORTS = ("Sure and right", "Sure and wrong", "Close call")
+SORTS = ("Confident and right", "Confident and wrong", "Close call")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A sample that is worth looking at.
+    """A sample worth looking at.
 
     Attributes:
-        sort: one of :data:`SORTS`.
-        index: of the sample among the scores.
-        k: the class that is spoken of: the one that is called, or the finding.
-        words: truth and answer.
+        sort: One of :data:`SORTS`.
+        index: Of the sample among the scores.
+        k: The class in question: the predicted one, or the finding.
+        words: Truth and prediction.
     """
 
     sort: str
@@ -33,40 +33,41 @@ class Case:
 
 @dataclass(frozen=True)
 class _Decisions:
-    """Decisions (d,) of a model about a class: one a sample, or one for each known finding of it."""
+    """Decisions (d,) of a model about a class: one per sample, or one per known finding."""
 
     index: np.ndarray
     k: np.ndarray
     right: np.ndarray
     present: np.ndarray
-    margin: np.ndarray  # in log odds: from the threshold, or from the second likeliest class
+    margin: np.ndarray  # in log odds: from the threshold, or from the second most probable class
 
 
 def telling_cases(scores: Scores, thresholds: Mapping[str, float] | None) -> Iterator[Case]:
-    """Choose samples: the surest that is right, the surest that is wrong, the least sure, and so on, each sample once.
+    """Choose samples: most confident and right, most confident and wrong, least confident, and so on, each sample once.
 
-    What is sure is measured in log odds: from the threshold, or where one of several classes is called from the second
-    likeliest. Of findings, what is absent and not called is never "sure and right": most are.
+    Confidence is the distance in log odds from the threshold, or in multiclass tasks from the second most probable
+    class. Findings that are absent and not predicted, as most are, never count as "confident and right".
 
     Args:
-        scores: calibrated.
-        thresholds: as :func:`~softfree.evaluation.metric_specs.called` has them.
+        scores: Calibrated scores.
+        thresholds: As in :func:`~softfree.evaluation.metric_specs.predict_labels`.
     """
-    made = (_by_finding if scores.task.kind == "multilabel" else _by_sample)(scores, thresholds)
-    surest, least = np.argsort(-made.margin, kind="stable"), np.argsort(made.margin, kind="stable")
+    decisions = (_by_finding if scores.task.kind == "multilabel" else _by_sample)(scores, thresholds)
+    surest = np.argsort(-decisions.margin, kind="stable")
+    least = np.argsort(decisions.margin, kind="stable")
     queues = {
-        SORTS[0]: iter(surest[(made.right & made.present)[surest]]),
-        SORTS[1]: iter(surest[~made.right[surest]]),
+        SORTS[0]: iter(surest[(decisions.right & decisions.present)[surest]]),
+        SORTS[1]: iter(surest[~decisions.right[surest]]),
         SORTS[2]: iter(least),
     }
     used: set[int] = set()
     while queues:
         for sort, queue in list(queues.items()):
-            place = next((place for place in queue if int(made.index[place]) not in used), None)
-            if place is None:
+            row = next((row for row in queue if int(decisions.index[row]) not in used), None)
+            if row is None:
                 del queues[sort]
                 continue
-            index, k = int(made.index[place]), int(made.k[place])
+            index, k = int(decisions.index[row]), int(decisions.k[row])
             used.add(index)
             yield Case(sort, index, k, _words(scores, thresholds, index, k))
 
@@ -86,7 +87,7 @@ def _by_sample(scores: Scores, thresholds: Mapping[str, float] | None) -> _Decis
 def _by_finding(scores: Scores, thresholds: Mapping[str, float] | None) -> _Decisions:
     index, k = np.nonzero(~np.isnan(scores.targets) & ~np.isnan(scores.probabilities))
     present = predict_labels(scores, thresholds)[index, k]
-    odds = np.array([_odds(scores, one, thresholds) for one in range(len(scores.task.classes))])
+    odds = np.array([_odds(scores, k, thresholds) for k in range(len(scores.task.classes))])
     margin = np.abs(logit(scores.probabilities[index, k].clip(1e-12, 1 - 1e-12)) - odds[k])
     return _Decisions(index, k, present == (scores.targets[index, k] == 1), present, margin)
 
@@ -97,10 +98,10 @@ def _odds(scores: Scores, k: int, thresholds: Mapping[str, float] | None) -> flo
 
 def _words(scores: Scores, thresholds: Mapping[str, float] | None, index: int, k: int) -> str:
     task = scores.task
-    asked = task.scored[0] if task.kind == "binary" else k
-    given = f"{task.classes[asked]} {scores.probabilities[index, asked]:.2f}"
+    scored = task.scored[0] if task.kind == "binary" else k
+    probability = f"{task.classes[scored]} {scores.probabilities[index, scored]:.2f}"
     if task.kind != "multiclass":
-        given += f", called from {threshold_of(task.classes[asked], thresholds):.2f}"
+        probability += f", threshold {threshold_of(task.classes[scored], thresholds):.2f}"
     if not task.exclusive:
-        return f"{task.classes[k]} {'present' if scores.targets[index, k] == 1 else 'absent'} ({given})"
-    return f"truth {task.classes[int(scores.targets[index])]}, called {task.classes[k]} ({given})"
+        return f"{task.classes[k]} {'present' if scores.targets[index, k] == 1 else 'absent'} ({probability})"
+    return f"truth {task.classes[int(scores.targets[index])]}, predicted {task.classes[k]} ({probability})"

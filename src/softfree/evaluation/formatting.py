@@ -1,11 +1,9 @@
-"""Metrics in words for a terminal or a page, and as strict JSON."""
+"""Metrics as text for the terminal or a page, and as strict JSON."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any, NamedTuple
 
 from softfree.evaluation.comparison import Difference
 from softfree.evaluation.metrics import Metric
+from softfree_runtime.core.files import write_atomically
 
 NAMES = {
     "auroc": "AUROC",
@@ -29,7 +28,7 @@ ABSENT = "–"
 
 
 class SummaryRow(NamedTuple):
-    """One metric in words."""
+    """One metric as text."""
 
     name: str
     value: str
@@ -39,29 +38,29 @@ class SummaryRow(NamedTuple):
 
 
 def name_of(metric: str) -> str:
-    """Put a metric's name into words: ``sensitivity/ill`` becomes ``Sensitivity, ill``."""
+    """Display name of a metric: ``sensitivity/ill`` becomes ``Sensitivity, ill``."""
     statistic, _, of = metric.partition("/")
     words = NAMES.get(statistic, statistic)
     return f"{words}, {of}" if of else words
 
 
 def number(value: float) -> str:
-    """Write a number with three decimals, a dash for NaN."""
+    """Format a number with three decimals, NaN as a dash."""
     return ABSENT if math.isnan(value) else f"{value:.3f}".replace("-", "−")
 
 
 def interval(metric: Metric | Difference) -> str:
-    """Write an interval, a dash where there is none."""
+    """Format an interval, a missing one as a dash."""
     return ABSENT if math.isnan(metric.low) else f"{number(metric.low)} to {number(metric.high)}"
 
 
 def how(metric: Metric) -> str:
-    """Say how a metric was made and what is missing from it."""
+    """State how a metric was computed and what is missing from it."""
     return "; ".join(part for part in (metric.method, metric.reason) if part)
 
 
 def summary_rows(metrics: Mapping[str, Metric]) -> list[SummaryRow]:
-    """Put metrics into words, a row each, in their order."""
+    """Format metrics, one row each, in their order."""
     rows = []
     for name, metric in metrics.items():
         rows.append(SummaryRow(name_of(name), number(metric.value), interval(metric), _samples(metric), how(metric)))
@@ -69,7 +68,7 @@ def summary_rows(metrics: Mapping[str, Metric]) -> list[SummaryRow]:
 
 
 def _samples(metric: Metric) -> str:
-    """Say over what a number is taken: a specificity is over negatives alone."""
+    """State the samples of a metric: a specificity is over negatives only."""
     if metric.n_positive is None or metric.n == 0:
         return f"{metric.n}"
     if metric.n_positive in (0, metric.n):
@@ -78,35 +77,20 @@ def _samples(metric: Metric) -> str:
 
 
 def metrics_to_json(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
-    """Turn metrics into values that JSON knows: NaN becomes None, and ``reason`` says why."""
+    """Convert metrics to strict JSON values: NaN becomes None, and ``reason`` says why."""
     return {name: _strict(asdict(metric)) for name, metric in metrics.items()}
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Metric], about: Mapping[str, Any] | None = None) -> None:
-    """Write ``{**about, "metrics": {...}}`` as strict JSON, whole or not at all.
+    """Write ``{**about, "metrics": {...}}`` as strict JSON, atomically.
 
     Args:
-        path: of the file.
-        metrics: to write.
-        about: further entries, such as the split or the thresholds.
+        path: Of the file.
+        metrics: The metrics.
+        about: Further entries, such as the split or the thresholds.
     """
     content = _strict({**(about or {}), "metrics": metrics_to_json(metrics)})
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file whole or not at all: under another name in the same folder, then renamed."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that nobody else may read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _strict(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What is measured: every number of a task, with its value and its form over resamples."""
+"""The quantities that are measured for a task, with their values and their statistics over resamples."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from softfree_runtime.core.errors import UserError
 
 Family = Literal["auroc", "proportion", "ece", "other"]
 BALANCED = {"binary": ("sensitivity", "specificity"), "multiclass": ("sensitivity",)}
-"""What balanced accuracy is the mean of, for each class; the finding of a multilabel task is as a binary one."""
+"""The metrics of each class that balanced accuracy averages; a finding of a multilabel task counts as binary."""
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """One number to be measured.
+    """A number to measure.
 
     Attributes:
-        value: over all samples; NaN when it has none, and ``reason`` says why.
-        family: which interval suits it.
-        rows: boolean ``(n,)``, the samples it is taken over.
-        n_positive: positives among them; None where no single class is meant.
-        k: the class it is about; None where it is about several.
-        statistic: its form over resamples of all samples; None for a mean of others.
-        parts: names of the quantities that it is the mean of.
-        note: how it is defined, in words.
-        reason: why it has no value, or what is missing from it.
+        value: Over all samples; NaN if undefined, and ``reason`` says why.
+        family: Decides the kind of interval.
+        rows: Boolean ``(n,)``, the samples it is taken over.
+        n_positive: Positives among them; None if it is not about a single class.
+        k: The class; None if it is about several.
+        statistic: Computes it over resamples of all samples; None for a mean of others.
+        parts: Names of the quantities that it averages.
+        note: Its definition, in words.
+        reason: Why it is undefined, or what is missing from it.
     """
 
     value: float
@@ -50,15 +50,14 @@ class Quantity:
 
 
 def quantities(scores: Scores, thresholds: Mapping[str, float] | None = None) -> dict[str, Quantity]:
-    """List all quantities of the scores' task by name; one of a single class is called ``<statistic>/<class>``.
+    """List all quantities of a task by name; those of a single class are named ``<statistic>/<class>``.
 
     Args:
-        scores: what was predicted and what is true.
-        thresholds: class name to the probability from which it is called present, for binary and multilabel tasks;
-            0.5 when None.
+        scores: Predictions and truths.
+        thresholds: Probability from which each class counts as present, for binary and multilabel tasks; 0.5 if None.
 
     Raises:
-        UserError: a class has no threshold.
+        UserError: A class has no threshold.
     """
     task, calls = scores.task, predict_labels(scores, thresholds)
     names = [task.classes[k] for k in task.scored]
@@ -82,7 +81,7 @@ def quantities(scores: Scores, thresholds: Mapping[str, float] | None = None) ->
 
 
 def aurocs(scores: Scores) -> dict[str, Quantity]:
-    """List the AUROC alone, and of several scored classes those that it is the mean of, as :func:`quantities` does."""
+    """List only the AUROC, and for several scored classes the AUROCs that it averages, as in :func:`quantities`."""
     task = scores.task
     found = {f"auroc/{task.classes[k]}": _auroc(scores, k) for k in task.scored}
     if task.kind == "binary":
@@ -91,10 +90,10 @@ def aurocs(scores: Scores) -> dict[str, Quantity]:
 
 
 def predict_labels(scores: Scores, thresholds: Mapping[str, float] | None) -> np.ndarray:
-    """Call classes present, boolean ``(n, K)``: by threshold, or the likeliest one of a multiclass task.
+    """Predict which classes are present, boolean ``(n, K)``: by threshold, or the most probable of a multiclass task.
 
     Raises:
-        UserError: a class has no threshold.
+        UserError: A class has no threshold.
     """
     task, p = scores.task, scores.probabilities
     if task.kind == "multiclass":
@@ -104,10 +103,10 @@ def predict_labels(scores: Scores, thresholds: Mapping[str, float] | None) -> np
 
 
 def threshold_of(name: str, thresholds: Mapping[str, float] | None) -> float:
-    """Look up the threshold of a class; 0.5 when none were chosen at all.
+    """Look up the threshold of a class; 0.5 if none were chosen.
 
     Raises:
-        UserError: thresholds were chosen, but not for this class.
+        UserError: Thresholds were chosen, but not for this class.
     """
     if thresholds is None:
         return DEFAULT
@@ -118,7 +117,7 @@ def threshold_of(name: str, thresholds: Mapping[str, float] | None) -> float:
 
 
 def _against_rest(scores: Scores, k: int, call: np.ndarray, at: str) -> dict[str, Quantity]:
-    """Numbers of class ``k`` against all others; ``at`` says from which probability it is called."""
+    """Quantities of class ``k`` against all others; ``at`` states the threshold in words."""
     rows, score = scores.known(k), scores.probabilities[:, k]
     y, p, _ = scores.one_vs_rest(k)
     positives = int(y.sum())
@@ -153,7 +152,7 @@ def _auroc(scores: Scores, k: int) -> Quantity:
 
 
 def _of_multiclass(scores: Scores, calls: np.ndarray) -> dict[str, Quantity]:
-    """Numbers of three or more classes together."""
+    """Quantities of three or more classes together."""
     p, everyone = scores.probabilities, np.ones(len(scores), dtype=bool)
     truth = scores.targets[:, None] == np.arange(p.shape[1])
     right = (calls & truth).any(1)
@@ -161,7 +160,9 @@ def _of_multiclass(scores: Scores, calls: np.ndarray) -> dict[str, Quantity]:
     return {
         "accuracy": _mean(right, everyone, p[:, 0], "proportion"),
         "brier": brier,
-        "ece": _calibration(right.astype(np.int64), p.max(1), everyone, None, " of the likeliest class's probability"),
+        "ece": _calibration(
+            right.astype(np.int64), p.max(1), everyone, None, " of the probability of the most probable class"
+        ),
     }
 
 
@@ -174,7 +175,7 @@ def _mean(
     without: str = "no samples",
     note: str = "",
 ) -> Quantity:
-    """Mean of a value a sample over ``rows``; ``without`` says what is missing when there are none."""
+    """Mean of one value per sample over ``rows``; ``without`` says what is missing if there are none."""
     if reason := missing_reason(score[rows], without):
         return Quantity(math.nan, family, rows, positives, note=note, reason=reason)
     statistic = weighted.mean(np.where(rows, values, np.nan))
@@ -186,13 +187,13 @@ def _calibration(y: np.ndarray, p: np.ndarray, rows: np.ndarray, positives: int 
         return Quantity(math.nan, "ece", rows, positives, reason=reason)
     bins = weighted.bins_for(len(p))
     usual, most = ece_by_chance(p)
-    note = f"{bins} bins of equal numbers{of}" if bins > 1 else f"one bin for so few samples{of}"
-    note += f"; perfect calibration would give {usual:.3f} on average here, and less than {most:.3f} in 95 % of samples"
+    note = f"{bins} bins of equal counts{of}" if bins > 1 else f"one bin for so few samples{of}"
+    note += f"; perfect calibration would give {usual:.3f} on average here, and less than {most:.3f} in 95 % of cases"
     return Quantity(ece(y, p), "ece", rows, positives, note=note)
 
 
 def _average(found: Mapping[str, Quantity], groups: Mapping[str, list[str]]) -> Quantity:
-    """Mean over the classes' quantities; a class without a value is left out and named."""
+    """Mean over the quantities of classes; undefined ones are left out and named."""
     rows = np.any([found[part].rows for parts in groups.values() for part in parts], axis=0)
     whole = {name: parts for name, parts in groups.items() if not any(math.isnan(found[part].value) for part in parts)}
     if not whole:
@@ -202,7 +203,7 @@ def _average(found: Mapping[str, Quantity], groups: Mapping[str, list[str]]) -> 
     value = float(np.mean([found[part].value for part in parts]))
     left_out = [name for name in groups if name not in whole]
     note = f"mean over {len(whole)} classes" if len(groups) > 1 else "mean of sensitivity and specificity"
-    reason = f"left out for want of samples: {_listed(left_out)}" if left_out else None
+    reason = f"left out for lack of samples: {_listed(left_out)}" if left_out else None
     family: Family = "ece" if found[parts[0]].family == "ece" else "other"
     return Quantity(value, family, rows, parts=parts, note=note, reason=reason)
 

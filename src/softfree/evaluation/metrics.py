@@ -43,17 +43,17 @@ NO_ECE_INTERVAL = "no interval: the error is biased upwards in small samples, an
 
 @dataclass(frozen=True)
 class Metric:
-    """A number, its confidence interval and where both come from.
+    """A number, its confidence interval and how both were computed.
 
     Attributes:
-        value: NaN when there is none.
-        low: lower bound of the interval, NaN when there is none.
-        high: upper bound.
-        method: how the interval (and, where not obvious, the number) is made.
-        n: samples it is taken over.
-        n_positive: positives among them; None where no single class is meant.
-        reason: why the value or the interval is missing, or what was left out; None when nothing is.
-        level: of confidence.
+        value: NaN if undefined.
+        low: Lower bound of the interval, NaN if undefined.
+        high: Upper bound.
+        method: How the interval (and, where not obvious, the number) is computed.
+        n: Number of samples.
+        n_positive: Positives among them; None if it is not about a single class.
+        reason: Why the value or the interval is missing, or what was left out; None if nothing is.
+        level: Of confidence.
     """
 
     value: float
@@ -80,27 +80,27 @@ def measure(
 
     ``auroc``, ``average_precision``, ``balanced_accuracy``, ``accuracy``, ``brier`` and ``ece``; for each scored class
     ``sensitivity/<class>`` and ``specificity/<class>``. Tasks of more than one scored class have the first two as
-    means over one-vs-rest classes and ``auroc/<class>``, ``average_precision/<class>`` beside; the accuracy, Brier
-    score and calibration error of a multilabel task are means over findings, which are beside too. Unknown truths do
-    not count.
+    means over one-vs-rest classes, besides ``auroc/<class>`` and ``average_precision/<class>``; the accuracy, Brier
+    score and calibration error of a multilabel task are means over findings, which are listed, too. Unknown truths are
+    ignored.
 
     Intervals: where every patient has one sample, DeLong's for an AUROC, Wilson's for proportions, else (and for means
-    over classes always) the bias-corrected percentile bootstrap over patients. A binary task whose patients repeat has
-    ``auroc_delong`` beside, to compare with papers that ignore the repeats. Proportions and areas of exactly 0 or 1,
-    where every resample says the same, have Wilson's or Newcombe's interval with patients for samples.
+    over classes always) the bias-corrected percentile bootstrap over patients. A binary task with repeated patients
+    also has ``auroc_delong``, to compare with papers that ignore the repeats. Proportions and areas of exactly 0 or 1,
+    where all resamples agree, have Wilson's or Newcombe's interval with patients for samples.
 
     Args:
-        scores: predictions and truths.
-        thresholds: class name to the probability from which it is called present, chosen on validation samples; 0.5
-            when None. Multiclass tasks call the likeliest class.
-        seed: of the resamples.
-        num_bootstrap: resamples; fewer, down to 200, for more than millions of probabilities, and the method says so.
-        level: of confidence.
-        only: the one metric that is asked for, for less work; default: all.
-        draws: of :func:`draws_of_auroc` with the same ``seed`` and ``num_bootstrap``, where ``only`` is ``auroc``.
+        scores: Predictions and truths.
+        thresholds: Probability from which each class counts as present, chosen on validation samples; 0.5 if None.
+            Multiclass tasks predict the most probable class.
+        seed: Of the bootstrap.
+        num_bootstrap: Number of resamples; fewer, down to 200, for many millions of probabilities (the method says so).
+        level: Of confidence.
+        only: Compute only this metric; default: all.
+        draws: From :func:`draws_of_auroc` with the same ``seed`` and ``num_bootstrap``, if ``only`` is ``auroc``.
 
     Raises:
-        UserError: a class has no threshold.
+        UserError: A class has no threshold.
     """
     items = aurocs(scores) if only == "auroc" else quantities(scores, thresholds)
     num_bootstrap = min(num_bootstrap, max(FEWEST_RESAMPLES, MOST_RESAMPLED // max(1, scores.probabilities.size)))
@@ -126,32 +126,32 @@ def measure(
 
 
 def draws_of_auroc(scores: Scores, *, seed: int, num_bootstrap: int) -> dict[str, np.ndarray]:
-    """Resample what an AUROC and its difference from another need; nothing where DeLong's intervals serve both."""
+    """Resample what an AUROC and its difference from another need; nothing where DeLong's intervals suffice."""
     items = aurocs(scores)
     names = ["auroc"] if items["auroc"].family == "other" or scores.patients_repeat else []
     return distribution(resampled(items, names), scores.patients, num_bootstrap=num_bootstrap, seed=seed)
 
 
 def resampled(items: Mapping[str, Quantity], names: Iterable[str]) -> dict[str, Statistic]:
-    """Collect the statistics that the named quantities are made of over resamples."""
+    """Collect the statistics that the named quantities need over resamples."""
     leaves = (part for name in names for part in items[name].parts or (name,))
     statistics = {name: items[name].statistic for name in leaves}
     return {name: statistic for name, statistic in statistics.items() if statistic is not None}
 
 
 def draws_of(item: Quantity, name: str, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Take a quantity's values over the resamples: its own, or the mean of its parts' (NaN where one has none)."""
+    """Values of a quantity over the resamples: its own, or the mean of its parts' (NaN where one is undefined)."""
     return np.mean([draws[part] for part in item.parts or (name,)], axis=0)
 
 
 def most_left_out(item: Quantity, draws: Mapping[str, np.ndarray]) -> float:
-    """Tell which share of the resamples may lack a class: more for a mean if each of its parts has enough."""
+    """Fraction of the resamples that may lack a class: more for a mean if each of its parts has enough."""
     enough = all(np.isnan(draws[part]).mean() <= MOST_LEFT_OUT for part in item.parts)
     return MOST_LEFT_OUT_OF_MEAN if item.parts and enough else MOST_LEFT_OUT
 
 
 def independent(item: Quantity, items: Mapping[str, Quantity], scores: Scores) -> int:
-    """Count the patients that a quantity rests on: of the smaller class where it compares two, of the scarcest part."""
+    """Count the patients behind a quantity: of the smaller class if it compares two, of the scarcest part of a mean."""
     if item.parts:
         return min(independent(items[part], items, scores) for part in item.parts)
     if item.k is not None and item.family in ("auroc", "other") and item.n_positive is not None:
@@ -196,7 +196,7 @@ def _delong(item: Quantity, scores: Scores, level: float) -> Interval:
 
 
 def _at_the_edge(item: Quantity, scores: Scores, level: float) -> Interval | None:
-    """Give the interval of a 0 or 1 from repeated patients: each counts as one sample, the cautious choice."""
+    """Interval of a 0 or 1 with repeated patients: each counts as one sample, which is conservative."""
     if item.family == "proportion":
         patients = len(np.unique(scores.patients[item.rows]))
         interval = wilson(round(item.value * patients), patients, level)

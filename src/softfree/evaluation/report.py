@@ -1,4 +1,4 @@
-"""One HTML page that says what a model can do, on which samples, and how sure that is."""
+"""The report: one HTML page on how well a model performs, on which samples, and with what uncertainty."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from softfree.evaluation.metrics import Metric
 from softfree.evaluation.plots import style
 from softfree.evaluation.scores import Scores
 from softfree.evaluation.subgroups import GroupRow
+from softfree_runtime.core.files import write_atomically
 from softfree_runtime.core.task import Task
 
 PER_CLASS = ("auroc", "average_precision", "sensitivity", "specificity")
@@ -31,7 +32,7 @@ MOST_MIXED_UP = 10
 
 
 class Thumbnail(NamedTuple):
-    """A small image, what it shows, and perhaps others to stand on its left and on its right."""
+    """A small image with a caption, and optional images to its left and right."""
 
     png: bytes
     caption: str
@@ -40,7 +41,7 @@ class Thumbnail(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """Another model, or the same one on other images, and how this one compares with it where that is known."""
+    """Another model, or this one on other images, and how this one compares with it, if known."""
 
     name: str
     auroc: Metric
@@ -52,26 +53,26 @@ class Report:
     """Everything that a report shows.
 
     Attributes:
-        title: of the page.
-        notice: what must be known before anything else, for example that the images are phantoms.
-        task: what is predicted.
-        data: rows of a table, such as ``{"split": "train", "images": 140, "patients": 120, "ill": 70}``.
-        data_notes: how the split was made, what was skipped and why, the preprocessing, in words.
-        cost: such as ``{"Parameters": "1.2 M"}``.
-        metrics: as :func:`~softfree.evaluation.metrics.measure` gives them for ``scores``.
-        scores: of the samples that the report judges by.
-        thresholds: as given to ``measure``, chosen on validation samples.
-        command: that made the run.
-        versions: package to version.
-        history: what training logged, see :func:`~softfree.evaluation.plots.learning_curves`.
-        comparisons: with other runs, or with reduced images.
-        baselines: simpler models on the same samples.
-        baseline_warnings: what they tell against this model.
-        baseline_notes: why one is missing, or rests on fewer samples.
-        subgroups: column to its groups.
-        images: such as the worst errors; only where the user asked for images.
-        maps: why the model decided so; only where the user asked for images.
-        map_notes: what these are and mean, or why there are none; default: a general word.
+        title: Of the page.
+        notice: What readers must know first, for example that the images are phantoms.
+        task: What is predicted.
+        data: Rows of a table, such as ``{"split": "train", "images": 140, "patients": 120, "ill": 70}``.
+        data_notes: Split, skipped samples and preprocessing, in words.
+        cost: Such as ``{"Parameters": "1.2 M"}``.
+        metrics: From :func:`~softfree.evaluation.metrics.measure`, for ``scores``.
+        scores: Of the evaluated samples.
+        thresholds: As passed to ``measure``, chosen on validation samples.
+        command: The command of the run.
+        versions: Package versions.
+        history: Log of the training, see :func:`~softfree.evaluation.plots.learning_curves`.
+        comparisons: With other runs, or with reduced images.
+        baselines: Simpler models on the same samples.
+        baseline_warnings: Evidence from them against this model.
+        baseline_notes: Why one is missing, or measured on fewer samples.
+        subgroups: Groups by column.
+        images: Such as the worst errors; only if the user asked for images.
+        maps: Saliency maps; only if the user asked for them.
+        map_notes: What the maps mean, or why there are none; default: a general sentence.
     """
 
     title: str
@@ -97,8 +98,8 @@ class Report:
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Write the report as one HTML file that needs no other, whole or not at all."""
-    output.write_text(path, render(report))
+    """Write the report as a self-contained HTML file, atomically."""
+    write_atomically(path, render(report))
 
 
 def render(report: Report) -> str:
@@ -132,20 +133,20 @@ def _single(task: Task) -> bool:
 
 
 def _class_notes(report: Report) -> list[str]:
-    """Say how the intervals of the table of classes are made, and why some are missing."""
-    ways: dict[str, dict[str, None]] = {}
-    gaps = []
+    """Notes on how the intervals of the table of classes are computed, and why some are missing."""
+    methods: dict[str, dict[str, None]] = {}
+    missing = []
     for k in report.task.scored:
         for statistic in PER_CLASS:
             name = f"{statistic}/{report.task.classes[k]}"
             if (metric := report.metrics.get(name)) is None:
                 continue
             if not math.isnan(metric.low):
-                way = metric.method.rpartition("; ")[2].partition(", each")[0]
-                ways.setdefault(re.sub(r", \d+ without.*", "", way), {})[output.NAMES[statistic]] = None
+                method = metric.method.rpartition("; ")[2].partition(", each")[0]
+                methods.setdefault(re.sub(r", \d+ without.*", "", method), {})[output.NAMES[statistic]] = None
             if metric.reason:
-                gaps.append(f"{_short(output.name_of(name))}: {metric.reason}")
-    return [f"{', '.join(statistics)}: {way}" for way, statistics in ways.items()] + gaps
+                missing.append(f"{_short(output.name_of(name))}: {metric.reason}")
+    return [f"{', '.join(statistics)}: {method}" for method, statistics in methods.items()] + missing
 
 
 def _group_metrics(task: Task) -> tuple[str, ...]:
@@ -170,7 +171,7 @@ def _per_class(report: Report) -> list[dict[str, Any]]:
 
 
 def _figures(report: Report, matrix: np.ndarray | None) -> dict[str, Markup]:
-    """Draw all figures that the report has something for."""
+    """Draw all figures for which the report has data."""
     scores = report.scores
     drawn = {
         "roc": plots.svg(plots.roc(scores), "ROC curve"),
@@ -198,16 +199,16 @@ def _dots(rows: Sequence[tuple[str, Metric]], label: str, reference: float) -> s
 
 
 def _confusion(report: Report) -> np.ndarray | None:
-    """Count truth against call; None where several findings may hold at once, and without samples."""
+    """Confusion matrix; None for tasks of several findings, and without samples."""
     known = ~np.isnan(report.scores.probabilities).any(1)
     if not report.task.exclusive or not known.any():
         return None
-    calls = predict_labels(report.scores, report.thresholds or None)[known].argmax(1)
-    return np.asarray(confusion_matrix(report.scores.targets[known], calls, labels=range(len(report.task.classes))))
+    predicted = predict_labels(report.scores, report.thresholds or None)[known].argmax(1)
+    return np.asarray(confusion_matrix(report.scores.targets[known], predicted, labels=range(len(report.task.classes))))
 
 
 def _mixed_up(matrix: np.ndarray, classes: Sequence[str]) -> list[tuple[str, str, int, int]]:
-    """List the most frequent mix-ups of more than two classes: truth, call, how often, of how many."""
+    """Most frequent confusions of more than two classes: truth, prediction, count, number of samples."""
     if len(classes) == 2:
         return []
     wrong = matrix - np.diag(np.diag(matrix))

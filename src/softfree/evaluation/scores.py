@@ -1,4 +1,4 @@
-"""What a model said about samples whose truth is known."""
+"""Predictions of a model for samples with known truth."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Scores:
     """Probabilities and truths of the same samples.
 
     Attributes:
-        task: what is predicted.
+        task: What is predicted.
         probabilities: ``(n, K)`` float64 in 0..1; NaN is kept and makes the statistics NaN, with a reason.
         targets: ``(n,)`` int64 class numbers, or ``(n, K)`` float64 of 0, 1 and NaN (unknown) for ``multilabel``.
         patients: ``(n,)`` int64 anonymous patient numbers: samples of one patient are not independent, so the
-            bootstrap draws patients. Without patients give every sample a number of its own.
+            bootstrap draws patients. Without patients, give each sample a different number.
 
     Raises:
-        UserError: shapes or values do not fit the task.
+        UserError: Shapes or values do not fit the task.
     """
 
     task: Task
@@ -33,7 +33,7 @@ class Scores:
 
     def __post_init__(self) -> None:
         probabilities = np.asarray(self.probabilities, dtype=np.float64)
-        if self.task.exclusive and probabilities.ndim == 2:  # a row with a hole names no likeliest class
+        if self.task.exclusive and probabilities.ndim == 2:  # a row with NaN has no most probable class
             probabilities = np.where(np.isnan(probabilities).any(axis=1, keepdims=True), np.nan, probabilities)
         object.__setattr__(self, "probabilities", probabilities)
         object.__setattr__(self, "patients", np.asarray(self.patients, dtype=np.int64))
@@ -43,7 +43,7 @@ class Scores:
                             "column for each class, in the order of the task")  # fmt: skip
         if ((probabilities < 0) | (probabilities > 1)).any():
             raise UserError("some probabilities lie outside 0..1: turn logits into probabilities first "
-                            "(softfree.evaluation.calibration.probabilities)")  # fmt: skip
+                            "(softfree_runtime.core.outputs.probabilities)")  # fmt: skip
         if self.patients.shape != (len(self),):
             raise UserError(f"got patient numbers of shape {self.patients.shape} for {len(self)} samples: expected one "
                             "for each sample")  # fmt: skip
@@ -54,15 +54,15 @@ class Scores:
 
     @cached_property
     def patients_repeat(self) -> bool:
-        """Tell whether some patient has more than one sample."""
+        """Whether some patient has more than one sample."""
         return len(np.unique(self.patients)) < len(self)
 
     def known(self, k: int) -> np.ndarray:
-        """Tell which samples have a known truth for class ``k``: boolean ``(n,)``."""
+        """Which samples have a known truth for class ``k``: boolean ``(n,)``."""
         return np.ones(len(self), dtype=bool) if self.task.exclusive else ~np.isnan(self.targets[:, k])
 
     def one_vs_rest(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Set class ``k`` against all others, over the samples whose truth is known.
+        """Class ``k`` against all others, over the samples whose truth is known.
 
         Returns:
             ``y`` int64 of 0 and 1, the score of class ``k``, the patient numbers; each ``(known,)``.
@@ -72,12 +72,12 @@ class Scores:
         return truth.astype(np.int64), self.probabilities[known, k], self.patients[known]
 
     def subset(self, rows: np.ndarray) -> Scores:
-        """Pick the samples of ``rows``, boolean or integer."""
+        """Select the samples of ``rows``, boolean or integer."""
         return Scores(self.task, self.probabilities[rows], self.targets[rows], self.patients[rows])
 
 
 def missing_reason(score: np.ndarray, without: str = "no samples") -> str | None:
-    """Say why nothing can be measured of these scores (``without`` when there are none); None when it can."""
+    """Why nothing can be measured from these scores (``without`` if there are none); None if it can."""
     if len(score) == 0:
         return without
     bad = int(np.isnan(score).sum())
@@ -85,7 +85,7 @@ def missing_reason(score: np.ndarray, without: str = "no samples") -> str | None
 
 
 def undefined_reason(y: np.ndarray, score: np.ndarray) -> str | None:
-    """Say why samples cannot be ranked against their truth; None when they can."""
+    """Why samples cannot be ranked against their truth; None if they can."""
     if reason := missing_reason(score):
         return reason
     positives = int(np.sum(y == 1))
@@ -99,7 +99,7 @@ def _checked_targets(targets: np.ndarray, n: int, task: Task) -> np.ndarray:
     if not task.exclusive:
         targets = np.asarray(targets, dtype=np.float64)
         if targets.shape != (n, classes):
-            raise UserError(f"got targets of shape {targets.shape}; expected ({n}, {classes}): a column a finding")
+            raise UserError(f"got targets of shape {targets.shape}; expected ({n}, {classes}): one column per finding")
         if not (np.isnan(targets) | np.isin(targets, (0, 1))).all():
             raise UserError("some targets are neither 0, 1 nor empty: use 1 present, 0 absent, NaN unknown")
         return targets
@@ -107,5 +107,5 @@ def _checked_targets(targets: np.ndarray, n: int, task: Task) -> np.ndarray:
     if targets.shape != (n,):
         raise UserError(f"got targets of shape {targets.shape}; expected ({n},): one class number for each sample")
     if not np.isin(targets, np.arange(classes)).all():
-        raise UserError(f"some targets are no class number: expected whole numbers from 0 to {classes - 1}")
+        raise UserError(f"some targets are not class numbers: expected whole numbers from 0 to {classes - 1}")
     return targets.astype(np.int64)
