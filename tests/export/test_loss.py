@@ -47,9 +47,9 @@ def test_an_order_that_stays_with_probabilities_that_move(run: Run, measured: Ca
     assert found.mean_shift == pytest.approx(np.abs(after - before).mean())
     assert found.changed == 0
     assert measured(-1.0).changed == 8
-    said = found.in_words(0.01)
-    assert f"moves probabilities by {found.mean_shift:.4f} in the mean and {found.largest_shift:.4f} at most" in said
-    with pytest.raises(UserError, match=r"int8 moves probabilities by .* more than 0.1: no file .* raise --max-shift"):
+    said = found.describe(0.01)
+    assert f"shifts probabilities by {found.mean_shift:.4f} on average and {found.largest_shift:.4f} at most" in said
+    with pytest.raises(UserError, match=r"int8 shifts probabilities by .* more than 0.1: no file .* raise --max-shift"):
         measured(3.0, replace(ALLOWED, max_shift=0.1))
     with pytest.raises(UserError, match=r"loss .*raise --margin"):
         measured(-1.0, replace(ALLOWED, margin=0.0))
@@ -64,7 +64,7 @@ def test_metadata_and_card_say_it(run: Run, measured: Callable[..., Loss]) -> No
     assert back.loss["largest_shift"] == pytest.approx(found.largest_shift)
     assert back.loss["mean_shift"] == pytest.approx(found.mean_shift)
     *_, said, last = about.card.splitlines()
-    assert said.startswith("int8 moves probabilities by ")
+    assert said.startswith("int8 shifts probabilities by ")
     assert last == CAUTION
     earlier = about.to_strings()
     del earlier["loss"]

@@ -18,7 +18,7 @@ from PIL import Image
 from softfree.export.graph import Graph, make_graph
 from softfree.export.onnx_passes import to_float16
 from softfree.export.options import ExportOptions
-from softfree.export.parity import prove
+from softfree.export.parity import check_parity
 from softfree.export.pipeline import Exported, export
 from softfree.export.quantization import quantize_static
 from softfree.export.samples import Source
@@ -104,15 +104,17 @@ def test_other_logits_are_refused(run: Run, exported: Exported) -> None:
     )
     for wrong in (2e-4, np.nan):
         with pytest.raises(UserError, match=r"differs from the run by .* no file was written"):
-            prove(run, [Source(image)], model.metadata.preprocessing, lambda x, by=wrong: model.logits(x) + by, True)  # type: ignore[misc]
+            check_parity(
+                run, [Source(image)], model.metadata.preprocessing, lambda x, by=wrong: model.logits(x) + by, True
+            )  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"out": Path("m.xml")}, "ends in .onnx"),
+        ({"out": Path("m.xml")}, "ending in .onnx"),
         ({"format": "openvino", "int8": "static"}, "is for --format onnx"),
-        ({"format": "executorch", "out": Path("m.onnx")}, "ends in .pte"),
+        ({"format": "executorch", "out": Path("m.onnx")}, "ending in .pte"),
         ({"format": "executorch", "precision": "fp16"}, "is for --format onnx and openvino"),
         ({"precision": "fp16", "int8": "static"}, "expected one of them"),
         ({"margin": 2.0}, "--margin 2.0"),
@@ -128,7 +130,7 @@ def test_bad_options(run: Run, options: dict, words: str) -> None:
 def test_no_readable_image(run: Run, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_text("nothing")
-    with pytest.raises(UserError, match="none of 1 images for the proof"):
+    with pytest.raises(UserError, match="none of 1 images for the parity check"):
         export(run.folder, ExportOptions(images=tmp_path / "images", out=tmp_path / "m.onnx"))
     assert not (tmp_path / "m.onnx").exists()
 
@@ -246,7 +248,7 @@ def test_a_failed_proof_leaves_what_was_there(
     def differs(*_: object, **__: object) -> None:
         raise UserError("the exported model differs")
 
-    monkeypatch.setattr(f"softfree.export.{form}.prove", differs)
+    monkeypatch.setattr(f"softfree.export.{form}.check_parity", differs)
     with pytest.raises(UserError, match="differs"):
         export(run.folder, ExportOptions(format=form, out=tmp_path / names[0]))
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {n: n for n in names if there}

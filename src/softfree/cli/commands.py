@@ -262,7 +262,7 @@ def _export(parsed: Namespace) -> int:
     shown = "; ".join(f"{what}: {difference:.1e}" for what, difference in done.parity.differences.items())
     print(f"Largest difference of a logit from the run's: {shown}")
     if done.loss is not None:
-        print(done.loss.in_words(options.margin))
+        print(done.loss.describe(options.margin))
     if done.unreadable:
         print(f"{len(done.unreadable)} samples for proof or calibration could not be read")
     return 1 if done.unreadable else 0

@@ -1,1 +1,1 @@
-"""From a run to a file that runs without PyTorch, with the proof that it gives the same logits."""
+"""Export of runs to files that need no PyTorch, with a check that they give the same logits."""

@@ -24,7 +24,7 @@ EXPORTERS = ("onnx", "onnxscript", "onnxruntime")
 
 
 def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
-    """Gather the metadata of a run's float32 file that takes ``size`` only, or any size if that is None."""
+    """Collect the metadata of a run's float32 file for input of ``size``, or any size if None."""
     metrics = _metrics(run)
     versions = run.config.get("versions", {}) | {f"export/{name}": version(name) for name in ("torch", *EXPORTERS)}
     preprocessing = run.preprocessing
@@ -42,46 +42,44 @@ def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
 
 
 def with_loss(about: Metadata, loss: Loss) -> Metadata:
-    """Say what fewer bits cost, in numbers and in the card."""
-    shifts = f"{loss.bits} {loss.moved_in_words()}."
+    """Add the loss to the metadata and to the card."""
+    shifts = f"{loss.bits} {loss.describe_shift()}."
     return replace(about, loss=loss.to_dict(), card=about.card.replace(f"\n{CAUTION}", f"\n{shifts}\n{CAUTION}"))
 
 
 def runtime_preprocessing(preprocessing: Preprocessing) -> RuntimePreprocessing:
-    """The same steps for the runtime, whatever the kind of sample."""
+    """Return the same preprocessing for the runtime, for any modality."""
     if isinstance(preprocessing, ImagePreprocessing):
         return numpy_image_preprocessing(preprocessing)
     return preprocessing_from_config(preprocessing_to_config(preprocessing))
 
 
 def numpy_image_preprocessing(preprocessing: ImagePreprocessing) -> NumpyImagePreprocessing:
-    """The steps of images for the runtime."""
+    """Return the runtime's preprocessing of images."""
     if preprocessing.preset == "radiograph":
         return NumpyImagePreprocessing(
             preprocessing.size, preprocessing.resize_mode, preprocessing.channels, None, None
         )
-    mean, deviation = tuple(IMAGENET_DEFAULT_MEAN), tuple(IMAGENET_DEFAULT_STD)
+    mean, std = tuple(IMAGENET_DEFAULT_MEAN), tuple(IMAGENET_DEFAULT_STD)
     if preprocessing.channels == 1:
-        mean, deviation = (sum(mean) / 3,), (sum(deviation) / 3,)
-    return NumpyImagePreprocessing(
-        preprocessing.size, preprocessing.resize_mode, preprocessing.channels, mean, deviation
-    )
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    return NumpyImagePreprocessing(preprocessing.size, preprocessing.resize_mode, preprocessing.channels, mean, std)
 
 
 def _metrics(run: Run) -> dict[str, Any]:
-    """Value and interval of each metric of the test split, as the run's evaluation left them; empty without one."""
+    """Return value and interval of each test metric from the run's evaluation; empty without one."""
     try:
-        found = run.directory.read_metrics()
-        if found["split"] != "test":
+        evaluation = run.directory.read_metrics()
+        if evaluation["split"] != "test":
             return {}
-        kept = ("value", "low", "high", "n")
-        return {name: {key: one[key] for key in kept} for name, one in found["metrics"].items()}
+        fields = ("value", "low", "high", "n")
+        return {name: {key: metric[key] for key in fields} for name, metric in evaluation["metrics"].items()}
     except (UserError, KeyError, TypeError):
         return {}
 
 
 def _card(run: Run, preprocessing: Preprocessing, metrics: dict[str, Any]) -> str:
-    """A short text for people; it names no file and no patient."""
+    """Return a short model card; it contains no file names and no patients."""
     task, table = run.task, run.config.get("table", {})
     what = f"a {task.kind} classifier of {MODALITIES[preprocessing.kind].plural}"
     lines = [

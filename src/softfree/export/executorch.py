@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from softfree.export.graph import quiet, tuned_for
-from softfree.export.parity import Logits, Parity, prove
+from softfree.export.parity import Logits, Parity, check_parity
 from softfree.export.samples import Source
 from softfree.inference.run import Run
 from softfree.models import VisionTransformer
@@ -47,7 +47,7 @@ def write_executorch(run: Run, about: Metadata, samples: Sequence[Source], path:
     with replacing(path) as temporary, replacing(metadata_path) as metadata_file:
         temporary.write_bytes(program)
         metadata_file.write_text(json.dumps(about.to_strings(), indent=2))
-        parity = prove(run, samples, about.preprocessing, _logits(temporary), any_size=False)
+        parity = check_parity(run, samples, about.preprocessing, _logits(temporary), any_size=False)
         path.unlink(missing_ok=True)  # so that an old program never has new metadata
         size = temporary.stat().st_size + metadata_file.stat().st_size
     return parity, size

@@ -1,4 +1,4 @@
-"""An ONNX graph as an OpenVINO model: an .xml file with the graph, a .bin file beside it with the weights."""
+"""ONNX graphs as OpenVINO models: an .xml file with the graph, and a .bin file with the weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from softfree.export.graph import Graph, write_graph
 from softfree.export.loss import Loss, measure_loss
 from softfree.export.onnx_passes import equalize_ranks
 from softfree.export.options import ExportOptions
-from softfree.export.parity import HALF_TOLERANCE, TOLERANCE, Logits, Parity, prove
+from softfree.export.parity import FLOAT16_TOLERANCE, TOLERANCE, Logits, Parity, check_parity
 from softfree.export.samples import Source
 from softfree.inference.run import Run
 from softfree_runtime.core.errors import UserError
@@ -29,21 +29,21 @@ from softfree_runtime.metadata import Metadata
 def write_openvino(
     run: Run, graph: Graph, about: Metadata, samples: Sequence[Source], path: Path, options: ExportOptions
 ) -> tuple[Parity, int, Loss | None]:
-    """Convert, prove and write.
+    """Convert a graph, check its logits, and write it.
 
     Args:
         run: The run.
         graph: Its ONNX graph.
-        about: Goes into the model's runtime information, under ``softfree``.
-        samples: For the proof.
+        about: Metadata for the model's runtime information, under ``softfree``.
+        samples: Samples for the parity check.
         path: The .xml file; the .bin file gets the same name.
-        options: Precision, and what it may cost.
+        options: The precision and the limits of its loss.
 
     Returns:
-        The proof, the bytes of both files, and the loss through weights in half precision.
+        The parity, the size of both files in bytes, and the loss due to float16 weights.
 
     Raises:
-        UserError: OpenVINO is missing or refuses the graph, or the logits or the AUROC differ by too much.
+        UserError: OpenVINO is missing or rejects the graph, or the logits or the AUROC differ too much.
     """
     openvino = import_openvino()
     half = options.precision == "fp16"
@@ -54,26 +54,26 @@ def write_openvino(
             model = _convert(equalize_ranks(graph.proto), about, Path(folder) / "model.onnx")
             openvino.save_model(model, temporary, compress_to_fp16=half)
             logits = _compiled(temporary)
-            tolerance = HALF_TOLERANCE if half else TOLERANCE
-            parity = prove(run, samples, about.preprocessing, logits, graph.size is None, tolerance)
+            tolerance = FLOAT16_TOLERANCE if half else TOLERANCE
+            parity = check_parity(run, samples, about.preprocessing, logits, graph.size is None, tolerance)
             loss = None
             if half:
                 wide = _compiled(model)
                 loss = measure_loss(run, about.preprocessing, wide, logits, "fp16", options)
-                _tell(model, with_loss(about, loss))
+                _set_metadata(model, with_loss(about, loss))
                 openvino.save_model(model, temporary, compress_to_fp16=True)
             size = temporary.stat().st_size + weights.stat().st_size
-            path.unlink(missing_ok=True)  # an old graph never lies beside new weights
+            path.unlink(missing_ok=True)  # so that an old graph never has new weights
             os.replace(weights, path.with_suffix(".bin"))
         except RuntimeError as error:
-            raise UserError(f"OpenVINO does not run {run.config['model']['name']}: {_in_one_line(error)}") from None
+            raise UserError(f"OpenVINO does not support {run.config['model']['name']}: {_one_line(error)}") from None
         finally:
             weights.unlink(missing_ok=True)
     return parity, size, loss
 
 
 def _compiled(model: Any) -> Logits:
-    """A model, or its file, that calculates in float32: bfloat16 is the default where a processor has it."""
+    """Compile a model or its file for float32; the default is bfloat16 on processors that support it."""
     compiled = import_openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda pixels: np.asarray(compiled(pixels)[0], dtype=np.float64)
 
@@ -81,14 +81,14 @@ def _compiled(model: Any) -> Logits:
 def _convert(proto: onnx.ModelProto, about: Metadata, source: Path) -> Any:
     write_graph(proto, about, source)
     model = import_openvino().convert_model(source)
-    _tell(model, about)
+    _set_metadata(model, about)
     return model
 
 
-def _tell(model: Any, about: Metadata) -> None:
+def _set_metadata(model: Any, about: Metadata) -> None:
     for name, value in about.to_strings().items():
         model.set_rt_info(value, ["softfree", name])
 
 
-def _in_one_line(error: RuntimeError) -> str:
+def _one_line(error: RuntimeError) -> str:
     return " ".join(str(error).split())[:300]

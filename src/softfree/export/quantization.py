@@ -1,8 +1,8 @@
-"""Eight-bit integers in the linear layers of a graph.
+"""Int8 quantization of the linear layers of a graph.
 
-Only linear layers of the model become integers: not the head, and not the small products of SeqNorm's Gram order, which
-hold covariances and take little time. Nor the convolutions of a stem: in integers they are no faster here, and they
-made twenty times the error of all the rest.
+Only linear layers of the model are quantized: not the head, and not the small products of SeqNorm's Gram order, which
+hold covariances and take little time. Nor the convolutions of a stem: they are no faster in int8, and caused twenty
+times the error of everything else.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from softfree_runtime.core.telemetry import import_onnxruntime
 
 
 def quantize_static(graph: Graph, source: Path, batches: Iterable[np.ndarray]) -> onnx.ModelProto:
-    """Calculate the linear layers in integers, with ranges seen on prepared samples.
+    """Compute the linear layers in int8, with ranges calibrated on preprocessed samples.
 
-    A product of matrices gives float32: what comes after it (a bias, an activation, a residual) is float32 anyway, and
-    a second rounding would cost time and precision. Weights have 7 bits: a processor without integer dot products of
-    four (AVX2, AVX-512 without VNNI) adds pairs of products in 16 bits, which 8 by 8 bits overflow.
+    Matrix products return float32: what follows (a bias, an activation, a residual) is float32 anyway, and rounding
+    again would cost time and precision. Weights have 7 bits: processors without four-way integer dot products (AVX2,
+    AVX-512 without VNNI) add pairs of products in 16 bits, which 8 by 8 bits overflow.
 
     Args:
-        graph: What becomes integers.
+        graph: The graph to quantize.
         source: Its file.
-        batches: Prepared samples, with the batch axis in front.
+        batches: Preprocessed batches.
 
     Returns:
         The graph with pairs of QuantizeLinear and DequantizeLinear around these layers.
 
     Raises:
-        UserError: A graph without such a layer.
+        UserError: A graph without linear layers.
     """
     layers, library = _linear(graph), import_onnxruntime("onnxruntime.quantization")
     with TemporaryDirectory() as folder, quiet():
@@ -57,15 +57,15 @@ def quantize_static(graph: Graph, source: Path, batches: Iterable[np.ndarray]) -
 
 
 def quantize_weights(graph: Graph) -> onnx.ModelProto:
-    """Store the weights of the linear layers in integers; ranges are found as the graph runs.
+    """Store the weights of the linear layers in int8; ranges are computed at run time.
 
     Raises:
-        UserError: A graph without such a layer.
+        UserError: A graph without linear layers.
     """
     layers, library = _linear(graph), import_onnxruntime("onnxruntime.quantization")
     plain = onnx.ModelProto()
     plain.CopyFrom(graph.proto)
-    # The quantizer turns the head around and then stumbles over the old shape of its weights.
+    # The quantizer transposes the head and then fails on the old shape of its weights.
     del plain.graph.value_info[:]
     with TemporaryDirectory() as folder, quiet():
         target = Path(folder) / "int8.onnx"
@@ -84,12 +84,12 @@ def quantize_weights(graph: Graph) -> onnx.ModelProto:
 def _linear(graph: Graph) -> list[str]:
     names = [node.name for node in graph.proto.graph.node if node.name in graph.layers and node.op_type != "Conv"]
     if not names:
-        raise UserError("the graph has no linear layer to store in 8 bits; export without --int8")
+        raise UserError("the graph has no linear layer to quantize; export without --int8")
     return names
 
 
 class _Batches:
-    """Prepared samples, one batch at a time."""
+    """Preprocessed samples, one batch at a time."""
 
     def __init__(self, name: str, batches: Iterable[np.ndarray]) -> None:
         self._input = name

@@ -1,4 +1,4 @@
-"""Real samples for proof and calibration: found, read once, and those that cannot be read reported."""
+"""Real samples for parity and calibration; those that cannot be read are reported."""
 
 from __future__ import annotations
 
@@ -20,89 +20,89 @@ from softfree_runtime.readers import DecodedImage, read_image
 
 @dataclass(frozen=True)
 class Source:
-    """Where a sample is, and which frame of it; or an image that was read."""
+    """A sample: a path and a frame, or an image already read."""
 
     path: str | DecodedImage
     frame: int | None = None
 
-    def prepared(self, preprocessing: Preprocessing) -> np.ndarray:
-        """Read and prepare it; ReadError when it gives no sample."""
+    def load(self, preprocessing: Preprocessing) -> np.ndarray:
+        """Read and preprocess it; ReadError if that fails."""
         return preprocessing.load(self.path, self.frame)
 
     def read(self, preprocessing: Preprocessing) -> Source:
-        """Make sure that it can be read; an image is kept, since it is prepared more than once."""
+        """Check that it can be read; an image is kept, since it is preprocessed more than once."""
         if preprocessing.kind == "image":
             return Source(self.path if isinstance(self.path, DecodedImage) else read_image(self.path, frame=self.frame))
-        self.prepared(preprocessing)
+        self.load(preprocessing)
         return self
 
 
 @dataclass(frozen=True)
 class Read:
-    """Samples that can be read, and the reasons of those that cannot."""
+    """Readable samples, and the errors of the others."""
 
     samples: list[Source]
     failed: list[str]
 
 
 def rows_of_run(run: Run, split: Split, moved: Path | None = None) -> Table:
-    """Read the rows of the run's own table in ``split``, wherever the table lies now.
+    """Read the rows of the run's own table in ``split``.
 
     Args:
         run: The run.
         split: ``train``, ``val`` or ``test``.
-        moved: Where the table lies now; default: where it was in training.
+        moved: New path of the table, if it was moved after training.
 
     Raises:
-        UserError: It is not there, another one, or has no such row.
+        UserError: The table is missing, was changed, or has no such row.
     """
     table = own_table(run, moved, how="softfree export ... --table TABLE")
     part = table.where(split)
     if part.frame.empty:
-        raise UserError(f"the run's table has no row in split {split}; name samples, a folder of them or a table")
+        raise UserError(f"the run's table has no row in split {split}; pass samples, a folder or a table")
     return part
 
 
-def find_samples(run: Run, given: Path | None, split: Split, moved: Path | None = None) -> list[Source]:
-    """Find samples: those that a folder, file or table stands for, or the rows of the run's own table in ``split``.
+def find_samples(run: Run, path: Path | None, split: Split, moved: Path | None = None) -> list[Source]:
+    """Find samples: those in a file, folder or table, or the rows of the run's own table in ``split``.
 
     Args:
         run: The run.
-        given: What the user names.
-        split: Of the run's table, where nothing is named.
-        moved: Where that table lies now.
+        path: File, folder or table given by the user.
+        split: Split of the run's table, if ``path`` is None.
+        moved: New path of that table, if it was moved.
 
     Raises:
-        UserError: There are none.
+        UserError: There are no samples.
     """
-    if given is not None:
-        if not given.exists():
-            raise UserError(f"{given}: no such file or folder; name samples, a folder of them or a table")
+    if path is not None:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder; pass samples, a folder or a table")
         group = run.groups_by_patient
-        return [Source(path, frame) for _, path, frame in find_inputs([given], None, run.preprocessing.kind, group)]
+        return [Source(path, frame) for _, path, frame in find_inputs([path], None, run.preprocessing.kind, group)]
     return sources_of(rows_of_run(run, split, moved))
 
 
 def sources_of(table: Table) -> list[Source]:
-    """Find the sample of each row."""
+    """Return the sample of each row."""
     return [Source(file, frame) for file, frame in zip(table.files, table.frames, strict=True)]
 
 
 def read_evenly(sources: Sequence[Source], count: int, what: str, preprocessing: Preprocessing) -> Read:
-    """Read ``count`` of the samples, taken evenly from all.
+    """Read ``count`` of the samples, evenly spaced over all.
 
     Raises:
-        UserError: A count below 1, or none of them can be read; ``what`` says what they are for.
+        UserError: A count below 1, or no readable sample; ``what`` names the purpose of the samples.
     """
     if count < 1:
         raise UserError(f"got {count} {preprocessing.kind}s for {what}; expected at least 1")
-    chosen = np.unique(np.linspace(0, len(sources) - 1, min(count, len(sources))).round().astype(int))
+    indices = np.unique(np.linspace(0, len(sources) - 1, min(count, len(sources))).round().astype(int))
     samples, failed = [], []
-    for number in chosen:
+    for index in indices:
         try:
-            samples.append(sources[number].read(preprocessing))
+            samples.append(sources[index].read(preprocessing))
         except ReadError as error:
             failed.append(str(error))
     if not samples:
-        raise UserError(f"none of {len(chosen)} {preprocessing.kind}s for {what} can be read, the first: {failed[0]}")
+        raise UserError(f"none of {len(indices)} {preprocessing.kind}s for {what} can be read, the first: {failed[0]}")
     return Read(samples, failed)

@@ -86,7 +86,7 @@ class EdgeFiles:
         prepare = _preprocessing(side)
         source = self.folder / "to_quantize.onnx"
         onnx.save_model(graph.proto, source)
-        return quantize_static(graph, source, (one.prepared(prepare)[None] for one in self.calibration))
+        return quantize_static(graph, source, (sample.load(prepare)[None] for sample in self.calibration))
 
     def difference(self, case: EdgeCase) -> float:
         """Compare with PyTorch in float32 on noise: the largest difference of a logit over the largest logit."""
