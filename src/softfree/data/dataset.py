@@ -1,4 +1,4 @@
-"""Samples of a table as a PyTorch dataset: prepared once, kept where the user wants, changed anew each epoch."""
+"""Samples of a table as a PyTorch dataset: preprocessed once, optionally cached, augmented anew each epoch."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 
 Seen = Callable[[int, torch.Tensor, tuple[int, ...]], None]
-"""Told of each sample that was read: its number, the prepared tensor and the size that it had."""
+"""Called with each sample that was read: its number, the prepared tensor and its original size."""
 
 
 class Sample(TypedDict):
-    """One sample: the tensor that the model takes (of an image (C, H, W)), its target, its number in the dataset.
+    """One sample: the model's input (for an image (C, H, W)), its target, its number in the dataset.
 
     ``size`` is that of :meth:`softfree.data.modalities.base.Preprocessing.load_sized`.
     """
@@ -49,8 +49,8 @@ class Sample(TypedDict):
 
 
 @dataclass(frozen=True)
-class Prepare(Transform):  # MONAI caches only what it knows as a transform without chance
-    """Read and prepare one sample; one that cannot be read gives its reason instead."""
+class Prepare(Transform):  # MONAI caches only deterministic transforms
+    """Read and prepare one sample, or return why it cannot be read."""
 
     preprocessing: Preprocessing
 
@@ -67,17 +67,17 @@ class SampleDataset(data.Dataset):
     """Prepared samples with targets.
 
     Args:
-        sources: Paths, or what else the preprocessing takes, such as images already read.
+        sources: Paths, or other inputs of the preprocessing, such as decoded images.
         targets: ``(n,)`` or ``(n, K)`` as in :class:`softfree_runtime.core.task.Task`, or None for prediction.
-        preprocessing: The deterministic steps.
+        preprocessing: Deterministic preprocessing.
         frames: Frame of each multi-frame file, counted from 0, or None.
-        augmentation: Random changes, or None.
-        seed: Of the random changes: they depend on seed, epoch and image alone, so that neither the number of
-            workers or devices nor an interruption changes them.
+        augmentation: Random augmentation, or None.
+        seed: Seed of the augmentation, which depends on seed, epoch and sample alone, not on the number of workers or
+            devices or on interruptions.
         cache: ``none``, ``memory`` or a folder.
 
-    An item is asked for by number, or by ``(epoch, number)`` as :class:`EpochSampler` does. ``failed`` maps the
-    numbers of unreadable samples to their :class:`ReadError`, as far as they have been met in this process.
+    Items are indexed by number, or by ``(epoch, number)`` as :class:`EpochSampler` does. ``failed`` maps the numbers of
+    unreadable samples to their :class:`ReadError`, as far as this process has read them.
     """
 
     def __init__(
@@ -105,45 +105,45 @@ class SampleDataset(data.Dataset):
         return len(self.targets)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """Return the sample; raises ReadError when its file gives no image."""
+        """Return the sample; ReadError if its file cannot be read."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        found = self._read(index)
-        if found is None:
+        sample = self._read(index)
+        if sample is None:
             raise self.failed[index]
-        image, size = found
+        image, size = sample
         if self.augmentation is not None:
             image = self.augmentation(image, _item_seed(self.seed, epoch, index))
         return Sample(image=image, target=self.targets[index], index=index, size=size)
 
     def name(self, index: int) -> str:
-        """The file of a sample, for messages."""
+        """Return the file of a sample, for messages."""
         source = self._items[index]["source"]
         return split_source(source)[0] if isinstance(source, str) else f"image {index}"
 
     def rows(self, index: int) -> SlideRows | None:
-        """Open what is too long to be read at once, to be read band by band; None where there is no such way.
+        """Open a sample that is too large to be read at once, band by band; None for kinds without bands.
 
         Raises:
-            ReadError: As of reading the sample.
+            ReadError: As for reading the sample.
         """
         if self._preprocessing.kind != "slide":
             return None
-        from softfree.data.modalities.slide_rows import open_rows  # with its readers' libraries, as the steps
+        from softfree.data.modalities.slide_rows import open_rows  # imports libraries of readers
 
         return open_rows(self._preprocessing, self._items[index]["source"], self._items[index]["frame"])  # type: ignore[arg-type]
 
     def read_all(
         self, description: str, *, threads: int = 1, progress: bool = True, seen: Seen | None = None
     ) -> dict[int, ReadError]:
-        """Read every image once, filling the cache, and return those that cannot be read.
+        """Read every sample once, filling the cache, and return the errors of unreadable samples.
 
-        ``seen`` is told of each that can be read, by several threads and before any random change.
+        ``seen`` is called with each readable sample, from several threads and before augmentation.
         """
 
         def read(index: int) -> None:
-            found = self._read(index)
-            if found is not None and seen is not None:
-                seen(index, *found)
+            sample = self._read(index)
+            if sample is not None and seen is not None:
+                seen(index, *sample)
 
         with ThreadPool(max(1, threads)) as pool:
             reading = pool.imap(read, range(len(self)))
@@ -160,16 +160,16 @@ class SampleDataset(data.Dataset):
 
 
 class EpochSampler(data.Sampler[tuple[int, int]]):
-    """Pairs ``(epoch, number)`` of one device's share of an epoch, in an order that depends on seed and epoch alone.
+    """Pairs ``(epoch, number)`` of one device's share of an epoch, in an order that depends only on seed and epoch.
 
-    The devices' batches of one step together are the batch that a single device would see.
+    The batches of all devices in one step form the batch that a single device would see.
 
     Args:
-        numbers: The images to draw from.
-        seed: Of the order; None keeps the order of ``numbers``.
-        rank: This device.
-        world: Number of devices; their shares are made equal by repeating the first images.
-        length: Images of an epoch, the first of its order; default: all.
+        numbers: Numbers of the samples.
+        seed: Seed of the order; None keeps the order of ``numbers``.
+        rank: Rank of this device.
+        world: Number of devices; shares are made equal by repeating the first samples.
+        length: Number of samples per epoch, the first of its order; default: all.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class EpochSampler(data.Sampler[tuple[int, int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch."""
+        """Set the epoch; called by Lightning before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -195,7 +195,7 @@ class EpochSampler(data.Sampler[tuple[int, int]]):
 
 
 def choose_cache(cache: str, count: int, preprocessing: Preprocessing) -> str:
-    """Resolve ``auto``: memory when the prepared samples fit in a quarter of what is free, else none."""
+    """Resolve ``auto``: ``memory`` if the prepared samples fit in a quarter of the free memory, else ``none``."""
     if cache != "auto":
         return cache
     one = preprocessing.sample_bytes()
@@ -206,7 +206,7 @@ def _store(items: list[dict[str, Any]], prepare: Prepare, cache: str) -> data.Da
     if cache == "none":
         return Dataset(items, prepare)
     if cache == "memory":
-        # One store that all reading processes share: forked workers see its pages, they do not copy them.
+        # One store shared by all worker processes: forked workers share its pages without copying.
         return CacheDataset(items, prepare, progress=False, copy_cache=False, runtime_cache=True)
     folder = Path(cache)
     try:
@@ -219,48 +219,48 @@ def _store(items: list[dict[str, Any]], prepare: Prepare, cache: str) -> data.Da
 
 
 class FolderCache(PersistentDataset):
-    """Prepared samples in a folder, each under its name only when it is whole; a damaged one is made again.
+    """Cache of prepared samples in a folder, written atomically; a damaged sample is prepared again.
 
-    Samples that cannot be read are not kept: another time their disk may answer, or their decoder be installed. So no
-    reason, which could hold a name, is stored.
+    Unreadable samples are not cached: later their disk may respond, or their decoder be installed. Therefore no reason,
+    which could contain a name, is stored.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._whole: set[Path] = set()  # what was verified; reading processes begin with what is known by then
+        self._whole: set[Path] = set()  # verified files; worker processes start with a copy
 
     def _cachecheck(self, item_transformed: dict[str, Any]) -> Any:
         folder: Path = self.cache_dir  # type: ignore[assignment]
         file = folder / f"{self.hash_func(item_transformed).decode()}{self.transform_hash}.pt"
-        found = self._stored(file) if file.is_file() else None
-        if found is not None:
-            return found
+        cached = self._stored(file) if file.is_file() else None
+        if cached is not None:
+            return cached
         prepared = self._pre_transform(dict(item_transformed))
         if "image" in prepared:
-            whole = io.BytesIO()  # on a full disk, plain writing gives a plain reason
+            whole = io.BytesIO()  # on a full disk, plain writing raises a clear error
             torch.save(prepared, whole)
             with replacing(file) as temporary:
                 temporary.write_bytes(whole.getbuffer())
         return prepared
 
     def _stored(self, file: Path) -> dict[str, torch.Tensor] | None:
-        """Read what is stored; None where that is damaged, in whatever way."""
+        """Return the stored sample; None if it is damaged in any way."""
         with contextlib.suppress(Exception):
             if file in self._whole or is_whole(file):
                 self._whole.add(file)
-                found = torch.load(file, weights_only=True)
-                return found if isinstance(found["image"], torch.Tensor) and "size" in found else None
+                sample = torch.load(file, weights_only=True)
+                return sample if isinstance(sample["image"], torch.Tensor) and "size" in sample else None
         return None
 
 
 def _hash_transform(transform: Any) -> bytes:
-    # Another version may read the same file otherwise, and so may a changed source.
+    # Another version, or changed source code, may read the same file differently.
     return f"{__version__} {_source_digest()} {transform}".encode()
 
 
 @functools.cache
 def _source_digest() -> str:
-    """Hash the source of all that turns a file into a sample."""
+    """Hash the source code that turns a file into a sample."""
     digest = blake2b(digest_size=8)
     folders = (Path(__file__).parent, Path(softfree_runtime.__file__).parent)
     for path in sorted(file for folder in folders for file in folder.rglob("*.py")):
@@ -269,10 +269,10 @@ def _source_digest() -> str:
 
 
 def _item(source: Any, frame: int | None) -> dict[str, Any]:
-    """What identifies a prepared sample; size and time make a changed file a new one."""
+    """Return what identifies a prepared sample; size and time distinguish a changed file."""
     item: dict[str, Any] = {"source": source, "frame": frame}
     if isinstance(source, str):
-        with contextlib.suppress(OSError):  # a missing file gets its reason when it is read
+        with contextlib.suppress(OSError):  # a missing file is reported when it is read
             files = [source] if os.path.exists(source) else [split_source(file)[0] for file in files_of(source)]
             found = [os.stat(file) for file in files]
             item |= {"bytes": [stat.st_size for stat in found], "changed": [stat.st_mtime_ns for stat in found]}

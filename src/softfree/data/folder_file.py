@@ -1,6 +1,4 @@
-"""A folder of classes read as a table: ``class/image``, ``split/class/image`` as ImageNet lies, or
-``class/split/image``.
-"""
+"""A folder of classes as a table: ``class/image``, ``split/class/image`` as in ImageNet, or ``class/split/image``."""
 
 from __future__ import annotations
 
@@ -20,23 +18,23 @@ from softfree_runtime.sources.folder_names import split_named, words_of
 from softfree_runtime.sources.walk import Skipped, files_below
 
 _LAYOUTS = "CLASS/image, train/CLASS/image or CLASS/train/image"
-# Files beside images, which alone make no class.
+# Files that accompany images but do not make a class.
 _NOTES = re.compile(
     r"\.(txt|md|rst|[ct]sv|parquet|jsonl?|xml|ya?ml|toml|html?|pdf|docx?|xlsx?|py|ipynb|log|zip|t?ar|rar|7z|ini|cfg|sh)$",
     re.IGNORECASE,
 )
-# Folders of parts of a data set that are taken for no class.
+# Folders of parts of a data set, which are not classes.
 _PARTS = {"images", "masks", "labels", "annotations", "segmentations"}
 _FOLD = re.compile(r"(?:k|cv)?[-_ ]?(?:fold|split)s?[-_ ]?\d+|cv[-_ ]?\d+", re.IGNORECASE)
 
 
 @dataclass
 class _Folder:
-    """A folder of the set.
+    """A folder of the data set.
 
     Attributes:
-        path: Where it is.
-        files: Size of each file below it by its path relative to it; -1 where it is gone or a broken link.
+        path: Path of the folder.
+        files: Size of each file below it, by relative path; -1 if it is gone or a broken link.
     """
 
     path: Path
@@ -48,30 +46,30 @@ class _Folder:
 
     @property
     def loose(self) -> list[str]:
-        """Files that lie in the folder itself."""
+        """Files directly in the folder."""
         return [name for name in self.files if os.sep not in name]
 
     @cached_property
     def folders(self) -> list[_Folder]:
-        """Folders that lie in it and hold files."""
-        found: dict[str, dict[str, int]] = {}
+        """Its subfolders that contain files."""
+        inner: dict[str, dict[str, int]] = {}
         for name, size in self.files.items():
             top, _, rest = name.partition(os.sep)
             if rest:
-                found.setdefault(top, {})[rest] = size
-        return [_Folder(self.path / top, files) for top, files in found.items()]
+                inner.setdefault(top, {})[rest] = size
+        return [_Folder(self.path / top, files) for top, files in inner.items()]
 
     def holds_notes_only(self) -> bool:
         return all(map(_NOTES.search, self.files))
 
     def is_copy_within(self, whole: _Folder) -> bool:
-        """Whether all that lies in this folder of ``whole`` lies in ``whole`` a second time."""
+        """Return whether all files of this folder also exist in ``whole``, which contains it."""
         return all(whole.files.get(name) == size for name, size in self.files.items())
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Images of one class and, where there are some, one split."""
+    """Images of one class and, if there are splits, one split."""
 
     label: str
     split: str
@@ -79,18 +77,18 @@ class _Group:
 
 
 def read_folder(path: Path) -> tuple[pd.DataFrame, str, tuple[str, ...]]:
-    """List the images of a folder of classes, in alphabetical order; none is opened.
+    """List the images of a folder of classes in alphabetical order, without opening them.
 
-    Folders whose names mean splits are splits, above the classes or below them, and never classes. Hidden files, those
-    that systems leave behind, and files beside the classes are left out. Images may lie at any depth below their
-    class; linked folders are followed.
+    Folders whose names mean splits are splits, above or below the classes, and never classes. Hidden files, system
+    files, and files beside the classes are left out. Images may be at any depth below their class; linked folders are
+    followed.
 
     Returns:
         Columns ``path`` (relative to the folder), ``label``, and ``split`` if there is one; a SHA-256 of names and
-        sizes; what was left out, a sentence each.
+        sizes; what was left out, one sentence each.
 
     Raises:
-        UserError: A folder without classes, or one that can be understood in two ways.
+        UserError: The folder has no classes, or is ambiguous.
     """
     notes: list[str] = []
     skipped = Skipped()
@@ -125,7 +123,7 @@ def read_folder(path: Path) -> tuple[pd.DataFrame, str, tuple[str, ...]]:
 
 
 def _entered(folder: _Folder, notes: list[str]) -> _Folder:
-    """The folder that holds the splits: folders around them are entered, as unpacked archives have them."""
+    """Return the folder that contains the splits, which unpacked archives often nest."""
     inner = folder.folders
     if len(inner) != 1 or split_named(inner[0].name):
         return folder
@@ -153,7 +151,7 @@ def _groups(root: _Folder, notes: list[str]) -> list[_Group]:
 
 
 def _splits(root: _Folder, notes: list[str]) -> list[tuple[_Folder, str]]:
-    """Folders of splits at the top, each with its split; empty where the classes are there."""
+    """Return top-level folders of splits, each with its split; empty if the top level has classes."""
     tops = root.folders
     split_of = {top.name: split_named(top.name) or "" for top in tops}
     if not any(split_of.values()):
@@ -176,7 +174,7 @@ def _splits(root: _Folder, notes: list[str]) -> list[tuple[_Folder, str]]:
 
 
 def _splits_with_a_common_name(root: _Folder, tops: list[_Folder]) -> dict[str, str]:
-    """Splits of folders such as ``chest_train`` and ``chest_test``, not ``test_positive`` and ``test_negative``."""
+    """Return splits of folders such as ``chest_train`` and ``chest_test``, not of ``test_positive``."""
     found: dict[str, str] = {}
     rests = set()
     for top in tops:
@@ -196,7 +194,7 @@ def _splits_with_a_common_name(root: _Folder, tops: list[_Folder]) -> dict[str, 
 
 
 def _are_classes(tops: list[_Folder], named: list[_Folder]) -> bool:
-    """Whether a name that means a split is a class all the same: valid and invalid, test and control."""
+    """Return whether a name that means a split is a class after all: valid and invalid, test and control."""
     if len(named) > 1:
         return False
     name = named[0].name.casefold()
@@ -206,7 +204,7 @@ def _are_classes(tops: list[_Folder], named: list[_Folder]) -> bool:
 
 
 def _without_needless(root: _Folder, folders: list[_Folder], notes: list[str]) -> list[_Folder]:
-    """Leave out folders without images, and copies of the whole set."""
+    """Leave out folders without images, and copies of the whole data set."""
     kept = []
     for folder in folders:
         if folder.holds_notes_only():
@@ -219,7 +217,7 @@ def _without_needless(root: _Folder, folders: list[_Folder], notes: list[str]) -
 
 
 def _classes(root: _Folder, top: _Folder, split: str, notes: list[str]) -> list[_Folder]:
-    """Folders of classes in the folder of a split, which may lie in a second one of the same name."""
+    """Return the class folders of a split, which may be nested in a folder of the same name."""
     _note_loose(top, f"in {top.name}, of no class,", notes)
     inner = top.folders
     if len(inner) == 1 and split_named(inner[0].name) == split:
@@ -232,7 +230,7 @@ def _classes(root: _Folder, top: _Folder, split: str, notes: list[str]) -> list[
 
 
 def _class_folders(root: _Folder, notes: list[str]) -> list[_Folder]:
-    """Folders of classes at the top; UserError where they are something else."""
+    """Return top-level class folders; UserError if they are something else."""
     tops = root.folders
     if len(tops) > 1 and all(_FOLD.fullmatch(top.name) for top in tops):
         raise UserError(f"{root.path}: {listed(top.name for top in tops)} look like folds of a set; name a table")
@@ -254,7 +252,7 @@ def _holds_the_others(top: _Folder, tops: list[_Folder]) -> bool:
 
 
 def _copies(root: _Folder, nested: list[_Folder], notes: list[str]) -> list[_Folder]:
-    """Folders that hold all classes once more; UserError where it is not what the set holds anyway."""
+    """Return folders that repeat all classes; UserError if they are not copies."""
     copies = [top for top in nested if top.is_copy_within(root)]
     if left := [top.name for top in nested if top not in copies]:
         raise UserError(
@@ -266,7 +264,7 @@ def _copies(root: _Folder, nested: list[_Folder], notes: list[str]) -> list[_Fol
 
 
 def _of_class(root: _Folder, top: _Folder) -> list[_Group]:
-    """The images of a class, by split where all folders in it have names of splits."""
+    """Return the images of a class, by split if all its folders are named like splits."""
     splits = {one.name: split for one in top.folders if (split := split_named(one.name))}
     if not splits:
         return [_Group(top.name, "", top)]
@@ -286,7 +284,7 @@ def _of_class(root: _Folder, top: _Folder) -> list[_Group]:
 
 
 def _refuse_splits_below(root: _Folder, group: _Group) -> None:
-    """Refuse splits that lie where nobody looks for them, such as class/hospital/train."""
+    """Refuse splits at unexpected places, such as class/hospital/train."""
     for name in dict.fromkeys(os.path.dirname(name) for name in group.folder.files):
         if odd := next((part for part in name.split(os.sep) if part and split_named(part)), None):
             where = (group.folder.path / name).relative_to(root.path).as_posix()

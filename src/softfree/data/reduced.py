@@ -1,4 +1,4 @@
-"""What little is kept of samples while a model reads them: the size that each had, and a small copy."""
+"""Sizes and small copies of samples, collected while a model reads them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.registry import MODALITIES
 
 MOST_ROWS = 5_000
-"""Rows of which a small copy is kept for a regression; of more, so many are drawn."""
+"""Maximum number of samples with a small copy for a regression; more are subsampled."""
 
 
 class Reduced:
-    """Collects sizes, small copies and thumbnails of samples that are read one by one, in any order, by any thread.
+    """Collector of sizes, small copies and thumbnails of samples read in any order, by any thread.
 
     Args:
-        count: Of samples.
-        steps: That the samples go through in evaluation; training samples may come at their own size.
-        copies: Numbers of the samples of which a small copy is kept.
-        thumbnails: Whether to keep thumbnails of images, by which copies of an image are found.
+        count: Number of samples.
+        preprocessing: Preprocessing in evaluation; training samples may have their own size.
+        copies: Numbers of the samples to keep a small copy of.
+        thumbnails: Whether to keep thumbnails of images, for finding copies.
 
     Attributes:
         sizes: float64 ``(count, S)``, NaN where none came.
@@ -42,7 +42,7 @@ class Reduced:
         self._preprocessing, self._wanted = preprocessing, frozenset(copies.tolist())
 
     def __call__(self, index: int, sample: torch.Tensor, size: tuple[int, ...]) -> None:
-        """Keep what is wanted of a sample."""
+        """Collect the data of one sample."""
         self.sizes[index] = size
         if index in self._wanted and (copy := self._preprocessing.small_copy(sample)) is not None:
             self.copies[index] = copy
@@ -51,7 +51,7 @@ class Reduced:
 
 
 def drawn(count: int, seed: int) -> np.ndarray:
-    """Numbers of the samples whose small copies are kept, sorted."""
+    """Return the sorted numbers of the samples whose small copies are kept."""
     if count <= MOST_ROWS:
         return np.arange(count)
     return np.sort(np.random.default_rng((seed, count)).choice(count, MOST_ROWS, replace=False))

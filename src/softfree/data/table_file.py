@@ -1,4 +1,4 @@
-"""A CSV or Parquet file, or a folder of classes, as a frame of text, with the numbers of its rows kept for messages."""
+"""CSV and Parquet files and folders of classes as data frames of text, with row numbers for messages."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NEEDED = ("path", "patient_id", "split", "frame", "mpp")
 
 @dataclass(frozen=True)
 class TableFile:
-    """The rows of a file as they stand there.
+    """The rows of a file as they are.
 
     Attributes:
-        frame: Its columns, those that were asked for as stripped text with NA for empty cells; ``row`` is the
-            index, counted from 0.
-        rows: How to name rows in messages.
+        frame: All columns, the requested ones as stripped text with NA for empty cells; the index is the number of the
+            row, counted from 0.
+        rows: Names rows in messages.
         digest: SHA-256 of the file.
-        notes: What was assumed or left out, a sentence each.
+        notes: What was assumed or left out, one sentence each.
     """
 
     frame: pd.DataFrame
@@ -37,14 +37,14 @@ class TableFile:
 
 
 def read_table_file(path: Path, text: Collection[str]) -> TableFile:
-    """Read CSV (any usual separator and encoding) or Parquet, told apart by content, or a folder of classes.
+    """Read CSV (any common separator and encoding) or Parquet, by content, or a folder of classes.
 
     Args:
         path: The file, or a folder of classes.
-        text: Columns to be read as text; others keep the type that pandas finds.
+        text: Columns to read as text; others get the type that pandas infers.
 
     Raises:
-        UserError: When it is missing, empty, no table, or could be read in two ways.
+        UserError: It is missing, empty, not a table, or ambiguous.
     """
     if path.is_dir():
         frame, digest, notes = read_folder(path)
@@ -58,21 +58,21 @@ def read_table_file(path: Path, text: Collection[str]) -> TableFile:
         rows, notes = checked.rows, (*checked.notes, *decimal)
     frame = frame.dropna(how="all")
     if frame.empty:
-        raise UserError(f"{path}: a table without rows; expected one row an image under the header")
+        raise UserError(f"{path}: a table without rows; expected one row per image below the header")
     for name in frame.columns.intersection(list(text)):
         frame[name] = _as_text(frame[name])
     return TableFile(frame, rows, hashlib.sha256(content).hexdigest(), notes)
 
 
 def no_column(path: Path, name: str, columns: Sequence[str], mend: str) -> UserError:
-    """Make the error for a column that is not there, with what is there and what is likely meant."""
+    """Return the error for a missing column, with the existing columns and the likely one."""
     meant = closest(name, columns)
     hint = f" (did you mean {meant!r}?)" if meant else ""
     return UserError(f"{path}: no column {name!r}{hint}; it has {listed(columns)}; {mend}")
 
 
 def closest(name: str, candidates: Iterable[str]) -> str | None:
-    """Return the candidate that looks most like ``name``, capitals aside, or None."""
+    """Return the candidate most similar to ``name``, ignoring case, or None."""
     folded = {candidate.casefold(): candidate for candidate in candidates}
     found = difflib.get_close_matches(name.casefold(), folded, n=1)
     return folded[found[0]] if found else None
@@ -84,7 +84,7 @@ def _parquet(path: Path, content: bytes) -> pd.DataFrame:
 
     try:
         table = parquet.read_table(io.BytesIO(content))
-        # Bytes that are declared as text but are none would end the first look at them.
+        # Invalid bytes declared as text would crash on first access.
         table.validate(full=True)
         frame = table.to_pandas().reset_index(drop=True)
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
@@ -97,7 +97,7 @@ def _parquet(path: Path, content: bytes) -> pd.DataFrame:
 
 
 def parsed(path: Path, table: TextTable, text: Collection[str]) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Parse text that was checked; other columns than ``text`` may hold numbers with decimal commas, which is noted."""
+    """Parse checked text; columns other than ``text`` may have decimal commas, which is noted."""
     try:
         frame = pd.read_csv(
             io.StringIO(table.body),
@@ -110,12 +110,12 @@ def parsed(path: Path, table: TextTable, text: Collection[str]) -> tuple[pd.Data
             keep_default_na=False,
             na_values=[""],
             index_col=False,
-            # Blank lines are dropped later, so that rows keep their numbers.
+            # Blank lines are dropped later, to keep row numbers.
             skip_blank_lines=False,
             low_memory=False,
         )
     except pd.errors.EmptyDataError:
-        raise UserError(f"{path}: a table without rows; expected one row an image under the header") from None
+        raise UserError(f"{path}: a table without rows; expected one row per image below the header") from None
     notes = []
     for name in frame.columns.difference(list(text), sort=False):
         if (numbers := _decimal_commas(frame[name])) is not None:
@@ -125,7 +125,7 @@ def parsed(path: Path, table: TextTable, text: Collection[str]) -> tuple[pd.Data
 
 
 def _decimal_commas(column: pd.Series) -> pd.Series | None:
-    """Numbers of a column of text such as ``63,5``, or None; ``1,234`` alone could be thousands and stays text."""
+    """Parse a text column such as ``63,5``, or return None; ``1,234`` alone could be thousands and stays text."""
     if not pd.api.types.is_string_dtype(column) or column.isna().all():
         return None
     known = column.dropna().str.strip()
@@ -138,7 +138,7 @@ def _decimal_commas(column: pd.Series) -> pd.Series | None:
 
 
 def _as_text(column: pd.Series) -> pd.Series:
-    """Text without surrounding spaces, NA where nothing is left; whole numbers without a decimal point."""
+    """Return stripped text, NA if empty; whole numbers without a decimal point."""
     if column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) == "bytes":
         column = column.str.decode("utf-8", errors="backslashreplace")
     if pd.api.types.is_bool_dtype(column):

@@ -154,7 +154,7 @@ class BaselinePredictions:
     Args:
         baselines: Fitted on the training samples of a run.
         task: Of the run.
-        steps: of the run.
+        preprocessing: Preprocessing of the run.
         count: of samples.
         thumbnails: whether to keep thumbnails, by which copies of an image are found.
     """

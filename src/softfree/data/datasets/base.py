@@ -1,4 +1,4 @@
-"""What an adapter of a public data set is, and how it reads the files of the official download."""
+"""Adapters of public data sets, and reading of the files of official downloads."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ DRAWN_BESIDE_TEST = {"train": 0.8, "val": 0.2}
 
 @dataclass(frozen=True)
 class DataSetRows:
-    """The rows of a data set, before files are looked for and splits are drawn.
+    """The rows of a data set, before files are searched and splits are drawn.
 
     Attributes:
         frame: ``path`` (relative to the set's folder), ``label`` or the columns of ``findings`` (0, 1, NaN), and where
             the set has them ``patient_id``, ``split`` and columns for subgroups. Rows without a split are drawn.
-        findings: Columns of findings that exclude nothing; empty when there is a ``label``.
-        draw: Part of the rows without a split for each split.
-        left_out: Names of files that give no row, each with the reason.
-        notes: What a user has to know, a sentence each.
+        findings: Columns of independent findings; empty if there is a ``label``.
+        draw: Fraction of the rows without a split for each split.
+        left_out: Names of files without a row, each with the reason.
+        notes: What a user has to know, one sentence each.
     """
 
     frame: pd.DataFrame
@@ -45,17 +45,17 @@ class DataSetRows:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A public data set that softfree knows the official layout of.
+    """A public data set whose official layout is supported.
 
     Attributes:
-        name: On the command line.
-        image: What a sample is, with the file format.
-        classes: What is to be predicted.
+        name: Name on the command line.
+        image: Kind of sample and file format.
+        classes: What is predicted.
         source: Where to obtain it.
-        terms: Licence or agreement.
-        read: From the set's folder and the user's options to its rows.
-        train: Options of ``softfree train`` to begin with.
-        takes: Options of ``softfree prepare`` beyond the common ones that it understands.
+        terms: License or agreement.
+        read: Function from the folder and the user's options to the rows.
+        train: Suggested options of ``softfree train``.
+        takes: Additional options of ``softfree prepare`` that it supports.
     """
 
     name: str
@@ -69,10 +69,10 @@ class DataSet:
 
 
 def official_file(root: Path, patterns: Sequence[str], source: str) -> Path:
-    """Return the first file under ``root`` that one of the glob patterns names.
+    """Return the first file below ``root`` that matches one of the glob patterns.
 
     Raises:
-        UserError: When there is none.
+        UserError: There is none.
     """
     for pattern in patterns:
         if matches := sorted(path for path in root.glob(pattern) if path.is_file()):
@@ -84,7 +84,7 @@ def read_official(root: Path, patterns: Sequence[str], columns: Sequence[str], s
     """Read a CSV (or .tab, .tsv, .gz) of the official download, all cells as text, empty ones as NaN.
 
     Raises:
-        UserError: When the file, or one of ``columns``, is not there.
+        UserError: The file, or one of ``columns``, is missing.
     """
     path = official_file(root, patterns, source)
     frame = read_text(path)
@@ -95,7 +95,7 @@ def read_official(root: Path, patterns: Sequence[str], columns: Sequence[str], s
 
 
 def read_text(path: Path) -> pd.DataFrame:
-    """Read a text table as text; first lines that begin with # are left out.
+    """Read a text table as text; leading lines that start with # are skipped.
 
     Raises:
         UserError: What :func:`~softfree_runtime.sources.table_text.check_text` refuses.
@@ -106,7 +106,7 @@ def read_text(path: Path) -> pd.DataFrame:
 
 
 def read_sheet(path: Path) -> pd.DataFrame:
-    """Read a CSV without a row of headings at its top as text; columns are numbers from 0."""
+    """Read a CSV without a header as text; columns are numbered from 0."""
     try:
         text = io.StringIO(_content(path).decode("utf-8-sig"))
         return pd.read_csv(text, header=None, dtype=str, keep_default_na=False, na_values=[""])
@@ -116,7 +116,7 @@ def read_sheet(path: Path) -> pd.DataFrame:
 
 
 def _content(path: Path) -> bytes:
-    """Bytes of a file, unpacked, without first lines that begin with #."""
+    """Return the unpacked bytes of a file, without leading lines that start with #."""
     content = read_bytes(path)
     try:
         content = gzip.decompress(content) if path.suffix == ".gz" else content
@@ -126,12 +126,12 @@ def _content(path: Path) -> bytes:
 
 
 def without(column: pd.Series, *unknown: str) -> pd.Series:
-    """Return the column with empty cells for the words that mean 'not known', capitals aside."""
+    """Return the column with empty cells for words that mean 'unknown', ignoring case."""
     return column.mask(column.str.strip().str.casefold().isin([word.casefold() for word in unknown]))
 
 
 def columns_of(frame: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
-    """Return the columns of ``frame`` that are there, renamed from the set's names to ours."""
+    """Return the existing columns of ``frame``, renamed to the names of softfree."""
     return frame[[name for name in names if name in frame]].rename(columns=dict(names))
 
 
@@ -139,7 +139,7 @@ def wanted_label(path: Path, columns: Sequence[str], label: str | None) -> str:
     """Return the column that the user named.
 
     Raises:
-        UserError: When none was named, or one that is not there.
+        UserError: None was named, or it is missing.
     """
     if label is None:
         raise UserError(f"name what is to be predicted with --label COLUMN; {path} has {', '.join(columns)}")

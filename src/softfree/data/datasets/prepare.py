@@ -1,4 +1,4 @@
-"""From the official download of a public data set to a table that ``softfree train`` takes."""
+"""Tables for ``softfree train`` from official downloads of public data sets."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class PreparedDataSet:
 
     Attributes:
         table: The file.
-        rows: How many of each split.
-        patients: How many patients are known; None when the set does not say.
-        findings: Columns for ``--labels``; empty when the table has a column ``label``.
-        left_out: Files of the official download that gave no row, each with the reason.
+        rows: Number of rows by split.
+        patients: Number of patients; None if unknown.
+        findings: Columns for ``--labels``; empty if the table has a column ``label``.
+        left_out: Files of the official download without a row, each with the reason.
         notes: What a user has to know.
         command: How to train on it.
     """
@@ -45,11 +45,11 @@ class PreparedDataSet:
     command: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON types."""
+        """Return all fields as JSON types."""
         return vars(self) | {"table": str(self.table), "left_out": [list(one) for one in self.left_out]}
 
     def warning(self) -> str | None:
-        """Return one line about the rows left out, the first few named, or None."""
+        """Return one line about the rows left out, or None."""
         if not self.left_out:
             return None
         total = sum(self.rows.values()) + len(self.left_out)
@@ -57,11 +57,11 @@ class PreparedDataSet:
 
 
 def prepare(known: DataSet, root: Path, chosen: PrepareOptions) -> PreparedDataSet:
-    """Write the table of a data set that lies in ``root`` (for MedMNIST also its .npz file); nothing is downloaded.
+    """Write the table of a data set in ``root`` (for MedMNIST its .npz file); nothing is downloaded.
 
     Raises:
-        UserError: When an official file is missing, more than half of the images are, a patient is in two official
-            splits, or an option does not apply.
+        UserError: An official file or more than half of the images are missing, a patient is in two official splits, or
+            an option does not apply.
     """
     if not root.exists():
         raise UserError(f"{root}: no such folder; obtain {known.name} from {known.source}")
@@ -100,7 +100,7 @@ def prepare(known: DataSet, root: Path, chosen: PrepareOptions) -> PreparedDataS
 
 
 def _present(frame: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    """Rows whose file (or folder of a series) exists, and the paths of the others."""
+    """Return rows whose file or folder exists, and the paths of the others."""
     there = frame["path"].map(lambda path: os.path.exists(folder / path)).astype(bool)
     return frame[there].reset_index(drop=True), [(str(path), "no such file") for path in frame["path"][~there]]
 
@@ -125,7 +125,7 @@ def _refuse_shared_patients(frame: pd.DataFrame, root: Path) -> None:
 
 
 def _ordered(frame: pd.DataFrame, found: DataSetRows) -> pd.DataFrame:
-    """Columns in the order in which people look for them; findings as 0, 1 and empty."""
+    """Return the columns in their usual order; findings as 0, 1 and empty."""
     first = ["path", *(found.findings or ["label"]), "patient_id", "split"]
     columns = [name for name in first if name in frame]
     frame = frame[[*columns, *(name for name in frame if name not in columns)]]
@@ -133,7 +133,7 @@ def _ordered(frame: pd.DataFrame, found: DataSetRows) -> pd.DataFrame:
 
 
 def _usable(frame: pd.DataFrame, found: DataSetRows) -> tuple[tuple[str, ...], list[str]]:
-    """Findings that are both present and absent somewhere, and a note about the others."""
+    """Return findings that are both present and absent, and a note about the others."""
     used = frame[frame["split"] != "extra"]
     usable = tuple(name for name in found.findings if used[name].nunique() > 1)
     others = [name for name in found.findings if name not in usable]

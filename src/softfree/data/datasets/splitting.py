@@ -1,4 +1,4 @@
-"""Splits for the rows of a public set that have none: by patient, stratified, the same for the same seed."""
+"""Splits for rows of a public data set without one: by patient, stratified, reproducible by seed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from softfree_runtime.sources.identity import identify_patients
 
 
 def fill_splits(found: DataSetRows, seed: int) -> tuple[pd.DataFrame, list[str]]:
-    """Draw the rows without a split as ``found.draw`` says.
+    """Assign splits to rows without one, in the fractions of ``found.draw``.
 
-    Rows without a label, and of classes with fewer patients than splits, get the split ``extra``: they belong to no
-    task. Findings that are too rare are not stratified.
+    Rows without a label, and of classes with fewer patients than splits, get the split ``extra``, which is not
+    used. Findings that are too rare are not stratified.
 
     Returns:
-        The rows with a column ``split``, and in words what could not be drawn.
+        The rows with a column ``split``, and notes on what could not be assigned.
     """
     frame = found.frame.reset_index(drop=True)
     split = frame["split"].astype(object) if "split" in frame else pd.Series(None, frame.index, dtype=object)

@@ -26,7 +26,7 @@ class SampleOpener:
     """Opens the samples of a run.
 
     Args:
-        steps: of the run.
+        preprocessing: Preprocessing of the run.
         model: of the run.
         form: of the files, or None for the kind's own.
         identity: copy the patient's identity into DICOM files.
