@@ -87,10 +87,10 @@ def test_errors_of_the_command(model: Path, images: list[str], capsys: pytest.Ca
         assert words in said[-1]
 
 
-def test_without_torch_pandas_and_scipy(model: Path, images: list[str]) -> None:
+def test_without_softfree_torch_pandas_and_scipy(model: Path, images: list[str]) -> None:
     code = (
         "import sys\n"
-        "for name in ('torch', 'timm', 'monai', 'pandas', 'scipy', 'onnx', 'jsonargparse', 'rich'):\n"
+        "for name in ('softfree', 'torch', 'timm', 'monai', 'pandas', 'scipy', 'onnx', 'jsonargparse', 'rich'):\n"
         "    sys.modules[name] = None\n"
         "from softfree_runtime.cli import main\n"
         "sys.exit(main(sys.argv[1:]))\n"

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 decline()  # before any library with telemetry is imported
 
-__all__ = ["Model", "predict", "predict_to_file"]
+__version__ = "0.1.0"
+__all__ = ["Model", "__version__", "predict", "predict_to_file"]
 
 
 def __getattr__(name: str) -> Any:

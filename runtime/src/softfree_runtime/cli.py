@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from softfree import __version__
+from softfree_runtime import __version__
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.prediction import predict_to_file
 
@@ -52,7 +52,7 @@ def _parser() -> _Parser:
     parser.add_argument("--batch-size", type=int, default=16, help="Samples per batch.")
     parser.add_argument("--threads", type=int, help="Threads to use; default: all processors.")
     parser.add_argument("--json", action="store_true", help="Print the rows as JSON, for programs.")
-    parser.add_argument("--version", action="version", version=f"softfree {__version__}")
+    parser.add_argument("--version", action="version", version=f"softfree-runtime {__version__}")
     return parser
 
 
