@@ -83,7 +83,7 @@ def test_convolution_of_heads(grid: tuple[int, ...], masked: bool) -> None:
 
 
 def test_a_convolution_needs_its_grid() -> None:
-    with pytest.raises(UserError, match="give the attention the grid"):
+    with pytest.raises(UserError, match="pass the grid to the attention"):
         HeadConv(3, 3)(torch.randn(1, 3, 8, 4), None, None)
     with pytest.raises(UserError, match="expected an odd side"):
         HeadConv(3, 4)

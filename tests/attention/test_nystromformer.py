@@ -101,7 +101,7 @@ def test_the_convolution_is_added(grid: tuple[int, ...], front: int) -> None:
 def test_the_convolution_needs_the_sides_it_was_made_for() -> None:
     x = torch.randn(1, 20, 24, dtype=torch.float64)
     make(conv=3, conv_dims=1)(x)
-    with pytest.raises(UserError, match="give the attention the grid"):
+    with pytest.raises(UserError, match="pass the grid to the attention"):
         make(conv=3)(x)
 
 

@@ -299,7 +299,7 @@ def parts_that_do_not_fit(mesh: DeviceMesh) -> None:
     masked = torch.ones(4, 5, dtype=torch.bool)
     refused(lambda: bag(part[:2] if last else part), "[4, 4, 4, 2] samples by rank")
     refused(lambda: bag(part[..., 1:] if last else part), "expected (batch, tiles" if last else "Rank 3 of this sample")
-    refused(lambda: bag(torch.cat([part[1:], nothing])), "a bag without a tile on any rank")
+    refused(lambda: bag(torch.cat([part[1:], nothing])), "a bag without tiles on any rank")
     refused(lambda: bag(part, masked), "Got a mask for bags")
     refused(lambda: image(band[0] if last else band), "Got a band of shape" if last else "Rank 3 of this sample")
     refused(lambda: image(band, masked if last else None), "Got a mask (4, 5)" if last else "Rank 3 of this sample")

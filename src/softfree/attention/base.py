@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Grid = tuple[int, ...]
 Parameters = dict[str, Tensor]
 
-# Elements of a part of a large tensor on a CPU: 3 MB of bfloat16, where products are at full speed and the part is
+# Elements per part of a large tensor on a CPU: 3 MB of bfloat16, where products run at full speed and the part is
 # still in the cache afterwards.
 PART = 3 * 2**19
 
@@ -40,13 +40,13 @@ class Attention(nn.Module, ABC):
         dim: Width C of the tokens.
         num_heads: Number of heads H; C must be a multiple of H.
         qkv_bias: A bias on the projection to Q, K and V.
-        qk_norm: Normalize Q and K. A method that does so by its nature takes this as met.
+        qk_norm: Normalize Q and K. Methods that normalize them anyway accept and ignore it.
         scale_norm: Normalize the result over its C features before the output projection.
         proj_bias: A bias on the output projection.
-        attn_drop: Dropout on the attention weights; only for methods that have such weights.
+        attn_drop: Dropout on the attention weights; only for methods that compute them.
         proj_drop: Dropout after the output projection.
         norm_layer: Layer for ``qk_norm`` and ``scale_norm``; default ``torch.nn.LayerNorm``.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
         **unused: Keywords of other timm releases: ``depth`` is ignored, others may only be unset.
 
@@ -110,18 +110,18 @@ class Attention(nn.Module, ABC):
 
     @abstractmethod
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grid: Grid | None = None) -> Tensor:
-        """Mix the tokens: the heart of a method.
+        """Mix the tokens, the core of a method.
 
         Args:
             q: Queries (B, H, N, D); ``k`` and ``v`` alike, strided views of the projection.
-            k: Keys; those of a method with ``shared_keys`` are ``q`` itself.
+            k: Keys; with ``shared_keys`` these are ``q`` itself.
             v: Values.
-            mask: True for real tokens (B, 1, N, 1), or None when all are real. The input of padded tokens was
-                set to zero, so that their q, k and v are the bias of the projection.
-            grid: Sides of the grid that the last tokens lie on, or None for a plain sequence.
+            mask: True for real tokens (B, 1, N, 1), or None when all are real. The input of padded tokens is
+                zero, so their q, k and v are the bias of the projection.
+            grid: Sides of the grid on which the last tokens lie, or None for a plain sequence.
 
         Returns:
-            (B, H, N, D); rows of padded tokens may hold any finite numbers.
+            (B, H, N, D); rows of padded tokens may be any finite numbers.
         """
 
     def forward(
@@ -131,24 +131,23 @@ class Attention(nn.Module, ABC):
 
         Args:
             x: Tokens (B, N, C).
-            attn_mask: Boolean (B, N), True for real tokens; None when all are real. Also masks as timm's models and
-                torch's fused kernel take them, if they say no more than that: see :func:`real_tokens`.
-            is_causal: timm's keyword; only False is possible.
-            grid: Rows and columns (and slices before them) of the last tokens; those in front of them, such as a
-                class token, have no place. Only methods with landmarks look at it; for None they take the tokens as
-                a sequence.
+            attn_mask: Boolean (B, N), True for real tokens; None when all are real. Also masks in the format of
+                timm's models and torch's fused kernel, if they only mask keys: see :func:`real_tokens`.
+            is_causal: timm's keyword; must be False.
+            grid: Rows and columns (and slices before them) of the last tokens; those in front, such as a class token,
+                have no position. Only methods with landmarks use it; without it they treat the tokens as a sequence.
 
         Returns:
-            (B, N, C); rows of padded tokens are without meaning.
+            (B, N, C); rows of padded tokens are meaningless.
 
         Raises:
-            UserError: a mask of another shape or type, a causal one, or more places on the grid than tokens.
+            UserError: A mask of another shape or type, a causal one, or more positions on the grid than tokens.
         """
         attn_mask = real_tokens(x, attn_mask, is_causal)
         check_grid(x, grid)
         mask = None
         if attn_mask is not None:
-            # Whatever padding holds, not even a NaN may reach the sums over tokens.
+            # Whatever padding holds, even NaN, must not reach the sums over tokens.
             x = x.masked_fill(~attn_mask.unsqueeze(-1), 0)
             mask = attn_mask[:, None, :, None]  # (B, 1, N, 1)
         q, *k, v = (self.split_heads(t) for t in self.qkv(x).split(x.shape[-1], dim=-1))  # (B, H, N, D)
@@ -232,10 +231,10 @@ class Attention(nn.Module, ABC):
         """Prepare for a training batch; several may share one optimizer step."""
 
     def projections_are_plain(self) -> bool:
-        """Whether nothing but two matrices surrounds the mixing, so that a method may fold them into it.
+        """Whether only two matrices surround the mixing, so that a method may fold them into it.
 
-        It may not where the result is normalized, where an adapter has replaced a projection by more than a matrix, or
-        where a projection has hooks (pruning computes its weight in one).
+        It may not if the result is normalized, if an adapter has replaced a projection, or if a projection has hooks
+        (pruning computes its weight in one).
         """
         projections = (self.qkv, self.proj)
         plain = all(type(part) is nn.Linear for part in projections)
@@ -251,29 +250,29 @@ def _leave_out_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, 
 
 
 def check_grid(x: Tensor, grid: Grid | None) -> None:
-    """Refuse a grid (sides) with more places than x (B, N, C) has tokens."""
+    """Refuse a grid with more positions than x (B, N, C) has tokens."""
     if grid is not None and math.prod(grid) > x.shape[1]:
         raise UserError(
-            f"Got a grid of {' x '.join(map(str, grid))} for {x.shape[1]} tokens: expected no more places than tokens."
+            f"Got a grid of {' x '.join(map(str, grid))} for {x.shape[1]} tokens: expected one position per token."
         )
 
 
 def transformed() -> bool:
-    """Tell whether torch.func (vmap, grad, jacrev, ...) or forward differentiation is at work.
+    """Whether torch.func (vmap, grad, jacrev, ...) or forward differentiation is active.
 
-    They go through plain operations alone: not through an autograd function without rules for them, nor through a
-    decision that depends on values.
+    They support plain operations only: neither autograd functions without rules for them nor decisions that depend on
+    values.
     """
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 def plain_only() -> bool:
-    """Tell whether only plain operations serve: a graph is compiled, or :func:`transformed`."""
+    """Whether only plain operations work: a graph is being compiled, or :func:`transformed`."""
     return torch.compiler.is_compiling() or transformed()
 
 
 def narrow_as_autocast(x: Tensor) -> tuple[Tensor, AbstractContextManager[Any]]:
-    """Cast ``x`` as autocast would before a product, and give the context in which nothing else is cast."""
+    """Cast ``x`` as autocast would before a product; the returned context prevents further casts."""
     device = x.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return x, nullcontext()
@@ -281,9 +280,9 @@ def narrow_as_autocast(x: Tensor) -> tuple[Tensor, AbstractContextManager[Any]]:
 
 
 def widen(*tensors: Tensor) -> tuple[list[Tensor], AbstractContextManager[Any]]:
-    """Cast to float32, or leave float64, and give the context in which autocast narrows nothing again.
+    """Cast to float32, or keep float64; the returned context keeps autocast from narrowing them again.
 
-    Where autocast is off that context does nothing, so that exported graphs stay free of it.
+    If autocast is off, the context does nothing, so that exported graphs stay free of it.
     """
     device = tensors[0].device.type
     narrowing = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
@@ -292,14 +291,14 @@ def widen(*tensors: Tensor) -> tuple[list[Tensor], AbstractContextManager[Any]]:
 
 
 def wide_type(x: Tensor) -> torch.dtype:
-    """Choose the type of statistics: float32, or float64 where ``x`` has it."""
+    """Return the type for statistics: float32, or float64 if ``x`` has it."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
 def mean_product(k: Tensor, v: Tensor, number: Tensor | float) -> Tensor:
     """``K^T V / number`` for (B, H, N, D) in float32 or better, (B, H, D, D).
 
-    float16 shares the division out before the sum, which would overflow.
+    In float16 both factors are divided before the sum, which would overflow.
     """
     wide = wide_type(k)
     if k.dtype == torch.float16:
@@ -309,7 +308,7 @@ def mean_product(k: Tensor, v: Tensor, number: Tensor | float) -> Tensor:
 
 
 def option_names(method: type[nn.Module]) -> set[str]:
-    """All keywords that the constructor of a method and its bases know."""
+    """Return all keywords of the constructors of a method and its bases."""
     signatures = (inspect.signature(cls.__init__) for cls in method.__mro__ if issubclass(cls, Attention))
     named = {p.name for s in signatures for p in s.parameters.values() if p.kind is not p.VAR_KEYWORD}
     return named - {"self"}

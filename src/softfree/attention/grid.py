@@ -1,7 +1,7 @@
-"""Tokens on their grid: landmarks that stand for windows of it, and convolutions over it.
+"""Tokens on their grid: landmarks that average windows of it, and convolutions over it.
 
-A sequence without a grid is taken as a grid with one side, on which a sample's real tokens stand side by side, whatever
-padding lies between them. On a grid with several sides every token keeps its place; a padded one counts in no window.
+A sequence without a grid is treated as a grid with one side, on which a sample's real tokens are adjacent, whatever
+padding lies between them. On a grid with several sides tokens keep their position; padded ones count in no window.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def window_means(
     """Average the tokens of each window; every token of the grid is in exactly one.
 
     Args:
-        t: (B, H, P + n, D) with P tokens in front that have no place on the grid.
+        t: (B, H, P + n, D) with P tokens in front that have no position on the grid.
         grid: Its sides, of product n; None for a sequence, with P = 0.
         mask: True for real tokens (B, 1, P + n, 1), or None for all.
         number: Windows, at most; see :func:`landmark_sides`.
@@ -60,19 +60,19 @@ def window_means(
 
 
 def _pool(t: Tensor, grid: Grid, sides: Grid, stride: int | None) -> Tensor:
-    """Average over one axis of the grid after the other: (B, H, n, D) to (B, H, m, D)."""
+    """Average over the axes of the grid, one after the other: (B, H, n, D) to (B, H, m, D)."""
     out = t.unflatten(2, grid)
     for side, windows in zip(grid, sides, strict=True):
         places = torch.arange(side, device=t.device)
         window = places * windows // side if stride is None else places // stride
         inside = (window == torch.arange(windows, device=t.device).unsqueeze(1)).to(wide_type(t))  # (windows, side)
         average = (inside / inside.sum(1, keepdim=True)).to(t.dtype)
-        out = torch.tensordot(out, average, dims=([2], [1]))  # the axis leaves and its windows come last
+        out = torch.tensordot(out, average, dims=([2], [1]))  # the axis is replaced by its windows, last
     return out.flatten(3).mT
 
 
 def _ranked_means(t: Tensor, mask: Tensor, number: int, stride: int | None) -> tuple[Tensor, Tensor]:
-    """Average windows of the real tokens of each sample, counted by themselves."""
+    """Average windows of each sample's real tokens, ignoring padding."""
     rank = mask.long().cumsum(2) - 1  # (B, 1, N, 1)
     total = mask.sum(2, keepdim=True).clamp(min=1)
     if stride is None:
@@ -88,14 +88,14 @@ def _ranked_means(t: Tensor, mask: Tensor, number: int, stride: int | None) -> t
 
 
 def step(old: int, new: int, like: Tensor) -> Tensor:
-    """Give ``old / new`` as a tensor (), since the ratio of symbolic numbers does not compile (torch 2.15)."""
+    """Return ``old / new`` as a tensor (), as the ratio of symbolic numbers does not compile (torch 2.15)."""
     return like.new_ones(()) * old / new
 
 
 def linear_weights(old: int, new: int, like: Tensor) -> Tensor:
-    """Weights (new, old) of linear resizing of one axis, with the type and place of ``like``.
+    """Return the weights (new, old) of linear resizing of one axis, with the type and device of ``like``.
 
-    With the centers of the places as in ``torch.nn.functional.interpolate``, and clamped at the edge.
+    Pixel centers are those of ``torch.nn.functional.interpolate``, clamped at the edge.
     """
     at = (torch.arange(new, device=like.device, dtype=like.dtype) + 0.5) * step(old, new, like) - 0.5
     away = at.clamp(0, old - 1).unsqueeze(1) - torch.arange(old, device=like.device)
@@ -130,12 +130,12 @@ class HeadConv(nn.Module):
         nn.init.trunc_normal_(self.weight, std=0.02)
 
     def forward(self, v: Tensor, grid: Grid | None, mask: Tensor | None) -> Tensor:
-        """Convolve the tokens of the grid; those in front of it give zero.
+        """Convolve the tokens on the grid; the result is zero for those in front of it.
 
         Args:
             v: (B, H, P + n, D).
             grid: Its sides; None for a sequence, if ``dims`` is 1.
-            mask: True for real tokens (B, 1, P + n, 1), or None for all; the others are seen as zero.
+            mask: True for real tokens (B, 1, P + n, 1), or None for all; the others count as zero.
 
         Returns:
             (B, H, P + n, D).
@@ -143,8 +143,8 @@ class HeadConv(nn.Module):
         grid = (v.shape[2],) if grid is None else grid
         if len(grid) != self.dims:
             raise UserError(
-                f"Got tokens on a grid of {len(grid)} sides for a convolution of {self.dims}: give the attention the "
-                "grid, or make it without the convolution."
+                f"Got tokens on a grid of {len(grid)} sides for a convolution of {self.dims}: pass the "
+                "grid to the attention, or create it without the convolution."
             )
         n = math.prod(grid)
         seen = v if mask is None else v.masked_fill(~mask, 0)

@@ -1,4 +1,4 @@
-"""Which tokens are real, from a mask in any of the forms that vision transformers hand to an attention."""
+"""Real tokens, from a mask in any format that vision transformers pass to an attention."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ FORMS = (
 
 
 def real_tokens(x: Tensor, attn_mask: Tensor | None, is_causal: bool = False) -> Tensor | None:
-    """Find the real tokens, boolean (B, N), or None for all.
+    """Return the real tokens, boolean (B, N), or None for all.
 
-    Masks of four axes are those of torch's fused kernel and of timm (``NaFlexVit`` makes them): True, or an added 0,
-    where a query may look at a key; False, or an added minus infinity (or the smallest number of the type), where not.
-    Without weights between tokens an attention can only leave keys out for all queries alike. So each real token must
-    look at all real ones; what padded ones look at is of no meaning.
+    Masks with four axes are those of torch's fused kernel and of timm (``NaFlexVit`` creates them): True, or an added
+    0, where a query may attend to a key; False, or an added minus infinity (or the type's smallest number), where not.
+    Without weights between tokens, an attention can only mask keys for all queries at once. So each real token must
+    attend to all real ones; the rows of padded queries are ignored.
 
     Args:
         x: Tokens (B, N, C).
         attn_mask: Boolean (B, N), or boolean or floating (B or 1, 1, 1 or N, N); None when all are real.
-        is_causal: timm's keyword; only False is possible.
+        is_causal: timm's keyword; must be False.
 
     Raises:
-        UserError: a mask of another shape or type, one that is no mask of keys, or a causal one.
+        UserError: A mask of another shape or type, one that is not a mask of keys, or a causal one.
     """
     if is_causal:
         raise UserError("Got is_causal=True: tokens of an image have no order; mark padding with attn_mask instead.")
@@ -43,16 +43,16 @@ def real_tokens(x: Tensor, attn_mask: Tensor | None, is_causal: bool = False) ->
     if shape[2] == 1:
         return real
     alike = (allowed == real.unsqueeze(1)) | ~real.unsqueeze(2)
-    _require(alike.all(), "Got an attn_mask whose queries look at different keys (as a causal mask, or one of windows)")
+    _require(alike.all(), "Got an attn_mask whose queries attend to different keys (as a causal or window mask)")
     return real
 
 
 def _allowed(mask: Tensor) -> Tensor:
-    """Make an additive mask boolean."""
+    """Convert an additive mask to boolean."""
     if mask.dtype == torch.bool:
         return mask
     allowed = mask == 0
-    # A half of the smallest number: whoever adds two such masks must not overflow.
+    # Half the smallest number, so that the sum of two such masks does not overflow.
     _require(
         (allowed | (mask <= torch.finfo(mask.dtype).min / 2)).all(),
         "Got an attn_mask with numbers other than 0 and minus infinity, a bias on the scores",
@@ -61,7 +61,7 @@ def _allowed(mask: Tensor) -> Tensor:
 
 
 def _require(condition: Tensor, problem: str) -> None:
-    """Refuse the mask unless the condition, one boolean, holds; in a graph this is found when it runs."""
+    """Refuse the mask unless the condition, a single boolean, holds; a compiled graph checks when it runs."""
     message = f"{problem}: softfree's attentions have no scores between tokens; {FORMS}."
     if torch.compiler.is_compiling():
         torch._assert_async(condition, message)

@@ -1,4 +1,4 @@
-"""The same encoder over tokens that do not fit in memory or on one machine."""
+"""Run an encoder on tokens that do not fit in memory or on one machine."""
 
 from softfree.attention.streaming import streaming_form
 from softfree.streaming.bags import BagTokens

@@ -1,4 +1,4 @@
-"""Whether a sample passes whole or as a stream: as the user says, or as the plan finds that it fits."""
+"""Run each sample whole or streamed, as the user chose or as the memory plan allows."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from softfree.streaming.streamed import Streaming, stream_forward, streamed
 from softfree.training.options import Precision, StreamOptions
 from softfree_runtime.core.errors import UserError
 
-# Share of the free memory that a plan may take: others live there, too.
+# Share of the free memory that a sample may take; other processes need some, too.
 SHARE = 0.8
 
 
 class AdaptiveForward:
-    """Samples to logits, whole where they fit and streamed where they do not.
+    """Compute logits of samples, whole if they fit in memory and streamed otherwise.
 
-    It is no module, so that a training that holds one saves and averages the model once.
+    Deliberately not an ``nn.Module``: Lightning must save and average the wrapped model only once.
 
     Args:
-        model: samples (B, ...) to logits (B, K).
-        options: when and where to stream.
-        precision: of the products, "fp32", "bf16" or "fp16".
-        progress: show a bar for a sample that is streamed.
+        model: Maps samples (B, ...) to logits (B, K).
+        options: When and where to stream.
+        precision: Of the products: "fp32", "bf16" or "fp16".
+        progress: Show a progress bar for streamed samples.
 
     Raises:
-        UserError: streaming is asked for always, of a model that cannot.
+        UserError: Streaming is set to always for a model that cannot stream.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class AdaptiveForward:
         self.streaming = Streaming(place, kept_in, options.token_chunk, progress)
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """Return logits (B, K); with a graph where gradients are enabled."""
+        """Return logits (B, K); with a graph if gradients are enabled."""
         streams = self.streams(samples)
         if streams and len(samples) > 1:  # one by one they may fit
             return torch.cat([self._alone(samples, number) for number in range(len(samples))])
@@ -64,18 +64,18 @@ class AdaptiveForward:
             return self(samples[number : number + 1])
 
     def of_rows(self, sample: Rows) -> Tensor:
-        """Return logits (1, K), without a graph, of an image that is never whole; ask :meth:`why_not_rows` before."""
+        """Return logits (1, K), without a graph, of an image read in rows; check :meth:`why_not_rows` first."""
         with products_in(self.precision, next(self.model.parameters()).device):
             return stream_forward(self.model, sample, self.streaming)
 
     def why_not_rows(self) -> str:
-        """Say why an image that is too long to be read at once cannot pass; nothing if it can."""
+        """Explain why an image cannot be read in rows; empty if it can."""
         if self.options.stream == "never":
             return "--stream never was given"
         return why_model_cannot(self.model)
 
     def streams(self, samples: Tensor) -> bool:
-        """Tell whether these samples are streamed, or taken one by one."""
+        """Whether these samples are streamed, or run one by one."""
         if self.options.stream != "auto":
             return self.options.stream == "always"
         if not can_stream(self.model):
@@ -85,7 +85,7 @@ class AdaptiveForward:
         return free is not None and self._needed(samples, gpu) > SHARE * free
 
     def _needed(self, samples: Tensor, gpu: bool) -> int:
-        """Bytes that the model's activations take at once, by the plan of an image with as many tokens."""
+        """Bytes of activations at the peak, planned for an image with as many tokens."""
         model = self.model
         assert isinstance(model, Classifier)
         block = model.blocks[0]
@@ -110,7 +110,7 @@ class AdaptiveForward:
 
 
 def _tokens(model: Classifier, samples: Tensor) -> int:
-    """Tokens of a sample: of a bag its rows, else the patches of its sides."""
+    """Number of tokens per sample: the rows of a bag, or the patches of an image or volume."""
     sides = samples.shape[2:]
     patch = getattr(model, "patch_size", None)
     if patch is None:
@@ -121,5 +121,5 @@ def _tokens(model: Classifier, samples: Tensor) -> int:
 
 @lru_cache
 def _free(gpu: bool) -> int | None:
-    """Free memory when the first sample comes: later, what earlier samples left in a heap would count as taken."""
+    """Free memory at the first sample: later, heap space left by earlier samples would count as used."""
     return free_memory(gpu)

@@ -1,16 +1,16 @@
-"""The way back: from the gradients of what is pooled to those of all parameters, one pass for each layer.
+"""Streamed backward pass: from gradients of the pooled summaries to those of all parameters, one pass per layer.
 
-A visit of a chunk does all that one layer has to do there. With x_l the input of layer l and s_l the sums over all
+A visit of a chunk does everything that one layer needs there. With x_l the input of layer l and s_l the sums over all
 tokens that its attention needs, it
 
 1. computes x_{l+1} from x_l again, with its graph;
-2. adds to dL/dx_{l+1}, which the pass above has left, what came through the sums of the layer above (their gradient is
-   known once that pass is over), and the parameters in front of those sums get theirs;
-3. differentiates x_{l+1}: dL/dx_l but for the sums s_l, the gradients of the block's parameters, and the part of this
-   chunk in dA, dc and dcenter.
+2. adds to dL/dx_{l+1}, which the pass above left, the part that comes through the sums of the layer above (their
+   gradient is known once that pass is over), and the gradients of the parameters before those sums;
+3. differentiates x_{l+1}: dL/dx_l except for the part through the sums s_l, the gradients of the block's parameters,
+   and this chunk's share of dA, dc and dcenter.
 
-After the last chunk, the graph of C x C tensors gives the gradient of s_l. So a token is read once a layer, and the
-work is that of checkpointing each block.
+After the last chunk, the graph of C x C tensors gives the gradient of s_l. So each token is read once per layer, and
+the work is that of checkpointing each block.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Gradients:
         self.sums: dict[Tensor, Tensor] = {}
 
     def add(self, parameters: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
-        """Add; None adds nothing."""
+        """Add gradients; None adds nothing."""
         for parameter, grad in zip(parameters, grads, strict=True):
             if grad is not None:
                 grad = grad.to(wide_type(grad))
@@ -43,13 +43,13 @@ class Gradients:
 
 
 class Backward:
-    """One way back.
+    """One backward pass.
 
     Args:
-        stream: A stream that has gone forward and kept the inputs of the layers on the way.
+        stream: A stream after its forward pass, which kept the inputs of the layers.
         grads: dL/dsummary of each chunk whose tokens are pooled.
         advance: Called after each visit of a chunk.
-        parameters: Find the gradients of the parameters, and not only those of tokens.
+        parameters: Compute gradients of the parameters, not only those of tokens.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Backward:
         self.of_stats: list[Tensor] = []  # of the layer above
 
     def run(self) -> dict[Tensor, Tensor]:
-        """Give the gradient of each parameter that has one; the stream is closed."""
+        """Return the gradient of each parameter that has one, and close the stream."""
         with self._open():
             if self.stream.source.sizes:
                 self._descend_to(0)
@@ -69,10 +69,10 @@ class Backward:
 
     @contextmanager
     def down_to(self, level: int) -> Iterator[Callable[[int], tuple[Tensor, Tensor]]]:
-        """Go back to what enters a layer, and close the stream in the end.
+        """Go back to the input of a layer, and close the stream at the end.
 
         Yields:
-            Of the number of a chunk its tokens (1, n, C) and dL/dtokens, rounded as the store rounds.
+            A function from a chunk's number to its tokens (1, n, C) and dL/dtokens, rounded as the store rounds.
         """
 
         def entering(chunk: int) -> tuple[Tensor, Tensor]:
@@ -91,7 +91,7 @@ class Backward:
         with (
             stream.store or TokenStore([], width, stream.dtype),
             TokenStore(sizes, width, stream.dtype, 1, stream.place) as self.slopes,
-            torch.autocast(stream.device.type, enabled=False),  # only what is computed again had it
+            torch.autocast(stream.device.type, enabled=False),  # recomputation restores it
             torch.enable_grad(),
         ):
             yield
@@ -104,7 +104,7 @@ class Backward:
         return trainable(parameters) if self.parameters else []
 
     def _descend(self, level: int) -> None:
-        """Go from the gradients of a layer's output to those of its input, without the part of its sums."""
+        """Go from the gradients of a layer's output to those of its input, without the part through its sums."""
         stream, layer = self.stream, self.stream.layers[level]
         with torch.no_grad():
             affine_map = layer.streaming.affine_map(stream.stats[level])
@@ -131,7 +131,7 @@ class Backward:
         self.found.add(attention, found)
 
     def _above(self, level: int, chunk: int, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Give what to differentiate of a chunk that goes into a layer or, above the last, into the pooling."""
+        """Return what to differentiate of a chunk that enters a layer or, above the last, the pooling."""
         if level < len(self.stream.layers):
             return [x], [self._slope(level, chunk, x)]
         with self.stream.autocast():
@@ -140,14 +140,14 @@ class Backward:
         return [part for part, _ in ends], [grad for _, grad in ends]
 
     def _slope(self, level: int, chunk: int, x: Tensor) -> Tensor:
-        """Give dL/dx of a chunk that goes into a layer."""
+        """Return dL/dx of a chunk that enters a layer."""
         return self.slopes.read(0, chunk, x.dtype, x.device) + self._through_sums(level, x)
 
     def _through_sums(self, level: int, x: Tensor) -> Tensor:
-        """Give the gradient of a chunk that goes through the sums of a layer's attention."""
+        """Return the gradient of a chunk through the sums of a layer's attention."""
         stream, layer = self.stream, self.stream.layers[level]
         assert stream.store is not None
-        x = x.detach().to(stream.store.dtype).to(x.dtype).requires_grad_()  # rounded, as the sums have seen it
+        x = x.detach().to(stream.store.dtype).to(x.dtype).requires_grad_()  # rounded as it entered the sums
         with stream.autocast():
             tensors, grads = layer.streaming.vjp(layer.normed(x), stream.stats[level], self.of_stats)
         own = self._wanted([*layer.block.norm1.parameters(), *layer.block.attn.parameters()])
@@ -156,7 +156,7 @@ class Backward:
         return slope
 
     def _reach_tokens(self) -> None:
-        """Go from the gradients of the tokens to those of what makes them."""
+        """Go from the gradients of the tokens to those of the parameters that they come from."""
         own = trainable(self.stream.source.parameters)
         for chunk in range(len(self.stream.source.sizes)):
             with self.stream.autocast():
@@ -168,5 +168,5 @@ class Backward:
 
 
 def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Leave out what is frozen."""
+    """Filter out frozen parameters."""
     return [parameter for parameter in parameters if parameter.requires_grad]

@@ -1,4 +1,4 @@
-"""The tokens of a bag of tiles, so many rows of its table at a time."""
+"""The tokens of a bag of tiles, some rows of its table at a time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class BagTokens:
     """A :class:`~softfree.streaming.token_sources.TokenSource` of a bag; padding (NaN as coordinates) is left out.
 
     Args:
-        model: Whose tokenizer and class token.
+        model: Provides tokenizer and class token.
         bag: (N, F + 3), F features and x, y, z of each tile: a tensor or array; a memory-mapped one is read by rows.
-        chunk: Tiles of a chunk.
+        chunk: Tiles per chunk.
 
     Raises:
-        UserError: another shape, or no tile.
+        UserError: Another shape, or no tile.
     """
 
     def __init__(self, model: BagTransformer, bag: Tensor | np.ndarray, chunk: int) -> None:
@@ -42,7 +42,7 @@ class BagTokens:
         self.parameters = [*model.patch_embed.parameters(), *([] if model.cls_token is None else [model.cls_token])]
 
     def tokens(self, chunk: int) -> Tensor:
-        """Make the tokens (1, n, C) of a chunk; differentiable in the parameters."""
+        """Compute the tokens (1, n, C) of a chunk; differentiable in the parameters."""
         part, like = self.rows[chunk], self.parameters[0]
         tiles = _tensor(self.bag[part])
         if not self.real[part].all():
@@ -51,9 +51,9 @@ class BagTokens:
         front = self.model.cls_token
         if front is None:
             return tokens
-        tokens = tokens.to(torch.promote_types(tokens.dtype, front.dtype))  # as where they are joined in memory
+        tokens = tokens.to(torch.promote_types(tokens.dtype, front.dtype))  # as in memory
         return tokens if chunk else torch.cat([front, tokens], dim=1)
 
 
 def _tensor(part: Tensor | np.ndarray) -> Tensor:
-    return part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))  # of a map that may be read only
+    return part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))  # a memory map may be read-only

@@ -1,4 +1,4 @@
-"""What the processes that share one sample tell each other: sums with a gradient, and what each of them has got."""
+"""Communication between the processes that share one sample: sums with a gradient, and agreement on shapes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from softfree_runtime.core.errors import UserError
 
 
 def group_of(group: dist.ProcessGroup | DeviceMesh) -> dist.ProcessGroup:
-    """Find the process group of a mesh dimension; leave a group as it is.
+    """Return the process group of a mesh dimension; a group is returned unchanged.
 
     Raises:
-        UserError: a mesh of several dimensions, or something else.
+        UserError: A mesh of several dimensions, or another type.
     """
     if isinstance(group, DeviceMesh):
         if group.ndim != 1:
@@ -37,8 +37,8 @@ def group_of(group: dist.ProcessGroup | DeviceMesh) -> dist.ProcessGroup:
 def sum_over(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Sum a tensor over the ranks; all get the same bits.
 
-    Each rank's result depends on each rank's tensor, so that the gradients of all ranks' results are summed on the way
-    back: what a rank gets is the derivative of the sum of all ranks' losses.
+    Each rank's result depends on each rank's tensor, so backward sums the gradients of all ranks' results: a rank gets
+    the derivative of the sum of all ranks' losses.
     """
     result: Tensor = _Sum.apply(tensor, group)
     return result
@@ -58,38 +58,38 @@ class _Sum(torch.autograd.Function):
 
 
 def from_all(tensor: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
-    """Give the tensors of all ranks, which have one shape, by rank; the way back is that of :func:`sum_over`."""
+    """Gather the tensors of all ranks, of equal shape; backward is that of :func:`sum_over`."""
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
     empty = torch.zeros_like(tensor)
     return list(sum_over(torch.stack([tensor if at == rank else empty for at in range(ranks)]), group))
 
 
 def most_over(number: int, group: dist.ProcessGroup, device: torch.device) -> int:
-    """Find the largest of the ranks' numbers."""
-    told = torch.tensor(number, device=device)
-    dist.all_reduce(told, dist.ReduceOp.MAX, group=group)
-    return int(told)
+    """Return the maximum over the ranks."""
+    largest = torch.tensor(number, device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
+    return int(largest)
 
 
 def agree(reason: str, shape: Sequence[int], group: dist.ProcessGroup, device: torch.device) -> list[list[int]]:
-    """Tell all ranks the shape (4 numbers) of this rank's part, and hear theirs.
+    """Exchange the shapes (4 numbers) of the parts of all ranks.
 
     Args:
-        reason: Why this rank's part cannot be used; empty if it can. All ranks hear of it, and none waits for ever.
-        shape: Of the part; the first number, of samples, must be the same everywhere.
+        reason: Why this rank's part cannot be used; empty if it can. All ranks then fail, and none waits forever.
+        shape: Of the part; the first number, the samples, must be the same on all ranks.
         group: The ranks.
-        device: Where the group's tensors lie.
+        device: Device of the group's tensors.
 
     Returns:
         The shapes, by rank.
 
     Raises:
-        UserError: on all ranks alike, if a part cannot be used or the numbers of samples differ.
+        UserError: On all ranks, if a part cannot be used or the numbers of samples differ.
     """
-    told = torch.tensor([bool(reason), *shape], device=device)
-    heard = told.new_empty(dist.get_world_size(group) * len(told))
-    dist.all_gather_into_tensor(heard, told, group=group)
-    ranks = heard.view(-1, len(told)).tolist()
+    own = torch.tensor([bool(reason), *shape], device=device)
+    gathered = own.new_empty(dist.get_world_size(group) * len(own))
+    dist.all_gather_into_tensor(gathered, own, group=group)
+    ranks = gathered.view(-1, len(own)).tolist()
     if reason:
         raise UserError(reason)
     refused = [rank for rank, (bad, *_) in enumerate(ranks) if bad]

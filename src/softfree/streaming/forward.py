@@ -1,7 +1,7 @@
-"""One sample on its way up through the layers, chunk by chunk: one pass over the tokens for each layer.
+"""Streamed forward pass: one sample through the layers, chunk by chunk, with one pass over the tokens per layer.
 
-A pass applies a layer to each chunk, as the sums over all tokens say, and gathers the sums for the next layer from what
-comes out. Memory holds one chunk, and the tokens of all chunks are where the user wants them.
+A pass applies a layer to each chunk, given the sums over all tokens, and gathers the sums for the next layer from the
+output. Memory holds one chunk; the tokens of all chunks are in the token store.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Advance = Callable[[], None]
 
 
 class Stream:
-    """A sample between its tokens and what its pooling needs of them.
+    """A sample between its tokens and the summaries that its pooling needs.
 
     Args:
-        model: The model; its mode, its weights' type and the autocast of the moment hold for the way back, too.
+        model: The model; backward uses its mode, the type of its weights and autocast as they are now.
         source: The sample's tokens.
         place: "ram", or a folder for the tokens.
-        dtype: What tokens are kept in; None for their own type.
-        kept_from: Keep the input of this layer and of those above, for what comes after the pass: 0 for a way back
-            through all of them, until :meth:`close`. None: keep nothing.
+        dtype: Storage type of the tokens; None for their own.
+        kept_from: Keep the inputs of this layer and of those above until :meth:`close`: 0 for backward through all
+            layers. None: keep nothing.
 
     Raises:
-        UserError: a model that cannot stream.
+        UserError: A model that cannot stream.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Stream:
         self.model, self.source, self.place, self.stored_as = model, source, place, dtype
         self.layers = layers_of(model)
         self.keep = kept_from is not None
-        self.first = max(0, len(self.layers) - 1) if kept_from is None else kept_from  # layers below share its place
+        self.first = max(0, len(self.layers) - 1) if kept_from is None else kept_from  # layers below share its slot
         self.stats: list[TokenStats] = []
         self.dtype = torch.float32  # of the tokens between the layers; known once there are some
         self.pooled_as, self.parts = torch.float32, 1  # of what is pooled, and the tensors of its summary; likewise
@@ -64,14 +64,14 @@ class Stream:
         self._narrow = torch.get_autocast_dtype(kind) if self._autocast else None
 
     def forward(self, advance: Advance = lambda: None) -> list[Summary]:
-        """Pass all layers, and give the pooling's summary of each chunk, in float64; see :meth:`logits`."""
+        """Run all layers, and return the pooling's summary of each chunk, in float64; see :meth:`logits`."""
         try:
             summaries = self._pass_all(advance)
         except BaseException:
             self.close()
             raise
         finally:
-            # Weights that were cast here have no graph; nobody else may find them.
+            # Weights cast here have no graph; nobody else may use them.
             torch.clear_autocast_cache()
         if not self.keep:
             self.close()
@@ -96,7 +96,7 @@ class Stream:
                     else:
                         raw = self._gather(level, self._keep(level, chunk, x), raw)
                 advance()
-        if not summaries:  # no real token
+        if not summaries:  # no real tokens
             nothing = torch.zeros(1, 0, self.model.embed_dim, dtype=self.wide, device=self.device)
             summaries.append(self._summary(nothing))
         return summaries
@@ -107,7 +107,7 @@ class Stream:
         return x
 
     def _gather(self, level: int, x: Tensor, raw: Tensor | None) -> Tensor:
-        """Add what the attention of a layer wants of a chunk's tokens."""
+        """Add the attention's sums over a chunk's tokens."""
         layer = self.layers[level]
         more = layer.streaming.raw(layer.streaming.gather(layer.normed(x)))
         return more if raw is None else raw + more
@@ -127,7 +127,7 @@ class Stream:
         return self.store.write(self._place_of(level), chunk, x)
 
     def load(self, level: int, chunk: int) -> Tensor:
-        """Get the tokens (1, n, C) that went into a layer."""
+        """Return the tokens (1, n, C) that entered a layer."""
         assert self.store is not None
         return self.store.read(self._place_of(level), chunk, self.dtype, self.device)
 
@@ -135,31 +135,31 @@ class Stream:
         return max(0, level - self.first)
 
     def outputs(self) -> Iterator[Tensor]:
-        """Compute the last layer once more: tokens (1, n, C) chunk by chunk, as they are pooled.
+        """Recompute the last layer: tokens (1, n, C) chunk by chunk, as they are pooled.
 
-        The stream has gone forward and kept what went into its last layer.
+        The stream must have kept the input of its last layer.
         """
-        if self.stats:  # else there was no token
+        if self.stats:  # else there were no tokens
             last = len(self.layers) - 1
             affine_map = self.layers[last].streaming.affine_map(self.stats[last])
             for chunk in range(len(self.source.sizes)):
                 yield self.model.norm(self.layers[last](self.load(last, chunk), affine_map))
 
     def is_pooled(self, chunk: int) -> bool:
-        """Whether the last layer's tokens of a chunk are asked for: of a class token, only the first chunk's."""
+        """Whether the last layer's tokens of a chunk are pooled: for a class token, only the first chunk's."""
         return self.model.pool != "token" or chunk == 0
 
     def pool(self, x: Tensor, chunk: int) -> Summary:
-        """Give the pooling's summary of a chunk after the last layer, in float64; differentiable."""
+        """Return the pooling's summary of a chunk after the last layer, in float64; differentiable."""
         x = self.model.norm(x)
         if self.model.pool != "token":
             return self._summary(x if chunk else x[:, self.source.prefix :])
         return self._summary(x[:, :1])
 
     def _summary(self, x: Tensor) -> Summary:
-        """Sum up the tokens (1, n, C) that are pooled."""
+        """Summarize the pooled tokens (1, n, C)."""
         mask = None
-        if not x.shape[1]:  # no pooling sums up nothing, but all of them padding
+        if not x.shape[1]:  # poolings cannot summarize nothing, but all can summarize padding
             x, mask = F.pad(x, (0, 0, 0, 1)), torch.zeros(1, 1, dtype=torch.bool, device=x.device)
         values = self.model.evidence(x)
         summary = self.model.pooling.summary(values, mask, self.pooled)
@@ -167,24 +167,24 @@ class Stream:
         return tuple(part.double() for part in summary)
 
     def grouped(self, parts: Sequence[Tensor]) -> list[Summary]:
-        """Put the parts of all summaries, given one after the other, together again."""
+        """Group a flat list of the parts of all summaries."""
         return [tuple(parts[start : start + self.parts]) for start in range(0, len(parts), self.parts)]
 
     def logits(self, summaries: Sequence[Summary]) -> Tensor:
-        """Give the logits (1, K) of the summaries of all chunks; differentiable."""
+        """Return the logits (1, K) from the summaries of all chunks; differentiable."""
         number = torch.full((1, 1), max(1, self.pooled), dtype=torch.float64, device=self.device)
         return self.model.conclude(self.model.pooling.finish(summaries, number).to(self.pooled_as))
 
     @property
     def pooled(self) -> int:
-        """How many tokens are pooled."""
+        """Number of pooled tokens."""
         return 1 if self.model.pool == "token" else self.number
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Give the autocast that this stream was made under. Cast weights are not kept: their graphs are used once."""
+        """Return the autocast context of this stream; cast weights are not cached, as their graphs are used once."""
         return torch.autocast(self.device.type, dtype=self._narrow, enabled=self._autocast, cache_enabled=False)
 
     def close(self) -> None:
-        """Give the tokens' space back."""
+        """Free the tokens."""
         if self.store is not None:
             self.store.close()

@@ -1,4 +1,4 @@
-"""Images that are read band by band: arrays, memory-mapped files, or anything else with rows of pixels."""
+"""Images read band by band: arrays, memory-mapped files, or any other source of pixel rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from softfree_runtime.core.errors import UserError
 
 
 class Rows(Protocol):
-    """An image that gives some of its rows at a time."""
+    """An image whose rows can be read in bands."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -21,7 +21,7 @@ class Rows(Protocol):
         ...
 
     def read(self, top: int, bottom: int) -> Tensor:
-        """Give the rows from ``top`` up to ``bottom``, (channels, bottom - top, width), as a model takes them."""
+        """Return the rows from ``top`` up to ``bottom``, (channels, bottom - top, width), as the model expects them."""
         ...
 
 
@@ -30,12 +30,12 @@ class ArrayRows:
 
     Args:
         array: (channels, H, W), or (1, channels, H, W); with ``channels_last`` (H, W, channels).
-        channels_last: The layout.
-        prepare: From rows (channels, n, W) of the array's own type to what a model takes, each pixel by itself: scale,
-            mean and deviation. Without it the array must hold floating point numbers.
+        channels_last: Whether channels are the last axis.
+        prepare: Maps rows (channels, n, W) of the array's type to model input, pixel by pixel: scale, mean and standard
+            deviation. Without it the array must be of floating point type.
 
     Raises:
-        UserError: another number of axes, or integers without ``prepare``.
+        UserError: Another number of axes, or integers without ``prepare``.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ArrayRows:
             raise UserError(f"Got an image of shape {tuple(array.shape)}: expected one, (channels, height, width).")
         floating = array.is_floating_point() if isinstance(array, Tensor) else array.dtype.kind == "f"
         if prepare is None and not floating:
-            raise UserError(f"Got pixels of {array.dtype}: expected floating point numbers, or prepare= to make them.")
+            raise UserError(f"Got pixels of {array.dtype}: expected floating point, or prepare= to convert them.")
         self.array, self.channels_last, self.prepare = array, channels_last, prepare
         first, second, third = (int(side) for side in array.shape)
         self.shape = (third, first, second) if channels_last else (first, second, third)
@@ -58,7 +58,7 @@ class ArrayRows:
     def read(self, top: int, bottom: int) -> Tensor:
         """See :class:`Rows`."""
         part = self.array[top:bottom] if self.channels_last else self.array[:, top:bottom]
-        rows = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))  # of a map that may be read only
+        rows = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))  # a memory map may be read-only
         if self.channels_last:
             rows = rows.permute(2, 0, 1)
         return rows if self.prepare is None else self.prepare(rows)

@@ -1,4 +1,4 @@
-"""One model as a stream sees it: what each of its blocks does to a chunk, once the sums over all tokens are known."""
+"""The layers of a model as applied to one chunk, once the sums over all tokens are known."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Layer:
         return cast(Tensor, self.block.norm1(x))
 
     def __call__(self, x: Tensor, affine_map: AffineMap) -> Tensor:
-        """Map tokens (1, n, C) to those of the next layer. Without gradients the cache holds what one part needs."""
+        """Map tokens (1, n, C) to those of the next layer, without gradients in parts that fit the cache."""
         if not torch.is_grad_enabled():
             return apply_in_chunks(lambda part: self._feed(self._attend(part, affine_map)), x, self.block.hidden)
         return self._feed(self._attend(x, affine_map))
@@ -45,10 +45,10 @@ class Layer:
 
 
 def layers_of(model: Classifier) -> list[Layer]:
-    """Take a model apart; stochastic depth is drawn from torch's generator as the model itself would for one sample.
+    """Return the layers of a model; stochastic depth is drawn as the model itself would for one sample.
 
     Raises:
-        UserError: a model that cannot stream.
+        UserError: A model that cannot stream.
     """
     reason = why_model_cannot(model)
     if reason:
@@ -63,12 +63,12 @@ def layers_of(model: Classifier) -> list[Layer]:
 
 
 def can_stream(model: nn.Module) -> bool:
-    """Tell whether a model's tokens can pass in chunks, in the mode (training or evaluation) that it is in."""
+    """Whether a model can stream in its current mode (training or evaluation)."""
     return not why_model_cannot(model)
 
 
 def why_model_cannot(model: nn.Module) -> str:
-    """Say why a model cannot stream; empty if it can."""
+    """Explain why a model cannot stream; empty if it can."""
     if not isinstance(model, Classifier):
         return (
             f"{type(model).__name__} cannot stream: expected one of softfree's transformers, such as seqnorm_vit_tiny."

@@ -1,13 +1,13 @@
-"""One sample over several processes: each holds some of its tokens, and all have the same model.
+"""Sequence parallelism: one sample over several processes, each with some of its tokens and the whole model.
 
-An attention that is a few sums over all tokens (see :mod:`~softfree.attention.streaming`) needs nothing else of the
-others. So in each layer a rank sums over its own tokens, the sums are added up over the ranks by one all-reduce (in
-float64; for SeqNorm (C + 1) C / 2 + C + 1 numbers a sample, whatever N is), and every rank goes on with its own tokens
-alone. At the end the pooled sums (C numbers a sample) are added up likewise, or each rank's summary is sent to all
-where the pooling is no sum, and all ranks have the same logits, bit for bit.
-The way back has the same all-reduces, of gradients.
+An attention that needs only a few sums over all tokens (see :mod:`~softfree.attention.streaming`) needs nothing else
+from other processes. So in each layer a rank sums over its own tokens, one all-reduce adds up the sums of the ranks (in
+float64; for SeqNorm (C + 1) C / 2 + C + 1 numbers per sample, whatever N is), and every rank continues with its own
+tokens alone. At the end the pooled sums (C numbers per sample) are added up as well, or each rank's summary is sent to
+all where the pooling is not a sum, and all ranks have the same logits, bit for bit. Backward has the same all-reduces,
+of gradients.
 
-Which gradients come out. Let the ranks r = 1..R hold copies p_r of the parameters, and let each compute the same loss
+The resulting gradients: Let the ranks r = 1..R hold copies p_r of the parameters, and let each compute the same loss
 from the logits, L_r. Everything between is exact differentiation if the backward of an all-reduce is the sum of all
 ranks' gradients, because each rank's result depends on each rank's input: rank r then finds
 
@@ -17,7 +17,7 @@ All p_r are the same p, and all L_r the same function L of it, so that sum_r g_r
 the gradient of the one-process model. (For a weight of the head g_r is dL/dp itself on every rank; for one of the
 encoder it is R times the part that comes through the rank's own tokens.) The mean is what DDP and FSDP take over their
 ranks. Over a world of D data replicas x R ranks a sample, it is the mean of the replicas' gradients, as in data
-parallel training without sequence parallelism: nothing else is to be scaled, and each rank calls ``backward()`` on the
+parallel training without sequence parallelism: nothing else needs scaling, and each rank calls ``backward()`` on the
 plain loss of its replica's batch.
 
     mesh = init_device_mesh("cuda", (2, 4), mesh_dim_names=("data", "sequence"))
@@ -57,18 +57,18 @@ __all__ = ["SequenceParallel", "split_rows"]
 
 
 class SequenceParallel(nn.Module):
-    """A model whose samples are spread over the ranks of a group; same parameters, same logits, same gradients.
+    """A model whose samples are spread over the ranks of a group, with the same parameters, logits and gradients.
 
     In training, stochastic depth is drawn on the group's first rank, as the model itself would draw it, and sent to the
-    others; dropout (``proj_drop``) is drawn by each rank for its own tokens, so that ranks want different seeds.
-    Gradient checkpointing is the model's own (``model.set_grad_checkpointing()``), and repeats no all-reduce.
+    others; dropout (``proj_drop``) is drawn by each rank for its own tokens, so ranks need different seeds.
+    Gradient checkpointing is the model's own (``model.set_grad_checkpointing()``), and does not repeat all-reduces.
 
     Args:
         model: A BagTransformer, or a VisionTransformer with ``stem="patch"``; the same weights on all ranks.
         group: A dimension of a DeviceMesh, ``mesh["sequence"]``, or a process group.
 
     Raises:
-        UserError: a model that cannot be spread; the message says why.
+        UserError: A model that cannot be spread; the message says why.
     """
 
     def __init__(self, model: nn.Module, group: dist.ProcessGroup | DeviceMesh) -> None:
@@ -78,7 +78,7 @@ class SequenceParallel(nn.Module):
         self.group = group_of(group)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Classify samples of which this rank has a part. All ranks of the group must call it together.
+        """Classify samples of which this rank has a part; all ranks of the group must call it together.
 
         Args:
             x: For bags, this rank's tiles (B, n, F + 3), with NaN as z in rows of padding; n may differ between ranks.
@@ -91,7 +91,7 @@ class SequenceParallel(nn.Module):
             Logits (B, num_classes), the same on all ranks.
 
         Raises:
-            UserError: on all ranks, if one has got a part that does not fit, or no rank has a tile of some bag.
+            UserError: On all ranks, if one has a part that does not fit, or no rank has a tile of some bag.
         """
         part = self._part(x, mask)
         number = self._number(part)
@@ -113,11 +113,11 @@ class SequenceParallel(nn.Module):
         mask = None if part.mask is None else part.mask[:, front:]
         number = sum_over(real_counts(part.tokens[:, front:], mask).double(), self.group)
         if isinstance(self.model, BagTransformer) and not number.all():
-            raise UserError("Got a bag without a tile on any rank: nothing can be said about it; leave the sample out.")
+            raise UserError("Got a bag without tiles on any rank: expected at least one; leave the sample out.")
         return number.clamp(min=1)
 
     def _factors(self, blocks: list[Block], tokens: Tensor) -> Tensor | list[tuple[None, None]]:
-        """Give the factors of all branches, (depth, 2, B, 1, 1), as the first rank has drawn them."""
+        """Return the factors of all branches, (depth, 2, B, 1, 1), as drawn by the first rank."""
         paths = [path for block in blocks for path in (block.drop_path1, block.drop_path2)]
         if not any(path.training and getattr(path, "drop_prob", 0) for path in paths):
             return [(None, None)] * len(blocks)
@@ -131,14 +131,14 @@ class SequenceParallel(nn.Module):
         streaming, x = streaming_form(block.attn), part.tokens
         saves = self.model.blocks.grad_checkpointing and torch.is_grad_enabled()
         run: Callable[..., Any] = partial(checkpoint, use_reentrant=False) if saves else _call
-        # What is normalized is kept for the second half, or computed there again.
+        # Normalized tokens are kept for the second half, or recomputed there.
         h = None if saves else block.norm1(x)
         raw = sum_over(run(_gather, block, streaming, x, h, part.mask), self.group)
         affine_map = streaming.affine_map(streaming.from_raw(raw, wide_type(x)))
         return cast(Tensor, run(_advance, block, streaming, x, h, part.mask, affine_map, factors))
 
     def _classify(self, part: Part, number: Tensor) -> Tensor:
-        """Pool the tokens of all ranks and give the logits (B, K); ``number`` counts the real ones, (B, 1)."""
+        """Pool the tokens of all ranks and return the logits (B, K); ``number`` counts the real ones, (B, 1)."""
         model = self.model
         values = model.evidence(model.pooled_tokens(part.tokens))  # (B, n, C or K)
         mask = None if part.mask is None else model.pooled_tokens(part.mask.unsqueeze(2)).squeeze(2)
@@ -148,7 +148,7 @@ class SequenceParallel(nn.Module):
         return model.conclude(pooled.to(values.dtype))
 
     def _summaries(self, values: Tensor, mask: Tensor | None, most: int) -> list[Summary]:
-        """Give the pooling's summaries of the tokens of all ranks, in float64."""
+        """Return the pooling's summaries of the tokens of all ranks, in float64."""
         pooling, group = self.model.pooling, self.group
         if pooling.additive:
             return [tuple(sum_over(part.double(), group) for part in pooling.summary(values, mask, most))]
@@ -164,7 +164,7 @@ def check_model(model: nn.Module) -> None:
     """Refuse a model whose tokens cannot be spread over ranks.
 
     Raises:
-        UserError: why.
+        UserError: The reason.
     """
     if not isinstance(model, BagTransformer | VisionTransformer):
         raise UserError(
@@ -172,7 +172,7 @@ def check_model(model: nn.Module) -> None:
         )
     if isinstance(model, VisionTransformer) and not isinstance(model.patch_embed, PatchEmbed):
         raise UserError(
-            "Got a convolutional stem, whose tokens need the pixels of the bands beside: make the model with "
+            "Got a convolutional stem, whose tokens need pixels of adjacent bands: make the model with "
             "stem='patch' to spread its tokens over processes."
         )
     for block in cast("list[Block]", list(model.blocks)):
@@ -189,7 +189,7 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _gather(block: Block, streaming: StreamingAttention, x: Tensor, h: Tensor | None, mask: Tensor | None) -> Tensor:
-    """Sum what the attention wants of this rank's tokens."""
+    """Compute the attention's sums over this rank's tokens."""
     return streaming.raw(streaming.gather(block.norm1(x) if h is None else h, mask))
 
 
@@ -202,7 +202,7 @@ def _advance(
     affine_map: Any,
     factors: tuple[Tensor | None, Tensor | None],
 ) -> Tensor:
-    """Do the rest of a block, each token by itself."""
+    """Compute the rest of a block, token by token."""
     y = block.attn.proj_drop(streaming.apply(block.norm1(x) if h is None else h, affine_map, mask))
     x = x + _scaled(block.ls1(y), factors[0])
     y = apply_in_chunks(lambda part: block.ls2(block.mlp(block.norm2(part))), x, block.hidden, block.mlp_chunk)

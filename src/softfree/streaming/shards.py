@@ -1,4 +1,4 @@
-"""One rank's part of a sample: from its tiles or its band of pixels to tokens, with what it must know of the others."""
+"""One rank's part of a sample: from its tiles or its band of pixels to tokens."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from softfree_runtime.core.errors import UserError
 class Part(NamedTuple):
     """Tokens of one rank, at least one.
 
-    A rank without tokens gets padding, and every rank has a class token, which is padding on all but the first: so all
-    ranks go through the same graph, every parameter has a gradient everywhere, and a wrapper that sums gradients in
-    the order in which they come up finds the same order everywhere.
+    A rank without tokens gets padding, and every rank has a class token, which is padding on all but the first. So all
+    ranks run the same graph, every parameter has a gradient on each rank, and wrappers that reduce gradients in order
+    of arrival see the same order everywhere.
 
     Attributes:
         tokens: (B, P + n, C), positions included.
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
 
 def part_of_bag(model: BagTransformer, x: Tensor, group: dist.ProcessGroup) -> Part:
-    """Make the tokens of some of each bag's tiles (B, n, F + 3); rows whose z is NaN are padding."""
+    """Compute the tokens of some tiles of each bag (B, n, F + 3); rows whose z is NaN are padding."""
     width = model.in_features + 3
     fits = x.ndim == 3 and x.shape[2] == width
     reason = "" if fits else f"Got a part {tuple(x.shape)} of bags: expected (batch, tiles of this rank, {width})."
@@ -48,7 +48,7 @@ def part_of_bag(model: BagTransformer, x: Tensor, group: dist.ProcessGroup) -> P
 
 
 def part_of_image(model: VisionTransformer, x: Tensor, mask: Tensor | None, group: dist.ProcessGroup) -> Part:
-    """Make the tokens of a band of rows (B, channels, H_r, W); the first rank has the top of the images."""
+    """Compute the tokens of a band of rows (B, channels, H_r, W); the first rank has the top of the images."""
     rank, patch = dist.get_rank(group), model.patch_size
     shapes = agree(_why_no_band(x, mask, patch), x.shape if x.ndim == 4 else (0,) * 4, group, x.device)
     _check_bands(shapes, patch)
@@ -66,7 +66,7 @@ def part_of_image(model: VisionTransformer, x: Tensor, mask: Tensor | None, grou
 
 
 def split_rows(image: Tensor, patch: int, group: dist.ProcessGroup | DeviceMesh) -> Tensor:
-    """Cut this rank's band out of whole images, a view: bands are whole token rows, as equal as these allow.
+    """Return this rank's band of whole images, a view: bands are whole token rows, as equal as possible.
 
     Args:
         image: (..., H, W).
@@ -104,16 +104,16 @@ def _why_no_band(x: Tensor, mask: Tensor | None, patch: int) -> str:
 
 
 def _check_bands(shapes: list[list[int]], patch: int) -> None:
-    """Refuse bands, as all ranks know them, that are no cut of one image."""
+    """Refuse bands that do not make up one image."""
     heights = [height for _, _, height, _ in shapes]
     if len({(channels, width) for _, channels, _, width in shapes}) > 1 or not sum(heights):
         raise UserError(
             f"Got bands of {', '.join(str(tuple(shape)) for shape in shapes)}: expected rows of the same images "
-            "(batch, channels, rows, width), equal but for the rows."
+            "(batch, channels, rows, width), equal except for the rows."
         )
     last = max(rank for rank, height in enumerate(heights) if height)
     if any(height % patch for height in heights[:last]):
         raise UserError(
             f"Got bands of {heights} pixel rows: expected multiples of the patch of {patch} on all ranks but the "
-            "last; split_rows cuts so."
+            "last, as split_rows returns them."
         )

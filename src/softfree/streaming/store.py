@@ -1,4 +1,4 @@
-"""Where the tokens of all layers wait: in main memory, or in a file on disk of which only one chunk is in memory."""
+"""Storage for the tokens of all layers: main memory, or a file with one chunk in memory at a time."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ from softfree_runtime.core.errors import ReadError, UserError
 class TokenStore:
     """Tokens by layer and chunk.
 
-    The file is read and written by plain calls with one buffer that is used again and again: a memory map would count
-    every page that was ever touched as this process's memory. It has no name, so that the system takes it back however
-    the process ends, and its whole size is reserved at the start: a disk that is too small shows at once, not after an
-    hour.
+    The file is read and written by plain calls with one reused buffer: a memory map would count every touched page as
+    this process's memory. It has no name, so that the system removes it however the process ends, and its whole size
+    is reserved at the start, so that a full disk fails immediately and not after an hour.
 
     Args:
         sizes: Tokens of each chunk.
         width: C.
-        dtype: What tokens are kept in. What comes back has the type that was written, rounded to this one.
-        layers: How many layers are kept.
+        dtype: Storage type. Tokens come back in the type in which they were written, rounded to this one.
+        layers: Number of layers kept.
         place: "ram", or the folder for the file.
 
     Raises:
-        ReadError: status ``too_large``: no space.
-        UserError: a folder that cannot be written to.
+        ReadError: Status ``too_large``: not enough space.
+        UserError: A folder that cannot be written to.
     """
 
     def __init__(
@@ -56,19 +55,19 @@ class TokenStore:
         return self.layers * self._starts[-1] * self.width * self.dtype.itemsize
 
     def write(self, layer: int, chunk: int, tokens: Tensor) -> Tensor:
-        """Keep a chunk's tokens (1, n, C), and give them back rounded as :meth:`read` will; nobody may change them."""
+        """Store a chunk's tokens (1, n, C), and return them rounded as :meth:`read` will; they must not be changed."""
         rounded = tokens.to(self.dtype)
         kept = rounded.contiguous().cpu()
         if self._file is not None:
             self._move(layer, chunk, _bytes(kept), writing=True)
-        elif kept.untyped_storage().nbytes() > kept.nbytes:  # a part would keep the whole in memory
+        elif kept.untyped_storage().nbytes() > kept.nbytes:  # a view would keep its whole base in memory
             self._parts[layer, chunk] = kept.clone()
         else:
             self._parts[layer, chunk] = kept
         return rounded.to(tokens.dtype)
 
     def read(self, layer: int, chunk: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-        """Get a chunk's tokens (1, n, C) as ``dtype``; those from a file hold until the next call."""
+        """Return a chunk's tokens (1, n, C) as ``dtype``; those from a file are valid until the next call."""
         if self._file is None:
             return self._parts[layer, chunk].to(device, dtype)
         kept = self._buffer[: self.sizes[chunk]]
@@ -76,7 +75,7 @@ class TokenStore:
         return kept.unsqueeze(0).to(device, dtype)
 
     def close(self) -> None:
-        """Give the space back; may be called again."""
+        """Free the space; may be called more than once."""
         self._parts.clear()
         if self._file is not None:
             self._file.close()
@@ -101,7 +100,7 @@ class TokenStore:
         assert self._file is not None
         place = (layer * self._starts[-1] + self._starts[chunk]) * self.width * self.dtype.itemsize
         try:
-            while data:  # the system may take less than all at once
+            while data:  # a call may move less than all
                 moved = (
                     os.pwrite(self._file.fileno(), data, place)
                     if writing
@@ -115,7 +114,7 @@ class TokenStore:
             raise self._refused(error) from None
 
     def _refuse_what_does_not_fit(self) -> None:
-        """Say so at once: later the system would end the process, after hours perhaps."""
+        """Fail now: later the system might kill the process, perhaps after hours."""
         free = available_memory()
         if free is not None and self.nbytes > free:
             raise ReadError(

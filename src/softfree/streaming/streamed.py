@@ -33,13 +33,13 @@ Sample = TokenSource | Rows | Tensor | np.ndarray
 
 @dataclass(frozen=True)
 class Streaming:
-    """How a sample streams.
+    """How to stream a sample.
 
     Attributes:
-        store: Where its tokens wait: "ram", or a folder on a disk.
-        dtype: What they are kept in: None for their own type, or torch.bfloat16 for half the space.
-        chunk: Tokens that are computed at once, about. Memory grows with it, time does not beyond a few thousand.
-        progress: Show a bar.
+        store: Where tokens are kept: "ram", or a folder on a disk.
+        dtype: Storage type: None for the tokens' own, or torch.bfloat16 for half the space.
+        chunk: Approximate number of tokens computed at once. More than a few thousand cost memory, not time.
+        progress: Show a progress bar.
     """
 
     store: str | Path = "ram"
@@ -49,7 +49,7 @@ class Streaming:
 
     def __post_init__(self) -> None:
         if self.chunk < 1:
-            raise UserError(f"Got chunk={self.chunk}: expected the number of tokens that are computed at once.")
+            raise UserError(f"Got chunk={self.chunk}: expected a positive number of tokens.")
         if self.dtype not in (None, torch.float32, torch.bfloat16):
             raise UserError(f"Got dtype={self.dtype} for the kept tokens: expected torch.float32 or torch.bfloat16.")
 
@@ -60,26 +60,26 @@ def stream_forward(
     """Classify one sample, without gradients.
 
     Args:
-        model: One of softfree's transformers, on the device that computes; see
+        model: One of softfree's transformers, on its device; see
             :func:`~softfree.streaming.layers.can_stream`.
         sample: An image (channels, H, W), volume (channels, D, H, W) or bag (N, F + 3) as a tensor or array (a
             memory-mapped one is read by parts), images as anything with
             :class:`~softfree.streaming.image_rows.Rows`; or any :class:`~softfree.streaming.token_sources.TokenSource`.
-        streaming: How; default :class:`Streaming`.
+        streaming: Default :class:`Streaming`.
         mask: Boolean (N,), True for real patch tokens in raster order of an image or volume; None when all are real.
 
     Returns:
         Logits (1, num_classes), as ``model(sample[None], mask)`` would give.
 
     Raises:
-        UserError: a model that cannot stream, a sample that does not fit it, or no space for the tokens.
+        UserError: A model that cannot stream, a sample that does not fit it, or no space for the tokens.
     """
     streaming = streaming or Streaming()
     source = source_of(model, sample, streaming, mask)
     with torch.inference_mode():
         stream = _stream(model, source, streaming)
         logits = stream.logits(_passed(stream, streaming.progress))
-    return logits.clone()  # outside, so that autograd may use it
+    return logits.clone()  # outside inference mode, so that autograd may use it
 
 
 def streamed(
@@ -87,8 +87,8 @@ def streamed(
 ) -> Tensor:
     """Classify one sample with a graph: ``backward()`` streams, too, and fills the parameters' ``grad``.
 
-    The inputs of all layers are kept until then, and given back by it: a second ``backward()`` is refused. Without
-    gradients this is :func:`stream_forward`. Arguments, result and errors are the same.
+    The inputs of all layers are kept until then and freed by it: a second ``backward()`` is refused. Without gradients
+    this is :func:`stream_forward`. Arguments, result and errors are the same.
     """
     streaming = streaming or Streaming()
     parameters = trainable(model.parameters())
@@ -107,10 +107,10 @@ def stream_backward(
     streaming: Streaming | None = None,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Go forward and back: add the gradients of ``loss(logits)`` to the parameters' ``grad``.
+    """Run forward and backward: add the gradients of ``loss(logits)`` to the parameters' ``grad``.
 
     Returns:
-        The loss and the logits (1, num_classes), without graph.
+        The loss and the logits (1, num_classes), detached.
     """
     logits = streamed(model, sample, streaming, mask)
     value = loss(logits)
@@ -119,11 +119,11 @@ def stream_backward(
 
 
 class StreamedModel(nn.Module):
-    """A model that takes its samples one by one, each in chunks; the same parameters, forward and back.
+    """A model that takes samples one by one, each in chunks, with the same parameters, forward and backward.
 
     Args:
-        model: The model that streams.
-        streaming: How; default :class:`Streaming`.
+        model: The model to stream.
+        streaming: Default :class:`Streaming`.
 
     Raises:
         UserError: a model that cannot stream.
@@ -136,7 +136,7 @@ class StreamedModel(nn.Module):
         self.model, self.streaming = model, streaming or Streaming()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map samples (B, ...), with the real tokens of images (B, N) or None, to logits (B, num_classes)."""
+        """Map samples (B, ...) to logits (B, num_classes); the mask (B, N) is True for real tokens of images."""
         masks = [None] * len(x) if mask is None else list(mask)
         return torch.cat(
             [streamed(self.model, sample, self.streaming, real) for sample, real in zip(x, masks, strict=True)]
@@ -144,7 +144,7 @@ class StreamedModel(nn.Module):
 
 
 def source_of(model: nn.Module, sample: Sample, streaming: Streaming, mask: Tensor | None = None) -> TokenSource:
-    """Find the tokens of a sample."""
+    """Return the token source of a sample."""
     if isinstance(sample, TokenSource):
         return sample
     if isinstance(model, BagTransformer) and isinstance(sample, Tensor | np.ndarray):
@@ -162,7 +162,7 @@ def source_of(model: nn.Module, sample: Sample, streaming: Streaming, mask: Tens
 
 
 class _Passed(torch.autograd.Function):
-    """Summaries of a stream's chunks, one after the other; its backward is a stream, too, under the same autocast."""
+    """Summaries of a stream's chunks, flattened; backward is streamed as well, under the same autocast."""
 
     @staticmethod
     def forward(ctx: Any, stream: Stream, progress: bool, *parameters: Tensor) -> tuple[Tensor, ...]:
@@ -173,7 +173,7 @@ class _Passed(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.stream is None:
             raise UserError(
-                "Got a second backward() through a stream, whose tokens are gone: compute the logits again."
+                "Got a second backward() through a stream, whose tokens have been freed: compute the logits again."
             )
         stream, ctx.stream = ctx.stream, None
         with bar(ctx.progress, "backward", stream) as advance:
@@ -192,7 +192,7 @@ def _passed(stream: Stream, progress: bool) -> list[Summary]:
 
 @contextmanager
 def bar(progress: bool, what: str, stream: Stream) -> Iterator[Advance]:
-    """Show how far a way forward or back is, if ``progress``; gives what is to be called after each chunk."""
+    """Show progress of a pass, if ``progress``; yields a function to call after each chunk."""
     with Progress(console=console, disable=not progress, transient=True) as shown:
         task = shown.add_task(what, total=(len(stream.layers) + 1) * len(stream.source.sizes))
         yield lambda: shown.advance(task)

@@ -1,4 +1,4 @@
-"""The tokens of a sample, chunk by chunk, with the graph that leads from a model's parameters to them."""
+"""The tokens of a sample, chunk by chunk, differentiable in the tokenizer's parameters."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from softfree_runtime.core.errors import UserError
 
 @runtime_checkable
 class TokenSource(Protocol):
-    """The real tokens of one sample, in chunks: what is masked is no token here."""
+    """The real tokens of one sample, in chunks; masked tokens are left out."""
 
     @property
     def sizes(self) -> Sequence[int]:
-        """Tokens of each chunk, prefix tokens included."""
+        """Number of tokens of each chunk, including prefix tokens."""
         ...
 
     @property
     def prefix(self) -> int:
-        """Tokens at the front of the first chunk that are no part of the mean, such as a class token."""
+        """Number of tokens at the front of the first chunk that are not pooled, such as a class token."""
         ...
 
     @property
     def parameters(self) -> Sequence[nn.Parameter]:
-        """What the tokens depend on."""
+        """Parameters that the tokens depend on."""
         ...
 
     def tokens(self, chunk: int) -> Tensor:
-        """Make the tokens (1, n, C) of a chunk, positions included; differentiable in the parameters."""
+        """Compute the tokens (1, n, C) of a chunk, including positions; differentiable in the parameters."""
         ...
 
 
 class ImageTokens:
     """Tokens of an image, by bands of whole token rows.
 
-    A convolutional stem is given the token rows above and below that its convolutions reach: the tokenizer's ``halo``.
+    A convolutional stem also gets the token rows above and below that its convolutions reach: the tokenizer's ``halo``.
 
     Args:
-        model: Whose tokenizer, positions and class token.
+        model: Provides tokenizer, positions and class token.
         image: (channels, H, W) as an array or tensor, or anything with :class:`~softfree.streaming.image_rows.Rows`.
-        chunk: Tokens of a chunk, about: at least one row of them.
+        chunk: Approximate tokens per chunk, at least one row.
         mask: Boolean (N,) or (1, N), True for real patch tokens in raster order. Bands without any are never read.
 
     Raises:
-        UserError: a mask of another size.
+        UserError: A mask of another size.
     """
 
     def __init__(
@@ -98,14 +98,14 @@ class ImageTokens:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _patches(self, top: int, bottom: int) -> Tensor:
-        """Make the tokens of the rows from ``top`` to ``bottom``, (1, rows w, C), without positions."""
+        """Compute the tokens of the rows from ``top`` to ``bottom``, (1, rows w, C), without positions."""
         first, last = max(0, top - self.above), min(bottom + self.below, self.grid[0])
         like = self.parameters[0]
         pixels = self.image.read(first * self.patch, min(last * self.patch, self.image.shape[1]))
         mask = None if self.mask is None else self.mask[first:last].reshape(1, -1).to(like.device)
         tokens, _ = self.model.patch_embed(pixels.to(like.device, like.dtype).unsqueeze(0), mask)
         tokens = tokens[:, (top - first) * self.grid[1] : (bottom - first) * self.grid[1]]
-        if self.model.cls_token is not None:  # in memory, they are joined, and the wider type prevails
+        if self.model.cls_token is not None:  # as in memory, where the wider type prevails
             tokens = tokens.to(torch.promote_types(tokens.dtype, self.model.cls_token.dtype))
         return tokens
 
@@ -124,7 +124,7 @@ class ImageTokens:
 
 
 def as_rows(image: Rows | Tensor | np.ndarray) -> Rows:
-    """Read an array by rows; leave what does so by itself."""
+    """Wrap an array to be read in rows; other row sources are returned unchanged."""
     if isinstance(image, Tensor | np.ndarray):
         return ArrayRows(image)
     return image
@@ -139,7 +139,7 @@ class BandPositions:
     Args:
         pos_embed: (1, P + h w, C) with P prefix tokens.
         old: Its grid (h, w).
-        new: The grid (h', w') that is wanted.
+        new: The target grid (h', w').
         num_prefix_tokens: P.
     """
 
@@ -157,7 +157,7 @@ class BandPositions:
         return self.pos_embed[:, : self.num_prefix_tokens]
 
     def band(self, top: int, bottom: int) -> Tensor:
-        """Give the codes of the rows from ``top`` to ``bottom``, (1, rows w', C); differentiable."""
+        """Return the codes of the rows from ``top`` to ``bottom``, (1, rows w', C); differentiable."""
         codes = self.pos_embed[:, self.num_prefix_tokens :]
         if self.resizing is None:
             return codes[:, top * self.new[1] : bottom * self.new[1]]

@@ -1,4 +1,4 @@
-"""The tokens of a volume, so many token slices at a time."""
+"""The tokens of a volume, some token slices at a time."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from softfree_runtime.core.errors import UserError
 class VolumeTokens:
     """A :class:`~softfree.streaming.token_sources.TokenSource` of a volume, by slabs of whole token slices.
 
-    A convolutional stem is given as many token slices more above and below as its convolutions reach.
+    A convolutional stem also gets the token slices above and below that its convolutions reach.
 
     Args:
-        model: Whose tokenizer, positions and class token.
+        model: Provides tokenizer, positions and class token.
         volume: (channels, D, H, W), a tensor or array; a memory-mapped one is read by slabs.
-        chunk: Tokens of a chunk, about: at least one slice of them.
+        chunk: Approximate tokens per chunk, at least one slice.
         mask: Boolean (N,) or (1, N), True for real patch tokens in raster order. Slabs without any are never read.
 
     Raises:
-        UserError: a volume of another shape, or a mask of another size.
+        UserError: A volume of another shape, or a mask of another size.
     """
 
     def __init__(
@@ -56,13 +56,13 @@ class VolumeTokens:
         self.sizes = [self._number(slab) + self.prefix * (not at) for at, slab in enumerate(self.slabs)]
 
     def tokens(self, chunk: int) -> Tensor:
-        """Make the tokens (1, n, C) of a chunk; differentiable in the parameters."""
+        """Compute the tokens (1, n, C) of a chunk; differentiable in the parameters."""
         top, bottom = self.slabs[chunk]
         front, learned = self.model.cls_token, self.model.pos_embed
         parts: list[Tensor] = []
         if top < bottom:
             slab = self._patches(top, bottom)
-            if front is not None:  # in memory, they are joined, and the wider type prevails
+            if front is not None:  # as in memory, where the wider type prevails
                 slab = slab.to(torch.promote_types(slab.dtype, front.dtype))
             if learned is not None:
                 slab = slab + self._learned(learned[:, self.prefix :], top, bottom)
@@ -82,7 +82,7 @@ class VolumeTokens:
         return tokens + self._in_mm(top, bottom, like) if self.model.pos == "mm" else tokens
 
     def _in_mm(self, top: int, bottom: int, like: Tensor) -> Tensor:
-        """Give the codes in millimeters of some slices: a third of the features is of them, the rest of the plane."""
+        """Return position codes in millimeters of some slices; a third of the features encodes the slice."""
         step, width = self.model.patch_in_mm, self.model.embed_dim
         axis = volume_codes((self.grid[0], 1, 1), step, width, like)[:, top:bottom, None]  # (1, n, 1, C)
         plane = volume_codes((1, *self.grid[1:]), step, width, like)[:, None]  # (1, 1, h w, C)
@@ -90,7 +90,7 @@ class VolumeTokens:
         return torch.where(of_axis, axis, plane).flatten(1, 2)
 
     def _learned(self, codes: Tensor, top: int, bottom: int) -> Tensor:
-        """Give the learned codes of some slices, resized: along the slices by a matrix, then each slice's plane."""
+        """Return the learned codes of some slices, resized along the slices by a matrix, then within each slice."""
         old = self.model.grid_size
         if old == self.grid:
             return codes[:, top * self.plane : bottom * self.plane]
@@ -109,7 +109,7 @@ class VolumeTokens:
 
 
 def _reach(tokenizer: nn.Module) -> int:
-    """Count the token slices above or below that a token of a tokenizer looks at."""
+    """Count the token slices above or below that reach into a token."""
     if not isinstance(tokenizer, ConvStem3d):
         return 0
     voxels, stride = 0, 1

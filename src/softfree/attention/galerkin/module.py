@@ -28,7 +28,7 @@ from softfree.attention.registry import register_attention
 class GalerkinAttention(Attention):
     """``O_h = Q_h (K~_h^T V~_h) / n`` with K and V normalized over the D features of a head; time grows with N.
 
-    A class token counts as any other token: it enters the sum and n. The grid is not looked at.
+    A class token counts as any other token: it enters the sum and n. The grid is ignored.
 
     Args:
         dim: Width C.
@@ -73,7 +73,7 @@ class GalerkinAttention(Attention):
         number: Tensor | float = q.shape[2]
         k, v = self.k_norm(k), self.v_norm(v)
         if mask is not None:
-            k = k.masked_fill(~mask, 0)  # the other factor may hold what it likes
+            k = k.masked_fill(~mask, 0)  # the other factor may hold anything finite
             number = mask.sum(2, keepdim=True).clamp(min=1).to(wide_type(k))
         return q @ mean_product(k, v, number).to(q.dtype)
 
@@ -96,7 +96,7 @@ class HeadNorm(nn.Module):
         num_heads: H.
         head_dim: D.
         eps: Added to the variance.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Their type.
     """
 
@@ -112,15 +112,15 @@ class HeadNorm(nn.Module):
         super().__init__()
         self.eps = eps
         self.per_head = (num_heads, 1, head_dim)
-        # One axis, so that weight decay spares them as it spares those of other normalizations.
+        # One axis, so that weight decay skips them as those of other normalizations.
         self.weight = nn.Parameter(torch.ones(num_heads * head_dim, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(num_heads * head_dim, device=device, dtype=dtype))
 
     def forward(self, t: Tensor) -> Tensor:
-        """Normalize (B, H, N, D); statistics in float32, or float64 where ``t`` has it."""
+        """Normalize (B, H, N, D); statistics in float32, or float64 if ``t`` has it."""
         (wide, weight, bias), exact = widen(t, self.weight, self.bias)
         with exact:
-            if torch.compiler.is_compiling():  # torch 2.15 is wrong about the strides of its own norm's gradient
+            if torch.compiler.is_compiling():  # torch 2.15 assumes wrong strides of its own norm's gradient
                 centered = wide - wide.mean(-1, keepdim=True)
                 normal = centered * (centered.square().mean(-1, keepdim=True) + self.eps).rsqrt()
             else:

@@ -4,10 +4,9 @@ Learned matrices E and F (k x n), shared by the heads of a layer, compress the n
 
     O_h = softmax(Q_h (E K_h)^T / sqrt(D)) (F V_h)
 
-The paper's E and F are made for one length. Here each of their rows is a map over a reference grid of n0 places, which
-is resized to the grid at hand by linear interpolation along each axis and multiplied by n0 / n, so that the sum of a
-row stays what it was. A sequence without a grid takes its real tokens, in order, to be spread evenly over the reference
-grid in raster order.
+The paper's E and F are made for one length. Here each of their rows is a map over a reference grid of n0 positions,
+resized to the actual grid by linear interpolation along each axis and multiplied by n0 / n, so that the sum of a row is
+preserved. The real tokens of a sequence without a grid are spread evenly over the reference grid in raster order.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from softfree.attention.linformer.reference import linformer_reference
 from softfree.attention.registry import register_attention
 from softfree_runtime.core.errors import UserError
 
-# Rows of E and F, and the sides of the grid that they are learned for, unless others are asked for.
+# Default rows of E and F, and sides of the grid for which they are learned.
 LANDMARKS, REFERENCE = 64, (14, 14)
 
 
@@ -36,10 +35,10 @@ LANDMARKS, REFERENCE = 64, (14, 14)
 class LinformerAttention(Attention):
     """Softmax attention to k learned mixtures of the tokens; time grows with N k.
 
-    Tokens in front of the grid, such as a class token, have no place on the maps: their own keys and values stand
-    beside the k compressed ones. Without a grid they count as the first of the sequence. Padding counts as zero, so
-    that a map that lies on padding alone keeps its share of the softmax with score 0 and value 0. Sums and softmax are
-    in float32, or float64 where the input is.
+    Tokens in front of the grid, such as a class token, have no position on the maps: their own keys and values
+    join the k compressed ones. Without a grid they count as the first of the sequence. Padding counts as zero, so a map
+    that covers padding alone keeps its share of the softmax with score 0 and value 0. Sums and softmax are in float32,
+    or float64 if the input is.
 
     Args:
         dim: Width C.
@@ -50,7 +49,7 @@ class LinformerAttention(Attention):
         **options: See :class:`~softfree.attention.base.Attention`.
 
     Raises:
-        UserError: no landmarks, or a reference without places.
+        UserError: No landmarks, or a reference without positions.
     """
 
     linear_in_values = True
@@ -79,7 +78,7 @@ class LinformerAttention(Attention):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start at deviation n0^-1/2: keys and values of independent tokens then keep their size when compressed."""
+        """Initialize with standard deviation n0^-1/2, which keeps the size of independent keys and values."""
         for maps in (self.k_maps, self.v_maps):
             if maps is not None:
                 nn.init.normal_(maps, std=maps.shape[1] ** -0.5)
@@ -106,10 +105,10 @@ class LinformerAttention(Attention):
         return out.to(dtype)
 
     def _maps(self, like: Tensor, mask: Tensor | None, grid: Grid | None) -> tuple[Tensor, Tensor]:
-        """E and F for the tokens at hand, (k, n) or (B, 1, k, n), of the type and place of ``like`` (B, H, N, D)."""
+        """E and F for the actual tokens, (k, n) or (B, 1, k, n), of the type and device of ``like`` (B, H, N, D)."""
         if grid is not None and len(grid) != len(self.reference):
             raise UserError(
-                f"Got tokens on a grid of {len(grid)} sides for Linformer's maps of {len(self.reference)}: make the "
+                f"Got tokens on a grid of {len(grid)} sides for Linformer's maps of {len(self.reference)}: create the "
                 "attention with a reference of as many sides, such as reference=(8, 8, 8) for volumes."
             )
         found: list[Tensor] = []
@@ -129,9 +128,9 @@ class LinformerAttention(Attention):
 
 
 def resize(maps: Tensor, reference: Grid, grid: Grid) -> Tensor:
-    """Resize maps (k, n0) over the reference grid to another (k, n); their sums stay those of a constant field.
+    """Resize maps (k, n0) over the reference grid to another (k, n), preserving their sums.
 
-    Linear along each axis; one product an axis serves any number of sides.
+    Linear along each axis: one product per axis, for any number of sides.
     """
     out = maps.unflatten(1, reference)
     for old, new in zip(reference, grid, strict=True):
@@ -145,7 +144,7 @@ def spread(maps: Tensor, tokens: int, mask: Tensor | None) -> Tensor:
     Args:
         maps: (k, n0).
         tokens: N.
-        mask: True for real tokens (B, 1, N, 1), or None for all. Columns of the others are of no meaning.
+        mask: True for real tokens (B, 1, N, 1), or None for all. Columns of the others are meaningless.
     """
     places = maps.shape[1]
     if mask is None:

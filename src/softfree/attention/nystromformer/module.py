@@ -8,8 +8,8 @@ The pseudo-inverse comes from the paper's iteration of third order, and gradient
 
     Z <- Z (13 I - A Z (15 I - A Z (7 I - A Z))) / 4,    Z_0 = A^T / (||A||_1 ||A||_inf)
 
-Z_0 is taken for each matrix by itself, as in the paper: the released code divides by a norm over the whole batch, so
-that a sample's result depends on its neighbors.
+Z_0 is computed for each matrix by itself, as in the paper: the released code divides by a norm over the whole batch, so
+a sample's result depends on the others.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from softfree.attention.nystromformer.reference import nystromformer_reference
 from softfree.attention.registry import register_attention
 from softfree_runtime.core.errors import UserError
 
-# Landmarks and steps of the iteration, unless others are asked for.
+# Default landmarks and steps of the iteration.
 LANDMARKS, ITERATIONS = 49, 6
 
 
@@ -38,19 +38,19 @@ class NystromformerAttention(Attention):
 
     Landmarks are means over windows of the grid, of any side; a sequence without one is cut into m runs of real
     tokens. Tokens in front of the grid, such as a class token, are in no landmark: they attend to the image and are
-    attended to as any other token, through the landmarks. All is in float32, or float64 where the input is.
+    attended to as any other token, through the landmarks. Computed in float32, or float64 if the input is.
 
     Args:
         dim: Width C.
         num_heads: Number of heads H.
-        landmarks: m at most; fewer tokens are each their own landmark.
-        iterations: Steps of the iteration; a network gets used to its number, so keep it after training.
+        landmarks: m at most; with fewer tokens each is its own landmark.
+        iterations: Steps of the iteration; networks adapt to their number, so keep it after training.
         conv: Side of the kernel of a depth-wise convolution of V over the grid, added to the result; 0 for none.
-        conv_dims: Sides of the grid that it goes over; 1 for sequences without a grid.
+        conv_dims: Sides of its grid; 1 for sequences without a grid.
         **options: See :class:`~softfree.attention.base.Attention`.
 
     Raises:
-        UserError: no landmarks, no iterations, or a kernel without a middle.
+        UserError: No landmarks, no iterations, or an even kernel.
     """
 
     linear_in_values = True
@@ -82,7 +82,7 @@ class NystromformerAttention(Attention):
         with exact:
             q_means, real = window_means(q, grid, mask, number=self.landmarks)  # (B, H, m, D), (B, 1, m, 1)
             k_means, _ = window_means(k, grid, mask, number=self.landmarks)
-            # As they come the fused kernels refuse them, and N x m numbers are kept.
+            # The fused kernels refuse them otherwise, and N x m numbers are kept.
             q_means, k_means = q_means.contiguous(), k_means.contiguous()
             gathered = F.scaled_dot_product_attention(q_means, k, v, attn_mask=None if mask is None else mask.mT)
             gathered = pseudo_inverse(_kernel(q_means, k_means, real), self.iterations) @ gathered
@@ -100,7 +100,7 @@ class NystromformerAttention(Attention):
 def _kernel(q: Tensor, k: Tensor, real: Tensor | None) -> Tensor:
     """The softmax A (B, H, m, m) of landmarks (B, H, m, D); the identity for windows without a real token.
 
-    The blocks of A do not mix in the iteration, nor does the identity enlarge a norm: the rows of A sum to one, so that
+    The blocks of A do not mix in the iteration, and the identity does not enlarge a norm: the rows of A sum to one, so
     some column sums to one or more.
     """
     scores = (q * q.shape[-1] ** -0.5) @ k.mT

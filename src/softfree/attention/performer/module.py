@@ -33,23 +33,22 @@ Kernel = Literal["softmax", "relu"]
 class PerformerAttention(Attention):
     """Softmax attention by M positive random features; time grows with N M.
 
-    A class token counts as any other token, and the grid is not looked at. Features and sums are in float32, or
-    float64 where the input is.
+    A class token counts as any other token, and the grid is ignored. Features and sums are in float32, or float64 if
+    the input is.
 
-    The features are drawn again every ``redraw_every`` training forwards and stay as they are in evaluation. A draw is
-    a function of the layer's seed, which is taken from torch's generator when the layer is made, and of the number of
-    the draw, so that the processes of a distributed training, and one that is resumed, draw the same. A forward that
-    gradient checkpointing computes again in the backward pass neither counts nor draws; with it, call backward before
-    the forward that draws. An average of weights over time must copy the buffers, not average them: a mean of draws is
-    none.
+    The features are redrawn every ``redraw_every`` training forwards and fixed in evaluation. A draw depends on the
+    layer's seed, taken from torch's generator when the layer is created, and the number of the draw, so that the
+    processes of a distributed training, and a resumed one, draw the same. A forward that gradient checkpointing
+    recomputes in the backward pass neither counts nor draws; with it, call backward before the forward that draws. A
+    moving average of weights must copy the buffers, not average them: the mean of two draws is not a draw.
 
     Args:
         dim: Width C.
         num_heads: Number of heads H.
         features: M; default D ln D, rounded down.
         kernel: "softmax", or "relu" for the generalized kernel, which approximates nothing.
-        redraw_every: Training forwards that a draw serves; 0 keeps the first. Drawing is left out of compiled graphs;
-            exported ones, and forwards under ``torch.func``, neither count nor draw.
+        redraw_every: Training forwards per draw; 0 keeps the first. Drawing stays outside compiled graphs; exported
+            graphs, and forwards under ``torch.func``, neither count nor draw.
         eps: Added to the features; default 1e-4, and 1e-3 for "relu".
         **options: See :class:`~softfree.attention.base.Attention`.
 
@@ -58,7 +57,7 @@ class PerformerAttention(Attention):
         clock: The seed, and the training forwards so far.
 
     Raises:
-        UserError: an unknown kernel, no features, or a negative interval.
+        UserError: An unknown kernel, no features, or a negative interval.
     """
 
     linear_in_values = True
@@ -92,16 +91,16 @@ class PerformerAttention(Attention):
         shape = (features, self.head_dim)
         self.register_buffer("projection", torch.empty(shape, device=device, dtype=options.get("dtype")))
         self.register_buffer("clock", torch.empty(2, device=device, dtype=torch.int64))
-        # False while further batches of one step pass, which share its draw.
+        # False for further batches of one step, which share its draw.
         self.counts = True
-        # What the clock shows, known without waiting for the device; None after a state was loaded.
+        # The clock's content, without waiting for the device; None after a state was loaded.
         self._time: tuple[int, int] | None = None
         self.register_load_state_dict_pre_hook(_forget_the_time)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Take a new seed from torch's generator, and its first draw."""
-        # 48 bits: the number of a draw is added, and the generator takes 64.
+        """Take a new seed from torch's generator, and make its first draw."""
+        # 48 bits: the number of the draw is added, and the generator takes 64.
         self._time = (int(torch.randint(2**48, (), device="cpu")), 0)
         self.clock.copy_(torch.tensor(self._time, device="cpu"))
         self._draw(*self._time)
@@ -122,8 +121,8 @@ class PerformerAttention(Attention):
 
     @torch.compiler.disable
     def _tick(self) -> None:
-        """Count a training forward, and draw if it is time."""
-        if not self.counts or torch._C._current_graph_task_id() != -1:  # in a backward pass, checkpointing comes again
+        """Count a training forward, and redraw if due."""
+        if not self.counts or torch._C._current_graph_task_id() != -1:  # in a backward pass: checkpointing recomputes
             return
         seed, forwards = (int(number) for number in (self._time or self.clock.tolist()))
         if forwards and forwards % self.redraw_every == 0:
@@ -142,7 +141,7 @@ class PerformerAttention(Attention):
             number: Tensor | int = q.shape[2]
             if mask is not None:
                 v, number = v.masked_fill(~mask, 0), mask.sum(2).to(v.dtype)  # (B, 1, 1)
-            # eps is added after the products: the features plus eps would be kept for backward, too.
+            # eps is added after the products: otherwise the features plus eps would be kept for backward, too.
             values = keys.mT @ v + self.eps * v.sum(2, keepdim=True)  # (B, H, M, D)
             weights = (keys.sum(2) + self.eps * number).unsqueeze(3)  # (B, H, M, 1)
             total = queries @ weights + self.eps * weights.sum(2, keepdim=True)  # (B, H, N, 1)
@@ -179,8 +178,8 @@ def default_features(head_dim: int) -> int:
 def orthogonal_features(number: int, width: int, generator: torch.Generator) -> Tensor:
     """Draw vectors (M, D) whose directions are orthogonal within each block of D and whose lengths are chi(D).
 
-    In float64 on the CPU, so that the same generator gives the same draw everywhere. The signs that QR leaves open are
-    set by R's diagonal: that makes each block uniform over all rotations, and independent of the library.
+    In float64 on the CPU, so that the same generator gives the same draw everywhere. R's diagonal determines the signs
+    that QR leaves open: each block is then uniform over all rotations, and independent of the library.
     """
     made: dict[str, Any] = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
     blocks = torch.randn(-(-number // width), width, width, **made)

@@ -4,8 +4,8 @@ Each channel of Q and K is divided by its L1 norm over the tokens; no softmax, n
 
     O_h = Q^_h (K^_h^T V_h),    T^_nc = T_nc / max(sum_n |T_nc|, eps)
 
-The result shrinks as N grows: by the nature of the method. The product is taken in the cheaper order; for long
-sequences nothing of the size of Q is normalized, since norms and output projection go into the D x D products:
+The result shrinks as N grows, which is inherent to the method. The product is taken in the cheaper order; for long
+sequences nothing of the size of Q is normalized: norms and output projection are folded into the D x D products:
 
     R_h = diag(1 / |q|) (K_h^T V_h / |k|) Wo_h^T,    Y = sum_h Q_h R_h + bo
 """
@@ -34,8 +34,8 @@ class SimaAttention(Attention):
     Args:
         dim: Width C.
         num_heads: Number of heads H.
-        eps: Smallest norm. The official code has 1e-12, with which the gradient of a channel of zeros is 1e12; here it
-            is 1e-6, as in that code's class attention.
+        eps: Smallest norm. The official code has 1e-12, where the gradient of a zero channel is 1e12; the default is
+            that of its class attention.
         **options: See :class:`~softfree.attention.base.Attention`.
     """
 
@@ -51,7 +51,7 @@ class SimaAttention(Attention):
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, grid: Grid | None = None
     ) -> Tensor:
         """Attend; see :meth:`Attention.forward`."""
-        # An exported graph is for any N, and long sequences are what it is made for.
+        # An exported graph is for any N, and meant for long sequences.
         any_length = torch.compiler.is_exporting() or torch.jit.is_tracing()
         if not self.projections_are_plain() or (not any_length and x.shape[1] < self.head_dim):
             return super().forward(x, attn_mask, is_causal, grid)
@@ -63,8 +63,8 @@ class SimaAttention(Attention):
     def _folded(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Evaluate the second formula of the module, (B, N, C) to (B, N, C).
 
-        Without gradients a CPU makes Q, K and V only in parts that stay in its cache, and Q not again for the result,
-        since it is linear in X.
+        Without gradients, Q, K and V are computed on a CPU in parts that stay in its cache, and Q not again for the
+        result, which is linear in X.
         """
         tokens, width = x.shape[1:]
         if mask is not None:
@@ -80,7 +80,7 @@ class SimaAttention(Attention):
         return self._result(x, *self.on_input(*self.mixing(norm, cross, tokens)), tokens)
 
     def _sums(self, x: Tensor, mask: Tensor | None, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Q (B, n, C), the L1 norms of Q and K (B, 1, 2C), and K^T V / N (B, H, D, D), of the tokens at hand."""
+        """Q (B, n, C), the L1 norms of Q and K (B, 1, 2C), and K^T V / N (B, H, D, D), of some tokens."""
         bias = None if self.qkv.bias is None else self.qkv.bias.to(x.dtype)
         qkv = F.linear(x, self.qkv.weight.to(x.dtype), bias)  # (B, n, 3C)
         if mask is not None and bias is not None:
@@ -91,7 +91,7 @@ class SimaAttention(Attention):
         return q, torch.linalg.vector_norm(qk, ord=1, dim=1, keepdim=True, dtype=cross.dtype), cross
 
     def mixing(self, norm: Tensor, cross: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
-        """N R (B, C, C) and the bias (1, C). R itself is of size 1 / N, which float16 cannot hold."""
+        """N R (B, C, C) and the bias (1, C); R itself is of size 1 / N, below float16's range."""
         q_mean, k_mean = (norm.clamp(min=self.eps) / tokens).chunk(2, dim=-1)  # (B, 1, C)
         scaled = cross / (self.split_heads(q_mean) * self.split_heads(k_mean)).mT
         mixing = scaled @ self.split_heads(self.proj.weight.to(cross.dtype)).mT  # (B, H, D, C)
@@ -100,7 +100,7 @@ class SimaAttention(Attention):
         return mixing.flatten(1, 2), constant
 
     def on_input(self, mixing: Tensor, constant: Tensor) -> tuple[Tensor, Tensor]:
-        """Put Q's projection into what :meth:`mixing` gave, so that both apply to the tokens themselves."""
+        """Fold Q's projection into the results of :meth:`mixing`, so that they apply to the tokens themselves."""
         width = mixing.shape[-1]
         if self.qkv.bias is not None:
             constant = constant + (self.qkv.bias[:width].to(mixing.dtype) @ mixing)
@@ -116,7 +116,7 @@ class SimaAttention(Attention):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grid: Grid | None = None) -> Tensor:
         """Mix short sequences by the first formula of the module, N x N first if there are fewer tokens than features.
 
-        Q^ and K^ are of size 1 / N, which a half cannot hold: both carry sqrt(N), and the result is divided by N.
+        Q^ and K^ are of size 1 / N, below float16's range: both get a factor sqrt(N), and the result is divided by N.
         """
         tokens = q.shape[2]
         q = self._normalize(q, mask, tokens)
@@ -125,7 +125,7 @@ class SimaAttention(Attention):
         return out / tokens
 
     def _normalize(self, t: Tensor, mask: Tensor | None, tokens: int) -> Tensor:
-        """Give ``sqrt(N) t / max(|t|_1, eps)`` per channel, (B, H, N, D); padding becomes zero."""
+        """Return ``sqrt(N) t / max(|t|_1, eps)`` per channel, (B, H, N, D); padding becomes zero."""
         wide = t.to(torch.promote_types(t.dtype, torch.float32))
         if mask is not None:
             wide = wide.masked_fill(~mask, 0)

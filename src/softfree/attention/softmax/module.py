@@ -1,4 +1,4 @@
-"""Softmax attention (Vaswani et al. 2017, "Attention is all you need"): what the other methods are compared with."""
+"""Softmax attention (Vaswani et al. 2017, "Attention is all you need"): the baseline of the other methods."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SoftmaxAttention(Attention):
         self.attn_drop = attn_drop
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grid: Grid | None = None) -> Tensor:
-        """Attend to the real tokens only; a sample without any gives zeros."""
+        """Attend to real tokens only; a sample without any gives zeros."""
         keys = None
         if mask is not None:
             keys = mask.transpose(2, 3)  # (B, 1, 1, N)
