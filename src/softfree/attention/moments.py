@@ -1,14 +1,14 @@
-"""The two passes over the tokens that the Gram order needs, each with only the tokens kept for backward.
+"""The two passes over the tokens of SeqNorm's Gram order, each keeping only the tokens for backward.
 
     mean, covariance = moments(x)              mu = X^T 1 / N,  S = (X - mu)^T (X - mu) / N
     y = affine(x, mean, A, c)                  Y = (X - mu) A + 1 c^T
 
-Both visit the tokens in parts that stay in the processor's cache: a part is centered into one small buffer that is used
-again and again, so that no second tensor of the size of X is ever written. They are centered by a guess of the mean
-first: S does not depend on the shift, and a difference of two large sums never arises, even in half precision.
+Both visit the tokens in parts that stay in the processor's cache: each part is centered into one small reused buffer,
+so no second tensor of the size of X is ever written. Tokens are first centered by an estimate of the mean: S does not
+depend on the shift, and a difference of two large sums never arises, even in half precision.
 
-While a graph is compiled or exported both are written as plain products instead, which the compiler fuses itself; so
-they are where torch.func is at work, and backward, where it is to be differentiated or vectorized itself.
+While a graph is compiled or exported both are plain products instead, which the compiler fuses itself; so are they
+under torch.func, and so is backward if it is differentiated or vectorized itself.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from torch import Tensor
 
 from softfree.attention.base import PART, plain_only, transformed, wide_type
 
-# Tokens that the guess of the mean looks at.
+# Tokens from which the mean is estimated.
 GUESS = 1024
 
 
 def moments(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and covariance of the tokens of each sample.
+    """Compute mean and covariance of the tokens of each sample.
 
     Args:
         x: Tokens (B, N, C).
         mask: True for real tokens (B, N), or None for all.
 
     Returns:
-        ``x`` itself, to be handed to :func:`affine` (so that backward writes one gradient of its size, not two), the
+        ``x`` itself, to be passed to :func:`affine` (so that backward writes one gradient of its size, not two), the
         mean (B, C) and the biased covariance (B, C, C), in float32 or better. Without real tokens both are zero.
     """
     if plain_only():
@@ -70,7 +70,7 @@ def sum_of_squares(x: Tensor) -> Tensor:
 
 
 class _SumOfSquares(torch.autograd.Function):
-    """dX = 2 X dy; by itself autograd would keep the wide copy of X."""
+    """dX = 2 X dy; autograd itself would keep the wide copy of X."""
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class _Affine(torch.autograd.Function):
     def forward(x: Tensor, mean: Tensor, mixing: Tensor, constant: Tensor, mask: Tensor | None) -> Tensor:
         shift = mean.to(x.dtype)
         narrow = mixing.to(x.dtype)
-        # With the rounded A here too, what a large mean adds cancels exactly.
+        # With the same rounded A, the contribution of a large mean cancels exactly.
         constant = constant - ((mean - shift).unsqueeze(1) @ narrow.to(mean.dtype)).squeeze(1)
         constant = constant.to(x.dtype)
         out = torch.empty_like(x)
@@ -169,9 +169,9 @@ class _Affine(torch.autograd.Function):
 
 
 def _centered_parts(x: Tensor, shift: Tensor, mask: Tensor | None) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Visit the tokens in parts: which samples, which tokens, and ``x - shift`` there with zeros for padding.
+    """Visit the tokens in parts: samples, tokens, and ``x - shift`` there with zeros for padding.
 
-    The next part overwrites the one before.
+    Each part overwrites the one before.
     """
     batch, tokens, width = x.shape
     group, rows = _part_sizes(x)
@@ -187,14 +187,14 @@ def _centered_parts(x: Tensor, shift: Tensor, mask: Tensor | None) -> Iterator[t
 
 
 def _part_sizes(x: Tensor) -> tuple[int, int]:
-    """How many samples and tokens at once: one sample on a CPU, where batched half products are slow; else all."""
+    """Samples and tokens per part: one sample on a CPU, where batched half products are slow; else all."""
     if x.device.type == "cpu":
         return 1, max(256, PART // x.shape[2])
     return x.shape[0], x.shape[1]
 
 
 def _sum(part: Tensor) -> Tensor:
-    """Sum over the tokens, (b, C); torch adds halves up in float32, but a result of float16 could overflow."""
+    """Sum over the tokens, (b, C); torch accumulates halves in float32, but a result of float16 could overflow."""
     return part.sum(1, dtype=torch.float32) if part.dtype == torch.float16 else part.sum(1)
 
 
@@ -274,9 +274,9 @@ def _center(x: Tensor, mean: Tensor, mask: Tensor | None, gain: Tensor | float =
 
 
 def _is_plain(*slopes: Tensor) -> bool:
-    """Tell whether a backward pass is to be differentiated, or takes many slopes at once, so that nothing is in place.
+    """Whether backward is differentiated or gets batched gradients, so that nothing may be done in place.
 
-    Many at once are what ``is_grads_batched`` and ``vectorize`` of torch.autograd's functions hand in.
+    Batched gradients come from ``is_grads_batched`` and ``vectorize`` of torch.autograd's functions.
     """
     many = any(torch._C._functorch.is_legacy_batchedtensor(slope) for slope in slopes)
     return many or torch.is_grad_enabled() or transformed()

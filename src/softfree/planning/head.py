@@ -1,4 +1,4 @@
-"""The cost of what follows the last block: its norm, the pooling and the last layer, in closed form."""
+"""The cost of norm, pooling and head in closed form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class HeadCost:
     """The end of a model.
 
     Attributes:
-        parameters: Its parameters, the norm's among them.
+        parameters: Number of parameters, including the norm's.
         products: Multiply-adds for one image.
         kept: Bytes kept for backward.
     """
@@ -25,8 +25,8 @@ class HeadCost:
 def head_cost(pool: str, classes: int, s: Shape) -> HeadCost:
     """Derive the cost of a head; ``pool`` is a name of :data:`~softfree.models.pooling.POOLINGS`.
 
-    Only the average leaves the tokens as they are: all others keep them before and after a norm. In inference none
-    holds more at once than an MLP does.
+    Only the average needs no normalized tokens: all others keep them before and after a norm. In inference none holds
+    more at once than an MLP does.
     """
     norm, last = 2 * s.width, s.width * classes
     if pool == "avg":

@@ -1,4 +1,4 @@
-"""The peak memory of a training step or an inference, from formulas that were held against measured peaks."""
+"""The peak memory of a training step or an inference, from formulas validated against measured peaks."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from softfree.attention.base import PART
 from softfree.planning.work import Work, count_parameters
 
 GIB = 2**30
-# What a process holds that has loaded torch, timm and the models, and has run each kind of kernel once. Measured.
+# Memory of a process that has loaded torch, timm and the models, and has run each kernel once. Measured.
 PROCESS = 757 * 2**20
-# What a GPU holds for the libraries before the first tensor. A round number, not measured.
+# GPU memory of the libraries before the first tensor. A round number, not measured.
 GPU_CONTEXT = GIB // 2
-# glibc takes blocks from here on from the system and gives them back; smaller ones leave gaps.
+# glibc maps blocks of this size or more and returns them to the system; smaller ones leave gaps.
 MAPPED = 32 * 2**20
-# Share of the smaller blocks that are gaps at the peak: of what is kept, and of what each block computes again
+# Fraction of smaller blocks that are gaps at the peak: of kept tensors, and of tensors that each block recomputes
 # between gradients that stay. Fitted to measured peaks.
 GAPS_KEPT, GAPS_RECOMPUTED = 0.1, 0.35
 
@@ -25,11 +25,11 @@ class Memory:
 
     Attributes:
         weights: The model's parameters.
-        gradients: One for each weight.
-        optimizer: AdamW's two averages for each weight.
+        gradients: One per weight.
+        optimizer: AdamW's two averages per weight.
         kept: Images and activations that wait for the backward pass; in inference the images.
-        temporaries: What the widest moments need beside them.
-        gaps: Freed memory in the CPU's heap that no tensor fits into.
+        temporaries: Peak temporaries besides them.
+        gaps: Freed memory in the CPU's heap into which no tensor fits.
         process: Python with its libraries; on a GPU the context.
     """
 
@@ -43,7 +43,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """The sum."""
+        """Sum of all parts."""
         return sum(getattr(self, field.name) for field in fields(self))
 
 
@@ -62,7 +62,7 @@ def memory(work: Work) -> Memory:
 
 
 def kept_bytes(work: Work) -> int:
-    """Bytes of images and activations that autograd keeps from the forward to the backward pass."""
+    """Bytes of images and activations kept for the backward pass."""
     s, stem = work.shape, work.tokenizer
     casts = 2 * stem.parameters if s.autocast else 0
     pixels = work.batch_size * work.channels * work.padded**2
@@ -76,15 +76,15 @@ def _chunked(work: Work) -> bool:
 
 
 def _attention_inside(work: Work) -> int:
-    """Bytes that the first half of a block keeps: its input, then what the attention keeps."""
+    """Bytes kept by the first half of a block: its input and the attention's."""
     s, cost = work.shape, work.attention
     return s.bnc * (s.stream + cost.kept_tensors * s.narrow) + cost.kept_bytes
 
 
 def _inside(work: Work) -> int:
-    """Bytes that a block keeps, its input among them."""
+    """Bytes kept by a block, including its input."""
     s = work.shape
-    # The input of the second half, and of each half a mean and a deviation for LayerNorm.
+    # The input of the second half, and for each half LayerNorm's mean and standard deviation.
     kept = _attention_inside(work) + s.bnc * s.stream + 4 * s.batch * s.tokens * s.stream
     if _chunked(work):
         return kept
@@ -98,12 +98,12 @@ def _chunk(work: Work) -> int:
 
 
 def _backward(work: Work) -> int:
-    """Bytes beside what is kept: of the last block's backward pass, and of the stem's.
+    """Bytes besides kept tensors: of the backward passes of the last block and of the stem.
 
-    Both count, since the heap that the blocks have used is not given back when the stem takes its own.
+    Both count, as the heap used by the blocks is not returned when the stem allocates its own.
     """
     s = work.shape
-    # The gradient of the stream, and that of GELU's result while the result is still there.
+    # The gradient of the stream, and that of GELU's result while the result is still alive.
     block = s.bnc * s.stream + 4 * s.bnc * s.narrow
     if _chunked(work):  # gradients of stream, parts and their union; a chunk with all inside it
         block = 3 * s.bnc * s.stream + 13 * _chunk(work) * s.narrow
@@ -116,7 +116,7 @@ def _gaps(work: Work) -> int:
     s, depth = work.shape, work.dimensions["depth"]
 
     def small(numbers: int, width: int) -> int:
-        return min(numbers * width, MAPPED)  # as the image grows, gaps that were there stay
+        return min(numbers * width, MAPPED)  # as the image grows, earlier gaps stay
 
     # Two tensors of the MLP are four times as wide as the stream.
     attention = small(s.bnc, s.narrow) * work.attention.kept_tensors
@@ -132,7 +132,7 @@ def _gaps(work: Work) -> int:
 
 
 def _inference(work: Work) -> int:
-    """Bytes of activations at once: of the stem, and of the widest moment of a block."""
+    """Bytes of activations alive at once: of the stem, and at the peak of a block."""
     s, stem = work.shape, work.tokenizer
     attention = 2 * s.bnc * s.stream + work.attention.inference_tensors * s.bnc * s.narrow
     rows = s.batch * s.tokens

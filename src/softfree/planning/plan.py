@@ -22,15 +22,15 @@ LARGEST_SIZE = 2**17
 
 @dataclass(frozen=True)
 class Plan:
-    """The answer.
+    """A plan.
 
     Attributes:
-        work: What was asked.
-        parameters: Numbers to learn.
+        work: The workload.
+        parameters: Number of parameters.
         multiply_adds: Of matrix products and convolutions, forward, for one image.
         memory: Bytes at the peak.
-        available: Bytes that are free, or None where that is not known.
-        largest: Largest side of a square image that fits; 0 if none does; None where the memory is not known.
+        available: Free bytes, or None if unknown.
+        largest: Largest side of a square image that fits; 0 if none does; None if the memory is unknown.
     """
 
     work: Work
@@ -42,11 +42,11 @@ class Plan:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the peak is within what is available; None where that is not known."""
+        """Whether the peak fits into the available memory; None if that is unknown."""
         return None if self.available is None else self.memory.total <= self.available
 
     def to_dict(self) -> dict[str, Any]:
-        """For programs; memory in bytes."""
+        """Return the plan for JSON; memory in bytes."""
         return {
             **asdict(self.work),
             "parameters": self.parameters,
@@ -59,7 +59,7 @@ class Plan:
 
 
 def make_plan(options: PlanOptions) -> Plan:
-    """Answer the options: what it takes, whether it fits, and what would fit at most."""
+    """Compute memory and work, whether they fit, and the largest image that would."""
     known = {field.name for field in fields(options)}
     chosen = {field.name: getattr(options, field.name) for field in fields(Work) if field.name in known}
     work = Work(**chosen, gpu=options.device == "gpu")
@@ -71,10 +71,10 @@ def make_plan(options: PlanOptions) -> Plan:
 
 
 def largest_size(work: Work, available: int) -> int:
-    """Find the largest side, in whole patches, whose peak is within ``available`` bytes; 0 if none is.
+    """Find the largest side, in whole patches, whose peak fits into ``available`` bytes; 0 if none does.
 
-    The peak grows with the side but for two places, where less is kept from one side to the next: see :func:`_turns`.
-    Each stretch between them is searched by itself, the longer sides first.
+    The peak grows with the side except at up to two sides, where less is kept from one to the next: see :func:`_turns`.
+    Each interval between them is searched by itself, the longest sides first.
     """
     patch = work.patch
 
@@ -109,10 +109,10 @@ def _turns(work: Work) -> list[int]:
 
 
 def free_memory(gpu: bool) -> int | None:
-    """Bytes that are free on the GPU, or in the machine; None where the system does not tell.
+    """Return the free bytes of the GPU, or of the machine; None if unknown.
 
     Raises:
-        UserError: a GPU was asked for and there is none.
+        UserError: A GPU was requested and there is none.
     """
     if gpu:
         import torch

@@ -1,17 +1,12 @@
-"""A plan on the terminal."""
+"""Print a plan."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from softfree.planning.memory import GIB
 from softfree.planning.plan import Plan
-
-if TYPE_CHECKING:
-    pass
 
 console = Console(markup=False)
 
@@ -28,16 +23,16 @@ ROWS = {
 
 
 def print_plan(plan: Plan) -> None:
-    """What it takes, whether it fits, and what would fit at most."""
+    """Print memory and work, whether they fit, and the largest image that would."""
     work = plan.work
     what = "inference" if work.inference else "training"
     title = f"{work.model}, {what}, {work.size} x {work.size} x {work.channels}, batch {work.batch_size}"
     console.print(title, highlight=False)
     table = Table(show_header=False)
-    table.add_column("what")
-    table.add_column("how much", justify="right")
+    table.add_column("quantity")
+    table.add_column("value", justify="right")
     table.add_row("parameters", f"{plan.parameters / 1e6:.2f} M")
-    table.add_row("multiply-adds an image", f"{plan.multiply_adds / 1e9:.2f} G", end_section=True)
+    table.add_row("multiply-adds per image", f"{plan.multiply_adds / 1e9:.2f} G", end_section=True)
     for name, heading in ROWS.items():
         value = getattr(plan.memory, name)
         if value:
@@ -49,9 +44,9 @@ def print_plan(plan: Plan) -> None:
 
 
 def verdict(plan: Plan) -> str:
-    """Say in one line whether it fits and what the largest side is."""
+    """Summarize in one line whether it fits and what the largest side is."""
     if plan.available is None:
-        return "This system does not tell its free memory: add --memory with the GiB of the device."
+        return "The free memory of this system is unknown: add --memory with the GiB of the device."
     answer = "It fits" if plan.fits else "It does not fit"
     largest = f"{plan.largest} x {plan.largest}" if plan.largest else "none"
     return f"{answer}: {_size(plan.available)} are available. Largest square that fits: {largest}."

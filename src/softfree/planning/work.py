@@ -1,4 +1,4 @@
-"""What is planned: a model, its images and how it runs; its parameters and multiply-adds."""
+"""The workload to plan: a model, its images and how it runs; its parameters and multiply-adds."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from softfree_runtime.core.errors import UserError, unknown_name
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What is to be run; the fields are those of :class:`~softfree.options.PlanOptions`.
+    """A workload; the fields are those of :class:`~softfree.options.PlanOptions`.
 
     Raises:
-        UserError: a name or a number that is impossible.
+        UserError: An unknown name or an impossible number.
     """
 
     model: str = "seqnorm_vit_tiny_patch16"
@@ -37,7 +37,7 @@ class Work:
     stem: str = "conv"
     pool: str = "avg"
     gpu: bool = False
-    # Of a model with other dimensions than its name says.
+    # Of a model with other dimensions than its name implies.
     width: int | None = None
     depth: int | None = None
     heads: int | None = None
@@ -59,7 +59,7 @@ class Work:
         for name in ("size", "channels", "classes", "batch_size", "mlp_chunk"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UserError(f"Got {name} {value}: expected a whole number from 1 on.")
+                raise UserError(f"Got {name} {value}: expected a positive integer.")
 
     @property
     def attention(self) -> AttentionCost:
@@ -86,7 +86,7 @@ class Work:
 
     @property
     def shape(self) -> Shape:
-        """The shape of the tokens and the bytes of a number."""
+        """The shape of the tokens and the bytes per number."""
         narrow = 4 if self.precision == "fp32" else 2
         return Shape(
             batch=self.batch_size,
@@ -105,7 +105,7 @@ class Work:
 
     @property
     def head(self) -> HeadCost:
-        """The cost of what follows the last block."""
+        """The cost of norm, pooling and head."""
         return head_cost(self.pool, self.classes, self.shape)
 
 
@@ -119,7 +119,7 @@ def attention_cost(method: type[Attention], shape: Shape) -> AttentionCost:
 
 
 def count_parameters(work: Work) -> int:
-    """Count the numbers to learn, with positions for images of this size."""
+    """Count the parameters, with positions for images of this size."""
     s = work.shape
     block = work.attention.parameters + 2 * 2 * s.width + 8 * s.cc + 5 * s.width
     return work.tokenizer.parameters + s.tokens * s.width + work.dimensions["depth"] * block + work.head.parameters

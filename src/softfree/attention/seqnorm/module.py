@@ -90,16 +90,16 @@ class SeqNormAttention(Attention):
             (each feature over batch and tokens, with running statistics in evaluation) or "none".
         class_token_in_statistics: Let the prefix tokens count in mean and variance. If not, they are still
             normalized with the others' statistics, summed over, and counted in N.
-        num_prefix_tokens: How many tokens at the front are no part of the image, such as a class token.
+        num_prefix_tokens: Number of tokens at the front that are not part of the image, such as a class token.
         eps: Added to the variance.
-        order: "literal" (the formula as it stands), "folded" (Q, K, V without normalized copies), "gram" (from the
-            covariance of the input: Q, K, V are never made), or "auto": the fastest for the input at hand, and
-            literal for what the others cannot express. Results and parameters are the same.
+        order: "literal" (the formula as written), "folded" (Q, K, V without normalized copies), "gram" (from the
+            covariance of the input: Q, K, V are never computed), or "auto": the fastest for each input, and literal
+            for options that the others cannot express. Results and parameters are the same.
         qkv_bias: A bias on the projection, where the normalization does not remove it.
         **options: See :class:`~softfree.attention.base.Attention`.
 
     Raises:
-        UserError: an unknown ``norm``, ``order``, ``init`` or ``normalized``, an order that cannot express another
+        UserError: An unknown ``norm``, ``order``, ``init`` or ``normalized``, an order that cannot express another
             option, or prefix tokens to leave out but none named.
     """
 
@@ -156,7 +156,7 @@ class SeqNormAttention(Attention):
             self.register_load_state_dict_pre_hook(_drop_qkv_bias)
 
     def _literal_only(self, norm: str) -> str:
-        """Say which option keeps the faster orders from expressing this attention; empty if none."""
+        """Name the option that only the literal order can express; empty if none."""
         if norm != "sequence":
             return f"norm={norm!r}"
         if self.num_left_out:
@@ -166,7 +166,7 @@ class SeqNormAttention(Attention):
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, grid: Grid | None = None
     ) -> Tensor:
-        """Attend, in the order that was chosen; see :meth:`Attention.forward`."""
+        """Attend, in the chosen order; see :meth:`Attention.forward`."""
         order = self.order_for(x)
         if order == "literal":
             return super().forward(x, attn_mask, is_causal, grid)
@@ -189,7 +189,7 @@ class SeqNormAttention(Attention):
         )
 
     def parameters_for_orders(self) -> Parameters:
-        """Gather what :mod:`softfree.attention.seqnorm.orders` needs."""
+        """Gather the parameters for :mod:`softfree.attention.seqnorm.orders`."""
         norms = (self.q_norm, self.k_norm, self.v_norm)
         gamma, beta = zip(*(norm.scale_and_shift(self.qkv.weight) for norm in norms), strict=True)
         return Parameters(
@@ -215,7 +215,7 @@ class SeqNormAttention(Attention):
         return q @ (k.transpose(-2, -1) @ v)
 
     def counted(self, q: Tensor, mask: Tensor | None) -> Tensor | None:
-        """Find the tokens that enter mean and variance, (B, 1, N, 1); None for all."""
+        """Return the tokens that enter mean and variance, (B, 1, N, 1); None for all."""
         if not self.num_left_out:
             return mask
         counted = torch.arange(q.shape[2], device=q.device).unsqueeze(1) >= self.num_left_out  # (N, 1)
@@ -260,7 +260,7 @@ class SeqNormAttention(Attention):
 
 
 def _drop_qkv_bias(module: SeqNormAttention, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Leave out what the mean removes; the bias of what is not normalized goes into its shift, if that is not given."""
+    """Drop the biases that the mean removes; others become shifts, unless these are in the state dict."""
     bias = state_dict.pop(f"{prefix}qkv.bias", None)
     if bias is None:
         return
@@ -275,7 +275,7 @@ def choose_init(name: str, width: int) -> Init:
     """Look up an initialization for heads of ``width`` features.
 
     Raises:
-        UserError: an unknown name.
+        UserError: An unknown name.
     """
     if name not in INITS:
         raise unknown_name("init of SeqNormAttention:", name, INITS)
@@ -284,7 +284,7 @@ def choose_init(name: str, width: int) -> Init:
 
 def choose_order(x: Tensor) -> str:
     """Choose "folded" or "gram" for tokens (B, N, C)."""
-    # An exported graph is for any number of tokens, and long sequences are what it is made for.
+    # An exported graph is for any number of tokens, and meant for long sequences.
     if torch.compiler.is_exporting() or torch.jit.is_tracing():
         return "gram"
     return "gram" if x.shape[1] >= GRAM_FROM * x.shape[2] else "folded"

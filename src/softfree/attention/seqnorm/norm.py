@@ -1,4 +1,4 @@
-"""The normalization of Q, K or V as a module: what holds gamma and beta, and the literal formula."""
+"""The normalization of Q, K or V as a module with gamma and beta, and the literal formula."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AXES: dict[str, tuple[int, ...]] = {"sequence": (2,), "layer": (3,), "batch": (0
 class TokenNorm(nn.Module):
     """``gamma * (t - mean) / sqrt(var + eps) + beta`` with one gamma and one beta for each of the C features.
 
-    Statistics are in float32 or better, by two passes: a difference of squares would cancel, and halves overflow.
+    Statistics are in float32 or better and take two passes: a difference of squares would cancel, and halves overflow.
     """
 
     running_mean: Tensor
@@ -57,7 +57,7 @@ class TokenNorm(nn.Module):
             nn.init.ones_(self.running_var)
 
     def scale_and_shift(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Give gamma and beta, (C,) each; 1 and 0 of the type of ``like`` where they are not learned."""
+        """Return gamma and beta, (C,) each; 1 and 0 of the type of ``like`` if they are not learned."""
         if self.weight is None or self.bias is None:
             width = self.per_head[0] * self.per_head[2]
             return like.new_ones(width), like.new_zeros(width)
@@ -87,11 +87,11 @@ class TokenNorm(nn.Module):
             scale, shift = scale * gain, shift * gain
         out = torch.addcmul(shift, centered, scale)
         if mask is not None:
-            out = out.masked_fill(~mask, 0)  # beta has made the padding non-zero
+            out = out.masked_fill(~mask, 0)  # beta made the padding non-zero
         return out.to(t.dtype)
 
     def _center(self, t: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Subtract the mean and give the biased variance, with axes of length 1; ``t`` and 1 without normalization."""
+        """Subtract the mean and return the biased variance, with axes of length 1; without a norm ``t`` and 1."""
         if self.norm == "none":
             return t, t.new_ones(())
         if self.norm == "batch" and not self.training:
@@ -114,11 +114,11 @@ class TokenNorm(nn.Module):
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, number: Tensor) -> None:
-        """Move the running statistics, as ``torch.nn.BatchNorm1d`` does: with the unbiased variance."""
+        """Update the running statistics, as ``torch.nn.BatchNorm1d`` does: with the unbiased variance."""
         if torch._C._are_functorch_transforms_active():
             raise UserError(
-                "SeqNormAttention got norm='batch' in training under torch.func, where running statistics cannot move: "
-                "call eval() first, or make it with another norm."
+                "SeqNormAttention got norm='batch' in training under torch.func, where running statistics cannot be "
+                "updated: call eval() first, or create it with another norm."
             )
         unbiased = variance * (number / (number - 1).clamp(min=1))
         self.running_mean.lerp_(mean.flatten().to(self.running_mean), self.momentum)

@@ -25,7 +25,7 @@ from softfree.attention.moments import affine, count, moments, sum_of_squares
 
 
 class Parameters(NamedTuple):
-    """What the fast orders need of a SeqNorm attention: weights as torch.nn.Linear has them, 1-D scales and shifts."""
+    """Parameters of a SeqNorm attention for the fast orders: weights as in torch.nn.Linear, 1-D scales and shifts."""
 
     num_heads: int
     qkv: Tensor  # (3C, C)
@@ -53,7 +53,7 @@ def gram(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
 
 
 def mix_moments(mean: Tensor, covariance: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
-    """Find what the Gram order does to each token: ``Y = (X - mean) A + 1 c^T``.
+    """Compute the map of each token in the Gram order: ``Y = (X - mean) A + 1 c^T``.
 
     Args:
         mean: Of the tokens, (B, C), float32 or better.
@@ -103,7 +103,7 @@ def folded(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
 
 
 def fold(variance: Tensor, cross: Tensor, mean: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
-    """Put the normalization of Q, K and V and all scales and shifts into the D x D products.
+    """Fold the normalization of Q, K and V and all scales and shifts into the D x D products.
 
     Args:
         variance: Of q, k, v, (B, 3C).
@@ -112,7 +112,7 @@ def fold(variance: Tensor, cross: Tensor, mean: Tensor, p: Parameters) -> tuple[
         p: The attention's parameters.
 
     Returns:
-        diag(a_q) M_h (B, H, D, D) and b_q^T M_h (B, H, 1, D): O_h is the centered Q_h times the one plus the other.
+        diag(a_q) M_h (B, H, D, D) and b_q^T M_h (B, H, 1, D): O_h is the centered Q_h times the first plus the second.
     """
     scale, shift = scale_and_shift(variance, mean, p)
     a_q, a_k, a_v = (t.unflatten(-1, (p.num_heads, -1)) for t in scale.chunk(3, dim=-1))  # (B, H, D)
@@ -122,7 +122,7 @@ def fold(variance: Tensor, cross: Tensor, mean: Tensor, p: Parameters) -> tuple[
 
 
 def scale_and_shift(variance: Tensor, mean: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
-    """Give a (B, 3C) and b (B or 1, 3C) of the module's first formula."""
+    """Return a (B, 3C) and b (B or 1, 3C) of the module's first formula."""
     gamma, beta = p.gamma.to(variance.dtype), p.beta.to(variance.dtype).unsqueeze(0)
     root = (variance + p.eps).rsqrt()
     if all(p.normalized):
@@ -133,10 +133,10 @@ def scale_and_shift(variance: Tensor, mean: Tensor, p: Parameters) -> tuple[Tens
 
 
 def project(mixing: Tensor, constant: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
-    """Put the output projection into what :func:`fold` gave.
+    """Fold the output projection into the results of :func:`fold`.
 
     Returns:
-        R (B, C, C), one head's D rows after the other's, and c (B, C).
+        R (B, C, C), D rows per head, and c (B, C).
     """
     proj = _columns_by_head(p.proj.to(mixing.dtype), p.num_heads).mT  # (H, D, C)
     constant = (constant @ proj).sum(dim=(1, 2))

@@ -11,8 +11,8 @@ SOFT++ normalizes between the landmarks: with D the diagonal of A's row sums,
     S = P^T D^(-1/2) A^+ D^(-1/2) P
 
 That is the released code's form; the paper's own could not be checked. The weights are not divided by their sum: for
-tokens that resemble each other the result grows with N, and the layer norms around must bear it. In float16 it is
-clamped to what that type can hold.
+similar tokens the result grows with N, and the surrounding layer norms must handle it. In float16 it is clamped to the
+range of the type.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ class Kernels(NamedTuple):
 class SoftAttention(Attention):
     """``O_h = P^T A^+ P V_h`` with Gaussian kernels to ``m`` landmarks; time grows with N if their number is fixed.
 
-    Differences of the forms, each also an option of its own:
+    The forms differ as follows, and each difference is also an option of its own:
 
     - "paper": landmarks are means of windows; no ridge; 49 landmarks whatever N.
     - "released": landmarks are a learned convolution of a head's queries (kernel and stride ``stride``, shared by the
-      heads), normalized over the D features and through a GELU, so that they are no longer in the space of the queries
-      and S is no approximation of a kernel; a ridge of 0.01. Their number grows with N, and so the time with N^2, as in
-      the released code. There the start value of Newton's iteration was one for all matrices of SOFT++; here each
-      matrix has its own, so that no sample depends on its neighbors, and SOFT++ has the same gradient as SOFT, the
-      exact inverse's, where the code goes through all iterations.
+      heads), normalized over the D features and passed through a GELU. They are then not in the space of the queries,
+      and S does not approximate a kernel; a ridge of 0.01. Their number grows with N, and so the time with N^2, as in
+      the released code. There the initial value of Newton's iteration was shared by all matrices of SOFT++; here each
+      matrix has its own, so that no sample depends on others, and SOFT++ has the same gradient as SOFT, that of the
+      exact inverse, where the code backpropagates through all iterations.
 
-    Tokens in front of the grid, such as a class token, are in no landmark, but attend and are attended to.
+    Tokens in front of the grid, such as a class token, belong to no landmark, but attend and are attended to.
 
     Args:
         dim: Width C.
@@ -77,10 +77,10 @@ class SoftAttention(Attention):
         **options: See :class:`~softfree.attention.base.Attention`.
 
     Attributes:
-        replaced: How many matrices were inverted by their eigenvalues because the iteration had failed.
+        replaced: Number of matrices inverted by their eigenvalues because the iteration failed.
 
     Raises:
-        UserError: an unknown form or sampling, or a convolution without its stride.
+        UserError: An unknown form or sampling, or a convolution without stride.
     """
 
     shared_keys = True
@@ -153,18 +153,18 @@ class SoftAttention(Attention):
             at, real = self.sample(q, grid, mask)
         between, across = gaussian_kernel(at, at), gaussian_kernel(at, q)
         if real is not None and mask is not None:
-            # A unit matrix in their place inverts to itself, and meets nothing in P.
+            # The identity in their place inverts to itself, and meets only zeros in P.
             unit = torch.eye(at.shape[2], dtype=q.dtype, device=q.device)
             between = torch.where(real & real.mT, between, unit)
             across = across.masked_fill(~(real & mask.mT), 0)
         return Kernels(between, across)
 
     def invert(self, between: Tensor) -> Inverse:
-        """Invert A, and count what had to be replaced, but for under torch.func."""
-        found = pseudoinverse(between, iterations=self.iterations, ridge=self.ridge)
+        """Invert A, and count replaced matrices except under torch.func."""
+        inverse = pseudoinverse(between, iterations=self.iterations, ridge=self.ridge)
         if not (without_data(between) or transformed()):
-            self.replaced += int(found.replaced.sum())
-        return found
+            self.replaced += int(inverse.replaced.sum())
+        return inverse
 
     @classmethod
     def cost(cls, shape: Shape) -> AttentionCost:
@@ -190,9 +190,9 @@ class ConvSampling(nn.Module):
 
     Args:
         width: D.
-        stride: Side and stride of the kernel. Where it does not divide the grid, zeros are added at the bottom and the
-            right; the released code leaves those tokens out.
-        device: Where the weights are made.
+        stride: Side and stride of the kernel. If it does not divide the grid, zeros are padded at the bottom and the
+            right; the released code drops those tokens.
+        device: Device of the weights.
         dtype: Their type.
     """
 
@@ -205,7 +205,7 @@ class ConvSampling(nn.Module):
         self.norm = nn.LayerNorm(width, device=device, dtype=dtype)
 
     def forward(self, q: Tensor, grid: Grid | None, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Give landmarks (B, H, m, D), and which have a real token (B, 1, m, 1) or None for all.
+        """Return landmarks (B, H, m, D), and which have a real token, (B, 1, m, 1), or None for all.
 
         Args:
             q: (B, H, P + h w, D), float32 or better.
@@ -213,7 +213,7 @@ class ConvSampling(nn.Module):
             mask: True for real tokens (B, 1, P + h w, 1), or None for all.
 
         Raises:
-            UserError: tokens without a grid of two sides.
+            UserError: Tokens without a grid of two sides.
         """
         if grid is None or len(grid) != 2:
             raise UserError("SOFT got sampling='conv' for tokens without rows and columns: use sampling='pool'.")
@@ -232,10 +232,10 @@ class ConvSampling(nn.Module):
 
 
 def gaussian_kernel(a: Tensor, b: Tensor) -> Tensor:
-    """Give ``exp(-|a_i - b_j|^2 / 2)`` for rows of a (..., m, D) and b (..., n, D), (..., m, n), float32 or better.
+    """Return ``exp(-|a_i - b_j|^2 / 2)`` for rows of a (..., m, D) and b (..., n, D), (..., m, n), float32 or better.
 
-    Both are centered by the mean of ``a`` first: the kernel does not see it, and |a|^2 + |b|^2 - 2 a.b would lose its
-    digits to it. Only ``a``, ``b`` and the result are kept for backward.
+    Both are centered by the mean of ``a`` first: the kernel does not depend on it, but |a|^2 + |b|^2 - 2 a.b would lose
+    digits. Only ``a``, ``b`` and the result are kept for backward.
     """
     center = a.detach().mean(-2, keepdim=True)
     a, b = a - center, b - center

@@ -5,14 +5,14 @@ As in SOFT (Lu et al. 2021, arXiv:2110.11945, algorithm 2): with 0 < alpha < 2 /
     X_0 = alpha A,    X_(k+1) = 2 X_k - X_k A X_k,
     so that  X_k = f_k(A),    f_k(s) = (1 - (1 - alpha s^2)^(2^k)) / s
 
-Singular values far below s_1 2^(-k/2) are left near zero, which is why the iteration is gentle with the nearly singular
-matrices that a smooth kernel gives, and why a rounded A does no harm. alpha = 1.8 / ||A||_1^2, each matrix by itself.
+Singular values far below s_1 2^(-k/2) stay near zero, so the iteration is well behaved for the nearly singular matrices
+of a smooth kernel, and a rounded A does no harm. alpha = 1.8 / ||A||_1^2, each matrix by itself.
 
 Backward is the differential of the exact inverse, once, with P = I - A X:
 
     dL/dA = -X G X + P G^T X X + X X G^T P^T
 
-where the official code has the first term alone, which is right for a full rank.
+where the official code has the first term only, which is correct for full rank.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from torch import Tensor
 
 from softfree.attention.base import widen
 
-# A matrix whose ||A X A - A|| / ||A|| (Frobenius) is below so many roundings is left as it is.
+# A matrix whose ||A X A - A|| / ||A|| (Frobenius) is below this many rounding errors has converged.
 CONVERGED = 8
-# One that stays above after all iterations is inverted by its eigenvalues. Nearly singular ones stay below: what is
-# left out is small itself.
+# A matrix that stays above this after all iterations is inverted by its eigenvalues. Nearly singular ones stay below:
+# the part left out is small itself.
 FAILED = 1e-2
-# Iterations that such a matrix is given, at least.
+# Minimum number of iterations that such an inverse stands for.
 ENOUGH = 20
 
 
 class Inverse(NamedTuple):
-    """What :func:`pseudoinverse` gives.
+    """Result of :func:`pseudoinverse`.
 
     Attributes:
         value: (..., m, m), of the type of the matrices.
         residual: ``||A X A - A|| / ||A||``, (...).
-        replaced: Where the iteration failed and eigenvalues were taken, (...).
+        replaced: Where the iteration failed and eigenvalues were used, (...).
     """
 
     value: Tensor
@@ -48,11 +48,11 @@ class Inverse(NamedTuple):
 
 
 def pseudoinverse(a: Tensor, *, iterations: int = 20, ridge: float = 0.0) -> Inverse:
-    """Invert symmetric matrices, each by itself whatever else is in the batch.
+    """Invert symmetric matrices, each independently of the rest of the batch.
 
-    Arithmetic is in float32, or float64 for such input, under autocast too. A matrix that has converged is not touched
-    again, and nothing is computed when all have. While a graph is compiled or exported all iterations are made, and no
-    matrix is replaced.
+    Arithmetic is in float32, or float64 for float64 input, even under autocast. Converged matrices are not changed, and
+    the iteration ends when all have converged. While a graph is compiled or exported all iterations run, and no matrix
+    is replaced.
 
     Args:
         a: (..., m, m), symmetric.
@@ -75,24 +75,24 @@ def pseudoinverse(a: Tensor, *, iterations: int = 20, ridge: float = 0.0) -> Inv
 
 
 def without_data(a: Tensor) -> bool:
-    """Tell whether a graph is made, or only shapes and costs are wanted, so that nothing may depend on values."""
+    """Whether a graph is traced, or only shapes and costs are computed, so that nothing may depend on values."""
     return torch.compiler.is_compiling() or torch.compiler.is_exporting() or a.is_meta
 
 
 def to_unit_norm(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Divide each matrix by ``||A||_1`` (..., 1, 1), whose square could be beyond the type; zero stays zero."""
+    """Divide each matrix by ``||A||_1`` (..., 1, 1), whose square could overflow; zero stays zero."""
     norm = a.detach().abs().sum(-1).amax(-1)[..., None, None]
     norm = norm.where(norm > 0, 1)
     return a / norm, norm
 
 
 def start(a: Tensor) -> Tensor:
-    """Give X_0 (..., m, m) for matrices of unit norm."""
+    """Return X_0 (..., m, m) for matrices of unit norm."""
     return 1.8 * a
 
 
 def step(a: Tensor, x: Tensor) -> Tensor:
-    """Give the next X (..., m, m)."""
+    """Return the next X (..., m, m)."""
     return 2 * x - x @ (a @ x)
 
 
@@ -103,7 +103,7 @@ def residual(a: Tensor, x: Tensor) -> Tensor:
 
 
 def by_eigenvalues(a: Tensor, iterations: int) -> Tensor:
-    """Give f_k(A) (..., m, m), which the iteration would in exact arithmetic, for matrices of unit norm."""
+    """Return f_k(A) (..., m, m), the exact result of the iteration, for matrices of unit norm."""
     values, vectors = torch.linalg.eigh(a)
     shrunk = (1 - 1.8 * values.square()).abs()  # 2^k is even
     kept = -torch.expm1(2.0**iterations * shrunk.log())
@@ -145,17 +145,17 @@ class _Pseudoinverse(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, None], a: Tensor, iterations: int) -> tuple[Any, tuple[int, int, int]]:
-        """Take the new axis as one more of the batch: each matrix is inverted by itself anyway."""
+        """Treat the new axis as another batch axis: each matrix is inverted by itself anyway."""
         return _Pseudoinverse.apply(a.movedim(in_dims[0], 0), iterations), (0, 0, 0)
 
 
 def _iterate(a: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """X and its residual; each matrix stops by itself, so that none depends on the others."""
+    """Return X and its residual; each matrix stops by itself, so that none depends on the others."""
     x, enough = start(a), CONVERGED * torch.finfo(a.dtype).eps
     left = torch.full(a.shape[:-2], torch.inf, dtype=a.dtype, device=a.device)
     for number in range(iterations):
         ax = a @ x
-        # Every fifth time, since looking costs as much as half a step.
+        # Every fifth time, as checking costs half a step.
         if number % 5 == 4:
             size = torch.linalg.matrix_norm(a)
             left = torch.linalg.matrix_norm(ax @ a - a) / size.where(size > 0, 1)
