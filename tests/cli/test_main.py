@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from softfree.cli.main import main
+from softfree_lab.cli import main as lab_main
 
 NANO = [
     "--model-options", "{depth: 2, embed_dim: 32, num_heads: 2, patch_size: 8}",
@@ -61,7 +62,6 @@ print([m for m in ("torch", "numpy", "pandas", "lightning", "monai") if m in sys
         (["train", "--resume", "nowhere"], "nowhere is not a run directory"),
         (["evaluate", "nowhere"], "nowhere is not a run directory"),
         (["predict", "nowhere", "x.png"], "nowhere is not a run directory"),
-        (["predict", "nowhere", "x.png", "--out", "x.txt"], "ends in .csv or .parquet"),
         (["predict", "nowhere", "x.png", "--precision", "8"], "precision"),
         (["predict", "model.onnx", "x.png", "--precision", "bf16"], "an exported file has its own"),
         (["check", "no.csv"], "no.csv: no such table"),
@@ -74,6 +74,11 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message, capsys):
     assert error.startswith("softfree: error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_the_first_word_of_a_command_alone_is_completed(capsys):
+    assert lab_main(["study"]) == 2
+    assert "study is not a command; did you mean study ablation or study robustness or" in capsys.readouterr().err
 
 
 def test_dashes_and_bare_flags_are_understood(trained, capsys):
@@ -145,6 +150,8 @@ def test_predict_statuses(trained, tmp_path, capsys):
     assert len(pd.read_parquet(out)) == 32
     assert main(["predict", str(trained), str(tmp_path / "gone.png"), "--out", str(out), "--progress=false"]) == 2
     assert "none of the 1 inputs could be read" in capsys.readouterr().err
+    assert main(["predict", str(trained), str(data / "00.png"), "--out", str(tmp_path / "p.txt")]) == 2
+    assert "ends in .csv or .parquet" in capsys.readouterr().err
     empty = tmp_path / "empty"
     empty.mkdir()
     assert main(["predict", str(trained), str(empty), "--out", str(out), "--progress=false"]) == 2

@@ -72,7 +72,7 @@ def test_what_is_written(done: tuple[Path, str, list[str]]) -> None:
     assert json.loads((folder / "edge.json").read_text())["options"]["sides"] == [96, 64]
     assert Image.open(folder / "edge.png").width > 1000
     assert "Times as fast as softmax" in text
-    assert "| softmax | onnxruntime | float32 | 1 | 1.00 | 1.00 |" in text
+    assert "| softmax | onnxruntime | fp32 | 1 | 1.00 | 1.00 |" in text
     assert any("computed test blocks" in line for line in told)
     assert sum(line.startswith("exporting") for line in told) == 2  # both of softmax are one graph
 
@@ -123,7 +123,7 @@ def test_a_file_that_differs_has_no_speed(monkeypatch: pytest.MonkeyPatch) -> No
         sides=[32], methods=["softmax"], precisions=["fp32"], model=NANO, threads=1, seconds=0.01
     )
     text = bench_edge(options, lambda line: None)
-    assert "| softmax | onnxruntime | float32 | 1 | 32 | wrong | differs from PyTorch |" in text
+    assert "| softmax | onnxruntime | fp32 | 1 | 32 | wrong | differs from PyTorch |" in text
 
 
 def test_what_takes_too_long_or_too_much_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
