@@ -1,4 +1,4 @@
-"""Elements of a DICOM header, read one at a time: what is wrong with one costs that one alone."""
+"""Elements of a DICOM header, read one at a time, so that a damaged element does not affect others."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pydicom.tag import BaseTag, Tag
 
 
 class Elements:
-    """The elements of a data set, and over them those of the functional groups that hold for one frame.
+    """The elements of a data set, overridden by those of functional groups that apply to one frame.
 
-    A damaged element counts as missing and is named in ``corrections``, by its keyword and never by its value: what a
-    file holds may be the name of a patient.
+    A damaged element counts as missing and is named in ``corrections`` by its keyword, never by its value, which may
+    be a patient's name.
 
     Args:
-        layers: Data sets, of which the last one with an element gives it.
-        corrections: What was found wrong; two ``Elements`` of one file may share the list.
+        layers: Data sets; the last one with an element takes precedence.
+        corrections: Errors found; several ``Elements`` of one file may share the list.
     """
 
     def __init__(self, *layers: Dataset, corrections: list[str] | None = None) -> None:
@@ -36,11 +36,11 @@ class Elements:
             self.corrections.append(words)
 
     def __contains__(self, keyword: str) -> bool:
-        """Whether the element is there and holds anything."""
+        """Return whether the element exists and is not empty."""
         return self.value(keyword) not in (None, "", b"", [])
 
     def value(self, keyword: str) -> Any:
-        """Return a value as pydicom reads it, or as the text that the file has; None where there is none."""
+        """Return a value as pydicom reads it, or as raw text; None if it is missing."""
         for layer in reversed(self.layers):
             element = layer.get_item(_tag(keyword))
             if element is not None:
@@ -48,13 +48,13 @@ class Elements:
         return None
 
     def representation(self, keyword: str) -> str:
-        """Return the value representation that the file gives an element, such as ``OW``; empty for none."""
+        """Return the value representation of an element in the file, such as ``OW``; empty if missing."""
         elements = (layer.get_item(_tag(keyword)) for layer in reversed(self.layers))
         element = next((element for element in elements if element is not None), None)
         return str(getattr(element, "VR", None) or "")
 
     def texts(self, keyword: str) -> list[str]:
-        """Return each value of an element as the file writes it, without the spaces around it."""
+        """Return each value of an element as written in the file, stripped."""
         value = self.value(keyword)
         if isinstance(value, bytes):
             value = value.decode("latin-1")
@@ -64,11 +64,11 @@ class Elements:
         return ["" if one is None else str(getattr(one, "original_string", one)).strip(" \0") for one in several]
 
     def text(self, keyword: str) -> str:
-        """Return the first value as text in capitals, as coded strings are; empty where there is none."""
+        """Return the first value as uppercase text, as for coded strings; empty if missing."""
         return self.texts(keyword)[0].upper() if keyword in self else ""
 
     def numbers(self, keyword: str) -> list[float | None]:
-        """Return all values as numbers, None for an empty one; an empty list where they are missing or no numbers."""
+        """Return all values as numbers, None for an empty one; an empty list if missing or not numbers."""
         texts = self.texts(keyword)
         if not any(texts):
             return []
@@ -82,7 +82,7 @@ class Elements:
         return numbers
 
     def number(self, keyword: str) -> float | None:
-        """Return the first of one or several numbers; None where it is missing, empty, damaged or not finite."""
+        """Return the first number; None if it is missing, empty, damaged or not finite."""
         first = next(iter(self.numbers(keyword)), None)
         if first is not None and not math.isfinite(first):
             self.correct(f"{keyword}: not finite, ignored")
@@ -90,7 +90,7 @@ class Elements:
         return first
 
     def whole(self, keyword: str) -> int | None:
-        """Return the first of one or several whole numbers, as :meth:`number` does."""
+        """Return the first number if it is whole, as :meth:`number` does."""
         number = self.number(keyword)
         if number is not None and number != int(number):
             self.correct(f"{keyword}: not a whole number, ignored")
@@ -106,7 +106,7 @@ class Elements:
         return finite if len(numbers) == len(finite) == count else None
 
     def items(self, keyword: str) -> list[Dataset]:
-        """Return the items of a sequence; none where it is missing or damaged."""
+        """Return the items of a sequence; empty if it is missing or damaged."""
         value = self.value(keyword)
         if not isinstance(value, Sequence):
             if value not in (None, "", b""):
@@ -121,7 +121,7 @@ def _tag(keyword: str) -> BaseTag:
 
 
 def _readable(layer: Dataset, element: DataElement | RawDataElement) -> Any:
-    """Return a value: numbers and coded text straight from the file's bytes, which is faster and never fails."""
+    """Return a value; numbers and coded text are parsed from the file's bytes, which is faster and never fails."""
     if isinstance(element, RawDataElement) and element.value is not None:
         kind = element.VR or _kind(element.tag)
         if kind in ("DS", "IS", "CS"):
@@ -133,7 +133,7 @@ def _readable(layer: Dataset, element: DataElement | RawDataElement) -> Any:
         return layer[element.tag].value
     except MemoryError:
         raise
-    except Exception:  # pydicom raises nearly anything; then the element's bytes are all there is
+    except Exception:  # pydicom raises almost any exception; fall back to the element's bytes
         return getattr(layer.get_item(element.tag), "value", None)
 
 
@@ -143,7 +143,7 @@ def _kind(tag: BaseTag) -> str:
 
 
 def _parsed(text: str) -> float | None:
-    """Read a decimal string; a comma stands for the point where there is no other."""
+    """Parse a decimal string; a comma counts as decimal point if there is no other."""
     if text.count(",") == 1 and "." not in text:
         text = text.replace(",", ".")
     if "_" in text:  # Python's own spelling of numbers

@@ -21,14 +21,14 @@ from softfree_runtime.readers.volume import Volume, canonical, refuse_large_volu
 def read_nifti(path: Path, frame: int | None = None, *, max_voxels: int = 1 << 30) -> Volume:
     """Read one volume; see :class:`Volume` for the order of its axes.
 
-    The place of the voxels comes from the sform, else from the qform. A file with neither is taken as nibabel takes it:
-    first axis to the left, second to the front, third to the head. That is said in the volume's corrections. A
-    compressed file is read to its end, so that its checksum counts.
+    Voxels are placed by the sform, else by the qform. A file with neither is read as in nibabel: first axis to the
+    left, second to the front, third to the head, which is noted in the corrections. A compressed file is read to its
+    end to verify its checksum.
 
     Args:
-        path: A NIfTI file of any name; of a pair the .hdr or the .img.
+        path: A NIfTI file of any name; for a pair the .hdr or the .img.
         frame: Which volume of a 4D file, counted from 0; a 4D file without it is refused.
-        max_voxels: Larger volumes are refused from their header.
+        max_voxels: Larger volumes are refused by their header.
 
     Raises:
         ReadError: With status ``missing`` (half of a pair), ``corrupt``, ``unsupported``, ``too_large`` or
@@ -40,7 +40,7 @@ def read_nifti(path: Path, frame: int | None = None, *, max_voxels: int = 1 << 3
             return _volume(path, frame, max_voxels)
         except (ReadError, MemoryError):
             raise
-        except Exception as error:  # gzip and zlib raise nearly anything on damaged files
+        except Exception as error:  # gzip and zlib raise almost any exception on damaged files
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ReadError(f"{path}: damaged NIfTI, cannot be read ({reason})", "corrupt") from error
 
@@ -83,12 +83,12 @@ def _volume(path: Path, frame: int | None, max_voxels: int) -> Volume:
 
 
 def _number_type(path: Path, header: Nifti1Header) -> tuple[np.dtype, tuple[str, ...]]:
-    """Return the type of the stored numbers, and what had to be corrected in the header to know it."""
+    """Return the type of the stored numbers, and what was corrected in the header."""
     try:
         dtype = header.get_data_dtype()
         if not dtype.itemsize:
             raise ValueError
-    except Exception:  # nibabel raises an error of its own, and KeyError
+    except Exception:  # nibabel raises its own exceptions, and KeyError
         raise ReadError(
             f"{path}: NIfTI of datatype {int(header['datatype'])}, which is none that holds numbers", "unsupported"
         ) from None
@@ -101,7 +101,7 @@ def _number_type(path: Path, header: Nifti1Header) -> tuple[np.dtype, tuple[str,
 
 
 def _shape(path: Path, header: Nifti1Header) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Return the shape of all that is stored, and what had to be corrected in it."""
+    """Return the stored shape, and what was corrected."""
     stored = tuple(int(side) for side in header["dim"][1 : header["dim"][0] + 1])
     shape = (*stored[:3], *(side or 1 for side in stored[3:]))
     if len(shape) < 3 or min(shape) < 1 or any(more > 1 for more in shape[4:]):
@@ -111,7 +111,7 @@ def _shape(path: Path, header: Nifti1Header) -> tuple[tuple[int, ...], tuple[str
 
 
 def _chosen(path: Path, shape: tuple[int, ...], frame: int | None) -> tuple[int, int, tuple[str, ...]]:
-    """Return the number of the wanted volume, how many there are, and the step to be recorded."""
+    """Return the number of the volume, their count, and the step to record."""
     count = shape[3] if len(shape) > 3 else 1
     if count > 1 and frame is None:
         raise ReadError(
@@ -124,7 +124,7 @@ def _chosen(path: Path, shape: tuple[int, ...], frame: int | None) -> tuple[int,
 
 
 def _scale(path: Path, header: Nifti1Header) -> tuple[tuple[float, float], tuple[str, ...]]:
-    """Return slope and intercept of the values, and what had to be corrected: a slope of 0 is none, by the standard."""
+    """Return slope and intercept, and what was corrected; a slope of 0 means none, by the standard."""
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0:
         ignored = intercept != 0 and math.isfinite(intercept)

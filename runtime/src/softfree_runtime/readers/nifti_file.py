@@ -1,4 +1,4 @@
-"""The bytes of a NIfTI file, compressed or not, single or a pair: its header, and its voxels read to the last byte."""
+"""The bytes of a NIfTI file, compressed or not, single or a pair: header and voxels."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz")
 GZIP = b"\x1f\x8b"
-HEAD = 352  # bytes by which any NIfTI is known
-_SWELLS = 1032  # times that deflate can shrink what is all the same
-_BEHIND = 1 << 28  # bytes behind the voxels that are still unpacked on the way to a checksum
-_MUCH = 4096  # bytes behind the voxels that no padding explains, if they are a slice, too
+HEAD = 352  # bytes that identify any NIfTI file
+_SWELLS = 1032  # maximum compression ratio of deflate
+_BEHIND = 1 << 28  # maximum bytes after the voxels to unpack for the checksum
+_MUCH = 4096  # bytes after the voxels beyond padding, if they make a slice
 _WRONG_START = "vox_offset is wrong: the file's length tells where the voxels begin"
 _PAIRS = {".hdr": ".img", ".img": ".hdr"}
 
 
 def is_nifti(head: bytes) -> bool:
-    """Whether ``head``, the first bytes of an uncompressed file, are NIfTI's."""
+    """Return whether ``head``, the first bytes of an uncompressed file, is of NIfTI."""
     return head[4:7] in (b"n+2", b"ni2") or head[344:347] in (b"n+1", b"ni1")
 
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading, through gzip if its content is, whatever its name."""
+    """Open a file for reading, through gzip if its content is compressed, whatever its name."""
     with path.open("rb") as file:
         if file.peek(len(GZIP)).startswith(GZIP):
             with GzipFile(fileobj=file) as stream:
@@ -45,10 +45,10 @@ def unpacked(path: Path) -> Iterator[IO[bytes]]:
 
 
 def is_nifti_file(path: Path) -> bool:
-    """Whether a file is NIfTI by its content, or should be by its name."""
+    """Return whether a file is NIfTI by its content, or should be by its name."""
     if path.name.lower().endswith(ENDINGS):
         return True
-    if not os.path.isfile(path):  # a pipe would wait for its other end
+    if not os.path.isfile(path):  # a pipe would block
         return False
     try:
         with unpacked(path) as stream:
@@ -58,10 +58,10 @@ def is_nifti_file(path: Path) -> bool:
 
 
 def header_and_voxels(path: Path) -> tuple[Path, Path]:
-    """Return the file of the header and the file of the voxels: the same one, but for a pair of .hdr and .img.
+    """Return the files of the header and of the voxels: the same file unless it is a pair of .hdr and .img.
 
     Raises:
-        ReadError: Half of a pair.
+        ReadError: One file of a pair is missing.
     """
     stem, packed = (path.with_suffix(""), ".gz") if path.suffix.lower() == ".gz" else (path, "")
     other = _PAIRS.get(stem.suffix.lower())
@@ -79,10 +79,10 @@ def header_and_voxels(path: Path) -> tuple[Path, Path]:
 
 
 def read_header(path: Path, stream: IO[bytes]) -> tuple[Nifti1Header, tuple[str, ...]]:
-    """Read the header, which nothing has checked or mended, and say what had to be corrected to know it.
+    """Read the raw header, and return it with what was corrected.
 
     Raises:
-        ReadError: No NIfTI, or a number of dimensions that tells no byte order.
+        ReadError: Not NIfTI, or no valid number of dimensions in either byte order.
     """
     head = stream.read(HEAD)
     known = _known_by(head)

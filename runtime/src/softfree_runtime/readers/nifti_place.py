@@ -1,4 +1,4 @@
-"""Where the voxels of a NIfTI file lie, by the sform, the qform, or neither."""
+"""Position of the voxels of a NIfTI file, by the sform, the qform, or neither."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from softfree_runtime.core.errors import ReadError
 from softfree_runtime.readers.volume import is_straight
 
 _UNITS = {1: ("meter", 1000.0), 2: ("millimeter", 1.0), 3: ("micron", 0.001)}  # codes of the lower bits of xyzt_units
-_LARGEST = 100.0  # mm; larger voxels are not in the unit that the header says
-_NEAR = 1e-3  # how far a unit quaternion or a factor of 1 may be off by rounding
-_FAR = 2.0  # degrees between the axes of sform and qform that are worth a word
+_LARGEST = 100.0  # mm; larger voxels indicate a wrong unit
+_NEAR = 1e-3  # rounding tolerance of a unit quaternion or a factor of 1
+_FAR = 2.0  # degrees between the axes of sform and qform that are noted
 
 Words = tuple[str, ...]
 
 
 def place(path: Path, header: Nifti1Header) -> tuple[np.ndarray, Words, Words]:
-    """Return the affine ``(4, 4)`` from a voxel to millimeters RAS+, what was done, and what was corrected.
+    """Return the affine ``(4, 4)`` from a voxel to millimeters RAS+, the steps, and the corrections.
 
-    The sform counts, else the qform. One that cannot be used is passed over if the other can.
+    The sform is used, else the qform; an unusable one is skipped if the other is usable.
 
     Raises:
-        ReadError: Nothing to place the voxels by, or two that exchange left and right.
+        ReadError: Neither is usable, or they exchange left and right.
     """
     affine, corrections = _chosen(path, header)
     steps: Words = ()
@@ -71,7 +71,7 @@ def _sform(header: Nifti1Header) -> np.ndarray:
 
 
 def _qform(header: Nifti1Header) -> tuple[np.ndarray | None, Words]:
-    """Return the affine of the quaternion, None if it is no rotation, and what was corrected in it."""
+    """Return the affine of the quaternion, None if it is not a rotation, and the corrections."""
     words: Words = ()
     vector = np.array([header[f"quatern_{one}"] for one in "bcd"], dtype=np.float64)
     length = float(np.linalg.norm(vector))
@@ -91,14 +91,14 @@ def _qform(header: Nifti1Header) -> tuple[np.ndarray | None, Words]:
 
 
 def _without(header: Nifti1Header, sizes: np.ndarray) -> np.ndarray:
-    """Return what programs agree on for files that do not say: the first axis to the left, the origin in the middle."""
+    """Return the convention for files without orientation: first axis to the left, origin in the center."""
     affine = np.diag([-sizes[0], sizes[1], sizes[2], 1.0])
     affine[:3, 3] = -affine[:3, :3] @ ((header["dim"][1:4].astype(np.float64) - 1) / 2)
     return affine
 
 
 def _usable(affine: np.ndarray) -> bool:
-    """Whether an affine places voxels: finite, every axis of some length, no two of them along one line."""
+    """Return whether an affine is finite and invertible."""
     if not np.isfinite(affine).all() or not (voxel_sizes(affine) > 0).all():
         return False
     return abs(np.linalg.det(affine[:3, :3] / voxel_sizes(affine))) > _NEAR
@@ -113,7 +113,7 @@ def _refuse_mirrored(path: Path, sform: np.ndarray, qform: np.ndarray) -> None:
 
 
 def _differences(header: Nifti1Header, sform: np.ndarray, qform: np.ndarray, sizes: np.ndarray) -> Words:
-    """Say how far apart two placements are that should be one; in another space only the order of axes must agree."""
+    """Describe differences of sform and qform; in different spaces only the order of axes must agree."""
     one, two = (affine[:3, :3] / voxel_sizes(affine) for affine in (sform, qform))
     angle = np.degrees(np.arccos(np.clip((one * two).sum(axis=0), -1, 1))).max()
     same_space = header["sform_code"] == header["qform_code"]

@@ -1,4 +1,4 @@
-"""DICOM series as volumes: one file a slice in a folder, or one enhanced file of many frames."""
+"""DICOM series as volumes: one file per slice in a folder, or one enhanced multi-frame file."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def read_series(path: Path, frame: int | None = None, *, max_voxels: int = 1 << 
     """Read a series as one volume; see :class:`Volume` for the order of its axes.
 
     Args:
-        path: A folder that holds one series; or one file of a series, which stands for all files of its series in its
-            folder; or an enhanced multi-frame file, which stands for itself.
-        frame: None or 0: a series is one volume.
-        max_voxels: Larger volumes are refused from their headers.
+        path: A folder with one series; or one file of a series, which stands for all its files in the folder; or an
+            enhanced multi-frame file.
+        frame: None or 0, since a series is one volume.
+        max_voxels: Larger volumes are refused by their headers.
 
     Raises:
         ReadError: With status ``missing``, ``no_pixels``, ``unsupported``, ``corrupt``, ``too_large`` or
-            ``not_finite``; names the files at fault.
+            ``not_finite``; names the faulty files.
     """
     path = Path(path)
     if frame:
@@ -51,7 +51,7 @@ def read_series(path: Path, frame: int | None = None, *, max_voxels: int = 1 << 
 
 
 def load_series(path: Path, series: Series, *, max_voxels: int = 1 << 30) -> Volume:
-    """Read the pixels of a series that was found; ``path`` is what messages name."""
+    """Read the pixels of a series; ``path`` is for messages."""
     if len(series.files) > 1 and series.multi_frame:
         message = f"{path}: {len(series.files)} files of which some hold many frames; name one of the files"
         raise ReadError(message, "unsupported")
@@ -71,7 +71,7 @@ def load_series(path: Path, series: Series, *, max_voxels: int = 1 << 30) -> Vol
                 voxels = stack.voxels
         except (ReadError, MemoryError):
             raise
-        except Exception as error:  # a header element that is not what the standard says
+        except Exception as error:  # a header element that violates the standard
             raise ReadError(f"{path}: DICOM header with a damaged element ({type(error).__name__})") from error
     corrections = tuple(dict.fromkeys((*placed, *corrections, *stack.corrections)))
     if series.aside:
@@ -84,7 +84,7 @@ def load_series(path: Path, series: Series, *, max_voxels: int = 1 << 30) -> Vol
 
 @dataclass(frozen=True)
 class _Stack:
-    """Slices ``(N, H, W)`` in the modality's own units, what was done and corrected, and what was stored."""
+    """Slices ``(N, H, W)`` in modality units, with steps, stored content and corrections."""
 
     voxels: np.ndarray
     steps: tuple[str, ...]
@@ -122,7 +122,7 @@ def _decoded(path: Path, max_voxels: int) -> _Stack:
     """Decode a file's frames."""
     stored, header = decode(path, None, max_pixels=max_voxels)
     photometric = header.layout.photometric
-    # MONOCHROME1 says how values are shown; Hounsfield units stay what they are.
+    # MONOCHROME1 concerns display; Hounsfield units stay as they are.
     if photometric not in GRAY:
         raise ReadError(f"{path}: a volume of {photometric} pixels; expected gray ones", "unsupported")
     frames = stored.reshape(-1, *stored.shape[-2:])
@@ -147,7 +147,7 @@ def _stacked(files: Sequence[Path], max_voxels: int) -> _Stack:
 
 
 def _refuse_partly_rescaled(path: Path, names: Sequence[str], corrections: Sequence[Sequence[str]]) -> None:
-    """Raise ReadError when the rescaling of some slices alone was ignored: they would not be in the others' units."""
+    """Raise ReadError if rescaling was ignored for some slices only, which would have other units."""
     ignored = [{words for words in each if words.startswith(_SCALING)} for each in corrections]
     for name, words in zip(names, ignored, strict=True):
         if words != ignored[0]:
@@ -158,6 +158,6 @@ def _refuse_partly_rescaled(path: Path, names: Sequence[str], corrections: Seque
 
 
 def _in_common(each: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Say once what was done to every slice alike."""
+    """Return the steps common to all slices."""
     kinds = {tuple(steps) for steps in each}
     return next(iter(kinds)) if len(kinds) == 1 else ("each slice by its own rescale slope and intercept",)

@@ -1,4 +1,4 @@
-"""Which DICOM files of a folder belong together."""
+"""Grouping of the DICOM files of a folder into series."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Series:
     """The files of one SeriesInstanceUID in one folder.
 
     Attributes:
-        folder: Where they lie.
-        files: Sorted by name, at least one.
-        headers: Of each file, without pixels.
-        description: SeriesDescription, empty where there is none. It is not for messages: people write into it.
-        others: Number of files beside them that are no DICOM images.
-        aside: Number of localizers and secondary captures that were left out.
+        folder: The folder.
+        files: Files sorted by name, at least one.
+        headers: Header of each file, without pixels.
+        description: SeriesDescription, or empty. Not for messages, since it is free text.
+        others: Number of other files in the folder, which are not DICOM images.
+        aside: Number of localizers and secondary captures left out.
     """
 
     folder: Path
@@ -50,18 +50,18 @@ class Series:
 
     @property
     def multi_frame(self) -> bool:
-        """Whether any file holds several frames, which makes each file a volume of its own."""
+        """Whether any file has several frames, so that each file is a volume of its own."""
         with quiet():
             return any(frame_count(header) > 1 for header in self.headers)
 
 
 def series_in(folder: Path) -> list[Series]:
-    """Group the DICOM images that lie in a folder itself, not below it, by SeriesInstanceUID; sorted by file name.
+    """Group the DICOM images directly in a folder by SeriesInstanceUID, sorted by file name.
 
-    Localizers, and secondary captures without a place, are left out where there is anything else.
+    Localizers, and secondary captures without a position, are left out if there are other images.
 
     Raises:
-        ReadError: A DICOM file that is damaged, since a slice would be missing.
+        ReadError: A DICOM file is damaged, so a slice would be missing.
     """
     members: list[tuple[Path, Dataset]] = []
     others = 0
@@ -82,7 +82,7 @@ def series_in(folder: Path) -> list[Series]:
 
 
 def is_mosaic(header: Dataset) -> bool:
-    """Whether one image holds all slices side by side, as Siemens writes functional and diffusion MR."""
+    """Return whether one image contains all slices side by side, as in functional and diffusion MR of Siemens."""
     return "MOSAIC" in map(str.upper, Elements(header).texts("ImageType")) or _IMAGES_IN_MOSAIC in header
 
 
@@ -95,7 +95,7 @@ def _beside_a_volume(header: Dataset) -> bool:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file begins like DICOM, or is named so."""
+    """Return whether a file starts like DICOM, or is named so."""
     if path.suffix.lower() in _ENDINGS:
         return True
     try:
@@ -106,10 +106,10 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_header(path: Path) -> Dataset | None:
-    """Read the elements that place a file; None for DICOM that is no image, such as a report or a directory.
+    """Read the elements needed to place an image; None for DICOM without an image, such as a report or a directory.
 
     Raises:
-        ReadError: A damaged file.
+        ReadError: The file is damaged.
     """
     try:
         with quiet(), open_dicom(path, [*_NEEDED, _IMAGES_IN_MOSAIC]) as (dataset, _):
@@ -128,7 +128,7 @@ def read_header(path: Path) -> Dataset | None:
 
 
 def make_series(folder: Path, members: Sequence[tuple[Path, Dataset]], others: int = 0, aside: int = 0) -> Series:
-    """Make a series of files and their headers."""
+    """Create a series from files and their headers."""
     files, headers = zip(*members, strict=True)
     with quiet():
         description = Elements(headers[0]).texts("SeriesDescription")[0]

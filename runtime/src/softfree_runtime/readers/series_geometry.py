@@ -1,4 +1,4 @@
-"""Where the slices of a DICOM series lie, and whether they make a volume (PS3.3 C.7.6.2)."""
+"""Positions of the slices of a DICOM series, and whether they form a volume (PS3.3 C.7.6.2)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from softfree_runtime.readers.dicom import frame_elements
 from softfree_runtime.readers.dicom_elements import Elements
 from softfree_runtime.readers.volume import SHEAR
 
-# Share of the distance between slices by which one of them may be off.
+# Tolerance of slice positions, relative to the distance between slices.
 UNEVEN = 0.01
 _SAME_DIRECTION = 1e-3
-# Share of the distance between slices beyond which the last digit of a position says too little.
+# Maximum rounding of positions, relative to the distance between slices.
 _COARSE = 0.25
 _PLACES = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
 MOSAIC = "Siemens mosaics, whose slices lie side by side in one image; convert them to NIfTI first"
-# In what slices at one place may differ.
+# Elements that may differ between slices at one position.
 MARKS = (
     *("AcquisitionNumber", "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue"),
     *("ImageType", "AcquisitionTime"),
@@ -35,18 +35,18 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class Slice:
-    """One slice: its name for messages, and its place in millimeters to the left, the back and the head (LPS+).
+    """One slice: its name for messages, and its position in millimeters to the left, the back and the head (LPS+).
 
     Attributes:
-        name: File name, or number of the frame.
+        name: File name or frame number.
         position: ``(3,)``, center of the first voxel.
         along_row: ``(3,)`` unit vector from one column to the next.
         along_column: ``(3,)`` unit vector from one row to the next.
         spacing: Millimeters between rows, between columns.
-        thickness: Millimeters to the next slice as the header has it, or None.
+        thickness: Millimeters to the next slice in the header, or None.
         shape: Rows, columns.
-        digits: ``(3,)``, the unit of the last digit with which each coordinate was written, in millimeters.
-        marks: What may tell it from others at its place, by keyword; for comparison only.
+        digits: ``(3,)``, unit of the last written digit of each coordinate, in millimeters.
+        marks: Elements that may distinguish slices at one position, for comparison only.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Slice:
 
     @classmethod
     def parse(cls, path: Path, dataset: Dataset, name: str, frame: int | None, corrections: list[str]) -> Slice:
-        """Read the place from a file's header, or of one of its frames; ReadError when it has none."""
+        """Read the position from the header of a file or of one of its frames; ReadError if it has none."""
         found = frame_elements(dataset, frame or 0, (*_PLACES, *_MARKED), corrections)
         position = _numbers(path, name, found, "ImagePositionPatient", 3)
         directions = _numbers(path, name, found, "ImageOrientationPatient", 6)
@@ -80,17 +80,17 @@ class Slice:
 
 
 def arrange(path: Path, slices: Sequence[Slice]) -> tuple[list[int], np.ndarray, tuple[str, ...]]:
-    """Sort slices along their normal and check that they make one straight, even, complete volume.
+    """Sort slices along their normal and check that they form a straight, evenly spaced, complete volume.
 
     Args:
-        path: The series, for messages.
-        slices: In any order.
+        path: Path of the series, for messages.
+        slices: Slices in any order.
 
     Returns:
         The order, the affine ``(4, 4)`` from (slice, row, column, 1) to millimeters RAS+, and what was corrected.
 
     Raises:
-        ReadError: Mixed sizes or orientations, slices at one place, missing or uneven slices, a tilted stack.
+        ReadError: Mixed sizes or orientations, slices at one position, missing or uneven slices, or a sheared stack.
     """
     first = slices[0]
     for other in slices:
@@ -108,7 +108,7 @@ def arrange(path: Path, slices: Sequence[Slice]) -> tuple[list[int], np.ndarray,
 
 
 def _step(path: Path, ordered: Sequence[Slice], normal: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the way from one slice to the next ``(3,)``, and what was corrected."""
+    """Return the vector between neighboring slices ``(3,)``, and what was corrected."""
     if len(ordered) == 1:
         thickness = ordered[0].thickness
         if not thickness or thickness < 0:
@@ -135,7 +135,7 @@ def _step(path: Path, ordered: Sequence[Slice], normal: np.ndarray) -> tuple[np.
         corrections = ("ImagePositionPatient: rounded in the header, even distances taken",)
     across = float(mean @ normal)
     tilt = float(np.linalg.norm(mean - across * normal)) / usual
-    # The first and the last position may each be off by half a digit.
+    # The first and the last position may each be rounded by half a digit.
     if tilt > SHEAR + (float(digits.max()) / (len(steps) * usual) if corrections else 0):
         angle = np.degrees(np.arctan(tilt))
         raise ReadError(
@@ -147,9 +147,9 @@ def _step(path: Path, ordered: Sequence[Slice], normal: np.ndarray) -> tuple[np.
 
 
 def _even_step(positions: np.ndarray, digits: np.ndarray) -> np.ndarray | None:
-    """Return the way ``(3,)`` between even slices whose positions ``(n, 3)`` were rounded to multiples of ``digits``.
+    """Return the vector ``(3,)`` between evenly spaced slices whose positions ``(n, 3)`` were rounded to ``digits``.
 
-    None where they cannot be such.
+    None if no such vector exists.
     """
     # Two of them that are n slices apart are n distances apart, give or take one digit for both roundings. One distance
     # fits all pairs if and only if all lie within half a digit of one even row of places.

@@ -1,4 +1,4 @@
-"""A volume as its file holds it, turned to one order of axes."""
+"""Decoded volumes, with their axes in one canonical order."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ import numpy as np
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.readers.image import own_range, refuse_not_finite
 
-# Cosine between two axes that should be at right angles: 0.3 degrees, beyond what rounding of a header can do.
+# Maximum cosine between two axes that should be orthogonal: 0.3 degrees, more than rounding of a header can cause.
 SHEAR = 5e-3
 _SMALLEST, _LONGEST = 1e-5, 10_000.0  # mm: of a voxel, and of all of them
-_SLIGHTLY_OBLIQUE = 0.5  # degrees, not worth a word
+_SLIGHTLY_OBLIQUE = 0.5  # degrees, not worth a note
 
 
 @dataclass(frozen=True)
 class Volume:
-    """One volume in the canonical order of axes, whatever the plane it was taken in.
+    """One volume in the canonical order of axes, independent of its acquisition plane.
 
     Slices run from the feet to the head, rows from the back to the front, columns from the patient's left to the right:
     NIfTI's RAS+ with the axes in the order S, A, R. An oblique volume keeps its own grid and has the closest of these
-    orders; ``affine`` knows the rest.
+    orders; ``affine`` has the rest.
 
     Attributes:
         voxels: ``(C, D, H, W)``: channels, slices, rows, columns; the file's own numbers in native byte order, float32
-            where they were scaled or had 64 bits.
-        spacing: Millimeters from one slice, row and column to the next.
+            if they were scaled or had 64 bits.
+        spacing: Millimeters between slices, rows and columns.
         affine: ``(4, 4)``, from voxel (d, h, w, 1) to millimeters to the right, the front and the head (RAS+).
-        low: Smallest value; 0 for unsigned integers of 8 bits.
+        low: Least value; 0 for unsigned integers of 8 bits.
         high: Greatest value; 255 for unsigned integers of 8 bits.
-        steps: What was done to the stored values, in words and in order.
-        stored: What the file holds, such as ``NIfTI-1 int16`` or ``12-bit MONOCHROME2``.
+        steps: Operations applied to the stored values, in words and in order.
+        stored: Content of the file, such as ``NIfTI-1 int16`` or ``12-bit MONOCHROME2``.
         corrections: What the reader assumed or corrected because the file contradicts itself or its standard, in words;
             ``softfree check`` lists them. Empty for a sound file.
     """
@@ -65,15 +65,15 @@ def canonical(
     """Bring one channel to the canonical order of axes.
 
     Args:
-        path: For messages.
+        path: Path of the file, for messages.
         voxels: ``(I, J, K)``, in any order of axes.
         affine: ``(4, 4)``, from (i, j, k, 1) to millimeters RAS+.
-        steps: What was done so far.
-        stored: What the file holds.
+        steps: Operations so far.
+        stored: Content of the file.
         corrections: What the reader assumed or corrected so far.
 
     Raises:
-        ReadError: Axes that are not finite, have no length or are not at right angles; values that are not finite.
+        ReadError: Axes that are not finite, have no length or are not orthogonal; values that are not finite.
     """
     from nibabel.affines import voxel_sizes
     from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
@@ -81,7 +81,7 @@ def canonical(
     affine = np.asarray(affine, dtype=np.float64)
     _refuse_axes(path, affine, voxels.shape)
     if voxels.dtype.kind == "f" and voxels.dtype != np.float32:
-        with np.errstate(over="ignore"):  # what overflows is found not to be finite
+        with np.errstate(over="ignore"):  # overflow is detected as not finite
             voxels = voxels.astype(np.float32)
     refuse_not_finite(path, voxels)
     to_ras = io_orientation(affine)
@@ -95,13 +95,13 @@ def canonical(
 
 
 def refuse_large_volume(path: Path, shape: tuple[int, ...], max_voxels: int) -> None:
-    """Raise ReadError, before anything is decoded, when the header promises more than ``max_voxels``."""
+    """Raise ReadError if the header declares more than ``max_voxels``."""
     if math.prod(shape) > max_voxels:
         raise ReadError(f"{path}: {_times(shape)} voxels, more than {max_voxels}; cut it or reduce it", "too_large")
 
 
 def is_straight(affine: np.ndarray) -> bool:
-    """Whether the axes of an affine ``(4, 4)`` are at right angles, as nearly as a header's digits can say."""
+    """Return whether the axes of an affine ``(4, 4)`` are orthogonal, up to the precision of a header."""
     return _shear(affine) <= SHEAR
 
 
