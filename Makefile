@@ -23,10 +23,11 @@ test-all: $(INSTALLED) ## All tests, long ones too
 fuzz: $(INSTALLED) ## Damaged files against every reader, for ten minutes
 	$(PYTHON) -m tests.fuzz --minutes 10
 
-lint: $(INSTALLED) ## ruff and mypy
+lint: $(INSTALLED) ## ruff, mypy and the import rules
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 docs: $(INSTALLED) ## The documentation as a site, in site/; broken links fail
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
