@@ -403,7 +403,7 @@ def test_models_without_an_explanation(pixels: Tensor) -> None:
         explain_tensor(SoftPyramid(32, 1, 2, (8, 8, 8, 8), (1, 1, 1, 1), (1, 1, 1, 1)), pixels)
     replaced = model()
     replaced.blocks[0].attn = Other()
-    with pytest.raises(UserError, match="Other, whose weights are not known"):
+    with pytest.raises(UserError, match="Other, whose weights are unknown"):
         explain_tensor(replaced, pixels, "attention", layer=0)
     with pytest.raises(UserError, match="batch of 1"):
         explain_tensor(model(), pixels.expand(2, -1, -1, -1))

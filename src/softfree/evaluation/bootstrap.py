@@ -23,8 +23,8 @@ def patient_weights(patients: np.ndarray, *, num_bootstrap: int, seed: int) -> I
 
     Args:
         patients: ``(n,)`` patient numbers, ``n > 0``.
-        num_bootstrap: the blocks' rows together.
-        seed: of NumPy's generator; the resamples do not depend on the size of the blocks.
+        num_bootstrap: The blocks' rows together.
+        seed: Of NumPy's generator; the resamples do not depend on the size of the blocks.
     """
     numbers, patient = np.unique(patients, return_inverse=True)
     count = len(numbers)

@@ -22,8 +22,8 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray, task: Task) -> floa
 
     Args:
         logits: ``(n, K)``.
-        targets: as in :class:`~softfree.evaluation.scores.Scores`; unknown ones (NaN) do not count.
-        task: what is predicted.
+        targets: As in :class:`~softfree.evaluation.scores.Scores`; unknown ones (NaN) do not count.
+        task: What is predicted.
 
     Returns:
         A number in 0.05..20; 1 where the samples cannot tell: none, logits that are not finite, one class only, or

@@ -48,11 +48,11 @@ class Comparison:
     """What two models on the same samples say about each other.
 
     Attributes:
-        differences: by the names of :func:`~softfree.evaluation.metrics.measure`: ``auroc``, ``auroc/<class>``,
+        differences: By the names of :func:`~softfree.evaluation.metrics.measure`: ``auroc``, ``auroc/<class>``,
             ``balanced_accuracy``. The p values of several classes are not corrected for their number.
-        margin: by how much ``a`` may be worse in AUROC; None when the question was not asked.
-        non_inferior: whether ``a`` is shown to be worse by less than the margin; None when not asked, or no interval.
-        verdict: the answer in words.
+        margin: By how much ``a`` may be worse in AUROC; None when the question was not asked.
+        non_inferior: Whether ``a`` is shown to be worse by less than the margin; None when not asked, or no interval.
+        verdict: The answer in words.
     """
 
     differences: dict[str, Difference]
@@ -81,18 +81,18 @@ def compare(
     test at 2.5 % (CONSORT's extension: Piaggio et al., JAMA 308, 2012). The margin must be fixed beforehand.
 
     Args:
-        a: the model in question, for example the cheaper one.
-        b: the model it is held against.
-        margin: of non-inferiority in AUROC, for example 0.02.
-        seed: of the resamples.
-        num_bootstrap: number of resamples.
-        thresholds: each model's own, for balanced accuracy; 0.5 where None.
-        names: of the models, for the verdict.
+        a: The model in question, for example the cheaper one.
+        b: The model it is held against.
+        margin: Of non-inferiority in AUROC, for example 0.02.
+        seed: Of the resamples.
+        num_bootstrap: Number of resamples.
+        thresholds: Each model's own, for balanced accuracy; 0.5 where None.
+        names: Of the models, for the verdict.
         only: ``auroc`` leaves out the classes and the balanced accuracy.
-        draws: of both, as :func:`~softfree.evaluation.metrics.draws_of_auroc` gives them, where ``only`` is ``auroc``.
+        draws: Of both, as :func:`~softfree.evaluation.metrics.draws_of_auroc` gives them, where ``only`` is ``auroc``.
 
     Raises:
-        UserError: the samples differ, or the margin is no number above 0.
+        UserError: The samples differ, or the margin is no number above 0.
     """
     if margin is not None and not 0 < margin < 1:
         raise UserError(f"got a non-inferiority margin of {margin}; expected a number between 0 and 1, such as 0.02")

@@ -85,8 +85,8 @@ def auroc(y: np.ndarray, score: np.ndarray, *, level: float = 0.95, kind: Kind =
     Args:
         y: ``(n,)`` truth, 1 positive, else negative.
         score: ``(n,)`` higher for positive.
-        level: of confidence.
-        kind: of interval: ``score``, or ``wald``, cut to 0..1, as pROC gives.
+        level: Of confidence.
+        kind: Of interval: ``score``, or ``wald``, cut to 0..1, as pROC gives.
     """
     method = _METHODS[kind]
     if reason := undefined_reason(y, score):
@@ -123,8 +123,8 @@ def paired_difference(
         y: ``(n,)`` truth, 1 positive, else negative.
         a: ``(n,)`` scores of one model.
         b: ``(n,)`` scores of the other.
-        level: of confidence.
-        kind: of interval: ``wald`` is DeLong's own, which misses the truth too often where few samples are on the wrong
+        level: Of confidence.
+        kind: Of interval: ``wald`` is DeLong's own, which misses the truth too often where few samples are on the wrong
             side. ``score`` adds to its variance what the score interval of each area is wider than DeLong's, in the
             proportion in which the two areas are not correlated.
     """

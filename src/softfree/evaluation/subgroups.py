@@ -29,12 +29,12 @@ class GroupRow:
     """One group of samples.
 
     Attributes:
-        group: the column's value, or its range.
-        n: samples.
-        n_positive: positive samples of a binary task, else None.
-        patients: different patients.
-        small: fewer than 30 patients, or (binary) fewer than 10 samples of a class: the numbers say little.
-        metrics: as :func:`~softfree.evaluation.metrics.measure` gives them.
+        group: The column's value, or its range.
+        n: Samples.
+        n_positive: Positive samples of a binary task, else None.
+        patients: Different patients.
+        small: Fewer than 30 patients, or (binary) fewer than 10 samples of a class: the numbers say little.
+        metrics: As :func:`~softfree.evaluation.metrics.measure` gives them.
     """
 
     group: str
@@ -56,15 +56,15 @@ def by_group(
     """Measure each group of a column on its own; show :data:`NOTE` beside.
 
     Args:
-        scores: predictions and truths.
+        scores: Predictions and truths.
         values: ``(n,)`` a column of the table, in the order of the scores. More than eight different numbers are
             cut at their quartiles; empty ones make the group "not given".
-        thresholds: as for :func:`~softfree.evaluation.metrics.measure`: the same for all groups, as in use.
-        seed: of the resamples.
-        num_bootstrap: number of resamples.
+        thresholds: As for :func:`~softfree.evaluation.metrics.measure`: the same for all groups, as in use.
+        seed: Of the resamples.
+        num_bootstrap: Number of resamples.
 
     Raises:
-        UserError: the column has another length, or more than twenty groups.
+        UserError: The column has another length, or more than twenty groups.
     """
     if len(values) != len(scores):
         raise UserError(f"column {values.name!r} has {len(values)} values for {len(scores)} samples: expected one "
@@ -86,7 +86,7 @@ def groups(values: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
     """Name the groups of a column and their rows, boolean ``(n,)``, as :func:`by_group` takes them.
 
     Raises:
-        UserError: more than twenty groups.
+        UserError: More than twenty groups.
     """
     values = values.reset_index(drop=True)
     many = values.nunique() > FEW_VALUES

@@ -44,18 +44,18 @@ def write_secondary_capture(
     patient is stays empty unless it is asked for.
 
     Args:
-        path: of the file.
+        path: Of the file.
         painted: uint8 (H, W, 3).
-        source: the DICOM file that was explained.
-        name: of method and class, for the series.
-        description: what the map means.
-        frame: of a multi-frame source, counted from 0.
-        spacing: millimeters from row to row and from column to column.
-        identity: copy the patient's name, id, birth date and sex, and the study's numbers and date.
+        source: The DICOM file that was explained.
+        name: Of method and class, for the series.
+        description: What the map means.
+        frame: Of a multi-frame source, counted from 0.
+        spacing: Millimeters from row to row and from column to column.
+        identity: Copy the patient's name, id, birth date and sex, and the study's numbers and date.
 
     Raises:
-        ReadError: a source without the UIDs that a reference needs.
-        UserError: no highdicom.
+        ReadError: A source without the UIDs that a reference needs.
+        UserError: No highdicom.
     """
     sc = _highdicom()
     header = _header(source, identity)

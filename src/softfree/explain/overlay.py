@@ -1,4 +1,4 @@
-"""An image beside the same image under its maps, pixel for pixel."""
+"""An image next to the same image under its maps, pixel for pixel."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from softfree.explain.geometry import TokenGrid
 from softfree_runtime.core.files import replacing
 
 _DPI = 100
-_LEAST = 400  # pixels of the longer side; smaller images are drawn with each pixel as a square
-_STRONG = 0.6  # how much of the strongest value's color covers the image
-_UNSEEN = 0.4  # brightness left of what the model did not see
+_LEAST = 400  # pixels of the longer side; smaller images are magnified
+_STRONG = 0.6  # opacity of the strongest value
+_UNSEEN = 0.4  # brightness of what the model did not see
 _LABEL = 13  # pixels of its letters
 _ROWS = 512  # that are painted at once
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A map to be drawn.
+    """A map to draw.
 
     Attributes:
-        values: (h, w), a number a patch; drawn as they are, not smoothed into more detail than there is.
-        label: above it.
-        signed: center the colors at zero; otherwise they begin there.
+        values: (h, w), one number per patch; drawn without smoothing.
+        label: Above it.
+        signed: Center the colors at zero; otherwise they begin there.
     """
 
     values: np.ndarray
@@ -55,19 +55,19 @@ def draw_overlay(
     Each pixel of the image is a pixel of the file, or a square of them for small images.
 
     Args:
-        path: of the PNG.
+        path: Of the PNG.
         image: (H, W) or (H, W, 3), values in [0, 1].
-        layers: the maps.
-        title: above all.
-        caption: below all.
-        places: where the patches lie; default: they cover the image.
+        layers: The maps.
+        title: Above all.
+        caption: Below all.
+        places: Where the patches lie; default: they cover the image.
     """
     zoom = max(1, -(-_LEAST // max(image.shape[:2])))
     painted = [as_rgb(image)]
     for layer in layers:
         values = (token_grid or _covering(image, layer.values)).spread(layer.values)
         painted.append(paint(image, values, max_magnitude(layer.values), layer.signed))
-    page = Image.fromarray(_compose([_larger(one, zoom) for one in painted], layers, title, caption))
+    page = Image.fromarray(_compose([_magnified(panel, zoom) for panel in painted], layers, title, caption))
     with replacing(path) as temporary:
         page.save(temporary, "PNG")
 
@@ -79,13 +79,13 @@ def _covering(image: np.ndarray, values: np.ndarray) -> TokenGrid:
 
 
 def paint(image: np.ndarray, values: np.ndarray, limit: float, signed: bool = True) -> np.ndarray:
-    """Lay a map over an image: red for, blue against, the stronger the less of the image is left.
+    """Blend a map over an image: red for, blue against, more opaque for larger values.
 
     Args:
         image: (H, W) or (H, W, 3), values in [0, 1].
         values: (H, W), NaN where the model saw nothing: there the image is darkened.
-        limit: the value that has the full color.
-        signed: as in :class:`Layer`.
+        limit: The value that has the full color.
+        signed: As in :class:`Layer`.
 
     Returns:
         uint8 (H, W, 3).
@@ -108,7 +108,7 @@ def _painted(image: np.ndarray, values: np.ndarray, limit: float, signed: bool) 
 
 
 def with_label(pixels: np.ndarray, label: str) -> np.ndarray:
-    """Put words below an image, uint8 (H, W, 3), so that they stay with it wherever it goes."""
+    """Add a label below an image, uint8 (H, W, 3), as part of its pixels."""
     width = pixels.shape[1]
     lines = _wrapped(label, width, _LABEL)
     below = round((0.6 + 1.3 * len(lines)) * _LABEL)
@@ -122,7 +122,7 @@ def with_label(pixels: np.ndarray, label: str) -> np.ndarray:
 
 
 def max_magnitude(values: np.ndarray) -> float:
-    """The greatest size of a value, 1 where all are zero: the end of the colors."""
+    """The largest magnitude, 1 if all values are zero: the end of the color scale."""
     return float(np.abs(values).max()) or 1.0
 
 
@@ -137,12 +137,12 @@ def _colors(signed: bool) -> mpl.colors.Colormap:
     return mpl.colormaps["bwr"] if signed else mpl.colormaps["Reds"]
 
 
-def _larger(pixels: np.ndarray, zoom: int) -> np.ndarray:
+def _magnified(pixels: np.ndarray, zoom: int) -> np.ndarray:
     return pixels if zoom == 1 else pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
 def _compose(panels: list[np.ndarray], layers: Sequence[Layer], title: str, caption: str) -> np.ndarray:
-    """Set the panels side by side, their pixels as they are, with labels, bars and text; uint8 (H, W, 3)."""
+    """Place the panels side by side, pixel for pixel, with labels, color bars and text; uint8 (H, W, 3)."""
     height, width = panels[0].shape[:2]
     text = max(13, width // 45)  # pixels
     lefts = [text, *(2 * text + width + number * (width + 13 * text) for number in range(len(layers)))]
@@ -169,7 +169,7 @@ def _compose(panels: list[np.ndarray], layers: Sequence[Layer], title: str, capt
 
 
 def _wrapped(words: str, width: int, text: int) -> list[str]:
-    """Lines of words for a page of so many pixels."""
+    """Wrap text to a width in pixels."""
     return textwrap.wrap(words, max(20, int(width / (0.6 * text))))
 
 

@@ -1,4 +1,4 @@
-"""An image of any size under its map as a pyramidal TIFF that is written tile by tile."""
+"""An image of any size under its map as a pyramidal TIFF, written tile by tile."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def write_tiles(
     *,
     compression: Compression = "deflate",
 ) -> None:
-    """Write an image under its map as a tiled TIFF with coarser levels, and its resolution where that is known.
+    """Write an image under its map as a tiled TIFF with coarser levels, and its resolution if known.
 
     A row of tiles is read, painted and written at a time; memory holds that and the coarser levels, three bytes for
     every four pixels of the image.
 
     Args:
-        path: of the TIFF.
-        read: gives the rows of the image from one number up to another, (n, W, 1 or 3) with values in [0, 1].
+        path: Of the TIFF.
+        read: Gives the rows of the image from one number up to another, (n, W, 1 or 3) with values in [0, 1].
         values: (h, w) on the grid of tokens.
-        places: where these lie on the image.
-        signed: whether zero is the middle of the colors.
-        compression: of the tiles; "jpeg" is a tenth of the size and not exact.
+        places: Where these lie on the image.
+        signed: Whether zero is the middle of the colors.
+        compression: Of the tiles; "jpeg" is a tenth of the size and not exact.
     """
     form = _form(compression)
     height, width = token_grid.shape
@@ -73,7 +73,7 @@ def _resolution(token_grid: TokenGrid, scale: float) -> dict[str, Any]:
 def _tiles(
     read: Callable[[int, int], np.ndarray], values: np.ndarray, token_grid: TokenGrid, signed: bool, half: np.ndarray
 ) -> Iterator[np.ndarray]:
-    """Paint row after row of tiles, and leave each at half its size in ``half``."""
+    """Paint one row of tiles after another, and store each at half its size in ``half``."""
     height, width = token_grid.shape
     limit = max_magnitude(values)
     for top in range(0, height, _TILE):

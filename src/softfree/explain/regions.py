@@ -1,4 +1,4 @@
-"""The regions of a map that speak most for the class: joined tokens above a quantile."""
+"""Regions of a map with the strongest evidence for the class: connected tokens above a quantile."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from softfree.explain.geometry import TokenGrid
 
 @dataclass(frozen=True)
 class Region:
-    """Tokens that touch by their sides, all above the quantile and above zero.
+    """Tokens connected by their sides, all above the quantile and above zero.
 
     Attributes:
-        tokens: boolean, of the smallest box of the map that holds them: a map of millions has thousands of regions.
-        corner: where that box begins on the map.
-        low, high: first and last edge along each axis, pixels of the source.
-        total: sum of the values.
-        peak: the greatest of them.
+        tokens: Boolean, of the smallest box of the map that holds them: a map of millions has thousands of regions.
+        corner: Where that box begins on the map.
+        low, high: First and last edge along each axis, pixels of the source.
+        total: Sum of the values.
+        peak: The greatest of them.
     """
 
     tokens: np.ndarray
@@ -48,10 +48,10 @@ class Region:
         }
         if token_grid.spacing is None:
             return found
-        in_mm = [one * step for one, step in zip(center, token_grid.spacing, strict=True)][::-1]
+        in_mm = [value * step for value, step in zip(center, token_grid.spacing, strict=True)][::-1]
         if token_grid.affine is not None:
-            in_mm = list((token_grid.affine @ [*(one - 0.5 for one in center), 1.0])[:3])
-        sizes = [one * step for one, step in zip(size, token_grid.spacing, strict=True)]
+            in_mm = list((token_grid.affine @ [*(value - 0.5 for value in center), 1.0])[:3])
+        sizes = [value * step for value, step in zip(size, token_grid.spacing, strict=True)]
         return found | {"center_mm": _rounded(in_mm), "size_mm": _rounded(sizes[::-1])}
 
 
@@ -59,12 +59,14 @@ def find_regions(values: np.ndarray, token_grid: TokenGrid, quantile: float = 0.
     """Find the regions of a map, the one with the greatest sum first.
 
     Args:
-        values: on the grid of tokens.
-        places: where they lie.
-        quantile: of the values that the model saw, from 0 to below 1; what does not exceed it, or zero, is left out.
-        most: regions that are given, those with the greatest sums.
+        values: On the grid of tokens.
+        places: Where they lie.
+        quantile: Of the values that the model saw, from 0 to below 1; what does not exceed it, or zero, is left out.
+        most: Regions that are given, those with the greatest sums.
     """
-    inside = reduce(np.logical_and.outer, (_seen(token_grid, axis, count) for axis, count in enumerate(values.shape)))
+    inside = reduce(
+        np.logical_and.outer, (_visible(token_grid, axis, count) for axis, count in enumerate(values.shape))
+    )
     level = max(0.0, float(np.quantile(values[inside], quantile))) if inside.any() else 0.0
     labels, count = ndimage.label((values > level) & inside)
     boxes, totals = ndimage.find_objects(labels), ndimage.sum_labels(values, labels, np.arange(1, count + 1))
@@ -82,8 +84,8 @@ def _region(values: np.ndarray, tokens: np.ndarray, box: tuple[slice, ...], toke
     return Region(tokens, corner, low, high, float(values[tokens].sum()), float(values[tokens].max()))
 
 
-def _seen(token_grid: TokenGrid, axis: int, count: int) -> np.ndarray:
-    """Which tokens of an axis lie over something of the source, (count,)."""
+def _visible(token_grid: TokenGrid, axis: int, count: int) -> np.ndarray:
+    """Which tokens of an axis overlap the visible part of the source, (count,)."""
     return np.diff([token_grid.edges(axis, number) for number in range(count + 1)]) > 0
 
 

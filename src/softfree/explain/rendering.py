@@ -1,4 +1,4 @@
-"""What a map is laid over where it is looked at: an image that fits on a page, and the map's tokens on it."""
+"""Maps over an image that fits on a page."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class RenderedMap:
 
     Attributes:
         image: (H, W, 1 or 3) or (H, W), values in [0, 1].
-        values: of each map, (h, w) on the grid of tokens.
-        places: where these lie on the image.
-        note: what part of the source it is or how it was made smaller, for a title; empty for all of it as it is.
+        values: Of each map, (h, w) on the grid of tokens.
+        places: Where these lie on the image.
+        note: What part of the source it is or how it was made smaller, for a title; empty for all of it as it is.
     """
 
     image: np.ndarray
@@ -35,24 +35,24 @@ class RenderedMap:
     note: str = ""
 
     def thumbnails(self, signed: Sequence[bool], labels: Sequence[str], side: int) -> list[bytes]:
-        """Make PNGs of the image and of the image under each map.
+        """Encode PNGs of the image and of the image under each map.
 
         Args:
-            signed: of each map, whether zero is the middle of its colors.
-            labels: of each map, printed below it.
-            side: pixels of the longer side; a small image's pixels become squares.
+            signed: Of each map, whether zero is the middle of its colors.
+            labels: Of each map, printed below it.
+            side: Pixels of the longer side; a small image's pixels become squares.
         """
-        made = [_png(_resized(as_rgb(self.image), side))]
+        pngs = [_png(_resized(as_rgb(self.image), side))]
         for values, both, label in zip(self.values, signed, labels, strict=True):
             painted = paint(self.image, self.token_grid.spread(values), max_magnitude(values), both)
-            made.append(_png(with_label(_resized(painted, side), label)))
-        return made
+            pngs.append(_png(with_label(_resized(painted, side), label)))
+        return pngs
 
 
 def render_image(
     image: DecodedImage, values: tuple[np.ndarray, ...], token_grid: TokenGrid, longest: int
 ) -> RenderedMap:
-    """View an image with at most ``longest`` pixels a side, each the mean of a square of the image's."""
+    """Reduce an image to at most ``longest`` pixels a side, each the mean of a square of the image's."""
     times = -(-max(token_grid.shape) // longest)
     if times == 1:
         return RenderedMap(image.unit(), values, token_grid)
@@ -69,7 +69,7 @@ def unit_rows(image: DecodedImage, top: int, bottom: int) -> np.ndarray:
 
 
 def scaled(token_grid: TokenGrid, scale: tuple[float, float], shape: tuple[int, ...]) -> TokenGrid:
-    """Places on a source that was resized: pixels now for one before, down and across, and its new shape."""
+    """Token grid on a resized source, by its scale down and across and its new shape."""
     return replace(
         token_grid,
         start=tuple(one * part for one, part in zip(token_grid.start, scale, strict=True)),
@@ -81,7 +81,7 @@ def scaled(token_grid: TokenGrid, scale: tuple[float, float], shape: tuple[int, 
 
 
 def band(token_grid: TokenGrid, top: int, bottom: int) -> TokenGrid:
-    """Places on some rows of the source."""
+    """Token grid on some rows of the source."""
     low, high = token_grid.visible[0]
     return replace(
         token_grid,
@@ -92,7 +92,7 @@ def band(token_grid: TokenGrid, top: int, bottom: int) -> TokenGrid:
 
 
 def _mean(pixels: np.ndarray, times: int) -> np.ndarray:
-    """Means over squares of pixels (H, W, C), of what there is of them at the edges."""
+    """Average squares of pixels (H, W, C), smaller ones at the edges."""
     planes = torch.from_numpy(pixels).permute(2, 0, 1)
     return F.avg_pool2d(planes, times, ceil_mode=True, count_include_pad=False).permute(1, 2, 0).numpy()
 

@@ -45,7 +45,7 @@ def rollout(
         (B, N) for the tokens of the grid, float32 or better, without the share of a class token.
 
     Raises:
-        UserError: an unknown residual, or an attention of another library.
+        UserError: An unknown residual, or an attention of another library.
     """
     if residual not in get_args(Residual):
         raise unknown_name("residual of the rollout:", residual, get_args(Residual))

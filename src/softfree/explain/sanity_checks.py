@@ -25,8 +25,8 @@ def cascade(model: Classifier, seed: int = 0) -> Iterator[tuple[str, Classifier]
     """Yield the model with more and more of its weights shuffled.
 
     Args:
-        model: stays as it is.
-        seed: of the shuffling.
+        model: Stays as it is.
+        seed: Of the shuffling.
 
     Yields:
         What was shuffled last, and the model: "head"; "blocks.11" and the norm behind it, and so on down to

@@ -25,10 +25,10 @@ def write_geojson(path: Path, regions: Sequence[Region], token_grid: TokenGrid, 
     """Write regions as annotations in pixels of level 0, x before y, as QuPath reads them.
 
     Args:
-        path: of the file.
-        regions: of a map (h, w).
-        places: where its tokens lie.
-        name: of the class that they speak for.
+        path: Of the file.
+        regions: Of a map (h, w).
+        places: Where its tokens lie.
+        name: Of the class that they speak for.
     """
     features = [
         {
@@ -126,12 +126,12 @@ def write_pyramid(
     """Write the slide under its map as a tiled TIFF with coarser levels, its resolution and corner the slide's own.
 
     Args:
-        path: of the TIFF.
-        slide: that is explained.
+        path: Of the TIFF.
+        slide: That is explained.
         values: (h, w) on the grid of tokens.
-        places: where these lie on level 0.
-        signed: whether zero is the middle of the colors.
-        longest: pixels of the longer side; a finer slide is reduced to that.
+        places: Where these lie on level 0.
+        signed: Whether zero is the middle of the colors.
+        longest: Pixels of the longer side; a finer slide is reduced to that.
     """
     mpp = _coarser(slide, longest)
     width, height = (max(1, math.ceil(side * 1000 / mpp - 1e-6)) for side in slide.size_mm)

@@ -1,6 +1,6 @@
-"""Maps of samples whose tokens pass in chunks: the values of the maps in memory, while memory holds one chunk.
+"""Maps of samples whose tokens are streamed in chunks, with the same values as in memory.
 
-Where what does not fit is streamed, as the options of the command line say, is decided here, too.
+Whether a sample is explained in memory or streamed is also decided here.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 def explain_pair(
     run: Run, sample: Tensor | Rows, adaptive: AdaptiveForward, method: MapMethod | None = None, **parameters: Any
 ) -> tuple[Map, ...]:
-    """Explain a sample by one method that is asked for, or else by the two of most use, so that one can compare.
+    """Explain a sample by the requested method, or by default with the two most useful ones, for comparison.
 
-    Arguments and errors as :func:`explain_as_fits` has them.
+    Arguments and errors are those of :func:`explain_as_fits`.
     """
     if method is not None:
         return (explain_as_fits(run, sample, adaptive, method, **parameters),)
@@ -51,35 +51,35 @@ def explain_pair(
     first, second = default_methods(model)
     if not fits(model, sample, adaptive, first):
         first, second = streamed_defaults(model)
-    found = explain_as_fits(run, sample, adaptive, first, **parameters)
-    return found, explain_as_fits(run, sample, adaptive, second, target=found.target)
+    first_map = explain_as_fits(run, sample, adaptive, first, **parameters)
+    return first_map, explain_as_fits(run, sample, adaptive, second, target=first_map.target)
 
 
 def fits(model: Classifier, sample: Tensor | Rows, adaptive: AdaptiveForward, method: str) -> bool:
-    """Tell whether a sample is explained in memory rather than as a stream."""
+    """Whether a sample is explained in memory rather than streamed."""
     if not isinstance(sample, Tensor):
         return False
     device = next(model.parameters()).device
     shape = torch.empty(1, device=device).expand(1, *sample.shape)  # the plan looks at nothing else
-    with torch.set_grad_enabled(method not in ("split", "occlusion")):  # the others keep as much as a way back does
+    with torch.set_grad_enabled(method not in ("split", "occlusion")):  # the others keep as much as a backward pass
         return not adaptive.streams(shape)
 
 
 def explain_as_fits(
     run: Run, sample: Tensor | Rows, adaptive: AdaptiveForward, method: MapMethod | None = None, **parameters: Any
 ) -> Map:
-    """Explain a sample in memory, or as a stream where ``adaptive`` would stream it.
+    """Explain a sample in memory, or streamed if ``adaptive`` would stream it.
 
     Args:
-        run: whose model and classes.
-        sample: as the model takes it, without a batch axis; rows of what is too long to be read at once are streamed.
-        adaptive: of the run's model.
-        method: as :func:`~softfree.explain.maps.explain_tensor` has it.
-        **parameters: target, layer, head and place, likewise.
+        run: Whose model and classes.
+        sample: As the model takes it, without a batch axis; rows of what is too long to be read at once are streamed.
+        adaptive: Of the run's model.
+        method: As :func:`~softfree.explain.maps.explain_tensor` has it.
+        **parameters: Target, layer, head and place, likewise.
 
     Raises:
-        ReadError: a sample that does not fit, and a method that does not stream.
-        UserError: as of :func:`explain_streamed`.
+        ReadError: A sample that does not fit, and a method that does not stream.
+        UserError: As of :func:`explain_streamed`.
     """
     network = classifier(run.model)
     device = next(network.parameters()).device
@@ -109,27 +109,27 @@ def explain_streamed(
     streaming: Streaming | None = None,
     mask: Tensor | None = None,
 ) -> Map:
-    """Explain what a model says of one sample, its tokens in chunks.
+    """Explain the log odds of a class for one sample, with tokens in chunks.
 
-    The values are those of :func:`~softfree.explain.maps.explain_tensor` up to rounding. With N tokens of width C the
-    store holds N C numbers for ``split``; for the others N C for each layer from the one that they look at to the last,
+    The values are those of :func:`~softfree.explain.maps.explain_tensor` up to rounding. With N tokens of width C, the
+    store holds N C numbers for ``split``; for the others N C for each layer from the one that they use to the last,
     and N C more for ``gradient`` and ``gradcam``.
 
     Args:
-        model: a run, or a classifier that can stream, in evaluation mode.
-        sample: as :func:`~softfree.streaming.streamed.stream_forward` takes it.
-        method: a key of :data:`~softfree.explain.streamed_methods.STREAMED`; default: the split, or where the model has
+        model: A run, or a classifier that can stream, in evaluation mode.
+        sample: As :func:`~softfree.streaming.streamed.stream_forward` takes it.
+        method: A key of :data:`~softfree.explain.streamed_methods.STREAMED`; default: the split, or where the model has
             none GradCAM.
-        target: as in memory, like ``layer``, ``head`` and ``at``.
-        layer: see there.
-        head: see there.
-        at: see there; a place where the mask has a token.
-        odds: see there.
-        streaming: how; default :class:`~softfree.streaming.streamed.Streaming`.
-        mask: boolean (N,), True for real tokens of an image or volume; None when all are.
+        target: As in memory, like ``layer``, ``head`` and ``at``.
+        layer: See there.
+        head: See there.
+        at: See there; a place where the mask has a token.
+        odds: See there.
+        streaming: How; default :class:`~softfree.streaming.streamed.Streaming`.
+        mask: Boolean (N,), True for real tokens of an image or volume; None when all are.
 
     Raises:
-        UserError: what cannot be asked in memory, a model that cannot stream, a method that does not, or no space for
+        UserError: What cannot be asked in memory, a model that cannot stream, a method that does not, or no space for
             the tokens.
     """
     network = classifier(model if isinstance(model, nn.Module) else model.model)
@@ -159,7 +159,7 @@ def explain_streamed(
 
 
 def _on_grid(parts: Sequence[Tensor], source: TokenSource) -> np.ndarray:
-    """Put the values (n,) of all chunks, class token included, on the grid of tokens; 0 where the mask has none."""
+    """Put the values (n,) of all chunks, including the class token, on the grid of tokens; 0 for masked tokens."""
     flat = np.concatenate([np.empty(0), *(part.double().cpu().numpy() for part in parts)])[source.prefix :]
     mask = getattr(source, "mask", None)
     grid = getattr(source, "grid", flat.shape)

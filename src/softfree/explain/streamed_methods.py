@@ -1,8 +1,8 @@
-"""What each method that streams does with a sample that has gone forward: values (n,) a chunk, class token included.
+"""The methods that stream, after a streamed forward pass: values (n,) per chunk, including the class token.
 
-The split computes the last layer once more. The gradient and GradCAM go back from there to the tokens of their layer.
-The rollout and a row of attention weights need the tokens of a layer twice: for what is looked with, and for what is
-looked at. What a method needs again waits in the token store.
+The split recomputes the last layer. Gradient and GradCAM go backward from there to the input tokens of their layer.
+Rollout and a row of attention weights read the tokens of a layer twice, for queries and for keys. Tokens that a method
+needs again are kept in the token store.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from softfree_runtime.core.errors import UserError
 
 
 class StreamedPass(NamedTuple):
-    """A sample that has gone forward: its stream, what that kept, the summaries of its chunks, whether bars show."""
+    """A streamed forward pass: the stream, the summaries of its chunks, and whether to show progress bars."""
 
     model: Classifier
     stream: Stream
@@ -43,30 +43,30 @@ class StreamedPass(NamedTuple):
         return range(len(self.stream.source.sizes))
 
     def front(self, chunk: int) -> int:
-        """How many tokens of a chunk are no part of the grid, such as a class token."""
+        """Number of tokens of a chunk outside the grid, such as a class token."""
         return 0 if chunk else self.stream.source.prefix
 
 
 class Method(NamedTuple):
-    """A method: its values, and the layer that it looks at by itself."""
+    """A method: computes values; uses ``layer`` by default."""
 
     compute: Callable[[StreamedPass, MapRequest], list[Tensor]]
     layer: int
 
 
 def does_not_stream(method: str) -> str:
-    """Say so of a method, and what to ask for instead."""
+    """Error message for a method that does not stream."""
     known = ", ".join(STREAMED)
-    return f"--method {method} does not stream, since it passes the sample many times: expected {known}"
+    return f"--method {method} does not stream, since it runs the sample many times: expected {known}"
 
 
 def streamed_defaults(model: Classifier) -> tuple[MapMethod, MapMethod]:
-    """Choose two methods that stream and whose totals agree with the prediction, the one of more use first."""
+    """Choose two methods that stream, the more useful one first."""
     return ("split", "gradcam") if split.has_split(model) else ("gradcam", "gradient")
 
 
 def _split(forward: StreamedPass, request: MapRequest) -> list[Tensor]:
-    """As :func:`softfree.explain.logit_decomposition.split_log_odds` does, with what is known of all tokens."""
+    """As :func:`softfree.explain.logit_decomposition.split_log_odds`, from the summaries of all tokens."""
     model, stream = forward.model, forward.stream
     split.require_split(model, "gradient, gradcam, rollout or attention")
     odds = request.odds.linearize(stream.logits(forward.summaries), request.target)
@@ -80,7 +80,7 @@ def _split(forward: StreamedPass, request: MapRequest) -> list[Tensor]:
 
 
 def _split_weighed(forward: StreamedPass, odds: LinearLogOdds, target: int) -> list[Tensor]:
-    """Find what each token says, two numbers a token and class that counts, and then what it weighs among all."""
+    """Collect two numbers per token and class with a share, and then weight them over all tokens."""
     model, stream = forward.model, forward.stream
     found = [
         split.token_logits(model, tokens[:, forward.front(chunk) :], odds)
@@ -115,7 +115,7 @@ def _grad_cam(forward: StreamedPass, request: MapRequest) -> list[Tensor]:
 
 @contextmanager
 def _backward(forward: StreamedPass, request: MapRequest) -> Iterator[Callable[[int], tuple[Tensor, Tensor]]]:
-    """Give what leads from a chunk to its tokens and the gradient by them, in the layer that is asked for."""
+    """Yield a function from a chunk to its tokens, and the gradient with respect to them, in the requested layer."""
     with torch.enable_grad():
         flat = [part.detach().requires_grad_() for summary in forward.summaries for part in summary]
         logits = forward.stream.logits(forward.stream.grouped(flat))
@@ -132,7 +132,7 @@ def _level(forward: StreamedPass, request: MapRequest) -> int:
 
 
 def _rollout(forward: StreamedPass, _request: MapRequest) -> list[Tensor]:
-    """As :func:`softfree.explain.rollout.rollout` does, half and half with the residual connection."""
+    """As :func:`softfree.explain.rollout.rollout`, half and half with the residual connection."""
     weights = _readout_weights(forward)
     for level in reversed(range(len(forward.stream.layers))):
         streaming, looked = forward.stream.layers[level].streaming, torch.zeros(())
@@ -170,7 +170,7 @@ def _row(forward: StreamedPass, request: MapRequest) -> list[Tensor]:
 
 
 def _find(forward: StreamedPass, request: MapRequest) -> tuple[int, int]:
-    """The chunk in which the token lies whose row is asked for, and its number there."""
+    """The chunk of the query token, and its number within the chunk."""
     source = forward.stream.source
     grid = getattr(source, "grid", (forward.stream.number,))
     mask = getattr(source, "mask", None)
@@ -179,7 +179,7 @@ def _find(forward: StreamedPass, request: MapRequest) -> tuple[int, int]:
     if mask is not None and number >= source.prefix:
         real = mask.flatten()
         if not real[number - source.prefix]:
-            raise UserError(f"--at {request.at}: the mask has no token there; expected a place inside what is real")
+            raise UserError(f"--at {request.at}: the mask has no token there; expected a position inside the mask")
         number = source.prefix + int(real[: number - source.prefix].sum())
     for chunk, size in enumerate(source.sizes):
         if number < size:

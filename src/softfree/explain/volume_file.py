@@ -30,11 +30,11 @@ def write_nifti(path: Path, voxels: np.ndarray, volume: Volume, source: str, des
     """Write a map so that it lies over its source voxel by voxel.
 
     Args:
-        path: ends in .nii.gz.
+        path: Ends in .nii.gz.
         voxels: (D, H, W) on the grid of ``volume``.
-        volume: as it was read.
-        source: the file that it was read from: the axes of a NIfTI file are taken over, others stay as RAS+.
-        description: of the map, cut to the 79 letters that the header has room for.
+        volume: As it was read.
+        source: The file that it was read from: the axes of a NIfTI file are taken over, others stay as RAS+.
+        description: Of the map, cut to the 79 letters that the header has room for.
     """
     image = Nifti1Image(np.ascontiguousarray(voxels.transpose(2, 1, 0)), volume.affine[:, [2, 1, 0, 3]])
     if is_nifti_file(Path(source)):

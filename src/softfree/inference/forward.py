@@ -22,11 +22,11 @@ from softfree_runtime.core.errors import ReadError, UserError
 
 @dataclass(frozen=True)
 class Logits:
-    """What a model says of each image of a dataset.
+    """Logits of each image of a dataset.
 
     Attributes:
-        values: ``(n, K)`` float64; NaN in the rows of images that have no answer.
-        failed: why, by image number.
+        values: ``(n, K)`` float64; NaN in the rows of failed images.
+        failed: Why images failed, by number.
     """
 
     values: np.ndarray
@@ -42,17 +42,17 @@ def infer(
     description: str = "Predicting",
     seen: Seen | None = None,
 ) -> Logits:
-    """Run ``model`` over ``dataset`` in batches of equal shape; what does not fit is streamed.
+    """Run ``model`` over ``dataset`` in batches of equal shape; samples that do not fit in memory are streamed.
 
     Slides that are too long to be read at once are streamed from their files.
 
     Args:
-        model: of the samples of ``dataset``; it is put into evaluation mode and on the GPU if there is one.
-        dataset: what to answer.
+        model: Takes samples of ``dataset``; set to evaluation mode and moved to the GPU if there is one.
+        dataset: The samples.
         classes: K.
-        options: by default batches of 16 in float32, without a bar.
-        description: beside the bar.
-        seen: told of each sample that is read at once, in this process.
+        options: Default: batches of 16 in float32, without a progress bar.
+        description: Of the progress bar.
+        seen: Called with each sample that is read at once, in this process.
     """
     options = options or InferenceOptions(progress=False)
     values = np.full((len(dataset), classes), np.nan)
@@ -77,7 +77,7 @@ def infer(
         try:
             with torch.inference_mode():
                 values[indices] = _forward(adaptive, torch.stack(images).to(device))
-        except ReadError as reason:  # their tokens find no space
+        except ReadError as reason:  # no space for their tokens
             failed |= {index: reason.of(dataset.name(index)) for index in indices}
     for index in set(np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()) - failed.keys():
         values[index] = np.nan
@@ -103,7 +103,7 @@ class _Readable(Dataset):
 
 
 def _of_rows(adaptive: AdaptiveForward, dataset: SampleDataset, index: int, error: ReadError) -> np.ndarray:
-    """Logits (K,) of a sample that is too long to be read at once; any other ``error`` is raised."""
+    """Logits (K,) of a sample that is too long to be read at once; other errors are raised."""
     rows = None if error.status != "too_large" or adaptive.why_not_rows() else dataset.rows(index)
     if rows is None:
         raise error

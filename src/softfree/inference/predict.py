@@ -1,4 +1,4 @@
-"""Predictions for files, folders, tables and arrays: a row for every input."""
+"""Predictions for files, folders, tables and arrays: one row per input."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def predict(
     image_root: str | Path | None = None,
 ) -> pd.DataFrame:
     """See :meth:`softfree.inference.run.Run.predict`."""
-    given: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
+    sequence: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
     group = run.groups_by_patient
-    names, sources, frames = zip(*find_inputs(given, frame, run.preprocessing.kind, group, image_root), strict=True)
+    names, sources, frames = zip(*find_inputs(sequence, frame, run.preprocessing.kind, group, image_root), strict=True)
     dataset = SampleDataset(sources, None, run.preprocessing, frames=frames)
     logits = infer(run.model, dataset, len(run.task.classes), options)
     rows = pd.DataFrame({"path": list(names), "status": "ok", "reason": ""})
@@ -51,7 +51,7 @@ def predict(
 
 
 def outputs(logits: np.ndarray, task: Task, calibration: Calibration) -> pd.DataFrame:
-    """Columns ``p_<class>``, ``raw_<class>`` and ``predicted`` for logits ``(n, K)``; empty where these are NaN."""
+    """Columns ``p_<class>``, ``raw_<class>`` and ``predicted`` for logits ``(n, K)``; empty for NaN."""
     calibrated = probabilities(logits, task, calibration.temperature)
     raw = probabilities(logits, task)
     table = pd.DataFrame(calibrated, columns=[f"p_{name}" for name in task.classes])
@@ -72,11 +72,11 @@ def find_inputs(
     """As :func:`softfree_runtime.sources.inputs.find_inputs`, with tables of all kinds.
 
     Args:
-        given: files, folders, tables and arrays.
-        frame: of files with several.
-        kind: of the samples.
-        group: join a patient's rows.
-        image_root: folder that the paths of tables start from and must lie in; each table's own by default.
+        given: Files, folders, tables and arrays.
+        frame: Of files with several.
+        kind: Of the samples.
+        group: Join a patient's rows.
+        image_root: Folder that the paths of tables start from and must lie in; each table's own by default.
     """
     rows = partial(table_rows, kind=kind, group=group, image_root=image_root)
     return runtime_inputs.find_inputs(given, frame, kind, rows)

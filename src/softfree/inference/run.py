@@ -155,14 +155,14 @@ class Run:
         """Probabilities for files, folders, tables or arrays.
 
         Args:
-            inputs: paths, or arrays (H, W) or (H, W, C), which are read as a TIFF of the same numbers is.
-            frame: frame of multi-frame files, counted from 0; default: the first.
-            image_root: folder that the paths of tables start from and must lie in; default: each table's folder.
-            batch_size: images at once; only images of equal shape share a batch.
-            num_workers: processes that read files.
-            precision: arithmetic of the products, "fp32", "bf16" or "fp16".
-            progress: show a progress bar.
-            stream: when and where to stream what does not fit in memory; by itself, in main memory.
+            inputs: Paths, or arrays (H, W) or (H, W, C), which are read as a TIFF of the same numbers is.
+            frame: Frame of multi-frame files, counted from 0; default: the first.
+            image_root: Folder that the paths of tables start from and must lie in; default: each table's folder.
+            batch_size: Images at once; only images of equal shape share a batch.
+            num_workers: Processes that read files.
+            precision: Arithmetic of the products, "fp32", "bf16" or "fp16".
+            progress: Show a progress bar.
+            stream: When and where to stream what does not fit in memory; by itself, in main memory.
 
         Returns:
             A row for each input: ``path``, ``status`` (``ok`` or why not), ``reason``, ``p_<class>`` (calibrated),

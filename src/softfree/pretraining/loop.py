@@ -47,7 +47,7 @@ def pretrain(options: PretrainOptions) -> Path:
     """Pretrain an encoder and leave a run directory; returns its folder.
 
     Raises:
-        UserError: for whatever the user can mend.
+        UserError: For whatever the user can mend.
     """
     _check(options)
     refuse_folder(options.out)

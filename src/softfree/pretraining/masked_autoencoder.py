@@ -29,9 +29,9 @@ class Reconstruction(NamedTuple):
     """What one forward pass gives.
 
     Attributes:
-        loss: mean squared error over the hidden patches, of pixels normalized within each patch.
-        patches: predicted (B, N, patch voxels x channels), normalized within each patch.
-        hidden: boolean (B, N), True for patches that the encoder did not see.
+        loss: Mean squared error over the hidden patches, of pixels normalized within each patch.
+        patches: Predicted (B, N, patch voxels x channels), normalized within each patch.
+        hidden: Boolean (B, N), True for patches that the encoder did not see.
     """
 
     loss: Tensor
@@ -43,16 +43,16 @@ class MaskedAutoencoder(nn.Module):
     """An encoder with a decoder that fills in hidden patches.
 
     Args:
-        encoder: a transformer of images or volumes; its head is not used.
-        attention: name of the decoder's attention, as a rule the encoder's.
-        attention_options: its keywords.
-        mask_ratio: share of the patches that are hidden, above 0 and below 1.
-        decoder_dim: width of the decoder, a multiple of 4 and of ``decoder_heads``.
-        decoder_depth: number of its blocks.
-        decoder_heads: number of their heads.
+        encoder: A transformer of images or volumes; its head is not used.
+        attention: Name of the decoder's attention, as a rule the encoder's.
+        attention_options: Its keywords.
+        mask_ratio: Share of the patches that are hidden, above 0 and below 1.
+        decoder_dim: Width of the decoder, a multiple of 4 and of ``decoder_heads``.
+        decoder_depth: Number of its blocks.
+        decoder_heads: Number of their heads.
 
     Raises:
-        UserError: a share outside (0, 1), or an encoder that needs the whole grid of tokens.
+        UserError: A share outside (0, 1), or an encoder that needs the whole grid of tokens.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class MaskedAutoencoder(nn.Module):
         """Hide patches at random (torch's global generator), encode the others, predict the hidden ones.
 
         Args:
-            x: prepared images (B, channels, H, W) or volumes (B, channels, D, H, W).
-            step: images that are drawn for, when ``x`` is a part of them; default: B.
-            rows: places (B,) of ``x`` among those; default: all.
+            x: Prepared images (B, channels, H, W) or volumes (B, channels, D, H, W).
+            step: Images that are drawn for, when ``x`` is a part of them; default: B.
+            rows: Places (B,) of ``x`` among those; default: all.
         """
         targets = self.patchify(x)  # (B, N, V)
         batch, number, _ = targets.shape

@@ -22,10 +22,10 @@ class PretrainingModule(L.LightningModule):
     """A masked autoencoder in training.
 
     Args:
-        model: the autoencoder.
-        options: the recipe; its seed decides with the epoch what is hidden, so that a resumed run repeats an unbroken
+        model: The autoencoder.
+        options: The recipe; its seed decides with the epoch what is hidden, so that a resumed run repeats an unbroken
             one.
-        step: how the images of a step are cut into batches.
+        step: How the images of a step are cut into batches.
     """
 
     def __init__(self, model: MaskedAutoencoder, options: PretrainOptions, step: Step) -> None:

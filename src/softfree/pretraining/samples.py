@@ -27,10 +27,10 @@ class Unlabeled:
     """Where the images are.
 
     Attributes:
-        sources: one an image, as the preprocessing takes it.
-        frames: frame of each multi-frame file, counted from 0, or None.
+        sources: One an image, as the preprocessing takes it.
+        frames: Frame of each multi-frame file, counted from 0, or None.
         digest: SHA-256 that changes with the list.
-        note: in words which rows were taken.
+        note: In words which rows were taken.
     """
 
     sources: tuple[str, ...]
@@ -45,7 +45,7 @@ def find_samples(options: PretrainOptions) -> Unlabeled:
     Validation and test rows are left out, so that no image by which a later model is judged has been seen.
 
     Raises:
-        UserError: no table, or too few images.
+        UserError: No table, or too few images.
     """
     kind = modality_of(options).name  # type: ignore[arg-type]
     if options.table.is_dir():
@@ -79,7 +79,7 @@ def read_samples(
     """Read all images once, filling the cache; return them and those that cannot be read.
 
     Raises:
-        UserError: too few images can be read.
+        UserError: Too few images can be read.
     """
     dataset = SampleDataset(
         found.sources,

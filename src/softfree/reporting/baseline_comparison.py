@@ -59,7 +59,7 @@ def compare_with_baselines(
         scores: Of its readable rows.
         metrics: Of these.
         seed: Of the bootstrap.
-        num_bootstrap: number of resamples.
+        num_bootstrap: Number of resamples.
     """
     known = read_baselines(run.directory.baselines)
     if known is None:

@@ -123,7 +123,7 @@ def fit_baselines(splits: Mapping[str, Table], reduced: Mapping[str, Reduced], k
     Args:
         splits: Rows of ``train`` and ``val``.
         reduced: Their reduced samples.
-        kind: of the samples.
+        kind: Of the samples.
     """
     task, modality = splits["train"].task, MODALITIES[kind]
     if len(task.classes) > MOST_CLASSES:
@@ -154,9 +154,9 @@ class BaselinePredictions:
     Args:
         baselines: Fitted on the training samples of a run.
         task: Of the run.
-        preprocessing: Preprocessing of the run.
-        count: of samples.
-        thumbnails: whether to keep thumbnails, by which copies of an image are found.
+        preprocessing: Of the run.
+        count: Of samples.
+        thumbnails: Whether to keep thumbnails, by which copies of an image are found.
     """
 
     def __init__(

@@ -101,10 +101,10 @@ def create_loaders(
     """Create the loaders of one device's share of each batch; the last, incomplete step of an epoch is dropped.
 
     Args:
-        samples: training and validation samples.
-        options: mixing, seed, num_workers.
+        samples: Training and validation samples.
+        options: Mixing, seed, num_workers.
         classes: K, for the targets of mixed images.
-        step: of which this device takes its share.
+        step: Of which this device takes its share.
     """
     good = readable(samples.train)
     train: Dataset = samples.train

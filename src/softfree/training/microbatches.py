@@ -15,7 +15,7 @@ class Step:
 
     Attributes:
         images: Number over all batches and devices.
-        batch_size: how many a device takes at once.
+        batch_size: How many a device takes at once.
         rank: This device.
         world: Number of devices.
     """

@@ -67,7 +67,7 @@ def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> Figure:
 
     Args:
         counts: ``(K, K)`` samples, rows the truth, columns what was called.
-        classes: their names.
+        classes: Their names.
     """
     size = len(classes)
     drawing = figure(3.9 if size <= NUMBERED else 5.0, WIDTH if size <= NUMBERED else 5.4)

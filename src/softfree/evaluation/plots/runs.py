@@ -35,7 +35,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     """Draw what training logged: losses, validation AUROC and learning rate by epoch, the best epoch marked.
 
     Args:
-        history: a row an epoch (or several, with gaps), columns ``epoch`` and any of ``train_loss``, ``val_loss``,
+        history: A row an epoch (or several, with gaps), columns ``epoch`` and any of ``train_loss``, ``val_loss``,
             ``val_auroc``, ``lr``.
     """
     panels = [(name, {c: w for c, w in columns.items() if c in history}) for name, columns in PANELS]
@@ -75,9 +75,9 @@ def dots(rows: Sequence[Dot], label: str, reference: float | None = None) -> Fig
     """Draw values with their intervals under each other, names above the dots.
 
     Args:
-        rows: from top to bottom.
-        label: what the values are.
-        reference: a value to draw a line at.
+        rows: From top to bottom.
+        label: What the values are.
+        reference: A value to draw a line at.
     """
     drawing = figure(0.75 + 0.44 * max(len(rows), 1))
     axes = drawing.subplots()

@@ -96,8 +96,8 @@ def svg(drawing: Figure, label: str) -> str:
     share no id.
 
     Args:
-        drawing: the figure.
-        label: what it shows, for readers who hear the page; different for each figure of a page.
+        drawing: The figure.
+        label: What it shows, for readers who hear the page; different for each figure of a page.
     """
     stream = io.StringIO()
     with mpl.rc_context({**STYLE, "svg.hashsalt": label}), warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""What a sample of any kind can do, and the PNG that all of them can be drawn as."""
+"""The interface of samples of all kinds, and the PNG that each can be drawn as."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ class Sample(Protocol):
 
     @property
     def tensor(self) -> Tensor | Rows:
-        """What the model takes; rows where that is too long to be read at once."""
+        """Input of the model; rows if it is too long to be read at once."""
         ...
 
     @property
     def token_grid(self) -> TokenGrid:
-        """Where the tokens lie in what was read."""
+        """Positions of the tokens in the source."""
         ...
 
     def render(self, maps: Sequence[Map], longest: int) -> RenderedMap:
-        """Lay maps over an image of the sample, about ``longest`` pixels a side at most."""
+        """Render maps over an image of the sample, at most about ``longest`` pixels a side."""
         ...
 
     def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: MapText) -> None:
-        """Write maps in one of the formats of the sample's kind: all of them beside each other, or the first alone."""
+        """Write maps in one of the formats of the sample's kind: all next to each other, or only the first."""
         ...
 
 
 def draw(path: Path, rendered: RenderedMap, maps: Sequence[Map], words: MapText) -> None:
-    """Write a PNG of a view."""
+    """Write a PNG of rendered maps."""
     title = f"{words.title}; {rendered.note}" if rendered.note else words.title
     layers = [Layer(values, method_title(one), one.signed) for values, one in zip(rendered.values, maps, strict=True)]
     draw_overlay(path, rendered.image, layers, title=title, caption=words.caption, token_grid=rendered.token_grid)

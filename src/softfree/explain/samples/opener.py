@@ -26,13 +26,13 @@ class SampleOpener:
     """Opens the samples of a run.
 
     Args:
-        preprocessing: Preprocessing of the run.
-        model: of the run.
-        form: of the files, or None for the kind's own.
-        identity: copy the patient's identity into DICOM files.
+        preprocessing: Of the run.
+        model: Of the run.
+        form: Of the files, or None for the kind's own.
+        identity: Copy the patient's identity into DICOM files.
 
     Raises:
-        UserError: samples that have no image to lie a map over, or a format that is not for them.
+        UserError: Samples that have no image to lie a map over, or a format that is not for them.
     """
 
     preprocessing: Preprocessing
