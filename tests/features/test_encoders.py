@@ -88,9 +88,9 @@ def test_weights_are_never_left_at_chance(tmp_path: Path, weights: Path) -> None
     with pytest.raises(UserError, match="needs its weights: add --weights"):
         create_encoder(NAME)
     save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="not of this encoder"):
+    with pytest.raises(UserError, match="do not match this encoder"):
         create_encoder(NAME, tmp_path / "other.safetensors", 48)
-    with pytest.raises(UserError, match=r"expected a \.safetensors file"):
+    with pytest.raises(UserError, match=r"expected an existing \.safetensors file"):
         create_encoder(NAME, tmp_path / "weights.pth", 48)
     with pytest.raises(UserError, match="takes none"):
         create_encoder("pixels", weights)

@@ -151,7 +151,7 @@ def test_slides_that_fail_are_listed_with_reasons(
 def test_nothing_but_failures(slides: Path, tmp_path: Path) -> None:
     for path in tmp_path.rglob("*.tiff"):
         path.unlink()
-    with pytest.raises(UserError, match=r"none of the 4 slides gave features.*failed\.csv"):
+    with pytest.raises(UserError, match=r"none of the 4 slides could be encoded.*failed\.csv"):
         run(slides, tmp_path / "out")
     assert set(pd.read_csv(tmp_path / "out" / "failed.csv")["status"]) == {"missing"}
 
@@ -174,7 +174,7 @@ def test_a_slide_with_other_pixels_or_resolution_is_encoded_anew(
 def test_a_folder_has_one_encoder_and_one_kind_of_tile(slides: Path, tmp_path: Path, option: dict[str, object]) -> None:
     run(slides, tmp_path / "out")
     before = files(tmp_path / "out")
-    with pytest.raises(UserError, match="name another folder with --out"):
+    with pytest.raises(UserError, match="choose another folder with --out"):
         run(slides, tmp_path / "out", **option)
     assert all(np.array_equal(array, before[name]) for name, array in files(tmp_path / "out").items())
 
@@ -183,7 +183,7 @@ def test_a_file_of_another_encoder_is_refused(slides: Path, tmp_path: Path) -> N
     out = tmp_path / "out"
     run(slides, out)
     write_features(out / "b.tiff.h5", np.zeros((3, 4), np.float32), np.zeros((3, 2)), {"encoder": "uni", "mpp": 8.0})
-    with pytest.raises(UserError, match=r"b\.tiff\.h5 was made with encoder uni, asked for is pixels"):
+    with pytest.raises(UserError, match=r"b\.tiff\.h5 was made with encoder uni, but pixels was requested"):
         run(slides, out)
 
 

@@ -21,22 +21,24 @@ def write(folder: FeatureFolder, slide: str, **attributes: object) -> None:
 def test_whole_means_of_this_file_with_these_settings(tmp_path: Path) -> None:
     folder = FeatureFolder(tmp_path / "new", SETTINGS)
     assert json.loads((tmp_path / "new" / "settings.json").read_text()) == SETTINGS
-    assert not folder.is_whole("x/a.svs", {"slide_bytes": 7})
+    assert not folder.is_complete("x/a.svs", {"slide_bytes": 7})
     write(folder, "x/a.svs")
-    assert folder.is_whole("x/a.svs", {"slide_bytes": 7})
-    assert not folder.is_whole("x/a.svs", {"slide_bytes": 8})
+    assert folder.is_complete("x/a.svs", {"slide_bytes": 7})
+    assert not folder.is_complete("x/a.svs", {"slide_bytes": 8})
     write(folder, "b.svs", mpp=1.0)
-    with pytest.raises(UserError, match=r"b\.svs\.h5 was made with mpp 1\.0, asked for is 0\.5"):
-        folder.is_whole("b.svs", {"slide_bytes": 7})
+    with pytest.raises(UserError, match=r"b\.svs\.h5 was made with mpp 1\.0, but 0\.5 was requested"):
+        folder.is_complete("b.svs", {"slide_bytes": 7})
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     FeatureFolder(tmp_path, SETTINGS)
     FeatureFolder(tmp_path, SETTINGS)
-    with pytest.raises(UserError, match="features made with encoder uni, asked for is conch; name another folder"):
+    with pytest.raises(
+        UserError, match="features made with encoder uni, but conch was requested; choose another folder"
+    ):
         FeatureFolder(tmp_path, SETTINGS | {"encoder": "conch"})
     (tmp_path / "settings.json").write_text("{")
-    with pytest.raises(UserError, match="holds no settings"):
+    with pytest.raises(UserError, match="does not contain settings"):
         FeatureFolder(tmp_path, SETTINGS)
 
 

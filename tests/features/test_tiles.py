@@ -57,7 +57,7 @@ def test_a_tile_that_cannot_be_read_keeps_its_reason(tiles: TileDataset, num_wor
 def test_what_an_encoder_must_not_give(tiles: TileDataset) -> None:
     encoder = PixelEncoder()
     encoder.module = torch.nn.Identity()
-    with pytest.raises(UserError, match="not one vector a tile"):
+    with pytest.raises(UserError, match="expected one vector per tile"):
         encode_tiles(tiles, encoder)
     encoder.module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Threshold(2.0, float("nan")))
     with pytest.raises(ReadError, match="NaN or infinite"):

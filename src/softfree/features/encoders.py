@@ -1,4 +1,4 @@
-"""What turns a tile into features: a timm model, a run of softfree, or plain statistics."""
+"""Tile encoders: a timm model, a run of softfree, or plain color statistics."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from softfree_runtime.readers.image import DecodedImage
 HUB = ("hf-hub:", "hf_hub:")
 
 
-class Encoder(Protocol):
+class TileEncoder(Protocol):
     """Encodes tiles.
 
     Attributes:
-        name: For people and for the files; with the digest it says whether two files go together.
-        digest: SHA-256 of the weights; empty where there are none.
-        module: From prepared tiles (B, ...) to features (B, F).
+        name: Name stored in the files; with the digest it identifies the encoder.
+        digest: SHA-256 of the weights; empty without weights.
+        module: Maps prepared tiles (B, ...) to features (B, F).
     """
 
     name: str
@@ -38,12 +38,12 @@ class Encoder(Protocol):
     module: nn.Module
 
     def prepare(self, tile: np.ndarray) -> Tensor:
-        """Make one tile, uint8 (side, side, 3), into what ``module`` takes, without the batch axis."""
+        """Convert one tile, uint8 (side, side, 3), to the input of ``module``, without the batch axis."""
         ...
 
 
 class PixelStatistics(nn.Module):
-    """Mean and deviation of each channel, then the mean color of 4 x 4 fields: (B, 3, H, W) to (B, 54)."""
+    """Mean and standard deviation of each channel, then mean colors of a 4 x 4 grid: (B, 3, H, W) to (B, 54)."""
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Compute the statistics."""
@@ -67,9 +67,9 @@ class TimmEncoder:
     """A timm model without its classifier.
 
     Args:
-        name: A timm name, or ``hf-hub:owner/name``, whose weights timm fetches.
-        weights: Safetensors file with its weights; needed for a plain name.
-        side: Of the tiles in pixels.
+        name: A timm name, or ``hf-hub:owner/name``, whose weights timm downloads.
+        weights: Safetensors file with its weights; required for a plain name.
+        side: Side of the tiles in pixels.
     """
 
     def __init__(self, name: str, weights: Path | None, side: int) -> None:
@@ -77,8 +77,8 @@ class TimmEncoder:
         hub = name.startswith(HUB)
         if weights is None and not hub:
             raise UserError(
-                f"--encoder {name} needs its weights: add --weights FILE.safetensors, or name it as hf-hub:owner/name"
-                " to have them fetched"
+                f"--encoder {name} needs its weights: add --weights FILE.safetensors, or use hf-hub:owner/name"
+                " to download them"
             )
         model = _create(name, side, pretrained=hub and weights is None)
         if weights is not None:
@@ -86,24 +86,24 @@ class TimmEncoder:
         self.digest = _digest_of_file(weights) if weights is not None else _digest(model)
         self.module: nn.Module = model
         config = resolve_model_data_config(model)
-        self._mean, self._deviation = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
+        self._mean, self._std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
 
     def prepare(self, tile: np.ndarray) -> Tensor:
-        """Shift and scale as the model was trained, float32 (3, H, W)."""
-        return (_unit(tile) - self._mean) / self._deviation
+        """Normalize as in the model's training, float32 (3, H, W)."""
+        return (_unit(tile) - self._mean) / self._std
 
 
 class RunEncoder:
-    """The model of a run directory up to its classifier.
+    """The model of a run directory without its classifier.
 
     Args:
-        folder: A run that was trained on images.
+        folder: A run trained on images.
     """
 
     def __init__(self, folder: Path) -> None:
         run = Run.load(folder)
         if not isinstance(run.preprocessing, ImagePreprocessing):
-            raise UserError(f"--encoder {folder} was trained on samples that are no images; tiles need one that was")
+            raise UserError(f"--encoder {folder} was not trained on images; tiles need a run that was")
         self.name: str = run.model_name
         self.digest = run.directory.weights_digest()
         self.module: nn.Module = _Pooled(run.model)
@@ -124,20 +124,20 @@ class _Pooled(nn.Module):
         return self.model.forward_head(self.model.forward_features(tiles), pre_logits=True)
 
 
-def create_encoder(name: str, weights: Path | None = None, side: int = 224) -> Encoder:
-    """Make the encoder that ``softfree features --encoder NAME`` names.
+def create_encoder(name: str, weights: Path | None = None, side: int = 224) -> TileEncoder:
+    """Create the encoder of ``softfree features --encoder NAME``.
 
     Args:
         name: ``pixels``, a run directory, a timm name, or ``hf-hub:owner/name``.
         weights: Safetensors file for a timm model.
-        side: Of the tiles in pixels.
+        side: Side of the tiles in pixels.
 
     Raises:
-        UserError: An unknown name, or weights that are missing or another model's.
+        UserError: An unknown name, or weights that are missing or of another model.
     """
     if name == "pixels" or RunDirectory(name).is_run():
         if weights is not None:
-            raise UserError(f"--weights goes with a timm model; --encoder {name} takes none: leave it out")
+            raise UserError(f"--weights is for timm models; --encoder {name} takes none: leave it out")
         return PixelEncoder() if name == "pixels" else RunEncoder(Path(name))
     if not name.startswith(HUB) and not timm.is_model(name):
         raise unknown_name("--encoder", name, ["pixels", *timm.list_models()])
@@ -145,22 +145,22 @@ def create_encoder(name: str, weights: Path | None = None, side: int = 224) -> E
 
 
 def _create(name: str, side: int, *, pretrained: bool) -> nn.Module:
-    """Make a timm model for tiles of this side; models of any size take no ``img_size``."""
+    """Create a timm model for tiles of this side; models for any size take no ``img_size``."""
     try:
         try:
             model = timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=side)
         except TypeError:
             model = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    except Exception as error:  # the hub and timm raise many kinds
+    except Exception as error:  # the hub and timm raise many types
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--encoder {name} cannot be made ({reason}); check the name and the connection") from None
+        raise UserError(f"--encoder {name} cannot be created ({reason}); check the name and the connection") from None
     return model.eval()
 
 
 def _load(model: nn.Module, path: Path) -> None:
-    """Load weights, fitted by timm to the model's size; one that is missing is an error, never left at chance."""
+    """Load weights, fitted by timm to the model's size; a missing weight is an error, never left random."""
     if path.suffix != ".safetensors" or not path.is_file():
-        raise UserError(f"--weights {path}: expected a .safetensors file that is there")
+        raise UserError(f"--weights {path}: expected an existing .safetensors file")
     weights: dict[str, Tensor] = read_file(path)
     fit = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     try:
@@ -168,11 +168,13 @@ def _load(model: nn.Module, path: Path) -> None:
     except RuntimeError as error:
         missing = [str(error).splitlines()[-1].strip()]
     if missing:
-        raise UserError(f"--weights {path} are not of this encoder: {len(missing)} missing or other, as {missing[0]}")
+        raise UserError(
+            f"--weights {path} do not match this encoder: {len(missing)} missing or different, such as {missing[0]}"
+        )
 
 
 def _unit(tile: np.ndarray) -> Tensor:
-    """uint8 (H, W, 3) to float32 (3, H, W) in [0, 1]."""
+    """Convert uint8 (H, W, 3) to float32 (3, H, W) in [0, 1]."""
     return torch.from_numpy(tile).permute(2, 0, 1).float() / 255
 
 
@@ -182,8 +184,8 @@ def _digest_of_file(path: Path) -> str:
 
 
 def _digest(model: nn.Module) -> str:
-    """SHA-256 of a model's weights, by name."""
-    found = hashlib.sha256()
+    """Compute the SHA-256 of a model's weights, sorted by name."""
+    digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        found.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

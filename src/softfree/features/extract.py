@@ -1,4 +1,4 @@
-"""``softfree features``: slides of a table to files with the features of their tiles, resumable and in shards."""
+"""``softfree features``: extract tile features of the slides in a table, resumable and in shards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from softfree.data.modalities.tiles import tile_centers
 from softfree.data.modalities.tissue import find_tissue
 from softfree.data.slide_readers.slide import open_slide
 from softfree.data.table_file import no_column, read_table_file
-from softfree.features.encoders import Encoder, create_encoder
+from softfree.features.encoders import TileEncoder, create_encoder
 from softfree.features.folder import FAILED, TABLE, FeatureFolder
 from softfree.features.options import FeatureOptions
 from softfree.features.tiles import TileDataset, encode_tiles
@@ -30,12 +30,12 @@ from softfree_runtime.sources.row_paths import base_folder, resolve_paths
 
 @dataclass(frozen=True)
 class SlideRow:
-    """One slide of the table.
+    """A slide of the table.
 
     Attributes:
-        name: Its path as the table has it, relative.
-        path: Where it is.
-        mpp: Micrometers per pixel that the table gives, or None.
+        name: Its relative path, as in the table.
+        path: Its location.
+        mpp: Micrometers per pixel from the table, or None.
     """
 
     name: str
@@ -43,58 +43,61 @@ class SlideRow:
     mpp: float | None
 
     def request(self) -> dict[str, Any]:
-        """What makes features of this slide another slide's: size of the file and resolution."""
+        """Return what identifies the slide in its feature file: file size and resolution."""
         size = os.path.getsize(self.path) if os.path.isfile(self.path) else 0
         return {"slide_bytes": size, "slide_mpp_given": self.mpp or 0.0}
 
 
 def extract_features(table: Path, options: FeatureOptions) -> int:
-    """Encode the slides of a table; slides whose features are whole are left as they are.
+    """Encode the slides of a table; slides with complete features are skipped.
 
     Args:
-        table: CSV or Parquet file with a column ``path`` and, where files do not say it, ``mpp``; other columns go
-            into the table of the features as they are.
-        options: What is wanted.
+        table: CSV or Parquet file with a column ``path`` and, if the files lack it, ``mpp``; other columns are copied
+            to the table of features.
+        options: Everything that can be set.
 
     Returns:
         Exit status: 0, or 1 when some slides of this shard failed.
 
     Raises:
-        UserError: Nothing could be done, or all slides of this shard failed.
+        UserError: Impossible options, or all slides of this shard failed.
     """
     _check(options)
     shard, shards = _shard(options.shard)
     frame, slides = _read_slides(table, options.image_root)
-    mine = slides[shard::shards]
+    own_slides = slides[shard::shards]
     encoder = create_encoder(options.encoder, options.weights, options.side)
     encoder.module.to(best_device())
     folder = FeatureFolder(options.out, _settings(encoder, options))
-    failed = _extract_all(mine, encoder, folder, options)
+    failed = _extract_all(own_slides, encoder, folder, options)
     folder.write_tables(frame)
     for error in failed.values():
         print(f"softfree: {error}", file=sys.stderr)
-    if mine and len(failed) == len(mine):
-        raise UserError(f"none of the {len(mine)} slides gave features; reasons are in {options.out / FAILED}")
-    print(f"{len(mine) - len(failed)} of {len(mine)} slides encoded; table: {options.out / TABLE}", file=sys.stderr)
+    if own_slides and len(failed) == len(own_slides):
+        raise UserError(f"none of the {len(own_slides)} slides could be encoded; reasons are in {options.out / FAILED}")
+    print(
+        f"{len(own_slides) - len(failed)} of {len(own_slides)} slides encoded; table: {options.out / TABLE}",
+        file=sys.stderr,
+    )
     return 1 if failed else 0
 
 
 def _extract_all(
-    slides: list[SlideRow], encoder: Encoder, folder: FeatureFolder, options: FeatureOptions
+    slides: list[SlideRow], encoder: TileEncoder, folder: FeatureFolder, options: FeatureOptions
 ) -> dict[str, ReadError]:
-    """Encode what is not whole yet; return why slides failed, by name."""
+    """Encode incomplete slides; return the errors of failed slides by name."""
     failed: dict[str, ReadError] = {}
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)  # what is printed is for programs
+    console = Console(stderr=True)  # stdout is for programs
     with Progress(*columns, console=console, disable=not options.progress, transient=True) as bars:
         bar = bars.add_task("Slides", total=len(slides))
         for slide in slides:
-            if not folder.is_whole(slide.name, slide.request()):
+            if not folder.is_complete(slide.name, slide.request()):
                 folder.clean(slide.name)
                 try:
                     _extract(slide, encoder, folder, options, bars)
                 except ReadError as error:
-                    # An older file of this name would be taken for this slide's.
+                    # An older file of this name would be mistaken for this slide's features.
                     folder.file(slide.name).unlink(missing_ok=True)
                     folder.record_failure(slide.name, error)
                     failed[slide.name] = error
@@ -102,7 +105,9 @@ def _extract_all(
     return failed
 
 
-def _extract(slide: SlideRow, encoder: Encoder, folder: FeatureFolder, options: FeatureOptions, bars: Progress) -> None:
+def _extract(
+    slide: SlideRow, encoder: TileEncoder, folder: FeatureFolder, options: FeatureOptions, bars: Progress
+) -> None:
     with open_slide(slide.path, slide.mpp) as opened:
         opened.refuse_finer(options.mpp)
         centers = tile_centers(
@@ -113,7 +118,7 @@ def _extract(slide: SlideRow, encoder: Encoder, folder: FeatureFolder, options: 
             tissue=find_tissue(opened) if options.tissue else None,
             share=options.share,
         )
-        found = opened.mpp
+        slide_mpp = opened.mpp
     if not len(centers):
         raise ReadError(f"{slide.path}: no tile has a share of tissue of {options.share:g}; lower --share", "no_tissue")
     tiles = TileDataset(slide.path, slide.mpp, centers, options.side, options.mpp, encoder.prepare)
@@ -129,11 +134,11 @@ def _extract(slide: SlideRow, encoder: Encoder, folder: FeatureFolder, options: 
         )
     finally:
         bars.remove_task(bar)
-    attributes = folder.settings | slide.request() | {"slide_mpp_x": found[0], "slide_mpp_y": found[1]}
+    attributes = folder.settings | slide.request() | {"slide_mpp_x": slide_mpp[0], "slide_mpp_y": slide_mpp[1]}
     write_features(folder.file(slide.name), features, centers, attributes)
 
 
-def _settings(encoder: Encoder, options: FeatureOptions) -> dict[str, Any]:
+def _settings(encoder: TileEncoder, options: FeatureOptions) -> dict[str, Any]:
     return {
         "encoder": encoder.name,
         "weights_sha256": encoder.digest,
@@ -147,7 +152,7 @@ def _settings(encoder: Encoder, options: FeatureOptions) -> dict[str, Any]:
 
 
 def _read_slides(table: Path, image_root: Path | None) -> tuple[pd.DataFrame, list[SlideRow]]:
-    """Read the table as text, and its slides, each once, in the table's order."""
+    """Read the table as text, and its slides without duplicates, in the table's order."""
     columns = [str(name) for name in read_table_file(table, {"path"}).frame.columns]
     if "path" not in columns:
         raise no_column(table, "path", columns, "expected one with the slides, relative to the table")
@@ -163,7 +168,7 @@ def _read_slides(table: Path, image_root: Path | None) -> tuple[pd.DataFrame, li
 
 
 def _shard(text: str | None) -> tuple[int, int]:
-    """Read ``i/n``, i from 0."""
+    """Parse ``i/n``, with i from 0."""
     number, slash, count = (text or "0/1").partition("/")
     if not (slash and number.isdigit() and count.isdigit() and int(number) < int(count)):
         raise UserError(f"--shard {text}: expected i/n with i from 0 to n - 1, such as 0/4")
@@ -171,7 +176,7 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 
 def _check(options: FeatureOptions) -> None:
-    wanted = {
+    checks = {
         "mpp": (options.mpp > 0, "micrometers per pixel, such as 0.5"),
         "side": (options.side >= 8, "at least 8 pixels"),
         "step": (options.step is None or options.step >= 1, "at least 1 pixel"),
@@ -179,6 +184,6 @@ def _check(options: FeatureOptions) -> None:
         "batch_size": (options.batch_size >= 1, "at least 1 tile"),
         "num_workers": (options.num_workers >= 0, "0 or more"),
     }
-    for name, (good, expected) in wanted.items():
-        if not good:
+    for name, (valid, expected) in checks.items():
+        if not valid:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected {expected}")
