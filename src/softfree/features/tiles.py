@@ -112,7 +112,7 @@ def _encode(encoder: TileEncoder, images: Tensor, precision: str) -> np.ndarray:
         raise UserError(f"{len(images)} tiles do not fit in the device's memory; use a smaller --batch-size") from None
     if features.ndim != 2:
         raise UserError(
-            f"--encoder {encoder.name} returns {tuple(features.shape)}, expected one vector per tile; choose another encoder"
+            f"--encoder {encoder.name} returns {tuple(features.shape)}, expected one vector per tile; choose another"
         )
     return features.to(torch.float32 if precision == "fp32" else torch.float16).cpu().numpy()
 

@@ -44,7 +44,7 @@ def test_a_study_trains_records_and_goes_on(recipe: Path, tmp_path: Path, capsys
     capsys.readouterr()
     recipe.write_text(recipe.read_text().replace("epochs: 1", "epochs: 2"))
     assert main(arguments) == 2
-    assert "epochs 1, asked for is 2" in capsys.readouterr().err
+    assert "epochs 1, but 2 was requested" in capsys.readouterr().err
 
 
 @pytest.mark.slow

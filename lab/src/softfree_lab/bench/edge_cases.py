@@ -63,7 +63,7 @@ def attention_of(method: str) -> tuple[str, dict[str, str]]:
 
 @lru_cache
 def make_model(method: str, size: str) -> VisionTransformer:
-    """Make the model: the same weights for the same method in every process."""
+    """Create the model, with the same weights for the same method in every process."""
     attention, keywords = attention_of(method)
     torch.manual_seed(0)
     return cast(VisionTransformer, create_model(f"{attention}_vit_{size}", num_classes=2, **keywords).eval())
@@ -75,7 +75,7 @@ def make_pixels(side: int) -> np.ndarray:
 
 
 def open_case(case: EdgeCase) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what maps images (B, 3, H, W) to logits (B, 2)."""
+    """Return a function from images (B, 3, H, W) to logits (B, 2)."""
     if case.runtime == PYTORCH:
         return _in_torch(make_model(case.method, case.model))
     assert case.file is not None
@@ -88,8 +88,8 @@ def open_case(case: EdgeCase) -> Callable[[np.ndarray], np.ndarray]:
 def _in_torch(model: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     def logits(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            found: np.ndarray = model(torch.from_numpy(pixels)).numpy()
-        return found
+            output: np.ndarray = model(torch.from_numpy(pixels)).numpy()
+        return output
 
     return logits
 
@@ -153,15 +153,15 @@ def packages(folder: Path = POWERCAP) -> list[Path]:
 def joules(folder: Path = POWERCAP) -> Iterator[Callable[[], float]]:
     """Measure a block: the function that it gives says afterwards how many joules all processors took.
 
-    NaN without counters. Whatever else runs on the machine is in the number.
+    NaN without counters. The number includes everything else that runs on the machine.
     """
     before = {one: _read(one / "energy_uj") for one in packages(folder)}
     spent = math.nan
 
-    def told() -> float:
+    def total() -> float:
         return spent
 
-    yield told
+    yield total
     if before:
         spent = sum(_difference(one, value) for one, value in before.items()) / 1e6
 

@@ -1,4 +1,4 @@
-"""The most memory that a training step or an inference really takes, measured in a process of its own."""
+"""Peak memory of a training step or an inference, measured in a separate process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def measure_peak(case: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _run(case: dict[str, Any]) -> dict[str, int]:
-    """Build the model, do the work, and tell what it held before and at most."""
+    """Build the model, run it, and return the memory before and at the peak."""
     import torch
 
     from softfree.models import create_model

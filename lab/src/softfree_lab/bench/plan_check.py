@@ -1,4 +1,4 @@
-"""Are the formulas of `softfree plan` right? Predicted beside measured peaks."""
+"""Comparison of the peak memory that `softfree plan` predicts with measured peaks."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def check_plan(cases: Sequence[Work] = CASES, out: Path | None = None) -> pd.Dat
     """Measure each case in a child process with one thread, on the CPU.
 
     Args:
-        cases: What is run.
-        out: CSV file to write, with a JSON file of the machine beside it.
+        cases: Cases to measure.
+        out: CSV file to write, with a JSON file about the machine next to it.
 
     Returns:
-        A row a case: predicted and measured GiB of the whole process and their ratio, what the process held before
+        One row per case: predicted and measured GiB of the whole process and their ratio, what the process held before
         the model was built, and the ratio of what was predicted and measured on top of that.
     """
     rows = []
@@ -66,15 +66,15 @@ def check_plan(cases: Sequence[Work] = CASES, out: Path | None = None) -> pd.Dat
                 "ratio_above_base": (predicted - base) / (measured - base),
             }
         )
-    found = pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
     if out is not None:
         stated = {"cases": [asdict(work) for work in cases]}
-        write_record(out, found.round(3), stated, machine=describe_machine())
-    return found
+        write_record(out, table.round(3), stated, machine=describe_machine())
+    return table
 
 
 def in_words(work: Work) -> str:
-    """Name a case by what is not the default."""
+    """Describe a case by its options that differ from the defaults."""
     words = [work.model, "inference" if work.inference else "training", f"{work.size} px"]
     standard = Work()
     for field in fields(work):
@@ -85,7 +85,7 @@ def in_words(work: Work) -> str:
 
 
 def print_check(found: pd.DataFrame) -> None:
-    """Predicted and measured peaks, one row a case."""
+    """Print predicted and measured peaks, one row per case."""
     table = Table(title="Peak of the process, GiB", title_justify="left")
     for name in ("case", "predicted", "measured", "ratio"):
         table.add_column(name, justify="left" if name == "case" else "right")

@@ -1,4 +1,4 @@
-"""What a measurement leaves: its rows, its tables in words, and the machine that they are of."""
+"""The record of a measurement: rows, Markdown tables, and the machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_record(
     text: str | None = None,
     libraries: Sequence[str] = (),
 ) -> None:
-    """Write ``path`` as CSV, and beside it what was asked of which machine as JSON and the tables as Markdown.
+    """Write ``path`` as CSV, and next to it machine and options as JSON and the tables as Markdown.
 
     Args:
         path: The CSV file; the others differ in the suffix.

@@ -30,7 +30,7 @@ REPEATED = 256  # rows of noise that an image is made of
 
 
 class NoiseRows:
-    """A square image of noise that takes no memory: some rows, over and over.
+    """A square image of noise that takes little memory, since it repeats a few rows.
 
     Args:
         side: In pixels.
@@ -39,11 +39,11 @@ class NoiseRows:
 
     def __init__(self, side: int, channels: int = 3) -> None:
         self.shape = (channels, side, side)
-        made = torch.Generator().manual_seed(0)
-        self.rows = torch.randint(0, 256, (channels, min(side, REPEATED), side), dtype=torch.uint8, generator=made)
+        generator = torch.Generator().manual_seed(0)
+        self.rows = torch.randint(0, 256, (channels, min(side, REPEATED), side), dtype=torch.uint8, generator=generator)
 
     def read(self, top: int, bottom: int) -> Tensor:
-        """Return the rows from ``top`` up to ``bottom``, (channels, bottom - top, side), of mean 0 and deviation 1."""
+        """Return the rows from ``top`` up to ``bottom``, (channels, bottom - top, side), standardized."""
         rows = torch.arange(top, bottom) % self.rows.shape[1]
         return self.rows[:, rows].float().sub_(127.5).div_(73.9)
 
@@ -78,7 +78,7 @@ def time_stream(
 
     Returns:
         ``tokens``, ``seconds``, ``tokens_per_second``, ``peak_bytes`` (of the process, over what it held before),
-        ``product_seconds`` (of the bare matrix products on a chunk, in turn as often as there are chunks) and ``ratio``
+        ``product_seconds`` (of the bare matrix products on a chunk, times the number of chunks) and ``ratio``
         of the two times.
 
     Raises:
@@ -101,7 +101,7 @@ def time_stream(
         else:
             stream_forward(model, image, streaming)
     seconds, peak = time.perf_counter() - started, peak_memory() - before
-    # Back are the recomputation and two products for each of the way up.
+    # The backward pass has the recomputation and two products for each product of the forward pass.
     products = _product_seconds(model, min(chunk, tokens), precision) * tokens * (4 if training else 1)
     return {
         "tokens": tokens,
@@ -115,7 +115,7 @@ def time_stream(
 
 @torch.inference_mode()
 def _product_seconds(model: VisionTransformer, chunk: int, precision: str) -> float:
-    """Time the products of all layers on a chunk, the least of three, in seconds for a token."""
+    """Time the products of all layers on a chunk, the fastest of three, in seconds per token."""
     dtype = DTYPES[precision]
     width, pixels = model.embed_dim, model.in_chans * model.patch_size**2
     hidden = max((int(block.hidden) for block in model.blocks), default=0)  # type: ignore[arg-type]
@@ -146,7 +146,7 @@ SHOWN = {
 
 
 def bench_stream(options: StreamBenchOptions, tell: Callable[[str], None] = print) -> str:
-    """Time each side in a process of its own; write the rows after each, and give the table as Markdown."""
+    """Time each side in its own process; write the rows after each, and return the table as Markdown."""
     cases = [
         (side, way)
         for side in sorted(options.sides)
@@ -162,7 +162,7 @@ def bench_stream(options: StreamBenchOptions, tell: Callable[[str], None] = prin
 
 
 def _alone(options: StreamBenchOptions, image: int | Path, way: str) -> dict[str, Any]:
-    """The peak of a process is its highest ever: each case has its own."""
+    """Run a case in its own process, since the peak memory of a process never decreases."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_case, options, image, way).result()
 
@@ -170,8 +170,8 @@ def _alone(options: StreamBenchOptions, image: int | Path, way: str) -> dict[str
 def _case(options: StreamBenchOptions, image: int | Path, way: str) -> dict[str, Any]:
     if options.threads:
         torch.set_num_threads(options.threads)
-    found = _whole(options, image) if way == "in memory" and isinstance(image, int) else _stream(options, image)
-    return found | {"peak_mib": found.pop("peak_bytes") / 2**20}
+    row = _whole(options, image) if way == "in memory" and isinstance(image, int) else _stream(options, image)
+    return row | {"peak_mib": row.pop("peak_bytes") / 2**20}
 
 
 def _stream(options: StreamBenchOptions, image: int | Path) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _stream(options: StreamBenchOptions, image: int | Path) -> dict[str, Any]:
 
 
 def _whole(options: StreamBenchOptions, side: int) -> dict[str, Any]:
-    """The same model on the whole image, after a first run that makes its buffers."""
+    """Time the same model on the whole image, after a warm-up run."""
     torch.manual_seed(0)
     model = create_model(options.model, num_classes=2, pos="sincos").train(options.training)
     before = current_memory()

@@ -1,4 +1,4 @@
-"""What the rows of a benchmark say: ratios, growth with size, and the sizes where the fastest method changes."""
+"""Summaries of benchmark rows: ratios, growth with size, and the sizes where the fastest method changes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def growth(rows: pd.DataFrame, tokens: pd.Series, smallest: float) -> pd.DataFra
         A row for each method, pass and precision with at least three sizes: the exponents with 95 % intervals.
     """
     chosen = rows[(rows["status"] == "ok") & (tokens >= smallest)].assign(tokens=tokens)
-    found = []
+    fits = []
     for key, part in chosen.groupby(["method", *GROUP], sort=False):
         if len(part) < 3:
             continue
@@ -42,8 +42,8 @@ def growth(rows: pd.DataFrame, tokens: pd.Series, smallest: float) -> pd.DataFra
             fit = stats.linregress(np.log(part["tokens"]), np.log(part[name]))
             reach = stats.t.ppf(0.975, len(part) - 2) * fit.stderr
             row |= {name: fit.slope, f"{name}_low": fit.slope - reach, f"{name}_high": fit.slope + reach}
-        found.append(row)
-    return pd.DataFrame(found)
+        fits.append(row)
+    return pd.DataFrame(fits)
 
 
 def crossovers(rows: pd.DataFrame) -> pd.DataFrame:
@@ -53,7 +53,7 @@ def crossovers(rows: pd.DataFrame) -> pd.DataFrame:
         A row for each pair whose order changes and that differ by a tenth at the largest common size: ``passes``,
         ``precision``, ``faster`` and ``slower`` from there on, ``size``.
     """
-    found: list[dict[str, object]] = []
+    crossings: list[dict[str, object]] = []
     done = rows[(rows["status"] == "ok") & (rows["method"] != FLOOR)]
     for key, part in done.groupby(GROUP, sort=False):
         times = part.pivot_table(index="size", columns="method", values="ms", sort=False).sort_index()
@@ -67,8 +67,8 @@ def crossovers(rows: pd.DataFrame) -> pd.DataFrame:
                 size = math.exp(np.log(sizes[at]) * (1 - share) + np.log(sizes[at + 1]) * share)
                 slower, faster = (one, two) if ahead[at + 1] > 0 else (two, one)
                 row = dict(zip(GROUP, key, strict=True)) | {"faster": faster, "slower": slower, "size": round(size)}
-                found.append(row)
-    return pd.DataFrame(found, columns=[*GROUP, "faster", "slower", "size"])
+                crossings.append(row)
+    return pd.DataFrame(crossings, columns=[*GROUP, "faster", "slower", "size"])
 
 
 def wide_table(rows: pd.DataFrame, value: str, digits: int) -> str:

@@ -1,7 +1,7 @@
-"""Trainings in processes of their own that end with the process that began them, however it ends.
+"""Child processes for trainings that end with their parent, however it ends.
 
-A child watches its standard input, whose other end its parent holds: the system closes that when the parent ends, also
-when it is killed and can do nothing more. This works on every system, unlike signals of a parent's death.
+A child watches its standard input, whose other end its parent holds: the system closes it when the parent ends, even if
+it is killed. This works on every system, unlike signals on a parent's death.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Children:
             )
             self._running.add(child)
         assert child.stderr is not None
-        said = child.stderr.read()  # not communicate(), which closes the child's standard input first
+        messages = child.stderr.read()  # not communicate(), which closes the child's standard input first
         code = child.wait()
         with self._lock:
             self._running.discard(child)
@@ -69,7 +69,7 @@ class Children:
             with suppress(OSError):
                 stream.close()  # type: ignore[union-attr]
         if code:
-            reason = (said.strip().splitlines() or [f"it ended with status {code} and no message"])[-1]
+            reason = (messages.strip().splitlines() or [f"it ended with status {code} and no message"])[-1]
             raise UserError(reason.removeprefix("softfree: error: "))
 
 

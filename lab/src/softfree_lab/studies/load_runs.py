@@ -1,4 +1,4 @@
-"""Runs that are studied side by side: opened, and named by their attention."""
+"""Loading several runs for comparison, and naming them by their attention."""
 
 from __future__ import annotations
 

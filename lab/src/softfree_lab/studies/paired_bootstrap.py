@@ -1,4 +1,4 @@
-"""A statistic over resampled patients, ready to be averaged over runs and subtracted with its pairing kept."""
+"""Bootstrap estimates over patients that can be averaged over runs and subtracted with their pairing kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from softfree.evaluation.scores import Scores
 
 @dataclass(frozen=True, eq=False)
 class BootstrapEstimate:
-    """A number and what it would have been with other patients.
+    """A statistic with its bootstrap replicates over patients.
 
     Two of these subtract to a paired difference when their samples, patients and seed are the same, for then the n-th
     draw of both is of the same patients; to an unpaired one when their seeds differ.
@@ -54,20 +54,20 @@ def bootstrap(scores: Scores, names: Sequence[str], *, num_bootstrap: int, seed:
     """Draw the named statistics of :func:`~softfree.evaluation.metric_specs.quantities` over the same patients."""
     items = quantities(scores)
     leaves = distribution(resampled(items, names), scores.patients, num_bootstrap=num_bootstrap, seed=seed)
-    found = {}
+    estimates = {}
     for name in names:
         if np.isnan(items[name].value):
-            found[name] = BootstrapEstimate(
+            estimates[name] = BootstrapEstimate(
                 np.nan, np.full(num_bootstrap, np.nan), 0.0, items[name].reason or "no value"
             )
         else:
-            found[name] = BootstrapEstimate(
+            estimates[name] = BootstrapEstimate(
                 items[name].value,
                 draws_of(items[name], name, leaves),
                 most_left_out(items[name], leaves),
                 patients=independent(items[name], items, scores),
             )
-    return found
+    return estimates
 
 
 def mean(items: Sequence[BootstrapEstimate]) -> BootstrapEstimate:

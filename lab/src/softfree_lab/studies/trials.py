@@ -28,16 +28,16 @@ class TrialKey(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """A name for its run directory."""
+        """Name of its run directory."""
         return f"{self.data}/{self.variant.replace(' ', '_')}_seed{self.seed}"
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A finished training, with all that a table needs: no weights, no names.
+    """A finished training, with everything that the tables need, but no weights and no names.
 
     Attributes:
-        key: Which one.
+        key: Data set, variant and seed.
         options: Of ``softfree train``, but for paths.
         kind, classes: Of the task.
         targets: As :class:`~softfree.evaluation.scores.Scores` has them, of the test images.
@@ -67,7 +67,7 @@ class Trial:
 
 
 def read_trials(path: Path) -> dict[TrialKey, Trial]:
-    """Read a record, one trial a line in JSON; none when there is no file."""
+    """Read a record with one trial per line in JSON; empty if there is no file."""
     if not path.is_file():
         return {}
     trials = {}
@@ -91,12 +91,12 @@ def write_trials(path: Path, trials: Iterable[Trial]) -> None:
 
 
 def check_same_options(trial: Trial, wanted: dict[str, Any], path: Path) -> None:
-    """Refuse a recorded trial that was trained with other options than those asked for."""
+    """Reject a recorded trial that was trained with other options than requested."""
     names = sorted(set(trial.options) | set(wanted))
     differing = [name for name in names if trial.options.get(name) != wanted.get(name)]
     if differing:
         name = differing[0]
         raise UserError(
-            f"{path} holds {trial.key} with {name} {trial.options.get(name)!r}, asked for is {wanted.get(name)!r}: "
-            "name another --out, or delete the line"
+            f"{path} holds {trial.key} with {name} {trial.options.get(name)!r}, but {wanted.get(name)!r} was "
+            "requested: choose another --out, or delete the line"
         )
