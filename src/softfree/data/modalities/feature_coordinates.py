@@ -1,4 +1,4 @@
-"""Where the tiles of a feature file lie: from coordinates in some unit to centers in millimeters."""
+"""Positions of the tiles of a feature file: centers in millimeters from coordinates in any unit."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _LONGEST = 500.0  # mm; the largest slides have 200
 def centers_mm(
     path: Path, file: h5py.File, tool: str, tiles: int, mpp: float | None
 ) -> tuple[np.ndarray | None, Words]:
-    """Return the tiles' centers (N, 2) in millimeters, None where they are not known, and what was assumed.
+    """Return the tiles' centers (N, 2) in millimeters, None if unknown, and what was assumed.
 
     Args:
         path: For messages.
         file: The open file.
-        tool: What wrote it: softfree, CLAM, TRIDENT or STAMP.
+        tool: Tool that wrote it: softfree, CLAM, TRIDENT or STAMP.
         tiles: N.
         mpp: Micrometers per level-0 pixel of the slide, or None.
 
     Raises:
-        ReadError: Coordinates that are no numbers, or not of these tiles, or not of a slide.
+        ReadError: Coordinates that are not numbers, do not match the tiles, or are implausible for a slide.
     """
     stored = file.get("coords_mm" if tool == "softfree" else "coords")
     if stored is None:
@@ -55,7 +55,7 @@ def centers_mm(
 
 
 def _numbers(path: Path, stored: Any, tiles: int) -> np.ndarray:
-    """Return what is stored as float64 (N, 2)."""
+    """Return the stored coordinates as float64 (N, 2)."""
     if not isinstance(stored, h5py.Dataset) or stored.dtype.kind not in "iuf":
         kind = "a group" if isinstance(stored, h5py.Group) else "no numbers"
         raise ReadError(f"{path}: coordinates that are {kind}; expected numbers of shape (tiles, 2)", "unsupported")
@@ -100,7 +100,7 @@ def _in_mm(
 
 
 def _unit(path: Path, name: str | None) -> float | None:
-    """Return millimeters in a unit, 0 for pixels, None where none is named."""
+    """Return the millimeters of a unit, 0 for pixels, None if there is none."""
     if not name:
         return None
     word = unicodedata.normalize("NFKC", name).strip().casefold()
@@ -113,7 +113,7 @@ def _unit(path: Path, name: str | None) -> float | None:
 
 
 def _is_historic(side: np.ndarray | None, coords: np.ndarray) -> bool:
-    """Whether tiles, or else the smallest step between them, have 224 units, as STAMP itself tells it."""
+    """Return whether tiles, or else the smallest step between them, have 224 units, which is STAMP's own rule."""
     if side is not None:
         return bool((side.round() == _HISTORIC_PX).all())
     steps = np.concatenate([np.diff(np.unique(axis)) for axis in coords.T])

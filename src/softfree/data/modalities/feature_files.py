@@ -41,10 +41,10 @@ class TileFeatures:
 
     Attributes:
         features: float32 (N, F), finite, N at least 1.
-        coords_mm: float64 (N, 2), x and y of the tiles' centers in millimeters; None where they are not known.
-        tool: What wrote the file: softfree, CLAM, TRIDENT or STAMP.
-        encoder: Name of the encoder, as far as the file says it.
-        attributes: All attributes of an own file; empty for the others.
+        coords_mm: float64 (N, 2), x and y of the tiles' centers in millimeters; None if unknown.
+        tool: Tool that wrote the file: softfree, CLAM, TRIDENT or STAMP.
+        encoder: Name of the encoder, if the file says it.
+        attributes: All attributes of a file of softfree; empty for others.
         corrections: What the reader assumed or corrected because the file contradicts itself or its standard, in words;
             ``softfree check`` lists them. Empty for a sound file.
     """
@@ -74,7 +74,7 @@ def read_features(path: str | Path, *, mpp: float | None = None) -> TileFeatures
         features = found.astype(np.float32)[()].reshape(found.shape[-2:])
         with np.errstate(invalid="ignore"):
             total = features.sum(dtype=np.float64)
-        if not np.isfinite(total):  # large bags have no room for a mask
+        if not np.isfinite(total):  # a mask of a large bag may not fit in memory
             bad = int((~np.isfinite(features).all(axis=1)).sum())
             raise ReadError(
                 f"{path}: features that are NaN or infinite in {bad} of {len(features)} tiles; extract the slide again",
@@ -87,14 +87,14 @@ def read_features(path: str | Path, *, mpp: float | None = None) -> TileFeatures
 
 
 def read_header(path: str | Path) -> tuple[int, str | None]:
-    """Read the number of features and the encoder's name, as far as the file says it; ReadError as above."""
+    """Read the number of features and the encoder's name, if the file says it; ReadError as above."""
     path = Path(path)
     with OpenedHDF5(path) as file:
         return int(_features(path, file).shape[-1]), _encoder(file, _tool(file))
 
 
 def read_attributes(path: Path) -> dict[str, Any] | None:
-    """Read the attributes of an own file that is whole; None for anything else."""
+    """Read the attributes of a complete file of softfree; None for anything else."""
     try:
         with OpenedHDF5(path) as file:
             _features(path, file)
@@ -104,18 +104,18 @@ def read_attributes(path: Path) -> dict[str, Any] | None:
 
 
 def write_features(path: Path, features: np.ndarray, coords_mm: np.ndarray, attributes: Mapping[str, Any]) -> None:
-    """Write an own file; under its name there is only ever a whole one.
+    """Write a feature file atomically.
 
     Args:
         path: The file.
-        features: Float16 or float32 (N, F).
+        features: float16 or float32 (N, F).
         coords_mm: (N, 2), centers of the tiles.
         attributes: Numbers and text.
 
     Raises:
-        UserError: The system refuses, for instance on a full disk.
+        UserError: The file cannot be written, for example because the disk is full.
     """
-    # Made in memory first: on a full disk, plain writing gives a plain reason.
+    # Created in memory first: on a full disk, plain writing raises a clear error.
     whole = io.BytesIO()
     with h5py.File(whole, "w") as file:
         file["features"] = features
@@ -127,7 +127,7 @@ def write_features(path: Path, features: np.ndarray, coords_mm: np.ndarray, attr
 
 
 def _features(path: Path, file: h5py.File) -> h5py.Dataset:
-    """Find the features, of a shape that is a bag of tiles."""
+    """Return the dataset of features after checking its shape."""
     tool = _tool(file)
     name = "feats" if tool == "STAMP" else "features"
     if name not in file or not isinstance(file[name], h5py.Dataset):
@@ -164,7 +164,7 @@ def _refuse_own(path: Path, file: h5py.File) -> None:
 
 
 def _is_of_a_slide(file: h5py.File, found: h5py.Dataset) -> bool:
-    """Whether there is one vector for all tiles, as slide encoders write it: with the tiles' coordinates, or none."""
+    """Return whether there is one vector for all tiles, as slide encoders write it, with or without coordinates."""
     if (text(file.attrs.get("feat_type")) or "tile") != "tile" or found.ndim == 1:
         return True
     if _tool(file) == "softfree" or math.prod(found.shape[:-1]) > 1:

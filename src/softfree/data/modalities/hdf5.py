@@ -1,4 +1,4 @@
-"""HDF5 files of others: whatever is wrong with one is a ReadError, and attributes become plain values."""
+"""HDF5 files of other tools: errors become ReadError, and attributes plain values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from softfree_runtime.readers.image import in_one_line
 
 
 class OpenedHDF5:
-    """An open file, whatever goes wrong with it turned into a ReadError."""
+    """An open file whose errors become ReadError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -33,14 +33,14 @@ class OpenedHDF5:
         self.file.close()
         if isinstance(error, MemoryError):
             raise ReadError(f"{self.path}: does not fit in memory; use fewer tiles", "too_large") from error
-        if isinstance(error, Exception) and not isinstance(error, ReadError):  # h5py and numpy raise nearly anything
-            # What numpy says may quote the file; what HDF5 says does not.
+        if isinstance(error, Exception) and not isinstance(error, ReadError):  # h5py raises almost anything
+            # Messages of numpy may quote the file; those of HDF5 do not.
             reason = in_one_line(error) if isinstance(error, OSError | RuntimeError) else type(error).__name__
             raise ReadError(f"{self.path}: damaged feature file ({reason}); extract it again") from error
 
 
 def plain(value: Any) -> Any:
-    """Return an attribute as text, number, truth or list of these: what JSON would hold."""
+    """Return an attribute as text, number, bool or list of these, as in JSON."""
     if isinstance(value, np.ndarray):
         return plain(value.flat[0]) if value.size == 1 else [plain(one) for one in value.tolist()]
     if isinstance(value, bytes):
@@ -49,16 +49,16 @@ def plain(value: Any) -> Any:
 
 
 def text(value: Any) -> str | None:
-    """Return an attribute as text, None where it is not there."""
+    """Return an attribute as text, None if it is missing."""
     found = plain(value)
     return None if found is None else str(found)
 
 
 def lengths(path: Path, name: str, value: Any) -> np.ndarray | None:
-    """Return an attribute that is a length, or one along x and one along y, as float64 (2,); None for none and for 0.
+    """Return an attribute with one length, or one along x and one along y, as float64 (2,); None if missing or 0.
 
     Raises:
-        ReadError: It is something else.
+        ReadError: It is not a length.
     """
     found = plain(value)
     try:
@@ -71,7 +71,7 @@ def lengths(path: Path, name: str, value: Any) -> np.ndarray | None:
 
 
 def refuse_unwritten(path: Path, dataset: h5py.Dataset) -> None:
-    """Raise ReadError for a dataset of which a part was never written: HDF5 would give zeros for it."""
+    """Raise ReadError for a partly written dataset, for which HDF5 would return zeros."""
     if dataset.is_virtual:
         folder = path.parent
         whole = all(one.file_name == "." or (folder / one.file_name).is_file() for one in dataset.virtual_sources())

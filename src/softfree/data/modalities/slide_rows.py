@@ -12,18 +12,18 @@ from softfree.data.modalities.slide import Region, SlidePreprocessing, normalize
 from softfree.data.slide_readers.slide import Slide
 from softfree_runtime.core.errors import ReadError
 
-_HELD = 64 * 2**20  # bytes of pixels that are read at once: tiles are decoded whole, so that thin bands cost much
+_HELD = 64 * 2**20  # bytes of pixels to read at once: whole tiles are decoded, so thin bands are slow
 
 
 class SlideRows:
-    """Rows of a whole slide, or of a region of it, at one resolution; see :class:`softfree.streaming.Rows`.
+    """Rows of a slide, or of a region of it, at one resolution; see :class:`softfree.streaming.Rows`.
 
-    It may be pickled: the other process opens the file anew.
+    It can be pickled: the other process reopens the file.
 
     Args:
         slide: An open slide.
-        mpp: Micrometers per pixel that are wanted.
-        prepare: From uint8 rows (3, n, W) to what a model takes, each pixel by itself.
+        mpp: Micrometers per pixel of the rows.
+        prepare: Pixelwise function from uint8 rows (3, n, W) to the model's input.
         region: Default: the whole slide.
     """
 
@@ -39,10 +39,10 @@ class SlideRows:
         self._first, self._held = 0, np.empty((0, region.width, 3), np.uint8)
 
     def read(self, top: int, bottom: int) -> Tensor:
-        """Give the rows from ``top`` up to ``bottom``, as a model takes them.
+        """Return the prepared rows from ``top`` up to ``bottom``.
 
         Raises:
-            ReadError: Pixels that cannot be decoded.
+            ReadError: Pixels cannot be decoded.
         """
         if top < self._first or bottom > self._first + len(self._held):
             end = min(max(bottom, top + _HELD // (3 * self.region.width)), self.region.height)
@@ -65,10 +65,10 @@ class SlideRows:
 
 
 def open_rows(preprocessing: SlidePreprocessing, source: str, frame: int | None = None) -> SlideRows:
-    """Open a slide of any size; its rows are those of ``steps.load``, up to the rounding of a place.
+    """Open a slide of any size; its rows are those of ``preprocessing.load``, up to rounding of positions.
 
     Raises:
-        ReadError: As of ``steps.load``, but for ``too_large``.
+        ReadError: As for ``preprocessing.load``, except ``too_large``.
     """
     slide = preprocessing.open(source, frame)
     try:
@@ -79,10 +79,10 @@ def open_rows(preprocessing: SlidePreprocessing, source: str, frame: int | None 
 
 
 def load_or_open(preprocessing: SlidePreprocessing, source: str, frame: int | None = None) -> Tensor | SlideRows:
-    """Read a slide, or open one that is too long to be read at once.
+    """Read a slide, or open one that is too large to be read at once.
 
     Raises:
-        ReadError: No slide, or no tissue.
+        ReadError: Not a slide, or no tissue.
     """
     try:
         return torch.from_numpy(preprocessing.load(source, frame))

@@ -1,4 +1,4 @@
-"""Where a slide has tissue: Otsu's threshold on the saturation of a thumbnail, as CLAM does it (Lu et al. 2021)."""
+"""Tissue detection: Otsu's threshold on the saturation of a thumbnail, as in CLAM (Lu et al. 2021)."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class Tissue:
     mpp: float
 
     def box_mm(self) -> tuple[float, float, float, float]:
-        """Left, upper, right and lower edge of all tissue, millimeters."""
+        """Return the left, upper, right and lower edge of all tissue in millimeters."""
         rows, columns = (np.flatnonzero(self.mask.any(axis=axis)) for axis in (1, 0))
         edges = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
         left, top, right, bottom = (float(edge) * self.mpp / 1000 for edge in edges)
         return left, top, right, bottom
 
     def share(self, left_mm: np.ndarray, top_mm: np.ndarray, side_mm: float) -> np.ndarray:
-        """Part of squares that is tissue, (n,) in [0, 1], for their left and upper edges (n,) and their side."""
+        """Return the fraction of tissue (n,) in squares, given their left and upper edges (n,) and their side."""
         edges = [np.asarray(edge) * 1000 / self.mpp for edge in (left_mm, top_mm)]
         side = side_mm * 1000 / self.mpp
 
         def area(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-            """Tissue above and left of a point; linear within a pixel, so that interpolation is exact."""
+            """Return the tissue above and left of a point; linear within a pixel, so interpolation is exact."""
             return map_coordinates(self._summed, [y, x], order=1, mode="nearest")
 
         (x, y), (right, bottom) = edges, [edge + side for edge in edges]
@@ -72,7 +72,7 @@ def find_tissue(slide: Slide, mpp: float = 8.0) -> Tissue:
         mpp: Micrometers per pixel of the thumbnail; coarser when the slide is.
 
     Raises:
-        ReadError: Status ``no_tissue`` for a slide that is all background.
+        ReadError: Status ``no_tissue`` if the slide is all background.
     """
     mpp = max(mpp, *slide.mpp)
     saturation = median(_saturation(slide.thumbnail(mpp)), disk(3))

@@ -37,7 +37,7 @@ class DicomPyramid:
             self._slide.close()
 
     def close(self) -> None:
-        """Give the files back."""
+        """Close the files."""
         self._slide.close()
 
 
@@ -65,5 +65,5 @@ def _series_of(path: Path) -> str | None:
     try:
         found = dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "SOPClassUID"])
         return str(found.SeriesInstanceUID) if found.SOPClassUID == VLWholeSlideMicroscopyImageStorage else None
-    except Exception:  # pydicom raises nearly anything on what is not DICOM
+    except Exception:  # pydicom raises almost any exception on other files
         return None

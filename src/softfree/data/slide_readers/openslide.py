@@ -45,7 +45,7 @@ class OpenSlidePyramid:
         return np.asarray(white), (start[0] / downsample - x, start[1] / downsample - y)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._slide.close()
 
 

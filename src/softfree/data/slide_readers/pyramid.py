@@ -1,4 +1,4 @@
-"""What a library that reads slides has to offer: levels of pixels, the finest first."""
+"""The protocol of slide readers: levels of pixels, the finest first."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Pyramid(Protocol):
     """Levels of one slide.
 
     Attributes:
-        mpp: Micrometers per pixel (x, y) of level 0, as the file says; None where it does not.
+        mpp: Micrometers per pixel (x, y) of level 0, in the file; None if it does not say.
         sizes: (width, height) of each level in its own pixels, the finest level first.
-        corrections: What was assumed or corrected on the way, in words.
+        corrections: What was assumed or corrected, in words.
     """
 
     mpp: Pair | None
@@ -33,13 +33,13 @@ class Pyramid(Protocol):
             height: Rows.
 
         Returns:
-            uint8 (height, width, 3), transparent pixels on white; and by what fraction of a pixel (x, y) the region
-            starts further right and further down than was asked.
+            uint8 (height, width, 3), transparent pixels on white; and the fraction of a pixel (x, y) by which
+            the region starts further right and down than requested.
         """
         ...
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         ...
 
 

@@ -1,7 +1,7 @@
-"""Whole slides, asked for in millimeters and micrometers per pixel, never in levels.
+"""Whole slides, addressed in millimeters and micrometers per pixel, never in levels.
 
-OpenSlide reads them where it can. It reads DICOM slides too, pixel for pixel as wsidicom does,
-so that wsidicom has the series that OpenSlide refuses; tifffile has OME-TIFF, whose pyramid OpenSlide does not find.
+OpenSlide reads them if it can. It reads DICOM slides pixel for pixel as wsidicom does, so wsidicom reads only the
+series that OpenSlide refuses; tifffile reads OME-TIFF, whose pyramid OpenSlide does not find.
 Color profiles are not applied.
 """
 
@@ -24,21 +24,21 @@ from softfree_runtime.core.errors import ReadError
 from softfree_runtime.readers import file_head
 from softfree_runtime.readers.image import in_one_line
 
-_SIDE = 4096  # pixels of a level that are held at once, along each side
-_FINER = 1.5  # how much finer than the finest level may be asked for: scanners differ, 20x is not 40x
-_ROUNDED = 2.0  # pixels by which a level's sides may be off the slide's proportions, and a part of them
+_SIDE = 4096  # maximum side of a region of a level held in memory, pixels
+_FINER = 1.5  # maximum upsampling beyond the finest level: scanners differ, but 20x is not 40x
+_ROUNDED = 2.0  # tolerance of a level's sides against the slide's proportions: pixels, and relative
 _OFF = 0.02
 _LONGEST = 500.0  # mm; the largest slides have 200
-_SAME = 0.01  # a level whose resolution is this near to the one asked for serves it
+_SAME = 0.01  # relative tolerance in choosing a level by its resolution
 
 
 class Slide:
-    """A slide that is open for reading. It may be pickled: the other process opens the file anew.
+    """A slide open for reading. It can be pickled: the other process reopens the file.
 
     Args:
-        path: The file, for messages and for opening it again.
+        path: The file, for messages and for reopening.
         pyramid: Its levels.
-        mpp: Micrometers per pixel of level 0 that hold instead of the file's own, or None.
+        mpp: Micrometers per pixel of level 0 that override the file's own, or None.
 
     Attributes:
         mpp: Micrometers per pixel (x, y) of the finest level.
@@ -47,7 +47,7 @@ class Slide:
             ``softfree check`` lists them. Empty for a sound file.
 
     Raises:
-        ReadError: Status ``no_resolution`` when neither the file nor the caller gives one that can be.
+        ReadError: Status ``no_resolution`` if neither the file nor the caller gives a plausible one.
     """
 
     def __init__(self, path: Path, pyramid: Pyramid, mpp: Pair | None = None) -> None:
@@ -82,14 +82,14 @@ class Slide:
 
     @property
     def levels(self) -> int:
-        """Number of resolutions that the file has."""
+        """Number of resolutions of the file."""
         return len(self._levels)
 
     def read(self, x_mm: float, y_mm: float, width_px: int, height_px: int, mpp: float) -> np.ndarray:
         """Read a region at any resolution, from the coarsest level that is fine enough.
 
         Pixels are resampled with weights that fall linearly over twice what a pixel covers (bilinear with
-        antialiasing). What lies outside the slide or is transparent is white.
+        antialiasing). Pixels outside the slide and transparent pixels are white.
 
         Args:
             x_mm: Left edge, millimeters from the left edge of the slide.
@@ -102,7 +102,7 @@ class Slide:
             uint8 (height_px, width_px, 3).
 
         Raises:
-            ReadError: Pixels that cannot be decoded.
+            ReadError: Pixels cannot be decoded.
         """
         scale = mpp / self.mpp[0], mpp / self.mpp[1]
         level = self._level(scale)
@@ -120,7 +120,7 @@ class Slide:
         return out
 
     def refuse_finer(self, mpp: float) -> None:
-        """Raise ReadError, status ``too_coarse``, when ``mpp`` asks for detail that the slide does not have."""
+        """Raise ReadError, status ``too_coarse``, if ``mpp`` requires detail that the slide does not have."""
         finest = max(self.mpp)
         if mpp * _FINER < finest:
             raise ReadError(
@@ -135,7 +135,7 @@ class Slide:
         return self.read(0, 0, width, height, mpp)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._pyramid.close()
 
     def __enter__(self) -> Slide:
@@ -148,16 +148,16 @@ class Slide:
         return open_slide, (self.path, self._given)
 
     def _level(self, scale: Pair) -> int:
-        """Return the index into the levels that fit."""
+        """Return the index of the coarsest level that is fine enough."""
         fine = [
             n for n, down in enumerate(self._downsamples) if max(down[0] / scale[0], down[1] / scale[1]) <= 1 + _SAME
         ]
         return max(fine, key=lambda n: self._downsamples[n][0], default=0)
 
     def _resample(self, level: int, corner: Pair, step: Pair, shape: tuple[int, int]) -> Image.Image:
-        """Resample what starts at ``corner`` of a level, in its pixels, to ``shape`` (rows, columns)."""
+        """Resample a region of a level, from ``corner`` in its pixels, to ``shape`` (rows, columns)."""
         ends = [start + count * one for start, count, one in zip(corner, shape[::-1], step, strict=True)]
-        around = [math.ceil(one) + 2 for one in step]  # what the weights of the outermost pixels reach
+        around = [math.ceil(one) + 2 for one in step]  # reach of the weights of the outermost pixels
         x, y = (math.floor(start) - more for start, more in zip(corner, around, strict=True))
         right, bottom = (math.ceil(end) + more for end, more in zip(ends, around, strict=True))
         pixels, shift = self._window(level, x, y, right - x, bottom - y)
@@ -168,7 +168,7 @@ class Slide:
         return whole.resize(shape[::-1], Image.Resampling.BILINEAR, box=box)
 
     def _window(self, level: int, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, Pair]:
-        """Read (height, width, 3) of a level, white where it reaches beyond, and the region's shift."""
+        """Read (height, width, 3) of a level, white beyond its edges, and the region's shift."""
         number = self._levels[level]
         size = self._pyramid.sizes[number]
         x0, y0, x1, y1 = max(0, x), max(0, y), min(size[0], x + width), min(size[1], y + height)
