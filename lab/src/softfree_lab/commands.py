@@ -94,8 +94,8 @@ def _study_ablation(parsed: Namespace) -> None:
 
     from softfree_lab.studies.ablation import study_ablation
 
-    chosen = fill(AblationOptions, parsed)
-    print(study_ablation(chosen, [Path(one) for one in parsed.recipes]), end="")
+    options = fill(AblationOptions, parsed)
+    print(study_ablation(options, [Path(recipe) for recipe in parsed.recipes]), end="")
 
 
 def _study_sizes_arguments(parser: Parser) -> None:
@@ -111,11 +111,11 @@ def _study_sizes(parsed: Namespace) -> None:
     from softfree_lab.studies.confound import print_sizes, study_sizes
 
     moved = None if parsed.table is None else Path(parsed.table)
-    found = study_sizes(Run.load(parsed.run), moved=moved, progress=not parsed.json)
+    result = study_sizes(Run.load(parsed.run), moved=moved, progress=not parsed.json)
     if parsed.json:
-        print(json.dumps(found.to_dict(), indent=2))
+        print(json.dumps(result.to_dict(), indent=2))
     else:
-        print_sizes(found)
+        print_sizes(result)
 
 
 def _study_robustness_arguments(parser: Parser) -> None:
@@ -128,12 +128,12 @@ def _study_robustness(parsed: Namespace) -> None:
     from softfree_lab.studies.robustness import study_robustness
     from softfree_lab.studies.robustness_report import to_markdown
 
-    chosen = fill(RobustnessOptions, parsed, progress=parsed.progress and not parsed.json)
-    found = study_robustness(parsed.runs, chosen)
+    options = fill(RobustnessOptions, parsed, progress=parsed.progress and not parsed.json)
+    result = study_robustness(parsed.runs, options)
     if parsed.json:
-        print(json.dumps(json.loads(found.rows.to_json(orient="records")), indent=2))
+        print(json.dumps(json.loads(result.rows.to_json(orient="records")), indent=2))
     else:
-        print(to_markdown(found.rows, found.summary), end="")
+        print(to_markdown(result.rows, result.summary), end="")
 
 
 def _study_convergence_arguments(parser: Parser) -> None:
@@ -156,9 +156,9 @@ def _study_attention_maps_arguments(parser: Parser) -> None:
 def _study_attention_maps(parsed: Namespace) -> None:
     from softfree_lab.studies.attention_maps import study_attention_maps
 
-    chosen = fill(AttentionMapOptions, parsed)
-    study_attention_maps(parsed.image, parsed.runs, chosen)
-    print(chosen.out)
+    options = fill(AttentionMapOptions, parsed)
+    study_attention_maps(parsed.image, parsed.runs, options)
+    print(options.out)
 
 
 def _study_explain_arguments(parser: Parser) -> None:
@@ -171,15 +171,15 @@ def _study_explain(parsed: Namespace) -> int:
     from softfree_lab.studies.explain import study_explain
     from softfree_lab.studies.explain_report import to_markdown
 
-    chosen = fill(ExplainStudyOptions, parsed, progress=parsed.progress and not parsed.json)
-    found = study_explain(parsed.runs, chosen)
+    options = fill(ExplainStudyOptions, parsed, progress=parsed.progress and not parsed.json)
+    result = study_explain(parsed.runs, options)
     if parsed.json:
-        print(json.dumps(json.loads(found.summary.to_json(orient="records")), indent=2))
+        print(json.dumps(json.loads(result.summary.to_json(orient="records")), indent=2))
     else:
-        print(to_markdown(found.rows, found.summary, found.unreadable), end="")
-    for line in found.unreadable:
+        print(to_markdown(result.rows, result.summary, result.unreadable), end="")
+    for line in result.unreadable:
         print(f"softfree: {line}", file=sys.stderr)
-    return 1 if found.unreadable else 0
+    return 1 if result.unreadable else 0
 
 
 def _study_coverage(parsed: Namespace) -> None:
@@ -193,11 +193,11 @@ def _bench_plan(parsed: Namespace) -> None:
 
     from softfree_lab.bench.plan_check import check_plan, print_check
 
-    found = check_plan(out=None if parsed.out is None else Path(parsed.out))
+    result = check_plan(out=None if parsed.out is None else Path(parsed.out))
     if parsed.json:
-        print(json.dumps(found.to_dict("records"), indent=2))
+        print(json.dumps(result.to_dict("records"), indent=2))
     else:
-        print_check(found)
+        print_check(result)
 
 
 def _bench_plan_arguments(parser: Parser) -> None:

@@ -55,13 +55,13 @@ def _check(parsed: Namespace) -> int:
     )
     if "mpp" in table.frame:
         table = with_resolution(table)
-    shown = options.progress and not parsed.json
-    found = audit(table, num_workers=options.num_workers, progress=shown, strict=options.strict)
+    progress = options.progress and not parsed.json
+    report = audit(table, num_workers=options.num_workers, progress=progress, strict=options.strict)
     if parsed.json:
-        print(json.dumps(found.to_dict(), indent=2, allow_nan=False))
+        print(json.dumps(report.to_dict(), indent=2, allow_nan=False))
     else:
-        found.print()
-    return 1 if found.errors else 0
+        report.print()
+    return 1 if report.errors else 0
 
 
 def _train_arguments(parser: Parser) -> None:
@@ -127,13 +127,13 @@ def _predict(parsed: Namespace) -> int:
             raise UserError(f"--precision {options.precision}: an exported file has its own; leave it out")
         from softfree_runtime import predict_to_file as predict_exported
 
-        how = {
+        arguments = {
             "frame": options.frame,
             "image_root": options.image_root,
             "batch_size": options.batch_size,
             "as_json": parsed.json,
         }
-        return predict_exported(parsed.run, parsed.inputs, options.out, **how)
+        return predict_exported(parsed.run, parsed.inputs, options.out, **arguments)
     from softfree.inference.predict import check_output, predict_to_file
     from softfree.inference.run import Run
 
@@ -168,28 +168,29 @@ def _prepare(parsed: Namespace) -> None:
     from softfree.data.datasets.registry import SETS, prepare_set
 
     if parsed.list:
-        shown = [
-            {key: getattr(one, key) for key in ("name", "image", "classes", "source", "terms")} for one in SETS.values()
+        listed = [
+            {key: getattr(dataset, key) for key in ("name", "image", "classes", "source", "terms")}
+            for dataset in SETS.values()
         ]
-        print(json.dumps(shown, indent=2) if parsed.json else "\n\n".join(map(_in_words, shown)))
+        print(json.dumps(listed, indent=2) if parsed.json else "\n\n".join(map(_in_words, listed)))
         return
     if parsed.name is None or parsed.root is None:
         raise UserError("softfree prepare needs NAME and ROOT; softfree prepare --list shows the names")
-    done = prepare_set(
+    prepared = prepare_set(
         parsed.name, parsed.root, fill(PrepareOptions, parsed, progress=parsed.progress and not parsed.json)
     )
-    for line in filter(None, [done.warning(), *done.notes]):
-        print(f"softfree: {'warning' if line == done.warning() else 'note'}: {line}", file=sys.stderr)
+    for line in filter(None, [prepared.warning(), *prepared.notes]):
+        print(f"softfree: {'warning' if line == prepared.warning() else 'note'}: {line}", file=sys.stderr)
     if parsed.json:
-        print(json.dumps(done.to_dict(), indent=2))
+        print(json.dumps(prepared.to_dict(), indent=2))
     else:
-        rows = ", ".join(f"{name} {count}" for name, count in done.rows.items())
-        known = "" if done.patients is None else f", {done.patients} patients"
-        print(f"{done.table}: {sum(done.rows.values())} rows ({rows}){known}\n{done.command}")
+        rows = ", ".join(f"{name} {count}" for name, count in prepared.rows.items())
+        patients = "" if prepared.patients is None else f", {prepared.patients} patients"
+        print(f"{prepared.table}: {sum(prepared.rows.values())} rows ({rows}){patients}\n{prepared.command}")
 
 
-def _in_words(one: dict[str, str]) -> str:
-    return f"{one['name']}: {one['image']}\n  {one['classes']}\n  {one['source']}\n  {one['terms']}"
+def _in_words(listed: dict[str, str]) -> str:
+    return f"{listed['name']}: {listed['image']}\n  {listed['classes']}\n  {listed['source']}\n  {listed['terms']}"
 
 
 def _pretrain_arguments(parser: Parser) -> None:
@@ -251,21 +252,21 @@ def _export(parsed: Namespace) -> int:
     from softfree.export.pipeline import export
 
     options: ExportOptions = fill(ExportOptions, parsed)
-    done = export(parsed.run, options)
-    for reason in done.unreadable:
+    exported = export(parsed.run, options)
+    for reason in exported.unreadable:
         print(f"softfree: {reason}", file=sys.stderr)
     if parsed.json:
-        print(json.dumps(done.to_dict(), indent=2, allow_nan=False))
-        return 1 if done.unreadable else 0
-    taken = "any size" if done.size is None else f"{' x '.join(map(str, done.size))} only"
-    print(f"{done.path}: {done.bytes / 1e6:.1f} MB, takes {taken}")
-    shown = "; ".join(f"{what}: {difference:.1e}" for what, difference in done.parity.differences.items())
-    print(f"Largest difference of a logit from the run's: {shown}")
-    if done.loss is not None:
-        print(done.loss.describe(options.margin))
-    if done.unreadable:
-        print(f"{len(done.unreadable)} samples for proof or calibration could not be read")
-    return 1 if done.unreadable else 0
+        print(json.dumps(exported.to_dict(), indent=2, allow_nan=False))
+        return 1 if exported.unreadable else 0
+    size = "any size" if exported.size is None else f"{' x '.join(map(str, exported.size))} only"
+    print(f"{exported.path}: {exported.bytes / 1e6:.1f} MB, takes {size}")
+    differences = "; ".join(f"{what}: {difference:.1e}" for what, difference in exported.parity.differences.items())
+    print(f"Largest difference of a logit from the run's: {differences}")
+    if exported.loss is not None:
+        print(exported.loss.describe(options.margin))
+    if exported.unreadable:
+        print(f"{len(exported.unreadable)} samples for proof or calibration could not be read")
+    return 1 if exported.unreadable else 0
 
 
 def _convert_arguments(parser: Parser) -> None:
@@ -287,11 +288,11 @@ def _convert(parsed: Namespace) -> None:
     from softfree.conversion.convert import convert, print_conversion
 
     options = fill(ConvertOptions, parsed, progress=parsed.progress and not parsed.json)
-    done = convert(parsed.source, options)
+    conversion = convert(parsed.source, options)
     if parsed.json:
-        print(json.dumps(done.to_dict(), indent=2, allow_nan=False))
+        print(json.dumps(conversion.to_dict(), indent=2, allow_nan=False))
     else:
-        print_conversion(done)
+        print_conversion(conversion)
 
 
 def _plan_arguments(parser: Parser) -> None:

@@ -1,4 +1,4 @@
-"""The command line: finds the verb, parses its arguments, and turns errors into one line and an exit status."""
+"""The command line: find the command, parse its arguments, and turn errors into one line and an exit status."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Loss:
         n: Number of test samples.
         calibrated_on: Number of samples used to calibrate int8; else 0.
         reason: Why there is no interval.
-        bits: ``int8`` or ``float16``.
+        bits: ``int8`` or ``fp16``.
         largest_shift: Largest change of a calibrated probability, over all test samples and classes.
         mean_shift: Mean over the samples of the largest change of a class probability.
         changed: Number of test samples with another predicted label.
