@@ -82,7 +82,7 @@ def test_a_report_of_another_table_is_titled_with_its_name(run: Run, tmp_path: P
 def test_unreadable_images_are_counted_and_explained(run: Run, tmp_path: Path) -> None:
     table = other_table(run, "some.csv", "path,label\n00.png,low\ngone.png,low\n02.png,high\n03.png,high\n")
     found = evaluated(run, tmp_path / "out", table=table, include_training=True)
-    assert "that the run was trained on are measured" in found.report.read_text()
+    assert "that the run was trained on are included" in found.report.read_text()
     assert len(found.scores) == 3
     assert list(found.failed) == [1]
     assert "no such file" in found.failed[1]
