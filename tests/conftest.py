@@ -69,8 +69,8 @@ def quick() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def trained_once(tmp_path_factory: pytest.TempPathFactory, quick: dict[str, Any]) -> Run:
     """What training gives on the small table, which lies beside it in ``data``; not to be changed."""
+    from softfree.core.options import TrainOptions
     from softfree.training.loop import train
-    from softfree.training.options import TrainOptions
 
     folder = tmp_path_factory.mktemp("trained")
     return train(TrainOptions(table=write_small_table(folder / "data"), out=folder / "run", **quick)).run
@@ -95,8 +95,9 @@ def _write_run(folder: Path, name: str, preprocessing: Any, **options: Any) -> R
     import torch
 
     from softfree.data.modalities.registry import preprocessing_to_config
-    from softfree.inference.run import Run, build_model
+    from softfree.inference.run import Run
     from softfree.inference.run_directory import RunDirectory
+    from softfree.models.registry import build_model
 
     folder.mkdir()
     tiny = {"depth": 2, "embed_dim": 24, "num_heads": 2}

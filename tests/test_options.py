@@ -11,10 +11,10 @@ from typing import Any, get_args
 import pytest
 from jsonargparse import ArgumentParser
 
+from softfree.core.options import ModelOptions, PresetName, ResizeMode, Split, TrainOptions
 from softfree.data.modalities.image import ImageAugmentation, ImagePreprocessing
 from softfree.data.table import SPLITS
 from softfree.models import list_models
-from softfree.training.options import ModelOptions, PresetName, ResizeMode, Split, TrainOptions
 from softfree_lab.bench.options import LoaderBenchOptions
 from softfree_lab.studies.options import AblationOptions
 from softfree_lab.studies.variants import PRESETS

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from softfree.explain.api import Explained
-    from softfree.export.pipeline import Exported
+    from softfree.deployment.pipeline import Exported
     from softfree.inference.run import Run
     from softfree.planning.plan import Plan
     from softfree.reporting.evaluate import Evaluation
+    from softfree.saliency.api import Explained
 
 
 def load(run: str | Path) -> Run:
@@ -38,7 +38,7 @@ def train(table: str | Path, **options: Any) -> Run:
 
     Args:
         table: CSV or Parquet file with one row per image, or a folder of classes.
-        **options: Fields of :class:`softfree.training.options.TrainOptions`.
+        **options: Fields of :class:`softfree.core.options.TrainOptions`.
 
     Returns:
         The finished run.
@@ -46,8 +46,8 @@ def train(table: str | Path, **options: Any) -> Run:
     Raises:
         UserError: Options, a table or images that no training can start from.
     """
+    from softfree.core.options import TrainOptions
     from softfree.training.loop import train
-    from softfree.training.options import TrainOptions
 
     return train(TrainOptions(table=Path(table), **_paths(options, TrainOptions))).run
 
@@ -108,13 +108,13 @@ def explain(run: str | Path | Run, inputs: Sequence[str | Path], **options: Any)
     Args:
         run: A run or its directory.
         inputs: Paths.
-        **options: Fields of :class:`softfree.explain.options.ExplainOptions`.
+        **options: Fields of :class:`softfree.saliency.options.ExplainOptions`.
 
     Raises:
         UserError: An unknown method, class or layer, or one that the run cannot be explained with.
     """
-    from softfree.explain.api import explain
-    from softfree.explain.options import ExplainOptions
+    from softfree.saliency.api import explain
+    from softfree.saliency.options import ExplainOptions
 
     return explain(_run(run), [str(path) for path in inputs], ExplainOptions(**_paths(options, ExplainOptions)))
 
@@ -124,13 +124,13 @@ def export(run: str | Path, **options: Any) -> Exported:
 
     Args:
         run: A run directory.
-        **options: Fields of :class:`softfree.export.options.ExportOptions`.
+        **options: Fields of :class:`softfree.deployment.options.ExportOptions`.
 
     Raises:
         UserError: A model or a size that the format cannot hold, or a file that differs from the run.
     """
-    from softfree.export.options import ExportOptions
-    from softfree.export.pipeline import export
+    from softfree.deployment.options import ExportOptions
+    from softfree.deployment.pipeline import export
 
     return export(run, ExportOptions(**_paths(options, ExportOptions)))
 

@@ -17,13 +17,13 @@ import softfree_lab.bench.cases as bench
 import softfree_lab.studies.variants as variants
 from softfree.attention import ATTENTIONS, Attention, import_plugins, register_attention, registry
 from softfree.attention.base import Grid
-from softfree.explain.maps import explain_tensor
-from softfree.export.graph import make_graph
+from softfree.deployment.graph import make_graph
 from softfree.models import create_model
 from softfree.models import registry as models
 from softfree.models.classifier import Classifier
 from softfree.planning.memory import memory
 from softfree.planning.work import Work
+from softfree.saliency.maps import explain_tensor
 from softfree.streaming import stream_forward
 from softfree_runtime.core.errors import UserError
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from softfree.attention import SeqNormAttention, SoftmaxAttention
+from softfree.core.options import TrainOptions
 from softfree.training.loop import train
-from softfree.training.options import TrainOptions
 
 DEPTH, WIDTH, HEADS = 2, 32, 2
 

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 import softfree
 from softfree.data.modalities.image import ImagePreprocessing
-from softfree.inference.run import Run, build_model
+from softfree.inference.run import Run
 from softfree.inference.run_directory import Calibration, RunDirectory
+from softfree.models.registry import build_model
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task
 

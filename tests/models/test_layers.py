@@ -118,7 +118,7 @@ def test_inflated_weights_give_the_logits_of_the_image(tmp_path: Path) -> None:
 def test_a_graph_without_erf_and_exp() -> None:
     pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
-    from softfree.export.graph import make_graph
+    from softfree.deployment.graph import make_graph
 
     model = started(VisionTransformer(**FLAT, act="relu2"))
     graph = make_graph(model, 3, 32)

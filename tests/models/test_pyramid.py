@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from softfree.attention.soft.pseudoinverse import Inverse
 from softfree.attention.softmax import SoftmaxAttention
+from softfree.core.options import TrainOptions
 from softfree.inference.run import Run
 from softfree.models import SoftPyramid, create_model, list_models
 from softfree.models.encoder import Block
@@ -22,7 +23,6 @@ from softfree.models.pyramid_parts import PostNormBlock
 from softfree.models.registry import PYRAMIDS
 from softfree.planning.work import Work
 from softfree.training.loop import train
-from softfree.training.options import TrainOptions
 from softfree.training.results import multiply_adds
 from softfree_runtime.core.errors import UserError
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from softfree.attention import ATTENTIONS
+from softfree.core.options import PoolName
 from softfree.planning.memory import kept_bytes, memory
 from softfree.planning.work import Work, multiply_adds
-from softfree.training.options import PoolName
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from softfree.attention import ATTENTIONS
+from softfree.core.options import PoolName
 from softfree.planning.work import Work, count_parameters, multiply_adds
-from softfree.training.options import PoolName
 from softfree_runtime.core.errors import UserError
 
 

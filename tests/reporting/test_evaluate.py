@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from softfree.core.options import TrainOptions
 from softfree.inference.run import Run
 from softfree.reporting.evaluate import Evaluation, evaluate
 from softfree.reporting.options import EvaluateOptions
 from softfree.training.loop import train
-from softfree.training.options import TrainOptions
 from softfree_runtime.core.errors import UserError
 
 

@@ -16,12 +16,12 @@ from softfree.data.samples import as_samples
 from softfree.data.table import Table, read_table
 from softfree.evaluation.examples import SORTS
 from softfree.evaluation.report import Thumbnail
-from softfree.explain.maps import METHODS
 from softfree.inference.options import InferenceOptions
 from softfree.inference.run import Run
 from softfree.reporting.options import EvaluateOptions
 from softfree.reporting.saliency_maps import report_maps
 from softfree.reporting.scoring import predict_rows, scores_of
+from softfree.saliency.maps import METHODS
 from softfree_runtime.core.errors import UserError
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from softfree.cli.main import main
+from softfree.core.options import StreamOptions
 from softfree.inference.run import Run
 from softfree.models import create_model
 from softfree.streaming import adaptive as choice
 from softfree.streaming.adaptive import AdaptiveForward
-from softfree.training.options import StreamOptions
 from softfree_runtime.core.errors import UserError
 
 TINY = {"depth": 2, "embed_dim": 32, "num_heads": 2, "num_classes": 3}

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from softfree.training.options import TrainOptions
+from softfree.core.options import TrainOptions
 
 
 @pytest.fixture

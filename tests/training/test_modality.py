@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from softfree.core.options import TrainOptions
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.modalities.registry import MODALITIES
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.training.modality import modality_of, refuse_batches, refuse_foreign_options, training_preprocessing
-from softfree.training.options import TrainOptions
 from softfree_runtime.core.errors import UserError
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.optim import SGD
 
+from softfree.core.options import OptimizerOptions
 from softfree.models import create_model
 from softfree.training.optimizer import create_optimizer, create_schedule
-from softfree.training.options import OptimizerOptions
 
 
 def test_vectors_and_positions_do_not_decay_and_rates_shrink_towards_the_stem() -> None:

@@ -22,13 +22,13 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from softfree.core.environment import describe_machine, versions
+from softfree.core.options import OptimizerOptions
 from softfree.demo.options import DemoOptions
 from softfree.evaluation.delong import auroc
 from softfree.evaluation.plots.style import DASHES, INK, RULE, SERIES, styled
 from softfree.models import VisionTransformer
 from softfree.streaming import Streaming, stream_forward
 from softfree.training.optimizer import create_optimizer, create_schedule
-from softfree.training.options import OptimizerOptions
 from softfree_lab.needles import CLASSES, KINDS, NeedleRows, NeedleSlide
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing, write_atomically

@@ -9,17 +9,17 @@ from jsonargparse import Namespace
 
 from softfree.cli.parser import Command, Parser, add_json, add_options, add_table, adder, fill
 from softfree.conversion.options import ConvertOptions
+from softfree.core.options import TrainOptions
 from softfree.data.audit.options import CheckOptions
 from softfree.data.datasets.options import PrepareOptions
 from softfree.demo.options import DemoOptions
-from softfree.explain.options import ExplainOptions
-from softfree.export.options import ExportOptions
+from softfree.deployment.options import ExportOptions
 from softfree.features.options import FeatureOptions
 from softfree.inference.options import PredictOptions
 from softfree.planning.options import PlanOptions
 from softfree.pretraining.options import PretrainOptions
 from softfree.reporting.options import EvaluateOptions
-from softfree.training.options import TrainOptions
+from softfree.saliency.options import ExplainOptions
 from softfree_runtime.core.errors import UserError
 
 
@@ -237,7 +237,7 @@ def _explain_arguments(parser: Parser) -> None:
 
 
 def _explain(parsed: Namespace) -> int:
-    from softfree.explain.api import explain_to_files
+    from softfree.saliency.api import explain_to_files
 
     return explain_to_files(parsed.run, parsed.inputs, fill(ExplainOptions, parsed), as_json=parsed.json)
 
@@ -249,7 +249,7 @@ def _export_arguments(parser: Parser) -> None:
 
 
 def _export(parsed: Namespace) -> int:
-    from softfree.export.pipeline import export
+    from softfree.deployment.pipeline import export
 
     options: ExportOptions = fill(ExportOptions, parsed)
     exported = export(parsed.run, options)

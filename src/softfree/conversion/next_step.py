@@ -10,7 +10,7 @@ import yaml
 
 from softfree.conversion.options import ConvertOptions
 from softfree.conversion.source import Source
-from softfree.training.options import ModelOptions, TableOptions
+from softfree.core.options import ModelOptions, TableOptions
 from softfree_runtime.sources.inputs import TABLES
 
 # A tenth to a third of the learning rate from scratch: the weights are already close to a good solution.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from softfree.training.options import PresetName, ResizeMode
+from softfree.core.options import PresetName, ResizeMode
 
 
 @dataclass(kw_only=True)

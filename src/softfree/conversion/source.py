@@ -9,6 +9,7 @@ from typing import Any
 
 from softfree.attention import SoftmaxAttention
 from softfree.conversion.options import ConvertOptions
+from softfree.core.options import ImageOptions
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
@@ -16,7 +17,6 @@ from softfree.models import VisionTransformer, create_model, list_models, load_p
 from softfree.models.patch_embed import stem_of
 from softfree.models.weights.files import read_weights
 from softfree.models.weights.names import to_timm
-from softfree.training.options import ImageOptions
 from softfree_runtime.core.errors import UserError, unknown_name
 
 WEIGHT_OPTIONS = ("model", "preset", "size", "resize_mode", "channels", "pool", "weights_grid", "model_options")

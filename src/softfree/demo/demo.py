@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from softfree.core.options import TrainOptions
 from softfree.demo.options import DemoOptions
 from softfree.demo.phantoms import CLASSES, NOTICE, write_phantoms
 from softfree.evaluation.metrics import Metric, measure
 from softfree.evaluation.report import Thumbnail
-from softfree.explain.captions import method_title, prediction_text
-from softfree.explain.maps import explain_tensor
-from softfree.explain.overlay import Layer, draw_overlay
 from softfree.inference.run import Run
 from softfree.reporting.evaluate import write_results
 from softfree.reporting.options import EvaluateOptions
 from softfree.reporting.scoring import open_table, scores_of
+from softfree.saliency.captions import method_title, prediction_text
+from softfree.saliency.maps import explain_tensor
+from softfree.saliency.overlay import Layer, draw_overlay
 from softfree.training.loop import train
-from softfree.training.options import TrainOptions
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.readers import read_image
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from softfree.training.options import Precision
+from softfree.core.options import Precision
 
 
 @dataclass(kw_only=True)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from softfree.core.environment import best_device
+from softfree.core.options import Precision
 from softfree.core.progress import tracked
 from softfree.data.dataset import SampleDataset, Seen
 from softfree.inference.options import InferenceOptions
 from softfree.streaming.adaptive import AdaptiveForward
-from softfree.training.options import Precision
 from softfree_runtime.core.batching import of_equal_shape
 from softfree_runtime.core.errors import ReadError, UserError
 

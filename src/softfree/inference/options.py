@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from softfree.training.options import Precision, StreamOptions
+from softfree.core.options import Precision, StreamOptions
 
 
 @dataclass(kw_only=True)

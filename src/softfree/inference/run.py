@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
+    from softfree.core.options import Precision, StreamOptions
     from softfree.data.modalities.base import Preprocessing
     from softfree.data.modalities.image import ImagePreprocessing
-    from softfree.training.options import Precision, StreamOptions
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,8 @@ class Run:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        from softfree.models.registry import build_model
+
         directory = self.directory
         path = directory.weights
         if not directory.is_unchanged(path):
@@ -183,22 +185,14 @@ class Run:
         return replace(self, calibration=calibration)
 
 
-def build_model(config: dict[str, Any]) -> nn.Module:
-    """Build the model that a configuration describes, with fresh weights."""
-    from softfree.models import create_model
-
-    arguments = dict(config["model"])
-    return create_model(arguments.pop("name"), **arguments)
-
-
 def check_config(path: Path, config: dict[str, Any]) -> None:
     """Validate a configuration, and fill in the options that it lacks.
 
     Raises:
         UserError: Names the field that is missing, unknown or of the wrong type.
     """
+    from softfree.core.options import TrainOptions
     from softfree.data.modalities.registry import KINDS, MODALITIES
-    from softfree.training.options import TrainOptions
 
     check_task(path, config["task"])
     preprocessing = config["preprocessing"]
@@ -222,7 +216,7 @@ def check_config(path: Path, config: dict[str, Any]) -> None:
 
 
 def _default_options() -> dict[str, Any]:
-    from softfree.training.options import TrainOptions
+    from softfree.core.options import TrainOptions
 
     options = fields(TrainOptions)
     defaults = {option.name: option.default for option in options if option.default is not MISSING}

@@ -151,3 +151,9 @@ def supported_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if is_bag and arguments.get("mlp_chunk", 0) is None:
         del arguments["mlp_chunk"]  # a bag's own default saves memory where it is large
     return arguments
+
+
+def build_model(config: Mapping[str, Any]) -> nn.Module:
+    """Build the model that a run's configuration describes, with fresh weights."""
+    arguments = dict(config["model"])
+    return create_model(arguments.pop("name"), **arguments)

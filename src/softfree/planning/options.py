@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from softfree.training.options import PoolName, Precision
+from softfree.core.options import PoolName, Precision
 
 
 @dataclass(kw_only=True)

@@ -8,11 +8,11 @@ from typing import get_args
 
 from softfree.attention import Attention, attention_class
 from softfree.attention.cost import AttentionCost, Shape
+from softfree.core.options import PoolName, Precision
 from softfree.models.registry import IMAGE_MODELS, PYRAMIDS, SIZES
 from softfree.planning.head import HeadCost, head_cost
 from softfree.planning.stem import StemCost, stem_cost
 from softfree.planning.tracing import traced_cost
-from softfree.training.options import PoolName, Precision
 from softfree_runtime.core.errors import UserError, unknown_name
 
 

@@ -24,9 +24,8 @@ from softfree.core.environment import describe_machine, versions
 from softfree.core.progress import console
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.registry import preprocessing_from_config, preprocessing_to_config
-from softfree.inference.run import build_model
 from softfree.inference.run_directory import RunDirectory
-from softfree.models.registry import supported_arguments
+from softfree.models.registry import build_model, supported_arguments
 from softfree.pretraining.masked_autoencoder import MaskedAutoencoder
 from softfree.pretraining.module import PretrainingModule
 from softfree.pretraining.options import PretrainOptions

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from softfree.training.options import ImageOptions, Precision, VolumeOptions
+from softfree.core.options import ImageOptions, Precision, VolumeOptions
 
 
 @dataclass(kw_only=True)

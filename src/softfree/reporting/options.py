@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from softfree.core.options import Split
 from softfree.inference.options import InferenceOptions
-from softfree.training.options import Split
 
 
 @dataclass(kw_only=True)

@@ -10,13 +10,13 @@ from softfree.data.table import Table
 from softfree.evaluation.examples import SORTS, Case, telling_cases
 from softfree.evaluation.report import Thumbnail
 from softfree.evaluation.scores import Scores
-from softfree.explain.activations import classifier
-from softfree.explain.captions import agreement_sentences, method_title, prediction_text
-from softfree.explain.maps import Map
-from softfree.explain.samples import SampleOpener
-from softfree.explain.streamed import explain_pair
 from softfree.inference.run import Run
 from softfree.reporting.options import EvaluateOptions
+from softfree.saliency.activations import classifier
+from softfree.saliency.captions import agreement_sentences, method_title, prediction_text
+from softfree.saliency.maps import Map
+from softfree.saliency.samples import SampleOpener
+from softfree.saliency.streamed import explain_pair
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree_runtime.core.errors import ReadError, UserError
 

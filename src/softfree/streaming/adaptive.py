@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from softfree.attention import attention_name
+from softfree.core.options import Precision, StreamOptions
 from softfree.core.precision import products_in
 from softfree.models.classifier import Classifier
 from softfree.models.encoder import Block
@@ -19,7 +20,6 @@ from softfree.planning.work import Work
 from softfree.streaming.image_rows import Rows
 from softfree.streaming.layers import can_stream, why_model_cannot
 from softfree.streaming.streamed import Streaming, stream_forward, streamed
-from softfree.training.options import Precision, StreamOptions
 from softfree_runtime.core.errors import UserError
 
 # Share of the free memory that a sample may take; other processes need some, too.

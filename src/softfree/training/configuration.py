@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from softfree.core.environment import versions
+from softfree.core.options import TrainOptions
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.registry import preprocessing_to_config
 from softfree.data.samples import as_samples
@@ -19,7 +20,6 @@ from softfree.data.table import Table, read_table
 from softfree.inference.run_directory import RunDirectory
 from softfree.models.registry import supported_arguments
 from softfree.training.modality import modality_of, refuse_batches, refuse_foreign_options, training_preprocessing
-from softfree.training.options import TrainOptions
 from softfree.training.progressive_size import refuse_growth
 from softfree_runtime.core.errors import UserError
 

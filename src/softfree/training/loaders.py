@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from softfree.core.options import TrainOptions
 from softfree.data.audit.near_duplicates import MOST
 from softfree.data.dataset import EpochSampler, Sample, SampleDataset, choose_cache
 from softfree.data.modalities.base import Preprocessing
@@ -18,7 +19,6 @@ from softfree.models.bag import collate_bags
 from softfree.training.microbatches import Step
 from softfree.training.mixup import MixedSamples
 from softfree.training.modality import training_preprocessing
-from softfree.training.options import TrainOptions
 from softfree_runtime.core.errors import ReadError, UserError
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from softfree.core.environment import best_device
+from softfree.core.options import TrainOptions
 from softfree.core.progress import console
 from softfree.data.audit.checks import knows_patients
 from softfree.data.modalities.base import Preprocessing
@@ -20,8 +21,9 @@ from softfree.data.modalities.registry import preprocessing_from_config
 from softfree.data.seen import Seen
 from softfree.data.split_file import write_split
 from softfree.data.table import SPLITS, Table
-from softfree.inference.run import Run, build_model
+from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
+from softfree.models.registry import build_model
 from softfree.training.callbacks import Spent
 from softfree.training.checkpoints import BEST, claimed, newest_checkpoint, read_checkpoint
 from softfree.training.configuration import (
@@ -37,7 +39,6 @@ from softfree.training.loaders import TrainingSamples, create_loaders, cut_steps
 from softfree.training.losses import class_weights, known_share
 from softfree.training.modality import create_preprocessing
 from softfree.training.module import ClassifierModule
-from softfree.training.options import TrainOptions
 from softfree.training.progressive_size import Growth
 from softfree.training.results import TrainingResult, describe_cost, measure_run
 from softfree.training.trainer import create_trainer, explained, quieten

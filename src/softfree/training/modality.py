@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 
+from softfree.core.options import TrainOptions
 from softfree.data.modalities.base import Augmentation, Preprocessing
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.modalities.registry import MODALITIES, Modality
-from softfree.training.options import TrainOptions
 from softfree_runtime.core.errors import UserError
 
 

@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from softfree.attention import Attention
+from softfree.core.options import OptimizerOptions, StreamOptions
 from softfree.data.dataset import Sample
 from softfree.evaluation.scores import Scores, undefined_reason
 from softfree.models.layers import draw_depths, forget_depths
@@ -20,7 +21,6 @@ from softfree.training.distillation import Teacher
 from softfree.training.losses import Distillation, Objective
 from softfree.training.microbatches import Step, seed_step
 from softfree.training.optimizer import create_optimizer, create_schedule
-from softfree.training.options import OptimizerOptions, StreamOptions
 from softfree.training.progressive_size import Growth
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.outputs import probabilities

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from softfree.training.options import OptimizerOptions
+from softfree.core.options import OptimizerOptions
 
 
 def create_optimizer(model: nn.Module, options: OptimizerOptions) -> AdamW:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from softfree.training.options import TrainOptions
+from softfree.core.options import TrainOptions
 from softfree_runtime.core.errors import UserError
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from softfree.core.environment import describe_machine, peak_memory
+from softfree.core.options import Split, TrainOptions
 from softfree.core.progress import console
 from softfree.data.audit.checks import counted
 from softfree.data.audit.near_duplicates import MOST, find_pairs
@@ -25,7 +26,6 @@ from softfree.reporting.evaluate import Evaluation, write_results
 from softfree.reporting.options import EvaluateOptions
 from softfree.reporting.scoring import calibrate, predict_rows, write_predictions
 from softfree.training.loaders import TrainingSamples
-from softfree.training.options import Split, TrainOptions
 
 
 @dataclass(frozen=True)

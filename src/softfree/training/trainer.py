@@ -15,10 +15,10 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from softfree.core.options import TrainOptions
 from softfree.inference.run_directory import RunDirectory
 from softfree.training.callbacks import EpochReport, Patience, Spent, WarmedAverage
 from softfree.training.checkpoints import BEST, WholeCheckpoints
-from softfree.training.options import TrainOptions
 from softfree_runtime.core.errors import UserError
 
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}

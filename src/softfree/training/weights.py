@@ -15,6 +15,7 @@ from softfree.conversion.closed_form import first_order, least_squares, set_scal
 from softfree.conversion.fit import attention_inputs, relative_error
 from softfree.conversion.source import named_for
 from softfree.conversion.statistics import Statistics
+from softfree.core.options import TrainOptions
 from softfree.data.dataset import SampleDataset
 from softfree.inference.run_directory import RunDirectory
 from softfree.models import (
@@ -29,7 +30,6 @@ from softfree.models import (
 from softfree.models.patch_embed import stem_of
 from softfree.models.weights.files import read_weights
 from softfree.models.weights.names import to_timm
-from softfree.training.options import TrainOptions
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import read_yaml
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from softfree.core.options import StreamOptions
 from softfree.data.dataset import SampleDataset
 from softfree.data.modalities import slide_rows
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.slide_rows import SlideRows, load_or_open, open_rows
-from softfree.explain.api import explain
-from softfree.explain.options import ExplainOptions
 from softfree.inference.forward import infer
 from softfree.inference.options import InferenceOptions
 from softfree.inference.run import Run
-from softfree.training.options import StreamOptions
+from softfree.saliency.api import explain
+from softfree.saliency.options import ExplainOptions
 from softfree_runtime.core.errors import ReadError
 
 MPP = 8.0

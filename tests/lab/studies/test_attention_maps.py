@@ -6,8 +6,9 @@ import pytest
 from safetensors.torch import save_file
 
 from softfree.data.modalities.image import ImagePreprocessing
-from softfree.inference.run import Run, build_model
+from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
+from softfree.models.registry import build_model
 from softfree_lab.cli import main
 from softfree_lab.studies.attention_maps import compute_row
 from softfree_lab.studies.options import AttentionMapOptions

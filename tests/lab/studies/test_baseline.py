@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from softfree.training.options import TrainOptions
+from softfree.core.options import TrainOptions
 from softfree_lab.studies.baseline import fit_baseline
 from softfree_runtime.core.errors import UserError
 

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from softfree.core.options import TrainOptions
 from softfree.training.loop import train
-from softfree.training.options import TrainOptions
 from softfree_lab.studies.confound import SizeStudy, print_sizes, study_sizes
 from softfree_runtime.core.errors import UserError
 

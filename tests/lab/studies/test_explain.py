@@ -16,10 +16,11 @@ import torch
 from safetensors.torch import save_file
 
 from softfree.data.modalities.image import ImagePreprocessing
-from softfree.explain import maps
-from softfree.inference.run import Run, build_model
+from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
+from softfree.models.registry import build_model
 from softfree.reporting.scoring import open_table
+from softfree.saliency import maps
 from softfree_lab.cli import main
 from softfree_lab.studies.explain import MapStudy, study_explain, summarize
 from softfree_lab.studies.explain_images import choose

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from softfree.explain.maps import explain_tensor
-from softfree.explain.sanity_checks import ALL, HEAD, cascade, similarity
 from softfree.models import VisionTransformer
+from softfree.saliency.maps import explain_tensor
+from softfree.saliency.sanity_checks import ALL, HEAD, cascade, similarity
 from softfree_lab.studies.faithfulness import Perturbed, without_tokens
 from softfree_runtime.core.errors import UserError
 

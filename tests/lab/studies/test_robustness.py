@@ -8,11 +8,12 @@ import pytest
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 
-from softfree.inference.run import Run, build_model
+from softfree.core.options import TrainOptions
+from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
+from softfree.models.registry import build_model
 from softfree.reporting.scoring import open_table
 from softfree.training.loop import train
-from softfree.training.options import TrainOptions
 from softfree_lab.cli import main
 from softfree_lab.studies.corruptions import STRENGTHS
 from softfree_lab.studies.options import RobustnessOptions

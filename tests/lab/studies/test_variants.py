@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from softfree.attention import ATTENTIONS
-from softfree.inference.run import build_model
-from softfree.training.options import TrainOptions
+from softfree.core.options import TrainOptions
+from softfree.models.registry import build_model
 from softfree_lab.studies.variants import PRESETS, apply, choose_variants
 from softfree_runtime.core.errors import UserError
 

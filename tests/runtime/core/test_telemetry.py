@@ -36,7 +36,7 @@ def test_one_place_imports_what_reports() -> None:
         if any(name in (text := path.read_text()) for name in REPORTING)
         and (names := {name.split(".")[0] for name in imported(ast.parse(text))} & REPORTING)
     }
-    asks = "src/softfree/export/quantization.py"  # for a module of onnxruntime, by import_onnxruntime
+    asks = "src/softfree/deployment/quantization.py"  # for a module of onnxruntime, by import_onnxruntime
     assert found.pop(asks) == {"onnxruntime"}
     assert "import_onnxruntime(" in (ROOT / asks).read_text()
     assert found == {"runtime/src/softfree_runtime/core/telemetry.py": {"openvino"}}

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from softfree.data.modalities.image import ImagePreprocessing
-from softfree.export.card import numpy_image_preprocessing
+from softfree.deployment.card import numpy_image_preprocessing
 from softfree_runtime.preprocessing.image import NumpyImagePreprocessing, resize
 from softfree_runtime.readers import DecodedImage, read_image
 

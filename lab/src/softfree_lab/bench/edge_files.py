@@ -16,11 +16,11 @@ from onnx import helper
 from softfree.attention import SeqNormAttention
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.demo.phantoms import draw_phantom
-from softfree.export.card import numpy_image_preprocessing
-from softfree.export.graph import Graph, has_fixed_size, make_graph
-from softfree.export.onnx_passes import equalize_ranks, to_float16
-from softfree.export.quantization import quantize_static
-from softfree.export.samples import Source, read_evenly
+from softfree.deployment.card import numpy_image_preprocessing
+from softfree.deployment.graph import Graph, has_fixed_size, make_graph
+from softfree.deployment.onnx_passes import equalize_ranks, to_float16
+from softfree.deployment.quantization import quantize_static
+from softfree.deployment.samples import Source, read_evenly
 from softfree.inference.predict import find_inputs
 from softfree.models import Block, VisionTransformer
 from softfree_lab.bench.edge_cases import PYTORCH, STANDARD, EdgeCase, make_model, make_pixels, open_case

@@ -18,11 +18,11 @@ import torch
 from softfree.core.environment import describe_machine
 from softfree.core.memory import available_or_assumed
 from softfree.core.precision import products_in
-from softfree.explain.maps import explain_tensor, known_method
-from softfree.explain.streamed import explain_streamed
 from softfree.models import create_model
 from softfree.models.vit import VisionTransformer
 from softfree.planning.memory import PROCESS
+from softfree.saliency.maps import explain_tensor, known_method
+from softfree.saliency.streamed import explain_streamed
 from softfree.streaming import Rows, Streaming, stream_forward
 from softfree_lab.bench.cases import CHECKED_SIDE, TOLERANCES, BenchCase, Pass
 from softfree_lab.bench.measure import Budget, estimated_bytes, predicted_seconds, run_group

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from softfree.training.options import ImageOptions, Precision
+from softfree.core.options import ImageOptions, Precision
 
 
 @dataclass(kw_only=True)

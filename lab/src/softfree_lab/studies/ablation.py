@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from softfree.core.environment import describe_machine, versions
+from softfree.core.options import TrainOptions
 from softfree.demo.phantoms import write_phantoms
 from softfree.evaluation.scores import Scores
 from softfree.inference.run import Run
@@ -29,7 +30,6 @@ from softfree.inference.run_directory import RunDirectory
 from softfree.reporting.scoring import open_table, predict_rows, scores_of
 from softfree.training.checkpoints import claimed
 from softfree.training.configuration import check_options
-from softfree.training.options import TrainOptions
 from softfree_lab.studies import baseline
 from softfree_lab.studies.children import Children
 from softfree_lab.studies.options import AblationOptions

@@ -19,6 +19,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from softfree.core.options import TrainOptions
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.table import Table
@@ -26,7 +27,6 @@ from softfree.evaluation.metric_specs import quantities
 from softfree.evaluation.scores import Scores
 from softfree.training.configuration import read_training_table
 from softfree.training.modality import create_preprocessing, modality_of
-from softfree.training.options import TrainOptions
 from softfree_runtime.core.errors import ReadError, UserError
 
 SIDE = 32  # of what is left of an image or a slide, pixels

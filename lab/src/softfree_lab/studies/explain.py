@@ -1,7 +1,7 @@
 """How far the maps of each method can be trusted, attention by attention.
 
 Deletion and insertion (:mod:`~softfree_lab.studies.faithfulness`), random weights
-(:mod:`~softfree.explain.sanity_checks`) and, where the table says where the findings are, their places
+(:mod:`~softfree.saliency.sanity_checks`) and, where the table says where the findings are, their places
 (:mod:`~softfree_lab.studies.localization`).
 """
 

@@ -15,15 +15,15 @@ from softfree.core.environment import best_device
 from softfree.core.precision import products_in
 from softfree.core.progress import tracked
 from softfree.data.table import Table
-from softfree.explain.activations import classifier
-from softfree.explain.log_odds import LogOdds
-from softfree.explain.logit_decomposition import has_split
-from softfree.explain.maps import explain_tensor
-from softfree.explain.options import MapMethod
-from softfree.explain.samples import Sample, SampleOpener
-from softfree.explain.sanity_checks import ALL, HEAD, cascade, similarity
 from softfree.inference.run import Run
 from softfree.models import VisionTransformer
+from softfree.saliency.activations import classifier
+from softfree.saliency.log_odds import LogOdds
+from softfree.saliency.logit_decomposition import has_split
+from softfree.saliency.maps import explain_tensor
+from softfree.saliency.options import MapMethod
+from softfree.saliency.samples import Sample, SampleOpener
+from softfree.saliency.sanity_checks import ALL, HEAD, cascade, similarity
 from softfree_lab.studies.faithfulness import Perturbed, without_tokens
 from softfree_lab.studies.localization import localization_area, on_finding, pointing_game, seen_tokens
 from softfree_lab.studies.options import ExplainStudyOptions

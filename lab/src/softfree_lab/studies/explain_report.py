@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from softfree.evaluation.plots.style import DASHES, INK, MUTED, RULE, SERIES, STYLE
-from softfree.explain.options import MapMethod
+from softfree.saliency.options import MapMethod
 from softfree_lab.studies.explain_images import RANDOM, SURE
 from softfree_runtime.core.files import replacing
 

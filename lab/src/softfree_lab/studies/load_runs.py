@@ -7,8 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from softfree.core.options import ImageOptions, ModelOptions, OptimizerOptions
 from softfree.inference.run import Run
-from softfree.training.options import ImageOptions, ModelOptions, OptimizerOptions
 from softfree_runtime.core.errors import UserError
 
 

@@ -12,7 +12,7 @@ from functools import reduce
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from softfree.explain.geometry import TokenGrid
+from softfree.saliency.geometry import TokenGrid
 
 
 def on_finding(token_grid: TokenGrid, grid: tuple[int, int], x: float, y: float, radius: float) -> np.ndarray:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from softfree.explain.options import MapMethod
-from softfree.training.options import Precision, PresetName, ResizeMode
+from softfree.core.options import Precision, PresetName, ResizeMode
+from softfree.saliency.options import MapMethod
 
 Removal = Literal["mean", "blur"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from softfree.training.options import TableOptions
+from softfree.core.options import TableOptions
 
 
 @dataclass(kw_only=True)

@@ -17,7 +17,7 @@ from softfree_runtime.sources.joined_source import split_source
 if TYPE_CHECKING:
     import torch
 
-    from softfree.training.options import TrainOptions
+    from softfree.core.options import TrainOptions
 
 
 @dataclass(frozen=True)

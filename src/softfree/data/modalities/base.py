@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-    from softfree.training.options import TrainOptions
+    from softfree.core.options import TrainOptions
 
 
 class Augmentation(Protocol):

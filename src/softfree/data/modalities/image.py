@@ -16,7 +16,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from softfree.training.options import PresetName, ResizeMode, TrainOptions
+from softfree.core.options import PresetName, ResizeMode, TrainOptions
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.readers import read_image
 from softfree_runtime.readers.image import DecodedImage

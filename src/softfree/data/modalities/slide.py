@@ -17,8 +17,8 @@ from softfree_runtime.sources.joined_source import split_source
 if TYPE_CHECKING:
     import torch
 
+    from softfree.core.options import TrainOptions
     from softfree.data.modalities.image import SlideAugmentation
-    from softfree.training.options import TrainOptions
 
 # Of ImageNet, as in timm.data.constants; timm imports torch, which prediction from an exported file does not need.
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -29,8 +29,8 @@ from monai.transforms import (
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
+from softfree.core.options import TrainOptions
 from softfree.data.modalities.image import plain_tensors
-from softfree.training.options import TrainOptions
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import read_yaml
 from softfree_runtime.readers.quiet import quiet

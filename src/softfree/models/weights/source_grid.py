@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from softfree_runtime.core.errors import UserError
@@ -182,21 +183,20 @@ def config_grid_of(path: Path, kernel: Tensor | None) -> Grid | None:
     if path.name not in ("model.safetensors", "pytorch_model.bin"):
         return None
     if (path.parent / "config.yaml").is_file():
-        return getattr(_model_of_run(path.parent), "grid_size", None)
+        return getattr(_model_of_run(path.parent / "config.yaml"), "grid_size", None)
     size = _config_size(path.parent / "config.json")
     if size is None or kernel is None or kernel.ndim != 4:
         return None
     return size[0] // kernel.shape[-2], size[1] // kernel.shape[-1]
 
 
-def _model_of_run(folder: Path) -> nn.Module | None:
-    from softfree.inference.run import build_model
-    from softfree.inference.run_directory import RunDirectory
+def _model_of_run(config: Path) -> nn.Module | None:
+    from softfree.models.registry import build_model
 
     try:
         with torch.device("meta"):
-            return build_model(RunDirectory(folder).read_config())
-    except UserError:
+            return build_model(yaml.safe_load(config.read_text(encoding="utf-8")))
+    except (UserError, OSError, ValueError, TypeError, LookupError, yaml.YAMLError):
         return None  # a configuration of something else
 
 

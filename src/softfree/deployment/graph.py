@@ -1,0 +1,202 @@
+"""Models as ONNX graphs: for any batch size, and for any image size if the model allows it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from softfree.attention import Attention
+from softfree.deployment.onnx_passes import find_float16_nodes, find_layers
+from softfree.models import BagTransformer, VisionTransformer, VolumeTransformer
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.metadata import Metadata
+
+# The first opset with an attention operator, so that softmax models also get a fused kernel.
+OPSET = 23
+PIXELS = ("batch", "channels", "height", "width")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An exported model.
+
+    Attributes:
+        proto: The ONNX model: input ``pixels`` (B, C, H, W), ``voxels`` (B, C, D, H, W) or ``tiles`` (B, N, F + 3),
+            output ``logits`` (B, K).
+        size: Sides of its input, without channels; None for any.
+        layers: Names of the nodes that are linear layers or convolutions of the model, except the head.
+        float16_nodes: Names of the nodes that may compute in half precision: ``layers`` and all of the MLPs.
+    """
+
+    proto: onnx.ModelProto
+    size: tuple[int, ...] | None
+    layers: tuple[str, ...]
+    float16_nodes: tuple[str, ...]
+
+
+class UnpaddedBags(nn.Module):
+    """A bag transformer for bags without padding, which needs no mask."""
+
+    def __init__(self, model: BagTransformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """Map bags (B, N, F + 3) to logits (B, K)."""
+        model = self.model
+        tokens, _ = model.with_class_token(model.patch_embed(tiles), None)
+        return model.forward_head(model.norm(model.blocks(tokens, None)))
+
+
+def make_graph(model: nn.Module, channels: int, side: int) -> Graph:
+    """Export a classifier of images, or of slides as pixels.
+
+    Args:
+        model: On the CPU, in evaluation mode.
+        channels: Channels of the images.
+        side: Side of the images in pixels: the one at which the graph is fastest, or the only one it takes.
+
+    Returns:
+        The graph, without metadata about this machine.
+
+    Raises:
+        UserError: A model that cannot be exported.
+    """
+    # With equal sides the exporter would assume that they are always equal.
+    example = torch.zeros(2, channels, side, side + 32)
+    if isinstance(model, VisionTransformer) and not has_fixed_size(model):
+        tokens = model.num_prefix_tokens + (-(-side // model.patch_size)) ** 2
+        with contextlib.suppress(torch.onnx.errors.OnnxExporterError), tuned_for(model, tokens):
+            any_size = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+            return _clean(_export(model, example, any_size, "pixels"), None, PIXELS)
+    proto = _export_or_raise(model, model, torch.zeros(2, channels, side, side), {0: Dim.DYNAMIC}, "pixels")
+    return _clean(proto, (side, side), PIXELS)
+
+
+def make_volume_graph(model: VolumeTransformer, channels: int, shape: Sequence[int]) -> Graph:
+    """Export a classifier of volumes (C, D, H, W) for one ``shape`` (D, H, W), that of all preprocessed volumes.
+
+    Raises:
+        UserError: A model that cannot be exported.
+    """
+    tokens = model.num_prefix_tokens + math.prod(-(-s // p) for s, p in zip(shape, model.patch_size, strict=True))
+    with tuned_for(model, tokens):
+        proto = _export_or_raise(model, model, torch.zeros(2, channels, *shape), {0: Dim.DYNAMIC}, "voxels")
+    return _clean(proto, tuple(shape), ("batch",))
+
+
+def make_bag_graph(model: BagTransformer, tiles: int) -> Graph:
+    """Export a classifier of bags for any number of tiles; it is fastest at about ``tiles``.
+
+    Raises:
+        UserError: A model that cannot be exported, such as one with landmarks for a fixed number of tiles.
+    """
+    if has_fixed_size(model):
+        raise UserError(
+            f"a {type(model).__name__} with landmarks exports for a fixed number of tiles only, but bags differ; "
+            "train one with another attention, such as seqnorm"
+        )
+    example = torch.zeros(2, 300, model.in_features + 3)
+    with tuned_for(model, model.num_prefix_tokens + tiles):
+        proto = _export_or_raise(model, UnpaddedBags(model), example, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, "tiles")
+    return _clean(proto, None, ("batch", "tiles"))
+
+
+def has_fixed_size(model: nn.Module) -> bool:
+    """Return whether a model exports for a fixed number of tokens only."""
+    return any(isinstance(part, Attention) and part.fixed_size for part in model.modules())
+
+
+@contextlib.contextmanager
+def tuned_for(model: nn.Module, tokens: int) -> Iterator[None]:
+    """Make each attention use its fastest implementation for ``tokens``, whatever the size of the example.
+
+    All give the same logits at any number of tokens; only the speed differs.
+    """
+    with contextlib.ExitStack() as stack:
+        for part in model.modules():
+            if isinstance(part, Attention):
+                stack.enter_context(part.tuned_for(tokens))
+        yield
+
+
+def _export_or_raise(model: nn.Module, module: nn.Module, example: Tensor, dynamic: dict[int, Any], name: str) -> Any:
+    try:
+        return _export(module, example, dynamic, name)
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(f"{type(model).__name__} cannot be exported to ONNX: {reason}") from None
+
+
+def _export(model: nn.Module, example: Tensor, dynamic: dict[int, Any], name: str) -> onnx.ModelProto:
+    with quiet(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=(dynamic,),
+            input_names=[name],
+            output_names=["logits"],
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the warnings of exporters and quantizers on all loggers; errors are still raised."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _clean(proto: onnx.ModelProto, size: tuple[int, ...] | None, axes: tuple[str, ...]) -> Graph:
+    """Find the layers, then remove the exporter's metadata, which names files of this machine."""
+    graph = proto.graph
+    layers = find_layers(graph)
+    float16_nodes = find_float16_nodes(graph, layers)
+    parts: list[Any] = [proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    for part in parts:
+        del part.metadata_props[:]
+    for node in graph.node:
+        node.doc_string = ""
+    for names, tensor in ((axes, graph.input[0]), (("batch",), graph.output[0])):
+        for name, axis in zip(names, tensor.type.tensor_type.shape.dim, strict=False):
+            if axis.dim_param:
+                _rename(graph, axis.dim_param, name)
+    return Graph(proto, size, layers, float16_nodes)
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param == old:
+                axis.dim_param = new
+
+
+def write_graph(proto: onnx.ModelProto, about: Metadata, path: Path) -> None:
+    """Write a graph and its metadata to one file."""
+    del proto.metadata_props[:]
+    onnx.helper.set_model_props(proto, about.to_strings())
+    proto.producer_name, proto.producer_version = "softfree", about.versions.get("softfree", "")
+    onnx.save_model(proto, path)

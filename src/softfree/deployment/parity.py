@@ -1,0 +1,113 @@
+"""Check that a file gives the logits of the run, on real samples and through each one's own preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from softfree.deployment.samples import Source
+from softfree.inference.run import Run
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.preprocessing.modalities import Preprocessing
+
+# Of logits in float32, and in float16, which shifts a probability by 0.01 at most.
+TOLERANCE = 1e-4
+FLOAT16_TOLERANCE = 2e-2
+Logits = Callable[[np.ndarray], np.ndarray]
+# The same batch, preprocessed by the run and by the runtime.
+BatchPair = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The largest difference of a logit, keyed by what was compared, such as ``8 images at 512 x 512``."""
+
+    differences: dict[str, float]
+
+    @property
+    def largest(self) -> float:
+        """The largest difference of all."""
+        return max(self.differences.values())
+
+
+def check_parity(
+    run: Run,
+    samples: Sequence[Source],
+    preprocessing: Preprocessing,
+    logits: Logits,
+    any_size: bool,
+    tolerance: float = TOLERANCE,
+) -> Parity:
+    """Compare the logits of a run with those of a file.
+
+    The run gets the samples through its own preprocessing, the file through that of the runtime, so that the whole
+    pipeline is compared.
+
+    Args:
+        run: The run.
+        samples: Readable samples.
+        preprocessing: Preprocessing of the file.
+        logits: Maps preprocessed batches of one shape to logits (B, K) of the file.
+        any_size: Compare images at three sizes; else three batches of one size.
+        tolerance: Largest accepted difference of a logit.
+
+    Raises:
+        UserError: A difference above the tolerance, or NaN.
+    """
+    differences: dict[str, float] = {}
+    model = run.model.cpu()
+    for ours, theirs in _batches(run.preprocessing, samples, preprocessing, any_size):
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(ours)).double().numpy()
+        name = _describe(preprocessing.kind, ours.shape)
+        difference = float(np.abs(expected - logits(theirs)).max())
+        if not difference <= tolerance:
+            raise UserError(
+                f"the exported model differs from the run by {difference:.2g} in a logit ({name}), more than "
+                f"{tolerance:.0e}; no file was written"
+            )
+        differences[name] = max(difference, differences.get(name, 0.0))
+    return Parity(differences)
+
+
+def _batches(own: Any, samples: Sequence[Source], runtime: Any, any_size: bool) -> Iterator[BatchPair]:
+    """Yield batches to compare, one at a time, since a single slide may fill the memory."""
+    if own.kind == "bag":
+        # All tiles of a bag, half of them, and one.
+        for number, sample in enumerate(samples[:3]):
+            ours, theirs = _load_both([sample], own, runtime)
+            yield ours, theirs
+            if number == 0:
+                for tiles in (-(-ours.shape[1] // 2), 1):
+                    yield ours[:, :tiles], theirs[:, :tiles]
+    elif own.sample_bytes() is None:
+        for sample in samples[:3]:
+            yield _load_both([sample], own, runtime)
+    elif own.kind == "image" and any_size:
+        for size in _sizes(own.size):
+            yield _load_both(samples, replace(own, size=size), replace(runtime, size=size))
+    else:
+        for count in sorted({1, min(2, len(samples)), len(samples)}):
+            yield _load_both(samples[:count], own, runtime)
+
+
+def _sizes(size: int) -> tuple[int, int, int]:
+    """Return the run's size, a smaller one, and a larger one that is not a multiple of any patch."""
+    return size, max(16, 3 * size // 4), 5 * size // 4 + 5
+
+
+def _load_both(samples: Sequence[Source], own: Preprocessing, runtime: Preprocessing) -> BatchPair:
+    """Load one batch with the run's preprocessing and with the runtime's."""
+    ours = np.stack([sample.load(own) for sample in samples])
+    if own == runtime:  # slides and bags have the same preprocessing in both
+        return ours, ours
+    return ours, np.stack([sample.load(runtime) for sample in samples])
+
+
+def _describe(kind: str, shape: tuple[int, ...]) -> str:
+    sides = f"of {shape[1]} tiles" if kind == "bag" else f"at {' x '.join(map(str, shape[2:]))}"
+    return f"{shape[0]} {kind}{'s' * (shape[0] > 1)} {sides}"

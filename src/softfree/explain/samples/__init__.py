@@ -1,6 +1,0 @@
-"""A sample of each kind with its tensor, the places of its tokens, and the files that its map is written to."""
-
-from softfree.explain.samples.base import Sample
-from softfree.explain.samples.opener import ENDINGS, FORMATS, SampleOpener
-
-__all__ = ["ENDINGS", "FORMATS", "Sample", "SampleOpener"]

@@ -1,0 +1,169 @@
+"""Maps for files, folders and tables: one row and one or more files per input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from softfree.core.environment import best_device
+from softfree.core.progress import tracked
+from softfree.inference.predict import find_inputs, outputs
+from softfree.saliency.activations import classifier
+from softfree.saliency.captions import describe_maps
+from softfree.saliency.geometry import TokenGrid
+from softfree.saliency.maps import Map
+from softfree.saliency.options import ExplainOptions
+from softfree.saliency.regions import Region, find_regions
+from softfree.saliency.samples import ENDINGS, SampleOpener
+from softfree.saliency.sanity_checks import rank_correlation
+from softfree.saliency.streamed import explain_pair
+from softfree.streaming.adaptive import AdaptiveForward
+from softfree_runtime.core.errors import ReadError, UserError, unknown_name
+from softfree_runtime.sources.joined_source import split_source
+
+if TYPE_CHECKING:
+    from softfree.inference.run import Run
+
+_SHOWN = 5  # regions in the JSON
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The result for one input: maps and their files, or the reason why there are none.
+
+    Attributes:
+        path: Name of the input.
+        maps: By the requested method; by two methods if none was requested.
+        token_grid: Positions of the tokens.
+        regions: Of the first map.
+        files: Files that were written.
+        error: Why there are none.
+    """
+
+    path: str
+    maps: tuple[Map, ...] = ()
+    token_grid: TokenGrid | None = None
+    regions: tuple[Region, ...] = ()
+    files: tuple[Path, ...] = ()
+    error: ReadError | None = None
+
+    def to_dict(self, run: Run) -> dict[str, Any]:
+        """For JSON."""
+        row: dict[str, Any] = {"path": self.path, "status": "ok", "reason": ""}
+        if self.error is not None:
+            return row | {"status": self.error.status, "reason": str(self.error)}
+        assert self.token_grid is not None
+        first = self.maps[0]
+        prediction = outputs(first.logits[None], run.task, run.calibration)
+        target = run.task.classes[first.target]
+        row |= {
+            "files": [str(file) for file in self.files],
+            "predicted": str(prediction["predicted"][0]),
+            "target": target if first.class_specific else None,
+            "probability": float(prediction[f"p_{target}"][0]),
+            "log_odds": first.log_odds,
+            "empty_log_odds": first.empty_log_odds,
+            "method": first.method,
+            "description": first.description,
+            "sum": float(first.values.sum()),
+            "regions": [region.to_dict(self.token_grid) for region in self.regions[:_SHOWN]],
+        }
+        for second in self.maps[1:]:
+            row |= {"second_method": second.method, "agreement": rank_correlation(first.values, second.values)}
+        return row
+
+
+def explain_to_files(folder: str | Path, inputs: list[str], options: ExplainOptions, *, as_json: bool = False) -> int:
+    """Explain with a run directory and write maps to ``options.out``.
+
+    Returns:
+        The exit status: 0, or 1 if some inputs could not be read.
+
+    Raises:
+        UserError: Options that the run does not support, or none of the inputs could be read.
+    """
+    from softfree.inference.run import Run
+
+    run = Run.load(folder)
+    explained = explain(run, inputs, options, progress=options.progress and not as_json)
+    if as_json:
+        print(json.dumps([result.to_dict(run) for result in explained], indent=2, allow_nan=False))
+    failed = [result for result in explained if result.error is not None]
+    for result in failed:
+        print(f"softfree: {result.error}", file=sys.stderr)
+    if len(failed) == len(explained):
+        raise UserError(f"none of the {len(explained)} inputs could be read; their reasons are above")
+    print(f"{len(explained) - len(failed)} of {len(explained)} explained; written to {options.out}", file=sys.stderr)
+    for map_ in next(result.maps for result in explained if result.maps):
+        print(map_.description, file=sys.stderr)
+    _print_agreement([result.maps for result in explained if len(result.maps) == 2])
+    return 1 if failed else 0
+
+
+def _print_agreement(pairs: list[tuple[Map, ...]]) -> None:
+    """Print how far the two methods agree."""
+    if pairs:
+        correlations = sorted(rank_correlation(first.values, second.values) for first, second in pairs)
+        extent = f"; lowest {correlations[0]:.2f}, highest {correlations[-1]:.2f}" if len(correlations) > 1 else ""
+        print(f"Rank correlation of the two maps: {median(correlations):.2f}{extent}", file=sys.stderr)
+
+
+def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: bool = False) -> list[Explained]:
+    """Explain files, folders and tables; see :func:`explain_to_files`."""
+    if not 0 <= options.quantile < 1:
+        raise UserError(f"--quantile {options.quantile}: expected a number from 0 to below 1, such as 0.9")
+    if options.target is not None and options.target not in run.task.classes:
+        raise unknown_name("class", options.target, run.task.classes)
+    model = classifier(run.model)
+    opener = SampleOpener(run.preprocessing, model, options.format, options.dicom_identity)
+    sources = find_inputs(inputs, options.frame, run.preprocessing.kind, image_root=options.image_root)
+    adaptive = AdaptiveForward(run.model.to(best_device()), options, options.precision, progress=progress)
+    taken: set[str] = set()
+    return [
+        _explain_one(run, opener, adaptive, name, str(source), frame, options, taken)
+        for name, source, frame in tracked(sources, "Explaining", shown=progress)
+    ]
+
+
+def _explain_one(
+    run: Run,
+    opener: SampleOpener,
+    adaptive: AdaptiveForward,
+    name: str,
+    source: str,
+    frame: int | None,
+    options: ExplainOptions,
+    taken: set[str],
+) -> Explained:
+    parameters: dict[str, Any] = {"layer": options.layer, "head": options.head, "at": options.at}
+    try:
+        sample = opener(source, frame)
+        maps = explain_pair(run, sample.tensor, adaptive, options.method, target=options.target, **parameters)
+        regions = find_regions(maps[0].values, sample.token_grid, options.quantile)
+        stem = _free_name(name, taken)
+        files = [options.out / f"{stem}_map{ENDINGS[form]}" for form in opener.forms]
+        for form, path in zip(opener.forms, files, strict=True):
+            sample.write(form, path, maps, regions, describe_maps(run, maps))
+    except ReadError as error:
+        return Explained(name, error=error.of(split_source(source)[0]))
+    except torch.OutOfMemoryError:
+        return Explained(name, error=ReadError(f"{name}: does not fit in the device's memory", "too_large"))
+    return Explained(name, maps, sample.token_grid, tuple(regions), tuple(files))
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """File name of the input without folder and suffix, with a number if it is taken."""
+    whole = Path(split_source(name)[0]).name
+    stem = whole.lower().removesuffix(".gz").removesuffix(".nii")
+    stem = whole[: len(stem)] if len(stem) < len(whole) else Path(whole).stem
+    free, number = stem, 2
+    while free in taken:
+        free, number = f"{stem}_{number}", number + 1
+    taken.add(free)
+    return free

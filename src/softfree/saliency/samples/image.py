@@ -1,0 +1,77 @@
+"""An image to explain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from softfree.data.modalities.base import Preprocessing
+from softfree.data.modalities.image import ImagePreprocessing
+from softfree.saliency.captions import MapText
+from softfree.saliency.dicom_file import write_secondary_capture
+from softfree.saliency.geometry import TokenGrid, image_token_grid
+from softfree.saliency.maps import Map
+from softfree.saliency.overlay import max_magnitude, paint
+from softfree.saliency.pyramid_tiff import write_tiles
+from softfree.saliency.regions import Region
+from softfree.saliency.rendering import RenderedMap, render_image, unit_rows
+from softfree.saliency.samples.base import THUMBNAIL, draw
+from softfree_runtime.core.errors import ReadError
+from softfree_runtime.readers import read_image
+from softfree_runtime.readers.image import DecodedImage
+
+_LARGEST = 8192  # longest side of an image that is a PNG pixel for pixel
+_DICOM_SIDE, _DICOM_BYTES = 2**16 - 1, 2**32 - 2
+
+
+@dataclass(frozen=True)
+class ImageSample:
+    """An image; ``identity``, to copy the patient's, is for DICOM."""
+
+    source: str
+    image: DecodedImage
+    tensor: Tensor
+    token_grid: TokenGrid
+    frame: int | None
+    identity: bool
+
+    @classmethod
+    def read(
+        cls, preprocessing: Preprocessing, source: str | DecodedImage, frame: int | None, patch: int, identity: bool
+    ) -> ImageSample:
+        """Read and prepare an image, or prepare one that is there; ``patch`` is the side of a patch in pixels."""
+        assert isinstance(preprocessing, ImagePreprocessing)
+        image = source if isinstance(source, DecodedImage) else read_image(source, frame=frame)
+        token_grid = image_token_grid(preprocessing, image, patch)
+        return cls(str(source), image, torch.from_numpy(preprocessing(image)), token_grid, frame, identity)
+
+    def render(self, maps: Sequence[Map], longest: int) -> RenderedMap:
+        """View the image, reduced where it is larger."""
+        return render_image(self.image, tuple(one.values for one in maps), self.token_grid, longest)
+
+    def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: MapText) -> None:
+        """Write a PNG, a pyramidal TIFF, or DICOM."""
+        if form == "png":
+            longest = max(self.image.pixels.shape[:2])
+            draw(path, self.render(maps, longest if longest <= _LARGEST else THUMBNAIL), maps, words)
+        elif form == "tiff":
+            write_tiles(path, partial(unit_rows, self.image), maps[0].values, self.token_grid, maps[0].signed)
+        else:
+            self._write_dicom(path, maps[0], words)
+
+    def _write_dicom(self, path: Path, found: Map, words: MapText) -> None:
+        height, width = self.image.pixels.shape[:2]
+        if max(height, width) > _DICOM_SIDE or 3 * height * width > _DICOM_BYTES:
+            raise ReadError(
+                f"{self.source}: {width} x {height} pixels are more than DICOM holds; use --format tiff", "too_large"
+            )
+        painted = paint(
+            self.image.unit(), self.token_grid.spread(found.values), max_magnitude(found.values), found.signed
+        )
+        write_secondary_capture(path, painted, self.source, name=words.name, description=words.caption,
+                                frame=self.frame, spacing=self.image.spacing, identity=self.identity)  # fmt: skip

@@ -1,0 +1,57 @@
+"""A slide to explain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from softfree.data.modalities.base import Preprocessing
+from softfree.data.modalities.slide import SlidePreprocessing
+from softfree.data.modalities.slide_rows import SlideRows, load_or_open
+from softfree.data.slide_readers.slide import open_slide
+from softfree.saliency.captions import MapText
+from softfree.saliency.geometry import TokenGrid, slide_token_grid
+from softfree.saliency.maps import Map
+from softfree.saliency.regions import Region
+from softfree.saliency.rendering import RenderedMap
+from softfree.saliency.samples.base import THUMBNAIL, draw
+from softfree.saliency.slide_files import render_slide, write_geojson, write_pyramid
+from softfree_runtime.sources.joined_source import split_source
+
+
+@dataclass(frozen=True)
+class SlideSample:
+    """A slide, opened again to be drawn."""
+
+    source: str
+    tensor: Tensor | SlideRows
+    token_grid: TokenGrid
+
+    @classmethod
+    def read(cls, preprocessing: Preprocessing, source: str, frame: int | None, patch: int) -> SlideSample:
+        """Read and prepare the slide's tissue; ``patch`` is the side of a patch in prepared pixels."""
+        assert isinstance(preprocessing, SlidePreprocessing)
+        tensor = load_or_open(preprocessing, source, frame)
+        with preprocessing.open(source) as slide:
+            token_grid = slide_token_grid(slide, preprocessing.region(slide), preprocessing.mpp, patch)
+        return cls(source, tensor, token_grid)
+
+    def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: MapText) -> None:
+        """Write GeoJSON, a pyramidal TIFF, or a PNG of the whole slide."""
+        if form == "geojson":
+            write_geojson(path, regions, self.token_grid, words.subject)
+        elif form == "png":
+            draw(path, self.render(maps, THUMBNAIL), maps, words)
+        else:
+            with open_slide(*split_source(self.source)) as slide:
+                write_pyramid(path, slide, maps[0].values, self.token_grid, maps[0].signed)
+
+    def render(self, maps: Sequence[Map], longest: int) -> RenderedMap:
+        """View the whole slide."""
+        with open_slide(*split_source(self.source)) as slide:
+            pixels, token_grid = render_slide(slide, self.token_grid, longest)
+        return RenderedMap(pixels / np.float32(255), tuple(one.values for one in maps), token_grid)

@@ -1,0 +1,236 @@
+"""softfree explain on files of every kind, good and bad."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydicom import dcmread
+from scipy.stats import spearmanr
+
+from softfree.cli.commands import COMMANDS
+from softfree.cli.parser import Parser
+from softfree.data.slide_readers.slide import open_slide
+from softfree.inference.run import Run
+from softfree.models import create_model
+from softfree.saliency.api import explain, explain_to_files
+from softfree.saliency.maps import explain_tensor
+from softfree.saliency.options import ExplainOptions
+from softfree.saliency.samples import SampleOpener
+from softfree.saliency.samples import slide as of_slide
+from softfree.saliency.slide_files import write_pyramid
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.readers import read_image
+from softfree_runtime.sources.volume_files import read_volume
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[str]:
+    """Two of one name in two folders."""
+    paths = []
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        pixels = np.random.default_rng(0).integers(0, 255, (100, 80), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / folder / "film.png")
+        paths.append(str(tmp_path / folder / "film.png"))
+    return paths
+
+
+def test_images(image_run: Run, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ExplainOptions(out=tmp_path / "maps", target="ill", method="split", progress=False)
+    assert explain_to_files(image_run.folder, images, options, as_json=True) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [Path(row["files"][0]).name for row in rows] == ["film_map.png", "film_2_map.png"]
+    row = rows[0]
+    predicted = image_run.predict(images[0])
+    assert row["probability"] == pytest.approx(float(predicted["p_ill"][0]), abs=1e-6)
+    assert row["sum"] == pytest.approx(row["log_odds"], abs=1e-5)
+    assert 1 / (1 + np.exp(-row["sum"])) == pytest.approx(row["probability"], abs=1e-6)
+    assert (row["target"], row["method"]) == ("ill", "split")
+    for region in row["regions"]:
+        x, y = region["center_px"]
+        assert 0 <= x <= 80
+        assert 0 <= y <= 100
+        assert "center_mm" not in region
+    drawn = np.asarray(Image.open(row["files"][0]).convert("RGB"))
+    shown = np.asarray(Image.open(images[0])).repeat(4, 0).repeat(4, 1)
+    shifted = (drawn[top : top + 400, 13:333, 0] for top in range(200))
+    assert any(np.array_equal(one, shown) for one in shifted), "the image's pixels are those of the file"
+
+
+def test_what_is_bad_is_a_row(
+    image_run: Run, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(Path(images[0]).read_bytes()[:60])
+    options = ExplainOptions(out=tmp_path / "maps", progress=False)
+    assert explain_to_files(image_run.folder, [str(broken), images[0]], options, as_json=True) == 1
+    captured = capsys.readouterr()
+    rows = json.loads(captured.out)
+    assert rows[0]["status"] == "corrupt"
+    assert rows[1]["status"] == "ok"
+    assert "broken.png" in captured.err
+    options.format = "dicom"
+    (row,) = explain(image_run, images[:1], options)
+    assert "refers to a DICOM source" in str(row.error)
+    with pytest.raises(UserError, match="none of the 1 inputs could be read"):
+        explain_to_files(image_run.folder, [str(broken)], options)
+
+
+@pytest.mark.parametrize("stream", ["never", "always"])
+def test_two_methods_by_default_and_how_far_they_agree(
+    stream: Any, image_run: Run, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ExplainOptions(out=tmp_path / "maps", stream=stream, token_chunk=5, progress=False)
+    assert explain_to_files(image_run.folder, images[:1], options, as_json=True) == 0
+    captured = capsys.readouterr()
+    (row,) = json.loads(captured.out)
+    pair = ("integrated", "occlusion") if stream == "never" else ("split", "gradcam")
+    assert (row["method"], row["second_method"]) == pair
+    assert row["predicted"] == row["target"]
+    steps = torch.from_numpy(image_run.image_preprocessing(read_image(images[0])))
+    one, other = (explain_tensor(image_run, steps, method).values for method in pair)  # type: ignore[arg-type]
+    assert row["agreement"] == pytest.approx(spearmanr(one.ravel(), other.ravel()).statistic, abs=0.05)
+    assert f"Rank correlation of the two maps: {row['agreement']:.2f}" in captured.err
+
+
+def test_a_map_of_no_class_is_not_titled_with_one(
+    image_run: Run, images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        "softfree.saliency.samples.base.draw_overlay", lambda *given, **more: seen.append((given, more))
+    )
+    for method in ("rollout", "attention", "integrated"):
+        explain(image_run, images[:1], ExplainOptions(out=tmp_path, method=method, target="ill"))  # type: ignore
+    for given, more in seen[:2]:
+        assert "ill" not in more["title"].replace("threshold of ill", "")
+        assert more["title"].startswith("predicted ")
+        assert "the same for every class" in given[2][0].label
+    given, more = seen[2]
+    assert re.match(r"For and against ill: predicted \w+, p\(ill\) = 0\.\d+", more["title"])
+    assert given[2][0].label == "Integrated gradients"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"target": "il"}, "Unknown class 'il': did you mean ill"),
+        ({"layer": 5, "method": "gradient"}, "--layer 5: this model has 2 layers, from 0 to 1"),
+        ({"format": "nifti"}, "--format nifti is not for samples of kind image; expected png, dicom"),
+        ({"quantile": 1.0}, "--quantile 1.0"),
+    ],
+)
+def test_what_cannot_be_asked(
+    given: dict[str, Any], says: str, image_run: Run, images: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=says):
+        explain(image_run, images[:1], ExplainOptions(out=tmp_path / "maps", **given))
+    assert not (tmp_path / "maps").exists()
+
+
+def test_bags_have_no_image() -> None:
+    class Steps:
+        kind = "bag"
+
+    with pytest.raises(UserError, match="no pixels to lay a map over"):
+        SampleOpener(Steps(), create_model("seqnorm_bag_nano", num_classes=2))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("identity", [False, True])
+def test_dicom_refers_to_its_source(identity: bool, image_run: Run, shared_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("highdicom")
+    path = shared_data / "dicom" / "pydicom" / "CT_small.dcm"
+    options = ExplainOptions(out=tmp_path, format="dicom", method="split", dicom_identity=identity)
+    (done,) = explain(image_run, [str(path)], options)
+    made, source = dcmread(done.files[0]), dcmread(path)
+    assert made.pixel_array.shape == (128, 128, 3)
+    assert made.StudyInstanceUID == source.StudyInstanceUID
+    assert made.SeriesInstanceUID != source.SeriesInstanceUID
+    assert made.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert [float(one) for one in made.PixelSpacing] == pytest.approx([float(one) for one in source.PixelSpacing])
+    assert "Split" in made.DerivationDescription
+    written = done.files[0].read_bytes()
+    if identity:
+        assert made.PatientName == source.PatientName
+        assert made.PatientID == source.PatientID
+    else:
+        assert not made.PatientName
+        assert not made.PatientID
+        assert not made.StudyDate
+        assert str(source.PatientName).encode() not in written
+        assert str(source.PatientID).encode() not in written
+    assert read_image(done.files[0]).pixels.shape == (128, 128, 3)
+
+
+def test_volumes_lie_on_their_source(volume_run: Run, shared_data: Path, tmp_path: Path) -> None:
+    # Two axis orders: RAS+ and one that nibabel turns.
+    source = next(iter(sorted((shared_data / "nifti").rglob("*.nii.gz"))))
+    image = nibabel.load(source)
+    turned = tmp_path / "turned.nii.gz"
+    nibabel.save(image.as_reoriented([[2, -1], [0, 1], [1, -1]]), turned)
+    found = explain(volume_run, [str(source), str(turned)], ExplainOptions(out=tmp_path / "maps"))
+    for one, path in zip(found, (source, turned), strict=True):
+        want, made = nibabel.load(path), nibabel.load(one.files[0])
+        assert made.shape == want.shape
+        np.testing.assert_allclose(made.affine, want.affine, atol=1e-4)
+        assert np.abs(made.get_fdata()).max() > 0
+    first, second = (read_volume(one.files[0]).voxels for one in found)
+    np.testing.assert_allclose(first, second, atol=1e-6)
+    assert {"center_mm", "size_mm"} <= found[0].to_dict(volume_run)["regions"][0].keys()
+    (drawn,) = explain(
+        volume_run, [str(source)], ExplainOptions(out=tmp_path / "drawn", format="png", method="gradcam")
+    )
+    assert Image.open(drawn.files[0]).size[0] > 400
+
+
+def test_slides_are_written_at_their_own_coordinates(
+    slide_run: Run, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_slide, "THUMBNAIL", 300)
+    source = shared_data / "wsi" / "CMU-1-Small-Region.svs"
+    (done,) = explain(slide_run, [str(source)], ExplainOptions(out=tmp_path, quantile=0.5, method="gradcam"))
+    regions, pyramid = done.files
+    features = json.loads(regions.read_text())["features"]
+    assert len(features) == len(done.regions) > 0
+    with open_slide(source) as slide:
+        for feature in features:
+            for ring in feature["geometry"]["coordinates"]:
+                corners = np.array(ring)
+                assert (corners[0] == corners[-1]).all()
+                assert corners.min() >= 0
+                assert (corners.max(0) <= slide.size).all()
+        with open_slide(pyramid) as made:
+            assert made.size_mm == pytest.approx(slide.size_mm, rel=1e-3)
+            assert len(made._pyramid.sizes) >= 3
+        token_grid = done.token_grid
+        assert token_grid is not None
+        everywhere = replace(
+            token_grid, visible=tuple((0.0, float(side)) for side in token_grid.shape), start=(0.0, 0.0)
+        )
+        empty = tmp_path / "empty.tiff"
+        write_pyramid(empty, slide, np.zeros((99, 99)), everywhere, signed=True, longest=900)
+        with open_slide(empty) as made:
+            beside = made.read(0.1, 0.2, 100, 80, 8.0), slide.read(0.1, 0.2, 100, 80, 8.0)
+        assert np.abs(np.subtract(*beside, dtype=float)).mean() < 3
+    (drawn,) = explain(slide_run, [str(source)], ExplainOptions(out=tmp_path, format="png"))
+    assert drawn.files[0].suffix == ".png"
+
+
+def test_the_verb(image_run: Run, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verb, parser = COMMANDS["Use"]["explain"], Parser(prog="softfree explain")
+    verb.arguments(parser)
+    asked = ["--method=attention", "--at=[0.2, 0.7]", "--layer=1", "--head=0", "--json=true", f"--out={tmp_path / 'm'}"]
+    assert verb.run(parser.parse_args([str(image_run.folder), images[0], *asked])) == 0
+    row = json.loads(capsys.readouterr().out)[0]
+    assert row["target"] is None, "it is the same for every class"
+    assert "agreement" not in row
+    assert (tmp_path / "m" / "film_map.png").is_file()
