@@ -35,7 +35,7 @@ def test_functions_do_what_the_commands_do(run: Run, tmp_path: Path) -> None:
     assert rows["status"].tolist() == ["ok"] * 3
     assert softfree.evaluate(run).scores.targets.shape[0] == 8
     (explained,) = softfree.explain(run, files[:1], out=str(tmp_path / "maps"), method="gradient")
-    assert explained.status == "ok"
+    assert len(explained.maps) == 1
     assert softfree.plan(model="seqnorm_vit_nano_patch16", size=224).parameters > 1e6
     assert softfree.create_model("sima_vit_nano_patch16", num_classes=3).num_classes == 3
 

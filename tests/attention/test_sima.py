@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from softfree.attention import SimaAttention, sima
+from softfree.attention import SimaAttention
+from softfree.attention.sima import module as sima
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -184,7 +184,7 @@ def test_saved_and_loaded(tmp_path: Path, options: dict[str, object]) -> None:
         ({"stem": "convs"}, "did you mean conv"),
         ({"pos": "sincs"}, "did you mean sincos"),
         ({"attention": "softmx"}, "did you mean softmax"),
-        ({"pool": "token", "class_token": False}, "pool the class token or choose"),
+        ({"pool": "token", "class_token": False}, "set class_token=True or choose"),
         ({"num_heads": 5}, "24 for 5 heads"),
     ],
 )

@@ -106,7 +106,7 @@ def test_float32(attention: str, chunk: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"normalized": "qk", "start": "first_order"}, {"normalized": "kv"}, {"affine": False}]
+    "options", [{"normalized": "qk", "init": "first_order"}, {"normalized": "kv"}, {"affine": False}]
 )
 def test_variants_of_seqnorm(options: dict[str, Any]) -> None:
     model = image_model(attention_options=options).double()
@@ -246,7 +246,7 @@ def test_what_cannot_be_asked(given: dict[str, Any], says: str) -> None:
 
 @pytest.mark.parametrize("attention", ["softmax", "soft", "performer", "linformer", "nystromformer"])
 def test_models_that_cannot_stream(attention: str) -> None:
-    with pytest.raises(UserError, match="tokens cannot stream: expected seqnorm"):
+    with pytest.raises(UserError, match="tokens cannot stream: expected galerkin, seqnorm or sima"):
         explain_streamed(image_model(attention), torch.randn(1, 24, 24))
     with pytest.raises(UserError, match="pools its class token"):
         explain_streamed(image_model(pool="token"), torch.randn(1, 24, 24), "split")

@@ -125,7 +125,7 @@ def test_resume_goes_on_with_the_teacher(options_for, teacher_run, monkeypatch, 
     moved = teacher_run.folder.rename(teacher_run.folder.with_name("moved"))
     with pytest.raises(UserError, match=r"not there any more; .*--resume RUN --teacher FOLDER"):
         resume(options_for("broken").out)
-    with pytest.raises(UserError, match="has other weights than the one that this training began with"):
+    with pytest.raises(UserError, match="has other weights than the teacher that this training began with"):
         resume(options_for("broken").out, teacher=whole.folder)
     broken = resume(options_for("broken").out, teacher=moved).run
     assert same(whole, broken)

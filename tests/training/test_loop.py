@@ -93,7 +93,7 @@ def test_resume_goes_on_exactly(options_for, monkeypatch, extra):
         train(options_for("broken", **extra))
     monkeypatch.undo()
     broken = options_for("broken").out
-    with pytest.raises(UserError, match="training has not ended"):
+    with pytest.raises(UserError, match="training did not finish"):
         Run.load(broken)
     last = broken / "checkpoints" / "last.ckpt"
     checkpoint = read_checkpoint(last)
@@ -171,7 +171,7 @@ def test_patience_without_an_auroc_ends_nothing_and_says_so(options_for, small_t
     rows[(rows["split"] == "train") | (rows["label"] == "low")].to_csv(small_table, index=False)
     run = train(options_for(patience=1, epochs=3)).run
     assert run.directory.read_history()["epoch"].tolist() == [0, 1, 2]
-    assert " ".join(capsys.readouterr().err.split()).count("--patience does not end this training") == 1
+    assert " ".join(capsys.readouterr().err.split()).count("--patience has no effect") == 1
     last = torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(value, last[f"model.{name}"]) for name, value in weights(run.folder).items())
 
@@ -260,7 +260,7 @@ def test_a_folder_in_use_is_refused(options_for):
     options = options_for()
     options.out.mkdir()
     (options.out / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="not an empty folder"):
+    with pytest.raises(UserError, match="already exists and is not empty"):
         train(options)
     assert (options.out / "notes.txt").read_text() == "mine"
 

@@ -17,7 +17,7 @@ def test_rows_of_real_processes() -> None:
     ]
     told: list[str] = []
     rows = measure(cases, Budget(0.05, threads=1), told.append).set_index("method")
-    assert told == ["attention, 64, 32, forward"]
+    assert told == ["attention, 64, fp32, forward"]
     assert rows["status"].to_dict() == {
         "products": "ok", "softmax": "ok", "seqnorm gram": "ok", "nonsense": "failed",
     }  # fmt: skip

@@ -25,7 +25,7 @@ def test_attention(tmp_path: Path) -> None:
     assert rows["size"].tolist() == [50] * 3 + [200] * 3
     assert set(rows["status"]) == {"ok"}
     assert (rows.loc[rows["method"] == "products", "to_floor"] == 1).all()
-    assert told == ["attention, 50, 32, forward", "attention, 200, 32, forward"]
+    assert told == ["attention, 50, fp32, forward", "attention, 200, fp32, forward"]
     assert "| method | pass | type | 50 | 200 |" in text
     assert (tmp_path / "attention.md").read_text() == text
     record = json.loads((tmp_path / "attention.json").read_text())
