@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import softfree
 from softfree.inference.run import Run
 
@@ -48,16 +46,21 @@ def test_images_need_no_extra(run: Run) -> None:
     assert python(code, "predict", str(run.folder), table, "--json").returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("name", "extra"), [("a.nii.gz", "volumes"), ("a.svs", "slides"), ("a.h5", "slides")], ids=lambda value: value
-)
-def test_what_is_not_installed_is_one_line_with_the_command(name: str, extra: str, tmp_path: Path) -> None:
-    names = [name, name.replace("a.", "b.")]
-    for number, file in enumerate(names):
-        (tmp_path / file).write_bytes(b"nothing" * (number + 1))
-    rows = "".join(f"{file},{label},{label},train\n" for file, label in zip(names, "ab", strict=True))
-    (tmp_path / "t.csv").write_text("path,label,patient_id,split\n" + rows)
-    code = "from softfree.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    done = python(code, "check", str(tmp_path / "t.csv"), "--progress", "false")
-    assert f"pip install 'softfree[{extra}]'" in done.stdout + done.stderr
+def test_what_is_not_installed_is_one_line_with_the_command(tmp_path: Path) -> None:
+    """One process checks a table of each kind, one after the other."""
+    extras = {".nii.gz": "volumes", ".svs": "slides", ".h5": "slides"}
+    for number, ending in enumerate(extras):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name in "ab":
+            (folder / f"{name}{ending}").write_bytes(b"nothing" + name.encode())
+        rows = "".join(f"{name}{ending},{name},{name},train\n" for name in "ab")
+        (folder / "t.csv").write_text("path,label,patient_id,split\n" + rows)
+    code = (
+        "from softfree.cli.main import main\nfor t in sys.argv[1:]: print(main(['check', t, '--no-progress']), '===')"
+    )
+    done = python(code, *(str(tmp_path / str(number) / "t.csv") for number in range(len(extras))))
     assert "Traceback" not in done.stderr
+    for extra, printed in zip(extras.values(), done.stdout.split("===\n"), strict=False):
+        assert f"pip install 'softfree[{extra}]'" in " ".join(printed.split()), printed
+        assert printed.split()[-1] == "1"

@@ -264,6 +264,7 @@ def test_mlp_in_parts_equals(training: bool) -> None:
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.slow
 def test_export_keeps_the_size_free() -> None:
     model, free = make(), torch.export.Dim.DYNAMIC
     program = torch.export.export(model, (images(2, 3, 64, 96),), dynamic_shapes={"x": {0: free, 2: free, 3: free}})

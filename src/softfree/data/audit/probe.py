@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -24,6 +25,7 @@ from softfree_runtime.sources.joined_source import split_source
 
 BLOCK = 1 << 20
 """Bytes or values that are hashed at once."""
+_importing = threading.Lock()  # a module whose import fails in one thread is half a module to another
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,8 @@ def probe_other_slide(file: str) -> Probe | None:
 
 
 def _volume(path: Path, frame: int | None) -> Probe:
-    from softfree_runtime.sources.volume_files import read_volume
+    with _importing:
+        from softfree_runtime.sources.volume_files import read_volume
 
     volume = read_volume(path, frame)
     voxels = volume.voxels
@@ -181,8 +184,9 @@ def _volume(path: Path, frame: int | None) -> Probe:
 
 
 def _slide(path: Path, mpp: float | None, least_levels: int = 1) -> Probe:
-    from softfree.data.modalities.tissue import find_tissue
-    from softfree.data.slide_readers.slide import open_slide
+    with _importing:
+        from softfree.data.modalities.tissue import find_tissue
+        from softfree.data.slide_readers.slide import open_slide
 
     with open_slide(path, mpp=mpp) as slide:
         if slide.levels < least_levels:
@@ -208,7 +212,8 @@ def _slide(path: Path, mpp: float | None, least_levels: int = 1) -> Probe:
 
 
 def _bag(path: Path, mpp: float | None) -> Probe:
-    from softfree.data.modalities.feature_files import read_features
+    with _importing:
+        from softfree.data.modalities.feature_files import read_features
 
     tiles = read_features(path, mpp=mpp)
     number, width = tiles.features.shape
