@@ -10,7 +10,7 @@ $(INSTALLED): pyproject.toml runtime/pyproject.toml lab/pyproject.toml constrain
 		--editable ./runtime --editable '.[all,dev]' --editable ./lab
 	@touch $@
 
-.PHONY: demo test test-all fuzz check lint docs help clean
+.PHONY: demo test test-all fuzz check lint docs help clean house
 demo: $(INSTALLED) ## Train, measure and explain on computed images (a few minutes; no file, no network)
 	$(VENV)/bin/softfree demo
 
@@ -32,6 +32,9 @@ lint: $(INSTALLED) ## ruff, mypy and the import rules
 docs: $(INSTALLED) ## The documentation as a site, in site/; broken links fail
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
+house: $(INSTALLED) ## The shape of the code in numbers
+	$(PYTHON) tools/house.py
 
 check: lint test ## What CI runs: ruff, mypy, the fast tests
 
