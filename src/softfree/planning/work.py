@@ -18,7 +18,7 @@ from softfree_runtime.core.errors import UserError, unknown_name
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A workload; the fields are those of :class:`~softfree.options.PlanOptions`.
+    """A workload; the fields are those of :class:`~softfree.planning.options.PlanOptions`.
 
     Raises:
         UserError: An unknown name or an impossible number.

@@ -31,7 +31,7 @@ class ImagePreprocessing:
     """Deterministic preprocessing of images, stored with a run and repeated wherever the run is used.
 
     Attributes:
-        preset: See :class:`softfree.options.ImageOptions`.
+        preset: See :class:`softfree.core.options.ImageOptions`.
         size: Side of the square in pixels.
         resize_mode: ``pad``, ``stretch``, ``crop`` or ``native``.
         channels: 1 or 3.
