@@ -66,8 +66,8 @@ def test_pool_stem_pools_each_axis_down_to_its_side() -> None:
     assert grid == (2, 2, 2)
     first, second, third = (layer for layer in stem.stem if isinstance(layer, torch.nn.Conv3d))
     voxels = F.gelu(F.conv3d(x, first.weight, first.bias, stride=2, padding=1))  # (2, 4, 8)
-    voxels = F.gelu(F.conv3d(voxels, second.weight, second.bias, padding=1))
-    voxels = voxels.unflatten(3, (-1, 2)).unflatten(5, (-1, 2)).amax((4, 6))
+    voxels = F.conv3d(voxels, second.weight, second.bias, padding=1)
+    voxels = F.gelu(voxels.unflatten(3, (-1, 2)).unflatten(5, (-1, 2)).amax((4, 6)))
     voxels = F.conv3d(voxels, third.weight, third.bias, padding=1).unflatten(4, (-1, 2)).amax(5)
     torch.testing.assert_close(tokens, voxels.flatten(2).transpose(1, 2))
 

@@ -130,8 +130,8 @@ class PoolStem3d(ConvStem3d):
             raise UserError("Got stem='pool' with a patch of 2 voxels: expected 4 or more along an axis.")
         layers: list[nn.Module] = [nn.Conv3d(widths[0], widths[1], 3, stride=strides[0], padding=1), nn.GELU()]  # type: ignore[arg-type]
         for (inner, outer), stride in zip(pairwise(widths[1:]), strides[1:], strict=True):
-            layers += [nn.Conv3d(inner, outer, 3, padding=1), nn.GELU(), nn.MaxPool3d(stride)]
-        return [*layers[:-2], layers[-1]]  # tokens are no activations
+            layers += [nn.Conv3d(inner, outer, 3, padding=1), nn.MaxPool3d(stride), nn.GELU()]
+        return layers[:-1]  # tokens are no activations
 
 
 STEMS_3D: dict[str, type[PatchEmbed3d] | type[ConvStem3d]] = {
