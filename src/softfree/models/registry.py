@@ -3,7 +3,8 @@
 - ``{attention}_vit_{size}_patch{side}``: images;
 - ``{attention}_vit3d_{size}``: volumes, whose three patch sides are an option, ``patch_size=(8, 8, 8)``;
 - ``{attention}_bag_{size}``: bags of tile features, which have no patches;
-- ``soft_{size}`` and ``soft_norm_{size}``: pyramids.
+- ``soft_{size}`` and ``soft_norm_{size}``: pyramids;
+- names of :func:`register_classifier`.
 """
 
 from __future__ import annotations
@@ -57,6 +58,13 @@ _PYRAMID_LACKS = {
     "layer_scale": (None, "a pyramid has no layer scale"),
 }
 _BAG_LACKS = {"stem": ("pool", "its tiles are already encoded")}
+_CLASSIFIER_OPTIONS: dict[str, Any] = {
+    "stem": "pool",
+    "pool": "mean_topk",
+    "layer_scale": None,
+    "mlp_chunk": None,
+    "attention_options": {},
+}
 
 __all__: list[str] = []  # timm appends the names of the models
 
@@ -94,7 +102,8 @@ PYRAMIDS: dict[str, Callable[..., Any]] = {
     for method in METHODS
     for size, shape in PYRAMID_SIZES.items()
 }
-MODELS: Mapping[str, Callable[..., Any]] = ChainMap(PYRAMIDS, BAG_MODELS, VOLUME_MODELS, IMAGE_MODELS)
+CLASSIFIERS: dict[str, Callable[..., Any]] = {}
+MODELS: Mapping[str, Callable[..., Any]] = ChainMap(CLASSIFIERS, PYRAMIDS, BAG_MODELS, VOLUME_MODELS, IMAGE_MODELS)
 
 
 def _register_models(attention: str) -> None:
@@ -109,6 +118,24 @@ def _register_models(attention: str) -> None:
 
 
 for_each_attention(_register_models)
+
+
+def register_classifier(name: str, cls: type[nn.Module], **defaults: Any) -> None:
+    """Make another classifier of images known to ``train``, ``evaluate`` and ``predict`` by a name.
+
+    Args:
+        name: Its name.
+        cls: Takes ``num_classes``, ``in_chans``, ``img_size`` and ``drop_path_rate``, and further keywords of its own;
+            maps images (B, C, H, W) to logits (B, K). It has timm's ``no_weight_decay`` and
+            ``set_grad_checkpointing``.
+        **defaults: Keywords of ``cls`` that the name implies.
+
+    Raises:
+        UserError: The name is taken.
+    """
+    if name in MODELS:
+        raise UserError(f"Got the name {name!r} for a classifier: expected one that no other model has.")
+    CLASSIFIERS[name] = _register(cls, name, **defaults)
 
 
 def list_models() -> list[str]:
@@ -143,7 +170,7 @@ def supported_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     arguments = dict(arguments)
     name = arguments["name"]
     is_bag = name in BAG_MODELS
-    for option, (default, reason) in (_PYRAMID_LACKS if name in PYRAMIDS else _BAG_LACKS if is_bag else {}).items():
+    for option, (default, reason) in _lacks(name).items():
         value = arguments.pop(option, default)
         if value != default:
             flag = f"--{option.replace('_', '-')}"
@@ -151,6 +178,18 @@ def supported_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if is_bag and arguments.get("mlp_chunk", 0) is None:
         del arguments["mlp_chunk"]  # a bag's own default saves memory where it is large
     return arguments
+
+
+def _lacks(name: str) -> Mapping[str, tuple[Any, str]]:
+    """Return the training options that a model does not have, with their defaults and the reason."""
+    if name in CLASSIFIERS:
+        known = inspect.signature(CLASSIFIERS[name].model_class).parameters  # type: ignore[attr-defined]
+        return {
+            option: (default, "it has no such option")
+            for option, default in _CLASSIFIER_OPTIONS.items()
+            if option not in known
+        }
+    return _PYRAMID_LACKS if name in PYRAMIDS else _BAG_LACKS if name in BAG_MODELS else {}
 
 
 def build_model(config: Mapping[str, Any]) -> nn.Module:

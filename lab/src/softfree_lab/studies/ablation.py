@@ -30,8 +30,9 @@ from softfree.inference.run_directory import RunDirectory
 from softfree.reporting.scoring import open_table, predict_rows, scores_of
 from softfree.training.checkpoints import claimed
 from softfree.training.configuration import check_options
-from softfree_lab.studies import baseline
+from softfree_lab.studies import baseline, peers  # noqa: F401  # peers: their names are known then
 from softfree_lab.studies.children import Children
+from softfree_lab.studies.folds import pool_folds, write_folds
 from softfree_lab.studies.options import AblationOptions
 from softfree_lab.studies.plots import plot_scales, plot_variants
 from softfree_lab.studies.summary import summarize, to_markdown, trials_table
@@ -72,12 +73,14 @@ class Recipe:
         table: The table, or None for phantoms.
         phantoms: Arguments of :func:`~softfree.demo.phantoms.write_phantoms`.
         options: All else.
+        fold: The fold of a cross-validation that the table is split for, from 1; 0 for the table's own split.
     """
 
     name: str
     table: Path | None
     phantoms: dict[str, Any]
     options: dict[str, Any]
+    fold: int = 0
 
 
 def study_ablation(options: AblationOptions, recipes: list[Path]) -> str:
@@ -97,14 +100,29 @@ def study_ablation(options: AblationOptions, recipes: list[Path]) -> str:
         raise UserError(f"--jobs {options.jobs}: expected 1 or more")
     scales = tuple(sorted({*preset.scales, *options.scales, 1.0}))
     known = [read_recipe(path, options.data) for path in recipes]
-    wanted = {
-        TrialKey(recipe.name, variant, seed): (recipe, _trial_options(recipe, overrides, seed))
-        for seed in options.seeds
-        for recipe in known
-        for variant, overrides in preset.variants.items()
-    }
+    for recipe in known:
+        for overrides in preset.variants.values():
+            _trial_options(recipe, overrides, options.seeds[0])
     with claimed(options.out, "running a study"):
+        known = [part for recipe in known for part in _split_into_folds(recipe, options)]
+        wanted = {
+            TrialKey(recipe.name, variant, seed, recipe.fold): (recipe, _trial_options(recipe, overrides, seed))
+            for seed in options.seeds
+            for recipe in known
+            for variant, overrides in preset.variants.items()
+        }
         return _study(options, known, wanted, list(preset.variants), scales)
+
+
+def _split_into_folds(recipe: Recipe, options: AblationOptions) -> list[Recipe]:
+    """Return the recipe for each fold, or as it is without folds."""
+    if not options.folds:
+        return [recipe]
+    if recipe.table is None:
+        raise UserError(f"--folds {options.folds}: recipe {recipe.name} has phantoms, of which any number can be made")
+    tables = write_folds(recipe.table, recipe.options, options.folds, options.out / "folds" / recipe.name)
+    options_with_root = recipe.options | {"image_root": str(recipe.table.parent)}
+    return [replace(recipe, table=table, options=options_with_root, fold=n) for n, table in enumerate(tables, start=1)]
 
 
 def _study(
@@ -176,13 +194,13 @@ def _train_all(
 ) -> dict[TrialKey, str]:
     """Train and record into ``trials``; say why for those that failed."""
     failed: dict[TrialKey, str] = {}
-    tables = {recipe.name: _table(recipe, options.out) for recipe, _ in missing.values()}
+    tables = {key: _table(recipe, options.out) for key, (recipe, _) in missing.items()}
     bar = Progress(console=Console(stderr=True), disable=not options.progress)
     with bar, _stopping_pool(options.jobs) as pool, Children() as children:
         done = bar.add_task("Training", total=len(missing))
         running = {
-            pool.submit(_train, options, key, tables[recipe.name], chosen, children): key
-            for key, (recipe, chosen) in missing.items()
+            pool.submit(_train, options, key, tables[key], chosen, children): key
+            for key, (_, chosen) in missing.items()
         }
         for future in as_completed(running):
             key = running[future]
@@ -212,7 +230,9 @@ def _stopping_pool(jobs: int) -> Iterator[ThreadPoolExecutor]:
 
 def _baseline_keys(options: AblationOptions, recipes: list[Recipe]) -> list[TrialKey]:
     return [
-        TrialKey(recipe.name, baseline.name_of(recipe.options), seed) for recipe in recipes for seed in options.seeds
+        TrialKey(recipe.name, baseline.name_of(recipe.options), seed, recipe.fold)
+        for recipe in recipes
+        for seed in options.seeds
     ]
 
 
@@ -295,7 +315,8 @@ def _scores(run: Run, scale: float) -> Scores:
 def _write(
     options: AblationOptions, trials: dict[TrialKey, Trial], variants: list[str], scales: tuple[float, ...]
 ) -> str:
-    summary = summarize(trials, variants, scales, margin=options.margin, num_bootstrap=options.num_bootstrap)
+    pooled = pool_folds(trials)
+    summary = summarize(pooled, variants, scales, margin=options.margin, num_bootstrap=options.num_bootstrap)
     for name, frame in (("cells.csv", trials_table(trials)), ("summary.csv", summary)):
         with replacing(options.out / name) as temporary:
             frame.to_csv(temporary, index=False)
@@ -305,7 +326,7 @@ def _write(
     record = {"command": " ".join(["softfree", *sys.argv[1:]]), "machines": machines, "versions": versions()}
     write_atomically(options.out / "machine.json", json.dumps(record, indent=2))
     at_training = summary[summary["scale"] == 1.0]
-    plot_variants(options.out / "summary.png", at_training, trials)
+    plot_variants(options.out / "summary.png", at_training, pooled)
     if len(scales) > 1:
         plot_scales(options.out / "scales.png", summary)
     return text

@@ -82,6 +82,7 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    import softfree_lab.studies.peers  # noqa: F401  # their names are known to the child, too
     from softfree.cli.main import main
 
     sys.exit(main())

@@ -22,6 +22,8 @@ class AblationOptions:
         data: Folder that contains the tables of the recipes; default: the folder of each recipe.
         seeds: Seeds, each used by every variant.
         scales: Image sides at test time, relative to the side in training.
+        folds: Number of folds of a cross-validation by patients, whose predictions are pooled; 0 for the split of the
+            table.
         baseline: Include a logistic regression on images of 32 x 32 pixels.
         margin: Non-inferiority margin: acceptable loss of AUROC against the first variant.
         num_bootstrap: Number of resamples of seeds and patients for the intervals.
@@ -35,6 +37,7 @@ class AblationOptions:
     data: Path | None = None
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     scales: list[float] = field(default_factory=lambda: [1.0])
+    folds: int = 0
     baseline: bool = True
     margin: float = 0.02
     num_bootstrap: int = 2000

@@ -17,19 +17,24 @@ from softfree_runtime.core.task import Task
 
 
 class TrialKey(NamedTuple):
-    """Which trial: data set (the recipe's name), variant and seed."""
+    """Which trial: data set (the recipe's name), variant, seed, and fold.
+
+    Folds are counted from 1; fold 0 is the table's own split, or all folds pooled.
+    """
 
     data: str
     variant: str
     seed: int
+    fold: int = 0
 
     def __str__(self) -> str:
-        return f"{self.data}, {self.variant}, seed {self.seed}"
+        return f"{self.data}, {self.variant}, seed {self.seed}" + (f", fold {self.fold}" if self.fold else "")
 
     @property
     def folder(self) -> str:
         """Name of its run directory."""
-        return f"{self.data}/{self.variant.replace(' ', '_')}_seed{self.seed}"
+        name = f"{self.data}/{self.variant.replace(' ', '_')}_seed{self.seed}"
+        return f"{name}_fold{self.fold}" if self.fold else name
 
 
 @dataclass(frozen=True, eq=False)

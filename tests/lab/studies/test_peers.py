@@ -1,0 +1,40 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from softfree import load
+from softfree.core.options import TrainOptions
+from softfree.models import create_model
+from softfree.models.registry import register_classifier
+from softfree.training.loop import train
+from softfree_lab.studies.peers import TimmClassifier
+from softfree_runtime.core.errors import UserError
+
+
+def test_a_model_of_timm_is_trained_and_predicts_like_any_other(
+    small_table: Path, quick: dict[str, Any], tmp_path: Path
+) -> None:
+    options = quick | {"model": "timm_resnet18", "model_options": {}, "drop_path": 0.0}
+    run = train(TrainOptions(table=small_table, out=tmp_path / "run", **options)).run
+    assert isinstance(run.model, TimmClassifier)
+    rows = load(run.folder).predict([small_table.parent / "00.png"])
+    assert 0 <= rows["p_high"].iloc[0] <= 1
+
+
+def test_options_that_it_does_not_have_are_refused(small_table: Path, quick: dict[str, Any], tmp_path: Path) -> None:
+    options = quick | {"model": "timm_resnet18", "model_options": {}, "stem": "conv"}
+    with pytest.raises(UserError, match="--stem conv with --model timm_resnet18: it has no such option"):
+        train(TrainOptions(table=small_table, out=tmp_path / "run", **options))
+
+
+def test_it_is_the_model_of_timm() -> None:
+    model = create_model("timm_resnet18", in_chans=1, num_classes=3)
+    assert model(torch.zeros(2, 1, 40, 64)).shape == (2, 3)
+    assert sum(p.numel() for p in model.parameters()) == 11_171_779, "resnet18 with one channel and three classes"
+
+
+def test_a_name_is_given_once() -> None:
+    with pytest.raises(UserError, match="expected one that no other model has"):
+        register_classifier("seqnorm_vit_nano_patch16", TimmClassifier)
