@@ -21,7 +21,7 @@ from softfree.inference.run import Run
 from softfree.reporting.options import EvaluateOptions
 from softfree.reporting.saliency_maps import report_maps
 from softfree.reporting.scoring import predict_rows, scores_of
-from softfree.saliency.maps import METHODS
+from softfree.saliency.methods import METHODS
 from softfree_runtime.core.errors import UserError
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from softfree.attention import ATTENTIONS, SeqNormAttention, create_attention
-from softfree.saliency.attention_weights import attention_row
+from softfree.saliency.methods.attention_weights import attention_row
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])

@@ -13,14 +13,15 @@ from softfree.attention import ATTENTIONS
 from softfree.models import BagTransformer, SoftPyramid, VisionTransformer, VolumeTransformer
 from softfree.models.classifier import Classifier
 from softfree.saliency.activations import attention_inputs, classify, encoder_input, run_blocks, run_blocks_with_grad
-from softfree.saliency.attention_weights import attention_row
-from softfree.saliency.gradients import grad_cam, gradient_times_input
-from softfree.saliency.integrated_gradients import empty_sample, integrated_gradients
 from softfree.saliency.log_odds import LogOdds
-from softfree.saliency.logit_decomposition import split_log_odds
-from softfree.saliency.maps import METHODS, default_methods, explain_tensor
-from softfree.saliency.occlusion import windows
-from softfree.saliency.rollout import rollout
+from softfree.saliency.maps import explain_tensor
+from softfree.saliency.methods import METHODS, default_methods
+from softfree.saliency.methods.attention_weights import attention_row
+from softfree.saliency.methods.gradients import grad_cam, gradient_times_input
+from softfree.saliency.methods.integrated_gradients import empty_sample, integrated_gradients
+from softfree.saliency.methods.logit_decomposition import split_log_odds
+from softfree.saliency.methods.occlusion import windows
+from softfree.saliency.methods.rollout import rollout
 from softfree_runtime.core.errors import UserError
 
 

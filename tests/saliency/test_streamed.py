@@ -14,15 +14,15 @@ from torch import nn
 from softfree.core.options import StreamOptions
 from softfree.inference.run import Run
 from softfree.models import BagTransformer, VisionTransformer, VolumeTransformer
-from softfree.saliency import streamed_methods
 from softfree.saliency.activations import classify, encoder_input, run_blocks
-from softfree.saliency.logit_decomposition import has_split
-from softfree.saliency.maps import METHODS, Map, explain_tensor, forward_pass
+from softfree.saliency.maps import Map, explain_tensor, forward_pass
+from softfree.saliency.methods import METHODS, STREAMED, MapRequest
+from softfree.saliency.methods.logit_decomposition import has_split
 from softfree.saliency.options import ExplainOptions, MapMethod
 from softfree.saliency.streamed import explain_as_fits, explain_streamed
-from softfree.saliency.streamed_methods import STREAMED
 from softfree.streaming import Streaming
 from softfree.streaming.adaptive import AdaptiveForward
+from softfree.streaming.forward import Stream
 from softfree_runtime.core.errors import ReadError, UserError
 
 ATTENTIONS = ("seqnorm", "sima", "galerkin")
@@ -151,10 +151,7 @@ def test_masks(attention: str) -> None:
     entry = encoder_input(model, pixels)._replace(tokens=seen[0][0].detach(), mask=mask)
     torch.testing.assert_close(classify(model, entry, run_blocks(model, entry)), logits)
     for method in ("split", "gradient", "gradcam", "rollout"):
-        layer = {"gradcam": -1}.get(method)
-        want = METHODS[method].compute(
-            forward_pass(model, pixels, entry, method), streamed_methods.MapRequest(1, layer)
-        )
+        want = METHODS[method].compute(forward_pass(model, pixels, entry, method), MapRequest(1, METHODS[method].layer))
         got = explain_streamed(model, pixels, method, target=1, streaming=Streaming(chunk=6), mask=mask)  # type: ignore[arg-type]
         np.testing.assert_allclose(got.values, want[0].detach().reshape(6, 6), atol=1e-9 * float(want.abs().max()))
         assert (got.values[~mask.numpy().reshape(6, 6)] == 0).all()
@@ -162,9 +159,7 @@ def test_masks(attention: str) -> None:
     unreal = divmod(int((~mask[0]).nonzero()[5]), 6)
     at = [[(place[1] + 0.5) / 6, (place[0] + 0.5) / 6] for place in (real, unreal)]
     row = explain_streamed(model, pixels, "attention", at=at[0], streaming=Streaming(chunk=6), mask=mask)
-    want = METHODS["attention"].compute(
-        forward_pass(model, pixels, entry, "attention"), streamed_methods.MapRequest(1, None, None, at[0])
-    )
+    want = METHODS["attention"].compute(forward_pass(model, pixels, entry, "attention"), MapRequest(1, at=at[0]))
     np.testing.assert_allclose(row.values, want[0].detach().reshape(6, 6), atol=1e-10)
     with pytest.raises(UserError, match="the mask has no token there"):
         explain_streamed(model, pixels, "attention", at=at[1], mask=mask)
@@ -211,7 +206,7 @@ def test_autocast_is_nearly_the_same_and_leaves_nothing_behind() -> None:
 def test_memory_keeps_only_the_layers_that_a_method_looks_at(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
-    class Counting(streamed_methods.Stream):
+    class Counting(Stream):
         def close(self) -> None:
             if self.store is not None:
                 made.append(self.store.layers)

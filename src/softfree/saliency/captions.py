@@ -9,21 +9,12 @@ from typing import TYPE_CHECKING
 from softfree.evaluation.metric_specs import threshold_of
 from softfree.evaluation.plots.style import short
 from softfree.inference.predict import outputs
+from softfree.saliency.methods import METHODS
 from softfree.saliency.sanity_checks import rank_correlation
 
 if TYPE_CHECKING:
     from softfree.inference.run import Run
     from softfree.saliency.maps import Map
-
-_NAMES = {
-    "split": "Split",
-    "gradient": "Gradient times input",
-    "gradcam": "GradCAM",
-    "integrated": "Integrated gradients",
-    "occlusion": "Occlusion",
-    "rollout": "Rollout",
-    "attention": "Attention",
-}
 
 
 @dataclass(frozen=True)
@@ -54,7 +45,8 @@ def describe_maps(run: Run, maps: Sequence[Map]) -> MapText:
 
 def method_title(map_: Map) -> str:
     """Name the method, and say if its map is the same for every class."""
-    return _NAMES[map_.method] if map_.class_specific else f"{_NAMES[map_.method]}, the same for every class"
+    title = METHODS[map_.method].title
+    return title if map_.class_specific else f"{title}, the same for every class"
 
 
 def agreement_sentences(maps: Sequence[Map]) -> list[str]:

@@ -16,17 +16,19 @@ from softfree.core.precision import products_in
 from softfree.models.classifier import Classifier
 from softfree.saliency.activations import block, classifier
 from softfree.saliency.log_odds import LogOdds
-from softfree.saliency.maps import (
-    Map,
+from softfree.saliency.maps import Map, class_number, explain_tensor
+from softfree.saliency.methods import (
+    METHODS,
+    STREAMED,
     MapRequest,
-    class_number,
+    StreamedPass,
     default_methods,
-    explain_tensor,
+    does_not_stream,
     known_method,
     refuse_unused,
+    streamed_defaults,
 )
 from softfree.saliency.options import MapMethod
-from softfree.saliency.streamed_methods import STREAMED, StreamedPass, does_not_stream, streamed_defaults
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree.streaming.forward import Stream
 from softfree.streaming.image_rows import Rows
@@ -61,7 +63,7 @@ def fits(model: Classifier, sample: Tensor | Rows, adaptive: AdaptiveForward, me
         return False
     device = next(model.parameters()).device
     shape = torch.empty(1, device=device).expand(1, *sample.shape)  # the plan looks at nothing else
-    with torch.set_grad_enabled(method not in ("split", "occlusion")):  # the others keep as much as a backward pass
+    with torch.set_grad_enabled(METHODS[method].keeps_layers):
         return not adaptive.streams(shape)
 
 
@@ -118,7 +120,7 @@ def explain_streamed(
     Args:
         model: A run, or a classifier that can stream, in evaluation mode.
         sample: As :func:`~softfree.streaming.streamed.stream_forward` takes it.
-        method: A key of :data:`~softfree.saliency.streamed_methods.STREAMED`; default: the split, or GradCAM where the
+        method: A key of :data:`~softfree.saliency.methods.STREAMED`; default: the split, or GradCAM where the
             model has none.
         target: As in memory, like ``layer``, ``head`` and ``at``.
         layer: See there.
@@ -133,34 +135,34 @@ def explain_streamed(
             the tokens.
     """
     network = classifier(model if isinstance(model, nn.Module) else model.model)
-    chosen = streamed_defaults(network)[0] if method is None else known_method(method)
-    refuse_unused(chosen, layer=layer, head=head, at=at)
-    if chosen not in STREAMED:
-        raise UserError(does_not_stream(chosen))
-    method_of, streaming = STREAMED[chosen], streaming or Streaming()
-    kept_from = method_of.layer if layer is None else layer
-    block(network, kept_from)
+    name = streamed_defaults(network)[0] if method is None else known_method(method)
+    refuse_unused(name, layer=layer, head=head, at=at)
+    spec, streaming = METHODS[name], streaming or Streaming()
+    if spec.stream is None:
+        raise UserError(does_not_stream(name))
+    layer = spec.layer if layer is None else layer
+    block(network, layer)
     source = source_of(network, sample, streaming, mask)
-    stream = Stream(network, source, streaming.store, streaming.dtype, kept_from % len(network.blocks))
+    stream = Stream(network, source, streaming.store, streaming.dtype, layer % len(network.blocks))
     try:
         with torch.no_grad():
             with bar(streaming.progress, "forward", stream) as advance:
                 summaries = stream.forward(advance)
             logits = stream.logits(summaries).double()
-            answer = logits[0].cpu().numpy()
-            index = class_number(model, network, target, answer)
+            logits_of_sample = logits[0].cpu().numpy()
+            index = class_number(model, network, target, logits_of_sample)
             odds = odds or LogOdds.of(model)
-            question = MapRequest(index, kept_from, head, at, odds)
-            parts = method_of.compute(StreamedPass(network, stream, summaries, streaming.progress), question)
+            forward = StreamedPass(network, stream, summaries, streaming.progress)
+            values = spec.stream(forward, MapRequest(index, layer, head, at, odds))
     finally:
         stream.close()
         torch.clear_autocast_cache()  # weights that were cast here have no graph
-    return Map(_on_grid(parts, source), chosen, index, answer, float(odds(logits, index)[0]))
+    return Map(_on_grid(values, source), name, index, logits_of_sample, float(odds(logits, index)[0]))
 
 
-def _on_grid(parts: Sequence[Tensor], source: TokenSource) -> np.ndarray:
+def _on_grid(values: Sequence[Tensor], source: TokenSource) -> np.ndarray:
     """Put the values (n,) of all chunks, including the class token, on the grid of tokens; 0 for masked tokens."""
-    flat = np.concatenate([np.empty(0), *(part.double().cpu().numpy() for part in parts)])[source.prefix :]
+    flat = np.concatenate([np.empty(0), *(part.double().cpu().numpy() for part in values)])[source.prefix :]
     mask = getattr(source, "mask", None)
     grid = getattr(source, "grid", flat.shape)
     if mask is None:

@@ -21,7 +21,8 @@ from softfree.core.precision import products_in
 from softfree.models import create_model
 from softfree.models.vit import VisionTransformer
 from softfree.planning.memory import PROCESS
-from softfree.saliency.maps import explain_tensor, known_method
+from softfree.saliency.maps import explain_tensor
+from softfree.saliency.methods import known_method
 from softfree.saliency.streamed import explain_streamed
 from softfree.streaming import Rows, Streaming, stream_forward
 from softfree_lab.bench.cases import CHECKED_SIDE, TOLERANCES, BenchCase, Pass

@@ -17,7 +17,7 @@ from torch import Tensor
 from softfree.attention import Attention
 from softfree.inference.run import Run
 from softfree.models import VisionTransformer
-from softfree.saliency.attention_weights import attention_row
+from softfree.saliency.methods.attention_weights import attention_row
 from softfree_lab.studies.options import AttentionMapOptions
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import replacing

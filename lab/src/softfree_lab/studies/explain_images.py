@@ -19,8 +19,8 @@ from softfree.inference.run import Run
 from softfree.models import VisionTransformer
 from softfree.saliency.activations import classifier
 from softfree.saliency.log_odds import LogOdds
-from softfree.saliency.logit_decomposition import has_split
 from softfree.saliency.maps import explain_tensor
+from softfree.saliency.methods.logit_decomposition import has_split
 from softfree.saliency.options import MapMethod
 from softfree.saliency.samples import Sample, SampleOpener
 from softfree.saliency.sanity_checks import ALL, HEAD, cascade, similarity

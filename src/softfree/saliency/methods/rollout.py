@@ -18,13 +18,10 @@ from torch import Tensor
 from softfree.attention.base import wide_type
 from softfree.models.classifier import Classifier
 from softfree.saliency.activations import EncoderInput, attention, attention_inputs
+from softfree.saliency.methods.base import ForwardPass, MapRequest, Method, StreamedPass
 from softfree_runtime.core.errors import unknown_name
 
 Residual = Literal["half", "identity"]
-MEANING = (
-    "Rollout: how the attention weights of all layers, mixed half and half with the residual connection, carry tokens "
-    "to the head; it ignores values and MLPs, and it is the same for every class."
-)
 
 
 def rollout(
@@ -70,3 +67,44 @@ def readout_weights(model: Classifier, entry: EncoderInput) -> Tensor:
     if entry.mask is not None:
         weights = weights.masked_fill(~entry.mask, 0)
     return weights / weights.sum(dim=1, keepdim=True)
+
+
+def _compute(forward: ForwardPass, _request: MapRequest) -> Tensor:
+    return rollout(forward.model, forward.entry, inputs=forward.inputs)
+
+
+def _stream(forward: StreamedPass, _request: MapRequest) -> list[Tensor]:
+    """As :func:`rollout`; the tokens of a layer are read twice, for queries and for keys."""
+    weights = _streamed_readout(forward)
+    for level in reversed(range(len(forward.stream.layers))):
+        streaming, looked = forward.stream.layers[level].streaming, torch.zeros(())
+        for chunk, part in enumerate(weights):
+            looked = looked + part @ streaming.queries(*forward.attention_input(level, chunk))  # (1, H, D)
+        for chunk, part in enumerate(weights):
+            mixed = looked.unsqueeze(2) @ streaming.keys(*forward.attention_input(level, chunk)).mT  # (1, H, 1, n)
+            weights[chunk] = (part + mixed.mean(1)[0, 0]) / 2
+    return weights
+
+
+def _streamed_readout(forward: StreamedPass) -> list[Tensor]:
+    """As :func:`readout_weights`, per chunk."""
+    stream, token = forward.stream, forward.model.pool == "token"
+    share = 0.0 if token else 1 / max(1, stream.number)
+    weights = [torch.full((size,), share, dtype=stream.wide, device=stream.device) for size in stream.source.sizes]
+    if weights:
+        weights[0][: stream.source.prefix] = float(token)
+    return weights
+
+
+ROLLOUT = Method(
+    title="Rollout",
+    meaning=(
+        "how the attention weights of all layers, mixed half and half with the residual connection, carry tokens to "
+        "the head; it ignores values and MLPs, and it is the same for every class."
+    ),
+    compute=_compute,
+    stream=_stream,
+    layer=0,
+    class_specific=False,
+    needs_attention_inputs=True,
+)

@@ -9,14 +9,10 @@ from torch import Tensor
 
 from softfree.models.classifier import Classifier
 from softfree.saliency.activations import EncoderInput, classify, encoder_input, patch_mask, run_blocks
-from softfree.saliency.integrated_gradients import distribute_remainder, empty_sample
 from softfree.saliency.log_odds import LogOdds
+from softfree.saliency.methods.base import ForwardPass, MapRequest, Method
+from softfree.saliency.methods.integrated_gradients import distribute_remainder, empty_sample
 
-MEANING = (
-    "Occlusion: how much the log odds of the class drop when a window of tokens is emptied, all its pixels the mean; "
-    "two windows that can replace each other both stay small. What no single window takes away is distributed evenly, "
-    "so that the values sum to the log odds."
-)
 _WINDOWS = {1: 64, 2: 8, 3: 4}  # along each side, by the number of sides: 64 in all
 _TOGETHER = 8192  # about how many tokens are computed at once
 
@@ -37,7 +33,7 @@ def occlusion(
 
     Returns:
         (1, N) for the tokens of the grid: each token's share of the drop of its window, 0 for padded tokens. Their sum
-        is the log odds: see :func:`~softfree.saliency.integrated_gradients.distribute_remainder`.
+        is the log odds: see :func:`~softfree.saliency.methods.integrated_gradients.distribute_remainder`.
     """
     start, prefix = encoder_input(model, empty_sample(model, sample)), model.num_prefix_tokens
     window = windows(entry.grid or (entry.tokens.shape[1] - prefix,)).to(entry.tokens.device)
@@ -64,3 +60,20 @@ def windows(grid: Sequence[int]) -> Tensor:
     for side in sides[1:]:
         number = number[..., None] * (int(side[-1]) + 1) + side
     return number.flatten()
+
+
+def _compute(forward: ForwardPass, request: MapRequest) -> Tensor:
+    return occlusion(forward.model, forward.entry, forward.sample, request.odds, forward.logits, request.target)
+
+
+OCCLUSION = Method(
+    title="Occlusion",
+    meaning=(
+        "how much the log odds of the class drop when a window of tokens is emptied, all its pixels the mean; two "
+        "windows that can replace each other both stay small. What no single window takes away is distributed evenly,"
+        " so that the values sum to the log odds."
+    ),
+    compute=_compute,
+    uses_empty_sample=True,
+    keeps_layers=False,
+)

@@ -9,12 +9,7 @@ from softfree.models.bag import BagTransformer
 from softfree.models.classifier import Classifier
 from softfree.saliency.activations import EncoderInput, classify, encoder_input, patch_mask, run_blocks
 from softfree.saliency.log_odds import LogOdds
-
-MEANING = (
-    "Integrated gradients: what each token adds to the log odds of the class on a path from an empty sample, all of "
-    "whose pixels are the mean, to this one. The log odds of the empty sample are distributed evenly, so that the "
-    "values sum to the log odds."
-)
+from softfree.saliency.methods.base import ForwardPass, MapRequest, Method
 
 STEPS = 8
 
@@ -87,3 +82,21 @@ def _slope(model: Classifier, entry: EncoderInput, tokens: Tensor, odds: LogOdds
         total = odds(classify(model, now, run_blocks(model, now)), target).sum()
         (gradient,) = torch.autograd.grad(total, tokens)
     return gradient
+
+
+def _compute(forward: ForwardPass, request: MapRequest) -> Tensor:
+    return integrated_gradients(
+        forward.model, forward.entry, forward.sample, request.odds, forward.logits, request.target
+    )
+
+
+INTEGRATED = Method(
+    title="Integrated gradients",
+    meaning=(
+        "what each token adds to the log odds of the class on a path from an empty sample, all of whose pixels are "
+        "the mean, to this one. The log odds of the empty sample are distributed evenly, so that the values sum to "
+        "the log odds."
+    ),
+    compute=_compute,
+    uses_empty_sample=True,
+)

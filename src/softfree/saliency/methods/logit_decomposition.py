@@ -30,18 +30,15 @@ from collections.abc import Mapping
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softfree.models.classifier import Classifier
 from softfree.models.pooling import masked_mean
 from softfree.saliency.activations import EncoderInput, patch_mask
 from softfree.saliency.log_odds import LinearLogOdds
+from softfree.saliency.methods.base import ForwardPass, MapRequest, Method, StreamedPass
 from softfree_runtime.core.errors import UserError
-
-MEANING = (
-    "Split: the exact parts of the log odds of the class, one for each token of the last layer; they sum to the log "
-    "odds. By then a token has seen all others, so a part is not what its pixels alone would give."
-)
 
 
 @torch.no_grad()
@@ -143,3 +140,54 @@ def _head(model: Classifier) -> nn.Linear:
 def _biases(model: Classifier, odds: LinearLogOdds) -> Tensor:
     bias = _head(model).bias
     return odds.rest.new_zeros(()) if bias is None else odds.shares @ bias.double()
+
+
+def _compute(forward: ForwardPass, request: MapRequest) -> Tensor:
+    shares = request.odds.linearize(forward.logits, request.target)
+    return split_log_odds(forward.model, forward.entry, forward.last, shares, request.target)
+
+
+def _stream(forward: StreamedPass, request: MapRequest) -> list[Tensor]:
+    """As :func:`split_log_odds`, from the summaries of all tokens; the last layer is computed again."""
+    model, stream = forward.model, forward.stream
+    require_split(model, "gradient, gradcam, rollout or attention")
+    odds = request.odds.linearize(stream.logits(forward.summaries), request.target)
+    if model.pool != "avg":
+        return _stream_weighted(forward, odds, request.target)
+    number = max(1, stream.number)
+    mean = sum(total for (total,) in forward.summaries) / number
+    assert isinstance(mean, Tensor)
+    slope, constant = average_head_slope(model, mean, odds)
+    return [(tokens[0].double() @ slope[0] + constant) / number for tokens in stream.outputs()]
+
+
+def _stream_weighted(forward: StreamedPass, odds: LinearLogOdds, target: int) -> list[Tensor]:
+    """Collect two numbers per token and class with a share, and then weight them over all tokens."""
+    model, stream = forward.model, forward.stream
+    chunk_logits = [
+        token_logits(model, tokens[:, forward.front(chunk) :], odds) for chunk, tokens in enumerate(stream.outputs())
+    ]
+    if not chunk_logits:
+        return []
+    whole = {
+        k: (
+            torch.cat([part[k][0] for part in chunk_logits], dim=1),
+            torch.cat([part[k][1] for part in chunk_logits], dim=1),
+        )
+        for k in chunk_logits[0]
+    }
+    parts = weighted_parts(model, whole, None, odds, target)
+    chunks = parts[0].split([part[target][0].shape[1] for part in chunk_logits])
+    return [F.pad(part, (forward.front(chunk), 0)) for chunk, part in enumerate(chunks)]
+
+
+SPLIT = Method(
+    title="Split",
+    meaning=(
+        "the exact parts of the log odds of the class, one for each token of the last layer; they sum to the log "
+        "odds. By then a token has seen all others, so a part is not what its pixels alone would give."
+    ),
+    compute=_compute,
+    stream=_stream,
+    keeps_layers=False,
+)
