@@ -9,8 +9,11 @@ from torch.utils.data import DataLoader
 from softfree.data import dataset as module
 from softfree.data.dataset import EpochSampler, SampleDataset, choose_cache
 from softfree.data.modalities import image as transforms
+from softfree.data.modalities.bag import BagPreprocessing
+from softfree.data.modalities.feature_files import write_features
 from softfree.data.modalities.image import ImageAugmentation, ImagePreprocessing
 from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.sources.sample_source import SourceFile
 
 PREPROCESSING = ImagePreprocessing.create("radiograph", 32, "pad")
 
@@ -168,6 +171,39 @@ def test_a_full_disk_leaves_no_cache_file_and_is_one_line(files, tmp_path, monke
     with pytest.raises(UserError, match="No space left"):
         dataset[0]
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a.png#mpp=0.5", "0.png;1.png", "0.png#mpp=0.5;1.png"])
+def test_any_file_name_is_one_file(files, tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(Path(files[5]).read_bytes())
+    for _ in range(2):
+        dataset = SampleDataset([str(path)], None, PREPROCESSING, cache=str(tmp_path / "cache"))
+        assert torch.equal(dataset[0]["image"], SampleDataset(files, None, PREPROCESSING)[5]["image"])
+        assert dataset.name(0) == str(path)
+    path.write_bytes(Path(files[4]).read_bytes() + b"changed")  # trailing bytes, so that the size changes, too
+    again = SampleDataset([str(path)], None, PREPROCESSING, cache=str(tmp_path / "cache"))
+    assert torch.equal(again[0]["image"], SampleDataset(files, None, PREPROCESSING)[4]["image"])
+
+
+def test_a_cache_folder_knows_resolution_and_group(tmp_path):
+    paths = [tmp_path / "a.h5", tmp_path / "b.h5"]
+    for path in paths:
+        write_features(path, np.ones((2, 6), np.float32), np.ones((2, 2)), {})
+    a, b = map(str, paths)
+    sources = [
+        a,
+        SourceFile(a, 0.5),
+        SourceFile(a, 0.25),
+        (SourceFile(a), SourceFile(b)),
+        (SourceFile(b), SourceFile(a)),
+    ]
+    where = tmp_path / "cache"
+    for _ in range(2):  # the second time, every sample is cached
+        dataset = SampleDataset(sources, None, BagPreprocessing(6), cache=str(where))
+        assert [len(sample["image"]) for sample in dataset] == [2, 2, 2, 4, 4]
+        assert len(list(where.iterdir())) == 5
+    assert [dataset.name(index) for index in (1, 3)] == [a, f"{a};{b}"]
 
 
 def test_a_cache_folder_holds_no_names_of_files(tmp_path):

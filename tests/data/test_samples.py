@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from softfree.data.samples import group_by_patient
+from softfree.data.samples import group_by_patient, resolutions, with_resolution
 from softfree.data.table import Table, read_table
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.sources.sample_source import SourceFile
 
 
 def table_of(folder: Path, rows: str, **options: float) -> Table:
@@ -19,14 +21,26 @@ def test_rows_of_a_patient_become_one_bag(tmp_path: Path) -> None:
     rows = "a.h5,x,p2,north,\nb.h5,y,p1,north,0.25\nc.h5,x,p2,south,0.5\nd.h5,y,,north,\n"
     table = group_by_patient(table_of(tmp_path, rows, test_fraction=1, val_fraction=0))
     assert table.frame["file"].tolist() == [
-        f"{tmp_path}/a.h5;{tmp_path}/c.h5#mpp=0.5",
-        f"{tmp_path}/b.h5#mpp=0.25",
+        (SourceFile(f"{tmp_path}/a.h5"), SourceFile(f"{tmp_path}/c.h5", 0.5)),
+        SourceFile(f"{tmp_path}/b.h5", 0.25),
         f"{tmp_path}/d.h5",
     ]
     assert table.targets.tolist() == [0, 1, 1]
     assert table.frame["row"].tolist() == [0, 1, 3]
     assert table.frame["site"].isna().tolist() == [True, False, False]
     assert table.frame["patient"].is_unique
+
+
+def test_a_column_mpp(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,label,mpp\na.svs,x,0.25\nb.svs,y,\n")
+    table = with_resolution(read_table(tmp_path / "t.csv", test_fraction=1, val_fraction=0))
+    assert table.sources == [SourceFile(str(tmp_path / "a.svs"), 0.25), str(tmp_path / "b.svs")]
+
+
+def test_empty_cells_leave_the_resolution_to_the_file() -> None:
+    assert resolutions(pd.Series(["0.25", None, "0.5"])) == [0.25, None, 0.5]
+    with pytest.raises(UserError, match="'20x'; expected micrometers per pixel"):
+        resolutions(pd.Series(["0.5", "20x"]))
 
 
 def test_labels_of_a_patient_must_agree(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from softfree.deployment.options import ExportOptions
 from softfree.deployment.parity import check_parity
 from softfree.deployment.pipeline import Exported, export
 from softfree.deployment.quantization import quantize_static
-from softfree.deployment.samples import Source
+from softfree.deployment.samples import Sample
 from softfree.inference.run import Run
 from softfree.models import create_model
 from softfree_runtime import Model, predict
@@ -105,7 +105,7 @@ def test_other_logits_are_refused(run: Run, exported: Exported) -> None:
     for wrong in (2e-4, np.nan):
         with pytest.raises(UserError, match=r"differs from the run by .* no file was written"):
             check_parity(
-                run, [Source(image)], model.metadata.preprocessing, lambda x, by=wrong: model.logits(x) + by, True
+                run, [Sample(image)], model.metadata.preprocessing, lambda x, by=wrong: model.logits(x) + by, True
             )  # type: ignore[misc]
 
 

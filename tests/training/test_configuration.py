@@ -48,7 +48,7 @@ def test_numbers_that_no_training_can_have(options_for, changes: dict[str, float
 def test_the_record_gives_the_options_back_where_the_run_lies_now(options_for, tmp_path: Path) -> None:
     options = options_for(epochs=7, weight_decay=0.2)
     table = read_training_table(options)
-    config = configuration(options, table, create_preprocessing(options, table.files), "computed")
+    config = configuration(options, table, create_preprocessing(options, table.sources), "computed")
     assert config["notice"] == "computed"
     assert config["model"]["num_classes"] == 2
     config["options"]["of_another_version"] = 1
@@ -67,7 +67,7 @@ def test_the_split_of_a_run_is_kept(options_for, small_table: Path, run: Run) ->
     table = read_training_table(options)
     assert table.frame["split"].tolist() == known
     assert read_training_table(options_for(seed=5)).frame["split"].tolist() != known
-    config = configuration(options, table, create_preprocessing(options, table.files), None)
+    config = configuration(options, table, create_preprocessing(options, table.sources), None)
     assert options_of(config, small_table).split_from == run.folder
 
 
@@ -75,7 +75,7 @@ def test_a_training_goes_on_with_the_split_that_was_drawn(options_for, small_tab
     pd.read_csv(small_table).drop(columns="split").to_csv(small_table, index=False)
     begun = read_training_table(options_for(seed=5))
     options = options_for(seed=5)
-    preprocessing = create_preprocessing(options, begun.files)
+    preprocessing = create_preprocessing(options, begun.sources)
     RunDirectory(tmp_path).write_config(configuration(options, begun, preprocessing, None))
     with pytest.raises(UserError, match="nobody knows how its table was split"):
         read_training_table(options_for(), tmp_path)

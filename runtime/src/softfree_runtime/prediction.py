@@ -19,6 +19,7 @@ from softfree_runtime.core.outputs import columns
 from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.session import Model
 from softfree_runtime.sources.inputs import Input, NamedSource, find_inputs, table_rows
+from softfree_runtime.sources.sample_source import name_of
 
 Row = dict[str, Any]
 
@@ -75,7 +76,7 @@ def _logits(model: Model, found: list[NamedSource], batch_size: int) -> tuple[np
         for number, (name, source, frame) in enumerate(found):
             try:
                 sample = model.metadata.preprocessing.load(source, frame)
-                model.check(name if isinstance(source, DecodedImage) else source, sample)
+                model.check(name if isinstance(source, DecodedImage) else name_of(source), sample)
             except ReadError as error:
                 failed[number] = error
             else:

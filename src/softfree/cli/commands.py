@@ -38,9 +38,9 @@ def _check_arguments(parser: Parser) -> None:
 
 def _check(parsed: Namespace) -> int:
     from softfree.data.audit.audit import audit
+    from softfree.data.samples import with_resolution
     from softfree.data.table import read_table
     from softfree.inference.run_directory import RunDirectory
-    from softfree_runtime.sources.joined_source import with_resolution
 
     options = fill(CheckOptions, parsed)
     table = read_table(
@@ -53,10 +53,8 @@ def _check(parsed: Namespace) -> int:
         strict_patients=False,
         known=None if options.split_from is None else RunDirectory(options.split_from).read_split(),
     )
-    if "mpp" in table.frame:
-        table = with_resolution(table)
     progress = options.progress and not parsed.json
-    report = audit(table, num_workers=options.num_workers, progress=progress, strict=options.strict)
+    report = audit(with_resolution(table), num_workers=options.num_workers, progress=progress, strict=options.strict)
     if parsed.json:
         print(json.dumps(report.to_dict(), indent=2, allow_nan=False))
     else:

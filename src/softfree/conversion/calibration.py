@@ -21,8 +21,9 @@ from softfree.reporting.scoring import open_table, own_table
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.sources.inputs import TABLES
+from softfree_runtime.sources.sample_source import SampleSource
 
-Candidates = tuple[Sequence[str | DecodedImage], Sequence[int | None]]
+Candidates = tuple[Sequence[SampleSource | DecodedImage], Sequence[int | None]]
 
 
 def labeled_table(run: Run, paths: list[str]) -> Table:
@@ -81,7 +82,7 @@ def read_batches(
 def _candidates(paths: list[str], table: Table | None) -> Candidates:
     """Return all images, or only the training rows of a table with splits, so that test metrics stay valid."""
     if table is not None and len((rows := table.where("train")).frame):
-        return rows.files, rows.frames
+        return rows.sources, rows.frames
     inputs = find_inputs(paths, None)
     sources, frames = [source for _, source, _ in inputs], [frame for _, _, frame in inputs]
     if not _is_table(paths):

@@ -202,7 +202,7 @@ def compute_test_auroc(
     if not len(rows.frame):
         return {}
     cache = choose_cache("auto", len(rows.frame), origin.preprocessing)
-    dataset = SampleDataset(rows.files, None, origin.preprocessing, frames=rows.frames, cache=cache)
+    dataset = SampleDataset(rows.sources, None, origin.preprocessing, frames=rows.frames, cache=cache)
     inference_options = InferenceOptions(batch_size=options.batch_size, progress=options.progress)
     areas = {}
     for name, network in networks.items():

@@ -23,10 +23,10 @@ import softfree_runtime
 from softfree import __version__
 from softfree.core.memory import available_or_assumed
 from softfree.core.progress import tracked
-from softfree.data.modalities.base import Augmentation, Preprocessing, files_of
+from softfree.data.modalities.base import Augmentation, Preprocessing
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import is_whole, replacing
-from softfree_runtime.sources.joined_source import split_source
+from softfree_runtime.sources.sample_source import SourceFile, files_of, name_of
 
 if TYPE_CHECKING:
     from softfree.data.modalities.slide_rows import SlideRows
@@ -67,7 +67,8 @@ class SampleDataset(data.Dataset):
     """Prepared samples with targets.
 
     Args:
-        sources: Paths, or other inputs of the preprocessing, such as decoded images.
+        sources: A :data:`~softfree_runtime.sources.sample_source.SampleSource` per sample, or another input of the
+            preprocessing, such as a decoded image.
         targets: ``(n,)`` or ``(n, K)`` as in :class:`softfree_runtime.core.task.Task`, or None for prediction.
         preprocessing: Deterministic preprocessing.
         frames: Frame of each multi-frame file, counted from 0, or None.
@@ -118,7 +119,7 @@ class SampleDataset(data.Dataset):
     def name(self, index: int) -> str:
         """Return the file of a sample, for messages."""
         source = self._items[index]["source"]
-        return split_source(source)[0] if isinstance(source, str) else f"image {index}"
+        return name_of(source) if _is_file(source) else f"image {index}"
 
     def rows(self, index: int) -> SlideRows | None:
         """Open a sample that is too large to be read at once, band by band; None for kinds without bands.
@@ -271,12 +272,15 @@ def _source_digest() -> str:
 def _item(source: Any, frame: int | None) -> dict[str, Any]:
     """Return what identifies a prepared sample; size and time distinguish a changed file."""
     item: dict[str, Any] = {"source": source, "frame": frame}
-    if isinstance(source, str):
+    if _is_file(source):
         with contextlib.suppress(OSError):  # a missing file is reported when it is read
-            files = [source] if os.path.exists(source) else [split_source(file)[0] for file in files_of(source)]
-            found = [os.stat(file) for file in files]
-            item |= {"bytes": [stat.st_size for stat in found], "changed": [stat.st_mtime_ns for stat in found]}
+            stats = [os.stat(file.path) for file in files_of(source)]
+            item |= {"bytes": [stat.st_size for stat in stats], "changed": [stat.st_mtime_ns for stat in stats]}
     return item
+
+
+def _is_file(source: Any) -> bool:
+    return isinstance(source, str | SourceFile | tuple)
 
 
 def _item_seed(seed: int, epoch: int, index: int) -> int:

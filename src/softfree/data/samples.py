@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pandas as pd
 from softfree.data.modalities.registry import Modality
 from softfree.data.table import Table
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.sources.joined_source import with_resolution
+from softfree_runtime.sources.sample_source import SourceFile, files_of, resolution, sample_source
 
 
 def as_samples(table: Table, modality: Modality, *, group: bool = False) -> Table:
@@ -31,8 +32,22 @@ def as_samples(table: Table, modality: Modality, *, group: bool = False) -> Tabl
     return group_by_patient(table) if group else with_resolution(table)
 
 
+def with_resolution(table: Table) -> Table:
+    """Join each row's file with its column ``mpp``, if the table has one."""
+    if "mpp" not in table.frame:
+        return table
+    pairs = zip(table.frame["file"], resolutions(table.frame["mpp"]), strict=True)
+    sources: list[Any] = [sample_source([SourceFile(*pair)]) for pair in pairs]
+    return replace(table, frame=table.frame.assign(file=sources))
+
+
+def resolutions(column: pd.Series) -> list[float | None]:
+    """Parse the cells of a column ``mpp``; as :func:`softfree_runtime.sources.sample_source.resolution`."""
+    return [resolution(cell) for cell in column.astype(object).where(column.notna(), None)]
+
+
 def group_by_patient(table: Table) -> Table:
-    """Join all rows of a patient into one sample, whose files are joined by ``;``.
+    """Join all rows of a patient into one sample of several files.
 
     Other columns keep their value if all rows of the patient agree, else become empty; ``row`` is the first row.
 
@@ -47,7 +62,9 @@ def group_by_patient(table: Table) -> Table:
     for group in groups:
         _refuse_disagreement(frame, table.targets, group)
     joined = frame.iloc[first].reset_index(drop=True)
-    joined["file"] = [";".join(frame["file"].iloc[group]) for group in groups]
+    files = [files_of(source) for source in frame["file"]]
+    sources: list[Any] = [sample_source([file for row in group for file in files[row]]) for group in groups]
+    joined["file"] = sources
     for name in joined.columns.difference(["file", "row", "patient", "split"]):
         agree = frame.groupby(patients)[name].nunique(dropna=False).to_numpy() == 1
         joined[name] = joined[name].where(agree)

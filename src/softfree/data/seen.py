@@ -17,12 +17,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from softfree.data.modalities.base import files_of
 from softfree.data.table import Table, frame_numbers
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import write_atomically
 from softfree_runtime.sources.identity import patient_key
-from softfree_runtime.sources.joined_source import split_source
+from softfree_runtime.sources.sample_source import files_of
 
 _END = 1 << 20  # bytes at either end of a large file that are hashed
 
@@ -80,8 +79,8 @@ def _files(key: bytes, frame: pd.DataFrame) -> Iterable[str]:
     for source, number in zip(frame["file"], frame_numbers(frame), strict=True):
         digest = blake2b(key=key, digest_size=12)
         try:
-            for file in files_of(str(source)):
-                for path in _below(Path(split_source(file)[0])):
+            for file in files_of(source):
+                for path in _below(Path(file.path)):
                     _add(digest, path)
         except OSError:
             yield ""

@@ -19,6 +19,7 @@ from softfree_runtime.core.task import Task
 from softfree_runtime.sources.folder_names import split_named
 from softfree_runtime.sources.identity import FORMS, Patients, identify_patients, refuse_nobody
 from softfree_runtime.sources.row_paths import base_folder, resolve_paths
+from softfree_runtime.sources.sample_source import SampleSource
 from softfree_runtime.sources.table_text import FRAME
 
 SPLITS = ("train", "val", "test")
@@ -43,7 +44,8 @@ class Table:
     """Rows that belong to a task, with their targets.
 
     Attributes:
-        frame: All columns of the file, and ``file`` (absolute path), ``split`` (train, val or test), ``patient``
+        frame: All columns of the file, and ``file`` (absolute path, or the :data:`SampleSource` that
+            :func:`softfree.data.samples.as_samples` makes of it), ``split`` (train, val or test), ``patient``
             (anonymous int64 number, one per ``patient_id``, whose forms are one; a row without an id is a patient of
             its own) and ``row`` (counted from 0 in the file). ``frame``, when the file has it, is the frame of a
             multi-frame file, counted from 0, nullable.
@@ -74,8 +76,8 @@ class Table:
         return (*self.notes, *unused)
 
     @property
-    def files(self) -> list[str]:
-        """Source of each row: a path, or one of :mod:`softfree_runtime.sources.joined_source`."""
+    def sources(self) -> list[SampleSource]:
+        """Source of each row: its path, until :func:`softfree.data.samples.as_samples` adds resolution and group."""
         return self.frame["file"].tolist()
 
     @property
@@ -83,9 +85,9 @@ class Table:
         """Each row's frame of a multi-frame file, None where the table names none."""
         return frame_numbers(self.frame)
 
-    def sources_by_row(self) -> dict[int, tuple[str, int | None]]:
-        """Return file and frame by the number of the row in the table's file."""
-        sources = zip(self.files, self.frames, strict=True)
+    def sources_by_row(self) -> dict[int, tuple[SampleSource, int | None]]:
+        """Return source and frame by the number of the row in the table's file."""
+        sources = zip(self.sources, self.frames, strict=True)
         return dict(zip(self.frame["row"].tolist(), sources, strict=True))
 
     def where(self, split: str) -> Table:

@@ -18,7 +18,7 @@ from torch import nn
 
 from softfree.deployment.graph import quiet, tuned_for
 from softfree.deployment.parity import Logits, Parity, check_parity
-from softfree.deployment.samples import Source
+from softfree.deployment.samples import Sample
 from softfree.inference.run import Run
 from softfree.models import VisionTransformer
 from softfree_runtime.core.errors import UserError
@@ -26,7 +26,7 @@ from softfree_runtime.core.files import replacing
 from softfree_runtime.metadata import Metadata
 
 
-def write_executorch(run: Run, about: Metadata, samples: Sequence[Source], path: Path) -> tuple[Parity, int]:
+def write_executorch(run: Run, about: Metadata, samples: Sequence[Sample], path: Path) -> tuple[Parity, int]:
     """Lower a run's model, check its logits, and write it.
 
     Args:

@@ -18,7 +18,7 @@ from softfree.deployment.loss import Loss, measure_loss
 from softfree.deployment.onnx_passes import equalize_ranks
 from softfree.deployment.options import ExportOptions
 from softfree.deployment.parity import FLOAT16_TOLERANCE, TOLERANCE, Logits, Parity, check_parity
-from softfree.deployment.samples import Source
+from softfree.deployment.samples import Sample
 from softfree.inference.run import Run
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing
@@ -27,7 +27,7 @@ from softfree_runtime.metadata import Metadata
 
 
 def write_openvino(
-    run: Run, graph: Graph, about: Metadata, samples: Sequence[Source], path: Path, options: ExportOptions
+    run: Run, graph: Graph, about: Metadata, samples: Sequence[Sample], path: Path, options: ExportOptions
 ) -> tuple[Parity, int, Loss | None]:
     """Convert a graph, check its logits, and write it.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from softfree.deployment.samples import Source
+from softfree.deployment.samples import Sample
 from softfree.inference.run import Run
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.preprocessing.modalities import Preprocessing
@@ -36,7 +36,7 @@ class Parity:
 
 def check_parity(
     run: Run,
-    samples: Sequence[Source],
+    samples: Sequence[Sample],
     preprocessing: Preprocessing,
     logits: Logits,
     any_size: bool,
@@ -74,7 +74,7 @@ def check_parity(
     return Parity(differences)
 
 
-def _batches(own: Any, samples: Sequence[Source], runtime: Any, any_size: bool) -> Iterator[BatchPair]:
+def _batches(own: Any, samples: Sequence[Sample], runtime: Any, any_size: bool) -> Iterator[BatchPair]:
     """Yield batches to compare, one at a time, since a single slide may fill the memory."""
     if own.kind == "bag":
         # All tiles of a bag, half of them, and one.
@@ -100,7 +100,7 @@ def _sizes(size: int) -> tuple[int, int, int]:
     return size, max(16, 3 * size // 4), 5 * size // 4 + 5
 
 
-def _load_both(samples: Sequence[Source], own: Preprocessing, runtime: Preprocessing) -> BatchPair:
+def _load_both(samples: Sequence[Sample], own: Preprocessing, runtime: Preprocessing) -> BatchPair:
     """Load one batch with the run's preprocessing and with the runtime's."""
     ours = np.stack([sample.load(own) for sample in samples])
     if own == runtime:  # slides and bags have the same preprocessing in both

@@ -17,7 +17,7 @@ from softfree.deployment.onnx_passes import to_float16
 from softfree.deployment.options import ExportOptions
 from softfree.deployment.parity import FLOAT16_TOLERANCE, Parity, check_parity
 from softfree.deployment.quantization import quantize_static, quantize_weights
-from softfree.deployment.samples import Read, Source, find_samples, read_evenly
+from softfree.deployment.samples import Read, Sample, find_samples, read_evenly
 from softfree.inference.run import Run
 from softfree.models import BagTransformer, VolumeTransformer
 from softfree_runtime.core.errors import UserError
@@ -106,7 +106,7 @@ def _read_parity_samples(run: Run, options: ExportOptions) -> Read:
     return read_evenly(sources, options.count, "the parity check (--images)", run.preprocessing)
 
 
-def _graph(run: Run, samples: Sequence[Source]) -> Graph:
+def _graph(run: Run, samples: Sequence[Sample]) -> Graph:
     """Export the run's model, by the modality of its samples."""
     model, preprocessing = run.model.cpu(), run.preprocessing
     if isinstance(model, BagTransformer):
@@ -162,7 +162,7 @@ def _write_onnx(
     run: Run,
     graph: Graph,
     about: Metadata,
-    samples: Sequence[Source],
+    samples: Sequence[Sample],
     path: Path,
     options: ExportOptions,
     unreadable: list[str],

@@ -16,23 +16,26 @@ from softfree.reporting.scoring import own_table
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.preprocessing.modalities import Preprocessing
 from softfree_runtime.readers import DecodedImage, read_image
+from softfree_runtime.sources.sample_source import SampleSource, file_of
 
 
 @dataclass(frozen=True)
-class Source:
-    """A sample: a path and a frame, or an image already read."""
+class Sample:
+    """A sample: a source and a frame, or an image already read."""
 
-    path: str | DecodedImage
+    source: SampleSource | DecodedImage
     frame: int | None = None
 
     def load(self, preprocessing: Preprocessing) -> np.ndarray:
         """Read and preprocess it; ReadError if that fails."""
-        return preprocessing.load(self.path, self.frame)
+        return preprocessing.load(self.source, self.frame)
 
-    def read(self, preprocessing: Preprocessing) -> Source:
+    def read(self, preprocessing: Preprocessing) -> Sample:
         """Check that it can be read; an image is kept, since it is preprocessed more than once."""
         if preprocessing.kind == "image":
-            return Source(self.path if isinstance(self.path, DecodedImage) else read_image(self.path, frame=self.frame))
+            if isinstance(self.source, DecodedImage):
+                return self
+            return Sample(read_image(file_of(self.source).path, frame=self.frame))
         self.load(preprocessing)
         return self
 
@@ -41,7 +44,7 @@ class Source:
 class Read:
     """Readable samples, and the errors of the others."""
 
-    samples: list[Source]
+    samples: list[Sample]
     failed: list[str]
 
 
@@ -63,7 +66,7 @@ def rows_of_run(run: Run, split: Split, moved: Path | None = None) -> Table:
     return part
 
 
-def find_samples(run: Run, path: Path | None, split: Split, moved: Path | None = None) -> list[Source]:
+def find_samples(run: Run, path: Path | None, split: Split, moved: Path | None = None) -> list[Sample]:
     """Find samples: those in a file, folder or table, or the rows of the run's own table in ``split``.
 
     Args:
@@ -79,16 +82,16 @@ def find_samples(run: Run, path: Path | None, split: Split, moved: Path | None =
         if not path.exists():
             raise UserError(f"{path}: no such file or folder; pass samples, a folder or a table")
         group = run.groups_by_patient
-        return [Source(path, frame) for _, path, frame in find_inputs([path], None, run.preprocessing.kind, group)]
+        return [Sample(source, frame) for _, source, frame in find_inputs([path], None, run.preprocessing.kind, group)]
     return sources_of(rows_of_run(run, split, moved))
 
 
-def sources_of(table: Table) -> list[Source]:
+def sources_of(table: Table) -> list[Sample]:
     """Return the sample of each row."""
-    return [Source(file, frame) for file, frame in zip(table.files, table.frames, strict=True)]
+    return [Sample(source, frame) for source, frame in zip(table.sources, table.frames, strict=True)]
 
 
-def read_evenly(sources: Sequence[Source], count: int, what: str, preprocessing: Preprocessing) -> Read:
+def read_evenly(sources: Sequence[Sample], count: int, what: str, preprocessing: Preprocessing) -> Read:
     """Read ``count`` of the samples, evenly spaced over all.
 
     Raises:

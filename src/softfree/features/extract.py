@@ -16,6 +16,7 @@ from softfree.core.environment import best_device
 from softfree.data.modalities.feature_files import write_features
 from softfree.data.modalities.tiles import tile_centers
 from softfree.data.modalities.tissue import find_tissue
+from softfree.data.samples import resolutions
 from softfree.data.slide_readers.slide import open_slide
 from softfree.data.table_file import no_column, read_table_file
 from softfree.features.encoders import TileEncoder, create_encoder
@@ -24,7 +25,6 @@ from softfree.features.options import FeatureOptions
 from softfree.features.tiles import TileDataset, encode_tiles
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import say
-from softfree_runtime.sources.joined_source import resolutions
 from softfree_runtime.sources.row_paths import base_folder, resolve_paths
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from typing import cast
 
 from torch.utils.data import DataLoader
 
@@ -17,6 +18,7 @@ from softfree.training.microbatches import Step
 from softfree.training.modality import modality_of
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.sources.inputs import NamedSource
+from softfree_runtime.sources.sample_source import SampleSource
 
 FEWEST = 2
 """Images below which there is nothing to learn."""
@@ -27,13 +29,13 @@ class Unlabeled:
     """Where the images are.
 
     Attributes:
-        sources: One an image, as the preprocessing takes it.
+        sources: One per image, as the preprocessing takes it.
         frames: Frame of each multi-frame file, counted from 0, or None.
         digest: SHA-256 that changes with the list.
         note: In words which rows were taken.
     """
 
-    sources: tuple[str, ...]
+    sources: tuple[SampleSource, ...]
     frames: tuple[int | None, ...]
     digest: str
     note: str
@@ -53,11 +55,11 @@ def find_samples(options: PretrainOptions) -> Unlabeled:
         note = f"all {len(found)} files below the folder"
     else:
         found, note = _training_rows(options, kind)
-    sources, frames = tuple(str(source) for _, source, _ in found), tuple(frame for _, _, frame in found)
+    sources, frames = tuple(cast(SampleSource, source) for _, source, _ in found), tuple(frame for _, _, frame in found)
     if len(sources) < FEWEST:
         raise UserError(f"{options.table} names {len(sources)} images; pretraining needs {FEWEST} or more")
     base = options.image_root or (options.table if options.table.is_dir() else options.table.parent)
-    named = [os.path.relpath(source, base) for source in sources]
+    named = [os.path.relpath(str(source), base) for source in sources]
     listed = "\n".join(f"{name} {frame}" for name, frame in zip(named, frames, strict=True))
     return Unlabeled(sources, frames, hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest(), note)
 

@@ -135,7 +135,7 @@ def predict_rows(
 
     With ``baselines``, which see each sample, the probabilities of simpler models are included.
     """
-    dataset = SampleDataset(table.files, None, run.preprocessing, frames=table.frames)
+    dataset = SampleDataset(table.sources, None, run.preprocessing, frames=table.frames)
     logits = infer(run.model, dataset, len(run.task.classes), options, seen=baselines)
     frame = table.frame[["row", "split", "patient"]].reset_index(drop=True)
     frame["status"] = [logits.failed[i].status if i in logits.failed else "ok" for i in range(len(frame))]

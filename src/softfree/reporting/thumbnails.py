@@ -16,6 +16,7 @@ from softfree_runtime.core.errors import ReadError
 from softfree_runtime.core.outputs import predicted_label
 from softfree_runtime.core.task import Task
 from softfree_runtime.readers import read_image
+from softfree_runtime.sources.sample_source import file_of
 
 MOST = 12  # images in a report
 
@@ -34,7 +35,8 @@ def worst_errors(run: Run, table: Table, frame: pd.DataFrame, scores: Scores) ->
     thumbnails = []
     for index in np.argsort(probability)[:MOST]:
         row = int(readable["row"][index])
-        png = thumbnail(*sources[row])
+        source, number = sources[row]
+        png = thumbnail(file_of(source).path, number)
         if png is not None and wrong[index]:
             thumbnails.append(
                 Thumbnail(png, f"row {row}: {_truth(run.task, scores, index)}, probability {probability[index]:.2f}")

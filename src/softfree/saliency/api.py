@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -25,7 +25,7 @@ from softfree.saliency.sanity_checks import rank_correlation
 from softfree.saliency.streamed import explain_pair
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree_runtime.core.errors import ReadError, UserError, unknown_name
-from softfree_runtime.sources.joined_source import split_source
+from softfree_runtime.sources.sample_source import SampleSource, name_of
 
 if TYPE_CHECKING:
     from softfree.inference.run import Run
@@ -126,7 +126,7 @@ def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: b
     adaptive = AdaptiveForward(run.model.to(best_device()), options, options.precision, progress=progress)
     taken: set[str] = set()
     return [
-        _explain_one(run, opener, adaptive, name, str(source), frame, options, taken)
+        _explain_one(run, opener, adaptive, name, cast(SampleSource, source), frame, options, taken)
         for name, source, frame in tracked(sources, "Explaining", shown=progress)
     ]
 
@@ -136,7 +136,7 @@ def _explain_one(
     opener: SampleOpener,
     adaptive: AdaptiveForward,
     name: str,
-    source: str,
+    source: SampleSource,
     frame: int | None,
     options: ExplainOptions,
     taken: set[str],
@@ -151,7 +151,7 @@ def _explain_one(
         for form, path in zip(opener.forms, files, strict=True):
             sample.write(form, path, maps, regions, describe_maps(run, maps))
     except ReadError as error:
-        return Explained(name, error=error.of(split_source(source)[0]))
+        return Explained(name, error=error.of(name_of(source)))
     except torch.OutOfMemoryError:
         return Explained(name, error=ReadError(f"{name}: does not fit in the device's memory", "too_large"))
     return Explained(name, maps, sample.token_grid, tuple(regions), tuple(files))
@@ -159,7 +159,7 @@ def _explain_one(
 
 def _free_name(name: str, taken: set[str]) -> str:
     """File name of the input without folder and suffix, with a number if it is taken."""
-    whole = Path(split_source(name)[0]).name
+    whole = Path(name).name
     stem = whole.lower().removesuffix(".gz").removesuffix(".nii")
     stem = whole[: len(stem)] if len(stem) < len(whole) else Path(whole).stem
     free, number = stem, 2

@@ -20,6 +20,7 @@ from softfree.training.microbatches import Step
 from softfree.training.mixup import MixedSamples
 from softfree.training.modality import training_preprocessing
 from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.sources.sample_source import name_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptio
         if split == "train":
             own, augmentation = training_preprocessing(options, preprocessing)
         dataset = SampleDataset(
-            part.files,
+            part.sources,
             part.targets,
             own,
             frames=part.frames,
@@ -84,7 +85,7 @@ def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptio
             raise UserError(f"none of the {len(bad)} samples of split {split} can be read; the first: {bad[0]}")
         failed |= {int(part.frame["row"].iloc[index]): error for index, error in sorted(bad.items())}
         datasets[split] = dataset
-    files = table.where("train").files
+    files = [name_of(source) for source in table.where("train").sources]
     return TrainingSamples(
         datasets["train"], datasets["val"], files, failed, MODALITIES[preprocessing.kind].padded, reduced
     )

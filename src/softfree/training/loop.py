@@ -65,7 +65,7 @@ def train(options: TrainOptions, *, notice: str | None = None) -> TrainingResult
     table = read_training_table(options)
     if global_rank() == 0:
         say(options.table, table.sentences)
-    preprocessing = create_preprocessing(options, table.files)
+    preprocessing = create_preprocessing(options, table.sources)
     config = configuration(options, table, preprocessing, notice)
     model, teacher = _create_models(options, config, fresh=True)
     with run_folder(options.out):

@@ -10,6 +10,7 @@ from softfree.data.modalities.base import Augmentation, Preprocessing
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.modalities.registry import MODALITIES, Modality
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.sources.sample_source import SampleSource
 
 
 def modality_of(options: TrainOptions) -> Modality:
@@ -20,13 +21,13 @@ def modality_of(options: TrainOptions) -> Modality:
     return MODALITIES["image" if options.mpp is None else "slide"]
 
 
-def create_preprocessing(options: TrainOptions, files: Sequence[str]) -> Preprocessing:
+def create_preprocessing(options: TrainOptions, sources: Sequence[SampleSource]) -> Preprocessing:
     """Create the preprocessing of the kind of sample that the model takes.
 
     Raises:
         UserError: An option out of range.
     """
-    return modality_of(options).preprocessing_class().from_options(options, files)
+    return modality_of(options).preprocessing_class().from_options(options, sources)
 
 
 def training_preprocessing(

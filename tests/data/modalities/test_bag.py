@@ -11,7 +11,7 @@ from softfree.data.modalities.bag import BagPreprocessing
 from softfree.data.modalities.feature_files import write_features
 from softfree.data.modalities.registry import preprocessing_from_config, preprocessing_to_config
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.sources.joined_source import join_source
+from softfree_runtime.sources.sample_source import SourceFile
 
 RNG = np.random.default_rng(0)
 
@@ -40,9 +40,20 @@ def test_features_then_places(tmp_path: Path) -> None:
 def test_several_slides_are_one_bag(tmp_path: Path) -> None:
     one, _ = write(tmp_path / "a.h5", 3)
     two, _ = write(tmp_path / "b.h5", 5)
-    got = BagPreprocessing(6).load(f"{tmp_path}/a.h5;{tmp_path}/b.h5")
+    got = BagPreprocessing(6).load((SourceFile(f"{tmp_path}/a.h5"), SourceFile(f"{tmp_path}/b.h5")))
     np.testing.assert_array_equal(got[:, :6], np.concatenate([one, two]))
     np.testing.assert_array_equal(got[:, -1], [0, 0, 0, 1, 1, 1, 1, 1])
+
+
+def test_a_file_name_is_no_list_of_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5;b#mpp=0.5.h5"
+    features, _ = write(path, 3)
+    for source in (str(path), SourceFile(str(path), 0.25)):
+        np.testing.assert_array_equal(BagPreprocessing(6).load(source)[:, :6], features)
+    assert BagPreprocessing.create([str(path)]).in_features == 6
+    write(tmp_path / "c.h5", 2)
+    both = BagPreprocessing(6).load((SourceFile(str(path)), SourceFile(f"{tmp_path}/c.h5")))
+    np.testing.assert_array_equal(both[:, -1], [0, 0, 0, 1, 1])
 
 
 def test_positions_of_other_tools_need_the_resolution(tmp_path: Path) -> None:
@@ -53,7 +64,7 @@ def test_positions_of_other_tools_need_the_resolution(tmp_path: Path) -> None:
     assert caught.value.status == "no_resolution"
     with h5py.File(path) as file:
         np.testing.assert_allclose(
-            BagPreprocessing(6).load(join_source(path, 0.25))[:, 6:8], file["coords"][()] * 0.25e-3, rtol=1e-6
+            BagPreprocessing(6).load(SourceFile(path, 0.25))[:, 6:8], file["coords"][()] * 0.25e-3, rtol=1e-6
         )
     without = BagPreprocessing(6, positions=False)
     assert (without.load(path)[:, 6:] == 0).all()
@@ -64,7 +75,7 @@ def test_a_file_without_places_is_not_mended_by_a_resolution(tmp_path: Path) -> 
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["features"] = RNG.normal(size=(4, 6)).astype(np.float32)
     with pytest.raises(ReadError, match="no coordinates of its tiles") as caught:
-        BagPreprocessing(6).load(join_source(str(tmp_path / "a.h5"), 0.25))
+        BagPreprocessing(6).load(SourceFile(str(tmp_path / "a.h5"), 0.25))
     assert caught.value.status == "unsupported"
 
 
@@ -82,9 +93,9 @@ def test_another_encoder(tmp_path: Path) -> None:
 
 def test_made_from_the_first_file_that_can_be_read(tmp_path: Path) -> None:
     write(tmp_path / "b.h5", 3, width=9, encoder="uni")
-    files = [f"{tmp_path}/none.h5;{tmp_path}/b.h5"]
-    assert BagPreprocessing.create(files) == BagPreprocessing(9, "uni")
-    assert BagPreprocessing.create([join_source(f"{tmp_path}/b.h5", 0.5)]).in_features == 9
+    source = SourceFile(f"{tmp_path}/none.h5"), SourceFile(f"{tmp_path}/b.h5")
+    assert BagPreprocessing.create([source]) == BagPreprocessing(9, "uni")
+    assert BagPreprocessing.create([SourceFile(f"{tmp_path}/b.h5", 0.5)]).in_features == 9
     with pytest.raises(UserError, match=r"no feature file .*none\.h5: no such file"):
         BagPreprocessing.create([str(tmp_path / "none.h5")])
 

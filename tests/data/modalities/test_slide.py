@@ -13,7 +13,7 @@ from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.tissue import find_tissue
 from softfree.data.slide_readers.slide import open_slide
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.sources.joined_source import join_source
+from softfree_runtime.sources.sample_source import SourceFile
 
 NAMES = ["CMU-1-Small-Region.svs", "CMU-1-Small-Region_pyramid.tiff", "cptac-brca_15BR001_level.dcm"]
 
@@ -45,13 +45,20 @@ def test_the_box_of_the_tissue(svs: str) -> None:
 
 def test_the_row_s_resolution_wins(svs: str) -> None:
     preprocessing = SlidePreprocessing.create(8, tissue=False)
-    halves = preprocessing.load(join_source(svs, 0.2495)).shape
+    halves = preprocessing.load(SourceFile(svs, 0.2495)).shape
     assert [2 * side - whole for side, whole in zip(halves[1:], preprocessing.load(svs).shape[1:], strict=True)] in (
         [0, 0],
         [0, 1],
         [1, 0],
         [1, 1],
     )
+
+
+def test_a_file_name_gives_no_resolution(svs: str, tmp_path: Path) -> None:
+    path = tmp_path / "a;b.svs#mpp=0.2495"
+    path.symlink_to(svs)
+    preprocessing = SlidePreprocessing.create(16, tissue=False)
+    np.testing.assert_array_equal(preprocessing.load(str(path)), preprocessing.load(svs))
 
 
 def test_a_slide_that_does_not_fit_says_what_would(svs: str) -> None:

@@ -19,7 +19,7 @@ def test_each_image_is_tested_once_and_patients_stay_whole(small_table: Path, tm
     frames = folds_of(small_table, 4, tmp_path / "folds")
     assert len(frames) == 4
     tested = pd.concat([frame[frame["split"] == "test"] for frame in frames])
-    assert sorted(tested["file"]) == sorted(read_table(small_table).files)
+    assert sorted(tested["file"]) == sorted(read_table(small_table).sources)
     for frame in frames:
         assert set(frame["split"]) == {"train", "val", "test"}
         assert frame.groupby("patient_id")["split"].nunique().max() == 1

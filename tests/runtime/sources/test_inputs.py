@@ -11,6 +11,7 @@ from softfree.inference import predict as prediction
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers import read_image
 from softfree_runtime.sources.inputs import find_inputs, samples_in, table_rows
+from softfree_runtime.sources.sample_source import SourceFile
 
 as_images = partial(table_rows, kind="image")
 
@@ -47,7 +48,21 @@ def test_bags_of_a_table_as_in_prediction(tmp_path: Path, group: bool) -> None:
     found = find_inputs([table], None, "bag", partial(table_rows, kind="bag", group=group))
     assert found == prediction.find_inputs([table], None, "bag", group)
     assert len(found) == 4 - group
-    assert found[0][1] == f"{tmp_path}/a.h5#mpp=0.25" + group * f";{tmp_path}/c.h5"
+    files = SourceFile(f"{tmp_path}/a.h5", 0.25), SourceFile(f"{tmp_path}/c.h5")
+    assert found[0][:2] == (("a.h5;c.h5", files) if group else ("a.h5", files[0]))
+
+
+@pytest.mark.parametrize("name", ["a.h5;b.h5", "a.h5#mpp=0.25"])
+@pytest.mark.parametrize("kind", ["image", "slide", "bag"])
+def test_a_file_name_is_neither_a_list_nor_a_resolution(tmp_path: Path, name: str, kind: str) -> None:
+    (tmp_path / "t.csv").write_text(f"path,patient_id\n{name},p\nc.h5,p\n")
+    path = f"{tmp_path}/{name}"
+    rows = partial(table_rows, kind=kind, group=kind == "bag")
+    row, *others = find_inputs([tmp_path / "t.csv"], None, kind, rows)
+    expected = (SourceFile(path), SourceFile(f"{tmp_path}/c.h5")) if kind == "bag" else path
+    assert row[1] == expected
+    assert len(others) == (kind != "bag")
+    assert find_inputs([path], None, kind, rows)[0][:2] == (path, path)
 
 
 def test_a_resolution_that_is_none(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from softfree.deployment.card import numpy_image_preprocessing
 from softfree.deployment.graph import Graph, has_fixed_size, make_graph
 from softfree.deployment.onnx_passes import equalize_ranks, to_float16
 from softfree.deployment.quantization import quantize_static
-from softfree.deployment.samples import Source, read_evenly
+from softfree.deployment.samples import Sample, read_evenly
 from softfree.inference.predict import find_inputs
 from softfree.models import Block, VisionTransformer
 from softfree_lab.bench.edge_cases import PYTORCH, STANDARD, EdgeCase, make_model, make_pixels, open_case
@@ -42,7 +42,7 @@ class EdgeFiles:
         tell: Called with a line for each graph.
     """
 
-    def __init__(self, folder: Path, calibration: Sequence[Source], tell: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, calibration: Sequence[Sample], tell: Callable[[str], None]) -> None:
         self.folder, self.calibration, self.tell = folder, calibration, tell
         self._graphs: dict[tuple[str, str, int | None], Graph] = {}
         self._checked: dict[tuple[Path, int], float] = {}
@@ -118,7 +118,7 @@ def _order(model: VisionTransformer, side: int) -> str:
     return attention.order_for(torch.empty(1, tokens, model.embed_dim, device="meta"))
 
 
-def read_calibration(images: Path | None, count: int) -> tuple[list[Source], str]:
+def read_calibration(images: Path | None, count: int) -> tuple[list[Sample], str]:
     """Read images that show the ranges of integers: given ones, taken evenly, or computed test blocks.
 
     Returns:
@@ -128,12 +128,12 @@ def read_calibration(images: Path | None, count: int) -> tuple[list[Source], str
         UserError: Nothing there that can be read.
     """
     if images is not None:
-        sources = [Source(path, frame) for _, path, frame in find_inputs([images], None)]
+        sources = [Sample(source, frame) for _, source, frame in find_inputs([images], None)]
         read = read_evenly(sources, count, "calibration (--images)", _preprocessing(CALIBRATION_SIDE))
         return read.samples, f"Ranges of int8 come from {len(read.samples)} of the given images."
     side = 2 * CALIBRATION_SIDE
     blocks = [draw_phantom(default_rng(n), calcified=n % 2 == 1, size=side).pixels for n in range(count)]
-    drawn = [Source(DecodedImage(block[..., None], 0.0, 255.0, None, (), "8-bit gray")) for block in blocks]
+    drawn = [Sample(DecodedImage(block[..., None], 0.0, 255.0, None, (), "8-bit gray")) for block in blocks]
     return (
         drawn,
         f"Ranges of int8 come from {count} computed test blocks, no real images: speed does not depend on them.",

@@ -53,7 +53,7 @@ def bench_loader(options: LoaderBenchOptions, table_path: Path) -> pd.DataFrame:
 
 def _dataset(table: Table, preprocessing: ImagePreprocessing, cache: str) -> SampleDataset:
     return SampleDataset(
-        table.files,
+        table.sources,
         table.targets,
         preprocessing,
         augmentation=ImageAugmentation(preprocessing),

@@ -75,15 +75,15 @@ def _pipeline(strength: float) -> Pipeline:
 def _preprocessing(options: TrainOptions, table: Table) -> Preprocessing:
     if modality_of(options).name == "image":
         return ImagePreprocessing.create(options.preset, SIDE, options.resize_mode, options.channels)
-    return create_preprocessing(options, table.files)
+    return create_preprocessing(options, table.sources)
 
 
 def _reduced(part: Table, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Numbers (n, K), targets (n,) and patients (n,) of the readable samples."""
     found = []
-    for file, target, patient in zip(part.frame["file"], part.targets, part.frame["patient"], strict=True):
+    for source, target, patient in zip(part.sources, part.targets, part.frame["patient"], strict=True):
         try:
-            found.append((_reduce(torch.from_numpy(preprocessing.load(file)), preprocessing), target, patient))
+            found.append((_reduce(torch.from_numpy(preprocessing.load(source)), preprocessing), target, patient))
         except ReadError:
             continue
     if not found:

@@ -32,7 +32,8 @@ from softfree.models import create_model
 from softfree_lab.studies.options import ConvergenceOptions
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import replacing, write_atomically
-from softfree_runtime.readers import read_image
+from softfree_runtime.readers import DecodedImage, read_image
+from softfree_runtime.sources.sample_source import file_of
 
 TITLES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -101,7 +102,7 @@ def _read(images: Sequence[str], preprocessing: ImagePreprocessing, options: Con
     unreadable = 0
     for _, source, frame in tracked(chosen, "Measuring", shown=options.progress):
         try:
-            image = read_image(source, frame=frame) if isinstance(source, str) else source
+            image = source if isinstance(source, DecodedImage) else read_image(file_of(source).path, frame=frame)
         except ReadError:
             unreadable += 1
             continue

@@ -26,6 +26,7 @@ from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.outputs import probabilities
 from softfree_runtime.readers import read_image
 from softfree_runtime.readers.image import DecodedImage
+from softfree_runtime.sources.sample_source import file_of
 
 
 class Variant(NamedTuple):
@@ -92,7 +93,8 @@ class CorruptedImages(data.Dataset):
     """
 
     def __init__(self, table: Table, preprocessing: ImagePreprocessing, variants: Sequence[Variant], seed: int) -> None:
-        self.files, self.frames, self.rows = table.files, table.frames, table.frame["row"].tolist()
+        self.files = [file_of(source).path for source in table.sources]
+        self.frames, self.rows = table.frames, table.frame["row"].tolist()
         self.preprocessing, self.variants, self.seed = preprocessing, list(variants), seed
         self._held: tuple[int, np.ndarray | ReadError] = (-1, np.empty(0))
 
@@ -112,7 +114,7 @@ class CorruptedImages(data.Dataset):
 
     def name(self, index: int) -> str:
         """The file of an item, for messages."""
-        return str(self.files[index // len(self.variants)])
+        return self.files[index // len(self.variants)]
 
     def _unit(self, number: int) -> np.ndarray:
         """Read an image, or take the one that was read last."""

@@ -15,13 +15,13 @@ from softfree_runtime.core.files import printable, say
 from softfree_runtime.preprocessing.modalities import IMAGE, MODALITIES
 from softfree_runtime.readers.image import DecodedImage, own_range
 from softfree_runtime.sources.identity import identify_patients, refuse_nobody
-from softfree_runtime.sources.joined_source import join_source, resolution
 from softfree_runtime.sources.row_paths import base_folder, resolve_paths
+from softfree_runtime.sources.sample_source import SampleSource, SourceFile, resolution, sample_source
 from softfree_runtime.sources.table_text import FRAME, RowNamer, check_text, read_bytes
 from softfree_runtime.sources.walk import Skipped, files_below
 
 Input = str | Path | np.ndarray
-NamedSource = tuple[str, str | DecodedImage, int | None]
+NamedSource = tuple[str, SampleSource | DecodedImage, int | None]
 TABLES = {".csv", ".tsv", ".parquet"}
 COLUMNS = ("path", "frame", "patient_id", "mpp")
 
@@ -143,30 +143,33 @@ def rows_as_samples(
 ) -> list[NamedSource]:
     """List the samples of a table's rows, given as text cells; as :func:`table_rows`."""
     files = resolve_paths(path, [row["path"] for row in cells.values()], rows, cells, base_folder(path, image_root))
-    found: list[NamedSource] = []
+    samples: list[NamedSource] = []
+    sources: list[SourceFile] = []
     for (number, row), file in zip(cells.items(), files, strict=True):
-        given = row.get("frame", "")
-        if given and not re.fullmatch(FRAME, given):
+        cell = row.get("frame", "")
+        if cell and not re.fullmatch(FRAME, cell):
             raise UserError(
-                f"{path}: frame {shortened(given)} in {rows.name([number])}; expected 0, 1, 2, ... or an empty cell"
+                f"{path}: frame {shortened(cell)} in {rows.name([number])}; expected 0, 1, 2, ... or an empty cell"
             )
-        source = join_source(file, resolution(row.get("mpp", "")) if MODALITIES[kind].has_resolution else None)
+        sources.append(SourceFile(file, resolution(row.get("mpp", "")) if MODALITIES[kind].has_resolution else None))
         # With a column frame, an empty cell is the first frame.
-        found.append((row["path"], source, int(float(given)) if given else None if "frame" in columns else frame))
+        row_frame = int(float(cell)) if cell else None if "frame" in columns else frame
+        samples.append((row["path"], sample_source(sources[-1:]), row_frame))
     if not group or "patient_id" not in columns:
-        return found
-    return _join_patients(path, found, [row["patient_id"] for row in cells.values()])
+        return samples
+    groups = _rows_by_patient(path, [row["patient_id"] for row in cells.values()])
+    return [
+        (";".join(samples[row][0] for row in group), sample_source([sources[row] for row in group]), None)
+        for group in groups
+    ]
 
 
-def _join_patients(path: Path, rows: Sequence[NamedSource], ids: Sequence[str]) -> list[NamedSource]:
-    """Join the rows of each patient into one sample; a row without a patient is a sample of its own."""
+def _rows_by_patient(path: Path, ids: Sequence[str]) -> list[list[int]]:
+    """List the rows of each patient, by number; a row without a patient is a group of its own."""
     counts = Counter(filter(None, ids))
     patients = identify_patients(counts)
     refuse_nobody(path, patients.nobody, sum(counts[text] for text in patients.nobody), counts.total())
-    bags: dict[object, list[NamedSource]] = {}
-    for number, (row, text) in enumerate(zip(rows, ids, strict=True)):
-        bags.setdefault(patients.keys.get(text) or number, []).append(row)
-    return [
-        (";".join(name for name, _, _ in bag), ";".join(str(source) for _, source, _ in bag), None)
-        for bag in bags.values()
-    ]
+    groups: dict[object, list[int]] = {}
+    for row, text in enumerate(ids):
+        groups.setdefault(patients.keys.get(text) or row, []).append(row)
+    return list(groups.values())

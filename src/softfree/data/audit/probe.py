@@ -21,7 +21,7 @@ from softfree_runtime.core.errors import ReadError
 from softfree_runtime.core.extras import missing_library
 from softfree_runtime.readers import DecodedImage, read_image
 from softfree_runtime.readers.nifti_file import is_nifti_file
-from softfree_runtime.sources.joined_source import split_source
+from softfree_runtime.sources.sample_source import SampleSource, file_of
 
 BLOCK = 1 << 20
 """Bytes or values that are hashed at once."""
@@ -132,20 +132,20 @@ AS_SLIDE = "not to be read as an image, judged as a slide"
 COARSE = 64.0
 
 
-def probe_kind(source: str, frame: int | None) -> Probe | None:
+def probe_kind(source: SampleSource, frame: int | None) -> Probe | None:
     """Read a volume, a slide or tile features and return its facts; None for any other file.
 
-    A source with a resolution, as :func:`softfree_runtime.sources.joined_source.join_source` writes it, is a slide.
+    A file for which the table gives a resolution is a slide.
 
     Raises:
         ReadError: It cannot be read.
     """
-    file, mpp = split_source(source)
-    path, name = Path(file), file.lower()
+    file = file_of(source)
+    path, name = Path(file.path), file.path.lower()
     if name.endswith(".h5"):
-        return _bag(path, mpp)
-    if mpp is not None or name.endswith(SLIDES):
-        return _slide(path, mpp)
+        return _bag(path, file.mpp)
+    if file.mpp is not None or name.endswith(SLIDES):
+        return _slide(path, file.mpp)
     return _volume(path, frame) if os.path.isdir(path) or is_nifti_file(path) else None
 
 
@@ -248,10 +248,11 @@ __all__ = ["Probe", "probe", "probe_all"]
 _CHUNK = 256
 
 
-def probe(file: str, frame: int | None) -> Probe:
+def probe(source: SampleSource, frame: int | None) -> Probe:
     """Read one sample of any kind and return its facts."""
+    file = file_of(source).path
     try:
-        return probe_kind(file, frame) or probe_image(file, frame)
+        return probe_kind(source, frame) or probe_image(file, frame)
     except ReadError as error:
         found = probe_other_slide(file) if frame is None and error.status in ("unsupported", "too_large") else None
         return found or Probe(error.status, str(error))

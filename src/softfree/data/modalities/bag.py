@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from softfree.data.modalities.base import files_of
 from softfree.data.modalities.feature_files import TileFeatures, read_features, read_header
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.sources.joined_source import split_source
+from softfree_runtime.sources.sample_source import SampleSource, SourceFile, files_of, name_of
 
 if TYPE_CHECKING:
     import torch
@@ -39,28 +38,28 @@ class BagPreprocessing:
     tile_dropout: float = 0.0
 
     @classmethod
-    def create(cls, files: Sequence[str]) -> BagPreprocessing:
+    def create(cls, sources: Sequence[SampleSource]) -> BagPreprocessing:
         """Take number of features and encoder from the first readable file.
 
         Raises:
             UserError: No file can be read.
         """
         reason = "no file was given"
-        for source in files:
+        for source in sources:
             for file in files_of(source):
                 try:
-                    return cls(*read_header(split_source(file)[0]))
+                    return cls(*read_header(file.path))
                 except ReadError as error:
                     reason = str(error)
         raise UserError(f"no feature file of the table can be read: {reason}")
 
     @classmethod
-    def from_options(cls, options: TrainOptions, files: Sequence[str]) -> BagPreprocessing:
+    def from_options(cls, options: TrainOptions, sources: Sequence[SampleSource]) -> BagPreprocessing:
         """Create it from the files of a training run."""
-        return cls.create(files)
+        return cls.create(sources)
 
-    def load(self, source: str, frame: int | None = None) -> np.ndarray:
-        """Read the files of one bag, joined by ``;`` as :mod:`softfree_runtime.sources.joined_source` does.
+    def load(self, source: SampleSource, frame: int | None = None) -> np.ndarray:
+        """Read the files of one bag.
 
         Returns:
             float32 (N, F + 3): features, then x, y of the tile's center in millimeters, and the number of its file.
@@ -71,10 +70,10 @@ class BagPreprocessing:
         """
         return self.load_sized(source, frame)[0]
 
-    def load_sized(self, source: str, frame: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
+    def load_sized(self, source: SampleSource, frame: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
         """Return :meth:`load`, and the number of tiles."""
         if frame:
-            raise ReadError(f"{source}: frame {frame} was asked for; a bag of tiles has none", "unsupported")
+            raise ReadError(f"{name_of(source)}: got frame {frame}; a bag of tiles has no frames", "unsupported")
         parts = [self._rows(number, file) for number, file in enumerate(files_of(source))]
         bag = parts[0] if len(parts) == 1 else np.concatenate(parts)  # a copy of a large bag may not fit in memory
         return bag, (len(bag),)
@@ -105,10 +104,9 @@ class BagPreprocessing:
         positions = "with their positions in millimeters" if self.positions else "without positions"
         return [f"Bags: all tiles of a sample, {self.in_features} features{name} each, {positions}."]
 
-    def _rows(self, number: int, file: str) -> np.ndarray:
-        path, mpp = split_source(file)
-        tiles = read_features(path, mpp=mpp)
-        self._check(path, tiles, mpp)
+    def _rows(self, number: int, file: SourceFile) -> np.ndarray:
+        tiles = read_features(file.path, mpp=file.mpp)
+        self._check(file.path, tiles, file.mpp)
         out = np.zeros((len(tiles.features), self.in_features + 3), np.float32)
         out[:, : self.in_features] = tiles.features
         if self.positions:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from softfree.core.options import TrainOptions
+    from softfree_runtime.sources.sample_source import SampleSource
 
 
 class Augmentation(Protocol):
@@ -31,8 +32,8 @@ class Preprocessing(Protocol):
     kind: ClassVar[str]
 
     @classmethod
-    def from_options(cls, options: TrainOptions, files: Sequence[str]) -> Preprocessing:
-        """Create the preprocessing of a training run on ``files``.
+    def from_options(cls, options: TrainOptions, sources: Sequence[SampleSource]) -> Preprocessing:
+        """Create the preprocessing of a training run on ``sources``.
 
         Raises:
             UserError: An option out of range, or files that do not tell what has to be known.
@@ -74,8 +75,3 @@ class Preprocessing(Protocol):
     def in_words(self) -> list[str]:
         """Describe the preprocessing in sentences, for people."""
         ...
-
-
-def files_of(source: str) -> Sequence[str]:
-    """Return the files of a sample: one, or the several files of a bag, joined by ``;``."""
-    return source.split(";")

@@ -20,6 +20,7 @@ from softfree.core.options import PresetName, ResizeMode, TrainOptions
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.readers import read_image
 from softfree_runtime.readers.image import DecodedImage
+from softfree_runtime.sources.sample_source import SampleSource
 
 CHANNELS = {"radiograph": 1, "photo": 3, "microscopy": 3}
 SMALL = 32  # side of a small copy, pixels
@@ -54,7 +55,7 @@ class ImagePreprocessing:
         return cls(preset, size, resize_mode, channels or CHANNELS[preset])
 
     @classmethod
-    def from_options(cls, options: TrainOptions, files: Sequence[str]) -> ImagePreprocessing:
+    def from_options(cls, options: TrainOptions, sources: Sequence[SampleSource]) -> ImagePreprocessing:
         """Create it from the options of a training run."""
         return cls.create(options.preset, options.size, options.resize_mode, options.channels)
 

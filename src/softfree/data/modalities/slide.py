@@ -12,7 +12,7 @@ import numpy as np
 from softfree.data.modalities.tissue import find_tissue
 from softfree.data.slide_readers.slide import Slide, open_slide
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.sources.joined_source import split_source
+from softfree_runtime.sources.sample_source import SampleSource, file_of
 
 if TYPE_CHECKING:
     import torch
@@ -68,13 +68,13 @@ class SlidePreprocessing:
         return cls(float(mpp), tissue)
 
     @classmethod
-    def from_options(cls, options: TrainOptions, files: Sequence[str]) -> SlidePreprocessing:
+    def from_options(cls, options: TrainOptions, sources: Sequence[SampleSource]) -> SlidePreprocessing:
         """Create it from the options of a training run."""
         assert options.mpp is not None
         return cls.create(options.mpp, tissue=options.tissue)
 
-    def load(self, source: str, frame: int | None = None) -> np.ndarray:
-        """Read a slide, named by a path or as :func:`softfree_runtime.sources.joined_source.join_source` does.
+    def load(self, source: SampleSource, frame: int | None = None) -> np.ndarray:
+        """Read a slide.
 
         Returns:
             float32 (3, H, W), standardized by the mean and standard deviation of ImageNet.
@@ -84,7 +84,7 @@ class SlidePreprocessing:
         """
         return self.load_sized(source, frame)[0]
 
-    def load_sized(self, source: str, frame: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
+    def load_sized(self, source: SampleSource, frame: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
         """Return :meth:`load`, and the rows and columns of the region."""
         with self.open(source, frame) as slide:
             region = self.region(slide)
@@ -93,11 +93,12 @@ class SlidePreprocessing:
             pixels = normalize(slide.read(region.left, region.top, region.width, region.height, self.mpp))
             return pixels, (region.height, region.width)
 
-    def open(self, source: str, frame: int | None = None) -> Slide:
+    def open(self, source: SampleSource, frame: int | None = None) -> Slide:
         """Open a slide; ReadError as in :meth:`load`, or if it is too coarse."""
+        file = file_of(source)
         if frame:
-            raise ReadError(f"{source}: frame {frame} was asked for; a slide has none", "unsupported")
-        slide = open_slide(*split_source(source))
+            raise ReadError(f"{file.path}: got frame {frame}; a slide has no frames", "unsupported")
+        slide = open_slide(file.path, file.mpp)
         try:
             slide.refuse_finer(self.mpp)
         except ReadError:

@@ -11,6 +11,7 @@ from torch import Tensor
 from softfree.data.modalities.slide import Region, SlidePreprocessing, normalize
 from softfree.data.slide_readers.slide import Slide
 from softfree_runtime.core.errors import ReadError
+from softfree_runtime.sources.sample_source import SampleSource
 
 _HELD = 64 * 2**20  # bytes of pixels to read at once: whole tiles are decoded, so thin bands are slow
 
@@ -64,7 +65,7 @@ class SlideRows:
         return SlideRows, (self.slide, self.mpp, self.prepare, self.region)
 
 
-def open_rows(preprocessing: SlidePreprocessing, source: str, frame: int | None = None) -> SlideRows:
+def open_rows(preprocessing: SlidePreprocessing, source: SampleSource, frame: int | None = None) -> SlideRows:
     """Open a slide of any size; its rows are those of ``preprocessing.load``, up to rounding of positions.
 
     Raises:
@@ -78,7 +79,9 @@ def open_rows(preprocessing: SlidePreprocessing, source: str, frame: int | None 
         raise
 
 
-def load_or_open(preprocessing: SlidePreprocessing, source: str, frame: int | None = None) -> Tensor | SlideRows:
+def load_or_open(
+    preprocessing: SlidePreprocessing, source: SampleSource, frame: int | None = None
+) -> Tensor | SlideRows:
     """Read a slide, or open one that is too large to be read at once.
 
     Raises:

@@ -36,6 +36,7 @@ from softfree_runtime.core.files import read_yaml
 from softfree_runtime.readers.quiet import quiet
 from softfree_runtime.readers.volume import Volume
 from softfree_runtime.sources.channel_rules import ChannelRules
+from softfree_runtime.sources.sample_source import SampleSource
 from softfree_runtime.sources.volume_files import volume_of
 
 Modality = Literal["mr", "ct"]
@@ -103,7 +104,7 @@ class VolumePreprocessing:
         return cls(preset, tuple(shape), steps, channels or made, rules, low_high)  # type: ignore[arg-type]
 
     @classmethod
-    def from_options(cls, options: TrainOptions, files: Sequence[str]) -> VolumePreprocessing:
+    def from_options(cls, options: TrainOptions, sources: Sequence[SampleSource]) -> VolumePreprocessing:
         """Create it from the options of a training run."""
         rules = None if options.series is None else read_yaml(options.series, "--series")
         return cls.create(options.modality, options.shape, options.spacing, window=options.window, rules=rules)

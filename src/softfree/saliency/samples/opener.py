@@ -11,6 +11,7 @@ from softfree.saliency.samples.base import Sample
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.readers.series_files import is_dicom
+from softfree_runtime.sources.sample_source import SampleSource, file_of
 
 # What a map of each kind may be written as, the default first; all of a tuple are written together.
 FORMATS: dict[str, dict[str | None, tuple[str, ...]]] = {
@@ -56,19 +57,20 @@ class SampleOpener:
         """What is written of each sample."""
         return FORMATS[self.preprocessing.kind][self.form]
 
-    def __call__(self, source: str | DecodedImage, frame: int | None = None) -> Sample:
+    def __call__(self, source: SampleSource | DecodedImage, frame: int | None = None) -> Sample:
         """Read and prepare a sample; ReadError where it gives none."""
         # Each kind brings its readers' libraries, so that only the one in use is imported.
         if self.preprocessing.kind == "image":
             from softfree.saliency.samples.image import ImageSample
 
-            self._refuse_what_is_no_dicom(source)
-            return ImageSample.read(self.preprocessing, source, frame, self._patch[0], self.identity)
-        assert isinstance(source, str)
+            image = source if isinstance(source, DecodedImage) else file_of(source).path
+            self._refuse_what_is_no_dicom(image)
+            return ImageSample.read(self.preprocessing, image, frame, self._patch[0], self.identity)
+        assert not isinstance(source, DecodedImage)
         if self.preprocessing.kind == "volume":
             from softfree.saliency.samples.volume import VolumeSample
 
-            return VolumeSample.read(self.preprocessing, source, frame, self._patch)
+            return VolumeSample.read(self.preprocessing, file_of(source).path, frame, self._patch)
         from softfree.saliency.samples.slide import SlideSample
 
         return SlideSample.read(self.preprocessing, source, frame, self._patch[0])

@@ -12,7 +12,7 @@ from torch import Tensor
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.slide_rows import SlideRows, load_or_open
-from softfree.data.slide_readers.slide import open_slide
+from softfree.data.slide_readers.slide import Slide, open_slide
 from softfree.saliency.captions import MapText
 from softfree.saliency.geometry import TokenGrid, slide_token_grid
 from softfree.saliency.maps import Map
@@ -20,19 +20,19 @@ from softfree.saliency.regions import Region
 from softfree.saliency.rendering import RenderedMap
 from softfree.saliency.samples.base import THUMBNAIL, draw
 from softfree.saliency.slide_files import render_slide, write_geojson, write_pyramid
-from softfree_runtime.sources.joined_source import split_source
+from softfree_runtime.sources.sample_source import SampleSource, file_of
 
 
 @dataclass(frozen=True)
 class SlideSample:
     """A slide, opened again to be drawn."""
 
-    source: str
+    source: SampleSource
     tensor: Tensor | SlideRows
     token_grid: TokenGrid
 
     @classmethod
-    def read(cls, preprocessing: Preprocessing, source: str, frame: int | None, patch: int) -> SlideSample:
+    def read(cls, preprocessing: Preprocessing, source: SampleSource, frame: int | None, patch: int) -> SlideSample:
         """Read and prepare the slide's tissue; ``patch`` is the side of a patch in prepared pixels."""
         assert isinstance(preprocessing, SlidePreprocessing)
         tensor = load_or_open(preprocessing, source, frame)
@@ -47,11 +47,15 @@ class SlideSample:
         elif form == "png":
             draw(path, self.render(maps, THUMBNAIL), maps, words)
         else:
-            with open_slide(*split_source(self.source)) as slide:
+            with self._open() as slide:
                 write_pyramid(path, slide, maps[0].values, self.token_grid, maps[0].signed)
+
+    def _open(self) -> Slide:
+        file = file_of(self.source)
+        return open_slide(file.path, file.mpp)
 
     def render(self, maps: Sequence[Map], longest: int) -> RenderedMap:
         """View the whole slide."""
-        with open_slide(*split_source(self.source)) as slide:
+        with self._open() as slide:
             pixels, token_grid = render_slide(slide, self.token_grid, longest)
         return RenderedMap(pixels / np.float32(255), tuple(one.values for one in maps), token_grid)
