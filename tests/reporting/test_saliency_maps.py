@@ -64,8 +64,8 @@ def test_images_of_every_sort_and_no_names(image_run: Run, images: Path) -> None
         assert "Red is evidence for " in one.caption
         assert "Rank correlation of the two maps: " in one.caption
     words = " ".join([*notes, *(one.caption for one in shown)])
-    assert METHODS["integrated"].meaning in notes
-    assert METHODS["occlusion"].meaning in notes
+    assert METHODS["integrated"].description in notes
+    assert METHODS["occlusion"].description in notes
     assert not any(name in words for name in ("png", "patient", str(images.parent)))
 
 
@@ -106,8 +106,8 @@ def test_streamed_samples_have_maps_of_their_own(image_run: Run, images: Path) -
     of = judged(image_run, images)
     whole, streamed = (maps(image_run, of, maps=2, stream=how, token_chunk=5) for how in ("never", "always"))
     assert [one.beside for one in whole[0]] == [one.beside for one in streamed[0]]
-    assert METHODS["split"].meaning in streamed[1]
-    assert METHODS["gradcam"].meaning in streamed[1]
+    assert METHODS["split"].description in streamed[1]
+    assert METHODS["gradcam"].description in streamed[1]
 
 
 def test_bags_have_none_and_say_so(image_run: Run, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_bags_have_none_and_say_so(image_run: Run, images: Path, monkeypatch: py
     monkeypatch.setattr(type(image_run.preprocessing), "kind", "bag")
     shown, notes = maps(image_run, of, maps=2)
     assert shown == []
-    assert notes[0].startswith("No maps: a run on samples of kind bag has no pixels to lay a map over")
+    assert notes[0].startswith("No maps: a run on samples of kind bag has no pixels to draw a map on")
 
 
 def test_volumes_show_a_slice_and_slides_the_whole(

@@ -80,7 +80,7 @@ def test_what_is_bad_is_a_row(
     assert "broken.png" in captured.err
     options.format = "dicom"
     (row,) = explain(image_run, images[:1], options)
-    assert "refers to a DICOM source" in str(row.error)
+    assert "needs a DICOM source to refer to" in str(row.error)
     with pytest.raises(UserError, match="none of the 1 inputs could be read"):
         explain_to_files(image_run.folder, [str(broken)], options)
 
@@ -107,7 +107,7 @@ def test_a_map_of_no_class_is_not_titled_with_one(
 ) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(
-        "softfree.saliency.samples.base.draw_overlay", lambda *given, **more: seen.append((given, more))
+        "softfree.saliency.samples.opener.draw_overlay", lambda *given, **more: seen.append((given, more))
     )
     for method in ("rollout", "attention", "integrated"):
         explain(image_run, images[:1], ExplainOptions(out=tmp_path, method=method, target="ill"))  # type: ignore
@@ -141,7 +141,7 @@ def test_bags_have_no_image() -> None:
     class Steps:
         kind = "bag"
 
-    with pytest.raises(UserError, match="no pixels to lay a map over"):
+    with pytest.raises(UserError, match="no pixels to draw a map on"):
         SampleOpener(Steps(), create_model("seqnorm_bag_nano", num_classes=2))  # type: ignore[arg-type]
 
 

@@ -95,4 +95,4 @@ def test_dicom_holds_no_image_of_any_size(
     source = shared_data / "dicom" / "pydicom" / "CT_small.dcm"
     (done,) = explain(image_run, [str(source)], ExplainOptions(out=tmp_path, format="dicom"))
     assert isinstance(done.error, ReadError)
-    assert "128 x 128 pixels are more than DICOM holds; use --format tiff" in str(done.error)
+    assert "128 x 128 pixels are more than DICOM can hold; use --format tiff" in str(done.error)

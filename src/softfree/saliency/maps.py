@@ -54,7 +54,7 @@ class Map:
     @property
     def description(self) -> str:
         """What the map means and what it does not, in one line."""
-        return f"{METHODS[self.method].title}: {METHODS[self.method].meaning}"
+        return METHODS[self.method].description
 
     @property
     def signed(self) -> bool:

@@ -1,7 +1,7 @@
 """The explanation methods: one file each, with its form in memory and its streamed form beside each other.
 
-Not captum: its layer methods capture the tensor that leaves one module, whereas a layer here takes tokens, mask and
-grid, and padded tokens must stay zero; it has no streamed form; and it would replace only the two calls of autograd.
+Not with captum (0.9): its LayerIntegratedGradients and layer inputs refuse modules that take a mask and a grid beside
+their tokens, its LayerGradCam averages over features instead of tokens, and it knows neither padded tokens nor streams.
 """
 
 from __future__ import annotations

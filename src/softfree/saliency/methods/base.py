@@ -104,3 +104,8 @@ class Method:
     needs_gradient: bool = False
     uses_empty_sample: bool = False
     keeps_layers: bool = True
+
+    @property
+    def description(self) -> str:
+        """Title and meaning in one line."""
+        return f"{self.title}: {self.meaning}"

@@ -1,6 +1,5 @@
-"""A sample of each kind with its tensor, the places of its tokens, and the files that its map is written to."""
+"""Samples of each kind: their tensor, the positions of their tokens, and the files that their maps are written to."""
 
-from softfree.saliency.samples.base import Sample
-from softfree.saliency.samples.opener import ENDINGS, FORMATS, SampleOpener
+from softfree.saliency.samples.opener import ENDINGS, Sample, SampleOpener
 
-__all__ = ["ENDINGS", "FORMATS", "Sample", "SampleOpener"]
+__all__ = ["ENDINGS", "Sample", "SampleOpener"]

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.saliency.captions import MapText
 from softfree.saliency.dicom_file import write_secondary_capture
@@ -20,18 +19,19 @@ from softfree.saliency.overlay import max_magnitude, paint
 from softfree.saliency.pyramid_tiff import write_tiles
 from softfree.saliency.regions import Region
 from softfree.saliency.rendering import RenderedMap, render_image, unit_rows
-from softfree.saliency.samples.base import THUMBNAIL, draw
+from softfree.saliency.samples.opener import THUMBNAIL, SampleOpener, draw
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.readers import read_image
 from softfree_runtime.readers.image import DecodedImage
+from softfree_runtime.sources.sample_source import SampleSource, file_of
 
-_LARGEST = 8192  # longest side of an image that is a PNG pixel for pixel
+_LARGEST = 8192  # longest side of an image that becomes a PNG pixel for pixel
 _DICOM_SIDE, _DICOM_BYTES = 2**16 - 1, 2**32 - 2
 
 
 @dataclass(frozen=True)
 class ImageSample:
-    """An image; ``identity``, to copy the patient's, is for DICOM."""
+    """An image; ``identity`` copies the patient's identity into DICOM files."""
 
     source: str
     image: DecodedImage
@@ -41,18 +41,18 @@ class ImageSample:
     identity: bool
 
     @classmethod
-    def read(
-        cls, preprocessing: Preprocessing, source: str | DecodedImage, frame: int | None, patch: int, identity: bool
-    ) -> ImageSample:
-        """Read and prepare an image, or prepare one that is there; ``patch`` is the side of a patch in pixels."""
+    def read(cls, opener: SampleOpener, source: SampleSource | DecodedImage, frame: int | None) -> ImageSample:
+        """Read and prepare an image, or prepare a decoded one."""
+        preprocessing = opener.preprocessing
         assert isinstance(preprocessing, ImagePreprocessing)
-        image = source if isinstance(source, DecodedImage) else read_image(source, frame=frame)
-        token_grid = image_token_grid(preprocessing, image, patch)
-        return cls(str(source), image, torch.from_numpy(preprocessing(image)), token_grid, frame, identity)
+        path = "" if isinstance(source, DecodedImage) else file_of(source).path
+        image = source if isinstance(source, DecodedImage) else read_image(path, frame=frame)
+        token_grid = image_token_grid(preprocessing, image, opener.patch[0])
+        return cls(path, image, torch.from_numpy(preprocessing(image)), token_grid, frame, opener.identity)
 
     def render(self, maps: Sequence[Map], longest: int) -> RenderedMap:
-        """View the image, reduced where it is larger."""
-        return render_image(self.image, tuple(one.values for one in maps), self.token_grid, longest)
+        """Render over the image, reduced if it is larger."""
+        return render_image(self.image, tuple(map_.values for map_ in maps), self.token_grid, longest)
 
     def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: MapText) -> None:
         """Write a PNG, a pyramidal TIFF, or DICOM."""
@@ -64,14 +64,12 @@ class ImageSample:
         else:
             self._write_dicom(path, maps[0], words)
 
-    def _write_dicom(self, path: Path, found: Map, words: MapText) -> None:
+    def _write_dicom(self, path: Path, map_: Map, words: MapText) -> None:
         height, width = self.image.pixels.shape[:2]
         if max(height, width) > _DICOM_SIDE or 3 * height * width > _DICOM_BYTES:
             raise ReadError(
-                f"{self.source}: {width} x {height} pixels are more than DICOM holds; use --format tiff", "too_large"
+                f"{self.source}: {width} x {height} pixels are more than DICOM can hold; use --format tiff", "too_large"
             )
-        painted = paint(
-            self.image.unit(), self.token_grid.spread(found.values), max_magnitude(found.values), found.signed
-        )
+        painted = paint(self.image.unit(), self.token_grid.spread(map_.values), max_magnitude(map_.values), map_.signed)
         write_secondary_capture(path, painted, self.source, name=words.name, description=words.caption,
                                 frame=self.frame, spacing=self.image.spacing, identity=self.identity)  # fmt: skip

@@ -1,25 +1,77 @@
-"""From what a row of a table names to a sample that can be explained."""
+"""Samples to explain: their interface, one table of their kinds, and the PNG that each can be drawn as."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
 
 from softfree.data.modalities.base import Preprocessing
 from softfree.models.classifier import Classifier
-from softfree.saliency.samples.base import Sample
+from softfree.saliency.captions import MapText, method_title
+from softfree.saliency.geometry import TokenGrid
+from softfree.saliency.maps import Map
+from softfree.saliency.overlay import Layer, draw_overlay
+from softfree.saliency.regions import Region
+from softfree.saliency.rendering import RenderedMap
+from softfree.streaming import Rows
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.readers.series_files import is_dicom
 from softfree_runtime.sources.sample_source import SampleSource, file_of
 
-# What a map of each kind may be written as, the default first; all of a tuple are written together.
-FORMATS: dict[str, dict[str | None, tuple[str, ...]]] = {
-    "image": {None: ("png",), "png": ("png",), "dicom": ("dicom",), "tiff": ("tiff",)},
-    "volume": {None: ("nifti",), "nifti": ("nifti",), "png": ("png",)},
-    "slide": {None: ("geojson", "tiff"), "geojson": ("geojson",), "tiff": ("tiff",), "png": ("png",)},
-}
+THUMBNAIL = 2048  # longest side of the PNG of a sample that is larger than a page
 ENDINGS = {"png": ".png", "dicom": ".dcm", "nifti": ".nii.gz", "geojson": ".geojson", "tiff": ".tiff"}
+
+
+class Sample(Protocol):
+    """A sample that can be explained."""
+
+    @property
+    def tensor(self) -> Tensor | Rows:
+        """Input of the model; rows if it is too long to be read at once."""
+        ...
+
+    @property
+    def token_grid(self) -> TokenGrid:
+        """Positions of the tokens in the source."""
+        ...
+
+    def render(self, maps: Sequence[Map], longest: int) -> RenderedMap:
+        """Render maps over an image of the sample, at most about ``longest`` pixels a side."""
+        ...
+
+    def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: MapText) -> None:
+        """Write maps in one of the formats of the sample's kind: all next to each other, or only the first."""
+        ...
+
+
+@dataclass(frozen=True)
+class SampleKind:
+    """A kind of sample, described without importing the libraries that read it.
+
+    Attributes:
+        module: Module and class of its samples, with a class method ``read(opener, source, frame)``.
+        formats: The formats of its maps.
+        default: The formats written unless one is requested.
+    """
+
+    module: tuple[str, str]
+    formats: tuple[str, ...]
+    default: tuple[str, ...]
+
+
+SAMPLE_KINDS = {
+    "image": SampleKind(("softfree.saliency.samples.image", "ImageSample"), ("png", "dicom", "tiff"), ("png",)),
+    "volume": SampleKind(("softfree.saliency.samples.volume", "VolumeSample"), ("nifti", "png"), ("nifti",)),
+    "slide": SampleKind(
+        ("softfree.saliency.samples.slide", "SlideSample"), ("geojson", "tiff", "png"), ("geojson", "tiff")
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -29,11 +81,11 @@ class SampleOpener:
     Args:
         preprocessing: Of the run.
         model: Of the run.
-        form: Of the files, or None for the kind's own.
+        form: Format of the files, or None for the default of the kind.
         identity: Copy the patient's identity into DICOM files.
 
     Raises:
-        UserError: Samples that have no image to lie a map over, or a format that is not for them.
+        UserError: Samples without an image to draw a map on, or a format that the kind does not have.
     """
 
     preprocessing: Preprocessing
@@ -43,45 +95,41 @@ class SampleOpener:
 
     def __post_init__(self) -> None:
         kind = self.preprocessing.kind
-        if kind not in FORMATS:
+        if kind not in SAMPLE_KINDS:
             raise UserError(
-                f"a run on samples of kind {kind} has no pixels to lay a map over; "
+                f"a run on samples of kind {kind} has no pixels to draw a map on; "
                 "use softfree.saliency.maps.explain_tensor for the values of its tiles"
             )
-        if self.form not in FORMATS[kind]:
-            known = ", ".join(form for form in FORMATS[kind] if form)
+        if self.form is not None and self.form not in SAMPLE_KINDS[kind].formats:
+            known = ", ".join(SAMPLE_KINDS[kind].formats)
             raise UserError(f"--format {self.form} is not for samples of kind {kind}; expected {known}")
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """What is written of each sample."""
-        return FORMATS[self.preprocessing.kind][self.form]
-
-    def __call__(self, source: SampleSource | DecodedImage, frame: int | None = None) -> Sample:
-        """Read and prepare a sample; ReadError where it gives none."""
-        # Each kind brings its readers' libraries, so that only the one in use is imported.
-        if self.preprocessing.kind == "image":
-            from softfree.saliency.samples.image import ImageSample
-
-            image = source if isinstance(source, DecodedImage) else file_of(source).path
-            self._refuse_what_is_no_dicom(image)
-            return ImageSample.read(self.preprocessing, image, frame, self._patch[0], self.identity)
-        assert not isinstance(source, DecodedImage)
-        if self.preprocessing.kind == "volume":
-            from softfree.saliency.samples.volume import VolumeSample
-
-            return VolumeSample.read(self.preprocessing, file_of(source).path, frame, self._patch)
-        from softfree.saliency.samples.slide import SlideSample
-
-        return SlideSample.read(self.preprocessing, source, frame, self._patch[0])
-
-    def _refuse_what_is_no_dicom(self, source: str | DecodedImage) -> None:
-        if self.form == "dicom" and not (isinstance(source, str) and is_dicom(Path(source))):
-            message = f"{source}: --format dicom refers to a DICOM source, and this is none; use --format png"
-            raise ReadError(message, "unsupported")
+        """The formats written for each sample."""
+        return SAMPLE_KINDS[self.preprocessing.kind].default if self.form is None else (self.form,)
 
     @property
-    def _patch(self) -> tuple[int, int, int]:
-        """Sides of a patch, equal ones of an image."""
+    def patch(self) -> tuple[int, int, int]:
+        """Sides of a patch, all equal for images."""
         sides = self.model.patch_size
         return (sides,) * 3 if isinstance(sides, int) else tuple(sides)  # type: ignore[arg-type]
+
+    def __call__(self, source: SampleSource | DecodedImage, frame: int | None = None) -> Sample:
+        """Read and prepare a sample; ReadError if that is not possible."""
+        if self.form == "dicom" and (isinstance(source, DecodedImage) or not is_dicom(Path(file_of(source).path))):
+            name = "a decoded image" if isinstance(source, DecodedImage) else file_of(source).path
+            message = f"{name}: --format dicom needs a DICOM source to refer to; use --format png"
+            raise ReadError(message, "unsupported")
+        module, name = SAMPLE_KINDS[self.preprocessing.kind].module
+        sample: Sample = getattr(import_module(module), name).read(self, source, frame)
+        return sample
+
+
+def draw(path: Path, rendered: RenderedMap, maps: Sequence[Map], words: MapText) -> None:
+    """Write a PNG of rendered maps."""
+    title = f"{words.title}; {rendered.note}" if rendered.note else words.title
+    layers = [
+        Layer(values, method_title(map_), map_.signed) for values, map_ in zip(rendered.values, maps, strict=True)
+    ]
+    draw_overlay(path, rendered.image, layers, title=title, caption=words.caption, token_grid=rendered.token_grid)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.slide_rows import SlideRows, load_or_open
 from softfree.data.slide_readers.slide import Slide, open_slide
@@ -18,26 +17,27 @@ from softfree.saliency.geometry import TokenGrid, slide_token_grid
 from softfree.saliency.maps import Map
 from softfree.saliency.regions import Region
 from softfree.saliency.rendering import RenderedMap
-from softfree.saliency.samples.base import THUMBNAIL, draw
+from softfree.saliency.samples.opener import THUMBNAIL, SampleOpener, draw
 from softfree.saliency.slide_files import render_slide, write_geojson, write_pyramid
 from softfree_runtime.sources.sample_source import SampleSource, file_of
 
 
 @dataclass(frozen=True)
 class SlideSample:
-    """A slide, opened again to be drawn."""
+    """A slide, reopened when it is drawn."""
 
     source: SampleSource
     tensor: Tensor | SlideRows
     token_grid: TokenGrid
 
     @classmethod
-    def read(cls, preprocessing: Preprocessing, source: SampleSource, frame: int | None, patch: int) -> SlideSample:
-        """Read and prepare the slide's tissue; ``patch`` is the side of a patch in prepared pixels."""
+    def read(cls, opener: SampleOpener, source: SampleSource, frame: int | None) -> SlideSample:
+        """Read and prepare the slide's tissue."""
+        preprocessing = opener.preprocessing
         assert isinstance(preprocessing, SlidePreprocessing)
         tensor = load_or_open(preprocessing, source, frame)
         with preprocessing.open(source) as slide:
-            token_grid = slide_token_grid(slide, preprocessing.region(slide), preprocessing.mpp, patch)
+            token_grid = slide_token_grid(slide, preprocessing.region(slide), preprocessing.mpp, opener.patch[0])
         return cls(source, tensor, token_grid)
 
     def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: MapText) -> None:
@@ -55,7 +55,7 @@ class SlideSample:
         return open_slide(file.path, file.mpp)
 
     def render(self, maps: Sequence[Map], longest: int) -> RenderedMap:
-        """View the whole slide."""
+        """Render over the whole slide."""
         with self._open() as slide:
             pixels, token_grid = render_slide(slide, self.token_grid, longest)
-        return RenderedMap(pixels / np.float32(255), tuple(one.values for one in maps), token_grid)
+        return RenderedMap(pixels / np.float32(255), tuple(map_.values for map_ in maps), token_grid)
