@@ -16,21 +16,20 @@ from softfree_lab.bench.peaks import measure_peak
 from softfree_runtime.core.errors import UserError
 
 
-def test_the_check_is_written_with_its_machine(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_check_is_written_with_its_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     works = [Work(size=64), Work(size=64, inference=True, stem="patch", pure=True, precision="bf16")]
     twice = {work.size: 2 * memory(work).total for work in works[:1]}
     monkeypatch.setattr(plan_check, "measure_peak", lambda case: (twice[case["size"]], 0))
     found = plan_check.check_plan(works, tmp_path / "plan.csv")
-    plan_check.print_check(found)
     assert found["ratio"][0] == pytest.approx(0.5)
     assert pd.read_csv(tmp_path / "plan.csv")["ratio"][0] == pytest.approx(0.5)
     assert found["case"][1] == f"{Work().model} inference 64 px precision=bf16 pure stem=patch"
     record = json.loads((tmp_path / "plan.json").read_text())
     assert record["machine"]
     assert [Work(**case) for case in record["options"]["cases"]] == works
-    assert "0.50" in capsys.readouterr().out
+    check = plan_check.PlanCheck(found)
+    assert "| 0.50 |" in check.to_markdown()
+    assert check.to_dict()[0]["ratio"] == pytest.approx(0.5)
 
 
 @pytest.mark.slow

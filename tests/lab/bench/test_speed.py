@@ -52,7 +52,7 @@ def test_model_with_a_peer_of_any_kind_and_one_that_is_none(tmp_path: Path) -> N
         "resnet10t": "ok",
         "no_such_model": "failed",
     }
-    assert "Left out" in text
+    assert "Not measured" in text
     assert "no_such_model" in text
 
 

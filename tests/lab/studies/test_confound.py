@@ -8,7 +8,8 @@ from PIL import Image
 
 from softfree.core.options import TrainOptions
 from softfree.training.loop import train
-from softfree_lab.studies.confound import SizeStudy, print_sizes, study_sizes
+from softfree_lab.studies.confound import SizeStudy, study_sizes
+from softfree_lab.studies.options import SizeStudyOptions
 from softfree_runtime.core.errors import UserError
 
 QUICK = {
@@ -39,7 +40,7 @@ def sizes_only(tmp_path: Path) -> Path:
 
 def test_a_model_that_has_learned_the_shape_is_found_out(sizes_only, tmp_path):
     run = train(TrainOptions(table=sizes_only, out=tmp_path / "run", resize_mode="pad", **QUICK)).run
-    found = study_sizes(run, progress=False)
+    found = study_sizes(SizeStudyOptions(progress=False), run.folder)
     assert found.auroc > 0.95, "padding shows the shape"
     assert found.auroc_equal < 0.85, "equal squares do not"
     assert found.rows.set_index("feature").loc["width", "AUROC alone"] == 1.0
@@ -52,13 +53,12 @@ def test_more_classes_are_refused(sizes_only, tmp_path):
     table.to_csv(sizes_only, index=False)
     run = train(TrainOptions(table=sizes_only, out=tmp_path / "run", **(QUICK | {"epochs": 1}))).run
     with pytest.raises(UserError, match="needs a binary task"):
-        study_sizes(run, progress=False)
+        study_sizes(SizeStudyOptions(progress=False), run.folder)
 
 
-def test_the_study_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_study_as_markdown() -> None:
     rows = pd.DataFrame({"feature": ["width", "height"], "AUROC alone": [0.987, 0.5], "rho": [-0.25, math.nan]})
-    print_sizes(SizeStudy(rows, auroc=0.9123, auroc_equal=0.6, side=48, n=12))
-    text = capsys.readouterr().out
+    text = SizeStudy(rows, auroc=0.9123, auroc_equal=0.6, side=48, n=12).to_markdown()
     assert "12 test images" in text
     assert next(line for line in text.splitlines() if "width" in line).count("0.99") == 1
     assert "0.912 on the images as they are" in text

@@ -81,7 +81,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
 
 
 def study(folder: Path, *runs: Path, **changes: Any) -> MapStudy:
-    return study_explain(runs or [folder / "run"], ExplainStudyOptions(out=folder / "out", **(QUICK | changes)))
+    return study_explain(ExplainStudyOptions(out=folder / "out", **(QUICK | changes)), runs or [folder / "run"])
 
 
 def test_two_attentions_side_by_side(folder: Path) -> None:

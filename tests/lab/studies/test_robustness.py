@@ -74,7 +74,7 @@ def quick(out: Path, **options: object) -> RobustnessOptions:
 
 def test_every_run_has_a_row_for_every_strength(folder):
     other = another(folder / "run", "softmax", "softmax", seed=1)
-    found = study_robustness([folder / "run", other], quick(folder / "out", corruptions=["noise", "crop"]))
+    found = study_robustness(quick(folder / "out", corruptions=["noise", "crop"]), [folder / "run", other])
     assert len(found.rows) == 2 * (1 + 2 * 5)
     for path in (folder / "run", other):
         rows = found.rows[found.rows["run"] == str(path)].set_index(["corruption", "strength"])
@@ -91,11 +91,11 @@ def test_every_run_has_a_row_for_every_strength(folder):
 
 def test_the_same_seed_gives_the_same_rows_whatever_runs_beside(folder):
     other = another(folder / "run", "softmax", "softmax")
-    alone = study_robustness([folder / "run"], quick(folder / "a"))
-    beside = study_robustness([other, folder / "run"], quick(folder / "b", batch_size=3, num_workers=2))
+    alone = study_robustness(quick(folder / "a"), [folder / "run"])
+    beside = study_robustness(quick(folder / "b", batch_size=3, num_workers=2), [other, folder / "run"])
     theirs = beside.rows[beside.rows["run"] == str(folder / "run")].reset_index(drop=True)
     pd.testing.assert_frame_equal(alone.rows, theirs, check_dtype=False, rtol=1e-9)
-    changed = study_robustness([folder / "run"], quick(folder / "c", seed=1))
+    changed = study_robustness(quick(folder / "c", seed=1), [folder / "run"])
     assert not np.allclose(changed.rows["auroc"][1:], alone.rows["auroc"][1:])
 
 
@@ -122,7 +122,7 @@ def test_unreadable_images_are_left_out_and_counted(folder):
     run = Run.load(folder / "run")
     table = open_table(run).where("test")
     Path(table.frame["file"][3]).write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-    found = study_robustness([folder / "run"], quick(folder / "out"))
+    found = study_robustness(quick(folder / "out"), [folder / "run"])
     assert (found.rows[["n", "unreadable"]] == (15, 1)).all(axis=None)
     stored = pd.read_csv(folder / "run" / "predictions.csv").query("split == 'test'")
     kept = stored[stored["row"] != table.frame["row"][3]]
@@ -139,7 +139,7 @@ def test_without_a_readable_image_there_is_nothing_to_study(folder):
     (folder / "data").mkdir()
     shutil.copy(folder / "away" / "table.csv", folder / "data")
     with pytest.raises(UserError, match="none of the 16 test images"):
-        study_robustness([folder / "run"], quick(folder / "out"))
+        study_robustness(quick(folder / "out"), [folder / "run"])
 
 
 def test_another_table_is_compared_unpaired(folder):
@@ -147,7 +147,7 @@ def test_another_table_is_compared_unpaired(folder):
     (folder / "elsewhere").mkdir()
     rows.to_csv(folder / "elsewhere" / "other.csv", index=False)
     options = quick(folder / "out", table=folder / "elsewhere" / "other.csv", image_root=folder / "data")
-    found = study_robustness([folder / "run"], options)
+    found = study_robustness(options, [folder / "run"])
     last = found.rows.iloc[-1]
     assert (last["corruption"], last["n"]) == ("other table", 24)
     assert last["drop"] == pytest.approx(found.rows.loc[0, "auroc"] - last["auroc"])
@@ -161,10 +161,10 @@ def test_another_table_with_other_classes_is_refused(folder):
     rows = pd.read_csv(folder / "data" / "table.csv").drop(columns="split")
     rows[rows["label"] == "low"].to_csv(other, index=False)
     with pytest.raises(UserError, match="with and without low"):
-        study_robustness([folder / "run"], quick(folder / "out", table=other))
+        study_robustness(quick(folder / "out", table=other), [folder / "run"])
     rows.assign(label="strange").to_csv(other, index=False)
     with pytest.raises(UserError, match="no class of the model"):
-        study_robustness([folder / "run"], quick(folder / "out", table=other))
+        study_robustness(quick(folder / "out", table=other), [folder / "run"])
 
 
 def test_runs_of_another_task_are_refused(folder):
@@ -173,7 +173,7 @@ def test_runs_of_another_task_are_refused(folder):
     config["task"]["classes"] = ["low", "higher"]
     RunDirectory(other).write_config(config)
     with pytest.raises(UserError, match="runs of one task"):
-        study_robustness([folder / "run", other], quick(folder / "out"))
+        study_robustness(quick(folder / "out"), [folder / "run", other])
 
 
 def test_mistakes_are_one_line(folder, capsys):

@@ -19,13 +19,13 @@ from softfree_lab.bench.edge_files import TOLERANCES, EdgeFiles, read_calibratio
 from softfree_lab.bench.edge_report import clock_of, edge_tables, plot_edge, with_ratios
 from softfree_lab.bench.measure import Budget, predicted_seconds, run_group
 from softfree_lab.bench.options import EdgeBenchOptions
-from softfree_lab.bench.records import write_record
+from softfree_lab.records import log, write_record
 
 FIELDS = ("method", "runtime", "precision", "threads", "size", "status", "reason", "error")
 MEASURED = ("ms", "ms_low", "ms_high", "cpu_ms", "runs", "peak_mib", "file_mb", "joules")
 
 
-def bench_edge(options: EdgeBenchOptions, tell: Callable[[str], None] = print) -> str:
+def bench_edge(options: EdgeBenchOptions, tell: Callable[[str], None] = log) -> str:
     """Export, hold against PyTorch, and time; write the files after each side and give the tables as Markdown.
 
     Raises:

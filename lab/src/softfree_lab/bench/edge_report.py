@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from softfree_lab.bench.edge_cases import PYTORCH
 from softfree_lab.bench.plots import COLORS, logarithmic
+from softfree_lab.records import markdown_table
 from softfree_runtime.core.files import replacing
 
 KEY = ["method", "runtime", "precision", "threads", "size"]
@@ -70,11 +70,11 @@ def edge_tables(rows: pd.DataFrame, title: str) -> str:
     files = rows.dropna(subset="file_mb").drop_duplicates(["method", "runtime", "precision"])
     if len(files):
         kept = [(row.method, row.runtime, row.precision, f"{row.file_mb:.1f}") for row in files.itertuples()]
-        parts += ["Files, MB:\n", _markdown(("method", "runtime", "precision", "MB"), kept)]
+        parts += ["Files, MB:\n", markdown_table(("method", "runtime", "precision", "MB"), kept)]
     left = rows[rows["status"] != "ok"]
     if len(left):
         names = [*KEY, "status", "reason"]
-        parts += ["Left out:\n", _markdown(names, left[names].to_numpy().tolist())]
+        parts += ["Not measured:\n", markdown_table(names, left[names].to_numpy().tolist())]
     return "\n".join(parts)
 
 
@@ -85,12 +85,7 @@ def _by_side(rows: pd.DataFrame, name: str, digits: int) -> str:
         cells = part.set_index("size")[name].reindex(sides)
         if cells.notna().any():
             lines.append([*key, *("" if pd.isna(cell) else f"{cell:,.{digits}f}" for cell in cells)])
-    return _markdown((*KEY[:-1], *(f"{side:,}" for side in sides)), lines)
-
-
-def _markdown(names: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
-    head = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
-    return "\n".join([*head, *("| " + " | ".join(map(str, line)) + " |" for line in lines)]) + "\n"
+    return markdown_table((*KEY[:-1], *(f"{side:,}" for side in sides)), lines)
 
 
 def plot_edge(path: Path, rows: pd.DataFrame, title: str) -> None:

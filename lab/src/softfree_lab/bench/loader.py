@@ -17,18 +17,21 @@ from softfree.data.modalities.image import ImageAugmentation, ImagePreprocessing
 from softfree.data.table import Table, read_table
 from softfree.models import create_model
 from softfree_lab.bench.options import LoaderBenchOptions
-from softfree_lab.bench.records import write_record
+from softfree_lab.records import markdown_table, write_record
 
 WORKERS = (0, 1, 2)
 ROUNDS = 3
 
 
-def bench_loader(options: LoaderBenchOptions, table_path: Path) -> pd.DataFrame:
+def bench_loader(options: LoaderBenchOptions, table_path: str | Path) -> str:
     """Measure images per second of the loader, with and without cache, and of training steps on ready tensors.
 
-    Cases are measured in turn, in three rounds; each row has the median, lowest and highest rate.
+    Cases take turns, in three rounds; each row has the median, lowest and highest rate.
+
+    Returns:
+        The rates and the machine as Markdown.
     """
-    table = read_table(table_path, label=options.label, image_root=options.image_root).where("train")
+    table = read_table(Path(table_path), label=options.label, image_root=options.image_root).where("train")
     preprocessing = ImagePreprocessing.create(options.preset, options.size, options.resize_mode, options.channels)
     cases: dict[tuple[str, str, int], Callable[[], float]] = {}
     for cache in ("none", "memory"):
@@ -45,10 +48,11 @@ def bench_loader(options: LoaderBenchOptions, table_path: Path) -> pd.DataFrame:
             rates[case].append(measure())
     rows = [(*case, statistics.median(r), min(r), max(r)) for case, r in rates.items()]
     result = pd.DataFrame(rows, columns=["what", "cache", "workers", "images_per_s", "low", "high"])
+    machine = describe_machine()
     if options.out is not None:
-        stated = vars(options) | {"image_root": options.image_root and "a folder of images"}
-        write_record(options.out, result, stated, machine=describe_machine())
-    return result
+        recorded = vars(options) | {"image_root": options.image_root and "a folder of images"}
+        write_record(options.out, result, recorded, machine=machine)
+    return f"{markdown_table(result.columns, result.round(1).to_numpy().tolist())}\n{machine}\n"
 
 
 def _dataset(table: Table, preprocessing: ImagePreprocessing, cache: str) -> SampleDataset:

@@ -28,9 +28,9 @@ from softfree.streaming import Rows, Streaming, stream_forward
 from softfree_lab.bench.cases import CHECKED_SIDE, TOLERANCES, BenchCase, Pass
 from softfree_lab.bench.measure import Budget, estimated_bytes, predicted_seconds, run_group
 from softfree_lab.bench.options import MapBenchOptions
-from softfree_lab.bench.records import write_record
 from softfree_lab.bench.stream import NoiseRows
 from softfree_lab.bench.worker import Step, Worker
+from softfree_lab.records import log, markdown_table, write_record
 from softfree_runtime.core.errors import UserError
 
 FORWARD = "forward pass"
@@ -53,7 +53,7 @@ class MapCase(BenchCase):
     store: str | Path = "ram"
 
 
-def bench_maps(options: MapBenchOptions, tell: Callable[[str], None] = print) -> str:
+def bench_maps(options: MapBenchOptions, tell: Callable[[str], None] = log) -> str:
     """Time maps and forward passes in turn; write the files after each side and give the table as Markdown.
 
     Raises:
@@ -188,7 +188,7 @@ def _write(rows: pd.DataFrame, options: MapBenchOptions) -> str:
 
 def _table(rows: pd.DataFrame) -> str:
     names = ("way", "pixels", "tokens", "method", "processor time, s", "forward passes", "peak, MiB")
-    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    lines = []
     for row in rows.to_dict("records"):
         cells = [row["way"], f"{row['size']} x {row['size']}", f"{row['tokens']:,}", row["method"]]
         if row["status"] == "ok":
@@ -199,5 +199,5 @@ def _table(rows: pd.DataFrame) -> str:
             ]
         else:
             cells += [row["status"], row["reason"], ""]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    return markdown_table(names, lines)

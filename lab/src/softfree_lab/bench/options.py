@@ -10,6 +10,17 @@ from softfree.core.options import ImageOptions, Precision
 
 
 @dataclass(kw_only=True)
+class PlanBenchOptions:
+    """Plan benchmark.
+
+    Attributes:
+        out: CSV file to write, with a JSON file about the machine next to it.
+    """
+
+    out: Path | None = None
+
+
+@dataclass(kw_only=True)
 class LoaderBenchOptions(ImageOptions):
     """Loader benchmark.
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
 from softfree.core.environment import describe_machine
 from softfree.core.progress import tracked
 from softfree.planning.memory import GIB, memory
 from softfree.planning.work import Work
+from softfree_lab.bench.options import PlanBenchOptions
 from softfree_lab.bench.peaks import measure_peak
-from softfree_lab.bench.records import write_record
+from softfree_lab.records import markdown_table, write_record
 
 TINY, SMALL = "{}_vit_tiny_patch16", "{}_vit_small_patch16"
-console = Console(markup=False)
 CASES = (
     Work(model=TINY.format("seqnorm"), size=1024),
     Work(model=SMALL.format("seqnorm"), size=1024),
@@ -39,6 +38,28 @@ CASES = (
     Work(model=SMALL.format("seqnorm"), size=768, mlp_chunk=1024, precision="bf16"),
     Work(model="seqnorm_vit_base_patch16", size=512, inference=True, stem="patch"),
 )
+
+
+@dataclass(frozen=True)
+class PlanCheck:
+    """Predicted and measured peaks, the result of :func:`check_plan`."""
+
+    rows: pd.DataFrame
+
+    def to_dict(self) -> list[dict[Any, Any]]:
+        """Return the rows, for JSON."""
+        return self.rows.to_dict("records")
+
+    def to_markdown(self) -> str:
+        """Lay out the peaks, one row per case."""
+        numbers = self.rows[["predicted_gib", "measured_gib", "ratio"]].map("{:.2f}".format)
+        cells = numbers.assign(case=self.rows["case"])[["case", *numbers]].to_numpy().tolist()
+        return markdown_table(("case", "predicted peak, GiB", "measured peak, GiB", "ratio"), cells)
+
+
+def bench_plan(options: PlanBenchOptions) -> PlanCheck:
+    """Compare predicted with measured peaks of all cases."""
+    return PlanCheck(check_plan(out=options.out))
 
 
 def check_plan(cases: Sequence[Work] = CASES, out: Path | None = None) -> pd.DataFrame:
@@ -82,14 +103,3 @@ def in_words(work: Work) -> str:
         if field.name not in ("model", "size", "inference") and value != getattr(standard, field.name):
             words.append(field.name if value is True else f"{field.name}={value}")
     return " ".join(words)
-
-
-def print_check(found: pd.DataFrame) -> None:
-    """Print predicted and measured peaks, one row per case."""
-    table = Table(title="Peak of the process, GiB", title_justify="left")
-    for name in ("case", "predicted", "measured", "ratio"):
-        table.add_column(name, justify="left" if name == "case" else "right")
-    for row in found.to_dict("records"):
-        numbers = (f"{row[name]:.2f}" for name in ("predicted_gib", "measured_gib", "ratio"))
-        table.add_row(str(row["case"]), *numbers)
-    console.print(table)

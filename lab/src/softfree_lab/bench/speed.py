@@ -1,9 +1,11 @@
-"""``softfree-lab bench attention``, ``bench model`` and ``bench orders``: sets of cases, and the files made of them."""
+"""``softfree-lab bench attention``, ``bench model`` and ``bench orders``: their cases and their reports."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -14,64 +16,35 @@ from softfree_lab.bench.cases import FLOOR, BenchCase
 from softfree_lab.bench.measure import Budget, measure
 from softfree_lab.bench.options import AttentionBenchOptions, ModelBenchOptions, OrderBenchOptions, SpeedOptions
 from softfree_lab.bench.plots import plot_growth
-from softfree_lab.bench.records import write_record
 from softfree_lab.bench.summary import crossovers, growth, wide_table, with_ratios
+from softfree_lab.records import log, markdown_table, write_record
 from softfree_runtime.core.errors import UserError
 
-PATCH = 16  # pixels of a token's side, to say what an image's side means
+PATCH = 16  # pixels; converts the side of an image to tokens
 FITTED_FROM = 4096  # tokens
 
 
-def bench_attention(options: AttentionBenchOptions, tell: Callable[[str], None] = print) -> str:
-    """Measure a sublayer or an encoder over sequence lengths; write the files and give the tables as Markdown."""
-    cases = [
-        BenchCase(
-            "attention",
-            method,
-            size,
-            precision,
-            passes,
-            options.batch_size,
-            width=options.width,
-            heads=options.heads,
-            depth=options.depth,
-            compiled=options.compile and method != FLOOR,
-            device=options.device,
-        )
-        for passes in options.passes
-        for precision in options.precision
-        for size in sorted(options.tokens)
-        for method in [FLOOR, *options.methods]
-    ]
+def bench_attention(options: AttentionBenchOptions, tell: Callable[[str], None] = log) -> str:
+    """Measure a sublayer or an encoder by sequence length; write the files and return the tables as Markdown."""
+    shape = {"width": options.width, "heads": options.heads, "depth": options.depth}
+    cases = _cases("attention", [FLOOR, *options.methods], options.tokens, options, options.compile, shape)
     rows = with_ratios(measure(cases, _budget(options), tell))
     what = f"Encoders of {options.depth} blocks" if options.depth else "One attention sublayer"
     title = f"{what}, C = {options.width}, H = {options.heads}, batch {options.batch_size}"
     return _write(rows, rows["size"], options, "encoder" if options.depth else "attention", "tokens", title)
 
 
-def bench_model(options: ModelBenchOptions, tell: Callable[[str], None] = print) -> str:
-    """Measure whole models and published peers over image sides; write the files and return the tables."""
+def bench_model(options: ModelBenchOptions, tell: Callable[[str], None] = log) -> str:
+    """Measure whole models and published peers by image side; write the files and return the tables as Markdown."""
     training = (("grad_checkpointing", options.grad_checkpointing), ("mlp_chunk", options.mlp_chunk))
     own = [method for method in options.models if method.partition(" ")[0] in IMAGE_MODELS]
     if not own:
         raise UserError(f"Got --models {options.models}: expected at least one of softfree's; see: softfree models")
     case_options = {FLOOR: (("floor_of", own[0].partition(" ")[0]),), **dict.fromkeys(own, training)}
+    methods = [FLOOR, *options.models, *options.peer]
     cases = [
-        BenchCase(
-            "model",
-            method,
-            size,
-            precision,
-            passes,
-            options.batch_size,
-            compiled=options.compile and method != FLOOR,
-            device=options.device,
-            options=case_options.get(method, ()),
-        )
-        for passes in options.passes
-        for precision in options.precision
-        for size in sorted(options.sides)
-        for method in [FLOOR, *options.models, *options.peer]
+        replace(case, options=case_options.get(case.method, ()))
+        for case in _cases("model", methods, options.sides, options, options.compile)
     ]
     rows = with_ratios(measure(cases, _budget(options), tell))
     tokens = rows["size"].map(lambda side: math.ceil(side / PATCH) ** 2)
@@ -80,35 +53,19 @@ def bench_model(options: ModelBenchOptions, tell: Callable[[str], None] = print)
     )
 
 
-def bench_orders(options: OrderBenchOptions, tell: Callable[[str], None] = print) -> str:
-    """Find from which number of tokens SeqNorm's Gram order is faster than the folded one, for several widths."""
-    found = []
+def bench_orders(options: OrderBenchOptions, tell: Callable[[str], None] = log) -> str:
+    """Find the number of tokens from which SeqNorm's Gram order is faster than the folded one, by width."""
+    methods = ["seqnorm literal", "seqnorm folded", "seqnorm gram"]
+    measured, ahead = [], []
     for width in options.widths:
-        cases = [
-            BenchCase(
-                "attention",
-                method,
-                size,
-                precision,
-                passes,
-                options.batch_size,
-                width,
-                width // 64,
-                device=options.device,
-            )
-            for passes in options.passes
-            for precision in options.precision
-            for size in sorted({max(1, round(width * multiple)) for multiple in options.multiples})
-            for method in ("seqnorm literal", "seqnorm folded", "seqnorm gram")
-        ]
+        sizes = {max(1, round(width * multiple)) for multiple in options.multiples}
+        cases = _cases("attention", methods, sizes, options, shape={"width": width, "heads": width // 64})
         rows = measure(cases, _budget(options), lambda line, width=width: tell(f"C = {width}: {line}"))  # type: ignore[misc]
-        found.append(rows)
-    rows = pd.concat(found, ignore_index=True)
-    ahead = []
-    for part in found:
-        crossing, features = crossovers(part), int(part["width"].iloc[0])
+        measured.append(rows)
+        crossing = crossovers(rows)
         gram = crossing[(crossing["faster"] == "seqnorm gram") & (crossing["slower"] == "seqnorm folded")]
-        ahead.append(gram.assign(width=features, per_feature=(gram["size"] / features).round(2)))
+        ahead.append(gram.assign(width=width, per_feature=(gram["size"] / width).round(2)))
+    rows = pd.concat(measured, ignore_index=True)
     table = pd.concat(ahead)[["width", "passes", "precision", "size", "per_feature"]]
     text = (
         "Tokens from which the Gram order is faster than the folded one:\n\n"
@@ -117,6 +74,34 @@ def bench_orders(options: OrderBenchOptions, tell: Callable[[str], None] = print
     )
     _save(rows, options, "orders", text)
     return text
+
+
+def _cases(
+    kind: Literal["attention", "model"],
+    methods: Sequence[str],
+    sizes: Iterable[int],
+    options: SpeedOptions,
+    compiled: bool = False,
+    shape: Mapping[str, Any] | None = None,
+) -> list[BenchCase]:
+    """Combine passes, precisions, sizes and methods; the bare products are never compiled."""
+    return [
+        BenchCase(
+            kind,
+            method,
+            size,
+            precision,
+            passes,
+            options.batch_size,
+            compiled=compiled and method != FLOOR,
+            device=options.device,
+            **(shape or {}),
+        )
+        for passes in options.passes
+        for precision in options.precision
+        for size in sorted(sizes)
+        for method in methods
+    ]
 
 
 def _budget(options: SpeedOptions) -> Budget:
@@ -131,9 +116,9 @@ def _write(rows: pd.DataFrame, tokens: pd.Series, options: SpeedOptions, name: s
         f"{title}; {machine}.\n",
         "Milliseconds (median):\n",
         wide_table(rows, "ms", 1),
-        "Peak memory, MiB, of weights, input and run:\n",
+        "Peak memory, MiB (weights, input and run):\n",
         wide_table(rows[rows["method"] != FLOOR], "peak_mib", 0),
-        "Time over that of the bare matrix products:\n",
+        "Time relative to the bare matrix products:\n",
         wide_table(rows[rows["method"] != FLOOR], "to_floor", 2),
     ]
     exponents = growth(rows, tokens, FITTED_FROM)
@@ -144,10 +129,10 @@ def _write(rows: pd.DataFrame, tokens: pd.Series, options: SpeedOptions, name: s
         ]
     crossing = crossovers(rows)
     if len(crossing):
-        parts += [f"Where another method becomes the faster ({size_name}):\n", _markdown(crossing)]
-    left_out = rows[rows["status"] != "ok"]
-    if len(left_out):
-        parts += ["Left out:\n", _markdown(left_out[["method", "size", "precision", "passes", "status", "reason"]])]
+        parts += [f"Sizes from which another method is faster ({size_name}):\n", _markdown(crossing)]
+    skipped = rows[rows["status"] != "ok"]
+    if len(skipped):
+        parts += ["Not measured:\n", _markdown(skipped[["method", "size", "precision", "passes", "status", "reason"]])]
     text = "\n".join(parts)
     _save(rows, options, name, text)
     if options.out is not None and (rows["status"] == "ok").any():
@@ -172,6 +157,4 @@ def _exponents(table: pd.DataFrame) -> str:
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    lines = ["| " + " | ".join(map(str, table.columns)) + " |", "|---" * len(table.columns) + "|"]
-    rows: Sequence[Sequence[object]] = table.to_numpy().tolist()
-    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)]) + "\n"
+    return markdown_table(table.columns, table.to_numpy().tolist())

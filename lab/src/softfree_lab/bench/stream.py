@@ -23,7 +23,7 @@ from softfree.models import create_model
 from softfree.models.vit import VisionTransformer
 from softfree.streaming import Rows, Streaming, stream_backward, stream_forward
 from softfree_lab.bench.options import StreamBenchOptions
-from softfree_lab.bench.records import write_record
+from softfree_lab.records import log, markdown_table, write_record
 from softfree_runtime.core.errors import UserError
 
 REPEATED = 256  # rows of noise that an image is made of
@@ -145,7 +145,7 @@ SHOWN = {
 }
 
 
-def bench_stream(options: StreamBenchOptions, tell: Callable[[str], None] = print) -> str:
+def bench_stream(options: StreamBenchOptions, tell: Callable[[str], None] = log) -> str:
     """Time each side in its own process; write the rows after each, and return the table as Markdown."""
     cases = [
         (side, way)
@@ -212,9 +212,8 @@ def _whole(options: StreamBenchOptions, side: int) -> dict[str, Any]:
 def _write(rows: pd.DataFrame, options: StreamBenchOptions) -> str:
     what = "forward and backward" if options.training else "inference"
     title = f"{options.model}, {what}, precision {options.precision}; {describe_machine()}."
-    lines = ["| " + " | ".join(SHOWN.values()) + " |", "|---" * len(SHOWN) + "|"]
-    lines += ["| " + " | ".join(_cell(name, row.get(name)) for name in SHOWN) + " |" for row in rows.to_dict("records")]
-    text = "\n".join([title, "", *lines, ""])
+    lines = [[_cell(name, row.get(name)) for name in SHOWN] for row in rows.to_dict("records")]
+    text = f"{title}\n\n{markdown_table(SHOWN.values(), lines)}"
     if options.out is not None:
         name = f"{'slides' if options.slides else 'stream'}_{'training' if options.training else 'inference'}"
         stated = vars(options) | {

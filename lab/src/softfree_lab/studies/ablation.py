@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from softfree.core.environment import describe_machine, versions
+from softfree.core.environment import describe_machine
 from softfree.core.options import TrainOptions
 from softfree.demo.phantoms import write_phantoms
 from softfree.evaluation.scores import Scores
@@ -30,6 +30,7 @@ from softfree.inference.run_directory import RunDirectory
 from softfree.reporting.scoring import open_table, predict_rows, scores_of
 from softfree.training.checkpoints import claimed
 from softfree.training.configuration import check_options
+from softfree_lab.records import write_csv, write_machine
 from softfree_lab.studies import baseline, peers  # noqa: F401  # peers: their names are known then
 from softfree_lab.studies.children import Children
 from softfree_lab.studies.folds import pool_folds, write_folds
@@ -40,7 +41,7 @@ from softfree_lab.studies.takeoff import read_curve
 from softfree_lab.studies.trials import Trial, TrialKey, check_same_options, read_trials, write_trials
 from softfree_lab.studies.variants import Overrides, apply, choose_variants
 from softfree_runtime.core.errors import UserError, unknown_name
-from softfree_runtime.core.files import read_yaml, replacing, write_atomically
+from softfree_runtime.core.files import read_yaml, write_atomically
 from softfree_runtime.core.task import Task
 
 # Of a trial's options, what says where and not what.
@@ -83,7 +84,7 @@ class Recipe:
     fold: int = 0
 
 
-def study_ablation(options: AblationOptions, recipes: list[Path]) -> str:
+def study_ablation(options: AblationOptions, recipes: Sequence[str | Path]) -> str:
     """Train what is missing, then tabulate all: ``cells.csv``, ``summary.csv``, ``summary.md`` and plots in ``out``.
 
     Returns:
@@ -99,7 +100,7 @@ def study_ablation(options: AblationOptions, recipes: list[Path]) -> str:
     if options.jobs < 1:
         raise UserError(f"--jobs {options.jobs}: expected 1 or more")
     scales = tuple(sorted({*preset.scales, *options.scales, 1.0}))
-    known = [read_recipe(path, options.data) for path in recipes]
+    known = [read_recipe(Path(path), options.data) for path in recipes]
     for recipe in known:
         for overrides in preset.variants.values():
             _trial_options(recipe, overrides, options.seeds[0])
@@ -317,14 +318,12 @@ def _write(
 ) -> str:
     pooled = pool_folds(trials)
     summary = summarize(pooled, variants, scales, margin=options.margin, num_bootstrap=options.num_bootstrap)
-    for name, frame in (("cells.csv", trials_table(trials)), ("summary.csv", summary)):
-        with replacing(options.out / name) as temporary:
-            frame.to_csv(temporary, index=False)
+    write_csv(options.out / "cells.csv", trials_table(trials))
+    write_csv(options.out / "summary.csv", summary)
     text = to_markdown(summary, margin=options.margin)
     machines = sorted({trial.machine for trial in trials.values()})
     write_atomically(options.out / "summary.md", text + "\n" + "".join(f"{machine}\n" for machine in machines))
-    record = {"command": " ".join(["softfree", *sys.argv[1:]]), "machines": machines, "versions": versions()}
-    write_atomically(options.out / "machine.json", json.dumps(record, indent=2))
+    write_machine(options.out, machines=machines)
     at_training = summary[summary["scale"] == 1.0]
     plot_variants(options.out / "summary.png", at_training, pooled)
     if len(scales) > 1:

@@ -41,8 +41,11 @@ class Row:
     place: tuple[int, int]
 
 
-def study_attention_maps(image: str | Path, runs: Sequence[str | Path], options: AttentionMapOptions) -> list[Row]:
-    """Draw the row of one patch for each run, beside the image with the patch marked.
+def study_attention_maps(options: AttentionMapOptions, image: str | Path, runs: Sequence[str | Path]) -> str:
+    """Draw what one patch attends to in each run, next to the image with the patch marked.
+
+    Returns:
+        The path of the figure and a line break.
 
     Raises:
         UserError: A place or layer outside, a run that is no vision transformer, or an image that cannot be read.
@@ -51,7 +54,7 @@ def study_attention_maps(image: str | Path, runs: Sequence[str | Path], options:
         raise UserError(f"--at {options.at}: expected two parts of width and height from 0 to below 1, as '[0.5, 0.5]'")
     rows = [compute_row(Run.load(run), image, options) for run in runs]
     _draw(options.out, rows, options.layer)
-    return rows
+    return f"{options.out}\n"
 
 
 def compute_row(run: Run, image: str | Path, options: AttentionMapOptions) -> Row:

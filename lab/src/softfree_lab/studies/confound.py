@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.table import Table as RichTable
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
@@ -21,6 +19,8 @@ from softfree.inference.forward import infer
 from softfree.inference.options import InferenceOptions
 from softfree.inference.run import Run
 from softfree.reporting.scoring import own_table
+from softfree_lab.records import markdown_table
+from softfree_lab.studies.options import SizeStudyOptions
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.outputs import probabilities
 from softfree_runtime.readers import read_image
@@ -50,29 +50,34 @@ class SizeStudy:
     n: int
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return everything, for JSON."""
         return {**{k: v for k, v in self.__dict__.items() if k != "rows"}, "features": self.rows.to_dict("records")}
 
+    def to_markdown(self) -> str:
+        """Lay out the features, and the model's AUROC on both kinds of images."""
+        rows = self.rows.map(lambda value: value if isinstance(value, str) else f"{value:.2f}")
+        return (
+            f"{self.n} test images\n\n{markdown_table(rows.columns, rows.to_numpy().tolist())}\n"
+            f"The model's AUROC: {self.auroc:.3f} on the images as they are, {self.auroc_equal:.3f} on center squares "
+            f"of {self.side} x {self.side} pixels.\n"
+        )
 
-def study_sizes(run: Run, *, moved: Path | None = None, batch_size: int = 16, progress: bool = True) -> SizeStudy:
-    """Compare a run's answers on the test images as they are and on equal-sized crops of them.
 
-    Args:
-        run: The run.
-        moved: Where its table lies now; default: where it was.
-        batch_size: Images at once.
-        progress: Show a progress bar.
+def study_sizes(options: SizeStudyOptions, folder: str | Path) -> SizeStudy:
+    """Compare a run's predictions on the test images as they are and on crops of equal size.
 
     Raises:
-        UserError: When the run's task is not binary, or its table is not there.
+        UserError: The run's task is not binary, or its table is missing.
     """
+    run = Run.load(folder)
     if run.task.kind != "binary":
-        raise UserError(f"a study of sizes needs a binary task; this run's is {run.task.kind}")
-    table = own_table(run, moved, how=f"softfree-lab study sizes {run.folder} --table TABLE").where("test")
+        raise UserError(f"a study of sizes needs a binary task, but this run's task is {run.task.kind}")
+    table = own_table(run, options.table, how=f"softfree-lab study sizes {run.folder} --table TABLE").where("test")
     shapes = np.array([read_image(file).pixels.shape[:2] for file in table.frame["file"]])  # (n, 2)
     side = int(shapes.min())
-    as_they_are = _positive(run, [str(file) for file in table.frame["file"]], batch_size, progress)
-    equal = _positive(run, [_center(read_image(file), side) for file in table.frame["file"]], batch_size, progress)
+    inference = InferenceOptions(progress=options.progress)
+    as_they_are = _positive(run, [str(file) for file in table.frame["file"]], inference)
+    equal = _positive(run, [_center(read_image(file), side) for file in table.frame["file"]], inference)
     height, width = shapes.T.astype(float)
     features = dict(zip(FEATURES, (width, height, width / height, width * height), strict=True))
     rows = [_feature_row(name, values, as_they_are, table) for name, values in features.items()]
@@ -85,9 +90,9 @@ def study_sizes(run: Run, *, moved: Path | None = None, batch_size: int = 16, pr
     )
 
 
-def _positive(run: Run, sources: Sequence[str | DecodedImage], batch_size: int, progress: bool) -> np.ndarray:
-    dataset = SampleDataset(sources, None, run.image_preprocessing)
-    logits = infer(run.model, dataset, 2, InferenceOptions(batch_size=batch_size, progress=progress))
+def _positive(run: Run, sources: Sequence[str | DecodedImage], options: InferenceOptions) -> np.ndarray:
+    """Return the probability of the positive class, (n,)."""
+    logits = infer(run.model, SampleDataset(sources, None, run.image_preprocessing), 2, options)
     return probabilities(logits.values, run.task)[:, 1]
 
 
@@ -108,16 +113,3 @@ def _feature_row(name: str, values: np.ndarray, scores: np.ndarray, table: Table
         chosen = table.targets == number
         row[f"correlation within {label}"] = float(spearmanr(values[chosen], scores[chosen]).statistic)
     return row
-
-
-def print_sizes(study: SizeStudy) -> None:
-    """Print a study of sizes."""
-    console = Console(markup=False)
-    table = RichTable(title=f"{study.n} test images", title_justify="left")
-    for name in study.rows.columns:
-        table.add_column(str(name), justify="left" if name == "feature" else "right")
-    for row in study.rows.itertuples(index=False):
-        table.add_row(*(value if isinstance(value, str) else f"{value:.2f}" for value in row))
-    console.print(table)
-    console.print(f"The model's AUROC: {study.auroc:.3f} on the images as they are,", highlight=False)
-    console.print(f"{study.auroc_equal:.3f} on center squares of {study.side} x {study.side} pixels.", highlight=False)

@@ -7,7 +7,6 @@ residual is measured in float64. The product itself iterates in float32 whatever
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,13 +21,14 @@ from torch import Tensor, nn
 
 from softfree.attention import SoftAttention
 from softfree.attention.soft.pseudoinverse import residual, start, step, to_unit_norm
-from softfree.core.environment import describe_machine, versions
+from softfree.core.environment import describe_machine
 from softfree.core.precision import DTYPES
 from softfree.core.progress import tracked
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.inference.predict import find_inputs
 from softfree.inference.run import Run
 from softfree.models import create_model
+from softfree_lab.records import markdown_table, write_csv, write_machine
 from softfree_lab.studies.options import ConvergenceOptions
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import replacing, write_atomically
@@ -38,16 +38,19 @@ from softfree_runtime.sources.sample_source import file_of
 TITLES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
-def study_convergence(options: ConvergenceOptions, images: Sequence[str]) -> pd.DataFrame:
-    """Measure, and write ``convergence.csv``, ``.md``, ``.png`` and ``machine.json`` into ``options.out``.
+def study_convergence(options: ConvergenceOptions, images: Sequence[str]) -> str:
+    """Measure the residual of SOFT's pseudo-inverse after each iteration, in each layer and precision.
+
+    Writes ``convergence.csv`` (one row per layer, precision and iteration: residual with its median and the tenth and
+    ninetieth percentiles over images and heads, and the share of matrices that are not finite), ``convergence.md``,
+    ``convergence.png`` and ``machine.json`` into ``options.out``.
 
     Args:
         options: The model or run, precisions, iterations.
         images: Files, folders or tables.
 
     Returns:
-        A row for each layer, precision and iteration: residual (median, low and high tenth over images and heads)
-        and the share of matrices that are not finite.
+        The last iteration as Markdown.
 
     Raises:
         UserError: A model without SOFT attention, or no image that can be read.
@@ -66,25 +69,23 @@ def study_convergence(options: ConvergenceOptions, images: Sequence[str]) -> pd.
         for precision in options.precision:
             rows += _rows(name, precision, matrices, options.iterations)
     table = pd.DataFrame(rows)
-    _write(options.out, table)
-    return table
+    text = to_markdown(table)
+    write_csv(options.out / "convergence.csv", table)
+    write_atomically(options.out / "convergence.md", f"{text}\n{describe_machine()}\n")
+    write_machine(options.out)
+    _plot(options.out / "convergence.png", table)
+    return text
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """The last iteration for people."""
+    """Lay out the last iteration, one row per layer and precision."""
     last = table[table["iteration"] == table["iteration"].max()]
-    lines = [
-        f"Residual after {int(last['iteration'].iloc[0])} iterations: median [a tenth, nine tenths]",
-        "",
-        "| layer | landmarks | precision | residual | not finite |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for row in last.to_dict("records"):
         spread = f"{row['residual']:.1e} [{row['low']:.1e}, {row['high']:.1e}]"
-        lines.append(
-            f"| {row['layer']} | {row['landmarks']} | {row['precision']} | {spread} | {row['not_finite']:.0%} |"
-        )
-    return "\n".join(lines) + "\n"
+        rows.append((row["layer"], row["landmarks"], row["precision"], spread, f"{row['not_finite']:.0%}"))
+    title = f"Residual after {int(last['iteration'].iloc[0])} iterations: median [10th, 90th percentile]"
+    return f"{title}\n\n{markdown_table(('layer', 'landmarks', 'precision', 'residual', 'not finite'), rows)}"
 
 
 def _model(options: ConvergenceOptions) -> tuple[nn.Module, ImagePreprocessing]:
@@ -160,16 +161,6 @@ def _rows(name: str, precision: str, matrices: Tensor, iterations: int) -> list[
         )
         x = step(scaled, x)
     return rows
-
-
-def _write(out: Path, table: pd.DataFrame) -> None:
-    with replacing(out / "convergence.csv") as temporary:
-        table.to_csv(temporary, index=False)
-    machine = describe_machine()
-    write_atomically(out / "convergence.md", f"{to_markdown(table)}\n{machine}\n")
-    record = {"command": " ".join(["softfree", *sys.argv[1:]]), "machine": machine, "versions": versions()}
-    write_atomically(out / "machine.json", json.dumps(record, indent=2))
-    _plot(out / "convergence.png", table)
 
 
 def _plot(path: Path, table: pd.DataFrame) -> None:

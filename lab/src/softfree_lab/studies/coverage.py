@@ -7,10 +7,7 @@ population of 40,000 such patients. A metric without an interval (too few patien
 
 from __future__ import annotations
 
-import json
 import math
-import shlex
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -19,11 +16,11 @@ import numpy as np
 import pandas as pd
 from numpy.random import Generator, default_rng
 
-from softfree.core.environment import describe_machine, versions
 from softfree.core.progress import tracked
 from softfree.evaluation.comparison import Difference, compare
 from softfree.evaluation.metrics import Metric, measure
 from softfree.evaluation.scores import Scores
+from softfree_lab.records import markdown_table, write_csv, write_machine
 from softfree_lab.studies.options import CoverageOptions
 from softfree_runtime.core.files import replacing, write_atomically
 from softfree_runtime.core.task import Task
@@ -39,8 +36,23 @@ DIFFERENCE = "auroc difference"
 Setting = tuple[int, int, float, float, float]
 
 
-def study_coverage(options: CoverageOptions) -> pd.DataFrame:
+def study_coverage(options: CoverageOptions) -> str:
     """Simulate, and write ``coverage.csv``, ``coverage.md``, ``coverage.png`` and ``machine.json`` into ``out``.
+
+    Returns:
+        The coverage of each metric as Markdown.
+    """
+    rows = simulate(options)
+    text = to_markdown(rows)
+    write_csv(options.out / "coverage.csv", rows, "%.4f")
+    write_atomically(options.out / "coverage.md", text)
+    write_machine(options.out)
+    _plot(options.out / "coverage.png", rows)
+    return text
+
+
+def simulate(options: CoverageOptions) -> pd.DataFrame:
+    """Simulate every setting.
 
     Returns:
         A row for each metric and setting: ``patients``, ``images`` (of each), ``positives`` (share of the patients),
@@ -52,15 +64,7 @@ def study_coverage(options: CoverageOptions) -> pd.DataFrame:
     rows: list[dict[str, float | str]] = []
     for number, setting in enumerate(tracked(settings, "Simulating", total=len(settings), shown=options.progress)):
         rows += _one(setting, default_rng((options.seed, number)), options)
-    found = pd.DataFrame(rows)
-    options.out.mkdir(parents=True, exist_ok=True)
-    with replacing(options.out / "coverage.csv") as temporary:
-        found.to_csv(temporary, index=False, float_format="%.4f")
-    write_atomically(options.out / "coverage.md", to_markdown(found))
-    about = {"command": shlex.join(["softfree", *sys.argv[1:]]), "machine": describe_machine(), "versions": versions()}
-    write_atomically(options.out / "machine.json", json.dumps(about, indent=2))
-    _plot(options.out / "coverage.png", found)
-    return found
+    return pd.DataFrame(rows)
 
 
 def _one(setting: Setting, rng: Generator, options: CoverageOptions) -> list[dict[str, float | str]]:
@@ -116,18 +120,16 @@ def _scores(score: np.ndarray, y: np.ndarray, who: np.ndarray) -> Scores:
     return Scores(TASK, np.stack([1 - p, p], 1), y, who)
 
 
-def to_markdown(found: pd.DataFrame) -> str:
+def to_markdown(rows: pd.DataFrame) -> str:
     """One row a number of patients and images, one column a metric.
 
     A cell has the share of the given intervals that hold, over all settings; in brackets that of the worst setting of
     those in which at least half of the intervals are given.
     """
-    metrics = list(dict.fromkeys(found["metric"]))
-    lines = ["| patients | images of each | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 2) + "|"]
-    for (patients, images), part in found.groupby(["patients", "images"]):
-        cells = [_cell(part[part["metric"] == name]) for name in metrics]
-        lines.append(f"| {patients} | {images} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    metrics = list(dict.fromkeys(rows["metric"]))
+    groups = rows.groupby(["patients", "images"])
+    cells = [(*key, *(_cell(group[group["metric"] == name]) for name in metrics)) for key, group in groups]
+    return markdown_table(("patients", "images per patient", *metrics), cells)
 
 
 def _cell(own: pd.DataFrame) -> str:

@@ -8,7 +8,6 @@ Deletion and insertion (:mod:`~softfree_lab.studies.faithfulness`), random weigh
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +16,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from softfree.core.environment import describe_machine, versions
 from softfree.evaluation.bootstrap import distribution
 from softfree.inference.run import Run
 from softfree.reporting.scoring import own_table
+from softfree_lab.records import write_csv, write_machine
 from softfree_lab.studies.explain_images import Tested, methods_of, test_images
 from softfree_lab.studies.explain_report import EVERY, MEASURES, plot_curves, plot_measures, to_markdown
 from softfree_lab.studies.load_runs import attention_names, open_runs
 from softfree_lab.studies.options import ExplainStudyOptions
 from softfree_lab.studies.paired_bootstrap import BootstrapEstimate
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.core.files import replacing, write_atomically
+from softfree_runtime.core.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,16 @@ class MapStudy:
     curves: pd.DataFrame
     unreadable: list[str]
 
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Return the summary, for JSON."""
+        return json.loads(self.summary.to_json(orient="records"))
 
-def study_explain(folders: Sequence[str | Path], options: ExplainStudyOptions) -> MapStudy:
+    def to_markdown(self) -> str:
+        """Lay out the summary."""
+        return to_markdown(self.rows, self.summary, self.unreadable)
+
+
+def study_explain(options: ExplainStudyOptions, folders: Sequence[str | Path]) -> MapStudy:
     """Test the maps of runs on their test images.
 
     Writes ``maps.csv``, ``maps_summary.csv`` and ``maps_curves.csv`` (the three frames of the result), ``maps.md``,
@@ -130,12 +137,10 @@ def _curves(names: Sequence[str], tested: Sequence[Tested]) -> pd.DataFrame:
     return pd.DataFrame(rows).groupby(["attention", "method", "step"], sort=False, as_index=False).mean()
 
 
-def _write(out: Path, found: MapStudy) -> None:
-    for name, frame in (("maps", found.rows), ("maps_summary", found.summary), ("maps_curves", found.curves)):
-        with replacing(out / f"{name}.csv") as temporary:
-            frame.to_csv(temporary, index=False, float_format="%.5g")
-    write_atomically(out / "maps.md", to_markdown(found.rows, found.summary, found.unreadable))
-    plot_measures(out / "maps.png", found.summary[found.summary["target"] == EVERY])
-    plot_curves(out / "maps_curves.png", found.curves)
-    record = {"command": " ".join(sys.argv[1:]), "machine": describe_machine(), "versions": versions()}
-    write_atomically(out / "machine.json", json.dumps(record, indent=2))
+def _write(out: Path, study: MapStudy) -> None:
+    for name, frame in (("maps", study.rows), ("maps_summary", study.summary), ("maps_curves", study.curves)):
+        write_csv(out / f"{name}.csv", frame, "%.5g")
+    write_atomically(out / "maps.md", study.to_markdown())
+    plot_measures(out / "maps.png", study.summary[study.summary["target"] == EVERY])
+    plot_curves(out / "maps_curves.png", study.curves)
+    write_machine(out)

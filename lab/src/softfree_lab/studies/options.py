@@ -163,6 +163,19 @@ class ExplainStudyOptions:
 
 
 @dataclass(kw_only=True)
+class SizeStudyOptions:
+    """Study of image sizes.
+
+    Attributes:
+        table: Where the run's table is now, if it was moved.
+        progress: Show a progress bar.
+    """
+
+    table: Path | None = None
+    progress: bool = True
+
+
+@dataclass(kw_only=True)
 class CoverageOptions:
     """Coverage simulation.
 

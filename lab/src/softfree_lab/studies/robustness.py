@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from softfree.core.environment import describe_machine, versions
 from softfree.data.table import Table
 from softfree.evaluation.scores import Scores, undefined_reason
 from softfree.inference.run import Run
 from softfree.reporting.scoring import open_table, own_table
+from softfree_lab.records import write_csv, write_machine
 from softfree_lab.studies.corruptions import CORRUPTIONS, STRENGTHS
 from softfree_lab.studies.load_runs import attention_names, open_runs
 from softfree_lab.studies.options import RobustnessOptions
@@ -24,7 +23,7 @@ from softfree_lab.studies.paired_bootstrap import BootstrapEstimate, mean
 from softfree_lab.studies.robustness_eval import AS_THEY_ARE, RobustnessResult, Variant, measure
 from softfree_lab.studies.robustness_report import MEAN, OTHER, plot_robustness, to_markdown
 from softfree_runtime.core.errors import UserError, unknown_name
-from softfree_runtime.core.files import replacing, write_atomically
+from softfree_runtime.core.files import write_atomically
 
 DIFFERENT = "the runs were tested on different images"
 
@@ -43,8 +42,16 @@ class Robustness:
     rows: pd.DataFrame
     summary: pd.DataFrame
 
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Return the rows, for JSON."""
+        return json.loads(self.rows.to_json(orient="records"))
 
-def study_robustness(folders: Sequence[str | Path], options: RobustnessOptions) -> Robustness:
+    def to_markdown(self) -> str:
+        """Lay out the summary."""
+        return to_markdown(self.rows, self.summary)
+
+
+def study_robustness(options: RobustnessOptions, folders: Sequence[str | Path]) -> Robustness:
     """Measure runs on their test images as they are, corrupted, and on another table.
 
     Writes ``robustness.csv`` and ``robustness_attentions.csv`` (the rows and the summary of the result),
@@ -153,11 +160,9 @@ def _row(variant: Variant, plain: BootstrapEstimate, area: BootstrapEstimate) ->
     }
 
 
-def _write(out: Path, found: Robustness) -> None:
-    for name, frame in (("robustness.csv", found.rows), ("robustness_attentions.csv", found.summary)):
-        with replacing(out / name) as temporary:
-            frame.to_csv(temporary, index=False)
-    write_atomically(out / "robustness.md", to_markdown(found.rows, found.summary))
-    plot_robustness(out / "robustness.png", found.summary)
-    record = {"command": " ".join(sys.argv[1:]), "machine": describe_machine(), "versions": versions()}
-    write_atomically(out / "machine.json", json.dumps(record, indent=2))
+def _write(out: Path, study: Robustness) -> None:
+    write_csv(out / "robustness.csv", study.rows)
+    write_csv(out / "robustness_attentions.csv", study.summary)
+    write_atomically(out / "robustness.md", study.to_markdown())
+    plot_robustness(out / "robustness.png", study.summary)
+    write_machine(out)
