@@ -24,6 +24,7 @@ from softfree import __version__
 from softfree.core.memory import available_or_assumed
 from softfree.core.progress import tracked
 from softfree.data.modalities.base import Augmentation, Preprocessing
+from softfree.data.modalities.registry import MODALITIES
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import is_whole, replacing
 from softfree_runtime.sources.sample_source import SourceFile, files_of, name_of
@@ -127,11 +128,12 @@ class SampleDataset(data.Dataset):
         Raises:
             ReadError: As for reading the sample.
         """
-        if self._preprocessing.kind != "slide":
+        open_rows = MODALITIES[self._preprocessing.kind].open_rows()
+        if open_rows is None:
             return None
-        from softfree.data.modalities.slide_rows import open_rows  # imports libraries of readers
-
-        return open_rows(self._preprocessing, self._items[index]["source"], self._items[index]["frame"])  # type: ignore[arg-type]
+        item = self._items[index]
+        rows: SlideRows = open_rows(self._preprocessing, item["source"], item["frame"])
+        return rows
 
     def read_all(
         self, description: str, *, threads: int = 1, progress: bool = True, seen: Seen | None = None

@@ -31,6 +31,31 @@ def test_ome_tiff_with_its_pyramid_and_resolution(tmp_path: Path, noise: np.ndar
     assert (slide.read(0.001, 0.001, 20, 20, 0.5) == 7).all()  # the second level, which OpenSlide does not find
 
 
+MICRO, MU = "\u00b5", "\u03bc"  # the micro sign and the Greek letter, which look alike
+
+
+@pytest.mark.parametrize(
+    ("unit", "size", "mpp"),
+    [
+        *((unit, 0.25, 0.25) for unit in (f"{MICRO}m", f"{MU}m", "um", "micron", "microns")),
+        *((unit, 0.25, 0.25) for unit in ("micrometer", "micrometre", "Micrometers", "MICROMETRES", " micrometre ")),
+        *((unit, 250.0, 0.25) for unit in ("nm", "nanometer", "nanometres")),
+        *((unit, 0.00025, 0.25) for unit in ("mm", "millimeter", "Millimetre")),
+        ("centimetre", 0.000025, 0.25),
+        ("metre", 2.5e-7, 0.25),
+        ("angstrom", 2500.0, 0.25),
+        ("inch", 0.25 / 25_400, 0.25),
+        *((unit, 0.25, None) for unit in ("pixel", "reference frame", "furlong", "Mm", "")),
+    ],
+)
+def test_units_of_ome_xml(tmp_path: Path, noise: np.ndarray, unit: str, size: float, mpp: float | None) -> None:
+    sizes = {f"PhysicalSize{axis}": size for axis in "XY"} | {f"PhysicalSize{axis}Unit": unit for axis in "XY"}
+    with tifffile.TiffWriter(tmp_path / "a.ome.tiff", ome=True) as file:
+        file.write(noise, tile=(64, 64), photometric="rgb", metadata={"axes": "YXS", **sizes})
+    found = TiffPyramid(tmp_path / "a.ome.tiff").mpp
+    assert found == (None if mpp is None else pytest.approx((mpp, mpp)))
+
+
 @pytest.mark.parametrize("compression", [None, "zstd", "lzma"])
 def test_strips_and_other_codecs(tmp_path: Path, noise: np.ndarray, compression: str | None) -> None:
     path = tmp_path / "strips.tiff"

@@ -25,6 +25,8 @@ class Modality:
         model_family: Middle part of the names of its models; empty for models of images.
         has_resolution: Whether a table may give micrometers per pixel for it.
         padded: Whether samples of different length share a batch, padded.
+        row_reader: Module and function that opens a sample too large for memory and reads it band by band; None if
+            there is none.
     """
 
     name: str
@@ -37,11 +39,15 @@ class Modality:
     model_family: str = ""
     has_resolution: bool = False
     padded: bool = False
+    row_reader: tuple[str, str] | None = None
 
     def preprocessing_class(self) -> Any:
         """Import the class of its preprocessing."""
-        module, name = self.preprocessing
-        return getattr(import_module(module), name)
+        return _imported(self.preprocessing)
+
+    def open_rows(self) -> Any:
+        """Import the function that opens a sample band by band, if there is one."""
+        return None if self.row_reader is None else _imported(self.row_reader)
 
 
 _ALL = (
@@ -72,6 +78,7 @@ _ALL = (
         2,
         options=("mpp", "tissue"),
         has_resolution=True,
+        row_reader=("softfree.data.modalities.slide_rows", "open_rows"),
     ),
     Modality(
         "bag",
@@ -109,3 +116,8 @@ def preprocessing_from_config(config: dict[str, Any]) -> Preprocessing:
 def preprocessing_to_config(preprocessing: Preprocessing) -> dict[str, Any]:
     """Return what a run's configuration records, for :func:`preprocessing_from_config`."""
     return {"kind": preprocessing.kind} | preprocessing.to_dict()
+
+
+def _imported(path: tuple[str, str]) -> Any:
+    module, name = path
+    return getattr(import_module(module), name)

@@ -66,9 +66,7 @@ def read_facts(path: Path, vendor: str | None) -> TiffFacts | None:
                 bool(file.is_ome),
                 (largest.imagewidth, largest.imagelength),
                 largest.dtype == np.uint8 and orientation(largest) == 1,
-                all(
-                    page.compression == COMPRESSION.JPEG and all(page.databytecounts) for page in pages if page.is_tiled
-                ),
+                all(_is_whole_jpeg(page) for page in pages if page.is_tiled),
                 _corrections(largest),
             )
 
