@@ -117,8 +117,8 @@ def test_metadata_are_not_taken_on_trust(
         ({"channels": True}, "preprocessing.channels is True"),
         ({"mean": [0.5, 0.5]}, "preprocessing.mean is .*; expected one for each channel"),
         ({"mean": [float("nan")]}, "preprocessing.mean is"),
-        ({"deviation": [0]}, "preprocessing.deviation is .*; expected numbers above 0"),
-        ({"deviation": "0.2"}, "preprocessing.deviation is"),
+        ({"std": [0]}, "preprocessing.std is .*; expected numbers above 0"),
+        ({"std": "0.2"}, "preprocessing.std is"),
         ({"scale": 3}, "preprocessing has 'scale', which is not known"),
     ],
 )

@@ -29,7 +29,7 @@ _IN_JSON = (
     *_LATER,
 )
 _IN_TEXT = {"quantized": "", "precision": "fp32"}
-ABOVE_ZERO = ("size", "channels", "shape", "spacing", "mpp", "side", "max_side", "in_features", "deviation")
+ABOVE_ZERO = ("size", "channels", "shape", "spacing", "mpp", "side", "max_side", "in_features", "std")
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _preprocessing(path: Path, config: Any) -> Preprocessing:
         numbers = value if isinstance(value, list) else [value]
         if name in ABOVE_ZERO and any(one is not None and one <= 0 for one in numbers):
             raise UserError(f"{path}: preprocessing.{name} is {shown(value)}; expected numbers above 0; {MEND}")
-        if name in ("mean", "deviation") and value is not None and len(value) != fields.get("channels"):
+        if name in ("mean", "std") and value is not None and len(value) != fields.get("channels"):
             raise UserError(f"{path}: preprocessing.{name} is {shown(value)}; expected one for each channel; {MEND}")
     try:
         return preprocessing_from_config({"kind": kind} | fields)

@@ -104,7 +104,7 @@ def draw_phantom(rng: Generator, *, calcified: bool, size: int = 512) -> Phantom
 
 
 def _clouds(rng: Generator, size: int, cells: int) -> np.ndarray:
-    """Smooth noise of deviation 1 with ``cells`` hills a side: a grid of random heights, blurred by a Gaussian."""
+    """Smooth noise of standard deviation 1 with ``cells`` hills per side: a grid of random heights, blurred."""
     place = (np.arange(size) + 0.5) * cells / size + 1
     blur = np.exp(-(((place[:, None] - np.arange(cells + 3)) / 0.6) ** 2) / 2)  # (size, cells + 3)
     blur = (blur / np.linalg.norm(blur, axis=1, keepdims=True)).astype(np.float32)

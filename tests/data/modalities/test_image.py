@@ -26,12 +26,12 @@ def test_every_image_gets_the_asked_shape(preset, resize_mode, shape):
 def test_native_keeps_the_size_and_the_values():
     given = image(40, 93, 3)
     prepared = ImagePreprocessing.create("photo", 64, "native")(given)
-    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    expected = ((given.pixels / 255.0 - mean) / deviation).transpose(2, 0, 1)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    expected = ((given.pixels / 255.0 - mean) / std).transpose(2, 0, 1)
     np.testing.assert_allclose(prepared, expected, atol=1e-5)
 
 
-def test_radiographs_have_mean_zero_and_deviation_one_whatever_the_exposure():
+def test_radiographs_have_mean_0_and_standard_deviation_1_whatever_the_exposure():
     given = image(64, 64)
     dark = DecodedImage(given.pixels // 3, 0.0, 255.0, None, (), "8-bit")
     preprocessing = ImagePreprocessing.create("radiograph", 64, "stretch")

@@ -48,7 +48,7 @@ def test_bands_are_those_of_the_whole(
         first, bottom = max(0, top - 5), min(top + 37, whole.shape[1])
         got = rows.read(first, bottom).numpy()
         assert got.dtype == np.float32
-        # A pixel's place is rounded otherwise: by one of 255 steps, over a deviation of about 0.225.
+        # A pixel's position is rounded differently: by one of 255 steps, over a standard deviation of about 0.225.
         np.testing.assert_allclose(got, whole[:, first:bottom], atol=1.01 / 255 / 0.224)
 
 

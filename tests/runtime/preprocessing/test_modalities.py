@@ -9,7 +9,7 @@ from softfree_runtime.core.errors import UserError
 from softfree_runtime.preprocessing.image import NumpyImagePreprocessing
 from softfree_runtime.preprocessing.modalities import preprocessing_from_config
 
-IMAGE = {"size": 32, "resize_mode": "pad", "channels": 1, "mean": None, "deviation": None}
+IMAGE = {"size": 32, "resize_mode": "pad", "channels": 1, "mean": None, "std": None}
 
 
 def test_files_of_earlier_versions_are_of_images() -> None:

@@ -23,7 +23,7 @@ class NumpyImagePreprocessing:
         resize_mode: ``pad``, ``stretch``, ``crop`` or ``native``.
         channels: 1 or 3.
         mean: Mean of each channel, subtracted from values in [0, 1]; None for the mean of the image itself.
-        deviation: What they are then divided by; None for the deviation of the image itself.
+        std: Standard deviation of each channel, by which they are then divided; None for that of the image itself.
     """
 
     kind: ClassVar[str] = "image"
@@ -32,17 +32,15 @@ class NumpyImagePreprocessing:
     resize_mode: str
     channels: int
     mean: tuple[float, ...] | None
-    deviation: tuple[float, ...] | None
+    std: tuple[float, ...] | None
 
     @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> NumpyImagePreprocessing:
+    def from_dict(cls, fields: dict[str, Any]) -> NumpyImagePreprocessing:
         """Create it from :meth:`to_dict`; KeyError, TypeError or ValueError for anything else."""
-        if found["resize_mode"] not in ("pad", "stretch", "crop", "native") or found["channels"] not in (1, 3):
-            raise ValueError(f"resize_mode {found['resize_mode']!r} with {found['channels']!r} channels")
-        mean, deviation = (
-            None if found[key] is None else tuple(map(float, found[key])) for key in ("mean", "deviation")
-        )
-        return cls(int(found["size"]), found["resize_mode"], found["channels"], mean, deviation)
+        if fields["resize_mode"] not in ("pad", "stretch", "crop", "native") or fields["channels"] not in (1, 3):
+            raise ValueError(f"resize_mode {fields['resize_mode']!r} with {fields['channels']!r} channels")
+        mean, std = (None if fields[key] is None else tuple(map(float, fields[key])) for key in ("mean", "std"))
+        return cls(int(fields["size"]), fields["resize_mode"], fields["channels"], mean, std)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, for JSON."""
@@ -70,11 +68,11 @@ class NumpyImagePreprocessing:
         return max(1, round(height * scale)), max(1, round(width * scale))
 
     def _standardize(self, pixels: np.ndarray) -> np.ndarray:
-        if self.mean is None or self.deviation is None:
+        if self.mean is None or self.std is None:
             wide = pixels.astype(np.float64)
             return ((pixels - wide.mean()) / max(wide.std(), FLOOR)).astype(np.float32)
-        mean, deviation = (np.asarray(given, np.float32)[:, None, None] for given in (self.mean, self.deviation))
-        return (pixels - mean) / deviation
+        mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (self.mean, self.std))
+        return (pixels - mean) / std
 
 
 def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
@@ -90,7 +88,7 @@ def _center(pixels: np.ndarray, axis: int, size: int) -> np.ndarray:
     side = pixels.shape[axis]
     if side < size:
         before = (size - side) // 2
-        return np.pad(pixels, [(before, size - side - before) if one == axis else (0, 0) for one in range(3)])
+        return np.pad(pixels, [(before, size - side - before) if number == axis else (0, 0) for number in range(3)])
     start = round((side - size) / 2)  # half to even, as torchvision rounds
     return pixels.take(range(start, start + size), axis)
 

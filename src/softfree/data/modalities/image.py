@@ -136,8 +136,8 @@ class ImagePreprocessing:
         if self.preset == "radiograph":
             # Exposure and window differ from film to film; the floor keeps a blank film finite.
             return (pixels - pixels.mean()) / pixels.std(correction=0).clamp_min(1e-3)
-        mean, deviation = _color_statistics(self.channels)
-        return (pixels - mean) / deviation
+        mean, std = _color_statistics(self.channels)
+        return (pixels - mean) / std
 
     def _square(self, pixels: torch.Tensor) -> torch.Tensor:
         if self.resize_mode in ("native", "stretch"):
@@ -209,11 +209,11 @@ class ImageAugmentation:
         if self.preprocessing.preset == "radiograph" or self.preprocessing.channels != 3:
             return lambda pixels: pixels
         jitter = v2.ColorJitter(brightness=0.15, contrast=0.15, saturation=0.15)
-        mean, deviation = _color_statistics(3)
+        mean, std = _color_statistics(3)
 
         def jittered(pixels: torch.Tensor) -> torch.Tensor:
-            unit = (pixels * deviation + mean).clamp(0, 1)
-            return (jitter(unit) - mean) / deviation
+            unit = (pixels * std + mean).clamp(0, 1)
+            return (jitter(unit) - mean) / std
 
         return jittered
 
@@ -250,10 +250,10 @@ def _with_channels(pixels: torch.Tensor, channels: int) -> torch.Tensor:
 
 def _color_statistics(channels: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and standard deviation (C, 1, 1) of ImageNet, averaged for one channel."""
-    mean, deviation = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
+    mean, std = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
     if channels == 1:
-        mean, deviation = mean.mean(0, keepdim=True), deviation.mean(0, keepdim=True)
-    return mean[:, None, None], deviation[:, None, None]
+        mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
+    return mean[:, None, None], std[:, None, None]
 
 
 class SlideAugmentation(ImageAugmentation):

@@ -46,8 +46,8 @@ class PolicyAugmentation:
 
     def __call__(self, pixels: torch.Tensor, seed: int) -> torch.Tensor:
         """Augment a whole image (3, any H, any W) to (3, size, size); equal seeds give equal results."""
-        mean, deviation = _statistics()
-        unit = (pixels * deviation + mean).clamp(0, 1)
+        mean, std = _statistics()
+        unit = (pixels * std + mean).clamp(0, 1)
         image = Image.fromarray((unit * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
         with _seeded(seed):
             return self._change(image)
@@ -75,8 +75,8 @@ def whole(preprocessing: ImagePreprocessing) -> ImagePreprocessing:
 
 def _statistics() -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and standard deviation (3, 1, 1) of the preprocessing and of timm."""
-    mean, deviation = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
-    return mean[:, None, None], deviation[:, None, None]
+    mean, std = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
+    return mean[:, None, None], std[:, None, None]
 
 
 @contextmanager

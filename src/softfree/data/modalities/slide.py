@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from softfree.data.modalities.image import SlideAugmentation
 
 # Of ImageNet, as in timm.data.constants; timm imports torch, which prediction from an exported file does not need.
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,8 @@ class SlidePreprocessing:
 def normalize(pixels: np.ndarray) -> np.ndarray:
     """Standardize uint8 (H, W, 3) to float32 (3, H, W), one channel at a time to save memory."""
     out = np.empty((3, *pixels.shape[:2]), np.float32)
-    for channel, (mean, deviation) in enumerate(zip(MEAN, DEVIATION, strict=True)):
+    for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
         np.multiply(pixels[..., channel], np.float32(1 / 255), out=out[channel])
         out[channel] -= np.float32(mean)
-        out[channel] /= np.float32(deviation)
+        out[channel] /= np.float32(std)
     return out
