@@ -93,7 +93,7 @@ def _draw_maps(run: Run, folder: Path) -> list[Thumbnail]:
         layer = Layer(found.values, method_title(found), found.signed)
         caption = f"A value a patch. {NOTICE}"
         draw_overlay(path, image.unit()[..., 0], [layer], title=prediction_text(run, found), caption=caption)
-        maps.append(Thumbnail(path.read_bytes(), f"What speaks for and against “{name}” in one {name} phantom."))
+        maps.append(Thumbnail(path.read_bytes(), f"Evidence for and against “{name}” in one {name} phantom."))
     return maps
 
 
