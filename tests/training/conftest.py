@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -6,21 +7,34 @@ import pytest
 from softfree.core.options import TrainOptions
 
 
-@pytest.fixture
-def options_for(small_table: Path, tmp_path: Path):
+def small_options(table: Path, out: Path, **changes: Any) -> TrainOptions:
     """Options of a training that takes seconds."""
+    chosen: dict[str, Any] = {
+        "model": "seqnorm_vit_nano_patch16",
+        "model_options": {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
+        "size": 32,
+        "epochs": 3,
+        "batch_size": 4,
+        "lr": 2e-3,
+        "progress": False,
+        "accelerator": "cpu",
+    }
+    return TrainOptions(table=table, out=out, **(chosen | changes))
+
+
+@pytest.fixture
+def options_with_figures(small_table: Path, tmp_path: Path) -> Callable[..., TrainOptions]:
+    """Options of a training that takes seconds, on the small table."""
 
     def make(out: str = "run", **changes: Any) -> TrainOptions:
-        chosen: dict[str, Any] = {
-            "model": "seqnorm_vit_nano_patch16",
-            "model_options": {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
-            "size": 32,
-            "epochs": 3,
-            "batch_size": 4,
-            "lr": 2e-3,
-            "progress": False,
-            "accelerator": "cpu",
-        }
-        return TrainOptions(table=small_table, out=tmp_path / out, **(chosen | changes))
+        return small_options(small_table, tmp_path / out, **changes)
 
     return make
+
+
+@pytest.fixture
+def options_for(
+    options_with_figures: Callable[..., TrainOptions], without_figures: None
+) -> Callable[..., TrainOptions]:
+    """The same, for a training whose report has no figures."""
+    return options_with_figures

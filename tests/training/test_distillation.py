@@ -1,9 +1,11 @@
 import copy
+import shutil
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tests.training.conftest import small_options
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,9 +26,17 @@ def logits():
     return torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
 
 
+@pytest.fixture(scope="module")
+def trained_teacher(tmp_path_factory, make_small_table):
+    folder = tmp_path_factory.mktemp("teacher")
+    table = make_small_table(folder / "data")
+    return train(small_options(table, folder / "teacher", model="softmax_vit_nano_patch16")).run
+
+
 @pytest.fixture
-def teacher_run(options_for):
-    return train(options_for("teacher", model="softmax_vit_nano_patch16")).run
+def teacher_run(trained_teacher, tmp_path):
+    """A copy of the test's own."""
+    return Run.load(shutil.copytree(trained_teacher.folder, tmp_path / "teacher"))
 
 
 def weights(run: Run):
@@ -108,8 +118,9 @@ def test_without_weight_the_teacher_changes_nothing(options_for, teacher_run):
     assert same(alone, taught)
 
 
-@pytest.mark.parametrize("extra", [{}, {"ema": 0.9}], ids=str)
-def test_resume_goes_on_with_the_teacher(options_for, teacher_run, monkeypatch, extra):
+def test_resume_goes_on_with_the_teacher(options_for, teacher_run, monkeypatch):
+    """With an average of the weights, which copies the module."""
+    extra = {"ema": 0.9}
     whole = train(options_for("whole", teacher=teacher_run.folder, **extra)).run
     original = ClassifierModule.training_step
 

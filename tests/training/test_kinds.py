@@ -13,6 +13,8 @@ from softfree.inference.run import Run
 QUICK = ["--epochs", "1", "--accelerator", "cpu", "--progress", "false", "--lr", "0.002"]
 TINY = "{depth: 1, embed_dim: 24, num_heads: 2}"
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 @pytest.fixture
 def volumes(shared_data: Path, tmp_path: Path) -> Path:

@@ -34,8 +34,8 @@ def same(a: Path, b: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_run_holds_all_that_is_promised_and_no_names(options_for):
-    run = train(options_for(epochs=8)).run
+def test_a_run_holds_all_that_is_promised_and_no_names(options_with_figures):
+    run = train(options_with_figures(epochs=8)).run
     folder = run.folder
     for name in (
         "config.yaml",
@@ -47,6 +47,7 @@ def test_a_run_holds_all_that_is_promised_and_no_names(options_for):
     ):
         assert (folder / name).is_file(), name
     assert (folder / "checkpoints" / "last.ckpt").is_file()
+    assert (folder / "report.html").read_text().count("<svg role") >= 5  # the figures
     assert any((folder / "logs" / "tensorboard").iterdir())
     measured = json.loads((folder / "metrics.json").read_text())
     assert measured["split"] == "test"

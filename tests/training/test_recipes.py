@@ -16,6 +16,8 @@ SMALL = [
     "--num-workers", "0", "--progress", "false", "--ema", "null",
 ]  # fmt: skip
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 @pytest.fixture
 def imagenet(tmp_path: Path) -> Path:

@@ -7,6 +7,7 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,8 +103,8 @@ def write_report(path: Path, report: Report) -> None:
     write_atomically(path, render(report))
 
 
-def render(report: Report) -> str:
-    """Render the report's HTML."""
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -113,18 +114,29 @@ def render(report: Report) -> str:
     )
     environment.filters |= {"number": output.number, "interval": output.interval, "how": output.how, "png": _data_uri}
     environment.filters |= {"name_of": output.name_of, "short": _short}
+    return environment
+
+
+def render(report: Report) -> str:
+    """Render the report's HTML."""
     matrix = _confusion(report)
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        patients=len(np.unique(report.scores.patients)),
-        overall={name: metric for name, metric in report.metrics.items() if "/" not in name or _single(report.task)},
-        per_class=_per_class(report),
-        class_notes=_class_notes(report),
-        figures=_figures(report, matrix),
-        mixed_up=[] if matrix is None else _mixed_up(matrix, report.task.classes),
-        data_columns=list(dict.fromkeys(column for row in report.data for column in row)),
-        subgroup_note=subgroups.NOTE,
-        group_metrics=_group_metrics(report.task),
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            patients=len(np.unique(report.scores.patients)),
+            overall={
+                name: metric for name, metric in report.metrics.items() if "/" not in name or _single(report.task)
+            },
+            per_class=_per_class(report),
+            class_notes=_class_notes(report),
+            figures=_figures(report, matrix),
+            mixed_up=[] if matrix is None else _mixed_up(matrix, report.task.classes),
+            data_columns=list(dict.fromkeys(column for row in report.data for column in row)),
+            subgroup_note=subgroups.NOTE,
+            group_metrics=_group_metrics(report.task),
+        )
     )
 
 
