@@ -206,13 +206,13 @@ register(
 register(
     "HighBit 15, but lossless JPEG of 12 bits",
     "corrected",
-    says="HighBit: against the codestream",
+    says="HighBit: contradicts the codestream",
     bits=12,
     HighBit=15,
     syntax=JPEGLosslessSV1,
     codes=[imagecodecs.jpeg_encode(VALUES, lossless=True, bitspersample=12)],
 )
-register("HighBit below BitsStored - 1", "refused", says="HighBit 7 against BitsStored 12", bits=12, HighBit=7)
+register("HighBit below BitsStored - 1", "refused", says="HighBit 7 contradicts BitsStored 12", bits=12, HighBit=7)
 register(
     "HighBit beyond BitsAllocated, where all bits are used",
     "corrected",
@@ -461,7 +461,7 @@ def _named(first: bytes, names: bytes) -> bytes:
 BASELINE = {"syntax": JPEGBaseline8Bit, "pixels": COLORS, "tolerance": 6}
 YCC = jpeg(COLORS, subsampling=0)
 RGB = jpeg(COLORS, subsampling=0, keep_rgb=True)
-TAKEN = "is {}, which is taken"
+USED = "is {}, which is used"
 register(
     "JPEG with a JFIF marker, YBR_FULL_422",
     "read",
@@ -580,7 +580,7 @@ register(
 register(
     "photometric interpretation of an unknown word",
     "refused",
-    says="that is not of the standard",
+    says="that is not in the standard",
     status="unsupported",
     photometric="DOE^JANE",
 )
@@ -596,7 +596,7 @@ for cut in (1, 2, 300):
         says="PixelData of",
         content=VALUES.tobytes()[:-cut] if cut > 1 else VALUES.tobytes()[:-2],
     )
-register("filled up with zeros", "corrected", says="PixelData: filled up", content=VALUES.tobytes() + bytes(128))
+register("filled up with zeros", "corrected", says="PixelData: padded", content=VALUES.tobytes() + bytes(128))
 register("twice the pixel data for one frame", "refused", says="NumberOfFrames is wrong", content=VALUES.tobytes() * 2)
 register(
     "more frames than NumberOfFrames",
@@ -787,7 +787,7 @@ register(
     "a window of an unknown function",
     "corrected",
     lambda: right(VALUES, low=1800.0, high=2200.0),
-    says="VOILUTFunction: not of the standard",
+    says="VOILUTFunction: not in the standard",
     WindowCenter=2000.5,
     WindowWidth=401,
     VOILUTFunction="DOE^JANE",

@@ -152,7 +152,7 @@ def test_padding_of_the_other_sign(dtype, bits, value, limit, signed, counted):
     stored = np.array([[-2000 & ((1 << bits) - 1) if dtype == np.uint16 else -2000, 5]]).astype(dtype)
     found = with_padding(value, limit, signed)
     assert not_padding(stored, found, bits).tolist() == [counted]
-    assert any("PixelPaddingValue" in words and "its bits taken" in words for words in found.corrections)
+    assert any("PixelPaddingValue" in words and "its bits reinterpreted" in words for words in found.corrections)
 
 
 def test_padding_that_no_pixel_can_have_is_ignored():
@@ -167,7 +167,7 @@ def test_a_window_beyond_all_values_is_not_used(center, function):
     values = {"WindowCenter": center, "WindowWidth": 400, "VOILUTFunction": function}
     unit, steps = shown(VALUES, values)
     assert (unit.min(), unit.max()) == (0, 1)
-    assert steps[0].endswith("ignored: nothing would be seen")
+    assert steps[0].endswith("ignored: nothing would be visible")
 
 
 def test_padding_alone_is_nothing_to_be_seen():

@@ -83,7 +83,7 @@ def test_refusals_carry_their_status():
     with pytest.raises(ReadError, match="not finite") as odd:
         refuse_not_finite(path, np.array([1, np.nan]))
     refuse_not_finite(path, np.array([1, 2]))
-    with pytest.raises(ReadError, match=r"frame 3 .* frames 0 to 2") as frame:
+    with pytest.raises(ReadError, match="got frame 3; the file has frames 0 to 2") as frame:
         chosen_frame(path, 3, 3)
     with pytest.raises(ReadError):
         chosen_frame(path, -1, 3)

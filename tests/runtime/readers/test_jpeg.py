@@ -68,7 +68,7 @@ def test_damaged_frames_are_corrupt(write_dicom, syntax, damage):
 
 def test_a_frame_of_another_size_is_refused(write_dicom):
     code = imagecodecs.jpeg_encode(np.zeros((16, 16), np.uint16), lossless=True, bitspersample=12)
-    with pytest.raises(ReadError, match=r"codestream of 16 x 16 x 1 samples, where .* say 20 x 16 x 1"):
+    with pytest.raises(ReadError, match=r"codestream of 16 x 16 x 1 samples, but .* say 20 x 16 x 1"):
         decode(write_dicom(np.zeros((20, 16), np.uint16), bits=12, syntax=JPEGLossless, codes=[code]))
 
 
@@ -113,8 +113,8 @@ def test_whole_scans_are_followed_to_their_end(code):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda code: code[: 3 * len(code) // 4], "without an end marker|without a scan|no JPEG frame with a scan"),
-        (lambda code: code[:-6] + b"\xff\xd9", "ends early|restart markers|code that is none"),
+        (lambda code: code[: 3 * len(code) // 4], "truncated JPEG|without a scan|no JPEG frame with a scan"),
+        (lambda code: code[:-6] + b"\xff\xd9", "ends early|restart markers|invalid code"),
         (lambda code: code[:-2] + b"\x12\x93\x55\xff\xd9", "beyond its end"),
     ],
 )

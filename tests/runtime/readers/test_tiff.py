@@ -187,7 +187,7 @@ def test_promised_tiles_that_are_not_there(tmp_path, tag, value):
     tifffile.imwrite(path, np.ones((64, 64), np.uint8), compression="zlib", tile=(32, 32))
     with tifffile.TiffFile(path, mode="r+b") as file:
         file.pages[0].tags[tag].overwrite(value)
-    with pytest.raises(ReadError, match="promised, 4 there") as error:
+    with pytest.raises(ReadError, match="expected, 4 present") as error:
         read_tiff(path)
     assert error.value.status == "corrupt"
 

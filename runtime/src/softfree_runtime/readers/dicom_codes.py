@@ -1,7 +1,7 @@
-"""One coded frame of a DICOM file to its samples, whatever the header says of them.
+"""Decoding of one frame of a DICOM file to its samples, whatever the header says about them.
 
-One decoder for each coding, so that a result does not depend on what else is installed: of those that pydicom knows,
-GDCM ends the whole process on some damaged files and refuses 12 bits, and pylibjpeg-libjpeg is under the GPL.
+There is one decoder for each coding, so that results do not depend on what else is installed. Of the decoders that
+pydicom supports, GDCM crashes on some damaged files and refuses 12 bits, and pylibjpeg-libjpeg is under the GPL.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Coded:
     """A decoded frame.
 
     Attributes:
-        samples: ``(H, W)`` or ``(H, W, C)``, without any change of color but the one that undoes JPEG 2000's own.
+        samples: ``(H, W)`` or ``(H, W, C)``, without color conversion, except the inverse of JPEG 2000's own transform.
         family: ``JPEG``, ``JPEG-LS`` or ``JPEG 2000``.
-        precision: Bits of a sample, as the stream says.
-        signed: Whether the stream calls them signed; only JPEG 2000 can.
-        coding: ``RGB`` or ``YBR`` where the stream tells.
+        precision: Bits per sample, according to the codestream.
+        signed: Whether the codestream declares them signed, which only JPEG 2000 can.
+        coding: ``RGB`` or ``YBR`` if the codestream says so.
     """
 
     samples: np.ndarray
@@ -41,11 +41,11 @@ class Coded:
 
 
 def decode_frame(source: bytes, rows: int, columns: int, samples: int) -> Coded:
-    """Decode a frame by what it is.
+    """Decode a frame by its content.
 
     Raises:
-        ValueError: It is damaged, or not of the size that the header has.
-        ReadError: With status ``unsupported`` where a package is missing.
+        ValueError: The frame is damaged or not of the size in the header.
+        ReadError: A package is missing; status ``unsupported``.
     """
     if source.startswith((b"\xff\x4f\xff\x51", _JP2)):
         return _jpeg_2000(source, rows, columns, samples)
@@ -60,13 +60,13 @@ def decode_frame(source: bytes, rows: int, columns: int, samples: int) -> Coded:
 
 def _lossy(source: bytes, frame: jpeg.Frame) -> np.ndarray:
     with Image.open(BytesIO(source), formats=("JPEG",)) as image:
-        if frame.taken_for_ybr:
-            image.draft("YCbCr", image.size)  # as it is coded
+        if frame.read_as_ybr:
+            image.draft("YCbCr", image.size)  # as coded
         return np.array(image)
 
 
 def _other(source: bytes, frame: jpeg.Frame) -> np.ndarray:
-    """JPEG of 12 bits, and lossless."""
+    """Decode JPEG of 12 bits, and lossless JPEG."""
     color = "RGB" if len(frame.components) == 3 else None
     lengthened = Lengthened.of(source, frame)
     decode = _package("imagecodecs", "imagecodecs").jpeg_decode
@@ -77,12 +77,12 @@ def _other(source: bytes, frame: jpeg.Frame) -> np.ndarray:
 
 
 def _jpeg_ls(source: bytes, frame: jpeg.Frame) -> Coded:
-    buffer, about = _package("jpeg_ls", "pyjpegls").decode_pixel_data(source)
+    buffer, info = _package("jpeg_ls", "pyjpegls").decode_pixel_data(source)
     colors = len(frame.components)
     pixels = np.frombuffer(buffer, np.uint8 if frame.precision <= 8 else "<u2")
     if colors == 1:
         pixels = pixels.reshape(frame.height, frame.width)
-    elif about["interleave_mode"] == 0:
+    elif info["interleave_mode"] == 0:
         pixels = pixels.reshape(colors, frame.height, frame.width).transpose(1, 2, 0)
     else:
         pixels = pixels.reshape(frame.height, frame.width, colors)
@@ -109,7 +109,7 @@ def _jpeg_2000(source: bytes, rows: int, columns: int, samples: int) -> Coded:
 
 
 def _transformed(source: bytes, head: int) -> bool:
-    """Whether JPEG 2000's own transform of colors was used, which its decoders undo (ISO 15444-1, A.6.1)."""
+    """Return whether JPEG 2000's own color transform was used, which decoders invert (ISO 15444-1, A.6.1)."""
     position = head
     while source[position : position + 1] == b"\xff" and source[position + 1] not in (0x90, 0x93):
         if source[position + 1] == 0x52:
@@ -118,15 +118,15 @@ def _transformed(source: bytes, head: int) -> bool:
     return False
 
 
-def _refuse_other_size(found: tuple[int, int, int], expected: tuple[int, int, int]) -> None:
-    """Compare rows, columns and samples of a stream with those of the header."""
-    if found != expected:
-        stream, header = (" x ".join(map(str, size)) for size in (found, expected))
-        raise ValueError(f"a codestream of {stream} samples, where Rows, Columns and SamplesPerPixel say {header}")
+def _refuse_other_size(size: tuple[int, int, int], expected: tuple[int, int, int]) -> None:
+    """Compare rows, columns and samples of a codestream with those of the header."""
+    if size != expected:
+        stream, header = (" x ".join(map(str, numbers)) for numbers in (size, expected))
+        raise ValueError(f"a codestream of {stream} samples, but Rows, Columns and SamplesPerPixel say {header}")
 
 
 def _package(module: str, package: str) -> ModuleType:
-    """Import a decoder when it is needed: imagecodecs takes 80 MB that the runtime without torch can do without."""
+    """Import a decoder on demand: imagecodecs takes 80 MB, which the torch-free runtime does not require."""
     try:
         return import_module(module)
     except ImportError:
@@ -140,19 +140,18 @@ def decode_runs(source: bytes, rows: int, columns: int, samples: int, allocated:
 
     Raises:
         ValueError: A segment has the wrong length, which reveals damage.
-
     """
     count = int.from_bytes(source[:4], "little")
     wide = allocated // 8
     if count != samples * wide or len(source) < 64:
-        raise ValueError(f"{count} segments of run lengths, expected {samples * wide}")
+        raise ValueError(f"{count} run-length segments, expected {samples * wide}")
     offsets = [int.from_bytes(source[at : at + 4], "little") for at in range(4, 4 + 4 * count, 4)]
     pixels = np.empty((rows * columns, samples, wide), np.uint8)
     for number, (start, end) in enumerate(zip(offsets, [*offsets[1:], len(source)], strict=True)):
         segment = _unpacked(source[start:end])
         if len(segment) < rows * columns or segment[rows * columns :].strip(b"\0"):
-            raise ValueError(f"a segment of run lengths of {len(segment)} bytes, expected {rows * columns}")
-        # The segments of a sample begin with its highest byte.
+            raise ValueError(f"a run-length segment of {len(segment)} bytes, expected {rows * columns}")
+        # The segments of a sample start with its most significant byte.
         pixels[:, number // wide, wide - 1 - number % wide] = np.frombuffer(segment, np.uint8, rows * columns)
     values = pixels.view(f"<u{wide}")
     return values.reshape((rows, columns, samples)[: 2 if samples == 1 else 3])

@@ -1,4 +1,4 @@
-"""A DICOM file up to its pixel data, and where those lie."""
+"""Reading a DICOM file up to its pixel data, and locating them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _BEGINNINGS = (
     (True, True, b"\x28\x00\x02\x00\x02\x00\x00\x00"),
     (False, False, b"\x00\x28\x00\x02US\x00\x02"),
 )
-_DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"  # which pydicom takes off
+_DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"  # which pydicom strips
 _KEYWORDS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
 
 
@@ -46,9 +46,9 @@ class PixelElement:
     Attributes:
         keyword: ``PixelData``, ``FloatPixelData`` or ``DoubleFloatPixelData``.
         representation: The value representation, such as ``OW``; empty in implicit encoding.
-        length: Bytes that the header promises; None for encapsulated frames.
+        length: Bytes according to the header; None for encapsulated frames.
         source: An open file.
-        start: Where in ``source`` the value begins.
+        start: Offset of the value in ``source``.
         after_damage: Whether elements before the Image Pixel module could not be read.
     """
 
@@ -60,7 +60,7 @@ class PixelElement:
     after_damage: bool = False
 
     def available(self) -> int:
-        """Bytes of the value that the file really holds."""
+        """Return how many bytes of the value the file actually contains."""
         present = self.source.seek(0, SEEK_END) - self.start
         return max(0, present if self.length is None else min(present, self.length))
 
@@ -69,13 +69,13 @@ class PixelElement:
 def open_dicom(
     path: Path, keywords: Sequence[str | int] | None = None
 ) -> Iterator[tuple[FileDataset, PixelElement | None]]:
-    """Read all that stands before the pixels, which stay in the file; what stands after them is not looked at.
+    """Read everything before the pixels, which stay in the file; what follows them is ignored.
 
-    The data set has a transfer syntax, guessed from its encoding where the file names none.
+    The data set has a transfer syntax, guessed from its encoding if the file names none.
 
     Args:
         path: The file.
-        keywords: The elements that are wanted, or their tags; all of them by default.
+        keywords: Keywords or tags of the elements to read; all by default.
 
     Raises:
         ReadError: It cannot be read as DICOM.
@@ -88,10 +88,10 @@ def open_dicom(
         except MemoryError:
             raise
         except Exception as error:  # pydicom raises nearly anything on damaged files
-            found = _recovered(path, file, tags)
-            if found is None:
+            recovered = _recovered(path, file, tags)
+            if recovered is None:
                 raise ReadError(f"{path}: not readable as DICOM ({type(error).__name__})", "corrupt") from error
-            dataset, element = found
+            dataset, element = recovered
         if watch.lost and (element is None or "Rows" not in dataset):
             dataset, element = _recovered(path, file, tags) or (dataset, element)
         _name_syntax(dataset)
@@ -99,10 +99,10 @@ def open_dicom(
 
 
 class _Watch:
-    """Sees the elements of a data set go by, and ends the reading at the pixels.
+    """Observes the elements of a data set as they are read, and stops at the pixels.
 
     Attributes:
-        met: Tag, value representation, length and start of the pixels.
+        pixels: Tag, value representation, length and start of the pixels, once they are reached.
         lost: Whether the elements are out of order or end beyond the file: one of them has a wrong length.
     """
 
@@ -111,32 +111,32 @@ class _Watch:
         self._size = file.seek(0, SEEK_END)
         file.seek(0)
         self._last = 0
-        self.met: tuple[int, str, int, int] | None = None
+        self.pixels: tuple[int, str, int, int] | None = None
         self.lost = False
 
     def __call__(self, tag: BaseTag, representation: str | None, length: int) -> bool:
         start = self._file.tell()
         if tag in _KEYWORDS:
-            self.met = int(tag), representation or "", length, start
+            self.pixels = int(tag), representation or "", length, start
             return True
         self.lost |= tag <= self._last or (length != _UNDEFINED and start + length > self._size)
         self._last = int(tag)
         return False
 
     def element(self, damaged: bool = False) -> PixelElement | None:
-        """Return the pixels that were met."""
-        if self.met is None:
+        """Return the element with the pixels, if it was reached."""
+        if self.pixels is None:
             return None
-        tag, representation, length, start = self.met
+        tag, representation, length, start = self.pixels
         declared = None if length == _UNDEFINED else length
         return PixelElement(_KEYWORDS[tag], representation, declared, self._file, start, damaged)
 
 
 def _read(file: BinaryIO, watch: _Watch, tags: list[BaseTag | int] | None) -> tuple[FileDataset, PixelElement | None]:
-    # Large elements, such as tables, are read when they are asked for.
+    # Large elements, such as tables, are read on access.
     dataset = read_partial(file, watch, defer_size=_LARGE, force=True, specific_tags=tags)
     deflated = dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
-    if deflated or (watch.met and "Rows" not in dataset):  # its elements are out of order
+    if deflated or (watch.pixels and "Rows" not in dataset):  # its elements are out of order
         file.seek(0)
         dataset = dcmread(file, force=True, specific_tags=tags)
         return dataset, _in_memory(dataset)
@@ -146,7 +146,7 @@ def _read(file: BinaryIO, watch: _Watch, tags: list[BaseTag | int] | None) -> tu
 def _recovered(
     path: Path, file: BinaryIO, tags: list[BaseTag | int] | None
 ) -> tuple[FileDataset, PixelElement | None] | None:
-    """Read from the Image Pixel module on, which begins with SamplesPerPixel, where what is before it is damaged."""
+    """Read from the Image Pixel module on, which begins with SamplesPerPixel, if elements before it are damaged."""
     file.seek(0)
     content = file.read()
     if content[128:132] != b"DICM":
@@ -156,21 +156,21 @@ def _recovered(
     except Exception:  # damaged, too
         meta = FileMetaDataset()
     for implicit, little, beginning in _BEGINNINGS:
-        if (at := content.find(beginning)) < 0:
+        if (start := content.find(beginning)) < 0:
             continue
         watch = _Watch(file)
-        file.seek(at)
+        file.seek(start)
         with suppress(Exception):
-            found = read_dataset(file, implicit, little, stop_when=watch, defer_size=_LARGE, specific_tags=tags)
-            if watch.met and not watch.lost and "Rows" in found:
-                dataset = FileDataset(file, found, None, meta, implicit, little)
+            elements = read_dataset(file, implicit, little, stop_when=watch, defer_size=_LARGE, specific_tags=tags)
+            if watch.pixels and not watch.lost and "Rows" in elements:
+                dataset = FileDataset(file, elements, None, meta, implicit, little)
                 dataset.set_original_encoding(implicit, little, "iso8859")
                 return dataset, watch.element(damaged=True)
     return None
 
 
 def _in_memory(dataset: FileDataset) -> PixelElement | None:
-    """The pixels of a file that had to be read as a whole, deflated or with its elements out of order."""
+    """Return the pixels of a file read as a whole, since it is deflated or its elements are out of order."""
     for tag, keyword in _KEYWORDS.items():
         if (raw := dataset.get_item(tag)) is not None:
             content = raw.value or b""
@@ -182,10 +182,10 @@ def _in_memory(dataset: FileDataset) -> PixelElement | None:
 
 def _name_syntax(dataset: FileDataset) -> None:
     meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
-    named = Elements(meta).texts("TransferSyntaxUID")[0]
-    if not named:
+    syntax = Elements(meta).texts("TransferSyntaxUID")[0]
+    if not syntax:
         implicit, little = dataset.original_encoding
         native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-        named = native if little else ExplicitVRBigEndian
-    meta[_SYNTAX] = DataElement(_SYNTAX, "UI", UID(named))
+        syntax = native if little else ExplicitVRBigEndian
+    meta[_SYNTAX] = DataElement(_SYNTAX, "UI", UID(syntax))
     dataset.file_meta = meta

@@ -11,18 +11,18 @@ from softfree_runtime.readers.dicom_elements import Elements
 from softfree_runtime.readers.image import own_range
 
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
-_INVISIBLE = 1e-3  # share of the range between black and white
+_INVISIBLE = 1e-3  # fraction of the range from black to white
 
 
 @dataclass(frozen=True)
 class LookUpTable:
-    """A table of one channel: input ``first`` and below give ``entries[0]``, and so on up (PS3.3 C.11.1.1).
+    """A table of one channel: inputs up to ``first`` give ``entries[0]``, the next ``entries[1]`` (PS3.3 C.11.1.1).
 
     Attributes:
         first: The first input.
         entries: uint16.
-        bits: Of an entry, as declared.
-        missing: How many entries fewer than declared the file holds.
+        bits: Declared bits per entry.
+        missing: Number of declared entries that the file lacks.
     """
 
     first: int
@@ -32,7 +32,7 @@ class LookUpTable:
 
     @classmethod
     def read(cls, elements: Elements, descriptor: str, data: str, little_endian: bool) -> LookUpTable:
-        """Read a table from the elements of these names; ValueError names the one that is missing or damaged."""
+        """Read a table from the named elements; ValueError names the one that is missing or damaged."""
         count, first, bits = cls.describe(elements, descriptor)
         if data not in elements:
             raise ValueError(f"no {data}")
@@ -44,7 +44,7 @@ class LookUpTable:
 
     @staticmethod
     def describe(elements: Elements, descriptor: str) -> tuple[int, int, int]:
-        """Read entries, first input and bits of a table; ValueError names the element."""
+        """Read number of entries, first input and bits of a table; ValueError names a bad element."""
         numbers = elements.vector(descriptor, 3)
         if numbers is None:
             raise ValueError(f"no {descriptor}")
@@ -58,25 +58,27 @@ class LookUpTable:
         return self.entries[np.clip(position, 0, len(self.entries) - 1, out=position)]
 
     def _first(self, lowest: int, highest: int) -> int:
-        """Give the first input its sign: one that was written without it, or with one that is none."""
+        """Return the first input with the right sign, if it was written as the other integer type."""
         other = self.first - (1 << 16) if self.first >= 1 << 15 else self.first + (1 << 16)
         if self.first >= 1 << 15 and lowest < 0:
             return other
-        reached, otherwise = (start <= highest and start + len(self.entries) > lowest for start in (self.first, other))
-        return other if otherwise and not reached and not 0 <= self.first < 1 << 15 else self.first
+        own_fits, other_fits = (
+            start <= highest and start + len(self.entries) > lowest for start in (self.first, other)
+        )
+        return other if other_fits and not own_fits and not 0 <= self.first < 1 << 15 else self.first
 
     @property
     def white(self) -> float:
-        """The greatest output: what the declared bits can hold, or the greatest entry where that cannot be meant.
+        """The largest output: the maximum of the declared bits, or the largest entry if the declaration is implausible.
 
-        It cannot where an entry is greater, or where none is beyond a 256th part: then the image would be black.
+        It is implausible if an entry is larger, or if none exceeds a 256th of it: the image would be black.
         """
         greatest, declared = int(self.entries.max()), (1 << self.bits) - 1 if self.bits <= 16 else 0
         return float(declared if declared >> 8 < greatest <= declared else max(greatest, 1))
 
 
 def to_modality(stored: np.ndarray, elements: Elements, little_endian: bool) -> tuple[np.ndarray, list[str]]:
-    """Turn stored values into the modality's own (Hounsfield units, optical density, ...), and say how."""
+    """Convert stored values to those of the modality (Hounsfield units, optical density, ...) and return the steps."""
     for table in _tables(elements, "ModalityLUTSequence", little_endian):
         pixels = table(stored)
         if not _flattened(stored, pixels):
@@ -86,12 +88,12 @@ def to_modality(stored: np.ndarray, elements: Elements, little_endian: bool) -> 
     if slope == 0:
         elements.correct("RescaleSlope: 0, not rescaled")
     elif slope is None and intercept:
-        elements.correct("RescaleSlope: none beside a RescaleIntercept, not rescaled")
+        elements.correct("RescaleSlope: none with a RescaleIntercept, not rescaled")
     elif intercept is None and slope not in (None, 1):
-        elements.correct("RescaleIntercept: none beside a RescaleSlope, not rescaled")
+        elements.correct("RescaleIntercept: none with a RescaleSlope, not rescaled")
     if not slope or intercept is None or (slope, intercept) == (1.0, 0.0):
         return stored, []
-    with np.errstate(over="ignore"):  # what overflows is found not to be finite later
+    with np.errstate(over="ignore"):  # overflow is detected later as not finite
         pixels = (stored * np.float64(slope) + intercept).astype(np.float32)
     return pixels, [f"modality LUT: slope {slope:g}, intercept {intercept:g}"]
 
@@ -109,47 +111,47 @@ def to_view(
 
     A linear window changes no pixel: it is the range itself. With center c and width w, PS3.3 C.11.2.1.2 has
     black at c - w/2 and white at c + w/2 - 1 for LINEAR, at c + w/2 for LINEAR_EXACT. A table or window that would
-    leave nothing to be seen is not used.
+    hide everything is not used.
 
     Args:
         pixels: ``(H, W, 1)`` modality values.
-        elements: Those that hold for this frame.
+        elements: Elements of this frame.
         little_endian: Byte order of LUT data.
         bits: How many bits of each value are used.
-        counted: Boolean ``(H, W)``, False where a pixel is padding.
-        fractions: Whether the file stores floats, for which LINEAR, which counts in whole numbers, is LINEAR_EXACT.
+        counted: Boolean ``(H, W)``, False for padding; None if there is none.
+        fractions: Whether the file stores floats, for which LINEAR, defined for integers, becomes LINEAR_EXACT.
 
     Returns:
         Pixels, low, high and steps.
     """
     for table in _tables(elements, "VOILUTSequence", little_endian):
-        seen = table(pixels)
-        if not _flattened(pixels, seen):
+        shown = table(pixels)
+        if not _flattened(pixels, shown):
             if table.white != (1 << table.bits) - 1:
-                elements.correct("LUTDescriptor: bits that its entries contradict, their own range taken")
+                elements.correct("LUTDescriptor: bits contradicted by its entries, whose own range is used")
             step = f"VOI LUT of {len(table.entries)} entries of {table.bits} bits"
-            return seen, 0.0, table.white, [step]
+            return shown, 0.0, table.white, [step]
         elements.correct("VOILUTSequence: one value for all pixels, ignored")
     center, width = (elements.number(name) for name in ("WindowCenter", "WindowWidth"))
     steps = []
     if center is not None and width is not None:
         function = _function(elements, fractions)
         step = f"window {center:g}/{width:g}" + ("" if function == "LINEAR" else f" {function.lower()}")
-        shown = _windowed(pixels, center, width, function)
-        if shown is None:
+        windowed = _windowed(pixels, center, width, function)
+        if windowed is None:
             elements.correct("WindowWidth: not valid, window ignored")
             steps.append(f"{step} ignored: not valid")
-        elif _blank(pixels, shown, counted):
+        elif _blank(pixels, windowed, counted):
             elements.correct("WindowCenter: a window beyond all values, ignored")
-            steps.append(f"{step} ignored: nothing would be seen")
+            steps.append(f"{step} ignored: nothing would be visible")
         else:
-            return *shown, [step]
+            return *windowed, [step]
     low, high, own = own_range(pixels, bits, counted)
     return pixels, low, high, [*steps, *own]
 
 
 def not_padding(stored: np.ndarray, elements: Elements, bits: int) -> np.ndarray | None:
-    """Boolean ``(H, W)``, False where stored ``(H, W)`` values are the declared padding (PS3.3 C.7.5.1.1.2)."""
+    """Return boolean ``(H, W)``, False for stored ``(H, W)`` values that are declared padding (PS3.3 C.7.5.1.1.2)."""
     value, limit = (_of_sign(stored, elements, name, bits) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
     if value is None:
         return None
@@ -158,7 +160,7 @@ def not_padding(stored: np.ndarray, elements: Elements, bits: int) -> np.ndarray
 
 
 def _of_sign(stored: np.ndarray, elements: Elements, keyword: str, bits: int) -> float | None:
-    """Read a stored value that may have been written as if the pixels were of the other sign."""
+    """Read a stored value that may have been written as if the pixels had the other signedness."""
     value = elements.number(keyword)
     if value is None or stored.dtype.kind == "f":
         return value
@@ -169,15 +171,17 @@ def _of_sign(stored: np.ndarray, elements: Elements, keyword: str, bits: int) ->
     for width in (16, bits):
         other = value - (1 << width) if signed else value + (1 << width)
         if low <= other <= high:
-            elements.correct(f"{keyword}: {'unsigned' if signed else 'signed'}, but the pixels are not; its bits taken")
+            elements.correct(
+                f"{keyword}: {'unsigned' if signed else 'signed'}, but the pixels are not; its bits reinterpreted"
+            )
             return other
     elements.correct(f"{keyword}: beyond all values that the pixels can have, ignored")
     return None
 
 
 def _tables(elements: Elements, keyword: str, little_endian: bool) -> list[LookUpTable]:
-    """Read the tables of a sequence that can be used; of each other one it is said why not."""
-    found = []
+    """Read the usable tables of a sequence; record why each other one is ignored."""
+    tables = []
     for item in elements.items(keyword):
         own = Elements(item, corrections=elements.corrections)
         try:
@@ -189,23 +193,23 @@ def _tables(elements: Elements, keyword: str, little_endian: bool) -> list[LookU
             elements.correct(f"{keyword}: much shorter than declared, ignored")
             continue
         if table.missing:
-            elements.correct(f"{keyword}: shorter than declared, its last entry stands for the others")
-        found.append(table)
-    return found
+            elements.correct(f"{keyword}: shorter than declared, its last entry repeated")
+        tables.append(table)
+    return tables
 
 
 def _entries(data: Any, count: int, bits: int, little_endian: bool, swapped: bool) -> np.ndarray:
-    """Take the entries out of bytes or integers, ``count`` or fewer, as uint16.
+    """Extract up to ``count`` entries from bytes or integers, as uint16.
 
-    pydicom's own functions index in the width of the entries, which wraps round for 8-bit tables of more than
+    pydicom's own functions index in the width of the entries, which wraps around for 8-bit tables of more than
     256 entries, and read big-endian palettes as little-endian.
 
     Args:
-        data: The value of the element.
-        count: Declared entries.
-        bits: Declared bits of an entry. Those of 8 may be packed or stand in 16-bit words.
+        data: Value of the element.
+        count: Declared number of entries.
+        bits: Declared bits per entry. Entries of 8 bits may be packed or stored in 16-bit words.
         little_endian: Byte order of words.
-        swapped: Whether bytes were packed into words that were then written with their high byte first.
+        swapped: Whether bytes were packed into words that were then written in big-endian order.
     """
     if not isinstance(data, bytes | bytearray):
         words = np.atleast_1d(np.asarray(data, dtype=np.int64)) & 0xFFFF
@@ -224,13 +228,13 @@ def _entries(data: Any, count: int, bits: int, little_endian: bool, swapped: boo
 def _function(elements: Elements, fractions: bool) -> str:
     function = elements.text("VOILUTFunction") or "LINEAR"
     if function not in _FUNCTIONS:
-        elements.correct("VOILUTFunction: not of the standard, LINEAR taken")
+        elements.correct("VOILUTFunction: not in the standard, LINEAR used")
         function = "LINEAR"
     return "LINEAR_EXACT" if function == "LINEAR" and fractions else function
 
 
 def _windowed(pixels: np.ndarray, center: float, width: float, function: str) -> tuple[np.ndarray, float, float] | None:
-    """Return pixels and the range of a window; None for a width that is not valid."""
+    """Return pixels and the range of a window; None for an invalid width."""
     if width <= 0 or (function == "LINEAR" and width < 1):
         return None
     if function == "SIGMOID":
@@ -239,18 +243,18 @@ def _windowed(pixels: np.ndarray, center: float, width: float, function: str) ->
     return pixels, center - width / 2, center + width / 2 - (function == "LINEAR")
 
 
-def _blank(pixels: np.ndarray, shown: tuple[np.ndarray, float, float], counted: np.ndarray | None) -> bool:
-    """Whether a window shows one gray where the pixels have several values, padding left out."""
-    seen, low, high = shown
+def _blank(pixels: np.ndarray, windowed: tuple[np.ndarray, float, float], counted: np.ndarray | None) -> bool:
+    """Return whether a window shows a single gray although the pixels, without padding, have several values."""
+    shown, low, high = windowed
     if counted is not None and counted.any():
-        pixels, seen = pixels[counted], seen[counted]
+        pixels, shown = pixels[counted], shown[counted]
     if pixels.min() == pixels.max():
         return False
-    darkest, brightest = float(seen.min()), float(seen.max())
-    if seen is not pixels and low == 0 and high == 1:
+    darkest, brightest = float(shown.min()), float(shown.max())
+    if shown is not pixels and low == 0 and high == 1:
         return brightest - darkest < _INVISIBLE
     return darkest >= max(high, np.nextafter(low, np.inf)) or brightest <= low
 
 
-def _flattened(pixels: np.ndarray, seen: np.ndarray) -> bool:
-    return bool(seen.min() == seen.max() and pixels.min() != pixels.max())
+def _flattened(pixels: np.ndarray, shown: np.ndarray) -> bool:
+    return bool(shown.min() == shown.max() and pixels.min() != pixels.max())

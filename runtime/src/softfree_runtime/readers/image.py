@@ -132,7 +132,7 @@ def chosen_frame(path: Path, frame: int | None, count: int) -> tuple[int, tuple[
     """Return the frame to read, the first by default, and the step to record if there are several."""
     number = 0 if frame is None else frame
     if not 0 <= number < count:
-        raise ReadError(f"{path}: frame {number} was asked for; the file has frames 0 to {count - 1}", "unsupported")
+        raise ReadError(f"{path}: got frame {number}; the file has frames 0 to {count - 1}", "unsupported")
     return number, (f"frame {number + 1} of {count}",) if count > 1 else ()
 
 

@@ -1,7 +1,7 @@
-"""Whether a scan of lossless JPEG is whole, at the price of one more row.
+"""Verification that a scan of lossless JPEG is complete, by decoding one additional row.
 
-The decoder is asked for a row more than there is, whose codes are added at the end of the scan. It finds them there if
-it used up what the file holds for the rows before, no less and no more.
+Codes of one more row are appended to the scan. The decoder reads that row correctly only if it consumed exactly what
+the file holds for the rows before it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 
 from softfree_runtime.readers.jpeg import LOSSLESS, Frame, Scan, codes
 
-# Nothing that repeats itself, lest it be taken for itself at another place; without 0xff, which begins a marker.
+# Random, so that a shifted copy is not mistaken for it; without 0xff, which starts a marker.
 _ADDED = np.random.default_rng(0).integers(0, 255, 128, dtype=np.uint8).tobytes()
-_LOOKED_AT = 6  # pixels
-_NO_CODE = (17, 0)  # bits that libjpeg skips, and the difference that it takes, where there is no code
-# A scan is filled up to whole bytes with ones (ITU-T T.81, F.1.2.3), by some with zeros, by some with a byte too many.
+_COMPARED = 6  # pixels
+_NO_CODE = (17, 0)  # bits that libjpeg skips, and the difference that it assumes, for an invalid code
+# A scan is padded to whole bytes with ones (ITU-T T.81, F.1.2.3); some encoders use zeros, or add a byte.
 _FILLS = [
     bit * count + byte for byte in ("", "0" * 8, "1" * 8) for bit in "10" for count in range(8) if count or bit == "1"
 ]
@@ -25,11 +25,12 @@ _FILLS = [
 
 @dataclass(frozen=True)
 class Lengthened:
-    """A stream of lossless JPEG with a row added.
+    """A stream of lossless JPEG with an additional row.
 
     Attributes:
-        source: What to decode.
-        added: Whether there is such a row; scans in intervals or of one color each are left as they are.
+        source: Stream to decode.
+        frame: Its header, without the added row.
+        added: Whether there is such a row; scans with restart intervals or of one color each are unchanged.
     """
 
     source: bytes
@@ -38,20 +39,20 @@ class Lengthened:
 
     @classmethod
     def of(cls, source: bytes, frame: Frame) -> Lengthened:
-        """Add the row, where that can be done."""
+        """Add the row, if possible."""
         scan = frame.scans[0]
         simple = len(frame.scans) == 1 and not scan.restart and not scan.approximation & 15
         if frame.process != LOSSLESS or not simple or frame.height == 0xFFFF:
             return cls(source, frame, False)
-        at = frame.height_at
-        head = source[:at] + (frame.height + 1).to_bytes(2) + source[at + 2 : scan.start]
+        offset = frame.height_at
+        head = source[:offset] + (frame.height + 1).to_bytes(2) + source[offset + 2 : scan.start]
         return cls(head + source[scan.start : scan.end] + _ADDED + b"\xff\xd9", frame, True)
 
     def checked(self, pixels: np.ndarray) -> np.ndarray:
-        """Take the added row off the decoded ``(H + 1, W)`` or ``(H + 1, W, C)``; ValueError where it is not there."""
+        """Remove the added row from ``(H + 1, W)`` or ``(H + 1, W, C)``; ValueError if it was not decoded correctly."""
         if not self.added:
             return pixels
-        rows = pixels[-2:, :_LOOKED_AT].reshape(2, min(_LOOKED_AT, self.frame.width), -1).astype(np.int64)
+        rows = pixels[-2:, :_COMPARED].reshape(2, min(_COMPARED, self.frame.width), -1).astype(np.int64)
         mask = (1 << 8 * pixels.dtype.itemsize) - 1
         scan = self.frame.scans[0]
         if not any(_follows(rows, differences, scan.first, mask) for differences in _differences(scan, rows[0].size)):
@@ -60,25 +61,25 @@ class Lengthened:
 
 
 def _follows(rows: np.ndarray, differences: list[int], predictor: int, mask: int) -> bool:
-    """Whether the second of ``rows`` ``(2, W, C)`` is the first one continued by ``differences``."""
-    above, found = rows
+    """Return whether the second of ``rows`` ``(2, W, C)`` follows from the first and ``differences``."""
+    above, decoded = rows
     channels = above.shape[1]
-    made = np.zeros_like(above)
+    row = np.zeros_like(above)
     for number, difference in enumerate(differences):
         column, channel = divmod(number, channels)
         if column:
-            left, up, corner = made[column - 1, channel], above[column, channel], above[column - 1, channel]
+            left, up, corner = row[column - 1, channel], above[column, channel], above[column - 1, channel]
             predicted = _predicted(predictor, int(left), int(up), int(corner))
         else:
             predicted = int(above[0, channel])
-        made[column, channel] = (predicted + difference) & 0xFFFF
-        if made[column, channel] & mask != found[column, channel]:
+        row[column, channel] = (predicted + difference) & 0xFFFF
+        if row[column, channel] & mask != decoded[column, channel]:
             return False
     return True
 
 
 def _predicted(predictor: int, left: int, up: int, corner: int) -> int:
-    """ITU-T T.81, table H.1."""
+    """Predict a sample from its neighbors (ITU-T T.81, table H.1)."""
     return (
         *(0, left, up, corner, left + up - corner),
         *(left + ((up - corner) >> 1), up + ((left - corner) >> 1), (left + up) >> 1),
@@ -86,7 +87,7 @@ def _predicted(predictor: int, left: int, up: int, corner: int) -> int:
 
 
 def _differences(scan: Scan, count: int) -> Iterator[list[int]]:
-    """Give the first ``count`` differences that the added codes stand for, after each way to fill the scan."""
+    """Yield the first ``count`` differences that the added codes encode, for each possible padding of the scan."""
     tables = [
         {(length, code): symbol for length, code, symbol in _numbered(scan.tables[0, table])}
         for _, table, _ in scan.components
@@ -117,7 +118,7 @@ def _differences(scan: Scan, count: int) -> Iterator[list[int]]:
 
 
 def _numbered(table: bytes) -> Iterator[tuple[int, int, int]]:
-    """Give length, code and symbol of each code (ITU-T T.81, C.2)."""
+    """Yield length, code and symbol of each code (ITU-T T.81, C.2)."""
     code, before = 0, 0
     for length, symbol in codes(table):
         code <<= length - before

@@ -28,7 +28,7 @@ from softfree_runtime.readers.strict_jpeg import JPEG_LS, UNCHECKED, Space, deco
 # Others are left out on purpose: some start programs (EPS), some silently lose bits (PPM, JPEG 2000).
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 _ORIENTATION = 0x0112
-_LOOKED_INTO = ("JPEG", "MPO", "PNG", "BMP", "WEBP")  # whose bytes are needed, not only Pillow's result
+_CHECKED = ("JPEG", "MPO", "PNG", "BMP", "WEBP")  # whose bytes are needed, not only Pillow's result
 _SPACES: dict[str, Space] = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 _limit = threading.Lock()
 
@@ -66,7 +66,7 @@ def oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _image(path: Path, image: ImageFile.ImageFile, steps: tuple[str, ...]) -> DecodedImage:
-    data = _bytes_of(image) if image.format in _LOOKED_INTO else b""
+    data = _bytes_of(image) if image.format in _CHECKED else b""
     if image.format == "PNG" and is_sixteen_bit(data):
         pixels, stored, steps = _png16(data, steps)
         low, high, own = own_range(pixels, 16)
@@ -120,7 +120,7 @@ def _decoded(data: bytes, image: ImageFile.ImageFile, wanted: str) -> tuple[np.n
 
 
 def _refuse_cut_bmp(data: bytes, image: ImageFile.ImageFile) -> None:
-    """Raise ValueError for a file shorter than both its size fields say; Pillow tolerates missing bytes."""
+    """Raise ValueError for a file shorter than both its size fields; Pillow tolerates missing bytes."""
     codec, _, offset, arguments = image.tile[0]
     promised = int.from_bytes(data[2:6], "little")
     row = arguments[1] if codec == "raw" and isinstance(arguments, tuple) else 0
@@ -130,8 +130,8 @@ def _refuse_cut_bmp(data: bytes, image: ImageFile.ImageFile) -> None:
 
 def _aspect(image: ImageFile.ImageFile) -> float:
     """Return the height of a pixel divided by its width, from densities across and down in any unit."""
-    found = (image.info.get(name) for name in ("jfif_density", "aspect", "dpi"))
-    pair = next((pair for pair in found if pair), (1, 1))
+    pairs = (image.info.get(name) for name in ("jfif_density", "aspect", "dpi"))
+    pair = next((pair for pair in pairs if pair), (1, 1))
     across, down = map(float, pair)  # those of EXIF are fractions, sometimes zero over zero
     return across / down if 0 < across < math.inf and 0 < down < math.inf else 1.0
 
@@ -187,9 +187,9 @@ def _open(path: Path, data: bytes | None) -> Iterator[ImageFile.ImageFile]:
 
 
 def _unsupported(data: bytes) -> str | None:
-    """Say what a file is that Pillow does not know for one of ours, if it is no damaged one."""
+    """Return what a file is that Pillow does not identify as a supported format, unless it is damaged."""
     if data.startswith(b"RIFF") and not features.check("webp"):
-        return "this Pillow has no decoder of WebP; get one that has with: pip install --upgrade pillow"
+        return "this Pillow has no WebP decoder; get one with: pip install --upgrade pillow"
     if not data.startswith(b"\xff\xd8"):
         return None
     frame = frame_of(data)
@@ -276,7 +276,7 @@ def refuse_damaged_webp(data: bytes) -> None:
             image.load()
     except Exception:  # as expected
         return
-    raise ValueError("WebP data that its image does not need: they are damaged")
+    raise ValueError("damaged WebP: data that its image does not need")
 
 
 def _lossy(data: bytes) -> bytes:

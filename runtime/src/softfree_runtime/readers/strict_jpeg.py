@@ -1,7 +1,7 @@
-"""JPEG by a decoder that says what libjpeg warns of: damage that Pillow and imagecodecs decode without a word.
+"""JPEG decoding that reports damage, which Pillow and imagecodecs silently ignore.
 
-libjpeg-turbo fills what it cannot decode with gray, and calls that a warning. simplejpeg is the same library, with the
-same values, and raises.
+libjpeg-turbo fills what it cannot decode with gray and only warns. simplejpeg uses the same library, gives the same
+values, and raises.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 import simplejpeg
 
 Space = Literal["GRAY", "RGB", "CMYK"]
-IRREGULAR = "irregular JPEG headers or padding mended"
-UNCHECKED = "JPEG of unusual subsampling, decoded without a look for damage"
+IRREGULAR = "irregular JPEG headers or padding repaired"
+UNCHECKED = "JPEG of unusual subsampling, not checked for damage"
 
 JPEG_LS = 0xF7
 _EOI, _SOS, _APP0, _APP14 = 0xD9, 0xDA, 0xE0, 0xEE
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, JPEG_LS}
 _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)
-_ALONE = {0x00, 0x01, *range(0xD0, 0xD9), 0xFF}  # bytes after 0xFF that no length follows
-_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in coded data only zeros and restarts follow 0xFF
-_ZEROS = re.compile(rb"\x00{8,}\Z")  # fewer are read as part of the last scan, and lost
+_ALONE = {0x00, 0x01, *range(0xD0, 0xD9), 0xFF}  # bytes after 0xFF that are not followed by a length
+_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in coded data, only zeros and restart markers follow 0xFF
+_ZEROS = re.compile(rb"\x00{8,}\Z")  # fewer are read as part of the last scan
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Frame:
-    """What the frame header says (ITU-T T.81, B.2.2): how it is coded, bits a sample, and the components' names."""
+    """A frame header (ITU-T T.81, B.2.2): its marker, bits per sample, and the ids of its components."""
 
     marker: int
     bits: int
@@ -46,43 +46,43 @@ class Frame:
 
 
 def decode_jpeg(data: bytes, space: Space) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Decode the first image of ``data``, 8 bits a sample; what follows its end is ignored.
+    """Decode the first image of ``data``, 8 bits per sample; what follows its end is ignored.
 
     Args:
-        data: From the start-of-image marker on.
-        space: What comes out; CMYK as it is stored.
+        data: Bytes from the start-of-image marker on.
+        space: Color space of the result; CMYK as stored.
 
     Returns:
-        uint8 ``(H, W, C)``, and what was corrected, in words.
+        uint8 ``(H, W, C)``, and what was corrected.
 
     Raises:
-        ValueError: Damaged, cut short, without its last scans, or not a JPEG that TurboJPEG decodes.
+        ValueError: Damaged, truncated, without its last scans, or not a JPEG that TurboJPEG decodes.
     """
     corrections: tuple[str, ...] = ()
     try:
         pixels = simplejpeg.decode_jpeg(data, space)
     except ValueError:
-        mended = _mended(data)
-        if mended == data:
+        repaired = _repaired(data)
+        if repaired == data:
             raise
-        pixels, corrections = simplejpeg.decode_jpeg(mended, space), (IRREGULAR,)
-    if missing := _missing(data):
+        pixels, corrections = simplejpeg.decode_jpeg(repaired, space), (IRREGULAR,)
+    if missing := _missing_scans(data):
         raise ValueError(f"JPEG without {missing}")
     return pixels, corrections
 
 
 def frame_of(data: bytes) -> Frame | None:
-    """Return the frame header, None where there is none before the first scan."""
-    for one in segments(data):
-        if one.marker in _FRAMES and one.end - one.start >= 6:
-            return Frame(one.marker, data[one.start], data[one.start + 6 : one.end : 3])
-        if one.marker == _SOS:
+    """Return the frame header; None if there is none before the first scan."""
+    for segment in segments(data):
+        if segment.marker in _FRAMES and segment.end - segment.start >= 6:
+            return Frame(segment.marker, data[segment.start], data[segment.start + 6 : segment.end : 3])
+        if segment.marker == _SOS:
             break
     return None
 
 
 def segments(data: bytes) -> Iterator[Segment]:
-    """Go through the markers of the first image, to its end; coded data are skipped."""
+    """Yield the markers of the first image; coded data are skipped."""
     position = 2
     while 0 <= (position := data.find(b"\xff", position)) < len(data) - 1:
         marker = data[position + 1]
@@ -96,51 +96,57 @@ def segments(data: bytes) -> Iterator[Segment]:
         yield Segment(marker, start, min(end, len(data)))
         position = end
         if marker == _SOS:
-            found = _AFTER_SCAN.search(data, end)
-            position = found.start() if found else len(data)
+            match = _AFTER_SCAN.search(data, end)
+            position = match.start() if match else len(data)
 
 
-def _missing(data: bytes) -> str:
-    """Say what of the image no scan brought; what is cut off between two scans leaves no other trace."""
+def _missing_scans(data: bytes) -> str:
+    """Return what part of the image no scan contains; truncation between two scans leaves no other trace."""
     frame = frame_of(data)
     if frame is None:
         return ""
-    scans = ((data[one.start + 1 : one.end - 3 : 2], one) for one in segments(data) if one.marker == _SOS)
+    scans = (
+        (data[segment.start + 1 : segment.end - 3 : 2], segment) for segment in segments(data) if segment.marker == _SOS
+    )
     if frame.marker not in _PROGRESSIVE:
-        left = set(frame.components)
+        remaining = set(frame.components)
         for names, _ in scans:
-            left -= set(names)
-            if not left:
+            remaining -= set(names)
+            if not remaining:
                 return ""
         return "the scans of all its components"
-    # The lowest bit that has come, by component and coefficient (T.81, G.1.1.1); 255 before any has.
+    # The lowest bit read so far, by component and coefficient (T.81, G.1.1.1); 255 for none.
     lowest = {name: bytearray([255] * 64) for name in frame.components}
-    for names, one in scans:
-        first, last, bits = data[one.end - 3 : one.end]
+    for names, segment in scans:
+        first, last, bits = data[segment.end - 3 : segment.end]
         for name in names:
             lowest[name][first : last + 1] = bytes([bits & 15]) * (last + 1 - first)
     return "its last scans" if any(map(any, lowest.values())) else ""
 
 
-def _mended(data: bytes) -> bytes:
-    """Correct what encoders write against the standard and decoders read all the same.
+def _repaired(data: bytes) -> bytes:
+    """Correct violations of the standard that other decoders tolerate.
 
-    That is bytes between the segments of the header, parameters of a sequential scan (phones), versions and color
+    These are bytes between the segments of the header, parameters of a sequential scan (phones), versions and color
     transforms that do not exist, and zeros between the last scan and the end.
     """
     frame = frame_of(data)
-    four = frame is not None and len(frame.components) == 4
+    cmyk = frame is not None and len(frame.components) == 4
     out, header, scans = bytearray(data), [data[:2]], 0
-    for one in segments(data):
-        if one.marker == _SOS and frame is not None and frame.marker in _SEQUENTIAL:
-            out[one.end - 3 : one.end] = b"\x00\x3f\x00"
-        elif one.marker == _APP0 and data[one.start : one.start + 5] == b"JFIF\0":
-            out[one.start + 5] = 1
-        elif one.marker == _APP14 and data[one.start : one.start + 5] == b"Adobe" and data[one.end - 1] > 2:
-            out[one.end - 1] = 2 if four else 1  # what libjpeg assumes
-        elif one.marker == _EOI:
-            out[scans : one.start] = _ZEROS.sub(b"\0\0", out[scans : one.start])
-        if not scans and one.marker != _EOI:
-            header.append(bytes(out[one.start - 4 : one.end]))
-            scans = one.end if one.marker == _SOS else 0
+    for segment in segments(data):
+        if segment.marker == _SOS and frame is not None and frame.marker in _SEQUENTIAL:
+            out[segment.end - 3 : segment.end] = b"\x00\x3f\x00"
+        elif segment.marker == _APP0 and data[segment.start : segment.start + 5] == b"JFIF\0":
+            out[segment.start + 5] = 1
+        elif (
+            segment.marker == _APP14
+            and data[segment.start : segment.start + 5] == b"Adobe"
+            and data[segment.end - 1] > 2
+        ):
+            out[segment.end - 1] = 2 if cmyk else 1  # what libjpeg assumes
+        elif segment.marker == _EOI:
+            out[scans : segment.start] = _ZEROS.sub(b"\0\0", out[scans : segment.start])
+        if not scans and segment.marker != _EOI:
+            header.append(bytes(out[segment.start - 4 : segment.end]))
+            scans = segment.end if segment.marker == _SOS else 0
     return b"".join(header) + bytes(out[scans:]) if scans else data

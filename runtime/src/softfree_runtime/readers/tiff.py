@@ -42,10 +42,12 @@ def read_tiff(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28
         try:
             with tifffile.TiffFile(path) as file:
                 if any(getattr(file, name) for name in _SLIDES):
-                    message = f"{path}: a whole-slide image; slides are not read as images, give regions of it"
-                    raise ReadError(message, "unsupported")
+                    raise ReadError(
+                        f"{path}: a whole-slide image, not an image; use a model of slides, or export regions",
+                        "unsupported",
+                    )
                 if not len(file.pages):
-                    raise ReadError(f"{path}: damaged TIFF: it holds no image", "corrupt")
+                    raise ReadError(f"{path}: damaged TIFF without an image", "corrupt")
                 count = len(file.pages)
                 if frame is None:
                     page, number, assumed = whole_image(file)
@@ -73,19 +75,19 @@ def _image(
     if reason := _unsupported(page, kind):
         mend = "save it as gray or RGB, uncompressed or with LZW"
         raise ReadError(f"{path}: TIFF with {reason} is not supported; {mend}", "unsupported")
-    promised, there = math.prod(page.chunked), len(page.dataoffsets)
-    if promised > there and not page.is_contiguous:
+    expected, present = math.prod(page.chunked), len(page.dataoffsets)
+    if expected > present and not page.is_contiguous:
         # tifffile would place tiles one after the other despite the gaps.
-        raise ReadError(f"{path}: damaged TIFF: {promised} tiles or strips promised, {there} there", "corrupt")
+        raise ReadError(f"{path}: damaged TIFF: {expected} tiles or strips expected, {present} present", "corrupt")
     if old := is_old_jpeg(page):
         corrections += (OLD_JPEG,)
     changes: tuple[str, ...]
     if old or (page.is_subsampled and _converted(page, kind)):
         pixels, bits, changes = by_libtiff(path, page), 8, ("YCbCr to RGB",)
     else:
-        values, found = _decoded(page)
+        values, repairs = _decoded(page)
         pixels, bits, changes = _gray_or_rgb(values, page, kind)
-        corrections += found
+        corrections += repairs
     refuse_not_finite(path, pixels)
     low, high, own = own_range(pixels, bits)
     steps += (*corrections, *changes, *own)
@@ -210,7 +212,7 @@ def _spacing(page: tifffile.TiffPage) -> tuple[float, float] | None:
     return 10 * rows[1] / rows[0], 10 * columns[1] / columns[0]
 
 
-REDUCED = "the first image is a reduced copy of another, which is taken"
+REDUCED = "the first image is a reduced copy of another, which is used"
 PYRAMID = "an image in several resolutions, as slides have, read at the finest"
 LARGER = "several images, the first of which is not the largest, read as the first"
 
@@ -225,36 +227,36 @@ def whole_image(file: tifffile.TiffFile) -> tuple[tifffile.TiffPage, int | None,
     """
     first = file.pages.first
     others = _others(file, first)
-    if first.is_reduced and (whole := [one for one in others if not one.is_reduced]):
+    if first.is_reduced and (whole := [page for page in others if not page.is_reduced]):
         largest = max(whole, key=_pixels)
         return largest, largest.index if len(largest.treeindex) == 1 else None, (REDUCED,)
-    if first.is_tiled and any(one.is_tiled and _is_copy(one, first) for one in others):
+    if first.is_tiled and any(page.is_tiled and _is_copy(page, first) for page in others):
         return first, 0, (PYRAMID,)
-    if any(_pixels(one) > _pixels(first) and not one.is_reduced for one in others):
+    if any(_pixels(page) > _pixels(first) and not page.is_reduced for page in others):
         return first, 0, (LARGER,)
     return first, 0, ()
 
 
 def _others(file: tifffile.TiffFile, first: tifffile.TiffPage) -> list[tifffile.TiffPage]:
     """Return the images after the first, none for a stack of equal sizes; damaged images are skipped."""
-    found: list[tifffile.TiffPage] = []
+    others: list[tifffile.TiffPage] = []
     with suppress(Exception):
         if first.subifds:
-            found += [page.aspage() for page in (first.pages or ())[:_PAGES]]
+            others += [page.aspage() for page in (first.pages or ())[:_PAGES]]
     with suppress(Exception):
-        for page in file.pages[1:_PAGES]:
-            one = page.aspage()
-            if not found and not first.is_reduced and one.shape == first.shape:
+        for frame in file.pages[1:_PAGES]:
+            page = frame.aspage()
+            if not others and not first.is_reduced and page.shape == first.shape:
                 break
-            found.append(one)
-    return found
+            others.append(page)
+    return others
 
 
-def _is_copy(one: tifffile.TiffPage, first: tifffile.TiffPage) -> bool:
+def _is_copy(page: tifffile.TiffPage, first: tifffile.TiffPage) -> bool:
     """Return whether an image is smaller than the first, in the same proportions."""
-    if not 0 < _pixels(one) < _pixels(first):
+    if not 0 < _pixels(page) < _pixels(first):
         return False
-    across, down = first.imagewidth / one.imagewidth, first.imagelength / one.imagelength
+    across, down = first.imagewidth / page.imagewidth, first.imagelength / page.imagelength
     return max(across, down) <= 1.1 * min(across, down)
 
 

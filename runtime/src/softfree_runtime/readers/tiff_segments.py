@@ -13,14 +13,14 @@ from softfree_runtime.readers.raster import refuse_damaged_webp
 from softfree_runtime.readers.strict_jpeg import UNCHECKED, Space, decode_jpeg
 
 FILLED = "strips or tiles without data filled"
-OLD_JPEG = "old-style JPEG decoded by libtiff, without a look for damage"
+OLD_JPEG = "old-style JPEG decoded by libtiff, not checked for damage"
 
 _OLD_JPEG, _WEBP = 6, 50001
 _JPEG = (_OLD_JPEG, 7, 33007, 34892)
 _WITHOUT_END = (2, 3, 4, 32771, 22610, 34934)  # CCITT and JPEG XR, whose decoders do not notice where data end
 _SPACES: dict[int, Space] = {1: "GRAY", 3: "RGB", 4: "CMYK"}
 _ONE_BY_ONE = 0  # bytes to read at once; tifffile miscounts after an empty segment
-_AS_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"  # a marker for: not YCbCr
+_AS_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"  # a marker that means: not YCbCr
 
 
 def decoded(page: tifffile.TiffPage) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -30,7 +30,7 @@ def decoded(page: tifffile.TiffPage) -> tuple[np.ndarray, tuple[str, ...]]:
         ValueError, or what a decoder raises: Damaged.
     """
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
-    empty = [0 in one for one in segments]
+    empty = [0 in segment for segment in segments]
     if all(empty):
         raise ValueError("no strip or tile has data")
     corrections = (FILLED,) if any(empty) and not page.is_contiguous else ()
@@ -49,8 +49,8 @@ def decoded(page: tifffile.TiffPage) -> tuple[np.ndarray, tuple[str, ...]]:
 
 def _segments(page: tifffile.TiffPage, buffersize: int | None) -> Iterator[tuple[bytes | None, int]]:
     """Yield the coded bytes of each strip or tile, None if missing, and its number."""
-    found: Any = page.parent.filehandle.read_segments(page.dataoffsets, page.databytecounts, buffersize=buffersize)
-    yield from found
+    file: Any = page.parent.filehandle
+    yield from file.read_segments(page.dataoffsets, page.databytecounts, buffersize=buffersize)
 
 
 def by_libtiff(path: Path, page: tifffile.TiffPage) -> np.ndarray:
@@ -92,10 +92,12 @@ def jpeg_segment(page: tifffile.TiffPage, data: bytes, index: int) -> tuple[np.n
     except ValueError as error:
         if "subsampling" not in str(error):
             raise
-        part, _, _ = page.decode(data, index, jpegtables=page.jpegtables)
-        pixels, corrections = np.asarray(part)[0], (UNCHECKED,)
+        decoded_segment, _, _ = page.decode(data, index, jpegtables=page.jpegtables)
+        pixels, corrections = np.asarray(decoded_segment)[0], (UNCHECKED,)
     if pixels.shape[0] < rows or pixels.shape[1] < columns:
-        raise ValueError(f"JPEG of {pixels.shape[1]} x {pixels.shape[0]} pixels in a part of {columns} x {rows}")
+        raise ValueError(
+            f"JPEG of {pixels.shape[1]} x {pixels.shape[0]} pixels in a strip or tile of {columns} x {rows}"
+        )
     return pixels[:rows, :columns], corrections
 
 
