@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from softfree.attention.soft.pseudoinverse import Inverse
 from softfree.attention.softmax import SoftmaxAttention
+from softfree.core.flops import multiply_adds
 from softfree.core.options import TrainOptions
 from softfree.inference.run import Run
 from softfree.models import SoftPyramid, create_model, list_models
@@ -23,7 +24,6 @@ from softfree.models.pyramid_parts import PostNormBlock
 from softfree.models.registry import PYRAMIDS
 from softfree.planning.work import Work
 from softfree.training.loop import train
-from softfree.training.results import multiply_adds
 from softfree_runtime.core.errors import UserError
 
 SMALL = {
@@ -82,7 +82,7 @@ def test_published_multiply_adds(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_cost_can_be_counted() -> None:
-    assert 1e6 < multiply_adds(SoftPyramid(**SMALL), (1, 3, 64, 64)) < 1e8
+    assert 1e6 < (multiply_adds(SoftPyramid(**SMALL), (1, 3, 64, 64)) or 0) < 1e8
 
 
 def test_names() -> None:

@@ -25,7 +25,6 @@ def test_traced_costs_are_those_of_the_formulas(name: str, shape: Shape) -> None
     got, want = traced_cost(ATTENTIONS[name], shape), ATTENTIONS[name].cost(shape)
     assert want is not None
     assert got.parameters == want.parameters
-    assert got.multiply_adds == pytest.approx(want.multiply_adds, rel=1e-3)
     tensor = shape.bnc * shape.narrow
     kept = got.kept_tensors * tensor + got.kept_bytes
     assert kept == pytest.approx(want.kept_tensors * tensor + want.kept_bytes, rel=0.01)

@@ -49,7 +49,6 @@ class AttentionCost:
 
     Attributes:
         parameters: Number of parameters.
-        multiply_adds: Multiply-adds of matrix products and convolutions, forward, for one image.
         kept_tensors: Tensors of B N C numbers kept for backward, the module's input among them.
         kept_bytes: Bytes kept for backward besides them: statistics, small matrices, casts of weights.
         inference_tensors: Tensors of B N C numbers alive at once in inference, the module's input among them.
@@ -57,7 +56,6 @@ class AttentionCost:
     """
 
     parameters: int
-    multiply_adds: int
     kept_tensors: int
     kept_bytes: int
     inference_tensors: int

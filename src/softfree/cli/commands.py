@@ -299,8 +299,7 @@ def _plan_arguments(parser: Parser) -> None:
 
 
 def _plan(parsed: Namespace) -> None:
-    from softfree.planning.plan import make_plan
-    from softfree.planning.text import print_plan
+    from softfree.planning.plan import make_plan, print_plan
 
     options = fill(PlanOptions, parsed)
     plan = make_plan(options)

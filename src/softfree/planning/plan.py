@@ -1,23 +1,40 @@
-"""How much memory and work a training step or an inference takes, from formulas, before anything runs.
+"""How much memory and work a training step or an inference takes, before anything runs.
 
-``softfree-lab bench plan`` holds the formulas against measured peaks; ``benchmarks/plan.csv`` has the result.
+Memory follows from formulas; ``softfree-lab bench plan`` compares them with measured peaks in ``benchmarks/plan.csv``.
+Tracing a size without data instead (FakeTensorMode with torch's MemTracker) takes 7 to 27 seconds, not a millisecond,
+and sees neither the copies inside a CPU's convolutions nor gaps in its heap: an inference came out at half its peak.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from math import isqrt
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from softfree.core.memory import available_memory
 from softfree.planning.memory import GIB, Memory, memory
 from softfree.planning.options import PlanOptions
-from softfree.planning.work import Work, count_parameters, multiply_adds
+from softfree.planning.work import Work, count_parameters
 from softfree_runtime.core.errors import UserError
+
+console = Console(markup=False)
 
 # The search for the largest side ends here.
 LARGEST_SIZE = 2**17
+ROWS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer state (AdamW)",
+    "kept": "kept activations, images",
+    "temporaries": "peak temporaries",
+    "gaps": "gaps in the heap",
+    "process": "process (torch)",
+    "total": "total",
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +44,7 @@ class Plan:
     Attributes:
         work: The workload.
         parameters: Number of parameters.
-        multiply_adds: Of matrix products and convolutions, forward, for one image.
+        multiply_adds: Of matrix products and convolutions, forward, for one image; None if they cannot be counted.
         memory: Bytes at the peak.
         available: Free bytes, or None if unknown.
         largest: Largest side of a square image that fits; 0 if none does; None if the memory is unknown.
@@ -35,7 +52,7 @@ class Plan:
 
     work: Work
     parameters: int
-    multiply_adds: int
+    multiply_adds: int | None
     memory: Memory
     available: int | None
     largest: int | None
@@ -60,14 +77,31 @@ class Plan:
 
 def make_plan(options: PlanOptions) -> Plan:
     """Compute memory and work, whether they fit, and the largest image that would."""
-    known = {field.name for field in fields(options)}
-    chosen = {field.name: getattr(options, field.name) for field in fields(Work) if field.name in known}
-    work = Work(**chosen, gpu=options.device == "gpu")
+    work = Work(**asdict(options))
     if options.memory is not None and not options.memory > 0:
         raise UserError(f"Got memory {options.memory}: expected the GiB of the device, such as 16.")
     available = free_memory(work.gpu) if options.memory is None else int(options.memory * GIB)
     largest = None if available is None else largest_size(work, available)
-    return Plan(work, count_parameters(work), multiply_adds(work), memory(work), available, largest)
+    return Plan(work, count_parameters(work), _multiply_adds(work), memory(work), available, largest)
+
+
+def _multiply_adds(work: Work) -> int | None:
+    import torch
+
+    from softfree.core.flops import multiply_adds
+    from softfree.models import create_model
+
+    with torch.device("meta"):
+        model = create_model(
+            work.model,
+            img_size=work.size,
+            in_chans=work.channels,
+            num_classes=work.classes,
+            stem=work.stem,
+            pool=work.pool,
+            **work.dimensions,
+        )
+    return multiply_adds(model, (1, work.channels, work.size, work.size))
 
 
 def largest_size(work: Work, available: int) -> int:
@@ -121,3 +155,40 @@ def free_memory(gpu: bool) -> int | None:
             raise UserError("Got --device gpu, but none is here: add --memory with the GiB of the one that is meant.")
         return int(torch.cuda.mem_get_info()[0])
     return available_memory()
+
+
+def print_plan(plan: Plan) -> None:
+    """Print memory and work, whether they fit, and the largest image that would."""
+    work = plan.work
+    mode = "inference" if work.inference else "training"
+    title = f"{work.model}, {mode}, {work.size} x {work.size} x {work.channels}, batch {work.batch_size}"
+    console.print(title, highlight=False)
+    table = Table(show_header=False)
+    table.add_column("quantity")
+    table.add_column("value", justify="right")
+    table.add_row("parameters", f"{plan.parameters / 1e6:.2f} M")
+    products = "unknown" if plan.multiply_adds is None else f"{plan.multiply_adds / 1e9:.2f} G"
+    table.add_row("multiply-adds per image", products, end_section=True)
+    for name, heading in ROWS.items():
+        value = getattr(plan.memory, name)
+        if value:
+            table.add_row(heading, _size(value))
+    console.print(table)
+    console.print(verdict(plan), highlight=False)
+    if not work.inference:
+        console.print(
+            "`softfree train` needs 0.2 GiB more for its libraries, and room for cached images.", highlight=False
+        )
+
+
+def verdict(plan: Plan) -> str:
+    """Summarize in one line whether it fits and what the largest side is."""
+    if plan.available is None:
+        return "The free memory of this system is unknown: add --memory with the GiB of the device."
+    result = "It fits" if plan.fits else "It does not fit"
+    largest = f"{plan.largest} x {plan.largest}" if plan.largest else "none"
+    return f"{result}: {_size(plan.available)} are available. Largest square that fits: {largest}."
+
+
+def _size(number: int) -> str:
+    return f"{number / GIB:.2f} GiB" if number >= GIB else f"{number / 2**20:.0f} MiB"

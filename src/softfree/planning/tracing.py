@@ -12,7 +12,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from softfree.attention import Attention
 from softfree.attention.cost import AttentionCost, Shape
@@ -27,7 +26,6 @@ def traced_cost(method: type[Attention], shape: Shape) -> AttentionCost:
         UserError: A method that cannot run without data.
     """
     try:
-        multiply_adds = _multiply_adds(method, shape)
         with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=shape.autocast):
             weights_type = torch.bfloat16 if shape.stream < 4 else torch.float32
             module = method(shape.width, shape.heads, qkv_bias=True, dtype=weights_type)
@@ -42,18 +40,10 @@ def traced_cost(method: type[Attention], shape: Shape) -> AttentionCost:
     tensor = shape.bnc * shape.narrow
     return AttentionCost(
         parameters=sum(p.numel() for p in module.parameters()),
-        multiply_adds=multiply_adds,
         kept_tensors=kept // tensor,
         kept_bytes=kept % tensor,
         inference_tensors=-(-peak // tensor),
     )
-
-
-def _multiply_adds(method: type[Attention], shape: Shape) -> int:
-    """Multiply-adds of products and convolutions for one image, on the device that has no data."""
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        _run(method(shape.width, shape.heads).eval(), torch.empty(1, shape.tokens, shape.width))
-    return counter.get_total_flops() // 2
 
 
 def _kept_bytes(module: Attention, x: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""The workload to plan: a model, its images and how it runs; its parameters and multiply-adds."""
+"""The workload to plan: a model, its images and how it runs; its shapes and parameters."""
 
 from __future__ import annotations
 
@@ -10,33 +10,20 @@ from softfree.attention import Attention, attention_class
 from softfree.attention.cost import AttentionCost, Shape
 from softfree.core.options import PoolName, Precision
 from softfree.models.registry import IMAGE_MODELS, PYRAMIDS, SIZES
-from softfree.planning.head import HeadCost, head_cost
-from softfree.planning.stem import StemCost, stem_cost
+from softfree.planning.options import PlanOptions
+from softfree.planning.stem_and_head import HeadCost, StemCost, head_cost, stem_cost
 from softfree.planning.tracing import traced_cost
 from softfree_runtime.core.errors import UserError, unknown_name
 
 
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """A workload; the fields are those of :class:`~softfree.planning.options.PlanOptions`.
+@dataclass(kw_only=True)
+class Work(PlanOptions):
+    """The options of a plan, and what follows from them.
 
     Raises:
         UserError: An unknown name or an impossible number.
     """
 
-    model: str = "seqnorm_vit_tiny_patch16"
-    size: int = 512
-    channels: int = 3
-    classes: int = 2
-    batch_size: int = 1
-    precision: Precision = "fp32"
-    pure: bool = False
-    inference: bool = False
-    grad_checkpointing: bool = False
-    mlp_chunk: int | None = None
-    stem: str = "conv"
-    pool: str = "avg"
-    gpu: bool = False
     # Of a model with other dimensions than its name implies.
     width: int | None = None
     depth: int | None = None
@@ -62,6 +49,11 @@ class Work:
                 raise UserError(f"Got {name} {value}: expected a positive integer.")
 
     @property
+    def gpu(self) -> bool:
+        """Whether it runs on a GPU."""
+        return self.device == "gpu"
+
+    @property
     def attention(self) -> AttentionCost:
         """The cost of the attention in one block."""
         return attention_cost(attention_class(self.model.partition("_vit_")[0]), self.shape)
@@ -74,10 +66,10 @@ class Work:
     @property
     def dimensions(self) -> dict[str, int]:
         """Width, depth and heads."""
-        found = re.fullmatch(r".+_vit_(.+)_patch\d+", self.model)
-        assert found is not None  # IMAGE_MODELS holds only such names
-        given = {"embed_dim": self.width, "depth": self.depth, "num_heads": self.heads}
-        return SIZES[found[1]] | {name: value for name, value in given.items() if value is not None}
+        match = re.fullmatch(r".+_vit_(.+)_patch\d+", self.model)
+        assert match is not None  # IMAGE_MODELS holds only such names
+        changed = {"embed_dim": self.width, "depth": self.depth, "num_heads": self.heads}
+        return SIZES[match[1]] | {name: value for name, value in changed.items() if value is not None}
 
     @property
     def padded(self) -> int:
@@ -123,10 +115,3 @@ def count_parameters(work: Work) -> int:
     s = work.shape
     block = work.attention.parameters + 2 * 2 * s.width + 8 * s.cc + 5 * s.width
     return work.tokenizer.parameters + s.tokens * s.width + work.dimensions["depth"] * block + work.head.parameters
-
-
-def multiply_adds(work: Work) -> int:
-    """Count the multiply-adds of products and convolutions in the forward pass of one image."""
-    s = work.shape
-    block = work.attention.multiply_adds + 8 * s.tokens * s.cc
-    return work.tokenizer.products + work.dimensions["depth"] * block + work.head.products

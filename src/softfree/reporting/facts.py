@@ -71,10 +71,10 @@ def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
 def _cost_in_words(cost: dict[str, Any]) -> dict[str, str]:
     if not cost:
         return {}
-    shape = cost.get("shape", [cost.get("side")] * 2)  # runs of before volumes have a side
+    products = "unknown" if cost["multiply_adds"] is None else f"{cost['multiply_adds'] / 1e9:.2f} G"
     return {
         "Parameters": f"{cost['parameters']:,}",
-        "Multiply-adds per sample": f"{cost['multiply_adds'] / 1e9:.2f} G at {' x '.join(map(str, shape))}",
+        "Multiply-adds per sample": f"{products} at {' x '.join(map(str, cost['shape']))}",
         "Training time": f"{cost['seconds']:.0f} s" + (" since it was resumed" if cost["resumed"] else ""),
         "Peak memory": f"{cost['peak_bytes'] / 2**30:.2f} GiB",
         "Machine": cost["machine"],

@@ -101,9 +101,9 @@ class AdaptiveForward:
             inference=not torch.is_grad_enabled(),
             mlp_chunk=block.mlp_chunk,
             stem="patch",
-            pool=model.pool,
+            pool=model.pool,  # type: ignore[arg-type]
             classes=max(1, model.num_classes),
-            gpu=gpu,
+            device="gpu" if gpu else "cpu",
         )
         planned = memory(work)
         return planned.total - planned.process - planned.weights

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from softfree.core.environment import describe_machine, peak_memory
+from softfree.core.flops import multiply_adds
 from softfree.core.options import Split, TrainOptions
 from softfree.core.progress import console
 from softfree.data.audit.checks import counted
@@ -115,14 +113,3 @@ def describe_cost(model: nn.Module, shape: tuple[int, ...], spent: Mapping[str, 
         "peak_bytes": max(int(spent["peak_bytes"]), peak_memory()),
         "machine": describe_machine(),
     }
-
-
-def multiply_adds(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Count multiply-adds of matrix products and convolutions in a forward pass over an input of ``shape``.
-
-    PyTorch counts on a copy without data, so that nothing is computed, whatever the size.
-    """
-    ghost = copy.deepcopy(model).to("meta").eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        ghost(torch.zeros(shape, device="meta"))
-    return counter.get_total_flops() // 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,7 +18,11 @@ from softfree_runtime.core.errors import UserError
 
 
 def test_the_check_is_written_with_its_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    works = [Work(size=64), Work(size=64, inference=True, stem="patch", pure=True, precision="bf16")]
+    standard: dict[str, Any] = {"size": 64, "pool": "avg"}
+    works = [
+        Work(stem="conv", **standard),
+        Work(inference=True, stem="patch", pure=True, precision="bf16", **standard),
+    ]
     twice = {work.size: 2 * memory(work).total for work in works[:1]}
     monkeypatch.setattr(plan_check, "measure_peak", lambda case: (twice[case["size"]], 0))
     found = plan_check.check_plan(works, tmp_path / "plan.csv")

@@ -21,7 +21,7 @@ def measure_peak(case: Mapping[str, Any]) -> tuple[int, int]:
     """Run a case in a child process with one thread.
 
     Args:
-        case: The fields of :class:`softfree.planning.Work`, as plain values.
+        case: The fields of :class:`softfree.planning.work.Work`, as plain values.
 
     Returns:
         Bytes: the most that the whole process held, and what it held just before the model was built.

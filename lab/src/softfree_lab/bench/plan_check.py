@@ -18,25 +18,31 @@ from softfree_lab.bench.peaks import measure_peak
 from softfree_lab.records import markdown_table, write_record
 
 TINY, SMALL = "{}_vit_tiny_patch16", "{}_vit_small_patch16"
+
+
+def _case(**options: Any) -> Work:
+    return Work(**{"stem": "conv", "pool": "avg"} | options)
+
+
 CASES = (
-    Work(model=TINY.format("seqnorm"), size=1024),
-    Work(model=SMALL.format("seqnorm"), size=1024),
-    Work(model=TINY.format("softmax"), size=1024),
-    Work(model=SMALL.format("sima"), size=1024, precision="bf16", pure=True),
-    Work(model=TINY.format("sima"), size=512, batch_size=4),
-    Work(model=TINY.format("seqnorm"), size=1024, precision="bf16"),
-    Work(model=TINY.format("seqnorm"), size=1024, grad_checkpointing=True, stem="patch"),
-    Work(model=TINY.format("seqnorm"), size=1536, mlp_chunk=4096),
-    Work(model=TINY.format("seqnorm"), size=256, batch_size=8),
-    Work(model=TINY.format("seqnorm"), size=1536, inference=True),
-    Work(model=SMALL.format("softmax"), size=1024, inference=True),
-    Work(model=SMALL.format("seqnorm"), size=1024, inference=True, precision="bf16", pure=True),
+    _case(model=TINY.format("seqnorm"), size=1024),
+    _case(model=SMALL.format("seqnorm"), size=1024),
+    _case(model=TINY.format("softmax"), size=1024),
+    _case(model=SMALL.format("sima"), size=1024, precision="bf16", pure=True),
+    _case(model=TINY.format("sima"), size=512, batch_size=4),
+    _case(model=TINY.format("seqnorm"), size=1024, precision="bf16"),
+    _case(model=TINY.format("seqnorm"), size=1024, grad_checkpointing=True, stem="patch"),
+    _case(model=TINY.format("seqnorm"), size=1536, mlp_chunk=4096),
+    _case(model=TINY.format("seqnorm"), size=256, batch_size=8),
+    _case(model=TINY.format("seqnorm"), size=1536, inference=True),
+    _case(model=SMALL.format("softmax"), size=1024, inference=True),
+    _case(model=SMALL.format("seqnorm"), size=1024, inference=True, precision="bf16", pure=True),
     # The cases above served to fit the shares of gaps and the stem; those below did not.
-    Work(model=SMALL.format("softmax"), size=768, stem="patch"),
-    Work(model=SMALL.format("sima"), size=768, grad_checkpointing=True),
-    Work(model="seqnorm_vit_nano_patch8", size=384, batch_size=2, channels=1),
-    Work(model=SMALL.format("seqnorm"), size=768, mlp_chunk=1024, precision="bf16"),
-    Work(model="seqnorm_vit_base_patch16", size=512, inference=True, stem="patch"),
+    _case(model=SMALL.format("softmax"), size=768, stem="patch"),
+    _case(model=SMALL.format("sima"), size=768, grad_checkpointing=True),
+    _case(model="seqnorm_vit_nano_patch8", size=384, batch_size=2, channels=1),
+    _case(model=SMALL.format("seqnorm"), size=768, mlp_chunk=1024, precision="bf16"),
+    _case(model="seqnorm_vit_base_patch16", size=512, inference=True, stem="patch"),
 )
 
 
@@ -97,7 +103,7 @@ def check_plan(cases: Sequence[Work] = CASES, out: Path | None = None) -> pd.Dat
 def in_words(work: Work) -> str:
     """Describe a case by its options that differ from the defaults."""
     words = [work.model, "inference" if work.inference else "training", f"{work.size} px"]
-    standard = Work()
+    standard = _case()
     for field in fields(work):
         value = getattr(work, field.name)
         if field.name not in ("model", "size", "inference") and value != getattr(standard, field.name):

@@ -205,5 +205,5 @@ def _costs(trials: Sequence[Trial]) -> dict[str, float]:
         "seconds": median("seconds"),
         "cpu_seconds": median("cpu_seconds"),
         "peak_gib": median("peak_bytes", 2**30),
-        "multiply_adds": float(trials[0].cost["multiply_adds"]),
+        "multiply_adds": float(trials[0].cost["multiply_adds"] or math.nan),
     }

@@ -10,7 +10,6 @@ def galerkin_cost(s: Shape) -> AttentionCost:
     norms = 16 * s.batch * s.heads * s.tokens
     return AttentionCost(
         parameters=4 * s.cc + 8 * s.width,
-        multiply_adds=4 * s.tokens * s.cc + 2 * s.tokens * s.cd,
         kept_tensors=_kept_tensors(s),
         kept_bytes=norms + s.narrow * s.batch * s.cd + float32_bytes(s, 4) + cast_bytes(s, 4),
         inference_tensors=11 if s.narrow < 4 else 8,  # K and V in float32, one after the other

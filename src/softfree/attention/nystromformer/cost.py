@@ -13,13 +13,10 @@ def nystromformer_cost(s: Shape, landmarks: int, iterations: int) -> AttentionCo
     side = isqrt(s.tokens)
     windows = landmark_sides((side, side), landmarks)
     m = prod(windows)
-    pooling = 2 * s.width * (side * side * windows[0] + side * m)
-    inverse = 4 * iterations * s.heads * m**3
     matrices = (5 * iterations + 2) * s.heads * m * m
     means = 5 * m * s.width + 3 * m * s.heads
     return AttentionCost(
         parameters=4 * s.cc + 4 * s.width,
-        multiply_adds=4 * s.tokens * s.cc + pooling + 4 * m * s.tokens * s.width + inverse + 2 * m * m * s.width,
         kept_tensors=2 if s.narrow < 4 else 5,
         kept_bytes=4 * s.batch * (matrices + means) + float32_bytes(s, 4) + softmax_bytes(s),
         inference_tensors=12 if s.narrow < 4 else 6,

@@ -14,7 +14,6 @@ def performer_cost(s: Shape, features: int) -> AttentionCost:
     wide = 4 * -(-mapped // (s.tokens * s.width)) + (3 if s.narrow < 4 else 0)
     return AttentionCost(
         parameters=4 * s.cc + 4 * s.width,
-        multiply_adds=4 * s.tokens * s.cc + 4 * mapped * (s.width // s.heads) + mapped,
         kept_tensors=2 if s.narrow < 4 else 7 if s.batch > 1 else 6,
         kept_bytes=4 * (2 * s.batch * mapped + sums) + rows + float32_bytes(s, 4) + cast_bytes(s, 4),
         inference_tensors=4 + wide * 4 // s.narrow,

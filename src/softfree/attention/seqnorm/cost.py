@@ -9,18 +9,11 @@ def seqnorm_cost(s: Shape, gram: bool) -> AttentionCost:
     """Compute the cost for a shape, in the Gram order or else the folded one."""
     return AttentionCost(
         parameters=4 * s.cc + 7 * s.width,  # no bias on Q, K, V; gamma and beta of each
-        multiply_adds=_gram_products(s) if gram else 4 * s.tokens * s.cc + 2 * s.tokens * s.cd + s.cd,
         kept_tensors=1 if gram else 5 + (3 if s.batch > 1 else 0),  # in a batch Q is copied, too
         kept_bytes=_kept_bytes(s, gram),
         inference_tensors=2 if gram else 6 + copied_heads(s),
         implementation="gram" if gram else "folded",
     )
-
-
-def _gram_products(s: Shape) -> int:
-    """S and its shift, W S, Cov(K, V), beta_q M, M Wo and its constant, W_q^T R, the shift of c, X A."""
-    project = s.cc * (s.width // s.heads) + s.cc
-    return 2 * s.tokens * s.cc + 2 * s.cc + 4 * s.width**3 + s.width * s.cd + s.cd + project
 
 
 def _kept_bytes(s: Shape, gram: bool) -> int:

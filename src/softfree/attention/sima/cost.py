@@ -11,7 +11,6 @@ def sima_cost(s: Shape) -> AttentionCost:
     small = vectors + s.batch * ((0 if s.batch == 1 else 1) * s.cc + 2 * s.cd)
     return AttentionCost(
         parameters=4 * s.cc + 4 * s.width,
-        multiply_adds=4 * s.tokens * s.cc + s.tokens * s.cd + s.cd * s.width,
         kept_tensors=4 + copied_heads(s),
         kept_bytes=4 * (small + widened_projection(s)) + s.narrow * s.batch * s.cc + cast_bytes(s, 3),
         inference_tensors=5 + copied_heads(s),

@@ -13,13 +13,10 @@ def soft_cost(s: Shape, landmarks: int, iterations: int, normalized: bool) -> At
     side = isqrt(s.tokens)
     windows = landmark_sides((side, side), landmarks)
     m = prod(windows)
-    pooling = s.width * (side * side * windows[0] + side * m)
-    inverse = (2 * iterations + 2) * s.heads * m**3  # and the residual
     kernels = s.heads * m * s.tokens + 4 * s.heads * m * m + 5 * m * s.width
     scaled = 2 * m * s.width + 2 * m * s.heads if normalized else 0
     return AttentionCost(
         parameters=3 * s.cc + 3 * s.width,
-        multiply_adds=3 * s.tokens * s.cc + pooling + 3 * m * s.tokens * s.width + inverse + 2 * m * m * s.width,
         # Input, result, and in float32 the centered queries and V or, of one image, the projection it is part of.
         kept_tensors=2 if s.narrow < 4 else 4 if s.batch > 1 else 5,
         kept_bytes=4 * s.batch * (kernels + scaled) + float32_bytes(s, 2) + cast_bytes(s, 3),

@@ -9,7 +9,6 @@ def softmax_cost(s: Shape) -> AttentionCost:
     """Compute the cost for a shape."""
     return AttentionCost(
         parameters=4 * s.cc + 4 * s.width,
-        multiply_adds=4 * s.tokens * s.cc + 2 * s.tokens**2 * s.width,
         kept_tensors=5,
         kept_bytes=softmax_bytes(s),
         inference_tensors=6,
