@@ -245,5 +245,5 @@ def _say(out: Path, rows: list[dict[str, Any]], seconds: float) -> None:
         table.add_row(f"{side:,}", f"{own[WITH]['tokens']:,}", str(own[WITH]["slides"]), *areas)
     console.print(table)
     console.print("A side that training did not have has a smaller share of marks than it has seen: no promise there.")
-    console.print("Scores of single tokens, added up, cannot tell: a mixed pair is the mean of the two equal ones.")
+    console.print("Scores of single tokens, added up, cannot log: a mixed pair is the mean of the two equal ones.")
     console.print(f"Image: {out / 'slides.png'}   Numbers: {out / 'results.json'}   ({seconds:.0f} s)")

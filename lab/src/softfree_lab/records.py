@@ -67,6 +67,6 @@ def markdown_table(columns: Iterable[object], rows: Iterable[Iterable[object]]) 
     return "\n".join([head, "|---" * len(names) + "|", *body]) + "\n"
 
 
-def log(line: str) -> None:
+def to_stderr(line: str) -> None:
     """Print a line of progress to standard error."""
     print(line, file=sys.stderr)

@@ -67,7 +67,7 @@ def test_what_takes_too_long_or_too_much_is_left_out(monkeypatch: pytest.MonkeyP
         for way, size, ms in (("in memory", 16, 1e3), ("in memory", 32, 4e3), ("stream", 32, 1e6))
     ]
     assert maps._reason_to_skip(CASE, Budget(1, 17), before) == ""
-    assert maps._reason_to_skip(CASE, Budget(1, 15), before) == "would take about 16 s a run"
+    assert maps._reason_to_skip(CASE, Budget(1, 15), before) == "would take about 16 s per run"
     monkeypatch.setattr(maps, "available_or_assumed", lambda: 10**6)
     assert "GiB" in maps._reason_to_skip(CASE, Budget(1, 17), before)
 

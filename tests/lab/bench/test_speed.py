@@ -65,4 +65,9 @@ def test_orders(tmp_path: Path) -> None:
     options = OrderBenchOptions(widths=[64], multiples=[0.5, 60], out=tmp_path, **QUICK)
     text = bench_orders(options, lambda line: None)
     assert pd.read_csv(tmp_path / "orders.csv")["size"].unique().tolist() == [32, 3840]
-    assert "tokens per feature" in text
+    assert text.startswith("Tokens from which the Gram order is faster")
+
+
+def test_orders_that_do_not_cross_are_reported() -> None:
+    options = OrderBenchOptions(widths=[64], multiples=[0.25], precision=["fp32"], passes=["forward"], seconds=0.01)
+    assert "none of the measured sizes" in bench_orders(options, lambda line: None)

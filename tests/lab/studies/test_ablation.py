@@ -81,6 +81,8 @@ def test_a_recipe_names_its_table_from_the_data_folder(recipe: Path, tmp_path: P
             "seed is not for recipes, whose .* are those of the study's --seeds",
         ),
         ({"table": "data/table.csv", "image_root": "data"}, "image_root is not for recipes, .* put the table there"),
+        ({"phantoms": {"count": 32}}, "expected a mapping of some of n_train, n_val, n_test, size, seed"),
+        ({"phantoms": 32}, "got phantoms 32"),
         ({"table": "data/table.csv", "image": "data"}, r"'image': (?!did you mean images)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a speed benchmark measures: one case is one module at one size, made ready to run and held against float64."""
+"""The cases of the speed benchmarks: one module at one size, ready to run and checked against float64."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from softfree.models import Block, Encoder, create_model
 from softfree.models.registry import IMAGE_MODELS
 
 Pass = Literal["forward", "training"]
-FLOOR = "products"  # the bare matrix products that a method cannot do without
-INVERSE = "soft inverse"  # SOFT's pseudo-inverse by itself, to be held against the whole of "soft"
-# Largest max|y - reference| / max|reference| that a speed is still reported for.
+FLOOR = "products"  # the bare matrix products, a lower bound of the time
+INVERSE = "soft inverse"  # SOFT's pseudo-inverse by itself, to compare with all of "soft"
+# Largest max|y - reference| / max|reference| for which a speed is reported.
 TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
-CHECKED_TOKENS = 1024  # float64 softmax takes a while
+CHECKED_TOKENS = 1024  # softmax in float64 is slow
 CHECKED_SIDE = 224
 
 
 @dataclass(frozen=True)
 class BenchCase:
-    """One cell of a benchmark.
+    """One case of a benchmark.
 
     Attributes:
         kind: "attention" (one sublayer on tokens, or a whole encoder of ``depth``) or "model" (images to logits).
         method: An attention with its order ("seqnorm gram"), a model's name with its order, a timm name, or "products".
         size: Tokens N, or the side of the image in pixels.
-        precision: "fp32", "bf16" or "fp16"; weights and input are of that type.
+        precision: "fp32", "bf16" or "fp16"; type of weights and input.
         passes: "forward" without gradients, or "training": forward and backward, for models with an AdamW step.
-        batch: Samples.
-        width: C of an attention.
-        heads: H of an attention.
+        batch: Number of samples.
+        width: Features C of an attention.
+        heads: Number of heads H of an attention.
         depth: Blocks of an encoder with this attention; 0 for the sublayer alone.
-        compiled: Through ``torch.compile``.
+        compiled: Use ``torch.compile``.
         device: "cpu" or "cuda".
-        options: Keywords of a model.
+        options: Keyword arguments of a model.
     """
 
     kind: Literal["attention", "model"]
@@ -61,12 +61,12 @@ class BenchCase:
 
     @property
     def type(self) -> torch.dtype:
-        """Of weights and input."""
+        """Type of weights and input."""
         return DTYPES[self.precision]
 
 
 def prepare(case: BenchCase) -> Callable[[], Any]:
-    """Make module and input, and give what runs the case once."""
+    """Create module and input, and return a function that runs the case once."""
     torch.manual_seed(0)
     if case.method == FLOOR:
         return _products(case)
@@ -78,7 +78,7 @@ def prepare(case: BenchCase) -> Callable[[], Any]:
 
 
 def numerical_error(case: BenchCase) -> float:
-    """Compare with the same module in float64, SeqNorm in its literal order, on an input that float64 manages.
+    """Compare with the same module in float64, SeqNorm in its literal order, on a small input.
 
     Returns:
         max|y - reference| / max|reference|; 0 for the bare products and the inverse by itself.
@@ -87,20 +87,20 @@ def numerical_error(case: BenchCase) -> float:
         return 0.0
     torch.manual_seed(0)
     small = replace(case, size=min(case.size, CHECKED_TOKENS if case.kind == "attention" else CHECKED_SIDE), batch=1)
-    narrow = _module(small).to(case.device, case.type).eval()
-    exact = copy.deepcopy(narrow).double().cpu()
-    for part in exact.modules():
-        if isinstance(part, SeqNormAttention):
-            part.order = "literal"
+    module = _module(small).to(case.device, case.type).eval()
+    exact = copy.deepcopy(module).double().cpu()
+    for submodule in exact.modules():
+        if isinstance(submodule, SeqNormAttention):
+            submodule.order = "literal"
     x = _input(small, small.size).to(case.type)
     with torch.no_grad():
         want = _run(replace(small, compiled=False), exact, small.size)(x.double())
-        got = _run(small, narrow, small.size)(x.to(case.device)).double().cpu()
+        got = _run(small, module, small.size)(x.to(case.device)).double().cpu()
     return ((got - want).abs().max() / want.abs().max()).item()
 
 
 def _run(case: BenchCase, module: nn.Module, size: int) -> Callable[[Tensor], Tensor]:
-    """What takes the input; tokens lie on a square grid where their number is a square."""
+    """Return the callable for the input; tokens form a square grid if their number is a square."""
     run: Callable[..., Tensor] = torch.compile(module) if case.compiled else module
     side = math.isqrt(size)
     if case.kind == "model" or side * side != size:
@@ -115,10 +115,10 @@ def _module(case: BenchCase) -> nn.Module:
         return _OnGrid(Encoder.build(case.depth, case.width, case.heads, attention=name, attention_options=options))
     if case.kind == "attention":
         return create_attention(name, case.width, case.heads, **options)
-    given = dict(case.options)
+    model_options = dict(case.options)
     if name in IMAGE_MODELS:
-        checkpointing = given.pop("grad_checkpointing", False)
-        model = create_model(name, img_size=case.size, num_classes=2, attention_options=options, **given)
+        checkpointing = model_options.pop("grad_checkpointing", False)
+        model = create_model(name, img_size=case.size, num_classes=2, attention_options=options, **model_options)
         model.set_grad_checkpointing(checkpointing)
         return model
     import timm
@@ -130,7 +130,7 @@ def _module(case: BenchCase) -> nn.Module:
 
 
 class _OnGrid(nn.Module):
-    """An encoder that is called as an attention is."""
+    """An encoder with the signature of an attention."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -176,32 +176,32 @@ def _step(case: BenchCase, module: nn.Module, run: Callable[[Tensor], Tensor], x
 
 
 def _products(case: BenchCase) -> Callable[[], None]:
-    """The floor: SeqNorm's two products of a sublayer, five with backward; in a model those of all layers."""
+    """Run the lower bound: SeqNorm's two products per sublayer, five with backward; in a model those of all layers."""
     backward = case.passes == "training"
     if case.kind == "attention":
         shapes = [*_encoder_products(case.size, case.width, case.depth, 4 * case.width, backward)] * case.batch
     else:
         shapes = [*_model_products(case, backward)] * case.batch
-    made: dict[tuple[int, ...], Tensor] = {}
+    tensors: dict[tuple[int, ...], Tensor] = {}
 
     def tensor(*shape: int) -> Tensor:
-        if shape not in made:
-            made[shape] = torch.randn(*shape).to(case.device, case.type)
-        return made[shape]
+        if shape not in tensors:
+            tensors[shape] = torch.randn(*shape).to(case.device, case.type)
+        return tensors[shape]
 
-    # A sum over the tokens, as in X^T Y, is told by its long inner side.
-    ready = [(tensor(k, n).t() if k > n else tensor(n, k), tensor(k, m)) for n, m, k in shapes]
+    # A long inner side marks a sum over the tokens, as in X^T Y.
+    operands = [(tensor(k, n).t() if k > n else tensor(n, k), tensor(k, m)) for n, m, k in shapes]
     outs = {(n, m): torch.empty(n, m, device=case.device, dtype=case.type) for n, m, _ in shapes}
 
     def run() -> None:
-        for a, b in ready:
+        for a, b in operands:
             torch.mm(a, b, out=outs[a.shape[0], b.shape[1]])
 
     return run
 
 
 def _inverse(case: BenchCase) -> Callable[[], Any]:
-    """What :class:`SoftAttention` inverts for this input, inverted; with training, backward as well."""
+    """Invert the matrices that :class:`SoftAttention` inverts for this input; with training, also backward."""
     soft = SoftAttention(case.width, case.heads).to(case.device, case.type)
     with torch.no_grad():
         q = soft.split_heads(soft.qkv(_input(case, case.size).to(case.device, case.type))[..., : case.width])
@@ -219,7 +219,7 @@ def _inverse(case: BenchCase) -> Callable[[], Any]:
 
 
 def _attention_products(tokens: int, width: int, backward: bool) -> Iterable[tuple[int, int, int]]:
-    """Sizes (n, m, k) of n x k by k x m: X^T X and X A; then G A^T, X^T G and X S'."""
+    """Yield the sizes (n, m, k) of products n x k by k x m: X^T X and X A; then G A^T, X^T G and X S'."""
     yield width, width, tokens
     yield tokens, width, width
     if backward:
@@ -229,7 +229,7 @@ def _attention_products(tokens: int, width: int, backward: bool) -> Iterable[tup
 
 
 def _model_products(case: BenchCase, backward: bool) -> Iterable[tuple[int, int, int]]:
-    """Patch projection, and in each layer the attention's products and the MLP's two (six with backward)."""
+    """Yield the patch projection, and for each layer the attention's products and the MLP's two (six with backward)."""
     name = dict(case.options)["floor_of"]
     model = create_model(name, img_size=CHECKED_SIDE, num_classes=2)
     width, patch, depth = model.embed_dim, model.patch_size, len(model.blocks)
@@ -244,7 +244,7 @@ def _model_products(case: BenchCase, backward: bool) -> Iterable[tuple[int, int,
 def _encoder_products(
     tokens: int, width: int, depth: int, hidden: int, backward: bool
 ) -> Iterable[tuple[int, int, int]]:
-    """Those of the attention and the MLP's two (six with backward) in each block; of one attention for depth 0."""
+    """Yield the attention's and the MLP's two (six with backward) of each block; of one attention for depth 0."""
     if not depth:
         yield from _attention_products(tokens, width, backward)
     for _ in range(depth):

@@ -1,4 +1,4 @@
-"""``softfree-lab bench edge``: exported models beside softmax and beside PyTorch, all in one run."""
+"""``softfree-lab bench edge``: exported models compared with softmax and with PyTorch, all in one run."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from softfree_lab.bench.edge_files import TOLERANCES, EdgeFiles, read_calibratio
 from softfree_lab.bench.edge_report import clock_of, edge_tables, plot_edge, with_ratios
 from softfree_lab.bench.measure import Budget, predicted_seconds, run_group
 from softfree_lab.bench.options import EdgeBenchOptions
-from softfree_lab.records import log, write_record
+from softfree_lab.records import to_stderr, write_record
 
 FIELDS = ("method", "runtime", "precision", "threads", "size", "status", "reason", "error")
 MEASURED = ("ms", "ms_low", "ms_high", "cpu_ms", "runs", "peak_mib", "file_mb", "joules")
 
 
-def bench_edge(options: EdgeBenchOptions, tell: Callable[[str], None] = log) -> str:
-    """Export, hold against PyTorch, and time; write the files after each side and give the tables as Markdown.
+def bench_edge(options: EdgeBenchOptions, log: Callable[[str], None] = to_stderr) -> str:
+    """Export, verify against PyTorch, and measure; write the files after each side and return the tables as Markdown.
 
     Raises:
         UserError: An unknown method, or calibration images that cannot be read.
     """
     for method in options.methods:
         attention_of(method)
-    images, about = read_calibration(options.images, options.calibration_count)
+    images, description = read_calibration(options.images, options.calibration_count)
     if "int8" in options.precisions:
-        tell(about)
+        log(description)
     budget = Budget(options.seconds, options.limit)
     rows: list[dict[str, object]] = []
     text = ""
     with TemporaryDirectory() as folder:
-        files = EdgeFiles(Path(folder), images, tell)
+        files = EdgeFiles(Path(folder), images, log)
         for threads in _threads(options):
             for side in sorted(options.sides):
-                tell(f"side {side}, {threads} threads")
+                log(f"side {side}, {threads} threads")
                 rows += _measure_side(_cases(options, side, threads), files, budget, rows)
                 text = _write(pd.DataFrame(rows), options)
     return text
@@ -68,9 +68,9 @@ def _cases(options: EdgeBenchOptions, side: int, threads: int) -> list[EdgeCase]
 def _measure_side(
     cases: Sequence[EdgeCase], files: EdgeFiles, budget: Budget, before: list[dict[str, object]]
 ) -> list[dict[str, object]]:
-    """Run the cases of one side and number of threads in turn, as :func:`~softfree_lab.bench.measure.measure` does."""
+    """Run the cases of one side and number of threads in turn, like :func:`~softfree_lab.bench.measure.measure`."""
 
-    def checked(case: EdgeCase) -> tuple[EdgeCase, float]:
+    def check(case: EdgeCase) -> tuple[EdgeCase, float]:
         case = replace(case, file=files.file(case))
         return case, files.difference(case)
 
@@ -78,8 +78,8 @@ def _measure_side(
         cases,
         budget,
         together=sum(map(estimated_bytes, cases)) < available_or_assumed() / 2,
-        why_not=lambda case: _reason_to_skip(case, budget, before),
-        checked=checked,
+        skip_reason=lambda case: _reason_to_skip(case, budget, before),
+        check=check,
         start=EdgeWorker,
         reference="PyTorch",
         tolerances=TOLERANCES,
@@ -90,19 +90,19 @@ def _measure_side(
 def _reason_to_skip(case: EdgeCase, budget: Budget, before: list[dict[str, object]]) -> str:
     need, have = estimated_bytes(case), available_or_assumed()
     if need > 0.6 * have:
-        return f"needs about {need / 2**30:.1f} GiB, {have / 2**30:.1f} are free"
-    same = ("method", "runtime", "precision", "threads")
-    smaller = [row for row in before if all(row[name] == getattr(case, name) for name in same)]
+        return f"needs about {need / 2**30:.1f} GiB, but {have / 2**30:.1f} are free"
+    fields = ("method", "runtime", "precision", "threads")
+    smaller = [row for row in before if all(row[name] == getattr(case, name) for name in fields)]
     if smaller and smaller[-1]["status"] == "skipped":
-        return "left out at a smaller side already"
+        return "already skipped at a smaller side"
     clock = clock_of(case.threads)
     done = [(float(str(row["size"])), float(str(row[clock])) / 1e3) for row in smaller if row["status"] == "ok"]
     seconds = predicted_seconds(done, case.size)
-    return f"would take about {seconds:.0f} s a run" if seconds > budget.limit else ""
+    return f"would take about {seconds:.0f} s per run" if seconds > budget.limit else ""
 
 
 def estimated_bytes(case: EdgeCase) -> float:
-    """Say generously what a case holds: its weights as file and as tensors, pixels, and the widest of its tensors."""
+    """Estimate generously the memory of a case: weights as file and as tensors, pixels, and the largest activations."""
     model = make_model(case.method, case.model)
     block = cast(Block, model.blocks[0])
     tokens = (case.size / model.patch_size) ** 2
@@ -118,9 +118,9 @@ def _write(rows: pd.DataFrame, options: EdgeBenchOptions) -> str:
     text = edge_tables(rows, f"{title}; {machine}.")
     if options.out is None:
         return text
-    stated = vars(options) | {"images": options.images and "a folder of images"}
+    recorded = vars(options) | {"images": options.images and "a folder of images"}
     libraries = ("onnx", "onnxruntime")
-    write_record(options.out / "edge.csv", rows, stated, machine=machine, text=text, libraries=libraries)
+    write_record(options.out / "edge.csv", rows, recorded, machine=machine, text=text, libraries=libraries)
     if (rows["status"] == "ok").any():
         plot_edge(options.out / "edge.png", rows, f"{title}\n{machine}")
     return text

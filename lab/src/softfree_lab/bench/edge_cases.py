@@ -1,4 +1,4 @@
-"""The cases of ``softfree-lab bench edge``: a model of random weights in one runtime, measured in its own process."""
+"""The cases of ``softfree-lab bench edge``: a model with random weights in one runtime, in its own process."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from softfree_runtime.core.telemetry import import_openvino
 from softfree_runtime.session import open_session
 
 PYTORCH = "pytorch"
-STANDARD = "standard"  # the operator of ONNX, where onnxruntime has a better one of its own
+STANDARD = "standard"  # ONNX's own operator instead of onnxruntime's faster one
 
 
 @dataclass(frozen=True)
 class EdgeCase(BenchCase):
-    """One cell: ``method`` is an attention, perhaps with an activation or "standard"; ``size`` the side in pixels.
+    """One case: ``method`` is an attention, possibly with an activation or "standard"; ``size`` the side in pixels.
 
     Attributes:
-        model: What follows ``_vit_`` in the names of softfree's models.
+        model: Size and patch, the part after ``_vit_`` in the names of softfree's models.
         runtime: "pytorch", "onnxruntime" or "openvino".
-        threads: Of the runtime.
-        file: What the runtime opens; None for PyTorch.
+        threads: Threads of the runtime.
+        file: The exported file; None for PyTorch.
     """
 
     model: str = "small_patch16"
@@ -46,19 +46,19 @@ class EdgeCase(BenchCase):
 
 
 def attention_of(method: str) -> tuple[str, dict[str, str]]:
-    """Take a method apart: its attention, and the keywords of the model.
+    """Split a method into its attention and the keyword arguments of the model.
 
     Raises:
-        UserError: An unknown attention, or what is neither an activation nor "standard" after it.
+        UserError: An unknown attention, or one followed by neither an activation nor "standard".
     """
-    name, _, more = method.partition(" ")
+    name, _, suffix = method.partition(" ")
     if name not in ATTENTIONS:
         raise unknown_name("method", name, ATTENTIONS)
-    if more in ("", STANDARD) and not (more and name != "softmax"):
+    if suffix in ("", STANDARD) and not (suffix and name != "softmax"):
         return name, {}
-    if more not in ACTS:
-        raise UserError(f"Got the method {method!r}: expected an attention, then perhaps one of {', '.join(ACTS)}.")
-    return name, {"act": more}
+    if suffix not in ACTS:
+        raise UserError(f"Got the method {method!r}: expected an attention, then optionally one of {', '.join(ACTS)}.")
+    return name, {"act": suffix}
 
 
 @lru_cache
@@ -95,47 +95,47 @@ def _in_torch(model: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _in_openvino(file: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
-    # bfloat16 is the default where a processor has it.
+    # bfloat16 is the default if the processor supports it.
     hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(threads)}
     compiled = import_openvino().Core().compile_model(file, "CPU", hints)
     return lambda pixels: np.asarray(compiled(pixels)[0])
 
 
 class EdgeWorker(Worker):
-    """A case in a process of its own.
+    """A case that runs in its own process.
 
     Attributes:
-        beside: For each run the joules of an inference (NaN without counters) and its milliseconds of processor time.
+        costs: Joules (NaN without counters) and milliseconds of processor time per inference, for each run.
     """
 
     def __init__(self, case: EdgeCase) -> None:
         super().__init__(case, case.threads, make_step, energy_clock)
         self.edge = case
-        self.beside: list[tuple[float, float]] = []
+        self.costs: list[tuple[float, float]] = []
 
     def run(self) -> float:
-        """Run once more, in seconds."""
-        answer = self.measured()
-        self.beside.append((answer["joules"], answer["cpu_ms"]))
-        return answer["seconds"]
+        """Run once more and return the seconds."""
+        measured = self.measured()
+        self.costs.append((measured["joules"], measured["cpu_ms"]))
+        return measured["seconds"]
 
     def more(self) -> dict[str, object]:
-        """Size of the file in MB, joules and milliseconds of processor time."""
-        spent, cpu_ms = np.median(self.beside, axis=0).tolist()
+        """Return the size of the file in MB, joules and milliseconds of processor time."""
+        spent, cpu_ms = np.median(self.costs, axis=0).tolist()
         file = self.edge.file
         return {"file_mb": None if file is None else file.stat().st_size / 1e6, "joules": spent, "cpu_ms": cpu_ms}
 
 
 def energy_clock(step: Step, case: BenchCase, times: int) -> dict[str, float]:
-    """Measure the seconds of one of ``times`` steps, its joules and its milliseconds of processor time."""
+    """Measure the seconds, joules and milliseconds of processor time per step, over ``times`` steps."""
     started = time.process_time()
     with joules() as spent:
-        found = wall_clock(step, case, times)
-    return found | {"joules": spent() / times, "cpu_ms": 1e3 * (time.process_time() - started) / times}
+        seconds = wall_clock(step, case, times)
+    return seconds | {"joules": spent() / times, "cpu_ms": 1e3 * (time.process_time() - started) / times}
 
 
 def make_step(case: EdgeCase) -> Step:
-    """Open a case, and give what runs it once."""
+    """Open a case, and return a function that runs it once."""
     logits, pixels = open_case(case), make_pixels(case.size)
     return lambda: logits(pixels)
 
@@ -144,18 +144,18 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 def packages(folder: Path = POWERCAP) -> list[Path]:
-    """Find the counters of whole processors that may be read; their parts have a second number in the name."""
-    found = [one for one in sorted(folder.glob("intel-rapl:*")) if one.name.count(":") == 1]
-    return [one for one in found if _read(one / "energy_uj") is not None]
+    """Find the readable counters of whole processors; those of their components have a second number in the name."""
+    counters = [path for path in sorted(folder.glob("intel-rapl:*")) if path.name.count(":") == 1]
+    return [path for path in counters if _read(path / "energy_uj") is not None]
 
 
 @contextmanager
 def joules(folder: Path = POWERCAP) -> Iterator[Callable[[], float]]:
-    """Measure a block: the function that it gives says afterwards how many joules all processors took.
+    """Measure the energy of a block: the function that it yields returns the joules of all processors afterwards.
 
     NaN without counters. The number includes everything else that runs on the machine.
     """
-    before = {one: _read(one / "energy_uj") for one in packages(folder)}
+    before = {path: _read(path / "energy_uj") for path in packages(folder)}
     spent = math.nan
 
     def total() -> float:
@@ -163,14 +163,14 @@ def joules(folder: Path = POWERCAP) -> Iterator[Callable[[], float]]:
 
     yield total
     if before:
-        spent = sum(_difference(one, value) for one, value in before.items()) / 1e6
+        spent = sum(_difference(path, value) for path, value in before.items()) / 1e6
 
 
 def _difference(package: Path, before: int | None) -> float:
     after = _read(package / "energy_uj")
     if before is None or after is None:
         return math.nan
-    if after < before:  # the counter began again
+    if after < before:  # the counter wrapped around
         after += _read(package / "max_energy_range_uj") or 0
     return after - before
 

@@ -1,4 +1,4 @@
-"""The files that ``softfree-lab bench edge`` runs: each exported once, as a run is, and compared with PyTorch."""
+"""The files that ``softfree-lab bench edge`` runs: each exported once, like a run, and compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from softfree_runtime.preprocessing.image import NumpyImagePreprocessing
 from softfree_runtime.readers import DecodedImage
 
 CALIBRATION_SIDE = 224
-# Largest difference of a logit from PyTorch's, over the largest logit; float32 as `softfree export` demands it.
+# Largest difference of a logit from PyTorch's, relative to the largest logit; float32 as in `softfree export`.
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.5}
-CHECKED_SIDE = 512  # pixels; softmax in PyTorch takes long at more
+CHECKED_SIDE = 512  # pixels; softmax in PyTorch is slow beyond that
 
 
 class EdgeFiles:
-    """EdgeFiles by method, precision and runtime, made when they are asked for.
+    """Exported files by method, precision and runtime, each written when it is first needed.
 
     Args:
-        folder: Where they lie.
-        calibration: Images that show the ranges of integers.
-        tell: Called with a line for each graph.
+        folder: Folder of the files.
+        calibration: Images that determine the ranges of int8.
+        log: Called with one line per graph.
     """
 
-    def __init__(self, folder: Path, calibration: Sequence[Sample], tell: Callable[[str], None]) -> None:
-        self.folder, self.calibration, self.tell = folder, calibration, tell
+    def __init__(self, folder: Path, calibration: Sequence[Sample], log: Callable[[str], None]) -> None:
+        self.folder, self.calibration, self.log = folder, calibration, log
         self._graphs: dict[tuple[str, str, int | None], Graph] = {}
         self._checked: dict[tuple[Path, int], float] = {}
 
     def file(self, case: EdgeCase) -> Path | None:
-        """Make the file of a case; None for PyTorch, which has none."""
+        """Write the file of a case and return its path; None for PyTorch."""
         if case.runtime == PYTORCH:
             return None
         name, graph = self._graph(case)
@@ -61,25 +61,25 @@ class EdgeFiles:
             heads = cast(Block, make_model(case.method, case.model).blocks[0]).attn.num_heads
             graph = replace(graph, proto=with_fused_attention(graph.proto, heads))
         if case.precision != "fp32":
-            graph = replace(graph, proto=self._narrowed(graph, case.precision))
+            graph = replace(graph, proto=self._reduced(graph, case.precision))
         onnx.save_model(equalize_ranks(graph.proto) if case.runtime == "openvino" else graph.proto, path)
         return path
 
     def _graph(self, case: EdgeCase) -> tuple[str, Graph]:
-        """Export a method: once for all sides where the graph takes any, and for each order of SeqNorm."""
+        """Export a method: once for all sides if the graph takes any, and once per order of SeqNorm."""
         method = case.method.removesuffix(f" {STANDARD}")
         model = make_model(method, case.model)
         order = _order(model, case.size)
-        for known in (None, case.size):
-            if (method, order, known) in self._graphs:
-                return _file_name(method, order, known), self._graphs[method, order, known]
-        self.tell(f"exporting {method} {order}".rstrip())
+        for side in (None, case.size):
+            if (method, order, side) in self._graphs:
+                return _file_name(method, order, side), self._graphs[method, order, side]
+        self.log(f"exporting {method} {order}".rstrip())
         graph = make_graph(model, 3, case.size)
         side = None if graph.size is None else case.size
         self._graphs[method, order, side] = graph
         return _file_name(method, order, side), graph
 
-    def _narrowed(self, graph: Graph, precision: str) -> onnx.ModelProto:
+    def _reduced(self, graph: Graph, precision: str) -> onnx.ModelProto:
         if precision == "fp16":
             return to_float16(graph.proto, graph.float16_nodes)
         side = graph.size[0] if graph.size else CALIBRATION_SIDE
@@ -89,15 +89,15 @@ class EdgeFiles:
         return quantize_static(graph, source, (sample.load(prepare)[None] for sample in self.calibration))
 
     def difference(self, case: EdgeCase) -> float:
-        """Compare with PyTorch in float32 on noise: the largest difference of a logit over the largest logit."""
+        """Return the largest difference of a logit from PyTorch in float32, relative to the largest logit, on noise."""
         if case.file is None:
             return 0.0
         side = case.size if has_fixed_size(make_model(case.method, case.model)) else min(case.size, CHECKED_SIDE)
         if (case.file, side) not in self._checked:
             pixels = make_pixels(side)
             want = open_case(replace(case, runtime=PYTORCH))(pixels)
-            found = np.abs(open_case(case)(pixels) - want).max() / np.abs(want).max()
-            self._checked[case.file, side] = float(found)
+            difference = np.abs(open_case(case)(pixels) - want).max() / np.abs(want).max()
+            self._checked[case.file, side] = float(difference)
         return self._checked[case.file, side]
 
 
@@ -106,11 +106,11 @@ def _preprocessing(side: int) -> NumpyImagePreprocessing:
 
 
 def _file_name(method: str, order: str, side: int | None) -> str:
-    return "_".join([*method.split(), *(str(part) for part in (order, side) if part)])
+    return "_".join([*method.split(), *(str(value) for value in (order, side) if value)])
 
 
 def _order(model: VisionTransformer, side: int) -> str:
-    """Name the order of SeqNorm that a graph for this side has; empty for other attentions."""
+    """Return the order of SeqNorm that a graph for this side uses; empty for other attentions."""
     attention = cast(Block, model.blocks[0]).attn
     if not isinstance(attention, SeqNormAttention):
         return ""
@@ -119,13 +119,13 @@ def _order(model: VisionTransformer, side: int) -> str:
 
 
 def read_calibration(images: Path | None, count: int) -> tuple[list[Sample], str]:
-    """Read images that show the ranges of integers: given ones, taken evenly, or computed test blocks.
+    """Read the calibration images for int8: an even selection of ``images``, or computed test blocks.
 
     Returns:
-        The images, and a line that says what they are.
+        The images, and a line that describes them.
 
     Raises:
-        UserError: Nothing there that can be read.
+        UserError: None of the images can be read.
     """
     if images is not None:
         sources = [Sample(source, frame) for _, source, frame in find_inputs([images], None)]
@@ -144,53 +144,53 @@ DOMAIN = "com.microsoft"
 
 
 def with_fused_attention(proto: onnx.ModelProto, heads: int) -> onnx.ModelProto:
-    """Return a copy in which each ``Attention`` of ONNX is a ``MultiHeadAttention`` of onnxruntime.
+    """Return a copy in which each ``Attention`` of ONNX is replaced by a ``MultiHeadAttention`` of onnxruntime.
 
-    That operator takes Q, K and V as (B, N, C), so that the transposes of the heads go as well, and computes blocks of
-    the scores at a time (Dao et al. 2022, arXiv:2205.14135), where onnxruntime's kernel for ONNX's operator writes all
+    That operator takes Q, K and V as (B, N, C), which makes the transposes of the heads unnecessary, and computes the
+    scores in blocks (Dao et al. 2022, arXiv:2205.14135), whereas onnxruntime's kernel for ONNX's operator stores all
     N x N of them.
 
     Args:
         proto: A graph of softfree's softmax models: each operand is a Reshape, then a Transpose of (B, N, C).
-        heads: H.
+        heads: Number of heads.
     """
     changed = onnx.ModelProto()
     changed.CopyFrom(proto)
     graph = changed.graph
-    made_by = {name: node for node in graph.node for name in node.output}
-    taken_by = {name: node for node in graph.node for name in node.input}
+    producer = {name: node for node in graph.node for name in node.output}
+    consumer = {name: node for node in graph.node for name in node.input}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.op_type != "Attention":
             nodes.append(node)
             continue
-        plain = [made_by[made_by[name].input[0]].input[0] for name in node.input[:3]]
-        last = taken_by[taken_by[node.output[0]].output[0]]
+        plain = [producer[producer[name].input[0]].input[0] for name in node.input[:3]]
+        last = consumer[consumer[node.output[0]].output[0]]
         fused = helper.make_node(
             "MultiHeadAttention", plain, [last.output[0]], node.name, domain=DOMAIN, num_heads=heads
         )
         nodes.append(fused)
     del graph.node[:]
-    graph.node.extend(_needed(nodes, {one.name for one in graph.output}))
+    graph.node.extend(_needed(nodes, {output.name for output in graph.output}))
     used = {name for node in graph.node for name in node.input}
-    stored = [one for one in graph.initializer if one.name in used]
+    initializers = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
-    graph.initializer.extend(stored)
+    graph.initializer.extend(initializers)
     changed.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     return changed
 
 
 def _needed(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
-    """Leave out nodes whose results nobody takes, and those that make what is taken twice."""
-    kept: list[onnx.NodeProto] = []
-    made: set[str] = set()
-    for node in nodes:  # the fused operator comes first, and has the name of the reshape that follows
-        if not made & set(node.output):
-            kept.append(node)
-            made |= set(node.output)
-    found: list[onnx.NodeProto] = []
-    for node in reversed(kept):
+    """Remove nodes whose results are unused, and nodes whose results another node already produces."""
+    unique: list[onnx.NodeProto] = []
+    produced: set[str] = set()
+    for node in nodes:  # the fused operator comes first; its output has the name of the following reshape's
+        if not produced & set(node.output):
+            unique.append(node)
+            produced |= set(node.output)
+    needed: list[onnx.NodeProto] = []
+    for node in reversed(unique):
         if wanted & set(node.output):
-            found.append(node)
+            needed.append(node)
             wanted = wanted | set(node.input)
-    return found[::-1]
+    return needed[::-1]

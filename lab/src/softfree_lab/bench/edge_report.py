@@ -18,30 +18,30 @@ from softfree_runtime.core.files import replacing
 
 KEY = ["method", "runtime", "precision", "threads", "size"]
 NOTE = (
-    "Softmax is onnxruntime's own fused MultiHeadAttention; \"softmax standard\" is ONNX's operator Attention. Ratios "
-    "with one thread are of processor time, which other work on the machine disturbs less; with more of latency."
+    "Softmax is onnxruntime's own fused MultiHeadAttention; \"softmax standard\" is ONNX's operator Attention. With "
+    "one thread, ratios are of processor time, which other work on the machine disturbs less; with more, of latency."
 )
-# Title, column, digits.
+# Title, column, number of digits.
 SHOWN = (
     ("Latency, milliseconds (median)", "ms", 0),
     ("Processor time, milliseconds (median)", "cpu_ms", 0),
-    ("Times as fast as softmax in the same runtime and precision", "over_softmax", 2),
-    ("Times as fast as PyTorch in float32 with as many threads", "over_pytorch", 2),
-    ("Times as fast as float32 in the same runtime", "over_float32", 2),
-    ("Peak memory, MiB, of weights, input, runtime and run", "peak_mib", 0),
-    ("Peak memory over that of softmax", "memory_to_softmax", 2),
-    ("Energy of an inference, joules, of all processors", "joules", 2),
-    ("Largest difference of a logit from PyTorch's, over the largest logit", "error", 6),
+    ("Speed relative to softmax in the same runtime and precision", "over_softmax", 2),
+    ("Speed relative to PyTorch in float32 with as many threads", "over_pytorch", 2),
+    ("Speed relative to float32 in the same runtime", "over_float32", 2),
+    ("Peak memory, MiB (weights, input, runtime and run)", "peak_mib", 0),
+    ("Peak memory relative to softmax", "memory_to_softmax", 2),
+    ("Energy per inference, joules (all processors)", "joules", 2),
+    ("Largest difference of a logit from PyTorch's, relative to the largest logit", "error", 6),
 )
 
 
 def clock_of(threads: int) -> str:
-    """Name the time that ratios are made of: with one thread the processor's, which other work disturbs less."""
+    """Return the time that ratios use: processor time with one thread, which other work disturbs less, else latency."""
     return "cpu_ms" if threads == 1 else "ms"
 
 
 def with_ratios(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add how many times as fast each row is as softmax, as PyTorch and as float32, and its memory over softmax's."""
+    """Add the speed of each row relative to softmax, to PyTorch and to float32, and its memory relative to softmax."""
     counted = rows["cpu_ms"].where(rows["threads"].map(clock_of) == "cpu_ms", rows["ms"]).astype(float)
     timed = rows.assign(counted=counted)
     return rows.assign(
@@ -53,43 +53,43 @@ def with_ratios(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of(rows: pd.DataFrame, other: dict[str, str], name: str) -> pd.Series:
-    """Return a column of the row that each row is compared with; NaN where there is none."""
-    wanted = pd.MultiIndex.from_frame(rows[KEY].assign(**other))
-    found = rows.set_index(KEY)[name].astype(float).reindex(wanted)
-    return pd.Series(found.to_numpy(), index=rows.index)
+    """Return a column of the row that each row is compared with; NaN if there is none."""
+    keys = pd.MultiIndex.from_frame(rows[KEY].assign(**other))
+    values = rows.set_index(KEY)[name].astype(float).reindex(keys)
+    return pd.Series(values.to_numpy(), index=rows.index)
 
 
 def edge_tables(rows: pd.DataFrame, title: str) -> str:
-    """Write all tables that have a number, a row for each method, and what was left out and why."""
+    """Lay out all tables that have a number, one row per method, and the skipped cases with their reasons."""
     parts = [title + "\n", NOTE + "\n"]
     for heading, name, digits in SHOWN:
         if rows[name].notna().any():
             parts += [f"{heading}:\n", _by_side(rows, name, digits)]
         elif name == "joules":
-            parts += ["Energy: this machine has no counters that can be read (/sys/class/powercap/intel-rapl:*).\n"]
+            parts += ["Energy: this machine has no readable counters (/sys/class/powercap/intel-rapl:*).\n"]
     files = rows.dropna(subset="file_mb").drop_duplicates(["method", "runtime", "precision"])
     if len(files):
-        kept = [(row.method, row.runtime, row.precision, f"{row.file_mb:.1f}") for row in files.itertuples()]
-        parts += ["Files, MB:\n", markdown_table(("method", "runtime", "precision", "MB"), kept)]
-    left = rows[rows["status"] != "ok"]
-    if len(left):
+        sizes = [(row.method, row.runtime, row.precision, f"{row.file_mb:.1f}") for row in files.itertuples()]
+        parts += ["Files, MB:\n", markdown_table(("method", "runtime", "precision", "MB"), sizes)]
+    skipped = rows[rows["status"] != "ok"]
+    if len(skipped):
         names = [*KEY, "status", "reason"]
-        parts += ["Not measured:\n", markdown_table(names, left[names].to_numpy().tolist())]
+        parts += ["Not measured:\n", markdown_table(names, skipped[names].to_numpy().tolist())]
     return "\n".join(parts)
 
 
 def _by_side(rows: pd.DataFrame, name: str, digits: int) -> str:
     sides = sorted(rows["size"].unique())
     lines = []
-    for key, part in rows.groupby(KEY[:-1], sort=False):
-        cells = part.set_index("size")[name].reindex(sides)
+    for key, group in rows.groupby(KEY[:-1], sort=False):
+        cells = group.set_index("size")[name].reindex(sides)
         if cells.notna().any():
             lines.append([*key, *("" if pd.isna(cell) else f"{cell:,.{digits}f}" for cell in cells)])
     return markdown_table((*KEY[:-1], *(f"{side:,}" for side in sides)), lines)
 
 
 def plot_edge(path: Path, rows: pd.DataFrame, title: str) -> None:
-    """Draw a row of panels for each number of threads, runtime and precision; PyTorch is dotted beside float32."""
+    """Draw one row of panels per number of threads, runtime and precision; PyTorch is dotted, next to float32."""
     done = rows[rows["status"] == "ok"]
     groups = list(done[done["runtime"] != PYTORCH].groupby(["threads", "runtime", "precision"], sort=False))
     if not groups:
@@ -98,19 +98,19 @@ def plot_edge(path: Path, rows: pd.DataFrame, title: str) -> None:
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(10, 1.3 + 3.2 * len(groups)), layout="constrained")
         axes = figure.subplots(len(groups), 2, squeeze=False, sharex=True)
-        for ((threads, runtime, precision), part), pair in zip(groups, axes, strict=True):
+        for ((threads, runtime, precision), group), pair in zip(groups, axes, strict=True):
             own = done[(done["runtime"] == PYTORCH) & (done["threads"] == threads)]
             clock = clock_of(cast(int, threads))
-            for one, name in zip(pair, (clock, "peak_mib"), strict=True):
-                _draw(one, part, name, colors, "-")
+            for panel, name in zip(pair, (clock, "peak_mib"), strict=True):
+                _draw(panel, group, name, colors, "-")
                 if precision == "fp32":
-                    _draw(one, own, name, colors, ":")
-                logarithmic(one, sorted(done["size"].unique()))
+                    _draw(panel, own, name, colors, ":")
+                logarithmic(panel, sorted(done["size"].unique()))
             pair[0].set_title(f"{runtime}, {precision}, {threads} thread{'s' * (threads != 1)}", loc="left")
             pair[0].set_ylabel("latency, ms" if clock == "ms" else "processor time, ms")
             pair[1].set_ylabel("peak memory, MiB")
-        for one in axes[-1]:
-            one.set_xlabel("side of the image, pixels")
+        for panel in axes[-1]:
+            panel.set_xlabel("side of the image, pixels")
         handles = [Line2D([], [], color=color, marker="o", markersize=3.5) for color in colors.values()]
         labels = [str(method) for method in colors]
         if (done["runtime"] == PYTORCH).any():

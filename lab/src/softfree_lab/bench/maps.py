@@ -1,6 +1,6 @@
-"""``softfree-lab bench maps``: what maps of a prediction cost, in forward passes of the same model in the same run.
+"""``softfree-lab bench maps``: the cost of saliency maps, relative to a forward pass of the same model in the same run.
 
-The time is the processor's, of the whole map as ``softfree explain`` computes it, the answer of the model included.
+The time is processor time of the whole map as ``softfree explain`` computes it, including the prediction.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from softfree_lab.bench.measure import Budget, estimated_bytes, predicted_second
 from softfree_lab.bench.options import MapBenchOptions
 from softfree_lab.bench.stream import NoiseRows
 from softfree_lab.bench.worker import Step, Worker
-from softfree_lab.records import log, markdown_table, write_record
+from softfree_lab.records import markdown_table, to_stderr, write_record
 from softfree_runtime.core.errors import UserError
 
 FORWARD = "forward pass"
@@ -40,12 +40,12 @@ MEASURED = ("cpu_ms", "cpu_ms_low", "cpu_ms_high", "runs", "to_forward", "peak_m
 
 @dataclass(frozen=True)
 class MapCase(BenchCase):
-    """One cell: ``method`` is a map or the forward pass, ``size`` the side in pixels.
+    """One case: ``method`` is a map or the forward pass, ``size`` the side in pixels.
 
     Attributes:
-        model: A name of softfree's models.
+        model: Name of a softfree model.
         way: "in memory" or "stream".
-        store: "ram", or the folder where a stream's tokens wait.
+        store: "ram", or the folder for the tokens of a streamed image.
     """
 
     model: str = ""
@@ -53,11 +53,11 @@ class MapCase(BenchCase):
     store: str | Path = "ram"
 
 
-def bench_maps(options: MapBenchOptions, tell: Callable[[str], None] = log) -> str:
-    """Time maps and forward passes in turn; write the files after each side and give the table as Markdown.
+def bench_maps(options: MapBenchOptions, log: Callable[[str], None] = to_stderr) -> str:
+    """Measure maps and forward passes in turn; write the files after each side and return the table as Markdown.
 
     Raises:
-        UserError: An unknown method or model, or a model that takes no images.
+        UserError: An unknown method or model, or a model that does not take images.
     """
     methods = [FORWARD, *map(known_method, options.methods)]
     model, precision, store = options.model, options.precision, options.token_store or "ram"
@@ -66,7 +66,7 @@ def bench_maps(options: MapBenchOptions, tell: Callable[[str], None] = log) -> s
     rows: list[dict[str, object]] = []
     text = ""
     for way, side in [*sizes, *(("stream", side) for side in sorted(options.streamed_sides))]:
-        tell(f"{way}, {side} x {side}")
+        log(f"{way}, {side} x {side}")
         cases = [MapCase("model", method, side, precision, model=model, way=way, store=store) for method in methods]
         rows += _measure_side(cases, options, rows)
         text = _write(pd.DataFrame(rows, columns=[*FIELDS, *MEASURED]), options)
@@ -81,8 +81,8 @@ def _measure_side(
         cases,
         budget,
         together=sum(map(_bytes, cases)) < 0.7 * available_or_assumed(),
-        why_not=lambda case: _reason_to_skip(case, budget, before),
-        checked=lambda case: (case, numerical_error(case)),
+        skip_reason=lambda case: _reason_to_skip(case, budget, before),
+        check=lambda case: (case, numerical_error(case)),
         start=lambda case: Worker(case, budget.threads, make_step, processor_clock),
         reference="float64",
         tolerances=TOLERANCES,
@@ -93,7 +93,7 @@ def _measure_side(
 
 
 def _with_ratios(rows: list[dict[str, object]], tokens: int) -> list[dict[str, object]]:
-    """Keep what is written of the rows of a side, and add the ratio to the forward pass."""
+    """Select the recorded columns of a side, and add the time relative to the forward pass."""
     times = {str(row["method"]): float(str(row["ms"])) for row in rows if row["status"] == "ok"}
     for row in rows:
         row["tokens"] = tokens
@@ -104,28 +104,28 @@ def _with_ratios(rows: list[dict[str, object]], tokens: int) -> list[dict[str, o
 
 
 def _bytes(case: MapCase) -> float:
-    """Say generously what a case holds beside its libraries: a pass or a training step, the tokens of all layers."""
+    """Estimate generously the memory of a case besides its libraries: a pass or training step, and all tokens."""
     model = make_model(case)
     passes: Pass = "training" if case.method in ("gradient", "integrated") else "forward"
     side = case.size if case.way == "in memory" else min(case.size, 1024)
-    held = estimated_bytes(replace(case, kind="model", method=case.model, size=side, passes=passes)) - PROCESS
+    step_bytes = estimated_bytes(replace(case, kind="model", method=case.model, size=side, passes=passes)) - PROCESS
     if case.way == "stream" and case.store != "ram":
-        return held
-    return held + 4 * (len(model.blocks) + 1) * model.embed_dim * (case.size / model.patch_size) ** 2
+        return step_bytes
+    return step_bytes + 4 * (len(model.blocks) + 1) * model.embed_dim * (case.size / model.patch_size) ** 2
 
 
 def _reason_to_skip(case: MapCase, budget: Budget, before: list[dict[str, object]]) -> str:
     need, have = _bytes(case), available_or_assumed()
     if need > 0.9 * have:
-        return f"needs about {need / 2**30:.1f} GiB, {have / 2**30:.1f} are free"
+        return f"needs about {need / 2**30:.1f} GiB, but {have / 2**30:.1f} are free"
     smaller = [row for row in before if (row["method"], row["way"]) == (case.method, case.way)]
     done = [(float(str(row["size"])), float(str(row["cpu_ms"])) / 1e3) for row in smaller if row["status"] == "ok"]
     seconds = predicted_seconds(done, case.size)
-    return f"would take about {seconds:.0f} s a run" if seconds > budget.limit else ""
+    return f"would take about {seconds:.0f} s per run" if seconds > budget.limit else ""
 
 
 def make_model(case: MapCase) -> VisionTransformer:
-    """Make the model: the same random weights in every process."""
+    """Create the model, with the same random weights in every process."""
     torch.manual_seed(0)
     model = create_model(case.model, num_classes=2, pos="sincos") if "_vit_" in case.model else None
     if not isinstance(model, VisionTransformer):
@@ -134,7 +134,7 @@ def make_model(case: MapCase) -> VisionTransformer:
 
 
 def numerical_error(case: MapCase) -> float:
-    """Compare the map, or the logits, of a small image with those in memory and in float64."""
+    """Compare the map or logits of a small image with those computed in memory and in float64."""
     small = replace(case, size=min(case.size, CHECKED_SIDE))
     model = make_model(small)
     image = NoiseRows(small.size, model.in_chans)
@@ -144,7 +144,7 @@ def numerical_error(case: MapCase) -> float:
 
 
 def make_step(case: MapCase) -> Step:
-    """Make the model and an image of noise, and give what computes the map once."""
+    """Create the model and an image of noise, and return a function that computes the map once."""
     model = make_model(case)
     image = NoiseRows(case.size, model.in_chans)
     whole = image if case.way == "stream" else image.read(0, case.size)
@@ -152,7 +152,7 @@ def make_step(case: MapCase) -> Step:
 
 
 def compute(case: MapCase, model: VisionTransformer, image: Rows | torch.Tensor) -> np.ndarray:
-    """Return the values of the map, or of a forward pass the logits."""
+    """Return the values of the map, or the logits of a forward pass."""
     with products_in(case.precision):
         if case.way == "stream":
             streaming = Streaming(case.store)
@@ -169,7 +169,7 @@ def compute(case: MapCase, model: VisionTransformer, image: Rows | torch.Tensor)
 
 
 def processor_clock(step: Step, case: BenchCase, times: int) -> dict[str, float]:
-    """Measure the processor's seconds of one of ``times`` steps, which other work on the machine disturbs less."""
+    """Measure processor seconds per step, which other load on the machine disturbs less than wall-clock time."""
     started = time.process_time()
     for _ in range(times):
         step()
@@ -181,13 +181,13 @@ def _write(rows: pd.DataFrame, options: MapBenchOptions) -> str:
     title = f"{options.model}, random weights, one image of noise, precision {options.precision}; {machine}."
     text = f"{title}\n\n{_table(rows)}"
     if options.out is not None:
-        stated = vars(options) | {"token_store": options.token_store and "a folder on a disk"}
-        write_record(options.out / "maps.csv", rows, stated, machine=machine, text=text)
+        recorded = vars(options) | {"token_store": options.token_store and "a folder on a disk"}
+        write_record(options.out / "maps.csv", rows, recorded, machine=machine, text=text)
     return text
 
 
 def _table(rows: pd.DataFrame) -> str:
-    names = ("way", "pixels", "tokens", "method", "processor time, s", "forward passes", "peak, MiB")
+    names = ("mode", "pixels", "tokens", "method", "processor time, s", "forward passes", "peak, MiB")
     lines = []
     for row in rows.to_dict("records"):
         cells = [row["way"], f"{row['size']} x {row['size']}", f"{row['tokens']:,}", row["method"]]

@@ -1,4 +1,4 @@
-"""Cases side by side: in turn, so that a busy moment of the machine hits all of them; what does not fit is left out."""
+"""Measuring cases in turn, so that other load affects all of them alike; cases that do not fit are skipped."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ MOST_ROUNDS = 25
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is measured.
+    """Time limits of a measurement.
 
     Attributes:
         seconds: Time for each case, after its first run.
-        limit: A case whose single run is predicted to take longer, in seconds, is left out.
-        threads: Of PyTorch; None for its own choice.
+        limit: A case whose single run is predicted to take longer, in seconds, is skipped.
+        threads: Threads of PyTorch; None for PyTorch's default.
     """
 
     seconds: float = 3.0
@@ -49,24 +49,24 @@ class Group:
     rows: list[dict[str, object]] = field(default_factory=list)
 
 
-def measure(cases: Sequence[BenchCase], budget: Budget, tell: Callable[[str], None] = lambda _: None) -> pd.DataFrame:
-    """Time all cases and find their peak memory.
+def measure(cases: Sequence[BenchCase], budget: Budget, log: Callable[[str], None] = lambda _: None) -> pd.DataFrame:
+    """Measure the time and peak memory of all cases.
 
     Args:
-        cases: In the order of growing size within a method, so that long ones can be predicted.
-        budget: How long.
-        tell: Called with a line for each group that begins.
+        cases: In order of increasing size within a method, so that times can be extrapolated.
+        budget: Time limits.
+        log: Called with one line at the start of each group.
 
     Returns:
-        A row a case: its fields, ``status`` ("ok", "skipped", "failed" or "wrong"), ``reason``, ``error``, and for "ok"
-        ``ms`` (median), ``ms_low``, ``ms_high`` (quartiles), ``runs`` and ``peak_mib``.
+        One row per case: its fields, ``status`` ("ok", "skipped", "failed" or "wrong"), ``reason``, ``error``, and for
+        "ok" ``ms`` (median), ``ms_low``, ``ms_high`` (quartiles), ``runs`` and ``peak_mib``.
     """
     rows: list[dict[str, object]] = []
     key = lambda case: (case.passes, case.precision, case.batch, case.width, case.size)  # noqa: E731
     for _, group in groupby(sorted(cases, key=key), key=key):
         members = list(group)
         first = members[0]
-        tell(f"{first.kind}, {first.size}, {first.precision}, {first.passes}")
+        log(f"{first.kind}, {first.size}, {first.precision}, {first.passes}")
         rows += _measure_group(members, budget, rows)
     return pd.DataFrame(rows)
 
@@ -76,8 +76,8 @@ def _measure_group(cases: list[BenchCase], budget: Budget, before: list[dict[str
         cases,
         budget,
         together=sum(map(estimated_bytes, cases)) < available_or_assumed() / 2,
-        why_not=lambda case: _reason_to_skip(case, budget, before),
-        checked=lambda case: (case, numerical_error(case)),
+        skip_reason=lambda case: _reason_to_skip(case, budget, before),
+        check=lambda case: (case, numerical_error(case)),
         start=lambda case: Worker(case, budget.threads),
         reference="float64",
         tolerances=TOLERANCES,
@@ -89,33 +89,33 @@ def run_group(
     budget: Budget,
     *,
     together: bool,
-    why_not: Callable[[C], str],
-    checked: Callable[[C], tuple[C, float]],
+    skip_reason: Callable[[C], str],
+    check: Callable[[C], tuple[C, float]],
     start: Callable[[C], Worker],
     reference: str,
     tolerances: Mapping[str, float],
 ) -> list[dict[str, object]]:
-    """Check, start and time the cases of a group: a row for each, also for those that are left out.
+    """Check, start and time the cases of a group; return one row for each, skipped cases included.
 
     Args:
         cases: The group.
-        budget: How long.
-        together: Whether all fit in memory at once, so that they can run in turn.
-        why_not: The reason to leave a case out, or nothing.
-        checked: Makes a case ready to start, and gives its error.
-        start: A process for a case.
-        reference: What the error is against, in words.
-        tolerances: The largest error by precision; a case beyond it gets no time.
+        budget: Time limits.
+        together: Whether all cases fit in memory at once, so that they can take turns.
+        skip_reason: Returns the reason to skip a case, or "".
+        check: Prepares a case and returns it with its numerical error.
+        start: Starts the process of a case.
+        reference: Name of the reference that the error refers to.
+        tolerances: Largest error by precision; a case beyond it is not timed.
     """
     group = Group()
     for case in cases:
-        reason = why_not(case)
+        reason = skip_reason(case)
         if reason:
             group.rows.append(row_of(case, "skipped", reason))
             continue
         try:
-            case, error = checked(case)
-        except Exception as failure:  # one impossible case is no reason to lose the others
+            case, error = check(case)
+        except Exception as failure:  # one impossible case must not stop the others
             group.rows.append(row_of(case, "failed", " ".join(str(failure).split())[:200] or type(failure).__name__))
             continue
         if not error <= tolerances[case.precision]:
@@ -136,7 +136,7 @@ def run_group(
 
 
 def run_in_turn(group: Group, budget: Budget) -> None:
-    """Run all cases once, then again, until each has its rounds or its seconds."""
+    """Run all cases in turn until each has reached the number of rounds or its time."""
     waiting = dict(group.workers)
     while waiting:
         for case, worker in list(waiting.items()):
@@ -145,11 +145,11 @@ def run_in_turn(group: Group, budget: Budget) -> None:
             if len(times) >= MOST_ROUNDS or (len(times) >= 3 and sum(times) > budget.seconds):
                 del waiting[case]
             elif len(times) < 3 and sum(times) > 10 * budget.seconds:
-                del waiting[case]  # so long that its spread does not matter
+                del waiting[case]  # long enough that its spread does not matter
 
 
 def finish(group: Group) -> None:
-    """End the processes and add a row for each: median time, quartiles, peak memory."""
+    """Stop the processes and add one row for each: median time, quartiles and peak memory."""
     for case, worker in group.workers.items():
         peak = worker.stop()["peak"]
         times = sorted(group.times[case])
@@ -169,26 +169,26 @@ def finish(group: Group) -> None:
 
 
 def row_of(case: BenchCase, status: str, reason: str, error: float = math.nan) -> dict[str, object]:
-    """Begin a row: the case, and what became of it."""
-    shown = {name: value for name, value in case.__dict__.items() if name != "options"}
-    return {**shown, "status": status, "reason": reason, "error": error}
+    """Return the first columns of a row: the case and its status."""
+    columns = {name: value for name, value in case.__dict__.items() if name != "options"}
+    return {**columns, "status": status, "reason": reason, "error": error}
 
 
 def _reason_to_skip(case: BenchCase, budget: Budget, before: list[dict[str, object]]) -> str:
     need, have = estimated_bytes(case), available_or_assumed()
     if need > 0.9 * have:
-        return f"needs about {need / 2**30:.1f} GiB, {have / 2**30:.1f} are free"
-    same = ("method", "precision", "passes", "batch", "width", "compiled")
-    smaller = [row for row in before if all(row[name] == getattr(case, name) for name in same)]
+        return f"needs about {need / 2**30:.1f} GiB, but {have / 2**30:.1f} are free"
+    fields = ("method", "precision", "passes", "batch", "width", "compiled")
+    smaller = [row for row in before if all(row[name] == getattr(case, name) for name in fields)]
     if smaller and smaller[-1]["status"] != "ok":
-        return "left out at a smaller size already"
+        return "already skipped at a smaller size"
     done = [(float(str(row["size"])), float(str(row["ms"])) / 1e3) for row in smaller if row["status"] == "ok"]
     seconds = predicted_seconds(done, case.size)
-    return f"would take about {seconds:.0f} s a run" if seconds > budget.limit else ""
+    return f"would take about {seconds:.0f} s per run" if seconds > budget.limit else ""
 
 
 def predicted_seconds(done: Sequence[tuple[float, float]], size: float) -> float:
-    """Predict the time at ``size`` from (size, seconds) of smaller ones, by the growth between the last two."""
+    """Extrapolate the time at ``size`` from (size, seconds) of smaller ones, by the growth between the last two."""
     if not done:
         return 0.0
     (size_1, time_1), exponent = done[-1], 1.0
@@ -199,12 +199,12 @@ def predicted_seconds(done: Sequence[tuple[float, float]], size: float) -> float
 
 
 def estimated_bytes(case: BenchCase) -> float:
-    """Say what a case holds at its peak: by plan for softfree's models, else a generous guess by the tokens' size."""
+    """Estimate the peak memory of a case: planned for softfree's models, else a generous multiple of the tokens."""
     item = case.type.itemsize
     if case.kind == "attention":
-        kept = 12 if case.passes == "forward" else 30 + 18 * case.depth
-        return case.batch * case.size * case.width * item * kept
-    name, given = case.method.partition(" ")[0], dict(case.options)
+        copies = 12 if case.passes == "forward" else 30 + 18 * case.depth
+        return case.batch * case.size * case.width * item * copies
+    name, model_options = case.method.partition(" ")[0], dict(case.options)
     if name in IMAGE_MODELS:
         return memory(
             Work(
@@ -215,9 +215,9 @@ def estimated_bytes(case: BenchCase) -> float:
                 pure=True,
                 inference=case.passes == "forward",
                 stem="patch",
-                **given,
+                **model_options,
             )
         ).total
     tokens, width = (case.size / 16) ** 2, 384
-    kept = 12 if case.passes == "forward" else 18 * 12
-    return case.batch * item * (6 * case.size**2 + tokens * width * kept)
+    copies = 12 if case.passes == "forward" else 18 * 12
+    return case.batch * item * (6 * case.size**2 + tokens * width * copies)

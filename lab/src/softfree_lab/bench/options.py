@@ -29,8 +29,8 @@ class LoaderBenchOptions(ImageOptions):
         label: Column with the class of each image.
         image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
         batch_size: Images per batch.
-        seconds: Time for each measurement, whose median of three counts.
-        out: CSV file to write, with a JSON file about the machine beside it.
+        seconds: Time for each measurement; the median of three is reported.
+        out: CSV file to write, with a JSON file about the machine next to it.
     """
 
     model: str = "seqnorm_vit_nano_patch16"
@@ -46,12 +46,12 @@ class SpeedOptions:
     """Measurement.
 
     Attributes:
-        precision: Types of weights and input, e.g. '[fp32, bf16]'.
-        passes: 'forward' and 'training' (forward and backward; for a model with the optimizer's step).
+        precision: Types of weights and input, such as '[fp32, bf16]'.
+        passes: 'forward', and 'training' (forward and backward; for a model also the optimizer's step).
         batch_size: Samples per batch.
         seconds: Time for each case after its first run; the cases of one size take turns.
         limit: Skip a case whose single run would take longer, in seconds.
-        threads: Threads of PyTorch; default: its own choice.
+        threads: Threads of PyTorch; default: PyTorch's own.
         device: 'cpu' or 'cuda'.
         out: Folder for rows (CSV), machine and options (JSON), tables (Markdown) and plots.
     """
@@ -139,7 +139,7 @@ class StreamBenchOptions:
         token_store: Folder on a disk for the tokens; default: main memory.
         token_bf16: Store them in bfloat16.
         token_chunk: Number of tokens processed at a time.
-        threads: Threads of PyTorch; default: its own choice.
+        threads: Threads of PyTorch; default: PyTorch's own.
         progress: Show progress bars.
         out: Folder for rows (CSV), machine and options (JSON) and the table (Markdown).
     """
@@ -169,7 +169,7 @@ class MapBenchOptions:
         methods: Methods, as for 'softfree explain --method'.
         precision: Arithmetic of matrix products.
         token_store: Folder on a disk for the tokens of streamed images; default: main memory.
-        threads: Threads of PyTorch; default: its own choice.
+        threads: Threads of PyTorch; default: PyTorch's own.
         seconds: Processor time for each case after its first run; the cases of one side take turns.
         limit: Skip a case whose single run would take longer, in seconds.
         out: Folder for rows (CSV), machine and options (JSON) and the table (Markdown).

@@ -13,7 +13,7 @@ from typing import Any
 from softfree.core.precision import DTYPES
 from softfree_runtime.core.errors import UserError
 
-# The second step is the one to measure: AdamW makes its state at the end of the first.
+# The second step has the peak: AdamW creates its state at the end of the first.
 STEPS = 2
 
 
@@ -24,21 +24,21 @@ def measure_peak(case: Mapping[str, Any]) -> tuple[int, int]:
         case: The fields of :class:`softfree.planning.work.Work`, as plain values.
 
     Returns:
-        Bytes: the most that the whole process held, and what it held just before the model was built.
+        The peak memory of the process and its memory just before the model was built, in bytes.
 
     Raises:
-        UserError: A system without /proc, or a child that failed, for instance for want of memory.
+        UserError: The system has no /proc, or the child failed, for example because memory ran out.
     """
     if not Path("/proc/self/status").is_file():
         raise UserError("Peaks are read from /proc/self/status, which this system lacks: measure on Linux.")
     command = [sys.executable, "-m", "softfree_lab.bench.peaks", json.dumps(dict(case))]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        why = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
-        raise UserError(f"Measuring {dict(case)} failed: {why}; free some memory or measure a smaller case.")
-    found = json.loads(done.stdout.splitlines()[-1])
-    return found["peak"], found["base"]
+    completed = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if completed.returncode:
+        reason = (completed.stderr.strip().splitlines() or [f"it ended with status {completed.returncode}"])[-1]
+        raise UserError(f"Measuring {dict(case)} failed: {reason}; free some memory or measure a smaller case.")
+    memory = json.loads(completed.stdout.splitlines()[-1])
+    return memory["peak"], memory["base"]
 
 
 def _run(case: dict[str, Any]) -> dict[str, int]:
@@ -50,8 +50,8 @@ def _run(case: dict[str, Any]) -> dict[str, int]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     base = _status("VmRSS")
-    narrow = DTYPES[case["precision"]]
-    dtype = narrow if case["pure"] else torch.float32
+    compute = DTYPES[case["precision"]]
+    dtype = compute if case["pure"] else torch.float32
     model = create_model(
         case["model"],
         img_size=case["size"],
@@ -63,7 +63,7 @@ def _run(case: dict[str, Any]) -> dict[str, int]:
     ).to(dtype)
     model.set_grad_checkpointing(case["grad_checkpointing"])
     pixels = torch.randn(case["batch_size"], case["channels"], case["size"], case["size"], dtype=dtype)
-    autocast = torch.autocast("cpu", narrow, enabled=narrow is not dtype)
+    autocast = torch.autocast("cpu", compute, enabled=compute is not dtype)
     if not case["inference"]:
         optimizer = torch.optim.AdamW(model.train().parameters())
         for _ in range(STEPS):
@@ -82,7 +82,7 @@ def _run(case: dict[str, Any]) -> dict[str, int]:
 
 
 def _status(name: str) -> int:
-    """Bytes of a line of /proc/self/status: VmRSS is held now, VmHWM was held at most."""
+    """Read a line of /proc/self/status in bytes: VmRSS is the current memory, VmHWM its peak."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024

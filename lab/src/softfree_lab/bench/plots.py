@@ -19,7 +19,7 @@ NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def plot_growth(path: Path, rows: pd.DataFrame, *, size_name: str, title: str) -> None:
-    """Draw time and peak memory of all methods, a row of panels for each pass and precision."""
+    """Draw time and peak memory of all methods, one row of panels per pass and precision."""
     done = rows[rows["status"] == "ok"]
     groups = list(done.groupby(["passes", "precision"], sort=False))
     methods = [method for method in done["method"].unique() if method != FLOOR]
@@ -27,8 +27,8 @@ def plot_growth(path: Path, rows: pd.DataFrame, *, size_name: str, title: str) -
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(10, 0.9 + 3.4 * len(groups)), layout="constrained")
         axes = figure.subplots(len(groups), 2, squeeze=False, sharex=True)
-        for ((passes, precision), part), (left, right) in zip(groups, axes, strict=True):
-            for method, line in part.groupby("method", sort=False):
+        for ((passes, precision), group), (left, right) in zip(groups, axes, strict=True):
+            for method, line in group.groupby("method", sort=False):
                 style = {"color": "0.4", "linestyle": ":"} if method == FLOOR else {"color": colors[str(method)]}
                 left.fill_between(line["size"], line["ms_low"], line["ms_high"], color=style["color"], alpha=0.2, lw=0)
                 left.plot(line["size"], line["ms"], marker="o", markersize=3.5, label=str(method), **style)
@@ -37,11 +37,11 @@ def plot_growth(path: Path, rows: pd.DataFrame, *, size_name: str, title: str) -
             left.set_title(f"{passes}, {NAMES[str(precision)]}", loc="left")
             left.set_ylabel("time, ms")
             right.set_ylabel("peak memory, MiB")
-            for one in (left, right):
-                logarithmic(one, sorted(done["size"].unique()))
-                one.tick_params(axis="x", labelrotation=30)
-        for one in axes[-1]:
-            one.set_xlabel(size_name)
+            for panel in (left, right):
+                logarithmic(panel, sorted(done["size"].unique()))
+                panel.tick_params(axis="x", labelrotation=30)
+        for panel in axes[-1]:
+            panel.set_xlabel(size_name)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         columns = 4 if max(map(len, labels)) < 20 else 3
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
@@ -53,7 +53,7 @@ def plot_growth(path: Path, rows: pd.DataFrame, *, size_name: str, title: str) -
 def logarithmic(axes: Axes, sizes: Sequence[float]) -> None:
     """Set up logarithmic axes with a tick at each of ``sizes`` and plain numbers; call it after drawing.
 
-    Over two decades or fewer 2 and 5 are named beside 1, since one lonely power of ten says nothing about a height.
+    Over two decades or fewer, 2 and 5 are labeled as well as 1, since a single power of ten gives no scale.
     """
     axes.set(xscale="log", yscale="log")
     low, high = axes.get_ylim()

@@ -17,24 +17,24 @@ from softfree_lab.bench.measure import Budget, measure
 from softfree_lab.bench.options import AttentionBenchOptions, ModelBenchOptions, OrderBenchOptions, SpeedOptions
 from softfree_lab.bench.plots import plot_growth
 from softfree_lab.bench.summary import crossovers, growth, wide_table, with_ratios
-from softfree_lab.records import log, markdown_table, write_record
+from softfree_lab.records import markdown_table, to_stderr, write_record
 from softfree_runtime.core.errors import UserError
 
 PATCH = 16  # pixels; converts the side of an image to tokens
 FITTED_FROM = 4096  # tokens
 
 
-def bench_attention(options: AttentionBenchOptions, tell: Callable[[str], None] = log) -> str:
+def bench_attention(options: AttentionBenchOptions, log: Callable[[str], None] = to_stderr) -> str:
     """Measure a sublayer or an encoder by sequence length; write the files and return the tables as Markdown."""
     shape = {"width": options.width, "heads": options.heads, "depth": options.depth}
     cases = _cases("attention", [FLOOR, *options.methods], options.tokens, options, options.compile, shape)
-    rows = with_ratios(measure(cases, _budget(options), tell))
+    rows = with_ratios(measure(cases, _budget(options), log))
     what = f"Encoders of {options.depth} blocks" if options.depth else "One attention sublayer"
     title = f"{what}, C = {options.width}, H = {options.heads}, batch {options.batch_size}"
     return _write(rows, rows["size"], options, "encoder" if options.depth else "attention", "tokens", title)
 
 
-def bench_model(options: ModelBenchOptions, tell: Callable[[str], None] = log) -> str:
+def bench_model(options: ModelBenchOptions, log: Callable[[str], None] = to_stderr) -> str:
     """Measure whole models and published peers by image side; write the files and return the tables as Markdown."""
     training = (("grad_checkpointing", options.grad_checkpointing), ("mlp_chunk", options.mlp_chunk))
     own = [method for method in options.models if method.partition(" ")[0] in IMAGE_MODELS]
@@ -46,32 +46,33 @@ def bench_model(options: ModelBenchOptions, tell: Callable[[str], None] = log) -
         replace(case, options=case_options.get(case.method, ()))
         for case in _cases("model", methods, options.sides, options, options.compile)
     ]
-    rows = with_ratios(measure(cases, _budget(options), tell))
+    rows = with_ratios(measure(cases, _budget(options), log))
     tokens = rows["size"].map(lambda side: math.ceil(side / PATCH) ** 2)
     return _write(
         rows, tokens, options, "model", "side of the image, pixels", f"Whole models, batch {options.batch_size}"
     )
 
 
-def bench_orders(options: OrderBenchOptions, tell: Callable[[str], None] = log) -> str:
+def bench_orders(options: OrderBenchOptions, log: Callable[[str], None] = to_stderr) -> str:
     """Find the number of tokens from which SeqNorm's Gram order is faster than the folded one, by width."""
     methods = ["seqnorm literal", "seqnorm folded", "seqnorm gram"]
     measured, ahead = [], []
     for width in options.widths:
         sizes = {max(1, round(width * multiple)) for multiple in options.multiples}
         cases = _cases("attention", methods, sizes, options, shape={"width": width, "heads": width // 64})
-        rows = measure(cases, _budget(options), lambda line, width=width: tell(f"C = {width}: {line}"))  # type: ignore[misc]
+        rows = measure(cases, _budget(options), lambda line, width=width: log(f"C = {width}: {line}"))  # type: ignore[misc]
         measured.append(rows)
         crossing = crossovers(rows)
         gram = crossing[(crossing["faster"] == "seqnorm gram") & (crossing["slower"] == "seqnorm folded")]
         ahead.append(gram.assign(width=width, per_feature=(gram["size"] / width).round(2)))
     rows = pd.concat(measured, ignore_index=True)
     table = pd.concat(ahead)[["width", "passes", "precision", "size", "per_feature"]]
-    text = (
-        "Tokens from which the Gram order is faster than the folded one:\n\n"
-        + _markdown(table)
-        + f"\nMedian: {table['per_feature'].median():.2f} tokens per feature.\n\n{describe_machine(options.threads)}\n"
-    )
+    title = "Tokens from which the Gram order is faster than the folded one"
+    if len(table):
+        result = f"{title}:\n\n{_markdown(table)}\nMedian: {table['per_feature'].median():.2f} tokens per feature."
+    else:
+        result = f"{title}: none of the measured sizes."
+    text = f"{result}\n\n{describe_machine(options.threads)}\n"
     _save(rows, options, "orders", text)
     return text
 

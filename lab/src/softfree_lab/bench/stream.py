@@ -1,4 +1,4 @@
-"""Time and memory of images of any size, streamed, and of the matrix products that no computation can avoid."""
+"""``softfree-lab bench stream``: time and memory of streamed images, relative to the bare matrix products."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from softfree.models import create_model
 from softfree.models.vit import VisionTransformer
 from softfree.streaming import Rows, Streaming, stream_backward, stream_forward
 from softfree_lab.bench.options import StreamBenchOptions
-from softfree_lab.records import log, markdown_table, write_record
+from softfree_lab.records import markdown_table, to_stderr, write_record
 from softfree_runtime.core.errors import UserError
 
-REPEATED = 256  # rows of noise that an image is made of
+REPEATED = 256  # rows of noise, repeated over the image
 
 
 class NoiseRows:
-    """A square image of noise that takes little memory, since it repeats a few rows.
+    """A square image of noise that needs little memory because it repeats a few rows.
 
     Args:
-        side: In pixels.
-        channels: Of the image.
+        side: Side in pixels.
+        channels: Number of channels.
     """
 
     def __init__(self, side: int, channels: int = 3) -> None:
@@ -49,7 +49,7 @@ class NoiseRows:
 
 
 def slide_rows(path: str | Path) -> SlideRows:
-    """Open a whole slide at its finest resolution, as a model of photographs takes it."""
+    """Open a whole slide at its finest resolution, normalized like photographs."""
     slide = open_slide(path)
     return SlideRows(slide, max(slide.mpp), lambda pixels: pixels.float().sub_(127.5).div_(73.9))
 
@@ -67,17 +67,17 @@ def time_stream(
     """Stream one image through a fresh model, once.
 
     Args:
-        image: The side of a square of noise in pixels, or anything that gives rows of pixels.
+        image: Side of a square of noise in pixels, or a source of rows of pixels.
         model_name: A vision transformer that can stream.
-        training: Forward and backward instead of forward.
+        training: Measure forward and backward instead of forward only.
         store: "ram", or a folder for the tokens.
-        dtype: What tokens are kept in; None for their own type.
-        chunk: Tokens at once.
+        dtype: Type in which tokens are stored; None for their own.
+        chunk: Number of tokens processed at a time.
         precision: "fp32", or "bf16" for autocast.
-        progress: Show a bar.
+        progress: Show a progress bar.
 
     Returns:
-        ``tokens``, ``seconds``, ``tokens_per_second``, ``peak_bytes`` (of the process, over what it held before),
+        ``tokens``, ``seconds``, ``tokens_per_second``, ``peak_bytes`` (increase over the memory before),
         ``product_seconds`` (of the bare matrix products on a chunk, times the number of chunks) and ``ratio``
         of the two times.
 
@@ -115,7 +115,7 @@ def time_stream(
 
 @torch.inference_mode()
 def _product_seconds(model: VisionTransformer, chunk: int, precision: str) -> float:
-    """Time the products of all layers on a chunk, the fastest of three, in seconds per token."""
+    """Measure the products of all layers on a chunk, the fastest of three runs, in seconds per token."""
     dtype = DTYPES[precision]
     width, pixels = model.embed_dim, model.in_chans * model.patch_size**2
     hidden = max((int(block.hidden) for block in model.blocks), default=0)  # type: ignore[arg-type]
@@ -136,17 +136,17 @@ def _product_seconds(model: VisionTransformer, chunk: int, precision: str) -> fl
 
 SHOWN = {
     "image": "pixels",
-    "way": "way",
+    "way": "mode",
     "tokens": "tokens",
     "seconds": "seconds",
-    "tokens_per_second": "tokens a second",
+    "tokens_per_second": "tokens per second",
     "peak_mib": "peak, MiB",
-    "ratio": "time over the bare products",
+    "ratio": "time relative to the bare products",
 }
 
 
-def bench_stream(options: StreamBenchOptions, tell: Callable[[str], None] = log) -> str:
-    """Time each side in its own process; write the rows after each, and return the table as Markdown."""
+def bench_stream(options: StreamBenchOptions, log: Callable[[str], None] = to_stderr) -> str:
+    """Measure each side in its own process; write the rows after each, and return the table as Markdown."""
     cases = [
         (side, way)
         for side in sorted(options.sides)
@@ -155,13 +155,13 @@ def bench_stream(options: StreamBenchOptions, tell: Callable[[str], None] = log)
     rows: list[dict[str, Any]] = []
     for image, way in [(path, "stream") for path in options.slides] or cases:
         name = image.name if isinstance(image, Path) else f"{image} x {image}"
-        tell(f"{way}, {name}")
-        rows.append({"image": name, "way": way} | _alone(options, image, way))
+        log(f"{way}, {name}")
+        rows.append({"image": name, "way": way} | _in_own_process(options, image, way))
         text = _write(pd.DataFrame(rows), options)
     return text
 
 
-def _alone(options: StreamBenchOptions, image: int | Path, way: str) -> dict[str, Any]:
+def _in_own_process(options: StreamBenchOptions, image: int | Path, way: str) -> dict[str, Any]:
     """Run a case in its own process, since the peak memory of a process never decreases."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_case, options, image, way).result()
@@ -188,7 +188,7 @@ def _stream(options: StreamBenchOptions, image: int | Path) -> dict[str, Any]:
 
 
 def _whole(options: StreamBenchOptions, side: int) -> dict[str, Any]:
-    """Time the same model on the whole image, after a warm-up run."""
+    """Measure the same model on the whole image, after a warm-up run."""
     torch.manual_seed(0)
     model = create_model(options.model, num_classes=2, pos="sincos").train(options.training)
     before = current_memory()
@@ -216,11 +216,11 @@ def _write(rows: pd.DataFrame, options: StreamBenchOptions) -> str:
     text = f"{title}\n\n{markdown_table(SHOWN.values(), lines)}"
     if options.out is not None:
         name = f"{'slides' if options.slides else 'stream'}_{'training' if options.training else 'inference'}"
-        stated = vars(options) | {
+        recorded = vars(options) | {
             "slides": [path.name for path in options.slides],
             "token_store": options.token_store and "a folder on a disk",
         }
-        write_record(options.out / f"{name}.csv", rows, stated, machine=describe_machine(), text=text)
+        write_record(options.out / f"{name}.csv", rows, recorded, machine=describe_machine(), text=text)
     return text
 
 

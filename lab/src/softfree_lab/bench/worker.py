@@ -1,4 +1,4 @@
-"""A process for each case, so that its peak memory is its own; the parent lets the processes run in turn."""
+"""One process per case, so that peak memory is measured separately; the parent lets the processes take turns."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from softfree_lab.bench.cases import BenchCase, prepare
 
 Step = Callable[[], Any]
 Clock = Callable[[Step, BenchCase, int], dict[str, float]]
-AT_LEAST = 0.05  # seconds of a measurement: shorter steps are repeated
+MIN_SECONDS = 0.05  # of a measurement: shorter steps are repeated
 
 
 class Worker:
-    """A case in a process of its own.
+    """A case that runs in its own process.
 
     Args:
-        case: What to run.
-        threads: Of PyTorch; None for its own choice.
-        make_step: From the case to what is timed; called in the process, as ``clock`` is.
-        clock: Runs a step so many times: ``seconds`` of one, and whatever else is measured.
+        case: The case.
+        threads: Threads of PyTorch; None for PyTorch's default.
+        make_step: Turns the case into the function that is timed; called in the process, like ``clock``.
+        clock: Runs a step several times and returns the ``seconds`` of one, and whatever else is measured.
     """
 
     def __init__(
@@ -39,50 +39,50 @@ class Worker:
     ) -> None:
         self.case = case
         context = _context()
-        self.connection, theirs = context.Pipe()
+        self.connection, child_end = context.Pipe()
         self.process = context.Process(
-            target=_serve, args=(case, theirs, threads, make_step, clock or wall_clock), daemon=True
+            target=_serve, args=(case, child_end, threads, make_step, clock or wall_clock), daemon=True
         )
         self.process.start()
-        theirs.close()
+        child_end.close()
 
     def ready(self) -> dict[str, Any]:
-        """Wait until it has run once: nothing, or ``failed`` and why."""
-        return self._ask()
+        """Wait until the case has run once; return nothing, or the reason under ``failed``."""
+        return self._receive()
 
     def run(self) -> float:
-        """Run once more, in seconds."""
+        """Run once more and return the seconds."""
         return self.measured()["seconds"]
 
     def measured(self) -> dict[str, float]:
-        """Run once more: ``seconds``, and what else the clock measures."""
+        """Run once more and return ``seconds`` and whatever else the clock measures."""
         self.connection.send("run")
-        return self._ask()
+        return self._receive()
 
     def more(self) -> dict[str, object]:
-        """What a row holds of its runs besides time and memory."""
+        """Return the columns of a row other than time and memory."""
         return {}
 
     def stop(self) -> dict[str, Any]:
-        """End the process: ``peak``, the bytes that module, input and run took at most."""
+        """Stop the process and return ``peak``, the most bytes that module, input and run took."""
         try:
             self.connection.send("stop")
-            return self._ask()
+            return self._receive()
         finally:
             self.connection.close()
             self.process.join()
 
-    def _ask(self) -> dict[str, Any]:
+    def _receive(self) -> dict[str, Any]:
         try:
-            answer: dict[str, Any] = self.connection.recv()
+            message: dict[str, Any] = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
-            return {"failed": f"the process ended with status {self.process.exitcode}, often for lack of memory"}
-        return answer
+            return {"failed": f"the process ended with status {self.process.exitcode}, often because memory ran out"}
+        return message
 
 
 def _context() -> Any:
-    """Start processes from one that has imported everything and computed nothing: each is there at once."""
+    """Fork processes from a server that has imported everything and computed nothing, so that they start fast."""
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     context = get_context("forkserver")
@@ -100,27 +100,27 @@ def _serve(
         step = make_step(case)
         gc.collect()
         times = _repeats(clock(step, case, 1))
-        if times > 1:  # the first run was slower than the others will be
+        if times > 1:  # the first run is slower than the others
             times = _repeats(clock(step, case, 1))
         connection.send({})
-    except Exception as error:  # whatever it is, the parent has to hear of it
+    except Exception as error:  # the parent reports it, whatever it is
         connection.send({"failed": " ".join(str(error).split())[:200] or type(error).__name__})
         return
     with suppress(EOFError, BrokenPipeError):  # the parent was killed
         while connection.recv() == "run":
-            if times > 1:  # other processes have had the caches
+            if times > 1:  # warm the caches, which other processes have used
                 step()
             connection.send(clock(step, case, times))
         connection.send({"peak": peak_memory() - (0 if case.device == "cuda" else before)})
 
 
 def _repeats(measured: dict[str, float]) -> int:
-    """How often a step is run for one measurement."""
-    return max(1, min(50, int(AT_LEAST / measured["seconds"])))
+    """Return how often a step is run for one measurement."""
+    return max(1, min(50, int(MIN_SECONDS / measured["seconds"])))
 
 
 def wall_clock(step: Step, case: BenchCase, times: int) -> dict[str, float]:
-    """Measure the seconds of one of ``times`` steps, the device's work included."""
+    """Measure the seconds per step over ``times`` steps, including the work on the device."""
     if case.device == "cuda":
         torch.cuda.synchronize()
     started = time.perf_counter()

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -164,10 +165,14 @@ def read_recipe(path: Path, data: Path | None) -> Recipe:
             raise UserError(f"option in recipe {path}: {name} is not for recipes, {SET_BY_STUDY[name]}; take it out")
         if name not in (*known, "phantoms"):
             raise unknown_name(f"option in recipe {path}:", name, {*known, "phantoms"} - set(SET_BY_STUDY))
+    phantoms = found.pop("phantoms", None) or {}
+    known = [name for name in signature(write_phantoms).parameters if name != "folder"]
+    if not isinstance(phantoms, dict) or not set(phantoms) <= set(known):
+        raise UserError(f"recipe {path}: got phantoms {phantoms!r}: expected a mapping of some of {', '.join(known)}")
     table = (data or path.parent) / found.pop("table") if "table" in found else None
     if table is not None and not table.is_file():
         raise UserError(f"recipe {path}: there is no {table}; name the folder of the tables with --data")
-    return Recipe(path.stem, table, found.pop("phantoms", {}), found)
+    return Recipe(path.stem, table, phantoms, found)
 
 
 def _trial_options(recipe: Recipe, overrides: Overrides, seed: int) -> dict[str, Any]:

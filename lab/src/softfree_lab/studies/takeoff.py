@@ -1,4 +1,4 @@
-"""When a training begins to tell the classes apart: the steps until its validation AUROC reaches a level.
+"""When a training begins to log the classes apart: the steps until its validation AUROC reaches a level.
 
 Where a finding is small, a training either takes off or stays near chance, and the AUROC at the end only says which.
 The steps until it does say more, and a training that has not by its end is censored there, not lost.
