@@ -63,12 +63,12 @@ for name, images in {
     "whose first image is coarser and has more pixels": [(LARGE_LABEL, microns(20)), SCAN],
 }.items():
 
-    @case("OME-TIFF", name, "slide", "corrected", says="the largest is taken")
+    @case("OME-TIFF", name, "slide", "corrected", says="the largest is used")
     def by_size(folder: Path, images: Images = images) -> Made:
         return Made(ome(folder, images), RIGHT)
 
 
-@case("OME-TIFF", "of two scans", "slide", "refused", status="unsupported", says="may each be the slide")
+@case("OME-TIFF", "of two scans", "slide", "refused", status="unsupported", says="may be the slide")
 def two_scans(folder: Path) -> Made:
     return Made(ome(folder, [SCAN, (TISSUE[:, :250], microns(0.5))]))
 
@@ -128,7 +128,7 @@ for codec in ("webp", "jpeg2000", "jpegxl", "zstd", "lzma", "zlib"):
         return Made(tiff(folder, TISSUE, TISSUE[::2, ::2], compression=codec), RIGHT)
 
 
-@case("Pyramid TIFF", "a first page that is a thumbnail", "slide", "corrected", says="the largest is taken")
+@case("Pyramid TIFF", "a first page that is a thumbnail", "slide", "corrected", says="the largest is used")
 def thumbnail_first(folder: Path) -> Made:
     return Made(tiff(folder, TISSUE[::4, ::4], TISSUE, subfiletype=0), RIGHT)
 
@@ -285,7 +285,7 @@ def tile_too_long(folder: Path) -> Made:
     return Made(edited(folder, lambda content, file: put(content, file.pages[0].tags[325], len(content) - 9, 3)))
 
 
-@case("Pyramid TIFF", "a tile without a place", "slide", "refused", says="would lie in its header")
+@case("Pyramid TIFF", "a tile without a place", "slide", "refused", says="tiles inside its header")
 def tile_without_place(folder: Path) -> Made:
     return Made(edited(folder, lambda content, file: put(content, file.pages[0].tags[324], 0, 3)))
 
@@ -326,7 +326,7 @@ def huge_tiles(folder: Path) -> Made:
     return Made(edited(folder, change, TISSUE))
 
 
-@case("Pyramid TIFF", "no tile stored", "slide", "refused", says="no tile is stored")
+@case("Pyramid TIFF", "no tile stored", "slide", "refused", says="without any stored tile")
 def no_tile(folder: Path) -> Made:
     def change(content: bytearray, file: tifffile.TiffFile) -> None:
         for tag in (324, 325):

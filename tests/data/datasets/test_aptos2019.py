@@ -19,7 +19,7 @@ def test_grades_and_a_stratified_split(root, prepared):
     assert min(done.rows.values()) >= 5  # one of each class at least
     assert read.frame.groupby("split")["label"].nunique().to_dict() == {"train": 5, "val": 5, "test": 5}
     assert read.frame.set_index("path").loc["train_images/id007.png", "label"] == "2"
-    assert "names no patients" in done.notes[0]
+    assert "has no patient ids" in done.notes[0]
 
 
 def test_another_seed_is_another_split(root, prepared):

@@ -47,7 +47,7 @@ def test_one_row_a_patient_names_the_study(root, prepared, ending):
 
 
 def test_the_label_has_to_be_named(root, prepared):
-    with pytest.raises(UserError, match=r"name what is to be predicted with --label COLUMN; .* ER, Mol Subtype"):
+    with pytest.raises(UserError, match=r"name the column to predict with --label COLUMN; .* ER, Mol Subtype"):
         prepared("duke-breast-mri", root)
     with pytest.raises(UserError, match=r"no column 'er' .did you mean 'ER'"):
         prepared("duke-breast-mri", root, label="er")

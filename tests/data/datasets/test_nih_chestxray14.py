@@ -55,5 +55,5 @@ def test_a_patient_in_two_official_splits(root, prepared):
 def test_an_unknown_finding(root, prepared):
     path = root / "Data_Entry_2017.csv"
     path.write_text(path.read_text().replace("Effusion", "Effusions"))
-    with pytest.raises(UserError, match="'Effusions' is none"):
+    with pytest.raises(UserError, match="'Effusions' is not one"):
         prepared("nih-chestxray14", root)

@@ -15,7 +15,7 @@ def test_given_splits_stay_and_rows_without_labels_are_extra():
     )
     frame.loc[4, "label"] = None
     frame["split"] = ["test"] * 4 + [None] * 20
-    filled, notes = fill_splits(DataSetRows(frame, draw={"train": 0.8, "val": 0.2}), seed=0)
+    filled, notes = fill_splits(DataSetRows(frame, fractions={"train": 0.8, "val": 0.2}), seed=0)
     assert (filled["split"][:4] == "test").all()
     assert filled["split"][4] == "extra"
     drawn = filled[5:]

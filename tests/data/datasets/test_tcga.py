@@ -55,7 +55,7 @@ def test_a_table_of_cbioportal(root, rows, table, prepared):
 
 
 def test_unknown_words_are_no_label(root, prepared):
-    with pytest.raises(UserError, match="none of 24 rows has a label to be learned"):
+    with pytest.raises(UserError, match="none of 24 rows has a label to learn"):
         prepared("tcga", root, label="ajcc_pathologic_stage")
 
 

@@ -1,7 +1,7 @@
 """APTOS 2019: fundus photographs with grades of diabetic retinopathy.
 
 Layout: https://www.kaggle.com/competitions/aptos2019-blindness-detection/data: ``train.csv`` (id_code, diagnosis) and
-``train_images/ID.png``. The labels of ``test.csv`` are not public, and nothing says which images are of one patient.
+``train_images/ID.png``. The labels of ``test.csv`` are not public, and there are no patient ids.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from softfree.data.datasets.options import PrepareOptions
 SOURCE = "https://www.kaggle.com/competitions/aptos2019-blindness-detection/data"
 
 
-def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
+def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     rows = read_official(root, ["train.csv"], ["id_code", "diagnosis"], SOURCE)
     frame = pd.DataFrame({"path": "train_images/" + rows["id_code"] + ".png", "label": rows["diagnosis"]})
-    note = "the set names no patients and holds images twice: softfree check finds copies across splits"
+    note = "the data set has no patient ids and contains duplicate images: softfree check finds copies across splits"
     return DataSetRows(frame, notes=(note,))
 
 

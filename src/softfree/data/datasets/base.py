@@ -1,4 +1,4 @@
-"""Adapters of public data sets, and reading of the files of official downloads."""
+"""Adapters of public data sets, and readers for the files of official downloads."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import say
 from softfree_runtime.sources.table_text import check_text, read_bytes
 
-DRAWN = {"train": 0.6, "val": 0.2, "test": 0.2}
-DRAWN_BESIDE_TEST = {"train": 0.8, "val": 0.2}
+FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
+TRAIN_VAL_FRACTIONS = {"train": 0.8, "val": 0.2}
 
 
 @dataclass(frozen=True)
 class DataSetRows:
-    """The rows of a data set, before files are searched and splits are drawn.
+    """Rows of a data set, before files are searched and splits are drawn.
 
     Attributes:
-        frame: ``path`` (relative to the set's folder), ``label`` or the columns of ``findings`` (0, 1, NaN), and where
-            the set has them ``patient_id``, ``split`` and columns for subgroups. Rows without a split are drawn.
+        frame: ``path`` (relative to the set's folder), ``label`` or the columns of ``findings`` (0, 1, NaN), and if
+            available ``patient_id``, ``split`` and columns for subgroups. Rows without a split are assigned one.
         findings: Columns of independent findings; empty if there is a ``label``.
-        draw: Fraction of the rows without a split for each split.
+        fractions: Fraction of the rows without a split for each split.
         left_out: Names of files without a row, each with the reason.
-        notes: What a user has to know, one sentence each.
+        notes: What the user should know, one sentence each.
     """
 
     frame: pd.DataFrame
     findings: tuple[str, ...] = ()
-    draw: Mapping[str, float] = field(default_factory=lambda: dict(DRAWN))
+    fractions: Mapping[str, float] = field(default_factory=lambda: dict(FRACTIONS))
     left_out: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -142,7 +142,7 @@ def wanted_label(path: Path, columns: Sequence[str], label: str | None) -> str:
         UserError: None was named, or it is missing.
     """
     if label is None:
-        raise UserError(f"name what is to be predicted with --label COLUMN; {path} has {', '.join(columns)}")
+        raise UserError(f"name the column to predict with --label COLUMN; {path} has {', '.join(columns)}")
     if label not in columns:
         raise no_column(path, label, columns, "name another with --label")
     return label
@@ -150,11 +150,11 @@ def wanted_label(path: Path, columns: Sequence[str], label: str | None) -> str:
 
 def index_files(root: Path, folders: Sequence[str], endings: Sequence[str]) -> dict[str, str]:
     """Map the names of the files in folders (glob patterns below ``root``) to their paths relative to ``root``."""
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for pattern in folders:
         for folder in sorted(root.glob(pattern)) if pattern != "." else [root]:
             if folder.is_dir():
                 for path in sorted(folder.iterdir()):
                     if path.suffix.lower() in endings:
-                        found.setdefault(path.name, path.relative_to(root).as_posix())
-    return found
+                        paths.setdefault(path.name, path.relative_to(root).as_posix())
+    return paths

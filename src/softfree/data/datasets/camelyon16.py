@@ -2,7 +2,7 @@
 
 Layout: https://camelyon17.grand-challenge.org/Data/ (GigaDB, AWS): ``training/normal/normal_001.tif``,
 ``training/tumor/tumor_001.tif``, ``testing/images/test_001.tif`` and ``testing/reference.csv`` (no headings: slide,
-Normal or Tumor, kind of tumor, kind of metastasis). The set names no patients; there is one slide of each.
+Normal or Tumor, kind of tumor, kind of metastasis). There are no patient ids, but one slide per patient.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from softfree.data.datasets.base import DRAWN_BESIDE_TEST, DataSet, DataSetRows, official_file, read_sheet
+from softfree.data.datasets.base import TRAIN_VAL_FRACTIONS, DataSet, DataSetRows, official_file, read_sheet
 from softfree.data.datasets.options import PrepareOptions
 from softfree_runtime.core.errors import UserError
 
 SOURCE = "https://camelyon17.grand-challenge.org/Data/"
 
 
-def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
+def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     rows = []
     for label in ("normal", "tumor"):
         slides = sorted((root / "training" / label).glob(f"{label}_*.tif"))
@@ -27,7 +27,7 @@ def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
         rows += [(slide.relative_to(root).as_posix(), label) for slide in slides]
     training = pd.DataFrame(rows, columns=["path", "label"])
     frame = pd.concat([training, _testing(root)], ignore_index=True)
-    return DataSetRows(frame, draw=DRAWN_BESIDE_TEST)
+    return DataSetRows(frame, fractions=TRAIN_VAL_FRACTIONS)
 
 
 def _testing(root: Path) -> pd.DataFrame:

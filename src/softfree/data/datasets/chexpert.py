@@ -2,9 +2,9 @@
 
 Layout: https://stanfordaimi.azurewebsites.net/datasets/8cbd9ed4-2eb9-4565-affc-111cf4f7ebe2: ``train.csv`` and
 ``valid.csv`` (Path, Sex, Age, Frontal/Lateral, AP/PA, 14 findings: 1, 0, -1 uncertain, empty not mentioned), images
-``train/patientNNNNN/studyN/viewN_frontal.jpg``; or the four folders ``CheXpert-v1.0 batch N (...)`` as they unpack.
-The validation part, which radiologists labeled, is the test split, because the labels of the official test part are
-published apart; validation is drawn from the training patients.
+``train/patientNNNNN/studyN/viewN_frontal.jpg``; or the four folders ``CheXpert-v1.0 batch N (...)`` as unpacked.
+The validation part, labeled by radiologists, is the test split, because the labels of the official test part are
+published separately; the validation split is drawn from the training patients.
 
 Irvin et al., "CheXpert: a large chest radiograph dataset with uncertainty labels and expert comparison", AAAI 2019.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from softfree.data.datasets.base import DRAWN_BESIDE_TEST, DataSet, DataSetRows, read_official, without
+from softfree.data.datasets.base import TRAIN_VAL_FRACTIONS, DataSet, DataSetRows, read_official, without
 from softfree.data.datasets.options import PrepareOptions
 
 SOURCE = "https://stanfordaimi.azurewebsites.net/datasets/8cbd9ed4-2eb9-4565-affc-111cf4f7ebe2"
@@ -35,50 +35,50 @@ FINDINGS = (
     "Fracture",
     "Support Devices",
 )
-_PLACE = r"(patient\d+)/(study\d+/[^/]+)$"
+_STUDY = r"(patient\d+)/(study\d+/[^/]+)$"
 
 
-def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
+def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     columns = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS]
     parts = []
     for part, split in (("train", None), ("valid", "test")):
         rows = read_official(root, [f"{part}.csv", f"CheXpert-v1.0*/{part}.csv"], columns, SOURCE)
         parts.append(rows.assign(split=split, part=part))
     rows = pd.concat(parts, ignore_index=True)
-    place = rows["Path"].str.extract(_PLACE)
-    homes = place[0].map(_homes(root)).fillna(rows["part"])
-    frame = pd.DataFrame({"path": homes + "/" + place[0] + "/" + place[1]})
+    studies = rows["Path"].str.extract(_STUDY)
+    folders = studies[0].map(_folders(root)).fillna(rows["part"])
+    frame = pd.DataFrame({"path": folders + "/" + studies[0] + "/" + studies[1]})
     frame["path"] = frame["path"].fillna(rows["Path"])
-    frame = pd.concat([frame, read_findings(rows, chosen)], axis=1)
+    frame = pd.concat([frame, read_findings(rows, options)], axis=1)
     frame = frame.assign(
-        patient_id=place[0],
+        patient_id=studies[0],
         split=rows["split"],
         sex=without(rows["Sex"], "unknown"),
         age=rows["Age"],
         view=rows["Frontal/Lateral"].str.lower(),
         projection=rows["AP/PA"],
     )
-    note = "valid.csv, which radiologists labeled, is the test split; validation is drawn from the training patients"
-    return DataSetRows(frame, FINDINGS, DRAWN_BESIDE_TEST, notes=(note,))
+    note = "valid.csv, labeled by radiologists, is the test split; validation is drawn from the training patients"
+    return DataSetRows(frame, FINDINGS, TRAIN_VAL_FRACTIONS, notes=(note,))
 
 
-def read_findings(rows: pd.DataFrame, chosen: PrepareOptions) -> pd.DataFrame:
-    """Return the 14 findings as 0, 1 and NaN, uncertain and unmentioned ones as the user chose."""
+def read_findings(rows: pd.DataFrame, options: PrepareOptions) -> pd.DataFrame:
+    """Return the 14 findings as 0, 1 and NaN, uncertain and unmentioned ones by ``options``."""
     values = rows[list(FINDINGS)].apply(pd.to_numeric, errors="coerce")
-    if chosen.unmentioned == "negative":
+    if options.unmentioned == "negative":
         values = values.fillna(0.0)
-    return values.replace(-1.0, {"empty": float("nan"), "positive": 1.0, "negative": 0.0}[chosen.uncertain])
+    return values.replace(-1.0, {"empty": float("nan"), "positive": 1.0, "negative": 0.0}[options.uncertain])
 
 
-def _homes(root: Path) -> dict[str, str]:
-    """Map patients to the folders that theirs lie in, relative to ``root``."""
-    homes: dict[str, str] = {}
+def _folders(root: Path) -> dict[str, str]:
+    """Map patients to the parents of their folders, relative to ``root``."""
+    parents: dict[str, str] = {}
     for base in (root, *sorted(root.glob("CheXpert-v1.0*"))):
         for folder in (base / "train", base / "valid", base):
             if folder.is_dir():
-                home = folder.relative_to(root).as_posix()
-                homes.update({one.name: home for one in folder.iterdir() if one.name.startswith("patient")})
-    return {patient: home for patient, home in homes.items() if home != "."}
+                parent = folder.relative_to(root).as_posix()
+                parents.update({path.name: parent for path in folder.iterdir() if path.name.startswith("patient")})
+    return {patient: parent for patient, parent in parents.items() if parent != "."}
 
 
 CHEXPERT = DataSet(

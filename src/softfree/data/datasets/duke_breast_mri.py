@@ -1,8 +1,8 @@
 """Duke Breast Cancer MRI: dynamic contrast-enhanced MRI before treatment, 922 patients.
 
 Layout: https://doi.org/10.7937/TCIA.e3sv-re93: ``Clinical_and_Other_Features.xlsx`` (three rows of headings: group,
-name, legend; then one row a patient, ``Breast_MRI_001`` ...), and one folder a patient,
-``Duke-Breast-Cancer-MRI/Breast_MRI_001/STUDY/SERIES/*.dcm``. A row names the study's folder, with all its series.
+name, legend; then one row per patient, ``Breast_MRI_001`` ...), and one folder per patient,
+``Duke-Breast-Cancer-MRI/Breast_MRI_001/STUDY/SERIES/*.dcm``. A row's path is the folder of the study.
 
 Saha et al., "A machine learning approach to radiogenomics of breast cancer", British Journal of Cancer 119 (2018).
 """
@@ -18,7 +18,7 @@ from softfree.data.datasets.options import PrepareOptions
 from softfree_runtime.core.errors import UserError
 
 SOURCE = "https://doi.org/10.7937/TCIA.e3sv-re93"
-# What the legends of the sheet say; other columns keep their numbers.
+# Names from the legends of the sheet; other columns keep their numbers.
 _NAMES: dict[str, dict[str, str]] = {
     "Mol Subtype": {"0": "luminal-like", "1": "ER/PR pos, HER2 pos", "2": "HER2", "3": "triple negative"},
     "ER": {"0": "negative", "1": "positive"},
@@ -36,13 +36,13 @@ _BORN = "Date of Birth (Days)"  # with the day of the diagnosis as 0
 _ABSENT = ("NA", "NP", "NC", "N/A", "NaN")
 
 
-def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
+def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     names = ["Clinical_and_Other_Features.xlsx", "Clinical_and_Other_Features.csv"]
     path = official_file(root, [*names, *(f"*/{name}" for name in names)], SOURCE)
     clinical = _clinical(path)
     patients = clinical["Patient ID"]
-    label = wanted_label(path, [str(name) for name in clinical if name != "Patient ID"], chosen.label)
-    studies = patients.map(_studies(root)).map(lambda found: found if isinstance(found, list) else [])
+    label = wanted_label(path, [str(name) for name in clinical if name != "Patient ID"], options.label)
+    studies = patients.map(_studies(root)).map(lambda folders: folders if isinstance(folders, list) else [])
     paths = studies.str[0].fillna(patients)
     frame = pd.DataFrame({"path": paths, "label": _named(clinical, label), "patient_id": patients})
     for column, ours in _SUBGROUPS.items():
@@ -56,13 +56,13 @@ def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
 
 
 def _clinical(path: Path) -> pd.DataFrame:
-    """One row a patient, the columns named by the row that begins with 'Patient ID'."""
+    """Return one row per patient, with columns named by the row that starts with 'Patient ID'."""
     if path.suffix == ".xlsx":
         try:
             sheet = pd.read_excel(path, header=None, dtype=str)
         except ImportError:
             raise UserError(f"{path}: reading Excel needs openpyxl: pip install openpyxl, or save it as CSV") from None
-        except Exception as error:  # openpyxl and zipfile raise many kinds
+        except Exception as error:  # openpyxl and zipfile raise many kinds of exceptions
             raise UserError(f"{path}: not an Excel workbook ({error}); obtain it again ({SOURCE})") from None
     else:
         sheet = read_sheet(path)
@@ -72,14 +72,14 @@ def _clinical(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: no heading 'Patient ID' in the first column; expected the official sheet ({SOURCE})")
     names = sheet.loc[headings[0]].astype("string").fillna("").str.split().str.join(" ").tolist()
     rows = sheet[first.str.fullmatch(r"Breast_MRI_\d+").fillna(False)].reset_index(drop=True)
-    # Some headings stand twice, under different groups.
-    again = [names[:at].count(name) for at, name in enumerate(names)]
-    rows.columns = pd.Index([f"{name}.{count}" if count else name for name, count in zip(names, again, strict=True)])
+    # Some headings occur twice, under different groups.
+    repeats = [names[:column].count(name) for column, name in enumerate(names)]
+    rows.columns = pd.Index([f"{name}.{count}" if count else name for name, count in zip(names, repeats, strict=True)])
     return rows.apply(lambda column: column.str.strip())
 
 
 def _named(clinical: pd.DataFrame, column: str) -> pd.Series:
-    """Return the column's text, absent values empty, codes as the names of the legend where they are known."""
+    """Return the text of a column, absent values empty, known codes replaced by the names of the legend."""
     values = clinical[column].str.removesuffix(".0")
     values = values.mask(values.isin(_ABSENT))
     return values.replace(_NAMES.get(column, {})).replace("", None)
@@ -91,8 +91,8 @@ def _studies(root: Path) -> dict[str, list[str]]:
     for pattern in ("Breast_MRI_*", "*/Breast_MRI_*", "*/*/Breast_MRI_*"):
         for patient in root.glob(pattern):
             if patient.is_dir() and patient.name not in studies:
-                inner = sorted(one for one in patient.iterdir() if one.is_dir())
-                studies[patient.name] = [one.relative_to(root).as_posix() for one in inner]
+                folders = sorted(path for path in patient.iterdir() if path.is_dir())
+                studies[patient.name] = [path.relative_to(root).as_posix() for path in folders]
     return studies
 
 

@@ -2,7 +2,7 @@
 
 Layout: https://doi.org/10.7910/DVN/DBW86T: ``HAM10000_metadata`` (lesion_id, image_id, dx, dx_type, age, sex,
 localization, dataset; as .csv or .tab) and the images of ``HAM10000_images_part_1.zip`` and ``..._part_2.zip``.
-Patients are not named; lesions are, and stand for them.
+There are no patient ids; lesion ids are used instead.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SUBGROUPS = {
 }
 
 
-def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
+def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     names = ["HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata"]
     rows = read_official(root, names, ["lesion_id", "image_id", "dx"], SOURCE)
     files = index_files(root, ["HAM10000_images_part*", "HAM10000_images*", "."], (".jpg",))

@@ -1,9 +1,10 @@
 """ISIC 2019: dermoscopy of skin lesions.
 
 Layout: https://challenge.isic-archive.com/data/#2019: ``ISIC_2019_Training_GroundTruth.csv`` (image and one 0/1 column
-a class), ``ISIC_2019_Training_Metadata.csv`` (image, age_approx, anatom_site_general, lesion_id, sex) and
-``ISIC_2019_Training_Input/IMAGE.jpg``. Patients are not named; lesions are, and stand for them. Where the test set lies
-beside, with its ground truth, it is the test split; its class UNK, which training has not, belongs to no task.
+per class), ``ISIC_2019_Training_Metadata.csv`` (image, age_approx, anatom_site_general, lesion_id, sex) and
+``ISIC_2019_Training_Input/IMAGE.jpg``. There are no patient ids; lesion ids are used instead. If the test
+set with its ground truth is in the same folder, it is the test split; its class UNK, which the training set lacks, is
+not used.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from softfree.data.datasets.base import DRAWN, DRAWN_BESIDE_TEST, DataSet, DataSetRows, columns_of, read_official
+from softfree.data.datasets.base import FRACTIONS, TRAIN_VAL_FRACTIONS, DataSet, DataSetRows, columns_of, read_official
 from softfree.data.datasets.options import PrepareOptions
 from softfree_runtime.core.errors import UserError
 
@@ -21,13 +22,13 @@ _CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
 _SUBGROUPS = {"lesion_id": "patient_id", "sex": "sex", "age_approx": "age", "anatom_site_general": "site"}
 
 
-def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
+def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     training = _part(root, "Training")
     if not (root / "ISIC_2019_Test_GroundTruth.csv").is_file():
-        return DataSetRows(training, draw=DRAWN)
+        return DataSetRows(training, fractions=FRACTIONS)
     test = _part(root, "Test")
     test["split"] = ["extra" if label == "UNK" else "test" for label in test["label"]]
-    return DataSetRows(pd.concat([training, test], ignore_index=True), draw=DRAWN_BESIDE_TEST)
+    return DataSetRows(pd.concat([training, test], ignore_index=True), fractions=TRAIN_VAL_FRACTIONS)
 
 
 def _part(root: Path, part: str) -> pd.DataFrame:

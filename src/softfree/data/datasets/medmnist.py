@@ -2,8 +2,8 @@
 
 Layout: https://zenodo.org/records/10519652 and https://github.com/MedMNIST/MedMNIST: arrays ``train_images``,
 ``train_labels``, ``val_images``, ... of uint8; images (n, H, W), (n, H, W, 3) or, in 3D, (n, D, H, W); labels (n, 1),
-or (n, 14) of 0 and 1 for ChestMNIST. Images are written as PNG, volumes as NIfTI, into a folder beside the file.
-Split and labels are the official ones; patients are not named.
+or (n, 14) of 0 and 1 for ChestMNIST. Images are written as PNG, volumes as NIfTI, into a folder next to the file.
+Split and labels are the official ones; there are no patient ids.
 
 Yang et al., "MedMNIST v2: a large-scale lightweight benchmark for 2D and 3D biomedical image classification",
 Scientific Data 10 (2023).
@@ -31,15 +31,15 @@ SOURCE = "https://zenodo.org/records/10519652"
 _SPLITS = ("train", "val", "test")
 
 
-def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
+def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     path = _archive(root)
-    parts = [_part(path, split, chosen.progress) for split in _SPLITS]
+    parts = [_part(path, split, options.progress) for split in _SPLITS]
     frame = pd.concat(parts, ignore_index=True)
     name = path.stem.partition("_")[0]
     terms = "CC BY-NC 4.0" if name in NON_COMMERCIAL else "CC BY 4.0"
     notes = [f"{name}: {terms}; cite MedMNIST and the source of the images"]
     if frame["path"].iloc[0].endswith(".nii.gz"):
-        notes.append("MedMNIST gives no spacing of its volumes: 1 mm is written")
+        notes.append("MedMNIST does not give the spacing of its volumes: 1 mm is written")
     findings = tuple(str(column) for column in frame if column not in ("path", "split", "label"))
     return DataSetRows(frame, findings, notes=tuple(notes))
 
@@ -47,8 +47,8 @@ def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
 def _archive(root: Path) -> Path:
     files = sorted(root.glob("*.npz")) if root.is_dir() else [root]
     if len(files) != 1:
-        found = ", ".join(path.name for path in files) or "none"
-        raise UserError(f"{root}: expected one .npz of MedMNIST ({SOURCE}), found {found}; name the file instead")
+        names = ", ".join(path.name for path in files) or "none"
+        raise UserError(f"{root}: expected one .npz of MedMNIST ({SOURCE}), found {names}; name the file instead")
     return files[0]
 
 
@@ -70,7 +70,7 @@ def _part(path: Path, split: str, progress: bool) -> pd.DataFrame:
 
 
 def _labels(name: str, labels: np.ndarray) -> pd.DataFrame:
-    """Columns of findings for labels ``(n, K)``, a column ``label`` for ``(n, 1)``; numbers where names are unknown."""
+    """Return a column per finding for labels ``(n, K)``, ``label`` for ``(n, 1)``; numbers for unknown names."""
     classes = CLASSES.get(name, ())
     if labels.shape[1] > 1:
         names = classes or tuple(f"finding_{number}" for number in range(labels.shape[1]))
@@ -85,7 +85,7 @@ def _write(path: Path, image: np.ndarray) -> None:
         return
     import nibabel
 
-    with replacing(path) as temporary:  # its name ends in .gz, and nibabel wants the whole ending
+    with replacing(path) as temporary:  # its name ends in .gz, but nibabel requires .nii.gz
         whole = temporary.with_name(temporary.name.removesuffix(".gz") + ".nii.gz")
         nibabel.save(nibabel.Nifti1Image(image.transpose(2, 1, 0), np.eye(4)), whole)  # NIfTI's order is x, y, z
         whole.replace(temporary)
@@ -106,7 +106,7 @@ def _header(member: object) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def _rows(path: Path, name: str) -> Iterator[np.ndarray]:
-    """Read an array of the archive row by row: the largest of them has 30 GB."""
+    """Read an array of the archive row by row: the largest has 30 GB."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
             shape, dtype = _header(member)
@@ -114,13 +114,15 @@ def _rows(path: Path, name: str) -> Iterator[np.ndarray]:
             for _ in range(shape[0]):
                 yield np.frombuffer(member.read(size), dtype).reshape(shape[1:])
     except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: no whole array {name} ({error}); obtain the file again ({SOURCE})") from None
+        raise UserError(
+            f"{path}: array {name} is incomplete or missing ({error}); obtain the file again ({SOURCE})"
+        ) from None
 
 
 MEDMNIST = DataSet(
     name="medmnist",
     image="12 sets of small images and 6 of volumes, one .npz each",
-    classes="as each set has them",
+    classes="those of each set",
     source=SOURCE,
     terms="CC BY 4.0; DermaMNIST CC BY-NC 4.0",
     read=_read,

@@ -20,7 +20,7 @@ SOURCE = "https://physionet.org/content/mimic-cxr-jpg/2.1.0/"
 _SPLITS = {"train": "train", "validate": "val", "test": "test"}
 
 
-def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
+def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     keys = ["subject_id", "study_id"]
     rows = _file(root, "split", ["dicom_id", *keys, "split"])
     rows = rows.merge(_file(root, "chexpert", [*keys, *FINDINGS]), on=keys, how="left")
@@ -29,7 +29,7 @@ def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
     subject = rows["subject_id"]
     study = "files/p" + subject.str[:2] + "/p" + subject + "/s" + rows["study_id"] + "/" + rows["dicom_id"]
     frame = pd.concat(
-        [pd.DataFrame({"path": study.map(lambda name: _stored(root, name))}), read_findings(rows, chosen)], axis=1
+        [pd.DataFrame({"path": study.map(lambda name: _stored(root, name))}), read_findings(rows, options)], axis=1
     )
     frame = frame.assign(patient_id=subject, split=rows["split"].map(_SPLITS), view=rows["ViewPosition"])
     listed = frame["split"].notna()

@@ -5,7 +5,7 @@ Layout: https://nihcc.app.box.com/v/ChestXray-NIHCC: ``Data_Entry_2017_v2020.csv
 Position), ``train_val_list.txt`` and ``test_list.txt`` (by patient), and the images of twelve archives
 ``images_001.tar.gz`` ..., unpacked to ``images/`` or to ``images_001/images/`` ....
 
-Wang et al., "ChestX-ray8", CVPR 2017; the labels come from reports by text mining and are often wrong.
+Wang et al., "ChestX-ray8", CVPR 2017; the labels were mined from reports and are often wrong.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from softfree.data.datasets.base import (
-    DRAWN_BESIDE_TEST,
+    TRAIN_VAL_FRACTIONS,
     DataSet,
     DataSetRows,
     columns_of,
@@ -52,16 +52,18 @@ _SUBGROUPS = {
 }
 
 
-def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
+def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     names = ["Data_Entry_2017_v2020.csv", "Data_Entry_2017*.csv"]
     rows = read_official(root, names, ["Image Index", "Finding Labels", "Patient ID"], SOURCE)
-    told = rows["Finding Labels"].fillna("").str.split("|").map(set)
-    unknown = set().union(*told) - {*FINDINGS, "No Finding", ""}
+    labels = rows["Finding Labels"].fillna("").str.split("|").map(set)
+    unknown = set().union(*labels) - {*FINDINGS, "No Finding", ""}
     if unknown:
-        raise UserError(f"{root}: finding {min(unknown)!r} is none of ChestX-ray14; obtain the table again ({SOURCE})")
+        raise UserError(
+            f"{root}: finding {min(unknown)!r} is not one of ChestX-ray14; obtain the table again ({SOURCE})"
+        )
     files = index_files(root, ["images", "images_*/images", "images_*"], (".png",))
     frame = pd.DataFrame({"path": rows["Image Index"].map(files).fillna("images/" + rows["Image Index"])})
-    present = pd.DataFrame({name: told.map(lambda found, name=name: float(name in found)) for name in FINDINGS})
+    present = pd.DataFrame({name: labels.map(lambda names, name=name: float(name in names)) for name in FINDINGS})
     present[rows["Finding Labels"].isna()] = float("nan")
     subgroups = columns_of(rows, _SUBGROUPS)
     if "age" in subgroups:  # the first release writes 058Y
@@ -70,11 +72,11 @@ def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
     frame = pd.concat([frame, present, subgroups], axis=1).assign(split=part.replace({"train_val": None}))
     listed = part.notna()
     left_out = tuple((name, "in no official list") for name in rows["Image Index"][~listed])
-    return DataSetRows(frame[listed], FINDINGS, DRAWN_BESIDE_TEST, left_out)
+    return DataSetRows(frame[listed], FINDINGS, TRAIN_VAL_FRACTIONS, left_out)
 
 
 def _parts(root: Path, images: pd.Series) -> pd.Series:
-    """Return ``train_val``, ``test`` or None for each image, as the official lists say."""
+    """Return ``train_val``, ``test`` or None for each image, from the official lists."""
     parts: dict[str, str] = {}
     for name, part in (("train_val_list.txt", "train_val"), ("test_list.txt", "test")):
         lines = official_file(root, [name], SOURCE).read_text(encoding="utf-8").split()

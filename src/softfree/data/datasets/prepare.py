@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from softfree.data.datasets.base import DataSet, DataSetRows
+from softfree.data.datasets.base import DataSet
 from softfree.data.datasets.options import PrepareOptions
 from softfree.data.datasets.splitting import fill_splits
 from softfree.data.table import patients_across_splits
@@ -32,8 +32,8 @@ class PreparedDataSet:
         patients: Number of patients; None if unknown.
         findings: Columns for ``--labels``; empty if the table has a column ``label``.
         left_out: Files of the official download without a row, each with the reason.
-        notes: What a user has to know.
-        command: How to train on it.
+        notes: What the user should know.
+        command: Command that trains on it.
     """
 
     table: Path
@@ -46,7 +46,7 @@ class PreparedDataSet:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as JSON types."""
-        return vars(self) | {"table": str(self.table), "left_out": [list(one) for one in self.left_out]}
+        return vars(self) | {"table": str(self.table), "left_out": [list(file) for file in self.left_out]}
 
     def warning(self) -> str | None:
         """Return one line about the rows left out, or None."""
@@ -56,7 +56,7 @@ class PreparedDataSet:
         return f"{len(self.left_out)} of {total} rows left out: {_named(self.left_out)}"
 
 
-def prepare(known: DataSet, root: Path, chosen: PrepareOptions) -> PreparedDataSet:
+def prepare(data_set: DataSet, root: Path, options: PrepareOptions) -> PreparedDataSet:
     """Write the table of a data set in ``root`` (for MedMNIST its .npz file); nothing is downloaded.
 
     Raises:
@@ -64,45 +64,43 @@ def prepare(known: DataSet, root: Path, chosen: PrepareOptions) -> PreparedDataS
             an option does not apply.
     """
     if not root.exists():
-        raise UserError(f"{root}: no such folder; obtain {known.name} from {known.source}")
+        raise UserError(f"{root}: no such folder; obtain {data_set.name} from {data_set.source}")
     for option, default in _OWN_OPTIONS.items():
-        if option not in known.takes and getattr(chosen, option) != default:
-            raise UserError(f"--{option} is not for {known.name}; leave it out")
+        if option not in data_set.takes and getattr(options, option) != default:
+            raise UserError(f"--{option} does not apply to {data_set.name}; remove it")
     folder = root if root.is_dir() else root.parent
-    found = known.read(root, chosen)
-    frame, notes = fill_splits(found, chosen.seed)
+    rows = data_set.read(root, options)
+    frame, notes = fill_splits(rows, options.seed)
     frame, missing = _present(frame, folder)
-    left_out = (*found.left_out, *missing)
+    left_out = (*rows.left_out, *missing)
     if len(left_out) > len(frame):
         total = len(left_out) + len(frame)
         raise UserError(
             f"{root}: {len(left_out)} of {total} rows would be left out: {_named(left_out)}; unpack the whole"
-            f" download of {known.name} ({known.source}) there"
+            f" download of {data_set.name} ({data_set.source}) there"
         )
     if (frame["split"] == "extra").all():
-        raise UserError(
-            f"{root}: none of {len(frame)} rows has a label to be learned; {'; '.join(notes) or 'name another'}"
-        )
+        raise UserError(f"{root}: none of {len(frame)} rows has a label to learn; {'; '.join(notes) or 'name another'}")
     _refuse_shared_patients(frame, root)
-    table = chosen.out or (root / "softfree.csv" if root.is_dir() else root.with_suffix(".csv"))
+    table = options.out or (root / "softfree.csv" if root.is_dir() else root.with_suffix(".csv"))
     with replacing(table) as temporary:
-        _ordered(frame, found).to_csv(temporary, index=False)
-    findings, unused = _usable(frame, found)
+        _ordered(frame, rows.findings).to_csv(temporary, index=False)
+    findings, unused = _usable(frame, rows.findings)
     return PreparedDataSet(
         table=table,
         rows={str(name): int(count) for name, count in frame["split"].value_counts().items()},
         patients=int(frame["patient_id"].nunique()) if "patient_id" in frame else None,
         findings=findings,
         left_out=left_out,
-        notes=(*found.notes, *notes, *unused),
-        command=_command(known, table, folder, findings),
+        notes=(*rows.notes, *notes, *unused),
+        command=_command(data_set, table, folder, findings),
     )
 
 
 def _present(frame: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     """Return rows whose file or folder exists, and the paths of the others."""
-    there = frame["path"].map(lambda path: os.path.exists(folder / path)).astype(bool)
-    return frame[there].reset_index(drop=True), [(str(path), "no such file") for path in frame["path"][~there]]
+    exists = frame["path"].map(lambda path: os.path.exists(folder / path)).astype(bool)
+    return frame[exists].reset_index(drop=True), [(str(path), "no such file") for path in frame["path"][~exists]]
 
 
 def _named(left_out: tuple[tuple[str, str], ...]) -> str:
@@ -124,27 +122,27 @@ def _refuse_shared_patients(frame: pd.DataFrame, root: Path) -> None:
         )
 
 
-def _ordered(frame: pd.DataFrame, found: DataSetRows) -> pd.DataFrame:
+def _ordered(frame: pd.DataFrame, findings: tuple[str, ...]) -> pd.DataFrame:
     """Return the columns in their usual order; findings as 0, 1 and empty."""
-    first = ["path", *(found.findings or ["label"]), "patient_id", "split"]
+    first = ["path", *(findings or ["label"]), "patient_id", "split"]
     columns = [name for name in first if name in frame]
     frame = frame[[*columns, *(name for name in frame if name not in columns)]]
-    return frame.astype(dict.fromkeys(found.findings, "Int8"))
+    return frame.astype(dict.fromkeys(findings, "Int8"))
 
 
-def _usable(frame: pd.DataFrame, found: DataSetRows) -> tuple[tuple[str, ...], list[str]]:
+def _usable(frame: pd.DataFrame, findings: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
     """Return findings that are both present and absent, and a note about the others."""
     used = frame[frame["split"] != "extra"]
-    usable = tuple(name for name in found.findings if used[name].nunique() > 1)
-    others = [name for name in found.findings if name not in usable]
-    note = f"never both 0 and 1, so left out of --labels: {', '.join(others)}"
+    usable = tuple(name for name in findings if used[name].nunique() > 1)
+    others = [name for name in findings if name not in usable]
+    note = f"never both 0 and 1, so not in --labels: {', '.join(others)}"
     return usable, [note] if others else []
 
 
-def _command(known: DataSet, table: Path, folder: Path, findings: tuple[str, ...]) -> str:
+def _command(data_set: DataSet, table: Path, folder: Path, findings: tuple[str, ...]) -> str:
     words = ["softfree train", shlex.quote(str(table))]
     if table.resolve().parent != folder.resolve():
         words.append(f"--image-root {shlex.quote(str(folder))}")
     if findings:
         words.append(f"--labels {shlex.quote('[' + ', '.join(findings) + ']')}")
-    return " ".join([*words, known.train]).strip()
+    return " ".join([*words, data_set.train]).strip()

@@ -19,8 +19,8 @@ from softfree.data.datasets.vindr_cxr import VINDR_CXR
 from softfree_runtime.core.errors import unknown_name
 
 SETS: dict[str, DataSet] = {
-    one.name: one
-    for one in (
+    data_set.name: data_set
+    for data_set in (
         APTOS2019,
         ISIC2019,
         HAM10000,
@@ -37,10 +37,10 @@ SETS: dict[str, DataSet] = {
 
 
 def prepare_set(name: str, root: str | Path, options: PrepareOptions | None = None) -> PreparedDataSet:
-    """Write the table of the public set ``name`` that lies in ``root``; nothing is downloaded.
+    """Write the table of the public data set ``name`` in the folder ``root``; nothing is downloaded.
 
     Raises:
-        UserError: For an unknown name, and see :func:`softfree.data.datasets.prepare.prepare`.
+        UserError: Unknown name; see also :func:`softfree.data.datasets.prepare.prepare`.
     """
     if name not in SETS:
         raise unknown_name("data set", name, SETS)

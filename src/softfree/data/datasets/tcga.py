@@ -1,10 +1,10 @@
 """TCGA: whole slides with a clinical table.
 
 Layout: https://portal.gdc.cancer.gov/: slides ``TCGA-XX-XXXX-01Z-00-DX1.UUID.svs`` in any folders (the GDC client makes
-one each), and one clinical table beside: the portal's ``clinical.tsv``, cBioPortal's ``data_clinical_patient.txt`` or a
-table of one's own with the patients in a column named below. A patient is the first 12 characters of the barcode
-(https://docs.gdc.cancer.gov/Encyclopedia/pages/TCGA_Barcode/), the tissue source site the 6th and 7th, the kind of
-sample the 14th and 15th. A patient's several rows must agree about the label.
+one each), and next to them one clinical table: the portal's ``clinical.tsv``, cBioPortal's
+``data_clinical_patient.txt``, or another one with the patients in a column named below. A patient is the first 12
+characters of the barcode (https://docs.gdc.cancer.gov/Encyclopedia/pages/TCGA_Barcode/), the tissue source site the 6th
+and 7th, the kind of sample the 14th and 15th. All rows of a patient must have the same label.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _AGE = ("age_at_index", "demographic.age_at_index", "AGE", "Diagnosis Age", "age
 _BARCODE = r"^(TCGA-([A-Z0-9]{2})-[A-Z0-9]{4})-(\d{2})[A-Z]?-\d{2}-([A-Z]{2})"
 
 
-def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
+def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     path, clinical, patients = _clinical(root)
-    label = wanted_label(path, [str(name) for name in clinical if name != patients], chosen.label)
+    label = wanted_label(path, [str(name) for name in clinical if name != patients], options.label)
     slides = sorted(slide.relative_to(root).as_posix() for slide in root.rglob("TCGA-*.svs"))
     if not slides:
-        raise UserError(f"{root}: no slide TCGA-....svs in it; obtain some from {SOURCE}")
+        raise UserError(f"{root}: no slide TCGA-*.svs in it; obtain some from {SOURCE}")
     frame = pd.DataFrame({"path": slides})
     parts = frame["path"].str.rsplit("/", n=1).str[-1].str.extract(_BARCODE)
     frame = frame.assign(patient_id=parts[0], site=parts[1], sample_type=parts[2], slide_type=parts[3])
@@ -68,18 +68,18 @@ def _read(root: Path, chosen: PrepareOptions) -> DataSetRows:
 
 
 def _clinical(root: Path) -> tuple[Path, pd.DataFrame, str]:
-    """Return the one clinical table, with empty cells for all words that mean unknown, and its column of patients."""
+    """Return the clinical table, with empty cells for all words that mean unknown, and its column of patients."""
     files = [path for ending in ("tsv", "csv", "txt") for path in sorted(root.glob(f"*clinical*.{ending}"))]
     if exact := [path for path in files if path.stem == "clinical"]:
         files = exact
     if len(files) != 1:
-        found = ", ".join(path.name for path in files) or "none"
-        raise UserError(f"{root}: expected one clinical table, such as clinical.tsv from {SOURCE}; found {found}")
+        names = ", ".join(path.name for path in files) or "none"
+        raise UserError(f"{root}: expected one clinical table, such as clinical.tsv from {SOURCE}; found {names}")
     clinical = read_text(files[0])
     patients = next((name for name in _PATIENTS if name in clinical), None)
     if patients is None:
-        raise UserError(f"{files[0]}: no column of patients; expected one of {', '.join(_PATIENTS)}")
-    # Other rows are second and third headings, as in the tables of the old data portal.
+        raise UserError(f"{files[0]}: no column with patients; expected one of {', '.join(_PATIENTS)}")
+    # Other rows are additional headings, as in tables of the old data portal.
     clinical = clinical[clinical[patients].str.fullmatch(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}").fillna(False).astype(bool)]
     return files[0], clinical.apply(without, args=_UNKNOWN), patients
 

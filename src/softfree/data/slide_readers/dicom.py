@@ -1,4 +1,4 @@
-"""DICOM slides through wsidicom, for the transfer syntaxes and arrangements that OpenSlide does not read."""
+"""DICOM slides through wsidicom, for transfer syntaxes and layouts that OpenSlide does not read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from softfree_runtime.readers.quiet import quiet
 
 
 class DicomPyramid:
-    """A :class:`~softfree.data.slide_readers.pyramid.Pyramid` of the series that a file belongs to, or of a folder."""
+    """A :class:`~softfree.data.slide_readers.pyramid.Pyramid` of the series to which a file belongs, or of a folder."""
 
     def __init__(self, path: Path) -> None:
         with quiet():
@@ -42,28 +42,28 @@ class DicomPyramid:
 
 
 def _series(path: Path) -> list[Path]:
-    """Find the files beside ``path`` that are of the same series: the other levels of the slide."""
-    wanted = _series_of(path)
-    others = () if wanted is None else sorted(path.parent.glob("*.dcm"))
-    return [path, *(other for other in others if other != path and _series_of(other) == wanted)]
+    """Find the files next to ``path`` of the same series: the other levels of the slide."""
+    series = _series_of(path)
+    others = () if series is None else sorted(path.parent.glob("*.dcm"))
+    return [path, *(other for other in others if other != path and _series_of(other) == series)]
 
 
 def _only_series(folder: Path) -> list[Path]:
-    """Find the files of the slide in a folder; ReadError when there are several slides."""
+    """Find the files of the slide in a folder; ReadError if there are several slides."""
     files = {path: _series_of(path) for path in sorted(folder.iterdir()) if path.is_file()}
-    found = [path for path, series in files.items() if series is not None]
+    levels = [path for path, series in files.items() if series is not None]
     if (count := len(set(files.values()) - {None})) > 1:
         raise ReadError(
-            f"{folder}: {count} DICOM slides in one folder; name one file of the wanted one, or give each its own",
+            f"{folder}: {count} DICOM slides in one folder; name a file of one of them, or give each its own folder",
             "unsupported",
         )
-    return found or [*files]
+    return levels or [*files]
 
 
 def _series_of(path: Path) -> str | None:
-    """Return the series of a file of a slide, None for any other file."""
+    """Return the series of a slide's file; None for any other file."""
     try:
-        found = dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "SOPClassUID"])
-        return str(found.SeriesInstanceUID) if found.SOPClassUID == VLWholeSlideMicroscopyImageStorage else None
+        dataset = dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "SOPClassUID"])
+        return str(dataset.SeriesInstanceUID) if dataset.SOPClassUID == VLWholeSlideMicroscopyImageStorage else None
     except Exception:  # pydicom raises almost any exception on other files
         return None

@@ -16,8 +16,8 @@ from PIL import Image
 
 from softfree.data.slide_readers.pyramid import Pair, plausible
 
-_POWER_TIMES_MPP = 2.5, 40.0  # of scanners 5 to 12: 10 um at a magnification of 1
-_OTHER_POWER = "resolution and magnification contradict each other: the resolution is taken"
+_POWER_TIMES_MPP = 2.5, 40.0  # scanners have 5 to 12: 10 um at a magnification of 1
+_OTHER_POWER = "resolution and magnification contradict each other: the resolution is used"
 
 
 class OpenSlidePyramid:
@@ -25,18 +25,18 @@ class OpenSlidePyramid:
 
     def __init__(self, path: Path) -> None:
         self._slide = OpenSlide(str(path))
-        found = self._slide.properties
-        self.mpp = plausible(found.get(PROPERTY_NAME_MPP_X), found.get(PROPERTY_NAME_MPP_Y))
+        properties = self._slide.properties
+        self.mpp = plausible(properties.get(PROPERTY_NAME_MPP_X), properties.get(PROPERTY_NAME_MPP_Y))
         self.sizes: tuple[tuple[int, int], ...] = tuple(self._slide.level_dimensions)
-        contradicts = self.mpp is not None and _contradicts(found.get(PROPERTY_NAME_OBJECTIVE_POWER), self.mpp)
-        # A level of DICOM may be alone in its file; the power is that of the finest one.
+        contradicts = self.mpp is not None and _contradicts(properties.get(PROPERTY_NAME_OBJECTIVE_POWER), self.mpp)
+        # A DICOM file may contain a single level; the power is that of the finest one.
         self.corrections: tuple[str, ...] = (
-            (_OTHER_POWER,) if contradicts and found.get(PROPERTY_NAME_VENDOR) != "dicom" else ()
+            (_OTHER_POWER,) if contradicts and properties.get(PROPERTY_NAME_VENDOR) != "dicom" else ()
         )
 
     def region(self, level: int, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, Pair]:
         """Read uint8 (height, width, 3); see the protocol."""
-        # OpenSlide takes whole pixels of level 0, which do not fall on whole pixels of every level.
+        # OpenSlide expects whole pixels of level 0, which need not coincide with whole pixels of the level.
         downsample = self._slide.level_downsamples[level]
         start = round(x * downsample), round(y * downsample)
         pixels = self._slide.read_region(start, level, (width, height))  # RGBA

@@ -13,7 +13,7 @@ class Pyramid(Protocol):
     """Levels of one slide.
 
     Attributes:
-        mpp: Micrometers per pixel (x, y) of level 0, in the file; None if it does not say.
+        mpp: Micrometers per pixel (x, y) of level 0 according to the file; None if it does not say.
         sizes: (width, height) of each level in its own pixels, the finest level first.
         corrections: What was assumed or corrected, in words.
     """

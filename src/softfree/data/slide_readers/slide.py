@@ -53,27 +53,27 @@ class Slide:
     def __init__(self, path: Path, pyramid: Pyramid, mpp: Pair | None = None) -> None:
         if mpp is None and pyramid.mpp is None:
             raise ReadError(
-                f"{path}: the file does not say its micrometers per pixel, or not those of a slide; add a column mpp"
+                f"{path}: the file gives no micrometers per pixel, or none plausible for a slide; add a column mpp"
                 " with them to the table",
                 "no_resolution",
             )
         if not pyramid.sizes or min(pyramid.sizes[0]) < 1:
             raise ReadError(f"{path}: damaged slide: its finest level has no pixels")
-        self.path, self._pyramid, self._given = path, pyramid, mpp
+        self.path, self._pyramid, self._mpp = path, pyramid, mpp
         self.mpp: Pair = mpp or pyramid.mpp  # type: ignore[assignment]
         self.size: tuple[int, int] = pyramid.sizes[0]
         if max(self.size_mm) > _LONGEST:
             size = "{:.0f} x {:.0f} mm".format(*self.size_mm)
-            whose = "the file's micrometers per pixel" if mpp is None else "the mpp that was given"
+            origin = "the file's micrometers per pixel" if mpp is None else "the given mpp"
             raise ReadError(
-                f"{path}: {size} by {whose}, more than any slide has; put the right one into the table's column mpp",
+                f"{path}: {size} by {origin}, more than any slide has; put the right one into the table's column mpp",
                 "no_resolution",
             )
         fitting = {n: down for n, size in enumerate(pyramid.sizes) if (down := _downsample(self.size, size))}
         self._levels = tuple(fitting)
         self._downsamples = tuple(fitting.values())
-        left_out = ("levels of other proportions than the slide, left out",)
-        self.corrections = (*pyramid.corrections, *(left_out if len(fitting) < len(pyramid.sizes) else ()))
+        skipped = ("levels of other proportions than the slide, skipped",)
+        self.corrections = (*pyramid.corrections, *(skipped if len(fitting) < len(pyramid.sizes) else ()))
 
     @property
     def size_mm(self) -> Pair:
@@ -82,14 +82,13 @@ class Slide:
 
     @property
     def levels(self) -> int:
-        """Number of resolutions of the file."""
+        """Number of resolutions in the file."""
         return len(self._levels)
 
     def read(self, x_mm: float, y_mm: float, width_px: int, height_px: int, mpp: float) -> np.ndarray:
         """Read a region at any resolution, from the coarsest level that is fine enough.
 
-        Pixels are resampled with weights that fall linearly over twice what a pixel covers (bilinear with
-        antialiasing). Pixels outside the slide and transparent pixels are white.
+        Pixels are resampled bilinearly with antialiasing. Pixels outside the slide and transparent pixels are white.
 
         Args:
             x_mm: Left edge, millimeters from the left edge of the slide.
@@ -110,12 +109,12 @@ class Slide:
         step = scale[0] / down[0], scale[1] / down[1]  # pixels of the level for one of the result
         left, top = x_mm * 1000 / self.mpp[0] / down[0], y_mm * 1000 / self.mpp[1] / down[1]
         out = np.empty((height_px, width_px, 3), np.uint8)
-        across, along = (max(1, int(_SIDE / one)) for one in step)
+        across, along = (max(1, int(_SIDE / size)) for size in step)
         for y in range(0, height_px, along):
             for x in range(0, width_px, across):
-                part = out[y : y + along, x : x + across]
-                part[:] = np.asarray(
-                    self._resample(level, (left + x * step[0], top + y * step[1]), step, part.shape[:2])
+                block = out[y : y + along, x : x + across]
+                block[:] = np.asarray(
+                    self._resample(level, (left + x * step[0], top + y * step[1]), step, block.shape[:2])
                 )
         return out
 
@@ -124,13 +123,13 @@ class Slide:
         finest = max(self.mpp)
         if mpp * _FINER < finest:
             raise ReadError(
-                f"{self.path}: its finest level has {finest:.3g} um a pixel, {mpp:g} um was asked for, which would"
-                f" only blow it up; use --mpp {finest:.2g}, or leave the slide out",
+                f"{self.path}: its finest level has {finest:.3g} um per pixel, too coarse for {mpp:g} um;"
+                f" use --mpp {finest:.2g}, or remove the slide",
                 "too_coarse",
             )
 
     def thumbnail(self, mpp: float) -> np.ndarray:
-        """Read the whole slide, uint8 (H, W, 3)."""
+        """Read the whole slide as uint8 (H, W, 3)."""
         width, height = (max(1, math.ceil(side * 1000 / mpp - 1e-6)) for side in self.size_mm)
         return self.read(0, 0, width, height, mpp)
 
@@ -145,7 +144,7 @@ class Slide:
         self.close()
 
     def __reduce__(self) -> tuple[object, tuple[Path, Pair | None]]:
-        return open_slide, (self.path, self._given)
+        return open_slide, (self.path, self._mpp)
 
     def _level(self, scale: Pair) -> int:
         """Return the index of the coarsest level that is fine enough."""
@@ -156,14 +155,14 @@ class Slide:
 
     def _resample(self, level: int, corner: Pair, step: Pair, shape: tuple[int, int]) -> Image.Image:
         """Resample a region of a level, from ``corner`` in its pixels, to ``shape`` (rows, columns)."""
-        ends = [start + count * one for start, count, one in zip(corner, shape[::-1], step, strict=True)]
-        around = [math.ceil(one) + 2 for one in step]  # reach of the weights of the outermost pixels
-        x, y = (math.floor(start) - more for start, more in zip(corner, around, strict=True))
-        right, bottom = (math.ceil(end) + more for end, more in zip(ends, around, strict=True))
+        ends = [start + count * size for start, count, size in zip(corner, shape[::-1], step, strict=True)]
+        margins = [math.ceil(size) + 2 for size in step]  # reach of the weights of the outermost pixels
+        x, y = (math.floor(start) - margin for start, margin in zip(corner, margins, strict=True))
+        right, bottom = (math.ceil(end) + margin for end, margin in zip(ends, margins, strict=True))
         pixels, shift = self._window(level, x, y, right - x, bottom - y)
         box = corner[0] - x - shift[0], corner[1] - y - shift[1], ends[0] - x - shift[0], ends[1] - y - shift[1]
         whole = Image.fromarray(pixels)
-        if max(abs(one - 1) for one in step) < 1e-6 and max(abs(edge - round(edge)) for edge in box) < 1e-3:
+        if max(abs(size - 1) for size in step) < 1e-6 and max(abs(edge - round(edge)) for edge in box) < 1e-3:
             return whole.crop(tuple(round(edge) for edge in box))  # type: ignore[arg-type]
         return whole.resize(shape[::-1], Image.Resampling.BILINEAR, box=box)
 
@@ -178,15 +177,15 @@ class Slide:
         try:
             inside, shift = self._pyramid.region(number, x0, y0, x1 - x0, y1 - y0)
         except MemoryError as error:
-            raise ReadError(f"{self.path}: does not fit in memory; ask for a coarser mpp", "too_large") from error
-        except Exception as error:  # the libraries raise nearly anything on damaged tiles
-            raise ReadError(f"{self.path}: damaged pixels of the slide: {in_one_line(error)}", "corrupt") from error
+            raise ReadError(f"{self.path}: does not fit in memory; use a coarser mpp", "too_large") from error
+        except Exception as error:  # the libraries raise almost any exception on damaged tiles
+            raise ReadError(f"{self.path}: damaged pixels: {in_one_line(error)}", "corrupt") from error
         out[y0 - y : y1 - y, x0 - x : x1 - x] = inside
         return out, shift
 
 
 def _downsample(whole: tuple[int, int], level: tuple[int, int]) -> Pair | None:
-    """Return how many pixels of the slide (x, y) are one of a level; None for a level that is not of the slide."""
+    """Return the downsampling (x, y) of a level; None for a level that does not belong to the slide."""
     if min(level) < 1:
         return None
     down = whole[0] / level[0], whole[1] / level[1]
@@ -199,16 +198,17 @@ def open_slide(path: str | Path, mpp: float | Pair | None = None) -> Slide:
 
     Args:
         path: The file or folder.
-        mpp: Micrometers per pixel of the finest level, or (x, y), that hold instead of the file's own.
+        mpp: Micrometers per pixel of the finest level, or (x, y), that override the file's own.
 
     Raises:
-        ReadError: No slide; with status ``no_resolution`` when nobody says how large its pixels are.
+        ReadError: Not a slide; status ``no_resolution`` if the size of its pixels is unknown.
     """
     path = Path(path)
-    given = None if mpp is None else plausible(*(mpp if isinstance(mpp, tuple) else (mpp, mpp)))
-    if mpp is not None and given is None:
+    resolution = None if mpp is None else plausible(*(mpp if isinstance(mpp, tuple) else (mpp, mpp)))
+    if mpp is not None and resolution is None:
         raise ReadError(
-            f"{path}: mpp {mpp} cannot be a slide's; expected micrometers per pixel, such as 0.25", "unsupported"
+            f"{path}: mpp {mpp} is not plausible for a slide; expected micrometers per pixel, such as 0.25",
+            "unsupported",
         )
     head = b"" if os.path.isdir(path) else file_head(path)
     try:
@@ -217,9 +217,9 @@ def open_slide(path: str | Path, mpp: float | Pair | None = None) -> Slide:
         raise
     except MemoryError as error:
         raise ReadError(f"{path}: does not fit in memory; save it in smaller tiles", "too_large") from error
-    except Exception as error:  # the libraries raise nearly anything on damaged headers
+    except Exception as error:  # the libraries raise almost any exception on damaged headers
         raise ReadError(f"{path}: not readable as a slide: {in_one_line(error)}", "corrupt") from error
-    return Slide(path, pyramid, given)
+    return Slide(path, pyramid, resolution)
 
 
 def _pyramid(path: Path, head: bytes) -> Pyramid:
@@ -231,7 +231,7 @@ def _pyramid(path: Path, head: bytes) -> Pyramid:
             return OpenSlidePyramid(path)
         except OpenSlideError:
             return DicomPyramid(path)
-    if head[128:132] == b"DICM":  # which may begin like a TIFF
+    if head[128:132] == b"DICM":  # which may start like a TIFF
         return DicomPyramid(path)
     if head.startswith(MAGIC):
         return _tiff(path, vendor)
@@ -241,7 +241,7 @@ def _pyramid(path: Path, head: bytes) -> Pyramid:
 
 
 def _tiff(path: Path, vendor: str | None) -> Pyramid:
-    """Open a TIFF with OpenSlide where that reads it rightly, else as it lies in the file."""
+    """Open a TIFF with OpenSlide if that reads it correctly, else with tifffile."""
     facts = read_facts(path, vendor)
     pyramid = _reader_of_tiff(path, vendor, facts)
     if facts is not None and vendor in (None, *PLAIN):
@@ -265,7 +265,7 @@ def _reader_of_tiff(path: Path, vendor: str | None, facts: TiffFacts | None) -> 
 
 
 def _checked_jpeg(path: Path, pyramid: OpenSlidePyramid) -> Pyramid:
-    """Return the same levels by a decoder that finds damaged JPEG, which OpenSlide fills with gray without a word."""
+    """Return the same levels with a decoder that reports damaged JPEG, which OpenSlide silently fills with gray."""
     try:
         own = TiffPyramid(path)
     except ReadError:

@@ -1,4 +1,4 @@
-"""Pyramidal TIFF that OpenSlide does not read, or only in part: OME-TIFF, strips, codecs of imagecodecs."""
+"""Pyramidal TIFF that OpenSlide does not read, or reads only in part: OME-TIFF, strips, codecs of imagecodecs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from softfree_runtime.readers.quiet import quiet
 from softfree_runtime.readers.raster import refuse_damaged_webp
 from softfree_runtime.readers.tiff_segments import jpeg_segment
 
-_JPEG = (COMPRESSION.JPEG, COMPRESSION.ALT_JPEG)  # decoded to RGB, whatever the photometric interpretation
-_BYTES = (  # whose bytes are what the photometric interpretation says
+_JPEG = (COMPRESSION.JPEG, COMPRESSION.ALT_JPEG)  # decoded to RGB, regardless of the photometric interpretation
+_BYTES = (  # whose bytes have the photometric interpretation
     *(COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE),
     *(COMPRESSION.PACKBITS, COMPRESSION.ZSTD, COMPRESSION.LZMA),
 )
 
 
 class TiffPyramid:
-    """A :class:`~softfree.data.slide_readers.pyramid.Pyramid`; a tile is decoded when it is asked for."""
+    """A :class:`~softfree.data.slide_readers.pyramid.Pyramid`; tiles are decoded on demand."""
 
     def __init__(self, path: Path) -> None:
         with quiet():
@@ -51,37 +51,37 @@ class TiffPyramid:
         return out, (0.0, 0.0)
 
     def __del__(self) -> None:
-        # tifffile's pages refer to their file in a circle, which would keep it open until some later collection.
+        # tifffile's pages and their file refer to each other, which would keep it open until garbage is collected.
         if hasattr(self, "_file"):
             self._file.close()
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._file.close()
 
     def _tile(self, page: Any, number: int) -> np.ndarray | None:
-        """Decode a tile or strip to (h, w, C); None for one that was left empty."""
+        """Decode a tile or strip to (h, w, C); None for an empty one."""
         with self._lock:
             self._file.filehandle.seek(page.dataoffsets[number])
-            coded = self._file.filehandle.read(page.databytecounts[number])
-        if coded and page.compression in _JPEG and page.samplesperpixel in (1, 3):
-            return jpeg_segment(page, coded, number)[0]
-        if coded and page.compression == COMPRESSION.WEBP:
-            refuse_damaged_webp(coded)
+            data = self._file.filehandle.read(page.databytecounts[number])
+        if data and page.compression in _JPEG and page.samplesperpixel in (1, 3):
+            return jpeg_segment(page, data, number)[0]
+        if data and page.compression == COMPRESSION.WEBP:
+            refuse_damaged_webp(data)
         with quiet():
-            decoded = page.decode(coded or None, number, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
+            decoded = page.decode(data or None, number, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
         return None if decoded is None else decoded[0]
 
 
 def _paste(tile: np.ndarray, out: np.ndarray, x: int, y: int) -> None:
-    """Put ``tile`` (h, w, 1 or 3) into ``out`` (H, W, 3), its corner at column ``x`` and row ``y``, maybe negative."""
-    part = tile[max(0, -y) : out.shape[0] - y, max(0, -x) : out.shape[1] - x]
+    """Copy ``tile`` (h, w, 1 or 3) into ``out`` (H, W, 3), its corner at column ``x`` and row ``y``, maybe negative."""
+    visible = tile[max(0, -y) : out.shape[0] - y, max(0, -x) : out.shape[1] - x]
     y, x = max(0, y), max(0, x)
-    out[y : y + part.shape[0], x : x + part.shape[1]] = part
+    out[y : y + visible.shape[0], x : x + visible.shape[1]] = visible
 
 
 def _rgb(page: Any, tile: np.ndarray) -> np.ndarray:
-    """Turn a tile (h, w, C) into gray or RGB on white."""
+    """Convert a tile (h, w, C) to gray or RGB on white."""
     if page.photometric == PHOTOMETRIC.YCBCR and page.compression not in _JPEG:
         tile = np.asarray(Image.fromarray(tile, "YCbCr").convert("RGB"))
     if tile.shape[-1] != 4:
@@ -93,7 +93,7 @@ def _rgb(page: Any, tile: np.ndarray) -> np.ndarray:
 
 
 def _alpha(page: Any) -> EXTRASAMPLE | None:
-    """Return what a fourth channel is, None without one. Without a meaning it is taken as libtiff and OpenSlide do."""
+    """Return the meaning of a fourth channel, None without one; if not stated, as libtiff and OpenSlide assume."""
     if page.samplesperpixel != 4:
         return None
     return page.extrasamples[0] if page.extrasamples else EXTRASAMPLE.UNSPECIFIED
@@ -104,20 +104,20 @@ def _refuse(path: Path, pages: list[Any], axes: str, file: TiffFile) -> None:
     colors = page.samplesperpixel in (1, 3, 4) and page.photometric.name in ("RGB", "YCBCR", "MINISBLACK")
     if page.dtype != np.uint8 or not colors or page.planarconfig != 1 or axes not in ("YX", "YXS"):
         raise ReadError(
-            f"{path}: a TIFF with axes {axes} of {page.dtype}; slides are read with 8 bits, gray or RGB,"
-            " the channels of a pixel together; convert it",
+            f"{path}: a TIFF with axes {axes} of {page.dtype}; expected a slide of 8 bits, gray or RGB, with"
+            " interleaved channels; convert it",
             "unsupported",
         )
     if orientation(page) != 1:
         raise ReadError(
-            f"{path}: a TIFF whose rows do not run from the upper left corner (orientation {orientation(page)});"
-            " turn it and save it again",
+            f"{path}: a TIFF whose rows do not start in the upper left corner (orientation {orientation(page)});"
+            " rotate it and save it again",
             "unsupported",
         )
-    for one in pages:
-        if one.parent is not file:
+    for level in pages:
+        if level.parent is not file:
             raise ReadError(f"{path}: its pixels are in another file of a set; name that file", "unsupported")
-        _refuse_codec(path, one)
+        _refuse_codec(path, level)
 
 
 def _refuse_codec(path: Path, page: Any) -> None:
@@ -126,10 +126,10 @@ def _refuse_codec(path: Path, page: Any) -> None:
         TIFF.DECOMPRESSORS[codec]
     except (KeyError, ValueError):
         raise ReadError(
-            f"{path}: tiles of compression {int(page.compression)}, for which no decoder is installed; pip install"
-            " imagecodecs, or convert it",
+            f"{path}: tiles of compression {int(page.compression)}, for which no decoder is installed; get it with:"
+            " pip install imagecodecs, or convert the file",
             "unsupported",
         ) from None
     ycbcr = page.photometric == PHOTOMETRIC.YCBCR and codec not in (*_JPEG, *_BYTES)
     if ycbcr or codec == COMPRESSION.APERIO_JP2000_YCBC:
-        raise ReadError(f"{path}: YCbCr pixels in {codec.name} are not read in a TIFF; convert it", "unsupported")
+        raise ReadError(f"{path}: YCbCr pixels in {codec.name} are not supported in a TIFF; convert it", "unsupported")

@@ -1,4 +1,4 @@
-"""What is to be known of a TIFF before OpenSlide reads it: whether it is whole, and what OpenSlide would get wrong."""
+"""Checks of a TIFF before OpenSlide reads it: whether it is complete, and what OpenSlide would read wrongly."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from softfree_runtime.core.errors import ReadError
 from softfree_runtime.readers.quiet import quiet
 
 MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
-PLAIN = ("generic-tiff", "aperio")  # OpenSlide's names of what has its tiles side by side, with no rules of its own
-LARGEST_TILE = 1 << 26  # pixels; OpenSlide ends the process where memory for one is lacking
+PLAIN = ("generic-tiff", "aperio")  # OpenSlide's names of formats with tiles side by side and no special rules
+LARGEST_TILE = 1 << 26  # pixels; OpenSlide ends the process if it cannot allocate one
 _ORIENTATION = 274  # a tag
-_OF_IMAGES = (256, 257, 273, 324)  # tags of which an image has some: width, height, offsets of its strips or tiles
-_LEAST = 8  # bytes of a TIFF's header
-_PAGES = 1000  # that are looked at; a slide has some ten
+_IMAGE_TAGS = (256, 257, 273, 324)  # an image has some of: width, height, offsets of its strips or tiles
+_HEADER = 8  # bytes
+_PAGES = 1000  # maximum number of pages examined; a slide has about ten
 
 
 @dataclass(frozen=True)
 class TiffFacts:
-    """Facts.
+    """Facts about a TIFF.
 
     Attributes:
         is_ome: Whether it is an OME-TIFF.
         size: (width, height) of the largest page.
-        plain: Whether its pixels are of 8 bits, row by row from the upper left corner: all else OpenSlide reads
-            without a word, and wrongly.
-        whole_jpeg: Whether all its tiles are JPEG, and none is left out.
-        corrections: What in it contradicts itself, in words.
+        plain: Whether its pixels have 8 bits and its rows start in the upper left corner; OpenSlide reads everything
+            else wrongly, without an error.
+        whole_jpeg: Whether all its tiles are JPEG, and none is empty.
+        corrections: Its contradictions, in words.
     """
 
     is_ome: bool
@@ -44,22 +44,22 @@ class TiffFacts:
 
 
 def read_facts(path: Path, vendor: str | None) -> TiffFacts | None:
-    """Read the directories of a TIFF; None for what tifffile does not read.
+    """Read the directories of a TIFF; None for one that tifffile does not read.
 
     Raises:
-        ReadError: It is cut short, or has tiles that cannot be where its directories say.
+        ReadError: It is cut short, or its directories place tiles where they cannot be.
     """
     with quiet():
         try:
             file = TiffFile(path)
-        except Exception:  # tifffile raises nearly anything on damaged headers
+        except Exception:  # tifffile raises almost any exception on damaged headers
             return None
         with file:
             pages = _pages(path, file)
             for page in pages:
                 if vendor in (None, *PLAIN):
                     _refuse_page(path, page)
-                if vendor != "hamamatsu":  # whose offsets beyond 4 GB are a code of its own
+                if vendor != "hamamatsu":  # which encodes offsets beyond 4 GB in its own way
                     _refuse_beyond(path, page, file.filehandle.size)
             largest = max(pages, key=lambda page: page.imagewidth * page.imagelength)
             return TiffFacts(
@@ -72,7 +72,7 @@ def read_facts(path: Path, vendor: str | None) -> TiffFacts | None:
 
 
 def orientation(page: Any) -> int:
-    """Return where rows and columns begin: 1 is the upper left corner."""
+    """Return the TIFF orientation: 1 means that rows and columns start in the upper left corner."""
     return int(page.tags.valueof(_ORIENTATION, 1))
 
 
@@ -83,42 +83,42 @@ def _is_whole_jpeg(page: Any) -> bool:
 def _corrections(page: Any) -> tuple[str, ...]:
     words: tuple[str, ...] = ()
     if len(page.extrasamples) == 1 and page.extrasamples[0] == EXTRASAMPLE.UNSPECIFIED:
-        words += ("a fourth channel of no stated meaning is taken as alpha",)
+        words += ("a fourth channel without a stated meaning is taken as alpha",)
     if len(page.dataoffsets) > math.prod(page.chunked):
         words += ("more tiles than the size of the image needs",)
     return words
 
 
 def _pages(path: Path, file: TiffFile) -> list[Any]:
-    """Return all pages with an image, those below others too; ReadError when the chain of directories breaks off."""
-    found: list[Any] = []
+    """Return all pages with an image, including subpages; ReadError if the chain of directories is broken."""
+    directories: list[Any] = []
     try:
         for number in range(min(len(file.pages), _PAGES)):
             page = file.pages.get(number, aspage=True)
-            found += [page, *(sub.aspage() for sub in page.pages or ())]
-        whole = _is_chain_whole(file, {page.offset for page in found})
-    except Exception:  # a directory that lies beyond the end of the file
+            directories += [page, *(sub.aspage() for sub in page.pages or ())]
+        whole = _is_chain_whole(file, {page.offset for page in directories})
+    except Exception:  # a directory beyond the end of the file
         whole = False
-    images = [page for page in found if any(tag in page.tags for tag in _OF_IMAGES)]
+    images = [page for page in directories if any(tag in page.tags for tag in _IMAGE_TAGS)]
     if not whole or not images:
         raise _cut_short(path)
     return images
 
 
 def _is_chain_whole(file: TiffFile, known: set[int]) -> bool:
-    """Whether the last directory says that it is the last; programs exist that close the chain to a circle."""
-    place, handle = file.pages.next_page_offset, file.filehandle
-    if place is None or len(file.pages) > _PAGES:
+    """Return whether the last directory is marked as such; some programs link it back to an earlier one."""
+    offset, handle = file.pages.next_page_offset, file.filehandle
+    if offset is None or len(file.pages) > _PAGES:
         return True
-    handle.seek(place)
+    handle.seek(offset)
     (following,) = struct.unpack(file.tiff.offsetformat, handle.read(file.tiff.offsetsize))
     return following == 0 or following in known
 
 
 def _refuse_page(path: Path, page: Any) -> None:
-    """Refuse a page of no size, or with fewer or smaller tiles than it needs.
+    """Refuse a page without a size, or with fewer or smaller tiles than it needs.
 
-    Tiles without a byte are legitimate: scanners leave out the glass.
+    Empty tiles are legitimate: scanners skip the glass.
     """
     for kind, sides in (
         ("an image", (page.imagewidth, page.imagelength)),
@@ -129,15 +129,15 @@ def _refuse_page(path: Path, page: Any) -> None:
     if page.tilewidth * page.tilelength > LARGEST_TILE:
         raise ReadError(f"{path}: damaged TIFF: tiles of {page.tilewidth} x {page.tilelength} pixels")
     count = math.prod(page.chunked)
-    starts, lengths = (np.asarray(one[:count], dtype=np.float64) for one in (page.dataoffsets, page.databytecounts))
+    starts, lengths = (np.asarray(tag[:count], dtype=np.float64) for tag in (page.dataoffsets, page.databytecounts))
     if len(starts) < count or len(lengths) < count:
         raise _cut_short(path)
-    if lengths[starts < _LEAST].any():
-        raise ReadError(f"{path}: damaged TIFF: tiles that would lie in its header")
+    if lengths[starts < _HEADER].any():
+        raise ReadError(f"{path}: damaged TIFF: tiles inside its header")
     if page.compression == COMPRESSION.NONE and 0 < lengths[lengths > 0].min(initial=math.inf) < _least_bytes(page):
-        raise ReadError(f"{path}: damaged TIFF: tiles that are shorter than their pixels")
+        raise ReadError(f"{path}: damaged TIFF: tiles shorter than their pixels")
     if not lengths.any():
-        raise ReadError(f"{path}: damaged TIFF: an image of which no tile is stored")
+        raise ReadError(f"{path}: damaged TIFF: an image without any stored tile")
 
 
 def _refuse_beyond(path: Path, page: Any, size: int) -> None:
@@ -148,7 +148,7 @@ def _refuse_beyond(path: Path, page: Any, size: int) -> None:
 
 
 def _least_bytes(page: Any) -> int:
-    """Return how many bytes the smallest tile or strip of an uncompressed page has."""
+    """Return the size in bytes of the smallest tile or strip of an uncompressed page."""
     rows, columns = page.tilelength, page.tilewidth
     if not page.is_tiled:
         rows, columns = (page.imagelength - 1) % max(1, page.rowsperstrip) + 1, page.imagewidth
@@ -157,4 +157,4 @@ def _least_bytes(page: Any) -> int:
 
 
 def _cut_short(path: Path) -> ReadError:
-    return ReadError(f"{path}: a TIFF that is cut short: parts of it lie beyond its end; fetch it again")
+    return ReadError(f"{path}: a TIFF that is cut short: parts of it are missing; copy it again")

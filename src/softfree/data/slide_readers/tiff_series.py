@@ -1,4 +1,4 @@
-"""Which image of a TIFF is the slide, and how large its pixels are."""
+"""Choice of the image of a TIFF that is the slide, and its resolution."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tifffile import RESUNIT, TiffFile
 from softfree.data.slide_readers.pyramid import Pair, plausible
 from softfree_runtime.core.errors import ReadError
 
-# Micrometers in the units of OME-XML, after NFKC. "pixel" and "reference frame" are none.
+# Micrometers per unit of OME-XML, after NFKC; "pixel" and "reference frame" are not units of length.
 _PREFIXES = {
     **{"Y": 24, "Z": 21, "E": 18, "P": 15, "T": 12, "G": 9, "M": 6, "k": 3, "h": 2, "da": 1, "": 0},
     **{"d": -1, "c": -2, "m": -3, "μ": -6, "u": -6, "n": -9, "p": -12, "f": -15, "a": -18, "z": -21, "y": -24},
@@ -25,9 +25,9 @@ _MICROMETERS = {f"{prefix}m": 10.0 ** (power + 6) for prefix, power in _PREFIXES
     **{"mi": 1.609344e9, "pt": 25_400 / 72, "inch": 25_400.0, "micron": 1.0, "micrometer": 1.0, "millimeter": 1e3},
     **{"nanometer": 1e-3, "centimeter": 1e4, "meter": 1e6, "angstrom": 1e-4},
 }
-_BESIDE = re.compile(r"(?<![a-z])(macro|label|thumb(nail)?|overview|preview|barcode)(image)?(?![a-z])")
-_COARSER = 4.0  # times the finest resolution of a file: an overview
-_LIKE = 0.25  # of the pixels of the largest image: no label or overview, but as much a slide as that one
+_NOT_A_SLIDE = re.compile(r"(?<![a-z])(macro|label|thumb(nail)?|overview|preview|barcode)(image)?(?![a-z])")
+_COARSER = 4.0  # pixel size relative to the finest image, beyond which an image is an overview
+_RIVAL = 0.25  # number of pixels relative to the largest image, from which an image may also be the slide
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class TiffImage:
     """One image of a file.
 
     Attributes:
-        series: Of tifffile, with its levels.
-        name: As the file says it, or empty.
-        mpp: Micrometers per pixel (x, y) of the finest level, as the file says; None where it does not.
+        series: Series of tifffile, with its levels.
+        name: Its name in the file, or empty.
+        mpp: Micrometers per pixel (x, y) of the finest level, from the file; None if the file does not say.
     """
 
     series: Any
@@ -52,66 +52,66 @@ class TiffImage:
 
     @property
     def pixels(self) -> int:
-        """Their number."""
+        """Number of pixels of the finest level."""
         return self.size[0] * self.size[1]
 
 
 def images_of(path: Path, file: TiffFile) -> list[TiffImage]:
-    """Return the images of a file, in its order; ReadError when one that may be the slide cannot be read."""
+    """Return the images of a file, in order; ReadError if one that may be the slide cannot be read."""
     pages = [first_page(series.levels[0]) for series in file.series]
     if file.is_ome and all(series.kind == "ome" for series in file.series):  # not with damaged XML
         names = [series.name for series in file.series]
-        told = _ome_images(file.ome_metadata or "")
-        if _count_slides(name for name, _, _ in told) > _count_slides(names):
+        declared = _ome_images(file.ome_metadata or "")
+        if _count_slides(name for name, _, _ in declared) > _count_slides(names):
             raise ReadError(
-                f"{path}: an OME-TIFF of which not every image can be read, so that the slide may be missing; save it"
-                " as a file of its own",
+                f"{path}: not every image of the OME-TIFF can be read, so the slide may be missing; save the slide as"
+                " a separate file",
                 "unsupported",
             )
-        resolutions = _ome_resolutions(told, [page.index for page in pages])
+        resolutions = _ome_resolutions(declared, [page.index for page in pages])
     else:
         names = [series.name or page.description[:200] for series, page in zip(file.series, pages, strict=True)]
         resolutions = [_tag_mpp(page) for page in pages]
-    return [TiffImage(*one) for one in zip(file.series, names, resolutions, strict=True)]
+    return [TiffImage(*facts) for facts in zip(file.series, names, resolutions, strict=True)]
 
 
 def the_slide(path: Path, images: Sequence[TiffImage]) -> tuple[TiffImage, tuple[str, ...]]:
-    """Choose the image that is the slide, and say what was assumed.
+    """Choose the image that is the slide, and return what was assumed.
 
-    That is the largest one that is not named a macro, label or thumbnail and is not much coarser than the finest.
+    It is the largest one that is not named macro, label or thumbnail and is not much coarser than the finest.
 
     Raises:
-        ReadError: Several may be it.
+        ReadError: Several images may be the slide.
     """
     if not images:
-        raise ReadError(f"{path}: a TIFF without an image; fetch it again")
-    left = [image for image in images if _count_slides([image.name])] or list(images)
-    finest = min((image.mpp[0] for image in left if image.mpp), default=0.0)
-    fine = [image for image in left if image.mpp is None or image.mpp[0] <= _COARSER * finest]
+        raise ReadError(f"{path}: a TIFF without an image; copy it again")
+    candidates = [image for image in images if _count_slides([image.name])] or list(images)
+    finest = min((image.mpp[0] for image in candidates if image.mpp), default=0.0)
+    fine = [image for image in candidates if image.mpp is None or image.mpp[0] <= _COARSER * finest]
     largest = max(fine, key=lambda image: image.pixels)
-    rivals = [image for image in fine if image.pixels >= _LIKE * largest.pixels]
+    rivals = [image for image in fine if image.pixels >= _RIVAL * largest.pixels]
     if len(rivals) > 1:
         sizes = ", ".join("{} x {}".format(*image.size) for image in rivals[:4])
         raise ReadError(
-            f"{path}: {len(rivals)} images that may each be the slide ({sizes}); save each as a file of its own",
+            f"{path}: {len(rivals)} images that may be the slide ({sizes}); save each as a separate file",
             "unsupported",
         )
-    return largest, ("several images in the file: the largest is taken",) if len(left) > 1 else ()
+    return largest, ("several images in the file: the largest is used",) if len(candidates) > 1 else ()
 
 
 def _count_slides(names: Iterable[str]) -> int:
-    return sum(not _BESIDE.search(name.lower()) for name in names)
+    return sum(not _NOT_A_SLIDE.search(name.lower()) for name in names)
 
 
 def first_page(level: Any) -> Any:
-    """Return the page that holds a level."""
+    """Return the page that contains a level."""
     return level.pages[0].aspage()
 
 
 def _tag_mpp(page: Any) -> Pair | None:
-    """Return the resolution of the tags, or of the description in an SVS."""
-    if page.is_svs and (found := re.search(r"\bMPP\s*=\s*([0-9.]+)", page.description)):
-        return plausible(found[1], found[1])
+    """Return the resolution from the tags, or from the description of an SVS."""
+    if page.is_svs and (match := re.search(r"\bMPP\s*=\s*([0-9.]+)", page.description)):
+        return plausible(match[1], match[1])
     if page.resolutionunit not in (RESUNIT.CENTIMETER, RESUNIT.INCH):
         return None
     try:
@@ -122,24 +122,24 @@ def _tag_mpp(page: Any) -> Pair | None:
 
 
 def _ome_images(text: str) -> list[tuple[str, set[int], Pair | None]]:
-    """Return of each image of OME-XML its name, the pages that it names, and its resolution."""
-    found = []
+    """Return name, pages and resolution of each image in OME-XML."""
+    images = []
     for image in ElementTree.fromstring(text).iterfind("{*}Image"):
         for pixels in image.iterfind("{*}Pixels"):
             pages = {int(data.get("IFD", 0)) for data in pixels.iterfind("{*}TiffData")}
             mpp = plausible(_micrometers(pixels, "X"), _micrometers(pixels, "Y"))
-            found.append((image.get("Name", ""), pages, mpp))
-    return found
+            images.append((image.get("Name", ""), pages, mpp))
+    return images
 
 
-def _ome_resolutions(told: list[tuple[str, set[int], Pair | None]], first_pages: list[int]) -> list[Pair | None]:
-    """Return the resolution of each image by its first page; tifffile leaves out images that it cannot read."""
-    found: list[Pair | None] = []
+def _ome_resolutions(declared: list[tuple[str, set[int], Pair | None]], first_pages: list[int]) -> list[Pair | None]:
+    """Return the resolution of each image by its first page; tifffile skips images that it cannot read."""
+    resolutions: list[Pair | None] = []
     for number, page in enumerate(first_pages):
-        matching = [mpp for _, pages, mpp in told if page in pages]
-        in_order = told[number][2] if len(told) == len(first_pages) else None
-        found.append(matching[0] if len(matching) == 1 else in_order)
-    return found
+        matching = [mpp for _, pages, mpp in declared if page in pages]
+        in_order = declared[number][2] if len(declared) == len(first_pages) else None
+        resolutions.append(matching[0] if len(matching) == 1 else in_order)
+    return resolutions
 
 
 def _micrometers(pixels: ElementTree.Element, axis: str) -> float | None:
