@@ -145,7 +145,7 @@ for name in ("Patient_ID", "patient", "Subject ID", "participant_id", "MRN"):
     table(f"a column {name}", lines(cells=beside(name, "1", "2", "3")), "refused", "rename it to patient_id")
 table("a column Split", lines().replace("split", "Split"), "refused", "rename it to split")
 table("a column of splits with another name", owned(list("abcdefghijkl"), ["train", "Validation", "test"] * 4).replace(
-    "split", "subset"), "corrected", "column 'subset' holds splits, and is not used",
+    "split", "subset"), "corrected", "column 'subset' seems to hold splits but is not used",
     task__classes=("x", "y"))  # fmt: skip
 table("a header alone", "path,label\n", "refused", "without rows")
 table("an empty first line", "\n" + lines(), "refused", "first line is empty")
@@ -165,7 +165,7 @@ for word in ("nan", "NaN", "<NA>", "#N/A", "null", "?", "-"):
     table(f"label {word}", labeled(["x", "y", word] * 2), targets=np.array([0, 1, 0, 1]),
           left_out={f"no label but {word!r}": 2})  # fmt: skip
 for word in ("None", "NA", "unknown"):
-    table(f"label {word}", labeled(["x", "y", word] * 2), "corrected", f"label {word!r} (2 rows) is taken for a class",
+    table(f"label {word}", labeled(["x", "y", word] * 2), "corrected", f"label {word!r} (2 rows) is treated as a class",
           task__classes=tuple(sorted(["x", "y", word])))  # fmt: skip
 
 # Patients.
@@ -186,19 +186,19 @@ THIRDS = ["train", "val", "test"]
 for name, (one, other) in FORMS.items():
     ids = [one, "q1", "q2", other, "q1", "q2"]
     table(f"patient ids that differ in {name}, in one split", owned(ids, THIRDS * 2), "corrected",
-          "taken for 1 patient (lines 2, 5)", frame__patient=[0, 1, 2, 0, 1, 2])  # fmt: skip
+          "treated as 1 patient (lines 2, 5)", frame__patient=[0, 1, 2, 0, 1, 2])  # fmt: skip
     apart = owned(ids, [*THIRDS, "val", "val", "test"])
     table(f"patient ids that differ in {name}, in two splits", apart, "refused", "differ only in form")
 table("patients 1 to 10 and letters of one length", owned(["1", "10", "100", "a1", "b1", "1a"], ["train"] * 6),
       frame__patient=list(range(6)))  # fmt: skip
 for word in ("nan", "unknown", "N/A", "anonymous", "ANON", "-", "<NA>", "xxx"):
     table(f"patient id {word} in some rows", owned(["a", word, word, "b", "c", "d"], THIRDS * 2), "corrected",
-          "names nobody", frame__patient=list(range(6)))  # fmt: skip
+          "identifies nobody", frame__patient=list(range(6)))  # fmt: skip
 table("patient id 0000 in half of the rows", owned(["0000"] * 6 + list("abcdef"), THIRDS * 4), "corrected",
-      "'0000' names nobody", frame__patient=list(range(12)))  # fmt: skip
+      "'0000' identifies nobody", frame__patient=list(range(12)))  # fmt: skip
 table("patient ids counted from 0", owned(["0", "1", "2"] * 2, THIRDS * 2), frame__patient=[0, 1, 2] * 2)
 table("patient id unknown in most rows", owned(["unknown"] * 4 + ["a", "b"], THIRDS * 2), "refused",
-      "names nobody, in 4 of 6 rows")  # fmt: skip
+      "identifies nobody, in 4 of 6 rows")  # fmt: skip
 
 # Paths.
 for path in ("../a.png", "/etc/passwd", "sub/../../a.png", ".", "sub/.."):

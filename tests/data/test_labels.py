@@ -45,10 +45,10 @@ def test_classes_of_a_model_keep_their_order_and_may_be_absent():
 @pytest.mark.parametrize(
     ("labels", "positive", "classes", "why"),
     [
-        (["a", "a"], None, None, "one class only, 'a'"),
+        (["a", "a"], None, None, "only one class, 'a'"),
         (["a", "b"], "B", None, "did you mean 'b'"),
         (["a", "b", "c"], "b", None, "has 3 classes; expected two"),
-        (["a", "x", "x"], None, ["a", "b"], r"label 'x' \(lines 3, 4\) is no class of the model, which has a, b"),
+        (["a", "x", "x"], None, ["a", "b"], r"label 'x' \(lines 3, 4\) is not a class of the model \(a, b\)"),
         (["a", "b"], "a", ["a", "b"], "trained with 'b' as the positive class"),
     ],
 )

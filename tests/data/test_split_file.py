@@ -72,5 +72,5 @@ def test_a_damaged_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "split.csv").write_text(content)
     with pytest.raises(UserError, match="is damaged"):
         read_split(tmp_path / "split.csv", DIGEST)
-    with pytest.raises(UserError, match="nobody knows how its table was split"):
+    with pytest.raises(UserError, match="the split of its table is unknown"):
         read_split(tmp_path / "none" / "split.csv", DIGEST)

@@ -155,7 +155,7 @@ def test_three_patients_are_enough_and_two_are_not():
     split = split_patients(task_of(2), targets, patients, keys, FRACTIONS, 0)
     assert set(split[targets == 1]) == set(FRACTIONS)
     targets, patients, keys = exclusive([0] * 20 + [1] * 2, [1] * 20 + [5] * 2)
-    with pytest.raises(UserError, match="class 'b' has 2 patients, too few to be in each of 3 splits"):
+    with pytest.raises(UserError, match="class 'b' has 2 patients, too few for 3 splits"):
         split_patients(task_of(2), targets, patients, keys, FRACTIONS, 0)
 
 
@@ -172,5 +172,5 @@ def test_a_fraction_of_zero_gets_nothing(train, val, test, expected):
 @pytest.mark.parametrize("train", [-0.2, 1.4])
 def test_fractions_out_of_range(train):
     targets, patients, keys = exclusive([0, 1], [1, 1])
-    with pytest.raises(UserError, match="expected parts from 0 to 1"):
+    with pytest.raises(UserError, match="expected fractions from 0 to 1"):
         split_patients(task_of(2), targets, patients, keys, {"train": train, "test": 1 - train}, 0)

@@ -193,7 +193,7 @@ def test_parquet_is_read_like_csv(tmp_path):
         ("path,label,patient\na,x,1\nb,y,2\n", {}, ["'patient' looks like patients", "rename it to patient_id"]),
         ("path,label,PatientID\na,x,1\nb,y,2\n", {}, ["'PatientID' looks like patients"]),
         ("path,label,row\na,x,1\nb,y,2\n", {}, ["'row'", "rename"]),
-        ("path,label,split\na,x,train\nb,x,train\n", {}, ["one class only"]),
+        ("path,label,split\na,x,train\nb,x,train\n", {}, ["only one class"]),
         ("path,label,split\na,x,train\nb,z,train\n", {"classes": ["x", "y"]}, ["'z' (line 3)"]),
     ],
 )

@@ -77,7 +77,7 @@ def test_a_training_goes_on_with_the_split_that_was_drawn(options_for, small_tab
     options = options_for(seed=5)
     preprocessing = create_preprocessing(options, begun.sources)
     RunDirectory(tmp_path).write_config(configuration(options, begun, preprocessing, None))
-    with pytest.raises(UserError, match="nobody knows how its table was split"):
+    with pytest.raises(UserError, match="the split of its table is unknown"):
         read_training_table(options_for(), tmp_path)
     write_split(tmp_path / "split.csv", begun)
     assert read_training_table(options_for(), tmp_path).frame["split"].tolist() == begun.frame["split"].tolist()

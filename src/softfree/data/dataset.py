@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from softfree.data.modalities.slide_rows import SlideRows
 
 
-Seen = Callable[[int, torch.Tensor, tuple[int, ...]], None]
-"""Called with each sample that was read: its number, the prepared tensor and its original size."""
+SampleCallback = Callable[[int, torch.Tensor, tuple[int, ...]], None]
+"""Called with each sample that was read: its index, the prepared tensor and its original size."""
 
 
 class Sample(TypedDict):
@@ -136,17 +136,17 @@ class SampleDataset(data.Dataset):
         return rows
 
     def read_all(
-        self, description: str, *, threads: int = 1, progress: bool = True, seen: Seen | None = None
+        self, description: str, *, threads: int = 1, progress: bool = True, on_sample: SampleCallback | None = None
     ) -> dict[int, ReadError]:
         """Read every sample once, filling the cache, and return the errors of unreadable samples.
 
-        ``seen`` is called with each readable sample, from several threads and before augmentation.
+        ``on_sample`` is called with each readable sample, from several threads and before augmentation.
         """
 
         def read(index: int) -> None:
             sample = self._read(index)
-            if sample is not None and seen is not None:
-                seen(index, *sample)
+            if sample is not None and on_sample is not None:
+                on_sample(index, *sample)
 
         with ThreadPool(max(1, threads)) as pool:
             reading = pool.imap(read, range(len(self)))
@@ -201,8 +201,8 @@ def choose_cache(cache: str, count: int, preprocessing: Preprocessing) -> str:
     """Resolve ``auto``: ``memory`` if the prepared samples fit in a quarter of the free memory, else ``none``."""
     if cache != "auto":
         return cache
-    one = preprocessing.sample_bytes()
-    return "memory" if one is not None and count * one <= available_or_assumed() / 4 else "none"
+    size = preprocessing.sample_bytes()
+    return "memory" if size is not None and count * size <= available_or_assumed() / 4 else "none"
 
 
 def _store(items: list[dict[str, Any]], prepare: Prepare, cache: str) -> data.Dataset:

@@ -92,11 +92,11 @@ def read_folder(path: Path) -> tuple[pd.DataFrame, str, tuple[str, ...]]:
     """
     notes: list[str] = []
     skipped = Skipped()
-    found = {os.path.relpath(file, path): _size(file) for file in files_below(path, skipped)}
+    sizes = {os.path.relpath(file, path): _size(file) for file in files_below(path, skipped)}
     if skipped.closed:
         folder, reason = next(iter(skipped.closed.items()))
         raise UserError(f"{path}: folder {folder} cannot be listed ({reason}); allow reading it, or move it away")
-    root = _entered(_Folder(path, found), notes)
+    root = _entered(_Folder(path, sizes), notes)
     groups = _groups(root, notes)
     rows: list[tuple[str, str, str]] = []
     digest = hashlib.sha256()
@@ -128,7 +128,7 @@ def _entered(folder: _Folder, notes: list[str]) -> _Folder:
     if len(inner) != 1 or split_named(inner[0].name):
         return folder
     below = inner[0].folders
-    if len(below) > 1 and all(split_named(one.name) and one.folders for one in below):
+    if len(below) > 1 and all(split_named(folder_below.name) and folder_below.folders for folder_below in below):
         notes.append(f"the splits are taken from folder {inner[0].name}")
         _note_loose(folder, "beside it", notes)
         return inner[0]
@@ -138,9 +138,13 @@ def _entered(folder: _Folder, notes: list[str]) -> _Folder:
 def _groups(root: _Folder, notes: list[str]) -> list[_Group]:
     splits = _splits(root, notes)
     if splits:
-        groups = [_Group(one.name, split, one) for top, split in splits for one in _classes(root, top, split, notes)]
+        groups = [
+            _Group(class_folder.name, split, class_folder)
+            for top, split in splits
+            for class_folder in _classes(root, top, split, notes)
+        ]
     else:
-        groups = [group for one in _class_folders(root, notes) for group in _of_class(root, one)]
+        groups = [group for class_folder in _class_folders(root, notes) for group in _of_class(root, class_folder)]
     if len({bool(group.split) for group in groups}) > 1:
         without = next(group for group in groups if not group.split)
         raise UserError(f"{root.path}: some classes have folders of splits, {without.label} has none; give all or none")
@@ -175,22 +179,22 @@ def _splits(root: _Folder, notes: list[str]) -> list[tuple[_Folder, str]]:
 
 def _splits_with_a_common_name(root: _Folder, tops: list[_Folder]) -> dict[str, str]:
     """Return splits of folders such as ``chest_train`` and ``chest_test``, not of ``test_positive``."""
-    found: dict[str, str] = {}
+    split_of: dict[str, str] = {}
     rests = set()
     for top in tops:
         words = words_of(top.name)
         splits = [split for word in words if (split := split_named(word))]
         if len(splits) == 1:
-            found[top.name] = splits[0]
+            split_of[top.name] = splits[0]
             rests.add(tuple(word for word in words if not split_named(word)))
-    if len(set(found.values())) < 2:
+    if len(set(split_of.values())) < 2:
         return {}
     if len(rests) > 1:
         raise UserError(
-            f"{root.path}: the names of {listed(found)} hold a split and a class; put the classes into folders below"
+            f"{root.path}: the names of {listed(split_of)} hold a split and a class; put the classes into folders below"
             " the splits, or name a table"
         )
-    return found
+    return split_of
 
 
 def _are_classes(tops: list[_Folder], named: list[_Folder]) -> bool:
@@ -222,7 +226,7 @@ def _classes(root: _Folder, top: _Folder, split: str, notes: list[str]) -> list[
     inner = top.folders
     if len(inner) == 1 and split_named(inner[0].name) == split:
         return _classes(root, inner[0], split, notes)
-    if odd := [one.name for one in inner if split_named(one.name)]:
+    if odd := [folder.name for folder in inner if split_named(folder.name)]:
         raise UserError(
             f"{root.path}: {top.name} is a split, and so is {odd[0]} in it; move the second one away if it is a copy"
         )
@@ -247,8 +251,8 @@ def _class_folders(root: _Folder, notes: list[str]) -> list[_Folder]:
 
 
 def _holds_the_others(top: _Folder, tops: list[_Folder]) -> bool:
-    others = {one.name.casefold() for one in tops if one is not top}
-    return bool(others) and others <= {one.name.casefold() for one in top.folders}
+    others = {folder.name.casefold() for folder in tops if folder is not top}
+    return bool(others) and others <= {folder.name.casefold() for folder in top.folders}
 
 
 def _copies(root: _Folder, nested: list[_Folder], notes: list[str]) -> list[_Folder]:
@@ -265,28 +269,28 @@ def _copies(root: _Folder, nested: list[_Folder], notes: list[str]) -> list[_Fol
 
 def _of_class(root: _Folder, top: _Folder) -> list[_Group]:
     """Return the images of a class, by split if all its folders are named like splits."""
-    splits = {one.name: split for one in top.folders if (split := split_named(one.name))}
+    splits = {folder.name: split for folder in top.folders if (split := split_named(folder.name))}
     if not splits:
         return [_Group(top.name, "", top)]
-    others = [*top.loose, *(one.name for one in top.folders if one.name not in splits)]
+    others = [*top.loose, *(folder.name for folder in top.folders if folder.name not in splits)]
     if others or len(set(splits.values())) < len(splits):
         raise UserError(
             f"{root.path}: {listed(splits)} in {top.name} mean splits, but not all that lies there is one"
             f" ({listed(others or splits, 3)}); expected {_LAYOUTS}, or name a table"
         )
-    below = [{inner.name for inner in one.folders} for one in top.folders if not one.loose]
+    below = [{inner.name for inner in folder.folders} for folder in top.folders if not folder.loose]
     if len(below) > 1 and (again := set.intersection(*below)):
         raise UserError(
             f"{root.path}: {listed(sorted(again), 3)} lies in several splits of {top.name}; if these are the classes,"
             " name the folder of one data set, or a table"
         )
-    return [_Group(top.name, splits[one.name], one) for one in top.folders]
+    return [_Group(top.name, splits[folder.name], folder) for folder in top.folders]
 
 
 def _refuse_splits_below(root: _Folder, group: _Group) -> None:
     """Refuse splits at unexpected places, such as class/hospital/train."""
     for name in dict.fromkeys(os.path.dirname(name) for name in group.folder.files):
-        if odd := next((part for part in name.split(os.sep) if part and split_named(part)), None):
+        if odd := next((component for component in name.split(os.sep) if component and split_named(component)), None):
             where = (group.folder.path / name).relative_to(root.path).as_posix()
             raise UserError(
                 f"{root.path}: {where} lies below class {group.label}, and {odd} means a split; expected {_LAYOUTS},"

@@ -32,7 +32,7 @@ def tidy_labels(table: TableFile, label: str, classes: Sequence[str] | None) -> 
     fixed = {plain_text(name): name for name in classes or ()}
     forms = {form: fixed.get(plain_text(form), plain_text(form)) for form in values.dropna().unique()}
     notes = [
-        f"label {name!r} is written in {count} ways that look the same (spaces, coding of letters): taken for one"
+        f"label {name!r} is written in {count} ways that look the same (spaces, encoding of letters): treated as one"
         for name, count in pd.Series(forms, dtype=object).value_counts().items()
         if count > 1
     ]
@@ -40,7 +40,7 @@ def tidy_labels(table: TableFile, label: str, classes: Sequence[str] | None) -> 
     empty = [name for name in set(forms.values()) if is_no_label(name) and name not in fixed]
     doubtful = sorted(name for name in set(forms.values()) if may_be_no_label(name) and name not in fixed)
     notes += [
-        f"label {name!r} ({int((tidy == name).sum())} rows) is taken for a class; leave cells without a label empty"
+        f"label {name!r} ({int((tidy == name).sum())} rows) is treated as a class; leave cells without a label empty"
         for name in doubtful
     ]
     words = tidy[tidy.isin(empty)]
@@ -73,11 +73,11 @@ def read_classes(
         if unknown := [name for name in present if name not in names]:
             where = table.rows.name(values.index[values == unknown[0]])
             raise UserError(
-                f"{path}: label {shortened(unknown[0])} ({where}) is no class of the model, which has {listed(names)};"
-                " mend the label or give the row the split 'extra'"
+                f"{path}: label {shortened(unknown[0])} ({where}) is not a class of the model ({listed(names)});"
+                " correct the label or give the row the split 'extra'"
             )
     elif len(present) < 2:
-        raise UserError(f"{path}: column {label!r} has one class only, {shortened(present[0])}; expected two or more")
+        raise UserError(f"{path}: column {label!r} has only one class, {shortened(present[0])}; expected two or more")
     else:
         _refuse_two_forms(path, table, label, present)
         names = present
@@ -88,11 +88,15 @@ def read_classes(
 
 
 def _refuse_two_forms(path: Path, table: TableFile, label: str, names: list[str]) -> None:
-    if two := same_labels(names):
+    if pair := same_labels(names):
         values = table.frame[label]
-        first, second = sorted(two, key=lambda name: (values == name).argmax())
-        one, other = (f"{shortened(n)} ({table.rows.name(values.index[values == n])})" for n in (first, second))
-        raise UserError(f"{path}: labels {one} and {other} look like one class in two forms; write it in one")
+        first, second = sorted(pair, key=lambda name: (values == name).argmax())
+        first_form, second_form = (
+            f"{shortened(name)} ({table.rows.name(values.index[values == name])})" for name in (first, second)
+        )
+        raise UserError(
+            f"{path}: labels {first_form} and {second_form} look like one class in two forms; write it in one"
+        )
 
 
 def read_findings(
@@ -125,7 +129,7 @@ def read_findings(
         values = np.unique(targets[known.to_numpy(), number])
         if classes is None and len(values) < 2:
             what = "empty" if len(values) == 0 else f"{values[0]:.0f} in every row"
-            raise UserError(f"{path}: column {name!r} is {what}; expected some 0 and some 1; leave it out of labels")
+            raise UserError(f"{path}: column {name!r} is {what}; expected some 0 and some 1; remove it from the labels")
     return Task("multilabel", names), targets
 
 
@@ -142,7 +146,9 @@ def _with_positive(path: Path, label: str, names: list[str], positive: str, *, f
     if positive not in names:
         meant = closest(positive, names)
         hint = f" (did you mean {meant!r}?)" if meant else ""
-        raise UserError(f"{path}: positive {positive!r} is no class of column {label!r}{hint}; it has {listed(names)}")
+        raise UserError(
+            f"{path}: positive {positive!r} is not a class of column {label!r}{hint}; it has {listed(names)}"
+        )
     if fixed and positive != names[1]:
         raise UserError(f"positive {positive!r}: the model was trained with {names[1]!r} as the positive class")
     return sorted(names, key=lambda name: name == positive)

@@ -73,14 +73,14 @@ def group_by_patient(table: Table) -> Table:
 
 
 def _refuse_disagreement(frame: pd.DataFrame, targets: np.ndarray, group: np.ndarray) -> None:
-    same = all(np.array_equal(targets[group[0]], targets[one], equal_nan=targets.dtype.kind == "f") for one in group)
-    what = None if same else "labels"
+    same = all(np.array_equal(targets[group[0]], targets[row], equal_nan=targets.dtype.kind == "f") for row in group)
+    difference = None if same else "labels"
     if frame["split"].iloc[group].nunique() > 1:
-        what = "splits"
-    if what is not None:
+        difference = "splits"
+    if difference is not None:
         rows = ", ".join(str(row) for row in frame["row"].iloc[group][:5])
         more = f" and {len(group) - 5} more" if len(group) > 5 else ""
         raise UserError(
-            f"rows {rows}{more} of the table (counted from 0) are of one patient and have different {what};"
+            f"rows {rows}{more} of the table (counted from 0) are of one patient and have different {difference};"
             " give them one, or do without --group"
         )

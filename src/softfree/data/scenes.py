@@ -1,4 +1,4 @@
-"""Images with a class for each pixel, in the folders of ADE20K's scene parsing (Zhou et al. 2017, CVPR)."""
+"""Images with a class per pixel, in the folder layout of ADE20K scene parsing (Zhou et al. 2017, CVPR)."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from torchvision.datasets import VisionDataset
 
 from softfree_runtime.core.errors import UserError
 
-# What a loss is to pass over: ``torch.nn.functional.cross_entropy(..., ignore_index=IGNORED)``.
+# Pixels that a loss ignores: ``torch.nn.functional.cross_entropy(..., ignore_index=IGNORED)``.
 IGNORED = 255
 
 
 class Scenes(VisionDataset):
-    """``images/{split}/NAME.jpg`` with ``annotations/{split}/NAME.png``, whose pixels are 0 for none, or a class.
+    """``images/{split}/NAME.jpg`` with ``annotations/{split}/NAME.png``, whose pixels are 0 for no class, or a class.
 
     Args:
-        root: The folder with ``images`` and ``annotations``.
+        root: Folder with ``images`` and ``annotations``.
         split: "training" or "validation".
-        transforms: Of (image, classes), such as those of ``torchvision.transforms.v2``.
+        transforms: Transforms of (image, classes), such as those of ``torchvision.transforms.v2``.
 
-    Each item is an image (3, H, W) of uint8 and its classes (H, W) of int64, counted from 0 with :data:`IGNORED` for
-    none, as ``tv_tensors`` that torchvision's transforms tell apart.
+    Each item is an image (3, H, W) of uint8 and its classes (H, W) of int64, counted from 0, with :data:`IGNORED` for
+    no class, as ``tv_tensors``, which torchvision's transforms distinguish.
 
     Raises:
-        UserError: No images, or one without its annotation.
+        UserError: No images, or an image without its annotation.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class Scenes(VisionDataset):
         folder = Path(root) / "images" / split
         self.images = sorted(path for path in folder.glob("*") if path.suffix in (".jpg", ".png"))
         if not self.images:
-            raise UserError(f"No images in {folder}: expected images/{split}/*.jpg below {root}.")
+            raise UserError(f"no images in {folder}; expected images/{split}/*.jpg below {root}")
         self.annotations = [Path(root) / "annotations" / split / f"{path.stem}.png" for path in self.images]
         for path in self.annotations:
             if not path.is_file():
-                raise UserError(f"No {path}: expected a PNG of the same name for each image in {folder}.")
+                raise UserError(f"no {path}; expected a PNG of the same name for each image in {folder}")
 
     def __len__(self) -> int:
         return len(self.images)

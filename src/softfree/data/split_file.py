@@ -66,7 +66,7 @@ def read_split(path: Path, digest: str) -> RunSplit:
     """
     folder = path.parent
     if not path.is_file():
-        raise UserError(f"{folder} has no {path.name}, so that nobody knows how its table was split; train it again")
+        raise UserError(f"{folder} has no {path.name}, so the split of its table is unknown; train it again")
     try:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False)
         keys, splits = rows["key"], rows["split"]

@@ -199,16 +199,14 @@ def _check_columns(path: Path, columns: list[str], wanted: list[str], *, many: b
     alike = [name for name in columns if taken[name] in _PATIENT_LIKE]
     if "patient_id" not in columns and alike:
         raise UserError(
-            f"{path}: column {alike[0]!r} looks like patients; rename it to patient_id, so that no patient gets into"
+            f"{path}: column {alike[0]!r} looks like patients; rename it to patient_id, so that no patient is in"
             " two splits"
         )
     for known in ("split", "frame", "mpp"):
         if known not in columns and (near := [name for name in columns if name.casefold() == known]):
-            raise UserError(
-                f"{path}: column {near[0]!r} would not be looked at; rename it to {known}, or to another word"
-            )
+            raise UserError(f"{path}: column {near[0]!r} would be ignored; rename it to {known}, or to another word")
     if owned := [name for name in columns if name in _OWN]:
-        raise UserError(f"{path}: column {owned[0]!r} has a name that softfree uses itself; rename it")
+        raise UserError(f"{path}: column {owned[0]!r} has a name that softfree reserves; rename it")
 
 
 def _note_unused_split(frame: pd.DataFrame, wanted: list[str]) -> list[str]:
@@ -217,7 +215,9 @@ def _note_unused_split(frame: pd.DataFrame, wanted: list[str]) -> list[str]:
         return []
     texts = [str(name) for name in frame.columns.difference(wanted) if pd.api.types.is_string_dtype(frame[name])]
     split_like = (name for name in texts if _holds_splits(frame[name].dropna().unique()))
-    return [f"column {name!r} holds splits, and is not used; call it split to have them kept" for name in split_like]
+    return [
+        f"column {name!r} seems to hold splits but is not used; rename it to split to use them" for name in split_like
+    ]
 
 
 def _holds_splits(values: np.ndarray) -> bool:
@@ -256,8 +256,8 @@ def _of_the_task(
     if "split" in frame and (empty_split := frame["split"].isna()).any():
         where = source.rows.name(frame.index[empty_split])
         raise UserError(
-            f"{path}: {empty_split.sum()} of {len(frame)} rows have no split ({where}); fill them all in, or leave out"
-            " the column to have a split made"
+            f"{path}: {empty_split.sum()} of {len(frame)} rows have no split ({where}); fill them all in, or remove"
+            " the column to have one drawn"
         )
     return replace(source, frame=frame), left_out
 
@@ -287,15 +287,15 @@ def _patients_in_words(
 ) -> list[str]:
     notes = []
     if patients.nobody:
-        count, given = sum(rows_of[text] for text in patients.nobody), sum(rows_of.values())
-        refuse_nobody(path, patients.nobody, count, given)
+        count, total = sum(rows_of[text] for text in patients.nobody), sum(rows_of.values())
+        refuse_nobody(path, patients.nobody, count, total)
         words = listed(sorted(map(repr, patients.nobody)), 5)
-        notes.append(f"patient_id {words} names nobody: each of these {count} rows is a patient of its own")
+        notes.append(f"patient_id {words} identifies nobody: each of these {count} rows counts as a separate patient")
     if patients.joined:
         where = table.rows.name(frame.index[frame["patient_id"].isin(list(patients.joined))])
         count = len({patients.keys[text] for text in patients.joined})
         notes.append(
-            f"{len(patients.joined)} patient ids that differ only in form ({FORMS}) are taken for"
+            f"{len(patients.joined)} patient ids that differ only in form ({FORMS}) are treated as"
             f" {count} patient{'' if count == 1 else 's'} ({where})"
         )
     largest = max((rows_of[text] for text in rows_of if text not in patients.nobody), default=0)
@@ -339,13 +339,13 @@ def _refuse_shared_patients(path: Path, frame: pd.DataFrame, table: TableFile) -
             why = f", by ids that differ only in form ({FORMS}; two patients need ids that differ by more)"
         raise UserError(
             f"{path}: {who} in more than one split ({table.rows.name(shared.index)}){why};"
-            " put all rows of a patient into one split, or leave out the column to have a split made"
+            " put all rows of a patient into one split, or remove the column to have a split drawn"
         )
 
 
 def _split_in_words(frame: pd.DataFrame, fractions: Mapping[str, float], seed: int) -> str:
-    kept = {name: part for name, part in fractions.items() if part > 1e-9}
-    shares = ", ".join(f"{name} {100 * part:.0f} %" for name, part in kept.items())
+    shown = {name: fraction for name, fraction in fractions.items() if fraction > 1e-9}
+    shares = ", ".join(f"{name} {100 * fraction:.0f} %" for name, fraction in shown.items())
     drawn = "patients" if "patient_id" in frame and frame["patient_id"].notna().any() else "images"
     warning = "" if drawn == "patients" else "; without patient ids, a patient may be in two splits"
     return f"{drawn} drawn into {shares}, stratified by class, seed {seed}{warning}"

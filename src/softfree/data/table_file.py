@@ -74,8 +74,8 @@ def no_column(path: Path, name: str, columns: Sequence[str], mend: str) -> UserE
 def closest(name: str, candidates: Iterable[str]) -> str | None:
     """Return the candidate most similar to ``name``, ignoring case, or None."""
     folded = {candidate.casefold(): candidate for candidate in candidates}
-    found = difflib.get_close_matches(name.casefold(), folded, n=1)
-    return folded[found[0]] if found else None
+    matches = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return folded[matches[0]] if matches else None
 
 
 def _parquet(path: Path, content: bytes) -> pd.DataFrame:

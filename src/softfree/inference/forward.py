@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from softfree.core.environment import best_device
 from softfree.core.options import Precision
 from softfree.core.progress import tracked
-from softfree.data.dataset import SampleDataset, Seen
+from softfree.data.dataset import SampleCallback, SampleDataset
 from softfree.inference.options import InferenceOptions
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree_runtime.core.batching import of_equal_shape
@@ -40,7 +40,7 @@ def infer(
     options: InferenceOptions | None = None,
     *,
     description: str = "Predicting",
-    seen: Seen | None = None,
+    on_sample: SampleCallback | None = None,
 ) -> Logits:
     """Run ``model`` over ``dataset`` in batches of equal shape; samples that do not fit in memory are streamed.
 
@@ -52,7 +52,7 @@ def infer(
         classes: K.
         options: Default: batches of 16 in float32, without a progress bar.
         description: Of the progress bar.
-        seen: Called with each sample that is read at once, in this process.
+        on_sample: Called with each sample that is read at once, in this process.
     """
     options = options or InferenceOptions(progress=False)
     values = np.full((len(dataset), classes), np.nan)
@@ -64,8 +64,8 @@ def infer(
         loader = DataLoader(_Readable(dataset), batch_size=None, num_workers=options.num_workers)
         for index, sample, error in tracked(loader, description, total=len(dataset), shown=options.progress):
             if sample is not None:
-                if seen is not None:
-                    seen(index, *sample)
+                if on_sample is not None:
+                    on_sample(index, *sample)
                 yield index, sample[0]
                 continue
             try:

@@ -12,7 +12,7 @@ import pandas as pd
 from softfree.data.dataset import SampleDataset
 from softfree.data.modalities.registry import MODALITIES
 from softfree.data.samples import as_samples
-from softfree.data.seen import read_seen
+from softfree.data.seen_rows import read_seen_rows
 from softfree.data.table import Table, read_table
 from softfree.evaluation.calibration import fit_temperature
 from softfree.evaluation.scores import Scores
@@ -121,7 +121,7 @@ def without_seen(run: Run, table: Table) -> tuple[Table, int]:
     """
     if _is_own(run, table):
         return table, 0
-    seen = read_seen(run.directory.seen)
+    seen = read_seen_rows(run.directory.seen)
     if seen is None:
         return table, 0
     known = seen.rows(table.frame)
@@ -136,7 +136,7 @@ def predict_rows(
     With ``baselines``, which see each sample, the probabilities of simpler models are included.
     """
     dataset = SampleDataset(table.sources, None, run.preprocessing, frames=table.frames)
-    logits = infer(run.model, dataset, len(run.task.classes), options, seen=baselines)
+    logits = infer(run.model, dataset, len(run.task.classes), options, on_sample=baselines)
     frame = table.frame[["row", "split", "patient"]].reset_index(drop=True)
     frame["status"] = [logits.failed[i].status if i in logits.failed else "ok" for i in range(len(frame))]
     # Without the file name, with which a message begins: it may be a patient's name.

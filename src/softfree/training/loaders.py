@@ -79,7 +79,7 @@ def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptio
             f"Reading {len(dataset)} samples ({split})",
             threads=max(2, options.num_workers),
             progress=options.progress,
-            seen=reduced[split],
+            on_sample=reduced[split],
         )
         if len(bad) == len(dataset):
             raise UserError(f"none of the {len(bad)} samples of split {split} can be read; the first: {bad[0]}")

@@ -18,7 +18,7 @@ from softfree.core.progress import console
 from softfree.data.audit.checks import knows_patients
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.registry import preprocessing_from_config
-from softfree.data.seen import Seen
+from softfree.data.seen_rows import SeenRows
 from softfree.data.split_file import write_split
 from softfree.data.table import SPLITS, Table
 from softfree.inference.run import Run
@@ -174,7 +174,7 @@ def _train(
     directory.write_config(config)
     if not directory.cost.is_file():  # else training had ended, and only results were missing
         directory.write_cost(describe_cost(model, samples.shape(), spent))
-    Seen.of(table).write(directory.seen)
+    SeenRows.of(table).write(directory.seen)
     return measure_run(options, table, samples)
 
 

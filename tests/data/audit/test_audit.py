@@ -121,7 +121,7 @@ def test_the_real_radiographs_hide_a_confound(shared_data):
     flagged = {confound.feature: confound for confound in found.confounds if confound.flagged}
     assert {"width", "height", "pixel count"} <= set(flagged)
     assert all(flagged[name].direction == "smaller" for name in ("width", "height", "pixel count"))
-    assert "PNEUMONIA can be told without looking at the images" in printed(found)
+    assert "PNEUMONIA can be recognized without looking at the images" in printed(found)
     assert "all 14 images stored as 8-bit RGB (gray) are PNEUMONIA" in printed(found)
 
 

@@ -113,8 +113,8 @@ def test_confounds_are_one_warning_a_class():
 
     found = [confound("width", "yes"), confound("file size", "yes"), confound("file size", "no")]
     first, second = problems.find_confounded([*found, confound("height", "no", False)])
-    assert first.message.startswith("yes can be told without looking")
+    assert first.message.startswith("yes can be recognized without looking")
     assert first.details[0] == "width, larger: AUROC 0.90 (95 % 0.85 to 0.95)"
     assert len(first.details) == 2
-    assert second.message.startswith("no can be told by the size of its files")
+    assert second.message.startswith("no can be recognized by the size of its files")
     assert len(second.details) == 1

@@ -154,7 +154,7 @@ def test_what_is_equal_to_the_pixel_is_named_once():
 def test_beyond_a_number_it_says_that_none_are_looked_for():
     frame = pd.DataFrame({"split": ["train"] * (MOST + 1)})
     table = Table(frame, Task("binary", ("a", "b")), np.zeros(MOST + 1), "/", None)
-    assert near_notes(table, []) == ("nearly identical images are searched for in up to 50,000 images only",)
+    assert near_notes(table, []) == ("nearly identical images are only searched for among up to 50,000 images",)
     assert list(find_near_duplicates(table, [])) == []
 
 

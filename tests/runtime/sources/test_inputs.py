@@ -136,7 +136,7 @@ def test_odd_tables_as_in_prediction(tmp_path: Path, content: bytes, kind: str) 
         (b'path,note\na.png,"5 mm\nb.png,2" x\n', "a quote in lines 2 to 3"),
         ("path,label\na.png,\u80ba\u708e\n".encode("gbk"), "save it as UTF-8"),
         (b"path,path\na,b\n", "two columns are called 'path'"),
-        (b"path,patient_id\na,nan\nb,nan\nc,p\n", "names nobody, in 2 of 3 rows"),
+        (b"path,patient_id\na,nan\nb,nan\nc,p\n", "identifies nobody, in 2 of 3 rows"),
     ],
 )
 def test_tables_that_training_refuses(tmp_path: Path, content: bytes, words: str) -> None:

@@ -37,7 +37,7 @@ def read_series(path: Path, frame: int | None = None, *, max_voxels: int = 1 << 
     """
     path = Path(path)
     if frame:
-        raise ReadError(f"{path}: frame {frame} was asked for; a DICOM series is one volume", "unsupported")
+        raise ReadError(f"{path}: got frame {frame}; a DICOM series is one volume", "unsupported")
     if path.is_dir():
         return load_series(path, _only(path, series_in(path)), max_voxels=max_voxels)
     header = read_header(path)

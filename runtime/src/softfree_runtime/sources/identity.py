@@ -66,8 +66,8 @@ def refuse_nobody(path: object, nobody: Collection[str], rows: int, known: int) 
     """Raise UserError if more than half of the ids identify nobody."""
     if 2 * rows > known:
         raise UserError(
-            f"{path}: patient_id says {min(nobody)!r} or the like, which names nobody, in {rows} of {known} rows with"
-            " an id; give these rows ids, or empty cells if nobody knows them"
+            f"{path}: patient_id is {min(nobody)!r} or similar, which identifies nobody, in {rows} of {known} rows with"
+            " an id; give these rows ids, or empty cells if they are unknown"
         )
 
 

@@ -33,7 +33,7 @@ class Audit:
         readable: Number of readable rows.
         patients: Number of patients; None if the table has no ids.
         left_out: Number of unused rows, by reason.
-        notes: Assumptions about the table, and nearly identical images that do no harm, one sentence each.
+        notes: Assumptions about the table, and harmless nearly identical images, one sentence each.
         split_made: How the split was made, in words; None if the table has its own.
         counts: Images by split and class; findings count where present.
         sizes: Least, median and largest width, height (pixels) and file size (bytes).

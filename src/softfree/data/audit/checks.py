@@ -87,7 +87,7 @@ def find_shared_patients(table: Table) -> Iterator[Problem]:
     """Find patients in several splits, or report that there are no patient ids."""
     shared = patients_across_splits(table.frame)
     if not knows_patients(table):
-        message = "the table has no patient_id, so that nobody can tell whether a patient is in two splits"
+        message = "the table has no patient_id, so it is unknown whether a patient is in two splits"
         yield Problem("warning", "no_patients", message)
     elif len(shared):
         images = counted(len(shared), "image")
@@ -99,9 +99,9 @@ def find_near_equal(table: Table) -> Iterator[Problem]:
     """Find classes whose names differ by a typo."""
     names, counts = table.task.classes, class_marks(table).sum(axis=0)
     pairs = [
-        f"{shortened(names[one])} ({counts[one]}) and {shortened(names[other])} ({counts[other]})"
-        for one, other in combinations(range(len(names)), 2)
-        if one_slip_apart(names[one], names[other])
+        f"{shortened(names[first])} ({counts[first]}) and {shortened(names[second])} ({counts[second]})"
+        for first, second in combinations(range(len(names)), 2)
+        if one_slip_apart(names[first], names[second])
     ]
     if pairs:
         message = "classes whose names differ by one letter; write them alike if they are one"
@@ -112,9 +112,9 @@ def find_thin_classes(table: Table) -> Iterator[Problem]:
     """Find classes missing from a split, and classes much rarer than others."""
     marks, classes = class_marks(table), table.task.classes
     for split in SPLITS:
-        chosen = (table.frame["split"] == split).to_numpy()
-        absent = [name for number, name in enumerate(classes) if not marks[chosen, number].any()]
-        if chosen.any() and absent:
+        in_split = (table.frame["split"] == split).to_numpy()
+        absent = [name for number, name in enumerate(classes) if not marks[in_split, number].any()]
+        if in_split.any() and absent:
             severity: Severity = "error" if split == "train" else "warning"
             yield Problem(severity, "class_missing", f"split {split} has no image of {', '.join(absent)}")
     counts = marks.sum(axis=0)
@@ -138,9 +138,9 @@ def find_confounded(confounds: Iterable[Confound]) -> Iterator[Problem]:
     flagged = [confound for confound in confounds if confound.flagged]
     for name in dict.fromkeys(confound.class_name for confound in flagged):
         own = [confound for confound in flagged if confound.class_name == name]
-        message = f"{name} can be told without looking at the images; a model may learn that instead"
+        message = f"{name} can be recognized without looking at the images; a model may learn that instead"
         if {confound.feature for confound in own} <= {"file size", "bytes per pixel"}:
-            message = f"{name} can be told by the size of its files: other compression, or more or less to be seen"
+            message = f"{name} can be recognized by the size of its files: other compression, or more or less content"
         cases = [f"{c.feature}, {c.direction}: AUROC {c.auroc:.2f} (95 % {c.low:.2f} to {c.high:.2f})" for c in own]
         yield Problem("warning", "confound", message, (), tuple(cases))
 
@@ -149,12 +149,14 @@ def find_telling_kinds(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
     """Find kinds of file that one class alone has, beyond what chance explains."""
     marks, ok = class_marks(table), (probes["status"] == "ok").to_numpy()
     for stored in sorted(probes["stored"][ok].unique()):
-        chosen = (probes["stored"] == stored).to_numpy() & ok
+        of_kind = (probes["stored"] == stored).to_numpy() & ok
         for number, name in enumerate(table.task.classes):
             share = marks[ok, number].mean()
-            if marks[chosen, number].all() and share ** chosen.sum() < UNLIKELY:
-                message = f"all {chosen.sum()} images stored as {stored} are {name}; a model may learn the kind of file"
-                yield Problem("warning", "telling_kind", message, _rows(table.frame[chosen]))
+            if marks[of_kind, number].all() and share ** of_kind.sum() < UNLIKELY:
+                message = (
+                    f"all {of_kind.sum()} images stored as {stored} are {name}; a model may learn the kind of file"
+                )
+                yield Problem("warning", "telling_kind", message, _rows(table.frame[of_kind]))
 
 
 def class_marks(table: Table) -> np.ndarray:
@@ -165,17 +167,17 @@ def class_marks(table: Table) -> np.ndarray:
 
 
 def targets_as_bytes(table: Table) -> list[bytes]:
-    """Return what each row is labeled, to be compared; an unknown finding is a label of its own."""
+    """Return the labels of each row, for comparison; an unknown finding is a distinct label."""
     return [target.tobytes() for target in np.nan_to_num(table.targets, nan=-1.0)]
 
 
 def knows_patients(table: Table) -> bool:
-    """Return whether the table says which patient an image is of."""
+    """Return whether the table has patient ids."""
     return "patient_id" in table.frame and bool(table.frame["patient_id"].notna().any())
 
 
 def counted(number: int, noun: str) -> str:
-    """Return such as ``1 image`` or ``2 images``."""
+    """Return a count with its noun, such as ``1 image`` or ``2 images``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
@@ -200,8 +202,8 @@ def near_pairs(probes: pd.DataFrame) -> list[Pair]:
     if not 1 < len(positions) <= MOST:
         return []
     digests = probes["pixel_digest"].to_numpy()
-    pairs_found = find_pairs(np.stack(list(probes["thumbnail"].iloc[positions])))
-    pairs = (Pair(int(positions[i]), int(positions[j]), similarity) for i, j, similarity in pairs_found)
+    thumbnail_pairs = find_pairs(np.stack(list(probes["thumbnail"].iloc[positions])))
+    pairs = (Pair(int(positions[i]), int(positions[j]), similarity) for i, j, similarity in thumbnail_pairs)
     return [pair for pair in pairs if digests[pair.first] != digests[pair.second]]
 
 
@@ -219,22 +221,22 @@ def find_near_duplicates(table: Table, pairs: Sequence[Pair]) -> Iterator[Proble
 def near_notes(table: Table, pairs: Sequence[Pair]) -> tuple[str, ...]:
     """Return notes on pairs in one split with one label, and on tables too large to search."""
     if len(table.frame) > MOST:
-        return (f"nearly identical images are searched for in up to {MOST:,} images only",)
+        return (f"nearly identical images are only searched for among up to {MOST:,} images",)
     splits, labels = table.frame["split"].to_numpy(), targets_as_bytes(table)
     own = [p for p in pairs if splits[p.first] == splits[p.second] and labels[p.first] == labels[p.second]]
     if not own:
         return ()
     paths = table.frame["path"].to_numpy()
-    named = [f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in own[:_NAMED]]
+    names = [f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in own[:_NAMED]]
     more = [f"and {len(own) - _NAMED} more"] if len(own) > _NAMED else []
-    whose = "nearly identical images in the same split with the same label"
-    return (f"{counted(len(own), 'pair')} of {whose}: {', '.join([*named, *more])}",)
+    what = "nearly identical images in the same split with the same label"
+    return (f"{counted(len(own), 'pair')} of {what}: {', '.join([*names, *more])}",)
 
 
 def _problem(kind: str, table: Table, pairs: Sequence[Pair], where: str) -> Problem:
     paths, splits = table.frame["path"].to_numpy(), table.frame["split"].to_numpy()
     names = [f"{path} ({split})" for path, split in zip(paths, splits, strict=True)]
-    cases = [f"{names[one]} ~ {names[other]}: correlation {alike:.3f}" for one, other, alike in pairs]
-    rows = table.frame["row"].to_numpy()[sorted({place for pair in pairs for place in pair[:2]})]
+    cases = [f"{names[first]} ~ {names[second]}: correlation {similarity:.3f}" for first, second, similarity in pairs]
+    rows = table.frame["row"].to_numpy()[sorted({position for pair in pairs for position in pair[:2]})]
     message = f"{counted(len(pairs), 'pair')} of nearly identical images {where}"
     return Problem("error", kind, message, tuple(int(row) for row in rows), tuple(cases))

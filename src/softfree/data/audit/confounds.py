@@ -60,7 +60,7 @@ def find_confounds(features: pd.DataFrame, task: Task, targets: np.ndarray, pati
         targets: ``(n,)`` or ``(n, K)``, see :class:`Task`; unknown findings are left out.
         patients: ``(n,)`` numbers of patients, which determine the intervals.
     """
-    found = []
+    confounds = []
     for number in task.scored:
         present = targets == number if task.exclusive else targets[:, number] == 1
         absent = ~present if task.exclusive else targets[:, number] == 0
@@ -69,8 +69,8 @@ def find_confounds(features: pd.DataFrame, task: Task, targets: np.ndarray, pati
             continue
         for name in features:
             values = features[name].to_numpy()
-            found.append(_measure(str(name), task.classes[number], values[present], values[absent], sides))
-    return sorted(found, key=lambda confound: -confound.auroc)
+            confounds.append(_measure(str(name), task.classes[number], values[present], values[absent], sides))
+    return sorted(confounds, key=lambda confound: -confound.auroc)
 
 
 def _measure(

@@ -24,9 +24,9 @@ ALIKE = 0.93
 cells, 0.66 among 240 chest radiographs, 0.86 among 1324 dermoscopic images and 0.95 among 106 fundus photographs, for
 which :func:`_chance` asks for 0.97. The same image with noise, as JPEG of quality 50 or at half its size had 0.96 or
 more. All four pairs above it among the dermoscopic images were confirmed to be one lesion."""
-_LIKELY = 0.6  # minimum for a closer comparison
-_LOOKED_AT = 5_000  # maximum number of pairs in the closer comparison
-_KEPT = 100_000  # maximum number of pairs
+_CANDIDATE = 0.6  # minimum for a closer comparison
+_MOST_COMPARED = 5_000  # maximum number of pairs in the closer comparison
+_MOST_PAIRS = 100_000  # maximum number of pairs
 _SHIFT = 3  # of SIDE, in each direction
 _BLOCK = 2_000
 _SAMPLE = 1_000
@@ -53,8 +53,10 @@ def thumbnail(pixels: np.ndarray, low: float = -math.inf, high: float = math.inf
         uint8 ``(SIDE, SIDE)`` over its own range; all 0 for an image of one value.
     """
     step = max(1, min(pixels.shape[:2]) // (8 * SIDE))  # large images are subsampled
-    part = pixels[::step, ::step]
-    gray = sum((part[..., k].astype(np.float32).clip(low, high) for k in range(part.shape[2])), np.float32(0))
+    subsampled = pixels[::step, ::step]
+    gray = sum(
+        (subsampled[..., k].astype(np.float32).clip(low, high) for k in range(subsampled.shape[2])), np.float32(0)
+    )
     small = np.asarray(Image.fromarray(gray).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
     black, white = float(small.min()), float(small.max())
     if not _FLAT < white - black < math.inf:
@@ -74,12 +76,12 @@ def find_pairs(thumbnails: np.ndarray) -> list[Pair]:
     thumbnails = thumbnails[shown]
     rows = _coarse(thumbnails)
     expected = _chance(rows)
-    needed = max(ALIKE, expected)
-    pairs = _highest(rows, max(_LIKELY, expected))
-    sure = [pair for pair in pairs if pair.similarity >= needed]
-    unsure = sorted((pair for pair in pairs if pair.similarity < needed), key=_by_similarity)[:_LOOKED_AT]
-    closer = (pair for pair in _looked_at(thumbnails, unsure) if pair.similarity >= needed)
-    numbered = (Pair(int(shown[one]), int(shown[other]), value) for one, other, value in (*sure, *closer))
+    threshold = max(ALIKE, expected)
+    pairs = _highest(rows, max(_CANDIDATE, expected))
+    sure = [pair for pair in pairs if pair.similarity >= threshold]
+    unsure = sorted((pair for pair in pairs if pair.similarity < threshold), key=_by_similarity)[:_MOST_COMPARED]
+    confirmed = (pair for pair in _compared_closely(thumbnails, unsure) if pair.similarity >= threshold)
+    numbered = (Pair(int(shown[first]), int(shown[second]), value) for first, second, value in (*sure, *confirmed))
     return sorted(numbered, key=_by_similarity)
 
 
@@ -114,10 +116,10 @@ def _chance(rows: np.ndarray) -> float:
     the few pairs that are copies.
     """
     count = len(rows)
-    chosen = rows if count <= _SAMPLE else rows[np.random.default_rng(0).choice(count, _SAMPLE, replace=False)]
-    if len(chosen) < 10:
+    sample = rows if count <= _SAMPLE else rows[np.random.default_rng(0).choice(count, _SAMPLE, replace=False)]
+    if len(sample) < 10:
         return 0.0
-    pairs = (chosen @ chosen.T)[np.triu_indices(len(chosen), 1)]
+    pairs = (sample @ sample.T)[np.triu_indices(len(sample), 1)]
     middle, upper = np.quantile(np.arctanh(pairs.clip(-0.9999, 0.9999)), (0.5, 0.75))
     number = count * (count - 1) / 2
     return float(np.tanh(middle + (upper - middle) / 0.6745 * math.sqrt(2 * math.log(number))))
@@ -125,12 +127,12 @@ def _chance(rows: np.ndarray) -> float:
 
 def _highest(rows: np.ndarray, least: float) -> list[Pair]:
     """Return pairs with a correlation of at least ``least``; at most the ``_KEPT`` highest."""
-    found: list[Pair] = []
+    pairs: list[Pair] = []
     for block in _blocks(rows, least):
-        found += block
-        if len(found) > _KEPT:
-            found = sorted(found, key=_by_similarity)[:_KEPT]
-    return found
+        pairs += block
+        if len(pairs) > _MOST_PAIRS:
+            pairs = sorted(pairs, key=_by_similarity)[:_MOST_PAIRS]
+    return pairs
 
 
 def _blocks(rows: np.ndarray, least: float) -> Iterator[list[Pair]]:
@@ -141,20 +143,20 @@ def _blocks(rows: np.ndarray, least: float) -> Iterator[list[Pair]]:
                 products = np.triu(products, 1)
             one, two = np.nonzero(products >= least)
             values = products[one, two]
-            if len(values) > _KEPT:
-                best = np.argpartition(-values, _KEPT)[:_KEPT]
+            if len(values) > _MOST_PAIRS:
+                best = np.argpartition(-values, _MOST_PAIRS)[:_MOST_PAIRS]
                 one, two, values = one[best], two[best], values[best]
             yield [Pair(int(a) + start, int(b) + other, float(v)) for a, b, v in zip(one, two, values, strict=True)]
 
 
-def _looked_at(thumbnails: np.ndarray, pairs: list[Pair]) -> Iterator[Pair]:
+def _compared_closely(thumbnails: np.ndarray, pairs: list[Pair]) -> Iterator[Pair]:
     """Compare pairs again, at full size and shifted against each other; keep the better similarity."""
     for first, second, value in pairs:
         images = _fine(thumbnails[[first, second]].astype(np.float32), 2)
-        yield Pair(first, second, max(value, _moved(*images)))
+        yield Pair(first, second, max(value, _best_shift(*images)))
 
 
-def _moved(first: np.ndarray, second: np.ndarray) -> float:
+def _best_shift(first: np.ndarray, second: np.ndarray) -> float:
     """Return the highest correlation of the inner part of one image with any shift of the other."""
     inner = SIDE - 2 * _SHIFT
     middle = first[_SHIFT : _SHIFT + inner, _SHIFT : _SHIFT + inner].ravel()

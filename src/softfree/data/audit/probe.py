@@ -102,8 +102,8 @@ def probe_image(file: str, frame: int | None) -> Probe:
 def _is_blank(image: DecodedImage) -> bool:
     """Return whether a model sees one value only, after clipping to black and white."""
     extremes = np.stack([image.pixels.min(keepdims=True), image.pixels.max(keepdims=True)])
-    seen = replace(image, pixels=extremes).unit()
-    return bool(seen.min() == seen.max())
+    shown = replace(image, pixels=extremes).unit()
+    return bool(shown.min() == shown.max())
 
 
 def _digest_pixels(image: DecodedImage) -> bytes:

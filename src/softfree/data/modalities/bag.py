@@ -74,8 +74,8 @@ class BagPreprocessing:
         """Return :meth:`load`, and the number of tiles."""
         if frame:
             raise ReadError(f"{name_of(source)}: got frame {frame}; a bag of tiles has no frames", "unsupported")
-        parts = [self._rows(number, file) for number, file in enumerate(files_of(source))]
-        bag = parts[0] if len(parts) == 1 else np.concatenate(parts)  # a copy of a large bag may not fit in memory
+        blocks = [self._rows(number, file) for number, file in enumerate(files_of(source))]
+        bag = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)  # a copy of a large bag may not fit in memory
         return bag, (len(bag),)
 
     def small_copy(self, sample: torch.Tensor) -> np.ndarray:

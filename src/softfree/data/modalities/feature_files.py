@@ -9,7 +9,7 @@
     STAMP     feats (N, F)       coords (N, 2), corners, micrometers    of the file: unit, tile_size_um, extractor
 
 Each may have a leading axis of length 1, and a unit (mm, um or px) as an attribute of the file or the coordinates,
-which then holds. CLAM and TRIDENT do not store how large a pixel is (a magnification is no
+which then applies. CLAM and TRIDENT do not store the size of a pixel (a magnification is no
 resolution), so that their coordinates are known only together with the slide's micrometers per pixel. CLAM does not
 store the side of a tile either: there the corner stands for the center, which moves all tiles of a slide alike.
 """
@@ -138,22 +138,22 @@ def _features(path: Path, file: h5py.File) -> h5py.Dataset:
             f"{path}: no features of tiles: it holds {names}; expected the layout of softfree, CLAM, TRIDENT or STAMP",
             "unsupported",
         )
-    found = file[name]
-    if found.dtype.kind != "f":
+    features = file[name]
+    if features.dtype.kind != "f":
         raise ReadError(f"{path}: features that are no floating-point numbers; extract it again", "unsupported")
     if tool == "softfree":
         _refuse_own(path, file)
-    if 0 in found.shape:
+    if 0 in features.shape:
         raise ReadError(f"{path}: a bag with no tile; leave it out, or lower --share", "empty")
-    if _is_of_a_slide(file, found):
+    if _is_of_a_slide(file, features):
         raise ReadError(
             f"{path}: one vector for the whole slide (or patient), not features of its tiles; name the file of the"
             " tiles' features",
             "unsupported",
         )
-    if found.ndim != 2 and not (found.ndim == 3 and found.shape[0] == 1):
-        raise ReadError(f"{path}: features of shape {found.shape}; expected (tiles, features)", "unsupported")
-    return found
+    if features.ndim != 2 and not (features.ndim == 3 and features.shape[0] == 1):
+        raise ReadError(f"{path}: features of shape {features.shape}; expected (tiles, features)", "unsupported")
+    return features
 
 
 def _refuse_own(path: Path, file: h5py.File) -> None:
@@ -163,11 +163,11 @@ def _refuse_own(path: Path, file: h5py.File) -> None:
         raise ReadError(f"{path}: features of a newer softfree; update softfree", "unsupported")
 
 
-def _is_of_a_slide(file: h5py.File, found: h5py.Dataset) -> bool:
+def _is_of_a_slide(file: h5py.File, features: h5py.Dataset) -> bool:
     """Return whether there is one vector for all tiles, as slide encoders write it, with or without coordinates."""
-    if (text(file.attrs.get("feat_type")) or "tile") != "tile" or found.ndim == 1:
+    if (text(file.attrs.get("feat_type")) or "tile") != "tile" or features.ndim == 1:
         return True
-    if _tool(file) == "softfree" or math.prod(found.shape[:-1]) > 1:
+    if _tool(file) == "softfree" or math.prod(features.shape[:-1]) > 1:
         return False
     coords = file.get("coords")
     return coords is None or (isinstance(coords, h5py.Dataset) and coords.ndim > 1 and coords.shape[-2] > 1)

@@ -135,9 +135,9 @@ class SlidePreprocessing:
 
     def in_words(self) -> list[str]:
         """Describe the preprocessing in sentences."""
-        part = "the bounding box of the tissue (Otsu on saturation)" if self.tissue else "the whole slide"
+        area = "the bounding box of the tissue (Otsu on saturation)" if self.tissue else "the whole slide"
         return [
-            f"Slides: {part} at {self.mpp:g} micrometers per pixel with its background, white beyond the slide.",
+            f"Slides: {area} at {self.mpp:g} micrometers per pixel with its background, white beyond the slide.",
             "RGB; values standardized by the mean and standard deviation of ImageNet.",
         ]
 

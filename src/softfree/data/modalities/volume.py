@@ -96,12 +96,12 @@ class VolumePreprocessing:
             raise UserError("--window is for --modality ct; leave it out, or choose ct")
         if window is not None and (len(window) != 2 or not -np.inf < window[0] < window[1] < np.inf):
             raise UserError(f"--window {list(window)}: expected the lowest and the highest value, in this order")
-        made = 1 if rules is None else len(ChannelRules.parse(rules).channels)
-        if channels not in (None, made) and rules is not None:
-            raise UserError(f"{channels} channels were asked for; the rules of --series make {made}")
+        rule_count = 1 if rules is None else len(ChannelRules.parse(rules).channels)
+        if channels not in (None, rule_count) and rules is not None:
+            raise UserError(f"got channels {channels}; the rules of --series give {rule_count}")
         low_high = None if preset == "mr" else tuple(float(value) for value in window or HOUNSFIELD)
         steps = None if spacing is None else tuple(float(step) for step in spacing)
-        return cls(preset, tuple(shape), steps, channels or made, rules, low_high)  # type: ignore[arg-type]
+        return cls(preset, tuple(shape), steps, channels or rule_count, rules, low_high)  # type: ignore[arg-type]
 
     @classmethod
     def from_options(cls, options: TrainOptions, sources: Sequence[SampleSource]) -> VolumePreprocessing:

@@ -27,7 +27,7 @@ _END = 1 << 20  # bytes at either end of a large file that are hashed
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenRows:
     """Hashes of the training and validation rows.
 
     Attributes:
@@ -41,17 +41,17 @@ class Seen:
     patients: frozenset[str]
 
     @classmethod
-    def of(cls, table: Table) -> Seen:
+    def of(cls, table: Table) -> SeenRows:
         """Hash the rows of ``train`` and ``val``."""
         key = secrets.token_bytes(16)
         frame = table.frame[table.frame["split"].isin(["train", "val"])]
-        files = frozenset(one for one in _files(key, frame) if one)
-        return cls(key, files, frozenset(one for one in _patients(key, frame) if one))
+        files = frozenset(filter(None, _files(key, frame)))
+        return cls(key, files, frozenset(filter(None, _patients(key, frame))))
 
     def rows(self, frame: pd.DataFrame) -> np.ndarray:
         """Return boolean ``(n,)``: rows whose file or patient was used in training."""
-        files = np.array([one in self.files for one in _files(self.key, frame)], dtype=bool)
-        return files | np.array([one in self.patients for one in _patients(self.key, frame)], dtype=bool)
+        files = np.array([digest in self.files for digest in _files(self.key, frame)], dtype=bool)
+        return files | np.array([digest in self.patients for digest in _patients(self.key, frame)], dtype=bool)
 
     def write(self, path: Path) -> None:
         """Write ``seen.json`` of a run directory."""
@@ -59,7 +59,7 @@ class Seen:
         write_atomically(path, json.dumps(content))
 
 
-def read_seen(path: Path) -> Seen | None:
+def read_seen_rows(path: Path) -> SeenRows | None:
     """Read the file of a run; None if it has none.
 
     Raises:
@@ -68,8 +68,8 @@ def read_seen(path: Path) -> Seen | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Seen(bytes.fromhex(found["key"]), frozenset(found["files"]), frozenset(found["patients"]))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return SeenRows(bytes.fromhex(content["key"]), frozenset(content["files"]), frozenset(content["patients"]))
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path} cannot be read; copy the run again") from None
 
@@ -90,7 +90,7 @@ def _files(key: bytes, frame: pd.DataFrame) -> Iterable[str]:
 
 
 def _below(path: Path) -> list[Path]:
-    return sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 def _add(digest: blake2b, path: Path) -> None:
@@ -109,4 +109,4 @@ def _patients(key: bytes, frame: pd.DataFrame) -> Iterable[str]:
     if "patient_id" not in frame:
         return [""] * len(frame)
     known = frame["patient_id"].fillna("").astype(str).map(patient_key)
-    return [blake2b(one.encode(), key=key, digest_size=12).hexdigest() if one else "" for one in known]
+    return [blake2b(text.encode(), key=key, digest_size=12).hexdigest() if text else "" for text in known]
