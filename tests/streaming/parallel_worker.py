@@ -88,7 +88,7 @@ def bags_without_padding_or_places(mesh: DeviceMesh) -> None:
 def heads(mesh: DeviceMesh) -> None:
     """Of bags of 9 to 41 tiles in unequal parts, one of them empty; of images by bands."""
     four, two = dist.group.WORLD, mesh["sequence"]
-    for pool in ("topk", "mean_topk", "lse", "gated", "mean_std"):
+    for pool in ("topk", "mean_topk"):
         options = {"pool": pool, "class_token": pool == "topk"}
         options |= {"pool_options": {"one_in": 3}} if "topk" in pool else {}
         model, whole = bag_model(**options).double(), bags().double()

@@ -38,9 +38,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "topk class token": {"pool": "topk", "class_token": True, "attention": "sima"},
     "topk features": {"pool": "topk", "num_classes": 0},
     "mean_topk": {"pool": "mean_topk", "pool_options": {"one_in": 3}, "stem": "conv", "pos": "none"},
-    "lse": {"pool": "lse", "attention": "galerkin"},
-    "gated": {"pool": "gated", "class_token": True},
-    "mean_std": {"pool": "mean_std", "stem": "pool"},
 }
 
 
@@ -98,7 +95,7 @@ def test_masks(attention: str, pool: str, stem: str, make_model: Make, gradients
     check(gradients_of(model, got), gradients_of(model, want), 1e-8)
 
 
-@pytest.mark.parametrize("pool", ["topk", "mean_topk", "lse", "gated", "mean_std"])
+@pytest.mark.parametrize("pool", ["topk", "mean_topk"])
 def test_masks_of_heads(pool: str, make_model: Make, gradients_of: GradientsOf) -> None:
     test_masks("seqnorm", pool, "patch", make_model, gradients_of)
 
@@ -198,7 +195,7 @@ def test_stochastic_depth_draws_as_the_model_does(make_model: Make, gradients_of
 
 def test_frozen_parameters(make_model: Make, gradients_of: GradientsOf) -> None:
     """Only what is asked for gets a gradient, such as a head alone, or the last block."""
-    for pool, own in (("avg", "fc_norm"), ("topk", "norm"), ("gated", "pooling")):
+    for pool, own in (("avg", "fc_norm"), ("topk", "norm")):
         model, x = make_model(pool=pool).double(), torch.randn(1, 3, 24, 24, dtype=torch.float64)
         for trained in ("head", "blocks.2", "blocks.0.attn", "pos_embed", own):
             for name, parameter in model.named_parameters():

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 PresetName = Literal["radiograph", "photo", "microscopy"]
 ResizeMode = Literal["pad", "stretch", "crop", "native"]
-PoolName = Literal["avg", "token", "topk", "mean_topk", "lse", "gated", "mean_std"]
+PoolName = Literal["avg", "token", "topk", "mean_topk"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Split = Literal["train", "val", "test"]
 
@@ -108,10 +108,9 @@ class ModelOptions:
         stem: 'pool' (a few 3 x 3 convolutions with max pooling between them, which carry a finding much smaller than a
             patch to its token), 'conv' (strided convolutions: half the time) or 'patch' (one linear projection per
             patch).
-        pool: How tokens become logits: 'mean_topk' (average of 'topk' and the mean of all token logits: sees a finding
-            on few of many tokens), 'topk' (mean of each class's highest token logits), 'avg' (average token), 'token'
-            (class token), 'lse' (log-sum-exp of the token logits with learned sharpness), 'gated' (gated attention
-            pooling) or 'mean_std' (mean and standard deviation of the tokens).
+        pool: How tokens become the features that are classified: 'avg' (their mean), 'topk' (the mean of each
+            feature's highest values, so that a finding on few of many tokens is seen), 'mean_topk' (the average of
+            both) or 'token' (class token).
         drop_path: Stochastic depth rate of the last block, rising linearly from 0 in the first.
         layer_scale: Initial value of a learned scale on each residual branch; default: no such scale.
         grad_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.

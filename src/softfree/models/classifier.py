@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from softfree.attention import ATTENTIONS
 from softfree.attention.base import option_names, widen
 from softfree.models.encoder import Encoder
-from softfree.models.pooling import POOLINGS, Average, Pooling, create_pooling, masked_mean
+from softfree.models.pooling import POOLINGS, create_pooling
 from softfree_runtime.core.errors import UserError, unknown_name
 
 
@@ -68,7 +68,7 @@ class Classifier(HeadedModel):
         num_classes: Number of logits; 0 to return pooled features.
         embed_dim: Width C.
         pool: A name of :data:`~softfree.models.pooling.POOLINGS`. "avg" over the real tokens, then ``fc_norm``; all
-            others after ``norm``: "token", the class token; "topk", "mean_topk", "lse", "gated" or "mean_std".
+            others after ``norm``: "token", the class token; "topk" or "mean_topk".
         class_token: Prepend a class token; None: only if ``pool`` is "token".
         pool_options: Keywords of the pooling, such as ``one_in`` of "topk".
 
@@ -94,8 +94,8 @@ class Classifier(HeadedModel):
             raise UserError("Got pool='token' with class_token=False: set class_token=True or choose pool='avg'.")
         self.pool, self.pool_options = pool, pool_options or {}
         self.num_classes, self.embed_dim = num_classes, embed_dim
-        self.pooling = self.make_pooling()
-        self.num_features = self.head_hidden_size = self.pooling.width * embed_dim
+        self.pooling = create_pooling(pool, self.pool_options)
+        self.num_features = self.head_hidden_size = embed_dim
         self.num_prefix_tokens = int(class_token)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
 
@@ -139,47 +139,24 @@ class Classifier(HeadedModel):
         tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return tokens, None if mask is None else torch.cat([mask.new_ones(mask.shape[0], 1), mask], dim=1)
 
-    def make_pooling(self) -> Pooling:
-        """Create the pooling; without classes, a pooling of logits becomes an average of features."""
-        of_logits = POOLINGS[self.pool].of_logits
-        pooling = create_pooling(self.pool, self.num_classes if of_logits else self.embed_dim, self.pool_options)
-        return Average(self.embed_dim) if of_logits and not self.num_classes else pooling
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replace the head for another number of classes; 0 for none."""
-        super().reset_classifier(num_classes)
-        if POOLINGS[self.pool].of_logits:
-            like = next(self.parameters())
-            self.pooling = self.make_pooling().to(like.device, like.dtype)
-
     def forward_head(self, tokens: Tensor, mask: Tensor | None = None, pre_logits: bool = False) -> Tensor:
         """Pool and classify.
 
         Args:
             tokens: (B, P + N, C) from ``forward_features``.
             mask: Boolean (B, N), True for real tokens, without the class token; None when all are real.
-            pre_logits: Return the pooled features (B, num_features) instead; averages, if logits are pooled.
+            pre_logits: Return the pooled features (B, num_features) instead.
 
         Returns:
             Logits (B, num_classes).
         """
         tokens, mask = self.pooled_tokens(tokens), None if self.pool == "token" else mask
-        if pre_logits and self.pooling.of_logits:
-            return masked_mean(tokens, mask)
-        pooled = self.pooling(self.evidence(tokens), mask)
-        return self.fc_norm(pooled) if pre_logits else self.conclude(pooled)
+        pooled = self.fc_norm(self.pooling(tokens, mask))
+        return pooled if pre_logits else self.classify(pooled)
 
     def pooled_tokens(self, tokens: Tensor) -> Tensor:
         """Select the tokens that are pooled from (B, P + N, C): those of the grid, or the class token."""
         return tokens[:, :1] if self.pool == "token" else tokens[:, self.num_prefix_tokens :]
-
-    def evidence(self, tokens: Tensor) -> Tensor:
-        """Compute what is pooled from tokens (B, N, C): their logits (B, N, K), or their features."""
-        return self.classify(tokens) if self.pooling.of_logits else tokens
-
-    def conclude(self, pooled: Tensor) -> Tensor:
-        """Compute the logits (B, K) from the pooled evidence."""
-        return pooled if self.pooling.of_logits else self.classify(self.fc_norm(pooled))
 
     def no_weight_decay(self) -> set[str]:
         """Name the parameters with more than one axis that get no weight decay."""
@@ -189,7 +166,7 @@ class Classifier(HeadedModel):
         """Return the patterns for timm's ``group_with_matcher``: tokenizer, each block, last norm."""
         return {
             "stem": r"^cls_token|pos_embed|patch_embed",
-            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm|^fc_norm|^pooling", (99999,))],
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm|^fc_norm", (99999,))],
         }
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

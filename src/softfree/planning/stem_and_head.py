@@ -71,8 +71,8 @@ class HeadCost:
 def head_cost(pool: str, classes: int, s: Shape) -> HeadCost:
     """Derive the cost of a head; ``pool`` is a name of :data:`~softfree.models.pooling.POOLINGS`.
 
-    Only the average needs no normalized tokens: all others keep them before and after a norm. In inference none holds
-    more at once than an MLP does.
+    Only the average is normalized after it: all others keep the tokens before a norm, and nothing of the result. In
+    inference none holds more at once than an MLP does.
     """
     norm, last = 2 * s.width, s.width * classes
     if pool == "avg":
@@ -80,14 +80,4 @@ def head_cost(pool: str, classes: int, s: Shape) -> HeadCost:
     statistics = 2 * s.batch * s.tokens * s.stream
     if pool == "token":
         return HeadCost(norm + last + classes + 2 * s.width, s.bnc * s.stream + statistics)
-    if pool == "mean_std":  # the norm's input, and the distance of its result to the mean
-        return HeadCost(norm + 2 * last + classes, s.bnc * (s.stream + 4) + statistics)
-    kept = s.bnc * (s.stream + (4 if s.autocast else s.stream)) + statistics
-    if pool == "gated":
-        inside = s.width // 2
-        own = 2 * (s.width + 1) * inside + inside
-        copies = 2 * s.narrow if s.autocast else 4 * (s.narrow < 4)
-        return HeadCost(norm + last + classes + own, kept + s.bnc * (3 * s.narrow // 2 + copies))
-    logits = s.batch * s.tokens * classes
-    own = classes if pool == "lse" else 0
-    return HeadCost(norm + last + classes + own, kept + (4 * logits if pool == "lse" else 0))
+    return HeadCost(norm + last + classes, s.bnc * s.stream + statistics)

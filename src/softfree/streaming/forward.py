@@ -64,7 +64,10 @@ class Stream:
         self._narrow = torch.get_autocast_dtype(kind) if self._autocast else None
 
     def forward(self, advance: Advance = lambda: None) -> list[Summary]:
-        """Run all layers, and return the pooling's summary of each chunk, in float64; see :meth:`logits`."""
+        """Run all layers, and return the pooling's summaries, in float64; see :meth:`logits`.
+
+        There is one for each chunk if the inputs of layers are kept, else one of all.
+        """
         try:
             summaries = self._pass_all(advance)
         except BaseException:
@@ -92,7 +95,7 @@ class Stream:
                         else self.layers[level - 1](self.load(level - 1, chunk), affine_map)
                     )
                     if level == depth:
-                        summaries.append(self.pool(x, chunk))
+                        summaries = self._collected(summaries, self.pool(x, chunk))
                     else:
                         raw = self._gather(level, self._keep(level, chunk, x), raw)
                 advance()
@@ -100,6 +103,12 @@ class Stream:
             nothing = torch.zeros(1, 0, self.model.embed_dim, dtype=self.wide, device=self.device)
             summaries.append(self._summary(nothing))
         return summaries
+
+    def _collected(self, summaries: list[Summary], summary: Summary) -> list[Summary]:
+        """Add a chunk's summary; without a way back, all are merged into one, so that they take no more memory."""
+        if self.keep or not summaries:
+            return [*summaries, summary]
+        return [self.model.pooling.merge(summaries[0], summary, self.pooled)]
 
     def _tokens(self, chunk: int) -> Tensor:
         x = self.source.tokens(chunk)
@@ -161,9 +170,8 @@ class Stream:
         mask = None
         if not x.shape[1]:  # poolings cannot summarize nothing, but all can summarize padding
             x, mask = F.pad(x, (0, 0, 0, 1)), torch.zeros(1, 1, dtype=torch.bool, device=x.device)
-        values = self.model.evidence(x)
-        summary = self.model.pooling.summary(values, mask, self.pooled)
-        self.pooled_as, self.parts = values.dtype, len(summary)
+        summary = self.model.pooling.summary(x, mask, self.pooled)
+        self.pooled_as, self.parts = x.dtype, len(summary)
         return tuple(part.double() for part in summary)
 
     def grouped(self, parts: Sequence[Tensor]) -> list[Summary]:
@@ -173,7 +181,8 @@ class Stream:
     def logits(self, summaries: Sequence[Summary]) -> Tensor:
         """Return the logits (1, K) from the summaries of all chunks; differentiable."""
         number = torch.full((1, 1), max(1, self.pooled), dtype=torch.float64, device=self.device)
-        return self.model.conclude(self.model.pooling.finish(summaries, number).to(self.pooled_as))
+        pooled = self.model.pooling.finish(summaries, number).to(self.pooled_as)
+        return self.model.classify(self.model.fc_norm(pooled))
 
     @property
     def pooled(self) -> int:

@@ -140,12 +140,12 @@ class SequenceParallel(nn.Module):
     def _classify(self, part: Part, number: Tensor) -> Tensor:
         """Pool the tokens of all ranks and return the logits (B, K); ``number`` counts the real ones, (B, 1)."""
         model = self.model
-        values = model.evidence(model.pooled_tokens(part.tokens))  # (B, n, C or K)
+        values = model.pooled_tokens(part.tokens)  # (B, n, C)
         mask = None if part.mask is None else model.pooled_tokens(part.mask.unsqueeze(2)).squeeze(2)
         if model.pool == "token":
             number = torch.ones_like(number)
         pooled = model.pooling.finish(self._summaries(values, mask, int(number.max())), number)
-        return model.conclude(pooled.to(values.dtype))
+        return model.classify(model.fc_norm(pooled.to(values.dtype)))
 
     def _summaries(self, values: Tensor, mask: Tensor | None, most: int) -> list[Summary]:
         """Return the pooling's summaries of the tokens of all ranks, in float64."""

@@ -20,7 +20,6 @@ from softfree.models import VisionTransformer
 from softfree.saliency.activations import classifier
 from softfree.saliency.log_odds import LogOdds
 from softfree.saliency.maps import explain_tensor
-from softfree.saliency.methods.logit_decomposition import has_split
 from softfree.saliency.options import MapMethod
 from softfree.saliency.samples import Sample, SampleOpener
 from softfree.saliency.sanity_checks import ALL, HEAD, cascade, similarity
@@ -79,7 +78,7 @@ def methods_of(run: Run, options: ExplainStudyOptions) -> list[MapMethod]:
     Raises:
         UserError: A run without a grid of tokens on images, or none of the methods is left.
     """
-    split = has_split(classifier(run.model))
+    split = classifier(run.model).pool != "token"
     found = [method for method in dict.fromkeys(options.methods) if method != "split" or split]
     if not isinstance(run.model, VisionTransformer):
         raise UserError(f"{run.folder} is no vision transformer on images: expected a run of a *_vit_* model")

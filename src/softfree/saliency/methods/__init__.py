@@ -7,11 +7,12 @@ their tokens, its LayerGradCam averages over features instead of tokens, and it 
 from __future__ import annotations
 
 from softfree.models.classifier import Classifier
+from softfree.models.pooling import TopK
 from softfree.saliency.methods.attention_weights import ATTENTION
 from softfree.saliency.methods.base import ForwardPass, MapRequest, Method, StreamedPass
 from softfree.saliency.methods.gradients import GRADCAM, GRADIENT
 from softfree.saliency.methods.integrated_gradients import INTEGRATED
-from softfree.saliency.methods.logit_decomposition import SPLIT, has_split
+from softfree.saliency.methods.logit_decomposition import SPLIT
 from softfree.saliency.methods.occlusion import OCCLUSION
 from softfree.saliency.methods.rollout import ROLLOUT
 from softfree.saliency.options import MapMethod
@@ -41,15 +42,15 @@ def known_method(method: str) -> str:
 def default_methods(model: Classifier) -> tuple[MapMethod, MapMethod]:
     """Choose two methods to compare, the more useful one first; the sums of both agree in sign with the prediction.
 
-    A head that pools token logits shows directly where its evidence is. Where features are pooled, the parts of the
-    logit are a poor guide to what matters, and integrated gradients a good one: see docs/how-to/explain.md.
+    A head that selects tokens shows directly where its evidence is. Of an average, the parts of the logit are a poor
+    guide to what matters, and integrated gradients a good one: see docs/how-to/explain.md.
     """
-    return "split" if model.pooling.of_logits else "integrated", "occlusion"
+    return "split" if isinstance(model.pooling, TopK) else "integrated", "occlusion"
 
 
 def streamed_defaults(model: Classifier) -> tuple[MapMethod, MapMethod]:
     """Choose two methods that stream, the more useful one first."""
-    return ("split", "gradcam") if has_split(model) else ("gradcam", "gradient")
+    return ("gradcam", "gradient") if model.pool == "token" else ("split", "gradcam")
 
 
 def does_not_stream(method: str) -> str:

@@ -8,25 +8,23 @@ over its C features, and w, b the row of the head:
 
 The standard deviation s belongs to the whole image; with s fixed, the logit is a plain sum over tokens.
 
-For a head that weights tokens, with x_n the normalized tokens and a_n their weights in the class, which sum to 1 (1 / k
-for the tokens that "topk" selects):
+For a head that pools features with weights, x_n the normalized tokens and a_nc the weight of token n in feature c, such
+as 1 / k for the k tokens that "topk" selects for a feature, and 0 for all others:
 
-    logit = sum_n a_n (w . x_n + b + c),
-
-where c is zero except for "lse": there it is log mean exp(r z) / r minus the mean under its own weights.
+    logit = sum_n sum_c w_c a_nc x_nc + b
 
 The log odds are sum_j a_j logit_j - H (:mod:`softfree.saliency.log_odds`), and the part of token n in those of class c:
 
     sum_j a_j l_jn - h_n H,
 
-with h_n the weight of the token in class c, 1 / N for an average. So the biases and H, which belong to no token, are
-distributed as the head weights its tokens, and the parts sum to the log odds: the sum of the map is positive exactly
-where the probability of the class is above one half.
+with h_n the mean weight of the token over the features, 1 / N for an average. So the biases and H, which belong to no
+token, are distributed as the head weights its tokens, and the parts sum to the log odds: the sum of the map is positive
+exactly where the probability of the class is above one half.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -34,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softfree.models.classifier import Classifier
-from softfree.models.pooling import masked_mean
+from softfree.models.pooling import Summary, masked_mean
 from softfree.saliency.activations import EncoderInput, patch_mask
 from softfree.saliency.log_odds import LinearLogOdds
 from softfree.saliency.methods.base import ForwardPass, MapRequest, Method, StreamedPass
@@ -62,7 +60,10 @@ def split_log_odds(model: Classifier, entry: EncoderInput, last: Tensor, odds: L
     mask = patch_mask(model, entry)
     tokens = model.norm(last)[:, model.num_prefix_tokens :]
     if model.pool != "avg":
-        return weighted_parts(model, token_logits(model, tokens, odds), mask, odds, target)
+        summary = model.pooling.summary(tokens.double(), mask, tokens.shape[1])
+        number = odds.rest.new_full((len(tokens), 1), tokens.shape[1]) if mask is None else mask.sum(1, keepdim=True)
+        split = PooledSplit(model, [summary], number.clamp(min=1), odds)
+        return split.parts(0, tokens, mask, tokens.shape[1])
     slope, constant = average_head_slope(model, masked_mean(tokens.double(), mask), odds)
     parts = (tokens.double() @ slope.unsqueeze(2)).squeeze(2) + constant.unsqueeze(1)  # (B, N)
     if mask is None:
@@ -70,17 +71,11 @@ def split_log_odds(model: Classifier, entry: EncoderInput, last: Tensor, odds: L
     return parts.masked_fill(~mask, 0) / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def has_split(model: Classifier) -> bool:
-    """Whether the logits are sums over tokens."""
-    return model.pool == "avg" or (model.pool != "token" and model.pooling.weighted)
-
-
 def require_split(model: Classifier, others: str) -> None:
     """Raise a UserError for a head without a split, naming other methods."""
-    if not has_split(model):
-        pooled = "its class token" if model.pool == "token" else "the standard deviation of its tokens"
+    if model.pool == "token":
         raise UserError(
-            f"--method split needs a logit that is a sum over the tokens, and this model pools {pooled}: "
+            "--method split needs a logit that is a sum over the tokens, and this model pools its class token: "
             f"expected --method {others}"
         )
 
@@ -101,36 +96,42 @@ def average_head_slope(model: Classifier, mean: Tensor, odds: LinearLogOdds) -> 
     return slope - slope.mean(dim=1, keepdim=True), row @ model.fc_norm.bias.double() + _biases(model, odds) + odds.rest
 
 
-def token_logits(model: Classifier, tokens: Tensor, odds: LinearLogOdds) -> dict[int, tuple[Tensor, Tensor]]:
-    """Logits of normalized tokens, and what their weights follow from, of each class with a share.
+class PooledSplit:
+    """The split for a head that pools features with weights, from the summaries of all tokens.
 
-    Returns:
-        (B, N) in float64 each, by class number.
+    The gradient of the pooled features with respect to the tokens holds the weights, which are constant around them.
+
+    Args:
+        model: With such a head.
+        summaries: Of all parts of the sample.
+        number: Real tokens of each sample (B, 1).
+        odds: The log odds as a sum over logits.
     """
-    head, by_class = _head(model), {}
-    for k in odds.shares.any(dim=0).nonzero()[:, 0].tolist():
-        logits = tokens.double() @ head.weight[k].double()
-        logits = logits if head.bias is None else logits + head.bias[k].double()
-        by_class[k] = logits, model.pooling.weight_scores(tokens, logits)
-    return by_class
 
+    def __init__(self, model: Classifier, summaries: Sequence[Summary], number: Tensor, odds: LinearLogOdds) -> None:
+        self.pooling = model.pooling
+        row = odds.shares @ _head(model).weight.double()  # (B, C)
+        self.constant = _biases(model, odds) + odds.rest  # (B,)
+        flat = [part.detach().double().requires_grad_() for summary in summaries for part in summary]
+        size = len(summaries[0])
+        leaves = [tuple(flat[start : start + size]) for start in range(0, len(flat), size)]
+        with torch.enable_grad():
+            pooled = self.pooling.finish(leaves, number.double())
+            ends = ((pooled * row).sum(), pooled.mean(dim=1).sum())
+        slopes = [torch.autograd.grad(end, flat, retain_graph=True, materialize_grads=True) for end in ends]
+        self._slopes = [[both[start : start + size] for both in slopes] for start in range(0, len(flat), size)]
 
-def weighted_parts(
-    model: Classifier,
-    logits_by_class: Mapping[int, tuple[Tensor, Tensor]],
-    mask: Tensor | None,
-    odds: LinearLogOdds,
-    target: int,
-) -> Tensor:
-    """Parts (B, N) of all tokens, from :func:`token_logits`."""
-    parts = torch.zeros_like(logits_by_class[target][0])
-    for k, (logits, decisive) in logits_by_class.items():
-        weights = model.pooling.weights(decisive, mask, k)
-        logits = logits + model.pooling.rest(weights, mask, k).unsqueeze(1)
-        parts += odds.shares[:, k : k + 1] * weights * logits
-        if k == target:
-            parts += odds.rest.unsqueeze(1) * weights
-    return parts
+    def parts(self, number: int, tokens: Tensor, mask: Tensor | None, max_tokens: int) -> Tensor:
+        """Return the parts (B, n), float64, of the tokens (B, n, C) of the summary with this number."""
+        if not tokens.shape[1]:
+            return self.constant.new_zeros(tokens.shape[:2])
+        with torch.enable_grad():
+            x = tokens.detach().double().requires_grad_()
+            summary = self.pooling.summary(x, mask, max_tokens)
+        slope, weights = (
+            torch.autograd.grad(summary, x, grads, retain_graph=True)[0] for grads in self._slopes[number]
+        )
+        return (x.detach() * slope).sum(dim=2) + weights.sum(dim=2) * self.constant.unsqueeze(1)
 
 
 def _head(model: Classifier) -> nn.Linear:
@@ -152,33 +153,18 @@ def _stream(forward: StreamedPass, request: MapRequest) -> list[Tensor]:
     model, stream = forward.model, forward.stream
     require_split(model, "gradient, gradcam, rollout or attention")
     odds = request.odds.linearize(stream.logits(forward.summaries), request.target)
-    if model.pool != "avg":
-        return _stream_weighted(forward, odds, request.target)
     number = max(1, stream.number)
+    if model.pool != "avg":
+        pooled = PooledSplit(model, forward.summaries, odds.rest.new_full((1, 1), number), odds)
+        parts = (
+            pooled.parts(chunk, tokens[:, forward.front(chunk) :], None, number)[0]
+            for chunk, tokens in enumerate(stream.outputs())
+        )
+        return [F.pad(part, (forward.front(chunk), 0)) for chunk, part in enumerate(parts)]
     mean = sum(total for (total,) in forward.summaries) / number
     assert isinstance(mean, Tensor)
     slope, constant = average_head_slope(model, mean, odds)
     return [(tokens[0].double() @ slope[0] + constant) / number for tokens in stream.outputs()]
-
-
-def _stream_weighted(forward: StreamedPass, odds: LinearLogOdds, target: int) -> list[Tensor]:
-    """Collect two numbers per token and class with a share, and then weight them over all tokens."""
-    model, stream = forward.model, forward.stream
-    chunk_logits = [
-        token_logits(model, tokens[:, forward.front(chunk) :], odds) for chunk, tokens in enumerate(stream.outputs())
-    ]
-    if not chunk_logits:
-        return []
-    whole = {
-        k: (
-            torch.cat([part[k][0] for part in chunk_logits], dim=1),
-            torch.cat([part[k][1] for part in chunk_logits], dim=1),
-        )
-        for k in chunk_logits[0]
-    }
-    parts = weighted_parts(model, whole, None, odds, target)
-    chunks = parts[0].split([part[target][0].shape[1] for part in chunk_logits])
-    return [F.pad(part, (forward.front(chunk), 0)) for chunk, part in enumerate(chunks)]
 
 
 SPLIT = Method(
