@@ -1,36 +1,43 @@
-"""A tiny run, trained and exported once."""
+"""A tiny run, exported once."""
 
-from collections.abc import Callable
-from pathlib import Path
+import copy
+import shutil
+from typing import Any
 
 import pytest
 
-from softfree.core.options import TrainOptions
 from softfree.deployment.graph import Graph, make_graph
 from softfree.deployment.options import ExportOptions
 from softfree.deployment.pipeline import Exported, export
 from softfree.inference.run import Run
-from softfree.training.loop import train
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory, make_small_table: Callable[[Path], Path]) -> Run:
-    folder = tmp_path_factory.mktemp("export")
-    return train(
-        TrainOptions(
-            table=make_small_table(folder / "data"), out=folder / "run", model="seqnorm_vit_nano_patch16",
-            model_options={"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8}, size=32, epochs=2,
-            batch_size=8, lr=3e-3, progress=False, accelerator="cpu",
-        )
-    ).run  # fmt: skip
+def run(trained_once: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A copy of the run, which holds the exported file too."""
+    copied = shutil.copytree(trained_once.folder.parent, tmp_path_factory.mktemp("export") / "trained")
+    return Run.load(copied / trained_once.folder.name)
 
 
 @pytest.fixture(scope="session")
-def exported(run: Run) -> Exported:
-    return export(run.folder, ExportOptions())
+def exported_and_graph(run: Run) -> tuple[Exported, Graph]:
+    graphs = []
+
+    def make_once(*arguments: Any) -> Graph:
+        graphs.append(make_graph(*arguments))
+        return copy.deepcopy(graphs[-1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("softfree.deployment.pipeline.make_graph", make_once)
+        return export(run.folder, ExportOptions()), graphs[0]
 
 
 @pytest.fixture(scope="session")
-def graph(run: Run) -> Graph:
+def exported(exported_and_graph: tuple[Exported, Graph]) -> Exported:
+    return exported_and_graph[0]
+
+
+@pytest.fixture(scope="session")
+def graph(exported_and_graph: tuple[Exported, Graph]) -> Graph:
     """Of the same run, in float32."""
-    return make_graph(run.model.cpu(), 1, 32)
+    return exported_and_graph[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from softfree.data.modalities.feature_files import write_features
 from softfree.data.modalities.registry import preprocessing_to_config
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.volume import VolumePreprocessing
+from softfree.deployment.graph import Graph, make_bag_graph
 from softfree.deployment.options import ExportOptions
 from softfree.deployment.pipeline import export
 from softfree.inference.run import Run
@@ -31,7 +33,9 @@ from softfree_runtime.preprocessing.volume import NumpyVolumePreprocessing
 from softfree_runtime.readers.volume import Volume
 from softfree_runtime.sources.volume_files import read_volume
 
-TINY: dict[str, Any] = {"depth": 2, "embed_dim": 24, "num_heads": 2}
+TINY: dict[str, Any] = {"depth": 1, "embed_dim": 24, "num_heads": 2}
+
+pytestmark = pytest.mark.usefixtures("without_figures")
 
 
 def same_rows(run: Run, path: Path, inputs: list[Path]) -> pd.DataFrame:
@@ -60,7 +64,7 @@ def same_rows(run: Run, path: Path, inputs: list[Path]) -> pd.DataFrame:
 def test_volumes(shared_data: Path, tmp_path: Path, attention: str, write_run: Callable[..., Run]) -> None:
     images = sorted((shared_data / "nifti").rglob("hippocampus_*.nii.gz"))[:4]
     preprocessing = VolumePreprocessing.create("mr", (24, 36, 28), (1.5, 1.5, 1.5))
-    run = write_run(tmp_path / "run", f"{attention}_vit3d_nano", preprocessing, patch_size=[4, 8, 8])
+    run = write_run(tmp_path / "run", f"{attention}_vit3d_nano", preprocessing, patch_size=[4, 8, 8], depth=1)
     for image in images:
         (tmp_path / "volumes").mkdir(exist_ok=True)
         (tmp_path / "volumes" / image.name).symlink_to(image)
@@ -107,7 +111,7 @@ def test_slides(shared_data: Path, tmp_path: Path, write_run: Callable[..., Run]
     slides = [f"CMU-1-Small-Region{end}" for end in (".svs", "_pyramid.tiff")]
     for slide in slides:
         shutil.copy(shared_data / "wsi" / slide, tmp_path)
-    run = write_run(tmp_path / "run", "seqnorm_vit_nano_patch16", SlidePreprocessing.create(8.0))
+    run = write_run(tmp_path / "run", "seqnorm_vit_nano_patch16", SlidePreprocessing.create(8.0), depth=1)
     table = tmp_path / "slides.csv"
     table.write_text(f"path,mpp\n{slides[0]},0.4\n{slides[1]},\nnone.svs,\n")
     done = export(run.folder, ExportOptions(images=table))
@@ -144,7 +148,15 @@ def bag_run(tmp_path: Path) -> Run:
     ).run  # fmt: skip
 
 
-def test_bags(bag_run: Run, tmp_path: Path) -> None:
+def test_bags(bag_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[Graph] = []
+
+    def make_once(*arguments: Any) -> Graph:
+        """Both exports are of one run."""
+        graphs[:] = graphs or [make_bag_graph(*arguments)]
+        return copy.deepcopy(graphs[0])
+
+    monkeypatch.setattr("softfree.deployment.pipeline.make_bag_graph", make_once)
     done = export(bag_run.folder, ExportOptions(count=2))
     tiles = [int(name.split()[3]) for name in done.parity.differences]
     assert tiles[1:3] == [-(-tiles[0] // 2), 1]

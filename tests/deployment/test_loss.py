@@ -98,7 +98,7 @@ def test_a_table_that_was_moved_is_asked_for(moved: tuple[Run, Path]) -> None:
     for split, number in (("train", 16), ("val", 8), ("test", 8)):
         found = find_samples(run, None, split, table)
         assert len(found) == number
-        assert all(Path(str(sample.path)).parent == table.parent for sample in found)
+        assert all(Path(str(sample.source)).parent == table.parent for sample in found)
     with pytest.raises(UserError, match="no such table"):
         find_samples(run, None, "val", table.with_name("none.csv"))
 
@@ -118,4 +118,4 @@ def test_images_of_a_moved_table_may_have_stayed(moved: tuple[Run, Path], tmp_pa
     options = {**run.config["options"], "image_root": str(table.parent)}
     run = replace(run, config={**run.config, "options": options})
     found = find_samples(run, None, "val", tmp_path / "alone.csv")
-    assert all(Path(str(sample.path)).is_file() for sample in found)
+    assert all(Path(str(sample.source)).is_file() for sample in found)

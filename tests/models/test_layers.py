@@ -115,24 +115,6 @@ def test_inflated_weights_give_the_logits_of_the_image(tmp_path: Path) -> None:
     torch.testing.assert_close(deep(volume), flat(x), rtol=1e-9, atol=1e-9)
 
 
-def test_a_graph_without_erf_and_exp() -> None:
-    pytest.importorskip("onnx")
-    onnxruntime = pytest.importorskip("onnxruntime")
-    from softfree.deployment.graph import make_graph
-
-    model = started(VisionTransformer(**FLAT, act="relu2"))
-    graph = make_graph(model, 3, 32)
-    operators = {node.op_type for node in graph.proto.graph.node if node.name}
-    # The bicubic weights of the positions have a square; nothing of a block has.
-    assert "Relu" in operators
-    assert not operators & (TRANSCENDENT - {"Pow"})
-    session = onnxruntime.InferenceSession(graph.proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    x = torch.randn(2, 3, 32, 64)
-    got = torch.from_numpy(session.run(None, {"pixels": x.numpy()})[0])
-    with torch.inference_mode():
-        torch.testing.assert_close(got, model(x), rtol=1e-4, atol=1e-4)
-
-
 @pytest.fixture
 def branch() -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8)).double()

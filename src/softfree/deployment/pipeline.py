@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 
 from softfree.deployment.card import make_metadata, with_loss
-from softfree.deployment.graph import Graph, make_bag_graph, make_graph, make_volume_graph, write_graph
+from softfree.deployment.graph import Graph, has_fixed_size, make_bag_graph, make_graph, make_volume_graph, write_graph
 from softfree.deployment.loss import Loss, measure_loss
 from softfree.deployment.onnx_passes import to_float16
 from softfree.deployment.options import ExportOptions
@@ -89,6 +89,8 @@ def _export(run: Run, path: Path, options: ExportOptions) -> Exported:
     if options.format == "executorch":
         return _write_executorch(run, path, options)
     read = _read_parity_samples(run, options)
+    if has_fixed_size(run.model) and not isinstance(run.model, BagTransformer):
+        _refuse_any_size(run)  # before the export, which takes longer
     graph = _graph(run, read.samples)
     if graph.size is not None:
         _refuse_any_size(run)

@@ -18,7 +18,8 @@ def test_every_case_has_a_rate_and_the_machine_is_named(small_table, tmp_path):
     assert json.loads((tmp_path / "loader.json").read_text())["machine"] in text
 
 
-def test_images_outside_the_folder_of_the_table(small_table, tmp_path):
+def test_images_outside_the_folder_of_the_table(small_table, tmp_path, monkeypatch):
+    monkeypatch.setattr("softfree_lab.bench.loader.WORKERS", (0,))
     table = tmp_path / "tables" / "list.csv"
     table.parent.mkdir()
     table.write_text(small_table.read_text())

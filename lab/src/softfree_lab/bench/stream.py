@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from softfree.models import create_model
 from softfree.models.vit import VisionTransformer
 from softfree.streaming import Rows, Streaming, stream_backward, stream_forward
 from softfree_lab.bench.options import StreamBenchOptions
+from softfree_lab.bench.worker import process_context
 from softfree_lab.records import markdown_table, to_stderr, write_record
 from softfree_runtime.core.errors import UserError
 
@@ -163,7 +163,7 @@ def bench_stream(options: StreamBenchOptions, log: Callable[[str], None] = to_st
 
 def _in_own_process(options: StreamBenchOptions, image: int | Path, way: str) -> dict[str, Any]:
     """Run a case in its own process, since the peak memory of a process never decreases."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=process_context(__name__)) as pool:
         return pool.submit(_case, options, image, way).result()
 
 

@@ -38,7 +38,7 @@ class Worker:
         clock: Clock | None = None,
     ) -> None:
         self.case = case
-        context = _context()
+        context = process_context(make_step.__module__)
         self.connection, child_end = context.Pipe()
         self.process = context.Process(
             target=_serve, args=(case, child_end, threads, make_step, clock or wall_clock), daemon=True
@@ -81,12 +81,12 @@ class Worker:
         return message
 
 
-def _context() -> Any:
-    """Fork processes from a server that has imported everything and computed nothing, so that they start fast."""
+def process_context(module: str) -> Any:
+    """Fork processes from a server that has imported ``module`` and computed nothing, so that they start fast."""
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, module])
     return context
 
 
