@@ -88,12 +88,12 @@ def test_thresholds_of_each_model() -> None:
     ("low", "high", "margin", "non_inferior", "words"),
     [
         (-0.01, 0.03, 0.02, True, "A is not inferior to B: "),
-        (-0.015, -0.005, 0.02, True, "although worse by less than the margin"),
-        (0.01, 0.03, 0.02, True, "A is better than B, and so not inferior"),
+        (-0.015, -0.005, 0.02, True, "although it is worse by less than the margin"),
+        (0.01, 0.03, 0.02, True, "A is better than B, and therefore not inferior"),
         (-0.03, 0.03, 0.02, False, "It is not shown that A is not inferior to B"),
         (-0.02, 0.03, 0.02, False, "It is not shown"),  # the bound itself is not above the margin
         (-0.05, -0.03, 0.02, False, "A is inferior to B"),
-        (-0.01, 0.03, None, None, "does not show that there is none"),
+        (-0.01, 0.03, None, None, "does not mean that there is none"),
         (0.01, 0.03, None, None, "A ranks better than B"),
         (-0.03, -0.01, None, None, "A ranks worse than B"),
         (math.nan, math.nan, 0.02, None, "has no interval: why."),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 from sklearn.metrics import roc_auc_score
 
-from softfree.evaluation.delong import PairedAuroc, auroc, auroc_covariance, paired_difference, placements
+from softfree.evaluation.delong import PairedAuroc, auroc, paired_difference, placements
 from softfree.evaluation.intervals import hanley_mcneil, newcombe
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -41,10 +41,6 @@ def test_proc(name: str) -> None:
         assert found.variance == pytest.approx(golden[f"var_{column}"], rel=1e-10)
         assert found.low == pytest.approx(golden[f"low_{column}"], abs=1e-10)
         assert found.high == pytest.approx(golden[f"high_{column}"], abs=1e-10)
-    areas, covariance = auroc_covariance(y, np.stack([a, b]))
-    np.testing.assert_allclose(areas, [golden["auc_a"], golden["auc_b"]], rtol=1e-12)
-    expected = [[golden["var_a"], golden["cov"]], [golden["cov"], golden["var_b"]]]
-    np.testing.assert_allclose(covariance, expected, rtol=1e-10)
     pair = paired_difference(y, a, b, kind="wald")
     assert pair.z == pytest.approx(golden["z"], rel=1e-9)
     assert pair.p == pytest.approx(golden["p"], rel=1e-8)
@@ -146,9 +142,6 @@ def test_no_value(y: list[int], score: list[float], reason: str) -> None:
     pair = paired_difference(np.array(y), np.array(score), np.array(score))
     assert math.isnan(pair.difference)
     assert pair.reason == reason
-    areas, covariance = auroc_covariance(np.array(y), np.array([score, score]))
-    assert np.isnan(areas).all()
-    assert np.isnan(covariance).all()
 
 
 def test_value_without_interval() -> None:

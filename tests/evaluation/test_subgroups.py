@@ -65,6 +65,6 @@ def test_small_groups_and_bad_columns() -> None:
     assert rows[1].metrics["auroc"].reason is not None
     with pytest.raises(UserError, match="has 3 values for 120 samples"):
         by_group(everyone, pd.Series(["a", "b", "c"], name="sex"))
-    with pytest.raises(UserError, match="120 different values; expected at most 20") as caught:
+    with pytest.raises(UserError, match="120 distinct values; expected at most 20") as caught:
         by_group(everyone, pd.Series([f"patient {i}" for i in range(120)], name="name"))
     assert "patient 1" not in str(caught.value)

@@ -1,9 +1,9 @@
 """Resampling of patients.
 
-Patients, not images, are drawn with replacement, because images of one patient resemble each other (Field and Welsh,
-J. R. Statist. Soc. B 69, 2007; for ROC areas Rutter, Academic Radiology 7, 2000). The draw is not stratified by class:
-the share of positives then varies as it would in a new sample of patients, and a patient may have images of both
-classes. A resample that lacks a class has no value; it is left out and counted.
+Patients, not images, are drawn with replacement, because images of one patient are correlated (Field and Welsh, J. R.
+Statist. Soc. B 69, 2007; for ROC areas Rutter, Academic Radiology 7, 2000). Resampling is not stratified by class: the
+share of positives then varies as it would in a new sample of patients, and a patient may have images of both classes.
+A resample that lacks a class has no value; it is left out and counted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 Statistic = Callable[[np.ndarray], np.ndarray]
 """From ``(b, n)``, how often each sample was drawn in each of ``b`` resamples, to ``(b,)`` values."""
 
-_ELEMENTS = 32_768  # of one block of weights, 256 KB: stays in the cache, measured 2 to 3 times faster than 16 MB
+_ELEMENTS = 32_768  # per block of weights, 256 KB: stays in the cache, measured 2 to 3 times faster than 16 MB
 
 
 def patient_weights(patients: np.ndarray, *, num_bootstrap: int, seed: int) -> Iterator[np.ndarray]:
@@ -23,8 +23,8 @@ def patient_weights(patients: np.ndarray, *, num_bootstrap: int, seed: int) -> I
 
     Args:
         patients: ``(n,)`` patient numbers, ``n > 0``.
-        num_bootstrap: The blocks' rows together.
-        seed: Of NumPy's generator; the resamples do not depend on the size of the blocks.
+        num_bootstrap: Total number of rows of the blocks.
+        seed: Seed of NumPy's generator; the resamples do not depend on the size of the blocks.
     """
     numbers, patient = np.unique(patients, return_inverse=True)
     count = len(numbers)
@@ -40,7 +40,7 @@ def patient_weights(patients: np.ndarray, *, num_bootstrap: int, seed: int) -> I
 def distribution(
     statistics: Mapping[str, Statistic], patients: np.ndarray, *, num_bootstrap: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Compute each statistic over the same resamples of patients: ``(num_bootstrap,)``, NaN where it has no value."""
+    """Compute each statistic over the same resamples of patients: ``(num_bootstrap,)``, NaN if it has no value."""
     if not statistics:
         return {}
     blocks = [

@@ -1,4 +1,4 @@
-"""Whether a probability means what it says: temperature scaling, reliability, calibration error."""
+"""Calibration: temperature scaling, reliability curves and the expected calibration error."""
 
 from __future__ import annotations
 
@@ -22,45 +22,45 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray, task: Task) -> floa
 
     Args:
         logits: ``(n, K)``.
-        targets: As in :class:`~softfree.evaluation.scores.Scores`; unknown ones (NaN) do not count.
-        task: What is predicted.
+        targets: As in :class:`~softfree.evaluation.scores.Scores`; unknown ones (NaN) are ignored.
+        task: The prediction task.
 
     Returns:
-        A number in 0.05..20; 1 where the samples cannot tell: none, logits that are not finite, one class only, or
-        every sample on its right side already, for then the likelihood grows without end as the temperature falls.
+        A number in 0.05..20; 1 if the samples do not determine it: no samples, logits that are not finite, a single
+        class, or no errors at all, since the likelihood then grows without bound as the temperature falls.
     """
     z = np.asarray(logits, dtype=np.float64)
     targets = np.asarray(targets, dtype=np.float64)
     known = ~np.isnan(targets)
-    seen = targets[known]
-    if not np.isfinite(z).all() or len(np.unique(seen)) < 2:
+    known_targets = targets[known]
+    if not np.isfinite(z).all() or len(np.unique(known_targets)) < 2:
         return 1.0
     if task.exclusive:
-        chosen = seen.astype(np.int64)
+        labels = known_targets.astype(np.int64)
         z = z[known]
         rivals = z.copy()
-        rivals[np.arange(len(z)), chosen] = -np.inf
-        margins = z[np.arange(len(z)), chosen] - rivals.max(1)
+        rivals[np.arange(len(z)), labels] = -np.inf
+        margins = z[np.arange(len(z)), labels] - rivals.max(1)
     else:
-        margins = np.where(seen == 1, z[known], -z[known])
+        margins = np.where(known_targets == 1, z[known], -z[known])
     if (margins > 0).all():
         return 1.0
 
     def loss(log_temperature: float) -> float:
         inverse = math.exp(-log_temperature)
         if task.exclusive:
-            return -float(log_softmax(z * inverse, axis=1)[np.arange(len(z)), chosen].mean())
+            return -float(log_softmax(z * inverse, axis=1)[np.arange(len(z)), labels].mean())
         return float(np.logaddexp(0, -margins * inverse).mean())
 
     low, high = TEMPERATURES
-    found = minimize_scalar(loss, bounds=(math.log(low), math.log(high)), method="bounded", options={"xatol": 1e-6})
-    return math.exp(float(found.x))
+    result = minimize_scalar(loss, bounds=(math.log(low), math.log(high)), method="bounded", options={"xatol": 1e-6})
+    return math.exp(float(result.x))
 
 
 def ece(y: np.ndarray, p: np.ndarray) -> float:
     """Compute the expected calibration error over bins of equal numbers of samples; NaN without samples.
 
-    It is biased upwards: also a perfectly calibrated model shows about :func:`ece_by_chance`.
+    It is biased upward: even a perfectly calibrated model has about :func:`ece_by_chance`.
     """
     if len(y) == 0 or np.isnan(p).any():
         return math.nan
@@ -68,7 +68,7 @@ def ece(y: np.ndarray, p: np.ndarray) -> float:
 
 
 def ece_by_chance(p: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
-    """Simulate the error that perfectly calibrated probabilities ``p (n,)`` show: mean and 95th percentile.
+    """Simulate the error of perfectly calibrated probabilities ``p (n,)``: mean and 95th percentile.
 
     Truths are drawn from ``p`` (consistency resampling; Broecker and Smith, Weather and Forecasting 22, 2007).
     """
@@ -80,8 +80,8 @@ def ece_by_chance(p: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
     for start in range(0, draws, rows):
         truth = rng.random((min(rows, draws - start), len(p))) < p
         errors.append(np.abs((truth - p) @ share).sum(1) / len(p))
-    found = np.concatenate(errors)
-    return float(found.mean()), float(np.quantile(found, 0.95))
+    simulated = np.concatenate(errors)
+    return float(simulated.mean()), float(np.quantile(simulated, 0.95))
 
 
 def reliability(
@@ -93,11 +93,11 @@ def reliability(
     seed: int = 0,
     num_bootstrap: int = 1000,
 ) -> pd.DataFrame:
-    """Set the observed share of positives against the mean probability, in bins of equal numbers of samples.
+    """Compare the observed share of positives with the mean probability, in bins of equal numbers of samples.
 
     Returns:
-        A row for each bin that is not empty: ``predicted``, ``observed``, ``low``, ``high``, ``n``. The interval is
-        Wilson's, or from resampled patients where they repeat (NaN where no interval can be given).
+        One row per nonempty bin: ``predicted``, ``observed``, ``low``, ``high``, ``n``. The interval is
+        Wilson's, or from resampled patients if they repeat (NaN if no interval can be given).
     """
     number = weighted.equal_mass_bins(p)
     present = np.unique(number)
@@ -109,9 +109,9 @@ def reliability(
         inside = number == b
         n, positives = int(inside.sum()), int(y[inside].sum())
         if repeat and 0 < positives < n:
-            who = len(np.unique(patients[inside]))
-            interval = bias_corrected(positives / n, draws[str(b)], level, "bootstrap", patients=who)
-        else:  # a share of 0 or 1 has no spread over resamples: count patients, the cautious choice
+            inside_patients = len(np.unique(patients[inside]))
+            interval = bias_corrected(positives / n, draws[str(b)], level, "bootstrap", patients=inside_patients)
+        else:  # a share of 0 or 1 does not vary over resamples: count patients, to be conservative
             trials = len(np.unique(patients[inside]))
             interval = wilson(round(positives / n * trials), trials, level)
         rows.append((float(p[inside].mean()), positives / n, interval.low, interval.high, n))

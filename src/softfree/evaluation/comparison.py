@@ -27,8 +27,7 @@ Draws = Mapping[str, np.ndarray]
 class Difference:
     """A statistic of two models on the same samples and ``value = a - b``.
 
-    ``p`` is two-sided and given with DeLong's interval only, to which it belongs, NaN elsewhere; ``reason`` says why a
-    number is missing.
+    ``p`` is two-sided and belongs to DeLong's interval: without one it is NaN. ``reason`` explains a missing number.
     """
 
     a: float
@@ -45,14 +44,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two models on the same samples say about each other.
+    """The result of comparing two models on the same samples.
 
     Attributes:
         differences: By the names of :func:`~softfree.evaluation.metrics.measure`: ``auroc``, ``auroc/<class>``,
-            ``balanced_accuracy``. The p values of several classes are not corrected for their number.
-        margin: By how much ``a`` may be worse in AUROC; None when the question was not asked.
-        non_inferior: Whether ``a`` is shown to be worse by less than the margin; None when not asked, or no interval.
-        verdict: The answer in words.
+            ``balanced_accuracy``. The p values of the classes are not corrected for their number.
+        margin: How much worse ``a`` may be in AUROC; None if non-inferiority was not tested.
+        non_inferior: Whether ``a`` is shown to be worse by less than the margin; None if not tested, or without an interval.
+        verdict: The result in words.
     """
 
     differences: dict[str, Difference]
@@ -75,33 +74,33 @@ def compare(
 ) -> Comparison:
     """Compare two models on the same samples, with two-sided 95 % intervals of ``a - b``.
 
-    A one-vs-rest AUROC has DeLong's paired interval and test where every patient has one sample; with repeated
-    patients, and for means over classes and balanced accuracy, the same resamples of patients serve both models.
-    ``a`` is non-inferior when the lower bound of its AUROC difference lies above ``-margin``, which is the one-sided
-    test at 2.5 % (CONSORT's extension: Piaggio et al., JAMA 308, 2012). The margin must be fixed beforehand.
+    A one-vs-rest AUROC has DeLong's paired interval and test if every patient has one sample. With repeated patients,
+    and for means over classes and balanced accuracy, both models are evaluated on the same resamples of patients.
+    ``a`` is non-inferior if the lower bound of its AUROC difference is above ``-margin``, which is the one-sided
+    test at 2.5 % (CONSORT's extension: Piaggio et al., JAMA 308, 2012). The margin must be fixed in advance.
 
     Args:
         a: The model in question, for example the cheaper one.
-        b: The model it is held against.
-        margin: Of non-inferiority in AUROC, for example 0.02.
-        seed: Of the resamples.
+        b: The model to compare it with.
+        margin: Non-inferiority margin in AUROC, for example 0.02.
+        seed: Seed of the resampling.
         num_bootstrap: Number of resamples.
-        thresholds: Each model's own, for balanced accuracy; 0.5 where None.
-        names: Of the models, for the verdict.
-        only: ``auroc`` leaves out the classes and the balanced accuracy.
-        draws: Of both, as :func:`~softfree.evaluation.metrics.draws_of_auroc` gives them, where ``only`` is ``auroc``.
+        thresholds: Of each model, for balanced accuracy; None for 0.5.
+        names: Names of the models, for the verdict.
+        only: ``auroc`` to skip the classes and the balanced accuracy.
+        draws: Of both models, from :func:`~softfree.evaluation.metrics.draws_of_auroc`; only with ``only="auroc"``.
 
     Raises:
-        UserError: The samples differ, or the margin is no number above 0.
+        UserError: The samples differ, or the margin is not between 0 and 1.
     """
     if margin is not None and not 0 < margin < 1:
         raise UserError(f"got a non-inferiority margin of {margin}; expected a number between 0 and 1, such as 0.02")
     _check_same(a, b)
-    found = _differences(a, b, thresholds, seed, num_bootstrap, only, draws)
+    differences = _differences(a, b, thresholds, seed, num_bootstrap, only, draws)
     if np.array_equal(a.probabilities, b.probabilities):
-        found["auroc"] = _alike(found["auroc"])
-    non_inferior, verdict = _judge(found["auroc"], margin, *names)
-    return Comparison(found, margin, non_inferior, verdict)
+        differences["auroc"] = _identical(differences["auroc"])
+    non_inferior, verdict = _judge(differences["auroc"], margin, *names)
+    return Comparison(differences, margin, non_inferior, verdict)
 
 
 def _differences(
@@ -111,9 +110,9 @@ def _differences(
     seed: int,
     num_bootstrap: int,
     only: Literal["auroc"] | None,
-    drawn: tuple[Draws, Draws] | None,
+    given_draws: tuple[Draws, Draws] | None,
 ) -> dict[str, Difference]:
-    """Compare the balanced accuracies and every AUROC."""
+    """Compare balanced accuracy and all AUROCs."""
     if only == "auroc":
         first, second = aurocs(a), aurocs(b)
     else:
@@ -121,43 +120,43 @@ def _differences(
     compared = [name for name in first if name.partition("/")[0] in ("auroc", "balanced_accuracy")]
     compared = [name for name in compared if only in (None, name)]
     names = sorted(compared, key=lambda name: ("/" in name, name == "balanced_accuracy"))
-    draws = drawn or [
+    draws = given_draws or [
         distribution(resampled(items, names), scores.patients, num_bootstrap=num_bootstrap, seed=seed)
         for items, scores in ((first, a), (second, b))
     ]
     words = f"paired bootstrap over patients, {num_bootstrap} resamples, seed {seed}"
-    found = {}
+    differences = {}
     for name in names:
         x, y = first[name], second[name]
         if x.family == "auroc" and not a.patients_repeat:
-            found[name] = _by_delong(x, a, b)
+            differences[name] = _by_delong(x, a, b)
             continue
-        found[name] = _by_bootstrap(x, y, name, draws, words, independent(x, first, a))
+        differences[name] = _by_bootstrap(x, y, name, draws, words, independent(x, first, a))
         if x.family == "auroc" and a.task.kind == "binary":
-            found["auroc_delong"] = _by_delong(x, a, b)
-    return found
+            differences["auroc_delong"] = _by_delong(x, a, b)
+    return differences
 
 
-def _alike(difference: Difference) -> Difference:
-    """Give models of the same probabilities a difference of 0 for certain, where resamples see no spread."""
+def _identical(difference: Difference) -> Difference:
+    """Return a difference of exactly 0 for models with the same probabilities, where resamples show no spread."""
     if math.isnan(difference.value):
         return difference
     return replace(difference, low=0.0, high=0.0, reason="both give the same probabilities")
 
 
 def _check_same(a: Scores, b: Scores) -> None:
-    mend = "score both models on the same table and split"
+    fix = "score both models on the same table and split"
     if a.task != b.task:
         raise UserError(f"got a {a.task.kind} task of {len(a.task.classes)} classes and a {b.task.kind} task of "
-                        f"{len(b.task.classes)}; expected the same classes in the same order: {mend}")  # fmt: skip
+                        f"{len(b.task.classes)}; expected the same classes in the same order: {fix}")  # fmt: skip
     if len(a) != len(b):
-        raise UserError(f"got {len(a)} and {len(b)} samples; expected the same samples in the same order: {mend}")
+        raise UserError(f"got {len(a)} and {len(b)} samples; expected the same samples in the same order: {fix}")
     if not np.array_equal(a.targets, b.targets, equal_nan=True):
         raise UserError(f"got different truths in row {_first_difference(a.targets, b.targets)}; expected the same "
-                        f"samples in the same order: {mend}")  # fmt: skip
+                        f"samples in the same order: {fix}")  # fmt: skip
     if not np.array_equal(pd.factorize(a.patients)[0], pd.factorize(b.patients)[0]):
         raise UserError(f"got samples grouped into patients differently; expected the same samples in the same "
-                        f"order: {mend}")  # fmt: skip
+                        f"order: {fix}")  # fmt: skip
 
 
 def _first_difference(a: np.ndarray, b: np.ndarray) -> int:
@@ -171,7 +170,7 @@ def _by_delong(x: Quantity, a: Scores, b: Scores) -> Difference:
     pair = delong.paired_difference(truth, score, b.one_vs_rest(x.k)[1], level=LEVEL)
     method = "paired DeLong, score interval"
     if a.patients_repeat:
-        method += "; takes samples of one patient as independent"
+        method += "; treats samples of one patient as independent"
     n = int(x.rows.sum())
     return Difference(
         pair.a, pair.b, pair.difference, pair.low, pair.high, pair.p, method, n, x.n_positive, pair.reason
@@ -185,33 +184,33 @@ def _by_bootstrap(x: Quantity, y: Quantity, name: str, draws: Sequence[Draws], w
     if math.isnan(value) or x.parts != y.parts:
         nan = math.nan
         return Difference(x.value, y.value, nan, nan, nan, nan, words, n, positives, reason or "not the same classes")
-    drawn = draws_of(x, name, draws[0]) - draws_of(y, name, draws[1])
-    interval = bias_corrected(value, drawn, LEVEL, words, most_left_out(x, draws[0]), patients)
-    reason = "; ".join(part for part in (reason, interval.reason) if part) or None
+    resampled_differences = draws_of(x, name, draws[0]) - draws_of(y, name, draws[1])
+    interval = bias_corrected(value, resampled_differences, LEVEL, words, most_left_out(x, draws[0]), patients)
+    reason = "; ".join(text for text in (reason, interval.reason) if text) or None
     low, high, method = interval.low, interval.high, interval.method
     return Difference(x.value, y.value, value, low, high, math.nan, method, n, positives, reason)
 
 
 def _judge(auroc: Difference, margin: float | None, a: str, b: str) -> tuple[bool | None, str]:
-    """Judge the main difference against 0 and the margin, in words."""
+    """Compare the main difference with 0 and the margin, in words."""
     if math.isnan(auroc.low):
         why = f": {auroc.reason}" if auroc.reason else ""
-        return None, f"{a} cannot be compared with {b}, for the difference has no interval{why}."
+        return None, f"{a} cannot be compared with {b}, because the difference has no interval{why}."
     sizes = f"AUROC {auroc.a:.3f} against {auroc.b:.3f}, difference {_signed(auroc.value)} (95 % interval "
     sizes += f"{_signed(auroc.low)} to {_signed(auroc.high)})"
     if margin is None:
         if auroc.low > 0 or auroc.high < 0:
             return None, f"{a} ranks {'better' if auroc.low > 0 else 'worse'} than {b}: {sizes}."
-        return None, f"No difference of {a} from {b} is shown, which does not show that there is none: {sizes}."
+        return None, f"No difference between {a} and {b} is shown, which does not mean that there is none: {sizes}."
     sizes += f", margin {_signed(-margin)}"
     if auroc.low > 0:
-        return True, f"{a} is better than {b}, and so not inferior: {sizes}."
+        return True, f"{a} is better than {b}, and therefore not inferior: {sizes}."
     if auroc.low > -margin:
-        worse = ", although worse by less than the margin" if auroc.high < 0 else ""
+        worse = ", although it is worse by less than the margin" if auroc.high < 0 else ""
         return True, f"{a} is not inferior to {b}{worse}: {sizes}."
     if auroc.high < -margin:
         return False, f"{a} is inferior to {b}: {sizes}."
-    return False, f"It is not shown that {a} is not inferior to {b}; more patients may decide: {sizes}."
+    return False, f"It is not shown that {a} is not inferior to {b}; more patients may settle it: {sizes}."
 
 
 def _signed(value: float) -> str:

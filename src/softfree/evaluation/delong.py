@@ -1,7 +1,7 @@
 """The area under the ROC curve, its variance and the paired comparison of two, by DeLong.
 
 E. DeLong, D. DeLong, D. Clarke-Pearson, Biometrics 44:837-845 (1988), with the midranks of X. Sun and W. Xu, IEEE
-Signal Processing Letters 21:1389-1393 (2014): O(n log n) time and O(n) memory. Held against R's pROC in the tests.
+Signal Processing Letters 21:1389-1393 (2014): O(n log n) time and O(n) memory. The tests compare it with R's pROC.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from softfree.evaluation.scores import undefined_reason
 
 Kind = Literal["score", "wald"]
 FEW = 5.0
-"""Samples of the smaller class on the wrong side up to which DeLong's variance is believed only where it is large."""
+"""Up to this many misranked samples of the smaller class, DeLong's variance is trusted only if it is large."""
 
 
 @dataclass(frozen=True)
 class Auroc:
-    """An area under the ROC curve with DeLong's variance; ``reason`` says why a number is NaN."""
+    """An area under the ROC curve with DeLong's variance; ``reason`` explains a NaN."""
 
     value: float
     variance: float
@@ -40,13 +40,12 @@ class Auroc:
 class PairedAuroc:
     """Two areas on the same samples and their difference ``a - b``.
 
-    ``p`` is two-sided, and below ``1 - level`` just where the interval leaves out 0; ``z`` is DeLong's.
+    ``p`` is two-sided, and below ``1 - level`` exactly if the interval excludes 0; ``z`` is DeLong's.
     """
 
     a: float
     b: float
     difference: float
-    standard_error: float
     low: float
     high: float
     z: float
@@ -55,7 +54,7 @@ class PairedAuroc:
 
 
 def placements(y: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the share of the other class that each sample is on the right side of, ties counting one half.
+    """Compute, for each sample, the share of the other class that it is ranked correctly against; ties count one half.
 
     Args:
         y: ``(n,)`` truth, 1 positive.
@@ -77,16 +76,16 @@ def placements(y: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def auroc(y: np.ndarray, score: np.ndarray, *, level: float = 0.95, kind: Kind = "score") -> Auroc:
     """Compute the area under the ROC curve with DeLong's variance and an interval.
 
-    Where few samples of a class are on the wrong side, DeLong's variance is often much too small, and Wald intervals
-    miss the truth several times too often. The ``score`` interval is Newcombe's with its variance in the proportion
-    that DeLong's has to Hanley and McNeil's; a proportion below 1 counts the less, the fewer samples are on the wrong
-    side. How often it holds: ``softfree-lab study coverage``.
+    With few misranked samples of a class, DeLong's variance is often much too small, and Wald intervals miss the truth
+    several times too often. The ``score`` interval is Newcombe's, with its variance scaled by the ratio of DeLong's
+    variance to Hanley and McNeil's; a ratio below 1 counts less the fewer samples are misranked. Its coverage is
+    measured by ``softfree-lab study coverage``.
 
     Args:
         y: ``(n,)`` truth, 1 positive, else negative.
         score: ``(n,)`` higher for positive.
-        level: Of confidence.
-        kind: Of interval: ``score``, or ``wald``, cut to 0..1, as pROC gives.
+        level: Confidence level.
+        kind: Kind of interval: ``score``, or ``wald`` clipped to 0..1, as in pROC.
     """
     method = _METHODS[kind]
     if reason := undefined_reason(y, score):
@@ -98,22 +97,6 @@ def auroc(y: np.ndarray, score: np.ndarray, *, level: float = 0.95, kind: Kind =
     return Auroc(value, variance, *interval)
 
 
-def auroc_covariance(y: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the areas ``(r,)`` of ``r`` models on the same samples, ``scores (r, n)``, and their covariance.
-
-    The covariance is ``(r, r)``. NaN where a class is absent; the covariance also needs two samples of each class.
-    """
-    models = len(scores)
-    if any(undefined_reason(y, score) for score in scores):
-        return np.full(models, np.nan), np.full((models, models), np.nan)
-    pairs = [placements(y, score) for score in scores]
-    of_positives, of_negatives = (np.stack(side) for side in zip(*pairs, strict=True))  # (r, m), (r, n - m)
-    if min(of_positives.shape[1], of_negatives.shape[1]) < 2:
-        return of_positives.mean(1), np.full((models, models), np.nan)
-    covariance = np.cov(of_positives) / of_positives.shape[1] + np.cov(of_negatives) / of_negatives.shape[1]
-    return of_positives.mean(1), covariance.reshape(models, models)
-
-
 def paired_difference(
     y: np.ndarray, a: np.ndarray, b: np.ndarray, *, level: float = 0.95, kind: Kind = "score"
 ) -> PairedAuroc:
@@ -123,43 +106,43 @@ def paired_difference(
         y: ``(n,)`` truth, 1 positive, else negative.
         a: ``(n,)`` scores of one model.
         b: ``(n,)`` scores of the other.
-        level: Of confidence.
-        kind: Of interval: ``wald`` is DeLong's own, which misses the truth too often where few samples are on the wrong
-            side. ``score`` adds to its variance what the score interval of each area is wider than DeLong's, in the
-            proportion in which the two areas are not correlated.
+        level: Confidence level.
+        kind: Kind of interval: ``wald`` is DeLong's own, which misses the truth too often with few misranked samples.
+            ``score`` adds the excess of each area's score interval over DeLong's, scaled by 1 minus the correlation of
+            the two areas.
     """
     nan = math.nan
     if reason := undefined_reason(y, a) or undefined_reason(y, b):
-        return PairedAuroc(nan, nan, nan, nan, nan, nan, nan, nan, reason)
+        return PairedAuroc(nan, nan, nan, nan, nan, nan, nan, reason)
     (a_positives, a_negatives), (b_positives, b_negatives) = placements(y, a), placements(y, b)
     area_a, area_b = float(a_positives.mean()), float(b_positives.mean())
     difference, sizes = area_a - area_b, (len(a_positives), len(a_negatives))
     # Differences of placements, not Var + Var - 2 Cov: exactly 0 for models that rank alike.
     variance = _of_mean(a_positives - b_positives, a_negatives - b_negatives)
     if math.isnan(variance):
-        return PairedAuroc(area_a, area_b, difference, nan, nan, nan, nan, nan, _TOO_FEW)
+        return PairedAuroc(area_a, area_b, difference, nan, nan, nan, nan, _TOO_FEW)
     if variance == 0 and np.array_equal(rankdata(a), rankdata(b)):
-        return PairedAuroc(area_a, area_b, 0.0, 0.0, 0.0, 0.0, nan, 1.0, "both rank all samples alike")
+        return PairedAuroc(area_a, area_b, 0.0, 0.0, 0.0, nan, 1.0, "both rank all samples alike")
     if variance == 0 and kind == "wald":
         reason = "the difference has no spread in this sample, as when both areas are 1"
-        return PairedAuroc(area_a, area_b, difference, 0.0, nan, nan, nan, nan, reason)
-    singly = _of_mean(a_positives, a_negatives), _of_mean(b_positives, b_negatives)
-    apart = 1 - _correlation(variance, *singly) if kind == "score" else 0.0
+        return PairedAuroc(area_a, area_b, difference, nan, nan, nan, nan, reason)
+    own_variances = _of_mean(a_positives, a_negatives), _of_mean(b_positives, b_negatives)
+    uncorrelated = 1 - _correlation(variance, *own_variances) if kind == "score" else 0.0
 
     def bounds(level: float) -> tuple[float, float]:
         z = float(ndtri((1 + level) / 2))
         halves = [z * z * variance] * 2
-        if apart:
+        if uncorrelated:
             (a_down, a_up), (b_down, b_up) = (
-                _wider(area, own, *sizes, level) for area, own in zip((area_a, area_b), singly, strict=True)
+                _wider(area, own, *sizes, level) for area, own in zip((area_a, area_b), own_variances, strict=True)
             )
-            halves = [halves[0] + apart * (a_down + b_up), halves[1] + apart * (a_up + b_down)]
+            halves = [halves[0] + uncorrelated * (a_down + b_up), halves[1] + uncorrelated * (a_up + b_down)]
         return max(-1.0, difference - math.sqrt(halves[0])), min(1.0, difference + math.sqrt(halves[1]))
 
     error = math.sqrt(variance)
     z = difference / error if error else math.copysign(math.inf, difference)
     p = _p_value(difference, bounds) if kind == "score" else 2 * float(ndtr(-abs(z)))
-    return PairedAuroc(area_a, area_b, difference, error, *bounds(level), z, p)
+    return PairedAuroc(area_a, area_b, difference, *bounds(level), z, p)
 
 
 def _of_mean(of_positives: np.ndarray, of_negatives: np.ndarray) -> float:
@@ -168,21 +151,21 @@ def _of_mean(of_positives: np.ndarray, of_negatives: np.ndarray) -> float:
 
 
 def _correlation(of_difference: float, of_a: float, of_b: float) -> float:
-    """Return the correlation of two areas; 0 where one of them has no spread."""
+    """Return the correlation of two areas; 0 if one of them has no spread."""
     both = math.sqrt(of_a * of_b)
     return min(1.0, (of_a + of_b - of_difference) / 2 / both) if both else 0.0
 
 
 def _wider(area: float, variance: float, positives: int, negatives: int, level: float) -> tuple[float, float]:
-    """Return by how much the squared halves of the score interval, down and up, exceed DeLong's."""
+    """Return how much the squared lower and upper half-widths of the score interval exceed DeLong's."""
     z = float(ndtri((1 + level) / 2))
-    times = 1.0 if area in (0, 1) else _proportion(area, variance, positives, negatives)
-    found = newcombe(area, positives, negatives, level, times)
-    return tuple(max(0.0, (bound - area) ** 2 - z * z * variance) for bound in found[:2])  # type: ignore[return-value]
+    times = 1.0 if area in (0, 1) else _ratio(area, variance, positives, negatives)
+    interval = newcombe(area, positives, negatives, level, times)
+    return tuple(max(0.0, (bound - area) ** 2 - z * z * variance) for bound in interval[:2])  # type: ignore[return-value]
 
 
 def _p_value(difference: float, bounds: Callable[[float], tuple[float, float]]) -> float:
-    """Return the level of doubt at which 0 becomes a bound of the interval."""
+    """Return 1 minus the confidence level at which 0 becomes a bound of the interval."""
     if abs(difference) < ROUNDING:
         return 1.0
     side, surest = int(difference < 0), 1 - 1e-12
@@ -209,12 +192,12 @@ def _interval(value: float, variance: float, positives: int, negatives: int, lev
     if kind == "wald":
         half = ndtri((1 + level) / 2) * math.sqrt(variance)
         return Interval(max(0.0, value - half), min(1.0, value + half), _METHODS[kind])
-    found = newcombe(value, positives, negatives, level, _proportion(value, variance, positives, negatives))
-    return found._replace(method=_METHODS[kind])
+    interval = newcombe(value, positives, negatives, level, _ratio(value, variance, positives, negatives))
+    return interval._replace(method=_METHODS[kind])
 
 
-def _proportion(value: float, variance: float, positives: int, negatives: int) -> float:
-    """Return DeLong's variance over Hanley and McNeil's, near 1 at least where few samples are on the wrong side."""
-    found = variance / hanley_mcneil(value, positives, negatives)
+def _ratio(value: float, variance: float, positives: int, negatives: int) -> float:
+    """Return DeLong's variance over Hanley and McNeil's; with few misranked samples, at least nearly 1."""
+    ratio = variance / hanley_mcneil(value, positives, negatives)
     wrong = min(positives, negatives) * min(value, 1 - value)
-    return max(found, found + (1 - found) / (1 + wrong / FEW))
+    return max(ratio, ratio + (1 - ratio) / (1 + wrong / FEW))

@@ -12,16 +12,16 @@ from scipy.stats import binomtest
 from scipy.stats import t as student
 
 MOST_LEFT_OUT = 0.1
-"""More resamples than this share without a class, and no interval is given. A class that ``k`` patients have is missing
-from about ``exp(-k)`` of the resamples, so that this asks for three patients of each class."""
+"""If a larger share of the resamples lacks a class, no interval is given. A class with ``k`` patients is missing from
+about ``exp(-k)`` of the resamples, so this takes three patients of each class."""
 MOST_LEFT_OUT_OF_MEAN = 0.5
-"""The same for a mean over classes, each of which keeps the rule above."""
+"""The same for a mean over classes, each of which follows the rule above."""
 
 FEWEST_PATIENTS = 10
-"""Patients (of the smaller class, where both count) below which no resampling of them gives an interval that holds."""
+"""With fewer patients (of the smaller class, if both count), no bootstrap interval is reliable."""
 
 ROUNDING = 1e-9
-"""Sums taken in another order differ by less."""
+"""Sums in another order differ by less than this."""
 
 
 class Interval(NamedTuple):
@@ -47,20 +47,20 @@ def wilson(successes: int, trials: int, level: float) -> Interval:
 
 
 def hanley_mcneil(area: float, positives: int, negatives: int) -> float:
-    """Compute the variance of an AUROC of exponential scores, both group sizes in it replaced by their mean.
+    """Compute the variance of an AUROC of exponential scores, with both group sizes replaced by their mean.
 
-    Hanley and McNeil, Radiology 143 (1982), as Newcombe's method 5 has it.
+    Hanley and McNeil, Radiology 143 (1982), as in Newcombe's method 5.
     """
     others = (positives + negatives) / 2 - 1
     return area * (1 - area) * (1 + others * ((1 - area) / (2 - area) + area / (1 + area))) / (positives * negatives)
 
 
 def newcombe(value: float, positives: int, negatives: int, level: float, times: float = 1.0) -> Interval:
-    """Compute the score interval of an AUROC, which has a width even at exactly 0 or 1.
+    """Compute the score interval of an AUROC, whose width is not zero even at exactly 0 or 1.
 
     Newcombe's method 5: the bounds are the areas ``t`` with ``|value - t| = z sqrt(V(t))``, where ``V`` is
-    :func:`hanley_mcneil` (Statistics in Medicine 25:559-573, 2006), here times a factor. That a correction is needed at
-    the edge: Pohar Perme and Manevski, Statistical Methods in Medical Research 28, 2019.
+    :func:`hanley_mcneil` (Statistics in Medicine 25:559-573, 2006), here times a factor. On the need for a
+    correction at the edge see Pohar Perme and Manevski, Statistical Methods in Medical Research 28, 2019.
     """
     z = ndtri((1 + level) / 2)
 
@@ -79,9 +79,9 @@ def newcombe(value: float, positives: int, negatives: int, level: float, times: 
 
 
 def expanded(level: float, patients: int) -> float:
-    """Return how many standard deviations an interval of so many patients reaches to either side.
+    """Return how many standard deviations the interval of a bootstrap extends to either side, given the patients.
 
-    A bootstrap of n patients has a spread too small by sqrt((n - 1) / n) and knows nothing of Student's t (Hesterberg,
+    The spread of a bootstrap over n patients is too small by sqrt((n - 1) / n), and it ignores Student's t (Hesterberg,
     What teachers should know about the bootstrap, American Statistician 69, 2015, section 3.2).
     """
     return math.sqrt(patients / (patients - 1)) * float(student.ppf((1 + level) / 2, patients - 1))
@@ -97,13 +97,13 @@ def bias_corrected(
 ) -> Interval:
     """Compute the bias-corrected percentile interval of a bootstrap, expanded for few patients.
 
-    The correction matters for statistics whose resamples lie to one side of the value, as the average precision's do
-    (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 14.3). Resamples that lacked a class (NaN)
+    The correction matters for statistics whose resamples fall to one side of the value, such as average precision
+    (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 14.3). Resamples that lack a class (NaN)
     are left out and counted in the method. With ``patients``, the number of independent ones, the interval is expanded
-    as :func:`expanded` says, and there is none below :data:`FEWEST_PATIENTS`; None leaves it as it is.
+    by :func:`expanded`, and there is none below :data:`FEWEST_PATIENTS`; None does not expand it.
     """
     if patients is not None and patients < FEWEST_PATIENTS:
-        reason = f"too few patients: {patients} of the smaller class or in all, {FEWEST_PATIENTS} are needed"
+        reason = f"too few patients: {patients} (in all, or of the smaller class); {FEWEST_PATIENTS} are needed"
         return no_interval(method, reason)
     kept = draws[~np.isnan(draws)]
     left_out = len(draws) - len(kept)

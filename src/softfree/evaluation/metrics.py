@@ -118,7 +118,7 @@ def measure(
     if scores.task.kind == "binary" and repeat and only is None:
         area = items["auroc"]
         interval = _delong(area, scores, level)
-        interval = interval._replace(method=f"{interval.method}; takes samples of one patient as independent")
+        interval = interval._replace(method=f"{interval.method}; treats samples of one patient as independent")
         found["auroc_delong"] = _metric(area, interval, level)
     single = scores.task.kind == "binary"
     places = {name: (not single and "/" in name, ORDER.index(name.partition("/")[0])) for name in found}

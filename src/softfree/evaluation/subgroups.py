@@ -14,13 +14,13 @@ from softfree.evaluation.scores import Scores
 from softfree_runtime.core.errors import UserError
 
 FEW_VALUES = 8
-"""A numeric column with more different values is cut into quarters."""
+"""A numeric column with more distinct values is split at its quartiles."""
 MOST_GROUPS = 20
 SMALL_GROUP, SMALL_CLASS = 30, 10
 NOTE = (
-    "Groups are looked at one by one and nothing is corrected for their number: of twenty intervals one misses the "
-    "truth by chance. Overlapping intervals do not show that groups are alike, nor do small groups show a difference. "
-    "Take what stands out as a question for new data."
+    "Each group is evaluated on its own, without correction for multiple comparisons: one in twenty intervals misses "
+    "the truth by chance. Overlapping intervals do not show that groups are alike, and small groups cannot show a "
+    "difference. Treat what stands out as a question for new data."
 )
 
 
@@ -29,12 +29,12 @@ class GroupRow:
     """One group of samples.
 
     Attributes:
-        group: The column's value, or its range.
-        n: Samples.
-        n_positive: Positive samples of a binary task, else None.
-        patients: Different patients.
-        small: Fewer than 30 patients, or (binary) fewer than 10 samples of a class: the numbers say little.
-        metrics: As :func:`~softfree.evaluation.metrics.measure` gives them.
+        group: The value of the column, or its range.
+        n: Number of samples.
+        n_positive: Number of positive samples of a binary task, else None.
+        patients: Number of patients.
+        small: Fewer than 30 patients, or (binary) fewer than 10 samples of a class: the metrics mean little.
+        metrics: From :func:`~softfree.evaluation.metrics.measure`.
     """
 
     group: str
@@ -53,37 +53,37 @@ def by_group(
     seed: int = 0,
     num_bootstrap: int = 2000,
 ) -> list[GroupRow]:
-    """Measure each group of a column on its own; show :data:`NOTE` beside.
+    """Measure each group of a column on its own; show :data:`NOTE` with the results.
 
     Args:
-        scores: Predictions and truths.
-        values: ``(n,)`` a column of the table, in the order of the scores. More than eight different numbers are
-            cut at their quartiles; empty ones make the group "not given".
-        thresholds: As for :func:`~softfree.evaluation.metrics.measure`: the same for all groups, as in use.
-        seed: Of the resamples.
+        scores: Predictions and true labels.
+        values: ``(n,)``, a column of the table, in the order of the scores. More than eight distinct numbers are split
+            at their quartiles; empty cells form the group "not given".
+        thresholds: As for :func:`~softfree.evaluation.metrics.measure`: the same for all groups, as in practice.
+        seed: Seed of the resampling.
         num_bootstrap: Number of resamples.
 
     Raises:
-        UserError: The column has another length, or more than twenty groups.
+        UserError: The column has a different length, or more than twenty groups.
     """
     if len(values) != len(scores):
         raise UserError(f"column {values.name!r} has {len(values)} values for {len(scores)} samples: expected one "
                         "for each, in the same order")  # fmt: skip
     rows = []
     for group, members in groups(values):
-        part = scores.subset(members)
-        positives = int((part.targets == 1).sum()) if scores.task.kind == "binary" else None
-        patients = len(np.unique(part.patients))
+        subset = scores.subset(members)
+        positives = int((subset.targets == 1).sum()) if scores.task.kind == "binary" else None
+        patients = len(np.unique(subset.patients))
         small = patients < SMALL_GROUP or (
-            positives is not None and min(positives, len(part) - positives) < SMALL_CLASS
+            positives is not None and min(positives, len(subset) - positives) < SMALL_CLASS
         )
-        metrics = measure(part, thresholds, seed=seed, num_bootstrap=num_bootstrap)
-        rows.append(GroupRow(group, len(part), positives, patients, small, metrics))
+        metrics = measure(subset, thresholds, seed=seed, num_bootstrap=num_bootstrap)
+        rows.append(GroupRow(group, len(subset), positives, patients, small, metrics))
     return rows
 
 
 def groups(values: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
-    """Name the groups of a column and their rows, boolean ``(n,)``, as :func:`by_group` takes them.
+    """Yield the groups of a column for :func:`by_group`: names and rows, boolean ``(n,)``.
 
     Raises:
         UserError: More than twenty groups.
@@ -94,10 +94,10 @@ def groups(values: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
         yield from _quarters(values)
     else:
         if values.nunique() > MOST_GROUPS:
-            raise UserError(f"column {values.name!r} has {values.nunique()} different values; expected at most "
+            raise UserError(f"column {values.name!r} has {values.nunique()} distinct values; expected at most "
                             f"{MOST_GROUPS} groups: choose another column, or group its values first")  # fmt: skip
         for value in sorted(values.dropna().unique(), key=lambda v: (isinstance(v, str), v)):
-            # As it stands in the table: 1000460.0 is the scanner 1000460, not 1.00046e+06.
+            # As written in the table: 1000460.0 is the scanner 1000460, not 1.00046e+06.
             name = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
             yield name, (values == value).to_numpy(dtype=bool, na_value=False)
     if values.isna().any():

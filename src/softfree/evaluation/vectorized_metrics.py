@@ -1,7 +1,7 @@
 """Statistics of many resamples at once, as functions of how often each sample was drawn.
 
-Each function prepares what does not change (the order of the scores, the bins) and returns a
-:data:`~softfree.evaluation.bootstrap.Statistic`. With every weight 1 they give scikit-learn's values.
+Each function computes the constant parts once (the order of the scores, the bins) and returns a
+:data:`~softfree.evaluation.bootstrap.Statistic`. With all weights 1, the values are scikit-learn's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def bins_for(n: int) -> int:
 
 
 def auroc(y: np.ndarray, score: np.ndarray) -> Statistic:
-    """Compute the area under the ROC curve, ties counting one half."""
+    """Compute the area under the ROC curve, with ties counting one half."""
     order = np.argsort(score, kind="stable")
     ends, positive = _tie_ends(score[order]), y[order] == 1
 
@@ -41,23 +41,23 @@ def average_precision(y: np.ndarray, score: np.ndarray) -> Statistic:
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         drawn = weights[:, order]
-        called = np.cumsum(drawn, axis=1)[:, ends]
+        predicted = np.cumsum(drawn, axis=1)[:, ends]
         positives = np.cumsum(drawn * positive, axis=1)[:, ends]
-        precision = np.divide(positives, called, out=np.zeros_like(called), where=called > 0)
+        precision = np.divide(positives, predicted, out=np.zeros_like(predicted), where=predicted > 0)
         return _ratio((np.diff(positives, axis=1, prepend=0) * precision).sum(1), positives[:, -1])
 
     return statistic
 
 
 def mean(values: np.ndarray) -> Statistic:
-    """Average one value a sample; samples with NaN do not count."""
+    """Average one value per sample; samples with NaN are ignored."""
     counts = ~np.isnan(values)
     filled = np.where(counts, values, 0.0)
     return lambda weights: _ratio(weights @ filled, weights @ counts.astype(np.float64))
 
 
 def calibration_error(y: np.ndarray, p: np.ndarray) -> Statistic:
-    """Compute the expected calibration error: mean of ``|observed share - mean probability|`` over bins, by size."""
+    """Compute the expected calibration error: ``|observed share - mean probability|`` averaged over bins by size."""
     surplus = (y - p)[:, None] * (equal_mass_bins(p)[:, None] == np.arange(bins_for(len(p))))  # (n, bins)
     return lambda weights: _ratio(np.abs(weights @ surplus).sum(1), weights.sum(1))
 
@@ -68,7 +68,7 @@ def on(rows: np.ndarray, statistic: Statistic) -> Statistic:
 
 
 def equal_mass_bins(p: np.ndarray) -> np.ndarray:
-    """Number the bin of each probability, bins of equal numbers of samples; equal probabilities share a bin."""
+    """Return the bin number of each probability; bins have equal numbers of samples, but equal values share a bin."""
     return ((rankdata(p) - 0.5) * bins_for(len(p)) // max(len(p), 1)).astype(np.int64)
 
 

@@ -18,8 +18,8 @@ def test_confusion_counts() -> None:
     assert len(axes.patches) == 3
     shades = [patch.get_alpha() for patch in axes.patches]
     assert shades[2] == max(shades)
-    assert axes.get_ylabel() == "Truth"
-    assert axes.get_xlabel() == "Called"
+    assert axes.get_ylabel() == "True"
+    assert axes.get_xlabel() == "Predicted"
 
 
 def test_confusion_of_many_classes_has_no_numbers() -> None:

@@ -1,4 +1,4 @@
-"""Figures of the report; each function returns a matplotlib figure, :func:`svg` turns it into text for a page."""
+"""Figures of the report; each function returns a matplotlib figure, :func:`svg` converts it to SVG for a page."""
 
 from softfree.evaluation.plots.decisions import confusion, reliability
 from softfree.evaluation.plots.ranking import precision_recall, roc

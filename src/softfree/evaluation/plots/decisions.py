@@ -1,4 +1,4 @@
-"""What the probabilities mean and what is mixed up: reliability and confusion."""
+"""Reliability curves and confusion matrices."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from softfree.evaluation.plots.style import (
 from softfree.evaluation.scores import Scores, missing_reason
 
 NUMBERED = 12
-"""A confusion matrix of more classes is drawn without numbers."""
+"""A confusion matrix with more classes is drawn without numbers."""
 
 
 @styled
 def reliability(scores: Scores, *, seed: int = 0) -> Figure:
     """Draw the observed share of positives against the predicted probability, and how often each is predicted.
 
-    A binary task shows its positive class, a multiclass one whether the likeliest class is right, a multilabel one
-    each finding.
+    For a binary task the positive class is shown, for a multiclass task whether the top class is correct, and for a
+    multilabel task each finding.
     """
     drawing = figure(5.2)
     axes, below = drawing.subplots(2, height_ratios=(5, 1), sharex=True)
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=1, zorder=0)
-    what = "Share that was right" if scores.task.kind == "multiclass" else "Observed share of positives"
-    square(axes, "", what)
+    label = "Share correct" if scores.task.kind == "multiclass" else "Observed share of positives"
+    square(axes, "", label)
     curves = _reliability_pairs(scores)
     errors = {name: ece(y, p) for name, (y, p, _) in curves.items()}
     named = list(curves) if len(curves) <= len(SERIES) else sorted(errors, key=errors.__getitem__)[:-4:-1]
@@ -66,8 +66,8 @@ def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> Figure:
     """Draw a confusion matrix, shaded by the share of each true class.
 
     Args:
-        counts: ``(K, K)`` samples, rows the truth, columns what was called.
-        classes: Their names.
+        counts: ``(K, K)`` numbers of samples; rows are true classes, columns predicted ones.
+        classes: Names of the classes.
     """
     size = len(classes)
     drawing = figure(3.9 if size <= NUMBERED else 5.0, WIDTH if size <= NUMBERED else 5.4)
@@ -75,7 +75,7 @@ def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> Figure:
     axes.set_anchor("N")
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     for row, column in np.argwhere(counts > 0):
-        shade = 0.62 * shares[row, column]  # ink stays readable on the darkest cell, in light and dark
+        shade = 0.62 * shares[row, column]  # text stays readable on the darkest cell, in light and dark
         axes.add_patch(Rectangle((column, row), 1, 1, facecolor=SERIES[0], alpha=shade, linewidth=0))
     if size <= NUMBERED:
         for row in range(size):
@@ -88,7 +88,7 @@ def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> Figure:
     axes.set_xticks(middle, names, fontsize=letters, **turn)
     axes.set_yticks(middle, names, fontsize=letters)
     axes.tick_params(length=0, labelcolor=INK)
-    axes.set(xlim=(0, size), ylim=(size, 0), xlabel="Called", ylabel="Truth", aspect="equal")
+    axes.set(xlim=(0, size), ylim=(size, 0), xlabel="Predicted", ylabel="True", aspect="equal")
     axes.spines[:].set_visible(True)
     return drawing
 
@@ -96,8 +96,8 @@ def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> Figure:
 def _reliability_pairs(scores: Scores) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     task = scores.task
     if task.kind == "multiclass":
-        right = np.nan_to_num(scores.probabilities).argmax(1) == scores.targets
-        pairs = {"likeliest class": (right.astype(np.int64), scores.probabilities.max(1), scores.patients)}
+        correct = np.nan_to_num(scores.probabilities).argmax(1) == scores.targets
+        pairs = {"top class": (correct.astype(np.int64), scores.probabilities.max(1), scores.patients)}
     else:
         pairs = {task.classes[k]: scores.one_vs_rest(k) for k in task.scored}
     return {name: triple for name, triple in pairs.items() if missing_reason(triple[1]) is None}

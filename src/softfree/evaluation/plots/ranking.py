@@ -1,4 +1,4 @@
-"""How well scores rank: ROC and precision-recall curves."""
+"""ROC and precision-recall curves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Curve = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 @styled
 def roc(scores: Scores, *, seed: int = 0, num_bootstrap: int = 500, level: float = 0.95) -> Figure:
-    """Draw the ROC curve of each scored class; a single one with its pointwise band over resampled patients."""
+    """Draw the ROC curve of each scored class; a single one with a pointwise band from resampled patients."""
     drawing = figure(4.6)
     axes = drawing.subplots()
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=1, zorder=0)
@@ -39,7 +39,7 @@ def roc(scores: Scores, *, seed: int = 0, num_bootstrap: int = 500, level: float
 
 @styled
 def precision_recall(scores: Scores) -> Figure:
-    """Draw the precision-recall curve of each scored class, in steps; a single one with the share of positives."""
+    """Draw the precision-recall curve of each scored class, as steps; a single one with the share of positives."""
     drawing = figure(4.6)
     axes = drawing.subplots()
     square(axes, "Recall (sensitivity)", "Precision (positive predictive value)")
@@ -54,26 +54,26 @@ def precision_recall(scores: Scores) -> Figure:
 def roc_band(
     y: np.ndarray, score: np.ndarray, patients: np.ndarray, *, seed: int, num_bootstrap: int, level: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the pointwise percentile band of the sensitivity at each of :data:`GRID`'s false positive rates."""
+    """Compute the pointwise percentile band of the sensitivity at the false positive rates of :data:`GRID`."""
     order = np.argsort(-score, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
     positive = y[order] == 1
-    found = []
+    sensitivities = []
     for weights in patient_weights(patients, num_bootstrap=num_bootstrap, seed=seed):
         drawn = weights[:, order]
         sensitivity = np.cumsum(drawn * positive, axis=1)[:, ends]
         false = np.cumsum(drawn * ~positive, axis=1)[:, ends]
         for hits, alarms in zip(sensitivity, false, strict=True):
             if hits[-1] and alarms[-1]:
-                found.append(np.interp(GRID, np.append(0, alarms / alarms[-1]), np.append(0, hits / hits[-1])))
-    if not found:
+                sensitivities.append(np.interp(GRID, np.append(0, alarms / alarms[-1]), np.append(0, hits / hits[-1])))
+    if not sensitivities:
         return np.full_like(GRID, np.nan), np.full_like(GRID, np.nan)
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = np.quantile(sensitivities, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
 
 
 def _classes(scores: Scores, area: Callable[[np.ndarray, np.ndarray], float]) -> dict[int, float]:
-    """Find the classes that have a curve, and the area under it."""
+    """Return the classes that have a curve, with the area under it."""
     pairs = {k: scores.one_vs_rest(k)[:2] for k in scores.task.scored}
     return {k: float(area(*pair)) for k, pair in pairs.items() if undefined_reason(*pair) is None}
 
@@ -82,12 +82,12 @@ def _recall_precision(y: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.
     precision, recall, _ = (values[::-1] for values in precision_recall_curve(y, score))
     rises = np.append(True, np.diff(recall) > 0)  # the steps whose area is the average precision
     precision, recall = precision[rises], recall[rises]
-    precision[0] = precision[min(1, len(precision) - 1)]  # scikit-learn starts from (0, 1), which nothing measured
+    precision[0] = precision[min(1, len(precision) - 1)]  # scikit-learn starts at (0, 1), which was not measured
     return recall, precision
 
 
 def _draw(axes: Axes, scores: Scores, areas: dict[int, float], curve: Curve, name: str, **line: Any) -> None:
-    """Draw all curves in color, or, of too many to tell apart, the lowest three, the others in gray."""
+    """Draw all curves in color or, if there are too many to tell apart, the lowest three, and the others in gray."""
     if not areas:
         axes.text(0.5, 0.5, "no curve: a class is absent", ha="center", va="center", color=MUTED)
         return

@@ -1,4 +1,4 @@
-"""How training went, and how models compare."""
+"""Learning curves, and dot plots that compare models."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Dot(NamedTuple):
 
 @styled
 def learning_curves(history: pd.DataFrame) -> Figure:
-    """Draw what training logged: losses, validation AUROC and learning rate by epoch, the best epoch marked.
+    """Draw losses, validation AUROC and learning rate by epoch, with the best epoch marked.
 
     Args:
-        history: A row an epoch (or several, with gaps), columns ``epoch`` and any of ``train_loss``, ``val_loss``,
+        history: One row per epoch (or several, with gaps), columns ``epoch`` and any of ``train_loss``, ``val_loss``,
             ``val_auroc``, ``lr``.
     """
     panels = [(name, {c: w for c, w in columns.items() if c in history}) for name, columns in PANELS]
@@ -46,12 +46,17 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     colors = {"train_loss": MUTED, "val_loss": SERIES[0], "val_auroc": SERIES[0], "lr": MUTED}
     best = _best_epoch(history)
     for axes, (name, columns) in zip(grid, panels, strict=True):
-        for column, words in columns.items():
-            seen = history[["epoch", column]].dropna()
+        for column, label in columns.items():
+            logged = history[["epoch", column]].dropna()
             look = DASHES[1] if column == "train_loss" else "-"
-            marker = "o" if len(seen) < 3 else ""
+            marker = "o" if len(logged) < 3 else ""
             axes.plot(
-                seen["epoch"], seen[column], color=colors[column], linestyle=look, marker=marker, label=words or None
+                logged["epoch"],
+                logged[column],
+                color=colors[column],
+                linestyle=look,
+                marker=marker,
+                label=label or None,
             )
         if best is not None:
             axes.axvline(best, color=SERIES[1], linewidth=1, linestyle=":")
@@ -72,12 +77,12 @@ def learning_curves(history: pd.DataFrame) -> Figure:
 
 @styled
 def dots(rows: Sequence[Dot], label: str, reference: float | None = None) -> Figure:
-    """Draw values with their intervals under each other, names above the dots.
+    """Draw values with their intervals in rows, with names above the dots.
 
     Args:
         rows: From top to bottom.
-        label: What the values are.
-        reference: A value to draw a line at.
+        label: Axis label.
+        reference: Value of a reference line.
     """
     drawing = figure(0.75 + 0.44 * max(len(rows), 1))
     axes = drawing.subplots()
@@ -100,7 +105,7 @@ def dots(rows: Sequence[Dot], label: str, reference: float | None = None) -> Fig
 
 
 def _widen(axes: Axes, least: float = 0.1) -> None:
-    """Keep the axis from blowing up differences that mean nothing."""
+    """Keep the axis from exaggerating meaningless differences."""
     low, high = axes.get_ylim()
     spare = max(0.0, least - (high - low)) / 2
     high = min(1 + least / 20, high + spare)
