@@ -15,10 +15,11 @@ class ExportOptions:
         format: 'onnx' (one file for onnxruntime and others), 'openvino' (an .xml file with a .bin beside it) or
             'executorch' (a .pte file for phones with a .json beside it, for images of the run's size only).
         out: File to write; default: model.onnx, model.xml or model.pte in the run directory.
-        table: The run's table, if it was moved after training; source of the samples for the proof, for the int8
-            calibration and for the loss through fp16 and int8, unless these are named.
-        images: Samples for the proof: a folder, a file or a table with a column path; default: the validation rows.
-        count: Number of samples for the proof, taken evenly from all.
+        table: The run's table, if it was moved after training; source of the samples for the parity check, the
+            int8 calibration and the loss due to fp16 or int8, unless these are given.
+        images: Samples for the parity check: a folder, a file or a table with a column path; default: the validation
+            rows.
+        count: Number of samples for the parity check, taken evenly from all.
         precision: 'fp16' halves the file, and linear layers compute in half precision where the processor can; sums
             over tokens stay in float32.
         int8: 'static' computes linear layers in 8-bit integers, with ranges from the calibration samples; 'weights'

@@ -50,7 +50,7 @@ class Comparison:
         differences: By the names of :func:`~softfree.evaluation.metrics.measure`: ``auroc``, ``auroc/<class>``,
             ``balanced_accuracy``. The p values of the classes are not corrected for their number.
         margin: How much worse ``a`` may be in AUROC; None if non-inferiority was not tested.
-        non_inferior: Whether ``a`` is shown to be worse by less than the margin; None if not tested, or without an interval.
+        non_inferior: Whether ``a`` is shown to be worse by less than the margin; None if not tested or undecidable.
         verdict: The result in words.
     """
 

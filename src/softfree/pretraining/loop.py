@@ -2,11 +2,11 @@
 
 ::
 
-    config.yaml         everything that was set
+    config.yaml         all settings
     model.safetensors   the encoder's weights, with the names of the model itself
     metrics.json        loss of the first and the last epoch
-    report.html         the loss by epoch; reconstructions only where they were asked for
-    logs/, checkpoints/ as a training has them
+    report.html         the loss by epoch; reconstructions only if requested
+    logs/, checkpoints/ as in a training
 """
 
 from __future__ import annotations
@@ -43,26 +43,26 @@ from softfree_runtime.core.files import read_yaml, write_atomically
 
 
 def pretrain(options: PretrainOptions) -> Path:
-    """Pretrain an encoder and leave a run directory; returns its folder.
+    """Pretrain an encoder, write a run directory and return its path.
 
     Raises:
-        UserError: For whatever the user can mend.
+        UserError: Invalid options or input.
     """
     _check(options)
     refuse_folder(options.out)
-    found = find_samples(options)
-    preprocessing = create_preprocessing(options, found.sources)  # type: ignore[arg-type]
-    config = _configuration(options, preprocessing, found)
+    images = find_samples(options)
+    preprocessing = create_preprocessing(options, images.sources)  # type: ignore[arg-type]
+    config = _configuration(options, preprocessing, images)
     autoencoder = _build(config, options)
     with run_folder(options.out):
         if global_rank() == 0:
-            refuse_folder(options.out)  # another one may have come and gone
+            refuse_folder(options.out)  # it may have been created in the meantime
             RunDirectory(options.out).write_config(config)
-        return _go_on(options, config, found, autoencoder, checkpoint=None)
+        return _run(options, config, images, autoencoder, checkpoint=None)
 
 
 def resume(folder: Path) -> Path:
-    """Go on with an interrupted pretraining, to the weights that it would have had without the interruption."""
+    """Resume an interrupted pretraining; the weights are those of an uninterrupted one."""
     directory = RunDirectory(folder)
     if not directory.is_run():
         raise UserError(f"{folder} has no {directory.config.name}; expected a folder made by softfree pretrain")
@@ -70,12 +70,12 @@ def resume(folder: Path) -> Path:
     if not isinstance(config, dict) or "pretraining" not in config:
         raise UserError(f"{folder} was not made by softfree pretrain; for a training: softfree train --resume {folder}")
     options = _options_of(config, folder)
-    found = find_samples(options)
-    if found.digest != config["pretraining"]["images_sha256"]:
-        raise UserError(f"{options.table} names other images than when this pretraining began; start a new one")
+    images = find_samples(options)
+    if images.digest != config["pretraining"]["images_sha256"]:
+        raise UserError(f"{options.table} names different images than when this pretraining began; start a new one")
     autoencoder = _build(config, options)
     with run_folder(folder):
-        return _go_on(options, config, found, autoencoder, newest_checkpoint(directory.checkpoints))
+        return _run(options, config, images, autoencoder, newest_checkpoint(directory.checkpoints))
 
 
 def _check(options: PretrainOptions) -> None:
@@ -88,12 +88,12 @@ def _check(options: PretrainOptions) -> None:
     refuse_batches(options)  # type: ignore[arg-type]
 
 
-def _configuration(options: PretrainOptions, preprocessing: Preprocessing, found: Unlabeled) -> dict[str, Any]:
-    stated = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
-    stated["table"] = str(options.table.resolve())
+def _configuration(options: PretrainOptions, preprocessing: Preprocessing, images: Unlabeled) -> dict[str, Any]:
+    stored = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
+    stored["table"] = str(options.table.resolve())
     for name in ("image_root", "series"):
-        given = getattr(options, name)
-        stated[name] = None if given is None else str(given.resolve())
+        path = getattr(options, name)
+        stored[name] = None if path is None else str(path.resolve())
     model = {
         "name": options.model,
         "num_classes": 0,
@@ -104,10 +104,10 @@ def _configuration(options: PretrainOptions, preprocessing: Preprocessing, found
     }
     return {
         "command": shlex.join(["softfree", *sys.argv[1:]]),
-        "pretraining": {"images": len(found.sources), "images_sha256": found.digest, "rows": found.note},
+        "pretraining": {"images": len(images.sources), "images_sha256": images.digest, "rows": images.note},
         "preprocessing": preprocessing_to_config(preprocessing),
         "model": supported_arguments(model),
-        "options": stated,
+        "options": stored,
         "versions": versions(),
     }
 
@@ -121,7 +121,7 @@ def _options_of(config: dict[str, Any], folder: Path) -> PretrainOptions:
 
 
 def _build(config: dict[str, Any], options: PretrainOptions) -> MaskedAutoencoder:
-    """Make the model, and see whether the devices are there, before any image is read."""
+    """Build the model and check that the devices exist, before any image is read."""
     quieten()
     create_trainer(options)  # type: ignore[arg-type]
     L.seed_everything(options.seed, verbose=False)
@@ -137,24 +137,24 @@ def _build(config: dict[str, Any], options: PretrainOptions) -> MaskedAutoencode
     )
 
 
-def _go_on(
+def _run(
     options: PretrainOptions,
     config: dict[str, Any],
-    found: Unlabeled,
+    images: Unlabeled,
     autoencoder: MaskedAutoencoder,
     checkpoint: Path | None,
 ) -> Path:
-    dataset, failed = read_samples(found, preprocessing_from_config(config["preprocessing"]), options)
+    dataset, failed = read_samples(images, preprocessing_from_config(config["preprocessing"]), options)
     _report_unreadable(failed)
     trainer = create_trainer(options)  # type: ignore[arg-type]
-    good = readable(dataset)
-    step = Step.cut(len(good), options.batch_size, options.grad_accum, trainer.global_rank, trainer.world_size)
+    indices = readable(dataset)
+    step = Step.cut(len(indices), options.batch_size, options.grad_accum, trainer.global_rank, trainer.world_size)
     trainer.accumulate_grad_batches = step.batches
     module = PretrainingModule(autoencoder, options, step)
-    loader = create_loader(dataset, good, options, step)
+    loader = create_loader(dataset, indices, options, step)
     with explained(options.out, "pretrain"):
         if checkpoint is not None:
-            # Reading processes start before Lightning names the epoch to the sampler.
+            # Worker processes start before Lightning sets the epoch of the sampler.
             loader.sampler.set_epoch(read_checkpoint(checkpoint)["epoch"] + 1)  # type: ignore[attr-defined]
         trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
     if global_rank() != 0:

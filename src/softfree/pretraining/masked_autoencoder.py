@@ -26,7 +26,7 @@ _EPS = 1e-6  # variance below which a patch is flat; He et al. use the same
 
 
 class Reconstruction(NamedTuple):
-    """What one forward pass gives.
+    """The result of a forward pass.
 
     Attributes:
         loss: Mean squared error over the hidden patches, of pixels normalized within each patch.
@@ -44,15 +44,15 @@ class MaskedAutoencoder(nn.Module):
 
     Args:
         encoder: A transformer of images or volumes; its head is not used.
-        attention: Name of the decoder's attention, as a rule the encoder's.
-        attention_options: Its keywords.
-        mask_ratio: Share of the patches that are hidden, above 0 and below 1.
+        attention: Name of the decoder's attention, usually the encoder's.
+        attention_options: Arguments of the attention.
+        mask_ratio: Fraction of the patches that are hidden, above 0 and below 1.
         decoder_dim: Width of the decoder, a multiple of 4 and of ``decoder_heads``.
         decoder_depth: Number of its blocks.
         decoder_heads: Number of their heads.
 
     Raises:
-        UserError: A share outside (0, 1), or an encoder that needs the whole grid of tokens.
+        UserError: A fraction outside (0, 1), or an encoder that needs the whole grid of tokens.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class MaskedAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 < mask_ratio < 1:
-            raise UserError(f"--mask-ratio {mask_ratio}: expected a share of the patches above 0 and below 1")
+            raise UserError(f"--mask-ratio {mask_ratio}: expected a fraction of the patches above 0 and below 1")
         if not isinstance(encoder, VisionTransformer | VolumeTransformer):
             raise UserError(f"masked pretraining is for models of images and volumes, not {type(encoder).__name__}")
         _refuse_grids(encoder)
@@ -83,8 +83,8 @@ class MaskedAutoencoder(nn.Module):
         )
         self.prediction_norm = nn.LayerNorm(decoder_dim, eps=1e-6)
         self.prediction = nn.Linear(decoder_dim, math.prod(self.patch_size) * encoder.in_chans)
-        for part in (self.decoder_embed, self.decoder, self.prediction):
-            part.apply(init_linear)
+        for module in (self.decoder_embed, self.decoder, self.prediction):
+            module.apply(init_linear)
         for block in self.decoder:
             block.attn.init_projections()  # type: ignore[union-attr, operator]
         trunc_normal_(self.mask_token, std=0.02)
@@ -94,24 +94,24 @@ class MaskedAutoencoder(nn.Module):
 
         Args:
             x: Prepared images (B, channels, H, W) or volumes (B, channels, D, H, W).
-            step: Images that are drawn for, when ``x`` is a part of them; default: B.
-            rows: Places (B,) of ``x`` among those; default: all.
+            step: Number of images of the whole step, if ``x`` is a part of it; default: B.
+            rows: Positions (B,) of ``x`` within the step; default: all.
         """
         targets = self.patchify(x)  # (B, N, V)
         batch, number, _ = targets.shape
         kept = max(1, round(number * (1 - self.mask_ratio)))
-        drawn = torch.rand(step or batch, number, device=x.device)
-        order = (drawn if rows is None else drawn[rows.to(x.device)]).argsort(dim=1)
+        noise = torch.rand(step or batch, number, device=x.device)
+        order = (noise if rows is None else noise[rows.to(x.device)]).argsort(dim=1)
         visible, _ = order[:, :kept].sort(dim=1)  # (B, V) in raster order
         hidden = torch.ones(batch, number, dtype=torch.bool, device=x.device).scatter(1, visible, False)
         patches = self._decode(self._encode(x, visible, hidden), visible, number, x)
         mean, variance = targets.mean(-1, keepdim=True), targets.var(-1, keepdim=True, unbiased=False)
-        wanted = (targets - mean) / (variance + _EPS).sqrt()
-        errors = (patches.float() - wanted).square().mean(-1)  # (B, N)
+        normalized = (targets - mean) / (variance + _EPS).sqrt()
+        errors = (patches.float() - normalized).square().mean(-1)  # (B, N)
         return Reconstruction(errors[hidden].mean(), patches, hidden)
 
     def no_weight_decay(self) -> set[str]:
-        """Name parameters of more than one axis that weight decay should spare."""
+        """Return the names of parameters with more than one axis to exclude from weight decay."""
         return {"mask_token", *(f"encoder.{name}" for name in self.encoder.no_weight_decay())}
 
     def _encode(self, x: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
@@ -119,8 +119,8 @@ class MaskedAutoencoder(nn.Module):
         encoder = self.encoder
         tokens, _, _ = encoder.embed(x, ~hidden)  # (B, P + N, C)
         prefix = encoder.num_prefix_tokens
-        chosen = (visible + prefix).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
-        tokens = torch.cat([tokens[:, :prefix], tokens.gather(1, chosen)], dim=1)
+        indices = (visible + prefix).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+        tokens = torch.cat([tokens[:, :prefix], tokens.gather(1, indices)], dim=1)
         return encoder.norm(encoder.blocks(tokens))
 
     def _decode(self, encoded: Tensor, visible: Tensor, number: int, x: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class MaskedAutoencoder(nn.Module):
         return self.prediction(self.prediction_norm(self.decoder(tokens + self._codes(x, tokens))))
 
     def _codes(self, x: Tensor, like: Tensor) -> Tensor:
-        """Fixed codes (1, N, D) of the places of all patches."""
+        """Return fixed codes (1, N, D) of the positions of all patches."""
         grid = [-(-side // part) for side, part in zip(x.shape[2:], self.patch_size, strict=True)]
         if isinstance(self.encoder, VolumeTransformer):
             return volume_codes(grid, self.encoder.patch_in_mm, like.shape[-1], like)
@@ -150,7 +150,7 @@ class MaskedAutoencoder(nn.Module):
         return x.permute(0, *grid, *inside, 1).flatten(1 + axes).flatten(1, axes)
 
     def unpatchify(self, patches: Tensor, sides: tuple[int, ...]) -> Tensor:
-        """Put patches (B, N, patch pixels x C) together to images (B, C, sides...)."""
+        """Assemble patches (B, N, patch pixels x C) to images (B, C, sides...)."""
         grid = [-(-side // part) for side, part in zip(sides, self.patch_size, strict=True)]
         axes = len(grid)
         x = patches.unflatten(1, grid).unflatten(1 + axes, (*self.patch_size, -1))  # (B, g..., p..., C)
@@ -162,7 +162,7 @@ class MaskedAutoencoder(nn.Module):
 
 
 def _refuse_grids(encoder: Classifier) -> None:
-    """Refuse what looks at the neighbors of a token: most of them are hidden."""
+    """Refuse layers that use the neighbors of a token: most of them are hidden."""
     block = encoder.blocks[0]
     if block.pos_conv is not None:
         raise UserError("masked pretraining hides most tokens; pos_conv needs the whole grid: leave it out")

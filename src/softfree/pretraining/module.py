@@ -1,4 +1,4 @@
-"""One step of pretraining, for Lightning to repeat."""
+"""The Lightning module of pretraining."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ class PretrainingModule(L.LightningModule):
 
     Args:
         model: The autoencoder.
-        options: The recipe; its seed decides with the epoch what is hidden, so that a resumed run repeats an unbroken
-            one.
-        step: How the images of a step are cut into batches.
+        options: The options; seed and epoch determine the masks, so that a resumed run equals an uninterrupted one.
+        step: How the images of a step are divided into batches.
     """
 
     def __init__(self, model: MaskedAutoencoder, options: PretrainOptions, step: Step) -> None:
@@ -49,9 +48,9 @@ class PretrainingModule(L.LightningModule):
         return loss * self.step.share(len(images))
 
     def configure_optimizers(self) -> Any:
-        """AdamW and its schedule, a value for each optimizer step."""
-        spared = tuple(self.model.no_weight_decay())
-        groups = param_groups_weight_decay(self.model, self.options.weight_decay, no_weight_decay_list=spared)
+        """Create AdamW and its schedule, updated at each optimizer step."""
+        excluded = tuple(self.model.no_weight_decay())
+        groups = param_groups_weight_decay(self.model, self.options.weight_decay, no_weight_decay_list=excluded)
         optimizer = AdamW(groups, lr=self.options.lr)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = create_schedule(optimizer, steps, self.options.warmup_fraction)

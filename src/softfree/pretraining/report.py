@@ -1,4 +1,4 @@
-"""The page of a pretraining: its loss and, where asked for, what the model fills in."""
+"""The report of a pretraining: its loss and, if requested, reconstructed images."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _SIDE = 256  # pixels of each
 _CSS = Path(plots.__file__).parents[1] / "templates"
 
 
-class Filled(NamedTuple):
-    """An image, what the encoder saw of it, and what came back; PNG."""
+class Reconstructed(NamedTuple):
+    """An image, its visible patches, and its reconstruction, as PNGs."""
 
     image: bytes
     visible: bytes
@@ -43,7 +43,7 @@ def write_pretraining_report(
     *,
     show_images: bool,
 ) -> None:
-    """Write ``report.html``, one file that needs no other."""
+    """Write ``report.html``, a single self-contained file."""
     environment = Environment(
         loader=FileSystemLoader([Path(__file__).parent / "templates", _CSS]),
         autoescape=True,
@@ -63,12 +63,12 @@ def write_pretraining_report(
         last=f"{losses.iloc[-1]:.3f}",
         epochs=len(losses),
         curve=Markup(plots.svg(plots.learning_curves(history), "Loss by epoch")),
-        filled=fill_in(model, dataset) if show_images else [],
+        reconstructions=reconstruct(model, dataset) if show_images else [],
     )
     write_atomically(path, page)
 
 
-def fill_in(model: MaskedAutoencoder, dataset: SampleDataset) -> list[Filled]:
+def reconstruct(model: MaskedAutoencoder, dataset: SampleDataset) -> list[Reconstructed]:
     """Reconstruct the first readable images; of a volume its middle slice is shown."""
     chosen = [index for index in range(len(dataset)) if index not in dataset.failed][:SHOWN]
     device = next(model.parameters()).device
@@ -78,22 +78,22 @@ def fill_in(model: MaskedAutoencoder, dataset: SampleDataset) -> list[Filled]:
         torch.manual_seed(index)
         image = dataset[index]["image"][None].to(device)
         with torch.no_grad():
-            found = model(image)
+            reconstruction = model(image)
             patches = model.patchify(image)
             mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True, unbiased=False)
-            # The prediction is of patches normalized each; mean and spread are given back for the eye.
-            guessed = found.patches.float() * (variance + 1e-6).sqrt() + mean
-            hidden = found.hidden.unsqueeze(-1)
+            # Predicted patches are normalized; their mean and standard deviation are restored for display.
+            predicted = reconstruction.patches.float() * (variance + 1e-6).sqrt() + mean
+            hidden = reconstruction.hidden.unsqueeze(-1)
             sides = tuple(image.shape[2:])
             visible = model.unpatchify(torch.where(hidden, torch.zeros_like(patches), patches), sides)
-            filled = model.unpatchify(torch.where(hidden, guessed, patches), sides)
+            filled = model.unpatchify(torch.where(hidden, predicted, patches), sides)
         low, high = float(image.min()), float(image.max())
-        shown.append(Filled(*(_png(one[0].cpu(), low, high) for one in (image, visible, filled))))
+        shown.append(Reconstructed(*(_png(pixels[0].cpu(), low, high) for pixels in (image, visible, filled))))
     return shown
 
 
 def _png(image: Tensor, low: float, high: float) -> bytes:
-    """Draw (C, H, W), or the middle slice of (C, D, H, W), with the same gray values for all of one sample."""
+    """Draw (C, H, W), or the middle slice of (C, D, H, W), with the same gray scale for all images of a sample."""
     if image.ndim == 4:
         image = image[:, image.shape[1] // 2]
     unit = ((image - low) / max(high - low, 1e-6)).clamp(0, 1).permute(1, 2, 0).numpy()

@@ -1,4 +1,4 @@
-"""The images that a pretraining learns from: rows of a table or files below a folder; labels are not looked at."""
+"""The images of a pretraining: rows of a table or files below a folder; labels are ignored."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from softfree_runtime.sources.inputs import NamedSource
 from softfree_runtime.sources.sample_source import SampleSource
 
 FEWEST = 2
-"""Images below which there is nothing to learn."""
+"""Minimum number of images."""
 
 
 @dataclass(frozen=True)
 class Unlabeled:
-    """Where the images are.
+    """A list of images.
 
     Attributes:
-        sources: One per image, as the preprocessing takes it.
+        sources: One per image.
         frames: Frame of each multi-frame file, counted from 0, or None.
-        digest: SHA-256 that changes with the list.
-        note: In words which rows were taken.
+        digest: SHA-256 of the list.
+        note: Description of the rows that were used.
     """
 
     sources: tuple[SampleSource, ...]
@@ -42,25 +42,28 @@ class Unlabeled:
 
 
 def find_samples(options: PretrainOptions) -> Unlabeled:
-    """List the images of a table's training split (all rows when it has no split), or all files below a folder.
+    """List the images of a table's training split (all rows if it has no split), or all files below a folder.
 
-    Validation and test rows are left out, so that no image by which a later model is judged has been seen.
+    Validation and test rows are left out, so that a later model is never evaluated on images seen in pretraining.
 
     Raises:
-        UserError: No table, or too few images.
+        UserError: The table is missing, or there are too few images.
     """
     kind = modality_of(options).name  # type: ignore[arg-type]
     if options.table.is_dir():
-        found = find_inputs([options.table], None, kind)
-        note = f"all {len(found)} files below the folder"
+        images = find_inputs([options.table], None, kind)
+        note = f"all {len(images)} files below the folder"
     else:
-        found, note = _training_rows(options, kind)
-    sources, frames = tuple(cast(SampleSource, source) for _, source, _ in found), tuple(frame for _, _, frame in found)
+        images, note = _training_rows(options, kind)
+    sources, frames = (
+        tuple(cast(SampleSource, source) for _, source, _ in images),
+        tuple(frame for _, _, frame in images),
+    )
     if len(sources) < FEWEST:
         raise UserError(f"{options.table} names {len(sources)} images; pretraining needs {FEWEST} or more")
     base = options.image_root or (options.table if options.table.is_dir() else options.table.parent)
-    named = [os.path.relpath(str(source), base) for source in sources]
-    listed = "\n".join(f"{name} {frame}" for name, frame in zip(named, frames, strict=True))
+    names = [os.path.relpath(str(source), base) for source in sources]
+    listed = "\n".join(f"{name} {frame}" for name, frame in zip(names, frames, strict=True))
     return Unlabeled(sources, frames, hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest(), note)
 
 
@@ -69,44 +72,44 @@ def _training_rows(options: PretrainOptions, kind: str) -> tuple[list[NamedSourc
     frame = read_table_file(options.table, {"path", "split"}).frame
     if "split" not in frame or frame["split"].isna().all():
         return rows, f"all {len(rows)} rows of the table, which has no split"
-    chosen = frame["split"].eq("train").fillna(False)
-    return [row for row, kept in zip(rows, chosen, strict=True) if kept], (
-        f"the {chosen.sum()} rows of split train, out of {len(rows)}"
+    is_training = frame["split"].eq("train").fillna(False)
+    return [row for row, kept in zip(rows, is_training, strict=True) if kept], (
+        f"the {is_training.sum()} rows of split train, out of {len(rows)}"
     )
 
 
 def read_samples(
-    found: Unlabeled, preprocessing: Preprocessing, options: PretrainOptions
+    images: Unlabeled, preprocessing: Preprocessing, options: PretrainOptions
 ) -> tuple[SampleDataset, dict[int, ReadError]]:
-    """Read all images once, filling the cache; return them and those that cannot be read.
+    """Read all images once, filling the cache; return the data set and the errors of unreadable images.
 
     Raises:
         UserError: Too few images can be read.
     """
     dataset = SampleDataset(
-        found.sources,
+        images.sources,
         None,
         preprocessing,
-        frames=found.frames,
+        frames=images.frames,
         augmentation=preprocessing.augmentation() if options.augment else None,
         seed=options.seed,
-        cache=choose_cache(options.cache, len(found.sources), preprocessing),
+        cache=choose_cache(options.cache, len(images.sources), preprocessing),
     )
-    bad = dataset.read_all(
+    errors = dataset.read_all(
         f"Reading {len(dataset)} images", threads=max(2, options.num_workers), progress=options.progress
     )
-    if len(dataset) - len(bad) < FEWEST:
-        first = f"; the first: {bad[min(bad)]}" if bad else ""
-        raise UserError(f"{len(dataset) - len(bad)} of {len(dataset)} images can be read{first}")
-    return dataset, bad
+    if len(dataset) - len(errors) < FEWEST:
+        first = f"; the first: {errors[min(errors)]}" if errors else ""
+        raise UserError(f"{len(dataset) - len(errors)} of {len(dataset)} images can be read{first}")
+    return dataset, errors
 
 
-def create_loader(dataset: SampleDataset, good: list[int], options: PretrainOptions, step: Step) -> DataLoader:
-    """One device's share of each batch of the ``good`` images; the last, incomplete step of an epoch is left out."""
+def create_loader(dataset: SampleDataset, readable: list[int], options: PretrainOptions, step: Step) -> DataLoader:
+    """Load one device's share of each batch of the ``readable`` images, without an incomplete last step."""
     return DataLoader(
         dataset,
         batch_size=step.batch_size,
-        sampler=EpochSampler(good, options.seed, step.rank, step.world, length=step.epoch(len(good))),
+        sampler=EpochSampler(readable, options.seed, step.rank, step.world, length=step.epoch(len(readable))),
         num_workers=options.num_workers,
         persistent_workers=options.num_workers > 0,
     )

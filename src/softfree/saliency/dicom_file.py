@@ -1,4 +1,4 @@
-"""The image under its map as a DICOM secondary capture that refers to its source."""
+"""An image with its map as a DICOM secondary capture that refers to its source."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from softfree_runtime.core.files import replacing
 from softfree_runtime.readers.dicom import frame_count
 from softfree_runtime.readers.quiet import quiet
 
-# What highdicom would copy of the patient and of the visit.
+# Attributes of the patient and the study that highdicom would copy.
 _IDENTITY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber"),
     *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
 _NEEDED = (*_IDENTITY, "StudyInstanceUID", "SOPClassUID", "SOPInstanceUID", "SpecificCharacterSet", "NumberOfFrames")
 _SOURCE_IMAGE = ("121322", "DCM", "Source image for image processing operation")
-_LONGEST = 64  # letters of a SeriesDescription
+_LONGEST = 64  # characters of a SeriesDescription
 
 
 def write_secondary_capture(
@@ -40,27 +40,27 @@ def write_secondary_capture(
 ) -> None:
     """Write a secondary capture in a new series of the source's study.
 
-    The study's UID and the source's are always there, since the reference is made of them. All else that says who the
-    patient is stays empty unless it is asked for.
+    The UIDs of the study and the source are always included, since the reference consists of them. Everything else that
+    identifies the patient stays empty unless requested.
 
     Args:
-        path: Of the file.
+        path: The file.
         painted: uint8 (H, W, 3).
         source: The DICOM file that was explained.
-        name: Of method and class, for the series.
+        name: Method and class, for the series.
         description: What the map means.
-        frame: Of a multi-frame source, counted from 0.
-        spacing: Millimeters from row to row and from column to column.
+        frame: Frame of a multi-frame source, counted from 0.
+        spacing: Millimeters between rows and between columns.
         identity: Copy the patient's name, id, birth date and sex, and the study's numbers and date.
 
     Raises:
-        ReadError: A source without the UIDs that a reference needs.
-        UserError: No highdicom.
+        ReadError: The source has no UIDs to refer to.
+        UserError: highdicom is not installed.
     """
     sc = _highdicom()
     header = _header(source, identity)
     with quiet():
-        made = sc.SCImage.from_ref_dataset(
+        capture = sc.SCImage.from_ref_dataset(
             header,
             np.ascontiguousarray(painted),
             photometric_interpretation="RGB",
@@ -78,12 +78,12 @@ def write_secondary_capture(
             software_versions=__version__,
             series_description=name[:_LONGEST],
         )
-    made.PatientOrientation = None
-    made.DerivationDescription = description
-    made.ImageComments = "For research. The colors are a map of a model's answer, not a finding."
-    made.SourceImageSequence = [_reference(header, frame)]
+    capture.PatientOrientation = None
+    capture.DerivationDescription = description
+    capture.ImageComments = "For research. The colors are a map of a model's prediction, not a finding."
+    capture.SourceImageSequence = [_reference(header, frame)]
     with replacing(path) as temporary:
-        made.save_as(temporary, enforce_file_format=True)
+        capture.save_as(temporary, enforce_file_format=True)
 
 
 def _highdicom() -> Any:
@@ -96,16 +96,14 @@ def _highdicom() -> Any:
 
 def _header(source: str, identity: bool) -> Dataset:
     with quiet():
-        found = dcmread(source, force=True, stop_before_pixels=True, specific_tags=list(_NEEDED))
-        absent = [name for name in ("StudyInstanceUID", "SOPClassUID", "SOPInstanceUID") if not found.get(name)]
+        header = dcmread(source, force=True, stop_before_pixels=True, specific_tags=list(_NEEDED))
+        absent = [name for name in ("StudyInstanceUID", "SOPClassUID", "SOPInstanceUID") if not header.get(name)]
         if absent:
-            raise ReadError(
-                f"{source}: no {' and '.join(absent)}, so that nothing can refer to it; use --format png", "unsupported"
-            )
-        kept = copy(found)
+            raise ReadError(f"{source}: no {' and '.join(absent)} to refer to; use --format png", "unsupported")
+        header = copy(header)
         for keyword in () if identity else _IDENTITY:
-            setattr(kept, keyword, None)
-    return kept
+            setattr(header, keyword, None)
+    return header
 
 
 def _reference(header: Dataset, frame: int | None) -> Dataset:

@@ -27,9 +27,9 @@ class TokenGrid:
     Attributes:
         start: First edge of the first token, in source pixels.
         step: Side of a token, in source pixels.
-        visible: First and last edge that the model saw; padding and cropped parts are outside.
-        shape: Of the source, in pixels.
-        spacing: Millimeters per pixel, or None where the file does not state it.
+        visible: First and last edge of the model's input; padding and cropped parts are outside.
+        shape: Shape of the source, in pixels.
+        spacing: Millimeters per pixel, or None if the file does not state it.
         affine: Of a volume, from voxel (d, h, w, 1) to millimeters RAS+.
     """
 
@@ -91,7 +91,7 @@ def volume_token_grid(preprocessing: VolumePreprocessing, volume: Volume, patch:
         (max(0.0, float(low)), min(float(side), float(low + length * factor)))
         for low, side, length, factor in zip(start, shape, preprocessing.shape, scale, strict=True)
     )
-    step = tuple(float(side * one) for side, one in zip(patch, scale, strict=True))
+    step = tuple(float(side * factor) for side, factor in zip(patch, scale, strict=True))
     return TokenGrid(tuple(map(float, start)), step, visible, shape, volume.spacing, volume.affine)
 
 
@@ -112,4 +112,4 @@ def slide_token_grid(slide: Slide, region: Region, mpp: float, patch: int) -> To
         for low, side, length, factor in zip(start, shape, (region.height, region.width), scale, strict=True)
     )
     spacing = (slide.mpp[1] / 1000, slide.mpp[0] / 1000)
-    return TokenGrid(start, tuple(patch * one for one in scale), visible, shape, spacing)
+    return TokenGrid(start, tuple(patch * factor for factor in scale), visible, shape, spacing)

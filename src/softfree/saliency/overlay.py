@@ -1,4 +1,4 @@
-"""An image next to the same image under its maps, pixel for pixel."""
+"""An image next to the same image with its maps, pixel for pixel."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from softfree.saliency.geometry import TokenGrid
 from softfree_runtime.core.files import replacing
 
 _DPI = 100
-_LEAST = 400  # pixels of the longer side; smaller images are magnified
+_LEAST = 400  # minimum pixels of the longer side; smaller images are magnified
 _STRONG = 0.6  # opacity of the strongest value
-_UNSEEN = 0.4  # brightness of what the model did not see
-_LABEL = 13  # pixels of its letters
-_ROWS = 512  # that are painted at once
+_UNSEEN = 0.4  # brightness of pixels outside the model's input
+_LABEL = 13  # font size in pixels
+_ROWS = 512  # painted at once
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Layer:
 
     Attributes:
         values: (h, w), one number per patch; drawn without smoothing.
-        label: Above it.
-        signed: Center the colors at zero; otherwise they begin there.
+        label: Title above it.
+        signed: Center the colors at zero; otherwise they start there.
     """
 
     values: np.ndarray
@@ -50,17 +50,17 @@ def draw_overlay(
     caption: str = "",
     token_grid: TokenGrid | None = None,
 ) -> None:
-    """Write a PNG: the image, the image under each of the maps, and their color bars.
+    """Write a PNG: the image, the image with each of the maps, and their color bars.
 
     Each pixel of the image is a pixel of the file, or a square of them for small images.
 
     Args:
-        path: Of the PNG.
+        path: The PNG file.
         image: (H, W) or (H, W, 3), values in [0, 1].
         layers: The maps.
-        title: Above all.
-        caption: Below all.
-        places: Where the patches lie; default: they cover the image.
+        title: Text above everything.
+        caption: Text below everything.
+        token_grid: Positions of the tokens; default: they cover the image.
     """
     zoom = max(1, -(-_LEAST // max(image.shape[:2])))
     painted = [as_rgb(image)]
@@ -83,8 +83,8 @@ def paint(image: np.ndarray, values: np.ndarray, limit: float, signed: bool = Tr
 
     Args:
         image: (H, W) or (H, W, 3), values in [0, 1].
-        values: (H, W), NaN where the model saw nothing: there the image is darkened.
-        limit: The value that has the full color.
+        values: (H, W), NaN outside the model's input, where the image is darkened.
+        limit: The value with the full color.
         signed: As in :class:`Layer`.
 
     Returns:
@@ -92,23 +92,23 @@ def paint(image: np.ndarray, values: np.ndarray, limit: float, signed: bool = Tr
     """
     out = np.empty((*values.shape, 3), np.uint8)
     for top in range(0, len(out), _ROWS):
-        part = slice(top, top + _ROWS)
-        out[part] = _painted(image[part], values[part], limit, signed)
+        rows = slice(top, top + _ROWS)
+        out[rows] = _painted(image[rows], values[rows], limit, signed)
     return out
 
 
 def _painted(image: np.ndarray, values: np.ndarray, limit: float, signed: bool) -> np.ndarray:
-    unseen = np.isnan(values)
-    part = np.nan_to_num(values, copy=True) / limit
-    colors = _colors(signed)(Normalize(-1 if signed else 0, 1)(part))[..., :3].astype(np.float32)
-    cover = (_STRONG * np.abs(part).clip(0, 1))[..., None]
+    outside = np.isnan(values)
+    fraction = np.nan_to_num(values, copy=True) / limit
+    colors = _colors(signed)(Normalize(-1 if signed else 0, 1)(fraction))[..., :3].astype(np.float32)
+    cover = (_STRONG * np.abs(fraction).clip(0, 1))[..., None]
     mixed = as_rgb(image) / np.float32(255) * (1 - cover) + colors * cover
-    mixed[unseen] *= _UNSEEN
+    mixed[outside] *= _UNSEEN
     return (mixed * 255).round().astype(np.uint8)
 
 
 def with_label(pixels: np.ndarray, label: str) -> np.ndarray:
-    """Add a label below an image, uint8 (H, W, 3), as part of its pixels."""
+    """Add a label below an image, uint8 (H, W, 3), in extra rows of pixels."""
     width = pixels.shape[1]
     lines = _wrapped(label, width, _LABEL)
     below = round((0.6 + 1.3 * len(lines)) * _LABEL)

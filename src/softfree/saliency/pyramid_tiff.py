@@ -1,4 +1,4 @@
-"""An image of any size under its map as a pyramidal TIFF, written tile by tile."""
+"""An image of any size with its map as a pyramidal TIFF, written tile by tile."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def write_tiles(
     *,
     compression: Compression = "deflate",
 ) -> None:
-    """Write an image under its map as a tiled TIFF with coarser levels, and its resolution if known.
+    """Write an image with its map as a tiled TIFF with coarser levels, and its resolution if known.
 
-    A row of tiles is read, painted and written at a time; memory holds that and the coarser levels, three bytes for
-    every four pixels of the image.
+    One row of tiles at a time is read, painted and written; memory holds that row and the coarser levels, three bytes
+    per four pixels of the image.
 
     Args:
-        path: Of the TIFF.
-        read: Gives the rows of the image from one number up to another, (n, W, 1 or 3) with values in [0, 1].
-        values: (h, w) on the grid of tokens.
-        places: Where these lie on the image.
+        path: The TIFF file.
+        read: Returns a range of rows of the image, (n, W, 1 or 3) with values in [0, 1].
+        values: (h, w) on the token grid.
+        token_grid: Positions of the tokens on the image.
         signed: Whether zero is the middle of the colors.
-        compression: Of the tiles; "jpeg" is a tenth of the size and not exact.
+        compression: Compression of the tiles; "jpeg" is lossy and a tenth of the size.
     """
     form = _form(compression)
     height, width = token_grid.shape

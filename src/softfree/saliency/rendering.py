@@ -15,18 +15,18 @@ from softfree.saliency.geometry import TokenGrid
 from softfree.saliency.overlay import as_rgb, max_magnitude, paint, with_label
 from softfree_runtime.readers.image import DecodedImage
 
-_ROWS = 64  # of the reduced image that are made at once
+_ROWS = 64  # of the reduced image, computed at once
 
 
 @dataclass(frozen=True)
 class RenderedMap:
-    """An image with maps over it.
+    """An image with maps to draw over it.
 
     Attributes:
         image: (H, W, 1 or 3) or (H, W), values in [0, 1].
-        values: Of each map, (h, w) on the grid of tokens.
-        places: Where these lie on the image.
-        note: What part of the source it is or how it was made smaller, for a title; empty for all of it as it is.
+        values: Values of each map, (h, w) on the token grid.
+        token_grid: Positions of the tokens on the image.
+        note: What part of the source it shows or how it was reduced, for a title; else empty.
     """
 
     image: np.ndarray
@@ -35,16 +35,16 @@ class RenderedMap:
     note: str = ""
 
     def thumbnails(self, signed: Sequence[bool], labels: Sequence[str], side: int) -> list[bytes]:
-        """Encode PNGs of the image and of the image under each map.
+        """Encode PNGs of the image and of the image with each map.
 
         Args:
-            signed: Of each map, whether zero is the middle of its colors.
-            labels: Of each map, printed below it.
-            side: Pixels of the longer side; a small image's pixels become squares.
+            signed: Whether zero is the middle of the colors, for each map.
+            labels: Text below each map.
+            side: Pixels of the longer side; the pixels of a small image become squares.
         """
         pngs = [_png(_resized(as_rgb(self.image), side))]
-        for values, both, label in zip(self.values, signed, labels, strict=True):
-            painted = paint(self.image, self.token_grid.spread(values), max_magnitude(values), both)
+        for values, is_signed, label in zip(self.values, signed, labels, strict=True):
+            painted = paint(self.image, self.token_grid.spread(values), max_magnitude(values), is_signed)
             pngs.append(_png(with_label(_resized(painted, side), label)))
         return pngs
 
@@ -52,15 +52,15 @@ class RenderedMap:
 def render_image(
     image: DecodedImage, values: tuple[np.ndarray, ...], token_grid: TokenGrid, longest: int
 ) -> RenderedMap:
-    """Reduce an image to at most ``longest`` pixels a side, each the mean of a square of the image's."""
+    """Reduce an image to at most ``longest`` pixels a side, each the mean of a square of pixels."""
     times = -(-max(token_grid.shape) // longest)
     if times == 1:
         return RenderedMap(image.unit(), values, token_grid)
     step = times * _ROWS
     bands = [_mean(unit_rows(image, top, top + step), times) for top in range(0, token_grid.shape[0], step)]
     reduced = np.concatenate(bands)
-    moved = scaled(token_grid, (1 / times, 1 / times), reduced.shape[:2])
-    return RenderedMap(reduced, values, moved, f"the image reduced {times} times")
+    reduced_grid = scaled(token_grid, (1 / times, 1 / times), reduced.shape[:2])
+    return RenderedMap(reduced, values, reduced_grid, f"the image reduced {times} times")
 
 
 def unit_rows(image: DecodedImage, top: int, bottom: int) -> np.ndarray:
@@ -72,11 +72,14 @@ def scaled(token_grid: TokenGrid, scale: tuple[float, float], shape: tuple[int, 
     """Token grid on a resized source, by its scale down and across and its new shape."""
     return replace(
         token_grid,
-        start=tuple(one * part for one, part in zip(token_grid.start, scale, strict=True)),
-        step=tuple(one * part for one, part in zip(token_grid.step, scale, strict=True)),
-        visible=tuple((low * part, high * part) for (low, high), part in zip(token_grid.visible, scale, strict=True)),
+        start=tuple(edge * factor for edge, factor in zip(token_grid.start, scale, strict=True)),
+        step=tuple(side * factor for side, factor in zip(token_grid.step, scale, strict=True)),
+        visible=tuple(
+            (low * factor, high * factor) for (low, high), factor in zip(token_grid.visible, scale, strict=True)
+        ),
         shape=shape,
-        spacing=token_grid.spacing and tuple(one / part for one, part in zip(token_grid.spacing, scale, strict=True)),
+        spacing=token_grid.spacing
+        and tuple(step / factor for step, factor in zip(token_grid.spacing, scale, strict=True)),
     )
 
 

@@ -1,12 +1,13 @@
-"""Whether a map looks at the model at all: the same map of a model whose weights mean nothing.
+"""Whether a map depends on the model at all: it is compared with the map of a model with random weights.
 
-Adebayo et al. 2018, "Sanity checks for saliency maps", arXiv:1810.03292. A map that stays as it was with random weights
-shows the image, not the model. Weights are made meaningless from the head down to the stem, one part after the other.
-Those of each tensor are shuffled rather than drawn anew, so that activations keep about the size that they had.
+Adebayo et al. 2018, "Sanity checks for saliency maps", arXiv:1810.03292. A map that does not change with random weights
+shows the image, not the model. Weights are randomized from the head down to the stem, one part after another. Each
+tensor is shuffled rather than initialized again, so that activations keep about the same magnitude.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import cast
@@ -25,12 +26,12 @@ def cascade(model: Classifier, seed: int = 0) -> Iterator[tuple[str, Classifier]
     """Yield the model with more and more of its weights shuffled.
 
     Args:
-        model: Stays as it is.
-        seed: Of the shuffling.
+        model: Not changed.
+        seed: Seed of the shuffling.
 
     Yields:
-        What was shuffled last, and the model: "head"; "blocks.11" and the norm behind it, and so on down to
-        "blocks.0"; "all" with tokenizer and positions. It is one model, changed further at each step.
+        What was shuffled last, and the model: "head"; "blocks.11" with the norm after it, and so on down to
+        "blocks.0"; "all" with tokenizer and positions. It is a single model, changed further at each step.
     """
     rng = torch.Generator().manual_seed(seed)
     changed = deepcopy(model)
@@ -42,26 +43,26 @@ def cascade(model: Classifier, seed: int = 0) -> Iterator[tuple[str, Classifier]
         parts.append((f"blocks.{number}", [*norms, blocks[number]]))
     parts.append((ALL, [changed]))
     for name, modules in parts:
-        for parameter in (one for module in modules for one in module.parameters()):
+        for parameter in itertools.chain.from_iterable(module.parameters() for module in modules):
             if id(parameter) not in done:
                 _shuffle(parameter, rng)
                 done.add(id(parameter))
         yield name, changed
 
 
-def similarity(one: np.ndarray, other: np.ndarray) -> float:
+def similarity(first: np.ndarray, second: np.ndarray) -> float:
     """Compute the rank correlation of two maps without its sign.
 
-    The sign says nothing here: a shuffled head may turn for into against.
+    The sign means nothing here: a shuffled head may turn evidence for a class into evidence against it.
     """
-    return abs(rank_correlation(one, other))
+    return abs(rank_correlation(first, second))
 
 
-def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Compute Spearman's rank correlation of two maps; 0 where one of them is the same everywhere."""
-    if np.ptp(one) == 0 or np.ptp(other) == 0:
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Compute Spearman's rank correlation of two maps; 0 if one of them is constant."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
-    return float(spearmanr(one.ravel(), other.ravel()).statistic)
+    return float(spearmanr(first.ravel(), second.ravel()).statistic)
 
 
 @torch.no_grad()

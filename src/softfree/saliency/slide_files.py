@@ -1,4 +1,4 @@
-"""The map of a slide: regions as GeoJSON, and the slide under its map as a pyramidal TIFF."""
+"""Maps of slides as files: regions as GeoJSON, and the slide with its map as a pyramidal TIFF."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def write_geojson(path: Path, regions: Sequence[Region], token_grid: TokenGrid, 
     """Write regions as annotations in pixels of level 0, x before y, as QuPath reads them.
 
     Args:
-        path: Of the file.
-        regions: Of a map (h, w).
-        places: Where its tokens lie.
-        name: Of the class that they speak for.
+        path: The file.
+        regions: Regions of a map (h, w).
+        token_grid: Positions of its tokens.
+        name: The class that they support.
     """
     features = [
         {
@@ -55,30 +55,30 @@ def _in_pixels(region: Region, token_grid: TokenGrid) -> list[list[list[float]]]
 
 
 def outline(tokens: np.ndarray) -> list[list[Corner]]:
-    """Follow the edge of tokens (h, w) that hang together by their sides.
+    """Trace the outline of tokens (h, w) connected by their sides.
 
     Returns:
-        Closed rings of corners (row, column): the outer one first, then those of holes, which turn the other way.
+        Closed rings of corners (row, column): the outer one first, then those of holes, in the opposite direction.
     """
-    ways = _edges(tokens)
+    edges = _edges(tokens)
     rings = []
-    while ways:
-        ring = [min(ways)]  # of the outer ring its upper left corner
+    while edges:
+        ring = [min(edges)]  # the upper left corner of the outer ring
         direction = (0, 0)
         while len(ring) == 1 or ring[-1] != ring[0]:
-            ring.append(_next(ways, ring[-1], direction))
+            ring.append(_next(edges, ring[-1], direction))
             direction = _step(ring[-2], ring[-1])
         rings.append(_corners(ring))
     return rings
 
 
-def _next(ways: dict[Corner, list[Corner]], here: Corner, direction: Corner) -> Corner:
-    """Take a way from a corner; where two tokens touch by it, keep to the same token: turn right."""
-    chosen = min(ways[here], key=lambda end: _turn(direction, _step(here, end)))
-    ways[here].remove(chosen)
-    if not ways[here]:
-        del ways[here]
-    return chosen
+def _next(edges: dict[Corner, list[Corner]], here: Corner, direction: Corner) -> Corner:
+    """Remove and follow an edge from a corner; where two tokens touch diagonally, turn right to stay at the first."""
+    end = min(edges[here], key=lambda end: _turn(direction, _step(here, end)))
+    edges[here].remove(end)
+    if not edges[here]:
+        del edges[here]
+    return end
 
 
 def _step(first: Corner, last: Corner) -> Corner:
@@ -86,16 +86,16 @@ def _step(first: Corner, last: Corner) -> Corner:
 
 
 def _edges(tokens: np.ndarray) -> dict[Corner, list[Corner]]:
-    """Sides of tokens that have none beyond, from corner to corner, with the token on the right hand."""
+    """Return the sides of tokens without a neighbor, from corner to corner, with the token on the right."""
     padded = np.pad(tokens, 1)
-    ways: dict[Corner, list[Corner]] = {}
-    # Where the neighbor lies, and from which to which corner of the token the side runs, clockwise.
+    edges: dict[Corner, list[Corner]] = {}
+    # Offset of the neighbor, and the corners of the token between which the side runs, clockwise.
     sides = {(-1, 0): ((0, 0), (0, 1)), (0, 1): ((0, 1), (1, 1)), (1, 0): ((1, 1), (1, 0)), (0, -1): ((1, 0), (0, 0))}
     for (down, across), (first, last) in sides.items():
         beyond = padded[1 + down : padded.shape[0] - 1 + down, 1 + across : padded.shape[1] - 1 + across]
         for row, column in zip(*map(np.ndarray.tolist, np.nonzero(tokens & ~beyond)), strict=True):
-            ways.setdefault((row + first[0], column + first[1]), []).append((row + last[0], column + last[1]))
-    return ways
+            edges.setdefault((row + first[0], column + first[1]), []).append((row + last[0], column + last[1]))
+    return edges
 
 
 def _turn(before: Corner, after: Corner) -> int:
@@ -104,7 +104,7 @@ def _turn(before: Corner, after: Corner) -> int:
 
 
 def _corners(ring: list[Corner]) -> list[Corner]:
-    """Leave out the points where a closed ring goes straight on."""
+    """Drop the points at which a closed ring goes straight on."""
     before_each = [ring[-2], *ring]
     kept = [
         here for before, here, after in zip(before_each, ring[:-1], ring[1:], strict=False)
@@ -114,7 +114,7 @@ def _corners(ring: list[Corner]) -> list[Corner]:
 
 
 def render_slide(slide: Slide, token_grid: TokenGrid, longest: int) -> tuple[np.ndarray, TokenGrid]:
-    """Read the whole slide with at most ``longest`` pixels a side, uint8 (H, W, 3), and place the tokens on it."""
+    """Read the whole slide with at most ``longest`` pixels a side, uint8 (H, W, 3), and the token grid on it."""
     mpp = _coarser(slide, longest)
     pixels = slide.thumbnail(mpp)
     return pixels, _moved(slide, token_grid, mpp, pixels.shape[:2])
@@ -123,15 +123,15 @@ def render_slide(slide: Slide, token_grid: TokenGrid, longest: int) -> tuple[np.
 def write_pyramid(
     path: Path, slide: Slide, values: np.ndarray, token_grid: TokenGrid, signed: bool, *, longest: int = 8192
 ) -> None:
-    """Write the slide under its map as a tiled TIFF with coarser levels, its resolution and corner the slide's own.
+    """Write the slide with its map as a tiled TIFF with coarser levels, with the resolution and origin of the slide.
 
     Args:
-        path: Of the TIFF.
-        slide: That is explained.
-        values: (h, w) on the grid of tokens.
-        places: Where these lie on level 0.
+        path: The TIFF file.
+        slide: The slide.
+        values: (h, w) on the token grid.
+        token_grid: Positions of the tokens on level 0.
         signed: Whether zero is the middle of the colors.
-        longest: Pixels of the longer side; a finer slide is reduced to that.
+        longest: Pixels of the longer side, to which a finer slide is reduced.
     """
     mpp = _coarser(slide, longest)
     width, height = (max(1, math.ceil(side * 1000 / mpp - 1e-6)) for side in slide.size_mm)
@@ -139,8 +139,8 @@ def write_pyramid(
     def read(top: int, bottom: int) -> np.ndarray:
         return slide.read(0, top * mpp / 1000, width, bottom - top, mpp) / np.float32(255)
 
-    placed = _moved(slide, token_grid, mpp, (height, width))
-    write_tiles(path, read, values, placed, signed, compression="jpeg")  # as scanners write their slides
+    output_grid = _moved(slide, token_grid, mpp, (height, width))
+    write_tiles(path, read, values, output_grid, signed, compression="jpeg")  # as scanners write their slides
 
 
 def _coarser(slide: Slide, longest: int) -> float:
