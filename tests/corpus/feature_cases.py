@@ -78,7 +78,7 @@ def unknown_unit(folder: Path) -> Made:
     return Made(bag(folder, PX, unit="furlong"), arguments={"mpp": 0.25})
 
 
-@case("Features", "micrometers under the unit mm", "features", "refused", says="more than any slide has")
+@case("Features", "micrometers under the unit mm", "features", "refused", says="more than any slide")
 def impossible_unit(folder: Path) -> Made:
     return Made(bag(folder, PX, unit="mm"))
 
@@ -190,7 +190,7 @@ def coords_nan(folder: Path) -> Made:
     return Made(bag(folder, np.where(PX == 1000, np.nan, PX)), arguments={"mpp": 0.25})
 
 
-@case("Features", "two tiles at one place", "features", "corrected", says="several tiles at one place")
+@case("Features", "two tiles at one place", "features", "corrected", says="several tiles at one position")
 def duplicates(folder: Path) -> Made:
     places = PX.copy()
     places[3] = places[1]

@@ -127,7 +127,7 @@ def pair_with_offset(folder: Path) -> Made:
     return Made(pair(folder, vox_offset=352), RIGHT)
 
 
-@case("NIfTI", "a pair without its .img", "volume", "refused", status="missing", says=".img file is not beside it")
+@case("NIfTI", "a pair without its .img", "volume", "refused", status="missing", says=".img file is not next to it")
 def half_pair(folder: Path) -> Made:
     path = pair(folder, vox_offset=0)
     (folder / "a.img").unlink()
@@ -203,17 +203,17 @@ def checksum_behind_a_frame(folder: Path) -> Made:
     return made(folder, bytes(packed), name="a.nii.gz", frame=0)
 
 
-@case("NIfTI", "bytes behind the gzip stream that are not gzip", "volume", "corrected", says="bytes behind")
+@case("NIfTI", "bytes behind the gzip stream that are not gzip", "volume", "corrected", says="bytes after")
 def garbage_behind_gzip(folder: Path) -> Made:
     return made(folder, gzip.compress(content()) + b"<html>", name="a.nii.gz")
 
 
-@case("NIfTI", "a gzip member too many", "volume", "corrected", says="bytes behind")
+@case("NIfTI", "a gzip member too many", "volume", "corrected", says="bytes after")
 def member_too_many(folder: Path) -> Made:
     return made(folder, gzip.compress(content()) + gzip.compress(b"x" * 100), name="a.nii.gz")
 
 
-@case("NIfTI", "bytes behind the last voxel", "volume", "corrected", says="bytes behind")
+@case("NIfTI", "bytes behind the last voxel", "volume", "corrected", says="bytes after")
 def bytes_behind(folder: Path) -> Made:
     return made(folder, content() + bytes(100))
 
@@ -223,7 +223,7 @@ def bare_deflate(folder: Path) -> Made:
     return made(folder, zlib.compress(content()), name="a.nii.gz")
 
 
-@case("NIfTI", "4D, cut short behind the frame that is read", "volume", "corrected", says="cut short behind")
+@case("NIfTI", "4D, cut short behind the frame that is read", "volume", "corrected", says="cut short after")
 def cut_behind(folder: Path) -> Made:
     return made(folder, content(np.stack([VOXELS] * 3, axis=-1))[:-10], frame=1)
 

@@ -208,7 +208,7 @@ def beside(folder: Path, name: str, **elements: Any) -> None:
     write(folder, SLICES[0, :5, :4], name=name, **elements)
 
 
-LEFT_OUT = "localizers or secondary captures in the folder left out"
+LEFT_OUT = "localizers or secondary captures in the folder skipped"
 LOCALIZER = {
     "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"],
     "ImagePositionPatient": [0, 0, 50],

@@ -23,16 +23,16 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict and return the exit status: 0, 1 (some inputs failed) or 2 (nothing could be done)."""
     try:
-        given = _parser().parse_args(arguments)
+        parsed = _parser().parse_args(arguments)
         return predict_to_file(
-            given.model,
-            given.inputs,
-            given.out,
-            frame=given.frame,
-            image_root=given.image_root,
-            batch_size=given.batch_size,
-            threads=given.threads,
-            as_json=given.json,
+            parsed.model,
+            parsed.inputs,
+            parsed.out,
+            frame=parsed.frame,
+            image_root=parsed.image_root,
+            batch_size=parsed.batch_size,
+            threads=parsed.threads,
+            as_json=parsed.json,
         )
     except UserError as error:
         print(f"softfree: error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -97,25 +97,25 @@ class Metadata:
         return text | {name: json.dumps(value) for name, value in values.items()}
 
     @classmethod
-    def from_strings(cls, found: Mapping[str, str], path: object) -> Metadata:
+    def from_strings(cls, texts: Mapping[str, str], path: object) -> Metadata:
         """Read the result of :meth:`to_strings`.
 
         Raises:
             UserError: Not a file of softfree, of a later format, or damaged; names ``path`` and the field.
         """
-        if "softfree_format" not in found:
+        if "softfree_format" not in texts:
             raise UserError(f"{path} was not made by softfree export: its metadata are missing; export the run again")
-        if found["softfree_format"] != FORMAT:
-            got = shown(found["softfree_format"])
+        if texts["softfree_format"] != FORMAT:
+            got = shown(texts["softfree_format"])
             raise UserError(f"{path} has format {got}, expected {FORMAT}; update softfree or export again")
         path = Path(str(path))
-        values = {name: _parsed(found, name, path) for name in _IN_JSON if name in found or name not in _LATER}
+        values = {name: _parsed(texts, name, path) for name in _IN_JSON if name in texts or name not in _LATER}
         task = check_task(path, {"kind": values.pop("task"), "classes": values.pop("classes")})
         preprocessing = _preprocessing(path, values.pop("preprocessing"))
-        values |= {name: found.get(name, usual) for name, usual in _IN_TEXT.items()}
+        values |= {name: texts.get(name, default) for name, default in _IN_TEXT.items()}
         check_fields(path, "metadata", values, cls, whole=False, mend=MEND)
         values["size"] = None if values["size"] is None else tuple(values["size"])
-        return cls(task, preprocessing, card=found.get("model_card", ""), **values)._checked(path)
+        return cls(task, preprocessing, card=texts.get("model_card", ""), **values)._checked(path)
 
     def _checked(self, path: Path) -> Metadata:
         """Return itself after checking the range of all numbers."""
@@ -134,14 +134,14 @@ class Metadata:
         return self
 
 
-def _parsed(found: Mapping[str, str], name: str, path: Path) -> Any:
+def _parsed(texts: Mapping[str, str], name: str, path: Path) -> Any:
     """Parse a value in JSON."""
-    if name not in found:
+    if name not in texts:
         raise UserError(f"{path}: {name} is missing from its metadata; {MEND}")
     try:
-        return json.loads(found[name])
+        return json.loads(texts[name])
     except (ValueError, RecursionError):
-        raise UserError(f"{path}: {name} is {shown(found[name])}, which is no JSON; {MEND}") from None
+        raise UserError(f"{path}: {name} is {shown(texts[name])}, which is not JSON; {MEND}") from None
 
 
 def _preprocessing(path: Path, config: Any) -> Preprocessing:
@@ -153,7 +153,7 @@ def _preprocessing(path: Path, config: Any) -> Preprocessing:
     check_fields(path, "preprocessing", fields, MODALITIES[kind].preprocessing_class(), mend=MEND)
     for name, value in fields.items():
         numbers = value if isinstance(value, list) else [value]
-        if name in ABOVE_ZERO and any(one is not None and one <= 0 for one in numbers):
+        if name in ABOVE_ZERO and any(number is not None and number <= 0 for number in numbers):
             raise UserError(f"{path}: preprocessing.{name} is {shown(value)}; expected numbers above 0; {MEND}")
         if name in ("mean", "std") and value is not None and len(value) != fields.get("channels"):
             raise UserError(f"{path}: preprocessing.{name} is {shown(value)}; expected one for each channel; {MEND}")

@@ -53,27 +53,29 @@ def predict(
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: expected at least 1")
     opened = model if isinstance(model, Model) else Model(model, threads=threads)
-    given: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
-    about = opened.metadata
-    kind = about.preprocessing.kind
-    found = find_inputs(given, frame, kind, partial(table_rows, kind=kind, group=about.group, image_root=image_root))
-    logits, failed = _logits(opened, found, batch_size)
+    sequence: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
+    metadata = opened.metadata
+    kind = metadata.preprocessing.kind
+    samples = find_inputs(
+        sequence, frame, kind, partial(table_rows, kind=kind, group=metadata.group, image_root=image_root)
+    )
+    logits, failed = _logits(opened, samples, batch_size)
     rows = []
-    for number, (name, _, _) in enumerate(found):
+    for number, (name, _, _) in enumerate(samples):
         error = failed.get(number)
         status, reason = (error.status, printable(str(error))) if error else ("ok", "")
         head = {"path": name, "status": status, "reason": reason}
-        rows.append(head | columns(logits[number], about.task, about.temperature, about.thresholds))
+        rows.append(head | columns(logits[number], metadata.task, metadata.temperature, metadata.thresholds))
     return rows
 
 
-def _logits(model: Model, found: list[NamedSource], batch_size: int) -> tuple[np.ndarray, dict[int, ReadError]]:
+def _logits(model: Model, samples: list[NamedSource], batch_size: int) -> tuple[np.ndarray, dict[int, ReadError]]:
     """Return logits (n, K), NaN for samples that cannot be read, and their errors."""
-    values = np.full((len(found), len(model.metadata.task.classes)), np.nan)
+    values = np.full((len(samples), len(model.metadata.task.classes)), np.nan)
     failed: dict[int, ReadError] = {}
 
     def readable() -> Iterator[tuple[int, np.ndarray]]:
-        for number, (name, source, frame) in enumerate(found):
+        for number, (name, source, frame) in enumerate(samples):
             try:
                 sample = model.metadata.preprocessing.load(source, frame)
                 model.check(name if isinstance(source, DecodedImage) else name_of(source), sample)
@@ -82,8 +84,8 @@ def _logits(model: Model, found: list[NamedSource], batch_size: int) -> tuple[np
             else:
                 yield number, sample
 
-    for numbers, samples in of_equal_shape(readable(), batch_size):
-        values[numbers] = model.logits(np.stack(samples))
+    for numbers, batch in of_equal_shape(readable(), batch_size):
+        values[numbers] = model.logits(np.stack(batch))
     return values, failed
 
 

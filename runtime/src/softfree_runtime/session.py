@@ -41,8 +41,8 @@ class Model:
         promised = (None, *self.metadata.sample_shape)
         if len(inputs) != 1 or not _fits(inputs[0].shape, promised):
             raise UserError(
-                f"{self.path} takes {[one.shape for one in inputs]}, but its metadata promise {_in_words(promised)}; "
-                "export the run again"
+                f"{self.path} takes {[entry.shape for entry in inputs]}, but its metadata say {_in_words(promised)};"
+                " export the run again"
             )
         self._input = inputs[0].name
         classes = len(self.metadata.task.classes)
@@ -75,13 +75,13 @@ class Model:
             raise UserError(f"got samples of shape {samples.shape}; expected {taken}, the batch first")
         self.check("a batch", samples[0])
         try:
-            (found,) = self._session.run(None, {self._input: np.ascontiguousarray(samples, dtype=np.float32)})
+            (logits,) = self._session.run(None, {self._input: np.ascontiguousarray(samples, dtype=np.float32)})
         except Exception as error:  # the exceptions of onnxruntime have no common base
             shape = " x ".join(map(str, samples.shape))
             raise UserError(
                 f"{self.path} failed on a batch of {shape} ({_first_line(error)}); try --batch-size 1"
             ) from None
-        return np.asarray(found, dtype=np.float64)
+        return np.asarray(logits, dtype=np.float64)
 
 
 def _fits(shape: Sequence[object], taken: Sequence[int | None]) -> bool:

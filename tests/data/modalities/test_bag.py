@@ -82,7 +82,7 @@ def test_a_file_without_places_is_not_mended_by_a_resolution(tmp_path: Path) -> 
 def test_another_encoder(tmp_path: Path) -> None:
     write(tmp_path / "a.h5", 3, encoder="uni")
     write(tmp_path / "wide.h5", 3, width=9, encoder="uni")
-    with pytest.raises(ReadError, match="9 features a tile, expected 6") as caught:
+    with pytest.raises(ReadError, match="9 features per tile, expected 6") as caught:
         BagPreprocessing(6).load(str(tmp_path / "wide.h5"))
     assert caught.value.status == "unsupported"
     with pytest.raises(ReadError, match="encoder uni, expected conch"):

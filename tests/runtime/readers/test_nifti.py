@@ -142,7 +142,7 @@ def test_numbers_of_every_kind(write, dtype):
 def test_micrometers_become_millimeters(write, voxels):
     volume = read_nifti(write(voxels, xyzt_units=3))
     np.testing.assert_allclose(volume.spacing, (0.004, 0.003, 0.002))
-    assert "microns turned into millimeters" in volume.steps
+    assert "microns converted to millimeters" in volume.steps
 
 
 def test_a_file_without_orientation_says_so(write, voxels):

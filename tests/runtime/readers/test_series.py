@@ -146,7 +146,7 @@ def test_a_slice_at_the_end_is_no_gap(copied):
 
 def test_a_slice_twice_is_refused_by_name(copied):
     shutil.copy(copied / "N2D_0190.dcm", copied / "copy.dcm")
-    refused(copied, "same place: N2D_0190.dcm and copy.dcm", status="unsupported")
+    refused(copied, "same position: N2D_0190.dcm and copy.dcm", status="unsupported")
 
 
 def test_several_times_in_one_series_are_refused(write_slice, tmp_path):
@@ -177,7 +177,7 @@ def test_other_files_are_counted(write_slice, write_dicom, tmp_path):
     (tmp_path / "series" / "README.txt").write_text("about")
     (tmp_path / "series" / ".hidden").write_text("x")
     np.testing.assert_array_equal(read_series(tmp_path / "series").voxels, expected.voxels)
-    assert "other files in the folder left out: 1" in read_series(tmp_path / "series").steps
+    assert "other files in the folder skipped: 1" in read_series(tmp_path / "series").steps
 
 
 def test_rescaling_is_each_slices_own(write_slice, tmp_path):
@@ -279,7 +279,7 @@ def test_a_damaged_slice_is_named(copied):
 def test_folders_and_files_without_a_series(shared_data, tmp_path):
     refused(tmp_path, "a folder without DICOM images", status="no_pixels")
     refused(shared_data / "dicom" / "pydicom" / "rtplan.dcm", "DICOM without an image", status="no_pixels")
-    refused(shared_data / "dicom" / "same_image_nine_syntaxes", "same place", "1.dcm and 2.dcm")
+    refused(shared_data / "dicom" / "same_image_nine_syntaxes", "same position", "1.dcm and 2.dcm")
     with pytest.raises(ReadError, match="got frame 3; a DICOM series is one volume"):
         read_series(tmp_path, 3)
 
@@ -338,10 +338,10 @@ def test_frames_have_their_own_rescaling(enhanced, shared_data):
 
 
 def test_frames_that_make_no_volume(enhanced, shared_data):
-    refused(enhanced(places=[0, 1, 2, 3, 4, 5, 6, 7, 8, 8]), "same place: frame 9 and frame 10")
+    refused(enhanced(places=[0, 1, 2, 3, 4, 5, 6, 7, 8, 8]), "same position: frame 9 and frame 10")
     refused(enhanced(places=[0, 1, 2, 3, 5, 6, 7, 8, 9, 10]), "1 slice missing between frame 4 and frame 5")
-    refused(enhanced(places=range(9)), "10 frames, of which 9 say where they lie")
-    refused(shared_data / "dicom" / "pydicom_data" / "emri_small.dcm", "10 frames, of which 0 say where they lie")
+    refused(enhanced(places=range(9)), "10 frames, but positions of only 9")
+    refused(shared_data / "dicom" / "pydicom_data" / "emri_small.dcm", "10 frames, but positions of only 0")
 
 
 def test_a_multi_frame_file_stands_for_itself(enhanced, tmp_path):

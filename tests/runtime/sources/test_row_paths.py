@@ -15,7 +15,7 @@ from softfree.pretraining.options import PretrainOptions
 from softfree.pretraining.samples import find_samples
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.sources.inputs import find_inputs, table_rows
-from softfree_runtime.sources.row_paths import base_folder, place
+from softfree_runtime.sources.row_paths import base_folder, resolve_path
 
 READERS: dict[str, Callable[[Path], object]] = {
     "check, train, evaluate": read_table,
@@ -50,12 +50,12 @@ def test_one_rule_for_all_commands(tmp_path: Path, wrong: str) -> None:
     ],
 )
 def test_paths_inside(path: str, expected: str) -> None:
-    assert place("/d", path) == expected
+    assert resolve_path("/d", path) == expected
 
 
 @pytest.mark.parametrize("path", ["..", ".", "/", "/d2/a", "a/../..", "/d", "../d2/a", "a/.."])
 def test_paths_outside(path: str) -> None:
-    assert place("/d", path) is None
+    assert resolve_path("/d", path) is None
 
 
 def test_a_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def _umask() -> int:
 def remove_parts(folder: Path) -> None:
     """Remove partial files that other processes left below ``folder``; only this process may be writing there."""
     for path in folder.rglob(".*.part*"):
-        numbers = [part for part in path.name.split(".") if part.isdigit()]
+        numbers = [component for component in path.name.split(".") if component.isdigit()]
         if path.is_file() and numbers and int(numbers[-1]) != os.getpid():
             with suppress(OSError):
                 path.unlink()

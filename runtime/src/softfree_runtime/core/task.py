@@ -51,7 +51,7 @@ def check_task(path: Path, task: Any) -> Task:
         raise UserError(f"{path}: task.kind is {shown(got)}; expected {' or '.join(get_args(TaskKind))}")
     classes = task.get("classes")
     least, most = {"binary": (2, 2), "multiclass": (3, math.inf), "multilabel": (1, math.inf)}[task["kind"]]
-    named = [one for one in classes if isinstance(one, str) and one] if isinstance(classes, list) else []
-    if named != classes or len(set(named)) != len(named) or not least <= len(named) <= most:
+    names = [name for name in classes if isinstance(name, str) and name] if isinstance(classes, list) else []
+    if names != classes or len(set(names)) != len(names) or not least <= len(names) <= most:
         raise UserError(f"{path}: task.classes is {shown(classes)}; expected different names, as {task['kind']} needs")
-    return Task(task["kind"], tuple(named))
+    return Task(task["kind"], tuple(names))

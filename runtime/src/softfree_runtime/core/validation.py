@@ -15,14 +15,14 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a finite number"
 
 
 def check_fields(
-    path: Path, name: str, given: Any, kind: type, *, whole: bool = True, mend: str = "copy the run again"
+    path: Path, name: str, content: Any, kind: type, *, whole: bool = True, mend: str = "copy the run again"
 ) -> dict[str, Any]:
-    """Return ``given`` with only the fields of ``kind``, each verified to be of its type.
+    """Return ``content`` with only the fields of ``kind``, each verified to be of its type.
 
     Args:
         path: The file, for messages.
-        name: Name of ``given`` in the file.
-        given: Value read from YAML or JSON.
+        name: Name of ``content`` in the file.
+        content: Value read from YAML or JSON.
         kind: A dataclass.
         mend: How to fix it.
         whole: Refuse unknown and missing names; else unknown names are dropped and missing names are accepted.
@@ -30,21 +30,21 @@ def check_fields(
     Raises:
         UserError: Names the file, the field, the value and what is expected.
     """
-    if not isinstance(given, dict):
-        raise UserError(f"{path}: {name} is {shown(given)}; expected fields with values; {mend}")
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: {name} is {shown(content)}; expected fields with values; {mend}")
     hints, known = get_type_hints(kind), {field.name: field for field in fields(kind)}
-    unknown = [key for key in given if key not in known]
+    unknown = [key for key in content if key not in known]
     if whole and unknown:
         known_names = ", ".join(known)
         raise UserError(f"{path}: {name} has {shown(unknown[0])}, which is not known; expected {known_names}; {mend}")
-    missing = [key for key, field in known.items() if key not in given and field.default is field.default_factory]
+    missing = [key for key, field in known.items() if key not in content and field.default is field.default_factory]
     missing = [key for key in missing if known[key].default is MISSING]
     if whole and missing:
         raise UserError(f"{path}: {name}.{missing[0]} is missing; {mend}")
-    for key, value in given.items():
+    for key, value in content.items():
         if key in known and (expected := mismatch(value, hints[key])):
             raise UserError(f"{path}: {name}.{key} is {shown(value)}; expected {expected}; {mend}")
-    return {key: value for key, value in given.items() if key in known}
+    return {key: value for key, value in content.items() if key in known}
 
 
 def mismatch(value: Any, hint: Any) -> str:
@@ -53,11 +53,11 @@ def mismatch(value: Any, hint: Any) -> str:
     if hint is Any:
         return ""
     if origin is Literal:
-        same = any(value == one and type(value) is type(one) for one in arguments)
+        same = any(value == option and type(value) is type(option) for option in arguments)
         return "" if same else " or ".join(map(str, arguments))
     if origin in (Union, types.UnionType):
-        tried = [mismatch(value, one) for one in arguments]
-        return "" if "" in tried else " or ".join(dict.fromkeys(tried))
+        mismatches = [mismatch(value, option) for option in arguments]
+        return "" if "" in mismatches else " or ".join(dict.fromkeys(mismatches))
     if hint in (None, type(None)):
         return "" if value is None else "nothing"
     if hint in _WORDS:
@@ -65,7 +65,9 @@ def mismatch(value: Any, hint: Any) -> str:
     if origin in (list, tuple, Sequence):
         return _sequence(value, origin, arguments)
     if origin in (dict, Mapping) or hint is dict:
-        right = isinstance(value, dict) and not any(mismatch(one, arguments[1]) for one in value.values() if arguments)
+        right = isinstance(value, dict) and not any(
+            mismatch(item, arguments[1]) for item in value.values() if arguments
+        )
         return "" if right else "names with values"
     return "" if not isinstance(hint, type) or isinstance(value, hint) else hint.__name__
 
@@ -90,7 +92,7 @@ def _sequence(value: Any, origin: Any, arguments: tuple[Any, ...]) -> str:
     if origin is tuple and arguments and arguments[-1] is not Ellipsis:
         if len(value) != len(arguments):
             return f"{len(arguments)} values"
-        wrong = [mismatch(one, hint) for one, hint in zip(value, arguments, strict=True)]
+        mismatches = [mismatch(item, hint) for item, hint in zip(value, arguments, strict=True)]
     else:
-        wrong = [mismatch(one, arguments[0]) for one in value] if arguments else []
-    return next((f"a list of {one}" for one in wrong if one), "")
+        mismatches = [mismatch(item, arguments[0]) for item in value] if arguments else []
+    return next((f"a list of {item}" for item in mismatches if item), "")

@@ -40,16 +40,16 @@ class NumpyVolumePreprocessing:
     window: tuple[float, float] | None = None
 
     @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> NumpyVolumePreprocessing:
+    def from_dict(cls, fields: dict[str, Any]) -> NumpyVolumePreprocessing:
         """Create it from :meth:`to_dict`; KeyError, TypeError or ValueError for anything else."""
-        if found["preset"] not in ("mr", "ct") or len(found["shape"]) != 3:
-            raise ValueError(f"preset {found['preset']!r} with shape {found['shape']!r}")
+        if fields["preset"] not in ("mr", "ct") or len(fields["shape"]) != 3:
+            raise ValueError(f"preset {fields['preset']!r} with shape {fields['shape']!r}")
         spacing, window = (
-            None if found[key] is None else tuple(map(float, found[key])) for key in ("spacing", "window")
+            None if fields[key] is None else tuple(map(float, fields[key])) for key in ("spacing", "window")
         )
-        depth, height, width = map(int, found["shape"])
+        depth, height, width = map(int, fields["shape"])
         shape = (depth, height, width)
-        return cls(found["preset"], shape, spacing, int(found["channels"]), found["rules"], window)  # type: ignore[arg-type]
+        return cls(fields["preset"], shape, spacing, int(fields["channels"]), fields["rules"], window)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, for JSON."""
@@ -117,5 +117,5 @@ def _centered(values: np.ndarray, axis: int, size: int, padding: float) -> np.nd
         start = side // 2 - size // 2
         return values.take(range(start, start + size), axis)
     before = (size - side) // 2
-    ends = [(before, size - side - before) if one == axis else (0, 0) for one in range(values.ndim)]
+    ends = [(before, size - side - before) if number == axis else (0, 0) for number in range(values.ndim)]
     return np.pad(values, ends, constant_values=padding)

@@ -158,16 +158,16 @@ def decode_runs(source: bytes, rows: int, columns: int, samples: int, allocated:
 
 
 def _unpacked(segment: bytes) -> bytes:
-    parts = []
+    runs = []
     position = 0
     while position < len(segment):
         head = segment[position]
         if head < 128:
-            parts.append(segment[position + 1 : position + 2 + head])
+            runs.append(segment[position + 1 : position + 2 + head])
             position += 2 + head
         elif head > 128:
-            parts.append(segment[position + 1 : position + 2] * (257 - head))
+            runs.append(segment[position + 1 : position + 2] * (257 - head))
             position += 2
         else:
             position += 1
-    return b"".join(parts)
+    return b"".join(runs)

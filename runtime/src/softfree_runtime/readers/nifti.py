@@ -12,8 +12,8 @@ from nibabel.volumeutils import apply_read_scaling
 
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.readers.image import chosen_frame
+from softfree_runtime.readers.nifti_affine import affine_of
 from softfree_runtime.readers.nifti_file import header_and_voxels, read_header, read_voxels, unpacked
-from softfree_runtime.readers.nifti_place import place
 from softfree_runtime.readers.quiet import quiet
 from softfree_runtime.readers.volume import Volume, canonical, refuse_large_volume
 
@@ -48,37 +48,37 @@ def read_nifti(path: Path, frame: int | None = None, *, max_voxels: int = 1 << 3
 def read_affine(path: Path) -> np.ndarray:
     """Return the affine ``(4, 4)`` from a stored voxel (i, j, k, 1) to millimeters RAS+; ReadError as above."""
     with unpacked(header_and_voxels(path)[0]) as stream:
-        return place(path, read_header(path, stream)[0])[0]
+        return affine_of(path, read_header(path, stream)[0])[0]
 
 
 def _volume(path: Path, frame: int | None, max_voxels: int) -> Volume:
     header_file, voxels_file = header_and_voxels(path)
     with unpacked(header_file) as stream:
-        header, known = read_header(path, stream)
-        dtype, coded = _number_type(path, header)
-        shape, counted = _shape(path, header)
-        number, count, steps = _chosen(path, shape, frame)
+        header, header_corrections = read_header(path, stream)
+        dtype, type_corrections = _number_type(path, header)
+        shape, shape_corrections = _shape(path, header)
+        number, count, steps = _frame(path, shape, frame)
         shape = shape[:3]
         refuse_large_volume(path, shape, max_voxels)
-        affine, placed, replaced = place(path, header)
-        scale, unscaled = _scale(path, header)
+        affine, placement, placement_corrections = affine_of(path, header)
+        scale, scale_corrections = _scale(path, header)
         if voxels_file == header_file:
-            voxels, mended = read_voxels(path, stream, header, shape, number, count, single=True)
+            voxels, voxel_corrections = read_voxels(path, stream, header, shape, number, count, single=True)
         else:
             with unpacked(voxels_file) as other:
-                voxels, mended = read_voxels(path, other, header, shape, number, count, single=False)
+                voxels, voxel_corrections = read_voxels(path, other, header, shape, number, count, single=False)
     if scale != (1.0, 0.0):
         voxels = apply_read_scaling(voxels, *map(np.float64, scale))
         steps += ("scaled: slope {:g}, intercept {:g}".format(*scale),)
     version = 2 if isinstance(header, Nifti2Header) else 1
-    others = (*known, *coded, *counted, *mended, *unscaled)
+    others = (*header_corrections, *type_corrections, *shape_corrections, *voxel_corrections, *scale_corrections)
     return canonical(
         path,
         voxels,
         affine,
-        (*others, *steps, *placed),
+        (*others, *steps, *placement),
         f"NIfTI-{version} {dtype.newbyteorder('=')}",
-        corrections=(*others, *replaced),
+        corrections=(*others, *placement_corrections),
     )
 
 
@@ -90,32 +90,32 @@ def _number_type(path: Path, header: Nifti1Header) -> tuple[np.dtype, tuple[str,
             raise ValueError
     except Exception:  # nibabel raises its own exceptions, and KeyError
         raise ReadError(
-            f"{path}: NIfTI of datatype {int(header['datatype'])}, which is none that holds numbers", "unsupported"
+            f"{path}: NIfTI of datatype {int(header['datatype'])}, which does not hold numbers", "unsupported"
         ) from None
     if dtype.fields or dtype.kind not in "iuf":
         kind = "color (RGB)" if dtype.fields else f"{dtype} numbers"
         raise ReadError(f"{path}: NIfTI of {kind} is not supported; save each channel as a volume", "unsupported")
     if header["bitpix"] == 8 * dtype.itemsize:
         return dtype, ()
-    return dtype, ("bitpix contradicts the datatype, which was taken",)
+    return dtype, ("bitpix contradicts the datatype, which is used",)
 
 
 def _shape(path: Path, header: Nifti1Header) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Return the stored shape, and what was corrected."""
     stored = tuple(int(side) for side in header["dim"][1 : header["dim"][0] + 1])
     shape = (*stored[:3], *(side or 1 for side in stored[3:]))
-    if len(shape) < 3 or min(shape) < 1 or any(more > 1 for more in shape[4:]):
+    if len(shape) < 3 or min(shape) < 1 or any(side > 1 for side in shape[4:]):
         size = " x ".join(map(str, stored))
         raise ReadError(f"{path}: NIfTI of {size} values; expected a volume of three dimensions", "unsupported")
     return shape, () if shape == stored else ("a dimension of 0 beyond the third: taken as 1",)
 
 
-def _chosen(path: Path, shape: tuple[int, ...], frame: int | None) -> tuple[int, int, tuple[str, ...]]:
+def _frame(path: Path, shape: tuple[int, ...], frame: int | None) -> tuple[int, int, tuple[str, ...]]:
     """Return the number of the volume, their count, and the step to record."""
     count = shape[3] if len(shape) > 3 else 1
     if count > 1 and frame is None:
         raise ReadError(
-            f"{path}: a 4D file of {count} frames where one volume was expected; "
+            f"{path}: a 4D file of {count} frames; expected one volume; "
             f"choose one, 0 to {count - 1}, in the table's column frame",
             "unsupported",
         )
@@ -132,5 +132,5 @@ def _scale(path: Path, header: Nifti1Header) -> tuple[tuple[float, float], tuple
     if not math.isfinite(slope):
         return (1.0, 0.0), ("scl_slope is not finite: values taken as stored",)
     if not math.isfinite(intercept):
-        raise ReadError(f"{path}: scl_inter is not finite, so that its values are not known; repair the header")
+        raise ReadError(f"{path}: scl_inter is not finite, so its values are unknown; repair the header")
     return (slope, intercept), ()

@@ -1,4 +1,4 @@
-"""The bytes of a NIfTI file, compressed or not, single or a pair: header and voxels."""
+"""Header and voxels of a NIfTI file, compressed or not, a single file or a pair."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ HEAD = 352  # bytes that identify any NIfTI file
 _SWELLS = 1032  # maximum compression ratio of deflate
 _BEHIND = 1 << 28  # maximum bytes after the voxels to unpack for the checksum
 _MUCH = 4096  # bytes after the voxels beyond padding, if they make a slice
-_WRONG_START = "vox_offset is wrong: the file's length tells where the voxels begin"
+_WRONG_START = "vox_offset is wrong: the start of the voxels is derived from the file's length"
 _PAIRS = {".hdr": ".img", ".img": ".hdr"}
 
 
 def is_nifti(head: bytes) -> bool:
-    """Return whether ``head``, the first bytes of an uncompressed file, is of NIfTI."""
+    """Return whether ``head``, the first bytes of an uncompressed file, are those of a NIfTI file."""
     return head[4:7] in (b"n+2", b"ni2") or head[344:347] in (b"n+1", b"ni1")
 
 
@@ -71,10 +71,10 @@ def header_and_voxels(path: Path) -> tuple[Path, Path]:
         known = _known_by(stream.read(HEAD))
     if (known is not None and known[1]) or (known is None and other == ".img"):
         return path, path
-    mates = [stem.with_suffix(one + end) for one in (other, other.upper()) for end in (packed, "", ".gz")]
-    mate = next((one for one in mates if one.is_file()), None)
+    mates = [stem.with_suffix(suffix + end) for suffix in (other, other.upper()) for end in (packed, "", ".gz")]
+    mate = next((file for file in mates if file.is_file()), None)
     if mate is None:
-        raise ReadError(f"{path}: half of a NIfTI pair; its {other} file is not beside it", "missing")
+        raise ReadError(f"{path}: half of a NIfTI pair; its {other} file is not next to it", "missing")
     return (path, mate) if other == ".img" else (mate, path)
 
 
@@ -91,67 +91,67 @@ def read_header(path: Path, stream: IO[bytes]) -> tuple[Nifti1Header, tuple[str,
     kind = known[0]
     head += stream.read(max(0, kind.sizeof_hdr - len(head)))
     if len(head) < kind.sizeof_hdr:
-        raise ReadError(f"{path}: damaged NIfTI, cut short within its header; fetch it again")
+        raise ReadError(f"{path}: damaged NIfTI, cut short within its header; copy it again")
     orders = [kind(head[: kind.sizeof_hdr], order, check=False) for order in "<>"]
-    header = next((one for one in orders if 1 <= one["dim"][0] <= 7), None)
+    header = next((order for order in orders if 1 <= order["dim"][0] <= 7), None)
     if header is None:
         raise ReadError(f"{path}: damaged NIfTI: its number of dimensions is not 1 to 7; repair the header")
     wrong = int(header["sizeof_hdr"]) != kind.sizeof_hdr
-    return header, ("sizeof_hdr is wrong: the header is known by its magic",) if wrong else ()
+    return header, ("sizeof_hdr is wrong: the header is identified by its magic",) if wrong else ()
 
 
 def read_voxels(
     path: Path, stream: IO[bytes], header: Nifti1Header, shape: tuple[int, ...], frame: int, count: int, single: bool
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Read one volume as it is stored, and the file to its end, where gzip keeps its checksum.
+    """Read one volume as stored, and the file to its end, where gzip stores its checksum.
 
     Args:
-        path: For messages.
-        stream: The file of the voxels.
-        header: As :func:`read_header` gives it.
-        shape: Of one volume, ``(I, J, K)``.
+        path: Path of the file, for messages.
+        stream: File of the voxels.
+        header: Header from :func:`read_header`.
+        shape: Shape of one volume, ``(I, J, K)``.
         frame: Number of the volume.
-        count: How many volumes there are.
+        count: Number of volumes.
         single: Whether the header is in the same file.
 
     Returns:
-        ``(I, J, K)`` in the file's byte order, and what had to be corrected.
+        ``(I, J, K)`` in the file's byte order, and what was corrected.
 
     Raises:
-        ReadError: A file that is cut short or damaged, or does not say where its voxels begin.
+        ReadError: The file is cut short or damaged, or the start of its voxels is unknown.
     """
     dtype = header.get_data_dtype()
     size = math.prod(shape) * dtype.itemsize
-    most = os.fstat(stream.fileno()).st_size * (_SWELLS if isinstance(stream, GzipFile) else 1)
-    if size > most:  # no memory is taken for what cannot be there
-        raise ReadError(f"{path}: damaged NIfTI, cut short: expected {size} bytes of voxels; fetch it again")
+    largest = os.fstat(stream.fileno()).st_size * (_SWELLS if isinstance(stream, GzipFile) else 1)
+    if size > largest:  # before memory is allocated for it
+        raise ReadError(f"{path}: damaged NIfTI, cut short: expected {size} bytes of voxels; copy it again")
     find_start = _start_in_single if single else _start_in_pair
     start, corrections = find_start(path, stream, header, size * count)
-    if start > most:
-        raise ReadError(f"{path}: damaged NIfTI, cut short before the byte where its voxels begin; fetch it again")
+    if start > largest:
+        raise ReadError(f"{path}: damaged NIfTI, cut short before its voxels; copy it again")
     stream.seek(start + frame * size)
     raw = np.empty(size, np.uint8)
     if (got := stream.readinto(raw)) < size:  # type: ignore[attr-defined]
-        raise ReadError(f"{path}: damaged NIfTI, cut short: {got} bytes of voxels, expected {size}; fetch it again")
+        raise ReadError(f"{path}: damaged NIfTI, cut short: {got} bytes of voxels, expected {size}; copy it again")
     expected = (count - 1 - frame) * size
     behind, sound = _read_to_end(path, stream, expected)
     _refuse_many_behind(path, header, behind - expected, size, count)
     if behind < expected:
-        corrections += ("cut short behind the frame that was read",)
+        corrections += ("cut short after the frame that was read",)
     elif behind > expected or not sound:
-        corrections += ("bytes behind the last voxel, left out",)
+        corrections += ("bytes after the last voxel, ignored",)
     return raw.view(dtype).reshape(shape, order="F"), corrections
 
 
 def _no_nifti(path: Path, head: bytes) -> ReadError:
     if 348 in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")) and ".nii" not in path.name.lower():
-        return ReadError(f"{path}: ANALYZE 7.5, which does not tell left from right; convert it", "unsupported")
-    why = "compressed twice, unpack it once" if head.startswith(GZIP) else "no NIfTI header, fetch it again"
-    return ReadError(f"{path}: damaged NIfTI, or none: {why}")
+        return ReadError(f"{path}: ANALYZE 7.5, which does not distinguish left from right; convert it", "unsupported")
+    why = "compressed twice, unpack it once" if head.startswith(GZIP) else "no NIfTI header, copy it again"
+    return ReadError(f"{path}: damaged NIfTI, or another format: {why}")
 
 
 def _known_by(head: bytes) -> tuple[type[Nifti1Header], bool] | None:
-    """Return the kind of header and whether the voxels are in the same file; None for what is no NIfTI."""
+    """Return the kind of header and whether the voxels are in the same file; None if it is not NIfTI."""
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
@@ -162,20 +162,20 @@ def _known_by(head: bytes) -> tuple[type[Nifti1Header], bool] | None:
 
 
 def _start_in_pair(path: Path, stream: IO[bytes], header: Nifti1Header, size: int) -> tuple[int, tuple[str, ...]]:
-    """Return the byte of the .img where ``size`` bytes of voxels begin, which is 0 as good as always."""
-    told = float(header["vox_offset"])
-    if told == 0:
+    """Return the byte of the .img where ``size`` bytes of voxels begin, which is nearly always 0."""
+    offset = float(header["vox_offset"])
+    if offset == 0:
         return 0, ()
     right = _read_to_end(path, stream, size)[0] - size
-    if right not in (0, told):
-        raise _in_doubt(path, told)
-    return right, () if right == told else (_WRONG_START,)
+    if right not in (0, offset):
+        raise _in_doubt(path, offset)
+    return right, () if right == offset else (_WRONG_START,)
 
 
 def _start_in_single(path: Path, stream: IO[bytes], header: Nifti1Header, size: int) -> tuple[int, tuple[str, ...]]:
-    """Return the byte where ``size`` bytes of voxels begin; where the header is in doubt, the file's length decides."""
-    told, first = float(header["vox_offset"]), header.sizeof_hdr + 4
-    declared = int(told) if told >= first and told.is_integer() else None
+    """Return the byte where ``size`` bytes of voxels begin; if the header is doubtful, the file's length decides."""
+    offset, first = float(header["vox_offset"]), header.sizeof_hdr + 4
+    declared = int(offset) if offset >= first and offset.is_integer() else None
     stream.seek(header.sizeof_hdr)
     extended = stream.read(1) not in (b"", b"\0")
     sound = declared is not None and not (extended and not _extensions_end_at(stream, header, declared))
@@ -186,45 +186,45 @@ def _start_in_single(path: Path, stream: IO[bytes], header: Nifti1Header, size: 
     right = _read_to_end(path, stream, size)[0] - size
     possible = (first, header.sizeof_hdr) if declared is None else (first, declared)
     if right not in possible and not (extended and _extensions_end_at(stream, header, right)):
-        raise _in_doubt(path, told)
+        raise _in_doubt(path, offset)
     if right != declared:
         return right, (_WRONG_START,)
-    return right, ("magic of a pair in a single file" if sound else "damaged header extension, left out",)
+    return right, ("magic of a pair in a single file" if sound else "damaged header extension, ignored",)
 
 
 def _refuse_many_behind(path: Path, header: Nifti1Header, behind: int, size: int, count: int) -> None:
-    """Refuse a file that holds so many bytes behind its voxels that its dimensions cannot be right."""
+    """Refuse a file with so many bytes after its voxels that its dimensions cannot be right."""
     dtype, dim = header.get_data_dtype(), [max(1, int(side)) for side in header["dim"][1:]]
-    unsaid = math.prod(dim) * dtype.itemsize - size * count  # of dimensions beyond dim[0]
-    if behind > 0 and (behind == unsaid or behind >= max(_MUCH, dim[0] * dim[1] * dtype.itemsize)):
+    undeclared = math.prod(dim) * dtype.itemsize - size * count  # of dimensions beyond dim[0]
+    if behind > 0 and (behind == undeclared or behind >= max(_MUCH, dim[0] * dim[1] * dtype.itemsize)):
         raise ReadError(
             f"{path}: damaged NIfTI: {behind} bytes more than its dimensions account for; repair dim in the header"
         )
 
 
-def _in_doubt(path: Path, told: float) -> ReadError:
+def _in_doubt(path: Path, offset: float) -> ReadError:
     return ReadError(
-        f"{path}: damaged NIfTI: vox_offset {told:g} is in doubt, and the file's length does not tell where the voxels"
-        " begin; repair the header"
+        f"{path}: damaged NIfTI: vox_offset {offset:g} is in doubt, and the file's length does not show where the"
+        " voxels begin; repair the header"
     )
 
 
-def _extensions_end_at(stream: IO[bytes], header: Nifti1Header, place: int) -> bool:
-    """Whether the header's extensions lead to ``place`` by their own sizes."""
-    first = at = header.sizeof_hdr + 4
-    while at < place:
-        stream.seek(at)
+def _extensions_end_at(stream: IO[bytes], header: Nifti1Header, position: int) -> bool:
+    """Return whether the header's extensions, by their sizes, end at ``position``."""
+    first = end = header.sizeof_hdr + 4
+    while end < position:
+        stream.seek(end)
         size = int.from_bytes(stream.read(4), "little" if header.endianness == "<" else "big")
-        if size == 0 and at > first:  # padding
+        if size == 0 and end > first:  # padding
             return True
         if size < 8:
             return False
-        at += size
-    return at == place > first
+        end += size
+    return end == position > first
 
 
 def _read_to_end(path: Path, stream: IO[bytes], expected: int) -> tuple[int, bool]:
-    """Return how many bytes are left, and whether the stream ends soundly."""
+    """Return how many bytes remain, and whether the stream ends properly."""
     if not isinstance(stream, GzipFile):
         return max(0, os.fstat(stream.fileno()).st_size - stream.tell()), True
     count = 0
@@ -234,7 +234,7 @@ def _read_to_end(path: Path, stream: IO[bytes], expected: int) -> tuple[int, boo
             if count > expected + _BEHIND:
                 raise ReadError(f"{path}: damaged NIfTI: far more bytes than its header accounts for; repair it")
     except BadGzipFile as error:
-        if not str(error).startswith("Not a gzipped file"):  # of checksum and length
+        if not str(error).startswith("Not a gzipped file"):  # a wrong checksum or length
             raise
-        return count, False  # a whole member, and behind it what is not gzip
+        return count, False  # a complete member, followed by something else
     return count, True

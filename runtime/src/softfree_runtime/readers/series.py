@@ -53,7 +53,7 @@ def read_series(path: Path, frame: int | None = None, *, max_voxels: int = 1 << 
 def load_series(path: Path, series: Series, *, max_voxels: int = 1 << 30) -> Volume:
     """Read the pixels of a series; ``path`` is for messages."""
     if len(series.files) > 1 and series.multi_frame:
-        message = f"{path}: {len(series.files)} files of which some hold many frames; name one of the files"
+        message = f"{path}: {len(series.files)} files, some with several frames; name one of the files"
         raise ReadError(message, "unsupported")
     placed: list[str] = []
     with quiet():
@@ -75,10 +75,10 @@ def load_series(path: Path, series: Series, *, max_voxels: int = 1 << 30) -> Vol
             raise ReadError(f"{path}: DICOM header with a damaged element ({type(error).__name__})") from error
     corrections = tuple(dict.fromkeys((*placed, *corrections, *stack.corrections)))
     if series.aside:
-        corrections += ("localizers or secondary captures in the folder left out",)
+        corrections += ("localizers or secondary captures in the folder skipped",)
     steps = (*stack.steps, *corrections)
     if series.others:
-        steps += (f"other files in the folder left out: {series.others}",)
+        steps += (f"other files in the folder skipped: {series.others}",)
     return canonical(path, voxels, affine, steps, stack.stored, corrections=corrections)
 
 
@@ -92,17 +92,17 @@ class _Stack:
     corrections: Sequence[str]
 
 
-def _only(path: Path, found: list[Series]) -> Series:
-    if not found:
+def _only(path: Path, candidates: list[Series]) -> Series:
+    if not candidates:
         raise ReadError(f"{path}: a folder without DICOM images; name a folder that holds one series", "no_pixels")
-    if len(found) > 1:
-        sizes = [f"{len(series.files)} with {series.files[0].name}" for series in found[:4]]
+    if len(candidates) > 1:
+        sizes = [f"{len(series.files)} with {series.files[0].name}" for series in candidates[:4]]
         raise ReadError(
-            f"{path}: {len(found)} series in one folder (files: {', '.join(sizes)}{', ...' * (len(found) > 4)}); "
-            "name one file of the wanted series, or give each its own folder",
+            f"{path}: {len(candidates)} series in one folder (files: {', '.join(sizes)}"
+            f"{', ...' * (len(candidates) > 4)}); name one file of the series to read, or give each its own folder",
             "unsupported",
         )
-    return found[0]
+    return candidates[0]
 
 
 def _slices(path: Path, series: Series, corrections: list[str]) -> list[Slice]:
@@ -113,7 +113,7 @@ def _slices(path: Path, series: Series, corrections: list[str]) -> list[Slice]:
     count = frame_count(header)
     placed = len(Elements(header).items("PerFrameFunctionalGroupsSequence"))
     if placed != count:
-        message = f"{path}: {count} frames, of which {placed} say where they lie; a volume needs the place of each"
+        message = f"{path}: {count} frames, but positions of only {placed}; a volume needs all of them"
         raise ReadError(message, "unsupported")
     return [Slice.parse(path, header, f"frame {number + 1}", number, corrections) for number in range(count)]
 
@@ -128,22 +128,22 @@ def _decoded(path: Path, max_voxels: int) -> _Stack:
     frames = stored.reshape(-1, *stored.shape[-2:])
     wrong: list[list[str]] = [[] for _ in frames]
     scaled = [
-        to_modality(one, header.elements(number, wrong[number]), header.little_endian)
-        for number, one in enumerate(frames)
+        to_modality(frame, header.elements(number, wrong[number]), header.little_endian)
+        for number, frame in enumerate(frames)
     ]
     _refuse_partly_rescaled(path, [f"frame {number + 1}" for number in range(len(frames))], wrong)
     corrections = [*header.corrections, *chain.from_iterable(wrong)]
-    voxels = np.stack([one for one, _ in scaled])
+    voxels = np.stack([values for values, _ in scaled])
     return _Stack(voxels, _in_common([steps for _, steps in scaled]), header.describe(stored), corrections)
 
 
 def _stacked(files: Sequence[Path], max_voxels: int) -> _Stack:
     """Decode one-frame files in the given order."""
     slices = [_decoded(file, max_voxels) for file in files]
-    _refuse_partly_rescaled(files[0].parent, [file.name for file in files], [one.corrections for one in slices])
-    voxels = np.concatenate([one.voxels for one in slices])
-    corrections = [words for one in slices for words in one.corrections]
-    return _Stack(voxels, _in_common([one.steps for one in slices]), slices[0].stored, corrections)
+    _refuse_partly_rescaled(files[0].parent, [file.name for file in files], [stack.corrections for stack in slices])
+    voxels = np.concatenate([stack.voxels for stack in slices])
+    corrections = [words for stack in slices for words in stack.corrections]
+    return _Stack(voxels, _in_common([stack.steps for stack in slices]), slices[0].stored, corrections)
 
 
 def _refuse_partly_rescaled(path: Path, names: Sequence[str], corrections: Sequence[Sequence[str]]) -> None:
@@ -151,7 +151,7 @@ def _refuse_partly_rescaled(path: Path, names: Sequence[str], corrections: Seque
     ignored = [{words for words in each if words.startswith(_SCALING)} for each in corrections]
     for name, words in zip(names, ignored, strict=True):
         if words != ignored[0]:
-            elements = ", ".join(sorted({one.split(":")[0] for one in words ^ ignored[0]}))
+            elements = ", ".join(sorted({correction.split(":")[0] for correction in words ^ ignored[0]}))
             raise ReadError(
                 f"{path}: {elements} can be used in {names[0]} or in {name}, not in both; repair the header"
             )

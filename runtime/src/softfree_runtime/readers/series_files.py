@@ -38,7 +38,7 @@ class Series:
         headers: Header of each file, without pixels.
         description: SeriesDescription, or empty. Not for messages, since it is free text.
         others: Number of other files in the folder, which are not DICOM images.
-        aside: Number of localizers and secondary captures left out.
+        aside: Number of localizers and secondary captures skipped.
     """
 
     folder: Path
@@ -50,7 +50,7 @@ class Series:
 
     @property
     def multi_frame(self) -> bool:
-        """Whether any file has several frames, so that each file is a volume of its own."""
+        """Whether any file has several frames, so that each file is a separate volume."""
         with quiet():
             return any(frame_count(header) > 1 for header in self.headers)
 
@@ -58,7 +58,7 @@ class Series:
 def series_in(folder: Path) -> list[Series]:
     """Group the DICOM images directly in a folder by SeriesInstanceUID, sorted by file name.
 
-    Localizers, and secondary captures without a position, are left out if there are other images.
+    Localizers, and secondary captures without a position, are skipped if there are other images.
 
     Raises:
         ReadError: A DICOM file is damaged, so a slice would be missing.
@@ -73,12 +73,12 @@ def series_in(folder: Path) -> list[Series]:
             others += 1
         else:
             members.append((path, header))
-    found: dict[str, list[tuple[Path, Dataset]]] = {}
+    by_uid: dict[str, list[tuple[Path, Dataset]]] = {}
     with quiet():
-        kept = [member for member in members if not _beside_a_volume(member[1])] or members
+        kept = [member for member in members if not _is_no_slice(member[1])] or members
         for path, header in kept:
-            found.setdefault(Elements(header).text("SeriesInstanceUID"), []).append((path, header))
-    return [make_series(folder, series, others, len(members) - len(kept)) for series in found.values()]
+            by_uid.setdefault(Elements(header).text("SeriesInstanceUID"), []).append((path, header))
+    return [make_series(folder, series, others, len(members) - len(kept)) for series in by_uid.values()]
 
 
 def is_mosaic(header: Dataset) -> bool:
@@ -86,12 +86,12 @@ def is_mosaic(header: Dataset) -> bool:
     return "MOSAIC" in map(str.upper, Elements(header).texts("ImageType")) or _IMAGES_IN_MOSAIC in header
 
 
-def _beside_a_volume(header: Dataset) -> bool:
+def _is_no_slice(header: Dataset) -> bool:
     elements = Elements(header)
     if "LOCALIZER" in map(str.upper, elements.texts("ImageType")):
         return True
-    placed = "ImagePositionPatient" in elements or "PerFrameFunctionalGroupsSequence" in header
-    return elements.text("SOPClassUID").startswith(_SECONDARY_CAPTURE) and not placed
+    has_position = "ImagePositionPatient" in elements or "PerFrameFunctionalGroupsSequence" in header
+    return elements.text("SOPClassUID").startswith(_SECONDARY_CAPTURE) and not has_position
 
 
 def is_dicom(path: Path) -> bool:
@@ -123,7 +123,7 @@ def read_header(path: Path) -> Dataset | None:
     if "Rows" in dataset and "Columns" in dataset:
         return dataset
     if not kind or "Image Storage" in kind.name:
-        raise ReadError(f"{path}: damaged DICOM: no size of its image in the header; fetch it again")
+        raise ReadError(f"{path}: damaged DICOM: no image size in the header; copy it again")
     return None
 
 

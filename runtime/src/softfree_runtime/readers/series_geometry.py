@@ -21,8 +21,8 @@ UNEVEN = 0.01
 _SAME_DIRECTION = 1e-3
 # Maximum rounding of positions, relative to the distance between slices.
 _COARSE = 0.25
-_PLACES = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
-MOSAIC = "Siemens mosaics, whose slices lie side by side in one image; convert them to NIfTI first"
+_POSITION_GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+MOSAIC = "Siemens mosaics, with all slices side by side in one image; convert them to NIfTI first"
 # Elements that may differ between slices at one position.
 MARKS = (
     *("AcquisitionNumber", "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue"),
@@ -62,20 +62,20 @@ class Slice:
     @classmethod
     def parse(cls, path: Path, dataset: Dataset, name: str, frame: int | None, corrections: list[str]) -> Slice:
         """Read the position from the header of a file or of one of its frames; ReadError if it has none."""
-        found = frame_elements(dataset, frame or 0, (*_PLACES, *_MARKED), corrections)
-        position = _numbers(path, name, found, "ImagePositionPatient", 3)
-        directions = _numbers(path, name, found, "ImageOrientationPatient", 6)
-        spacing = _numbers(path, name, found, "PixelSpacing", 2)
+        elements = frame_elements(dataset, frame or 0, (*_POSITION_GROUPS, *_MARKED), corrections)
+        position = _numbers(path, name, elements, "ImagePositionPatient", 3)
+        directions = _numbers(path, name, elements, "ImageOrientationPatient", 6)
+        spacing = _numbers(path, name, elements, "PixelSpacing", 2)
         row, column = directions[:3], directions[3:]
         if not np.allclose([row @ row, column @ column, row @ column], [1, 1, 0], atol=SHEAR):
             raise ReadError(f"{path}: rows and columns of {name} are not at right angles; repair its header")
         if not (spacing > 0).all():
             raise ReadError(f"{path}: PixelSpacing of {name} is zero or negative; repair its header")
-        thickness = found.number("SpacingBetweenSlices") or found.number("SliceThickness")
-        shape = found.whole("Rows") or 0, found.whole("Columns") or 0
-        digits = np.array([_last_digit(text) for text in found.texts("ImagePositionPatient")])
+        thickness = elements.number("SpacingBetweenSlices") or elements.number("SliceThickness")
+        shape = elements.whole("Rows") or 0, elements.whole("Columns") or 0
+        digits = np.array([_last_digit(text) for text in elements.texts("ImagePositionPatient")])
         names = ("SOPInstanceUID", *MARKS) if frame is None else _FRAME_MARKS
-        marks = {keyword: "\\".join(found.texts(keyword)) for keyword in names}
+        marks = {keyword: "\\".join(elements.texts(keyword)) for keyword in names}
         return cls(name, position, row, column, (float(spacing[0]), float(spacing[1])), thickness, shape, digits, marks)
 
 
@@ -114,15 +114,15 @@ def _step(path: Path, ordered: Sequence[Slice], normal: np.ndarray) -> tuple[np.
         if not thickness or thickness < 0:
             raise ReadError(f"{path}: a single slice whose header has no thickness; a volume needs one")
         return normal * thickness, ()
-    positions = np.stack([one.position for one in ordered])
+    positions = np.stack([slice_.position for slice_ in ordered])
     steps = np.diff(positions, axis=0)  # (n - 1, 3)
     gaps = steps @ normal
-    apart = gaps[gaps > 1e-3]
-    usual = float(np.median(apart)) if len(apart) else 0.0
-    _refuse_same_place(path, ordered, np.flatnonzero(gaps <= max(1e-3, UNEVEN * usual)).tolist())
+    distinct = gaps[gaps > 1e-3]
+    usual = float(np.median(distinct)) if len(distinct) else 0.0
+    _refuse_same_position(path, ordered, np.flatnonzero(gaps <= max(1e-3, UNEVEN * usual)).tolist())
     mean = (positions[-1] - positions[0]) / len(steps)
     median = np.median(steps, axis=0)
-    digits = np.min([one.digits for one in ordered], axis=0)
+    digits = np.min([slice_.digits for slice_ in ordered], axis=0)
     corrections: tuple[str, ...] = ()
     off = np.linalg.norm(steps - median, axis=1)
     if off.max() > UNEVEN * usual:
@@ -132,14 +132,14 @@ def _step(path: Path, ordered: Sequence[Slice], normal: np.ndarray) -> tuple[np.
             number = int(np.argmax(off))
             _refuse_gap(path, ordered[number].name, ordered[number + 1].name, float(gaps[number]), usual)
         mean = even
-        corrections = ("ImagePositionPatient: rounded in the header, even distances taken",)
+        corrections = ("ImagePositionPatient: rounded in the header, even spacing used",)
     across = float(mean @ normal)
     tilt = float(np.linalg.norm(mean - across * normal)) / usual
     # The first and the last position may each be rounded by half a digit.
     if tilt > SHEAR + (float(digits.max()) / (len(steps) * usual) if corrections else 0):
         angle = np.degrees(np.arctan(tilt))
         raise ReadError(
-            f"{path}: sheared: each slice is shifted against the last (tilted gantry, {angle:.1f} degrees); "
+            f"{path}: sheared: each slice is shifted relative to the one before (tilted gantry, {angle:.1f} degrees); "
             "resample it to a straight grid",
             "unsupported",
         )
@@ -152,12 +152,12 @@ def _even_step(positions: np.ndarray, digits: np.ndarray) -> np.ndarray | None:
     None if no such vector exists.
     """
     # Two of them that are n slices apart are n distances apart, give or take one digit for both roundings. One distance
-    # fits all pairs if and only if all lie within half a digit of one even row of places.
+    # fits all pairs if and only if all lie within half a digit of evenly spaced positions.
     least, most = np.full(3, -np.inf), np.full(3, np.inf)
     for apart in range(1, len(positions)):
-        ways = positions[apart:] - positions[:-apart]
-        least = np.maximum(least, (ways.max(axis=0) - digits) / apart)
-        most = np.minimum(most, (ways.min(axis=0) + digits) / apart)
+        differences = positions[apart:] - positions[:-apart]
+        least = np.maximum(least, (differences.max(axis=0) - digits) / apart)
+        most = np.minimum(most, (differences.min(axis=0) + digits) / apart)
     return (least + most) / 2 if (least <= most + 1e-9).all() else None
 
 
@@ -178,7 +178,7 @@ def _refuse_mixed(path: Path, first: Slice, other: Slice) -> None:
     )
 
 
-def _refuse_same_place(path: Path, ordered: Sequence[Slice], same: list[int]) -> None:
+def _refuse_same_position(path: Path, ordered: Sequence[Slice], same: list[int]) -> None:
     if not same:
         return
     first = ordered[same[0]].marks
@@ -194,7 +194,7 @@ def _refuse_same_place(path: Path, ordered: Sequence[Slice], same: list[int]) ->
         mend = "keep one of each, or give each time its own folder"
     pairs = [f"{ordered[number].name} and {ordered[number + 1].name}" for number in same[:3]]
     more = f" and {len(same) - 3} more" if len(same) > 3 else ""
-    raise ReadError(f"{path}: slices at the same place: {', '.join(pairs)}{more}; {mend}", "unsupported")
+    raise ReadError(f"{path}: slices at the same position: {', '.join(pairs)}{more}; {mend}", "unsupported")
 
 
 def _refuse_gap(path: Path, before: str, after: str, gap: float, usual: float) -> NoReturn:
@@ -203,13 +203,13 @@ def _refuse_gap(path: Path, before: str, after: str, gap: float, usual: float) -
         what = f"{missing} slice{'s' if missing > 1 else ''} missing between {before} and {after}"
     else:
         what = f"uneven slices at {before} and {after}"
-    raise ReadError(f"{path}: {what} ({gap:.4g} mm apart, {usual:.4g} elsewhere); fetch the series again")
+    raise ReadError(f"{path}: {what} ({gap:.4g} mm apart, {usual:.4g} elsewhere); copy the series again")
 
 
-def _numbers(path: Path, name: str, found: Elements, key: str, count: int) -> np.ndarray:
-    numbers = found.numbers(key)
+def _numbers(path: Path, name: str, elements: Elements, key: str, count: int) -> np.ndarray:
+    numbers = elements.numbers(key)
     if len(numbers) != count or None in numbers:
-        raise ReadError(f"{path}: {name} has no {key} that can be read; a volume needs it", "unsupported")
+        raise ReadError(f"{path}: {name} has no {key}, or none that is valid; a volume needs it", "unsupported")
     values = np.array(numbers, dtype=float)
     if not np.isfinite(values).all():
         raise ReadError(f"{path}: {key} of {name} is not finite; repair its header", "not_finite")

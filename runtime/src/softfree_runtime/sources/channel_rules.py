@@ -48,7 +48,7 @@ class ChannelRules:
             raise UserError(f"--series: expected names with patterns and a list of channels, such as {_EXAMPLE}")
         for name, pattern in series.items():
             _check_pattern(name, pattern)
-        return cls(tuple(series.items()), tuple(_channel(one, series) for one in channels))
+        return cls(tuple(series.items()), tuple(_channel(channel, series) for channel in channels))
 
     def in_words(self) -> list[str]:
         """Describe the channels, for people."""
@@ -70,12 +70,12 @@ def read_channels(folder: Path, rules: ChannelRules, *, max_voxels: int = 1 << 3
     if not folder.is_dir():
         raise ReadError(f"{folder}: not a folder; rules for series need the folder of a study", "unsupported")
     skipped = Skipped()
-    found = [series for directory, _ in folders_below(folder, skipped) for series in series_in(directory)]
+    candidates = [series for directory, _ in folders_below(folder, skipped) for series in series_in(directory)]
     for closed, reason in skipped.closed.items():
         raise ReadError(f"{folder}: {closed} cannot be listed ({reason}), and may hold a series", "missing")
     used = {name for names in rules.channels for name in names}
-    wanted = {name: _matching(folder, name, pattern, found) for name, pattern in rules.series if name in used}
-    volumes = {name: load_series(one.files[0], one, max_voxels=max_voxels) for name, one in wanted.items()}
+    selected = {name: _matching(folder, name, pattern, candidates) for name, pattern in rules.series if name in used}
+    volumes = {name: load_series(series.files[0], series, max_voxels=max_voxels) for name, series in selected.items()}
     (first, reference), *rest = volumes.items()
     for name, volume in rest:
         _refuse_other_grid(folder, first, reference, name, volume)
@@ -90,13 +90,13 @@ def _values(volumes: Mapping[str, Volume], names: tuple[str, ...]) -> np.ndarray
     return values if len(names) == 1 else values - volumes[names[1]].to_float32()
 
 
-def _matching(folder: Path, name: str, pattern: str, found: list[Series]) -> Series:
+def _matching(folder: Path, name: str, pattern: str, candidates: list[Series]) -> Series:
     """Find the series whose description matches; descriptions are never quoted, since they may contain names."""
-    fitting = [series for series in found if re.search(pattern, series.description, re.IGNORECASE)]
+    fitting = [series for series in candidates if re.search(pattern, series.description, re.IGNORECASE)]
     if len(fitting) != 1:
         count, mend = ("none", "mend") if not fitting else (str(len(fitting)), "narrow")
         raise ReadError(
-            f"{folder}: the pattern {pattern!r} of {name!r} fits {count} of {len(found)} series' descriptions; "
+            f"{folder}: the pattern {pattern!r} of {name!r} fits {count} of {len(candidates)} series' descriptions; "
             f"expected one, {mend} the pattern",
             "unsupported",
         )
@@ -104,12 +104,12 @@ def _matching(folder: Path, name: str, pattern: str, found: list[Series]) -> Ser
 
 
 def _refuse_other_grid(folder: Path, first: str, reference: Volume, name: str, volume: Volume) -> None:
-    one, other = reference.voxels.shape[1:], volume.voxels.shape[1:]
-    corners = np.array([[d, h, w, 1] for d in (0, one[0] - 1) for h in (0, one[1] - 1) for w in (0, one[2] - 1)])
+    shape, other = reference.voxels.shape[1:], volume.voxels.shape[1:]
+    corners = np.array([[d, h, w, 1] for d in (0, shape[0] - 1) for h in (0, shape[1] - 1) for w in (0, shape[2] - 1)])
     apart = np.abs(corners @ (reference.affine - volume.affine).T).max()
-    if one == other and apart <= _APART * min(reference.spacing):
+    if shape == other and apart <= _APART * min(reference.spacing):
         return
-    sizes = [" x ".join(map(str, shape)) for shape in (one, other)]
+    sizes = [" x ".join(map(str, size)) for size in (shape, other)]
     raise ReadError(
         f"{folder}: the series of {first!r} and {name!r} lie on different grids ({sizes[0]} and {sizes[1]} voxels, "
         f"up to {apart:.3g} mm apart); resample them to one grid",

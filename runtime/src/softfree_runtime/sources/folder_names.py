@@ -33,8 +33,8 @@ _SYSTEM = {
 
 def split_named(name: str) -> str | None:
     """Return the split that a name means, ignoring common other words: ``Training``, ``test-set``, ``images_val2``."""
-    found = _SPLIT.fullmatch("".join(words_of(name)))
-    return _SPLIT_OF[found[1]] if found else None
+    match = _SPLIT.fullmatch("".join(words_of(name)))
+    return _SPLIT_OF[match[1]] if match else None
 
 
 def words_of(name: str) -> list[str]:

@@ -114,11 +114,11 @@ def same_labels(labels: Collection[str]) -> tuple[str, str] | None:
     words = {label: text.casefold() for label, text in folded.items()}
     if all(text in _YES or text in _NO for text in words.values()):
         folded = {label: "1" if text in _YES else "0" for label, text in words.items()}
-    seen: dict[str, str] = {}
+    label_of: dict[str, str] = {}
     for label, text in folded.items():
-        if text in seen:
-            return seen[text], label
-        seen[text] = label
+        if text in label_of:
+            return label_of[text], label
+        label_of[text] = label
     return None
 
 
@@ -130,13 +130,13 @@ def _folded(label: str) -> str:
     return folded if len(label) > 2 or folded == "no" else label
 
 
-def one_slip_apart(one: str, other: str) -> bool:
+def one_slip_apart(first_label: str, second_label: str) -> bool:
     """Return whether two labels differ by one letter deleted, inserted, replaced or swapped in a long word.
 
     Digits, short words such as ``II``, and a leading ``a`` (``typical`` and ``atypical``) do distinguish classes.
     """
-    first, second = (re.split(r"[\W\d_]+", label.casefold()) for label in (one, other))
-    if re.findall(r"\d+", one) != re.findall(r"\d+", other) or len(first) != len(second):
+    first, second = (re.split(r"[\W\d_]+", label.casefold()) for label in (first_label, second_label))
+    if re.findall(r"\d+", first_label) != re.findall(r"\d+", second_label) or len(first) != len(second):
         return False
     pairs = [sorted(pair, key=len) for pair in zip(first, second, strict=True) if pair[0] != pair[1]]
     if len(pairs) != 1 or len(pairs[0][0]) < _LONG:

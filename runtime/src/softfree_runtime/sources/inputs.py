@@ -27,12 +27,12 @@ COLUMNS = ("path", "frame", "patient_id", "mpp")
 
 
 def find_inputs(
-    given: Sequence[Input], frame: int | None, kind: str, rows: Callable[[Path, int | None], Iterable[NamedSource]]
+    inputs: Sequence[Input], frame: int | None, kind: str, rows: Callable[[Path, int | None], Iterable[NamedSource]]
 ) -> list[NamedSource]:
     """List the samples that files, folders, tables and arrays stand for.
 
     Args:
-        given: The inputs; a folder stands for all samples below it, a table for its rows.
+        inputs: The inputs; a folder stands for all samples below it, a table for its rows.
         frame: Frame of multi-frame files if a table does not name one, counted from 0, or None.
         kind: Kind of the samples; only an image can be an array, and a volume can be a folder.
         rows: Function that lists the samples of a table, from its path and ``frame``.
@@ -43,21 +43,21 @@ def find_inputs(
     Raises:
         UserError: There are no samples, or a table cannot be used.
     """
-    found: list[NamedSource] = []
-    for number, item in enumerate(given):
+    samples: list[NamedSource] = []
+    for number, item in enumerate(inputs):
         if isinstance(item, np.ndarray):
             if kind != IMAGE:
                 raise UserError(f"got an array for a model of samples of kind {kind}; expected files")
-            found.append((f"array {number}", as_image(item), None))
+            samples.append((f"array {number}", as_image(item), None))
         elif Path(item).is_dir():
-            found += [(printable(path), path, frame) for path in samples_in(Path(item), kind)]
+            samples += [(printable(path), path, frame) for path in samples_in(Path(item), kind)]
         elif Path(item).suffix.lower() in TABLES:
-            found += rows(Path(item), frame)
+            samples += rows(Path(item), frame)
         else:
-            found.append((printable(str(item)), str(item), frame))
-    if not found:
+            samples.append((printable(str(item)), str(item), frame))
+    if not samples:
         raise UserError("no sample given: expected files, folders with files, or a table with a column path")
-    return found
+    return samples
 
 
 def samples_in(folder: Path, kind: str) -> list[str]:
@@ -67,10 +67,10 @@ def samples_in(folder: Path, kind: str) -> list[str]:
     """
     skipped = Skipped()
     if list_samples := MODALITIES[kind].list_samples():
-        found, tables = list_samples(folder, skipped), []
+        samples, tables = list_samples(folder, skipped), []
     else:
         files = files_below(folder, skipped)
-        found = [path for path in files if Path(path).suffix.lower() not in TABLES]
+        samples = [path for path in files if Path(path).suffix.lower() not in TABLES]
         tables = [Path(path).name for path in files if Path(path).suffix.lower() in TABLES]
     notes = {
         "tables below it are left out; name them to have their rows read": tables,
@@ -78,7 +78,7 @@ def samples_in(folder: Path, kind: str) -> list[str]:
         "hidden files and those of systems are left out": sorted(skipped.left),
     }
     say(folder, [f"{note}: {listed(map(printable, names), 5)}" for note, names in notes.items() if names])
-    return sorted([*found, *skipped.closed], key=lambda path: Path(path).parts)
+    return sorted([*samples, *skipped.closed], key=lambda path: Path(path).parts)
 
 
 def as_image(array: np.ndarray) -> DecodedImage:

@@ -26,7 +26,7 @@ def base_folder(table: Path, image_root: str | Path | None) -> Path:
     return folder
 
 
-def place(folder: str, path: str) -> str | None:
+def resolve_path(folder: str, path: str) -> str | None:
     """Return the absolute path of a row, or None if it leads out of ``folder``; links are followed on reading."""
     start = folder.rstrip(os.sep) + os.sep
     # Fast path for plain paths, without . or .. and not absolute.
@@ -56,7 +56,7 @@ def resolve_paths(table: Path, paths: Iterable[str], rows: RowNamer, numbers: It
     if os.sep == "/" and (odd := [number for number, path in zip(numbers, paths, strict=True) if "\\" in path]):
         raise UserError(f"{table}: backslash in the path of {rows.name(odd)}; write / between folders")
     base = str(folder)
-    files = [place(base, path) for path in paths]
+    files = [resolve_path(base, path) for path in paths]
     if None in files:
         outside = [number for number, file in zip(numbers, files, strict=True) if file is None]
         raise UserError(

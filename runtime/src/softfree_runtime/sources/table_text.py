@@ -165,7 +165,7 @@ def _decoded(path: Path, content: bytes) -> tuple[str, tuple[str, ...]]:
         raise UserError(f"{path}: not a table but a binary file; expected CSV or Parquet")
     if _NOT_WESTERN.search(text):
         raise UserError(
-            f"{path}: not UTF-8 (line {line}), and its code page cannot be told; save it as UTF-8, which"
+            f"{path}: not UTF-8 (line {line}), and its code page is unknown; save it as UTF-8, which"
             " spreadsheets offer as 'CSV UTF-8'"
         )
     return text, (WESTERN,)
@@ -195,10 +195,10 @@ def _header(path: Path, text: str, separator: str) -> tuple[tuple[str, ...], str
     """Return the names of the columns, the text below, and the number of lines of the header."""
     reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=separator, skipinitialspace=True, strict=True)
     try:
-        given = next(reader)
+        header = next(reader)
     except csv.Error as error:
         raise UserError(f"{path}: the header cannot be read ({error}); mend its quotes") from None
-    names = [normalize("NFC", name.strip()) or f"Unnamed: {number}" for number, name in enumerate(given)]
+    names = [normalize("NFC", name.strip()) or f"Unnamed: {number}" for number, name in enumerate(header)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{path}: two columns are called {shortened(twice[0])}; rename one")
     end = 0
@@ -248,11 +248,11 @@ def _check_quoted(path: Path, table: TextTable, needed: Collection[str]) -> Text
 
 def _refuse_swallowed(path: Path, table: TextTable, lines: list[str], number: int) -> None:
     """Refuse a multi-line cell whose lines look like rows: two stray quotes are more likely."""
-    place = table.columns.index("path") if "path" in table.columns else 0
+    column = table.columns.index("path") if "path" in table.columns else 0
 
     def ending(line: str) -> str:
         cells = line.split(table.separator)
-        return PurePosixPath(cells[place].strip(' "')).suffix if len(cells) > place else ""
+        return PurePosixPath(cells[column].strip(' "')).suffix if len(cells) > column else ""
 
     for later, line in enumerate(lines[1:], 1):
         if line.count(table.separator) + 1 == len(table.columns) and ending(line) == ending(lines[0]):
@@ -275,7 +275,7 @@ def _checked(path: Path, table: TextTable, odd: dict[int, int], needed: Collecti
             )
     if not odd:
         return table
-    note = f"rows with fewer cells than the header ({table.rows.name(odd)}): the missing ones are taken as empty"
+    note = f"rows with fewer cells than the header ({table.rows.name(odd)}): the missing ones are read as empty"
     return replace(table, notes=(*table.notes, note))
 
 

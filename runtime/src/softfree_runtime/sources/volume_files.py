@@ -73,11 +73,11 @@ def volumes_in(folder: str | Path, skipped: Skipped | None = None) -> list[str]:
     and each multi-frame DICOM file. A folder with a damaged DICOM file is listed, so that its row gets the reason.
     ``skipped`` records what was skipped.
     """
-    found: list[str] = []
+    volumes: list[str] = []
     for directory, names in folders_below(Path(folder), skipped):
-        found += [os.path.join(directory, name) for name in names if _is_volume_file(name, names)]
-        found += _series_samples(directory)
-    return sorted(found)
+        volumes += [os.path.join(directory, name) for name in names if _is_volume_file(name, names)]
+        volumes += _series_samples(directory)
+    return sorted(volumes)
 
 
 def _is_volume_file(name: str, names: list[str]) -> bool:
@@ -97,5 +97,5 @@ def _series_samples(directory: Path) -> Iterator[str]:
     if len(series) == 1 and not series[0].multi_frame:
         yield str(directory)
         return
-    for one in series:
-        yield from map(str, one.files if one.multi_frame else one.files[:1])
+    for member in series:
+        yield from map(str, member.files if member.multi_frame else member.files[:1])

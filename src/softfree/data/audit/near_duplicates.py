@@ -141,12 +141,15 @@ def _blocks(rows: np.ndarray, least: float) -> Iterator[list[Pair]]:
             products = rows[start : start + _BLOCK] @ rows[other : other + _BLOCK].T
             if start == other:
                 products = np.triu(products, 1)
-            one, two = np.nonzero(products >= least)
-            values = products[one, two]
+            row_index, column_index = np.nonzero(products >= least)
+            values = products[row_index, column_index]
             if len(values) > _MOST_PAIRS:
                 best = np.argpartition(-values, _MOST_PAIRS)[:_MOST_PAIRS]
-                one, two, values = one[best], two[best], values[best]
-            yield [Pair(int(a) + start, int(b) + other, float(v)) for a, b, v in zip(one, two, values, strict=True)]
+                row_index, column_index, values = row_index[best], column_index[best], values[best]
+            yield [
+                Pair(int(a) + start, int(b) + other, float(v))
+                for a, b, v in zip(row_index, column_index, values, strict=True)
+            ]
 
 
 def _compared_closely(thumbnails: np.ndarray, pairs: list[Pair]) -> Iterator[Pair]:

@@ -152,10 +152,10 @@ def probe_kind(source: SampleSource, frame: int | None) -> Probe | None:
 def probe_other_slide(file: str) -> Probe | None:
     """Try to read a file as a slide, whatever its name; None if it is not a slide with several resolutions."""
     try:
-        found = _slide(Path(file), None, least_levels=2)
+        slide = _slide(Path(file), None, least_levels=2)
     except (ReadError, ModuleNotFoundError):
         return None
-    return replace(found, corrections=(*found.corrections, AS_SLIDE))
+    return replace(slide, corrections=(*slide.corrections, AS_SLIDE))
 
 
 def _volume(path: Path, frame: int | None) -> Probe:
@@ -254,8 +254,8 @@ def probe(source: SampleSource, frame: int | None) -> Probe:
     try:
         return probe_kind(source, frame) or probe_image(file, frame)
     except ReadError as error:
-        found = probe_other_slide(file) if frame is None and error.status in ("unsupported", "too_large") else None
-        return found or Probe(error.status, str(error))
+        slide = probe_other_slide(file) if frame is None and error.status in ("unsupported", "too_large") else None
+        return slide or Probe(error.status, str(error))
     except ModuleNotFoundError as error:
         if (reason := missing_library(error)) is None:
             raise
@@ -272,8 +272,8 @@ def probe_all(frame: pd.DataFrame, *, num_workers: int, progress: bool) -> list[
         with ThreadPoolExecutor(num_workers) if num_workers > 0 else nullcontext() as pool:
             apply = map if pool is None else pool.map
             for start in range(0, len(files), _CHUNK):
-                for found in apply(probe, files[start : start + _CHUNK], frames[start : start + _CHUNK]):
-                    yield found if len(files) <= MOST else replace(found, thumbnail=None)
+                for facts in apply(probe, files[start : start + _CHUNK], frames[start : start + _CHUNK]):
+                    yield facts if len(files) <= MOST else replace(facts, thumbnail=None)
 
     shown = tracked(results(), "Reading samples", total=len(files), shown=progress)
     return list(shown)

@@ -44,7 +44,7 @@ class BagPreprocessing:
         Raises:
             UserError: No file can be read.
         """
-        reason = "no file was given"
+        reason = "no files"
         for source in sources:
             for file in files_of(source):
                 try:
@@ -118,7 +118,7 @@ class BagPreprocessing:
         width = tiles.features.shape[1]
         if width != self.in_features:
             raise ReadError(
-                f"{path}: {width} features a tile, expected {self.in_features}; encode all slides with one encoder",
+                f"{path}: {width} features per tile, expected {self.in_features}; encode all slides with one encoder",
                 "unsupported",
             )
         if self.encoder is not None and tiles.encoder is not None and tiles.encoder != self.encoder:

@@ -21,7 +21,7 @@ _MILLIMETERS = {
     **dict.fromkeys(("cm", "centimeter", "centimetre"), 10.0),
 }
 _PIXELS = ("px", "pixel", "pix")
-_HISTORIC_PX, _HISTORIC_UM = 224, 256.0  # STAMP before it said its unit
+_HISTORIC_PX, _HISTORIC_UM = 224, 256.0  # STAMP before it stored its unit
 _LONGEST = 500.0  # mm; the largest slides have 200
 
 
@@ -44,14 +44,14 @@ def centers_mm(
     if stored is None:
         return None, ()
     coords = _numbers(path, stored, tiles)
-    found, words = (coords, ()) if tool == "softfree" else _in_mm(path, file, stored.attrs, tool, coords, mpp)
-    if found is not None and np.abs(found).max() > _LONGEST:
+    millimeters, words = (coords, ()) if tool == "softfree" else _in_mm(path, file, stored.attrs, tool, coords, mpp)
+    if millimeters is not None and np.abs(millimeters).max() > _LONGEST:
         raise ReadError(
-            f"{path}: coordinates up to {np.abs(found).max():.3g} mm, more than any slide has; check their unit, or"
+            f"{path}: coordinates up to {np.abs(millimeters).max():.3g} mm, more than any slide; check their unit or"
             " the mpp of the table"
         )
     several = len(np.unique(np.ascontiguousarray(coords).view(np.complex128))) < tiles
-    return found, (*words, "several tiles at one place") if several else words
+    return millimeters, (*words, "several tiles at one position") if several else words
 
 
 def _numbers(path: Path, stored: Any, tiles: int) -> np.ndarray:
@@ -62,7 +62,7 @@ def _numbers(path: Path, stored: Any, tiles: int) -> np.ndarray:
     leading = stored.ndim == 3 and stored.shape[0] == 1
     if stored.shape[leading:] != (tiles, 2):
         raise ReadError(
-            f"{path}: coordinates of shape {stored.shape} for {tiles} tiles; expected one pair a tile, extract it again"
+            f"{path}: coordinates of shape {stored.shape} for {tiles} tiles; expected a pair per tile; extract again"
         )
     coords = stored[()].reshape(tiles, 2).astype(np.float64)
     if not np.isfinite(coords).all():
@@ -76,8 +76,8 @@ def _in_mm(
     """Return the centers of tiles whose corners are ``coords``; without the side of a tile they are the corners."""
 
     def attribute(*names: str) -> Any:
-        found = (holder.get(name) for name in names for holder in (attributes, file.attrs))
-        return next((value for value in found if value is not None), None)
+        values = (holder.get(name) for name in names for holder in (attributes, file.attrs))
+        return next((value for value in values if value is not None), None)
 
     unit = _unit(path, text(attribute("unit", "units")))
     side = lengths(path, "tile_size", attribute("tile_size"))

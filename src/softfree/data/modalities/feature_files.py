@@ -69,9 +69,9 @@ def read_features(path: str | Path, *, mpp: float | None = None) -> TileFeatures
     """
     path = Path(path)
     with OpenedHDF5(path) as file:
-        found = _features(path, file)
-        refuse_unwritten(path, found)
-        features = found.astype(np.float32)[()].reshape(found.shape[-2:])
+        stored = _features(path, file)
+        refuse_unwritten(path, stored)
+        features = stored.astype(np.float32)[()].reshape(stored.shape[-2:])
         with np.errstate(invalid="ignore"):
             total = features.sum(dtype=np.float64)
         if not np.isfinite(total):  # a mask of a large bag may not fit in memory

@@ -42,7 +42,7 @@ class OpenedHDF5:
 def plain(value: Any) -> Any:
     """Return an attribute as text, number, bool or list of these, as in JSON."""
     if isinstance(value, np.ndarray):
-        return plain(value.flat[0]) if value.size == 1 else [plain(one) for one in value.tolist()]
+        return plain(value.flat[0]) if value.size == 1 else [plain(item) for item in value.tolist()]
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return value.item() if isinstance(value, np.generic) and not isinstance(value, np.void) else value
@@ -50,8 +50,8 @@ def plain(value: Any) -> Any:
 
 def text(value: Any) -> str | None:
     """Return an attribute as text, None if it is missing."""
-    found = plain(value)
-    return None if found is None else str(found)
+    plain_value = plain(value)
+    return None if plain_value is None else str(plain_value)
 
 
 def lengths(path: Path, name: str, value: Any) -> np.ndarray | None:
@@ -60,9 +60,11 @@ def lengths(path: Path, name: str, value: Any) -> np.ndarray | None:
     Raises:
         ReadError: It is not a length.
     """
-    found = plain(value)
+    plain_value = plain(value)
     try:
-        pair = np.broadcast_to(np.asarray(found, dtype=np.float64), (2,)) if found is not None else np.zeros(2)
+        pair = (
+            np.broadcast_to(np.asarray(plain_value, dtype=np.float64), (2,)) if plain_value is not None else np.zeros(2)
+        )
     except (TypeError, ValueError):
         pair = np.full(2, math.nan)
     if not (np.isfinite(pair) & (pair >= 0)).all():
@@ -74,7 +76,9 @@ def refuse_unwritten(path: Path, dataset: h5py.Dataset) -> None:
     """Raise ReadError for a partly written dataset, for which HDF5 would return zeros."""
     if dataset.is_virtual:
         folder = path.parent
-        whole = all(one.file_name == "." or (folder / one.file_name).is_file() for one in dataset.virtual_sources())
+        whole = all(
+            source.file_name == "." or (folder / source.file_name).is_file() for source in dataset.virtual_sources()
+        )
     elif dataset.chunks is not None:
         needed = math.prod(-(-side // chunk) for side, chunk in zip(dataset.shape, dataset.chunks, strict=True))
         whole = dataset.id.get_num_chunks() >= needed

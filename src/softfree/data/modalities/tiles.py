@@ -34,7 +34,7 @@ def tile_centers(
     starts = [np.arange(max(1, np.ceil(size / step_mm - 1e-6))) * step_mm for size in size_mm]
     top, left = (edge.ravel() for edge in np.meshgrid(starts[1], starts[0], indexing="ij"))
     if tissue is not None:
-        found = tissue.share(left, top, side_mm)
-        kept = (found >= share - 1e-9) & (found > 1e-9)
+        shares = tissue.share(left, top, side_mm)
+        kept = (shares >= share - 1e-9) & (shares > 1e-9)
         left, top = left[kept], top[kept]
     return np.stack([left, top], axis=1) + side_mm / 2

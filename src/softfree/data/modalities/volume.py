@@ -146,8 +146,8 @@ class VolumePreprocessing:
         with quiet(), _tracked():
             prepared = MetaTensor(np.asarray(values, dtype=np.float32)[None], affine=self._own_affine(volume))
             back = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=np.float32)
-            found: Any = back(prepared, dst_affine=_straight(volume), spatial_size=volume.voxels.shape[1:])
-            return np.ascontiguousarray(found.as_tensor()[0].numpy())
+            resampled: Any = back(prepared, dst_affine=_straight(volume), spatial_size=volume.voxels.shape[1:])
+            return np.ascontiguousarray(resampled.as_tensor()[0].numpy())
 
     def affine(self, volume: Volume) -> torch.Tensor:
         """Return float64 (4, 4) from a voxel of the prepared grid to millimeters RAS+, without resampling."""

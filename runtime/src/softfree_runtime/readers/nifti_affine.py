@@ -1,4 +1,4 @@
-"""Position of the voxels of a NIfTI file, by the sform, the qform, or neither."""
+"""Affine of a NIfTI file, from the sform, the qform, or neither."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FAR = 2.0  # degrees between the axes of sform and qform that are noted
 Words = tuple[str, ...]
 
 
-def place(path: Path, header: Nifti1Header) -> tuple[np.ndarray, Words, Words]:
+def affine_of(path: Path, header: Nifti1Header) -> tuple[np.ndarray, Words, Words]:
     """Return the affine ``(4, 4)`` from a voxel to millimeters RAS+, the steps, and the corrections.
 
     The sform is used, else the qform; an unusable one is skipped if the other is usable.
@@ -36,7 +36,7 @@ def place(path: Path, header: Nifti1Header) -> tuple[np.ndarray, Words, Words]:
         corrections += ("unknown unit of length: taken as millimeters",)
     if millimeters != 1:
         affine[:3] *= millimeters
-        steps += (f"{unit}s turned into millimeters",)
+        steps += (f"{unit}s converted to millimeters",)
         if (sizes := voxel_sizes(affine)).max() > _LARGEST:
             raise ReadError(f"{path}: voxels of {_listed(sizes)} mm by their unit, the {unit}; repair xyzt_units")
     return affine, (*corrections, *steps), corrections
@@ -60,10 +60,10 @@ def _chosen(path: Path, header: Nifti1Header) -> tuple[np.ndarray, Words]:
         return sform, (*broken, *_other_sizes(sform, sizes))
     if qform is not None and _usable(qform):
         return qform, (*words, "the sform cannot be used: placed by the qform") if sform is not None else words
-    if sform is not None:  # says below what is wrong with it
+    if sform is not None:  # the caller reports what is wrong with it
         return sform, ()
     _refuse_sizes(path, sizes)
-    raise ReadError(f"{path}: damaged NIfTI: the qform is no rotation and there is no sform; repair the header")
+    raise ReadError(f"{path}: damaged NIfTI: the qform is not a rotation and there is no sform; repair the header")
 
 
 def _sform(header: Nifti1Header) -> np.ndarray:
@@ -73,19 +73,19 @@ def _sform(header: Nifti1Header) -> np.ndarray:
 def _qform(header: Nifti1Header) -> tuple[np.ndarray | None, Words]:
     """Return the affine of the quaternion, None if it is not a rotation, and the corrections."""
     words: Words = ()
-    vector = np.array([header[f"quatern_{one}"] for one in "bcd"], dtype=np.float64)
+    vector = np.array([header[f"quatern_{axis}"] for axis in "bcd"], dtype=np.float64)
     length = float(np.linalg.norm(vector))
     factor, *sizes = header["pixdim"][:4].astype(np.float64)
     if not length <= 1 + _NEAR or factor < -1 - _NEAR or -1 + _NEAR < factor < 0:
         return None, ()
-    if not min(abs(factor - one) for one in (-1, 0, 1)) <= _NEAR:
+    if not min(abs(factor - valid) for valid in (-1, 0, 1)) <= _NEAR:
         words += ("pixdim[0] is neither 1 nor -1: taken as 1",)
     if min(sizes) < 0:
         words += ("negative voxel sizes: taken as positive",)
     real = np.sqrt(max(0.0, 1 - length**2))
-    turn = quat2mat([real, *(vector / max(1.0, length))])
+    rotation = quat2mat([real, *(vector / max(1.0, length))])
     affine = np.eye(4)
-    affine[:3, :3] = turn * np.abs(sizes) * (1, 1, -1 if factor < 0 else 1)
+    affine[:3, :3] = rotation * np.abs(sizes) * (1, 1, -1 if factor < 0 else 1)
     affine[:3, 3] = [header[f"qoffset_{axis}"] for axis in "xyz"]
     return affine, words
 
@@ -107,19 +107,19 @@ def _usable(affine: np.ndarray) -> bool:
 def _refuse_mirrored(path: Path, sform: np.ndarray, qform: np.ndarray) -> None:
     if np.linalg.det(sform) * np.linalg.det(qform) < 0:
         raise ReadError(
-            f"{path}: sform and qform mirror each other, so that left and right may be exchanged; find out which one"
-            " is right and set the code of the other to 0"
+            f"{path}: sform and qform mirror each other, so left and right may be exchanged; find out which one is"
+            " correct and set the code of the other to 0"
         )
 
 
 def _differences(header: Nifti1Header, sform: np.ndarray, qform: np.ndarray, sizes: np.ndarray) -> Words:
     """Describe differences of sform and qform; in different spaces only the order of axes must agree."""
-    one, two = (affine[:3, :3] / voxel_sizes(affine) for affine in (sform, qform))
-    angle = np.degrees(np.arccos(np.clip((one * two).sum(axis=0), -1, 1))).max()
+    first, second = (affine[:3, :3] / voxel_sizes(affine) for affine in (sform, qform))
+    angle = np.degrees(np.arccos(np.clip((first * second).sum(axis=0), -1, 1))).max()
     same_space = header["sform_code"] == header["qform_code"]
     other_axes = not np.array_equal(io_orientation(sform), io_orientation(qform))
-    turned = angle > _FAR and (same_space or other_axes)
-    words = ("sform and qform differ in the directions of the axes: placed by the sform",) if turned else ()
+    rotated = angle > _FAR and (same_space or other_axes)
+    words = ("sform and qform differ in the directions of the axes: placed by the sform",) if rotated else ()
     return (*words, *_other_sizes(sform, sizes))
 
 
