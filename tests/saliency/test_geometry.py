@@ -15,8 +15,11 @@ from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.volume import VolumePreprocessing
 from softfree.data.slide_readers.slide import open_slide
-from softfree.saliency.geometry import TokenGrid, image_token_grid, slide_token_grid, volume_token_grid
+from softfree.saliency.geometry import TokenGrid
 from softfree.saliency.regions import find_regions
+from softfree.saliency.samples.image import image_token_grid
+from softfree.saliency.samples.slide import slide_token_grid
+from softfree.saliency.samples.volume import volume_token_grid
 from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.readers.volume import Volume
 

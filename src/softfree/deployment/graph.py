@@ -86,7 +86,7 @@ def make_graph(model: nn.Module, channels: int, side: int) -> Graph:
 
 
 def make_volume_graph(model: VolumeTransformer, channels: int, shape: Sequence[int]) -> Graph:
-    """Export a classifier of volumes (C, D, H, W) for one ``shape`` (D, H, W), that of all preprocessed volumes.
+    """Export a classifier in three dimensions, for the one ``shape`` (D, H, W) that preprocessing gives.
 
     Raises:
         UserError: A model that cannot be exported.

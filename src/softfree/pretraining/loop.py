@@ -82,8 +82,9 @@ def _check(options: PretrainOptions) -> None:
     check_ranges(options)
     if options.decoder_dim < 16 or options.decoder_dim % 16:
         raise UserError(f"--decoder-dim {options.decoder_dim}: expected a multiple of 16")
-    if modality_of(options).padded:  # type: ignore[arg-type]
-        raise UserError("pretraining is for images and volumes; features of slides come from a pretrained encoder")
+    modality = modality_of(options)  # type: ignore[arg-type]
+    if modality.padded:
+        raise UserError(f"pretraining is not for {modality.plural}: their features come from a pretrained encoder")
     refuse_foreign_options(options)  # type: ignore[arg-type]
     refuse_batches(options)  # type: ignore[arg-type]
 

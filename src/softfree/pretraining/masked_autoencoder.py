@@ -43,7 +43,7 @@ class MaskedAutoencoder(nn.Module):
     """An encoder with a decoder that fills in hidden patches.
 
     Args:
-        encoder: A transformer of images or volumes; its head is not used.
+        encoder: A transformer with a grid of patches; its head is not used.
         attention: Name of the decoder's attention, usually the encoder's.
         attention_options: Arguments of the attention.
         mask_ratio: Fraction of the patches that are hidden, above 0 and below 1.
@@ -70,7 +70,7 @@ class MaskedAutoencoder(nn.Module):
         if not 0 < mask_ratio < 1:
             raise UserError(f"--mask-ratio {mask_ratio}: expected a fraction of the patches above 0 and below 1")
         if not isinstance(encoder, VisionTransformer | VolumeTransformer):
-            raise UserError(f"masked pretraining is for models of images and volumes, not {type(encoder).__name__}")
+            raise UserError(f"masked pretraining needs a *_vit_* or *_vit3d_* model: got a {type(encoder).__name__}")
         _refuse_grids(encoder)
         self.encoder, self.mask_ratio = encoder, mask_ratio
         patch = encoder.patch_size
@@ -93,7 +93,7 @@ class MaskedAutoencoder(nn.Module):
         """Hide patches at random (torch's global generator), encode the others, predict the hidden ones.
 
         Args:
-            x: Prepared images (B, channels, H, W) or volumes (B, channels, D, H, W).
+            x: Prepared images (B, channels, H, W), or (B, channels, D, H, W).
             step: Number of images of the whole step, if ``x`` is a part of it; default: B.
             rows: Positions (B,) of ``x`` within the step; default: all.
         """

@@ -16,7 +16,7 @@ class MaskedOptions:
     Attributes:
         image_root: Folder that relative paths start from; default: the table's folder.
         seed: Seed of the weights, the order, the augmentation and the masks.
-        model: A name listed by 'softfree models', of images or volumes.
+        model: A name listed by 'softfree models', with _vit_ or _vit3d_ in it.
         stem: 'pool' (a few 3 x 3 convolutions with max pooling between them), 'conv' (strided convolutions) or 'patch'
             (one linear projection per patch).
         model_options: Further arguments of the model, e.g. '{depth: 6}'.

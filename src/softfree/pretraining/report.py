@@ -69,7 +69,7 @@ def write_pretraining_report(
 
 
 def reconstruct(model: MaskedAutoencoder, dataset: SampleDataset) -> list[Reconstructed]:
-    """Reconstruct the first readable images; of a volume its middle slice is shown."""
+    """Reconstruct the first readable images; in three dimensions the middle slice is shown."""
     chosen = [index for index in range(len(dataset)) if index not in dataset.failed][:SHOWN]
     device = next(model.parameters()).device
     model.eval()

@@ -35,7 +35,7 @@ class Map:
     """The result of a method for one sample.
 
     Attributes:
-        values: float64 on the grid of tokens: (h, w) of an image or slide, (d, h, w) of a volume, (n,) of a bag.
+        values: float64 on the grid of tokens: (h, w), (d, h, w) in three dimensions, or (n,) of a bag.
         method: Its name.
         target: Number of the class.
         logits: float64 (K,), the output of the model.

@@ -23,11 +23,11 @@ class ExplainOptions(StreamOptions):
         target: Class to explain; default: the predicted one.
         layer: Layer for attention, gradient and gradcam, from 0.
         head: Head for attention, from 0; default: the mean over heads.
-        at: Position of the token whose attention is shown, as fractions of width and height, e.g. '[0.5, 0.5]' (for a
-            volume: width, height, depth); default: the class token, or the center.
+        at: Position of the token whose attention is shown, as fractions of width, height (and
+            depth), e.g. '[0.5, 0.5]'; default: the class token, or the center.
         out: Folder for the files.
-        format: File format; default: png for images (reduced above 8192 pixels a side; tiff never is), nifti for
-            volumes, geojson and tiff for slides.
+        format: File format; default: png for images (reduced above 8192 pixels a side, unlike tiff), nifti in three
+            dimensions, geojson and tiff for slides.
         dicom_identity: Copy the patient's name and ID, and the study's number and date, into the DICOM file.
         frame: Frame of multi-frame files, counted from 0; default: the first.
         image_root: Folder that the paths of tables start from and that must contain all files; default: each table's

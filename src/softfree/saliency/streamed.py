@@ -128,7 +128,7 @@ def explain_streamed(
         at: See there; a place where the mask has a token.
         odds: See there.
         streaming: How; default :class:`~softfree.streaming.streamed.Streaming`.
-        mask: Boolean (N,), True for real tokens of an image or volume; None when all are.
+        mask: Boolean (N,), True for real tokens of a grid; None if all are.
 
     Raises:
         UserError: What cannot be asked in memory, a model that cannot stream, a method that does not, or no space for

@@ -9,7 +9,8 @@ import torch
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.table_file import read_table_file
 from softfree.demo.phantoms import write_phantoms
-from softfree.saliency.geometry import TokenGrid, image_token_grid
+from softfree.saliency.geometry import TokenGrid
+from softfree.saliency.samples.image import image_token_grid
 from softfree_lab.studies.localization import localization_area, on_finding, pointing_game, seen_tokens
 from softfree_runtime.readers import read_image
 

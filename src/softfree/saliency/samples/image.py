@@ -13,7 +13,7 @@ from torch import Tensor
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.saliency.captions import MapText
 from softfree.saliency.dicom_file import write_secondary_capture
-from softfree.saliency.geometry import TokenGrid, image_token_grid
+from softfree.saliency.geometry import TokenGrid
 from softfree.saliency.maps import Map
 from softfree.saliency.overlay import max_magnitude, paint
 from softfree.saliency.pyramid_tiff import write_tiles
@@ -73,3 +73,23 @@ class ImageSample:
         painted = paint(self.image.unit(), self.token_grid.spread(map_.values), max_magnitude(map_.values), map_.signed)
         write_secondary_capture(path, painted, self.source, name=words.name, description=words.caption,
                                 frame=self.frame, spacing=self.image.spacing, identity=self.identity)  # fmt: skip
+
+
+def image_token_grid(preprocessing: ImagePreprocessing, image: DecodedImage, patch: int) -> TokenGrid:
+    """Invert an image's preprocessing, for patches of ``patch`` pixels."""
+    shape = image.pixels.shape[:2]
+    target = preprocessing.target(shape, image.growth)
+    prepared = target if preprocessing.resize_mode == "native" else (preprocessing.size, preprocessing.size)
+    scales = [resized / side for resized, side in zip(target, shape, strict=True)]
+    before = [_before(resized, side) for resized, side in zip(target, prepared, strict=True)]
+    start = tuple(-first / scale for scale, first in zip(scales, before, strict=True))
+    visible = tuple(
+        (max(0.0, low), min(float(side), low + length / scale))
+        for low, side, length, scale in zip(start, shape, prepared, scales, strict=True)
+    )
+    return TokenGrid(start, tuple(patch / scale for scale in scales), visible, shape, image.spacing)
+
+
+def _before(resized: int, prepared: int) -> int:
+    """Prepared pixels before the image on an axis, as in center_crop; negative where it is cropped."""
+    return (prepared - resized) // 2 if prepared >= resized else -round((resized - prepared) / 2)

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from softfree.data.modalities.slide import Region as SlideRegion
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.slide_rows import SlideRows, load_or_open
 from softfree.data.slide_readers.slide import Slide, open_slide
 from softfree.saliency.captions import MapText
-from softfree.saliency.geometry import TokenGrid, slide_token_grid
+from softfree.saliency.geometry import TokenGrid
 from softfree.saliency.maps import Map
 from softfree.saliency.regions import Region
 from softfree.saliency.rendering import RenderedMap
@@ -59,3 +60,23 @@ class SlideSample:
         with self._open() as slide:
             pixels, token_grid = render_slide(slide, self.token_grid, longest)
         return RenderedMap(pixels / np.float32(255), tuple(map_.values for map_ in maps), token_grid)
+
+
+def slide_token_grid(slide: Slide, region: SlideRegion, mpp: float, patch: int) -> TokenGrid:
+    """Token grid of a slide on level 0.
+
+    Args:
+        slide: The slide.
+        region: The part that was read.
+        mpp: Micrometers per pixel at which it was read.
+        patch: Side of a patch in these pixels.
+    """
+    scale = (mpp / slide.mpp[1], mpp / slide.mpp[0])  # level 0 pixels per pixel that was read, rows and columns
+    start = (region.top * 1000 / slide.mpp[1], region.left * 1000 / slide.mpp[0])
+    shape = (slide.size[1], slide.size[0])
+    visible = tuple(
+        (max(0.0, low), min(float(side), low + length * factor))
+        for low, side, length, factor in zip(start, shape, (region.height, region.width), scale, strict=True)
+    )
+    spacing = (slide.mpp[1] / 1000, slide.mpp[0] / 1000)
+    return TokenGrid(start, tuple(patch * factor for factor in scale), visible, shape, spacing)

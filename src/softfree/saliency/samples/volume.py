@@ -15,7 +15,7 @@ from torch import Tensor
 
 from softfree.data.modalities.volume import VolumePreprocessing
 from softfree.saliency.captions import MapText
-from softfree.saliency.geometry import TokenGrid, volume_token_grid
+from softfree.saliency.geometry import TokenGrid
 from softfree.saliency.maps import Map
 from softfree.saliency.regions import Region
 from softfree.saliency.rendering import RenderedMap
@@ -118,3 +118,17 @@ def write_nifti(path: Path, voxels: np.ndarray, volume: Volume, source: str, des
     image.set_sform(image.affine, code=1)
     image.set_qform(image.affine, code=1)
     write_atomically(path, gzip.compress(image.to_bytes(), mtime=0))
+
+
+def volume_token_grid(preprocessing: VolumePreprocessing, volume: Volume, patch: Sequence[int]) -> TokenGrid:
+    """Token grid of a volume on its own voxels, for patches of prepared voxels; preprocessing never rotates."""
+    back = np.linalg.inv(volume.affine) @ np.asarray(preprocessing.affine(volume))
+    scale = np.diag(back)[:3]  # source voxels per prepared voxel
+    start = back[:3, 3] + 0.5 - scale / 2  # voxel i has its center at i + 1/2
+    shape = volume.voxels.shape[1:]
+    visible = tuple(
+        (max(0.0, float(low)), min(float(side), float(low + length * factor)))
+        for low, side, length, factor in zip(start, shape, preprocessing.shape, scale, strict=True)
+    )
+    step = tuple(float(side * factor) for side, factor in zip(patch, scale, strict=True))
+    return TokenGrid(tuple(map(float, start)), step, visible, shape, volume.spacing, volume.affine)
