@@ -49,7 +49,7 @@ def made(tmp_path):
 def test_every_fault_is_found(made, num_workers):
     found = audit(read_table(made, strict_patients=False), num_workers=num_workers, progress=False)
     assert (found.images, found.readable, found.patients) == (45, 43, 23)
-    by_kind = {problem.kind: problem for problem in found.found}
+    by_kind = {problem.kind: problem for problem in found.problems}
     assert by_kind["unreadable"].rows == (43, 44)
     assert by_kind["duplicate_across_splits"].rows == (0, 40)
     assert by_kind["duplicate_other_label"].rows == (3, 41)
@@ -62,7 +62,7 @@ def test_every_fault_is_found(made, num_workers):
         "patient_across_splits",
         "blank",
     }
-    assert (found.errors, found.problems) == (4, 5)
+    assert (found.errors, found.warnings) == (4, 1)
     assert found.left_out == {"split is extra": 1}
     assert found.counts["test"] == {"no": 6, "yes": 6}
     assert found.sizes["width"] == (20, 20, 20)
@@ -87,15 +87,14 @@ def test_errors_are_printed_first_and_counted(made):
 def test_json_holds_everything(made):
     found = audit(read_table(made, strict_patients=False), progress=False)
     content = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert content["errors"] == 4
-    assert content["problems"] == 5
+    assert (content["errors"], content["warnings"]) == (4, 1)
     assert content["task"] == {"kind": "binary", "classes": ["no", "yes"]}
-    assert {problem["kind"] for problem in content["found"]} == {problem.kind for problem in found.found}
+    assert {problem["kind"] for problem in content["problems"]} == {problem.kind for problem in found.problems}
 
 
 def test_a_sound_table_has_no_problems(small_table):
     found = audit(read_table(small_table), progress=False)
-    assert found.problems == 0
+    assert found.problems == ()
     assert printed(found).rstrip().endswith("0 errors, 0 warnings")
 
 
@@ -129,7 +128,7 @@ def test_real_cells_have_no_patients(shared_data):
     table = read_table(shared_data / "blood_cells" / "manifest.csv").where("test")
     found = audit(table, num_workers=2, progress=False)
     assert found.patients is None
-    assert "no_patients" in {problem.kind for problem in found.found}
+    assert "no_patients" in {problem.kind for problem in found.problems}
 
 
 def test_what_readers_corrected_is_grouped_counted_and_an_error_where_strict(tmp_path):
@@ -144,7 +143,7 @@ def test_what_readers_corrected_is_grouped_counted_and_an_error_where_strict(tmp
     table = read_table(tmp_path / "table.csv")
     for strict in (False, True):
         found = audit(table, progress=False, strict=strict)
-        (corrected,) = (problem for problem in found.found if problem.kind == "corrected")
+        (corrected,) = (problem for problem in found.problems if problem.kind == "corrected")
         assert corrected.severity == ("error" if strict else "warning")
         assert corrected.message.startswith("3 samples: ")
         assert corrected.rows == (0, 1, 2)

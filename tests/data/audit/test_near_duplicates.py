@@ -131,7 +131,7 @@ def folder(tmp_path):
 
 def test_check_names_them(folder):
     found = audit(read_table(folder / "table.csv"), progress=False)
-    near = {problem.kind: problem for problem in found.found if problem.kind.startswith("near_dup")}
+    near = {problem.kind: problem for problem in found.problems if problem.kind.startswith("near_dup")}
     across = near.pop("near_duplicate_across_splits")
     assert (across.severity, across.rows) == ("error", (0, 12))
     assert across.message == "1 pair of nearly identical images in several splits; scores are too good"

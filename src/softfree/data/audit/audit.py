@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from softfree.data.audit import checks as problems
+from softfree.data.audit import checks
 from softfree.data.audit.checks import Problem, class_marks, counted, find_near_duplicates, near_notes, near_pairs
 from softfree.data.audit.confounds import Confound, features_of, find_confounds
 from softfree.data.audit.probe import probe_all
@@ -36,11 +36,11 @@ class Audit:
         notes: Assumptions about the table, and harmless nearly identical images, one sentence each.
         split_made: How the split was made, in words; None if the table has its own.
         counts: Images by split and class; findings count where present.
-        sizes: Least, median and largest width, height (pixels) and file size (bytes).
+        sizes: Smallest, median and largest width, height (pixels) and file size (bytes).
         kinds: Images by content of the file and class, the most frequent first.
         spacings: Images by pixel spacing, ``(slice x) row x column`` in mm.
         confounds: Features of files that predict the class, the strongest first.
-        found: Problems, errors first.
+        problems: Problems, errors first.
     """
 
     task: Task
@@ -55,27 +55,27 @@ class Audit:
     kinds: Mapping[str, Mapping[str, int]]
     spacings: Mapping[str, int]
     confounds: tuple[Confound, ...]
-    found: tuple[Problem, ...]
-
-    @property
-    def problems(self) -> int:
-        """Number of errors and warnings."""
-        return len(self.found)
+    problems: tuple[Problem, ...]
 
     @property
     def errors(self) -> int:
         """Number of errors."""
-        return sum(problem.severity == "error" for problem in self.found)
+        return sum(problem.severity == "error" for problem in self.problems)
+
+    @property
+    def warnings(self) -> int:
+        """Number of warnings."""
+        return len(self.problems) - self.errors
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain types for JSON."""
-        return asdict(self) | {"problems": self.problems, "errors": self.errors}
+        return asdict(self) | {"errors": self.errors, "warnings": self.warnings}
 
     def print(self, console: Console | None = None) -> None:
         """Print tables, then problems."""
         console = console or Console(highlight=False)
-        whose = "" if self.patients is None else f" of {counted(self.patients, 'patient')}"
-        console.print(f"{counted(self.images, 'image')}{whose}, {self.readable} readable")
+        patients = "" if self.patients is None else f" of {counted(self.patients, 'patient')}"
+        console.print(f"{counted(self.images, 'image')}{patients}, {self.readable} readable")
         for reason, count in self.left_out.items():
             console.print(f"{counted(count, 'row')} left out: {reason}", markup=False)
         for note in self.notes:
@@ -84,13 +84,13 @@ class Audit:
             console.print(f"Split made: {self.split_made}")
         for grid in self._grids():
             console.print(grid)
-        for problem in self.found:
+        for problem in self.problems:
             console.print(problem.severity, style="red" if problem.severity == "error" else "yellow", end=": ")
             hidden = len(problem.details) - _SHOWN
             more = [f"and {hidden} more"] if hidden > 0 else []
             for line in (problem.message, *(f"    {text}" for text in [*problem.details[:_SHOWN], *more])):
                 console.print(line, markup=False, soft_wrap=True)
-        totals = counted(self.errors, "error"), counted(self.problems - self.errors, "warning")
+        totals = counted(self.errors, "error"), counted(self.warnings, "warning")
         console.print(", ".join(totals), style="bold")
 
     def _grids(self) -> Iterator[Grid]:
@@ -103,7 +103,7 @@ class Audit:
             grid.add_row(stored, Text(", ".join(f"{count} {name}" for name, count in row.items() if count)))
         _add_rest(grid, len(self.kinds))
         yield grid
-        grid = _grid("", "least", "median", "largest")
+        grid = _grid("", "smallest", "median", "largest")
         for name, values in self.sizes.items():
             grid.add_row(name, *(f"{value:,.0f}" for value in values))
         yield grid
@@ -138,17 +138,17 @@ def audit(table: Table, *, num_workers: int = 0, progress: bool = True, strict: 
     patients = table.frame["patient"].to_numpy()[ok]
     confounds = tuple(find_confounds(features_of(read), table.task, table.targets[ok], patients))
     pairs = near_pairs(probes)
-    found = chain(
-        problems.find_unreadable(table, probes),
-        problems.find_corrected(table, probes, strict=strict),
-        problems.find_duplicates(table, probes),
+    problems = chain(
+        checks.find_unreadable(table, probes),
+        checks.find_corrected(table, probes, strict=strict),
+        checks.find_duplicates(table, probes),
         find_near_duplicates(table, pairs),
-        problems.find_shared_patients(table),
-        problems.find_near_equal(table),
-        problems.find_thin_classes(table),
-        problems.find_blank(table, probes),
-        problems.find_confounded(confounds),
-        problems.find_telling_kinds(table, probes),
+        checks.find_shared_patients(table),
+        checks.find_near_equal(table),
+        checks.find_thin_classes(table),
+        checks.find_blank(table, probes),
+        checks.find_confounded(confounds),
+        checks.find_telling_kinds(table, probes),
     )
     marks = pd.DataFrame(class_marks(table), columns=list(table.task.classes))
     sizes = {name: read[column] for name, column in (("width", "width"), ("height", "height"), ("bytes", "file_size"))}
@@ -156,7 +156,7 @@ def audit(table: Table, *, num_workers: int = 0, progress: bool = True, strict: 
         task=table.task,
         images=len(probes),
         readable=int(ok.sum()),
-        patients=int(table.frame["patient"].nunique()) if problems.knows_patients(table) else None,
+        patients=int(table.frame["patient"].nunique()) if checks.knows_patients(table) else None,
         left_out=dict(table.left_out),
         notes=(*table.notes, *near_notes(table, pairs)),
         split_made=table.split_made,
@@ -165,7 +165,7 @@ def audit(table: Table, *, num_workers: int = 0, progress: bool = True, strict: 
         kinds=_counts(marks[ok], read["stored"], read["stored"].value_counts().index),
         spacings=_spacings(read["spacing"]),
         confounds=confounds,
-        found=tuple(sorted(found, key=lambda problem: problem.severity)),  # "error" before "warning"
+        problems=tuple(sorted(problems, key=lambda problem: problem.severity)),  # "error" before "warning"
     )
 
 
