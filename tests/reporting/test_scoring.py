@@ -54,7 +54,7 @@ def test_predicted_rows_are_those_stored_by_training(run: Run) -> None:
 def test_unreadable_images_keep_their_row_and_have_no_score(run: Run, tmp_path: Path) -> None:
     Image.fromarray(np.arange(2000, dtype=np.uint8).reshape(50, 40)).save(tmp_path / "good.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-    (tmp_path / "t.csv").write_text("path,label\nbroken.png,low\ngood.png,high\ngone.png,low\n")
+    (tmp_path / "t.csv").write_text("path,label\nbroken.png,low\ngood.png,high\nscan: Doe.png,low\n")
     frame = predict_rows(run, open_table(run, tmp_path / "t.csv"), InferenceOptions(batch_size=2, progress=False))
     assert frame["status"].tolist() == ["corrupt", "ok", "missing"]
     assert frame["logit_low"].isna().tolist() == [True, False, True]

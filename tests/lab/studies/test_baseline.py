@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from softfree.core.options import TrainOptions
@@ -26,6 +27,17 @@ def test_several_classes_and_a_bad_file(small_table: Path) -> None:
     (small_table.parent / "31.png").write_bytes(b"")
     scores, _ = fit_baseline(TrainOptions(table=small_table))
     assert scores.probabilities.shape == (7, 3)
+
+
+def test_frames_of_a_file_are_told_apart(small_table: Path) -> None:
+    """All images as pages of one file: the labels are still recognized."""
+    table = pd.read_csv(small_table)
+    pages = [Image.open(small_table.parent / path) for path in table["path"]]
+    pages[0].save(small_table.parent / "all.tif", save_all=True, append_images=pages[1:])
+    table["path"], table["frame"] = "all.tif", range(len(table))
+    table.to_csv(small_table, index=False)
+    scores, _ = fit_baseline(TrainOptions(table=small_table, preset="radiograph"))
+    assert roc_auc_score(scores.targets, scores.probabilities[:, 1]) == 1
 
 
 def test_findings_have_none(small_table: Path) -> None:

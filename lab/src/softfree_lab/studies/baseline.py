@@ -80,15 +80,17 @@ def _preprocessing(options: TrainOptions, table: Table) -> Preprocessing:
 
 def _reduced(part: Table, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Numbers (n, K), targets (n,) and patients (n,) of the readable samples."""
-    found = []
-    for source, target, patient in zip(part.sources, part.targets, part.frame["patient"], strict=True):
+    readable = []
+    rows = zip(part.sources, part.frames, part.targets, part.frame["patient"], strict=True)
+    for source, frame, target, patient in rows:
         try:
-            found.append((_reduce(torch.from_numpy(preprocessing.load(source)), preprocessing), target, patient))
+            sample = torch.from_numpy(preprocessing.load(source, frame))
+            readable.append((_reduce(sample, preprocessing), target, patient))
         except ReadError:
             continue
-    if not found:
+    if not readable:
         raise UserError("no sample of a split can be read; see: softfree check")
-    numbers, targets, patients = zip(*found, strict=True)
+    numbers, targets, patients = zip(*readable, strict=True)
     return np.stack(numbers), np.array(targets), np.array(patients)
 
 
