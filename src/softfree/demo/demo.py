@@ -91,7 +91,7 @@ def _draw_maps(run: Run, folder: Path) -> list[Thumbnail]:
         found = explain_tensor(run, torch.from_numpy(run.image_preprocessing(image)), target=index)
         path = folder / f"{name}.png"
         layer = Layer(found.values, method_title(found), found.signed)
-        caption = f"A value a patch. {NOTICE}"
+        caption = f"One value per patch. {NOTICE}"
         draw_overlay(path, image.unit()[..., 0], [layer], title=prediction_text(run, found), caption=caption)
         maps.append(Thumbnail(path.read_bytes(), f"Evidence for and against “{name}” in one {name} phantom."))
     return maps

@@ -4,8 +4,8 @@ They are made after the blocks that mammography units are checked with: a slab o
 and specks in it. In a *calcified* phantom a cluster of sharp specks stands for micro-calcifications; in a *clear* one a
 cluster of as many specks with as much brightness is blurred over a few pixels. Single specks of both sorts are in all
 of them. So neither the brightest pixel nor the mean gives the class away: it is in the finest detail. Reduced to
-224 x 224, where a speck is about a pixel, the small transformer of the demo no longer learns the difference; a filter
-made for these very specks still would find it.
+224 x 224, where a speck is about a pixel, less of the difference is left, and the small transformer of the demo makes
+more mistakes.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class TopK(Pooling):
     min_tokens = 4  # the maximum of few tokens is mostly noise
     most_tokens = 1024  # bounds the memory of a stream
 
-    def __init__(self, one_in: int = 64) -> None:
+    def __init__(self, one_in: int = 256) -> None:
         super().__init__()
         if one_in < 1:
             raise UserError(f"Got one_in={one_in}: expected a whole number from 1 on; one token of these is selected.")
