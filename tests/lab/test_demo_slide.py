@@ -75,7 +75,7 @@ def test_the_demo_writes_its_image_and_numbers(tmp_path, capsys):
     with Image.open(options.out / "slides.png") as image:
         assert image.size[0] > 1000
     assert "phantoms" in capsys.readouterr().out
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         demo_slide(options, SMALL)
 
 

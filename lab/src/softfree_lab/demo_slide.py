@@ -1,4 +1,4 @@
-"""Why attention must reach over a whole slide, on computed slides: two needles, one haystack of any size."""
+"""``softfree-lab demo slide``: why attention must span a whole slide, on computed slides of any size."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from softfree_runtime.core.files import replacing, write_atomically
 NOTICE = "These slides are phantoms: computed from a seed, not taken of patients."
 OUT = Path("softfree-slide-demo")
 WITH, WITHOUT = "SeqNorm", "no attention"
-OTHER = 10**6  # what keeps the seeds of test slides from those of training
+SEED_STEP = 10**6  # keeps the seeds of test slides apart from those of training
 console = Console()
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Some steps of the training, with a rise and a fall of the learning rate of their own.
+    """A stage of the training, with its own warm-up and decay of the learning rate.
 
     Attributes:
-        sides: Of the slides, pixels; steps take them in turn.
-        steps: Number.
+        sides: Sides of the slides in pixels, which steps use in turn.
+        steps: Number of steps.
         lr: Highest learning rate.
     """
 
@@ -57,14 +57,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much the demo computes.
+    """The amount of work of the demo.
 
     Attributes:
-        stages: Of the training: a small slide shows what to look for, slides of several sizes that size is nothing.
-        pixels: Of all slides of a step together, about; a step has four slides at least.
-        tests: Side of the test slides in pixels, number of slides.
-        streamed: From this side on, slides are streamed through the model, band by band.
-        shown: Side of the slide in the image.
+        stages: Stages of the training: small slides teach what to look for, then several sizes to ignore the size.
+        pixels: Approximate number of pixels of all slides of a step; a step has at least four slides.
+        tests: Sides of the test slides in pixels, and numbers of slides.
+        streamed: Side from which slides are streamed through the model, band by band.
+        shown: Side of the slide in the figure.
     """
 
     stages: Sequence[Stage] = (Stage((256,), 120, 1.5e-3), Stage((256, 512, 1024), 90, 6e-4))
@@ -75,30 +75,30 @@ class Plan:
 
 
 def demo_slide(options: DemoOptions, plan: Plan | None = None) -> dict[str, Any]:
-    """Train a transformer with SeqNorm and one without attention; test both at their sizes and beyond.
+    """Train a transformer with SeqNorm and one without attention; test both at the sizes of training and beyond.
 
     Writes ``slides.png`` and ``results.json`` to ``options.out``.
 
     Args:
-        options: Folder, seed, progress.
-        plan: How much to compute.
+        options: Folder, seed and progress.
+        plan: Amount of work.
 
     Returns:
-        What ``results.json`` holds.
+        The content of ``results.json``.
 
     Raises:
-        UserError: A folder that is there already.
+        UserError: The folder already exists.
     """
     plan = plan or Plan()
     if options.out.exists() and any(options.out.iterdir() if options.out.is_dir() else [options.out]):
-        raise UserError(f"--out {options.out} is there already; delete it or name another folder")
+        raise UserError(f"--out {options.out} already exists; delete it or name another folder")
     started, worked = time.monotonic(), time.process_time()
     console.print(f"[bold]{NOTICE}[/]")
-    console.print("On each lie two specks of ink, at least half a side apart: are they of the same color?")
+    console.print("Each has two specks of ink, at least half a side apart: do they have the same color?")
     curves, rows = {}, []
     for name in (WITH, WITHOUT):
         sides = [side for stage in plan.stages for side in stage.sides]
-        console.print(f"Training on slides of {min(sides)} to {max(sides)} pixels a side: {name}")
+        console.print(f"Training on slides of {min(sides)} to {max(sides)} pixels per side: {name}")
         torch.manual_seed(options.seed)
         model = make_model(attention=name == WITH)
         curves[name] = train(model, plan, options)
@@ -117,15 +117,15 @@ def demo_slide(options: DemoOptions, plan: Plan | None = None) -> dict[str, Any]
     write_atomically(options.out / "results.json", json.dumps(result, indent=2))
     with replacing(options.out / "slides.png") as temporary:
         _draw(NeedleSlide(options.seed, plan.shown), curves, rows).savefig(temporary, dpi=150, facecolor="white")
-    _say(options.out, rows, time.monotonic() - started)
+    _print(options.out, rows, time.monotonic() - started)
     return result
 
 
 def make_model(attention: bool = True) -> VisionTransformer:
-    """Make the transformer of the demo: patches of 16 pixels, no positions, so that it takes slides of any size.
+    """Create the transformer of the demo: patches of 16 pixels, no position encoding, for slides of any size.
 
-    Without attention, what the blocks' attentions give is frozen at zero, so that each token goes through the layers
-    alone, and the scores of all are averaged: the norm after the pooling, which is not linear, is left out, too.
+    Without attention, the output of the attentions is frozen at zero, so that each token passes through the layers by
+    itself, and the scores of all are averaged: the norm after the pooling, which is not linear, is omitted, too.
     """
     model = VisionTransformer(patch_size=16, num_classes=1, embed_dim=32, depth=2, num_heads=4, pos="none")
     if not attention:
@@ -137,9 +137,9 @@ def make_model(attention: bool = True) -> VisionTransformer:
 
 
 def train(model: VisionTransformer, plan: Plan, options: DemoOptions) -> list[float]:
-    """Train by stages, and give the loss of each step."""
+    """Train in stages, and return the loss of each step."""
     losses: list[float] = []
-    seeds = count(options.seed * OTHER)
+    seeds = count(options.seed * SEED_STEP)
     with Progress(console=console, disable=not options.progress, transient=True) as bar:
         task = bar.add_task("training", total=sum(stage.steps for stage in plan.stages))
         for stage in plan.stages:
@@ -147,7 +147,7 @@ def train(model: VisionTransformer, plan: Plan, options: DemoOptions) -> list[fl
             optimizer = create_optimizer(model, recipe)
             schedule = create_schedule(optimizer, stage.steps, recipe.warmup_fraction)
             for side in islice(cycle(stage.sides), stage.steps):
-                slides = _fours(islice(seeds, max(1, plan.pixels // side**2 // 4)), side)
+                slides = _in_all_colorings(islice(seeds, max(1, plan.pixels // side**2 // 4)), side)
                 loss = F.binary_cross_entropy_with_logits(model(_read(slides))[:, 0], _labels(slides))
                 optimizer.zero_grad()
                 loss.backward()
@@ -159,29 +159,29 @@ def train(model: VisionTransformer, plan: Plan, options: DemoOptions) -> list[fl
     return losses
 
 
-def _fours(seeds: Iterable[int], side: int) -> list[NeedleSlide]:
-    """Make slides in all four colorings of their marks.
+def _in_all_colorings(seeds: Iterable[int], side: int) -> list[NeedleSlide]:
+    """Create slides in all four colorings of their marks.
 
-    What tissue and places do to the logit cancels between them, and what is left of the gradient is about the pair:
-    with single slides the same training finds nothing in the same time.
+    The effects of tissue and positions on the logit cancel between them, so the gradient is about the pair: with single
+    slides the same training finds nothing in the same time.
     """
     return [NeedleSlide(seed, side, kinds=kinds) for seed in seeds for kinds in product(KINDS, repeat=2)]
 
 
 @torch.inference_mode()
 def measure(model: VisionTransformer, side: int, number: int, plan: Plan, options: DemoOptions) -> dict[str, Any]:
-    """Measure the AUROC on ``number`` slides that training has not seen, half of each class."""
+    """Measure the AUROC on ``number`` new slides, half of each class."""
     model.eval()
-    first = (options.seed + 1) * OTHER - side  # other slides at each side
+    first = (options.seed + 1) * SEED_STEP - side  # different slides at each side
     colorings = islice(cycle(product(KINDS, repeat=2)), number)
     slides = [NeedleSlide(first - at, side, kinds=kinds) for at, kinds in enumerate(colorings)]
     logits = []
     with Progress(console=console, disable=not options.progress, transient=True) as bar:
         for slide in bar.track(slides, description=f"testing at {side}"):
             logits.append(_logit(model, slide, side >= plan.streamed))
-    found = auroc(_labels(slides).numpy(), np.array(logits))
+    estimate = auroc(_labels(slides).numpy(), np.array(logits))
     tokens = (-(-side // model.patch_size)) ** 2
-    area = {"auroc": round(found.value, 4), "low": round(found.low, 4), "high": round(found.high, 4)}
+    area = {"auroc": round(estimate.value, 4), "low": round(estimate.low, 4), "high": round(estimate.high, 4)}
     return {"side": side, "tokens": tokens, "slides": number, **area}
 
 
@@ -192,7 +192,7 @@ def _logit(model: VisionTransformer, slide: NeedleSlide, stream: bool) -> float:
 
 
 def _prepare(pixels: Tensor) -> Tensor:
-    """Scale uint8 pixels to what the model takes."""
+    """Normalize uint8 pixels for the model."""
     return pixels.float().sub_(200).div_(50)
 
 
@@ -206,7 +206,7 @@ def _labels(slides: Sequence[NeedleSlide]) -> Tensor:
 
 @styled
 def _draw(slide: NeedleSlide, curves: dict[str, list[float]], rows: list[dict[str, Any]]) -> Figure:
-    """A slide with its marks circled and enlarged, the losses over the steps, the AUROC over the side."""
+    """Draw a slide with its marks circled and enlarged, the losses by step, and the AUROC by side."""
     drawing = Figure(figsize=(9, 5), layout="constrained")
     grid = drawing.add_gridspec(4, 4)
     image = drawing.add_subplot(grid[:3, :2])
@@ -237,13 +237,13 @@ def _draw(slide: NeedleSlide, curves: dict[str, list[float]], rows: list[dict[st
     return drawing
 
 
-def _say(out: Path, rows: list[dict[str, Any]], seconds: float) -> None:
-    table = Table("side", "tokens", "slides", WITH, WITHOUT, title="AUROC (95 % interval) on slides not seen before")
+def _print(out: Path, rows: list[dict[str, Any]], seconds: float) -> None:
+    table = Table("side", "tokens", "slides", WITH, WITHOUT, title="AUROC (95 % interval) on new slides")
     for side in dict.fromkeys(row["side"] for row in rows):
         own = {row["model"]: row for row in rows if row["side"] == side}
         areas = [f"{row['auroc']:.3f} ({row['low']:.3f} to {row['high']:.3f})" for row in own.values()]
         table.add_row(f"{side:,}", f"{own[WITH]['tokens']:,}", str(own[WITH]["slides"]), *areas)
     console.print(table)
-    console.print("A side that training did not have has a smaller share of marks than it has seen: no promise there.")
-    console.print("Scores of single tokens, added up, cannot log: a mixed pair is the mean of the two equal ones.")
-    console.print(f"Image: {out / 'slides.png'}   Numbers: {out / 'results.json'}   ({seconds:.0f} s)")
+    console.print("On sides beyond training, the marks are a smaller share of the tokens: no result is promised there.")
+    console.print("Sums of scores of single tokens cannot solve it: a mixed pair is the mean of the two equal ones.")
+    console.print(f"Figure: {out / 'slides.png'}   Numbers: {out / 'results.json'}   ({seconds:.0f} s)")

@@ -1,29 +1,29 @@
-"""Phantoms of whole slides whose label hangs on two small marks far apart: a test of long range, of any size.
+"""Phantoms of whole slides, of any size, whose label depends on two small marks far apart: a test of long range.
 
-A slide is a function of its seed: any rectangle of it is computed when it is asked for, and nothing is stored. It
-looks like stained tissue on glass, and somewhere on the tissue are two specks of ink, each *brown* or *blue* by the
-toss of a coin. The label says whether both have the same color. Along one axis the specks are at least half a side
-apart, so that no window of less than half a side ever sees both.
+A slide is a function of its seed: any rectangle is computed on demand, and nothing is stored. It looks like stained
+tissue on glass, and on the tissue are two specks of ink, each *brown* or *blue* with equal probability. The label says
+whether both have the same color. Along one axis the specks are at least half a side apart, so that no window smaller
+than half a side sees both.
 
-**Why scores that are only added up cannot solve it.** Take a model that scores each token or tile by itself (by
-whatever function, of its place, too) and adds the scores up; its logit is a sum of tiles. Fix everything but the two
-coins. With c the score of what has no mark and f, g those of the tiles with the first and with the second mark, the
-four slides that are equally likely have the logits
+**Why sums of scores cannot solve it.** Take a model that scores each token or tile by itself (with any function, also
+of its position) and adds the scores; its logit is a sum over tiles. Fix everything except the two colors. With c the
+score of the tiles without marks and f, g those of the tiles with the first and the second mark, the four equally likely
+slides have the logits
 
     same color:   c + f(brown) + g(brown),   c + f(blue) + g(blue)
     mixed:         c + f(brown) + g(blue),    c + f(blue) + g(brown)
 
-and the first two have the sum, so the mean m, of the last two. Three things follow:
+and the first two have the same sum, hence the same mean m, as the last two. Three things follow:
 
-- Cross-entropy: softplus is convex, so by Jensen's inequality the mean loss of the two of a kind is at least
-  softplus(-m), that of the mixed at least softplus(m), and the loss at least half the sum, which is at least log 2:
-  what a model has that knows nothing. Training such a model on any number of slides has nothing to find.
-- AUROC: both pairs lie symmetrically around m. Where a mark's part, f(brown) - f(blue), does not depend on the rest of
-  the slide, the logits of both classes are thus the same independent noise plus something symmetric, and the AUROC is
-  1/2 exactly.
-- Accuracy is no measure here: a threshold beside m gets three of the four right, as with any exclusive or.
+- Cross-entropy: softplus is convex, so by Jensen's inequality the mean loss of the equal pairs is at least
+  softplus(-m), that of the mixed pairs at least softplus(m), and the total at least half their sum, which is at least
+  log 2: the loss of a model at chance. Training such a model on any number of slides has nothing to find.
+- AUROC: both pairs lie symmetrically around m. If the effect of a mark, f(brown) - f(blue), does not depend on the rest
+  of the slide, the logits of both classes are the same independent noise plus a symmetric term, and the AUROC is
+  exactly 1/2.
+- Accuracy is not a suitable measure: a threshold next to m gets three of the four right, as with any exclusive or.
 
-So something not linear must look at both marks together: attention over all tokens, or a layer after the pooling.
+So a nonlinear function must see both marks together: attention over all tokens, or a layer after the pooling.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ KINDS = ("brown", "blue")
 INK = np.array([[0.45, 0.24, 0.10], [0.10, 0.32, 0.62]])  # red, green, blue of each kind, from 0 to 1
 # Optical density of hematoxylin and eosin in red, green and blue: Ruifrok and Johnston, Anal Quant Cytol Histol 2001.
 HEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.07, 0.99, 0.11])
-BLOCK = 256  # pixels a side of one tile of texture
+BLOCK = 256  # side of one tile of texture, pixels
 TILES = 16
-CELLS = 32  # of the map of tissue, a side
-LEVELS = 64  # of tissue and of texture
+CELLS = 32  # along each side of the map of tissue
+LEVELS = 64  # of tissue and texture
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Mark:
     """A speck of ink.
 
     Attributes:
-        kind: Of :data:`KINDS`.
-        y, x: Its center, pixels from the top and from the left.
+        kind: One of :data:`KINDS`.
+        y, x: Center in pixels from the top and from the left.
     """
 
     kind: str
@@ -66,20 +66,20 @@ class Mark:
 
 
 class NeedleSlide:
-    """One slide, computed where it is read.
+    """One slide, computed as it is read.
 
     Args:
         seed: Equal seeds give equal slides.
-        side: Height and width, pixels; up to millions.
-        mark: Diameter of a mark, pixels; it does not grow with the slide.
-        kinds: Kinds of the two marks, instead of those that the seed says; tissue and places stay.
+        side: Height and width in pixels, up to millions.
+        mark: Diameter of a mark in pixels; it does not grow with the slide.
+        kinds: Kinds of the two marks, instead of those drawn from the seed; tissue and positions are unchanged.
 
     Attributes:
         marks: The two marks.
         label: 1 if both are of the same kind, else 0: an index of :data:`CLASSES`.
 
     Raises:
-        UserError: A side of less than eight marks, an unknown kind, or another number than two.
+        UserError: A side of less than eight marks, an unknown kind, or a number of kinds other than two.
     """
 
     def __init__(self, seed: int, side: int, *, mark: int = 32, kinds: Sequence[str] | None = None) -> None:
@@ -89,26 +89,26 @@ class NeedleSlide:
             raise UserError(f"Got kinds={tuple(kinds)}: expected two of {', '.join(KINDS)}.")
         rng = default_rng((seed, 0))
         self.seed, self.side, self.mark = seed, side, mark
-        tossed = rng.integers(0, 2, 2)  # first, so that the coins depend on nothing else
-        kinds = kinds or (KINDS[tossed[0]], KINDS[tossed[1]])
+        drawn = rng.integers(0, 2, 2)  # first, so that the colors depend on nothing else
+        kinds = kinds or (KINDS[drawn[0]], KINDS[drawn[1]])
         self._tissue = _draw_tissue(rng)
-        places = self._places(rng)
-        self.marks = tuple(Mark(kind, int(y), int(x)) for kind, (y, x) in zip(kinds, places, strict=True))
+        positions = self._draw_positions(rng)
+        self.marks = tuple(Mark(kind, int(y), int(x)) for kind, (y, x) in zip(kinds, positions, strict=True))
         self.label = int(kinds[0] == kinds[1])
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width, pixels."""
+        """Height and width in pixels."""
         return self.side, self.side
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """Compute a rectangle that lies in the slide.
+        """Compute a rectangle of the slide.
 
         Returns:
             (height, width, 3) uint8: red, green, blue.
 
         Raises:
-            UserError: A rectangle that is empty or reaches beyond the slide.
+            UserError: The rectangle is empty or extends beyond the slide.
         """
         if min(top, left) < 0 or min(height, width) < 1 or max(top + height, left + width) > self.side:
             raise UserError(
@@ -123,9 +123,9 @@ class NeedleSlide:
         return _colors()[index].view(np.uint8).reshape(height, width, 4)[..., :3]
 
     def _levels(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """How much tissue there is at each pixel, (height, width) uint16 below LEVELS: bilinear between the cells.
+        """Compute the amount of tissue at each pixel, (height, width) uint16 below LEVELS, bilinear between cells.
 
-        Only products and sums by element, so that a pixel's bits do not depend on what is read with it.
+        Only elementwise operations, so that the bits of a pixel do not depend on what is read with it.
         """
         above, down = self._cell(top, height)
         before, across = self._cell(left, width)
@@ -138,20 +138,20 @@ class NeedleSlide:
 
     def _cell(self, start: int, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the cell of each pixel along one axis, and how far into it the pixel lies, from 0 to 1."""
-        place = (np.arange(start, start + number) + 0.5) * (CELLS / self.side)
-        cell = place.astype(np.intp)
-        return cell, (place - cell).astype(np.float32)
+        position = (np.arange(start, start + number) + 0.5) * (CELLS / self.side)
+        cell = position.astype(np.intp)
+        return cell, (position - cell).astype(np.float32)
 
     def _texture(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """Lay tiles side by side, (height, width) uint8 below LEVELS; a row of blocks draws its tiles by itself."""
+        """Lay tiles side by side, (height, width) uint8 below LEVELS; each row of blocks draws its own tiles."""
         tiles, columns = _tiles(), -(-self.side // BLOCK)
         shade = np.empty((height, width), np.uint8)
         for row in range(top // BLOCK, (top + height - 1) // BLOCK + 1):
-            chosen = default_rng((self.seed, 1, row)).integers(0, len(tiles), columns)
+            numbers = default_rng((self.seed, 1, row)).integers(0, len(tiles), columns)
             inside_y, y = _overlap(row, top, height)
             for column in range(left // BLOCK, (left + width - 1) // BLOCK + 1):
                 inside_x, x = _overlap(column, left, width)
-                shade[y, x] = tiles[chosen[column]][inside_y, inside_x]
+                shade[y, x] = tiles[numbers[column]][inside_y, inside_x]
         return shade
 
     def _paint(self, index: np.ndarray, shade: np.ndarray, mark: Mark, top: int, left: int) -> None:
@@ -165,24 +165,24 @@ class NeedleSlide:
         ink = LEVELS * (LEVELS + KINDS.index(mark.kind)) + shade[where].astype(np.uint16)
         index[where] = np.where(inside, ink, index[where])
 
-    def _places(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw two places (y, x) on the tissue, at least half a side apart along one axis."""
+    def _draw_positions(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw two positions (y, x) on the tissue, at least half a side apart along one axis."""
         while True:
-            places = rng.integers(self.mark, self.side - self.mark, (256, 2, 2))  # (tries, marks, y and x)
-            cell = places * CELLS // self.side
+            positions = rng.integers(self.mark, self.side - self.mark, (256, 2, 2))  # (tries, marks, y and x)
+            cell = positions * CELLS // self.side
             on_tissue = (self._tissue[cell[..., 0], cell[..., 1]] > 0.6 * LEVELS).all(1)
-            apart = abs(places[:, 0] - places[:, 1]).max(1) * 2 >= self.side
-            (good,) = np.nonzero(on_tissue & apart)
-            if len(good):
-                return places[good[0]]
+            apart = abs(positions[:, 0] - positions[:, 1]).max(1) * 2 >= self.side
+            (valid,) = np.nonzero(on_tissue & apart)
+            if len(valid):
+                return positions[valid[0]]
 
 
 class NeedleRows:
-    """A slide as :class:`softfree.streaming.Rows`, to be streamed through a model.
+    """A slide as :class:`softfree.streaming.Rows`, for streaming through a model.
 
     Args:
         slide: The slide.
-        prepare: From uint8 rows (3, n, W) to what a model takes, each pixel by itself.
+        prepare: Turns uint8 rows (3, n, W) into the model's input, pixel by pixel.
     """
 
     def __init__(self, slide: NeedleSlide, prepare: Callable[[Tensor], Tensor]) -> None:
@@ -196,13 +196,13 @@ class NeedleRows:
 
 
 def _overlap(block: int, start: int, number: int) -> tuple[slice, slice]:
-    """Along one axis, give the part of a block that is read, within the block and within what is read."""
+    """Return the overlap of a block with a range along one axis, relative to the block and to the range."""
     first, last = max(block * BLOCK, start), min((block + 1) * BLOCK, start + number)
     return slice(first - block * BLOCK, last - block * BLOCK), slice(first - start, last - start)
 
 
 def _draw_tissue(rng: np.random.Generator) -> np.ndarray:
-    """A piece of tissue with an uneven edge and uneven density: (CELLS + 1, CELLS + 1), from 0 to below LEVELS."""
+    """Draw tissue with an uneven edge and uneven density: (CELLS + 1, CELLS + 1), from 0 to below LEVELS."""
     axis = np.linspace(-1, 1, CELLS + 1)
     angle, stretch = rng.uniform(0, np.pi), rng.uniform(0.85, 1.0, 2)
     y, x = np.meshgrid(axis, axis, indexing="ij")
@@ -220,20 +220,20 @@ def _draw_tissue(rng: np.random.Generator) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _tiles() -> np.ndarray:
-    """Texture, the same for all slides: fibres below LEVELS / 2, nuclei above; (8 TILES, BLOCK, BLOCK) uint8."""
+    """Draw the texture of all slides: fibers below LEVELS / 2, nuclei above; (8 TILES, BLOCK, BLOCK) uint8."""
     rng = default_rng(2001)
     tiles = []
     for _ in range(TILES):
-        fibres = ndimage.gaussian_filter(rng.standard_normal((BLOCK, BLOCK)), 1.5, mode="wrap")
-        level = np.clip(LEVELS / 4 * (1 + 0.4 * fibres / fibres.std()), 0, LEVELS // 2 - 1)
+        fibers = ndimage.gaussian_filter(rng.standard_normal((BLOCK, BLOCK)), 1.5, mode="wrap")
+        level = np.clip(LEVELS / 4 * (1 + 0.4 * fibers / fibers.std()), 0, LEVELS // 2 - 1)
         _add_nuclei(level, rng)
         tile = level.astype(np.uint8)
-        tiles += [turned for k in range(4) for turned in (np.rot90(tile, k), np.rot90(tile.T, k))]
+        tiles += [rotated for k in range(4) for rotated in (np.rot90(tile, k), np.rot90(tile.T, k))]
     return np.ascontiguousarray(tiles)
 
 
 def _add_nuclei(level: np.ndarray, rng: np.random.Generator) -> None:
-    """Draw some 200 ellipses of 5 to 10 pixels, none across the border, where another tile begins."""
+    """Draw about 200 ellipses of 5 to 10 pixels, none across the border to another tile."""
     for _ in range(rng.integers(150, 250)):
         long, short, angle = rng.uniform(3, 5), rng.uniform(2.2, 3.2), rng.uniform(0, np.pi)
         center = rng.uniform(6, BLOCK - 6, 2)
@@ -247,7 +247,7 @@ def _add_nuclei(level: np.ndarray, rng: np.random.Generator) -> None:
 
 @lru_cache(maxsize=1)
 def _colors() -> np.ndarray:
-    """Red, green, blue and a spare byte as one uint32 by ``tissue level * LEVELS + texture``; after those, the inks."""
+    """Return red, green, blue and a spare byte as one uint32, by ``tissue level * LEVELS + texture``; then the inks."""
     tissue, shade = np.divmod(np.arange(LEVELS * LEVELS), LEVELS)
     tissue, nucleus = tissue / LEVELS, shade >= LEVELS // 2
     eosin = np.where(nucleus, 0.12, 0.08 + 0.22 * shade / (LEVELS // 2))
@@ -255,6 +255,6 @@ def _colors() -> np.ndarray:
     density = 0.02 + tissue[:, None] * (eosin[:, None] * EOSIN + hematoxylin[:, None] * HEMATOXYLIN)
     ink = INK[:, None] * np.linspace(0.85, 1.15, LEVELS)[:, None]  # (kinds, LEVELS, 3)
     colors = np.concatenate([10**-density, ink.reshape(-1, 3)])
-    four = np.zeros((len(colors), 4), np.uint8)
-    four[:, :3] = np.rint(np.clip(colors, 0, 1) * 255)
-    return four.view(np.uint32)[:, 0]
+    rgbx = np.zeros((len(colors), 4), np.uint8)
+    rgbx[:, :3] = np.rint(np.clip(colors, 0, 1) * 255)
+    return rgbx.view(np.uint32)[:, 0]

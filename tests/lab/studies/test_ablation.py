@@ -78,7 +78,7 @@ def test_a_recipe_names_its_table_from_the_data_folder(recipe: Path, tmp_path: P
         ({"table": "data/table.csv", "epoch": 3}, "did you mean epochs"),
         (
             {"table": "data/table.csv", "seed": 3},
-            "seed is not for recipes, whose .* are those of the study's --seeds",
+            "seed is not for recipes, because the study sets it by --seeds",
         ),
         ({"table": "data/table.csv", "image_root": "data"}, "image_root is not for recipes, .* put the table there"),
         ({"phantoms": {"count": 32}}, "expected a mapping of some of n_train, n_val, n_test, size, seed"),

@@ -34,7 +34,7 @@ def test_softmax_weights_are_an_average(small_table: Path, tmp_path: Path) -> No
     run = Run.load(make_run(tmp_path / "run", "softmax"))
     row = compute_row(run, small_table.parent / "00.png", AttentionMapOptions(at=[0.9, 0.1], layer=0))
     assert row.weights.shape == (4, 4)
-    assert row.place == (0, 3)
+    assert row.position == (0, 3)
     assert row.weights.mean() == pytest.approx(1)
     assert (row.weights > 0).all()
 
@@ -56,7 +56,7 @@ def test_side_by_side(small_table: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"at": [0.5]}, "expected two parts"), ({"at": [0.5, 1.0]}, "expected two parts"), ({"layer": 2}, "has 2 layers")],
+    [({"at": [0.5]}, "two fractions"), ({"at": [0.5, 1.0]}, "two fractions"), ({"layer": 2}, "has 2 layers")],
 )
 def test_outside(small_table: Path, tmp_path: Path, capsys, changes: dict[str, Any], message: str) -> None:
     run = make_run(tmp_path / "run", "softmax")

@@ -61,5 +61,5 @@ def test_the_study_as_markdown() -> None:
     text = SizeStudy(rows, auroc=0.9123, auroc_equal=0.6, side=48, n=12).to_markdown()
     assert "12 test images" in text
     assert next(line for line in text.splitlines() if "width" in line).count("0.99") == 1
-    assert "0.912 on the images as they are" in text
+    assert "0.912 on the original images" in text
     assert "0.600 on center squares of 48 x 48 pixels" in text

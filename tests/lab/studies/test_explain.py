@@ -186,7 +186,7 @@ def test_an_unreadable_image_is_told_and_left_out(folder: Path, capsys: pytest.C
 def test_a_class_token_has_no_split(folder: Path) -> None:
     token = write(folder / "token", folder / "data" / "table.csv", pool="token")
     assert set(study(folder, token, methods=["split", "gradient"], count=2).rows["method"]) == {"gradient"}
-    with pytest.raises(UserError, match="expected further --methods"):
+    with pytest.raises(UserError, match="add other --methods"):
         study(folder, token, methods=["split"])
 
 

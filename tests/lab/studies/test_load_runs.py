@@ -34,7 +34,7 @@ def test_runs_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     first, other = write(tmp_path / "first", "well", "ill"), write(tmp_path / "other", "ill", "well")
     with pytest.raises(UserError, match="named twice"):
         open_runs([first, tmp_path / "other" / ".." / "first"])
-    with pytest.raises(UserError, match=r"other tells apart ill, well .*first well, ill .*expected runs of one task"):
+    with pytest.raises(UserError, match=r"other distinguishes ill, well .*first well, ill .*expected runs of one task"):
         open_runs([first, other])
     bags = write(tmp_path / "bags", "well", "ill", preprocessing={"kind": "bag", "in_features": 8})
     with pytest.raises(UserError, match="this needs a run on images"):

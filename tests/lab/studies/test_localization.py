@@ -11,7 +11,7 @@ from softfree.data.table_file import read_table_file
 from softfree.demo.phantoms import write_phantoms
 from softfree.saliency.geometry import TokenGrid
 from softfree.saliency.samples.image import image_token_grid
-from softfree_lab.studies.localization import localization_area, on_finding, pointing_game, seen_tokens
+from softfree_lab.studies.localization import localization_area, on_finding, pointing_game, visible_tokens
 from softfree_runtime.readers import read_image
 
 TOKEN_GRID = TokenGrid((0.0, 0.0), (10.0, 10.0), ((0.0, 80.0), (0.0, 120.0)), (80, 120))
@@ -53,7 +53,7 @@ def test_area_under_the_localization_curve() -> None:
 def test_what_lies_over_padding_does_not_count() -> None:
     steps = ImagePreprocessing.create("radiograph", 64, "pad")
     token_grid = image_token_grid(steps, read_image_of((20, 40)), 8)
-    seen = seen_tokens(token_grid, (8, 8))
+    seen = visible_tokens(token_grid, (8, 8))
     assert seen.sum(axis=1).tolist() == [0, 0, 8, 8, 8, 8, 0, 0]
     finding = on_finding(token_grid, (8, 8), x=20, y=10, radius=4)
     values = np.where(finding, 1.0, 0.0)

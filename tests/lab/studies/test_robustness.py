@@ -19,7 +19,7 @@ from softfree_lab.studies.corruptions import STRENGTHS
 from softfree_lab.studies.options import RobustnessOptions
 from softfree_lab.studies.paired_bootstrap import BootstrapEstimate
 from softfree_lab.studies.robustness import study_robustness, summarize
-from softfree_lab.studies.robustness_eval import AS_THEY_ARE, CorruptedImages, RobustnessResult, Variant
+from softfree_lab.studies.robustness_eval import ORIGINAL, CorruptedImages, RobustnessResult, Variant
 from softfree_lab.studies.robustness_report import to_markdown
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers import read_image
@@ -102,7 +102,7 @@ def test_the_same_seed_gives_the_same_rows_whatever_runs_beside(folder):
 def test_a_image_is_corrupted_before_it_is_prepared(folder):
     run = Run.load(folder / "run")
     table = open_table(run).where("test")
-    images = CorruptedImages(table, run.preprocessing, [AS_THEY_ARE, *NOISE], seed=0)
+    images = CorruptedImages(table, run.preprocessing, [ORIGINAL, *NOISE], seed=0)
     assert len(images) == 16 * 6
     np.testing.assert_array_equal(images[6]["image"], run.preprocessing(read_image(table.frame["file"][1])))
     harm = [float((images[6 + s]["image"] - images[6]["image"]).abs().mean()) for s in STRENGTHS]
@@ -127,7 +127,7 @@ def test_unreadable_images_are_left_out_and_counted(folder):
     stored = pd.read_csv(folder / "run" / "predictions.csv").query("split == 'test'")
     kept = stored[stored["row"] != table.frame["row"][3]]
     assert found.rows.loc[0, "auroc"] == pytest.approx(roc_auc_score(kept["target"], kept["p_low"]))
-    assert "15 test images (1 more could not be read and are left out)" in (folder / "out/robustness.md").read_text()
+    assert "15 test images (1 more could not be read)" in (folder / "out/robustness.md").read_text()
     images = CorruptedImages(table, run.preprocessing, NOISE, seed=0)
     for item in (15, 16):
         with pytest.raises(ReadError):
@@ -202,7 +202,7 @@ def make_result(values: list[float], images: str = "a") -> RobustnessResult:
     """A run whose AUROC is as given, as it is and at noise 1 to 5; patients move all alike, and the drop by 0.01."""
     common = np.random.default_rng(0).normal(0, 0.03, 400)
     own = np.random.default_rng(1).normal(0, 0.01, 400)
-    variants = [AS_THEY_ARE, *NOISE]
+    variants = [ORIGINAL, *NOISE]
     areas = {
         v: BootstrapEstimate(x, x + common + (own if v.strength else 0), 0.1)
         for v, x in zip(variants, values, strict=True)

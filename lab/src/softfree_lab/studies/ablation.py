@@ -1,7 +1,7 @@
-"""Variants of a recipe by data sets by seeds, each trial a training in a process of its own.
+"""``softfree-lab study ablation``: variants x data sets x seeds, each trial a training in its own process.
 
-The study is a queue that goes on after a kill: finished trials are in ``cells.jsonl``, an interrupted one is resumed
-from its run directory. Cells are taken seed by seed, so that what is there at any time is balanced.
+The study is a queue that continues after an interruption: finished trials are in ``cells.jsonl``, and an interrupted
+one is resumed from its run directory. Trials are run seed by seed, so that an unfinished study is balanced.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from softfree.reporting.scoring import open_table, predict_rows, scores_of
 from softfree.training.checkpoints import claimed
 from softfree.training.configuration import check_options
 from softfree_lab.records import write_csv, write_machine
-from softfree_lab.studies import baseline, peers  # noqa: F401  # peers: their names are known then
+from softfree_lab.studies import baseline, peers  # noqa: F401  # peers registers its models
 from softfree_lab.studies.children import Children
 from softfree_lab.studies.folds import pool_folds, write_folds
 from softfree_lab.studies.options import AblationOptions
@@ -45,8 +45,8 @@ from softfree_runtime.core.errors import UserError, unknown_name
 from softfree_runtime.core.files import read_yaml, write_atomically
 from softfree_runtime.core.task import Task
 
-# Of a trial's options, what says where and not what.
-PLACES = (
+# Options that do not affect the result of a trial.
+WITHOUT_EFFECT = (
     "table",
     "image_root",
     "out",
@@ -60,9 +60,9 @@ PLACES = (
 )
 
 SET_BY_STUDY = {
-    "out": "whose trainings lie in the folder of the study's --out",
-    "seed": "whose seeds are those of the study's --seeds",
-    "image_root": "whose tables name images from their own folders: put the table there",
+    "out": "because trainings are written to the study's --out",
+    "seed": "because the study sets it by --seeds",
+    "image_root": "because paths are relative to the folder of the table: put the table there",
 }
 
 
@@ -71,10 +71,10 @@ class Recipe:
     """One data set with its recipe: a YAML file of options of ``softfree train``.
 
     Attributes:
-        name: Of the file, without suffix.
+        name: Name of the file, without suffix.
         table: The table, or None for phantoms.
         phantoms: Arguments of :func:`~softfree.demo.phantoms.write_phantoms`.
-        options: All else.
+        options: All other options.
         fold: The fold of a cross-validation that the table is split for, from 1; 0 for the table's own split.
     """
 
@@ -86,14 +86,13 @@ class Recipe:
 
 
 def study_ablation(options: AblationOptions, recipes: Sequence[str | Path]) -> str:
-    """Train what is missing, then tabulate all: ``cells.csv``, ``summary.csv``, ``summary.md`` and plots in ``out``.
+    """Train what is missing, then write ``cells.csv``, ``summary.csv``, ``summary.md`` and plots to ``out``.
 
     Returns:
         The summary as Markdown.
 
     Raises:
-        UserError: An option or a recipe that cannot work, before anything is trained; or trials that failed, after all
-            others are done.
+        UserError: An invalid option or recipe, before anything is trained; or failed trials, after all others are done.
     """
     preset = choose_variants(options.variants)
     if not options.seeds:
@@ -101,19 +100,19 @@ def study_ablation(options: AblationOptions, recipes: Sequence[str | Path]) -> s
     if options.jobs < 1:
         raise UserError(f"--jobs {options.jobs}: expected 1 or more")
     scales = tuple(sorted({*preset.scales, *options.scales, 1.0}))
-    known = [read_recipe(Path(path), options.data) for path in recipes]
-    for recipe in known:
+    loaded = [read_recipe(Path(path), options.data) for path in recipes]
+    for recipe in loaded:
         for overrides in preset.variants.values():
             _trial_options(recipe, overrides, options.seeds[0])
     with claimed(options.out, "running a study"):
-        known = [part for recipe in known for part in _split_into_folds(recipe, options)]
+        loaded = [fold for recipe in loaded for fold in _split_into_folds(recipe, options)]
         wanted = {
             TrialKey(recipe.name, variant, seed, recipe.fold): (recipe, _trial_options(recipe, overrides, seed))
             for seed in options.seeds
-            for recipe in known
+            for recipe in loaded
             for variant, overrides in preset.variants.items()
         }
-        return _study(options, known, wanted, list(preset.variants), scales)
+        return _study(options, loaded, wanted, list(preset.variants), scales)
 
 
 def _split_into_folds(recipe: Recipe, options: AblationOptions) -> list[Recipe]:
@@ -121,7 +120,7 @@ def _split_into_folds(recipe: Recipe, options: AblationOptions) -> list[Recipe]:
     if not options.folds:
         return [recipe]
     if recipe.table is None:
-        raise UserError(f"--folds {options.folds}: recipe {recipe.name} has phantoms, of which any number can be made")
+        raise UserError(f"--folds {options.folds}: recipe {recipe.name} has phantoms, which need no cross-validation")
     tables = write_folds(recipe.table, recipe.options, options.folds, options.out / "folds" / recipe.name)
     options_with_root = recipe.options | {"image_root": str(recipe.table.parent)}
     return [replace(recipe, table=table, options=options_with_root, fold=n) for n, table in enumerate(tables, start=1)]
@@ -129,23 +128,23 @@ def _split_into_folds(recipe: Recipe, options: AblationOptions) -> list[Recipe]:
 
 def _study(
     options: AblationOptions,
-    known: list[Recipe],
+    recipes: list[Recipe],
     wanted: dict[TrialKey, tuple[Recipe, dict[str, Any]]],
     variants: list[str],
     scales: tuple[float, ...],
 ) -> str:
     record = options.out / "cells.jsonl"
     trials = read_trials(record)
-    for key, (_, chosen) in wanted.items():
+    for key, (_, settings) in wanted.items():
         if key in trials:
-            check_same_options(trials[key], _without_places(chosen), record)
+            check_same_options(trials[key], _relevant(settings), record)
     missing = [key for key in wanted if key not in trials or not _has_scales(trials[key], scales)]
     failed = _train_all(options, {key: wanted[key] for key in missing}, trials, scales)
     if options.baseline:
-        variants += dict.fromkeys(baseline.name_of(recipe.options) for recipe in known)
-        _add_baselines(options, known, trials)
-    found = {key: trials[key] for key in [*wanted, *_baseline_keys(options, known)] if key in trials}
-    text = _write(options, found, variants, scales) if found else ""
+        variants += dict.fromkeys(baseline.name_of(recipe.options) for recipe in recipes)
+        _add_baselines(options, recipes, trials)
+    finished = {key: trials[key] for key in [*wanted, *_baseline_keys(options, recipes)] if key in trials}
+    text = _write(options, finished, variants, scales) if finished else ""
     if failed:
         first, reason = next(iter(failed.items()))
         raise UserError(
@@ -155,37 +154,37 @@ def _study(
 
 
 def read_recipe(path: Path, data: Path | None) -> Recipe:
-    """Read a recipe, its table found from ``data`` or from the recipe's own folder."""
-    found = read_yaml(path, "recipe")
-    if not isinstance(found, dict) or ("table" in found) == ("phantoms" in found):
+    """Read a recipe; its table is relative to ``data`` or else to the folder of the recipe."""
+    content = read_yaml(path, "recipe")
+    if not isinstance(content, dict) or ("table" in content) == ("phantoms" in content):
         raise UserError(f"recipe {path}: expected options of softfree train, and either table or phantoms")
-    known = [one.name for one in fields(TrainOptions)]
-    for name in found:
+    known = [field.name for field in fields(TrainOptions)]
+    for name in content:
         if name in SET_BY_STUDY:
-            raise UserError(f"option in recipe {path}: {name} is not for recipes, {SET_BY_STUDY[name]}; take it out")
+            raise UserError(f"option in recipe {path}: {name} is not for recipes, {SET_BY_STUDY[name]}; remove it")
         if name not in (*known, "phantoms"):
             raise unknown_name(f"option in recipe {path}:", name, {*known, "phantoms"} - set(SET_BY_STUDY))
-    phantoms = found.pop("phantoms", None) or {}
+    phantoms = content.pop("phantoms", None) or {}
     known = [name for name in signature(write_phantoms).parameters if name != "folder"]
     if not isinstance(phantoms, dict) or not set(phantoms) <= set(known):
         raise UserError(f"recipe {path}: got phantoms {phantoms!r}: expected a mapping of some of {', '.join(known)}")
-    table = (data or path.parent) / found.pop("table") if "table" in found else None
+    table = (data or path.parent) / content.pop("table") if "table" in content else None
     if table is not None and not table.is_file():
         raise UserError(f"recipe {path}: there is no {table}; name the folder of the tables with --data")
-    return Recipe(path.stem, table, phantoms, found)
+    return Recipe(path.stem, table, phantoms, content)
 
 
 def _trial_options(recipe: Recipe, overrides: Overrides, seed: int) -> dict[str, Any]:
-    chosen = apply(recipe.options, overrides) | {"seed": seed}
+    settings = apply(recipe.options, overrides) | {"seed": seed}
     try:
-        check_options(TrainOptions(table=recipe.table or Path("phantoms.csv"), **chosen))
+        check_options(TrainOptions(table=recipe.table or Path("phantoms.csv"), **settings))
     except TypeError as error:
         raise UserError(f"recipe {recipe.name}: {error}") from None
-    return chosen | ({"phantoms": recipe.phantoms} if recipe.table is None else {})
+    return settings | ({"phantoms": recipe.phantoms} if recipe.table is None else {})
 
 
-def _without_places(chosen: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in chosen.items() if name not in PLACES}
+def _relevant(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
 
 
 def _has_scales(trial: Trial, scales: tuple[float, ...]) -> bool:
@@ -198,21 +197,21 @@ def _train_all(
     trials: dict[TrialKey, Trial],
     scales: tuple[float, ...],
 ) -> dict[TrialKey, str]:
-    """Train and record into ``trials``; say why for those that failed."""
+    """Train and add to ``trials``; return the reasons of those that failed."""
     failed: dict[TrialKey, str] = {}
     tables = {key: _table(recipe, options.out) for key, (recipe, _) in missing.items()}
     bar = Progress(console=Console(stderr=True), disable=not options.progress)
     with bar, _stopping_pool(options.jobs) as pool, Children() as children:
         done = bar.add_task("Training", total=len(missing))
         running = {
-            pool.submit(_train, options, key, tables[key], chosen, children): key
-            for key, (_, chosen) in missing.items()
+            pool.submit(_train, options, key, tables[key], settings, children): key
+            for key, (_, settings) in missing.items()
         }
         for future in as_completed(running):
             key = running[future]
             try:
                 run = future.result()
-                trials[key] = _record(key, run, _without_places(missing[key][1]), scales)
+                trials[key] = _record(key, run, _relevant(missing[key][1]), scales)
             except UserError as error:
                 failed[key] = str(error)
                 continue
@@ -226,7 +225,7 @@ def _train_all(
 
 @contextmanager
 def _stopping_pool(jobs: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that begin nothing more when the block is left by an error or by Ctrl-C."""
+    """Yield a thread pool that starts nothing more when the block is left by an error or by Ctrl-C."""
     pool = ThreadPoolExecutor(jobs)
     try:
         yield pool
@@ -243,14 +242,14 @@ def _baseline_keys(options: AblationOptions, recipes: list[Recipe]) -> list[Tria
 
 
 def _add_baselines(options: AblationOptions, recipes: list[Recipe], trials: dict[TrialKey, Trial]) -> None:
-    """Record what a logistic regression on reduced samples tells; it is the same with every seed."""
+    """Record the logistic regression on small copies of the samples; it is the same for every seed."""
     for recipe in recipes:
         missing = [key for key in _baseline_keys(options, [recipe]) if key not in trials]
         if not missing:
             continue
-        chosen = TrainOptions(table=_table(recipe, options.out), **recipe.options)
+        settings = TrainOptions(table=_table(recipe, options.out), **recipe.options)
         try:
-            scores, cost = baseline.fit_baseline(chosen)
+            scores, cost = baseline.fit_baseline(settings)
         except UserError as error:
             print(f"{recipe.name} has no baseline: {error}", file=sys.stderr)
             continue
@@ -267,8 +266,8 @@ def _table(recipe: Recipe, out: Path) -> Path:
     return table if table.is_file() else write_phantoms(folder, **recipe.phantoms)
 
 
-def _train(options: AblationOptions, key: TrialKey, table: Path, chosen: dict[str, Any], children: Children) -> Run:
-    """Train a trial in a process of its own, unless its run directory is there, finished."""
+def _train(options: AblationOptions, key: TrialKey, table: Path, settings: dict[str, Any], children: Children) -> Run:
+    """Train a trial in its own process, unless its run directory is already complete."""
     folder = options.out / "runs" / key.folder
     directory = RunDirectory(folder)
     if not directory.metrics.is_file():
@@ -276,40 +275,48 @@ def _train(options: AblationOptions, key: TrialKey, table: Path, chosen: dict[st
             arguments = ["--resume", str(folder)]
         else:
             recipe = folder.with_name(f".{folder.name}.yaml")
-            given = {name: value for name, value in chosen.items() if name != "phantoms"}
-            write_atomically(recipe, json.dumps(given | {"out": str(folder)}))  # JSON is YAML
+            train_options = {name: value for name, value in settings.items() if name != "phantoms"}
+            write_atomically(recipe, json.dumps(train_options | {"out": str(folder)}))  # JSON is YAML
             arguments = ["--config", str(recipe), "--progress=false"]
         children.run(["train", str(table), *arguments], threads=max(1, (os.cpu_count() or 1) // options.jobs))
-    stated = directory.read_config()["options"]
-    for name in _without_places(chosen):
-        if name != "phantoms" and stated.get(name) != chosen[name] and str(stated.get(name)) != str(chosen[name]):
-            raise UserError(f"{folder} was trained with {name} {stated.get(name)!r}, not {chosen[name]!r}; delete it")
+    recorded = directory.read_config()["options"]
+    for name in _relevant(settings):
+        if (
+            name != "phantoms"
+            and recorded.get(name) != settings[name]
+            and str(recorded.get(name)) != str(settings[name])
+        ):
+            raise UserError(
+                f"{folder} was trained with {name} {recorded.get(name)!r}, not {settings[name]!r}; delete it"
+            )
     return Run.load(folder)
 
 
-def _record(key: TrialKey, run: Run, chosen: dict[str, Any], scales: tuple[float, ...]) -> Trial:
+def _record(key: TrialKey, run: Run, settings: dict[str, Any], scales: tuple[float, ...]) -> Trial:
     scores = {f"{scale:g}": _scores(run, scale) for scale in scales}
-    trial = _trial(key, run.task, scores, run.directory.read_cost(), chosen)
+    trial = _trial(key, run.task, scores, run.directory.read_cost(), settings)
     return replace(trial, curve=read_curve(run.folder))
 
 
-def _trial(key: TrialKey, task: Task, scores: dict[str, Scores], cost: dict[str, Any], chosen: dict[str, Any]) -> Trial:
+def _trial(
+    key: TrialKey, task: Task, scores: dict[str, Scores], cost: dict[str, Any], settings: dict[str, Any]
+) -> Trial:
     first = scores["1"]
     return Trial(
         key=key,
-        options=chosen,
+        options=settings,
         kind=task.kind,
         classes=list(task.classes),
         targets=first.targets.tolist(),
         patients=first.patients.tolist(),
-        probabilities={name: np.round(one.probabilities, 6).tolist() for name, one in scores.items()},
+        probabilities={name: np.round(score.probabilities, 6).tolist() for name, score in scores.items()},
         cost={name: value for name, value in cost.items() if name != "machine"},
         machine=describe_machine(),
     )
 
 
 def _scores(run: Run, scale: float) -> Scores:
-    """Calibrated scores on the test images at another side: weights and calibration are what they were."""
+    """Return calibrated scores on the test images at another side, with unchanged weights and calibration."""
     if scale == 1.0:
         frame = run.directory.read_predictions()
         return scores_of(frame[frame["split"] == "test"], run)

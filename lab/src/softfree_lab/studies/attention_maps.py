@@ -1,4 +1,4 @@
-"""What one patch attends to, in several attentions side by side: SOFT's figure 4 (Lu et al. 2021, arXiv:2110.11945)."""
+"""``softfree-lab study attention-maps``: what one patch attends to, as in SOFT's figure 4 (arXiv:2110.11945)."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from softfree_runtime.readers import read_image
 
 @dataclass(frozen=True)
 class Row:
-    """One attention's row.
+    """Attention weights of one query.
 
     Attributes:
-        name: Of the attention, with its options.
-        weights: (h, w) mean over heads, times the number of tokens: 1 is what an even average gives.
+        name: Name of the attention, with its options.
+        weights: Mean over heads, times the number of tokens, (h, w): 1 is the weight of an even average.
         pixels: (H, W) or (H, W, 3) as the model sees it, in [0, 1] for drawing.
-        place: Row and column of the query on the grid.
+        position: Row and column of the query on the grid.
     """
 
     name: str
     weights: np.ndarray
     pixels: np.ndarray
-    place: tuple[int, int]
+    position: tuple[int, int]
 
 
 def study_attention_maps(options: AttentionMapOptions, image: str | Path, runs: Sequence[str | Path]) -> str:
@@ -48,20 +48,20 @@ def study_attention_maps(options: AttentionMapOptions, image: str | Path, runs: 
         The path of the figure and a line break.
 
     Raises:
-        UserError: A place or layer outside, a run that is no vision transformer, or an image that cannot be read.
+        UserError: A position or layer out of range, a run without a vision transformer, or an unreadable image.
     """
-    if len(options.at) != 2 or not all(0 <= part < 1 for part in options.at):
-        raise UserError(f"--at {options.at}: expected two parts of width and height from 0 to below 1, as '[0.5, 0.5]'")
+    if len(options.at) != 2 or not all(0 <= fraction < 1 for fraction in options.at):
+        raise UserError(f"--at {options.at}: expected two fractions of width and height below 1, such as '[0.5, 0.5]'")
     rows = [compute_row(Run.load(run), image, options) for run in runs]
     _draw(options.out, rows, options.layer)
     return f"{options.out}\n"
 
 
 def compute_row(run: Run, image: str | Path, options: AttentionMapOptions) -> Row:
-    """Compute the row of the patch at ``options.at`` in one run."""
+    """Compute the attention weights of the patch at ``options.at`` in one run."""
     model = run.model
     if not isinstance(model, VisionTransformer):
-        raise UserError(f"{run.folder} is no vision transformer with one grid: expected a *_vit_* model")
+        raise UserError(f"{run.folder} is not a vision transformer for images: expected a *_vit_* model")
     try:
         pixels = torch.from_numpy(run.image_preprocessing(read_image(image)))[None]  # (1, C, H, W)
     except ReadError as error:
@@ -79,15 +79,15 @@ def compute_row(run: Run, image: str | Path, options: AttentionMapOptions) -> Ro
 
 
 def _input_of(model: VisionTransformer, attention: Attention, pixels: Tensor) -> Tensor:
-    """Return what enters ``attention`` when the model sees ``pixels``, (1, N, C)."""
-    seen: list[Tensor] = []
-    handle = attention.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    """Return the input of ``attention`` in a forward pass on ``pixels``, (1, N, C)."""
+    inputs: list[Tensor] = []
+    handle = attention.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
     try:
         with torch.inference_mode():
             model(pixels)
     finally:
         handle.remove()
-    return seen[0].clone()  # outside of inference mode
+    return inputs[0].clone()  # outside of inference mode
 
 
 def _name(run: Run) -> str:
@@ -103,7 +103,7 @@ def _for_drawing(pixels: Tensor) -> np.ndarray:
 
 
 def _draw(path: Path, rows: Sequence[Row], layer: int) -> None:
-    """Weights in multiples of an even average: red above zero, blue below, each panel with its own scale."""
+    """Draw weights in multiples of an even average: red above zero, blue below, each panel with its own scale."""
     with mpl.rc_context({"font.size": 10}):
         figure = Figure(figsize=(2.6 * (len(rows) + 1), 3.2), layout="constrained")
         first, *others = figure.subplots(1, len(rows) + 1)
@@ -133,7 +133,7 @@ def _show(axes: Axes, row: Row, pixels: np.ndarray | None, title: str) -> None:
     if pixels is not None:
         axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0))
     rows, columns = row.weights.shape
-    center = ((row.place[1] + 0.5) * width / columns, (row.place[0] + 0.5) * height / rows)
+    center = ((row.position[1] + 0.5) * width / columns, (row.position[0] + 0.5) * height / rows)
     axes.plot(*center, "o", mfc="none", mec="#10a040", markersize=9, markeredgewidth=2)
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()

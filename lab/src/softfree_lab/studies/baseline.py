@@ -1,6 +1,6 @@
-"""What little of a sample already tells: a logistic regression beside the transformers of a study.
+"""Baseline of a study: a logistic regression on a small copy of each sample.
 
-A transformer that does not beat it has not learned from the detail that it was given, or there is none to learn from.
+A transformer that does not beat it has not learned from fine detail, or there is none to learn from.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from softfree.training.configuration import read_training_table
 from softfree.training.modality import create_preprocessing, modality_of
 from softfree_runtime.core.errors import ReadError, UserError
 
-SIDE = 32  # of what is left of an image or a slide, pixels
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # C of the regression; the best on validation is taken
+SIDE = 32  # of the small copy of an image or slide, pixels
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # C of the regression; the best on validation is used
 
 
 def name_of(recipe: Mapping[str, Any]) -> str:
-    """Name the baseline of a recipe, options of a training without its table."""
+    """Return the name of the baseline of a recipe, the options of a training without its table."""
     return modality_of(TrainOptions(table=Path(), **recipe)).small_copy or f"{SIDE} x {SIDE} pixels"
 
 
@@ -54,17 +54,17 @@ def fit_baseline(options: TrainOptions) -> tuple[Scores, dict[str, Any]]:
     if table.task.kind == "multilabel":
         raise UserError("it is for classes that exclude each other")
     preprocessing = _preprocessing(options, table)
-    parts = {split: _reduced(table.where(split), preprocessing) for split in ("train", "val", "test")}
-    fitted = [_pipeline(strength).fit(*parts["train"][:2]) for strength in STRENGTHS]
-    best = max(fitted, key=lambda model: _auroc(_scores(model, table, *parts["val"])))
+    splits = {split: _reduced(table.where(split), preprocessing) for split in ("train", "val", "test")}
+    fitted = [_pipeline(strength).fit(*splits["train"][:2]) for strength in STRENGTHS]
+    best = max(fitted, key=lambda model: _auroc(_scores(model, table, *splits["val"])))
     cost = {
         "seconds": time.monotonic() - began,
         "cpu_seconds": time.process_time() - worked,
         "peak_bytes": math.nan,
-        "multiply_adds": len(table.task.classes) * parts["train"][0].shape[1],
+        "multiply_adds": len(table.task.classes) * splits["train"][0].shape[1],
         "resumed": False,
     }
-    return _scores(best, table, *parts["test"]), cost
+    return _scores(best, table, *splits["test"]), cost
 
 
 def _pipeline(strength: float) -> Pipeline:
@@ -78,10 +78,10 @@ def _preprocessing(options: TrainOptions, table: Table) -> Preprocessing:
     return create_preprocessing(options, table.sources)
 
 
-def _reduced(part: Table, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers (n, K), targets (n,) and patients (n,) of the readable samples."""
+def _reduced(table: Table, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return features (n, K), targets (n,) and patients (n,) of the readable samples."""
     readable = []
-    rows = zip(part.sources, part.frames, part.targets, part.frame["patient"], strict=True)
+    rows = zip(table.sources, table.frames, table.targets, table.frame["patient"], strict=True)
     for source, frame, target, patient in rows:
         try:
             sample = torch.from_numpy(preprocessing.load(source, frame))
@@ -90,8 +90,8 @@ def _reduced(part: Table, preprocessing: Preprocessing) -> tuple[np.ndarray, np.
             continue
     if not readable:
         raise UserError("no sample of a split can be read; see: softfree check")
-    numbers, targets, patients = zip(*readable, strict=True)
-    return np.stack(numbers), np.array(targets), np.array(patients)
+    features, targets, patients = zip(*readable, strict=True)
+    return np.stack(features), np.array(targets), np.array(patients)
 
 
 def _reduce(sample: torch.Tensor, preprocessing: Preprocessing) -> np.ndarray:

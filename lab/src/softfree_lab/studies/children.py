@@ -1,7 +1,7 @@
 """Child processes for trainings that end with their parent, however it ends.
 
-A child watches its standard input, whose other end its parent holds: the system closes it when the parent ends, even if
-it is killed. This works on every system, unlike signals on a parent's death.
+A child watches its standard input, whose other end the parent holds: the system closes it when the parent ends, even if
+the parent is killed. This works on every system, unlike signals on the death of a parent.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from contextlib import suppress
 from softfree_runtime.core.errors import UserError
 
 MODULE = "softfree_lab.studies.children"
-"""What a child runs."""
+"""The module that a child runs."""
 
 
 class Children:
-    """The children of this process; leaving the block ends those that still run."""
+    """The children of this process; leaving the block kills those that still run."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[str]] = set()
@@ -37,14 +37,14 @@ class Children:
             child.kill()
 
     def run(self, arguments: Sequence[str], threads: int) -> None:
-        """Run a command of softfree to its end.
+        """Run a command of softfree and wait for it.
 
         Args:
-            arguments: As on the command line.
-            threads: Of its computations.
+            arguments: Arguments of the command line.
+            threads: Number of threads.
 
         Raises:
-            UserError: With the child's own words, when it fails.
+            UserError: The child failed; the message is the child's.
         """
         with self._lock:
             if self._ended:
@@ -75,14 +75,14 @@ class Children:
 
 def _end_with_parent() -> None:
     with suppress(OSError):
-        while os.read(0, 1):  # a descriptor, for a lock of sys.stdin would be waited for when the child ends
+        while os.read(0, 1):  # the descriptor, because exit would wait for the lock of sys.stdin
             pass
     os._exit(1)
 
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    import softfree_lab.studies.peers  # noqa: F401  # their names are known to the child, too
+    import softfree_lab.studies.peers  # noqa: F401  # registers their names in the child, too
     from softfree.cli.main import main
 
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Is it the image or its size that a classifier has learned?"""
+"""``softfree-lab study sizes``: whether a classifier has learned the size of the images."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ FEATURES = ("width", "height", "aspect ratio", "pixels")
 
 @dataclass(frozen=True)
 class SizeStudy:
-    """What speaks for and against size as the thing learned, on the test split of a binary task.
+    """Evidence for and against a model having learned the image size, on the test split of a binary task.
 
     Attributes:
-        rows: A row each feature: AUROC of the feature alone, and Spearman's correlation of the model's probability
-            with the feature within each class (no correlation means that size does not move the model).
-        auroc: Of the model on the images as they are.
-        auroc_equal: Of the model when each image is first cut to its center square and reduced to one common
-            number of pixels, so that neither shape nor sharpness tells the native size.
-        side: That common side, in pixels: the smallest shortest side of the split.
-        n: Images.
+        rows: One row per feature: AUROC of the feature alone, and Spearman's correlation of the model's probability
+            with the feature within each class (no correlation means that the size does not affect the model).
+        auroc: AUROC of the model on the original images.
+        auroc_equal: AUROC of the model when each image is first cropped to its center square and reduced to one
+            common side, so that neither shape nor sharpness reveals the original size.
+        side: The common side in pixels: the smallest shorter side of the split.
+        n: Number of images.
     """
 
     rows: pd.DataFrame
@@ -58,7 +58,7 @@ class SizeStudy:
         rows = self.rows.map(lambda value: value if isinstance(value, str) else f"{value:.2f}")
         return (
             f"{self.n} test images\n\n{markdown_table(rows.columns, rows.to_numpy().tolist())}\n"
-            f"The model's AUROC: {self.auroc:.3f} on the images as they are, {self.auroc_equal:.3f} on center squares "
+            f"The model's AUROC: {self.auroc:.3f} on the original images, {self.auroc_equal:.3f} on center squares "
             f"of {self.side} x {self.side} pixels.\n"
         )
 
@@ -97,7 +97,7 @@ def _positive(run: Run, sources: Sequence[str | DecodedImage], options: Inferenc
 
 
 def _center(image: DecodedImage, side: int) -> DecodedImage:
-    """The center square of an image at ``side`` pixels."""
+    """Return the center square of an image at ``side`` pixels."""
     unit = image.unit()
     height, width = unit.shape[:2]
     short = min(height, width)
@@ -110,6 +110,6 @@ def _feature_row(name: str, values: np.ndarray, scores: np.ndarray, table: Table
     area = float(roc_auc_score(table.targets, values))
     row: dict[str, Any] = {"feature": name, "AUROC alone": max(area, 1 - area)}
     for number, label in enumerate(table.task.classes):
-        chosen = table.targets == number
-        row[f"correlation within {label}"] = float(spearmanr(values[chosen], scores[chosen]).statistic)
+        members = table.targets == number
+        row[f"correlation within {label}"] = float(spearmanr(values[members], scores[members]).statistic)
     return row

@@ -56,16 +56,16 @@ def study_convergence(options: ConvergenceOptions, images: Sequence[str]) -> str
         UserError: A model without SOFT attention, or no image that can be read.
     """
     model, preprocessing = _model(options)
-    layers = {name: part for name, part in model.named_modules() if isinstance(part, SoftAttention)}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, SoftAttention)}
     if not layers:
         raise UserError("this model has no SOFT attention: name one such as soft_vit_nano_patch16 or soft_tiny")
     collected: dict[str, list[Tensor]] = {name: [] for name in layers}
     for pixels in _read(images, preprocessing, options):
-        with torch.inference_mode(), _watched(layers, collected):
+        with torch.inference_mode(), _collecting(layers, collected):
             model(pixels)
     rows = []
-    for name, found in collected.items():
-        matrices = torch.cat([each.flatten(0, -3) for each in found])  # (images x heads, m, m)
+    for name, batches in collected.items():
+        matrices = torch.cat([batch.flatten(0, -3) for batch in batches])  # (images x heads, m, m)
         for precision in options.precision:
             rows += _rows(name, precision, matrices, options.iterations)
     table = pd.DataFrame(rows)
@@ -99,26 +99,26 @@ def _model(options: ConvergenceOptions) -> tuple[nn.Module, ImagePreprocessing]:
 
 
 def _read(images: Sequence[str], preprocessing: ImagePreprocessing, options: ConvergenceOptions) -> Iterator[Tensor]:
-    chosen = find_inputs(list(images), None)[: options.count]
+    inputs = find_inputs(list(images), None)[: options.count]
     unreadable = 0
-    for _, source, frame in tracked(chosen, "Measuring", shown=options.progress):
+    for _, source, frame in tracked(inputs, "Measuring", shown=options.progress):
         try:
             image = source if isinstance(source, DecodedImage) else read_image(file_of(source).path, frame=frame)
         except ReadError:
             unreadable += 1
             continue
         yield torch.from_numpy(preprocessing(image)).unsqueeze(0)
-    if unreadable == len(chosen):
-        raise UserError(f"none of {len(chosen)} images can be read; see: softfree check")
+    if unreadable == len(inputs):
+        raise UserError(f"none of {len(inputs)} images can be read; see: softfree check")
     if unreadable:
-        print(f"{unreadable} of {len(chosen)} images cannot be read and are left out", file=sys.stderr)
+        print(f"{unreadable} of {len(inputs)} images cannot be read", file=sys.stderr)
 
 
 @contextmanager
-def _watched(layers: dict[str, SoftAttention], collected: dict[str, list[Tensor]]) -> Iterator[None]:
-    """Keep what each layer is about to invert, ridge included."""
+def _collecting(layers: dict[str, SoftAttention], collected: dict[str, list[Tensor]]) -> Iterator[None]:
+    """Collect the matrices that each layer inverts, including the ridge."""
 
-    def watch(name: str, layer: SoftAttention) -> None:
+    def replace_invert(name: str, layer: SoftAttention) -> None:
         original = layer.invert
 
         def invert(between: Tensor) -> Any:
@@ -129,7 +129,7 @@ def _watched(layers: dict[str, SoftAttention], collected: dict[str, list[Tensor]
         layer.invert = invert  # type: ignore[method-assign]
 
     for name, layer in layers.items():
-        watch(name, layer)
+        replace_invert(name, layer)
     try:
         yield
     finally:
@@ -142,8 +142,8 @@ def _rows(name: str, precision: str, matrices: Tensor, iterations: int) -> list[
     x, exact = start(scaled), scaled.double()
     rows = []
     for number in range(iterations + 1):
-        left = residual(exact, x.double())
-        finite = left[left.isfinite()]
+        residuals = residual(exact, x.double())
+        finite = residuals[residuals.isfinite()]
         quantiles = (
             torch.quantile(finite, finite.new_tensor([0.5, 0.1, 0.9])).tolist() if len(finite) else [float("nan")] * 3
         )
@@ -156,7 +156,7 @@ def _rows(name: str, precision: str, matrices: Tensor, iterations: int) -> list[
                 "residual": quantiles[0],
                 "low": quantiles[1],
                 "high": quantiles[2],
-                "not_finite": 1 - len(finite) / len(left),
+                "not_finite": 1 - len(finite) / len(residuals),
             }
         )
         x = step(scaled, x)
@@ -164,7 +164,7 @@ def _rows(name: str, precision: str, matrices: Tensor, iterations: int) -> list[
 
 
 def _plot(path: Path, table: pd.DataFrame) -> None:
-    """A panel for each precision, a line for each layer from the first (pale) to the last."""
+    """Plot one panel per precision, one line per layer from the first (pale) to the last."""
     precisions = list(dict.fromkeys(table["precision"]))
     layers = list(dict.fromkeys(table["layer"]))
     colors = mpl.colormaps["viridis_r"]

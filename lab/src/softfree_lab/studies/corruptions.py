@@ -1,11 +1,11 @@
-"""What can go wrong with an image on its way to the model, at five strengths.
+"""Image corruptions at five strengths.
 
-Lengths are counted in parts of the image's shorter side, never in its pixels, so that a strength does the same to a
-large and a small copy of one image. The exception is JPEG, whose blocks are eight pixels of whatever is stored: a
-large image that the run then reduces shows less of them, as it would in an archive.
+Lengths are relative to the image's shorter side, never in pixels, so that a strength has the same effect on a large and
+a small copy of an image. The exception is JPEG, whose blocks are eight pixels of the stored image: a large image that
+the run then reduces shows less of them, as it would in an archive.
 
-The choice of kinds follows Hendrycks and Dietterich, ICLR 2019 (arXiv:1903.12261), as far as they happen to medical
-images; the strengths are our own, from hardly visible to gross.
+The corruptions are those of Hendrycks and Dietterich, ICLR 2019 (arXiv:1903.12261), that occur in medical images; the
+strengths are our own, from barely visible to severe.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from scipy.ndimage import gaussian_filter
 from torchvision.transforms import v2
 
 Corruption = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
-"""From unit pixels ``(H, W, C)``, float32 in [0, 1], and a strength of 1 to 5, to the same of what is left.
+"""Maps pixels ``(H, W, C)``, float32 in [0, 1], and a strength of 1 to 5 to corrupted pixels.
 
-The generator serves chance alone: the same state gives the same chance at every strength.
+The same state of the generator gives the same noise at every strength.
 """
 
 STRENGTHS = (1, 2, 3, 4, 5)
@@ -42,11 +42,11 @@ UNITS = {
     "resolution": "pixels left of the shorter side",
     "crop": "% of each side kept",
 }
-GRAINS = 224  # of noise along the shorter side: about what a model sees at the usual size
+GRAINS = 224  # of noise along the shorter side: about one per pixel at the usual image size
 
 
 def blur(pixels: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:
-    """Convolve with a Gaussian whose standard deviation is a part of the shorter side."""
+    """Convolve with a Gaussian whose standard deviation is a fraction of the shorter side."""
     sigma = level("blur", strength) / 100 * min(pixels.shape[:2])
     return np.clip(gaussian_filter(pixels, (sigma, sigma, 0), truncate=3), 0, 1)
 
@@ -54,24 +54,24 @@ def blur(pixels: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndar
 def noise(pixels: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:
     """Add Gaussian noise, the same to all channels, so that a gray image stored as color stays gray.
 
-    Its grains are a 224th of the shorter side: noise of single pixels would average out in a large image that is
-    reduced, and stay in a small one.
+    Its grains are 1/224 of the shorter side: single-pixel noise would average out when a large image is reduced, and
+    remain in a small one.
     """
     height, width = pixels.shape[:2]
     scale = GRAINS / min(height, width)
     grains = rng.standard_normal((max(1, round(height * scale)), max(1, round(width * scale)), 1), dtype=np.float32)
-    # Nearest keeps the deviation of grains larger than a pixel; smaller ones are averaged over the pixel.
-    way = v2.InterpolationMode.NEAREST_EXACT if scale < 1 else v2.InterpolationMode.BILINEAR
-    return np.clip(pixels + level("noise", strength) / 100 * _scaled(grains, (height, width), way), 0, 1)
+    # Nearest keeps the standard deviation of grains larger than a pixel; smaller ones are averaged over the pixel.
+    interpolation = v2.InterpolationMode.NEAREST_EXACT if scale < 1 else v2.InterpolationMode.BILINEAR
+    return np.clip(pixels + level("noise", strength) / 100 * _scaled(grains, (height, width), interpolation), 0, 1)
 
 
 def contrast(pixels: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw all values towards the image's mean gray, so that colors fade with the rest."""
+    """Move all values toward the image's mean gray, which also desaturates colors."""
     return _array(v2.functional.adjust_contrast(_tensor(pixels), level("contrast", strength) / 100))
 
 
 def jpeg(pixels: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:
-    """Write and read as JPEG, which has 8 bits a channel: deeper images lose their finer values too."""
+    """Write and read as JPEG, which has 8 bits per channel: deeper images lose precision, too."""
     stored = np.round(pixels * 255).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(stored[..., 0] if stored.shape[-1] == 1 else stored).save(
@@ -81,7 +81,7 @@ def jpeg(pixels: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndar
 
 
 def resolution(pixels: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:
-    """Reduce to a number of pixels on the shorter side and scale back; a smaller image stays as it is."""
+    """Downsample to a number of pixels on the shorter side and upsample; a smaller image is unchanged."""
     height, width = pixels.shape[:2]
     scale = level("resolution", strength) / min(height, width)
     if scale >= 1:
@@ -91,7 +91,7 @@ def resolution(pixels: np.ndarray, strength: int, rng: np.random.Generator) -> n
 
 
 def crop(pixels: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:
-    """Keep the center part, the same share of both sides; what the model sees of it is larger unless it is native."""
+    """Crop the center, the same fraction of both sides; the model sees it enlarged unless it runs at native size."""
     share = level("crop", strength) / 100
     kept = [max(1, round(side * share)) for side in pixels.shape[:2]]
     return _array(v2.functional.center_crop(_tensor(pixels), kept))
@@ -108,16 +108,16 @@ CORRUPTIONS: dict[str, Corruption] = {
 
 
 def level(name: str, strength: int) -> float:
-    """Look up what ``strength`` means, in the corruption's unit."""
+    """Return the value of ``strength`` in the corruption's unit."""
     return dict(zip(STRENGTHS, LEVELS[name], strict=True))[strength]
 
 
 def _scaled(
     pixels: np.ndarray,
     shape: tuple[int, int],
-    way: v2.InterpolationMode = v2.InterpolationMode.BILINEAR,
+    interpolation: v2.InterpolationMode = v2.InterpolationMode.BILINEAR,
 ) -> np.ndarray:
-    return _array(v2.functional.resize(_tensor(pixels), list(shape), way, antialias=True))
+    return _array(v2.functional.resize(_tensor(pixels), list(shape), interpolation, antialias=True))
 
 
 def _tensor(pixels: np.ndarray) -> torch.Tensor:

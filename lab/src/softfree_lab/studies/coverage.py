@@ -1,8 +1,9 @@
-"""How often the intervals of a report hold the truth, by simulation: few patients with several images each, and many.
+"""``softfree-lab study coverage``: simulation of how often the intervals of a report cover the true value.
 
-Scores of a patient's images share a part, so that they resemble each other. A second model sees the same images and
-ranks them a little worse; the difference of both AUROC is measured, too. The truth of each metric is its value over a
-population of 40,000 such patients. A metric without an interval (too few patients) is counted as such, not as a miss.
+The scores of a patient's images have a common component, so that they resemble each other. A second model sees the same
+images and ranks them slightly worse; the difference in AUROC is measured, too. The true value of each metric is its
+value over a population of 40,000 such patients. A metric without an interval (too few patients) is counted as such, not
+as a miss.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from softfree_runtime.core.task import Task
 
 TASK = Task("binary", ("absent", "present"))
 SHARED = 0.8
-"""Standard deviation of what the images of a patient share; that of an image is 1."""
+"""Standard deviation of the component that the images of a patient share; that of an image is 1."""
 ALIKE, WORSE = 0.8, 0.8
-"""Correlation of what the two models see in an image beside its class; the second's separation over the first's."""
+"""Correlation of the two models' noise; separation of the second model relative to the first."""
 POPULATION = 40_000
 DIFFERENCE = "auroc difference"
 
@@ -55,25 +56,25 @@ def simulate(options: CoverageOptions) -> pd.DataFrame:
     """Simulate every setting.
 
     Returns:
-        A row for each metric and setting: ``patients``, ``images`` (of each), ``positives`` (share of the patients),
-        ``separation`` (of the classes, in standard deviations of a negative image), ``spread`` (of the positives),
-        ``metric``, ``truth``, ``held`` (share of the given intervals), ``given`` (share of the repeats), ``width``
-        (mean).
+        One row per metric and setting: ``patients``, ``images`` per patient, ``positives`` (share of the patients),
+        ``separation`` of the classes in standard deviations of a negative image, ``spread`` of the positives,
+        ``metric``, ``truth``, ``held`` (share of the intervals that cover the truth), ``given`` (share of the repeats
+        with an interval), ``width`` (mean).
     """
     settings = list(product(options.patients, options.images, options.positives, options.separations, options.spreads))
     rows: list[dict[str, float | str]] = []
     for number, setting in enumerate(tracked(settings, "Simulating", total=len(settings), shown=options.progress)):
-        rows += _one(setting, default_rng((options.seed, number)), options)
+        rows += _simulate_setting(setting, default_rng((options.seed, number)), options)
     return pd.DataFrame(rows)
 
 
-def _one(setting: Setting, rng: Generator, options: CoverageOptions) -> list[dict[str, float | str]]:
+def _simulate_setting(setting: Setting, rng: Generator, options: CoverageOptions) -> list[dict[str, float | str]]:
     patients, images, positives, separation, spread = setting
-    truth = {name: one.value for name, one in _measured((POPULATION, 1, *setting[2:]), rng, 2).items()}
+    truth = {name: metric.value for name, metric in _draw((POPULATION, 1, *setting[2:]), rng, 2).items()}
     held: dict[str, list[bool]] = {name: [] for name in truth}
     widths: dict[str, list[float]] = {name: [] for name in truth}
     for _ in range(options.repeats):
-        for name, metric in _measured(setting, rng, options.num_bootstrap).items():
+        for name, metric in _draw(setting, rng, options.num_bootstrap).items():
             if name in truth and not math.isnan(metric.low):
                 held[name].append(metric.low <= truth[name] <= metric.high)
                 widths[name].append(metric.high - metric.low)
@@ -91,40 +92,40 @@ def _one(setting: Setting, rng: Generator, options: CoverageOptions) -> list[dic
             "width": float(np.mean(widths[name])) if widths[name] else math.nan,
         }
         for name in truth
-        if name not in ("ece", "auroc_delong")  # have none, or say that they ignore patients
+        if name not in ("ece", "auroc_delong")  # without intervals, or with intervals that ignore patients
     ]
 
 
-def _measured(setting: Setting, rng: Generator, num_bootstrap: int) -> dict[str, Metric | Difference]:
-    """Draw patients and measure them; a patient has one class."""
+def _draw(setting: Setting, rng: Generator, num_bootstrap: int) -> dict[str, Metric | Difference]:
+    """Draw patients and compute the metrics of both models; a patient has one class."""
     patients, images, positives, separation, spread = setting
-    ill = rng.random(patients) < positives
-    y = np.repeat(ill.astype(int), images)
-    who = np.repeat(np.arange(patients), images)
+    positive = rng.random(patients) < positives
+    y = np.repeat(positive.astype(int), images)
+    patient = np.repeat(np.arange(patients), images)
     scale = np.where(y == 1, spread, 1.0)
-    first = SHARED * rng.normal(size=patients)[who] + rng.normal(size=len(y))
-    other = SHARED * rng.normal(size=patients)[who] + rng.normal(size=len(y))
+    first = SHARED * rng.normal(size=patients)[patient] + rng.normal(size=len(y))
+    other = SHARED * rng.normal(size=patients)[patient] + rng.normal(size=len(y))
     second = ALIKE * first + math.sqrt(1 - ALIKE**2) * other
     a, b = (
-        _scores(share * separation * (y - 0.5) + scale * noise, y, who)
+        _scores(share * separation * (y - 0.5) + scale * noise, y, patient)
         for share, noise in ((1, first), (WORSE, second))
     )
     seed = int(rng.integers(2**31))
-    found: dict[str, Metric | Difference] = dict(measure(a, None, num_bootstrap=num_bootstrap, seed=seed))
-    found[DIFFERENCE] = compare(a, b, num_bootstrap=num_bootstrap, seed=seed).differences["auroc"]
-    return found
+    metrics: dict[str, Metric | Difference] = dict(measure(a, None, num_bootstrap=num_bootstrap, seed=seed))
+    metrics[DIFFERENCE] = compare(a, b, num_bootstrap=num_bootstrap, seed=seed).differences["auroc"]
+    return metrics
 
 
-def _scores(score: np.ndarray, y: np.ndarray, who: np.ndarray) -> Scores:
+def _scores(score: np.ndarray, y: np.ndarray, patient: np.ndarray) -> Scores:
     p = 1 / (1 + np.exp(-score))
-    return Scores(TASK, np.stack([1 - p, p], 1), y, who)
+    return Scores(TASK, np.stack([1 - p, p], 1), y, patient)
 
 
 def to_markdown(rows: pd.DataFrame) -> str:
-    """One row a number of patients and images, one column a metric.
+    """Lay out the coverage, one row per number of patients and images, one column per metric.
 
-    A cell has the share of the given intervals that hold, over all settings; in brackets that of the worst setting of
-    those in which at least half of the intervals are given.
+    A cell has the share of the intervals that cover the truth, over all settings; in parentheses the worst of the
+    settings in which at least half of the repeats have an interval.
     """
     metrics = list(dict.fromkeys(rows["metric"]))
     groups = rows.groupby(["patients", "images"])
@@ -133,28 +134,27 @@ def to_markdown(rows: pd.DataFrame) -> str:
 
 
 def _cell(own: pd.DataFrame) -> str:
-    given = own["given"].mean()
-    if not given:
+    share_given = own["given"].mean()
+    if not share_given:
         return "none given"
     share = np.average(own["held"].fillna(0), weights=own["given"])
     worst = own.loc[own["given"] >= 0.5, "held"].min()
-    partly = "" if given > 0.995 else f", {given:.0%} given"
+    partly = "" if share_given > 0.995 else f", {share_given:.0%} given"
     return f"{100 * share:.1f} %{'' if math.isnan(worst) else f' ({100 * worst:.0f})'}{partly}"
 
 
-def _plot(path: Path, found: pd.DataFrame) -> None:
+def _plot(path: Path, rows: pd.DataFrame) -> None:
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     axes.axhspan(0.93, 0.97, color="0.9", linewidth=0)
     axes.axhline(0.95, color="0.5", linewidth=0.8)
-    for name, part in found.groupby("metric"):
-        given = part[part["given"] > 0]
-        mean = given.groupby("patients")["held"].mean()
+    for name, group in rows.groupby("metric"):
+        mean = group[group["given"] > 0].groupby("patients")["held"].mean()
         axes.plot(mean.index, mean, marker="o", markersize=3, linewidth=1.2, label=str(name))
     axes.set_xscale("log")
-    axes.set_xticks(sorted(found["patients"].unique()), [str(n) for n in sorted(found["patients"].unique())])
+    axes.set_xticks(sorted(rows["patients"].unique()), [str(n) for n in sorted(rows["patients"].unique())])
     axes.minorticks_off()
     axes.set_xlabel("patients")
-    axes.set_ylabel("share of 95 % intervals\nthat hold the truth")
+    axes.set_ylabel("share of 95 % intervals\nthat cover the truth")
     axes.legend(fontsize=7, ncols=2, frameon=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)

@@ -1,4 +1,4 @@
-"""A study of maps for people: a table and two figures."""
+"""The report of a study of saliency maps: a table and two figures."""
 
 from __future__ import annotations
 
@@ -25,41 +25,41 @@ MEASURES = {
     "insertion": "insertion minus random\n(higher is better)",
     "pointing": "pointing game\n(higher is better)",
     "localization": "localization area\n(higher is better)",
-    "head": "like that of a\nrandom head",
-    "all": "like that of\nrandom weights",
+    "head": "correlation with\na random head",
+    "all": "correlation with\nrandom weights",
 }
 EVERY = "all classes"
-"""What a summary calls all classes together."""
+"""Name of all classes together in a summary."""
 COLORS = dict(zip(get_args(MapMethod), (*SERIES, INK), strict=True)) | {RANDOM: MUTED}
 NOTES = {
     "net": f"Net for the class: of the predictions with a probability of {SURE} or more, the share whose map sums to"
     " more than zero.",
-    "deletion": "Deletion and insertion: area under the probability of the class while tokens are taken out of the"
-    " image or brought in, those with the highest values first, minus the area for random orders.",
+    "deletion": "Deletion and insertion: area under the probability of the class as tokens are removed from the image"
+    " or inserted, those with the highest values first, minus the area for random orders.",
     "pointing": "Pointing game: how often the highest token lies on the finding; localization area: ROC area of the map"
     " for the finding's tokens. Both on images that have the class, for that class. By chance: {chance:.3f} and 0.5.",
-    "head": "Random head, random weights: rank correlation, without its sign, with the map of the same model after that"
-    " part of its weights was shuffled; a map that stays as it was does not show what the model has learned.",
+    "head": "Random head, random weights: absolute rank correlation with the map of the same model after that part of"
+    " its weights was shuffled; a map that stays the same does not show what the model has learned.",
 }
 
 
 def to_markdown(rows: pd.DataFrame, summary: pd.DataFrame, unreadable: Sequence[str] = ()) -> str:
-    """Show the mean of each measure, a row each attention and method, for all classes and then for each alone."""
+    """Lay out the mean of each measure, one row per attention and method, for all classes and then for each."""
     images, patients = rows["row"].nunique(), rows["patient"].nunique()
     chance = rows["chance"].mean() if "chance" in rows else math.nan
-    said = [
+    paragraphs = [
         f"{rows['run'].nunique()} runs, {images} test images of {patients} patients. Numbers are means over the"
         " runs of an attention and images [95 % interval over patients].",
         *(note.format(chance=chance) for measure, note in NOTES.items() if measure in set(summary["measure"])),
     ]
     if unreadable:
-        said.append(f"Left out, since they could not be read: {'; '.join(unreadable)}.")
+        paragraphs.append(f"Left out because they could not be read: {'; '.join(unreadable)}.")
     for target, own in summary.groupby("target", sort=False):
-        if target == EVERY and summary["target"].nunique() == 2:  # and one class alone
+        if target == EVERY and summary["target"].nunique() == 2:  # the only class
             continue
-        said.append(f"## {'All classes' if target == EVERY else f'Explained for {target}'}")
-        said.append("\n".join(_table(own)))
-    return "\n\n".join(said) + "\n"
+        paragraphs.append(f"## {'All classes' if target == EVERY else f'Explained for {target}'}")
+        paragraphs.append("\n".join(_table(own)))
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def _table(own: pd.DataFrame) -> Iterator[str]:
@@ -74,7 +74,7 @@ def _table(own: pd.DataFrame) -> Iterator[str]:
 
 
 def _keys(summary: pd.DataFrame) -> list[tuple[str, str]]:
-    """Attentions and methods in their order."""
+    """Return the pairs of attention and method in order."""
     return list(dict.fromkeys(zip(summary["attention"], summary["method"], strict=True)))
 
 
@@ -84,7 +84,7 @@ def _number(cell: Mapping[Hashable, Any]) -> str:
 
 
 def plot_measures(path: Path, summary: pd.DataFrame) -> None:
-    """A panel each measure, a block each attention, in it a mean with its interval each method."""
+    """Plot one panel per measure, one block per attention, with the mean and interval of each method."""
     measures = [name for name in MEASURES if name in set(summary["measure"])]
     keys = _keys(summary)
     heights = _heights([attention for attention, _ in keys])
@@ -109,7 +109,7 @@ def plot_measures(path: Path, summary: pd.DataFrame) -> None:
 
 
 def _heights(attentions: Sequence[str]) -> list[float]:
-    """Heights of the rows, with room for a heading above each block."""
+    """Return the heights of the rows, with room for a heading above each block."""
     heights, height = [], 0.0
     for number, attention in enumerate(attentions):
         height += 1 + (1.2 if number == 0 or attention != attentions[number - 1] else 0)
@@ -127,7 +127,7 @@ def _forest(axes: Axes, own: pd.DataFrame, heights: dict[tuple[str, str], float]
 
 
 def plot_curves(path: Path, curves: pd.DataFrame) -> None:
-    """Deletion above, insertion below; a column each attention, a line each method and one for random orders."""
+    """Plot deletion above insertion; one column per attention, one line per method and one for random orders."""
     attentions = list(curves["attention"].unique())
     with mpl.rc_context({**STYLE, "figure.facecolor": "white"}):
         figure = Figure(figsize=(0.8 + 2.6 * len(attentions), 5.6), layout="constrained")
@@ -138,8 +138,8 @@ def plot_curves(path: Path, curves: pd.DataFrame) -> None:
                 _lines(grid[row, column], own, kind)
             grid[0, column].set_title(attention, loc="left", fontweight="bold")
             grid[1, column].set_xlabel("share of the tokens")
-        grid[0, 0].set_ylabel("probability, tokens taken out")
-        grid[1, 0].set_ylabel("probability, tokens brought in")
+        grid[0, 0].set_ylabel("probability, tokens removed")
+        grid[1, 0].set_ylabel("probability, tokens inserted")
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=round(2.4 * len(attentions)), handlelength=2.4)
         with replacing(path) as temporary:
@@ -150,7 +150,7 @@ def _lines(axes: Axes, own: pd.DataFrame, kind: str) -> None:
     for number, method in enumerate(COLORS):
         line = own[own["method"] == method]
         if len(line):
-            # Small findings come and go with the first tokens: a root stretches them.
+            # A small finding changes the curve within the first tokens: a square root stretches these.
             dash = DASHES[number % len(DASHES)]
             axes.plot(line["share"], line[kind], color=COLORS[method], label=method, linestyle=dash)
     axes.set_xscale("function", functions=(np.sqrt, np.square))

@@ -1,16 +1,16 @@
-"""Whether a map ranks the tokens as the model uses them: deletion and insertion curves.
+"""Deletion and insertion curves: tests of whether a map ranks the tokens as the model uses them.
 
-Deletion takes tokens out of the image, those with the highest values first; a good map lets the class fall at once.
-Insertion brings them into an image that has none, and a good map lets the class rise at once (Petsiuk et al. 2018,
-RISE, arXiv:1806.07421; first with pixels: Samek et al. 2017, arXiv:1509.06321).
+Deletion removes tokens from the image, those with the highest values first; with a good map the class falls at once.
+Insertion adds them to an empty image, and with a good map the class rises at once (Petsiuk et al. 2018, RISE,
+arXiv:1806.07421; first with pixels: Samek et al. 2017, arXiv:1509.06321).
 
-- A token is taken out of the *pixels*, so that every attention sees the same images. Its patch becomes the image's
-  mean, which takes what is coarse as well as what is fine; or it is taken from a blurred copy, which adds no new edges,
-  but which a model that looks for blur may well take for a finding.
-- What is followed is the *probability* of the class, not its logit: it has the same range in every model, so that areas
-  can be averaged and compared, and it is what a user is told. It says little where a model is sure whatever is taken.
-- Each area stands beside that of *random orders*: an image of which little is left is like none the model was trained
-  on, and falls for any order.
+- A token is removed from the *pixels*, so that every attention sees the same images. Its patch becomes the image's
+  mean, which removes coarse and fine structure; or it is taken from a blurred copy, which adds no edges, but which a
+  model may mistake for a finding.
+- The curve follows the *probability* of the class, not its logit: it has the same range in every model, so that areas
+  can be averaged and compared, and it is what users see. It says little if a model stays confident whatever is removed.
+- Each area is compared with that of *random orders*: an image with few tokens left is unlike any training image, and
+  its probability falls for any order.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ ScoreFn = Callable[[Tensor], np.ndarray]
 
 
 class Curves(NamedTuple):
-    """Probabilities after each step, (steps + 1,), of tokens taken out and of tokens brought in."""
+    """Probabilities after each step of removing and of inserting tokens, (steps + 1,)."""
 
     deletion: np.ndarray
     insertion: np.ndarray
 
 
 def without_tokens(sample: Tensor, patch: Sequence[int], removal: Removal = "mean") -> Tensor:
-    """Return a sample (C, *sides) with every token taken out.
+    """Return a sample (C, *sides) with every token removed.
 
     Args:
-        sample: As the model takes it.
+        sample: Preprocessed sample.
         patch: Sides of a token in pixels.
-        removal: "mean" of each channel, or "blur" by a Gaussian whose deviation is the side of a token.
+        removal: "mean" of each channel, or "blur" by a Gaussian whose standard deviation is the side of a token.
     """
     if removal == "mean":
         return sample.mean(dim=tuple(range(1, sample.ndim)), keepdim=True).expand_as(sample)
@@ -54,16 +54,16 @@ def without_tokens(sample: Tensor, patch: Sequence[int], removal: Removal = "mea
 
 
 class Perturbed:
-    """A sample some of whose tokens are taken out.
+    """A sample with some of its tokens removed.
 
     Args:
-        score_fn: What is asked about each image.
+        score_fn: Function that scores images.
         sample: (C, *sides), with all its tokens.
-        blank: The same without any, from :func:`without_tokens`.
+        blank: The same without tokens, from :func:`without_tokens`.
         patch: Sides of a token in pixels.
-        grid: Tokens along each side.
-        steps: Of the curves; they are closer together at both ends, where a small finding comes or goes.
-        batch_size: Images at once.
+        grid: Number of tokens along each side.
+        steps: Steps of the curves, closer together at both ends, where a small finding disappears or appears.
+        batch_size: Images per batch.
     """
 
     def __init__(
@@ -87,17 +87,17 @@ class Perturbed:
 
     @property
     def shares(self) -> np.ndarray:
-        """Parts of the tokens that are taken out, or brought in, after each step, (steps + 1,)."""
+        """Share of the tokens removed or inserted after each step, (steps + 1,)."""
         return self.counts / self.tokens
 
     def curves(self, values: np.ndarray, seed: int = 0) -> Curves:
-        """Follow the order of a map's values, the highest first; equal values come in a random order."""
+        """Compute the curves of a map, highest values first; equal values are in random order."""
         chance = np.random.default_rng(seed).permutation(self.tokens)
         order = np.lexsort((chance, -values.ravel()))
         return Curves(self.kept(order[::-1], self.tokens - self.counts), self.kept(order, self.counts))
 
     def random(self, orders: int = 3, seed: int = 0) -> np.ndarray:
-        """Average over random orders: the curve of insertion, and read from its end that of deletion."""
+        """Return the mean insertion curve of random orders; reversed, it is the deletion curve."""
         rng = np.random.default_rng(seed)
         return np.mean([self.kept(rng.permutation(self.tokens), self.counts) for _ in range(orders)], axis=0)
 
@@ -106,20 +106,20 @@ class Perturbed:
         return float(np.trapezoid(curve, self.shares))
 
     def kept(self, order: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Ask about the images that have only the first tokens of an order, one for each count."""
+        """Score the images that keep only the first tokens of an order, one for each count."""
         rank = np.empty(self.tokens, dtype=int)
         rank[order] = np.arange(self.tokens)
         inner = [count for count in counts if 0 < count < self.tokens]
-        parts = [inner[start : start + self.batch_size] for start in range(0, len(inner), self.batch_size)]
-        found = iter([float(one) for part in parts for one in self.score_fn(self._images(rank, part))])
+        batches = [inner[start : start + self.batch_size] for start in range(0, len(inner), self.batch_size)]
+        scores = iter([float(score) for batch in batches for score in self.score_fn(self._images(rank, batch))])
         empty, full = self._ends
-        return np.array([empty if count == 0 else full if count == self.tokens else next(found) for count in counts])
+        return np.array([empty if count == 0 else full if count == self.tokens else next(scores) for count in counts])
 
     def _images(self, rank: np.ndarray, counts: Sequence[int]) -> Tensor:
         present = (rank < np.asarray(counts)[:, None]).reshape(-1, 1, *self.grid)
         for axis, side in enumerate(self.patch, start=2):
             present = present.repeat(side, axis)
-        inside = tuple(slice(side) for side in self.sample.shape[1:])  # the last patches may reach beyond
+        inside = tuple(slice(side) for side in self.sample.shape[1:])  # the last patches may extend beyond it
         return torch.where(torch.from_numpy(present[:, :, *inside]), self.sample, self.blank)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Cross-validation in a study: one table for each fold, no patient in two of them, and the pooled predictions."""
+"""Cross-validation in a study: one table per fold, split by patients, and pooled predictions."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from softfree_lab.studies.trials import Trial, TrialKey
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing
 
-SEED = 0  # of the folds, so that all variants and seeds are tested on the same ones
+SEED = 0  # of the folds, so that all variants and seeds have the same ones
 
 
 def write_folds(path: Path, options: Mapping[str, Any], folds: int, folder: Path) -> list[Path]:
-    """Write the table of each fold, with splits of its own: one part tests, one of the others validates.
+    """Write the table of each fold, with its own splits: one part is the test set, another one validation.
 
-    All rows of the task take part, whatever their split was; rows of the split extra do not. Parts have whole patients
-    and about the same share of each class.
+    All rows are used, whatever their split was, except those of the split extra. Parts have whole patients and about
+    the same share of each class.
 
     Args:
         path: The table.
-        options: The recipe's, for its label columns.
-        folds: Number of parts.
-        folder: Where ``fold1.csv`` and so on are written, whose paths still start from the folder of the table.
+        options: Options of the recipe, for its label columns.
+        folds: Number of folds.
+        folder: Folder for ``fold1.csv`` and so on, whose paths remain relative to the folder of the table.
 
     Raises:
         UserError: Fewer than two folds, or a class with fewer patients than folds.
@@ -44,7 +44,7 @@ def write_folds(path: Path, options: Mapping[str, Any], folds: int, folder: Path
     for fold in range(folds):
         split = np.where(part_of == fold, "test", np.where(part_of == (fold + 1) % folds, "val", "train"))
         rows = table.frame.drop(columns=["file", "patient", "row"])
-        # Patients by number: a name is not needed, and a bare number could be read as one that stands for nobody.
+        # Patients by number: names are not needed, and a bare number could be read as an id that identifies nobody.
         patients = "p" + table.frame["patient"].astype(str)
         rows = rows.assign(patient_id=patients, split=split)
         tables.append(folder / f"fold{fold + 1}.csv")
@@ -70,10 +70,10 @@ def _parts(table: Table, folds: int) -> np.ndarray:
 
 
 def pool_folds(trials: Mapping[TrialKey, Trial]) -> dict[TrialKey, Trial]:
-    """Join the predictions of all folds of a variant and seed, so that every image is tested once.
+    """Pool the predictions of all folds of a variant and seed, so that every image is tested once.
 
-    Costs are sums over the folds, the memory is the largest. A variant and seed for which a fold is missing is left out
-    if others of its data set have that fold.
+    Times are summed over the folds, and memory is the maximum. A variant and seed with a missing fold is excluded if
+    others of its data set have that fold.
     """
     groups: dict[TrialKey, dict[int, Trial]] = defaultdict(dict)
     for key, trial in trials.items():

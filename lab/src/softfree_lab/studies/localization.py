@@ -1,8 +1,8 @@
-"""Whether a map points at a finding whose place is known.
+"""Tests whether a map locates a finding whose position is known.
 
 - Pointing game: whether the highest token lies on the finding (Zhang et al. 2016, arXiv:1608.00507).
-- Area under the localization curve: the ROC area of the values for telling tokens on the finding from the others; it
-  looks at the whole map, and is 0.5 for one that knows nothing.
+- Area under the localization curve: the ROC area of the values for distinguishing tokens on the finding from the
+  others; it covers the whole map, and is 0.5 by chance.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from softfree.saliency.geometry import TokenGrid
 
 
 def on_finding(token_grid: TokenGrid, grid: tuple[int, int], x: float, y: float, radius: float) -> np.ndarray:
-    """Return which tokens touch a round finding: their centers lie within its radius and half a token of its center.
+    """Return which tokens touch a round finding: those within its radius plus half a token of its center.
 
     Args:
-        token_grid: Where the tokens lie in the source.
+        token_grid: Positions of the tokens in the source.
         grid: Rows and columns of tokens.
-        x, y: Center of the finding, pixels of the source from the left and from the top.
-        radius: Of the finding, pixels of the source.
+        x, y: Center of the finding in pixels of the source, from the left and from the top.
+        radius: Radius of the finding in pixels of the source.
 
     Returns:
         Boolean (h, w).
@@ -32,8 +32,8 @@ def on_finding(token_grid: TokenGrid, grid: tuple[int, int], x: float, y: float,
     return distance <= radius + max(token_grid.step) / 2
 
 
-def seen_tokens(token_grid: TokenGrid, grid: tuple[int, int]) -> np.ndarray:
-    """Return which tokens lie over the source rather than over its padding, boolean (h, w)."""
+def visible_tokens(token_grid: TokenGrid, grid: tuple[int, int]) -> np.ndarray:
+    """Return which tokens lie on the source rather than on its padding, boolean (h, w)."""
     inside = []
     for axis, count in enumerate(grid):
         low, high = token_grid.visible[axis]
@@ -42,27 +42,27 @@ def seen_tokens(token_grid: TokenGrid, grid: tuple[int, int]) -> np.ndarray:
     return reduce(np.logical_and.outer, inside)
 
 
-def pointing_game(values: np.ndarray, finding: np.ndarray, seen: np.ndarray | None = None) -> float:
-    """Return whether the highest token is on the finding, 1 or 0; of several equally high ones the share that is.
+def pointing_game(values: np.ndarray, finding: np.ndarray, visible: np.ndarray | None = None) -> float:
+    """Return 1 if the highest token is on the finding, else 0; of several equally high tokens, the share on it.
 
     Args:
-        values: (h, w), a map.
+        values: A map, (h, w).
         finding: Boolean (h, w), from :func:`on_finding`.
-        seen: Boolean (h, w), tokens that count; default: all.
+        visible: Boolean (h, w), tokens to consider; default: all.
     """
-    seen = np.ones_like(finding) if seen is None else seen
-    highest = (values == values[seen].max()) & seen
+    visible = np.ones_like(finding) if visible is None else visible
+    highest = (values == values[visible].max()) & visible
     return float(finding[highest].mean())
 
 
-def localization_area(values: np.ndarray, finding: np.ndarray, seen: np.ndarray | None = None) -> float:
-    """Compute the ROC area of a map's values against the finding's tokens; NaN where these are none or all.
+def localization_area(values: np.ndarray, finding: np.ndarray, visible: np.ndarray | None = None) -> float:
+    """Compute the ROC area of a map's values against the finding's tokens; NaN if these are none or all.
 
-    Args as :func:`pointing_game` has them.
+    Arguments are those of :func:`pointing_game`.
     """
-    seen = np.ones_like(finding) if seen is None else seen
-    truth = finding[seen]
-    return float(roc_auc_score(truth, values[seen])) if 0 < truth.sum() < truth.size else float("nan")
+    visible = np.ones_like(finding) if visible is None else visible
+    truth = finding[visible]
+    return float(roc_auc_score(truth, values[visible])) if 0 < truth.sum() < truth.size else float("nan")
 
 
 def _centers(token_grid: TokenGrid, axis: int, count: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Bootstrap estimates over patients that can be averaged over runs and subtracted with their pairing kept."""
+"""Bootstrap estimates over patients that can be averaged over runs and subtracted as pairs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from softfree.evaluation.scores import Scores
 class BootstrapEstimate:
     """A statistic with its bootstrap replicates over patients.
 
-    Two of these subtract to a paired difference when their samples, patients and seed are the same, for then the n-th
-    draw of both is of the same patients; to an unpaired one when their seeds differ.
+    The difference of two estimates is paired if their samples, patients and seed are equal, because then the n-th
+    replicates have the same patients; it is unpaired if their seeds differ.
 
     Attributes:
-        value: Over all samples.
-        replicates: ``(num_bootstrap,)``, NaN where a resample lacked a class.
-        most_left_out: The share of such resamples above which there is no interval.
-        reason: Why there is no interval whatever the draws are; None when there may be one.
-        patients: How many it rests on, see :func:`~softfree.evaluation.metrics.independent`.
+        value: Value over all samples.
+        replicates: ``(num_bootstrap,)``, NaN if a resample lacked a class.
+        most_left_out: Share of such resamples above which there is no interval.
+        reason: Why there is no interval whatever the replicates are; None if there may be one.
+        patients: Number of independent patients, see :func:`~softfree.evaluation.metrics.independent`.
     """
 
     value: float
@@ -43,7 +43,7 @@ class BootstrapEstimate:
         )
 
     def interval(self, level: float = 0.95) -> Interval:
-        """Bias-corrected percentiles, as ``softfree evaluate`` has them."""
+        """Return bias-corrected percentiles, like ``softfree evaluate``."""
         if self.reason or np.isnan(self.value):
             return no_interval("", self.reason or "no value")
         method = "bootstrap over patients"
@@ -51,7 +51,7 @@ class BootstrapEstimate:
 
 
 def bootstrap(scores: Scores, names: Sequence[str], *, num_bootstrap: int, seed: int) -> dict[str, BootstrapEstimate]:
-    """Draw the named statistics of :func:`~softfree.evaluation.metric_specs.quantities` over the same patients."""
+    """Bootstrap the named :func:`~softfree.evaluation.metric_specs.quantities` over the same patients."""
     items = quantities(scores)
     leaves = distribution(resampled(items, names), scores.patients, num_bootstrap=num_bootstrap, seed=seed)
     estimates = {}
@@ -71,11 +71,11 @@ def bootstrap(scores: Scores, names: Sequence[str], *, num_bootstrap: int, seed:
 
 
 def mean(items: Sequence[BootstrapEstimate]) -> BootstrapEstimate:
-    """Average over runs or strengths, draw by draw."""
+    """Average over runs or strengths, replicate by replicate."""
     value = float(np.mean([item.value for item in items]))
     reason = next((item.reason for item in items if item.reason), None)
-    draws = np.mean([item.replicates for item in items], axis=0)
-    return BootstrapEstimate(value, draws, min(item.most_left_out for item in items), reason, _fewer(items))
+    replicates = np.mean([item.replicates for item in items], axis=0)
+    return BootstrapEstimate(value, replicates, min(item.most_left_out for item in items), reason, _fewer(items))
 
 
 def _fewer(items: Sequence[BootstrapEstimate]) -> int | None:

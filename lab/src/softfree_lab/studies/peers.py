@@ -1,6 +1,6 @@
-"""Models of timm beside softfree's own, with the same images, augmentation and budget: ``timm_resnet18``.
+"""Models of timm, such as ``timm_resnet18``, for comparison with the same images, augmentation and budget.
 
-Importing this module makes them known by name, so that a variant of ``study ablation`` can be
+Importing this module registers them by name, so that a variant of ``study ablation`` can be
 ``{model: timm_resnet18, drop_path: 0.0}``.
 """
 
@@ -21,10 +21,10 @@ class TimmClassifier(nn.Module):
 
     Args:
         architecture: timm's name.
-        img_size: Not needed: these take any size.
+        img_size: Ignored: these models take any size.
         in_chans: Channels of the images.
         num_classes: Number of logits.
-        drop_path_rate: Of stochastic depth.
+        drop_path_rate: Rate of stochastic depth.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class TimmClassifier(nn.Module):
         return logits
 
     def no_weight_decay(self) -> set[str]:
-        """Name no parameter beyond those that the optimizer excludes by itself."""
+        """Return no parameters beyond those that the optimizer always excludes."""
         return set()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

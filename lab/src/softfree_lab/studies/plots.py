@@ -1,4 +1,4 @@
-"""Plots of studies."""
+"""Plots of ablation studies."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from softfree_runtime.core.files import replacing
 
 STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 BLUE, GRAY = "#0b5fa5", "0.6"
-# Lines of which each has its interval as a band; more would hide each other.
-BANDS = 4
+BANDS = 4  # largest number of lines with a band for the interval; more would hide each other
 
 
 def plot_variants(path: Path, summary: pd.DataFrame, trials: Mapping[TrialKey, Trial]) -> None:
-    """AUROC, balanced accuracy and training time: a line for each variant, a block for each data set."""
+    """Plot AUROC, balanced accuracy and training time: one line per variant, one block per data set."""
     seeds = trials_table(trials)
     names = list(dict.fromkeys(summary["data"]))
     sizes = [int((summary["data"] == name).sum()) for name in names]
@@ -44,7 +43,7 @@ def plot_variants(path: Path, summary: pd.DataFrame, trials: Mapping[TrialKey, T
 
 
 def plot_scales(path: Path, summary: pd.DataFrame) -> None:
-    """AUROC over the side at test, relative to the one in training: a line for each variant."""
+    """Plot AUROC against the side at test time, relative to training: one line per variant."""
     names = list(dict.fromkeys(summary["data"]))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.5 + 4.5 * len(names), 4), layout="constrained")
@@ -64,7 +63,7 @@ def plot_scales(path: Path, summary: pd.DataFrame) -> None:
 
 
 def _forest(axes: Axes, rows: pd.DataFrame, seeds: pd.DataFrame, statistic: str) -> None:
-    """Interval and mean of each variant, its seeds as rings, and a line where the peer is."""
+    """Draw interval and mean of each variant, its seeds as rings, and a line at the reference."""
     for height, row in enumerate(rows.to_dict("records")):
         single = seeds[seeds["variant"] == row["variant"]][statistic]
         axes.plot(single, [height] * len(single), "o", mfc="none", mec=GRAY, markersize=4)

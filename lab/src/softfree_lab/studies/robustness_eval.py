@@ -1,4 +1,4 @@
-"""What AUROC runs reach on corrupted images, over the same resampled patients."""
+"""Evaluation of runs on corrupted images, over the same resampled patients."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class Variant(NamedTuple):
     strength: int
 
 
-AS_THEY_ARE = Variant("none", 0)
+ORIGINAL = Variant("none", 0)
 
 
 @dataclass(frozen=True, eq=False)
 class RobustnessResult:
-    """What a run reaches on one set of images.
+    """The AUROC of a run on one set of images.
 
     Attributes:
-        areas: AUROC (a mean over classes where there are several) for each variant.
-        images: Equal for runs that saw the same images with the same truths and patients.
-        n: Readable images.
-        unreadable: Images left out, by reason.
+        areas: AUROC (with several classes, their mean) for each variant.
+        images: Equal for runs that saw the same images with the same labels and patients.
+        n: Number of readable images.
+        unreadable: Number of unreadable images, by reason.
     """
 
     areas: Mapping[Variant, BootstrapEstimate]
@@ -59,50 +59,50 @@ class RobustnessResult:
 def measure(
     runs: Sequence[Run], tables: Sequence[Table], variants: Sequence[Variant], options: RobustnessOptions, *, seed: int
 ) -> list[RobustnessResult]:
-    """Test each run on the rows of its table; images are read and corrupted once for all runs that see them alike.
+    """Test each run on the rows of its table; runs with equal preprocessing share reading and corruption.
 
     Args:
-        runs: Of one task.
+        runs: Runs of one task.
         tables: The rows to test each run on.
-        variants: What is done to the images.
-        options: Batch_size, num_workers, num_bootstrap, progress, and the seed of the noise.
-        seed: Of the resamples.
+        variants: Corruptions and strengths.
+        options: Batch size, number of workers and of resamples, progress, and the seed of the noise.
+        seed: Seed of the resamples.
     """
-    alike = defaultdict(list)
+    groups = defaultdict(list)
     for number, (run, table) in enumerate(zip(runs, tables, strict=True)):
-        alike[run.image_preprocessing, _identity(table)].append(number)
-    found: dict[int, RobustnessResult] = {}
-    for (preprocessing, identity), together in alike.items():
-        table = tables[together[0]]
+        groups[run.image_preprocessing, _identity(table)].append(number)
+    results: dict[int, RobustnessResult] = {}
+    for (preprocessing, identity), members in groups.items():
+        table = tables[members[0]]
         dataset = CorruptedImages(table, preprocessing, variants, options.seed)
-        logits = _logits([runs[number] for number in together], dataset, options)
-        values = logits.values.reshape(len(table.targets), len(variants), len(together), -1)
+        logits = _logits([runs[number] for number in members], dataset, options)
+        values = logits.values.reshape(len(table.targets), len(variants), len(members), -1)
         readable, reasons = _readable(logits, len(table.targets), len(variants))
-        for place, number in enumerate(together):
-            areas = _areas(runs[number], table, values[:, :, place], readable, options.num_bootstrap, seed)
-            found[number] = RobustnessResult(
+        for position, number in enumerate(members):
+            areas = _areas(runs[number], table, values[:, :, position], readable, options.num_bootstrap, seed)
+            results[number] = RobustnessResult(
                 dict(zip(variants, areas, strict=True)), identity, int(readable.sum()), reasons
             )
-    return [found[number] for number in range(len(runs))]
+    return [results[number] for number in range(len(runs))]
 
 
 class CorruptedImages(data.Dataset):
-    """Every image of a table in every variant, prepared; item ``image * len(variants) + variant``.
+    """Every image of a table in every variant, preprocessed; item ``image * len(variants) + variant``.
 
-    One image is held at a time. Its noise depends on ``seed`` and its row of the table alone.
+    One image is kept at a time. Its noise depends only on ``seed`` and on its row of the table.
     """
 
     def __init__(self, table: Table, preprocessing: ImagePreprocessing, variants: Sequence[Variant], seed: int) -> None:
         self.files = [file_of(source).path for source in table.sources]
         self.frames, self.rows = table.frames, table.frame["row"].tolist()
         self.preprocessing, self.variants, self.seed = preprocessing, list(variants), seed
-        self._held: tuple[int, np.ndarray | ReadError] = (-1, np.empty(0))
+        self._last: tuple[int, np.ndarray | ReadError] = (-1, np.empty(0))
 
     def __len__(self) -> int:
         return len(self.files) * len(self.variants)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Return ``image`` (C, H, W); raises ReadError when the file gives no image."""
+        """Return ``image`` (C, H, W); raises ReadError if the file has no usable image."""
         number, variant = divmod(index, len(self.variants))
         pixels = self._unit(number)
         corruption, strength = self.variants[variant]
@@ -113,22 +113,22 @@ class CorruptedImages(data.Dataset):
         return {"image": torch.from_numpy(self.preprocessing(image))}
 
     def name(self, index: int) -> str:
-        """The file of an item, for messages."""
+        """Return the file of an item, for messages."""
         return self.files[index // len(self.variants)]
 
     def _unit(self, number: int) -> np.ndarray:
-        """Read an image, or take the one that was read last."""
-        if self._held[0] != number:
+        """Read an image, or return the one that was read last."""
+        if self._last[0] != number:
             frame = self.frames[number]
             try:
                 image = read_image(self.files[number], frame=frame)
-                self._held = (number, image.unit())
+                self._last = (number, image.unit())
             except ReadError as error:
-                self._held = (number, error)
-        held = self._held[1]
-        if isinstance(held, ReadError):
-            raise held
-        return held
+                self._last = (number, error)
+        pixels = self._last[1]
+        if isinstance(pixels, ReadError):
+            raise pixels
+        return pixels
 
 
 class _Together(nn.Module):
@@ -150,7 +150,7 @@ def _identity(table: Table) -> tuple[str, bytes]:
 def _logits(runs: Sequence[Run], dataset: CorruptedImages, options: RobustnessOptions) -> Logits:
     return infer(
         _Together([run.model for run in runs]),
-        cast(SampleDataset, dataset),  # nothing but its length, items and names are asked for
+        cast(SampleDataset, dataset),  # only its length, items and names are used
         len(runs[0].task.classes) * len(runs),
         InferenceOptions(batch_size=options.batch_size, num_workers=options.num_workers, progress=options.progress),
         description="Testing",
@@ -169,11 +169,11 @@ def _readable(logits: Logits, images: int, variants: int) -> tuple[np.ndarray, d
 def _areas(
     run: Run, table: Table, logits: np.ndarray, readable: np.ndarray, num_bootstrap: int, seed: int
 ) -> list[BootstrapEstimate]:
-    """AUROC of each variant from ``logits`` (images, variants, K) of one run."""
+    """Compute the AUROC of each variant from ``logits`` (images, variants, K) of one run."""
     patients = table.frame["patient"].to_numpy()[readable]
-    found = []
+    areas = []
     for variant in range(logits.shape[1]):
         p = probabilities(logits[readable, variant], run.task, run.calibration.temperature)
         scores = Scores(run.task, p, table.targets[readable], patients)
-        found.append(bootstrap(scores, ["auroc"], num_bootstrap=num_bootstrap, seed=seed)["auroc"])
-    return found
+        areas.append(bootstrap(scores, ["auroc"], num_bootstrap=num_bootstrap, seed=seed)["auroc"])
+    return areas

@@ -1,4 +1,4 @@
-"""A study of robustness for people: two tables and a figure."""
+"""The report of a robustness study: two tables and a figure."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from softfree_runtime.core.files import replacing
 
 OTHER, MEAN = "other table", -1
 NONE = "none"
-"""What a summary calls another table, the mean over strengths, and images as they are."""
+"""Names of another table, the mean over strengths and the original images in a summary."""
 COLUMNS = 3  # of panels
 
 
 def to_markdown(rows: pd.DataFrame, summary: pd.DataFrame) -> str:
-    """Show the mean drop of each attention, then its AUROC at each strength."""
+    """Lay out the mean drop of each attention, then its AUROC at each strength."""
     lines = [
         _counts(rows),
         "Numbers are means over the runs of an attention [95 % interval over patients].",
@@ -38,28 +38,26 @@ def to_markdown(rows: pd.DataFrame, summary: pd.DataFrame) -> str:
         *_strengths(summary),
     ]
     reasons = filter(None, summary["reason"].unique())
-    return "\n".join([*lines, "", *(f"Where an interval is missing: {reason}." for reason in reasons)]).rstrip() + "\n"
+    return "\n".join([*lines, "", *(f"Missing intervals: {reason}." for reason in reasons)]).rstrip() + "\n"
 
 
 def _counts(rows: pd.DataFrame) -> str:
-    """Say how many images stand behind the numbers, and how many could not be read."""
-    parts = []
+    """Return a sentence with the numbers of runs, images and unreadable images."""
+    counts = []
     for where, name in (
         (rows["corruption"] == NONE, "test images"),
         (rows["corruption"] == OTHER, "of the other table"),
     ):
         for n, unreadable in rows[where][["n", "unreadable"]].drop_duplicates().itertuples(index=False):
-            parts.append(
-                f"{n} {name}" + (f" ({unreadable} more could not be read and are left out)" * (unreadable > 0))
-            )
-    return f"{rows['run'].nunique()} runs; {', '.join(parts)}."
+            counts.append(f"{n} {name}" + (f" ({unreadable} more could not be read)" * (unreadable > 0)))
+    return f"{rows['run'].nunique()} runs; {', '.join(counts)}."
 
 
 def _drops(summary: pd.DataFrame) -> Iterator[str]:
-    """One row an attention, one column a corruption."""
+    """Yield the lines of a table with one row per attention and one column per corruption."""
     shown = summary[(summary["strength"] == MEAN) | (summary["corruption"] == OTHER)]
     kinds = list(shown["corruption"].unique())
-    yield f"| attention (runs) | AUROC as they are | {' | '.join(kinds)} |"
+    yield f"| attention (runs) | AUROC on original images | {' | '.join(kinds)} |"
     yield "|---" * (len(kinds) + 2) + "|"
     for attention, own in summary.groupby("attention", sort=False):
         by_kind = shown[shown["attention"] == attention].set_index("corruption")
@@ -68,8 +66,8 @@ def _drops(summary: pd.DataFrame) -> Iterator[str]:
 
 
 def _strengths(summary: pd.DataFrame) -> Iterator[str]:
-    """One row a corruption and attention, one column a strength, under what the strengths mean."""
-    yield f"| corruption | attention | as they are | {' | '.join(map(str, STRENGTHS))} |"
+    """Yield the lines of a table with one row per corruption and attention, one column per strength."""
+    yield f"| corruption | attention | original | {' | '.join(map(str, STRENGTHS))} |"
     yield "|---" * (len(STRENGTHS) + 3) + "|"
     for kind in _kinds(summary):
         yield f"| **{kind}**: {UNITS[kind]} | | | {' | '.join(f'{value:g}' for value in LEVELS[kind])} |"
@@ -83,9 +81,9 @@ def _kinds(summary: pd.DataFrame) -> list[str]:
 
 
 def _curve(own: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """Rows of strength 0 to 5 of one attention."""
-    chosen = (own["corruption"] == NONE) | ((own["corruption"] == kind) & (own["strength"] > 0))
-    return own[chosen].sort_values("strength")
+    """Select the rows of strength 0 to 5 of one attention."""
+    selected = (own["corruption"] == NONE) | ((own["corruption"] == kind) & (own["strength"] > 0))
+    return own[selected].sort_values("strength")
 
 
 def _number(row: Any, name: str = "auroc", prefix: str = "") -> str:
@@ -95,7 +93,7 @@ def _number(row: Any, name: str = "auroc", prefix: str = "") -> str:
 
 
 def plot_robustness(path: Path, summary: pd.DataFrame) -> None:
-    """AUROC against strength: a panel a corruption, a line with its interval an attention."""
+    """Plot AUROC against strength: one panel per corruption, one line with its interval per attention."""
     kinds = _kinds(summary)
     columns = max(1, min(COLUMNS, len(kinds)))
     rows = max(1, -(-len(kinds) // columns))
@@ -127,6 +125,6 @@ def _panel(axes: Axes, summary: pd.DataFrame, kind: str) -> None:
             curve["strength"], curve["auroc"], color=color, linestyle=dash, marker="o", markersize=3, label=attention
         )
     axes.set_title(kind, loc="left", fontweight="bold")
-    axes.set_xticks([0, *STRENGTHS], ["as it is", *(f"{value:g}" for value in LEVELS[kind])])
+    axes.set_xticks([0, *STRENGTHS], ["original", *(f"{value:g}" for value in LEVELS[kind])])
     axes.set_xlabel(UNITS[kind])
     axes.grid(axis="y", color=RULE, linewidth=0.5, alpha=0.6)

@@ -1,4 +1,4 @@
-"""From finished trials to a table: means over seeds, intervals over seeds and patients, differences to the peer."""
+"""Summary of finished trials: means over seeds, intervals over seeds and patients, differences from the reference."""
 
 from __future__ import annotations
 
@@ -27,70 +27,70 @@ def summarize(
     margin: float,
     num_bootstrap: int,
 ) -> pd.DataFrame:
-    """A row for each data set, side and variant.
+    """Compute one row per data set, side and variant.
 
-    An interval covers both what other seeds and what other patients would have given: each draw takes seeds and
-    patients with replacement, the same for all variants, so that a difference to the peer is paired by both. With few
-    seeds it is somewhat too narrow (by a tenth with five). Balanced accuracy is at the most probable class, or at
-    probability one half: thresholds from a small validation set would add their noise. Beside them stand the steps
-    until the validation AUROC was at 0.9, where the trials know it; see :mod:`softfree_lab.studies.takeoff`.
+    Intervals cover the choice of seeds and of patients: each replicate resamples both with replacement, in the same way
+    for all variants, so that differences from the reference, the first variant, are paired by both. With few seeds
+    intervals are somewhat too narrow (by a tenth with five). Balanced accuracy uses the most probable class, or
+    probability one half: thresholds from a small validation set would add noise. The steps until the validation AUROC
+    reached 0.9 are included if the trials recorded them; see :mod:`softfree_lab.studies.takeoff`.
 
     Args:
         trials: The finished trials.
-        variants: Their order, the peer first.
-        scales: Sides at test, relative to the one in training.
-        margin: Loss of AUROC that is still called not inferior.
-        num_bootstrap: Draws.
+        variants: Order of the variants, the reference first.
+        scales: Image sides at test time, relative to the side in training.
+        margin: Non-inferiority margin of AUROC.
+        num_bootstrap: Number of replicates.
     """
     rows = []
     for data in dict.fromkeys(key.data for key in trials):
         for scale in scales:
-            drawn = _draw_all({k: c for k, c in trials.items() if k.data == data}, scale, num_bootstrap)
-            peer = {seed: drawn[v, seed] for v, seed in drawn if v == variants[0]}
+            estimates = _bootstrap_all({k: c for k, c in trials.items() if k.data == data}, scale, num_bootstrap)
+            reference = {seed: estimates[v, seed] for v, seed in estimates if v == variants[0]}
             for variant in variants:
-                own = {seed: drawn[v, seed] for v, seed in drawn if v == variant}
+                own = {seed: estimates[v, seed] for v, seed in estimates if v == variant}
                 if own:
                     trained = _trained(trials, data, variant)
                     row = {"data": data, "scale": scale, "variant": variant, "seeds": len(own)}
-                    row |= _row(own, peer, variant == variants[0], margin)
+                    row |= _row(own, reference, variant == variants[0], margin)
                     row |= _takeoff(trained, {} if variant == variants[0] else _trained(trials, data, variants[0]))
                     rows.append(row | _costs(list(trained.values())))
     return pd.DataFrame(rows)
 
 
 def _trained(trials: Mapping[TrialKey, Trial], data: str, variant: str) -> dict[int, Trial]:
-    """Cells of a variant by seed."""
+    """Return the trials of a variant by seed."""
     return {key.seed: trial for key, trial in trials.items() if key[:2] == (data, variant)}
 
 
 def trials_table(trials: Mapping[TrialKey, Trial]) -> pd.DataFrame:
-    """A row for each trial and side, without intervals."""
+    """Compute one row per trial and side, without intervals."""
     rows: list[dict[str, Any]] = []
     for key, trial in sorted(trials.items()):
         for scale in trial.probabilities:
-            found = bootstrap(trial.scores(float(scale)), STATISTICS, num_bootstrap=1, seed=SEED)
-            values = {name: found[name].value for name in STATISTICS}
+            estimates = bootstrap(trial.scores(float(scale)), STATISTICS, num_bootstrap=1, seed=SEED)
+            values = {name: estimates[name].value for name in STATISTICS}
             values |= _takeoff({key.seed: trial}, {})
             rows.append(key._asdict() | {"scale": float(scale)} | values | _costs([trial]))
     return pd.DataFrame(rows)
 
 
 def to_markdown(summary: pd.DataFrame, *, margin: float) -> str:
-    """The summary for people, a table for each data set and side."""
-    parts = []
+    """Lay out the summary, one table per data set and side."""
+    tables = []
     for (data, scale), rows in summary.groupby(["data", "scale"], sort=False):
-        peer = rows["variant"].iloc[0]
+        reference = rows["variant"].iloc[0]
         title = f"**{data}**" + ("" if scale == 1.0 else f", tested at {scale:g} times the side")
         steps = scale == 1.0 and bool(rows["took_off"].notna().any())
         heads = [
             "variant",
             "AUROC",
-            f"minus {peer}",
+            f"minus {reference}",
             f"at a margin of {margin:g}",
             "balanced accuracy",
-            f"minus {peer}",
+            f"minus {reference}",
         ]
-        heads += [f"steps to a validation AUROC of {LEVEL:g}", f"log-rank p against {peer}"] if steps else []
+        heads += [f"steps to a validation AUROC of {LEVEL:g}", f"log-rank p against {reference}"] if steps else []
         heads += ["training, CPU s", "peak, GiB"]
         lines = [
             f"{title}: mean over {_span(rows['seeds'])} seeds [95 % interval over seeds and patients]",
@@ -99,8 +99,8 @@ def to_markdown(summary: pd.DataFrame, *, margin: float) -> str:
             f"|{'---|' * len(heads)}",
         ]
         lines += [_markdown_row(row, steps) for row in rows.to_dict("records")]
-        parts.append("\n".join(lines) + "\n")
-    return "\n".join(parts)
+        tables.append("\n".join(lines) + "\n")
+    return "\n".join(tables)
 
 
 def _span(numbers: pd.Series) -> str:
@@ -127,12 +127,12 @@ def _known(value: float, form: str) -> str:
 
 
 def _in_words(row: dict[Any, Any]) -> str:
-    """The median over seeds and how many got there, such as "90 (5 of 5)"; without a median "- (2 of 5)"."""
+    """Format the median over seeds and how many reached the level: "90 (5 of 5)"; without a median "- (2 of 5)"."""
     median = "-" if math.isinf(row["steps"]) else f"{row['steps']:.0f}"
     return f"{median} ({row['took_off']:.0f} of {row['seeds']})"
 
 
-def _draw_all(
+def _bootstrap_all(
     trials: Mapping[TrialKey, Trial], scale: float, num_bootstrap: int
 ) -> dict[tuple[str, int], dict[str, BootstrapEstimate]]:
     return {
@@ -144,32 +144,32 @@ def _draw_all(
 
 def _row(
     own: dict[int, dict[str, BootstrapEstimate]],
-    peer: dict[int, dict[str, BootstrapEstimate]],
-    is_peer: bool,
+    reference: dict[int, dict[str, BootstrapEstimate]],
+    is_reference: bool,
     margin: float,
 ) -> dict:
     row: dict[str, Any] = {}
-    shared = [seed for seed in own if seed in peer]
+    shared = [seed for seed in own if seed in reference]
     for name in STATISTICS:
         values = [own[seed][name].value for seed in own]
         row[name] = float(np.mean(values))
         row[f"{name}_low"], row[f"{name}_high"] = _percentiles([own[seed][name].replicates for seed in own])
         row[f"{name}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
         row |= {f"{name}_minus": math.nan, f"{name}_minus_low": math.nan, f"{name}_minus_high": math.nan}
-        if shared and not is_peer:
-            differences = [own[seed][name] - peer[seed][name] for seed in shared]
+        if shared and not is_reference:
+            differences = [own[seed][name] - reference[seed][name] for seed in shared]
             row[f"{name}_minus"] = float(np.mean([d.value for d in differences]))
             row[f"{name}_minus_low"], row[f"{name}_minus_high"] = _percentiles([d.replicates for d in differences])
     row["verdict"] = _verdict(row["auroc_minus_low"], row["auroc_minus_high"], margin)
     return row
 
 
-def _percentiles(draws: list[np.ndarray]) -> tuple[float, float]:
-    """The middle 95 % of the mean over resampled seeds, each draw with its own patients."""
-    table = np.array(draws)  # (S, R)
+def _percentiles(replicates: list[np.ndarray]) -> tuple[float, float]:
+    """Return the central 95 % of the mean over resampled seeds, each replicate with its own patients."""
+    table = np.array(replicates)  # (S, R)
     rng = np.random.default_rng(SEED)
-    chosen = rng.integers(len(table), size=table.shape)  # the same for all variants with as many seeds
-    means = np.take_along_axis(table, chosen, axis=0).mean(axis=0)
+    seeds = rng.integers(len(table), size=table.shape)  # the same for all variants with the same number of seeds
+    means = np.take_along_axis(table, seeds, axis=0).mean(axis=0)
     low, high = np.nanpercentile(means, [2.5, 97.5])
     return float(low), float(high)
 
@@ -184,18 +184,18 @@ def _verdict(low: float, high: float, margin: float) -> str:
     return "not inferior" if low > -margin else "open"
 
 
-def _takeoff(own: Mapping[int, Trial], peer: Mapping[int, Trial]) -> dict[str, float]:
-    """Median steps until the validation AUROC was at the level, how many seeds got there, a test against the peer."""
-    known = [found for trial in own.values() if (found := steps_until(trial)) is not None]
+def _takeoff(own: Mapping[int, Trial], reference: Mapping[int, Trial]) -> dict[str, float]:
+    """Return the median steps to the level, how many seeds reached it, and a test against the reference."""
+    known = [result for trial in own.values() if (result := steps_until(trial)) is not None]
     return {
         "steps": median_steps(list(own.values())),
         "took_off": float(sum(reached for _, reached in known)) if known else math.nan,
-        "steps_p": log_rank(own, peer),
+        "steps_p": log_rank(own, reference),
     }
 
 
 def _costs(trials: Sequence[Trial]) -> dict[str, float]:
-    """Medians over seeds; of a run that does not know its time before it was resumed, none."""
+    """Return medians over seeds; times of resumed runs are incomplete and therefore ignored."""
 
     def median(name: str, unit: float = 1.0) -> float:
         known = [c.cost[name] / unit for c in trials if name == "peak_bytes" or not c.cost["resumed"]]

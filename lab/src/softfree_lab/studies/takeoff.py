@@ -1,7 +1,7 @@
-"""When a training begins to log the classes apart: the steps until its validation AUROC reaches a level.
+"""The steps until the validation AUROC of a training reaches a level.
 
-Where a finding is small, a training either takes off or stays near chance, and the AUROC at the end only says which.
-The steps until it does say more, and a training that has not by its end is censored there, not lost.
+If a finding is small, a training either takes off or stays near chance, and the final AUROC only shows which. The
+number of steps says more; a training that never takes off is censored at its end instead of excluded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LEVEL = 0.9
 
 
 def read_curve(folder: Path) -> list[tuple[int, float]]:
-    """Read the steps and validation AUROC after each epoch of a run; none where it has no log."""
+    """Read the steps and validation AUROC after each epoch of a run; empty if it has no log."""
     history = RunDirectory(folder).read_history()
     if history is None or not {"step", "val_auroc"} <= set(history):
         return []
@@ -29,7 +29,7 @@ def read_curve(folder: Path) -> list[tuple[int, float]]:
 
 
 def steps_until(trial: Trial, level: float = LEVEL) -> tuple[int, bool] | None:
-    """Count the steps until the validation AUROC is at ``level``, or all of them; and say whether it has been.
+    """Return the steps until the validation AUROC reached ``level``, or else all steps; and whether it did.
 
     None for a trial without a curve, such as a baseline.
     """
@@ -40,8 +40,8 @@ def steps_until(trial: Trial, level: float = LEVEL) -> tuple[int, bool] | None:
 
 
 def median_steps(trials: Sequence[Trial]) -> float:
-    """Estimate the median (Kaplan and Meier): infinite where fewer than half reached the level, NaN without any."""
-    known = [found for trial in trials if (found := steps_until(trial)) is not None]
+    """Estimate the median (Kaplan and Meier): infinite if fewer than half reached the level, NaN without curves."""
+    known = [result for trial in trials if (result := steps_until(trial)) is not None]
     if not known:
         return math.nan
     survival = ecdf(_censored(known)).sf
@@ -49,20 +49,20 @@ def median_steps(trials: Sequence[Trial]) -> float:
     return float(below[0]) if len(below) else math.inf
 
 
-def log_rank(own: Mapping[int, Trial], peer: Mapping[int, Trial]) -> float:
-    """Test whether one takes off at other times than its peer, by the seeds that both have; NaN if nothing can be said.
+def log_rank(own: Mapping[int, Trial], reference: Mapping[int, Trial]) -> float:
+    """Test whether a variant takes off at other times than the reference, on shared seeds; NaN without enough data.
 
-    The log-rank test takes the two as independent groups. The same seed gives the same images in the same order to
-    both, which makes them alike if anything, so that the test is on the careful side.
+    The log-rank test assumes independent groups. The same seed gives both the same images in the same order, which can
+    only make them more similar, so the test is conservative.
     """
-    pairs = [(steps_until(own[seed]), steps_until(peer[seed])) for seed in own if seed in peer]
-    known = [(one, other) for one, other in pairs if one is not None and other is not None]
+    pairs = [(steps_until(own[seed]), steps_until(reference[seed])) for seed in own if seed in reference]
+    known = [(first, second) for first, second in pairs if first is not None and second is not None]
     if len(known) < 2 or not any(reached for pair in known for _, reached in pair):
         return math.nan
-    first, second = zip(*known, strict=True)
-    return float(logrank(_censored(first), _censored(second)).pvalue)
+    own_steps, reference_steps = zip(*known, strict=True)
+    return float(logrank(_censored(own_steps), _censored(reference_steps)).pvalue)
 
 
-def _censored(found: Sequence[tuple[int, bool]]) -> CensoredData:
-    steps, reached = np.array([step for step, _ in found]), np.array([at for _, at in found])
+def _censored(results: Sequence[tuple[int, bool]]) -> CensoredData:
+    steps, reached = np.array([step for step, _ in results]), np.array([done for _, done in results])
     return CensoredData.right_censored(steps, ~reached)

@@ -17,7 +17,7 @@ from softfree_runtime.core.task import Task
 
 
 class TrialKey(NamedTuple):
-    """Which trial: data set (the recipe's name), variant, seed, and fold.
+    """Identity of a trial: data set (the recipe's name), variant, seed and fold.
 
     Folds are counted from 1; fold 0 is the table's own split, or all folds pooled.
     """
@@ -32,24 +32,24 @@ class TrialKey(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Name of its run directory."""
+        """Name of the run directory."""
         name = f"{self.data}/{self.variant.replace(' ', '_')}_seed{self.seed}"
         return f"{name}_fold{self.fold}" if self.fold else name
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A finished training, with everything that the tables need, but no weights and no names.
+    """A finished training with everything that the tables need, but without weights and names.
 
     Attributes:
         key: Data set, variant and seed.
-        options: Of ``softfree train``, but for paths.
-        kind, classes: Of the task.
-        targets: As :class:`~softfree.evaluation.scores.Scores` has them, of the test images.
-        patients: Numbers.
-        probabilities: Calibrated, (n, K), by side relative to the one in training.
+        options: Options of ``softfree train``, without paths.
+        kind, classes: Kind and classes of the task.
+        targets: Targets of the test images, as in :class:`~softfree.evaluation.scores.Scores`.
+        patients: Numbers of the patients.
+        probabilities: Calibrated probabilities (n, K), by side relative to training.
         cost: Seconds, CPU seconds, peak bytes, parameters, multiply-adds.
-        machine: Where it was trained.
+        machine: The machine of the training.
         curve: Steps and validation AUROC after each epoch; empty for a baseline, and in old records.
     """
 
@@ -65,7 +65,7 @@ class Trial:
     curve: list[tuple[int, float]] = field(default_factory=list)
 
     def scores(self, scale: float = 1.0) -> Scores:
-        """The scores at a side, relative to the one in training."""
+        """Return the scores at a side, relative to training."""
         task = Task(self.kind, tuple(self.classes))  # type: ignore[arg-type]
         targets = np.array(self.targets, dtype=np.int64 if task.exclusive else np.float64)
         return Scores(task, np.array(self.probabilities[f"{scale:g}"]), targets, np.array(self.patients))

@@ -1,4 +1,4 @@
-"""The variants of a recipe that studies compare, by name: what each changes in the options of a training."""
+"""The variants of a recipe that studies compare: named changes to the options of a training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SOFTMAX: dict[str, Overrides] = {"softmax": {"attention": "softmax"}}
 
 @dataclass(frozen=True)
 class Preset:
-    """Variants by name, the peer first, and the sides at which to test, relative to the one in training."""
+    """Variants by name, the reference first, and the sides at which to test, relative to training."""
 
     variants: dict[str, Overrides]
     scales: tuple[float, ...] = (1.0,)
@@ -37,7 +37,7 @@ for_each_attention(lambda name: ZOO.setdefault(name, {"attention": name}))
 PRESETS: dict[str, Preset] = {
     # All attentions, one recipe.
     "zoo": Preset(ZOO),
-    # Where scales and shifts begin, and whether the mean of V stays.
+    # Initial scales and shifts, and whether the mean of V is kept.
     "starts": Preset(
         SOFTMAX
         | {
@@ -57,12 +57,12 @@ PRESETS: dict[str, Preset] = {
         | {"seqnorm": _seqnorm(), "seqnorm without gamma and beta": _seqnorm(affine=False)}
         | {f"seqnorm norm={norm}": _seqnorm(norm=norm) for norm in ("batch", "layer", "none")}
     ),
-    # A class token, counted or not; softmax's own beside them.
+    # A class token, included in the statistics or not, and softmax with one.
     "class_token": Preset(
         {"softmax": {"attention": "softmax", "pool": "token"}, "seqnorm": _seqnorm() | {"pool": "token"}}
         | {"seqnorm token not counted": _seqnorm(class_token_in_statistics=False) | {"pool": "token"}}
     ),
-    # Around the attention.
+    # The block around the attention.
     "block": Preset(
         SOFTMAX
         | {"seqnorm": _seqnorm()}
@@ -77,37 +77,37 @@ PRESETS: dict[str, Preset] = {
             for name in ("softmax", "seqnorm")
         }
     ),
-    # Trained at one side, tested at others: whose output keeps its scale?
+    # Trained at one side, tested at others.
     "resolution": Preset(ZOO, scales=(0.5, 0.75, 1.0, 1.5, 2.0)),
 }
 
 
 def choose_variants(names: Sequence[str]) -> Preset:
-    """Join presets and YAML files of variants; the first variant of all is the peer.
+    """Combine presets and YAML files of variants; the very first variant is the reference.
 
     Raises:
-        UserError: No name, an unknown one, or a file that holds no variants.
+        UserError: No name, an unknown one, or a file without variants.
     """
     if not names:
         raise UserError(f"--variants is empty; expected some of: {', '.join(PRESETS)}, or a YAML file")
-    chosen = [_from_file(Path(name)) if name.endswith((".yaml", ".yml")) else _preset(name) for name in names]
-    joined = {name: overrides for preset in chosen for name, overrides in preset.variants.items()}
-    return Preset(joined, tuple(sorted({scale for preset in chosen for scale in preset.scales})))
+    presets = [_from_file(Path(name)) if name.endswith((".yaml", ".yml")) else _preset(name) for name in names]
+    joined = {name: overrides for preset in presets for name, overrides in preset.variants.items()}
+    return Preset(joined, tuple(sorted({scale for preset in presets for scale in preset.scales})))
 
 
 def apply(recipe: Mapping[str, Any], overrides: Overrides) -> dict[str, Any]:
-    """Return the options of a training: the recipe with what a variant changes, dictionaries within it joined."""
+    """Apply the changes of a variant to a recipe; dictionaries are merged."""
     merged = dict(recipe)
     for name, value in overrides.items():
         merged[name] = merged.get(name, {}) | value if isinstance(value, dict) else value
     attention = merged.pop("attention", None)
     if attention is not None:
-        found = re.fullmatch(r".+?(_(?:vit|vit3d|bag)_.+)", str(merged.get("model", "")))
-        if found is None:
+        match = re.fullmatch(r".+?(_(?:vit|vit3d|bag)_.+)", str(merged.get("model", "")))
+        if match is None:
             raise UserError(
                 f"got model {merged.get('model')!r} in a recipe: expected a name such as any_vit_nano_patch16"
             )
-        merged["model"] = f"{attention}{found[1]}"
+        merged["model"] = f"{attention}{match[1]}"
     return merged
 
 
@@ -118,7 +118,7 @@ def _preset(name: str) -> Preset:
 
 
 def _from_file(path: Path) -> Preset:
-    found = read_yaml(path, "--variants")
-    if not isinstance(found, dict) or not found or not all(isinstance(value, dict) for value in found.values()):
+    variants = read_yaml(path, "--variants")
+    if not isinstance(variants, dict) or not variants or not all(isinstance(v, dict) for v in variants.values()):
         raise UserError(f"--variants {path}: expected variants by name, each a mapping of options of softfree train")
-    return Preset(found)
+    return Preset(variants)
