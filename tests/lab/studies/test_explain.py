@@ -20,7 +20,7 @@ from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
 from softfree.models.registry import build_model
 from softfree.reporting.scoring import open_table
-from softfree.saliency import maps
+from softfree.saliency.methods import METHODS, Method
 from softfree_lab.cli import main
 from softfree_lab.studies.explain import MapStudy, study_explain, summarize
 from softfree_lab.studies.explain_images import choose
@@ -112,14 +112,14 @@ def test_two_attentions_side_by_side(folder: Path) -> None:
 def test_a_map_that_knows_the_place_wins_at_localization(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Places go from the table through the preprocessing, which adds 4 pixels left and right, to the tokens."""
 
-    def oracle(_passed, asked):  # the x of even rows is 6, that of odd ones 34
+    def oracle(_forward, request):  # the x of even rows is 6, that of odd ones 34
         values = torch.zeros(1, 6, 6)
-        values[:, 1 if asked.target == 1 else 4, 1 if next(turns) % 2 == 0 else 4] = 1
-        return values.flatten(1), None
+        values[:, 1 if request.target == 1 else 4, 1 if next(turns) % 2 == 0 else 4] = 1
+        return values.flatten(1)
 
     entries = open_table(Run.load(folder / "run")).where("test").frame
     order = entries.loc[entries["label"] == "high", "row"].tolist()
-    monkeypatch.setitem(maps.METHODS, "attention", maps.Method(oracle, "knows", takes=frozenset()))
+    monkeypatch.setitem(METHODS, "attention", Method("oracle", "knows", oracle))
     turns = iter(order)
     found = study(folder, methods=["attention"], target="high", randomized=0)
     assert found.rows["pointing"].tolist() == [1.0] * 4
