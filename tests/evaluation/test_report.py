@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from softfree.evaluation.calibration import fit_temperature
+from softfree.evaluation.calibration import choose_thresholds, fit_temperature
 from softfree.evaluation.comparison import compare
 from softfree.evaluation.formatting import write_metrics
 from softfree.evaluation.metrics import measure
@@ -20,7 +20,6 @@ from softfree.evaluation.plots.style import short
 from softfree.evaluation.report import Compared, Report, Thumbnail, render, write_report
 from softfree.evaluation.scores import Scores
 from softfree.evaluation.subgroups import by_group
-from softfree.evaluation.thresholds import choose_thresholds
 from softfree_runtime.core.outputs import probabilities
 from softfree_runtime.core.task import Task
 

@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 
 from softfree.cli.main import main
 from softfree.core.options import TrainOptions
-from softfree.pretraining.loop import pretrain, resume
-from softfree.pretraining.module import PretrainingModule
+from softfree.pretraining.loop import PretrainingModule, pretrain, resume
 from softfree.pretraining.options import PretrainOptions
 from softfree.training.loop import train
 from softfree_runtime.core.errors import UserError

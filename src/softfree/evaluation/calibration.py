@@ -1,4 +1,4 @@
-"""Calibration: temperature scaling, reliability curves and the expected calibration error."""
+"""Calibration: temperature scaling, reliability curves, the expected calibration error, and decision thresholds."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from scipy.special import log_softmax
 from softfree.evaluation import bootstrap
 from softfree.evaluation import vectorized_metrics as weighted
 from softfree.evaluation.intervals import bias_corrected, wilson
+from softfree.evaluation.scores import Scores, undefined_reason
 from softfree_runtime.core.task import Task
 
 TEMPERATURES = (0.05, 20.0)
+DEFAULT_THRESHOLD = 0.5
 
 
 def fit_temperature(logits: np.ndarray, targets: np.ndarray, task: Task) -> float:
@@ -116,3 +118,36 @@ def reliability(
             interval = wilson(round(positives / n * trials), trials, level)
         rows.append((float(p[inside].mean()), positives / n, interval.low, interval.high, n))
     return pd.DataFrame(rows, columns=["predicted", "observed", "low", "high", "n"])
+
+
+def choose_thresholds(scores: Scores) -> dict[str, float]:
+    """Choose the threshold with the largest Youden index (sensitivity + specificity - 1) for each scored class.
+
+    Choose it on the validation samples and keep it for all others: on the samples it was chosen on, results are
+    optimistic. A sample is predicted positive if its probability is at least the threshold.
+
+    Returns:
+        Class name to threshold: halfway between the two neighboring probabilities; the nearest to 0.5 of
+        equally good ones; 0.5 itself if the samples do not determine it (a missing class, or none better than chance).
+    """
+    return {scores.task.classes[k]: _youden(*scores.one_vs_rest(k)[:2]) for k in scores.task.scored}
+
+
+def _youden(y: np.ndarray, score: np.ndarray) -> float:
+    if undefined_reason(y, score):
+        return DEFAULT_THRESHOLD
+    order = np.argsort(score, kind="stable")
+    ordered, positive = score[order], y[order] == 1
+    cuts = np.flatnonzero(np.diff(ordered) > 0)  # between ordered[cut] and ordered[cut + 1]
+    if len(cuts) == 0:
+        return DEFAULT_THRESHOLD
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    missed, spared = np.cumsum(positive)[cuts], np.cumsum(~positive)[cuts]
+    # The index times positives * negatives, in integers: equally good cuts compare equal.
+    gain = spared * positives - missed * negatives
+    if gain.max() <= 0:
+        return DEFAULT_THRESHOLD
+    best = cuts[gain == gain.max()]
+    halfway = (ordered[best] + ordered[best + 1]) / 2
+    halfway = np.where(halfway > ordered[best], halfway, ordered[best + 1])  # adjacent floating-point numbers
+    return float(halfway[np.argmin(np.abs(halfway - DEFAULT_THRESHOLD))])

@@ -12,9 +12,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from softfree.evaluation import vectorized_metrics as weighted
 from softfree.evaluation.bootstrap import Statistic
-from softfree.evaluation.calibration import ece, ece_by_chance
+from softfree.evaluation.calibration import DEFAULT_THRESHOLD, ece, ece_by_chance
 from softfree.evaluation.scores import Scores, missing_reason, undefined_reason
-from softfree.evaluation.thresholds import DEFAULT
 from softfree_runtime.core.errors import UserError
 
 Family = Literal["auroc", "proportion", "ece", "other"]
@@ -109,7 +108,7 @@ def threshold_of(name: str, thresholds: Mapping[str, float] | None) -> float:
         UserError: Thresholds were chosen, but not for this class.
     """
     if thresholds is None:
-        return DEFAULT
+        return DEFAULT_THRESHOLD
     if name not in thresholds:
         raise UserError(f"no threshold for {name!r}; got thresholds for {sorted(thresholds)}: choose them on the "
                         "validation samples of this task")  # fmt: skip

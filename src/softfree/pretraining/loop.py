@@ -19,15 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from timm.optim import param_groups_weight_decay
+from torch import Tensor
+from torch.optim import AdamW
 
 from softfree.core.environment import describe_machine, versions
 from softfree.core.progress import console
+from softfree.data.dataset import Sample
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.registry import preprocessing_from_config, preprocessing_to_config
 from softfree.inference.run_directory import RunDirectory
 from softfree.models.registry import build_model, supported_arguments
 from softfree.pretraining.masked_autoencoder import MaskedAutoencoder
-from softfree.pretraining.module import PretrainingModule
 from softfree.pretraining.options import PretrainOptions
 from softfree.pretraining.report import write_pretraining_report
 from softfree.pretraining.samples import Unlabeled, create_loader, find_samples, read_samples
@@ -35,8 +39,9 @@ from softfree.training.checkpoints import newest_checkpoint, read_checkpoint
 from softfree.training.configuration import check_ranges, refuse_folder
 from softfree.training.loaders import readable
 from softfree.training.loop import global_rank, run_folder
-from softfree.training.microbatches import Step
+from softfree.training.microbatches import Step, seed_step
 from softfree.training.modality import create_preprocessing, modality_of, refuse_batches, refuse_foreign_options
+from softfree.training.optimizer import create_schedule
 from softfree.training.trainer import create_trainer, explained, quieten
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import read_yaml, write_atomically
@@ -178,3 +183,42 @@ def _report_unreadable(failed: dict[int, ReadError]) -> None:
             console.print(f"  {error}", highlight=False, markup=False)
         if len(failed) > 10:
             console.print(f"  ... and {len(failed) - 10} more")
+
+
+class PretrainingModule(L.LightningModule):
+    """A masked autoencoder in training.
+
+    Args:
+        model: The autoencoder.
+        options: The options; seed and epoch determine the masks, so that a resumed run equals an uninterrupted one.
+        step: How the images of a step are divided into batches.
+    """
+
+    def __init__(self, model: MaskedAutoencoder, options: PretrainOptions, step: Step) -> None:
+        super().__init__()
+        self.model, self.options, self.step = model, options, step
+
+    def on_train_batch_start(self, batch: Sample, number: int) -> None:
+        """Make random numbers a function of seed, epoch and step alone."""
+        seed_step(self.options.seed, self.current_epoch, self.step.number(number), 0)
+
+    def training_step(self, batch: Sample, number: int) -> Tensor:
+        """Return the loss; raises UserError with the step when it is not finite."""
+        images = batch["image"]
+        loss = self.model(images, self.step.images, self.step.rows(number, len(images))).loss
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss.item()} at epoch {self.current_epoch + 1}, step {self.global_step}; the last good"
+                " epoch is kept: lower --lr, or use --precision fp32"
+            )
+        self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(images))
+        return loss * self.step.share(len(images))
+
+    def configure_optimizers(self) -> Any:
+        """Create AdamW and its schedule, updated at each optimizer step."""
+        excluded = tuple(self.model.no_weight_decay())
+        groups = param_groups_weight_decay(self.model, self.options.weight_decay, no_weight_decay_list=excluded)
+        optimizer = AdamW(groups, lr=self.options.lr)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = create_schedule(optimizer, steps, self.options.warmup_fraction)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -14,9 +14,8 @@ from softfree.data.modalities.registry import MODALITIES
 from softfree.data.samples import as_samples
 from softfree.data.seen_rows import read_seen_rows
 from softfree.data.table import Table, read_table
-from softfree.evaluation.calibration import fit_temperature
+from softfree.evaluation.calibration import choose_thresholds, fit_temperature
 from softfree.evaluation.scores import Scores
-from softfree.evaluation.thresholds import choose_thresholds
 from softfree.inference.forward import infer
 from softfree.inference.options import InferenceOptions
 from softfree.inference.predict import outputs
