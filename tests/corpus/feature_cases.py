@@ -135,7 +135,11 @@ def not_square(folder: Path) -> Made:
 for size in ("large", np.nan, -512, np.inf, [1, 2, 3]):
 
     @case(
-        "Features", f"TRIDENT, patch_size_level0 {size}", "features", "refused", says="patch_size_level0 is no length"
+        "Features",
+        f"TRIDENT, patch_size_level0 {size}",
+        "features",
+        "refused",
+        says="patch_size_level0 is not a length",
     )
     def impossible_size(folder: Path, size: Any = size) -> Made:
         return Made(bag(folder, PX, of_coords={"patch_size_level0": size}), arguments={"mpp": 0.25})
@@ -231,13 +235,15 @@ for name, features in {
 }.items():
 
     @case(
-        "Features", f"features that are {name}", "features", "refused", status="unsupported", says="no floating-point"
+        "Features", f"features that are {name}", "features", "refused", status="unsupported", says="not floating-point"
     )
     def of_a_type(folder: Path, features: Any = features) -> Made:
         return Made(bag(folder, PX, features))
 
 
-@case("Features", "features that are references", "features", "refused", status="unsupported", says="no floating-point")
+@case(
+    "Features", "features that are references", "features", "refused", status="unsupported", says="not floating-point"
+)
 def references(folder: Path) -> Made:
     def fill(file: h5py.File) -> None:
         file["coords"] = PX

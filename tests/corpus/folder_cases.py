@@ -92,25 +92,25 @@ LEFT = [
     "$RECYCLE.BIN/b",
 ]
 for left in LEFT:
-    noted(f"{left.split('/')[0]} beside the splits", [*SPLIT, left], "hidden files and those of systems are left out")
-    noted(f"{left.split('/')[0]} beside the classes", [*MANY, left], "left out",
+    noted(f"{left.split('/')[0]} beside the splits", [*SPLIT, left], "hidden files and system files are skipped")
+    noted(f"{left.split('/')[0]} beside the classes", [*MANY, left], "skipped",
           {"task.classes": ("cat", "dog"), "frame.path": MANY})  # fmt: skip
 noted(
     "hidden and system files in a class", [*SPLIT, "train/cat/.DS_Store", "train/cat/Thumbs.db"], ".DS_Store, Thumbs.db"
 )
 noted("a readme and a CSV beside the splits", [*SPLIT, "README.md", "labels.csv"], "2 files beside the folders")
-noted("an image beside the splits", [*SPLIT, "cover.png"], "1 file beside the folders left out: cover.png")
-noted("a test set without classes", [*SPLIT[2:], "test/1.png", "test/2.png"], "2 files in test, of no class, left out",
+noted("an image beside the splits", [*SPLIT, "cover.png"], "1 file beside the folders skipped: cover.png")
+noted("a test set without classes", [*SPLIT[2:], "test/1.png", "test/2.png"], "2 files in test, without a class,",
       expected(SPLIT[2:]))  # fmt: skip
 noted(
     "a folder of documents beside the splits",
     [*SPLIT, "docs/terms.pdf", "docs/how.txt"],
-    "docs is left out: it holds no",
+    "docs is skipped: it holds no",
 )
-noted("a folder of annotations beside the classes", [*MANY, "xml/1.xml"], "xml is left out",
+noted("a folder of annotations beside the classes", [*MANY, "xml/1.xml"], "xml is skipped",
       {"task.classes": ("cat", "dog")})  # fmt: skip
-noted("a copy of the whole set in itself", [*SPLIT, *(f"data/{name}" for name in SPLIT)], "data is left out: a copy")
-noted("a copy of the classes beside them", [*MANY, *(f"pets/{name}" for name in MANY)], "pets is left out: a copy",
+noted("a copy of the whole set in itself", [*SPLIT, *(f"data/{name}" for name in SPLIT)], "data is skipped: a copy")
+noted("a copy of the classes beside them", [*MANY, *(f"pets/{name}" for name in MANY)], "pets is skipped: a copy",
       {"task.classes": ("cat", "dog"), "frame.path": MANY})  # fmt: skip
 
 # What cannot be decided.
@@ -126,7 +126,7 @@ refused("train and training", [*SPLIT, "training/cat/7.png"], "all mean split tr
 refused("dev and val", [*SPLIT, "dev/cat/7.png"], "all mean split val")
 refused("a split within another", [*SPLIT, "train/test/cat/7.png"], "train is a split, and so is test in it")
 refused("splits below one class of two", [*BELOW[:3], *MANY[6:]], "some classes have folders of splits")
-refused("images beside the splits of a class", [*BELOW, "cat/7.png"], "not all that lies there is one")
+refused("images beside the splits of a class", [*BELOW, "cat/7.png"], "not everything in it is one")
 refused("splits and classes in one name", [f"{split}_{name}" for split in ("train", "test") for name in MANY],
         "hold a split and a class")  # fmt: skip
 refused(
@@ -164,7 +164,7 @@ def looped(folder: Path) -> Made:
     return Made(root, expected(SPLIT))
 
 
-@odd("a file whose name is not UTF-8", "corrected", "not UTF-8 are left out: 1")
+@odd("a file whose name is not UTF-8", "corrected", "not UTF-8 are skipped: 1")
 def latin_name(folder: Path) -> Made:
     root = fill(folder / "set", SPLIT)
     Path(os.fsdecode(os.fsencode(root / "train/cat/") + b"/caf\xe9.png")).write_text("x")

@@ -75,7 +75,7 @@ def test_the_digest_is_that_of_the_file(tmp_path):
         (b"\npath,label\n", "first line is empty"),
         (b"path,label\n", "without rows"),
         (b"path,label\n\n,\n", "without rows"),
-        (b"path,label\na,x,more\nb,y\n", "line 2: 3 cells, where the header has 2"),
+        (b"path,label\na,x,more\nb,y\n", "line 2: 3 cells, but the header has 2"),
         (b"path,label\na,x\nb,y,more,and,more\n", "line 3: 5 cells"),
         (b"path,label,label \na,x,y\n", "two columns are called 'label'"),
         (b"PK\x03\x04rest", "save it as CSV"),

@@ -80,12 +80,12 @@ def read_folder(path: Path) -> tuple[pd.DataFrame, str, tuple[str, ...]]:
     """List the images of a folder of classes in alphabetical order, without opening them.
 
     Folders whose names mean splits are splits, above or below the classes, and never classes. Hidden files, system
-    files, and files beside the classes are left out. Images may be at any depth below their class; linked folders are
+    files, and files beside the classes are skipped. Images may be at any depth below their class; linked folders are
     followed.
 
     Returns:
         Columns ``path`` (relative to the folder), ``label``, and ``split`` if there is one; a SHA-256 of names and
-        sizes; what was left out, one sentence each.
+        sizes; what was skipped, one sentence each.
 
     Raises:
         UserError: The folder has no classes, or is ambiguous.
@@ -116,7 +116,7 @@ def read_folder(path: Path) -> tuple[pd.DataFrame, str, tuple[str, ...]]:
             " Parquet file"
         )
     if unnamed:
-        notes.append(f"files whose names are not UTF-8 are left out: {unnamed}; rename them")
+        notes.append(f"files whose names are not UTF-8 are skipped: {unnamed}; rename them")
     notes += _skipped_in_words(path, skipped)
     frame = pd.DataFrame(rows, columns=["path", "label", "split"], dtype="string")
     return (frame if rows[0][2] else frame.drop(columns="split")), digest.hexdigest(), tuple(notes)
@@ -208,13 +208,13 @@ def _are_classes(tops: list[_Folder], named: list[_Folder]) -> bool:
 
 
 def _without_needless(root: _Folder, folders: list[_Folder], notes: list[str]) -> list[_Folder]:
-    """Leave out folders without images, and copies of the whole data set."""
+    """Drop folders without images, and copies of the whole data set."""
     kept = []
     for folder in folders:
         if folder.holds_notes_only():
-            notes.append(f"folder {folder.name} is left out: it holds no images")
+            notes.append(f"folder {folder.name} is skipped: it holds no images")
         elif folder.is_copy_within(root):
-            notes.append(f"folder {folder.name} is left out: a copy of the rest")
+            notes.append(f"folder {folder.name} is skipped: a copy of the rest")
         else:
             kept.append(folder)
     return kept
@@ -222,7 +222,7 @@ def _without_needless(root: _Folder, folders: list[_Folder], notes: list[str]) -
 
 def _classes(root: _Folder, top: _Folder, split: str, notes: list[str]) -> list[_Folder]:
     """Return the class folders of a split, which may be nested in a folder of the same name."""
-    _note_loose(top, f"in {top.name}, of no class,", notes)
+    _note_loose(top, f"in {top.name}, without a class,", notes)
     inner = top.folders
     if len(inner) == 1 and split_named(inner[0].name) == split:
         return _classes(root, inner[0], split, notes)
@@ -239,7 +239,7 @@ def _class_folders(root: _Folder, notes: list[str]) -> list[_Folder]:
     if len(tops) > 1 and all(_FOLD.fullmatch(top.name) for top in tops):
         raise UserError(f"{root.path}: {listed(top.name for top in tops)} look like folds of a set; name a table")
     kept = [top for top in tops if not top.holds_notes_only()]
-    notes += [f"folder {top.name} is left out: it holds no images" for top in tops if top not in kept]
+    notes += [f"folder {top.name} is skipped: it holds no images" for top in tops if top not in kept]
     nested = [top for top in kept if _holds_the_others(top, kept)]
     kept = [top for top in kept if top not in _copies(root, nested, notes)]
     if odd := [top.name for top in kept if top.name.casefold() in _PARTS and len(kept) > 1]:
@@ -263,7 +263,7 @@ def _copies(root: _Folder, nested: list[_Folder], notes: list[str]) -> list[_Fol
             f"{root.path}: {listed(left)} holds folders with the names of the classes beside it; move them away, or"
             " name the folder of the classes"
         )
-    notes += [f"folder {top.name} is left out: a copy of the rest" for top in copies]
+    notes += [f"folder {top.name} is skipped: a copy of the rest" for top in copies]
     return copies
 
 
@@ -275,13 +275,13 @@ def _of_class(root: _Folder, top: _Folder) -> list[_Group]:
     others = [*top.loose, *(folder.name for folder in top.folders if folder.name not in splits)]
     if others or len(set(splits.values())) < len(splits):
         raise UserError(
-            f"{root.path}: {listed(splits)} in {top.name} mean splits, but not all that lies there is one"
+            f"{root.path}: {listed(splits)} in {top.name} mean splits, but not everything in it is one"
             f" ({listed(others or splits, 3)}); expected {_LAYOUTS}, or name a table"
         )
     below = [{inner.name for inner in folder.folders} for folder in top.folders if not folder.loose]
     if len(below) > 1 and (again := set.intersection(*below)):
         raise UserError(
-            f"{root.path}: {listed(sorted(again), 3)} lies in several splits of {top.name}; if these are the classes,"
+            f"{root.path}: {listed(sorted(again), 3)} is in several splits of {top.name}; if these are the classes,"
             " name the folder of one data set, or a table"
         )
     return [_Group(top.name, splits[folder.name], folder) for folder in top.folders]
@@ -293,7 +293,7 @@ def _refuse_splits_below(root: _Folder, group: _Group) -> None:
         if odd := next((component for component in name.split(os.sep) if component and split_named(component)), None):
             where = (group.folder.path / name).relative_to(root.path).as_posix()
             raise UserError(
-                f"{root.path}: {where} lies below class {group.label}, and {odd} means a split; expected {_LAYOUTS},"
+                f"{root.path}: {where} is below class {group.label}, and {odd} means a split; expected {_LAYOUTS},"
                 " or name a table"
             )
 
@@ -308,12 +308,12 @@ def _size(path: str) -> int:
 def _note_loose(folder: _Folder, where: str, notes: list[str]) -> None:
     if folder.loose:
         files = f"{len(folder.loose)} file{'' if len(folder.loose) == 1 else 's'}"
-        notes.append(f"{files} {where} left out: {listed(map(printable, folder.loose), 3)}")
+        notes.append(f"{files} {where} skipped: {listed(map(printable, folder.loose), 3)}")
 
 
 def _skipped_in_words(path: Path, skipped: Skipped) -> Iterable[str]:
     if skipped.left:
-        yield f"hidden files and those of systems are left out: {listed(sorted(map(printable, skipped.left)), 5)}"
+        yield f"hidden files and system files are skipped: {listed(sorted(map(printable, skipped.left)), 5)}"
     if skipped.loops:
         names = (printable(os.path.relpath(folder, path)) for folder in skipped.loops)
         yield f"links to a folder around them are not followed: {listed(names, 5)}"

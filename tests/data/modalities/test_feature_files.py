@@ -130,7 +130,7 @@ def _cut(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "status", "words"),
     [
-        (_empty, "empty", "a bag with no tile"),
+        (_empty, "empty", "a bag without tiles"),
         (_not_finite, "not_finite", "in 1 of 5 tiles"),
         (_of_a_slide, "unsupported", "one vector for the whole slide"),
         (_of_a_patient, "unsupported", "one vector for the whole slide"),

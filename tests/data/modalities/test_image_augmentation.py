@@ -59,7 +59,7 @@ def test_without_changes_the_image_is_cropped_and_standardized(image):
 @pytest.mark.parametrize(
     ("preprocessing", "policy", "message"),
     [
-        (STEPS, "nonsense", "timm knows no such policy"),
+        (STEPS, "nonsense", "timm has no such policy"),
         (ImagePreprocessing.create("radiograph", 48, "crop"), POLICY, "for color"),
     ],
 )

@@ -102,7 +102,7 @@ def test_a_series_that_no_channel_uses_is_not_looked_for(study):
 def test_channels_share_one_grid(study, other, words):
     write_series(study / "d", "late", 200, **other)
     rules = {"series": {"pre": "pre", "late": "late"}, "channels": ["pre", "late"]}
-    refused(study, rules, "'pre' and 'late' lie on different grids", words)
+    refused(study, rules, "'pre' and 'late' are on different grids", words)
 
 
 def test_a_gap_in_one_series_is_named(study):
@@ -110,7 +110,7 @@ def test_a_gap_in_one_series_is_named(study):
     write_series(study / "b", "x", 0, prefix="x")
     volume = read_channels(study, ChannelRules.parse(RULES | {"channels": ["pre"]}))
     assert volume.voxels.shape == (1, 3, 4, 5)
-    refused(study, RULES, "lie on different grids")
+    refused(study, RULES, "are on different grids")
 
 
 @pytest.mark.parametrize(

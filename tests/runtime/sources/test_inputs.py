@@ -95,7 +95,7 @@ def test_folders_of_volumes(tmp_path: Path) -> None:
         (b"file\na.png\n", "no column 'path'; it has file"),
         (b"path,frame\n,1\n", "no path in line 2"),
         (b"path,frame\na,1\nb,x\n", "frame 'x' in line 3"),
-        (b"path\na,b\n", "line 2: 2 cells, where the header has 1"),
+        (b"path\na,b\n", "line 2: 2 cells, but the header has 1"),
         (b"PAR1xx", "save it as CSV"),
         (b"a\0b", "binary file"),
         (b"", "first line is empty"),
@@ -180,7 +180,7 @@ def test_folders_with_links_and_closed_folders(
     assert found == [f"{given}/{name}" for name in ("a.nii", "linked/c.nii", "secret")]
     said = capsys.readouterr().err
     assert "not followed: linked/back" in said
-    assert "left out: .git" in said
+    assert "skipped: .git" in said
     with pytest.raises(ReadError, match=r"cannot be opened \(Permission denied\)") as closed:
         read_image(found[-1])
     assert closed.value.status == "missing"
@@ -188,7 +188,7 @@ def test_folders_with_links_and_closed_folders(
 
 def test_tables_below_a_folder_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples_in(folder, "image")
-    assert "tables below it are left out; name them to have their rows read: table.csv" in capsys.readouterr().err
+    assert "tables below it are skipped; name them to read their rows: table.csv" in capsys.readouterr().err
 
 
 def test_nothing_given(tmp_path: Path) -> None:

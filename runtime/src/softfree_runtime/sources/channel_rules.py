@@ -72,7 +72,7 @@ def read_channels(folder: Path, rules: ChannelRules, *, max_voxels: int = 1 << 3
     skipped = Skipped()
     candidates = [series for directory, _ in folders_below(folder, skipped) for series in series_in(directory)]
     for closed, reason in skipped.closed.items():
-        raise ReadError(f"{folder}: {closed} cannot be listed ({reason}), and may hold a series", "missing")
+        raise ReadError(f"{folder}: {closed} cannot be listed ({reason}), and may contain a series", "missing")
     used = {name for names in rules.channels for name in names}
     selected = {name: _matching(folder, name, pattern, candidates) for name, pattern in rules.series if name in used}
     volumes = {name: load_series(series.files[0], series, max_voxels=max_voxels) for name, series in selected.items()}
@@ -111,7 +111,7 @@ def _refuse_other_grid(folder: Path, first: str, reference: Volume, name: str, v
         return
     sizes = [" x ".join(map(str, size)) for size in (shape, other)]
     raise ReadError(
-        f"{folder}: the series of {first!r} and {name!r} lie on different grids ({sizes[0]} and {sizes[1]} voxels, "
+        f"{folder}: the series of {first!r} and {name!r} are on different grids ({sizes[0]} and {sizes[1]} voxels, "
         f"up to {apart:.3g} mm apart); resample them to one grid",
         "unsupported",
     )
@@ -123,7 +123,7 @@ def _check_pattern(name: Any, pattern: Any) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise UserError(f"--series: {pattern!r} is not a regular expression ({error}); mend it") from None
+        raise UserError(f"--series: {pattern!r} is not a regular expression ({error}); correct it") from None
 
 
 def _channel(channel: Any, series: Mapping[str, str]) -> tuple[str, ...]:

@@ -73,9 +73,9 @@ def samples_in(folder: Path, kind: str) -> list[str]:
         samples = [path for path in files if Path(path).suffix.lower() not in TABLES]
         tables = [Path(path).name for path in files if Path(path).suffix.lower() in TABLES]
     notes = {
-        "tables below it are left out; name them to have their rows read": tables,
+        "tables below it are skipped; name them to read their rows": tables,
         "links to a folder around them are not followed": [os.path.relpath(path, folder) for path in skipped.loops],
-        "hidden files and those of systems are left out": sorted(skipped.left),
+        "hidden files and system files are skipped": sorted(skipped.left),
     }
     say(folder, [f"{note}: {listed(map(printable, names), 5)}" for note, names in notes.items() if names])
     return sorted([*samples, *skipped.closed], key=lambda path: Path(path).parts)
@@ -112,13 +112,13 @@ def table_rows(
 
     Args:
         path: The table, with a column ``path``; ``frame``, ``mpp`` and ``patient_id`` are known, too.
-        frame: Where the table has no such column.
-        kind: Of the samples; slides and bags have a resolution.
+        frame: Frame of multi-frame files if the table has no such column.
+        kind: Kind of the samples; slides and bags have a resolution.
         group: Join the rows of a patient.
         image_root: Folder that the paths start from and must lie in; the table's by default.
 
     Raises:
-        UserError: What is no sound table, with the line.
+        UserError: The table is not valid; names the line.
     """
     content = read_bytes(path, "a CSV file")
     if content.startswith(b"PAR1") or path.suffix.lower() == ".parquet":

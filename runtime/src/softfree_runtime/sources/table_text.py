@@ -141,7 +141,7 @@ def check_text(path: Path, content: bytes, needed: Collection[str]) -> TextTable
         line = text.count("\n", 0, text.index("\0")) + 1 + skipped
         raise UserError(f"{path}: a NUL byte in line {line}, which no text has; the file is damaged, write it again")
     separator = separator or _separator(first)
-    if '" ' in text:  # spaces behind a cell in quotes
+    if '" ' in text:  # spaces after a quoted cell
         text = re.sub(rf'(?<!")" +(?={re.escape(separator)}|$)', '"', text, flags=re.MULTILINE)
     columns, body, height = _header(path, text, separator)
     table = TextTable(body, separator, columns, RowNamer("line", 1 + skipped + height), notes)
@@ -158,7 +158,7 @@ def _decoded(path: Path, content: bytes) -> tuple[str, tuple[str, ...]]:
         return content.decode(mark or "utf-8-sig"), ()
     except UnicodeDecodeError as error:
         if mark:
-            raise UserError(f"{path}: damaged {mark.upper()} text; write it again, best as UTF-8") from None
+            raise UserError(f"{path}: damaged {mark.upper()} text; save it again, preferably as UTF-8") from None
         line = len(re.split(rb"\r\n|\n|\r", content[: error.start]))
     text = content.decode("cp1252", errors="replace")
     if re.search(r"[\x00-\x08\x0e-\x1f\x7f]", re.split(r"[\r\n]", text, maxsplit=1)[0]):
@@ -197,7 +197,7 @@ def _header(path: Path, text: str, separator: str) -> tuple[tuple[str, ...], str
     try:
         header = next(reader)
     except csv.Error as error:
-        raise UserError(f"{path}: the header cannot be read ({error}); mend its quotes") from None
+        raise UserError(f"{path}: the header cannot be read ({error}); correct its quotes") from None
     names = [normalize("NFC", name.strip()) or f"Unnamed: {number}" for number, name in enumerate(header)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{path}: two columns are called {shortened(twice[0])}; rename one")
@@ -233,7 +233,7 @@ def _check_quoted(path: Path, table: TextTable, needed: Collection[str]) -> Text
         opened, closed = (ends[-1] if ends else 0) + first, reader.line_num + first - 1
         where = f"line {opened}" if opened == closed else f"lines {opened} to {closed}"
         raise UserError(
-            f"{path}: a quote in {where} stands where no cell begins or ends; delete it, or write the cell in quotes"
+            f"{path}: a quote in {where} is not at the start or end of a cell; delete it, or write the cell in quotes"
             ' with each quote inside it doubled: "2"" margin"'
         ) from None
     starts = [0, *ends[:-1]]
@@ -257,8 +257,8 @@ def _refuse_swallowed(path: Path, table: TextTable, lines: list[str], number: in
     for later, line in enumerate(lines[1:], 1):
         if line.count(table.separator) + 1 == len(table.columns) and ending(line) == ending(lines[0]):
             raise UserError(
-                f"{path}: the cell in quotes that begins in line {number} goes on over line {number + later}, which"
-                " looks like a row by itself; delete the stray quote, or the line's end within the cell"
+                f"{path}: the quoted cell that starts in line {number} includes line {number + later}, which looks like"
+                " a row; delete the stray quote, or the line break within the cell"
             )
 
 
@@ -270,8 +270,8 @@ def _checked(path: Path, table: TextTable, odd: dict[int, int], needed: Collecti
         if wrong:
             counts = listed(sorted({str(odd[number]) for number in wrong}))
             raise UserError(
-                f"{path}: {table.rows.name(wrong)}: {counts} cells, where the header has {width}; write a cell that"
-                f" holds {_named(table.separator)} in quotes, and a separator for each empty cell"
+                f"{path}: {table.rows.name(wrong)}: {counts} cells, but the header has {width}; quote cells that"
+                f" contain {_named(table.separator)}, and write a separator for each empty cell"
             )
     if not odd:
         return table

@@ -91,7 +91,7 @@ class BagPreprocessing:
         return {"in_features": self.in_features}
 
     def sample_bytes(self) -> int | None:
-        """Return None: each bag has a size of its own."""
+        """Return None: bags differ in size."""
         return None
 
     def to_dict(self) -> dict[str, Any]:
@@ -170,5 +170,5 @@ class BagAugmentation:
 
     def in_words(self) -> str:
         """Describe the augmentation, for people."""
-        dropped = f", {100 * self.tile_dropout:g} % of the tiles left out" if self.tile_dropout else ""
-        return f"slides turned by any angle and flipped{dropped}"
+        dropped = f", {100 * self.tile_dropout:g} % of the tiles dropped" if self.tile_dropout else ""
+        return f"slides rotated by any angle and flipped{dropped}"

@@ -36,7 +36,7 @@ class Preprocessing(Protocol):
         """Create the preprocessing of a training run on ``sources``.
 
         Raises:
-            UserError: An option out of range, or files that do not tell what has to be known.
+            UserError: An option out of range, or files that lack required information.
         """
         ...
 

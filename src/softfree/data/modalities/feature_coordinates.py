@@ -31,10 +31,10 @@ def centers_mm(
     """Return the tiles' centers (N, 2) in millimeters, None if unknown, and what was assumed.
 
     Args:
-        path: For messages.
-        file: The open file.
+        path: Path of the file, for messages.
+        file: Open file.
         tool: Tool that wrote it: softfree, CLAM, TRIDENT or STAMP.
-        tiles: N.
+        tiles: Number of tiles, N.
         mpp: Micrometers per level-0 pixel of the slide, or None.
 
     Raises:
@@ -113,7 +113,7 @@ def _unit(path: Path, name: str | None) -> float | None:
 
 
 def _is_historic(side: np.ndarray | None, coords: np.ndarray) -> bool:
-    """Return whether tiles, or else the smallest step between them, have 224 units, which is STAMP's own rule."""
+    """Return whether tiles, or else the smallest step between them, have 224 units, which is STAMP's rule."""
     if side is not None:
         return bool((side.round() == _HISTORIC_PX).all())
     steps = np.concatenate([np.diff(np.unique(axis)) for axis in coords.T])

@@ -31,7 +31,7 @@ from softfree.data.modalities.hdf5 import OpenedHDF5, plain, refuse_unwritten, t
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.core.files import replacing
 
-LAYOUT = 1  # raised when the own layout changes
+LAYOUT = 1  # increased when softfree's layout changes
 _NAMES = ("features", "feats", "coords", "coords_mm")
 
 
@@ -43,7 +43,7 @@ class TileFeatures:
         features: float32 (N, F), finite, N at least 1.
         coords_mm: float64 (N, 2), x and y of the tiles' centers in millimeters; None if unknown.
         tool: Tool that wrote the file: softfree, CLAM, TRIDENT or STAMP.
-        encoder: Name of the encoder, if the file says it.
+        encoder: Name of the encoder, if the file stores it.
         attributes: All attributes of a file of softfree; empty for others.
         corrections: What the reader assumed or corrected because the file contradicts itself or its standard, in words;
             ``softfree check`` lists them. Empty for a sound file.
@@ -87,7 +87,7 @@ def read_features(path: str | Path, *, mpp: float | None = None) -> TileFeatures
 
 
 def read_header(path: str | Path) -> tuple[int, str | None]:
-    """Read the number of features and the encoder's name, if the file says it; ReadError as above."""
+    """Read the number of features and the encoder's name, if the file stores it; ReadError as above."""
     path = Path(path)
     with OpenedHDF5(path) as file:
         return int(_features(path, file).shape[-1]), _encoder(file, _tool(file))
@@ -140,11 +140,11 @@ def _features(path: Path, file: h5py.File) -> h5py.Dataset:
         )
     features = file[name]
     if features.dtype.kind != "f":
-        raise ReadError(f"{path}: features that are no floating-point numbers; extract it again", "unsupported")
+        raise ReadError(f"{path}: features that are not floating-point numbers; extract it again", "unsupported")
     if tool == "softfree":
         _refuse_own(path, file)
     if 0 in features.shape:
-        raise ReadError(f"{path}: a bag with no tile; leave it out, or lower --share", "empty")
+        raise ReadError(f"{path}: a bag without tiles; remove it, or lower --share", "empty")
     if _is_of_a_slide(file, features):
         raise ReadError(
             f"{path}: one vector for the whole slide (or patient), not features of its tiles; name the file of the"

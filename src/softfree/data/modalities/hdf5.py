@@ -68,7 +68,7 @@ def lengths(path: Path, name: str, value: Any) -> np.ndarray | None:
     except (TypeError, ValueError):
         pair = np.full(2, math.nan)
     if not (np.isfinite(pair) & (pair >= 0)).all():
-        raise ReadError(f"{path}: the attribute {name} is no length; expected a number above zero")
+        raise ReadError(f"{path}: the attribute {name} is not a length; expected a number above zero")
     return pair if pair.all() else None
 
 
@@ -85,4 +85,4 @@ def refuse_unwritten(path: Path, dataset: h5py.Dataset) -> None:
     else:
         whole = bool(dataset.external) or dataset.id.get_storage_size() > 0
     if not whole:
-        raise ReadError(f"{path}: damaged feature file: a part of it was never written; extract it again")
+        raise ReadError(f"{path}: damaged feature file: some of it was never written; extract it again")

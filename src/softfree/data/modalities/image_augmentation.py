@@ -41,7 +41,7 @@ class PolicyAugmentation:
             _ = self._change
         except (AssertionError, KeyError, ValueError):
             raise UserError(
-                f"--auto-augment {policy}: timm knows no such policy; expected one such as rand-m9-mstd0.5-inc1"
+                f"--auto-augment {policy}: timm has no such policy; expected, for example, rand-m9-mstd0.5-inc1"
             ) from None
 
     def __call__(self, pixels: torch.Tensor, seed: int) -> torch.Tensor:

@@ -126,7 +126,7 @@ class SlidePreprocessing:
         return {"img_size": self.side, "in_chans": self.channels}
 
     def sample_bytes(self) -> int | None:
-        """Return None: each slide has a size of its own."""
+        """Return None: slides differ in size."""
         return None
 
     def to_dict(self) -> dict[str, Any]:

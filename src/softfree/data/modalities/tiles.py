@@ -24,7 +24,7 @@ def tile_centers(
         mpp: Micrometers per pixel of the tiles.
         step: Pixels from one tile to the next; default: ``side``, without overlap or gap.
         tissue: Where tissue is; None keeps all tiles.
-        share: Least part of a tile that must be tissue; a tile without any is never kept.
+        share: Minimum fraction of a tile that must be tissue; a tile without any is never kept.
 
     Returns:
         Centers (N, 2) as x and y in millimeters, float64; N may be 0.

@@ -15,7 +15,7 @@ from softfree.data.slide_readers.slide import Slide
 from softfree_runtime.core.errors import ReadError
 
 # Saturation, of 255. Bare glass has 2 to 6 and its noise must not be split in two; stain has 30 and more, and pale
-# tissue must not be lost beside dark tissue, or on a slide that is nothing but tissue.
+# tissue must not be lost beside dark tissue, or on a slide that is all tissue.
 _LEAST, _MOST = 12, 38
 _DARK = 25  # of 255: below, saturation says nothing; black borders, dust
 _SPECK_MM2 = 0.01
@@ -69,7 +69,7 @@ def find_tissue(slide: Slide, mpp: float = 8.0) -> Tissue:
 
     Args:
         slide: The slide.
-        mpp: Micrometers per pixel of the thumbnail; coarser when the slide is.
+        mpp: Micrometers per pixel of the thumbnail; coarser if the slide is.
 
     Raises:
         ReadError: Status ``no_tissue`` if the slide is all background.
