@@ -108,7 +108,8 @@ def test_constant_image(form: str, value: float) -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.03), (torch.float16, 0.004)], ids=["bf16", "fp16"])
 def test_half_precision(form: str, dtype: torch.dtype, tolerance: float, autocast: bool) -> None:
     """Long sequences whose K and V coincide: no sum overflows, no 1 / N vanishes, errors are those of the type."""
-    tokens = 2048 if form == "softmax" else 65_536  # softmax would take minutes
+    tokens = 65_536 if dtype == torch.float16 else 16_384  # sums beyond float16, and beyond what bfloat16 can count
+    tokens = 2048 if form == "softmax" else tokens  # it would take minutes
     module = make(form, dim=16, num_heads=2, dtype=dtype)
     with torch.no_grad():
         module.proj.bias.zero_()

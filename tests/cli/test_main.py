@@ -13,6 +13,8 @@ from PIL import Image
 from softfree.cli.main import main
 from softfree_lab.cli import main as lab_main
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 NANO = [
     "--model-options", "{depth: 2, embed_dim: 32, num_heads: 2, patch_size: 8}",
     "--size", "32", "--epochs", "2", "--batch-size", "4", "--progress=false", "--accelerator", "cpu",

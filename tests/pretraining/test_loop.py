@@ -18,6 +18,8 @@ from softfree.pretraining.options import PretrainOptions
 from softfree.training.loop import train
 from softfree_runtime.core.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 TINY: dict[str, Any] = {
     "model": "seqnorm_vit_nano_patch8", "model_options": {"depth": 1, "embed_dim": 32, "num_heads": 2}, "size": 32,
     "epochs": 3, "batch_size": 8, "decoder_dim": 32, "decoder_depth": 1, "progress": False, "accelerator": "cpu",

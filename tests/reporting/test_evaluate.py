@@ -18,6 +18,8 @@ from softfree.reporting.options import EvaluateOptions
 from softfree.training.loop import train
 from softfree_runtime.core.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 def evaluated(run: Run, out: Path, **changes: Any) -> Evaluation:
     out.mkdir(exist_ok=True)

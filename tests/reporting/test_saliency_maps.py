@@ -24,6 +24,8 @@ from softfree.reporting.scoring import predict_rows, scores_of
 from softfree.saliency.methods import METHODS
 from softfree_runtime.core.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 def judged(run: Run, path: Path, images: Path | None = None) -> tuple[Table, pd.DataFrame, Any]:
     table = read_table(path, image_root=images, classes=run.task.classes, strict_patients=False)

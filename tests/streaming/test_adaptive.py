@@ -13,6 +13,8 @@ from softfree.streaming import adaptive as choice
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree_runtime.core.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 TINY = {"depth": 2, "embed_dim": 32, "num_heads": 2, "num_classes": 3}
 
 

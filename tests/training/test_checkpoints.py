@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import time
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +64,21 @@ def test_a_checkpoint_is_whole_when_its_name_is_there(folder: Path, monkeypatch:
 
 
 def test_a_folder_has_one_training_at_a_time(tmp_path: Path) -> None:
-    code = "import sys\nfrom pathlib import Path\nfrom softfree.training.checkpoints import claimed\n"
-    code += "with claimed(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()\n"
-    command = [sys.executable, "-c", code, str(tmp_path / "run")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="right now"), claimed(tmp_path / "run"):
-            pass
-        other.kill()
+    context = get_context("fork")  # a fresh process would import Lightning for five seconds
+    held = context.Event()
+
+    def hold() -> None:
+        with claimed(tmp_path / "run"):
+            held.set()
+            time.sleep(60)
+
+    other = context.Process(target=hold)
+    other.start()
+    assert held.wait(30)
+    with pytest.raises(UserError, match="right now"), claimed(tmp_path / "run"):
+        pass
+    other.kill()
+    other.join()
     (tmp_path / "run" / ".model.safetensors.1.part.safetensors").touch()
     with claimed(tmp_path / "run"):  # the lock ended with its process
         assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]

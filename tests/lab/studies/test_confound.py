@@ -12,6 +12,8 @@ from softfree_lab.studies.confound import SizeStudy, study_sizes
 from softfree_lab.studies.options import SizeStudyOptions
 from softfree_runtime.core.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 QUICK = {
     "model_options": {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
     "size": 32,

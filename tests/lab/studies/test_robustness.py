@@ -24,6 +24,8 @@ from softfree_lab.studies.robustness_report import to_markdown
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers import read_image
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 SMALL = {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8}
 NOISE = [Variant("noise", s) for s in STRENGTHS]
 
