@@ -162,7 +162,7 @@ def _segmenter(kind: str, backbone: Backbone, num_classes: int, options: dict[st
     pyramid: Any = encoder.model
     # The decoder is built for a pyramid of these widths with one block per stage, which is then replaced by ours.
     shape = {"embed_dims": pyramid.embed_dims, "num_heads": pyramid.num_heads, "depths": (1, 1, 1, 1)}
-    made = {"encoder_weights": None, "in_channels": pyramid.in_chans, "classes": num_classes}
-    net = getattr(smp, kind)("tu-soft_tiny", **made, **shape, **options)
+    arguments = {"encoder_weights": None, "in_channels": pyramid.in_chans, "classes": num_classes}
+    net = getattr(smp, kind)("tu-soft_tiny", **arguments, **shape, **options)
     net.encoder.model = encoder
     return Segmenter(net, pyramid.in_chans)

@@ -131,7 +131,7 @@ class PoolStem(ConvStem):
         embed_dim: Width C of a token.
 
     Raises:
-        UserError: A patch size that is no power of two, or 2, where there is nothing to pool.
+        UserError: A patch size that is not a power of two, or 2, which leaves nothing to pool.
     """
 
     halo = (1, 1)
@@ -162,7 +162,7 @@ def stem_of(names: Collection[str]) -> str | None:
 def fit_image(x: Tensor, in_chans: int, patch_size: int) -> Tensor:
     """Bring an image to the channels and to a multiple of the patch that a tokenizer expects.
 
-    An image of another channel count is seen as the mean of its channels, repeated: gray in a color model equals
+    In an image of another channel count, the mean of the channels is repeated: gray in a color model equals
     gray copied to each channel. The bottom and the right are padded with zeros.
 
     Args:
@@ -191,7 +191,7 @@ def run_layers(stem: nn.Sequential, x: Tensor) -> Tensor:
     """Run a stem's convolutions with the channels last, so that the result lies in memory as tokens do.
 
     One channel lies in memory in both layouts at once, and torch then takes the slower one (two to four times in
-    bfloat16): so the layout is asked for again after the first convolution.
+    bfloat16): so the layout is set again after the first convolution.
     """
     first, *others = stem
     x = channels_last(first(channels_last(x)))

@@ -144,7 +144,7 @@ STEMS_3D: dict[str, type[PatchEmbed3d] | type[ConvStem3d]] = {
 def fit_volume(x: Tensor, in_chans: int, patch_size: Grid3d) -> Tensor:
     """Bring a volume to the channels and to a multiple of the patch that a tokenizer expects.
 
-    A volume of another channel count is seen as the mean of its channels, repeated. Zeros are added at the end of each
+    In a volume of another channel count, the mean of the channels is repeated. Zeros are added at the end of each
     axis, so that the voxels that are there keep their places.
 
     Args:

@@ -29,7 +29,7 @@ class SoftPyramid(HeadedModel):
     """Stem, three stages of post-norm SOFT blocks, one of softmax blocks with a class token, head.
 
     Images may have any size and any number of channels at run time: positions are resized, maps have sides
-    H/4, H/8, H/16, H/32 rounded up, and another channel count is seen as the mean of the channels, repeated.
+    H/4, H/8, H/16, H/32 rounded up, and another channel count is replaced by the repeated mean of the channels.
 
     Forms of the attention, see :class:`~softfree.attention.SoftAttention`:
 
@@ -44,7 +44,7 @@ class SoftPyramid(HeadedModel):
     and no softmax, and the average of its tokens is classified.
 
     Args:
-        img_size: Side (or height and width) in pixels that the grids of positions are made for.
+        img_size: Side (or height and width) in pixels for which the position encodings are created.
         in_chans: Channels of the stem.
         num_classes: Number of logits; 0 for pooled features instead.
         embed_dims: Widths of the four stages.
@@ -153,9 +153,9 @@ class SoftPyramid(HeadedModel):
 
         Args:
             x: Images (B, channels, H, W).
-            indices: Stages from 0; the last so many; or None for all.
+            indices: Stages counted from 0; a number of last stages; or None for all.
             norm: Apply the last norm to the map of stage 4, where it is softmax's. The other stages end in a norm.
-            stop_early: Leave out the stages after the last that is asked for.
+            stop_early: Skip the stages after the last requested one.
             output_fmt: "NCHW" is the only one.
             intermediates_only: Return the maps alone, not the tokens of stage 4 before them.
 

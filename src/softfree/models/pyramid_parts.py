@@ -1,4 +1,4 @@
-"""What the SOFT pyramids are made of: convolutions between the stages, post-norm blocks, and a stage of them."""
+"""Building blocks of the SOFT pyramids: convolutions between the stages, post-norm blocks, and a stage of them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Stage(nn.Module):
         embed: From the map before, (B, C', H, W), to that of the stage, (B, C, h, w).
         blocks: From tokens to tokens.
         dim: Width C.
-        grid: Rows and columns that positions are made for; those of other grids are interpolated, bilinearly.
+        grid: Rows and columns of the position encoding; for other grids it is interpolated bilinearly.
         class_token: Put a class token in front of the tokens.
     """
 

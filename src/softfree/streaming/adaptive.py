@@ -71,7 +71,7 @@ class AdaptiveForward:
     def why_not_rows(self) -> str:
         """Explain why an image cannot be read in rows; empty if it can."""
         if self.options.stream == "never":
-            return "--stream never was given"
+            return "--stream never was set"
         return why_model_cannot(self.model)
 
     def streams(self, samples: Tensor) -> bool:

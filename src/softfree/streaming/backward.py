@@ -56,7 +56,7 @@ class Backward:
         self, stream: Stream, grads: Sequence[Summary], advance: Advance = lambda: None, parameters: bool = True
     ) -> None:
         self.stream, self.grads, self.advance, self.parameters = stream, grads, advance, parameters
-        self.found = Gradients()
+        self.gradients = Gradients()
         self.of_stats: list[Tensor] = []  # of the layer above
 
     def run(self) -> dict[Tensor, Tensor]:
@@ -65,7 +65,7 @@ class Backward:
             if self.stream.source.sizes:
                 self._descend_to(0)
                 self._reach_tokens()
-        return self.found.sums
+        return self.gradients.sums
 
     @contextmanager
     def down_to(self, level: int) -> Iterator[Callable[[int], tuple[Tensor, Tensor]]]:
@@ -123,12 +123,12 @@ class Backward:
                 slope, *grads = torch.autograd.grad(ends, [x, *affine_map, *own], slopes, allow_unused=True)
                 for total, part in zip(totals, grads[:3], strict=True):
                     total += 0 if part is None else part
-                self.found.add(own, grads[3:])
+                self.gradients.add(own, grads[3:])
             self.slopes.write(0, chunk, torch.zeros_like(x) if slope is None else slope)
             self.advance()
         attention = self._wanted(layer.block.attn.parameters())
-        self.of_stats, found = layer.streaming.backward(stream.stats[level], totals, attention)
-        self.found.add(attention, found)
+        self.of_stats, grads_of_parameters = layer.streaming.backward(stream.stats[level], totals, attention)
+        self.gradients.add(attention, grads_of_parameters)
 
     def _above(self, level: int, chunk: int, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return what to differentiate of a chunk that enters a layer or, above the last, the pooling."""
@@ -151,8 +151,8 @@ class Backward:
         with stream.autocast():
             tensors, grads = layer.streaming.vjp(layer.normed(x), stream.stats[level], self.of_stats)
         own = self._wanted([*layer.block.norm1.parameters(), *layer.block.attn.parameters()])
-        slope, *found = torch.autograd.grad(tensors, [x, *own], grads, allow_unused=True)
-        self.found.add(own, found)
+        slope, *own_grads = torch.autograd.grad(tensors, [x, *own], grads, allow_unused=True)
+        self.gradients.add(own, own_grads)
         return slope
 
     def _reach_tokens(self) -> None:
@@ -163,7 +163,7 @@ class Backward:
                 tokens = self.stream.source.tokens(chunk)
             ends, slopes = self._above(0, chunk, tokens)
             if tokens.requires_grad:
-                self.found.add(own, torch.autograd.grad(ends, own, slopes, allow_unused=True))
+                self.gradients.add(own, torch.autograd.grad(ends, own, slopes, allow_unused=True))
             self.advance()
 
 

@@ -105,7 +105,7 @@ class Stream:
         return summaries
 
     def _collected(self, summaries: list[Summary], summary: Summary) -> list[Summary]:
-        """Add a chunk's summary; without a way back, all are merged into one, so that they take no more memory."""
+        """Add a chunk's summary; without a backward pass, all are merged into one to save memory."""
         if self.keep or not summaries:
             return [*summaries, summary]
         return [self.model.pooling.merge(summaries[0], summary, self.pooled)]

@@ -177,8 +177,8 @@ class _Passed(torch.autograd.Function):
             )
         stream, ctx.stream = ctx.stream, None
         with bar(ctx.progress, "backward", stream) as advance:
-            found = Backward(stream, stream.grouped(grads), advance).run()
-        return None, None, *(found[p].to(p.dtype) if p in found else None for p in ctx.parameters)
+            gradients = Backward(stream, stream.grouped(grads), advance).run()
+        return None, None, *(gradients[p].to(p.dtype) if p in gradients else None for p in ctx.parameters)
 
 
 def _stream(model: nn.Module, source: TokenSource, streaming: Streaming, kept_from: int | None = None) -> Stream:

@@ -40,7 +40,7 @@ class ClassifierModule(L.LightningModule):
         growth: Image size of each epoch; default: constant.
         files: Paths of the training images, to name a batch whose loss is not finite.
         seed: Decides dropped paths, with epoch and step, so that a resumed run repeats an uninterrupted one.
-        teacher: Distillation target beside the labels, or None.
+        teacher: Teacher for distillation, in addition to the labels, or None.
         stream: When to stream samples.
     """
 
