@@ -132,7 +132,7 @@ refused("splits and classes in one name", [f"{split}_{name}" for split in ("trai
 refused(
     "hospitals above the splits",
     [f"{site}/{name}" for site in ("north", "south") for name in SPLIT],
-    "lies in several splits",
+    "several splits of north contain",
 )
 refused("splits two folders below a class", ["cat/a/train/1.png", "dog/a/train/2.png"], "train means a split")
 refused("folds", [f"fold_{n}/{name}" for n in range(3) for name in MANY], "look like folds")

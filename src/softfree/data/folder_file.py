@@ -281,7 +281,7 @@ def _of_class(root: _Folder, top: _Folder) -> list[_Group]:
     below = [{inner.name for inner in folder.folders} for folder in top.folders if not folder.loose]
     if len(below) > 1 and (again := set.intersection(*below)):
         raise UserError(
-            f"{root.path}: {listed(sorted(again), 3)} is in several splits of {top.name}; if these are the classes,"
+            f"{root.path}: several splits of {top.name} contain {listed(sorted(again), 3)}; if these are the classes,"
             " name the folder of one data set, or a table"
         )
     return [_Group(top.name, splits[folder.name], folder) for folder in top.folders]
