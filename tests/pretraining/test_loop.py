@@ -98,7 +98,7 @@ def test_a_folder_needs_no_labels_and_bad_files_are_left_out(
         ({"epochs": 0}, "--epochs 0"),
         ({"mask_ratio": 1.0}, "--mask-ratio 1.0"),
         ({"decoder_dim": 20}, "--decoder-dim 20"),
-        ({"model": "seqnorm_bag_nano"}, "images and volumes"),
+        ({"model": "seqnorm_bag_nano"}, "not for bags of tiles"),
         ({"model": "seqnorm_vit_nano_patch9"}, "nano_patch9"),
         ({"resize_mode": "native"}, "native"),
         ({"model_options": {"pos_conv": True}}, "pos_conv"),
