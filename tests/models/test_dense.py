@@ -208,7 +208,7 @@ def test_ade20k_files_that_are_not_there(ade: Path) -> None:
     with pytest.raises(UserError, match=r"expected images/validation/\*.jpg below"):
         Scenes(ade, "validation")
     (ade / "annotations" / "training" / "2.png").unlink()
-    with pytest.raises(UserError, match=r"2.png: expected a PNG of the same name"):
+    with pytest.raises(UserError, match=r"2\.png; expected a PNG of the same name"):
         Scenes(ade)
 
 
