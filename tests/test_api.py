@@ -38,12 +38,12 @@ def test_functions_do_what_the_commands_do(run: Run, tmp_path: Path) -> None:
     assert softfree.create_model("sima_vit_nano_patch16", num_classes=3).num_classes == 3
 
 
-def test_images_need_no_extra(run: Run) -> None:
+def test_images_need_no_extra(run: Run, tmp_path: Path) -> None:
     table = run.config["options"]["table"]
     code = "from softfree.cli.main import main\nimport softfree.training.loop\n"
     code += "assert main(['check', sys.argv[1], '--progress', 'false']) == 0\n"
-    code += "assert main(['predict', sys.argv[2], sys.argv[1], '--json']) == 0\n"
-    done = python(code, table, str(run.folder))
+    code += "assert main(['predict', sys.argv[2], sys.argv[1], '--json', '--out', sys.argv[3]]) == 0\n"
+    done = python(code, table, str(run.folder), str(tmp_path / "predictions.csv"))
     assert (done.returncode, "readable" in done.stdout, '"p_high"' in done.stdout) == (0, True, True), done.stderr
 
 
