@@ -23,10 +23,18 @@ def write_csv(path: Path, rows: pd.DataFrame, float_format: str | None = None) -
 
 
 def write_machine(folder: Path, **facts: Any) -> None:
-    """Write ``machine.json``: the command, the versions, and ``facts`` about the machine; default: this machine."""
-    command = shlex.join(["softfree-lab", *sys.argv[1:]])
+    """Write ``machine.json``: the command, the versions, and ``facts`` about the machine; default: this machine.
+
+    Files other than YAML, such as images, are not named in the command: their names may be those of patients.
+    """
+    command = shlex.join(["softfree-lab", *(_without_file_name(argument) for argument in sys.argv[1:])])
     record = {"command": command, **(facts or {"machine": describe_machine()}), "versions": versions()}
     write_atomically(folder / "machine.json", json.dumps(record, indent=2))
+
+
+def _without_file_name(argument: str) -> str:
+    path = Path(argument)
+    return "FILE" if path.suffix not in (".yaml", ".yml") and path.is_file() else argument
 
 
 def write_record(

@@ -4,11 +4,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from PIL import Image
 
 from softfree.core.options import TrainOptions
+from softfree.data.table import read_table
 from softfree.training.loop import train
-from softfree_lab.studies.confound import SizeStudy, study_sizes
+from softfree_lab.studies.confound import SizeStudy, _read_images, study_sizes
 from softfree_lab.studies.options import SizeStudyOptions
 from softfree_runtime.core.errors import UserError
 
@@ -47,6 +49,20 @@ def test_a_model_that_has_learned_the_shape_is_found_out(sizes_only, tmp_path):
     assert found.auroc_equal < 0.85, "equal squares do not"
     assert found.rows.set_index("feature").loc["width", "AUROC alone"] == 1.0
     assert found.n == 12
+
+
+def test_each_row_is_read_at_its_own_frame(tmp_path):
+    frames = [np.full((20 + 4 * number, 30), 50 * number, np.uint8) for number in range(3)]
+    tifffile.imwrite(tmp_path / "pages.tif", frames[0])
+    for page in frames[1:]:
+        tifffile.imwrite(tmp_path / "pages.tif", page, append=True)
+    (tmp_path / "t.csv").write_text("path,frame,label,split\npages.tif,2,a,test\npages.tif,0,b,test\n")
+    images = _read_images(read_table(tmp_path / "t.csv"))
+    assert [image.pixels.shape[0] for image in images] == [28, 20]
+    assert [int(image.pixels.max()) for image in images] == [100, 0]
+    (tmp_path / "pages.tif").write_bytes(b"no image")
+    with pytest.raises(UserError, match="2 of 2 test images cannot be read"):
+        _read_images(read_table(tmp_path / "t.csv"))
 
 
 def test_more_classes_are_refused(sizes_only, tmp_path):

@@ -21,7 +21,7 @@ from softfree.inference.run import Run
 from softfree.reporting.scoring import own_table
 from softfree_lab.records import markdown_table
 from softfree_lab.studies.options import SizeStudyOptions
-from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.outputs import probabilities
 from softfree_runtime.readers import read_image
 from softfree_runtime.readers.image import DecodedImage
@@ -67,17 +67,18 @@ def study_sizes(options: SizeStudyOptions, folder: str | Path) -> SizeStudy:
     """Compare a run's predictions on the test images as they are and on crops of equal size.
 
     Raises:
-        UserError: The run's task is not binary, or its table is missing.
+        UserError: The run's task is not binary, its table is missing, or a test image cannot be read.
     """
     run = Run.load(folder)
     if run.task.kind != "binary":
         raise UserError(f"a study of sizes needs a binary task, but this run's task is {run.task.kind}")
     table = own_table(run, options.table, how=f"softfree-lab study sizes {run.folder} --table TABLE").where("test")
-    shapes = np.array([read_image(file).pixels.shape[:2] for file in table.frame["file"]])  # (n, 2)
+    images = _read_images(table)
+    shapes = np.array([image.pixels.shape[:2] for image in images])  # (n, 2)
     side = int(shapes.min())
     inference = InferenceOptions(progress=options.progress)
-    as_they_are = _positive(run, [str(file) for file in table.frame["file"]], inference)
-    equal = _positive(run, [_center(read_image(file), side) for file in table.frame["file"]], inference)
+    as_they_are = _positive(run, images, inference)
+    equal = _positive(run, [_center(image, side) for image in images], inference)
     height, width = shapes.T.astype(float)
     features = dict(zip(FEATURES, (width, height, width / height, width * height), strict=True))
     rows = [_feature_row(name, values, as_they_are, table) for name, values in features.items()]
@@ -90,7 +91,20 @@ def study_sizes(options: SizeStudyOptions, folder: str | Path) -> SizeStudy:
     )
 
 
-def _positive(run: Run, sources: Sequence[str | DecodedImage], options: InferenceOptions) -> np.ndarray:
+def _read_images(table: Table) -> list[DecodedImage]:
+    """Read the images of a table, each row's own frame of a multi-frame file."""
+    images, failed = [], 0
+    for source, frame in zip(table.sources, table.frames, strict=True):
+        try:
+            images.append(read_image(str(source), frame=frame))
+        except ReadError:
+            failed += 1
+    if failed:
+        raise UserError(f"{failed} of {len(table.sources)} test images cannot be read; see: softfree check")
+    return images
+
+
+def _positive(run: Run, sources: Sequence[DecodedImage], options: InferenceOptions) -> np.ndarray:
     """Return the probability of the positive class, (n,)."""
     logits = infer(run.model, SampleDataset(sources, None, run.image_preprocessing), 2, options)
     return probabilities(logits.values, run.task)[:, 1]
