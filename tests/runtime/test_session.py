@@ -54,7 +54,7 @@ def test_not_ours(model: Path, make_model: Callable[..., Path], tmp_path: Path) 
 
 
 def test_a_graph_that_breaks_its_promise(make_model: Callable[..., Path]) -> None:
-    refused(make_model(channels=3), r"promise \(any, 1, any, any\)")
+    refused(make_model(channels=3), r"metadata say \(any, 1, any, any\)")
     refused(make_model(classes=3), "2 classes")
 
 

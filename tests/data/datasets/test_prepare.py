@@ -61,7 +61,7 @@ def test_a_class_of_one_patient_belongs_to_no_task(root, prepared):
 def test_options_that_do_not_apply(root):
     with pytest.raises(UserError, match="--label does not apply to aptos2019"):
         prepare_set("aptos2019", root, PrepareOptions(label="x"))
-    with pytest.raises(UserError, match="--uncertain is not for aptos2019"):
+    with pytest.raises(UserError, match="--uncertain does not apply to aptos2019"):
         prepare_set("aptos2019", root, PrepareOptions(uncertain="positive"))
 
 

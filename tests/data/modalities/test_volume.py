@@ -246,7 +246,7 @@ def test_what_a_model_must_be_told():
         ({"preset": "ct", "window": (1, 0)}, "--window"),
         ({"preset": "ct", "window": (0,)}, "--window"),
         ({"rules": {}}, "--series"),
-        ({"rules": RULES, "channels": 3}, "3 channels"),
+        ({"rules": RULES, "channels": 3}, "got channels 3"),
     ],
 )
 def test_options_that_cannot_work(arguments, words):

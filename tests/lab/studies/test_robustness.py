@@ -165,7 +165,7 @@ def test_another_table_with_other_classes_is_refused(folder):
     with pytest.raises(UserError, match="with and without low"):
         study_robustness(quick(folder / "out", table=other), [folder / "run"])
     rows.assign(label="strange").to_csv(other, index=False)
-    with pytest.raises(UserError, match="no class of the model"):
+    with pytest.raises(UserError, match="not a class of the model"):
         study_robustness(quick(folder / "out", table=other), [folder / "run"])
 
 
