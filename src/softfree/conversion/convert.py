@@ -222,7 +222,7 @@ console = Console(markup=False, soft_wrap=True)
 
 HEADINGS = {
     "source": "source",
-    "plain": "plain start",
+    "plain": "plain initialization",
     "first_order": "first order",
     "closed_form": "closed form",
     "fit": "fit",

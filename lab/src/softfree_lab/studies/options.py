@@ -17,7 +17,7 @@ class AblationOptions:
     """Ablation study.
 
     Attributes:
-        variants: What to compare, the first with all others: 'zoo' (all attentions), 'starts', 'parts', 'norms',
+        variants: What to compare, the first with all others: 'zoo' (all attentions), 'inits', 'parts', 'norms',
             'class_token', 'block', 'rates', 'resolution', or a YAML file of options of softfree train by name.
         data: Folder that contains the tables of the recipes; default: the folder of each recipe.
         seeds: Seeds, each used by every variant.

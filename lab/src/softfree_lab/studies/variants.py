@@ -38,7 +38,7 @@ PRESETS: dict[str, Preset] = {
     # All attentions, one recipe.
     "zoo": Preset(ZOO),
     # Initial scales and shifts, and whether the mean of V is kept.
-    "starts": Preset(
+    "inits": Preset(
         SOFTMAX
         | {
             f"seqnorm {init}{'' if part == 'qkv' else f' {part}'}": _seqnorm(init=init, normalized=part)
