@@ -14,7 +14,7 @@ from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, register_model
 from torch import nn
 
 from softfree.attention import for_each_attention
@@ -133,8 +133,8 @@ def register_classifier(name: str, cls: type[nn.Module], **defaults: Any) -> Non
     Raises:
         UserError: The name is taken.
     """
-    if name in MODELS:
-        raise UserError(f"Got the name {name!r} for a classifier: expected one that no other model has.")
+    if name in MODELS or is_model(name):
+        raise UserError(f"Got the name {name!r} for a classifier: expected one that no model has, timm's included.")
     CLASSIFIERS[name] = _register(cls, name, **defaults)
 
 

@@ -39,7 +39,7 @@ def cascade(model: Classifier, seed: int = 0) -> Iterator[tuple[str, Classifier]
     blocks = list(cast(nn.Sequential, changed.blocks))
     parts: list[tuple[str, list[nn.Module]]] = [(HEAD, [changed.head])]
     for number in reversed(range(len(blocks))):
-        norms = [changed.norm, changed.fc_norm, changed.pooling] if number == len(blocks) - 1 else []
+        norms = [changed.norm, changed.fc_norm] if number == len(blocks) - 1 else []
         parts.append((f"blocks.{number}", [*norms, blocks[number]]))
     parts.append((ALL, [changed]))
     for name, modules in parts:

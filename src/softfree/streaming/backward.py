@@ -111,7 +111,7 @@ class Backward:
         affine_map = affine_map.leaf()
         totals = AffineMap(*(torch.zeros_like(tensor) for tensor in affine_map))
         model = stream.model
-        above = [model.norm, model.pooling, model.head] if level + 1 == len(stream.layers) else []
+        above = [model.norm, model.head] if level + 1 == len(stream.layers) else []
         own = self._wanted(p for module in (layer.block, *above) for p in module.parameters())
         for chunk in range(len(stream.source.sizes)):
             x = stream.load(level, chunk).detach().requires_grad_()

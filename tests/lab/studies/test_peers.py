@@ -35,6 +35,7 @@ def test_it_is_the_model_of_timm() -> None:
     assert sum(p.numel() for p in model.parameters()) == 11_171_779, "resnet18 with one channel and three classes"
 
 
-def test_a_name_is_given_once() -> None:
-    with pytest.raises(UserError, match="expected one that no other model has"):
-        register_classifier("seqnorm_vit_nano_patch16", TimmClassifier)
+@pytest.mark.parametrize("name", ["seqnorm_vit_nano_patch16", "timm_resnet18", "resnet18"])
+def test_a_name_is_given_once(name: str) -> None:
+    with pytest.raises(UserError, match="expected one that no model has, timm's included"):
+        register_classifier(name, TimmClassifier)
