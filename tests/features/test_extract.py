@@ -139,7 +139,7 @@ def test_slides_that_fail_are_listed_with_reasons(
     assert said.count("softfree: ") == 2
     assert "2 of 4 slides encoded" in said
     assert pd.read_csv(out / "table.csv")["path"].tolist() == ["a.tiff.h5", "deep/a.tiff.h5"]
-    # Mended, the table and the files are as if nothing had been.
+    # Once fixed, the table and the files are as if nothing had happened.
     make_slide(tmp_path / "b.tiff", 1)
     rows = pd.read_csv(slides, dtype=str).assign(mpp=["", "", "", "8"])
     rows.to_csv(slides, index=False)

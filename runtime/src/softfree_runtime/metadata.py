@@ -21,7 +21,7 @@ from softfree_runtime.preprocessing.modalities import (
 )
 
 FORMAT = "1"
-MEND = "export the run again"
+FIX = "export the run again"
 # Values in JSON, and values in plain text with their defaults.
 _LATER = ("group", "loss")  # missing in files of earlier versions
 _IN_JSON = (
@@ -113,35 +113,35 @@ class Metadata:
         task = check_task(path, {"kind": values.pop("task"), "classes": values.pop("classes")})
         preprocessing = _preprocessing(path, values.pop("preprocessing"))
         values |= {name: texts.get(name, default) for name, default in _IN_TEXT.items()}
-        check_fields(path, "metadata", values, cls, whole=False, mend=MEND)
+        check_fields(path, "metadata", values, cls, whole=False, fix=FIX)
         values["size"] = None if values["size"] is None else tuple(values["size"])
         return cls(task, preprocessing, card=texts.get("model_card", ""), **values)._checked(path)
 
     def _checked(self, path: Path) -> Metadata:
         """Return itself after checking the range of all numbers."""
         if self.temperature <= 0:
-            raise UserError(f"{path}: temperature is {self.temperature}; expected a number above 0; {MEND}")
+            raise UserError(f"{path}: temperature is {self.temperature}; expected a number above 0; {FIX}")
         for name, threshold in self.thresholds.items():
             if name not in self.task.classes:
                 known = ", ".join(self.task.classes)
-                raise UserError(f"{path}: thresholds has {shown(name)}; expected some of {known[:100]}; {MEND}")
+                raise UserError(f"{path}: thresholds has {shown(name)}; expected some of {known[:100]}; {FIX}")
             if not 0 <= threshold <= 1:
-                raise UserError(f"{path}: a threshold is {threshold}; expected a probability, 0 to 1; {MEND}")
+                raise UserError(f"{path}: a threshold is {threshold}; expected a probability, 0 to 1; {FIX}")
         axes = self.modality.axes
         if self.size is not None and (len(self.size) != axes or min(self.size) < 1):
             what = "nothing" if axes == 0 else f"{axes} sides above 0, or nothing"
-            raise UserError(f"{path}: size is {list(self.size)}; expected {what}; {MEND}")
+            raise UserError(f"{path}: size is {list(self.size)}; expected {what}; {FIX}")
         return self
 
 
 def _parsed(texts: Mapping[str, str], name: str, path: Path) -> Any:
     """Parse a value in JSON."""
     if name not in texts:
-        raise UserError(f"{path}: {name} is missing from its metadata; {MEND}")
+        raise UserError(f"{path}: {name} is missing from its metadata; {FIX}")
     try:
         return json.loads(texts[name])
     except (ValueError, RecursionError):
-        raise UserError(f"{path}: {name} is {shown(texts[name])}, which is not JSON; {MEND}") from None
+        raise UserError(f"{path}: {name} is {shown(texts[name])}, which is not JSON; {FIX}") from None
 
 
 def _preprocessing(path: Path, config: Any) -> Preprocessing:
@@ -149,15 +149,15 @@ def _preprocessing(path: Path, config: Any) -> Preprocessing:
     fields = dict(config) if isinstance(config, dict) else {"kind": config}
     kind = fields.pop("kind", IMAGE)
     if kind not in KINDS:
-        raise UserError(f"{path}: preprocessing.kind is {shown(kind)}; expected {' or '.join(KINDS)}; {MEND}")
-    check_fields(path, "preprocessing", fields, MODALITIES[kind].preprocessing_class(), mend=MEND)
+        raise UserError(f"{path}: preprocessing.kind is {shown(kind)}; expected {' or '.join(KINDS)}; {FIX}")
+    check_fields(path, "preprocessing", fields, MODALITIES[kind].preprocessing_class(), fix=FIX)
     for name, value in fields.items():
         numbers = value if isinstance(value, list) else [value]
         if name in ABOVE_ZERO and any(number is not None and number <= 0 for number in numbers):
-            raise UserError(f"{path}: preprocessing.{name} is {shown(value)}; expected numbers above 0; {MEND}")
+            raise UserError(f"{path}: preprocessing.{name} is {shown(value)}; expected numbers above 0; {FIX}")
         if name in ("mean", "std") and value is not None and len(value) != fields.get("channels"):
-            raise UserError(f"{path}: preprocessing.{name} is {shown(value)}; expected one for each channel; {MEND}")
+            raise UserError(f"{path}: preprocessing.{name} is {shown(value)}; expected one for each channel; {FIX}")
     try:
         return preprocessing_from_config({"kind": kind} | fields)
     except (KeyError, TypeError, ValueError, ArithmeticError, UserError) as error:
-        raise UserError(f"{path}: preprocessing cannot be used ({str(error)[:100]}); {MEND}") from None
+        raise UserError(f"{path}: preprocessing cannot be used ({str(error)[:100]}); {FIX}") from None

@@ -193,8 +193,8 @@ def _check_columns(path: Path, columns: list[str], wanted: list[str], *, many: b
         raise no_column(path, "path", columns, "expected one with the image files, relative to the table")
     for name in wanted:
         if name not in columns:
-            mend = "name others with --labels" if many else "name the one with the classes with --label"
-            raise no_column(path, name, columns, mend)
+            fix = "name others with --labels" if many else "name the one with the classes with --label"
+            raise no_column(path, name, columns, fix)
     taken = {name: _PLAIN.sub("", name.casefold()) for name in columns}
     alike = [name for name in columns if taken[name] in _PATIENT_LIKE]
     if "patient_id" not in columns and alike:
@@ -325,8 +325,8 @@ def _refuse_duplicates(path: Path, frame: pd.DataFrame, wanted: list[str], table
     labeled = "the same label" if same else "different labels"
     groups = frame[again].drop_duplicates(keys).shape[0]
     others = f" (and {groups - 1} more such images)" if groups > 1 else ""
-    mend = "delete all but one" if same else "settle the label and delete the others"
-    raise UserError(f"{path}: {table.rows.name(group.index)} name the same image with {labeled}{others}; {mend}")
+    fix = "delete all but one" if same else "settle the label and delete the others"
+    raise UserError(f"{path}: {table.rows.name(group.index)} name the same image with {labeled}{others}; {fix}")
 
 
 def _refuse_shared_patients(path: Path, frame: pd.DataFrame, table: TableFile) -> None:

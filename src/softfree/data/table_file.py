@@ -64,11 +64,11 @@ def read_table_file(path: Path, text: Collection[str]) -> TableFile:
     return TableFile(frame, rows, hashlib.sha256(content).hexdigest(), notes)
 
 
-def no_column(path: Path, name: str, columns: Sequence[str], mend: str) -> UserError:
+def no_column(path: Path, name: str, columns: Sequence[str], fix: str) -> UserError:
     """Return the error for a missing column, with the existing columns and the likely one."""
     meant = closest(name, columns)
     hint = f" (did you mean {meant!r}?)" if meant else ""
-    return UserError(f"{path}: no column {name!r}{hint}; it has {listed(columns)}; {mend}")
+    return UserError(f"{path}: no column {name!r}{hint}; it has {listed(columns)}; {fix}")
 
 
 def closest(name: str, candidates: Iterable[str]) -> str | None:

@@ -67,7 +67,7 @@ def open_teacher(folder: Path | None, config: dict[str, Any]) -> Teacher | None:
             f"--teacher {folder} has other weights than the teacher that this training began with; use that one, or"
             " start a new training with another --out"
         )
-    for what, mend in (
+    for what, fix in (
         ("task", "train it on the same classes"),
         ("preprocessing", "give this training the same --preset, --size, --resize-mode and --channels"),
     ):
@@ -76,7 +76,7 @@ def open_teacher(folder: Path | None, config: dict[str, Any]) -> Teacher | None:
             if theirs.get(name) != value:
                 raise UserError(
                     f"--teacher {folder} has {what} {name} {_in_words(theirs.get(name))}, this training "
-                    f"{_in_words(value)}: {mend}, or choose another teacher"
+                    f"{_in_words(value)}: {fix}, or choose another teacher"
                 )
     if not begun:
         _refuse_another_split(folder, run.config, config)

@@ -87,7 +87,7 @@ def test_read_volume_takes_the_folder_of_a_study(study):
 
 def test_a_pattern_fits_one_series(study):
     refused(study, RULES | {"series": {"pre": "dyn", "post": "1st"}}, "'dyn'", "fits 3 of 4", "narrow")
-    refused(study, RULES | {"series": {"pre": "t2", "post": "1st"}}, "'t2'", "fits none of 4", "mend")
+    refused(study, RULES | {"series": {"pre": "t2", "post": "1st"}}, "'t2'", "fits none of 4", "fix")
 
 
 def test_a_series_that_no_channel_uses_is_not_looked_for(study):

@@ -15,7 +15,7 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a finite number"
 
 
 def check_fields(
-    path: Path, name: str, content: Any, kind: type, *, whole: bool = True, mend: str = "copy the run again"
+    path: Path, name: str, content: Any, kind: type, *, whole: bool = True, fix: str = "copy the run again"
 ) -> dict[str, Any]:
     """Return ``content`` with only the fields of ``kind``, each verified to be of its type.
 
@@ -24,26 +24,26 @@ def check_fields(
         name: Name of ``content`` in the file.
         content: Value read from YAML or JSON.
         kind: A dataclass.
-        mend: How to fix it.
+        fix: How to fix it.
         whole: Refuse unknown and missing names; else unknown names are dropped and missing names are accepted.
 
     Raises:
         UserError: Names the file, the field, the value and what is expected.
     """
     if not isinstance(content, dict):
-        raise UserError(f"{path}: {name} is {shown(content)}; expected fields with values; {mend}")
+        raise UserError(f"{path}: {name} is {shown(content)}; expected fields with values; {fix}")
     hints, known = get_type_hints(kind), {field.name: field for field in fields(kind)}
     unknown = [key for key in content if key not in known]
     if whole and unknown:
         known_names = ", ".join(known)
-        raise UserError(f"{path}: {name} has {shown(unknown[0])}, which is not known; expected {known_names}; {mend}")
+        raise UserError(f"{path}: {name} has {shown(unknown[0])}, which is not known; expected {known_names}; {fix}")
     missing = [key for key, field in known.items() if key not in content and field.default is field.default_factory]
     missing = [key for key in missing if known[key].default is MISSING]
     if whole and missing:
-        raise UserError(f"{path}: {name}.{missing[0]} is missing; {mend}")
+        raise UserError(f"{path}: {name}.{missing[0]} is missing; {fix}")
     for key, value in content.items():
         if key in known and (expected := mismatch(value, hints[key])):
-            raise UserError(f"{path}: {name}.{key} is {shown(value)}; expected {expected}; {mend}")
+            raise UserError(f"{path}: {name}.{key} is {shown(value)}; expected {expected}; {fix}")
     return {key: value for key, value in content.items() if key in known}
 
 

@@ -185,16 +185,16 @@ def _refuse_same_position(path: Path, ordered: Sequence[Slice], same: list[int])
     second = ordered[same[0] + 1].marks
     differing = [key for key, value in first.items() if value != second[key] and key != "SOPInstanceUID"]
     if "MOSAIC" in first.get("ImageType", "").upper():
-        mend = f"they are {MOSAIC}"
+        fix = f"they are {MOSAIC}"
     elif first.get("SOPInstanceUID") and first.get("SOPInstanceUID") == second.get("SOPInstanceUID"):
-        mend = "the same slice twice; keep one of each"
+        fix = "the same slice twice; keep one of each"
     elif differing:
-        mend = f"they differ in {', '.join(differing[:3])}; give each its own folder"
+        fix = f"they differ in {', '.join(differing[:3])}; give each its own folder"
     else:
-        mend = "keep one of each, or give each time its own folder"
+        fix = "keep one of each, or give each time its own folder"
     pairs = [f"{ordered[number].name} and {ordered[number + 1].name}" for number in same[:3]]
     more = f" and {len(same) - 3} more" if len(same) > 3 else ""
-    raise ReadError(f"{path}: slices at the same position: {', '.join(pairs)}{more}; {mend}", "unsupported")
+    raise ReadError(f"{path}: slices at the same position: {', '.join(pairs)}{more}; {fix}", "unsupported")
 
 
 def _refuse_gap(path: Path, before: str, after: str, gap: float, usual: float) -> NoReturn:

@@ -73,8 +73,8 @@ def _image(
     kind, more = _color_model(page)
     corrections = (*assumed, *more)
     if reason := _unsupported(page, kind):
-        mend = "save it as gray or RGB, uncompressed or with LZW"
-        raise ReadError(f"{path}: TIFF with {reason} is not supported; {mend}", "unsupported")
+        fix = "save it as gray or RGB, uncompressed or with LZW"
+        raise ReadError(f"{path}: TIFF with {reason} is not supported; {fix}", "unsupported")
     expected, present = math.prod(page.chunked), len(page.dataoffsets)
     if expected > present and not page.is_contiguous:
         # tifffile would place tiles one after the other despite the gaps.

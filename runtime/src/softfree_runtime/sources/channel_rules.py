@@ -94,10 +94,10 @@ def _matching(folder: Path, name: str, pattern: str, candidates: list[Series]) -
     """Find the series whose description matches; descriptions are never quoted, since they may contain names."""
     fitting = [series for series in candidates if re.search(pattern, series.description, re.IGNORECASE)]
     if len(fitting) != 1:
-        count, mend = ("none", "mend") if not fitting else (str(len(fitting)), "narrow")
+        count, fix = ("none", "fix") if not fitting else (str(len(fitting)), "narrow")
         raise ReadError(
             f"{folder}: the pattern {pattern!r} of {name!r} fits {count} of {len(candidates)} series' descriptions; "
-            f"expected one, {mend} the pattern",
+            f"expected one, {fix} the pattern",
             "unsupported",
         )
     return fitting[0]
