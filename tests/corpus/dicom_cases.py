@@ -145,7 +145,7 @@ SIGNED = VALUES.astype(np.int16) - 2000
 HIGH = "HighBit: not BitsStored - 1"
 register("12 bits stored, HighBit 11", "read", bits=12)
 register(
-    "12 bits in the upper bits of a word, overlay in the lowest",
+    "12 bits in the high bits of a word, overlay in the low bits",
     "corrected",
     lambda: right(VALUES),
     says=HIGH,
@@ -163,7 +163,7 @@ register(
     HighBit=12,
 )
 register(
-    "signed, in the upper bits of a word",
+    "signed, in the high bits of a word",
     "corrected",
     lambda: right(SIGNED),
     says=HIGH,
@@ -182,7 +182,7 @@ register(
     syntax=ExplicitVRBigEndian,
 )
 register(
-    "HighBit 15, run lengths",
+    "HighBit 15, RLE",
     "corrected",
     lambda: right(VALUES),
     says=HIGH,
@@ -193,7 +193,7 @@ register(
     codes=[run_lengths(VALUES << 4)],
 )
 register(
-    "HighBit 15, lossless JPEG of 16 bits",
+    "HighBit 15, 16-bit lossless JPEG",
     "corrected",
     lambda: right(VALUES),
     says=HIGH,
@@ -204,7 +204,7 @@ register(
     codes=[imagecodecs.jpeg_encode(VALUES << 4, lossless=True, bitspersample=16)],
 )
 register(
-    "HighBit 15, but lossless JPEG of 12 bits",
+    "HighBit 15, but 12-bit lossless JPEG",
     "corrected",
     says="HighBit: contradicts the codestream",
     bits=12,
@@ -214,13 +214,13 @@ register(
 )
 register("HighBit below BitsStored - 1", "refused", says="HighBit 7 contradicts BitsStored 12", bits=12, HighBit=7)
 register(
-    "HighBit beyond BitsAllocated, where all bits are used",
+    "HighBit beyond BitsAllocated, all bits used",
     "corrected",
     says="HighBit",
     pixels=(VALUES & 255).astype(np.uint8),
     HighBit=11,
 )
-register("HighBit beyond BitsAllocated, where some are not", "refused", says="HighBit", bits=12, HighBit=16)
+register("HighBit beyond BitsAllocated, not all bits used", "refused", says="HighBit", bits=12, HighBit=16)
 register(
     "BitsStored beyond BitsAllocated",
     "refused",
@@ -237,7 +237,7 @@ register(
     change=lambda one: _overlay(one, 12),
 )
 register(
-    "bits above HighBit that nothing explains",
+    "unexplained bits above HighBit",
     "corrected",
     lambda: right(VALUES),
     says="BitsStored: bits beyond it are not empty",
@@ -245,10 +245,13 @@ register(
     bits=12,
 )
 register(
-    "32 bits a value", "read", lambda: right(VALUES.astype(np.uint32) * 70000), pixels=VALUES.astype(np.uint32) * 70000
+    "32 bits per value",
+    "read",
+    lambda: right(VALUES.astype(np.uint32) * 70000),
+    pixels=VALUES.astype(np.uint32) * 70000,
 )
 register(
-    "32 bits a value, signed",
+    "32 bits per value, signed",
     "read",
     lambda: right(SIGNED.astype(np.int32) * 70000),
     pixels=SIGNED.astype(np.int32) * 70000,
@@ -288,7 +291,7 @@ def lossless(pixels: np.ndarray, bits: int) -> bytes:
 for bits in (12, 16):
     for representation, said in ((1, ""), (0, "PixelRepresentation: unsigned, but the codestream is signed")):
         register(
-            f"signed JPEG 2000 of {bits} bits, {'un' * (not representation)}signed header",
+            f"signed {bits}-bit JPEG 2000, {'un' * (not representation)}signed in the header",
             "corrected" if said else "read",
             lambda: right(SIGNED),
             says=said,
@@ -298,7 +301,7 @@ for bits in (12, 16):
             **J2K,
         )
 register(
-    "unsigned JPEG 2000 of 12 bits, signed header",
+    "unsigned 12-bit JPEG 2000, signed in the header",
     "corrected",
     lambda: right(SIGNED),
     says="PixelRepresentation: signed, but the codestream is not",
@@ -308,7 +311,7 @@ register(
     **J2K,
 )
 register(
-    "unsigned JPEG 2000 of 16 bits, signed header",
+    "unsigned 16-bit JPEG 2000, signed in the header",
     "corrected",
     lambda: right(SIGNED),
     says="PixelRepresentation: signed, but the codestream is not",
@@ -317,7 +320,7 @@ register(
     **J2K,
 )
 register(
-    "signed JPEG 2000 of positive values, unsigned header",
+    "signed JPEG 2000 of positive values, unsigned in the header",
     "read",
     bits=12,
     codes=[encode_array(VALUES.astype(np.int16) // 2, bits_stored=12)],
@@ -325,7 +328,7 @@ register(
     **J2K,
 )
 register(
-    "JPEG 2000 of 8 bits, signed, unsigned header",
+    "signed 8-bit JPEG 2000, unsigned in the header",
     "corrected",
     lambda: right((SIGNED >> 5).astype(np.int8)),
     says="PixelRepresentation",
@@ -334,7 +337,7 @@ register(
     **J2K,
 )
 register(
-    "JPEG-LS of 12 bits, signed",
+    "signed 12-bit JPEG-LS",
     "read",
     lambda: right(SIGNED),
     bits=12,
@@ -343,7 +346,7 @@ register(
     **JLS,
 )
 register(
-    "JPEG-LS of 16 bits, signed, 12 of them stored",
+    "signed 16-bit JPEG-LS, 12 bits stored",
     "read",
     lambda: right(SIGNED),
     bits=12,
@@ -352,7 +355,7 @@ register(
     **JLS,
 )
 register(
-    "lossless JPEG of 16 bits, signed, 12 of them stored, sign spread",
+    "signed 16-bit lossless JPEG, 12 bits stored, sign-extended",
     "read",
     lambda: right(SIGNED),
     bits=12,
@@ -361,7 +364,7 @@ register(
     **LOSSLESS,
 )
 register(
-    "lossless JPEG of 12 bits, signed",
+    "signed 12-bit lossless JPEG",
     "read",
     lambda: right(SIGNED),
     bits=12,
@@ -376,7 +379,7 @@ for name, syntax, code in (
     ("lossless JPEG", LOSSLESS, lossless(WIDE, 16)),
 ):
     register(
-        f"{name} of 16 bits, 12 in the header, which are too few",
+        f"16-bit {name}, but 12 bits in the header",
         "corrected",
         lambda: right(WIDE),
         says="BitsStored: less than the codestream's values use",
@@ -385,7 +388,7 @@ for name, syntax, code in (
         **syntax,
     )
     register(
-        f"{name} of other rows and columns than the header's",
+        f"{name} whose size differs from the header",
         "refused",
         says="codestream of 40 x 36",
         Rows=36,
@@ -394,7 +397,7 @@ for name, syntax, code in (
         **syntax,
     )
 register(
-    "lossless JPEG of 12 bits in 8 allocated",
+    "12-bit lossless JPEG, 8 bits allocated",
     "corrected",
     says="BitsAllocated: less than the codestream",
     bits=8,
@@ -403,7 +406,7 @@ register(
     **LOSSLESS,
 )
 register(
-    "JPEG of three colors under a gray header",
+    "color JPEG, gray in the header",
     "refused",
     says="codestream of 40 x 48 x 3",
     pixels=COLORS,
@@ -413,7 +416,7 @@ register(
     **LOSSLESS,
 )
 register(
-    "lossless color of 8 bits, 16 in the header",
+    "8-bit lossless color, 16 bits in the header",
     "corrected",
     lambda: right(COLORS, high=255.0),
     says="BitsStored: more than",
@@ -422,7 +425,7 @@ register(
     **LOSSLESS,
 )
 register(
-    "frames of JPEG-LS under JPEG 2000's transfer syntax",
+    "JPEG-LS frames under a JPEG 2000 transfer syntax",
     "read",
     bits=12,
     codes=[imagecodecs.jpegls_encode(VALUES)],
@@ -480,7 +483,7 @@ register(
     **BASELINE,
 )
 register(
-    "JPEG of YCbCr with Adobe's marker",
+    "YCbCr JPEG with an Adobe marker",
     "read",
     lambda: right(COLORS),
     photometric="YBR_FULL_422",
@@ -488,7 +491,7 @@ register(
     **BASELINE,
 )
 register(
-    "JPEG of YCbCr with Adobe's marker, RGB in the header",
+    "YCbCr JPEG with an Adobe marker, RGB in the header",
     "corrected",
     lambda: right(COLORS),
     says="PhotometricInterpretation: RGB, but",
@@ -497,10 +500,10 @@ register(
     **BASELINE,
 )
 register(
-    "JPEG of RGB by its components' names", "read", lambda: right(COLORS), photometric="RGB", codes=[RGB], **BASELINE
+    "JPEG with components named R, G and B", "read", lambda: right(COLORS), photometric="RGB", codes=[RGB], **BASELINE
 )
 register(
-    "JPEG of RGB by its components' names, YBR in the header",
+    "JPEG with components named R, G and B, YBR in the header",
     "corrected",
     lambda: right(COLORS),
     says="PhotometricInterpretation: YBR, but the codestream is RGB",
@@ -509,7 +512,7 @@ register(
     **BASELINE,
 )
 register(
-    "native YBR_FULL",
+    "uncompressed YBR_FULL",
     "read",
     lambda: right(COLORS),
     pixels=np.array(Image.fromarray(COLORS).convert("YCbCr")),
@@ -517,7 +520,7 @@ register(
     tolerance=2,
 )
 register(
-    "native YBR_FULL_422 that is not subsampled",
+    "uncompressed YBR_FULL_422 that is not subsampled",
     "corrected",
     lambda: right(COLORS),
     says="PhotometricInterpretation: YBR_FULL_422",
@@ -526,7 +529,7 @@ register(
     tolerance=2,
 )
 register(
-    "JPEG 2000 with its own transform of colors, YBR_RCT",
+    "JPEG 2000 with a color transform, YBR_RCT",
     "read",
     lambda: right(COLORS),
     pixels=COLORS,
@@ -535,7 +538,7 @@ register(
     **J2K,
 )
 register(
-    "JPEG 2000 with its own transform of colors, YBR_FULL in the header",
+    "JPEG 2000 with a color transform, YBR_FULL in the header",
     "corrected",
     lambda: right(COLORS),
     says="PhotometricInterpretation: YBR, but",
@@ -570,7 +573,7 @@ register(
     change=lambda one: delattr(one, "PlanarConfiguration"),
 )
 register(
-    "color by plane",
+    "planar color",
     "read",
     lambda: right(COLORS),
     pixels=COLORS,
@@ -578,7 +581,7 @@ register(
     PlanarConfiguration=1,
 )
 register(
-    "photometric interpretation of an unknown word",
+    "unknown photometric interpretation",
     "refused",
     says="that is not in the standard",
     status="unsupported",
@@ -591,13 +594,13 @@ register("CMYK", "refused", says="CMYK is not supported", status="unsupported", 
 
 for cut in (1, 2, 300):
     register(
-        f"{cut} bytes missing",
+        f"{cut} byte{'s' * (cut > 1)} missing",
         "refused",
         says="PixelData of",
         content=VALUES.tobytes()[:-cut] if cut > 1 else VALUES.tobytes()[:-2],
     )
-register("filled up with zeros", "corrected", says="PixelData: padded", content=VALUES.tobytes() + bytes(128))
-register("twice the pixel data for one frame", "refused", says="NumberOfFrames is wrong", content=VALUES.tobytes() * 2)
+register("padded with zeros", "corrected", says="PixelData: padded", content=VALUES.tobytes() + bytes(128))
+register("twice the pixel data of one frame", "refused", says="NumberOfFrames is wrong", content=VALUES.tobytes() * 2)
 register(
     "more frames than NumberOfFrames",
     "corrected",
@@ -610,7 +613,7 @@ register(
 )
 register("NumberOfFrames 0", "corrected", says="NumberOfFrames: 0", NumberOfFrames=0)
 register(
-    "NumberOfFrames that is no number",
+    "NumberOfFrames that is not a number",
     "refused",
     says="NumberOfFrames",
     NumberOfFrames=1,
@@ -654,42 +657,42 @@ GRAY8 = (SMOOTH >> 4).astype(np.uint8)
 RUNS = run_lengths(SMOOTH)
 CODES: dict[str, dict[str, Any]] = {
     "baseline JPEG": {"pixels": GRAY8, "codes": [jpeg(GRAY8)], "syntax": JPEGBaseline8Bit},
-    "baseline JPEG of colors": {
+    "baseline color JPEG": {
         "pixels": COLORS,
         "codes": [YCC],
         "syntax": JPEGBaseline8Bit,
         "photometric": "YBR_FULL_422",
     },
-    "extended JPEG of 12 bits": {
+    "12-bit extended JPEG": {
         "pixels": SMOOTH,
         "bits": 12,
         "codes": [imagecodecs.jpeg_encode(SMOOTH, level=95, bitspersample=12)],
         "syntax": JPEGExtended12Bit,
     },
     "lossless JPEG": {"pixels": SMOOTH, "codes": [lossless(SMOOTH, 16)], **LOSSLESS},
-    "lossless JPEG of colors": {"pixels": COLORS, "codes": [lossless(COLORS, 8)], **LOSSLESS},
+    "lossless color JPEG": {"pixels": COLORS, "codes": [lossless(COLORS, 8)], **LOSSLESS},
     "JPEG-LS": {"pixels": SMOOTH, "codes": [imagecodecs.jpegls_encode(SMOOTH)], **JLS},
     "JPEG 2000": {"pixels": SMOOTH, "codes": [encode_array(SMOOTH)], **J2K},
-    "run lengths": {"pixels": SMOOTH, "codes": [RUNS], "syntax": RLELossless},
+    "RLE": {"pixels": SMOOTH, "codes": [RUNS], "syntax": RLELossless},
 }
 END = b"\xff\xd9"
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    "cut short": lambda code: code[: 6 * len(code) // 10],
-    "cut short with an end marker": lambda code: code[: 6 * len(code) // 10] + END,
-    "with bytes missing": lambda code: code[: len(code) // 2] + code[5 * len(code) // 8 :],
+    "truncated": lambda code: code[: 6 * len(code) // 10],
+    "truncated, with an end marker": lambda code: code[: 6 * len(code) // 10] + END,
+    "bytes missing": lambda code: code[: len(code) // 2] + code[5 * len(code) // 8 :],
 }
 for name, options in CODES.items():
     lossy = 40 if "baseline" in name or "extended" in name else 0
     register(f"{name}", "read", lambda options=options: right(options["pixels"]), tolerance=lossy, **options)
     for damage, apply in DAMAGES.items():
-        if name == "JPEG 2000" and damage == "with bytes missing":
+        if name == "JPEG 2000" and damage == "bytes missing":
             continue
-        register(f"{name} {damage}", "refused", **{**options, "codes": [apply(options["codes"][0])]})
-    cut_file(f"{name}, the file cut short", 0.8, **options)
-cut_file("the file cut short", 0.8)
-cut_file("deflated, the file cut short", 0.8, syntax=DeflatedExplicitVRLittleEndian)
+        register(f"{name}, {damage}", "refused", **{**options, "codes": [apply(options["codes"][0])]})
+    cut_file(f"{name}, the file truncated", 0.8, **options)
+cut_file("the file truncated", 0.8)
+cut_file("deflated, the file truncated", 0.8, syntax=DeflatedExplicitVRLittleEndian)
 register(
-    "run lengths that give too much",
+    "RLE that decodes to too many bytes",
     "refused",
     pixels=SMOOTH,
     codes=[RUNS[:-2] + b"\x81\x07" + RUNS[-2:]],
@@ -717,7 +720,7 @@ register(
     bytes_for={b"7.77": b"nan "},
 )
 register(
-    "RescaleSlope with a text",
+    "RescaleSlope with text",
     "corrected",
     says="RescaleSlope: not a number, ignored",
     RescaleSlope="7.77",
@@ -737,7 +740,7 @@ register("rescaling", "read", lambda: right(VALUES * 2.0 - 1024), RescaleSlope=2
 register("a negative RescaleSlope", "read", lambda: right(VALUES * -1.0), RescaleSlope=-1, RescaleIntercept=0)
 OWN = lambda: right(VALUES, low=float(VALUES.min()), high=float(VALUES.max()))  # noqa: E731
 register(
-    "a window beyond all values",
+    "a window above all values",
     "corrected",
     OWN,
     says="WindowCenter: a window beyond all values",
@@ -753,7 +756,7 @@ register(
     WindowWidth=100,
 )
 register(
-    "a sigmoid window beyond all values",
+    "a sigmoid window above all values",
     "corrected",
     OWN,
     says="WindowCenter",
@@ -809,7 +812,7 @@ def padding(value: int, kind: str) -> Callable[[Dataset], object]:
 
 register("padding", "read", SHOWN, pixels=PADDED, change=padding(-2000, "SS"))
 register(
-    "padding written without its sign",
+    "negative padding value stored as unsigned",
     "corrected",
     SHOWN,
     says="PixelPaddingValue",
@@ -817,7 +820,7 @@ register(
     change=padding(63536, "US"),
 )
 register(
-    "padding with a sign, unsigned pixels",
+    "signed padding value, unsigned pixels",
     "corrected",
     lambda: right(PADDED.view(np.uint16), low=float(VALUES.min()), high=float(VALUES.max())),
     says="PixelPaddingValue",
@@ -825,7 +828,7 @@ register(
     change=padding(-2000, "SS"),
 )
 register(
-    "a range of padding written without its sign",
+    "negative padding range stored as unsigned",
     "corrected",
     lambda: right(np.where(PADDED < 0, PADDED + OVERLAY, PADDED), low=float(VALUES.min()), high=float(VALUES.max())),
     says="PixelPaddingRangeLimit",
@@ -848,9 +851,9 @@ def looked(table: np.ndarray, high: float = 65535.0) -> Callable[[], dict[str, A
     return lambda: right(table[np.minimum(VALUES, len(table) - 1)].astype(np.uint16), low=0.0, high=high)
 
 
-register("VOI LUT of 16 bits", "read", looked(TABLE), bits=12, **voi([4096, 0, 16], TABLE.tobytes()))
+register("16-bit VOI LUT", "read", looked(TABLE), bits=12, **voi([4096, 0, 16], TABLE.tobytes()))
 register(
-    "VOI LUT of 16 bits, one entry short",
+    "16-bit VOI LUT, one entry short",
     "corrected",
     looked(TABLE[:-1]),
     says="VOILUTSequence: shorter",
@@ -858,29 +861,25 @@ register(
     **voi([4096, 0, 16], TABLE.tobytes()[:-2]),
 )
 register(
-    "VOI LUT of 16 bits, one entry long",
+    "16-bit VOI LUT, one entry long",
     "read",
     looked(TABLE),
     bits=12,
     **voi([4096, 0, 16], TABLE.tobytes() + b"\1\2"),
 )
 register(
-    "VOI LUT of 16 bits, half of it",
+    "16-bit VOI LUT, half of it",
     "corrected",
     OWN,
     says="VOILUTSequence: much shorter",
     bits=12,
     **voi([4096, 0, 16], TABLE.tobytes()[:4096]),
 )
+register("12-bit VOI LUT", "read", looked(TABLE >> 4, 4095.0), bits=12, **voi([4096, 0, 12], (TABLE >> 4).tobytes()))
+register("10-bit VOI LUT", "read", looked(TABLE >> 6, 1023.0), bits=12, **voi([4096, 0, 10], (TABLE >> 6).tobytes()))
+register("8-bit VOI LUT, packed", "read", looked(BYTES, 255.0), bits=12, **voi([4096, 0, 8], BYTES.tobytes()))
 register(
-    "VOI LUT of 12 bits", "read", looked(TABLE >> 4, 4095.0), bits=12, **voi([4096, 0, 12], (TABLE >> 4).tobytes())
-)
-register(
-    "VOI LUT of 10 bits", "read", looked(TABLE >> 6, 1023.0), bits=12, **voi([4096, 0, 10], (TABLE >> 6).tobytes())
-)
-register("VOI LUT of 8 bits, packed", "read", looked(BYTES, 255.0), bits=12, **voi([4096, 0, 8], BYTES.tobytes()))
-register(
-    "VOI LUT of 8 bits, packed, one entry short",
+    "8-bit VOI LUT, packed, one entry short",
     "corrected",
     looked(BYTES[:-1], 255.0),
     says="VOILUTSequence: shorter",
@@ -888,14 +887,14 @@ register(
     **voi([4096, 0, 8], BYTES.tobytes()[:-1] + b"" if False else BYTES.tobytes()[:-2]),
 )
 register(
-    "VOI LUT of 8 bits in 16-bit words",
+    "8-bit VOI LUT in 16-bit words",
     "read",
     looked(BYTES, 255.0),
     bits=12,
     **voi([4096, 0, 8], BYTES.astype("<u2").tobytes()),
 )
 register(
-    "VOI LUT of 8 bits in 16-bit words, one entry short",
+    "8-bit VOI LUT in 16-bit words, one entry short",
     "corrected",
     looked(BYTES[:-1], 255.0),
     says="VOILUTSequence: shorter",
@@ -903,7 +902,7 @@ register(
     **voi([4096, 0, 8], BYTES.astype("<u2").tobytes()[:-2]),
 )
 register(
-    "VOI LUT of 8 bits that hold more",
+    "8-bit VOI LUT with larger values",
     "corrected",
     looked(TABLE >> 4, float(TABLE[-1] >> 4)),
     says="LUTDescriptor",
@@ -911,7 +910,7 @@ register(
     **voi([4096, 0, 8], (TABLE >> 4).tobytes()),
 )
 register(
-    "VOI LUT of 16 bits that hold 8",
+    "16-bit VOI LUT with 8-bit values",
     "corrected",
     looked(BYTES, 255.0),
     says="LUTDescriptor",
@@ -919,7 +918,7 @@ register(
     **voi([4096, 0, 16], BYTES.astype("<u2").tobytes()),
 )
 register(
-    "VOI LUT of 0 bits",
+    "0-bit VOI LUT",
     "corrected",
     looked(TABLE, float(TABLE[-1])),
     says="LUTDescriptor",
@@ -927,7 +926,7 @@ register(
     **voi([4096, 0, 0], TABLE.tobytes()),
 )
 register(
-    "VOI LUT of 65536 entries",
+    "VOI LUT with 65536 entries",
     "read",
     lambda: right(VALUES),
     **voi([0, 0, 16], np.arange(65536, dtype="<u2").tobytes()),
@@ -941,7 +940,7 @@ register(
     **voi([4096, 0, 16], TABLE.astype(">u2").tobytes()),
 )
 register(
-    "VOI LUT of 8 bits, packed into big-endian words",
+    "8-bit VOI LUT, packed into big-endian words",
     "read",
     looked(BYTES, 255.0),
     bits=12,
@@ -949,7 +948,7 @@ register(
     **voi([4096, 0, 8], BYTES.reshape(-1, 2)[:, ::-1].tobytes()),
 )
 register(
-    "VOI LUT of one value",
+    "constant VOI LUT",
     "corrected",
     OWN,
     says="VOILUTSequence: one value",
@@ -987,14 +986,14 @@ register(
     RescaleIntercept=0,
 )
 register(
-    "modality LUT of 16 bits",
+    "16-bit modality LUT",
     "read",
     lambda: right(TABLE[VALUES]),
     bits=12,
     ModalityLUTSequence=items({"LUTDescriptor": [4096, 0, 16], "LUTData": TABLE.tobytes(), "ModalityLUTType": "US"}),
 )
 register(
-    "a LUT for negative values, its first one without a sign",
+    "a LUT for negative values, first value unsigned",
     "read",
     lambda: right(TABLE[SIGNED + 2048], low=0.0, high=65535.0),
     pixels=SIGNED,
@@ -1002,7 +1001,7 @@ register(
     change=lambda one: _first_value(one, 65536 - 2048, "US"),
 )
 register(
-    "a LUT for negative values, its first one with a sign",
+    "a LUT for negative values, first value signed",
     "read",
     lambda: right(TABLE[SIGNED + 2048], low=0.0, high=65535.0),
     pixels=SIGNED,
@@ -1010,7 +1009,7 @@ register(
     change=lambda one: _first_value(one, -2048, "SS"),
 )
 register(
-    "a LUT for high values, its first one with a sign",
+    "a LUT for high values, first value signed",
     "read",
     lambda: right(TABLE[VALUES], low=0.0, high=65535.0),
     pixels=VALUES + 40000,
@@ -1039,23 +1038,23 @@ def palette(dtype: str, bits: int, count: int = 200, left: int = 200, scale: int
 
 
 INDEXED: dict[str, Any] = {"pixels": INDEX, "photometric": "PALETTE COLOR"}
-register("palette of 8 bits", "read", lambda: right(PALETTE[INDEX], high=255.0), **INDEXED, **palette("u1", 8))
+register("8-bit palette", "read", lambda: right(PALETTE[INDEX], high=255.0), **INDEXED, **palette("u1", 8))
 register(
-    "palette of 8 bits in 16-bit words",
+    "8-bit palette in 16-bit words",
     "read",
     lambda: right(PALETTE[INDEX], high=255.0),
     **INDEXED,
     **palette("<u2", 8),
 )
 register(
-    "palette of 16 bits",
+    "16-bit palette",
     "read",
     lambda: right(PALETTE[INDEX] * 257.0, high=65535.0),
     **INDEXED,
     **palette("<u2", 16, scale=257),
 )
 register(
-    "palette of 16 bits, used at its dark end",
+    "16-bit palette, only dark entries used",
     "read",
     lambda: right(np.repeat(PALETTE[:1] * 0.0, 9, 0)[None] + PALETTE[7] * 257.0, high=65535.0),
     pixels=np.full((1, 9), 7, np.uint8),
@@ -1063,7 +1062,7 @@ register(
     **palette("<u2", 16, scale=257),
 )
 register(
-    "palette of fewer entries than declared, none of them needed",
+    "palette with fewer entries than declared, none missing",
     "read",
     lambda: right(PALETTE[INDEX % 100], high=255.0),
     pixels=INDEX % 100,
@@ -1071,7 +1070,7 @@ register(
     **palette("u1", 8, left=198),
 )
 register(
-    "palette of fewer entries than the pixels need",
+    "palette with fewer entries than the pixels need",
     "refused",
     says="palette with fewer entries",
     **INDEXED,
@@ -1098,7 +1097,7 @@ register(
     bytes_for={b"0.143": b"0,143", b"0.250": b"0,250"},
 )
 register(
-    "PixelSpacing with a text",
+    "PixelSpacing with text",
     "corrected",
     lambda: right(VALUES, spacing=None),
     says="PixelSpacing: not a number, ignored",
@@ -1106,7 +1105,7 @@ register(
     bytes_for={b"0.143": b"Doe^J"},
 )
 register(
-    "PixelSpacing of one number",
+    "PixelSpacing with one value",
     "corrected",
     lambda: right(VALUES, spacing=None),
     says="PixelSpacing: not 2 finite numbers",
@@ -1119,7 +1118,7 @@ register(
     change=lambda one: one.add_new("PixelSpacing", "LO", ["0.12345678901234567890"] * 2),
 )
 register(
-    "PixelSpacing of another value representation",
+    "PixelSpacing with another value representation",
     "read",
     lambda: right(VALUES, spacing=(0.25, 0.25)),
     change=lambda one: one.add_new("PixelSpacing", "FD", [0.25, 0.25]),
@@ -1146,25 +1145,25 @@ register(
     PixelSpacing=[1, 2],
 )
 register(
-    "a character set that does not exist",
+    "an unknown character set",
     "read",
     SpecificCharacterSet="ISO_IR 100",
     bytes_for={b"ISO_IR 100": b"ISO_XX 999"},
 )
 register(
-    "a name in bytes of no character set",
+    "a name that is invalid in its character set",
     "read",
     SpecificCharacterSet="ISO_IR 192",
     bytes_for={b"Doe^Jane": b"D\xff\xfe^J\x80ne"},
 )
-register("a date that is none", "read", StudyDate="20200101", bytes_for={b"20200101": b"not^date"})
+register("an invalid date", "read", StudyDate="20200101", bytes_for={b"20200101": b"not^date"})
 register(
-    "a private element of an unknown kind",
+    "a private element of unknown type",
     "read",
     change=lambda one: one.add_new((0x0009, 0x1001), "UN", b"\xff\xfe\x00\xe0" * 5),
 )
 register(
-    "a private sequence of nonsense",
+    "an invalid private sequence",
     "read",
     change=lambda one: one.add_new((0x0009, 0x1001), "OB", bytes(range(64))),
     bytes_for={b"\x09\x00\x01\x10OB": b"\x09\x00\x01\x10SQ"},
@@ -1194,7 +1193,7 @@ for name, syntax in (
             bytes_for={tag + kind + (64).to_bytes(4, order): tag + kind + length.to_bytes(4, order)},
         )
 register(
-    "a private sequence without an end",
+    "an unterminated private sequence",
     "corrected",
     says=DAMAGED,
     change=private("UN", bytes(range(64))),
@@ -1202,14 +1201,14 @@ register(
 )
 
 
-@case("DICOM", "elements after the pixels, cut short", "image", "read")
+@case("DICOM", "truncated elements after the pixels", "image", "read")
 def cut_after_the_pixels(folder: Path) -> Made:
     path = write(folder)
     path.write_bytes(path.read_bytes() + b"\xfc\xff\xfc\xffOB\0\0\xff\xff\xff\xff\x01\x02\x03")
     return Made(path, right(VALUES))
 
 
-@case("DICOM", "a sequence after the pixels, cut short", "image", "read")
+@case("DICOM", "a truncated sequence after the pixels", "image", "read")
 def sequence_after_the_pixels(folder: Path) -> Made:
     path = write(folder)
     path.write_bytes(path.read_bytes() + b"\xfa\xff\xfa\xffSQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff")

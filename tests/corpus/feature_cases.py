@@ -60,7 +60,7 @@ for name, of_coords in {
     "as an array": {"units": np.array(["mm"], object)},
 }.items():
 
-    @case("Features", f"TRIDENT, the unit of the coordinates {name}", "features", "read")
+    @case("Features", f"TRIDENT, coordinate unit {name}", "features", "read")
     def unit_of_coords(folder: Path, of_coords: dict[str, Any] = of_coords) -> Made:
         path = bag(folder, GRID * 0.25, of_coords={"tile_size": 0.25} | of_coords)
         return Made(path, RIGHT, arguments={"mpp": 0.5})
@@ -78,7 +78,7 @@ def unknown_unit(folder: Path) -> Made:
     return Made(bag(folder, PX, unit="furlong"), arguments={"mpp": 0.25})
 
 
-@case("Features", "micrometers under the unit mm", "features", "refused", says="more than any slide")
+@case("Features", "micrometers declared as mm", "features", "refused", says="more than any slide")
 def impossible_unit(folder: Path) -> Made:
     return Made(bag(folder, PX, unit="mm"))
 
@@ -97,9 +97,9 @@ for name, attributes in {"": {}, ", tile_size 224": {"tile_size": 224}, ", unit 
 
 @case("Features", "early STAMP, with gaps between the tiles", "features", "corrected", says="256 um of early STAMP")
 def historic_gaps(folder: Path) -> Made:
-    places = np.array([[0, 0], [672, 0], [896, 0], [0, 2240], [448, 448], [1120, 448]])
-    right = {"features": FEATURES, "coords_mm": places / 224 * 0.256 + 0.128}
-    return Made(bag(folder, places, name="feats"), right)
+    positions = np.array([[0, 0], [672, 0], [896, 0], [0, 2240], [448, 448], [1120, 448]])
+    right = {"features": FEATURES, "coords_mm": positions / 224 * 0.256 + 0.128}
+    return Made(bag(folder, positions, name="feats"), right)
 
 
 @case("Features", "TRIDENT, steps of 224", "features", "read")
@@ -159,7 +159,7 @@ for name, coords in {
     "text of variable length": AS_TEXT.astype(object),
     "compound": COMPOUND,
     "complex numbers": PX[:, 0] + 1j * PX[:, 1],
-    "truth values": PX > 0,
+    "Booleans": PX > 0,
 }.items():
 
     @case("Features", f"coordinates that are {name}", "features", "refused", status="unsupported", says="no numbers")
@@ -179,7 +179,7 @@ def coords_as_a_group(folder: Path) -> Made:
 for name, coords in {
     "that are transposed": PX.T,
     "with a level": np.c_[PX, np.zeros(6)],
-    "of fewer tiles": PX[:4],
+    "for fewer tiles": PX[:4],
     "that are one number": np.float64(3),
     "that are empty": h5py.Empty("f4"),
 }.items():
@@ -194,15 +194,15 @@ def coords_nan(folder: Path) -> Made:
     return Made(bag(folder, np.where(PX == 1000, np.nan, PX)), arguments={"mpp": 0.25})
 
 
-@case("Features", "two tiles at one place", "features", "corrected", says="several tiles at one position")
+@case("Features", "two tiles at one position", "features", "corrected", says="several tiles at one position")
 def duplicates(folder: Path) -> Made:
-    places = PX.copy()
-    places[3] = places[1]
-    right = {"features": FEATURES, "coords_mm": places * 0.25e-3 + HALF}
-    return Made(bag(folder, places, of_coords=SIZE), right, arguments={"mpp": 0.25})
+    positions = PX.copy()
+    positions[3] = positions[1]
+    right = {"features": FEATURES, "coords_mm": positions * 0.25e-3 + HALF}
+    return Made(bag(folder, positions, of_coords=SIZE), right, arguments={"mpp": 0.25})
 
 
-# --- one vector a slide
+# --- one vector per slide
 
 for name, features, coords in (
     ("with the coordinates of its tiles", FEATURES[0], PX),
@@ -225,7 +225,7 @@ def one_tile(folder: Path) -> Made:
     return Made(bag(folder, PX[:1], FEATURES[:1], of_coords=SIZE), right, arguments={"mpp": 0.25})
 
 
-# --- features of other types, and files that are not whole
+# --- features of other types, and incomplete files
 
 for name, features in {
     "integers": np.ones((6, 8), np.int32),
@@ -252,12 +252,12 @@ def references(folder: Path) -> Made:
     return Made(written(folder, fill))
 
 
-@case("Features", "features without a value", "features", "refused", says="")
+@case("Features", "features without values", "features", "refused", says="")
 def null_space(folder: Path) -> Made:
     return Made(bag(folder, PX, h5py.Empty("f4")))
 
 
-@case("Features", "features of four dimensions", "features", "refused", status="unsupported", says="(tiles, features)")
+@case("Features", "four-dimensional features", "features", "refused", status="unsupported", says="(tiles, features)")
 def four_dimensions(folder: Path) -> Made:
     return Made(bag(folder, None, np.zeros((2, 3, 2, 8), np.float32)))
 
@@ -290,7 +290,7 @@ def unwritten(folder: Path) -> Made:
     return Made(written(folder, fill))
 
 
-@case("Features", "features of which nothing was written", "features", "refused", says="never written")
+@case("Features", "features that were never written", "features", "refused", says="never written")
 def nothing_written(folder: Path) -> Made:
     return Made(written(folder, lambda file: file.create_dataset("features", (6, 8), "f4")))
 
@@ -320,6 +320,6 @@ def damaged_chunk(folder: Path) -> Made:
     return Made(path)
 
 
-@case("Features", "a newer layout of softfree", "features", "refused", status="unsupported", says="newer softfree")
+@case("Features", "a newer softfree layout", "features", "refused", status="unsupported", says="newer softfree")
 def newer(folder: Path) -> Made:
     return Made(bag(folder, softfree_features=99, complete=True))

@@ -89,9 +89,9 @@ jpeg("gray", "read")(lambda: encoded(GRAY, "JPEG"))
 jpeg("CMYK", "read")(lambda: encoded(Image.fromarray(RGB).convert("CMYK"), "JPEG"))
 jpeg("with restart markers", "read")(lambda: encoded(RGB, "JPEG", restart_marker_rows=1))
 jpeg("a scan for each component", "read")(lambda: in_scans(GRAY_JPEG, GRAY_JPEG))
-jpeg("bytes after its end, as phones write", "read")(lambda: BASELINE + b"\0\xff\xd8\xff" + bytes(5000))
+jpeg("bytes after its end, as phones write them", "read")(lambda: BASELINE + b"\0\xff\xd8\xff" + bytes(5000))
 jpeg("two zeros before its end", "read")(lambda: BASELINE[:-2] + bytes(2) + BASELINE[-2:])
-jpeg("without JFIF, color transform by Adobe's marker", "read")(
+jpeg("without JFIF, color transform in an Adobe marker", "read")(
     lambda: BASELINE[:2] + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\1" + BASELINE[20:]
 )
 
@@ -100,7 +100,7 @@ jpeg("scan with parameters of another process", "corrected", **SOUND)(
     lambda: BASELINE[: scan_start(BASELINE) - 2] + b"\0" + BASELINE[scan_start(BASELINE) - 1 :]
 )
 jpeg("JFIF of an unknown version", "corrected", **SOUND)(lambda: BASELINE.replace(b"JFIF\0\1", b"JFIF\0\3"))
-jpeg("Adobe's marker with an unknown color transform", "corrected", **SOUND)(
+jpeg("an Adobe marker with an unknown color transform", "corrected", **SOUND)(
     lambda: BASELINE[:2] + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\7" + BASELINE[20:]
 )
 jpeg("zeros between its last scan and its end", "corrected", **SOUND)(
@@ -119,7 +119,7 @@ def jfif_density(folder: Path) -> Made:
     return made(folder, "a.jpg", bytes(data), by_pillow(BASELINE), aspect=0.5, growth=(1.0, 2.0))
 
 
-@case("JPEG", "unequal densities of an image on its side", "image", "corrected", says=SQUARE)
+@case("JPEG", "unequal densities, image rotated by EXIF", "image", "corrected", says=SQUARE)
 def jfif_density_turned(folder: Path) -> Made:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -129,7 +129,7 @@ def jfif_density_turned(folder: Path) -> Made:
     return made(folder, "a.jpg", bytes(data), right, aspect=2.0, growth=(2.0, 1.0))
 
 
-@case("JPEG", "a density that no device has", "image", "corrected", says="taken as square")
+@case("JPEG", "an implausible density", "image", "corrected", says="taken as square")
 def jfif_density_impossible(folder: Path) -> Made:
     data = bytearray(BASELINE)
     data[13:18] = b"\1" + struct.pack(">HH", 72, 1)
@@ -157,7 +157,7 @@ jpeg("bytes of its scan lost", "refused", says="Corrupt JPEG data")(
     lambda: BASELINE[:MIDDLE] + BASELINE[MIDDLE + 300 :]
 )
 jpeg("half of its scan, with an end marker", "refused", says="premature end")(lambda: BASELINE[:MIDDLE] + b"\xff\xd9")
-jpeg("cut short", "refused", says="premature end")(lambda: BASELINE[:MIDDLE])
+jpeg("truncated", "refused", says="premature end")(lambda: BASELINE[:MIDDLE])
 jpeg("without its end marker", "refused", says="premature end")(lambda: BASELINE[:-2])
 jpeg("zeros over the end of its scan", "refused")(lambda: zeroed(BASELINE, len(BASELINE) - 1002, 1000))
 jpeg("a restart interval lost", "refused", says="Corrupt JPEG data")(
@@ -168,14 +168,14 @@ jpeg("a restart interval lost", "refused", says="Corrupt JPEG data")(
 jpeg("progressive, without its last scans", "refused", says="without its last scans")(
     lambda: PROGRESSIVE[: PROGRESSIVE.rindex(b"\xff\xda")] + b"\xff\xd9"
 )
-jpeg("progressive, cut within a scan, with an end marker", "refused")(
+jpeg("progressive, truncated within a scan, with an end marker", "refused")(
     lambda: PROGRESSIVE[: len(PROGRESSIVE) // 2] + b"\xff\xd9"
 )
 jpeg("progressive, zeros in a scan", "refused")(lambda: zeroed(PROGRESSIVE, len(PROGRESSIVE) // 3, 200))
 jpeg("a scan for each component, one lost", "refused", says="all its components")(
     lambda: in_scans(GRAY_JPEG, GRAY_JPEG, scans=2)
 )
-jpeg("12 bits a sample", "refused", says="12 bits is not supported", status="unsupported")(
+jpeg("12 bits per sample", "refused", says="12 bits is not supported", status="unsupported")(
     lambda: imagecodecs.jpeg8_encode(GRAY.astype(np.uint16) * 16, bitspersample=12)
 )
 jpeg("JPEG-LS", "refused", says="JPEG-LS is not supported", status="unsupported")(
@@ -214,13 +214,13 @@ for name, kind, body in (
     ("XMP", b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(LARGE)),
     ("text", b"tEXt", b"Comment\0" + LARGE.replace(b"\0", b"a")),
 ):
-    for place in (b"IDAT", b"IEND"):
+    for anchor in (b"IDAT", b"IEND"):
 
         @case(
-            "PNG", f"{name} of more than 1 MB {'before' if place == b'IDAT' else 'after'} its pixels", "image", "read"
+            "PNG", f"{name} of more than 1 MB {'before' if anchor == b'IDAT' else 'after'} its pixels", "image", "read"
         )
-        def large_metadata(folder: Path, kind: bytes = kind, body: bytes = body, place: bytes = place) -> Made:
-            return made(folder, "a.png", with_chunk(PNG, kind, body, place), RGB)
+        def large_metadata(folder: Path, kind: bytes = kind, body: bytes = body, anchor: bytes = anchor) -> Made:
+            return made(folder, "a.png", with_chunk(PNG, kind, body, anchor), RGB)
 
 
 @case("PNG", "16 bits, a color profile of more than 1 MB", "image", "read")
@@ -232,21 +232,21 @@ def large_profile_sixteen(folder: Path) -> Made:
 
 
 for bits in (8, 16):
-    for place in (b"IDAT", b"IEND"):
+    for anchor in (b"IDAT", b"IEND"):
 
         @case(
             "PNG",
-            f"{bits} bits, EXIF orientation {'before' if place == b'IDAT' else 'after'} its pixels",
+            f"{bits} bits, EXIF orientation {'before' if anchor == b'IDAT' else 'after'} its pixels",
             "image",
             "read",
         )
-        def png_orientation(folder: Path, bits: int = bits, place: bytes = place) -> Made:
+        def png_orientation(folder: Path, bits: int = bits, anchor: bytes = anchor) -> Made:
             pixels = GRAY if bits == 8 else GRAY.astype(np.uint16) * 16
-            data = with_chunk(imagecodecs.png_encode(pixels), b"eXIf", TURNED, place)
+            data = with_chunk(imagecodecs.png_encode(pixels), b"eXIf", TURNED, anchor)
             return made(folder, "a.png", data, np.rot90(pixels, -1))
 
 
-@case("PNG", "EXIF orientation in ImageMagick's text", "image", "read")
+@case("PNG", "EXIF orientation in ImageMagick's text chunk", "image", "read")
 def png_orientation_in_text(folder: Path) -> Made:
     exif = b"Exif\0\0" + TURNED
     text = f"\nexif\n{len(exif):8}\n{exif.hex()}\n".encode()
@@ -284,8 +284,8 @@ def wrong_checksum(data: bytes, kind: bytes) -> bytes:
 
 
 png("without its end", lambda: PNG[:-12], "cut short")
-png("cut within its end", lambda: PNG[:-3], "cut short")
-png("cut within its pixels", lambda: PNG[: len(PNG) // 2], "cut short")
+png("truncated within its end", lambda: PNG[:-3], "cut short")
+png("truncated within its pixels", lambda: PNG[: len(PNG) // 2], "cut short")
 png("a wrong checksum of its pixels", lambda: wrong_checksum(PNG, b"IDAT"), "checksum of the PNG's chunk IDAT")
 png("a wrong checksum of its header", lambda: wrong_checksum(PNG, b"IHDR"), "checksum of the PNG's chunk IHDR")
 png(
@@ -308,10 +308,10 @@ def small(format: str, property: str, make: Callable[[], bytes], says: str = "")
 
 
 GIF = encoded(Image.fromarray(RGB).quantize(64), "GIF")
-small("GIF", "cut short", lambda: GIF[: len(GIF) * 2 // 3])
-small("GIF", "cut by its last bytes", lambda: GIF[:-20])
+small("GIF", "truncated", lambda: GIF[: len(GIF) * 2 // 3])
+small("GIF", "without its last bytes", lambda: GIF[:-20])
 BMP = encoded(RGB[:, :119], "BMP")
-small("BMP", "cut short", lambda: BMP[: len(BMP) // 2])
+small("BMP", "truncated", lambda: BMP[: len(BMP) // 2])
 small("BMP", "one byte lost", lambda: BMP[:3000] + BMP[3001:], "cut short")
 
 
@@ -362,9 +362,9 @@ def shortened(data: bytes) -> bytes:
 
 
 small("WebP", "lossy, zeros in its data", lambda: zeroed(WEBP, len(WEBP) // 3, 64), "damaged")
-small("WebP", "lossy, cut short", lambda: WEBP[: len(WEBP) // 2])
-small("WebP", "lossy, half of its data, with sizes that agree", lambda: shortened(WEBP))
-small("WebP", "lossless, cut short", lambda: LOSSLESS_WEBP[: len(LOSSLESS_WEBP) // 2])
+small("WebP", "lossy, truncated", lambda: WEBP[: len(WEBP) // 2])
+small("WebP", "lossy, half of its data, with matching sizes", lambda: shortened(WEBP))
+small("WebP", "lossless, truncated", lambda: LOSSLESS_WEBP[: len(LOSSLESS_WEBP) // 2])
 
 
 @case("JPEG", "EXIF resolution of zero over zero, no JFIF density", "image", "read")

@@ -72,17 +72,17 @@ for split, spellings in SPELLINGS.items():
 below = [name.replace("train", "Training").replace("val", "valid").replace("test", "Test Set") for name in BELOW]
 folder("other names of splits below the classes", below, expected(below))
 shared = [f"brain_{name}" for name in SPLIT]
-folder("splits with a name of the set in front", shared, expected(shared))
+folder("splits prefixed with the name of the set", shared, expected(shared))
 twice = [name.replace("train/", "train/train/").replace("test/", "test/test/") for name in SPLIT]
 folder("train in train and test in test, as some archives unpack", twice, expected(twice))
 wrapped = [f"archive/data/{name}" for name in SPLIT]
-noted("the splits in a folder of a folder", wrapped, "taken from folder", expected(wrapped))
+noted("the splits two folders down", wrapped, "taken from folder", expected(wrapped))
 OTHER_CLASSES = [("invalid", "valid"), ("control", "test"), ("test_negative", "test_positive")]
 for cat, dog in OTHER_CLASSES:
     named = [name.replace("cat", cat).replace("dog", dog) for name in MANY]
-    folder(f"classes {cat} and {dog}, which are no splits", named, {"task.classes": (cat, dog)})
+    folder(f"classes {cat} and {dog}, which are not splits", named, {"task.classes": (cat, dog)})
 
-# What lies beside.
+# Other files and folders beside them.
 LEFT = [
     "__MACOSX/train/cat/._3.png",
     "@eaDir/x.jpg",
@@ -137,9 +137,9 @@ refused(
 refused("splits two folders below a class", ["cat/a/train/1.png", "dog/a/train/2.png"], "train means a split")
 refused("folds", [f"fold_{n}/{name}" for n in range(3) for name in MANY], "look like folds")
 refused("images and masks", ["images/1.png", "masks/1.png"], "looks like a part of the set")
-refused("classes that differ in capitals", [*SPLIT[:4], "val/Cat/5.png", "val/dog/6.png"], "look like one class")
+refused("classes that differ only in case", [*SPLIT[:4], "val/Cat/5.png", "val/dog/6.png"], "look like one class")
 refused("no classes", ["1.png", "2.png"], "without class folders")
-refused("images right below the splits", ["train/1.png", "test/2.png"], "without class folders")
+refused("images directly below the splits", ["train/1.png", "test/2.png"], "without class folders")
 
 
 def odd(property: str, outcome: Outcome, says: str = "") -> Any:
@@ -157,7 +157,7 @@ def linked(folder: Path) -> Made:
     return Made(root, {"frame.path": names})
 
 
-@odd("a link to a folder around it", "corrected", "not followed: train/cat/loop")
+@odd("a link to a parent folder", "corrected", "not followed: train/cat/loop")
 def looped(folder: Path) -> Made:
     root = fill(folder / "set", SPLIT)
     (root / "train/cat/loop").symlink_to(root)
@@ -171,7 +171,7 @@ def latin_name(folder: Path) -> Made:
     return Made(root, expected(SPLIT))
 
 
-@odd("a pipe and a broken link in a class, rows that give no image", "read")
+@odd("a pipe and a broken link in a class, which give no rows", "read")
 def special(folder: Path) -> Made:
     root = fill(folder / "set", SPLIT)
     os.mkfifo(root / "train/cat/pipe.png")

@@ -61,7 +61,7 @@ def offset_without_extender(folder: Path) -> Made:
     return made(folder, whole[:348] + whole[352:])
 
 
-@case("NIfTI", "vox_offset 0 and bytes too many", "volume", "refused", says="vox_offset 0 is in doubt")
+@case("NIfTI", "vox_offset 0 and extra bytes", "volume", "refused", says="vox_offset 0 is in doubt")
 def undecidable_offset(folder: Path) -> Made:
     return made(folder, content(vox_offset=0) + bytes(10))
 
@@ -159,7 +159,7 @@ def named_plain(folder: Path) -> Made:
     return made(folder, gzip.compress(content()), name="a.nii")
 
 
-@case("NIfTI", "a name without ending", "volume", "read")
+@case("NIfTI", "a name without an extension", "volume", "read")
 def without_ending(folder: Path) -> Made:
     return made(folder, content(), name="scan")
 
@@ -196,39 +196,39 @@ def without_trailer(folder: Path) -> Made:
     return made(folder, gzip.compress(content())[:-8], name="a.nii.gz")
 
 
-@case("NIfTI", "a checksum that fails behind the frame that is read", "volume", "refused", says="CRC")
+@case("NIfTI", "a wrong checksum after the frame that is read", "volume", "refused", says="CRC")
 def checksum_behind_a_frame(folder: Path) -> Made:
     packed = bytearray(gzip.compress(content(np.stack([VOXELS] * 3, axis=-1)), 0))
     packed[-20] ^= 1
     return made(folder, bytes(packed), name="a.nii.gz", frame=0)
 
 
-@case("NIfTI", "bytes behind the gzip stream that are not gzip", "volume", "corrected", says="bytes after")
+@case("NIfTI", "other bytes after the gzip stream", "volume", "corrected", says="bytes after")
 def garbage_behind_gzip(folder: Path) -> Made:
     return made(folder, gzip.compress(content()) + b"<html>", name="a.nii.gz")
 
 
-@case("NIfTI", "a gzip member too many", "volume", "corrected", says="bytes after")
+@case("NIfTI", "an extra gzip member", "volume", "corrected", says="bytes after")
 def member_too_many(folder: Path) -> Made:
     return made(folder, gzip.compress(content()) + gzip.compress(b"x" * 100), name="a.nii.gz")
 
 
-@case("NIfTI", "bytes behind the last voxel", "volume", "corrected", says="bytes after")
+@case("NIfTI", "bytes after the last voxel", "volume", "corrected", says="bytes after")
 def bytes_behind(folder: Path) -> Made:
     return made(folder, content() + bytes(100))
 
 
-@case("NIfTI", "zlib without gzip's frame", "volume", "refused", says="no NIfTI header")
+@case("NIfTI", "zlib without a gzip header", "volume", "refused", says="no NIfTI header")
 def bare_deflate(folder: Path) -> Made:
     return made(folder, zlib.compress(content()), name="a.nii.gz")
 
 
-@case("NIfTI", "4D, cut short behind the frame that is read", "volume", "corrected", says="cut short after")
+@case("NIfTI", "4D, truncated after the frame that is read", "volume", "corrected", says="cut short after")
 def cut_behind(folder: Path) -> Made:
     return made(folder, content(np.stack([VOXELS] * 3, axis=-1))[:-10], frame=1)
 
 
-@case("NIfTI", "4D, cut short within the frame that is read", "volume", "refused", says="cut short")
+@case("NIfTI", "4D, truncated within the frame that is read", "volume", "refused", says="cut short")
 def cut_within(folder: Path) -> Made:
     return made(folder, content(np.stack([VOXELS] * 3, axis=-1))[:-10], frame=2)
 
@@ -241,7 +241,7 @@ def big_endian(folder: Path) -> Made:
     return made(folder, content(order=">"))
 
 
-@case("NIfTI", "4D of one frame", "volume", "read")
+@case("NIfTI", "4D with one frame", "volume", "read")
 def one_frame(folder: Path) -> Made:
     return made(folder, content(VOXELS[..., None]))
 
@@ -258,12 +258,12 @@ for dimensions in (0, 9, -1):
         return made(folder, content(dim=[dimensions, 5, 6, 7, 1, 1, 1, 1]))
 
 
-@case("NIfTI", "dim[0] 3 for a file of 4D", "volume", "refused", says="more than its dimensions account for")
+@case("NIfTI", "dim[0] of 3 in a 4D file", "volume", "refused", says="more than its dimensions account for")
 def dimension_unsaid(folder: Path) -> Made:
     return made(folder, content(np.stack([VOXELS] * 2, axis=-1), dim=[3, 5, 6, 7, 2, 1, 1, 1]))
 
 
-@case("NIfTI", "many bytes behind the last voxel", "volume", "refused", says="more than its dimensions account for")
+@case("NIfTI", "many bytes after the last voxel", "volume", "refused", says="more than its dimensions account for")
 def many_behind(folder: Path) -> Made:
     return made(folder, gzip.compress(content() + bytes(5000)), name="a.nii.gz")
 
@@ -273,12 +273,12 @@ def zero_frames(folder: Path) -> Made:
     return made(folder, content(dim=[4, 5, 6, 7, 0, 0, 0, 0]))
 
 
-@case("NIfTI", "a dimension below zero", "volume", "refused", status="unsupported", says="5 x -6 x 7")
+@case("NIfTI", "a negative dimension", "volume", "refused", status="unsupported", says="5 x -6 x 7")
 def negative_dimension(folder: Path) -> Made:
     return made(folder, content(dim=[3, 5, -6, 7, 1, 1, 1, 1]))
 
 
-@case("NIfTI", "dimensions that the file is too short for", "volume", "refused", says="cut short")
+@case("NIfTI", "a file too short for its dimensions", "volume", "refused", says="cut short")
 def dimensions_too_large(folder: Path) -> Made:
     return made(folder, gzip.compress(content(dim=[3, 1000, 1000, 900, 1, 1, 1, 1])), name="a.nii.gz")
 
@@ -339,7 +339,7 @@ for intercept in (np.nan, np.inf):
         return made(folder, content(scl_slope=2, scl_inter=intercept))
 
 
-# --- place
+# --- orientation and position
 
 ZEROS = {f"srow_{axis}": [0, 0, 0, 0] for axis in "xyz"}
 LEFT = {"srow_x": [-2, 0, 0, 0]}
@@ -356,7 +356,7 @@ def sform_not_finite(folder: Path) -> Made:
     return made(folder, content(srow_y=[np.nan, 0, 0, 0]))
 
 
-@case("NIfTI", "an sform with two axes along one line, a good qform", "volume", "corrected", says="placed by the qform")
+@case("NIfTI", "an sform with two collinear axes, a good qform", "volume", "corrected", says="placed by the qform")
 def sform_flat(folder: Path) -> Made:
     return made(folder, content(srow_y=[0, 0, 0, 0], srow_x=[2, 3, 0, 0]))
 
@@ -372,16 +372,16 @@ def sform_of_zeros_alone(folder: Path) -> Made:
 
 
 for name, fields in {
-    "a quaternion that is none": {"quatern_b": 2},
+    "an invalid quaternion": {"quatern_b": 2},
     "a quaternion that is not finite": {"quatern_c": np.nan},
-    "voxels of no size": {"pixdim": [1, 0, 3, 4, 1, 1, 1, 1]},
+    "a voxel size of 0": {"pixdim": [1, 0, 3, 4, 1, 1, 1, 1]},
 }.items():
 
-    @case("NIfTI", f"a good sform, a qform of {name}", "volume", "corrected", says="qform cannot be used")
+    @case("NIfTI", f"a good sform, a qform with {name}", "volume", "corrected", says="qform cannot be used")
     def qform_broken(folder: Path, fields: dict[str, Any] = fields) -> Made:
         return made(folder, content(**fields))
 
-    @case("NIfTI", f"no sform, a qform of {name}", "volume", "refused", says="")
+    @case("NIfTI", f"no sform, a qform with {name}", "volume", "refused", says="")
     def qform_broken_alone(folder: Path, fields: dict[str, Any] = fields) -> Made:
         return made(folder, content(sform_code=0, **fields))
 
@@ -421,7 +421,7 @@ def to_a_template(folder: Path) -> Made:
     return made(folder, content(sform_code=4, **rows))
 
 
-@case("NIfTI", "an sform of other voxel sizes than pixdim", "volume", "corrected", says="differ from pixdim")
+@case("NIfTI", "an sform whose voxel sizes differ from pixdim", "volume", "corrected", says="differ from pixdim")
 def other_sizes(folder: Path) -> Made:
     return made(folder, content(srow_x=[2.5, 0, 0, 0]), RIGHT | {"spacing": np.array([4.0, 3.0, 2.5])})
 
@@ -457,7 +457,7 @@ def qform_of_no_hand(folder: Path) -> Made:
     return made(folder, content(sform_code=0, pixdim=[-3, 2, 3, 4, 1, 1, 1, 1]))
 
 
-@case("NIfTI", "voxel sizes below zero", "volume", "corrected", says="negative voxel sizes")
+@case("NIfTI", "negative voxel sizes", "volume", "corrected", says="negative voxel sizes")
 def negative_sizes(folder: Path) -> Made:
     return made(folder, content(sform_code=0, pixdim=[1, 2, -3, 4, 1, 1, 1, 1]))
 
@@ -472,7 +472,7 @@ for unit, factor in ((1, 1000.0), (3, 1e-3)):
         return made(folder, data, {"voxels": TURNED, "spacing": SPACING * small * factor})
 
 
-@case("NIfTI", "voxels of meters", "volume", "refused", says="repair xyzt_units")
+@case("NIfTI", "meter-sized voxels", "volume", "refused", says="repair xyzt_units")
 def huge_voxels(folder: Path) -> Made:
     return made(folder, content(xyzt_units=1))
 

@@ -75,12 +75,12 @@ def only(wanted: int, **elements: Any) -> One:
     return lambda number: elements if number == wanted else {}
 
 
-def places(*heights: str) -> One:
+def positions(*heights: str) -> One:
     """Heights as they are written."""
     return lambda number: {"ImagePositionPatient": ["0", "0", heights[number]]}
 
 
-# --- where slices lie
+# --- slice positions
 
 register("even slices", "read")
 for step in (0.625, 1.3125, 2.3333333, 0.3333333):
@@ -92,17 +92,17 @@ for step in (0.625, 1.3125, 2.3333333, 0.3333333):
             np.abs(np.diff(np.array(heights, float)) - np.median(np.diff(np.array(heights, float)))).max() < 0.01 * step
         )
         register(
-            f"slices every {step} mm, written with {digits} decimals",
+            f"slices every {step} mm, written with {digits} decimal{'s' * (digits > 1)}",
             "read" if exact else "corrected",
-            places(*heights),
+            positions(*heights),
             right(spacing=(step, 0.5, 0.75)),
             says="" if exact else ROUNDED,
             tolerance=0.5 * 10.0**-digits / (COUNT - 1) * 2,
         )
 register(
-    "positions cut off instead of rounded",
+    "positions truncated instead of rounded",
     "corrected",
-    places(*(f"{int(62.5 * n) / 100}" for n in range(COUNT))),
+    positions(*(f"{int(62.5 * n) / 100}" for n in range(COUNT))),
     right(spacing=(0.625, 0.5, 0.75)),
     says=ROUNDED,
     tolerance=2e-3,
@@ -110,19 +110,19 @@ register(
 register(
     "rounded positions with a slice missing",
     "refused",
-    places(*(f"{0.625 * (n + (n > 3)):.2f}" for n in range(COUNT))),
+    positions(*(f"{0.625 * (n + (n > 3)):.2f}" for n in range(COUNT))),
     says="1 slice missing between slice3.dcm and slice4.dcm",
 )
 register(
-    "rounded positions with the last slice but one missing",
+    "rounded positions with the second-to-last slice missing",
     "refused",
-    places(*(f"{0.625 * (n + (n > 6)):.2f}" for n in range(COUNT))),
+    positions(*(f"{0.625 * (n + (n > 6)):.2f}" for n in range(COUNT))),
     says="1 slice missing between slice6.dcm and slice7.dcm",
 )
 register(
     "positions in whole millimeters of slices every 1.5 mm",
     "refused",
-    places(*(f"{1.5 * n:.0f}" for n in range(COUNT))),
+    positions(*(f"{1.5 * n:.0f}" for n in range(COUNT))),
     says="1 slice missing",
 )
 register(
@@ -155,7 +155,7 @@ register(
     status="unsupported",
 )
 register(
-    "two times in one series",
+    "two time points in one series",
     "refused",
     lambda n: {
         "ImagePositionPatient": [0, 0, 2 * (n // 2)],
@@ -173,24 +173,22 @@ register(
     status="unsupported",
 )
 register(
-    "a slice without a place",
+    "a slice without a position",
     "refused",
     only(2, ImagePositionPatient=None),
     says="slice2.dcm has no ImagePositionPatient",
     status="unsupported",
 )
 register(
-    "a place with a text in it",
+    "a position with text in it",
     "refused",
     only(2, ImagePositionPatient=["0", "0", "4.25"], bytes_for={b"4.25": b"Jane"}),
     says="slice2.dcm has no ImagePositionPatient",
     status="unsupported",
 )
+register("a slice thickness with text in it", "corrected", only(2, SliceThickness="4.25", bytes_for={b"4.25": b"Jane"}))
 register(
-    "a slice thickness with a text in it", "corrected", only(2, SliceThickness="4.25", bytes_for={b"4.25": b"Jane"})
-)
-register(
-    "a series' description in bytes of no character set",
+    "a series description that is invalid in its character set",
     "read",
     only(
         2,
@@ -248,7 +246,7 @@ register(
 
 register("rescaling", "read", lambda n: {"RescaleSlope": 2, "RescaleIntercept": -10}, right(RIGHT * 2.0 - 10))
 register(
-    "a RescaleSlope of its own for each slice",
+    "a different RescaleSlope in each slice",
     "read",
     lambda n: {"RescaleSlope": n + 1, "RescaleIntercept": 5},
     right(RIGHT * (np.arange(COUNT)[:, None, None] + 1.0) + 5),
@@ -266,7 +264,7 @@ register(
     says="RescaleSlope",
 )
 register(
-    "HighBit 15 of 12 bits",
+    "HighBit 15, 12 bits stored",
     "corrected",
     lambda n: {"pixels": SLICES[n] << 4 >> 0, "bits": 12, "HighBit": 15},
     right((RIGHT << 4) >> 4),
@@ -287,7 +285,7 @@ register(
 CODE = [imagecodecs.jpeg_encode(one.view(np.uint16), lossless=True, bitspersample=16) for one in SLICES]
 register("lossless JPEG", "read", lambda n: {"syntax": JPEGLosslessSV1, "codes": [CODE[n]]})
 register(
-    "lossless JPEG, one slice cut short",
+    "lossless JPEG, one slice truncated",
     "refused",
     lambda n: {"syntax": JPEGLosslessSV1, "codes": [CODE[n] if n != 5 else CODE[n][:90] + b"\xff\xd9"]},
     says="slice5.dcm",
@@ -341,7 +339,7 @@ def enhanced(
         return Made(write_enhanced(folder, **options), expected or right(SORTED), 1e-5)
 
 
-HEIGHTS = [2.0 * place for place in ORDER]
+HEIGHTS = [2.0 * position for position in ORDER]
 
 
 def scaled(number: int) -> dict[str, Any]:
@@ -353,21 +351,21 @@ def scaled(number: int) -> dict[str, Any]:
 FACTORS = (np.arange(COUNT) + 1.0)[:, None, None]
 enhanced("frames out of order", "read", heights=HEIGHTS)
 enhanced(
-    "frames with their own rescaling",
+    "a different rescaling in each frame",
     "read",
     right((RIGHT * FACTORS + 3)[:, np.argsort(ORDER)]),
     heights=HEIGHTS,
     each=scaled,
 )
 enhanced(
-    "places that were rounded",
+    "rounded positions",
     "corrected",
     right(SORTED, spacing=(0.625, 0.5, 0.75)),
     says=ROUNDED,
-    heights=[round(0.625 * place, 2) for place in ORDER],
+    heights=[round(0.625 * position, 2) for position in ORDER],
 )
 enhanced(
-    "frames at one place, of two echoes",
+    "frames of two echoes at one position",
     "refused",
     says="they differ in EffectiveEchoTime",
     status="unsupported",

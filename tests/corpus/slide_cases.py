@@ -48,9 +48,9 @@ LARGE_LABEL = np.full((400, 400, 3), 9, np.uint8)
 SCAN = (TISSUE, microns(0.5))
 
 for name, images in {
-    "of one image": [SCAN],
-    "whose first image is named a macro": [(MACRO, microns(20, Name="macro")), SCAN],
-    "whose second image is named a label and has more pixels": [SCAN, (LARGE_LABEL, microns(0.5, Name="Label Image"))],
+    "one image": [SCAN],
+    "a first image named macro": [(MACRO, microns(20, Name="macro")), SCAN],
+    "a second image named label, with more pixels": [SCAN, (LARGE_LABEL, microns(0.5, Name="Label Image"))],
 }.items():
 
     @case("OME-TIFF", name, "slide", "read")
@@ -59,8 +59,8 @@ for name, images in {
 
 
 for name, images in {
-    "whose first image is a smaller one": [(MACRO, {}), SCAN],
-    "whose first image is coarser and has more pixels": [(LARGE_LABEL, microns(20)), SCAN],
+    "a smaller first image": [(MACRO, {}), SCAN],
+    "a coarser first image with more pixels": [(LARGE_LABEL, microns(20)), SCAN],
 }.items():
 
     @case("OME-TIFF", name, "slide", "corrected", says="the largest is used")
@@ -68,14 +68,12 @@ for name, images in {
         return Made(ome(folder, images), RIGHT)
 
 
-@case("OME-TIFF", "of two scans", "slide", "refused", status="unsupported", says="may be the slide")
+@case("OME-TIFF", "two scans", "slide", "refused", status="unsupported", says="may be the slide")
 def two_scans(folder: Path) -> Made:
     return Made(ome(folder, [SCAN, (TISSUE[:, :250], microns(0.5))]))
 
 
-@case(
-    "OME-TIFF", "of which only the macro can be read", "slide", "refused", status="unsupported", says="not every image"
-)
+@case("OME-TIFF", "only the macro is readable", "slide", "refused", status="unsupported", says="not every image")
 def only_the_macro(folder: Path) -> Made:
     path = ome(folder, [(MACRO, microns(20, Name="macro")), SCAN])
     content = bytearray(path.read_bytes())
@@ -98,7 +96,7 @@ for unit, size in {
         return Made(ome(folder, [(TISSUE, sizes)]), RIGHT)
 
 
-@case("OME-TIFF", "each axis with a unit and a resolution of its own", "slide", "read")
+@case("OME-TIFF", "a different unit and resolution on each axis", "slide", "read")
 def by_axis(folder: Path) -> Made:
     sizes = {"PhysicalSizeX": 500, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 2.5e-4, "PhysicalSizeYUnit": "mm"}
     return Made(ome(folder, [(TISSUE, sizes)]), {"size": SIZE, "mpp": np.array([0.5, 0.25])})
@@ -107,10 +105,10 @@ def by_axis(folder: Path) -> Made:
 for name, sizes in {
     "sizes in pixels": microns(0.5, PhysicalSizeXUnit="pixel", PhysicalSizeYUnit="pixel"),
     "sizes in a reference frame": microns(0.5, PhysicalSizeXUnit="reference frame"),
-    "sizes in a unit that is none": microns(0.5, PhysicalSizeYUnit="furlong"),
-    "a physical size of one axis only": {"PhysicalSizeX": 0.5},
+    "sizes in an unknown unit": microns(0.5, PhysicalSizeYUnit="furlong"),
+    "a physical size for one axis only": {"PhysicalSizeX": 0.5},
     "a physical size of 0": microns(0),
-    "physical sizes that no slide has": microns(350),
+    "implausible physical sizes": microns(350),
     "physical sizes a hundredfold apart": {"PhysicalSizeX": 0.25, "PhysicalSizeY": 25},
 }.items():
 
@@ -135,7 +133,7 @@ def thumbnail_first(folder: Path) -> Made:
 
 for kind in (np.uint16, np.float32):
 
-    @case("Pyramid TIFF", f"of {kind.__name__}", "slide", "refused", status="unsupported", says="8 bits")
+    @case("Pyramid TIFF", kind.__name__, "slide", "refused", status="unsupported", says="8 bits")
     def deep(folder: Path, kind: type = kind) -> Made:
         return Made(tiff(folder, TISSUE.astype(kind)))
 
@@ -165,7 +163,7 @@ for tile in ((64, 64), None):
         right = {"size": SIZE, "pixels": ON_WHITE}
         return Made(with_alpha(folder, TISSUE, "assocalpha", tile), right, tolerance=2)
 
-    @case("Pyramid TIFF", f"a fourth channel without a meaning, {parts}", "slide", "corrected", says="taken as alpha")
+    @case("Pyramid TIFF", f"an unspecified fourth channel, {parts}", "slide", "corrected", says="taken as alpha")
     def unsaid(folder: Path, tile: tuple[int, int] | None = tile) -> Made:
         right = {"size": SIZE, "pixels": ON_WHITE}
         return Made(with_alpha(folder, TISSUE, "unspecified", tile), right, tolerance=2)
@@ -182,7 +180,7 @@ for tile in ((64, 64), None):
 # --- resolution
 
 
-@case("Pyramid TIFF", "resolution by inch", "slide", "read")
+@case("Pyramid TIFF", "resolution per inch", "slide", "read")
 def by_inch(folder: Path) -> Made:
     return Made(tiff(folder, TISSUE, resolution=(50_800, 50_800), resolutionunit="INCH"), RIGHT)
 
@@ -195,7 +193,7 @@ def not_square(folder: Path) -> Made:
 
 for name, scale in {
     "the resolution of a screen": {"resolution": (72, 72), "resolutionunit": "INCH"},
-    "a resolution without unit": {"resolution": (20_000, 20_000), "resolutionunit": "NONE"},
+    "a resolution without a unit": {"resolution": (20_000, 20_000), "resolutionunit": "NONE"},
     "a resolution of 0": {"resolution": (0, 0), "resolutionunit": "CENTIMETER"},
 }.items():
 
@@ -219,7 +217,7 @@ def other_magnification(folder: Path) -> Made:
     return Made(svs(folder, "40", "5"), {"size": SIZE, "mpp": np.array([5.0, 5.0])})
 
 
-@case("SVS", "a codec that OpenSlide does not have", "slide", "read")
+@case("SVS", "a codec that OpenSlide does not support", "slide", "read")
 def svs_of_another_codec(folder: Path) -> Made:
     return Made(svs(folder, "20", "0.5", compression="webp"), RIGHT)
 
@@ -231,9 +229,7 @@ for mpp in ("", "unknown", "0", "-0.5", "nan", "5000"):
         return Made(svs(folder, "20", mpp))
 
 
-@case(
-    "Pyramid TIFF", "a size that no slide has", "slide", "refused", status="no_resolution", says="more than any slide"
-)
+@case("Pyramid TIFF", "an implausible size", "slide", "refused", status="no_resolution", says="more than any slide")
 def huge(folder: Path) -> Made:
     def change(content: bytearray, file: tifffile.TiffFile) -> None:
         put(content, file.pages[0].tags[256], 40_000)
@@ -267,7 +263,7 @@ def put(content: bytearray, tag: Any, value: int, index: int = 0) -> None:
 
 for part in (0.1, 0.3, 0.5, 0.7, 0.9, 0.98):
 
-    @case("Pyramid TIFF", f"cut short at {part:.0%}", "slide", "refused", says="cut short")
+    @case("Pyramid TIFF", f"truncated at {part:.0%}", "slide", "refused", says="cut short")
     def cut(folder: Path, part: float = part) -> Made:
         path = tiff(folder, TISSUE, TISSUE[::2, ::2], TISSUE[::4, ::4], compression="zlib")
         content = path.read_bytes()
@@ -280,13 +276,13 @@ def tile_beyond(folder: Path) -> Made:
     return Made(edited(folder, lambda content, file: put(content, file.pages[1].tags[324], len(content), 2)))
 
 
-@case("Pyramid TIFF", "a tile longer than what is left", "slide", "refused", says="cut short")
+@case("Pyramid TIFF", "a tile longer than the rest of the file", "slide", "refused", says="cut short")
 def tile_too_long(folder: Path) -> Made:
     return Made(edited(folder, lambda content, file: put(content, file.pages[0].tags[325], len(content) - 9, 3)))
 
 
-@case("Pyramid TIFF", "a tile without a place", "slide", "refused", says="tiles inside its header")
-def tile_without_place(folder: Path) -> Made:
+@case("Pyramid TIFF", "a tile with offset 0", "slide", "refused", says="tiles inside its header")
+def tile_with_offset_zero(folder: Path) -> Made:
     return Made(edited(folder, lambda content, file: put(content, file.pages[0].tags[324], 0, 3)))
 
 
@@ -317,7 +313,7 @@ def no_width(folder: Path) -> Made:
     return Made(edited(folder, change))
 
 
-@case("Pyramid TIFF", "tiles of 16 gigabytes", "slide", "refused", says="tiles of")
+@case("Pyramid TIFF", "16-gigabyte tiles", "slide", "refused", says="tiles of")
 def huge_tiles(folder: Path) -> Made:
     def change(content: bytearray, file: tifffile.TiffFile) -> None:
         for tag in (322, 323):
@@ -341,7 +337,7 @@ def _leave_out(content: bytearray, file: tifffile.TiffFile) -> None:
         put(content, file.pages[0].tags[tag], 0, 7)
 
 
-@case("Pyramid TIFF", "tiles of glass that are not stored", "slide", "read")
+@case("Pyramid TIFF", "background tiles that are not stored", "slide", "read")
 def sparse(folder: Path) -> Made:
     white = TISSUE.copy()
     white[64:128, 128:192] = 255
@@ -353,7 +349,7 @@ def sparse(folder: Path) -> Made:
     return Made(path, RIGHT | {"pixels": white})
 
 
-@case("Pyramid TIFF", "strips of glass that are not stored, between others", "slide", "read")
+@case("Pyramid TIFF", "background strips that are not stored, between others", "slide", "read")
 def sparse_strips(folder: Path) -> Made:
     white = TISSUE.copy()
     white[64:128] = 255
@@ -377,6 +373,6 @@ for tag, name in ((256, "width"), (257, "height")):
         return Made(edited(folder, lambda content, file: put(content, file.pages[1].tags[tag], 0)))
 
 
-@case("Pyramid TIFF", "a level of other proportions", "slide", "corrected", says="other proportions")
+@case("Pyramid TIFF", "a level with another aspect ratio", "slide", "corrected", says="other proportions")
 def other_proportions(folder: Path) -> Made:
     return Made(tiff(folder, TISSUE, TISSUE[::2, ::4], compression="zlib"), RIGHT)

@@ -49,37 +49,41 @@ def owned(ids: list[str], splits: list[str]) -> str:
     return "\n".join(["path,label,patient_id,split", *rows]) + "\n"
 
 
-# Separators and line ends.
+# Separators and line endings.
 for name, separator in {"commas": ",", "semicolons": ";", "tabs": "\t", "pipes": "|"}.items():
     table(name, lines(separator))
-    table(f"{name}, line ends of Windows", lines(separator, end="\r\n"))
-table("line ends of old Macs", lines(end="\r"))
-table("no line end at the end", lines().rstrip("\n"))
-table("blank lines, lines of spaces and of separators", lines().replace("b.png", "\n   \n,,\nb.png"))
+    table(f"{name}, Windows line endings", lines(separator, end="\r\n"))
+table("old Mac line endings", lines(end="\r"))
+table("no final line ending", lines().rstrip("\n"))
+table("blank lines, lines of only spaces or separators", lines().replace("b.png", "\n   \n,,\nb.png"))
 table("a first line sep=; as Excel writes it", "sep=;\n" + lines(";"))
-table('a first line "sep=;" in quotes', '"sep=;"\r\n' + lines(";", end="\r\n"))
+table('a quoted first line "sep=;"', '"sep=;"\r\n' + lines(";", end="\r\n"))
 table("a first line sep= with a tab", "SEP=\t\n" + lines("\t"))
 table("decimal commas between semicolons", lines(";", beside("age", "63,5", "7", "8,25")), "corrected",
       "'age': decimal commas", frame__age=[63.5, 7.0, 8.25])  # fmt: skip
-table("thousands or decimals, which nobody can tell", lines(";", beside("dose", "1,234", "2,500", "3,000")),
+table("ambiguous thousands or decimals", lines(";", beside("dose", "1,234", "2,500", "3,000")),
       frame__dose=["1,234", "2,500", "3,000"])  # fmt: skip
 table("more commas than semicolons in a header", lines(";", beside("a,b,c,d", "1", "2", "3")))
-table("a control byte at the end, as DOS has it", lines() + "\x1a")
+table("a control byte at the end, as in DOS files", lines() + "\x1a")
 
 # Encodings.
 UMLAUTS = lines().replace("x", "gutartig").replace("y", "bösartig")
 GERMAN = {"task__classes": ("bösartig", "gutartig"), "targets": np.array([1, 0, 1])}
-for name, encoding in {"UTF-8": "utf-8", "UTF-8 with a mark": "utf-8-sig", "UTF-16 with a mark": "utf-16"}.items():
+for name, encoding in {
+    "UTF-8": "utf-8",
+    "UTF-8 with a byte order mark": "utf-8-sig",
+    "UTF-16 with a byte order mark": "utf-16",
+}.items():
     table(name, UMLAUTS.encode(encoding), **GERMAN)
 for end in ("le", "be"):
-    table(f"UTF-16 ({end}) without a mark", UMLAUTS.encode(f"utf-16-{end}"), **GERMAN)
+    table(f"UTF-16 ({end}) without a byte order mark", UMLAUTS.encode(f"utf-16-{end}"), **GERMAN)
     table(
-        f"UTF-32 ({end}) with a mark",
+        f"UTF-32 ({end}) with a byte order mark",
         getattr(codecs, f"BOM_UTF32_{end.upper()}") + UMLAUTS.encode(f"utf-32-{end}"),
         **GERMAN,
     )
 table("Latin-1", UMLAUTS.encode("latin-1"), "corrected", "Windows-1252", **GERMAN)
-table("Windows-1252 with its own signs", lines().replace("y", "œdème – 5 µm").encode("cp1252"), "corrected",
+table("Windows-1252 with characters of its own", lines().replace("y", "œdème – 5 µm").encode("cp1252"), "corrected",
       "Windows-1252", task__classes=("x", "œdème – 5 µm"))  # fmt: skip
 FOREIGN = {
     "gbk": ("肺炎", "正常"),
@@ -97,10 +101,10 @@ FOREIGN = {
 }
 for encoding, (one, other) in FOREIGN.items():
     text = lines().replace("x", one).replace("y", other)
-    table(f"{encoding}, which its bytes do not say", text.encode(encoding), "refused", "save it as UTF-8")
-table("UTF-8 with one byte of Latin-1 in a text of other signs", UMLAUTS.encode() + b"d.png,gutartig,train\xa0\xe9\n",
+    table(f"{encoding}, which cannot be detected", text.encode(encoding), "refused", "save it as UTF-8")
+table("UTF-8 with one byte of Latin-1", UMLAUTS.encode() + b"d.png,gutartig,train\xa0\xe9\n",
       "refused", "line 5")  # fmt: skip
-table("UTF-16 cut within a letter", UMLAUTS.encode("utf-16")[:-1], "refused", "damaged UTF-16")
+table("UTF-16 truncated within a character", UMLAUTS.encode("utf-16")[:-1], "refused", "damaged UTF-16")
 table("a NUL byte in a cell", lines().replace("b.png", "b\0.png"), "refused", "NUL byte in line 3")
 table("an Excel workbook", b"PK\x03\x04" + bytes(100), "refused", "save it as CSV")
 table("an old Excel workbook", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100), "refused", "save it as CSV")
@@ -117,49 +121,49 @@ def noted(property: str, *notes: str, outcome: Outcome = "read", says: str = "",
     table(property, "\n".join(["path,label,split,note", *rows]) + "\n", outcome, says, **(expected or FOUR))
 
 
-noted("a separator in quotes", '"5 mm, left"', frame__note=["5 mm, left", "q", "r", "s"])
-noted("a doubled quote in quotes", '"2"" margin"', frame__note=['2" margin', "q", "r", "s"])
-noted("a quote within a cell without quotes", '2" margin', frame__note=['2" margin', "q", "r", "s"])
-noted("a line end in quotes", '"left\nright"', frame__note=["left\nright", "q", "r", "s"])
-noted("a separator and a line end in quotes", '"left, upper\nlobe"', frame__note=["left, upper\nlobe", "q", "r", "s"])
-noted("a space before a cell in quotes", ' "5 mm, left"', frame__note=["5 mm, left", "q", "r", "s"])
-table("spaces around cells in quotes", lines(" , ", [[f'"{cell}"' for cell in row] for row in CELLS]))
-table("all cells in quotes", lines(cells=[[f'"{cell}"' for cell in row] for row in CELLS]))
+noted("a quoted separator", '"5 mm, left"', frame__note=["5 mm, left", "q", "r", "s"])
+noted("a doubled quote in a quoted cell", '"2"" margin"', frame__note=['2" margin', "q", "r", "s"])
+noted("a quote within an unquoted cell", '2" margin', frame__note=['2" margin', "q", "r", "s"])
+noted("a quoted line ending", '"left\nright"', frame__note=["left\nright", "q", "r", "s"])
+noted("a quoted separator and line ending", '"left, upper\nlobe"', frame__note=["left, upper\nlobe", "q", "r", "s"])
+noted("a space before a quoted cell", ' "5 mm, left"', frame__note=["5 mm, left", "q", "r", "s"])
+table("spaces around quoted cells", lines(" , ", [[f'"{cell}"' for cell in row] for row in CELLS]))
+table("all cells quoted", lines(cells=[[f'"{cell}"' for cell in row] for row in CELLS]))
 table('numbers kept as text by ="..."', owned(['="01"', '="02"', '="03"'], ["train", "val", "test"]),
       frame__patient_id=["01", "02", "03"])  # fmt: skip
 noted("two stray quotes around whole rows", '"5 mm', "q", '2" margin', outcome="refused", says="lines 2 to 4")
 noted("two stray quotes that close a cell", '"5 mm', 'q"', outcome="refused", says="line 3, which looks like a row")
 noted("a stray quote that is never closed", "p", '"5 mm', outcome="refused", says="lines 3 to 5")
-noted("a quote within a cell in quotes", '"2" margin"', outcome="refused", says="line 2")
+noted("an unescaped quote within a quoted cell", '"2" margin"', outcome="refused", says="line 2")
 
 # Rows and columns.
-table("a row with a cell too many", lines().replace("val", "val,more"), "refused", "line 3: 4 cells")
+table("a row with an extra cell", lines().replace("val", "val,more"), "refused", "line 3: 4 cells")
 table("a row without its split", lines().replace(",val", ""), "refused", "line 3: 2 cells")
-table("a file cut within a row", lines().removesuffix(",test\n"), "refused", "line 4: 2 cells")
-table("rows that lack a cell that nobody needs", lines().replace("split", "split,note"), "corrected", "fewer cells")
+table("a file truncated within a row", lines().removesuffix(",test\n"), "refused", "line 4: 2 cells")
+table("rows without an unused last cell", lines().replace("split", "split,note"), "corrected", "fewer cells")
 table("a column without a name, as pandas writes its index", "".join(
     f"{'' if n == 0 else n},{','.join(row)}\n" for n, row in enumerate(CELLS)))  # fmt: skip
-table("two columns of one name", lines().replace("split", "label"), "refused", "two columns are called 'label'")
-table("two columns of one name but for a space", lines().replace("split", "label "), "refused", "two columns")
+table("two columns with the same name", lines().replace("split", "label"), "refused", "two columns are called 'label'")
+table("two columns whose names differ only in a space", lines().replace("split", "label "), "refused", "two columns")
 for name in ("Patient_ID", "patient", "Subject ID", "participant_id", "MRN"):
     table(f"a column {name}", lines(cells=beside(name, "1", "2", "3")), "refused", "rename it to patient_id")
 table("a column Split", lines().replace("split", "Split"), "refused", "rename it to split")
-table("a column of splits with another name", owned(list("abcdefghijkl"), ["train", "Validation", "test"] * 4).replace(
+table("a split column with another name", owned(list("abcdefghijkl"), ["train", "Validation", "test"] * 4).replace(
     "split", "subset"), "corrected", "column 'subset' seems to hold splits but is not used",
     task__classes=("x", "y"))  # fmt: skip
-table("a header alone", "path,label\n", "refused", "without rows")
+table("only a header", "path,label\n", "refused", "without rows")
 table("an empty first line", "\n" + lines(), "refused", "first line is empty")
 table("no header", lines(cells=CELLS[1:]), "refused", "no column 'path'")
 
 # Labels.
-table("labels in two codings of one letter", labeled(["ad\u00e9nome", "x", "ade\u0301nome"] * 2), "corrected",
+table("labels in two Unicode forms", labeled(["ad\u00e9nome", "x", "ade\u0301nome"] * 2), "corrected",
       "look the same", task__classes=("ad\u00e9nome", "x"), targets=np.array([0, 1, 0] * 2))  # fmt: skip
-table("labels with other spaces", labeled(["a b", "x", "a\u00a0b", "a  b", "x", "a\u200b b"]), "corrected",
+table("labels with unusual spaces", labeled(["a b", "x", "a\u00a0b", "a  b", "x", "a\u200b b"]), "corrected",
       "written in 4 ways", task__classes=("a b", "x"))  # fmt: skip
 TWICE = {"1": "1.0", "True": "TRUE", "yes": "1", "01": "1", "Pneumonia": "pneumonia", "no tumor": "no_tumor"}
 for one, other in TWICE.items():
     table(f"labels {one} and {other}", labeled([one, "0", other] * 2), "refused", f"'{one}' (lines 2, 5) and '{other}'")
-table("genotypes that differ in capitals", labeled(["AA", "Aa", "aa"] * 2), task__classes=("AA", "Aa", "aa"))
+table("genotypes that differ in case", labeled(["AA", "Aa", "aa"] * 2), task__classes=("AA", "Aa", "aa"))
 table("grades that look like yes and no", labeled(["1", "2", "3"] * 2), task__classes=("1", "2", "3"))
 for word in ("nan", "NaN", "<NA>", "#N/A", "null", "?", "-"):
     table(f"label {word}", labeled(["x", "y", word] * 2), targets=np.array([0, 1, 0, 1]),
@@ -171,14 +175,14 @@ for word in ("None", "NA", "unknown"):
 # Patients.
 THIRDS = ["train", "val", "test"]
 FORMS = {
-    "zeros in front": ("0001", "1"),
+    "leading zeros": ("0001", "1"),
     "zeros after letters": ("P007", "P7"),
-    ".0 behind": ("12", "12.0"),
-    "capitals": ("p07", "P07"),
-    "composed letters": ("M\u00fcller", "Mu\u0308ller"),
+    "a trailing .0": ("12", "12.0"),
+    "case": ("p07", "P07"),
+    "Unicode composition": ("M\u00fcller", "Mu\u0308ller"),
     "a no-break space": ("pat 7", "pat\u00a07"),
     "a zero-width space": ("p7", "p7\u200b"),
-    "two spaces": ("pat 7", "pat  7"),
+    "double spaces": ("pat 7", "pat  7"),
     "full-width digits": ("p7", "p\uff17"),
     "empty parts of a DICOM name": ("Doe^Jo", "Doe^Jo^^"),
 }
@@ -189,7 +193,7 @@ for name, (one, other) in FORMS.items():
           "treated as 1 patient (lines 2, 5)", frame__patient=[0, 1, 2, 0, 1, 2])  # fmt: skip
     apart = owned(ids, [*THIRDS, "val", "val", "test"])
     table(f"patient ids that differ in {name}, in two splits", apart, "refused", "differ only in form")
-table("patients 1 to 10 and letters of one length", owned(["1", "10", "100", "a1", "b1", "1a"], ["train"] * 6),
+table("short distinct patient ids", owned(["1", "10", "100", "a1", "b1", "1a"], ["train"] * 6),
       frame__patient=list(range(6)))  # fmt: skip
 for word in ("nan", "unknown", "N/A", "anonymous", "ANON", "-", "<NA>", "xxx"):
     table(f"patient id {word} in some rows", owned(["a", word, word, "b", "c", "d"], THIRDS * 2), "corrected",
@@ -230,7 +234,7 @@ def parquet_of_bytes(folder: Path) -> Made:
     return Made(folder / "t.parquet")
 
 
-@other("Parquet with paths of bytes", "read")
+@other("Parquet with binary paths", "read")
 def parquet_of_binary(folder: Path) -> Made:
     columns = {name: pa.array([row[n].encode() for row in CELLS[1:]]) for n, name in enumerate(CELLS[0])}
     parquet.write_table(pa.table(columns), folder / "t.parquet")

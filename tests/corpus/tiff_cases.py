@@ -22,7 +22,7 @@ def tiff_bytes(data: bytes, **changes: tuple[int, ...] | None) -> bytes:
     """A TIFF of one strip, tag by tag: ``t262=None`` leaves a tag out; a pair of pairs is a rational."""
     tags = PLAIN | {279: (len(data),)} | {int(name[1:]): values for name, values in changes.items()}  # type: ignore[dict-item]
     kept = sorted((code, values) for code, values in tags.items() if values is not None)
-    place = 8 + 2 + 12 * len(kept) + 4
+    offset = 8 + 2 + 12 * len(kept) + 4
     entries, beside = b"", b""
     for code, values in kept:
         if isinstance(values[0], tuple):
@@ -33,9 +33,9 @@ def tiff_bytes(data: bytes, **changes: tuple[int, ...] | None) -> bytes:
         if code == 273:
             packed = b"STRP"
         if len(packed) > 4:
-            packed, beside = struct.pack("<I", place + len(beside)), beside + packed
+            packed, beside = struct.pack("<I", offset + len(beside)), beside + packed
         entries += struct.pack("<HHI", code, kind, len(values)) + packed.ljust(4, b"\0")
-    entries = entries.replace(b"STRP", struct.pack("<I", place + len(beside)))
+    entries = entries.replace(b"STRP", struct.pack("<I", offset + len(beside)))
     return b"II*\0" + struct.pack("<IH", 8, len(kept)) + entries + bytes(4) + beside + data
 
 
@@ -86,7 +86,7 @@ for unit, words in ((1, "without a unit"), (2, "in inches"), (3, "in centimeters
         growth=(2.0, 1.0),
     )  # fmt: skip
 tiff(
-    "a resolution that no device has", "corrected", lambda: tiff_bytes(FLAT, t282=((300, 1),), t283=((1, 1),)), GRAY,
+    "an implausible resolution", "corrected", lambda: tiff_bytes(FLAT, t282=((300, 1),), t283=((1, 1),)), GRAY,
     "taken as square", growth=(1.0, 1.0),
 )  # fmt: skip
 tiff("a resolution of zero", "read", lambda: tiff_bytes(FLAT, t282=((0, 1),), t283=((72, 1),)), GRAY)
@@ -153,7 +153,7 @@ for layout, words in (({"rowsperstrip": 32}, "strips"), ({"tile": (48, 48)}, "ti
         def write(code: str = code, layout: dict[str, Any] = layout) -> bytes:
             return tifffile_bytes(RGB, compression=code, **layout)
 
-        tiff(f"{name} in {words}, the last one cut to half", "refused", shorter(write))
+        tiff(f"{name} in {words}, the last one truncated", "refused", shorter(write))
         if code in ("lzw", "zlib", "jpeg"):
             tiff(f"{name} in {words}, zeros in the last one", "refused", damaged(write, 0.3, 400))
         if code in ("lzw", "zlib"):
@@ -166,10 +166,10 @@ tiff(
     tolerance=30,
 )  # fmt: skip
 tiff(
-    "JPEG of three planes", "read",
+    "planar JPEG", "read",
     lambda: tifffile_bytes(np.moveaxis(RGB, -1, 0), planarconfig="separate", compression="jpeg"), RGB, tolerance=60,
 )  # fmt: skip
-tiff("cut within a fax strip", "refused", lambda: FAX[:-600])
+tiff("truncated within a fax strip", "refused", lambda: FAX[:-600])
 tiff(
     "lossy WebP, zeros in its data", "refused",
     damaged(lambda: tifffile_bytes(RGB, compression="webp", compressionargs={"level": 80, "lossless": False}), 0.3, 64),
@@ -239,7 +239,7 @@ def old_style_jpeg(folder: Path) -> Made:
     return Made(made(folder, "a.tif", old_jpeg(jpeg)).path, {"pixels": by_pillow(jpeg)}, 1)  # libtiff rounds otherwise
 
 
-@case("TIFF", "old-style JPEG, on its head", "image", "corrected", says="old-style JPEG decoded by libtiff")
+@case("TIFF", "old-style JPEG, upside down", "image", "corrected", says="old-style JPEG decoded by libtiff")
 def old_style_jpeg_turned(folder: Path) -> Made:
     jpeg = encoded(RGB, "JPEG", quality=90, subsampling=0)
     return Made(made(folder, "a.tif", old_jpeg(jpeg, t274=(3,))).path, {"pixels": by_pillow(jpeg)[::-1, ::-1]}, 1)

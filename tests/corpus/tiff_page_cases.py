@@ -38,26 +38,26 @@ PAGE: Image = (FULL, {})
 several("a thumbnail after the image", FULL, "", PAGE, (QUARTER, COPY))
 several("a thumbnail before the image", FULL, REDUCED, (QUARTER, COPY), PAGE)
 several("two thumbnails before the image", FULL, REDUCED, (QUARTER, COPY), (HALF, COPY), PAGE)
-several("a thumbnail above the image, as in DNG", FULL, REDUCED, (QUARTER, COPY | {"subifds": 1}), PAGE)
-several("a thumbnail of nothing", QUARTER, "", (QUARTER, COPY))
-several("a thumbnail that is asked for", QUARTER, "", (QUARTER, COPY), PAGE, frame=0)
+several("a thumbnail with the image in its SubIFD, as in DNG", FULL, REDUCED, (QUARTER, COPY | {"subifds": 1}), PAGE)
+several("an empty thumbnail", QUARTER, "", (QUARTER, COPY))
+several("a requested thumbnail", QUARTER, "", (QUARTER, COPY), PAGE, frame=0)
 several("equal images", FULL, "", PAGE, (FULL[::-1], {}), (FULL, {}))
 several("a smaller image and a larger one", HALF, LARGER, (HALF, {}), PAGE)
 several("a larger image and a smaller one", FULL, "", PAGE, (HALF, {}))
 LEVELS: tuple[Image, Image] = ((HALF, TILES | COPY), (QUARTER, TILES | COPY))
 several("a pyramid of pages", FULL, PYRAMID, (FULL, TILES), *LEVELS)
-several("a pyramid below its first page", FULL, PYRAMID, (FULL, TILES | {"subifds": 2}), *LEVELS)
+several("a pyramid in SubIFDs of its first page", FULL, PYRAMID, (FULL, TILES | {"subifds": 2}), *LEVELS)
 several("a pyramid whose levels are not marked", FULL, PYRAMID, (FULL, TILES), (HALF, TILES))
 
 
 def broken(folder: Path) -> Path:
-    """A sound image before a damaged one."""
+    """An intact image before a damaged one."""
     path = tiff(folder, (FULL, {"subifds": 1}), (HALF, COPY))
     with tifffile.TiffFile(path, mode="r+") as file:
         file.pages.first.tags["SubIFDs"].overwrite(path.stat().st_size + 99)
     return path
 
 
-@case("TIFF", "a damaged image below a sound one", "image", "read")
+@case("TIFF", "an intact image with a damaged SubIFD", "image", "read")
 def damaged(folder: Path, make: Callable[[Path], Path] = broken) -> Made:
     return Made(make(folder), {"pixels": FULL})

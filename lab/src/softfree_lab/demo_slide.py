@@ -214,7 +214,7 @@ def _draw(slide: NeedleSlide, curves: dict[str, list[float]], rows: list[dict[st
     image.set_title(f"A phantom of {slide.side:,} x {slide.side:,} pixels: {CLASSES[slide.label]}")
     for at, mark in enumerate(slide.marks):
         image.add_patch(Circle((mark.x, mark.y), 3 * slide.mark, fill=False, color=INK))
-        top, left = (min(max(0, place - 64), slide.side - 128) for place in (mark.y, mark.x))
+        top, left = (min(max(0, center - 64), slide.side - 128) for center in (mark.y, mark.x))
         detail = drawing.add_subplot(grid[3, at])
         detail.imshow(slide.read(top, left, 128, 128))
         detail.set_title(mark.kind)

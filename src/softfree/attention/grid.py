@@ -63,8 +63,8 @@ def _pool(t: Tensor, grid: Grid, sides: Grid, stride: int | None) -> Tensor:
     """Average over the axes of the grid, one after the other: (B, H, n, D) to (B, H, m, D)."""
     out = t.unflatten(2, grid)
     for side, windows in zip(grid, sides, strict=True):
-        places = torch.arange(side, device=t.device)
-        window = places * windows // side if stride is None else places // stride
+        positions = torch.arange(side, device=t.device)
+        window = positions * windows // side if stride is None else positions // stride
         inside = (window == torch.arange(windows, device=t.device).unsqueeze(1)).to(wide_type(t))  # (windows, side)
         average = (inside / inside.sum(1, keepdim=True)).to(t.dtype)
         out = torch.tensordot(out, average, dims=([2], [1]))  # the axis is replaced by its windows, last

@@ -75,8 +75,8 @@ def write_phantoms(
         phantom = draw_phantom(default_rng((seed, number)), calcified=calcified, size=size)
         name = f"phantom_{number + 1:04}.png"
         _save(folder / name, phantom.pixels)
-        place = (round(phantom.x, 1), round(phantom.y, 1), phantom.specks)
-        rows.append((name, CLASSES[calcified], f"phantom{number // 2 + 1:04}", split, *place, "yes"))
+        finding = (round(phantom.x, 1), round(phantom.y, 1), phantom.specks)
+        rows.append((name, CLASSES[calcified], f"phantom{number // 2 + 1:04}", split, *finding, "yes"))
     columns = ["path", "label", "patient_id", "split", "x", "y", "specks", "phantom"]
     table = folder / "phantoms.csv"
     with replacing(table) as temporary:
@@ -105,8 +105,8 @@ def draw_phantom(rng: Generator, *, calcified: bool, size: int = 512) -> Phantom
 
 def _clouds(rng: Generator, size: int, cells: int) -> np.ndarray:
     """Smooth noise of standard deviation 1 with ``cells`` hills per side: a grid of random heights, blurred."""
-    place = (np.arange(size) + 0.5) * cells / size + 1
-    blur = np.exp(-(((place[:, None] - np.arange(cells + 3)) / 0.6) ** 2) / 2)  # (size, cells + 3)
+    position = (np.arange(size) + 0.5) * cells / size + 1
+    blur = np.exp(-(((position[:, None] - np.arange(cells + 3)) / 0.6) ** 2) / 2)  # (size, cells + 3)
     blur = (blur / np.linalg.norm(blur, axis=1, keepdims=True)).astype(np.float32)
     return blur @ rng.standard_normal((cells + 3, cells + 3), dtype=np.float32) @ blur.T
 
@@ -117,7 +117,7 @@ def _masses(rng: Generator, size: int) -> np.ndarray:
     shadow = np.zeros((size, size), np.float32)
     for _ in range(rng.integers(1, 4)):
         (x, y), radius = rng.uniform(0, size, 2), rng.uniform(0.03, 0.06) * size
-        across, down = (np.exp(-(((axis - place) / radius) ** 2)) for place in (x, y))
+        across, down = (np.exp(-(((axis - center) / radius) ** 2)) for center in (x, y))
         shadow += 0.08 * np.outer(down, across)
     return shadow
 
@@ -137,10 +137,10 @@ def _fibres(rng: Generator, size: int) -> np.ndarray:
     return 0.35 * ndimage.gaussian_filter(canvas, 1.2)
 
 
-def _specks(rng: Generator, places: np.ndarray, size: int) -> np.ndarray:
-    """Rectangles of 2 to 4 pixels a side at ``places`` (n, 2), x before y."""
+def _specks(rng: Generator, positions: np.ndarray, size: int) -> np.ndarray:
+    """Rectangles of 2 to 4 pixels a side at ``positions`` (n, 2), x before y."""
     canvas = np.zeros((size, size), np.float32)
-    for column, row in np.clip(places, 4, size - 8).astype(int):
+    for column, row in np.clip(positions, 4, size - 8).astype(int):
         height, width = rng.integers(2, 5, 2)
         canvas[row : row + height, column : column + width] = BRIGHTNESS * rng.uniform(0.7, 1.0)
     return canvas

@@ -121,8 +121,8 @@ def measure(
         interval = interval._replace(method=f"{interval.method}; treats samples of one patient as independent")
         found["auroc_delong"] = _metric(area, interval, level)
     single = scores.task.kind == "binary"
-    places = {name: (not single and "/" in name, ORDER.index(name.partition("/")[0])) for name in found}
-    return {name: found[name] for name in sorted(found, key=places.__getitem__)}
+    ranks = {name: (not single and "/" in name, ORDER.index(name.partition("/")[0])) for name in found}
+    return {name: found[name] for name in sorted(found, key=ranks.__getitem__)}
 
 
 def draws_of_auroc(scores: Scores, *, seed: int, num_bootstrap: int) -> dict[str, np.ndarray]:

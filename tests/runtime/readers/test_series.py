@@ -299,8 +299,8 @@ def items(**elements):
 
 @pytest.fixture
 def enhanced(shared_data, tmp_path):
-    def write(name="emri_small.dcm", places=(3, 1, 4, 0, 5, 9, 2, 6, 8, 7), slopes=None):
-        """Give the ten frames of a real enhanced MR file, whose groups were taken out, their places."""
+    def write(name="emri_small.dcm", positions=(3, 1, 4, 0, 5, 9, 2, 6, 8, 7), slopes=None):
+        """Give the ten frames of a real enhanced MR file, whose groups were taken out, their positions."""
         dataset = dcmread(shared_data / "dicom" / "pydicom_data" / name)
         assert dataset.SOPClassUID == EnhancedMRImageStorage
         dataset.SharedFunctionalGroupsSequence = items(
@@ -308,8 +308,8 @@ def enhanced(shared_data, tmp_path):
             PixelMeasuresSequence=items(PixelSpacing=[0.9, 0.8], SliceThickness=5, SpacingBetweenSlices=1.2),
         )
         groups = []
-        for number, place in enumerate(places):
-            group = items(PlanePositionSequence=items(ImagePositionPatient=[-30, -20, 1.2 * place]))[0]
+        for number, position in enumerate(positions):
+            group = items(PlanePositionSequence=items(ImagePositionPatient=[-30, -20, 1.2 * position]))[0]
             if slopes is not None:
                 group.PixelValueTransformationSequence = items(RescaleSlope=slopes[number], RescaleIntercept=0)
             groups.append(group)
@@ -322,18 +322,18 @@ def enhanced(shared_data, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["emri_small.dcm", "emri_small_big_endian.dcm", "emri_small_jpeg_ls_lossless.dcm"])
-def test_frames_of_an_enhanced_file_are_sorted_by_their_places(enhanced, shared_data, name):
-    places = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
+def test_frames_of_an_enhanced_file_are_sorted_by_position(enhanced, shared_data, name):
+    positions = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
     frames = dcmread(shared_data / "dicom" / "pydicom_data" / "emri_small.dcm").pixel_array
-    volume = read_series(enhanced(name, places))
-    np.testing.assert_array_equal(volume.voxels[0], frames[np.argsort(places)][:, ::-1, ::-1])
+    volume = read_series(enhanced(name, positions))
+    np.testing.assert_array_equal(volume.voxels[0], frames[np.argsort(positions)][:, ::-1, ::-1])
     np.testing.assert_allclose(volume.spacing, (1.2, 0.9, 0.8))
     np.testing.assert_allclose(volume.affine @ [0, 63, 63, 1], [30, 20, 0, 1])
 
 
 def test_frames_have_their_own_rescaling(enhanced, shared_data):
     frames = dcmread(shared_data / "dicom" / "pydicom_data" / "emri_small.dcm").pixel_array
-    volume = read_series(enhanced(places=range(10), slopes=range(1, 11)))
+    volume = read_series(enhanced(positions=range(10), slopes=range(1, 11)))
     np.testing.assert_allclose(volume.voxels[0], (frames * np.arange(1, 11)[:, None, None])[:, ::-1, ::-1])
 
 

@@ -95,8 +95,8 @@ class LinformerAttention(Attention):
             if grid is None:
                 k, v = k_maps @ k, v_maps @ v
             else:
-                places = math.prod(grid)
-                front = q.shape[2] - places
+                positions = math.prod(grid)
+                front = q.shape[2] - positions
                 k = torch.cat([k[:, :, :front], k_maps @ k[:, :, front:]], dim=2)  # (B, H, P + k, D)
                 v = torch.cat([v[:, :, :front], v_maps @ v[:, :, front:]], dim=2)
                 if mask is not None and front:
@@ -146,16 +146,16 @@ def spread(maps: Tensor, tokens: int, mask: Tensor | None) -> Tensor:
         tokens: N.
         mask: True for real tokens (B, 1, N, 1), or None for all. Columns of the others are meaningless.
     """
-    places = maps.shape[1]
+    positions = maps.shape[1]
     if mask is None:
         rank = torch.arange(tokens, device=maps.device)
-        ratio = places / torch.full((1,), tokens, device=maps.device, dtype=maps.dtype)
+        ratio = positions / torch.full((1,), tokens, device=maps.device, dtype=maps.dtype)
     else:
         rank = mask[:, :, :, 0].long().cumsum(2) - 1  # (B, 1, N)
-        ratio = places / mask[:, :, :, 0].sum(2, keepdim=True).clamp(min=1).to(maps.dtype)
-    at = ((rank + 0.5) * ratio - 0.5).clamp(0, places - 1)
+        ratio = positions / mask[:, :, :, 0].sum(2, keepdim=True).clamp(min=1).to(maps.dtype)
+    at = ((rank + 0.5) * ratio - 0.5).clamp(0, positions - 1)
     low = at.long()
     part = (at - low).unsqueeze(-1)
     columns = maps.mT  # (n0, k)
-    mixed = columns[low] * (1 - part) + columns[(low + 1).clamp(max=places - 1)] * part
+    mixed = columns[low] * (1 - part) + columns[(low + 1).clamp(max=positions - 1)] * part
     return (mixed * ratio.unsqueeze(-1)).mT
