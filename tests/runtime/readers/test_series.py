@@ -338,9 +338,9 @@ def test_frames_have_their_own_rescaling(enhanced, shared_data):
 
 
 def test_frames_that_make_no_volume(enhanced, shared_data):
-    refused(enhanced(places=[0, 1, 2, 3, 4, 5, 6, 7, 8, 8]), "same position: frame 9 and frame 10")
-    refused(enhanced(places=[0, 1, 2, 3, 5, 6, 7, 8, 9, 10]), "1 slice missing between frame 4 and frame 5")
-    refused(enhanced(places=range(9)), "10 frames, but positions of only 9")
+    refused(enhanced(positions=[0, 1, 2, 3, 4, 5, 6, 7, 8, 8]), "same position: frame 9 and frame 10")
+    refused(enhanced(positions=[0, 1, 2, 3, 5, 6, 7, 8, 9, 10]), "1 slice missing between frame 4 and frame 5")
+    refused(enhanced(positions=range(9)), "10 frames, but positions of only 9")
     refused(shared_data / "dicom" / "pydicom_data" / "emri_small.dcm", "10 frames, but positions of only 0")
 
 
