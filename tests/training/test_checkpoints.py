@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from softfree.training.callbacks import warmed_average
-from softfree.training.checkpoints import WholeCheckpoints, claimed, newest_checkpoint
+from softfree.training.checkpoints import AtomicCheckpointIO, folder_lock, newest_checkpoint
 from softfree_runtime.core.errors import UserError
 
 
@@ -21,7 +21,7 @@ def content(epoch: int) -> dict[str, Any]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for epoch in range(3):
-        WholeCheckpoints().save_checkpoint(content(epoch), tmp_path / "last.ckpt")
+        AtomicCheckpointIO().save_checkpoint(content(epoch), tmp_path / "last.ckpt")
     return tmp_path
 
 
@@ -47,7 +47,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
 def test_a_checkpoint_with_a_page_of_zeros_gives_way(tmp_path: Path) -> None:
     for epoch in range(2):
         weights = torch.full((4096,), 1.5 + epoch)
-        WholeCheckpoints().save_checkpoint(content(epoch) | {"state_dict": {"w": weights}}, tmp_path / "last.ckpt")
+        AtomicCheckpointIO().save_checkpoint(content(epoch) | {"state_dict": {"w": weights}}, tmp_path / "last.ckpt")
     whole = (tmp_path / "last.ckpt").read_bytes()
     place = whole.index(weights.numpy().tobytes()[:64])
     (tmp_path / "last.ckpt").write_bytes(whole[:place] + bytes(4096) + whole[place + 4096 :])
@@ -59,7 +59,7 @@ def test_a_checkpoint_is_whole_when_its_name_is_there(folder: Path, monkeypatch:
     monkeypatch.setenv("TMPDIR", "/no/such/folder")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        WholeCheckpoints().save_checkpoint(content(7), folder / "last.ckpt")
+        AtomicCheckpointIO().save_checkpoint(content(7), folder / "last.ckpt")
     assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 2
 
 
@@ -68,19 +68,19 @@ def test_a_folder_has_one_training_at_a_time(tmp_path: Path) -> None:
     held = context.Event()
 
     def hold() -> None:
-        with claimed(tmp_path / "run"):
+        with folder_lock(tmp_path / "run"):
             held.set()
             time.sleep(60)
 
     other = context.Process(target=hold)
     other.start()
     assert held.wait(30)
-    with pytest.raises(UserError, match="right now"), claimed(tmp_path / "run"):
+    with pytest.raises(UserError, match="right now"), folder_lock(tmp_path / "run"):
         pass
     other.kill()
     other.join()
     (tmp_path / "run" / ".model.safetensors.1.part.safetensors").touch()
-    with claimed(tmp_path / "run"):  # the lock ended with its process
+    with folder_lock(tmp_path / "run"):  # the lock ended with its process
         assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 

@@ -98,10 +98,10 @@ def test_resume_goes_on_exactly(options_for, monkeypatch, extra):
         Run.load(broken)
     last = broken / "checkpoints" / "last.ckpt"
     checkpoint = read_checkpoint(last)
-    checkpoint["callbacks"]["Spent"]["seconds"] += 1000  # as if the first session had been long
+    checkpoint["callbacks"]["ResourceUsage"]["seconds"] += 1000  # as if the first session had been long
     torch.save(checkpoint, last)
     resume(broken)
-    cost, before = RunDirectory(broken).read_cost(), checkpoint["callbacks"]["Spent"]
+    cost, before = RunDirectory(broken).read_cost(), checkpoint["callbacks"]["ResourceUsage"]
     assert 1000 < before["seconds"] < cost["seconds"] + 0.1, "rounded"
     assert before["cpu_seconds"] < cost["cpu_seconds"] + 0.1
     assert not cost["resumed"]

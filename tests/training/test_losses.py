@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from softfree.training.losses import Objective, class_weights, known_share
+from softfree.training.losses import Objective, class_weights, known_fraction
 from softfree_runtime.core.task import Task
 
 CLASSES = Task("multiclass", ("a", "b", "c"))
@@ -79,7 +79,7 @@ def test_classes_cut_into_batches_have_the_gradient_of_the_whole(
 @pytest.mark.parametrize("cut", [1, 2])
 def test_findings_cut_into_batches_have_the_gradient_of_the_whole(logits: Tensor, cut: int) -> None:
     targets = torch.tensor([[1, torch.nan], [0, 1], [torch.nan, torch.nan], [1, 0]])
-    objective = Objective(FINDINGS, 0.1, torch.tensor([3.0, 0.5]), known_share(FINDINGS, targets.numpy()))
+    objective = Objective(FINDINGS, 0.1, torch.tensor([3.0, 0.5]), known_fraction(FINDINGS, targets.numpy()))
     whole, parts = (logits[:, :2].float().clone().requires_grad_() for _ in range(2))
     loss = objective(whole, targets)
     loss.backward()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from softfree.data.dataset import EpochSampler
 from softfree.models import create_model
-from softfree.models.layers import StochasticDepth, draw_depths, forget_depths, sample_depths
+from softfree.models.layers import StochasticDepth, clear_drop_paths, draw_drop_paths, sample_drop_paths
 from softfree.training.microbatches import Step
 
 
@@ -61,18 +61,18 @@ def test_depths_are_those_of_the_step_wherever_a_sample_is() -> None:
 
     def answer(part: Tensor) -> Tensor:
         torch.manual_seed(3)
-        draw_depths(model, 6, part, torch.device("cpu"))
+        draw_drop_paths(model, 6, part, torch.device("cpu"))
         return model.train()(x[part])
 
     whole = answer(rows)
     torch.manual_seed(3)
-    forget_depths(model)
+    clear_drop_paths(model)
     torch.testing.assert_close(model(x), whole, rtol=0, atol=0)  # timm's own draws are the same
     assert not torch.equal(model(x), whole)
     for cut in (1, 2, 3, 4):
         torch.testing.assert_close(torch.cat([answer(part) for part in rows.split(cut)]), whole)
     answer(rows)
-    with sample_depths(model, 4):
+    with sample_drop_paths(model, 4):
         torch.testing.assert_close(model(x[4:5]), whole[4:5])
     drawn = [part.factors for part in model.modules() if isinstance(part, StochasticDepth) and part.drop_prob]
     assert [len(factors) for factors in drawn if factors is not None] == [6] * 4
@@ -86,8 +86,8 @@ def test_checkpointing_comes_again_with_the_same_depths() -> None:
         model.set_grad_checkpointing(checkpointing)
         model.train().zero_grad()
         torch.manual_seed(5)
-        draw_depths(model, 4, torch.arange(4), torch.device("cpu"))
-        with sample_depths(model, 2):
+        draw_drop_paths(model, 4, torch.arange(4), torch.device("cpu"))
+        with sample_drop_paths(model, 2):
             loss = model(x[2:3]).square().sum()
         loss.backward()
         found.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from softfree.attention import SeqNormAttention
 from softfree.training.loop import train
-from softfree.training.weights import fit_options, imitate_softmax, is_softmax
+from softfree.training.weights import imitate_softmax, is_softmax, options_for_weights
 from softfree_runtime.core.errors import UserError
 
 SIZE = {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8}
@@ -59,19 +59,19 @@ def test_an_attention_without_a_closed_form_says_so(
 
 
 def test_weights_of_a_run_bring_their_stem(options_for: Any, run: Any, tmp_path: Path) -> None:
-    own, said = fit_options(options_for(weights=str(run.folder)))
+    own, said = options_for_weights(options_for(weights=str(run.folder)))
     assert (own.stem, said) == ("pool", ())
     strided = Path(shutil.copytree(run.folder, tmp_path / "strided"))
     config = strided / "config.yaml"
     config.write_text(config.read_text().replace("stem: pool", "stem: conv"))
-    other, said = fit_options(options_for(weights=str(strided)))
+    other, said = options_for_weights(options_for(weights=str(strided)))
     assert other.stem == "conv"
     assert said == ("the weights have a stem of strided convolutions: --stem conv is used",)
 
 
 def test_own_weights_are_not_converted(options_for: Any, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
     options = options_for(weights=str(run.folder), model_options=run.config["options"]["model_options"])
-    assert fit_options(options) == (options, ())
+    assert options_for_weights(options) == (options, ())
     assert imitate_softmax(run.model, run.config["model"], str(run.folder), None) is None  # type: ignore[arg-type]
     assert all(isinstance(block.attn, SeqNormAttention) for block in run.model.blocks)
 

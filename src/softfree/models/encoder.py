@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from softfree.attention import create_attention
 from softfree.attention.base import Grid, transformed
-from softfree.models.layers import StochasticDepth, act_layer, apply_in_chunks, depth_checkpoint_options
+from softfree.models.layers import StochasticDepth, act_layer, apply_in_chunks, drop_path_checkpoint_options
 from softfree.models.pos_embed import PositionalConv
 from softfree_runtime.core.errors import UserError
 
@@ -104,7 +104,7 @@ class Encoder(nn.Sequential):
         """Map tokens (B, N, C) to tokens (B, N, C); ``mask`` and ``grid`` as in :meth:`Block.forward`."""
         for block in self:
             if self.grad_checkpointing and torch.is_grad_enabled() and not transformed():
-                x = checkpoint(block, x, mask, grid, use_reentrant=False, **depth_checkpoint_options(block))
+                x = checkpoint(block, x, mask, grid, use_reentrant=False, **drop_path_checkpoint_options(block))
             else:
                 x = block(x, mask, grid)
         return x

@@ -98,7 +98,7 @@ class StochasticDepth(DropPath):
         return x * self.factors.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
 
 
-def draw_depths(model: nn.Module, samples: int, rows: Tensor, device: torch.device) -> None:
+def draw_drop_paths(model: nn.Module, samples: int, rows: Tensor, device: torch.device) -> None:
     """Draw for all ``samples`` of a step from torch's generator, and keep the factors of the samples at ``rows``."""
     for layer in _depth_layers(model):
         if layer.drop_prob:
@@ -106,14 +106,14 @@ def draw_depths(model: nn.Module, samples: int, rows: Tensor, device: torch.devi
             layer.factors = (kept / (1 - layer.drop_prob))[rows.to(device)]
 
 
-def forget_depths(model: nn.Module) -> None:
+def clear_drop_paths(model: nn.Module) -> None:
     """Let the next batch draw its own factors."""
     for layer in _depth_layers(model):
         layer.factors = None
 
 
 @contextmanager
-def sample_depths(model: nn.Module, row: int) -> Iterator[None]:
+def sample_drop_paths(model: nn.Module, row: int) -> Iterator[None]:
     """Use only the factors of one sample of the batch, which is passed by itself."""
     drawn = [(layer, layer.factors) for layer in _depth_layers(model) if layer.factors is not None]
     for layer, factors in drawn:
@@ -125,7 +125,7 @@ def sample_depths(model: nn.Module, row: int) -> Iterator[None]:
             layer.factors = factors
 
 
-def depth_checkpoint_options(block: nn.Module) -> dict[str, Any]:
+def drop_path_checkpoint_options(block: nn.Module) -> dict[str, Any]:
     """Return keywords of torch's ``checkpoint`` with which a recomputed block uses the same factors."""
     drawn = [(layer, layer.factors) for layer in _depth_layers(block)]
     if all(factors is None for _, factors in drawn):

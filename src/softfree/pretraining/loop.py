@@ -38,11 +38,11 @@ from softfree.pretraining.samples import Unlabeled, create_loader, find_samples,
 from softfree.training.checkpoints import newest_checkpoint, read_checkpoint
 from softfree.training.configuration import check_ranges, refuse_folder
 from softfree.training.loaders import readable
-from softfree.training.loop import global_rank, run_folder
+from softfree.training.loop import global_rank, run_lock
 from softfree.training.microbatches import Step, seed_step
 from softfree.training.modality import create_preprocessing, modality_of, refuse_batches, refuse_foreign_options
 from softfree.training.optimizer import create_schedule
-from softfree.training.trainer import create_trainer, explained, quieten
+from softfree.training.trainer import create_trainer, explain_errors, silence_lightning
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import read_yaml, write_atomically
 
@@ -59,7 +59,7 @@ def pretrain(options: PretrainOptions) -> Path:
     preprocessing = create_preprocessing(options, images.sources)  # type: ignore[arg-type]
     config = _configuration(options, preprocessing, images)
     autoencoder = _build(config, options)
-    with run_folder(options.out):
+    with run_lock(options.out):
         if global_rank() == 0:
             refuse_folder(options.out)  # it may have been created in the meantime
             RunDirectory(options.out).write_config(config)
@@ -79,7 +79,7 @@ def resume(folder: Path) -> Path:
     if images.digest != config["pretraining"]["images_sha256"]:
         raise UserError(f"{options.table} names different images than when this pretraining began; start a new one")
     autoencoder = _build(config, options)
-    with run_folder(folder):
+    with run_lock(folder):
         return _run(options, config, images, autoencoder, newest_checkpoint(directory.checkpoints))
 
 
@@ -128,7 +128,7 @@ def _options_of(config: dict[str, Any], folder: Path) -> PretrainOptions:
 
 def _build(config: dict[str, Any], options: PretrainOptions) -> MaskedAutoencoder:
     """Build the model and check that the devices exist, before any image is read."""
-    quieten()
+    silence_lightning()
     create_trainer(options)  # type: ignore[arg-type]
     L.seed_everything(options.seed, verbose=False)
     name = str(config["model"]["name"])
@@ -158,7 +158,7 @@ def _run(
     trainer.accumulate_grad_batches = step.batches
     module = PretrainingModule(autoencoder, options, step)
     loader = create_loader(dataset, indices, options, step)
-    with explained(options.out, "pretrain"):
+    with explain_errors(options.out, "pretrain"):
         if checkpoint is not None:
             # Worker processes start before Lightning sets the epoch of the sampler.
             loader.sampler.set_epoch(read_checkpoint(checkpoint)["epoch"] + 1)  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from softfree.core.options import Precision, StreamOptions
 from softfree.core.precision import products_in
 from softfree.models.classifier import Classifier
 from softfree.models.encoder import Block
-from softfree.models.layers import sample_depths
+from softfree.models.layers import sample_drop_paths
 from softfree.planning.memory import memory
 from softfree.planning.plan import free_memory
 from softfree.planning.work import Work
@@ -60,7 +60,7 @@ class AdaptiveForward:
             return streamed(self.model, samples[0], self.streaming) if streams else self.model(samples)
 
     def _alone(self, samples: Tensor, number: int) -> Tensor:
-        with sample_depths(self.model, number):
+        with sample_drop_paths(self.model, number):
             return self(samples[number : number + 1])
 
     def of_rows(self, sample: Rows) -> Tensor:

@@ -69,7 +69,7 @@ class Patience(Callback):
         self.best, self.waited, self.stopped = (state_dict[name] for name in ("best", "waited", "stopped"))
 
 
-class Spent(Callback):
+class ResourceUsage(Callback):
     """Time and memory of a training; the state in every checkpoint covers all sessions so far."""
 
     def __init__(self) -> None:

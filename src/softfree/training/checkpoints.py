@@ -25,7 +25,7 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 """Errors of file systems without locks, as on some clusters and network shares."""
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint to a temporary file in the same folder, renames it, and keeps the previous one.
 
     Lightning writes to the folder for temporary files; on another file system its rename is a copy, and a kill in the
@@ -95,7 +95,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 @contextmanager
-def claimed(out: Path, doing: str = "training") -> Iterator[None]:
+def folder_lock(out: Path, doing: str = "training") -> Iterator[None]:
     """Lock a run directory until the process ends, and remove partial files of dead processes.
 
     Args:

@@ -20,7 +20,7 @@ from softfree.data.table import Table, read_table
 from softfree.inference.run_directory import RunDirectory
 from softfree.models.registry import supported_arguments
 from softfree.training.modality import modality_of, refuse_batches, refuse_foreign_options, training_preprocessing
-from softfree.training.progressive_size import refuse_growth
+from softfree.training.progressive_size import check_start_size
 from softfree_runtime.core.errors import UserError
 
 RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
@@ -59,7 +59,7 @@ def check_options(options: TrainOptions) -> None:
             f"--batch-size {options.batch_size} cannot be shared by {world} devices; expected a multiple of {world}"
         )
     refuse_batches(options)
-    refuse_growth(options, modality_of(options).name)
+    check_start_size(options, modality_of(options).name)
 
 
 def check_ranges(options: object) -> None:
@@ -117,7 +117,7 @@ def configuration(
     """Content of ``config.yaml``: everything needed to load the run and to resume it."""
     _, changes = training_preprocessing(options, preprocessing)
     stated = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
-    stated |= stated_paths(options)
+    stated |= absolute_paths(options)
     model = {
         "name": options.model,
         "num_classes": len(table.task.classes),
@@ -144,7 +144,7 @@ def configuration(
     }
 
 
-def stated_paths(options: TrainOptions) -> dict[str, Any]:
+def absolute_paths(options: TrainOptions) -> dict[str, Any]:
     """Absolute paths of the options that are paths, so that they are found from any folder."""
     paths = {
         name: getattr(options, name)

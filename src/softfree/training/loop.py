@@ -24,25 +24,25 @@ from softfree.data.table import SPLITS, Table
 from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
 from softfree.models.registry import build_model
-from softfree.training.callbacks import Spent
-from softfree.training.checkpoints import BEST, claimed, newest_checkpoint, read_checkpoint
+from softfree.training.callbacks import ResourceUsage
+from softfree.training.checkpoints import BEST, folder_lock, newest_checkpoint, read_checkpoint
 from softfree.training.configuration import (
+    absolute_paths,
     check_options,
     configuration,
     options_of,
     read_training_table,
     refuse_folder,
-    stated_paths,
 )
 from softfree.training.distillation import Teacher, open_teacher
 from softfree.training.loaders import TrainingSamples, create_loaders, cut_steps, read_samples, readable
-from softfree.training.losses import class_weights, known_share
+from softfree.training.losses import class_weights, known_fraction
 from softfree.training.modality import create_preprocessing
 from softfree.training.module import ClassifierModule
-from softfree.training.progressive_size import Growth
+from softfree.training.progressive_size import SizeSchedule
 from softfree.training.results import TrainingResult, describe_cost, measure_run
-from softfree.training.trainer import create_trainer, explained, quieten
-from softfree.training.weights import fit_options, imitate_softmax, load_weights
+from softfree.training.trainer import create_trainer, explain_errors, silence_lightning
+from softfree.training.weights import imitate_softmax, load_weights, options_for_weights
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import say
 
@@ -59,7 +59,7 @@ def train(options: TrainOptions, *, notice: str | None = None) -> TrainingResult
     """
     check_options(options)
     refuse_folder(options.out)
-    options, choices = fit_options(options)
+    options, choices = options_for_weights(options)
     for sentence in choices:
         console.print(sentence, highlight=False)
     table = read_training_table(options)
@@ -68,7 +68,7 @@ def train(options: TrainOptions, *, notice: str | None = None) -> TrainingResult
     preprocessing = create_preprocessing(options, table.sources)
     config = configuration(options, table, preprocessing, notice)
     model, teacher = _create_models(options, config, fresh=True)
-    with run_folder(options.out):
+    with run_lock(options.out):
         if global_rank() == 0:
             refuse_folder(options.out)  # another training may have started meanwhile
             directory = RunDirectory(options.out)
@@ -110,22 +110,22 @@ def resume(
     opened_table = read_training_table(options, folder)
     if opened_table.digest != config["table"]["sha256"]:
         raise UserError(f"{options.table} has changed since this training began; start a new one with another --out")
-    with run_folder(folder):
+    with run_lock(folder):
         checkpoint = newest_checkpoint(directory.checkpoints)
         if directory.is_finished() and (checkpoint is None or _ended(read_checkpoint(checkpoint), options)):
             console.print(f"the training in {folder} is already finished", highlight=False, markup=False)
             return TrainingResult(Run.load(folder))
         if global_rank() == 0:
-            config["options"] |= stated_paths(options)
+            config["options"] |= absolute_paths(options)
             directory.write_config(config)
         model, opened_teacher = _create_models(options, config, fresh=checkpoint is None)
         preprocessing = preprocessing_from_config(config["preprocessing"])
         return _train(options, config, opened_table, preprocessing, model, opened_teacher, checkpoint)
 
 
-def run_folder(out: Path) -> AbstractContextManager[None]:
+def run_lock(out: Path) -> AbstractContextManager[None]:
     """Lock the run directory; of several processes, the first locks it for all."""
-    return claimed(out) if global_rank() == 0 else nullcontext()
+    return folder_lock(out) if global_rank() == 0 else nullcontext()
 
 
 def _create_models(options: TrainOptions, config: dict[str, Any], *, fresh: bool) -> tuple[nn.Module, Teacher | None]:
@@ -136,7 +136,7 @@ def _create_models(options: TrainOptions, config: dict[str, Any], *, fresh: bool
         config: Holds the model's arguments.
         fresh: Whether pretrained weights are still to be loaded.
     """
-    quieten()
+    silence_lightning()
     create_trainer(options)
     teacher = open_teacher(options.teacher, config)
     L.seed_everything(options.seed, verbose=False)
@@ -189,8 +189,8 @@ def _fit(
     """Train ``model`` in place, load the weights to keep into it, and return what all sessions spent."""
     train_targets = table.where("train").targets[readable(samples.train)]
     weights = class_weights(table.task, train_targets) if options.class_weights else None
-    growth = Growth.of(options)
-    trainer = create_trainer(options, growth.work)
+    size_schedule = SizeSchedule.of(options)
+    trainer = create_trainer(options, size_schedule.work)
     step = cut_steps(samples, options, trainer.global_rank, trainer.world_size)
     trainer.accumulate_grad_batches = step.batches  # fewer than --grad-accum where an epoch is shorter
     module = ClassifierModule(
@@ -202,16 +202,16 @@ def _fit(
         options.seed,
         teacher,
         options,
-        known_share(table.task, train_targets),
+        known_fraction(table.task, train_targets),
         step,
-        growth,
+        size_schedule,
     )
     train_loader, validation_loader = create_loaders(samples, options, len(table.task.classes), step)
     begun = None if checkpoint is None else read_checkpoint(checkpoint)
-    spent = next(callback for callback in trainer.callbacks if isinstance(callback, Spent))  # type: ignore[attr-defined]
+    spent = next(callback for callback in trainer.callbacks if isinstance(callback, ResourceUsage))  # type: ignore[attr-defined]
     if begun is not None:
-        spent.load_state_dict(begun["callbacks"].get("Spent", spent.before))
-    with explained(options.out):
+        spent.load_state_dict(begun["callbacks"].get("ResourceUsage", spent.before))
+    with explain_errors(options.out):
         if begun is None or not _ended(begun, options):
             if begun is not None:
                 # Worker processes start before Lightning tells the sampler the epoch.
@@ -220,7 +220,7 @@ def _fit(
         state = _kept(options)["state_dict"]
     model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
     # Checkpoints of earlier versions do not say what was spent before them.
-    return {**spent.state_dict(), "resumed": begun is not None and "Spent" not in begun["callbacks"]}
+    return {**spent.state_dict(), "resumed": begun is not None and "ResourceUsage" not in begun["callbacks"]}
 
 
 def _ended(checkpoint: dict[str, Any], options: TrainOptions) -> bool:
@@ -275,13 +275,13 @@ def _header(options: TrainOptions, table: Table, model: nn.Module) -> str:
     devices = f" x {options.devices}" if str(options.devices) not in ("1", "auto") else ""
     step = f"{options.batch_size} x {options.grad_accum}" if options.grad_accum > 1 else f"{options.batch_size}"
     hardware = f"{device}{devices}, precision {options.precision}"
-    growth = Growth.of(options).in_words()
+    size_schedule = SizeSchedule.of(options).in_words()
     average = f", weights averaged up to {options.ema:g}" if options.ema is not None else ""
     lines = [
         f"data     {counts} samples{patients}; {table.task.kind}: {names}",
         f"model    {options.model}, {parameters:.3g} M parameters, pool {options.pool}",
         f"training {options.epochs} epochs, {step} a step, {hardware}{average}",
     ]
-    if growth:
-        lines.append(f"images   {growth}")
+    if size_schedule:
+        lines.append(f"images   {size_schedule}")
     return "\n".join(lines)

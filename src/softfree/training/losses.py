@@ -82,7 +82,7 @@ class Distillation(nn.Module):
         return loss * self.temperature**2
 
 
-def known_share(task: Task, targets: np.ndarray) -> float | None:
+def known_fraction(task: Task, targets: np.ndarray) -> float | None:
     """Fraction of known labels in ``targets`` of findings; None for classes, which are all known."""
     return None if task.exclusive else max(float((~np.isnan(targets)).mean()), 1 / targets.size)
 

@@ -15,13 +15,13 @@ from softfree.attention import Attention
 from softfree.core.options import OptimizerOptions, StreamOptions
 from softfree.data.dataset import Sample
 from softfree.evaluation.scores import Scores, undefined_reason
-from softfree.models.layers import draw_depths, forget_depths
+from softfree.models.layers import clear_drop_paths, draw_drop_paths
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree.training.distillation import Teacher
 from softfree.training.losses import Distillation, Objective
 from softfree.training.microbatches import Step, seed_step
 from softfree.training.optimizer import create_optimizer, create_schedule
-from softfree.training.progressive_size import Growth
+from softfree.training.progressive_size import SizeSchedule
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.outputs import probabilities
 from softfree_runtime.core.task import Task
@@ -37,7 +37,7 @@ class ClassifierModule(L.LightningModule):
         weights: Class weights ``(K,)`` or None.
         known: Fraction of known labels of findings in training, or None.
         step: How the images of a step are split into batches; default: each batch is a step.
-        growth: Image size of each epoch; default: constant.
+        size_schedule: Image size of each epoch; default: constant.
         files: Paths of the training images, to name a batch whose loss is not finite.
         seed: Decides dropped paths, with epoch and step, so that a resumed run repeats an uninterrupted one.
         teacher: Teacher for distillation, in addition to the labels, or None.
@@ -56,7 +56,7 @@ class ClassifierModule(L.LightningModule):
         stream: StreamOptions | None = None,
         known: float | None = None,
         step: Step | None = None,
-        growth: Growth | None = None,
+        size_schedule: SizeSchedule | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -64,7 +64,7 @@ class ClassifierModule(L.LightningModule):
         self.task = task
         self.options = options
         self.files = files
-        self.seed, self.step, self.growth = seed, step, growth
+        self.seed, self.step, self.size_schedule = seed, step, size_schedule
         self.objective = Objective(task, options.label_smoothing, weights, known)
         self.validation_objective = Objective(task)
         self.teacher = teacher
@@ -81,7 +81,7 @@ class ClassifierModule(L.LightningModule):
         step = self.step or Step(len(batch["image"]), len(batch["image"]))
         seed_step(self.seed, self.current_epoch, step.number(number), 0)
         rows = step.rows(number, len(batch["image"]))
-        draw_depths(self.model, step.images, rows, self.device)
+        draw_drop_paths(self.model, step.images, rows, self.device)
         seed_step(self.seed, self.current_epoch, number, self.global_rank)
         for part in self.model.modules():
             if isinstance(part, Attention):
@@ -89,13 +89,13 @@ class ClassifierModule(L.LightningModule):
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Discard the draws."""
-        forget_depths(self.model)
+        clear_drop_paths(self.model)
 
     def training_step(self, batch: Sample, _: int) -> Tensor:
         """Return the loss; UserError with step and files if it is not finite."""
         images, targets = batch["image"], batch["target"]
-        if self.growth is not None:
-            images = self.growth(images, self.current_epoch)
+        if self.size_schedule is not None:
+            images = self.size_schedule(images, self.current_epoch)
         logits = self.adaptive(images)
         loss = self.objective(logits, targets)
         if self.teacher is not None:

@@ -13,7 +13,7 @@ from softfree_runtime.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Growth:
+class SizeSchedule:
     """Side of the images in each epoch.
 
     Attributes:
@@ -28,7 +28,7 @@ class Growth:
     restore_contrast: bool = False
 
     @classmethod
-    def of(cls, options: TrainOptions) -> Growth:
+    def of(cls, options: TrainOptions) -> SizeSchedule:
         """Double ``start_size`` until ``size`` is reached; without it, every epoch has full size."""
         sides = []
         if options.start_size is not None:
@@ -64,7 +64,7 @@ class Growth:
         return ", ".join(f"{self.side(epoch)} pixels from epoch {epoch + 1} on" for epoch in first)
 
 
-def refuse_growth(options: TrainOptions, kind: str) -> None:
+def check_start_size(options: TrainOptions, kind: str) -> None:
     """Refuse a start size out of range, or for images without a common size.
 
     Args:

@@ -17,8 +17,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from softfree.core.options import TrainOptions
 from softfree.inference.run_directory import RunDirectory
-from softfree.training.callbacks import EpochReport, Patience, Spent, WarmedAverage
-from softfree.training.checkpoints import BEST, WholeCheckpoints
+from softfree.training.callbacks import EpochReport, Patience, ResourceUsage, WarmedAverage
+from softfree.training.checkpoints import BEST, AtomicCheckpointIO
 from softfree_runtime.core.errors import UserError
 
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -36,7 +36,7 @@ def create_trainer(options: TrainOptions, work: Callable[[int], float] = lambda 
     """
     checkpoints = RunDirectory(options.out).checkpoints
     # Before the checkpoint of the epoch, which holds their state.
-    callbacks: list[Callback] = [Spent()]
+    callbacks: list[Callback] = [ResourceUsage()]
     if options.patience is not None:
         callbacks.append(Patience(checkpoints / BEST, options.patience))
     callbacks.append(
@@ -46,7 +46,7 @@ def create_trainer(options: TrainOptions, work: Callable[[int], float] = lambda 
         callbacks.append(WarmedAverage(options.ema))
     if options.progress:
         callbacks.append(EpochReport(work))
-    with explained(options.out), _explained_devices():
+    with explain_errors(options.out), _explain_device_errors():
         trainer = _trainer(options, callbacks)
     if options.batch_size % trainer.world_size:
         raise UserError(
@@ -56,7 +56,7 @@ def create_trainer(options: TrainOptions, work: Callable[[int], float] = lambda 
 
 
 @contextmanager
-def _explained_devices() -> Iterator[None]:
+def _explain_device_errors() -> Iterator[None]:
     """Turn Lightning's error about an unknown accelerator, strategy or device into one line."""
     try:
         yield
@@ -76,7 +76,7 @@ def _trainer(options: TrainOptions, callbacks: list[Callback]) -> L.Trainer:
         accumulate_grad_batches=options.grad_accum,
         gradient_clip_val=options.grad_clip or None,
         callbacks=callbacks,
-        plugins=[WholeCheckpoints()],
+        plugins=[AtomicCheckpointIO()],
         logger=[CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="tensorboard", version="")],
         log_every_n_steps=1,
         num_sanity_val_steps=0,
@@ -87,7 +87,7 @@ def _trainer(options: TrainOptions, callbacks: list[Callback]) -> L.Trainer:
     )
 
 
-def quieten() -> None:
+def silence_lightning() -> None:
     """Silence Lightning, whose messages are for its developers."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -98,7 +98,7 @@ def quieten() -> None:
 
 
 @contextmanager
-def explained(out: Path, verb: str = "train") -> Iterator[None]:
+def explain_errors(out: Path, verb: str = "train") -> Iterator[None]:
     """Turn external causes of failure into one line that says how to resume."""
     resume = f"resume with: softfree {verb} --resume {out}"
     checkpoints = RunDirectory(out).checkpoints

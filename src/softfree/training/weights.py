@@ -34,11 +34,11 @@ from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import read_yaml
 
 _STEMS = {"patch": "a patch projection", "conv": "a stem of strided convolutions", "pool": "a stem with maxima"}
-LOOKED_AT = 64
+CONVERSION_IMAGES = 64
 """Training images that a conversion looks at: docs/how-to/convert.md."""
 
 
-def fit_options(options: TrainOptions) -> tuple[TrainOptions, tuple[str, ...]]:
+def options_for_weights(options: TrainOptions) -> tuple[TrainOptions, tuple[str, ...]]:
     """Set options that published weights imply and the user left open: the stem, and what SeqNorm normalizes.
 
     Returns:
@@ -149,7 +149,7 @@ def imitate_softmax(
     load_weights(twin, source, sides)
     before, after = _set_scales(twin.eval(), model, _batches(samples))
     return (
-        f"softmax weights converted to SeqNorm on {min(LOOKED_AT, len(samples))} training images: the attentions differ"
+        f"softmax weights converted to SeqNorm on {min(CONVERSION_IMAGES, len(samples))} training images: the attentions differ"
         f" from softmax's by {median(after):.2f} standard deviations (median of {len(after)} layers),"
         f" {median(before):.2f} without conversion"
     )
@@ -159,7 +159,7 @@ def _batches(samples: SampleDataset) -> list[Tensor]:
     """Batches of evenly chosen readable training images, of equal shape each."""
     readable = [index for index in range(len(samples)) if index not in samples.failed]
     by_shape: dict[torch.Size, list[Tensor]] = {}
-    for index in readable[:: max(1, len(readable) // LOOKED_AT)][:LOOKED_AT]:
+    for index in readable[:: max(1, len(readable) // CONVERSION_IMAGES)][:CONVERSION_IMAGES]:
         image = samples[index]["image"]
         by_shape.setdefault(image.shape, []).append(image)
     return [batch for images in by_shape.values() for batch in torch.stack(images).split(16)]

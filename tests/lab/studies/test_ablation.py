@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from softfree.training.checkpoints import claimed
+from softfree.training.checkpoints import folder_lock
 from softfree_lab.cli import main
 from softfree_lab.studies.ablation import read_recipe
 from softfree_runtime.core.errors import UserError
@@ -108,7 +108,7 @@ def test_nothing_is_trained_when_a_variant_cannot_work(recipe: Path, tmp_path: P
 
 
 def test_a_study_has_its_folder_to_itself(recipe: Path, tmp_path: Path, capsys) -> None:
-    with claimed(tmp_path / "study"):
+    with folder_lock(tmp_path / "study"):
         arguments = ["study", "ablation", str(recipe), "--variants", "[zoo]", "--out", str(tmp_path / "study")]
         assert main(arguments) == 2
     assert "another process is running a study in" in capsys.readouterr().err

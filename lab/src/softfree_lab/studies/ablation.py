@@ -29,7 +29,7 @@ from softfree.evaluation.scores import Scores
 from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
 from softfree.reporting.scoring import open_table, predict_rows, scores_of
-from softfree.training.checkpoints import claimed
+from softfree.training.checkpoints import folder_lock
 from softfree.training.configuration import check_options
 from softfree_lab.records import write_csv, write_machine
 from softfree_lab.studies import baseline, peers  # noqa: F401  # peers registers its models
@@ -104,7 +104,7 @@ def study_ablation(options: AblationOptions, recipes: Sequence[str | Path]) -> s
     for recipe in loaded:
         for overrides in preset.variants.values():
             _trial_options(recipe, overrides, options.seeds[0])
-    with claimed(options.out, "running a study"):
+    with folder_lock(options.out, "running a study"):
         loaded = [fold for recipe in loaded for fold in _split_into_folds(recipe, options)]
         wanted = {
             TrialKey(recipe.name, variant, seed, recipe.fold): (recipe, _trial_options(recipe, overrides, seed))
