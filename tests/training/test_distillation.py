@@ -134,9 +134,9 @@ def test_resume_goes_on_with_the_teacher(options_for, teacher_run, monkeypatch):
         train(options_for("broken", teacher=teacher_run.folder, **extra))
     monkeypatch.undo()
     moved = teacher_run.folder.rename(teacher_run.folder.with_name("moved"))
-    with pytest.raises(UserError, match=r"not there any more; .*--resume RUN --teacher FOLDER"):
+    with pytest.raises(UserError, match=r"no longer exists; .*--resume RUN --teacher FOLDER"):
         resume(options_for("broken").out)
-    with pytest.raises(UserError, match="has other weights than the teacher that this training began with"):
+    with pytest.raises(UserError, match="has other weights than the teacher that this run was started with"):
         resume(options_for("broken").out, teacher=whole.folder)
     broken = resume(options_for("broken").out, teacher=moved).run
     assert same(whole, broken)
@@ -153,11 +153,11 @@ def test_resume_goes_on_with_the_teacher(options_for, teacher_run, monkeypatch):
         (
             ("task", "classes"),
             ["low", "higher"],
-            "has task classes low, higher, this training high, low: train it on the same",
+            "has task classes low, higher, this run high, low: train it on the same",
         ),
-        (("task", "kind"), "multilabel", "has task kind multilabel, this training binary"),
-        (("preprocessing", "size"), 64, "has preprocessing size 64, this training 32: give this training the same"),
-        (("preprocessing", "resize_mode"), "crop", "has preprocessing resize_mode crop, this training pad"),
+        (("task", "kind"), "multilabel", "has task kind multilabel, this run binary"),
+        (("preprocessing", "size"), 64, "has preprocessing size 64, this run 32: use the same"),
+        (("preprocessing", "resize_mode"), "crop", "has preprocessing resize_mode crop, this run pad"),
         (("table", "split"), "patients drawn", "another split of this table"),
     ],
     ids=lambda value: ".".join(value) if isinstance(value, tuple) else "",
@@ -178,7 +178,7 @@ def test_a_teacher_of_something_else_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"teacher_weight": 1.5}, "--teacher-weight 1.5: expected a share from 0 to 1"),
+        ({"teacher_weight": 1.5}, "--teacher-weight 1.5: expected a fraction from 0 to 1"),
         ({"teacher_weight": float("nan")}, "--teacher-weight nan"),
         ({"teacher_temperature": 0.0}, "--teacher-temperature 0.0: expected more than 0"),
     ],

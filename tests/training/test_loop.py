@@ -298,7 +298,7 @@ def test_a_checkpoint_with_a_pickle_inside_is_not_opened(options_for, monkeypatc
     checkpoint = options.out / "checkpoints" / "last.ckpt"
     (options.out / "checkpoints" / "previous.ckpt").unlink()
     torch.save({"state_dict": Evil()}, checkpoint)
-    with pytest.raises(UserError, match="holds more than weights, and is not opened"):
+    with pytest.raises(UserError, match="contains more than weights, and was not opened"):
         resume(options.out)
     checkpoint.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(UserError, match=r"not opened|damaged"):
@@ -340,7 +340,7 @@ def test_what_the_size_tells_and_copies_across_splits_are_named(options_for, cap
     size = simpler(run.folder)["models"]["height, width and aspect ratio alone"]
     assert (size["value"], size["n"]) == (1.0, 8)
     assert any("ratio alone reaches AUROC 1.000, no less than" in said for said in simpler(run.folder)["warnings"])
-    said = "1 pair of identical or nearly identical images in different splits, so that scores are too good:"
+    said = "1 pair of identical or nearly identical images in different splits, so that scores are optimistic:"
     said += " rows 3 (train) and"
     assert f"{said} 31 (test); see: softfree check" in capsys.readouterr().err
     assert f"{said} 31 (test)" in (run.folder / "report.html").read_text()

@@ -9,12 +9,10 @@ from softfree_runtime.readers.image import DecodedImage
 
 
 def test_the_first_half_of_the_epochs_is_shared_by_the_smaller_sides(options_for):
-    size_schedule = SizeSchedule.of(options_for(size=128, start_size=32, epochs=8))
-    assert [size_schedule.side(epoch) for epoch in range(8)] == [32, 32, 64, 64, 128, 128, 128, 128]
-    assert [size_schedule.work(epoch) for epoch in (0, 2, 7)] == [1 / 16, 1 / 4, 1]
-    assert (
-        size_schedule.in_words() == "32 pixels from epoch 1 on, 64 pixels from epoch 3 on, 128 pixels from epoch 5 on"
-    )
+    schedule = SizeSchedule.of(options_for(size=128, start_size=32, epochs=8))
+    assert [schedule.side(epoch) for epoch in range(8)] == [32, 32, 64, 64, 128, 128, 128, 128]
+    assert [schedule.work(epoch) for epoch in (0, 2, 7)] == [1 / 16, 1 / 4, 1]
+    assert schedule.in_words() == "32 pixels from epoch 1 on, 64 pixels from epoch 3 on, 128 pixels from epoch 5 on"
 
 
 @pytest.mark.parametrize(
@@ -27,8 +25,8 @@ def test_the_first_half_of_the_epochs_is_shared_by_the_smaller_sides(options_for
     ],
 )
 def test_sides_of_odd_sizes_and_few_epochs(options_for, size, start, epochs, sides):
-    size_schedule = SizeSchedule.of(options_for(size=size, start_size=start, epochs=epochs))
-    assert [size_schedule.side(epoch) for epoch in range(epochs)] == sides
+    schedule = SizeSchedule.of(options_for(size=size, start_size=start, epochs=epochs))
+    assert [schedule.side(epoch) for epoch in range(epochs)] == sides
 
 
 @pytest.mark.parametrize("preset", ["radiograph", "photo"])
@@ -40,11 +38,11 @@ def test_a_reduced_image_is_what_preparation_at_that_side_gives(options_for, pre
     full, small = (
         torch.from_numpy(ImagePreprocessing.create(preset, side, resize_mode)(image))[None] for side in (64, 32)
     )
-    size_schedule = SizeSchedule.of(options_for(size=64, start_size=32, epochs=2, preset=preset))
+    schedule = SizeSchedule.of(options_for(size=64, start_size=32, epochs=2, preset=preset))
     inner = slice(6, 26)  # at the border of padding, pixels of both are averaged
-    found, expected = (some[..., inner] for some in (size_schedule(full, 0), small))
+    found, expected = (some[..., inner] for some in (schedule(full, 0), small))
     torch.testing.assert_close(found, expected, atol=0.05 if preset == "radiograph" else 1e-5, rtol=1e-4)
-    assert size_schedule(full, 1) is full
+    assert schedule(full, 1) is full
 
 
 @pytest.mark.parametrize(

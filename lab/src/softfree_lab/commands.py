@@ -84,7 +84,7 @@ RECIPES = ("recipes+", "YAML files of options of softfree train, each with its t
 
 def _demo_slide_arguments(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, default=Path("softfree-slide-demo"), help="Folder to create.")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the slides and of the training.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the slides and of training.")
 
 
 COMMANDS: dict[str, dict[str, Command]] = {

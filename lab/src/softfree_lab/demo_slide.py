@@ -42,7 +42,7 @@ console = Console()
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the training, with its own warm-up and decay of the learning rate.
+    """A stage of training, with its own warm-up and decay of the learning rate.
 
     Attributes:
         sides: Sides of the slides in pixels, which steps use in turn.
@@ -60,7 +60,7 @@ class Plan:
     """The amount of work of the demo.
 
     Attributes:
-        stages: Stages of the training: small slides teach what to look for, then several sizes to ignore the size.
+        stages: Stages of training: small slides teach what to look for, then several sizes to ignore the size.
         pixels: Approximate number of pixels of all slides of a step; a step has at least four slides.
         tests: Sides of the test slides in pixels, and numbers of slides.
         streamed: Side from which slides are streamed through the model, band by band.
@@ -91,7 +91,7 @@ def demo_slide(options: DemoOptions, plan: Plan | None = None) -> dict[str, Any]
     """
     plan = plan or Plan()
     if options.out.exists() and any(options.out.iterdir() if options.out.is_dir() else [options.out]):
-        raise UserError(f"--out {options.out} already exists; delete it or name another folder")
+        raise UserError(f"--out {options.out} already exists; delete it or choose another folder")
     started, worked = time.monotonic(), time.process_time()
     console.print(f"[bold]{NOTICE}[/]")
     console.print("Each has two specks of ink, at least half a side apart: do they have the same color?")

@@ -1,4 +1,4 @@
-"""Options of a training, which a run keeps in its configuration, and groups of them that other commands share."""
+"""Options of training, which a run keeps in its configuration, and groups of them that other commands share."""
 
 from __future__ import annotations
 
@@ -103,13 +103,13 @@ class ModelOptions:
     Attributes:
         model: A name listed by 'softfree models'.
         weights: Pretrained ViT weights: a safetensors file, or a name on the Hugging Face Hub.
-        weights_grid: Rows and columns of their position embeddings, e.g. '[12, 101]', if these form no square and
-            nothing beside the file tells.
+        weights_grid: Rows and columns of their position embeddings, e.g. '[12, 101]', if they are not square and no
+            configuration beside the file states them.
         stem: 'pool' (a few 3 x 3 convolutions with max pooling between them, which carry a finding much smaller than a
             patch to its token), 'conv' (strided convolutions: half the time) or 'patch' (one linear projection per
             patch).
         pool: How tokens become the features that are classified: 'avg' (their mean), 'topk' (the mean of each
-            feature's highest values, so that a finding on few of many tokens is seen), 'mean_topk' (the average of
+            feature's highest values, so that a finding on few of many tokens counts), 'mean_topk' (the average of
             both) or 'token' (class token).
         drop_path: Stochastic depth rate of the last block, rising linearly from 0 in the first.
         layer_scale: Initial value of a learned scale on each residual branch; default: no such scale.
@@ -153,8 +153,8 @@ class StreamOptions:
 
     @property
     def streaming(self) -> dict[str, Any]:
-        """Give these options alone, for others that begin with them."""
-        return {one.name: getattr(self, one.name) for one in fields(StreamOptions)}
+        """Return only these options, as keywords for options that include them."""
+        return {option.name: getattr(self, option.name) for option in fields(StreamOptions)}
 
 
 @dataclass(kw_only=True)
@@ -174,7 +174,7 @@ class OptimizerOptions:
         grad_clip: Maximum norm of the gradient; 0 for no clipping.
         ema: Decay of an exponential moving average of the weights, e.g. 0.999, which is then used in place of the final
             weights.
-        label_smoothing: Share of the target spread evenly over all classes.
+        label_smoothing: Fraction of the target spread evenly over all classes.
         mixup: Alpha of mixup; color presets and exclusive classes only.
         cutmix: Alpha of CutMix, which alternates with mixup; same restrictions.
         class_weights: Weight classes inversely to their frequency.

@@ -32,7 +32,7 @@ console = Console()
 def demo(options: DemoOptions) -> None:
     """Write phantoms, train at full size and at 224 x 224, measure both, draw the report and a map of each class."""
     if options.out.exists() and any(options.out.iterdir() if options.out.is_dir() else [options.out]):
-        raise UserError(f"--out {options.out} is there already; delete it or name another folder")
+        raise UserError(f"--out {options.out} is there already; delete it or choose another folder")
     started = time.monotonic()
     console.print(f"[bold]{NOTICE}[/] They stand in for radiographs with micro-calcifications of 2 to 4 pixels.")
     table = write_phantoms(options.out / "images", size=FULL, seed=options.seed)

@@ -12,7 +12,7 @@ class DemoOptions:
 
     Attributes:
         out: Folder to create.
-        seed: Seed of the phantoms and of the training.
+        seed: Seed of the phantoms and of training.
         progress: Show progress bars.
     """
 

@@ -65,7 +65,7 @@ class Report:
         thresholds: As passed to ``measure``, chosen on validation samples.
         command: The command of the run.
         versions: Package versions.
-        history: Log of the training, see :func:`~softfree.evaluation.plots.learning_curves`.
+        history: Log of training, see :func:`~softfree.evaluation.plots.learning_curves`.
         comparisons: With other runs, or with reduced images.
         baselines: Simpler models on the same samples.
         baseline_warnings: Evidence from them against this model.

@@ -57,7 +57,7 @@ class RunDirectory:
         metrics.json           metrics with intervals
         report.html            the same as a page
         logs/                  CSV and TensorBoard logs, and cost.json: time, memory and work of the training
-        checkpoints/           the state of the training, for --resume
+        checkpoints/           the state of training, for --resume
 
     ``softfree evaluate --out`` writes predictions, metrics and report under the same names.
 

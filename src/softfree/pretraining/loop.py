@@ -6,7 +6,7 @@
     model.safetensors   the encoder's weights, with the names of the model itself
     metrics.json        loss of the first and the last epoch
     report.html         the loss by epoch; reconstructions only if requested
-    logs/, checkpoints/ as in a training
+    logs/, checkpoints/ as in training
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def resume(folder: Path) -> Path:
         raise UserError(f"{folder} has no {directory.config.name}; expected a folder made by softfree pretrain")
     config = read_yaml(directory.config, "configuration")
     if not isinstance(config, dict) or "pretraining" not in config:
-        raise UserError(f"{folder} was not made by softfree pretrain; for a training: softfree train --resume {folder}")
+        raise UserError(
+            f"{folder} was not made by softfree pretrain; to train a classifier: softfree train --resume {folder}"
+        )
     options = _options_of(config, folder)
     images = find_samples(options)
     if images.digest != config["pretraining"]["images_sha256"]:

@@ -126,7 +126,7 @@ class TokenStore:
     def _refused(self, error: OSError) -> UserError:
         message = (
             f"cannot keep {self.nbytes / 2**30:.3g} GiB of tokens in {self.place}: {error.strerror or error}; free "
-            "some space, name another folder, or keep them in bfloat16"
+            "some space, choose another folder, or keep them in bfloat16"
         )
         return ReadError(message, "too_large") if error.errno == errno.ENOSPC else UserError(message)
 

@@ -17,14 +17,14 @@ from torch import Tensor
 from softfree.core.environment import peak_memory
 from softfree.core.progress import console
 
-_TIMED = 10
-"""Steps after which the duration of the training is estimated."""
+_TIMED_STEPS = 10
+"""Steps after which the duration of training is estimated."""
 
 
 class Patience(Callback):
     """Keep the epoch with the best validation AUROC, and stop after ``epochs`` epochs without a better one.
 
-    Its state is part of every checkpoint and holds no path, so that a training that was killed or moved resumes as if
+    Its state is part of every checkpoint and holds no path, so that a run that was killed or moved resumes as if
     nothing had happened. Epochs without an AUROC are ignored.
 
     Args:
@@ -54,14 +54,14 @@ class Patience(Callback):
     def _warn_without_auroc(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero and not self.warned:
             console.print(
-                "validation AUROC is undefined, since validation samples of both classes are needed: --patience has no"
-                " effect, and the last epoch is kept",
+                "validation AUROC is undefined without validation samples of both classes: --patience has no effect,"
+                " and the last epoch is kept",
                 highlight=False,
             )
         self.warned = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for a resumed training."""
+        """Return the state for a resumed run."""
         return {"best": self.best, "waited": self.waited, "stopped": self.stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -70,24 +70,24 @@ class Patience(Callback):
 
 
 class ResourceUsage(Callback):
-    """Time and memory of a training; the state in every checkpoint covers all sessions so far."""
+    """Time and memory of a training run; the state in every checkpoint covers all sessions so far."""
 
     def __init__(self) -> None:
-        self.before = {"seconds": 0.0, "cpu_seconds": 0.0, "peak_bytes": 0.0}
-        self.began = time.monotonic(), time.process_time()
+        self.previous = {"seconds": 0.0, "cpu_seconds": 0.0, "peak_bytes": 0.0}
+        self.start = time.monotonic(), time.process_time()
 
     def state_dict(self) -> dict[str, float]:
-        """Return what has been spent so far."""
+        """Return the usage so far."""
         return {
-            "seconds": self.before["seconds"] + time.monotonic() - self.began[0],
+            "seconds": self.previous["seconds"] + time.monotonic() - self.start[0],
             # The more reliable number on a shared machine; worker processes are not included.
-            "cpu_seconds": self.before["cpu_seconds"] + time.process_time() - self.began[1],
-            "peak_bytes": max(self.before["peak_bytes"], peak_memory()),
+            "cpu_seconds": self.previous["cpu_seconds"] + time.process_time() - self.start[1],
+            "peak_bytes": max(self.previous["peak_bytes"], peak_memory()),
         }
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         """Restore the state."""
-        self.before = dict(state_dict)
+        self.previous = dict(state_dict)
 
 
 class WarmedAverage(WeightAveraging):
@@ -109,8 +109,8 @@ def warmed_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Ten
     """Return the update of one weight, from average, current value and number of averaged steps."""
 
     def update(average: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
-        warmed = min(decay, (1 + int(steps)) / (10 + int(steps)))
-        return warmed * average + (1 - warmed) * current
+        current_decay = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        return current_decay * average + (1 - current_decay) * current
 
     return update
 
@@ -125,11 +125,11 @@ class EpochReport(Callback):
     def __init__(self, work: Callable[[int], float] = lambda _: 1.0) -> None:
         self.work = work
         self.bar: Progress | None = None
-        self.began, self.first, self.steps = 0.0, 0, 0
+        self.start, self.first_epoch, self.steps = 0.0, 0, 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock and the bar."""
-        self.began, self.first = time.monotonic(), trainer.current_epoch
+        self.start, self.first_epoch = time.monotonic(), trainer.current_epoch
         if trainer.is_global_zero and console.is_terminal:
             self.bar = Progress(
                 TextColumn("{task.description}", table_column=Column(no_wrap=True)),
@@ -145,12 +145,12 @@ class EpochReport(Callback):
         if self.bar is not None:
             self.bar.advance(self.bar.task_ids[0])
         steps = int(trainer.num_training_batches)
-        if trainer.is_global_zero and trainer.current_epoch == self.first:
+        if trainer.is_global_zero and trainer.current_epoch == self.first_epoch:
             self.steps += 1
-            if self.steps == min(steps, _TIMED):
-                epochs = int(trainer.max_epochs or 0) - self.first
-                work = self._work(self.first, trainer) / self.work(self.first)
-                seconds = (time.monotonic() - self.began) / self.steps * steps * work
+            if self.steps == min(steps, _TIMED_STEPS):
+                epochs = int(trainer.max_epochs or 0) - self.first_epoch
+                work = self._work(self.first_epoch, trainer) / self.work(self.first_epoch)
+                seconds = (time.monotonic() - self.start) / self.steps * steps * work
                 console.print(f"expected {duration(seconds)} for {epochs} epochs, without validation", highlight=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -161,8 +161,8 @@ class EpochReport(Callback):
         if self.bar is None:
             print(f"{_epoch(trainer)}: {status}", file=console.file, flush=True)
         else:
-            following = _epoch(trainer, min(trainer.current_epoch + 2, int(trainer.max_epochs or 0)))
-            self.bar.reset(self.bar.task_ids[0], description=following, status=status)
+            description = _epoch(trainer, min(trainer.current_epoch + 2, int(trainer.max_epochs or 0)))
+            self.bar.reset(self.bar.task_ids[0], description=description, status=status)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remove the bar."""
@@ -179,8 +179,8 @@ class EpochReport(Callback):
 
     def _time_left(self, trainer: L.Trainer) -> str:
         remaining = self._work(trainer.current_epoch + 1, trainer)
-        done = self._work(self.first, trainer) - remaining
-        return f"{duration((time.monotonic() - self.began) / done * remaining)} left"
+        done = self._work(self.first_epoch, trainer) - remaining
+        return f"{duration((time.monotonic() - self.start) / done * remaining)} left"
 
     def _work(self, epoch: int, trainer: L.Trainer) -> float:
         """Total work from an epoch on."""
@@ -200,7 +200,7 @@ def _epoch(trainer: L.Trainer, number: int | None = None) -> str:
 
 
 def _metrics(trainer: L.Trainer) -> list[str]:
-    """Known metrics, such as ``loss 0.412``, ``validation 0.398``, ``AUROC 0.871``."""
+    """Return the logged metrics, such as ``loss 0.412``, ``validation 0.398``, ``AUROC 0.871``."""
     names = {"train_loss": "loss", "val_loss": "validation", "val_auroc": "AUROC"}
-    known = trainer.callback_metrics
-    return [f"{words} {float(known[name]):.3f}" for name, words in names.items() if name in known]
+    values = trainer.callback_metrics
+    return [f"{title} {float(values[name]):.3f}" for name, title in names.items() if name in values]

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill, and the lock of a training on its folder."""
+"""Checkpoints that survive a kill, and the lock on a run directory."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint to a temporary file in the same folder, renames it, and keeps the previous one.
+    """Write each checkpoint to a temporary file in the same folder, rename it, and keep the previous one.
 
-    Lightning writes to the folder for temporary files; on another file system its rename is a copy, and a kill in the
-    middle leaves half a checkpoint under the right name.
+    Lightning writes to the system's temporary folder; from another file system its rename is a copy, and a kill in the
+    middle leaves a truncated checkpoint under the final name.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write ``checkpoint`` to ``path``."""
         path = Path(path)
-        whole = io.BytesIO()  # so that a full disk gives a plain error
-        torch.save(checkpoint, whole)
+        buffer = io.BytesIO()  # so that a full disk gives a plain error
+        torch.save(checkpoint, buffer)
         with replacing(path) as temporary:
             with temporary.open("wb") as file:
-                file.write(whole.getbuffer())
+                file.write(buffer.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
             if path.name == LAST and path.is_file():
@@ -47,7 +47,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def _keep(path: Path) -> None:
-    """Link a checkpoint to a second name, under which it survives being replaced."""
+    """Link a checkpoint to a second name, under which it survives its replacement."""
     previous = path.with_name(PREVIOUS)
     with suppress(OSError):  # without links, only one checkpoint is kept
         link = previous.with_name(f".{PREVIOUS}.{os.getpid()}.part")
@@ -57,17 +57,17 @@ def _keep(path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint that holds only weights and numbers.
+    """Read a checkpoint that contains only weights and numbers.
 
     Raises:
-        UserError: It is damaged, or holds more, which could run arbitrary code.
+        UserError: It is damaged, or contains more, which could run arbitrary code.
     """
     if not is_whole(path):
         raise UserError(f"{path} is damaged: it is truncated, or its checksums are wrong; delete it")
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except UnpicklingError:
-        raise UserError(f"{path} is damaged or holds more than weights, and is not opened; delete it") from None
+        raise UserError(f"{path} is damaged or contains more than weights, and was not opened; delete it") from None
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}); delete it") from None
     if not isinstance(state, dict) or not {"state_dict", "epoch", "callbacks"} <= state.keys():
@@ -95,12 +95,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 @contextmanager
-def folder_lock(out: Path, doing: str = "training") -> Iterator[None]:
-    """Lock a run directory until the process ends, and remove partial files of dead processes.
+def folder_lock(out: Path, activity: str = "training") -> Iterator[None]:
+    """Lock a run directory, and remove partial files that dead processes left there.
 
     Args:
         out: The folder, created if missing.
-        doing: What only one process at a time may do there, for messages.
+        activity: What only one process at a time may do there, for messages.
 
     Raises:
         UserError: Another process holds the lock, or the folder cannot be written.
@@ -111,13 +111,15 @@ def folder_lock(out: Path, doing: str = "training") -> Iterator[None]:
         lock = FileLock(RunDirectory(out).lock)
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"another process is {doing} in {out} right now; wait for it, or name another --out") from None
+        raise UserError(
+            f"another process is {activity} in {out} right now; wait for it, or choose another --out"
+        ) from None
     except (OSError, NotImplementedError) as error:
         if lock is None or getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
             reason = getattr(error, "strerror", None) or error
-            raise UserError(f"--out {out} cannot be written ({reason}); name another folder") from None
+            raise UserError(f"--out {out} cannot be written ({reason}); choose another folder") from None
         console.print(
-            f"the file system of {out} has no locks: make sure that no other process is {doing} there",
+            f"the file system of {out} has no locks: make sure that no other process is {activity} there",
             highlight=False,
             markup=False,
         )

@@ -1,4 +1,4 @@
-"""Start of a training: validated options, the table, an unused folder, and the configuration that records them."""
+"""Start of a training run: validated options, the table, an unused folder, and the configuration that records them."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (("warmup_fraction",), lambda value: 0 <= value < 1, "a fraction of the steps, from 0 to below 1"),
     (("ema",), lambda value: 0 < value < 1, "a number between 0 and 1, such as 0.999"),
     (("label_smoothing", "drop_path"), lambda value: 0 <= value < 1, "a number from 0 to below 1"),
-    (("random_erasing", "teacher_weight"), lambda value: 0 <= value <= 1, "a share from 0 to 1"),
+    (("random_erasing", "teacher_weight"), lambda value: 0 <= value <= 1, "a fraction from 0 to 1"),
 )
 
 
-_PLACES = ("table", "image_root", "split_from", "teacher", "series", "token_store")
+_PATHS = ("table", "image_root", "split_from", "teacher", "series", "token_store")
 
 
 def check_options(options: TrainOptions) -> None:
@@ -63,7 +63,7 @@ def check_options(options: TrainOptions) -> None:
 
 
 def check_ranges(options: object) -> None:
-    """Refuse numeric options out of range, of any command."""
+    """Refuse numeric options of any command that are out of range."""
     for names, good, expected in RANGES:
         for name in names:
             value = getattr(options, name, None)
@@ -103,21 +103,21 @@ def refuse_folder(out: Path) -> None:
     """Refuse a folder that is in use; one in which no epoch was ever trained may be reused.
 
     Raises:
-        UserError: It is a file, or a folder with other content or with a training.
+        UserError: It is a file, or a folder with other content or a run.
     """
     directory = RunDirectory(out)
     if not directory.is_unused():
         hint = f"resume it with: softfree train --resume {out}, or " if directory.is_run() else ""
-        raise UserError(f"--out {out} already exists and is not empty; {hint}name another folder")
+        raise UserError(f"--out {out} already exists and is not empty; {hint}choose another folder")
 
 
 def configuration(
     options: TrainOptions, table: Table, preprocessing: Preprocessing, notice: str | None
 ) -> dict[str, Any]:
-    """Content of ``config.yaml``: everything needed to load the run and to resume it."""
-    _, changes = training_preprocessing(options, preprocessing)
-    stated = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
-    stated |= absolute_paths(options)
+    """Return the content of ``config.yaml``: everything needed to load the run and to resume it."""
+    _, augmentation = training_preprocessing(options, preprocessing)
+    values = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
+    values |= absolute_paths(options)
     model = {
         "name": options.model,
         "num_classes": len(table.task.classes),
@@ -136,30 +136,27 @@ def configuration(
         "command": shlex.join(["softfree", *sys.argv[1:]]),
         "task": {"kind": table.task.kind, "classes": list(table.task.classes)},
         "preprocessing": preprocessing_to_config(preprocessing),
-        "augmentation": None if changes is None else changes.in_words(),
+        "augmentation": None if augmentation is None else augmentation.in_words(),
         "model": model,
         "table": {"sha256": table.digest, "rows": len(table.frame), "split": table.split_made},
-        "options": stated,
+        "options": values,
         "versions": versions(),
     }
 
 
 def absolute_paths(options: TrainOptions) -> dict[str, Any]:
-    """Absolute paths of the options that are paths, so that they are found from any folder."""
-    paths = {
-        name: getattr(options, name)
-        for name in ("table", "image_root", "split_from", "teacher", "series", "token_store")
-    }
-    stated: dict[str, Any] = {name: None if path is None else str(path.resolve()) for name, path in paths.items()}
+    """Return the options that are paths as absolute paths, so that they are found from any folder."""
+    paths = {name: getattr(options, name) for name in _PATHS}
+    absolute: dict[str, Any] = {name: None if path is None else str(path.resolve()) for name, path in paths.items()}
     if options.weights is not None and Path(options.weights).exists():
-        stated["weights"] = str(Path(options.weights).resolve())
-    return stated
+        absolute["weights"] = str(Path(options.weights).resolve())
+    return absolute
 
 
 def options_of(config: dict[str, Any], folder: Path) -> TrainOptions:
-    """Options that a run was started with, with its present folder."""
+    """Return the options that a run was started with, with its current folder."""
     known = {f.name for f in fields(TrainOptions)}
     values = {name: value for name, value in config["options"].items() if name in known}
-    for name in _PLACES:
+    for name in _PATHS:
         values[name] = None if values.get(name) is None else Path(values[name])
     return TrainOptions(**(values | {"out": folder}))

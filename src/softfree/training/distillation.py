@@ -1,4 +1,4 @@
-"""Distillation: a trained run whose outputs another training learns from."""
+"""Distillation: learning from the outputs of a trained run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Teacher:
         self.model = model.eval().requires_grad_(False)
 
     def __deepcopy__(self, _: dict[int, Any]) -> Teacher:
-        return self  # weight averaging copies everything that a training holds
+        return self  # weight averaging copies everything that the module holds
 
     def to(self, device: torch.device) -> Teacher:
         """Move the model."""
@@ -41,44 +41,43 @@ class Teacher:
 
 
 def open_teacher(folder: Path | None, config: dict[str, Any]) -> Teacher | None:
-    """Load the teacher of a training, if there is one.
+    """Load the teacher of a training run, if it has one.
 
     Args:
         folder: Its run directory.
         config: The student's configuration, which records the digest of the teacher's weights.
 
     Raises:
-        UserError: It is not a finished run, not the one that the training began with, has another task, other classes
-            or other preprocessing, or was trained on another split of the same table and may know the student's test
+        UserError: It is not a finished run, not the one that training began with, has another task, other classes or
+            other preprocessing, or was trained on another split of the same table and may know the student's test
             images.
     """
     if folder is None:
         return None
-    begun = WEIGHTS_OF_TEACHER in config
-    if begun and not folder.exists():
+    is_resumed = WEIGHTS_OF_TEACHER in config
+    if is_resumed and not folder.exists():
         raise UserError(
-            f"the teacher {folder} is not there any more; say where it is now: softfree train --resume RUN --teacher"
-            " FOLDER"
+            f"the teacher {folder} no longer exists; pass its new path: softfree train --resume RUN --teacher FOLDER"
         )
     run = Run.load(folder)
     digest = run.directory.weights_digest()
     if config.setdefault(WEIGHTS_OF_TEACHER, digest) != digest:
         raise UserError(
-            f"--teacher {folder} has other weights than the teacher that this training began with; use that one, or"
-            " start a new training with another --out"
+            f"--teacher {folder} has other weights than the teacher that this run was started with; use that one, or"
+            " start a new run with another --out"
         )
-    for what, fix in (
+    for section, fix in (
         ("task", "train it on the same classes"),
-        ("preprocessing", "give this training the same --preset, --size, --resize-mode and --channels"),
+        ("preprocessing", "use the same --preset, --size, --resize-mode and --channels for this run"),
     ):
-        theirs, ours = run.config[what], config[what]
+        theirs, ours = run.config[section], config[section]
         for name, value in ours.items():
             if theirs.get(name) != value:
                 raise UserError(
-                    f"--teacher {folder} has {what} {name} {_in_words(theirs.get(name))}, this training "
+                    f"--teacher {folder} has {section} {name} {_in_words(theirs.get(name))}, this run "
                     f"{_in_words(value)}: {fix}, or choose another teacher"
                 )
-    if not begun:
+    if not is_resumed:
         _refuse_another_split(folder, run.config, config)
     return Teacher(run.model)
 

@@ -1,4 +1,4 @@
-"""The samples of a table, read once and then drawn epoch by epoch."""
+"""Data loaders for the samples of a table, all of which are read once before training."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class TrainingSamples:
     """Training and validation samples.
 
     Attributes:
-        train, validation: Datasets of their splits.
+        train, validation: Datasets of the two splits.
         train_files: Paths of the training samples.
-        failed: Why samples cannot be read, by table row.
-        bags: Whether sizes differ, so that samples are padded to share a batch.
+        failed: Read errors by table row.
+        padded: Whether samples of different sizes are padded to share a batch.
         reduced: Reduced samples of ``train`` and ``val``, for simpler models.
     """
 
@@ -39,17 +39,17 @@ class TrainingSamples:
     validation: SampleDataset
     train_files: list[str]
     failed: dict[int, ReadError]
-    bags: bool
+    padded: bool
     reduced: dict[str, Reduced]
 
     def shape(self) -> tuple[int, ...]:
-        """The shape of the first readable training sample."""
+        """Return the shape of the first readable training sample."""
         first = next(index for index in range(len(self.train)) if index not in self.train.failed)
         return tuple(self.train[first]["image"].shape)
 
 
 def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptions) -> TrainingSamples:
-    """Read all training and validation samples once, to fill the cache and find unreadable ones before hours of work.
+    """Read all training and validation samples once, to fill the cache and find unreadable ones before training.
 
     Raises:
         UserError: A split has no readable sample.
@@ -59,31 +59,31 @@ def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptio
     failed: dict[int, ReadError] = {}
     reduced: dict[str, Reduced] = {}
     for split in ("train", "val"):
-        part = table.where(split)
-        own, augmentation = preprocessing, None
+        rows = table.where(split)
+        split_preprocessing, augmentation = preprocessing, None
         if split == "train":
-            own, augmentation = training_preprocessing(options, preprocessing)
+            split_preprocessing, augmentation = training_preprocessing(options, preprocessing)
         dataset = SampleDataset(
-            part.sources,
-            part.targets,
-            own,
-            frames=part.frames,
+            rows.sources,
+            rows.targets,
+            split_preprocessing,
+            frames=rows.frames,
             augmentation=augmentation,
             seed=options.seed,
-            cache=choose_cache(options.cache, count, own),
+            cache=choose_cache(options.cache, count, split_preprocessing),
         )
         reduced[split] = Reduced(
             len(dataset), preprocessing, drawn(len(dataset), options.seed), thumbnails=len(table.frame) <= MOST
         )
-        bad = dataset.read_all(
+        errors = dataset.read_all(
             f"Reading {len(dataset)} samples ({split})",
             threads=max(2, options.num_workers),
             progress=options.progress,
             on_sample=reduced[split],
         )
-        if len(bad) == len(dataset):
-            raise UserError(f"none of the {len(bad)} samples of split {split} can be read; the first: {bad[0]}")
-        failed |= {int(part.frame["row"].iloc[index]): error for index, error in sorted(bad.items())}
+        if len(errors) == len(dataset):
+            raise UserError(f"none of the {len(errors)} samples of split {split} can be read; the first: {errors[0]}")
+        failed |= {int(rows.frame["row"].iloc[index]): error for index, error in sorted(errors.items())}
         datasets[split] = dataset
     files = [name_of(source) for source in table.where("train").sources]
     return TrainingSamples(
@@ -92,7 +92,7 @@ def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptio
 
 
 def cut_steps(samples: TrainingSamples, options: TrainOptions, rank: int = 0, world: int = 1) -> Step:
-    """Split each step of ``batch_size`` times ``grad_accum`` images into batches, and across devices."""
+    """Split each step of ``batch_size`` times ``grad_accum`` images into batches and across devices."""
     return Step.cut(len(readable(samples.train)), options.batch_size, options.grad_accum, rank, world)
 
 
@@ -103,41 +103,43 @@ def create_loaders(
 
     Args:
         samples: Training and validation samples.
-        options: Mixing, seed, num_workers.
+        options: Mixup and CutMix, seed and workers.
         classes: K, for the targets of mixed images.
-        step: Of which this device takes its share.
+        step: The optimizer step, of which this device takes its share.
     """
-    good = readable(samples.train)
+    indices = readable(samples.train)
     train: Dataset = samples.train
     if options.mixup or options.cutmix:
-        train = MixedSamples(samples.train, classes, good, options.mixup, options.cutmix)
-    sampler = EpochSampler(good, options.seed, step.rank, step.world, length=step.epoch(len(good)))
-    validation = EpochSampler(readable(samples.validation), None, step.rank, step.world)
-    batch = min(max(1, options.batch_size // step.world), len(validation))
+        train = MixedSamples(samples.train, classes, indices, options.mixup, options.cutmix)
+    sampler = EpochSampler(indices, options.seed, step.rank, step.world, length=step.epoch(len(indices)))
+    validation_sampler = EpochSampler(readable(samples.validation), None, step.rank, step.world)
+    batch_size = min(max(1, options.batch_size // step.world), len(validation_sampler))
     return (
-        _loader(train, sampler, options, step.batch_size, samples.bags),
-        _loader(samples.validation, validation, options, batch, samples.bags),
+        _loader(train, sampler, options, step.batch_size, samples.padded),
+        _loader(samples.validation, validation_sampler, options, batch_size, samples.padded),
     )
 
 
 def readable(dataset: SampleDataset) -> list[int]:
-    """Numbers of the samples that can be read."""
+    """Return the indices of the readable samples."""
     return [index for index in range(len(dataset)) if index not in dataset.failed]
 
 
-def _loader(dataset: Dataset, sampler: EpochSampler, options: TrainOptions, batch_size: int, bags: bool) -> DataLoader:
+def _loader(
+    dataset: Dataset, sampler: EpochSampler, options: TrainOptions, batch_size: int, padded: bool
+) -> DataLoader:
     return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=options.num_workers,
         persistent_workers=options.num_workers > 0,
-        collate_fn=_pad if bags else None,
+        collate_fn=_pad if padded else None,
     )
 
 
 def _pad(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Pad a batch of bags to the largest."""
+    """Collate bags, padded to the size of the largest."""
     return default_collate([sample | {"image": 0} for sample in samples]) | {
         "image": collate_bags([sample["image"] for sample in samples])
     }

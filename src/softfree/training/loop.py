@@ -52,7 +52,7 @@ def train(options: TrainOptions, *, notice: str | None = None) -> TrainingResult
 
     Args:
         options: All settings.
-        notice: A sentence at the head of all results, such as that the images are computed.
+        notice: A sentence at the top of all results, such as that the images are synthetic.
 
     Raises:
         UserError: Anything that the user can fix.
@@ -70,7 +70,7 @@ def train(options: TrainOptions, *, notice: str | None = None) -> TrainingResult
     model, teacher = _create_models(options, config, fresh=True)
     with run_lock(options.out):
         if global_rank() == 0:
-            refuse_folder(options.out)  # another training may have started meanwhile
+            refuse_folder(options.out)  # another run may have started meanwhile
             directory = RunDirectory(options.out)
             directory.write_config(config)
             write_split(directory.split, table)
@@ -80,17 +80,17 @@ def train(options: TrainOptions, *, notice: str | None = None) -> TrainingResult
 def resume(
     folder: Path, table: Path | None = None, image_root: Path | None = None, teacher: Path | None = None
 ) -> TrainingResult:
-    """Resume an interrupted training; the result is the same as without the interruption.
+    """Resume an interrupted run; the result is the same as without the interruption.
 
     Args:
         folder: The run directory, which may have been moved.
-        table: Where the table is now; default: where it was. Its content must be the same.
-        image_root: Where the root folder of the images is now; default: where it was, or if that is gone, the
+        table: New path of the table, if it was moved. Its content must be the same.
+        image_root: New root folder of the images, if it was moved; default: the old one, or if that is gone, the
             table's folder.
-        teacher: Where the teacher's run is now; default: where it was. Its weights must be the same.
+        teacher: New path of the teacher's run, if it was moved. Its weights must be the same.
 
     Raises:
-        UserError: There is no training to resume, it is still running, or the table or teacher is a different one.
+        UserError: There is no run to resume, it is still running, or the table or teacher is a different one.
     """
     directory = RunDirectory(folder)
     config = directory.read_config()
@@ -101,19 +101,19 @@ def resume(
         options = replace(options, image_root=image_root)
     if teacher is not None:
         if options.teacher is None:
-            raise UserError(f"--teacher {teacher}: the training in {folder} has none; leave it out")
+            raise UserError(f"--teacher {teacher}: the run {folder} has none; leave it out")
         options = replace(options, teacher=teacher)
     if not options.table.exists():
         raise UserError(
-            f"{options.table} is not there any more; say where the table is now: softfree train TABLE --resume {folder}"
+            f"{options.table} no longer exists; pass the table's new path: softfree train TABLE --resume {folder}"
         )
     opened_table = read_training_table(options, folder)
     if opened_table.digest != config["table"]["sha256"]:
-        raise UserError(f"{options.table} has changed since this training began; start a new one with another --out")
+        raise UserError(f"{options.table} has changed since training began; start a new run with another --out")
     with run_lock(folder):
         checkpoint = newest_checkpoint(directory.checkpoints)
-        if directory.is_finished() and (checkpoint is None or _ended(read_checkpoint(checkpoint), options)):
-            console.print(f"the training in {folder} is already finished", highlight=False, markup=False)
+        if directory.is_finished() and (checkpoint is None or _is_complete(read_checkpoint(checkpoint), options)):
+            console.print(f"training in {folder} is already finished", highlight=False, markup=False)
             return TrainingResult(Run.load(folder))
         if global_rank() == 0:
             config["options"] |= absolute_paths(options)
@@ -124,7 +124,7 @@ def resume(
 
 
 def run_lock(out: Path) -> AbstractContextManager[None]:
-    """Lock the run directory; of several processes, the first locks it for all."""
+    """Lock the run directory; in distributed training, the first process locks it for all."""
     return folder_lock(out) if global_rank() == 0 else nullcontext()
 
 
@@ -132,8 +132,8 @@ def _create_models(options: TrainOptions, config: dict[str, Any], *, fresh: bool
     """Create model and teacher, and check the devices, before any image is read.
 
     Args:
-        options: Weights to start from, seed, devices.
-        config: Holds the model's arguments.
+        options: Pretrained weights, seed, devices.
+        config: Contains the model's arguments.
         fresh: Whether pretrained weights are still to be loaded.
     """
     silence_lightning()
@@ -165,15 +165,15 @@ def _train(
             console.print(note, highlight=False)
     if options.progress and global_rank() == 0:
         console.print(_header(options, table, model), highlight=False, markup=False, soft_wrap=True)
-    spent = _fit(model, options, table, samples, teacher, checkpoint)
+    usage = _fit(model, options, table, samples, teacher, checkpoint)
     if global_rank() != 0:
         return TrainingResult(Run(options.out, config))
     directory = RunDirectory(options.out)
     directory.write_weights(model.state_dict())
     config["table"]["unreadable"] = len(samples.failed)
     directory.write_config(config)
-    if not directory.cost.is_file():  # else training had ended, and only results were missing
-        directory.write_cost(describe_cost(model, samples.shape(), spent))
+    if not directory.cost.is_file():  # else training was complete, and only results were missing
+        directory.write_cost(describe_cost(model, samples.shape(), usage))
     SeenRows.of(table).write(directory.seen)
     return measure_run(options, table, samples)
 
@@ -186,7 +186,7 @@ def _fit(
     teacher: Teacher | None,
     checkpoint: Path | None,
 ) -> dict[str, Any]:
-    """Train ``model`` in place, load the weights to keep into it, and return what all sessions spent."""
+    """Train ``model`` in place, load the weights to keep into it, and return the resource usage of all sessions."""
     train_targets = table.where("train").targets[readable(samples.train)]
     weights = class_weights(table.task, train_targets) if options.class_weights else None
     size_schedule = SizeSchedule.of(options)
@@ -207,29 +207,29 @@ def _fit(
         size_schedule,
     )
     train_loader, validation_loader = create_loaders(samples, options, len(table.task.classes), step)
-    begun = None if checkpoint is None else read_checkpoint(checkpoint)
-    spent = next(callback for callback in trainer.callbacks if isinstance(callback, ResourceUsage))  # type: ignore[attr-defined]
-    if begun is not None:
-        spent.load_state_dict(begun["callbacks"].get("ResourceUsage", spent.before))
+    last = None if checkpoint is None else read_checkpoint(checkpoint)
+    usage = next(callback for callback in trainer.callbacks if isinstance(callback, ResourceUsage))  # type: ignore[attr-defined]
+    if last is not None:
+        usage.load_state_dict(last["callbacks"].get("ResourceUsage", usage.previous))
     with explain_errors(options.out):
-        if begun is None or not _ended(begun, options):
-            if begun is not None:
+        if last is None or not _is_complete(last, options):
+            if last is not None:
                 # Worker processes start before Lightning tells the sampler the epoch.
-                train_loader.sampler.set_epoch(begun["epoch"] + 1)  # type: ignore[attr-defined]
+                train_loader.sampler.set_epoch(last["epoch"] + 1)  # type: ignore[attr-defined]
             trainer.fit(module, train_loader, validation_loader, ckpt_path=checkpoint, weights_only=True)
-        state = _kept(options)["state_dict"]
-    model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
-    # Checkpoints of earlier versions do not say what was spent before them.
-    return {**spent.state_dict(), "resumed": begun is not None and "ResourceUsage" not in begun["callbacks"]}
+        weights_to_keep = _best_or_last(options)["state_dict"]
+    model.load_state_dict({k.removeprefix("model."): v for k, v in weights_to_keep.items() if k.startswith("model.")})
+    # Checkpoints of earlier versions do not record the usage before them.
+    return {**usage.state_dict(), "resumed": last is not None and "ResourceUsage" not in last["callbacks"]}
 
 
-def _ended(checkpoint: dict[str, Any], options: TrainOptions) -> bool:
-    """Whether training had ended when a checkpoint was written: after its last epoch, or out of patience."""
+def _is_complete(checkpoint: dict[str, Any], options: TrainOptions) -> bool:
+    """Whether training was complete when a checkpoint was written: after the last epoch, or stopped by --patience."""
     stopped = checkpoint["callbacks"].get("Patience", {}).get("stopped", False)
     return stopped or checkpoint["epoch"] + 1 >= options.epochs
 
 
-def _kept(options: TrainOptions) -> dict[str, Any]:
+def _best_or_last(options: TrainOptions) -> dict[str, Any]:
     """Read the checkpoint whose weights are kept: the best epoch with --patience, else the last.
 
     Raises:
@@ -250,7 +250,7 @@ def _kept(options: TrainOptions) -> dict[str, Any]:
 
 
 def global_rank() -> int:
-    """Rank of this process in a distributed training; Lightning reads it from the launcher's variables."""
+    """Return the rank of this process in distributed training; Lightning reads it from the launcher's variables."""
     return int(getattr(rank_zero_only, "rank", 0))
 
 
@@ -265,7 +265,7 @@ def _report_unreadable(samples: TrainingSamples) -> None:
 
 
 def _header(options: TrainOptions, table: Table, model: nn.Module) -> str:
-    """Data, model and training in one line each, at most 80 characters where names allow."""
+    """Describe data, model and training in one line each, of at most 80 characters where names allow."""
     counts = ", ".join(f"{len(table.where(split).frame)} {split}" for split in SPLITS)
     patients = f" of {table.frame['patient'].nunique()} patients" if knows_patients(table) else ""
     classes = table.task.classes
@@ -275,13 +275,13 @@ def _header(options: TrainOptions, table: Table, model: nn.Module) -> str:
     devices = f" x {options.devices}" if str(options.devices) not in ("1", "auto") else ""
     step = f"{options.batch_size} x {options.grad_accum}" if options.grad_accum > 1 else f"{options.batch_size}"
     hardware = f"{device}{devices}, precision {options.precision}"
-    size_schedule = SizeSchedule.of(options).in_words()
-    average = f", weights averaged up to {options.ema:g}" if options.ema is not None else ""
+    sizes = SizeSchedule.of(options).in_words()
+    average = f", EMA {options.ema:g}" if options.ema is not None else ""
     lines = [
         f"data     {counts} samples{patients}; {table.task.kind}: {names}",
         f"model    {options.model}, {parameters:.3g} M parameters, pool {options.pool}",
-        f"training {options.epochs} epochs, {step} a step, {hardware}{average}",
+        f"training {options.epochs} epochs, batch size {step}, {hardware}{average}",
     ]
-    if size_schedule:
-        lines.append(f"images   {size_schedule}")
+    if sizes:
+        lines.append(f"images   {sizes}")
     return "\n".join(lines)

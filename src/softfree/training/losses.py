@@ -20,10 +20,10 @@ class Objective(nn.Module):
 
     Args:
         task: What is predicted.
-        label_smoothing: Share of the target that is spread over all classes (or both states of a finding).
-        weights: ``(K,)`` weight of each class, of mean 1 over the training images, or of the presence of each finding.
-        known: Fraction of labels of findings that are known in the training set; None divides by the known labels of
-            the batch, for a batch that is the whole set.
+        label_smoothing: Fraction of the target that is spread over all classes (or both states of a finding).
+        weights: ``(K,)`` weights of the classes, with mean 1 over the training images, or of positive findings.
+        known: Fraction of known labels of findings in the training set; None divides by the known labels of the batch,
+            for a batch that is the whole set.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Splitting the images of a step into batches and across devices, with the same result however it is split."""
+"""Splitting the images of a step into batches and across devices; the result does not depend on the split."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Step:
     """The images of one optimizer step.
 
     Attributes:
-        images: Number over all batches and devices.
-        batch_size: How many a device takes at once.
-        rank: This device.
+        images: Number of images over all batches and devices.
+        batch_size: Images per batch of one device.
+        rank: Rank of this device.
         world: Number of devices.
     """
 
@@ -27,21 +27,21 @@ class Step:
 
     @classmethod
     def cut(cls, images: int, batch_size: int, grad_accum: int, rank: int = 0, world: int = 1) -> Step:
-        """Cut a step of ``batch_size`` times ``grad_accum`` images, or of all ``images`` of an epoch that has fewer."""
+        """Cut a step of ``batch_size`` times ``grad_accum`` images, or of all ``images`` of an epoch with fewer."""
         step = min(batch_size * grad_accum, max(1, images // world) * world)
         return cls(step, min(max(1, batch_size // world), step // world), rank, world)
 
     @property
     def batches(self) -> int:
-        """Batches per device and step; the last one may be smaller in a short epoch."""
+        """Number of batches per device and step; in a short epoch, the last one may be smaller."""
         return -(-(self.images // self.world) // self.batch_size)
 
     def epoch(self, images: int) -> int:
-        """Number of images in an epoch of whole steps, out of ``images``."""
+        """Return the number of images in an epoch of whole steps, out of ``images``."""
         return max(1, images // self.images) * self.images
 
     def number(self, batch: int) -> int:
-        """Step number, from 0, of a batch number within an epoch."""
+        """Return the number of the step, from 0, that a batch of an epoch belongs to."""
         return batch // self.batches
 
     def begins(self, batch: int) -> bool:
@@ -49,12 +49,12 @@ class Step:
         return batch % self.batches == 0
 
     def rows(self, batch: int, count: int) -> Tensor:
-        """Positions ``(count,)`` within the step of the images of a batch on this device."""
+        """Return the positions ``(count,)`` within the step of the images of a batch on this device."""
         first = batch % self.batches * self.batch_size
         return torch.arange(first, first + count) * self.world + self.rank
 
     def share(self, count: int) -> float:
-        """Factor for a batch's mean loss that makes the mean over a step's batches the mean over its images."""
+        """Return the factor for a batch's mean loss with which the mean over batches is the mean over images."""
         return count * self.batches * self.world / self.images
 
 

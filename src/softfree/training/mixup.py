@@ -1,8 +1,8 @@
 """Mixup and CutMix (Zhang et al. 2018, Yun et al. 2019), image by image.
 
-Partner and share of each image depend only on seed, epoch and image, not on how a step is split into batches: mixing
-works with any batch size, accumulated gradients and any number of devices. timm mixes a batch with itself, which must
-be even.
+Each image's partner and mixing ratio depend only on seed, epoch and image, not on how a step is split into batches:
+mixing works with any batch size, accumulated gradients and any number of devices. timm mixes within a batch, whose size
+must be even.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class MixedSamples(data.Dataset):
     Args:
         samples: Images of one shape, with class numbers as targets.
         classes: K.
-        partners: Numbers of the readable images, to mix with.
-        mixup: Alpha of mixup, 0 for none.
-        cutmix: Alpha of CutMix, 0 for none; with both, each image gets either with equal probability.
+        partners: Indices of the readable images, to mix with.
+        mixup: Alpha of mixup; 0 for none.
+        cutmix: Alpha of CutMix; 0 for none. With both, each image gets one of them with equal probability.
     """
 
     def __init__(
@@ -41,9 +41,7 @@ class MixedSamples(data.Dataset):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """Return the image of ``(epoch, number)``, mixed."""
         epoch, index = key
-        rng = np.random.default_rng(
-            (self.samples.seed, epoch, index, 1)
-        )  # 1: other random numbers than its augmentation
+        rng = np.random.default_rng((self.samples.seed, epoch, index, 1))  # 1: independent of its augmentation
         first = self.samples[epoch, index]
         second = self.samples[epoch, self.partners[int(rng.integers(len(self.partners)))]]
         image, partner = first["image"], second["image"]
@@ -53,17 +51,17 @@ class MixedSamples(data.Dataset):
             )
         cut = self.cutmix > 0 and (self.mixup == 0 or rng.random() < 0.5)
         alpha = self.cutmix if cut else self.mixup
-        share = float(rng.beta(alpha, alpha))
+        ratio = float(rng.beta(alpha, alpha))
         if cut:
-            top, bottom, left, right = _box(image.shape, 1 - share, rng)
+            top, bottom, left, right = _box(image.shape, 1 - ratio, rng)
             image = image.clone()
             image[:, top:bottom, left:right] = partner[:, top:bottom, left:right]
-            share = 1 - (bottom - top) * (right - left) / image[0].numel()  # a box at the border is smaller
+            ratio = 1 - (bottom - top) * (right - left) / image[0].numel()  # a box at the border is smaller
         else:
-            image = share * image + (1 - share) * partner
+            image = ratio * image + (1 - ratio) * partner
         target = torch.zeros(self.classes)
-        target[int(first["target"])] += share
-        target[int(second["target"])] += 1 - share
+        target[int(first["target"])] += ratio
+        target[int(second["target"])] += 1 - ratio
         return Sample(image=image, target=target, index=index)
 
 

@@ -14,7 +14,7 @@ from softfree_runtime.sources.sample_source import SampleSource
 
 
 def modality_of(options: TrainOptions) -> Modality:
-    """Return the kind of sample: by the family of the model, and a slide instead of an image if ``mpp`` is given."""
+    """Return the modality: that of the model's family, with ``mpp`` slides instead of images."""
     for modality in MODALITIES.values():
         if modality.model_family and f"_{modality.model_family}_" in options.model:
             return modality
@@ -22,7 +22,7 @@ def modality_of(options: TrainOptions) -> Modality:
 
 
 def create_preprocessing(options: TrainOptions, sources: Sequence[SampleSource]) -> Preprocessing:
-    """Create the preprocessing of the kind of sample that the model takes.
+    """Create the preprocessing of the modality.
 
     Raises:
         UserError: An option out of range.
@@ -33,7 +33,7 @@ def create_preprocessing(options: TrainOptions, sources: Sequence[SampleSource])
 def training_preprocessing(
     options: TrainOptions, preprocessing: Preprocessing
 ) -> tuple[Preprocessing, Augmentation | None]:
-    """Return preprocessing and augmentation of training samples; a policy of timm starts from the whole image."""
+    """Return preprocessing and augmentation of training samples; a timm policy starts from the whole image."""
     if not options.augment:
         return preprocessing, None
     if options.auto_augment is None:
@@ -46,15 +46,15 @@ def training_preprocessing(
 
 
 def refuse_batches(options: TrainOptions) -> None:
-    """Refuse a batch size above 1 if each sample has a shape of its own and none is padded."""
+    """Refuse a batch size above 1 if samples differ in shape and are not padded."""
     kind = modality_of(options).name
-    mixed = {"image": "--resize-mode native" if options.resize_mode == "native" else None, "slide": "--mpp"}.get(kind)
-    if options.batch_size > 1 and mixed:
-        raise UserError(f"{mixed} gives images of different shapes; use --batch-size 1 with --grad-accum")
+    cause = {"image": "--resize-mode native" if options.resize_mode == "native" else None, "slide": "--mpp"}.get(kind)
+    if options.batch_size > 1 and cause:
+        raise UserError(f"{cause} gives images of different shapes; use --batch-size 1 with --grad-accum")
 
 
 def refuse_foreign_options(options: TrainOptions) -> None:
-    """Refuse options that only another kind of sample understands, if they differ from their defaults."""
+    """Refuse options for other modalities that differ from their defaults."""
     modality = modality_of(options)
     for field in fields(options):
         kinds = [other.plural for other in MODALITIES.values() if field.name in other.options]

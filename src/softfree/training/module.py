@@ -35,11 +35,11 @@ class ClassifierModule(L.LightningModule):
         task: What is predicted.
         options: The recipe.
         weights: Class weights ``(K,)`` or None.
-        known: Fraction of known labels of findings in training, or None.
+        known: Fraction of known labels of findings in the training set, or None.
         step: How the images of a step are split into batches; default: each batch is a step.
         size_schedule: Image size of each epoch; default: constant.
         files: Paths of the training images, to name a batch whose loss is not finite.
-        seed: Decides dropped paths, with epoch and step, so that a resumed run repeats an uninterrupted one.
+        seed: Seeds stochastic depth, with epoch and step, so that a resumed run repeats an uninterrupted one.
         teacher: Teacher for distillation, in addition to the labels, or None.
         stream: When to stream samples.
     """
@@ -77,15 +77,15 @@ class ClassifierModule(L.LightningModule):
             self.teacher.to(self.device)
 
     def on_train_batch_start(self, batch: Sample, number: int) -> None:
-        """Seed by epoch and step; dropped paths are drawn for the whole step."""
+        """Seed by epoch and step; stochastic depth is drawn for the whole step."""
         step = self.step or Step(len(batch["image"]), len(batch["image"]))
         seed_step(self.seed, self.current_epoch, step.number(number), 0)
         rows = step.rows(number, len(batch["image"]))
         draw_drop_paths(self.model, step.images, rows, self.device)
         seed_step(self.seed, self.current_epoch, number, self.global_rank)
-        for part in self.model.modules():
-            if isinstance(part, Attention):
-                part.begin_batch(step.begins(number))
+        for layer in self.model.modules():
+            if isinstance(layer, Attention):
+                layer.begin_batch(step.begins(number))
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Discard the draws."""
@@ -99,15 +99,15 @@ class ClassifierModule(L.LightningModule):
         logits = self.adaptive(images)
         loss = self.objective(logits, targets)
         if self.teacher is not None:
-            share = self.options.teacher_weight
-            loss = (1 - share) * loss + share * self.distillation(logits, self.teacher(images))
+            weight = self.options.teacher_weight
+            loss = (1 - weight) * loss + weight * self.distillation(logits, self.teacher(images))
         if not torch.isfinite(loss):
             raise UserError(self._not_finite(loss.item(), batch["index"]))
         self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(images))
         return loss if self.step is None else loss * self.step.share(len(images))
 
     def validation_step(self, batch: Sample, _: int) -> None:
-        """Keep the logits for the end of the epoch."""
+        """Collect the logits until the end of the epoch."""
         index = torch.as_tensor(batch["index"], device=self.device)
         self._validated.append((index, self.adaptive(batch["image"]).float(), batch["target"]))
 
@@ -117,10 +117,10 @@ class ClassifierModule(L.LightningModule):
         self._validated.clear()
         if self.trainer.world_size > 1:
             gathered: Any = self.all_gather((index, logits, targets))
-            index, logits, targets = (part.flatten(0, 1) for part in gathered)
-        _, first = np.unique(index.cpu().numpy(), return_index=True)
-        logits, targets = logits.cpu()[first], targets.cpu()[first]
-        scores = Scores(self.task, probabilities(logits.numpy(), self.task), targets.numpy(), np.arange(len(first)))
+            index, logits, targets = (tensor.flatten(0, 1) for tensor in gathered)
+        _, unique = np.unique(index.cpu().numpy(), return_index=True)
+        logits, targets = logits.cpu()[unique], targets.cpu()[unique]
+        scores = Scores(self.task, probabilities(logits.numpy(), self.task), targets.numpy(), np.arange(len(unique)))
         self.log("val_loss", self.validation_objective(logits, targets), prog_bar=True, rank_zero_only=False)
         self.log("val_auroc", mean_auroc(scores), prog_bar=True, rank_zero_only=False)
 
@@ -135,7 +135,7 @@ class ClassifierModule(L.LightningModule):
         names = ", ".join(self.files[int(i)] for i in index)
         return (
             f"the loss is {loss} at epoch {self.current_epoch + 1}, step {self.global_step}; "
-            f"the last good epoch is kept: lower --lr, or use --precision fp32, or look at the batch: {names}"
+            f"the last good epoch is kept: lower --lr, use --precision fp32, or inspect the batch: {names}"
         )
 
 

@@ -13,7 +13,7 @@ from softfree.core.options import OptimizerOptions
 
 
 def create_optimizer(model: nn.Module, options: OptimizerOptions) -> AdamW:
-    """AdamW without weight decay on norms, biases and positions; rates shrink by ``layer_decay`` per layer down."""
+    """Create AdamW without weight decay on norms, biases and positions; ``layer_decay`` lowers the rate per layer."""
     groups = param_groups_layer_decay(
         model,
         weight_decay=options.weight_decay,
@@ -26,12 +26,12 @@ def create_optimizer(model: nn.Module, options: OptimizerOptions) -> AdamW:
 
 
 def create_schedule(optimizer: AdamW, steps: int, warmup_fraction: float) -> LambdaLR:
-    """Linear rise over the first ``warmup_fraction`` part of ``steps``, then half a cosine down to 0."""
-    rising = max(1, round(steps * warmup_fraction))
+    """Create linear warmup over the first ``warmup_fraction`` of ``steps``, then cosine decay to 0."""
+    warmup = max(1, round(steps * warmup_fraction))
 
     def factor(step: int) -> float:
-        if step < rising:
-            return (step + 1) / rising
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
     return LambdaLR(optimizer, factor)

@@ -1,4 +1,4 @@
-"""Progressive image size: small images in the first epochs, which costs less, and full size in the last ones."""
+"""Progressive image size: small images in the first epochs, which cost less, and full size in the last ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SizeSchedule:
 
     Attributes:
         sides: In pixels, increasing to the full size. The smaller ones share the first half of the epochs.
-        epochs: Of the whole training.
+        epochs: Number of epochs.
         restore_contrast: Scale a reduced image back to its mean square, for images that were each normalized to
             standard deviation 1.
     """
@@ -29,7 +29,7 @@ class SizeSchedule:
 
     @classmethod
     def of(cls, options: TrainOptions) -> SizeSchedule:
-        """Double ``start_size`` until ``size`` is reached; without it, every epoch has full size."""
+        """Double ``start_size`` until ``size`` is reached; without it, all epochs use the full size."""
         sides = []
         if options.start_size is not None:
             doublings = math.ceil(math.log2(options.size / options.start_size))
@@ -37,12 +37,12 @@ class SizeSchedule:
         return cls((*sides, options.size), options.epochs, options.preset == "radiograph")
 
     def side(self, epoch: int) -> int:
-        """Side of the images in an epoch, counted from 0."""
+        """Return the side of the images in an epoch, counted from 0."""
         smaller, half = len(self.sides) - 1, self.epochs // 2
         return self.sides[epoch * smaller // half] if epoch < half else self.sides[-1]
 
     def work(self, epoch: int) -> float:
-        """Pixels of an image in an epoch, as a fraction of full size."""
+        """Return the pixels of an image in an epoch as a fraction of the full size."""
         return (self.side(epoch) / self.sides[-1]) ** 2
 
     def __call__(self, images: Tensor, epoch: int) -> Tensor:
@@ -52,24 +52,24 @@ class SizeSchedule:
             return images
         small = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
         if self.restore_contrast:
-            before, after = (batch.square().mean(dim=(1, 2, 3), keepdim=True) for batch in (images, small))
-            small = small * (before / after.clamp(min=1e-12)).sqrt()
+            full_power, power = (batch.square().mean(dim=(1, 2, 3), keepdim=True) for batch in (images, small))
+            small = small * (full_power / power.clamp(min=1e-12)).sqrt()
         return small
 
     def in_words(self) -> str:
         """Describe the sizes; empty if they are constant."""
-        first = [epoch for epoch in range(self.epochs) if epoch == 0 or self.side(epoch) != self.side(epoch - 1)]
-        if len(first) == 1:
+        changes = [epoch for epoch in range(self.epochs) if epoch == 0 or self.side(epoch) != self.side(epoch - 1)]
+        if len(changes) == 1:
             return ""
-        return ", ".join(f"{self.side(epoch)} pixels from epoch {epoch + 1} on" for epoch in first)
+        return ", ".join(f"{self.side(epoch)} pixels from epoch {epoch + 1} on" for epoch in changes)
 
 
 def check_start_size(options: TrainOptions, kind: str) -> None:
     """Refuse a start size out of range, or for images without a common size.
 
     Args:
-        options: Of the training.
-        kind: Of its samples.
+        options: All settings.
+        kind: Modality of the samples.
     """
     start = options.start_size
     if start is None:

@@ -1,4 +1,4 @@
-"""What is done with trained weights: calibrate, measure, compare with simpler models, record the cost."""
+"""After training: calibrate, evaluate, compare with simpler models, record the cost."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from softfree.training.loaders import TrainingSamples
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A finished training.
+    """A finished training run.
 
     Attributes:
         run: The calibrated run.
-        evaluation: What was measured. None for a training that had already finished, and in all processes of a
-            distributed training but the first.
+        evaluation: Its evaluation; None if training had already finished, and in all processes of distributed training
+            except the first.
     """
 
     run: Run
@@ -41,13 +41,13 @@ class TrainingResult:
 
 
 def measure_run(options: TrainOptions, table: Table, samples: TrainingSamples) -> TrainingResult:
-    """Calibrate a trained run on validation, measure it on test (else on validation), and write all results.
+    """Calibrate a trained run on validation, evaluate it on test (else on validation), and write all results.
 
-    Simpler models are fitted on the reduced samples that were kept while reading, and measured on the same split.
+    Simpler models are fitted on the reduced samples collected while reading, and evaluated on the same split.
     """
     run = Run.load(options.out)
-    fitted_on = {split: table.where(split) for split in ("train", "val")}
-    baselines = fit_baselines(fitted_on, samples.reduced, run.preprocessing.kind)
+    fitting_tables = {split: table.where(split) for split in ("train", "val")}
+    baselines = fit_baselines(fitting_tables, samples.reduced, run.preprocessing.kind)
     baselines.write(run.directory.baselines)
     splits: list[Split] = ["val", "test"] if len(table.where("test").frame) else ["val"]
     evaluation_options = EvaluateOptions(
@@ -77,39 +77,39 @@ def measure_run(options: TrainOptions, table: Table, samples: TrainingSamples) -
 
 
 def _report_near_duplicates(run: Run, table: Table, reduced: Mapping[str, Reduced]) -> None:
-    """Name images that are almost identical to one of another split, on the terminal and in the report."""
-    thumbnails = {split: kept.thumbnails for split, kept in reduced.items() if kept.thumbnails is not None}
+    """Warn of images that are almost identical to one of another split, on the terminal and in the report."""
+    thumbnails = {split: part.thumbnails for split, part in reduced.items() if part.thumbnails is not None}
     if not thumbnails:
         return
     rows = np.concatenate([table.where(split).frame["row"].to_numpy() for split in thumbnails])
-    splits = np.repeat(list(thumbnails), [len(kept) for kept in thumbnails.values()])
+    splits = np.repeat(list(thumbnails), [len(images) for images in thumbnails.values()])
     pairs = [(a, b) for a, b, _ in find_pairs(np.concatenate(list(thumbnails.values()))) if splits[a] != splits[b]]
     if not pairs:
         return
     examples = "; ".join(f"{rows[a]} ({splits[a]}) and {rows[b]} ({splits[b]})" for a, b in pairs[:3])
     more = f", and {len(pairs) - 3} more" if len(pairs) > 3 else ""
     warning = f"{counted(len(pairs), 'pair')} of identical or nearly identical images in different splits, so that"
-    warning += f" scores are too good: rows {examples}{more}; see: softfree check"
+    warning += f" scores are optimistic: rows {examples}{more}; see: softfree check"
     console.print(warning, style="yellow", highlight=False, markup=False, soft_wrap=True)
     run.config["table"]["copies"] = warning
     run.directory.write_config(run.config)
 
 
-def describe_cost(model: nn.Module, shape: tuple[int, ...], spent: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters, multiply-adds, time and memory of a training.
+def describe_cost(model: nn.Module, shape: tuple[int, ...], usage: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters, multiply-adds, time and memory of a training run.
 
     Args:
         model: The trained model.
-        shape: Of a sample, without the batch axis.
-        spent: Seconds, CPU seconds and peak bytes of all sessions.
+        shape: Shape of a sample, without the batch axis.
+        usage: Seconds, CPU seconds and peak bytes of all sessions.
     """
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "multiply_adds": multiply_adds(model, (1, *shape)),
         "shape": list(shape),
-        "seconds": round(spent["seconds"], 1),
-        "cpu_seconds": round(spent["cpu_seconds"], 1),
-        "resumed": spent["resumed"],
-        "peak_bytes": max(int(spent["peak_bytes"]), peak_memory()),
+        "seconds": round(usage["seconds"], 1),
+        "cpu_seconds": round(usage["cpu_seconds"], 1),
+        "resumed": usage["resumed"],
+        "peak_bytes": max(int(usage["peak_bytes"]), peak_memory()),
         "machine": describe_machine(),
     }

@@ -28,14 +28,14 @@ def create_trainer(options: TrainOptions, work: Callable[[int], float] = lambda 
     """Create a trainer that checkpoints after each epoch, logs to the run directory, and uses our own samplers.
 
     Args:
-        options: Of the training.
+        options: All settings.
         work: Relative work of an epoch, counted from 0, to estimate the remaining time.
 
     Raises:
         UserError: Devices are missing, or cannot share a batch.
     """
     checkpoints = RunDirectory(options.out).checkpoints
-    # Before the checkpoint of the epoch, which holds their state.
+    # Before the checkpoint callback, which saves their state.
     callbacks: list[Callback] = [ResourceUsage()]
     if options.patience is not None:
         callbacks.append(Patience(checkpoints / BEST, options.patience))
@@ -88,7 +88,7 @@ def _trainer(options: TrainOptions, callbacks: list[Callback]) -> L.Trainer:
 
 
 def silence_lightning() -> None:
-    """Silence Lightning, whose messages are for its developers."""
+    """Silence Lightning, whose messages are for developers."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
@@ -111,7 +111,7 @@ def explain_errors(out: Path, verb: str = "train") -> Iterator[None]:
         raise UserError(f"{_first_line(error)}; see --accelerator, --devices and --strategy") from None
     except UnpicklingError:
         raise UserError(
-            f"a checkpoint in {checkpoints} is damaged or holds more than weights, and is not opened; "
+            f"a checkpoint in {checkpoints} is damaged or contains more than weights, and was not opened; "
             f"delete it, then {resume}"
         ) from None
     except OSError as error:
@@ -124,7 +124,7 @@ def explain_errors(out: Path, verb: str = "train") -> Iterator[None]:
             raise UserError(f"a checkpoint in {checkpoints} is damaged; delete it, then {resume}") from None
         if "out of memory" in text or "can't allocate memory" in text:
             raise UserError(
-                "the training does not fit in memory; use a smaller --batch-size or --size, or --grad-checkpointing"
+                "training does not fit in memory; use a smaller --batch-size or --size, or --grad-checkpointing"
             ) from None
         raise
 

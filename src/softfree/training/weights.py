@@ -33,13 +33,13 @@ from softfree.models.weights.names import to_timm
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import read_yaml
 
-_STEMS = {"patch": "a patch projection", "conv": "a stem of strided convolutions", "pool": "a stem with maxima"}
+_STEMS = {"patch": "a patch projection", "conv": "a stem of strided convolutions", "pool": "a stem with max pooling"}
 CONVERSION_IMAGES = 64
-"""Training images that a conversion looks at: docs/how-to/convert.md."""
+"""Training images used for a conversion: docs/how-to/convert.md."""
 
 
 def options_for_weights(options: TrainOptions) -> tuple[TrainOptions, tuple[str, ...]]:
-    """Set options that published weights imply and the user left open: the stem, and what SeqNorm normalizes.
+    """Set options that pretrained weights imply and the user left open: the stem, and what SeqNorm normalizes.
 
     Returns:
         The options, and a sentence for each choice.
@@ -65,31 +65,31 @@ def options_for_weights(options: TrainOptions) -> tuple[TrainOptions, tuple[str,
 
 def _refuse_rotary(options: TrainOptions, names: set[str]) -> None:
     """Refuse published weights with rotary position embeddings, which this attention does not have."""
-    own = RunDirectory(str(options.weights)).is_run()
-    if not own and "pos_embed" not in names and options.model_options.get("pos", "learn") == "learn":
+    is_run = RunDirectory(str(options.weights)).is_run()
+    if not is_run and "pos_embed" not in names and options.model_options.get("pos", "learn") == "learn":
         raise UserError(
             f"--weights {options.weights} has no learned positions, like models with rotary positions (DINOv3);"
-            " choose weights with pos_embed, or do without positions: --model-options '{pos: none}'"
+            " choose weights with pos_embed, or train without positions: --model-options '{pos: none}'"
         )
 
 
 def is_softmax(source: str, names: set[str]) -> bool:
     """Whether weights come from a vision transformer with softmax attention, judged by their run or names."""
-    model = _stated_model(source)
+    model = _model_arguments(source)
     if model is not None:
         return str(model.get("name", "")).startswith("softmax_")
-    own = [name for name in names if name.startswith("blocks.0.attn.")]
-    return "blocks.0.attn.qkv.weight" in own and not any("_norm." in name for name in own)
+    attention = [name for name in names if name.startswith("blocks.0.attn.")]
+    return "blocks.0.attn.qkv.weight" in attention and not any("_norm." in name for name in attention)
 
 
 def _stem_of(source: str, names: set[str]) -> Any:
-    """Stem of the model that weights come from; None if unknown."""
-    stem = (_stated_model(source) or {}).get("stem")
+    """Return the stem of the model that weights come from; None if unknown."""
+    stem = (_model_arguments(source) or {}).get("stem")
     return stem if stem in _STEMS else stem_of(names)
 
 
-def _stated_model(source: str) -> dict[str, Any] | None:
-    """Model arguments of a run; None if the weights are not from a run."""
+def _model_arguments(source: str) -> dict[str, Any] | None:
+    """Return the model arguments of a run; None if the weights are not from a run."""
     directory = RunDirectory(source)
     if not directory.is_run():
         return None
@@ -134,7 +134,7 @@ def imitate_softmax(
         sides: As for :func:`load_weights`.
 
     Returns:
-        A sentence on what was done or why not; None for weights that are not from a softmax model.
+        A sentence on what was done, or why not; None for weights that are not from a softmax model.
     """
     if not isinstance(model, VisionTransformer) or not is_softmax(source, set(to_timm(read_weights(source)))):
         return None
@@ -149,14 +149,14 @@ def imitate_softmax(
     load_weights(twin, source, sides)
     before, after = _set_scales(twin.eval(), model, _batches(samples))
     return (
-        f"softmax weights converted to SeqNorm on {min(CONVERSION_IMAGES, len(samples))} training images: the attentions differ"
-        f" from softmax's by {median(after):.2f} standard deviations (median of {len(after)} layers),"
+        f"softmax weights converted to SeqNorm on {min(CONVERSION_IMAGES, len(samples))} training images: the outputs"
+        f" of the attentions differ by {median(after):.2f} standard deviations (median of {len(after)} layers),"
         f" {median(before):.2f} without conversion"
     )
 
 
 def _batches(samples: SampleDataset) -> list[Tensor]:
-    """Batches of evenly chosen readable training images, of equal shape each."""
+    """Return batches of evenly chosen readable training images, each of one shape."""
     readable = [index for index in range(len(samples)) if index not in samples.failed]
     by_shape: dict[torch.Size, list[Tensor]] = {}
     for index in readable[:: max(1, len(readable) // CONVERSION_IMAGES)][:CONVERSION_IMAGES]:

@@ -134,7 +134,7 @@ def test_check_names_them(folder):
     near = {problem.kind: problem for problem in found.problems if problem.kind.startswith("near_dup")}
     across = near.pop("near_duplicate_across_splits")
     assert (across.severity, across.rows) == ("error", (0, 12))
-    assert across.message == "1 pair of nearly identical images in several splits; scores are too good"
+    assert across.message == "1 pair of nearly identical images in several splits; scores are optimistic"
     assert across.details[0].startswith("0.png (train) ~ jpeg.png (test): correlation 0.9")
     unlike = near.pop("near_duplicate_other_label")
     assert (unlike.severity, unlike.rows) == ("error", (1, 13))

@@ -1,4 +1,4 @@
-"""``softfree-lab study ablation``: variants x data sets x seeds, each trial a training in its own process.
+"""``softfree-lab study ablation``: variants x data sets x seeds, each trial a training run in its own process.
 
 The study is a queue that continues after an interruption: finished trials are in ``cells.jsonl``, and an interrupted
 one is resumed from its run directory. Trials are run seed by seed, so that an unfinished study is balanced.
@@ -60,7 +60,7 @@ WITHOUT_EFFECT = (
 )
 
 SET_BY_STUDY = {
-    "out": "because trainings are written to the study's --out",
+    "out": "because runs are written to the study's --out",
     "seed": "because the study sets it by --seeds",
     "image_root": "because paths are relative to the folder of the table: put the table there",
 }

@@ -34,7 +34,7 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # C of the regression; the best on validati
 
 
 def name_of(recipe: Mapping[str, Any]) -> str:
-    """Return the name of the baseline of a recipe, the options of a training without its table."""
+    """Return the name of the baseline of a recipe, the training options without the table."""
     return modality_of(TrainOptions(table=Path(), **recipe)).small_copy or f"{SIDE} x {SIDE} pixels"
 
 

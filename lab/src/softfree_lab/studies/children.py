@@ -1,4 +1,4 @@
-"""Child processes for trainings that end with their parent, however it ends.
+"""Child processes for training runs that end with their parent, however it ends.
 
 A child watches its standard input, whose other end the parent holds: the system closes it when the parent ends, even if
 the parent is killed. This works on every system, unlike signals on the death of a parent.

@@ -47,7 +47,7 @@ def attention_names(runs: Sequence[Run]) -> list[str]:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """Return the settings that decide the result of a training, except the seed."""
+    """Return the settings that decide the result of training, except the seed."""
     options = run.config["options"]
     names = [field.name for group in (ImageOptions, ModelOptions, OptimizerOptions) for field in fields(group)]
     settings: dict[str, Any] = {

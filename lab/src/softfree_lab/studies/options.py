@@ -27,7 +27,7 @@ class AblationOptions:
         baseline: Include a logistic regression on images of 32 x 32 pixels.
         margin: Non-inferiority margin: acceptable loss of AUROC against the first variant.
         num_bootstrap: Number of resamples of seeds and patients for the intervals.
-        jobs: Number of parallel trainings, which share the cores.
+        jobs: Number of parallel training runs, which share the cores.
         keep: Keep the run directories with their weights instead of only what the tables need.
         out: Folder for the record and the tables; an interrupted study resumes there.
         progress: Show a progress bar.

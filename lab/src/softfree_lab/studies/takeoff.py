@@ -1,7 +1,7 @@
-"""The steps until the validation AUROC of a training reaches a level.
+"""The steps until the validation AUROC of a training run reaches a level.
 
-If a finding is small, a training either takes off or stays near chance, and the final AUROC only shows which. The
-number of steps says more; a training that never takes off is censored at its end instead of excluded.
+If a finding is small, training either takes off or stays near chance, and the final AUROC only shows which. The
+number of steps says more; a run that never takes off is censored at its end instead of excluded.
 """
 
 from __future__ import annotations

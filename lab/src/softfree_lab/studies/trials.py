@@ -1,4 +1,4 @@
-"""The trials of a study, each a training, and the record of the finished ones."""
+"""The trials of a study, each a training run, and the record of the finished ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TrialKey(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A finished training with everything that the tables need, but without weights and names.
+    """A finished training run with everything that the tables need, but without weights and names.
 
     Attributes:
         key: Data set, variant and seed.
@@ -49,7 +49,7 @@ class Trial:
         patients: Numbers of the patients.
         probabilities: Calibrated probabilities (n, K), by side relative to training.
         cost: Seconds, CPU seconds, peak bytes, parameters, multiply-adds.
-        machine: The machine of the training.
+        machine: The machine it was trained on.
         curve: Steps and validation AUROC after each epoch; empty for a baseline, and in old records.
     """
 

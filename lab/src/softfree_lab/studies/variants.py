@@ -1,4 +1,4 @@
-"""The variants of a recipe that studies compare: named changes to the options of a training."""
+"""The variants of a recipe that studies compare: named changes to the training options."""
 
 from __future__ import annotations
 

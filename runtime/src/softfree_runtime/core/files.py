@@ -31,7 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free some space or name another folder"
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another folder"
         ) from None
     finally:
         with suppress(OSError):

@@ -74,7 +74,7 @@ def find_duplicates(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
     kinds = frame.groupby("pixels")[["split", "label"]].transform("nunique") > 1
     for problem in (
         _duplicates(
-            "error", "duplicate_across_splits", frame[kinds["split"]], "in several splits; scores are too good"
+            "error", "duplicate_across_splits", frame[kinds["split"]], "in several splits; scores are optimistic"
         ),
         _duplicates("error", "duplicate_other_label", frame[kinds["label"]], "with different labels; settle the label"),
         _duplicates("warning", "duplicate", frame[~kinds.any(axis=1)], "in the same split with the same label"),
@@ -91,7 +91,9 @@ def find_shared_patients(table: Table) -> Iterator[Problem]:
         yield Problem("warning", "no_patients", message)
     elif len(shared):
         images = counted(len(shared), "image")
-        message = f"{counted(shared['patient'].nunique(), 'patient')} in several splits ({images}); scores are too good"
+        message = (
+            f"{counted(shared['patient'].nunique(), 'patient')} in several splits ({images}); scores are optimistic"
+        )
         yield Problem("error", "patient_across_splits", message, _rows(shared), tuple(shared["path"]))
 
 
@@ -213,7 +215,7 @@ def find_near_duplicates(table: Table, pairs: Sequence[Pair]) -> Iterator[Proble
     across = [pair for pair in pairs if splits[pair.first] != splits[pair.second]]
     unlike = [pair for pair in pairs if labels[pair.first] != labels[pair.second]]
     if across:
-        yield _problem("near_duplicate_across_splits", table, across, "in several splits; scores are too good")
+        yield _problem("near_duplicate_across_splits", table, across, "in several splits; scores are optimistic")
     if unlike:
         yield _problem("near_duplicate_other_label", table, unlike, "with different labels; settle the label")
 

@@ -144,7 +144,7 @@ def wanted_label(path: Path, columns: Sequence[str], label: str | None) -> str:
     if label is None:
         raise UserError(f"name the column to predict with --label COLUMN; {path} has {', '.join(columns)}")
     if label not in columns:
-        raise no_column(path, label, columns, "name another with --label")
+        raise no_column(path, label, columns, "choose another with --label")
     return label
 
 
