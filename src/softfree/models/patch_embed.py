@@ -188,22 +188,25 @@ def fit_image(x: Tensor, in_chans: int, patch_size: int) -> Tensor:
 
 
 def run_layers(stem: nn.Sequential, x: Tensor) -> Tensor:
-    """Run a stem's convolutions with the channels last, so that the result lies in memory as tokens do.
-
-    One channel lies in memory in both layouts at once, and torch then takes the slower one (two to four times in
-    bfloat16): so the layout is set again after the first convolution.
-    """
+    """Run a stem's convolutions with the channels last, so that the result lies in memory as tokens do."""
     first, *others = stem
-    x = channels_last(first(channels_last(x)))
+    x = channels_last(first(channels_last(x)))  # torch keeps the layout of one channel in most cases, not in all
     for layer in others:
         x = layer(x)
     return x
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Lay images or volumes (B, C, sides...) out with their channels last; torch.func knows no such layout."""
-    layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
-    return x if transformed() else x.contiguous(memory_format=layout)
+    """Lay images or volumes (B, C, sides...) out with their channels last; torch.func knows no such layout.
+
+    One channel lies in memory in both layouts at once: torch goes by its strides, and would compute and copy in the
+    slower one (half of the time of a stem in bfloat16) if these said that the channels come first.
+    """
+    if transformed():
+        return x
+    if x.shape[1] == 1 and not torch.compiler.is_exporting():
+        return x.squeeze(1).unsqueeze(-1).movedim(-1, 1)
+    return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
 
 
 def to_tokens(x: Tensor) -> tuple[Tensor, Grid]:
