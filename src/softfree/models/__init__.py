@@ -1,4 +1,4 @@
-"""Models of images, volumes, bags and pyramids by name; their tokenizers and encoder; published weights."""
+"""Models of images, volumes and bags, and pyramids, by name; their tokenizers and encoder; published weights."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ COORDINATES = len(SLIDE_WAVES)
 class TileEmbed(nn.Module):
     """Tile features to tokens: LayerNorm, projection, plus the code of the tile's position.
 
-    The norm has no scale and shift: the projection after it can represent them, and training without them keeps one
-    copy of the features less.
+    The norm has no scale and shift: the projection after it can represent them, and training keeps one copy of the
+    features less.
 
     Args:
         in_features: F.
@@ -40,19 +40,19 @@ class TileEmbed(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map tiles (B, N, F + 3) with their mask (B, N) to tokens (B, N, C); padding gives finite tokens.
 
-        Without gradients, tiles are taken in chunks, which avoids a second copy of all features.
+        Without gradients, tiles are processed in chunks, which avoids a second copy of all features.
         """
-        rows = max(256, PART // x.shape[2])
+        chunk_size = max(256, PART // x.shape[2])
         whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if whole or x.shape[1] <= rows:
+        if whole or x.shape[1] <= chunk_size:
             return self._embed(x, mask)
         tokens = None
-        for start in range(0, x.shape[1], rows):
-            part = slice(start, start + rows)
-            chunk = self._embed(x[:, part], None if mask is None else mask[:, part])
+        for start in range(0, x.shape[1], chunk_size):
+            span = slice(start, start + chunk_size)
+            chunk = self._embed(x[:, span], None if mask is None else mask[:, span])
             if tokens is None:
                 tokens = chunk.new_empty(*x.shape[:2], self.embed_dim)
-            tokens[:, part] = chunk
+            tokens[:, span] = chunk
         assert tokens is not None  # a bag has at least one tile
         return tokens
 
@@ -82,16 +82,16 @@ class BagTransformer(Classifier):
         num_heads: Number of heads.
         mlp_ratio: Hidden width of the MLPs over C.
         attention: A name of :data:`~softfree.attention.ATTENTIONS`.
-        attention_options: Keywords of the attention method. ``conv_dims`` of SOFT and Nystromformer is 1 by default.
+        attention_options: Keywords of the attention method; ``conv_dims`` of SOFT and Nystromformer is 1 by default.
         pool: A name of :data:`~softfree.models.pooling.POOLINGS`; see :class:`Classifier`.
         class_token: Prepend a class token; default: only if ``pool`` is "token".
         pos: "mm", fixed codes of a tile's position, or "none".
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
         proj_drop: Dropout after each projection.
         layer_scale: Initial value of a learned factor on each branch; None for no factor.
-        mlp_chunk: Tiles that an MLP takes at once; see :class:`Block`. No effect on smaller bags; None for all at once.
-            With :meth:`set_grad_checkpointing`, a training step of the tiny size on 20,000 tiles of 512 features stays
-            below 2 GiB for the whole process.
+        mlp_chunk: Number of tiles that an MLP processes at a time; see :class:`Block`. No effect on smaller bags; None
+            for all tiles. With :meth:`set_grad_checkpointing`, a training step of the tiny size on 20,000 tiles of 512
+            features stays below 2 GiB for the whole process.
         act: Activation of the MLPs: "gelu", or "relu2" or "hardswish", which need no erf or exp.
         pool_options: Keywords of the pooling.
 
@@ -175,7 +175,7 @@ class BagTransformer(Classifier):
 
 
 def collate_bags(bags: Sequence[Tensor]) -> Tensor:
-    """Collate bags (N_i, F + 3) to a batch (B, max N, F + 3): padding has NaN coordinates and zero features.
+    """Collate bags (N_i, F + 3) into a batch (B, max N, F + 3); padding has NaN coordinates and zero features.
 
     Raises:
         UserError: No bags, or bags of different widths.

@@ -1,4 +1,4 @@
-"""The parts that all transformer classifiers share: class token, encoder, pooling, head."""
+"""Parts shared by all transformer classifiers: class token, encoder, pooling, head."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from softfree_runtime.core.errors import UserError, unknown_name
 
 
 class HeadedModel(nn.Module, PyTorchModelHubMixin, library_name="softfree", tags=["image-classification"]):
-    """Base of all classifiers: a linear ``head`` that timm can get and reset, and the methods of the Hugging Face hub.
+    """Base of all classifiers: a linear ``head`` that timm can get and reset, and the methods of the Hugging Face Hub.
 
     Attributes:
         num_classes: Number of logits; 0 to return pooled features.
@@ -32,7 +32,7 @@ class HeadedModel(nn.Module, PyTorchModelHubMixin, library_name="softfree", tags
     head: nn.Module
 
     def make_head(self) -> nn.Module:
-        """Create the last layer for ``num_classes``."""
+        """Create the head for ``num_classes``."""
         return nn.Linear(self.num_features, self.num_classes) if self.num_classes else nn.Identity()
 
     def classify(self, pooled: Tensor) -> Tensor:
@@ -50,10 +50,10 @@ class HeadedModel(nn.Module, PyTorchModelHubMixin, library_name="softfree", tags
         return self.head
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the head for another number of classes; 0 for none."""
+        """Replace the head by one for another number of classes; 0 for none."""
         self.num_classes = num_classes
         if isinstance(self._hub_mixin_config, dict):
-            self._hub_mixin_config["num_classes"] = num_classes  # what save_pretrained writes
+            self._hub_mixin_config["num_classes"] = num_classes  # written by save_pretrained
         like = next(self.parameters())
         self.head = self.make_head().apply(init_linear).to(like.device, like.dtype)
 
@@ -67,13 +67,13 @@ class Classifier(HeadedModel):
     Args:
         num_classes: Number of logits; 0 to return pooled features.
         embed_dim: Width C.
-        pool: A name of :data:`~softfree.models.pooling.POOLINGS`. "avg" over the real tokens, then ``fc_norm``; all
-            others after ``norm``: "token", the class token; "topk" or "mean_topk".
+        pool: A name of :data:`~softfree.models.pooling.POOLINGS`: "avg" over the real tokens, then ``fc_norm``; or,
+            after ``norm``, "token" (the class token), "topk" or "mean_topk".
         class_token: Prepend a class token; None: only if ``pool`` is "token".
         pool_options: Keywords of the pooling, such as ``one_in`` of "topk".
 
     Raises:
-        UserError: An unknown pooling or option, or pooling of a class token that does not exist.
+        UserError: An unknown pooling or option, or "token" without a class token.
     """
 
     patch_embed: nn.Module
@@ -102,14 +102,14 @@ class Classifier(HeadedModel):
     def add_encoder(
         self, depth: int, num_heads: int, drop_path_rate: float, attention_options: dict[str, Any], **options: Any
     ) -> None:
-        """Create the blocks, the norm before or after the pooling, and the head; then initialize all weights.
+        """Create the blocks, the norm before or after pooling, and the head; then initialize all weights.
 
         Args:
             depth: Number of blocks.
             num_heads: Number of heads.
             drop_path_rate: Stochastic depth of the last block.
-            attention_options: Keywords of the attention; methods that treat the class token separately get its
-                position.
+            attention_options: Keywords of the attention; methods that treat the class token separately are told
+                whether there is one.
             **options: Other keywords of :class:`Block`.
         """
         if "class_token_in_statistics" in attention_options:
@@ -159,7 +159,7 @@ class Classifier(HeadedModel):
         return tokens[:, :1] if self.pool == "token" else tokens[:, self.num_prefix_tokens :]
 
     def no_weight_decay(self) -> set[str]:
-        """Name the parameters with more than one axis that get no weight decay."""
+        """Return the names of parameters with more than one axis that get no weight decay."""
         return {"pos_embed", "cls_token"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -193,13 +193,13 @@ def check_grid_mask(x: Tensor, mask: Tensor, patch: Sequence[int], kind: str) ->
 
 
 def check_names(**choices: tuple[str, Sequence[str]]) -> None:
-    """Check choices, each (value, known values)."""
+    """Check choices, each (value, allowed values)."""
     for option, (value, known) in choices.items():
         if value not in known:
             raise unknown_name(option, value, known)
 
 
 def grid_options(attention: str, options: dict[str, Any] | None, **defaults: Any) -> dict[str, Any]:
-    """Add to an attention's options those ``defaults`` that it knows; they depend on the number of grid axes."""
+    """Add those ``defaults``, which depend on the number of grid axes, to an attention's options that it has."""
     known = option_names(ATTENTIONS[attention]) if attention in ATTENTIONS else set()
     return {name: value for name, value in defaults.items() if name in known} | (options or {})

@@ -2,8 +2,8 @@
 
 Heads are torchvision's (RetinaNet: Lin et al. 2017, arXiv:1708.02002; Mask R-CNN: He et al. 2017, arXiv:1703.06870;
 both on a feature pyramid, arXiv:1612.03144) and segmentation-models-pytorch's (semantic FPN: Kirillov et al. 2019,
-arXiv:1901.02446; UPerNet: Xiao et al. 2018, arXiv:1807.10221). The code of SOFT's own dense models is not
-published; these are the standard constructions, not copies.
+arXiv:1901.02446; UPerNet: Xiao et al. 2018, arXiv:1807.10221). SOFT's own dense models are not published; these are
+the standard constructions, not copies.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ def feature_net(backbone: Backbone, stages: tuple[int, ...] = (0, 1, 2, 3), *, f
     Args:
         backbone: A name, or a pyramid, which is copied with its weights.
         stages: Stages whose maps are returned, from 0.
-        freeze_norms: Freeze statistics and weights of the batch norms: for pretrained weights and batches too small for
-            statistics.
+        freeze_norms: Freeze statistics and weights of the batch norms, for pretrained weights and small batches.
 
     Raises:
         UserError: An unknown name.
@@ -81,7 +80,7 @@ def retinanet(backbone: Backbone, num_classes: int, *, freeze_norms: bool = Fals
         backbone: A name, such as "soft_tiny", or a pyramid with weights.
         num_classes: The largest label plus one, as in torchvision: 91 for COCO's own numbers.
         freeze_norms: See :func:`feature_net`.
-        **options: Of :class:`torchvision.models.detection.RetinaNet`, such as ``min_size``.
+        **options: Keywords of :class:`torchvision.models.detection.RetinaNet`, such as ``min_size``.
 
     Returns:
         In training, ``model(images, targets)`` returns losses; in evaluation, ``model(images)`` returns boxes. Images
@@ -98,12 +97,12 @@ def mask_rcnn(backbone: Backbone, num_classes: int, *, freeze_norms: bool = Fals
 
     Args:
         backbone: A name, such as "soft_tiny", or a pyramid with weights.
-        num_classes: Includes the background, number 0: 91 for COCO's own numbers.
+        num_classes: Includes the background, class 0: 91 for COCO's own numbers.
         freeze_norms: See :func:`feature_net`.
-        **options: Of :class:`torchvision.models.detection.MaskRCNN`, such as ``min_size``.
+        **options: Keywords of :class:`torchvision.models.detection.MaskRCNN`, such as ``min_size``.
 
     Returns:
-        As :func:`retinanet`, with masks.
+        As for :func:`retinanet`, with masks.
     """
     stages = (0, 1, 2, 3)
     body = feature_net(backbone, stages, freeze_norms=freeze_norms)
@@ -115,7 +114,7 @@ class Segmenter(nn.Module):
 
     Args:
         net: The network, for sides that are multiples of 32.
-        in_chans: Its channels.
+        in_chans: Its input channels.
     """
 
     def __init__(self, net: nn.Module, in_chans: int) -> None:
@@ -134,19 +133,19 @@ def semantic_fpn(backbone: Backbone, num_classes: int, **options: Any) -> Segmen
     Args:
         backbone: A name, such as "soft_tiny", or a pyramid with weights.
         num_classes: Number of logits for each pixel.
-        **options: Of ``segmentation_models_pytorch.FPN``.
+        **options: Keywords of ``segmentation_models_pytorch.FPN``.
 
     Raises:
-        UserError: Segmentation-models-pytorch is not installed.
+        UserError: segmentation-models-pytorch is not installed.
     """
     return _segmenter("FPN", backbone, num_classes, options)
 
 
 def upernet(backbone: Backbone, num_classes: int, **options: Any) -> Segmenter:
-    """Make a UPerNet; options are of ``segmentation_models_pytorch.UPerNet``, the rest as :func:`semantic_fpn`.
+    """Create a UPerNet; see :func:`semantic_fpn`, with the keywords of ``segmentation_models_pytorch.UPerNet``.
 
-    It is 512 wide by default, with which its parameters are about those published: 53.3 and 75.0 million for
-    soft_norm_small and soft_norm_medium and 150 classes, against 54 and 76 (README of the official repository).
+    Its default width of 512 gives about the published parameter counts: 53.3 and 75.0 million for soft_norm_small and
+    soft_norm_medium with 150 classes, against 54 and 76 (README of the official repository).
     """
     return _segmenter("UPerNet", backbone, num_classes, {"decoder_channels": 512, **options})
 

@@ -31,8 +31,9 @@ class Block(nn.Module):
         proj_drop: Dropout in the MLP and after the attention's projection.
         drop_path: Probability that a sample skips a branch in training (stochastic depth).
         layer_scale: Initial value of a learned factor per feature on each branch; None for no factor.
-        mlp_chunk: Tokens that the MLP takes at once, recomputing its activations in the backward pass: less memory,
-            about a quarter more time for the MLP. None: all tokens in training, what the cache holds in inference.
+        mlp_chunk: Number of tokens that the MLP processes at a time, recomputing its activations in the backward pass:
+            less memory, about a quarter more time for the MLP. None: all in training, as many as fit the cache in
+            inference.
         pos_conv: Convolve the tokens over the grid before the attention.
         act: Activation of the MLP, a name of :data:`~softfree.models.layers.ACTS`.
     """
@@ -54,7 +55,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         if mlp_chunk is not None and mlp_chunk < 1:
-            raise UserError(f"Got mlp_chunk={mlp_chunk}: expected a number of tokens from 1 on, or None.")
+            raise UserError(f"Got mlp_chunk={mlp_chunk}: expected a positive number of tokens, or None.")
         options = {"qkv_bias": True, "proj_drop": proj_drop, **(attention_options or {})}
         self.pos_conv = PositionalConv(dim) if pos_conv else None
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
@@ -74,7 +75,7 @@ class Block(nn.Module):
         Args:
             x: Tokens; those of the grid come last.
             mask: Boolean (B, N), True for real tokens, or None for all.
-            grid: Rows and columns of the tokens, needed by ``pos_conv`` and attentions with landmarks.
+            grid: Rows and columns of the tokens; required by ``pos_conv`` and attentions with landmarks.
         """
         if self.pos_conv is not None:
             x = self.pos_conv(x, grid, mask)

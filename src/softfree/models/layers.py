@@ -48,17 +48,17 @@ def act_layer(name: str) -> type[nn.Module]:
 def apply_in_chunks(
     function: Callable[[Tensor], Tensor], x: Tensor, max_width: int, chunk: int | None = None
 ) -> Tensor:
-    """Apply a token-wise ``function`` to all tokens of ``x``, so that its wide inside never exists for all at once.
+    """Apply a token-wise ``function`` to the tokens of ``x`` in chunks, to limit the memory of its wide activations.
 
-    Without gradients, ``chunk`` tokens are taken at once; if None, a CPU takes as many as fit its cache, which is
-    fastest, and other devices take all. With gradients, each chunk is recomputed in the backward pass, so that only the
-    inputs are kept; if ``chunk`` is None, all tokens are taken at once.
+    Without gradients, ``chunk`` tokens are processed at a time; if None, a CPU processes as many as fit its cache,
+    which is fastest, and other devices process all. With gradients, each chunk is recomputed in the backward pass, so
+    that only the inputs are kept; if ``chunk`` is None, all tokens are processed together.
 
     Args:
         function: From (1, n, C) to (1, n, C).
         x: Tokens (B, N, C).
         max_width: Features of the widest tensor inside ``function``.
-        chunk: Tokens at once, or None for the rule above.
+        chunk: Tokens per chunk, or None for the rule above.
 
     Returns:
         (B, N, C).
@@ -69,21 +69,21 @@ def apply_in_chunks(
     whole = plain_only() or torch.jit.is_tracing()
     if chunk is None or whole or x.shape[0] * x.shape[1] <= chunk:
         return function(x)
-    tokens = x.flatten(0, 1).unsqueeze(0)  # (1, B N, C)
-    chunks = tokens.split(chunk, dim=1)
+    all_tokens = x.flatten(0, 1).unsqueeze(0)  # (1, B N, C)
+    chunks = all_tokens.split(chunk, dim=1)
     if training:
-        outputs = [checkpoint(function, part, use_reentrant=False) for part in chunks]
+        outputs = [checkpoint(function, tokens, use_reentrant=False) for tokens in chunks]
         return torch.cat(outputs, dim=1).view_as(x)
     first = function(chunks[0])
-    out = first.new_empty(tokens.shape)
+    out = first.new_empty(all_tokens.shape)
     out[:, :chunk] = first
-    for number, part in enumerate(chunks[1:], start=1):
-        out[:, number * chunk : number * chunk + part.shape[1]] = function(part)
+    for number, tokens in enumerate(chunks[1:], start=1):
+        out[:, number * chunk : number * chunk + tokens.shape[1]] = function(tokens)
     return out.view_as(x)
 
 
 class StochasticDepth(DropPath):
-    """timm's DropPath, with which a sample skips a branch; the draws can be made for a whole step (Huang et al. 2016).
+    """timm's DropPath (Huang et al. 2016): a sample skips a branch. The factors can be drawn for a whole step.
 
     Attributes:
         factors: Factor of each sample of the next batch, (B,); None draws them from torch's generator, as timm does.
@@ -99,7 +99,7 @@ class StochasticDepth(DropPath):
 
 
 def draw_drop_paths(model: nn.Module, samples: int, rows: Tensor, device: torch.device) -> None:
-    """Draw for all ``samples`` of a step from torch's generator, and keep the factors of the samples at ``rows``."""
+    """Draw factors for all ``samples`` of a step from torch's generator, and keep those of the samples at ``rows``."""
     for layer in _depth_layers(model):
         if layer.drop_prob:
             kept = torch.empty(samples, device=device).bernoulli_(1 - layer.drop_prob)
@@ -114,34 +114,34 @@ def clear_drop_paths(model: nn.Module) -> None:
 
 @contextmanager
 def sample_drop_paths(model: nn.Module, row: int) -> Iterator[None]:
-    """Use only the factors of one sample of the batch, which is passed by itself."""
-    drawn = [(layer, layer.factors) for layer in _depth_layers(model) if layer.factors is not None]
-    for layer, factors in drawn:
+    """Use only the factors of one sample of the batch, which is processed alone."""
+    saved = [(layer, layer.factors) for layer in _depth_layers(model) if layer.factors is not None]
+    for layer, factors in saved:
         layer.factors = factors[row : row + 1]
     try:
         yield
     finally:
-        for layer, factors in drawn:
+        for layer, factors in saved:
             layer.factors = factors
 
 
 def drop_path_checkpoint_options(block: nn.Module) -> dict[str, Any]:
-    """Return keywords of torch's ``checkpoint`` with which a recomputed block uses the same factors."""
-    drawn = [(layer, layer.factors) for layer in _depth_layers(block)]
-    if all(factors is None for _, factors in drawn):
+    """Return the keywords of torch's ``checkpoint`` that make a recomputed block use the same factors."""
+    saved = [(layer, layer.factors) for layer in _depth_layers(block)]
+    if all(factors is None for _, factors in saved):
         return {}
-    return {"context_fn": lambda: (nullcontext(), _use_factors(drawn))}
+    return {"context_fn": lambda: (nullcontext(), _use_factors(saved))}
 
 
 @contextmanager
-def _use_factors(drawn: list[tuple[StochasticDepth, Tensor | None]]) -> Iterator[None]:
-    current = [layer.factors for layer, _ in drawn]
-    for layer, factors in drawn:
+def _use_factors(saved: list[tuple[StochasticDepth, Tensor | None]]) -> Iterator[None]:
+    current = [layer.factors for layer, _ in saved]
+    for layer, factors in saved:
         layer.factors = factors
     try:
         yield
     finally:
-        for (layer, _), factors in zip(drawn, current, strict=True):
+        for (layer, _), factors in zip(saved, current, strict=True):
             layer.factors = factors
 
 

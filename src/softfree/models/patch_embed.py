@@ -33,11 +33,11 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Grid]:
-        """Make the tokens of an image.
+        """Tokenize images.
 
         Args:
             x: (B, any channels, H, W).
-            mask: True for real tokens (B, N), or None; patches do not overlap, so that none is needed here.
+            mask: True for real tokens (B, N), or None; not used, since patches do not overlap.
 
         Returns:
             Tokens (B, N, C) in raster order, and the grid (h, w) with N = h w.
@@ -45,8 +45,8 @@ class PatchEmbed(nn.Module):
         x = fit_image(x, self.in_chans, self.patch_size)
         p, weight = self.patch_size, self.proj.weight
         grid = (x.shape[2] // p, x.shape[3] // p)
-        # One plain product: on large images far faster than torch's convolution, and the tokens come out in the
-        # order in which every layer after reads them.
+        # One matrix product: far faster than torch's convolution on large images, and with the memory layout that the
+        # following layers need.
         x = x.unflatten(2, (grid[0], p)).unflatten(4, (grid[1], p))  # (B, channels, h, p, w, p)
         x = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, h w, channels p p)
         return F.linear(x, weight.flatten(1), self.proj.bias), grid
@@ -56,19 +56,19 @@ class ConvStem(nn.Module):
     """3 x 3 convolutions of stride 2 down to the patch size, after Xiao et al. 2021, "Early convolutions".
 
     There is no norm between them: one over the channels of a pixel would make faint noise as loud as a small bright
-    finding, and one over the batch or the image would let neighbors or distant tokens in. Weights start at He et
-    al.'s scale instead. Widths double towards C.
+    finding, and one over the batch or the image would mix in other images or distant tokens. Weights have He
+    initialization instead. Widths double toward C.
 
     Args:
-        patch_size: Side of the square that a token stands for: a power of two, at least 2.
+        patch_size: Side of the square that a token represents: a power of two, at least 2.
         in_chans: Channels of the first convolution; images may have another number, see :func:`fit_image`.
         embed_dim: Width C of a token.
 
     Attributes:
-        halo: Rows of tokens above and below a token whose pixels it sees a part of.
+        halo: Rows of tokens above and below a token that its receptive field reaches into.
 
     Raises:
-        UserError: A patch size that is no power of two.
+        UserError: A patch size that is not a power of two.
     """
 
     halo = (1, 0)
@@ -88,18 +88,18 @@ class ConvStem(nn.Module):
                 nn.init.constant_(layer.bias, 0)  # type: ignore[arg-type]
 
     def _layers(self, widths: Sequence[int]) -> list[nn.Module]:
-        """Make the layers from ``widths[0]`` channels of pixels to ``widths[-1]`` of tokens."""
+        """Create the layers from ``widths[0]`` channels of pixels to ``widths[-1]`` of tokens."""
         layers: list[nn.Module] = []
         for inner, outer in pairwise(widths):
             layers += [nn.Conv2d(inner, outer, 3, stride=2, padding=1), nn.GELU()]
         return layers[:-1]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Grid]:
-        """Make the tokens of an image.
+        """Tokenize images.
 
         Args:
             x: (B, any channels, H, W).
-            mask: True for real tokens (B, N), or None. The pixels of the others are set to zero first, because the
+            mask: True for real tokens (B, N), or None. Pixels of other tokens are set to zero first, because the
                 convolutions overlap.
 
         Returns:
@@ -116,17 +116,17 @@ class ConvStem(nn.Module):
 
 
 class PoolStem(ConvStem):
-    """3 x 3 convolutions, each followed by a maximum over 2 x 2 pixels but for the first, which has stride 2.
+    """3 x 3 convolutions, each followed by 2 x 2 max pooling except the first, which has stride 2.
 
     After the tokenizer of Hassani et al. 2021, "Escaping the big data paradigm with compact transformers" (CCT,
-    arXiv:2104.05704). A strided convolution adds up what lies in its window, so that a few bright pixels and the same
-    brightness spread over many are nearly one to it; a maximum tells them apart and carries a finding of two pixels up
-    to its token. Windows do not overlap, so that a token sees no further than its neighbors, as with :class:`ConvStem`.
-    The maximum is taken before GELU, not after it as in CCT, so that GELU is computed for a quarter of the pixels: on a
-    CPU this takes a fourth off the time of a training step's stem.
+    arXiv:2104.05704). A strided convolution averages over its window and hardly distinguishes a few bright pixels from
+    the same brightness spread over many; a maximum does, and carries a finding of two pixels up to its token. Windows
+    do not overlap, so that a token sees no further than its neighbors, as with :class:`ConvStem`. The maximum is taken
+    before GELU, not after it as in CCT, so that GELU is computed for a quarter of the pixels: on a CPU this saves a
+    quarter of the stem's time in a training step.
 
     Args:
-        patch_size: Side of the square that a token stands for: a power of two, at least 4.
+        patch_size: Side of the square that a token represents: a power of two, at least 4.
         in_chans: Channels of the first convolution; images may have another number, see :func:`fit_image`.
         embed_dim: Width C of a token.
 
@@ -143,31 +143,31 @@ class PoolStem(ConvStem):
         layers: list[nn.Module] = [nn.Conv2d(widths[0], widths[1], 3, stride=2, padding=1), nn.GELU()]
         for inner, outer in pairwise(widths[1:]):
             layers += [nn.Conv2d(inner, outer, 3, padding=1), nn.MaxPool2d(2), nn.GELU()]
-        return layers[:-1]  # tokens are no activations
+        return layers[:-1]  # no activation on the tokens
 
 
 STEMS: dict[str, type[PatchEmbed] | type[ConvStem]] = {"patch": PatchEmbed, "conv": ConvStem, "pool": PoolStem}
 
 
 def stem_of(names: Collection[str]) -> str | None:
-    """Tell the stem that weights of these names belong to; None where they have none or could be of two."""
+    """Infer the stem from the names of weights; None if they have no stem or fit two."""
     if "patch_embed.proj.weight" in names:
         return "patch"
     convolutions = {name.split(".")[2] for name in names if name.startswith("patch_embed.stem.")}
-    if convolutions in (set(), {"0", "2"}):  # with two convolutions, the maximum is behind both
+    if convolutions in (set(), {"0", "2"}):  # with two convolutions, both stems have the same names
         return None
     return "pool" if "5" in convolutions else "conv"
 
 
 def fit_image(x: Tensor, in_chans: int, patch_size: int) -> Tensor:
-    """Bring an image to the channels and to a multiple of the patch that a tokenizer expects.
+    """Match images to a tokenizer's channels, and pad them to whole patches.
 
-    In an image of another channel count, the mean of the channels is repeated: gray in a color model equals
-    gray copied to each channel. The bottom and the right are padded with zeros.
+    For another channel count, the mean of the channels is repeated: gray in a color model equals gray copied to each
+    channel. The bottom and the right are padded with zeros.
 
     Args:
         x: (B, any channels, H, W).
-        in_chans: Channels that are wanted.
+        in_chans: Channels that the tokenizer expects.
         patch_size: Side p of a patch in pixels.
 
     Returns:
@@ -181,26 +181,26 @@ def fit_image(x: Tensor, in_chans: int, patch_size: int) -> Tensor:
     if x.shape[1] != in_chans:
         x = x.mean(dim=1, keepdim=True).expand(-1, in_chans, -1, -1)
     bottom, right = -x.shape[2] % patch_size, -x.shape[3] % patch_size
-    # A compiled graph pads always, or it would be bound to sizes that are multiples.
+    # A compiled graph always pads; otherwise it would be specialized to sizes that are multiples.
     if torch.compiler.is_compiling() or bottom or right:
         x = F.pad(x, (0, right, 0, bottom))
     return x
 
 
 def run_layers(stem: nn.Sequential, x: Tensor) -> Tensor:
-    """Run a stem's convolutions with the channels last, so that the result lies in memory as tokens do."""
-    first, *others = stem
+    """Run a stem's convolutions in channels-last format, so that the result has the memory layout of tokens."""
+    first, *rest = stem
     x = channels_last(first(channels_last(x)))  # torch keeps the layout of one channel in most cases, not in all
-    for layer in others:
+    for layer in rest:
         x = layer(x)
     return x
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Lay images or volumes (B, C, sides...) out with their channels last; torch.func knows no such layout.
+    """Convert (B, C, sides...) to channels-last memory format, except under torch.func, which does not support it.
 
-    One channel lies in memory in both layouts at once: torch goes by its strides, and would compute and copy in the
-    slower one (half of the time of a stem in bfloat16) if these said that the channels come first.
+    A single channel has both layouts: torch decides by its strides, and would compute and copy in the slower one (half
+    of the time of a stem in bfloat16) if they were channels-first.
     """
     if transformed():
         return x
@@ -210,5 +210,5 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def to_tokens(x: Tensor) -> tuple[Tensor, Grid]:
-    """Flatten (B, C, h, w) to tokens (B, h w, C) and the grid (h, w)."""
+    """Flatten (B, C, h, w) to tokens (B, h w, C); return them and the grid (h, w)."""
     return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])

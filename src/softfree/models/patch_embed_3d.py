@@ -30,37 +30,37 @@ class PatchEmbed3d(nn.Module):
         self.proj = nn.Conv3d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Grid3d]:
-        """Make the tokens of a volume.
+        """Tokenize volumes.
 
         Args:
             x: (B, any channels, D, H, W).
-            mask: True for real tokens (B, N), or None; patches do not overlap, so that none is needed here.
+            mask: True for real tokens (B, N), or None; not used, since patches do not overlap.
 
         Returns:
             Tokens (B, N, C) in raster order, and the grid (d, h, w) with N = d h w.
         """
         x = fit_volume(x, self.in_chans, self.patch_size)
         for axis, side in zip((2, 4, 6), self.patch_size, strict=True):
-            x = x.unflatten(axis, (x.shape[axis] // side, side))  # (B, channels, d, pd, h, ph, w, pw) in the end
+            x = x.unflatten(axis, (x.shape[axis] // side, side))  # finally (B, channels, d, pd, h, ph, w, pw)
         grid = (x.shape[2], x.shape[4], x.shape[6])
-        # One plain product, as for images.
+        # One matrix product, as for images.
         x = x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)  # (B, d h w, channels pd ph pw)
         return F.linear(x, self.proj.weight.flatten(1), self.proj.bias), grid
 
 
 class ConvStem3d(nn.Module):
-    """3 x 3 x 3 convolutions down to the patch, :class:`~softfree.models.patch_embed.ConvStem` in three dimensions.
+    """3 x 3 x 3 convolutions down to the patch size: :class:`~softfree.models.patch_embed.ConvStem` in 3D.
 
     Each has stride 2 on the axes whose patch side is not reached yet, and stride 1 on the others. Widths double
-    towards C. There is no norm, for the reasons given there.
+    toward C. There is no norm, for the reasons given there.
 
     Args:
-        patch_size: Sides of the box that a token stands for: powers of two, at least one of them above 1.
+        patch_size: Sides of the box that a token represents: powers of two, at least one of them above 1.
         in_chans: Channels of the first convolution; volumes may have another number, see :func:`fit_volume`.
         embed_dim: Width C of a token.
 
     Raises:
-        UserError: A side that is no power of two, or nothing to shrink.
+        UserError: A side that is not a power of two, or nothing to downsample.
     """
 
     name = "conv"
@@ -83,18 +83,18 @@ class ConvStem3d(nn.Module):
                 nn.init.constant_(layer.bias, 0)  # type: ignore[arg-type]
 
     def _layers(self, widths: Sequence[int], strides: Sequence[tuple[int, ...]]) -> list[nn.Module]:
-        """Make the layers from ``widths[0]`` channels of voxels to ``widths[-1]`` of tokens."""
+        """Create the layers from ``widths[0]`` channels of voxels to ``widths[-1]`` of tokens."""
         layers: list[nn.Module] = []
         for (inner, outer), stride in zip(pairwise(widths), strides, strict=True):
             layers += [nn.Conv3d(inner, outer, 3, stride=stride, padding=1), nn.GELU()]  # type: ignore[arg-type]
         return layers[:-1]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Grid3d]:
-        """Make the tokens of a volume.
+        """Tokenize volumes.
 
         Args:
             x: (B, any channels, D, H, W).
-            mask: True for real tokens (B, N), or None. The voxels of the others are set to zero first, because the
+            mask: True for real tokens (B, N), or None. Voxels of other tokens are set to zero first, because the
                 convolutions overlap.
 
         Returns:
@@ -102,25 +102,25 @@ class ConvStem3d(nn.Module):
         """
         x = fit_volume(x, self.in_chans, self.patch_size)
         if mask is not None:
-            grid = [side // part for side, part in zip(x.shape[2:], self.patch_size, strict=True)]
+            grid = [side // patch for side, patch in zip(x.shape[2:], self.patch_size, strict=True)]
             voxels = mask.view(-1, 1, *grid)
-            for axis, part in enumerate(self.patch_size, start=2):
-                voxels = voxels.repeat_interleave(part, dim=axis)
+            for axis, patch in enumerate(self.patch_size, start=2):
+                voxels = voxels.repeat_interleave(patch, dim=axis)
             x = x.masked_fill(~voxels, 0)
         x = run_layers(self.stem, x)  # (B, C, d, h, w)
         return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3], x.shape[4])
 
 
 class PoolStem3d(ConvStem3d):
-    """:class:`~softfree.models.patch_embed.PoolStem` in three dimensions: maxima instead of strides but for the first.
+    """:class:`~softfree.models.patch_embed.PoolStem` in 3D: max pooling instead of strides, except in the first layer.
 
     Args:
-        patch_size: Sides of the box that a token stands for: powers of two, at least one of them above 2.
+        patch_size: Sides of the box that a token represents: powers of two, at least one of them above 2.
         in_chans: Channels of the first convolution; volumes may have another number, see :func:`fit_volume`.
         embed_dim: Width C of a token.
 
     Raises:
-        UserError: A side that is no power of two, or nothing to pool.
+        UserError: A side that is not a power of two, or nothing to pool.
     """
 
     name = "pool"
@@ -131,7 +131,7 @@ class PoolStem3d(ConvStem3d):
         layers: list[nn.Module] = [nn.Conv3d(widths[0], widths[1], 3, stride=strides[0], padding=1), nn.GELU()]  # type: ignore[arg-type]
         for (inner, outer), stride in zip(pairwise(widths[1:]), strides[1:], strict=True):
             layers += [nn.Conv3d(inner, outer, 3, padding=1), nn.MaxPool3d(stride), nn.GELU()]
-        return layers[:-1]  # tokens are no activations
+        return layers[:-1]  # no activation on the tokens
 
 
 STEMS_3D: dict[str, type[PatchEmbed3d] | type[ConvStem3d]] = {
@@ -142,18 +142,18 @@ STEMS_3D: dict[str, type[PatchEmbed3d] | type[ConvStem3d]] = {
 
 
 def fit_volume(x: Tensor, in_chans: int, patch_size: Grid3d) -> Tensor:
-    """Bring a volume to the channels and to a multiple of the patch that a tokenizer expects.
+    """Match volumes to a tokenizer's channels, and pad them to whole patches.
 
-    In a volume of another channel count, the mean of the channels is repeated. Zeros are added at the end of each
-    axis, so that the voxels that are there keep their places.
+    For another channel count, the mean of the channels is repeated. Zeros are added at the end of each axis, so that
+    existing voxels keep their positions.
 
     Args:
         x: (B, any channels, D, H, W).
-        in_chans: Channels that are wanted.
+        in_chans: Channels that the tokenizer expects.
         patch_size: Sides of a patch in voxels.
 
     Returns:
-        (B, in_chans, D', H', W') with sides that are the next multiples of the patch's.
+        (B, in_chans, D', H', W'), whose sides are the next multiples of the patch's.
 
     Raises:
         UserError: Not five axes, or an empty one.
@@ -162,8 +162,8 @@ def fit_volume(x: Tensor, in_chans: int, patch_size: Grid3d) -> Tensor:
         raise UserError(f"Got volumes of shape {tuple(x.shape)}: expected (batch, channels, depth, height, width).")
     if x.shape[1] != in_chans:
         x = x.mean(dim=1, keepdim=True).expand(-1, in_chans, -1, -1, -1)
-    ends = [-side % part for side, part in zip(x.shape[2:], patch_size, strict=True)]
-    # A compiled graph pads always, or it would be bound to sizes that are multiples.
-    if torch.compiler.is_compiling() or any(ends):
-        x = F.pad(x, (0, ends[2], 0, ends[1], 0, ends[0]))
+    padding = [-side % patch for side, patch in zip(x.shape[2:], patch_size, strict=True)]
+    # A compiled graph always pads; otherwise it would be specialized to sizes that are multiples.
+    if torch.compiler.is_compiling() or any(padding):
+        x = F.pad(x, (0, padding[2], 0, padding[1], 0, padding[0]))
     return x

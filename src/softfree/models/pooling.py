@@ -1,9 +1,9 @@
-"""Pooling of any number of tokens, whole or in parts.
+"""Pooling of any number of tokens, all together or in chunks.
 
 A pooling reduces tokens (B, N, C) to one row (B, C) per sample, in two steps: :meth:`Pooling.summary` of some tokens,
 and :meth:`Pooling.finish` of all summaries. In memory there is one summary; a stream has one per chunk, and processes
 that share a sample have one each. Summaries are small, and the backward pass continues from dL/dsummary to the tokens
-of one part alone.
+of one chunk alone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Pooling(nn.Module):
     additive = False
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Pool.
+        """Pool the tokens of each sample.
 
         Args:
             values: (B, N, C).
@@ -62,14 +62,14 @@ class Pooling(nn.Module):
         """Compute the result (B, C) from the summaries of all tokens; differentiable.
 
         Args:
-            summaries: Summaries of all parts, in any order.
+            summaries: Summaries of all chunks, in any order.
             number: Real tokens of each sample (B, 1), at least 1; with one summary also one number for all samples.
         """
         raise NotImplementedError
 
 
 class Average(Pooling):
-    """The mean of the features."""
+    """The mean over the tokens."""
 
     additive = True
 
@@ -91,16 +91,16 @@ class Average(Pooling):
 
 
 class TopK(Pooling):
-    """The mean of each feature's highest values, those of one token in ``one_in``.
+    """The mean of each feature's highest values, one token in ``one_in``.
 
-    A finding on a few of thousands of tokens gets the whole gradient, instead of its share of the tokens as in an
-    average. Each feature selects its own tokens: whatever the initial weights, about half of the features have their
-    highest values at the tokens that differ from the rest. If each class selected tokens by its own logit instead,
-    with few classes they could all have their lowest there, and training would not leave chance.
-    The number of selected tokens is proportional to that of all, so that the result is stable across sizes.
+    A finding on a few of thousands of tokens gets the whole gradient, instead of its small share in an average. Each
+    feature selects its own tokens: whatever the initial weights, about half of the features have their highest values
+    at the tokens that differ from the rest. If each class selected tokens by its own logit instead, with few classes
+    they could all have their lowest there, and training would stay at chance.
+    The number of selected tokens is proportional to the number of tokens, so that the result is stable across sizes.
 
     Args:
-        one_in: One token in this many is selected, but at least four if there are as many, and at most 1,024.
+        one_in: One token in this many is selected, but at least four (or all, if fewer) and at most 1,024.
 
     Raises:
         UserError: A number below 1.
@@ -112,7 +112,7 @@ class TopK(Pooling):
     def __init__(self, one_in: int = 256) -> None:
         super().__init__()
         if one_in < 1:
-            raise UserError(f"Got one_in={one_in}: expected a whole number from 1 on; one token of these is selected.")
+            raise UserError(f"Got one_in={one_in}: expected a positive integer; one token in this many is selected.")
         self.one_in = one_in
 
     def summary(self, values: Tensor, mask: Tensor | None, max_tokens: int) -> Summary:
@@ -126,7 +126,7 @@ class TopK(Pooling):
 
     def finish(self, summaries: Sequence[Summary], number: int | Tensor) -> Tensor:
         """See :class:`Pooling`."""
-        top = torch.cat([part[0] for part in summaries], dim=1)
+        top = torch.cat([summary[0] for summary in summaries], dim=1)
         if not isinstance(number, Tensor):
             return top.mean(dim=1)
         selected = self.num_selected(number)

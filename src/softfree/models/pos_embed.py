@@ -19,7 +19,7 @@ Waves = tuple[float, float]  # shortest and longest wavelength
 
 # Parameter of the cubic kernel (Keys 1981) that torch uses with antialiasing.
 CUBIC_A = -0.5
-# Wavelengths for volumes in millimeters. Shortest: what tokens 2 mm apart, about the closest there are, can sample.
+# Wavelengths for volumes in millimeters. Shortest: the Nyquist limit of tokens 2 mm apart, about the closest in use.
 # Longest: beyond any field of view, so that no two positions in a body have the same code.
 BODY_WAVES: Waves = (4.0, 1000.0)
 
@@ -72,8 +72,8 @@ def resize_in_graph(pos_embed: Tensor, old: tuple[int, int], new: tuple[int, int
     """Resize as :func:`resize_positions` does, for a symbolic grid, by two products with matrices of weights.
 
     Torch's own resizing exports for one size only, since it computes its weights in a loop, and its backward pass does
-    not compile (torch 2.15). The kernel is separable: ``codes' = R codes C^T``. An equal grid gives the identity to the
-    last bit.
+    not compile (torch 2.15). The kernel is separable: ``codes' = R codes C^T``. An equal grid gives the identity, bit
+    for bit.
 
     Args:
         pos_embed: (1, P + h w, C).
@@ -88,7 +88,7 @@ def resize_in_graph(pos_embed: Tensor, old: tuple[int, int], new: tuple[int, int
     (codes,), exact = widen(pos_embed[0, prefix:])  # (h w, C)
     width = codes.shape[1]
     with exact:
-        # Plain products of two matrices: OpenVINO fails with a constant batch of them.
+        # Products of two plain matrices: OpenVINO fails with a constant batch of them.
         codes = _cubic_weights(old[0], rows, codes) @ codes.reshape(old[0], -1)  # (h', w C)
         codes = codes.reshape(rows, old[1], width).transpose(0, 1).reshape(old[1], -1)  # (w, h' C)
         codes = _cubic_weights(old[1], columns, codes) @ codes  # (w', h' C)
@@ -175,8 +175,8 @@ def sincos_codes(positions: Tensor, dim: int, waves: Sequence[Waves]) -> Tensor:
 def volume_codes(grid: Sequence[int], step: Sequence[float], dim: int, like: Tensor) -> Tensor:
     """Compute fixed codes of the tokens of a volume from their centers in millimeters.
 
-    Millimeters count from the outer corner of the first voxel, so that padding at the end of an axis moves no token,
-    and the same anatomy in the same field of view has the same codes at any spacing.
+    Millimeters count from the outer corner of the first voxel, so that padding at the end of an axis does not move
+    tokens, and the same anatomy in the same field of view has the same codes at any spacing.
 
     Args:
         grid: Tokens (d, h, w).

@@ -19,9 +19,9 @@ from softfree_runtime.core.errors import UserError, unknown_name
 
 Last = Literal["softmax", "soft"]
 METHODS = ("soft", "soft_norm")
-# Of the official code, for stages 1 to 3: sides of a landmark's window, and of the convolution on V.
+# From the official code, for stages 1 to 3: sides of a landmark's window, and of the convolution on V.
 STRIDES, KERNELS = (8, 4, 2), (9, 5, 3)
-# Parameters that are added to tokens, or are one.
+# Suffixes of parameters that are tokens or are added to tokens.
 TOKENS = ("pos_embed", "cls_token")
 
 
@@ -29,39 +29,40 @@ class SoftPyramid(HeadedModel):
     """Stem, three stages of post-norm SOFT blocks, one of softmax blocks with a class token, head.
 
     Images may have any size and any number of channels at run time: positions are resized, maps have sides
-    H/4, H/8, H/16, H/32 rounded up, and another channel count is replaced by the repeated mean of the channels.
+    H/4, H/8, H/16, H/32 rounded up, and for another channel count the mean of the channels is repeated.
 
     Forms of the attention, see :class:`~softfree.attention.SoftAttention`:
 
-    - "released" (the default: published weights, parameter counts and multiply-adds are of this form): landmarks by
+    - "released" (the default, to which published weights, parameter counts and multiply-adds belong): landmarks by
       learned convolutions of stride 8, 4 and 2, a convolution of side 9, 5 and 3 on V, and SOFT's ridge. There are
       H W / 1024 landmarks, 49 at 224 pixels, so that time grows with (H W)^2.
-    - "paper": 49 means of windows whatever the size, so that the time of these stages grows with H W: for large
-      images, together with ``last="soft"``.
+    - "paper": 49 window means at any size, so that the time of these stages grows with H W: for large images,
+      together with ``last="soft"``.
 
-    Published is ``last="softmax"``: softmax attention in stage 4, whose tokens are a 64th of those of stage 1, and the
-    class token is classified. With ``last="soft"`` stage 4 has SOFT blocks with 49 means of windows, no class token
-    and no softmax, and the average of its tokens is classified.
+    The published model has ``last="softmax"``: softmax attention in stage 4, which has 1/64 of the tokens of stage 1,
+    and the class token is classified. With ``last="soft"``, stage 4 has SOFT blocks with 49 window means, no class
+    token and no softmax, and the average of its tokens is classified.
 
     Args:
         img_size: Side (or height and width) in pixels for which the position encodings are created.
         in_chans: Channels of the stem.
-        num_classes: Number of logits; 0 for pooled features instead.
+        num_classes: Number of logits; 0 to return pooled features.
         embed_dims: Widths of the four stages.
-        depths: Their numbers of blocks.
-        num_heads: Their numbers of heads.
-        mlp_ratio: Hidden width of the MLPs over the stage's width. The official configurations name 8 for stages 1
-            and 2, but the code does not look at it.
+        depths: Number of blocks in each stage.
+        num_heads: Number of heads in each stage.
+        mlp_ratio: Hidden width of the MLPs over the stage's width. The official configurations state 8 for stages 1
+            and 2, but the official code ignores it.
         attention: "soft", or "soft_norm" for SOFT++.
         form: "released" or "paper".
         last: "softmax" or "soft".
         attention_options: Further keywords of the SOFT attention, for all its stages.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over all stages.
         proj_drop: Dropout after each projection.
-        mlp_chunk: Tokens that an MLP takes at once in training, to save memory; see the encoder's block.
+        mlp_chunk: Number of tokens that an MLP processes at a time in training, to save memory; see the encoder's
+            block.
 
     Raises:
-        UserError: A choice that is unknown, or not four stages.
+        UserError: An unknown choice, or not four stages.
     """
 
     def __init__(
@@ -103,19 +104,19 @@ class SoftPyramid(HeadedModel):
     def _make_stages(
         self, size: tuple[int, int], drop_path_rate: float, soft: dict[str, Any], common: dict[str, Any]
     ) -> Iterator[Stage]:
-        """Make the four stages for images of ``size``."""
+        """Create the four stages for images of ``size``."""
         rates = torch.linspace(0, drop_path_rate, sum(self.depths), device="cpu").split(list(self.depths))
         for number, (dim, heads) in enumerate(zip(self.embed_dims, self.num_heads, strict=True)):
             softmax = number == 3 and self.last == "softmax"
             kind: type[Block] | type[PostNormBlock] = Block if softmax else PostNormBlock
-            own: dict[str, Any] = {"attention": "softmax"} if softmax else _soft(number, **soft)
-            blocks = Encoder(*(kind(dim, heads, drop_path=p, **own, **common) for p in rates[number].tolist()))
-            before = make_downsampling(self.embed_dims[number - 1], dim) if number else make_stem(self.in_chans, dim)
+            attention: dict[str, Any] = {"attention": "softmax"} if softmax else _soft(number, **soft)
+            blocks = Encoder(*(kind(dim, heads, drop_path=p, **attention, **common) for p in rates[number].tolist()))
+            embed = make_downsampling(self.embed_dims[number - 1], dim) if number else make_stem(self.in_chans, dim)
             grid = (-(-size[0] // (4 << number)), -(-size[1] // (4 << number)))
-            yield Stage(before, blocks, dim, grid, class_token=softmax)
+            yield Stage(embed, blocks, dim, grid, class_token=softmax)
 
     def init_weights(self) -> None:
-        """Start as the official code: truncated normal 0.02 for linear layers, positions and the class token."""
+        """Initialize as the official code: truncated normal 0.02 for linear layers, positions and the class token."""
         self.apply(init_linear)
         for name, tokens in self.named_parameters():
             if name.endswith(TOKENS):
@@ -149,12 +150,12 @@ class SoftPyramid(HeadedModel):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Compute the maps of the stages, as timm's feature extraction asks for them.
+        """Compute the maps of the stages, for timm's feature extraction.
 
         Args:
             x: Images (B, channels, H, W).
             indices: Stages counted from 0; a number of last stages; or None for all.
-            norm: Apply the last norm to the map of stage 4, where it is softmax's. The other stages end in a norm.
+            norm: Apply the last norm to the map of a softmax stage 4; the other stages end in a norm.
             stop_early: Skip the stages after the last requested one.
             output_fmt: "NCHW" is the only one.
             intermediates_only: Return the maps alone, not the tokens of stage 4 before them.
@@ -164,46 +165,46 @@ class SoftPyramid(HeadedModel):
         """
         if output_fmt != "NCHW":
             raise UserError(f"Got output_fmt={output_fmt!r}: a pyramid gives 'NCHW'.")
-        taken, end = feature_take_indices(len(self.stages), indices)
+        stages, end = feature_take_indices(len(self.stages), indices)
         stop = end + 1 if stop_early or intermediates_only else len(self.stages)
-        tokens, maps = self._run(x, taken, stop=stop, norm=norm)
+        tokens, maps = self._run(x, stages, stop=stop, norm=norm)
         return maps if intermediates_only else (self.norm(tokens) if stop == 4 else tokens, maps)
 
     def _run(
-        self, x: Tensor, taken: Sequence[int], *, stop: int | None = None, norm: bool = False
+        self, x: Tensor, map_stages: Sequence[int], *, stop: int | None = None, norm: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return the tokens of the last stage that is run, and the maps of those that are ``taken``."""
-        # With the channels last, maps lie in memory as tokens do.
+        """Run the stages before ``stop``; return the tokens of the last one, and the maps of ``map_stages``."""
+        # In channels-last format, maps have the memory layout of tokens.
         x = channels_last(fit_image(x, self.in_chans, 1))
         maps = []
         for number, stage in enumerate(cast(Iterable[Stage], self.stages[:stop])):
             tokens, grid = stage(x)
             x = stage.to_map(tokens, grid)
-            if number in taken:
+            if number in map_stages:
                 maps.append(stage.to_map(self.norm(tokens), grid) if norm and number == 3 else x)
         return tokens, maps
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove what the maps of ``indices`` do not need; return them counted from 0."""
-        taken, end = feature_take_indices(len(self.stages), indices)
+        """Remove what the maps of ``indices`` do not need; return these stages counted from 0."""
+        stages, end = feature_take_indices(len(self.stages), indices)
         if prune_norm or end < len(self.stages) - 1:
             self.norm = nn.Identity()
         if prune_head:
             self.fc_norm = nn.Identity()
             self.reset_classifier(0)
         self.stages = self.stages[: end + 1]
-        return taken
+        return stages
 
     def no_weight_decay(self) -> set[str]:
-        """Name parameters of more than one axis that weight decay should spare."""
+        """Return the names of parameters with more than one axis that get no weight decay."""
         return {name for name, _ in self.named_parameters() if name.endswith(TOKENS)}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return the patterns for timm's ``group_with_matcher``: stem, each block (or stage), last norm.
 
-        What a stage has before its blocks goes with its first block.
+        A stage's layers before its blocks belong to its first block.
         """
         blocks = [(r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^stages\.(\d+)\.", (0,)), (r"^norm|^fc_norm", (99999,))]
         return {"stem": r"^stages\.0\.(?:embed|pos_embed)", "blocks": r"^stages\.(\d+)" if coarse else blocks}
@@ -215,19 +216,21 @@ class SoftPyramid(HeadedModel):
 
 
 def _soft(number: int, attention: str, form: Form, options: dict[str, Any] | None) -> dict[str, Any]:
-    """Choose the keywords of the SOFT blocks of stage ``number`` (from 0)."""
-    own: dict[str, Any] = {"form": form}
+    """Return the keywords of the SOFT blocks of stage ``number`` (from 0)."""
+    defaults: dict[str, Any] = {"form": form}
     if form == "released":
-        # Stage 4 has no released form: there a token would be its own landmark.
-        own |= {"stride": STRIDES[number], "conv": KERNELS[number]} if number < 3 else {"sampling": "pool", "conv": 3}
-    return {"attention": attention, "attention_options": own | (options or {})}
+        # Stage 4 has no released form: each token would be its own landmark.
+        defaults |= (
+            {"stride": STRIDES[number], "conv": KERNELS[number]} if number < 3 else {"sampling": "pool", "conv": 3}
+        )
+    return {"attention": attention, "attention_options": defaults | (options or {})}
 
 
-def _check(attention: str, form: str, last: str, *of_stages: Sequence[int]) -> None:
+def _check(attention: str, form: str, last: str, *stage_values: Sequence[int]) -> None:
     choices = {"attention": (attention, METHODS), "form": (form, get_args(Form)), "last": (last, get_args(Last))}
-    for what, (got, known) in choices.items():
-        if got not in known:
-            raise unknown_name(f"{what} of a pyramid:", got, known)
-    for numbers in of_stages:
-        if len(numbers) != 4 or min(numbers) < 1:
-            raise UserError(f"Got {tuple(numbers)} for the stages of a pyramid: expected four numbers from 1 on.")
+    for option, (value, known) in choices.items():
+        if value not in known:
+            raise unknown_name(f"{option} of a pyramid:", value, known)
+    for values in stage_values:
+        if len(values) != 4 or min(values) < 1:
+            raise UserError(f"Got {tuple(values)} for the stages of a pyramid: expected four positive numbers.")

@@ -19,18 +19,18 @@ STEM_WIDTH = 32
 
 
 def make_stem(in_chans: int, dim: int) -> nn.Sequential:
-    """Make the stem, (B, in_chans, H, W) to (B, dim, H/4, W/4), both sides rounded up: strides 2, 1, 2."""
+    """Create the stem, (B, in_chans, H, W) to (B, dim, H/4, W/4), both sides rounded up: strides 2, 1, 2."""
     widths = ((in_chans, STEM_WIDTH, 2), (STEM_WIDTH, STEM_WIDTH, 1), (STEM_WIDTH, dim, 2))
     return nn.Sequential(*(_conv(*width) for width in widths))
 
 
 def make_downsampling(inner: int, outer: int) -> nn.Sequential:
-    """Make what stands between two stages, (B, inner, h, w) to (B, outer, h/2, w/2), both sides rounded up."""
+    """Create the downsampling between stages, (B, inner, h, w) to (B, outer, h/2, w/2), both sides rounded up."""
     return nn.Sequential(_conv(inner, outer, 2))
 
 
 def _conv(inner: int, outer: int, stride: int) -> ConvNormAct:
-    # A bias before a batch norm is without effect; published weights have it.
+    # A bias before a batch norm has no effect, but published weights have one.
     return ConvNormAct(inner, outer, 3, stride=stride, bias=True)
 
 
@@ -38,7 +38,7 @@ class PostNormBlock(nn.Module):
     """``x = norm1(x + attn x)``, then ``norm2(x + mlp x)``: the block of SOFT's official code.
 
     As there, the MLP has the tanh form of GELU (the softmax blocks of stage 4 have the erf form). Drop path is
-    stochastic depth, a sample skips a branch; what the official code calls so is a dropout of single elements.
+    stochastic depth: a sample skips a branch. In the official code it is a dropout of single elements.
 
     Args:
         dim: Width C.
@@ -79,10 +79,10 @@ class PostNormBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Convolutions that make the tokens, their positions, a class token if there is one, and blocks.
+    """Convolutions that create the tokens, their positions, an optional class token, and blocks.
 
     Args:
-        embed: From the map before, (B, C', H, W), to that of the stage, (B, C, h, w).
+        embed: From the previous map, (B, C', H, W), to that of the stage, (B, C, h, w).
         blocks: From tokens to tokens.
         dim: Width C.
         grid: Rows and columns of the position encoding; for other grids it is interpolated bilinearly.
@@ -108,14 +108,14 @@ class Stage(nn.Module):
         return self.blocks(tokens + positions, None, grid), grid
 
     def to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Lay the tokens (B, P + h w, C) out as (B, C, h, w), channels last in memory, without the class token."""
+        """Reshape the tokens (B, P + h w, C) to (B, C, h, w), channels last in memory, without the class token."""
         return tokens[:, self.num_prefix_tokens :].mT.unflatten(2, grid)
 
 
 def resize_stage_positions(
     pos_embed: Tensor, old: tuple[int, int], new: tuple[int, int], num_prefix_tokens: int
 ) -> Tensor:
-    """Resize positions (1, P + h w, C) to another grid as the official code does, bilinear without a filter."""
+    """Resize positions (1, P + h w, C) to another grid as the official code does, bilinear without antialiasing."""
     return resample_abs_pos_embed(
         pos_embed, list(new), list(old), num_prefix_tokens, interpolation="bilinear", antialias=False
     )

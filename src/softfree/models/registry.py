@@ -1,4 +1,4 @@
-"""Models by name, known to timm once this module is imported.
+"""Models by name; importing this module registers them with timm.
 
 - ``{attention}_vit_{size}_patch{side}``: images;
 - ``{attention}_vit3d_{size}``: volumes, whose three patch sides are an option, ``patch_size=(8, 8, 8)``;
@@ -40,7 +40,7 @@ PYRAMID_SIZES: dict[str, dict[str, tuple[int, ...]]] = {
     "large": {"embed_dims": (64, 128, 320, 512), "depths": (1, 3, 40, 5), "num_heads": (2, 4, 10, 16)},
     "huge": {"embed_dims": (64, 128, 352, 512), "depths": (1, 5, 49, 5), "num_heads": (2, 4, 11, 16)},
 }
-# Read by timm: keywords of its loading functions, and of its feature extraction.
+# Keywords of timm's loading functions, and of its feature extraction.
 HUB_OPTIONS = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 FEATURE_OPTIONS = ("features_only", "out_indices", "feature_cls")
 default_cfgs = generate_default_cfgs(
@@ -51,13 +51,13 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
-# Training options that a model family does not have: the default that training passes, and why there is none.
-_PYRAMID_LACKS = {
+# Training options that a model family does not have: the default that training passes, and the reason.
+_NOT_IN_PYRAMIDS = {
     "stem": ("pool", "a pyramid has its own convolutional stem"),
     "pool": ("mean_topk", "a pyramid's last stage determines its pooling, '{last: softmax}' or '{last: soft}'"),
     "layer_scale": (None, "a pyramid has no layer scale"),
 }
-_BAG_LACKS = {"stem": ("pool", "its tiles are already encoded")}
+_NOT_IN_BAGS = {"stem": ("pool", "its tiles are already encoded")}
 _CLASSIFIER_OPTIONS: dict[str, Any] = {
     "stem": "pool",
     "pool": "mean_topk",
@@ -121,7 +121,7 @@ for_each_attention(_register_models)
 
 
 def register_classifier(name: str, cls: type[nn.Module], **defaults: Any) -> None:
-    """Make another classifier of images known to ``train``, ``evaluate`` and ``predict`` by a name.
+    """Register another image classifier for ``train``, ``evaluate`` and ``predict``.
 
     Args:
         name: Its name.
@@ -134,7 +134,7 @@ def register_classifier(name: str, cls: type[nn.Module], **defaults: Any) -> Non
         UserError: The name is taken.
     """
     if name in MODELS or is_model(name):
-        raise UserError(f"Got the name {name!r} for a classifier: expected one that no model has, timm's included.")
+        raise UserError(f"Got the name {name!r} for a classifier: expected one that no model has, including timm's.")
     CLASSIFIERS[name] = _register(cls, name, **defaults)
 
 
@@ -170,17 +170,17 @@ def supported_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     arguments = dict(arguments)
     name = arguments["name"]
     is_bag = name in BAG_MODELS
-    for option, (default, reason) in _lacks(name).items():
+    for option, (default, reason) in _missing_options(name).items():
         value = arguments.pop(option, default)
         if value != default:
             flag = f"--{option.replace('_', '-')}"
             raise UserError(f"{flag} {value} with --model {name}: {reason}; leave {flag} out")
     if is_bag and arguments.get("mlp_chunk", 0) is None:
-        del arguments["mlp_chunk"]  # a bag's own default saves memory where it is large
+        del arguments["mlp_chunk"]  # the default of a bag model saves memory for large bags
     return arguments
 
 
-def _lacks(name: str) -> Mapping[str, tuple[Any, str]]:
+def _missing_options(name: str) -> Mapping[str, tuple[Any, str]]:
     """Return the training options that a model does not have, with their defaults and the reason."""
     if name in CLASSIFIERS:
         known = inspect.signature(CLASSIFIERS[name].model_class).parameters  # type: ignore[attr-defined]
@@ -189,7 +189,7 @@ def _lacks(name: str) -> Mapping[str, tuple[Any, str]]:
             for option, default in _CLASSIFIER_OPTIONS.items()
             if option not in known
         }
-    return _PYRAMID_LACKS if name in PYRAMIDS else _BAG_LACKS if name in BAG_MODELS else {}
+    return _NOT_IN_PYRAMIDS if name in PYRAMIDS else _NOT_IN_BAGS if name in BAG_MODELS else {}
 
 
 def build_model(config: Mapping[str, Any]) -> nn.Module:

@@ -41,7 +41,7 @@ class VisionTransformer(Classifier):
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
         proj_drop: Dropout after each projection.
         layer_scale: Initial value of a learned factor on each branch; None for no factor.
-        mlp_chunk: Tokens that an MLP takes at once, to save memory; see :class:`Block`.
+        mlp_chunk: Number of tokens that an MLP processes at a time, to save memory; see :class:`Block`.
         pos_conv: Apply a depth-wise 3 x 3 convolution to the tokens before each attention.
         act: Activation of the MLPs: "gelu", or "relu2" or "hardswish", which need no erf or exp.
         pool_options: Keywords of the pooling.

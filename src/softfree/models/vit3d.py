@@ -49,7 +49,7 @@ class VolumeTransformer(Classifier):
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
         proj_drop: Dropout after each projection.
         layer_scale: Initial value of a learned factor on each branch; None for no factor.
-        mlp_chunk: Tokens that an MLP takes at once, to save memory; see :class:`Block`.
+        mlp_chunk: Number of tokens that an MLP processes at a time, to save memory; see :class:`Block`.
         act: Activation of the MLPs: "gelu", or "relu2" or "hardswish", which need no erf or exp.
         pool_options: Keywords of the pooling.
 
@@ -148,7 +148,7 @@ class VolumeTransformer(Classifier):
 
 
 def _three(name: str, value: float | Sequence[float]) -> tuple[float, float, float]:
-    """Return one number for each axis; all must be finite and above zero."""
+    """Return one number per axis; all must be finite and above zero."""
     values = tuple(value) if isinstance(value, Sequence) else (value,) * 3
     if len(values) != 3 or not all(isinstance(v, (int, float)) and 0 < v < math.inf for v in values):
         raise UserError(f"Got {name}={value!r}: expected three numbers above zero, for slices, rows and columns.")

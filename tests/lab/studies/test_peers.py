@@ -37,5 +37,5 @@ def test_it_is_the_model_of_timm() -> None:
 
 @pytest.mark.parametrize("name", ["seqnorm_vit_nano_patch16", "timm_resnet18", "resnet18"])
 def test_a_name_is_given_once(name: str) -> None:
-    with pytest.raises(UserError, match="expected one that no model has, timm's included"):
+    with pytest.raises(UserError, match="expected one that no model has, including timm's"):
         register_classifier(name, TimmClassifier)

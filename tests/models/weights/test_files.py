@@ -69,7 +69,7 @@ class Trap:
 
 def test_pickle_is_never_run(tmp_path: Path) -> None:
     torch.save({"a": Trap(tmp_path / "victim")}, tmp_path / "w.pth")
-    with pytest.raises(UserError, match="could run any code"):
+    with pytest.raises(UserError, match="could run arbitrary code"):
         read_weights(tmp_path / "w.pth")
     assert not (tmp_path / "victim").exists()
 

@@ -32,7 +32,7 @@ def read_weights(source: str | Path, *, progress: bool = False) -> dict[str, Ten
         progress: Show the progress of a download.
 
     Raises:
-        UserError: Nothing found under this name, or a file that is broken or unsafe.
+        UserError: Nothing found under this name, or the file is broken or unsafe.
     """
     return read_file(find_file(source, progress=progress))
 
@@ -84,10 +84,10 @@ def read_file(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise UserError(
-            f"{path} is broken or contains Python objects, which could run any code: it is not opened. "
+            f"{path} is broken or contains Python objects, which could run arbitrary code, and was not opened. "
             "If you trust it, save its tensors with safetensors.torch.save_file and pass that file."
         ) from error
-    for key in ("state_dict", "model", "teacher"):  # DINO's teacher is the better of its two networks
+    for key in ("state_dict", "model", "teacher"):  # DINO stores its EMA weights under "teacher"
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):

@@ -8,8 +8,8 @@ A volume that is constant along its depth then gives the image's tokens in each 
   with pos="none" has none: the image's positions are dropped and reported.
 
 The logits also equal the image's if no layer depends on how often a token occurs: softmax, SeqNorm and Galerkin without
-a class token (or with a grid of one layer). A class token is one among d times as many tokens, and SimA's result is
-1 / d as large.
+a class token (or with a grid of one layer). With a class token, there are d times as many other tokens, and SimA's
+result is 1 / d as large.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Weights = dict[str, Tensor]
 def load_inflated(
     model: VolumeTransformer, source: str | Path, *, grid: tuple[int, ...] | None = None, progress: bool = False
 ) -> WeightReport:
-    """Load the weights of a 2D vision transformer into a 3D model, as far as they fit; 3D weights are not changed.
+    """Load the weights of a 2D vision transformer into a 3D model, as far as they fit; 3D weights are not inflated.
 
     Args:
         model: The model; changed in place, only if the source is usable.
@@ -60,16 +60,16 @@ def load_inflated(
     """
     path = find_file(source, config=True, progress=progress)
     weights = to_timm(read_file(path))
-    like = cast(VisionTransformer, model)  # only what both have in common is used
-    check_conversion(source, like)
-    check_vit(weights, like, str(source))
-    targets = {name: target_name(name, weights, like) for name in weights}
+    vit = cast(VisionTransformer, model)  # only what both classes share is used
+    check_conversion(source, vit)
+    check_vit(weights, vit, str(source))
+    targets = {name: target_name(name, weights, vit) for name in weights}
     original = {targets[name]: tensor for name, tensor in weights.items()}
-    fitted = fold_layer_scale(original, like)
+    fitted = fold_layer_scale(original, vit)
     assumed: tuple[str, ...] = ()
     if "pos_embed" in fitted and model.pos_embed is not None:
         fitted["pos_embed"], assumed = _fit_positions(fitted, model, path, grid)
-    return load_fitted(like, inflate(fitted, model), original, targets, assumed)
+    return load_fitted(vit, inflate(fitted, model), original, targets, assumed)
 
 
 def inflate(weights: Weights, model: VolumeTransformer) -> Weights:
@@ -111,9 +111,9 @@ def _fit_positions(
     if positions.shape[-1] != model.embed_dim:
         return positions, ()
     volume = is_volume_model(weights)
-    own, dims = (model.grid_size, 3) if volume else (tuple(sides), 2)
+    model_grid, dims = (model.grid_size, 3) if volume else (tuple(sides), 2)
     config_grid = config_grid_of(path, weights.get("patch_embed.proj.weight"))
-    layout = find_layout(weights, own, user_grid=user_grid, config_grid=config_grid, dims=dims)
+    layout = find_layout(weights, model_grid, user_grid=user_grid, config_grid=config_grid, dims=dims)
     assumed = (layout.assumed,) if layout.assumed else ()
     if layout.grid == model.grid_size and layout.prefix == num_prefix:
         return positions, assumed

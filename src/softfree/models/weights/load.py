@@ -1,4 +1,4 @@
-"""Loading published vision transformer weights into models of other size, patch, channel count or attention."""
+"""Loading published vision transformer weights into models with another size, patch, channel count or attention."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class WeightReport:
 
     Attributes:
         matched: Weights of the model loaded unchanged.
-        resized: Weights of the model fitted to another grid, patch size, channel count or class token.
+        resized: Weights of the model adapted to another grid, patch size, channel count or class token.
         new: Weights of the model missing in the source; they keep their initialization.
         dropped: Weights of the source without a counterpart in the model.
         assumed: Assumptions about what the source does not state.
@@ -66,7 +66,7 @@ def load_pretrained(
 ) -> WeightReport:
     """Load the weights of a vision transformer into a model, or those of a pyramid into a pyramid, as far as they fit.
 
-    Channels, patch size and position grid are fitted, a class token's position is added or removed, layer scale is
+    Channels, patch size and position grid are adapted, a class token's position is added or removed, layer scale is
     folded into the projections if the model has none, the last norm moves between ``norm`` and ``fc_norm`` with the
     pooling, and the head is kept only if the number of classes is the same.
 
@@ -111,22 +111,22 @@ def load_fitted(
     targets: dict[str, str],
     assumed: tuple[str, ...] = (),
 ) -> WeightReport:
-    """Load what fits; ``original`` are the weights before fitting, ``targets`` their names in it by source name."""
-    own = {name: t for name, t in model.state_dict().items() if not name.endswith(POS_GRID)}
+    """Load what fits; ``original`` are the weights before adaptation, ``targets`` their names by source name."""
+    parameters = {name: t for name, t in model.state_dict().items() if not name.endswith(POS_GRID)}
     targets = {name: target for name, target in targets.items() if not name.endswith(POS_GRID)}
-    loaded = {name: t for name, t in fitted.items() if name in own and own[name].shape == t.shape}
+    loaded = {name: t for name, t in fitted.items() if name in parameters and parameters[name].shape == t.shape}
     model.load_state_dict(loaded, strict=False)
     return WeightReport(
-        matched=tuple(name for name in own if name in loaded and loaded[name] is original.get(name)),
-        resized=tuple(name for name in own if name in loaded and loaded[name] is not original.get(name)),
-        new=tuple(name for name in own if name not in loaded),
+        matched=tuple(name for name in parameters if name in loaded and loaded[name] is original.get(name)),
+        resized=tuple(name for name in parameters if name in loaded and loaded[name] is not original.get(name)),
+        new=tuple(name for name in parameters if name not in loaded),
         dropped=tuple(name for name, target in targets.items() if target in fitted and target not in loaded),
         assumed=assumed,
     )
 
 
 def check_vit(weights: Weights, model: VisionTransformer, source: str) -> None:
-    """Check that weights are of a vision transformer of this width; ``source`` names them in errors."""
+    """Check that weights belong to a vision transformer of this width; ``source`` names them in errors."""
     expected = ("blocks.0.norm1.weight", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight")
     missing = [name for name in expected if name not in weights]
     if missing:
@@ -140,7 +140,7 @@ def check_vit(weights: Weights, model: VisionTransformer, source: str) -> None:
 
 
 def check_conversion(source: str | Path, model: VisionTransformer) -> None:
-    """Reject weights converted by ``softfree convert`` for other options: they fit, but have another meaning."""
+    """Reject weights that ``softfree convert`` made for other options: they fit, but mean something else."""
     path = Path(source)
     if path.suffix != ".safetensors" or not path.is_file():
         return
@@ -149,15 +149,15 @@ def check_conversion(source: str | Path, model: VisionTransformer) -> None:
     for name, value in json.loads(converted_for or "{}").items():
         for block in model.blocks:
             if getattr(block.attn, name, value) != value:
-                got = getattr(block.attn, name)
+                actual = getattr(block.attn, name)
                 raise UserError(
-                    f"{source} was converted for {name}={value!r}, the model has {name}={got!r}: "
+                    f"{source} was converted for {name}={value!r}, but the model has {name}={actual!r}: "
                     f"add --attention-options '{{{name}: {value}}}'"
                 )
 
 
 def target_name(name: str, weights: Weights, model: VisionTransformer) -> str:
-    """Return the model's name for a weight: the last norm is before or after the pooling."""
+    """Return the model's name for a weight; the last norm is before or after pooling."""
     own_norm, other_norm = ("fc_norm.", "norm.") if model.pool == "avg" else ("norm.", "fc_norm.")
     if name.startswith(other_norm) and f"{own_norm}weight" not in weights:
         return own_norm + name.removeprefix(other_norm)
@@ -165,7 +165,7 @@ def target_name(name: str, weights: Weights, model: VisionTransformer) -> str:
 
 
 def fold_layer_scale(weights: Weights, model: VisionTransformer) -> Weights:
-    """Fold layer scale into the projection before it, for a model without; the function stays the same."""
+    """Fold layer scale into the projection before it, for a model without layer scale; the function stays the same."""
     weights = dict(weights)
     for scale, projection in (("ls1.gamma", "attn.proj"), ("ls2.gamma", "mlp.fc2")):
         for block in range(len(model.blocks)):
@@ -178,7 +178,7 @@ def fold_layer_scale(weights: Weights, model: VisionTransformer) -> Weights:
 
 
 def _fit_patches(weights: Weights, model: VisionTransformer) -> Weights:
-    """Fit the patch projection to the model's channels and patch size."""
+    """Adapt the patch projection to the model's channels and patch size."""
     name = "patch_embed.proj.weight"
     kernel = weights.get(name)
     if kernel is None or kernel.ndim != 4 or name not in model.state_dict():
@@ -202,7 +202,7 @@ def fit_channels(kernel: Tensor, in_chans: int) -> Tensor:
 def _fit_positions(
     weights: Weights, model: VisionTransformer, path: Path, user_grid: tuple[int, ...] | None
 ) -> tuple[Weights, tuple[str, ...]]:
-    """Fit the learned positions to the model's grid and class token; return the weights and the assumptions made."""
+    """Adapt the learned positions to the model's grid and class token; return the weights and the assumptions made."""
     positions = weights.get("pos_embed")
     if positions is None or not isinstance(model.pos_embed, nn.Parameter):
         return weights, ()

@@ -1,4 +1,4 @@
-"""Renaming of vision transformer weights from other code to timm's names.
+"""Renaming of vision transformer weights from other libraries to timm's names.
 
 Supported are checkpoints of self-supervised training, where the encoder is part of a larger model
 ("teacher.backbone.blocks.0..."), and ViT and DINOv2 in Hugging Face's transformers library. A name without a
@@ -18,7 +18,7 @@ Weights = dict[str, Tensor]
 ANCHORS = re.compile(
     r"^((?:.*?\.)?)(?:blocks\.0\.(?:0\.)?norm1|encoder\.layer\.0\.(?:layernorm_before|norm1))\.weight$"
 )
-# In order of preference: a self-distilled teacher is an average of its student, and better.
+# In order of preference: a self-distilled teacher is a moving average of its student, and better.
 PREFERRED = ("teacher", "ema", "")
 
 TRANSFORMERS_RULES = (
@@ -39,56 +39,56 @@ TRANSFORMERS_RULES = (
     (r"^classifier\.", "head."),
 )
 DINO_RULES = (
-    # Blocks in chunks, as large models are trained.
+    # Blocks in chunks, as in the training of large models.
     (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),
     (r"^register_tokens$", "reg_token"),
 )
-PART = re.compile(r"^encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.(weight|bias)$")
+QKV_PART = re.compile(r"^encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.(weight|bias)$")
 
 
 def to_timm(weights: Weights) -> Weights:
-    """Rename the weights of a vision transformer, as far as they are known.
+    """Rename the weights of a vision transformer, as far as their names are known.
 
     Args:
         weights: Tensors by name.
 
     Returns:
-        The same under timm's names, with query, key and value joined to ``qkv``.
+        The same tensors by timm's names, with query, key and value concatenated to ``qkv``.
     """
     weights = _without_prefix(weights)
     if any(name.startswith("encoder.layer.") for name in weights):
-        return _renamed(_joined(weights), TRANSFORMERS_RULES)
-    return _renamed(weights, DINO_RULES)
+        return _rename(_join_qkv(weights), TRANSFORMERS_RULES)
+    return _rename(weights, DINO_RULES)
 
 
 def _without_prefix(weights: Weights) -> Weights:
-    """Remove the prefix from the names of the encoder, of the preferred one if there are several."""
+    """Remove the prefix from the names of the encoder; if there are several, of the preferred one."""
     prefixes = {match.group(1) for name in weights if (match := ANCHORS.match(name))}
     if not prefixes or "" in prefixes:
         return weights
     prefix = min(prefixes, key=lambda p: (next(i for i, word in enumerate(PREFERRED) if word in p), len(p)))
-    own = {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
-    return own | {name: t for name, t in weights.items() if not name.startswith(prefix) and name not in own}
+    encoder = {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
+    return encoder | {name: t for name, t in weights.items() if not name.startswith(prefix) and name not in encoder}
 
 
-def _joined(weights: Weights) -> Weights:
-    """Join query, key and value of each layer; a missing bias becomes zero."""
+def _join_qkv(weights: Weights) -> Weights:
+    """Concatenate query, key and value of each layer; a missing bias becomes zero."""
     parts: dict[tuple[str, str], dict[str, Tensor]] = {}
     rest = {}
     for name, tensor in weights.items():
-        if match := PART.match(name):
+        if match := QKV_PART.match(name):
             parts.setdefault((match.group(1), match.group(3)), {})[match.group(2)] = tensor
         else:
             rest[name] = tensor
-    for (layer, kind), three in parts.items():
-        like = next(iter(three.values()))
+    for (layer, kind), tensors in parts.items():
+        like = next(iter(tensors.values()))
         rest[f"blocks.{layer}.attn.qkv.{kind}"] = torch.cat(
-            [three.get(part, torch.zeros_like(like)) for part in ("query", "key", "value")]
+            [tensors.get(part, torch.zeros_like(like)) for part in ("query", "key", "value")]
         )
     return rest
 
 
-def _renamed(weights: Weights, rules: tuple[tuple[str, str], ...]) -> Weights:
+def _rename(weights: Weights, rules: tuple[tuple[str, str], ...]) -> Weights:
     renamed = {}
     for name, tensor in weights.items():
         for pattern, timm_name in rules:

@@ -4,7 +4,7 @@ Names there (models/softmax_free_vision_transformer.py and softmax_free_transfor
 
     patch_embed{s}.proj.{0,3,6} and {1,4,7}   convolutions and batch norms; only 0 and 1 except in the first
     pos_embed{s}, cls_token, norm, head
-    block{s}.{i}.att.mha.{W_q, W_v, ff}       s < 4: queries (which are the keys, too), values, output
+    block{s}.{i}.att.mha.{W_q, W_v, ff}       s < 4: queries (which are also the keys), values, output
     block{s}.{i}.att.mha.attn.{Qlandmark_op, Qnorm_act.0, conv}     sampling, its norm, convolution on V
     block{s}.{i}.att.{norm1, ff1, ff2, norm2}
     block4.{i}.{norm1, attn.q, attn.kv, attn.proj, norm2, mlp.fc1, mlp.fc2}
@@ -42,7 +42,7 @@ RULES = (
 )
 STAGE = re.compile(r"^(?:module\.)?(patch_embed|pos_embed|block)([1-4])(?=\.|$)")
 KIND = {"patch_embed": "embed", "pos_embed": "pos_embed", "block": "blocks"}
-# Projections that are joined here, in the order of their rows.
+# Projections that are concatenated here, in the order of their rows.
 PARTS = {"att.mha.W_q": 0, "att.mha.W_v": 1, "attn.q": 0, "attn.kv": 1}
 PART = re.compile(rf"^(.*\.)({'|'.join(map(re.escape, PARTS))})\.(weight|bias)$")
 
@@ -54,8 +54,8 @@ def to_pyramid(weights: Weights) -> Weights:
         weights: Tensors by name.
 
     Returns:
-        The same under the names of :class:`SoftPyramid`, with projections joined to ``qkv``: (2C, C) of Q and V in SOFT
-        blocks, (3C, C) of Q, K and V in softmax blocks.
+        The same tensors by the names of :class:`SoftPyramid`, with projections concatenated to ``qkv``: (2C, C) of Q
+        and V in SOFT blocks, (3C, C) of Q, K and V in softmax blocks.
     """
     parts: dict[str, dict[int, Tensor]] = {}
     renamed = {}
@@ -64,14 +64,14 @@ def to_pyramid(weights: Weights) -> Weights:
         if match := PART.match(name):
             parts.setdefault(f"{match[1]}attn.qkv.{match[3]}", {})[PARTS[match[2]]] = tensor
             continue
-        for pattern, ours in RULES:
-            name = re.sub(pattern, ours, name)
+        for pattern, own_name in RULES:
+            name = re.sub(pattern, own_name, name)
         renamed[name] = tensor
-    return renamed | {name: torch.cat([two[k] for k in sorted(two)]) for name, two in parts.items()}
+    return renamed | {name: torch.cat([rows[k] for k in sorted(rows)]) for name, rows in parts.items()}
 
 
 def fit_pyramid(weights: Weights, model: SoftPyramid, source: str) -> tuple[Weights, tuple[str, ...]]:
-    """Fit renamed weights to the model's grid and channels; return them and the assumptions made.
+    """Adapt renamed weights to the model's grid and channels; return them and the assumptions made.
 
     Args:
         weights: From :func:`to_pyramid`.
@@ -79,7 +79,7 @@ def fit_pyramid(weights: Weights, model: SoftPyramid, source: str) -> tuple[Weig
         source: Their origin, for messages.
 
     Raises:
-        UserError: Not a pyramid, or one of other widths or depths.
+        UserError: Not a pyramid, or one with other widths or depths.
     """
     _check(weights, model, source)
     fitted, assumed = dict(weights), dict[str, None]()
@@ -93,7 +93,7 @@ def fit_pyramid(weights: Weights, model: SoftPyramid, source: str) -> tuple[Weig
     if fitted[first].shape[1] == 3 != model.in_chans:
         fitted[first] = adapt_input_conv(model.in_chans, fitted[first])
     if model.last == "soft" and "stages.3.cls_token" in fitted:
-        # Softmax's blocks: many shapes fit, but they would compute something else. Empty tensors never fit, so that the
+        # Many shapes of softmax blocks fit, but would compute something else. Empty tensors never fit, so that the
         # report lists them as dropped.
         fitted |= {name: t.new_empty(0) for name, t in fitted.items() if name.startswith("stages.3.blocks.")}
     return fitted, tuple(assumed)
@@ -112,16 +112,16 @@ def _check(weights: Weights, model: SoftPyramid, source: str) -> None:
     depths = tuple(counts[number] for number in range(4))
     ends = [[t for n, t in weights.items() if re.match(rf"stages\.{s}\.embed\.\d\.conv\.weight", n)] for s in range(4)]
     dims = tuple(end[-1].shape[0] for end in ends if end)
-    for option, got, own in (("depths", depths, model.depths), ("embed_dims", dims, model.embed_dims)):
-        if got != own:
+    for option, actual, own in (("depths", depths, model.depths), ("embed_dims", dims, model.embed_dims)):
+        if actual != own:
             raise UserError(
-                f"{source} has {option} {got}, the model {own}: choose another model, or set "
-                f"{option}={list(got)} among its options."
+                f"{source} has {option} {actual}, the model {own}: choose another model, or set "
+                f"{option}={list(actual)} among its options."
             )
 
 
 def _fit_positions(positions: Tensor, layout: Layout, grid: tuple[int, int], prefix: int) -> Tensor:
-    """Fit positions (1, P' + n, C) to ``grid`` with ``prefix`` class tokens before it."""
+    """Adapt positions (1, P' + n, C) to ``grid`` with ``prefix`` class tokens before it."""
     if layout.grid == grid and layout.prefix == prefix:
         return positions
     rows, columns = layout.grid

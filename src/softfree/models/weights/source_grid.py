@@ -24,8 +24,8 @@ Weights = Mapping[str, Tensor]
 Grid = tuple[int, ...]
 
 POS_GRID = "pos_grid"
-# Numbers of prefix tokens if the weights do not name them: none, a class token, and a distillation token, or four or
-# eight registers, with a class token or without.
+# Numbers of prefix tokens if the weights do not name them: none, a class token, also a distillation token, or four or
+# eight registers, with or without a class token.
 PREFIX_LENGTHS = (0, 1, 2, 5, 9, 4, 8)
 
 
@@ -36,7 +36,7 @@ class Layout:
     Attributes:
         grid: Sides of the grid.
         prefix: Number of prefix tokens with positions.
-        assumed: The assumption made, if the layout is not certain; else empty.
+        assumed: The assumption made, if the layout is uncertain; else empty.
     """
 
     grid: Grid
@@ -47,8 +47,8 @@ class Layout:
 def remember_grid(module: nn.Module, grid: Sequence[int]) -> None:
     """Save the grid of ``module``'s learned positions with its weights, unless all sides are equal.
 
-    A square (or cubic) number of positions is assumed to form a square (or cube), so that models with such a grid have
-    only timm's names.
+    A square (or cubic) number of positions is assumed to form a square (or cube), so that models with such a grid need
+    no names besides timm's.
     """
     if len(set(grid)) > 1:
         module.register_buffer(POS_GRID, torch.tensor(tuple(grid)))
@@ -56,24 +56,24 @@ def remember_grid(module: nn.Module, grid: Sequence[int]) -> None:
 
 
 def _check_grid(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Assume the module's own grid if the weights have none, and reject another grid."""
-    own = tuple(module.grid_size)  # type: ignore[arg-type]
-    loaded = state_dict.setdefault(prefix + POS_GRID, torch.tensor(own))
-    if tuple(loaded.tolist()) != own:
+    """Assume the module's own grid if the weights state none, and reject another grid."""
+    own_grid = tuple(module.grid_size)  # type: ignore[arg-type]
+    stored_grid = tuple(state_dict.setdefault(prefix + POS_GRID, torch.tensor(own_grid)).tolist())
+    if stored_grid != own_grid:
         raise UserError(
-            f"Got positions for a grid of {in_words(loaded.tolist())}, expected {in_words(own)}: load them with "
+            f"Got positions for a grid of {format_grid(stored_grid)}, expected {format_grid(own_grid)}: load them with "
             "softfree.models.load_pretrained, which resizes them."
         )
 
 
-def in_words(grid: Sequence[int]) -> str:
+def format_grid(grid: Sequence[int]) -> str:
     """Format a grid as "4 x 16"."""
     return " x ".join(str(side) for side in grid)
 
 
 def find_layout(
     weights: Weights,
-    own: Grid,
+    model_grid: Grid,
     *,
     name: str = "pos_embed",
     user_grid: Grid | None = None,
@@ -82,12 +82,12 @@ def find_layout(
 ) -> Layout:
     """Find the layout of the positions ``weights[name]``.
 
-    In this order: ``user_grid``; the grid saved with them; ``config_grid``, if it fits; a square (or a cube); the
-    ``own`` grid of the model, if it has as many positions; a square after prefix tokens that the weights do not name.
+    In this order: ``user_grid``; the grid saved with them; ``config_grid``, if it fits; a square (or a cube);
+    ``model_grid``, if it has as many positions; a square after prefix tokens that the weights do not name.
 
     Args:
         weights: Weights by timm's names.
-        own: Grid of the model they are for.
+        model_grid: Grid of the model they are for.
         name: Name of the positions, (1, P + n, C) or (1, h, w, C).
         user_grid: Grid given by the user.
         config_grid: Grid from a configuration next to the weights.
@@ -107,7 +107,9 @@ def find_layout(
     if user_grid is not None or saved is not None:
         known = user_grid if user_grid is not None else tuple(int(side) for side in saved.tolist())  # type: ignore[union-attr]
         if len(known) != dims:
-            raise UserError(f"Got a grid of {in_words(known)} for the positions of the weights: expected {dims} sides.")
+            raise UserError(
+                f"Got a grid of {format_grid(known)} for the positions of the weights: expected {dims} sides."
+            )
         return Layout(known, _prefix_of(length, known, named))
     if (
         config_grid is not None
@@ -117,22 +119,22 @@ def find_layout(
         return Layout(config_grid, length - math.prod(config_grid))
     for prefix in named:
         if grid := _equal_sides(length - prefix, dims):
-            # With a model of unequal sides, the weights may also have unequal sides.
-            return Layout(grid, prefix, _assumed(grid) if len(set(own)) > 1 else "")
+            # If the model's grid has unequal sides, that of the weights may have, too.
+            return Layout(grid, prefix, _assumption(grid) if len(set(model_grid)) > 1 else "")
     for prefix in named:
-        if len(own) == dims and length - prefix == math.prod(own):
-            return Layout(own, prefix, _assumed(own))
+        if len(model_grid) == dims and length - prefix == math.prod(model_grid):
+            return Layout(model_grid, prefix, _assumption(model_grid))
     for prefix in PREFIX_LENGTHS:
         if grid := _equal_sides(length - prefix, dims):
-            return Layout(grid, prefix, f"{_assumed(grid)}, after {prefix} prefix tokens")
+            return Layout(grid, prefix, f"{_assumption(grid)}, after {prefix} prefix tokens")
     raise UserError(
         f"The weights have {length} positions, which do not form a {'square' if dims == 2 else 'cube'}, and their grid "
         "is not saved with them: pass it with --weights-grid '[ROWS, COLUMNS]' (in Python grid=(rows, columns))"
     )
 
 
-def _assumed(grid: Grid) -> str:
-    return f"position grid {in_words(grid)} (set --weights-grid for another)"
+def _assumption(grid: Grid) -> str:
+    return f"position grid {format_grid(grid)} (set --weights-grid for another)"
 
 
 def _prefix_candidates(weights: Weights, name: str) -> tuple[int, ...]:
@@ -147,8 +149,8 @@ def _prefix_of(length: int, grid: Grid, named: Sequence[int]) -> int:
     prefix = length - math.prod(grid)
     if min(grid) < 1 or prefix not in (*named, *PREFIX_LENGTHS):
         raise UserError(
-            f"Got a grid of {in_words(grid)} for {length} positions: expected {' or '.join(map(str, named))} more than "
-            f"its {math.prod(grid)} positions."
+            f"Got a grid of {format_grid(grid)} for {length} positions: expected {' or '.join(map(str, named))} more "
+            f"than its {math.prod(grid)} positions."
         )
     return prefix
 
@@ -165,7 +167,7 @@ def prefix_codes(weights: Weights, positions: Tensor, prefix: int, num_prefix_to
         weights: Weights by timm's names.
         positions: (1, P + n, C).
         prefix: P.
-        num_prefix_tokens: Of the model, 0 or 1.
+        num_prefix_tokens: Number of the model's class tokens, 0 or 1.
     """
     others = "cls_token" not in weights and any(name in weights for name in ("dist_token", "reg_token"))
     if prefix == 0 or others:
@@ -174,10 +176,10 @@ def prefix_codes(weights: Weights, positions: Tensor, prefix: int, num_prefix_to
 
 
 def config_grid_of(path: Path, kernel: Tensor | None) -> Grid | None:
-    """Read the grid from the configuration next to a weights file, ours or the hub's; None if there is none.
+    """Read the grid from the configuration next to a weights file, a run's or the hub's; None if there is none.
 
     Args:
-        path: The weights file; a configuration only describes one with a standard name.
+        path: The weights file; a configuration describes only one with a standard name.
         kernel: Kernel of the patch projection, for the side of a patch.
     """
     if path.name not in ("model.safetensors", "pytorch_model.bin"):
