@@ -111,13 +111,13 @@ register(
     "rounded positions with a slice missing",
     "refused",
     positions(*(f"{0.625 * (n + (n > 3)):.2f}" for n in range(COUNT))),
-    says="1 slice missing between slice3.dcm and slice4.dcm",
+    says="slice3.dcm, slice4.dcm: 1 slice missing in between",
 )
 register(
     "rounded positions with the second-to-last slice missing",
     "refused",
     positions(*(f"{0.625 * (n + (n > 6)):.2f}" for n in range(COUNT))),
-    says="1 slice missing between slice6.dcm and slice7.dcm",
+    says="slice6.dcm, slice7.dcm: 1 slice missing in between",
 )
 register(
     "positions in whole millimeters of slices every 1.5 mm",
@@ -138,7 +138,7 @@ register(
     "a slice missing",
     "refused",
     after=lambda folder: (folder / "slice4.dcm").unlink(),
-    says="1 slice missing between slice3.dcm and slice5.dcm",
+    says="slice3.dcm, slice5.dcm: 1 slice missing in between",
 )
 register(
     "the same slice twice",
@@ -176,14 +176,14 @@ register(
     "a slice without a position",
     "refused",
     only(2, ImagePositionPatient=None),
-    says="slice2.dcm has no ImagePositionPatient",
+    says="slice2.dcm: no ImagePositionPatient",
     status="unsupported",
 )
 register(
     "a position with text in it",
     "refused",
     only(2, ImagePositionPatient=["0", "0", "4.25"], bytes_for={b"4.25": b"Jane"}),
-    says="slice2.dcm has no ImagePositionPatient",
+    says="slice2.dcm: no ImagePositionPatient",
     status="unsupported",
 )
 register("a slice thickness with text in it", "corrected", only(2, SliceThickness="4.25", bytes_for={b"4.25": b"Jane"}))

@@ -23,6 +23,8 @@ def test_a_file_is_read_corrected_or_refused_as_it_should_be(case: Case, tmp_pat
         if case.status is not None:
             assert isinstance(refusal.value, ReadError)
             assert refusal.value.status == case.status
+            names = [file.name for file in tmp_path.rglob("*") if file.suffix]
+            assert not [name for name in names if name in refusal.value.reason]
         return
     sample = READERS[case.reader](made.path, **made.arguments)
     assert not differs(sample, made)

@@ -62,7 +62,7 @@ class Model:
             raise UserError(f"{name}: got a sample of shape {sample.shape}; {self.path} takes {_in_words(taken)}")
         if not _fits(sample.shape, taken):
             got, sides = (" x ".join(map(str, shape[1:])) for shape in (sample.shape, taken))
-            raise ReadError(f"{name}: {got} once prepared, but {self.path} takes {sides} only", "unsupported")
+            raise ReadError(f"{got} once prepared, but {self.path} takes {sides} only", "unsupported", path=name)
 
     def logits(self, samples: np.ndarray) -> np.ndarray:
         """Return float64 logits (B, K) of prepared samples of one shape, such as images (B, C, H, W).

@@ -56,12 +56,12 @@ class Prepare(Transform):  # MONAI caches only deterministic transforms
     preprocessing: Preprocessing
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Return ``image`` as float32 and ``size``, or ``reason`` and ``status``, for an item of :func:`_item`."""
+        """Return ``image`` as float32 and ``size``, or the ``error``, for an item of :func:`_item`."""
         try:
             image, size = self.preprocessing.load_sized(item["source"], item["frame"])
             return {"image": torch.from_numpy(image), "size": list(size)}
         except ReadError as error:
-            return {"reason": str(error), "status": error.status}
+            return {"error": error}
 
 
 class SampleDataset(data.Dataset):
@@ -156,8 +156,8 @@ class SampleDataset(data.Dataset):
 
     def _read(self, index: int) -> tuple[torch.Tensor, tuple[int, ...]] | None:
         prepared = self._store[index]
-        if "reason" in prepared:
-            self.failed[index] = ReadError(str(prepared["reason"]), str(prepared["status"]))
+        if "error" in prepared:
+            self.failed[index] = prepared["error"]
             return None
         return torch.as_tensor(prepared["image"]), tuple(prepared["size"])
 

@@ -120,7 +120,9 @@ def _extract(
         )
         slide_mpp = opened.mpp
     if not len(centers):
-        raise ReadError(f"{slide.path}: no tile has a share of tissue of {options.share:g}; lower --share", "no_tissue")
+        raise ReadError(
+            f"no tile has a share of tissue of {options.share:g}; lower --share", "no_tissue", path=slide.path
+        )
     tiles = TileDataset(slide.path, slide.mpp, centers, options.side, options.mpp, encoder.prepare)
     bar = bars.add_task("Tiles", total=len(tiles))
     try:

@@ -99,7 +99,7 @@ def encode_tiles(
     features = np.concatenate(batches)
     if not np.isfinite(features).all():
         raise ReadError(
-            f"{tiles.path}: the encoder returned NaN or infinite features; use --precision fp32", "not_finite"
+            "the encoder returned NaN or infinite features; use --precision fp32", "not_finite", path=tiles.path
         )
     return features
 

@@ -116,7 +116,7 @@ def _of_rows(adaptive: AdaptiveForward, dataset: SampleDataset, index: int, erro
 
 def _not_finite(name: str, precision: Precision) -> ReadError:
     fix = "" if precision == "fp32" else "; use --precision fp32"
-    return ReadError(f"{name}: the model gave NaN or infinite numbers in --precision {precision}{fix}", "not_finite")
+    return ReadError(f"the model gave NaN or infinite numbers in --precision {precision}{fix}", "not_finite", path=name)
 
 
 def _forward(adaptive: AdaptiveForward, images: Tensor) -> np.ndarray:

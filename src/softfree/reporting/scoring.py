@@ -138,9 +138,8 @@ def predict_rows(
     logits = infer(run.model, dataset, len(run.task.classes), options, on_sample=baselines)
     frame = table.frame[["row", "split", "patient"]].reset_index(drop=True)
     frame["status"] = [logits.failed[i].status if i in logits.failed else "ok" for i in range(len(frame))]
-    # Without the file name, with which a message starts: it may be a patient's name, and may itself contain a colon.
-    reasons = {i: str(error).removeprefix(dataset.name(i)).partition(": ")[2] for i, error in logits.failed.items()}
-    frame["reason"] = [reasons.get(i, "") for i in range(len(frame))]
+    # Without the names of files, which may be patients' names.
+    frame["reason"] = [logits.failed[i].reason if i in logits.failed else "" for i in range(len(frame))]
     targets = np.asarray(table.targets)
     for number, name in enumerate(run.task.classes if not run.task.exclusive else []):
         frame[f"target_{name}"] = targets[:, number]

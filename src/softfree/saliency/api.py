@@ -153,7 +153,7 @@ def _explain_one(
     except ReadError as error:
         return Explained(name, error=error.of(name_of(source)))
     except torch.OutOfMemoryError:
-        return Explained(name, error=ReadError(f"{name}: does not fit in the device's memory", "too_large"))
+        return Explained(name, error=ReadError("does not fit in the device's memory", "too_large", path=name))
     return Explained(name, maps, sample.token_grid, tuple(regions), tuple(files))
 
 

@@ -99,7 +99,7 @@ def _header(source: str, identity: bool) -> Dataset:
         header = dcmread(source, force=True, stop_before_pixels=True, specific_tags=list(_NEEDED))
         absent = [name for name in ("StudyInstanceUID", "SOPClassUID", "SOPInstanceUID") if not header.get(name)]
         if absent:
-            raise ReadError(f"{source}: no {' and '.join(absent)} to refer to; use --format png", "unsupported")
+            raise ReadError(f"no {' and '.join(absent)} to refer to; use --format png", "unsupported", path=source)
         header = copy(header)
         for keyword in () if identity else _IDENTITY:
             setattr(header, keyword, None)

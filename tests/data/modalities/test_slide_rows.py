@@ -125,7 +125,7 @@ def test_damage_within_a_long_slide_is_a_row_with_a_reason(
     def damaged(rows: SlideRows, top: int, bottom: int) -> np.ndarray:
         if not damaged_once:
             damaged_once.append(True)
-            raise ReadError(f"{svs}: damaged pixels of the slide", "corrupt")
+            raise ReadError("damaged pixels of the slide", "corrupt", path=svs)
         return whole(rows, top, bottom)
 
     damaged_once: list[bool] = []

@@ -133,9 +133,9 @@ def test_names_do_not_decide_the_order(copied):
 
 def test_a_missing_slice_names_its_neighbors(copied):
     (copied / "N2D_0190.dcm").unlink()
-    refused(copied, "1 slice missing between N2D_0189.dcm and N2D_0191.dcm", "1.333 mm", "0.6667", status="corrupt")
+    refused(copied, "N2D_0189.dcm, N2D_0191.dcm: 1 slice missing in between", "1.333 mm", "0.6667", status="corrupt")
     (copied / "N2D_0191.dcm").unlink()
-    refused(copied, "2 slices missing between N2D_0189.dcm and N2D_0192.dcm")
+    refused(copied, "N2D_0189.dcm, N2D_0192.dcm: 2 slices missing in between")
 
 
 def test_a_slice_at_the_end_is_no_gap(copied):
@@ -146,7 +146,7 @@ def test_a_slice_at_the_end_is_no_gap(copied):
 
 def test_a_slice_twice_is_refused_by_name(copied):
     shutil.copy(copied / "N2D_0190.dcm", copied / "copy.dcm")
-    refused(copied, "same position: N2D_0190.dcm and copy.dcm", status="unsupported")
+    refused(copied, "N2D_0190.dcm, copy.dcm: slices at the same position", status="unsupported")
 
 
 def test_several_times_in_one_series_are_refused(write_slice, tmp_path):
@@ -164,7 +164,7 @@ def test_two_series_in_a_folder_are_told_apart_by_one_of_their_files(write_slice
     for number in range(3):
         write_slice(number)
         write_slice(number, np.full((3, 4), number, np.int16), name=f"other{number}.dcm", SeriesInstanceUID=other)
-    refused(tmp_path / "series", "2 series in one folder", "3 with other0.dcm, 3 with slice0.dcm", status="unsupported")
+    refused(tmp_path / "series", "2 series in one folder", "of 3, 3 files", "other0.dcm, slice0.dcm", status="unsupported")
     volume = read_series(tmp_path / "series" / "other1.dcm")
     np.testing.assert_array_equal(volume.voxels[0], np.broadcast_to(np.arange(3)[:, None, None], (3, 3, 4)))
     assert read_series(tmp_path / "series" / "slice2.dcm").voxels.max() == 211
@@ -214,7 +214,7 @@ def test_slices_that_do_not_belong_together(write_slice, tmp_path):
 def test_uneven_slices(write_slice, tmp_path):
     for number in range(5):
         write_slice(number, position=[-5, 7, 2 * number + 0.13 * (number > 2)])
-    refused(tmp_path / "series", "uneven slices at slice2.dcm and slice3.dcm", "2.13 mm apart")
+    refused(tmp_path / "series", "slice2.dcm, slice3.dcm: uneven slices", "2.13 mm apart")
 
 
 def test_slight_rounding_is_no_gap(write_slice, tmp_path):
@@ -226,7 +226,7 @@ def test_slight_rounding_is_no_gap(write_slice, tmp_path):
 def test_a_slice_moved_sideways(write_slice, tmp_path):
     for number in range(6):
         write_slice(number, position=[-5 + (number == 3), 7, 2 * number])
-    refused(tmp_path / "series", "uneven slices at slice2.dcm and slice3.dcm")
+    refused(tmp_path / "series", "slice2.dcm, slice3.dcm: uneven slices")
 
 
 def test_a_tilted_gantry(write_slice, tmp_path):
@@ -279,7 +279,7 @@ def test_a_damaged_slice_is_named(copied):
 def test_folders_and_files_without_a_series(shared_data, tmp_path):
     refused(tmp_path, "a folder without DICOM images", status="no_pixels")
     refused(shared_data / "dicom" / "pydicom" / "rtplan.dcm", "DICOM without an image", status="no_pixels")
-    refused(shared_data / "dicom" / "same_image_nine_syntaxes", "same position", "1.dcm and 2.dcm")
+    refused(shared_data / "dicom" / "same_image_nine_syntaxes", "same position", "1.dcm, 2.dcm")
     with pytest.raises(ReadError, match="got frame 3; a DICOM series is one volume"):
         read_series(tmp_path, 3)
 
@@ -338,8 +338,8 @@ def test_frames_have_their_own_rescaling(enhanced, shared_data):
 
 
 def test_frames_that_make_no_volume(enhanced, shared_data):
-    refused(enhanced(positions=[0, 1, 2, 3, 4, 5, 6, 7, 8, 8]), "same position: frame 9 and frame 10")
-    refused(enhanced(positions=[0, 1, 2, 3, 5, 6, 7, 8, 9, 10]), "1 slice missing between frame 4 and frame 5")
+    refused(enhanced(positions=[0, 1, 2, 3, 4, 5, 6, 7, 8, 8]), "frame 9, frame 10: slices at the same position")
+    refused(enhanced(positions=[0, 1, 2, 3, 5, 6, 7, 8, 9, 10]), "frame 4, frame 5: 1 slice missing in between")
     refused(enhanced(positions=range(9)), "10 frames, but positions of only 9")
     refused(shared_data / "dicom" / "pydicom_data" / "emri_small.dcm", "10 frames, but positions of only 0")
 

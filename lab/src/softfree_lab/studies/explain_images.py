@@ -100,7 +100,7 @@ def evaluate_images(run: Run, table: Table, options: ExplainStudyOptions) -> Ima
         try:
             sample = opener(entry["file"], None if pd.isna(frame) else int(frame))
             if not isinstance(sample.tensor, Tensor):
-                raise ReadError(f"{entry['file']}: too large to be read at once", "too_large")
+                raise ReadError("too large to be read at once", "too_large", path=entry["file"])
         except ReadError as error:
             unreadable.append(f"row {entry['row']} of the table: {error.status}")
             continue

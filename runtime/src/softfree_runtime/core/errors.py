@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -16,23 +16,35 @@ class UserError(ValueError):
 class ReadError(UserError):
     """A file that cannot be read as a sample.
 
+    The message consists of the path, the members and the reason. File names may be patients' names: what must not name
+    a patient shows the reason alone.
+
     Attributes:
+        reason: What is wrong and how to fix it, without the name of any file.
         status: The reason as one word, for tables: ``missing``, ``empty``, ``folder``, ``no_pixels`` (a valid file
             without pixels), ``corrupt``, ``unsupported``, ``too_large``, ``not_finite``; for slides ``no_resolution``,
             ``no_tissue`` or ``too_coarse``.
+        path: The file, or empty if it is not known here.
+        members: Faulty files within a folder, or faulty frames within a file.
     """
 
-    def __init__(self, message: str, status: str = "corrupt") -> None:
-        super().__init__(message)
-        self.status = status
+    def __init__(self, reason: str, status: str = "corrupt", path: object = "", members: Sequence[object] = ()) -> None:
+        self.reason, self.status = reason, status
+        self.path, self.members = str(path), tuple(map(str, members))
+        super().__init__(": ".join(filter(None, (self.path, _few(self.members), reason))))
 
-    def of(self, source: object) -> ReadError:
-        """Return the error with its source in front, unless it already starts with it."""
-        return self if str(self).startswith(str(source)) else ReadError(f"{source}: {self}", self.status)
+    def of(self, path: object) -> ReadError:
+        """Return the error of ``path``, unless it already has a path."""
+        return self if self.path else ReadError(self.reason, self.status, path, self.members)
 
-    def __reduce__(self) -> tuple[type[ReadError], tuple[str, str]]:
-        # The default would lose the status when a worker process sends the error.
-        return type(self), (str(self), self.status)
+    def __reduce__(self) -> tuple[type[ReadError], tuple[object, ...]]:
+        # The default would lose the fields when a worker process sends the error.
+        return type(self), (self.reason, self.status, self.path, self.members)
+
+
+def _few(names: Sequence[str], limit: int = 6) -> str:
+    """List names in full, since the ends of long ones may be all that differs; beyond the first few, their number."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def unknown_name(what: str, got: object, known: Iterable[str]) -> UserError:

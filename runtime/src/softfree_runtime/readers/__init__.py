@@ -55,12 +55,14 @@ def _read(path: Path, frame: int | None, max_pixels: int) -> DecodedImage:
         if head.startswith(_RASTER) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
             return read_raster(path, frame, max_pixels=max_pixels)
         if kind := _unsupported(head, path.name):
-            raise ReadError(f"{path}: {kind}", "unsupported")
+            raise ReadError(f"{kind}", "unsupported", path=path)
         if head.startswith(_DICOM) or path.suffix.lower() in (".dcm", ".dicom", ".ima"):
             return read_dicom(path, frame, max_pixels=max_pixels)
     except MemoryError as error:
-        raise ReadError(f"{path}: does not fit in memory; cut it into regions or reduce it", "too_large") from error
-    raise ReadError(f"{path}: not an image that softfree reads: DICOM, TIFF, PNG, JPEG, BMP, GIF, WebP", "unsupported")
+        raise ReadError("does not fit in memory; cut it into regions or reduce it", "too_large", path=path) from error
+    raise ReadError(
+        "not an image that softfree reads: DICOM, TIFF, PNG, JPEG, BMP, GIF, WebP", "unsupported", path=path
+    )
 
 
 def file_head(path: Path) -> bytes:
@@ -68,19 +70,21 @@ def file_head(path: Path) -> bytes:
     try:
         if path.is_dir():
             os.scandir(path).close()  # an unreadable folder raises here
-            raise ReadError(f"{path}: a folder; expected an image file", "folder")
+            raise ReadError("a folder; expected an image file", "folder", path=path)
         if not os.path.lexists(path):
-            raise ReadError(f"{path}: no such file; check the path and the folder it is relative to", "missing")
+            raise ReadError("no such file; check the path and the folder it is relative to", "missing", path=path)
         if not path.is_file():
-            raise ReadError(f"{path}: not a regular file, or a broken link", "missing")
+            raise ReadError("not a regular file, or a broken link", "missing", path=path)
         with path.open("rb") as file:
             head = file.read(_HEAD)
     except (OSError, ValueError) as error:
         if isinstance(error, ReadError):
             raise
-        raise ReadError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})", "missing") from error
+        raise ReadError(
+            f"cannot be opened ({getattr(error, 'strerror', None) or error})", "missing", path=path
+        ) from error
     if not head:
-        raise ReadError(f"{path}: an empty file (0 bytes); fetch it again", "empty")
+        raise ReadError("an empty file (0 bytes); fetch it again", "empty", path=path)
     return head
 
 

@@ -81,7 +81,9 @@ def decode(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -
     """
     with quiet(), open_dicom(path) as (dataset, element):
         if element is None:
-            raise ReadError(f"{path}: DICOM without pixel data{_kind(dataset)}; leave it out of the table", "no_pixels")
+            raise ReadError(
+                f"DICOM without pixel data{_kind(dataset)}; leave it out of the table", "no_pixels", path=path
+            )
         elements = Elements(dataset)
         if element.after_damage:
             elements.correct("elements before the Image Pixel module: damaged, ignored")
@@ -97,7 +99,7 @@ def decode(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28) -
         except MemoryError:
             raise
         except Exception as error:  # decoders raise almost any exception on damaged frames
-            raise ReadError(f"{path}: damaged DICOM pixel data: {in_one_line(error)}", "corrupt") from error
+            raise ReadError(f"damaged DICOM pixel data: {in_one_line(error, path)}", "corrupt", path=path) from error
     return stored.pixels, Header(stored.bits, layout, dataset, elements.corrections)
 
 
@@ -118,7 +120,7 @@ def read_dicom(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 2
             raise
         except Exception as error:  # a header element that violates the standard
             raise ReadError(
-                f"{path}: DICOM header with a damaged element ({type(error).__name__})", "corrupt"
+                f"DICOM header with a damaged element ({type(error).__name__})", "corrupt", path=path
             ) from error
 
 

@@ -90,7 +90,7 @@ def open_dicom(
         except Exception as error:  # pydicom raises nearly anything on damaged files
             recovered = _recovered(path, file, tags)
             if recovered is None:
-                raise ReadError(f"{path}: not readable as DICOM ({type(error).__name__})", "corrupt") from error
+                raise ReadError(f"not readable as DICOM ({type(error).__name__})", "corrupt", path=path) from error
             dataset, element = recovered
         if watch.lost and (element is None or "Rows" not in dataset):
             dataset, element = _recovered(path, file, tags) or (dataset, element)

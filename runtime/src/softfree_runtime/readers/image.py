@@ -14,6 +14,7 @@ SQUARE_WITHIN = 1.01  # ratio of pixel sides up to which pixels count as square
 LONGEST_PIXEL = 10.0  # ratio beyond which the sides are not plausible
 _OBJECT = re.compile(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>")  # as in <_io.BytesIO object at 0x7f0d>
 _ENUM = re.compile(r"<(\w+\.\w+): [^<>]*>")
+_FILE = re.compile(r"[/\\]\S*\.\w")
 _NOT_SUPPORTED = re.compile(r"unsupported (?!marker)|not supported|not implemented", re.IGNORECASE)
 _LONGEST = 2000  # characters of a library's message that are examined
 
@@ -118,39 +119,45 @@ def with_gray_noted(stored: str, pixels: np.ndarray) -> str:
 def refuse_not_finite(path: Path, pixels: np.ndarray) -> None:
     """Raise ReadError if ``pixels`` contains NaN or infinity."""
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise ReadError(f"{path}: pixel values that are not finite (NaN or infinite); repair the file", "not_finite")
+        raise ReadError("pixel values that are not finite (NaN or infinite); repair the file", "not_finite", path=path)
 
 
 def refuse_large(path: Path, width: int, height: int, max_pixels: int) -> None:
     """Raise ReadError if the header declares more than ``max_pixels``."""
     if width * height > max_pixels:
-        message = f"{path}: {width} x {height} pixels, more than {max_pixels}; cut it into regions or reduce it"
-        raise ReadError(message, "too_large")
+        message = f"{width} x {height} pixels, more than {max_pixels}; cut it into regions or reduce it"
+        raise ReadError(message, "too_large", path)
 
 
 def chosen_frame(path: Path, frame: int | None, count: int) -> tuple[int, tuple[str, ...]]:
     """Return the frame to read, the first by default, and the step to record if there are several."""
     number = 0 if frame is None else frame
     if not 0 <= number < count:
-        raise ReadError(f"{path}: got frame {number}; the file has frames 0 to {count - 1}", "unsupported")
+        raise ReadError(f"got frame {number}; the file has frames 0 to {count - 1}", "unsupported", path=path)
     return number, (f"frame {number + 1} of {count}",) if count > 1 else ()
 
 
 def undecodable(path: Path, what: str, error: Exception) -> ReadError:
     """Return the ReadError for a decoder's exception: missing decoder, unsupported kind or damage."""
-    message = in_one_line(error)
+    message = in_one_line(error, path)
     if isinstance(error, ImportError):
         name = (error.name or "imagecodecs").split(".")[0]
         return ReadError(
-            f"{path}: needs {name}, which is not installed; get it with: pip install {name}", "unsupported"
+            f"needs {name}, which is not installed; get it with: pip install {name}", "unsupported", path=path
         )
     if _NOT_SUPPORTED.search(message) and not isinstance(error, TypeError):
-        return ReadError(f"{path}: {message}; save it as PNG, or as TIFF without compression", "unsupported")
-    return ReadError(f"{path}: damaged {what}, cannot be decoded ({message})", "corrupt")
+        return ReadError(f"{message}; save it as PNG, or as TIFF without compression", "unsupported", path=path)
+    return ReadError(f"damaged {what}, cannot be decoded ({message})", "corrupt", path=path)
 
 
-def in_one_line(error: Exception) -> str:
-    """Return the last line of a library's message, shortened and without addresses of objects."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+def in_one_line(error: Exception, path: Path) -> str:
+    """Return the last line of a library's message about a file, shortened and without addresses of objects.
+
+    A message that names a file, which may be a patient's name, becomes the type of the error.
+    """
+    kind = type(error).__name__
+    lines = str(error).strip().splitlines() or [kind]
     message = _ENUM.sub(r"\1", _OBJECT.sub("", lines[-1].strip()[:_LONGEST]))
-    return "".join(letter if letter.isprintable() else " " for letter in message[:200]).strip() or type(error).__name__
+    if path.name in message or _FILE.search(message):
+        return kind
+    return "".join(letter if letter.isprintable() else " " for letter in message[:200]).strip() or kind

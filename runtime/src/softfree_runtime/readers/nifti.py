@@ -42,7 +42,7 @@ def read_nifti(path: Path, frame: int | None = None, *, max_voxels: int = 1 << 3
             raise
         except Exception as error:  # gzip and zlib raise almost any exception on damaged files
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ReadError(f"{path}: damaged NIfTI, cannot be read ({reason})", "corrupt") from error
+            raise ReadError(f"damaged NIfTI, cannot be read ({reason})", "corrupt", path=path) from error
 
 
 def read_affine(path: Path) -> np.ndarray:
@@ -90,11 +90,11 @@ def _number_type(path: Path, header: Nifti1Header) -> tuple[np.dtype, tuple[str,
             raise ValueError
     except Exception:  # nibabel raises its own exceptions, and KeyError
         raise ReadError(
-            f"{path}: NIfTI of datatype {int(header['datatype'])}, which does not hold numbers", "unsupported"
+            f"NIfTI of datatype {int(header['datatype'])}, which does not hold numbers", "unsupported", path=path
         ) from None
     if dtype.fields or dtype.kind not in "iuf":
         kind = "color (RGB)" if dtype.fields else f"{dtype} numbers"
-        raise ReadError(f"{path}: NIfTI of {kind} is not supported; save each channel as a volume", "unsupported")
+        raise ReadError(f"NIfTI of {kind} is not supported; save each channel as a volume", "unsupported", path=path)
     if header["bitpix"] == 8 * dtype.itemsize:
         return dtype, ()
     return dtype, ("bitpix contradicts the datatype, which is used",)
@@ -106,7 +106,7 @@ def _shape(path: Path, header: Nifti1Header) -> tuple[tuple[int, ...], tuple[str
     shape = (*stored[:3], *(side or 1 for side in stored[3:]))
     if len(shape) < 3 or min(shape) < 1 or any(side > 1 for side in shape[4:]):
         size = " x ".join(map(str, stored))
-        raise ReadError(f"{path}: NIfTI of {size} values; expected a volume of three dimensions", "unsupported")
+        raise ReadError(f"NIfTI of {size} values; expected a volume of three dimensions", "unsupported", path=path)
     return shape, () if shape == stored else ("a dimension of 0 beyond the third: taken as 1",)
 
 
@@ -115,9 +115,10 @@ def _frame(path: Path, shape: tuple[int, ...], frame: int | None) -> tuple[int, 
     count = shape[3] if len(shape) > 3 else 1
     if count > 1 and frame is None:
         raise ReadError(
-            f"{path}: a 4D file of {count} frames; expected one volume; "
+            f"a 4D file of {count} frames; expected one volume; "
             f"choose one, 0 to {count - 1}, in the table's column frame",
             "unsupported",
+            path=path,
         )
     number, steps = chosen_frame(path, frame, count)
     return number, count, steps
@@ -132,5 +133,5 @@ def _scale(path: Path, header: Nifti1Header) -> tuple[tuple[float, float], tuple
     if not math.isfinite(slope):
         return (1.0, 0.0), ("scl_slope is not finite: values taken as stored",)
     if not math.isfinite(intercept):
-        raise ReadError(f"{path}: scl_inter is not finite, so its values are unknown; repair the header")
+        raise ReadError("scl_inter is not finite, so its values are unknown; repair the header", path=path)
     return (slope, intercept), ()

@@ -38,7 +38,7 @@ def affine_of(path: Path, header: Nifti1Header) -> tuple[np.ndarray, Words, Word
         affine[:3] *= millimeters
         steps += (f"{unit}s converted to millimeters",)
         if (sizes := voxel_sizes(affine)).max() > _LARGEST:
-            raise ReadError(f"{path}: voxels of {_listed(sizes)} mm by their unit, the {unit}; repair xyzt_units")
+            raise ReadError(f"voxels of {_listed(sizes)} mm by their unit, the {unit}; repair xyzt_units", path=path)
     return affine, (*corrections, *steps), corrections
 
 
@@ -63,7 +63,7 @@ def _chosen(path: Path, header: Nifti1Header) -> tuple[np.ndarray, Words]:
     if sform is not None:  # the caller reports what is wrong with it
         return sform, ()
     _refuse_sizes(path, sizes)
-    raise ReadError(f"{path}: damaged NIfTI: the qform is not a rotation and there is no sform; repair the header")
+    raise ReadError("damaged NIfTI: the qform is not a rotation and there is no sform; repair the header", path=path)
 
 
 def _sform(header: Nifti1Header) -> np.ndarray:
@@ -107,8 +107,9 @@ def _usable(affine: np.ndarray) -> bool:
 def _refuse_mirrored(path: Path, sform: np.ndarray, qform: np.ndarray) -> None:
     if np.linalg.det(sform) * np.linalg.det(qform) < 0:
         raise ReadError(
-            f"{path}: sform and qform mirror each other, so left and right may be exchanged; find out which one is"
-            " correct and set the code of the other to 0"
+            "sform and qform mirror each other, so left and right may be exchanged; find out which one is"
+            " correct and set the code of the other to 0",
+            path=path,
         )
 
 
@@ -130,7 +131,7 @@ def _other_sizes(sform: np.ndarray, sizes: np.ndarray) -> Words:
 
 def _refuse_sizes(path: Path, sizes: np.ndarray) -> None:
     if not (np.isfinite(sizes) & (sizes > 0)).all():
-        raise ReadError(f"{path}: voxels of {_listed(sizes)} mm; expected sizes above zero, repair the header")
+        raise ReadError(f"voxels of {_listed(sizes)} mm; expected sizes above zero, repair the header", path=path)
 
 
 def _listed(sizes: np.ndarray) -> str:

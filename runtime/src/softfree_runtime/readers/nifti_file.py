@@ -74,7 +74,7 @@ def header_and_voxels(path: Path) -> tuple[Path, Path]:
     mates = [stem.with_suffix(suffix + end) for suffix in (other, other.upper()) for end in (packed, "", ".gz")]
     mate = next((file for file in mates if file.is_file()), None)
     if mate is None:
-        raise ReadError(f"{path}: half of a NIfTI pair; its {other} file is not next to it", "missing")
+        raise ReadError(f"half of a NIfTI pair; its {other} file is not next to it", "missing", path=path)
     return (path, mate) if other == ".img" else (mate, path)
 
 
@@ -91,11 +91,11 @@ def read_header(path: Path, stream: IO[bytes]) -> tuple[Nifti1Header, tuple[str,
     kind = known[0]
     head += stream.read(max(0, kind.sizeof_hdr - len(head)))
     if len(head) < kind.sizeof_hdr:
-        raise ReadError(f"{path}: damaged NIfTI, cut short within its header; copy it again")
+        raise ReadError("damaged NIfTI, cut short within its header; copy it again", path=path)
     orders = [kind(head[: kind.sizeof_hdr], order, check=False) for order in "<>"]
     header = next((order for order in orders if 1 <= order["dim"][0] <= 7), None)
     if header is None:
-        raise ReadError(f"{path}: damaged NIfTI: its number of dimensions is not 1 to 7; repair the header")
+        raise ReadError("damaged NIfTI: its number of dimensions is not 1 to 7; repair the header", path=path)
     wrong = int(header["sizeof_hdr"]) != kind.sizeof_hdr
     return header, ("sizeof_hdr is wrong: the header is identified by its magic",) if wrong else ()
 
@@ -124,15 +124,15 @@ def read_voxels(
     size = math.prod(shape) * dtype.itemsize
     largest = os.fstat(stream.fileno()).st_size * (_SWELLS if isinstance(stream, GzipFile) else 1)
     if size > largest:  # before memory is allocated for it
-        raise ReadError(f"{path}: damaged NIfTI, cut short: expected {size} bytes of voxels; copy it again")
+        raise ReadError(f"damaged NIfTI, cut short: expected {size} bytes of voxels; copy it again", path=path)
     find_start = _start_in_single if single else _start_in_pair
     start, corrections = find_start(path, stream, header, size * count)
     if start > largest:
-        raise ReadError(f"{path}: damaged NIfTI, cut short before its voxels; copy it again")
+        raise ReadError("damaged NIfTI, cut short before its voxels; copy it again", path=path)
     stream.seek(start + frame * size)
     raw = np.empty(size, np.uint8)
     if (got := stream.readinto(raw)) < size:  # type: ignore[attr-defined]
-        raise ReadError(f"{path}: damaged NIfTI, cut short: {got} bytes of voxels, expected {size}; copy it again")
+        raise ReadError(f"damaged NIfTI, cut short: {got} bytes of voxels, expected {size}; copy it again", path=path)
     expected = (count - 1 - frame) * size
     behind, sound = _read_to_end(path, stream, expected)
     _refuse_many_behind(path, header, behind - expected, size, count)
@@ -145,9 +145,11 @@ def read_voxels(
 
 def _no_nifti(path: Path, head: bytes) -> ReadError:
     if 348 in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")) and ".nii" not in path.name.lower():
-        return ReadError(f"{path}: ANALYZE 7.5, which does not distinguish left from right; convert it", "unsupported")
+        return ReadError(
+            "ANALYZE 7.5, which does not distinguish left from right; convert it", "unsupported", path=path
+        )
     why = "compressed twice, unpack it once" if head.startswith(GZIP) else "no NIfTI header, copy it again"
-    return ReadError(f"{path}: damaged NIfTI, or another format: {why}")
+    return ReadError(f"damaged NIfTI, or another format: {why}", path=path)
 
 
 def _known_by(head: bytes) -> tuple[type[Nifti1Header], bool] | None:
@@ -198,14 +200,15 @@ def _refuse_many_behind(path: Path, header: Nifti1Header, behind: int, size: int
     undeclared = math.prod(dim) * dtype.itemsize - size * count  # of dimensions beyond dim[0]
     if behind > 0 and (behind == undeclared or behind >= max(_MUCH, dim[0] * dim[1] * dtype.itemsize)):
         raise ReadError(
-            f"{path}: damaged NIfTI: {behind} bytes more than its dimensions account for; repair dim in the header"
+            f"damaged NIfTI: {behind} bytes more than its dimensions account for; repair dim in the header", path=path
         )
 
 
 def _in_doubt(path: Path, offset: float) -> ReadError:
     return ReadError(
-        f"{path}: damaged NIfTI: vox_offset {offset:g} is in doubt, and the file's length does not show where the"
-        " voxels begin; repair the header"
+        f"damaged NIfTI: vox_offset {offset:g} is in doubt, and the file's length does not show where the"
+        " voxels begin; repair the header",
+        path=path,
     )
 
 
@@ -232,7 +235,7 @@ def _read_to_end(path: Path, stream: IO[bytes], expected: int) -> tuple[int, boo
         while piece := stream.read(1 << 20):
             count += len(piece)
             if count > expected + _BEHIND:
-                raise ReadError(f"{path}: damaged NIfTI: far more bytes than its header accounts for; repair it")
+                raise ReadError("damaged NIfTI: far more bytes than its header accounts for; repair it", path=path)
     except BadGzipFile as error:
         if not str(error).startswith("Not a gzipped file"):  # a wrong checksum or length
             raise

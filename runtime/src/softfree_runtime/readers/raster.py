@@ -150,7 +150,7 @@ def _described(path: Path, image: ImageFile.ImageFile) -> tuple[str, bool]:
         "YCbCr": ("8-bit YCbCr", False),
     }
     if image.mode not in names:
-        raise ReadError(f"{path}: Pillow mode {image.mode} is not supported; save it as PNG", "unsupported")
+        raise ReadError(f"Pillow mode {image.mode} is not supported; save it as PNG", "unsupported", path=path)
     return names[image.mode]
 
 
@@ -178,7 +178,7 @@ def _open(path: Path, data: bytes | None) -> Iterator[ImageFile.ImageFile]:
             image = Image.open(path if data is None else io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError:
             if kind := _unsupported(path.read_bytes()):
-                raise ReadError(f"{path}: {kind}", "unsupported") from None
+                raise ReadError(f"{kind}", "unsupported", path=path) from None
             raise ValueError("its header is damaged") from None
         finally:
             Image.MAX_IMAGE_PIXELS = before

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from softfree_runtime.core.errors import ReadError
+from softfree_runtime.core.errors import ReadError, listed
 from softfree_runtime.readers.dicom import decode, frame_count
 from softfree_runtime.readers.dicom_elements import Elements
 from softfree_runtime.readers.dicom_pixels import GRAY
@@ -37,12 +37,12 @@ def read_series(path: Path, frame: int | None = None, *, max_voxels: int = 1 << 
     """
     path = Path(path)
     if frame:
-        raise ReadError(f"{path}: got frame {frame}; a DICOM series is one volume", "unsupported")
+        raise ReadError(f"got frame {frame}; a DICOM series is one volume", "unsupported", path=path)
     if path.is_dir():
         return load_series(path, _only(path, series_in(path)), max_voxels=max_voxels)
     header = read_header(path)
     if header is None:
-        raise ReadError(f"{path}: DICOM without an image; name a file of a series", "no_pixels")
+        raise ReadError("DICOM without an image; name a file of a series", "no_pixels", path=path)
     alone = make_series(path.parent, [(path, header)])
     if alone.multi_frame:
         return load_series(path, alone, max_voxels=max_voxels)
@@ -53,15 +53,15 @@ def read_series(path: Path, frame: int | None = None, *, max_voxels: int = 1 << 
 def load_series(path: Path, series: Series, *, max_voxels: int = 1 << 30) -> Volume:
     """Read the pixels of a series; ``path`` is for messages."""
     if len(series.files) > 1 and series.multi_frame:
-        message = f"{path}: {len(series.files)} files, some with several frames; name one of the files"
-        raise ReadError(message, "unsupported")
+        message = f"{len(series.files)} files, some with several frames; name one of the files"
+        raise ReadError(message, "unsupported", path)
     placed: list[str] = []
     with quiet():
         try:
             slices = _slices(path, series, placed)
             order, affine, corrections = arrange(path, slices)
             if any(map(is_mosaic, series.headers)):
-                raise ReadError(f"{path}: {MOSAIC}", "unsupported")
+                raise ReadError(f"{MOSAIC}", "unsupported", path=path)
             refuse_large_volume(path, (len(slices), *slices[0].shape), max_voxels)
             if len(series.files) == 1:
                 stack = _decoded(series.files[0], max_voxels)
@@ -72,7 +72,7 @@ def load_series(path: Path, series: Series, *, max_voxels: int = 1 << 30) -> Vol
         except (ReadError, MemoryError):
             raise
         except Exception as error:  # a header element that violates the standard
-            raise ReadError(f"{path}: DICOM header with a damaged element ({type(error).__name__})") from error
+            raise ReadError(f"DICOM header with a damaged element ({type(error).__name__})", path=path) from error
     corrections = tuple(dict.fromkeys((*placed, *corrections, *stack.corrections)))
     if series.aside:
         corrections += ("localizers or secondary captures in the folder skipped",)
@@ -94,13 +94,15 @@ class _Stack:
 
 def _only(path: Path, candidates: list[Series]) -> Series:
     if not candidates:
-        raise ReadError(f"{path}: a folder without DICOM images; name a folder that holds one series", "no_pixels")
+        raise ReadError("a folder without DICOM images; name a folder that holds one series", "no_pixels", path=path)
     if len(candidates) > 1:
-        sizes = [f"{len(series.files)} with {series.files[0].name}" for series in candidates[:4]]
+        sizes = listed((len(series.files) for series in candidates), 4)
         raise ReadError(
-            f"{path}: {len(candidates)} series in one folder (files: {', '.join(sizes)}"
-            f"{', ...' * (len(candidates) > 4)}); name one file of the series to read, or give each its own folder",
+            f"{len(candidates)} series in one folder, of {sizes} files; name one file of the series to read, or give"
+            " each its own folder",
             "unsupported",
+            path,
+            [series.files[0].name for series in candidates],
         )
     return candidates[0]
 
@@ -113,8 +115,8 @@ def _slices(path: Path, series: Series, corrections: list[str]) -> list[Slice]:
     count = frame_count(header)
     placed = len(Elements(header).items("PerFrameFunctionalGroupsSequence"))
     if placed != count:
-        message = f"{path}: {count} frames, but positions of only {placed}; a volume needs all of them"
-        raise ReadError(message, "unsupported")
+        message = f"{count} frames, but positions of only {placed}; a volume needs all of them"
+        raise ReadError(message, "unsupported", path)
     return [Slice.parse(path, header, f"frame {number + 1}", number, corrections) for number in range(count)]
 
 
@@ -124,7 +126,7 @@ def _decoded(path: Path, max_voxels: int) -> _Stack:
     photometric = header.layout.photometric
     # MONOCHROME1 concerns display; Hounsfield units stay as they are.
     if photometric not in GRAY:
-        raise ReadError(f"{path}: a volume of {photometric} pixels; expected gray ones", "unsupported")
+        raise ReadError(f"a volume of {photometric} pixels; expected gray ones", "unsupported", path=path)
     frames = stored.reshape(-1, *stored.shape[-2:])
     wrong: list[list[str]] = [[] for _ in frames]
     scaled = [
@@ -153,7 +155,7 @@ def _refuse_partly_rescaled(path: Path, names: Sequence[str], corrections: Seque
         if words != ignored[0]:
             elements = ", ".join(sorted({correction.split(":")[0] for correction in words ^ ignored[0]}))
             raise ReadError(
-                f"{path}: {elements} can be used in {names[0]} or in {name}, not in both; repair the header"
+                f"{elements} can be used in one of them only; repair the header", path=path, members=[names[0], name]
             )
 
 

@@ -117,13 +117,13 @@ def read_header(path: Path) -> Dataset | None:
             meta = Elements(dataset.file_meta)
             kind = UID(Elements(dataset).text("SOPClassUID") or meta.text("MediaStorageSOPClassUID"))
     except OSError as error:
-        raise ReadError(f"{path}: cannot be opened ({error.strerror or error})", "missing") from error
+        raise ReadError(f"cannot be opened ({error.strerror or error})", "missing", path=path) from error
     except ReadError as error:
         raise error.of(path) from error.__cause__
     if "Rows" in dataset and "Columns" in dataset:
         return dataset
     if not kind or "Image Storage" in kind.name:
-        raise ReadError(f"{path}: damaged DICOM: no image size in the header; copy it again")
+        raise ReadError("damaged DICOM: no image size in the header; copy it again", path=path)
     return None
 
 

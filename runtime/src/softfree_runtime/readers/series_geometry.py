@@ -68,9 +68,9 @@ class Slice:
         spacing = _numbers(path, name, elements, "PixelSpacing", 2)
         row, column = directions[:3], directions[3:]
         if not np.allclose([row @ row, column @ column, row @ column], [1, 1, 0], atol=SHEAR):
-            raise ReadError(f"{path}: rows and columns of {name} are not at right angles; repair its header")
+            raise ReadError("rows and columns are not at right angles; repair the header", path=path, members=[name])
         if not (spacing > 0).all():
-            raise ReadError(f"{path}: PixelSpacing of {name} is zero or negative; repair its header")
+            raise ReadError("PixelSpacing is zero or negative; repair the header", path=path, members=[name])
         thickness = elements.number("SpacingBetweenSlices") or elements.number("SliceThickness")
         shape = elements.whole("Rows") or 0, elements.whole("Columns") or 0
         digits = np.array([_last_digit(text) for text in elements.texts("ImagePositionPatient")])
@@ -112,7 +112,7 @@ def _step(path: Path, ordered: Sequence[Slice], normal: np.ndarray) -> tuple[np.
     if len(ordered) == 1:
         thickness = ordered[0].thickness
         if not thickness or thickness < 0:
-            raise ReadError(f"{path}: a single slice whose header has no thickness; a volume needs one")
+            raise ReadError("a single slice whose header has no thickness; a volume needs one", path=path)
         return normal * thickness, ()
     positions = np.stack([slice_.position for slice_ in ordered])
     steps = np.diff(positions, axis=0)  # (n - 1, 3)
@@ -139,9 +139,10 @@ def _step(path: Path, ordered: Sequence[Slice], normal: np.ndarray) -> tuple[np.
     if tilt > SHEAR + (float(digits.max()) / (len(steps) * usual) if corrections else 0):
         angle = np.degrees(np.arctan(tilt))
         raise ReadError(
-            f"{path}: sheared: each slice is shifted relative to the one before (tilted gantry, {angle:.1f} degrees); "
+            f"sheared: each slice is shifted relative to the one before (tilted gantry, {angle:.1f} degrees); "
             "resample it to a straight grid",
             "unsupported",
+            path=path,
         )
     return across * normal if tilt > SHEAR else mean, corrections
 
@@ -173,8 +174,10 @@ def _refuse_mixed(path: Path, first: Slice, other: Slice) -> None:
     else:
         return
     raise ReadError(
-        f"{path}: slices of different {what}, such as {first.name} and {other.name}; give each stack its own folder",
+        f"slices of different {what}; give each stack its own folder",
         "unsupported",
+        path=path,
+        members=[first.name, other.name],
     )
 
 
@@ -192,27 +195,27 @@ def _refuse_same_position(path: Path, ordered: Sequence[Slice], same: list[int])
         fix = f"they differ in {', '.join(differing[:3])}; give each its own folder"
     else:
         fix = "keep one of each, or give each time its own folder"
-    pairs = [f"{ordered[number].name} and {ordered[number + 1].name}" for number in same[:3]]
-    more = f" and {len(same) - 3} more" if len(same) > 3 else ""
-    raise ReadError(f"{path}: slices at the same position: {', '.join(pairs)}{more}; {fix}", "unsupported")
+    members = [ordered[neighbor].name for number in same for neighbor in (number, number + 1)]
+    raise ReadError(f"slices at the same position: {fix}", "unsupported", path, list(dict.fromkeys(members)))
 
 
 def _refuse_gap(path: Path, before: str, after: str, gap: float, usual: float) -> NoReturn:
     missing = round(gap / usual) - 1
-    if missing > 0:
-        what = f"{missing} slice{'s' if missing > 1 else ''} missing between {before} and {after}"
-    else:
-        what = f"uneven slices at {before} and {after}"
-    raise ReadError(f"{path}: {what} ({gap:.4g} mm apart, {usual:.4g} elsewhere); copy the series again")
+    what = f"{missing} slice{'s' if missing > 1 else ''} missing in between" if missing > 0 else "uneven slices"
+    raise ReadError(
+        f"{what} ({gap:.4g} mm apart, {usual:.4g} elsewhere); copy the series again",
+        path=path,
+        members=[before, after],
+    )
 
 
 def _numbers(path: Path, name: str, elements: Elements, key: str, count: int) -> np.ndarray:
     numbers = elements.numbers(key)
     if len(numbers) != count or None in numbers:
-        raise ReadError(f"{path}: {name} has no {key}, or none that is valid; a volume needs it", "unsupported")
+        raise ReadError(f"no {key}, or none that is valid; a volume needs it", "unsupported", path, [name])
     values = np.array(numbers, dtype=float)
     if not np.isfinite(values).all():
-        raise ReadError(f"{path}: {key} of {name} is not finite; repair its header", "not_finite")
+        raise ReadError(f"{key} is not finite; repair the header", "not_finite", path, [name])
     return values
 
 

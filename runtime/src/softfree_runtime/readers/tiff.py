@@ -43,11 +43,12 @@ def read_tiff(path: Path, frame: int | None = None, *, max_pixels: int = 1 << 28
             with tifffile.TiffFile(path) as file:
                 if any(getattr(file, name) for name in _SLIDES):
                     raise ReadError(
-                        f"{path}: a whole-slide image, not an image; use a model of slides, or export regions",
+                        "a whole-slide image, not an image; use a model of slides, or export regions",
                         "unsupported",
+                        path=path,
                     )
                 if not len(file.pages):
-                    raise ReadError(f"{path}: damaged TIFF without an image", "corrupt")
+                    raise ReadError("damaged TIFF without an image", "corrupt", path=path)
                 count = len(file.pages)
                 if frame is None:
                     page, number, assumed = whole_image(file)
@@ -68,17 +69,17 @@ def _image(
     # int: a damaged tag may be text, which * would repeat.
     width, height = int(page.imagewidth), int(page.imagelength)
     if width < 1 or height < 1:
-        raise ReadError(f"{path}: damaged TIFF: an image of {width} x {height} pixels", "corrupt")
+        raise ReadError(f"damaged TIFF: an image of {width} x {height} pixels", "corrupt", path=path)
     refuse_large(path, width, height, max_pixels)
     kind, more = _color_model(page)
     corrections = (*assumed, *more)
     if reason := _unsupported(page, kind):
         fix = "save it as gray or RGB, uncompressed or with LZW"
-        raise ReadError(f"{path}: TIFF with {reason} is not supported; {fix}", "unsupported")
+        raise ReadError(f"TIFF with {reason} is not supported; {fix}", "unsupported", path=path)
     expected, present = math.prod(page.chunked), len(page.dataoffsets)
     if expected > present and not page.is_contiguous:
         # tifffile would place tiles one after the other despite the gaps.
-        raise ReadError(f"{path}: damaged TIFF: {expected} tiles or strips expected, {present} present", "corrupt")
+        raise ReadError(f"damaged TIFF: {expected} tiles or strips expected, {present} present", "corrupt", path=path)
     if old := is_old_jpeg(page):
         corrections += (OLD_JPEG,)
     changes: tuple[str, ...]

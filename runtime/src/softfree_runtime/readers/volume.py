@@ -97,7 +97,7 @@ def canonical(
 def refuse_large_volume(path: Path, shape: tuple[int, ...], max_voxels: int) -> None:
     """Raise ReadError if the header declares more than ``max_voxels``."""
     if math.prod(shape) > max_voxels:
-        raise ReadError(f"{path}: {_times(shape)} voxels, more than {max_voxels}; cut it or reduce it", "too_large")
+        raise ReadError(f"{_times(shape)} voxels, more than {max_voxels}; cut it or reduce it", "too_large", path=path)
 
 
 def is_straight(affine: np.ndarray) -> bool:
@@ -117,21 +117,23 @@ def _refuse_axes(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> None
     from nibabel.affines import voxel_sizes
 
     if not np.isfinite(affine).all():
-        raise ReadError(f"{path}: the affine holds values that are not finite; repair the header", "not_finite")
+        raise ReadError("the affine holds values that are not finite; repair the header", "not_finite", path=path)
     sizes = voxel_sizes(affine)
     if not (sizes > 0).all():
         raise ReadError(
-            f"{path}: voxels of {_times(sizes)} mm; expected sizes above zero, repair the header", "corrupt"
+            f"voxels of {_times(sizes)} mm; expected sizes above zero, repair the header", "corrupt", path=path
         )
     if sizes.min() < _SMALLEST or (sizes * shape).max() > _LONGEST:
         raise ReadError(
-            f"{path}: {_times(shape)} voxels of {_times(sizes)} mm, which no body has; repair the sizes or their unit"
+            f"{_times(shape)} voxels of {_times(sizes)} mm, which no body has; repair the sizes or their unit",
+            path=path,
         )
     if not is_straight(affine):
         angle = np.degrees(np.arccos(min(1.0, _shear(affine))))
         raise ReadError(
-            f"{path}: sheared: two axes meet at {angle:.1f} degrees instead of 90; resample it to a straight grid",
+            f"sheared: two axes meet at {angle:.1f} degrees instead of 90; resample it to a straight grid",
             "unsupported",
+            path=path,
         )
 
 

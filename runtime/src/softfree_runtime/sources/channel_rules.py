@@ -68,11 +68,11 @@ def read_channels(folder: Path, rules: ChannelRules, *, max_voxels: int = 1 << 3
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ReadError(f"{folder}: not a folder; rules for series need the folder of a study", "unsupported")
+        raise ReadError("not a folder; rules for series need the folder of a study", "unsupported", path=folder)
     skipped = Skipped()
     candidates = [series for directory, _ in folders_below(folder, skipped) for series in series_in(directory)]
     for closed, reason in skipped.closed.items():
-        raise ReadError(f"{folder}: {closed} cannot be listed ({reason}), and may contain a series", "missing")
+        raise ReadError(f"cannot be listed ({reason}), and may contain a series", "missing", folder, [closed])
     used = {name for names in rules.channels for name in names}
     selected = {name: _matching(folder, name, pattern, candidates) for name, pattern in rules.series if name in used}
     volumes = {name: load_series(series.files[0], series, max_voxels=max_voxels) for name, series in selected.items()}
@@ -96,9 +96,10 @@ def _matching(folder: Path, name: str, pattern: str, candidates: list[Series]) -
     if len(fitting) != 1:
         count, fix = ("none", "fix") if not fitting else (str(len(fitting)), "narrow")
         raise ReadError(
-            f"{folder}: the pattern {pattern!r} of {name!r} fits {count} of {len(candidates)} series' descriptions; "
+            f"the pattern {pattern!r} of {name!r} fits {count} of {len(candidates)} series' descriptions; "
             f"expected one, {fix} the pattern",
             "unsupported",
+            path=folder,
         )
     return fitting[0]
 
@@ -111,9 +112,10 @@ def _refuse_other_grid(folder: Path, first: str, reference: Volume, name: str, v
         return
     sizes = [" x ".join(map(str, size)) for size in (shape, other)]
     raise ReadError(
-        f"{folder}: the series of {first!r} and {name!r} are on different grids ({sizes[0]} and {sizes[1]} voxels, "
+        f"the series of {first!r} and {name!r} are on different grids ({sizes[0]} and {sizes[1]} voxels, "
         f"up to {apart:.3g} mm apart); resample them to one grid",
         "unsupported",
+        path=folder,
     )
 
 

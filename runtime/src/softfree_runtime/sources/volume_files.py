@@ -48,12 +48,13 @@ def read_volume(
         if path.name.lower().endswith((*ENDINGS, ".img", ".img.gz")):  # an .img starts with voxels
             return read_nifti(path, frame, max_voxels=max_voxels)
     except MemoryError as error:
-        raise ReadError(f"{path}: does not fit in memory; cut it or reduce it", "too_large") from error
+        raise ReadError("does not fit in memory; cut it or reduce it", "too_large", path=path) from error
     except OSError as error:
-        raise ReadError(f"{path}: cannot be opened ({error.strerror or error})", "missing") from error
+        raise ReadError(f"cannot be opened ({error.strerror or error})", "missing", path=path) from error
     raise ReadError(
-        f"{path}: not a volume that softfree reads: NIfTI (.nii, .nii.gz, .hdr), a folder or a file of a DICOM series",
+        "not a volume that softfree reads: NIfTI (.nii, .nii.gz, .hdr), a folder or a file of a DICOM series",
         "unsupported",
+        path=path,
     )
 
 
@@ -62,7 +63,7 @@ def volume_of(source: str | Volume, frame: int | None, rules: ChannelRules | Non
     volume = source if isinstance(source, Volume) else read_volume(source, frame, rules)
     if (got := len(volume.voxels)) != channels:
         name = "the volume" if source is volume else source
-        raise ReadError(f"{name}: volume of {got} channels; expected {channels}", "unsupported")
+        raise ReadError(f"volume of {got} channels; expected {channels}", "unsupported", path=name)
     return volume
 
 

@@ -190,7 +190,7 @@ def _slide(path: Path, mpp: float | None, least_levels: int = 1) -> Probe:
 
     with open_slide(path, mpp=mpp) as slide:
         if slide.levels < least_levels:
-            raise ReadError(f"{path}: a slide of one resolution", "unsupported")
+            raise ReadError("a slide of one resolution", "unsupported", path=path)
         find_tissue(slide)  # a slide without tissue is refused
         width, height = slide.size
         small, spacing = slide.thumbnail(COARSE), tuple(side / 1000 for side in slide.mpp)

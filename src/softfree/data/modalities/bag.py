@@ -73,7 +73,7 @@ class BagPreprocessing:
     def load_sized(self, source: SampleSource, frame: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
         """Return :meth:`load`, and the number of tiles."""
         if frame:
-            raise ReadError(f"{name_of(source)}: got frame {frame}; a bag of tiles has no frames", "unsupported")
+            raise ReadError(f"got frame {frame}; a bag of tiles has no frames", "unsupported", path=name_of(source))
         blocks = [self._rows(number, file) for number, file in enumerate(files_of(source))]
         bag = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)  # a copy of a large bag may not fit in memory
         return bag, (len(bag),)
@@ -118,21 +118,24 @@ class BagPreprocessing:
         width = tiles.features.shape[1]
         if width != self.in_features:
             raise ReadError(
-                f"{path}: {width} features per tile, expected {self.in_features}; encode all slides with one encoder",
+                f"{width} features per tile, expected {self.in_features}; encode all slides with one encoder",
                 "unsupported",
+                path=path,
             )
         if self.encoder is not None and tiles.encoder is not None and tiles.encoder != self.encoder:
             raise ReadError(
-                f"{path}: features of the encoder {tiles.encoder}, expected {self.encoder}; encode all slides with one",
+                f"features of the encoder {tiles.encoder}, expected {self.encoder}; encode all slides with one",
                 "unsupported",
+                path=path,
             )
         if self.positions and tiles.coords_mm is None and mpp is not None:
-            raise ReadError(f"{path}: no coordinates of its tiles; extract the slide with them", "unsupported")
+            raise ReadError("no coordinates of its tiles; extract the slide with them", "unsupported", path=path)
         if self.positions and tiles.coords_mm is None:
             raise ReadError(
-                f"{path}: coordinates without micrometers per pixel ({tiles.tool} does not store them); add a column"
+                f"coordinates without micrometers per pixel ({tiles.tool} does not store them); add a column"
                 " mpp with the resolution of the slide's finest level to the table",
                 "no_resolution",
+                path=path,
             )
 
 

@@ -47,8 +47,9 @@ def centers_mm(
     millimeters, words = (coords, ()) if tool == "softfree" else _in_mm(path, file, stored.attrs, tool, coords, mpp)
     if millimeters is not None and np.abs(millimeters).max() > _LONGEST:
         raise ReadError(
-            f"{path}: coordinates up to {np.abs(millimeters).max():.3g} mm, more than any slide; check their unit or"
-            " the mpp of the table"
+            f"coordinates up to {np.abs(millimeters).max():.3g} mm, more than any slide; check their unit or"
+            " the mpp of the table",
+            path=path,
         )
     several = len(np.unique(np.ascontiguousarray(coords).view(np.complex128))) < tiles
     return millimeters, (*words, "several tiles at one position") if several else words
@@ -58,15 +59,15 @@ def _numbers(path: Path, stored: Any, tiles: int) -> np.ndarray:
     """Return the stored coordinates as float64 (N, 2)."""
     if not isinstance(stored, h5py.Dataset) or stored.dtype.kind not in "iuf":
         kind = "a group" if isinstance(stored, h5py.Group) else "no numbers"
-        raise ReadError(f"{path}: coordinates that are {kind}; expected numbers of shape (tiles, 2)", "unsupported")
+        raise ReadError(f"coordinates that are {kind}; expected numbers of shape (tiles, 2)", "unsupported", path=path)
     leading = stored.ndim == 3 and stored.shape[0] == 1
     if stored.shape[leading:] != (tiles, 2):
         raise ReadError(
-            f"{path}: coordinates of shape {stored.shape} for {tiles} tiles; expected a pair per tile; extract again"
+            f"coordinates of shape {stored.shape} for {tiles} tiles; expected a pair per tile; extract again", path=path
         )
     coords = stored[()].reshape(tiles, 2).astype(np.float64)
     if not np.isfinite(coords).all():
-        raise ReadError(f"{path}: coordinates that are NaN or infinite; extract it again")
+        raise ReadError("coordinates that are NaN or infinite; extract it again", path=path)
     return coords
 
 
@@ -108,7 +109,7 @@ def _unit(path: Path, name: str | None) -> float | None:
     if word in _PIXELS:
         return 0.0
     if word not in _MILLIMETERS:
-        raise ReadError(f"{path}: coordinates in an unknown unit; expected mm, um or px", "unsupported")
+        raise ReadError("coordinates in an unknown unit; expected mm, um or px", "unsupported", path=path)
     return _MILLIMETERS[word]
 
 

@@ -77,8 +77,9 @@ def read_features(path: str | Path, *, mpp: float | None = None) -> TileFeatures
         if not np.isfinite(total):  # a mask of a large bag may not fit in memory
             bad = int((~np.isfinite(features).all(axis=1)).sum())
             raise ReadError(
-                f"{path}: features that are NaN or infinite in {bad} of {len(features)} tiles; extract the slide again",
+                f"features that are NaN or infinite in {bad} of {len(features)} tiles; extract the slide again",
                 "not_finite",
+                path=path,
             )
         tool = _tool(file)
         coords, corrections = centers_mm(path, file, tool, len(features), mpp)
@@ -135,32 +136,34 @@ def _features(path: Path, file: h5py.File) -> h5py.Dataset:
             ", ".join(name for name in _NAMES if name in file) or "nothing of their names"
         )  # others may be patients'
         raise ReadError(
-            f"{path}: no features of tiles: it holds {names}; expected the layout of softfree, CLAM, TRIDENT or STAMP",
+            f"no features of tiles: it holds {names}; expected the layout of softfree, CLAM, TRIDENT or STAMP",
             "unsupported",
+            path=path,
         )
     features = file[name]
     if features.dtype.kind != "f":
-        raise ReadError(f"{path}: features that are not floating-point numbers; extract it again", "unsupported")
+        raise ReadError("features that are not floating-point numbers; extract it again", "unsupported", path=path)
     if tool == "softfree":
         _refuse_own(path, file)
     if 0 in features.shape:
-        raise ReadError(f"{path}: a bag without tiles; remove it, or lower --share", "empty")
+        raise ReadError("a bag without tiles; remove it, or lower --share", "empty", path=path)
     if _is_of_a_slide(file, features):
         raise ReadError(
-            f"{path}: one vector for the whole slide (or patient), not features of its tiles; name the file of the"
+            "one vector for the whole slide (or patient), not features of its tiles; name the file of the"
             " tiles' features",
             "unsupported",
+            path=path,
         )
     if features.ndim != 2 and not (features.ndim == 3 and features.shape[0] == 1):
-        raise ReadError(f"{path}: features of shape {features.shape}; expected (tiles, features)", "unsupported")
+        raise ReadError(f"features of shape {features.shape}; expected (tiles, features)", "unsupported", path=path)
     return features
 
 
 def _refuse_own(path: Path, file: h5py.File) -> None:
     if not file.attrs.get("complete", False):
-        raise ReadError(f"{path}: half-written features; run softfree features again")
+        raise ReadError("half-written features; run softfree features again", path=path)
     if int(file.attrs["softfree_features"]) > LAYOUT:
-        raise ReadError(f"{path}: features of a newer softfree; update softfree", "unsupported")
+        raise ReadError("features of a newer softfree; update softfree", "unsupported", path=path)
 
 
 def _is_of_a_slide(file: h5py.File, features: h5py.Dataset) -> bool:

@@ -22,21 +22,25 @@ class OpenedHDF5:
 
     def __enter__(self) -> h5py.File:
         if not os.path.isfile(self.path):  # never raises, whatever the path
-            raise ReadError(f"{self.path}: no such file; check the path and the folder it is relative to", "missing")
+            raise ReadError("no such file; check the path and the folder it is relative to", "missing", path=self.path)
         try:
             self.file = h5py.File(self.path, "r")
         except Exception as error:
-            raise ReadError(f"{self.path}: not readable as HDF5 ({in_one_line(error)}); extract it again") from error
+            raise ReadError(
+                f"not readable as HDF5 ({in_one_line(error, self.path)}); extract it again", path=self.path
+            ) from error
         return self.file
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
         self.file.close()
         if isinstance(error, MemoryError):
-            raise ReadError(f"{self.path}: does not fit in memory; use fewer tiles", "too_large") from error
+            raise ReadError("does not fit in memory; use fewer tiles", "too_large", path=self.path) from error
         if isinstance(error, Exception) and not isinstance(error, ReadError):  # h5py raises almost anything
             # Messages of numpy may quote the file; those of HDF5 do not.
-            reason = in_one_line(error) if isinstance(error, OSError | RuntimeError) else type(error).__name__
-            raise ReadError(f"{self.path}: damaged feature file ({reason}); extract it again") from error
+            reason = (
+                in_one_line(error, self.path) if isinstance(error, OSError | RuntimeError) else type(error).__name__
+            )
+            raise ReadError(f"damaged feature file ({reason}); extract it again", path=self.path) from error
 
 
 def plain(value: Any) -> Any:
@@ -68,7 +72,7 @@ def lengths(path: Path, name: str, value: Any) -> np.ndarray | None:
     except (TypeError, ValueError):
         pair = np.full(2, math.nan)
     if not (np.isfinite(pair) & (pair >= 0)).all():
-        raise ReadError(f"{path}: the attribute {name} is not a length; expected a number above zero")
+        raise ReadError(f"the attribute {name} is not a length; expected a number above zero", path=path)
     return pair if pair.all() else None
 
 
@@ -85,4 +89,4 @@ def refuse_unwritten(path: Path, dataset: h5py.Dataset) -> None:
     else:
         whole = bool(dataset.external) or dataset.id.get_storage_size() > 0
     if not whole:
-        raise ReadError(f"{path}: damaged feature file: some of it was never written; extract it again")
+        raise ReadError("damaged feature file: some of it was never written; extract it again", path=path)

@@ -97,7 +97,7 @@ class SlidePreprocessing:
         """Open a slide; ReadError as in :meth:`load`, or if it is too coarse."""
         file = file_of(source)
         if frame:
-            raise ReadError(f"{file.path}: got frame {frame}; a slide has no frames", "unsupported")
+            raise ReadError(f"got frame {frame}; a slide has no frames", "unsupported", path=file.path)
         slide = open_slide(file.path, file.mpp)
         try:
             slide.refuse_finer(self.mpp)
@@ -146,9 +146,10 @@ class SlidePreprocessing:
         unit = 10.0 ** (math.floor(math.log10(needed)) - 1)
         fits = f"{math.ceil(needed / unit - 1e-9) * unit:.2g}"
         return ReadError(
-            f"{slide.path}: {width} x {height} pixels at {self.mpp:g} um, more than {self.max_side} along a side;"
+            f"{width} x {height} pixels at {self.mpp:g} um, more than {self.max_side} along a side;"
             f" --mpp {fits} would fit",
             "too_large",
+            path=slide.path,
         )
 
 

@@ -83,9 +83,9 @@ def find_tissue(slide: Slide, mpp: float = 8.0) -> Tissue:
     mask = remove_small_objects(mask, max_size=int(mask.sum() * _SPECK_SHARE))
     if not mask.any():
         raise ReadError(
-            f"{slide.path}: no tissue found, the whole slide is background; remove it, or use the whole slide"
-            " with --tissue false",
+            "no tissue found, the whole slide is background; remove it, or use the whole slide with --tissue false",
             "no_tissue",
+            path=slide.path,
         )
     return Tissue(mask, mpp)
 

@@ -54,8 +54,9 @@ def _only_series(folder: Path) -> list[Path]:
     levels = [path for path, series in files.items() if series is not None]
     if (count := len(set(files.values()) - {None})) > 1:
         raise ReadError(
-            f"{folder}: {count} DICOM slides in one folder; name a file of one of them, or give each its own folder",
+            f"{count} DICOM slides in one folder; name a file of one of them, or give each its own folder",
             "unsupported",
+            path=folder,
         )
     return levels or [*files]
 

@@ -53,12 +53,13 @@ class Slide:
     def __init__(self, path: Path, pyramid: Pyramid, mpp: Pair | None = None) -> None:
         if mpp is None and pyramid.mpp is None:
             raise ReadError(
-                f"{path}: the file gives no micrometers per pixel, or none plausible for a slide; add a column mpp"
+                "the file gives no micrometers per pixel, or none plausible for a slide; add a column mpp"
                 " with them to the table",
                 "no_resolution",
+                path=path,
             )
         if not pyramid.sizes or min(pyramid.sizes[0]) < 1:
-            raise ReadError(f"{path}: damaged slide: its finest level has no pixels")
+            raise ReadError("damaged slide: its finest level has no pixels", path=path)
         self.path, self._pyramid, self._mpp = path, pyramid, mpp
         self.mpp: Pair = mpp or pyramid.mpp  # type: ignore[assignment]
         self.size: tuple[int, int] = pyramid.sizes[0]
@@ -66,8 +67,9 @@ class Slide:
             size = "{:.0f} x {:.0f} mm".format(*self.size_mm)
             origin = "the file's micrometers per pixel" if mpp is None else "the given mpp"
             raise ReadError(
-                f"{path}: {size} by {origin}, more than any slide has; put the right one into the table's column mpp",
+                f"{size} by {origin}, more than any slide has; put the right one into the table's column mpp",
                 "no_resolution",
+                path=path,
             )
         fitting = {n: down for n, size in enumerate(pyramid.sizes) if (down := _downsample(self.size, size))}
         self._levels = tuple(fitting)
@@ -123,9 +125,10 @@ class Slide:
         finest = max(self.mpp)
         if mpp * _FINER < finest:
             raise ReadError(
-                f"{self.path}: its finest level has {finest:.3g} um per pixel, too coarse for {mpp:g} um;"
+                f"its finest level has {finest:.3g} um per pixel, too coarse for {mpp:g} um;"
                 f" use --mpp {finest:.2g}, or remove the slide",
                 "too_coarse",
+                path=self.path,
             )
 
     def thumbnail(self, mpp: float) -> np.ndarray:
@@ -177,9 +180,9 @@ class Slide:
         try:
             inside, shift = self._pyramid.region(number, x0, y0, x1 - x0, y1 - y0)
         except MemoryError as error:
-            raise ReadError(f"{self.path}: does not fit in memory; use a coarser mpp", "too_large") from error
+            raise ReadError("does not fit in memory; use a coarser mpp", "too_large", path=self.path) from error
         except Exception as error:  # the libraries raise almost any exception on damaged tiles
-            raise ReadError(f"{self.path}: damaged pixels: {in_one_line(error)}", "corrupt") from error
+            raise ReadError(f"damaged pixels: {in_one_line(error, self.path)}", "corrupt", path=self.path) from error
         out[y0 - y : y1 - y, x0 - x : x1 - x] = inside
         return out, shift
 
@@ -207,8 +210,9 @@ def open_slide(path: str | Path, mpp: float | Pair | None = None) -> Slide:
     resolution = None if mpp is None else plausible(*(mpp if isinstance(mpp, tuple) else (mpp, mpp)))
     if mpp is not None and resolution is None:
         raise ReadError(
-            f"{path}: mpp {mpp} is not plausible for a slide; expected micrometers per pixel, such as 0.25",
+            f"mpp {mpp} is not plausible for a slide; expected micrometers per pixel, such as 0.25",
             "unsupported",
+            path=path,
         )
     head = b"" if os.path.isdir(path) else file_head(path)
     try:
@@ -216,9 +220,9 @@ def open_slide(path: str | Path, mpp: float | Pair | None = None) -> Slide:
     except ReadError:
         raise
     except MemoryError as error:
-        raise ReadError(f"{path}: does not fit in memory; save it in smaller tiles", "too_large") from error
+        raise ReadError("does not fit in memory; save it in smaller tiles", "too_large", path=path) from error
     except Exception as error:  # the libraries raise almost any exception on damaged headers
-        raise ReadError(f"{path}: not readable as a slide: {in_one_line(error)}", "corrupt") from error
+        raise ReadError(f"not readable as a slide: {in_one_line(error, path)}", "corrupt", path=path) from error
     return Slide(path, pyramid, resolution)
 
 
@@ -237,7 +241,9 @@ def _pyramid(path: Path, head: bytes) -> Pyramid:
         return _tiff(path, vendor)
     if vendor is not None:
         return OpenSlidePyramid(path)
-    raise ReadError(f"{path}: not a slide that softfree reads: SVS, NDPI, MRXS, DICOM, tiled TIFF, ...", "unsupported")
+    raise ReadError(
+        "not a slide that softfree reads: SVS, NDPI, MRXS, DICOM, tiled TIFF, ...", "unsupported", path=path
+    )
 
 
 def _tiff(path: Path, vendor: str | None) -> Pyramid:

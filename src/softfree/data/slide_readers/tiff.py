@@ -104,19 +104,21 @@ def _refuse(path: Path, pages: list[Any], axes: str, file: TiffFile) -> None:
     colors = page.samplesperpixel in (1, 3, 4) and page.photometric.name in ("RGB", "YCBCR", "MINISBLACK")
     if page.dtype != np.uint8 or not colors or page.planarconfig != 1 or axes not in ("YX", "YXS"):
         raise ReadError(
-            f"{path}: a TIFF with axes {axes} of {page.dtype}; expected a slide of 8 bits, gray or RGB, with"
+            f"a TIFF with axes {axes} of {page.dtype}; expected a slide of 8 bits, gray or RGB, with"
             " interleaved channels; convert it",
             "unsupported",
+            path=path,
         )
     if orientation(page) != 1:
         raise ReadError(
-            f"{path}: a TIFF whose rows do not start in the upper left corner (orientation {orientation(page)});"
+            f"a TIFF whose rows do not start in the upper left corner (orientation {orientation(page)});"
             " rotate it and save it again",
             "unsupported",
+            path=path,
         )
     for level in pages:
         if level.parent is not file:
-            raise ReadError(f"{path}: its pixels are in another file of a set; name that file", "unsupported")
+            raise ReadError("its pixels are in another file of a set; name that file", "unsupported", path=path)
         _refuse_codec(path, level)
 
 
@@ -126,10 +128,13 @@ def _refuse_codec(path: Path, page: Any) -> None:
         TIFF.DECOMPRESSORS[codec]
     except (KeyError, ValueError):
         raise ReadError(
-            f"{path}: tiles of compression {int(page.compression)}, for which no decoder is installed; get it with:"
+            f"tiles of compression {int(page.compression)}, for which no decoder is installed; get it with:"
             " pip install imagecodecs, or convert the file",
             "unsupported",
+            path=path,
         ) from None
     ycbcr = page.photometric == PHOTOMETRIC.YCBCR and codec not in (*_JPEG, *_BYTES)
     if ycbcr or codec == COMPRESSION.APERIO_JP2000_YCBC:
-        raise ReadError(f"{path}: YCbCr pixels in {codec.name} are not supported in a TIFF; convert it", "unsupported")
+        raise ReadError(
+            f"YCbCr pixels in {codec.name} are not supported in a TIFF; convert it", "unsupported", path=path
+        )

@@ -125,19 +125,19 @@ def _refuse_page(path: Path, page: Any) -> None:
         ("tiles", (page.tilewidth, page.tilelength)),
     ):
         if not all(isinstance(side, int) for side in sides) or (kind == "an image" and min(sides) < 1):
-            raise ReadError(f"{path}: damaged TIFF: {kind} without a width or a height")
+            raise ReadError(f"damaged TIFF: {kind} without a width or a height", path=path)
     if page.tilewidth * page.tilelength > LARGEST_TILE:
-        raise ReadError(f"{path}: damaged TIFF: tiles of {page.tilewidth} x {page.tilelength} pixels")
+        raise ReadError(f"damaged TIFF: tiles of {page.tilewidth} x {page.tilelength} pixels", path=path)
     count = math.prod(page.chunked)
     starts, lengths = (np.asarray(tag[:count], dtype=np.float64) for tag in (page.dataoffsets, page.databytecounts))
     if len(starts) < count or len(lengths) < count:
         raise _cut_short(path)
     if lengths[starts < _HEADER].any():
-        raise ReadError(f"{path}: damaged TIFF: tiles inside its header")
+        raise ReadError("damaged TIFF: tiles inside its header", path=path)
     if page.compression == COMPRESSION.NONE and 0 < lengths[lengths > 0].min(initial=math.inf) < _least_bytes(page):
-        raise ReadError(f"{path}: damaged TIFF: tiles shorter than their pixels")
+        raise ReadError("damaged TIFF: tiles shorter than their pixels", path=path)
     if not lengths.any():
-        raise ReadError(f"{path}: damaged TIFF: an image without any stored tile")
+        raise ReadError("damaged TIFF: an image without any stored tile", path=path)
 
 
 def _refuse_beyond(path: Path, page: Any, size: int) -> None:
@@ -157,4 +157,4 @@ def _least_bytes(page: Any) -> int:
 
 
 def _cut_short(path: Path) -> ReadError:
-    return ReadError(f"{path}: a TIFF that is cut short: parts of it are missing; copy it again")
+    return ReadError("a TIFF that is cut short: parts of it are missing; copy it again", path=path)

@@ -64,9 +64,10 @@ def images_of(path: Path, file: TiffFile) -> list[TiffImage]:
         declared = _ome_images(file.ome_metadata or "")
         if _count_slides(name for name, _, _ in declared) > _count_slides(names):
             raise ReadError(
-                f"{path}: not every image of the OME-TIFF can be read, so the slide may be missing; save the slide as"
+                "not every image of the OME-TIFF can be read, so the slide may be missing; save the slide as"
                 " a separate file",
                 "unsupported",
+                path=path,
             )
         resolutions = _ome_resolutions(declared, [page.index for page in pages])
     else:
@@ -84,7 +85,7 @@ def the_slide(path: Path, images: Sequence[TiffImage]) -> tuple[TiffImage, tuple
         ReadError: Several images may be the slide.
     """
     if not images:
-        raise ReadError(f"{path}: a TIFF without an image; copy it again")
+        raise ReadError("a TIFF without an image; copy it again", path=path)
     candidates = [image for image in images if _count_slides([image.name])] or list(images)
     finest = min((image.mpp[0] for image in candidates if image.mpp), default=0.0)
     fine = [image for image in candidates if image.mpp is None or image.mpp[0] <= _COARSER * finest]
@@ -93,8 +94,9 @@ def the_slide(path: Path, images: Sequence[TiffImage]) -> tuple[TiffImage, tuple
     if len(rivals) > 1:
         sizes = ", ".join("{} x {}".format(*image.size) for image in rivals[:4])
         raise ReadError(
-            f"{path}: {len(rivals)} images that may be the slide ({sizes}); save each as a separate file",
+            f"{len(rivals)} images that may be the slide ({sizes}); save each as a separate file",
             "unsupported",
+            path=path,
         )
     return largest, ("several images in the file: the largest is used",) if len(candidates) > 1 else ()
 

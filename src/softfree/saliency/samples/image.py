@@ -68,7 +68,9 @@ class ImageSample:
         height, width = self.image.pixels.shape[:2]
         if max(height, width) > _DICOM_SIDE or 3 * height * width > _DICOM_BYTES:
             raise ReadError(
-                f"{self.source}: {width} x {height} pixels are more than DICOM can hold; use --format tiff", "too_large"
+                f"{width} x {height} pixels are more than DICOM can hold; use --format tiff",
+                "too_large",
+                path=self.source,
             )
         painted = paint(self.image.unit(), self.token_grid.spread(map_.values), max_magnitude(map_.values), map_.signed)
         write_secondary_capture(path, painted, self.source, name=words.name, description=words.caption,

@@ -119,8 +119,8 @@ class SampleOpener:
         """Read and prepare a sample; ReadError if that is not possible."""
         if self.form == "dicom" and (isinstance(source, DecodedImage) or not is_dicom(Path(file_of(source).path))):
             name = "a decoded image" if isinstance(source, DecodedImage) else file_of(source).path
-            message = f"{name}: --format dicom needs a DICOM source to refer to; use --format png"
-            raise ReadError(message, "unsupported")
+            message = "--format dicom needs a DICOM source to refer to; use --format png"
+            raise ReadError(message, "unsupported", name)
         module, name = SAMPLE_KINDS[self.preprocessing.kind].module
         sample: Sample = getattr(import_module(module), name).read(self, source, frame)
         return sample
