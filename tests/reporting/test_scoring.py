@@ -1,6 +1,7 @@
 """From logits of a run to calibrated scores and their file."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+from tests.corpus.series_cases import write_series
 
 from softfree.cli.main import main
 from softfree.inference.options import InferenceOptions
@@ -63,6 +65,35 @@ def test_unreadable_images_keep_their_row_and_have_no_score(run: Run, tmp_path: 
     scores = scores_of(frame, run)
     assert scores.targets.tolist() == [0]
     assert np.isfinite(scores.probabilities).all()
+
+
+FAULTS = {
+    "damaged": ("corrupt", lambda folder: (folder / "slice1.dcm").write_bytes(b"nothing")),
+    "cut short": (
+        "corrupt",
+        lambda folder: (folder / "slice1.dcm").write_bytes((folder / "slice1.dcm").read_bytes()[:-9]),
+    ),
+    "twice": ("unsupported", lambda folder: shutil.copy(folder / "slice1.dcm", folder / "again: Doe.dcm")),
+    "missing": ("corrupt", lambda folder: (folder / "slice2.dcm").unlink()),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_reason_of_a_folder_does_not_name_its_files(fault: str, volume_run: Run, tmp_path: Path) -> None:
+    folder = write_series(tmp_path).rename(tmp_path / "study: Doe, Jane")
+    status, spoil = FAULTS[fault]
+    spoil(folder)
+    for file in folder.iterdir():
+        file.rename(folder / f"Doe: Jane: {file.name}")
+    (tmp_path / "t.csv").write_text('path,label\n"study: Doe, Jane",ill\n')
+    table = open_table(volume_run, tmp_path / "t.csv", label="label")
+    frame = predict_rows(volume_run, table, InferenceOptions(progress=False))
+    assert frame.loc[0, "status"] == status
+    assert frame.loc[0, "reason"]
+    assert not {"Doe", "Jane", "study"} & set(re.findall(r"\w+", frame.to_csv()))
+    named = volume_run.predict(folder)  # here the file at fault is named
+    assert frame.loc[0, "reason"] in named.loc[0, "reason"]
+    assert "Doe: Jane" in named.loc[0, "reason"]
 
 
 def test_frames_of_a_file_are_told_apart(run: Run, tmp_path: Path) -> None:

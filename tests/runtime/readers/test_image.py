@@ -102,10 +102,14 @@ def test_refusals_carry_their_status():
         (ValueError(repr(object())), "ValueError"),
         (ValueError("<COMPRESSION.JBIG: 34661> not supported"), "COMPRESSION.JBIG not supported"),
         (ValueError("bad\0 \x1b[31mtag"), "bad   [31mtag"),
+        (ValueError("TIFF: I/O error in 4:2:0/4:4:4"), "TIFF: I/O error in 4:2:0/4:4:4"),
+        # Names of files may be patients' names.
+        (OSError("cannot open Doe: Jane.tif"), "OSError"),
+        (OSError("no such file: 'name = /data/Doe: Jane/Slidedat.ini'"), "OSError"),
     ],
 )
 def test_errors_of_libraries_become_one_short_line(error, said):
-    assert in_one_line(error) == said
+    assert in_one_line(error, Path("study/Doe: Jane.tif")) == said
 
 
 SQUARE = "pixels of unequal sides resampled to square"
