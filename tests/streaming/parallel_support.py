@@ -130,16 +130,16 @@ def counted() -> Iterator[list[int]]:
     """Count the bytes that this rank gives to each collective operation."""
     sent: list[int] = []
 
-    def counting(real: Callable[..., Any], place: int) -> Callable[..., Any]:
+    def counting(real: Callable[..., Any], position: int) -> Callable[..., Any]:
         def collective(*arguments: Any, **options: Any) -> Any:
-            sent.append(arguments[place].nbytes)
+            sent.append(arguments[position].nbytes)
             return real(*arguments, **options)
 
         return collective
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, place in (("all_reduce", 0), ("broadcast", 0), ("all_gather_into_tensor", 1)):
-            patch.setattr(dist, name, counting(getattr(dist, name), place))
+        for name, position in (("all_reduce", 0), ("broadcast", 0), ("all_gather_into_tensor", 1)):
+            patch.setattr(dist, name, counting(getattr(dist, name), position))
         yield sent
 
 

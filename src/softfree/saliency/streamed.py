@@ -32,7 +32,7 @@ from softfree.saliency.options import MapMethod
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree.streaming.forward import Stream
 from softfree.streaming.image_rows import Rows
-from softfree.streaming.streamed import Sample, Streaming, bar, source_of
+from softfree.streaming.streamed import Sample, Streaming, progress_bar, source_of
 from softfree.streaming.token_sources import TokenSource
 from softfree_runtime.core.errors import ReadError, UserError
 
@@ -146,7 +146,7 @@ def explain_streamed(
     stream = Stream(network, source, streaming.store, streaming.dtype, layer % len(network.blocks))
     try:
         with torch.no_grad():
-            with bar(streaming.progress, "forward", stream) as advance:
+            with progress_bar(streaming.progress, "forward", stream) as advance:
                 summaries = stream.forward(advance)
             logits = stream.logits(summaries).double()
             logits_of_sample = logits[0].cpu().numpy()

@@ -1,4 +1,4 @@
-"""Run each sample whole or streamed, as the user chose or as the memory plan allows."""
+"""Run each sample whole or streamed, as the user chose or according to the memory plan."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from softfree.streaming.layers import can_stream, why_model_cannot
 from softfree.streaming.streamed import Streaming, stream_forward, streamed
 from softfree_runtime.core.errors import UserError
 
-# Share of the free memory that a sample may take; other processes need some, too.
+# Fraction of the free memory that a sample may use; other processes need some, too.
 SHARE = 0.8
 
 
@@ -34,7 +34,7 @@ class AdaptiveForward:
     Args:
         model: Maps samples (B, ...) to logits (B, K).
         options: When and where to stream.
-        precision: Of the products: "fp32", "bf16" or "fp16".
+        precision: Arithmetic of matrix products: "fp32", "bf16" or "fp16".
         progress: Show a progress bar for streamed samples.
 
     Raises:
@@ -47,45 +47,45 @@ class AdaptiveForward:
         if options.stream == "always" and why_model_cannot(model):
             raise UserError(f"--stream always: {why_model_cannot(model)}")
         self.model, self.options, self.precision = model, options, precision
-        place = "ram" if options.token_store is None else options.token_store
-        kept_in = torch.bfloat16 if options.token_bf16 else None
-        self.streaming = Streaming(place, kept_in, options.token_chunk, progress)
+        location = "ram" if options.token_store is None else options.token_store
+        dtype = torch.bfloat16 if options.token_bf16 else None
+        self.streaming = Streaming(location, dtype, options.token_chunk, progress)
 
     def __call__(self, samples: Tensor) -> Tensor:
         """Return logits (B, K); with a graph if gradients are enabled."""
         streams = self.streams(samples)
         if streams and len(samples) > 1:  # one by one they may fit
-            return torch.cat([self._alone(samples, number) for number in range(len(samples))])
+            return torch.cat([self._single(samples, number) for number in range(len(samples))])
         with products_in(self.precision, samples.device):
             return streamed(self.model, samples[0], self.streaming) if streams else self.model(samples)
 
-    def _alone(self, samples: Tensor, number: int) -> Tensor:
+    def _single(self, samples: Tensor, number: int) -> Tensor:
         with sample_drop_paths(self.model, number):
             return self(samples[number : number + 1])
 
     def of_rows(self, sample: Rows) -> Tensor:
-        """Return logits (1, K), without a graph, of an image read in rows; check :meth:`why_not_rows` first."""
+        """Return logits (1, K), without a graph, of an image read in bands; check :meth:`why_not_rows` first."""
         with products_in(self.precision, next(self.model.parameters()).device):
             return stream_forward(self.model, sample, self.streaming)
 
     def why_not_rows(self) -> str:
-        """Explain why an image cannot be read in rows; empty if it can."""
+        """Explain why an image cannot be read in bands; empty if it can."""
         if self.options.stream == "never":
             return "--stream never was set"
         return why_model_cannot(self.model)
 
     def streams(self, samples: Tensor) -> bool:
-        """Whether these samples are streamed, or run one by one."""
+        """Whether these samples are streamed or, if there are several, run one by one."""
         if self.options.stream != "auto":
             return self.options.stream == "always"
         if not can_stream(self.model):
             return False
         gpu = samples.device.type == "cuda"
         free = _free(gpu)
-        return free is not None and self._needed(samples, gpu) > SHARE * free
+        return free is not None and self._activation_bytes(samples, gpu) > SHARE * free
 
-    def _needed(self, samples: Tensor, gpu: bool) -> int:
-        """Bytes of activations at the peak, planned for an image with as many tokens."""
+    def _activation_bytes(self, samples: Tensor, gpu: bool) -> int:
+        """Return the planned peak of activation memory in bytes, that of an image with as many tokens."""
         model = self.model
         assert isinstance(model, Classifier)
         block = model.blocks[0]
@@ -105,12 +105,12 @@ class AdaptiveForward:
             classes=max(1, model.num_classes),
             device="gpu" if gpu else "cpu",
         )
-        planned = memory(work)
-        return planned.total - planned.process - planned.weights
+        peak = memory(work)
+        return peak.total - peak.process - peak.weights
 
 
 def _tokens(model: Classifier, samples: Tensor) -> int:
-    """Number of tokens per sample: the rows of a bag, or the patches of an image or volume."""
+    """Return the number of tokens per sample: the tiles of a bag, or the patches of an image or volume."""
     sides = samples.shape[2:]
     patch = getattr(model, "patch_size", None)
     if patch is None:
@@ -121,5 +121,5 @@ def _tokens(model: Classifier, samples: Tensor) -> int:
 
 @lru_cache
 def _free(gpu: bool) -> int | None:
-    """Free memory at the first sample: later, heap space left by earlier samples would count as used."""
+    """Return the free memory at the first sample; later, heap space left by earlier samples would count as used."""
     return free_memory(gpu)

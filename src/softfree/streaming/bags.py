@@ -1,4 +1,4 @@
-"""The tokens of a bag of tiles, some rows of its table at a time."""
+"""The tokens of a bag of tiles, a range of tiles at a time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from softfree_runtime.core.errors import UserError
 
 
 class BagTokens:
-    """A :class:`~softfree.streaming.token_sources.TokenSource` of a bag; padding (NaN as coordinates) is left out.
+    """A :class:`~softfree.streaming.token_sources.TokenSource` of a bag; padding (NaN coordinates) is left out.
 
     Args:
         model: Provides tokenizer and class token.
-        bag: (N, F + 3), F features and x, y, z of each tile: a tensor or array; a memory-mapped one is read by rows.
+        bag: (N, F + 3), F features and x, y, z of each tile: a tensor or array; a memory-mapped one is read in chunks.
         chunk: Tiles per chunk.
 
     Raises:
@@ -35,25 +35,25 @@ class BagTokens:
         if not self.real.any():
             raise UserError("Got a bag without tiles: expected at least one; leave the sample out.")
         self.grid, self.mask = (len(bag),), None if self.real.all() else self.real
-        rows = [slice(start, start + chunk) for start in range(0, len(bag), chunk)]
-        self.rows = [part for part in rows if self.real[part].any()]
+        spans = [slice(start, start + chunk) for start in range(0, len(bag), chunk)]
+        self.rows = [rows for rows in spans if self.real[rows].any()]
         self.prefix = model.num_prefix_tokens
-        self.sizes = [int(self.real[part].sum()) + self.prefix * (not at) for at, part in enumerate(self.rows)]
+        self.sizes = [int(self.real[rows].sum()) + self.prefix * (not at) for at, rows in enumerate(self.rows)]
         self.parameters = [*model.patch_embed.parameters(), *([] if model.cls_token is None else [model.cls_token])]
 
     def tokens(self, chunk: int) -> Tensor:
         """Compute the tokens (1, n, C) of a chunk; differentiable in the parameters."""
-        part, like = self.rows[chunk], self.parameters[0]
-        tiles = _tensor(self.bag[part])
-        if not self.real[part].all():
-            tiles = tiles[self.real[part].to(tiles.device)]
+        rows, like = self.rows[chunk], self.parameters[0]
+        tiles = _tensor(self.bag[rows])
+        if not self.real[rows].all():
+            tiles = tiles[self.real[rows].to(tiles.device)]
         tokens: Tensor = self.model.patch_embed(tiles.to(like.device, like.dtype).unsqueeze(0))
-        front = self.model.cls_token
-        if front is None:
+        class_token = self.model.cls_token
+        if class_token is None:
             return tokens
-        tokens = tokens.to(torch.promote_types(tokens.dtype, front.dtype))  # as in memory
-        return tokens if chunk else torch.cat([front, tokens], dim=1)
+        tokens = tokens.to(torch.promote_types(tokens.dtype, class_token.dtype))  # as in memory
+        return tokens if chunk else torch.cat([class_token, tokens], dim=1)
 
 
-def _tensor(part: Tensor | np.ndarray) -> Tensor:
-    return part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))  # a memory map may be read-only
+def _tensor(values: Tensor | np.ndarray) -> Tensor:
+    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))  # a memory map may be read-only

@@ -22,8 +22,8 @@ def group_of(group: dist.ProcessGroup | DeviceMesh) -> dist.ProcessGroup:
     if isinstance(group, DeviceMesh):
         if group.ndim != 1:
             raise UserError(
-                f"Got a mesh of {group.ndim} dimensions {group.mesh_dim_names}: expected the one that a sample is "
-                'spread over, such as mesh["sequence"].'
+                f"Got a mesh of {group.ndim} dimensions {group.mesh_dim_names}: expected the one that samples are "
+                'sharded over, such as mesh["sequence"].'
             )
         return group.get_group()
     if not isinstance(group, dist.ProcessGroup):
@@ -35,9 +35,9 @@ def group_of(group: dist.ProcessGroup | DeviceMesh) -> dist.ProcessGroup:
 
 
 def sum_over(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Sum a tensor over the ranks; all get the same bits.
+    """Sum a tensor over the ranks; all get the same result, bit for bit.
 
-    Each rank's result depends on each rank's tensor, so backward sums the gradients of all ranks' results: a rank gets
+    Each rank's result depends on every rank's tensor, so backward sums the gradients of all ranks' results: a rank gets
     the derivative of the sum of all ranks' losses.
     """
     result: Tensor = _Sum.apply(tensor, group)
@@ -57,26 +57,28 @@ class _Sum(torch.autograd.Function):
         return sum_over(grad, ctx.group), None
 
 
-def from_all(tensor: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
+def gather_all(tensor: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
     """Gather the tensors of all ranks, of equal shape; backward is that of :func:`sum_over`."""
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
     empty = torch.zeros_like(tensor)
-    return list(sum_over(torch.stack([tensor if at == rank else empty for at in range(ranks)]), group))
+    return list(sum_over(torch.stack([tensor if other == rank else empty for other in range(ranks)]), group))
 
 
-def most_over(number: int, group: dist.ProcessGroup, device: torch.device) -> int:
+def max_over(number: int, group: dist.ProcessGroup, device: torch.device) -> int:
     """Return the maximum over the ranks."""
     largest = torch.tensor(number, device=device)
     dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
     return int(largest)
 
 
-def agree(reason: str, shape: Sequence[int], group: dist.ProcessGroup, device: torch.device) -> list[list[int]]:
-    """Exchange the shapes (4 numbers) of the parts of all ranks.
+def exchange_shapes(
+    reason: str, shape: Sequence[int], group: dist.ProcessGroup, device: torch.device
+) -> list[list[int]]:
+    """Exchange the shapes (4 numbers) of the shards of all ranks.
 
     Args:
-        reason: Why this rank's part cannot be used; empty if it can. All ranks then fail, and none waits forever.
-        shape: Of the part; the first number, the samples, must be the same on all ranks.
+        reason: Why this rank's shard cannot be used; empty if it can. If not, all ranks fail, and none waits forever.
+        shape: Shape of the shard; the first number, the samples, must be the same on all ranks.
         group: The ranks.
         device: Device of the group's tensors.
 
@@ -84,7 +86,7 @@ def agree(reason: str, shape: Sequence[int], group: dist.ProcessGroup, device: t
         The shapes, by rank.
 
     Raises:
-        UserError: On all ranks, if a part cannot be used or the numbers of samples differ.
+        UserError: On all ranks, if a shard cannot be used or the numbers of samples differ.
     """
     own = torch.tensor([bool(reason), *shape], device=device)
     gathered = own.new_empty(dist.get_world_size(group) * len(own))
@@ -92,12 +94,12 @@ def agree(reason: str, shape: Sequence[int], group: dist.ProcessGroup, device: t
     ranks = gathered.view(-1, len(own)).tolist()
     if reason:
         raise UserError(reason)
-    refused = [rank for rank, (bad, *_) in enumerate(ranks) if bad]
-    if refused:
-        raise UserError(f"Rank {refused[0]} of this sample's processes cannot use its part; it says why.")
+    failing = [rank for rank, (has_reason, *_) in enumerate(ranks) if has_reason]
+    if failing:
+        raise UserError(f"Rank {failing[0]} of this sample's processes cannot use its shard; see its own error.")
     shapes = [shape for _, *shape in ranks]
     if len({shape[0] for shape in shapes}) > 1:
         raise UserError(
-            f"Got batches of {[shape[0] for shape in shapes]} samples by rank: expected parts of the same samples."
+            f"Got batches of {[shape[0] for shape in shapes]} samples by rank: expected shards of the same samples."
         )
     return shapes

@@ -31,8 +31,8 @@ class ArrayRows:
     Args:
         array: (channels, H, W), or (1, channels, H, W); with ``channels_last`` (H, W, channels).
         channels_last: Whether channels are the last axis.
-        prepare: Maps rows (channels, n, W) of the array's type to model input, pixel by pixel: scale, mean and standard
-            deviation. Without it the array must be of floating point type.
+        prepare: Maps rows (channels, n, W) of the array's dtype to model input, pixel by pixel: scale, mean and
+            standard deviation. Without it, the array must have a floating-point dtype.
 
     Raises:
         UserError: Another number of axes, or integers without ``prepare``.
@@ -50,15 +50,15 @@ class ArrayRows:
             raise UserError(f"Got an image of shape {tuple(array.shape)}: expected one, (channels, height, width).")
         floating = array.is_floating_point() if isinstance(array, Tensor) else array.dtype.kind == "f"
         if prepare is None and not floating:
-            raise UserError(f"Got pixels of {array.dtype}: expected floating point, or prepare= to convert them.")
+            raise UserError(f"Got pixels of {array.dtype}: expected a floating-point dtype, or prepare= to convert.")
         self.array, self.channels_last, self.prepare = array, channels_last, prepare
         first, second, third = (int(side) for side in array.shape)
         self.shape = (third, first, second) if channels_last else (first, second, third)
 
     def read(self, top: int, bottom: int) -> Tensor:
         """See :class:`Rows`."""
-        part = self.array[top:bottom] if self.channels_last else self.array[:, top:bottom]
-        rows = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))  # a memory map may be read-only
+        band = self.array[top:bottom] if self.channels_last else self.array[:, top:bottom]
+        rows = band if isinstance(band, Tensor) else torch.from_numpy(np.array(band))  # a memory map may be read-only
         if self.channels_last:
             rows = rows.permute(2, 0, 1)
         return rows if self.prepare is None else self.prepare(rows)

@@ -1,4 +1,4 @@
-"""The layers of a model as applied to one chunk, once the sums over all tokens are known."""
+"""The layers of a model, applied to one chunk once the sums over all tokens are known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from softfree.attention.streaming import AffineMap, StreamingAttention, streaming_form, why_not_streaming
 from softfree.models.classifier import Classifier
 from softfree.models.encoder import Block
-from softfree.models.layers import StochasticDepth, apply_in_chunks
+from softfree.models.layers import apply_in_chunks
 from softfree_runtime.core.errors import UserError
 
 
@@ -24,13 +24,13 @@ class Layer:
     factors: tuple[float, float] = (1.0, 1.0)
 
     def normed(self, x: Tensor) -> Tensor:
-        """Prepare tokens (1, n, C) for the attention."""
+        """Normalize tokens (1, n, C) for the attention."""
         return cast(Tensor, self.block.norm1(x))
 
     def __call__(self, x: Tensor, affine_map: AffineMap) -> Tensor:
-        """Map tokens (1, n, C) to those of the next layer, without gradients in parts that fit the cache."""
+        """Map tokens (1, n, C) to those of the next layer; without gradients, in chunks that fit the cache."""
         if not torch.is_grad_enabled():
-            return apply_in_chunks(lambda part: self._feed(self._attend(part, affine_map)), x, self.block.hidden)
+            return apply_in_chunks(lambda chunk: self._feed(self._attend(chunk, affine_map)), x, self.block.hidden)
         return self._feed(self._attend(x, affine_map))
 
     def _attend(self, x: Tensor, affine_map: AffineMap) -> Tensor:
@@ -39,8 +39,8 @@ class Layer:
 
     def _feed(self, x: Tensor) -> Tensor:
         block, factor = self.block, self.factors[1]
-        rows = block.mlp_chunk if torch.is_grad_enabled() else x.shape[1]
-        y = apply_in_chunks(lambda part: block.ls2(block.mlp(block.norm2(part))), x, block.hidden, rows)
+        chunk_size = block.mlp_chunk if torch.is_grad_enabled() else x.shape[1]
+        y = apply_in_chunks(lambda chunk: block.ls2(block.mlp(block.norm2(chunk))), x, block.hidden, chunk_size)
         return x + (y if factor == 1 else y * factor)
 
 
@@ -56,8 +56,8 @@ def layers_of(model: Classifier) -> list[Layer]:
     layers = []
     for block in model.blocks:
         assert isinstance(block, Block)
-        one = block.norm2.weight.new_ones(1, 1, 1)
-        factors = _factor(block.drop_path1, one), _factor(block.drop_path2, one)
+        ones = block.norm2.weight.new_ones(1, 1, 1)
+        factors = float(block.drop_path1(ones)), float(block.drop_path2(ones))
         layers.append(Layer(block, streaming_form(block.attn), factors))
     return layers
 
@@ -78,11 +78,7 @@ def why_model_cannot(model: nn.Module) -> str:
         if why_not_streaming(block.attn):
             return why_not_streaming(block.attn)
         if block.pos_conv is not None:
-            return "Got pos_conv=True, whose tokens need their neighbors: make the model without it to stream."
-        if any(isinstance(part, nn.Dropout) and part.training and part.p for part in block.modules()):
-            return "Got proj_drop in training, which a stream cannot draw twice alike: use drop_path_rate instead."
+            return "Got pos_conv=True, whose tokens need their neighbors: create the model without it to stream."
+        if any(isinstance(layer, nn.Dropout) and layer.training and layer.p for layer in block.modules()):
+            return "Got proj_drop in training, which a stream cannot repeat in its backward pass: use drop_path_rate."
     return ""
-
-
-def _factor(path: StochasticDepth, one: Tensor) -> float:
-    return float(path(one))

@@ -1,4 +1,4 @@
-"""One rank's part of a sample: from its tiles or its band of pixels to tokens."""
+"""One rank's shard of a sample: from its tiles or its band of pixels to tokens."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch.distributed.device_mesh import DeviceMesh
 from softfree.models.bag import BagTransformer
 from softfree.models.classifier import check_grid_mask
 from softfree.models.vit import VisionTransformer
-from softfree.streaming.collectives import agree, group_of
+from softfree.streaming.collectives import exchange_shapes, group_of
 from softfree.streaming.token_sources import BandPositions
 from softfree_runtime.core.errors import UserError
 
 
-class Part(NamedTuple):
+class Shard(NamedTuple):
     """Tokens of one rank, at least one.
 
-    A rank without tokens gets padding, and every rank has a class token, which is padding on all but the first. So all
-    ranks run the same graph, every parameter has a gradient on each rank, and wrappers that reduce gradients in order
-    of arrival see the same order everywhere.
+    A rank without tokens gets padding, and every rank has a class token, which is padding on all but the first. Thus
+    all ranks run the same graph, every parameter has a gradient on each rank, and wrappers that reduce gradients in
+    order of arrival see the same order everywhere.
 
     Attributes:
         tokens: (B, P + n, C), positions included.
@@ -34,12 +34,12 @@ class Part(NamedTuple):
     mask: Tensor | None
 
 
-def part_of_bag(model: BagTransformer, x: Tensor, group: dist.ProcessGroup) -> Part:
-    """Compute the tokens of some tiles of each bag (B, n, F + 3); rows whose z is NaN are padding."""
+def shard_bag(model: BagTransformer, x: Tensor, group: dist.ProcessGroup) -> Shard:
+    """Compute the tokens of this rank's tiles of each bag (B, n, F + 3); rows whose z is NaN are padding."""
     width = model.in_features + 3
     fits = x.ndim == 3 and x.shape[2] == width
-    reason = "" if fits else f"Got a part {tuple(x.shape)} of bags: expected (batch, tiles of this rank, {width})."
-    agree(reason, [*(x.shape[:2] if fits else (0, 0)), 0, 0], group, x.device)
+    reason = "" if fits else f"Got a shard {tuple(x.shape)} of bags: expected (batch, tiles of this rank, {width})."
+    exchange_shapes(reason, [*(x.shape[:2] if fits else (0, 0)), 0, 0], group, x.device)
     if not x.shape[1]:
         x = F.pad(x.new_full((len(x), 1, 3), torch.nan), (model.in_features, 0))
     mask = ~x[..., -1].isnan()
@@ -47,10 +47,10 @@ def part_of_bag(model: BagTransformer, x: Tensor, group: dist.ProcessGroup) -> P
     return _with_class_token(model, model.patch_embed(x, real), real, dist.get_rank(group))
 
 
-def part_of_image(model: VisionTransformer, x: Tensor, mask: Tensor | None, group: dist.ProcessGroup) -> Part:
-    """Compute the tokens of a band of rows (B, channels, H_r, W); the first rank has the top of the images."""
+def shard_image(model: VisionTransformer, x: Tensor, mask: Tensor | None, group: dist.ProcessGroup) -> Shard:
+    """Compute the tokens of this rank's band of rows (B, channels, H_r, W); the first rank has the top."""
     rank, patch = dist.get_rank(group), model.patch_size
-    shapes = agree(_why_no_band(x, mask, patch), x.shape if x.ndim == 4 else (0,) * 4, group, x.device)
+    shapes = exchange_shapes(_why_not_a_band(x, mask, patch), x.shape if x.ndim == 4 else (0,) * 4, group, x.device)
     _check_bands(shapes, patch)
     rows = [-(-height // patch) for _, _, height, _ in shapes]
     top, grid = sum(rows[:rank]), (sum(rows), -(-x.shape[3] // patch))
@@ -58,11 +58,11 @@ def part_of_image(model: VisionTransformer, x: Tensor, mask: Tensor | None, grou
         x, top = x.new_zeros(*x.shape[:2], patch, x.shape[3]), 0
         mask = torch.zeros(len(x), grid[1], dtype=torch.bool, device=x.device)
     tokens, local = model.patch_embed(x, mask)
-    part = _with_class_token(model, tokens, mask, rank)
+    shard = _with_class_token(model, tokens, mask, rank)
     if model.pos_embed is None:
-        return part
+        return shard
     codes = BandPositions(model.pos_embed, model.grid_size, grid, model.num_prefix_tokens)
-    return part._replace(tokens=part.tokens + torch.cat([codes.prefix, codes.band(top, top + local[0])], dim=1))
+    return shard._replace(tokens=shard.tokens + torch.cat([codes.prefix, codes.band(top, top + local[0])], dim=1))
 
 
 def split_rows(image: Tensor, patch: int, group: dist.ProcessGroup | DeviceMesh) -> Tensor:
@@ -84,15 +84,15 @@ def split_rows(image: Tensor, patch: int, group: dist.ProcessGroup | DeviceMesh)
 
 def _with_class_token(
     model: BagTransformer | VisionTransformer, tokens: Tensor, mask: Tensor | None, rank: int
-) -> Part:
+) -> Shard:
     tokens, mask = model.with_class_token(tokens, mask)
     if model.num_prefix_tokens and rank:
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask
         mask[:, : model.num_prefix_tokens] = False
-    return Part(tokens, mask)
+    return Shard(tokens, mask)
 
 
-def _why_no_band(x: Tensor, mask: Tensor | None, patch: int) -> str:
+def _why_not_a_band(x: Tensor, mask: Tensor | None, patch: int) -> str:
     if x.ndim != 4 or 0 in (x.shape[0], x.shape[1], x.shape[3]):
         return f"Got a band of shape {tuple(x.shape)}: expected (batch, channels, rows of this rank, width)."
     try:
@@ -104,7 +104,7 @@ def _why_no_band(x: Tensor, mask: Tensor | None, patch: int) -> str:
 
 
 def _check_bands(shapes: list[list[int]], patch: int) -> None:
-    """Refuse bands that do not make up one image."""
+    """Refuse bands that do not form one image."""
     heights = [height for _, _, height, _ in shapes]
     if len({(channels, width) for _, channels, _, width in shapes}) > 1 or not sum(heights):
         raise UserError(

@@ -20,16 +20,16 @@ from softfree_runtime.core.errors import ReadError, UserError
 class TokenStore:
     """Tokens by layer and chunk.
 
-    The file is read and written by plain calls with one reused buffer: a memory map would count every touched page as
-    this process's memory. It has no name, so that the system removes it however the process ends, and its whole size
-    is reserved at the start, so that a full disk fails immediately and not after an hour.
+    The file is read and written through one reused buffer: a memory map would count every touched page as memory of
+    this process. It has no name, so that the system removes it however the process ends, and its whole size is reserved
+    at the start, so that a full disk fails immediately and not after an hour.
 
     Args:
         sizes: Tokens of each chunk.
         width: C.
-        dtype: Storage type. Tokens come back in the type in which they were written, rounded to this one.
+        dtype: Storage type, to which tokens are rounded.
         layers: Number of layers kept.
-        place: "ram", or the folder for the file.
+        location: "ram", or the folder for the file.
 
     Raises:
         ReadError: Status ``too_large``: not enough space.
@@ -37,17 +37,17 @@ class TokenStore:
     """
 
     def __init__(
-        self, sizes: Sequence[int], width: int, dtype: torch.dtype, layers: int = 1, place: str | Path = "ram"
+        self, sizes: Sequence[int], width: int, dtype: torch.dtype, layers: int = 1, location: str | Path = "ram"
     ) -> None:
-        self.sizes, self.width, self.dtype, self.layers, self.place = list(sizes), width, dtype, layers, place
+        self.sizes, self.width, self.dtype, self.layers, self.location = list(sizes), width, dtype, layers, location
         self._starts = [0, *accumulate(sizes)]
-        self._parts: dict[tuple[int, int], Tensor] = {}
+        self._chunks: dict[tuple[int, int], Tensor] = {}
         self._file: BinaryIO | None = None
-        if place == "ram":
-            self._refuse_what_does_not_fit()
+        if location == "ram":
+            self._check_free_memory()
         else:
             self._buffer = torch.empty(max(sizes, default=0), width, dtype=dtype)
-            self._open(Path(place))
+            self._open(Path(location))
 
     @property
     def nbytes(self) -> int:
@@ -55,28 +55,28 @@ class TokenStore:
         return self.layers * self._starts[-1] * self.width * self.dtype.itemsize
 
     def write(self, layer: int, chunk: int, tokens: Tensor) -> Tensor:
-        """Store a chunk's tokens (1, n, C), and return them rounded as :meth:`read` will; they must not be changed."""
+        """Store a chunk's tokens (1, n, C), and return them rounded as in the store; they must not be changed."""
         rounded = tokens.to(self.dtype)
-        kept = rounded.contiguous().cpu()
+        stored = rounded.contiguous().cpu()
         if self._file is not None:
-            self._move(layer, chunk, _bytes(kept), writing=True)
-        elif kept.untyped_storage().nbytes() > kept.nbytes:  # a view would keep its whole base in memory
-            self._parts[layer, chunk] = kept.clone()
+            self._move(layer, chunk, _bytes(stored), writing=True)
+        elif stored.untyped_storage().nbytes() > stored.nbytes:  # a view would keep its whole base in memory
+            self._chunks[layer, chunk] = stored.clone()
         else:
-            self._parts[layer, chunk] = kept
+            self._chunks[layer, chunk] = stored
         return rounded.to(tokens.dtype)
 
     def read(self, layer: int, chunk: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
         """Return a chunk's tokens (1, n, C) as ``dtype``; those from a file are valid until the next call."""
         if self._file is None:
-            return self._parts[layer, chunk].to(device, dtype)
-        kept = self._buffer[: self.sizes[chunk]]
-        self._move(layer, chunk, _bytes(kept), writing=False)
-        return kept.unsqueeze(0).to(device, dtype)
+            return self._chunks[layer, chunk].to(device, dtype)
+        stored = self._buffer[: self.sizes[chunk]]
+        self._move(layer, chunk, _bytes(stored), writing=False)
+        return stored.unsqueeze(0).to(device, dtype)
 
     def close(self) -> None:
         """Free the space; may be called more than once."""
-        self._parts.clear()
+        self._chunks.clear()
         if self._file is not None:
             self._file.close()
 
@@ -94,38 +94,38 @@ class TokenStore:
                 os.posix_fallocate(self._file.fileno(), 0, self.nbytes)
         except OSError as error:
             self.close()
-            raise self._refused(error) from None
+            raise self._write_error(error) from None
 
     def _move(self, layer: int, chunk: int, data: memoryview, writing: bool) -> None:
         assert self._file is not None
-        place = (layer * self._starts[-1] + self._starts[chunk]) * self.width * self.dtype.itemsize
+        offset = (layer * self._starts[-1] + self._starts[chunk]) * self.width * self.dtype.itemsize
         try:
-            while data:  # a call may move less than all
+            while data:  # a call may transfer only some of the bytes
                 moved = (
-                    os.pwrite(self._file.fileno(), data, place)
+                    os.pwrite(self._file.fileno(), data, offset)
                     if writing
-                    else os.preadv(self._file.fileno(), [data], place)
+                    else os.preadv(self._file.fileno(), [data], offset)
                 )
                 if not moved:
                     raise OSError(errno.EIO, "the file ends too early")
-                data, place = data[moved:], place + moved
+                data, offset = data[moved:], offset + moved
         except OSError as error:
             self.close()
-            raise self._refused(error) from None
+            raise self._write_error(error) from None
 
-    def _refuse_what_does_not_fit(self) -> None:
-        """Fail now: later the system might kill the process, perhaps after hours."""
+    def _check_free_memory(self) -> None:
+        """Fail now rather than be killed by the system later, perhaps after hours."""
         free = available_memory()
         if free is not None and self.nbytes > free:
             raise ReadError(
                 f"cannot keep {self.nbytes / 2**30:.3g} GiB of tokens in main memory, of which {free / 2**30:.3g} are "
-                "free; name a folder on a disk (--token-store) or keep them in bfloat16 (--token-bf16)",
+                "free; store them in a folder on a disk (--token-store) or in bfloat16 (--token-bf16)",
                 "too_large",
             )
 
-    def _refused(self, error: OSError) -> UserError:
+    def _write_error(self, error: OSError) -> UserError:
         message = (
-            f"cannot keep {self.nbytes / 2**30:.3g} GiB of tokens in {self.place}: {error.strerror or error}; free "
+            f"cannot keep {self.nbytes / 2**30:.3g} GiB of tokens in {self.location}: {error.strerror or error}; free "
             "some space, choose another folder, or keep them in bfloat16"
         )
         return ReadError(message, "too_large") if error.errno == errno.ENOSPC else UserError(message)

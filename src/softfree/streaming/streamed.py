@@ -38,7 +38,7 @@ class Streaming:
     Attributes:
         store: Where tokens are kept: "ram", or a folder on a disk.
         dtype: Storage type: None for the tokens' own, or torch.bfloat16 for half the space.
-        chunk: Approximate number of tokens computed at once. More than a few thousand cost memory, not time.
+        chunk: Approximate number of tokens processed at a time. More than a few thousand cost memory and save no time.
         progress: Show a progress bar.
     """
 
@@ -51,7 +51,7 @@ class Streaming:
         if self.chunk < 1:
             raise UserError(f"Got chunk={self.chunk}: expected a positive number of tokens.")
         if self.dtype not in (None, torch.float32, torch.bfloat16):
-            raise UserError(f"Got dtype={self.dtype} for the kept tokens: expected torch.float32 or torch.bfloat16.")
+            raise UserError(f"Got dtype={self.dtype} for stored tokens: expected torch.float32 or torch.bfloat16.")
 
 
 def stream_forward(
@@ -63,9 +63,9 @@ def stream_forward(
         model: One of softfree's transformers, on its device; see
             :func:`~softfree.streaming.layers.can_stream`.
         sample: An image (channels, H, W), volume (channels, D, H, W) or bag (N, F + 3) as a tensor or array (a
-            memory-mapped one is read by parts), images as anything with
-            :class:`~softfree.streaming.image_rows.Rows`; or any :class:`~softfree.streaming.token_sources.TokenSource`.
-        streaming: Default :class:`Streaming`.
+            memory-mapped one is read in chunks); an image as :class:`~softfree.streaming.image_rows.Rows`; or any
+            :class:`~softfree.streaming.token_sources.TokenSource`.
+        streaming: How to stream; default: ``Streaming()``.
         mask: Boolean (N,), True for real patch tokens in raster order of an image or volume; None when all are real.
 
     Returns:
@@ -78,7 +78,7 @@ def stream_forward(
     source = source_of(model, sample, streaming, mask)
     with torch.inference_mode():
         stream = _stream(model, source, streaming)
-        logits = stream.logits(_passed(stream, streaming.progress))
+        logits = stream.logits(_run_forward(stream, streaming.progress))
     return logits.clone()  # outside inference mode, so that autograd may use it
 
 
@@ -87,8 +87,8 @@ def streamed(
 ) -> Tensor:
     """Classify one sample with a graph: ``backward()`` streams, too, and fills the parameters' ``grad``.
 
-    The inputs of all layers are kept until then and freed by it: a second ``backward()`` is refused. Without gradients
-    this is :func:`stream_forward`. Arguments, result and errors are the same.
+    The inputs of all layers are kept for it and then freed: a second ``backward()`` is refused. Without gradients, this
+    is :func:`stream_forward`. Arguments, result and errors are the same.
     """
     streaming = streaming or Streaming()
     parameters = trainable(model.parameters())
@@ -96,7 +96,7 @@ def streamed(
         return stream_forward(model, sample, streaming, mask)
     source = source_of(model, sample, streaming, mask)
     stream = _stream(model, source, streaming, kept_from=0)
-    flat: tuple[Tensor, ...] = _Passed.apply(stream, streaming.progress, *parameters)
+    flat: tuple[Tensor, ...] = _StreamFunction.apply(stream, streaming.progress, *parameters)
     return stream.logits(stream.grouped(flat))
 
 
@@ -123,10 +123,10 @@ class StreamedModel(nn.Module):
 
     Args:
         model: The model to stream.
-        streaming: Default :class:`Streaming`.
+        streaming: How to stream; default: ``Streaming()``.
 
     Raises:
-        UserError: a model that cannot stream.
+        UserError: A model that cannot stream.
     """
 
     def __init__(self, model: nn.Module, streaming: Streaming | None = None) -> None:
@@ -149,7 +149,7 @@ def source_of(model: nn.Module, sample: Sample, streaming: Streaming, mask: Tens
         return sample
     if isinstance(model, BagTransformer) and isinstance(sample, Tensor | np.ndarray):
         if mask is not None:
-            raise UserError("Got a mask for a bag: mark padding with NaN as coordinates instead.")
+            raise UserError("Got a mask for a bag: mark padding with NaN coordinates instead.")
         return BagTokens(model, sample, streaming.chunk)
     if isinstance(model, VolumeTransformer) and isinstance(sample, Tensor | np.ndarray):
         return VolumeTokens(model, sample, streaming.chunk, mask)
@@ -161,13 +161,13 @@ def source_of(model: nn.Module, sample: Sample, streaming: Streaming, mask: Tens
     return ImageTokens(model, sample, streaming.chunk, mask)
 
 
-class _Passed(torch.autograd.Function):
+class _StreamFunction(torch.autograd.Function):
     """Summaries of a stream's chunks, flattened; backward is streamed as well, under the same autocast."""
 
     @staticmethod
     def forward(ctx: Any, stream: Stream, progress: bool, *parameters: Tensor) -> tuple[Tensor, ...]:
         ctx.stream, ctx.progress, ctx.parameters = stream, progress, parameters
-        return tuple(part for summary in _passed(stream, progress) for part in summary)
+        return tuple(tensor for summary in _run_forward(stream, progress) for tensor in summary)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -176,7 +176,7 @@ class _Passed(torch.autograd.Function):
                 "Got a second backward() through a stream, whose tokens have been freed: compute the logits again."
             )
         stream, ctx.stream = ctx.stream, None
-        with bar(ctx.progress, "backward", stream) as advance:
+        with progress_bar(ctx.progress, "backward", stream) as advance:
             gradients = Backward(stream, stream.grouped(grads), advance).run()
         return None, None, *(gradients[p].to(p.dtype) if p in gradients else None for p in ctx.parameters)
 
@@ -185,14 +185,14 @@ def _stream(model: nn.Module, source: TokenSource, streaming: Streaming, kept_fr
     return Stream(cast(Classifier, model), source, streaming.store, streaming.dtype, kept_from)
 
 
-def _passed(stream: Stream, progress: bool) -> list[Summary]:
-    with bar(progress, "forward", stream) as advance:
+def _run_forward(stream: Stream, progress: bool) -> list[Summary]:
+    with progress_bar(progress, "forward", stream) as advance:
         return stream.forward(advance)
 
 
 @contextmanager
-def bar(progress: bool, what: str, stream: Stream) -> Iterator[Advance]:
-    """Show progress of a pass, if ``progress``; yields a function to call after each chunk."""
-    with Progress(console=console, disable=not progress, transient=True) as shown:
-        task = shown.add_task(what, total=(len(stream.layers) + 1) * len(stream.source.sizes))
-        yield lambda: shown.advance(task)
+def progress_bar(progress: bool, description: str, stream: Stream) -> Iterator[Advance]:
+    """Show the progress of a pass, if ``progress``; yield a function to call after each chunk."""
+    with Progress(console=console, disable=not progress, transient=True) as bars:
+        bar = bars.add_task(description, total=(len(stream.layers) + 1) * len(stream.source.sizes))
+        yield lambda: bars.advance(bar)

@@ -40,14 +40,14 @@ class TokenSource(Protocol):
 
 
 class ImageTokens:
-    """Tokens of an image, by bands of whole token rows.
+    """Tokens of an image, in bands of whole token rows.
 
-    A convolutional stem also gets the token rows above and below that its convolutions reach: the tokenizer's ``halo``.
+    A convolutional stem also reads the token rows above and below that its convolutions reach: its ``halo``.
 
     Args:
         model: Provides tokenizer, positions and class token.
-        image: (channels, H, W) as an array or tensor, or anything with :class:`~softfree.streaming.image_rows.Rows`.
-        chunk: Approximate tokens per chunk, at least one row.
+        image: (channels, H, W) as an array or tensor, or :class:`~softfree.streaming.image_rows.Rows`.
+        chunk: Approximate number of tokens per chunk, at least one row.
         mask: Boolean (N,) or (1, N), True for real patch tokens in raster order. Bands without any are never read.
 
     Raises:
@@ -85,17 +85,17 @@ class ImageTokens:
     def tokens(self, chunk: int) -> Tensor:
         """See :class:`TokenSource`."""
         top, bottom = self.bands[chunk]
-        parts: list[Tensor] = []
+        tensors: list[Tensor] = []
         if top < bottom:
             band = self._patches(top, bottom)
             if self._codes is not None:
                 band = band + self._codes.band(top, bottom)
-            parts = [band if self.mask is None else band[:, self.mask[top:bottom].flatten()]]
+            tensors = [band if self.mask is None else band[:, self.mask[top:bottom].flatten()]]
         if self.prefix and not chunk:
-            front = self.model.cls_token
-            assert front is not None
-            parts.insert(0, front if self._codes is None else front + self._codes.prefix)
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            class_token = self.model.cls_token
+            assert class_token is not None
+            tensors.insert(0, class_token if self._codes is None else class_token + self._codes.prefix)
+        return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=1)
 
     def _patches(self, top: int, bottom: int) -> Tensor:
         """Compute the tokens of the rows from ``top`` to ``bottom``, (1, rows w, C), without positions."""
@@ -105,7 +105,7 @@ class ImageTokens:
         mask = None if self.mask is None else self.mask[first:last].reshape(1, -1).to(like.device)
         tokens, _ = self.model.patch_embed(pixels.to(like.device, like.dtype).unsqueeze(0), mask)
         tokens = tokens[:, (top - first) * self.grid[1] : (bottom - first) * self.grid[1]]
-        if self.model.cls_token is not None:  # as in memory, where the wider type prevails
+        if self.model.cls_token is not None:  # as in memory, where types are promoted
             tokens = tokens.to(torch.promote_types(tokens.dtype, self.model.cls_token.dtype))
         return tokens
 
@@ -124,7 +124,7 @@ class ImageTokens:
 
 
 def as_rows(image: Rows | Tensor | np.ndarray) -> Rows:
-    """Wrap an array to be read in rows; other row sources are returned unchanged."""
+    """Wrap an array to be read in bands; other sources are returned unchanged."""
     if isinstance(image, Tensor | np.ndarray):
         return ArrayRows(image)
     return image
@@ -134,7 +134,7 @@ class BandPositions:
     """Position codes of some rows of a grid, resized as :func:`~softfree.models.pos_embed.resize_positions` does.
 
     Bicubic resizing is one matrix for the rows and one for the columns, so that the codes of the whole grid, as large
-    as all tokens, never exist.
+    as all tokens, are never materialized.
 
     Args:
         pos_embed: (1, P + h w, C) with P prefix tokens.

@@ -1,4 +1,4 @@
-"""The tokens of a volume, some token slices at a time."""
+"""The tokens of a volume, a slab of token slices at a time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from softfree_runtime.core.errors import UserError
 
 
 class VolumeTokens:
-    """A :class:`~softfree.streaming.token_sources.TokenSource` of a volume, by slabs of whole token slices.
+    """A :class:`~softfree.streaming.token_sources.TokenSource` of a volume, in slabs of whole token slices.
 
-    A convolutional stem also gets the token slices above and below that its convolutions reach.
+    A convolutional stem also reads the token slices above and below that its convolutions reach.
 
     Args:
         model: Provides tokenizer, positions and class token.
-        volume: (channels, D, H, W), a tensor or array; a memory-mapped one is read by slabs.
-        chunk: Approximate tokens per chunk, at least one slice.
+        volume: (channels, D, H, W), a tensor or array; a memory-mapped one is read in slabs.
+        chunk: Approximate number of tokens per chunk, at least one slice.
         mask: Boolean (N,) or (1, N), True for real patch tokens in raster order. Slabs without any are never read.
 
     Raises:
@@ -38,7 +38,7 @@ class VolumeTokens:
         if volume.ndim != 4 or 0 in volume.shape:
             raise UserError(f"Got a volume of shape {tuple(volume.shape)}: expected (channels, depth, height, width).")
         self.model, self.volume = model, volume
-        self.grid = tuple(-(-side // part) for side, part in zip(volume.shape[1:], model.patch_size, strict=True))
+        self.grid = tuple(-(-side // patch) for side, patch in zip(volume.shape[1:], model.patch_size, strict=True))
         self.plane = self.grid[1] * self.grid[2]
         if mask is not None and (mask.dtype != torch.bool or mask.numel() != math.prod(self.grid)):
             raise UserError(
@@ -46,7 +46,7 @@ class VolumeTokens:
                 f"{math.prod(self.grid)} booleans, True for real tokens of the {self.grid} grid."
             )
         self.mask = None if mask is None else mask.reshape(-1, self.plane)
-        self.halo = _reach(model.patch_embed)
+        self.halo = _halo(model.patch_embed)
         self.prefix = model.num_prefix_tokens
         learned = (model.cls_token, model.pos_embed)
         self.parameters = [*model.patch_embed.parameters(), *(p for p in learned if isinstance(p, nn.Parameter))]
@@ -58,24 +58,24 @@ class VolumeTokens:
     def tokens(self, chunk: int) -> Tensor:
         """Compute the tokens (1, n, C) of a chunk; differentiable in the parameters."""
         top, bottom = self.slabs[chunk]
-        front, learned = self.model.cls_token, self.model.pos_embed
-        parts: list[Tensor] = []
+        class_token, positions = self.model.cls_token, self.model.pos_embed
+        tensors: list[Tensor] = []
         if top < bottom:
             slab = self._patches(top, bottom)
-            if front is not None:  # as in memory, where the wider type prevails
-                slab = slab.to(torch.promote_types(slab.dtype, front.dtype))
-            if learned is not None:
-                slab = slab + self._learned(learned[:, self.prefix :], top, bottom)
-            parts = [slab if self.mask is None else slab[:, self.mask[top:bottom].flatten()]]
-        if front is not None and not chunk:
-            parts.insert(0, front if learned is None else front + learned[:, : self.prefix])
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            if class_token is not None:  # as in memory, where types are promoted
+                slab = slab.to(torch.promote_types(slab.dtype, class_token.dtype))
+            if positions is not None:
+                slab = slab + self._learned(positions[:, self.prefix :], top, bottom)
+            tensors = [slab if self.mask is None else slab[:, self.mask[top:bottom].flatten()]]
+        if class_token is not None and not chunk:
+            tensors.insert(0, class_token if positions is None else class_token + positions[:, : self.prefix])
+        return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=1)
 
     def _patches(self, top: int, bottom: int) -> Tensor:
         first, last = max(0, top - self.halo), min(bottom + self.halo, self.grid[0])
         depth, like = self.model.patch_size[0], self.parameters[0]
-        part = self.volume[:, first * depth : last * depth]
-        voxels = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+        slab = self.volume[:, first * depth : last * depth]
+        voxels = slab if isinstance(slab, Tensor) else torch.from_numpy(np.array(slab))
         mask = None if self.mask is None else self.mask[first:last].reshape(1, -1).to(like.device)
         tokens, _ = self.model.patch_embed(voxels.to(like.device, like.dtype).unsqueeze(0), mask)
         tokens = tokens[:, (top - first) * self.plane : (bottom - first) * self.plane]
@@ -86,8 +86,8 @@ class VolumeTokens:
         step, width = self.model.patch_in_mm, self.model.embed_dim
         axis = volume_codes((self.grid[0], 1, 1), step, width, like)[:, top:bottom, None]  # (1, n, 1, C)
         plane = volume_codes((1, *self.grid[1:]), step, width, like)[:, None]  # (1, 1, h w, C)
-        of_axis = torch.arange(width, device=like.device) < 2 * (width // 6)
-        return torch.where(of_axis, axis, plane).flatten(1, 2)
+        is_axis = torch.arange(width, device=like.device) < 2 * (width // 6)
+        return torch.where(is_axis, axis, plane).flatten(1, 2)
 
     def _learned(self, codes: Tensor, top: int, bottom: int) -> Tensor:
         """Return the learned codes of some slices, resized along the slices by a matrix, then within each slice."""
@@ -108,8 +108,8 @@ class VolumeTokens:
         return (bottom - top) * self.plane if self.mask is None else int(self.mask[top:bottom].sum())
 
 
-def _reach(tokenizer: nn.Module) -> int:
-    """Count the token slices above or below that reach into a token."""
+def _halo(tokenizer: nn.Module) -> int:
+    """Count the token slices above or below that a token's receptive field reaches into."""
     if not isinstance(tokenizer, ConvStem3d):
         return 0
     voxels, stride = 0, 1

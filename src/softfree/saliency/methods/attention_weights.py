@@ -91,7 +91,7 @@ def _stream(forward: StreamedPass, request: MapRequest) -> list[Tensor]:
 def _query_position(forward: StreamedPass, request: MapRequest) -> tuple[int, int]:
     """The chunk of the query token, and its number within the chunk."""
     source = forward.stream.source
-    grid = getattr(source, "grid", (forward.stream.number,))
+    grid = getattr(source, "grid", (forward.stream.num_tokens,))
     mask = getattr(source, "mask", None)
     whole = torch.empty(1, 1).expand(1, source.prefix + torch.Size(grid).numel()).unsqueeze(-1)
     number = query_number(forward.model, EncoderInput(whole, None, grid), request.at)

@@ -14,7 +14,7 @@ from softfree.saliency.activations import EncoderInput, GradientPass, classify, 
 from softfree.saliency.log_odds import LogOdds
 from softfree.saliency.methods.base import ForwardPass, MapRequest, Method, StreamedPass
 from softfree.streaming.backward import Backward
-from softfree.streaming.streamed import bar
+from softfree.streaming.streamed import progress_bar
 
 
 def gradient_times_input(
@@ -92,17 +92,17 @@ def _compute_grad_cam(forward: ForwardPass, request: MapRequest) -> Tensor:
 
 
 def _stream_gradient(forward: StreamedPass, request: MapRequest) -> list[Tensor]:
-    with _backward(forward, request) as entering:
-        both = (entering(chunk) for chunk in forward.chunks)
+    with _backward(forward, request) as load_chunk:
+        both = (load_chunk(chunk) for chunk in forward.chunks)
         return [(tokens.double() * gradient).sum(-1)[0] for tokens, gradient in both]
 
 
 def _stream_grad_cam(forward: StreamedPass, request: MapRequest) -> list[Tensor]:
-    with _backward(forward, request) as entering:
+    with _backward(forward, request) as load_chunk:
         total = torch.zeros(forward.model.embed_dim, dtype=torch.float64, device=forward.stream.device)
         for chunk in forward.chunks:
-            total += entering(chunk)[1][0, forward.front(chunk) :].sum(0, dtype=torch.float64)
-        weights = total / max(1, forward.stream.number)
+            total += load_chunk(chunk)[1][0, forward.front(chunk) :].sum(0, dtype=torch.float64)
+        weights = total / max(1, forward.stream.num_tokens)
         tokens = (forward.stream.load(_level(forward, request), chunk)[0].double() for chunk in forward.chunks)
         return [(part @ weights).relu() for part in tokens]
 
@@ -114,10 +114,10 @@ def _backward(forward: StreamedPass, request: MapRequest) -> Iterator[Callable[[
         flat = [part.detach().requires_grad_() for summary in forward.summaries for part in summary]
         logits = forward.stream.logits(forward.stream.grouped(flat))
         slopes = torch.autograd.grad(request.odds(logits, request.target)[0], flat, materialize_grads=True)
-    with bar(forward.progress, "backward", forward.stream) as advance:
+    with progress_bar(forward.progress, "backward", forward.stream) as advance:
         back = Backward(forward.stream, forward.stream.grouped(slopes), advance, parameters=False)
-        with back.down_to(_level(forward, request)) as entering:
-            yield entering
+        with back.backward_to(_level(forward, request)) as load_chunk:
+            yield load_chunk
 
 
 def _level(forward: StreamedPass, request: MapRequest) -> int:

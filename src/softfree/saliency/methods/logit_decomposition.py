@@ -153,7 +153,7 @@ def _stream(forward: StreamedPass, request: MapRequest) -> list[Tensor]:
     model, stream = forward.model, forward.stream
     require_split(model, "gradient, gradcam, rollout or attention")
     odds = request.odds.linearize(stream.logits(forward.summaries), request.target)
-    number = max(1, stream.number)
+    number = max(1, stream.num_tokens)
     if model.pool != "avg":
         pooled = PooledSplit(model, forward.summaries, odds.rest.new_full((1, 1), number), odds)
         parts = (

@@ -89,7 +89,7 @@ def _stream(forward: StreamedPass, _request: MapRequest) -> list[Tensor]:
 def _streamed_readout(forward: StreamedPass) -> list[Tensor]:
     """As :func:`readout_weights`, per chunk."""
     stream, token = forward.stream, forward.model.pool == "token"
-    share = 0.0 if token else 1 / max(1, stream.number)
+    share = 0.0 if token else 1 / max(1, stream.num_tokens)
     weights = [torch.full((size,), share, dtype=stream.wide, device=stream.device) for size in stream.source.sizes]
     if weights:
         weights[0][: stream.source.prefix] = float(token)
