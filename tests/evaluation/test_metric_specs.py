@@ -39,6 +39,11 @@ def test_binary_by_hand() -> None:
             "average_precision": (1 + 2 / 3) / 2,
             "sensitivity/ill": 1 / 2,
             "specificity/ill": 2 / 3,
+            "ppv/ill": 1 / 2,
+            "npv/ill": 2 / 3,
+            "f1": 1 / 2,
+            "mcc": (1 * 2 - 1 * 1) / 6,
+            "kappa": 1 - (2 / 5) / (12 / 25),
             "balanced_accuracy": (1 / 2 + 2 / 3) / 2,
             "accuracy": 3 / 5,
             "brier": (0.01 + 0.36 + 0.36 + 0.09 + 0.01) / 5,
@@ -47,6 +52,40 @@ def test_binary_by_hand() -> None:
     assert found["balanced_accuracy"].parts == ("sensitivity/ill", "specificity/ill")
     assert found["balanced_accuracy"].n_positive == 2
     assert found["specificity/ill"].rows.tolist() == [False, False, True, True, True]
+
+
+def test_grades_have_a_quadratic_kappa() -> None:
+    grades = Task("multiclass", ("0", "1", "2"))
+    p, targets = np.eye(3)[[0, 2, 2, 1]], np.array([0, 0, 2, 1])
+    found = quantities(Scores(grades, p, targets, np.arange(4)))
+    # Distances 0, 2, 0, 0: observed 4 / 4; expected (sum of t^2 + p^2) / 4 - 2 (3 / 4) (5 / 4).
+    assert found["quadratic_kappa"].value == pytest.approx(1 - 1 / ((5 + 9) / 4 - 2 * 15 / 16))
+    assert found["mcc"].value == pytest.approx((3 * 4 - (2 + 1 + 2)) / np.sqrt((16 - 6) * (16 - 6)))
+    assert "quadratic_kappa" not in quantities(three())
+    unsorted = Task("multiclass", ("1", "10", "2"))
+    assert "quadratic_kappa" not in quantities(Scores(unsorted, p, targets, np.arange(4)))
+
+
+def test_undefined_quantities_of_predicted_classes_say_why() -> None:
+    found = quantities(binary([0.1, 0.2, 0.3], [0, 0, 0]))
+    reasons = {name: found[name].reason for name in ("ppv/ill", "f1", "mcc", "kappa")}
+    same = "all samples have, or are predicted as, one class"
+    expected = {"ppv/ill": "no positive prediction", "f1": "no positive, true or predicted", "mcc": same, "kappa": same}
+    assert reasons == expected
+    assert all(math.isnan(found[name].value) for name in expected)
+    assert found["npv/ill"].value == 1
+
+
+def test_predictive_values_elsewhere() -> None:
+    scores = binary([0.9, 0.4, 0.6, 0.3, 0.1], [1, 1, 0, 0, 0])  # sensitivity 1 / 2, specificity 2 / 3
+    found = quantities(scores, prevalence=0.1)
+    assert found["ppv_at_prevalence/ill"].value == pytest.approx(0.05 / (0.05 + 0.9 / 3))
+    assert found["npv_at_prevalence/ill"].value == pytest.approx(0.6 / (0.6 + 0.05))
+    assert found["ppv_at_prevalence/ill"].note == "at a prevalence of 0.1"
+    with pytest.raises(UserError, match=r"got a prevalence of 2; expected a share between 0 and 1, such as 0.02"):
+        quantities(scores, prevalence=2)
+    with pytest.raises(UserError, match="got a prevalence for 3 classes or findings; it is for tasks of two classes"):
+        quantities(three(), prevalence=0.1)
 
 
 def test_the_auroc_alone_is_that_of_all() -> None:

@@ -47,6 +47,11 @@ def test_binary_values_are_scikit_learns() -> None:
         "balanced_accuracy": sk.balanced_accuracy_score(y, call),
         "sensitivity/ill": sk.recall_score(y, call),
         "specificity/ill": sk.recall_score(y, call, pos_label=0),
+        "ppv/ill": sk.precision_score(y, call),
+        "npv/ill": sk.precision_score(y, call, pos_label=0),
+        "f1": sk.f1_score(y, call),
+        "mcc": sk.matthews_corrcoef(y, call),
+        "kappa": sk.cohen_kappa_score(y, call),
         "brier": sk.brier_score_loss(y, p),
     }
     assert {name: found[name].value for name in expected} == pytest.approx(expected)
@@ -55,6 +60,9 @@ def test_binary_values_are_scikit_learns() -> None:
     assert (found["auroc"].n, found["auroc"].n_positive) == (80, y.sum())
     assert (found["sensitivity/ill"].n, found["specificity/ill"].n) == (y.sum(), 80 - y.sum())
     assert found["sensitivity/ill"].method == "at probability 0.4 and above; Wilson"
+    assert (found["ppv/ill"].n, found["ppv/ill"].n_positive) == (call.sum(), (y == 1)[call].sum())
+    assert found["ppv/ill"].method == "at probability 0.4 and above; Wilson"
+    assert found["f1"].low < found["f1"].value < found["f1"].high
 
 
 def test_multiclass_values_are_scikit_learns() -> None:
@@ -65,6 +73,9 @@ def test_multiclass_values_are_scikit_learns() -> None:
     assert found["average_precision"].value == pytest.approx(sk.average_precision_score(np.eye(3)[y], p))
     assert found["accuracy"].value == pytest.approx(sk.accuracy_score(y, p.argmax(1)))
     assert found["balanced_accuracy"].value == pytest.approx(sk.balanced_accuracy_score(y, p.argmax(1)))
+    assert found["f1"].value == pytest.approx(sk.f1_score(y, p.argmax(1), average="macro"))
+    assert found["mcc"].value == pytest.approx(sk.matthews_corrcoef(y, p.argmax(1)))
+    assert found["kappa"].value == pytest.approx(sk.cohen_kappa_score(y, p.argmax(1)))
     assert found["brier"].value == pytest.approx(((np.eye(3)[y] - p) ** 2).sum(1).mean())
     for k, name in enumerate("abc"):
         assert found[f"auroc/{name}"].value == pytest.approx(sk.roc_auc_score(y == k, p[:, k]))
@@ -84,6 +95,8 @@ def test_multilabel_values_are_means_over_known_truths() -> None:
             "sensitivity": sk.recall_score(y, p >= threshold),
             "specificity": sk.recall_score(y, p >= threshold, pos_label=0),
             "accuracy": sk.accuracy_score(y, p >= threshold),
+            "f1": sk.f1_score(y, p >= threshold),
+            "mcc": sk.matthews_corrcoef(y, p >= threshold),
             "brier": sk.brier_score_loss(y, p),
         }
         assert {s: found[f"{s}/{name}"].value for s in expected} == pytest.approx(expected)

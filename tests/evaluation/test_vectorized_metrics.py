@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, brier_score_loss, recall_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    cohen_kappa_score,
+    confusion_matrix,
+    f1_score,
+    matthews_corrcoef,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from softfree.evaluation import vectorized_metrics as weighted
 
@@ -63,3 +73,43 @@ def test_bins_hold_equal_numbers_and_keep_ties_together() -> None:
     assert len(np.unique(weighted.equal_mass_bins(np.full(200, 0.4)))) == 1
     assert weighted.equal_mass_bins(np.array([])).size == 0
     assert [weighted.bins_for(n) for n in (1, 19, 20, 55, 99, 100, 10_000)] == [1, 1, 2, 5, 9, 10, 10]
+
+
+@given(drawn_samples)
+@settings(max_examples=100, deadline=None)
+def test_agreement_is_scikit_learns_on_the_repeated_samples(drawn: tuple[list[int], list[int], list[int]]) -> None:
+    truth, called, times = np.array(drawn[1]) % 4, (np.array(drawn[1]) + drawn[0]) % 4, np.array(drawn[2])
+    weights, repeated, predicted = times[None].astype(float), np.repeat(truth, times), np.repeat(called, times)
+    kappa = weighted.kappa(truth, called, 4)(weights)[0]
+    quadratic = weighted.kappa(truth, called, 4, quadratic=True)(weights)[0]
+    correlation = weighted.matthews(truth, called, 4)(weights)[0]
+    f1 = weighted.f1(truth == 1, called == 1)(weights)[0]
+    if len({*repeated, *predicted}) < 2:
+        assert np.isnan([kappa, quadratic]).all()
+    else:
+        assert kappa == pytest.approx(cohen_kappa_score(repeated, predicted), abs=1e-12)
+        expected = cohen_kappa_score(repeated, predicted, weights="quadratic", labels=range(4))
+        assert quadratic == pytest.approx(expected, abs=1e-12)
+    if min(len(np.unique(repeated)), len(np.unique(predicted))) < 2:
+        assert np.isnan(correlation)  # scikit-learn says 0
+    else:
+        assert correlation == pytest.approx(matthews_corrcoef(repeated, predicted), abs=1e-12)
+    if not ((repeated == 1) | (predicted == 1)).any():
+        assert np.isnan(f1)
+    else:
+        assert f1 == pytest.approx(f1_score(repeated == 1, predicted == 1, zero_division=0), abs=1e-12)
+
+
+def test_predictive_values_at_the_prevalence_of_the_samples_are_the_usual_ones() -> None:
+    rng = np.random.default_rng(1)
+    truth, called = rng.random(200) < 0.3, rng.random(200) < 0.4
+    prevalence, ones = truth.mean(), np.ones((1, 200))
+    positive = weighted.predictive_value(truth, called, prevalence, positive=True)(ones)[0]
+    negative = weighted.predictive_value(truth, called, prevalence, positive=False)(ones)[0]
+    assert positive == pytest.approx(precision_score(truth, called))
+    assert negative == pytest.approx(precision_score(~truth, ~called))
+    # A test of sensitivity 0.9 and specificity 0.95 for a disease of 1 in 1,000 finds 1 ill in 56.5 positives.
+    truth, called = np.repeat([True, False], [10, 100]), np.repeat([True, False, True, False], [9, 1, 5, 95])
+    rare = weighted.predictive_value(truth, called, 0.001, positive=True)(np.ones((1, 110)))[0]
+    assert rare == pytest.approx(0.0009 / (0.0009 + 0.999 * 0.05))
+    assert confusion_matrix(truth, called).tolist() == [[95, 5], [1, 9]]

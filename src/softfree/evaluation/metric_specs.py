@@ -15,6 +15,7 @@ from softfree.evaluation.bootstrap import Statistic
 from softfree.evaluation.calibration import DEFAULT_THRESHOLD, ece, ece_by_chance
 from softfree.evaluation.scores import Scores, missing_reason, undefined_reason
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.task import Task
 
 Family = Literal["auroc", "proportion", "ece", "other"]
 BALANCED = {"binary": ("sensitivity", "specificity"), "multiclass": ("sensitivity",)}
@@ -48,16 +49,21 @@ class Quantity:
     reason: str | None = None
 
 
-def quantities(scores: Scores, thresholds: Mapping[str, float] | None = None) -> dict[str, Quantity]:
+def quantities(
+    scores: Scores, thresholds: Mapping[str, float] | None = None, prevalence: float | None = None
+) -> dict[str, Quantity]:
     """List all quantities of a task by name; those of a single class are named ``<statistic>/<class>``.
 
     Args:
         scores: Predictions and truths.
         thresholds: Probability from which each class counts as present, for binary and multilabel tasks; 0.5 if None.
+        prevalence: Share of positives for the predictive values at another prevalence; binary tasks only.
 
     Raises:
-        UserError: A class has no threshold.
+        UserError: A class has no threshold, or a prevalence is given that is no share or not for two classes.
     """
+    if prevalence is not None:
+        check_prevalence(scores.task, prevalence)
     task, calls = scores.task, predict_labels(scores, thresholds)
     names = [task.classes[k] for k in task.scored]
     found: dict[str, Quantity] = {}
@@ -65,12 +71,14 @@ def quantities(scores: Scores, thresholds: Mapping[str, float] | None = None) ->
         at = "" if task.kind == "multiclass" else f"at probability {threshold_of(name, thresholds):.3g} and above"
         found |= {f"{statistic}/{name}": q for statistic, q in _against_rest(scores, k, calls[:, k], at).items()}
     if task.kind == "binary":
-        per_class = ("sensitivity", "specificity")
+        per_class = ("sensitivity", "specificity", "ppv", "npv")
         found = {key if key.startswith(per_class) else key.partition("/")[0]: q for key, q in found.items()}
+        if prevalence is not None:
+            found |= _at_prevalence(scores, calls[:, 1], prevalence)
     else:
         if task.kind == "multiclass":
             found |= _of_multiclass(scores, calls)
-        for statistic in ("auroc", "average_precision", "accuracy", "brier", "ece"):
+        for statistic in ("auroc", "average_precision", "f1", "mcc", "kappa", "accuracy", "brier", "ece"):
             if statistic not in found:
                 found[statistic] = _average(found, {name: [f"{statistic}/{name}"] for name in names})
     sides = BALANCED.get(task.kind, BALANCED["binary"])
@@ -133,11 +141,88 @@ def _against_rest(scores: Scores, k: int, call: np.ndarray, at: str) -> dict[str
         )
     found["sensitivity"] = _mean(call, truth == 1, score, "proportion", positives, "no positive sample", at)
     found["specificity"] = _mean(~call, truth == 0, score, "proportion", 0, "no negative sample", at)
+    found["ppv"] = _mean(
+        truth == 1, rows & call, score, "proportion", int(y[call[rows]].sum()), "no positive prediction", at
+    )
+    found["npv"] = _mean(
+        truth == 0, rows & ~call, score, "proportion", int(y[~call[rows]].sum()), "no negative prediction", at
+    )
+    found["f1"] = _of_calls(
+        scores, rows, weighted.f1(y == 1, call[rows]), positives, "no positive, true or predicted", at
+    )
     if scores.task.kind != "multiclass":
+        found |= _agreement(scores, rows, y, call[rows].astype(np.int64), 2, positives, at)
         found["accuracy"] = _mean(call == (truth == 1), rows, score, "proportion", positives, note=at)
         found["brier"] = _mean((score - truth) ** 2, rows, score, "other", positives)
         found["ece"] = _calibration(y, p, rows, positives)
     return found
+
+
+def _of_calls(
+    scores: Scores, rows: np.ndarray, statistic: Statistic, positives: int | None, without: str, note: str
+) -> Quantity:
+    """Quantity of the predicted classes of ``rows``; ``without`` says why it may be undefined."""
+    reason = missing_reason(scores.probabilities[rows].sum(axis=1))
+    value = math.nan if reason else float(statistic(np.ones((1, int(rows.sum()))))[0])
+    if math.isnan(value):
+        return Quantity(math.nan, "other", rows, positives, note=note, reason=reason or without)
+    return Quantity(value, "other", rows, positives, statistic=weighted.on(rows, statistic), note=note)
+
+
+def _agreement(
+    scores: Scores,
+    rows: np.ndarray,
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    classes: int,
+    positives: int | None = None,
+    note: str = "",
+) -> dict[str, Quantity]:
+    """Matthews' correlation and kappas of true and predicted class numbers of ``rows``."""
+    same = "all samples have, or are predicted as, one class"
+    statistics = {
+        "mcc": weighted.matthews(truth, predicted, classes),
+        "kappa": weighted.kappa(truth, predicted, classes),
+    }
+    if _are_grades(scores.task):
+        statistics["quadratic_kappa"] = weighted.kappa(truth, predicted, classes, quadratic=True)
+    return {name: _of_calls(scores, rows, found, positives, same, note) for name, found in statistics.items()}
+
+
+def _are_grades(task: Task) -> bool:
+    """Whether the classes are three or more increasing numbers, so that a distance between them has a meaning."""
+    if task.kind != "multiclass":
+        return False
+    try:
+        numbers = [float(name) for name in task.classes]
+    except ValueError:
+        return False
+    return len(numbers) > 2 and bool(np.all(np.diff(numbers) > 0))
+
+
+def _at_prevalence(scores: Scores, call: np.ndarray, prevalence: float) -> dict[str, Quantity]:
+    """Predictive values of a binary task where positives have another share."""
+    truth, rows, name = scores.targets == 1, np.ones(len(scores), dtype=bool), scores.task.classes[1]
+    found = {}
+    for statistic, positive in (("ppv", True), ("npv", False)):
+        values = weighted.predictive_value(truth, call, prevalence, positive=positive)
+        without = f"no {'positive' if positive else 'negative'} prediction, or a class without samples"
+        quantity = _of_calls(scores, rows, values, int(truth.sum()), without, f"at a prevalence of {prevalence:g}")
+        found[f"{statistic}_at_prevalence/{name}"] = replace(quantity, k=1)
+    return found
+
+
+def check_prevalence(task: Task, prevalence: float) -> None:
+    """Refuse a prevalence that is no share, or for a task that is not binary.
+
+    Raises:
+        UserError: In these cases.
+    """
+    if task.kind != "binary":
+        raise UserError(f"got a prevalence for {len(task.classes)} classes or findings; it is for tasks of two "
+                        "classes: leave it out")  # fmt: skip
+    if not 0 < prevalence < 1:
+        raise UserError(f"got a prevalence of {prevalence:g}; expected a share between 0 and 1, such as 0.02")
 
 
 def _auroc(scores: Scores, k: int) -> Quantity:
@@ -157,6 +242,7 @@ def _of_multiclass(scores: Scores, calls: np.ndarray) -> dict[str, Quantity]:
     right = (calls & truth).any(1)
     brier = _mean(((p - truth) ** 2).sum(1), everyone, p[:, 0], "other", note="sum over classes, from 0 to 2")
     return {
+        **_agreement(scores, everyone, scores.targets, calls.argmax(1), p.shape[1]),
         "accuracy": _mean(right, everyone, p[:, 0], "proportion"),
         "brier": brier,
         "ece": _calibration(

@@ -30,6 +30,14 @@ ORDER = (
     "average_precision",
     "sensitivity",
     "specificity",
+    "ppv",
+    "npv",
+    "ppv_at_prevalence",
+    "npv_at_prevalence",
+    "f1",
+    "mcc",
+    "kappa",
+    "quadratic_kappa",
     "balanced_accuracy",
     "accuracy",
     "brier",
@@ -75,14 +83,16 @@ def measure(
     level: float = 0.95,
     only: Literal["auroc"] | None = None,
     draws: Mapping[str, np.ndarray] | None = None,
+    prevalence: float | None = None,
 ) -> dict[str, Metric]:
     """Measure all metrics of a task, with their intervals.
 
-    ``auroc``, ``average_precision``, ``balanced_accuracy``, ``accuracy``, ``brier`` and ``ece``; for each scored class
-    ``sensitivity/<class>`` and ``specificity/<class>``. Tasks of more than one scored class have the first two as
-    means over one-vs-rest classes, besides ``auroc/<class>`` and ``average_precision/<class>``; the accuracy, Brier
-    score and calibration error of a multilabel task are means over findings, which are listed, too. Unknown truths are
-    ignored.
+    ``auroc``, ``average_precision``, ``f1``, ``mcc`` (Matthews' correlation), ``kappa``, ``balanced_accuracy``,
+    ``accuracy``, ``brier`` and ``ece``; for each scored class ``sensitivity/<class>``, ``specificity/<class>``,
+    ``ppv/<class>`` and ``npv/<class>`` (predictive values, at the prevalence of the samples). Tasks of more than one
+    scored class have the first three as means over one-vs-rest classes, besides those of each class; the other ones of
+    a multilabel task are means over findings, which are listed, too. Classes that are increasing numbers, such as
+    grades, also have ``quadratic_kappa``. Unknown truths are ignored.
 
     Intervals: where every patient has one sample, DeLong's for an AUROC, Wilson's for proportions, else (and for means
     over classes always) the bias-corrected percentile bootstrap over patients. A binary task with repeated patients
@@ -98,11 +108,13 @@ def measure(
         level: Of confidence.
         only: Compute only this metric; default: all.
         draws: From :func:`draws_of_auroc` with the same ``seed`` and ``num_bootstrap``, if ``only`` is ``auroc``.
+        prevalence: Share of positives where a binary model is to be used: adds ``ppv_at_prevalence/<class>`` and
+            ``npv_at_prevalence/<class>``.
 
     Raises:
-        UserError: A class has no threshold.
+        UserError: A class has no threshold, or a prevalence does not fit.
     """
-    items = aurocs(scores) if only == "auroc" else quantities(scores, thresholds)
+    items = aurocs(scores) if only == "auroc" else quantities(scores, thresholds, prevalence)
     num_bootstrap = min(num_bootstrap, max(FEWEST_RESAMPLES, MOST_RESAMPLED // max(1, scores.probabilities.size)))
     repeat = scores.patients_repeat
     names = [name for name, item in items.items() if (item.family == "other" or repeat) and only in (None, name)]

@@ -190,6 +190,8 @@ def _figures(report: Report, matrix: np.ndarray | None) -> dict[str, Markup]:
         "precision_recall": plots.svg(plots.precision_recall(scores), "Precision-recall curve"),
         "reliability": plots.svg(plots.reliability(scores), "Reliability curve"),
     }
+    if report.task.kind != "multiclass":
+        drawn["decision"] = plots.svg(plots.decision_curve(scores), "Decision curve")
     if matrix is not None:
         drawn["confusion"] = plots.svg(plots.confusion(matrix, report.task.classes), "Confusion matrix")
     if report.history is not None and len(report.history):

@@ -6,7 +6,10 @@ Each function computes the constant parts once (the order of the scores, the bin
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
 from softfree.evaluation.bootstrap import Statistic
@@ -62,6 +65,74 @@ def calibration_error(y: np.ndarray, p: np.ndarray) -> Statistic:
     return lambda weights: _ratio(np.abs(weights @ surplus).sum(1), weights.sum(1))
 
 
+def f1(truth: np.ndarray, predicted: np.ndarray) -> Statistic:
+    """Compute ``2 TP / (2 TP + FP + FN)`` of boolean truths and predictions."""
+    hits, sizes = truth & predicted, truth.astype(np.float64) + predicted
+    return lambda weights: _ratio(2 * (weights @ hits), weights @ sizes)
+
+
+def kappa(truth: np.ndarray, predicted: np.ndarray, classes: int, *, quadratic: bool = False) -> Statistic:
+    """Compute Cohen's kappa, ``1 - observed / expected`` disagreement (Psychological Bulletin 70, 1968).
+
+    Args:
+        truth: Class numbers ``(n,)``.
+        predicted: Class numbers ``(n,)``.
+        classes: Number of classes.
+        quadratic: Weight a disagreement by the square of the distance of the class numbers, for grades; else all
+            disagreements are equal.
+    """
+    distance = (truth - predicted) ** 2 if quadratic else truth != predicted
+    marginals, grades = _marginals(truth, predicted, classes), np.arange(classes)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        true, called = marginals(weights)  # (b, K)
+        total = weights.sum(1)
+        expected = total**2 - (true * called).sum(1)
+        if quadratic:  # E (T - P)^2 of independent T and P
+            squares = ((true + called) @ grades**2) * total
+            expected = squares - 2 * (true @ grades) * (called @ grades)
+        return 1 - _ratio((weights @ distance) * total, expected)
+
+    return statistic
+
+
+def matthews(truth: np.ndarray, predicted: np.ndarray, classes: int) -> Statistic:
+    """Compute Matthews' correlation of class numbers, for any number of classes (Gorodkin, 2004, equation 8)."""
+    hits, marginals = truth == predicted, _marginals(truth, predicted, classes)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        true, called = marginals(weights)
+        total = weights.sum(1)
+        covariance = (weights @ hits) * total - (true * called).sum(1)
+        spread = (total**2 - (true**2).sum(1)) * (total**2 - (called**2).sum(1))
+        return _ratio(covariance, np.sqrt(spread))
+
+    return statistic
+
+
+def predictive_value(truth: np.ndarray, predicted: np.ndarray, prevalence: float, *, positive: bool) -> Statistic:
+    """Compute the predictive value at another prevalence, by Bayes' rule from sensitivity and specificity.
+
+    Args:
+        truth: Boolean ``(n,)``.
+        predicted: Boolean ``(n,)``.
+        prevalence: Share of positives where the model is to be used.
+        positive: Compute the positive predictive value, or the negative one.
+    """
+    sensitivity = mean(np.where(truth, predicted, np.nan))
+    specificity = mean(np.where(truth, np.nan, ~predicted))
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        found, spared = sensitivity(weights), specificity(weights)
+        if positive:
+            right, wrong = found * prevalence, (1 - spared) * (1 - prevalence)
+        else:
+            right, wrong = spared * (1 - prevalence), (1 - found) * prevalence
+        return _ratio(right, right + wrong)
+
+    return statistic
+
+
 def on(rows: np.ndarray, statistic: Statistic) -> Statistic:
     """Restrict a statistic to some of the samples; ``rows`` is boolean ``(n,)``."""
     return statistic if rows.all() else lambda weights: statistic(weights[:, rows])
@@ -70,6 +141,15 @@ def on(rows: np.ndarray, statistic: Statistic) -> Statistic:
 def equal_mass_bins(p: np.ndarray) -> np.ndarray:
     """Return the bin number of each probability; bins have equal numbers of samples, but equal values share a bin."""
     return ((rankdata(p) - 0.5) * bins_for(len(p)) // max(len(p), 1)).astype(np.int64)
+
+
+def _marginals(
+    truth: np.ndarray, predicted: np.ndarray, classes: int
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Count true and predicted classes over resamples, each ``(b, K)``."""
+    rows, ones = np.arange(len(truth)), np.ones(len(truth))
+    true, called = (csr_array((ones, (rows, of)), shape=(len(rows), classes)) for of in (truth, predicted))
+    return lambda weights: (weights @ true, weights @ called)
 
 
 def _tie_ends(ordered: np.ndarray) -> np.ndarray:

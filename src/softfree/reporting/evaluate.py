@@ -13,6 +13,7 @@ import pandas as pd
 from softfree.data.table import Table
 from softfree.evaluation.comparison import Comparison, compare
 from softfree.evaluation.formatting import write_metrics
+from softfree.evaluation.metric_specs import check_prevalence
 from softfree.evaluation.metrics import Metric, measure
 from softfree.evaluation.report import Compared, Report, Thumbnail, write_report
 from softfree.evaluation.scores import Scores
@@ -71,6 +72,8 @@ def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
     if options.table is not None and options.out is None:
         raise UserError("another table needs --out FOLDER, so that the run keeps its own results")
     refuse_identifiers(options)
+    if options.prevalence is not None:
+        check_prevalence(run.task, options.prevalence)
     table = open_table(run, options.table, options.image_root, label=options.label, labels=options.labels)
     left_out = 0
     if not options.include_training:
@@ -135,7 +138,9 @@ def write_results(
     scores = _readable(run, frame, options)
     shown, notes = (maps, []) if maps else report_maps(run, table, frame, scores, options)
     seed, num_bootstrap = options.seed, options.num_bootstrap
-    metrics = measure(scores, run.calibration.thresholds, seed=seed, num_bootstrap=num_bootstrap)
+    metrics = measure(
+        scores, run.calibration.thresholds, seed=seed, num_bootstrap=num_bootstrap, prevalence=options.prevalence
+    )
     baselines = compare_with_baselines(run, frame, scores, metrics, seed=seed, num_bootstrap=num_bootstrap)
     report = Report(
         title=f"{run.config['model']['name']} on {measured.name}, {options.split} split",

@@ -25,6 +25,8 @@ class EvaluateOptions(InferenceOptions):
         allow_identifiers: Allow columns in subgroups whose values may identify people.
         compare_with: Another run to compare with on the same images.
         margin: Non-inferiority margin: the loss of AUROC that is still acceptable.
+        prevalence: Share of positives where the model is to be used, e.g. 0.02: adds the predictive values there (tasks
+            of two classes).
         show_images: Show the worst errors as images in the report (contains patient pixels).
         maps: Number of saliency maps to include in the report, of confident correct, confident wrong and uncertain
             predictions (contains patient pixels).
@@ -43,6 +45,7 @@ class EvaluateOptions(InferenceOptions):
     allow_identifiers: bool = False
     compare_with: Path | None = None
     margin: float | None = None
+    prevalence: float | None = None
     show_images: bool = False
     maps: int = 0
     out: Path | None = None

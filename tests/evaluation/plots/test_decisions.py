@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from softfree.evaluation.calibration import reliability as table
-from softfree.evaluation.plots import confusion, reliability
+from softfree.evaluation.plots import confusion, decision_curve, reliability
+from softfree.evaluation.plots.decisions import THRESHOLDS, net_benefit
 from softfree.evaluation.scores import Scores
 from softfree_runtime.core.task import Task
 
@@ -52,3 +53,29 @@ def test_reliability(kind: str) -> None:
     assert sum(patch.get_height() for patch in below.patches) == known
     reliability(scores.subset(np.arange(0)))
     reliability(scores.subset(np.arange(1)))
+
+
+def test_net_benefit_by_hand() -> None:
+    y, p = np.array([1, 1, 0, 0, 0]), np.array([0.9, 0.4, 0.6, 0.3, 0.1])
+    curve = net_benefit(y, p)(np.ones((1, 5)))[0]
+    at_a_half = np.argmin(np.abs(THRESHOLDS - 0.5))
+    assert curve[at_a_half] == pytest.approx(1 / 5 - 1 / 5)  # one found, one false alarm of weight 1
+    assert curve[np.argmin(np.abs(THRESHOLDS - 0.2))] == pytest.approx(2 / 5 - 2 / 5 * 0.2 / 0.8)
+    drawn_twice = net_benefit(y, p)(np.array([[2.0, 0, 0, 0, 1]]))[0]
+    assert drawn_twice[at_a_half] == pytest.approx(2 / 3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_decision_curves() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.random(80)
+    truth = (rng.random(80) < p).astype(int)
+    scores = Scores(Task("binary", CLASSES[:2]), np.stack([1 - p, p], 1), truth, np.arange(80) // 2)
+    axes = decision_curve(scores).axes[0]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["act if the model's probability is above", "95 % band at each point", "act on everyone"]
+    everyone = next(line for line in axes.get_lines() if line.get_label() == "act on everyone")
+    share = truth.mean()
+    np.testing.assert_allclose(everyone.get_ydata(), share - (1 - share) * THRESHOLDS / (1 - THRESHOLDS), atol=1e-12)
+    absent = Scores(Task("binary", CLASSES[:2]), np.stack([1 - p, p], 1), np.zeros(80, int), np.arange(80))
+    assert decision_curve(absent).axes[0].texts[0].get_text() == "no curve: a class is absent"

@@ -1,8 +1,18 @@
 """Figures of the report; each function returns a matplotlib figure, :func:`svg` converts it to SVG for a page."""
 
-from softfree.evaluation.plots.decisions import confusion, reliability
+from softfree.evaluation.plots.decisions import confusion, decision_curve, reliability
 from softfree.evaluation.plots.ranking import precision_recall, roc
 from softfree.evaluation.plots.runs import Dot, dots, learning_curves
 from softfree.evaluation.plots.style import svg
 
-__all__ = ["Dot", "confusion", "dots", "learning_curves", "precision_recall", "reliability", "roc", "svg"]
+__all__ = [
+    "Dot",
+    "confusion",
+    "decision_curve",
+    "dots",
+    "learning_curves",
+    "precision_recall",
+    "reliability",
+    "roc",
+    "svg",
+]
