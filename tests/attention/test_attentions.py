@@ -104,10 +104,12 @@ def test_constant_image(form: str, value: float) -> None:
     assert all(p.grad.isfinite().all() for p in module.parameters())
 
 
-@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "pure"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.03), (torch.float16, 0.004)], ids=["bf16", "fp16"])
-def test_half_precision(form: str, dtype: torch.dtype, tolerance: float, autocast: bool) -> None:
-    """Long sequences whose K and V coincide: no sum overflows, no 1 / N vanishes, errors are those of the type."""
+def test_half_precision(form: str, dtype: torch.dtype, tolerance: float) -> None:
+    """Long sequences whose K and V coincide: no sum overflows, no 1 / N vanishes, errors are those of the type.
+
+    All in the type, and under autocast.
+    """
     tokens = 65_536 if dtype == torch.float16 else 16_384  # sums beyond float16, and beyond what bfloat16 can count
     tokens = 2048 if form == "softmax" else tokens  # it would take minutes
     module = make(form, dim=16, num_heads=2, dtype=dtype)
@@ -120,20 +122,20 @@ def test_half_precision(form: str, dtype: torch.dtype, tolerance: float, autocas
     # A mean is hard for SeqNorm's statistics, and its absence for SimA's 1 / N; SOFT's sum of it would be beyond fp16,
     # and Performer's features would be lost in its eps.
     mean = 0 if form in ("sima", "soft", "soft_norm", "performer") else 4
-    x = (torch.randn(1, tokens, 16) + mean).to(dtype).requires_grad_()
+    x = (torch.randn(1, tokens, 16) + mean).to(dtype)
     parameters = {key: t.detach().double() for key, t in module.state_dict().items()}
-    want = reference(module, x.detach().double(), parameters)
-    if autocast:
-        module.float()
-        x = x.detach().float().requires_grad_()
-    with torch.autocast("cpu", dtype, enabled=autocast):
-        got = module(x)
-    assert got.dtype == dtype
-    error = (got.double() - want).abs().max() / want.abs().max()
-    assert error < tolerance
-    (got.float() / want.abs().max()).square().mean().backward()  # SOFT's are of size N
-    assert x.grad.isfinite().all()
-    assert all(p.grad.isfinite().all() for p in module.parameters())
+    want = reference(module, x.double(), parameters)
+    for autocast in (False, True):
+        module.to(torch.float32 if autocast else dtype).zero_grad()
+        leaf = (x.float() if autocast else x).clone().requires_grad_()
+        with torch.autocast("cpu", dtype, enabled=autocast):
+            got = module(leaf)
+        assert got.dtype == dtype
+        error = (got.double() - want).abs().max() / want.abs().max()
+        assert error < tolerance, f"autocast {autocast}"
+        (got.float() / want.abs().max()).square().mean().backward()  # SOFT's are of size N
+        assert leaf.grad.isfinite().all()
+        assert all(p.grad.isfinite().all() for p in module.parameters())
 
 
 def test_state_dict_round_trip(name: str) -> None:
@@ -154,7 +156,9 @@ def test_deep_copy(form: str) -> None:
 
 
 def test_export_keeps_the_number_of_tokens_free(form: str) -> None:
-    module, free = make(form), torch.export.Dim.DYNAMIC
+    # Well-conditioned, so that few steps of Newton's iteration, all of which are exported, end at the inverse.
+    options = {"ridge": 1.0, "iterations": 12} if form.startswith("soft_") or form == "soft" else {}
+    module, free = make(form, **options), torch.export.Dim.DYNAMIC
     example = (torch.randn(2, 40, 24, dtype=torch.float64), torch.ones(2, 40, dtype=torch.bool))
     program = torch.export.export(module, example, dynamic_shapes={"x": {1: free}, "attn_mask": {1: free}})
     for tokens in (5, 111):

@@ -69,9 +69,9 @@ def test_several_models_at_once(form: str) -> None:
         assert_same(got[number], reference(module, x, own))
 
 
-def few(form: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor]:
+def few(form: str, dim: int = 24) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor]:
     """The attention and its formula as functions of 9 tokens, the last one padding, to the mean of the real ones."""
-    module, mask = make(form), torch.arange(9)[None] < 8
+    module, mask = make(form, dim), torch.arange(9)[None] < 8
 
     def mine(t: Tensor) -> Tensor:
         return module(t, mask)[:, :8].mean((0, 1))
@@ -79,7 +79,7 @@ def few(form: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tenso
     def theirs(t: Tensor) -> Tensor:
         return reference(module, t[:, :8], leaves(module)).mean((0, 1))
 
-    return mine, theirs, torch.randn(1, 9, 24, dtype=torch.float64)
+    return mine, theirs, torch.randn(1, 9, dim, dtype=torch.float64)
 
 
 def test_jacobian_in_reverse(form: str) -> None:
@@ -108,7 +108,7 @@ def test_jacobian_forward(form: str) -> None:
 def test_second_derivatives(form: str) -> None:
     if form in FUSED:
         pytest.skip("the fused kernel has none")
-    mine, theirs, x = few(form)
+    mine, theirs, x = few(form, 6)
     want = torch.autograd.functional.hessian(lambda t: theirs(t).square().sum(), x)
     assert_same(hessian(lambda t: mine(t).square().sum())(x), want, 1e-9)
     assert_same(torch.autograd.functional.hessian(lambda t: mine(t).square().sum(), x), want, 1e-9)
