@@ -1,10 +1,9 @@
 """``softfree features``: whole, stopped, in shards, and with slides that fail."""
 
+import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +11,10 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from tests.processes import fork, needs_fork
 
 from softfree.cli.commands import COMMANDS
+from softfree.cli.main import main
 from softfree.cli.parser import Parser
 from softfree.data.modalities.bag import BagPreprocessing
 from softfree.data.modalities.feature_files import read_features, write_features
@@ -77,35 +78,29 @@ def test_real_slides(shared_data: Path, tmp_path: Path, mpp: float) -> None:
     assert np.abs(np.array([one - two for one, two in both])).mean() < 0.01  # two JPEG codings of one slide
 
 
-# Extract, and be killed by the system when half of the third file is written.
-KILLED = """
-import os, signal, sys
-from pathlib import Path
+def _extract_until_killed(table: Path, out: Path) -> None:
+    """Extract, and be killed by the system when half of the third file is written."""
+    write, calls = Path.write_bytes, []
 
-from softfree.cli.main import main
+    def stop(path: Path, content: bytes) -> int:
+        calls.extend([path] if "part.h5" in path.name else [])
+        if len(calls) == 3:
+            write(path, content[: len(content) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write(path, content)
 
-write, calls = Path.write_bytes, []
-
-
-def stop(path, content):
-    calls.extend([path] if "part.h5" in path.name else [])
-    if len(calls) == 3:
-        write(path, content[: len(content) // 2])
-        os.kill(os.getpid(), signal.SIGKILL)
-    return write(path, content)
+    Path.write_bytes = stop  # type: ignore[assignment,method-assign]
+    options = ["--encoder", "pixels", "--side", "32", "--mpp", "8", "--progress", "false"]
+    main(["features", str(table), "--out", str(out), *options])
 
 
-Path.write_bytes = stop
-main(["features", sys.argv[1], "--out", sys.argv[2], *"--encoder pixels --side 32 --mpp 8 --progress false".split()])
-"""
-
-
+@needs_fork
 def test_a_run_that_was_killed_goes_on(slides: Path, tmp_path: Path) -> None:
     assert run(slides, tmp_path / "whole") == 0
     out = tmp_path / "out"
-    # A process of its own, not a fork: torch's threads do not survive one.
-    stopped = subprocess.run([sys.executable, "-c", KILLED, str(slides), str(out)], timeout=300)
-    assert stopped.returncode == -signal.SIGKILL
+    stopped = fork(_extract_until_killed, slides, out)
+    stopped.join(300)
+    assert stopped.exitcode == -signal.SIGKILL
     assert {path.name for path in out.rglob("[!.]*.h5")} == {"a.tiff.h5", "b.tiff.h5"}
     assert len(list(out.rglob(".*.part.h5"))) == 1
     before = {path: path.stat().st_mtime_ns for path in (out / "a.tiff.h5", out / "b.tiff.h5")}
