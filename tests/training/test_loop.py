@@ -7,16 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
+from lightning.pytorch.strategies.launchers import subprocess_script as launcher
 from PIL import Image
 from safetensors.torch import load_file
+from tests.processes import fork, needs_fork
 
+from softfree.cli.main import main
 from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
 from softfree.training.checkpoints import read_checkpoint
@@ -407,24 +413,54 @@ def test_native_sizes_train_one_by_one(options_for):
     assert first["status"].tolist() == ["ok"]
 
 
-def test_two_processes_give_what_one_gives(options_for):
+def _train_two(arguments: list[str]) -> None:
+    """Train in two processes, started as by the command line."""
+    done = subprocess.run([sys.executable, "-m", "softfree", *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def _fork_two(arguments: list[str]) -> None:
+    """The same in copies of this process; the second waits until Lightning, in the first, would start it."""
+    receiving, sending = Pipe(duplex=False)
+
+    def first():
+        def popen(command, env, cwd):
+            sending.send(env)
+            return SimpleNamespace(poll=lambda: None, returncode=None)
+
+        launcher.subprocess = SimpleNamespace(Popen=popen)
+        sys.exit(main(arguments))
+
+    def second():
+        os.environ.update(receiving.recv())
+        rank_zero_only.rank = _get_rank()  # as on import
+        sys.exit(main(arguments))
+
+    processes = [fork(first), fork(second)]
+    try:
+        for process in processes:
+            process.join(120)
+        assert [process.exitcode for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    "train_two",
+    [pytest.param(_fork_two, marks=needs_fork), pytest.param(_train_two, marks=pytest.mark.slow)],
+    ids=["forks", "command"],
+)
+def test_two_processes_give_what_one_gives(options_for, train_two):
     common = {"drop_path": 0.0, "batch_size": 4, "epochs": 2}
     one = train(options_for("one", **common)).run
     options = options_for("two", **common)
-    arguments = [
+    train_two([
         "train", str(options.table), "--out", str(options.out), "--size", "32", "--batch-size", "4", "--epochs", "2",
         "--model", options.model, "--lr", "2e-3", "--drop-path", "0", "--progress=false", "--accelerator", "cpu",
         "--model-options", "{depth: 2, embed_dim: 32, num_heads: 2, patch_size: 8}",
         "--devices", "2", "--strategy", "ddp",
-    ]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "softfree", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    ])  # fmt: skip
     for name, value in weights(one.folder).items():
         # Adam divides by the gradient's size, so that parameters without influence carry rounding on.
         torch.testing.assert_close(weights(options.out)[name], value, rtol=1e-3, atol=1e-3)
