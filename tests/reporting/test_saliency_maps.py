@@ -72,9 +72,10 @@ def test_images_of_every_sort_and_no_names(image_run: Run, images: Path) -> None
 
 
 def test_the_map_is_that_of_the_class_that_is_named(image_run: Run, images: Path) -> None:
-    shown, _ = maps(image_run, judged(image_run, images), maps=32)
-    assert len(shown) == 32
-    assert len({one.beside for one in shown}) == 32, "each once"
+    pd.read_csv(images).head(8).to_csv(images, index=False)
+    shown, _ = maps(image_run, judged(image_run, images), maps=8)
+    assert len(shown) == 8
+    assert len({one.beside for one in shown}) == 8, "each once"
 
 
 def test_what_is_gone_makes_room(image_run: Run, images: Path) -> None:

@@ -30,6 +30,12 @@ while True:
     Path(sys.argv[1]).open("a").write("x")
     time.sleep(0.05)
 """
+SHORT = """
+import threading, time
+from softfree_lab.studies.children import _end_with_parent
+threading.Thread(target=_end_with_parent, daemon=True).start()
+time.sleep(0.2)
+"""
 
 
 @pytest.fixture
@@ -83,8 +89,11 @@ def test_a_study_that_is_stopped_ends_its_trainings(beats: Path) -> None:
         mine.run([str(beats)], threads=1)
 
 
-def test_a_training_that_fails_says_why() -> None:
+def test_a_training_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Children() as mine:
-        mine.run(["--version"], threads=1)
         with pytest.raises(UserError, match=r"^trian is not a command; did you mean train\?"):
             mine.run(["trian"], threads=1)
+        (tmp_path / "short.py").write_text(SHORT)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+        monkeypatch.setattr(children, "MODULE", "short")
+        mine.run([], threads=1)

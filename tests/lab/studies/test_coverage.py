@@ -10,7 +10,7 @@ from softfree_lab.studies.options import CoverageOptions
 
 def test_a_small_study_counts_what_holds_and_what_is_not_given(tmp_path: Path) -> None:
     options = CoverageOptions(
-        patients=[4, 40], images=[2], positives=[0.5], separations=[1.0], spreads=[1.0], repeats=12, num_bootstrap=60,
+        patients=[4, 40], images=[2], positives=[0.5], separations=[1.0], spreads=[1.0], repeats=6, num_bootstrap=60,
         out=tmp_path / "out", progress=False,
     )  # fmt: skip
     text = study_coverage(options)
@@ -19,7 +19,7 @@ def test_a_small_study_counts_what_holds_and_what_is_not_given(tmp_path: Path) -
     few, many = (found[found["patients"] == number].set_index("metric") for number in (4, 40))
     assert (few["given"] == 0).all()
     assert (many.loc[["auroc", "accuracy"], "given"] == 1).all()
-    assert many.loc["auroc", "held"] >= 8 / 12
+    assert many.loc["auroc", "held"] >= 4 / 6
     assert many["truth"].between(0, 1).all()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "coverage.csv", "coverage.md", "coverage.png", "machine.json",

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,16 +8,24 @@ import torch
 from softfree import load
 from softfree.core.options import TrainOptions
 from softfree.models import create_model
-from softfree.models.registry import register_classifier
+from softfree.models.registry import CLASSIFIERS, register_classifier
 from softfree.training.loop import train
 from softfree_lab.studies.peers import TimmClassifier
 from softfree_runtime.core.errors import UserError
 
 
+@pytest.fixture
+def small_model() -> Iterator[str]:
+    """The name of a ResNet of half a million parameters."""
+    register_classifier("timm_test_resnet", TimmClassifier, architecture="test_resnet")
+    yield "timm_test_resnet"
+    del CLASSIFIERS["timm_test_resnet"]
+
+
 def test_a_model_of_timm_is_trained_and_predicts_like_any_other(
-    small_table: Path, quick: dict[str, Any], tmp_path: Path
+    small_table: Path, quick: dict[str, Any], tmp_path: Path, small_model: str
 ) -> None:
-    options = quick | {"model": "timm_resnet18", "model_options": {}, "drop_path": 0.0}
+    options = quick | {"model": small_model, "model_options": {}, "drop_path": 0.0}
     run = train(TrainOptions(table=small_table, out=tmp_path / "run", **options)).run
     assert isinstance(run.model, TimmClassifier)
     rows = load(run.folder).predict([small_table.parent / "00.png"])
