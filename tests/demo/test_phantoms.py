@@ -28,10 +28,17 @@ def sharpness(pixels: np.ndarray) -> float:
     return float(ndimage.uniform_filter((edges > 0.08).astype(np.float32), 60).max())
 
 
+def blur(image: np.ndarray) -> np.ndarray:
+    """Nearly a Gaussian of 8 pixels."""
+    for _ in range(3):
+        image = ndimage.uniform_filter(image, 16)
+    return image
+
+
 def test_the_finding_is_in_the_finest_detail(phantoms):
     images, truth = phantoms
     assert area([sharpness(p.pixels) for p in images], truth) > 0.98
-    blurred = [ndimage.gaussian_filter(p.pixels.astype(np.float32), 8) for p in images]
+    blurred = [blur(p.pixels.astype(np.float32)) for p in images]
     assert area([sharpness(b) for b in blurred], truth) < 0.7
 
 

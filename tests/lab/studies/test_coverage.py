@@ -3,12 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from softfree_lab.studies.coverage import simulate, study_coverage, to_markdown
 from softfree_lab.studies.options import CoverageOptions
 
 
-def test_a_small_study_counts_what_holds_and_what_is_not_given(tmp_path: Path) -> None:
+def test_a_small_study_counts_what_holds_and_what_is_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("softfree_lab.studies.coverage.POPULATION", 4000)
     options = CoverageOptions(
         patients=[4, 40], images=[2], positives=[0.5], separations=[1.0], spreads=[1.0], repeats=6, num_bootstrap=60,
         out=tmp_path / "out", progress=False,
