@@ -33,7 +33,7 @@ def test_workers_change_nothing(tiles: TileDataset) -> None:
     counts: list[int] = []
     alone = encode_tiles(tiles, PixelEncoder(), batch_size=7)
     np.testing.assert_array_equal(
-        encode_tiles(tiles, PixelEncoder(), batch_size=7, num_workers=2, done=counts.append), alone
+        encode_tiles(tiles, PixelEncoder(), batch_size=7, num_workers=2, on_batch=counts.append), alone
     )
     assert counts == [7, 7, 7, 3]
 

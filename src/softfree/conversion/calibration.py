@@ -1,4 +1,4 @@
-"""Calibration images for a conversion, and the labeled table that it is tested on."""
+"""Calibration images for a conversion, and the labeled table to test it on."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def labeled_table(run: Run, paths: list[str]) -> Table:
     """
     if not _is_table(paths):
         raise UserError("the images have no labels")
-    own = run.table_path.resolve() == Path(paths[0]).resolve()
-    # The run's own table keeps the split that was made for it.
-    return own_table(run, how="softfree convert RUN TABLE") if own else open_table(run, Path(paths[0]))
+    is_own = run.table_path.resolve() == Path(paths[0]).resolve()
+    # The run's own table keeps the split that was drawn for it.
+    return own_table(run, how="softfree convert RUN TABLE") if is_own else open_table(run, Path(paths[0]))
 
 
 def read_batches(
@@ -54,7 +54,7 @@ def read_batches(
         Batches (B, channels, H, W) of equal shape, and the errors of images that could not be read.
 
     Raises:
-        UserError: No image is found, or none can be read.
+        UserError: No image was found, or none can be read.
     """
     sources, frames = _candidates(options.images, table)
     indices = np.unique(np.linspace(0, len(sources) - 1, min(options.count, len(sources))).round().astype(int))
@@ -63,8 +63,7 @@ def read_batches(
     )
     by_shape: dict[torch.Size, list[Tensor]] = {}
     failed: dict[str, ReadError] = {}
-    numbers = range(len(dataset))
-    for number in tracked(numbers, "Reading images", shown=options.progress):
+    for number in tracked(range(len(dataset)), "Reading images", shown=options.progress):
         try:
             image = dataset[number]["image"]
         except ReadError as error:
@@ -87,11 +86,11 @@ def _candidates(paths: list[str], table: Table | None) -> Candidates:
     sources, frames = [source for _, source, _ in inputs], [frame for _, _, frame in inputs]
     if not _is_table(paths):
         return sources, frames
-    listed = read_table_file(Path(paths[0]), {"split"}).frame
-    if "split" not in listed or not (listed["split"] == "train").any():
+    table_rows = read_table_file(Path(paths[0]), {"split"}).frame
+    if "split" not in table_rows or not (table_rows["split"] == "train").any():
         return sources, frames
-    kept = [row for row, split in enumerate(listed["split"].fillna("")) if split == "train"]
-    return [sources[row] for row in kept], [frames[row] for row in kept]
+    train = [row for row, split in enumerate(table_rows["split"].fillna("")) if split == "train"]
+    return [sources[row] for row in train], [frames[row] for row in train]
 
 
 def _is_table(paths: list[str]) -> bool:

@@ -1,13 +1,12 @@
-"""Scales and shifts with which SeqNorm imitates softmax, by formulas alone; the algebra is in docs/how-to/convert.md.
+"""Scales and shifts with which SeqNorm imitates softmax, in closed form; the algebra is in docs/how-to/convert.md.
 
-With M_p = diag(gamma_v) on the right of kv_p plus beta_k m_p^T, where m_p is the mean of V' on image p, one head
-of SeqNorm gives
+With M_p = kv_p diag(gamma_v) + beta_k m_p^T, where m_p is the mean of V' on image p, one head of SeqNorm gives
 
     O_p = Q' M_p,        Q' = q diag(gamma_q) + 1 beta_q^T
 
-(gamma_k = 1: another value could be shared out to gamma_q, beta_q and beta_k). Softmax to first order in its scores
-is of this form. What is best for scores as large as they are is a linear least-squares problem in gamma_q and beta_q
-when the rest is given, another one in beta_k, a third in gamma_v and beta_v; all need nothing but
+(gamma_k = 1: another value could be absorbed into gamma_q, beta_q and beta_k). Softmax to first order in its scores
+has this form. The best fit for scores of their actual size is a linear least-squares problem in gamma_q and beta_q if
+the rest is fixed, another one in beta_k, and a third in gamma_v and beta_v; all need nothing but
 :class:`~softfree.conversion.statistics.Statistics`.
 """
 
@@ -23,7 +22,7 @@ from softfree.conversion.statistics import Statistics
 
 # Relative to the mean of a matrix's diagonal: neutralizes features that never vary, and changes nothing else.
 RIDGE = 1e-6
-# Of least squares; the first brings most of the gain, and more than five bring little.
+# Sweeps of least squares: the first brings most of the gain, and more than five bring little.
 SWEEPS = 10
 
 
@@ -49,7 +48,7 @@ def first_order(moments: Statistics) -> Scales:
 
 
 def _unit_share(moments: Statistics, gamma_q: Tensor, beta_q: Tensor) -> Tensor:
-    """Find beta_k (H, D) for which Q' beta_k, a token's share of the mean of V, is 1 on average and varies least."""
+    """Find beta_k (H, D) for which Q' beta_k, the weight of the mean of V, is 1 on average and varies least."""
     spread = gamma_q.unsqueeze(-1) * moments.qq.mean(0) * gamma_q.unsqueeze(-2)  # covariance of Q', (H, D, D)
     direction = _solve(spread, beta_q, ridge=1e-10)
     return direction / (direction * beta_q).sum(-1, keepdim=True)
@@ -83,24 +82,24 @@ def error(moments: Statistics, scales: Scales) -> Tensor:
     content, mean = _content(moments, scales)
     mixed = content + scales.beta_k.unsqueeze(-1) * mean.unsqueeze(-2)
     crossed = (_query_output(moments, scales) * mixed).sum((-2, -1))  # (P, H)
-    own = (mixed * (_query_square(moments, scales) @ mixed)).sum((-2, -1))
-    spread = moments.o_square.mean(0) - moments.o_mean.mean(0).square()
-    return (moments.o_square.sum(-1) - 2 * crossed + own).mean(0) / spread.sum(-1)
+    power = (mixed * (_query_square(moments, scales) @ mixed)).sum((-2, -1))
+    variance = moments.o_square.mean(0) - moments.o_mean.mean(0).square()
+    return (moments.o_square.sum(-1) - 2 * crossed + power).mean(0) / variance.sum(-1)
 
 
 def _content(moments: Statistics, scales: Scales) -> tuple[Tensor, Tensor]:
-    """k^T V' / N (P, H, D, D), and the mean of V' (P, H, D)."""
+    """Return k^T V' / N (P, H, D, D), and the mean of V' (P, H, D)."""
     return moments.kv * scales.gamma_v.unsqueeze(-2), moments.v_mean * scales.gamma_v + scales.beta_v
 
 
 def _query_square(moments: Statistics, scales: Scales) -> Tensor:
-    """Q'^T Q' / N, (P, H, D, D)."""
+    """Return Q'^T Q' / N, (P, H, D, D)."""
     scaled = scales.gamma_q.unsqueeze(-1) * moments.qq * scales.gamma_q.unsqueeze(-2)
     return scaled + scales.beta_q.unsqueeze(-1) * scales.beta_q.unsqueeze(-2)
 
 
 def _query_output(moments: Statistics, scales: Scales) -> Tensor:
-    """Q'^T O / N, (P, H, D, D)."""
+    """Return Q'^T O / N, (P, H, D, D)."""
     return scales.gamma_q.unsqueeze(-1) * moments.qo + scales.beta_q.unsqueeze(-1) * moments.o_mean.unsqueeze(-2)
 
 

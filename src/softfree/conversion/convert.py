@@ -54,7 +54,7 @@ class Conversion:
         errors: For each block's attention ("block 0", ...), and for "features", the relative error at each stage.
         auroc: AUROC on the test rows of a labeled table, for "source" and each stage.
         no_auroc_reason: Why ``auroc`` is empty; else "".
-        command: The command that continues the training.
+        command: The command that continues training.
     """
 
     model: str
@@ -77,7 +77,7 @@ def convert(source: str, options: ConvertOptions) -> Conversion:
 
     Args:
         source: A run directory of a softmax model, or a file of weights.
-        options: Everything that can be set.
+        options: All settings.
 
     Raises:
         UserError: Impossible options, unusable weights, or no readable image.
@@ -118,9 +118,9 @@ def _check_options(options: ConvertOptions) -> None:
         raise UserError(f"--attention {options.attention}: only seqnorm has a form that imitates softmax")
     if options.out.suffix != ".safetensors":
         raise UserError(f"--out {options.out}: expected a name that ends in .safetensors")
-    for name, least in (("count", 1), ("batch_size", 1), ("adam_steps", 0)):
-        if getattr(options, name) < least:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected {least} or more")
+    for name, minimum in (("count", 1), ("batch_size", 1), ("adam_steps", 0)):
+        if getattr(options, name) < minimum:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected {minimum} or more")
 
 
 def _table(origin: Source, options: ConvertOptions) -> tuple[Table | None, str]:
@@ -169,8 +169,8 @@ def _scales(source: SoftmaxAttention, target: SeqNormAttention, inputs: list[Ten
     """Compute the scales and shifts of each stage after "plain"; the fit starts from the closed form."""
     statistics = Statistics.collect(source, inputs, target.normalized, target.eps)
     first = first_order(statistics)
-    closed = least_squares(statistics, first)
-    return {"first_order": first, "closed_form": closed, FITTED: closed}
+    closed_form = least_squares(statistics, first)
+    return {"first_order": first, "closed_form": closed_form, FITTED: closed_form}
 
 
 @torch.no_grad()

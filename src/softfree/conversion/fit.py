@@ -1,4 +1,4 @@
-"""Scales and shifts fitted by gradients, the error they are measured by, and the inputs of each attention."""
+"""Scales and shifts fitted by gradient descent, their relative error, and the inputs of each attention."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def relative_error(function: Callable[[Tensor], Tensor], inputs: Sequence[Tensor
         targets: Batches (..., C).
 
     Returns:
-        |target - output| / |target - its mean over all axes except C|; the best constant has 1.
+        |target - output| / |target - its mean over all axes except C|: 1 for the best constant.
     """
     rows = sum(batch[..., 0].numel() for batch in targets)
     mean = sum(batch.double().flatten(0, -2).sum(0) for batch in targets) / rows  # (C,)
     residual = sum((batch.double() - function(x)).square().sum() for x, batch in zip(inputs, targets, strict=True))
-    spread = sum((batch.double() - mean).square().sum() for batch in targets)
-    return float((torch.as_tensor(residual) / torch.as_tensor(spread)).sqrt())
+    total = sum((batch.double() - mean).square().sum() for batch in targets)
+    return float((torch.as_tensor(residual) / torch.as_tensor(total)).sqrt())
 
 
 @torch.no_grad()
@@ -67,7 +67,7 @@ LEARNING_RATE = 1e-2
 
 
 def fit(attention: SeqNormAttention, inputs: Sequence[Tensor], targets: Sequence[Tensor], steps: int) -> None:
-    """Take ``steps`` of Adam on gamma and beta alone; restore them if that does not reduce the error.
+    """Run ``steps`` of Adam on gamma and beta alone; restore them if the error does not decrease.
 
     Args:
         attention: Changed in place.
@@ -77,7 +77,7 @@ def fit(attention: SeqNormAttention, inputs: Sequence[Tensor], targets: Sequence
     """
     norms = (attention.q_norm, attention.k_norm, attention.v_norm)
     parameters = [parameter for norm in norms for parameter in norm.parameters()]
-    before = [parameter.detach().clone() for parameter in parameters]
+    initial = [parameter.detach().clone() for parameter in parameters]
     error = relative_error(attention, inputs, targets)
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
@@ -91,5 +91,5 @@ def fit(attention: SeqNormAttention, inputs: Sequence[Tensor], targets: Sequence
     optimizer.zero_grad()
     if not relative_error(attention, inputs, targets) < error:
         with torch.no_grad():
-            for parameter, value in zip(parameters, before, strict=True):
+            for parameter, value in zip(parameters, initial, strict=True):
                 parameter.copy_(value)

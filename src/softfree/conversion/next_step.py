@@ -1,4 +1,4 @@
-"""The command that continues the training from converted weights."""
+"""The command that continues training from converted weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from softfree_runtime.sources.inputs import TABLES
 LEARNING_RATE = 3e-4
 # Model arguments that are options of softfree train.
 OPTIONS = {"stem": "stem", "pool": "pool", "layer_scale": "layer_scale", "mlp_chunk": "mlp_chunk"}
-TAKEN_OVER = {"name", "num_classes", "img_size", "in_chans", "drop_path_rate", "attention_options", *OPTIONS}
+HANDLED = {"name", "num_classes", "img_size", "in_chans", "drop_path_rate", "attention_options", *OPTIONS}
 
 
 def next_command(origin: Source, arguments: dict[str, Any], options: ConvertOptions) -> str:
-    """Build the command, without the defaults of softfree train, except for those that determine the input."""
+    """Build the command, without options at their defaults except those that determine the input."""
     preprocessing, defaults = origin.preprocessing, ModelOptions()
     flags: dict[str, Any] = {
         "weights": options.out,
@@ -37,7 +37,7 @@ def next_command(origin: Source, arguments: dict[str, Any], options: ConvertOpti
     for argument, option in OPTIONS.items():
         if option not in flags and arguments.get(argument) != getattr(defaults, option):
             flags[option] = arguments.get(argument)
-    if model_options := {name: value for name, value in arguments.items() if name not in TAKEN_OVER}:
+    if model_options := {name: value for name, value in arguments.items() if name not in HANDLED}:
         flags["model_options"] = model_options
     flags |= _table_flags(origin)
     words = ["softfree", "train", _table_path(origin, options)]
@@ -53,7 +53,7 @@ def _table_path(origin: Source, options: ConvertOptions) -> str:
 
 
 def _table_flags(origin: Source) -> dict[str, Any]:
-    """Return the options that define what is predicted, if they differ from the defaults."""
+    """Return the options that define what is predicted, if they are not at their defaults."""
     if origin.run is None:
         return {}
     defaults, options = TableOptions(), origin.run.config["options"]

@@ -16,7 +16,7 @@ class ConvertOptions:
     Attributes:
         images: Images, folders of images, or a table with a column path, of which only the training rows are used.
         out: Safetensors file to write.
-        count: Number of images to use, taken evenly from all of them.
+        count: Number of images to use, evenly spaced among all of them.
         attention: Attention to convert to; only 'seqnorm' can imitate softmax.
         normalized: What SeqNorm normalizes: 'qk' keeps the mean of V, as softmax does; 'qkv' is the published method.
         adam_steps: Adam steps on the scales and shifts of each layer after the closed form; rarely worth it.
@@ -24,10 +24,10 @@ class ConvertOptions:
         model: For weights without a run: the model's name in 'softfree models', with either attention.
         preset: For weights without a run: preprocessing of the images; default: as in softfree train.
         size: For weights without a run: side of the images in pixels; default: as in softfree train.
-        resize_mode: For weights without a run: how images are brought to the square; default: as in softfree train.
+        resize_mode: For weights without a run: how images are fitted to the square; default: as in softfree train.
         channels: For weights without a run: 1 (gray) or 3 (color); default: the preset's.
         pool: For weights without a run: average token or class token; default: as in the weights.
-        weights_grid: For weights without a run: rows and columns of their position embeddings if these form no square.
+        weights_grid: For weights without a run: rows and columns of their position embeddings if they are not square.
         model_options: For weights without a run: further arguments of the model.
         progress: Show progress bars.
     """

@@ -1,4 +1,4 @@
-"""The model to convert: from a run directory, or built for published weights."""
+"""The model to convert: from a run directory, or created for published weights."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def open_source(source: str, options: ConvertOptions) -> Source:
     """Open a run directory, or weights as :func:`~softfree.models.load_pretrained` reads them.
 
     Raises:
-        UserError: Not found, not softmax, weights that do not fill the model, or options for weights with a run.
+        UserError: Not found, not softmax, weights that do not fill the model, or a run with options for weights.
     """
     is_run = RunDirectory(source).is_run()
     origin = _from_run(Path(source), options) if is_run else _from_weights(source, options)
@@ -62,7 +62,7 @@ def _from_run(folder: Path, options: ConvertOptions) -> Source:
         raise UserError(f"--{set_options[0].replace('_', '-')} with the run {folder}, which has its own; leave it out")
     run = Run.load(folder)
     if not isinstance(run.model, VisionTransformer):
-        raise UserError(f"{folder} holds {run.config['model']['name']}: expected a softmax_vit_* model to convert")
+        raise UserError(f"{folder} contains {run.config['model']['name']}: expected a softmax_vit_* model to convert")
     return Source(run.model, dict(run.config["model"]), run.image_preprocessing, run)
 
 
@@ -89,10 +89,10 @@ def _from_weights(source: str, options: ConvertOptions) -> Source:
     model = create_model(**arguments).eval()
     grid = None if options.weights_grid is None else tuple(options.weights_grid)
     report = load_pretrained(model, source, grid=grid)
-    empty = [name for name in report.new if not name.startswith("head.")]
-    if empty:
+    missing = [name for name in report.new if not name.startswith("head.")]
+    if missing:
         raise UserError(
-            f"{source} does not fill {options.model}: {empty[0]} and {len(empty) - 1} more are missing; "
+            f"{source} does not fill {options.model}: {missing[0]} and {len(missing) - 1} more are missing; "
             "choose a --model of the same depth, or --model-options"
         )
     return Source(model, arguments, preprocessing)
@@ -102,8 +102,8 @@ def _stem(source: str, names: Collection[str], options: ConvertOptions) -> Any:
     stem = options.model_options.get("stem") or stem_of(names)
     if stem is None:
         raise UserError(
-            f"{source} fits a stem with strides and one with max pooling: pass --model-options '{{stem: conv}}' or"
-            " '{stem: pool}', as it was trained"
+            f"{source} fits both a stem with strides and one with max pooling: pass --model-options '{{stem: conv}}' or"
+            " '{stem: pool}', as in its training"
         )
     return stem
 

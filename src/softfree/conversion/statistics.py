@@ -55,18 +55,18 @@ class Statistics:
             normalized: "qk" or "qkv", as in :class:`~softfree.attention.SeqNormAttention`.
             eps: Its eps.
         """
-        parts = [_moments(attention, batch, "v" in normalized, eps) for batch in inputs]
-        return cls(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+        batches = [_moments(attention, batch, "v" in normalized, eps) for batch in inputs]
+        return cls(**{name: torch.cat([moments[name] for moments in batches]) for name in batches[0]})
 
 
 def _moments(attention: SoftmaxAttention, x: Tensor, normalize_v: bool, eps: float) -> dict[str, Tensor]:
     q, k, v = (attention.split_heads(t) for t in attention.qkv(x).chunk(3, dim=-1))  # (B, H, N, D)
     o = attention.mix(q, k, v, None).double()
-    q, q_shift, q_scale = _standardized(q.double(), eps)
-    k, _, k_scale = _standardized(k.double(), eps)
+    q, q_shift, q_scale = _standardize(q.double(), eps)
+    k, _, k_scale = _standardize(k.double(), eps)
     v = v.double()
     if normalize_v:
-        v, v_shift, v_scale = _standardized(v, eps)
+        v, v_shift, v_scale = _standardize(v, eps)
     else:
         v_shift = _v_bias(attention).to(v).unsqueeze(1).expand_as(v[:, :, :1])
         v, v_scale = v - v_shift, torch.ones_like(v_shift)
@@ -80,7 +80,7 @@ def _moments(attention: SoftmaxAttention, x: Tensor, normalize_v: bool, eps: flo
     )
 
 
-def _standardized(t: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def _standardize(t: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Standardize (B, H, N, D) over N; return it with mean and standard deviation (B, H, 1, D)."""
     mean = t.mean(2, keepdim=True)
     std = ((t - mean).square().mean(2, keepdim=True) + eps).sqrt()

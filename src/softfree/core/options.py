@@ -43,7 +43,7 @@ class ImageOptions:
         preset: Intensity scaling and augmentation: 'radiograph' (gray, each image normalized to mean 0 and standard
             deviation 1), 'photo' (color, mild color changes) or 'microscopy' (color, any rotation).
         size: Side of the square input of the model, in pixels.
-        resize_mode: How images are brought to the square: 'pad' (nothing is lost), 'stretch' or 'crop' (the center
+        resize_mode: How images are fitted to the square: 'pad' (nothing is lost), 'stretch' or 'crop' (the center
             square); 'native' keeps their own size.
         channels: 1 (gray) or 3 (color); default: the preset's.
         cache: Where preprocessed images are kept between epochs: 'memory', 'none', a folder, or 'auto' (memory if they

@@ -47,8 +47,8 @@ class PixelStatistics(nn.Module):
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Compute the statistics."""
-        fields = F.adaptive_avg_pool2d(tiles, 4).flatten(1)
-        return torch.cat([tiles.mean((2, 3)), tiles.std((2, 3), correction=0), fields], dim=1)
+        cells = F.adaptive_avg_pool2d(tiles, 4).flatten(1)
+        return torch.cat([tiles.mean((2, 3)), tiles.std((2, 3), correction=0), cells], dim=1)
 
 
 class PixelEncoder:
@@ -68,7 +68,7 @@ class TimmEncoder:
 
     Args:
         name: A timm name, or ``hf-hub:owner/name``, whose weights timm downloads.
-        weights: Safetensors file with its weights; required for a plain name.
+        weights: Safetensors file with its weights; required for a timm name.
         side: Side of the tiles in pixels.
     """
 
@@ -133,7 +133,7 @@ def create_encoder(name: str, weights: Path | None = None, side: int = 224) -> T
         side: Side of the tiles in pixels.
 
     Raises:
-        UserError: An unknown name, or weights that are missing or of another model.
+        UserError: An unknown name, or weights that are missing or belong to another model.
     """
     if name == "pixels" or RunDirectory(name).is_run():
         if weights is not None:
@@ -145,7 +145,7 @@ def create_encoder(name: str, weights: Path | None = None, side: int = 224) -> T
 
 
 def _create(name: str, side: int, *, pretrained: bool) -> nn.Module:
-    """Create a timm model for tiles of this side; models for any size take no ``img_size``."""
+    """Create a timm model for tiles of this side; models for any size have no ``img_size``."""
     try:
         try:
             model = timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=side)
@@ -158,13 +158,13 @@ def _create(name: str, side: int, *, pretrained: bool) -> nn.Module:
 
 
 def _load(model: nn.Module, path: Path) -> None:
-    """Load weights, fitted by timm to the model's size; a missing weight is an error, never left random."""
+    """Load weights, which timm adapts to the model's size; a missing weight is an error, never left random."""
     if path.suffix != ".safetensors" or not path.is_file():
         raise UserError(f"--weights {path}: expected an existing .safetensors file")
     weights: dict[str, Tensor] = read_file(path)
-    fit = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     try:
-        missing = model.load_state_dict(weights if fit is None else fit(weights, model), strict=False).missing_keys
+        missing = model.load_state_dict(weights if adapt is None else adapt(weights, model), strict=False).missing_keys
     except RuntimeError as error:
         missing = [str(error).splitlines()[-1].strip()]
     if missing:

@@ -43,7 +43,7 @@ class SlideRow:
     mpp: float | None
 
     def request(self) -> dict[str, Any]:
-        """Return what identifies the slide in its feature file: file size and resolution."""
+        """Return the attributes that identify the slide in its feature file: file size and resolution."""
         size = os.path.getsize(self.path) if os.path.isfile(self.path) else 0
         return {"slide_bytes": size, "slide_mpp_given": self.mpp or 0.0}
 
@@ -54,10 +54,10 @@ def extract_features(table: Path, options: FeatureOptions) -> int:
     Args:
         table: CSV or Parquet file with a column ``path`` and, if the files lack it, ``mpp``; other columns are copied
             to the table of features.
-        options: Everything that can be set.
+        options: All settings.
 
     Returns:
-        Exit status: 0, or 1 when some slides of this shard failed.
+        Exit status: 0, or 1 if some slides of this shard failed.
 
     Raises:
         UserError: Impossible options, or all slides of this shard failed.
@@ -74,7 +74,9 @@ def extract_features(table: Path, options: FeatureOptions) -> int:
     for error in failed.values():
         print(f"softfree: {error}", file=sys.stderr)
     if own_slides and len(failed) == len(own_slides):
-        raise UserError(f"none of the {len(own_slides)} slides could be encoded; reasons are in {options.out / FAILED}")
+        raise UserError(
+            f"none of the {len(own_slides)} slides could be encoded; the reasons are in {options.out / FAILED}"
+        )
     print(
         f"{len(own_slides) - len(failed)} of {len(own_slides)} slides encoded; table: {options.out / TABLE}",
         file=sys.stderr,
@@ -108,20 +110,20 @@ def _extract_all(
 def _extract(
     slide: SlideRow, encoder: TileEncoder, folder: FeatureFolder, options: FeatureOptions, bars: Progress
 ) -> None:
-    with open_slide(slide.path, slide.mpp) as opened:
-        opened.refuse_finer(options.mpp)
+    with open_slide(slide.path, slide.mpp) as image:
+        image.refuse_finer(options.mpp)
         centers = tile_centers(
-            opened.size_mm,
+            image.size_mm,
             options.side,
             options.mpp,
             step=options.step,
-            tissue=find_tissue(opened) if options.tissue else None,
+            tissue=find_tissue(image) if options.tissue else None,
             share=options.share,
         )
-        slide_mpp = opened.mpp
+        slide_mpp = image.mpp
     if not len(centers):
         raise ReadError(
-            f"no tile has a share of tissue of {options.share:g}; lower --share", "no_tissue", path=slide.path
+            f"no tile has a tissue fraction of {options.share:g} or more; lower --share", "no_tissue", path=slide.path
         )
     tiles = TileDataset(slide.path, slide.mpp, centers, options.side, options.mpp, encoder.prepare)
     bar = bars.add_task("Tiles", total=len(tiles))
@@ -132,7 +134,7 @@ def _extract(
             batch_size=options.batch_size,
             num_workers=options.num_workers,
             precision=options.precision,
-            done=lambda count: bars.advance(bar, count),
+            on_batch=lambda count: bars.advance(bar, count),
         )
     finally:
         bars.remove_task(bar)
@@ -164,8 +166,8 @@ def _read_slides(table: Path, image_root: Path | None) -> tuple[pd.DataFrame, li
     files = resolve_paths(table, frame["path"].fillna(""), source.rows, frame.index, base)
     names = [os.path.relpath(file, base) for file in files]
     frame = frame.assign(path=names)
-    given = resolutions(frame["mpp"]) if "mpp" in frame else [None] * len(frame)
-    slides = {name: SlideRow(name, str(base / name), mpp) for name, mpp in zip(names, given, strict=True)}
+    table_mpp = resolutions(frame["mpp"]) if "mpp" in frame else [None] * len(frame)
+    slides = {name: SlideRow(name, str(base / name), mpp) for name, mpp in zip(names, table_mpp, strict=True)}
     return frame, list(slides.values())
 
 

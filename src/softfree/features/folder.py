@@ -1,14 +1,14 @@
-"""The folder of a feature extraction: complete slides, failures, and the settings of the encoder.
+"""The output folder of feature extraction: complete slides, failures, and the settings of the encoder.
 
 ::
 
     settings.json       encoder, weights and tiles; other settings are rejected
     SLIDE.h5            features of one slide, in the same subfolders as in the table
     SLIDE.failed.json   why a slide failed
-    table.csv           the rows of the table whose slides are complete, with paths of the features
+    table.csv           the rows of the table whose slides are complete, with the paths of their features
     failed.csv          the failed slides: path, status, reason
 
-Both tables are rebuilt from the files each time, so that shards sharing the folder end with complete tables.
+Both tables are rebuilt from the files each time, so that shards that share the folder end with complete tables.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class FeatureFolder:
 
     Args:
         path: The folder; created if missing.
-        settings: Settings shared by all of its files.
+        settings: Settings common to all of its files.
 
     Raises:
         UserError: It contains features made with other settings.
@@ -58,7 +58,7 @@ class FeatureFolder:
                 )
 
     def file(self, slide: str) -> Path:
-        """Return the feature file of a slide; it keeps the suffix, since a.svs and a.tiff are two slides."""
+        """Return the feature file of a slide; it keeps the slide's suffix, since a.svs and a.tiff are two slides."""
         return self.path / f"{slide}.h5"
 
     def is_complete(self, slide: str, request: Mapping[str, Any]) -> bool:
@@ -79,7 +79,7 @@ class FeatureFolder:
         return all(stored.get(name) == value for name, value in request.items())
 
     def clean(self, slide: str) -> None:
-        """Remove partial files of a slide from an interrupted run, and the record of its failure."""
+        """Remove a slide's partial files from an interrupted run, and the record of its failure."""
         file = self.file(slide)
         for path in (*file.parent.glob(f".{_escape(file.name)}.*.part.h5"), self._failure_file(slide)):
             path.unlink(missing_ok=True)

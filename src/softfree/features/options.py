@@ -20,12 +20,12 @@ class FeatureOptions:
         image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
         mpp: Resolution at which tiles are read, in micrometers per pixel.
         side: Side of a tile in pixels.
-        step: Distance between tiles in pixels; default: side, that is no overlap.
+        step: Distance between tiles in pixels; default: side, so that tiles do not overlap.
         tissue: Encode only tiles with tissue.
         share: Minimum fraction of a tile that must be tissue.
         batch_size: Tiles per batch.
         num_workers: Number of processes that read tiles.
-        shard: This machine's share of the slides, such as 0/4, 1/4, 2/4 and 3/4 for four machines with one folder.
+        shard: This machine's share of the slides: 0/4, 1/4, 2/4 or 3/4 for four machines that share a folder.
         precision: Arithmetic of the encoder; with bf16 or fp16, features are stored as float16.
         progress: Show progress bars.
     """

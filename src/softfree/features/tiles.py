@@ -16,7 +16,7 @@ from softfree_runtime.core.errors import ReadError, UserError
 
 
 class TileDataset(Dataset):
-    """Prepared tiles of a slide, or the error of reading one.
+    """Prepared tiles of a slide, or the error from reading one.
 
     Args:
         path: The slide.
@@ -67,7 +67,7 @@ def encode_tiles(
     batch_size: int = 64,
     num_workers: int = 0,
     precision: str = "fp32",
-    done: Callable[[int], None] = lambda count: None,
+    on_batch: Callable[[int], None] = lambda count: None,
 ) -> np.ndarray:
     """Encode all tiles in order.
 
@@ -77,7 +77,7 @@ def encode_tiles(
         batch_size: Tiles per batch.
         num_workers: Processes that read tiles.
         precision: ``fp32``, ``bf16`` or ``fp16``.
-        done: Called with the number of tiles after each batch.
+        on_batch: Called after each batch with its number of tiles.
 
     Returns:
         float32 (N, F), or float16 with 16-bit precision.
@@ -93,7 +93,7 @@ def encode_tiles(
             if isinstance(images, ReadError):
                 raise images
             batches.append(_encode(encoder, images.to(device), precision))
-            done(len(images))
+            on_batch(len(images))
     finally:
         tiles.close()
     features = np.concatenate(batches)

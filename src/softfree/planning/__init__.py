@@ -1,1 +1,1 @@
-"""Memory and work of a training step or an inference from formulas, before anything runs."""
+"""Memory and work of a training step or of inference, from formulas, before anything runs."""

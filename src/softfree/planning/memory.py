@@ -1,4 +1,4 @@
-"""The peak memory of a training step or an inference, from formulas validated against measured peaks."""
+"""The peak memory of a training step or of inference, from formulas validated against measured peaks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ PROCESS = 757 * 2**20
 GPU_CONTEXT = GIB // 2
 # glibc maps blocks of this size or more and returns them to the system; smaller ones leave gaps.
 MAPPED = 32 * 2**20
-# Fraction of smaller blocks that are gaps at the peak: of kept tensors, and of tensors that each block recomputes
-# between gradients that stay. Fitted to measured peaks.
+# Gaps at the peak as a fraction of smaller blocks: of kept tensors, and of tensors that each block recomputes between
+# gradients that stay. Fitted to measured peaks.
 GAPS_KEPT, GAPS_RECOMPUTED = 0.1, 0.35
 
 
@@ -27,9 +27,9 @@ class Memory:
         weights: The model's parameters.
         gradients: One per weight.
         optimizer: AdamW's two averages per weight.
-        kept: Images and activations that wait for the backward pass; in inference the images.
-        temporaries: Peak temporaries besides them.
-        gaps: Freed memory in the CPU's heap into which no tensor fits.
+        kept: Images and activations kept for the backward pass; in inference the images.
+        temporaries: Peak of the other tensors.
+        gaps: Freed memory in the CPU's heap that no tensor fits into.
         process: Python with its libraries; on a GPU the context.
     """
 
@@ -48,7 +48,7 @@ class Memory:
 
 
 def memory(work: Work) -> Memory:
-    """Split the peak of a training step (not the first, so that AdamW's state is there) or of an inference."""
+    """Split the peak of a training step (not the first, so that AdamW's state exists) or of inference."""
     weights = count_parameters(work) * work.shape.stream
     process = GPU_CONTEXT if work.gpu else PROCESS
     images = work.batch_size * work.channels * work.size**2 * work.shape.stream
@@ -56,13 +56,13 @@ def memory(work: Work) -> Memory:
         return Memory(weights, 0, 0, images, _inference(work), 0, process)
     kept = kept_bytes(work)
     if work.shape.autocast:
-        kept += images  # beside their cast
+        kept += images  # in addition to their cast
     gaps = 0 if work.gpu else _gaps(work)
     return Memory(weights, weights, 2 * weights, kept, _backward(work), gaps, process)
 
 
 def kept_bytes(work: Work) -> int:
-    """Bytes of images and activations kept for the backward pass."""
+    """Return the bytes of images and activations kept for the backward pass."""
     s, stem = work.shape, work.tokenizer
     casts = 2 * stem.parameters if s.autocast else 0
     pixels = work.batch_size * work.channels * work.padded**2
@@ -76,13 +76,13 @@ def _chunked(work: Work) -> bool:
 
 
 def _attention_inside(work: Work) -> int:
-    """Bytes kept by the first half of a block: its input and the attention's."""
+    """Return the bytes kept by the first half of a block: its input and those of the attention."""
     s, cost = work.shape, work.attention
     return s.bnc * (s.stream + cost.kept_tensors * s.narrow) + cost.kept_bytes
 
 
 def _inside(work: Work) -> int:
-    """Bytes kept by a block, including its input."""
+    """Return the bytes kept by a block, including its input."""
     s = work.shape
     # The input of the second half, and for each half LayerNorm's mean and standard deviation.
     kept = _attention_inside(work) + s.bnc * s.stream + 4 * s.batch * s.tokens * s.stream
@@ -93,19 +93,19 @@ def _inside(work: Work) -> int:
 
 
 def _chunk(work: Work) -> int:
-    """Numbers of a chunk of the MLP's tokens."""
+    """Return the numbers in a chunk of the MLP's tokens."""
     return (work.mlp_chunk or 0) * work.shape.width
 
 
 def _backward(work: Work) -> int:
-    """Bytes besides kept tensors: of the backward passes of the last block and of the stem.
+    """Return the bytes besides kept tensors: of the backward passes of the last block and of the stem.
 
-    Both count, as the heap used by the blocks is not returned when the stem allocates its own.
+    Both count, since the heap used by the blocks is not returned before the stem allocates its own.
     """
     s = work.shape
     # The gradient of the stream, and that of GELU's result while the result is still alive.
     block = s.bnc * s.stream + 4 * s.bnc * s.narrow
-    if _chunked(work):  # gradients of stream, parts and their union; a chunk with all inside it
+    if _chunked(work):  # gradients of the stream, of the chunks and of their union; a chunk with its activations
         block = 3 * s.bnc * s.stream + 13 * _chunk(work) * s.narrow
     if work.grad_checkpointing:
         block += _inside(work) - s.bnc * s.stream
@@ -124,15 +124,15 @@ def _gaps(work: Work) -> int:
     chunk = small(_chunk(work), s.narrow) + 2 * small(4 * _chunk(work), s.narrow) if _chunked(work) else 0
     stream = 2 * small(s.bnc, s.stream)
     if work.grad_checkpointing:
-        again = attention + stream // 2 + (chunk if _chunked(work) else wide)
-        return int(GAPS_RECOMPUTED * depth * again)
+        recomputed = attention + stream // 2 + (chunk if _chunked(work) else wide)
+        return int(GAPS_RECOMPUTED * depth * recomputed)
     if _chunked(work):
         return int(depth * (GAPS_RECOMPUTED * chunk + GAPS_KEPT * (attention + stream)))
     return int(GAPS_KEPT * depth * (attention + stream + wide))
 
 
 def _inference(work: Work) -> int:
-    """Bytes of activations alive at once: of the stem, and at the peak of a block."""
+    """Return the bytes of activations alive at the same time: of the stem, and at the peak of a block."""
     s, stem = work.shape, work.tokenizer
     attention = 2 * s.bnc * s.stream + work.attention.inference_tensors * s.bnc * s.narrow
     rows = s.batch * s.tokens

@@ -19,14 +19,14 @@ class PlanOptions:
         classes: Number of classes.
         batch_size: Images per batch.
         precision: Arithmetic of matrix products.
-        pure: Keep weights and everything else in that precision, too, not only the products.
+        pure: Use that precision also for weights and everything else, not only for products.
         inference: Plan a forward pass instead of a training step with AdamW.
         grad_checkpointing: Recompute activations in the backward pass.
         mlp_chunk: Number of tokens that an MLP processes at a time; default: all in training.
         stem: 'pool', 'conv' or 'patch', as in softfree train.
         pool: How tokens become logits, as in softfree train.
         device: 'cpu' or 'gpu'.
-        memory: Memory of the device in GiB; default: what is free now.
+        memory: Memory of the device in GiB; default: the memory that is free now.
     """
 
     model: str = "seqnorm_vit_tiny_patch16"

@@ -1,8 +1,8 @@
-"""How much memory and work a training step or an inference takes, before anything runs.
+"""How much memory and work a training step or inference takes, before anything runs.
 
 Memory follows from formulas; ``softfree-lab bench plan`` compares them with measured peaks in ``benchmarks/plan.csv``.
 Tracing a size without data instead (FakeTensorMode with torch's MemTracker) takes 7 to 27 seconds, not a millisecond,
-and sees neither the copies inside a CPU's convolutions nor gaps in its heap: an inference came out at half its peak.
+and misses the copies inside a CPU's convolutions and the gaps in its heap: it found half of the peak of inference.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Plan:
     Attributes:
         work: The workload.
         parameters: Number of parameters.
-        multiply_adds: Of matrix products and convolutions, forward, for one image; None if they cannot be counted.
+        multiply_adds: Of the matrix products and convolutions of one image's forward pass; None if unknown.
         memory: Bytes at the peak.
         available: Free bytes, or None if unknown.
         largest: Largest side of a square image that fits; 0 if none does; None if the memory is unknown.
@@ -107,15 +107,15 @@ def _multiply_adds(work: Work) -> int | None:
 def largest_size(work: Work, available: int) -> int:
     """Find the largest side, in whole patches, whose peak fits into ``available`` bytes; 0 if none does.
 
-    The peak grows with the side except at up to two sides, where less is kept from one to the next: see :func:`_turns`.
-    Each interval between them is searched by itself, the longest sides first.
+    The peak grows with the side except at up to two sides, from which less is kept: see :func:`_breakpoints`. Each
+    interval between them is searched separately, the largest sides first.
     """
     patch = work.patch
 
     def fits(patches: int) -> bool:
         return memory(replace(work, size=patches * patch)).total <= available
 
-    starts = sorted({1, *_turns(work)})
+    starts = sorted({1, *_breakpoints(work)})
     ends = [start - 1 for start in starts[1:]] + [LARGEST_SIZE // patch]
     for low, high in reversed(list(zip(starts, ends, strict=True))):
         if not fits(low):
@@ -127,19 +127,20 @@ def largest_size(work: Work, available: int) -> int:
     return 0
 
 
-def _turns(work: Work) -> list[int]:
-    """Sides in patches from which less is kept: an attention changes its implementation, the MLP is chunked."""
+def _breakpoints(work: Work) -> list[int]:
+    """Return the sides in patches from which less is kept: the attention changes implementation, the MLP is chunked."""
     largest = LARGEST_SIZE // work.patch
 
     def implementation(patches: int) -> str:
         return replace(work, size=patches * work.patch).attention.implementation
 
-    turns = []
+    breakpoints = []
     if implementation(1) != implementation(largest):
-        turns.append(bisect_left(range(1, largest), True, key=lambda n: implementation(n) != implementation(1)) + 1)
+        switch = bisect_left(range(1, largest), True, key=lambda n: implementation(n) != implementation(1)) + 1
+        breakpoints.append(switch)
     if work.mlp_chunk is not None:
-        turns.append(isqrt(work.mlp_chunk // work.batch_size) + 1)
-    return [turn for turn in turns if turn <= largest]
+        breakpoints.append(isqrt(work.mlp_chunk // work.batch_size) + 1)
+    return [side for side in breakpoints if side <= largest]
 
 
 def free_memory(gpu: bool) -> int | None:
@@ -152,7 +153,7 @@ def free_memory(gpu: bool) -> int | None:
         import torch
 
         if not torch.cuda.is_available():
-            raise UserError("Got --device gpu, but none is here: add --memory with the GiB of the one that is meant.")
+            raise UserError("Got --device gpu, but this machine has none: add --memory with the GiB of the GPU.")
         return int(torch.cuda.mem_get_info()[0])
     return available_memory()
 
@@ -187,7 +188,7 @@ def verdict(plan: Plan) -> str:
         return "The free memory of this system is unknown: add --memory with the GiB of the device."
     result = "It fits" if plan.fits else "It does not fit"
     largest = f"{plan.largest} x {plan.largest}" if plan.largest else "none"
-    return f"{result}: {_size(plan.available)} are available. Largest square that fits: {largest}."
+    return f"{result}: {_size(plan.available)} are available. Largest square image that fits: {largest}."
 
 
 def _size(number: int) -> str:

@@ -20,7 +20,7 @@ from softfree_runtime.core.errors import UserError
 
 @lru_cache(maxsize=1024)
 def traced_cost(method: type[Attention], shape: Shape) -> AttentionCost:
-    """Measure what a module, as in a block of the named models, would keep and hold for a shape on a CPU.
+    """Measure the memory that an attention, as in a block of the named models, would use for a shape on a CPU.
 
     Raises:
         UserError: A method that cannot run without data.
@@ -47,12 +47,12 @@ def traced_cost(method: type[Attention], shape: Shape) -> AttentionCost:
 
 
 def _kept_bytes(module: Attention, x: Tensor) -> int:
-    """Bytes that autograd keeps, parameters left out."""
-    own = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
-    kept: dict[int, Tensor] = {}  # tensors, so that no storage is freed and its key used again
+    """Return the bytes that autograd keeps, without parameters."""
+    parameters = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+    kept: dict[int, Tensor] = {}  # tensors, so that no storage is freed and its key reused
 
     def pack(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage()._cdata not in own:
+        if tensor.untyped_storage()._cdata not in parameters:
             kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
@@ -62,7 +62,7 @@ def _kept_bytes(module: Attention, x: Tensor) -> int:
 
 
 def _peak_bytes(module: Attention, x: Tensor) -> int:
-    """Most bytes alive at once in inference, the input among them."""
+    """Return the most bytes alive at the same time in inference, including the input."""
     with torch.no_grad(), _Allocations() as allocations:
         _run(module, x)
     return allocations.peak + x.untyped_storage().nbytes()
@@ -75,7 +75,7 @@ def _run(module: Attention, x: Tensor) -> Tensor:
 
 
 class _Allocations(TorchDispatchMode):
-    """Count the bytes of storages that operations create, and the most alive at once."""
+    """Track the bytes of the storages that operations create, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,13 +83,13 @@ class _Allocations(TorchDispatchMode):
         self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
                 key = storage._cdata
-                if key not in given and key not in self.alive:
+                if key not in inputs and key not in self.alive:
                     self.alive[key] = storage.nbytes()
                     weakref.finalize(storage, self.alive.pop, key, None)
         self.peak = max(self.peak, sum(self.alive.values()))

@@ -1,4 +1,4 @@
-"""The workload to plan: a model, its images and how it runs; its shapes and parameters."""
+"""The workload to plan: a model, its images and how it runs; the resulting shapes and parameters."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from softfree_runtime.core.errors import UserError, unknown_name
 
 @dataclass(kw_only=True)
 class Work(PlanOptions):
-    """The options of a plan, and what follows from them.
+    """The options of a plan, and the shapes and costs that follow from them.
 
     Raises:
         UserError: An unknown name or an impossible number.
     """
 
-    # Of a model with other dimensions than its name implies.
+    # Dimensions other than those that the model's name implies.
     width: int | None = None
     depth: int | None = None
     heads: int | None = None
@@ -32,21 +32,22 @@ class Work(PlanOptions):
     def __post_init__(self) -> None:
         if self.model in PYRAMIDS:
             raise UserError(
-                f"There is no formula for the pyramid {self.model}: train an epoch and read logs/cost.json of the run."
+                f"There is no formula for the pyramid {self.model}: train it for an epoch and see logs/cost.json of the"
+                " run."
             )
         if self.model not in IMAGE_MODELS:
             raise unknown_name("model", self.model, IMAGE_MODELS)
-        for name, got, known in (
+        for name, value, known in (
             ("precision", self.precision, get_args(Precision)),
             ("stem", self.stem, ("patch", "conv", "pool")),
             ("pool", self.pool, get_args(PoolName)),
         ):
-            if got not in known:
-                raise unknown_name(name, got, known)
+            if value not in known:
+                raise unknown_name(name, value, known)
         for name in ("size", "channels", "classes", "batch_size", "mlp_chunk"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"Got {name} {value}: expected a positive integer.")
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise UserError(f"Got {name} {number}: expected a positive integer.")
 
     @property
     def gpu(self) -> bool:
@@ -68,12 +69,12 @@ class Work(PlanOptions):
         """Width, depth and heads."""
         match = re.fullmatch(r".+_vit_(.+)_patch\d+", self.model)
         assert match is not None  # IMAGE_MODELS holds only such names
-        changed = {"embed_dim": self.width, "depth": self.depth, "num_heads": self.heads}
-        return SIZES[match[1]] | {name: value for name, value in changed.items() if value is not None}
+        overrides = {"embed_dim": self.width, "depth": self.depth, "num_heads": self.heads}
+        return SIZES[match[1]] | {name: value for name, value in overrides.items() if value is not None}
 
     @property
     def padded(self) -> int:
-        """Side of the image in whole patches."""
+        """Side of the image, padded to whole patches."""
         return -(-self.size // self.patch) * self.patch
 
     @property
