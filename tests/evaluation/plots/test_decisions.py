@@ -73,7 +73,7 @@ def test_decision_curves() -> None:
     scores = Scores(Task("binary", CLASSES[:2]), np.stack([1 - p, p], 1), truth, np.arange(80) // 2)
     axes = decision_curve(scores).axes[0]
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == ["act if the model's probability is above", "95 % band at each point", "act on everyone"]
+    assert labels == ["act on the model", "95 % band at each point", "act on everyone"]
     everyone = next(line for line in axes.get_lines() if line.get_label() == "act on everyone")
     share = truth.mean()
     np.testing.assert_allclose(everyone.get_ydata(), share - (1 - share) * THRESHOLDS / (1 - THRESHOLDS), atol=1e-12)

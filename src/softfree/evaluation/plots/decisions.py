@@ -76,7 +76,7 @@ def decision_curve(scores: Scores, *, seed: int = 0, num_bootstrap: int = 500, l
     A single class has a pointwise band from resampled patients, and the curve of acting on everyone; of several, the
     first six are drawn.
     """
-    drawing = figure(4.6)
+    drawing = figure(4.9)
     axes = drawing.subplots()
     triples = {scores.task.classes[k]: scores.one_vs_rest(k) for k in scores.task.scored}
     curves = [(name, *triple) for name, triple in triples.items() if undefined_reason(*triple[:2]) is None]
@@ -84,7 +84,7 @@ def decision_curve(scores: Scores, *, seed: int = 0, num_bootstrap: int = 500, l
     for number, (name, y, p, patients) in enumerate(curves[: len(SERIES)]):
         benefit, everyone = net_benefit(y, p), np.ones((1, len(y)))
         look: dict[str, Any] = {"color": SERIES[number], "linestyle": DASHES[number]}
-        label = "act if the model's probability is above" if single else short(name)
+        label = "act on the model" if single else short(name)
         axes.plot(THRESHOLDS, benefit(everyone)[0], label=label, **look)
         if single:
             blocks = patient_weights(patients, num_bootstrap=num_bootstrap, seed=seed)
