@@ -93,7 +93,7 @@ def moved(run: Run, tmp_path: Path) -> tuple[Run, Path]:
 
 def test_a_table_that_was_moved_is_asked_for(moved: tuple[Run, Path]) -> None:
     run, table = moved
-    with pytest.raises(UserError, match=r"not there any more; .*softfree export .* --table TABLE"):
+    with pytest.raises(UserError, match=r"no longer exists; .*softfree export .* --table TABLE"):
         find_samples(run, None, "val")
     for split, number in (("train", 16), ("val", 8), ("test", 8)):
         found = find_samples(run, None, split, table)
@@ -108,7 +108,7 @@ def test_another_table_is_refused(moved: tuple[Run, Path]) -> None:
     run, table = moved
     frame = pd.read_csv(table)
     frame.assign(split="test").to_csv(table, index=False)
-    with pytest.raises(UserError, match="is not the one that the run was trained on"):
+    with pytest.raises(UserError, match="is not the table that the run was trained on"):
         rows_of_run(run, "test", table)
 
 

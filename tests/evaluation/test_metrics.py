@@ -137,10 +137,10 @@ def test_methods_follow_the_patients() -> None:
 
 
 def test_large_tables_take_fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "MOST_RESAMPLED", 160 * 300)
+    monkeypatch.setattr(metrics, "MAX_RESAMPLED", 160 * 300)
     repeated = draw(BINARY, images=2)  # 80 samples of 2 classes
     assert measure(repeated, None)["auroc"].method == "bootstrap over 40 patients, 300 resamples, seed 0"
-    monkeypatch.setattr(metrics, "MOST_RESAMPLED", 1)
+    monkeypatch.setattr(metrics, "MAX_RESAMPLED", 1)
     assert "200 resamples" in measure(repeated, None)["auroc"].method
     assert "50 resamples" in measure(repeated, None, num_bootstrap=50)["auroc"].method
 

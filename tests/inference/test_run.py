@@ -76,7 +76,7 @@ def test_weights_of_another_model_are_refused(copy: Path) -> None:
     with pytest.raises(UserError, match="not the file that training wrote"):
         Run.load(copy).model  # noqa: B018
     (copy / "digests.json").unlink()  # of a run that has none
-    with pytest.raises(UserError, match="does not hold the weights that config"):
+    with pytest.raises(UserError, match="does not contain the weights that config"):
         Run.load(copy).model  # noqa: B018
 
 

@@ -15,7 +15,7 @@ from softfree.evaluation.comparison import compare
 from softfree.evaluation.metrics import measure
 from softfree.evaluation.scores import Scores
 from softfree.inference.run import Run
-from softfree.reporting.baseline_comparison import _Measured, compare_with_baselines
+from softfree.reporting.baseline_comparison import _Resampled, compare_with_baselines
 from softfree.reporting.evaluate import evaluate
 from softfree.reporting.options import EvaluateOptions
 from softfree.reporting.scoring import open_table, scores_of, stored_rows
@@ -118,10 +118,10 @@ def test_one_draw_of_resamples_serves_all_that_is_asked() -> None:
         Scores(task, (0.3 * np.nan_to_num(truth) + 0.7 * rng.random(truth.shape)), truth, np.arange(120) // 2)
         for _ in range(2)
     )
-    first, second = (_Measured(scores, 3, 2000) for scores in (one, other))
+    first, second = (_Resampled(scores, 3, 2000) for scores in (one, other))
     assert first.auroc == measure(one, None, seed=3, num_bootstrap=500)["auroc"]
     whole = compare(one, other, seed=3, num_bootstrap=500)
-    assert first.against(second).differences["auroc"] == whole.differences["auroc"]
+    assert first.compare_with(second).differences["auroc"] == whole.differences["auroc"]
 
 
 def test_rows_that_are_streamed_are_left_out_of_both(run: Run, frame: pd.DataFrame) -> None:

@@ -12,9 +12,9 @@ from softfree.data.modalities.bag import BagPreprocessing
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.modalities.slide import SlidePreprocessing
 from softfree.data.modalities.volume import VolumePreprocessing
-from softfree.data.reduced import MOST_ROWS, Reduced, drawn
+from softfree.data.reduced import MAX_ROWS, Reduced, drawn
 from softfree.data.table import Table
-from softfree.reporting.baselines import MOST_CLASSES, BaselinePredictions, column_of, fit_baselines, read_baselines
+from softfree.reporting.baselines import MAX_CLASSES, BaselinePredictions, column_of, fit_baselines, read_baselines
 from softfree_runtime.core.task import Task
 
 STEPS = ImagePreprocessing.create("photo", 64, "pad")
@@ -115,8 +115,8 @@ def test_what_cannot_be_fitted_is_said():
         lambda target, seed: ((200, 200 + seed), noise(seed, 3, 8, 8)), np.arange(20) % 2, BINARY, slides
     )
     assert list(baselines.fitted) == ["size"]
-    assert baselines.missing == ("none on a small copy: there is none for slides",)
-    many = Task("multiclass", tuple(map(str, range(MOST_CLASSES + 1))))
+    assert baselines.missing == ("none on a small copy: slides have none",)
+    many = Task("multiclass", tuple(map(str, range(MAX_CLASSES + 1))))
     assert not fit_baselines({"train": table(np.zeros(3), many), "val": table(np.zeros(3), many)}, {}, "image").fitted
 
 
@@ -154,11 +154,11 @@ def test_samples_that_are_not_read_at_once_have_no_answer():
 
 def test_rows_are_drawn_where_there_are_many():
     assert drawn(30, seed=0).tolist() == list(range(30))
-    chosen = drawn(3 * MOST_ROWS, seed=0)
-    assert len(set(chosen.tolist())) == MOST_ROWS
-    assert chosen.max() > 2 * MOST_ROWS
-    assert (chosen == drawn(3 * MOST_ROWS, seed=0)).all()
-    assert (chosen != drawn(3 * MOST_ROWS, seed=1)).any()
+    chosen = drawn(3 * MAX_ROWS, seed=0)
+    assert len(set(chosen.tolist())) == MAX_ROWS
+    assert chosen.max() > 2 * MAX_ROWS
+    assert (chosen == drawn(3 * MAX_ROWS, seed=0)).all()
+    assert (chosen != drawn(3 * MAX_ROWS, seed=1)).any()
     kept = collected([(8, 8)] * 4, [noise(seed, 3, 64, 64) for seed in range(4)], copies=np.array([1, 3]))
     assert sorted(kept.copies) == [1, 3]
 

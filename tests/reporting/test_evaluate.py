@@ -90,7 +90,7 @@ def test_unreadable_images_are_counted_and_explained(run: Run, tmp_path: Path) -
     assert "no such file" in found.failed[1]
     assert "gone" not in found.failed[1], "names may be those of patients"
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["unreadable"] == 1
-    assert "1 of 4 samples of this split could not be read and are left out: missing." in found.report.read_text()
+    assert "1 of 4 samples of this split were unreadable and left out: missing." in found.report.read_text()
 
 
 def test_a_comparison_takes_the_same_images(run: Run, tmp_path: Path, quick: dict[str, Any]) -> None:
@@ -143,7 +143,7 @@ def test_the_own_table_keeps_its_split_wherever_it_lies(tmp_path: Path, run: Run
     made = train(TrainOptions(table=data / "table.csv", out=tmp_path / "run", **quick)).run
     own = json.loads((made.folder / "metrics.json").read_text())
     moved = data.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match="say where it is now"):
+    with pytest.raises(UserError, match="pass its new path"):
         evaluate(made, EvaluateOptions(progress=False))
     found = evaluated(made, tmp_path / "out", table=moved / "table.csv")
     assert len(found.scores) == own["n"] < 16

@@ -151,7 +151,7 @@ def test_who_needs_a_table_that_was_moved_is_told_how_to_name_it(
     monkeypatch.chdir(moved[0].parent)
     assert (main if verb == "evaluate" else lab)([*verb.split(), "run"]) == 2
     said = capsys.readouterr().err
-    assert "not there any more" in said
+    assert "no longer exists" in said
     assert VERBS[verb] in said.replace(" run ", " RUN ")
 
 
@@ -160,7 +160,7 @@ def test_a_table_that_was_moved_keeps_the_split_of_the_run(run: Run, moved: tupl
     assert there["split"].tolist() == before["split"].tolist()
     assert {Path(file).parent for file in there["file"]} == {moved[1].parent}
     moved[1].write_text(moved[1].read_text().replace("high", "low", 1))
-    with pytest.raises(UserError, match="is not the one that the run was trained on"):
+    with pytest.raises(UserError, match="is not the table that the run was trained on"):
         own_table(Run.load(moved[0]), moved[1], how="")
 
 

@@ -13,7 +13,7 @@ from softfree.data.table import Table, read_table
 from softfree.evaluation.scores import Scores
 from softfree.inference.run import Run
 from softfree.inference.run_directory import Calibration
-from softfree.reporting.thumbnails import MOST, thumbnail, worst_errors
+from softfree.reporting.thumbnails import MAX_IMAGES, thumbnail, worst_errors
 
 
 def opened(png: bytes | None) -> Image.Image:
@@ -56,7 +56,7 @@ def test_unreadable_rows_do_not_shift_the_others(tmp_path: Path) -> None:
 
 def test_only_so_many(tmp_path: Path) -> None:
     found = worst_errors(*judged(tmp_path, ["a", "b"] * 10, [[0.1, 0.9], [0.9, 0.1]] * 10))
-    assert len(found) == MOST
+    assert len(found) == MAX_IMAGES
 
 
 def test_findings_are_judged_by_the_worst_known_one(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from softfree.data.audit.near_duplicates import thumbnail
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.registry import MODALITIES
 
-MOST_ROWS = 5_000
+MAX_ROWS = 5_000
 """Maximum number of samples with a small copy for a regression; more are subsampled."""
 
 
@@ -52,6 +52,6 @@ class Reduced:
 
 def drawn(count: int, seed: int) -> np.ndarray:
     """Return the sorted numbers of the samples whose small copies are kept."""
-    if count <= MOST_ROWS:
+    if count <= MAX_ROWS:
         return np.arange(count)
-    return np.sort(np.random.default_rng((seed, count)).choice(count, MOST_ROWS, replace=False))
+    return np.sort(np.random.default_rng((seed, count)).choice(count, MAX_ROWS, replace=False))

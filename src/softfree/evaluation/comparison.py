@@ -14,7 +14,7 @@ from softfree.evaluation import delong
 from softfree.evaluation.bootstrap import distribution
 from softfree.evaluation.intervals import bias_corrected
 from softfree.evaluation.metric_specs import Quantity, aurocs, quantities
-from softfree.evaluation.metrics import draws_of, independent, most_left_out, resampled
+from softfree.evaluation.metrics import draws_of, independent, max_left_out, resampled
 from softfree.evaluation.scores import Scores
 from softfree_runtime.core.errors import UserError
 
@@ -185,7 +185,7 @@ def _by_bootstrap(x: Quantity, y: Quantity, name: str, draws: Sequence[Draws], w
         nan = math.nan
         return Difference(x.value, y.value, nan, nan, nan, nan, words, n, positives, reason or "not the same classes")
     resampled_differences = draws_of(x, name, draws[0]) - draws_of(y, name, draws[1])
-    interval = bias_corrected(value, resampled_differences, LEVEL, words, most_left_out(x, draws[0]), patients)
+    interval = bias_corrected(value, resampled_differences, LEVEL, words, max_left_out(x, draws[0]), patients)
     reason = "; ".join(text for text in (reason, interval.reason) if text) or None
     low, high, method = interval.low, interval.high, interval.method
     return Difference(x.value, y.value, value, low, high, math.nan, method, n, positives, reason)

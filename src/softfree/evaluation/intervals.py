@@ -11,13 +11,13 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
-MOST_LEFT_OUT = 0.1
+MAX_LEFT_OUT = 0.1
 """If a larger share of the resamples lacks a class, no interval is given. A class with ``k`` patients is missing from
 about ``exp(-k)`` of the resamples, so this takes three patients of each class."""
-MOST_LEFT_OUT_OF_MEAN = 0.5
+MAX_LEFT_OUT_OF_MEAN = 0.5
 """The same for a mean over classes, each of which follows the rule above."""
 
-FEWEST_PATIENTS = 10
+MIN_PATIENTS = 10
 """With fewer patients (of the smaller class, if both count), no bootstrap interval is reliable."""
 
 ROUNDING = 1e-9
@@ -92,7 +92,7 @@ def bias_corrected(
     draws: np.ndarray,
     level: float,
     method: str,
-    most_left_out: float = MOST_LEFT_OUT,
+    max_left_out: float = MAX_LEFT_OUT,
     patients: int | None = None,
 ) -> Interval:
     """Compute the bias-corrected percentile interval of a bootstrap, expanded for few patients.
@@ -100,16 +100,16 @@ def bias_corrected(
     The correction matters for statistics whose resamples fall to one side of the value, such as average precision
     (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 14.3). Resamples that lack a class (NaN)
     are left out and counted in the method. With ``patients``, the number of independent ones, the interval is expanded
-    by :func:`expanded`, and there is none below :data:`FEWEST_PATIENTS`; None does not expand it.
+    by :func:`expanded`, and there is none below :data:`MIN_PATIENTS`; None does not expand it.
     """
-    if patients is not None and patients < FEWEST_PATIENTS:
-        reason = f"too few patients: {patients} (in all, or of the smaller class); {FEWEST_PATIENTS} are needed"
+    if patients is not None and patients < MIN_PATIENTS:
+        reason = f"too few patients: {patients} (in all, or of the smaller class); {MIN_PATIENTS} are needed"
         return no_interval(method, reason)
     kept = draws[~np.isnan(draws)]
     left_out = len(draws) - len(kept)
     if left_out:
         method += f", {left_out} without a class left out"
-    if left_out > most_left_out * len(draws):
+    if left_out > max_left_out * len(draws):
         return no_interval(method, f"too few patients of a class: {left_out} of {len(draws)} resamples lacked it")
     if np.ptp(kept) < ROUNDING:
         return no_interval(method, "every resample gave the same value")

@@ -12,9 +12,9 @@ import numpy as np
 from softfree.evaluation import delong
 from softfree.evaluation.bootstrap import Statistic, distribution
 from softfree.evaluation.intervals import (
-    FEWEST_PATIENTS,
-    MOST_LEFT_OUT,
-    MOST_LEFT_OUT_OF_MEAN,
+    MAX_LEFT_OUT,
+    MAX_LEFT_OUT_OF_MEAN,
+    MIN_PATIENTS,
     Interval,
     bias_corrected,
     newcombe,
@@ -45,7 +45,7 @@ ORDER = (
 )
 # Probabilities that a bootstrap goes over, in all: 50,000 images of 1,000 classes take minutes with 200 resamples and
 # hours with 2,000, and intervals over so many hardly differ.
-MOST_RESAMPLED, FEWEST_RESAMPLES = 10**10, 200
+MAX_RESAMPLED, MIN_RESAMPLES = 10**10, 200
 NO_ECE_INTERVAL = "no interval: the error is biased upwards in small samples, and more so in resamples"
 
 
@@ -115,7 +115,7 @@ def measure(
         UserError: A class has no threshold, or a prevalence does not fit.
     """
     items = aurocs(scores) if only == "auroc" else quantities(scores, thresholds, prevalence)
-    num_bootstrap = min(num_bootstrap, max(FEWEST_RESAMPLES, MOST_RESAMPLED // max(1, scores.probabilities.size)))
+    num_bootstrap = min(num_bootstrap, max(MIN_RESAMPLES, MAX_RESAMPLED // max(1, scores.probabilities.size)))
     repeat = scores.patients_repeat
     names = [name for name, item in items.items() if (item.family == "other" or repeat) and only in (None, name)]
     if draws is None:
@@ -156,10 +156,10 @@ def draws_of(item: Quantity, name: str, draws: Mapping[str, np.ndarray]) -> np.n
     return np.mean([draws[part] for part in item.parts or (name,)], axis=0)
 
 
-def most_left_out(item: Quantity, draws: Mapping[str, np.ndarray]) -> float:
+def max_left_out(item: Quantity, draws: Mapping[str, np.ndarray]) -> float:
     """Fraction of the resamples that may lack a class: more for a mean if each of its parts has enough."""
-    enough = all(np.isnan(draws[part]).mean() <= MOST_LEFT_OUT for part in item.parts)
-    return MOST_LEFT_OUT_OF_MEAN if item.parts and enough else MOST_LEFT_OUT
+    enough = all(np.isnan(draws[part]).mean() <= MAX_LEFT_OUT for part in item.parts)
+    return MAX_LEFT_OUT_OF_MEAN if item.parts and enough else MAX_LEFT_OUT
 
 
 def independent(item: Quantity, items: Mapping[str, Quantity], scores: Scores) -> int:
@@ -191,9 +191,9 @@ def _interval(
         return _delong(item, scores, level)
     if item.family == "proportion" and not scores.patients_repeat:
         return wilson(round(item.value * trials), trials, level)
-    left_out = most_left_out(item, draws)
+    left_out = max_left_out(item, draws)
     interval = bias_corrected(item.value, draws_of(item, name, draws), level, words, left_out, patients)
-    if patients < FEWEST_PATIENTS:
+    if patients < MIN_PATIENTS:
         return interval
     if not math.isnan(interval.low) or item.value not in (0, 1):
         return interval

@@ -29,7 +29,7 @@ from softfree_runtime.core.files import write_atomically
 from softfree_runtime.core.task import Task
 
 PER_CLASS = ("auroc", "average_precision", "sensitivity", "specificity")
-MOST_MIXED_UP = 10
+MAX_CONFUSIONS = 10
 
 
 class Thumbnail(NamedTuple):
@@ -226,7 +226,7 @@ def _mixed_up(matrix: np.ndarray, classes: Sequence[str]) -> list[tuple[str, str
     if len(classes) == 2:
         return []
     wrong = matrix - np.diag(np.diag(matrix))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_MIXED_UP]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSIONS]
     pairs = [divmod(int(i), len(classes)) for i in order]
     return [
         (classes[row], classes[column], int(wrong[row, column]), int(matrix[row].sum()))

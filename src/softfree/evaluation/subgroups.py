@@ -15,7 +15,7 @@ from softfree_runtime.core.errors import UserError
 
 FEW_VALUES = 8
 """A numeric column with more distinct values is split at its quartiles."""
-MOST_GROUPS = 20
+MAX_GROUPS = 20
 SMALL_GROUP, SMALL_CLASS = 30, 10
 NOTE = (
     "Each group is evaluated on its own, without correction for multiple comparisons: one in twenty intervals misses "
@@ -93,9 +93,9 @@ def groups(values: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
     if many and pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         yield from _quarters(values)
     else:
-        if values.nunique() > MOST_GROUPS:
+        if values.nunique() > MAX_GROUPS:
             raise UserError(f"column {values.name!r} has {values.nunique()} distinct values; expected at most "
-                            f"{MOST_GROUPS} groups: choose another column, or group its values first")  # fmt: skip
+                            f"{MAX_GROUPS} groups: choose another column, or group its values first")  # fmt: skip
         for value in sorted(values.dropna().unique(), key=lambda v: (isinstance(v, str), v)):
             # As written in the table: 1000460.0 is the scanner 1000460, not 1.00046e+06.
             name = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -14,12 +14,12 @@ from scipy.stats import rankdata
 
 from softfree.evaluation.bootstrap import Statistic
 
-MOST_BINS, SAMPLES_A_BIN = 10, 10
+MAX_BINS, SAMPLES_A_BIN = 10, 10
 
 
 def bins_for(n: int) -> int:
     """Choose the number of bins of a reliability curve: tenths, or fewer so that each has at least 10 samples."""
-    return min(MOST_BINS, max(1, n // SAMPLES_A_BIN))
+    return min(MAX_BINS, max(1, n // SAMPLES_A_BIN))
 
 
 def auroc(y: np.ndarray, score: np.ndarray) -> Statistic:

@@ -1,4 +1,4 @@
-"""Logits for a dataset, unreadable images reported instead of raised."""
+"""Logits for a dataset; unreadable samples are reported instead of raised."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from softfree_runtime.core.errors import ReadError, UserError
 
 @dataclass(frozen=True)
 class Logits:
-    """Logits of each image of a dataset.
+    """Logits of each sample of a dataset.
 
     Attributes:
-        values: ``(n, K)`` float64; NaN in the rows of failed images.
-        failed: Why images failed, by number.
+        values: ``(n, K)`` float64; NaN in the rows of failed samples.
+        failed: Errors of failed samples, by index.
     """
 
     values: np.ndarray
@@ -44,15 +44,15 @@ def infer(
 ) -> Logits:
     """Run ``model`` over ``dataset`` in batches of equal shape; samples that do not fit in memory are streamed.
 
-    Slides that are too long to be read at once are streamed from their files.
+    Slides that are too large to be read whole are streamed from their files.
 
     Args:
         model: Takes samples of ``dataset``; set to evaluation mode and moved to the GPU if there is one.
         dataset: The samples.
         classes: K.
         options: Default: batches of 16 in float32, without a progress bar.
-        description: Of the progress bar.
-        on_sample: Called with each sample that is read at once, in this process.
+        description: Title of the progress bar.
+        on_sample: Called, in this process, with each sample that is read whole.
     """
     options = options or InferenceOptions(progress=False)
     values = np.full((len(dataset), classes), np.nan)
@@ -60,7 +60,7 @@ def infer(
     device = best_device()
     adaptive = AdaptiveForward(model.eval().to(device), options, options.precision, progress=options.progress)
 
-    def whole() -> Iterator[tuple[int, Tensor]]:
+    def whole_samples() -> Iterator[tuple[int, Tensor]]:
         loader = DataLoader(_Readable(dataset), batch_size=None, num_workers=options.num_workers)
         for index, sample, error in tracked(loader, description, total=len(dataset), shown=options.progress):
             if sample is not None:
@@ -69,11 +69,11 @@ def infer(
                 yield index, sample[0]
                 continue
             try:
-                values[index] = _of_rows(adaptive, dataset, index, error)
+                values[index] = _logits_of_rows(adaptive, dataset, index, error)
             except ReadError as reason:
                 failed[index] = reason
 
-    for indices, images in of_equal_shape(whole(), options.batch_size):
+    for indices, images in of_equal_shape(whole_samples(), options.batch_size):
         try:
             with torch.inference_mode():
                 values[indices] = _forward(adaptive, torch.stack(images).to(device))
@@ -86,7 +86,7 @@ def infer(
 
 
 class _Readable(Dataset):
-    """Items of a dataset as (number, (image, its size), None), or (number, None, error)."""
+    """Items of a dataset as (index, (image, its size), None), or (index, None, error)."""
 
     def __init__(self, dataset: SampleDataset) -> None:
         self.dataset = dataset
@@ -102,8 +102,8 @@ class _Readable(Dataset):
             return index, None, error
 
 
-def _of_rows(adaptive: AdaptiveForward, dataset: SampleDataset, index: int, error: ReadError) -> np.ndarray:
-    """Logits (K,) of a sample that is too long to be read at once; other errors are raised."""
+def _logits_of_rows(adaptive: AdaptiveForward, dataset: SampleDataset, index: int, error: ReadError) -> np.ndarray:
+    """Return the logits (K,) of a sample that is too large to be read whole; other errors are raised."""
     rows = None if error.status != "too_large" or adaptive.why_not_rows() else dataset.rows(index)
     if rows is None:
         raise error

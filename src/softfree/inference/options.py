@@ -14,7 +14,7 @@ class InferenceOptions(StreamOptions):
 
     Attributes:
         batch_size: Samples per batch; only samples of equal shape share one.
-        precision: Arithmetic of matrix products, whatever the model was trained in.
+        precision: Arithmetic of matrix products, independent of that in training.
         num_workers: Number of processes that read files.
         progress: Show progress bars.
     """

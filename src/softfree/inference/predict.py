@@ -51,7 +51,7 @@ def predict(
 
 
 def outputs(logits: np.ndarray, task: Task, calibration: Calibration) -> pd.DataFrame:
-    """Columns ``p_<class>``, ``raw_<class>`` and ``predicted`` for logits ``(n, K)``; empty for NaN."""
+    """Return columns ``p_<class>``, ``raw_<class>`` and ``predicted`` for logits ``(n, K)``; empty for NaN."""
     calibrated = probabilities(logits, task, calibration.temperature)
     raw = probabilities(logits, task)
     table = pd.DataFrame(calibrated, columns=[f"p_{name}" for name in task.classes])
@@ -63,29 +63,29 @@ def outputs(logits: np.ndarray, task: Task, calibration: Calibration) -> pd.Data
 
 
 def find_inputs(
-    given: Sequence[Input],
+    inputs: Sequence[Input],
     frame: int | None,
     kind: str = "image",
     group: bool = False,
     image_root: str | Path | None = None,
 ) -> list[NamedSource]:
-    """As :func:`softfree_runtime.sources.inputs.find_inputs`, with tables of all kinds.
+    """See :func:`softfree_runtime.sources.inputs.find_inputs`; Parquet tables are supported, too.
 
     Args:
-        given: Files, folders, tables and arrays.
-        frame: Of files with several.
-        kind: Of the samples.
-        group: Join a patient's rows.
-        image_root: Folder that the paths of tables start from and must lie in; each table's own by default.
+        inputs: Files, folders, tables and arrays.
+        frame: Frame of multi-frame files.
+        kind: Modality of the samples.
+        group: Join all rows of a patient.
+        image_root: Folder that the paths of tables start from and must lie in; default: each table's folder.
     """
     rows = partial(table_rows, kind=kind, group=group, image_root=image_root)
-    return runtime_inputs.find_inputs(given, frame, kind, rows)
+    return runtime_inputs.find_inputs(inputs, frame, kind, rows)
 
 
 def table_rows(
     path: Path, frame: int | None, kind: str, group: bool = False, image_root: str | Path | None = None
 ) -> list[NamedSource]:
-    """Name, source and frame of each row of a CSV or Parquet table; arguments as :func:`find_inputs` has them."""
+    """Return name, source and frame of each row of a CSV or Parquet table; arguments as for :func:`find_inputs`."""
     if not read_bytes(path).startswith(b"PAR1"):
         return runtime_inputs.table_rows(path, frame, kind, group, image_root)
     source = read_table_file(path, runtime_inputs.COLUMNS)
@@ -98,16 +98,16 @@ def table_rows(
 
 
 def check_output(path: Path) -> None:
-    """Refuse a file of predictions whose ending is neither .csv nor .parquet."""
+    """Refuse an output file whose extension is neither .csv nor .parquet."""
     if path.suffix.lower() not in (".csv", ".parquet"):
         raise UserError(f"--out {path}: expected a name that ends in .csv or .parquet")
 
 
 def predict_to_file(run: Run, inputs: list[str], options: PredictOptions, *, as_json: bool = False) -> int:
-    """Predict and write ``options.out``; the exit status is 0, 1 (some failed) or 2 (all did)."""
+    """Predict and write ``options.out``; the exit status is 0, 1 (some failed) or 2 (all failed)."""
     check_output(options.out)
-    asked = replace(options, progress=options.progress and not as_json)
-    rows = predict(run, inputs, asked, frame=options.frame, image_root=options.image_root)
+    inference_options = replace(options, progress=options.progress and not as_json)
+    rows = predict(run, inputs, inference_options, frame=options.frame, image_root=options.image_root)
     with replacing(options.out) as temporary:
         rows.to_parquet(temporary) if options.out.suffix.lower() == ".parquet" else rows.to_csv(temporary, index=False)
     failed = rows[rows["status"] != "ok"]
@@ -116,6 +116,6 @@ def predict_to_file(run: Run, inputs: list[str], options: PredictOptions, *, as_
     for reason in failed["reason"]:
         print(f"softfree: {reason}", file=sys.stderr)
     if len(failed) == len(rows):
-        raise UserError(f"none of the {len(rows)} inputs could be read; their reasons are in {options.out}")
+        raise UserError(f"none of the {len(rows)} inputs could be read; the reasons are in {options.out}")
     print(f"{len(rows) - len(failed)} of {len(rows)} predicted; written to {options.out}", file=sys.stderr)
     return 1 if len(failed) else 0

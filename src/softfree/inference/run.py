@@ -1,4 +1,4 @@
-"""A trained classifier: opened from its run directory, ready to predict."""
+"""A trained classifier, loaded from its run directory and ready to predict."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ class Run:
 
     @property
     def table_path(self) -> Path:
-        """Where the training table was."""
+        """Path of the training table at training time."""
         return Path(self.config["options"]["table"] or "table.csv")
 
     @property
     def table_digest(self) -> str | None:
-        """SHA-256 of the training table, where it is recorded."""
+        """SHA-256 of the training table, if it is recorded."""
         return self.config.get("table", {}).get("sha256")
 
     @property
@@ -88,12 +88,12 @@ class Run:
 
     @property
     def notice(self) -> str | None:
-        """A sentence at the head of all results, such as that the images are computed."""
+        """A sentence at the top of all results, such as that the images are synthetic."""
         return self.config.get("notice")
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """From what a table row names to the model's input."""
+        """Maps the sample of a table row to the model's input."""
         from softfree.data.modalities.registry import preprocessing_from_config
 
         return preprocessing_from_config(self.config["preprocessing"])
@@ -138,7 +138,7 @@ class Run:
         except (SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
-                f"{path} does not hold the weights that config.yaml describes ({reason}); {COPY_AGAIN}"
+                f"{path} does not contain the weights that config.yaml describes ({reason}); {COPY_AGAIN}"
             ) from None
         return model.eval()
 
@@ -154,21 +154,21 @@ class Run:
         progress: bool = False,
         stream: StreamOptions | None = None,
     ) -> pd.DataFrame:
-        """Probabilities for files, folders, tables or arrays.
+        """Predict probabilities for files, folders, tables or arrays.
 
         Args:
-            inputs: Paths, or arrays (H, W) or (H, W, C), which are read as a TIFF of the same numbers is.
+            inputs: Paths, or arrays (H, W) or (H, W, C), which are treated like a TIFF with the same values.
             frame: Frame of multi-frame files, counted from 0; default: the first.
             image_root: Folder that the paths of tables start from and must lie in; default: each table's folder.
-            batch_size: Images at once; only images of equal shape share a batch.
-            num_workers: Processes that read files.
-            precision: Arithmetic of the products, "fp32", "bf16" or "fp16".
+            batch_size: Images per batch; only images of equal shape share one.
+            num_workers: Number of processes that read files.
+            precision: Arithmetic of matrix products: "fp32", "bf16" or "fp16".
             progress: Show a progress bar.
-            stream: When and where to stream what does not fit in memory; by itself, in main memory.
+            stream: When and where to stream samples larger than memory; default: automatically, in main memory.
 
         Returns:
-            A row for each input: ``path``, ``status`` (``ok`` or why not), ``reason``, ``p_<class>`` (calibrated),
-            ``raw_<class>`` (before calibration) and ``predicted``.
+            One row per input: ``path``, ``status`` (``ok`` or the kind of error), ``reason``, ``p_<class>``
+            (calibrated), ``raw_<class>`` (before calibration) and ``predicted``.
         """
         from softfree.inference.options import InferenceOptions
         from softfree.inference.predict import predict
@@ -180,13 +180,13 @@ class Run:
         return predict(self, inputs, options, frame=frame, image_root=image_root)
 
     def with_calibration(self, calibration: Calibration) -> Run:
-        """Store another temperature and other thresholds."""
+        """Store a new calibration; return the run with it."""
         self.directory.write_calibration(calibration)
         return replace(self, calibration=calibration)
 
 
 def check_config(path: Path, config: dict[str, Any]) -> None:
-    """Validate a configuration, and fill in the options that it lacks.
+    """Validate a configuration, and fill in missing options.
 
     Raises:
         UserError: Names the field that is missing, unknown or of the wrong type.
@@ -199,8 +199,8 @@ def check_config(path: Path, config: dict[str, Any]) -> None:
     kind = preprocessing.get("kind", "image") if isinstance(preprocessing, dict) else None
     if kind not in KINDS:
         raise UserError(f"{path}: preprocessing.kind is {shown(kind)}; expected {' or '.join(KINDS)}")
-    own = {name: value for name, value in preprocessing.items() if name != "kind"}
-    check_fields(path, "preprocessing", own, MODALITIES[kind].preprocessing_class())
+    settings = {name: value for name, value in preprocessing.items() if name != "kind"}
+    check_fields(path, "preprocessing", settings, MODALITIES[kind].preprocessing_class())
     model = config["model"]
     if not isinstance(model, dict) or not isinstance(model.get("name"), str):
         raise UserError(f"{path}: model.name is missing; expected a name of softfree models")
@@ -211,8 +211,8 @@ def check_config(path: Path, config: dict[str, Any]) -> None:
     for name, value in _sample_arguments(path, config).items():
         if name in model and name in ("in_chans", "in_features") and model[name] != value:
             raise UserError(f"{path}: model.{name} is {shown(model[name])}; the preprocessing gives {value}")
-    stated = check_fields(path, "options", config["options"], TrainOptions, whole=False)
-    config["options"] = _default_options() | config["options"] | stated
+    options = check_fields(path, "options", config["options"], TrainOptions, whole=False)
+    config["options"] = _default_options() | config["options"] | options
 
 
 def _default_options() -> dict[str, Any]:
@@ -240,7 +240,7 @@ def _check_model(path: Path, model: dict[str, Any]) -> None:
 
 
 def _sample_arguments(path: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Model arguments that follow from the preprocessing; UserError for impossible values."""
+    """Return the model arguments that follow from the preprocessing; UserError for impossible values."""
     from softfree.data.modalities.registry import preprocessing_from_config
     from softfree_runtime.metadata import ABOVE_ZERO
 

@@ -1,4 +1,4 @@
-"""The files of a run directory: their names and formats are known here and nowhere else."""
+"""The files of a run directory; only this module knows their names and formats."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ COPY_AGAIN = "copy the run again"
 
 @dataclass(frozen=True)
 class Calibration:
-    """Turns logits into calibrated probabilities and labels; chosen on validation.
+    """Temperature and thresholds for calibrated probabilities and labels, chosen on validation.
 
     Attributes:
-        temperature: The logits are divided by it.
+        temperature: Divides the logits.
         thresholds: Probability from which a class counts as present, for each scored class; a multiclass image is
-            labeled with its most probable class all the same.
+            labeled with its most probable class regardless.
     """
 
     temperature: float = 1.0
@@ -49,20 +49,20 @@ class RunDirectory:
         config.yaml            all options, the classes, the preprocessing, the model's arguments, the versions
         model.safetensors      the weights
         calibration.json       temperature and thresholds, chosen on validation
-        digests.json           SHA-256 of the files that decide a prediction, to notice damage and changes
+        digests.json           SHA-256 of the files that determine predictions, to detect damage and changes
         split.csv              the split of each row, with hashed patient names
         seen.json              hashes of the files and patients that the run was trained on
         baselines.safetensors  logistic regressions on the size and on a small copy of the training samples
-        predictions.csv        one row for each validation and test image: row numbers of the table, no names
+        predictions.csv        one row per validation and test image: row numbers of the table, no names
         metrics.json           metrics with intervals
         report.html            the same as a page
-        logs/                  CSV and TensorBoard logs, and cost.json: time, memory and work of the training
+        logs/                  CSV and TensorBoard logs, and cost.json: time, memory and work of training
         checkpoints/           the state of training, for --resume
 
     ``softfree evaluate --out`` writes predictions, metrics and report under the same names.
 
     Args:
-        root: The folder, which need not exist yet.
+        root: The folder; it need not exist yet.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -83,15 +83,15 @@ class RunDirectory:
         self.lock = self.root / ".lock"
 
     def is_run(self) -> bool:
-        """Whether the folder has a configuration, as a run has from its first minute."""
+        """Whether the folder has a configuration, which a run writes at its start."""
         return self.config.is_file()
 
     def is_finished(self) -> bool:
-        """Whether training has left all its results."""
+        """Whether training has written all its results."""
         return all(path.is_file() for path in (self.weights, self.predictions, self.metrics, self.report))
 
     def is_unused(self) -> bool:
-        """Whether a new training may start here: nothing, or no more than a training without an epoch leaves."""
+        """Whether a new run may start here: in an empty folder, or one whose run stopped within its first epoch."""
         if not self.root.exists():
             return True
         if not self.root.is_dir() or any(self.checkpoints.glob("*.ckpt")):
@@ -131,7 +131,7 @@ class RunDirectory:
             save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary)
 
     def read_calibration(self, task: Task | None = None) -> Calibration:
-        """Read ``calibration.json``; without one, logits stay as they are and there are no thresholds.
+        """Read ``calibration.json``; without one, the temperature is 1 and there are no thresholds.
 
         Args:
             task: Checks that each threshold belongs to one of its classes.
@@ -142,8 +142,8 @@ class RunDirectory:
         path = self.calibration
         if not path.is_file():
             return Calibration()
-        stated = check_fields(path, "calibration", _read_json(path), Calibration)
-        temperature, thresholds = stated.get("temperature", 1.0), stated.get("thresholds", {})
+        fields = check_fields(path, "calibration", _read_json(path), Calibration)
+        temperature, thresholds = fields.get("temperature", 1.0), fields.get("thresholds", {})
         if temperature <= 0:
             raise UserError(f"{path}: temperature is {temperature}; expected a number above 0; {COPY_AGAIN}")
         for name, threshold in thresholds.items():
@@ -158,19 +158,19 @@ class RunDirectory:
         return Calibration(float(temperature), {name: float(value) for name, value in thresholds.items()})
 
     def write_calibration(self, calibration: Calibration) -> None:
-        """Write ``calibration.json``, and its digest where digests are kept."""
+        """Write ``calibration.json``, and its digest if the run has digests."""
         write_atomically(self.calibration, json.dumps(asdict(calibration), indent=2))
         if self.digests.is_file():
             self.write_digests()
 
     def write_digests(self) -> None:
-        """Write ``digests.json``, the last step of a training."""
+        """Write ``digests.json``, the last step of training."""
         files = (self.config, self.weights, self.calibration, self.predictions, self.split)
         digests = {path.name: _digest(path) for path in files if path.is_file()}
         write_atomically(self.digests, json.dumps(digests, indent=2))
 
     def is_unchanged(self, path: Path) -> bool:
-        """Whether a file is the one that training wrote; true where no digest was recorded."""
+        """Whether a file is the one that training wrote; true if no digest was recorded."""
         digest = self._read_digests().get(path.name)
         return digest is None or (path.is_file() and _digest(path) == digest)
 
@@ -191,11 +191,11 @@ class RunDirectory:
         return read_split(self.split, self.read_config()["table"]["sha256"])
 
     def drawn_split(self) -> RunSplit | None:
-        """Read the split that was drawn for the run's own table; None where the table has a split column."""
+        """Read the split that was drawn for the run's own table; None if the table has a split column."""
         return self.read_split() if self.read_config().get("table", {}).get("split") else None
 
     def trained_rows(self, keys: Sequence[str]) -> int:
-        """Count the rows that the run was trained on, by the keys of their patients; 0 where that is not recorded."""
+        """Count the rows that the run was trained on, by the keys of their patients; 0 if that is not recorded."""
         return self.read_split().splits_of(keys).count("train") if self.split.is_file() else 0
 
     def read_predictions(self) -> pd.DataFrame:
@@ -203,11 +203,11 @@ class RunDirectory:
         return pd.read_csv(self.predictions)
 
     def read_metrics(self) -> dict[str, Any]:
-        """Read ``metrics.json``: ``split``, ``metrics`` and what else was measured."""
+        """Read ``metrics.json``: ``split``, ``metrics`` and other results."""
         return _read_json(self.metrics)
 
     def read_cost(self) -> dict[str, Any]:
-        """Read time, memory and work of the training; empty where they were not recorded."""
+        """Read time, memory and work of training; empty if they were not recorded."""
         return _read_json(self.cost) if self.cost.is_file() else {}
 
     def write_cost(self, cost: Mapping[str, Any]) -> None:
@@ -215,14 +215,14 @@ class RunDirectory:
         write_atomically(self.cost, json.dumps(cost, indent=2))
 
     def read_history(self) -> pd.DataFrame | None:
-        """Read loss, AUROC and learning rate of each epoch, joined over interrupted attempts."""
-        attempts = []
+        """Read loss, AUROC and learning rate of each epoch, joined over interrupted sessions."""
+        sessions = []
         for path in sorted(self.logs.glob("csv/version_*/metrics.csv"), key=lambda path: int(path.parent.name[8:])):
             try:
-                attempts.append(pd.read_csv(path).groupby("epoch", as_index=False).last())
+                sessions.append(pd.read_csv(path).groupby("epoch", as_index=False).last())
             except (pd.errors.EmptyDataError, KeyError):  # stopped before its first epoch ended
                 continue
-        return pd.concat(attempts).groupby("epoch", as_index=False).last() if attempts else None
+        return pd.concat(sessions).groupby("epoch", as_index=False).last() if sessions else None
 
     def _read_digests(self) -> dict[str, Any]:
         return _read_json(self.digests) if self.digests.is_file() else {}
@@ -244,7 +244,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({str(error)[:150]}); {COPY_AGAIN}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} does not hold a JSON object; {COPY_AGAIN}")
+        raise UserError(f"{path} does not contain a JSON object; {COPY_AGAIN}")
     return content
 
 

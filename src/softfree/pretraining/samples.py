@@ -20,7 +20,7 @@ from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.sources.inputs import NamedSource
 from softfree_runtime.sources.sample_source import SampleSource
 
-FEWEST = 2
+MIN_IMAGES = 2
 """Minimum number of images."""
 
 
@@ -59,8 +59,8 @@ def find_samples(options: PretrainOptions) -> Unlabeled:
         tuple(cast(SampleSource, source) for _, source, _ in images),
         tuple(frame for _, _, frame in images),
     )
-    if len(sources) < FEWEST:
-        raise UserError(f"{options.table} names {len(sources)} images; pretraining needs {FEWEST} or more")
+    if len(sources) < MIN_IMAGES:
+        raise UserError(f"{options.table} names {len(sources)} images; pretraining needs {MIN_IMAGES} or more")
     base = options.image_root or (options.table if options.table.is_dir() else options.table.parent)
     names = [os.path.relpath(str(source), base) for source in sources]
     listed = "\n".join(f"{name} {frame}" for name, frame in zip(names, frames, strict=True))
@@ -98,7 +98,7 @@ def read_samples(
     errors = dataset.read_all(
         f"Reading {len(dataset)} images", threads=max(2, options.num_workers), progress=options.progress
     )
-    if len(dataset) - len(errors) < FEWEST:
+    if len(dataset) - len(errors) < MIN_IMAGES:
         first = f"; the first: {errors[min(errors)]}" if errors else ""
         raise UserError(f"{len(dataset) - len(errors)} of {len(dataset)} images can be read{first}")
     return dataset, errors

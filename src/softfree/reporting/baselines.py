@@ -1,6 +1,6 @@
 """Baselines: logistic regressions on the size of a sample, and on a small copy of it.
 
-A model that does not beat the second has not learned from fine detail, or there is none to learn from; one that hardly
+A model that does not beat the second has not learned from fine detail, or fine detail does not help; one that hardly
 beats the first may have learned the size.
 """
 
@@ -25,14 +25,14 @@ from sklearn.metrics import roc_auc_score
 
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.registry import MODALITIES
-from softfree.data.reduced import MOST_ROWS, Reduced
+from softfree.data.reduced import MAX_ROWS, Reduced
 from softfree.data.table import Table
 from softfree_runtime.core.files import replacing
 from softfree_runtime.core.task import Task
 
 STRENGTHS = (1e-3, 1e-2, 1e-1)  # C of the regression; the best on validation is used
-MOST_CLASSES = 50
-"""Most classes for which baselines are fitted; with more, it takes too long, with few samples of each class."""
+MAX_CLASSES = 50
+"""No baselines are fitted for more classes: it takes too long, with few samples per class."""
 _STEPS = 300
 _QUANTILES = np.linspace(0.1, 0.9, 9)
 _FLAT = 1e-9
@@ -43,9 +43,9 @@ class Regression:
     """One logistic regression per class, on standardized features.
 
     Attributes:
-        words: What it is fitted on, in words.
+        words: Description of its inputs.
         edges: Bin edges of each size feature; empty for small copies.
-        mean, scale: Of the features ``(P,)``.
+        mean, scale: Mean and standard deviation of the features, ``(P,)``.
         weights: ``(K, P)``.
         bias: ``(K,)``.
     """
@@ -58,15 +58,15 @@ class Regression:
     bias: np.ndarray
 
     def probabilities(self, numbers: np.ndarray, task: Task) -> np.ndarray:
-        """Turn sizes ``(n, S)`` or small copies ``(n, P)`` into probabilities ``(n, K)``; NaN stays NaN."""
-        chances = self.chances(_in_bins(numbers, self.edges) if self.edges else numbers)
+        """Map sizes ``(n, S)`` or small copies ``(n, P)`` to probabilities ``(n, K)``; NaN stays NaN."""
+        probabilities = self.one_vs_rest(_bin(numbers, self.edges) if self.edges else numbers)
         if task.kind == "binary":
-            return np.stack([1 - chances[:, 1], chances[:, 1]], axis=1)
-        return chances if not task.exclusive else chances / chances.sum(axis=1, keepdims=True)
+            return np.stack([1 - probabilities[:, 1], probabilities[:, 1]], axis=1)
+        return probabilities if not task.exclusive else probabilities / probabilities.sum(axis=1, keepdims=True)
 
-    def chances(self, numbers: np.ndarray) -> np.ndarray:
-        """Probability of each class by itself ``(n, K)``, of numbers ``(n, P)`` as they were fitted."""
-        return np.asarray(expit((numbers - self.mean) / self.scale @ self.weights.T + self.bias))
+    def one_vs_rest(self, features: np.ndarray) -> np.ndarray:
+        """Return the probability of each class against the rest ``(n, K)`` for features ``(n, P)``."""
+        return np.asarray(expit((features - self.mean) / self.scale @ self.weights.T + self.bias))
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,12 @@ class Baselines:
             for field in ("mean", "scale", "weights", "bias"):
                 arrays[f"{name}.{field}"] = np.ascontiguousarray(getattr(regression, field), dtype=np.float64)
             arrays |= {f"{name}.edges.{number}": edges for number, edges in enumerate(regression.edges)}
-        about = {
+        metadata = {
             "words": {name: regression.words for name, regression in self.fitted.items()},
             "missing": list(self.missing),
         }
         with replacing(path) as temporary:
-            save_file(arrays, temporary, metadata={"baselines": json.dumps(about)})
+            save_file(arrays, temporary, metadata={"baselines": json.dumps(metadata)})
 
 
 def read_baselines(path: Path) -> Baselines | None:
@@ -102,15 +102,15 @@ def read_baselines(path: Path) -> Baselines | None:
         return None
     try:
         with safe_open(path, "numpy") as file:
-            about = json.loads(file.metadata()["baselines"])
+            metadata = json.loads(file.metadata()["baselines"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dictionary
-        fitted = {name: _restored(name, words, arrays) for name, words in about["words"].items()}
-        return Baselines(fitted, tuple(about["missing"]))
+        fitted = {name: _from_arrays(name, words, arrays) for name, words in metadata["words"].items()}
+        return Baselines(fitted, tuple(metadata["missing"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _restored(name: str, words: str, arrays: Mapping[str, np.ndarray]) -> Regression:
+def _from_arrays(name: str, words: str, arrays: Mapping[str, np.ndarray]) -> Regression:
     count = sum(key.startswith(f"{name}.edges.") for key in arrays)
     edges = tuple(arrays[f"{name}.edges.{number}"] for number in range(count))
     mean, scale, weights, bias = (arrays[f"{name}.{field}"] for field in ("mean", "scale", "weights", "bias"))
@@ -118,33 +118,31 @@ def _restored(name: str, words: str, arrays: Mapping[str, np.ndarray]) -> Regres
 
 
 def fit_baselines(splits: Mapping[str, Table], reduced: Mapping[str, Reduced], kind: str) -> Baselines:
-    """Fit both on the reduced training samples; the regularization strength is chosen on validation.
+    """Fit both baselines on the reduced training samples; the regularization strength is chosen on validation.
 
     Args:
         splits: Rows of ``train`` and ``val``.
         reduced: Their reduced samples.
-        kind: Of the samples.
+        kind: Modality of the samples.
     """
     task, modality = splits["train"].task, MODALITIES[kind]
-    if len(task.classes) > MOST_CLASSES:
-        return Baselines({}, (f"none is fitted for more than {MOST_CLASSES} classes",))
+    if len(task.classes) > MAX_CLASSES:
+        return Baselines({}, (f"none is fitted for more than {MAX_CLASSES} classes",))
     fitted, missing = {}, []
     sizes = {split: _with_targets(dict(enumerate(reduced[split].sizes)), splits[split]) for split in splits}
     if len(np.unique(sizes["train"].numbers, axis=0)) > 1:
         edges = _edges(sizes["train"].numbers)
-        train, held = (
-            sizes[split]._replace(numbers=_in_bins(sizes[split].numbers, edges)) for split in ("train", "val")
-        )
-        fitted["size"] = _fit(f"{modality.size} alone", task, train, held, edges)
+        train, val = (sizes[split]._replace(numbers=_bin(sizes[split].numbers, edges)) for split in ("train", "val"))
+        fitted["size"] = _fit(f"{modality.size} alone", task, train, val, edges)
     else:
         missing.append("none on the size alone: all training samples have one size")
     if modality.small_copy:
         copies = {split: _with_targets(reduced[split].copies, splits[split]) for split in splits}
         rows, all_rows = len(copies["train"].numbers), len(splits["train"].frame)
-        of = f" ({rows:,} of {all_rows:,} training samples, at random)" if all_rows > MOST_ROWS else ""
-        fitted["copy"] = _fit(f"{modality.small_copy}{of}", task, copies["train"], copies["val"])
+        subset = f" ({rows:,} of {all_rows:,} training samples, at random)" if all_rows > MAX_ROWS else ""
+        fitted["copy"] = _fit(f"{modality.small_copy}{subset}", task, copies["train"], copies["val"])
     else:
-        missing.append(f"none on a small copy: there is none for {modality.plural}")
+        missing.append(f"none on a small copy: {modality.plural} have none")
     return Baselines(fitted, tuple(missing))
 
 
@@ -152,11 +150,11 @@ class BaselinePredictions:
     """Predictions of baselines for samples that a model reads one by one, in any order.
 
     Args:
-        baselines: Fitted on the training samples of a run.
-        task: Of the run.
-        preprocessing: Of the run.
-        count: Of samples.
-        thumbnails: Whether to keep thumbnails, by which copies of an image are found.
+        baselines: Baselines fitted on the training samples of a run.
+        task: Task of the run.
+        preprocessing: Preprocessing of the run.
+        count: Number of samples.
+        thumbnails: Whether to keep thumbnails, to find near duplicates.
     """
 
     def __init__(
@@ -175,56 +173,56 @@ class BaselinePredictions:
             self._copies[index] = regression.probabilities(copy[None], self._task)[0]
 
     def columns(self) -> pd.DataFrame:
-        """Probabilities as columns of ``predictions.csv``."""
-        found = {}
+        """Return the probabilities as columns of ``predictions.csv``."""
+        probabilities = {}
         if (regression := self._baselines.fitted.get("size")) is not None:
-            found["size"] = regression.probabilities(self.reduced.sizes, self._task)
+            probabilities["size"] = regression.probabilities(self.reduced.sizes, self._task)
         if "copy" in self._baselines.fitted:
-            found["copy"] = self._copies
+            probabilities["copy"] = self._copies
         columns = {
-            column_of(name, class_name): chances[:, k]
-            for name, chances in found.items()
+            column_of(name, class_name): values[:, k]
+            for name, values in probabilities.items()
             for k, class_name in enumerate(self._task.classes)
         }
         return pd.DataFrame(columns, index=range(len(self._copies)))
 
 
 def column_of(baseline: str, class_name: str) -> str:
-    """Name the column of ``predictions.csv`` with a baseline's probability of a class."""
+    """Return the name of the column of ``predictions.csv`` with a baseline's probability of a class."""
     return f"baseline_{baseline}_{class_name}"
 
 
-class _Part(NamedTuple):
+class _Labeled(NamedTuple):
     """Features (n, P) of samples, and their targets, as described in :class:`Task`."""
 
     numbers: np.ndarray
     targets: np.ndarray
 
 
-def _with_targets(numbers: Mapping[int, np.ndarray], part: Table) -> _Part:
-    known = sorted(index for index, row in numbers.items() if np.isfinite(row).all())
-    return _Part(np.stack([numbers[index] for index in known]), part.targets[known])
+def _with_targets(numbers: Mapping[int, np.ndarray], table: Table) -> _Labeled:
+    complete = sorted(index for index, row in numbers.items() if np.isfinite(row).all())
+    return _Labeled(np.stack([numbers[index] for index in complete]), table.targets[complete])
 
 
-def _fit(words: str, task: Task, train: _Part, held: _Part, edges: tuple[np.ndarray, ...] = ()) -> Regression:
-    mean, scale = (np.asarray(form(train.numbers, axis=0, dtype=np.float64)) for form in (np.mean, np.std))
+def _fit(words: str, task: Task, train: _Labeled, val: _Labeled, edges: tuple[np.ndarray, ...] = ()) -> Regression:
+    mean, scale = (np.asarray(statistic(train.numbers, axis=0, dtype=np.float64)) for statistic in (np.mean, np.std))
     scale[scale < _FLAT] = 1.0
-    ready = ((train.numbers - mean) / scale).astype(train.numbers.dtype)
+    standardized = ((train.numbers - mean) / scale).astype(train.numbers.dtype)
     shape = (len(STRENGTHS), len(task.classes))
-    weights, bias = np.zeros((*shape, ready.shape[1])), np.zeros(shape)
+    weights, bias = np.zeros((*shape, standardized.shape[1])), np.zeros(shape)
     for k in range(shape[1]) if task.kind != "binary" else task.scored:
         known, present = _truth(train.targets, k, task)
-        for number, (weight, shift) in enumerate(_regressions(ready[known], present)):
-            weights[number, k], bias[number, k] = weight, shift
-    fitted = [Regression(words, edges, mean, scale, *both) for both in zip(weights, bias, strict=True)]
-    return max(fitted, key=lambda one: _auroc(one.chances(held.numbers), held.targets, task))
+        for number, (weight, intercept) in enumerate(_regressions(standardized[known], present)):
+            weights[number, k], bias[number, k] = weight, intercept
+    candidates = [Regression(words, edges, mean, scale, *pair) for pair in zip(weights, bias, strict=True)]
+    return max(candidates, key=lambda regression: _auroc(regression.one_vs_rest(val.numbers), val.targets, task))
 
 
 def _regressions(numbers: np.ndarray, present: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
-    """Weights and bias for each of the ``STRENGTHS``; the class frequency if only one class is present."""
+    """Yield weights and bias for each of the ``STRENGTHS``; the class frequency if only one class is present."""
     if len(np.unique(present)) < 2:
-        share = (present.sum() + 0.5) / (len(present) + 1)
-        yield from [(np.zeros(numbers.shape[1]), float(logit(share)))] * len(STRENGTHS)
+        frequency = (present.sum() + 0.5) / (len(present) + 1)
+        yield from [(np.zeros(numbers.shape[1]), float(logit(frequency)))] * len(STRENGTHS)
         return
     model = LogisticRegression(max_iter=_STEPS, tol=1e-3, warm_start=True)
     with warnings.catch_warnings():
@@ -234,24 +232,24 @@ def _regressions(numbers: np.ndarray, present: np.ndarray) -> Iterator[tuple[np.
             yield model.coef_[0].copy(), float(model.intercept_[0])
 
 
-def _auroc(chances: np.ndarray, targets: np.ndarray, task: Task) -> float:
-    """Mean AUROC over classes with positives and negatives among these samples; 0 without any."""
+def _auroc(probabilities: np.ndarray, targets: np.ndarray, task: Task) -> float:
+    """Return the mean AUROC over classes with positives and negatives among these samples; 0 without any."""
     areas = []
     for k in task.scored:
         known, present = _truth(targets, k, task)
         if 0 < present.sum() < len(present):
-            areas.append(roc_auc_score(present, chances[known, k]))
+            areas.append(roc_auc_score(present, probabilities[known, k]))
     return float(np.mean(areas)) if areas else 0.0
 
 
 def _truth(targets: np.ndarray, k: int, task: Task) -> tuple[np.ndarray, np.ndarray]:
-    """Which samples have a known label of class ``k``, and whether these are positive."""
+    """Return which samples have a known label of class ``k``, and whether these are positive."""
     known = np.ones(len(targets), dtype=bool) if task.exclusive else ~np.isnan(targets[:, k])
     return known, targets[known] == k if task.exclusive else targets[known, k] == 1
 
 
 def _logarithms(sizes: np.ndarray) -> np.ndarray:
-    """Logarithms of the sides, of their product, and for two sides of height over width: ``(n, F)``."""
+    """Return logarithms of the sides, of their product, and for two sides of height over width: ``(n, F)``."""
     sides = np.log(np.maximum(sizes, 1))
     shape = sides[:, :1] - sides[:, 1:] if sides.shape[1] == 2 else sides[:, :0]
     return np.hstack([sides, sides.sum(axis=1, keepdims=True), shape])
@@ -261,14 +259,14 @@ def _edges(sizes: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(np.unique(np.quantile(column, _QUANTILES, method="nearest")) for column in _logarithms(sizes).T)
 
 
-def _in_bins(sizes: np.ndarray, edges: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Logarithms, and whether each is at or above, and above, each edge, so that a single exact size can be learned."""
+def _bin(sizes: np.ndarray, edges: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Return logarithms, and whether each is >= and > each edge, so that a single exact size can be learned."""
     numbers = _logarithms(sizes)
     bins = [
-        compared
-        for column, ends in zip(numbers.T, edges, strict=True)
-        for compared in (column[:, None] > ends - _FLAT, column[:, None] > ends + _FLAT)
+        above
+        for column, column_edges in zip(numbers.T, edges, strict=True)
+        for above in (column[:, None] > column_edges - _FLAT, column[:, None] > column_edges + _FLAT)
     ]
-    found = np.hstack([numbers, *bins])
-    found[np.isnan(sizes).any(axis=1)] = np.nan
-    return found
+    features = np.hstack([numbers, *bins])
+    features[np.isnan(sizes).any(axis=1)] = np.nan
+    return features

@@ -47,14 +47,14 @@ class Evaluation:
     """Result of an evaluation.
 
     Attributes:
-        metrics: By name.
-        scores: What they were computed from.
+        metrics: Metrics by name.
+        scores: Scores that the metrics were computed from.
         failed: Why images could not be read, by table row.
         report: Path of the report.
-        comparison: With another run, if requested.
+        comparison: Comparison with another run, if requested.
         left_out: Number of rows left out because the run was trained on them.
         baselines: Simpler models on the same samples.
-        split: The split that was measured.
+        split: The split that was evaluated.
     """
 
     metrics: dict[str, Metric]
@@ -68,7 +68,7 @@ class Evaluation:
 
 
 def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
-    """Measure a run on one split of its own table or another one, and write the results."""
+    """Evaluate a run on one split of its own table or another one, and write the results."""
     if options.table is not None and options.out is None:
         raise UserError("another table needs --out FOLDER, so that the run keeps its own results")
     refuse_identifiers(options)
@@ -77,20 +77,20 @@ def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
     table = open_table(run, options.table, options.image_root, label=options.label, labels=options.labels)
     left_out = 0
     if not options.include_training:
-        before = table
+        num_rows = len(table.frame)
         table, left_out = without_seen(run, table)
-        if left_out == len(before.frame):
+        if left_out == num_rows:
             raise UserError(
                 f"all {left_out} rows of {options.table} have files or patients that the run was trained on; use"
-                " other images, or measure these with --include-training, which tells nothing about new patients"
+                " other images, or evaluate these with --include-training, which says nothing about new patients"
             )
-    part = table.where(options.split)
-    if len(part.frame) == 0:
+    rows = table.where(options.split)
+    if len(rows.frame) == 0:
         raise UserError(f"the table has no row in split {options.split}; it has {_splits(table)}")
-    frame = _predicted(run, part, options, stored=options.table is None)
+    frame = _predictions(run, rows, options, stored=options.table is None)
     if options.out is not None:
         write_predictions(RunDirectory(options.out).predictions, frame, run)
-    comparison = _against(run, frame, part, options) if options.compare_with else None
+    comparison = _compare_with(run, frame, rows, options) if options.compare_with else None
     return write_results(run, table, frame, options, comparison=comparison, left_out=left_out)
 
 
@@ -121,29 +121,29 @@ def write_results(
     other_aurocs: dict[str, Metric] | None = None,
     left_out: int = 0,
 ) -> Evaluation:
-    """Measure the rows of ``frame`` and write ``metrics.json`` and ``report.html``.
+    """Compute the metrics of ``frame`` and write ``metrics.json`` and ``report.html``.
 
     Args:
         run: The calibrated run.
         table: The whole table, for the counts.
-        frame: Predictions of the split to measure.
+        frame: Predictions of the split to evaluate.
         options: Split, subgroups, bootstrap, output folder.
-        comparison: With another run.
+        comparison: Comparison with another run.
         maps: Saliency maps to show instead of ``options.maps`` computed ones.
-        other_aurocs: AUROC of other set-ups, by name, shown next to this one.
+        other_aurocs: AUROCs of other setups, by name, shown next to this one.
         left_out: Number of rows left out because the run was trained on them.
     """
     directory = RunDirectory(options.out or run.folder)
-    measured = options.table or run.table_path
-    scores = _readable(run, frame, options)
-    shown, notes = (maps, []) if maps else report_maps(run, table, frame, scores, options)
+    evaluated_table = options.table or run.table_path
+    scores = _readable_scores(run, frame, options)
+    map_images, map_notes = (maps, []) if maps else report_maps(run, table, frame, scores, options)
     seed, num_bootstrap = options.seed, options.num_bootstrap
     metrics = measure(
         scores, run.calibration.thresholds, seed=seed, num_bootstrap=num_bootstrap, prevalence=options.prevalence
     )
     baselines = compare_with_baselines(run, frame, scores, metrics, seed=seed, num_bootstrap=num_bootstrap)
     report = Report(
-        title=f"{run.config['model']['name']} on {measured.name}, {options.split} split",
+        title=f"{run.config['model']['name']} on {evaluated_table.name}, {options.split} split",
         metrics=metrics,
         scores=scores,
         comparisons=_comparisons(other_aurocs, options.compare_with, comparison, metrics),
@@ -152,8 +152,8 @@ def write_results(
         baseline_notes=baselines.notes,
         subgroups={column: _subgroup(column, table, frame, scores, run, options) for column in options.subgroups},
         images=worst_errors(run, table, frame, scores) if options.show_images else [],
-        maps=shown,
-        map_notes=notes,
+        maps=map_images,
+        map_notes=map_notes,
         **_facts(run, table, frame, options, left_out),
     )
     about = _about(run, frame, scores, options) | {"left_out_as_seen": left_out, "baselines": baselines.to_dict()}
@@ -165,7 +165,7 @@ def write_results(
 
 
 def _facts(run: Run, table: Table, frame: pd.DataFrame, options: EvaluateOptions, left_out: int) -> dict[str, Any]:
-    """Facts from :func:`report_facts`, and a note on rows that the run was trained on."""
+    """Return the facts of :func:`report_facts`, with a note on rows that the run was trained on."""
     facts = report_facts(run, table, frame)
     if left_out:
         facts["data_notes"].insert(0, f"{left_out} rows are left out: the run was trained on their files or patients.")
@@ -174,7 +174,7 @@ def _facts(run: Run, table: Table, frame: pd.DataFrame, options: EvaluateOptions
     return facts
 
 
-def _readable(run: Run, frame: pd.DataFrame, options: EvaluateOptions) -> Scores:
+def _readable_scores(run: Run, frame: pd.DataFrame, options: EvaluateOptions) -> Scores:
     scores = scores_of(frame, run)
     if len(scores) == 0:
         raise UserError(f"none of the {len(frame)} images of split {options.split} could be read; see: softfree check")
@@ -182,13 +182,13 @@ def _readable(run: Run, frame: pd.DataFrame, options: EvaluateOptions) -> Scores
 
 
 def _reasons(frame: pd.DataFrame) -> dict[int, str]:
-    """Why images could not be read, by table row."""
-    unread = frame[frame["status"] != "ok"]
-    return {int(row): str(reason) for row, reason in zip(unread["row"], unread["reason"], strict=True)}
+    """Return why images could not be read, by table row."""
+    failed = frame[frame["status"] != "ok"]
+    return {int(row): str(reason) for row, reason in zip(failed["row"], failed["reason"], strict=True)}
 
 
 def _about(run: Run, frame: pd.DataFrame, scores: Scores, options: EvaluateOptions) -> dict[str, Any]:
-    """Entries of ``metrics.json`` besides the metrics."""
+    """Return the entries of ``metrics.json`` besides the metrics."""
     return {
         "split": options.split,
         "task": run.task.kind,
@@ -205,7 +205,7 @@ def _splits(table: Table) -> str:
     return ", ".join(f"{count} in {name}" for name, count in counts.items())
 
 
-def _against(run: Run, frame: pd.DataFrame, part: Table, options: EvaluateOptions) -> Comparison:
+def _compare_with(run: Run, frame: pd.DataFrame, table: Table, options: EvaluateOptions) -> Comparison:
     assert options.compare_with is not None
     other = Run.load(options.compare_with)
     if other.task != run.task:
@@ -213,23 +213,23 @@ def _against(run: Run, frame: pd.DataFrame, part: Table, options: EvaluateOption
             f"--compare-with {options.compare_with}: it predicts {', '.join(other.task.classes)}, "
             f"this run {', '.join(run.task.classes)}; compare runs of one task"
         )
-    if learned := other.directory.trained_rows(part.keys):
+    if trained := other.directory.trained_rows(table.keys):
         raise UserError(
-            f"--compare-with {options.compare_with}: that run was trained on {learned} of the {len(part.frame)} rows;"
+            f"--compare-with {options.compare_with}: that run was trained on {trained} of the {len(table.frame)} rows;"
             " give the table a split column, or train one run with --split-from the other"
         )
     same_table = options.table is None and other.table_digest == run.table_digest
-    other_frame = _predicted(other, part, options, stored=same_table)
+    other_frame = _predictions(other, table, options, stored=same_table)
     readable = set(frame.loc[frame["status"] == "ok", "row"]) & set(
         other_frame.loc[other_frame["status"] == "ok", "row"]
     )
-    ours, theirs = (
-        scores_of(rows[rows["row"].isin(readable)].sort_values("row"), who)
-        for rows, who in ((frame, run), (other_frame, other))
+    scores, other_scores = (
+        scores_of(rows[rows["row"].isin(readable)].sort_values("row"), which)
+        for rows, which in ((frame, run), (other_frame, other))
     )
     return compare(
-        ours,
-        theirs,
+        scores,
+        other_scores,
         margin=options.margin,
         seed=options.seed,
         num_bootstrap=options.num_bootstrap,
@@ -249,25 +249,25 @@ def _subgroup(
     return by_group(scores, values, run.calibration.thresholds, seed=options.seed, num_bootstrap=options.num_bootstrap)
 
 
-def _predicted(run: Run, part: Table, options: EvaluateOptions, *, stored: bool) -> pd.DataFrame:
-    """Use the float32 predictions that training stored, if they are of these rows; otherwise predict."""
-    found = stored_rows(run, part) if stored and options.precision == "fp32" else None
-    if found is not None:
-        return found
-    known = read_baselines(run.directory.baselines)
-    baselines = None if known is None else BaselinePredictions(known, run.task, run.preprocessing, len(part.frame))
-    return predict_rows(run, part, options, baselines)
+def _predictions(run: Run, table: Table, options: EvaluateOptions, *, stored: bool) -> pd.DataFrame:
+    """Use the float32 predictions that training stored, if they cover these rows; otherwise predict."""
+    frame = stored_rows(run, table) if stored and options.precision == "fp32" else None
+    if frame is not None:
+        return frame
+    fitted = read_baselines(run.directory.baselines)
+    baselines = None if fitted is None else BaselinePredictions(fitted, run.task, run.preprocessing, len(table.frame))
+    return predict_rows(run, table, options, baselines)
 
 
 def _comparisons(
     other_aurocs: dict[str, Metric] | None,
-    against: Path | None,
+    other_run: Path | None,
     comparison: Comparison | None,
     metrics: dict[str, Metric],
 ) -> list[Compared]:
     rows = [Compared(name, metric) for name, metric in (other_aurocs or {}).items()]
-    if comparison is not None and against is not None:
+    if comparison is not None and other_run is not None:
         difference = comparison.differences["auroc"]
-        theirs = replace(metrics["auroc"], value=difference.b, low=np.nan, high=np.nan, reason="see the difference")
-        rows.append(Compared(against.name, theirs, comparison))
+        auroc = replace(metrics["auroc"], value=difference.b, low=np.nan, high=np.nan, reason="see the difference")
+        rows.append(Compared(other_run.name, auroc, comparison))
     return rows

@@ -17,14 +17,14 @@ def report_facts(run: Run, table: Table, frame: pd.DataFrame) -> dict[str, Any]:
     Args:
         run: The calibrated run.
         table: The whole table.
-        frame: Predictions of the split that is measured.
+        frame: Predictions of the evaluated split.
     """
     return {
         "notice": run.notice,
         "task": run.task,
         "data": count_rows(table),
         "data_notes": _notes(run, table, frame),
-        "cost": _cost_in_words(run.directory.read_cost()),
+        "cost": _describe_cost(run.directory.read_cost()),
         "thresholds": run.calibration.thresholds,
         "history": run.directory.read_history(),
         "command": run.config["command"],
@@ -36,15 +36,15 @@ def count_rows(table: Table) -> list[dict[str, Any]]:
     """Count images, patients and classes of each split."""
     rows = []
     for split in ("train", "val", "test"):
-        part = table.where(split)
+        split_table = table.where(split)
+        targets = split_table.targets
         row: dict[str, Any] = {
             "split": split,
-            "images": len(part.frame),
-            "patients": part.frame["patient"].nunique(),
+            "images": len(split_table.frame),
+            "patients": split_table.frame["patient"].nunique(),
         }
         for number, name in enumerate(table.task.classes):
-            exclusive = table.task.exclusive
-            row[name] = int((part.targets == number).sum() if exclusive else np.nansum(part.targets[:, number]))
+            row[name] = int((targets == number).sum() if table.task.exclusive else np.nansum(targets[:, number]))
         rows.append(row)
     return rows
 
@@ -56,8 +56,10 @@ def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
         notes.append(f"Training samples are augmented: {run.config['augmentation']}.")
     unreadable = int((frame["status"] != "ok").sum())
     if unreadable:
-        why = "; ".join(sorted(set(frame.loc[frame["status"] != "ok", "status"])))
-        notes.append(f"{unreadable} of {len(frame)} samples of this split could not be read and are left out: {why}.")
+        reasons = "; ".join(sorted(set(frame.loc[frame["status"] != "ok", "status"])))
+        notes.append(
+            f"{unreadable} of {len(frame)} samples of this split could not be read and are left out: {reasons}."
+        )
     left_out = run.config["table"].get("unreadable", 0)
     if left_out:
         notes.append(f"{left_out} training or validation samples could not be read and were left out.")
@@ -68,7 +70,7 @@ def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _cost_in_words(cost: dict[str, Any]) -> dict[str, str]:
+def _describe_cost(cost: dict[str, Any]) -> dict[str, str]:
     if not cost:
         return {}
     products = "unknown" if cost["multiply_adds"] is None else f"{cost['multiply_adds'] / 1e9:.2f} G"

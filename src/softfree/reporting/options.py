@@ -14,8 +14,8 @@ class EvaluateOptions(InferenceOptions):
     """Evaluation.
 
     Attributes:
-        table: Another table than the one the run was trained on; needs out. The run's own table, wherever it is now,
-            keeps the run's split. Rows whose file or patient the run was trained on are left out.
+        table: Another table than the one the run was trained on; needs out. The run's own table, even if moved, keeps
+            the run's split. Rows whose file or patient the run was trained on are left out.
         image_root: Folder that relative paths start from; default: the table's folder.
         label: Column with the class of each image; default: as in training.
         labels: Several 0/1 columns; default: as in training.

@@ -1,4 +1,4 @@
-"""Maps for the report: the most informative samples, each next to itself under its maps."""
+"""Saliency maps for the report: the most informative samples, each next to an overlay of its maps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from softfree.streaming.adaptive import AdaptiveForward
 from softfree_runtime.core.errors import ReadError, UserError
 
 _SIDE = 384  # pixels of the longer side on the page
-_READ = 2 * _SIDE  # pixels of the image before it is reduced to that
+_RENDER_SIDE = 2 * _SIDE  # the same before reduction
 
 
 def report_maps(
@@ -29,18 +29,18 @@ def report_maps(
 ) -> tuple[list[Thumbnail], list[str]]:
     """Draw maps of the first ``options.maps`` samples of :func:`~softfree.evaluation.examples.telling_cases`.
 
-    The images hold pixels of the samples and nothing that identifies them. A sample that can no longer be read, or
+    The images contain pixels of the samples and nothing that identifies them. A sample that can no longer be read, or
     does not fit in memory, is skipped.
 
     Args:
         run: The run.
-        table: Names the files.
+        table: The table with the files.
         frame: Predictions, as in ``predictions.csv``.
-        scores: Of the readable rows of ``frame``.
-        options: How many maps, and how to stream what does not fit.
+        scores: Scores of the readable rows of ``frame``.
+        options: Number of maps, and how to stream samples that do not fit.
 
     Returns:
-        The images, and sentences on what they mean; or none, and one sentence that says why.
+        The images, and sentences on their meaning; or none, and one sentence with the reason.
 
     Raises:
         UserError: The number of maps is negative.
@@ -54,33 +54,33 @@ def report_maps(
     except UserError as error:
         return [], [f"No maps: {error}."]
     adaptive = AdaptiveForward(run.model.to(best_device()), options, options.precision)
-    drawn: list[tuple[Case, Thumbnail, tuple[Map, ...]]] = []
+    examples: list[tuple[Case, Thumbnail, tuple[Map, ...]]] = []
     for case in telling_cases(scores, run.calibration.thresholds or None):
         try:
-            drawn.append((case, *_map_of(run, opener, adaptive, table, frame, case)))
+            examples.append((case, *_explain(run, opener, adaptive, table, frame, case)))
         except (ReadError, torch.OutOfMemoryError):
             continue
-        if len(drawn) == options.maps:
+        if len(examples) == options.maps:
             break
-    drawn.sort(key=lambda example: SORTS.index(example[0].sort))
-    return [thumbnail for _, thumbnail, _ in drawn], _notes([maps for _, _, maps in drawn])
+    examples.sort(key=lambda example: SORTS.index(example[0].sort))
+    return [thumbnail for _, thumbnail, _ in examples], _notes([maps for _, _, maps in examples])
 
 
-def _map_of(
+def _explain(
     run: Run, opener: SampleOpener, adaptive: AdaptiveForward, table: Table, frame: pd.DataFrame, case: Case
 ) -> tuple[Thumbnail, tuple[Map, ...]]:
     row = int(frame.loc[frame["status"] == "ok", "row"].iloc[case.index])
     sample = opener(*table.sources_by_row()[row])
     maps = explain_pair(run, sample.tensor, adaptive, target=case.k)
-    rendered = sample.render(maps, _READ)
+    rendered = sample.render(maps, _RENDER_SIDE)
     labels = [f"{method_title(map_)}. {prediction_text(run, map_)}" for map_ in maps]
-    plain, painted, *others = rendered.thumbnails([map_.signed for map_ in maps], labels, _SIDE)
+    plain, overlay, *others = rendered.thumbnails([map_.signed for map_ in maps], labels, _SIDE)
     caption = " ".join(
         [f"{case.sort}: {case.words}. Red is evidence for {run.task.classes[case.k]}.", *agreement_sentences(maps)]
     )
     if len(sample.tensor.shape) == 4:  # one slice is shown
         caption += f" {rendered.note.capitalize()}."
-    return Thumbnail(painted, caption, plain, tuple(others)), maps
+    return Thumbnail(overlay, caption, plain, tuple(others)), maps
 
 
 def _notes(map_pairs: list[tuple[Map, ...]]) -> list[str]:
@@ -88,7 +88,7 @@ def _notes(map_pairs: list[tuple[Map, ...]]) -> list[str]:
         return ["No maps: none of the samples could be read."]
     return [
         "A map shows what the model used, not what is diseased. The samples were selected by the confidence of the "
-        "model, not by how their maps look. On the left is the sample, next to it the same under its maps: red is "
+        "model, not by how their maps look. On the left is the sample, next to it the sample with its maps: red is "
         "evidence for the class, blue against it; each color scale ends at the largest value of its map; parts that "
         "the model did not see are darkened.",
         *dict.fromkeys(map_.description for maps in map_pairs for map_ in maps),

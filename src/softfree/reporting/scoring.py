@@ -45,7 +45,7 @@ def open_table(
         labels: Several columns; default: as in training.
 
     Raises:
-        UserError: The table is missing, or has changed since training and is not given as ``path``.
+        UserError: The run's own table is missing or has changed since training.
     """
     if path is None:
         return own_table(run, how=f"softfree evaluate {run.folder} TABLE --out FOLDER")
@@ -61,23 +61,23 @@ def own_table(run: Run, moved: Path | None = None, *, how: str) -> Table:
 
     Args:
         run: The run.
-        moved: Where it is now; default: where it was.
-        how: The command that tells where it is now, for messages.
+        moved: Its new path, if it was moved.
+        how: The command to pass its new path with, for messages.
 
     Raises:
         UserError: It is missing, or its content has changed.
     """
     options = run.config["options"]
-    source = moved or Path(options["table"] or "table.csv")
-    if not source.exists():
-        was = ": no such table" if moved else ", which the run was trained on, is not there any more"
-        raise UserError(f"{source}{was}; say where it is now: {how}")
+    path = moved or Path(options["table"] or "table.csv")
+    if not path.exists():
+        problem = ": no such table" if moved else ", which the run was trained on, no longer exists"
+        raise UserError(f"{path}{problem}; pass its new path: {how}")
     # The images may have been moved together with the table.
-    stated = Path(options["image_root"]) if options["image_root"] else None
-    table = _read(run, source, None if moved and stated and not stated.exists() else stated, own=True)
+    image_root = Path(options["image_root"]) if options["image_root"] else None
+    table = _read(run, path, None if moved and image_root and not image_root.exists() else image_root, own=True)
     if not _is_own(run, table):
-        was = "is not the one that" if moved else "has changed since"
-        raise UserError(f"{source} {was} the run was trained on{'' if moved else ' it'}; name the right one: {how}")
+        problem = "is not the table that" if moved else "has changed since"
+        raise UserError(f"{path} {problem} the run was trained on{'' if moved else ' it'}; pass the right one: {how}")
     return table
 
 
@@ -94,7 +94,7 @@ def _read(
     *,
     own: bool = False,
 ) -> Table:
-    """Read a table with the run's classes; its own one has the run's split, another one without splits is all test."""
+    """Read a table with the run's classes; its own table has the run's split, another without splits is all test."""
     options = run.config["options"]
     labels = labels or (None if label else options["labels"])
     all_test = {"val_fraction": 0.0, "test_fraction": 1.0}
@@ -123,8 +123,8 @@ def without_seen(run: Run, table: Table) -> tuple[Table, int]:
     seen = read_seen_rows(run.directory.seen)
     if seen is None:
         return table, 0
-    known = seen.rows(table.frame)
-    return table.take(np.flatnonzero(~known)), int(known.sum())
+    is_seen = seen.rows(table.frame)
+    return table.take(np.flatnonzero(~is_seen)), int(is_seen.sum())
 
 
 def predict_rows(
@@ -150,7 +150,7 @@ def predict_rows(
 
 
 def scores_of(frame: pd.DataFrame, run: Run) -> Scores:
-    """Calibrated scores of the readable rows of a predictions frame."""
+    """Return the calibrated scores of the readable rows of a predictions frame."""
     task = run.task
     frame = frame[frame["status"] == "ok"]
     targets = frame["target"].to_numpy() if task.exclusive else frame[[f"target_{c}" for c in task.classes]].to_numpy()
@@ -159,7 +159,7 @@ def scores_of(frame: pd.DataFrame, run: Run) -> Scores:
 
 
 def calibrate(run: Run, validation: pd.DataFrame) -> Run:
-    """Fit the temperature, then choose the thresholds, on validation rows; store both with the run."""
+    """Fit the temperature, then choose the thresholds, on validation rows; store both in the run."""
     readable = validation[validation["status"] == "ok"]
     run = replace(run, calibration=Calibration())
     logits = readable[[f"logit_{c}" for c in run.task.classes]].to_numpy()
@@ -176,8 +176,8 @@ def write_predictions(path: Path, frame: pd.DataFrame, run: Run) -> None:
         complete.to_csv(temporary, index=False)
 
 
-def stored_rows(run: Run, part: Table) -> pd.DataFrame | None:
-    """Predictions written at the end of training, if they cover exactly these rows."""
+def stored_rows(run: Run, table: Table) -> pd.DataFrame | None:
+    """Return the predictions written at the end of training, if they cover exactly these rows."""
     directory = run.directory
     if not directory.predictions.is_file() or not directory.is_unchanged(directory.predictions):
         return None
@@ -187,6 +187,6 @@ def stored_rows(run: Run, part: Table) -> pd.DataFrame | None:
         return None  # damaged: predict again
     if not {"row", "status", "reason"} <= set(frame.columns):
         return None
-    frame = frame[frame["row"].isin(part.frame["row"])].reset_index(drop=True)
-    same = len(frame) == len(part.frame) and set(frame["row"]) == set(part.frame["row"])
-    return frame[[c for c in frame if not str(c).startswith(("p_", "raw_", "predicted"))]] if same else None
+    frame = frame[frame["row"].isin(table.frame["row"])].reset_index(drop=True)
+    is_same = len(frame) == len(table.frame) and set(frame["row"]) == set(table.frame["row"])
+    return frame[[c for c in frame if not str(c).startswith(("p_", "raw_", "predicted"))]] if is_same else None

@@ -19,16 +19,16 @@ from softfree.inference.run import Run
 from softfree.reporting.baseline_comparison import BaselineComparison
 from softfree.reporting.evaluate import Evaluation
 
-_SHOWN = 10
-console = Console(markup=False)  # names of classes and folders may hold brackets
+_MAX_ERRORS = 10
+console = Console(markup=False)  # names of classes and folders may contain brackets
 
 
 def print_training(run: Run, evaluation: Evaluation | None) -> None:
-    """Print the metrics of a finished training and the next steps.
+    """Print the metrics of a finished run and the next steps.
 
     Args:
         run: The run.
-        evaluation: What was measured; None for a training that had already finished.
+        evaluation: Its evaluation; None if training had already finished.
     """
     if evaluation is not None:
         scores = evaluation.scores
@@ -50,15 +50,17 @@ def print_evaluation(evaluation: Evaluation) -> None:
         )
     if evaluation.comparison is not None:
         console.print(evaluation.comparison.verdict, highlight=False)
-    for row, reason in list(evaluation.failed.items())[:_SHOWN]:
+    for row, reason in list(evaluation.failed.items())[:_MAX_ERRORS]:
         console.print(f"row {row} left out: {reason}", highlight=False, markup=False)
-    if len(evaluation.failed) > _SHOWN:
-        console.print(f"and {len(evaluation.failed) - _SHOWN} more rows left out; see: softfree check", highlight=False)
+    if len(evaluation.failed) > _MAX_ERRORS:
+        console.print(
+            f"and {len(evaluation.failed) - _MAX_ERRORS} more rows left out; see: softfree check", highlight=False
+        )
     console.print(f"Report: {evaluation.report}", highlight=False)
 
 
 def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """The same as :func:`print_evaluation` prints, for JSON."""
+    """Return what :func:`print_evaluation` prints, for JSON."""
     return {
         "n": len(evaluation.scores),
         "left_out_as_seen": evaluation.left_out,
@@ -91,11 +93,11 @@ def print_models(pattern: str, *, as_json: bool = False) -> None:
 
 
 def _print_baselines(baselines: BaselineComparison) -> None:
-    """Print what simpler models reach on the same samples."""
+    """Print the AUROC of simpler models on the same samples."""
     for row in baselines.rows:
         assert row.comparison is not None
         difference = _with_interval(row.comparison.differences["auroc"])
-        text = f"Regression on {row.name}: AUROC {_with_interval(row.auroc)}; the model's minus this: {difference}"
+        text = f"Regression on {row.name}: AUROC {_with_interval(row.auroc)}; model minus regression: {difference}"
         console.print(text, highlight=False, soft_wrap=True)
     for sentence in baselines.warnings:
         console.print(sentence, style="yellow", highlight=False, soft_wrap=True)

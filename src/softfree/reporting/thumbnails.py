@@ -18,11 +18,11 @@ from softfree_runtime.core.task import Task
 from softfree_runtime.readers import read_image
 from softfree_runtime.sources.sample_source import file_of
 
-MOST = 12  # images in a report
+MAX_IMAGES = 12  # in a report
 
 
 def worst_errors(run: Run, table: Table, frame: pd.DataFrame, scores: Scores) -> list[Thumbnail]:
-    """The images that the model was most wrong about."""
+    """Return the images that the model was most wrong about."""
     readable = frame[frame["status"] == "ok"].reset_index(drop=True)
     if run.task.exclusive:
         truth = scores.targets.astype(int)
@@ -33,7 +33,7 @@ def worst_errors(run: Run, table: Table, frame: pd.DataFrame, scores: Scores) ->
     wrong = _wrong(run, scores)
     sources = table.sources_by_row()
     thumbnails = []
-    for index in np.argsort(probability)[:MOST]:
+    for index in np.argsort(probability)[:MAX_IMAGES]:
         row = int(readable["row"][index])
         source, number = sources[row]
         png = thumbnail(file_of(source).path, number)
@@ -45,7 +45,7 @@ def worst_errors(run: Run, table: Table, frame: pd.DataFrame, scores: Scores) ->
 
 
 def _wrong(run: Run, scores: Scores) -> list[bool]:
-    """Which images are labeled wrongly at the run's thresholds."""
+    """Return which images are labeled incorrectly at the run's thresholds."""
     labels = [predicted_label(row, run.task, run.calibration.thresholds) for row in scores.probabilities]
     if run.task.exclusive:
         return [label != run.task.classes[int(t)] for label, t in zip(labels, scores.targets, strict=True)]
@@ -62,7 +62,7 @@ def _truth(task: Task, scores: Scores, index: int) -> str:
 
 
 def thumbnail(file: str, frame: int | None = None, side: int = 256) -> bytes | None:
-    """A small PNG of a file, or None if it cannot be read."""
+    """Return a small PNG of a file, or None if it cannot be read."""
     try:
         unit = read_image(file, frame=frame).unit()
     except ReadError:

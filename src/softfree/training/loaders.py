@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from softfree.core.options import TrainOptions
-from softfree.data.audit.near_duplicates import MOST
+from softfree.data.audit.near_duplicates import MAX_IMAGES
 from softfree.data.dataset import EpochSampler, Sample, SampleDataset, choose_cache
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.registry import MODALITIES
@@ -73,7 +73,7 @@ def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptio
             cache=choose_cache(options.cache, count, split_preprocessing),
         )
         reduced[split] = Reduced(
-            len(dataset), preprocessing, drawn(len(dataset), options.seed), thumbnails=len(table.frame) <= MOST
+            len(dataset), preprocessing, drawn(len(dataset), options.seed), thumbnails=len(table.frame) <= MAX_IMAGES
         )
         errors = dataset.read_all(
             f"Reading {len(dataset)} samples ({split})",

@@ -15,7 +15,7 @@ from softfree.core.flops import multiply_adds
 from softfree.core.options import Split, TrainOptions
 from softfree.core.progress import console
 from softfree.data.audit.checks import counted
-from softfree.data.audit.near_duplicates import MOST, find_pairs
+from softfree.data.audit.near_duplicates import MAX_IMAGES, find_pairs
 from softfree.data.reduced import Reduced
 from softfree.data.table import Table
 from softfree.inference.run import Run
@@ -60,7 +60,7 @@ def measure_run(options: TrainOptions, table: Table, samples: TrainingSamples) -
         progress=options.progress,
         **options.streaming,
     )
-    few = len(table.frame) <= MOST
+    few = len(table.frame) <= MAX_IMAGES
     simpler = {
         split: BaselinePredictions(
             baselines, run.task, run.preprocessing, len(table.where(split).frame), thumbnails=few

@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 
 from softfree.data.audit.audit import audit
 from softfree.data.audit.checks import find_near_duplicates, near_notes, near_pairs
-from softfree.data.audit.near_duplicates import MOST, SIDE, find_pairs, thumbnail
+from softfree.data.audit.near_duplicates import MAX_IMAGES, SIDE, find_pairs, thumbnail
 from softfree.data.audit.probe import Probe
 from softfree.data.table import Table, read_table
 from softfree_runtime.core.task import Task
@@ -152,8 +152,8 @@ def test_what_is_equal_to_the_pixel_is_named_once():
 
 
 def test_beyond_a_number_it_says_that_none_are_looked_for():
-    frame = pd.DataFrame({"split": ["train"] * (MOST + 1)})
-    table = Table(frame, Task("binary", ("a", "b")), np.zeros(MOST + 1), "/", None)
+    frame = pd.DataFrame({"split": ["train"] * (MAX_IMAGES + 1)})
+    table = Table(frame, Task("binary", ("a", "b")), np.zeros(MAX_IMAGES + 1), "/", None)
     assert near_notes(table, []) == ("nearly identical images are only searched for among up to 50,000 images",)
     assert list(find_near_duplicates(table, [])) == []
 

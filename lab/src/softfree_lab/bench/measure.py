@@ -18,7 +18,7 @@ from softfree.planning.work import Work
 from softfree_lab.bench.cases import TOLERANCES, BenchCase, numerical_error
 from softfree_lab.bench.worker import Worker
 
-MOST_ROUNDS = 25
+MAX_ROUNDS = 25
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def run_in_turn(group: Group, budget: Budget) -> None:
         for case, worker in list(waiting.items()):
             times = group.times[case]
             times.append(worker.run())
-            if len(times) >= MOST_ROUNDS or (len(times) >= 3 and sum(times) > budget.seconds):
+            if len(times) >= MAX_ROUNDS or (len(times) >= 3 and sum(times) > budget.seconds):
                 del waiting[case]
             elif len(times) < 3 and sum(times) > 10 * budget.seconds:
                 del waiting[case]  # long enough that its spread does not matter

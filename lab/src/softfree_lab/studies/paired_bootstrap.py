@@ -10,7 +10,7 @@ import numpy as np
 from softfree.evaluation.bootstrap import distribution
 from softfree.evaluation.intervals import Interval, bias_corrected, no_interval
 from softfree.evaluation.metric_specs import quantities
-from softfree.evaluation.metrics import draws_of, independent, most_left_out, resampled
+from softfree.evaluation.metrics import draws_of, independent, max_left_out, resampled
 from softfree.evaluation.scores import Scores
 
 
@@ -24,19 +24,19 @@ class BootstrapEstimate:
     Attributes:
         value: Value over all samples.
         replicates: ``(num_bootstrap,)``, NaN if a resample lacked a class.
-        most_left_out: Share of such resamples above which there is no interval.
+        max_left_out: Share of such resamples above which there is no interval.
         reason: Why there is no interval whatever the replicates are; None if there may be one.
         patients: Number of independent patients, see :func:`~softfree.evaluation.metrics.independent`.
     """
 
     value: float
     replicates: np.ndarray
-    most_left_out: float
+    max_left_out: float
     reason: str | None = None
     patients: int | None = None
 
     def __sub__(self, other: BootstrapEstimate) -> BootstrapEstimate:
-        most = min(self.most_left_out, other.most_left_out)
+        most = min(self.max_left_out, other.max_left_out)
         reason = self.reason or other.reason
         return BootstrapEstimate(
             self.value - other.value, self.replicates - other.replicates, most, reason, _fewer([self, other])
@@ -47,7 +47,7 @@ class BootstrapEstimate:
         if self.reason or np.isnan(self.value):
             return no_interval("", self.reason or "no value")
         method = "bootstrap over patients"
-        return bias_corrected(self.value, self.replicates, level, method, self.most_left_out, self.patients)
+        return bias_corrected(self.value, self.replicates, level, method, self.max_left_out, self.patients)
 
 
 def bootstrap(scores: Scores, names: Sequence[str], *, num_bootstrap: int, seed: int) -> dict[str, BootstrapEstimate]:
@@ -64,7 +64,7 @@ def bootstrap(scores: Scores, names: Sequence[str], *, num_bootstrap: int, seed:
             estimates[name] = BootstrapEstimate(
                 items[name].value,
                 draws_of(items[name], name, leaves),
-                most_left_out(items[name], leaves),
+                max_left_out(items[name], leaves),
                 patients=independent(items[name], items, scores),
             )
     return estimates
@@ -75,7 +75,7 @@ def mean(items: Sequence[BootstrapEstimate]) -> BootstrapEstimate:
     value = float(np.mean([item.value for item in items]))
     reason = next((item.reason for item in items if item.reason), None)
     replicates = np.mean([item.replicates for item in items], axis=0)
-    return BootstrapEstimate(value, replicates, min(item.most_left_out for item in items), reason, _fewer(items))
+    return BootstrapEstimate(value, replicates, min(item.max_left_out for item in items), reason, _fewer(items))
 
 
 def _fewer(items: Sequence[BootstrapEstimate]) -> int | None:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from softfree.data.audit.confounds import Confound
-from softfree.data.audit.near_duplicates import MOST, Pair, find_pairs
+from softfree.data.audit.near_duplicates import MAX_IMAGES, Pair, find_pairs
 from softfree.data.table import SPLITS, Table, patients_across_splits
 from softfree_runtime.core.errors import shortened
 from softfree_runtime.sources.identity import one_slip_apart
@@ -201,7 +201,7 @@ _NAMED = 3
 def near_pairs(probes: pd.DataFrame) -> list[Pair]:
     """Find pairs of readable images, by their positions in the table, that are nearly identical but not equal."""
     positions = np.flatnonzero(probes["thumbnail"].notna())
-    if not 1 < len(positions) <= MOST:
+    if not 1 < len(positions) <= MAX_IMAGES:
         return []
     digests = probes["pixel_digest"].to_numpy()
     thumbnail_pairs = find_pairs(np.stack(list(probes["thumbnail"].iloc[positions])))
@@ -222,8 +222,8 @@ def find_near_duplicates(table: Table, pairs: Sequence[Pair]) -> Iterator[Proble
 
 def near_notes(table: Table, pairs: Sequence[Pair]) -> tuple[str, ...]:
     """Return notes on pairs in one split with one label, and on tables too large to search."""
-    if len(table.frame) > MOST:
-        return (f"nearly identical images are only searched for among up to {MOST:,} images",)
+    if len(table.frame) > MAX_IMAGES:
+        return (f"nearly identical images are only searched for among up to {MAX_IMAGES:,} images",)
     splits, labels = table.frame["split"].to_numpy(), targets_as_bytes(table)
     own = [p for p in pairs if splits[p.first] == splits[p.second] and labels[p.first] == labels[p.second]]
     if not own:

@@ -15,7 +15,7 @@ from softfree_runtime.core.task import Task
 
 FEATURES = ("width", "height", "aspect ratio", "pixel count", "file size", "bytes per pixel", "color rather than gray")
 THRESHOLD = 0.6
-FEWEST = 10  # minimum number of patients with and without a class for a warning
+MIN_PATIENTS = 10  # minimum number of patients with and without a class for a warning
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def find_confounds(features: pd.DataFrame, task: Task, targets: np.ndarray, pati
         present = targets == number if task.exclusive else targets[:, number] == 1
         absent = ~present if task.exclusive else targets[:, number] == 0
         sides = len(np.unique(patients[present])), len(np.unique(patients[absent]))
-        if min(sides) < FEWEST:
+        if min(sides) < MIN_PATIENTS:
             continue
         for name in features:
             values = features[name].to_numpy()

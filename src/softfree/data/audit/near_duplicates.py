@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 SIDE = 64
 COARSE = 32  # side of the thumbnails in the comparison of all pairs
-MOST = 50_000
+MAX_IMAGES = 50_000
 """Maximum number of images; the number of pairs grows with its square."""
 ALIKE = 0.93
 """Minimum correlation of fine structure of near duplicates. Of distinct pairs the highest was 0.61 among 640 blood
@@ -25,8 +25,8 @@ cells, 0.66 among 240 chest radiographs, 0.86 among 1324 dermoscopic images and 
 which :func:`_chance` asks for 0.97. The same image with noise, as JPEG of quality 50 or at half its size had 0.96 or
 more. All four pairs above it among the dermoscopic images were confirmed to be one lesion."""
 _CANDIDATE = 0.6  # minimum for a closer comparison
-_MOST_COMPARED = 5_000  # maximum number of pairs in the closer comparison
-_MOST_PAIRS = 100_000  # maximum number of pairs
+_MAX_COMPARED = 5_000  # maximum number of pairs in the closer comparison
+_MAX_PAIRS = 100_000  # maximum number of pairs
 _SHIFT = 3  # of SIDE, in each direction
 _BLOCK = 2_000
 _SAMPLE = 1_000
@@ -68,7 +68,7 @@ def find_pairs(thumbnails: np.ndarray) -> list[Pair]:
     """Find pairs of near duplicates, the most similar first.
 
     Args:
-        thumbnails: uint8 ``(n, SIDE, SIDE)`` of :func:`thumbnail`, at most ``MOST``; constant ones have no pair.
+        thumbnails: uint8 ``(n, SIDE, SIDE)`` of :func:`thumbnail`, at most ``MAX_IMAGES``; constant ones have no pair.
     """
     shown = np.flatnonzero(thumbnails.any(axis=(1, 2)))
     if len(shown) < 2:
@@ -79,7 +79,7 @@ def find_pairs(thumbnails: np.ndarray) -> list[Pair]:
     threshold = max(ALIKE, expected)
     pairs = _highest(rows, max(_CANDIDATE, expected))
     sure = [pair for pair in pairs if pair.similarity >= threshold]
-    unsure = sorted((pair for pair in pairs if pair.similarity < threshold), key=_by_similarity)[:_MOST_COMPARED]
+    unsure = sorted((pair for pair in pairs if pair.similarity < threshold), key=_by_similarity)[:_MAX_COMPARED]
     confirmed = (pair for pair in _compared_closely(thumbnails, unsure) if pair.similarity >= threshold)
     numbered = (Pair(int(shown[first]), int(shown[second]), value) for first, second, value in (*sure, *confirmed))
     return sorted(numbered, key=_by_similarity)
@@ -130,8 +130,8 @@ def _highest(rows: np.ndarray, least: float) -> list[Pair]:
     pairs: list[Pair] = []
     for block in _blocks(rows, least):
         pairs += block
-        if len(pairs) > _MOST_PAIRS:
-            pairs = sorted(pairs, key=_by_similarity)[:_MOST_PAIRS]
+        if len(pairs) > _MAX_PAIRS:
+            pairs = sorted(pairs, key=_by_similarity)[:_MAX_PAIRS]
     return pairs
 
 
@@ -143,8 +143,8 @@ def _blocks(rows: np.ndarray, least: float) -> Iterator[list[Pair]]:
                 products = np.triu(products, 1)
             row_index, column_index = np.nonzero(products >= least)
             values = products[row_index, column_index]
-            if len(values) > _MOST_PAIRS:
-                best = np.argpartition(-values, _MOST_PAIRS)[:_MOST_PAIRS]
+            if len(values) > _MAX_PAIRS:
+                best = np.argpartition(-values, _MAX_PAIRS)[:_MAX_PAIRS]
                 row_index, column_index, values = row_index[best], column_index[best], values[best]
             yield [
                 Pair(int(a) + start, int(b) + other, float(v))

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from softfree.core.progress import tracked
-from softfree.data.audit.near_duplicates import MOST, thumbnail
+from softfree.data.audit.near_duplicates import MAX_IMAGES, thumbnail
 from softfree.data.table import frame_numbers
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.core.extras import missing_library
@@ -273,7 +273,7 @@ def probe_all(frame: pd.DataFrame, *, num_workers: int, progress: bool) -> list[
             apply = map if pool is None else pool.map
             for start in range(0, len(files), _CHUNK):
                 for facts in apply(probe, files[start : start + _CHUNK], frames[start : start + _CHUNK]):
-                    yield facts if len(files) <= MOST else replace(facts, thumbnail=None)
+                    yield facts if len(files) <= MAX_IMAGES else replace(facts, thumbnail=None)
 
     shown = tracked(results(), "Reading samples", total=len(files), shown=progress)
     return list(shown)

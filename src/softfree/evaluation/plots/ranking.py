@@ -14,7 +14,7 @@ from softfree.evaluation.bootstrap import patient_weights
 from softfree.evaluation.plots.style import DASHES, MUTED, RULE, SERIES, figure, legend_below, short, square, styled
 from softfree.evaluation.scores import Scores, undefined_reason
 
-MOST_POINTS = 400
+MAX_POINTS = 400
 GRID = np.linspace(0, 1, 101)
 Curve = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -106,5 +106,5 @@ def _draw(axes: Axes, scores: Scores, areas: dict[int, float], curve: Curve, nam
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    keep = np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST_POINTS)).round().astype(int))
+    keep = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_POINTS)).round().astype(int))
     return x[keep], y[keep]
