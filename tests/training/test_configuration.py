@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from softfree.data.folds import assign_folds, write_folds
 from softfree.data.split_file import write_split
+from softfree.data.table import read_table
 from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
 from softfree.training.configuration import check_options, configuration, options_of, read_training_table
@@ -81,3 +84,38 @@ def test_a_training_goes_on_with_the_split_that_was_drawn(options_for, small_tab
         read_training_table(options_for(), tmp_path)
     write_split(tmp_path / "split.csv", begun)
     assert read_training_table(options_for(), tmp_path).frame["split"].tolist() == begun.frame["split"].tolist()
+
+
+def test_a_fold_replaces_the_split_of_the_table(options_for, small_table: Path, tmp_path: Path) -> None:
+    whole = read_table(small_table)
+    folds, fold_file = assign_folds(whole, 3), tmp_path / "folds.json"
+    write_folds(fold_file, whole, folds)
+    options = options_for(fold_file=fold_file, fold=2)
+    table = read_training_table(options)
+    held = whole.frame["row"][folds.numbers[0] == 1]
+    assert set(table.where("val").frame["row"]) == set(held)
+    assert len(table.frame) == (whole.frame["split"] != "test").sum()
+    directory = RunDirectory(tmp_path / "run")
+    directory.root.mkdir()
+    directory.write_config(configuration(options, table, create_preprocessing(options, table.sources), None))
+    write_split(directory.split, table)
+    fold_file.unlink()  # a run is complete without it
+    again = read_training_table(options, directory.root)
+    assert again.frame[["row", "split"]].equals(table.frame[["row", "split"]])
+    assert again.split_made == table.split_made
+    write_folds(fold_file, replace(whole, keys=[f"{key}, another" for key in whole.keys]), folds)
+    with pytest.raises(UserError, match=r"folds.json was made for another table: it knows no row of .*table.csv"):
+        read_training_table(options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"fold": 1}, "--fold needs --fold-file"),
+        ({"fold_file": Path("folds.json")}, "--fold-file needs --fold"),
+        ({"fold_file": Path("folds.json"), "fold": 1, "split_from": Path("run")}, "use only one of them"),
+    ],
+)
+def test_a_fold_needs_its_file_and_no_other_split(options_for, changes: dict, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        check_options(options_for(**changes))

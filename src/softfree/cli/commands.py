@@ -40,9 +40,10 @@ def _check(parsed: Namespace) -> int:
     from softfree.data.audit.audit import audit
     from softfree.data.samples import with_resolution
     from softfree.data.table import read_table
-    from softfree.inference.run_directory import RunDirectory
+    from softfree.inference.run_directory import check_fold, known_split
 
     options = fill(CheckOptions, parsed)
+    check_fold(options)
     table = read_table(
         parsed.table,
         label=options.label,
@@ -51,7 +52,7 @@ def _check(parsed: Namespace) -> int:
         image_root=options.image_root,
         seed=options.seed,
         strict_patients=False,
-        known=None if options.split_from is None else RunDirectory(options.split_from).read_split(),
+        known=known_split(options),
     )
     progress = options.progress and not parsed.json
     report = audit(with_resolution(table), num_workers=options.num_workers, progress=progress, strict=options.strict)

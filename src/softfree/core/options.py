@@ -25,6 +25,9 @@ class TableOptions:
         seed: Seed of the split (if the table has none), the initial weights, the order and the augmentation.
         split_from: Run directory whose split is reused for a table without one; patients it did not have are assigned
             at random.
+        fold_file: Folds of a cross-validation (folds.json, as softfree auto writes it), used in place of any split.
+        fold: Number of the fold that is held out, from 1.
+        repeat: Number of the draw of folds, from 1.
     """
 
     label: str = "label"
@@ -33,6 +36,9 @@ class TableOptions:
     image_root: Path | None = None
     seed: int = 0
     split_from: Path | None = None
+    fold_file: Path | None = None
+    fold: int | None = None
+    repeat: int = 1
 
 
 @dataclass(kw_only=True)

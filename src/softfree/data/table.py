@@ -32,6 +32,8 @@ _MANY_ROWS = 20
 class KnownSplit(Protocol):
     """A split that was drawn before; see :class:`softfree.data.split_file.RunSplit`."""
 
+    whole: bool
+
     def splits_of(self, keys: Iterable[str]) -> list[str]:
         """Give the splits of patients by their names; empty for unknown ones."""
 
@@ -130,7 +132,8 @@ def read_table(
         val_fraction: Fraction of the images for validation, if the table has no split.
         test_fraction: Fraction of the images for testing; 1 makes everything a test set.
         strict_patients: Refuse a patient in two splits; an audit reports them instead.
-        known: Earlier split of patients, used if the table has none; other patients are drawn.
+        known: Earlier split of patients, used if the table has none; other patients are drawn. A whole one is used
+            in any case, and other patients are left out.
 
     Raises:
         UserError: Names lines of the file, never a patient.
@@ -160,7 +163,10 @@ def read_table(
     keys: list[str] = named.tolist()
     frame["patient"] = pd.factorize(named)[0].astype(np.int64)
     split_made = None
-    if "split" not in frame:
+    if known is not None and known.whole:
+        frame["split"] = known.splits_of(keys)
+        split_made = known.in_words()
+    elif "split" not in frame:
         fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
         before = None if known is None else known.splits_of(keys)
         frame["split"] = split_patients(task, targets, frame["patient"].to_numpy(), keys, fractions, seed, before)
@@ -171,9 +177,19 @@ def read_table(
     elif strict_patients:
         _refuse_shared_patients(path, frame, rows)
     notes = [*rows.notes, *notes, *([] if split_made is None else _note_unused_split(rows.frame, wanted))]
-    return Table(
+    table = Table(
         frame.reset_index(drop=True), task, targets, folder, split_made, rows.digest, left_out, tuple(notes), keys
     )
+    return table if known is None or not known.whole else _known_rows(table)
+
+
+def _known_rows(table: Table) -> Table:
+    """Leave out rows without a split, such as the fixed test rows of a cross-validation."""
+    unknown = int((table.frame["split"] == "").sum())
+    if not unknown:
+        return table
+    part = table.take(np.flatnonzero(table.frame["split"] != ""))
+    return replace(part, left_out={**table.left_out, "in no fold": unknown})
 
 
 def frame_numbers(rows: pd.DataFrame) -> list[int | None]:

@@ -22,6 +22,7 @@ from softfree_runtime.core.validation import check_fields, shown
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from softfree.core.options import TableOptions
     from softfree.data.split_file import RunSplit
 
 COPY_AGAIN = "copy the run again"
@@ -188,7 +189,9 @@ class RunDirectory:
         """Read the split that the run was trained with."""
         from softfree.data.split_file import read_split
 
-        return read_split(self.split, self.read_config()["table"]["sha256"])
+        config = self.read_config()
+        of_fold = config["options"].get("fold") is not None
+        return read_split(self.split, config["table"]["sha256"], config["table"]["split"] if of_fold else None)
 
     def drawn_split(self) -> RunSplit | None:
         """Read the split that was drawn for the run's own table; None if the table has a split column."""
@@ -226,6 +229,24 @@ class RunDirectory:
 
     def _read_digests(self) -> dict[str, Any]:
         return _read_json(self.digests) if self.digests.is_file() else {}
+
+
+def known_split(options: TableOptions) -> RunSplit | None:
+    """Read the split to use instead of drawing one: a fold's, or another run's; None if the options name neither."""
+    from softfree.data.folds import split_of_fold
+
+    if options.fold_file is not None and options.fold is not None:
+        return split_of_fold(options.fold_file, options.fold, options.repeat)
+    return None if options.split_from is None else RunDirectory(options.split_from).read_split()
+
+
+def check_fold(options: TableOptions) -> None:
+    """Refuse a fold without its file, the reverse, and two ways to split."""
+    if (options.fold_file is None) != (options.fold is None):
+        given, other = ("--fold", "--fold-file") if options.fold_file is None else ("--fold-file", "--fold")
+        raise UserError(f"{given} needs {other}")
+    if options.fold_file is not None and options.split_from is not None:
+        raise UserError("--fold-file and --split-from both say how to split: use only one of them")
 
 
 def _digest(path: Path) -> str:

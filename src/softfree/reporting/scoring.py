@@ -50,7 +50,7 @@ def open_table(
     if path is None:
         return own_table(run, how=f"softfree evaluate {run.folder} TABLE --out FOLDER")
     table = _read(run, path, image_root, label, labels)
-    if _is_own(run, table) and table.split_made is not None:
+    if _is_own(run, table) and run.config["table"].get("split"):
         table = _read(run, path, image_root, label, labels, own=True)
     say(path, table.sentences)
     return table

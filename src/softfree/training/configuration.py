@@ -15,9 +15,8 @@ from softfree.core.options import TrainOptions
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.registry import preprocessing_to_config
 from softfree.data.samples import as_samples
-from softfree.data.split_file import RunSplit
 from softfree.data.table import Table, read_table
-from softfree.inference.run_directory import RunDirectory
+from softfree.inference.run_directory import RunDirectory, check_fold, known_split
 from softfree.models.registry import supported_arguments
 from softfree.training.modality import modality_of, refuse_batches, refuse_foreign_options, training_preprocessing
 from softfree.training.progressive_size import check_start_size
@@ -42,7 +41,7 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
 )
 
 
-_PATHS = ("table", "image_root", "split_from", "teacher", "series", "token_store")
+_PATHS = ("table", "image_root", "split_from", "fold_file", "teacher", "series", "token_store")
 
 
 def check_options(options: TrainOptions) -> None:
@@ -59,6 +58,7 @@ def check_options(options: TrainOptions) -> None:
             f"--batch-size {options.batch_size} cannot be shared by {world} devices; expected a multiple of {world}"
         )
     refuse_batches(options)
+    check_fold(options)
     check_start_size(options, modality_of(options).name)
 
 
@@ -80,23 +80,19 @@ def read_training_table(options: TrainOptions, run: Path | None = None) -> Table
         positive=options.positive,
         image_root=options.image_root,
         seed=options.seed,
-        known=_known_split(options, run),
+        known=known_split(options) if run is None else RunDirectory(run).drawn_split(),
     )
     if options.split_from is not None and table.split_made is None:
         raise UserError(f"--split-from {options.split_from}: {options.table} has a split column; use only one of them")
     table = as_samples(table, modality_of(options), group=options.group)
     for split in ("train", "val"):
+        if len(table.where(split).frame) == 0 and options.fold_file is not None:
+            raise UserError(f"{options.fold_file} was made for another table: it knows no row of {options.table}")
         if len(table.where(split).frame) == 0:
             raise UserError(
                 f"{options.table} has no row in split {split}; mark some, or remove the column to have a split drawn"
             )
     return table
-
-
-def _known_split(options: TrainOptions, run: Path | None) -> RunSplit | None:
-    if run is not None:
-        return RunDirectory(run).drawn_split()
-    return None if options.split_from is None else RunDirectory(options.split_from).read_split()
 
 
 def refuse_folder(out: Path) -> None:
