@@ -38,7 +38,7 @@ def test_a_table_without_rows_to_learn_or_choose_by_is_refused(options_for, smal
         ({"preset": "photo", "mixup": -0.1}, "--mixup -0.1: expected 0 or more"),
         ({"grad_accum": 0}, "--grad-accum 0: expected 1 or more"),
         ({"warmup_fraction": 1.0}, "--warmup-fraction 1.0: expected a fraction of the steps"),
-        ({"teacher_weight": 1.1}, "--teacher-weight 1.1: expected a share"),
+        ({"teacher_weight": 1.1}, "--teacher-weight 1.1: expected a fraction"),
         ({"num_workers": -1}, "--num-workers -1"),
     ],
     ids=str,
