@@ -325,7 +325,7 @@ def test_unreadable_images_are_left_out_and_counted(options_for, capsys):
     assert predictions.set_index("row").loc[16, "status"] == "missing"
     assert predictions.set_index("row").loc[31, "status"] == "corrupt"
     assert "2 samples cannot be read and are skipped" in capsys.readouterr().err
-    assert "1 of 8 samples of this split could not be read" in (run.folder / "report.html").read_text()
+    assert "1 of 8 samples of this split were unreadable" in (run.folder / "report.html").read_text()
     assert simpler(run.folder)["models"]["32 x 32 pixels"]["n"] == 7
 
 
