@@ -1,9 +1,12 @@
+import os
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.corpus.series_cases import SLICES, write_series
 from torch.utils.data import DataLoader
 
 from softfree.data import dataset as module
@@ -12,6 +15,7 @@ from softfree.data.modalities import image as transforms
 from softfree.data.modalities.bag import BagPreprocessing
 from softfree.data.modalities.feature_files import write_features
 from softfree.data.modalities.image import ImageAugmentation, ImagePreprocessing
+from softfree.data.modalities.volume import VolumePreprocessing
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.sources.sample_source import SourceFile
 
@@ -184,6 +188,27 @@ def test_any_file_name_is_one_file(files, tmp_path, name):
     path.write_bytes(Path(files[4]).read_bytes() + b"changed")  # trailing bytes, so that the size changes, too
     again = SampleDataset([str(path)], None, PREPROCESSING, cache=str(tmp_path / "cache"))
     assert torch.equal(again[0]["image"], SampleDataset(files, None, PREPROCESSING)[4]["image"])
+
+
+def test_a_cache_folder_notices_a_change_in_any_file_of_a_volume(tmp_path):
+    folder = write_series(tmp_path)
+    nib.Nifti1Pair(SLICES.T, np.eye(4)).to_filename(tmp_path / "pair.img")
+    sources = {str(folder): "slice3.dcm", str(folder / "slice0.dcm"): "slice3.dcm", str(tmp_path / "pair.hdr"): ""}
+    preprocessing = VolumePreprocessing.create("ct", (8, 9, 7))
+    for source, changed in sources.items():
+        first, again, other = (
+            SampleDataset([source], None, preprocessing, cache=str(tmp_path / "cache")) for _ in range(3)
+        )
+        before = first[0]["image"]
+        assert torch.equal(again[0]["image"], before)
+        file = folder / changed if changed else tmp_path / "pair.img"
+        content = bytearray(file.read_bytes())
+        content[-40:] = bytes(40)  # in place: the folder has the same time as before
+        file.write_bytes(content)
+        os.utime(file, (1, 1))
+        other = SampleDataset([source], None, preprocessing, cache=str(tmp_path / "cache"))
+        assert not torch.equal(other[0]["image"], before)
+        write_series(tmp_path)
 
 
 def test_a_cache_folder_knows_resolution_and_group(tmp_path):

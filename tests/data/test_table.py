@@ -221,6 +221,7 @@ def test_duplicate_rows(write, rows, parts):
 
 
 def test_the_same_frame_twice(write):
+    assert "lines 2, 3 name the same image" in mistake(write("path,label,frame\na,x,\na,x,0\nb,y,1\n"))
     message = mistake(write("path,label,frame\na,x,1\na,x,2\na,y,1\nb,y,\n"))
     assert "lines 2, 4" in message
 

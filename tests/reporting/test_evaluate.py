@@ -177,7 +177,7 @@ def test_a_label_column_of_another_name_is_named(run: Run, tmp_path: Path) -> No
     assert len(evaluated(run, tmp_path / "out", table=table, label="diagnosis").scores) == 4
 
 
-@pytest.mark.parametrize("column", ["patient_id", "PatientName", "birth_date", "MRN", "Accession Number", "path"])
+@pytest.mark.parametrize("column", ["patient_id", "PatientName", "birth_date", "MRN", "Accession Number", "PID"])
 def test_columns_that_tell_who_somebody_is_are_refused(run: Run, tmp_path: Path, column: str) -> None:
     with pytest.raises(UserError, match="--allow-identifiers"):
         evaluate(run, EvaluateOptions(out=tmp_path, subgroups=[column], progress=False))

@@ -63,6 +63,20 @@ def test_another_size_is_a_row(make_model: Callable[..., Path], about: Callable[
     assert "8 x 9 once prepared" in rows[1]["reason"]
 
 
+def test_numbers_that_are_not_finite_are_a_row(make_model: Callable[..., Path], about: Callable[..., Metadata]) -> None:
+    from dataclasses import replace
+
+    half = about(preprocessing=replace(about().preprocessing, mean=(0.0,), std=(1e-39,)), precision="fp16")
+    with np.errstate(over="ignore"):
+        rows = predict(make_model(half), [np.full((8, 8), gray, np.uint8) for gray in (0, 255)])
+    assert [row["status"] for row in rows] == ["ok", "not_finite"]
+    assert [row["predicted"] != "" for row in rows] == [True, False]
+    assert (rows[1]["p_ill"], rows[1]["raw_well"]) == (None, None)
+    assert rows[1]["reason"] == (
+        "array 1: the model gave NaN or infinite numbers; use a file exported with --precision fp32"
+    )
+
+
 def test_command(model: Path, images: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     out = model.with_name("found.csv")
     assert main([str(model), *images, "--out", str(out), "--json", "--threads", "1"]) == 1

@@ -86,6 +86,16 @@ def test_what_is_bad_is_a_row(
 
 
 @pytest.mark.parametrize("stream", ["never", "always"])
+def test_numbers_that_are_not_finite_are_a_row(stream: Any, image_run: Run, images: list[str], tmp_path: Path) -> None:
+    next(image_run.model.parameters()).data.fill_(float("nan"))
+    (row,) = explain(image_run, images[:1], ExplainOptions(out=tmp_path / "maps", stream=stream, progress=False))
+    assert row.error is not None
+    assert row.error.status == "not_finite"
+    assert str(row.error).startswith(f"{images[0]}: the model gave NaN")
+    assert not list(tmp_path.glob("maps/*"))
+
+
+@pytest.mark.parametrize("stream", ["never", "always"])
 def test_two_methods_by_default_and_how_far_they_agree(
     stream: Any, image_run: Run, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,7 +70,7 @@ def predict(
 
 
 def _logits(model: Model, samples: list[NamedSource], batch_size: int) -> tuple[np.ndarray, dict[int, ReadError]]:
-    """Return logits (n, K), NaN for samples that cannot be read, and their errors."""
+    """Return logits (n, K), NaN for samples that give none, and their errors."""
     values = np.full((len(samples), len(model.metadata.task.classes)), np.nan)
     failed: dict[int, ReadError] = {}
 
@@ -86,7 +86,16 @@ def _logits(model: Model, samples: list[NamedSource], batch_size: int) -> tuple[
 
     for numbers, batch in of_equal_shape(readable(), batch_size):
         values[numbers] = model.logits(np.stack(batch))
+    for number in set(np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()) - failed.keys():
+        values[number] = np.nan
+        failed[number] = _not_finite(model, samples[number][0])
     return values, failed
+
+
+def _not_finite(model: Model, name: str) -> ReadError:
+    whole = model.metadata.precision == "fp32" and not model.metadata.quantized
+    fix = "" if whole else "; use a file exported with --precision fp32"
+    return ReadError(f"the model gave NaN or infinite numbers{fix}", "not_finite", path=name)
 
 
 def predict_to_file(

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from multiprocessing.pool import ThreadPool
@@ -25,8 +25,10 @@ from softfree.core.memory import available_or_assumed
 from softfree.core.progress import tracked
 from softfree.data.modalities.base import Augmentation, Preprocessing
 from softfree.data.modalities.registry import MODALITIES
+from softfree.data.samples import parts_of
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import is_whole, replacing
+from softfree_runtime.readers.series_files import is_dicom
 from softfree_runtime.sources.sample_source import SourceFile, files_of, name_of
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class Prepare(Transform):  # MONAI caches only deterministic transforms
     preprocessing: Preprocessing
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Return ``image`` as float32 and ``size``, or the ``error``, for an item of :func:`_item`."""
+        """Return ``image`` as float32 and ``size``, or the ``error``, for an item of :class:`SampleDataset`."""
         try:
             image, size = self.preprocessing.load_sized(item["source"], item["frame"])
             return {"image": torch.from_numpy(image), "size": list(size)}
@@ -98,9 +100,11 @@ class SampleDataset(data.Dataset):
         self.seed = seed
         self.failed: dict[int, ReadError] = {}
         self._preprocessing = preprocessing
-        self._items = items = [
-            _item(source, frame) for source, frame in zip(sources, frames or [None] * len(sources), strict=True)
+        self._items: list[dict[str, Any]] = [
+            {"source": source, "frame": frame}
+            for source, frame in zip(sources, frames or [None] * len(sources), strict=True)
         ]
+        items = self._items if cache in ("none", "memory") else _stamped(self._items, preprocessing.kind)
         self._store = _store(items, Prepare(preprocessing), cache)
 
     def __len__(self) -> int:
@@ -271,14 +275,32 @@ def _source_digest() -> str:
     return digest.hexdigest()
 
 
-def _item(source: Any, frame: int | None) -> dict[str, Any]:
-    """Return what identifies a prepared sample; size and time distinguish a changed file."""
-    item: dict[str, Any] = {"source": source, "frame": frame}
-    if _is_file(source):
-        with contextlib.suppress(OSError):  # a missing file is reported when it is read
-            stats = [os.stat(file.path) for file in files_of(source)]
-            item |= {"bytes": [stat.st_size for stat in stats], "changed": [stat.st_mtime_ns for stat in stats]}
-    return item
+def _stamped(items: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """Add sizes and times of all files of each sample, which distinguish a changed one in a folder of the cache."""
+    beside = functools.cache(lambda folder: _stamps(sorted(file for file in folder.iterdir() if file.is_file())))
+
+    def stamped(item: dict[str, Any]) -> dict[str, Any]:
+        if not _is_file(item["source"]):
+            return item
+        files = [Path(file.path) for file in files_of(item["source"])]
+        try:
+            if kind == "image":
+                return item | {"stamps": _stamps(files)}
+            # One file of a DICOM series stands for all of it.
+            series = [beside(file.parent) for file in files if not file.is_dir() and is_dicom(file)]
+            return item | {"stamps": _stamps(part for file in files for part in parts_of(file)), "series": series}
+        except OSError:  # a missing file is reported when it is read
+            return item
+
+    return [stamped(item) for item in items]
+
+
+def _stamps(files: Iterable[Path]) -> str:
+    digest = blake2b(digest_size=16)
+    for file in files:
+        stat = os.stat(file)
+        digest.update(f"{file.name}\0{stat.st_size} {stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _is_file(source: Any) -> bool:

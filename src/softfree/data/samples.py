@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +13,21 @@ import pandas as pd
 
 from softfree.data.modalities.registry import Modality
 from softfree.data.table import Table
-from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.readers.nifti_file import header_and_voxels
 from softfree_runtime.sources.sample_source import SourceFile, files_of, resolution, sample_source
+
+
+def parts_of(path: Path) -> list[Path]:
+    """List the files that hold a sample: all below a folder, both of a NIfTI pair, an MRXS slide with its data."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    if path.name.lower().endswith((".hdr", ".img", ".hdr.gz", ".img.gz")):
+        with suppress(ReadError, OSError, EOFError, zlib.error):  # reading it will tell what is wrong
+            return sorted(set(header_and_voxels(path)))
+    if path.suffix.lower() == ".mrxs" and path.with_suffix("").is_dir():
+        return [path, *parts_of(path.with_suffix(""))]
+    return [path]
 
 
 def as_samples(table: Table, modality: Modality, *, group: bool = False) -> Table:

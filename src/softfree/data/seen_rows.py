@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from softfree.data.samples import parts_of
 from softfree.data.table import Table, frame_numbers
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import write_atomically
-from softfree_runtime.sources.identity import patient_key
+from softfree_runtime.sources.identity import identify_patients
 from softfree_runtime.sources.sample_source import files_of
 
 _END = 1 << 20  # bytes at either end of a large file that are hashed
@@ -80,17 +81,13 @@ def _files(key: bytes, frame: pd.DataFrame) -> Iterable[str]:
         digest = blake2b(key=key, digest_size=12)
         try:
             for file in files_of(source):
-                for path in _below(Path(file.path)):
+                for path in parts_of(Path(file.path)):
                     _add(digest, path)
         except OSError:
             yield ""
             continue
-        digest.update(b"" if number is None else str(number).encode())
+        digest.update(str(number or 0).encode())  # without a number it is the first frame
         yield digest.hexdigest()
-
-
-def _below(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 def _add(digest: blake2b, path: Path) -> None:
@@ -108,5 +105,6 @@ def _add(digest: blake2b, path: Path) -> None:
 def _patients(key: bytes, frame: pd.DataFrame) -> Iterable[str]:
     if "patient_id" not in frame:
         return [""] * len(frame)
-    known = frame["patient_id"].fillna("").astype(str).map(patient_key)
+    ids = frame["patient_id"].fillna("").astype(str)
+    known = ids.map(identify_patients(ids.value_counts().to_dict()).keys)
     return [blake2b(text.encode(), key=key, digest_size=12).hexdigest() if text else "" for text in known]

@@ -333,6 +333,8 @@ def _with_frame_numbers(path: Path, frame: pd.DataFrame, table: TableFile) -> pd
 
 def _refuse_duplicates(path: Path, frame: pd.DataFrame, wanted: list[str], table: TableFile) -> None:
     keys = ["file", "frame"] if "frame" in frame else ["file"]
+    if "frame" in frame:
+        frame = frame.assign(frame=frame["frame"].fillna(0))  # an empty cell is the first frame
     again = frame.duplicated(keys, keep=False)
     if not again.any():
         return

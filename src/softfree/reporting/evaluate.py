@@ -37,8 +37,8 @@ from softfree.reporting.thumbnails import worst_errors
 from softfree_runtime.core.errors import UserError
 
 _IDENTIFYING = re.compile(
-    r"\b(id|ids|patient|patientid|subject|subjectid|name|names|surname|mrn|ssn|birth|birthday|birthdate|dob|accession|uid"
-    r"|address|phone|email|path|file|filename)\b"
+    r"\b(id|ids|pid|patient|patientid|subject|subjectid|caseid|studyid|name|names|surname|mrn|ssn|birth"
+    r"|birthday|birthdate|dob|accession|accessionnumber|uid|uuid|guid|address|phone|email|path|file|filename)\b"
 )
 
 

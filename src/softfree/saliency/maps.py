@@ -24,7 +24,7 @@ from softfree.saliency.log_odds import LogOdds
 from softfree.saliency.methods import METHODS, ForwardPass, MapRequest, default_methods, known_method, refuse_unused
 from softfree.saliency.methods.integrated_gradients import empty_sample
 from softfree.saliency.options import MapMethod
-from softfree_runtime.core.errors import UserError, unknown_name
+from softfree_runtime.core.errors import ReadError, UserError, unknown_name
 
 if TYPE_CHECKING:
     from softfree.inference.run import Run
@@ -95,6 +95,7 @@ def explain_tensor(
             classes without a temperature.
 
     Raises:
+        ReadError: The model's numbers are not finite.
         UserError: An unknown model, class, layer, head or position, a parameter that the method does not use, or a
             method that the model does not support.
     """
@@ -155,7 +156,14 @@ def _batch_of_one(model: Classifier, sample: Tensor) -> Tensor:
 
 
 def class_number(model: Run | nn.Module, network: Classifier, target: str | int | None, logits: np.ndarray) -> int:
-    """Number of a class given by name (of a run) or number; without one, of the class that logits (K,) predict."""
+    """Number of a class given by name (of a run) or number; without one, of the class that logits (K,) predict.
+
+    Raises:
+        ReadError: The logits are not finite.
+        UserError: There is no such class.
+    """
+    if not np.isfinite(logits).all():
+        raise not_finite()
     if isinstance(model, nn.Module):
         if isinstance(target, str):
             raise UserError(f"Got the class {target!r} for a model without names: expected its number, or give a run.")
@@ -172,6 +180,11 @@ def class_number(model: Run | nn.Module, network: Classifier, target: str | int 
     if target not in classes:
         raise unknown_name("class", target, classes)
     return classes.index(target)
+
+
+def not_finite() -> ReadError:
+    """Return the error for a sample for which the model gives no finite numbers."""
+    return ReadError("the model gave NaN or infinite numbers; if it ran in 16 bits, use fp32", "not_finite")
 
 
 def _number(target: int, classes: int) -> int:

@@ -5,7 +5,7 @@ Whether a sample is explained in memory or streamed is also decided here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from softfree.core.precision import products_in
 from softfree.models.classifier import Classifier
 from softfree.saliency.activations import block, classifier
 from softfree.saliency.log_odds import LogOdds
-from softfree.saliency.maps import Map, class_number, explain_tensor
+from softfree.saliency.maps import Map, class_number, explain_tensor, not_finite
 from softfree.saliency.methods import (
     METHODS,
     STREAMED,
@@ -46,15 +46,29 @@ def explain_pair(
     """Explain a sample by the requested method, or by default with the two most useful ones, for comparison.
 
     Arguments and errors are those of :func:`explain_as_fits`.
+
+    Raises:
+        ReadError: The model's numbers are not finite.
     """
+    maps = tuple(_maps(run, sample, adaptive, method, **parameters))
+    if not all(np.isfinite(map_.values).all() for map_ in maps):  # a gradient may overflow where logits do not
+        raise not_finite()
+    return maps
+
+
+def _maps(
+    run: Run, sample: Tensor | Rows, adaptive: AdaptiveForward, method: MapMethod | None, **parameters: Any
+) -> Iterator[Map]:
     if method is not None:
-        return (explain_as_fits(run, sample, adaptive, method, **parameters),)
+        yield explain_as_fits(run, sample, adaptive, method, **parameters)
+        return
     model = classifier(run.model)
     first, second = default_methods(model)
     if not fits(model, sample, adaptive, first):
         first, second = streamed_defaults(model)
     first_map = explain_as_fits(run, sample, adaptive, first, **parameters)
-    return first_map, explain_as_fits(run, sample, adaptive, second, target=first_map.target)
+    yield first_map
+    yield explain_as_fits(run, sample, adaptive, second, target=first_map.target)
 
 
 def fits(model: Classifier, sample: Tensor | Rows, adaptive: AdaptiveForward, method: str) -> bool:

@@ -1,5 +1,6 @@
 """DICOM slides: OpenSlide where it can, wsidicom where it cannot, the same pixels from both."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
 from pydicom.uid import JPEGLSLossless, generate_uid
 
-from softfree.data.slide_readers.dicom import DicomPyramid
+from softfree.data.slide_readers.dicom import DicomPyramid, _series
 from softfree.data.slide_readers.openslide import OpenSlidePyramid
 from softfree.data.slide_readers.slide import open_slide
 from softfree_runtime.core.errors import ReadError
@@ -48,6 +49,13 @@ def test_a_folder_is_a_series(real: Path, tmp_path: Path) -> None:
     (tmp_path / "series").mkdir()
     (tmp_path / "series" / "1.dcm").symlink_to(real)
     np.testing.assert_array_equal(open_slide(tmp_path / "series").thumbnail(200), open_slide(real).thumbnail(200))
+
+
+def test_the_levels_of_a_series_may_have_any_names(real: Path, tmp_path: Path) -> None:
+    for name in ("level0", "level1.DCM", "level2.dcm"):
+        shutil.copy(real, tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no level")
+    assert _series(tmp_path / "level1.DCM") == [tmp_path / name for name in ("level1.DCM", "level0", "level2.dcm")]
 
 
 def test_other_dicom_is_no_slide(write_dicom: Callable[..., Path]) -> None:

@@ -104,6 +104,7 @@ def test_refusals_carry_their_status():
         (ValueError("bad\0 \x1b[31mtag"), "bad   [31mtag"),
         (ValueError("TIFF: I/O error in 4:2:0/4:4:4"), "TIFF: I/O error in 4:2:0/4:4:4"),
         # Names of files may be patients' names.
+        (PermissionError(13, "Permission denied", "study/Doe: Jane.img"), "Permission denied"),
         (OSError("cannot open Doe: Jane.tif"), "OSError"),
         (OSError("no such file: 'name = /data/Doe: Jane/Slidedat.ini'"), "OSError"),
     ],

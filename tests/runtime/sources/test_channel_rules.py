@@ -105,6 +105,16 @@ def test_channels_share_one_grid(study, other, words):
     refused(study, rules, "'pre' and 'late' are on different grids", words)
 
 
+def test_what_was_corrected_in_a_series_is_said(study):
+    write_series(study / "d", "late", 200)
+    for path in (study / "d").iterdir():
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"0.7\\0.7 ", b"0,7\\0,7 "))
+    rules = {"series": {"pre": "pre", "late": "late"}, "channels": [{"subtract": ["pre", "late"]}]}
+    volume = read_channels(study, ChannelRules.parse(rules))
+    assert volume.corrections == ("PixelSpacing: decimal comma read as a point",)
+
+
 def test_a_gap_in_one_series_is_named(study):
     (study / "b" / "first1.dcm").unlink()
     write_series(study / "b", "x", 0, prefix="x")

@@ -156,7 +156,8 @@ def in_one_line(error: Exception, path: Path) -> str:
     A message that names a file, which may be a patient's name, becomes the type of the error.
     """
     kind = type(error).__name__
-    lines = str(error).strip().splitlines() or [kind]
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    lines = text.strip().splitlines() or [kind]
     message = _ENUM.sub(r"\1", _OBJECT.sub("", lines[-1].strip()[:_LONGEST]))
     if path.name in message or _FILE.search(message):
         return kind

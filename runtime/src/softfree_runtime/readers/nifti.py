@@ -11,7 +11,7 @@ from nibabel.nifti2 import Nifti2Header
 from nibabel.volumeutils import apply_read_scaling
 
 from softfree_runtime.core.errors import ReadError
-from softfree_runtime.readers.image import chosen_frame
+from softfree_runtime.readers.image import chosen_frame, in_one_line
 from softfree_runtime.readers.nifti_affine import affine_of
 from softfree_runtime.readers.nifti_file import header_and_voxels, read_header, read_voxels, unpacked
 from softfree_runtime.readers.quiet import quiet
@@ -41,8 +41,7 @@ def read_nifti(path: Path, frame: int | None = None, *, max_voxels: int = 1 << 3
         except (ReadError, MemoryError):
             raise
         except Exception as error:  # gzip and zlib raise almost any exception on damaged files
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ReadError(f"damaged NIfTI, cannot be read ({reason})", "corrupt", path=path) from error
+            raise ReadError(f"damaged NIfTI, cannot be read ({in_one_line(error, path)})", "corrupt", path) from error
 
 
 def read_affine(path: Path) -> np.ndarray:

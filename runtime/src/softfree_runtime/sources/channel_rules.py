@@ -82,7 +82,8 @@ def read_channels(folder: Path, rules: ChannelRules, *, max_voxels: int = 1 << 3
     voxels = np.concatenate([_values(volumes, names) for names in rules.channels])
     low, high = float(voxels.min()), float(voxels.max())
     steps = (*reference.steps, f"channels: {', '.join(rules.in_words())}")
-    return Volume(voxels, reference.spacing, reference.affine, low, high, steps, reference.stored)
+    corrections = tuple(dict.fromkeys(words for volume in volumes.values() for words in volume.corrections))
+    return Volume(voxels, reference.spacing, reference.affine, low, high, steps, reference.stored, corrections)
 
 
 def _values(volumes: Mapping[str, Volume], names: tuple[str, ...]) -> np.ndarray:

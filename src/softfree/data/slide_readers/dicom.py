@@ -44,7 +44,7 @@ class DicomPyramid:
 def _series(path: Path) -> list[Path]:
     """Find the files next to ``path`` of the same series: the other levels of the slide."""
     series = _series_of(path)
-    others = () if series is None else sorted(path.parent.glob("*.dcm"))
+    others = () if series is None else sorted(file for file in path.parent.iterdir() if file.is_file())
     return [path, *(other for other in others if other != path and _series_of(other) == series)]
 
 
