@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -106,5 +107,5 @@ def _patients(key: bytes, frame: pd.DataFrame) -> Iterable[str]:
     if "patient_id" not in frame:
         return [""] * len(frame)
     ids = frame["patient_id"].fillna("").astype(str)
-    known = ids.map(identify_patients(ids.value_counts().to_dict()).keys)
+    known = ids.map(identify_patients(Counter(ids)).keys)
     return [blake2b(text.encode(), key=key, digest_size=12).hexdigest() if text else "" for text in known]
