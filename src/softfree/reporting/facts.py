@@ -57,12 +57,10 @@ def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
     unreadable = int((frame["status"] != "ok").sum())
     if unreadable:
         reasons = "; ".join(sorted(set(frame.loc[frame["status"] != "ok", "status"])))
-        notes.append(
-            f"{unreadable} of {len(frame)} samples of this split could not be read and are left out: {reasons}."
-        )
+        notes.append(f"{unreadable} of {len(frame)} samples of this split were unreadable and left out: {reasons}.")
     left_out = run.config["table"].get("unreadable", 0)
     if left_out:
-        notes.append(f"{left_out} training or validation samples could not be read and were left out.")
+        notes.append(f"{left_out} training or validation samples were unreadable and left out.")
     if copies := run.config["table"].get("copies"):
         notes.append(f"{copies[:1].upper()}{copies[1:]}.")
     temperature = run.calibration.temperature
