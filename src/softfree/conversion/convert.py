@@ -69,7 +69,7 @@ class Conversion:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
-        return {**vars(self), "unreadable": {file: str(error) for file, error in self.unreadable.items()}}
+        return {**vars(self), "unreadable": {file: error.reason for file, error in self.unreadable.items()}}
 
 
 def convert(source: str, options: ConvertOptions) -> Conversion:
@@ -231,8 +231,8 @@ HEADINGS = {
 
 def print_conversion(conversion: Conversion) -> None:
     """Print the error of each layer and of the features, the test AUROC, and the next command."""
-    for file, error in list(conversion.unreadable.items())[:10]:
-        console.print(f"left out {file}: {error}", highlight=False)
+    for error in list(conversion.unreadable.values())[:10]:
+        console.print(f"left out {error}", highlight=False)
     stages = [stage for stage in HEADINGS if stage in conversion.errors["features"]]
     table = RichTable(
         title=f"Relative error on {conversion.images} images (1: no better than a constant)", title_justify="left"
@@ -249,5 +249,7 @@ def print_conversion(conversion: Conversion) -> None:
         areas = ", ".join(f"{HEADINGS[name]} {area:.3f}" for name, area in conversion.auroc.items())
         console.print(f"AUROC on the test rows: {areas}", highlight=False)
     else:
-        console.print(f"No AUROC: {conversion.no_auroc_reason or 'the table has no test rows'}", highlight=False)
+        console.print(
+            f"No AUROC: {conversion.no_auroc_reason or 'the table has no test rows'}", highlight=False, markup=False
+        )
     console.print(f"Weights: {conversion.out}\nNext: {conversion.command}", highlight=False)

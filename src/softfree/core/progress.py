@@ -11,7 +11,7 @@ from rich.progress import track
 T = TypeVar("T")
 
 # One for all, so that a bar within a bar finds its place.
-console = Console(stderr=True)
+console = Console(stderr=True, markup=False)  # names of classes and folders may contain brackets
 
 
 def tracked(items: Iterable[T], what: str, *, total: int | None = None, shown: bool = True) -> Iterable[T]:

@@ -104,7 +104,7 @@ def _say(report: Path, maps: Path, full: Metric, reduced: Metric, seconds: float
     console.print()
     console.print(f"At {FULL} x {FULL} pixels:        {words(full)}", highlight=False)
     console.print(f"Reduced to {REDUCED} x {REDUCED}:    {words(reduced)}", highlight=False)
-    console.print(f"Report: {report}   Maps: {maps}   ({seconds:.0f} s)", highlight=False)
+    console.print(f"Report: {report}   Maps: {maps}   ({seconds:.0f} s)", highlight=False, markup=False)
     console.print()
     console.print("With your own images (a CSV with the columns path and label):", highlight=False)
     console.print("  softfree check table.csv", highlight=False)

@@ -180,7 +180,7 @@ def _run(
 
 def _report_unreadable(failed: dict[int, ReadError]) -> None:
     if failed:
-        console.print(f"[yellow]{len(failed)} images cannot be read and are left out:[/]")
+        console.print(f"{len(failed)} images cannot be read and are left out:", style="yellow")
         for error in list(failed.values())[:10]:
             console.print(f"  {error}", highlight=False, markup=False)
         if len(failed) > 10:

@@ -257,7 +257,7 @@ def global_rank() -> int:
 def _report_unreadable(samples: TrainingSamples) -> None:
     if not samples.failed:
         return
-    console.print(f"[yellow]{len(samples.failed)} samples cannot be read and are skipped:[/]")
+    console.print(f"{len(samples.failed)} samples cannot be read and are skipped:", style="yellow")
     for row, error in list(samples.failed.items())[:10]:
         console.print(f"  row {row}: {error}", highlight=False, markup=False)
     if len(samples.failed) > 10:

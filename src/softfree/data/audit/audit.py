@@ -81,7 +81,7 @@ class Audit:
         for note in self.notes:
             console.print(f"note: {note}", markup=False, soft_wrap=True)
         if self.split_made:
-            console.print(f"Split made: {self.split_made}")
+            console.print(f"Split made: {self.split_made}", markup=False)
         for grid in self._grids():
             console.print(grid)
         for problem in self.problems:
@@ -100,7 +100,7 @@ class Audit:
         yield grid
         grid = _grid("stored as", "images")
         for stored, row in list(self.kinds.items())[:_SHOWN]:
-            grid.add_row(stored, Text(", ".join(f"{count} {name}" for name, count in row.items() if count)))
+            grid.add_row(Text(stored), Text(", ".join(f"{count} {name}" for name, count in row.items() if count)))
         _add_rest(grid, len(self.kinds))
         yield grid
         grid = _grid("", "smallest", "median", "largest")
