@@ -46,7 +46,7 @@ def test_what_a_stopped_run_left_goes_and_only_that(tmp_path: Path) -> None:
     folder = FeatureFolder(tmp_path, SETTINGS)
     for name in (".a[1].svs.h5.12.part.h5", ".a1.svs.h5.12.part.h5", "a[1].svs.h5", "notes.txt"):
         (tmp_path / name).touch()
-    folder.record_failure("a[1].svs", ReadError("a[1].svs: why", "corrupt"))
+    folder.record_failure("a[1].svs", ReadError("why", "corrupt", "a[1].svs"))
     folder.clean("a[1].svs")
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {".a1.svs.h5.12.part.h5", "a[1].svs.h5", "notes.txt", "settings.json"}
@@ -56,10 +56,12 @@ def test_tables_are_made_from_what_is_there(tmp_path: Path) -> None:
     folder = FeatureFolder(tmp_path, SETTINGS)
     frame = pd.DataFrame({"path": ["a.svs", "b.svs", "c.svs"], "label": ["x", "y, z", None]})
     write(folder, "b.svs")
-    folder.record_failure("a.svs", ReadError("a.svs: broken", "corrupt"))
+    folder.record_failure("a.svs", ReadError("cut: copy it", "corrupt", "a.svs", ["Doe: Jane.dcm"]))
     folder.write_tables(frame)
     assert (tmp_path / "table.csv").read_text() == 'path,label\nb.svs.h5,"y, z"\n'
-    assert (tmp_path / "failed.csv").read_text() == "path,status,reason\na.svs,corrupt,a.svs: broken\n"
+    assert (
+        tmp_path / "failed.csv"
+    ).read_text() == "path,status,reason\na.svs,corrupt,a.svs: Doe: Jane.dcm: cut: copy it\n"
     write(folder, "a.svs")
     folder.clean("a.svs")
     folder.write_tables(frame)

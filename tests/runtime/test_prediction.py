@@ -45,6 +45,17 @@ def test_rows(model: Path, images: list[str]) -> None:
         assert row["predicted"] == expected["predicted"]
 
 
+def test_any_name_of_a_file_is_in_its_row(model: Path, images: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "study: Doe"
+    folder.mkdir()
+    damaged = Path(images[1]).rename(folder / "Doe: Jane.png")
+    Path(images[0]).rename(folder / "a: b.png")
+    rows = predict(model, folder)
+    assert [Path(row["path"]).name for row in rows] == ["Doe: Jane.png", "a: b.png"]
+    assert [row["status"] for row in rows] == ["unsupported", "ok"]
+    assert rows[0]["reason"].startswith(f"{damaged}: not an image that softfree reads")
+
+
 def test_arrays_alone_and_in_a_batch(model: Path) -> None:
     array = np.random.default_rng(0).integers(0, 255, (40, 30), dtype=np.uint8)
     (alone,) = predict(model, array)

@@ -21,13 +21,13 @@ from softfree.cli.parser import Parser
 from softfree.data.slide_readers.slide import open_slide
 from softfree.inference.run import Run
 from softfree.models import create_model
-from softfree.saliency.api import explain, explain_to_files
+from softfree.saliency.api import Explained, explain, explain_to_files
 from softfree.saliency.maps import explain_tensor
 from softfree.saliency.options import ExplainOptions
 from softfree.saliency.samples import SampleOpener
 from softfree.saliency.samples import slide as of_slide
 from softfree.saliency.slide_files import write_pyramid
-from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers import read_image
 from softfree_runtime.sources.volume_files import read_volume
 
@@ -83,6 +83,14 @@ def test_what_is_bad_is_a_row(
     assert "needs a DICOM source to refer to" in str(row.error)
     with pytest.raises(UserError, match="none of the 1 inputs could be read"):
         explain_to_files(image_run.folder, [str(broken)], options)
+
+
+def test_any_name_of_a_file_is_in_its_row(image_run: Run) -> None:
+    error = ReadError("slices differ: copy them", "unsupported", "study: Doe", ["Doe: Jane.dcm"])
+    row = Explained("study: Doe", error=error).to_dict(image_run)
+    assert row == {
+        "path": "study: Doe", "status": "unsupported", "reason": "study: Doe: Doe: Jane.dcm: slices differ: copy them"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("stream", ["never", "always"])

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import tifffile
 from PIL import Image
+from tests.corpus.series_cases import write_series
 
 from softfree.cli.main import main
 from softfree.data.audit.probe import AS_SLIDE, probe, probe_all, probe_image
@@ -144,3 +145,14 @@ def test_what_is_no_slide_either_keeps_its_reason(tmp_path: Path) -> None:
     facts = probe(str(tmp_path / "a.tif"), None)
     assert facts.status == "unsupported"
     assert "7 channels" in facts.reason
+
+
+def test_a_damaged_slice_is_named_once(tmp_path):
+    folder = write_series(tmp_path).rename(tmp_path / "study: Doe")
+    damaged = (folder / "slice1.dcm").rename(folder / "Doe: Jane.dcm")
+    damaged.write_bytes(b"nothing")
+    facts = probe(str(folder), None)
+    assert facts.status == "corrupt"
+    assert facts.reason.startswith(f"{damaged}: damaged DICOM: ")
+    (folder / "Doe: Jane.dcm").unlink()
+    assert probe(str(folder), None).reason.startswith(f"{folder}: slice0.dcm, slice2.dcm: 1 slice missing in between")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 from softfree_runtime.core.errors import ReadError
@@ -34,3 +35,11 @@ def test_a_read_error_survives_the_way_from_a_worker_process() -> None:
 def test_many_members_are_counted() -> None:
     error = ReadError("cut short", members=range(9))
     assert str(error) == "0, 1, 2, 3, 4, 5 and 3 more: cut short"
+
+
+def test_no_reason_begins_with_the_name_of_a_file() -> None:
+    sources = Path(__file__).parents[3]
+    files = [*sources.glob("src/**/*.py"), *sources.glob("runtime/src/**/*.py"), *sources.glob("lab/src/**/*.py")]
+    assert len(files) > 300
+    named = re.compile(r'ReadError\(\s*f"\{[\w.]*(path|file|folder|source|name)\}: ')
+    assert [file for file in files if named.search(file.read_text())] == []
