@@ -90,11 +90,11 @@ def test_without_real_tokens_both_are_zero(tokens: int) -> None:
 
 def test_a_bad_guess_of_the_mean_changes_nothing() -> None:
     """The tokens that the guess looks at are outliers, as a class token or a border may be."""
-    x = torch.randn(1, 4 * subject.GUESS, 8, dtype=torch.float64)
+    x = torch.randn(1, 4 * subject.ESTIMATE_TOKENS, 8, dtype=torch.float64)
     x[:, ::4] += 1e3
-    x[:, :: subject.GUESS] = -1e5
+    x[:, :: subject.ESTIMATE_TOKENS] = -1e5
     want_mean, want = plain_moments(x, None)
-    for mask in (None, torch.ones(1, 4 * subject.GUESS, dtype=torch.bool)):
+    for mask in (None, torch.ones(1, 4 * subject.ESTIMATE_TOKENS, dtype=torch.bool)):
         _, mean, covariance = moments(x, mask)
         assert relative(mean, want_mean) < 1e-11
         assert relative(covariance, want) < 1e-11
@@ -136,7 +136,7 @@ def test_slopes_of_both_together(masked: bool) -> None:
 def test_parts_cover_each_token_once(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     in_parts(monkeypatch)
     x, seen = torch.randn(3, tokens, 4), torch.zeros(3, tokens)
-    for samples, part, centered in subject._centered_parts(x, x.mean(1), None):
+    for samples, part, centered in subject._centered_chunks(x, x.mean(1), None):
         assert centered.shape == x[samples, part].shape
         assert centered.shape[1] <= 256
         seen[samples, part] += 1
@@ -253,8 +253,8 @@ def test_all_samples_at_once_as_on_an_accelerator(
     mask = torch.rand(3, 100) < 0.7 if masked else None
     weights = torch.randn(3, 100, 24).to(dtype)
     results = []
-    for sizes in (subject._part_sizes, lambda x: (x.shape[0], x.shape[1])):
-        monkeypatch.setattr(subject, "_part_sizes", sizes)
+    for sizes in (subject._chunk_sizes, lambda x: (x.shape[0], x.shape[1])):
+        monkeypatch.setattr(subject, "_chunk_sizes", sizes)
         out = module(x, mask)
         results.append([out, *torch.autograd.grad((out * weights).sum(), [x, *module.parameters()])])
     for one, other in zip(*results, strict=True):

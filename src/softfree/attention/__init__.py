@@ -1,7 +1,7 @@
 """Attention methods: each a module that also serves as ``attn_layer`` in timm's vision transformers.
 
-A folder holds everything about one method: the module, its cost, its plain reference formula and, where it has one, its
-streaming form. A method that is added needs no other file of the project to be changed.
+A folder contains everything about one method: the module, its cost, its plain reference formula and, if it has one, its
+streaming form. Adding a method changes no other file of the project.
 """
 
 from importlib import import_module

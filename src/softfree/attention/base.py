@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Grid = tuple[int, ...]
 Parameters = dict[str, Tensor]
 
-# Elements per part of a large tensor on a CPU: 3 MB of bfloat16, where products run at full speed and the part is
+# Elements per chunk of a large tensor on a CPU: 3 MB of bfloat16, where products run at full speed and the chunk is
 # still in the cache afterwards.
 PART = 3 * 2**19
 
@@ -30,35 +30,35 @@ PART = 3 * 2**19
 class Attention(nn.Module, ABC):
     """Multi-head self-attention without its token mixer: a method implements :meth:`mix`.
 
-    That is enough for training, prediction, export, plans and explanations by gradients. Class attributes and further
-    methods declare what else it offers; each has a default, and what is missing is refused by name.
+    That is enough for training, prediction, export, plans and gradient-based saliency maps. Class attributes and other
+    methods declare further capabilities; each has a default, and a missing one is refused by name.
 
-    The parameters carry timm's names (``qkv``, ``proj``, and ``norm`` when ``scale_norm``), and every keyword that
-    timm passes to an ``attn_layer`` is accepted, so that a method can stand in any of timm's vision transformers.
+    The parameters have timm's names (``qkv``, ``proj``, and ``norm`` with ``scale_norm``), and every keyword that timm
+    passes to an ``attn_layer`` is accepted, so that a method can be used in any of timm's vision transformers.
 
     Args:
         dim: Width C of the tokens.
         num_heads: Number of heads H; C must be a multiple of H.
-        qkv_bias: A bias on the projection to Q, K and V.
-        qk_norm: Normalize Q and K. Methods that normalize them anyway accept and ignore it.
+        qkv_bias: Add a bias to the projection to Q, K and V.
+        qk_norm: Normalize Q and K. Methods that always normalize them accept and ignore it.
         scale_norm: Normalize the result over its C features before the output projection.
-        proj_bias: A bias on the output projection.
+        proj_bias: Add a bias to the output projection.
         attn_drop: Dropout on the attention weights; only for methods that compute them.
         proj_drop: Dropout after the output projection.
         norm_layer: Layer for ``qk_norm`` and ``scale_norm``; default ``torch.nn.LayerNorm``.
         device: Device of the parameters.
         dtype: Type of the parameters.
-        **unused: Keywords of other timm releases: ``depth`` is ignored, others may only be unset.
+        **unused: Keywords of other timm releases: ``depth`` is ignored, others must be unset.
 
     Attributes:
-        shared_keys: One projection for Q and K: ``qkv`` has 2C rows, and takes those of Q and V from a state dict with
+        shared_keys: One projection for Q and K: ``qkv`` has 2C rows, and loads those of Q and V from a state dict with
             3C.
         linear_in_values: The result is ``o_i = sum_j w_ij v_j`` with w independent of v, so that attention weights
             follow by differentiation.
         streaming: The streaming form, for samples whose tokens do not fit in memory or on one machine.
-        fixed_size: Exported graphs are for one number of tokens: the exporter cannot reason about any.
+        fixed_size: Exported graphs are for one number of tokens, since the exporter cannot handle a symbolic one.
         functional_projections: The projections are applied as functions of their weights, not as modules; exported
-            products of tokens by weights count as linear layers, in int8 and float16 as well.
+            products of tokens and weights count as linear layers, also in int8 and float16.
 
     Raises:
         UserError: An option that this method cannot honor.
@@ -87,7 +87,7 @@ class Attention(nn.Module, ABC):
     ) -> None:
         super().__init__()
         if num_heads < 1 or dim % num_heads:
-            raise UserError(f"Got width {dim} for {num_heads} heads: the width must be a multiple of the heads.")
+            raise UserError(f"Got width {dim} for {num_heads} heads: expected a multiple of the number of heads.")
         if attn_drop:
             raise UserError(
                 f"{type(self).__name__} got attn_drop={attn_drop}, but has no attention weights to drop: use proj_drop."
@@ -100,7 +100,7 @@ class Attention(nn.Module, ABC):
         self.norm = norm_layer(dim, device=device, dtype=dtype) if scale_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim, bias=proj_bias, device=device, dtype=dtype)
         if self.shared_keys:
-            self.register_load_state_dict_pre_hook(_leave_out_keys)
+            self.register_load_state_dict_pre_hook(_drop_keys)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def _refuse(self, unused: dict[str, Any]) -> None:
@@ -110,15 +110,15 @@ class Attention(nn.Module, ABC):
 
     @abstractmethod
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grid: Grid | None = None) -> Tensor:
-        """Mix the tokens, the core of a method.
+        """Mix the tokens: the core of a method.
 
         Args:
-            q: Queries (B, H, N, D); ``k`` and ``v`` alike, strided views of the projection.
-            k: Keys; with ``shared_keys`` these are ``q`` itself.
-            v: Values.
+            q: Queries (B, H, N, D); like ``k`` and ``v``, a strided view of the projection.
+            k: Keys (B, H, N, D); with ``shared_keys`` these are ``q`` itself.
+            v: Values (B, H, N, D).
             mask: True for real tokens (B, 1, N, 1), or None when all are real. The input of padded tokens is
                 zero, so their q, k and v are the bias of the projection.
-            grid: Sides of the grid on which the last tokens lie, or None for a plain sequence.
+            grid: Sides of the grid of the last tokens, or None for a plain sequence.
 
         Returns:
             (B, H, N, D); rows of padded tokens may be any finite numbers.
@@ -127,27 +127,27 @@ class Attention(nn.Module, ABC):
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, grid: Grid | None = None
     ) -> Tensor:
-        """Attend.
+        """Apply the attention.
 
         Args:
             x: Tokens (B, N, C).
             attn_mask: Boolean (B, N), True for real tokens; None when all are real. Also masks in the format of
                 timm's models and torch's fused kernel, if they only mask keys: see :func:`real_tokens`.
             is_causal: timm's keyword; must be False.
-            grid: Rows and columns (and slices before them) of the last tokens; those in front, such as a class token,
-                have no position. Only methods with landmarks use it; without it they treat the tokens as a sequence.
+            grid: Rows and columns (preceded by slices) of the last tokens; tokens before these, such as a class token,
+                have no position. Only methods with landmarks use it; without it, they treat the tokens as a sequence.
 
         Returns:
             (B, N, C); rows of padded tokens are meaningless.
 
         Raises:
-            UserError: A mask of another shape or type, a causal one, or more positions on the grid than tokens.
+            UserError: A mask of another shape or type, a causal mask, or more positions on the grid than tokens.
         """
         attn_mask = real_tokens(x, attn_mask, is_causal)
         check_grid(x, grid)
         mask = None
         if attn_mask is not None:
-            # Whatever padding holds, even NaN, must not reach the sums over tokens.
+            # Padding, which may even be NaN, must not reach the sums over tokens.
             x = x.masked_fill(~attn_mask.unsqueeze(-1), 0)
             mask = attn_mask[:, None, :, None]  # (B, 1, N, 1)
         q, *k, v = (self.split_heads(t) for t in self.qkv(x).split(x.shape[-1], dim=-1))  # (B, H, N, D)
@@ -155,11 +155,11 @@ class Attention(nn.Module, ABC):
         return self.proj_drop(self.proj(self.norm(x)))
 
     def split_heads(self, t: Tensor) -> Tensor:
-        """(..., N, C) to (..., H, N, D), without a copy."""
+        """Reshape (..., N, C) to (..., H, N, D), without a copy."""
         return t.unflatten(-1, (self.num_heads, self.head_dim)).transpose(-3, -2)
 
     def init_projections(self) -> None:
-        """Initialize projections in a way of the method's own; models call it after initializing all linear layers."""
+        """Initialize projections in the method's own way; models call it after initializing all linear layers."""
 
     @classmethod
     def cost(cls, shape: Shape) -> AttentionCost | None:
@@ -167,13 +167,13 @@ class Attention(nn.Module, ABC):
         return None
 
     def reference_mix(self, q: Tensor, k: Tensor, v: Tensor, parameters: Parameters) -> Tensor:
-        """Evaluate the formula plainly on (B, H, N, D) without padding or grid; tests hold :meth:`mix` against it.
+        """Evaluate the plain formula on (B, H, N, D) without padding or grid; tests compare :meth:`mix` with it.
 
         Args:
             q: Queries.
             k: Keys.
             v: Values.
-            parameters: Parameters and buffers of this module by name, which the formula takes instead of its own.
+            parameters: Parameters and buffers of this module by name, which the formula uses instead of its own.
         """
         raise NotImplementedError(f"{type(self).__name__} has no reference formula")
 
@@ -186,7 +186,7 @@ class Attention(nn.Module, ABC):
         return "" if self.projections_are_plain() else "has a projection that was replaced or has hooks"
 
     def weighted_rows(self, x: Tensor, weights: Tensor, mask: Tensor | None = None, grid: Grid | None = None) -> Tensor:
-        """Compute ``u^T W`` for the attention weights W (N x N) of each head, which are never made.
+        """Compute ``u^T W`` for the attention weights W (N x N) of each head, which are never materialized.
 
         Args:
             x: Input of the module (B, N, C), in evaluation mode.
@@ -203,7 +203,7 @@ class Attention(nn.Module, ABC):
         if not self.linear_in_values:
             raise UserError(
                 f"{type(self).__name__} has no attention weights: set linear_in_values or implement weighted_rows, or "
-                "explain by a method that needs none, such as gradient"
+                "use a saliency method that needs none, such as gradient"
             )
         with torch.no_grad():
             q, k, heads = self.queries_and_keys(x, mask)
@@ -215,16 +215,16 @@ class Attention(nn.Module, ABC):
         return rows if mask is None else rows.masked_fill(~mask.unsqueeze(1), 0)
 
     def queries_and_keys(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Project tokens (B, N, C) to Q and K (B, H, N, D), float32 or better; with the mask (B, 1, N, 1)."""
+        """Project tokens (B, N, C) to Q and K (B, H, N, D), float32 or better; also return the mask (B, 1, N, 1)."""
         heads = None if mask is None else mask[:, None, :, None]
         if mask is not None:
             x = x.masked_fill(~mask.unsqueeze(-1), 0)
-        parts = self.qkv(x).to(wide_type(x)).split(x.shape[-1], dim=-1)
-        q, *k, _ = (self.split_heads(part) for part in parts)
+        projections = self.qkv(x).to(wide_type(x)).split(x.shape[-1], dim=-1)
+        q, *k, _ = (self.split_heads(t) for t in projections)
         return q, k[0] if k else q, heads
 
     def tuned_for(self, tokens: int) -> AbstractContextManager[None]:
-        """Choose what is fastest for a number of tokens, whatever an exporter's example has."""
+        """Choose the fastest implementation for a number of tokens, whatever the length of an exporter's example."""
         return nullcontext()
 
     def begin_batch(self, first_of_step: bool) -> None:
@@ -237,12 +237,12 @@ class Attention(nn.Module, ABC):
         (pruning computes its weight in one).
         """
         projections = (self.qkv, self.proj)
-        plain = all(type(part) is nn.Linear for part in projections)
-        hooked = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in projections)
+        plain = all(type(layer) is nn.Linear for layer in projections)
+        hooked = any(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks for layer in projections)
         return plain and not hooked and isinstance(self.norm, nn.Identity)
 
 
-def _leave_out_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+def _drop_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     width = module.num_heads * module.head_dim  # type: ignore[operator]
     for name in (f"{prefix}qkv.weight", f"{prefix}qkv.bias"):
         if name in state_dict and len(state_dict[name]) == 3 * width:
@@ -296,7 +296,7 @@ def wide_type(x: Tensor) -> torch.dtype:
 
 
 def mean_product(k: Tensor, v: Tensor, number: Tensor | float) -> Tensor:
-    """``K^T V / number`` for (B, H, N, D) in float32 or better, (B, H, D, D).
+    """Return ``K^T V / number`` for (B, H, N, D) in float32 or better, (B, H, D, D).
 
     In float16 both factors are divided before the sum, which would overflow.
     """
@@ -310,12 +310,12 @@ def mean_product(k: Tensor, v: Tensor, number: Tensor | float) -> Tensor:
 def option_names(method: type[nn.Module]) -> set[str]:
     """Return all keywords of the constructors of a method and its bases."""
     signatures = (inspect.signature(cls.__init__) for cls in method.__mro__ if issubclass(cls, Attention))
-    named = {p.name for s in signatures for p in s.parameters.values() if p.kind is not p.VAR_KEYWORD}
-    return named - {"self"}
+    names = {p.name for s in signatures for p in s.parameters.values() if p.kind is not p.VAR_KEYWORD}
+    return names - {"self"}
 
 
 def dot_rows(q: Tensor, k: Tensor, weights: Tensor, mask: Tensor | None) -> Tensor:
-    """``u^T W`` for ``W = Q K^T / N``, (B, H, N), from Q and K (B, H, N, D), u (B, N) and the mask (B, 1, N, 1)."""
+    """Return ``u^T W`` for ``W = Q K^T / N``, (B, H, N), from Q and K (B, H, N, D), u (B, N) and mask (B, 1, N, 1)."""
     if mask is not None:
         k = k.masked_fill(~mask, 0)
     tokens = q.shape[2] if mask is None else mask.sum(dim=2, keepdim=True).clamp(min=1)

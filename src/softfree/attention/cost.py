@@ -1,4 +1,4 @@
-"""What one attention costs for given shapes, and terms that several methods share; all of it for `softfree plan`."""
+"""The cost of one attention for a shape, and terms shared by several methods; all of it for `softfree plan`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes that the formulas are made of.
+    """Sizes that the formulas depend on.
 
     Attributes:
         batch: B.
@@ -49,10 +49,10 @@ class AttentionCost:
 
     Attributes:
         parameters: Number of parameters.
-        kept_tensors: Tensors of B N C numbers kept for backward, the module's input among them.
-        kept_bytes: Bytes kept for backward besides them: statistics, small matrices, casts of weights.
-        inference_tensors: Tensors of B N C numbers alive at once in inference, the module's input among them.
-        implementation: Which of several implementations is chosen; fewer tensors may be kept from one to the next.
+        kept_tensors: Tensors of B N C numbers kept for backward, including the module's input.
+        kept_bytes: Other bytes kept for backward: statistics, small matrices, casts of weights.
+        inference_tensors: Tensors of B N C numbers alive at the same time in inference, including the module's input.
+        implementation: Name of the implementation that is chosen; a change may reduce what is kept.
     """
 
     parameters: int
@@ -63,25 +63,25 @@ class AttentionCost:
 
 
 def copied_heads(s: Shape) -> int:
-    """Copies of K and V: the heads of several images are not a plain stack of matrices, those of one image are."""
+    """Return the copies of K and V: the heads of several images are not a plain stack of matrices."""
     return 2 if s.batch > 1 else 0
 
 
 def cast_bytes(s: Shape, matrices: int) -> int:
-    """Bytes of C x C weights cast by autocast."""
+    """Return the bytes of C x C weights cast by autocast."""
     return 2 * matrices * s.cc if s.autocast else 0
 
 
 def float32_bytes(s: Shape, tensors: int) -> int:
-    """Bytes of B N C tensors kept in float32 because the method computes in it; 0 if all is in float32 anyway."""
+    """Return the bytes of B N C tensors kept in float32 by the method; 0 if everything is in float32 anyway."""
     return 4 * tensors * s.bnc if s.narrow < 4 else 0
 
 
 def widened_projection(s: Shape) -> int:
-    """Numbers of the output projection, copied to float32 for the products of statistics."""
+    """Return the numbers of the output projection copied to float32 for the products of statistics."""
     return s.cc if s.stream < 4 and s.batch == 1 else 0
 
 
 def softmax_bytes(s: Shape) -> int:
-    """Bytes of the log-sum-exp of each row and of the casts of all weights."""
+    """Return the bytes of the log-sum-exp of each row and of the casts of all weights."""
     return 4 * s.batch * s.heads * s.tokens + cast_bytes(s, 4)

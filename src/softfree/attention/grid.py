@@ -1,7 +1,7 @@
 """Tokens on their grid: landmarks that average windows of it, and convolutions over it.
 
-A sequence without a grid is treated as a grid with one side, on which a sample's real tokens are adjacent, whatever
-padding lies between them. On a grid with several sides tokens keep their position; padded ones count in no window.
+A sequence without a grid is treated as a one-dimensional grid, on which a sample's real tokens are adjacent, whatever
+the padding between them. On a grid of several dimensions, tokens keep their position; padding counts in no window.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from softfree_runtime.core.errors import UserError
 
 
 def landmark_sides(grid: Grid, number: int) -> Grid:
-    """Divide a grid into about ``number`` windows, at most that many, with sides in proportion to the grid's.
+    """Divide a grid into at most about ``number`` windows, with sides in proportion to the grid's.
 
     A grid of 14 x 14 and 49 windows give (7, 7).
     """
@@ -37,9 +37,9 @@ def window_means(
 
     Args:
         t: (B, H, P + n, D) with P tokens in front that have no position on the grid.
-        grid: Its sides, of product n; None for a sequence, with P = 0.
+        grid: Sides of the grid, with product n; None for a sequence, with P = 0.
         mask: True for real tokens (B, 1, P + n, 1), or None for all.
-        number: Windows, at most; see :func:`landmark_sides`.
+        number: Maximum number of windows; see :func:`landmark_sides`.
         stride: Side of a window instead; the number of windows then grows with the grid.
 
     Returns:
@@ -60,14 +60,14 @@ def window_means(
 
 
 def _pool(t: Tensor, grid: Grid, sides: Grid, stride: int | None) -> Tensor:
-    """Average over the axes of the grid, one after the other: (B, H, n, D) to (B, H, m, D)."""
+    """Average over the axes of the grid in turn: (B, H, n, D) to (B, H, m, D)."""
     out = t.unflatten(2, grid)
     for side, windows in zip(grid, sides, strict=True):
         positions = torch.arange(side, device=t.device)
         window = positions * windows // side if stride is None else positions // stride
         inside = (window == torch.arange(windows, device=t.device).unsqueeze(1)).to(wide_type(t))  # (windows, side)
         average = (inside / inside.sum(1, keepdim=True)).to(t.dtype)
-        out = torch.tensordot(out, average, dims=([2], [1]))  # the axis is replaced by its windows, last
+        out = torch.tensordot(out, average, dims=([2], [1]))  # replaces the axis by its windows, as the last axis
     return out.flatten(3).mT
 
 
@@ -88,7 +88,7 @@ def _ranked_means(t: Tensor, mask: Tensor, number: int, stride: int | None) -> t
 
 
 def step(old: int, new: int, like: Tensor) -> Tensor:
-    """Return ``old / new`` as a tensor (), as the ratio of symbolic numbers does not compile (torch 2.15)."""
+    """Return ``old / new`` as a tensor (), since the ratio of symbolic numbers does not compile (torch 2.15)."""
     return like.new_ones(()) * old / new
 
 
@@ -97,20 +97,20 @@ def linear_weights(old: int, new: int, like: Tensor) -> Tensor:
 
     Pixel centers are those of ``torch.nn.functional.interpolate``, clamped at the edge.
     """
-    at = (torch.arange(new, device=like.device, dtype=like.dtype) + 0.5) * step(old, new, like) - 0.5
-    away = at.clamp(0, old - 1).unsqueeze(1) - torch.arange(old, device=like.device)
-    return (1 - away.abs()).clamp(min=0)
+    centers = (torch.arange(new, device=like.device, dtype=like.dtype) + 0.5) * step(old, new, like) - 0.5
+    offset = centers.clamp(0, old - 1).unsqueeze(1) - torch.arange(old, device=like.device)
+    return (1 - offset.abs()).clamp(min=0)
 
 
 class HeadConv(nn.Module):
-    """Depth-wise convolution of V over the grid with one kernel for each head, added to an attention's result.
+    """Depth-wise convolution of V over the grid with one kernel per head, added to an attention's result.
 
     Args:
         num_heads: H.
         kernel: Side of the kernel, odd.
-        dims: Sides that the grid has: 1, 2 or 3.
-        device: Where the kernel is made.
-        dtype: Its type.
+        dims: Dimensions of the grid: 1, 2 or 3.
+        device: Device of the kernel.
+        dtype: Type of the kernel.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class HeadConv(nn.Module):
 
         Args:
             v: (B, H, P + n, D).
-            grid: Its sides; None for a sequence, if ``dims`` is 1.
+            grid: Sides of the grid; None for a sequence, if ``dims`` is 1.
             mask: True for real tokens (B, 1, P + n, 1), or None for all; the others count as zero.
 
         Returns:
@@ -147,9 +147,9 @@ class HeadConv(nn.Module):
                 "grid to the attention, or create it without the convolution."
             )
         n = math.prod(grid)
-        seen = v if mask is None else v.masked_fill(~mask, 0)
+        real = v if mask is None else v.masked_fill(~mask, 0)
         batch, heads, _, width = v.shape
-        maps = seen[:, :, -n:].permute(0, 3, 1, 2).reshape(batch * width, heads, *grid)
+        maps = real[:, :, -n:].permute(0, 3, 1, 2).reshape(batch * width, heads, *grid)
         convolve = (F.conv1d, F.conv2d, F.conv3d)[self.dims - 1]
         out = convolve(maps, self.weight.to(maps.dtype), padding=self.weight.shape[-1] // 2, groups=heads)
         out = out.reshape(batch, width, heads, n).permute(0, 2, 3, 1)

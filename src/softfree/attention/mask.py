@@ -18,8 +18,8 @@ def real_tokens(x: Tensor, attn_mask: Tensor | None, is_causal: bool = False) ->
 
     Masks with four axes are those of torch's fused kernel and of timm (``NaFlexVit`` creates them): True, or an added
     0, where a query may attend to a key; False, or an added minus infinity (or the type's smallest number), where not.
-    Without weights between tokens, an attention can only mask keys for all queries at once. So each real token must
-    attend to all real ones; the rows of padded queries are ignored.
+    Without weights between tokens, an attention can only mask keys for all queries together. Each real token must
+    therefore attend to all real ones; the rows of padded queries are ignored.
 
     Args:
         x: Tokens (B, N, C).
@@ -42,8 +42,8 @@ def real_tokens(x: Tensor, attn_mask: Tensor | None, is_causal: bool = False) ->
     real = allowed.any(1)
     if shape[2] == 1:
         return real
-    alike = (allowed == real.unsqueeze(1)) | ~real.unsqueeze(2)
-    _require(alike.all(), "Got an attn_mask whose queries attend to different keys (as a causal or window mask)")
+    agrees = (allowed == real.unsqueeze(1)) | ~real.unsqueeze(2)
+    _require(agrees.all(), "Got an attn_mask whose queries attend to different keys (as a causal or window mask)")
     return real
 
 

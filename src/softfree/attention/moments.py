@@ -3,12 +3,12 @@
     mean, covariance = moments(x)              mu = X^T 1 / N,  S = (X - mu)^T (X - mu) / N
     y = affine(x, mean, A, c)                  Y = (X - mu) A + 1 c^T
 
-Both visit the tokens in parts that stay in the processor's cache: each part is centered into one small reused buffer,
+Both visit the tokens in chunks that stay in the processor's cache: each chunk is centered into one small reused buffer,
 so no second tensor of the size of X is ever written. Tokens are first centered by an estimate of the mean: S does not
 depend on the shift, and a difference of two large sums never arises, even in half precision.
 
-While a graph is compiled or exported both are plain products instead, which the compiler fuses itself; so are they
-under torch.func, and so is backward if it is differentiated or vectorized itself.
+While a graph is compiled or exported, both are plain products instead, which the compiler fuses itself; the same holds
+under torch.func, and for a backward pass that is itself differentiated or vectorized.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import Tensor
 
 from softfree.attention.base import PART, plain_only, transformed, wide_type
 
-# Tokens from which the mean is estimated.
-GUESS = 1024
+# Number of tokens from which the mean is estimated.
+ESTIMATE_TOKENS = 1024
 
 
 def moments(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,8 +83,8 @@ class _SumOfSquares(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        slope: Tensor = x * (2 * grad).to(x.dtype).unsqueeze(1)
-        return slope
+        grad_x: Tensor = x * (2 * grad).to(x.dtype).unsqueeze(1)
+        return grad_x
 
 
 class _Moments(torch.autograd.Function):
@@ -92,10 +92,10 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        shift, number = _guess(x, mask), count(x, mask)
+        shift, number = _estimate_mean(x, mask), count(x, mask)
         total = shift.new_zeros(shift.shape, dtype=wide_type(x))  # (B, C)
         outer = total.new_zeros(*shift.shape, shift.shape[-1])  # (B, C, C)
-        for samples, _, centered in _centered_parts(x, shift, mask):
+        for samples, _, centered in _centered_chunks(x, shift, mask):
             total[samples] += _sum(centered)
             _add_gram(outer[samples], centered, centered)
         total /= number
@@ -113,17 +113,17 @@ class _Moments(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, grad_mean: Tensor, grad_covariance: Tensor) -> tuple[Tensor, None]:
         x, mask, mean = ctx.saved_tensors
         if _is_plain(grad, grad_mean, grad_covariance):
-            return _moments_slope(x, mask, mean, grad, grad_mean, grad_covariance), None
+            return _moments_backward(x, mask, mean, grad, grad_mean, grad_covariance), None
         shift, number = mean.to(x.dtype), count(x, mask)
-        slope = (grad_covariance + grad_covariance.mT) / number.unsqueeze(-1)  # (B, C, C)
-        # The parts are centered by the rounded mean; the constant carries what the rounding left.
-        constant = grad_mean / number - ((mean - shift).unsqueeze(1) @ slope).squeeze(1)  # (B, C)
-        slope, constant = slope.to(x.dtype), constant.to(x.dtype)
-        # affine's backward has just made `grad` for this very place: nobody else sees it.
-        for samples, tokens, centered in _centered_parts(x, shift, mask):
-            part = grad[samples, tokens]
-            _add_product(part, centered, slope[samples])
-            part.add_(constant[samples].unsqueeze(1))
+        matrix = (grad_covariance + grad_covariance.mT) / number.unsqueeze(-1)  # (B, C, C)
+        # The chunks are centered by the rounded mean; the constant contains the rounding error.
+        constant = grad_mean / number - ((mean - shift).unsqueeze(1) @ matrix).squeeze(1)  # (B, C)
+        matrix, constant = matrix.to(x.dtype), constant.to(x.dtype)
+        # affine's backward created `grad` for this function alone, so it may be changed in place.
+        for samples, tokens, centered in _centered_chunks(x, shift, mask):
+            grad_chunk = grad[samples, tokens]
+            _add_product(grad_chunk, centered, matrix[samples])
+            grad_chunk.add_(constant[samples].unsqueeze(1))
         if mask is not None:
             grad.masked_fill_(~mask.unsqueeze(-1), 0)
         return grad, None
@@ -140,7 +140,7 @@ class _Affine(torch.autograd.Function):
         constant = constant - ((mean - shift).unsqueeze(1) @ narrow.to(mean.dtype)).squeeze(1)
         constant = constant.to(x.dtype)
         out = torch.empty_like(x)
-        for samples, tokens, centered in _centered_parts(x, shift, mask):
+        for samples, tokens, centered in _centered_chunks(x, shift, mask):
             _write_product(out[samples, tokens], centered, narrow[samples], constant[samples])
         return out
 
@@ -153,49 +153,49 @@ class _Affine(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         x, mean, mixing, mask = ctx.saved_tensors
         if _is_plain(grad):
-            return *_affine_slopes(x, mean, mixing, mask, grad), None
-        shift, back = mean.to(x.dtype), mixing.mT.to(x.dtype)
+            return *_affine_backward(x, mean, mixing, mask, grad), None
+        shift, transposed = mean.to(x.dtype), mixing.mT.to(x.dtype)
         grad_constant = torch.zeros_like(mean)
         grad_mixing = torch.zeros_like(mixing)
         grad_x = torch.empty_like(x)
-        for samples, tokens, centered in _centered_parts(x, shift, mask):
-            part = grad[samples, tokens]
-            grad_constant[samples] += _sum(part)
-            _add_gram(grad_mixing[samples], centered, part)
-            _write_product(grad_x[samples, tokens], part, back[samples])
+        for samples, tokens, centered in _centered_chunks(x, shift, mask):
+            grad_chunk = grad[samples, tokens]
+            grad_constant[samples] += _sum(grad_chunk)
+            _add_gram(grad_mixing[samples], centered, grad_chunk)
+            _write_product(grad_x[samples, tokens], grad_chunk, transposed[samples])
         grad_mixing.baddbmm_((mean - shift).unsqueeze(2), grad_constant.unsqueeze(1), alpha=-1)
         grad_mean = -(mixing @ grad_constant.unsqueeze(2)).squeeze(2)
         return grad_x, grad_mean, grad_mixing, grad_constant, None
 
 
-def _centered_parts(x: Tensor, shift: Tensor, mask: Tensor | None) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Visit the tokens in parts: samples, tokens, and ``x - shift`` there with zeros for padding.
+def _centered_chunks(x: Tensor, shift: Tensor, mask: Tensor | None) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield the tokens in chunks: samples, tokens, and ``x - shift`` there with zeros for padding.
 
-    Each part overwrites the one before.
+    Each chunk overwrites the previous one.
     """
     batch, tokens, width = x.shape
-    group, rows = _part_sizes(x)
+    group, rows = _chunk_sizes(x)
     buffer = x.new_empty(group, min(rows, tokens), width)
     for sample in range(0, batch, group):
         samples = slice(sample, sample + group)
         for start in range(0, tokens, rows):
-            part = slice(start, min(start + rows, tokens))
-            centered = torch.sub(x[samples, part], shift[samples].unsqueeze(1), out=buffer[:, : part.stop - start])
+            span = slice(start, min(start + rows, tokens))
+            centered = torch.sub(x[samples, span], shift[samples].unsqueeze(1), out=buffer[:, : span.stop - start])
             if mask is not None:
-                centered.masked_fill_(~mask[samples, part].unsqueeze(-1), 0)
-            yield samples, part, centered
+                centered.masked_fill_(~mask[samples, span].unsqueeze(-1), 0)
+            yield samples, span, centered
 
 
-def _part_sizes(x: Tensor) -> tuple[int, int]:
-    """Samples and tokens per part: one sample on a CPU, where batched half products are slow; else all."""
+def _chunk_sizes(x: Tensor) -> tuple[int, int]:
+    """Return samples and tokens per chunk: one sample on a CPU, where batched half products are slow; else all."""
     if x.device.type == "cpu":
         return 1, max(256, PART // x.shape[2])
     return x.shape[0], x.shape[1]
 
 
-def _sum(part: Tensor) -> Tensor:
-    """Sum over the tokens, (b, C); torch accumulates halves in float32, but a result of float16 could overflow."""
-    return part.sum(1, dtype=torch.float32) if part.dtype == torch.float16 else part.sum(1)
+def _sum(chunk: Tensor) -> Tensor:
+    """Sum over the tokens, (b, C); torch accumulates halves in float32, but a float16 result could overflow."""
+    return chunk.sum(1, dtype=torch.float32) if chunk.dtype == torch.float16 else chunk.sum(1)
 
 
 def _add_gram(out: Tensor, a: Tensor, b: Tensor) -> None:
@@ -233,16 +233,16 @@ def _add_product(out: Tensor, a: Tensor, b: Tensor) -> None:
         out.baddbmm_(a, b)
 
 
-def _guess(x: Tensor, mask: Tensor | None) -> Tensor:
+def _estimate_mean(x: Tensor, mask: Tensor | None) -> Tensor:
     """Estimate the mean (B, C) of the real tokens from some of them, in the type of ``x``."""
     tokens = x.shape[1]
     if mask is None:
-        few = x[:, :: max(1, tokens // GUESS)]
-        return few.mean(1, dtype=wide_type(x)).to(x.dtype)
-    real, where = mask.to(torch.uint8).topk(min(tokens, GUESS), dim=1)  # real tokens first
-    few = x.gather(1, where.unsqueeze(-1).expand(-1, -1, x.shape[2]))
-    few = few.masked_fill(real.unsqueeze(-1) == 0, 0)
-    return (few.sum(1, dtype=wide_type(x)) / real.sum(1, keepdim=True).clamp(min=1)).to(x.dtype)
+        subset = x[:, :: max(1, tokens // ESTIMATE_TOKENS)]
+        return subset.mean(1, dtype=wide_type(x)).to(x.dtype)
+    real, indices = mask.to(torch.uint8).topk(min(tokens, ESTIMATE_TOKENS), dim=1)  # real tokens first
+    subset = x.gather(1, indices.unsqueeze(-1).expand(-1, -1, x.shape[2]))
+    subset = subset.masked_fill(real.unsqueeze(-1) == 0, 0)
+    return (subset.sum(1, dtype=wide_type(x)) / real.sum(1, keepdim=True).clamp(min=1)).to(x.dtype)
 
 
 def count(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -257,7 +257,7 @@ def _plain_moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tens
     if mask is not None:
         x = x.masked_fill(~mask.unsqueeze(-1), 0)
     mean = x.sum(1, dtype=number.dtype) / number
-    # Half of 1 / N on either side, so that no half overflows.
+    # The square root of 1 / N on either side, so that no half overflows.
     centered = _center(x, mean, mask, number.rsqrt().unsqueeze(-1))
     return x, mean, (centered.mT @ centered).to(mean.dtype)
 
@@ -273,30 +273,30 @@ def _center(x: Tensor, mean: Tensor, mask: Tensor | None, gain: Tensor | float =
     return centered.to(x.dtype)
 
 
-def _is_plain(*slopes: Tensor) -> bool:
+def _is_plain(*grads: Tensor) -> bool:
     """Whether backward is differentiated or gets batched gradients, so that nothing may be done in place.
 
     Batched gradients come from ``is_grads_batched`` and ``vectorize`` of torch.autograd's functions.
     """
-    many = any(torch._C._functorch.is_legacy_batchedtensor(slope) for slope in slopes)
-    return many or torch.is_grad_enabled() or transformed()
+    batched = any(torch._C._functorch.is_legacy_batchedtensor(grad) for grad in grads)
+    return batched or torch.is_grad_enabled() or transformed()
 
 
-def _moments_slope(
+def _moments_backward(
     x: Tensor, mask: Tensor | None, mean: Tensor, grad: Tensor, grad_mean: Tensor, grad_covariance: Tensor
 ) -> Tensor:
     """Backward of :func:`_plain_moments`."""
     number = count(x, mask)
-    slope = (grad_covariance + grad_covariance.mT) / number.unsqueeze(-1)  # (B, C, C)
-    whole = grad + _center(x, mean, mask) @ slope.to(x.dtype) + (grad_mean / number).to(x.dtype).unsqueeze(1)
-    return whole if mask is None else whole.masked_fill(~mask.unsqueeze(-1), 0)
+    matrix = (grad_covariance + grad_covariance.mT) / number.unsqueeze(-1)  # (B, C, C)
+    grad_x = grad + _center(x, mean, mask) @ matrix.to(x.dtype) + (grad_mean / number).to(x.dtype).unsqueeze(1)
+    return grad_x if mask is None else grad_x.masked_fill(~mask.unsqueeze(-1), 0)
 
 
-def _affine_slopes(
+def _affine_backward(
     x: Tensor, mean: Tensor, mixing: Tensor, mask: Tensor | None, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Backward of :func:`_plain_affine`."""
-    real = grad if mask is None else grad.masked_fill(~mask.unsqueeze(-1), 0)
-    grad_mixing = (_center(x, mean, mask).mT @ real).to(mean.dtype)
-    grad_mean = -(mixing @ real.sum(1, dtype=mean.dtype).unsqueeze(2)).squeeze(2)
-    return real @ mixing.mT.to(x.dtype), grad_mean, grad_mixing, grad.sum(1, dtype=mean.dtype)
+    real_grad = grad if mask is None else grad.masked_fill(~mask.unsqueeze(-1), 0)
+    grad_mixing = (_center(x, mean, mask).mT @ real_grad).to(mean.dtype)
+    grad_mean = -(mixing @ real_grad.sum(1, dtype=mean.dtype).unsqueeze(2)).squeeze(2)
+    return real_grad @ mixing.mT.to(x.dtype), grad_mean, grad_mixing, grad.sum(1, dtype=mean.dtype)

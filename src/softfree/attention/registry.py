@@ -1,4 +1,4 @@
-"""Attention methods by name, those of other packages included; see docs/how-to/own-attention.md."""
+"""Attention methods by name, including those of other packages; see docs/how-to/own-attention.md."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from torch import nn
 from softfree.attention.base import Attention
 from softfree_runtime.core.errors import UserError, unknown_name
 
-# Packages name a module here whose import registers their methods.
+# Group in which packages name a module whose import registers their methods.
 ENTRY_POINTS = "softfree.attentions"
-# Modules to import in the same way, separated by commas; processes that a command starts import them, too.
+# Environment variable with further such modules, separated by commas; child processes of a command import them, too.
 PLUGINS = "SOFTFREE_PLUGINS"
 
 ATTENTIONS: dict[str, type[Attention]] = {}
-_followers: list[Callable[[str], object]] = []
+_listeners: list[Callable[[str], object]] = []
 Method = TypeVar("Method", bound=type[Attention])
 
 
 def register_attention(name: str) -> Callable[[Method], Method]:
-    """Decorate a method, so that it is known by ``name`` wherever attentions are chosen.
+    """Decorate a method to make it available by ``name`` wherever attentions are chosen.
 
     Args:
         name: A Python identifier in lower case; it becomes the first part of model names, ``{name}_vit_tiny_patch16``.
 
     Raises:
-        UserError: A name of another form, or one that another class has.
+        UserError: An invalid name, or one that another class has.
     """
     if not name.isidentifier() or name != name.lower() or "_vit" in name or "_bag" in name:
         raise UserError(
@@ -47,18 +47,18 @@ def register_attention(name: str) -> Callable[[Method], Method]:
             )
         ATTENTIONS[name] = method
         if known is None:
-            for follow in _followers:
-                follow(name)
+            for listener in _listeners:
+                listener(name)
         return method
 
     return register
 
 
-def for_each_attention(follow: Callable[[str], object]) -> None:
-    """Call ``follow`` with the name of each method, now and for those registered later."""
+def for_each_attention(listener: Callable[[str], object]) -> None:
+    """Call ``listener`` with the name of each method, now and for those registered later."""
     for name in ATTENTIONS:
-        follow(name)
-    _followers.append(follow)
+        listener(name)
+    _listeners.append(listener)
 
 
 def create_attention(name: str, dim: int, num_heads: int, **options: Any) -> Attention:
@@ -100,9 +100,9 @@ def attention_name(attention: nn.Module) -> str:
 
 
 def import_plugins() -> None:
-    """Import what other packages and :data:`PLUGINS` name.
+    """Import the modules that other packages and :data:`PLUGINS` name.
 
-    A package that fails is left out with a warning, so that it cannot stop commands that do not need it.
+    A package that fails is skipped with a warning, so that it cannot stop commands that do not need it.
 
     Raises:
         UserError: A module of :data:`PLUGINS` that cannot be imported.
@@ -116,7 +116,7 @@ def import_plugins() -> None:
                 RuntimeWarning,
                 stacklevel=2,
             )
-    for module in filter(None, (part.strip() for part in os.environ.get(PLUGINS, "").split(","))):
+    for module in filter(None, (name.strip() for name in os.environ.get(PLUGINS, "").split(","))):
         try:
             import_module(module)
         except UserError:

@@ -1,4 +1,4 @@
-"""Streaming attention: sums over chunks of tokens, and the affine map of each token that follows from them.
+"""Streaming attention: sums over chunks of tokens, and the resulting affine map of each token.
 
 With h (n, C) the input of the attention, the sublayer of every method that can stream is
 
@@ -8,9 +8,9 @@ With h (n, C) the input of the attention, the sublayer of every method that can 
 - SimA: the L1 norms of Q and K, and K^T V; center = 0.
 - Galerkin: the number of tokens and K~^T V~ with K~ and V~ normalized token by token; center = 0.
 
-So tokens may come in chunks or be spread over several machines: the sums are added up, and a chunk needs nothing else
-of the others. The same holds backward: dA, dc and dcenter are sums over tokens, a graph of C x C tensors turns them
-into the gradients of the sums, and from those each chunk computes its own share.
+Tokens may therefore come in chunks or be spread over several machines: the sums are added up, and a chunk needs nothing
+else from the others. The same holds backward: dA, dc and dcenter are sums over tokens, a graph of C x C tensors turns
+them into the gradients of the sums, and from those each chunk computes its own gradient.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TokenStats(NamedTuple):
     """Statistics of some tokens, in float32 or better.
 
     Attributes:
-        number: Of real tokens, (B, 1); no gradient flows into it.
+        number: Number of real tokens, (B, 1); no gradient flows into it.
         values: The one or two tensors that gradients flow into; each method documents its own.
     """
 
@@ -69,7 +69,7 @@ class AffineMap(NamedTuple):
 
 
 class StreamingAttention(ABC):
-    """The streaming form of an attention module, which still owns the parameters: they are read at each call."""
+    """The streaming form of an attention module, whose parameters are read at each call."""
 
     def __init__(self, attention: Attention) -> None:
         self.attention = attention
@@ -82,14 +82,14 @@ class StreamingAttention(ABC):
 
     @abstractmethod
     def gather(self, h: Tensor, mask: Tensor | None = None) -> TokenStats:
-        """Compute the statistics of tokens h (B, n, C), mask (B, n) True for real ones; differentiable."""
+        """Compute the statistics of tokens h (B, n, C), with a mask (B, n), True for real tokens; differentiable."""
 
     @abstractmethod
     def raw(self, stats: TokenStats) -> Tensor:
         """Convert to sums over tokens, (B, raw_size) in float64; those of disjoint sets of tokens add up.
 
-        Differences of large sums lose about half the digits where a mean is large compared with the spread. float64 can
-        spare them: the statistics are exact to float32 up to a mean of 10,000 times the spread.
+        Differences of large sums lose about half the digits if a mean is large compared with the standard deviation.
+        float64 has enough of them: the statistics are exact to float32 up to a ratio of 10,000.
         """
 
     @abstractmethod
@@ -99,7 +99,7 @@ class StreamingAttention(ABC):
     def affine_map(self, stats: TokenStats) -> AffineMap:
         """Compute the map of each token; differentiable in the statistics and the attention's parameters.
 
-        Autocast does not narrow it, as it does not in memory.
+        As in memory, autocast does not narrow it.
         """
         with torch.autocast(stats.number.device.type, enabled=False):
             return self._affine_map(stats.values)
@@ -111,17 +111,17 @@ class StreamingAttention(ABC):
     def vjp(
         self, h: Tensor, stats: TokenStats, grads: Sequence[Tensor], mask: Tensor | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Compute a chunk's share of the gradient that reached the statistics of all tokens.
+        """Compute a chunk's share of the gradient of the statistics of all tokens.
 
         Args:
-            h: The chunk's tokens (B, n, C), with a graph behind them.
-            stats: Of all tokens.
+            h: The chunk's tokens (B, n, C), with their graph.
+            stats: Statistics of all tokens.
             grads: dL/dvalue for each of ``stats.values``.
             mask: True for real tokens (B, n), or None.
 
         Returns:
-            Tensors and their gradients, for ``torch.autograd.backward`` or ``torch.autograd.grad``: a covariance,
-            whose gradient has a closed form, need not be computed again.
+            Tensors and their gradients, for ``torch.autograd.backward`` or ``torch.autograd.grad``; a covariance,
+            whose gradient has a closed form, need not be recomputed.
         """
 
     def queries(self, h: Tensor, stats: TokenStats) -> Tensor:
@@ -129,7 +129,7 @@ class StreamingAttention(ABC):
 
         Args:
             h: Some tokens that enter the attention, (1, n, C).
-            stats: Of all tokens.
+            stats: Statistics of all tokens.
 
         Returns:
             (1, H, n, D), float32 or better.
@@ -166,10 +166,10 @@ class StreamingAttention(ABC):
             matrix, constant, center = affine_map
             if h.dtype != torch.float16:
                 return affine(h, center, matrix, constant, mask)
-            # A may be of size 1 / N, which float16 cannot hold.
-            size = matrix.detach().abs().amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny)
-            y = affine(h, center, matrix / size, torch.zeros_like(constant), mask)
-            return torch.addcmul(constant.unsqueeze(1), y.to(size.dtype), size).to(h.dtype)
+            # A may be of order 1 / N, which float16 cannot represent.
+            scale = matrix.detach().abs().amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny)
+            y = affine(h, center, matrix / scale, torch.zeros_like(constant), mask)
+            return torch.addcmul(constant.unsqueeze(1), y.to(scale.dtype), scale).to(h.dtype)
 
     def backward(
         self, stats: TokenStats, grads: AffineMap, parameters: Sequence[Tensor]
@@ -177,24 +177,24 @@ class StreamingAttention(ABC):
         """Turn gradients of :meth:`affine_map` into those of the statistics and of the attention's parameters.
 
         Args:
-            stats: Of all tokens.
-            grads: dL/d of each field of the map, summed over all tokens.
-            parameters: Parameters to differentiate by.
+            stats: Statistics of all tokens.
+            grads: Gradient of each field of the map, summed over all tokens.
+            parameters: Parameters to differentiate with respect to.
 
         Returns:
-            dL/dvalue for each value, and for each parameter its gradient, or None if the map does not depend on it.
+            dL/dvalue for each value, and the gradient of each parameter, None if the map does not depend on it.
         """
         with torch.enable_grad():
             stats = stats.leaf()
             pairs = [(out, grad) for out, grad in zip(self.affine_map(stats), grads, strict=True) if out.requires_grad]
-            outputs, slopes = zip(*pairs, strict=True)
+            outputs, output_grads = zip(*pairs, strict=True)
             inputs = [*stats.values, *parameters]
-            gradients = torch.autograd.grad(outputs, inputs, slopes, allow_unused=True)
-        of_stats = [
+            gradients = torch.autograd.grad(outputs, inputs, output_grads, allow_unused=True)
+        stat_grads = [
             torch.zeros_like(value) if grad is None else grad
             for value, grad in zip(stats.values, gradients, strict=False)
         ]
-        return of_stats, list(gradients[len(of_stats) :])
+        return stat_grads, list(gradients[len(stat_grads) :])
 
 
 def real_counts(h: Tensor, mask: Tensor | None) -> Tensor:

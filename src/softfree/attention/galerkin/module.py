@@ -28,7 +28,7 @@ from softfree.attention.registry import register_attention
 class GalerkinAttention(Attention):
     """``O_h = Q_h (K~_h^T V~_h) / n`` with K and V normalized over the D features of a head; time grows with N.
 
-    A class token counts as any other token: it enters the sum and n. The grid is ignored.
+    A class token is treated like any other token: it enters the sum and n. The grid is ignored.
 
     Args:
         dim: Width C.
@@ -45,9 +45,9 @@ class GalerkinAttention(Attention):
         self, dim: int, num_heads: int = 8, *, diagonal_init: bool = False, eps: float = 1e-5, **options: Any
     ) -> None:
         super().__init__(dim, num_heads, **options)
-        made: dict[str, Any] = {"device": options.get("device"), "dtype": options.get("dtype")}
-        self.k_norm = HeadNorm(num_heads, self.head_dim, eps=eps, **made)
-        self.v_norm = HeadNorm(num_heads, self.head_dim, eps=eps, **made)
+        factory_options: dict[str, Any] = {"device": options.get("device"), "dtype": options.get("dtype")}
+        self.k_norm = HeadNorm(num_heads, self.head_dim, eps=eps, **factory_options)
+        self.v_norm = HeadNorm(num_heads, self.head_dim, eps=eps, **factory_options)
         self.diagonal_init = diagonal_init
         self.init_projections()
 
@@ -79,7 +79,7 @@ class GalerkinAttention(Attention):
 
     @torch.no_grad()
     def weighted_rows(self, x: Tensor, weights: Tensor, mask: Tensor | None = None, grid: Grid | None = None) -> Tensor:
-        """Weights of the normalized values, ``Q K~^T / N``; see :meth:`Attention.weighted_rows`."""
+        """Use the weights of the normalized values, ``Q K~^T / N``; see :meth:`Attention.weighted_rows`."""
         q, k, heads = self.queries_and_keys(x, mask)
         return dot_rows(q, self.k_norm(k), weights, heads)
 

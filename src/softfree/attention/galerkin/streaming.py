@@ -67,15 +67,15 @@ class StreamingGalerkin(StreamingAttention):
         self, h: Tensor, stats: TokenStats, grads: Sequence[Tensor], mask: Tensor | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Project the tokens again, with a graph; the chunk's mean counts as its share of all tokens."""
-        own = self.gather(h, mask)
-        share = (own.number / stats.number.clamp(min=1))[:, :, None, None]
-        return list(own.values), [grad * share for grad in grads]
+        chunk_stats = self.gather(h, mask)
+        share = (chunk_stats.number / stats.number.clamp(min=1))[:, :, None, None]
+        return list(chunk_stats.values), [grad * share for grad in grads]
 
     def queries(self, h: Tensor, stats: TokenStats) -> Tensor:
-        """Q is not normalized."""
+        """Return Q, which is not normalized."""
         return self.attention.split_heads(self.project(h, 0))
 
     def keys(self, h: Tensor, stats: TokenStats) -> Tensor:
-        """K~ / N."""
+        """Return K~ / N."""
         keys = self.attention.k_norm(self.attention.split_heads(self.project(h, 1)))
         return keys / stats.number.clamp(min=1)[:, :, None, None]

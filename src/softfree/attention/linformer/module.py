@@ -4,8 +4,8 @@ Learned matrices E and F (k x n), shared by the heads of a layer, compress the n
 
     O_h = softmax(Q_h (E K_h)^T / sqrt(D)) (F V_h)
 
-The paper's E and F are made for one length. Here each of their rows is a map over a reference grid of n0 positions,
-resized to the actual grid by linear interpolation along each axis and multiplied by n0 / n, so that the sum of a row is
+The paper's E and F are for one length. Here each of their rows is a map over a reference grid of n0 positions, resized
+to the actual grid by linear interpolation along each axis and multiplied by n0 / n, so that the sum of a row is
 preserved. The real tokens of a sequence without a grid are spread evenly over the reference grid in raster order.
 """
 
@@ -36,16 +36,16 @@ class LinformerAttention(Attention):
     """Softmax attention to k learned mixtures of the tokens; time grows with N k.
 
     Tokens in front of the grid, such as a class token, have no position on the maps: their own keys and values
-    join the k compressed ones. Without a grid they count as the first of the sequence. Padding counts as zero, so a map
-    that covers padding alone keeps its share of the softmax with score 0 and value 0. Sums and softmax are in float32,
-    or float64 if the input is.
+    join the k compressed ones. Without a grid, they are the first tokens of the sequence. Padding counts as zero, so a
+    map that covers only padding keeps its share of the softmax with score 0 and value 0. Sums and softmax are in
+    float32, or float64 if the input is.
 
     Args:
         dim: Width C.
         num_heads: Number of heads H.
-        reference: Sides of the grid that the maps are learned for, as many as the images have.
-        landmarks: k, the rows of E and F.
-        share_kv: One matrix for keys and values, E = F.
+        reference: Sides of the grid that the maps are learned for, with the dimensions of the images.
+        landmarks: k, the number of rows of E and F.
+        share_kv: Use one matrix for keys and values, E = F.
         **options: See :class:`~softfree.attention.base.Attention`.
 
     Raises:
@@ -71,10 +71,10 @@ class LinformerAttention(Attention):
                 f"Got {landmarks} landmarks for a grid of {reference}: expected one or more, such as (14, 14)."
             )
         self.reference = tuple(reference)
-        made: dict[str, Any] = {"device": options.get("device"), "dtype": options.get("dtype")}
+        factory_options: dict[str, Any] = {"device": options.get("device"), "dtype": options.get("dtype")}
         shape = (landmarks, math.prod(self.reference))
-        self.k_maps = nn.Parameter(torch.empty(shape, **made))
-        self.v_maps = None if share_kv else nn.Parameter(torch.empty(shape, **made))
+        self.k_maps = nn.Parameter(torch.empty(shape, **factory_options))
+        self.v_maps = None if share_kv else nn.Parameter(torch.empty(shape, **factory_options))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -88,7 +88,7 @@ class LinformerAttention(Attention):
         dtype = q.dtype
         (q, k, v), exact = widen(q, k, v)
         with exact:
-            seen = None
+            key_mask = None
             if mask is not None:
                 k, v = k.masked_fill(~mask, 0), v.masked_fill(~mask, 0)
             k_maps, v_maps = self._maps(q, mask, grid)
@@ -100,26 +100,26 @@ class LinformerAttention(Attention):
                 k = torch.cat([k[:, :, :front], k_maps @ k[:, :, front:]], dim=2)  # (B, H, P + k, D)
                 v = torch.cat([v[:, :, :front], v_maps @ v[:, :, front:]], dim=2)
                 if mask is not None and front:
-                    seen = F.pad(mask[:, :, :front].mT, (0, k.shape[2] - front), value=True)  # (B, 1, 1, P + k)
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+                    key_mask = F.pad(mask[:, :, :front].mT, (0, k.shape[2] - front), value=True)  # (B, 1, 1, P + k)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask)
         return out.to(dtype)
 
     def _maps(self, like: Tensor, mask: Tensor | None, grid: Grid | None) -> tuple[Tensor, Tensor]:
-        """E and F for the actual tokens, (k, n) or (B, 1, k, n), of the type and device of ``like`` (B, H, N, D)."""
+        """Return E and F for the actual tokens, (k, n) or (B, 1, k, n), with the dtype and device of ``like``."""
         if grid is not None and len(grid) != len(self.reference):
             raise UserError(
                 f"Got tokens on a grid of {len(grid)} sides for Linformer's maps of {len(self.reference)}: create the "
                 "attention with a reference of as many sides, such as reference=(8, 8, 8) for volumes."
             )
-        found: list[Tensor] = []
+        resized: list[Tensor] = []
         for maps in (self.k_maps, self.v_maps):
             if maps is None:
-                found.append(found[0])
+                resized.append(resized[0])
             elif grid is None:
-                found.append(spread(maps.to(like.dtype), like.shape[2], mask))
+                resized.append(spread(maps.to(like.dtype), like.shape[2], mask))
             else:
-                found.append(resize(maps.to(like.dtype), self.reference, grid))
-        return found[0], found[1]
+                resized.append(resize(maps.to(like.dtype), self.reference, grid))
+        return resized[0], resized[1]
 
     @classmethod
     def cost(cls, shape: Shape) -> AttentionCost:
@@ -130,7 +130,7 @@ class LinformerAttention(Attention):
 def resize(maps: Tensor, reference: Grid, grid: Grid) -> Tensor:
     """Resize maps (k, n0) over the reference grid to another (k, n), preserving their sums.
 
-    Linear along each axis: one product per axis, for any number of sides.
+    Linear along each axis: one product per axis, for any number of axes.
     """
     out = maps.unflatten(1, reference)
     for old, new in zip(reference, grid, strict=True):
@@ -153,9 +153,9 @@ def spread(maps: Tensor, tokens: int, mask: Tensor | None) -> Tensor:
     else:
         rank = mask[:, :, :, 0].long().cumsum(2) - 1  # (B, 1, N)
         ratio = positions / mask[:, :, :, 0].sum(2, keepdim=True).clamp(min=1).to(maps.dtype)
-    at = ((rank + 0.5) * ratio - 0.5).clamp(0, positions - 1)
-    low = at.long()
-    part = (at - low).unsqueeze(-1)
+    centers = ((rank + 0.5) * ratio - 0.5).clamp(0, positions - 1)
+    low = centers.long()
+    fraction = (centers - low).unsqueeze(-1)
     columns = maps.mT  # (n0, k)
-    mixed = columns[low] * (1 - part) + columns[(low + 1).clamp(max=positions - 1)] * part
-    return (mixed * ratio.unsqueeze(-1)).mT
+    interpolated = columns[low] * (1 - fraction) + columns[(low + 1).clamp(max=positions - 1)] * fraction
+    return (interpolated * ratio.unsqueeze(-1)).mT

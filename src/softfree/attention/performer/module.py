@@ -5,9 +5,9 @@ The softmax kernel is an expectation over random features, so that keys and valu
     O_i = phi(q_i)^T (sum_j phi(k_j) v_j^T) / (phi(q_i)^T sum_j phi(k_j))
     phi(x)_r = exp(w_r . x' - |x'|^2 / 2 - c) + eps,    x' = x / D^(1/4),    r = 1..M
 
-c keeps the exponential within range and cancels but for eps: for a query it is the maximum of w_r . x' over r, for the
-keys of a head that over r and all real tokens; as in the released code it is taken as a constant in the gradient. The
-w_r are orthogonal in blocks of D, of lengths as those of Gaussian vectors. The generalized kernel is
+c keeps the exponential within range and cancels except for eps: for a query it is the maximum of w_r . x' over r, for
+the keys of a head that over r and all real tokens; as in the released code, its gradient is not taken. The w_r are
+orthogonal in blocks of D, with the lengths of Gaussian vectors. The generalized kernel is
 phi(x)_r = relu(w_r . x') + eps. eps is 1e-4, and 1e-3 for that kernel.
 """
 
@@ -33,28 +33,28 @@ Kernel = Literal["softmax", "relu"]
 class PerformerAttention(Attention):
     """Softmax attention by M positive random features; time grows with N M.
 
-    A class token counts as any other token, and the grid is ignored. Features and sums are in float32, or float64 if
-    the input is.
+    A class token is treated like any other token, and the grid is ignored. Features and sums are in float32, or float64
+    if the input is.
 
-    The features are redrawn every ``redraw_every`` training forwards and fixed in evaluation. A draw depends on the
-    layer's seed, taken from torch's generator when the layer is created, and the number of the draw, so that the
-    processes of a distributed training, and a resumed one, draw the same. A forward that gradient checkpointing
-    recomputes in the backward pass neither counts nor draws; with it, call backward before the forward that draws. A
-    moving average of weights must copy the buffers, not average them: the mean of two draws is not a draw.
+    The features are redrawn every ``redraw_every`` training forward passes and fixed in evaluation. A draw depends on
+    the layer's seed, taken from torch's generator when the layer is created, and the number of the draw, so that the
+    processes of distributed training, and a resumed run, draw the same. A forward pass that gradient checkpointing
+    recomputes in the backward pass neither counts nor draws; with it, call backward before the forward pass that draws.
+    A moving average of weights must copy the buffers, not average them: the mean of two draws is not a draw.
 
     Args:
         dim: Width C.
         num_heads: Number of heads H.
         features: M; default D ln D, rounded down.
         kernel: "softmax", or "relu" for the generalized kernel, which approximates nothing.
-        redraw_every: Training forwards per draw; 0 keeps the first. Drawing stays outside compiled graphs; exported
-            graphs, and forwards under ``torch.func``, neither count nor draw.
+        redraw_every: Training forward passes per draw; 0 keeps the first. Drawing stays outside compiled graphs;
+            exported graphs, and forward passes under ``torch.func``, neither count nor draw.
         eps: Added to the features; default 1e-4, and 1e-3 for "relu".
         **options: See :class:`~softfree.attention.base.Attention`.
 
     Attributes:
         projection: The w_r (M, D), shared by the heads; saved with the weights.
-        clock: The seed, and the training forwards so far.
+        clock: The seed, and the number of training forward passes so far.
 
     Raises:
         UserError: An unknown kernel, no features, or a negative interval.
@@ -93,7 +93,7 @@ class PerformerAttention(Attention):
         self.register_buffer("clock", torch.empty(2, device=device, dtype=torch.int64))
         # False for further batches of one step, which share its draw.
         self.counts = True
-        # The clock's content, without waiting for the device; None after a state was loaded.
+        # The clock's content, without waiting for the device; None after loading a state.
         self._time: tuple[int, int] | None = None
         self.register_load_state_dict_pre_hook(_forget_the_time)
         self.reset_parameters()
@@ -113,7 +113,7 @@ class PerformerAttention(Attention):
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, grid: Grid | None = None
     ) -> Tensor:
-        """Attend; see :meth:`Attention.forward`."""
+        """See :meth:`Attention.forward`."""
         fixed = torch.compiler.is_exporting() or torch.jit.is_tracing() or transformed()
         if self.training and self.redraw_every and not fixed:
             self._tick()
@@ -121,7 +121,7 @@ class PerformerAttention(Attention):
 
     @torch.compiler.disable
     def _tick(self) -> None:
-        """Count a training forward, and redraw if due."""
+        """Count a training forward pass, and redraw if due."""
         if not self.counts or torch._C._current_graph_task_id() != -1:  # in a backward pass: checkpointing recomputes
             return
         seed, forwards = (int(number) for number in (self._time or self.clock.tolist()))
@@ -171,7 +171,7 @@ class PerformerAttention(Attention):
 
 
 def default_features(head_dim: int) -> int:
-    """M = D ln D, rounded down; at least one."""
+    """Return M = D ln D, rounded down; at least one."""
     return max(1, int(head_dim * math.log(head_dim)))
 
 
@@ -181,11 +181,11 @@ def orthogonal_features(number: int, width: int, generator: torch.Generator) -> 
     In float64 on the CPU, so that the same generator gives the same draw everywhere. R's diagonal determines the signs
     that QR leaves open: each block is then uniform over all rotations, and independent of the library.
     """
-    made: dict[str, Any] = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
-    blocks = torch.randn(-(-number // width), width, width, **made)
+    options: dict[str, Any] = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
+    blocks = torch.randn(-(-number // width), width, width, **options)
     q, r = torch.linalg.qr(blocks)
     directions = (q * r.diagonal(dim1=1, dim2=2).sign().unsqueeze(1)).mT.flatten(0, 1)[:number]
-    lengths = torch.randn(number, width, **made).norm(dim=1, keepdim=True)
+    lengths = torch.randn(number, width, **options).norm(dim=1, keepdim=True)
     return directions * lengths
 
 

@@ -1,4 +1,4 @@
-"""Cost of SeqNorm in the implementation that it would choose."""
+"""Cost of SeqNorm in the order that it would choose."""
 
 from __future__ import annotations
 

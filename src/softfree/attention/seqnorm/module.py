@@ -1,11 +1,11 @@
 """SeqNorm attention (Khader et al. 2024, "Compute-efficient medical image classification", arXiv:2406.01314).
 
-Q, K and V are normalized over the tokens, each feature by itself, scaled and shifted; then there is no softmax:
+Each feature of Q, K and V is normalized over the tokens, scaled and shifted; there is no softmax:
 
     T' = gamma * (T - mean_n T) / sqrt(var_n T + eps) + beta        T in {Q, K, V}
     O_h = Q'_h (K'_h^T V'_h) / N
 
-The paper prints neither eps nor the kind of variance nor the initial gamma and beta. Here eps = 1e-5 and the
+The paper states neither eps nor the kind of variance nor the initial gamma and beta. Here eps = 1e-5 and the
 variance is biased, as in batch normalization, and the initialization is one of :data:`INITS`.
 
 The formula can be evaluated in three orders, equal up to rounding: see ``orders.py``. Galerkin attention (Cao 2021)
@@ -37,9 +37,9 @@ from softfree_runtime.core.errors import UserError, unknown_name
 Norm = Literal["sequence", "layer", "batch", "none"]
 Order = Literal["auto", "literal", "folded", "gram"]
 
-# Tokens per feature from which the Gram order is ahead: it does work of C^3 that does not depend on N. This is the
-# median of what `softfree-lab bench orders` found on a CPU for widths of 192, 384 and 768, forward and backward, in
-# float32 and bfloat16; single cases lie between 1.3 and 4.4, and near the crossing either order is a good one.
+# Tokens per feature from which the Gram order is faster: it does work of C^3 that does not depend on N. This is the
+# median that `softfree-lab bench orders` measured on a CPU for widths of 192, 384 and 768, forward and backward, in
+# float32 and bfloat16; single cases lie between 1.3 and 4.4, and near the crossover either order is good.
 GRAM_FROM = 2.5
 
 
@@ -51,8 +51,8 @@ class Init(NamedTuple):
     beta_k: float
 
 
-# By the width D of a head. The paper does not say where to start, and it decides how well the attention learns. At
-# gamma = 1 and beta = 0 each output is a random projection with a standard deviation of about sqrt(D / N), where
+# By the width D of a head. The paper does not state the initialization, which determines how well the attention learns.
+# At gamma = 1 and beta = 0 each output is a random projection with a standard deviation of about sqrt(D / N), where
 # softmax starts as a quiet average; and with beta_q = 0 the output has mean zero over the tokens, so that nothing
 # global reaches an average-pooling head in one layer. For measurements see docs/explanation/recipe.md.
 INITS: dict[str, Callable[[int], Init]] = {
@@ -64,7 +64,7 @@ INITS: dict[str, Callable[[int], Init]] = {
     "open": lambda width: Init(width**-0.5, 0.2, 0.2),
     # beta_q . beta_k = 1: the weights are (1 + s) / N with scores s = q' . k^, softmax's to first order.
     "first_order": lambda width: Init(width**-0.5, 1.0, 1.0 / width),
-    # The same with all parts of s of standard deviation 1.
+    # The same, with standard deviation 1 for all parts of s.
     "balanced": lambda width: Init(width**-0.5, width**-0.5, width**-0.5),
 }
 
@@ -73,8 +73,9 @@ INITS: dict[str, Callable[[int], Init]] = {
 class SeqNormAttention(Attention):
     """``O_h = Q'_h (K'_h^T V'_h) / N`` with Q', K', V' normalized over the N tokens; time grows with N.
 
-    The mean removes the bias of the q, k, v projection: with ``norm`` "sequence" or "batch" there is none, even if
-    ``qkv_bias``, and one in a state dict is dropped on loading, or goes into the shift of what is not normalized.
+    Subtracting the mean removes the bias of the q, k, v projection: with ``norm`` "sequence" or "batch" there is none,
+    even with ``qkv_bias``, and one in a state dict is dropped on loading, or added to the shift of Q, K or V if that is
+    not normalized.
 
     Args:
         dim: Width C.
@@ -83,24 +84,24 @@ class SeqNormAttention(Attention):
         gamma_q: Initial scale of Q instead.
         beta_q: Initial shift of Q instead.
         beta_k: Initial shift of K instead.
-        normalized: Which of Q, K and V are normalized, "qkv" or some of these letters; the others are only scaled
-            and shifted. Without "v" the mean of V, and with it the image's, stays in the sum.
+        normalized: Which of Q, K and V are normalized: "qkv" or some of these letters; the others are only scaled
+            and shifted. Without "v", the sum keeps the mean of V, and with it that of the image.
         affine: Learn the scales and shifts; without them gamma = 1 and beta = 0.
         norm: "sequence" (the method), or for comparison "layer" (each token over the D features of a head), "batch"
             (each feature over batch and tokens, with running statistics in evaluation) or "none".
-        class_token_in_statistics: Let the prefix tokens count in mean and variance. If not, they are still
-            normalized with the others' statistics, summed over, and counted in N.
+        class_token_in_statistics: Include the prefix tokens in mean and variance. If not, they are still normalized
+            with the statistics of the others, summed over, and counted in N.
         num_prefix_tokens: Number of tokens at the front that are not part of the image, such as a class token.
         eps: Added to the variance.
         order: "literal" (the formula as written), "folded" (Q, K, V without normalized copies), "gram" (from the
             covariance of the input: Q, K, V are never computed), or "auto": the fastest for each input, and literal
             for options that the others cannot express. Results and parameters are the same.
-        qkv_bias: A bias on the projection, where the normalization does not remove it.
+        qkv_bias: Add a bias to the projection, unless the normalization removes it.
         **options: See :class:`~softfree.attention.base.Attention`.
 
     Raises:
         UserError: An unknown ``norm``, ``order``, ``init`` or ``normalized``, an order that cannot express another
-            option, or prefix tokens to leave out but none named.
+            option, or excluded prefix tokens without their number.
     """
 
     streaming = StreamingSeqNorm
@@ -144,19 +145,19 @@ class SeqNormAttention(Attention):
             raise UserError(f"Got order={order!r} with {literal_only}: only order='literal' can express that.")
         self.expressible = not literal_only
         self.normalized = normalized
-        given = {"gamma_q": gamma_q, "beta_q": beta_q, "beta_k": beta_k}
-        at = choose_init(init, self.head_dim)._replace(**{k: v for k, v in given.items() if v is not None})
-        made: dict[str, Any] = {"device": options.get("device"), "dtype": options.get("dtype")}
+        overrides = {"gamma_q": gamma_q, "beta_q": beta_q, "beta_k": beta_k}
+        start = choose_init(init, self.head_dim)._replace(**{k: v for k, v in overrides.items() if v is not None})
+        factory_options: dict[str, Any] = {"device": options.get("device"), "dtype": options.get("dtype")}
         kinds = [norm if letter in normalized else "none" for letter in "qkv"]
-        make = partial(TokenNorm, num_heads, self.head_dim, affine=affine, eps=eps, **made)
-        self.q_norm = make(norm=kinds[0], gamma=at.gamma_q, beta=at.beta_q)
-        self.k_norm = make(norm=kinds[1], gamma=1.0, beta=at.beta_k)
-        self.v_norm = make(norm=kinds[2], gamma=1.0, beta=0.0)
+        create = partial(TokenNorm, num_heads, self.head_dim, affine=affine, eps=eps, **factory_options)
+        self.q_norm = create(norm=kinds[0], gamma=start.gamma_q, beta=start.beta_q)
+        self.k_norm = create(norm=kinds[1], gamma=1.0, beta=start.beta_k)
+        self.v_norm = create(norm=kinds[2], gamma=1.0, beta=0.0)
         if not keeps_bias:
             self.register_load_state_dict_pre_hook(_drop_qkv_bias)
 
     def _literal_only(self, norm: str) -> str:
-        """Name the option that only the literal order can express; empty if none."""
+        """Return the option that only the literal order can express; empty if none."""
         if norm != "sequence":
             return f"norm={norm!r}"
         if self.num_left_out:
@@ -166,7 +167,7 @@ class SeqNormAttention(Attention):
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, grid: Grid | None = None
     ) -> Tensor:
-        """Attend, in the chosen order; see :meth:`Attention.forward`."""
+        """Apply the attention in the chosen order; see :meth:`Attention.forward`."""
         order = self.order_for(x)
         if order == "literal":
             return super().forward(x, attn_mask, is_causal, grid)
@@ -177,7 +178,7 @@ class SeqNormAttention(Attention):
         return self.proj_drop(y)
 
     def order_for(self, x: Tensor) -> str:
-        """Name the order in which tokens ``x`` (B, N, C) would be evaluated."""
+        """Return the order in which tokens ``x`` (B, N, C) would be evaluated."""
         if self.order == "literal" or (self.order == "auto" and not self.expressible):
             return "literal"
         if self.projections_are_plain():
@@ -204,7 +205,7 @@ class SeqNormAttention(Attention):
         )
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grid: Grid | None = None) -> Tensor:
-        """Mix by the second formula of the module, ``1 / N`` spread over K' and V' so that no half overflows."""
+        """Mix by the second formula of the module, with ``1 / N`` split between K' and V' so that no half overflows."""
         counted = self.counted(q, mask)
         tokens: Tensor | int = q.shape[2]
         if mask is not None:
@@ -232,7 +233,7 @@ class SeqNormAttention(Attention):
 
     @torch.no_grad()
     def weighted_rows(self, x: Tensor, weights: Tensor, mask: Tensor | None = None, grid: Grid | None = None) -> Tensor:
-        """Weights of the normalized values, ``Q' K'^T / N``; see :meth:`Attention.weighted_rows`."""
+        """Use the weights of the normalized values, ``Q' K'^T / N``; see :meth:`Attention.weighted_rows`."""
         if mask is not None:
             x = x.masked_fill(~mask.unsqueeze(-1), 0)
         if self.order_for(x) == "gram":
@@ -243,15 +244,15 @@ class SeqNormAttention(Attention):
 
     @contextmanager
     def tuned_for(self, tokens: int) -> Iterator[None]:
-        """Take the order for that many tokens, if it may be chosen; see :meth:`Attention.tuned_for`."""
-        before = self.order
-        if before == "auto":
+        """Use the order for that many tokens, if it may be chosen; see :meth:`Attention.tuned_for`."""
+        original = self.order
+        if original == "auto":
             width = self.num_heads * self.head_dim
             self.order = self.order_for(torch.empty(1, tokens, width, device="meta"))  # type: ignore[assignment]
         try:
             yield
         finally:
-            self.order = before
+            self.order = original
 
     @classmethod
     def cost(cls, shape: Shape) -> AttentionCost:
@@ -260,15 +261,15 @@ class SeqNormAttention(Attention):
 
 
 def _drop_qkv_bias(module: SeqNormAttention, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Drop the biases that the mean removes; others become shifts, unless these are in the state dict."""
+    """Drop the biases that the mean removes; others become shifts, unless the state dict has shifts."""
     bias = state_dict.pop(f"{prefix}qkv.bias", None)
     if bias is None:
         return
-    for letter, part in zip("qkv", bias.chunk(3), strict=True):
+    for letter, letter_bias in zip("qkv", bias.chunk(3), strict=True):
         name = f"{prefix}{letter}_norm"
         if letter not in module.normalized and f"{name}.bias" not in state_dict:
             gamma = state_dict.get(f"{name}.weight", getattr(module, f"{letter}_norm").init[0])
-            state_dict[f"{name}.bias"] = gamma * part
+            state_dict[f"{name}.bias"] = gamma * letter_bias
 
 
 def choose_init(name: str, width: int) -> Init:

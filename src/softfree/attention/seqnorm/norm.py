@@ -87,7 +87,7 @@ class TokenNorm(nn.Module):
             scale, shift = scale * gain, shift * gain
         out = torch.addcmul(shift, centered, scale)
         if mask is not None:
-            out = out.masked_fill(~mask, 0)  # beta made the padding non-zero
+            out = out.masked_fill(~mask, 0)  # with beta, padding is not zero
         return out.to(t.dtype)
 
     def _center(self, t: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -109,11 +109,11 @@ class TokenNorm(nn.Module):
             centered = t - mean
             variance = centered.square().where(counted, 0).sum(axes, keepdim=True) / number
             if self.norm == "batch":
-                self._remember(mean, variance, number)
+                self._update_running_statistics(mean, variance, number)
         return centered, variance
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor, number: Tensor) -> None:
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor, number: Tensor) -> None:
         """Update the running statistics, as ``torch.nn.BatchNorm1d`` does: with the unbiased variance."""
         if torch._C._are_functorch_transforms_active():
             raise UserError(

@@ -1,13 +1,13 @@
 """Three ways to evaluate SeqNorm, equal up to rounding, with the same parameters; see docs/explanation/seqnorm.md.
 
 Each of Q, K, V is T' = (T - mean T) diag(a_t) + 1 b_t^T: with a_t = gamma_t / sqrt(var_t + eps) and b_t = beta_t
-where it is normalized, with a_t = gamma_t and b_t = beta_t + gamma_t * mean T where it is not. Summed over the tokens,
+if it is normalized, with a_t = gamma_t and b_t = beta_t + gamma_t * mean T if it is not. Summed over the tokens,
 
     M_h = diag(a_k) Cov(K_h, V_h) diag(a_v) + b_k b_v^T                    (D x D: the centered parts sum to zero)
     O_h = (Q_h - mean Q_h) diag(a_q) M_h + 1 b_q^T M_h,       Y = concat_h(O_h) Wo^T + bo
 
-- folded: Q, K and V are made from the centered tokens, and nothing of their size is normalized.
-- gram: Q, K and V are never made. With S the covariance of the tokens and R_h = diag(a_q) M_h Wo_h^T (D x C),
+- folded: Q, K and V are computed from the centered tokens, and nothing of their size is normalized.
+- gram: Q, K and V are never computed. With S the covariance of the tokens and R_h = diag(a_q) M_h Wo_h^T (D x C),
   var_t = diag(W_t S W_t^T), Cov(K_h, V_h) = W_k,h S W_v,h^T, c = sum_h b_q^T M_h Wo_h^T + bo, and
   Y = (X - mean X) (sum_h W_q,h^T R_h) + 1 c^T.
 """
@@ -38,12 +38,12 @@ class Parameters(NamedTuple):
 
 
 def gram(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
-    """Attend from the moments of the tokens: 2 N C^2 + 4 C^3 + 2 C^2 D multiply-adds, and only X kept for backward.
+    """Compute the result from the moments of the tokens: 2 N C^2 + 4 C^3 + 2 C^2 D multiply-adds; keeps only X.
 
     Args:
         x: Tokens (B, N, C).
         mask: True for real tokens (B, N), or None for all.
-        parameters: The attention's.
+        parameters: Parameters of the attention.
 
     Returns:
         (B, N, C).
@@ -56,30 +56,30 @@ def mix_moments(mean: Tensor, covariance: Tensor, parameters: Parameters) -> tup
     """Compute the map of each token in the Gram order: ``Y = (X - mean) A + 1 c^T``.
 
     Args:
-        mean: Of the tokens, (B, C), float32 or better.
-        covariance: Of the tokens, biased, (B, C, C).
-        parameters: The attention's.
+        mean: Mean of the tokens, (B, C), float32 or better.
+        covariance: Biased covariance of the tokens, (B, C, C).
+        parameters: Parameters of the attention.
 
     Returns:
         A (B, C, C) and c (B, C).
     """
     qkv = parameters.qkv.to(covariance.dtype)
     q, _, v = qkv.chunk(3)  # (C, C) each
-    spread = qkv @ covariance  # (B, 3C, C)
-    variance = (spread * qkv).sum(2).clamp(min=0)  # (B, 3C)
-    k_spread = spread.chunk(3, dim=1)[1]
-    cross = _rows_by_head(k_spread, parameters.num_heads) @ _rows_by_head(v, parameters.num_heads).mT  # (B, H, D, D)
+    product = qkv @ covariance  # (B, 3C, C)
+    variance = (product * qkv).sum(2).clamp(min=0)  # (B, 3C)
+    k_product = product.chunk(3, dim=1)[1]
+    cross = _rows_by_head(k_product, parameters.num_heads) @ _rows_by_head(v, parameters.num_heads).mT  # (B, H, D, D)
     mixing, constant = project(*fold(variance, cross, mean, parameters), parameters)
     return q.mT @ mixing, constant
 
 
 def folded(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
-    """Attend from Q, K and V without normalized copies of them: 4 N C^2 + 2 N C D multiply-adds.
+    """Compute the result from Q, K and V without normalized copies of them: 4 N C^2 + 2 N C D multiply-adds.
 
     Args:
         x: Tokens (B, N, C).
         mask: True for real tokens (B, N), or None for all.
-        parameters: The attention's.
+        parameters: Parameters of the attention.
 
     Returns:
         (B, N, C).
@@ -106,10 +106,10 @@ def fold(variance: Tensor, cross: Tensor, mean: Tensor, p: Parameters) -> tuple[
     """Fold the normalization of Q, K and V and all scales and shifts into the D x D products.
 
     Args:
-        variance: Of q, k, v, (B, 3C).
+        variance: Variance of q, k, v, (B, 3C).
         cross: Cov(K_h, V_h), (B, H, D, D).
-        mean: Of the tokens, (B, C).
-        p: The attention's parameters.
+        mean: Mean of the tokens, (B, C).
+        p: Parameters of the attention.
 
     Returns:
         diag(a_q) M_h (B, H, D, D) and b_q^T M_h (B, H, 1, D): O_h is the centered Q_h times the first plus the second.
@@ -146,10 +146,10 @@ def project(mixing: Tensor, constant: Tensor, p: Parameters) -> tuple[Tensor, Te
 
 
 def _rows_by_head(t: Tensor, num_heads: int) -> Tensor:
-    """(..., C, any) to (..., H, D, any)."""
+    """Reshape (..., C, any) to (..., H, D, any)."""
     return t.unflatten(-2, (num_heads, -1))
 
 
 def _columns_by_head(t: Tensor, num_heads: int) -> Tensor:
-    """(..., any, C) to (..., H, any, D)."""
+    """Reshape (..., any, C) to (..., H, any, D)."""
     return t.unflatten(-1, (num_heads, -1)).transpose(-3, -2)

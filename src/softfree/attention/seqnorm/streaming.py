@@ -44,12 +44,12 @@ class StreamingSeqNorm(StreamingAttention):
     def from_raw(self, raw: Tensor, dtype: torch.dtype = torch.float32) -> TokenStats:
         """See the class."""
         number, first, half = raw.split([1, self.width, self.raw_size - 1 - self.width], dim=1)
-        at_least = number.clamp(min=1)
-        mean = first / at_least
+        divisor = number.clamp(min=1)
+        mean = first / divisor
         rows, columns = self._half(raw.device)
         samples = torch.arange(len(raw), device=raw.device).unsqueeze(1)
         second = half.new_zeros(len(raw), self.width, self.width)
-        second = second.index_put((samples, rows, columns), half / at_least)
+        second = second.index_put((samples, rows, columns), half / divisor)
         second = second + second.tril(-1).mT
         covariance = torch.baddbmm(second, mean.unsqueeze(2), mean.unsqueeze(1), alpha=-1)
         # Rounding must not make a variance negative.
@@ -67,23 +67,23 @@ class StreamingSeqNorm(StreamingAttention):
     def vjp(
         self, h: Tensor, stats: TokenStats, grads: Sequence[Tensor], mask: Tensor | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Give ``dh = (1 dmu^T + (h - mu) (dS + dS^T)) / N`` of the tokens themselves."""
+        """Return ``dh = (1 dmu^T + (h - mu) (dS + dS^T)) / N`` for the tokens themselves."""
         with torch.no_grad():
             number = stats.number.clamp(min=1)
-            mean, slope, shift = stats.values[0], grads[1] + grads[1].mT, grads[0] / number
+            mean, matrix, shift = stats.values[0], grads[1] + grads[1].mT, grads[0] / number
             narrow, full_precision = narrow_as_autocast(h)
             with full_precision:
-                dh = affine(narrow, mean, slope / number.unsqueeze(-1), shift).to(h.dtype)
+                dh = affine(narrow, mean, matrix / number.unsqueeze(-1), shift).to(h.dtype)
             if mask is not None:
                 dh.masked_fill_(~mask.unsqueeze(-1), 0)
         return [h], [dh]
 
     def queries(self, h: Tensor, stats: TokenStats) -> Tensor:
-        """Q'."""
+        """Return Q'."""
         return self.attention.split_heads(self._normalized(h, stats, 0))
 
     def keys(self, h: Tensor, stats: TokenStats) -> Tensor:
-        """K' / N."""
+        """Return K' / N."""
         return self.attention.split_heads(self._normalized(h, stats, 1)) / stats.number.clamp(min=1)[:, :, None, None]
 
     def _normalized(self, h: Tensor, stats: TokenStats, part: int) -> Tensor:

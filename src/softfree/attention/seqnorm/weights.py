@@ -1,4 +1,4 @@
-"""Sums of rows of SeqNorm's attention weights from the moments of the tokens: neither Q nor K is computed."""
+"""Weighted sums of rows of SeqNorm's attention weights from the moments of the tokens, without computing Q or K."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def gram_rows(attention: SeqNormAttention, x: Tensor, weights: Tensor, mask: Tensor | None) -> Tensor:
-    """(u^T Q') K'^T / N, (B, H, N), with Q' = (X - mean X) W_q^T diag(a_q) + 1 b_q^T, and K' likewise.
+    """Return (u^T Q') K'^T / N, (B, H, N), with Q' = (X - mean X) W_q^T diag(a_q) + 1 b_q^T, and K' likewise.
 
     a and b as in :mod:`softfree.attention.seqnorm.orders`: N C^2 multiply-adds for the covariance of the tokens, the
     rest grows with N C H.

@@ -4,8 +4,8 @@ Each channel of Q and K is divided by its L1 norm over the tokens; no softmax, n
 
     O_h = Q^_h (K^_h^T V_h),    T^_nc = T_nc / max(sum_n |T_nc|, eps)
 
-The result shrinks as N grows, which is inherent to the method. The product is taken in the cheaper order; for long
-sequences nothing of the size of Q is normalized: norms and output projection are folded into the D x D products:
+The result shrinks as N grows, which is inherent to the method. The product is computed in the cheaper order; for long
+sequences, nothing of the size of Q is normalized: norms and output projection are folded into the D x D products:
 
     R_h = diag(1 / |q|) (K_h^T V_h / |k|) Wo_h^T,    Y = sum_h Q_h R_h + bo
 """
@@ -34,7 +34,7 @@ class SimaAttention(Attention):
     Args:
         dim: Width C.
         num_heads: Number of heads H.
-        eps: Smallest norm. The official code has 1e-12, where the gradient of a zero channel is 1e12; the default is
+        eps: Smallest norm. The official code has 1e-12, at which the gradient of a zero channel is 1e12; the default is
             that of its class attention.
         **options: See :class:`~softfree.attention.base.Attention`.
     """
@@ -50,7 +50,7 @@ class SimaAttention(Attention):
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, grid: Grid | None = None
     ) -> Tensor:
-        """Attend; see :meth:`Attention.forward`."""
+        """See :meth:`Attention.forward`."""
         # An exported graph is for any N, and meant for long sequences.
         any_length = torch.compiler.is_exporting() or torch.jit.is_tracing()
         if not self.projections_are_plain() or (not any_length and x.shape[1] < self.head_dim):
@@ -63,7 +63,7 @@ class SimaAttention(Attention):
     def _folded(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Evaluate the second formula of the module, (B, N, C) to (B, N, C).
 
-        Without gradients, Q, K and V are computed on a CPU in parts that stay in its cache, and Q not again for the
+        Without gradients, a CPU computes Q, K and V in chunks that stay in its cache, and does not recompute Q for the
         result, which is linear in X.
         """
         tokens, width = x.shape[1:]
@@ -75,12 +75,12 @@ class SimaAttention(Attention):
             q, norm, cross = self._sums(x, mask, tokens)
             return self._result(q, *self.mixing(norm, cross, tokens), tokens)
         masks: tuple[Tensor | None, ...] = (None,) * tokens if mask is None else mask.split(rows, dim=1)
-        sums = [self._sums(part, real, tokens)[1:] for part, real in zip(x.split(rows, dim=1), masks, strict=False)]
-        norm, cross = (torch.stack(each).sum(0) for each in zip(*sums, strict=True))
+        sums = [self._sums(chunk, real, tokens)[1:] for chunk, real in zip(x.split(rows, dim=1), masks, strict=False)]
+        norm, cross = (torch.stack(chunk_sums).sum(0) for chunk_sums in zip(*sums, strict=True))
         return self._result(x, *self.on_input(*self.mixing(norm, cross, tokens)), tokens)
 
     def _sums(self, x: Tensor, mask: Tensor | None, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Q (B, n, C), the L1 norms of Q and K (B, 1, 2C), and K^T V / N (B, H, D, D), of some tokens."""
+        """Return Q (B, n, C), the L1 norms of Q and K (B, 1, 2C), and K^T V / N (B, H, D, D), of some tokens."""
         bias = None if self.qkv.bias is None else self.qkv.bias.to(x.dtype)
         qkv = F.linear(x, self.qkv.weight.to(x.dtype), bias)  # (B, n, 3C)
         if mask is not None and bias is not None:
@@ -91,7 +91,7 @@ class SimaAttention(Attention):
         return q, torch.linalg.vector_norm(qk, ord=1, dim=1, keepdim=True, dtype=cross.dtype), cross
 
     def mixing(self, norm: Tensor, cross: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
-        """N R (B, C, C) and the bias (1, C); R itself is of size 1 / N, below float16's range."""
+        """Return N R (B, C, C) and the bias (1, C); R itself is of order 1 / N, below float16's range."""
         q_mean, k_mean = (norm.clamp(min=self.eps) / tokens).chunk(2, dim=-1)  # (B, 1, C)
         scaled = cross / (self.split_heads(q_mean) * self.split_heads(k_mean)).mT
         mixing = scaled @ self.split_heads(self.proj.weight.to(cross.dtype)).mT  # (B, H, D, C)
@@ -107,7 +107,7 @@ class SimaAttention(Attention):
         return self.qkv.weight[:width].to(mixing.dtype).mT @ mixing, constant
 
     def _result(self, x: Tensor, mixing: Tensor, constant: Tensor, tokens: int) -> Tensor:
-        """``(x mixing + constant) / N``, (B, N, C)."""
+        """Return ``(x mixing + constant) / N``, (B, N, C)."""
         constant = (constant / tokens).to(x.dtype).unsqueeze(-2)
         if x.dtype == torch.float16:
             return torch.add(constant, x @ mixing.to(x.dtype), alpha=1 / tokens)
@@ -116,7 +116,7 @@ class SimaAttention(Attention):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grid: Grid | None = None) -> Tensor:
         """Mix short sequences by the first formula of the module, N x N first if there are fewer tokens than features.
 
-        Q^ and K^ are of size 1 / N, below float16's range: both get a factor sqrt(N), and the result is divided by N.
+        Q^ and K^ are of order 1 / N, below float16's range: both get a factor sqrt(N), and the result is divided by N.
         """
         tokens = q.shape[2]
         q = self._normalize(q, mask, tokens)

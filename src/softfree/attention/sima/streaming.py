@@ -58,11 +58,11 @@ class StreamingSima(StreamingAttention):
         return list(self.gather(h, mask).values), list(grads)
 
     def queries(self, h: Tensor, stats: TokenStats) -> Tensor:
-        """Q^."""
+        """Return Q^."""
         return self._normalized(h, stats, 0)
 
     def keys(self, h: Tensor, stats: TokenStats) -> Tensor:
-        """K^."""
+        """Return K^."""
         return self._normalized(h, stats, 1)
 
     def _normalized(self, h: Tensor, stats: TokenStats, part: int) -> Tensor:

@@ -17,7 +17,7 @@ def soft_cost(s: Shape, landmarks: int, iterations: int, normalized: bool) -> At
     scaled = 2 * m * s.width + 2 * m * s.heads if normalized else 0
     return AttentionCost(
         parameters=3 * s.cc + 3 * s.width,
-        # Input, result, and in float32 the centered queries and V or, of one image, the projection it is part of.
+        # Input, result, and in float32 the centered queries and V or, of one image, the whole projection.
         kept_tensors=2 if s.narrow < 4 else 4 if s.batch > 1 else 5,
         kept_bytes=4 * s.batch * (kernels + scaled) + float32_bytes(s, 2) + cast_bytes(s, 3),
         inference_tensors=4 + (4 + -(-s.heads * m // s.width)) * 4 // s.narrow,

@@ -5,8 +5,8 @@ exp(-|a - b|^2 / 2) between rows,
 
     A = kernel(Q~', Q~'),    P = kernel(Q~', Q'),    S = P^T A^+ P,    O_h = S_h V_h
 
-never N x N: Nystroem's approximation of the kernel between all tokens. A^+ is by Newton's iteration.
-SOFT++ normalizes between the landmarks: with D the diagonal of A's row sums,
+never N x N: Nystroem's approximation of the kernel between all tokens. A^+ is computed by Newton's iteration.
+SOFT++ normalizes between the landmarks: with D the diagonal matrix of A's row sums,
 
     S = P^T D^(-1/2) A^+ D^(-1/2) P
 
@@ -52,13 +52,13 @@ class SoftAttention(Attention):
 
     The forms differ as follows, and each difference is also an option of its own:
 
-    - "paper": landmarks are means of windows; no ridge; 49 landmarks whatever N.
+    - "paper": landmarks are means of windows; no ridge; 49 landmarks for any N.
     - "released": landmarks are a learned convolution of a head's queries (kernel and stride ``stride``, shared by the
       heads), normalized over the D features and passed through a GELU. They are then not in the space of the queries,
-      and S does not approximate a kernel; a ridge of 0.01. Their number grows with N, and so the time with N^2, as in
-      the released code. There the initial value of Newton's iteration was shared by all matrices of SOFT++; here each
+      and S does not approximate a kernel; the ridge is 0.01. Their number grows with N, and thus the time with N^2, as
+      in the released code. There, all matrices of SOFT++ share the initial value of Newton's iteration; here each
       matrix has its own, so that no sample depends on others, and SOFT++ has the same gradient as SOFT, that of the
-      exact inverse, where the code backpropagates through all iterations.
+      exact inverse, whereas the released code backpropagates through all iterations.
 
     Tokens in front of the grid, such as a class token, belong to no landmark, but attend and are attended to.
 
@@ -66,14 +66,14 @@ class SoftAttention(Attention):
         dim: Width C.
         num_heads: Number of heads H.
         form: "paper" or "released".
-        landmarks: Number m of windows, at most; see :func:`~softfree.attention.grid.landmark_sides`.
+        landmarks: Maximum number m of windows; see :func:`~softfree.attention.grid.landmark_sides`.
         stride: Side of a window instead.
-        sampling: "pool" or "conv"; "conv" needs ``stride``, and a grid of two sides.
+        sampling: "pool" or "conv"; "conv" needs ``stride`` and a two-dimensional grid.
         ridge: Added to the diagonal of A.
-        iterations: Of Newton's method.
+        iterations: Number of Newton iterations.
         conv: Side of a depth-wise convolution on V whose result is added; 0 for none. The released pyramids have 9, 5
             and 3 in their stages.
-        conv_dims: Sides of the grid for ``conv``.
+        conv_dims: Dimensions of the grid for ``conv``.
         **options: See :class:`~softfree.attention.base.Attention`.
 
     Attributes:
@@ -115,9 +115,9 @@ class SoftAttention(Attention):
             raise UserError(f"{type(self).__name__} got sampling='conv' without stride: set it, or sampling='pool'.")
         self.landmarks, self.stride, self.iterations = landmarks, stride, iterations
         self.ridge = ridge if ridge is not None else 0.01 if form == "released" else 0.0
-        made: dict[str, Any] = {"device": options.get("device"), "dtype": options.get("dtype")}
-        self.sample = ConvSampling(self.head_dim, stride or 1, **made) if sampling == "conv" else None
-        self.local = HeadConv(num_heads, conv, dims=conv_dims, **made) if conv else None
+        factory_options: dict[str, Any] = {"device": options.get("device"), "dtype": options.get("dtype")}
+        self.sample = ConvSampling(self.head_dim, stride or 1, **factory_options) if sampling == "conv" else None
+        self.local = HeadConv(num_heads, conv, dims=conv_dims, **factory_options) if conv else None
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grid: Grid | None = None) -> Tensor:
         """Mix by the formulas of the module, kernels and inverse in float32 or better."""
@@ -143,19 +143,19 @@ class SoftAttention(Attention):
         Args:
             q: Queries (B, H, N, D).
             mask: True for real tokens (B, 1, N, 1), or None for all.
-            grid: As :meth:`Attention.forward` has it.
+            grid: As for :meth:`Attention.forward`.
         """
         (q,), _ = widen(q)
         q = q * self.head_dim**-0.25
         if self.sample is None:
-            at, real = window_means(q, grid, mask, number=self.landmarks, stride=self.stride)
+            landmarks, real = window_means(q, grid, mask, number=self.landmarks, stride=self.stride)
         else:
-            at, real = self.sample(q, grid, mask)
-        between, across = gaussian_kernel(at, at), gaussian_kernel(at, q)
+            landmarks, real = self.sample(q, grid, mask)
+        between, across = gaussian_kernel(landmarks, landmarks), gaussian_kernel(landmarks, q)
         if real is not None and mask is not None:
-            # The identity in their place inverts to itself, and meets only zeros in P.
-            unit = torch.eye(at.shape[2], dtype=q.dtype, device=q.device)
-            between = torch.where(real & real.mT, between, unit)
+            # The identity instead of them inverts to itself, and meets only zeros in P.
+            identity = torch.eye(landmarks.shape[2], dtype=q.dtype, device=q.device)
+            between = torch.where(real & real.mT, between, identity)
             across = across.masked_fill(~(real & mask.mT), 0)
         return Kernels(between, across)
 
@@ -190,8 +190,8 @@ class ConvSampling(nn.Module):
 
     Args:
         width: D.
-        stride: Side and stride of the kernel. If it does not divide the grid, zeros are padded at the bottom and the
-            right; the released code drops those tokens.
+        stride: Side and stride of the kernel. If it does not divide the grid, the bottom and the right are padded with
+            zeros; the released code drops those tokens.
         device: Device of the weights.
         dtype: Their type.
     """
@@ -213,7 +213,7 @@ class ConvSampling(nn.Module):
             mask: True for real tokens (B, 1, P + h w, 1), or None for all.
 
         Raises:
-            UserError: Tokens without a grid of two sides.
+            UserError: Tokens without a two-dimensional grid.
         """
         if grid is None or len(grid) != 2:
             raise UserError("SOFT got sampling='conv' for tokens without rows and columns: use sampling='pool'.")
@@ -226,9 +226,9 @@ class ConvSampling(nn.Module):
         maps = q[:, :, -rows * columns :].mT.reshape(batch * heads, width, rows, columns)
         maps = F.pad(maps, (0, -columns % self.stride, 0, -rows % self.stride))
         sampled = F.conv2d(maps, self.conv.weight.to(q.dtype), stride=self.stride)
-        at = sampled.flatten(2).mT.reshape(batch, heads, -1, width)
+        landmarks = sampled.flatten(2).mT.reshape(batch, heads, -1, width)
         weight, bias = (p.to(q.dtype) for p in (self.norm.weight, self.norm.bias))
-        return F.gelu(F.layer_norm(at, (width,), weight, bias, self.norm.eps)), real
+        return F.gelu(F.layer_norm(landmarks, (width,), weight, bias, self.norm.eps)), real
 
 
 def gaussian_kernel(a: Tensor, b: Tensor) -> Tensor:

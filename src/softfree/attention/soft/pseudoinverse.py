@@ -6,13 +6,13 @@ As in SOFT (Lu et al. 2021, arXiv:2110.11945, algorithm 2): with 0 < alpha < 2 /
     so that  X_k = f_k(A),    f_k(s) = (1 - (1 - alpha s^2)^(2^k)) / s
 
 Singular values far below s_1 2^(-k/2) stay near zero, so the iteration is well behaved for the nearly singular matrices
-of a smooth kernel, and a rounded A does no harm. alpha = 1.8 / ||A||_1^2, each matrix by itself.
+of a smooth kernel, and a rounded A does no harm. alpha = 1.8 / ||A||_1^2 for each matrix separately.
 
-Backward is the differential of the exact inverse, once, with P = I - A X:
+Backward is the differential of the exact inverse, with P = I - A X:
 
     dL/dA = -X G X + P G^T X X + X X G^T P^T
 
-where the official code has the first term only, which is correct for full rank.
+whereas the official code has only the first term, which is correct for full rank.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from softfree.attention.base import widen
 # A matrix whose ||A X A - A|| / ||A|| (Frobenius) is below this many rounding errors has converged.
 CONVERGED = 8
 # A matrix that stays above this after all iterations is inverted by its eigenvalues. Nearly singular ones stay below:
-# the part left out is small itself.
+# their missing part is small itself.
 FAILED = 1e-2
-# Minimum number of iterations that such an inverse stands for.
-ENOUGH = 20
+# Minimum number of iterations that such an inverse corresponds to.
+MIN_ITERATIONS = 20
 
 
 class Inverse(NamedTuple):
@@ -56,7 +56,7 @@ def pseudoinverse(a: Tensor, *, iterations: int = 20, ridge: float = 0.0) -> Inv
 
     Args:
         a: (..., m, m), symmetric.
-        iterations: At most; 20 in SOFT.
+        iterations: Maximum number; 20 in SOFT.
         ridge: Added to the diagonal first.
     """
     (wide,), exact = widen(a)
@@ -68,10 +68,10 @@ def pseudoinverse(a: Tensor, *, iterations: int = 20, ridge: float = 0.0) -> Inv
             x = start(scaled)
             for _ in range(iterations):
                 x = step(scaled, x)
-            found = (x, residual(scaled, x), torch.zeros(a.shape[:-2], dtype=torch.bool, device=a.device))
+            error, replaced = residual(scaled, x), torch.zeros(a.shape[:-2], dtype=torch.bool, device=a.device)
         else:
-            found = _Pseudoinverse.apply(scaled, iterations)
-        return Inverse((found[0] / norm).to(a.dtype), found[1], found[2])
+            x, error, replaced = _Pseudoinverse.apply(scaled, iterations)
+        return Inverse((x / norm).to(a.dtype), error, replaced)
 
 
 def without_data(a: Tensor) -> bool:
@@ -105,10 +105,10 @@ def residual(a: Tensor, x: Tensor) -> Tensor:
 def by_eigenvalues(a: Tensor, iterations: int) -> Tensor:
     """Return f_k(A) (..., m, m), the exact result of the iteration, for matrices of unit norm."""
     values, vectors = torch.linalg.eigh(a)
-    shrunk = (1 - 1.8 * values.square()).abs()  # 2^k is even
-    kept = -torch.expm1(2.0**iterations * shrunk.log())
-    inverted = torch.where(values == 0, 0, kept / values)
-    return (vectors * inverted.unsqueeze(-2)) @ vectors.mT
+    base = (1 - 1.8 * values.square()).abs()  # 2^k is even
+    numerator = -torch.expm1(2.0**iterations * base.log())
+    inverses = torch.where(values == 0, 0, numerator / values)
+    return (vectors * inverses.unsqueeze(-2)) @ vectors.mT
 
 
 class _Pseudoinverse(torch.autograd.Function):
@@ -116,12 +116,12 @@ class _Pseudoinverse(torch.autograd.Function):
 
     @staticmethod
     def forward(a: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
-        x, left = _iterate(a, iterations)
-        replaced = ~(left <= FAILED) & a.isfinite().all((-2, -1))  # a NaN is no success
+        x, error = _iterate(a, iterations)
+        replaced = ~(error <= FAILED) & a.isfinite().all((-2, -1))  # NaN counts as failed
         if replaced.any():
-            x[replaced] = by_eigenvalues(a[replaced], max(iterations, ENOUGH))
-            left[replaced] = residual(a[replaced], x[replaced])
-        return x, left, replaced
+            x[replaced] = by_eigenvalues(a[replaced], max(iterations, MIN_ITERATIONS))
+            error[replaced] = residual(a[replaced], x[replaced])
+        return x, error, replaced
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -132,35 +132,35 @@ class _Pseudoinverse(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None]:
         a, x = ctx.saved_tensors
-        missed = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - a @ x  # P
+        p = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - a @ x
         square = x @ x
-        return missed @ grad.mT @ square + square @ grad.mT @ missed.mT - x @ grad @ x, None
+        return p @ grad.mT @ square + square @ grad.mT @ p.mT - x @ grad @ x, None
 
     @staticmethod
-    def jvp(ctx: Any, slope: Tensor, _: None) -> tuple[Tensor, None, None]:
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> tuple[Tensor, None, None]:
         a, x = ctx.saved_tensors
-        missed = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - a @ x  # P
+        p = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - a @ x
         square = x @ x
-        return square @ slope.mT @ missed + missed.mT @ slope.mT @ square - x @ slope @ x, None, None
+        return square @ tangent.mT @ p + p.mT @ tangent.mT @ square - x @ tangent @ x, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, None], a: Tensor, iterations: int) -> tuple[Any, tuple[int, int, int]]:
-        """Treat the new axis as another batch axis: each matrix is inverted by itself anyway."""
+        """Treat the new axis as another batch axis: each matrix is inverted independently anyway."""
         return _Pseudoinverse.apply(a.movedim(in_dims[0], 0), iterations), (0, 0, 0)
 
 
 def _iterate(a: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """Return X and its residual; each matrix stops by itself, so that none depends on the others."""
-    x, enough = start(a), CONVERGED * torch.finfo(a.dtype).eps
-    left = torch.full(a.shape[:-2], torch.inf, dtype=a.dtype, device=a.device)
+    """Return X and its residual; each matrix stops separately, so that none depends on the others."""
+    x, tolerance = start(a), CONVERGED * torch.finfo(a.dtype).eps
+    error = torch.full(a.shape[:-2], torch.inf, dtype=a.dtype, device=a.device)
     for number in range(iterations):
         ax = a @ x
-        # Every fifth time, as checking costs half a step.
+        # Only every fifth time, since checking costs half a step.
         if number % 5 == 4:
             size = torch.linalg.matrix_norm(a)
-            left = torch.linalg.matrix_norm(ax @ a - a) / size.where(size > 0, 1)
-            if bool((left <= enough).all()):
-                return x, left
-        going = (left > enough)[..., None, None]
-        x = torch.where(going, 2 * x - x @ ax, x)
+            error = torch.linalg.matrix_norm(ax @ a - a) / size.where(size > 0, 1)
+            if bool((error <= tolerance).all()):
+                return x, error
+        unfinished = (error > tolerance)[..., None, None]
+        x = torch.where(unfinished, 2 * x - x @ ax, x)
     return x, residual(a, x)

@@ -1,4 +1,4 @@
-"""Softmax attention (Vaswani et al. 2017), the peer of all other methods."""
+"""Softmax attention (Vaswani et al. 2017), the baseline of all other methods."""
 
 from softfree.attention.softmax.module import SoftmaxAttention
 

@@ -41,19 +41,19 @@ class SoftmaxAttention(Attention):
         **options: Any,
     ) -> None:
         super().__init__(dim, num_heads, norm_layer=norm_layer, **options)
-        made: dict[str, Any] = {"device": options.get("device"), "dtype": options.get("dtype")}
+        factory_options: dict[str, Any] = {"device": options.get("device"), "dtype": options.get("dtype")}
         norm_layer = norm_layer or nn.LayerNorm
-        self.q_norm = norm_layer(self.head_dim, **made) if qk_norm else nn.Identity()
-        self.k_norm = norm_layer(self.head_dim, **made) if qk_norm else nn.Identity()
+        self.q_norm = norm_layer(self.head_dim, **factory_options) if qk_norm else nn.Identity()
+        self.k_norm = norm_layer(self.head_dim, **factory_options) if qk_norm else nn.Identity()
         self.attn_drop = attn_drop
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grid: Grid | None = None) -> Tensor:
         """Attend to real tokens only; a sample without any gives zeros."""
-        keys = None
+        key_mask = None
         if mask is not None:
-            keys = mask.transpose(2, 3)  # (B, 1, 1, N)
+            key_mask = mask.transpose(2, 3)  # (B, 1, 1, N)
         dropout = self.attn_drop if self.training else 0.0
-        return F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=keys, dropout_p=dropout)
+        return F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=key_mask, dropout_p=dropout)
 
     @classmethod
     def cost(cls, shape: Shape) -> AttentionCost:
