@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import select
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from hypothesis import strategies as st
+from tests.fuzz.worker import serve
+from tests.processes import fork
 
 ROOT = Path(__file__).parents[2]
 HANGS = 20.0  # seconds for one input
@@ -149,7 +149,8 @@ class Workers:
     """One process that inputs are tried in, begun anew after a crash or a hang."""
 
     scratch: Path
-    process: subprocess.Popen[str] | None = field(default=None)
+    process: BaseProcess | None = field(default=None)
+    connection: Connection | None = field(default=None)
     warm: set[str] = field(default_factory=set)
 
     def fault_of(self, seed: Seed, content: bytes) -> str | None:
@@ -164,52 +165,39 @@ class Workers:
             shutil.copytree(seed.folder, self.scratch)
         (self.scratch / seed.damaged).parent.mkdir(parents=True, exist_ok=True)
         (self.scratch / seed.damaged).write_bytes(content)
-        return self._answer({"target": seed.target, "path": str(self.scratch / seed.given)})
+        return self._answer(seed.target, self.scratch / seed.given)
 
-    def _answer(self, question: dict[str, str]) -> str | None:
-        process = self._started()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        print(json.dumps(question), file=process.stdin, flush=True)
-        limit = HANGS if question["target"] in self.warm else _FIRST
-        if not select.select([process.stdout], [], [], limit)[0]:
+    def _answer(self, target: str, path: Path) -> str | None:
+        process, connection = self._started()
+        connection.send((target, path))
+        limit = HANGS if target in self.warm else _FIRST
+        if not connection.poll(limit):
             self.close()
             return f"no answer within {limit:.0f} s"
-        self.warm.add(question["target"])
-        line = process.stdout.readline()
-        if not line:
-            status = process.wait()
+        self.warm.add(target)
+        try:
+            fault: str | None = connection.recv()
+        except EOFError:
+            process.join()
+            status = process.exitcode
             self.close()
             return f"the process ended with status {status}"
-        fault: str | None = json.loads(line)["fault"]
         if fault is not None:
             self.close()  # what it holds in memory is not the next input's fault
         return fault
 
-    def _started(self) -> subprocess.Popen[str]:
-        if self.process is None:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-            environment["PYTHONPATH"] = os.pathsep.join(
-                [*(str(ROOT / root) for root in ("src", "runtime/src", "lab/src")), str(ROOT)]
-            )
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.fuzz.worker"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
-            )  # fmt: skip
-            warm = {"target": "image", "path": str(self.scratch / "none")}
-            assert self.process.stdin is not None
-            assert self.process.stdout is not None
-            print(json.dumps(warm), file=self.process.stdin, flush=True)
-            self.process.stdout.readline()  # imports take seconds on a busy machine
-        return self.process
+    def _started(self) -> tuple[BaseProcess, Connection]:
+        if self.process is None or self.connection is None:
+            self.connection, theirs = Pipe()
+            self.process = fork(serve, theirs, self.connection)
+            theirs.close()
+        return self.process, self.connection
 
     def close(self) -> None:
         """End the process."""
-        if self.process is not None:
+        if self.process is not None and self.connection is not None:
             self.warm.clear()
             self.process.kill()
-            self.process.wait()
-            for pipe in (self.process.stdin, self.process.stdout):
-                if pipe is not None:
-                    pipe.close()
-            self.process = None
+            self.process.join()
+            self.connection.close()
+            self.process = self.connection = None

@@ -1,15 +1,14 @@
-"""A process that is given one damaged input after the other and says how each ended, a JSON line each."""
+"""A process that is given one damaged input after the other and says how each ended."""
 
 from __future__ import annotations
 
-import json
 import os
 import resource
-import sys
 import traceback
 import warnings
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from tests.fuzz.targets import TARGETS
 
@@ -23,8 +22,8 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def judge(target: str, path: Path) -> dict[str, Any]:
-    """Return ``fault``, None for an input that was read or refused as it should be."""
+def judge(target: str, path: Path) -> str | None:
+    """Return what went wrong, None for an input that was read or refused as it should be."""
     before = peak()
     fault = None
     try:
@@ -37,18 +36,21 @@ def judge(target: str, path: Path) -> dict[str, Any]:
         fault = traceback.format_exc(limit=-6)
     if peak() - before > LARGEST:
         fault = f"{peak() - before:.0f} MiB for one input; {fault or ''}"
-    return {"fault": fault}
+    return fault
 
 
-def main() -> None:
-    """Answer until the parent closes the pipe; what libraries print goes to standard error."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+def serve(questions: Connection, parents: Connection) -> None:
+    """Answer until the parent ends; what libraries print goes nowhere.
+
+    Args:
+        questions: Brings a target and a path each.
+        parents: The parent's end, which a fork holds, too.
+    """
+    parents.close()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
     warnings.simplefilter("ignore")
-    for line in sys.stdin:
-        given = json.loads(line)
-        print(json.dumps(judge(given["target"], Path(given["path"]))), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    with suppress(EOFError):
+        while True:
+            questions.send(judge(*questions.recv()))
