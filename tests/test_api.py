@@ -16,10 +16,6 @@ sys.modules.update(dict.fromkeys(EXTRA_OF))
 """
 
 
-def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", BLOCKED + code, *arguments], capture_output=True, text=True)
-
-
 def test_import_is_light_and_offers_the_public_names() -> None:
     code = "import sys, softfree; print([n for n in ('torch', 'numpy', 'pandas') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -38,17 +34,19 @@ def test_functions_do_what_the_commands_do(run: Run, tmp_path: Path) -> None:
     assert softfree.create_model("sima_vit_nano_patch16", num_classes=3).num_classes == 3
 
 
-def test_images_need_no_extra(run: Run, tmp_path: Path) -> None:
-    table = run.config["options"]["table"]
-    code = "from softfree.cli.main import main\nimport softfree.training.loop\n"
-    code += "assert main(['check', sys.argv[1], '--progress', 'false']) == 0\n"
-    code += "assert main(['predict', sys.argv[2], sys.argv[1], '--json', '--out', sys.argv[3]]) == 0\n"
-    done = python(code, table, str(run.folder), str(tmp_path / "predictions.csv"))
-    assert (done.returncode, "readable" in done.stdout, '"p_high"' in done.stdout) == (0, True, True), done.stderr
+# An image run is used, then a table of each kind that needs more is checked.
+USES = """
+import softfree.training.loop
+from softfree.cli.main import main
+run, table, out, *tables = sys.argv[1:]
+assert main(["check", table, "--progress", "false"]) == 0
+assert main(["predict", run, table, "--json", "--out", out]) == 0
+for table in tables:
+    assert main(["check", table, "--no-progress"]) == 2
+"""
 
 
-def test_what_is_not_installed_is_one_line_with_the_command(tmp_path: Path) -> None:
-    """One process checks a table of each kind, one after the other."""
+def test_images_need_no_extra_and_others_name_theirs_in_one_line(run: Run, tmp_path: Path) -> None:
     extras = {".nii.gz": "volumes", ".svs": "slides", ".h5": "slides"}
     for number, ending in enumerate(extras):
         folder = tmp_path / str(number)
@@ -57,9 +55,10 @@ def test_what_is_not_installed_is_one_line_with_the_command(tmp_path: Path) -> N
             (folder / f"{name}{ending}").write_bytes(b"nothing" + name.encode())
         rows = "".join(f"{name}{ending},{name},{name},train\n" for name in "ab")
         (folder / "t.csv").write_text("path,label,patient_id,split\n" + rows)
-    code = "from softfree.cli.main import main\nfor t in sys.argv[1:]: assert main(['check', t, '--no-progress']) == 2"
-    done = python(code, *(str(tmp_path / str(number) / "t.csv") for number in range(len(extras))))
-    assert done.returncode == 0, done.stderr
+    arguments = [str(run.folder), run.config["options"]["table"], str(tmp_path / "predictions.csv")]
+    arguments += [str(tmp_path / str(number) / "t.csv") for number in range(len(extras))]
+    done = subprocess.run([sys.executable, "-c", BLOCKED + USES, *arguments], capture_output=True, text=True)
+    assert (done.returncode, "readable" in done.stdout, '"p_high"' in done.stdout) == (0, True, True), done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("softfree: error: ")]
     for extra, line in zip(extras.values(), lines, strict=True):
         assert f"pip install 'softfree[{extra}]'" in line

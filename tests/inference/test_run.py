@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +172,11 @@ def _edited(config: dict[str, Any], at: tuple[Any, ...], value: Any) -> dict[str
 
 @pytest.mark.parametrize("part", ["task", "preprocessing", "model", "options"])
 def test_no_edit_of_a_configuration_is_a_traceback_or_goes_unsaid(
-    copy: Path, part: str, capsys: pytest.CaptureFixture[str]
+    copy: Path, part: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if yaml.__with_libyaml__:  # the same ten times as fast
+        monkeypatch.setattr(yaml, "safe_load", partial(yaml.load, Loader=yaml.CSafeLoader))
+        monkeypatch.setattr(yaml, "safe_dump", partial(yaml.dump, Dumper=yaml.CSafeDumper))
     config = RunDirectory(copy).read_config()
     image = np.random.default_rng(0).integers(0, 255, (40, 40), np.uint8)
     said: list[str] = []
