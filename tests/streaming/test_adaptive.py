@@ -63,7 +63,7 @@ def test_softmax_is_whole_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_streamed_training_is_the_training(small_table: Path, tmp_path: Path) -> None:
     common = [
-        "train", str(small_table), "--size", "32", "--epochs", "2", "--batch-size", "4", "--accelerator", "cpu",
+        "train", str(small_table), "--size", "32", "--epochs", "1", "--batch-size", "4", "--accelerator", "cpu",
         "--model", "seqnorm_vit_nano_patch8", "--model-options", "{depth: 2, embed_dim: 32, num_heads: 2}",
         "--progress", "false", "--lr", "0.002", "--drop-path", "0",
     ]  # fmt: skip

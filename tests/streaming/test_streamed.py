@@ -63,7 +63,7 @@ def test_as_in_memory(name: str, dtype: torch.dtype, make_model: Make, gradients
     tolerance = 1e-5 if dtype == torch.float32 else 1e-9
     logits = model(x)
     want = gradients_of(model, logits)
-    for chunk in (100, 13, 1):
+    for chunk in (100, 13, 1) if dtype == torch.float64 else (13,):  # the parts are the same in both
         streaming = Streaming(chunk=chunk)
         assert relative(stream_forward(model, x, streaming), logits.detach()) < tolerance
         got = streamed(model, x, streaming)
@@ -142,7 +142,7 @@ def test_autocast_is_as_exact_as_in_memory(
     """
     ways = (None, Streaming(chunk=100), Streaming(dtype=torch.bfloat16, chunk=100))
     found: dict[Streaming | None, list[Tensor]] = {way: [] for way in ways}
-    for _ in range(8):
+    for _ in range(4):
         model, x = make_model(attention=attention, pos=pos, img_size=64), torch.randn(1, 3, 64, 64)
         exact = gradients_of(model.double(), model(x.double()))
         exact = {name: want for name, want in exact.items() if want.norm() > 1e-9}  # not norm1.bias of SeqNorm
