@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,6 +19,26 @@ if TYPE_CHECKING:
     from softfree.inference.run import Run
 
 ROOT = Path(__file__).parents[1]
+# Files whose tests export models: whatever else is exported in a process costs a third of the first.
+EXPORTS = ("attention/test_registry.py", "deployment/", "lab/bench/test_edge.py", "test_docs.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file, and all files of ``EXPORTS``, go to one process of ``--dist loadgroup``."""
+    for item in items:
+        file = item.path.relative_to(ROOT / "tests").as_posix()
+        item.add_marker(pytest.mark.xdist_group("exports" if file.startswith(EXPORTS) else file))
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector leave alone what has been imported, which stays anyway."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
