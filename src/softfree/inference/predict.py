@@ -76,7 +76,7 @@ def find_inputs(
         frame: Frame of multi-frame files.
         kind: Modality of the samples.
         group: Join all rows of a patient.
-        image_root: Folder that the paths of tables start from and must lie in; default: each table's folder.
+        image_root: Folder that the paths in tables start from and must stay in; default: each table's folder.
     """
     rows = partial(table_rows, kind=kind, group=group, image_root=image_root)
     return runtime_inputs.find_inputs(inputs, frame, kind, rows)

@@ -159,7 +159,7 @@ class Run:
         Args:
             inputs: Paths, or arrays (H, W) or (H, W, C), which are treated like a TIFF with the same values.
             frame: Frame of multi-frame files, counted from 0; default: the first.
-            image_root: Folder that the paths of tables start from and must lie in; default: each table's folder.
+            image_root: Folder that the paths in tables start from and must stay in; default: each table's folder.
             batch_size: Images per batch; only images of equal shape share one.
             num_workers: Number of processes that read files.
             precision: Arithmetic of matrix products: "fp32", "bf16" or "fp16".

@@ -88,10 +88,10 @@ def exchange_shapes(
     Raises:
         UserError: On all ranks, if a shard cannot be used or the numbers of samples differ.
     """
-    own = torch.tensor([bool(reason), *shape], device=device)
-    gathered = own.new_empty(dist.get_world_size(group) * len(own))
-    dist.all_gather_into_tensor(gathered, own, group=group)
-    ranks = gathered.view(-1, len(own)).tolist()
+    message = torch.tensor([bool(reason), *shape], device=device)
+    gathered = message.new_empty(dist.get_world_size(group) * len(message))
+    dist.all_gather_into_tensor(gathered, message, group=group)
+    ranks = gathered.view(-1, len(message)).tolist()
     if reason:
         raise UserError(reason)
     failing = [rank for rank, (has_reason, *_) in enumerate(ranks) if has_reason]

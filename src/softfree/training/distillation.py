@@ -70,11 +70,11 @@ def open_teacher(folder: Path | None, config: dict[str, Any]) -> Teacher | None:
         ("task", "train it on the same classes"),
         ("preprocessing", "use the same --preset, --size, --resize-mode and --channels for this run"),
     ):
-        theirs, ours = run.config[section], config[section]
-        for name, value in ours.items():
-            if theirs.get(name) != value:
+        teacher_values = run.config[section]
+        for name, value in config[section].items():
+            if teacher_values.get(name) != value:
                 raise UserError(
-                    f"--teacher {folder} has {section} {name} {_in_words(theirs.get(name))}, this run "
+                    f"--teacher {folder} has {section} {name} {_in_words(teacher_values.get(name))}, this run "
                     f"{_in_words(value)}: {fix}, or choose another teacher"
                 )
     if not is_resumed:
@@ -82,11 +82,11 @@ def open_teacher(folder: Path | None, config: dict[str, Any]) -> Teacher | None:
     return Teacher(run.model)
 
 
-def _refuse_another_split(folder: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+def _refuse_another_split(folder: Path, teacher: dict[str, Any], student: dict[str, Any]) -> None:
     """Refuse a teacher trained on another split of the same table: it may have seen the student's test images."""
-    same = theirs.get("table", {}).get("sha256") == ours["table"]["sha256"]
-    same = same and ours["options"].get("split_from") != str(folder.resolve())
-    if same and theirs["table"].get("split") != ours["table"]["split"]:
+    same_table = teacher.get("table", {}).get("sha256") == student["table"]["sha256"]
+    reuses_split = student["options"].get("split_from") == str(folder.resolve())
+    if same_table and not reuses_split and teacher["table"].get("split") != student["table"]["split"]:
         raise UserError(
             f"--teacher {folder} was trained on another split of this table, so it may have seen the test images: "
             f"use --split-from {folder}, or give the table a column split"

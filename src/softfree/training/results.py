@@ -68,7 +68,7 @@ def measure_run(options: TrainOptions, table: Table, samples: TrainingSamples) -
         for split in splits
     }
     frames = {split: predict_rows(run, table.where(split), evaluation_options, simpler[split]) for split in splits}
-    _report_near_duplicates(run, table, samples.reduced | {split: one.reduced for split, one in simpler.items()})
+    _report_near_duplicates(run, table, samples.reduced | {split: item.reduced for split, item in simpler.items()})
     run = calibrate(run, frames["val"])
     write_predictions(run.directory.predictions, pd.concat(frames.values(), ignore_index=True), run)
     evaluation = write_results(run, table, frames[splits[-1]], evaluation_options)

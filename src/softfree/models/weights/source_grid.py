@@ -105,12 +105,12 @@ def find_layout(
     named = _prefix_candidates(weights, name)
     saved = weights.get(name.removesuffix("pos_embed") + POS_GRID)
     if user_grid is not None or saved is not None:
-        known = user_grid if user_grid is not None else tuple(int(side) for side in saved.tolist())  # type: ignore[union-attr]
-        if len(known) != dims:
+        stated_grid = user_grid if user_grid is not None else tuple(int(side) for side in saved.tolist())  # type: ignore[union-attr]
+        if len(stated_grid) != dims:
             raise UserError(
-                f"Got a grid of {format_grid(known)} for the positions of the weights: expected {dims} sides."
+                f"Got a grid of {format_grid(stated_grid)} for the positions of the weights: expected {dims} sides."
             )
-        return Layout(known, _prefix_of(length, known, named))
+        return Layout(stated_grid, _prefix_of(length, stated_grid, named))
     if (
         config_grid is not None
         and len(config_grid) == dims
