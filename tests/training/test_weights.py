@@ -40,7 +40,7 @@ def test_a_softmax_vit_is_converted_on_the_way(
     assert "--stem patch is used" in said
     assert "SeqNorm keeps the mean of V" in said
     assert "converted to SeqNorm on 16 training images" in said
-    found = re.search(r"softmax's by (\S+) standard deviations .* layers\), (\S+) without", said)
+    found = re.search(r"differ by (\S+) standard deviations .* layers\), (\S+) without", said)
     assert found is not None
     after, before = map(float, found.groups())
     assert after < 0.9 * before
