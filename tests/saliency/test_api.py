@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -187,6 +188,26 @@ def test_dicom_refers_to_its_source(identity: bool, image_run: Run, shared_data:
         assert str(source.PatientName).encode() not in written
         assert str(source.PatientID).encode() not in written
     assert read_image(done.files[0]).pixels.shape == (128, 128, 3)
+
+
+def test_a_damaged_birth_date_is_a_row_that_does_not_quote_it(
+    image_run: Run, shared_data: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    pytest.importorskip("highdicom")
+    content = (shared_data / "dicom" / "pydicom" / "CT_small.dcm").read_bytes()
+    source = dcmread(io.BytesIO(content))
+    source.PatientBirthDate = "19700101"
+    source.save_as(tmp_path / "a.dcm")
+    (tmp_path / "a.dcm").write_bytes((tmp_path / "a.dcm").read_bytes().replace(b"19700101", b"DOE JANE"))
+    options = ExplainOptions(out=tmp_path / "maps", format="dicom", method="split", dicom_identity=True)
+    (row,) = explain(image_run, [str(tmp_path / "a.dcm")], options)
+    assert str(row.error) == (
+        f"{tmp_path / 'a.dcm'}: an element of its patient or study is damaged; leave out --dicom-identity"
+    )
+    assert not list(tmp_path.glob("maps/*"))
+    assert "DOE" not in "".join(str(warning.message) for warning in recwarn)
+    options.dicom_identity = False
+    assert explain(image_run, [str(tmp_path / "a.dcm")], options)[0].error is None
 
 
 def test_volumes_lie_on_their_source(volume_run: Run, shared_data: Path, tmp_path: Path) -> None:

@@ -54,36 +54,54 @@ def write_secondary_capture(
         identity: Copy the patient's name, id, birth date and sex, and the study's numbers and date.
 
     Raises:
-        ReadError: The source has no UIDs to refer to.
+        ReadError: The source has no UIDs to refer to, or an element that is copied is damaged.
         UserError: highdicom is not installed.
     """
     sc = _highdicom()
-    header = _header(source, identity)
-    with quiet():
-        capture = sc.SCImage.from_ref_dataset(
-            header,
-            np.ascontiguousarray(painted),
-            photometric_interpretation="RGB",
-            bits_allocated=8,
-            coordinate_system="PATIENT",
-            patient_orientation=("L", "P"),
-            pixel_spacing=spacing,
-            series_instance_uid=generate_uid(),
-            series_number=1,
-            sop_instance_uid=generate_uid(),
-            instance_number=1,
-            manufacturer="softfree",
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            manufacturer_model_name="softfree explain",
-            software_versions=__version__,
-            series_description=name[:_LONGEST],
-        )
+    try:
+        with quiet():  # warnings may quote the patient's name
+            capture = _capture(sc, painted, _header(source, identity), frame, spacing, name, description)
+            with replacing(path) as temporary:
+                capture.save_as(temporary, enforce_file_format=True)
+    except UserError:
+        raise
+    except Exception:  # pydicom and highdicom raise almost any exception on damaged elements, and quote them
+        fix = "leave out --dicom-identity" if identity else "use --format png"
+        raise ReadError(f"an element of its patient or study is damaged; {fix}", "corrupt", source) from None
+
+
+def _capture(
+    sc: Any,
+    painted: np.ndarray,
+    header: Dataset,
+    frame: int | None,
+    spacing: tuple[float, float] | None,
+    name: str,
+    description: str,
+) -> Dataset:
+    capture: Dataset = sc.SCImage.from_ref_dataset(
+        header,
+        np.ascontiguousarray(painted),
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=("L", "P"),
+        pixel_spacing=spacing,
+        series_instance_uid=generate_uid(),
+        series_number=1,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer="softfree",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        manufacturer_model_name="softfree explain",
+        software_versions=__version__,
+        series_description=name[:_LONGEST],
+    )
     capture.PatientOrientation = None
     capture.DerivationDescription = description
     capture.ImageComments = "For research. The colors are a map of a model's prediction, not a finding."
     capture.SourceImageSequence = [_reference(header, frame)]
-    with replacing(path) as temporary:
-        capture.save_as(temporary, enforce_file_format=True)
+    return capture
 
 
 def _highdicom() -> Any:
@@ -95,14 +113,13 @@ def _highdicom() -> Any:
 
 
 def _header(source: str, identity: bool) -> Dataset:
-    with quiet():
-        header = dcmread(source, force=True, stop_before_pixels=True, specific_tags=list(_NEEDED))
-        absent = [name for name in ("StudyInstanceUID", "SOPClassUID", "SOPInstanceUID") if not header.get(name)]
-        if absent:
-            raise ReadError(f"no {' and '.join(absent)} to refer to; use --format png", "unsupported", path=source)
-        header = copy(header)
-        for keyword in () if identity else _IDENTITY:
-            setattr(header, keyword, None)
+    header = dcmread(source, force=True, stop_before_pixels=True, specific_tags=list(_NEEDED))
+    absent = [name for name in ("StudyInstanceUID", "SOPClassUID", "SOPInstanceUID") if not header.get(name)]
+    if absent:
+        raise ReadError(f"no {' and '.join(absent)} to refer to; use --format png", "unsupported", path=source)
+    header = copy(header)
+    for keyword in () if identity else _IDENTITY:
+        setattr(header, keyword, None)
     return header
 
 
