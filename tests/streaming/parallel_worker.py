@@ -1,14 +1,9 @@
-"""Four processes that hold every check of sequence parallelism against one process; run by test_parallel.py.
-
-``python parallel_worker.py FOLDER`` writes FOLDER/RANK.json: for each check an empty text, or what went wrong.
-"""
+"""One of four processes that hold every check of sequence parallelism against one process; see test_parallel.py."""
 
 from __future__ import annotations
 
 import copy
 import json
-import multiprocessing
-import sys
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from parallel_support import (
+from tests.streaming.parallel_support import (
     SMALL,
     TARGETS,
     WORLD,
@@ -61,11 +56,7 @@ def check(function: Callable[[DeviceMesh], None]) -> Callable[[DeviceMesh], None
 def bags_over_four_and_two(mesh: DeviceMesh) -> None:
     four, two = dist.group.WORLD, mesh["sequence"]
     for attention in ("seqnorm", "sima", "galerkin"):
-        for group, dtype, tolerance in (
-            (four, torch.float32, 1e-5),
-            (two, torch.float32, 1e-5),
-            (four, torch.float64, 1e-10),
-        ):
+        for group, dtype, tolerance in ((two, torch.float32, 1e-5), (four, torch.float64, 1e-10)):
             model, whole = bag_model(attention).to(dtype), bags().to(dtype)
             against_one(model, (whole,), (my_tiles(whole, group),), group, tolerance, TARGETS)
 
@@ -161,7 +152,7 @@ def data_times_sequence(mesh: DeviceMesh) -> None:
         (bag_model(), bags(), my_tiles(bags()[replica], group)),
     ]
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
-        for start, batch, part in cases:
+        for start, batch, part in cases if dtype == torch.float64 else cases[:1]:
             one, model = (copy.deepcopy(start).to(dtype) for _ in range(2))
             # Small buckets: DDP sums many, while the ranks' own sums are under way.
             parallel = DistributedDataParallel(SequenceParallel(model, group), bucket_cap_mb=0.005)
@@ -309,34 +300,19 @@ def parts_that_do_not_fit(mesh: DeviceMesh) -> None:
     close({"logits": image(band)}, {"logits": image.model(images())}, 1e-5)
 
 
-def run(rank: int, folder: Path, names: list[str]) -> None:
-    torch.set_num_threads(1)
+def run(rank: int, folder: Path) -> None:
+    """Write FOLDER/RANK.json: for each check an empty text, or what went wrong."""
     dist.init_process_group(
         "gloo", f"file://{folder}/store", timeout=timedelta(seconds=60), rank=rank, world_size=WORLD
     )
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "sequence"))
     results = {}
-    for name in names:
+    for name, check in CHECKS.items():
         try:
-            CHECKS[name](mesh)
+            check(mesh)
             results[name] = ""
         except Exception:
             results[name] = traceback.format_exc()
         (folder / f"{rank}.json").write_text(json.dumps(results))
         dist.barrier()
     dist.destroy_process_group()
-
-
-def main(folder: Path, names: list[str]) -> None:
-    # Everything is imported, and torch has no threads yet: a fork is far cheaper than four imports.
-    context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=run, args=(rank, folder, names)) for rank in range(WORLD)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join()
-    sys.exit(max(process.exitcode != 0 for process in ranks))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:] or list(CHECKS))

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from tests.processes import fork
 
-WORKER = Path(__file__).with_name("parallel_worker.py")
 # Written out, so that a check which is lost from the worker is missed here.
 CHECKS = [
     "bags_over_four_and_two",
@@ -42,17 +39,15 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     """Run all checks once: by rank, what went wrong in each."""
+    from tests.streaming.parallel_worker import run  # imports much that nothing else needs
+
     folder = tmp_path_factory.mktemp("parallel")
-    run = subprocess.run(
-        [sys.executable, str(WORKER), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    ranks = [fork(run, rank, folder) for rank in range(4)]
+    for rank in ranks:
+        rank.join(600)
+        rank.kill()
     written = [folder / f"{rank}.json" for rank in range(4)]
-    assert all(path.exists() for path in written), run.stderr[-2000:]
+    assert all(path.exists() for path in written), [rank.exitcode for rank in ranks]
     return [json.loads(path.read_text()) for path in written]
 
 
