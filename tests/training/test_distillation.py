@@ -101,7 +101,7 @@ def test_a_training_neither_holds_saves_nor_copies_its_teacher(options_for):
 
 def test_a_student_becomes_its_teacher(options_for, teacher_run):
     """With all the weight on the teacher, labels play no part: outputs come closer to it than without."""
-    usual = {"epochs": 12, "augment": False}
+    usual = {"epochs": 6, "augment": False}
     alone = train(options_for("alone", **usual)).run
     taught = train(options_for("taught", teacher=teacher_run.folder, teacher_weight=1.0, **usual)).run
     torch.manual_seed(0)

@@ -85,7 +85,9 @@ def test_equal_seeds_give_equal_bits_and_other_seeds_do_not(options_for):
     assert not same(options_for("a").out, options_for("c").out)
 
 
-@pytest.mark.parametrize("extra", [{}, {"ema": 0.9}, {"patience": 5}, {"num_workers": 1}, {"start_size": 16}], ids=str)
+@pytest.mark.parametrize(
+    "extra", [{}, {"ema": 0.9}, {"patience": 5}, {"num_workers": 1, "start_size": 16}], ids=str
+)  # workers must learn of the size, too
 def test_resume_goes_on_exactly(options_for, monkeypatch, extra):
     whole = train(options_for("whole", **extra)).run
     original = ClassifierModule.training_step
