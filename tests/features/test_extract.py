@@ -19,7 +19,7 @@ from softfree.cli.parser import Parser
 from softfree.data.modalities.bag import BagPreprocessing
 from softfree.data.modalities.feature_files import read_features, write_features
 from softfree.data.table import read_table
-from softfree.features.extract import extract_features
+from softfree.features.extract import SlideRow, extract_features
 from softfree.features.options import FeatureOptions
 from softfree_runtime.core.errors import UserError
 
@@ -163,6 +163,16 @@ def test_a_slide_with_other_pixels_or_resolution_is_encoded_anew(
     assert run(slides, out) == 0
     changed = {name for name, array in files(out).items() if not np.array_equal(array, before[name])}
     assert changed == {"a.tiff.h5", "b.tiff.h5"}
+
+
+def test_a_slide_in_a_folder_is_known_by_all_its_files(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a.mrxs").write_bytes(bytes(3))
+    folder, slide = (SlideRow("a", str(tmp_path / name), None) for name in ("a", "a.mrxs"))
+    assert [row.request()["slide_bytes"] for row in (folder, slide)] == [0, 3]
+    (tmp_path / "a" / "Data0000.dat").write_bytes(bytes(5))
+    assert [row.request()["slide_bytes"] for row in (folder, slide)] == [5, 8]
+    assert SlideRow("b", str(tmp_path / "b.svs"), None).request()["slide_bytes"] == 0
 
 
 @pytest.mark.parametrize("option", [{"side": 16}, {"mpp": 16.0}, {"tissue": False}, {"precision": "bf16"}])

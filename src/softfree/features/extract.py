@@ -16,7 +16,7 @@ from softfree.core.environment import best_device
 from softfree.data.modalities.feature_files import write_features
 from softfree.data.modalities.tiles import tile_centers
 from softfree.data.modalities.tissue import find_tissue
-from softfree.data.samples import resolutions
+from softfree.data.samples import parts_of, resolutions
 from softfree.data.slide_readers.slide import open_slide
 from softfree.data.table_file import no_column, read_table_file
 from softfree.features.encoders import TileEncoder, create_encoder
@@ -44,7 +44,7 @@ class SlideRow:
 
     def request(self) -> dict[str, Any]:
         """Return the attributes that identify the slide in its feature file: file size and resolution."""
-        size = os.path.getsize(self.path) if os.path.isfile(self.path) else 0
+        size = sum(file.stat().st_size for file in parts_of(Path(self.path)) if file.is_file())
         return {"slide_bytes": size, "slide_mpp_given": self.mpp or 0.0}
 
 
