@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -29,13 +30,15 @@ def describe_machine(threads: int | None = None) -> str:
 
 def versions() -> dict[str, str]:
     """Python and the libraries that decide a result."""
-    found = {"python": platform.python_version()}
-    for name in REPORTED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return {"python": platform.python_version(), **{name: _version(name) for name in REPORTED}}
+
+
+@cache  # to read the metadata of a package takes milliseconds
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def peak_memory() -> int:

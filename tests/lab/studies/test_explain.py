@@ -73,18 +73,27 @@ def resealed(folder: Path, table: Path) -> Path:
 
 
 @pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
+def with_figures(made: Path, tmp_path: Path) -> Path:
     """A copy that a test may damage."""
     shutil.copytree(made, tmp_path / "copy")
     resealed(tmp_path / "copy" / "run", tmp_path / "copy" / "data" / "table.csv")
     return tmp_path / "copy"
 
 
+@pytest.fixture
+def folder(with_figures: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, for studies whose figures nobody looks at."""
+    for name in ("plot_measures", "plot_curves"):
+        monkeypatch.setattr(f"softfree_lab.studies.explain.{name}", lambda *_: None)
+    return with_figures
+
+
 def study(folder: Path, *runs: Path, **changes: Any) -> MapStudy:
     return study_explain(ExplainStudyOptions(out=folder / "out", **(QUICK | changes)), runs or [folder / "run"])
 
 
-def test_two_attentions_side_by_side(folder: Path) -> None:
+def test_two_attentions_side_by_side(with_figures: Path) -> None:
+    folder = with_figures
     softmax = write(folder / "softmax", folder / "data" / "table.csv", "softmax")
     found = study(folder, folder / "run", softmax, methods=["split", "rollout"])
     rows = found.rows

@@ -46,13 +46,20 @@ def made(tmp_path_factory, make_small_table) -> Path:
 
 
 @pytest.fixture
-def folder(made, tmp_path) -> Path:
+def with_figures(made, tmp_path) -> Path:
     """A copy that a test may damage."""
     shutil.copytree(made, tmp_path / "copy")
     config = RunDirectory(tmp_path / "copy" / "run").read_config()
     config["options"]["table"] = str(tmp_path / "copy" / "data" / "table.csv")
     RunDirectory(tmp_path / "copy" / "run").write_config(config)
     return tmp_path / "copy"
+
+
+@pytest.fixture
+def folder(with_figures, monkeypatch) -> Path:
+    """The same, for studies whose figure nobody looks at."""
+    monkeypatch.setattr("softfree_lab.studies.robustness.plot_robustness", lambda *_: None)
+    return with_figures
 
 
 def another(run: Path, name: str, attention: str = "seqnorm", **options: object) -> Path:
@@ -74,7 +81,8 @@ def quick(out: Path, **options: object) -> RobustnessOptions:
     )
 
 
-def test_every_run_has_a_row_for_every_strength(folder):
+def test_every_run_has_a_row_for_every_strength(with_figures):
+    folder = with_figures
     other = another(folder / "run", "softmax", "softmax", seed=1)
     found = study_robustness(quick(folder / "out", corruptions=["noise", "crop"]), [folder / "run", other])
     assert len(found.rows) == 2 * (1 + 2 * 5)
