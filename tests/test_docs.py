@@ -168,8 +168,8 @@ def _run(line: str) -> None:
     if arguments[0] in ("train", "pretrain") and "--resume" not in arguments:
         small = next(options for mark, options in SMALL.items() if mark in command)
         arguments += shlex.split(f"{QUICK} {small}")
-        place = arguments.index("--model-options") + 1 if "--model-options" in arguments else None
-        options = SHALLOW | (yaml.safe_load(arguments[place]) if place else {})
+        index = arguments.index("--model-options") + 1 if "--model-options" in arguments else None
+        options = SHALLOW | (yaml.safe_load(arguments[index]) if index else {})
         arguments += ["--model-options", json.dumps(options)]
         if "--out" in arguments:
             shutil.rmtree(arguments[arguments.index("--out") + 1], ignore_errors=True)

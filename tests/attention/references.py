@@ -52,7 +52,7 @@ def leaves(module: nn.Module) -> Parameters:
 
 
 def padded_batch() -> tuple[Tensor, Tensor]:
-    """Three samples of 40, 17 and 1 real tokens at random places; NaN and infinity elsewhere."""
+    """Three samples of 40, 17 and 1 real tokens at random positions; NaN and infinity elsewhere."""
     mask = torch.zeros(3, 40, dtype=torch.bool)
     for row, real in enumerate((40, 17, 1)):
         mask[row, torch.randperm(40)[:real]] = True

@@ -90,7 +90,7 @@ def test_neighbors_in_the_batch_change_nothing(form: str) -> None:
 
 def test_permuted_tokens_give_permuted_results(form: str) -> None:
     if form in ORDERED:
-        pytest.skip("its landmarks or maps have places")
+        pytest.skip("its landmarks or maps have positions")
     module, x, order = make(form), torch.randn(2, 65, 24, dtype=torch.float64), torch.randperm(65)
     assert_same(module(x[:, order]), module(x)[:, order])
 

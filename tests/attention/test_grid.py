@@ -16,10 +16,10 @@ def expected_means(
     t: Tensor, grid: tuple[int, ...], sides: tuple[int, ...], stride: int | None, real: Tensor
 ) -> Tensor:
     """One window after the other, for one sample: (H, n, D) to (H, m, D), zero where a window is empty."""
-    windows: dict[tuple[int, ...], list[int]] = {place: [] for place in itertools.product(*map(range, sides))}
-    for number, place in enumerate(itertools.product(*map(range, grid))):
+    windows: dict[tuple[int, ...], list[int]] = {position: [] for position in itertools.product(*map(range, sides))}
+    for number, position in enumerate(itertools.product(*map(range, grid))):
         if real[number]:
-            axes = zip(place, grid, sides, strict=True)
+            axes = zip(position, grid, sides, strict=True)
             windows[tuple(p // stride if stride else p * s // g for p, g, s in axes)].append(number)
     zero = torch.zeros_like(t[:, 0])
     return torch.stack([t[:, tokens].mean(1) if tokens else zero for tokens in windows.values()], dim=1)
@@ -69,16 +69,16 @@ def test_convolution_of_heads(grid: tuple[int, ...], masked: bool) -> None:
     conv = HeadConv(3, 3, dims=len(grid), dtype=torch.float64)
     v = torch.randn(2, 3, n + 1, 4, dtype=torch.float64)
     mask = torch.rand(2, 1, n + 1, 1) < 0.6 if masked else None
-    seen = v if mask is None else v.masked_fill(~mask, 0)
+    real = v if mask is None else v.masked_fill(~mask, 0)
     got = conv(v if mask is None else v.masked_fill(~mask, float("nan")), grid, mask)
     assert (got[:, :, 0] == 0).all(), "a class token has no neighbors"
-    places = list(itertools.product(*map(range, grid)))
+    positions = list(itertools.product(*map(range, grid)))
     for number in (0, n // 2, n - 1):
         want = torch.zeros(2, 3, 4, dtype=torch.float64)
         for shift in itertools.product(range(3), repeat=len(grid)):
-            near = tuple(p + s - 1 for p, s in zip(places[number], shift, strict=True))
-            if near in places:
-                want += conv.weight[:, 0][(slice(None), *shift)].view(1, 3, 1) * seen[:, :, 1 + places.index(near)]
+            near = tuple(p + s - 1 for p, s in zip(positions[number], shift, strict=True))
+            if near in positions:
+                want += conv.weight[:, 0][(slice(None), *shift)].view(1, 3, 1) * real[:, :, 1 + positions.index(near)]
         torch.testing.assert_close(got[:, :, 1 + number], want)
 
 

@@ -99,7 +99,7 @@ def test_tokens_in_front_stay_themselves(grid: tuple[int, int]) -> None:
 
 
 def test_padding_on_the_grid_and_in_front_of_it() -> None:
-    """A padded place counts as zero; a padded token in front is not there at all."""
+    """A padded position counts as zero; a padded token in front is not there at all."""
     module, x = make(), torch.randn(1, 14, 24, dtype=torch.float64)
     mask = torch.ones(1, 14, dtype=torch.bool)
     mask[0, [0, 5, 9]] = False

@@ -135,12 +135,12 @@ def test_slopes_of_both_together(masked: bool) -> None:
 @pytest.mark.parametrize("tokens", [256, 257, 1000])
 def test_parts_cover_each_token_once(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     in_parts(monkeypatch)
-    x, seen = torch.randn(3, tokens, 4), torch.zeros(3, tokens)
-    for samples, part, centered in subject._centered_chunks(x, x.mean(1), None):
-        assert centered.shape == x[samples, part].shape
+    x, visits = torch.randn(3, tokens, 4), torch.zeros(3, tokens)
+    for samples, span, centered in subject._centered_chunks(x, x.mean(1), None):
+        assert centered.shape == x[samples, span].shape
         assert centered.shape[1] <= 256
-        seen[samples, part] += 1
-    assert (seen == 1).all()
+        visits[samples, span] += 1
+    assert (visits == 1).all()
 
 
 def make(dim: int, num_heads: int, dtype: torch.dtype) -> SeqNormAttention:

@@ -87,17 +87,17 @@ def test_large_tokens_are_finite(kernel: Any) -> None:
 
 def test_drawn_again_in_training_only() -> None:
     module, x = make(redraw_every=3), torch.randn(1, 5, 24, dtype=torch.float64)
-    first, seen = module.projection.clone(), []
+    first, draws = module.projection.clone(), []
     for _ in range(7):
         module(x)
-        seen.append(module.projection.clone())
+        draws.append(module.projection.clone())
         module.eval()
         module(x)
-        assert torch.equal(module.projection, seen[-1])
+        assert torch.equal(module.projection, draws[-1])
         module.train()
-    assert all(torch.equal(t, first) for t in seen[:3])
-    assert all(torch.equal(t, seen[3]) for t in seen[3:6])
-    assert not any(torch.equal(a, b) for a, b in ((first, seen[3]), (seen[3], seen[6])))
+    assert all(torch.equal(t, first) for t in draws[:3])
+    assert all(torch.equal(t, draws[3]) for t in draws[3:6])
+    assert not any(torch.equal(a, b) for a, b in ((first, draws[3]), (draws[3], draws[6])))
     assert module.clock[1] == 7
 
 

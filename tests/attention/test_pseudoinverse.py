@@ -28,10 +28,10 @@ def assert_same(got: Tensor, want: Tensor, tolerance: float) -> None:
 @pytest.mark.parametrize("values", [[1.0, 2, 3], [5.0, 1, 0.05], [1.0, -2, 3], [7.0]], ids=str)
 def test_full_rank_gives_the_inverse(values: list[float]) -> None:
     a = symmetric(values, batch=4)
-    found = pseudoinverse(a, iterations=40)
-    assert_same(found.value, torch.linalg.inv(a), 1e-9)
-    assert (found.residual < 1e-6).all()
-    assert not found.replaced.any()
+    inverse = pseudoinverse(a, iterations=40)
+    assert_same(inverse.value, torch.linalg.inv(a), 1e-9)
+    assert (inverse.residual < 1e-6).all()
+    assert not inverse.replaced.any()
 
 
 @pytest.mark.parametrize("values", [[1.0, 2, 0, 0], [3.0, 0], [0.0, 0]], ids=str)
@@ -80,12 +80,12 @@ def test_iteration_is_the_filter_of_the_eigenvalues() -> None:
 def test_nearly_singular_kernels_of_any_type(dtype: torch.dtype) -> None:
     a = kernel(49, 8, spread=0.1).to(dtype).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        found = pseudoinverse(a)
-    assert found.value.dtype == dtype
-    assert found.residual.dtype == torch.float32
-    assert (found.residual < 1e-2).all()
-    assert not found.replaced.any()
-    found.value.float().square().mean().backward()
+        inverse = pseudoinverse(a)
+    assert inverse.value.dtype == dtype
+    assert inverse.residual.dtype == torch.float32
+    assert (inverse.residual < 1e-2).all()
+    assert not inverse.replaced.any()
+    inverse.value.float().square().mean().backward()
     assert a.grad.isfinite().all()
 
 
@@ -105,27 +105,27 @@ def test_ones_and_zeros() -> None:
 def test_a_failed_iteration_is_replaced_and_counted() -> None:
     assert not pseudoinverse(symmetric([1.0, 1.0]), iterations=6).replaced.any()
     hard = symmetric([1.0, 0.3, 0.2], batch=2)
-    found = pseudoinverse(hard, iterations=2)
-    assert found.replaced.all()
-    assert_same(found.value, torch.linalg.inv(hard), 1e-6)
-    torch.testing.assert_close(residual(hard, found.value), found.residual, rtol=0, atol=1e-12)
+    inverse = pseudoinverse(hard, iterations=2)
+    assert inverse.replaced.all()
+    assert_same(inverse.value, torch.linalg.inv(hard), 1e-6)
+    torch.testing.assert_close(residual(hard, inverse.value), inverse.residual, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 def test_size_does_not_matter(size: float) -> None:
     a = symmetric([1.0, 0.5, 0.4])
-    found = pseudoinverse((a * size).float())
-    assert_same(found.value.double() * size, torch.linalg.inv(a), 1e-4)
-    assert not found.replaced.any()
+    inverse = pseudoinverse((a * size).float())
+    assert_same(inverse.value.double() * size, torch.linalg.inv(a), 1e-4)
+    assert not inverse.replaced.any()
 
 
 def test_what_is_not_finite_stays_so() -> None:
     a = symmetric([1.0, 2, 3], batch=2)
     a[0, 0, 0] = float("nan")
-    found = pseudoinverse(a)
-    assert found.value[0].isnan().any()
-    assert found.value[1].isfinite().all()
-    assert not found.replaced.any()
+    inverse = pseudoinverse(a)
+    assert inverse.value[0].isnan().any()
+    assert inverse.value[1].isfinite().all()
+    assert not inverse.replaced.any()
 
 
 def test_compiled_as_one_graph() -> None:

@@ -22,13 +22,15 @@ def test_parts_are_the_whole(
     x = torch.randn(2, 1000, 24, dtype=torch.float64) + 1
     mask = torch.rand(2, 1000) < 0.6 if masked else None
     want = module(x, mask)
-    seen = []
+    chunks = []
     sums = SimaAttention._sums
-    monkeypatch.setattr(SimaAttention, "_sums", lambda self, part, *rest: seen.append(part) or sums(self, part, *rest))
+    monkeypatch.setattr(
+        SimaAttention, "_sums", lambda self, chunk, *rest: chunks.append(chunk) or sums(self, chunk, *rest)
+    )
     monkeypatch.setattr(sima, "PART", 300 * 72)
     with torch.no_grad():
         got = module.to(dtype)(x.to(dtype), mask)
-    assert [part.shape[1] for part in seen] == [300, 300, 300, 100]
+    assert [chunk.shape[1] for chunk in chunks] == [300, 300, 300, 100]
     real = torch.ones(2, 1000, dtype=torch.bool) if mask is None else mask
     error = (got[real].double() - want[real]).abs().max() / want[real].abs().max()
     assert error < tolerance

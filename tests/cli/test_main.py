@@ -85,9 +85,9 @@ def test_the_first_word_of_a_command_alone_is_completed(capsys):
 
 def test_dashes_and_bare_flags_are_understood(trained, capsys):
     assert main(["evaluate", str(trained), "--progress=false", "--num-bootstrap", "50", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["n"] == 8
-    assert "auroc" in found["metrics"]
+    content = json.loads(capsys.readouterr().out)
+    assert content["n"] == 8
+    assert "auroc" in content["metrics"]
 
 
 def test_evaluate_subgroups_and_comparison(trained, tmp_path, capsys):
@@ -161,12 +161,12 @@ def test_predict_statuses(trained, tmp_path, capsys):
 
 def test_precision_of_predict_and_evaluate(trained, tmp_path):
     data = trained.parent / "data"
-    found = {}
+    results = {}
     for precision in ("fp32", "bf16"):
         out = tmp_path / f"{precision}.csv"
         assert main(["predict", str(trained), str(data), "--out", str(out), "--precision", precision]) == 0
-        found[precision] = pd.read_csv(out)["p_low"]
-    assert 0 < (found["fp32"] - found["bf16"]).abs().max() < 0.05
+        results[precision] = pd.read_csv(out)["p_low"]
+    assert 0 < (results["fp32"] - results["bf16"]).abs().max() < 0.05
     table, out = str(data / "table.csv"), str(tmp_path / "again")
     assert main(["evaluate", str(trained), table, "--out", out, "--precision", "bf16", "--num-bootstrap", "20"]) == 0
 
@@ -180,8 +180,8 @@ def test_check_finds_problems_and_says_so_in_json(trained, tmp_path, capsys):
     table.loc[3, "path"] = "gone.png"
     table.to_csv(bad, index=False)
     assert main(["check", str(bad), "--json"]) == 1
-    found = json.loads(capsys.readouterr().out)
-    assert "gone.png" in json.dumps(found)
+    content = json.loads(capsys.readouterr().out)
+    assert "gone.png" in json.dumps(content)
     bad.unlink()
 
 

@@ -28,7 +28,7 @@ def off(source, target, inputs) -> torch.Tensor:
     return torch.cat(gaps).mean(0)
 
 
-def see(source, target, inputs) -> Statistics:
+def collect(source, target, inputs) -> Statistics:
     return Statistics.collect(source, inputs, target.normalized, target.eps)
 
 
@@ -42,7 +42,7 @@ def test_small_scores_are_softmax_up_to_their_square(make_attention, make_target
             source.qkv.weight[first] = 0
         target, inputs = make_target(source), tokens(1)
         target.eps = target.q_norm.eps = target.k_norm.eps = 1e-12
-        set_scales(target, first_order(see(source, target, inputs)))
+        set_scales(target, first_order(collect(source, target, inputs)))
         errors.append(off(source, target, inputs).sum().sqrt().item())
     assert errors[0] < 0.02
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.15)
@@ -52,7 +52,7 @@ def test_small_scores_are_softmax_up_to_their_square(make_attention, make_target
 def test_the_part_with_the_scores_is_exact_on_one_image(make_attention, make_target):
     source = make_attention()
     target, (x,) = make_target(source), tokens(1)
-    scales = first_order(see(source, target, [x]))
+    scales = first_order(collect(source, target, [x]))
     set_scales(target, scales)
     q, k, v = (source.split_heads(t) for t in source.qkv(x).chunk(3, dim=-1))
     covariance = (k - k.mean(2, keepdim=True)).mT @ v / x.shape[1]
@@ -66,11 +66,11 @@ def test_the_part_with_the_scores_is_exact_on_one_image(make_attention, make_tar
 def test_no_other_shift_of_k_gives_steadier_shares(make_attention, make_target):
     source = make_attention()
     target, inputs = make_target(source), tokens(5)
-    seen = see(source, target, inputs)
-    scales = first_order(seen)
+    statistics = collect(source, target, inputs)
+    scales = first_order(statistics)
 
     def spread(beta_k):
-        return torch.einsum("hd,phde,he->h", scales.gamma_q * beta_k, seen.qq, scales.gamma_q * beta_k)
+        return torch.einsum("hd,phde,he->h", scales.gamma_q * beta_k, statistics.qq, scales.gamma_q * beta_k)
 
     other = torch.randn_like(scales.beta_k)
     for step in (1e-3, 1.0):
@@ -83,24 +83,24 @@ def test_no_other_shift_of_k_gives_steadier_shares(make_attention, make_target):
 def test_the_error_is_that_of_the_tokens(make_attention, make_target, normalized):
     source = make_attention(4.0)
     target, inputs = make_target(source, normalized), tokens(3, 2)
-    seen = see(source, target, inputs)
-    scales = least_squares(seen, first_order(seen), 1)
+    statistics = collect(source, target, inputs)
+    scales = least_squares(statistics, first_order(statistics), 1)
     set_scales(target, scales)
     outputs = torch.cat([heads(source, x) for x in inputs])
     spread = (outputs - outputs.mean((0, 2), keepdim=True)).square().sum(-1).mean((0, 2))
-    torch.testing.assert_close(error(seen, scales), off(source, target, inputs) / spread)
+    torch.testing.assert_close(error(statistics, scales), off(source, target, inputs) / spread)
 
 
 @BOTH
 def test_least_squares_ends_where_no_scale_or_shift_can_do_better(make_attention, make_target, normalized):
     source = make_attention(4.0)
     target, inputs = make_target(source, normalized), tokens(6)
-    seen = see(source, target, inputs)
-    start = first_order(seen)
+    statistics = collect(source, target, inputs)
+    start = first_order(statistics)
     set_scales(target, start)
     norms = {name: p for name, p in target.named_parameters() if "_norm." in name}
     before = torch.autograd.grad(off(source, target, inputs).sum(), norms.values())
-    set_scales(target, least_squares(seen, start, 2000))
+    set_scales(target, least_squares(statistics, start, 2000))
     after = torch.autograd.grad(off(source, target, inputs).sum(), norms.values())
     for name, steep, flat in zip(norms, before, after, strict=True):
         assert flat.norm() < 2e-3 * steep.norm(), name
@@ -110,8 +110,8 @@ def test_least_squares_ends_where_no_scale_or_shift_can_do_better(make_attention
 def test_each_sweep_comes_closer(make_attention, make_target, normalized):
     source = make_attention(4.0)
     target, inputs = make_target(source, normalized), tokens(4)
-    seen = see(source, target, inputs)
-    errors = [error(seen, least_squares(seen, first_order(seen), sweeps)) for sweeps in range(5)]
+    statistics = collect(source, target, inputs)
+    errors = [error(statistics, least_squares(statistics, first_order(statistics), sweeps)) for sweeps in range(5)]
     assert all((later < earlier).all() for earlier, later in pairwise(errors))
     assert (errors[-1] < 0.8 * errors[0]).all()
 
@@ -121,7 +121,7 @@ def test_the_bias_of_v_is_kept(make_attention, make_target):
     with torch.no_grad():
         source.qkv.bias[-24:] += 100
     target, inputs = make_target(source), tokens(2)
-    scales = first_order(see(source, target, inputs))
+    scales = first_order(collect(source, target, inputs))
     torch.testing.assert_close(scales.beta_v.flatten(), source.qkv.bias[-24:])
     set_scales(target, scales)
     wanted = source(inputs[0])
@@ -132,9 +132,9 @@ def test_images_of_other_sizes_go_together(make_attention, make_target):
     source = make_attention()
     target = make_target(source)
     inputs = [*tokens(2, number=30), *tokens(1, number=50)]
-    seen = see(source, target, inputs)
-    assert seen.qq.shape == (3, 3, 8, 8)
-    assert error(seen, least_squares(seen, first_order(seen))).max() < 1
+    statistics = collect(source, target, inputs)
+    assert statistics.qq.shape == (3, 3, 8, 8)
+    assert error(statistics, least_squares(statistics, first_order(statistics))).max() < 1
 
 
 def test_a_feature_that_never_varies_stays_finite(make_attention, make_target):
@@ -143,8 +143,8 @@ def test_a_feature_that_never_varies_stays_finite(make_attention, make_target):
         source.qkv.weight[[0, 24, 48]] = 0
         source.qkv.bias[[0, 24, 48]] = 0
     target, inputs = make_target(source, "qkv"), tokens(2)
-    seen = see(source, target, inputs)
-    scales = least_squares(seen, first_order(seen))
+    statistics = collect(source, target, inputs)
+    scales = least_squares(statistics, first_order(statistics))
     assert all(t.isfinite().all() and t.abs().max() < 1e3 for t in vars(scales).values())
     set_scales(target, scales)
     assert target(inputs[0]).isfinite().all()

@@ -95,9 +95,9 @@ def test_the_verb_prints_a_table_or_json(softmax_run, given, capsys):
     assert "closed form" in printed
     assert "Next: softfree train" in printed
     assert main([*command, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["attention_options"] == {"normalized": "qk"}
-    assert math.isfinite(found["errors"]["features"]["closed_form"])
+    content = json.loads(capsys.readouterr().out)
+    assert content["attention_options"] == {"normalized": "qk"}
+    assert math.isfinite(content["errors"]["features"]["closed_form"])
 
 
 def test_published_weights_become_a_model_that_begins_where_they_ended(given, tmp_path, capsys):

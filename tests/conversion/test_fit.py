@@ -47,15 +47,15 @@ def test_inputs_are_those_of_a_whole_pass(options):
     torch.manual_seed(0)
     model = VisionTransformer(32, 8, embed_dim=16, depth=3, num_heads=2, attention="softmax", **options).eval()
     images = [torch.randn(2, 3, 32, 32), torch.randn(1, 3, 48, 32)]
-    seen: dict[int, list[torch.Tensor]] = {number: [] for number in range(3)}
+    inputs: dict[int, list[torch.Tensor]] = {number: [] for number in range(3)}
     for number, block in enumerate(model.blocks):
-        block.attn.register_forward_pre_hook(lambda _, given, number=number: seen[number].append(given[0]))
+        block.attn.register_forward_pre_hook(lambda _, arguments, number=number: inputs[number].append(arguments[0]))
     for batch in images:
         model(batch)
-    wanted = {number: list(batches) for number, batches in seen.items()}
-    found = list(attention_inputs(model, images))
-    assert len(found) == 3
-    for number, batches in enumerate(found):
+    wanted = {number: list(batches) for number, batches in inputs.items()}
+    result = list(attention_inputs(model, images))
+    assert len(result) == 3
+    for number, batches in enumerate(result):
         assert [batch.shape[0] for batch in batches] == [2, 1]
         for got, want in zip(batches, wanted[number], strict=True):
             torch.testing.assert_close(got, want)

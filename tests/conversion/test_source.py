@@ -40,22 +40,26 @@ def published(tmp_path):
 )
 def test_published_weights_are_the_model_that_they_were(given, published, theirs, pool):
     path, model = published(**theirs)
-    found = open_source(path, given())
-    assert found.arguments["name"] == "softmax_vit_nano_patch16"
-    assert (found.arguments["pool"], found.arguments["stem"], found.arguments["num_classes"]) == (pool, "patch", 5)
-    assert found.run is None
-    assert (found.preprocessing.size, found.preprocessing.channels, found.preprocessing.resize_mode) == (64, 3, "pad")
+    source = open_source(path, given())
+    assert source.arguments["name"] == "softmax_vit_nano_patch16"
+    assert (source.arguments["pool"], source.arguments["stem"], source.arguments["num_classes"]) == (pool, "patch", 5)
+    assert source.run is None
+    assert (source.preprocessing.size, source.preprocessing.channels, source.preprocessing.resize_mode) == (
+        64,
+        3,
+        "pad",
+    )
     x = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(found.model(x), model(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(source.model(x), model(x), rtol=1e-4, atol=1e-4)
 
 
 def test_a_run_brings_all_of_its_own(given, softmax_run, tmp_path):
     options = ConvertOptions(images=[], out=tmp_path / "o.safetensors")
-    found = open_source(str(softmax_run), options)
-    assert found.run is not None
-    assert found.run.folder == softmax_run
-    assert found.preprocessing.size == 32
-    assert found.arguments["num_classes"] == 2
+    source = open_source(str(softmax_run), options)
+    assert source.run is not None
+    assert source.run.folder == softmax_run
+    assert source.preprocessing.size == 32
+    assert source.arguments["num_classes"] == 2
 
 
 @pytest.mark.parametrize(

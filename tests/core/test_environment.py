@@ -40,19 +40,19 @@ def test_the_processor_is_the_kernels() -> None:
 
 
 def test_versions_are_those_imported() -> None:
-    found = versions()
-    assert found["python"] == sys.version.split()[0]
-    assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert found["numpy"] == np.__version__
-    assert found["softfree"] == version("softfree")
-    assert "not installed" not in found.values()
+    result = versions()
+    assert result["python"] == sys.version.split()[0]
+    assert result["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert result["numpy"] == np.__version__
+    assert result["softfree"] == version("softfree")
+    assert "not installed" not in result.values()
 
 
 def test_a_missing_package_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("softfree.core.environment.REPORTED", ("torch", "no-such-package-softfree"))
-    found = versions()
-    assert list(found) == ["python", "torch", "no-such-package-softfree"]
-    assert found["no-such-package-softfree"] == "not installed"
+    result = versions()
+    assert list(result) == ["python", "torch", "no-such-package-softfree"]
+    assert result["no-such-package-softfree"] == "not installed"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="counts the GPU's memory")

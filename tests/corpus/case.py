@@ -98,7 +98,7 @@ def case(
 
 def differs(sample: Any, made: Made) -> list[str]:
     """Return what is not as expected, a line each."""
-    found = []
+    results = []
     for name, right in made.expected.items():
         value = attrgetter(name)(sample)
         if isinstance(value, pd.Series):
@@ -108,5 +108,5 @@ def differs(sample: Any, made: Made) -> list[str]:
         else:
             same = value == right
         if not same:
-            found.append(f"{name}: got {value!r}, expected {right!r}"[:2000])
-    return found
+            results.append(f"{name}: got {value!r}, expected {right!r}"[:2000])
+    return results

@@ -1029,12 +1029,12 @@ INDEX = RNG.integers(0, 200, (12, 9)).astype(np.uint8)
 
 
 def palette(dtype: str, bits: int, count: int = 200, left: int = 200, scale: int = 1) -> Elements:
-    found: Elements = {}
+    results: Elements = {}
     for name, channel in zip(("Red", "Green", "Blue"), PALETTE.T, strict=True):
         data = (channel[:left].astype(dtype) * scale).tobytes()
-        found[f"{name}PaletteColorLookupTableDescriptor"] = [count, 0, bits]
-        found[f"{name}PaletteColorLookupTableData"] = data + bytes(len(data) % 2)
-    return found
+        results[f"{name}PaletteColorLookupTableDescriptor"] = [count, 0, bits]
+        results[f"{name}PaletteColorLookupTableData"] = data + bytes(len(data) % 2)
+    return results
 
 
 INDEXED: dict[str, Any] = {"pixels": INDEX, "photometric": "PALETTE COLOR"}

@@ -20,12 +20,12 @@ _MANY = 12  # images of a set of equal files that are recorded
 
 def find_files(folder: Path) -> list[Path]:
     """Return every odd file, and a few of each set of equal ones."""
-    found = []
+    results = []
     for manifest in sorted(folder.glob("*/manifest.csv")):
         files = [manifest.parent / path for path in pd.read_csv(manifest)["path"]]
         alike = manifest.parent.name not in ("dicom", "nifti", "wsi", "misc2d")
-        found += files[:: max(1, len(files) // _MANY)] if alike else files
-    return found
+        results += files[:: max(1, len(files) // _MANY)] if alike else files
+    return results
 
 
 def read(path: Path) -> tuple[str, str, str, str]:

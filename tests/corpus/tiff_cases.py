@@ -54,8 +54,8 @@ def tiff(
 
     @case("TIFF", property, "image", outcome, says=says, status=status)
     def write(folder: Path) -> Made:
-        found = made(folder, "a.tif", make(), pixels, **expected)
-        return Made(found.path, found.expected, tolerance)
+        result = made(folder, "a.tif", make(), pixels, **expected)
+        return Made(result.path, result.expected, tolerance)
 
 
 FLAT = GRAY.tobytes()

@@ -153,9 +153,9 @@ def test_pages_of_zeros_in_a_cache_file_are_no_pixels(files, tmp_path):
     before = SampleDataset(files, None, PREPROCESSING, cache=str(where))[0]["image"]
     (cached,) = where.iterdir()
     whole = cached.read_bytes()
-    place = whole.index(before.numpy().tobytes()[:64])
-    for broken in (bytes(512), bytes([whole[place] ^ 1])):
-        cached.write_bytes(whole[:place] + broken + whole[place + len(broken) :])
+    offset = whole.index(before.numpy().tobytes()[:64])
+    for broken in (bytes(512), bytes([whole[offset] ^ 1])):
+        cached.write_bytes(whole[:offset] + broken + whole[offset + len(broken) :])
         assert torch.equal(SampleDataset(files, None, PREPROCESSING, cache=str(where))[0]["image"], before)
         assert cached.read_bytes() == whole
 

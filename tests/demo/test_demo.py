@@ -17,6 +17,6 @@ def test_the_demo_shows_why_resolution_matters(tmp_path, capsys):
     assert "phantoms: computed" in page
     assert "reduced to 224 x 224" in page
     assert {path.name for path in (out / "maps").iterdir()} == {"clear.png", "calcified.png"}
-    said = capsys.readouterr().out
-    assert "With your own images" in said
+    output = capsys.readouterr().out
+    assert "With your own images" in output
     assert main(["demo", "--out", str(out)]) == 2

@@ -17,8 +17,8 @@ def phantoms():
 
 
 def area(values, truth) -> float:
-    found = roc_auc_score(truth, values)
-    return max(found, 1 - found)
+    result = roc_auc_score(truth, values)
+    return max(result, 1 - result)
 
 
 def sharpness(pixels: np.ndarray) -> float:

@@ -39,16 +39,16 @@ def measured(run: Run) -> Callable[..., Loss]:
 
 
 def test_an_order_that_stays_with_probabilities_that_move(run: Run, measured: Callable[..., Loss]) -> None:
-    found = measured(3.0)
+    result = measured(3.0)
     logits = np.eye(2)[rows_of_run(run, "test").targets] + np.random.default_rng(0).normal(size=(8, 2)) / 4
     before, after = (1 / (1 + np.exp(-f * (logits[:, 1] - logits[:, 0]))) for f in (1, 3))
-    assert found.loss == 0
-    assert found.largest_shift == pytest.approx(np.abs(after - before).max())
-    assert found.mean_shift == pytest.approx(np.abs(after - before).mean())
-    assert found.changed == 0
+    assert result.loss == 0
+    assert result.largest_shift == pytest.approx(np.abs(after - before).max())
+    assert result.mean_shift == pytest.approx(np.abs(after - before).mean())
+    assert result.changed == 0
     assert measured(-1.0).changed == 8
-    said = found.describe(0.01)
-    assert f"shifts probabilities by {found.mean_shift:.4f} on average and {found.largest_shift:.4f} at most" in said
+    text = result.describe(0.01)
+    assert f"shifts probabilities by {result.mean_shift:.4f} on average and {result.largest_shift:.4f} at most" in text
     with pytest.raises(UserError, match=r"int8 shifts probabilities by .* more than 0.1: no file .* raise --max-shift"):
         measured(3.0, replace(ALLOWED, max_shift=0.1))
     with pytest.raises(UserError, match=r"loss .*raise --margin"):
@@ -58,11 +58,11 @@ def test_an_order_that_stays_with_probabilities_that_move(run: Run, measured: Ca
 
 
 def test_metadata_and_card_say_it(run: Run, measured: Callable[..., Loss]) -> None:
-    found = measured(1.2)
-    about = with_loss(make_metadata(run, None), found)
+    result = measured(1.2)
+    about = with_loss(make_metadata(run, None), result)
     back = Metadata.from_strings(about.to_strings(), "m.onnx")
-    assert back.loss["largest_shift"] == pytest.approx(found.largest_shift)
-    assert back.loss["mean_shift"] == pytest.approx(found.mean_shift)
+    assert back.loss["largest_shift"] == pytest.approx(result.largest_shift)
+    assert back.loss["mean_shift"] == pytest.approx(result.mean_shift)
     *_, said, last = about.card.splitlines()
     assert said.startswith("int8 shifts probabilities by ")
     assert last == CAUTION
@@ -96,9 +96,9 @@ def test_a_table_that_was_moved_is_asked_for(moved: tuple[Run, Path]) -> None:
     with pytest.raises(UserError, match=r"no longer exists; .*softfree export .* --table TABLE"):
         find_samples(run, None, "val")
     for split, number in (("train", 16), ("val", 8), ("test", 8)):
-        found = find_samples(run, None, split, table)
-        assert len(found) == number
-        assert all(Path(str(sample.source)).parent == table.parent for sample in found)
+        result = find_samples(run, None, split, table)
+        assert len(result) == number
+        assert all(Path(str(sample.source)).parent == table.parent for sample in result)
     with pytest.raises(UserError, match="no such table"):
         find_samples(run, None, "val", table.with_name("none.csv"))
 
@@ -117,5 +117,5 @@ def test_images_of_a_moved_table_may_have_stayed(moved: tuple[Run, Path], tmp_pa
     shutil.copy(table, tmp_path / "alone.csv")
     options = {**run.config["options"], "image_root": str(table.parent)}
     run = replace(run, config={**run.config, "options": options})
-    found = find_samples(run, None, "val", tmp_path / "alone.csv")
-    assert all(Path(str(sample.source)).is_file() for sample in found)
+    result = find_samples(run, None, "val", tmp_path / "alone.csv")
+    assert all(Path(str(sample.source)).is_file() for sample in result)

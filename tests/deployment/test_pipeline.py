@@ -178,8 +178,8 @@ def test_integers_stay_integers(run: Run, graph: Graph, tmp_path: Path) -> None:
     assert operators["DequantizeLinear"] == 0
     with torch.no_grad():
         expected = run.model(torch.from_numpy(pixels[0])).numpy()
-    found = session.run(None, {"pixels": pixels[0]})[0]
-    assert 1e-6 < np.abs(found - expected).max() < 0.1
+    result = session.run(None, {"pixels": pixels[0]})[0]
+    assert 1e-6 < np.abs(result - expected).max() < 0.1
     for weight in proto.graph.initializer:
         if weight.data_type == onnx.TensorProto.INT8:
             assert np.abs(onnx.numpy_helper.to_array(weight)).max() <= 64  # two products fit into 16 bits
@@ -193,12 +193,12 @@ def test_float16(run: Run, graph: Graph) -> None:
     assert large & {half, wide} == {half}
     known = onnx.shape_inference.infer_shapes(proto).graph.value_info
     kinds = {value.name: value.type.tensor_type.elem_type for value in known}
-    found = {
+    results = {
         kind: {kinds[node.output[0]] for node in proto.graph.node if node.op_type == kind}
         for kind in ("LayerNormalization", "ReduceSum", "Gelu", "MatMul")
     }
     # The activations of the stem stay wide, those of the MLP do not.
-    assert found == {"LayerNormalization": {wide}, "ReduceSum": {wide}, "Gelu": {half, wide}, "MatMul": {half, wide}}
+    assert results == {"LayerNormalization": {wide}, "ReduceSum": {wide}, "Gelu": {half, wide}, "MatMul": {half, wide}}
     pixels = np.random.default_rng(0).standard_normal((2, 1, 40, 33)).astype(np.float32)
     with torch.no_grad():
         expected = run.model.cpu()(torch.from_numpy(pixels)).numpy()
@@ -227,8 +227,8 @@ def test_sums_do_not_overflow_in_half() -> None:
     graph = make_graph(model, 1, 128)
     proto = to_float16(graph.proto, graph.float16_nodes)
     session = onnxruntime.InferenceSession(proto.SerializeToString())
-    found = session.run(None, {"pixels": np.ones((1, 1, 128, 128), np.float32).cumsum(3)})[0]
-    np.testing.assert_allclose(found, expected, atol=2e-2)
+    result = session.run(None, {"pixels": np.ones((1, 1, 128, 128), np.float32).cumsum(3)})[0]
+    np.testing.assert_allclose(result, expected, atol=2e-2)
 
 
 @pytest.mark.slow

@@ -37,9 +37,9 @@ def test_seed_decides_and_blocks_do_not(monkeypatch: pytest.MonkeyPatch) -> None
 def test_distribution_is_that_of_drawn_samples() -> None:
     rng = np.random.default_rng(4)
     y, score, patients = rng.integers(0, 2, 40), rng.random(40), rng.integers(0, 15, 40)
-    found = bootstrap.distribution({"auroc": weighted.auroc(y, score)}, patients, num_bootstrap=50, seed=2)["auroc"]
+    result = bootstrap.distribution({"auroc": weighted.auroc(y, score)}, patients, num_bootstrap=50, seed=2)["auroc"]
     weights = np.concatenate(list(bootstrap.patient_weights(patients, num_bootstrap=50, seed=2)))
-    for value, times in zip(found, weights.astype(int), strict=True):
+    for value, times in zip(result, weights.astype(int), strict=True):
         x, z = np.repeat(score[y == 1], times[y == 1]), np.repeat(score[y == 0], times[y == 0])
         assert value == pytest.approx(((x[:, None] > z) + 0.5 * (x[:, None] == z)).mean())
 

@@ -109,9 +109,9 @@ def test_reliability() -> None:
 def threshold(y: list[int], p: list[float]) -> float:
     score = np.array(p)
     scores = Scores(Task("binary", ("well", "ill")), np.stack([1 - score, score], 1), np.array(y), np.arange(len(y)))
-    found = choose_thresholds(scores)
-    assert list(found) == ["ill"]
-    return found["ill"]
+    thresholds = choose_thresholds(scores)
+    assert list(thresholds) == ["ill"]
+    return thresholds["ill"]
 
 
 def test_thresholds_by_hand() -> None:
@@ -138,8 +138,8 @@ def test_thresholds_of_samples_that_do_not_determine_them(y: list[int], p: list[
 def test_thresholds_one_rounding_step_apart() -> None:
     low = 0.3
     high = np.nextafter(low, 1)
-    found = threshold([0, 1], [low, high])
-    assert low < found <= high
+    value = threshold([0, 1], [low, high])
+    assert low < value <= high
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20)), min_size=2, max_size=40))
@@ -159,5 +159,5 @@ def test_no_threshold_is_better(drawn: list[tuple[int, int]]) -> None:
 def test_each_finding_has_its_own_threshold() -> None:
     targets = np.array([[0, np.nan], [1, 0], [np.nan, 1]])
     p = np.array([[0.2, 0.9], [0.6, 0.1], [0.9, 0.3]])
-    found = choose_thresholds(Scores(Task("multilabel", ("x", "y")), p, targets, np.arange(3)))
-    assert found == {"x": pytest.approx(0.4), "y": pytest.approx(0.2)}
+    thresholds = choose_thresholds(Scores(Task("multilabel", ("x", "y")), p, targets, np.arange(3)))
+    assert thresholds == {"x": pytest.approx(0.4), "y": pytest.approx(0.2)}

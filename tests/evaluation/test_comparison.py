@@ -30,25 +30,25 @@ def pair(n: int = 200, images: int = 1, gap: float = 0.0, seed: int = 0) -> tupl
 
 def test_binary_is_paired_delong() -> None:
     a, b = pair()
-    found = compare(a, b, margin=0.05).differences["auroc"]
+    result = compare(a, b, margin=0.05).differences["auroc"]
     expected = paired_difference(a.targets, a.probabilities[:, 1], b.probabilities[:, 1])
-    assert (found.value, found.low, found.high, found.p) == (
+    assert (result.value, result.low, result.high, result.p) == (
         expected.difference, expected.low, expected.high, expected.p)  # fmt: skip
-    assert found.method == "paired DeLong, score interval"
-    assert (found.n, found.n_positive) == (200, a.targets.sum())
+    assert result.method == "paired DeLong, score interval"
+    assert (result.n, result.n_positive) == (200, a.targets.sum())
 
 
 def test_repeated_patients_are_resampled_for_both() -> None:
     a, b = pair(images=4)
-    found = compare(a, b, margin=0.05)
-    assert found.differences["auroc"].method.startswith("paired bootstrap over patients")
-    assert math.isnan(found.differences["auroc"].p)
-    assert found.differences["auroc_delong"].method.endswith("as independent")
+    comparison = compare(a, b, margin=0.05)
+    assert comparison.differences["auroc"].method.startswith("paired bootstrap over patients")
+    assert math.isnan(comparison.differences["auroc"].p)
+    assert comparison.differences["auroc_delong"].method.endswith("as independent")
     # Paired: far narrower than the interval of either.
-    width = found.differences["auroc"].high - found.differences["auroc"].low
+    width = comparison.differences["auroc"].high - comparison.differences["auroc"].low
     one = measure(a, None)["auroc"]
     assert width < 0.6 * (one.high - one.low)
-    assert repr(compare(a, b, margin=0.05)) == repr(found)
+    assert repr(compare(a, b, margin=0.05)) == repr(comparison)
 
 
 def test_bootstrap_agrees_with_delong_where_both_hold() -> None:
@@ -68,20 +68,20 @@ def test_multiclass() -> None:
     p = [rng.dirichlet(np.ones(3), 150) * 0.5 + 0.5 * np.eye(3)[y] * rng.random((150, 1)) for _ in range(2)]
     p = [q / q.sum(1, keepdims=True) for q in p]
     a, b = (Scores(THREE, q, y, np.arange(150)) for q in p)
-    found = compare(a, b, margin=0.1, num_bootstrap=300).differences
-    assert list(found) == ["auroc", "balanced_accuracy", "auroc/a", "auroc/b", "auroc/c"]
-    parts = [found[f"auroc/{name}"].value for name in "abc"]
-    assert found["auroc"].value == pytest.approx(np.mean(parts))
-    assert "bootstrap" in found["auroc"].method
-    assert found["auroc/a"].method == "paired DeLong, score interval"
-    assert found["balanced_accuracy"].low < found["balanced_accuracy"].value < found["balanced_accuracy"].high
+    result = compare(a, b, margin=0.1, num_bootstrap=300).differences
+    assert list(result) == ["auroc", "balanced_accuracy", "auroc/a", "auroc/b", "auroc/c"]
+    parts = [result[f"auroc/{name}"].value for name in "abc"]
+    assert result["auroc"].value == pytest.approx(np.mean(parts))
+    assert "bootstrap" in result["auroc"].method
+    assert result["auroc/a"].method == "paired DeLong, score interval"
+    assert result["balanced_accuracy"].low < result["balanced_accuracy"].value < result["balanced_accuracy"].high
 
 
 def test_thresholds_of_each_model() -> None:
     a, b = pair()
-    found = compare(a, b, thresholds=({"ill": 0.3}, {"ill": 0.9}), num_bootstrap=100).differences["balanced_accuracy"]
-    assert found.a == pytest.approx(measure(a, {"ill": 0.3}, num_bootstrap=1)["balanced_accuracy"].value)
-    assert found.b == pytest.approx(measure(b, {"ill": 0.9}, num_bootstrap=1)["balanced_accuracy"].value)
+    result = compare(a, b, thresholds=({"ill": 0.3}, {"ill": 0.9}), num_bootstrap=100).differences["balanced_accuracy"]
+    assert result.a == pytest.approx(measure(a, {"ill": 0.3}, num_bootstrap=1)["balanced_accuracy"].value)
+    assert result.b == pytest.approx(measure(b, {"ill": 0.9}, num_bootstrap=1)["balanced_accuracy"].value)
 
 
 @pytest.mark.parametrize(

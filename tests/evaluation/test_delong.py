@@ -36,11 +36,11 @@ def test_proc(name: str) -> None:
     y, a, b = case(name)
     golden = PROC[name]
     for column, score in (("a", a), ("b", b)):
-        found = auroc(y, score, kind="wald")
-        assert found.value == pytest.approx(golden[f"auc_{column}"], abs=1e-12)
-        assert found.variance == pytest.approx(golden[f"var_{column}"], rel=1e-10)
-        assert found.low == pytest.approx(golden[f"low_{column}"], abs=1e-10)
-        assert found.high == pytest.approx(golden[f"high_{column}"], abs=1e-10)
+        estimate = auroc(y, score, kind="wald")
+        assert estimate.value == pytest.approx(golden[f"auc_{column}"], abs=1e-12)
+        assert estimate.variance == pytest.approx(golden[f"var_{column}"], rel=1e-10)
+        assert estimate.low == pytest.approx(golden[f"low_{column}"], abs=1e-10)
+        assert estimate.high == pytest.approx(golden[f"high_{column}"], abs=1e-10)
     pair = paired_difference(y, a, b, kind="wald")
     assert pair.z == pytest.approx(golden["z"], rel=1e-9)
     assert pair.p == pytest.approx(golden["p"], rel=1e-8)
@@ -50,25 +50,25 @@ def test_proc(name: str) -> None:
 
 def test_by_hand() -> None:
     # Positives 3, 1; negatives 2, 0: three of four pairs are right. V10 = 1, 1/2; V01 = 1/2, 1: both variances 1/8.
-    found = auroc(np.array([1, 1, 0, 0]), np.array([3.0, 1, 2, 0]), kind="wald")
-    assert found.value == 0.75
-    assert found.variance == pytest.approx(1 / 8 / 2 + 1 / 8 / 2)
-    assert found.high == 1.0  # cut
+    estimate = auroc(np.array([1, 1, 0, 0]), np.array([3.0, 1, 2, 0]), kind="wald")
+    assert estimate.value == 0.75
+    assert estimate.variance == pytest.approx(1 / 8 / 2 + 1 / 8 / 2)
+    assert estimate.high == 1.0  # cut
 
 
 def test_the_score_interval_solves_its_equation() -> None:
     y, a, _ = case("rare")
-    found = auroc(y, a)
+    estimate = auroc(y, a)
     positives = int(y.sum())
     negatives = len(y) - positives
-    ratio = found.variance / hanley_mcneil(found.value, positives, negatives)
-    wrong = positives * (1 - found.value)
+    ratio = estimate.variance / hanley_mcneil(estimate.value, positives, negatives)
+    wrong = positives * (1 - estimate.value)
     times = ratio if ratio > 1 else ratio + (1 - ratio) / (1 + wrong / 5)
-    for bound in (found.low, found.high):
+    for bound in (estimate.low, estimate.high):
         variance = times * hanley_mcneil(bound, positives, negatives)
-        assert (found.value - bound) ** 2 == pytest.approx(1.959963984540054**2 * variance, rel=1e-5)
+        assert (estimate.value - bound) ** 2 == pytest.approx(1.959963984540054**2 * variance, rel=1e-5)
     wide = auroc(y, a, level=0.99)
-    assert wide.low < found.low < found.high < wide.high
+    assert wide.low < estimate.low < estimate.high < wide.high
 
 
 def test_many_samples_bring_the_score_interval_to_delongs() -> None:
@@ -103,27 +103,27 @@ def test_invariances(drawn: tuple[list[int], list[int]]) -> None:
     y, score = np.array(drawn[0]), np.array(drawn[1], dtype=float)
     if len(np.unique(y)) < 2:
         return
-    found = auroc(y, score)
-    assert found.value == pytest.approx(roc_auc_score(y, score), abs=1e-12)
-    assert repr(auroc(y, np.exp(score) + 3)) == repr(found)  # only ranks matter; repr, for NaN is not NaN
+    estimate = auroc(y, score)
+    assert estimate.value == pytest.approx(roc_auc_score(y, score), abs=1e-12)
+    assert repr(auroc(y, np.exp(score) + 3)) == repr(estimate)  # only ranks matter; repr, for NaN is not NaN
     swapped = auroc(1 - y, score)
-    assert swapped.value == pytest.approx(1 - found.value, abs=1e-12)
-    assert swapped.variance == pytest.approx(found.variance, abs=1e-12, nan_ok=True)
+    assert swapped.value == pytest.approx(1 - estimate.value, abs=1e-12)
+    assert swapped.variance == pytest.approx(estimate.variance, abs=1e-12, nan_ok=True)
     mirrored = auroc(y, -score)
-    assert mirrored.low == pytest.approx(1 - found.high, abs=1e-9, nan_ok=True)
-    if not math.isnan(found.low):
-        assert 0 <= found.low <= found.value <= found.high <= 1
+    assert mirrored.low == pytest.approx(1 - estimate.high, abs=1e-9, nan_ok=True)
+    if not math.isnan(estimate.low):
+        assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
 
 
 def test_a_million_samples() -> None:
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 1_000_000)
     score = (rng.normal(size=len(y)) + y).round(3)  # with ties
-    found = auroc(y, score)
-    assert found.value == pytest.approx(roc_auc_score(y, score), abs=1e-9)
-    assert found.value == pytest.approx(0.7602, abs=0.002)  # Phi(1 / sqrt 2)
-    assert found.high - found.low == pytest.approx(2 * 1.96 * math.sqrt(found.variance), rel=1e-3)
-    assert 1e-7 < found.variance < 3e-7
+    estimate = auroc(y, score)
+    assert estimate.value == pytest.approx(roc_auc_score(y, score), abs=1e-9)
+    assert estimate.value == pytest.approx(0.7602, abs=0.002)  # Phi(1 / sqrt 2)
+    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * math.sqrt(estimate.variance), rel=1e-3)
+    assert 1e-7 < estimate.variance < 3e-7
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,9 @@ def test_a_million_samples() -> None:
     ],
 )
 def test_no_value(y: list[int], score: list[float], reason: str) -> None:
-    found = auroc(np.array(y), np.array(score))
-    assert math.isnan(found.value)
-    assert found.reason == reason
+    estimate = auroc(np.array(y), np.array(score))
+    assert math.isnan(estimate.value)
+    assert estimate.reason == reason
     pair = paired_difference(np.array(y), np.array(score), np.array(score))
     assert math.isnan(pair.difference)
     assert pair.reason == reason
@@ -156,10 +156,10 @@ def test_value_without_interval() -> None:
 
 def test_perfect_ranking_has_an_honest_interval() -> None:
     y = np.array([0] * 10 + [1] * 10)
-    found = auroc(y, np.arange(20.0))
-    assert (found.value, found.variance, found.high) == (1, 0, 1)
-    assert 0.7 < found.low < 0.9
-    assert found.method == "Newcombe's method 5"
+    estimate = auroc(y, np.arange(20.0))
+    assert (estimate.value, estimate.variance, estimate.high) == (1, 0, 1)
+    assert 0.7 < estimate.low < 0.9
+    assert estimate.method == "Newcombe's method 5"
 
 
 def test_pairs_without_spread() -> None:
@@ -199,9 +199,9 @@ def paired(rng: np.random.Generator, alike: float, areas: tuple[float, float], s
 )
 def test_the_interval_of_a_difference_holds(areas: tuple[float, float], sizes: tuple[int, int], alike: float) -> None:
     rng = np.random.default_rng(4)
-    found = [paired(rng, alike, areas, sizes) for _ in range(200)]
-    assert sum(one.low <= areas[0] - areas[1] <= one.high for one in found) >= 0.9 * 200
-    for one in found:
+    results = [paired(rng, alike, areas, sizes) for _ in range(200)]
+    assert sum(one.low <= areas[0] - areas[1] <= one.high for one in results) >= 0.9 * 200
+    for one in results:
         assert (one.p < 0.05) == (not one.low <= 0 <= one.high), "p and interval say the same"
 
 
@@ -228,6 +228,6 @@ def test_coverage(positives: int, negatives: int, spread: float, truth: float) -
     hits = 0
     for _ in range(400):
         ill = rng.normal(distance, spread, positives)
-        found = auroc(y, np.concatenate([rng.normal(size=negatives), ill]))
-        hits += found.low <= truth <= found.high
+        estimate = auroc(y, np.concatenate([rng.normal(size=negatives), ill]))
+        hits += estimate.low <= truth <= estimate.high
     assert 0.92 <= hits / 400 <= 0.995

@@ -10,9 +10,9 @@ from softfree.evaluation.intervals import bias_corrected, newcombe, wilson
 def test_wilson_by_hand() -> None:
     # Newcombe, Statistics in Medicine 17:857-872 (1998), table I, method 3.
     for successes, trials, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)):
-        found = wilson(successes, trials, 0.95)
-        assert found.low == pytest.approx(low, abs=5e-5)
-        assert found.high == pytest.approx(high, abs=5e-5)
+        interval = wilson(successes, trials, 0.95)
+        assert interval.low == pytest.approx(low, abs=5e-5)
+        assert interval.high == pytest.approx(high, abs=5e-5)
     assert wilson(0, 0, 0.95).reason == "no samples"
 
 
@@ -20,12 +20,12 @@ def test_wilson_by_hand() -> None:
 @pytest.mark.parametrize("level", [0.9, 0.95])
 def test_newcombe_solves_its_equation(positives: int, negatives: int, level: float) -> None:
     z = {0.9: 1.6448536269514722, 0.95: 1.959963984540054}[level]
-    found = newcombe(1.0, positives, negatives, level)
-    t, n = found.low, (positives + negatives) / 2
+    interval = newcombe(1.0, positives, negatives, level)
+    t, n = interval.low, (positives + negatives) / 2
     q1, q2 = t / (2 - t), 2 * t * t / (1 + t)
     variance = (t * (1 - t) + (n - 1) * (q1 - t * t) + (n - 1) * (q2 - t * t)) / (positives * negatives)
     assert (1 - t) ** 2 == pytest.approx(z * z * variance)
-    assert found.high == 1
+    assert interval.high == 1
     mirrored = newcombe(0.0, positives, negatives, level)
     assert (mirrored.low, mirrored.high) == (0, pytest.approx(1 - t))
 
@@ -38,23 +38,23 @@ def test_newcombe_narrows_with_samples() -> None:
 
 def test_bias_corrected_without_bias_is_the_percentile_interval() -> None:
     draws = np.linspace(0, 1, 1001)
-    found = bias_corrected(0.5, draws, 0.95, "bootstrap")
-    assert found.low == pytest.approx(0.025, abs=1e-3)
-    assert found.high == pytest.approx(0.975, abs=1e-3)
+    interval = bias_corrected(0.5, draws, 0.95, "bootstrap")
+    assert interval.low == pytest.approx(0.025, abs=1e-3)
+    assert interval.high == pytest.approx(0.975, abs=1e-3)
 
 
 def test_bias_corrected_moves_away_from_the_bias() -> None:
     # 69.1 % of the draws lie below 0.691 = Phi(0.5): the bounds are Phi(1 -+ 1.96) = Phi(-0.96), Phi(2.96).
-    found = bias_corrected(0.6915, np.linspace(0, 1, 100_001), 0.95, "bootstrap")
-    assert found.low == pytest.approx(0.1685, abs=1e-3)
-    assert found.high == pytest.approx(0.99846, abs=1e-3)
+    interval = bias_corrected(0.6915, np.linspace(0, 1, 100_001), 0.95, "bootstrap")
+    assert interval.low == pytest.approx(0.1685, abs=1e-3)
+    assert interval.high == pytest.approx(0.99846, abs=1e-3)
 
 
 def test_left_out_resamples() -> None:
     draws = np.append(np.linspace(0, 1, 95), np.full(5, np.nan))
-    found = bias_corrected(0.5, draws, 0.95, "bootstrap")
-    assert found.method == "bootstrap, 5 without a class left out"
-    assert not math.isnan(found.low)
+    interval = bias_corrected(0.5, draws, 0.95, "bootstrap")
+    assert interval.method == "bootstrap, 5 without a class left out"
+    assert not math.isnan(interval.low)
     many = bias_corrected(0.5, np.append(draws, np.full(10, np.nan)), 0.95, "bootstrap")
     assert math.isnan(many.low)
     assert many.reason == "too few patients of a class: 15 of 110 resamples lacked it"
@@ -71,7 +71,7 @@ def test_few_patients_widen_an_interval_as_student_says() -> None:
 
 
 def test_too_few_patients_have_no_interval_and_a_reason() -> None:
-    found = bias_corrected(0.5, np.linspace(0, 1, 100), 0.95, "bootstrap", patients=9)
-    assert math.isnan(found.low)
-    assert found.reason is not None
-    assert "too few patients: 9" in found.reason
+    interval = bias_corrected(0.5, np.linspace(0, 1, 100), 0.95, "bootstrap", patients=9)
+    assert math.isnan(interval.low)
+    assert interval.reason is not None
+    assert "too few patients: 9" in interval.reason

@@ -31,8 +31,8 @@ def findings() -> Scores:
 
 
 def test_binary_by_hand() -> None:
-    found = quantities(binary([0.9, 0.4, 0.6, 0.3, 0.1], [1, 1, 0, 0, 0]))
-    values = {name: quantity.value for name, quantity in found.items() if name != "ece"}
+    metrics = quantities(binary([0.9, 0.4, 0.6, 0.3, 0.1], [1, 1, 0, 0, 0]))
+    values = {name: quantity.value for name, quantity in metrics.items() if name != "ece"}
     assert values == pytest.approx(
         {
             "auroc": 5 / 6,
@@ -49,39 +49,39 @@ def test_binary_by_hand() -> None:
             "brier": (0.01 + 0.36 + 0.36 + 0.09 + 0.01) / 5,
         }
     )
-    assert found["balanced_accuracy"].parts == ("sensitivity/ill", "specificity/ill")
-    assert found["balanced_accuracy"].n_positive == 2
-    assert found["specificity/ill"].rows.tolist() == [False, False, True, True, True]
+    assert metrics["balanced_accuracy"].parts == ("sensitivity/ill", "specificity/ill")
+    assert metrics["balanced_accuracy"].n_positive == 2
+    assert metrics["specificity/ill"].rows.tolist() == [False, False, True, True, True]
 
 
 def test_grades_have_a_quadratic_kappa() -> None:
     grades = Task("multiclass", ("0", "1", "2"))
     p, targets = np.eye(3)[[0, 2, 2, 1]], np.array([0, 0, 2, 1])
-    found = quantities(Scores(grades, p, targets, np.arange(4)))
+    metrics = quantities(Scores(grades, p, targets, np.arange(4)))
     # Distances 0, 2, 0, 0: observed 4 / 4; expected (sum of t^2 + p^2) / 4 - 2 (3 / 4) (5 / 4).
-    assert found["quadratic_kappa"].value == pytest.approx(1 - 1 / ((5 + 9) / 4 - 2 * 15 / 16))
-    assert found["mcc"].value == pytest.approx((3 * 4 - (2 + 1 + 2)) / np.sqrt((16 - 6) * (16 - 6)))
+    assert metrics["quadratic_kappa"].value == pytest.approx(1 - 1 / ((5 + 9) / 4 - 2 * 15 / 16))
+    assert metrics["mcc"].value == pytest.approx((3 * 4 - (2 + 1 + 2)) / np.sqrt((16 - 6) * (16 - 6)))
     assert "quadratic_kappa" not in quantities(three())
     unsorted = Task("multiclass", ("1", "10", "2"))
     assert "quadratic_kappa" not in quantities(Scores(unsorted, p, targets, np.arange(4)))
 
 
 def test_undefined_quantities_of_predicted_classes_say_why() -> None:
-    found = quantities(binary([0.1, 0.2, 0.3], [0, 0, 0]))
-    reasons = {name: found[name].reason for name in ("ppv/ill", "f1", "mcc", "kappa")}
+    metrics = quantities(binary([0.1, 0.2, 0.3], [0, 0, 0]))
+    reasons = {name: metrics[name].reason for name in ("ppv/ill", "f1", "mcc", "kappa")}
     same = "all samples have, or are predicted as, one class"
     expected = {"ppv/ill": "no positive prediction", "f1": "no positive, true or predicted", "mcc": same, "kappa": same}
     assert reasons == expected
-    assert all(math.isnan(found[name].value) for name in expected)
-    assert found["npv/ill"].value == 1
+    assert all(math.isnan(metrics[name].value) for name in expected)
+    assert metrics["npv/ill"].value == 1
 
 
 def test_predictive_values_elsewhere() -> None:
     scores = binary([0.9, 0.4, 0.6, 0.3, 0.1], [1, 1, 0, 0, 0])  # sensitivity 1 / 2, specificity 2 / 3
-    found = quantities(scores, prevalence=0.1)
-    assert found["ppv_at_prevalence/ill"].value == pytest.approx(0.05 / (0.05 + 0.9 / 3))
-    assert found["npv_at_prevalence/ill"].value == pytest.approx(0.6 / (0.6 + 0.05))
-    assert found["ppv_at_prevalence/ill"].note == "at a prevalence of 0.1"
+    metrics = quantities(scores, prevalence=0.1)
+    assert metrics["ppv_at_prevalence/ill"].value == pytest.approx(0.05 / (0.05 + 0.9 / 3))
+    assert metrics["npv_at_prevalence/ill"].value == pytest.approx(0.6 / (0.6 + 0.05))
+    assert metrics["ppv_at_prevalence/ill"].note == "at a prevalence of 0.1"
     with pytest.raises(UserError, match=r"got a prevalence of 2; expected a share between 0 and 1, such as 0.02"):
         quantities(scores, prevalence=2)
     with pytest.raises(UserError, match="got a prevalence for 3 classes or findings; it is for tasks of two classes"):
@@ -106,9 +106,9 @@ def test_the_auroc_alone_is_that_of_all() -> None:
 def test_a_probability_at_the_threshold_is_called() -> None:
     scores = binary([0.4, 0.39], [1, 0])
     assert predict_labels(scores, {"ill": 0.4}).tolist() == [[False, True], [True, False]]
-    found = quantities(scores, {"ill": 0.4})
-    assert found["accuracy"].value == 1
-    assert found["accuracy"].note == "at probability 0.4 and above"
+    metrics = quantities(scores, {"ill": 0.4})
+    assert metrics["accuracy"].value == 1
+    assert metrics["accuracy"].note == "at probability 0.4 and above"
 
 
 def test_the_likeliest_of_several_classes_is_called_whatever_the_thresholds() -> None:
@@ -118,22 +118,22 @@ def test_the_likeliest_of_several_classes_is_called_whatever_the_thresholds() ->
 
 
 def test_several_classes_by_hand() -> None:
-    found = quantities(three())
-    assert found["accuracy"].value == 3 / 4
-    assert [found[f"sensitivity/{name}"].value for name in "abc"] == [1, 1 / 2, 1]
-    assert found["specificity/a"].value == pytest.approx(2 / 3)
-    assert found["balanced_accuracy"].value == pytest.approx(2.5 / 3)
-    assert found["brier"].value == pytest.approx((0.38 + 0.74 + 0.14 + 0.38) / 4)
-    assert found["auroc"].parts == ("auroc/a", "auroc/b", "auroc/c")
+    metrics = quantities(three())
+    assert metrics["accuracy"].value == 3 / 4
+    assert [metrics[f"sensitivity/{name}"].value for name in "abc"] == [1, 1 / 2, 1]
+    assert metrics["specificity/a"].value == pytest.approx(2 / 3)
+    assert metrics["balanced_accuracy"].value == pytest.approx(2.5 / 3)
+    assert metrics["brier"].value == pytest.approx((0.38 + 0.74 + 0.14 + 0.38) / 4)
+    assert metrics["auroc"].parts == ("auroc/a", "auroc/b", "auroc/c")
 
 
 def test_unknown_findings_do_not_count() -> None:
-    found = quantities(findings(), {"x": 0.5, "y": 0.5})
-    assert found["accuracy/x"].value == 1 / 2
-    assert found["accuracy/y"].value == 1
-    assert found["accuracy"].value == 3 / 4
-    assert found["auroc/y"].rows.tolist() == [True, True, False, False]
-    assert found["balanced_accuracy"].value == pytest.approx((1 / 2 + 1 / 2 + 1 + 1) / 4)
+    metrics = quantities(findings(), {"x": 0.5, "y": 0.5})
+    assert metrics["accuracy/x"].value == 1 / 2
+    assert metrics["accuracy/y"].value == 1
+    assert metrics["accuracy"].value == 3 / 4
+    assert metrics["auroc/y"].rows.tolist() == [True, True, False, False]
+    assert metrics["balanced_accuracy"].value == pytest.approx((1 / 2 + 1 / 2 + 1 + 1) / 4)
 
 
 @pytest.mark.parametrize("scores", [binary([0.9, 0.4, 0.6, 0.1], [1, 1, 0, 0]), three(), findings()])

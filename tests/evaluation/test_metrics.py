@@ -39,7 +39,7 @@ def test_binary_values_are_scikit_learns() -> None:
     scores = draw(BINARY)
     y, p = scores.targets, scores.probabilities[:, 1]
     call = p >= 0.4
-    found = measure(scores, {"ill": 0.4}, num_bootstrap=200)
+    metrics = measure(scores, {"ill": 0.4}, num_bootstrap=200)
     expected = {
         "auroc": sk.roc_auc_score(y, p),
         "average_precision": sk.average_precision_score(y, p),
@@ -54,38 +54,38 @@ def test_binary_values_are_scikit_learns() -> None:
         "kappa": sk.cohen_kappa_score(y, call),
         "brier": sk.brier_score_loss(y, p),
     }
-    assert {name: found[name].value for name in expected} == pytest.approx(expected)
-    assert set(found) == {*expected, "ece"}
-    assert next(iter(found)) == "auroc"
-    assert (found["auroc"].n, found["auroc"].n_positive) == (80, y.sum())
-    assert (found["sensitivity/ill"].n, found["specificity/ill"].n) == (y.sum(), 80 - y.sum())
-    assert found["sensitivity/ill"].method == "at probability 0.4 and above; Wilson"
-    assert (found["ppv/ill"].n, found["ppv/ill"].n_positive) == (call.sum(), (y == 1)[call].sum())
-    assert found["ppv/ill"].method == "at probability 0.4 and above; Wilson"
-    assert found["f1"].low < found["f1"].value < found["f1"].high
+    assert {name: metrics[name].value for name in expected} == pytest.approx(expected)
+    assert set(metrics) == {*expected, "ece"}
+    assert next(iter(metrics)) == "auroc"
+    assert (metrics["auroc"].n, metrics["auroc"].n_positive) == (80, y.sum())
+    assert (metrics["sensitivity/ill"].n, metrics["specificity/ill"].n) == (y.sum(), 80 - y.sum())
+    assert metrics["sensitivity/ill"].method == "at probability 0.4 and above; Wilson"
+    assert (metrics["ppv/ill"].n, metrics["ppv/ill"].n_positive) == (call.sum(), (y == 1)[call].sum())
+    assert metrics["ppv/ill"].method == "at probability 0.4 and above; Wilson"
+    assert metrics["f1"].low < metrics["f1"].value < metrics["f1"].high
 
 
 def test_multiclass_values_are_scikit_learns() -> None:
     scores = draw(THREE)
     y, p = scores.targets, scores.probabilities
-    found = measure(scores, None, num_bootstrap=200)
-    assert found["auroc"].value == pytest.approx(sk.roc_auc_score(y, p, multi_class="ovr"))
-    assert found["average_precision"].value == pytest.approx(sk.average_precision_score(np.eye(3)[y], p))
-    assert found["accuracy"].value == pytest.approx(sk.accuracy_score(y, p.argmax(1)))
-    assert found["balanced_accuracy"].value == pytest.approx(sk.balanced_accuracy_score(y, p.argmax(1)))
-    assert found["f1"].value == pytest.approx(sk.f1_score(y, p.argmax(1), average="macro"))
-    assert found["mcc"].value == pytest.approx(sk.matthews_corrcoef(y, p.argmax(1)))
-    assert found["kappa"].value == pytest.approx(sk.cohen_kappa_score(y, p.argmax(1)))
-    assert found["brier"].value == pytest.approx(((np.eye(3)[y] - p) ** 2).sum(1).mean())
+    metrics = measure(scores, None, num_bootstrap=200)
+    assert metrics["auroc"].value == pytest.approx(sk.roc_auc_score(y, p, multi_class="ovr"))
+    assert metrics["average_precision"].value == pytest.approx(sk.average_precision_score(np.eye(3)[y], p))
+    assert metrics["accuracy"].value == pytest.approx(sk.accuracy_score(y, p.argmax(1)))
+    assert metrics["balanced_accuracy"].value == pytest.approx(sk.balanced_accuracy_score(y, p.argmax(1)))
+    assert metrics["f1"].value == pytest.approx(sk.f1_score(y, p.argmax(1), average="macro"))
+    assert metrics["mcc"].value == pytest.approx(sk.matthews_corrcoef(y, p.argmax(1)))
+    assert metrics["kappa"].value == pytest.approx(sk.cohen_kappa_score(y, p.argmax(1)))
+    assert metrics["brier"].value == pytest.approx(((np.eye(3)[y] - p) ** 2).sum(1).mean())
     for k, name in enumerate("abc"):
-        assert found[f"auroc/{name}"].value == pytest.approx(sk.roc_auc_score(y == k, p[:, k]))
-        assert found[f"sensitivity/{name}"].value == pytest.approx(sk.recall_score(y == k, p.argmax(1) == k))
-        assert found[f"specificity/{name}"].value == pytest.approx(sk.recall_score(y != k, p.argmax(1) != k))
+        assert metrics[f"auroc/{name}"].value == pytest.approx(sk.roc_auc_score(y == k, p[:, k]))
+        assert metrics[f"sensitivity/{name}"].value == pytest.approx(sk.recall_score(y == k, p.argmax(1) == k))
+        assert metrics[f"specificity/{name}"].value == pytest.approx(sk.recall_score(y != k, p.argmax(1) != k))
 
 
 def test_multilabel_values_are_means_over_known_truths() -> None:
     scores = draw(FINDINGS)
-    found = measure(scores, {"x": 0.3, "y": 0.6}, num_bootstrap=200)
+    metrics = measure(scores, {"x": 0.3, "y": 0.6}, num_bootstrap=200)
     for k, (name, threshold) in enumerate((("x", 0.3), ("y", 0.6))):
         known = ~np.isnan(scores.targets[:, k])
         y, p = scores.targets[known, k], scores.probabilities[known, k]
@@ -99,20 +99,20 @@ def test_multilabel_values_are_means_over_known_truths() -> None:
             "mcc": sk.matthews_corrcoef(y, p >= threshold),
             "brier": sk.brier_score_loss(y, p),
         }
-        assert {s: found[f"{s}/{name}"].value for s in expected} == pytest.approx(expected)
-        assert found[f"auroc/{name}"].n == known.sum()
+        assert {s: metrics[f"{s}/{name}"].value for s in expected} == pytest.approx(expected)
+        assert metrics[f"auroc/{name}"].n == known.sum()
     for statistic in ("auroc", "average_precision", "accuracy", "brier", "ece"):
-        parts = [found[f"{statistic}/{name}"].value for name in "xy"]
-        assert found[statistic].value == pytest.approx(np.mean(parts))
-    halves = [found[f"{side}/{name}"].value for side in ("sensitivity", "specificity") for name in "xy"]
-    assert found["balanced_accuracy"].value == pytest.approx(np.mean(halves))
+        parts = [metrics[f"{statistic}/{name}"].value for name in "xy"]
+        assert metrics[statistic].value == pytest.approx(np.mean(parts))
+    halves = [metrics[f"{side}/{name}"].value for side in ("sensitivity", "specificity") for name in "xy"]
+    assert metrics["balanced_accuracy"].value == pytest.approx(np.mean(halves))
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
 @pytest.mark.parametrize("images", [1, 4])
 def test_intervals_hold_their_values(task: Task, images: int) -> None:
-    found = measure(draw(task, 200, images=images), None, num_bootstrap=400)
-    for name, metric in found.items():
+    metrics = measure(draw(task, 200, images=images), None, num_bootstrap=400)
+    for name, metric in metrics.items():
         if name.startswith("ece"):
             assert math.isnan(metric.low)
             assert "biased" in str(metric.reason)
@@ -121,7 +121,7 @@ def test_intervals_hold_their_values(task: Task, images: int) -> None:
         assert 0.01 < metric.high - metric.low < 0.5
         assert metric.reason is None
     wide = measure(draw(task, 200, images=images), None, num_bootstrap=400, level=0.99)
-    assert all(wide[name].high >= found[name].high for name in found if not name.startswith("ece"))
+    assert all(wide[name].high >= metrics[name].high for name in metrics if not name.startswith("ece"))
     assert wide["auroc"].level == 0.99
 
 
@@ -157,14 +157,14 @@ def test_seed() -> None:
 def test_invariances(seed: int) -> None:
     scores = draw(BINARY, 40, seed)
     order = np.random.default_rng(seed).permutation(40)
-    found = measure(scores, None, num_bootstrap=20)
+    metrics = measure(scores, None, num_bootstrap=20)
     shuffled = measure(scores.subset(order), None, num_bootstrap=20)
-    assert {n: m.value for n, m in shuffled.items()} == pytest.approx({n: m.value for n, m in found.items()})
+    assert {n: m.value for n, m in shuffled.items()} == pytest.approx({n: m.value for n, m in metrics.items()})
     squared = scores.probabilities[:, 1] ** 2  # monotone: keeps the ranks
     powered = Scores(BINARY, np.stack([1 - squared, squared], 1), scores.targets, scores.patients)
-    assert measure(powered, None, num_bootstrap=20)["auroc"] == found["auroc"]
+    assert measure(powered, None, num_bootstrap=20)["auroc"] == metrics["auroc"]
     swapped = Scores(Task("binary", ("ill", "well")), scores.probabilities, 1 - scores.targets, scores.patients)
-    assert measure(swapped, None, num_bootstrap=20)["auroc"].value == pytest.approx(1 - found["auroc"].value)
+    assert measure(swapped, None, num_bootstrap=20)["auroc"].value == pytest.approx(1 - metrics["auroc"].value)
 
 
 def test_perfect_scores_have_honest_intervals() -> None:
@@ -172,14 +172,14 @@ def test_perfect_scores_have_honest_intervals() -> None:
     p = np.linspace(0.01, 0.99, 40)
     both = np.stack([1 - p, p], 1)
     for patients in (np.arange(40), np.arange(40) // 2):
-        found = measure(Scores(BINARY, both, y, patients), None, num_bootstrap=200)
-        assert found["auroc"].value == found["accuracy"].value == found["sensitivity/ill"].value == 1
+        metrics = measure(Scores(BINARY, both, y, patients), None, num_bootstrap=200)
+        assert metrics["auroc"].value == metrics["accuracy"].value == metrics["sensitivity/ill"].value == 1
         for name in ("auroc", "accuracy", "sensitivity/ill"):
-            assert found[name].low < 0.95
-            assert found[name].high == 1
-        assert found["average_precision"].reason == "every resample gave the same value"
-    assert "each patient as one sample" in found["accuracy"].method
-    assert found["accuracy"].low == pytest.approx(20 / (20 + 1.959964**2))  # Wilson for 20 of 20
+            assert metrics[name].low < 0.95
+            assert metrics[name].high == 1
+        assert metrics["average_precision"].reason == "every resample gave the same value"
+    assert "each patient as one sample" in metrics["accuracy"].method
+    assert metrics["accuracy"].low == pytest.approx(20 / (20 + 1.959964**2))  # Wilson for 20 of 20
 
 
 def degenerate() -> dict[str, tuple[Task, np.ndarray, np.ndarray, np.ndarray]]:
@@ -217,9 +217,9 @@ def test_degenerate_samples_never_crash(name: str) -> None:
     task, p, targets, patients = degenerate()[name]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = measure(Scores(task, p, targets, patients), None, num_bootstrap=50)
-    assert {n.partition("/")[0] for n in found} >= {"auroc", "average_precision", "accuracy", "brier", "ece"}
-    for metric in found.values():
+        metrics = measure(Scores(task, p, targets, patients), None, num_bootstrap=50)
+    assert {n.partition("/")[0] for n in metrics} >= {"auroc", "average_precision", "accuracy", "brier", "ece"}
+    for metric in metrics.values():
         assert isinstance(metric, Metric)
         if math.isnan(metric.value) or math.isnan(metric.low):
             assert metric.reason
@@ -247,27 +247,27 @@ def test_degenerate_samples_never_crash(name: str) -> None:
 )
 def test_reasons(name: str, metric: str, reason: str) -> None:
     task, p, targets, patients = degenerate()[name]
-    found = measure(Scores(task, p, targets, patients), None, num_bootstrap=50)[metric]
-    assert reason in str(found.reason)
+    result = measure(Scores(task, p, targets, patients), None, num_bootstrap=50)[metric]
+    assert reason in str(result.reason)
 
 
 def test_means_name_the_classes_left_out() -> None:
     task = Task("multiclass", tuple(f"class {i}" for i in range(9)))
     rng = np.random.default_rng(0)
     scores = Scores(task, rng.dirichlet(np.ones(9), 40), np.arange(40) % 2, np.arange(40))
-    found = measure(scores, None, num_bootstrap=100)["auroc"]
-    assert found.method.startswith("mean over 2 classes")
-    assert found.reason == "left out for lack of samples: class 2, class 3, class 4, class 5, class 6 and 2 more"
-    assert found.low < found.value < found.high
+    metric = measure(scores, None, num_bootstrap=100)["auroc"]
+    assert metric.method.startswith("mean over 2 classes")
+    assert metric.reason == "left out for lack of samples: class 2, class 3, class 4, class 5, class 6 and 2 more"
+    assert metric.low < metric.value < metric.high
 
 
 def test_rare_class_gives_no_interval_from_resamples() -> None:
     y = np.array([1] + [0] * 30)
     p = np.linspace(0.9, 0.1, 31)
     scores = Scores(BINARY, np.stack([1 - p, p], 1), y, np.arange(31))
-    found = measure(scores, None)["average_precision"]
-    assert math.isnan(found.low)
-    assert "too few patients" in str(found.reason)
+    metric = measure(scores, None)["average_precision"]
+    assert math.isnan(metric.low)
+    assert "too few patients" in str(metric.reason)
 
 
 def test_threshold_for_every_class() -> None:

@@ -28,9 +28,9 @@ def test_groups_are_measured_alone() -> None:
 
 
 def test_numbers_are_cut_at_their_quartiles() -> None:
-    found = dict(groups(pd.Series(np.arange(1, 101) / 2, name="age")))
-    assert list(found) == ["up to 12.875", "above 12.875 to 25.25", "above 25.25 to 37.625", "above 37.625"]
-    assert [members.sum() for members in found.values()] == [25] * 4
+    groups_by_name = dict(groups(pd.Series(np.arange(1, 101) / 2, name="age")))
+    assert list(groups_by_name) == ["up to 12.875", "above 12.875 to 25.25", "above 25.25 to 37.625", "above 37.625"]
+    assert [members.sum() for members in groups_by_name.values()] == [25] * 4
     # A column of few values keeps them; whole numbers that became floats through gaps are written whole.
     few = dict(groups(pd.Series([1, 2, np.nan, 1])))
     assert list(few) == ["1", "2", "not given"]
@@ -54,8 +54,8 @@ def test_numbers_are_cut_at_their_quartiles() -> None:
     ],
 )
 def test_kinds_of_columns(values: pd.Series) -> None:
-    found = dict(groups(values))
-    assert np.sum(list(found.values()), axis=0).tolist() == [1, 1, 1]  # everyone in one group
+    groups_by_name = dict(groups(values))
+    assert np.sum(list(groups_by_name.values()), axis=0).tolist() == [1, 1, 1]  # everyone in one group
 
 
 def test_small_groups_and_bad_columns() -> None:

@@ -30,13 +30,13 @@ def run(table: Path, out: Path, **options: object) -> int:
 
 
 def files(folder: Path) -> dict[str, np.ndarray]:
-    """All feature files of a folder, their places and features together."""
-    found = {}
+    """All feature files of a folder, their positions and features together."""
+    results = {}
     for path in sorted(folder.rglob("*.h5")):
         tiles = read_features(path)
         assert tiles.coords_mm is not None
-        found[str(path.relative_to(folder))] = np.concatenate([tiles.features, tiles.coords_mm], axis=1)
-    return found
+        results[str(path.relative_to(folder))] = np.concatenate([tiles.features, tiles.coords_mm], axis=1)
+    return results
 
 
 def assert_equal(one: Path, two: Path) -> None:
@@ -52,9 +52,9 @@ def test_a_table_of_slides_becomes_a_table_of_features(slides: Path, tmp_path: P
     table = pd.read_csv(tmp_path / "out" / "table.csv", dtype=str)
     assert table["path"].tolist() == ["a.tiff.h5", "b.tiff.h5", "deep/a.tiff.h5", "c.tiff.h5"]
     assert table["patient_id"].tolist() == ["007", "008", "007", "009"]  # as they were, zeros and all
-    found = read_features(tmp_path / "out" / "deep" / "a.tiff.h5")
-    assert found.features.shape == (16, 54)  # 4 x 4 of tissue, none of the 2 x 4 of glass
-    assert found.encoder == "pixels"
+    result = read_features(tmp_path / "out" / "deep" / "a.tiff.h5")
+    assert result.features.shape == (16, 54)  # 4 x 4 of tissue, none of the 2 x 4 of glass
+    assert result.encoder == "pixels"
     assert not (tmp_path / "out" / "failed.csv").exists()
     frame = read_table(tmp_path / "out" / "table.csv", test_fraction=1, val_fraction=0).frame
     steps = BagPreprocessing.create(frame["file"].tolist())
@@ -68,11 +68,11 @@ def test_real_slides(shared_data: Path, tmp_path: Path, mpp: float) -> None:
     assert run(tmp_path / "t.csv", tmp_path / "out", image_root=shared_data / "wsi", mpp=mpp, side=16) == 0
     svs, tiff, dicom = (read_features(tmp_path / "out" / f"{name}.h5") for name in names)
     assert len(dicom.features) > 200
-    pairs = {tuple(place): row for place, row in zip(svs.coords_mm.round(6), svs.features, strict=True)}
+    pairs = {tuple(position): row for position, row in zip(svs.coords_mm.round(6), svs.features, strict=True)}
     both = [
-        (pairs[tuple(place)], row)
-        for place, row in zip(tiff.coords_mm.round(6), tiff.features, strict=True)
-        if tuple(place) in pairs
+        (pairs[tuple(position)], row)
+        for position, row in zip(tiff.coords_mm.round(6), tiff.features, strict=True)
+        if tuple(position) in pairs
     ]
     assert len(both) > 0.9 * len(svs.features)
     assert np.abs(np.array([one - two for one, two in both])).mean() < 0.01  # two JPEG codings of one slide
@@ -130,9 +130,9 @@ def test_slides_that_fail_are_listed_with_reasons(
     assert failed["path"].tolist() == ["b.tiff", "c.tiff"]
     assert failed["status"].tolist() == ["corrupt", "no_resolution"]
     assert "column mpp" in failed["reason"][1]
-    said = capsys.readouterr().err
-    assert said.count("softfree: ") == 2
-    assert "2 of 4 slides encoded" in said
+    stderr = capsys.readouterr().err
+    assert stderr.count("softfree: ") == 2
+    assert "2 of 4 slides encoded" in stderr
     assert pd.read_csv(out / "table.csv")["path"].tolist() == ["a.tiff.h5", "deep/a.tiff.h5"]
     # Once fixed, the table and the files are as if nothing had happened.
     make_slide(tmp_path / "b.tiff", 1)

@@ -25,7 +25,7 @@ def fuzz(seed: Seed, workers: Workers, number: int, examples: int) -> tuple[str,
     What goes wrong but once, as on a machine that was busy for a moment, is no finding.
     """
     original = (seed.folder / seed.damaged).read_bytes()
-    found: list[tuple[str, bytes]] = []
+    results: list[tuple[str, bytes]] = []
 
     @seeded(number)
     @settings(
@@ -38,14 +38,14 @@ def fuzz(seed: Seed, workers: Workers, number: int, examples: int) -> tuple[str,
         for change in changes:
             content = change.apply(content)
         if fault := workers.fault_of(seed, content):
-            found.append((fault, content))
+            results.append((fault, content))
             raise AssertionError
 
     try:
         one()
     except (AssertionError, FlakyFailure):
-        if fault := workers.fault_of(seed, found[-1][1]):
-            return fault, found[-1][1]
+        if fault := workers.fault_of(seed, results[-1][1]):
+            return fault, results[-1][1]
     return None
 
 

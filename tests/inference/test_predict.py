@@ -45,11 +45,11 @@ def test_called(task: Task, row: list[float], thresholds: dict[str, float], labe
 
 def test_outputs_are_calibrated_beside_raw_and_empty_without_logits() -> None:
     logits = np.array([[0, 2 * np.log(9)], [np.nan, np.nan]])
-    found = outputs(logits, BINARY, Calibration(2.0, {"ill": 0.95}))
-    assert list(found) == ["p_well", "p_ill", "raw_well", "raw_ill", "predicted"]
-    assert list(found.iloc[0]) == pytest.approx([0.1, 0.9, 1 / 82, 81 / 82, "well"])
-    assert found.loc[1, "predicted"] == ""
-    assert found.drop(columns="predicted").loc[1].isna().all()
+    result = outputs(logits, BINARY, Calibration(2.0, {"ill": 0.95}))
+    assert list(result) == ["p_well", "p_ill", "raw_well", "raw_ill", "predicted"]
+    assert list(result.iloc[0]) == pytest.approx([0.1, 0.9, 1 / 82, 81 / 82, "well"])
+    assert result.loc[1, "predicted"] == ""
+    assert result.drop(columns="predicted").loc[1].isna().all()
 
 
 def test_inputs_of_all_kinds_keep_their_order(run: Run, noise: np.ndarray, tmp_path: Path) -> None:
@@ -159,5 +159,5 @@ def test_names_that_are_not_utf8_and_pipes_are_rows(run: Run, noise: np.ndarray,
 
 def test_bytes_in_the_other_order_are_the_same_image(run: Run) -> None:
     array = np.random.default_rng(0).integers(0, 60_000, (40, 40), dtype=np.uint16)
-    found = predict(run, [array, array.astype(">u2")])
-    assert found["p_low"][0] == pytest.approx(found["p_low"][1], abs=1e-6)
+    rows = predict(run, [array, array.astype(">u2")])
+    assert rows["p_low"][0] == pytest.approx(rows["p_low"][1], abs=1e-6)

@@ -65,9 +65,9 @@ def test_training_is_the_same_for_the_same_seed_and_leaves_the_frozen_alone():
 
 def test_the_demo_writes_its_image_and_numbers(tmp_path, capsys):
     options = DemoOptions(out=tmp_path / "demo", progress=False)
-    found = demo_slide(options, SMALL)
+    result = demo_slide(options, SMALL)
     written = json.loads((options.out / "results.json").read_text())
-    assert written["auroc"] == found["auroc"]
+    assert written["auroc"] == result["auroc"]
     assert [(row["model"], row["side"], row["tokens"]) for row in written["auroc"]] == [
         (model, side, tokens) for model in (WITH, WITHOUT) for side, tokens in ((256, 256), (512, 1024))
     ]

@@ -27,8 +27,8 @@ def test_a_crop_is_what_a_larger_read_has_there(side):
     slide = NeedleSlide(11, side)
     whole = slide.read(0, 0, side, side)
     rng = np.random.default_rng(side)
-    places = [(mark.y - 7, mark.x - 5) for mark in slide.marks] + list(rng.integers(0, side - 1, (40, 2)))
-    for top, left in places:
+    positions = [(mark.y - 7, mark.x - 5) for mark in slide.marks] + list(rng.integers(0, side - 1, (40, 2)))
+    for top, left in positions:
         height, width = (int(rng.integers(1, side - start + 1)) for start in (top, left))
         part = slide.read(int(top), int(left), height, width)
         np.testing.assert_array_equal(part, whole[top : top + height, left : left + width])
@@ -62,9 +62,9 @@ def test_the_marks_are_all_that_is_there_of_their_colors():
     brown, blue = pixels[..., 2] < 60, pixels[..., 0] < 60
     spots, number = ndimage.label(ndimage.binary_opening(brown | blue, iterations=2))
     assert number == 2
-    found = sorted(ndimage.center_of_mass(spots > 0, spots, [1, 2]))
+    result = sorted(ndimage.center_of_mass(spots > 0, spots, [1, 2]))
     expected = sorted((mark.y - 0.5, mark.x - 0.5) for mark in slide.marks)
-    np.testing.assert_allclose(found, expected, atol=0.6)
+    np.testing.assert_allclose(result, expected, atol=0.6)
     assert (spots > 0).sum() == pytest.approx(2 * np.pi * 16**2, rel=0.03)
 
 
@@ -91,7 +91,7 @@ def test_only_the_marks_change_with_their_kinds():
 
 
 def test_tiles_scored_alone_and_added_up_cannot_tell():
-    """Any function of a tile and of its place: sums over a mixed pair of slides equal those over the equal pair."""
+    """Any function of a tile and of its position: sums over a mixed pair of slides equal those over the equal pair."""
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((16, 3 * 32 * 32))
     for seed in range(5):

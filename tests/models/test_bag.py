@@ -1,4 +1,4 @@
-"""The bag transformer: padding, places, memory, and its interfaces to timm and the hub."""
+"""The bag transformer: padding, positions, memory, and its interfaces to timm and the hub."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def make(**options: object) -> BagTransformer:
 
 
 def bag(tiles: int, features: int = 16) -> torch.Tensor:
-    """Random features at random places of the first two slides."""
-    places = torch.rand(tiles, 3, dtype=torch.float64) * torch.tensor([40.0, 20.0, 2.0])
-    places[:, 2] = places[:, 2].floor()
-    return torch.cat([torch.randn(tiles, features, dtype=torch.float64), places], dim=1)
+    """Random features at random positions of the first two slides."""
+    positions = torch.rand(tiles, 3, dtype=torch.float64) * torch.tensor([40.0, 20.0, 2.0])
+    positions[:, 2] = positions[:, 2].floor()
+    return torch.cat([torch.randn(tiles, features, dtype=torch.float64), positions], dim=1)
 
 
 @pytest.mark.parametrize("pool", ["avg", "token"])
@@ -86,9 +86,9 @@ def test_places_are_seen(axis: int) -> None:
 
 
 def test_slides_have_codes_of_their_own() -> None:
-    places = torch.zeros(20, 3)
-    places[:, 2] = torch.arange(20)
-    codes = sincos_codes(places, 128, SLIDE_WAVES)
+    positions = torch.zeros(20, 3)
+    positions[:, 2] = torch.arange(20)
+    codes = sincos_codes(positions, 128, SLIDE_WAVES)
     assert torch.cdist(codes, codes).add(torch.eye(20) * 9).min() > 0.5
 
 

@@ -145,10 +145,10 @@ def test_coco_files(tmp_path: Path) -> None:
     step_lowers_the_loss(model, batch, wanted)
     metric = MeanAveragePrecision(iou_type=("bbox", "segm"))
     with torch.no_grad():
-        found = model.eval()(batch)
-    check_detections(found)
-    assert all(f["masks"].shape == (len(f["boxes"]), 1, 96, 112) for f in found)
-    metric.update([f | {"masks": f["masks"][:, 0] > 0.5} for f in found], wanted)
+        result = model.eval()(batch)
+    check_detections(result)
+    assert all(f["masks"].shape == (len(f["boxes"]), 1, 96, 112) for f in result)
+    metric.update([f | {"masks": f["masks"][:, 0] > 0.5} for f in result], wanted)
     numbers = metric.compute()
     assert 0 <= numbers["bbox_map"] <= 1
     assert 0 <= numbers["segm_map"] <= 1

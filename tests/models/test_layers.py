@@ -94,13 +94,13 @@ def test_a_stream_computes_it(act: str, attention: str) -> None:
 
     model = started(VisionTransformer(**FLAT, attention=attention, act=act)).double()
     x = torch.randn(1, 3, 30, 27, dtype=torch.float64)  # 4 x 4 tokens
-    found: list[dict[str, Tensor]] = []
+    results: list[dict[str, Tensor]] = []
     for logits in (model(x), streamed(model, x, Streaming(chunk=7))):
         model.zero_grad()
         logits.cumsum(1).square().sum().backward()
-        found.append({"logits": logits.detach()} | {n: p.grad.clone() for n, p in model.named_parameters()})
-    for name, want in found[0].items():
-        torch.testing.assert_close(found[1][name], want, rtol=1e-8, atol=1e-10 * float(want.abs().max()) + 1e-12)
+        results.append({"logits": logits.detach()} | {n: p.grad.clone() for n, p in model.named_parameters()})
+    for name, want in results[0].items():
+        torch.testing.assert_close(results[1][name], want, rtol=1e-8, atol=1e-10 * float(want.abs().max()) + 1e-12)
 
 
 def test_inflated_weights_give_the_logits_of_the_image(tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ def test_parts_give_what_the_whole_gives(name: str, cuts: list[int]) -> None:
     flat = [leaf for summary in leaves for leaf in summary]
     inner = [tensor for summary in summaries for tensor in summary]
     through = torch.autograd.grad(loss_of(got), flat, materialize_grads=True)
-    found = torch.autograd.grad(inner, x, through)[0]
-    torch.testing.assert_close(found, gradient(want, x), rtol=1e-9, atol=1e-12)
+    result = torch.autograd.grad(inner, x, through)[0]
+    torch.testing.assert_close(result, gradient(want, x), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", POOLS)

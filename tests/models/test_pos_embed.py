@@ -26,7 +26,7 @@ def test_sincos_formula() -> None:
     """A quarter of the width each: sine and cosine of the row, sine and cosine of the column, in some order."""
     codes = sincos_positions((3, 5), 16)[0].view(3, 5, 16)
     frequencies = [10_000 ** (-i / 4) for i in range(4)]
-    want = sorted(f(place * w) for place in (2, 3) for w in frequencies for f in (math.sin, math.cos))
+    want = sorted(f(position * w) for position in (2, 3) for w in frequencies for f in (math.sin, math.cos))
     assert sorted(codes[2, 3].tolist()) == pytest.approx(want, abs=1e-6)
     assert len({tuple(code) for code in codes.view(15, 16).tolist()}) == 15
 
@@ -68,7 +68,7 @@ def test_positional_conv_adds_a_weighted_sum_of_the_neighbors() -> None:
     with torch.no_grad():
         layer.conv.bias.normal_()
     got = layer(tokens, (3, 5))
-    assert torch.equal(got[:, 0], tokens[:, 0]), "the class token has no place"
+    assert torch.equal(got[:, 0], tokens[:, 0]), "the class token has no position"
     image = tokens[:, 1:].view(2, 3, 5, 4)
     for row, column in ((0, 0), (1, 2), (2, 4)):
         want = image[:, row, column] + layer.conv.bias

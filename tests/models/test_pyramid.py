@@ -173,8 +173,8 @@ def test_drop_path_drops_whole_branches_of_samples() -> None:
     torch.manual_seed(0)
     block = PostNormBlock(16, 2, drop_path=0.5).double()
     x = images(1, 9, 16).expand(64, -1, -1)
-    found = block(x, None, (3, 3))
-    kinds = torch.unique(found.flatten(1).round(decimals=8), dim=0)
+    result = block(x, None, (3, 3))
+    kinds = torch.unique(result.flatten(1).round(decimals=8), dim=0)
     assert len(kinds) == 4, "each of the two branches is there or not"
     block.eval()
     torch.testing.assert_close(block(x[:1], None, (3, 3)), block(x, None, (3, 3))[:1])
@@ -202,18 +202,18 @@ def test_soft_end_has_neither() -> None:
 
 def landmarks(model: SoftPyramid, side: int) -> list[int]:
     """Landmarks in each SOFT stage for an image of ``side`` pixels."""
-    found: list[int] = []
+    results: list[int] = []
     handles = []
     for stage in model.stages:
         attn = stage.blocks[0].attn
         if hasattr(attn, "invert"):
             original = attn.invert
-            attn.invert = lambda a, original=original: (found.append(a.shape[-1]), original(a))[1]
+            attn.invert = lambda a, original=original: (results.append(a.shape[-1]), original(a))[1]
             handles.append(attn)
     model(images(1, 3, side, side))
     for attn in handles:
         del attn.invert
-    return found
+    return results
 
 
 def test_landmarks_of_the_forms() -> None:

@@ -55,7 +55,7 @@ def test_positions_make_places_different(attention: str) -> None:
     x = images(1, 3, 16, 16)
     shuffled = x.roll(8, dims=3).roll(8, dims=2)
     without, learned = make(attention=attention, pos="none"), make(attention=attention)
-    if attention != "linformer":  # its maps are of places
+    if attention != "linformer":  # its maps depend on positions
         torch.testing.assert_close(without(x), without(shuffled))
     assert not torch.allclose(learned(x), learned(shuffled), rtol=1e-4)
 

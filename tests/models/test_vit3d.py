@@ -100,7 +100,7 @@ def test_positions_make_places_different(attention: str) -> None:
     x = volumes(1, 1, 4, 8, 16)
     shuffled = x.roll((2, 4, 8), dims=(2, 3, 4))
     without, placed = make(attention=attention, pos="none"), make(attention=attention)
-    if attention != "linformer":  # its maps are of places
+    if attention != "linformer":  # its maps depend on positions
         torch.testing.assert_close(without(x), without(shuffled))
     assert not torch.allclose(placed(x), placed(shuffled), rtol=1e-4)
 

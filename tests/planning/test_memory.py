@@ -74,7 +74,7 @@ def test_what_is_computed_again_is_not_kept(choice: dict[str, Any], autograd_kee
 @pytest.mark.parametrize("choice", [{}, {"grad_checkpointing": True}, {"inference": True}, {"device": "gpu"}], ids=str)
 @pytest.mark.parametrize("attention", sorted(ATTENTIONS))
 def test_larger_images_take_more(attention: str, choice: dict[str, Any]) -> None:
-    # From the turn to the Gram order on, the only place where less is kept.
+    # From the switch to the Gram order on, the only one after which less is kept.
     works = [Work(model=f"{attention}_vit_tiny_patch16", size=size, **choice) for size in range(288, 4096, 112)]
     totals = [memory(work).total for work in works]
     assert totals == sorted(totals)

@@ -21,8 +21,8 @@ def test_the_largest_size_is_the_largest_that_fits(gib: float, choice: dict[str,
     work = Work(model="seqnorm_vit_nano_patch16", **choice)
     available = int(gib * GIB)
     tried = [side for side in range(16, 6000, 16) if memory(dataclasses.replace(work, size=side)).total <= available]
-    found = largest_size(work, available)
-    assert found == max(tried, default=0) or (found > 6000 and tried[-1] == 5984)
+    size = largest_size(work, available)
+    assert size == max(tried, default=0) or (size > 6000 and tried[-1] == 5984)
 
 
 def test_nothing_fits_into_nothing() -> None:
@@ -32,13 +32,13 @@ def test_nothing_fits_into_nothing() -> None:
 
 def test_the_split_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--json", "--size", "1024", "--memory", "8"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    parts = found["memory"]
+    content = json.loads(capsys.readouterr().out)
+    parts = content["memory"]
     assert parts.pop("total") == sum(parts.values())
-    assert found["available"] == 8 * GIB
-    assert found["fits"] is True
-    assert found["largest_size"] > 1024
-    assert parts["optimizer"] == 2 * parts["weights"] == 8 * found["parameters"]
+    assert content["available"] == 8 * GIB
+    assert content["fits"] is True
+    assert content["largest_size"] > 1024
+    assert parts["optimizer"] == 2 * parts["weights"] == 8 * content["parameters"]
 
 
 def test_the_answer_is_one_of_yes_and_no(capsys: pytest.CaptureFixture[str]) -> None:

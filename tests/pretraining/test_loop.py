@@ -47,10 +47,10 @@ def test_a_pretraining_leaves_weights_that_a_training_takes_whole(
     assert json.loads((pretrained / "metrics.json").read_text())["epochs"] == 3
     options = quick | {"model": TINY["model"], "model_options": TINY["model_options"], "weights": str(pretrained)}
     train(TrainOptions(table=folder / "table.csv", out=folder / "tuned", **options))
-    said = capsys.readouterr().err
-    new = next(line for line in said.splitlines() if line.startswith("new"))
-    assert new.split()[2:] == ["head.weight,", "head.bias"], said
-    assert next(line for line in said.splitlines() if line.startswith("dropped")).split()[1] == "0"
+    stderr = capsys.readouterr().err
+    new = next(line for line in stderr.splitlines() if line.startswith("new"))
+    assert new.split()[2:] == ["head.weight,", "head.bias"], stderr
+    assert next(line for line in stderr.splitlines() if line.startswith("dropped")).split()[1] == "0"
 
 
 def test_only_the_training_split_is_seen(pretrained: Path) -> None:

@@ -53,14 +53,14 @@ def test_the_share_that_is_hidden_is_the_one_asked_for() -> None:
 def test_the_loss_is_that_of_hidden_patches_normalized_each() -> None:
     model = MaskedAutoencoder(encoder()).eval()
     x = torch.randn(2, 1, 32, 32)
-    found = model(x)
+    result = model(x)
     errors = []
     patches = model.patchify(x).double()
-    for image, number in found.hidden.nonzero().tolist():
+    for image, number in result.hidden.nonzero().tolist():
         patch = patches[image, number]
         wanted = (patch - patch.mean()) / (patch.var(unbiased=False) + 1e-6).sqrt()
-        errors.append((found.patches[image, number].double() - wanted).square().mean())
-    assert torch.allclose(found.loss.double(), torch.stack(errors).mean(), atol=1e-5)
+        errors.append((result.patches[image, number].double() - wanted).square().mean())
+    assert torch.allclose(result.loss.double(), torch.stack(errors).mean(), atol=1e-5)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

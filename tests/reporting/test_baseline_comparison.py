@@ -25,9 +25,9 @@ from softfree_runtime.core.task import Task
 
 @pytest.fixture
 def frame(run: Run) -> pd.DataFrame:
-    found = stored_rows(run, open_table(run).where("test"))
-    assert found is not None
-    return found
+    rows = stored_rows(run, open_table(run).where("test"))
+    assert rows is not None
+    return rows
 
 
 def simpler(run: Run, frame: pd.DataFrame):
@@ -49,9 +49,9 @@ def test_training_leaves_them_beside_its_own_numbers(
     own = measured["metrics"]["auroc"]["value"]
     assert copy["model_minus_baseline"]["value"] == pytest.approx(own - copy["value"])
     print_training(run, evaluate(run, EvaluateOptions(out=tmp_path, progress=False)))
-    said = capsys.readouterr().out
-    assert "Regression on 32 x 32 pixels: AUROC 1.000" in said
-    assert "None on the size alone: all training samples have one size." in said
+    output = capsys.readouterr().out
+    assert "Regression on 32 x 32 pixels: AUROC 1.000" in output
+    assert "None on the size alone: all training samples have one size." in output
     page = (run.folder / "report.html").read_text(encoding="utf-8")
     assert "Comparison with simpler models" in page
     assert "32 x 32 pixels" in page
@@ -102,9 +102,9 @@ def test_a_better_model_is_not_warned_of(run: Run, frame: pd.DataFrame) -> None:
     positive, other = run.task.classes[1], run.task.classes[0]
     frame[f"logit_{positive}"], frame[f"logit_{other}"] = 2 * frame["target"], 0.0
     frame[f"baseline_copy_{positive}"], frame[f"baseline_copy_{other}"] = 0.5, 0.5
-    found = simpler(run, frame)
-    assert found.warnings == ()
-    comparison = found.rows[0].comparison
+    baselines = simpler(run, frame)
+    assert baselines.warnings == ()
+    comparison = baselines.rows[0].comparison
     assert comparison is not None
     assert comparison.differences["auroc"].value == 0.5
 
@@ -127,17 +127,17 @@ def test_one_draw_of_resamples_serves_all_that_is_asked() -> None:
 def test_rows_that_are_streamed_are_left_out_of_both(run: Run, frame: pd.DataFrame) -> None:
     columns = [f"baseline_copy_{name}" for name in run.task.classes]
     frame.loc[:1, columns] = np.nan
-    found = simpler(run, frame)
-    assert found.rows[0].auroc.n == len(frame) - 2
-    assert found.notes[-1] == f"32 x 32 pixels: {len(frame) - 2} of {len(frame)} samples; the others are streamed."
+    baselines = simpler(run, frame)
+    assert baselines.rows[0].auroc.n == len(frame) - 2
+    assert baselines.notes[-1] == f"32 x 32 pixels: {len(frame) - 2} of {len(frame)} samples; the others are streamed."
     frame[columns] = np.nan
-    found = simpler(run, frame)
-    assert found.rows == ()
-    assert found.notes[-1] == "None on 32 x 32 pixels here: all samples are streamed."
+    baselines = simpler(run, frame)
+    assert baselines.rows == ()
+    assert baselines.notes[-1] == "None on 32 x 32 pixels here: all samples are streamed."
 
 
 def test_a_run_of_before_has_none(run: Run, frame: pd.DataFrame, tmp_path: Path) -> None:
     folder = shutil.copytree(run.folder, tmp_path / "run")
     (folder / "baselines.safetensors").unlink()
-    found = simpler(replace(run, folder=folder), frame)
-    assert found.to_dict() == {"models": {}, "warnings": [], "notes": []}
+    baselines = simpler(replace(run, folder=folder), frame)
+    assert baselines.to_dict() == {"models": {}, "warnings": [], "notes": []}

@@ -144,21 +144,21 @@ def test_samples_that_are_not_read_at_once_have_no_answer():
     beside = BaselinePredictions(baselines, BINARY, STEPS, 3)
     sample = noise(0, 3, 64, 64)
     beside(1, sample, (209, 150))
-    found = beside.columns()
-    assert list(found) == [column_of(name, one) for name in ("size", "copy") for one in BINARY.classes]
-    assert found.notna().all(axis=1).tolist() == [False, True, False]
+    result = beside.columns()
+    assert list(result) == [column_of(name, one) for name in ("size", "copy") for one in BINARY.classes]
+    assert result.notna().all(axis=1).tolist() == [False, True, False]
     expected = baselines.fitted["copy"].probabilities(STEPS.small_copy(sample)[None], BINARY)[0, 1]
-    assert found["baseline_copy_yes"][1] == pytest.approx(expected)
-    assert found["baseline_size_yes"][1] > 0.5
+    assert result["baseline_copy_yes"][1] == pytest.approx(expected)
+    assert result["baseline_size_yes"][1] > 0.5
 
 
 def test_rows_are_drawn_where_there_are_many():
     assert drawn(30, seed=0).tolist() == list(range(30))
-    chosen = drawn(3 * MAX_ROWS, seed=0)
-    assert len(set(chosen.tolist())) == MAX_ROWS
-    assert chosen.max() > 2 * MAX_ROWS
-    assert (chosen == drawn(3 * MAX_ROWS, seed=0)).all()
-    assert (chosen != drawn(3 * MAX_ROWS, seed=1)).any()
+    indices = drawn(3 * MAX_ROWS, seed=0)
+    assert len(set(indices.tolist())) == MAX_ROWS
+    assert indices.max() > 2 * MAX_ROWS
+    assert (indices == drawn(3 * MAX_ROWS, seed=0)).all()
+    assert (indices != drawn(3 * MAX_ROWS, seed=1)).any()
     kept = collected([(8, 8)] * 4, [noise(seed, 3, 64, 64) for seed in range(4)], copies=np.array([1, 3]))
     assert sorted(kept.copies) == [1, 3]
 

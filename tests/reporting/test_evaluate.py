@@ -33,16 +33,16 @@ def other_table(run: Run, name: str, content: str) -> Path:
 
 
 def test_numbers_are_those_of_the_predictions_written_beside(run: Run, tmp_path: Path) -> None:
-    found = evaluated(run, tmp_path / "out", split="val")
+    evaluation = evaluated(run, tmp_path / "out", split="val")
     rows = pd.read_csv(tmp_path / "out" / "predictions.csv")
     assert rows["row"].tolist() == list(range(16, 24))
-    assert found.metrics["auroc"].value == roc_auc_score(rows["target"], rows["p_low"])
+    assert evaluation.metrics["auroc"].value == roc_auc_score(rows["target"], rows["p_low"])
     right = (rows["predicted"] == "low") == (rows["target"] == 1)
-    assert found.metrics["accuracy"].value == right.mean()
+    assert evaluation.metrics["accuracy"].value == right.mean()
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert (written["split"], written["n"], written["patients"], written["unreadable"]) == ("val", 8, 4, 0)
-    assert written["metrics"]["auroc"]["value"] == found.metrics["auroc"].value
-    assert found.report == tmp_path / "out" / "report.html"
+    assert written["metrics"]["auroc"]["value"] == evaluation.metrics["auroc"].value
+    assert evaluation.report == tmp_path / "out" / "report.html"
 
 
 def test_the_page_says_what_was_measured_and_what_it_cost(run: Run, tmp_path: Path) -> None:
@@ -69,8 +69,8 @@ def test_another_precision_is_predicted_anew(run: Run, tmp_path: Path) -> None:
 
 
 def test_rows_that_training_did_not_store_are_predicted(run: Run, tmp_path: Path) -> None:
-    found = evaluated(run, tmp_path / "out", split="train")
-    assert found.scores.targets.tolist() == [1, 1, 0, 0] * 4
+    evaluation = evaluated(run, tmp_path / "out", split="train")
+    assert evaluation.scores.targets.tolist() == [1, 1, 0, 0] * 4
     assert pd.read_csv(tmp_path / "out" / "predictions.csv")["row"].tolist() == list(range(16))
     assert set(pd.read_csv(run.folder / "predictions.csv")["split"]) == {"val", "test"}
 
@@ -83,25 +83,25 @@ def test_a_report_of_another_table_is_titled_with_its_name(run: Run, tmp_path: P
 
 def test_unreadable_images_are_counted_and_explained(run: Run, tmp_path: Path) -> None:
     table = other_table(run, "some.csv", "path,label\n00.png,low\ngone.png,low\n02.png,high\n03.png,high\n")
-    found = evaluated(run, tmp_path / "out", table=table, include_training=True)
-    assert "that the run was trained on are included" in found.report.read_text()
-    assert len(found.scores) == 3
-    assert list(found.failed) == [1]
-    assert "no such file" in found.failed[1]
-    assert "gone" not in found.failed[1], "names may be those of patients"
+    evaluation = evaluated(run, tmp_path / "out", table=table, include_training=True)
+    assert "that the run was trained on are included" in evaluation.report.read_text()
+    assert len(evaluation.scores) == 3
+    assert list(evaluation.failed) == [1]
+    assert "no such file" in evaluation.failed[1]
+    assert "gone" not in evaluation.failed[1], "names may be those of patients"
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["unreadable"] == 1
-    assert "1 of 4 samples of this split were unreadable and left out: missing." in found.report.read_text()
+    assert "1 of 4 samples of this split were unreadable and left out: missing." in evaluation.report.read_text()
 
 
 def test_a_comparison_takes_the_same_images(run: Run, tmp_path: Path, quick: dict[str, Any]) -> None:
     rival = train(TrainOptions(table=Path(run.config["options"]["table"]), out=tmp_path / "rival", **quick, seed=1)).run
-    found = evaluated(run, tmp_path / "out", compare_with=rival.folder, margin=0.1)
-    theirs = evaluated(rival, tmp_path / "theirs").metrics["auroc"].value
-    assert found.comparison is not None
-    difference = found.comparison.differences["auroc"]
-    assert (difference.a, difference.b) == (found.metrics["auroc"].value, theirs)
-    assert found.comparison.verdict in found.report.read_text()
-    assert found.comparison.margin == 0.1
+    evaluation = evaluated(run, tmp_path / "out", compare_with=rival.folder, margin=0.1)
+    rival_auroc = evaluated(rival, tmp_path / "theirs").metrics["auroc"].value
+    assert evaluation.comparison is not None
+    difference = evaluation.comparison.differences["auroc"]
+    assert (difference.a, difference.b) == (evaluation.metrics["auroc"].value, rival_auroc)
+    assert evaluation.comparison.verdict in evaluation.report.read_text()
+    assert evaluation.comparison.margin == 0.1
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_a_comparison_takes_the_same_images(run: Run, tmp_path: Path, quick: dic
     ],
 )
 def test_mistakes(run: Run, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-    chosen: dict[str, Any] = {"out": tmp_path, "num_bootstrap": 50, "progress": False}
+    options: dict[str, Any] = {"out": tmp_path, "num_bootstrap": 50, "progress": False}
     with pytest.raises(UserError, match=words):
-        evaluate(run, EvaluateOptions(**(chosen | changes)))
+        evaluate(run, EvaluateOptions(**(options | changes)))
 
 
 def test_a_rival_that_was_trained_on_the_test_is_refused(run: Run, tmp_path: Path) -> None:
@@ -140,21 +140,21 @@ def test_the_own_table_keeps_its_split_wherever_it_lies(tmp_path: Path, run: Run
     data = Path(shutil.copytree(run.folder.parent / "data", tmp_path / "data"))
     rows = pd.read_csv(data / "table.csv").drop(columns="split")
     rows.to_csv(data / "table.csv", index=False)
-    made = train(TrainOptions(table=data / "table.csv", out=tmp_path / "run", **quick)).run
-    own = json.loads((made.folder / "metrics.json").read_text())
+    trained = train(TrainOptions(table=data / "table.csv", out=tmp_path / "run", **quick)).run
+    own = json.loads((trained.folder / "metrics.json").read_text())
     moved = data.rename(tmp_path / "moved")
     with pytest.raises(UserError, match="pass its new path"):
-        evaluate(made, EvaluateOptions(progress=False))
-    found = evaluated(made, tmp_path / "out", table=moved / "table.csv")
-    assert len(found.scores) == own["n"] < 16
-    assert found.metrics["auroc"].value == own["metrics"]["auroc"]["value"]
+        evaluate(trained, EvaluateOptions(progress=False))
+    evaluation = evaluated(trained, tmp_path / "out", table=moved / "table.csv")
+    assert len(evaluation.scores) == own["n"] < 16
+    assert evaluation.metrics["auroc"].value == own["metrics"]["auroc"]["value"]
     # One label corrected: another table now, whose rows are known by their files and patients all the same.
     rows.loc[0, "label"] = {"low": "high", "high": "low"}[rows.loc[0, "label"]]
     rows.to_csv(moved / "table.csv", index=False)
-    found = evaluated(made, tmp_path / "corrected", table=moved / "table.csv")
-    assert (len(found.scores), found.left_out) == (own["n"], 32 - own["n"])
-    assert f"{32 - own['n']} rows are left out: the run was trained on their files" in found.report.read_text()
-    assert len(evaluated(made, tmp_path / "all", table=moved / "table.csv", include_training=True).scores) == 32
+    evaluation = evaluated(trained, tmp_path / "corrected", table=moved / "table.csv")
+    assert (len(evaluation.scores), evaluation.left_out) == (own["n"], 32 - own["n"])
+    assert f"{32 - own['n']} rows are left out: the run was trained on their files" in evaluation.report.read_text()
+    assert len(evaluated(trained, tmp_path / "all", table=moved / "table.csv", include_training=True).scores) == 32
 
 
 def test_rows_are_known_by_their_patient_and_by_their_file(run: Run, tmp_path: Path) -> None:
@@ -162,8 +162,8 @@ def test_rows_are_known_by_their_patient_and_by_their_file(run: Run, tmp_path: P
     (data / "copy.png").write_bytes((data / "00.png").read_bytes())  # of a training row, under another name
     Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40) % 251).convert("L").save(data / "new.png")
     lines = ["path,label,patient_id", "copy.png,low,x1", "new.png,high,Patient0 ", "31.png,low,x2", "30.png,high,"]
-    found = evaluated(run, tmp_path / "out", table=other_table(run, "mixed.csv", "\n".join(lines)))
-    assert (len(found.scores), found.left_out) == (2, 2)
+    evaluation = evaluated(run, tmp_path / "out", table=other_table(run, "mixed.csv", "\n".join(lines)))
+    assert (len(evaluation.scores), evaluation.left_out) == (2, 2)
     text = (run.folder / "seen.json").read_text()
     assert "patient" not in text.replace('"patients"', "")
     with pytest.raises(UserError, match=r"all 1 rows .* --include-training"):

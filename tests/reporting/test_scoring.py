@@ -150,9 +150,9 @@ def test_who_needs_a_table_that_was_moved_is_told_how_to_name_it(
 ) -> None:
     monkeypatch.chdir(moved[0].parent)
     assert (main if verb == "evaluate" else lab)([*verb.split(), "run"]) == 2
-    said = capsys.readouterr().err
-    assert "no longer exists" in said
-    assert VERBS[verb] in said.replace(" run ", " RUN ")
+    stderr = capsys.readouterr().err
+    assert "no longer exists" in stderr
+    assert VERBS[verb] in stderr.replace(" run ", " RUN ")
 
 
 def test_a_table_that_was_moved_keeps_the_split_of_the_run(run: Run, moved: tuple[Path, Path]) -> None:
@@ -206,10 +206,10 @@ def test_calibration_undoes_overconfidence_and_is_stored(run: Run, tmp_path: Pat
 
 def test_the_file_holds_probabilities_and_labels(run: Run, tmp_path: Path) -> None:
     frame = predict_rows(run, open_table(run).where("val"), InferenceOptions(batch_size=8, progress=False))
-    chosen = replace(run, calibration=Calibration(3.0, {"low": 0.4}))
-    write_predictions(tmp_path / "new" / "p.csv", frame, chosen)
+    calibrated = replace(run, calibration=Calibration(3.0, {"low": 0.4}))
+    write_predictions(tmp_path / "new" / "p.csv", frame, calibrated)
     written = pd.read_csv(tmp_path / "new" / "p.csv")
-    np.testing.assert_allclose(written["p_low"], scores_of(frame, chosen).probabilities[:, 1])
+    np.testing.assert_allclose(written["p_low"], scores_of(frame, calibrated).probabilities[:, 1])
     margin = written["logit_low"] - written["logit_high"]
     np.testing.assert_allclose(written["raw_low"], 1 / (1 + np.exp(-margin)))
     np.testing.assert_allclose(written["p_low"], 1 / (1 + np.exp(-margin / 3)))

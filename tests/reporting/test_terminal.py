@@ -67,26 +67,26 @@ def test_an_evaluation_shows_verdict_and_the_first_failures(result: Evaluation, 
 
 
 def test_programs_get_strict_json(result: Evaluation) -> None:
-    found = json.loads(json.dumps(summary.evaluation_to_dict(replace(result, failed={3: "gone"})), allow_nan=False))
-    assert found["n"] == 8
-    assert found["failed"] == {"3": "gone"}
-    assert found["metrics"]["auroc"]["value"] == result.metrics["auroc"].value
+    content = json.loads(json.dumps(summary.evaluation_to_dict(replace(result, failed={3: "gone"})), allow_nan=False))
+    assert content["n"] == 8
+    assert content["failed"] == {"3": "gone"}
+    assert content["metrics"]["auroc"]["value"] == result.metrics["auroc"].value
     assert result.comparison is not None
     for name, difference in result.comparison.differences.items():
-        shown = found["comparison"]["differences"][name]
+        shown = content["comparison"]["differences"][name]
         assert shown["a"] == difference.a
         assert (shown["p"] is None) == math.isnan(difference.p)
-    assert found["comparison"]["verdict"] == result.comparison.verdict
+    assert content["comparison"]["verdict"] == result.comparison.verdict
     assert summary.evaluation_to_dict(replace(result, comparison=None))["comparison"] is None
 
 
 def test_models_by_pattern_with_their_sizes(printed: Callable[[], str], capsys: pytest.CaptureFixture[str]) -> None:
     summary.print_models("seqnorm_vit_nano*", as_json=True)
-    found = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in found] == [name for name in list_models() if name.startswith("seqnorm_vit_nano")]
-    size = sum(p.numel() for p in create_model(found[0]["name"]).parameters())
-    assert found[0]["parameters"] == size
-    summary.print_models(found[0]["name"])
+    content = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in content] == [name for name in list_models() if name.startswith("seqnorm_vit_nano")]
+    size = sum(p.numel() for p in create_model(content[0]["name"]).parameters())
+    assert content[0]["parameters"] == size
+    summary.print_models(content[0]["name"])
     assert f"{size / 1e6:.1f} M" in printed()
 
 

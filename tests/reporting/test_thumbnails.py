@@ -38,25 +38,25 @@ def judged(
 
 def test_worst_first_and_right_ones_never(tmp_path: Path) -> None:
     p = [[0.9, 0.1], [0.3, 0.7], [0.6, 0.4], [0.01, 0.99], [0.8, 0.2]]
-    found = worst_errors(*judged(tmp_path, ["a", "a", "b", "a", "b"], p))
-    assert [one.caption for one in found] == [
+    thumbnails = worst_errors(*judged(tmp_path, ["a", "a", "b", "a", "b"], p))
+    assert [one.caption for one in thumbnails] == [
         "row 3: a, probability 0.01",
         "row 4: b, probability 0.20",
         "row 1: a, probability 0.30",
         "row 2: b, probability 0.40",
     ]
-    assert [opened(one.png).getpixel((0, 0)) for one in found] == [15, 20, 5, 10]
+    assert [opened(one.png).getpixel((0, 0)) for one in thumbnails] == [15, 20, 5, 10]
 
 
 def test_unreadable_rows_do_not_shift_the_others(tmp_path: Path) -> None:
     p = [[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]]
-    found = worst_errors(*judged(tmp_path, ["a", "b", "a"], p, ["corrupt", "ok", "ok"]))
-    assert [one.caption for one in found] == ["row 1: b, probability 0.10", "row 2: a, probability 0.20"]
+    thumbnails = worst_errors(*judged(tmp_path, ["a", "b", "a"], p, ["corrupt", "ok", "ok"]))
+    assert [one.caption for one in thumbnails] == ["row 1: b, probability 0.10", "row 2: a, probability 0.20"]
 
 
 def test_only_so_many(tmp_path: Path) -> None:
-    found = worst_errors(*judged(tmp_path, ["a", "b"] * 10, [[0.1, 0.9], [0.9, 0.1]] * 10))
-    assert len(found) == MAX_IMAGES
+    thumbnails = worst_errors(*judged(tmp_path, ["a", "b"] * 10, [[0.1, 0.9], [0.9, 0.1]] * 10))
+    assert len(thumbnails) == MAX_IMAGES
 
 
 def test_findings_are_judged_by_the_worst_known_one(tmp_path: Path) -> None:
@@ -66,8 +66,11 @@ def test_findings_are_judged_by_the_worst_known_one(tmp_path: Path) -> None:
     table = read_table(tmp_path / "t.csv", labels=["x", "y"], val_fraction=0, test_fraction=1)
     scores = Scores(table.task, np.array([[0.9, 0.3], [0.8, 0.1], [0.0, 0.9]]), table.targets, np.arange(3))
     run = Run(tmp_path, {"task": {"kind": "multilabel", "classes": ["x", "y"]}})
-    found = worst_errors(run, table, pd.DataFrame({"row": range(3), "status": "ok"}), scores)
-    assert [one.caption for one in found] == ["row 1: no finding, probability 0.20", "row 0: x, y, probability 0.30"]
+    thumbnails = worst_errors(run, table, pd.DataFrame({"row": range(3), "status": "ok"}), scores)
+    assert [one.caption for one in thumbnails] == [
+        "row 1: no finding, probability 0.20",
+        "row 0: x, y, probability 0.30",
+    ]
 
 
 @pytest.mark.parametrize(("mode", "size"), [("L", (300, 600)), ("RGB", (600, 300)), ("L", (20, 10)), ("L", (2000, 3))])

@@ -91,11 +91,11 @@ def test_numbers_that_are_not_finite_are_a_row(make_model: Callable[..., Path], 
 def test_command(model: Path, images: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     out = model.with_name("found.csv")
     assert main([str(model), *images, "--out", str(out), "--json", "--threads", "1"]) == 1
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     table = pd.read_csv(out).fillna({"reason": "", "predicted": ""})
-    assert json.loads(said.out)[0]["p_ill"] == table["p_ill"][0]
+    assert json.loads(captured.out)[0]["p_ill"] == table["p_ill"][0]
     assert list(table) == ["path", "status", "reason", "p_well", "p_ill", "raw_well", "raw_ill", "predicted"]
-    assert "3 of 4 predicted" in said.err
+    assert "3 of 4 predicted" in captured.err
     assert main([str(model), images[0], "--out", str(out)]) == 0
 
 
@@ -107,9 +107,9 @@ def test_errors_of_the_command(model: Path, images: list[str], capsys: pytest.Ca
         ([str(model)], "inputs"),
     ):
         assert main(arguments) == 2
-        said = capsys.readouterr().err.splitlines()
-        assert said[-1].startswith("softfree: error: ")
-        assert words in said[-1]
+        text = capsys.readouterr().err.splitlines()
+        assert text[-1].startswith("softfree: error: ")
+        assert words in text[-1]
 
 
 def test_without_softfree_torch_pandas_and_scipy(model: Path, images: list[str]) -> None:

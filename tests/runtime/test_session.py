@@ -26,9 +26,9 @@ def test_logits(model: Path) -> None:
 
 
 def test_metadata_come_back(make_model: Callable[..., Path], about: Callable[..., Metadata]) -> None:
-    said = about(card="Grün\nund gut", versions={"softfree": "1"}, metrics={"auroc": {"value": 0.9}}, size=(8, 9),
+    text = about(card="Grün\nund gut", versions={"softfree": "1"}, metrics={"auroc": {"value": 0.9}}, size=(8, 9),
                  precision="fp16")  # fmt: skip
-    assert Model(make_model(said)).metadata == said
+    assert Model(make_model(text)).metadata == text
 
 
 def test_metadata_of_earlier_files(about: Callable[..., Metadata]) -> None:

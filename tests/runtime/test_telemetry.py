@@ -11,9 +11,9 @@ from tests.watching import watch
 @pytest.mark.parametrize("program", [["-m", "softfree", "predict"], ["-m", "softfree_runtime.cli"]])
 def test_predict(tmp_path: Path, model: Path, program: list[str]) -> None:
     Image.fromarray(np.full((40, 40), 90, np.uint8)).save(tmp_path / "a.png")
-    found = watch(
+    result = watch(
         [str(model), str(tmp_path / "a.png"), "--out", str(tmp_path / "p.csv")], tmp_path / "watched", program
     )
-    assert found.status == 0, found.said
-    assert found.home == []
-    assert found.calls == []
+    assert result.status == 0, result.said
+    assert result.home == []
+    assert result.calls == []

@@ -216,15 +216,15 @@ def test_volumes_lie_on_their_source(volume_run: Run, shared_data: Path, tmp_pat
     image = nibabel.load(source)
     turned = tmp_path / "turned.nii.gz"
     nibabel.save(image.as_reoriented([[2, -1], [0, 1], [1, -1]]), turned)
-    found = explain(volume_run, [str(source), str(turned)], ExplainOptions(out=tmp_path / "maps"))
-    for one, path in zip(found, (source, turned), strict=True):
+    maps = explain(volume_run, [str(source), str(turned)], ExplainOptions(out=tmp_path / "maps"))
+    for one, path in zip(maps, (source, turned), strict=True):
         want, made = nibabel.load(path), nibabel.load(one.files[0])
         assert made.shape == want.shape
         np.testing.assert_allclose(made.affine, want.affine, atol=1e-4)
         assert np.abs(made.get_fdata()).max() > 0
-    first, second = (read_volume(one.files[0]).voxels for one in found)
+    first, second = (read_volume(one.files[0]).voxels for one in maps)
     np.testing.assert_allclose(first, second, atol=1e-6)
-    assert {"center_mm", "size_mm"} <= found[0].to_dict(volume_run)["regions"][0].keys()
+    assert {"center_mm", "size_mm"} <= maps[0].to_dict(volume_run)["regions"][0].keys()
     (drawn,) = explain(
         volume_run, [str(source)], ExplainOptions(out=tmp_path / "drawn", format="png", method="gradcam")
     )

@@ -118,9 +118,9 @@ def test_regions_of_a_map_without_any() -> None:
     assert find_regions(np.full((4, 4), -1.0), token_grid) == []
     values = np.zeros((4, 4))
     values[0, 0], values[2:, 2], values[1, 1] = 3, 2, 1  # corners do not join
-    found = find_regions(values, token_grid, 0.5)
-    assert [region.total for region in found] == [4, 3, 1]
-    assert found[0].to_dict(token_grid) == {
+    result = find_regions(values, token_grid, 0.5)
+    assert [region.total for region in result] == [4, 3, 1]
+    assert result[0].to_dict(token_grid) == {
         "center_px": [40, 48], "size_px": [16, 32], "tokens": 2, "sum": 4, "peak": 2,
     }  # fmt: skip
 
@@ -129,12 +129,14 @@ def test_a_map_of_millions_has_its_greatest_regions() -> None:
     values = np.random.default_rng(0).normal(size=(1500, 1200))
     values[700:720, 30:33] += 9
     token_grid = TokenGrid((0.0, 0.0), (16.0, 16.0), ((0.0, 24000.0), (0.0, 19200.0)), (24000, 19200))
-    found = find_regions(values, token_grid, most=50)
-    assert len(found) == 50
-    assert found[0].low == (pytest.approx(700 * 16, abs=48), pytest.approx(30 * 16, abs=48))
-    assert found[0].corner == (round(found[0].low[0] / 16), round(found[0].low[1] / 16))
+    result = find_regions(values, token_grid, most=50)
+    assert len(result) == 50
+    assert result[0].low == (pytest.approx(700 * 16, abs=48), pytest.approx(30 * 16, abs=48))
+    assert result[0].corner == (round(result[0].low[0] / 16), round(result[0].low[1] / 16))
     whole = np.zeros(values.shape, bool)
-    box = tuple(slice(start, start + side) for start, side in zip(found[0].corner, found[0].tokens.shape, strict=True))
-    whole[box] = found[0].tokens
-    assert values[whole].sum() == pytest.approx(found[0].total)
-    assert [one.total for one in found] == sorted((one.total for one in found), reverse=True)
+    box = tuple(
+        slice(start, start + side) for start, side in zip(result[0].corner, result[0].tokens.shape, strict=True)
+    )
+    whole[box] = result[0].tokens
+    assert values[whole].sum() == pytest.approx(result[0].total)
+    assert [one.total for one in result] == sorted((one.total for one in result), reverse=True)

@@ -18,11 +18,11 @@ LOGITS = torch.tensor([[3.0, -1.0, 0.5, 2.0], [-200.0, -201.0, -230.0, -199.0], 
 def test_they_are_those_of_the_calibrated_probability(task: Task, target: int, temperature: float) -> None:
     odds = LogOdds(task.exclusive, temperature)
     p = torch.from_numpy(probabilities(LOGITS.numpy(), task, temperature))[:, target]
-    found = odds(LOGITS, target)
-    torch.testing.assert_close(found.sigmoid(), p)
-    assert torch.equal(found > 0, p > 0.5)
+    result = odds(LOGITS, target)
+    torch.testing.assert_close(result.sigmoid(), p)
+    assert torch.equal(result > 0, p > 0.5)
     shares, rest = odds.linearize(LOGITS, target)
-    torch.testing.assert_close((shares * LOGITS).sum(1) + rest, found)
+    torch.testing.assert_close((shares * LOGITS).sum(1) + rest, result)
     logits = LOGITS.clone().requires_grad_()
     (slope,) = torch.autograd.grad(odds(logits, target).sum(), logits)
     torch.testing.assert_close(shares, slope)

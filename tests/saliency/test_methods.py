@@ -121,14 +121,14 @@ def test_the_sign_of_a_map_is_that_of_the_prediction(pixels: Tensor) -> None:
     network = model()
     network.head.bias.data -= 100  # type: ignore[union-attr, operator]
     network.head.weight.data *= 20  # type: ignore[union-attr, operator]
-    found = explain_tensor(network, pixels, "split")
-    probability = torch.from_numpy(found.logits).softmax(0)[found.target]
+    result = explain_tensor(network, pixels, "split")
+    probability = torch.from_numpy(result.logits).softmax(0)[result.target]
     assert probability > 0.9
-    assert found.logits[found.target] < 0
-    logit, _ = split(network, pixels, found.target, LogOdds(exclusive=False))
+    assert result.logits[result.target] < 0
+    logit, _ = split(network, pixels, result.target, LogOdds(exclusive=False))
     assert logit.sum() < 0
-    assert found.values.sum() == pytest.approx(float(torch.logit(probability)), abs=1e-6)
-    for target in {0, 1, 2} - {found.target}:
+    assert result.values.sum() == pytest.approx(float(torch.logit(probability)), abs=1e-6)
+    for target in {0, 1, 2} - {result.target}:
         assert explain_tensor(network, pixels, "split", target=target).values.sum() < 0
 
 
@@ -163,8 +163,8 @@ def test_integrated_gradients_are_the_mean_slope_on_the_way(attention: str, odds
     entry, start = encoder_input(network, pixels), encoder_input(network, empty_sample(network, pixels)).tokens
     with torch.no_grad():
         whole = network(pixels)
-    found = integrated_gradients(network, entry, pixels, odds, whole, 1, steps=3)
-    torch.testing.assert_close(found.sum(1), odds(whole, 1), rtol=0, atol=1e-10)
+    result = integrated_gradients(network, entry, pixels, odds, whole, 1, steps=3)
+    torch.testing.assert_close(result.sum(1), odds(whole, 1), rtol=0, atol=1e-10)
     way = entry.tokens - start
 
     def value(part: float, token: int, more: float) -> float:
@@ -178,7 +178,7 @@ def test_integrated_gradients_are_the_mean_slope_on_the_way(attention: str, odds
         for token in (3, 7)
     ]
     if attention not in ("soft", "soft_norm", "performer"):  # whose gradient is another, see below
-        assert float(found[0, 7] - found[0, 3]) == pytest.approx(slopes[1] - slopes[0], rel=1e-4, abs=1e-7)
+        assert float(result[0, 7] - result[0, 3]) == pytest.approx(slopes[1] - slopes[0], rel=1e-4, abs=1e-7)
 
 
 def test_integrated_gradients_are_complete(pixels: Tensor) -> None:
@@ -189,18 +189,18 @@ def test_integrated_gradients_are_complete(pixels: Tensor) -> None:
     pixels[..., 8:16, 16:24] = 0
     with torch.no_grad():
         base, whole = odds(network(empty_sample(network, pixels)), 1), network(pixels)
-    found = integrated_gradients(network, encoder_input(network, pixels), pixels, odds, whole, 1, steps=64)
-    assert float(found[0, 7]) == pytest.approx(float(base) / 20, abs=1e-3)
+    result = integrated_gradients(network, encoder_input(network, pixels), pixels, odds, whole, 1, steps=64)
+    assert float(result[0, 7]) == pytest.approx(float(base) / 20, abs=1e-3)
     assert abs(float(base)) / 20 > 0.01
-    assert found.std() > 0.01
+    assert result.std() > 0.01
 
 
 def test_an_empty_sample_shows_nothing(pixels: Tensor) -> None:
     assert float(empty_sample(model(), pixels).std()) == pytest.approx(0, abs=1e-12)
     network, bags = bag()
-    found = empty_sample(network, bags)
-    torch.testing.assert_close(found[1, :, :6], bags[1, :5, :6].mean(0).expand(9, -1))
-    torch.testing.assert_close(found[..., 6:], bags[..., 6:], equal_nan=True)
+    result = empty_sample(network, bags)
+    torch.testing.assert_close(result[1, :, :6], bags[1, :5, :6].mean(0).expand(9, -1))
+    torch.testing.assert_close(result[..., 6:], bags[..., 6:], equal_nan=True)
     with torch.no_grad():
         whole = network(bags)
     values = integrated_gradients(network, encoder_input(network, bags), bags, LogOdds(), whole, 1)
@@ -214,7 +214,7 @@ def test_an_empty_sample_shows_nothing(pixels: Tensor) -> None:
 def test_occlusion_is_what_is_lost_without_a_window(pool: str, pixels: Tensor) -> None:
     """By patches: what the empty image shows there is put into the image itself."""
     network, odds = model(pool=pool), LogOdds(temperature=0.7)
-    found = explain_tensor(network, pixels, "occlusion", target=1, odds=odds)
+    result = explain_tensor(network, pixels, "occlusion", target=1, odds=odds)
 
     def lost(top: int, left: int) -> float:
         without = pixels.clone()
@@ -222,22 +222,22 @@ def test_occlusion_is_what_is_lost_without_a_window(pool: str, pixels: Tensor) -
         with torch.no_grad():
             return float(odds(network(pixels), 1) - odds(network(without), 1))
 
-    assert found.values[2, 1] - found.values[0, 3] == pytest.approx(lost(16, 8) - lost(0, 24), abs=1e-10)
-    assert found.values.sum() == pytest.approx(found.log_odds, abs=1e-10)
+    assert result.values[2, 1] - result.values[0, 3] == pytest.approx(lost(16, 8) - lost(0, 24), abs=1e-10)
+    assert result.values.sum() == pytest.approx(result.log_odds, abs=1e-10)
 
 
 def test_a_window_of_several_tokens_shares_its_loss() -> None:
     network, sample = model(), torch.randn(1, 1, 32, 128, dtype=torch.float64)
-    found = explain_tensor(network, sample, "occlusion", target=1)
-    assert found.values.shape == (4, 16)
-    assert (found.values[:, ::2] == found.values[:, 1::2]).all()
+    result = explain_tensor(network, sample, "occlusion", target=1)
+    assert result.values.shape == (4, 16)
+    assert (result.values[:, ::2] == result.values[:, 1::2]).all()
     without = sample.clone()
     without[..., :8, :16] = sample.mean()
     other = sample.clone()
     other[..., 8:16, 16:32] = sample.mean()
     with torch.no_grad():
         difference = LogOdds()(network(other), 1) - LogOdds()(network(without), 1)
-    assert 2 * (found.values[0, 0] - found.values[1, 2]) == pytest.approx(float(difference), abs=1e-10)
+    assert 2 * (result.values[0, 0] - result.values[1, 2]) == pytest.approx(float(difference), abs=1e-10)
 
 
 def test_windows_are_at_most_64_in_all() -> None:
@@ -249,9 +249,9 @@ def test_windows_are_at_most_64_in_all() -> None:
     assert len(windows((30, 20, 10)).unique()) == 4 * 4 * 4
     assert len(windows((1000,)).unique()) == 63
     network, bags = bag()
-    found = explain_tensor(network, bags[1], "occlusion", target=1)
-    assert (found.values[5:] == 0).all()
-    np.testing.assert_allclose(explain_tensor(network, bags[1, :5], "occlusion", target=1).values, found.values[:5])
+    result = explain_tensor(network, bags[1], "occlusion", target=1)
+    assert (result.values[5:] == 0).all()
+    np.testing.assert_allclose(explain_tensor(network, bags[1, :5], "occlusion", target=1).values, result.values[:5])
 
 
 # Each two of the three together.
@@ -280,16 +280,16 @@ def test_rollout_is_dense_rollout(attention: str, pool: str, residual: Any, pixe
 
 def test_rollout_of_softmax_is_a_distribution(pixels: Tensor) -> None:
     network = model("softmax")
-    found = rollout(network, encoder_input(network, pixels))
-    assert float(found.min()) > 0
-    torch.testing.assert_close(found.sum(1), torch.ones(1, dtype=torch.float64))
+    result = rollout(network, encoder_input(network, pixels))
+    assert float(result.min()) > 0
+    torch.testing.assert_close(result.sum(1), torch.ones(1, dtype=torch.float64))
 
 
 def test_padding_has_no_part_in_a_rollout() -> None:
     network, bags = bag()
-    found = rollout(network, encoder_input(network, bags))
-    assert (found[1, 5:] == 0).all()
-    torch.testing.assert_close(rollout(network, encoder_input(network, bags[1:, :5])), found[1:, :5])
+    result = rollout(network, encoder_input(network, bags))
+    assert (result[1, 5:] == 0).all()
+    torch.testing.assert_close(rollout(network, encoder_input(network, bags[1:, :5])), result[1:, :5])
 
 
 @pytest.mark.parametrize("layer", [0, 2])
@@ -298,7 +298,7 @@ def test_gradient_times_input_is_the_slope_as_a_token_grows(attention: str, laye
     network = model(attention)
     entry = encoder_input(network, pixels)
     odds = LogOdds(temperature=0.7)
-    found = gradient_times_input(network, entry, run_blocks_with_grad(network, entry, layer), odds, 1)
+    result = gradient_times_input(network, entry, run_blocks_with_grad(network, entry, layer), odds, 1)
     tokens = run_blocks(network, entry, 0, layer).detach()
 
     def value(step: float) -> float:
@@ -310,7 +310,7 @@ def test_gradient_times_input_is_the_slope_as_a_token_grows(attention: str, laye
     # SOFT's gradient is that of the exact inverse, which its iteration comes close to; Performer's takes the maximum
     # in its exponent, which cancels but for eps, as fixed.
     tolerance = 1e-2 if attention in ("soft", "soft_norm", "performer") else 1e-5
-    assert float(found[0, 7]) == pytest.approx((value(1e-5) - value(-1e-5)) / 2e-5, rel=tolerance, abs=1e-7)
+    assert float(result[0, 7]) == pytest.approx((value(1e-5) - value(-1e-5)) / 2e-5, rel=tolerance, abs=1e-7)
 
 
 @pytest.mark.parametrize("pool", ["avg", "token"])
@@ -330,9 +330,9 @@ def test_grad_cam_is_its_formula(attention: str, pool: str, pixels: Tensor) -> N
     tokens, gradient = kept[0][0, prefix:], kept[0].grad[0, prefix:]  # type: ignore[index]
     want = (tokens * gradient.mean(0)).sum(1).clamp(min=0)
     entry = encoder_input(network, pixels)
-    found = grad_cam(network, entry, run_blocks_with_grad(network, entry, -1), odds, 1)[0]
-    assert float(found.max()) > 0
-    torch.testing.assert_close(found, want.detach())
+    result = grad_cam(network, entry, run_blocks_with_grad(network, entry, -1), odds, 1)[0]
+    assert float(result.max()) > 0
+    torch.testing.assert_close(result, want.detach())
 
 
 @pytest.mark.parametrize(("pool", "first"), [("avg", "integrated"), ("topk", "split"), ("mean_topk", "split")])
@@ -344,22 +344,22 @@ def test_a_head_that_pools_logits_says_itself_where_its_evidence_is(pool: str, f
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_gives_a_map_on_the_grid(method: Any, pixels: Tensor) -> None:
-    found = explain_tensor(model(), pixels[0], method, target=1)
-    assert found.values.shape == (4, 5)
-    assert found.values.std() > 0
-    assert found.target == 1
-    assert found.description.endswith(".")
-    assert "\n" not in found.description
+    result = explain_tensor(model(), pixels[0], method, target=1)
+    assert result.values.shape == (4, 5)
+    assert result.values.std() > 0
+    assert result.target == 1
+    assert result.description.endswith(".")
+    assert "\n" not in result.description
     if method in ("split", "integrated", "occlusion"):
-        assert found.values.sum() == pytest.approx(found.log_odds, abs=1e-10)
-    assert found.class_specific == (method not in ("rollout", "attention"))
+        assert result.values.sum() == pytest.approx(result.log_odds, abs=1e-10)
+    assert result.class_specific == (method not in ("rollout", "attention"))
     if method in ("integrated", "occlusion"):
         blank = explain_tensor(model(), pixels[0].mean(dim=(1, 2), keepdim=True).expand_as(pixels[0]), method, target=1)
-        assert found.empty_log_odds == pytest.approx(blank.log_odds, abs=1e-10)
-        assert found.empty_log_odds != pytest.approx(found.log_odds, abs=1e-3)
+        assert result.empty_log_odds == pytest.approx(blank.log_odds, abs=1e-10)
+        assert result.empty_log_odds != pytest.approx(result.log_odds, abs=1e-3)
     else:
-        assert found.empty_log_odds is None
-    assert (found.values.min() < 0) == (found.signed and method != "rollout") or method == "rollout"
+        assert result.empty_log_odds is None
+    assert (result.values.min() < 0) == (result.signed and method != "rollout") or method == "rollout"
 
 
 def test_volumes_and_bags_have_maps() -> None:
@@ -375,8 +375,8 @@ def test_the_query_is_where_it_is_asked_for(pixels: Tensor) -> None:
     network = model()
     entry = encoder_input(network, pixels)
     want = attention_row(network.blocks[1].attn, attention_inputs(network, entry)[0][1], 3 * 5 + 1)  # type: ignore
-    found = explain_tensor(network, pixels, "attention", layer=1, head=1, at=[0.3, 0.9])
-    torch.testing.assert_close(torch.from_numpy(found.values.ravel()), want[0, 1].detach())
+    result = explain_tensor(network, pixels, "attention", layer=1, head=1, at=[0.3, 0.9])
+    torch.testing.assert_close(torch.from_numpy(result.values.ravel()), want[0, 1].detach())
 
 
 @pytest.mark.parametrize(

@@ -142,11 +142,11 @@ def test_masks(attention: str) -> None:
     pixels = torch.randn(1, 1, 24, 24, dtype=torch.float64)
     mask = torch.rand(1, 36) < 0.5
     mask[0, 12:18] = False  # a whole band
-    seen: list[Any] = []
-    handle = model.blocks.register_forward_pre_hook(lambda _, given: seen.append(given))
+    inputs: list[Any] = []
+    handle = model.blocks.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments))
     logits = model(pixels, mask)
     handle.remove()
-    entry = encoder_input(model, pixels)._replace(tokens=seen[0][0].detach(), mask=mask)
+    entry = encoder_input(model, pixels)._replace(tokens=inputs[0][0].detach(), mask=mask)
     torch.testing.assert_close(classify(model, entry, run_blocks(model, entry)), logits)
     for method in ("split", "gradient", "gradcam", "rollout"):
         want = METHODS[method].compute(forward_pass(model, pixels, entry, method), MapRequest(1, METHODS[method].layer))
@@ -155,7 +155,7 @@ def test_masks(attention: str) -> None:
         assert (got.values[~mask.numpy().reshape(6, 6)] == 0).all()
     real = divmod(int(mask[0].nonzero()[5]), 6)
     unreal = divmod(int((~mask[0]).nonzero()[5]), 6)
-    at = [[(place[1] + 0.5) / 6, (place[0] + 0.5) / 6] for place in (real, unreal)]
+    at = [[(position[1] + 0.5) / 6, (position[0] + 0.5) / 6] for position in (real, unreal)]
     row = explain_streamed(model, pixels, "attention", at=at[0], streaming=Streaming(chunk=6), mask=mask)
     want = METHODS["attention"].compute(forward_pass(model, pixels, entry, "attention"), MapRequest(1, at=at[0]))
     np.testing.assert_allclose(row.values, want[0].detach().reshape(6, 6), atol=1e-10)
@@ -166,17 +166,17 @@ def test_masks(attention: str) -> None:
 def test_nothing_real_is_a_map_of_zeros() -> None:
     none = torch.zeros(1, 36, dtype=torch.bool)
     for method in ("split", "gradient", "gradcam", "rollout"):
-        found = explain_streamed(image_model(), torch.randn(1, 24, 24), method, mask=none)  # type: ignore[arg-type]
-        assert (found.values == 0).all()
-        assert found.values.shape == (6, 6)
+        result = explain_streamed(image_model(), torch.randn(1, 24, 24), method, mask=none)  # type: ignore[arg-type]
+        assert (result.values == 0).all()
+        assert result.values.shape == (6, 6)
 
 
 def test_a_store_on_disk_gives_the_same_and_is_given_back(tmp_path: Path) -> None:
     model, pixels = image_model(), torch.randn(1, 24, 24)
     for method in STREAMED:
         ram, disk = (
-            explain_streamed(model, pixels, method, streaming=Streaming(place, chunk=7))  # type: ignore[arg-type]
-            for place in ("ram", tmp_path / "tokens")
+            explain_streamed(model, pixels, method, streaming=Streaming(location, chunk=7))  # type: ignore[arg-type]
+            for location in ("ram", tmp_path / "tokens")
         )
         assert np.array_equal(ram.values, disk.values)
     assert not any((tmp_path / "tokens").iterdir())
@@ -287,10 +287,10 @@ def test_lower_precision_is_near_float32(image_run: Run, method: MapMethod, stre
     sample, network = torch.randn(1, 64, 64), cast(Any, image_run.model)
     want = explain_as_fits(image_run, sample, AdaptiveForward(network, StreamOptions()), method, target="ill")
     lower = AdaptiveForward(network, StreamOptions(stream=stream, token_chunk=7), "bf16")
-    found = explain_as_fits(image_run, sample, lower, method, target="ill")
-    assert 0 < np.abs(found.values - want.values).max() < 0.1 * np.abs(want.values).max()
+    result = explain_as_fits(image_run, sample, lower, method, target="ill")
+    assert 0 < np.abs(result.values - want.values).max() < 0.1 * np.abs(want.values).max()
     if method == "split":
-        assert found.values.sum() == pytest.approx(found.log_odds, abs=1e-4)
+        assert result.values.sum() == pytest.approx(result.log_odds, abs=1e-4)
 
 
 def test_the_options_are_those_of_predict() -> None:

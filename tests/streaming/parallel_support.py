@@ -74,12 +74,12 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 def mean_over(group: Group, grads: dict[str, Tensor]) -> dict[str, Tensor]:
     """Average as DDP does."""
-    found = {}
+    results = {}
     for name, grad in grads.items():
-        found[name] = grad.clone()
-        dist.all_reduce(found[name], group=group.get_group() if isinstance(group, DeviceMesh) else group)
-        found[name] /= sizes_of(group)[0]
-    return found
+        results[name] = grad.clone()
+        dist.all_reduce(results[name], group=group.get_group() if isinstance(group, DeviceMesh) else group)
+        results[name] /= sizes_of(group)[0]
+    return results
 
 
 def close(got: dict[str, Tensor], want: dict[str, Tensor], tolerance: float) -> None:

@@ -33,22 +33,24 @@ def test_every_choice_gives_the_same_logits(stream: str) -> None:
 
 def test_what_does_not_fit_is_streamed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = vit(), torch.randn(2, 3, 64, 64)
-    seen: list[int] = []
-    monkeypatch.setattr(choice, "streamed", lambda model, sample, how: seen.append(sample.ndim) or model(sample[None]))
+    dimensions: list[int] = []
+    monkeypatch.setattr(
+        choice, "streamed", lambda model, sample, how: dimensions.append(sample.ndim) or model(sample[None])
+    )
     adaptive = AdaptiveForward(model, StreamOptions())
     adaptive(images)
-    assert seen == []
+    assert dimensions == []
     monkeypatch.setattr(choice, "_free", lambda gpu: 1000)
     assert adaptive(images).shape == (2, 3)
-    assert seen == [3, 3]
+    assert dimensions == [3, 3]
 
 
 def test_more_tokens_need_more_and_training_more_than_inference() -> None:
     adaptive = AdaptiveForward(vit(), StreamOptions())
     small, large = torch.empty(1, 3, 256, 256), torch.empty(1, 3, 1024, 1024)
     with torch.no_grad():
-        inference = [adaptive._needed(x, False) for x in (small, large)]
-    training = [adaptive._needed(x, False) for x in (small, large)]
+        inference = [adaptive._activation_bytes(x, False) for x in (small, large)]
+    training = [adaptive._activation_bytes(x, False) for x in (small, large)]
     assert inference[0] < inference[1] < training[1]
     assert training[0] < training[1]
 

@@ -141,7 +141,7 @@ def test_autocast_is_as_exact_as_in_memory(
     The rounding of a few logits moves all gradients alike, so that one draw may be three times as lucky as another.
     """
     ways = (None, Streaming(chunk=100), Streaming(dtype=torch.bfloat16, chunk=100))
-    found: dict[Streaming | None, list[Tensor]] = {way: [] for way in ways}
+    results: dict[Streaming | None, list[Tensor]] = {way: [] for way in ways}
     for _ in range(4):
         model, x = make_model(attention=attention, pos=pos, img_size=64), torch.randn(1, 3, 64, 64)
         exact = gradients_of(model.double(), model(x.double()))
@@ -153,8 +153,8 @@ def test_autocast_is_as_exact_as_in_memory(
                 return model(x) if way is None else streamed(model, x, way)
 
         for way in ways:
-            found[way].append(errors(model, partial(run, way), gradients_of, exact))
-    in_memory, *as_streams = (torch.stack(found[way]) for way in ways)
+            results[way].append(errors(model, partial(run, way), gradients_of, exact))
+    in_memory, *as_streams = (torch.stack(results[way]) for way in ways)
     for as_stream in as_streams:
         assert as_stream.mean() < 2 * in_memory.mean()
         assert as_stream.max() < 3 * in_memory.max()

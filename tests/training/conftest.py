@@ -9,7 +9,7 @@ from softfree.core.options import TrainOptions
 
 def small_options(table: Path, out: Path, **changes: Any) -> TrainOptions:
     """Options of a training that takes seconds."""
-    chosen: dict[str, Any] = {
+    options: dict[str, Any] = {
         "model": "seqnorm_vit_nano_patch16",
         "model_options": {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
         "size": 32,
@@ -19,7 +19,7 @@ def small_options(table: Path, out: Path, **changes: Any) -> TrainOptions:
         "progress": False,
         "accelerator": "cpu",
     }
-    return TrainOptions(table=table, out=out, **(chosen | changes))
+    return TrainOptions(table=table, out=out, **(options | changes))
 
 
 @pytest.fixture

@@ -49,8 +49,8 @@ def test_a_checkpoint_with_a_page_of_zeros_gives_way(tmp_path: Path) -> None:
         weights = torch.full((4096,), 1.5 + epoch)
         AtomicCheckpointIO().save_checkpoint(content(epoch) | {"state_dict": {"w": weights}}, tmp_path / "last.ckpt")
     whole = (tmp_path / "last.ckpt").read_bytes()
-    place = whole.index(weights.numpy().tobytes()[:64])
-    (tmp_path / "last.ckpt").write_bytes(whole[:place] + bytes(4096) + whole[place + 4096 :])
+    offset = whole.index(weights.numpy().tobytes()[:64])
+    (tmp_path / "last.ckpt").write_bytes(whole[:offset] + bytes(4096) + whole[offset + 4096 :])
     assert newest_checkpoint(tmp_path) == tmp_path / "previous.ckpt"
 
 

@@ -20,15 +20,15 @@ pytestmark = pytest.mark.usefixtures("without_figures")
 def volumes(shared_data: Path, tmp_path: Path) -> Path:
     """A table of real hippocampus volumes, one of them cut short, outside the folder of the files."""
     rows = pd.read_csv(shared_data / "nifti" / "manifest.csv").dropna(subset="label")
-    chosen = rows.groupby("label").head(6).reset_index(drop=True)
-    for name in chosen["path"]:
+    subset = rows.groupby("label").head(6).reset_index(drop=True)
+    for name in subset["path"]:
         source, target = shared_data / "nifti" / name, tmp_path / "volumes" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(source.read_bytes())
-    broken = tmp_path / "volumes" / chosen["path"][0]
+    broken = tmp_path / "volumes" / subset["path"][0]
     broken.write_bytes(broken.read_bytes()[:2000])
-    chosen["split"] = ["train", "train", "val", "val", "test", "train"] * 2
-    chosen[["path", "label", "patient_id", "split"]].to_csv(tmp_path / "volumes" / "table.csv", index=False)
+    subset["split"] = ["train", "train", "val", "val", "test", "train"] * 2
+    subset[["path", "label", "patient_id", "split"]].to_csv(tmp_path / "volumes" / "table.csv", index=False)
     return tmp_path / "volumes" / "table.csv"
 
 

@@ -197,7 +197,7 @@ def test_a_table_that_was_moved_is_named_to_go_on(options_for, small_table, monk
     resume(options.out, moved / small_table.name)
     assert same(whole.folder, options.out)
     (options.out / "report.html").unlink()
-    resume(options.out)  # the place is remembered
+    resume(options.out)  # the path is remembered
     (moved / small_table.name).write_text((moved / small_table.name).read_text().replace("high", "tall"))
     with pytest.raises(UserError, match="has changed"):
         resume(options.out, moved / small_table.name)
@@ -251,13 +251,13 @@ def test_a_failed_start_leaves_nothing_in_the_way(options_for, monkeypatch):
 
 def test_a_training_tells_how_it_goes_a_line_an_epoch(options_for, capsys):
     train(options_for(epochs=2, start_size=16, progress=True))
-    said = capsys.readouterr().err
-    assert "images   16 pixels from epoch 1 on, 32 pixels from epoch 2 on" in said
-    assert "data     16 train, 8 val, 8 test samples of 16 patients; binary: high, low" in said
-    lines = [line for line in said.splitlines() if line.startswith("epoch ")]
+    stderr = capsys.readouterr().err
+    assert "images   16 pixels from epoch 1 on, 32 pixels from epoch 2 on" in stderr
+    assert "data     16 train, 8 val, 8 test samples of 16 patients; binary: high, low" in stderr
+    lines = [line for line in stderr.splitlines() if line.startswith("epoch ")]
     assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
     assert re.fullmatch(r"epoch 1/2: loss 0\.\d{3}, validation 0\.\d{3}, AUROC [01]\.\d{3}, \d+ s left", lines[0])
-    assert all(len(line) <= 80 for line in said.splitlines() if not line.startswith("expected"))
+    assert all(len(line) <= 80 for line in stderr.splitlines() if not line.startswith("expected"))
 
 
 def test_a_loss_that_is_not_finite_names_step_and_files(options_for):

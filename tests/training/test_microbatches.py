@@ -23,7 +23,7 @@ from softfree.training.microbatches import Step
         (11, 4, 4, 2, 10),
     ],
 )
-def test_every_place_of_a_step_is_in_one_batch(
+def test_every_position_of_a_step_is_in_one_batch(
     images: int, batch_size: int, grad_accum: int, world: int, of_step: int
 ) -> None:
     epoch: list[Tensor] = []
@@ -37,7 +37,7 @@ def test_every_place_of_a_step_is_in_one_batch(
         for number, first in enumerate(range(0, len(drawn), step.batch_size)):
             part = [image for _, image in drawn[first : first + step.batch_size]]
             rows = step.rows(number, len(part))
-            # The images of one device, in their order, are those at its places.
+            # The images of one device, in their order, are those at its positions.
             assert part == (step.number(number) * of_step + rows).tolist()
             assert step.begins(number) == (number % step.batches == 0)
             epoch.append(step.number(number) * of_step + rows)
@@ -81,7 +81,7 @@ def test_depths_are_those_of_the_step_wherever_a_sample_is() -> None:
 def test_checkpointing_comes_again_with_the_same_depths() -> None:
     model = deep()
     x = torch.randn(4, 3, 32, 32)
-    found = []
+    results = []
     for checkpointing in (False, True):
         model.set_grad_checkpointing(checkpointing)
         model.train().zero_grad()
@@ -90,5 +90,5 @@ def test_checkpointing_comes_again_with_the_same_depths() -> None:
         with sample_drop_paths(model, 2):
             loss = model(x[2:3]).square().sum()
         loss.backward()
-        found.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
-    torch.testing.assert_close(*found)
+        results.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+    torch.testing.assert_close(*results)

@@ -33,11 +33,13 @@ def test_images_and_targets_are_mixed_in_the_same_share(samples: SampleDataset) 
         own = index % 3
         share = float(one["target"][own]) if own else None
         assert one["target"].sum() == pytest.approx(1)
-        seen = gray(one["image"], samples)
+        values = gray(one["image"], samples)
         if share is None:
             assert one["target"].tolist() == [1, 0, 0]
         else:
-            torch.testing.assert_close(seen, torch.full_like(seen, share * index + (1 - share) * 3), atol=1e-4, rtol=0)
+            torch.testing.assert_close(
+                values, torch.full_like(values, share * index + (1 - share) * 3), atol=1e-4, rtol=0
+            )
 
 
 def test_a_cut_box_has_the_area_that_the_target_says(samples: SampleDataset) -> None:
@@ -45,9 +47,9 @@ def test_a_cut_box_has_the_area_that_the_target_says(samples: SampleDataset) -> 
     boxes = []
     for epoch in range(5):
         one = mixed[epoch, 4]  # class 1
-        seen = gray(one["image"], samples)
-        assert set(seen.round().unique().tolist()) <= {3.0, 4.0}
-        assert (seen > 3.5).float().mean().item() == pytest.approx(float(one["target"][1]), abs=1e-6)
+        values = gray(one["image"], samples)
+        assert set(values.round().unique().tolist()) <= {3.0, 4.0}
+        assert (values > 3.5).float().mean().item() == pytest.approx(float(one["target"][1]), abs=1e-6)
         boxes.append(float(one["target"][1]))
     assert len(set(boxes)) == 5
 

@@ -36,13 +36,13 @@ def test_a_softmax_vit_is_converted_on_the_way(
     options_for: Any, published: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = train(options_for(weights=str(published), preset="photo", epochs=1, lr=1e-12)).run
-    said = " ".join(capsys.readouterr().err.split())
-    assert "--stem patch is used" in said
-    assert "SeqNorm keeps the mean of V" in said
-    assert "converted to SeqNorm on 16 training images" in said
-    found = re.search(r"differ by (\S+) standard deviations .* layers\), (\S+) without", said)
-    assert found is not None
-    after, before = map(float, found.groups())
+    text = " ".join(capsys.readouterr().err.split())
+    assert "--stem patch is used" in text
+    assert "SeqNorm keeps the mean of V" in text
+    assert "converted to SeqNorm on 16 training images" in text
+    match = re.search(r"differ by (\S+) standard deviations .* layers\), (\S+) without", text)
+    assert match is not None
+    after, before = map(float, match.groups())
     assert after < 0.9 * before
     assert run.config["model"]["attention_options"] == {"normalized": "qk"}
     assert run.config["model"]["stem"] == "patch"

@@ -134,10 +134,10 @@ def test_a_named_order_never_passes_over_a_replaced_projection(order: str, proje
 
 @pytest.mark.parametrize("projection", ["qkv", "proj"])
 def test_hooks_of_a_projection_are_called(projection: str) -> None:
-    module, seen = SeqNormAttention(24, 3), []
-    module.get_submodule(projection).register_forward_hook(lambda *_: seen.append(projection))
+    module, calls = SeqNormAttention(24, 3), []
+    module.get_submodule(projection).register_forward_hook(lambda *_: calls.append(projection))
     module(torch.randn(1, 100, 24))
-    assert seen == [projection]
+    assert calls == [projection]
 
 
 @pytest.mark.parametrize("projection", ["qkv", "proj"])

@@ -47,9 +47,9 @@ def made(tmp_path):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_every_fault_is_found(made, num_workers):
-    found = audit(read_table(made, strict_patients=False), num_workers=num_workers, progress=False)
-    assert (found.images, found.readable, found.patients) == (45, 43, 23)
-    by_kind = {problem.kind: problem for problem in found.problems}
+    report = audit(read_table(made, strict_patients=False), num_workers=num_workers, progress=False)
+    assert (report.images, report.readable, report.patients) == (45, 43, 23)
+    by_kind = {problem.kind: problem for problem in report.problems}
     assert by_kind["unreadable"].rows == (43, 44)
     assert by_kind["duplicate_across_splits"].rows == (0, 40)
     assert by_kind["duplicate_other_label"].rows == (3, 41)
@@ -62,16 +62,16 @@ def test_every_fault_is_found(made, num_workers):
         "patient_across_splits",
         "blank",
     }
-    assert (found.errors, found.warnings) == (4, 1)
-    assert found.left_out == {"split is extra": 1}
-    assert found.counts["test"] == {"no": 6, "yes": 6}
-    assert found.sizes["width"] == (20, 20, 20)
-    assert found.kinds == {"8-bit gray": {"no": 23, "yes": 20}}
+    assert (report.errors, report.warnings) == (4, 1)
+    assert report.left_out == {"split is extra": 1}
+    assert report.counts["test"] == {"no": 6, "yes": 6}
+    assert report.sizes["width"] == (20, 20, 20)
+    assert report.kinds == {"8-bit gray": {"no": 23, "yes": 20}}
 
 
 def test_nothing_names_a_patient(made):
-    found = audit(read_table(made, strict_patients=False), progress=False)
-    text = printed(found) + json.dumps(found.to_dict(), allow_nan=False)
+    report = audit(read_table(made, strict_patients=False), progress=False)
+    text = printed(report) + json.dumps(report.to_dict(), allow_nan=False)
     assert "Name" not in text
     assert "Someone" not in text
     assert "gone.png" in text
@@ -85,17 +85,17 @@ def test_errors_are_printed_first_and_counted(made):
 
 
 def test_json_holds_everything(made):
-    found = audit(read_table(made, strict_patients=False), progress=False)
-    content = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    report = audit(read_table(made, strict_patients=False), progress=False)
+    content = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert (content["errors"], content["warnings"]) == (4, 1)
     assert content["task"] == {"kind": "binary", "classes": ["no", "yes"]}
-    assert {problem["kind"] for problem in content["problems"]} == {problem.kind for problem in found.problems}
+    assert {problem["kind"] for problem in content["problems"]} == {problem.kind for problem in report.problems}
 
 
 def test_a_sound_table_has_no_problems(small_table):
-    found = audit(read_table(small_table), progress=False)
-    assert found.problems == ()
-    assert printed(found).rstrip().endswith("0 errors, 0 warnings")
+    report = audit(read_table(small_table), progress=False)
+    assert report.problems == ()
+    assert printed(report).rstrip().endswith("0 errors, 0 warnings")
 
 
 def test_a_table_of_nothing_but_broken_files(tmp_path):
@@ -115,20 +115,20 @@ def test_markup_in_names_is_not_obeyed(tmp_path):
 
 
 def test_the_real_radiographs_hide_a_confound(shared_data):
-    found = audit(read_table(shared_data / "chest_xray" / "manifest.csv"), num_workers=2, progress=False)
-    assert (found.errors, found.readable) == (0, 240)
-    flagged = {confound.feature: confound for confound in found.confounds if confound.flagged}
+    report = audit(read_table(shared_data / "chest_xray" / "manifest.csv"), num_workers=2, progress=False)
+    assert (report.errors, report.readable) == (0, 240)
+    flagged = {confound.feature: confound for confound in report.confounds if confound.flagged}
     assert {"width", "height", "pixel count"} <= set(flagged)
     assert all(flagged[name].direction == "smaller" for name in ("width", "height", "pixel count"))
-    assert "PNEUMONIA can be recognized without looking at the images" in printed(found)
-    assert "all 14 images stored as 8-bit RGB (gray) are PNEUMONIA" in printed(found)
+    assert "PNEUMONIA can be recognized without looking at the images" in printed(report)
+    assert "all 14 images stored as 8-bit RGB (gray) are PNEUMONIA" in printed(report)
 
 
 def test_real_cells_have_no_patients(shared_data):
     table = read_table(shared_data / "blood_cells" / "manifest.csv").where("test")
-    found = audit(table, num_workers=2, progress=False)
-    assert found.patients is None
-    assert "no_patients" in {problem.kind for problem in found.problems}
+    report = audit(table, num_workers=2, progress=False)
+    assert report.patients is None
+    assert "no_patients" in {problem.kind for problem in report.problems}
 
 
 def test_what_readers_corrected_is_grouped_counted_and_an_error_where_strict(tmp_path):
@@ -142,10 +142,10 @@ def test_what_readers_corrected_is_grouped_counted_and_an_error_where_strict(tmp
     (tmp_path / "table.csv").write_text("\n".join(rows) + "\n")
     table = read_table(tmp_path / "table.csv")
     for strict in (False, True):
-        found = audit(table, progress=False, strict=strict)
-        (corrected,) = (problem for problem in found.problems if problem.kind == "corrected")
+        report = audit(table, progress=False, strict=strict)
+        (corrected,) = (problem for problem in report.problems if problem.kind == "corrected")
         assert corrected.severity == ("error" if strict else "warning")
         assert corrected.message.startswith("3 samples: ")
         assert corrected.rows == (0, 1, 2)
         assert corrected.details == ("0.tif", "1.tif", "2.tif")
-        assert corrected.message in printed(found)
+        assert corrected.message in printed(report)

@@ -30,8 +30,8 @@ def same(pixels, file="f"):
 
 
 def test_unreadable():
-    found = probes({}, {"status": "corrupt", "reason": "b is cut"}, {"status": "missing", "reason": "c is gone"})
-    (problem,) = problems.find_unreadable(table([0, 1, 1]), found)
+    result = probes({}, {"status": "corrupt", "reason": "b is cut"}, {"status": "missing", "reason": "c is gone"})
+    (problem,) = problems.find_unreadable(table([0, 1, 1]), result)
     assert (problem.severity, problem.kind, problem.rows) == ("error", "unreadable", (11, 12))
     assert problem.message == "2 images cannot be read: 1 corrupt, 1 missing"
     assert problem.details == ("b is cut", "c is gone")
@@ -39,14 +39,14 @@ def test_unreadable():
 
 
 def test_duplicates_by_what_they_spoil():
-    found = probes(
+    result = probes(
         same("a", "1"), same("a", "1"),  # across splits
         same("b", "2"), same("b", "3"),  # within a split
         same("c", "4"), same("c", "5"),  # labels differ
         same("d", "6"),
     )  # fmt: skip
     rows = table([0, 0, 1, 1, 0, 1, 1], ["train", "test", "train", "train", "val", "val", "val"])
-    across, labels, within = problems.find_duplicates(rows, found)
+    across, labels, within = problems.find_duplicates(rows, result)
     assert (across.severity, across.kind, across.rows) == ("error", "duplicate_across_splits", (10, 11))
     assert across.details == ("0.png (train) = 1.png (test): same file",)
     assert (labels.severity, labels.kind, labels.rows) == ("error", "duplicate_other_label", (14, 15))
@@ -111,8 +111,8 @@ def test_confounds_are_one_warning_a_class():
     def confound(feature, name, flagged=True):
         return Confound(feature, name, "larger", 0.9, 0.85, 0.95, flagged)
 
-    found = [confound("width", "yes"), confound("file size", "yes"), confound("file size", "no")]
-    first, second = problems.find_confounded([*found, confound("height", "no", False)])
+    results = [confound("width", "yes"), confound("file size", "yes"), confound("file size", "no")]
+    first, second = problems.find_confounded([*results, confound("height", "no", False)])
     assert first.message.startswith("yes can be recognized without looking")
     assert first.details[0] == "width, larger: AUROC 0.90 (95 % 0.85 to 0.95)"
     assert len(first.details) == 2

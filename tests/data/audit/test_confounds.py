@@ -49,18 +49,18 @@ def test_area_and_direction(sign):
 def test_noise_and_constants_are_not_flagged():
     rng = np.random.default_rng(1)
     features = pd.DataFrame({"noise": rng.normal(size=300), "constant": np.ones(300)})
-    found = find_confounds(features, BINARY, np.arange(300) % 2, np.arange(300))
-    assert not any(confound.flagged for confound in found)
-    assert found[-1].auroc == 0.5
+    result = find_confounds(features, BINARY, np.arange(300) % 2, np.arange(300))
+    assert not any(confound.flagged for confound in result)
+    assert result[-1].auroc == 0.5
 
 
 def test_every_class_against_the_rest():
     targets = np.repeat([0, 1, 2], 40)
     features = pd.DataFrame({"width": np.where(targets == 1, 500.0, 100.0)})
-    found = find_confounds(features, Task("multiclass", ("a", "b", "c")), targets, np.arange(120))
-    assert found[0].class_name == "b"
-    assert found[0].auroc == 1
-    assert [confound.auroc for confound in found[1:]] == [0.75, 0.75]
+    result = find_confounds(features, Task("multiclass", ("a", "b", "c")), targets, np.arange(120))
+    assert result[0].class_name == "b"
+    assert result[0].auroc == 1
+    assert [confound.auroc for confound in result[1:]] == [0.75, 0.75]
 
 
 def test_unknown_findings_are_left_out():

@@ -77,8 +77,8 @@ def test_two_images_are_enough(others):
 
 
 def test_where_every_image_has_a_copy_all_are_found(others):
-    found = find_pairs(np.stack([*others[:12], *(small(noisy(scene(seed))) for seed in range(12))]))
-    assert {pair[:2] for pair in found} == {(seed, seed + 12) for seed in range(12)}
+    pairs = find_pairs(np.stack([*others[:12], *(small(noisy(scene(seed))) for seed in range(12))]))
+    assert {pair[:2] for pair in pairs} == {(seed, seed + 12) for seed in range(12)}
 
 
 def test_images_of_one_value_are_no_pair():
@@ -93,8 +93,8 @@ def test_a_set_whose_images_are_all_alike_asks_for_more():
     base = np.asarray(scene(0), float)
     eyes = [base + 0.35 * (np.asarray(scene(seed), float) - base) for seed in range(1, 31)]
     eyes.append(eyes[3] + rng.normal(0, 1, base.shape))
-    found = find_pairs(np.stack([thumbnail(eye[..., None]) for eye in eyes]))
-    assert [pair[:2] for pair in found] == [(3, 30)]
+    pairs = find_pairs(np.stack([thumbnail(eye[..., None]) for eye in eyes]))
+    assert [pair[:2] for pair in pairs] == [(3, 30)]
 
 
 def test_more_images_than_a_block_holds():
@@ -130,8 +130,8 @@ def folder(tmp_path):
 
 
 def test_check_names_them(folder):
-    found = audit(read_table(folder / "table.csv"), progress=False)
-    near = {problem.kind: problem for problem in found.problems if problem.kind.startswith("near_dup")}
+    report = audit(read_table(folder / "table.csv"), progress=False)
+    near = {problem.kind: problem for problem in report.problems if problem.kind.startswith("near_dup")}
     across = near.pop("near_duplicate_across_splits")
     assert (across.severity, across.rows) == ("error", (0, 12))
     assert across.message == "1 pair of nearly identical images in several splits; scores are optimistic"
@@ -139,7 +139,7 @@ def test_check_names_them(folder):
     unlike = near.pop("near_duplicate_other_label")
     assert (unlike.severity, unlike.rows) == ("error", (1, 13))
     assert not near
-    (note,) = (note for note in found.notes if "nearly identical" in note)
+    (note,) = (note for note in report.notes if "nearly identical" in note)
     assert note == "1 pair of nearly identical images in the same split with the same label: 2.png ~ same.png"
 
 
@@ -174,5 +174,5 @@ def test_real_copies_are_reported(shared_data):
     twins = ("ISIC_0012290", "ISIC_0013594", "ISIC_0012756", "ISIC_0013184")
     paths = [*manifest["path"][:60], *(f"images/{name}.jpg" for name in twins)]
     images = (read_image(shared_data / "dermoscopy" / path) for path in paths)
-    found = find_pairs(np.stack([thumbnail(one.pixels, one.low, one.high) for one in images]))
-    assert {pair[:2] for pair in found} == {(60, 61), (62, 63)}
+    pairs = find_pairs(np.stack([thumbnail(one.pixels, one.low, one.high) for one in images]))
+    assert {pair[:2] for pair in pairs} == {(60, 61), (62, 63)}

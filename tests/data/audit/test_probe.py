@@ -84,9 +84,9 @@ def test_all_in_the_order_of_the_rows(tmp_path, num_workers):
     for number in range(9):
         files.append(saved(tmp_path / f"{number}.png", np.full((4, number + 1), 9, np.uint8)))
     frame = pd.DataFrame({"file": [*files, str(tmp_path)], "frame": pd.array([0, *[None] * 9], "Int64")})
-    found = probe_all(frame, num_workers=num_workers, progress=False)
-    assert [facts.width for facts in found] == [*range(1, 10), 0]
-    assert found[-1].status == "no_pixels"
+    result = probe_all(frame, num_workers=num_workers, progress=False)
+    assert [facts.width for facts in result] == [*range(1, 10), 0]
+    assert result[-1].status == "no_pixels"
 
 
 def test_a_volume(shared_data: Path) -> None:
@@ -104,15 +104,15 @@ def test_a_volume(shared_data: Path) -> None:
 
 
 def test_a_slide(shared_data: Path) -> None:
-    found = probe(str(shared_data / "wsi" / "CMU-1-Small-Region.svs"), None)
-    assert (found.status, found.width, found.height) == ("ok", 2220, 2967)
-    assert found.spacing == pytest.approx((0.000499, 0.000499))
+    facts = probe(str(shared_data / "wsi" / "CMU-1-Small-Region.svs"), None)
+    assert (facts.status, facts.width, facts.height) == ("ok", 2220, 2967)
+    assert facts.spacing == pytest.approx((0.000499, 0.000499))
 
 
 def test_tile_features_and_a_broken_file(tmp_path: Path) -> None:
     write_features(tmp_path / "a.h5", np.eye(5, 3, dtype=np.float32), np.zeros((5, 2)), {"encoder": "made"})
-    found = probe(str(tmp_path / "a.h5"), None)
-    assert (found.height, found.width, found.stored) == (5, 3, "features of made, 3 each")
+    facts = probe(str(tmp_path / "a.h5"), None)
+    assert (facts.height, facts.width, facts.stored) == (5, 3, "features of made, 3 each")
     (tmp_path / "b.h5").write_bytes((tmp_path / "a.h5").read_bytes()[:300])
     assert probe(str(tmp_path / "b.h5"), None).status == "corrupt"
 

@@ -65,8 +65,8 @@ def test_folders_of_the_batches(tmp_path, rows, image, table, prepared):
     for part, listed in rows.items():
         table(first / f"{part}.csv", COLUMNS, listed)
         for one in listed:
-            place = one[0].split("/", 2)[2]
-            image(homes[part][int(place[7:12]) % 2] / place)
+            path = one[0].split("/", 2)[2]
+            image(homes[part][int(path[7:12]) % 2] / path)
     done, read = prepared("chexpert", tmp_path)
     assert not done.left_out
     assert "CheXpert-v1.0 batch 3 (train 2)/patient00001/study1/view1_frontal.jpg" in set(read.frame["path"])

@@ -71,7 +71,7 @@ def test_positions_of_other_tools_need_the_resolution(tmp_path: Path) -> None:
     assert "without positions" in without.in_words()[0]
 
 
-def test_a_file_without_places_is_not_fixed_by_a_resolution(tmp_path: Path) -> None:
+def test_a_file_without_positions_is_not_fixed_by_a_resolution(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["features"] = RNG.normal(size=(4, 6)).astype(np.float32)
     with pytest.raises(ReadError, match="no coordinates of its tiles") as caught:

@@ -38,9 +38,9 @@ def in_millimeters(affine, shape):
     return np.einsum("ij,jdhw->idhw", affine[:3, :3], index) + affine[:3, 3][:, None, None, None]
 
 
-def field(places):
-    """A function of the place that linear interpolation keeps."""
-    return (0.004 * places[0] - 0.006 * places[1] + 0.005 * places[2]) * 1000
+def field(positions):
+    """A function of the position that linear interpolation keeps."""
+    return (0.004 * positions[0] - 0.006 * positions[1] + 0.005 * positions[2]) * 1000
 
 
 @pytest.mark.parametrize("preset", ["mr", "ct"])

@@ -52,8 +52,8 @@ def test_units_of_ome_xml(tmp_path: Path, noise: np.ndarray, unit: str, size: fl
     sizes = {f"PhysicalSize{axis}": size for axis in "XY"} | {f"PhysicalSize{axis}Unit": unit for axis in "XY"}
     with tifffile.TiffWriter(tmp_path / "a.ome.tiff", ome=True) as file:
         file.write(noise, tile=(64, 64), photometric="rgb", metadata={"axes": "YXS", **sizes})
-    found = TiffPyramid(tmp_path / "a.ome.tiff").mpp
-    assert found == (None if mpp is None else pytest.approx((mpp, mpp)))
+    result = TiffPyramid(tmp_path / "a.ome.tiff").mpp
+    assert result == (None if mpp is None else pytest.approx((mpp, mpp)))
 
 
 @pytest.mark.parametrize("compression", [None, "zstd", "lzma"])

@@ -91,12 +91,12 @@ def test_ratios_are_to_the_row_that_is_meant() -> None:
         ]
     ).assign(**common)
     rows.loc[3, "peak_mib"] = 40.0
-    found = with_ratios(rows)
-    assert found.loc[1, ["over_softmax", "over_pytorch", "over_float32", "memory_to_softmax"]].tolist() == [
+    result = with_ratios(rows)
+    assert result.loc[1, ["over_softmax", "over_pytorch", "over_float32", "memory_to_softmax"]].tolist() == [
         10, 1.5, 1, 0.25,
     ]  # fmt: skip
-    assert found.loc[2, ["over_softmax", "over_pytorch", "over_float32"]].tolist() == [5, 3, 2]
-    assert math.isnan(found.loc[0, "over_softmax"])
+    assert result.loc[2, ["over_softmax", "over_pytorch", "over_float32"]].tolist() == [5, 3, 2]
+    assert math.isnan(result.loc[0, "over_softmax"])
     two = with_ratios(rows.assign(threads=2, ms=rows["cpu_ms"][::-1].to_numpy()))
     assert two.loc[1, "over_softmax"] == 4 / 40
 

@@ -25,14 +25,14 @@ def test_the_check_is_written_with_its_machine(monkeypatch: pytest.MonkeyPatch, 
     ]
     twice = {work.size: 2 * memory(work).total for work in works[:1]}
     monkeypatch.setattr(plan_check, "measure_peak", lambda case: (twice[case["size"]], 0))
-    found = plan_check.check_plan(works, tmp_path / "plan.csv")
-    assert found["ratio"][0] == pytest.approx(0.5)
+    result = plan_check.check_plan(works, tmp_path / "plan.csv")
+    assert result["ratio"][0] == pytest.approx(0.5)
     assert pd.read_csv(tmp_path / "plan.csv")["ratio"][0] == pytest.approx(0.5)
-    assert found["case"][1] == f"{Work().model} inference 64 px precision=bf16 pure stem=patch"
+    assert result["case"][1] == f"{Work().model} inference 64 px precision=bf16 pure stem=patch"
     record = json.loads((tmp_path / "plan.json").read_text())
     assert record["machine"]
     assert [Work(**case) for case in record["options"]["cases"]] == works
-    check = plan_check.PlanCheck(found)
+    check = plan_check.PlanCheck(result)
     assert "| 0.50 |" in check.to_markdown()
     assert check.to_dict()[0]["ratio"] == pytest.approx(0.5)
 
@@ -47,6 +47,6 @@ def test_a_case_that_cannot_be_measured_says_why() -> None:
 @pytest.mark.slow
 def test_the_peak_is_within_fifteen_percent_of_the_measured_one() -> None:
     # Large enough that activations weigh as much as the process.
-    found = plan_check.check_plan([Work(model="seqnorm_vit_small_patch16", size=768)]).iloc[0]
-    assert found["ratio"] == pytest.approx(1, abs=0.15)
-    assert found["ratio_above_base"] == pytest.approx(1, abs=0.3)
+    result = plan_check.check_plan([Work(model="seqnorm_vit_small_patch16", size=768)]).iloc[0]
+    assert result["ratio"] == pytest.approx(1, abs=0.15)
+    assert result["ratio_above_base"] == pytest.approx(1, abs=0.3)

@@ -10,43 +10,43 @@ SIZES = (100, 1000, 10_000, 100_000)
 
 def rows() -> pd.DataFrame:
     """Linear with a fixed cost, quadratic, and the floor; a 40-fold gap that closes at N = 400."""
-    found = []
+    results = []
     for size in SIZES:
         for method, ms in (("products", size / 100), ("linear", size / 10), ("square", size**2 / 4000)):
-            found.append(
+            results.append(
                 {"method": method, "size": size, "passes": "forward", "precision": "fp32", "status": "ok", "ms": ms}
                 | {"peak_mib": size**0.5}
             )
-    return pd.DataFrame(found)
+    return pd.DataFrame(results)
 
 
 def test_ratios_to_the_floor_of_the_same_size() -> None:
-    found = with_ratios(rows())
-    assert found[found["method"] == "linear"]["to_floor"].tolist() == pytest.approx([10] * 4)
-    assert found[found["method"] == "products"]["to_floor"].tolist() == [1] * 4
+    result = with_ratios(rows())
+    assert result[result["method"] == "linear"]["to_floor"].tolist() == pytest.approx([10] * 4)
+    assert result[result["method"] == "products"]["to_floor"].tolist() == [1] * 4
 
 
 def test_exponents() -> None:
     table = rows()
-    found = growth(table, table["size"], 1000).set_index("method")
-    assert found.loc["linear", "ms"] == pytest.approx(1)
-    assert found.loc["square", "ms"] == pytest.approx(2)
-    assert found.loc["square", "ms_high"] - found.loc["square", "ms_low"] < 1e-6
-    assert found.loc["linear", "peak_mib"] == pytest.approx(0.5)
-    assert (found["sizes"] == 3).all()
+    result = growth(table, table["size"], 1000).set_index("method")
+    assert result.loc["linear", "ms"] == pytest.approx(1)
+    assert result.loc["square", "ms"] == pytest.approx(2)
+    assert result.loc["square", "ms_high"] - result.loc["square", "ms_low"] < 1e-6
+    assert result.loc["linear", "peak_mib"] == pytest.approx(0.5)
+    assert (result["sizes"] == 3).all()
     assert growth(table, table["size"], 10_000).empty
 
 
 def test_the_interval_of_an_exponent_holds_the_noise() -> None:
     table = rows()
     table.loc[table["size"] == 1000, "ms"] *= 1.2
-    found = growth(table, table["size"], 0).set_index("method")
-    assert found.loc["linear", "ms_low"] < 1 < found.loc["linear", "ms_high"]
+    result = growth(table, table["size"], 0).set_index("method")
+    assert result.loc["linear", "ms_low"] < 1 < result.loc["linear", "ms_high"]
 
 
 def test_crossing() -> None:
-    found = crossovers(rows())
-    assert found.to_dict("records") == [
+    result = crossovers(rows())
+    assert result.to_dict("records") == [
         {"passes": "forward", "precision": "fp32", "faster": "linear", "slower": "square", "size": 400}
     ]
 

@@ -44,11 +44,11 @@ def sizes_only(tmp_path: Path) -> Path:
 
 def test_a_model_that_has_learned_the_shape_is_found_out(sizes_only, tmp_path):
     run = train(TrainOptions(table=sizes_only, out=tmp_path / "run", resize_mode="pad", **QUICK)).run
-    found = study_sizes(SizeStudyOptions(progress=False), run.folder)
-    assert found.auroc > 0.95, "padding shows the shape"
-    assert found.auroc_equal < 0.85, "equal squares do not"
-    assert found.rows.set_index("feature").loc["width", "AUROC alone"] == 1.0
-    assert found.n == 12
+    result = study_sizes(SizeStudyOptions(progress=False), run.folder)
+    assert result.auroc > 0.95, "padding shows the shape"
+    assert result.auroc_equal < 0.85, "equal squares do not"
+    assert result.rows.set_index("feature").loc["width", "AUROC alone"] == 1.0
+    assert result.n == 12
 
 
 def test_each_row_is_read_at_its_own_frame(tmp_path):

@@ -33,12 +33,12 @@ def test_pixels_stay_pixels_and_the_image_is_left_alone(name, shape):
     pixels = np.random.default_rng(0).random(shape, dtype=np.float32)
     before = pixels.copy()
     for strength in STRENGTHS:
-        found = corrupted(pixels, name, strength)
-        assert found.dtype == np.float32
-        assert found.min() >= 0
-        assert found.max() <= 1
+        result = corrupted(pixels, name, strength)
+        assert result.dtype == np.float32
+        assert result.min() >= 0
+        assert result.max() <= 1
         if name != "crop":
-            assert found.shape == shape
+            assert result.shape == shape
     np.testing.assert_array_equal(pixels, before)
 
 
@@ -87,9 +87,9 @@ def test_only_jpeg_rounds_to_8_bits(name):
 def test_crop_keeps_the_center():
     pixels = np.zeros((100, 60, 1), np.float32)
     pixels[25:75, 15:45] = 1
-    found = corrupted(pixels, "crop", 5)
-    assert found.shape == (50, 30, 1)
-    assert found.all()
+    result = corrupted(pixels, "crop", 5)
+    assert result.shape == (50, 30, 1)
+    assert result.all()
 
 
 def test_a_coarse_image_loses_no_more_resolution():

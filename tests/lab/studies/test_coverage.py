@@ -16,9 +16,9 @@ def test_a_small_study_counts_what_holds_and_what_is_not_given(tmp_path: Path, m
         out=tmp_path / "out", progress=False,
     )  # fmt: skip
     text = study_coverage(options)
-    found = pd.read_csv(tmp_path / "out" / "coverage.csv")
-    assert set(found["metric"]) >= {"auroc", "auroc difference", "accuracy", "brier", "sensitivity/present"}
-    few, many = (found[found["patients"] == number].set_index("metric") for number in (4, 40))
+    result = pd.read_csv(tmp_path / "out" / "coverage.csv")
+    assert set(result["metric"]) >= {"auroc", "auroc difference", "accuracy", "brier", "sensitivity/present"}
+    few, many = (result[result["patients"] == number].set_index("metric") for number in (4, 40))
     assert (few["given"] == 0).all()
     assert (many.loc[["auroc", "accuracy"], "given"] == 1).all()
     assert many.loc["auroc", "held"] >= 4 / 6
@@ -29,4 +29,4 @@ def test_a_small_study_counts_what_holds_and_what_is_not_given(tmp_path: Path, m
     assert "none given" in text
     again = simulate(options)
     assert to_markdown(again) == text
-    pd.testing.assert_frame_equal(again.round(4), found)
+    pd.testing.assert_frame_equal(again.round(4), result)

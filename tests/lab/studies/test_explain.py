@@ -95,8 +95,8 @@ def study(folder: Path, *runs: Path, **changes: Any) -> MapStudy:
 def test_two_attentions_side_by_side(with_figures: Path) -> None:
     folder = with_figures
     softmax = write(folder / "softmax", folder / "data" / "table.csv", "softmax")
-    found = study(folder, folder / "run", softmax, methods=["split", "rollout"])
-    rows = found.rows
+    result = study(folder, folder / "run", softmax, methods=["split", "rollout"])
+    rows = result.rows
     assert len(rows) == 2 * 6 * 2
     np.testing.assert_allclose(rows["deletion"], rows["deletion_area"] - rows["random_area"])
     np.testing.assert_allclose(rows["insertion"], rows["insertion_area"] - rows["random_area"])
@@ -105,9 +105,9 @@ def test_two_attentions_side_by_side(with_figures: Path) -> None:
     assert rows.loc[rows["method"] == "rollout", "head"].dropna().to_numpy() == pytest.approx(1)
     assert rows["localization"].notna().groupby(rows["run"]).sum().eq(6).all()  # 3 of 6 images have the class
     assert rows["localization"].dropna().between(0, 1).all()
-    assert set(found.curves["method"]) == {"split", "rollout", "random"}
+    assert set(result.curves["method"]) == {"split", "rollout", "random"}
     assert (
-        found.curves.groupby(["attention", "method"])["share"].agg(["min", "max"]).to_numpy().tolist() == [[0, 1]] * 6
+        result.curves.groupby(["attention", "method"])["share"].agg(["min", "max"]).to_numpy().tolist() == [[0, 1]] * 6
     )
     text = (folder / "out" / "maps.md").read_text()
     assert "| seqnorm (1) | split |" in text
@@ -130,16 +130,16 @@ def test_a_map_that_knows_the_place_wins_at_localization(folder: Path, monkeypat
     order = entries.loc[entries["label"] == "high", "row"].tolist()
     monkeypatch.setitem(METHODS, "attention", Method("oracle", "knows", oracle))
     turns = iter(order)
-    found = study(folder, methods=["attention"], target="high", randomized=0)
-    assert found.rows["pointing"].tolist() == [1.0] * 4
-    assert (found.rows["localization"] > 0.55).all()
-    assert found.rows["chance"].between(1 / 36, 0.3).all()
+    result = study(folder, methods=["attention"], target="high", randomized=0)
+    assert result.rows["pointing"].tolist() == [1.0] * 4
+    assert (result.rows["localization"] > 0.55).all()
+    assert result.rows["chance"].between(1 / 36, 0.3).all()
 
 
 def test_a_class_that_is_asked_for(folder: Path) -> None:
-    found = study(folder, methods=["gradient"], target="high", count=100)
-    assert found.rows["target"].unique().tolist() == ["high"]
-    assert found.rows["row"].nunique() == 4
+    result = study(folder, methods=["gradient"], target="high", count=100)
+    assert result.rows["target"].unique().tolist() == ["high"]
+    assert result.rows["row"].nunique() == 4
     assert (folder / "out" / "maps.md").read_text().count("| seqnorm (1) |") == 1  # no second table of the same
 
 
@@ -147,9 +147,9 @@ def test_of_sure_predictions_the_sign_is_counted(folder: Path, monkeypatch: pyte
     methods = ["split", "gradcam", "rollout"]
     assert "net" not in study(folder, methods=methods, count=2, randomized=0).rows, "none is sure"
     monkeypatch.setattr("softfree_lab.studies.explain_images.SURE", 0.5)
-    found = study(folder, methods=methods, count=6, randomized=0)
-    assert found.rows.loc[found.rows["method"] != "rollout", "net"].tolist() == [1.0] * 12
-    assert found.rows.loc[found.rows["method"] == "rollout", "net"].isna().all()
+    result = study(folder, methods=methods, count=6, randomized=0)
+    assert result.rows.loc[result.rows["method"] != "rollout", "net"].tolist() == [1.0] * 12
+    assert result.rows.loc[result.rows["method"] == "rollout", "net"].isna().all()
     assert "net for the class" in (folder / "out" / "maps.md").read_text()
     monkeypatch.setattr("softfree_lab.studies.explain_images.SURE", 0.0)
     low = study(folder, methods=["split"], target="low", count=6, randomized=0).rows["net"]
@@ -161,9 +161,9 @@ def test_without_places_nothing_is_located(folder: Path) -> None:
     table = folder / "data" / "table.csv"
     pd.read_csv(table).drop(columns=["x", "y", "radius"]).to_csv(table, index=False)
     resealed(folder / "run", table)
-    found = study(folder, methods=["gradient"])
-    assert "localization" not in found.rows
-    assert "pointing" not in set(found.summary["measure"])
+    result = study(folder, methods=["gradient"])
+    assert "localization" not in result.rows
+    assert "pointing" not in set(result.summary["measure"])
     assert "ointing game" not in (folder / "out" / "maps.md").read_text()
 
 
@@ -241,12 +241,12 @@ def test_runs_are_averaged_before_patients_are_drawn() -> None:
         for run, sign in (("a", 1), ("b", -1))
         for row in range(12)
     ]
-    found = summarize(pd.DataFrame(rows), ExplainStudyOptions(num_bootstrap=400)).set_index(["target", "measure"])
-    deletion, insertion = found.loc[("ill", "deletion")], found.loc[("ill", "insertion")]
+    result = summarize(pd.DataFrame(rows), ExplainStudyOptions(num_bootstrap=400)).set_index(["target", "measure"])
+    deletion, insertion = result.loc[("ill", "deletion")], result.loc[("ill", "insertion")]
     assert deletion["value"] == pytest.approx(-0.2)
     assert np.isnan(deletion["low"])  # every resample says the same
     assert (deletion["n"], deletion["runs"]) == (12, 2)
     assert insertion["value"] == pytest.approx(0.25)
     error = np.std([0, 0.1, 0.2, 0.3, 0.4, 0.5]) / np.sqrt(6)
     assert insertion["high"] - insertion["low"] == pytest.approx(2 * 1.96 * error, rel=0.2)
-    assert found.loc[("all classes", "deletion"), "value"] == pytest.approx(-0.2)
+    assert result.loc[("all classes", "deletion"), "value"] == pytest.approx(-0.2)

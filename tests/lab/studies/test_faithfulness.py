@@ -135,14 +135,14 @@ def test_a_part_once_shuffled_stays_as_it_is(network: VisionTransformer) -> None
 def test_random_weights_change_maps_that_look_at_the_model(network: VisionTransformer) -> None:
     """The split and the gradients change with the head; rollout and attention know no class, and stay."""
     sample = torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(3))
-    found: dict[str, dict[str, float]] = {}
+    results: dict[str, dict[str, float]] = {}
     for name, model in cascade(network):
         for method in ("split", "gradient", "rollout"):
             own, other = (explain_tensor(one, sample, method, target=1).values for one in (network, model))  # type: ignore[arg-type]
-            found.setdefault(name, {})[method] = similarity(own, other)
-    assert found[HEAD]["rollout"] == pytest.approx(1)
-    assert all(found[HEAD][method] < 0.9 for method in ("split", "gradient"))
-    assert all(value < 0.6 for value in found[ALL].values())
+            results.setdefault(name, {})[method] = similarity(own, other)
+    assert results[HEAD]["rollout"] == pytest.approx(1)
+    assert all(results[HEAD][method] < 0.9 for method in ("split", "gradient"))
+    assert all(value < 0.6 for value in results[ALL].values())
 
 
 def test_similarity_of_maps() -> None:

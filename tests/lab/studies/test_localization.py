@@ -1,4 +1,4 @@
-"""Maps made by hand, over findings whose place is known."""
+"""Maps made by hand, over findings whose position is known."""
 
 from __future__ import annotations
 

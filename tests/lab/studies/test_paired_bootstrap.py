@@ -22,10 +22,10 @@ def drawn(found: Scores, seed: int = 0):
 
 
 def test_value_and_interval_are_those_of_the_evaluation():
-    found = scores(2.0)
-    ours = drawn(found)
-    theirs = measure(found, None, num_bootstrap=500)["auroc"]
-    assert ours.value == pytest.approx(roc_auc_score(found.targets, found.probabilities, multi_class="ovr"))
+    result = scores(2.0)
+    ours = drawn(result)
+    theirs = measure(result, None, num_bootstrap=500)["auroc"]
+    assert ours.value == pytest.approx(roc_auc_score(result.targets, result.probabilities, multi_class="ovr"))
     assert ours.interval()[:2] == (theirs.low, theirs.high)
 
 
@@ -46,13 +46,13 @@ def test_a_mean_over_runs_is_taken_draw_by_draw():
 
 
 def test_too_few_patients_of_a_class_give_no_interval_and_a_reason():
-    found = drawn(scores(2.0, classes=2, truth=np.r_[np.zeros(40, int), 1, 1]))
-    assert np.isnan(found.interval().low)
-    assert "too few patients" in (found.interval().reason or "")
+    result = drawn(scores(2.0, classes=2, truth=np.r_[np.zeros(40, int), 1, 1]))
+    assert np.isnan(result.interval().low)
+    assert "too few patients" in (result.interval().reason or "")
 
 
 def test_a_class_that_is_missing_gives_no_value_and_a_reason():
-    found = drawn(scores(2.0, classes=2, truth=np.zeros(10, int)))
-    assert np.isnan(found.value)
-    assert "no positive" in (found.interval().reason or "")
-    assert (drawn(scores(2.0)) - found).interval().reason
+    result = drawn(scores(2.0, classes=2, truth=np.zeros(10, int)))
+    assert np.isnan(result.value)
+    assert "no positive" in (result.interval().reason or "")
+    assert (drawn(scores(2.0)) - result).interval().reason

@@ -84,17 +84,17 @@ def quick(out: Path, **options: object) -> RobustnessOptions:
 def test_every_run_has_a_row_for_every_strength(with_figures):
     folder = with_figures
     other = another(folder / "run", "softmax", "softmax", seed=1)
-    found = study_robustness(quick(folder / "out", corruptions=["noise", "crop"]), [folder / "run", other])
-    assert len(found.rows) == 2 * (1 + 2 * 5)
+    result = study_robustness(quick(folder / "out", corruptions=["noise", "crop"]), [folder / "run", other])
+    assert len(result.rows) == 2 * (1 + 2 * 5)
     for path in (folder / "run", other):
-        rows = found.rows[found.rows["run"] == str(path)].set_index(["corruption", "strength"])
+        rows = result.rows[result.rows["run"] == str(path)].set_index(["corruption", "strength"])
         plain = rows.loc[("none", 0), "auroc"]
         np.testing.assert_allclose(rows["drop"], plain - rows["auroc"])
         assert (rows["n"] == 16).all()
     measured = json.loads((folder / "run" / "metrics.json").read_text())["metrics"]["auroc"]["value"]
-    assert found.rows.loc[0, "auroc"] == measured, "the images as they are give what softfree evaluate says"
-    assert found.rows["auroc"].nunique() > 10, "the corruptions reach the models"
-    assert list(found.summary["attention"].unique()) == ["seqnorm", "softmax"]
+    assert result.rows.loc[0, "auroc"] == measured, "the images as they are give what softfree evaluate says"
+    assert result.rows["auroc"].nunique() > 10, "the corruptions reach the models"
+    assert list(result.summary["attention"].unique()) == ["seqnorm", "softmax"]
     names = {"robustness.csv", "robustness_attentions.csv", "robustness.md", "robustness.png", "machine.json"}
     assert {path.name for path in (folder / "out").iterdir()} == names
 
@@ -132,11 +132,11 @@ def test_unreadable_images_are_left_out_and_counted(folder):
     run = Run.load(folder / "run")
     table = open_table(run).where("test")
     Path(table.frame["file"][3]).write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-    found = study_robustness(quick(folder / "out"), [folder / "run"])
-    assert (found.rows[["n", "unreadable"]] == (15, 1)).all(axis=None)
+    result = study_robustness(quick(folder / "out"), [folder / "run"])
+    assert (result.rows[["n", "unreadable"]] == (15, 1)).all(axis=None)
     stored = pd.read_csv(folder / "run" / "predictions.csv").query("split == 'test'")
     kept = stored[stored["row"] != table.frame["row"][3]]
-    assert found.rows.loc[0, "auroc"] == pytest.approx(roc_auc_score(kept["target"], kept["p_low"]))
+    assert result.rows.loc[0, "auroc"] == pytest.approx(roc_auc_score(kept["target"], kept["p_low"]))
     assert "15 test images (1 more could not be read)" in (folder / "out/robustness.md").read_text()
     images = CorruptedImages(table, run.preprocessing, NOISE, seed=0)
     for item in (15, 16):
@@ -157,10 +157,10 @@ def test_another_table_is_compared_unpaired(folder):
     (folder / "elsewhere").mkdir()
     rows.to_csv(folder / "elsewhere" / "other.csv", index=False)
     options = quick(folder / "out", table=folder / "elsewhere" / "other.csv", image_root=folder / "data")
-    found = study_robustness(options, [folder / "run"])
-    last = found.rows.iloc[-1]
+    result = study_robustness(options, [folder / "run"])
+    last = result.rows.iloc[-1]
     assert (last["corruption"], last["n"]) == ("other table", 24)
-    assert last["drop"] == pytest.approx(found.rows.loc[0, "auroc"] - last["auroc"])
+    assert last["drop"] == pytest.approx(result.rows.loc[0, "auroc"] - last["auroc"])
     text = (folder / "out" / "robustness.md").read_text()
     assert "24 of the other table" in text
     assert "| other table |" in text
@@ -222,25 +222,27 @@ def make_result(values: list[float], images: str = "a") -> RobustnessResult:
 
 def test_runs_of_one_name_are_averaged_and_their_drop_is_paired():
     runs = [make_result([0.9, 0.9, 0.8, 0.8, 0.7, 0.6]), make_result([0.8, 0.8, 0.8, 0.6, 0.6, 0.5])]
-    found = summarize(["sima", "sima"], runs).set_index(["corruption", "strength"])
-    assert found.loc[("none", 0), "auroc"] == pytest.approx(0.85)
-    whole = found.loc[("noise", -1)]
+    result = summarize(["sima", "sima"], runs).set_index(["corruption", "strength"])
+    assert result.loc[("none", 0), "auroc"] == pytest.approx(0.85)
+    whole = result.loc[("noise", -1)]
     assert whole["drop"] == pytest.approx(0.85 - 0.71)
     assert whole["drop_high"] - whole["drop_low"] == pytest.approx(2 * 1.96 * 0.01, rel=0.2)
     assert whole["high"] - whole["low"] > 2 * 1.96 * 0.025
-    assert found.loc[("noise", 5), "drop"] == pytest.approx(0.3)
-    assert found["runs"].eq(2).all()
+    assert result.loc[("noise", 5), "drop"] == pytest.approx(0.3)
+    assert result["runs"].eq(2).all()
 
 
 def test_runs_on_different_images_have_a_mean_and_a_reason_but_no_interval():
     values = [0.9, 0.9, 0.8, 0.8, 0.7, 0.6]
-    found = summarize(["sima", "sima", "softmax"], [make_result(values), make_result(values, "b"), make_result(values)])
-    sima, softmax = (found[found["attention"] == name] for name in ("sima", "softmax"))
+    result = summarize(
+        ["sima", "sima", "softmax"], [make_result(values), make_result(values, "b"), make_result(values)]
+    )
+    sima, softmax = (result[result["attention"] == name] for name in ("sima", "softmax"))
     assert sima[["low", "high"]].isna().all(axis=None)
     assert sima["auroc"].notna().all()
     assert set(sima["reason"]) == {"the runs were tested on different images"}
     assert softmax[["low", "high", "drop_low", "drop_high"]].notna().all(axis=None)
     rows = pd.DataFrame([{"run": "r", "corruption": "none", "n": 8, "unreadable": 0}])
-    text = to_markdown(rows, found)
+    text = to_markdown(rows, result)
     assert "| sima (2) | 0.900 | 0.140 |" in text
     assert "different images." in text

@@ -28,8 +28,8 @@ def with_curves(make_trial: Make) -> Callable[..., dict[int, Trial]]:
 
 
 def test_the_first_epoch_at_the_level_counts(with_curves: Callable[..., dict[int, Trial]]) -> None:
-    found = [steps_until(trial) for trial in with_curves("x", [LATE, SOON, NEVER, []]).values()]
-    assert found == [(60, True), (30, True), (90, False), None]
+    results = [steps_until(trial) for trial in with_curves("x", [LATE, SOON, NEVER, []]).values()]
+    assert results == [(60, True), (30, True), (90, False), None]
     assert steps_until(with_curves("x", [LATE])[0], 0.95) == (90, False)
 
 

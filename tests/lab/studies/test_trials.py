@@ -11,10 +11,10 @@ from softfree_runtime.core.errors import UserError
 def test_written_and_read(make_trial: Callable[..., Trial], tmp_path: Path) -> None:
     trials = [make_trial("softmax", 1, 0.3, scales=("0.5", "1")), make_trial("a b", 0, 0.3)]
     write_trials(tmp_path / "cells.jsonl", trials)
-    found = read_trials(tmp_path / "cells.jsonl")
-    assert set(found) == {TrialKey("films", "softmax", 1), TrialKey("films", "a b", 0)}
+    result = read_trials(tmp_path / "cells.jsonl")
+    assert set(result) == {TrialKey("films", "softmax", 1), TrialKey("films", "a b", 0)}
     for trial in trials:
-        again = found[trial.key]
+        again = result[trial.key]
         assert (again.options, again.cost, again.machine) == (trial.options, trial.cost, trial.machine)
         for scale in trial.probabilities:
             np.testing.assert_array_equal(

@@ -60,7 +60,7 @@ def test_the_logits_of_the_image(tmp_path: Path, attention: str, stem: str, pos:
 
 
 def test_a_class_token_with_one_layer_of_tokens(tmp_path: Path) -> None:
-    """timm's own weights; the class token meets each place once, as in the image."""
+    """timm's own weights; the class token attends to each position once, as in the image."""
     options = {**SHARED, "img_size": 32, "patch_size": 8}
     flat = started(timm.create_model("vit_tiny_patch16_224", pretrained=False, **options))
     model = deep(attention="softmax", pool="token", pos="learn", img_size=(2, 32, 32), in_chans=3)

@@ -111,19 +111,19 @@ def test_vit_of_transformers(weights, prefix):
 
 
 def test_dinov2_of_transformers(weights):
-    found = to_timm(as_dinov2(weights))
-    assert found.pop("mask_token").shape == (1, WIDTH)
-    assert same(found, weights)
+    result = to_timm(as_dinov2(weights))
+    assert result.pop("mask_token").shape == (1, WIDTH)
+    assert same(result, weights)
 
 
 @pytest.mark.parametrize(
     "prefix", ["teacher.backbone.", "teacher.", "backbone.", "module.", "student.module.backbone."]
 )
 def test_checkpoints_of_dino(weights, prefix):
-    found = to_timm(as_dino(prefix)(weights))
-    assert set(found) - set(weights) == {"mask_token", "head.mlp.0.weight", "head.last_layer.weight_g"}
+    result = to_timm(as_dino(prefix)(weights))
+    assert set(result) - set(weights) == {"mask_token", "head.mlp.0.weight", "head.last_layer.weight_g"}
     encoder = {name: t for name, t in weights.items() if not name.startswith("head.")}
-    assert same({name: found[name] for name in encoder}, encoder)
+    assert same({name: result[name] for name in encoder}, encoder)
 
 
 def test_the_teacher_is_taken_and_the_student_keeps_its_name(weights):
@@ -141,11 +141,11 @@ def test_blocks_in_chunks(weights):
     chunks = {"blocks.0.": "blocks.0.0.", "blocks.1.": "blocks.0.1.", "blocks.2.": "blocks.1.2."}
     chunked = {"register_tokens": torch.zeros(1, 4, WIDTH)}
     for name, tensor in weights.items():
-        place = name[: len("blocks.0.")]
-        chunked[name.replace(place, chunks[place]) if place in chunks else name] = tensor
-    found = to_timm(chunked)
-    assert found.pop("reg_token").shape == (1, 4, WIDTH)
-    assert same(found, weights)
+        prefix = name[: len("blocks.0.")]
+        chunked[name.replace(prefix, chunks[prefix]) if prefix in chunks else name] = tensor
+    result = to_timm(chunked)
+    assert result.pop("reg_token").shape == (1, 4, WIDTH)
+    assert same(result, weights)
 
 
 def test_a_bias_that_only_some_have_is_zero_for_the_others(weights):

@@ -1,4 +1,4 @@
-"""Weights with the official names: each has its place, and a block computes with them what the official one does."""
+"""Weights with the official names: each is loaded, and a block computes with them what the official one does."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_what_is_assumed_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("no_embed_class", [False, True])
 @pytest.mark.parametrize("pool", ["avg", "token"])
 def test_registers(tmp_path: Path, registers: int, no_embed_class: bool, pool: str) -> None:
-    """Each place keeps its code, whatever stands in front."""
+    """Each position keeps its code, whatever stands in front."""
     source, model = timm_vit((7, 7), reg_tokens=registers, no_embed_class=no_embed_class), flat((7, 7), pool=pool)
     load_pretrained(model, save(source, tmp_path))
     first = 0 if no_embed_class else 1 + registers
@@ -241,7 +241,7 @@ def trilinear(codes: Tensor, old: tuple[int, ...], new: tuple[int, ...]) -> Tens
     ("old", "new"), [((4, 4, 4), (2, 4, 8)), ((2, 4, 8), (4, 4, 4)), ((2, 4, 8), (8, 4, 2)), ((2, 3, 4), (3, 5, 2))]
 )
 def test_volumes(tmp_path: Path, old: tuple[int, int, int], new: tuple[int, int, int], stem: str) -> None:
-    """4 x 4 x 4 places are no 8 x 8 of an image either."""
+    """4 x 4 x 4 positions are not 8 x 8 of an image either."""
     source, model = deep(old, stem=stem), deep(new, stem=stem)
     report = load_inflated(model, save(source, tmp_path))
     torch.testing.assert_close(model.pos_embed, trilinear(source.pos_embed, old, new))

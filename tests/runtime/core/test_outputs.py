@@ -16,10 +16,10 @@ def test_equals_prediction(task: Task) -> None:
     logits = np.random.default_rng(0).normal(0, 3, (50, len(task.classes)))
     thresholds = {"b": 0.3, "c": 0.8}
     expected = outputs(logits, task, Calibration(1.7, thresholds))
-    found = [columns(row, task, 1.7, thresholds) for row in logits]
-    assert list(found[0]) == list(expected)
+    results = [columns(row, task, 1.7, thresholds) for row in logits]
+    assert list(results[0]) == list(expected)
     for name in expected:
-        values = [row[name] for row in found]
+        values = [row[name] for row in results]
         if name == "predicted":
             assert values == expected[name].tolist()
         else:
@@ -29,8 +29,8 @@ def test_equals_prediction(task: Task) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_large_logits_do_not_overflow(task: Task) -> None:
     with np.errstate(all="raise", under="ignore"):
-        found = probabilities(np.array([[1e4, -1e4, 0][: len(task.classes)]]), task)
-    np.testing.assert_allclose(found[0, :2], [1, 0])
+        result = probabilities(np.array([[1e4, -1e4, 0][: len(task.classes)]]), task)
+    np.testing.assert_allclose(result[0, :2], [1, 0])
 
 
 def test_no_logits_give_nothing() -> None:

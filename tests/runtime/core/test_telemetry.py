@@ -30,16 +30,16 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 
 def test_one_place_imports_what_reports() -> None:
-    found = {
+    results = {
         str(path.relative_to(ROOT)): names
         for path in SOURCES
         if any(name in (text := path.read_text()) for name in REPORTING)
         and (names := {name.split(".")[0] for name in imported(ast.parse(text))} & REPORTING)
     }
     asks = "src/softfree/deployment/quantization.py"  # for a module of onnxruntime, by import_onnxruntime
-    assert found.pop(asks) == {"onnxruntime"}
+    assert results.pop(asks) == {"onnxruntime"}
     assert "import_onnxruntime(" in (ROOT / asks).read_text()
-    assert found == {"runtime/src/softfree_runtime/core/telemetry.py": {"openvino"}}
+    assert results == {"runtime/src/softfree_runtime/core/telemetry.py": {"openvino"}}
 
 
 def test_a_choice_of_the_user_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,9 +60,9 @@ def test_the_package_declines_before_anything_else_is_imported(tmp_path: Path) -
 def test_importing_leaves_nothing_and_calls_nobody(tmp_path: Path, name: str) -> None:
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"{name} is not installed")
-    asked = f"from softfree_runtime.core.telemetry import import_{name}; print(import_{name}().__version__)"
-    found = watch([asked], tmp_path / "declined", ["-c"])
-    assert (found.status, found.home, found.calls) == (0, [], []), found.said
+    code = f"from softfree_runtime.core.telemetry import import_{name}; print(import_{name}().__version__)"
+    result = watch([code], tmp_path / "declined", ["-c"])
+    assert (result.status, result.home, result.calls) == (0, [], []), result.said
     # The same without us: else this test could not fail. Releases of these libraries differ.
     plain = watch([f"import {name}"], tmp_path / "plain", ["-c"])
     if not plain.home:
@@ -100,7 +100,7 @@ def test_verbs_leave_nothing_and_call_nobody(tmp_path: Path, small_table: Path, 
     if importlib.util.find_spec("openvino") is not None:
         verbs["openvino"] = ["export", str(run), "--format", "openvino"]
     for name, arguments in verbs.items():
-        found = watch(arguments, tmp_path / "watched" / name)
-        assert found.status in (0, 1), found.said
-        assert [file for file in found.home if not file.startswith(".cache/matplotlib/")] == [], name
-        assert found.calls == [], name
+        result = watch(arguments, tmp_path / "watched" / name)
+        assert result.status in (0, 1), result.said
+        assert [file for file in result.home if not file.startswith(".cache/matplotlib/")] == [], name
+        assert result.calls == [], name

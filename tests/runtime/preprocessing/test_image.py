@@ -70,7 +70,7 @@ def test_refuses_what_is_none_of_ours(change: dict) -> None:
 def test_equals_torch(old: tuple[int, int], new: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).random((3, *old), dtype=np.float32)
     expected = F.interpolate(torch.from_numpy(pixels)[None], new, mode="bilinear", antialias=True)[0].numpy()
-    found = resize(pixels, *new)
-    assert found.shape == expected.shape
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+    result = resize(pixels, *new)
+    assert result.shape == expected.shape
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, expected, atol=2e-6)

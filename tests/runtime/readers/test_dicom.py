@@ -32,9 +32,9 @@ def manifest(folder, *expected):
 
 
 def test_stored_values_of_all_real_files(shared_data):
-    found = manifest(shared_data, "ok")
-    assert len(found) == 105
-    for path, row in found:
+    rows = manifest(shared_data, "ok")
+    assert len(rows) == 105
+    for path, row in rows:
         pixels, _ = decode(path)
         as_kind = pixels.dtype.type
         got = ("x".join(map(str, pixels.shape)), str(pixels.dtype), pixels.min(), pixels.max())

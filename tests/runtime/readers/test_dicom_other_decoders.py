@@ -54,11 +54,11 @@ def test_stored_values_are_those_of_gdcm(shared_data):
     gdcm = pytest.importorskip("gdcm")
     compared, different = 0, {}
     for path, row in readable(shared_data):
-        found = None if path.name in NOT_BY_GDCM else stored_by_gdcm(gdcm, path)
-        if found is None or found[1].startswith("YBR"):  # before the conversion to RGB
+        result = None if path.name in NOT_BY_GDCM else stored_by_gdcm(gdcm, path)
+        if result is None or result[1].startswith("YBR"):  # before the conversion to RGB
             continue
         pixels, _ = decode(path)
-        off = np.abs(found[0].reshape(pixels.shape).astype(np.int64) - pixels.astype(np.int64)).max()
+        off = np.abs(result[0].reshape(pixels.shape).astype(np.int64) - pixels.astype(np.int64)).max()
         compared += 1
         if off > (2 if row["transfer_syntax"] in LOSSY else 0):
             different[path.name] = int(off)

@@ -150,15 +150,15 @@ def with_padding(value, limit, signed):
 )
 def test_padding_of_the_other_sign(dtype, bits, value, limit, signed, counted):
     stored = np.array([[-2000 & ((1 << bits) - 1) if dtype == np.uint16 else -2000, 5]]).astype(dtype)
-    found = with_padding(value, limit, signed)
-    assert not_padding(stored, found, bits).tolist() == [counted]
-    assert any("PixelPaddingValue" in words and "its bits reinterpreted" in words for words in found.corrections)
+    result = with_padding(value, limit, signed)
+    assert not_padding(stored, result, bits).tolist() == [counted]
+    assert any("PixelPaddingValue" in words and "its bits reinterpreted" in words for words in result.corrections)
 
 
 def test_padding_that_no_pixel_can_have_is_ignored():
-    found = with_padding(300, None, False)
-    assert not_padding(np.array([[7, 255]], np.uint8), found, 8) is None
-    assert found.corrections == ["PixelPaddingValue: beyond all values that the pixels can have, ignored"]
+    result = with_padding(300, None, False)
+    assert not_padding(np.array([[7, 255]], np.uint8), result, 8) is None
+    assert result.corrections == ["PixelPaddingValue: beyond all values that the pixels can have, ignored"]
 
 
 @pytest.mark.parametrize("center", [5000, -5000])

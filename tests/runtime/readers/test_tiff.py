@@ -225,6 +225,6 @@ for name in sys.argv[1:]:
         print(error.status, str(error).removeprefix(name))
 """
     names = [str(tmp_path / "a.tif"), str(tmp_path / "a.png")]
-    found = subprocess.run([sys.executable, "-c", script, *names], capture_output=True, text=True, check=True)
+    process = subprocess.run([sys.executable, "-c", script, *names], capture_output=True, text=True, check=True)
     said = "unsupported : needs imagecodecs, which is not installed; get it with: pip install imagecodecs\n"
-    assert found.stdout == 2 * said
+    assert process.stdout == 2 * said

@@ -33,9 +33,9 @@ def test_zeros_are_an_id_unless_they_are_nearly_all_rows():
 
 
 def test_forms_are_listed():
-    told = identify_patients({"01": 1, "1": 2, "2": 1})
-    assert told.joined == {"01", "1"}
-    assert told.keys["01"] == told.keys["1"] != told.keys["2"]
+    identified = identify_patients({"01": 1, "1": 2, "2": 1})
+    assert identified.joined == {"01", "1"}
+    assert identified.keys["01"] == identified.keys["1"] != identified.keys["2"]
 
 
 @pytest.mark.parametrize("labels", [["ER-", "ER"], ["1-2", "12"], ["AA", "Aa"], ["T", "t", "x"], ["1", "yes", "2"]])

@@ -45,11 +45,11 @@ def test_tables_as_in_prediction(tmp_path: Path, content: bytes) -> None:
 def test_bags_of_a_table_as_in_prediction(tmp_path: Path, group: bool) -> None:
     table = tmp_path / "t.csv"
     table.write_text("path,patient_id,mpp\na.h5,p,0.25\nb.h5,,\nc.h5,p,\nd.h5,,1e-1\n")
-    found = find_inputs([table], None, "bag", partial(table_rows, kind="bag", group=group))
-    assert found == prediction.find_inputs([table], None, "bag", group)
-    assert len(found) == 4 - group
+    samples = find_inputs([table], None, "bag", partial(table_rows, kind="bag", group=group))
+    assert samples == prediction.find_inputs([table], None, "bag", group)
+    assert len(samples) == 4 - group
     files = SourceFile(f"{tmp_path}/a.h5", 0.25), SourceFile(f"{tmp_path}/c.h5")
-    assert found[0][:2] == (("a.h5;c.h5", files) if group else ("a.h5", files[0]))
+    assert samples[0][:2] == (("a.h5;c.h5", files) if group else ("a.h5", files[0]))
 
 
 @pytest.mark.parametrize("name", ["a.h5;b.h5", "a.h5#mpp=0.25"])
@@ -73,10 +73,10 @@ def test_a_resolution_that_is_none(tmp_path: Path) -> None:
 
 def test_folders_and_arrays(folder: Path) -> None:
     array = np.zeros((4, 5), np.uint8)
-    found = find_inputs([folder, array, "x.png", folder / "table.csv"], 1, "image", as_images)
+    samples = find_inputs([folder, array, "x.png", folder / "table.csv"], 1, "image", as_images)
     names = [*(str(folder / name) for name in ("a.jpg", "b.png", "below/c.dcm")), "array 1", "x.png", "a.jpg"]
-    assert [name for name, _, _ in found] == names
-    assert [frame for _, _, frame in found] == [1, 1, 1, None, 1, 1]
+    assert [name for name, _, _ in samples] == names
+    assert [frame for _, _, frame in samples] == [1, 1, 1, None, 1, 1]
     with pytest.raises(UserError, match="an array for a model of samples of kind slide"):
         find_inputs([array], None, "slide", partial(table_rows, kind="slide"))
 
@@ -85,8 +85,8 @@ def test_folders_of_volumes(tmp_path: Path) -> None:
     for name in ("a.nii.gz", "below/b.nii", "note.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
-    found = find_inputs([tmp_path], None, "volume", partial(table_rows, kind="volume"))
-    assert [name for name, _, _ in found] == [str(tmp_path / "a.nii.gz"), str(tmp_path / "below/b.nii")]
+    samples = find_inputs([tmp_path], None, "volume", partial(table_rows, kind="volume"))
+    assert [name for name, _, _ in samples] == [str(tmp_path / "a.nii.gz"), str(tmp_path / "below/b.nii")]
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ def test_bad_tables(tmp_path: Path, content: bytes, words: str) -> None:
 def test_odd_tables_as_in_prediction(tmp_path: Path, content: bytes, kind: str) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     group = kind == "bag"
-    found = find_inputs([tmp_path / "t.csv"], None, kind, partial(table_rows, kind=kind, group=group))
-    assert found == prediction.find_inputs([tmp_path / "t.csv"], None, kind, group)
+    samples = find_inputs([tmp_path / "t.csv"], None, kind, partial(table_rows, kind=kind, group=group))
+    assert samples == prediction.find_inputs([tmp_path / "t.csv"], None, kind, group)
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,9 @@ def test_the_folder_of_a_tables_paths_can_be_named(tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/t.csv").write_text(f"path\na.png\n{tmp_path}/sub/b.png\n")
     rows = partial(as_images, image_root=tmp_path)
-    found = find_inputs([tmp_path / "lists/t.csv"], None, "image", rows)
-    assert [source for _, source, _ in found] == [f"{tmp_path}/a.png", f"{tmp_path}/sub/b.png"]
-    assert found == prediction.find_inputs([tmp_path / "lists/t.csv"], None, image_root=tmp_path)
+    samples = find_inputs([tmp_path / "lists/t.csv"], None, "image", rows)
+    assert [source for _, source, _ in samples] == [f"{tmp_path}/a.png", f"{tmp_path}/sub/b.png"]
+    assert samples == prediction.find_inputs([tmp_path / "lists/t.csv"], None, image_root=tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["image", "volume"])
@@ -176,13 +176,13 @@ def test_folders_with_links_and_closed_folders(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    found = samples_in(given, kind)
-    assert found == [f"{given}/{name}" for name in ("a.nii", "linked/c.nii", "secret")]
-    said = capsys.readouterr().err
-    assert "not followed: linked/back" in said
-    assert "skipped: .git" in said
+    samples = samples_in(given, kind)
+    assert samples == [f"{given}/{name}" for name in ("a.nii", "linked/c.nii", "secret")]
+    stderr = capsys.readouterr().err
+    assert "not followed: linked/back" in stderr
+    assert "skipped: .git" in stderr
     with pytest.raises(ReadError, match=r"cannot be opened \(Permission denied\)") as closed:
-        read_image(found[-1])
+        read_image(samples[-1])
     assert closed.value.status == "missing"
 
 

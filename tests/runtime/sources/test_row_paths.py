@@ -29,13 +29,13 @@ READERS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("wrong", ["../a.png", "/etc/passwd", "sub/../../a.png", "..", "sub\\a.png"])
 def test_one_rule_for_all_commands(tmp_path: Path, wrong: str) -> None:
     (tmp_path / "t.csv").write_text(f"path,label\nok.png,x\n{wrong},y\n")
-    said = set()
+    text = set()
     for read in READERS.values():
         with pytest.raises(UserError) as error:
             read(tmp_path / "t.csv")
-        said.add(str(error.value))
-    assert len(said) == 1
-    assert "line 3" in said.pop()
+        text.add(str(error.value))
+    assert len(text) == 1
+    assert "line 3" in text.pop()
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,8 @@ def test_linked_folders_are_followed_once_around(tmp_path):
     (tmp_path / "a/b/up").symlink_to("..")
     (tmp_path / "a/self").symlink_to("self")
     skipped = Skipped()
-    found = [os.path.relpath(path, tmp_path) for path in files_below(tmp_path / "a", skipped)]
-    assert found == ["a/1.png", "a/b/2.png", "a/c/3.png", "a/self"]
+    results = [os.path.relpath(path, tmp_path) for path in files_below(tmp_path / "a", skipped)]
+    assert results == ["a/1.png", "a/b/2.png", "a/c/3.png", "a/self"]
     assert skipped.loops == [str(tmp_path / "a/b/up")]
 
 
