@@ -80,7 +80,7 @@ def write_small_table(folder: Path, count: int = 32, classes: tuple[str, str] = 
 
 @contextmanager
 def leave_out_figures() -> Iterator[None]:
-    """Write reports without their figures, which take half the time of a small training."""
+    """Write reports without their figures, which take half the time of a small training run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("softfree.evaluation.report._figures", lambda report, matrix: {})
         yield
@@ -95,7 +95,7 @@ def without_figures() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def quick() -> dict[str, Any]:
-    """Options of a training that takes seconds."""
+    """Options of a training run that takes seconds."""
     return {
         "model": "seqnorm_vit_nano_patch16",
         "model_options": {"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8},

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Of pip and trtexec.
 OTHER_FLAGS = {"--no-deps", "--onnx", "--fp16", "--minShapes", "--optShapes", "--maxShapes", "--help"}
-# So that a training takes seconds; every option of the page is parsed and used all the same.
+# So that training takes seconds; every option of the page is parsed and used all the same.
 QUICK = "--epochs 1 --progress=false --accelerator cpu"
 SHALLOW = {"depth": 2}
 SMALL = {

@@ -147,7 +147,7 @@ def test_no_other_file_knows_a_method() -> None:
     exceptions = (
         "attention/__init__.py",  # what users import
         "conversion/",  # from softmax to SeqNorm
-        "training/weights.py",  # the same at the start of a training
+        "training/weights.py",  # the same at the start of training
         "models/pyramid.py",  # SOFT's own architecture
     )
     classes = re.compile(rf"\b(?:{'|'.join(method.__name__ for method in ATTENTIONS.values())})\b")

@@ -43,7 +43,7 @@ def test_vmap_over_one_mask_for_all(form: str) -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 def test_gradients_of_each_sample(form: str, training: bool) -> None:
-    """As a training with differential privacy needs them."""
+    """As training with differential privacy needs them."""
     module, (x, mask) = make(form).train(training), padded_batch()
     parameters = {name: p.detach() for name, p in module.named_parameters()}
     weights = torch.randn(40, 24, dtype=torch.float64)

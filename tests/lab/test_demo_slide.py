@@ -21,7 +21,7 @@ SMALL = Plan(
 
 
 def strong(attention: bool):
-    """A model in float64 whose weights are as large as after a long training."""
+    """A model in float64 whose weights are as large as after long training."""
     torch.manual_seed(0)
     model = make_model(attention).double().eval()
     for parameter in model.parameters():

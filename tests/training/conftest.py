@@ -8,7 +8,7 @@ from softfree.core.options import TrainOptions
 
 
 def small_options(table: Path, out: Path, **changes: Any) -> TrainOptions:
-    """Options of a training that takes seconds."""
+    """Options of a training run that takes seconds."""
     options: dict[str, Any] = {
         "model": "seqnorm_vit_nano_patch16",
         "model_options": {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
@@ -24,7 +24,7 @@ def small_options(table: Path, out: Path, **changes: Any) -> TrainOptions:
 
 @pytest.fixture
 def options_with_figures(small_table: Path, tmp_path: Path) -> Callable[..., TrainOptions]:
-    """Options of a training that takes seconds, on the small table."""
+    """Options of a training run that takes seconds, on the small table."""
 
     def make(out: str = "run", **changes: Any) -> TrainOptions:
         return small_options(small_table, tmp_path / out, **changes)
@@ -36,5 +36,5 @@ def options_with_figures(small_table: Path, tmp_path: Path) -> Callable[..., Tra
 def options_for(
     options_with_figures: Callable[..., TrainOptions], without_figures: None
 ) -> Callable[..., TrainOptions]:
-    """The same, for a training whose report has no figures."""
+    """The same, for a training run whose report has no figures."""
     return options_with_figures

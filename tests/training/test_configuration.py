@@ -1,4 +1,4 @@
-"""Which tables a training refuses, and what it reads back of its record."""
+"""Which tables training refuses, and what it reads back from its record."""
 
 from __future__ import annotations
 

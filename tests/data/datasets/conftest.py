@@ -44,7 +44,7 @@ def table() -> Callable[..., None]:
 
 @pytest.fixture
 def prepared() -> Callable[..., tuple[PreparedDataSet, Table]]:
-    """Prepare a set and read its table as a training would; no patient may be in two splits."""
+    """Prepare a set and read its table as training would; no patient may be in two splits."""
 
     def run(name: str, root: Path, **options: object) -> tuple[PreparedDataSet, Table]:
         done = prepare_set(name, root, PrepareOptions(progress=False, **options))
