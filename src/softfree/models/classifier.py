@@ -108,8 +108,8 @@ class Classifier(HeadedModel):
             depth: Number of blocks.
             num_heads: Number of heads.
             drop_path_rate: Stochastic depth of the last block.
-            attention_options: Keywords of the attention; methods that treat the class token separately are told
-                whether there is one.
+            attention_options: Keywords of the attention; methods that treat the class token separately also get
+                ``num_prefix_tokens``.
             **options: Other keywords of :class:`Block`.
         """
         if "class_token_in_statistics" in attention_options:

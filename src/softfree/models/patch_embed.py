@@ -190,7 +190,7 @@ def fit_image(x: Tensor, in_chans: int, patch_size: int) -> Tensor:
 def run_layers(stem: nn.Sequential, x: Tensor) -> Tensor:
     """Run a stem's convolutions in channels-last format, so that the result has the memory layout of tokens."""
     first, *rest = stem
-    x = channels_last(first(channels_last(x)))  # torch keeps the layout of one channel in most cases, not in all
+    x = channels_last(first(channels_last(x)))  # torch does not always keep the layout of a single channel
     for layer in rest:
         x = layer(x)
     return x

@@ -66,9 +66,9 @@ def kept_bytes(work: Work) -> int:
     s, stem = work.shape, work.tokenizer
     casts = 2 * stem.parameters if s.autocast else 0
     pixels = work.batch_size * work.channels * work.padded**2
-    ends = (pixels + work.batch_size * stem.kept) * s.narrow + casts
+    stem_bytes = (pixels + work.batch_size * stem.kept) * s.narrow + casts
     block = s.bnc * s.stream if work.grad_checkpointing else _inside(work)
-    return ends + work.dimensions["depth"] * block + work.head.kept
+    return stem_bytes + work.dimensions["depth"] * block + work.head.kept
 
 
 def _chunked(work: Work) -> bool:

@@ -130,7 +130,7 @@ def imitate_softmax(
         model: With the weights of ``source`` loaded; changed in place.
         arguments: Its arguments, including "name".
         source: The weights.
-        samples: Training images, of which some are used, without labels.
+        samples: Training images; some of them are used, without labels.
         sides: As for :func:`load_weights`.
 
     Returns:
