@@ -44,7 +44,7 @@ ORDER = (
     "ece",
 )
 # Probabilities that a bootstrap goes over, in all: 50,000 images of 1,000 classes take minutes with 200 resamples and
-# hours with 2,000, and intervals over so many hardly differ.
+# hours with 2,000, and intervals over that many hardly differ.
 MAX_RESAMPLED, MIN_RESAMPLES = 10**10, 200
 NO_ECE_INTERVAL = "no interval: the error is biased upwards in small samples, and more so in resamples"
 
