@@ -31,6 +31,8 @@ OTHER_FLAGS = {"--no-deps", "--onnx", "--fp16", "--minShapes", "--optShapes", "-
 # So that training takes seconds; every option of the page is parsed and used all the same.
 QUICK = "--epochs 1 --progress=false --accelerator cpu"
 SHALLOW = {"depth": 2}
+# Of studies whose own tests look at them.
+FIGURES = ("explain.plot_measures", "explain.plot_curves", "robustness.plot_robustness")
 SMALL = {
     "linear_vit": "--batch-size 8",
     "vit3d": "--batch-size 4 --model seqnorm_vit3d_nano --shape '[16,24,16]'",
@@ -89,6 +91,8 @@ def test_snippets_run(page, folder, monkeypatch, request):
     monkeypatch.setattr("softfree.deployment.graph.has_fixed_size", lambda model: True)  # a far quicker export
     if page.name != "first-model.md":
         request.getfixturevalue("without_figures")
+        for figure in FIGURES:
+            monkeypatch.setattr(f"softfree_lab.studies.{figure}", lambda *_: None)
     for language, code in snippets(page):
         if title := re.fullmatch(r'python title="(.+)"', language):
             Path(title[1]).write_text(code)

@@ -141,7 +141,8 @@ def test_coco_files(tmp_path: Path) -> None:
     read = CocoObjects(*write_coco(tmp_path), transforms=to_floats)
     batch, wanted = (list(part) for part in zip(*(read[i] for i in range(len(read))), strict=True))
     assert wanted[1]["boxes"].tolist() == targets()[1]["boxes"].tolist()
-    model = mask_rcnn(small(), 3, box_score_thresh=0.0, box_detections_per_img=5, **SIZE)
+    few = {"box_batch_size_per_image": 32, "rpn_post_nms_top_n_train": 100, "rpn_post_nms_top_n_test": 100}
+    model = mask_rcnn(small(), 3, box_score_thresh=0.0, box_detections_per_img=5, **few, **SIZE)
     step_lowers_the_loss(model, batch, wanted)
     metric = MeanAveragePrecision(iou_type=("bbox", "segm"))
     with torch.no_grad():
