@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("without_figures")
 QUICK = {
     "model_options": {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
     "size": 32,
-    "epochs": 12,
+    "epochs": 6,
     "batch_size": 4,
     "lr": 3e-3,
     "progress": False,
