@@ -21,15 +21,7 @@ def test_names() -> None:
     assert set(timm.list_models("seqnorm_*")) == {name for name in list_models() if name.startswith("seqnorm")}
 
 
-# Each attention at each size and at each patch size, and each size at each patch size.
-PAIRS = [
-    f"{attention}_vit_{size}_patch{(8, 16, 32)[(row + column) % 3]}"
-    for row, attention in enumerate(ATTENTIONS)
-    for column, size in enumerate(WIDTHS)
-]
-
-
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_shape(name: str) -> None:
     """Parameters counted from the published sizes."""
     attention, _, size, patch = name.rsplit("_", 3)

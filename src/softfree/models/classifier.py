@@ -176,7 +176,7 @@ class Classifier(HeadedModel):
 
 def init_linear(module: nn.Module) -> None:
     """Initialize a linear layer as timm does: truncated normal of std 0.02, zero bias; ignore other modules."""
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and not module.weight.is_meta:  # on which it is slow and does nothing
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
