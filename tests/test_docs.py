@@ -169,6 +169,15 @@ def _run(line: str) -> None:
     """Run a command of the page, made smaller, in this process, which has imported everything already."""
     command, _, redirected = line.partition(" > ")
     program, *arguments = shlex.split(command)
+    if arguments[0] == "auto":
+        train = {
+            "model": "seqnorm_vit_nano_patch16",
+            "model_options": SHALLOW,
+            "size": 64,
+            "epochs": 1,
+            "batch_size": 8,
+        }
+        arguments += ["--folds", "2", "--no-progress", "--train", json.dumps(train)]
     if arguments[0] in ("train", "pretrain") and "--resume" not in arguments:
         small = next(options for mark, options in SMALL.items() if mark in command)
         arguments += shlex.split(f"{QUICK} {small}")

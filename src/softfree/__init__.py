@@ -6,11 +6,12 @@ from softfree_runtime.core.telemetry import decline
 
 decline()  # before any library is imported that asks
 
-from softfree.api import create_model, evaluate, explain, export, load, plan, predict, pretrain, train  # noqa: E402
+from softfree.api import auto, create_model, evaluate, explain, export, load, plan, predict, pretrain, train  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
+    "auto",
     "create_model",
     "evaluate",
     "explain",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from softfree.planning.plan import Plan
     from softfree.reporting.evaluate import Evaluation
     from softfree.saliency.api import Explained
+    from softfree.study.auto import StudyResult
 
 
 def load(run: str | Path) -> Run:
@@ -50,6 +51,25 @@ def train(table: str | Path, **options: Any) -> Run:
     from softfree.training.loop import train
 
     return train(TrainOptions(table=Path(table), **_paths(options, TrainOptions))).run
+
+
+def auto(table: str | Path, **options: Any) -> StudyResult | None:
+    """Plan, cross-validate and ensemble: ``softfree.auto("table.csv", out="study", budget="4h")``.
+
+    Args:
+        table: CSV or Parquet file with one row per image, or a folder of classes.
+        **options: Fields of :class:`softfree.study.options.AutoOptions`.
+
+    Returns:
+        The ensemble and its evaluations; None with ``dry_run``, which only writes the plan.
+
+    Raises:
+        UserError: Options, a table or images that no study can start from, or a study that was begun otherwise.
+    """
+    from softfree.study.auto import auto
+    from softfree.study.options import AutoOptions
+
+    return auto(Path(table), AutoOptions(**_paths(options, AutoOptions)))
 
 
 def pretrain(table: str | Path, **options: Any) -> Path:

@@ -20,6 +20,7 @@ from softfree.planning.options import PlanOptions
 from softfree.pretraining.options import PretrainOptions
 from softfree.reporting.options import EvaluateOptions
 from softfree.saliency.options import ExplainOptions
+from softfree.study.options import AutoOptions
 from softfree_runtime.core.errors import UserError
 
 
@@ -88,6 +89,22 @@ def _train(parsed: Namespace) -> None:
     else:
         result = train(fill(TrainOptions, parsed, table=Path(parsed.table)))
     print_training(result.run, result.evaluation)
+
+
+def _auto_arguments(parser: Parser) -> None:
+    add_table(parser)
+    add_options(parser, AutoOptions)
+
+
+def _auto(parsed: Namespace) -> None:
+    from pathlib import Path
+
+    from softfree.reporting.terminal import print_study
+    from softfree.study.auto import auto
+
+    result = auto(Path(parsed.table), fill(AutoOptions, parsed))
+    if result is not None:
+        print_study(result.run, result.evaluation, result.test)
 
 
 def _evaluate_arguments(parser: Parser) -> None:
@@ -323,6 +340,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "pretrain": Command("pretrain an encoder on images without labels", _pretrain_arguments, _pretrain),
         "convert": Command("convert softmax weights to SeqNorm weights", _convert_arguments, _convert),
         "train": Command("train a classifier on a table", _train_arguments, _train),
+        "auto": Command("plan, cross-validate and ensemble: a whole study of a table", _auto_arguments, _auto),
     },
     "Use": {
         "evaluate": Command(

@@ -19,6 +19,7 @@ from torch.export import Dim
 
 from softfree.attention import Attention
 from softfree.deployment.onnx_passes import find_float16_nodes, find_layers
+from softfree.inference.ensemble import Ensemble
 from softfree.models import BagTransformer, VisionTransformer, VolumeTransformer
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.metadata import Metadata
@@ -76,8 +77,9 @@ def make_graph(model: nn.Module, channels: int, side: int) -> Graph:
     """
     # With equal sides the exporter would assume that they are always equal.
     example = torch.zeros(2, channels, side, side + 32)
-    if isinstance(model, VisionTransformer) and not has_fixed_size(model):
-        tokens = model.num_prefix_tokens + (-(-side // model.patch_size)) ** 2
+    first = model.members[0] if isinstance(model, Ensemble) else model
+    if isinstance(first, VisionTransformer) and not has_fixed_size(model):
+        tokens = first.num_prefix_tokens + (-(-side // first.patch_size)) ** 2
         with contextlib.suppress(torch.onnx.errors.OnnxExporterError), tuned_for(model, tokens):
             any_size = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
             return _clean(_export(model, example, any_size, "pixels"), None, PIXELS)
@@ -85,13 +87,15 @@ def make_graph(model: nn.Module, channels: int, side: int) -> Graph:
     return _clean(proto, (side, side), PIXELS)
 
 
-def make_volume_graph(model: VolumeTransformer, channels: int, shape: Sequence[int]) -> Graph:
+def make_volume_graph(model: nn.Module, channels: int, shape: Sequence[int]) -> Graph:
     """Export a classifier in three dimensions, for the one ``shape`` (D, H, W) that preprocessing gives.
 
     Raises:
         UserError: A model that cannot be exported.
     """
-    tokens = model.num_prefix_tokens + math.prod(-(-s // p) for s, p in zip(shape, model.patch_size, strict=True))
+    first = model.members[0] if isinstance(model, Ensemble) else model
+    assert isinstance(first, VolumeTransformer)
+    tokens = first.num_prefix_tokens + math.prod(-(-s // p) for s, p in zip(shape, first.patch_size, strict=True))
     with tuned_for(model, tokens):
         proto = _export_or_raise(model, model, torch.zeros(2, channels, *shape), {0: Dim.DYNAMIC}, "voxels")
     return _clean(proto, tuple(shape), ("batch",))

@@ -19,7 +19,7 @@ from softfree.deployment.parity import FLOAT16_TOLERANCE, Parity, check_parity
 from softfree.deployment.quantization import quantize_static, quantize_weights
 from softfree.deployment.samples import Read, Sample, find_samples, read_evenly
 from softfree.inference.run import Run
-from softfree.models import BagTransformer, VolumeTransformer
+from softfree.models import BagTransformer
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing
 from softfree_runtime.metadata import Metadata
@@ -114,7 +114,7 @@ def _graph(run: Run, samples: Sequence[Sample]) -> Graph:
     if isinstance(model, BagTransformer):
         return make_bag_graph(model, len(samples[0].load(preprocessing)))
     arguments = preprocessing.model_arguments()
-    if isinstance(model, VolumeTransformer):
+    if run.preprocessing.kind == "volume":
         return make_volume_graph(model, arguments["in_chans"], arguments["img_size"])
     return make_graph(model, arguments["in_chans"], arguments["img_size"])
 

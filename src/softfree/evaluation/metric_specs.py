@@ -57,6 +57,7 @@ def quantities(
     Args:
         scores: Predictions and truths.
         thresholds: Probability from which each class counts as present, for binary and multilabel tasks; 0.5 if None.
+            Those that belong to the scores come first.
         prevalence: Share of positives for the predictive values at another prevalence; binary tasks only.
 
     Raises:
@@ -68,7 +69,7 @@ def quantities(
     names = [task.classes[k] for k in task.scored]
     found: dict[str, Quantity] = {}
     for k, name in zip(task.scored, names, strict=True):
-        at = "" if task.kind == "multiclass" else f"at probability {threshold_of(name, thresholds):.3g} and above"
+        at = "" if task.kind == "multiclass" else _at_threshold(scores, name, thresholds)
         found |= {f"{statistic}/{name}": q for statistic, q in _against_rest(scores, k, calls[:, k], at).items()}
     if task.kind == "binary":
         per_class = ("sensitivity", "specificity", "ppv", "npv")
@@ -105,8 +106,20 @@ def predict_labels(scores: Scores, thresholds: Mapping[str, float] | None) -> np
     task, p = scores.task, scores.probabilities
     if task.kind == "multiclass":
         return np.nan_to_num(p).argmax(1)[:, None] == np.arange(p.shape[1])
-    present = p[:, task.scored] >= [threshold_of(task.classes[k], thresholds) for k in task.scored]
+    names = [task.classes[k] for k in task.scored]
+    if scores.thresholds is None:
+        present = p[:, task.scored] >= [threshold_of(name, thresholds) for name in names]
+    else:
+        present = p[:, task.scored] >= np.stack([scores.thresholds[name] for name in names], axis=1)
     return present if task.kind == "multilabel" else np.hstack([~present, present])
+
+
+def _at_threshold(scores: Scores, name: str, thresholds: Mapping[str, float] | None) -> str:
+    """State the threshold of a class."""
+    if scores.thresholds is None:
+        return f"at probability {threshold_of(name, thresholds):.3g} and above"
+    low, high = scores.thresholds[name].min(), scores.thresholds[name].max()
+    return f"at probabilities of {low:.3g} to {high:.3g} and above, chosen for each fold on the others"
 
 
 def threshold_of(name: str, thresholds: Mapping[str, float] | None) -> float:

@@ -74,6 +74,8 @@ class Report:
         images: Such as the worst errors; only if the user asked for images.
         maps: Saliency maps; only if the user asked for them.
         map_notes: What the maps mean, or why there are none; default: a general sentence.
+        folds: AUROC in each fold of a cross-validation.
+        fold_note: What their spread means.
     """
 
     title: str
@@ -96,6 +98,8 @@ class Report:
     images: Sequence[Thumbnail] = ()
     maps: Sequence[Thumbnail] = ()
     map_notes: Sequence[str] = ()
+    folds: Sequence[GroupRow] = ()
+    fold_note: str = ""
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -200,6 +204,9 @@ def _figures(report: Report, matrix: np.ndarray | None) -> dict[str, Markup]:
     if report.comparisons:
         rows = [("this model", this), *((other.name, other.auroc) for other in report.comparisons)]
         drawn["comparisons"] = _dots(rows, "AUROC of the compared models", this.value)
+    if report.folds:
+        rows = [("all folds", this), *((fold.group, fold.metrics["auroc"]) for fold in report.folds)]
+        drawn["folds"] = _dots(rows, "AUROC by fold", this.value)
     for column, groups in report.subgroups.items():
         rows = [("all", this), *((row.group, row.metrics["auroc"]) for row in groups)]
         drawn[f"subgroup/{column}"] = _dots(rows, f"AUROC by {column}", this.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,6 +22,8 @@ class Scores:
         targets: ``(n,)`` int64 class numbers, or ``(n, K)`` float64 of 0, 1 and NaN (unknown) for ``multilabel``.
         patients: ``(n,)`` int64 anonymous patient numbers: samples of one patient are not independent, so the
             bootstrap draws patients. Without patients, give each sample a different number.
+        thresholds: Probability from which each scored class counts as present, for each sample ``(n,)``; None for the
+            same for all, which is then not a property of the scores. In a cross-validation each fold has its own.
 
     Raises:
         UserError: Shapes or values do not fit the task.
@@ -30,6 +33,7 @@ class Scores:
     probabilities: np.ndarray
     targets: np.ndarray
     patients: np.ndarray
+    thresholds: Mapping[str, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         probabilities = np.asarray(self.probabilities, dtype=np.float64)
@@ -73,7 +77,8 @@ class Scores:
 
     def subset(self, rows: np.ndarray) -> Scores:
         """Select the samples of ``rows``, boolean or integer."""
-        return Scores(self.task, self.probabilities[rows], self.targets[rows], self.patients[rows])
+        thresholds = self.thresholds and {name: values[rows] for name, values in self.thresholds.items()}
+        return Scores(self.task, self.probabilities[rows], self.targets[rows], self.patients[rows], thresholds)
 
 
 def missing_reason(score: np.ndarray, without: str = "no samples") -> str | None:

@@ -14,6 +14,7 @@ from softfree.core.environment import best_device
 from softfree.core.options import Precision
 from softfree.core.progress import tracked
 from softfree.data.dataset import SampleCallback, SampleDataset
+from softfree.inference.ensemble import AdaptiveEnsemble, Ensemble, adaptive_forward
 from softfree.inference.options import InferenceOptions
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree_runtime.core.batching import of_equal_shape
@@ -27,10 +28,12 @@ class Logits:
     Attributes:
         values: ``(n, K)`` float64; NaN in the rows of failed samples.
         failed: Errors of failed samples, by index.
+        members: Calibrated logits of an ensemble's members ``(n, M, K)``, whose mean is ``values``; else None.
     """
 
     values: np.ndarray
     failed: dict[int, ReadError]
+    members: np.ndarray | None = None
 
 
 def infer(
@@ -55,10 +58,11 @@ def infer(
         on_sample: Called, in this process, with each sample that is read whole.
     """
     options = options or InferenceOptions(progress=False)
-    values = np.full((len(dataset), classes), np.nan)
+    count = len(model.members) if isinstance(model, Ensemble) else 1
+    members = np.full((len(dataset), count, classes), np.nan)
     failed: dict[int, ReadError] = {}
     device = best_device()
-    adaptive = AdaptiveForward(model.eval().to(device), options, options.precision, progress=options.progress)
+    adaptive = adaptive_forward(model.eval().to(device), options, options.precision, progress=options.progress)
 
     def whole_samples() -> Iterator[tuple[int, Tensor]]:
         loader = DataLoader(_Readable(dataset), batch_size=None, num_workers=options.num_workers)
@@ -69,20 +73,20 @@ def infer(
                 yield index, sample[0]
                 continue
             try:
-                values[index] = _logits_of_rows(adaptive, dataset, index, error)
+                members[index] = _logits_of_rows(adaptive, dataset, index, error)
             except ReadError as reason:
                 failed[index] = reason
 
     for indices, images in of_equal_shape(whole_samples(), options.batch_size):
         try:
             with torch.inference_mode():
-                values[indices] = _forward(adaptive, torch.stack(images).to(device))
+                members[indices] = _forward(adaptive, torch.stack(images).to(device)).reshape(-1, count, classes)
         except ReadError as reason:  # no space for their tokens
             failed |= {index: reason.of(dataset.name(index)) for index in indices}
-    for index in set(np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()) - failed.keys():
-        values[index] = np.nan
+    for index in set(np.flatnonzero(~np.isfinite(members).all(axis=(1, 2))).tolist()) - failed.keys():
+        members[index] = np.nan
         failed[index] = _not_finite(dataset.name(index), options.precision)
-    return Logits(values, failed)
+    return Logits(members.mean(axis=1), failed, members if isinstance(model, Ensemble) else None)
 
 
 class _Readable(Dataset):
@@ -102,8 +106,10 @@ class _Readable(Dataset):
             return index, None, error
 
 
-def _logits_of_rows(adaptive: AdaptiveForward, dataset: SampleDataset, index: int, error: ReadError) -> np.ndarray:
-    """Return the logits (K,) of a sample that is too large to be read whole; other errors are raised."""
+def _logits_of_rows(
+    adaptive: AdaptiveForward | AdaptiveEnsemble, dataset: SampleDataset, index: int, error: ReadError
+) -> np.ndarray:
+    """Return the logits, (K,) or (M, K), of a sample that is too large to be read whole; other errors are raised."""
     rows = None if error.status != "too_large" or adaptive.why_not_rows() else dataset.rows(index)
     if rows is None:
         raise error
@@ -119,7 +125,7 @@ def _not_finite(name: str, precision: Precision) -> ReadError:
     return ReadError(f"the model gave NaN or infinite numbers in --precision {precision}{fix}", "not_finite", path=name)
 
 
-def _forward(adaptive: AdaptiveForward, images: Tensor) -> np.ndarray:
+def _forward(adaptive: AdaptiveForward | AdaptiveEnsemble, images: Tensor) -> np.ndarray:
     try:
         return adaptive(images).double().cpu().numpy()
     except torch.OutOfMemoryError:

@@ -47,7 +47,22 @@ def predict(
     rows = pd.DataFrame({"path": list(names), "status": "ok", "reason": ""})
     for index, error in logits.failed.items():
         rows.loc[index, ["status", "reason"]] = [error.status, printable(str(error))]
+    if logits.members is not None:
+        rows["disagreement"] = disagreement(logits.members, run.task)
     return pd.concat([rows, outputs(logits.values, run.task, run.calibration)], axis=1)
+
+
+def disagreement(members: np.ndarray, task: Task) -> np.ndarray:
+    """Return how far the members of an ensemble disagree about each sample, from 0 to 0.5.
+
+    This is the standard deviation of their calibrated probabilities, for the class where it is largest.
+
+    Args:
+        members: Calibrated logits (n, M, K); NaN for samples without.
+        task: The task.
+    """
+    flat = probabilities(members.reshape(-1, members.shape[2]), task)
+    return flat.reshape(members.shape).std(axis=1).max(axis=1)
 
 
 def outputs(logits: np.ndarray, task: Task, calibration: Calibration) -> pd.DataFrame:

@@ -46,7 +46,7 @@ class Run:
         """
         directory = RunDirectory(folder)
         config = directory.read_config()
-        if not directory.weights.is_file():
+        if not directory.weights.is_file() and "members" not in config:
             raise UserError(
                 f"{folder} has no {directory.weights.name}: training did not finish; resume it with: softfree train"
                 f" --resume {folder}"
@@ -115,8 +115,34 @@ class Run:
         return preprocessing
 
     @cached_property
+    def members(self) -> tuple[Run, ...]:
+        """The runs of an ensemble, such as the folds of a study; none for a single run.
+
+        Raises:
+            UserError: A member is missing, not finished, was changed, or has other classes or another preprocessing.
+        """
+        runs = []
+        for member in self.config.get("members", []):
+            folder = self.folder / member["folder"]
+            if not RunDirectory(folder).weights.is_file():
+                raise UserError(f"{self.folder} is an ensemble, but its member {folder} is missing; {COPY_AGAIN}")
+            run = Run.load(folder)
+            if run.directory.weights_digest() != member["sha256"]:
+                raise UserError(f"{folder} is not the member that {self.folder} was made of (its weights differ)")
+            for section in ("task", "preprocessing"):
+                if run.config[section] != self.config[section]:
+                    raise UserError(f"{folder} has another {section} than {self.folder}, whose member it is")
+            runs.append(run)
+        return tuple(runs)
+
+    @cached_property
     def model(self) -> nn.Module:
-        """The model in evaluation mode, with its weights, on the CPU."""
+        """The model in evaluation mode, with its weights, on the CPU; for an ensemble, all its members'."""
+        if self.members:
+            from softfree.inference.ensemble import Ensemble
+
+            temperatures = [member.calibration.temperature for member in self.members]
+            return Ensemble([member.model for member in self.members], temperatures).eval()
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 

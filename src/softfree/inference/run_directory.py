@@ -59,6 +59,7 @@ class RunDirectory:
         report.html            the same as a page
         logs/                  CSV and TensorBoard logs, and cost.json: time, memory and work of training
         checkpoints/           the state of training, for --resume
+        test/                  of a study: metrics and report of its ensemble on the fixed test rows, if there are any
 
     ``softfree evaluate --out`` writes predictions, metrics and report under the same names.
 
@@ -82,6 +83,7 @@ class RunDirectory:
         self.cost = self.logs / "cost.json"
         self.checkpoints = self.root / "checkpoints"
         self.lock = self.root / ".lock"
+        self.test = self.root / "test"
 
     def is_run(self) -> bool:
         """Whether the folder has a configuration, which a run writes at its start."""
@@ -190,16 +192,24 @@ class RunDirectory:
         from softfree.data.split_file import read_split
 
         config = self.read_config()
-        of_fold = config["options"].get("fold") is not None
-        return read_split(self.split, config["table"]["sha256"], config["table"]["split"] if of_fold else None)
+        is_whole = config["options"].get("fold") is not None or "members" in config
+        return read_split(self.split, config["table"]["sha256"], config["table"]["split"] if is_whole else None)
 
     def drawn_split(self) -> RunSplit | None:
         """Read the split that was drawn for the run's own table; None if the table has a split column."""
         return self.read_split() if self.read_config().get("table", {}).get("split") else None
 
-    def trained_rows(self, keys: Sequence[str]) -> int:
-        """Count the rows that the run was trained on, by the keys of their patients; 0 if that is not recorded."""
-        return self.read_split().splits_of(keys).count("train") if self.split.is_file() else 0
+    def trained_rows(self, keys: Sequence[str], *, held_out: bool = False) -> int:
+        """Count the rows that the run was trained on, by the keys of their patients; 0 if that is not recorded.
+
+        Args:
+            keys: Keys of the patients.
+            held_out: Count validation rows, too: each of a cross-validation is a training row of other members.
+        """
+        if not self.split.is_file():
+            return 0
+        splits = self.read_split().splits_of(keys)
+        return splits.count("train") + (splits.count("val") if held_out else 0)
 
     def read_predictions(self) -> pd.DataFrame:
         """Read ``predictions.csv``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from softfree.core.options import Split
 from softfree.data.table import Table
 from softfree.evaluation.comparison import Comparison, compare
 from softfree.evaluation.formatting import write_metrics
@@ -26,6 +28,7 @@ from softfree.reporting.facts import report_facts
 from softfree.reporting.options import EvaluateOptions
 from softfree.reporting.saliency_maps import report_maps
 from softfree.reporting.scoring import (
+    FOLD,
     open_table,
     predict_rows,
     scores_of,
@@ -84,14 +87,23 @@ def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
                 f"all {left_out} rows of {options.table} have files or patients that the run was trained on; use"
                 " other images, or evaluate these with --include-training, which says nothing about new patients"
             )
-    rows = table.where(options.split)
+    options = replace(options, split=options.split or _default_split(run, table))
+    rows = table.where(options.split or "test")
     if len(rows.frame) == 0:
         raise UserError(f"the table has no row in split {options.split}; it has {_splits(table)}")
     frame = _predictions(run, rows, options, stored=options.table is None)
+    if run.members and options.split == "test" and options.out is None:
+        options = replace(options, out=run.directory.test)  # the report of the folder is that of the cross-validation
     if options.out is not None:
         write_predictions(RunDirectory(options.out).predictions, frame, run)
     comparison = _compare_with(run, frame, rows, options) if options.compare_with else None
     return write_results(run, table, frame, options, comparison=comparison, left_out=left_out)
+
+
+def _default_split(run: Run, table: Table) -> Split:
+    """Return the split to evaluate: test if there are such rows, else val; of a study its cross-validation."""
+    is_own = bool(run.members) and table.digest == run.table_digest
+    return "test" if len(table.where("test").frame) and not is_own else "val"
 
 
 def refuse_identifiers(options: EvaluateOptions) -> None:
@@ -143,7 +155,7 @@ def write_results(
     )
     baselines = compare_with_baselines(run, frame, scores, metrics, seed=seed, num_bootstrap=num_bootstrap)
     report = Report(
-        title=f"{run.config['model']['name']} on {evaluated_table.name}, {options.split} split",
+        title=f"{run.config['model']['name']} on {evaluated_table.name}, {_evaluated_in_words(run, frame, options)}",
         metrics=metrics,
         scores=scores,
         comparisons=_comparisons(other_aurocs, options.compare_with, comparison, metrics),
@@ -154,13 +166,14 @@ def write_results(
         images=worst_errors(run, table, frame, scores) if options.show_images else [],
         maps=map_images,
         map_notes=map_notes,
+        **_folds(frame, scores, run, options),
         **_facts(run, table, frame, options, left_out),
     )
     about = _about(run, frame, scores, options) | {"left_out_as_seen": left_out, "baselines": baselines.to_dict()}
     write_metrics(directory.metrics, metrics, about)
     write_report(directory.report, report)
     return Evaluation(
-        metrics, scores, _reasons(frame), directory.report, comparison, left_out, baselines, options.split
+        metrics, scores, _reasons(frame), directory.report, comparison, left_out, baselines, options.split or "test"
     )
 
 
@@ -172,6 +185,30 @@ def _facts(run: Run, table: Table, frame: pd.DataFrame, options: EvaluateOptions
     if options.include_training and options.table is not None:
         facts["data_notes"].insert(0, "Rows that the run was trained on are included, as requested.")
     return facts
+
+
+def _evaluated_in_words(run: Run, frame: pd.DataFrame, options: EvaluateOptions) -> str:
+    if FOLD in frame:
+        return f"cross-validation with {frame[FOLD].nunique()} folds"
+    return f"{options.split} split" + (f", ensemble of {len(run.members)}" if run.members else "")
+
+
+def _folds(frame: pd.DataFrame, scores: Scores, run: Run, options: EvaluateOptions) -> dict[str, Any]:
+    """Measure each fold of a cross-validation on its own."""
+    if FOLD not in frame:
+        return {}
+    values = frame.loc[frame["status"] == "ok", FOLD].astype(str).reset_index(drop=True)
+    thresholds = run.calibration.thresholds
+    rows = by_group(scores, values, thresholds, seed=options.seed, num_bootstrap=options.num_bootstrap)
+    note = "Each sample was predicted by a model that was not trained on its patient."
+    aurocs = [row.metrics["auroc"].value for row in rows if not math.isnan(row.metrics["auroc"].value)]
+    if len(aurocs) > 1:
+        note += (
+            f" The mean AUROC of the folds is {np.mean(aurocs):.3f}, with a standard deviation of"
+            f" {np.std(aurocs, ddof=1):.3f}. This is mostly the chance of small test sets, and folds share training"
+            " samples: it is not the standard error of the pooled result, whose interval is above."
+        )
+    return {"folds": rows, "fold_note": note}
 
 
 def _readable_scores(run: Run, frame: pd.DataFrame, options: EvaluateOptions) -> Scores:
@@ -213,7 +250,9 @@ def _compare_with(run: Run, frame: pd.DataFrame, table: Table, options: Evaluate
             f"--compare-with {options.compare_with}: it predicts {', '.join(other.task.classes)}, "
             f"this run {', '.join(run.task.classes)}; compare runs of one task"
         )
-    if trained := other.directory.trained_rows(table.keys):
+    # Of the same table, an ensemble has predictions by the members that were not trained on a row.
+    held_out = bool(other.members) and (other.table_digest != table.digest or options.split != "val")
+    if trained := other.directory.trained_rows(table.keys, held_out=held_out):
         raise UserError(
             f"--compare-with {options.compare_with}: that run was trained on {trained} of the {len(table.frame)} rows;"
             " give the table a split column, or train one run with --split-from the other"
@@ -251,9 +290,16 @@ def _subgroup(
 
 def _predictions(run: Run, table: Table, options: EvaluateOptions, *, stored: bool) -> pd.DataFrame:
     """Use the float32 predictions that training stored, if they cover these rows; otherwise predict."""
-    frame = stored_rows(run, table) if stored and options.precision == "fp32" else None
+    # An ensemble was trained on the rows of its cross-validation: it must not predict them.
+    held_out = bool(run.members) and options.split == "val" and table.digest == run.table_digest
+    frame = stored_rows(run, table) if held_out or (stored and options.precision == "fp32") else None
     if frame is not None:
         return frame
+    if held_out:
+        raise UserError(
+            f"the predictions of {run.folder} for held-out rows are missing or were changed: make them again with"
+            " softfree auto"
+        )
     fitted = read_baselines(run.directory.baselines)
     baselines = None if fitted is None else BaselinePredictions(fitted, run.task, run.preprocessing, len(table.frame))
     return predict_rows(run, table, options, baselines)

@@ -20,7 +20,7 @@ class EvaluateOptions(InferenceOptions):
         label: Column with the class of each image; default: as in training.
         labels: Several 0/1 columns; default: as in training.
         include_training: Also evaluate rows that the run was trained on; their metrics say nothing about new patients.
-        split: Rows to evaluate.
+        split: Rows to evaluate; default: test, or val where there are no test rows.
         subgroups: Columns whose values define subgroups, e.g. '[sex, scanner]'; the values appear in the report.
         allow_identifiers: Allow columns in subgroups whose values may identify people.
         compare_with: Another run to compare with on the same images.
@@ -40,7 +40,7 @@ class EvaluateOptions(InferenceOptions):
     label: str | None = None
     labels: list[str] | None = None
     include_training: bool = False
-    split: Split = "test"
+    split: Split | None = None
     subgroups: list[str] = field(default_factory=list)
     allow_identifiers: bool = False
     compare_with: Path | None = None

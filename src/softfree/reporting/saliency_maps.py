@@ -10,13 +10,14 @@ from softfree.data.table import Table
 from softfree.evaluation.examples import SORTS, Case, telling_cases
 from softfree.evaluation.report import Thumbnail
 from softfree.evaluation.scores import Scores
+from softfree.inference.ensemble import AdaptiveEnsemble, adaptive_forward
 from softfree.inference.run import Run
 from softfree.reporting.options import EvaluateOptions
 from softfree.saliency.activations import classifier
 from softfree.saliency.captions import agreement_sentences, method_title, prediction_text
+from softfree.saliency.ensemble import explain_run
 from softfree.saliency.maps import Map
 from softfree.saliency.samples import SampleOpener
-from softfree.saliency.streamed import explain_pair
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree_runtime.core.errors import ReadError, UserError
 
@@ -50,10 +51,10 @@ def report_maps(
     if not options.maps:
         return [], []
     try:
-        opener = SampleOpener(run.preprocessing, classifier(run.model))
+        opener = SampleOpener(run.preprocessing, classifier((run.members or (run,))[0].model))
     except UserError as error:
         return [], [f"No maps: {error}."]
-    adaptive = AdaptiveForward(run.model.to(best_device()), options, options.precision)
+    adaptive = adaptive_forward(run.model.to(best_device()), options, options.precision)
     examples: list[tuple[Case, Thumbnail, tuple[Map, ...]]] = []
     for case in telling_cases(scores, run.calibration.thresholds or None):
         try:
@@ -67,11 +68,16 @@ def report_maps(
 
 
 def _explain(
-    run: Run, opener: SampleOpener, adaptive: AdaptiveForward, table: Table, frame: pd.DataFrame, case: Case
+    run: Run,
+    opener: SampleOpener,
+    adaptive: AdaptiveForward | AdaptiveEnsemble,
+    table: Table,
+    frame: pd.DataFrame,
+    case: Case,
 ) -> tuple[Thumbnail, tuple[Map, ...]]:
     row = int(frame.loc[frame["status"] == "ok", "row"].iloc[case.index])
     sample = opener(*table.sources_by_row()[row])
-    maps = explain_pair(run, sample.tensor, adaptive, target=case.k)
+    maps = explain_run(run, sample.tensor, adaptive, target=case.k)
     rendered = sample.render(maps, _RENDER_SIDE)
     labels = [f"{method_title(map_)}. {prediction_text(run, map_)}" for map_ in maps]
     plain, overlay, *others = rendered.thumbnails([map_.signed for map_ in maps], labels, _SIDE)

@@ -26,6 +26,9 @@ from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing, say
 from softfree_runtime.core.outputs import probabilities
 
+THRESHOLD = "threshold_"  # columns of predictions of a cross-validation: the threshold of each row
+FOLD = "fold"  # the column with the fold in which each row was held out
+
 
 def open_table(
     run: Run,
@@ -155,7 +158,10 @@ def scores_of(frame: pd.DataFrame, run: Run) -> Scores:
     frame = frame[frame["status"] == "ok"]
     targets = frame["target"].to_numpy() if task.exclusive else frame[[f"target_{c}" for c in task.classes]].to_numpy()
     logits = frame[[f"logit_{c}" for c in task.classes]].to_numpy()
-    return Scores(task, probabilities(logits, task, run.calibration.temperature), targets, frame["patient"].to_numpy())
+    columns = {name: f"{THRESHOLD}{name}" for name in (task.classes[k] for k in task.scored)}
+    thresholds = {name: frame[column].to_numpy() for name, column in columns.items() if column in frame}
+    calibrated = probabilities(logits, task, run.calibration.temperature)
+    return Scores(task, calibrated, targets, frame["patient"].to_numpy(), thresholds or None)
 
 
 def calibrate(run: Run, validation: pd.DataFrame) -> Run:

@@ -31,13 +31,32 @@ def print_training(run: Run, evaluation: Evaluation | None) -> None:
         evaluation: Its evaluation; None if training had already finished.
     """
     if evaluation is not None:
-        scores = evaluation.scores
-        patients = len(np.unique(scores.patients))
-        title = f"{evaluation.split} split: {len(scores)} images of {patients} patients"
-        console.print(_metrics_table(evaluation.metrics, title))
-        _print_baselines(evaluation.baselines)
+        _print_split(evaluation, f"{evaluation.split} split")
     console.print(f"Report: {run.directory.report}", highlight=False)
     console.print(f"Predict: softfree predict {run.folder} FILES", highlight=False)
+
+
+def print_study(run: Run, evaluation: Evaluation, test: Evaluation | None) -> None:
+    """Print the metrics of a study and the next steps.
+
+    Args:
+        run: The ensemble.
+        evaluation: Its cross-validation.
+        test: The ensemble on the fixed test rows, if there are any.
+    """
+    _print_split(evaluation, "cross-validation")
+    if test is not None:
+        _print_split(test, "fixed test rows, ensemble")
+        console.print(f"Report of the test rows: {test.report}", highlight=False)
+    console.print(f"Report: {evaluation.report}", highlight=False)
+    console.print(f"Predict with the ensemble: softfree predict {run.folder} FILES", highlight=False)
+
+
+def _print_split(evaluation: Evaluation, what: str) -> None:
+    scores = evaluation.scores
+    patients = len(np.unique(scores.patients))
+    console.print(_metrics_table(evaluation.metrics, f"{what}: {len(scores)} images of {patients} patients"))
+    _print_baselines(evaluation.baselines)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

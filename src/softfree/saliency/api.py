@@ -13,16 +13,17 @@ import torch
 
 from softfree.core.environment import best_device
 from softfree.core.progress import tracked
+from softfree.inference.ensemble import AdaptiveEnsemble, adaptive_forward
 from softfree.inference.predict import find_inputs, outputs
 from softfree.saliency.activations import classifier
 from softfree.saliency.captions import describe_maps
+from softfree.saliency.ensemble import explain_run
 from softfree.saliency.geometry import TokenGrid
 from softfree.saliency.maps import Map
 from softfree.saliency.options import ExplainOptions
 from softfree.saliency.regions import Region, find_regions
 from softfree.saliency.samples import ENDINGS, SampleOpener
 from softfree.saliency.sanity_checks import rank_correlation
-from softfree.saliency.streamed import explain_pair
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree_runtime.core.errors import ReadError, UserError, unknown_name
 from softfree_runtime.sources.sample_source import SampleSource, name_of
@@ -120,10 +121,10 @@ def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: b
         raise UserError(f"--quantile {options.quantile}: expected a number from 0 to below 1, such as 0.9")
     if options.target is not None and options.target not in run.task.classes:
         raise unknown_name("class", options.target, run.task.classes)
-    model = classifier(run.model)
+    model = classifier((run.members or (run,))[0].model)
     opener = SampleOpener(run.preprocessing, model, options.format, options.dicom_identity)
     sources = find_inputs(inputs, options.frame, run.preprocessing.kind, image_root=options.image_root)
-    adaptive = AdaptiveForward(run.model.to(best_device()), options, options.precision, progress=progress)
+    adaptive = adaptive_forward(run.model.to(best_device()), options, options.precision, progress=progress)
     taken: set[str] = set()
     return [
         _explain_one(run, opener, adaptive, name, cast(SampleSource, source), frame, options, taken)
@@ -134,7 +135,7 @@ def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: b
 def _explain_one(
     run: Run,
     opener: SampleOpener,
-    adaptive: AdaptiveForward,
+    adaptive: AdaptiveForward | AdaptiveEnsemble,
     name: str,
     source: SampleSource,
     frame: int | None,
@@ -144,7 +145,7 @@ def _explain_one(
     parameters: dict[str, Any] = {"layer": options.layer, "head": options.head, "at": options.at}
     try:
         sample = opener(source, frame)
-        maps = explain_pair(run, sample.tensor, adaptive, options.method, target=options.target, **parameters)
+        maps = explain_run(run, sample.tensor, adaptive, options.method, target=options.target, **parameters)
         regions = find_regions(maps[0].values, sample.token_grid, options.quantile)
         stem = _free_name(name, taken)
         files = [options.out / f"{stem}_map{ENDINGS[form]}" for form in opener.forms]

@@ -1,0 +1,71 @@
+"""Several trained classifiers used as one: the mean of their calibrated logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from softfree.core.options import Precision, StreamOptions
+from softfree.streaming.adaptive import AdaptiveForward
+from softfree.streaming.image_rows import Rows
+
+
+class Ensemble(nn.Module):
+    """The mean over members of their logits divided by their temperatures.
+
+    Members run one after the other, so that the activations of only one are in memory.
+
+    Args:
+        members: Classifiers of the same inputs and classes.
+        temperatures: Their temperatures, chosen on the samples that each was not trained on.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], temperatures: Sequence[float]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.temperatures = tuple(temperatures)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Map samples (B, ...) to logits (B, K)."""
+        logits = calibrated([member(samples) for member in self.members], self.temperatures)
+        return torch.stack(logits).mean(dim=0)
+
+
+class AdaptiveEnsemble:
+    """An ensemble of which each member runs whole or streamed, as :class:`AdaptiveForward` decides."""
+
+    def __init__(
+        self, ensemble: Ensemble, options: StreamOptions, precision: Precision = "fp32", *, progress: bool = False
+    ) -> None:
+        self.members = [AdaptiveForward(member, options, precision, progress=progress) for member in ensemble.members]
+        self.temperatures = ensemble.temperatures
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """Return the calibrated logits of each member, (B, M, K); the ensemble's are their mean."""
+        return torch.stack(calibrated([member(samples) for member in self.members], self.temperatures), dim=1)
+
+    def of_rows(self, sample: Rows) -> Tensor:
+        """Return the same, (1, M, K), for an image that is read in bands, once for each member."""
+        return torch.stack(calibrated([member.of_rows(sample) for member in self.members], self.temperatures), dim=1)
+
+    def why_not_rows(self) -> str:
+        """Explain why an image cannot be read in bands; empty if it can."""
+        return next((reason for member in self.members if (reason := member.why_not_rows())), "")
+
+
+def adaptive_forward(
+    model: nn.Module, options: StreamOptions, precision: Precision, *, progress: bool = False
+) -> AdaptiveForward | AdaptiveEnsemble:
+    """Return the forward pass of a classifier or an ensemble for samples of any size."""
+    kind = AdaptiveEnsemble if isinstance(model, Ensemble) else AdaptiveForward
+    return kind(model, options, precision, progress=progress)  # type: ignore[arg-type]
+
+
+def calibrated(logits: Sequence[Tensor], temperatures: Sequence[float]) -> list[Tensor]:
+    """Divide the logits of each member by its temperature, in float32 or wider."""
+    return [
+        values.to(torch.promote_types(values.dtype, torch.float32)) / temperature
+        for values, temperature in zip(logits, temperatures, strict=True)
+    ]

@@ -1,0 +1,178 @@
+"""From a table to a cross-validated ensemble and its report."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softfree.core.progress import console
+from softfree.data.folds import Folds, assign_folds, read_folds, write_folds
+from softfree.data.seen_rows import SeenRows
+from softfree.data.split_file import write_split
+from softfree.data.table import Table, read_table
+from softfree.inference.run import Run
+from softfree.inference.run_directory import Calibration
+from softfree.reporting.evaluate import Evaluation, evaluate
+from softfree.reporting.options import EvaluateOptions
+from softfree.reporting.scoring import write_predictions
+from softfree.study.members import member_options, train_members
+from softfree.study.options import AutoOptions
+from softfree.study.plan import make_plan, read_plan, write_plan
+from softfree.study.pooling import pool_predictions
+from softfree.study.study_directory import MemberKey, StudyDirectory, member_keys
+from softfree.training.checkpoints import folder_lock
+from softfree.training.configuration import check_options
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import say
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A finished study.
+
+    Attributes:
+        run: The ensemble of its members.
+        evaluation: Of the held-out samples of the cross-validation.
+        test: Of the ensemble on the fixed test rows; None if there are none.
+    """
+
+    run: Run
+    evaluation: Evaluation
+    test: Evaluation | None = None
+
+
+def auto(path: Path, options: AutoOptions) -> StudyResult | None:
+    """Plan a study, train its members, and leave a study directory with predictions, metrics and report.
+
+    A study that was interrupted goes on where it was.
+
+    Args:
+        path: CSV or Parquet table, or a folder with one subfolder per class.
+        options: All settings.
+
+    Returns:
+        The result; None if only the plan was requested.
+
+    Raises:
+        UserError: Anything that the user can fix; finished trainings are kept.
+    """
+    directory = StudyDirectory(options.out)
+    if directory.root.exists() and not directory.plan.is_file() and any(directory.root.iterdir()):
+        raise UserError(f"--out {options.out} is not empty and has no plan.yaml of a study; choose another folder")
+    table = _read_table(path, options)
+    say(path, table.sentences)
+    with folder_lock(directory.root, "running a study"):
+        folds = _folds(table, options, directory)
+        if not directory.plan.is_file():
+            plan = make_plan(options, path, table, folds)
+            write_plan(directory.plan, plan)
+        console.print(directory.plan.read_text(encoding="utf-8"), highlight=False, markup=False, soft_wrap=True)
+        planned = read_plan(directory.plan, table.digest)
+        keys = list(member_keys(len(folds.names), len(folds.numbers), options.members))
+        check_options(member_options(options, path, planned, keys[0]))
+        if options.dry_run:
+            return None
+        members = train_members(options, path, planned, keys)
+        run = _write_ensemble(directory, members, table, folds)
+        shutil.rmtree(directory.cache, ignore_errors=True)
+        return _evaluate(run, options, bool((folds.numbers[0] < 0).any()))
+
+
+def _read_table(path: Path, options: AutoOptions) -> Table:
+    return read_table(
+        path,
+        label=options.label,
+        labels=options.labels,
+        positive=options.positive,
+        image_root=options.image_root,
+        seed=options.seed,
+        val_fraction=0.0,
+        test_fraction=1.0,
+        strict_patients=not options.ignore_split,
+    )
+
+
+def _folds(table: Table, options: AutoOptions, directory: StudyDirectory) -> Folds:
+    """Assign rows to folds, or read those of a study that goes on."""
+    folds = assign_folds(
+        table,
+        options.folds,
+        repeats=options.repeats,
+        by=options.folds_by,
+        seed=options.seed,
+        use_test=options.ignore_split,
+    )
+    if not directory.folds.is_file():
+        write_folds(directory.folds, table, folds)
+        return folds
+    begun = read_folds(directory.folds)
+    if begun.names != folds.names or not np.array_equal(begun.numbers, folds.numbers):
+        raise UserError(
+            f"{directory.root} was begun with other folds ({begun.made}), of another table or by other options: use the"
+            " same again, or another --out"
+        )
+    return begun
+
+
+def _write_ensemble(directory: StudyDirectory, members: Mapping[MemberKey, Run], table: Table, folds: Folds) -> Run:
+    """Write the study as a run directory whose model is the ensemble of the members."""
+    first = next(iter(members.values()))
+    frame = table.frame.assign(split=np.where(folds.numbers[0] >= 0, "val", "test"))
+    table = replace(table, frame=frame, split_made=folds.made)
+    directory.write_config(_configuration(directory, members, first, table, folds))
+    write_split(directory.split, table)
+    held = table.where("val")
+    SeenRows.of(held).write(directory.seen)
+    shutil.copyfile(first.directory.baselines, directory.baselines)
+    inside = folds.numbers[0] >= 0
+    predictions, thresholds = pool_predictions(members, held, replace(folds, numbers=folds.numbers[:, inside]))
+    directory.write_calibration(Calibration(1.0, thresholds))
+    run = Run.load(directory.root)
+    write_predictions(directory.predictions, predictions, run)
+    directory.write_cost(_cost(members))
+    directory.write_digests()
+    return run
+
+
+def _configuration(
+    directory: StudyDirectory, members: Mapping[MemberKey, Run], first: Run, table: Table, folds: Folds
+) -> dict[str, Any]:
+    own = {"fold_file": None, "fold": None, "repeat": 1, "out": str(directory.root), "cache": "auto"}
+    return first.config | {
+        "command": shlex.join(["softfree", *sys.argv[1:]]),
+        "members": [
+            {"folder": str(run.folder.relative_to(directory.root)), "sha256": run.directory.weights_digest()}
+            for run in members.values()
+        ],
+        "table": {"sha256": table.digest, "rows": len(table.frame), "split": folds.made},
+        "options": first.config["options"] | own,
+    }
+
+
+def _cost(members: Mapping[MemberKey, Run]) -> dict[str, Any]:
+    """Add up the cost of the members' trainings."""
+    costs = [run.directory.read_cost() for run in members.values()]
+    total = dict(costs[0])
+    for name in ("seconds", "cpu_seconds", "parameters"):
+        total[name] = sum(cost[name] for cost in costs)
+    total["multiply_adds"] = None if total["multiply_adds"] is None else total["multiply_adds"] * len(costs)
+    total["peak_bytes"] = max(cost["peak_bytes"] for cost in costs)
+    total["resumed"] = any(cost["resumed"] for cost in costs)
+    return total
+
+
+def _evaluate(run: Run, options: AutoOptions, has_test: bool) -> StudyResult:
+    shared = EvaluateOptions(seed=options.seed, num_workers=options.num_workers, progress=options.progress)
+    evaluation = evaluate(run, replace(shared, split="val"))
+    if not has_test:
+        return StudyResult(run, evaluation)
+    return StudyResult(
+        run, evaluation, evaluate(run, replace(shared, split="test", out=StudyDirectory(run.folder).test))
+    )

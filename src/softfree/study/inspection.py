@@ -1,0 +1,154 @@
+"""What the samples of a table are, as far as a plan needs to know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from softfree.core.progress import tracked
+from softfree.data.table import Table
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.readers import read_image
+from softfree_runtime.readers.image import DecodedImage
+
+SAMPLES = 200
+"""Number of images that are read for a plan."""
+SIDE = 16  # pixels of a thumbnail
+PERMUTATIONS = 200
+VOLUME_ENDINGS = (".nii", ".nii.gz")
+COLORFUL = 0.02  # mean difference of the color channels, of 1, from which an image has colors
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """Facts about a random part of the images of a table.
+
+    Attributes:
+        read: Number of images read.
+        unreadable: Number of images that could not be read.
+        sides: Median of the longer sides, in pixels.
+        color: Share of images with colors.
+        oriented: Whether up and down, left and right differ in the images.
+    """
+
+    read: int
+    unreadable: int
+    sides: int
+    color: float
+    oriented: bool
+
+
+def kind_of(table: Table) -> Literal["image", "volume"]:
+    """Tell whether the samples are images or volumes.
+
+    Raises:
+        UserError: Both, or slides or features, which have no plan yet.
+    """
+    names = [str(source).lower() for source in table.sources]
+    volumes = sum(name.endswith(VOLUME_ENDINGS) or Path(name).is_dir() for name in names)
+    if "mpp" in table.frame or any(name.endswith((".h5", ".svs", ".ndpi", ".mrxs", ".scn")) for name in names):
+        raise UserError(
+            "the table holds slides or features: softfree auto plans images and volumes; use softfree train"
+        )
+    if 0 < volumes < len(names):
+        raise UserError(f"{volumes} of {len(names)} rows are volumes, the others images; make a table for each")
+    return "volume" if volumes else "image"
+
+
+def inspect_images(table: Table, *, seed: int = 0, progress: bool = False) -> ImageFacts:
+    """Read up to :data:`SAMPLES` images, drawn at random, and describe them.
+
+    Raises:
+        UserError: None can be read.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.permutation(len(table.frame))[:SAMPLES])
+    sources, frames = table.sources, table.frames
+    sides, colors, thumbnails = [], [], []
+    unreadable = 0
+    for row in tracked(chosen.tolist(), "Looking at images", total=len(chosen), shown=progress):
+        try:
+            image = read_image(sources[row], frame=frames[row])
+        except ReadError:
+            unreadable += 1
+            continue
+        sides.append(max(image.pixels.shape[:2]))
+        colors.append(has_color(image))
+        thumbnails.append(thumbnail(image))
+    if not sides:
+        raise UserError(f"none of {len(chosen)} images could be read; see: softfree check")
+    shapes = {image.shape for image in thumbnails}
+    square = shapes == {(SIDE, SIDE)}
+    return ImageFacts(
+        len(sides),
+        unreadable,
+        int(np.median(sides)),
+        float(np.mean(colors)),
+        not square or is_oriented(np.stack(thumbnails), seed=seed),
+    )
+
+
+def has_color(image: DecodedImage) -> bool:
+    """Whether the channels differ by more than compression makes them."""
+    pixels = image.unit()
+    return bool(pixels.shape[2] >= 3 and np.ptp(pixels[..., :3], axis=2).mean() > COLORFUL)
+
+
+def thumbnail(image: DecodedImage) -> np.ndarray:
+    """Return gray means over a grid, of the shape of the image: 16 x 16 if it is square, standardized."""
+    gray = image.unit().mean(axis=2)
+    height, width = gray.shape
+    ratio = height * image.growth[0] / (width * image.growth[1])
+    rows, columns = (SIDE, SIDE) if 0.9 < ratio < 1.1 else (SIDE, SIDE + 1)
+    grid = _cell_means(_cell_means(gray, rows).T, columns).T
+    return (grid - grid.mean()) / max(float(grid.std()), 1e-6)
+
+
+def _cell_means(values: np.ndarray, cells: int) -> np.ndarray:
+    edges = np.linspace(0, len(values), cells + 1).round().astype(int)
+    return np.stack([values[a : max(b, a + 1)].mean(axis=0) for a, b in pairwise(edges)])
+
+
+def is_oriented(thumbnails: np.ndarray, *, seed: int = 0) -> bool:
+    """Test whether square images have a direction: whether their mean changes under turns and reflections.
+
+    If it has none, turning each image at random changes nothing but noise. So the spread of the mean image over the
+    eight turns and reflections is compared with its spread after random ones (a permutation test at 5 %).
+
+    Args:
+        thumbnails: Standardized gray images (n, s, s).
+        seed: Seed of the permutations.
+    """
+    rng = np.random.default_rng(seed)
+    views = np.stack([_view(thumbnails, number) for number in range(8)])  # (8, n, s, s)
+    everyone = np.arange(len(thumbnails))
+
+    def spread(turns: np.ndarray) -> float:
+        """Spread of the mean over a second turn of all images, after one turn of each."""
+        mean = views[turns, everyone].mean(axis=0)
+        return float(np.stack([_view(mean[None], number)[0] for number in range(8)]).var(axis=0).sum())
+
+    observed = spread(np.zeros(len(thumbnails), int))
+    by_chance = [spread(rng.integers(8, size=len(thumbnails))) for _ in range(PERMUTATIONS)]
+    return (1 + sum(value >= observed for value in by_chance)) / (1 + PERMUTATIONS) < 0.05
+
+
+def _view(images: np.ndarray, number: int) -> np.ndarray:
+    turned = np.rot90(images, number % 4, axes=(1, 2))
+    return turned[:, :, ::-1] if number >= 4 else turned
+
+
+def listed_counts(table: Table) -> Sequence[str]:
+    """Count samples, patients and classes, in words."""
+    frame, task = table.frame, table.task
+    patients = frame["patient"].nunique()
+    words = [f"{len(frame)} samples of {patients} patients"]
+    for number, name in enumerate(task.classes):
+        count = int((table.targets == number).sum() if task.exclusive else np.nansum(table.targets[:, number]))
+        words.append(f"{name}: {count}")
+    return words

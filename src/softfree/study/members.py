@@ -1,0 +1,94 @@
+"""The trainings of a study, one after the other; finished ones are kept, and an interrupted one goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from softfree.core.options import TrainOptions
+from softfree.core.progress import console
+from softfree.inference.run import Run
+from softfree.study.options import AutoOptions
+from softfree.study.study_directory import MemberKey, StudyDirectory
+from softfree.training.loop import resume, train
+from softfree_runtime.core.errors import UserError
+
+
+def train_members(
+    options: AutoOptions, path: Path, planned: Mapping[str, Any], keys: Sequence[MemberKey]
+) -> dict[MemberKey, Run]:
+    """Train what is missing; return all members.
+
+    Args:
+        options: Of the study.
+        path: The table.
+        planned: Options of ``softfree train`` from the plan.
+        keys: The members.
+
+    Raises:
+        UserError: A training cannot start or go on; finished ones are kept.
+    """
+    directory = StudyDirectory(options.out)
+    members = {}
+    for number, key in enumerate(keys, start=1):
+        member = directory.member(key)
+        run = directory_of(member)
+        if not run.is_finished():
+            title = f"training {number} of {len(keys)}: {key.name.replace('_', ', ')}"
+            console.print(title, highlight=False, style="bold")
+            if run.is_unused():
+                train(member_options(options, path, planned, key))
+            else:
+                resume(member, path, options.image_root)
+        members[key] = Run.load(member)
+        _check_options(members[key], planned, directory)
+    return members
+
+
+def directory_of(member: Path) -> Any:
+    """Return the files of a member."""
+    from softfree.inference.run_directory import RunDirectory
+
+    return RunDirectory(member)
+
+
+def member_options(options: AutoOptions, path: Path, planned: Mapping[str, Any], key: MemberKey) -> TrainOptions:
+    """Return the options of the training of a member.
+
+    Raises:
+        UserError: The plan has an option that softfree train does not know, or one that the study sets.
+    """
+    directory = StudyDirectory(options.out)
+    chosen = {
+        "label": options.label,
+        "labels": options.labels,
+        "positive": options.positive,
+        "image_root": options.image_root,
+        "seed": options.seed + key.seed - 1,
+        "fold_file": directory.folds,
+        "fold": key.fold,
+        "repeat": key.repeat,
+        "cache": str(directory.cache),
+        "num_workers": options.num_workers,
+        "progress": options.progress,
+        "out": directory.member(key),
+    }
+    if twice := sorted(chosen.keys() & planned.keys() - {"cache", "num_workers"}):
+        raise UserError(f"{directory.plan}: {twice[0]} is set by the study; remove it")
+    try:
+        return TrainOptions(table=path, **(chosen | dict(planned)))
+    except TypeError as error:
+        name = str(error).rpartition("argument ")[2]
+        raise UserError(f"{directory.plan}: softfree train has no option {name}; see: softfree train --help") from None
+
+
+def _check_options(run: Run, planned: Mapping[str, Any], directory: StudyDirectory) -> None:
+    """Refuse a member that was trained by another plan."""
+    for name, value in planned.items():
+        trained = run.config["options"].get(name)
+        if trained != value and str(trained) != str(value):
+            raise UserError(
+                f"{run.folder} was trained with {name} {trained}, but {directory.plan} says {value}: change the plan"
+                " back, or start a new study with another --out"
+            )

@@ -1,0 +1,49 @@
+"""Options of a study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(kw_only=True)
+class AutoOptions:
+    """Study.
+
+    Attributes:
+        out: Folder of the study. The same command again goes on where it was.
+        label: Column with the class of each image.
+        labels: Several 0/1 columns instead, one per finding (empty cell = unknown), e.g. '[effusion, nodule]'.
+        positive: Positive class of a two-class task; default: the last in alphabetical order.
+        image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
+        folds: Number of folds that patients are drawn into; a column fold of the table is used instead.
+        folds_by: Column to leave out by its values, such as site.
+        repeats: Number of times that folds are drawn.
+        members: Number of trainings for each fold, each with another seed.
+        ignore_split: Use all rows, whatever the table's column split says; otherwise its test rows are kept apart for
+            the final ensemble.
+        seed: Seed of the folds and of the first training of each fold.
+        budget: Time that the study may take on this machine, such as 90m, 2h or 1d; default: no limit.
+        train: Options of softfree train to use instead of planned ones, e.g. '{epochs: 50}'.
+        dry_run: Only write the plan.
+        num_workers: Number of processes that read images.
+        progress: Show progress bars.
+    """
+
+    out: Path = Path("study")
+    label: str = "label"
+    labels: list[str] | None = None
+    positive: str | None = None
+    image_root: Path | None = None
+    folds: int = 5
+    folds_by: str | None = None
+    repeats: int = 1
+    members: int = 1
+    ignore_split: bool = False
+    seed: int = 0
+    budget: str | None = None
+    train: dict[str, Any] = field(default_factory=dict)
+    dry_run: bool = False
+    num_workers: int = 0
+    progress: bool = True

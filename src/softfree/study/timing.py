@@ -1,0 +1,116 @@
+"""How long the trainings of a plan take on this machine, from a few timed steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from softfree.core.environment import best_device
+from softfree.core.options import TrainOptions
+from softfree.core.precision import products_in
+from softfree.data.table import Table
+from softfree.models.registry import build_model
+from softfree.training.configuration import configuration
+from softfree.training.modality import create_preprocessing
+from softfree_runtime.core.errors import ReadError, UserError
+
+READ = 8  # samples that are read for the estimate
+BEGIN = 15.0  # seconds of a training besides its steps: models, figures, files
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Measured seconds.
+
+    Attributes:
+        step: One step of training.
+        forward: Inference of one sample.
+        read: Reading and preprocessing of one sample.
+        augment: Augmentation of one sample.
+    """
+
+    step: float
+    forward: float
+    read: float
+    augment: float
+
+    def training(self, rows: int, held: int, options: TrainOptions) -> float:
+        """Return the seconds of a training on ``rows`` samples with ``held`` ones for validation."""
+        steps = max(1, rows // options.batch_size)
+        epoch = steps * (self.step + options.batch_size * self.augment) + held * self.forward
+        return options.epochs * epoch + held * self.forward + BEGIN
+
+    def reading(self, rows: int) -> float:
+        """Return the seconds to read all samples once; trainings share what was read."""
+        return rows * self.read
+
+
+def time_training(options: TrainOptions, table: Table) -> Timing:
+    """Time a training step, an inference and the reading of samples.
+
+    Raises:
+        UserError: No sample can be read, or a step does not fit into memory.
+    """
+    preprocessing = create_preprocessing(options, table.sources)
+    model = build_model(configuration(options, table, preprocessing, None)).to(best_device())
+    samples, began = [], time.perf_counter()
+    for source, frame in list(zip(table.sources, table.frames, strict=True))[:READ]:
+        try:
+            samples.append(torch.from_numpy(preprocessing.load(source, frame)))
+        except ReadError:
+            continue
+    if not samples:
+        raise UserError(f"none of the first {READ} samples could be read; see: softfree check")
+    read = (time.perf_counter() - began) / len(samples)
+    augmentation = preprocessing.augmentation() if options.augment else None
+    augment = 0.0
+    if augmentation is not None:
+        augment = _seconds(lambda: augmentation(samples[0], 0))
+    batch = torch.stack([samples[0]] * options.batch_size).to(best_device())
+
+    def step() -> None:
+        with products_in(options.precision, batch.device):
+            logits = model(batch)
+        F.cross_entropy(logits.float(), torch.zeros(len(batch), dtype=torch.long, device=batch.device)).backward()
+
+    def forward() -> None:
+        with torch.inference_mode():
+            model(batch[:1])
+
+    try:
+        model.train()
+        step_seconds = _seconds(step)
+        model.eval()
+        return Timing(step_seconds, _seconds(forward), read, augment)
+    except torch.OutOfMemoryError:
+        raise UserError(
+            "a training step does not fit into the device's memory; set --train '{batch_size: ...}'"
+        ) from None
+
+
+def has_fast_bf16() -> bool:
+    """Whether products in bfloat16 are faster here than in float32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    try:
+        return any(name in Path("/proc/cpuinfo").read_text() for name in ("avx512_bf16", "amx_bf16"))
+    except OSError:
+        return False
+
+
+def _seconds(work: Callable[[], object], times: int = 3) -> float:
+    """Return the shortest of a few runs, after one that is not counted."""
+    work()
+    durations = []
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        durations.append(time.perf_counter() - began)
+    return min(durations)

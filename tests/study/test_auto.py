@@ -1,0 +1,200 @@
+"""A study from a table to an ensemble that is used like a run, killed on the way and resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.conftest import leave_out_figures
+
+import softfree_runtime
+from softfree.deployment.options import ExportOptions
+from softfree.deployment.pipeline import export
+from softfree.inference.run import Run
+from softfree.reporting.evaluate import evaluate
+from softfree.reporting.options import EvaluateOptions
+from softfree.saliency.api import explain
+from softfree.saliency.options import ExplainOptions
+from softfree.study import members as members_module
+from softfree.study.auto import StudyResult, auto
+from softfree.study.options import AutoOptions
+from softfree.study.study_directory import StudyDirectory
+from softfree_runtime.core.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def begin(tmp_path_factory: pytest.TempPathFactory, make_small_table: Callable, quick: dict[str, Any]) -> Callable:
+    """Return a function that makes options of a small study of one table."""
+    folder = tmp_path_factory.mktemp("study")
+    table = make_small_table(folder / "data")
+    rows = pd.read_csv(table)
+    rows.to_csv(table, index=False)
+    train = {name: value for name, value in quick.items() if name not in ("progress", "accelerator")}
+
+    def make(out: str = "study", **changes: Any) -> tuple[Path, AutoOptions]:
+        options = {"out": folder / out, "folds": 2, "train": train, "progress": False} | changes
+        return table, AutoOptions(**options)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def study(begin: Callable) -> StudyResult:
+    """A finished study, stopped in its second training and begun again."""
+    table, options = begin()
+    with leave_out_figures():
+        with pytest.MonkeyPatch.context() as patch:
+            real = members_module.train
+            calls = []
+
+            def stopped_in_the_second(train_options: Any) -> Any:
+                calls.append(train_options.fold)
+                if len(calls) == 2:
+                    raise KeyboardInterrupt
+                return real(train_options)
+
+            patch.setattr(members_module, "train", stopped_in_the_second)
+            with pytest.raises(KeyboardInterrupt):
+                auto(table, options)
+        assert calls == [1, 2]
+        weights = StudyDirectory(options.out).members / "fold1" / "model.safetensors"
+        written = weights.stat().st_mtime_ns
+        result = auto(table, options)
+        assert weights.stat().st_mtime_ns == written, "the first training was kept"
+    assert result is not None
+    return result
+
+
+def test_each_sample_is_predicted_by_the_member_that_did_not_see_it(study: StudyResult) -> None:
+    directory = study.run.directory
+    pooled = directory.read_predictions()
+    held = pooled[pooled["split"] == "val"]
+    assert len(held) == 24
+    assert held["fold"].value_counts().tolist() == [12, 12]
+    for fold in (1, 2):
+        member = Run.load(directory.root / "members" / f"fold{fold}").directory.read_predictions().set_index("row")
+        rows = held[held["fold"] == fold].set_index("row")
+        ratio = member.loc[rows.index, "logit_high"] / rows["logit_high"]
+        np.testing.assert_allclose(ratio, ratio.iloc[0], rtol=1e-6)  # one temperature, of the other fold
+        assert rows["threshold_low"].nunique() == 1
+    assert {"baseline_copy_high", "p_high", "predicted"} <= set(pooled.columns)
+    assert study.evaluation.scores.thresholds is not None
+    assert len(study.evaluation.scores) == 24
+
+
+def test_the_fixed_test_rows_are_judged_by_the_ensemble(study: StudyResult) -> None:
+    assert study.test is not None
+    assert len(study.test.scores) == 8
+    assert study.test.report.parent.name == "test"
+    page = study.test.report.read_text()
+    assert "test split, ensemble of 2" in page
+    assert "cross-validation with 2 folds" in study.evaluation.report.read_text()
+
+
+def test_the_study_is_used_like_a_run(study: StudyResult, begin: Callable) -> None:
+    table, _ = begin()
+    run = Run.load(study.run.folder)
+    images = sorted(table.parent.glob("*.png"))[:5]
+    rows = run.predict(images)
+    parts = [member.predict(images) for member in run.members]
+    logits = [np.log(part["p_high"] / part["p_low"]) for part in parts]
+    np.testing.assert_allclose(np.log(rows["p_high"] / rows["p_low"]), np.mean(logits, axis=0), atol=1e-5)
+    spread = np.std([part["p_high"] for part in parts], axis=0)
+    np.testing.assert_allclose(rows["disagreement"], spread, atol=1e-6)
+
+
+def test_a_map_of_the_study_is_the_mean_of_its_members(study: StudyResult, begin: Callable, tmp_path: Path) -> None:
+    table, _ = begin()
+    image = [str(table.parent / "05.png")]
+    run = Run.load(study.run.folder)
+    (whole,) = explain(run, image, ExplainOptions(method="split", target="high", out=tmp_path / "maps"))
+    parts = [
+        explain(member, image, ExplainOptions(method="split", target="high", out=tmp_path / f"maps{number}"))[0]
+        for number, member in enumerate(run.members)
+    ]
+    np.testing.assert_allclose(whole.maps[0].values, np.mean([part.maps[0].values for part in parts], axis=0))
+    assert whole.maps[0].values.sum() == pytest.approx(whole.maps[0].log_odds, abs=1e-5)
+    row = run.predict(image)
+    assert whole.maps[0].log_odds == pytest.approx(np.log(row["p_high"] / row["p_low"])[0], abs=1e-5)
+    (default,) = explain(run, image, ExplainOptions(method="gradient", out=tmp_path / "default"))
+    assert run.task.classes[default.maps[0].target] == row["predicted"][0]
+
+
+def test_a_study_is_exported_as_one_file(study: StudyResult, begin: Callable, tmp_path: Path) -> None:
+    table, _ = begin()
+    exported = export(study.run.folder, ExportOptions(out=tmp_path / "study.onnx", count=4))
+    assert exported.size is None
+    images = [str(path) for path in sorted(table.parent.glob("*.png"))[:3]]
+    rows = softfree_runtime.predict(exported.path, images)
+    expected = Run.load(study.run.folder).predict(images)
+    np.testing.assert_allclose([row["p_high"] for row in rows], expected["p_high"], atol=1e-6)
+
+
+def test_held_out_rows_are_never_predicted_by_the_ensemble(study: StudyResult, tmp_path: Path) -> None:
+    run = Run.load(study.run.folder)
+    again = evaluate(run, EvaluateOptions(split="val", out=tmp_path / "again", precision="bf16", progress=False))
+    np.testing.assert_array_equal(again.scores.probabilities, study.evaluation.scores.probabilities)
+    original = run.directory.predictions.read_bytes()
+    try:
+        run.directory.predictions.write_bytes(original + b"\n")
+        with pytest.raises(UserError, match=r"predictions of .* for held-out rows are missing or were changed"):
+            evaluate(run, EvaluateOptions(split="val", out=tmp_path / "third", progress=False))
+    finally:
+        run.directory.predictions.write_bytes(original)
+
+
+def test_a_study_goes_on_only_as_it_began(study: StudyResult, begin: Callable) -> None:
+    table, options = begin(folds=3)
+    with pytest.raises(UserError, match="was begun with other folds"):
+        auto(table, options)
+    table, options = begin()
+    plan = StudyDirectory(options.out).plan
+    text = plan.read_text()
+    try:
+        plan.write_text(text.replace("epochs: ", "epochs: 1"))
+        with pytest.raises(UserError, match=r"fold1 was trained with epochs \d+, but .*plan.yaml says 1"):
+            auto(table, options)
+        plan.write_text(text.replace("train:", "train:\n  patients: 3"))
+        with pytest.raises(UserError, match="softfree train has no option 'patients'"):
+            auto(table, options)
+    finally:
+        plan.write_text(text)
+
+
+def test_a_dry_run_leaves_a_plan_with_reasons(begin: Callable) -> None:
+    table, options = begin("dry", train={}, dry_run=True)
+    assert auto(table, options) is None
+    directory = StudyDirectory(options.out)
+    text = directory.plan.read_text()
+    assert "preset: radiograph" in text
+    assert "0 % of the images have colors" in text
+    assert not directory.members.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"folds": 13}, "13 folds: class 'high' has"),
+        ({"budget": "soon"}, "--budget soon: expected a number and a unit, such as 90m, 2h or 1d"),
+        ({"budget": "1s", "train": {}}, "--budget 1s: the smallest plan, 2 trainings at 128 pixels, takes about"),
+        ({"train": {"seed": 3}}, "seed is set by the study; remove it"),
+        ({"train": {"patience": 3}}, "patience would choose epochs on the held-out samples"),
+        ({"train": {"epochs": 0}}, "--epochs 0: expected 1 or more"),
+    ],
+)
+def test_impossible_studies_are_refused_before_any_training(begin: Callable, changes: dict, message: str) -> None:
+    table, options = begin(f"refused {len(message)}", **changes)
+    with pytest.raises(UserError, match=message):
+        auto(table, options)
+    assert not StudyDirectory(options.out).members.exists()
+
+
+def test_a_foreign_folder_is_not_touched(begin: Callable, tmp_path: Path) -> None:
+    (tmp_path / "thesis.doc").write_text("x")
+    table, _ = begin()
+    with pytest.raises(UserError, match=r"is not empty and has no plan.yaml of a study"):
+        auto(table, AutoOptions(out=tmp_path))
