@@ -89,22 +89,49 @@ def make_plan(options: AutoOptions, path: Path, table: Table, folds: Folds) -> S
         facts += _in_words(images)
         choices = _image_choices(images)
     choices |= {name: Choice(value, "Set by --train.") for name, value in options.train.items()}
-    candidates = _sides(images, options) if images is not None and "size" not in options.train else [None]
-    for side in candidates:
-        planned = dict(choices)
-        if side is not None and images is not None:
-            planned["size"] = Choice(side, _why_side(side, images, budget))
-        planned = _schedule(planned, rows, options)
-        train = TrainOptions(table=path, **{name: choice.value for name, choice in planned.items()})
-        timing = time_training(train, used)
-        seconds = trainings * timing.training(rows, len(used.frame) - rows, train) + timing.reading(len(used.frame))
+    drafts = [choices]
+    if images is not None and "size" not in choices:
+        drafts = [choices | {"size": Choice(side, _why_side(side, images, budget))} for side in _sides(images, options)]
+    drafts = [_schedule(draft, rows, options) for draft in drafts]
+    if budget is not None:
+        drafts = _within(budget, drafts, path, used, trainings, rows)
+    for draft in drafts:
+        train = _train_options(path, draft)
+        seconds = _seconds(train, used, trainings, rows)
         if budget is None or seconds <= budget:
-            return StudyPlan(table.digest, tuple(facts), trainings, planned, seconds, _memory(train, images))
+            return StudyPlan(table.digest, tuple(facts), trainings, draft, seconds, _memory(train, images))
+    side = f" at {train.size} pixels" if images is not None else ""
     raise UserError(
-        f"--budget {options.budget}: the smallest plan, {trainings} trainings"
-        f"{'' if side is None else f' at {side} pixels'}, takes about {in_words(seconds)} on this machine; allow more,"
-        " or use fewer folds"
+        f"--budget {options.budget}: the smallest plan, {trainings} trainings{side}, takes about {in_words(seconds)} on"
+        " this machine; allow more, or use fewer folds"
     )
+
+
+def _train_options(path: Path, draft: Mapping[str, Choice]) -> TrainOptions:
+    try:
+        return TrainOptions(table=path, **{name: choice.value for name, choice in draft.items()})
+    except TypeError as error:
+        name = str(error).rpartition("argument ")[2]
+        raise UserError(f"--train: softfree train has no option {name}; see: softfree train --help") from None
+
+
+def _seconds(train: TrainOptions, table: Table, trainings: int, rows: int) -> float:
+    """Estimate the seconds of all trainings by timing a few steps."""
+    timing = time_training(train, table)
+    return trainings * timing.training(rows, len(table.frame) - rows, train) + timing.reading(len(table.frame))
+
+
+def _within(
+    budget: float, drafts: list[dict[str, Choice]], path: Path, table: Table, trainings: int, rows: int
+) -> list[dict[str, Choice]]:
+    """Leave out the largest sides, by a time that grows with the pixels from that of the smallest side."""
+    smallest = _train_options(path, drafts[-1])
+    seconds = _seconds(smallest, table, trainings, rows)
+    sides = [_train_options(path, draft).size for draft in drafts]
+    fitting = [
+        draft for draft, side in zip(drafts, sides, strict=True) if seconds * (side / smallest.size) ** 2 <= budget
+    ]
+    return fitting or drafts[-1:]
 
 
 def _image_choices(images: ImageFacts) -> dict[str, Choice]:

@@ -103,14 +103,15 @@ def has_fast_bf16() -> bool:
         return False
 
 
-def _seconds(work: Callable[[], object], times: int = 3) -> float:
-    """Return the shortest of a few runs, after one that is not counted."""
-    work()
-    durations = []
-    for _ in range(times):
+def _seconds(work: Callable[[], object]) -> float:
+    """Return the shortest of a few runs, after one that is not counted; of long ones a single run."""
+
+    def duration() -> float:
         began = time.perf_counter()
         work()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        durations.append(time.perf_counter() - began)
-    return min(durations)
+        return time.perf_counter() - began
+
+    first = duration()
+    return min(duration() for _ in range(1 if first > 2 else 3))

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from softfree.study.inspection import has_color, is_oriented, thumbnail
+from softfree.study.plan import in_words, parse_duration
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.readers.image import DecodedImage
+
+
+def decoded(pixels: np.ndarray) -> DecodedImage:
+    return DecodedImage(pixels, 0, 255, None, (), "8-bit")
+
+
+def test_images_with_a_direction_and_without() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(40, 16, 16))
+    ramp = np.linspace(-1, 1, 16)[:, None] * np.ones(16)
+    disk = -np.hypot(*np.meshgrid(np.linspace(-1, 1, 16), np.linspace(-1, 1, 16)))
+    assert is_oriented(noise + ramp)
+    assert not is_oriented(noise)
+    assert not is_oriented(noise + disk)
+    turned = np.stack([np.rot90(image, number % 4) for number, image in enumerate(noise + ramp)])
+    assert not is_oriented(turned)
+
+
+@pytest.mark.parametrize(("shape", "expected"), [((64, 60, 1), (16, 16)), ((40, 90, 3), (16, 17))])
+def test_a_thumbnail_has_the_means_of_its_cells(shape: tuple[int, ...], expected: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+    small = thumbnail(decoded(pixels))
+    assert small.shape == expected
+    assert small.mean() == pytest.approx(0, abs=1e-6)
+    assert small.std() == pytest.approx(1)
+
+
+def test_gray_in_three_channels_has_no_color() -> None:
+    gray = np.random.default_rng(0).integers(0, 255, (20, 20, 1), dtype=np.uint8).repeat(3, axis=2)
+    assert not has_color(decoded(gray))
+    gray[..., 0] //= 2
+    assert has_color(decoded(gray))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90m", 5400), ("2h", 7200), ("1.5 h", 5400), ("1d", 86400), ("30S", 30)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["2", "h", "-1h", "0m", "2 weeks", ""])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="expected a number and a unit, such as 90m, 2h or 1d"):
+        parse_duration(text)
+
+
+def test_durations_in_words() -> None:
+    assert [in_words(seconds) for seconds in (12.2, 600, 9000)] == ["13 seconds", "10 minutes", "2.5 hours"]
