@@ -72,7 +72,9 @@ def inspect_images(table: Table, *, seed: int = 0, progress: bool = False) -> Im
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(table.frame))[:MAX_IMAGES]
     sources, frames = table.sources, table.frames
-    sides, colors, thumbnails = [], [], []
+    sides: list[int] = []
+    colors: list[bool] = []
+    thumbnails: list[np.ndarray] = []
     unreadable = 0
     began = time.monotonic()
     for row in tracked(chosen.tolist(), "Looking at images", total=len(chosen), shown=progress):
@@ -141,7 +143,7 @@ def is_oriented(thumbnails: np.ndarray, *, seed: int = 0) -> bool:
         return float(np.stack([_view(mean[None], number)[0] for number in range(8)]).var(axis=0).mean())
 
     by_chance = np.mean([spread(rng.integers(8, size=len(thumbnails))) for _ in range(PERMUTATIONS)])
-    return spread(np.zeros(len(thumbnails), int)) - by_chance > DIRECTIONAL
+    return bool(spread(np.zeros(len(thumbnails), int)) - by_chance > DIRECTIONAL)
 
 
 def _view(images: np.ndarray, number: int) -> np.ndarray:
