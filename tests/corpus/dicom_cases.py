@@ -884,7 +884,7 @@ register(
     looked(BYTES[:-1], 255.0),
     says="VOILUTSequence: shorter",
     bits=12,
-    **voi([4096, 0, 8], BYTES.tobytes()[:-1] + b"" if False else BYTES.tobytes()[:-2]),
+    **voi([4096, 0, 8], BYTES.tobytes()[:-2]),
 )
 register(
     "8-bit VOI LUT in 16-bit words",

@@ -6,7 +6,7 @@ but not read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -34,7 +34,7 @@ class RunSplit(KnownSplit):
     salt: bytes
     whole: bool = False
 
-    def splits_of(self, keys: Iterable[str]) -> list[str]:
+    def splits_of(self, keys: Sequence[str]) -> list[str]:
         """Return the splits of patients by their names; empty for unknown patients."""
         known: dict[str, str] = {}
         for key in keys:

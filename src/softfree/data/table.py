@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -34,7 +34,7 @@ class KnownSplit(Protocol):
 
     whole: bool
 
-    def splits_of(self, keys: Iterable[str]) -> list[str]:
+    def splits_of(self, keys: Sequence[str]) -> list[str]:
         """Give the splits of patients by their names; empty for unknown ones."""
 
     def in_words(self) -> str:

@@ -251,12 +251,13 @@ def known_split(options: TableOptions) -> RunSplit | None:
 
 
 def check_fold(options: TableOptions) -> None:
-    """Refuse a fold without its file, the reverse, and two ways to split."""
-    if (options.fold_file is None) != (options.fold is None):
-        given, other = ("--fold", "--fold-file") if options.fold_file is None else ("--fold-file", "--fold")
-        raise UserError(f"{given} needs {other}")
+    """Refuse a fold without its file, a file without a fold, and a second split."""
+    if options.fold is not None and options.fold_file is None:
+        raise UserError("--fold needs --fold-file")
+    if options.fold_file is not None and options.fold is None:
+        raise UserError("--fold-file needs --fold")
     if options.fold_file is not None and options.split_from is not None:
-        raise UserError("--fold-file and --split-from both say how to split: use only one of them")
+        raise UserError("--fold-file and --split-from both define the split: use only one of them")
 
 
 def _digest(path: Path) -> str:

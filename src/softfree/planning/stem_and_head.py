@@ -1,4 +1,4 @@
-"""The cost of what stands before and after the blocks of a model: the tokenizer, and norm, pooling and head."""
+"""The cost of a model before and after its blocks: the tokenizer, and norm, pooling and head."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class HeadCost:
 def head_cost(pool: str, classes: int, s: Shape) -> HeadCost:
     """Derive the cost of a head; ``pool`` is a name of :data:`~softfree.models.pooling.POOLINGS`.
 
-    Only the average is normalized after it: all others keep the tokens before a norm, and nothing of the result. In
-    inference none holds more at once than an MLP does.
+    Only the average is normalized after pooling: all other poolings keep the tokens before their norm, and nothing of
+    their result. In inference no pooling needs more memory at its peak than an MLP.
     """
     norm, last = 2 * s.width, s.width * classes
     if pool == "avg":
