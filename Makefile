@@ -15,7 +15,7 @@ demo: $(INSTALLED) ## Train, measure and explain on computed images (a few minut
 	$(VENV)/bin/softfree demo
 
 test: $(INSTALLED) ## The fast tests
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
 
 test-all: $(INSTALLED) ## All tests, long ones too
 	$(PYTHON) -m pytest -m ''

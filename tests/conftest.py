@@ -19,16 +19,6 @@ if TYPE_CHECKING:
     from softfree.inference.run import Run
 
 ROOT = Path(__file__).parents[1]
-# Files whose tests export models: whatever else is exported in a process costs a third of the first.
-EXPORTS = ("attention/test_registry.py", "deployment/", "lab/bench/test_edge.py", "test_docs.py")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file, and all files of ``EXPORTS``, go to one process of ``--dist loadgroup``."""
-    for item in items:
-        file = item.path.relative_to(ROOT / "tests").as_posix()
-        item.add_marker(pytest.mark.xdist_group("exports" if file.startswith(EXPORTS) else file))
 
 
 def pytest_collection_finish() -> None:
