@@ -161,6 +161,9 @@ def test_a_study_goes_on_only_as_it_began(study: StudyResult, begin: Callable) -
         plan.write_text(text.replace("train:", "train:\n  patients: 3"))
         with pytest.raises(UserError, match="softfree train has no option 'patients'"):
             auto(table, options)
+        plan.write_text(text.replace("train:", "train:\n  patience: 3"))
+        with pytest.raises(UserError, match="patience would choose epochs on the held-out samples"):
+            auto(table, options)
     finally:
         plan.write_text(text)
 
@@ -191,6 +194,9 @@ def test_impossible_studies_are_refused_before_any_training(begin: Callable, cha
     with pytest.raises(UserError, match=message):
         auto(table, options)
     assert not StudyDirectory(options.out).members.exists()
+    if "budget" in changes or "folds" in changes:  # no plan was written, so that other options may follow at once
+        table, options = begin(options.out.name, dry_run=True)
+        assert auto(table, options) is None
 
 
 def test_a_foreign_folder_is_not_touched(begin: Callable, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def auto(path: Path, options: AutoOptions) -> StudyResult | None:
         UserError: Anything that the user can fix; finished trainings are kept.
     """
     directory = StudyDirectory(options.out)
-    if directory.root.exists() and not directory.plan.is_file() and any(directory.root.iterdir()):
+    if not directory.is_study_or_unused():
         raise UserError(f"--out {options.out} is not empty and has no plan.yaml of a study; choose another folder")
     table = _read_table(path, options)
     say(path, table.sentences)
@@ -72,6 +72,7 @@ def auto(path: Path, options: AutoOptions) -> StudyResult | None:
         folds = _folds(table, options, directory)
         if not directory.plan.is_file():
             plan = make_plan(options, path, table, folds)
+            write_folds(directory.folds, table, folds)
             write_plan(directory.plan, plan)
         console.print(directory.plan.read_text(encoding="utf-8"), highlight=False, markup=False, soft_wrap=True)
         planned = read_plan(directory.plan, table.digest)
@@ -100,7 +101,7 @@ def _read_table(path: Path, options: AutoOptions) -> Table:
 
 
 def _folds(table: Table, options: AutoOptions, directory: StudyDirectory) -> Folds:
-    """Assign rows to folds, or read those of a study that goes on."""
+    """Assign rows to folds, which must be those of a study that goes on."""
     folds = assign_folds(
         table,
         options.folds,
@@ -109,8 +110,7 @@ def _folds(table: Table, options: AutoOptions, directory: StudyDirectory) -> Fol
         seed=options.seed,
         use_test=options.ignore_split,
     )
-    if not directory.folds.is_file():
-        write_folds(directory.folds, table, folds)
+    if not directory.plan.is_file():
         return folds
     begun = read_folds(directory.folds)
     if begun.names != folds.names or not np.array_equal(begun.numbers, folds.numbers):
@@ -173,6 +173,4 @@ def _evaluate(run: Run, options: AutoOptions, has_test: bool) -> StudyResult:
     evaluation = evaluate(run, replace(shared, split="val"))
     if not has_test:
         return StudyResult(run, evaluation)
-    return StudyResult(
-        run, evaluation, evaluate(run, replace(shared, split="test", out=StudyDirectory(run.folder).test))
-    )
+    return StudyResult(run, evaluation, evaluate(run, replace(shared, split="test")))

@@ -9,6 +9,7 @@ from typing import Any
 from softfree.core.options import TrainOptions
 from softfree.core.progress import console
 from softfree.inference.run import Run
+from softfree.inference.run_directory import RunDirectory
 from softfree.study.options import AutoOptions
 from softfree.study.study_directory import MemberKey, StudyDirectory
 from softfree.training.loop import resume, train
@@ -33,7 +34,7 @@ def train_members(
     members = {}
     for number, key in enumerate(keys, start=1):
         member = directory.member(key)
-        run = directory_of(member)
+        run = RunDirectory(member)
         if not run.is_finished():
             title = f"training {number} of {len(keys)}: {key.name.replace('_', ', ')}"
             console.print(title, highlight=False, style="bold")
@@ -46,13 +47,6 @@ def train_members(
     return members
 
 
-def directory_of(member: Path) -> Any:
-    """Return the files of a member."""
-    from softfree.inference.run_directory import RunDirectory
-
-    return RunDirectory(member)
-
-
 def member_options(options: AutoOptions, path: Path, planned: Mapping[str, Any], key: MemberKey) -> TrainOptions:
     """Return the options of the training of a member.
 
@@ -60,6 +54,8 @@ def member_options(options: AutoOptions, path: Path, planned: Mapping[str, Any],
         UserError: The plan has an option that softfree train does not know, or one that the study sets.
     """
     directory = StudyDirectory(options.out)
+    if planned.get("patience") is not None:
+        raise UserError(f"{directory.plan}: patience would choose epochs on the held-out samples; leave it out")
     chosen = {
         "label": options.label,
         "labels": options.labels,

@@ -184,8 +184,6 @@ def _schedule(choices: Mapping[str, Choice], rows: int, options: AutoOptions) ->
     fast = has_fast_bf16()
     why = "This machine multiplies bfloat16 faster." if fast else "This machine has no fast bfloat16."
     planned.setdefault("precision", Choice("bf16" if fast else "fp32", why))
-    if "patience" in planned:
-        raise UserError("--train: patience would choose epochs on the held-out samples; leave it out")
     return planned
 
 

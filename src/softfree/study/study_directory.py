@@ -43,6 +43,12 @@ class StudyDirectory(RunDirectory):
         self.members = self.root / "members"
         self.cache = self.root / "cache"
 
+    def is_study_or_unused(self) -> bool:
+        """Whether a study may begin or go on here; one that has no plan yet may have left its folds."""
+        if self.plan.is_file() or not self.root.exists():
+            return True
+        return self.root.is_dir() and {*self.root.iterdir()} <= {self.lock, self.folds}
+
     def member(self, key: MemberKey) -> Path:
         """Return the run directory of a member."""
         return self.members / key.name
