@@ -48,6 +48,25 @@ def test_a_study_trains_records_and_goes_on(recipe: Path, tmp_path: Path, capsys
 
 
 @pytest.mark.slow
+def test_folds_hold_out_every_image_once(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    variants, out = tmp_path / "one.yaml", tmp_path / "study"
+    variants.write_text("plain: {}\n")
+    arguments = ["study", "ablation", str(recipe), "--variants", f"[{variants}]", "--seeds", "[0]", "--folds", "2"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    trials = [json.loads(line) for line in (out / "cells.jsonl").read_text().splitlines()]
+    keys = [(trial["key"]["variant"], trial["key"]["fold"]) for trial in trials]
+    assert sorted(keys) == [("32 x 32 pixels", 1), ("32 x 32 pixels", 2), ("plain", 1), ("plain", 2)]
+    held = {key: len(trial["targets"]) for key, trial in zip(keys, trials, strict=True)}
+    assert held["plain", 1] + held["plain", 2] == 32 == held["32 x 32 pixels", 1] + held["32 x 32 pixels", 2]
+    assert str(tmp_path) not in (out / "cells.jsonl").read_text()
+    summary = pd.read_csv(out / "summary.csv").set_index("variant")
+    assert summary.loc["32 x 32 pixels", "auroc"] == 1, "bright at the top or at the bottom"
+    variants.write_text("plain: {patience: 3}\n")
+    assert main([*arguments, "--out", str(out)]) == 2
+    assert "patience would choose the epoch on the held-out fold" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_a_cell_that_fails_does_not_stop_the_others(recipe: Path, tmp_path: Path, capsys) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text(yaml.safe_dump({"table": "broken.csv", **TINY}))

@@ -4,46 +4,34 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from softfree.data.table import read_table
-from softfree_lab.studies.folds import pool_folds, write_folds
+from softfree.core.options import TrainOptions
+from softfree.data.folds import read_folds
+from softfree.training.configuration import read_training_table
+from softfree_lab.studies.folds import draw_folds, pool_folds
 from softfree_lab.studies.trials import Trial, TrialKey
 from softfree_runtime.core.errors import UserError
 
 
-def folds_of(table: Path, folds: int, out: Path, **options: object) -> list[pd.DataFrame]:
-    paths = write_folds(table, options, folds, out)
-    return [read_table(path, image_root=table.parent, **options).frame for path in paths]
-
-
-def test_each_image_is_tested_once_and_patients_stay_whole(small_table: Path, tmp_path: Path) -> None:
-    frames = folds_of(small_table, 4, tmp_path / "folds")
-    assert len(frames) == 4
-    tested = pd.concat([frame[frame["split"] == "test"] for frame in frames])
-    assert sorted(tested["file"]) == sorted(read_table(small_table).sources)
-    for frame in frames:
-        assert set(frame["split"]) == {"train", "val", "test"}
-        assert frame.groupby("patient_id")["split"].nunique().max() == 1
-        shares = frame.groupby("split")["label"].value_counts(normalize=True)
-        assert shares.between(0.4, 0.6).all(), "both classes in each part, as in the table"
-        assert "p0" in set(frame["patient_id"]), "numbers instead of ids"
-
-
-def test_the_parts_are_the_same_each_time_and_leave_extra_rows_out(small_table: Path, tmp_path: Path) -> None:
+def test_each_image_is_held_out_once_whatever_its_split_is(small_table: Path, tmp_path: Path) -> None:
     table = pd.read_csv(small_table)
-    table["split"] = "train"
-    table.loc[:1, "split"] = "extra"
+    table["split"] = ["test", "extra", *["train"] * (len(table) - 2)]
     table.to_csv(small_table, index=False)
-    first, again = (folds_of(small_table, 3, tmp_path / name) for name in ("first", "again"))
-    for one, other in zip(first, again, strict=True):
-        pd.testing.assert_frame_equal(one, other)
-    assert all(len(frame) == len(table) - 2 for frame in first)
+    path = tmp_path / "folds" / "films.json"
+    draw_folds(small_table, {}, 3, path)
+    held = []
+    for fold in range(1, 4):
+        rows = read_training_table(TrainOptions(table=small_table, fold_file=path, fold=fold))
+        assert set(rows.frame["split"]) == {"train", "val"}
+        held += rows.where("val").frame["row"].tolist()
+    assert sorted(held) == [row for row in range(len(table)) if row != 1]
+    first = read_folds(path).numbers
+    draw_folds(small_table, {}, 3, path)
+    np.testing.assert_array_equal(read_folds(path).numbers, first)
 
 
-def test_too_few_patients_or_folds_are_refused(small_table: Path, tmp_path: Path) -> None:
+def test_too_few_patients_are_refused(small_table: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"class 'high' has 8 patients; expected one for each fold"):
-        write_folds(small_table, {}, 9, tmp_path)
-    with pytest.raises(UserError, match="expected 2 or more"):
-        write_folds(small_table, {}, 1, tmp_path)
+        draw_folds(small_table, {}, 9, tmp_path / "folds.json")
 
 
 def trial(variant: str, fold: int, targets: list[int], patients: list[int]) -> Trial:

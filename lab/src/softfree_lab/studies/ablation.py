@@ -23,18 +23,18 @@ from rich.console import Console
 from rich.progress import Progress
 
 from softfree.core.environment import describe_machine
-from softfree.core.options import TrainOptions
+from softfree.core.options import Split, TrainOptions
 from softfree.demo.phantoms import write_phantoms
 from softfree.evaluation.scores import Scores
 from softfree.inference.run import Run
-from softfree.inference.run_directory import RunDirectory
+from softfree.inference.run_directory import Calibration, RunDirectory
 from softfree.reporting.scoring import open_table, predict_rows, scores_of
 from softfree.training.checkpoints import folder_lock
 from softfree.training.configuration import check_options
 from softfree_lab.records import write_csv, write_machine
 from softfree_lab.studies import baseline, peers  # noqa: F401  # peers registers its models
 from softfree_lab.studies.children import Children
-from softfree_lab.studies.folds import pool_folds, write_folds
+from softfree_lab.studies.folds import draw_folds, pool_folds
 from softfree_lab.studies.options import AblationOptions
 from softfree_lab.studies.plots import plot_scales, plot_variants
 from softfree_lab.studies.summary import summarize, to_markdown, trials_table
@@ -49,6 +49,7 @@ from softfree_runtime.core.task import Task
 WITHOUT_EFFECT = (
     "table",
     "image_root",
+    "fold_file",
     "out",
     "cache",
     "num_workers",
@@ -62,6 +63,8 @@ WITHOUT_EFFECT = (
 SET_BY_STUDY = {
     "out": "because runs are written to the study's --out",
     "seed": "because the study sets it by --seeds",
+    "fold_file": "because the study draws the folds: use --folds",
+    "fold": "because the study sets it by --folds",
     "image_root": "because paths are relative to the folder of the table: put the table there",
 }
 
@@ -75,7 +78,7 @@ class Recipe:
         table: The table, or None for phantoms.
         phantoms: Arguments of :func:`~softfree.demo.phantoms.write_phantoms`.
         options: All other options.
-        fold: The fold of a cross-validation that the table is split for, from 1; 0 for the table's own split.
+        fold: The fold that is held out, from 1; 0 for the table's own split.
     """
 
     name: str
@@ -103,7 +106,11 @@ def study_ablation(options: AblationOptions, recipes: Sequence[str | Path]) -> s
     loaded = [read_recipe(Path(path), options.data) for path in recipes]
     for recipe in loaded:
         for overrides in preset.variants.values():
-            _trial_options(recipe, overrides, options.seeds[0])
+            settings = _trial_options(recipe, overrides, options.seeds[0])
+            if options.folds and settings.get("patience") is not None:
+                raise UserError(
+                    f"recipe {recipe.name}: patience would choose the epoch on the held-out fold; remove it for --folds"
+                )
     with folder_lock(options.out, "running a study"):
         loaded = [fold for recipe in loaded for fold in _split_into_folds(recipe, options)]
         wanted = {
@@ -121,9 +128,12 @@ def _split_into_folds(recipe: Recipe, options: AblationOptions) -> list[Recipe]:
         return [recipe]
     if recipe.table is None:
         raise UserError(f"--folds {options.folds}: recipe {recipe.name} has phantoms, which need no cross-validation")
-    tables = write_folds(recipe.table, recipe.options, options.folds, options.out / "folds" / recipe.name)
-    options_with_root = recipe.options | {"image_root": str(recipe.table.parent)}
-    return [replace(recipe, table=table, options=options_with_root, fold=n) for n, table in enumerate(tables, start=1)]
+    path = options.out / "folds" / f"{recipe.name}.json"
+    draw_folds(recipe.table, recipe.options, options.folds, path)
+    return [
+        replace(recipe, options=recipe.options | {"fold_file": path, "fold": fold}, fold=fold)
+        for fold in range(1, options.folds + 1)
+    ]
 
 
 def _study(
@@ -276,7 +286,7 @@ def _train(options: AblationOptions, key: TrialKey, table: Path, settings: dict[
         else:
             recipe = folder.with_name(f".{folder.name}.yaml")
             train_options = {name: value for name, value in settings.items() if name != "phantoms"}
-            write_atomically(recipe, json.dumps(train_options | {"out": str(folder)}))  # JSON is YAML
+            write_atomically(recipe, json.dumps(train_options | {"out": folder}, default=str))  # JSON is YAML
             arguments = ["--config", str(recipe), "--progress=false"]
         children.run(["train", str(table), *arguments], threads=max(1, (os.cpu_count() or 1) // options.jobs))
     recorded = directory.read_config()["options"]
@@ -316,13 +326,19 @@ def _trial(
 
 
 def _scores(run: Run, scale: float) -> Scores:
-    """Return calibrated scores on the test images at another side, with unchanged weights and calibration."""
+    """Return scores on the test images, or on the held-out fold, at another side with unchanged weights.
+
+    Those of a fold are not calibrated: the temperature and thresholds of its run were chosen on the fold itself.
+    """
+    split: Split = "test" if run.config["options"]["fold"] is None else "val"
+    if split == "val":
+        run = replace(run, calibration=Calibration())
     if scale == 1.0:
         frame = run.directory.read_predictions()
-        return scores_of(frame[frame["split"] == "test"], run)
+        return scores_of(frame[frame["split"] == split], run)
     side = max(16, round(run.image_preprocessing.size * scale))
     other = replace(run, config=run.config | {"preprocessing": run.config["preprocessing"] | {"size": side}})
-    return scores_of(predict_rows(other, open_table(run).where("test")), run)
+    return scores_of(predict_rows(other, open_table(run).where(split)), run)
 
 
 def _write(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -30,7 +31,9 @@ from softfree.training.modality import create_preprocessing, modality_of
 from softfree_runtime.core.errors import ReadError, UserError
 
 SIDE = 32  # of the small copy of an image or slide, pixels
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # C of the regression; the best on validation is used
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # C of the regression
+STRENGTH = "onevsrestclassifier__estimator__C"
+INNER_FOLDS = 5  # at most, of the training samples, which choose C where validation is the held-out fold
 
 
 def name_of(recipe: Mapping[str, Any]) -> str:
@@ -41,10 +44,13 @@ def name_of(recipe: Mapping[str, Any]) -> str:
 def fit_baseline(options: TrainOptions) -> tuple[Scores, dict[str, Any]]:
     """Fit on the training samples of a recipe, choose its strength on validation, and give its scores on test.
 
+    If the recipe holds out a fold, the strength is chosen by cross-validation of the training samples, by patient, and
+    the scores are of the fold.
+
     Samples go through the recipe's own preprocessing, reduced as :func:`name_of` says, without augmentation.
 
     Returns:
-        Scores of the test samples that can be read, and the cost, as ``cost.json`` has it.
+        Scores of the samples that can be read, and the cost, as ``cost.json`` has it.
 
     Raises:
         UserError: Findings with unknowns, or a split without a readable sample.
@@ -54,17 +60,31 @@ def fit_baseline(options: TrainOptions) -> tuple[Scores, dict[str, Any]]:
     if table.task.kind == "multilabel":
         raise UserError("it is for classes that exclude each other")
     preprocessing = _preprocessing(options, table)
-    splits = {split: _reduced(table.where(split), preprocessing) for split in ("train", "val", "test")}
-    fitted = [_pipeline(strength).fit(*splits["train"][:2]) for strength in STRENGTHS]
-    best = max(fitted, key=lambda model: _auroc(_scores(model, table, *splits["val"])))
+    names = ("train", "val") if options.fold is not None else ("train", "val", "test")
+    splits = {split: _reduced(table.where(split), preprocessing) for split in names}
+    features, targets, patients = splits["train"]
+    if options.fold is not None:
+        strength = _strength_by_folds(features, targets, patients)
+        best = _pipeline(strength).fit(features, targets)
+    else:
+        fitted = [_pipeline(strength).fit(features, targets) for strength in STRENGTHS]
+        best = max(fitted, key=lambda model: _auroc(_scores(model, table, *splits["val"])))
     cost = {
         "seconds": time.monotonic() - began,
         "cpu_seconds": time.process_time() - worked,
         "peak_bytes": math.nan,
-        "multiply_adds": len(table.task.classes) * splits["train"][0].shape[1],
+        "multiply_adds": len(table.task.classes) * features.shape[1],
         "resumed": False,
     }
-    return _scores(best, table, *splits["test"]), cost
+    return _scores(best, table, *splits[names[-1]]), cost
+
+
+def _strength_by_folds(features: np.ndarray, targets: np.ndarray, patients: np.ndarray) -> float:
+    """Return the C with the highest mean AUROC over folds of the training samples."""
+    fewest = min(len(np.unique(patients[targets == label])) for label in np.unique(targets))
+    folds = StratifiedGroupKFold(max(2, min(INNER_FOLDS, fewest)), shuffle=True, random_state=0)
+    search = GridSearchCV(_pipeline(1.0), {STRENGTH: STRENGTHS}, scoring="roc_auc_ovr", cv=folds, refit=False)
+    return float(search.fit(features, targets, groups=patients).best_params_[STRENGTH])
 
 
 def _pipeline(strength: float) -> Pipeline:
