@@ -27,6 +27,7 @@ from softfree.models import create_model
 from softfree_runtime import Model, predict
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.metadata import Metadata
+from softfree_runtime.phantoms import check_file
 from softfree_runtime.readers import DecodedImage
 
 SMALL = {"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8, "num_classes": 2, "img_size": 32, "in_chans": 1}
@@ -56,6 +57,8 @@ def test_metadata(run: Run, exported: Exported) -> None:
     assert about.thresholds == run.calibration.thresholds
     assert about.metrics["auroc"]["n"] == 8
     assert "AUROC on 8 test samples" in about.card
+    np.testing.assert_allclose(about.phantoms["logits"], run.directory.read_phantoms()["logits"], atol=1e-4)
+    assert check_file(exported.path).difference == 0
     assert about.versions["torch"] == torch.__version__.partition("+")[0]
 
 

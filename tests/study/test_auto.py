@@ -14,6 +14,7 @@ from tests.conftest import leave_out_figures
 import softfree_runtime
 from softfree.deployment.options import ExportOptions
 from softfree.deployment.pipeline import export
+from softfree.inference.reproduction import reproduce
 from softfree.inference.run import Run
 from softfree.reporting.evaluate import evaluate
 from softfree.reporting.options import EvaluateOptions
@@ -105,6 +106,12 @@ def test_the_study_is_used_like_a_run(study: StudyResult, begin: Callable) -> No
     np.testing.assert_allclose(np.log(rows["p_high"] / rows["p_low"]), np.mean(logits, axis=0), atol=1e-5)
     spread = np.std([part["p_high"] for part in parts], axis=0)
     np.testing.assert_allclose(rows["disagreement"], spread, atol=1e-6)
+
+
+def test_every_member_of_the_study_is_checked(study: StudyResult) -> None:
+    results = reproduce(study.run.folder)
+    assert [Path(name).name for name in results] == ["fold1", "fold2"]
+    assert all(result.same for result in results.values())
 
 
 def test_a_map_of_the_study_is_the_mean_of_its_members(study: StudyResult, begin: Callable, tmp_path: Path) -> None:

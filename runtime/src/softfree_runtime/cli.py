@@ -1,4 +1,4 @@
-"""``softfree-runtime MODEL.onnx INPUT...``: the command line without torch."""
+"""``softfree-runtime MODEL.onnx INPUT...`` and ``softfree-runtime check MODEL.onnx``: commands without torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from softfree_runtime import __version__
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.phantoms import check_file
 from softfree_runtime.prediction import predict_to_file
 
 
@@ -21,8 +22,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Predict and return the exit status: 0, 1 (some inputs failed) or 2 (nothing could be done)."""
+    """Run a command and return the exit status: 0, 1 (inputs failed, other logits) or 2 (nothing could be done)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if arguments[:1] == ["check"]:
+            return _check(arguments[1:])
         parsed = _parser().parse_args(arguments)
         return predict_to_file(
             parsed.model,
@@ -42,8 +46,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _check(arguments: list[str]) -> int:
+    """Compare the logits of phantoms with those that the file gave where it was exported."""
+    parser = _Parser(prog="softfree-runtime check", description="Does a model give the same logits here?")
+    parser.add_argument("model", help="A file made by softfree export --format onnx.")
+    parser.add_argument("--threads", type=int, help="Threads to use; default: all processors.")
+    parsed = parser.parse_args(arguments)
+    result = check_file(parsed.model, threads=parsed.threads)
+    print(f"{parsed.model}: {result}")
+    return 0 if result.same else 1
+
+
 def _parser() -> _Parser:
-    parser = _Parser(prog="softfree-runtime", description="Probabilities for files from an exported model.")
+    parser = _Parser(
+        prog="softfree-runtime",
+        description="Probabilities for files from an exported model.",
+        epilog="softfree-runtime check MODEL: does it give the same logits here as where it was exported?",
+    )
     parser.add_argument("model", help="A file made by softfree export --format onnx.")
     parser.add_argument("inputs", nargs="+", help="Files, folders of them, or CSV tables with a column path.")
     parser.add_argument("--out", type=Path, default=Path("predictions.csv"), help="CSV file to write.")

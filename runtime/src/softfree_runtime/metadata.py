@@ -23,7 +23,7 @@ from softfree_runtime.preprocessing.modalities import (
 FORMAT = "1"
 FIX = "export the run again"
 # Values in JSON, and values in plain text with their defaults.
-_LATER = ("group", "loss")  # missing in files of earlier versions
+_LATER = ("group", "loss", "phantoms")  # missing in files of earlier versions
 _IN_JSON = (
     *("task", "classes", "preprocessing", "temperature", "thresholds", "size", "versions", "metrics"),
     *_LATER,
@@ -49,6 +49,7 @@ class Metadata:
         precision: ``fp32`` or ``fp16``, of weights that are not integers.
         group: Whether all rows of a patient in a table are one sample, a bag.
         loss: Loss of AUROC and shift of probabilities on the test split due to lower precision; empty for float32.
+        phantoms: Logits of the phantoms, see :mod:`softfree_runtime.phantoms`; empty if they were not recorded.
     """
 
     task: Task
@@ -63,6 +64,7 @@ class Metadata:
     precision: Literal["fp32", "fp16"] = "fp32"
     group: bool = False
     loss: dict[str, Any] = field(default_factory=dict)
+    phantoms: dict[str, Any] = field(default_factory=dict)
 
     @property
     def modality(self) -> Modality:
@@ -91,6 +93,7 @@ class Metadata:
             "metrics": self.metrics,
             "group": self.group,
             "loss": self.loss,
+            "phantoms": self.phantoms,
         }
         text = {"softfree_format": FORMAT, "model_card": self.card, "quantized": self.quantized}
         text["precision"] = self.precision

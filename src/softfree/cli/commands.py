@@ -32,18 +32,45 @@ def _demo(parsed: Namespace) -> None:
 
 
 def _check_arguments(parser: Parser) -> None:
-    add_table(parser)
+    what = (
+        "CSV or Parquet file with one row per image, or a folder with one subfolder per class. Or a run, a study or an"
+    )
+    what += " exported .onnx file, to see whether it gives the same logits on this machine."
+    parser.add_argument("table", type=str, help=what)
     add_options(parser, CheckOptions)
     add_json(parser)
 
 
 def _check(parsed: Namespace) -> int:
+    from pathlib import Path
+
+    path, options = Path(parsed.table), fill(CheckOptions, parsed)
+    exported = path.suffix.lower() == ".onnx"
+    if not exported and not (path / "config.yaml").is_file():
+        return _check_table(options, parsed)
+    if options != CheckOptions(progress=options.progress):
+        raise UserError(f"{path} is not a table: softfree check RUN takes only --json")
+    if exported:  # works where torch is not installed
+        from softfree_runtime.phantoms import check_file
+
+        results = {parsed.table: check_file(path)}
+    else:
+        from softfree.inference.reproduction import reproduce
+
+        results = reproduce(path)
+    if parsed.json:
+        print(json.dumps({name: result.to_dict() for name, result in results.items()}, indent=2, allow_nan=False))
+    else:
+        print("\n".join(f"{name}: {result}" for name, result in results.items()))
+    return 0 if all(result.same for result in results.values()) else 1
+
+
+def _check_table(options: CheckOptions, parsed: Namespace) -> int:
     from softfree.data.audit.audit import audit
     from softfree.data.samples import with_resolution
     from softfree.data.table import read_table
     from softfree.inference.run_directory import check_fold, known_split
 
-    options = fill(CheckOptions, parsed)
     check_fold(options)
     table = read_table(
         parsed.table,
@@ -331,7 +358,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     "Start": {
         "demo": Command("train, evaluate and explain on computed images; needs no files", adder(DemoOptions), _demo),
         "prepare": Command("make a table of the official download of a public data set", _prepare_arguments, _prepare),
-        "check": Command("audit a table before training", _check_arguments, _check),
+        "check": Command("audit a table before training, or a run after moving it", _check_arguments, _check),
     },
     "Train": {
         "plan": Command("estimate memory and work of training or inference", _plan_arguments, _plan),

@@ -23,8 +23,12 @@ from softfree.models import BagTransformer
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing
 from softfree_runtime.metadata import Metadata
+from softfree_runtime.phantoms import TOLERANCE, phantom_logits, recorded
 from softfree_runtime.preprocessing.modalities import Preprocessing
 from softfree_runtime.session import Model
+
+# Of a logit of a phantom on another machine: integer kernels differ between processors.
+INT8_TOLERANCE = 0.2
 
 
 @dataclass(frozen=True)
@@ -191,9 +195,17 @@ def _write_onnx(
             parity = check_parity(run, samples, preprocessing, half.logits, graph.size is None, FLOAT16_TOLERANCE)
             loss = measure_loss(run, preprocessing, model.logits, half.logits, "fp16", options)
         if loss is not None:
-            write_graph(proto, with_loss(about, loss), temporary)
+            about = with_loss(about, loss)
+        write_graph(proto, _with_phantoms(about, Model(temporary)), temporary)
         size = temporary.stat().st_size
     return Exported(path, size, graph.size, parity, unreadable, loss)
+
+
+def _with_phantoms(about: Metadata, model: Model) -> Metadata:
+    """Record the logits of the phantoms, with the tolerance of the file's arithmetic."""
+    logits = phantom_logits(model)
+    tolerance = INT8_TOLERANCE if about.quantized else FLOAT16_TOLERANCE if about.precision == "fp16" else TOLERANCE
+    return about if logits is None else replace(about, phantoms=recorded(logits, tolerance))
 
 
 def _quantize(

@@ -50,6 +50,7 @@ class RunDirectory:
         config.yaml            all options, the classes, the preprocessing, the model's arguments, the versions
         model.safetensors      the weights
         calibration.json       temperature and thresholds, chosen on validation
+        phantoms.json          logits of three phantoms, to see whether another machine gives the same
         digests.json           SHA-256 of the files that determine predictions, to detect damage and changes
         split.csv              the split of each row, with hashed patient names
         seen.json              hashes of the files and patients that the run was trained on
@@ -72,6 +73,7 @@ class RunDirectory:
         self.config = self.root / "config.yaml"
         self.weights = self.root / "model.safetensors"
         self.calibration = self.root / "calibration.json"
+        self.phantoms = self.root / "phantoms.json"
         self.digests = self.root / "digests.json"
         self.split = self.root / "split.csv"
         self.seen = self.root / "seen.json"
@@ -166,9 +168,17 @@ class RunDirectory:
         if self.digests.is_file():
             self.write_digests()
 
+    def read_phantoms(self) -> dict[str, Any]:
+        """Read ``phantoms.json``."""
+        return _read_json(self.phantoms)
+
+    def write_phantoms(self, record: Mapping[str, Any]) -> None:
+        """Write ``phantoms.json``."""
+        write_atomically(self.phantoms, json.dumps(record, indent=2))
+
     def write_digests(self) -> None:
         """Write ``digests.json``, the last step of training."""
-        files = (self.config, self.weights, self.calibration, self.predictions, self.split)
+        files = (self.config, self.weights, self.calibration, self.phantoms, self.predictions, self.split)
         digests = {path.name: _digest(path) for path in files if path.is_file()}
         write_atomically(self.digests, json.dumps(digests, indent=2))
 

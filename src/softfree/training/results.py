@@ -18,6 +18,7 @@ from softfree.data.audit.checks import counted
 from softfree.data.audit.near_duplicates import MAX_IMAGES, find_pairs
 from softfree.data.reduced import Reduced
 from softfree.data.table import Table
+from softfree.inference.reproduction import record_phantoms
 from softfree.inference.run import Run
 from softfree.reporting.baselines import BaselinePredictions, fit_baselines
 from softfree.reporting.evaluate import Evaluation, write_results
@@ -72,6 +73,7 @@ def measure_run(options: TrainOptions, table: Table, samples: TrainingSamples) -
     run = calibrate(run, frames["val"])
     write_predictions(run.directory.predictions, pd.concat(frames.values(), ignore_index=True), run)
     evaluation = write_results(run, table, frames[splits[-1]], evaluation_options)
+    record_phantoms(run)
     run.directory.write_digests()
     return TrainingResult(run, evaluation)
 
