@@ -8,6 +8,7 @@ from softfree.data.modalities.image import ImagePreprocessing
 from softfree.inference.forward import infer
 from softfree.inference.options import InferenceOptions
 from softfree.models import create_model
+from softfree_runtime.core.errors import UserError
 from softfree_runtime.readers.image import DecodedImage
 
 
@@ -75,3 +76,23 @@ def test_a_image_without_finite_logits_is_a_row_with_its_reason():
     assert logits.failed[1].status == "not_finite"
     assert str(logits.failed[1]).endswith("infinite numbers in --precision fp16; use --precision fp32")
     assert np.isnan(logits.values).tolist() == [[False] * 2, [True] * 2]
+
+
+def test_further_views_are_averaged_and_do_not_depend_on_the_order():
+    rng = np.random.default_rng(0)
+    pixels = [rng.integers(0, 256, (side, side, 1), np.uint8) for side in (24, 24, 31)]
+    sources = [DecodedImage(values, 0.0, 255.0, None, (), "8-bit") for values in pixels]
+    preprocessing = ImagePreprocessing.create("radiograph", 16, "native", 1)
+    options = InferenceOptions(batch_size=2, progress=False, tta=3)
+    logits = infer(Mean(), SampleDataset(sources, None, preprocessing), 2, options)
+    augmentation = preprocessing.augmentation()
+    for source, row in zip(sources, logits.values, strict=True):
+        whole = torch.from_numpy(preprocessing.load(source))
+        views = [whole, augmentation(whole, 1), augmentation(whole, 2)]
+        assert not torch.equal(views[1], views[2])
+        expected = np.mean([Mean()(view[None])[0].numpy() for view in views], axis=0)
+        np.testing.assert_allclose(row, expected, rtol=1e-5)
+    backwards = infer(Mean(), SampleDataset(sources[::-1], None, preprocessing), 2, options)
+    np.testing.assert_allclose(backwards.values[::-1], logits.values, rtol=1e-6)
+    with pytest.raises(UserError, match="--tta 0: expected 1 or more"):
+        infer(Mean(), SampleDataset(sources, None, preprocessing), 2, InferenceOptions(tta=0))

@@ -99,7 +99,7 @@ class SampleDataset(data.Dataset):
         self.augmentation = augmentation
         self.seed = seed
         self.failed: dict[int, ReadError] = {}
-        self._preprocessing = preprocessing
+        self.preprocessing = preprocessing
         self._items: list[dict[str, Any]] = [
             {"source": source, "frame": frame}
             for source, frame in zip(sources, frames or [None] * len(sources), strict=True)
@@ -132,11 +132,11 @@ class SampleDataset(data.Dataset):
         Raises:
             ReadError: As for reading the sample.
         """
-        open_rows = MODALITIES[self._preprocessing.kind].open_rows()
+        open_rows = MODALITIES[self.preprocessing.kind].open_rows()
         if open_rows is None:
             return None
         item = self._items[index]
-        rows: SlideRows = open_rows(self._preprocessing, item["source"], item["frame"])
+        rows: SlideRows = open_rows(self.preprocessing, item["source"], item["frame"])
         return rows
 
     def read_all(

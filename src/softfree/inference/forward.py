@@ -14,6 +14,7 @@ from softfree.core.environment import best_device
 from softfree.core.options import Precision
 from softfree.core.progress import tracked
 from softfree.data.dataset import SampleCallback, SampleDataset
+from softfree.data.modalities.base import Augmentation
 from softfree.inference.ensemble import AdaptiveEnsemble, Ensemble, adaptive_forward
 from softfree.inference.options import InferenceOptions
 from softfree.streaming.adaptive import AdaptiveForward
@@ -58,6 +59,7 @@ def infer(
         on_sample: Called, in this process, with each sample that is read whole.
     """
     options = options or InferenceOptions(progress=False)
+    augmentation = _augmentation_of_views(dataset, options.tta)
     count = len(model.members) if isinstance(model, Ensemble) else 1
     members = np.full((len(dataset), count, classes), np.nan)
     failed: dict[int, ReadError] = {}
@@ -73,6 +75,8 @@ def infer(
                 yield index, sample[0]
                 continue
             try:
+                if augmentation is not None and error.status == "too_large":
+                    raise ReadError("too large to be augmented; predict it with --tta 1", "too_large", path=error.path)
                 members[index] = _logits_of_rows(adaptive, dataset, index, error)
             except ReadError as reason:
                 failed[index] = reason
@@ -80,13 +84,44 @@ def infer(
     for indices, images in of_equal_shape(whole_samples(), options.batch_size):
         try:
             with torch.inference_mode():
-                members[indices] = _forward(adaptive, torch.stack(images).to(device)).reshape(-1, count, classes)
+                views = [
+                    _forward(adaptive, torch.stack(view).to(device))
+                    for view in _views(images, augmentation, options.tta)
+                ]
+            members[indices] = np.mean(views, axis=0).reshape(-1, count, classes)
         except ReadError as reason:  # no space for their tokens
             failed |= {index: reason.of(dataset.name(index)) for index in indices}
     for index in set(np.flatnonzero(~np.isfinite(members).all(axis=(1, 2))).tolist()) - failed.keys():
         members[index] = np.nan
         failed[index] = _not_finite(dataset.name(index), options.precision)
     return Logits(members.mean(axis=1), failed, members if isinstance(model, Ensemble) else None)
+
+
+def _augmentation_of_views(dataset: SampleDataset, tta: int) -> Augmentation | None:
+    """Return the augmentation of further views of each sample; None if the samples alone are predicted.
+
+    Raises:
+        UserError: An impossible number of views, or samples that have no augmentation.
+    """
+    if tta < 1:
+        raise UserError(f"--tta {tta}: expected 1 or more views of each sample")
+    if tta == 1:
+        return None
+    augmentation = dataset.preprocessing.augmentation()
+    if augmentation is None:
+        raise UserError(f"--tta {tta}: samples of kind {dataset.preprocessing.kind} have no augmentation; leave it out")
+    return augmentation
+
+
+def _views(images: list[Tensor], augmentation: Augmentation | None, tta: int) -> Iterator[list[Tensor]]:
+    """Yield the images themselves, then ``tta - 1`` augmented copies.
+
+    The augmentation of a view is the same for all images, so that a result does not depend on their order.
+    """
+    yield images
+    for view in range(1, tta):
+        assert augmentation is not None
+        yield [augmentation(image, view) for image in images]
 
 
 class _Readable(Dataset):

@@ -17,12 +17,15 @@ class InferenceOptions(StreamOptions):
         precision: Arithmetic of matrix products, independent of that in training.
         num_workers: Number of processes that read files.
         progress: Show progress bars.
+        tta: Test-time augmentation: number of views of each sample whose logits are averaged, the sample itself and
+            copies augmented as in training; takes as many times as long.
     """
 
     batch_size: int = 16
     precision: Precision = "fp32"
     num_workers: int = 0
     progress: bool = True
+    tta: int = 1
 
 
 @dataclass(kw_only=True)

@@ -178,6 +178,7 @@ class Run:
         num_workers: int = 0,
         precision: Precision = "fp32",
         progress: bool = False,
+        tta: int = 1,
         stream: StreamOptions | None = None,
     ) -> pd.DataFrame:
         """Predict probabilities for files, folders, tables or arrays.
@@ -190,6 +191,7 @@ class Run:
             num_workers: Number of processes that read files.
             precision: Arithmetic of matrix products: "fp32", "bf16" or "fp16".
             progress: Show a progress bar.
+            tta: Number of views of each sample, itself and augmented copies, whose logits are averaged.
             stream: When and where to stream samples larger than memory; default: automatically, in main memory.
 
         Returns:
@@ -201,7 +203,7 @@ class Run:
 
         streaming = stream.streaming if stream else {}
         options = InferenceOptions(
-            batch_size=batch_size, num_workers=num_workers, precision=precision, progress=progress, **streaming
+            batch_size=batch_size, num_workers=num_workers, precision=precision, progress=progress, tta=tta, **streaming
         )
         return predict(self, inputs, options, frame=frame, image_root=image_root)
 

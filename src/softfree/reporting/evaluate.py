@@ -182,6 +182,9 @@ def _facts(run: Run, table: Table, frame: pd.DataFrame, options: EvaluateOptions
     facts = report_facts(run, table, frame)
     if left_out:
         facts["data_notes"].insert(0, f"{left_out} rows are left out: the run was trained on their files or patients.")
+    if options.tta > 1:
+        views = f"the sample itself and {options.tta - 1} augmented"
+        facts["data_notes"].insert(0, f"Each prediction is the mean over {options.tta} views: {views}.")
     if options.include_training and options.table is not None:
         facts["data_notes"].insert(0, "Rows that the run was trained on are included, as requested.")
     return facts
@@ -292,7 +295,13 @@ def _predictions(run: Run, table: Table, options: EvaluateOptions, *, stored: bo
     """Use the float32 predictions that training stored, if they cover these rows; otherwise predict."""
     # An ensemble was trained on the rows of its cross-validation: it must not predict them.
     held_out = bool(run.members) and options.split == "val" and table.digest == run.table_digest
-    frame = stored_rows(run, table) if held_out or (stored and options.precision == "fp32") else None
+    if held_out and options.tta > 1:
+        raise UserError(
+            f"--tta {options.tta}: held-out rows of a study have the predictions of its members; try it on"
+            " a member, or on other rows"
+        )
+    as_stored = stored and options.precision == "fp32" and options.tta == 1
+    frame = stored_rows(run, table) if held_out or as_stored else None
     if frame is not None:
         return frame
     if held_out:
