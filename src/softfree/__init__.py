@@ -6,12 +6,25 @@ from softfree_runtime.core.telemetry import decline
 
 decline()  # before any library is imported that asks
 
-from softfree.api import auto, create_model, evaluate, explain, export, load, plan, predict, pretrain, train  # noqa: E402
+from softfree.api import (  # noqa: E402
+    auto,
+    compare,
+    create_model,
+    evaluate,
+    explain,
+    export,
+    load,
+    plan,
+    predict,
+    pretrain,
+    train,
+)
 
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
     "auto",
+    "compare",
     "create_model",
     "evaluate",
     "explain",

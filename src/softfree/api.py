@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from softfree.inference.run import Run
     from softfree.planning.plan import Plan
     from softfree.reporting.evaluate import Evaluation
+    from softfree.reporting.run_comparison import RunComparison
     from softfree.saliency.api import Explained
     from softfree.study.auto import StudyResult
 
@@ -107,6 +108,27 @@ def evaluate(run: str | Path | Run, table: str | Path | None = None, **options: 
 
     chosen = EvaluateOptions(table=None if table is None else Path(table), **_paths(options, EvaluateOptions))
     return evaluate(_run(run), chosen)
+
+
+def compare(runs: Sequence[str | Path], **options: Any) -> RunComparison:
+    """Compare runs and studies on the same samples: ``softfree.compare(["run", "other"], margin=0.05)``.
+
+    Args:
+        runs: Run and study directories of one table; the first is the reference.
+        **options: Fields of :class:`softfree.reporting.options.CompareOptions`.
+
+    Raises:
+        UserError: Runs of different tables, classes or labels, or that were evaluated on different rows.
+    """
+    from softfree.reporting.comparison_files import write_comparison
+    from softfree.reporting.options import CompareOptions
+    from softfree.reporting.run_comparison import compare_runs
+
+    chosen = CompareOptions(**_paths(options, CompareOptions))
+    comparison = compare_runs([Path(run) for run in runs], chosen)
+    if chosen.out is not None:
+        write_comparison(chosen.out, comparison)
+    return comparison
 
 
 def predict(

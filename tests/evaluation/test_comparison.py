@@ -42,7 +42,8 @@ def test_repeated_patients_are_resampled_for_both() -> None:
     a, b = pair(images=4)
     comparison = compare(a, b, margin=0.05)
     assert comparison.differences["auroc"].method.startswith("paired bootstrap over patients")
-    assert math.isnan(comparison.differences["auroc"].p)
+    difference = comparison.differences["auroc"]
+    assert (difference.p < 0.05) == (difference.low > 0 or difference.high < 0)
     assert comparison.differences["auroc_delong"].method.endswith("as independent")
     # Paired: far narrower than the interval of either.
     width = comparison.differences["auroc"].high - comparison.differences["auroc"].low
@@ -60,6 +61,15 @@ def test_bootstrap_agrees_with_delong_where_both_hold() -> None:
     assert by_bootstrap.value == pytest.approx(by_delong.value)
     assert by_bootstrap.low == pytest.approx(by_delong.low, abs=0.005)
     assert by_bootstrap.high == pytest.approx(by_delong.high, abs=0.005)
+    assert by_delong.p < by_bootstrap.p < 0.001  # the least that 2,000 resamples can show
+
+
+def test_the_p_value_of_the_bootstrap_agrees_with_delong() -> None:
+    a, b = pair(400, gap=0.12)
+    again = [Scores(s.task, s.probabilities, s.targets, np.append(np.arange(399), 0)) for s in (a, b)]
+    p = compare(a, b).differences["auroc"].p
+    assert 0.01 < p < 0.3
+    assert compare(*again).differences["auroc"].p == pytest.approx(p, rel=0.3)
 
 
 def test_multiclass() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from softfree.evaluation.intervals import bias_corrected, newcombe, wilson
+from softfree.evaluation.intervals import bias_corrected, bootstrap_p, newcombe, wilson
 
 
 def test_wilson_by_hand() -> None:
@@ -75,3 +75,18 @@ def test_too_few_patients_have_no_interval_and_a_reason() -> None:
     assert math.isnan(interval.low)
     assert interval.reason is not None
     assert "too few patients: 9" in interval.reason
+
+
+@pytest.mark.parametrize("patients", [None, 12])
+@pytest.mark.parametrize("value", [-0.3, 0.02, 0.1, 0.45])
+def test_the_p_value_of_a_bootstrap_is_where_its_interval_meets_0(value: float, patients: int | None) -> None:
+    draws = np.random.default_rng(0).gamma(9, 0.1, 20_000) - 0.9 + value
+    p = bootstrap_p(value, draws, patients)
+    narrower, wider = (bias_corrected(value, draws, level, "", patients=patients) for level in (0.995 - p, 1.005 - p))
+    assert not narrower.low <= 0 <= narrower.high
+    assert wider.low <= 0 <= wider.high
+
+
+def test_a_bootstrap_without_spread_has_no_p_value() -> None:
+    assert math.isnan(bootstrap_p(0.0, np.zeros(100)))
+    assert math.isnan(bootstrap_p(math.nan, np.arange(100.0)))

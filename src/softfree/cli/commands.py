@@ -18,7 +18,7 @@ from softfree.features.options import FeatureOptions
 from softfree.inference.options import PredictOptions
 from softfree.planning.options import PlanOptions
 from softfree.pretraining.options import PretrainOptions
-from softfree.reporting.options import EvaluateOptions
+from softfree.reporting.options import CompareOptions, EvaluateOptions
 from softfree.saliency.options import ExplainOptions
 from softfree.study.options import AutoOptions
 from softfree_runtime.core.errors import UserError
@@ -154,6 +154,29 @@ def _evaluate(parsed: Namespace) -> None:
         print(json.dumps(evaluation_to_dict(result), indent=2, allow_nan=False))
     else:
         print_evaluation(result)
+
+
+def _compare_arguments(parser: Parser) -> None:
+    parser.add_argument("runs", nargs="+", type=str, help="Run directories and studies of one table.")
+    add_options(parser, CompareOptions)
+    add_json(parser)
+
+
+def _compare(parsed: Namespace) -> None:
+    from softfree.reporting.comparison_files import write_comparison
+    from softfree.reporting.run_comparison import compare_runs
+    from softfree.reporting.terminal import print_run_comparison
+
+    options: CompareOptions = fill(CompareOptions, parsed)
+    comparison = compare_runs(parsed.runs, options)
+    if options.out is not None:
+        write_comparison(options.out, comparison)
+    if parsed.json:
+        print(json.dumps(comparison.to_dict(), indent=2, allow_nan=False))
+    else:
+        print_run_comparison(comparison)
+        if options.out is not None:
+            print(f"Page: {options.out / 'comparison.html'}")
 
 
 def _predict_arguments(parser: Parser) -> None:
@@ -372,6 +395,9 @@ COMMANDS: dict[str, dict[str, Command]] = {
     "Use": {
         "evaluate": Command(
             "report metrics with intervals, subgroups, comparison of two runs", _evaluate_arguments, _evaluate
+        ),
+        "compare": Command(
+            "compare runs and studies on the same samples, with intervals and tests", _compare_arguments, _compare
         ),
         "predict": Command("predict probabilities for new images", _predict_arguments, _predict),
         "explain": Command("show what a prediction is based on", _explain_arguments, _explain),

@@ -12,7 +12,8 @@ import pandas as pd
 
 from softfree.evaluation import delong
 from softfree.evaluation.bootstrap import distribution
-from softfree.evaluation.intervals import bias_corrected
+from softfree.evaluation.formatting import signed
+from softfree.evaluation.intervals import bias_corrected, bootstrap_p
 from softfree.evaluation.metric_specs import Quantity, aurocs, quantities
 from softfree.evaluation.metrics import draws_of, independent, max_left_out, resampled
 from softfree.evaluation.scores import Scores
@@ -27,7 +28,7 @@ Draws = Mapping[str, np.ndarray]
 class Difference:
     """A statistic of two models on the same samples and ``value = a - b``.
 
-    ``p`` is two-sided and belongs to DeLong's interval: without one it is NaN. ``reason`` explains a missing number.
+    ``p`` is two-sided and below 0.05 where the interval excludes 0. ``reason`` explains a missing number.
     """
 
     a: float
@@ -141,7 +142,7 @@ def _identical(difference: Difference) -> Difference:
     """Return a difference of exactly 0 for models with the same probabilities, where resamples show no spread."""
     if math.isnan(difference.value):
         return difference
-    return replace(difference, low=0.0, high=0.0, reason="both give the same probabilities")
+    return replace(difference, low=0.0, high=0.0, p=1.0, reason="both give the same probabilities")
 
 
 def _check_same(a: Scores, b: Scores) -> None:
@@ -188,7 +189,8 @@ def _by_bootstrap(x: Quantity, y: Quantity, name: str, draws: Sequence[Draws], w
     interval = bias_corrected(value, resampled_differences, LEVEL, words, max_left_out(x, draws[0]), patients)
     reason = "; ".join(text for text in (reason, interval.reason) if text) or None
     low, high, method = interval.low, interval.high, interval.method
-    return Difference(x.value, y.value, value, low, high, math.nan, method, n, positives, reason)
+    p = math.nan if math.isnan(low) else bootstrap_p(value, resampled_differences, patients)
+    return Difference(x.value, y.value, value, low, high, p, method, n, positives, reason)
 
 
 def _judge(auroc: Difference, margin: float | None, a: str, b: str) -> tuple[bool | None, str]:
@@ -196,13 +198,13 @@ def _judge(auroc: Difference, margin: float | None, a: str, b: str) -> tuple[boo
     if math.isnan(auroc.low):
         why = f": {auroc.reason}" if auroc.reason else ""
         return None, f"{a} cannot be compared with {b}, because the difference has no interval{why}."
-    sizes = f"AUROC {auroc.a:.3f} against {auroc.b:.3f}, difference {_signed(auroc.value)} (95 % interval "
-    sizes += f"{_signed(auroc.low)} to {_signed(auroc.high)})"
+    sizes = f"AUROC {auroc.a:.3f} against {auroc.b:.3f}, difference {signed(auroc.value)} (95 % interval "
+    sizes += f"{signed(auroc.low)} to {signed(auroc.high)})"
     if margin is None:
         if auroc.low > 0 or auroc.high < 0:
             return None, f"{a} ranks {'better' if auroc.low > 0 else 'worse'} than {b}: {sizes}."
         return None, f"No difference between {a} and {b} is shown, which does not mean that there is none: {sizes}."
-    sizes += f", margin {_signed(-margin)}"
+    sizes += f", margin {signed(-margin)}"
     if auroc.low > 0:
         return True, f"{a} is better than {b}, and therefore not inferior: {sizes}."
     if auroc.low > -margin:
@@ -211,7 +213,3 @@ def _judge(auroc: Difference, margin: float | None, a: str, b: str) -> tuple[boo
     if auroc.high < -margin:
         return False, f"{a} is inferior to {b}: {sizes}."
     return False, f"It is not shown that {a} is not inferior to {b}; more patients may settle it: {sizes}."
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")

@@ -7,11 +7,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from softfree.evaluation.comparison import Difference
-from softfree.evaluation.metrics import Metric
 from softfree_runtime.core.files import write_atomically
+
+if TYPE_CHECKING:
+    from softfree.evaluation.comparison import Difference
+    from softfree.evaluation.metrics import Metric
+    from softfree.evaluation.paired_tests import FoldTest
 
 NAMES = {
     "auroc": "AUROC",
@@ -57,7 +60,17 @@ def number(value: float) -> str:
     return ABSENT if math.isnan(value) else f"{value:.3f}".replace("-", "−")
 
 
-def interval(metric: Metric | Difference) -> str:
+def p_value(p: float) -> str:
+    """Format a p value, NaN as a dash."""
+    return ABSENT if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def signed(value: float) -> str:
+    """Format a difference with its sign, NaN as a dash."""
+    return ABSENT if math.isnan(value) else f"{value:+.3f}".replace("-", "−")
+
+
+def interval(metric: Metric | Difference | FoldTest) -> str:
     """Format an interval, a missing one as a dash."""
     return ABSENT if math.isnan(metric.low) else f"{number(metric.low)} to {number(metric.high)}"
 
@@ -86,7 +99,7 @@ def _samples(metric: Metric) -> str:
 
 def metrics_to_json(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
     """Convert metrics to strict JSON values: NaN becomes None, and ``reason`` says why."""
-    return {name: _strict(asdict(metric)) for name, metric in metrics.items()}
+    return {name: strict_json(asdict(metric)) for name, metric in metrics.items()}
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Metric], about: Mapping[str, Any] | None = None) -> None:
@@ -97,13 +110,14 @@ def write_metrics(path: Path, metrics: Mapping[str, Metric], about: Mapping[str,
         metrics: The metrics.
         about: Further entries, such as the split or the thresholds.
     """
-    content = _strict({**(about or {}), "metrics": metrics_to_json(metrics)})
+    content = strict_json({**(about or {}), "metrics": metrics_to_json(metrics)})
     write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _strict(value: Any) -> Any:
+def strict_json(value: Any) -> Any:
+    """Convert to values of strict JSON: what is not a finite number becomes None."""
     if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
+        return {str(key): strict_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
+        return [strict_json(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

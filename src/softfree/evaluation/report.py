@@ -108,24 +108,25 @@ def write_report(path: Path, report: Report) -> None:
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Return the templates of this package, with the filters that they use."""
+    templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": output.number, "interval": output.interval, "how": output.how, "png": _data_uri}
-    environment.filters |= {"name_of": output.name_of, "short": _short}
-    return environment
+    templates.filters |= {"number": output.number, "interval": output.interval, "how": output.how, "png": _data_uri}
+    templates.filters |= {"name_of": output.name_of, "short": _short}
+    return templates
 
 
 def render(report: Report) -> str:
     """Render the report's HTML."""
     matrix = _confusion(report)
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             report=report,

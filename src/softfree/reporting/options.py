@@ -51,3 +51,27 @@ class EvaluateOptions(InferenceOptions):
     out: Path | None = None
     num_bootstrap: int = 2000
     seed: int = 0
+
+
+@dataclass(kw_only=True)
+class CompareOptions:
+    """Comparison.
+
+    Attributes:
+        reference: Run that the others are compared with; default: the first.
+        split: Rows to compare on; default: test rows, or validation rows where there are none, and for studies those of
+            the cross-validation.
+        common_rows: Compare on the rows that all runs were evaluated on, if these differ.
+        margin: Non-inferiority margin: the loss of AUROC that is still acceptable.
+        out: Folder for comparison.csv, comparison.json and comparison.html; default: only print.
+        num_bootstrap: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
+    """
+
+    reference: Path | None = None
+    split: Split | None = None
+    common_rows: bool = False
+    margin: float | None = None
+    out: Path | None = None
+    num_bootstrap: int = 2000
+    seed: int = 0

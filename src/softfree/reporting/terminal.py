@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from softfree.evaluation.comparison import Difference
-from softfree.evaluation.formatting import interval, metrics_to_json, number, summary_rows
+from softfree.evaluation.formatting import interval, metrics_to_json, number, p_value, signed, summary_rows
 from softfree.evaluation.metrics import Metric
 from softfree.inference.run import Run
 from softfree.reporting.baseline_comparison import BaselineComparison
 from softfree.reporting.evaluate import Evaluation
+from softfree.reporting.run_comparison import RunComparison
 
 _MAX_ERRORS = 10
 console = Console(markup=False)  # names of classes and folders may contain brackets
@@ -89,6 +90,30 @@ def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
         "failed": {str(row): reason for row, reason in evaluation.failed.items()},
         "report": str(evaluation.report),
     }
+
+
+def print_run_comparison(comparison: RunComparison) -> None:
+    """Print runs with their differences from the reference, and what the numbers are."""
+    patients = f" of {comparison.patients} patients" if comparison.patients < comparison.n else ""
+    table = Table(title=f"{comparison.table}: {comparison.n} samples{patients}", title_justify="left")
+    for heading in ("run", "AUROC", "difference", "p", "p, Holm"):
+        table.add_column(heading)
+    for run in comparison.runs:
+        row = [f"{run.name}: {run.evaluated}", _with_interval(run.auroc), "reference", "", ""]
+        if run.difference is not None:
+            difference = f"{signed(run.difference.value)} ({interval(run.difference)})"
+            row[2:] = [difference, p_value(run.difference.p), p_value(run.p_holm)]
+        table.add_row(*row)
+    console.print(table)
+    for run in comparison.runs:
+        if run.comparison is not None and run.comparison.margin is not None:
+            console.print(run.comparison.verdict, highlight=False, soft_wrap=True)
+        if run.folds is not None:
+            mean = f"mean difference {signed(run.folds.mean)} ({interval(run.folds)}), p {p_value(run.folds.p)}"
+            count = len(run.folds.differences)
+            console.print(f"{run.name} over {count} folds: {mean}", highlight=False, soft_wrap=True)
+    for note in comparison.notes:
+        console.print(note, highlight=False, soft_wrap=True)
 
 
 def print_models(pattern: str, *, as_json: bool = False) -> None:
