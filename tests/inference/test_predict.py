@@ -13,6 +13,7 @@ from softfree.inference.options import PredictOptions
 from softfree.inference.predict import outputs, predict, predict_to_file
 from softfree.inference.run import Run
 from softfree.inference.run_directory import Calibration
+from softfree_runtime.core.conformal import ConformalSets
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.outputs import predicted_label
 from softfree_runtime.core.task import Task
@@ -52,6 +53,20 @@ def test_outputs_are_calibrated_beside_raw_and_empty_without_logits() -> None:
     assert result.drop(columns="predicted").loc[1].isna().all()
 
 
+def test_sets_are_columns_that_any_program_reads(tmp_path: Path) -> None:
+    odd = Task("multiclass", ("a; b", 'c "d", e', "ü"))
+    sets = ConformalSets(0.9, dict(zip(odd.classes, (0.3, 0.3, 0.5), strict=True)))
+    logits = np.log([[0.35, 0.6, 0.05], [0.05, 0.05, 0.9], [0.25, 0.29, 0.46], [np.nan] * 3])
+    result = outputs(logits, odd, Calibration(sets=sets))
+    assert list(result)[-3:] == ["predicted", "set", "abstain"]
+    result.to_csv(tmp_path / "rows.csv", index=False)
+    written = pd.read_csv(tmp_path / "rows.csv")
+    assert [json.loads(text) for text in written["set"][:3]] == [["a; b", 'c "d", e'], ["ü"], []]
+    assert written["abstain"].tolist()[:3] == [True, False, True]
+    assert written.loc[3, ["set", "abstain"]].isna().all()
+    assert json.loads(result.to_json(orient="records"))[3]["abstain"] is None
+
+
 def test_inputs_of_all_kinds_keep_their_order(run: Run, noise: np.ndarray, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     for name in ("b.png", "sub/a.png", ".hidden/c.png", ".d.png"):
@@ -64,7 +79,8 @@ def test_inputs_of_all_kinds_keep_their_order(run: Run, noise: np.ndarray, tmp_p
     assert rows["status"].tolist() == ["ok", "ok", "ok", "ok", "missing", "ok"]
     np.testing.assert_allclose(rows["p_low"].dropna(), rows["p_low"][0], atol=1e-6)
     assert "gone.png: no such file" in rows["reason"][4]
-    assert rows["predicted"][4] == ""
+    assert rows["predicted"][4] == rows["set"][4] == ""
+    assert rows["abstain"].isna().tolist() == [False] * 4 + [True, False]
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.float32, np.float64])

@@ -1,5 +1,6 @@
 """A run directory: opened, refused, calibrated anew."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from softfree.data.modalities.image import ImagePreprocessing
 from softfree.inference.run import Run
 from softfree.inference.run_directory import Calibration, RunDirectory
 from softfree.models.registry import build_model
+from softfree_runtime.core.conformal import ConformalSets
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task
 
@@ -54,6 +56,24 @@ def test_another_calibration_is_kept(copy: Path) -> None:
     assert run.calibration == before
     (copy / "calibration.json").unlink()
     assert Run.load(copy).calibration == Calibration(1.0, {})
+
+
+def test_conformal_sets_are_kept_and_checked(copy: Path) -> None:
+    trained = Run.load(copy)
+    assert trained.calibration.sets is not None
+    assert trained.calibration.sets.coverage == trained.config["options"]["coverage"] == 0.9
+    sets = ConformalSets(0.8, {"high": 0.25, "low": 0.0})
+    assert trained.with_calibration(Calibration(2.5, sets=sets)).calibration == Run.load(copy).calibration
+    for content, words in (
+        ({"coverage": 0.8, "present": {"high": 0.25}, "absent": {}}, "sets.present has .'high'.; expected high, low"),
+        ({"coverage": 0.8, "present": {"high": 1.25, "low": 0.1}, "absent": {}}, "sets has 1.25; expected"),
+        ({"coverage": 1.0, "present": {"high": 0.2, "low": 0.1}, "absent": {}}, "sets has 1.0; expected"),
+        ({"coverage": 0.8, "present": {"high": "x", "low": 0.1}, "absent": {}}, "sets.present is"),
+        ([], "sets is"),
+    ):
+        (copy / "calibration.json").write_text(json.dumps({"temperature": 1.0, "thresholds": {}, "sets": content}))
+        with pytest.raises(UserError, match=words):
+            Run.load(copy)
 
 
 def test_the_configuration_alone_describes_the_model(run: Run, quick: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from softfree.inference.run import Run
 from softfree.reporting.evaluate import Evaluation, evaluate
 from softfree.reporting.options import EvaluateOptions
 from softfree.training.loop import train
+from softfree_runtime.core.conformal import ConformalSets
 from softfree_runtime.core.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -51,6 +53,27 @@ def test_the_page_says_what_was_measured_and_what_it_cost(run: Run, tmp_path: Pa
     for words in ("Multiply-adds per sample", "The split is the table", "with temperature", "left-right flips"):
         assert words in page
     assert "data:image/png" not in page, "no image unless it is asked for"
+
+
+def test_conformal_sets_are_measured_and_shown(run: Run, tmp_path: Path) -> None:
+    sets = ConformalSets(0.9, {"high": 0.5, "low": 0.4})
+    changed = replace(run, calibration=replace(run.calibration, sets=sets))
+    evaluation = evaluated(changed, tmp_path / "out", subgroups=["site"])
+    rows = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())["conformal"]
+    names = [json.loads(text) for text in rows["set"]]
+    inside = np.array([("high", "low")[target] in row for target, row in zip(rows["target"], names, strict=True)])
+    assert written["all"]["covered"] == inside.mean() == evaluation.coverage.all.covered  # type: ignore[union-attr]
+    low = next(row for row in written["classes"] if row["name"] == "low")
+    assert (low["n"], low["patients"], low["covered"]) == (4, 2, inside[rows["target"] == 1].mean())
+    assert written["abstained"] == rows["abstain"].mean()
+    assert written["groups"]["site"]["A"]["all"]["n"] == 4
+    page = evaluation.report.read_text()
+    assert "Conformal sets" in page
+    assert "Truth in the set" in page
+    old = replace(run, calibration=replace(run.calibration, sets=None))
+    assert evaluated(old, tmp_path / "old", subgroups=["site"]).coverage is None
+    assert "Conformal sets" not in (tmp_path / "old" / "report.html").read_text()
 
 
 def test_maps_are_shown_where_they_are_asked_for(run: Run, tmp_path: Path) -> None:

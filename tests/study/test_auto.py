@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from tests.conftest import leave_out_figures
 import softfree_runtime
 from softfree.deployment.options import ExportOptions
 from softfree.deployment.pipeline import export
+from softfree.evaluation.conformal import fit_sets
 from softfree.inference.reproduction import reproduce
 from softfree.inference.run import Run
+from softfree.reporting.coverage import coverage_of
 from softfree.reporting.evaluate import evaluate
 from softfree.reporting.options import EvaluateOptions
 from softfree.saliency.api import explain
@@ -85,6 +88,24 @@ def test_each_sample_is_predicted_by_the_member_that_did_not_see_it(study: Study
     assert {"baseline_copy_high", "p_high", "predicted"} <= set(pooled.columns)
     assert study.evaluation.scores.thresholds is not None
     assert len(study.evaluation.scores) == 24
+
+
+def test_sets_of_a_fold_are_chosen_on_the_others(study: StudyResult) -> None:
+    assert study.evaluation.coverage is not None
+    assert study.evaluation.coverage.all.covered == 1, "six patients of a class are too few, so that all are in the set"
+    assert study.evaluation.coverage.abstained == 1
+    rows = study.run.directory.read_predictions()
+    scores = study.evaluation.scores
+    assert study.run.calibration.sets == fit_sets(scores, 0.9)
+    generous = replace(study.run.calibration, sets=replace(study.run.calibration.sets, coverage=0.6))
+    measured = coverage_of(replace(study.run, calibration=generous), rows, scores)
+    plausible = np.zeros((24, 2), bool)
+    for fold in (1, 2):
+        inside = (rows["fold"] == fold).to_numpy()
+        plausible[inside] = fit_sets(scores.subset(~inside), 0.6).plausible(scores.probabilities[inside], scores.task)
+    assert measured is not None
+    assert measured.abstained == (plausible.sum(axis=1) != 1).mean() < 1
+    assert measured.all.covered == plausible[np.arange(24), scores.targets].mean()
 
 
 def test_the_fixed_test_rows_are_judged_by_the_ensemble(study: StudyResult) -> None:

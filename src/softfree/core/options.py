@@ -188,6 +188,7 @@ class OptimizerOptions:
         auto_augment: Use a timm policy instead of the preset's augmentation, such as 'rand-m9-mstd0.5-inc1': random
             crops of the whole image, flips, this policy and random erasing; color images only.
         random_erasing: Probability with which --auto-augment erases a rectangle.
+        coverage: Share of new samples of each class whose conformal set shall contain it; more gives larger sets.
         patience: Stop after this many epochs without a better validation AUROC and keep the best epoch; default: train
             to the end and keep the last epoch.
         precision: Arithmetic of matrix products.
@@ -214,6 +215,7 @@ class OptimizerOptions:
     augment: bool = True
     auto_augment: str | None = None
     random_erasing: float = 0.25
+    coverage: float = 0.9
     patience: int | None = None
     precision: Precision = "fp32"
     teacher: Path | None = None

@@ -20,6 +20,7 @@ from sklearn.metrics import confusion_matrix
 from softfree.evaluation import formatting as output
 from softfree.evaluation import plots, subgroups
 from softfree.evaluation.comparison import Comparison
+from softfree.evaluation.conformal import ClassCoverage, Coverage
 from softfree.evaluation.metric_specs import predict_labels, threshold_of
 from softfree.evaluation.metrics import Metric
 from softfree.evaluation.plots import style
@@ -76,6 +77,8 @@ class Report:
         map_notes: What the maps mean, or why there are none; default: a general sentence.
         folds: AUROC in each fold of a cross-validation.
         fold_note: What their spread means.
+        coverage: How conformal sets work.
+        group_coverage: The same over all classes by group, by column.
     """
 
     title: str
@@ -100,6 +103,8 @@ class Report:
     map_notes: Sequence[str] = ()
     folds: Sequence[GroupRow] = ()
     fold_note: str = ""
+    coverage: Coverage | None = None
+    group_coverage: Mapping[str, Mapping[str, ClassCoverage]] = field(default_factory=dict)
 
 
 def write_report(path: Path, report: Report) -> None:

@@ -20,7 +20,7 @@ from softfree.inference.options import InferenceOptions, PredictOptions
 from softfree.inference.run_directory import Calibration
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import printable, replacing
-from softfree_runtime.core.outputs import predicted_label, probabilities
+from softfree_runtime.core.outputs import columns, probabilities
 from softfree_runtime.core.task import Task
 from softfree_runtime.sources import inputs as runtime_inputs
 from softfree_runtime.sources.inputs import Input, NamedSource
@@ -66,15 +66,18 @@ def disagreement(members: np.ndarray, task: Task) -> np.ndarray:
 
 
 def outputs(logits: np.ndarray, task: Task, calibration: Calibration) -> pd.DataFrame:
-    """Return columns ``p_<class>``, ``raw_<class>`` and ``predicted`` for logits ``(n, K)``; empty for NaN."""
-    calibrated = probabilities(logits, task, calibration.temperature)
-    raw = probabilities(logits, task)
-    table = pd.DataFrame(calibrated, columns=[f"p_{name}" for name in task.classes])
-    table[[f"raw_{name}" for name in task.classes]] = raw
-    table["predicted"] = [
-        "" if np.isnan(row).any() else predicted_label(row, task, calibration.thresholds) for row in calibrated
-    ]
-    return table
+    """Return the columns that follow from logits ``(n, K)``; empty for NaN.
+
+    They are ``p_<class>``, ``raw_<class>`` and ``predicted``, and with conformal sets those of
+    :meth:`~softfree_runtime.core.conformal.ConformalSets.columns`.
+    """
+    temperature, thresholds, sets = calibration.temperature, calibration.thresholds, calibration.sets
+    names = columns(np.full(len(task.classes), np.nan), task, temperature, thresholds, sets)
+    rows = [columns(row, task, temperature, thresholds, sets) for row in logits]
+    table = pd.DataFrame(rows, columns=list(names))
+    numbers = [f"{kind}_{name}" for kind in ("p", "raw") for name in task.classes]
+    table[numbers] = table[numbers].astype(np.float64)
+    return table if sets is None else table.astype({"abstain": "boolean"})
 
 
 def find_inputs(

@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 from safetensors.torch import save_file
 
+from softfree_runtime.core.conformal import ConformalSets, check_sets
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing, write_atomically
 from softfree_runtime.core.task import Task
@@ -30,16 +31,18 @@ COPY_AGAIN = "copy the run again"
 
 @dataclass(frozen=True)
 class Calibration:
-    """Temperature and thresholds for calibrated probabilities and labels, chosen on validation.
+    """Temperature, thresholds and minima for calibrated probabilities, labels and sets, chosen on validation.
 
     Attributes:
         temperature: Divides the logits.
         thresholds: Probability from which a class counts as present, for each scored class; a multiclass image is
             labeled with its most probable class regardless.
+        sets: Minimum probabilities of the classes in conformal sets; None in runs of earlier versions.
     """
 
     temperature: float = 1.0
     thresholds: dict[str, float] = field(default_factory=dict)
+    sets: ConformalSets | None = None
 
 
 class RunDirectory:
@@ -49,7 +52,7 @@ class RunDirectory:
 
         config.yaml            all options, the classes, the preprocessing, the model's arguments, the versions
         model.safetensors      the weights
-        calibration.json       temperature and thresholds, chosen on validation
+        calibration.json       temperature, thresholds and minima of conformal sets, chosen on validation
         phantoms.json          logits of three phantoms, to see whether another machine gives the same
         digests.json           SHA-256 of the files that determine predictions, to detect damage and changes
         split.csv              the split of each row, with hashed patient names
@@ -142,12 +145,14 @@ class RunDirectory:
             task: Checks that each threshold belongs to one of its classes.
 
         Raises:
-            UserError: The temperature is not above 0, or a threshold is not a probability of a class.
+            UserError: The temperature is not above 0, or a threshold or minimum is not a probability of a class.
         """
         path = self.calibration
         if not path.is_file():
             return Calibration()
-        fields = check_fields(path, "calibration", _read_json(path), Calibration)
+        content = _read_json(path)
+        sets = check_sets(path, content.pop("sets", None), task, COPY_AGAIN)
+        fields = check_fields(path, "calibration", content, Calibration)
         temperature, thresholds = fields.get("temperature", 1.0), fields.get("thresholds", {})
         if temperature <= 0:
             raise UserError(f"{path}: temperature is {temperature}; expected a number above 0; {COPY_AGAIN}")
@@ -160,7 +165,7 @@ class RunDirectory:
                 raise UserError(
                     f"{path}: there is a threshold of {shown(name)}; expected one of {', '.join(task.classes)}"
                 )
-        return Calibration(float(temperature), {name: float(value) for name, value in thresholds.items()})
+        return Calibration(float(temperature), {name: float(value) for name, value in thresholds.items()}, sets)
 
     def write_calibration(self, calibration: Calibration) -> None:
         """Write ``calibration.json``, and its digest if the run has digests."""

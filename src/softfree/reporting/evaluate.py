@@ -14,6 +14,7 @@ import pandas as pd
 from softfree.core.options import Split
 from softfree.data.table import Table
 from softfree.evaluation.comparison import Comparison, compare
+from softfree.evaluation.conformal import Coverage
 from softfree.evaluation.formatting import write_metrics
 from softfree.evaluation.metric_specs import check_prevalence
 from softfree.evaluation.metrics import Metric, measure
@@ -24,6 +25,7 @@ from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
 from softfree.reporting.baseline_comparison import BaselineComparison, compare_with_baselines
 from softfree.reporting.baselines import BaselinePredictions, read_baselines
+from softfree.reporting.coverage import coverage_by_group, coverage_of
 from softfree.reporting.facts import report_facts
 from softfree.reporting.options import EvaluateOptions
 from softfree.reporting.saliency_maps import report_maps
@@ -58,6 +60,7 @@ class Evaluation:
         left_out: Number of rows left out because the run was trained on them.
         baselines: Simpler models on the same samples.
         split: The split that was evaluated.
+        coverage: How conformal sets work on these samples; None for runs without them.
     """
 
     metrics: dict[str, Metric]
@@ -68,6 +71,7 @@ class Evaluation:
     left_out: int = 0
     baselines: BaselineComparison = field(default_factory=BaselineComparison)
     split: str = "test"
+    coverage: Coverage | None = None
 
 
 def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
@@ -154,6 +158,9 @@ def write_results(
         scores, run.calibration.thresholds, seed=seed, num_bootstrap=num_bootstrap, prevalence=options.prevalence
     )
     baselines = compare_with_baselines(run, frame, scores, metrics, seed=seed, num_bootstrap=num_bootstrap)
+    subgroups = {column: _subgroup(column, table, frame, scores, run, options) for column in options.subgroups}
+    coverage = coverage_of(run, frame, scores)
+    group_coverage = {name: coverage_by_group(run, frame, scores, table, name) for name in options.subgroups}
     report = Report(
         title=f"{run.config['model']['name']} on {evaluated_table.name}, {_evaluated_in_words(run, frame, options)}",
         metrics=metrics,
@@ -162,7 +169,9 @@ def write_results(
         baselines=baselines.rows,
         baseline_warnings=baselines.warnings,
         baseline_notes=baselines.notes,
-        subgroups={column: _subgroup(column, table, frame, scores, run, options) for column in options.subgroups},
+        subgroups=subgroups,
+        coverage=coverage,
+        group_coverage={name: {g: row.all for g, row in rows.items()} for name, rows in group_coverage.items()},
         images=worst_errors(run, table, frame, scores) if options.show_images else [],
         maps=map_images,
         map_notes=map_notes,
@@ -170,10 +179,21 @@ def write_results(
         **_facts(run, table, frame, options, left_out),
     )
     about = _about(run, frame, scores, options) | {"left_out_as_seen": left_out, "baselines": baselines.to_dict()}
+    if coverage is not None:
+        groups = {name: {group: row.to_dict() for group, row in rows.items()} for name, rows in group_coverage.items()}
+        about["conformal"] = coverage.to_dict() | {"groups": groups}
     write_metrics(directory.metrics, metrics, about)
     write_report(directory.report, report)
     return Evaluation(
-        metrics, scores, _reasons(frame), directory.report, comparison, left_out, baselines, options.split or "test"
+        metrics,
+        scores,
+        _reasons(frame),
+        directory.report,
+        comparison,
+        left_out,
+        baselines,
+        options.split or "test",
+        coverage,
     )
 
 

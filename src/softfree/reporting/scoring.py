@@ -15,6 +15,7 @@ from softfree.data.samples import as_samples
 from softfree.data.seen_rows import read_seen_rows
 from softfree.data.table import Table, read_table
 from softfree.evaluation.calibration import choose_thresholds, fit_temperature
+from softfree.evaluation.conformal import fit_sets
 from softfree.evaluation.scores import Scores
 from softfree.inference.forward import infer
 from softfree.inference.options import InferenceOptions
@@ -27,6 +28,7 @@ from softfree_runtime.core.files import replacing, say
 from softfree_runtime.core.outputs import probabilities
 
 THRESHOLD = "threshold_"  # columns of predictions of a cross-validation: the threshold of each row
+_DERIVED = ("p_", "raw_", "predicted", "set", "abstain", "unusual")  # columns that follow from the others
 FOLD = "fold"  # the column with the fold in which each row was held out
 
 
@@ -165,13 +167,14 @@ def scores_of(frame: pd.DataFrame, run: Run) -> Scores:
 
 
 def calibrate(run: Run, validation: pd.DataFrame) -> Run:
-    """Fit the temperature, then choose the thresholds, on validation rows; store both in the run."""
+    """Fit the temperature, then choose thresholds and conformal sets, on validation rows; store them in the run."""
     readable = validation[validation["status"] == "ok"]
     run = replace(run, calibration=Calibration())
     logits = readable[[f"logit_{c}" for c in run.task.classes]].to_numpy()
     temperature = fit_temperature(logits, scores_of(readable, run).targets, run.task)
-    run = replace(run, calibration=Calibration(temperature))
-    return run.with_calibration(Calibration(temperature, choose_thresholds(scores_of(readable, run))))
+    scores = scores_of(readable, replace(run, calibration=Calibration(temperature)))
+    sets = fit_sets(scores, run.config["options"]["coverage"])
+    return run.with_calibration(Calibration(temperature, choose_thresholds(scores), sets))
 
 
 def write_predictions(path: Path, frame: pd.DataFrame, run: Run) -> None:
@@ -195,4 +198,4 @@ def stored_rows(run: Run, table: Table) -> pd.DataFrame | None:
         return None
     frame = frame[frame["row"].isin(table.frame["row"])].reset_index(drop=True)
     is_same = len(frame) == len(table.frame) and set(frame["row"]) == set(table.frame["row"])
-    return frame[[c for c in frame if not str(c).startswith(("p_", "raw_", "predicted"))]] if is_same else None
+    return frame[[c for c in frame if not str(c).startswith(_DERIVED)]] if is_same else None

@@ -13,7 +13,15 @@ from rich.console import Console
 from rich.table import Table
 
 from softfree.evaluation.comparison import Difference
-from softfree.evaluation.formatting import interval, metrics_to_json, number, p_value, signed, summary_rows
+from softfree.evaluation.formatting import (
+    interval,
+    metrics_to_json,
+    number,
+    p_value,
+    signed,
+    strict_json,
+    summary_rows,
+)
 from softfree.evaluation.metrics import Metric
 from softfree.inference.run import Run
 from softfree.reporting.baseline_comparison import BaselineComparison
@@ -58,12 +66,14 @@ def _print_split(evaluation: Evaluation, what: str) -> None:
     patients = len(np.unique(scores.patients))
     console.print(_metrics_table(evaluation.metrics, f"{what}: {len(scores)} images of {patients} patients"))
     _print_baselines(evaluation.baselines)
+    _print_coverage(evaluation)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print metrics, comparison and unreadable images."""
     console.print(_metrics_table(evaluation.metrics, f"{len(evaluation.scores)} samples"))
     _print_baselines(evaluation.baselines)
+    _print_coverage(evaluation)
     if evaluation.left_out:
         console.print(
             f"{evaluation.left_out} rows left out: the run was trained on their files or patients", highlight=False
@@ -87,6 +97,7 @@ def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
         "metrics": metrics_to_json(evaluation.metrics),
         "baselines": evaluation.baselines.to_dict(),
         "comparison": _comparison_to_dict(evaluation),
+        "conformal": None if evaluation.coverage is None else strict_json(evaluation.coverage.to_dict()),
         "failed": {str(row): reason for row, reason in evaluation.failed.items()},
         "report": str(evaluation.report),
     }
@@ -147,6 +158,12 @@ def _print_baselines(baselines: BaselineComparison) -> None:
         console.print(sentence, style="yellow", highlight=False, soft_wrap=True)
     for sentence in baselines.notes:
         console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def _print_coverage(evaluation: Evaluation) -> None:
+    """Print how conformal sets work on these samples."""
+    if evaluation.coverage is not None:
+        console.print(" ".join(evaluation.coverage.sentences()), highlight=False, soft_wrap=True)
 
 
 def _with_interval(metric: Metric | Difference) -> str:

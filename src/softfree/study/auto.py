@@ -18,7 +18,6 @@ from softfree.data.seen_rows import SeenRows
 from softfree.data.split_file import write_split
 from softfree.data.table import Table, read_table
 from softfree.inference.run import Run
-from softfree.inference.run_directory import Calibration
 from softfree.reporting.evaluate import Evaluation, evaluate
 from softfree.reporting.options import EvaluateOptions
 from softfree.reporting.scoring import write_predictions
@@ -132,8 +131,8 @@ def _write_ensemble(directory: StudyDirectory, members: Mapping[MemberKey, Run],
     SeenRows.of(held).write(directory.seen)
     shutil.copyfile(first.directory.baselines, directory.baselines)
     inside = folds.numbers[0] >= 0
-    predictions, thresholds = pool_predictions(members, held, replace(folds, numbers=folds.numbers[:, inside]))
-    directory.write_calibration(Calibration(1.0, thresholds))
+    predictions, calibration = pool_predictions(members, held, replace(folds, numbers=folds.numbers[:, inside]))
+    directory.write_calibration(calibration)
     run = Run.load(directory.root)
     write_predictions(directory.predictions, predictions, run)
     directory.write_cost(_cost(members))

@@ -10,8 +10,10 @@ import pandas as pd
 from softfree.data.folds import Folds
 from softfree.data.table import Table
 from softfree.evaluation.calibration import choose_thresholds, fit_temperature
+from softfree.evaluation.conformal import fit_sets
 from softfree.evaluation.scores import Scores
 from softfree.inference.run import Run
+from softfree.inference.run_directory import Calibration
 from softfree.reporting.scoring import FOLD, THRESHOLD
 from softfree.study.study_directory import MemberKey
 from softfree_runtime.core.errors import UserError
@@ -19,9 +21,7 @@ from softfree_runtime.core.outputs import probabilities
 from softfree_runtime.core.task import Task
 
 
-def pool_predictions(
-    members: Mapping[MemberKey, Run], table: Table, folds: Folds
-) -> tuple[pd.DataFrame, dict[str, float]]:
+def pool_predictions(members: Mapping[MemberKey, Run], table: Table, folds: Folds) -> tuple[pd.DataFrame, Calibration]:
     """Join the predictions of held-out samples.
 
     The logits of a fold are divided by the temperature that fits the other folds, and its samples are classified by the
@@ -34,8 +34,8 @@ def pool_predictions(
         folds: The folds of these rows.
 
     Returns:
-        Rows as in ``predictions.csv`` with calibrated logits, the fold, and the thresholds of each row; and the
-        thresholds that suit all rows, for the ensemble.
+        Rows as in ``predictions.csv`` with calibrated logits, the fold, and the thresholds of each row; and thresholds
+        and conformal sets that suit all rows, for the ensemble.
 
     Raises:
         UserError: Predictions of a member are missing.
@@ -64,7 +64,8 @@ def pool_predictions(
     logits = np.mean(draws, axis=0)
     frame[names] = logits
     frame[FOLD] = [folds.names[number] for number in folds.numbers[0]]
-    own, overall = _thresholds(logits, table, folds.numbers[0])
+    coverage = next(iter(members.values())).config["options"]["coverage"]
+    own, overall = _thresholds(logits, table, folds.numbers[0], coverage)
     for name, values in own.items():
         frame[f"{THRESHOLD}{name}"] = values
     first = baselines[0].reset_index(drop=True)
@@ -94,9 +95,9 @@ def _cross_calibrated(logits: np.ndarray, targets: np.ndarray, numbers: np.ndarr
 
 
 def _thresholds(
-    logits: np.ndarray, table: Table, numbers: np.ndarray
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Choose thresholds for each row on the other folds, and for the ensemble on all."""
+    logits: np.ndarray, table: Table, numbers: np.ndarray, coverage: float
+) -> tuple[dict[str, np.ndarray], Calibration]:
+    """Choose thresholds for each row on the other folds; and those and the conformal sets of the ensemble on all."""
     task, readable = table.task, np.isfinite(logits).all(axis=1)
     patients = table.frame["patient"].to_numpy()
     scores = Scores(task, probabilities(logits, task), table.targets, patients)
@@ -104,4 +105,5 @@ def _thresholds(
     for fold in np.unique(numbers):
         for name, value in choose_thresholds(scores.subset((numbers != fold) & readable)).items():
             own[name][numbers == fold] = value
-    return own, choose_thresholds(scores.subset(readable))
+    whole = scores.subset(readable)
+    return own, Calibration(1.0, choose_thresholds(whole), fit_sets(whole, coverage))

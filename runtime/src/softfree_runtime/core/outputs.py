@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from softfree_runtime.core.conformal import ConformalSets
 from softfree_runtime.core.task import Task
 
 
@@ -26,12 +27,23 @@ def predicted_label(row: np.ndarray, task: Task, thresholds: dict[str, float]) -
     return "; ".join(name for name, p in zip(task.classes, row, strict=True) if p >= thresholds.get(name, 0.5))
 
 
-def columns(logits: np.ndarray, task: Task, temperature: float, thresholds: dict[str, float]) -> dict[str, object]:
-    """Return ``p_<class>``, ``raw_<class>`` and ``predicted`` for logits ``(K,)``; None and "" if these are NaN."""
+def columns(
+    logits: np.ndarray,
+    task: Task,
+    temperature: float,
+    thresholds: dict[str, float],
+    sets: ConformalSets | None = None,
+) -> dict[str, object]:
+    """Return the columns of a sample with logits ``(K,)``: its probabilities, label and, with ``sets``, conformal set.
+
+    These are ``p_<class>``, ``raw_<class>``, ``predicted`` and those of :meth:`ConformalSets.columns`; None and "" if
+    the logits are NaN.
+    """
     if np.isnan(logits).any():
-        empty = {f"{kind}_{name}": None for kind in ("p", "raw") for name in task.classes}
-        return {**empty, "predicted": ""}
+        empty: dict[str, object] = {f"{kind}_{name}": None for kind in ("p", "raw") for name in task.classes}
+        return empty | {"predicted": ""} | ({} if sets is None else sets.empty_columns(task))
     calibrated, raw = (probabilities(logits[None], task, divisor)[0] for divisor in (temperature, 1.0))
     values: dict[str, object] = {f"p_{name}": float(p) for name, p in zip(task.classes, calibrated, strict=True)}
     values |= {f"raw_{name}": float(p) for name, p in zip(task.classes, raw, strict=True)}
-    return {**values, "predicted": predicted_label(calibrated, task, thresholds)}
+    values["predicted"] = predicted_label(calibrated, task, thresholds)
+    return values if sets is None else values | sets.columns(calibrated, task)
