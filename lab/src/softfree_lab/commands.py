@@ -143,6 +143,13 @@ COMMANDS: dict[str, dict[str, Command]] = {
             RUNS,
             json=True,
         ),
+        "study ensemble": _command(
+            "measure what the ensemble of a study and test-time augmentation gain and cost",
+            "studies.ensemble.study_ensemble",
+            studies.EnsembleOptions,
+            ("study", "A study directory of softfree auto."),
+            json=True,
+        ),
         "study convergence": _command(
             "measure the residual of SOFT's pseudo-inverse after each iteration",
             "studies.convergence.study_convergence",

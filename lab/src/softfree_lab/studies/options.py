@@ -77,6 +77,31 @@ class RobustnessOptions:
 
 
 @dataclass(kw_only=True)
+class EnsembleOptions:
+    """Study of an ensemble.
+
+    Attributes:
+        tta: Number of views of each sample in test-time augmentation.
+        own_table: Where the table that the study was made of is now, if it was moved.
+        out: CSV file to write, with its tables and the machine next to it.
+        num_bootstrap: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
+        batch_size: Samples per batch.
+        num_workers: Number of processes that read samples.
+        progress: Show progress bars.
+    """
+
+    tta: int = 8
+    own_table: Path | None = None
+    out: Path = Path("ensemble.csv")
+    num_bootstrap: int = 2000
+    seed: int = 0
+    batch_size: int = 16
+    num_workers: int = 0
+    progress: bool = True
+
+
+@dataclass(kw_only=True)
 class ConvergenceOptions:
     """Convergence study.
 
