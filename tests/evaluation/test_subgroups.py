@@ -1,10 +1,12 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from softfree.evaluation.metrics import measure
 from softfree.evaluation.scores import Scores
-from softfree.evaluation.subgroups import by_group, groups
+from softfree.evaluation.subgroups import by_group, describe_folds, groups
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task
 
@@ -68,3 +70,21 @@ def test_small_groups_and_bad_columns() -> None:
     with pytest.raises(UserError, match="120 distinct values; expected at most 20") as caught:
         by_group(everyone, pd.Series([f"patient {i}" for i in range(120)], name="name"))
     assert "patient 1" not in str(caught.value)
+
+
+def test_the_spread_of_folds_is_set_against_chance() -> None:
+    whole = scores(4000)
+    rows = by_group(whole, pd.Series([f"{number % 40 // 2}" for number in range(4000)]), num_bootstrap=50)
+    values = [row.metrics["auroc"].value for row in rows]
+    note = describe_folds(rows)
+    numbers = [float(number) for number in re.findall(r"0\.\d{3}", note)]
+    assert numbers[:2] == pytest.approx([np.mean(values), np.std(values, ddof=1)], abs=5e-4)
+    assert numbers[2] == pytest.approx(numbers[1], rel=0.25), "equal folds differ by chance alone"
+    assert "not the standard error of the pooled result" in note
+    assert describe_folds(rows[:1]) == "Each sample was predicted by a model that was not trained on its patient."
+
+
+def test_sites_are_names_even_if_they_are_numbers() -> None:
+    values = pd.Series(np.arange(30) % 10)
+    assert len(list(groups(values.rename("age")))) == 4
+    assert [name for name, _ in groups(values.rename("site"))] == [str(number) for number in range(10)]

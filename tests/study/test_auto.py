@@ -114,7 +114,12 @@ def test_the_fixed_test_rows_are_judged_by_the_ensemble(study: StudyResult) -> N
     assert study.test.report.parent.name == "test"
     page = study.test.report.read_text()
     assert "test split, ensemble of 2" in page
-    assert "cross-validation with 2 folds" in study.evaluation.report.read_text()
+    cross_validated = study.evaluation.report.read_text()
+    assert "cross-validation with 2 folds" in cross_validated
+    for text in (page, cross_validated):
+        assert "<h2>Subgroups</h2>" in text
+        assert "<h3>site</h3>" in text
+    assert "The AUROC of the folds has a mean of" in cross_validated
 
 
 def test_the_study_is_used_like_a_run(study: StudyResult, begin: Callable) -> None:

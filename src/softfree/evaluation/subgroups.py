@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
 from softfree.evaluation.metrics import Metric, measure
 from softfree.evaluation.scores import Scores
@@ -16,6 +18,8 @@ from softfree_runtime.core.errors import UserError
 FEW_VALUES = 8
 """A numeric column with more distinct values is split at its quartiles."""
 MAX_GROUPS = 20
+SITE = "site"
+"""A column whose values are names, even if they are numbers."""
 SMALL_GROUP, SMALL_CLASS = 30, 10
 NOTE = (
     "Each group is evaluated on its own, without correction for multiple comparisons: one in twenty intervals misses "
@@ -82,6 +86,27 @@ def by_group(
     return rows
 
 
+def describe_folds(rows: Sequence[GroupRow]) -> str:
+    """Say what the spread of the folds of a cross-validation means, and how much of it their size explains."""
+    note = "Each sample was predicted by a model that was not trained on its patient."
+    aurocs = [row.metrics["auroc"] for row in rows if not math.isnan(row.metrics["auroc"].value)]
+    if len(aurocs) < 2:
+        return note
+    values = [auroc.value for auroc in aurocs]
+    note += (
+        f" The AUROC of the folds has a mean of {np.mean(values):.3f} and a standard deviation of"
+        f" {np.std(values, ddof=1):.3f}"
+    )
+    widths = [auroc.high - auroc.low for auroc in aurocs if not math.isnan(auroc.low)]
+    if widths:
+        alone = math.sqrt(np.mean(np.square(widths))) / (2 * ndtri(0.975))
+        note += f"; that the folds are small would alone make it about {alone:.3f}, without any difference between them"
+    return (
+        f"{note}. As folds share training samples, this is not the standard error of the pooled result, whose interval"
+        " is above."
+    )
+
+
 def groups(values: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the groups of a column for :func:`by_group`: names and rows, boolean ``(n,)``.
 
@@ -89,7 +114,7 @@ def groups(values: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
         UserError: More than twenty groups.
     """
     values = values.reset_index(drop=True)
-    many = values.nunique() > FEW_VALUES
+    many = values.nunique() > FEW_VALUES and values.name != SITE
     if many and pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         yield from _quarters(values)
     else:

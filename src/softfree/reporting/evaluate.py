@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from softfree.evaluation.metric_specs import check_prevalence
 from softfree.evaluation.metrics import Metric, measure
 from softfree.evaluation.report import Compared, Report, Thumbnail, write_report
 from softfree.evaluation.scores import Scores
-from softfree.evaluation.subgroups import GroupRow, by_group
+from softfree.evaluation.subgroups import GroupRow, by_group, describe_folds
 from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
 from softfree.reporting.baseline_comparison import BaselineComparison, compare_with_baselines
@@ -223,15 +222,7 @@ def _folds(frame: pd.DataFrame, scores: Scores, run: Run, options: EvaluateOptio
     values = frame.loc[frame["status"] == "ok", FOLD].astype(str).reset_index(drop=True)
     thresholds = run.calibration.thresholds
     rows = by_group(scores, values, thresholds, seed=options.seed, num_bootstrap=options.num_bootstrap)
-    note = "Each sample was predicted by a model that was not trained on its patient."
-    aurocs = [row.metrics["auroc"].value for row in rows if not math.isnan(row.metrics["auroc"].value)]
-    if len(aurocs) > 1:
-        note += (
-            f" The mean AUROC of the folds is {np.mean(aurocs):.3f}, with a standard deviation of"
-            f" {np.std(aurocs, ddof=1):.3f}. This is mostly the chance of small test sets, and folds share training"
-            " samples: it is not the standard error of the pooled result, whose interval is above."
-        )
-    return {"folds": rows, "fold_note": note}
+    return {"folds": rows, "fold_note": describe_folds(rows)}
 
 
 def _readable_scores(run: Run, frame: pd.DataFrame, options: EvaluateOptions) -> Scores:

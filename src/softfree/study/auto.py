@@ -17,6 +17,7 @@ from softfree.data.folds import Folds, assign_folds, read_folds, write_folds
 from softfree.data.seen_rows import SeenRows
 from softfree.data.split_file import write_split
 from softfree.data.table import Table, read_table
+from softfree.evaluation.subgroups import MAX_GROUPS, SITE
 from softfree.inference.run import Run
 from softfree.reporting.evaluate import Evaluation, evaluate
 from softfree.reporting.options import EvaluateOptions
@@ -82,7 +83,7 @@ def auto(path: Path, options: AutoOptions) -> StudyResult | None:
         members = train_members(options, path, planned, keys)
         run = _write_ensemble(directory, members, table, folds)
         shutil.rmtree(directory.cache, ignore_errors=True)
-        return _evaluate(run, options, bool((folds.numbers[0] < 0).any()))
+        return _evaluate(run, options, table, bool((folds.numbers[0] < 0).any()))
 
 
 def _read_table(path: Path, options: AutoOptions) -> Table:
@@ -167,9 +168,20 @@ def _cost(members: Mapping[MemberKey, Run]) -> dict[str, Any]:
     return total
 
 
-def _evaluate(run: Run, options: AutoOptions, has_test: bool) -> StudyResult:
-    shared = EvaluateOptions(seed=options.seed, num_workers=options.num_workers, progress=options.progress)
+def _evaluate(run: Run, options: AutoOptions, table: Table, has_test: bool) -> StudyResult:
+    shared = EvaluateOptions(
+        seed=options.seed,
+        num_workers=options.num_workers,
+        progress=options.progress,
+        subgroups=[] if options.folds_by == SITE else _sites(table),
+    )
     evaluation = evaluate(run, replace(shared, split="val"))
     if not has_test:
         return StudyResult(run, evaluation)
     return StudyResult(run, evaluation, evaluate(run, replace(shared, split="test")))
+
+
+def _sites(table: Table) -> list[str]:
+    """Return the column of sites as a subgroup, if the table has one with two to twenty."""
+    number = table.frame[SITE].nunique() if SITE in table.frame else 0
+    return [SITE] if 2 <= number <= MAX_GROUPS else []
