@@ -163,3 +163,12 @@ def test_a_class_without_a_threshold_is_refused_once_any_is_chosen() -> None:
     assert threshold_of("x", None) == 0.5
     with pytest.raises(UserError, match=r"no threshold for 'y'; got thresholds for \['x'\]"):
         quantities(findings(), {"x": 0.3})
+
+
+def test_a_finding_is_measured_whatever_the_prediction_for_another_is() -> None:
+    p = np.array([[0.9, np.nan], [0.2, 0.4], [0.7, 0.1], [0.1, 0.9]])
+    metrics = quantities(Scores(FINDINGS, p, np.array([[1, 0], [0, 1], [1, 1], [0, 0]]), np.arange(4)))
+    first, second = FINDINGS.classes
+    for name in ("f1", "mcc", "kappa"):
+        assert metrics[f"{name}/{first}"].value == 1
+        assert math.isnan(metrics[f"{name}/{second}"].value)

@@ -161,10 +161,10 @@ def _against_rest(scores: Scores, k: int, call: np.ndarray, at: str) -> dict[str
         truth == 0, rows & ~call, score, "proportion", int(y[~call[rows]].sum()), "no negative prediction", at
     )
     found["f1"] = _of_calls(
-        scores, rows, weighted.f1(y == 1, call[rows]), positives, "no positive, true or predicted", at
+        score, rows, weighted.f1(y == 1, call[rows]), positives, "no positive, true or predicted", at
     )
     if scores.task.kind != "multiclass":
-        found |= _agreement(scores, rows, y, call[rows].astype(np.int64), 2, positives, at)
+        found |= _agreement(scores.task, score, rows, y, call[rows].astype(np.int64), 2, positives, at)
         found["accuracy"] = _mean(call == (truth == 1), rows, score, "proportion", positives, note=at)
         found["brier"] = _mean((score - truth) ** 2, rows, score, "other", positives)
         found["ece"] = _calibration(y, p, rows, positives)
@@ -172,10 +172,13 @@ def _against_rest(scores: Scores, k: int, call: np.ndarray, at: str) -> dict[str
 
 
 def _of_calls(
-    scores: Scores, rows: np.ndarray, statistic: Statistic, positives: int | None, without: str, note: str
+    score: np.ndarray, rows: np.ndarray, statistic: Statistic, positives: int | None, without: str, note: str
 ) -> Quantity:
-    """Quantity of the predicted classes of ``rows``; ``without`` says why it may be undefined."""
-    reason = missing_reason(scores.probabilities[rows].sum(axis=1))
+    """Quantity of the predicted classes of ``rows``; ``without`` says why it may be undefined.
+
+    ``score`` is NaN where there is no prediction.
+    """
+    reason = missing_reason(score[rows])
     value = math.nan if reason else float(statistic(np.ones((1, int(rows.sum()))))[0])
     if math.isnan(value):
         return Quantity(math.nan, "other", rows, positives, note=note, reason=reason or without)
@@ -183,7 +186,8 @@ def _of_calls(
 
 
 def _agreement(
-    scores: Scores,
+    task: Task,
+    score: np.ndarray,
     rows: np.ndarray,
     truth: np.ndarray,
     predicted: np.ndarray,
@@ -197,9 +201,9 @@ def _agreement(
         "mcc": weighted.matthews(truth, predicted, classes),
         "kappa": weighted.kappa(truth, predicted, classes),
     }
-    if _are_grades(scores.task):
+    if _are_grades(task):
         statistics["quadratic_kappa"] = weighted.kappa(truth, predicted, classes, quadratic=True)
-    return {name: _of_calls(scores, rows, found, positives, same, note) for name, found in statistics.items()}
+    return {name: _of_calls(score, rows, found, positives, same, note) for name, found in statistics.items()}
 
 
 def _are_grades(task: Task) -> bool:
@@ -220,7 +224,7 @@ def _at_prevalence(scores: Scores, call: np.ndarray, prevalence: float) -> dict[
     for statistic, positive in (("ppv", True), ("npv", False)):
         values = weighted.predictive_value(truth, call, prevalence, positive=positive)
         without = f"no {'positive' if positive else 'negative'} prediction, or a class without samples"
-        quantity = _of_calls(scores, rows, values, int(truth.sum()), without, f"at a prevalence of {prevalence:g}")
+        quantity = _of_calls(scores.probabilities[:, 1], rows, values, int(truth.sum()), without, f"at a prevalence of {prevalence:g}")
         found[f"{statistic}_at_prevalence/{name}"] = replace(quantity, k=1)
     return found
 
@@ -255,7 +259,7 @@ def _of_multiclass(scores: Scores, calls: np.ndarray) -> dict[str, Quantity]:
     right = (calls & truth).any(1)
     brier = _mean(((p - truth) ** 2).sum(1), everyone, p[:, 0], "other", note="sum over classes, from 0 to 2")
     return {
-        **_agreement(scores, everyone, scores.targets, calls.argmax(1), p.shape[1]),
+        **_agreement(scores.task, p.sum(axis=1), everyone, scores.targets, calls.argmax(1), p.shape[1]),
         "accuracy": _mean(right, everyone, p[:, 0], "proportion"),
         "brier": brier,
         "ece": _calibration(

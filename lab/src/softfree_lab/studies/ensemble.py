@@ -7,8 +7,9 @@ model whose weights are the mean of theirs (a soup: Wortsman et al. 2022).
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,21 +45,18 @@ class EnsembleStudy:
 
     def to_dict(self) -> list[dict[str, Any]]:
         """Return the rows, for JSON."""
-        return self.rows.to_dict("records")
+        return json.loads(self.rows.to_json(orient="records"))
 
     def to_markdown(self) -> str:
         """Lay out the rows."""
         columns = ("samples", "prediction", "AUROC", "difference (95 % interval)", "seconds per sample")
-        lines = [
-            (
-                f"{row.samples} ({row.n})",
-                row.prediction,
-                f"{row.auroc:.4f}",
-                "" if np.isnan(row.difference) else f"{row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f})",
-                f"{row.seconds:.3f}",
-            )
-            for row in self.rows.itertuples()
-        ]
+        lines = []
+        for row in self.to_dict():
+            difference = ""
+            if row["difference"] is not None:
+                difference = f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
+            samples = f"{row['samples']} ({row['n']})"
+            lines.append((samples, row["prediction"], f"{row['auroc']:.4f}", difference, f"{row['seconds']:.3f}"))
         return markdown_table(columns, lines)
 
 
@@ -123,7 +121,7 @@ def _fixed_test(study: Run, test: Table, options: EnsembleOptions) -> list[dict[
 
 
 def _compared(
-    samples: str, ways: dict[str, Callable[[], Scores | list[Scores]]], options: EnsembleOptions
+    samples: str, ways: Mapping[str, Callable[[], Scores | list[Scores]]], options: EnsembleOptions
 ) -> list[dict[str, Any]]:
     first: BootstrapEstimate | None = None
     rows = []
