@@ -224,7 +224,8 @@ def _at_prevalence(scores: Scores, call: np.ndarray, prevalence: float) -> dict[
     for statistic, positive in (("ppv", True), ("npv", False)):
         values = weighted.predictive_value(truth, call, prevalence, positive=positive)
         without = f"no {'positive' if positive else 'negative'} prediction, or a class without samples"
-        quantity = _of_calls(scores.probabilities[:, 1], rows, values, int(truth.sum()), without, f"at a prevalence of {prevalence:g}")
+        note = f"at a prevalence of {prevalence:g}"
+        quantity = _of_calls(scores.probabilities[:, 1], rows, values, int(truth.sum()), without, note)
         found[f"{statistic}_at_prevalence/{name}"] = replace(quantity, k=1)
     return found
 
