@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -16,15 +16,21 @@ from softfree.data.table import Table
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers import read_image
 from softfree_runtime.readers.image import DecodedImage
+from softfree_runtime.readers.volume import Volume
+from softfree_runtime.sources.volume_files import read_volume
 
-MAX_IMAGES = 100
-"""Number of images that are read for a plan, if that takes less than :data:`MAX_SECONDS`."""
+MAX_SAMPLES = 100
+"""Number of samples that are read for a plan, if that takes less than :data:`MAX_SECONDS`."""
 MAX_SECONDS = 30.0
 SIDE = 16  # pixels of a thumbnail
 PERMUTATIONS = 50
 DIRECTIONAL = 0.05  # share of an image's variance, from which images have a direction
 VOLUME_ENDINGS = (".nii", ".nii.gz")
+AIR, BONE = -200.0, 200.0  # Hounsfield units that CT goes below and above, and hardly any other modality
 COLORFUL = 0.02  # mean difference of the color channels, of 1, from which an image has colors
+
+
+Description = TypeVar("Description")
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,25 @@ class ImageFacts:
     oriented: bool
 
 
+@dataclass(frozen=True)
+class VolumeFacts:
+    """Facts about a random part of the volumes of a table.
+
+    Attributes:
+        read: Number of volumes read.
+        unreadable: Number of volumes that could not be read.
+        spacing: Median millimeters between slices, rows and columns.
+        extent: Millimeters along these axes that 95 % of the volumes fit into.
+        ct: Share of volumes whose values are Hounsfield units.
+    """
+
+    read: int
+    unreadable: int
+    spacing: tuple[float, float, float]
+    extent: tuple[float, float, float]
+    ct: float
+
+
 def kind_of(table: Table) -> Literal["image", "volume"]:
     """Tell whether the samples are images or volumes.
 
@@ -64,41 +89,68 @@ def kind_of(table: Table) -> Literal["image", "volume"]:
 
 
 def inspect_images(table: Table, *, seed: int = 0, progress: bool = False) -> ImageFacts:
-    """Read up to :data:`MAX_IMAGES` images, drawn at random, and describe them.
+    """Read up to :data:`MAX_SAMPLES` images, drawn at random, and describe them.
 
     Raises:
         UserError: None can be read.
     """
-    rng = np.random.default_rng(seed)
-    chosen = rng.permutation(len(table.frame))[:MAX_IMAGES]
+    images, unreadable = _described(
+        table,
+        lambda source, frame: _describe_image(read_image(source, frame=frame)),
+        seed=seed,
+        progress=progress,
+    )
+    sides, colors, thumbnails = zip(*images, strict=True)
+    square = {image.shape for image in thumbnails} == {(SIDE, SIDE)}
+    oriented = not square or is_oriented(np.stack(thumbnails), seed=seed)
+    return ImageFacts(len(sides), unreadable, int(np.median(sides)), float(np.mean(colors)), oriented)
+
+
+def _describe_image(image: DecodedImage) -> tuple[int, bool, np.ndarray]:
+    """Return the longer side, whether there are colors, and a thumbnail."""
+    return max(image.pixels.shape[:2]), has_color(image), thumbnail(image)
+
+
+def inspect_volumes(table: Table, *, seed: int = 0, progress: bool = False) -> VolumeFacts:
+    """Read up to :data:`MAX_SAMPLES` volumes, drawn at random, and describe them.
+
+    Raises:
+        UserError: None can be read.
+    """
+    volumes, unreadable = _described(
+        table, lambda source, frame: _describe_volume(read_volume(source, frame)), seed=seed, progress=progress
+    )
+    spacings, sides, is_ct = zip(*volumes, strict=True)
+    extent = np.quantile(np.multiply(spacings, sides), 0.95, axis=0, method="higher")
+    spacing = np.median(spacings, axis=0)
+    return VolumeFacts(len(volumes), unreadable, tuple(spacing.tolist()), tuple(extent.tolist()), float(np.mean(is_ct)))
+
+
+def _describe_volume(volume: Volume) -> tuple[tuple[float, float, float], tuple[int, ...], bool]:
+    """Return the spacing, the numbers of slices, rows and columns, and whether it looks like CT."""
+    is_ct = bool(volume.voxels.min() < AIR and volume.voxels.max() > BONE)
+    return volume.spacing, volume.voxels.shape[1:], is_ct
+
+
+def _described(
+    table: Table, describe: Callable[[Any, int | None], Description], *, seed: int, progress: bool
+) -> tuple[list[Description], int]:
+    """Describe samples drawn at random; return the descriptions, and the number of samples that cannot be read."""
+    rows = np.random.default_rng(seed).permutation(len(table.frame))[:MAX_SAMPLES]
     sources, frames = table.sources, table.frames
-    sides: list[int] = []
-    colors: list[bool] = []
-    thumbnails: list[np.ndarray] = []
+    descriptions: list[Description] = []
     unreadable = 0
     began = time.monotonic()
-    for row in tracked(chosen.tolist(), "Looking at images", total=len(chosen), shown=progress):
-        if time.monotonic() - began > MAX_SECONDS and sides:
+    for row in tracked(rows.tolist(), "Looking at samples", total=len(rows), shown=progress):
+        if time.monotonic() - began > MAX_SECONDS and descriptions:
             break
         try:
-            image = read_image(sources[row], frame=frames[row])
+            descriptions.append(describe(sources[row], frames[row]))
         except ReadError:
             unreadable += 1
-            continue
-        sides.append(max(image.pixels.shape[:2]))
-        colors.append(has_color(image))
-        thumbnails.append(thumbnail(image))
-    if not sides:
-        raise UserError(f"none of {len(chosen)} images could be read; see: softfree check")
-    shapes = {image.shape for image in thumbnails}
-    square = shapes == {(SIDE, SIDE)}
-    return ImageFacts(
-        len(sides),
-        unreadable,
-        int(np.median(sides)),
-        float(np.mean(colors)),
-        not square or is_oriented(np.stack(thumbnails), seed=seed),
-    )
+    if not descriptions:
+        raise UserError(f"none of {len(rows)} samples could be read; see: softfree check")
+    return descriptions, unreadable
 
 
 def has_color(image: DecodedImage) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import textwrap
 from collections.abc import Mapping
@@ -17,15 +18,29 @@ from softfree.data.folds import Folds
 from softfree.data.table import Table
 from softfree.planning.memory import memory
 from softfree.planning.work import Work
-from softfree.study.inspection import ImageFacts, inspect_images, kind_of, listed_counts
+from softfree.study.inspection import (
+    ImageFacts,
+    VolumeFacts,
+    inspect_images,
+    inspect_volumes,
+    kind_of,
+    listed_counts,
+)
 from softfree.study.options import AutoOptions
-from softfree.study.timing import has_fast_bf16, time_training
+from softfree.study.timing import busy_cores, has_fast_bf16, time_training
+from softfree.training.modality import modality_of
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import read_yaml, write_atomically
 
 SIDES = (2048, 1536, 1024, 768, 512, 384, 256, 224, 128)
 LARGEST_BY_DEFAULT = 512
+COARSER = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)  # spacings of volumes to try, relative to their own
+MOST_VOXELS = 1 << 24
+MOST_VOXELS_BY_DEFAULT = 1 << 20
+BUSY = 0.5  # cores in use by other programs that are worth mentioning
+PATCH = (4, 8, 8)  # voxels of a token: slices, rows, columns
 MIN_STEPS = 1000  # of a training; networks that start from random weights have hardly learned before
+MIN_STEPS_OF_EPOCH = 10
 EPOCHS = (30, 100)
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -49,6 +64,7 @@ class StudyPlan:
         choices: Options of ``softfree train`` by name.
         seconds: Estimated time of all trainings on this machine.
         memory: Estimated peak of memory in bytes; None if unknown.
+        busy: Number of cores that other programs used when the time was measured.
     """
 
     table_sha256: str
@@ -57,6 +73,7 @@ class StudyPlan:
     choices: dict[str, Choice]
     seconds: float
     memory: int | None
+    busy: float = 0.0
 
     @property
     def values(self) -> dict[str, Any]:
@@ -76,35 +93,42 @@ def make_plan(options: AutoOptions, path: Path, table: Table, folds: Folds) -> S
     Raises:
         UserError: Samples that cannot be planned, or a budget that no plan fits.
     """
+    busy = busy_cores()
     budget = None if options.budget is None else parse_duration(options.budget)
     used = table.take((folds.numbers[0] >= 0).nonzero()[0])
     trainings = len(folds.names) * len(folds.numbers) * options.members
     rows = len(used.frame) * (len(folds.names) - 1) // len(folds.names)
-    facts = list(listed_counts(used))
     if kind_of(used) == "volume":
-        choices = _volume_choices()
-        images = None
+        volumes = inspect_volumes(used, seed=options.seed, progress=options.progress)
+        facts, choices, sizes = _volumes_in_words(volumes), _volume_choices(volumes), _grids(volumes, options)
     else:
         images = inspect_images(used, seed=options.seed, progress=options.progress)
-        facts += _in_words(images)
-        choices = _image_choices(images)
+        facts, choices, sizes = _in_words(images), _image_choices(images), _sides(images, options)
+    facts = [*listed_counts(used), *facts]
     choices |= {name: Choice(value, "Set by --train.") for name, value in options.train.items()}
-    drafts = [choices]
-    if images is not None and "size" not in choices:
-        drafts = [choices | {"size": Choice(side, _why_side(side, images, budget))} for side in _sides(images, options)]
-    drafts = [_schedule(draft, rows, options) for draft in drafts]
+    drafts = [_schedule(size | choices, rows, options) for size in sizes]
     if budget is not None:
         drafts = _within(budget, drafts, path, used, trainings, rows)
     for draft in drafts:
         train = _train_options(path, draft)
         seconds = _seconds(train, used, trainings, rows)
         if budget is None or seconds <= budget:
-            return StudyPlan(table.digest, tuple(facts), trainings, draft, seconds, _memory(train, images))
-    side = f" at {train.size} pixels" if images is not None else ""
+            return StudyPlan(table.digest, tuple(facts), trainings, draft, seconds, _memory(train), busy)
     raise UserError(
-        f"--budget {options.budget}: the smallest plan, {trainings} trainings{side}, takes about {in_words(seconds)} on"
-        " this machine; allow more, or use fewer folds"
+        f"--budget {options.budget}: the smallest plan, {trainings} trainings {_size_in_words(train)}, takes about"
+        f" {in_words(seconds)} on this machine; allow more, or use fewer folds"
     )
+
+
+def _size_in_words(train: TrainOptions) -> str:
+    if modality_of(train).name == "volume":
+        return f"on {' x '.join(map(str, train.shape))} voxels"
+    return f"at {train.size} pixels"
+
+
+def _inputs(train: TrainOptions) -> int:
+    """Return the number of pixels or voxels of a sample."""
+    return math.prod(train.shape) if modality_of(train).name == "volume" else train.size**2
 
 
 def _train_options(path: Path, draft: Mapping[str, Choice]) -> TrainOptions:
@@ -124,13 +148,11 @@ def _seconds(train: TrainOptions, table: Table, trainings: int, rows: int) -> fl
 def _within(
     budget: float, drafts: list[dict[str, Choice]], path: Path, table: Table, trainings: int, rows: int
 ) -> list[dict[str, Choice]]:
-    """Leave out the largest sides, by a time that grows with the pixels from that of the smallest side."""
-    smallest = _train_options(path, drafts[-1])
-    seconds = _seconds(smallest, table, trainings, rows)
-    sides = [_train_options(path, draft).size for draft in drafts]
-    fitting = [
-        draft for draft, side in zip(drafts, sides, strict=True) if seconds * (side / smallest.size) ** 2 <= budget
-    ]
+    """Leave out the largest samples, by a time that grows with their pixels from that of the smallest."""
+    options = [_train_options(path, draft) for draft in drafts]
+    seconds = _seconds(options[-1], table, trainings, rows)
+    per_input = seconds / _inputs(options[-1])
+    fitting = [draft for draft, train in zip(drafts, options, strict=True) if per_input * _inputs(train) <= budget]
     return fitting or drafts[-1:]
 
 
@@ -146,21 +168,57 @@ def _image_choices(images: ImageFacts) -> dict[str, Choice]:
     return {"preset": preset, "model": Choice("seqnorm_vit_tiny_patch16", "The default of softfree train.")}
 
 
-def _volume_choices() -> dict[str, Choice]:
+def _volume_choices(volumes: VolumeFacts) -> dict[str, Choice]:
+    share = f"{volumes.ct:.0%}".replace("%", " %")
+    if volumes.ct > 0.5:
+        modality = Choice("ct", f"{share} of the volumes have Hounsfield units; a narrower window may show more.")
+    else:
+        modality = Choice("mr", f"{share} of the volumes have Hounsfield units: each volume is standardized.")
     return {
+        "modality": modality,
         "model": Choice("seqnorm_vit3d_nano", "The smallest model of volumes, which are few as a rule."),
-        "modality": Choice("mr", "The scaling for MR; for CT set it to ct, and the window."),
     }
 
 
-def _sides(images: ImageFacts, options: AutoOptions) -> list[int]:
+def _grids(volumes: VolumeFacts, options: AutoOptions) -> list[dict[str, Choice]]:
+    """Return spacings and shapes to try, the finest first."""
+    if options.train.keys() & {"shape", "spacing"}:
+        return [{}]
+    most = MOST_VOXELS if options.budget else MOST_VOXELS_BY_DEFAULT
+    grids = []
+    for factor in COARSER:
+        spacing = [round(step * factor, 4) for step in volumes.spacing]
+        sides = zip(volumes.extent, spacing, PATCH, strict=True)
+        shape = [max(2, math.ceil(side / step / patch - 1e-6)) * patch for side, step, patch in sides]
+        why = "The median of the volumes: nothing is lost."
+        if factor > 1:
+            why = f"{factor:g} times the median of the volumes, so that they fit the budget, or {most:,} voxels."
+        grid = {
+            "spacing": Choice(spacing, f"Slices, rows, columns in millimeters. {why}"),
+            "shape": Choice(shape, "Slices, rows and columns, in whole patches, that 95 % of the volumes fit into."),
+        }
+        if math.prod(shape) <= most or factor == COARSER[-1]:
+            grids.append(grid)
+    return grids
+
+
+def _volumes_in_words(volumes: VolumeFacts) -> list[str]:
+    spacing, extent = (" x ".join(f"{value:.3g}" for value in values) for values in (volumes.spacing, volumes.extent))
+    words = [f"voxels of {spacing} mm (median of {volumes.read} volumes); 95 % fit into {extent} mm"]
+    return words + _unreadable_in_words(volumes.unreadable, volumes.read, "volumes")
+
+
+def _sides(images: ImageFacts, options: AutoOptions) -> list[dict[str, Choice]]:
     """Return sides to try, the largest first: up to the images' own with a budget, else up to the default's."""
+    if "size" in options.train:
+        return [{}]
     native = max(SIDES[-1], -(-images.sides // 16) * 16)
     most = native if options.budget else min(native, LARGEST_BY_DEFAULT)
-    return sorted({min(most, SIDES[0]), *(side for side in SIDES if side < most)}, reverse=True)
+    sides = sorted({min(most, SIDES[0]), *(side for side in SIDES if side < most)}, reverse=True)
+    return [{"size": Choice(side, _why_side(side, images, options.budget))} for side in sides]
 
 
-def _why_side(side: int, images: ImageFacts, budget: float | None) -> str:
+def _why_side(side: int, images: ImageFacts, budget: str | None) -> str:
     if side >= images.sides:
         return f"Half of the images have at most {images.sides} pixels on their longer side: nothing is lost."
     if budget is None:
@@ -173,9 +231,7 @@ def _why_side(side: int, images: ImageFacts, budget: float | None) -> str:
 def _schedule(choices: Mapping[str, Choice], rows: int, options: AutoOptions) -> dict[str, Choice]:
     """Add batch size, epochs and precision, where they are not set."""
     planned = dict(choices)
-    size = planned["size"].value if "size" in planned else 0
-    batch = 16 if size <= 512 else 8 if size <= 1024 else 4
-    planned.setdefault("batch_size", Choice(batch, "As much as large images leave memory for, and 16 for small ones."))
+    planned.setdefault("batch_size", _batch_size(planned, rows))
     steps = max(1, rows // planned["batch_size"].value)
     low, high = EPOCHS
     epochs = min(high, max(low, -(-MIN_STEPS // steps)))
@@ -187,9 +243,18 @@ def _schedule(choices: Mapping[str, Choice], rows: int, options: AutoOptions) ->
     return planned
 
 
-def _memory(train: TrainOptions, images: ImageFacts | None) -> int | None:
-    """Return the planned peak of a training in bytes."""
-    if images is None:
+def _batch_size(choices: Mapping[str, Choice], rows: int) -> Choice:
+    size = choices["size"].value if "size" in choices else 0
+    most = 16 if size <= 512 else 8 if size <= 1024 else 4
+    batch = next((batch for batch in (16, 8, 4) if batch <= most and rows // batch >= MIN_STEPS_OF_EPOCH), min(4, most))
+    if batch < most:
+        return Choice(batch, f"So that {rows} samples make {rows // batch} steps an epoch.")
+    return Choice(batch, "As much as large images leave memory for, and 16 for small ones.")
+
+
+def _memory(train: TrainOptions) -> int | None:
+    """Return the planned peak of a training in bytes; None for volumes, for which there is no formula."""
+    if modality_of(train).name != "image":
         return None
     work = Work(
         model=train.model,
@@ -206,9 +271,11 @@ def _memory(train: TrainOptions, images: ImageFacts | None) -> int | None:
 
 def _in_words(images: ImageFacts) -> list[str]:
     words = [f"longer side {images.sides} pixels (median of {images.read} images)"]
-    if images.unreadable:
-        words.append(f"{images.unreadable} of {images.read + images.unreadable} images could not be read")
-    return words
+    return words + _unreadable_in_words(images.unreadable, images.read, "images")
+
+
+def _unreadable_in_words(unreadable: int, read: int, samples: str) -> list[str]:
+    return [f"{unreadable} of {read + unreadable} {samples} could not be read"] if unreadable else []
 
 
 def parse_duration(text: str) -> float:
@@ -230,6 +297,13 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
+def _busy_in_words(busy: float) -> str:
+    """Say that a time was measured beside other programs."""
+    if busy < BUSY:
+        return ""
+    return f", of whose {os.cpu_count()} cores other programs used {busy:.1f} while this was measured"
+
+
 def write_plan(path: Path, plan: StudyPlan) -> None:
     """Write ``plan.yaml``, with the reasons as comments."""
     lines = [
@@ -244,7 +318,8 @@ def write_plan(path: Path, plan: StudyPlan) -> None:
     for name, choice in plan.choices.items():
         lines += [f"  # {line}" for line in textwrap.wrap(choice.why, 110)]
         lines.append("  " + yaml.safe_dump({name: choice.value}, default_flow_style=True, width=1000).strip()[1:-1])
-    lines += ["", f"# {plan.trainings} trainings, about {in_words(plan.seconds)} on this machine."]
+    spent = f"about {in_words(plan.seconds)} on this machine{_busy_in_words(plan.busy)}"
+    lines += ["", f"# {plan.trainings} trainings, {spent}."]
     lines += ["estimate:", f"  seconds: {plan.seconds:.0f}"]
     if plan.memory is not None:
         lines += [f"  memory_bytes: {plan.memory}"]

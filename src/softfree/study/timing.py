@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,6 +102,11 @@ def has_fast_bf16() -> bool:
         return any(name in Path("/proc/cpuinfo").read_text() for name in ("avx512_bf16", "amx_bf16"))
     except OSError:
         return False
+
+
+def busy_cores() -> float:
+    """Return how many cores were busy during the last minute, on average; 0 where the system does not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def _seconds(work: Callable[[], object]) -> float:
