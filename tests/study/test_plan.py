@@ -1,5 +1,6 @@
 """Plans of studies on volumes."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,4 +68,14 @@ def test_a_time_measured_beside_other_programs_says_so(
     monkeypatch.setattr(planning, "busy_cores", lambda: 1.72)
     path = tmp_path / "plan.yaml"
     planning.write_plan(path, plan_of((1, 1, 1), (0, 900), train={"shape": [8, 16, 16]}))
-    assert "cores other programs used 1.7 while this was measured." in path.read_text()
+    assert "measured beside other programs (a load of 1.7 on" in path.read_text()
+
+
+def test_without_space_on_the_disk_samples_are_not_stored_there(
+    plan_of: Callable[..., StudyPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = 6 * 4 * 8 * 16 * 16  # float32 of six volumes
+    for free, cache in ((needed, "auto"), (2 * needed, None)):
+        monkeypatch.setattr(planning, "disk_usage", lambda _, free=free: shutil._ntuple_diskusage(0, 0, free))
+        plan = plan_of((1, 1, 1), (0, 900), train={"shape": [8, 16, 16]})
+        assert plan.values.get("cache") == cache

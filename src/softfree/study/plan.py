@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 import yaml
@@ -28,7 +29,7 @@ from softfree.study.inspection import (
 )
 from softfree.study.options import AutoOptions
 from softfree.study.timing import busy_cores, has_fast_bf16, time_training
-from softfree.training.modality import modality_of
+from softfree.training.modality import create_preprocessing, modality_of
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import read_yaml, write_atomically
 
@@ -37,6 +38,7 @@ LARGEST_BY_DEFAULT = 512
 COARSER = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)  # spacings of volumes to try, relative to their own
 MOST_VOXELS = 1 << 24
 MOST_VOXELS_BY_DEFAULT = 1 << 20
+MOST_OF_DISK = 0.8  # share of the free space that preprocessed samples may take
 BUSY = 0.5  # cores in use by other programs that are worth mentioning
 PATCH = (4, 8, 8)  # voxels of a token: slices, rows, columns
 MIN_STEPS = 1000  # of a training; networks that start from random weights have hardly learned before
@@ -113,6 +115,7 @@ def make_plan(options: AutoOptions, path: Path, table: Table, folds: Folds) -> S
         train = _train_options(path, draft)
         seconds = _seconds(train, used, trainings, rows)
         if budget is None or seconds <= budget:
+            draft |= _cache(train, used, options)
             return StudyPlan(table.digest, tuple(facts), trainings, draft, seconds, _memory(train), busy)
     raise UserError(
         f"--budget {options.budget}: the smallest plan, {trainings} trainings {_size_in_words(train)}, takes about"
@@ -243,6 +246,23 @@ def _schedule(choices: Mapping[str, Choice], rows: int, options: AutoOptions) ->
     return planned
 
 
+def _cache(train: TrainOptions, table: Table, options: AutoOptions) -> dict[str, Choice]:
+    """Choose a cache in memory, or none, if the disk has no space for all preprocessed samples."""
+    size = create_preprocessing(train, table.sources).sample_bytes()
+    if "cache" in options.train or size is None:
+        return {}
+    needed, free = size * len(table.frame), disk_usage(_existing(options.out)).free
+    if needed < MOST_OF_DISK * free:
+        return {}
+    sizes = f"need {needed / 2**30:.1f} GiB, and the disk has {free / 2**30:.1f} GiB left"
+    why = f"The preprocessed samples {sizes}: they are"
+    return {"cache": Choice("auto", f"{why} kept in memory if it is large enough, and read again otherwise.")}
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
 def _batch_size(choices: Mapping[str, Choice], rows: int) -> Choice:
     size = choices["size"].value if "size" in choices else 0
     most = 16 if size <= 512 else 8 if size <= 1024 else 4
@@ -301,7 +321,7 @@ def _busy_in_words(busy: float) -> str:
     """Say that a time was measured beside other programs."""
     if busy < BUSY:
         return ""
-    return f", of whose {os.cpu_count()} cores other programs used {busy:.1f} while this was measured"
+    return f", measured beside other programs (a load of {busy:.1f} on {os.cpu_count()} cores)"
 
 
 def write_plan(path: Path, plan: StudyPlan) -> None:
