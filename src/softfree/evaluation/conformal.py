@@ -148,7 +148,7 @@ def measure_coverage(
     task = scores.task
     truths = _truths(scores)  # (n, K) or (n, K, 2)
     plausible = np.zeros_like(truths)
-    states: list[tuple[str, tuple[int, ...]]]
+    states: list[tuple[str, Any]]
     for rows, own in sets:
         plausible[rows] = own.plausible(scores.probabilities[rows], task)
     if task.exclusive:
