@@ -132,6 +132,11 @@ def test_the_study_is_used_like_a_run(study: StudyResult, begin: Callable) -> No
     np.testing.assert_allclose(np.log(rows["p_high"] / rows["p_low"]), np.mean(logits, axis=0), atol=1e-5)
     spread = np.std([part["p_high"] for part in parts], axis=0)
     np.testing.assert_allclose(rows["disagreement"], spread, atol=1e-6)
+    np.testing.assert_allclose(rows["distance"], np.mean([part["distance"] for part in parts], axis=0), rtol=1e-6)
+    pooled = study.run.directory.read_predictions().set_index("row")
+    for member in run.members:
+        held = member.directory.read_predictions().query("split == 'val'").set_index("row")["distance"]
+        np.testing.assert_allclose(pooled.loc[held.index, "distance"], held)
 
 
 def test_every_member_of_the_study_is_checked(study: StudyResult) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import io
 import os
@@ -120,6 +121,15 @@ class SampleDataset(data.Dataset):
         if self.augmentation is not None:
             image = self.augmentation(image, _item_seed(self.seed, epoch, index))
         return Sample(image=image, target=self.targets[index], index=index, size=size)
+
+    def without_augmentation(self, numbers: Sequence[int]) -> SampleDataset:
+        """Return some of the samples as they are, from the same cache."""
+        subset = copy.copy(self)
+        subset.augmentation, subset.failed = None, {}
+        subset.targets = self.targets[list(numbers)]
+        subset._items = [self._items[number] for number in numbers]
+        subset._store = data.Subset(self._store, numbers)
+        return subset
 
     def name(self, index: int) -> str:
         """Return the file of a sample, for messages."""

@@ -37,9 +37,18 @@ class AdaptiveEnsemble:
     """An ensemble of which each member runs whole or streamed, as :class:`AdaptiveForward` decides."""
 
     def __init__(
-        self, ensemble: Ensemble, options: StreamOptions, precision: Precision = "fp32", *, progress: bool = False
+        self,
+        ensemble: Ensemble,
+        options: StreamOptions,
+        precision: Precision = "fp32",
+        *,
+        progress: bool = False,
+        watched: bool = False,
     ) -> None:
-        self.members = [AdaptiveForward(member, options, precision, progress=progress) for member in ensemble.members]
+        self.members = [
+            AdaptiveForward(member, options, precision, progress=progress, watched=watched)
+            for member in ensemble.members
+        ]
         self.temperatures = ensemble.temperatures
 
     def __call__(self, samples: Tensor) -> Tensor:
@@ -50,17 +59,21 @@ class AdaptiveEnsemble:
         """Return the same, (1, M, K), for an image that is read in bands, once for each member."""
         return torch.stack(calibrated([member.of_rows(sample) for member in self.members], self.temperatures), dim=1)
 
+    def take_token_means(self) -> list[Tensor]:
+        """Return the mean tokens (B, C) of all samples since the last call, for each member."""
+        return [means for member in self.members for means in member.take_token_means()]
+
     def why_not_rows(self) -> str:
         """Explain why an image cannot be read in bands; empty if it can."""
         return next((reason for member in self.members if (reason := member.why_not_rows())), "")
 
 
 def adaptive_forward(
-    model: nn.Module, options: StreamOptions, precision: Precision, *, progress: bool = False
+    model: nn.Module, options: StreamOptions, precision: Precision, *, progress: bool = False, watched: bool = False
 ) -> AdaptiveForward | AdaptiveEnsemble:
     """Return the forward pass of a classifier or an ensemble for samples of any size."""
     kind = AdaptiveEnsemble if isinstance(model, Ensemble) else AdaptiveForward
-    return kind(model, options, precision, progress=progress)  # type: ignore[arg-type]
+    return kind(model, options, precision, progress=progress, watched=watched)  # type: ignore[arg-type]
 
 
 def calibrated(logits: Sequence[Tensor], temperatures: Sequence[float]) -> list[Tensor]:

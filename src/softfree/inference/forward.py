@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ from softfree.inference.options import InferenceOptions
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree_runtime.core.batching import of_equal_shape
 from softfree_runtime.core.errors import ReadError, UserError
+
+TokenMeansCallback = Callable[[list[int], list[np.ndarray]], None]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ def infer(
     *,
     description: str = "Predicting",
     on_sample: SampleCallback | None = None,
+    on_token_means: TokenMeansCallback | None = None,
 ) -> Logits:
     """Run ``model`` over ``dataset`` in batches of equal shape; samples that do not fit in memory are streamed.
 
@@ -57,6 +60,8 @@ def infer(
         options: Default: batches of 16 in float32, without a progress bar.
         description: Title of the progress bar.
         on_sample: Called, in this process, with each sample that is read whole.
+        on_token_means: Called with the indices of some samples and their mean tokens halfway through the model, (B, C)
+            for each member of an ensemble; without augmentation. Never called for a model without tokens.
     """
     options = options or InferenceOptions(progress=False)
     augmentation = _augmentation_of_views(dataset, options.tta)
@@ -64,7 +69,15 @@ def infer(
     members = np.full((len(dataset), count, classes), np.nan)
     failed: dict[int, ReadError] = {}
     device = best_device()
-    adaptive = adaptive_forward(model.eval().to(device), options, options.precision, progress=options.progress)
+    watched = on_token_means is not None
+    adaptive = adaptive_forward(
+        model.eval().to(device), options, options.precision, progress=options.progress, watched=watched
+    )
+
+    def report_token_means(indices: list[int]) -> None:
+        means = adaptive.take_token_means()
+        if on_token_means is not None and means:
+            on_token_means(indices, [tokens.float().cpu().numpy() for tokens in means])
 
     def whole_samples() -> Iterator[tuple[int, Tensor]]:
         loader = DataLoader(_Readable(dataset), batch_size=None, num_workers=options.num_workers)
@@ -77,17 +90,21 @@ def infer(
             try:
                 if augmentation is not None and error.status == "too_large":
                     raise ReadError("too large to be augmented; predict it with --tta 1", "too_large", path=error.path)
+                adaptive.take_token_means()
                 members[index] = _logits_of_rows(adaptive, dataset, index, error)
+                report_token_means([index])
             except ReadError as reason:
                 failed[index] = reason
 
     for indices, images in of_equal_shape(whole_samples(), options.batch_size):
         try:
+            views = []
+            adaptive.take_token_means()  # of augmented views, or of a sample that failed
             with torch.inference_mode():
-                views = [
-                    _forward(adaptive, torch.stack(view).to(device))
-                    for view in _views(images, augmentation, options.tta)
-                ]
+                for view in _views(images, augmentation, options.tta):
+                    views.append(_forward(adaptive, torch.stack(view).to(device)))
+                    if len(views) == 1:
+                        report_token_means(indices)
             members[indices] = np.mean(views, axis=0).reshape(-1, count, classes)
         except ReadError as reason:  # no space for their tokens
             failed |= {index: reason.of(dataset.name(index)) for index in indices}

@@ -18,6 +18,7 @@ from softfree.data.table_file import no_column, read_table_file
 from softfree.inference.forward import infer
 from softfree.inference.options import InferenceOptions, PredictOptions
 from softfree.inference.run_directory import Calibration
+from softfree.inference.unusual import Distances
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import printable, replacing
 from softfree_runtime.core.outputs import columns, probabilities
@@ -43,13 +44,15 @@ def predict(
     group = run.groups_by_patient
     names, sources, frames = zip(*find_inputs(sequence, frame, run.preprocessing.kind, group, image_root), strict=True)
     dataset = SampleDataset(sources, None, run.preprocessing, frames=frames)
-    logits = infer(run.model, dataset, len(run.task.classes), options)
+    distances = Distances(run.distributions, len(dataset)) if run.distributions else None
+    logits = infer(run.model, dataset, len(run.task.classes), options, on_token_means=distances)
     rows = pd.DataFrame({"path": list(names), "status": "ok", "reason": ""})
     for index, error in logits.failed.items():
         rows.loc[index, ["status", "reason"]] = [error.status, printable(str(error))]
     if logits.members is not None:
         rows["disagreement"] = disagreement(logits.members, run.task)
-    return pd.concat([rows, outputs(logits.values, run.task, run.calibration)], axis=1)
+    tables = [rows, outputs(logits.values, run.task, run.calibration)]
+    return pd.concat(tables if distances is None else [*tables, distances.columns(logits.failed)], axis=1)
 
 
 def disagreement(members: np.ndarray, task: Task) -> np.ndarray:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from softfree.core.options import Precision, StreamOptions
     from softfree.data.modalities.base import Preprocessing
     from softfree.data.modalities.image import ImagePreprocessing
+    from softfree.inference.unusual import TrainingDistribution
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,25 @@ class Run:
         return tuple(runs)
 
     @cached_property
+    def distributions(self) -> tuple[TrainingDistribution, ...]:
+        """Where the training samples lie, for each member or the run itself; none if that was not recorded.
+
+        Raises:
+            UserError: The file is damaged or not the one that training wrote.
+        """
+        from softfree.inference.unusual import TrainingDistribution
+
+        distributions = []
+        for run in self.members or (self,):
+            path = run.directory.distribution
+            if not path.is_file():
+                return ()  # an earlier version, or a model without tokens
+            if not run.directory.is_unchanged(path):
+                raise UserError(f"{path} is not the file that training wrote (its SHA-256 differs); {COPY_AGAIN}")
+            distributions.append(TrainingDistribution.read(path))
+        return tuple(distributions)
+
+    @cached_property
     def model(self) -> nn.Module:
         """The model in evaluation mode, with its weights, on the CPU; for an ensemble, all its members'."""
         if self.members:
@@ -196,7 +216,9 @@ class Run:
 
         Returns:
             One row per input: ``path``, ``status`` (``ok`` or the kind of error), ``reason``, ``p_<class>``
-            (calibrated), ``raw_<class>`` (before calibration) and ``predicted``.
+            (calibrated), ``raw_<class>`` (before calibration) and ``predicted``; ``set`` (the plausible classes, for
+            findings ``set_<finding>``) and ``abstain``; ``distance`` from the training samples and ``unusual``, whether
+            it is above 1. Runs of earlier versions lack the last ones.
         """
         from softfree.inference.options import InferenceOptions
         from softfree.inference.predict import predict

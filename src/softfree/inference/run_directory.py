@@ -54,6 +54,7 @@ class RunDirectory:
         model.safetensors      the weights
         calibration.json       temperature, thresholds and minima of conformal sets, chosen on validation
         phantoms.json          logits of three phantoms, to see whether another machine gives the same
+        distribution.safetensors  mean and covariance of the training samples' features, for unusual samples
         digests.json           SHA-256 of the files that determine predictions, to detect damage and changes
         split.csv              the split of each row, with hashed patient names
         seen.json              hashes of the files and patients that the run was trained on
@@ -77,6 +78,7 @@ class RunDirectory:
         self.weights = self.root / "model.safetensors"
         self.calibration = self.root / "calibration.json"
         self.phantoms = self.root / "phantoms.json"
+        self.distribution = self.root / "distribution.safetensors"
         self.digests = self.root / "digests.json"
         self.split = self.root / "split.csv"
         self.seen = self.root / "seen.json"
@@ -183,7 +185,8 @@ class RunDirectory:
 
     def write_digests(self) -> None:
         """Write ``digests.json``, the last step of training."""
-        files = (self.config, self.weights, self.calibration, self.phantoms, self.predictions, self.split)
+        names = ("config", "weights", "calibration", "distribution", "phantoms", "predictions", "split")
+        files = [getattr(self, name) for name in names]
         digests = {path.name: _digest(path) for path in files if path.is_file()}
         write_atomically(self.digests, json.dumps(digests, indent=2))
 

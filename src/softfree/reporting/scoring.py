@@ -22,6 +22,7 @@ from softfree.inference.options import InferenceOptions
 from softfree.inference.predict import outputs
 from softfree.inference.run import Run
 from softfree.inference.run_directory import Calibration
+from softfree.inference.unusual import Distances, TokenMeans, is_unusual
 from softfree.reporting.baselines import BaselinePredictions
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing, say
@@ -133,14 +134,25 @@ def without_seen(run: Run, table: Table) -> tuple[Table, int]:
 
 
 def predict_rows(
-    run: Run, table: Table, options: InferenceOptions | None = None, baselines: BaselinePredictions | None = None
+    run: Run,
+    table: Table,
+    options: InferenceOptions | None = None,
+    baselines: BaselinePredictions | None = None,
+    token_means: TokenMeans | None = None,
 ) -> pd.DataFrame:
     """Logits for all rows of ``table`` as in ``predictions.csv``: rows and patients by number, nothing by name.
 
-    With ``baselines``, which see each sample, the probabilities of simpler models are included.
+    Args:
+        run: The run.
+        table: The rows.
+        options: Of inference.
+        baselines: Sees each sample; the probabilities of simpler models are included.
+        token_means: Gets mean tokens, to estimate a distribution; otherwise the run's own gives ``distance``.
     """
+    distances = Distances(run.distributions, len(table.frame)) if token_means is None and run.distributions else None
     dataset = SampleDataset(table.sources, None, run.preprocessing, frames=table.frames)
-    logits = infer(run.model, dataset, len(run.task.classes), options, on_sample=baselines)
+    watcher = token_means or distances
+    logits = infer(run.model, dataset, len(run.task.classes), options, on_sample=baselines, on_token_means=watcher)
     frame = table.frame[["row", "split", "patient"]].reset_index(drop=True)
     frame["status"] = [logits.failed[i].status if i in logits.failed else "ok" for i in range(len(frame))]
     # Without the names of files, which may be patients' names.
@@ -151,7 +163,11 @@ def predict_rows(
     if run.task.exclusive:
         frame["target"] = targets
     frame[[f"logit_{name}" for name in run.task.classes]] = logits.values
-    return frame if baselines is None else pd.concat([frame, baselines.columns()], axis=1)
+    if baselines is not None:
+        frame = pd.concat([frame, baselines.columns()], axis=1)
+    if distances is not None:
+        frame["distance"] = distances.columns(logits.failed)["distance"]
+    return frame
 
 
 def scores_of(frame: pd.DataFrame, run: Run) -> Scores:
@@ -181,6 +197,8 @@ def write_predictions(path: Path, frame: pd.DataFrame, run: Run) -> None:
     """Write a predictions frame with its calibrated probabilities and labels."""
     logits = frame[[f"logit_{c}" for c in run.task.classes]].to_numpy()
     complete = pd.concat([frame.reset_index(drop=True), outputs(logits, run.task, run.calibration)], axis=1)
+    if "distance" in frame:
+        complete["unusual"] = is_unusual(complete["distance"])
     with replacing(path) as temporary:
         complete.to_csv(temporary, index=False)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
@@ -14,6 +16,7 @@ from softfree.core.precision import products_in
 from softfree.models.classifier import Classifier
 from softfree.models.encoder import Block
 from softfree.models.layers import sample_drop_paths
+from softfree.models.token_mean import token_mean
 from softfree.planning.memory import memory
 from softfree.planning.plan import free_memory
 from softfree.planning.work import Work
@@ -36,13 +39,20 @@ class AdaptiveForward:
         options: When and where to stream.
         precision: Arithmetic of matrix products: "fp32", "bf16" or "fp16".
         progress: Show a progress bar for streamed samples.
+        watched: Collect the mean token of each sample, for :meth:`take_token_means`.
 
     Raises:
         UserError: Streaming is set to always for a model that cannot stream.
     """
 
     def __init__(
-        self, model: nn.Module, options: StreamOptions, precision: Precision = "fp32", *, progress: bool = False
+        self,
+        model: nn.Module,
+        options: StreamOptions,
+        precision: Precision = "fp32",
+        *,
+        progress: bool = False,
+        watched: bool = False,
     ) -> None:
         if options.stream == "always" and why_model_cannot(model):
             raise UserError(f"--stream always: {why_model_cannot(model)}")
@@ -50,13 +60,15 @@ class AdaptiveForward:
         location = "ram" if options.token_store is None else options.token_store
         dtype = torch.bfloat16 if options.token_bf16 else None
         self.streaming = Streaming(location, dtype, options.token_chunk, progress)
+        self.watched = watched
+        self._token_means: list[Tensor] = []
 
     def __call__(self, samples: Tensor) -> Tensor:
         """Return logits (B, K); with a graph if gradients are enabled."""
         streams = self.streams(samples)
         if streams and len(samples) > 1:  # one by one they may fit
             return torch.cat([self._single(samples, number) for number in range(len(samples))])
-        with products_in(self.precision, samples.device):
+        with products_in(self.precision, samples.device), self._watch():
             return streamed(self.model, samples[0], self.streaming) if streams else self.model(samples)
 
     def _single(self, samples: Tensor, number: int) -> Tensor:
@@ -65,8 +77,23 @@ class AdaptiveForward:
 
     def of_rows(self, sample: Rows) -> Tensor:
         """Return logits (1, K), without a graph, of an image read in bands; check :meth:`why_not_rows` first."""
-        with products_in(self.precision, next(self.model.parameters()).device):
+        with products_in(self.precision, next(self.model.parameters()).device), self._watch():
             return stream_forward(self.model, sample, self.streaming)
+
+    @contextmanager
+    def _watch(self) -> Iterator[None]:
+        """Collect the mean token of the samples that run inside, if they are watched."""
+        if not self.watched:
+            yield
+            return
+        with token_mean(self.model) as means:
+            yield
+        self._token_means += means
+
+    def take_token_means(self) -> list[Tensor]:
+        """Return the mean tokens (B, C) of all samples since the last call, as the only entry of a list."""
+        means, self._token_means = self._token_means, []
+        return [torch.cat(means)] if means else []
 
     def why_not_rows(self) -> str:
         """Explain why an image cannot be read in bands; empty if it can."""

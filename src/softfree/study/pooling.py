@@ -45,6 +45,7 @@ def pool_predictions(members: Mapping[MemberKey, Run], table: Table, folds: Fold
     rows = table.frame["row"].to_numpy()
     frame = table.frame[["row", "split", "patient"]].reset_index(drop=True)
     seeds = sorted({key.seed for key in members})
+    distances: list[np.ndarray] = []
     draws, failed = [], pd.DataFrame({"status": "ok", "reason": ""}, index=rows)
     baselines: list[pd.DataFrame] = []
     for seed in seeds:
@@ -53,6 +54,8 @@ def pool_predictions(members: Mapping[MemberKey, Run], table: Table, folds: Fold
             held = {fold: _held_out(run, rows[numbers == fold]) for fold, run in runs.items()}
             joined = pd.concat(held.values()).loc[rows]
             draws.append(_cross_calibrated(joined[names].to_numpy(), table.targets, numbers, task))
+            if "distance" in joined:
+                distances.append(joined["distance"].to_numpy())
             unreadable = joined["status"] != "ok"
             failed.loc[unreadable, ["status", "reason"]] = joined.loc[unreadable, ["status", "reason"]].fillna("")
             baselines.append(joined[[name for name in joined if str(name).startswith("baseline_")]])
@@ -63,6 +66,8 @@ def pool_predictions(members: Mapping[MemberKey, Run], table: Table, folds: Fold
         frame[[f"target_{name}" for name in task.classes]] = table.targets
     logits = np.mean(draws, axis=0)
     frame[names] = logits
+    if len(distances) == len(draws):
+        frame["distance"] = np.mean(distances, axis=0)
     frame[FOLD] = [folds.names[number] for number in folds.numbers[0]]
     coverage = next(iter(members.values())).config["options"]["coverage"]
     own, overall = _thresholds(logits, table, folds.numbers[0], coverage)

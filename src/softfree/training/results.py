@@ -16,10 +16,14 @@ from softfree.core.options import Split, TrainOptions
 from softfree.core.progress import console
 from softfree.data.audit.checks import counted
 from softfree.data.audit.near_duplicates import MAX_IMAGES, find_pairs
+from softfree.data.dataset import SampleDataset
 from softfree.data.reduced import Reduced
 from softfree.data.table import Table
+from softfree.inference.forward import infer
+from softfree.inference.options import InferenceOptions
 from softfree.inference.reproduction import record_phantoms
 from softfree.inference.run import Run
+from softfree.inference.unusual import MAX_SAMPLES, TokenMeans, TrainingDistribution
 from softfree.reporting.baselines import BaselinePredictions, fit_baselines
 from softfree.reporting.evaluate import Evaluation, write_results
 from softfree.reporting.options import EvaluateOptions
@@ -68,7 +72,12 @@ def measure_run(options: TrainOptions, table: Table, samples: TrainingSamples) -
         )
         for split in splits
     }
-    frames = {split: predict_rows(run, table.where(split), evaluation_options, simpler[split]) for split in splits}
+    means = {split: TokenMeans(len(table.where(split).frame)) for split in splits}
+    frames = {
+        split: predict_rows(run, table.where(split), evaluation_options, simpler[split], means[split])
+        for split in splits
+    }
+    _add_distances(run, frames, means, _training_samples(run, table, samples), evaluation_options)
     _report_near_duplicates(run, table, samples.reduced | {split: item.reduced for split, item in simpler.items()})
     run = calibrate(run, frames["val"])
     write_predictions(run.directory.predictions, pd.concat(frames.values(), ignore_index=True), run)
@@ -76,6 +85,41 @@ def measure_run(options: TrainOptions, table: Table, samples: TrainingSamples) -
     record_phantoms(run)
     run.directory.write_digests()
     return TrainingResult(run, evaluation)
+
+
+def _training_samples(run: Run, table: Table, samples: TrainingSamples) -> SampleDataset:
+    """Return training samples as in prediction, evenly spaced, from the cache if it holds these."""
+    count = len(samples.train)
+    indices = np.unique(np.linspace(0, count - 1, min(count, MAX_SAMPLES)).astype(int))
+    if samples.train.preprocessing == run.preprocessing:
+        return samples.train.without_augmentation(indices.tolist())
+    rows = table.where("train").take(indices)
+    return SampleDataset(rows.sources, None, run.preprocessing, frames=rows.frames)
+
+
+def _add_distances(
+    run: Run,
+    frames: Mapping[Split, pd.DataFrame],
+    means: Mapping[Split, TokenMeans],
+    training: SampleDataset,
+    options: InferenceOptions,
+) -> None:
+    """Store where the training samples lie, and add distances from them to the predictions."""
+    run.directory.distribution.unlink(missing_ok=True)
+    if not means["val"].values:
+        console.print("Unusual samples are not flagged: the model has no tokens", highlight=False)
+        return
+    found = TokenMeans(len(training))
+    infer(run.model, training, len(run.task.classes), options, description="Reading mean tokens", on_token_means=found)
+    validation, patients = means["val"].values[0], frames["val"]["patient"].to_numpy()
+    distribution = TrainingDistribution.fit(found.values[0], validation, patients) if found.values else None
+    if distribution is None:
+        console.print("Unusual samples are not flagged: too few samples can be read", highlight=False)
+        return
+    distribution.write(run.directory.distribution)
+    for split, frame in frames.items():
+        distance = distribution.distance(means[split].values[0]) if means[split].values else np.nan
+        frame["distance"] = np.where(frame["status"] == "ok", distance, np.nan)
 
 
 def _report_near_duplicates(run: Run, table: Table, reduced: Mapping[str, Reduced]) -> None:
