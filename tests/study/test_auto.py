@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from tests.conftest import leave_out_figures
 
 import softfree_runtime
+from softfree.data.folds import read_folds
 from softfree.deployment.options import ExportOptions
 from softfree.deployment.pipeline import export
 from softfree.evaluation.conformal import fit_sets
@@ -242,3 +244,46 @@ def test_a_foreign_folder_is_not_touched(begin: Callable, tmp_path: Path) -> Non
     table, _ = begin()
     with pytest.raises(UserError, match=r"is not empty and has no plan.yaml of a study"):
         auto(table, AutoOptions(out=tmp_path))
+
+
+def test_each_training_begins_with_weights_pretrained_on_its_own_folds(
+    begin: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, options = begin("pretrained", pretrain={"epochs": 1, "decoder_depth": 1, "batch_size": 4})
+    directory = StudyDirectory(options.out)
+    real = members_module.train
+
+    def stopped(train_options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(members_module, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        auto(table, options)
+    weights = directory.pretrained / "fold1" / "model.safetensors"
+    assert "pretrain:\n  batch_size: 4\n  decoder_depth: 1\n  epochs: 1\n" in directory.plan.read_text()
+    written = weights.stat().st_mtime_ns
+    monkeypatch.setattr(members_module, "train", real)
+    with leave_out_figures():
+        result = auto(table, options)
+    assert result is not None
+    assert weights.stat().st_mtime_ns == written, "the finished pretraining was kept"
+    folds = read_folds(directory.folds)
+    for fold, member in enumerate(result.run.members):
+        name = f"fold{fold + 1}"
+        assert member.config["options"]["weights"] == str((directory.pretrained / name).resolve())
+        note = yaml.safe_load((directory.pretrained / name / "config.yaml").read_text())["pretraining"]["rows"]
+        count = np.isin(folds.numbers[0], [number for number in (0, 1) if number != fold]).sum()
+        assert note == f"the {count} rows outside of fold {fold + 1}, out of 32"
+
+
+@pytest.mark.parametrize(
+    ("pretrain", "message"),
+    [
+        ({"size": 3}, "pretrain: size is that of the trainings; remove it, or set it for train"),
+        ({"epoch": 3}, "pretrain: softfree pretrain has no option epoch"),
+    ],
+)
+def test_options_of_pretraining_that_cannot_be(begin: Callable, pretrain: dict, message: str) -> None:
+    table, options = begin(f"impossible {len(message)}", pretrain=pretrain)
+    with pytest.raises(UserError, match=message):
+        auto(table, options)

@@ -122,19 +122,43 @@ def split_of_fold(path: Path, fold: int, repeat: int = 1) -> RunSplit:
     Raises:
         UserError: The file is missing or damaged, or has no such fold.
     """
+    content, numbers = _draw(path, fold, repeat)
+    by_key = {
+        key: "val" if number == fold - 1 else "train"
+        for key, number in zip(content["keys"], numbers, strict=True)
+        if number >= 0
+    }
+    again = f", repeat {repeat}" if len(content["numbers"]) > 1 else ""
+    source = f"fold {content['names'][fold - 1]} held out ({content['made']}{again})"
+    return RunSplit(source, by_key, bytes.fromhex(content["table_sha256"]), whole=True)
+
+
+def training_rows(path: Path, fold: int, repeat: int, digest: str) -> list[int]:
+    """Return the numbers of the table's rows that are in other folds.
+
+    Args:
+        path: ``folds.json``.
+        fold: Number of the fold, from 1.
+        repeat: Number of the draw, from 1.
+        digest: SHA-256 of the table.
+
+    Raises:
+        UserError: As for :func:`split_of_fold`, or the folds are of another table.
+    """
+    content, numbers = _draw(path, fold, repeat)
+    if content["table_sha256"] != digest:
+        raise UserError(f"{path} was made for another table, or for another version of it")
+    return [row for row, number in zip(content["rows"], numbers, strict=True) if number not in (-1, fold - 1)]
+
+
+def _draw(path: Path, fold: int, repeat: int) -> tuple[dict, list[int]]:
+    """Return the content of the file and the fold of each row in one draw; refuse a fold that it does not have."""
     content = _content(path)
     names, numbers = content["names"], content["numbers"]
     if not 1 <= fold <= len(names) or not 1 <= repeat <= len(numbers):
         held = f"{len(names)} folds" + (f" and {len(numbers)} repeats" if len(numbers) > 1 else "")
         raise UserError(f"{path} has {held}: got fold {fold}" + (f" of repeat {repeat}" if repeat > 1 else ""))
-    by_key = {
-        key: "val" if number == fold - 1 else "train"
-        for key, number in zip(content["keys"], numbers[repeat - 1], strict=True)
-        if number >= 0
-    }
-    again = f", repeat {repeat}" if len(numbers) > 1 else ""
-    source = f"fold {names[fold - 1]} held out ({content['made']}{again})"
-    return RunSplit(source, by_key, bytes.fromhex(content["table_sha256"]), whole=True)
+    return content, numbers[repeat - 1]
 
 
 def _content(path: Path) -> dict:

@@ -29,7 +29,7 @@ from softfree.core.progress import console
 from softfree.data.dataset import Sample
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.registry import preprocessing_from_config, preprocessing_to_config
-from softfree.inference.run_directory import RunDirectory
+from softfree.inference.run_directory import RunDirectory, check_fold
 from softfree.models.registry import build_model, supported_arguments
 from softfree.pretraining.masked_autoencoder import MaskedAutoencoder
 from softfree.pretraining.options import PretrainOptions
@@ -87,6 +87,7 @@ def resume(folder: Path) -> Path:
 
 def _check(options: PretrainOptions) -> None:
     check_ranges(options)
+    check_fold(options)  # type: ignore[arg-type]
     if options.decoder_dim < 16 or options.decoder_dim % 16:
         raise UserError(f"--decoder-dim {options.decoder_dim}: expected a multiple of 16")
     modality = modality_of(options)  # type: ignore[arg-type]
@@ -99,10 +100,22 @@ def _check(options: PretrainOptions) -> None:
 def _configuration(options: PretrainOptions, preprocessing: Preprocessing, images: Unlabeled) -> dict[str, Any]:
     stored = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
     stored["table"] = str(options.table.resolve())
-    for name in ("image_root", "series"):
+    for name in ("image_root", "series", "fold_file"):
         path = getattr(options, name)
         stored[name] = None if path is None else str(path.resolve())
-    model = {
+    return {
+        "command": shlex.join(["softfree", *sys.argv[1:]]),
+        "pretraining": {"images": len(images.sources), "images_sha256": images.digest, "rows": images.note},
+        "preprocessing": preprocessing_to_config(preprocessing),
+        "model": encoder_arguments(options, preprocessing),
+        "options": stored,
+        "versions": versions(),
+    }
+
+
+def encoder_arguments(options: PretrainOptions, preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return the arguments of the encoder, as ``config.yaml`` has them under ``model``."""
+    arguments = {
         "name": options.model,
         "num_classes": 0,
         **preprocessing.model_arguments(),
@@ -110,20 +123,13 @@ def _configuration(options: PretrainOptions, preprocessing: Preprocessing, image
         "attention_options": options.attention_options,
         **options.model_options,
     }
-    return {
-        "command": shlex.join(["softfree", *sys.argv[1:]]),
-        "pretraining": {"images": len(images.sources), "images_sha256": images.digest, "rows": images.note},
-        "preprocessing": preprocessing_to_config(preprocessing),
-        "model": supported_arguments(model),
-        "options": stored,
-        "versions": versions(),
-    }
+    return supported_arguments(arguments)
 
 
 def _options_of(config: dict[str, Any], folder: Path) -> PretrainOptions:
     known = {field.name for field in fields(PretrainOptions)}
     values = {name: value for name, value in config["options"].items() if name in known}
-    for name in ("table", "image_root", "series"):
+    for name in ("table", "image_root", "series", "fold_file"):
         values[name] = None if values.get(name) is None else Path(values[name])
     return PretrainOptions(**(values | {"out": folder}))
 
@@ -133,11 +139,14 @@ def _build(config: dict[str, Any], options: PretrainOptions) -> MaskedAutoencode
     silence_lightning()
     create_trainer(options)  # type: ignore[arg-type]
     L.seed_everything(options.seed, verbose=False)
-    name = str(config["model"]["name"])
-    attention = name.partition("_vit")[0]
+    return build_autoencoder(config["model"], options)
+
+
+def build_autoencoder(encoder: dict[str, Any], options: PretrainOptions) -> MaskedAutoencoder:
+    """Build the encoder, from its arguments, and the decoder."""
     return MaskedAutoencoder(
-        build_model(config),  # type: ignore[arg-type]
-        attention,
+        build_model({"model": encoder}),  # type: ignore[arg-type]
+        str(encoder["name"]).partition("_vit")[0],
         options.attention_options,
         mask_ratio=options.mask_ratio,
         decoder_dim=options.decoder_dim,

@@ -55,7 +55,7 @@ class MaskedOptions:
     precision: Precision = "fp32"
 
     # Options of a training run that pretraining does not have.
-    ema = patience = mpp = None
+    ema = patience = mpp = split_from = None
 
 
 @dataclass(kw_only=True)
@@ -87,6 +87,12 @@ class PretrainOptions(ImageOptions, VolumeOptions, MaskedOptions, PretrainRunOpt
 
     Attributes:
         table: CSV or Parquet file with a column path, or a folder of images.
+        fold_file: Folds of a cross-validation (folds.json, as softfree auto writes it), used in place of any split.
+        fold: Number of the fold whose images are left out, from 1.
+        repeat: Number of the draw of folds, from 1.
     """
 
     table: Path
+    fold_file: Path | None = None
+    fold: int | None = None
+    repeat: int = 1

@@ -10,6 +10,7 @@ from typing import cast
 from torch.utils.data import DataLoader
 
 from softfree.data.dataset import EpochSampler, SampleDataset, choose_cache
+from softfree.data.folds import training_rows
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.table_file import read_table_file
 from softfree.inference.predict import find_inputs, table_rows
@@ -44,12 +45,15 @@ class Unlabeled:
 def find_samples(options: PretrainOptions) -> Unlabeled:
     """List the images of a table's training split (all rows if it has no split), or all files below a folder.
 
-    Validation and test rows are left out, so that a later model is never evaluated on images seen in pretraining.
+    Validation and test rows, or those of the held-out fold, are left out, so that a later model is never evaluated on
+    images seen in pretraining.
 
     Raises:
         UserError: The table is missing, or there are too few images.
     """
     kind = modality_of(options).name  # type: ignore[arg-type]
+    if options.table.is_dir() and options.fold_file is not None:
+        raise UserError(f"--fold-file is for tables, and {options.table} is a folder: write its table")
     if options.table.is_dir():
         images = find_inputs([options.table], None, kind)
         note = f"all {len(images)} files below the folder"
@@ -69,7 +73,13 @@ def find_samples(options: PretrainOptions) -> Unlabeled:
 
 def _training_rows(options: PretrainOptions, kind: str) -> tuple[list[NamedSource], str]:
     rows = table_rows(options.table, None, kind, image_root=options.image_root)
-    frame = read_table_file(options.table, {"path", "split"}).frame
+    table = read_table_file(options.table, {"path", "split"})
+    if options.fold_file is not None and options.fold is not None:
+        numbers = training_rows(options.fold_file, options.fold, options.repeat, table.digest)
+        return [rows[number] for number in numbers], (
+            f"the {len(numbers)} rows outside of fold {options.fold}, out of {len(rows)}"
+        )
+    frame = table.frame
     if "split" not in frame or frame["split"].isna().all():
         return rows, f"all {len(rows)} rows of the table, which has no split"
     is_training = frame["split"].eq("train").fillna(False)

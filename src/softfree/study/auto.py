@@ -22,7 +22,7 @@ from softfree.inference.run import Run
 from softfree.reporting.evaluate import Evaluation, evaluate
 from softfree.reporting.options import EvaluateOptions
 from softfree.reporting.scoring import write_predictions
-from softfree.study.members import member_options, train_members
+from softfree.study.members import member_options, pretrain_options, train_members
 from softfree.study.options import AutoOptions
 from softfree.study.plan import make_plan, read_plan, write_plan
 from softfree.study.pooling import pool_predictions
@@ -75,12 +75,15 @@ def auto(path: Path, options: AutoOptions) -> StudyResult | None:
             write_folds(directory.folds, table, folds)
             write_plan(directory.plan, plan)
         console.print(directory.plan.read_text(encoding="utf-8"), highlight=False, markup=False, soft_wrap=True)
-        planned = read_plan(directory.plan, table.digest)
+        planned, pretraining = read_plan(directory.plan, table.digest)
         keys = list(member_keys(len(folds.names), len(folds.numbers), options.members))
-        check_options(member_options(options, path, planned, keys[0]))
+        first = member_options(options, path, planned, keys[0])
+        check_options(first)
+        if pretraining is not None:
+            pretrain_options(first, pretraining, directory.pretrained)
         if options.dry_run:
             return None
-        members = train_members(options, path, planned, keys)
+        members = train_members(options, path, planned, keys, pretraining)
         run = _write_ensemble(directory, members, table, folds)
         shutil.rmtree(directory.cache, ignore_errors=True)
         return _evaluate(run, options, table, bool((folds.numbers[0] < 0).any()))

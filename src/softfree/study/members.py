@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,26 @@ from softfree.core.options import TrainOptions
 from softfree.core.progress import console
 from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
+from softfree.pretraining.loop import pretrain
+from softfree.pretraining.loop import resume as resume_pretraining
+from softfree.pretraining.options import MaskedOptions, PretrainOptions
 from softfree.study.options import AutoOptions
 from softfree.study.study_directory import MemberKey, StudyDirectory
 from softfree.training.loop import resume, train
 from softfree_runtime.core.errors import UserError
 
+OWN = {field.name for field in fields(MaskedOptions)} - {
+    "image_root", "seed", "model", "stem", "model_options", "attention_options", "precision"
+}  # fmt: skip
+"""Options of pretraining that are not those of the training that follows."""
+
 
 def train_members(
-    options: AutoOptions, path: Path, planned: Mapping[str, Any], keys: Sequence[MemberKey]
+    options: AutoOptions,
+    path: Path,
+    planned: Mapping[str, Any],
+    keys: Sequence[MemberKey],
+    pretraining: Mapping[str, Any] | None = None,
 ) -> dict[MemberKey, Run]:
     """Train what is missing; return all members.
 
@@ -26,6 +39,7 @@ def train_members(
         path: The table.
         planned: Options of ``softfree train`` from the plan.
         keys: The members.
+        pretraining: Options of ``softfree pretrain`` from the plan; None to begin with random weights.
 
     Raises:
         UserError: A training cannot start or go on; finished ones are kept.
@@ -39,7 +53,12 @@ def train_members(
             title = f"training {number} of {len(keys)}: {key.name.replace('_', ', ')}"
             console.print(title, highlight=False, style="bold")
             if run.is_unused():
-                train(member_options(options, path, planned, key))
+                train_options = member_options(options, path, planned, key)
+                if pretraining is not None:
+                    train_options.weights = str(
+                        _pretrained(train_options, pretraining, directory.pretrained / key.name)
+                    )
+                train(train_options)
             else:
                 resume(member, path, options.image_root)
         members[key] = Run.load(member)
@@ -77,6 +96,31 @@ def member_options(options: AutoOptions, path: Path, planned: Mapping[str, Any],
     except TypeError as error:
         name = str(error).rpartition("argument ")[2]
         raise UserError(f"{directory.plan}: softfree train has no option {name}; see: softfree train --help") from None
+
+
+def pretrain_options(train: TrainOptions, planned: Mapping[str, Any], out: Path) -> PretrainOptions:
+    """Return the options of the pretraining of a member: those of its training, and what the plan says.
+
+    Raises:
+        UserError: The plan has an option that softfree pretrain does not know, or one that the study sets.
+    """
+    shared = {field.name for field in fields(PretrainOptions)} - OWN
+    chosen = {name: getattr(train, name) for name in shared} | {"out": out}
+    if twice := sorted(chosen.keys() & planned.keys()):
+        raise UserError(f"pretrain: {twice[0]} is that of the trainings; remove it, or set it for train")
+    if unknown := sorted(planned.keys() - OWN):
+        raise UserError(f"pretrain: softfree pretrain has no option {unknown[0]}; see: softfree pretrain --help")
+    return PretrainOptions(**(chosen | dict(planned)))
+
+
+def _pretrained(train: TrainOptions, planned: Mapping[str, Any], out: Path) -> Path:
+    """Pretrain on the images of a training, unless that is done; the fold that is held out is left out here, too."""
+    directory = RunDirectory(out)
+    if directory.metrics.is_file():
+        return out
+    if directory.is_unused():
+        return pretrain(pretrain_options(train, planned, out))
+    return resume_pretraining(out)
 
 
 def _check_options(run: Run, planned: Mapping[str, Any], directory: StudyDirectory) -> None:

@@ -26,6 +26,8 @@ class AutoOptions:
         seed: Seed of the folds and of the first training of each fold.
         budget: Time that the study may take on this machine, such as 90m, 2h or 1d; default: no limit.
         train: Options of softfree train to use instead of planned ones, e.g. '{epochs: 50}'.
+        pretrain: Pretrain each training on its own images without labels first, with these options of softfree
+            pretrain, e.g. '{epochs: 200}'; default: start from random weights.
         dry_run: Only write the plan.
         num_workers: Number of processes that read images.
         progress: Show progress bars.
@@ -44,6 +46,7 @@ class AutoOptions:
     seed: int = 0
     budget: str | None = None
     train: dict[str, Any] = field(default_factory=dict)
+    pretrain: dict[str, Any] = field(default_factory=dict)
     dry_run: bool = False
     num_workers: int = 0
     progress: bool = True

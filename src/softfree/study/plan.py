@@ -7,7 +7,7 @@ import os
 import re
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import disk_usage
 from typing import Any
@@ -27,8 +27,9 @@ from softfree.study.inspection import (
     kind_of,
     listed_counts,
 )
+from softfree.study.members import pretrain_options
 from softfree.study.options import AutoOptions
-from softfree.study.timing import busy_cores, has_fast_bf16, time_training
+from softfree.study.timing import busy_cores, has_fast_bf16, time_pretraining, time_training
 from softfree.training.modality import create_preprocessing, modality_of
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import read_yaml, write_atomically
@@ -67,6 +68,7 @@ class StudyPlan:
         seconds: Estimated time of all trainings on this machine.
         memory: Estimated peak of memory in bytes; None if unknown.
         busy: Number of cores that other programs used when the time was measured.
+        pretraining: Options of ``softfree pretrain``; empty to begin with random weights.
     """
 
     table_sha256: str
@@ -76,6 +78,7 @@ class StudyPlan:
     seconds: float
     memory: int | None
     busy: float = 0.0
+    pretraining: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -110,13 +113,15 @@ def make_plan(options: AutoOptions, path: Path, table: Table, folds: Folds) -> S
     choices |= {name: Choice(value, "Set by --train.") for name, value in options.train.items()}
     drafts = [_schedule(size | choices, rows, options) for size in sizes]
     if budget is not None:
-        drafts = _within(budget, drafts, path, used, trainings, rows)
+        drafts = _within(budget, drafts, path, options.pretrain, used, trainings, rows)
     for draft in drafts:
         train = _train_options(path, draft)
-        seconds = _seconds(train, used, trainings, rows)
+        seconds = _seconds(train, options.pretrain, used, trainings, rows)
         if budget is None or seconds <= budget:
             draft |= _cache(train, used, options)
-            return StudyPlan(table.digest, tuple(facts), trainings, draft, seconds, _memory(train), busy)
+            return StudyPlan(
+                table.digest, tuple(facts), trainings, draft, seconds, _memory(train), busy, options.pretrain
+            )
     raise UserError(
         f"--budget {options.budget}: the smallest plan, {trainings} trainings {_size_in_words(train)}, takes about"
         f" {in_words(seconds)} on this machine; allow more, or use fewer folds"
@@ -142,18 +147,27 @@ def _train_options(path: Path, draft: Mapping[str, Choice]) -> TrainOptions:
         raise UserError(f"--train: softfree train has no option {name}; see: softfree train --help") from None
 
 
-def _seconds(train: TrainOptions, table: Table, trainings: int, rows: int) -> float:
-    """Estimate the seconds of all trainings by timing a few steps."""
+def _seconds(train: TrainOptions, pretraining: Mapping[str, Any], table: Table, trainings: int, rows: int) -> float:
+    """Estimate the seconds of all trainings, and of a pretraining before each, by timing a few steps."""
     timing = time_training(train, table)
-    return trainings * timing.training(rows, len(table.frame) - rows, train) + timing.reading(len(table.frame))
+    each = timing.training(rows, len(table.frame) - rows, train)
+    if pretraining:
+        each += time_pretraining(pretrain_options(train, pretraining, Path()), table, rows)
+    return trainings * each + timing.reading(len(table.frame))
 
 
 def _within(
-    budget: float, drafts: list[dict[str, Choice]], path: Path, table: Table, trainings: int, rows: int
+    budget: float,
+    drafts: list[dict[str, Choice]],
+    path: Path,
+    pretraining: Mapping[str, Any],
+    table: Table,
+    trainings: int,
+    rows: int,
 ) -> list[dict[str, Choice]]:
     """Leave out the largest samples, by a time that grows with their pixels from that of the smallest."""
     options = [_train_options(path, draft) for draft in drafts]
-    seconds = _seconds(options[-1], table, trainings, rows)
+    seconds = _seconds(options[-1], pretraining, table, trainings, rows)
     per_input = seconds / _inputs(options[-1])
     fitting = [draft for draft, train in zip(drafts, options, strict=True) if per_input * _inputs(train) <= budget]
     return fitting or drafts[-1:]
@@ -338,6 +352,9 @@ def write_plan(path: Path, plan: StudyPlan) -> None:
     for name, choice in plan.choices.items():
         lines += [f"  # {line}" for line in textwrap.wrap(choice.why, 110)]
         lines.append("  " + yaml.safe_dump({name: choice.value}, default_flow_style=True, width=1000).strip()[1:-1])
+    if plan.pretraining:
+        lines += ["", "# Set by --pretrain: options of softfree pretrain, on the images of each training alone."]
+        lines += ["pretrain:", *(f"  {line}" for line in yaml.safe_dump(dict(plan.pretraining)).splitlines())]
     spent = f"about {in_words(plan.seconds)} on this machine{_busy_in_words(plan.busy)}"
     lines += ["", f"# {plan.trainings} trainings, {spent}."]
     lines += ["estimate:", f"  seconds: {plan.seconds:.0f}"]
@@ -346,8 +363,8 @@ def write_plan(path: Path, plan: StudyPlan) -> None:
     write_atomically(path, "\n".join(lines) + "\n")
 
 
-def read_plan(path: Path, digest: str) -> dict[str, Any]:
-    """Read the options of the trainings from ``plan.yaml``.
+def read_plan(path: Path, digest: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Read the options of the trainings, and of the pretrainings if there are any, from ``plan.yaml``.
 
     Raises:
         UserError: It is damaged, or belongs to another table.
@@ -357,4 +374,7 @@ def read_plan(path: Path, digest: str) -> dict[str, Any]:
         raise UserError(f"{path}: expected a mapping with table_sha256 and train, as softfree auto wrote it")
     if content.get("table_sha256") != digest:
         raise UserError(f"{path} was made for another version of the table; start a new study with another --out")
-    return content["train"]
+    pretraining = content.get("pretrain")
+    if pretraining is not None and not isinstance(pretraining, dict):
+        raise UserError(f"{path}: pretrain: expected options of softfree pretrain, such as epochs")
+    return content["train"], pretraining

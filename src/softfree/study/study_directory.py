@@ -31,6 +31,7 @@ class StudyDirectory(RunDirectory):
         plan.yaml     what was planned and why; may be edited before the first training
         folds.json    the fold of each row, with hashed patient names
         members/      a run directory for each training
+        pretrained/   the weights that each training began with, if they were planned
         cache/        preprocessed images that the trainings share; deleted at the end
 
     and the files of a run directory, in which each sample was predicted by the members that were not trained on it.
@@ -41,6 +42,7 @@ class StudyDirectory(RunDirectory):
         self.plan = self.root / "plan.yaml"
         self.folds = self.root / "folds.json"
         self.members = self.root / "members"
+        self.pretrained = self.root / "pretrained"
         self.cache = self.root / "cache"
 
     def is_study_or_unused(self) -> bool:

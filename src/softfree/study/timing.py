@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,11 @@ import torch.nn.functional as F
 from softfree.core.environment import best_device
 from softfree.core.options import TrainOptions
 from softfree.core.precision import products_in
+from softfree.data.modalities.base import Preprocessing
 from softfree.data.table import Table
 from softfree.models.registry import build_model
+from softfree.pretraining.loop import build_autoencoder, encoder_arguments
+from softfree.pretraining.options import PretrainOptions
 from softfree.training.configuration import configuration
 from softfree.training.modality import create_preprocessing
 from softfree_runtime.core.errors import ReadError, UserError
@@ -59,20 +63,9 @@ def time_training(options: TrainOptions, table: Table) -> Timing:
     """
     preprocessing = create_preprocessing(options, table.sources)
     model = build_model(configuration(options, table, preprocessing, None)).to(best_device())
-    samples, began = [], time.perf_counter()
-    for source, frame in list(zip(table.sources, table.frames, strict=True))[:READ]:
-        try:
-            samples.append(torch.from_numpy(preprocessing.load(source, frame)))
-        except ReadError:
-            continue
-    if not samples:
-        raise UserError(f"none of the first {READ} samples could be read; see: softfree check")
-    read = (time.perf_counter() - began) / len(samples)
-    augmentation = preprocessing.augmentation() if options.augment else None
-    augment = 0.0
-    if augmentation is not None:
-        augment = _seconds(lambda: augmentation(samples[0], 0))
-    batch = torch.stack([samples[0]] * options.batch_size).to(best_device())
+    sample, read = _first_sample(preprocessing, table)
+    augment = _seconds_of_augmentation(preprocessing, sample) if options.augment else 0.0
+    batch = torch.stack([sample] * options.batch_size).to(best_device())
 
     def step() -> None:
         with products_in(options.precision, batch.device):
@@ -83,11 +76,61 @@ def time_training(options: TrainOptions, table: Table) -> Timing:
         with torch.inference_mode():
             model(batch[:1])
 
-    try:
+    with _memory_explained():
         model.train()
         step_seconds = _seconds(step)
         model.eval()
         return Timing(step_seconds, _seconds(forward), read, augment)
+
+
+def time_pretraining(options: PretrainOptions, table: Table, rows: int) -> float:
+    """Estimate the seconds of a pretraining on ``rows`` images, by timing a step.
+
+    Raises:
+        UserError: No sample can be read, or a step does not fit into memory.
+    """
+    preprocessing = create_preprocessing(options, table.sources)  # type: ignore[arg-type]
+    sample, _ = _first_sample(preprocessing, table)
+    augment = _seconds_of_augmentation(preprocessing, sample) if options.augment else 0.0
+    images = torch.stack([sample] * options.batch_size).to(best_device())
+    model = build_autoencoder(encoder_arguments(options, preprocessing), options).to(best_device()).train()
+
+    def step() -> None:
+        with products_in(options.precision, images.device):
+            loss = model(images).loss
+        loss.backward()
+
+    with _memory_explained():
+        seconds = _seconds(step) + options.batch_size * augment
+    return options.epochs * max(1, rows // options.batch_size) * seconds + BEGIN
+
+
+def _first_sample(preprocessing: Preprocessing, table: Table) -> tuple[torch.Tensor, float]:
+    """Return a readable sample, and the mean seconds of reading one.
+
+    Raises:
+        UserError: The first ones cannot be read.
+    """
+    samples, began = [], time.perf_counter()
+    for source, frame in list(zip(table.sources, table.frames, strict=True))[:READ]:
+        try:
+            samples.append(torch.from_numpy(preprocessing.load(source, frame)))
+        except ReadError:
+            continue
+    if not samples:
+        raise UserError(f"none of the first {READ} samples could be read; see: softfree check")
+    return samples[0], (time.perf_counter() - began) / len(samples)
+
+
+def _seconds_of_augmentation(preprocessing: Preprocessing, sample: torch.Tensor) -> float:
+    augmentation = preprocessing.augmentation()
+    return 0.0 if augmentation is None else _seconds(lambda: augmentation(sample, 0))
+
+
+@contextmanager
+def _memory_explained() -> Iterator[None]:
+    try:
+        yield
     except torch.OutOfMemoryError:
         raise UserError(
             "a training step does not fit into the device's memory; set --train '{batch_size: ...}'"
