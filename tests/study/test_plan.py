@@ -28,7 +28,7 @@ def plan_of(tmp_path: Path) -> Callable[..., StudyPlan]:
         for number, shape in enumerate(SHAPES):
             voxels = rng.uniform(*values, shape).astype(np.float32)
             nibabel.save(nibabel.Nifti1Image(voxels, np.diag([*spacing, 1])), tmp_path / f"{number}.nii.gz")
-            rows.append({"path": f"{number}.nii.gz", "label": "ab"[number % 2]})
+            rows.append({"path": f"{number}.nii.gz", "label": "ab"[number % 2], "site": "xyz"[number // 2]})
         path = tmp_path / "volumes.csv"
         pd.DataFrame(rows).to_csv(path, index=False)
         table = read_table(path, val_fraction=0.0, test_fraction=1.0)
@@ -47,6 +47,7 @@ def test_the_grid_of_volumes_fits_all_but_the_largest_at_their_own_spacing(
     assert plan.values["shape"] == [20, 32, 40], "of the largest of six, in whole patches of 4 x 8 x 8"
     assert plan.values["batch_size"] == 4, "so few samples make more steps in smaller batches"
     assert plan.memory is None
+    assert plan.facts[:4] == ("6 samples of 6 patients", "a: 3", "b: 3", "3 sites")
 
 
 def test_a_budget_makes_voxels_coarser(plan_of: Callable[..., StudyPlan], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,11 +204,13 @@ def _view(images: np.ndarray, number: int) -> np.ndarray:
 
 
 def listed_counts(table: Table) -> Sequence[str]:
-    """Count samples, patients and classes, in words."""
+    """Count samples, patients, classes and sites, in words."""
     frame, task = table.frame, table.task
     patients = frame["patient"].nunique()
     words = [f"{len(frame)} samples of {patients} patients"]
     for number, name in enumerate(task.classes):
         count = int((table.targets == number).sum() if task.exclusive else np.nansum(table.targets[:, number]))
         words.append(f"{name}: {count}")
+    if "site" in frame:
+        words.append(f"{frame['site'].nunique()} sites")
     return words

@@ -355,6 +355,13 @@ def write_plan(path: Path, plan: StudyPlan) -> None:
     if plan.pretraining:
         lines += ["", "# Set by --pretrain: options of softfree pretrain, on the images of each training alone."]
         lines += ["pretrain:", *(f"  {line}" for line in yaml.safe_dump(dict(plan.pretraining)).splitlines())]
+    else:
+        lines += [
+            "",
+            "# Trainings begin with random weights. To pretrain before each, on its own images without labels,",
+        ]
+        lines += ["# remove the # (see softfree pretrain --help; the time below does not include it):"]
+        lines += ["# pretrain: {epochs: 200}"]
     spent = f"about {in_words(plan.seconds)} on this machine{_busy_in_words(plan.busy)}"
     lines += ["", f"# {plan.trainings} trainings, {spent}."]
     lines += ["estimate:", f"  seconds: {plan.seconds:.0f}"]
