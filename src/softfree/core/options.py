@@ -235,6 +235,8 @@ class RunOptions:
         devices: Number of devices per machine, or 'auto'.
         nodes: Number of machines.
         strategy: How devices share the work, by Lightning's name: 'auto', 'ddp' or 'fsdp'.
+        logger: Where curves and results are logged, besides CSV: 'tensorboard', 'mlflow', 'wandb', a list of them, or
+            'csv' for nothing else. No paths, names or ids are sent.
         progress: Show progress bars.
     """
 
@@ -245,6 +247,7 @@ class RunOptions:
     devices: int | str = 1
     nodes: int = 1
     strategy: str = "auto"
+    logger: list[str] | str = field(default_factory=lambda: ["tensorboard"])
     progress: bool = True
 
 

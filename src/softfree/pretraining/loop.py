@@ -42,6 +42,7 @@ from softfree.training.loop import global_rank, run_lock
 from softfree.training.microbatches import Step, seed_step
 from softfree.training.modality import create_preprocessing, modality_of, refuse_batches, refuse_foreign_options
 from softfree.training.optimizer import create_schedule
+from softfree.training.tracking import check_loggers, start_trackers
 from softfree.training.trainer import create_trainer, explain_errors, silence_lightning
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import read_yaml, write_atomically
@@ -55,6 +56,7 @@ def pretrain(options: PretrainOptions) -> Path:
     """
     _check(options)
     refuse_folder(options.out)
+    check_loggers(options)
     images = find_samples(options)
     preprocessing = create_preprocessing(options, images.sources)  # type: ignore[arg-type]
     config = _configuration(options, preprocessing, images)
@@ -163,7 +165,9 @@ def _run(
 ) -> Path:
     dataset, failed = read_samples(images, preprocessing_from_config(config["preprocessing"]), options)
     _report_unreadable(failed)
-    trainer = create_trainer(options)  # type: ignore[arg-type]
+    counts = {"samples": len(dataset) - len(failed)}
+    trackers = start_trackers(options, counts) if global_rank() == 0 else []
+    trainer = create_trainer(options, trackers=trackers)  # type: ignore[arg-type]
     indices = readable(dataset)
     step = Step.cut(len(indices), options.batch_size, options.grad_accum, trainer.global_rank, trainer.world_size)
     trainer.accumulate_grad_batches = step.batches
@@ -183,6 +187,8 @@ def _run(
     losses = history["train_loss"].dropna()
     facts = {"first_loss": float(losses.iloc[0]), "last_loss": float(losses.iloc[-1]), "epochs": len(losses)}
     write_atomically(directory.metrics, json.dumps(facts | {"machine": describe_machine()}, indent=2))
+    for tracker in trackers:
+        tracker.finish({"last_loss": facts["last_loss"]})
     write_pretraining_report(directory.report, config, autoencoder, dataset, history, show_images=options.show_images)
     return options.out
 

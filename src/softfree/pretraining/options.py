@@ -69,6 +69,8 @@ class PretrainRunOptions:
         devices: Number of devices per machine, or 'auto'.
         nodes: Number of machines.
         strategy: How devices share the work, by Lightning's name: 'auto' or 'ddp'.
+        logger: Where curves are logged, besides CSV: 'tensorboard', 'mlflow', 'wandb', a list of them, or 'csv' for
+            nothing else. No paths, names or ids are sent.
         progress: Show progress bars.
     """
 
@@ -78,6 +80,7 @@ class PretrainRunOptions:
     devices: int | str = 1
     nodes: int = 1
     strategy: str = "auto"
+    logger: list[str] | str = field(default_factory=lambda: ["tensorboard"])
     progress: bool = True
 
 

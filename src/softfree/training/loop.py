@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,7 @@ from softfree.training.modality import create_preprocessing
 from softfree.training.module import ClassifierModule
 from softfree.training.progressive_size import SizeSchedule
 from softfree.training.results import TrainingResult, describe_cost, measure_run
+from softfree.training.tracking import Tracker, check_loggers, public_results, start_trackers
 from softfree.training.trainer import create_trainer, explain_errors, silence_lightning
 from softfree.training.weights import imitate_softmax, load_weights, options_for_weights
 from softfree_runtime.core.errors import UserError
@@ -59,6 +61,7 @@ def train(options: TrainOptions, *, notice: str | None = None) -> TrainingResult
     """
     check_options(options)
     refuse_folder(options.out)
+    check_loggers(options)
     options, choices = options_for_weights(options)
     for sentence in choices:
         console.print(sentence, highlight=False)
@@ -165,7 +168,8 @@ def _train(
             console.print(note, highlight=False)
     if options.progress and global_rank() == 0:
         console.print(_header(options, table, model), highlight=False, markup=False, soft_wrap=True)
-    usage = _fit(model, options, table, samples, teacher, checkpoint)
+    trackers = start_trackers(options, _counts(table, model)) if global_rank() == 0 else []
+    usage = _fit(model, options, table, samples, teacher, checkpoint, trackers)
     if global_rank() != 0:
         return TrainingResult(Run(options.out, config))
     directory = RunDirectory(options.out)
@@ -175,7 +179,11 @@ def _train(
     if not directory.cost.is_file():  # else training was complete, and only results were missing
         directory.write_cost(describe_cost(model, samples.shape(), usage))
     SeenRows.of(table).write(directory.seen)
-    return measure_run(options, table, samples)
+    result = measure_run(options, table, samples)
+    if result.evaluation is not None:
+        for tracker in trackers:
+            tracker.finish(public_results(result.evaluation.metrics, result.evaluation.split))
+    return result
 
 
 def _fit(
@@ -185,12 +193,13 @@ def _fit(
     samples: TrainingSamples,
     teacher: Teacher | None,
     checkpoint: Path | None,
+    trackers: Sequence[Tracker],
 ) -> dict[str, Any]:
     """Train ``model`` in place, load the weights to keep into it, and return the resource usage of all sessions."""
     train_targets = table.where("train").targets[readable(samples.train)]
     weights = class_weights(table.task, train_targets) if options.class_weights else None
     size_schedule = SizeSchedule.of(options)
-    trainer = create_trainer(options, size_schedule.work)
+    trainer = create_trainer(options, size_schedule.work, trackers)
     step = cut_steps(samples, options, trainer.global_rank, trainer.world_size)
     trainer.accumulate_grad_batches = step.batches  # fewer than --grad-accum where an epoch is shorter
     module = ClassifierModule(
@@ -262,6 +271,13 @@ def _report_unreadable(samples: TrainingSamples) -> None:
         console.print(f"  row {row}: {error}", highlight=False, markup=False)
     if len(samples.failed) > 10:
         console.print("  ... softfree check lists all of them")
+
+
+def _counts(table: Table, model: nn.Module) -> dict[str, Any]:
+    """Return numbers that describe a run without naming anything."""
+    counts = {f"{split}_samples": len(table.where(split).frame) for split in SPLITS}
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return counts | {"task": table.task.kind, "num_classes": len(table.task.classes), "parameters": parameters}
 
 
 def _header(options: TrainOptions, table: Table, model: nn.Module) -> str:

@@ -5,31 +5,35 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from softfree.core.options import TrainOptions
 from softfree.inference.run_directory import RunDirectory
 from softfree.training.callbacks import EpochReport, Patience, ResourceUsage, WarmedAverage
 from softfree.training.checkpoints import BEST, AtomicCheckpointIO
+from softfree.training.tracking import logger_names
 from softfree_runtime.core.errors import UserError
 
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def create_trainer(options: TrainOptions, work: Callable[[int], float] = lambda _: 1.0) -> L.Trainer:
+def create_trainer(
+    options: TrainOptions, work: Callable[[int], float] = lambda _: 1.0, trackers: Sequence[Logger] = ()
+) -> L.Trainer:
     """Create a trainer that checkpoints after each epoch, logs to the run directory, and uses our own samplers.
 
     Args:
         options: All settings.
         work: Relative work of an epoch, counted from 0, to estimate the remaining time.
+        trackers: Further loggers.
 
     Raises:
         UserError: Devices are missing, or cannot share a batch.
@@ -47,7 +51,7 @@ def create_trainer(options: TrainOptions, work: Callable[[int], float] = lambda 
     if options.progress:
         callbacks.append(EpochReport(work))
     with explain_errors(options.out), _explain_device_errors():
-        trainer = _trainer(options, callbacks)
+        trainer = _trainer(options, callbacks, trackers)
     if options.batch_size % trainer.world_size:
         raise UserError(
             f"--batch-size {options.batch_size} cannot be shared by {trainer.world_size} devices; expected a multiple"
@@ -64,8 +68,11 @@ def _explain_device_errors() -> Iterator[None]:
         raise UserError(f"{_first_line(error)} See --accelerator, --devices and --strategy") from None
 
 
-def _trainer(options: TrainOptions, callbacks: list[Callback]) -> L.Trainer:
+def _trainer(options: TrainOptions, callbacks: list[Callback], trackers: Sequence[Logger]) -> L.Trainer:
     logs = RunDirectory(options.out).logs
+    loggers: list[Logger] = [CSVLogger(logs, name="csv")]
+    if "tensorboard" in logger_names(options):
+        loggers.append(TensorBoardLogger(logs, name="tensorboard", version=""))
     return L.Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
@@ -77,7 +84,7 @@ def _trainer(options: TrainOptions, callbacks: list[Callback]) -> L.Trainer:
         gradient_clip_val=options.grad_clip or None,
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
-        logger=[CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="tensorboard", version="")],
+        logger=[*loggers, *trackers],
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # EpochSampler distributes the images

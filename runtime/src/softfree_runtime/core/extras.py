@@ -18,6 +18,8 @@ EXTRA_OF = {
     "segmentation_models_pytorch": "dense",
     "pycocotools": "dense",
     "openpyxl": "datasets",
+    "mlflow": "mlflow",
+    "wandb": "wandb",
 }
 
 

@@ -1,8 +1,8 @@
 """Import of libraries with telemetry, with telemetry switched off.
 
 By default, onnxruntime (1.31) and OpenVINO (2026) create a machine id in the home folder and look up a collector's host
-name as soon as they are imported. Users who work with patients' images have not consented to that. Both libraries are
-imported only here.
+name as soon as they are imported; MLflow counts what is used, and Weights & Biases reports errors. Users who work with
+patients' images have not consented to that. The first two are imported only here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ from types import ModuleType
 from softfree_runtime.core.errors import UserError
 
 # Read when a library is imported; calling its function to switch telemetry off is too late.
-DECLINED = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+DECLINED = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
+}
 
 
 def decline() -> None:
