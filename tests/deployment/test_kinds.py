@@ -73,7 +73,8 @@ def test_volumes(shared_data: Path, tmp_path: Path, attention: str, write_run: C
     assert list(done.parity.differences) == [f"{n} at 24 x 36 x 28" for n in ("1 volume", "2 volumes", "4 volumes")]
     about = Model(done.path).metadata
     assert about.sample_shape == (1, 24, 36, 28)
-    assert "classifier of volumes" in about.card
+    assert "transformer with" in about.card
+    assert "Resampled to 1.5 x 1.5 x 1.5 mm" in about.card
     if attention == "seqnorm":
         (tmp_path / "volumes" / "cut.nii.gz").write_bytes(images[0].read_bytes()[:1000])
         rows = same_rows(run, done.path, [tmp_path / "volumes"])

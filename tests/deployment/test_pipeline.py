@@ -56,7 +56,8 @@ def test_metadata(run: Run, exported: Exported) -> None:
     assert about.temperature == run.calibration.temperature
     assert about.thresholds == run.calibration.thresholds
     assert about.metrics["auroc"]["n"] == 8
-    assert "AUROC on 8 test samples" in about.card
+    assert "## Results: test split" in about.card
+    assert f"| AUROC | {about.metrics['auroc']['value']:.3f} |" in about.card
     np.testing.assert_allclose(about.phantoms["logits"], run.directory.read_phantoms()["logits"], atol=1e-4)
     assert check_file(exported.path).difference == 0
     assert about.versions["torch"] == torch.__version__.partition("+")[0]

@@ -141,6 +141,18 @@ def test_the_study_is_used_like_a_run(study: StudyResult, begin: Callable) -> No
         np.testing.assert_allclose(pooled.loc[held.index, "distance"], held)
 
 
+def test_the_documents_of_the_study_describe_its_ensemble(study: StudyResult) -> None:
+    folder = study.run.directory.documents
+    assert {path.name for path in folder.glob("*.html")} == {
+        "model_card.html", "methods.html", "tripod_ai.html", "claim_2024.html",
+    }  # fmt: skip
+    text = (folder / "methods.md").read_text()
+    assert "patients drawn into 2 folds" in text
+    assert "Cross-validation: 24 images of 12 patients (12 high, 12 low); fixed test rows: 8 images of 4" in text
+    assert "The final model is an ensemble of 2: the mean of their logits, each calibrated." in text
+    assert f"Cross-validation, 24 images of 12 patients: AUROC {study.evaluation.metrics['auroc'].value:.3f}" in text
+
+
 def test_every_member_of_the_study_is_checked(study: StudyResult) -> None:
     results = reproduce(study.run.folder)
     assert [Path(name).name for name in results] == ["fold1", "fold2"]

@@ -18,7 +18,7 @@ from softfree.features.options import FeatureOptions
 from softfree.inference.options import PredictOptions
 from softfree.planning.options import PlanOptions
 from softfree.pretraining.options import PretrainOptions
-from softfree.reporting.options import CompareOptions, EvaluateOptions
+from softfree.reporting.options import CompareOptions, EvaluateOptions, ReportOptions
 from softfree.saliency.options import ExplainOptions
 from softfree.study.options import AutoOptions
 from softfree_runtime.core.errors import UserError
@@ -177,6 +177,19 @@ def _compare(parsed: Namespace) -> None:
         print_run_comparison(comparison)
         if options.out is not None:
             print(f"Page: {options.out / 'comparison.html'}")
+
+
+def _report_arguments(parser: Parser) -> None:
+    parser.add_argument("run", type=str, help="A run or study.")
+    add_options(parser, ReportOptions)
+
+
+def _report(parsed: Namespace) -> None:
+    from softfree.inference.run import Run
+    from softfree.reporting.documents.write import write_documents
+
+    for path in write_documents(Run.load(parsed.run), fill(ReportOptions, parsed)):
+        print(path)
 
 
 def _predict_arguments(parser: Parser) -> None:
@@ -399,6 +412,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "compare": Command(
             "compare runs and studies on the same samples, with intervals and tests", _compare_arguments, _compare
         ),
+        "report": Command("write a model card, TRIPOD+AI, CLAIM and a methods paragraph", _report_arguments, _report),
         "predict": Command("predict probabilities for new images", _predict_arguments, _predict),
         "explain": Command("show what a prediction is based on", _explain_arguments, _explain),
         "export": Command(

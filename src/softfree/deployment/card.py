@@ -10,16 +10,16 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.image import ImagePreprocessing
-from softfree.data.modalities.registry import MODALITIES, preprocessing_to_config
+from softfree.data.modalities.registry import preprocessing_to_config
 from softfree.deployment.loss import Loss
 from softfree.inference.run import Run
+from softfree.reporting.documents.card import card_in_text
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.metadata import Metadata
 from softfree_runtime.preprocessing.image import NumpyImagePreprocessing
 from softfree_runtime.preprocessing.modalities import Preprocessing as RuntimePreprocessing
 from softfree_runtime.preprocessing.modalities import preprocessing_from_config
 
-CAUTION = "For research; not a medical device."
 EXPORTERS = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -34,7 +34,7 @@ def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
         run.calibration.temperature,
         run.calibration.thresholds,
         size,
-        _card(run, preprocessing, metrics),
+        card_in_text(run),
         versions,
         metrics,
         group=run.groups_by_patient,
@@ -43,8 +43,8 @@ def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
 
 def with_loss(about: Metadata, loss: Loss) -> Metadata:
     """Add the loss to the metadata and to the card."""
-    shifts = f"{loss.bits} {loss.describe_shift()}."
-    return replace(about, loss=loss.to_dict(), card=about.card.replace(f"\n{CAUTION}", f"\n{shifts}\n{CAUTION}"))
+    card = f"{about.card}\n## Precision\n\n{loss.bits} {loss.describe_shift()}.\n"
+    return replace(about, loss=loss.to_dict(), card=card)
 
 
 def runtime_preprocessing(preprocessing: Preprocessing) -> RuntimePreprocessing:
@@ -76,21 +76,3 @@ def _metrics(run: Run) -> dict[str, Any]:
         return {name: {key: metric[key] for key in fields} for name, metric in evaluation["metrics"].items()}
     except (UserError, KeyError, TypeError):
         return {}
-
-
-def _card(run: Run, preprocessing: Preprocessing, metrics: dict[str, Any]) -> str:
-    """Return a short model card; it contains no file names and no patients."""
-    task, table = run.task, run.config.get("table", {})
-    what = f"a {task.kind} classifier of {MODALITIES[preprocessing.kind].plural}"
-    lines = [
-        f"Model: {run.config['model']['name']}, {what}: {', '.join(task.classes)}.",
-        f"Trained with softfree on a table of {table.get('rows', 'unknown')} rows.",
-        *preprocessing.in_words(),
-    ]
-    auroc = metrics.get("auroc", {})
-    if auroc.get("value") is not None:
-        interval = "" if auroc["low"] is None else f" (95 % interval {auroc['low']:.3f} to {auroc['high']:.3f})"
-        lines.append(f"AUROC on {auroc['n']} test samples: {auroc['value']:.3f}{interval}.")
-    if run.notice:
-        lines.append(str(run.config["notice"]))
-    return "\n".join([*lines, CAUTION])

@@ -66,6 +66,7 @@ class RunDirectory:
         checkpoints/           the state of training, for --resume
         test/                  of a study: metrics and report of its ensemble on the fixed test rows, if there are any
 
+    ``softfree report`` adds ``documents/``, the model card and the sheets for a publication.
     ``softfree evaluate --out`` writes predictions, metrics and report under the same names.
 
     Args:
@@ -91,6 +92,7 @@ class RunDirectory:
         self.checkpoints = self.root / "checkpoints"
         self.lock = self.root / ".lock"
         self.test = self.root / "test"
+        self.documents = self.root / "documents"
 
     def is_run(self) -> bool:
         """Whether the folder has a configuration, which a run writes at its start."""

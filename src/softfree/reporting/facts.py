@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from softfree.data.table import Table
+from softfree.data.audit.checks import class_marks, knows_patients
+from softfree.data.table import SPLITS, Table
 from softfree.inference.run import Run
 
 
@@ -29,6 +30,25 @@ def report_facts(run: Run, table: Table, frame: pd.DataFrame) -> dict[str, Any]:
         "history": run.directory.read_history(),
         "command": run.config["command"],
         "versions": run.config["versions"],
+    }
+
+
+def table_facts(table: Table) -> dict[str, Any]:
+    """Return what a run keeps of its table: digest, how it was split, and numbers of samples, patients and classes."""
+    counts = {}
+    for split in SPLITS:
+        rows = table.where(split)
+        counts[split] = {
+            "samples": len(rows.frame),
+            "patients": int(rows.frame["patient"].nunique()),
+            "classes": dict(zip(table.task.classes, class_marks(rows).sum(axis=0).tolist(), strict=True)),
+        }
+    return {
+        "sha256": table.digest,
+        "rows": len(table.frame),
+        "split": table.split_made,
+        "patients": int(table.frame["patient"].nunique()) if knows_patients(table) else None,
+        "counts": counts,
     }
 
 

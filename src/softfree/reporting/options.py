@@ -75,3 +75,18 @@ class CompareOptions:
     out: Path | None = None
     num_bootstrap: int = 2000
     seed: int = 0
+
+
+@dataclass(kw_only=True)
+class ReportOptions:
+    """Report.
+
+    Attributes:
+        evaluations: Folders of 'softfree evaluate --out' on other tables, reported as external evaluations.
+        docx: Write DOCX, too (softfree[report]).
+        out: Folder for the documents; default: documents in the run directory.
+    """
+
+    evaluations: list[Path] = field(default_factory=list)
+    docx: bool = True
+    out: Path | None = None

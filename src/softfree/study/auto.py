@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from softfree.data.split_file import write_split
 from softfree.data.table import Table, read_table
 from softfree.evaluation.subgroups import MAX_GROUPS, SITE
 from softfree.inference.run import Run
+from softfree.reporting.documents.write import write_documents
 from softfree.reporting.evaluate import Evaluation, evaluate
-from softfree.reporting.options import EvaluateOptions
+from softfree.reporting.facts import table_facts
+from softfree.reporting.options import EvaluateOptions, ReportOptions
 from softfree.reporting.scoring import write_predictions
 from softfree.study.members import member_options, pretrain_options, train_members
 from softfree.study.options import AutoOptions
@@ -154,7 +157,7 @@ def _configuration(
             {"folder": str(run.folder.relative_to(directory.root)), "sha256": run.directory.weights_digest()}
             for run in members.values()
         ],
-        "table": {"sha256": table.digest, "rows": len(table.frame), "split": folds.made},
+        "table": table_facts(table),
         "options": first.config["options"] | own,
     }
 
@@ -179,9 +182,9 @@ def _evaluate(run: Run, options: AutoOptions, table: Table, has_test: bool) -> S
         subgroups=[] if options.folds_by == SITE else _sites(table),
     )
     evaluation = evaluate(run, replace(shared, split="val"))
-    if not has_test:
-        return StudyResult(run, evaluation)
-    return StudyResult(run, evaluation, evaluate(run, replace(shared, split="test")))
+    test = evaluate(run, replace(shared, split="test")) if has_test else None
+    write_documents(run, ReportOptions(docx=find_spec("docx") is not None))
+    return StudyResult(run, evaluation, test)
 
 
 def _sites(table: Table) -> list[str]:

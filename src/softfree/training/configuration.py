@@ -18,6 +18,7 @@ from softfree.data.samples import as_samples
 from softfree.data.table import Table, read_table
 from softfree.inference.run_directory import RunDirectory, check_fold, known_split
 from softfree.models.registry import supported_arguments
+from softfree.reporting.facts import table_facts
 from softfree.training.modality import modality_of, refuse_batches, refuse_foreign_options, training_preprocessing
 from softfree.training.progressive_size import check_start_size
 from softfree_runtime.core.errors import UserError
@@ -135,7 +136,7 @@ def configuration(
         "preprocessing": preprocessing_to_config(preprocessing),
         "augmentation": None if augmentation is None else augmentation.in_words(),
         "model": model,
-        "table": {"sha256": table.digest, "rows": len(table.frame), "split": table.split_made},
+        "table": table_facts(table),
         "options": values,
         "versions": versions(),
     }

@@ -1,0 +1,96 @@
+"""Results on one set of samples, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from softfree.evaluation.formatting import NAMES
+from softfree.inference.run import Run
+from softfree.inference.run_directory import RunDirectory
+from softfree_runtime.core.errors import UserError
+
+PROPER = ("AUROC", "PPV", "NPV", "F1", "Matthews", "Cohen", "Brier")  # names that keep their capital
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Results on one set of samples.
+
+    Attributes:
+        name: Which samples, in words.
+        is_external: Whether they come from another table than the run's.
+        results: Contents of ``metrics.json``.
+    """
+
+    name: str
+    is_external: bool
+    results: Mapping[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, Mapping[str, Any]]:
+        """The metrics that have a value; those of single classes only if the task has one scored class."""
+        single = self.results["task"] == "binary"
+        metrics = self.results["metrics"]
+        return {
+            name: metric
+            for name, metric in metrics.items()
+            if metric["value"] is not None and (single or "/" not in name) and name != "auroc_delong"
+        }
+
+    def baselines(self) -> list[str]:
+        """Compare with simpler models on the same samples."""
+        return [
+            f"Logistic regression on {name}, {self.name}: AUROC {with_interval(model)}; model minus regression:"
+            f" {with_interval(model['model_minus_baseline'])}."
+            for name, model in self.results.get("baselines", {}).get("models", {}).items()
+        ]
+
+    def warnings(self) -> list[str]:
+        """State what speaks against the results."""
+        found = [f"{text[:1].lower()}{text[1:]}" for text in self.results.get("baselines", {}).get("warnings", [])]
+        if reason := self.metrics.get("auroc", {}).get("reason"):
+            found.append(f"no interval of the AUROC: {reason}")
+        return [capitalized(f"{self.name}: {text}") for text in found]
+
+
+def read_external(folder: Path, run: Run) -> Evaluated:
+    """Read an evaluation on another table.
+
+    Raises:
+        UserError: The folder has none, or of other classes.
+    """
+    directory = RunDirectory(folder)
+    if not directory.metrics.is_file():
+        raise UserError(f"{folder} has no {directory.metrics.name}; expected a folder made by softfree evaluate --out")
+    results = directory.read_metrics()
+    if results.get("classes") != list(run.task.classes):
+        raise UserError(f"{folder} was evaluated for other classes than those of {run.folder}")
+    return Evaluated(f"external data {folder.resolve().name}", True, results)
+
+
+def capitalized(text: str) -> str:
+    """Make a sentence of text."""
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
+
+
+def in_a_sentence(metric: str) -> str:
+    """Return the name of a metric within a sentence, without its class."""
+    name = NAMES.get(metric.partition("/")[0], metric)
+    return name if name.startswith(PROPER) else name[0].lower() + name[1:]
+
+
+def with_interval(metric: Mapping[str, Any]) -> str:
+    """Return a value of ``metrics.json`` with its interval."""
+    value = f"{metric['value']:.3f}"
+    if metric.get("low") is None:
+        return value
+    return f"{value} (95 % interval {metric['low']:.3f} to {metric['high']:.3f})"
+
+
+def listed(words: Sequence[str], conjunction: str) -> str:
+    """Join words as a sentence does."""
+    *most, last = words
+    return f"{', '.join(most)} {conjunction} {last}" if most else last
