@@ -139,6 +139,9 @@ def test_the_study_is_used_like_a_run(study: StudyResult, begin: Callable) -> No
     for member in run.members:
         held = member.directory.read_predictions().query("split == 'val'").set_index("row")["distance"]
         np.testing.assert_allclose(pooled.loc[held.index, "distance"], held)
+    planned = yaml.safe_load(StudyDirectory(study.run.folder).plan.read_text())["estimate"]["seconds"]
+    assert study.run.directory.read_cost()["planned"]["seconds"] == planned > 0
+    assert f"(planned: {planned} s)" in study.evaluation.report.read_text()
 
 
 def test_the_documents_of_the_study_describe_its_ensemble(study: StudyResult) -> None:

@@ -92,10 +92,13 @@ def _describe_cost(cost: dict[str, Any]) -> dict[str, str]:
     if not cost:
         return {}
     products = "unknown" if cost["multiply_adds"] is None else f"{cost['multiply_adds'] / 1e9:.2f} G"
+    planned = cost.get("planned", {})
+    seconds = f" (planned: {planned['seconds']:.0f} s)" if "seconds" in planned else ""
+    memory = f" (planned: {planned['memory_bytes'] / 2**30:.2f} GiB)" if "memory_bytes" in planned else ""
     return {
         "Parameters": f"{cost['parameters']:,}",
         "Multiply-adds per sample": f"{products} at {' x '.join(map(str, cost['shape']))}",
-        "Training time": f"{cost['seconds']:.0f} s" + (" since it was resumed" if cost["resumed"] else ""),
-        "Peak memory": f"{cost['peak_bytes'] / 2**30:.2f} GiB",
+        "Training time": f"{cost['seconds']:.0f} s{' since it was resumed' if cost['resumed'] else ''}{seconds}",
+        "Peak memory": f"{cost['peak_bytes'] / 2**30:.2f} GiB{memory}",
         "Machine": cost["machine"],
     }

@@ -27,7 +27,7 @@ from softfree.reporting.options import EvaluateOptions, ReportOptions
 from softfree.reporting.scoring import write_predictions
 from softfree.study.members import member_options, pretrain_options, train_members
 from softfree.study.options import AutoOptions
-from softfree.study.plan import make_plan, read_plan, write_plan
+from softfree.study.plan import make_plan, read_estimate, read_plan, write_plan
 from softfree.study.pooling import pool_predictions
 from softfree.study.study_directory import MemberKey, StudyDirectory, member_keys
 from softfree.training.checkpoints import folder_lock
@@ -142,7 +142,7 @@ def _write_ensemble(directory: StudyDirectory, members: Mapping[MemberKey, Run],
     directory.write_calibration(calibration)
     run = Run.load(directory.root)
     write_predictions(directory.predictions, predictions, run)
-    directory.write_cost(_cost(members))
+    directory.write_cost(_cost(members) | {"planned": read_estimate(directory.plan)})
     directory.write_digests()
     return run
 

@@ -385,3 +385,9 @@ def read_plan(path: Path, digest: str) -> tuple[dict[str, Any], dict[str, Any] |
     if pretraining is not None and not isinstance(pretraining, dict):
         raise UserError(f"{path}: pretrain: expected options of softfree pretrain, such as epochs")
     return content["train"], pretraining
+
+
+def read_estimate(path: Path) -> dict[str, float]:
+    """Read what ``plan.yaml`` expected: ``seconds`` of all trainings, ``memory_bytes`` if there was a formula."""
+    estimate = (read_yaml(path, "plan") or {}).get("estimate")
+    return {name: float(value) for name, value in estimate.items()} if isinstance(estimate, dict) else {}
