@@ -25,6 +25,7 @@ from softfree.deployment.graph import Graph, make_bag_graph
 from softfree.deployment.options import ExportOptions
 from softfree.deployment.pipeline import export
 from softfree.inference.run import Run
+from softfree.inference.unusual import TrainingDistribution
 from softfree.training.loop import train
 from softfree_runtime import Model, predict
 from softfree_runtime.core.errors import UserError
@@ -45,6 +46,10 @@ def same_rows(run: Run, path: Path, inputs: list[Path]) -> pd.DataFrame:
         assert [row[name] for row in found] == expected[name].tolist()
     for name in [column for column in expected if column[:2] in ("p_", "ra")]:
         np.testing.assert_allclose([row[name] or np.nan for row in found], expected[name].astype(float), atol=1e-4)
+    np.testing.assert_allclose([row["distance"] or np.nan for row in found], expected["distance"], rtol=1e-4)
+    assert [row["unusual"] for row in found] == expected["unusual"].astype(object).where(
+        expected["distance"] >= 0, None
+    ).tolist()
     code = (
         "import sys\n"
         "for name in ('torch', 'timm', 'monai', 'pandas', 'onnx', 'jsonargparse', 'rich'):\n"
@@ -60,11 +65,21 @@ def same_rows(run: Run, path: Path, inputs: list[Path]) -> pd.DataFrame:
     return expected
 
 
+def with_distribution(run: Run) -> Run:
+    """The run with a distribution of training samples, as training would leave it."""
+    rng = np.random.default_rng(0)
+    width = run.config["model"]["embed_dim"]
+    whitening = rng.normal(size=(width, width)).astype(np.float32)
+    TrainingDistribution(rng.normal(size=width).astype(np.float32), whitening).write(run.directory.distribution)
+    return Run.load(run.folder)
+
+
 @pytest.mark.parametrize("attention", ["seqnorm", pytest.param("soft", marks=pytest.mark.slow)])
 def test_volumes(shared_data: Path, tmp_path: Path, attention: str, write_run: Callable[..., Run]) -> None:
     images = sorted((shared_data / "nifti").rglob("hippocampus_*.nii.gz"))[:4]
     preprocessing = VolumePreprocessing.create("mr", (24, 36, 28), (1.5, 1.5, 1.5))
     run = write_run(tmp_path / "run", f"{attention}_vit3d_nano", preprocessing, patch_size=[4, 8, 8], depth=1)
+    run = with_distribution(run)
     for image in images:
         (tmp_path / "volumes").mkdir(exist_ok=True)
         (tmp_path / "volumes" / image.name).symlink_to(image)
@@ -113,6 +128,7 @@ def test_slides(shared_data: Path, tmp_path: Path, write_run: Callable[..., Run]
     for slide in slides:
         shutil.copy(shared_data / "wsi" / slide, tmp_path)
     run = write_run(tmp_path / "run", "seqnorm_vit_nano_patch16", SlidePreprocessing.create(8.0), depth=1)
+    run = with_distribution(run)
     table = tmp_path / "slides.csv"
     table.write_text(f"path,mpp\n{slides[0]},0.4\n{slides[1]},\nnone.svs,\n")
     done = export(run.folder, ExportOptions(images=table))

@@ -18,7 +18,7 @@ from PIL import Image
 from softfree.deployment.graph import Graph, make_graph
 from softfree.deployment.onnx_passes import to_float16
 from softfree.deployment.options import ExportOptions
-from softfree.deployment.parity import check_parity
+from softfree.deployment.parity import check_distances, check_parity
 from softfree.deployment.pipeline import Exported, export
 from softfree.deployment.quantization import quantize_static
 from softfree.deployment.samples import Sample
@@ -28,7 +28,7 @@ from softfree_runtime import Model, predict
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.metadata import Metadata
 from softfree_runtime.phantoms import check_file
-from softfree_runtime.readers import DecodedImage
+from softfree_runtime.readers import DecodedImage, read_image
 
 SMALL = {"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8, "num_classes": 2, "img_size": 32, "in_chans": 1}
 
@@ -37,9 +37,9 @@ def test_the_same_rows(run: Run, exported: Exported) -> None:
     folder = str(Path(run.config["options"]["table"]).parent)
     expected, found = run.predict(folder), predict(exported.path, folder)
     assert list(found[0]) == list(expected)
-    for name in ("path", "status", "reason", "predicted"):
+    for name in ("path", "status", "reason", "predicted", "set", "abstain", "unusual"):
         assert [row[name] for row in found] == expected[name].tolist()
-    for name in ("p_low", "p_high", "raw_high"):
+    for name in ("p_low", "p_high", "raw_high", "distance"):
         np.testing.assert_allclose([row[name] for row in found], expected[name], atol=1e-5)
 
 
@@ -55,6 +55,8 @@ def test_metadata(run: Run, exported: Exported) -> None:
     assert about.task == run.task
     assert about.temperature == run.calibration.temperature
     assert about.thresholds == run.calibration.thresholds
+    assert about.sets == run.calibration.sets
+    assert about.unusual_rate == run.distributions[0].rate == 0.2, "four validation patients"
     assert about.metrics["auroc"]["n"] == 8
     assert "## Results: test split" in about.card
     assert f"| AUROC | {about.metrics['auroc']['value']:.3f} |" in about.card
@@ -120,6 +122,19 @@ def test_other_logits_are_refused(run: Run, exported: Exported) -> None:
             check_parity(
                 run, [Sample(image)], model.metadata.preprocessing, lambda x, by=wrong: model.logits(x) + by, True
             )  # type: ignore[misc]
+
+
+def test_other_distances_are_refused(run: Run, exported: Exported) -> None:
+    model = Model(exported.path)
+    images = [
+        Sample(read_image(path)) for path in sorted(Path(run.config["options"]["table"]).parent.glob("*.png"))[:3]
+    ]
+
+    steps = model.metadata.preprocessing
+    assert check_distances(run, images, steps, model.distances, 1e-4) < 1e-5
+    for by in (1.001, np.nan):
+        with pytest.raises(UserError, match=r"distance from the training samples differs .* no file was written"):
+            check_distances(run, images, steps, lambda pixels, by=by: model.distances(pixels) * by, 1e-4)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -278,6 +293,7 @@ def test_openvino(run: Run, tmp_path: Path) -> None:
     assert 1e-6 < half.parity.largest < 2e-2
     assert (tmp_path / "h.bin").stat().st_size < 0.6 * (tmp_path / "m.bin").stat().st_size
     model = openvino.Core().read_model(tmp_path / "m.xml")
+    assert [output.get_any_name() for output in model.outputs] == ["logits", "distance"]
     assert model.get_rt_info(["softfree", "classes"]).astype(str) == json.dumps(list(run.task.classes))
     told = openvino.Core().read_model(tmp_path / "h.xml").get_rt_info(["softfree", "loss"]).astype(str)
     assert json.loads(told) == half.loss.to_dict()
@@ -299,6 +315,7 @@ def test_executorch(run: Run, tmp_path: Path) -> None:
     assert done.parity.largest < 1e-4
     about = Metadata.from_strings(json.loads((tmp_path / "m.json").read_text()), tmp_path / "m.json")
     assert about.task == run.task
+    assert (about.sets, about.unusual_rate) == (run.calibration.sets, None), "the program gives logits alone"
     assert about.size == (32, 32)
 
 

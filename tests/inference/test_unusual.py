@@ -41,7 +41,7 @@ def test_distances_are_those_of_scikit_learn() -> None:
     limit = np.sort(theirs(validation))[94]  # the 95th of 99 is the smallest that 5 of 100 exceed
     np.testing.assert_allclose(ours.distance(new), theirs(new) / limit, rtol=1e-3)
     assert ours.rate == 0.05
-    assert (ours.distance(validation) > 1 + 1e-5).mean() == pytest.approx(4 / 99)
+    assert (ours.distance(validation) > 1).mean() == pytest.approx(4 / 99)
 
 
 def test_the_rate_holds_for_new_samples_and_others_are_far() -> None:
@@ -61,7 +61,7 @@ def test_few_patients_state_the_rate_that_they_can_give() -> None:
     fitted = TrainingDistribution.fit(features(rng, 40), validation, np.arange(36) // 4)
     assert fitted is not None
     assert fitted.rate == 1 / 10
-    assert fitted.distance(validation).max() == pytest.approx(1, abs=1e-5)
+    assert fitted.distance(validation).max() == pytest.approx(1, abs=2e-4)
 
 
 def test_unreadable_and_constant_samples_do_no_harm() -> None:
@@ -112,7 +112,7 @@ def test_predictions_say_what_is_unusual(run: Run, images: list[Path], tmp_path:
     assert (rows["unusual"].drop(9) == (rows["distance"].drop(9) > 1)).all()
     stored = pd.read_csv(run.folder / "predictions.csv").set_index("row")
     np.testing.assert_allclose(rows["distance"][:8], stored.loc[24:, "distance"], rtol=1e-4)
-    assert stored.loc[16:23, "distance"].max() == pytest.approx(1, abs=1e-4), "four validation patients: the largest"
+    assert stored.loc[16:23, "distance"].max() == pytest.approx(1, abs=2e-4), "four validation patients: the largest"
     assert stored["unusual"].equals(stored["distance"] > 1)
 
 

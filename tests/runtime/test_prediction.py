@@ -15,6 +15,7 @@ from softfree.inference.predict import outputs
 from softfree.inference.run_directory import Calibration
 from softfree_runtime import Model, predict
 from softfree_runtime.cli import main
+from softfree_runtime.core.conformal import ConformalSets
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.metadata import Metadata
 
@@ -43,6 +44,25 @@ def test_rows(model: Path, images: list[str]) -> None:
         assert row["p_ill"] == pytest.approx(expected["p_ill"], abs=1e-6)
         assert row["raw_well"] == pytest.approx(expected["raw_well"], abs=1e-6)
         assert row["predicted"] == expected["predicted"]
+
+
+def test_sets_and_distances_are_columns(
+    make_model: Callable[..., Path], about: Callable[..., Metadata], images: list[str], tmp_path: Path
+) -> None:
+    sets = ConformalSets(0.9, {"well": 0.5, "ill": 0.4})
+    path = make_model(about(sets=sets, unusual_rate=0.05))
+    rows = predict(path, images)
+    assert list(rows[0])[-4:] == ["set", "abstain", "distance", "unusual"]
+    assert list(rows[1].values())[-4:] == ["", None, None, None]
+    for row in (rows[0], *rows[2:]):
+        names = [name for name, least in sets.present.items() if row[f"p_{name}"] >= least]
+        assert json.loads(row["set"]) == names
+        assert row["abstain"] == (len(names) != 1)
+        assert row["unusual"] == (row["distance"] > 1)
+    assert main([str(path), *images, "--out", str(tmp_path / "rows.csv")]) == 1
+    written = pd.read_csv(tmp_path / "rows.csv")
+    assert written["unusual"].isna().tolist() == [False, True, False, False]
+    assert written["set"][0] == rows[0]["set"]
 
 
 def test_any_name_of_a_file_is_in_its_row(model: Path, images: list[str], tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from softfree_runtime import Model
+from softfree_runtime.core.conformal import ConformalSets
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.metadata import Metadata
 
@@ -26,14 +28,17 @@ def test_logits(model: Path) -> None:
 
 
 def test_metadata_come_back(make_model: Callable[..., Path], about: Callable[..., Metadata]) -> None:
-    text = about(card="Grün\nund gut", versions={"softfree": "1"}, metrics={"auroc": {"value": 0.9}}, size=(8, 9),
-                 precision="fp16")  # fmt: skip
+    sets = ConformalSets(0.8, {"well": 0.1, "ill": 0.4})
+    text = about(
+        card="Grün\nund gut", versions={"softfree": "1"}, metrics={"auroc": {"value": 0.9}}, size=(8, 9),
+        precision="fp16", sets=sets, unusual_rate=0.05,
+    )  # fmt: skip
     assert Model(make_model(text)).metadata == text
 
 
 def test_metadata_of_earlier_files(about: Callable[..., Metadata]) -> None:
     strings = about().to_strings()
-    del strings["precision"], strings["group"]
+    del strings["precision"], strings["group"], strings["sets"], strings["unusual_rate"]
     strings["preprocessing"] = json.dumps(about().preprocessing.to_dict())
     assert Metadata.from_strings(strings, "m.onnx") == about()
 
@@ -56,6 +61,21 @@ def test_not_ours(model: Path, make_model: Callable[..., Path], tmp_path: Path) 
 def test_a_graph_that_breaks_its_promise(make_model: Callable[..., Path]) -> None:
     refused(make_model(channels=3), r"metadata say \(any, 1, any, any\)")
     refused(make_model(classes=3), "2 classes")
+
+
+def test_a_distance_is_promised_and_given(make_model: Callable[..., Path], about: Callable[..., Metadata]) -> None:
+    path = make_model(about(unusual_rate=0.05))
+    pixels = np.full((2, 1, 8, 9), -3, dtype=np.float32)
+    logits, distance = Model(path).outputs(pixels)
+    np.testing.assert_allclose(logits, [[3, -3], [3, -3]], rtol=1e-6)
+    np.testing.assert_allclose(distance, [3, 3], rtol=1e-6)
+    np.testing.assert_array_equal(Model(path).distances(pixels), distance)
+    with pytest.raises(UserError, match="gives no distances"):
+        Model(make_model()).distances(pixels)
+    proto = onnx.load(make_model(about(unusual_rate=0.05)))
+    onnx.helper.set_model_props(proto, about().to_strings())
+    onnx.save(proto, path)
+    refused(path, "has 2 outputs; its metadata say 1")
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,13 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "studies.coverage.study_coverage",
             studies.CoverageOptions,
         ),
+        "study unusual": _command(
+            "measure how often images of other kinds are called unusual, and the coverage of conformal sets",
+            "studies.unusual.study_unusual",
+            studies.UnusualOptions,
+            ("run", "A run directory on images."),
+            json=True,
+        ),
         "study sizes": _command(
             "test whether a run has learned the image size instead of the images",
             "studies.confound.study_sizes",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from softfree_runtime.core.conformal import ConformalSets, check_sets
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task, check_task
 from softfree_runtime.core.validation import check_fields, shown
@@ -23,7 +24,7 @@ from softfree_runtime.preprocessing.modalities import (
 FORMAT = "1"
 FIX = "export the run again"
 # Values in JSON, and values in plain text with their defaults.
-_LATER = ("group", "loss", "phantoms")  # missing in files of earlier versions
+_LATER = ("group", "loss", "phantoms", "sets", "unusual_rate")  # missing in files of earlier versions
 _IN_JSON = (
     *("task", "classes", "preprocessing", "temperature", "thresholds", "size", "versions", "metrics"),
     *_LATER,
@@ -49,6 +50,9 @@ class Metadata:
         precision: ``fp32`` or ``fp16``, of weights that are not integers.
         group: Whether all rows of a patient in a table are one sample, a bag.
         loss: Loss of AUROC and shift of probabilities on the test split due to lower precision; empty for float32.
+        sets: Minimum probabilities of the classes in conformal sets; None in files of earlier versions.
+        unusual_rate: Share of new samples like those of training whose distance is above 1; None if the graph gives no
+            distance.
         phantoms: Logits of the phantoms, see :mod:`softfree_runtime.phantoms`; empty if they were not recorded.
     """
 
@@ -65,6 +69,8 @@ class Metadata:
     group: bool = False
     loss: dict[str, Any] = field(default_factory=dict)
     phantoms: dict[str, Any] = field(default_factory=dict)
+    sets: ConformalSets | None = None
+    unusual_rate: float | None = None
 
     @property
     def modality(self) -> Modality:
@@ -94,6 +100,8 @@ class Metadata:
             "group": self.group,
             "loss": self.loss,
             "phantoms": self.phantoms,
+            "sets": None if self.sets is None else asdict(self.sets),
+            "unusual_rate": self.unusual_rate,
         }
         text = {"softfree_format": FORMAT, "model_card": self.card, "quantized": self.quantized}
         text["precision"] = self.precision
@@ -115,10 +123,11 @@ class Metadata:
         values = {name: _parsed(texts, name, path) for name in _IN_JSON if name in texts or name not in _LATER}
         task = check_task(path, {"kind": values.pop("task"), "classes": values.pop("classes")})
         preprocessing = _preprocessing(path, values.pop("preprocessing"))
+        sets = check_sets(path, values.pop("sets", None), task, FIX)
         values |= {name: texts.get(name, default) for name, default in _IN_TEXT.items()}
         check_fields(path, "metadata", values, cls, whole=False, fix=FIX)
         values["size"] = None if values["size"] is None else tuple(values["size"])
-        return cls(task, preprocessing, card=texts.get("model_card", ""), **values)._checked(path)
+        return cls(task, preprocessing, card=texts.get("model_card", ""), sets=sets, **values)._checked(path)
 
     def _checked(self, path: Path) -> Metadata:
         """Return itself after checking the range of all numbers."""

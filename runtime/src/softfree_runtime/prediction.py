@@ -15,7 +15,7 @@ import numpy as np
 from softfree_runtime.core.batching import of_equal_shape
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import printable, replacing
-from softfree_runtime.core.outputs import columns
+from softfree_runtime.core.outputs import columns, distance_columns
 from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.session import Model
 from softfree_runtime.sources.inputs import Input, NamedSource, find_inputs, table_rows
@@ -45,7 +45,9 @@ def predict(
 
     Returns:
         One row per input, as from :meth:`softfree.inference.run.Run.predict`: ``path``, ``status`` (``ok`` or why not),
-        ``reason``, ``p_<class>`` (calibrated), ``raw_<class>`` and ``predicted``; None for missing numbers.
+        ``reason``, ``p_<class>`` (calibrated), ``raw_<class>``, ``predicted``, ``set`` (for findings
+        ``set_<finding>``), ``abstain``, ``distance`` and ``unusual``; None for missing numbers. Files of
+        earlier versions lack the last four.
 
     Raises:
         UserError: The file cannot be used, or there is no input.
@@ -59,19 +61,23 @@ def predict(
     samples = find_inputs(
         sequence, frame, kind, partial(table_rows, kind=kind, group=metadata.group, image_root=image_root)
     )
-    logits, failed = _logits(opened, samples, batch_size)
+    logits, distances, failed = _outputs(opened, samples, batch_size)
     rows = []
     for number, (name, _, _) in enumerate(samples):
         error = failed.get(number)
         status, reason = (error.status, printable(str(error))) if error else ("ok", "")
-        head = {"path": name, "status": status, "reason": reason}
-        rows.append(head | columns(logits[number], metadata.task, metadata.temperature, metadata.thresholds))
+        head: Row = {"path": name, "status": status, "reason": reason}
+        head |= columns(logits[number], metadata.task, metadata.temperature, metadata.thresholds, metadata.sets)
+        rows.append(head | ({} if metadata.unusual_rate is None else distance_columns(distances[number])))
     return rows
 
 
-def _logits(model: Model, samples: list[NamedSource], batch_size: int) -> tuple[np.ndarray, dict[int, ReadError]]:
-    """Return logits (n, K), NaN for samples that give none, and their errors."""
+def _outputs(
+    model: Model, samples: list[NamedSource], batch_size: int
+) -> tuple[np.ndarray, np.ndarray, dict[int, ReadError]]:
+    """Return logits (n, K) and distances (n,), NaN for samples that give none, and their errors."""
     values = np.full((len(samples), len(model.metadata.task.classes)), np.nan)
+    distances = np.full(len(samples), np.nan)
     failed: dict[int, ReadError] = {}
 
     def readable() -> Iterator[tuple[int, np.ndarray]]:
@@ -85,11 +91,13 @@ def _logits(model: Model, samples: list[NamedSource], batch_size: int) -> tuple[
                 yield number, sample
 
     for numbers, batch in of_equal_shape(readable(), batch_size):
-        values[numbers] = model.logits(np.stack(batch))
+        values[numbers], distance = model.outputs(np.stack(batch))
+        if distance is not None:
+            distances[numbers] = distance
     for number in set(np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()) - failed.keys():
-        values[number] = np.nan
+        values[number] = distances[number] = np.nan
         failed[number] = _not_finite(model, samples[number][0])
-    return values, failed
+    return values, distances, failed
 
 
 def _not_finite(model: Model, name: str) -> ReadError:

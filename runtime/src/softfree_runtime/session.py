@@ -46,8 +46,11 @@ class Model:
             )
         self._input = inputs[0].name
         classes = len(self.metadata.task.classes)
-        if len(outputs) != 1 or outputs[0].shape[-1] != classes:
+        if not outputs or outputs[0].shape[-1] != classes:
             raise UserError(f"{self.path} gives no logit for each of its {classes} classes; export the run again")
+        wanted = 1 if self.metadata.unusual_rate is None else 2
+        if len(outputs) != wanted:
+            raise UserError(f"{self.path} has {len(outputs)} outputs; its metadata say {wanted}; export the run again")
 
     def check(self, name: str, sample: np.ndarray) -> None:
         """Refuse a prepared sample, such as an image (C, H, W), that the graph does not take; ``name`` is for messages.
@@ -65,7 +68,25 @@ class Model:
             raise ReadError(f"{got} once prepared, but {self.path} takes {sides} only", "unsupported", path=name)
 
     def logits(self, samples: np.ndarray) -> np.ndarray:
-        """Return float64 logits (B, K) of prepared samples of one shape, such as images (B, C, H, W).
+        """Return float64 logits (B, K) of prepared samples; see :meth:`outputs`."""
+        return self.outputs(samples)[0]
+
+    def distances(self, samples: np.ndarray) -> np.ndarray:
+        """Return distances from the training samples (B,) of prepared samples; see :meth:`outputs`.
+
+        Raises:
+            UserError: The file gives no distances.
+        """
+        distances = self.outputs(samples)[1]
+        if distances is None:
+            raise UserError(f"{self.path} gives no distances; export a run that has distribution.safetensors")
+        return distances
+
+    def outputs(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return float64 logits (B, K) and distances from the training samples (B,), None if the file has none.
+
+        Args:
+            samples: Prepared samples of one shape, such as images (B, C, H, W).
 
         Raises:
             UserError: The graph does not take the samples.
@@ -75,13 +96,14 @@ class Model:
             raise UserError(f"got samples of shape {samples.shape}; expected {taken}, the batch first")
         self.check("a batch", samples[0])
         try:
-            (logits,) = self._session.run(None, {self._input: np.ascontiguousarray(samples, dtype=np.float32)})
+            results = self._session.run(None, {self._input: np.ascontiguousarray(samples, dtype=np.float32)})
         except Exception as error:  # the exceptions of onnxruntime have no common base
             shape = " x ".join(map(str, samples.shape))
             raise UserError(
                 f"{self.path} failed on a batch of {shape} ({_first_line(error)}); try --batch-size 1"
             ) from None
-        return np.asarray(logits, dtype=np.float64)
+        logits, *distances = (np.asarray(values, dtype=np.float64) for values in results)
+        return logits, distances[0] if distances else None
 
 
 def _fits(shape: Sequence[object], taken: Sequence[int | None]) -> bool:

@@ -38,6 +38,8 @@ def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
         versions,
         metrics,
         group=run.groups_by_patient,
+        sets=run.calibration.sets,
+        unusual_rate=max(distribution.rate for distribution in run.distributions) if run.distributions else None,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def write_executorch(run: Run, about: Metadata, samples: Sequence[Sample], path:
         UserError: ExecuTorch is missing or rejects the model, or the logits differ.
     """
     preprocessing = run.image_preprocessing
+    about = replace(about, unusual_rate=None)  # the program gives logits alone
     program = _lower(run.model.cpu(), preprocessing.channels, preprocessing.size)
     metadata_path = path.with_suffix(".json")
     with replacing(path) as temporary, replacing(metadata_path) as metadata_file:

@@ -20,7 +20,9 @@ from torch.export import Dim
 from softfree.attention import Attention
 from softfree.deployment.onnx_passes import find_float16_nodes, find_layers
 from softfree.inference.ensemble import Ensemble
+from softfree.inference.unusual import TrainingDistribution
 from softfree.models import BagTransformer, VisionTransformer, VolumeTransformer
+from softfree.models.token_mean import token_mean
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.metadata import Metadata
 
@@ -35,7 +37,7 @@ class Graph:
 
     Attributes:
         proto: The ONNX model: input ``pixels`` (B, C, H, W), ``voxels`` (B, C, D, H, W) or ``tiles`` (B, N, F + 3),
-            output ``logits`` (B, K).
+            output ``logits`` (B, K), and ``distance`` (B,) from the training samples if that is known.
         size: Sides of its input, without channels; None for any.
         layers: Names of the nodes that are linear layers or convolutions of the model, except the head.
         float16_nodes: Names of the nodes that may compute in half precision: ``layers`` and all of the MLPs.
@@ -61,13 +63,45 @@ class UnpaddedBags(nn.Module):
         return model.forward_head(model.norm(model.blocks(tokens, None)))
 
 
-def make_graph(model: nn.Module, channels: int, side: int) -> Graph:
+class WithDistance(nn.Module):
+    """A classifier that also gives the distance of its samples from those of training, (B,), halfway on its way.
+
+    Args:
+        model: A classifier, or an ensemble of them.
+        distributions: Where the training samples lie, for each member.
+        module: Calls ``model``; default: itself.
+    """
+
+    def __init__(
+        self, model: nn.Module, distributions: Sequence[TrainingDistribution], module: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.module = module or model
+        self.members = list(model.members) if isinstance(model, Ensemble) else [model]
+        for number, distribution in enumerate(distributions):
+            self.register_buffer(f"mean{number}", torch.from_numpy(distribution.mean))
+            self.register_buffer(f"whitening{number}", torch.from_numpy(distribution.whitening.T.copy()))
+
+    def forward(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Map samples to logits (B, K) and distances (B,)."""
+        with contextlib.ExitStack() as stack:
+            collected = [stack.enter_context(token_mean(member)) for member in self.members]
+            logits = self.module(samples)
+        distances = []
+        for number, (tokens,) in enumerate(collected):
+            centered = tokens - self.get_buffer(f"mean{number}")
+            distances.append((centered @ self.get_buffer(f"whitening{number}")).square().sum(dim=1).sqrt())
+        return logits, torch.stack(distances).mean(dim=0)
+
+
+def make_graph(model: nn.Module, channels: int, side: int, distributions: Sequence[TrainingDistribution] = ()) -> Graph:
     """Export a classifier of images, or of slides as pixels.
 
     Args:
         model: On the CPU, in evaluation mode.
         channels: Channels of the images.
         side: Side of the images in pixels: the one at which the graph is fastest, or the only one it takes.
+        distributions: Where the training samples lie, for each member; none for a graph without distances.
 
     Returns:
         The graph, without metadata about this machine.
@@ -78,16 +112,19 @@ def make_graph(model: nn.Module, channels: int, side: int) -> Graph:
     # With equal sides the exporter would assume that they are always equal.
     example = torch.zeros(2, channels, side, side + 32)
     first = model.members[0] if isinstance(model, Ensemble) else model
+    module = WithDistance(model, distributions) if distributions else model
     if isinstance(first, VisionTransformer) and not has_fixed_size(model):
         tokens = first.num_prefix_tokens + (-(-side // first.patch_size)) ** 2
         with contextlib.suppress(torch.onnx.errors.OnnxExporterError), tuned_for(model, tokens):
             any_size = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
-            return _clean(_export(model, example, any_size, "pixels"), None, PIXELS)
-    proto = _export_or_raise(model, model, torch.zeros(2, channels, side, side), {0: Dim.DYNAMIC}, "pixels")
+            return _clean(_export(module, example, any_size, "pixels"), None, PIXELS)
+    proto = _export_or_raise(model, module, torch.zeros(2, channels, side, side), {0: Dim.DYNAMIC}, "pixels")
     return _clean(proto, (side, side), PIXELS)
 
 
-def make_volume_graph(model: nn.Module, channels: int, shape: Sequence[int]) -> Graph:
+def make_volume_graph(
+    model: nn.Module, channels: int, shape: Sequence[int], distributions: Sequence[TrainingDistribution] = ()
+) -> Graph:
     """Export a classifier in three dimensions, for the one ``shape`` (D, H, W) that preprocessing gives.
 
     Raises:
@@ -96,12 +133,13 @@ def make_volume_graph(model: nn.Module, channels: int, shape: Sequence[int]) -> 
     first = model.members[0] if isinstance(model, Ensemble) else model
     assert isinstance(first, VolumeTransformer)
     tokens = first.num_prefix_tokens + math.prod(-(-s // p) for s, p in zip(shape, first.patch_size, strict=True))
+    module = WithDistance(model, distributions) if distributions else model
     with tuned_for(model, tokens):
-        proto = _export_or_raise(model, model, torch.zeros(2, channels, *shape), {0: Dim.DYNAMIC}, "voxels")
+        proto = _export_or_raise(model, module, torch.zeros(2, channels, *shape), {0: Dim.DYNAMIC}, "voxels")
     return _clean(proto, tuple(shape), ("batch",))
 
 
-def make_bag_graph(model: BagTransformer, tiles: int) -> Graph:
+def make_bag_graph(model: BagTransformer, tiles: int, distributions: Sequence[TrainingDistribution] = ()) -> Graph:
     """Export a classifier of bags for any number of tiles; it is fastest at about ``tiles``.
 
     Raises:
@@ -113,8 +151,10 @@ def make_bag_graph(model: BagTransformer, tiles: int) -> Graph:
             "train one with another attention, such as seqnorm"
         )
     example = torch.zeros(2, 300, model.in_features + 3)
+    module: nn.Module = UnpaddedBags(model)
+    module = WithDistance(model, distributions, module) if distributions else module
     with tuned_for(model, model.num_prefix_tokens + tiles):
-        proto = _export_or_raise(model, UnpaddedBags(model), example, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, "tiles")
+        proto = _export_or_raise(model, module, example, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, "tiles")
     return _clean(proto, None, ("batch", "tiles"))
 
 
@@ -152,7 +192,7 @@ def _export(model: nn.Module, example: Tensor, dynamic: dict[int, Any], name: st
             dynamo=True,
             dynamic_shapes=(dynamic,),
             input_names=[name],
-            output_names=["logits"],
+            output_names=["logits", "distance"] if isinstance(model, WithDistance) else ["logits"],
             opset_version=OPSET,
             external_data=False,
             verbose=False,
@@ -184,7 +224,7 @@ def _clean(proto: onnx.ModelProto, size: tuple[int, ...] | None, axes: tuple[str
         del part.metadata_props[:]
     for node in graph.node:
         node.doc_string = ""
-    for names, tensor in ((axes, graph.input[0]), (("batch",), graph.output[0])):
+    for names, tensor in ((axes, graph.input[0]), *((("batch",), output) for output in graph.output)):
         for name, axis in zip(names, tensor.type.tensor_type.shape.dim, strict=False):
             if axis.dim_param:
                 _rename(graph, axis.dim_param, name)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from softfree.deployment.graph import WithDistance
 from softfree.deployment.samples import Sample
 from softfree.inference.run import Run
 from softfree_runtime.core.errors import UserError
@@ -72,6 +73,36 @@ def check_parity(
             )
         differences[name] = max(difference, differences.get(name, 0.0))
     return Parity(differences)
+
+
+def check_distances(
+    run: Run, samples: Sequence[Sample], preprocessing: Preprocessing, distances: Logits, tolerance: float
+) -> float:
+    """Compare the distances from the training samples that a run gives with those of a file; return the largest shift.
+
+    Args:
+        run: A run with distributions.
+        samples: Readable samples.
+        preprocessing: Preprocessing of the file.
+        distances: Maps preprocessed batches of one shape to distances (B,) of the file.
+        tolerance: Largest accepted shift, relative to the distance.
+
+    Raises:
+        UserError: A shift above the tolerance, or NaN.
+    """
+    model = WithDistance(run.model.cpu(), run.distributions)
+    largest = 0.0
+    for ours, theirs in _batches(run.preprocessing, samples, preprocessing, False):
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(ours))[1].double().numpy()
+        shift = float((np.abs(expected - distances(theirs)) / np.maximum(expected, 1e-3)).max())
+        if not shift <= tolerance:
+            raise UserError(
+                f"the distance from the training samples differs from the run's by {shift * 100:.2g} %, more than"
+                f" {tolerance * 100:g} %; no file was written"
+            )
+        largest = max(largest, shift)
+    return largest
 
 
 def _batches(own: Any, samples: Sequence[Sample], runtime: Any, any_size: bool) -> Iterator[BatchPair]:

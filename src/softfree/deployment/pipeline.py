@@ -15,7 +15,7 @@ from softfree.deployment.graph import Graph, has_fixed_size, make_bag_graph, mak
 from softfree.deployment.loss import Loss, measure_loss
 from softfree.deployment.onnx_passes import to_float16
 from softfree.deployment.options import ExportOptions
-from softfree.deployment.parity import FLOAT16_TOLERANCE, Parity, check_parity
+from softfree.deployment.parity import FLOAT16_TOLERANCE, Parity, check_distances, check_parity
 from softfree.deployment.quantization import quantize_static, quantize_weights
 from softfree.deployment.samples import Read, Sample, find_samples, read_evenly
 from softfree.inference.run import Run
@@ -27,6 +27,8 @@ from softfree_runtime.phantoms import TOLERANCE, phantom_logits, recorded
 from softfree_runtime.preprocessing.modalities import Preprocessing
 from softfree_runtime.session import Model
 
+# Of a distance from the training samples, relative: whitening enlarges rounding.
+DISTANCE_TOLERANCE = 1e-3
 # Of a logit of a phantom on another machine: integer kernels differ between processors.
 INT8_TOLERANCE = 0.2
 
@@ -116,11 +118,11 @@ def _graph(run: Run, samples: Sequence[Sample]) -> Graph:
     """Export the run's model, by the modality of its samples."""
     model, preprocessing = run.model.cpu(), run.preprocessing
     if isinstance(model, BagTransformer):
-        return make_bag_graph(model, len(samples[0].load(preprocessing)))
+        return make_bag_graph(model, len(samples[0].load(preprocessing)), run.distributions)
     arguments = preprocessing.model_arguments()
     if run.preprocessing.kind == "volume":
-        return make_volume_graph(model, arguments["in_chans"], arguments["img_size"])
-    return make_graph(model, arguments["in_chans"], arguments["img_size"])
+        return make_volume_graph(model, arguments["in_chans"], arguments["img_size"], run.distributions)
+    return make_graph(model, arguments["in_chans"], arguments["img_size"], run.distributions)
 
 
 def _refuse_any_size(run: Run) -> None:
@@ -179,6 +181,8 @@ def _write_onnx(
         write_graph(proto, about, temporary)
         model = Model(temporary)
         parity = check_parity(run, samples, preprocessing, model.logits, graph.size is None)
+        if run.distributions:
+            check_distances(run, samples, preprocessing, model.distances, DISTANCE_TOLERANCE)
         loss = None
         if options.int8 != "none":
             proto, calibrated_on, failed = _quantize(run, graph, temporary, preprocessing, options)

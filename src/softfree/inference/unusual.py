@@ -71,6 +71,7 @@ class TrainingDistribution:
         limit = patient_quantile(distances, patients[known], 1 - rate)
         if not np.isfinite(limit):
             limit, rate = float(distances.max()), 1 / (len(np.unique(patients[known])) + 1)
+        limit *= 1 + 1e-4  # rounding must not decide about the sample at the limit
         whitening = whole.whitening / max(limit, np.finfo(np.float32).tiny)
         return cls(mean.astype(np.float32), whitening.astype(np.float32), rate)
 

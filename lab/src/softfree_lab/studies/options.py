@@ -227,3 +227,24 @@ class CoverageOptions:
     seed: int = 0
     out: Path = Path("coverage")
     progress: bool = True
+
+
+@dataclass(kw_only=True)
+class UnusualOptions:
+    """Study of unusual images.
+
+    Attributes:
+        sets: Images of other kinds, each as NAME=PATH of a file, a folder or a table with a column path.
+        table: Where the table that the run was trained on is now, if it was moved.
+        count: Number of images of each set, taken evenly from all.
+        out: Folder for the tables.
+        batch_size: Images per batch.
+        progress: Show a progress bar.
+    """
+
+    sets: list[str] = field(default_factory=list)
+    table: Path | None = None
+    count: int = 100
+    out: Path = Path("unusual")
+    batch_size: int = 16
+    progress: bool = True

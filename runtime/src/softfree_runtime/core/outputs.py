@@ -47,3 +47,10 @@ def columns(
     values |= {f"raw_{name}": float(p) for name, p in zip(task.classes, raw, strict=True)}
     values["predicted"] = predicted_label(calibrated, task, thresholds)
     return values if sets is None else values | sets.columns(calibrated, task)
+
+
+def distance_columns(distance: float) -> dict[str, object]:
+    """Return ``distance`` from the training samples and ``unusual``, whether it is above 1; None for NaN."""
+    if np.isnan(distance):
+        return {"distance": None, "unusual": None}
+    return {"distance": float(distance), "unusual": bool(distance > 1)}
