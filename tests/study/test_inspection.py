@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from softfree.study.inspection import has_color, is_oriented, thumbnail
-from softfree.study.plan import in_words, parse_duration
+from softfree.study.plan_file import in_words, parse_duration
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.readers.image import DecodedImage
 

@@ -13,7 +13,8 @@ from softfree.data.folds import assign_folds
 from softfree.data.table import read_table
 from softfree.study import plan as planning
 from softfree.study.options import AutoOptions
-from softfree.study.plan import StudyPlan, make_plan
+from softfree.study.plan import make_plan
+from softfree.study.plan_file import StudyPlan, write_plan
 
 SHAPES = [(24, 20, 10), (24, 20, 10), (26, 20, 10), (24, 20, 12), (24, 20, 10), (40, 30, 20)]  # columns, rows, slices
 
@@ -68,7 +69,7 @@ def test_a_time_measured_beside_other_programs_says_so(
 ) -> None:
     monkeypatch.setattr(planning, "busy_cores", lambda: 1.72)
     path = tmp_path / "plan.yaml"
-    planning.write_plan(path, plan_of((1, 1, 1), (0, 900), train={"shape": [8, 16, 16]}))
+    write_plan(path, plan_of((1, 1, 1), (0, 900), train={"shape": [8, 16, 16]}))
     assert "measured beside other programs (a load of 1.7 on" in path.read_text()
 
 

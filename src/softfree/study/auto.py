@@ -27,7 +27,8 @@ from softfree.reporting.options import EvaluateOptions, ReportOptions
 from softfree.reporting.scoring import write_predictions
 from softfree.study.members import member_options, pretrain_options, train_members
 from softfree.study.options import AutoOptions
-from softfree.study.plan import make_plan, read_estimate, read_plan, write_plan
+from softfree.study.plan import make_plan
+from softfree.study.plan_file import read_estimate, read_plan, write_plan
 from softfree.study.pooling import pool_predictions
 from softfree.study.study_directory import MemberKey, StudyDirectory, member_keys
 from softfree.training.checkpoints import folder_lock
