@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from softfree.reporting.run_comparison import RunComparison
     from softfree.saliency.api import Explained
     from softfree.study.auto import StudyResult
+    from softfree.study.learning_curve_report import LearningCurve
 
 
 def load(run: str | Path) -> Run:
@@ -71,6 +72,22 @@ def auto(table: str | Path, **options: Any) -> StudyResult | None:
     from softfree.study.options import AutoOptions
 
     return auto(Path(table), AutoOptions(**_paths(options, AutoOptions)))
+
+
+def learning_curve(table: str | Path, **options: Any) -> LearningCurve:
+    """Train on growing parts of a table: ``softfree.learning_curve("table.csv", out="curve")``.
+
+    Args:
+        table: CSV or Parquet file with one row per image, or a folder of classes.
+        **options: Fields of :class:`softfree.study.options.LearningCurveOptions`.
+
+    Raises:
+        UserError: Options, a table or images that no training can start from, or a curve that was begun otherwise.
+    """
+    from softfree.study.learning_curve import learning_curve
+    from softfree.study.options import LearningCurveOptions
+
+    return learning_curve(Path(table), LearningCurveOptions(**_paths(options, LearningCurveOptions)))
 
 
 def pretrain(table: str | Path, **options: Any) -> Path:

@@ -20,7 +20,7 @@ from softfree.planning.options import PlanOptions
 from softfree.pretraining.options import PretrainOptions
 from softfree.reporting.options import CompareOptions, EvaluateOptions, ReportOptions
 from softfree.saliency.options import ExplainOptions
-from softfree.study.options import AutoOptions
+from softfree.study.options import AutoOptions, LearningCurveOptions
 from softfree_runtime.core.errors import UserError
 
 
@@ -132,6 +132,25 @@ def _auto(parsed: Namespace) -> None:
     result = auto(Path(parsed.table), fill(AutoOptions, parsed))
     if result is not None:
         print_study(result.run, result.evaluation, result.test)
+
+
+def _learning_curve_arguments(parser: Parser) -> None:
+    add_table(parser)
+    add_options(parser, LearningCurveOptions)
+    add_json(parser)
+
+
+def _learning_curve(parsed: Namespace) -> None:
+    from pathlib import Path
+
+    from softfree.study.learning_curve import learning_curve
+    from softfree.study.learning_curve_report import print_learning_curve
+
+    curve = learning_curve(Path(parsed.table), fill(LearningCurveOptions, parsed))
+    if parsed.json:
+        print(json.dumps(curve.to_dict(), indent=2, allow_nan=False))
+    else:
+        print_learning_curve(curve)
 
 
 def _evaluate_arguments(parser: Parser) -> None:
@@ -404,6 +423,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "convert": Command("convert softmax weights to SeqNorm weights", _convert_arguments, _convert),
         "train": Command("train a classifier on a table", _train_arguments, _train),
         "auto": Command("plan, cross-validate and ensemble: a whole study of a table", _auto_arguments, _auto),
+        "learning-curve": Command(
+            "see how many patients are enough: train on growing parts of a table",
+            _learning_curve_arguments,
+            _learning_curve,
+        ),
     },
     "Use": {
         "evaluate": Command(

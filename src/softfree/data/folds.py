@@ -242,12 +242,7 @@ def _marks(table: Table) -> dict[str, np.ndarray]:
 def _drawn(table: Table, count: int, seed: int) -> np.ndarray:
     """Return the fold of each row, from 0."""
     patients = table.frame["patient"].to_numpy()
-    if table.task.exclusive:
-        labels = table.targets
-    else:  # by the rarest finding that a row has
-        order = np.argsort(np.nansum(table.targets, axis=0), kind="stable")
-        present = np.nan_to_num(table.targets)[:, order] == 1
-        labels = np.where(present.any(axis=1), present.argmax(axis=1), len(order))
+    labels = strata(table)
     by_name = np.argsort(
         [blake2b(f"{seed} {key}".encode(), digest_size=8).hexdigest() for key in table.keys], kind="stable"
     )
@@ -258,6 +253,15 @@ def _drawn(table: Table, count: int, seed: int) -> np.ndarray:
     for number, (_, held) in enumerate(folder.split(labels, labels[by_name], numbers)):
         parts[by_name[held]] = number
     return parts
+
+
+def strata(table: Table) -> np.ndarray:
+    """Return the class by which each row is stratified; of several findings the rarest that it has."""
+    if table.task.exclusive:
+        return table.targets
+    order = np.argsort(np.nansum(table.targets, axis=0), kind="stable")
+    present = np.nan_to_num(table.targets)[:, order] == 1
+    return np.where(present.any(axis=1), present.argmax(axis=1), len(order))
 
 
 def _some(rows: Sequence[int], most: int = 5) -> str:

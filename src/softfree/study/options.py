@@ -50,3 +50,42 @@ class AutoOptions:
     dry_run: bool = False
     num_workers: int = 0
     progress: bool = True
+
+
+@dataclass(kw_only=True)
+class LearningCurveOptions:
+    """Learning curve.
+
+    Attributes:
+        out: Folder of the learning curve. The same command again goes on where it was.
+        label: Column with the class of each image.
+        labels: Several 0/1 columns instead, one per finding (empty cell = unknown), e.g. '[effusion, nodule]'.
+        positive: Positive class of a two-class task; default: the last in alphabetical order.
+        image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
+        folds: Number of folds that patients are drawn into; a column fold of the table is used instead. Each is held
+            out once, and is a draw of the training patients.
+        repeats: Number of times that folds are drawn.
+        ignore_split: Use all rows, whatever the table's column split says; otherwise its test rows are left out.
+        fractions: Shares of the training patients to train on.
+        equal_steps: Train smaller parts for more epochs, so that all trainings take about as many steps; otherwise all
+            take the same number of epochs.
+        seed: Seed of the folds, of the choice of patients and of the trainings.
+        train: Options of softfree train, e.g. '{size: 256, epochs: 50}'.
+        num_workers: Number of processes that read images.
+        progress: Show progress bars.
+    """
+
+    out: Path = Path("curve")
+    label: str = "label"
+    labels: list[str] | None = None
+    positive: str | None = None
+    image_root: Path | None = None
+    folds: int = 5
+    repeats: int = 1
+    ignore_split: bool = False
+    fractions: list[float] = field(default_factory=lambda: [0.125, 0.25, 0.5, 1.0])
+    equal_steps: bool = True
+    seed: int = 0
+    train: dict[str, Any] = field(default_factory=dict)
+    num_workers: int = 0
+    progress: bool = True

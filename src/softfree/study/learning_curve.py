@@ -1,0 +1,188 @@
+"""How many patients are enough: the same recipe on growing parts of the training patients."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from softfree.core.options import TrainOptions
+from softfree.core.progress import console
+from softfree.data.folds import Folds, assign_folds, write_folds
+from softfree.data.subsets import check_fractions, nested_folds, training_rows
+from softfree.data.table import Table, read_table
+from softfree.evaluation.learning_curve import fit, summarize
+from softfree.inference.run import Run
+from softfree.study.learning_curve_report import LearningCurve, write_pages
+from softfree.study.members import member_options, train_members
+from softfree.study.options import AutoOptions, LearningCurveOptions
+from softfree.study.study_directory import MemberKey, StudyDirectory
+from softfree.training.checkpoints import folder_lock
+from softfree.training.configuration import check_options
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import read_yaml, replacing, say, write_atomically
+
+SETTINGS = "curve.yaml"
+OWN = {"patience": "it would choose epochs on the held-out samples", "teacher": "it may have seen what is held out"}
+
+
+def learning_curve(path: Path, options: LearningCurveOptions) -> LearningCurve:
+    """Train on growing parts of the patients and evaluate each on the same held-out folds.
+
+    A learning curve that was interrupted goes on where it was.
+
+    Args:
+        path: CSV or Parquet table, or a folder with one subfolder per class.
+        options: All settings.
+
+    Raises:
+        UserError: Anything that the user can fix; finished trainings are kept.
+    """
+    fractions = check_fractions(options.fractions)
+    _check_train(options.train)
+    settings = options.out / SETTINGS
+    if not settings.is_file() and options.out.exists() and any(p.name != ".lock" for p in options.out.iterdir()):
+        raise UserError(f"--out {options.out} is not empty and has no {SETTINGS}; choose another folder")
+    table = _read(path, options)
+    say(path, table.sentences)
+    folds = assign_folds(
+        table, options.folds, repeats=options.repeats, seed=options.seed, use_test=options.ignore_split
+    )
+    parts = {fraction: nested_folds(table, folds, fraction, options.seed) for fraction in fractions}
+    with folder_lock(options.out, "measuring a learning curve"):
+        _check_begun(settings, _settings(options, fractions, table, folds))
+        recipes = _recipes(options, parts)
+        for fraction, recipe in recipes.items():
+            check_options(member_options(_part_options(options, fraction), path, recipe, MemberKey(1)))
+        write_atomically(settings, yaml.safe_dump(_settings(options, fractions, table, folds), sort_keys=False))
+        rows = []
+        for fraction, part in parts.items():
+            part_options = _part_options(options, fraction)
+            count = np.mean([len(_patients(table, part, draw)) for draw in range(len(part.numbers))])
+            console.print(f"{fraction:g} of the training patients: {count:.0f}", highlight=False, style="bold")
+            write_folds(StudyDirectory(part_options.out).folds, table, part)
+            keys = [MemberKey(draw % len(folds.names) + 1, draw + 1) for draw in range(len(part.numbers))]
+            members = train_members(part_options, path, recipes[fraction], keys)
+            rows += [_row(fraction, part, table, key, run) for key, run in members.items()]
+        shutil.rmtree(options.out / "cache", ignore_errors=True)
+        return _write(options, pd.DataFrame(rows), int((folds.numbers[0] >= 0).sum()))
+
+
+def _check_train(train: Mapping[str, Any]) -> None:
+    """Refuse options that a learning curve sets itself, or that softfree train does not have."""
+    known = {field.name for field in fields(TrainOptions)}
+    for name in train:
+        if name not in known:
+            raise UserError(f"--train: softfree train has no option {name!r}; see: softfree train --help")
+        if name in OWN and train[name] is not None:
+            raise UserError(f"--train: {name} cannot be used here: {OWN[name]}; leave it out")
+        if name in {"table", "out", "seed", "fold", "fold_file", "repeat", "split_from", "label", "labels", "positive"}:
+            raise UserError(f"--train: {name} is set by softfree learning-curve; leave it out")
+
+
+def _read(path: Path, options: LearningCurveOptions) -> Table:
+    return read_table(
+        path,
+        label=options.label,
+        labels=options.labels,
+        positive=options.positive,
+        image_root=options.image_root,
+        seed=options.seed,
+        val_fraction=0.0,
+        test_fraction=1.0,
+        strict_patients=not options.ignore_split,
+    )
+
+
+def _settings(options: LearningCurveOptions, fractions: list[float], table: Table, folds: Folds) -> dict[str, Any]:
+    return {
+        "table_sha256": table.digest,
+        "folds": folds.made,
+        "fractions": fractions,
+        "equal_steps": options.equal_steps,
+        "seed": options.seed,
+        "train": dict(options.train),
+    }
+
+
+def _check_begun(path: Path, settings: dict[str, Any]) -> None:
+    """Refuse to go on with other settings than those that a learning curve was begun with."""
+    if not path.is_file():
+        return
+    begun = read_yaml(path, "settings")
+    for name, value in settings.items():
+        if not isinstance(begun, dict) or begun.get(name) != value:
+            was = begun.get(name) if isinstance(begun, dict) else "?"
+            raise UserError(
+                f"{path.parent} was begun with {name} {was}, not {value}: use the same again, or another --out"
+            )
+
+
+def _part_options(options: LearningCurveOptions, fraction: float) -> AutoOptions:
+    shared = {field.name for field in fields(AutoOptions)} & {field.name for field in fields(LearningCurveOptions)}
+    values = {name: getattr(options, name) for name in shared - {"out", "train"}}
+    return AutoOptions(**values, out=options.out / f"part_{fraction:g}")
+
+
+def _recipes(options: LearningCurveOptions, parts: Mapping[float, Folds]) -> dict[float, dict[str, Any]]:
+    """Return the options of the trainings of each part: smaller ones have more epochs, for as many steps."""
+    defaults = {field.name: field.default for field in fields(TrainOptions)}
+    planned = {name: options.train.get(name, defaults[name]) for name in ("batch_size", "grad_accum", "epochs")}
+    for name, value in planned.items():
+        if not isinstance(value, int):
+            raise UserError(f"--train: {name} is {value!r}; expected a whole number")
+    batch, epochs = planned["batch_size"] * planned["grad_accum"], planned["epochs"]
+    rows = {
+        fraction: np.mean([training_rows(part, draw).sum() for draw in range(len(part.numbers))])
+        for fraction, part in parts.items()
+    }
+    steps = {fraction: max(1, int(count // max(1, batch))) for fraction, count in rows.items()}
+    most = steps[max(steps)]
+    shared = {"cache": str(options.out / "cache")} | dict(options.train)
+    if not options.equal_steps:
+        return dict.fromkeys(parts, shared)
+    return {fraction: shared | {"epochs": max(epochs, round(epochs * most / steps[fraction]))} for fraction in parts}
+
+
+def _patients(table: Table, part: Folds, draw: int) -> np.ndarray:
+    return np.unique(table.frame["patient"].to_numpy()[training_rows(part, draw)])
+
+
+def _row(fraction: float, part: Folds, table: Table, key: MemberKey, run: Run) -> dict[str, Any]:
+    draw = key.repeat - 1
+    auroc = run.directory.read_metrics()["metrics"]["auroc"]["value"]
+    return {
+        "fraction": fraction,
+        "fold": part.names[key.fold - 1],
+        "repeat": draw // len(part.names) + 1,
+        "patients": len(_patients(table, part, draw)),
+        "samples": int(training_rows(part, draw).sum()),
+        "epochs": run.config["options"]["epochs"],
+        "auroc": math.nan if auroc is None else auroc,
+    }
+
+
+def _write(options: LearningCurveOptions, trainings: pd.DataFrame, held_out: int) -> LearningCurve:
+    with replacing(options.out / "curve.csv") as temporary:
+        trainings.to_csv(temporary, index=False)
+    by_draw = trainings.pivot(index=["repeat", "fold"], columns="fraction", values="auroc")
+    patients = trainings.groupby("fraction")["patients"].mean().to_numpy()
+    scores = by_draw.to_numpy(float)
+    curve = LearningCurve(
+        trainings,
+        patients,
+        scores,
+        summarize(patients, scores),
+        fit(patients, scores, seed=options.seed),
+        held_out,
+        options.out,
+    )
+    write_pages(curve, options)
+    return curve
