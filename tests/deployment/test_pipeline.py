@@ -1,6 +1,7 @@
 """A run becomes a file that gives the same rows, or there is no file."""
 
 import json
+import re
 import shutil
 import sys
 from collections import Counter
@@ -179,6 +180,7 @@ def test_int8(run: Run, tmp_path: Path, kind: str) -> None:
     image.save(tmp_path / "a.png")
     about = Model(done.path).metadata
     assert about.quantized == kind
+    assert re.search(r"Distances from the training samples shift by up to \d+\.\d %", about.card)
     assert about.loss == done.loss.to_dict()
     assert predict(done.path, tmp_path / "a.png")[0]["status"] == "ok"
 

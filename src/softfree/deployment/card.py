@@ -43,9 +43,11 @@ def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
     )
 
 
-def with_loss(about: Metadata, loss: Loss) -> Metadata:
-    """Add the loss to the metadata and to the card."""
+def with_loss(about: Metadata, loss: Loss, distance_shift: float | None = None) -> Metadata:
+    """Add the loss to the metadata and to the card, which also states the largest relative shift of a distance."""
     card = f"{about.card}\n## Precision\n\n{loss.bits} {loss.describe_shift()}.\n"
+    if distance_shift is not None:
+        card += f"Distances from the training samples shift by up to {distance_shift * 100:.1f} %.\n"
     return replace(about, loss=loss.to_dict(), card=card)
 
 

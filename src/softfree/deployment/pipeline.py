@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -199,7 +200,10 @@ def _write_onnx(
             parity = check_parity(run, samples, preprocessing, half.logits, graph.size is None, FLOAT16_TOLERANCE)
             loss = measure_loss(run, preprocessing, model.logits, half.logits, "fp16", options)
         if loss is not None:
-            about = with_loss(about, loss)
+            narrow, shift = Model(temporary), None
+            if run.distributions:  # its effect is only stated: the flag is a hint, not a result
+                shift = check_distances(run, samples, preprocessing, narrow.distances, math.inf)
+            about = with_loss(about, loss, shift)
         write_graph(proto, _with_phantoms(about, Model(temporary)), temporary)
         size = temporary.stat().st_size
     return Exported(path, size, graph.size, parity, unreadable, loss)
