@@ -15,6 +15,7 @@ from tests.conftest import leave_out_figures
 
 import softfree_runtime
 from softfree.data.folds import read_folds
+from softfree.data.table import read_table
 from softfree.deployment.options import ExportOptions
 from softfree.deployment.pipeline import export
 from softfree.evaluation.conformal import fit_sets
@@ -22,13 +23,14 @@ from softfree.inference.reproduction import reproduce
 from softfree.inference.run import Run
 from softfree.reporting.coverage import coverage_of
 from softfree.reporting.evaluate import evaluate
+from softfree.reporting.facts import near_duplicates_in_words
 from softfree.reporting.options import EvaluateOptions
 from softfree.saliency.api import explain
 from softfree.saliency.options import ExplainOptions
 from softfree.study import members as members_module
-from softfree.study.auto import StudyResult, auto
+from softfree.study.auto import StudyResult, auto, near_duplicates
 from softfree.study.options import AutoOptions
-from softfree.study.study_directory import StudyDirectory
+from softfree.study.study_directory import MemberKey, StudyDirectory
 from softfree_runtime.core.errors import UserError
 
 
@@ -154,6 +156,26 @@ def test_the_documents_of_the_study_describe_its_ensemble(study: StudyResult) ->
     assert "Cross-validation: 24 images of 12 patients (12 high, 12 low); fixed test rows: 8 images of 4" in text
     assert "The final model is an ensemble of 2: the mean of their logits, each calibrated." in text
     assert f"Cross-validation, 24 images of 12 patients: AUROC {study.evaluation.metrics['auroc'].value:.3f}" in text
+
+
+def test_nearly_identical_images_of_two_folds_are_joined(study: StudyResult, begin: Callable, tmp_path: Path) -> None:
+    path, _ = begin()
+    table = read_table(path, val_fraction=0.0, test_fraction=1.0)
+    folds = read_folds(StudyDirectory(study.run.folder).folds)
+    members = {}
+    for fold, lines in ((1, "4,val,9,train,0.9\n20,train,2,val,0.95\n"), (2, "9,val,4,train,0.9\n")):
+        members[MemberKey(fold)] = Run(tmp_path / str(fold), {})
+        (tmp_path / str(fold)).mkdir()
+        header = "row_a,split_a,row_b,split_b,similarity\n"
+        (tmp_path / str(fold) / "near_duplicates.csv").write_text(header + lines)
+    pairs = near_duplicates(members, table, folds)
+    assert pairs is not None
+    fold_of = [folds.names[number] for number in folds.numbers[0]]
+    assert pairs.values.tolist() == [[2, fold_of[2], 20, fold_of[20], 0.95], [4, fold_of[4], 9, fold_of[9], 0.9]]
+    words = near_duplicates_in_words(pairs, "fold")
+    assert words.startswith("2 pairs of identical or nearly identical images in different folds, so that scores are")
+    assert f"rows 2 (fold {fold_of[2]}) and 20 (fold {fold_of[20]})" in words
+    assert near_duplicates({MemberKey(1): study.run}, table, folds) is None
 
 
 def test_every_member_of_the_study_is_checked(study: StudyResult) -> None:

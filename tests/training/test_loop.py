@@ -350,7 +350,9 @@ def test_what_the_size_tells_and_copies_across_splits_are_named(options_for, cap
     assert any("ratio alone reaches AUROC 1.000, no less than" in said for said in simpler(run.folder)["warnings"])
     said = "1 pair of identical or nearly identical images in different splits, so that scores are optimistic:"
     said += " rows 3 (train) and"
-    assert f"{said} 31 (test); see: softfree check" in capsys.readouterr().err
+    pairs = pd.read_csv(run.folder / "near_duplicates.csv")
+    assert pairs.drop(columns="similarity").values.tolist() == [[3, "train", 31, "test"]]
+    assert f"{said} 31 (test); all are in near_duplicates.csv" in capsys.readouterr().err
     assert f"{said} 31 (test)" in (run.folder / "report.html").read_text()
 
 

@@ -67,11 +67,17 @@ def _check(parsed: Namespace) -> int:
 
 def _check_table(options: CheckOptions, parsed: Namespace) -> int:
     from softfree.data.audit.audit import audit
+    from softfree.data.folds import folds_of
     from softfree.data.samples import with_resolution
     from softfree.data.table import read_table
     from softfree.inference.run_directory import check_fold, known_split
+    from softfree_runtime.core.files import replacing
 
-    check_fold(options)
+    of_all_folds = options.fold_file is not None and options.fold is None
+    if not of_all_folds:
+        check_fold(options)
+    if options.out is not None and options.out.suffix.lower() != ".csv":
+        raise UserError(f"--out {options.out}: expected a name that ends in .csv")
     table = read_table(
         parsed.table,
         label=options.label,
@@ -83,7 +89,16 @@ def _check_table(options: CheckOptions, parsed: Namespace) -> int:
         known=known_split(options),
     )
     progress = options.progress and not parsed.json
-    report = audit(with_resolution(table), num_workers=options.num_workers, progress=progress, strict=options.strict)
+    report = audit(
+        with_resolution(table),
+        num_workers=options.num_workers,
+        progress=progress,
+        strict=options.strict,
+        folds=folds_of(table, options.fold_file if of_all_folds else None),
+    )
+    if options.out is not None:
+        with replacing(options.out) as temporary:
+            report.near_duplicates.to_csv(temporary, index=False)
     if parsed.json:
         print(json.dumps(report.to_dict(), indent=2, allow_nan=False))
     else:

@@ -101,6 +101,31 @@ def write_folds(path: Path, table: Table, folds: Folds) -> None:
     write_atomically(path, json.dumps(content))
 
 
+def folds_of(table: Table, path: Path | None = None) -> list[str] | None:
+    """Return the fold of each row, empty for rows in none.
+
+    Args:
+        table: The rows.
+        path: ``folds.json``, of which the first draw is taken; default: the column ``fold`` of the table.
+
+    Returns:
+        None without a file and a column.
+
+    Raises:
+        UserError: The file is missing, damaged, or of another table.
+    """
+    if path is None:
+        column = table.frame.get(COLUMN)
+        return None if column is None else column.fillna("").astype(str).tolist()
+    content = _content(path)
+    salt, names = bytes.fromhex(content["table_sha256"]), [*content["names"], ""]  # -1 is in no fold
+    known = {key: names[number] for key, number in zip(content["keys"], content["numbers"][0], strict=True)}
+    folds = [known.get(hashed_key(key, salt), "") for key in table.keys]
+    if not any(folds):
+        raise UserError(f"{path} was made for another table: it knows no row of this one")
+    return folds
+
+
 def read_folds(path: Path) -> Folds:
     """Read the folds of ``folds.json``.
 

@@ -66,6 +66,7 @@ class RunDirectory:
         checkpoints/           the state of training, for --resume
         test/                  of a study: metrics and report of its ensemble on the fixed test rows, if there are any
 
+    ``near_duplicates.csv`` has pairs of nearly identical images of different splits or folds, if there are any.
     ``softfree report`` adds ``documents/``, the model card and the sheets for a publication.
     ``softfree evaluate --out`` writes predictions, metrics and report under the same names.
 
@@ -93,6 +94,7 @@ class RunDirectory:
         self.lock = self.root / ".lock"
         self.test = self.root / "test"
         self.documents = self.root / "documents"
+        self.near_duplicates = self.root / "near_duplicates.csv"
 
     def is_run(self) -> bool:
         """Whether the folder has a configuration, which a run writes at its start."""
@@ -184,6 +186,15 @@ class RunDirectory:
     def write_phantoms(self, record: Mapping[str, Any]) -> None:
         """Write ``phantoms.json``."""
         write_atomically(self.phantoms, json.dumps(record, indent=2))
+
+    def write_near_duplicates(self, pairs: pd.DataFrame) -> None:
+        """Write ``near_duplicates.csv``."""
+        with replacing(self.near_duplicates) as temporary:
+            pairs.to_csv(temporary, index=False)
+
+    def read_near_duplicates(self) -> pd.DataFrame | None:
+        """Read ``near_duplicates.csv``; None if there were no such pairs."""
+        return pd.read_csv(self.near_duplicates) if self.near_duplicates.is_file() else None
 
     def write_digests(self) -> None:
         """Write ``digests.json``, the last step of training."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from softfree.data.audit.checks import class_marks, knows_patients
+from softfree.data.audit.checks import class_marks, counted, knows_patients
 from softfree.data.table import SPLITS, Table
 from softfree.inference.run import Run
 
@@ -50,6 +50,25 @@ def table_facts(table: Table) -> dict[str, Any]:
         "patients": int(table.frame["patient"].nunique()) if knows_patients(table) else None,
         "counts": counts,
     }
+
+
+def near_duplicates_in_words(pairs: pd.DataFrame, part: str) -> str:
+    """Warn of nearly identical images in different splits or folds.
+
+    Args:
+        pairs: With columns row_a, row_b, and split_a, split_b or fold_a, fold_b.
+        part: ``split`` or ``fold``.
+    """
+    prefix = "fold " if part == "fold" else ""
+    examples = [
+        " and ".join(f"{pair[f'row_{side}']} ({prefix}{pair[f'{part}_{side}']})" for side in "ab")
+        for pair in pairs.head(3).to_dict("records")
+    ]
+    more = f", and {len(pairs) - 3} more" if len(pairs) > 3 else ""
+    return (
+        f"{counted(len(pairs), 'pair')} of identical or nearly identical images in different {part}s, so that scores"
+        f" are optimistic: rows {'; '.join(examples)}{more}; all are in near_duplicates.csv"
+    )
 
 
 def count_rows(table: Table) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from softfree.core.progress import console
 from softfree.data.folds import Folds, assign_folds, read_folds, write_folds
@@ -22,7 +23,7 @@ from softfree.evaluation.subgroups import MAX_GROUPS, SITE
 from softfree.inference.run import Run
 from softfree.reporting.documents.write import write_documents
 from softfree.reporting.evaluate import Evaluation, evaluate
-from softfree.reporting.facts import table_facts
+from softfree.reporting.facts import near_duplicates_in_words, table_facts
 from softfree.reporting.options import EvaluateOptions, ReportOptions
 from softfree.reporting.scoring import write_predictions
 from softfree.study.members import member_options, pretrain_options, train_members
@@ -133,7 +134,11 @@ def _write_ensemble(directory: StudyDirectory, members: Mapping[MemberKey, Run],
     first = next(iter(members.values()))
     frame = table.frame.assign(split=np.where(folds.numbers[0] >= 0, "val", "test"))
     table = replace(table, frame=frame, split_made=folds.made)
-    directory.write_config(_configuration(directory, members, first, table, folds))
+    config = _configuration(directory, members, first, table, folds)
+    if (pairs := near_duplicates(members, table, folds)) is not None:
+        directory.write_near_duplicates(pairs)
+        config["table"]["copies"] = near_duplicates_in_words(pairs, "fold")
+    directory.write_config(config)
     write_split(directory.split, table)
     held = table.where("val")
     SeenRows.of(held).write(directory.seen)
@@ -146,6 +151,21 @@ def _write_ensemble(directory: StudyDirectory, members: Mapping[MemberKey, Run],
     directory.write_cost(_cost(members) | {"planned": read_estimate(directory.plan)})
     directory.write_digests()
     return run
+
+
+def near_duplicates(members: Mapping[MemberKey, Run], table: Table, folds: Folds) -> pd.DataFrame | None:
+    """Join the pairs of nearly identical images of which a member trained on one and held out the other."""
+    found = [pairs for run in members.values() if (pairs := run.directory.read_near_duplicates()) is not None]
+    if not found:
+        return None
+    pairs = pd.concat(found)
+    ordered = pd.DataFrame(np.sort(pairs[["row_a", "row_b"]].to_numpy(), axis=1), columns=["row_a", "row_b"])
+    pairs = ordered.assign(similarity=pairs["similarity"].to_numpy()).drop_duplicates(["row_a", "row_b"])
+    names = dict(zip(table.frame["row"], np.array([*folds.names, ""])[folds.numbers[0]], strict=True))
+    for side in "ab":
+        pairs[f"fold_{side}"] = pairs[f"row_{side}"].map(names)
+    columns = ["row_a", "fold_a", "row_b", "fold_b", "similarity"]
+    return pairs.sort_values(["similarity", "row_a"], ascending=[False, True], ignore_index=True)[columns]
 
 
 def _configuration(

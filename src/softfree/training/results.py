@@ -14,7 +14,6 @@ from softfree.core.environment import describe_machine, peak_memory
 from softfree.core.flops import multiply_adds
 from softfree.core.options import Split, TrainOptions
 from softfree.core.progress import console
-from softfree.data.audit.checks import counted
 from softfree.data.audit.near_duplicates import MAX_IMAGES, find_pairs
 from softfree.data.dataset import SampleDataset
 from softfree.data.reduced import Reduced
@@ -26,6 +25,7 @@ from softfree.inference.run import Run
 from softfree.inference.unusual import MAX_SAMPLES, TokenMeans, TrainingDistribution
 from softfree.reporting.baselines import BaselinePredictions, fit_baselines
 from softfree.reporting.evaluate import Evaluation, write_results
+from softfree.reporting.facts import near_duplicates_in_words
 from softfree.reporting.options import EvaluateOptions
 from softfree.reporting.scoring import calibrate, predict_rows, write_predictions
 from softfree.training.loaders import TrainingSamples
@@ -129,13 +129,16 @@ def _report_near_duplicates(run: Run, table: Table, reduced: Mapping[str, Reduce
         return
     rows = np.concatenate([table.where(split).frame["row"].to_numpy() for split in thumbnails])
     splits = np.repeat(list(thumbnails), [len(images) for images in thumbnails.values()])
-    pairs = [(a, b) for a, b, _ in find_pairs(np.concatenate(list(thumbnails.values()))) if splits[a] != splits[b]]
-    if not pairs:
+    found = find_pairs(np.concatenate(list(thumbnails.values())))
+    pairs = pd.DataFrame(
+        [(rows[a], splits[a], rows[b], splits[b], round(alike, 4)) for a, b, alike in found if splits[a] != splits[b]],
+        columns=["row_a", "split_a", "row_b", "split_b", "similarity"],
+    )
+    run.directory.near_duplicates.unlink(missing_ok=True)
+    if pairs.empty:
         return
-    examples = "; ".join(f"{rows[a]} ({splits[a]}) and {rows[b]} ({splits[b]})" for a, b in pairs[:3])
-    more = f", and {len(pairs) - 3} more" if len(pairs) > 3 else ""
-    warning = f"{counted(len(pairs), 'pair')} of identical or nearly identical images in different splits, so that"
-    warning += f" scores are optimistic: rows {examples}{more}; see: softfree check"
+    run.directory.write_near_duplicates(pairs)
+    warning = near_duplicates_in_words(pairs, "split")
     console.print(warning, style="yellow", highlight=False, markup=False, soft_wrap=True)
     run.config["table"]["copies"] = warning
     run.directory.write_config(run.config)

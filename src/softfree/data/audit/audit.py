@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -41,6 +41,7 @@ class Audit:
         spacings: Images by pixel spacing, ``(slice x) row x column`` in mm.
         confounds: Features of files that predict the class, the strongest first.
         problems: Problems, errors first.
+        near_duplicates: Nearly identical images, see :func:`softfree.data.audit.checks.pairs_frame`.
     """
 
     task: Task
@@ -56,6 +57,7 @@ class Audit:
     spacings: Mapping[str, int]
     confounds: tuple[Confound, ...]
     problems: tuple[Problem, ...]
+    near_duplicates: pd.DataFrame
 
     @property
     def errors(self) -> int:
@@ -69,7 +71,9 @@ class Audit:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain types for JSON."""
-        return asdict(self) | {"errors": self.errors, "warnings": self.warnings}
+        pairs = self.near_duplicates.to_dict("records")
+        plain = asdict(replace(self, near_duplicates=pd.DataFrame())) | {"near_duplicates": pairs}
+        return plain | {"errors": self.errors, "warnings": self.warnings}
 
     def print(self, console: Console | None = None) -> None:
         """Print tables, then problems."""
@@ -115,7 +119,14 @@ class Audit:
             yield grid
 
 
-def audit(table: Table, *, num_workers: int = 0, progress: bool = True, strict: bool = False) -> Audit:
+def audit(
+    table: Table,
+    *,
+    num_workers: int = 0,
+    progress: bool = True,
+    strict: bool = False,
+    folds: Sequence[str] | None = None,
+) -> Audit:
     """Read every image of ``table`` once and look for problems that would spoil a result.
 
     Only a few facts of each image are kept in memory.
@@ -125,6 +136,7 @@ def audit(table: Table, *, num_workers: int = 0, progress: bool = True, strict: 
         num_workers: Number of reading threads; 0 reads in this thread.
         progress: Whether to show a progress bar.
         strict: Whether a corrected file is an error.
+        folds: Fold of each row, empty for rows in none; None for a table without folds.
 
     Raises:
         UserError: No image can be read.
@@ -142,7 +154,7 @@ def audit(table: Table, *, num_workers: int = 0, progress: bool = True, strict: 
         checks.find_unreadable(table, probes),
         checks.find_corrected(table, probes, strict=strict),
         checks.find_duplicates(table, probes),
-        find_near_duplicates(table, pairs),
+        find_near_duplicates(table, pairs, folds),
         checks.find_shared_patients(table),
         checks.find_near_equal(table),
         checks.find_thin_classes(table),
@@ -166,6 +178,7 @@ def audit(table: Table, *, num_workers: int = 0, progress: bool = True, strict: 
         spacings=_spacings(read["spacing"]),
         confounds=confounds,
         problems=tuple(sorted(problems, key=lambda problem: problem.severity)),  # "error" before "warning"
+        near_duplicates=checks.pairs_frame(table, pairs, folds),
     )
 
 

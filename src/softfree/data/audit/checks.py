@@ -209,10 +209,35 @@ def near_pairs(probes: pd.DataFrame) -> list[Pair]:
     return [pair for pair in pairs if digests[pair.first] != digests[pair.second]]
 
 
-def find_near_duplicates(table: Table, pairs: Sequence[Pair]) -> Iterator[Problem]:
-    """Find pairs in several splits or with different labels."""
+def pairs_frame(table: Table, pairs: Sequence[Pair], folds: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return nearly identical images, a row for each pair: numbers of their rows, splits, folds and similarity."""
+    frame, columns = table.frame, {}
+    for name, positions in (("a", [pair.first for pair in pairs]), ("b", [pair.second for pair in pairs])):
+        columns[f"row_{name}"] = frame["row"].to_numpy()[positions]
+        columns[f"split_{name}"] = frame["split"].to_numpy()[positions]
+        if folds is not None:
+            columns[f"fold_{name}"] = np.asarray(folds, dtype=object)[positions]
+    labels = targets_as_bytes(table)
+    columns["same_label"] = np.array([labels[pair.first] == labels[pair.second] for pair in pairs], dtype=bool)
+    columns["similarity"] = np.array([round(pair.similarity, 4) for pair in pairs], dtype=float)
+    return pd.DataFrame(columns)
+
+
+def find_near_duplicates(table: Table, pairs: Sequence[Pair], folds: Sequence[str] | None = None) -> Iterator[Problem]:
+    """Find pairs in several splits or folds, or with different labels.
+
+    Args:
+        table: The table.
+        pairs: Nearly identical images.
+        folds: Fold of each row, empty for rows in none; None for a table without folds.
+    """
     splits, labels = table.frame["split"].to_numpy(), targets_as_bytes(table)
     across = [pair for pair in pairs if splits[pair.first] != splits[pair.second]]
+    if folds is not None:
+        apart = [p for p in pairs if folds[p.first] and folds[p.second] and folds[p.first] != folds[p.second]]
+        if apart:
+            where = "in several folds; the cross-validation is optimistic"
+            yield _problem("near_duplicate_across_folds", table, apart, where, folds)
     unlike = [pair for pair in pairs if labels[pair.first] != labels[pair.second]]
     if across:
         yield _problem("near_duplicate_across_splits", table, across, "in several splits; scores are optimistic")
@@ -235,10 +260,10 @@ def near_notes(table: Table, pairs: Sequence[Pair]) -> tuple[str, ...]:
     return (f"{counted(len(own), 'pair')} of {what}: {', '.join([*names, *more])}",)
 
 
-def _problem(kind: str, table: Table, pairs: Sequence[Pair], where: str) -> Problem:
-    paths, splits = table.frame["path"].to_numpy(), table.frame["split"].to_numpy()
-    names = [f"{path} ({split})" for path, split in zip(paths, splits, strict=True)]
-    cases = [f"{names[first]} ~ {names[second]}: correlation {similarity:.3f}" for first, second, similarity in pairs]
+def _problem(kind: str, table: Table, pairs: Sequence[Pair], where: str, folds: Sequence[str] | None = None) -> Problem:
+    parts = table.frame["split"] if folds is None else [f"fold {fold}" for fold in folds]
+    names = [f"{path} ({part})" for path, part in zip(table.frame["path"], parts, strict=True)]
+    cases = [f"{names[first]} ~ {names[second]}: {similarity:.0%} alike" for first, second, similarity in pairs]
     rows = table.frame["row"].to_numpy()[sorted({position for pair in pairs for position in pair[:2]})]
     message = f"{counted(len(pairs), 'pair')} of nearly identical images {where}"
     return Problem("error", kind, message, tuple(int(row) for row in rows), tuple(cases))

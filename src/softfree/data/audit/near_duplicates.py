@@ -1,40 +1,41 @@
-"""Near duplicates: images saved again, with noise, brighter, smaller, or slightly shifted.
+"""Near duplicates: images saved again, with noise, brighter, smaller, or slightly cropped.
 
-At a small size all radiographs look alike. Only their fine structure distinguishes them, so thumbnails are compared
-without their coarse structure, and a pair counts only if it stands out from the other pairs of the set.
+Images are compared by imagehash's perceptual hash of their thumbnails: the signs of 256 coarse frequencies. Copies were
+made of 50 images each of 240 chest radiographs, 640 blood cells and 700 dermoscopic images. With up to 48 unequal bits,
+all are found as JPEG of quality 20, at a quarter of the size, with noise and with 30 % more brightness; so are 82 to
+100 % with 2 % cut off each side, and 46 to 76 % with 3 % cut off two sides. A correlation of fine structure found 86 to
+100 % of the former, but 0 to 6 % and 0 to 10 % of the cropped ones. None of the 28,680 and 204,480 pairs of distinct
+radiographs and cells is reported. Among 1324 dermoscopic images the hash reports eight pairs, of which seven show one
+lesion twice; the correlation found four of these.
+
+All images of one camera can be alike: distinct photographs of the retina differ in as few as 36 bits. So a pair counts
+only if it also stands out from the other pairs of the set.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 SIDE = 64
-COARSE = 32  # side of the thumbnails in the comparison of all pairs
+BITS = 16  # frequencies along each side
 MAX_IMAGES = 50_000
 """Maximum number of images; the number of pairs grows with its square."""
-ALIKE = 0.93
-"""Minimum correlation of fine structure of near duplicates. Of distinct pairs the highest was 0.61 among 640 blood
-cells, 0.66 among 240 chest radiographs, 0.86 among 1324 dermoscopic images and 0.95 among 106 fundus photographs, for
-which :func:`_chance` asks for 0.97. The same image with noise, as JPEG of quality 50 or at half its size had 0.96 or
-more. All four pairs above it among the dermoscopic images were confirmed to be one lesion."""
-_CANDIDATE = 0.6  # minimum for a closer comparison
-_MAX_COMPARED = 5_000  # maximum number of pairs in the closer comparison
+DIFFERENT = 48
+"""Maximum number of different bits, of 256."""
+_OF_CHANCE = 0.75  # of the smallest difference that is expected among distinct pairs of the set
 _MAX_PAIRS = 100_000  # maximum number of pairs
-_SHIFT = 3  # of SIDE, in each direction
 _BLOCK = 2_000
 _SAMPLE = 1_000
 _FLAT = 1e-6
 
 
 class Pair(NamedTuple):
-    """Two images, by their numbers, the lower one first, and the correlation of their fine structure."""
+    """Two images, by their numbers, the lower one first, and the share of equal bits of their hashes."""
 
     first: int
     second: int
@@ -73,44 +74,26 @@ def find_pairs(thumbnails: np.ndarray) -> list[Pair]:
     shown = np.flatnonzero(thumbnails.any(axis=(1, 2)))
     if len(shown) < 2:
         return []
-    thumbnails = thumbnails[shown]
-    rows = _coarse(thumbnails)
-    expected = _chance(rows)
-    threshold = max(ALIKE, expected)
-    pairs = _highest(rows, max(_CANDIDATE, expected))
-    sure = [pair for pair in pairs if pair.similarity >= threshold]
-    unsure = sorted((pair for pair in pairs if pair.similarity < threshold), key=_by_similarity)[:_MAX_COMPARED]
-    confirmed = (pair for pair in _compared_closely(thumbnails, unsure) if pair.similarity >= threshold)
-    numbered = (Pair(int(shown[first]), int(shown[second]), value) for first, second, value in (*sure, *confirmed))
-    return sorted(numbered, key=_by_similarity)
+    rows = _hashes(thumbnails[shown])
+    least = max(1 - 2 * DIFFERENT / BITS**2, 1 - _OF_CHANCE * (1 - _chance(rows)))
+    pairs = (Pair(int(shown[a]), int(shown[b]), (1 + cosine) / 2) for a, b, cosine in _highest(rows, least))
+    return sorted(pairs, key=_by_similarity)
+
+
+def _hashes(thumbnails: np.ndarray) -> np.ndarray:
+    """Return hashes as unit vectors, float32 (n, BITS * BITS): products are 1 minus twice the share of unequal bits."""
+    from imagehash import phash
+
+    bits = np.stack([phash(Image.fromarray(image), BITS).hash.ravel() for image in thumbnails])
+    return np.where(bits, np.float32(1 / BITS), np.float32(-1 / BITS))
 
 
 def _by_similarity(pair: Pair) -> tuple[float, int, int]:
     return -pair.similarity, pair.first, pair.second
 
 
-def _coarse(thumbnails: np.ndarray) -> np.ndarray:
-    """Return the fine structure of coarse thumbnails as unit vectors: float32 ``(n, COARSE * COARSE)``."""
-    times = SIDE // COARSE
-    out = np.empty((len(thumbnails), COARSE * COARSE), np.float32)
-    for start in range(0, len(thumbnails), _BLOCK):
-        block = thumbnails[start : start + _BLOCK]
-        small = block.reshape(-1, COARSE, times, COARSE, times).mean(axis=(2, 4), dtype=np.float32)
-        out[start : start + _BLOCK] = _unit(_fine(small, 1).reshape(len(block), -1))
-    return out
-
-
-def _fine(images: np.ndarray, sigma: float) -> np.ndarray:
-    return images - gaussian_filter(images, (0, sigma, sigma), mode="nearest")
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    rows = rows - rows.mean(axis=-1, keepdims=True)
-    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), _FLAT)
-
-
 def _chance(rows: np.ndarray) -> float:
-    """Return the highest correlation expected among all pairs of distinct images of this set.
+    """Return the highest product of hashes expected among all pairs of distinct images of this set.
 
     Fisher's z of a sample of pairs is modeled as normal, from its median and upper quartile, which are robust to
     the few pairs that are copies.
@@ -126,7 +109,7 @@ def _chance(rows: np.ndarray) -> float:
 
 
 def _highest(rows: np.ndarray, least: float) -> list[Pair]:
-    """Return pairs with a correlation of at least ``least``; at most the ``_KEPT`` highest."""
+    """Return pairs with a product of at least ``least``; at most the ``_MAX_PAIRS`` highest."""
     pairs: list[Pair] = []
     for block in _blocks(rows, least):
         pairs += block
@@ -141,7 +124,7 @@ def _blocks(rows: np.ndarray, least: float) -> Iterator[list[Pair]]:
             products = rows[start : start + _BLOCK] @ rows[other : other + _BLOCK].T
             if start == other:
                 products = np.triu(products, 1)
-            row_index, column_index = np.nonzero(products >= least)
+            row_index, column_index = np.nonzero(products >= least - 1e-6)
             values = products[row_index, column_index]
             if len(values) > _MAX_PAIRS:
                 best = np.argpartition(-values, _MAX_PAIRS)[:_MAX_PAIRS]
@@ -150,19 +133,3 @@ def _blocks(rows: np.ndarray, least: float) -> Iterator[list[Pair]]:
                 Pair(int(a) + start, int(b) + other, float(v))
                 for a, b, v in zip(row_index, column_index, values, strict=True)
             ]
-
-
-def _compared_closely(thumbnails: np.ndarray, pairs: list[Pair]) -> Iterator[Pair]:
-    """Compare pairs again, at full size and shifted against each other; keep the better similarity."""
-    for first, second, value in pairs:
-        images = _fine(thumbnails[[first, second]].astype(np.float32), 2)
-        yield Pair(first, second, max(value, _best_shift(*images)))
-
-
-def _best_shift(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the highest correlation of the inner part of one image with any shift of the other."""
-    inner = SIDE - 2 * _SHIFT
-    middle = first[_SHIFT : _SHIFT + inner, _SHIFT : _SHIFT + inner].ravel()
-    shifts = product(range(2 * _SHIFT + 1), repeat=2)
-    moved = np.stack([second[y : y + inner, x : x + inner].ravel() for y, x in shifts])
-    return float((_unit(moved) @ _unit(middle)).max())
