@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from softfree.attention import ATTENTIONS
 from softfree.core.options import PoolName
-from softfree.planning.memory import kept_bytes, memory
+from softfree.planning.memory import TRAINING, kept_bytes, memory, training_peak
 from softfree.planning.work import Work
 
 
@@ -79,3 +80,10 @@ def test_larger_images_take_more(attention: str, choice: dict[str, Any]) -> None
     totals = [memory(work).total for work in works]
     assert totals == sorted(totals)
     assert totals[0] < totals[-1] / 2
+
+
+def test_training_needs_its_libraries_and_a_checkpoint_besides_a_step() -> None:
+    work = Work(model="seqnorm_vit_tiny_patch16", size=128, channels=1, batch_size=16, precision="bf16")
+    step = memory(work)
+    assert training_peak(work) == step.total + TRAINING + 5 * step.weights
+    assert training_peak(replace(work, device="gpu")) == memory(replace(work, device="gpu")).total

@@ -10,6 +10,8 @@ from softfree.planning.work import Work, count_parameters
 GIB = 2**30
 # Memory of a process that has loaded torch, timm and the models, and has run each kernel once. Measured.
 PROCESS = 757 * 2**20
+# What `softfree train` loads besides: readers, MONAI, Lightning, scikit-learn, figures. Measured.
+TRAINING = 330 * 2**20
 # GPU memory of the libraries before the first tensor. A round number, not measured.
 GPU_CONTEXT = GIB // 2
 # glibc maps blocks of this size or more and returns them to the system; smaller ones leave gaps.
@@ -59,6 +61,18 @@ def memory(work: Work) -> Memory:
         kept += images  # in addition to their cast
     gaps = 0 if work.gpu else _gaps(work)
     return Memory(weights, weights, 2 * weights, kept, _backward(work), gaps, process)
+
+
+def training_peak(work: Work) -> int:
+    """Return the peak of ``softfree train`` in bytes, without cached samples.
+
+    Besides a step this has the libraries, the average of the weights, and a copy of weights, average and optimizer
+    while a checkpoint is written.
+    """
+    step = memory(work)
+    average = step.weights
+    checkpoint = step.weights + average + step.optimizer
+    return step.total + (0 if work.gpu else TRAINING + average + checkpoint)
 
 
 def kept_bytes(work: Work) -> int:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from softfree.core.memory import available_memory
-from softfree.planning.memory import GIB, Memory, memory
+from softfree.planning.memory import GIB, Memory, memory, training_peak
 from softfree.planning.options import PlanOptions
 from softfree.planning.work import Work, count_parameters
 from softfree_runtime.core.errors import UserError
@@ -176,10 +176,10 @@ def print_plan(plan: Plan) -> None:
             table.add_row(heading, _size(value))
     console.print(table)
     console.print(verdict(plan), highlight=False)
-    if not work.inference:
-        console.print(
-            "`softfree train` needs 0.2 GiB more for its libraries, and room for cached images.", highlight=False
-        )
+    if not work.inference and not work.gpu:
+        more = _size(training_peak(work) - plan.memory.total)
+        sentence = f"`softfree train` needs {more} more for its libraries and checkpoints, and room for cached images."
+        console.print(sentence, highlight=False)
 
 
 def verdict(plan: Plan) -> str:

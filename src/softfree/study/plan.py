@@ -11,7 +11,7 @@ from typing import Any
 from softfree.core.options import TrainOptions
 from softfree.data.folds import Folds
 from softfree.data.table import Table
-from softfree.planning.memory import memory
+from softfree.planning.memory import training_peak
 from softfree.planning.work import Work
 from softfree.study.inspection import (
     ImageFacts,
@@ -254,7 +254,7 @@ def _memory(train: TrainOptions) -> int | None:
         pool=train.pool,
         mlp_chunk=train.mlp_chunk,
     )
-    return memory(work).total
+    return training_peak(work)
 
 
 def _in_words(images: ImageFacts) -> list[str]:
