@@ -178,6 +178,9 @@ def _run(line: str) -> None:
             "batch_size": 8,
         }
         arguments += ["--folds", "2", "--no-progress", "--train", json.dumps(train)]
+    if arguments[0] == "tune":
+        train = {"model": "seqnorm_vit_nano_patch16", "model_options": SHALLOW, "size": 64, "epochs": 1}
+        arguments += ["--trials", "1", "--no-progress", "--train", json.dumps(train)]
     if arguments[0] == "learning-curve":
         train = {"model": "seqnorm_vit_nano_patch16", "model_options": SHALLOW, "size": 64, "epochs": 1}
         arguments += ["--folds", "2", "--fractions", "[0.5, 1]", "--no-progress", "--train", json.dumps(train)]

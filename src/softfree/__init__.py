@@ -19,6 +19,7 @@ from softfree.api import (  # noqa: E402
     predict,
     pretrain,
     train,
+    tune,
 )
 
 __version__ = "0.1.0"
@@ -36,4 +37,5 @@ __all__ = [
     "predict",
     "pretrain",
     "train",
+    "tune",
 ]

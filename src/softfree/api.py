@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from softfree.saliency.api import Explained
     from softfree.study.auto import StudyResult
     from softfree.study.learning_curve_report import LearningCurve
+    from softfree.study.tune_report import TuningResult
 
 
 def load(run: str | Path) -> Run:
@@ -88,6 +89,22 @@ def learning_curve(table: str | Path, **options: Any) -> LearningCurve:
     from softfree.study.options import LearningCurveOptions
 
     return learning_curve(Path(table), LearningCurveOptions(**_paths(options, LearningCurveOptions)))
+
+
+def tune(table: str | Path, **options: Any) -> TuningResult:
+    """Search for options of :func:`train`: ``softfree.tune("table.csv", out="tuned", budget="4h")``.
+
+    Args:
+        table: CSV or Parquet file with one row per image, or a folder of classes.
+        **options: Fields of :class:`softfree.study.options.TuneOptions`.
+
+    Raises:
+        UserError: Options, a table or images that no trial can start from, or a search that was begun otherwise.
+    """
+    from softfree.study.options import TuneOptions
+    from softfree.study.tune import tune
+
+    return tune(Path(table), TuneOptions(**_paths(options, TuneOptions)))
 
 
 def pretrain(table: str | Path, **options: Any) -> Path:

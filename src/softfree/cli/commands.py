@@ -20,7 +20,7 @@ from softfree.planning.options import PlanOptions
 from softfree.pretraining.options import PretrainOptions
 from softfree.reporting.options import CompareOptions, EvaluateOptions, ReportOptions
 from softfree.saliency.options import ExplainOptions
-from softfree.study.options import AutoOptions, LearningCurveOptions
+from softfree.study.options import AutoOptions, LearningCurveOptions, TuneOptions
 from softfree_runtime.core.errors import UserError
 
 
@@ -166,6 +166,25 @@ def _learning_curve(parsed: Namespace) -> None:
         print(json.dumps(curve.to_dict(), indent=2, allow_nan=False))
     else:
         print_learning_curve(curve)
+
+
+def _tune_arguments(parser: Parser) -> None:
+    add_table(parser)
+    add_options(parser, TuneOptions)
+    add_json(parser)
+
+
+def _tune(parsed: Namespace) -> None:
+    from pathlib import Path
+
+    from softfree.study.tune import tune
+    from softfree.study.tune_report import print_tuning
+
+    result = tune(Path(parsed.table), fill(TuneOptions, parsed))
+    if parsed.json:
+        print(json.dumps(result.to_dict(), indent=2, allow_nan=False))
+    else:
+        print_tuning(result)
 
 
 def _evaluate_arguments(parser: Parser) -> None:
@@ -438,6 +457,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "convert": Command("convert softmax weights to SeqNorm weights", _convert_arguments, _convert),
         "train": Command("train a classifier on a table", _train_arguments, _train),
         "auto": Command("plan, cross-validate and ensemble: a whole study of a table", _auto_arguments, _auto),
+        "tune": Command("search for options of train by their validation AUROC", _tune_arguments, _tune),
         "learning-curve": Command(
             "see how many patients are enough: train on growing parts of a table",
             _learning_curve_arguments,

@@ -17,20 +17,20 @@ from softfree.core.options import TrainOptions
 from softfree.core.progress import console
 from softfree.data.folds import Folds, assign_folds, write_folds
 from softfree.data.subsets import check_fractions, nested_folds, training_rows
-from softfree.data.table import Table, read_table
+from softfree.data.table import Table
 from softfree.evaluation.learning_curve import fit, summarize
 from softfree.inference.run import Run
 from softfree.study.learning_curve_report import LearningCurve, write_pages
 from softfree.study.members import member_options, train_members
 from softfree.study.options import AutoOptions, LearningCurveOptions
+from softfree.study.recipe import check_begun, check_recipe, read_whole_table, refuse_other_content
 from softfree.study.study_directory import MemberKey, StudyDirectory
 from softfree.training.checkpoints import folder_lock
 from softfree.training.configuration import check_options
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.core.files import read_yaml, replacing, say, write_atomically
+from softfree_runtime.core.files import replacing, say, write_atomically
 
 SETTINGS = "curve.yaml"
-OWN = {"patience": "it would choose epochs on the held-out samples", "teacher": "it may have seen what is held out"}
 
 
 def learning_curve(path: Path, options: LearningCurveOptions) -> LearningCurve:
@@ -46,18 +46,17 @@ def learning_curve(path: Path, options: LearningCurveOptions) -> LearningCurve:
         UserError: Anything that the user can fix; finished trainings are kept.
     """
     fractions = check_fractions(options.fractions)
-    _check_train(options.train)
+    check_recipe(options.train, "learning-curve")
     settings = options.out / SETTINGS
-    if not settings.is_file() and options.out.exists() and any(p.name != ".lock" for p in options.out.iterdir()):
-        raise UserError(f"--out {options.out} is not empty and has no {SETTINGS}; choose another folder")
-    table = _read(path, options)
+    refuse_other_content(options.out, SETTINGS)
+    table = read_whole_table(path, options)
     say(path, table.sentences)
     folds = assign_folds(
         table, options.folds, repeats=options.repeats, seed=options.seed, use_test=options.ignore_split
     )
     parts = {fraction: nested_folds(table, folds, fraction, options.seed) for fraction in fractions}
     with folder_lock(options.out, "measuring a learning curve"):
-        _check_begun(settings, _settings(options, fractions, table, folds))
+        check_begun(settings, _settings(options, fractions, table, folds))
         recipes = _recipes(options, parts)
         for fraction, recipe in recipes.items():
             check_options(member_options(_part_options(options, fraction), path, recipe, MemberKey(1)))
@@ -75,32 +74,6 @@ def learning_curve(path: Path, options: LearningCurveOptions) -> LearningCurve:
         return _write(options, pd.DataFrame(rows), int((folds.numbers[0] >= 0).sum()))
 
 
-def _check_train(train: Mapping[str, Any]) -> None:
-    """Refuse options that a learning curve sets itself, or that softfree train does not have."""
-    known = {field.name for field in fields(TrainOptions)}
-    for name in train:
-        if name not in known:
-            raise UserError(f"--train: softfree train has no option {name!r}; see: softfree train --help")
-        if name in OWN and train[name] is not None:
-            raise UserError(f"--train: {name} cannot be used here: {OWN[name]}; leave it out")
-        if name in {"table", "out", "seed", "fold", "fold_file", "repeat", "split_from", "label", "labels", "positive"}:
-            raise UserError(f"--train: {name} is set by softfree learning-curve; leave it out")
-
-
-def _read(path: Path, options: LearningCurveOptions) -> Table:
-    return read_table(
-        path,
-        label=options.label,
-        labels=options.labels,
-        positive=options.positive,
-        image_root=options.image_root,
-        seed=options.seed,
-        val_fraction=0.0,
-        test_fraction=1.0,
-        strict_patients=not options.ignore_split,
-    )
-
-
 def _settings(options: LearningCurveOptions, fractions: list[float], table: Table, folds: Folds) -> dict[str, Any]:
     return {
         "table_sha256": table.digest,
@@ -110,19 +83,6 @@ def _settings(options: LearningCurveOptions, fractions: list[float], table: Tabl
         "seed": options.seed,
         "train": dict(options.train),
     }
-
-
-def _check_begun(path: Path, settings: dict[str, Any]) -> None:
-    """Refuse to go on with other settings than those that a learning curve was begun with."""
-    if not path.is_file():
-        return
-    begun = read_yaml(path, "settings")
-    for name, value in settings.items():
-        if not isinstance(begun, dict) or begun.get(name) != value:
-            was = begun.get(name) if isinstance(begun, dict) else "?"
-            raise UserError(
-                f"{path.parent} was begun with {name} {was}, not {value}: use the same again, or another --out"
-            )
 
 
 def _part_options(options: LearningCurveOptions, fraction: float) -> AutoOptions:

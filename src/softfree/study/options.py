@@ -89,3 +89,41 @@ class LearningCurveOptions:
     train: dict[str, Any] = field(default_factory=dict)
     num_workers: int = 0
     progress: bool = True
+
+
+@dataclass(kw_only=True)
+class TuneOptions:
+    """Search for options.
+
+    Attributes:
+        out: Folder of the search. The same command again goes on where it was.
+        label: Column with the class of each image.
+        labels: Several 0/1 columns instead, one per finding (empty cell = unknown), e.g. '[effusion, nodule]'.
+        positive: Positive class of a two-class task; default: the last in alphabetical order.
+        image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
+        folds: Number of folds that each trial is trained and evaluated on; 1 for the validation rows of one split.
+        seed: Seed of the split, of the trainings and of the search.
+        trials: Number of trials, with those of earlier runs of the command.
+        budget: Time after which no trial begins, such as 90m, 2h or 1d; default: no limit.
+        train: Options of softfree train that all trials share, e.g. '{size: 256, epochs: 50}'.
+        space: Options to search, each a list of values or a range, e.g. '{lr: {low: 1.0e-4, high: 1.0e-2}, pool: [avg,
+            topk]}'; default: lr, size, pool and augment, except those that train sets.
+        storage: Address of an Optuna storage that several machines share; default: a file in out.
+        num_workers: Number of processes that read images.
+        progress: Show progress bars.
+    """
+
+    out: Path = Path("tuned")
+    label: str = "label"
+    labels: list[str] | None = None
+    positive: str | None = None
+    image_root: Path | None = None
+    folds: int = 1
+    seed: int = 0
+    trials: int = 20
+    budget: str | None = None
+    train: dict[str, Any] = field(default_factory=dict)
+    space: dict[str, Any] = field(default_factory=dict)
+    storage: str | None = None
+    num_workers: int = 0
+    progress: bool = True

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
@@ -49,12 +50,13 @@ from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import say
 
 
-def train(options: TrainOptions, *, notice: str | None = None) -> TrainingResult:
+def train(options: TrainOptions, *, notice: str | None = None, callbacks: Sequence[Callback] = ()) -> TrainingResult:
     """Train a classifier and leave a run directory with predictions, metrics and report.
 
     Args:
         options: All settings.
         notice: A sentence at the top of all results, such as that the images are synthetic.
+        callbacks: Further callbacks of Lightning.
 
     Raises:
         UserError: Anything that the user can fix.
@@ -77,11 +79,16 @@ def train(options: TrainOptions, *, notice: str | None = None) -> TrainingResult
             directory = RunDirectory(options.out)
             directory.write_config(config)
             write_split(directory.split, table)
-        return _train(options, config, table, preprocessing, model, teacher, checkpoint=None)
+        return _train(options, config, table, preprocessing, model, teacher, checkpoint=None, callbacks=callbacks)
 
 
 def resume(
-    folder: Path, table: Path | None = None, image_root: Path | None = None, teacher: Path | None = None
+    folder: Path,
+    table: Path | None = None,
+    image_root: Path | None = None,
+    teacher: Path | None = None,
+    *,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainingResult:
     """Resume an interrupted run; the result is the same as without the interruption.
 
@@ -91,6 +98,7 @@ def resume(
         image_root: New root folder of the images, if it was moved; default: the old one, or if that is gone, the
             table's folder.
         teacher: New path of the teacher's run, if it was moved. Its weights must be the same.
+        callbacks: Further callbacks of Lightning.
 
     Raises:
         UserError: There is no run to resume, it is still running, or the table or teacher is a different one.
@@ -123,7 +131,7 @@ def resume(
             directory.write_config(config)
         model, opened_teacher = _create_models(options, config, fresh=checkpoint is None)
         preprocessing = preprocessing_from_config(config["preprocessing"])
-        return _train(options, config, opened_table, preprocessing, model, opened_teacher, checkpoint)
+        return _train(options, config, opened_table, preprocessing, model, opened_teacher, checkpoint, callbacks)
 
 
 def run_lock(out: Path) -> AbstractContextManager[None]:
@@ -158,6 +166,7 @@ def _train(
     model: nn.Module,
     teacher: Teacher | None,
     checkpoint: Path | None,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainingResult:
     """Train to the end, from a checkpoint if there is one, and write all files of the run."""
     samples = read_samples(table, preprocessing, options)
@@ -169,7 +178,7 @@ def _train(
     if options.progress and global_rank() == 0:
         console.print(_header(options, table, model), highlight=False, markup=False, soft_wrap=True)
     trackers = start_trackers(options, _counts(table, model)) if global_rank() == 0 else []
-    usage = _fit(model, options, table, samples, teacher, checkpoint, trackers)
+    usage = _fit(model, options, table, samples, teacher, checkpoint, trackers, callbacks)
     if global_rank() != 0:
         return TrainingResult(Run(options.out, config))
     directory = RunDirectory(options.out)
@@ -194,12 +203,13 @@ def _fit(
     teacher: Teacher | None,
     checkpoint: Path | None,
     trackers: Sequence[Tracker],
+    callbacks: Sequence[Callback],
 ) -> dict[str, Any]:
     """Train ``model`` in place, load the weights to keep into it, and return the resource usage of all sessions."""
     train_targets = table.where("train").targets[readable(samples.train)]
     weights = class_weights(table.task, train_targets) if options.class_weights else None
     size_schedule = SizeSchedule.of(options)
-    trainer = create_trainer(options, size_schedule.work, trackers)
+    trainer = create_trainer(options, size_schedule.work, trackers, callbacks)
     step = cut_steps(samples, options, trainer.global_rank, trainer.world_size)
     trainer.accumulate_grad_batches = step.batches  # fewer than --grad-accum where an epoch is shorter
     module = ClassifierModule(

@@ -26,7 +26,10 @@ PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def create_trainer(
-    options: TrainOptions, work: Callable[[int], float] = lambda _: 1.0, trackers: Sequence[Logger] = ()
+    options: TrainOptions,
+    work: Callable[[int], float] = lambda _: 1.0,
+    trackers: Sequence[Logger] = (),
+    further: Sequence[Callback] = (),
 ) -> L.Trainer:
     """Create a trainer that checkpoints after each epoch, logs to the run directory, and uses our own samplers.
 
@@ -34,6 +37,7 @@ def create_trainer(
         options: All settings.
         work: Relative work of an epoch, counted from 0, to estimate the remaining time.
         trackers: Further loggers.
+        further: Further callbacks.
 
     Raises:
         UserError: Devices are missing, or cannot share a batch.
@@ -50,6 +54,7 @@ def create_trainer(
         callbacks.append(WarmedAverage(options.ema))
     if options.progress:
         callbacks.append(EpochReport(work))
+    callbacks += further
     with explain_errors(options.out), _explain_device_errors():
         trainer = _trainer(options, callbacks, trackers)
     if options.batch_size % trainer.world_size:

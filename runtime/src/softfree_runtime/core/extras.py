@@ -20,6 +20,7 @@ EXTRA_OF = {
     "openpyxl": "datasets",
     "mlflow": "mlflow",
     "wandb": "wandb",
+    "optuna": "tune",
     "docx": "report",
 }
 
