@@ -14,6 +14,7 @@ import yaml
 from tests.conftest import leave_out_figures
 
 import softfree_runtime
+from softfree.cli.main import main
 from softfree.data.folds import read_folds
 from softfree.data.table import read_table
 from softfree.deployment.options import ExportOptions
@@ -156,6 +157,25 @@ def test_the_documents_of_the_study_describe_its_ensemble(study: StudyResult) ->
     assert "Cross-validation: 24 images of 12 patients (12 high, 12 low); fixed test rows: 8 images of 4" in text
     assert "The final model is an ensemble of 2: the mean of their logits, each calibrated." in text
     assert f"Cross-validation, 24 images of 12 patients: AUROC {study.evaluation.metrics['auroc'].value:.3f}" in text
+
+
+def test_suspect_labels_are_in_the_report_and_a_file(study: StudyResult, capsys: pytest.CaptureFixture[str]) -> None:
+    suspects = pd.read_csv(study.run.directory.suspects)
+    assert list(suspects) == ["row", "fold", "label", "suggested", "p_label", "p_suggested"]
+    held = study.run.directory.read_predictions().set_index("row")
+    for suspect in suspects.to_dict("records"):
+        row = held.loc[suspect["row"]]
+        assert suspect["label"] == study.run.task.classes[int(row["target"])]
+        assert suspect["p_label"] == pytest.approx(row[f"p_{suspect['label']}"], abs=1e-4)
+        assert suspect["fold"] == row["fold"]
+    assert study.run.directory.read_metrics()["suspect_labels"] == len(suspects)
+    page = study.evaluation.report.read_text()
+    assert "<h2>Suspect labels</h2>" in page
+    assert f"{len(suspects)} of 24 labels are improbable" in page
+    assert study.test is not None
+    assert "Suspect labels" not in study.test.report.read_text(), "the ensemble has no folds"
+    assert main(["check", str(study.run.folder)]) == 0
+    assert "Suspect labels, to be looked at: " in capsys.readouterr().out
 
 
 def test_nearly_identical_images_of_two_folds_are_joined(study: StudyResult, begin: Callable, tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ def _check(parsed: Namespace) -> int:
         print(json.dumps({name: result.to_dict() for name, result in results.items()}, indent=2, allow_nan=False))
     else:
         print("\n".join(f"{name}: {result}" for name, result in results.items()))
+        if (path / "suspects.csv").is_file():
+            print(f"Suspect labels, to be looked at: {path / 'suspects.csv'}")
     return 0 if all(result.same for result in results.values()) else 1
 
 

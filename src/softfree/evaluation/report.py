@@ -77,6 +77,8 @@ class Report:
         map_notes: What the maps mean, or why there are none; default: a general sentence.
         folds: AUROC in each fold of a cross-validation.
         fold_note: What their spread means.
+        suspects: Labels that are probably wrong, the least probable first.
+        suspect_note: How many there are and what that means; empty if they were not searched for.
         coverage: How conformal sets work.
         group_coverage: The same over all classes by group, by column.
     """
@@ -102,6 +104,8 @@ class Report:
     maps: Sequence[Thumbnail] = ()
     map_notes: Sequence[str] = ()
     folds: Sequence[GroupRow] = ()
+    suspects: pd.DataFrame | None = None
+    suspect_note: str = ""
     fold_note: str = ""
     coverage: Coverage | None = None
     group_coverage: Mapping[str, Mapping[str, ClassCoverage]] = field(default_factory=dict)

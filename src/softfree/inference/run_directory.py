@@ -66,6 +66,7 @@ class RunDirectory:
         checkpoints/           the state of training, for --resume
         test/                  of a study: metrics and report of its ensemble on the fixed test rows, if there are any
 
+    A study has ``suspects.csv``, labels that are probably wrong.
     ``near_duplicates.csv`` has pairs of nearly identical images of different splits or folds, if there are any.
     ``softfree report`` adds ``documents/``, the model card and the sheets for a publication.
     ``softfree evaluate --out`` writes predictions, metrics and report under the same names.
@@ -94,6 +95,7 @@ class RunDirectory:
         self.lock = self.root / ".lock"
         self.test = self.root / "test"
         self.documents = self.root / "documents"
+        self.suspects = self.root / "suspects.csv"
         self.near_duplicates = self.root / "near_duplicates.csv"
 
     def is_run(self) -> bool:
@@ -191,6 +193,11 @@ class RunDirectory:
         """Write ``near_duplicates.csv``."""
         with replacing(self.near_duplicates) as temporary:
             pairs.to_csv(temporary, index=False)
+
+    def write_suspects(self, suspects: pd.DataFrame) -> None:
+        """Write ``suspects.csv``."""
+        with replacing(self.suspects) as temporary:
+            suspects.to_csv(temporary, index=False)
 
     def read_near_duplicates(self) -> pd.DataFrame | None:
         """Read ``near_duplicates.csv``; None if there were no such pairs."""

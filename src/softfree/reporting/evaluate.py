@@ -37,6 +37,7 @@ from softfree.reporting.scoring import (
     without_seen,
     write_predictions,
 )
+from softfree.reporting.suspects import find_suspects, suspects_in_words
 from softfree.reporting.thumbnails import worst_errors
 from softfree_runtime.core.errors import UserError
 
@@ -160,6 +161,7 @@ def write_results(
     subgroups = {column: _subgroup(column, table, frame, scores, run, options) for column in options.subgroups}
     coverage = coverage_of(run, frame, scores)
     group_coverage = {name: coverage_by_group(run, frame, scores, table, name) for name in options.subgroups}
+    suspects = _suspects(frame, scores, directory)
     report = Report(
         title=f"{run.config['model']['name']} on {evaluated_table.name}, {_evaluated_in_words(run, frame, options)}",
         metrics=metrics,
@@ -175,12 +177,15 @@ def write_results(
         maps=map_images,
         map_notes=map_notes,
         **_folds(frame, scores, run, options),
+        **suspects,
         **_facts(run, table, frame, options, left_out),
     )
     about = _about(run, frame, scores, options) | {"left_out_as_seen": left_out, "baselines": baselines.to_dict()}
     if coverage is not None:
         groups = {name: {group: row.to_dict() for group, row in rows.items()} for name, rows in group_coverage.items()}
         about["conformal"] = coverage.to_dict() | {"groups": groups}
+    if suspects.get("suspects") is not None:
+        about["suspect_labels"] = len(suspects["suspects"])
     write_metrics(directory.metrics, metrics, about)
     write_report(directory.report, report)
     return Evaluation(
@@ -223,6 +228,17 @@ def _folds(frame: pd.DataFrame, scores: Scores, run: Run, options: EvaluateOptio
     thresholds = run.calibration.thresholds
     rows = by_group(scores, values, thresholds, seed=options.seed, num_bootstrap=options.num_bootstrap)
     return {"folds": rows, "fold_note": describe_folds(rows)}
+
+
+def _suspects(frame: pd.DataFrame, scores: Scores, directory: RunDirectory) -> dict[str, Any]:
+    """Look for wrong labels in a cross-validation, and write their rows."""
+    if FOLD not in frame:
+        return {}
+    readable = frame[frame["status"] == "ok"]
+    suspects = find_suspects(scores, readable["row"].to_numpy(), readable[FOLD].to_numpy())
+    if suspects is not None:
+        directory.write_suspects(suspects)
+    return {"suspects": suspects, "suspect_note": suspects_in_words(suspects, scores)}
 
 
 def _readable_scores(run: Run, frame: pd.DataFrame, options: EvaluateOptions) -> Scores:

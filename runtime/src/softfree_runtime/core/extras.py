@@ -22,6 +22,7 @@ EXTRA_OF = {
     "wandb": "wandb",
     "optuna": "tune",
     "docx": "report",
+    "cleanlab": "audit",
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from softfree.data.audit.checks import counted
 from softfree.evaluation.formatting import NAMES
 from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
@@ -53,6 +54,8 @@ class Evaluated:
         found = [f"{text[:1].lower()}{text[1:]}" for text in self.results.get("baselines", {}).get("warnings", [])]
         if reason := self.metrics.get("auroc", {}).get("reason"):
             found.append(f"no interval of the AUROC: {reason}")
+        if suspect := self.results.get("suspect_labels"):
+            found.append(f"{counted(suspect, 'label')} may be wrong")
         return [capitalized(f"{self.name}: {text}") for text in found]
 
 
