@@ -1,7 +1,12 @@
+from pathlib import Path
+
+import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 
-from softfree.study.inspection import has_color, is_oriented, thumbnail
+from softfree.data.table import Table, read_table
+from softfree.study.inspection import has_color, is_oriented, kind_of, thumbnail
 from softfree.study.plan_file import in_words, parse_duration
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.readers.image import DecodedImage
@@ -54,3 +59,39 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 def test_durations_in_words() -> None:
     assert [in_words(seconds) for seconds in (12.2, 600, 9000)] == ["13 seconds", "10 minutes", "2.5 hours"]
+
+
+def table_of(tmp_path: Path, names: list[str]) -> Table:
+    for name in names:
+        (tmp_path / name).write_bytes(NIFTI if name == "volume.img_of_another_name" else b"x")
+    rows = pd.DataFrame({"path": names, "label": ["a", "b"] * (len(names) // 2), "split": "train"})
+    rows.to_csv(tmp_path / "table.csv", index=False)
+    return read_table(tmp_path / "table.csv")
+
+
+NIFTI = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.int16), np.eye(4)).to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (["a.png", "b.dcm"], "image"),
+        (["a.nii", "b.nii.gz"], "volume"),
+        (["volume.img_of_another_name", "b.nii"], "volume"),
+    ],
+)
+def test_the_kind_of_samples_is_that_of_their_files(tmp_path: Path, names: list[str], kind: str) -> None:
+    assert kind_of(table_of(tmp_path, names)) == kind
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a.png", "b.nii"], "1 of 2 rows are volumes, the others images; make a table for each"),
+        (["a.SVS", "b.bif"], "2 of 2 rows are slides or tile features: softfree auto plans images and volumes"),
+        (["a.h5", "b.png"], "1 of 2 rows are slides or tile features"),
+    ],
+)
+def test_what_has_no_plan_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        kind_of(table_of(tmp_path, names))

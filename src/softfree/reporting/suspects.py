@@ -45,7 +45,7 @@ def suspects_in_words(suspects: pd.DataFrame | None, scores: Scores) -> str:
     labels = int((~np.isnan(scores.targets.astype(float))).sum())
     return (
         f"{len(suspects)} of {counted(labels, 'label')} are improbable for the models that were not trained on these"
-        " samples (confident learning, cleanlab). Some are wrong, others are correct labels of difficult samples:"
+        " samples (confident learning, cleanlab). Some may be wrong, others are correct labels of difficult samples:"
         " look at the samples, the first ones first, before changing anything."
     )
 

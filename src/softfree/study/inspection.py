@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from softfree.core.progress import tracked
+from softfree.data.audit.probe import kind_of_source
 from softfree.data.table import Table
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers import read_image
@@ -25,7 +26,6 @@ MAX_SECONDS = 30.0
 SIDE = 16  # pixels of a thumbnail
 PERMUTATIONS = 50
 DIRECTIONAL = 0.05  # share of an image's variance, from which images have a direction
-VOLUME_ENDINGS = (".nii", ".nii.gz")
 AIR, BONE = -200.0, 200.0  # Hounsfield units that CT goes below and above, and hardly any other modality
 COLORFUL = 0.02  # mean difference of the color channels, of 1, from which an image has colors
 
@@ -75,17 +75,20 @@ def kind_of(table: Table) -> Literal["image", "volume"]:
     """Tell whether the samples are images or volumes.
 
     Raises:
-        UserError: Both, or slides or features, which have no plan yet.
+        UserError: Both, or slides or bags of features, which have no plan yet.
     """
-    names = [str(source).lower() for source in table.sources]
-    volumes = sum(name.endswith(VOLUME_ENDINGS) or Path(name).is_dir() for name in names)
-    if "mpp" in table.frame or any(name.endswith((".h5", ".svs", ".ndpi", ".mrxs", ".scn")) for name in names):
+    kinds = Counter(map(kind_of_source, table.sources))
+    others = kinds["slide"] + kinds["bag"]
+    if others or "mpp" in table.frame:
         raise UserError(
-            "the table holds slides or features: softfree auto plans images and volumes; use softfree train"
+            f"{others or len(table.frame)} of {len(table.frame)} rows are slides or tile features: softfree auto plans"
+            " images and volumes; use softfree train"
         )
-    if 0 < volumes < len(names):
-        raise UserError(f"{volumes} of {len(names)} rows are volumes, the others images; make a table for each")
-    return "volume" if volumes else "image"
+    if len(kinds) > 1:
+        raise UserError(
+            f"{kinds['volume']} of {len(table.frame)} rows are volumes, the others images; make a table for each"
+        )
+    return "volume" if kinds["volume"] else "image"
 
 
 def inspect_images(table: Table, *, seed: int = 0, progress: bool = False) -> ImageFacts:

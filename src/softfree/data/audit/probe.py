@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -132,21 +133,34 @@ AS_SLIDE = "not to be read as an image, judged as a slide"
 COARSE = 64.0
 
 
+def kind_of_source(source: SampleSource) -> Literal["image", "volume", "slide", "bag"]:
+    """Tell what a sample is by its name, and a volume by its content.
+
+    A file for which the table gives a resolution is a slide; any file that is nothing else counts as an image.
+    """
+    if isinstance(source, tuple):
+        return "bag"
+    file = file_of(source)
+    name = file.path.lower()
+    if name.endswith(".h5"):
+        return "bag"
+    if file.mpp is not None or name.endswith(SLIDES):
+        return "slide"
+    return "volume" if os.path.isdir(file.path) or is_nifti_file(Path(file.path)) else "image"
+
+
 def probe_kind(source: SampleSource, frame: int | None) -> Probe | None:
     """Read a volume, a slide or tile features and return its facts; None for any other file.
-
-    A file for which the table gives a resolution is a slide.
 
     Raises:
         ReadError: It cannot be read.
     """
-    file = file_of(source)
-    path, name = Path(file.path), file.path.lower()
-    if name.endswith(".h5"):
-        return _bag(path, file.mpp)
-    if file.mpp is not None or name.endswith(SLIDES):
-        return _slide(path, file.mpp)
-    return _volume(path, frame) if os.path.isdir(path) or is_nifti_file(path) else None
+    file, kind = file_of(source), kind_of_source(source)
+    if kind == "bag":
+        return _bag(Path(file.path), file.mpp)
+    if kind == "slide":
+        return _slide(Path(file.path), file.mpp)
+    return _volume(Path(file.path), frame) if kind == "volume" else None
 
 
 def probe_other_slide(file: str) -> Probe | None:

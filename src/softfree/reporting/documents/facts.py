@@ -151,7 +151,9 @@ class Facts:
     def initialization(self) -> list[str]:
         """Say what the weights were before training."""
         weights = self.options["weights"]
-        if weights:
+        if weights and self.is_study and Path(weights).parent.name == "pretrained":
+            sentences = ["Each model was pretrained without labels on the images of its own training folds."]
+        elif weights:
             name = "a local file" if Path(weights).is_absolute() else weights
             sentences = [f"Weights were initialized from pretrained ones ({name})."]
         else:
