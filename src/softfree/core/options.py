@@ -173,7 +173,7 @@ class OptimizerOptions:
             of the epochs; saves most of the time on large images. Default: --size throughout.
         batch_size: Images per batch, over all devices together.
         grad_accum: Number of batches whose gradients are accumulated before the weights are updated.
-        lr: Peak learning rate.
+        lr: Peak learning rate; 'find' chooses it by 100 steps with rising rates, on a copy of the model.
         weight_decay: Weight decay of matrices; norms, biases and position embeddings have none.
         warmup_fraction: Fraction of all steps over which the learning rate rises.
         layer_decay: Factor on the learning rate from each layer to the one below (0.65 to 0.9 for pretrained weights).
@@ -202,7 +202,7 @@ class OptimizerOptions:
     start_size: int | None = None
     batch_size: int = 16
     grad_accum: int = 1
-    lr: float = 5e-4
+    lr: float | Literal["find"] = 5e-4
     weight_decay: float = 0.05
     warmup_fraction: float = 0.1
     layer_decay: float = 1.0

@@ -127,6 +127,8 @@ def _check_options(run: Run, planned: Mapping[str, Any], directory: StudyDirecto
     """Refuse a member that was trained by another plan."""
     for name, value in planned.items():
         trained = run.config["options"].get(name)
+        if name == "lr" and value == "find":  # the run has the rate that was found
+            continue
         if trained != value and str(trained) != str(value):
             raise UserError(
                 f"{run.folder} was trained with {name} {trained}, but {directory.plan} says {value}: change the plan"

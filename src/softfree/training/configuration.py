@@ -59,6 +59,8 @@ def check_options(options: TrainOptions) -> None:
         raise UserError(
             f"--batch-size {options.batch_size} cannot be shared by {world} devices; expected a multiple of {world}"
         )
+    if options.lr == "find" and (world > 1 or options.devices == "auto"):
+        raise UserError("--lr find works on one device; find the rate with --devices 1, and set --lr")
     refuse_batches(options)
     check_fold(options)
     check_start_size(options, modality_of(options).name)
@@ -69,7 +71,9 @@ def check_ranges(options: object) -> None:
     for names, good, expected in RANGES:
         for name in names:
             value = getattr(options, name, None)
-            if value is not None and not good(value):
+            if value is None or (name == "lr" and value == "find"):
+                continue
+            if isinstance(value, str) or not good(value):
                 raise UserError(f"--{name.replace('_', '-')} {value}: expected {expected}")
 
 

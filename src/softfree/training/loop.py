@@ -37,6 +37,7 @@ from softfree.training.configuration import (
     refuse_folder,
 )
 from softfree.training.distillation import Teacher, open_teacher
+from softfree.training.learning_rate import FIND, find_rate
 from softfree.training.loaders import TrainingSamples, create_loaders, cut_steps, read_samples, readable
 from softfree.training.losses import class_weights, known_fraction
 from softfree.training.modality import create_preprocessing
@@ -175,6 +176,12 @@ def _train(
         note = imitate_softmax(model, config["model"], options.weights, samples.train, options.weights_grid)
         if note:
             console.print(note, highlight=False)
+    if options.lr == FIND:
+        found = find_rate(options, model, table, samples, teacher)
+        console.print(found.why, highlight=False, soft_wrap=True)
+        options = replace(options, lr=found.rate)
+        config["options"]["lr"] = found.rate
+        RunDirectory(options.out).write_config(config)  # so that a resumed run does not search again
     if options.progress and global_rank() == 0:
         console.print(_header(options, table, model), highlight=False, markup=False, soft_wrap=True)
     trackers = start_trackers(options, _counts(table, model)) if global_rank() == 0 else []

@@ -14,6 +14,7 @@ from softfree.core.options import OptimizerOptions
 
 def create_optimizer(model: nn.Module, options: OptimizerOptions) -> AdamW:
     """Create AdamW without weight decay on norms, biases and positions; ``layer_decay`` lowers the rate per layer."""
+    assert not isinstance(options.lr, str), "the rate is found before training"
     groups = param_groups_layer_decay(
         model,
         weight_decay=options.weight_decay,
