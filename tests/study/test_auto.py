@@ -255,10 +255,10 @@ def test_a_study_goes_on_only_as_it_began(study: StudyResult, begin: Callable) -
         plan.write_text(text.replace("epochs: ", "epochs: 1"))
         with pytest.raises(UserError, match=r"fold1 was trained with epochs \d+, but .*plan.yaml says 1"):
             auto(table, options)
-        plan.write_text(text.replace("train:", "train:\n  patients: 3"))
+        plan.write_text(text.replace("\ntrain:", "\ntrain:\n  patients: 3"))
         with pytest.raises(UserError, match="softfree train has no option 'patients'"):
             auto(table, options)
-        plan.write_text(text.replace("train:", "train:\n  patience: 3"))
+        plan.write_text(text.replace("\ntrain:", "\ntrain:\n  patience: 3"))
         with pytest.raises(UserError, match="patience would choose epochs on the held-out samples"):
             auto(table, options)
     finally:
