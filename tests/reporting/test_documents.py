@@ -48,6 +48,11 @@ def test_the_facts_are_those_of_the_files(run: Run) -> None:
     assert result.startswith(f"Test split, 8 images of 4 patients: AUROC {metric['value']:.3f}")
     (threshold,) = run.calibration.thresholds.values()
     assert facts.output()[1].endswith(f"of the final model: low from {threshold:.3f}.")
+    assert facts.output()[2] == "Conformal sets name the plausible classes, by validation samples."
+    sets = run.directory.read_metrics()["conformal"]
+    (coverage,) = facts.coverage()
+    assert coverage.startswith(f"Conformal sets made for a coverage of {sets['target']:g}, test split: coverage")
+    assert f"coverage {sets['all']['covered']:.3f}" in coverage
     assert "1 epoch with AdamW on the cross-entropy, 8 samples per step: learning rate 0.0005" in facts.training()[0]
     assert "seqnorm attention, 1 block of width 32 with 2 heads, patches of 8 x 8." in facts.model()[0]
     assert facts.ensemble() == ["The final model is a single one."]

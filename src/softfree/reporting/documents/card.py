@@ -79,7 +79,7 @@ def methods(facts: Facts) -> Document:
         "Model": facts.model() + facts.initialization(),
         "Training": facts.training() + facts.imbalance() + facts.selection() + facts.ensemble() + facts.output(),
         "Evaluation": facts.metrics() + facts.uncertainty(),
-        "Results": facts.results() + facts.baselines() + facts.warnings(),
+        "Results": facts.results() + facts.coverage() + facts.baselines() + facts.warnings(),
         "Software": facts.software() + facts.cost(),
     }
     blocks: list[Block] = []
@@ -101,8 +101,8 @@ def _results(facts: Facts, evaluation: Evaluated) -> Iterator[Block]:
         for name, metric in evaluation.metrics.items()
     ]
     yield Table(("Metric", "Value", "95 % interval"), rows, (3, 1, 2))
-    if evaluation.baselines():
-        yield Bullets(evaluation.baselines())
+    if sentences := evaluation.coverage() + evaluation.baselines():
+        yield Bullets(sentences)
 
 
 def _interval(metric: Mapping[str, Any]) -> str:

@@ -49,6 +49,18 @@ class Evaluated:
             for name, model in self.results.get("baselines", {}).get("models", {}).items()
         ]
 
+    def coverage(self) -> list[str]:
+        """State how often conformal sets contain the truth."""
+        sets = self.results.get("conformal")
+        if not sets or sets["all"]["covered"] is None:
+            return []
+        over_all = sets["all"]
+        value = with_interval({"value": over_all["covered"], "low": over_all["low"], "high": over_all["high"]})
+        return [
+            f"Conformal sets made for a coverage of {sets['target']:g}, {self.name}: coverage {value}; no single class"
+            f" was plausible for {100 * sets['abstained']:.0f} % of the samples."
+        ]
+
     def warnings(self) -> list[str]:
         """State what speaks against the results."""
         found = [f"{text[:1].lower()}{text[1:]}" for text in self.results.get("baselines", {}).get("warnings", [])]

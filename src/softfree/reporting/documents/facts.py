@@ -216,6 +216,8 @@ class Facts:
         elif thresholds:
             values = "; ".join(f"{name} from {value:.3f}" for name, value in thresholds.items())
             sentences.append(f"Thresholds have the largest Youden index on {chosen}; of the final model: {values}.")
+        if self.run.calibration.sets is not None:
+            sentences.append(f"Conformal sets name the plausible classes, by {chosen}.")
         return sentences
 
     def metrics(self) -> list[str]:
@@ -247,6 +249,10 @@ class Facts:
     def external(self) -> list[str]:
         """State the results on other tables."""
         return [self._result(evaluation) for evaluation in self.evaluations if evaluation.is_external]
+
+    def coverage(self) -> list[str]:
+        """State how often conformal sets contain the truth."""
+        return [sentence for evaluation in self.evaluations for sentence in evaluation.coverage()]
 
     def baselines(self) -> list[str]:
         """Compare with simpler models on the same samples."""
