@@ -141,6 +141,18 @@ def test_trials_worse_than_the_median_are_stopped() -> None:
     assert seen == ["complete"] * 6 + ["pruned"] * 2
 
 
+def test_a_stopped_trial_leaves_no_run_and_the_next_begins(
+    begin: Callable, monkeypatch: pytest.MonkeyPatch, without_figures: None
+) -> None:
+    monkeypatch.setattr(optuna.trial.Trial, "should_prune", lambda trial: trial.number == 0)
+    table, options = begin("stopped", trials=2)
+    result = tune(table, options)
+    assert result.trials["state"].tolist() == ["stopped early", "complete"]
+    assert result.trials["auroc"].isna().tolist() == [True, False]
+    (folder,) = (result.folder / "trials").iterdir()
+    assert RunDirectory(folder / "fold1").is_finished()
+
+
 def test_a_failing_trial_is_recorded_and_others_go_on(begin: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     table, options = begin("failing", trials=4)
     scores = iter([0.7, "the loss is nan at epoch 1", 0.8, 0.6])

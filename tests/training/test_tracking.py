@@ -23,6 +23,8 @@ from softfree.cli.main import main
 from softfree.core.options import TrainOptions
 from softfree.evaluation.metrics import Metric
 from softfree.inference.run_directory import RunDirectory
+from softfree.pretraining.loop import pretrain
+from softfree.pretraining.options import PretrainOptions
 from softfree.training import tracking
 from softfree.training.loop import resume, train
 from softfree.training.tracking import Tracker, check_loggers, public_options, public_results, start_trackers
@@ -149,6 +151,39 @@ def test_a_server_that_does_not_answer_is_one_line_before_anything_is_written(
 def test_only_csv_is_always_written(small_table: Path, tmp_path: Path, quick: dict, without_figures: None) -> None:
     train(TrainOptions(table=small_table, out=tmp_path / "run", logger="csv", **quick))
     assert [path.name for path in sorted((tmp_path / "run" / "logs").iterdir()) if path.is_dir()] == ["csv"]
+
+
+@pytest.mark.parametrize("command", ["train", "pretrain"])
+def test_each_epoch_and_the_results_are_sent(
+    command: str, small_table: Path, tmp_path: Path, quick: dict, without_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger, closed, sent_options = Flaky(set()), [], {}
+
+    def start(options: Any, values: dict[str, Any], known: str | None) -> tuple[Tracker, str]:
+        sent_options.update(values)
+        return Tracker("MLflow", logger, closed.append), "id 1"
+
+    monkeypatch.setattr(tracking, "_start_mlflow", start)
+    monkeypatch.setattr("softfree.training.loop.check_loggers", lambda _: None)
+    monkeypatch.setattr("softfree.pretraining.loop.check_loggers", lambda _: None)
+    quick = quick | {"epochs": 2, "out": tmp_path / "run", "logger": "mlflow"}
+    if command == "train":
+        result = train(TrainOptions(table=small_table, **quick))
+        assert result.evaluation is not None
+        results = {"test/auroc": result.evaluation.metrics["auroc"].value}
+        assert (sent_options["train_samples"], sent_options["num_classes"]) == (16, 2)
+    else:
+        pretrain(PretrainOptions(table=small_table, decoder_dim=32, decoder_depth=1, **quick))
+        history = RunDirectory(tmp_path / "run").read_history()
+        assert history is not None
+        results = {"last_loss": history["train_loss"].iloc[-1]}
+        assert sent_options["samples"] == 16
+    losses = [metrics["train_loss"] for metrics, _ in logger.sent if "train_loss" in metrics]
+    assert len(losses) == 2
+    assert results.items() <= logger.sent[-1][0].items()
+    assert closed == [True]
+    assert json.loads((tmp_path / "run" / "logs" / "tracking.json").read_text()) == {"mlflow": "id 1"}
+    refuse_names(json.dumps([sent_options, logger.sent]), small_table)
 
 
 def refuse_names(text: str, table: Path) -> None:
