@@ -7,10 +7,10 @@ import sys
 
 from jsonargparse import Namespace
 
+from softfree.cli.check import check, check_arguments
 from softfree.cli.parser import Command, Parser, add_json, add_options, add_table, adder, fill
 from softfree.conversion.options import ConvertOptions
 from softfree.core.options import TrainOptions
-from softfree.data.audit.options import CheckOptions
 from softfree.data.datasets.options import PrepareOptions
 from softfree.demo.options import DemoOptions
 from softfree.deployment.options import ExportOptions
@@ -29,83 +29,6 @@ def _demo(parsed: Namespace) -> None:
     from softfree.demo.demo import demo
 
     demo(options)
-
-
-def _check_arguments(parser: Parser) -> None:
-    what = (
-        "CSV or Parquet file with one row per image, or a folder with one subfolder per class. Or a run, a study or an"
-    )
-    what += " exported .onnx file, to see whether it gives the same logits on this machine."
-    parser.add_argument("table", type=str, help=what)
-    add_options(parser, CheckOptions)
-    add_json(parser)
-
-
-def _check(parsed: Namespace) -> int:
-    from pathlib import Path
-
-    path, options = Path(parsed.table), fill(CheckOptions, parsed)
-    exported = path.suffix.lower() == ".onnx"
-    if not exported and not (path / "config.yaml").is_file():
-        return _check_table(options, parsed)
-    if options != CheckOptions(progress=options.progress):
-        raise UserError(f"{path} is not a table: softfree check RUN takes only --json")
-    if exported:  # works where torch is not installed
-        from softfree_runtime.phantoms import check_file
-
-        results = {parsed.table: check_file(path)}
-    else:
-        from softfree.inference.reproduction import reproduce
-
-        results = reproduce(path)
-    if parsed.json:
-        print(json.dumps({name: result.to_dict() for name, result in results.items()}, indent=2, allow_nan=False))
-    else:
-        print("\n".join(f"{name}: {result}" for name, result in results.items()))
-        if (path / "suspects.csv").is_file():
-            print(f"Suspect labels, to be looked at: {path / 'suspects.csv'}")
-    return 0 if all(result.same for result in results.values()) else 1
-
-
-def _check_table(options: CheckOptions, parsed: Namespace) -> int:
-    from softfree.data.audit.audit import audit
-    from softfree.data.folds import folds_of
-    from softfree.data.samples import with_resolution
-    from softfree.data.table import read_table
-    from softfree.inference.run_directory import check_fold, known_split
-    from softfree_runtime.core.files import replacing
-
-    of_all_folds = options.fold_file is not None and options.fold is None
-    if not of_all_folds:
-        check_fold(options)
-    if options.out is not None and options.out.suffix.lower() != ".csv":
-        raise UserError(f"--out {options.out}: expected a name that ends in .csv")
-    table = read_table(
-        parsed.table,
-        label=options.label,
-        labels=options.labels,
-        positive=options.positive,
-        image_root=options.image_root,
-        seed=options.seed,
-        strict_patients=False,
-        known=known_split(options),
-    )
-    progress = options.progress and not parsed.json
-    report = audit(
-        with_resolution(table),
-        num_workers=options.num_workers,
-        progress=progress,
-        strict=options.strict,
-        folds=folds_of(table, options.fold_file if of_all_folds else None),
-    )
-    if options.out is not None:
-        with replacing(options.out) as temporary:
-            report.near_duplicates.to_csv(temporary, index=False)
-    if parsed.json:
-        print(json.dumps(report.to_dict(), indent=2, allow_nan=False))
-    else:
-        report.print()
-    return 1 if report.errors else 0
 
 
 def _train_arguments(parser: Parser) -> None:
@@ -449,7 +372,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     "Start": {
         "demo": Command("train, evaluate and explain on computed images; needs no files", adder(DemoOptions), _demo),
         "prepare": Command("make a table of the official download of a public data set", _prepare_arguments, _prepare),
-        "check": Command("audit a table before training, or a run after moving it", _check_arguments, _check),
+        "check": Command("audit a table before training, or a run after moving it", check_arguments, check),
     },
     "Train": {
         "plan": Command("estimate memory and work of training or inference", _plan_arguments, _plan),

@@ -1,6 +1,7 @@
 """Copies of an image are found through whatever became of them; images that are only alike are not."""
 
 import io
+import json
 
 import numpy as np
 import pandas as pd
@@ -165,6 +166,10 @@ def test_pairs_across_folds_are_named_and_written(folder, tmp_path, capsys):
     assert by_row["row_b"].to_dict() == {0: 12, 1: 13, 2: 14}
     assert by_row["fold_b"].to_dict() == {0: 0, 1: 5, 2: 2}
     assert by_row["same_label"].to_dict() == {0: True, 1: False, 2: True}
+    assert main(["check", str(table), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["near_duplicates"] == (
+        pairs.astype({"fold_a": str, "fold_b": str}).to_dict("records")
+    )
     assert main(["check", str(table), "--no-progress", "--out", str(tmp_path / "pairs.txt")]) == 2
     assert "expected a name that ends in .csv" in capsys.readouterr().err
 
