@@ -169,3 +169,12 @@ def test_models_without_tokens_say_so(run: Run, capsys: pytest.CaptureFixture[st
     assert "the model has no tokens" in capsys.readouterr().err
     assert "distance" not in frame
     assert not copied.directory.distribution.exists(), "that of an earlier training"
+
+
+def test_two_training_samples_give_distances_by_their_variances() -> None:
+    training = np.array([[0.0, 10.0, 5.0], [2.0, 14.0, 5.0]])
+    fitted = TrainingDistribution.fit(training, training, np.arange(2))
+    assert fitted is not None
+    near, far = fitted.distance(np.array([[1.0, 12.0, 5.0], [5.0, 20.0, 5.0]]))
+    assert near == pytest.approx(0, abs=1e-5)
+    assert far == pytest.approx(4, rel=1e-3)  # four standard deviations in each, where the samples have one

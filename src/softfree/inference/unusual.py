@@ -66,7 +66,11 @@ class TrainingDistribution:
         mean = training.mean(axis=0)
         scale = training.std(axis=0) + 1e-6 * (1 + np.abs(mean))
         precision = LedoitWolf(assume_centered=True).fit((training - mean) / scale).precision_
-        whole = cls(mean, np.linalg.cholesky(precision).T / scale)
+        try:
+            root = np.linalg.cholesky(precision)
+        except np.linalg.LinAlgError:  # two samples, or copies of two: only the variances are known
+            root = np.eye(len(mean))
+        whole = cls(mean, root.T / scale)
         distances = whole.distance(validation[known])
         limit = patient_quantile(distances, patients[known], 1 - rate)
         if not np.isfinite(limit):
