@@ -12,7 +12,7 @@ def test_the_demo_shows_why_resolution_matters(tmp_path, capsys):
     full = json.loads((out / "full" / "metrics.json").read_text())["metrics"]["auroc"]["value"]
     reduced = json.loads((out / "reduced" / "metrics.json").read_text())["metrics"]["auroc"]["value"]
     assert full >= 0.95
-    assert reduced < full - 0.1
+    assert reduced < full - 0.05
     page = (out / "full" / "report.html").read_text()
     assert "phantoms: computed" in page
     assert "reduced to 224 x 224" in page

@@ -1,4 +1,4 @@
-"""Passes over an ONNX graph: finding its layers, float16, and operands of equal rank for OpenVINO.
+"""Passes over an ONNX graph: finding its layers, float16, and two repairs for OpenVINO.
 
 In float16, all weights are stored in half precision, and linear layers, convolutions and MLPs compute in it. Sums over
 tokens stay in float32, as do norms, softmax, the residuals and the head: SeqNorm's covariances hold products of N
@@ -123,4 +123,27 @@ def equalize_ranks(proto: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(nodes)
     graph.initializer.append(axis)
+    return changed
+
+
+def separate_pooling(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which a maximum with the lowest float32 follows each max pooling, and changes nothing.
+
+    Without it, OpenVINO's CPU plug-in computes GELU(MaxPool(Conv(x))) as MaxPool(GELU(Conv(x))), as if GELU were
+    monotonic: 2026.4 does, with errors of up to GELU's minimum, 0.17.
+    """
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    graph = changed.graph
+    lowest = numpy_helper.from_array(np.array(np.finfo(np.float32).min), "softfree_lowest")
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        if node.op_type == "MaxPool":
+            (name,) = node.output
+            node.output[0] = f"{name}_pooled"
+            nodes.append(helper.make_node("Max", [node.output[0], lowest.name], [name], name=f"{name}_max"))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.append(lowest)
     return changed

@@ -15,7 +15,7 @@ import onnx
 from softfree.deployment.card import with_loss
 from softfree.deployment.graph import Graph, write_graph
 from softfree.deployment.loss import Loss, measure_loss
-from softfree.deployment.onnx_passes import equalize_ranks
+from softfree.deployment.onnx_passes import equalize_ranks, separate_pooling
 from softfree.deployment.options import ExportOptions
 from softfree.deployment.parity import FLOAT16_TOLERANCE, TOLERANCE, Logits, Parity, check_parity
 from softfree.deployment.samples import Sample
@@ -51,7 +51,7 @@ def write_openvino(
         weights = temporary.with_suffix(".bin")
         try:
             about = replace(about, precision=options.precision)
-            model = _convert(equalize_ranks(graph.proto), about, Path(folder) / "model.onnx")
+            model = _convert(separate_pooling(equalize_ranks(graph.proto)), about, Path(folder) / "model.onnx")
             openvino.save_model(model, temporary, compress_to_fp16=half)
             logits = _compiled(temporary)
             tolerance = FLOAT16_TOLERANCE if half else TOLERANCE

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 READ = [case for case in CASES if case.format == "NIfTI" and case.outcome == "read"]
 OTHERWISE = {
     ".nii that is compressed": "SimpleITK goes by the name",
-    "a name without ending": "SimpleITK goes by the name",
+    "a name without an extension": "SimpleITK goes by the name",
     "an sform to a template, 10 degrees from the scanner's qform": "SimpleITK takes the scanner's space",
 }
 
