@@ -103,7 +103,8 @@ def describe_folds(rows: Sequence[GroupRow]) -> str:
         note += f"; that the folds are small would alone make it about {alone:.3f}, without any difference between them"
     return (
         f"{note}. As folds share training samples, this is not the standard error of the pooled result, whose interval"
-        " is above."
+        " is above. The pooled result also compares samples of different folds, so that it is lower if the models of"
+        " the folds differ in how high their probabilities are."
     )
 
 

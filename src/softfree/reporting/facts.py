@@ -10,6 +10,7 @@ import pandas as pd
 from softfree.data.audit.checks import class_marks, counted, knows_patients
 from softfree.data.table import SPLITS, Table
 from softfree.inference.run import Run
+from softfree.reporting.scoring import FOLD
 
 
 def report_facts(run: Run, table: Table, frame: pd.DataFrame) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def report_facts(run: Run, table: Table, frame: pd.DataFrame) -> dict[str, Any]:
     return {
         "notice": run.notice,
         "task": run.task,
-        "data": count_rows(table),
+        "data": count_rows(table, is_study=bool(run.members)),
         "data_notes": _notes(run, table, frame),
         "cost": _describe_cost(run.directory.read_cost()),
         "thresholds": run.calibration.thresholds,
@@ -71,14 +72,17 @@ def near_duplicates_in_words(pairs: pd.DataFrame, part: str) -> str:
     )
 
 
-def count_rows(table: Table) -> list[dict[str, Any]]:
-    """Count images, patients and classes of each split."""
+def count_rows(table: Table, *, is_study: bool = False) -> list[dict[str, Any]]:
+    """Count images, patients and classes of each split; of a study, of its cross-validation and its fixed test rows."""
     rows = []
-    for split in ("train", "val", "test"):
+    names = {"val": "cross-validation", "test": "test"} if is_study else {split: split for split in SPLITS}
+    for split, heading in names.items():
         split_table = table.where(split)
+        if is_study and len(split_table.frame) == 0:
+            continue
         targets = split_table.targets
         row: dict[str, Any] = {
-            "split": split,
+            "split": heading,
             "images": len(split_table.frame),
             "patients": split_table.frame["patient"].nunique(),
         }
@@ -102,8 +106,15 @@ def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
         notes.append(f"{left_out} training or validation samples were unreadable and left out.")
     if copies := run.config["table"].get("copies"):
         notes.append(f"{copies[:1].upper()}{copies[1:]}.")
-    temperature = run.calibration.temperature
-    notes.append(f"Probabilities are calibrated on validation with temperature {temperature:.3g}.")
+    if FOLD in frame:
+        notes.append("The probabilities of each fold are calibrated with the temperature that suits the other folds.")
+    elif run.members:
+        notes.append(
+            "The logits of each member are calibrated on the samples that it was not trained on, then averaged."
+        )
+    else:
+        temperature = run.calibration.temperature
+        notes.append(f"Probabilities are calibrated on validation with temperature {temperature:.3g}.")
     return notes
 
 
