@@ -78,7 +78,8 @@ def make_study(make: Callable[..., Path]) -> Callable[..., Path]:
             part = f"{name}/members/fold{fold + 1}"
             options = {"fold": fold + 1, "repeat": 1, "fold_file": "folds.json"}
             member = make(part, scores, np.flatnonzero(folds == fold), "val", options=options)
-            members.append({"folder": f"members/fold{fold + 1}", "sha256": RunDirectory(member).weights_digest()})
+            digest = RunDirectory(member).weights_digest()
+            members.append({"folder": f"members/fold{fold + 1}", "sha256": digest, "temperature": 1.0})
         directory = RunDirectory(folder)
         directory.write_config(directory.read_config() | {"members": members})
         directory.weights.unlink()

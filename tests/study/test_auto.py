@@ -19,6 +19,7 @@ from softfree.data.folds import read_folds
 from softfree.data.table import read_table
 from softfree.deployment.options import ExportOptions
 from softfree.deployment.pipeline import export
+from softfree.evaluation.calibration import fit_temperature
 from softfree.evaluation.conformal import fit_sets
 from softfree.inference.reproduction import reproduce
 from softfree.inference.run import Run
@@ -84,12 +85,17 @@ def test_each_sample_is_predicted_by_the_member_that_did_not_see_it(study: Study
     held = pooled[pooled["split"] == "val"]
     assert len(held) == 24
     assert held["fold"].value_counts().tolist() == [12, 12]
+    ratios = []
     for fold in (1, 2):
         member = Run.load(directory.root / "members" / f"fold{fold}").directory.read_predictions().set_index("row")
         rows = held[held["fold"] == fold].set_index("row")
-        ratio = member.loc[rows.index, "logit_high"] / rows["logit_high"]
-        np.testing.assert_allclose(ratio, ratio.iloc[0], rtol=1e-6)  # one temperature, of the other fold
+        ratios.append(member.loc[rows.index, "logit_high"] / rows["logit_high"])
         assert rows["threshold_low"].nunique() == 1
+    temperature = study.run.members[0].calibration.temperature
+    np.testing.assert_allclose(pd.concat(ratios), temperature, rtol=1e-6)  # of both folds together
+    logits = held[[f"logit_{name}" for name in study.run.task.classes]].to_numpy() * temperature
+    assert temperature == pytest.approx(fit_temperature(logits, held["target"].to_numpy(), study.run.task), rel=1e-3)
+    assert study.run.members[1].calibration.temperature == temperature
     assert {"baseline_copy_high", "p_high", "predicted"} <= set(pooled.columns)
     assert study.evaluation.scores.thresholds is not None
     assert len(study.evaluation.scores) == 24

@@ -117,7 +117,7 @@ class Run:
 
     @cached_property
     def members(self) -> tuple[Run, ...]:
-        """The runs of an ensemble, such as the folds of a study; none for a single run.
+        """The runs of an ensemble, such as the folds of a study, with its temperatures; none for a single run.
 
         Raises:
             UserError: A member is missing, not finished, was changed, or has other classes or another preprocessing.
@@ -125,6 +125,8 @@ class Run:
         runs = []
         for member in self.config.get("members", []):
             folder = self.folder / member["folder"]
+            if "temperature" not in member:
+                raise UserError(f"{self.directory.config}: a member has no temperature; make the study again")
             if not RunDirectory(folder).weights.is_file():
                 raise UserError(f"{self.folder} is an ensemble, but its member {folder} is missing; {COPY_AGAIN}")
             run = Run.load(folder)
@@ -133,7 +135,7 @@ class Run:
             for section in ("task", "preprocessing"):
                 if run.config[section] != self.config[section]:
                     raise UserError(f"{folder} has another {section} than {self.folder}, whose member it is")
-            runs.append(run)
+            runs.append(replace(run, calibration=replace(run.calibration, temperature=member["temperature"])))
         return tuple(runs)
 
     @cached_property

@@ -10,7 +10,6 @@ import pandas as pd
 from softfree.data.audit.checks import class_marks, counted, knows_patients
 from softfree.data.table import SPLITS, Table
 from softfree.inference.run import Run
-from softfree.reporting.scoring import FOLD
 
 
 def report_facts(run: Run, table: Table, frame: pd.DataFrame) -> dict[str, Any]:
@@ -106,12 +105,8 @@ def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
         notes.append(f"{left_out} training or validation samples were unreadable and left out.")
     if copies := run.config["table"].get("copies"):
         notes.append(f"{copies[:1].upper()}{copies[1:]}.")
-    if FOLD in frame:
-        notes.append("The probabilities of each fold are calibrated with the temperature that suits the other folds.")
-    elif run.members:
-        notes.append(
-            "The logits of each member are calibrated on the samples that it was not trained on, then averaged."
-        )
+    if run.members:
+        notes.append("Logits are calibrated with one temperature, fitted to the held-out samples of all folds.")
     else:
         temperature = run.calibration.temperature
         notes.append(f"Probabilities are calibrated on validation with temperature {temperature:.3g}.")

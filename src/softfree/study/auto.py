@@ -134,20 +134,19 @@ def _write_ensemble(directory: StudyDirectory, members: Mapping[MemberKey, Run],
     first = next(iter(members.values()))
     frame = table.frame.assign(split=np.where(folds.numbers[0] >= 0, "val", "test"))
     table = replace(table, frame=frame, split_made=folds.made)
-    config = _configuration(directory, members, first, table, folds)
+    held, inside = table.where("val"), folds.numbers[0] >= 0
+    pooled = pool_predictions(members, held, replace(folds, numbers=folds.numbers[:, inside]))
+    config = _configuration(directory, members, pooled.temperatures, table, folds)
     if (pairs := near_duplicates(members, table, folds)) is not None:
         directory.write_near_duplicates(pairs)
         config["table"]["copies"] = near_duplicates_in_words(pairs, "fold")
     directory.write_config(config)
     write_split(directory.split, table)
-    held = table.where("val")
     SeenRows.of(held).write(directory.seen)
     shutil.copyfile(first.directory.baselines, directory.baselines)
-    inside = folds.numbers[0] >= 0
-    predictions, calibration = pool_predictions(members, held, replace(folds, numbers=folds.numbers[:, inside]))
-    directory.write_calibration(calibration)
+    directory.write_calibration(pooled.calibration)
     run = Run.load(directory.root)
-    write_predictions(directory.predictions, predictions, run)
+    write_predictions(directory.predictions, pooled.frame, run)
     directory.write_cost(_cost(members) | {"planned": read_estimate(directory.plan)})
     directory.write_digests()
     return run
@@ -169,14 +168,23 @@ def near_duplicates(members: Mapping[MemberKey, Run], table: Table, folds: Folds
 
 
 def _configuration(
-    directory: StudyDirectory, members: Mapping[MemberKey, Run], first: Run, table: Table, folds: Folds
+    directory: StudyDirectory,
+    members: Mapping[MemberKey, Run],
+    temperatures: Mapping[MemberKey, float],
+    table: Table,
+    folds: Folds,
 ) -> dict[str, Any]:
     own = {"fold_file": None, "fold": None, "repeat": 1, "out": str(directory.root), "cache": "auto"}
+    first = next(iter(members.values()))
     return first.config | {
         "command": shlex.join(["softfree", *sys.argv[1:]]),
         "members": [
-            {"folder": str(run.folder.relative_to(directory.root)), "sha256": run.directory.weights_digest()}
-            for run in members.values()
+            {
+                "folder": str(run.folder.relative_to(directory.root)),
+                "sha256": run.directory.weights_digest(),
+                "temperature": temperatures[key],
+            }
+            for key, run in members.items()
         ],
         "table": table_facts(table),
         "options": first.config["options"] | own,

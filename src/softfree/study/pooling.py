@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -18,24 +19,35 @@ from softfree.reporting.scoring import FOLD, THRESHOLD
 from softfree.study.study_directory import MemberKey
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.outputs import probabilities
-from softfree_runtime.core.task import Task
 
 
-def pool_predictions(members: Mapping[MemberKey, Run], table: Table, folds: Folds) -> tuple[pd.DataFrame, Calibration]:
+@dataclass(frozen=True)
+class PooledPredictions:
+    """Predictions for held-out samples.
+
+    Attributes:
+        frame: Rows as in ``predictions.csv`` with calibrated logits, the fold, and the thresholds of each row.
+        calibration: Thresholds and conformal sets that suit all rows, for the ensemble.
+        temperatures: Temperature of each member.
+    """
+
+    frame: pd.DataFrame
+    calibration: Calibration
+    temperatures: Mapping[MemberKey, float]
+
+
+def pool_predictions(members: Mapping[MemberKey, Run], table: Table, folds: Folds) -> PooledPredictions:
     """Join the predictions of held-out samples.
 
-    The logits of a fold are divided by the temperature that fits the other folds, and its samples are classified by the
-    thresholds that suit these, so that nothing is chosen on the samples that it is measured on. With several draws of
-    the folds, or several seeds, the calibrated logits of a sample are averaged.
+    One temperature is fitted to the held-out samples of all folds together. Temperatures of single folds, or of all but
+    one, would differ by chance, and samples of different folds would be ranked by them. Samples are classified by the
+    thresholds that suit the other folds. With several draws of the folds, or several seeds, the calibrated logits of a
+    sample are averaged.
 
     Args:
         members: The finished runs.
         table: The rows of the cross-validation, without fixed test rows.
         folds: The folds of these rows.
-
-    Returns:
-        Rows as in ``predictions.csv`` with calibrated logits, the fold, and the thresholds of each row; and thresholds
-        and conformal sets that suit all rows, for the ensemble.
 
     Raises:
         UserError: Predictions of a member are missing.
@@ -46,6 +58,7 @@ def pool_predictions(members: Mapping[MemberKey, Run], table: Table, folds: Fold
     frame = table.frame[["row", "split", "patient"]].reset_index(drop=True)
     seeds = sorted({key.seed for key in members})
     distances: list[np.ndarray] = []
+    temperatures: dict[MemberKey, float] = {}
     draws, failed = [], pd.DataFrame({"status": "ok", "reason": ""}, index=rows)
     baselines: list[pd.DataFrame] = []
     for seed in seeds:
@@ -53,7 +66,11 @@ def pool_predictions(members: Mapping[MemberKey, Run], table: Table, folds: Fold
             runs = {fold: members[MemberKey(fold + 1, repeat, seed)] for fold in range(len(folds.names))}
             held = {fold: _held_out(run, rows[numbers == fold]) for fold, run in runs.items()}
             joined = pd.concat(held.values()).loc[rows]
-            draws.append(_cross_calibrated(joined[names].to_numpy(), table.targets, numbers, task))
+            logits = joined[names].to_numpy()
+            readable = np.isfinite(logits).all(axis=1)
+            temperature = fit_temperature(logits[readable], table.targets[readable], task)
+            temperatures |= {MemberKey(fold + 1, repeat, seed): temperature for fold in runs}
+            draws.append(logits / temperature)
             if "distance" in joined:
                 distances.append(joined["distance"].to_numpy())
             unreadable = joined["status"] != "ok"
@@ -74,7 +91,7 @@ def pool_predictions(members: Mapping[MemberKey, Run], table: Table, folds: Fold
     for name, values in own.items():
         frame[f"{THRESHOLD}{name}"] = values
     first = baselines[0].reset_index(drop=True)
-    return pd.concat([frame, first], axis=1), overall
+    return PooledPredictions(pd.concat([frame, first], axis=1), overall, temperatures)
 
 
 def _held_out(run: Run, rows: np.ndarray) -> pd.DataFrame:
@@ -87,16 +104,6 @@ def _held_out(run: Run, rows: np.ndarray) -> pd.DataFrame:
     if set(frame.index) != set(rows):
         raise UserError(f"{directory.predictions} has other rows than the fold; delete {run.folder}")
     return frame
-
-
-def _cross_calibrated(logits: np.ndarray, targets: np.ndarray, numbers: np.ndarray, task: Task) -> np.ndarray:
-    """Divide the logits of each fold by the temperature that fits the others."""
-    calibrated = np.empty_like(logits)
-    readable = np.isfinite(logits).all(axis=1)
-    for fold in np.unique(numbers):
-        others = (numbers != fold) & readable
-        calibrated[numbers == fold] = logits[numbers == fold] / fit_temperature(logits[others], targets[others], task)
-    return calibrated
 
 
 def _thresholds(
