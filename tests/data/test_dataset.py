@@ -54,6 +54,22 @@ def test_caches_change_nothing_and_spare_reading(files, tmp_path, cache, monkeyp
     assert len(reads) == (6 if cache == "none" else 0)
 
 
+def test_samples_without_augmentation_come_from_the_same_cache(files, monkeypatch):
+    augmentation = ImageAugmentation(PREPROCESSING)
+    targets = np.arange(6)
+    dataset = SampleDataset(files, targets, PREPROCESSING, augmentation=augmentation, cache="memory")
+    dataset.read_all("Reading", progress=False)
+    plain = [SampleDataset(files, None, PREPROCESSING)[i]["image"] for i in (4, 1)]
+    monkeypatch.setattr(transforms, "read_image", lambda *a, **k: pytest.fail("the cache has it"))
+    subset = dataset.without_augmentation([4, 1])
+    assert len(subset) == 2
+    for number, index in enumerate((4, 1)):
+        assert torch.equal(subset[number]["image"], plain[number])
+        assert subset[number]["target"] == index
+        assert subset.name(number) == files[index]
+    assert not torch.equal(dataset[4]["image"], plain[0]), "the dataset itself is still augmented"
+
+
 def test_a_cache_folder_notices_a_changed_file_and_other_preprocessing(files, tmp_path):
     where = str(tmp_path / "cache")
     before = SampleDataset(files, None, PREPROCESSING, cache=where)[0]["image"]
