@@ -209,7 +209,12 @@ class Facts:
         """Say what the model returns, and where thresholds come from."""
         kind = "for each finding" if self.task.kind == "multilabel" else "for each class, adding up to 1"
         chosen = "the other folds" if self.is_study else "validation samples"
-        sentences = [f"The output is a probability {kind}, calibrated by a temperature fitted on {chosen}."]
+        fitted = (
+            "one temperature fitted on the held-out samples of all folds"
+            if self.is_study
+            else ("a temperature fitted on validation samples")
+        )
+        sentences = [f"The output is a probability {kind}, calibrated by {fitted}."]
         thresholds = self.run.calibration.thresholds
         if self.task.kind == "multiclass":
             sentences.append("The predicted class is the most probable.")
