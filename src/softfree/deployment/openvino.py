@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,15 @@ from softfree.deployment.graph import Graph, write_graph
 from softfree.deployment.loss import Loss, measure_loss
 from softfree.deployment.onnx_passes import equalize_ranks, separate_pooling
 from softfree.deployment.options import ExportOptions
-from softfree.deployment.parity import FLOAT16_TOLERANCE, TOLERANCE, Logits, Parity, check_parity
+from softfree.deployment.parity import (
+    DISTANCE_TOLERANCE,
+    FLOAT16_TOLERANCE,
+    TOLERANCE,
+    Logits,
+    Parity,
+    check_distances,
+    check_parity,
+)
 from softfree.deployment.samples import Sample
 from softfree.inference.run import Run
 from softfree_runtime.core.errors import UserError
@@ -54,6 +63,9 @@ def write_openvino(
             model = _convert(separate_pooling(equalize_ranks(graph.proto)), about, Path(folder) / "model.onnx")
             openvino.save_model(model, temporary, compress_to_fp16=half)
             logits = _compiled(temporary)
+            if run.distributions:
+                limit = math.inf if half else DISTANCE_TOLERANCE
+                check_distances(run, samples, about.preprocessing, _compiled(temporary, output=1), limit)
             tolerance = FLOAT16_TOLERANCE if half else TOLERANCE
             parity = check_parity(run, samples, about.preprocessing, logits, graph.size is None, tolerance)
             loss = None
@@ -72,10 +84,10 @@ def write_openvino(
     return parity, size, loss
 
 
-def _compiled(model: Any) -> Logits:
+def _compiled(model: Any, output: int = 0) -> Logits:
     """Compile a model or its file for float32; the default is bfloat16 on processors that support it."""
     compiled = import_openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda pixels: np.asarray(compiled(pixels)[0], dtype=np.float64)
+    return lambda pixels: np.asarray(compiled(pixels)[output], dtype=np.float64)
 
 
 def _convert(proto: onnx.ModelProto, about: Metadata, source: Path) -> Any:

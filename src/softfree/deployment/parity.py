@@ -18,6 +18,8 @@ from softfree_runtime.preprocessing.modalities import Preprocessing
 # Of logits in float32, and in float16, which shifts a probability by 0.01 at most.
 TOLERANCE = 1e-4
 FLOAT16_TOLERANCE = 2e-2
+# Of a distance from the training samples, relative: whitening enlarges rounding.
+DISTANCE_TOLERANCE = 1e-3
 Logits = Callable[[np.ndarray], np.ndarray]
 # The same batch, preprocessed by the run and by the runtime.
 BatchPair = tuple[np.ndarray, np.ndarray]

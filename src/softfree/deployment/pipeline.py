@@ -16,7 +16,7 @@ from softfree.deployment.graph import Graph, has_fixed_size, make_bag_graph, mak
 from softfree.deployment.loss import Loss, measure_loss
 from softfree.deployment.onnx_passes import to_float16
 from softfree.deployment.options import ExportOptions
-from softfree.deployment.parity import FLOAT16_TOLERANCE, Parity, check_distances, check_parity
+from softfree.deployment.parity import DISTANCE_TOLERANCE, FLOAT16_TOLERANCE, Parity, check_distances, check_parity
 from softfree.deployment.quantization import quantize_static, quantize_weights
 from softfree.deployment.samples import Read, Sample, find_samples, read_evenly
 from softfree.inference.run import Run
@@ -28,8 +28,6 @@ from softfree_runtime.phantoms import TOLERANCE, phantom_logits, recorded
 from softfree_runtime.preprocessing.modalities import Preprocessing
 from softfree_runtime.session import Model
 
-# Of a distance from the training samples, relative: whitening enlarges rounding.
-DISTANCE_TOLERANCE = 1e-3
 # Of a logit of a phantom on another machine: integer kernels differ between processors.
 INT8_TOLERANCE = 0.2
 
