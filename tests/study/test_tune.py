@@ -218,7 +218,7 @@ def test_folds_are_averaged_and_machines_with_one_storage_share_a_search(
         ({"space": {"patience": [3]}}, "--space: patience cannot be used here"),
         ({"space": {"epochs": [1]}}, "--space and --train both set epochs"),
         ({"space": {"lr": [0.1, -1]}}, "--lr -1: expected more than 0"),
-        ({"space": {"lr": ["high"]}}, "--space: lr cannot be 'high'"),
+        ({"space": {"lr": ["high"]}}, "--lr high: expected more than 0"),
         ({"train": {"teacher": "run"}}, "--train: teacher cannot be used here"),
         ({"budget": "soon"}, "--budget soon"),
         ({"storage": "nonsense://x"}, "--storage cannot be opened"),

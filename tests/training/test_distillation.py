@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from softfree.inference.run import Run
+from softfree.inference.run_directory import Calibration
 from softfree.training.distillation import Teacher
 from softfree.training.loop import resume, train
 from softfree.training.losses import Distillation
@@ -169,6 +170,7 @@ def test_a_teacher_of_something_else_is_refused_before_anything_is_written(
     config = yaml.safe_load(path.read_text())
     config[where[0]][where[1]] = value
     path.write_text(yaml.safe_dump(config))
+    teacher_run.directory.write_calibration(Calibration())  # that of the same task as the configuration
     options = options_for("student", teacher=teacher_run.folder)
     with pytest.raises(UserError, match=message):
         train(options)
