@@ -227,6 +227,7 @@ def test_a_map_of_the_study_is_the_mean_of_its_members(study: StudyResult, begin
     assert run.task.classes[default.maps[0].target] == row["predicted"][0]
 
 
+@pytest.mark.slow
 def test_a_study_is_exported_as_one_file(study: StudyResult, begin: Callable, tmp_path: Path) -> None:
     table, _ = begin()
     exported = export(study.run.folder, ExportOptions(out=tmp_path / "study.onnx", count=4))
