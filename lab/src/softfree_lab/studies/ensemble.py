@@ -54,9 +54,12 @@ class EnsembleStudy:
         for row in self.to_dict():
             difference = ""
             if row["difference"] is not None:
-                difference = f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
+                difference = f"{row['difference']:+.4f}"
+            if row["low"] is not None:
+                difference += f" ({row['low']:+.4f} to {row['high']:+.4f})"
             samples = f"{row['samples']} ({row['n']})"
-            lines.append((samples, row["prediction"], f"{row['auroc']:.4f}", difference, f"{row['seconds']:.3f}"))
+            auroc = "" if row["auroc"] is None else f"{row['auroc']:.4f}"
+            lines.append((samples, row["prediction"], auroc, difference, f"{row['seconds']:.3f}"))
         return markdown_table(columns, lines)
 
 
