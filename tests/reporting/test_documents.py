@@ -16,6 +16,7 @@ from softfree.inference.run import Run
 from softfree.reporting.documents.card import card_in_text, methods, model_card
 from softfree.reporting.documents.checklists import CLAIM, TRIPOD_AI, Checklist
 from softfree.reporting.documents.document import Author, Bullets, Code, Document, Heading, Paragraph, Table
+from softfree.reporting.documents.evaluated import with_interval
 from softfree.reporting.documents.facts import Facts
 from softfree.reporting.documents.write import write_documents
 from softfree.reporting.options import ReportOptions
@@ -171,3 +172,9 @@ def test_other_kinds_have_documents(kind: str, request: pytest.FixtureRequest, w
     assert f"classifier of {kind}s: well or ill" in facts.title
     assert "patches of" in facts.model()[0]
     assert TRIPOD_AI.fill(facts).to_html()
+
+
+def test_a_value_that_is_undefined_says_so() -> None:
+    assert with_interval({"value": None, "low": None, "high": None}) == "undefined"
+    assert with_interval({"value": 0.5, "low": None, "high": None}) == "0.500"
+    assert with_interval({"value": 0.5, "low": 0.4, "high": 0.625}) == "0.500 (95 % interval 0.400 to 0.625)"

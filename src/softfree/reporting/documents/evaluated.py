@@ -99,6 +99,8 @@ def in_a_sentence(metric: str) -> str:
 
 def with_interval(metric: Mapping[str, Any]) -> str:
     """Return a value of ``metrics.json`` with its interval."""
+    if metric["value"] is None:
+        return "undefined"
     value = f"{metric['value']:.3f}"
     if metric.get("low") is None:
         return value
