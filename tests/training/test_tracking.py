@@ -198,6 +198,14 @@ def refuse_names(text: str, table: Path) -> None:
         assert name not in text, name
 
 
+def written(record: Path, last: str) -> str:
+    """Read a record that another process writes, when its last entry is there."""
+    end = time.monotonic() + 30
+    while last not in (content := record.read_bytes().decode("latin-1")) and time.monotonic() < end:
+        time.sleep(0.2)
+    return content
+
+
 @pytest.mark.slow
 def test_weights_and_biases_is_offline_and_gets_nothing_that_names_data(
     small_table: Path, tmp_path: Path, quick: dict, without_figures: None, monkeypatch: pytest.MonkeyPatch
@@ -208,7 +216,7 @@ def test_weights_and_biases_is_offline_and_gets_nothing_that_names_data(
     train(options)
     (folder,) = (tmp_path / "run" / "logs" / "wandb").glob("offline-run-*")
     (record,) = folder.glob("*.wandb")
-    content = record.read_bytes().decode("latin-1")
+    content = written(record, "test/auroc")
     for name in ("train_loss", "val_auroc", "test/auroc", "weight_decay"):
         assert name in content, name
     refuse_names(content, small_table)
