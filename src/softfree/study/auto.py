@@ -18,7 +18,7 @@ from softfree.core.progress import console
 from softfree.data.folds import Folds, assign_folds, read_folds, write_folds
 from softfree.data.seen_rows import SeenRows
 from softfree.data.split_file import write_split
-from softfree.data.table import Table, read_table
+from softfree.data.table import Table
 from softfree.evaluation.subgroups import MAX_GROUPS, SITE
 from softfree.inference.run import Run
 from softfree.reporting.documents.write import write_documents
@@ -31,6 +31,7 @@ from softfree.study.options import AutoOptions
 from softfree.study.plan import make_plan
 from softfree.study.plan_file import read_estimate, read_plan, write_plan
 from softfree.study.pooling import pool_predictions
+from softfree.study.recipe import read_whole_table
 from softfree.study.study_directory import MemberKey, StudyDirectory, member_keys
 from softfree.training.checkpoints import folder_lock
 from softfree.training.configuration import check_options
@@ -71,7 +72,7 @@ def auto(path: Path, options: AutoOptions) -> StudyResult | None:
     directory = StudyDirectory(options.out)
     if not directory.is_study_or_unused():
         raise UserError(f"--out {options.out} is not empty and has no plan.yaml of a study; choose another folder")
-    table = _read_table(path, options)
+    table = read_whole_table(path, options)
     say(path, table.sentences)
     with folder_lock(directory.root, "running a study"):
         folds = _folds(table, options, directory)
@@ -92,20 +93,6 @@ def auto(path: Path, options: AutoOptions) -> StudyResult | None:
         run = _write_ensemble(directory, members, table, folds)
         shutil.rmtree(directory.cache, ignore_errors=True)
         return _evaluate(run, options, table, bool((folds.numbers[0] < 0).any()))
-
-
-def _read_table(path: Path, options: AutoOptions) -> Table:
-    return read_table(
-        path,
-        label=options.label,
-        labels=options.labels,
-        positive=options.positive,
-        image_root=options.image_root,
-        seed=options.seed,
-        val_fraction=0.0,
-        test_fraction=1.0,
-        strict_patients=not options.ignore_split,
-    )
 
 
 def _folds(table: Table, options: AutoOptions, directory: StudyDirectory) -> Folds:

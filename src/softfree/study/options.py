@@ -8,15 +8,32 @@ from typing import Any
 
 
 @dataclass(kw_only=True)
-class AutoOptions:
-    """Study.
+class StudyTableOptions:
+    """Table.
 
     Attributes:
-        out: Folder of the study. The same command again goes on where it was.
         label: Column with the class of each image.
         labels: Several 0/1 columns instead, one per finding (empty cell = unknown), e.g. '[effusion, nodule]'.
         positive: Positive class of a two-class task; default: the last in alphabetical order.
         image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
+        num_workers: Number of processes that read images.
+        progress: Show progress bars.
+    """
+
+    label: str = "label"
+    labels: list[str] | None = None
+    positive: str | None = None
+    image_root: Path | None = None
+    num_workers: int = 0
+    progress: bool = True
+
+
+@dataclass(kw_only=True)
+class AutoOptions(StudyTableOptions):
+    """Study.
+
+    Attributes:
+        out: Folder of the study. The same command again goes on where it was.
         folds: Number of folds that patients are drawn into; a column fold of the table is used instead.
         folds_by: Column to leave out by its values, such as site.
         repeats: Number of times that folds are drawn.
@@ -29,15 +46,9 @@ class AutoOptions:
         pretrain: Pretrain each training on its own images without labels first, with these options of softfree
             pretrain, e.g. '{epochs: 200}'; default: start from random weights.
         dry_run: Only write the plan.
-        num_workers: Number of processes that read images.
-        progress: Show progress bars.
     """
 
     out: Path = Path("study")
-    label: str = "label"
-    labels: list[str] | None = None
-    positive: str | None = None
-    image_root: Path | None = None
     folds: int = 5
     folds_by: str | None = None
     repeats: int = 1
@@ -48,20 +59,14 @@ class AutoOptions:
     train: dict[str, Any] = field(default_factory=dict)
     pretrain: dict[str, Any] = field(default_factory=dict)
     dry_run: bool = False
-    num_workers: int = 0
-    progress: bool = True
 
 
 @dataclass(kw_only=True)
-class LearningCurveOptions:
+class LearningCurveOptions(StudyTableOptions):
     """Learning curve.
 
     Attributes:
         out: Folder of the learning curve. The same command again goes on where it was.
-        label: Column with the class of each image.
-        labels: Several 0/1 columns instead, one per finding (empty cell = unknown), e.g. '[effusion, nodule]'.
-        positive: Positive class of a two-class task; default: the last in alphabetical order.
-        image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
         folds: Number of folds that patients are drawn into; a column fold of the table is used instead. Each is held
             out once, and is a draw of the training patients.
         repeats: Number of times that folds are drawn.
@@ -71,15 +76,9 @@ class LearningCurveOptions:
             take the same number of epochs.
         seed: Seed of the folds, of the choice of patients and of the trainings.
         train: Options of softfree train, e.g. '{size: 256, epochs: 50}'.
-        num_workers: Number of processes that read images.
-        progress: Show progress bars.
     """
 
     out: Path = Path("curve")
-    label: str = "label"
-    labels: list[str] | None = None
-    positive: str | None = None
-    image_root: Path | None = None
     folds: int = 5
     repeats: int = 1
     ignore_split: bool = False
@@ -87,20 +86,14 @@ class LearningCurveOptions:
     equal_steps: bool = True
     seed: int = 0
     train: dict[str, Any] = field(default_factory=dict)
-    num_workers: int = 0
-    progress: bool = True
 
 
 @dataclass(kw_only=True)
-class TuneOptions:
+class TuneOptions(StudyTableOptions):
     """Search for options.
 
     Attributes:
         out: Folder of the search. The same command again goes on where it was.
-        label: Column with the class of each image.
-        labels: Several 0/1 columns instead, one per finding (empty cell = unknown), e.g. '[effusion, nodule]'.
-        positive: Positive class of a two-class task; default: the last in alphabetical order.
-        image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
         folds: Number of folds that each trial is trained and evaluated on; 1 for the validation rows of one split.
         seed: Seed of the split, of the trainings and of the search.
         trials: Number of trials, with those of earlier runs of the command.
@@ -109,15 +102,9 @@ class TuneOptions:
         space: Options to search, each a list of values or a range, e.g. '{lr: {low: 1.0e-4, high: 1.0e-2}, pool: [avg,
             topk]}'; default: lr, size, pool and augment, except those that train sets.
         storage: Address of an Optuna storage that several machines share; default: a file in out.
-        num_workers: Number of processes that read images.
-        progress: Show progress bars.
     """
 
     out: Path = Path("tuned")
-    label: str = "label"
-    labels: list[str] | None = None
-    positive: str | None = None
-    image_root: Path | None = None
     folds: int = 1
     seed: int = 0
     trials: int = 20
@@ -125,5 +112,3 @@ class TuneOptions:
     train: dict[str, Any] = field(default_factory=dict)
     space: dict[str, Any] = field(default_factory=dict)
     storage: str | None = None
-    num_workers: int = 0
-    progress: bool = True
