@@ -155,7 +155,7 @@ def test_a_split_without_rows_or_readable_images(run: Run, tmp_path: Path) -> No
     with pytest.raises(UserError, match="no row in split test; it has 2 in val"):
         evaluated(run, tmp_path / "out", table=table, include_training=True, split="test")
     table = other_table(run, "gone.csv", "path,label\ngone.png,low\nlost.png,high\n")
-    with pytest.raises(UserError, match="none of the 2 images of split test could be read"):
+    with pytest.raises(UserError, match="none of the 2 samples of split test could be read"):
         evaluated(run, tmp_path / "out", table=table)
 
 

@@ -13,14 +13,14 @@ from softfree.reporting.facts import count_rows
 
 def test_rows_are_counted_by_split_and_class(small_table: Path) -> None:
     counted = count_rows(read_table(small_table))
-    assert counted[0] == {"split": "train", "images": 16, "patients": 8, "high": 8, "low": 8}
-    assert [row["images"] for row in counted] == [16, 8, 8]
+    assert counted[0] == {"split": "train", "samples": 16, "patients": 8, "high": 8, "low": 8}
+    assert [row["samples"] for row in counted] == [16, 8, 8]
     findings = small_table.with_name("findings.csv")
     findings.write_text("path,x,y,split\na.png,1,,train\nb.png,1,0,train\nc.png,0,1,test\n")
     assert count_rows(read_table(findings, labels=["x", "y"])) == [
-        {"split": "train", "images": 2, "patients": 2, "x": 2, "y": 0},
-        {"split": "val", "images": 0, "patients": 0, "x": 0, "y": 0},
-        {"split": "test", "images": 1, "patients": 1, "x": 0, "y": 1},
+        {"split": "train", "samples": 2, "patients": 2, "x": 2, "y": 0},
+        {"split": "val", "samples": 0, "patients": 0, "x": 0, "y": 0},
+        {"split": "test", "samples": 1, "patients": 1, "x": 0, "y": 1},
     ]
 
 

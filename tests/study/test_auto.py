@@ -32,6 +32,7 @@ from softfree.saliency.options import ExplainOptions
 from softfree.study import members as members_module
 from softfree.study.auto import StudyResult, auto, near_duplicates
 from softfree.study.options import AutoOptions
+from softfree.study.plan_file import read_audit
 from softfree.study.study_directory import MemberKey, StudyDirectory
 from softfree_runtime.core.errors import UserError
 
@@ -127,6 +128,7 @@ def test_the_fixed_test_rows_are_judged_by_the_ensemble(study: StudyResult) -> N
     assert "test split, ensemble of 2" in page
     cross_validated = study.evaluation.report.read_text()
     assert "cross-validation with 2 folds" in cross_validated
+    assert "Audit before training: " in cross_validated
     for text in (page, cross_validated):
         assert "<h2>Subgroups</h2>" in text
         assert "<h3>site</h3>" in text
@@ -279,6 +281,7 @@ def test_a_dry_run_leaves_a_plan_with_reasons(begin: Callable) -> None:
     text = directory.plan.read_text()
     assert "preset: radiograph" in text
     assert "0 % of the images have colors" in text
+    assert read_audit(directory.plan) == ["no problem found"]
     assert not directory.members.exists()
 
 

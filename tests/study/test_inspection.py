@@ -4,9 +4,11 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
+from softfree.data.folds import Folds
 from softfree.data.table import Table, read_table
-from softfree.study.inspection import has_color, is_oriented, kind_of, thumbnail
+from softfree.study.inspection import audit_in_words, has_color, is_oriented, kind_of, thumbnail
 from softfree.study.plan_file import in_words, parse_duration
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.readers.image import DecodedImage
@@ -95,3 +97,34 @@ def test_the_kind_of_samples_is_that_of_their_files(tmp_path: Path, names: list[
 def test_what_has_no_plan_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         kind_of(table_of(tmp_path, names))
+
+
+def test_the_audit_of_a_study_knows_folds_and_the_fixed_test_set(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    patterns = [smooth_noise(rng) for _ in range(12)]
+    rows = []
+    for number, pixels in enumerate(patterns):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        rows.append((f"{number}.png", "ab"[number % 2], "test" if number > 7 else "train"))
+    Image.fromarray(patterns[0]).resize((120, 120)).save(tmp_path / "copy.png")  # of row 0, in the test set
+    table = read_table_of(tmp_path, [*rows, ("copy.png", "a", "test")])
+    folds = Folds(("1", "2"), np.array([[n % 4 // 2 if n < 8 else -1 for n in range(13)]]), "by hand")
+    sentences = audit_in_words(table, folds)
+    assert sentences[0] == "1 error, 1 warning; all cases: softfree check"
+    assert sentences[1] == "error: 1 pair of nearly identical images in several splits; scores are optimistic"
+    assert "no patient_id" in sentences[2]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("softfree.study.inspection.MAX_AUDITED", 12)
+        assert audit_in_words(table, folds) == ["not audited, because of more than 12 samples; see: softfree check"]
+
+
+def smooth_noise(rng: np.random.Generator) -> np.ndarray:
+    """Smooth random shades, uint8 (160, 160)."""
+    coarse = Image.fromarray(rng.integers(0, 255, (9, 9), dtype=np.uint8))
+    return np.asarray(coarse.resize((160, 160), Image.Resampling.BICUBIC))
+
+
+def read_table_of(folder: Path, rows: list[tuple[str, str, str]]) -> Table:
+    frame = pd.DataFrame(rows, columns=["path", "label", "split"])
+    frame.to_csv(folder / "table.csv", index=False)
+    return read_table(folder / "table.csv")

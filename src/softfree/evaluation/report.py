@@ -58,7 +58,7 @@ class Report:
         title: Of the page.
         notice: What readers must know first, for example that the images are phantoms.
         task: What is predicted.
-        data: Rows of a table, such as ``{"split": "train", "images": 140, "patients": 120, "ill": 70}``.
+        data: Rows of a table, such as ``{"split": "train", "samples": 140, "patients": 120, "ill": 70}``.
         data_notes: Split, skipped samples and preprocessing, in words.
         cost: Such as ``{"Parameters": "1.2 M"}``.
         metrics: From :func:`~softfree.evaluation.metrics.measure`, for ``scores``.

@@ -244,7 +244,7 @@ def _suspects(frame: pd.DataFrame, scores: Scores, directory: RunDirectory) -> d
 def _readable_scores(run: Run, frame: pd.DataFrame, options: EvaluateOptions) -> Scores:
     scores = scores_of(frame, run)
     if len(scores) == 0:
-        raise UserError(f"none of the {len(frame)} images of split {options.split} could be read; see: softfree check")
+        raise UserError(f"none of the {len(frame)} samples of split {options.split} could be read; see: softfree check")
     return scores
 
 

@@ -72,7 +72,7 @@ def near_duplicates_in_words(pairs: pd.DataFrame, part: str) -> str:
 
 
 def count_rows(table: Table, *, is_study: bool = False) -> list[dict[str, Any]]:
-    """Count images, patients and classes of each split; of a study, of its cross-validation and its fixed test rows."""
+    """Count samples, patients and classes of each split; of a study, of its folds and its fixed test rows."""
     rows = []
     names = {"val": "cross-validation", "test": "test"} if is_study else {split: split for split in SPLITS}
     for split, heading in names.items():
@@ -82,7 +82,7 @@ def count_rows(table: Table, *, is_study: bool = False) -> list[dict[str, Any]]:
         targets = split_table.targets
         row: dict[str, Any] = {
             "split": heading,
-            "images": len(split_table.frame),
+            "samples": len(split_table.frame),
             "patients": split_table.frame["patient"].nunique(),
         }
         for number, name in enumerate(table.task.classes):
@@ -105,6 +105,7 @@ def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
         notes.append(f"{left_out} training or validation samples were unreadable and left out.")
     if copies := run.config["table"].get("copies"):
         notes.append(f"{copies[:1].upper()}{copies[1:]}.")
+    notes += [f"Audit before training: {sentence}." for sentence in run.config["table"].get("audit", [])]
     if run.members:
         notes.append("Logits are calibrated with one temperature, fitted to the held-out samples of all folds.")
     else:

@@ -29,7 +29,7 @@ from softfree.reporting.scoring import write_predictions
 from softfree.study.members import member_options, pretrain_options, train_members
 from softfree.study.options import AutoOptions
 from softfree.study.plan import make_plan
-from softfree.study.plan_file import read_estimate, read_plan, write_plan
+from softfree.study.plan_file import read_audit, read_estimate, read_plan, write_plan
 from softfree.study.pooling import pool_predictions
 from softfree.study.recipe import read_whole_table
 from softfree.study.study_directory import MemberKey, StudyDirectory, member_keys
@@ -173,7 +173,7 @@ def _configuration(
             }
             for key, run in members.items()
         ],
-        "table": table_facts(table),
+        "table": table_facts(table) | {"audit": read_audit(directory.plan)},
         "options": first.config["options"] | own,
     }
 

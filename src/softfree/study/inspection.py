@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from softfree.core.progress import tracked
+from softfree.data.audit.audit import audit
+from softfree.data.audit.checks import counted
 from softfree.data.audit.probe import kind_of_source
+from softfree.data.folds import Folds
 from softfree.data.table import Table
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers import read_image
@@ -23,6 +26,8 @@ from softfree_runtime.sources.volume_files import read_volume
 MAX_SAMPLES = 100
 """Number of samples that are read for a plan, if that takes less than :data:`MAX_SECONDS`."""
 MAX_SECONDS = 30.0
+MAX_AUDITED = 2_000
+"""Number of samples up to which a plan includes an audit, which reads all of them."""
 SIDE = 16  # pixels of a thumbnail
 PERMUTATIONS = 50
 DIRECTIONAL = 0.05  # share of an image's variance, from which images have a direction
@@ -89,6 +94,27 @@ def kind_of(table: Table) -> Literal["image", "volume"]:
             f"{kinds['volume']} of {len(table.frame)} rows are volumes, the others images; make a table for each"
         )
     return "volume" if kinds["volume"] else "image"
+
+
+def audit_in_words(table: Table, folds: Folds, *, num_workers: int = 0, progress: bool = False) -> list[str]:
+    """Summarize the audit of ``softfree check``: a sentence on each problem, errors first.
+
+    Nearly identical images count if they lie in different folds, or in a fold and in the fixed test set.
+
+    Raises:
+        UserError: No sample can be read.
+    """
+    number = len(table.frame)
+    if number > MAX_AUDITED:
+        return [f"not audited, because of more than {MAX_AUDITED:,} samples; see: softfree check"]
+    inside = folds.numbers[0] >= 0
+    parts = table.frame.assign(split=np.where(inside, "train", "test"))
+    names = np.array([*folds.names, ""], dtype=object)[folds.numbers[0]].tolist()
+    found = audit(replace(table, frame=parts), num_workers=num_workers, progress=progress, folds=names)
+    if not found.problems:
+        return ["no problem found"]
+    totals = f"{counted(found.errors, 'error')}, {counted(found.warnings, 'warning')}; all cases: softfree check"
+    return [totals, *(f"{problem.severity}: {problem.message}" for problem in found.problems)]
 
 
 def inspect_images(table: Table, *, seed: int = 0, progress: bool = False) -> ImageFacts:

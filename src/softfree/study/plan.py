@@ -16,6 +16,7 @@ from softfree.planning.work import Work
 from softfree.study.inspection import (
     ImageFacts,
     VolumeFacts,
+    audit_in_words,
     inspect_images,
     inspect_volumes,
     kind_of,
@@ -64,6 +65,7 @@ def make_plan(options: AutoOptions, path: Path, table: Table, folds: Folds) -> S
         images = inspect_images(used, seed=options.seed, progress=options.progress)
         facts, choices, sizes = _in_words(images), _image_choices(images), _sides(images, options)
     facts = [*listed_counts(used), *facts]
+    audited = audit_in_words(table, folds, num_workers=options.num_workers, progress=options.progress)
     choices |= {name: Choice(value, "Set by --train.") for name, value in options.train.items()}
     drafts = [_schedule(size | choices, rows, options) for size in sizes]
     if budget is not None:
@@ -73,8 +75,17 @@ def make_plan(options: AutoOptions, path: Path, table: Table, folds: Folds) -> S
         seconds = _seconds(train, options.pretrain, used, trainings, rows)
         if budget is None or seconds <= budget:
             draft |= _cache(train, used, options)
+            memory = _memory(train)
             return StudyPlan(
-                table.digest, tuple(facts), trainings, draft, seconds, _memory(train), busy, options.pretrain
+                table.digest,
+                tuple(facts),
+                trainings,
+                draft,
+                seconds,
+                memory,
+                busy=busy,
+                audited=tuple(audited),
+                pretraining=options.pretrain,
             )
     raise UserError(
         f"--budget {options.budget}: the smallest plan, {trainings} trainings {_size_in_words(train)}, takes about"

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class StudyPlan:
         seconds: Estimated time of all trainings on this machine.
         memory: Estimated peak of memory in bytes; None if unknown.
         busy: Number of cores that other programs used when the time was measured.
+        audited: What the audit of the table found, a sentence for each problem.
         pretraining: Options of ``softfree pretrain``; empty to begin with random weights.
     """
 
@@ -50,6 +51,7 @@ class StudyPlan:
     seconds: float
     memory: int | None
     busy: float = 0.0
+    audited: tuple[str, ...] = ()
     pretraining: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -73,6 +75,7 @@ def write_plan(path: Path, plan: StudyPlan) -> None:
         "",
         "# " + "; ".join(plan.facts) + ".",
         f"table_sha256: {plan.table_sha256}",
+        *_audit_lines(plan.audited),
         "",
         "train:",
     ]
@@ -97,6 +100,13 @@ def write_plan(path: Path, plan: StudyPlan) -> None:
     write_atomically(path, "\n".join(lines) + "\n")
 
 
+def _audit_lines(audited: Sequence[str]) -> list[str]:
+    if not audited:
+        return []
+    lines = yaml.safe_dump({"audit": list(audited)}, allow_unicode=True, width=110).splitlines()
+    return ["", "# What softfree check found in the samples.", *lines]
+
+
 def read_plan(path: Path, digest: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Read the options of the trainings, and of the pretrainings if there are any, from ``plan.yaml``.
 
@@ -118,6 +128,12 @@ def read_estimate(path: Path) -> dict[str, float]:
     """Read what ``plan.yaml`` expected: ``seconds`` of all trainings, ``memory_bytes`` if there was a formula."""
     estimate = (read_yaml(path, "plan") or {}).get("estimate")
     return {name: float(value) for name, value in estimate.items()} if isinstance(estimate, dict) else {}
+
+
+def read_audit(path: Path) -> list[str]:
+    """Read what ``plan.yaml`` says of the audit of the table; empty for a plan without one."""
+    audited = (read_yaml(path, "plan") or {}).get("audit")
+    return [str(sentence) for sentence in audited] if isinstance(audited, list) else []
 
 
 def parse_duration(text: str) -> float:
