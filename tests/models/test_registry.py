@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
@@ -111,3 +115,10 @@ def test_training_options_that_a_bag_lacks() -> None:
     with pytest.raises(UserError, match="--stem patch with --model seqnorm_bag_nano: its tiles are already encoded"):
         supported_arguments(arguments | {"stem": "patch"})
     assert arguments["stem"] == "pool", "the input is unchanged"
+
+
+def test_a_plugin_may_import_the_models_that_import_it() -> None:
+    code = "import softfree.models as m; from softfree.models.registry import MODELS; print('timm_resnet18' in MODELS)"
+    environment = os.environ | {"SOFTFREE_PLUGINS": "softfree_lab.studies.peers"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from softfree.core.options import TrainOptions
 from softfree.data.folds import assign_folds
 from softfree.data.table import read_table
 from softfree.study import plan as planning
 from softfree.study.options import AutoOptions
-from softfree.study.plan import make_plan
+from softfree.study.plan import _memory, make_plan
 from softfree.study.plan_file import StudyPlan, write_plan
 
 SHAPES = [(24, 20, 10), (24, 20, 10), (26, 20, 10), (24, 20, 12), (24, 20, 10), (40, 30, 20)]  # columns, rows, slices
@@ -81,3 +82,8 @@ def test_without_space_on_the_disk_samples_are_not_stored_there(
         monkeypatch.setattr(planning, "disk_usage", lambda _, free=free: shutil._ntuple_diskusage(0, 0, free))
         plan = plan_of((1, 1, 1), (0, 900), train={"shape": [8, 16, 16]})
         assert plan.values.get("cache") == cache
+
+
+def test_a_model_without_a_formula_has_no_planned_memory() -> None:
+    assert _memory(TrainOptions(table=Path("table.csv"), model="soft_tiny")) is None
+    assert (_memory(TrainOptions(table=Path("table.csv"), size=64)) or 0) > 2**20

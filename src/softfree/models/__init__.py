@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import softfree.attention  # noqa: F401 - first: its plugins may import models
 from softfree.models.bag import BagTransformer, collate_bags
 from softfree.models.encoder import Block, Encoder
 from softfree.models.pyramid import SoftPyramid

@@ -11,6 +11,7 @@ from typing import Any
 from softfree.core.options import TrainOptions
 from softfree.data.folds import Folds
 from softfree.data.table import Table
+from softfree.models.registry import IMAGE_MODELS
 from softfree.planning.memory import training_peak
 from softfree.planning.work import Work
 from softfree.study.inspection import (
@@ -252,8 +253,8 @@ def _batch_size(choices: Mapping[str, Choice], rows: int) -> Choice:
 
 
 def _memory(train: TrainOptions) -> int | None:
-    """Return the planned peak of a training in bytes; None for volumes, for which there is no formula."""
-    if modality_of(train).name != "image":
+    """Return the planned peak of a training in bytes; None for volumes and other models without a formula."""
+    if modality_of(train).name != "image" or train.model not in IMAGE_MODELS:
         return None
     work = Work(
         model=train.model,
