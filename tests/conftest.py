@@ -40,6 +40,21 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def own_attentions() -> Iterator[None]:
+    """Forget the attentions that a module's tests register, and all that follows from their names."""
+    from softfree.attention import ATTENTIONS
+    from softfree.models import registry
+    from softfree_lab.studies.variants import ZOO
+
+    known = (ATTENTIONS, registry.IMAGE_MODELS, registry.VOLUME_MODELS, registry.BAG_MODELS, ZOO)
+    before = [dict(names) for names in known]
+    yield
+    for names, old in zip(known, before, strict=True):
+        names.clear()  # type: ignore[attr-defined]
+        names.update(old)  # type: ignore[attr-defined]
+
+
 @pytest.fixture
 def small_table(tmp_path: Path) -> Path:
     """A table of 32 small images, two of each patient; class "high" is bright at the top, "low" at the bottom."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -41,15 +40,9 @@ class LinearAttention(Attention):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _registered() -> Iterator[None]:
+def _registered(own_attentions: None) -> None:
     """Timm warns of a name that comes twice, so that all tests here share it."""
-    known = (ATTENTIONS, models.IMAGE_MODELS, models.VOLUME_MODELS, models.BAG_MODELS, variants.ZOO)
-    before = [dict(names) for names in known]
     register_attention(NAME)(LinearAttention)
-    yield
-    for names, old in zip(known, before, strict=True):
-        names.clear()  # type: ignore[attr-defined]
-        names.update(old)  # type: ignore[attr-defined]
 
 
 @pytest.fixture

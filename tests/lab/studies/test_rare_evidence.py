@@ -1,7 +1,10 @@
 """The attentions on trial start as plain SeqNorm, and weights count tokens."""
 
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -12,16 +15,11 @@ from softfree.attention.seqnorm import SeqNormAttention
 TRIALS = Path(__file__).parents[3] / "benchmarks" / "trials"
 
 
-@pytest.fixture
-def trials(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(TRIALS))
-    import rare_evidence
-
-    yield rare_evidence
-    from softfree.attention.registry import ATTENTIONS
-
-    for name in ("weightedseqnorm", "spikyseqnorm", "ssmax"):
-        ATTENTIONS.pop(name, None)
+@pytest.fixture(scope="module")
+def trials(own_attentions: None) -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(str(TRIALS))
+        yield import_module("rare_evidence")
     sys.modules.pop("rare_evidence")
 
 
