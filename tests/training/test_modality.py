@@ -8,9 +8,9 @@ import pytest
 
 from softfree.core.options import TrainOptions
 from softfree.data.modalities.image import ImagePreprocessing
-from softfree.data.modalities.registry import MODALITIES
+from softfree.data.modalities.registry import MODALITIES, modality_of
 from softfree.data.modalities.slide import SlidePreprocessing
-from softfree.training.modality import modality_of, refuse_batches, refuse_foreign_options, training_preprocessing
+from softfree.training.modality import refuse_batches, refuse_foreign_options, training_preprocessing
 from softfree_runtime.core.errors import UserError
 
 

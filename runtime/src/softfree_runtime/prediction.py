@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from softfree_runtime.core.batching import of_equal_shape
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import printable, replacing
 from softfree_runtime.core.outputs import columns, distance_columns
+from softfree_runtime.preprocessing.case import PARTIAL, case_ids, load_sample, note_unknown_views
 from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.session import Model
 from softfree_runtime.sources.inputs import Input, NamedSource, find_inputs, table_rows
@@ -61,12 +63,15 @@ def predict(
     samples = find_inputs(
         sequence, frame, kind, partial(table_rows, kind=kind, group=metadata.group, image_root=image_root)
     )
+    note_unknown_views(metadata.preprocessing, [source for _, source, _ in samples])
     logits, distances, failed = _outputs(opened, samples, batch_size)
+    cases = case_ids([source for _, source, _ in samples])
     rows = []
     for number, (name, _, _) in enumerate(samples):
         error = failed.get(number)
-        status, reason = (error.status, printable(str(error))) if error else ("ok", "")
-        head: Row = {"path": name, "status": status, "reason": reason}
+        status = error.status if error and error.status != PARTIAL else "ok"
+        head: Row = {"path": name} | ({"case_id": cases[number]} if cases else {})
+        head |= {"status": status, "reason": printable(str(error)) if error else ""}
         head |= columns(logits[number], metadata.task, metadata.temperature, metadata.thresholds, metadata.sets)
         rows.append(head | ({} if metadata.unusual_rate is None else distance_columns(distances[number])))
     return rows
@@ -75,7 +80,7 @@ def predict(
 def _outputs(
     model: Model, samples: list[NamedSource], batch_size: int
 ) -> tuple[np.ndarray, np.ndarray, dict[int, ReadError]]:
-    """Return logits (n, K) and distances (n,), NaN for samples that give none, and their errors."""
+    """Return logits (n, K) and distances (n,), NaN for samples that give none, and all errors, those of parts too."""
     values = np.full((len(samples), len(model.metadata.task.classes)), np.nan)
     distances = np.full(len(samples), np.nan)
     failed: dict[int, ReadError] = {}
@@ -83,18 +88,21 @@ def _outputs(
     def readable() -> Iterator[tuple[int, np.ndarray]]:
         for number, (name, source, frame) in enumerate(samples):
             try:
-                sample = model.metadata.preprocessing.load(source, frame)
+                sample, unread = load_sample(model.metadata.preprocessing, source, frame)
                 model.check(name if isinstance(source, DecodedImage) else name_of(source), sample)
             except ReadError as error:
                 failed[number] = error
             else:
+                if unread is not None:
+                    failed[number] = unread
                 yield number, sample
 
     for numbers, batch in of_equal_shape(readable(), batch_size):
         values[numbers], distance = model.outputs(np.stack(batch))
         if distance is not None:
             distances[numbers] = distance
-    for number in set(np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()) - failed.keys():
+    unread = {number for number, error in failed.items() if error.status != PARTIAL}
+    for number in set(np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()) - unread:
         values[number] = distances[number] = np.nan
         failed[number] = _not_finite(model, samples[number][0])
     return values, distances, failed
@@ -132,7 +140,7 @@ def predict_to_file(
     if as_json:
         print(json.dumps(rows, indent=2))
     failed = [row for row in rows if row["status"] != "ok"]
-    for row in failed:
+    for row in filter(itemgetter("reason"), rows):
         print(f"softfree: {row['reason']}", file=sys.stderr)  # which names the file
     if len(failed) == len(rows):
         raise UserError(f"none of the {len(rows)} inputs could be read; their reasons are in {out}")

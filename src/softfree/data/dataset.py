@@ -29,8 +29,9 @@ from softfree.data.modalities.registry import MODALITIES
 from softfree.data.samples import parts_of
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import is_whole, replacing
+from softfree_runtime.preprocessing.case import NumpyCasePreprocessing
 from softfree_runtime.readers.series_files import is_dicom
-from softfree_runtime.sources.sample_source import SourceFile, files_of, name_of
+from softfree_runtime.sources.sample_source import Case, SourceFile, files_of, name_of
 
 if TYPE_CHECKING:
     from softfree.data.modalities.slide_rows import SlideRows
@@ -54,13 +55,20 @@ class Sample(TypedDict):
 
 @dataclass(frozen=True)
 class Prepare(Transform):  # MONAI caches only deterministic transforms
-    """Read and prepare one sample, or return why it cannot be read."""
+    """Read and prepare one sample, or return why it, or a part of it, cannot be read."""
 
     preprocessing: Preprocessing
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Return ``image`` as float32 and ``size``, or the ``error``, for an item of :class:`SampleDataset`."""
+        """Return ``image`` as float32 and ``size``, or the ``error``, for an item of :class:`SampleDataset`.
+
+        A case of which only some images can be read has all three.
+        """
         try:
+            if isinstance(self.preprocessing, NumpyCasePreprocessing):
+                image, error = self.preprocessing.load_readable(item["source"], item["frame"])
+                prepared = {"image": torch.from_numpy(image), "size": [len(image)]}
+                return prepared if error is None else prepared | {"error": error}
             image, size = self.preprocessing.load_sized(item["source"], item["frame"])
             return {"image": torch.from_numpy(image), "size": list(size)}
         except ReadError as error:
@@ -82,7 +90,8 @@ class SampleDataset(data.Dataset):
         cache: ``none``, ``memory`` or a folder.
 
     Items are indexed by number, or by ``(epoch, number)`` as :class:`EpochSampler` does. ``failed`` maps the numbers of
-    unreadable samples to their :class:`ReadError`, as far as this process has read them.
+    unreadable samples to their :class:`ReadError`, as far as this process has read them; ``partial`` does so for cases of
+    which some images are unreadable.
     """
 
     def __init__(
@@ -100,6 +109,7 @@ class SampleDataset(data.Dataset):
         self.augmentation = augmentation
         self.seed = seed
         self.failed: dict[int, ReadError] = {}
+        self.partial: dict[int, ReadError] = {}
         self.preprocessing = preprocessing
         self._items: list[dict[str, Any]] = [
             {"source": source, "frame": frame}
@@ -125,7 +135,7 @@ class SampleDataset(data.Dataset):
     def without_augmentation(self, numbers: Sequence[int]) -> SampleDataset:
         """Return some of the samples as they are, from the same cache."""
         subset = copy.copy(self)
-        subset.augmentation, subset.failed = None, {}
+        subset.augmentation, subset.failed, subset.partial = None, {}, {}
         subset.targets = self.targets[list(numbers)]
         subset._items = [self._items[number] for number in numbers]
         subset._store = data.Subset(self._store, numbers)
@@ -170,9 +180,11 @@ class SampleDataset(data.Dataset):
 
     def _read(self, index: int) -> tuple[torch.Tensor, tuple[int, ...]] | None:
         prepared = self._store[index]
-        if "error" in prepared:
+        if "image" not in prepared:
             self.failed[index] = prepared["error"]
             return None
+        if "error" in prepared:
+            self.partial[index] = prepared["error"]
         return torch.as_tensor(prepared["image"]), tuple(prepared["size"])
 
 
@@ -238,7 +250,7 @@ def _store(items: list[dict[str, Any]], prepare: Prepare, cache: str) -> data.Da
 class FolderCache(PersistentDataset):
     """Cache of prepared samples in a folder, written atomically; a damaged sample is prepared again.
 
-    Unreadable samples are not cached: later their disk may respond, or their decoder be installed. Therefore no reason,
+    Unreadable samples, and cases with unreadable images, are not cached: later their disk may respond, or their decoder be installed. Therefore no reason,
     which could contain a name, is stored.
     """
 
@@ -253,7 +265,7 @@ class FolderCache(PersistentDataset):
         if cached is not None:
             return cached
         prepared = self._pre_transform(dict(item_transformed))
-        if "image" in prepared:
+        if "error" not in prepared:
             whole = io.BytesIO()  # on a full disk, plain writing raises a clear error
             torch.save(prepared, whole)
             with replacing(file) as temporary:
@@ -314,7 +326,7 @@ def _stamps(files: Iterable[Path]) -> str:
 
 
 def _is_file(source: Any) -> bool:
-    return isinstance(source, str | SourceFile | tuple)
+    return isinstance(source, str | SourceFile | tuple | Case)
 
 
 def _item_seed(seed: int, epoch: int, index: int) -> int:

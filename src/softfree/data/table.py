@@ -16,6 +16,7 @@ from softfree.data.splits import split_patients
 from softfree.data.table_file import TableFile, closest, no_column, read_table_file
 from softfree_runtime.core.errors import UserError, listed, shortened
 from softfree_runtime.core.task import Task
+from softfree_runtime.sources.cases import CASE, VIEW
 from softfree_runtime.sources.folder_names import split_named
 from softfree_runtime.sources.identity import FORMS, Patients, identify_patients, refuse_nobody
 from softfree_runtime.sources.row_paths import base_folder, resolve_paths
@@ -140,13 +141,14 @@ def read_table(
     """
     path = Path(path)
     wanted = [label] if labels is None else list(labels)
-    source = read_table_file(path, {"path", "patient_id", "split", "frame", *wanted})
+    source = read_table_file(path, {"path", "patient_id", "split", "frame", CASE, VIEW, *wanted})
     _check_columns(path, list(source.frame.columns), wanted, many=labels is not None)
     if positive is not None and labels is not None:
         raise UserError("positive is for one label column with two classes; findings in several columns have none")
     words = pd.Series(dtype="string")
     if labels is None:
         source, words = tidy_labels(source, label, classes)
+    source = _with_labels_of_cases(source, wanted)
     rows, left_out = _of_the_task(path, source, wanted, words)
     if labels is None:
         task, targets = read_classes(path, rows, label, positive, classes)
@@ -181,6 +183,20 @@ def read_table(
         frame.reset_index(drop=True), task, targets, folder, split_made, rows.digest, left_out, tuple(notes), keys
     )
     return table if known is None or not known.whole else _known_rows(table)
+
+
+def _with_labels_of_cases(table: TableFile, wanted: list[str]) -> TableFile:
+    """Give rows without a label that of another row of their case."""
+    frame = table.frame
+    if CASE not in frame:
+        return table
+    labels = frame[wanted]
+    filled = labels.where(labels.notna(), frame.groupby(CASE)[wanted].transform("first"))
+    count = int((labels.isna() & filled.notna()).any(axis=1).sum())
+    if not count:
+        return table
+    note = f"{count} row{'' if count == 1 else 's'} without a label have that of another row of their case"
+    return replace(table, frame=frame.assign(**{name: filled[name] for name in wanted}), notes=(*table.notes, note))
 
 
 def _known_rows(table: Table) -> Table:
@@ -218,7 +234,7 @@ def _check_columns(path: Path, columns: list[str], wanted: list[str], *, many: b
             f"{path}: column {alike[0]!r} looks like patients; rename it to patient_id, so that no patient is in"
             " two splits"
         )
-    for known in ("split", "frame", "mpp"):
+    for known in ("split", "frame", "mpp", CASE, VIEW):
         if known not in columns and (near := [name for name in columns if name.casefold() == known]):
             raise UserError(f"{path}: column {near[0]!r} would be ignored; rename it to {known}, or to another word")
     if owned := [name for name in columns if name in _OWN]:
@@ -287,6 +303,8 @@ def _patients(path: Path, frame: pd.DataFrame, folder: Path, table: TableFile) -
     own = "image " + frame["file"].str.slice(len(str(folder).rstrip("/\\")) + 1)
     if "frame" in frame:
         own += " " + frame["frame"].astype("string").fillna("<NA>")
+    if CASE in frame:  # all images of a case are of one patient
+        own = ("case " + frame[CASE]).fillna(own)
     if "patient_id" not in frame:
         return own.to_numpy(object), []
     numbers, ids = pd.factorize(frame["patient_id"])

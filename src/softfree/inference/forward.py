@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -31,12 +31,14 @@ class Logits:
     Attributes:
         values: ``(n, K)`` float64; NaN in the rows of failed samples.
         failed: Errors of failed samples, by index.
+        partial: Errors of cases of which some images could not be read, by index.
         members: Calibrated logits of an ensemble's members ``(n, M, K)``, whose mean is ``values``; else None.
     """
 
     values: np.ndarray
     failed: dict[int, ReadError]
     members: np.ndarray | None = None
+    partial: dict[int, ReadError] = field(default_factory=dict)
 
 
 def infer(
@@ -68,6 +70,7 @@ def infer(
     count = len(model.members) if isinstance(model, Ensemble) else 1
     members = np.full((len(dataset), count, classes), np.nan)
     failed: dict[int, ReadError] = {}
+    partial: dict[int, ReadError] = {}
     device = best_device()
     watched = on_token_means is not None
     adaptive = adaptive_forward(
@@ -83,6 +86,8 @@ def infer(
         loader = DataLoader(_Readable(dataset), batch_size=None, num_workers=options.num_workers)
         for index, sample, error in tracked(loader, description, total=len(dataset), shown=options.progress):
             if sample is not None:
+                if error is not None:
+                    partial[index] = error
                 if on_sample is not None:
                     on_sample(index, *sample)
                 yield index, sample[0]
@@ -111,7 +116,8 @@ def infer(
     for index in set(np.flatnonzero(~np.isfinite(members).all(axis=(1, 2))).tolist()) - failed.keys():
         members[index] = np.nan
         failed[index] = _not_finite(dataset.name(index), options.precision)
-    return Logits(members.mean(axis=1), failed, members if isinstance(model, Ensemble) else None)
+    by_member = members if isinstance(model, Ensemble) else None
+    return Logits(members.mean(axis=1), failed, by_member, partial)
 
 
 def _augmentation_of_views(dataset: SampleDataset, tta: int) -> Augmentation | None:
@@ -142,7 +148,7 @@ def _views(images: list[Tensor], augmentation: Augmentation | None, tta: int) ->
 
 
 class _Readable(Dataset):
-    """Items of a dataset as (index, (image, its size), None), or (index, None, error)."""
+    """Items of a dataset as (index, (image, its size), error), without either of the last two."""
 
     def __init__(self, dataset: SampleDataset) -> None:
         self.dataset = dataset
@@ -153,7 +159,7 @@ class _Readable(Dataset):
     def __getitem__(self, index: int) -> tuple[int, tuple[Tensor, tuple[int, ...]] | None, ReadError | None]:
         try:
             sample = self.dataset[index]
-            return index, (sample["image"], sample.get("size", ())), None
+            return index, (sample["image"], sample.get("size", ())), self.dataset.partial.get(index)
         except ReadError as error:
             return index, None, error
 

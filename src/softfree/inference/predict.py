@@ -23,6 +23,7 @@ from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import printable, replacing
 from softfree_runtime.core.outputs import columns, probabilities
 from softfree_runtime.core.task import Task
+from softfree_runtime.preprocessing.case import case_ids, note_unknown_views
 from softfree_runtime.sources import inputs as runtime_inputs
 from softfree_runtime.sources.inputs import Input, NamedSource
 from softfree_runtime.sources.table_text import read_bytes
@@ -43,10 +44,15 @@ def predict(
     sequence: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
     group = run.groups_by_patient
     names, sources, frames = zip(*find_inputs(sequence, frame, run.preprocessing.kind, group, image_root), strict=True)
+    note_unknown_views(run.preprocessing, sources)
     dataset = SampleDataset(sources, None, run.preprocessing, frames=frames)
     distances = Distances(run.distributions, len(dataset)) if run.distributions else None
     logits = infer(run.model, dataset, len(run.task.classes), options, on_token_means=distances)
     rows = pd.DataFrame({"path": list(names), "status": "ok", "reason": ""})
+    if cases := case_ids(sources):
+        rows.insert(1, "case_id", cases)
+    for index, error in logits.partial.items():
+        rows.loc[index, "reason"] = printable(str(error))
     for index, error in logits.failed.items():
         rows.loc[index, ["status", "reason"]] = [error.status, printable(str(error))]
     if logits.members is not None:
@@ -134,7 +140,7 @@ def predict_to_file(run: Run, inputs: list[str], options: PredictOptions, *, as_
     failed = rows[rows["status"] != "ok"]
     if as_json:
         print(json.dumps(json.loads(rows.to_json(orient="records")), indent=2))
-    for reason in failed["reason"]:
+    for reason in rows["reason"][rows["reason"] != ""]:
         print(f"softfree: {reason}", file=sys.stderr)
     if len(failed) == len(rows):
         raise UserError(f"none of the {len(rows)} inputs could be read; the reasons are in {options.out}")

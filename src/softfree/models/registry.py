@@ -19,6 +19,8 @@ from torch import nn
 
 from softfree.attention import for_each_attention
 from softfree.models.bag import BagTransformer
+from softfree.models.case import CASE_MODELS, CaseTransformer
+from softfree.models.classifier import grid_options
 from softfree.models.pyramid import METHODS, SoftPyramid
 from softfree.models.vit import VisionTransformer
 from softfree.models.vit3d import VolumeTransformer
@@ -88,6 +90,7 @@ def _register(cls: type[nn.Module], name: str, **defaults: Any) -> Callable[...,
         return build_model_with_cfg(cls, name, False, feature_cfg=features, **hub_options, **arguments)
 
     create.model_class = cls  # type: ignore[attr-defined]  # a stored configuration is checked against it
+    create.defaults = defaults  # type: ignore[attr-defined]
     create.__name__ = create.__qualname__ = name
     create.__doc__ = f"{cls.__name__} with {defaults}."
     globals()[name] = create  # timm's __all__ refers to it
@@ -195,4 +198,33 @@ def _missing_options(name: str) -> Mapping[str, tuple[Any, str]]:
 def build_model(config: Mapping[str, Any]) -> nn.Module:
     """Build the model that a run's configuration describes, with fresh weights."""
     arguments = dict(config["model"])
+    case = arguments.pop("case", None)
+    if case is not None:
+        return create_case_model(case=case, **arguments)
     return create_model(arguments.pop("name"), **arguments)
+
+
+def create_case_model(name: str, case: Mapping[str, Any], **options: Any) -> CaseTransformer:
+    """Create the model of cases of several images whose parts are those of a model of one.
+
+    Args:
+        name: Model of one image or volume.
+        case: Keywords ``shape``, ``views`` and ``timed`` of :class:`~softfree.models.case.CaseTransformer`.
+        **options: Keywords of the model of one image.
+
+    Raises:
+        UserError: A model of something else, or an unknown option.
+    """
+    create = MODELS.get(name)
+    single: Any = getattr(create, "model_class", None)
+    if single not in CASE_MODELS:
+        raise UserError(f"Got the model {name!r} for cases of several images: expected a *_vit_* or *_vit3d_* model.")
+    for option in options:
+        if option not in inspect.signature(single).parameters:
+            raise unknown_name(f"option of {name}:", option, inspect.signature(single).parameters)
+    arguments = {**create.defaults, **options}  # type: ignore[union-attr]
+    # Landmarks lie along the sequence: the images have no common grid.
+    arguments["attention_options"] = grid_options(
+        arguments["attention"], arguments.get("attention_options"), conv_dims=1
+    )
+    return CASE_MODELS[single](**arguments, **case)

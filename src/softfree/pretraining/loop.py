@@ -28,7 +28,7 @@ from softfree.core.environment import describe_machine, versions
 from softfree.core.progress import console
 from softfree.data.dataset import Sample
 from softfree.data.modalities.base import Preprocessing
-from softfree.data.modalities.registry import preprocessing_from_config, preprocessing_to_config
+from softfree.data.modalities.registry import modality_of, preprocessing_from_config, preprocessing_to_config
 from softfree.inference.run_directory import RunDirectory, check_fold
 from softfree.models.registry import build_model, supported_arguments
 from softfree.pretraining.masked_autoencoder import MaskedAutoencoder
@@ -40,7 +40,7 @@ from softfree.training.configuration import check_ranges, refuse_folder
 from softfree.training.loaders import readable
 from softfree.training.loop import global_rank, run_lock
 from softfree.training.microbatches import Step, seed_step
-from softfree.training.modality import create_preprocessing, modality_of, refuse_batches, refuse_foreign_options
+from softfree.training.modality import create_preprocessing, refuse_batches, refuse_foreign_options
 from softfree.training.optimizer import create_schedule
 from softfree.training.tracking import check_loggers, start_trackers
 from softfree.training.trainer import create_trainer, explain_errors, silence_lightning

@@ -9,6 +9,7 @@ from typing import cast
 
 from torch.utils.data import DataLoader
 
+from softfree.data.modalities.registry import modality_of
 from softfree.data.dataset import EpochSampler, SampleDataset, choose_cache
 from softfree.data.folds import training_rows
 from softfree.data.modalities.base import Preprocessing
@@ -16,7 +17,6 @@ from softfree.data.table_file import read_table_file
 from softfree.inference.predict import find_inputs, table_rows
 from softfree.pretraining.options import PretrainOptions
 from softfree.training.microbatches import Step
-from softfree.training.modality import modality_of
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.sources.inputs import NamedSource
 from softfree_runtime.sources.sample_source import SampleSource

@@ -156,7 +156,8 @@ def predict_rows(
     frame = table.frame[["row", "split", "patient"]].reset_index(drop=True)
     frame["status"] = [logits.failed[i].status if i in logits.failed else "ok" for i in range(len(frame))]
     # Without the names of files, which may be patients' names.
-    frame["reason"] = [logits.failed[i].reason if i in logits.failed else "" for i in range(len(frame))]
+    errors = logits.partial | logits.failed
+    frame["reason"] = [errors[i].reason if i in errors else "" for i in range(len(frame))]
     targets = np.asarray(table.targets)
     for number, name in enumerate(run.task.classes if not run.task.exclusive else []):
         frame[f"target_{name}"] = targets[:, number]

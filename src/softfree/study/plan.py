@@ -8,6 +8,7 @@ from pathlib import Path
 from shutil import disk_usage
 from typing import Any
 
+from softfree.data.modalities.registry import modality_of
 from softfree.core.options import TrainOptions
 from softfree.data.folds import Folds
 from softfree.data.table import Table
@@ -27,7 +28,7 @@ from softfree.study.members import pretrain_options
 from softfree.study.options import AutoOptions
 from softfree.study.plan_file import Choice, StudyPlan, busy_in_words, in_words, parse_duration
 from softfree.study.timing import busy_cores, has_fast_bf16, time_pretraining, time_training
-from softfree.training.modality import create_preprocessing, modality_of
+from softfree.training.modality import create_preprocessing
 from softfree_runtime.core.errors import UserError
 
 SIDES = (2048, 1536, 1024, 768, 512, 384, 256, 224, 128)

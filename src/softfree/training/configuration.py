@@ -13,13 +13,13 @@ from typing import Any
 from softfree.core.environment import versions
 from softfree.core.options import TrainOptions
 from softfree.data.modalities.base import Preprocessing
-from softfree.data.modalities.registry import preprocessing_to_config
-from softfree.data.samples import as_samples
+from softfree.data.modalities.registry import modality_of, preprocessing_to_config
+from softfree.data.samples import as_samples, training_modality
 from softfree.data.table import Table, read_table
 from softfree.inference.run_directory import RunDirectory, check_fold, known_split
 from softfree.models.registry import supported_arguments
 from softfree.reporting.facts import table_facts
-from softfree.training.modality import modality_of, refuse_batches, refuse_foreign_options, training_preprocessing
+from softfree.training.modality import refuse_batches, refuse_foreign_options, training_preprocessing
 from softfree.training.progressive_size import check_start_size
 from softfree_runtime.core.errors import UserError
 
@@ -90,7 +90,7 @@ def read_training_table(options: TrainOptions, run: Path | None = None) -> Table
     )
     if options.split_from is not None and table.split_made is None:
         raise UserError(f"--split-from {options.split_from}: {options.table} has a split column; use only one of them")
-    table = as_samples(table, modality_of(options), group=options.group)
+    table = as_samples(table, training_modality(table, modality_of(options)), group=options.group)
     for split in ("train", "val"):
         if len(table.where(split).frame) == 0 and options.fold_file is not None:
             raise UserError(f"{options.fold_file} was made for another table: it knows no row of {options.table}")

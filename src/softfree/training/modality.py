@@ -1,4 +1,4 @@
-"""The modality of a training run, by its model and options, and the preprocessing of its samples."""
+"""The preprocessing of a training run's samples, and options that only fit other kinds of sample."""
 
 from __future__ import annotations
 
@@ -8,26 +8,20 @@ from dataclasses import MISSING, fields
 from softfree.core.options import TrainOptions
 from softfree.data.modalities.base import Augmentation, Preprocessing
 from softfree.data.modalities.image import ImagePreprocessing
-from softfree.data.modalities.registry import MODALITIES, Modality
+from softfree.data.modalities.registry import MODALITIES, modality_of
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.sources.sample_source import SampleSource
-
-
-def modality_of(options: TrainOptions) -> Modality:
-    """Return the modality: that of the model's family, with ``mpp`` slides instead of images."""
-    for modality in MODALITIES.values():
-        if modality.model_family and f"_{modality.model_family}_" in options.model:
-            return modality
-    return MODALITIES["image" if options.mpp is None else "slide"]
+from softfree_runtime.sources.sample_source import Case, SampleSource
 
 
 def create_preprocessing(options: TrainOptions, sources: Sequence[SampleSource]) -> Preprocessing:
-    """Create the preprocessing of the modality.
+    """Create the preprocessing of the modality, or of cases of several of its samples.
 
     Raises:
         UserError: An option out of range.
     """
-    return modality_of(options).preprocessing_class().from_options(options, sources)
+    modality = MODALITIES["case"] if any(isinstance(source, Case) for source in sources) else modality_of(options)
+    preprocessing: Preprocessing = modality.preprocessing_class().from_options(options, sources)
+    return preprocessing
 
 
 def training_preprocessing(

@@ -20,6 +20,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from softfree.data.modalities.registry import modality_of
 from softfree.core.options import TrainOptions
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.image import ImagePreprocessing
@@ -27,7 +28,7 @@ from softfree.data.table import Table
 from softfree.evaluation.metric_specs import quantities
 from softfree.evaluation.scores import Scores
 from softfree.training.configuration import read_training_table
-from softfree.training.modality import create_preprocessing, modality_of
+from softfree.training.modality import create_preprocessing
 from softfree_runtime.core.errors import ReadError, UserError
 
 SIDE = 32  # of the small copy of an image or slide, pixels

@@ -96,6 +96,13 @@ _ALL = (
         sequence=True,
         has_resolution=True,
     ),
+    Modality(
+        "case",
+        ("softfree_runtime.preprocessing.case", "NumpyCasePreprocessing"),
+        "numpy pillow simplejpeg pydicom tifffile",
+        axes=0,
+        sequence=True,
+    ),
 )
 MODALITIES = {modality.name: modality for modality in _ALL}
 KINDS = tuple(MODALITIES)

@@ -14,16 +14,17 @@ from softfree_runtime.core.errors import UserError, listed, shortened
 from softfree_runtime.core.files import printable, say
 from softfree_runtime.preprocessing.modalities import IMAGE, MODALITIES
 from softfree_runtime.readers.image import DecodedImage, own_range
+from softfree_runtime.sources.cases import CASE, TIME, VIEW, group_rows, make_case, parse_time
 from softfree_runtime.sources.identity import identify_patients, refuse_nobody
 from softfree_runtime.sources.row_paths import base_folder, resolve_paths
-from softfree_runtime.sources.sample_source import SampleSource, SourceFile, resolution, sample_source
+from softfree_runtime.sources.sample_source import CaseFile, SampleSource, SourceFile, resolution, sample_source
 from softfree_runtime.sources.table_text import FRAME, RowNamer, check_text, read_bytes
 from softfree_runtime.sources.walk import Skipped, files_below
 
 Input = str | Path | np.ndarray
 NamedSource = tuple[str, SampleSource | DecodedImage, int | None]
 TABLES = {".csv", ".tsv", ".parquet"}
-COLUMNS = ("path", "frame", "patient_id", "mpp")
+COLUMNS = ("path", "frame", "patient_id", "mpp", CASE, VIEW, TIME)
 
 
 def find_inputs(
@@ -49,6 +50,11 @@ def find_inputs(
             if kind != IMAGE:
                 raise UserError(f"got an array for a model of samples of kind {kind}; expected files")
             samples.append((f"array {number}", as_image(item), None))
+        elif Path(item).is_dir() and kind == "case":
+            raise UserError(
+                f"{item} is a folder, and the model takes cases of several images: expected a table with the columns"
+                f" path and {CASE}"
+            )
         elif Path(item).is_dir():
             samples += [(printable(path), path, frame) for path in samples_in(Path(item), kind)]
         elif Path(item).suffix.lower() in TABLES:
@@ -111,7 +117,7 @@ def table_rows(
     """Read a CSV table: name, source and frame of each row that is not empty.
 
     Args:
-        path: The table, with a column ``path``; ``frame``, ``mpp`` and ``patient_id`` are known, too.
+        path: The table, with a column ``path``; :data:`COLUMNS` are known, too.
         frame: Frame of multi-frame files if the table has no such column.
         kind: Kind of the samples; slides and bags have a resolution.
         group: Join the rows of a patient.
@@ -155,6 +161,8 @@ def rows_as_samples(
         # With a column frame, an empty cell is the first frame.
         row_frame = int(float(cell)) if cell else None if "frame" in columns else frame
         samples.append((row["path"], sample_source(sources[-1:]), row_frame))
+    if kind == "case" and CASE in columns:
+        return _rows_by_case(path, cells, rows, samples, frame)
     if not group or "patient_id" not in columns:
         return samples
     groups = _rows_by_patient(path, [row["patient_id"] for row in cells.values()])
@@ -162,6 +170,36 @@ def rows_as_samples(
         (";".join(samples[row][0] for row in group), sample_source([sources[row] for row in group]), None)
         for group in groups
     ]
+
+
+def _rows_by_case(
+    path: Path,
+    cells: Mapping[int, Mapping[str, str]],
+    rows: RowNamer,
+    samples: Sequence[NamedSource],
+    frame: int | None,
+) -> list[NamedSource]:
+    """Join the rows of each case; the name is that of its files."""
+    numbers, texts = list(cells), list(cells.values())
+
+    def names_of(positions: Collection[int]) -> str:
+        return rows.name([numbers[position] for position in positions])
+
+    joined: list[NamedSource] = []
+    for group in group_rows(path, [row[CASE] for row in texts], names_of):
+        files = [
+            CaseFile(
+                str(samples[row][1]),
+                None,
+                samples[row][2],
+                texts[row].get(VIEW, "").strip(),
+                parse_time(texts[row].get(TIME)),
+            )
+            for row in group
+        ]
+        case = make_case(path, texts[group[0]][CASE], files, group, names_of)
+        joined.append((";".join(samples[row][0] for row in group), case, None))
+    return joined
 
 
 def _rows_by_patient(path: Path, ids: Sequence[str]) -> list[list[int]]:

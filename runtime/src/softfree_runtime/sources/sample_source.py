@@ -1,4 +1,4 @@
-"""What a sample is read from: a path, a path with the resolution of its row, or the several files of a patient."""
+"""What a sample is read from: a path, a path with the resolution of its row, or several files."""
 
 from __future__ import annotations
 
@@ -26,8 +26,36 @@ class SourceFile:
         return self.path if self.mpp is None else f"{self.path}#mpp={self.mpp!r}"
 
 
-SampleSource = str | SourceFile | tuple[SourceFile, ...]
-"""A path; a file with its resolution; or the files of one bag. A path is never parsed: any character is allowed."""
+@dataclass(frozen=True)
+class CaseFile(SourceFile):
+    """An image of a case.
+
+    Attributes:
+        frame: Frame of a multi-frame file, counted from 0; None for the first.
+        view: What it shows, such as ``frontal``; empty if unknown.
+        time: When it was taken, in any unit, from any start; None if unknown.
+    """
+
+    frame: int | None = None
+    view: str = ""
+    time: float | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """Images that are classified together, in an order that does not depend on the table's.
+
+    Attributes:
+        files: The images.
+        id: Name of the case in the table; empty if it has none.
+    """
+
+    files: tuple[CaseFile, ...]
+    id: str = ""
+
+
+SampleSource = str | SourceFile | tuple[SourceFile, ...] | Case
+"""A path; a file with its resolution; the files of one bag; or a case. A path is never parsed: any character is allowed."""
 
 
 def sample_source(files: Sequence[SourceFile]) -> SampleSource:
@@ -38,7 +66,9 @@ def sample_source(files: Sequence[SourceFile]) -> SampleSource:
 
 
 def files_of(source: SampleSource) -> tuple[SourceFile, ...]:
-    """Return the files of a sample: one, or the several files of a bag."""
+    """Return the files of a sample: one, or the several files of a bag or a case."""
+    if isinstance(source, Case):
+        return source.files
     if isinstance(source, tuple):
         return source
     return (source if isinstance(source, SourceFile) else SourceFile(source),)

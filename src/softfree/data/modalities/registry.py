@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from softfree.data.modalities.base import Preprocessing
 from softfree_runtime.core.errors import UserError
+
+if TYPE_CHECKING:
+    from softfree.core.options import TrainOptions
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,27 @@ _ALL = (
         has_resolution=True,
         padded=True,
     ),
+    Modality(
+        "case",
+        "cases of several images",
+        ("softfree.data.modalities.case", "CasePreprocessing"),
+        "number of images",
+        1,
+        options=(),
+        small_copy="mean of the images' small copies",
+        padded=True,
+    ),
 )
 MODALITIES = {modality.name: modality for modality in _ALL}
 KINDS = tuple(MODALITIES)
+
+
+def modality_of(options: TrainOptions) -> Modality:
+    """Return the modality of single samples: that of the model's family, with ``mpp`` slides instead of images."""
+    for modality in MODALITIES.values():
+        if modality.model_family and f"_{modality.model_family}_" in options.model:
+            return modality
+    return MODALITIES["image" if options.mpp is None else "slide"]
 
 
 def preprocessing_from_config(config: dict[str, Any]) -> Preprocessing:

@@ -1,0 +1,85 @@
+"""Cases of several images, from the columns ``case_id``, ``view`` and ``time`` of a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+
+from softfree_runtime.core.errors import UserError, shortened
+from softfree_runtime.sources.sample_source import Case, CaseFile
+
+CASE, VIEW, TIME = "case_id", "view", "time"
+"""Columns: rows with the same case are one sample; what an image shows; when it was taken."""
+
+
+def group_rows(path: object, cases: Sequence[str], names_of: Callable[[Collection[int]], str]) -> list[list[int]]:
+    """List the rows of each case, in order of appearance.
+
+    Args:
+        path: The table, for messages.
+        cases: Case of each row.
+        names_of: Names the lines of rows, for messages.
+
+    Raises:
+        UserError: A row has no case.
+    """
+    if missing := [row for row, name in enumerate(cases) if not name.strip()]:
+        raise UserError(
+            f"{path}: {names_of(missing[:5])} have no {CASE}; give each row one: a case of one image needs a name, too"
+        )
+    groups: dict[str, list[int]] = {}
+    for row, name in enumerate(cases):
+        groups.setdefault(name.strip(), []).append(row)
+    return list(groups.values())
+
+
+def make_case(
+    path: object, name: str, files: Sequence[CaseFile], rows: Sequence[int], names_of: Callable[[Collection[int]], str]
+) -> Case:
+    """Make a case of its images, ordered by view, time and path.
+
+    Args:
+        path: The table, for messages.
+        name: The case.
+        files: Its images.
+        rows: Their rows.
+        names_of: Names the lines of rows, for messages.
+
+    Raises:
+        UserError: Two images have the same view and time.
+    """
+    seen: dict[tuple[str, float | None], int] = {}
+    for file, row in zip(files, rows, strict=True):
+        if file.view and (file.view, file.time) in seen:
+            both = names_of([seen[file.view, file.time], row])
+            raise UserError(
+                f"{path}: {both} are of one case and have the same view {shortened(file.view)}; give them different"
+                f" views, or times in a column {TIME}, or leave the view empty"
+            )
+        seen[file.view, file.time] = row
+    return Case(tuple(sorted(files, key=_order)), name.strip())
+
+
+def _order(file: CaseFile) -> tuple[object, ...]:
+    return file.view, -math.inf if file.time is None else file.time, file.path, file.frame or 0
+
+
+def parse_time(cell: object) -> float | None:
+    """Parse a cell of the column ``time``; None if it is empty.
+
+    Raises:
+        UserError: Not a finite number.
+    """
+    text = "" if cell is None else str(cell).strip()
+    if text in ("", "nan", "<NA>"):
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(
+            f"column {TIME} holds {shortened(text)}; expected a number, such as days since the first image, or an"
+            " empty cell"
+        )
+    return number
