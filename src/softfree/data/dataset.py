@@ -90,8 +90,8 @@ class SampleDataset(data.Dataset):
         cache: ``none``, ``memory`` or a folder.
 
     Items are indexed by number, or by ``(epoch, number)`` as :class:`EpochSampler` does. ``failed`` maps the numbers of
-    unreadable samples to their :class:`ReadError`, as far as this process has read them; ``partial`` does so for cases of
-    which some images are unreadable.
+    unreadable samples to their :class:`ReadError`, as far as this process has read them; ``partial`` those of cases of
+    which only some images are unreadable.
     """
 
     def __init__(
@@ -250,8 +250,8 @@ def _store(items: list[dict[str, Any]], prepare: Prepare, cache: str) -> data.Da
 class FolderCache(PersistentDataset):
     """Cache of prepared samples in a folder, written atomically; a damaged sample is prepared again.
 
-    Unreadable samples, and cases with unreadable images, are not cached: later their disk may respond, or their decoder be installed. Therefore no reason,
-    which could contain a name, is stored.
+    Unreadable samples, and cases with unreadable images, are not cached: later their disk may respond, or their decoder
+    be installed. Therefore no reason, which could contain a name, is stored.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:

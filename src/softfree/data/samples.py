@@ -64,7 +64,9 @@ def training_modality(table: Table, modality: Modality) -> Modality:
         return modality
     if modality.name not in ("image", "volume"):
         fix = "use --group to join the rows of a patient" if modality.name == "bag" else "use softfree features first"
-        raise UserError(f"the table has a column {CASE}, and {modality.plural} cannot be joined by it; rename it, or {fix}")
+        raise UserError(
+            f"the table has a column {CASE}, and {modality.plural} cannot be joined by it; rename it, or {fix}"
+        )
     return MODALITIES["case"]
 
 
@@ -91,8 +93,9 @@ def join_cases(table: Table) -> Table:
 
     groups = [np.array(group) for group in group_rows("the table", ids, names_of)]
     joined = _joined(table, groups, "case")
+    names = ids if CASE in frame else [""] * len(frame)
     cases: list[Any] = [
-        make_case("the table", ids[group[0]] if CASE in frame else "", [files[row] for row in group], group, names_of)
+        make_case("the table", names[group[0]], [files[row] for row in group], group.tolist(), names_of)
         for group in groups
     ]
     own = joined.frame.assign(file=cases)

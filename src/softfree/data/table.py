@@ -369,13 +369,14 @@ def _refuse_shared_patients(path: Path, frame: pd.DataFrame, table: TableFile) -
     shared = patients_across_splits(frame)
     if len(shared):
         count = shared["patient"].nunique()
-        who = "1 patient is" if count == 1 else f"{count} patients are"
+        unit = "patient" if "patient_id" in frame else "case"
+        who = f"1 {unit} is" if count == 1 else f"{count} {unit}s are"
         why = ""
-        if shared.groupby("patient")["patient_id"].nunique().max() > 1:
+        if unit == "patient" and shared.groupby("patient")["patient_id"].nunique().max() > 1:
             why = f", by ids that differ only in form ({FORMS}; two patients need ids that differ by more)"
         raise UserError(
             f"{path}: {who} in more than one split ({table.rows.name(shared.index)}){why};"
-            " put all rows of a patient into one split, or remove the column to have a split drawn"
+            f" put all rows of a {unit} into one split, or remove the column to have a split drawn"
         )
 
 

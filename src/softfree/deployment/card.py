@@ -9,6 +9,7 @@ from typing import Any
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from softfree.data.modalities.base import Preprocessing
+from softfree.data.modalities.case import CasePreprocessing
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.modalities.registry import preprocessing_to_config
 from softfree.deployment.loss import Loss
@@ -16,6 +17,7 @@ from softfree.inference.run import Run
 from softfree.reporting.documents.card import card_in_text
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.metadata import Metadata
+from softfree_runtime.preprocessing.case import NumpyCasePreprocessing
 from softfree_runtime.preprocessing.image import NumpyImagePreprocessing
 from softfree_runtime.preprocessing.modalities import Preprocessing as RuntimePreprocessing
 from softfree_runtime.preprocessing.modalities import preprocessing_from_config
@@ -55,6 +57,10 @@ def runtime_preprocessing(preprocessing: Preprocessing) -> RuntimePreprocessing:
     """Return the same preprocessing for the runtime, for any modality."""
     if isinstance(preprocessing, ImagePreprocessing):
         return numpy_image_preprocessing(preprocessing)
+    if isinstance(preprocessing, CasePreprocessing):
+        images = runtime_preprocessing(preprocessing.images)
+        fields = preprocessing.to_dict() | {"image": {"kind": images.kind} | images.to_dict()}
+        return NumpyCasePreprocessing(**fields)
     return preprocessing_from_config(preprocessing_to_config(preprocessing))
 
 

@@ -22,9 +22,11 @@ from softfree.deployment.onnx_passes import find_float16_nodes, find_layers
 from softfree.inference.ensemble import Ensemble
 from softfree.inference.unusual import TrainingDistribution
 from softfree.models import BagTransformer, VisionTransformer, VolumeTransformer
+from softfree.models.case import CaseTransformer
 from softfree.models.token_mean import token_mean
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.metadata import Metadata
+from softfree_runtime.preprocessing.case import HEADER
 
 # The first opset with an attention operator, so that softmax models also get a fused kernel.
 OPSET = 23
@@ -36,8 +38,9 @@ class Graph:
     """An exported model.
 
     Attributes:
-        proto: The ONNX model: input ``pixels`` (B, C, H, W), ``voxels`` (B, C, D, H, W) or ``tiles`` (B, N, F + 3),
-            output ``logits`` (B, K), and ``distance`` (B,) from the training samples if that is known.
+        proto: The ONNX model: input ``pixels`` (B, C, H, W), ``voxels`` (B, C, D, H, W), ``tiles`` (B, N, F + 3)
+            or ``images`` (B, R, F + 3), output ``logits`` (B, K), and ``distance`` (B,) from the training samples if
+            that is known.
         size: Sides of its input, without channels; None for any.
         layers: Names of the nodes that are linear layers or convolutions of the model, except the head.
         float16_nodes: Names of the nodes that may compute in half precision: ``layers`` and all of the MLPs.
@@ -137,6 +140,31 @@ def make_volume_graph(
     with tuned_for(model, tokens):
         proto = _export_or_raise(model, module, torch.zeros(2, channels, *shape), {0: Dim.DYNAMIC}, "voxels")
     return _clean(proto, tuple(shape), ("batch",))
+
+
+def make_case_graph(
+    model: nn.Module, shape: Sequence[int], images: int, distributions: Sequence[TrainingDistribution] = ()
+) -> Graph:
+    """Export a classifier of cases for any number of images of one ``shape``; it is fastest at about ``images``.
+
+    Raises:
+        UserError: A model that cannot be exported.
+    """
+    first = model.members[0] if isinstance(model, Ensemble) else model
+    assert isinstance(first, CaseTransformer)
+    if has_fixed_size(model):
+        raise UserError(
+            f"a {type(first).__name__} with landmarks exports for a fixed number of images only, but cases differ; "
+            "train one with another attention, such as seqnorm"
+        )
+    patch: Any = first.patch_size
+    sides = [patch, patch] if isinstance(patch, int) else patch
+    tokens = math.prod(-(-side // patch) for side, patch in zip(shape[1:], sides, strict=True))
+    example = torch.zeros(2, 3, math.prod(shape) + HEADER)
+    module = WithDistance(model, distributions) if distributions else model
+    with tuned_for(model, images * tokens):
+        proto = _export_or_raise(model, module, example, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, "images")
+    return _clean(proto, None, ("batch", "images"))
 
 
 def make_bag_graph(model: BagTransformer, tiles: int, distributions: Sequence[TrainingDistribution] = ()) -> Graph:

@@ -109,14 +109,14 @@ def check_distances(
 
 def _batches(own: Any, samples: Sequence[Sample], runtime: Any, any_size: bool) -> Iterator[BatchPair]:
     """Yield batches to compare, one at a time, since a single slide may fill the memory."""
-    if own.kind == "bag":
-        # All tiles of a bag, half of them, and one.
+    if own.kind in ("bag", "case"):
+        # All tiles of a bag or images of a case, half of them, and one.
         for number, sample in enumerate(samples[:3]):
             ours, theirs = _load_both([sample], own, runtime)
             yield ours, theirs
             if number == 0:
-                for tiles in (-(-ours.shape[1] // 2), 1):
-                    yield ours[:, :tiles], theirs[:, :tiles]
+                for count in (-(-ours.shape[1] // 2), 1):
+                    yield ours[:, :count], theirs[:, :count]
     elif own.sample_bytes() is None:
         for sample in samples[:3]:
             yield _load_both([sample], own, runtime)
@@ -142,5 +142,6 @@ def _load_both(samples: Sequence[Sample], own: Preprocessing, runtime: Preproces
 
 
 def _describe(kind: str, shape: tuple[int, ...]) -> str:
-    sides = f"of {shape[1]} tiles" if kind == "bag" else f"at {' x '.join(map(str, shape[2:]))}"
+    rows = {"bag": "tile", "case": "image"}.get(kind)
+    sides = f"of {shape[1]} {rows}{'s' * (shape[1] > 1)}" if rows else f"at {' x '.join(map(str, shape[2:]))}"
     return f"{shape[0]} {kind}{'s' * (shape[0] > 1)} {sides}"

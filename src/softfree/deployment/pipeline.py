@@ -12,7 +12,15 @@ from typing import Any
 import onnx
 
 from softfree.deployment.card import make_metadata, with_loss
-from softfree.deployment.graph import Graph, has_fixed_size, make_bag_graph, make_graph, make_volume_graph, write_graph
+from softfree.deployment.graph import (
+    Graph,
+    has_fixed_size,
+    make_bag_graph,
+    make_case_graph,
+    make_graph,
+    make_volume_graph,
+    write_graph,
+)
 from softfree.deployment.loss import Loss, measure_loss
 from softfree.deployment.onnx_passes import to_float16
 from softfree.deployment.options import ExportOptions
@@ -94,7 +102,7 @@ def _export(run: Run, path: Path, options: ExportOptions) -> Exported:
     if options.format == "executorch":
         return _write_executorch(run, path, options)
     read = _read_parity_samples(run, options)
-    if has_fixed_size(run.model) and not isinstance(run.model, BagTransformer):
+    if has_fixed_size(run.model) and run.preprocessing.kind not in ("bag", "case"):
         _refuse_any_size(run)  # before the export, which takes longer
     graph = _graph(run, read.samples)
     if graph.size is not None:
@@ -119,6 +127,9 @@ def _graph(run: Run, samples: Sequence[Sample]) -> Graph:
     if isinstance(model, BagTransformer):
         return make_bag_graph(model, len(samples[0].load(preprocessing)), run.distributions)
     arguments = preprocessing.model_arguments()
+    if "case" in arguments:
+        images = len(samples[0].load(preprocessing))
+        return make_case_graph(model, arguments["case"]["shape"], images, run.distributions)
     if run.preprocessing.kind == "volume":
         return make_volume_graph(model, arguments["in_chans"], arguments["img_size"], run.distributions)
     return make_graph(model, arguments["in_chans"], arguments["img_size"], run.distributions)

@@ -1,7 +1,7 @@
 """Transformers over all images of a case: their tokens stand in one sequence, with embeddings of view and time.
 
-The cost of softmax-free attention is linear in the tokens, so several images cost what each costs alone; a missing image
-has no tokens and costs nothing.
+The cost of softmax-free attention is linear in the tokens, so several images cost what each costs alone, and a missing
+one, without tokens, costs nothing.
 """
 
 from __future__ import annotations
@@ -50,17 +50,19 @@ class CaseTransformer(Classifier):
         nn.init.normal_(self.view_embed.weight, std=0.02)
         self.time_embed = nn.Linear(2 * len(FREQUENCIES), self.embed_dim).apply(init_linear) if timed else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Classify cases (B, R, F + 3), as :mod:`softfree_runtime.preprocessing.case` prepares them: logits (B, K).
 
         Raises:
-            UserError: A wrong shape, or a case without images.
+            UserError: A wrong shape, a case without images, or a mask, which follows from the cases.
         """
+        _refuse_mask(mask)
         tokens, mask = self.embed_cases(x)
         return self.forward_head(self.norm(self.blocks(tokens, mask)), mask)
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute the tokens (B, R N, C) after the last block (and ``norm``)."""
+        _refuse_mask(mask)
         return cast(Tensor, self.norm(self.blocks(*self.embed_cases(x))))
 
     def embed_cases(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -115,6 +117,11 @@ class CaseTransformer(Classifier):
         """See :class:`~softfree.models.classifier.Classifier`."""
         groups = super().group_matcher(coarse)
         return groups | {"stem": rf"{groups['stem']}|^view_embed|^time_embed"}
+
+
+def _refuse_mask(mask: Tensor | None) -> None:
+    if mask is not None:
+        raise UserError("Got a mask for cases of several images: expected none; padding has the time and view NaN.")
 
 
 class ImageCaseTransformer(CaseTransformer, VisionTransformer):

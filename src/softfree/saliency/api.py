@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, cast
@@ -16,13 +16,14 @@ from softfree.core.progress import tracked
 from softfree.inference.ensemble import AdaptiveEnsemble, adaptive_forward
 from softfree.inference.predict import find_inputs, outputs
 from softfree.saliency.activations import classifier
-from softfree.saliency.captions import describe_maps
+from softfree.saliency.captions import MapText, describe_maps
 from softfree.saliency.ensemble import explain_run
 from softfree.saliency.geometry import TokenGrid
 from softfree.saliency.maps import Map
 from softfree.saliency.options import ExplainOptions
 from softfree.saliency.regions import Region, find_regions
-from softfree.saliency.samples import ENDINGS, SampleOpener
+from softfree.saliency.samples import ENDINGS, Part, SampleOpener
+from softfree.saliency.samples.case import CaseSample
 from softfree.saliency.sanity_checks import rank_correlation
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree_runtime.core.errors import ReadError, UserError, unknown_name
@@ -35,31 +36,60 @@ _SHOWN = 5  # regions in the JSON
 
 
 @dataclass(frozen=True)
+class ExplainedImage:
+    """The maps of an image: of the sample itself, or of one of the images of a case.
+
+    Attributes:
+        path: Its path.
+        view: Its view in a case.
+        total: Sum of the first map over its tokens: its part of the log odds where the map distributes these.
+        token_grid: Positions of the tokens.
+        regions: Of the first map.
+        files: Files that were written.
+    """
+
+    path: str
+    view: str
+    total: float
+    token_grid: TokenGrid
+    regions: tuple[Region, ...]
+    files: tuple[Path, ...]
+
+    def listed_regions(self) -> list[dict[str, object]]:
+        """Return the strongest regions for JSON."""
+        return [region.to_dict(self.token_grid) for region in self.regions[:_SHOWN]]
+
+
+@dataclass(frozen=True)
 class Explained:
     """The result for one input: maps and their files, or the reason why there are none.
 
     Attributes:
         path: Name of the input.
         maps: By the requested method; by two methods if none was requested.
-        token_grid: Positions of the tokens.
-        regions: Of the first map.
-        files: Files that were written.
+        images: Its images, one unless it is a case.
+        case: Whether it is a case.
+        left_out: Why some images of a case have none; None if all have.
         error: Why there are none.
     """
 
     path: str
     maps: tuple[Map, ...] = ()
-    token_grid: TokenGrid | None = None
-    regions: tuple[Region, ...] = ()
-    files: tuple[Path, ...] = ()
+    images: tuple[ExplainedImage, ...] = ()
+    case: bool = False
+    left_out: ReadError | None = None
     error: ReadError | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files that were written."""
+        return tuple(file for image in self.images for file in image.files)
 
     def to_dict(self, run: Run) -> dict[str, Any]:
         """For JSON."""
-        row: dict[str, Any] = {"path": self.path, "status": "ok", "reason": ""}
+        row: dict[str, Any] = {"path": self.path, "status": "ok", "reason": str(self.left_out or "")}
         if self.error is not None:
             return row | {"status": self.error.status, "reason": str(self.error)}
-        assert self.token_grid is not None
         first = self.maps[0]
         prediction = outputs(first.logits[None], run.task, run.calibration)
         target = run.task.classes[first.target]
@@ -73,8 +103,14 @@ class Explained:
             "method": first.method,
             "description": first.description,
             "sum": float(first.values.sum()),
-            "regions": [region.to_dict(self.token_grid) for region in self.regions[:_SHOWN]],
         }
+        if self.case:
+            row["images"] = [
+                {"path": image.path, "view": image.view, "sum": image.total, "regions": image.listed_regions()}
+                for image in self.images
+            ]
+        else:
+            row["regions"] = self.images[0].listed_regions()
         for second in self.maps[1:]:
             row |= {"second_method": second.method, "agreement": rank_correlation(first.values, second.values)}
         return row
@@ -96,8 +132,9 @@ def explain_to_files(folder: str | Path, inputs: list[str], options: ExplainOpti
     if as_json:
         print(json.dumps([result.to_dict(run) for result in explained], indent=2, allow_nan=False))
     failed = [result for result in explained if result.error is not None]
-    for result in failed:
-        print(f"softfree: {result.error}", file=sys.stderr)
+    for reason in (result.error or result.left_out for result in explained):
+        if reason is not None:
+            print(f"softfree: {reason}", file=sys.stderr)
     if len(failed) == len(explained):
         raise UserError(f"none of the {len(explained)} inputs could be read; their reasons are above")
     print(f"{len(explained) - len(failed)} of {len(explained)} explained; written to {options.out}", file=sys.stderr)
@@ -146,16 +183,37 @@ def _explain_one(
     try:
         sample = opener(source, frame)
         maps = explain_run(run, sample.tensor, adaptive, options.method, target=options.target, **parameters)
-        regions = find_regions(maps[0].values, sample.token_grid, options.quantile)
-        stem = _free_name(name, taken)
-        files = [options.out / f"{stem}_map{ENDINGS[form]}" for form in opener.forms]
-        for form, path in zip(opener.forms, files, strict=True):
-            sample.write(form, path, maps, regions, describe_maps(run, maps))
+        words = describe_maps(run, maps)
+        if not isinstance(sample, CaseSample):
+            return Explained(name, maps, (_write_part(Part(name, "", sample, maps), opener, options, words, taken),))
+        images = tuple(
+            _write_part(part, opener, options, _of_part(words, part, maps[0]), taken) for part in sample.parts(maps)
+        )
+        return Explained(name, maps, images, case=True, left_out=sample.left_out)
     except ReadError as error:
         return Explained(name, error=error.of(name_of(source)))
     except torch.OutOfMemoryError:
         return Explained(name, error=ReadError("does not fit in the device's memory", "too_large", path=name))
-    return Explained(name, maps, sample.token_grid, tuple(regions), tuple(files))
+
+
+def _write_part(
+    part: Part, opener: SampleOpener, options: ExplainOptions, words: MapText, taken: set[str]
+) -> ExplainedImage:
+    values = part.maps[0].values
+    regions = find_regions(values, part.sample.token_grid, options.quantile)
+    stem = _free_name(part.name, taken)
+    files = [options.out / f"{stem}_map{ENDINGS[form]}" for form in opener.forms]
+    for form, path in zip(opener.forms, files, strict=True):
+        part.sample.write(form, path, part.maps, regions, words)
+    total = float(values.sum())
+    return ExplainedImage(part.name, part.view, total, part.sample.token_grid, tuple(regions), tuple(files))
+
+
+def _of_part(words: MapText, part: Part, whole: Map) -> MapText:
+    """Add the part of the log odds that belongs to an image of a case."""
+    view = f" ({part.view})" if part.view else ""
+    share = f"this image{view} {part.maps[0].values.sum():+.1f} of {whole.values.sum():+.1f}"
+    return replace(words, title=f"{words.title}; {share}")
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from softfree.models.case import CaseTransformer
 from softfree.models.classifier import Classifier
 from softfree.saliency.activations import (
     EncoderInput,
@@ -148,7 +149,8 @@ def forward_pass(
 def _batch_of_one(model: Classifier, sample: Tensor) -> Tensor:
     parameter = next(model.parameters())
     sides = getattr(model, "patch_size", None)
-    axes = 2 if sides is None else 3 + (not isinstance(sides, int))  # without the batch
+    is_row = sides is None or isinstance(model, CaseTransformer)  # rows of tiles, or of images
+    axes = 2 if is_row else 3 + (not isinstance(sides, int))  # without the batch
     sample = sample if sample.ndim > axes else sample.unsqueeze(0)
     if sample.ndim != axes + 1 or len(sample) != 1:
         raise UserError(f"Got a sample of shape {tuple(sample.shape)}: expected one, of {axes} axes, or a batch of 1.")

@@ -8,9 +8,9 @@ from pathlib import Path
 from shutil import disk_usage
 from typing import Any
 
-from softfree.data.modalities.registry import modality_of
 from softfree.core.options import TrainOptions
 from softfree.data.folds import Folds
+from softfree.data.modalities.registry import modality_of
 from softfree.data.table import Table
 from softfree.models.registry import IMAGE_MODELS
 from softfree.planning.memory import training_peak

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
-from softfree.data.modalities.registry import modality_of
 from softfree.core.options import TrainOptions
+from softfree.data.modalities.registry import modality_of
 from softfree_runtime.core.errors import UserError
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from softfree.data.modalities.registry import modality_of
 from softfree.core.options import TrainOptions
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.image import ImagePreprocessing
+from softfree.data.modalities.registry import modality_of
 from softfree.data.table import Table
 from softfree.evaluation.metric_specs import quantities
 from softfree.evaluation.scores import Scores

@@ -73,17 +73,24 @@ class NumpyCasePreprocessing:
 
     def load_readable(self, source: Any, frame: int | None = None) -> tuple[np.ndarray, ReadError | None]:
         """Return :meth:`load`, and an error that names the images that are left out; None if all can be read."""
+        array, _, error = self.load_images(source, frame)
+        return array, error
+
+    def load_images(self, source: Any, frame: int | None = None) -> tuple[np.ndarray, list[int], ReadError | None]:
+        """Return :meth:`load_readable` and, between the two, the positions of the readable images in the case."""
         files = source.files if isinstance(source, Case) else [source]
         times = self._relative_times(files)
-        rows, errors = [], []
-        for file, time in zip(files, times, strict=True):
+        rows: dict[int, np.ndarray] = {}
+        errors = []
+        for number, (file, time) in enumerate(zip(files, times, strict=True)):
             try:
-                rows.append(self._row(file, frame, time))
+                rows[number] = self._row(file, frame, time)
             except ReadError as error:
                 errors.append(error)
         if not rows:
             raise errors[0] if len(errors) == 1 else _left_out(errors, len(files), errors[0].status)
-        return np.stack(rows), _left_out(errors, len(files), PARTIAL) if errors else None
+        left_out = _left_out(errors, len(files), PARTIAL) if errors else None
+        return np.stack(list(rows.values())), list(rows), left_out
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, for JSON."""
@@ -138,7 +145,7 @@ def note_unknown_views(preprocessing: Preprocessing, sources: Sequence[Any]) -> 
     views = {file.view for source in sources if isinstance(source, Case) for file in source.files if file.view}
     if unknown := sorted(views - set(preprocessing.views)):
         known = listed(preprocessing.views, 12) or "none"
-        say("column view", [f"{listed(unknown, 5)} unknown to the model, which uses such images without their view; it knows {known}"])
+        say("column view", [f"{listed(unknown, 5)} unknown to the model, which ignores such views; it knows {known}"])
 
 
 def _left_out(errors: Sequence[ReadError], count: int, status: str) -> ReadError:

@@ -55,7 +55,7 @@ class Case:
 
 
 SampleSource = str | SourceFile | tuple[SourceFile, ...] | Case
-"""A path; a file with its resolution; the files of one bag; or a case. A path is never parsed: any character is allowed."""
+"""A path; a file with its resolution; the files of a bag; or a case. A path may hold any character."""
 
 
 def sample_source(files: Sequence[SourceFile]) -> SampleSource:

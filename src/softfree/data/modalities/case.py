@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class CasePreprocessing(NumpyCasePreprocessing):
     """Deterministic preprocessing of cases, stored with a run; see the base class for its fields."""
 
     @cached_property
-    def images(self) -> Preprocessing:  # type: ignore[override]
+    def images(self) -> Preprocessing:
         """The preprocessing of each image."""
         return preprocessing_from_config(self.image)
 
@@ -53,8 +53,8 @@ class CasePreprocessing(NumpyCasePreprocessing):
 
     def small_copy(self, sample: torch.Tensor) -> np.ndarray | None:
         """Return the mean of the small copies of the images of a case (R, F + 3)."""
-        copies = [self.images.small_copy(image) for image in self.pixels(sample)]
-        return None if copies[0] is None else np.mean(copies, axis=0)
+        copies = [copy for image in self.pixels(sample) if (copy := self.images.small_copy(image)) is not None]
+        return np.mean(copies, axis=0) if copies else None
 
     def pixels(self, sample: torch.Tensor) -> torch.Tensor:
         """Return the images (R, C, H, W) of a case (R, F + 3)."""
@@ -109,14 +109,11 @@ class CaseAugmentation:
         case = case.clone()
         for row, image, own in zip(case, self.preprocessing.pixels(case), seeds.tolist(), strict=True):
             if self.images is not None:
-                row[:-HEADER] = cast("torch.Tensor", self.images(image, own)).flatten()
+                row[:-HEADER] = self.images(image, own).flatten()
         case[np.flatnonzero(hidden), -3] = 0
         return case[np.flatnonzero(kept)]
 
     def in_words(self) -> str:
         """Describe the augmentation, for people."""
-        own = "" if self.images is None else f"{self.images.in_words()} of each image; "
-        return f"{own}{VIEW_DROPOUT:.0%} of the images left out, {UNKNOWN_VIEW:.0%} of the views hidden".replace(
-            "%", " %"
-        )
-
+        own = "" if self.images is None else f"{self.images.in_words()}, of each image; "
+        return f"{own}{100 * VIEW_DROPOUT:g} % of the images left out, {100 * UNKNOWN_VIEW:g} % of the views hidden"

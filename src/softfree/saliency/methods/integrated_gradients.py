@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from softfree.models.bag import BagTransformer
+from softfree.models.case import CaseTransformer
 from softfree.models.classifier import Classifier
 from softfree.saliency.activations import EncoderInput, classify, encoder_input, patch_mask, run_blocks
 from softfree.saliency.log_odds import LogOdds
 from softfree.saliency.methods.base import ForwardPass, MapRequest, Method
+from softfree_runtime.preprocessing.case import HEADER
 
 STEPS = 8
 
@@ -19,6 +21,10 @@ def empty_sample(model: Classifier, sample: Tensor) -> Tensor:
 
     Positions, sizes and padding stay.
     """
+    if isinstance(model, CaseTransformer):
+        pixels = sample[..., :-HEADER].unflatten(2, model.image_shape)
+        mean = pixels.mean(dim=tuple(range(3, pixels.ndim)), keepdim=True).expand_as(pixels)
+        return torch.cat([mean.flatten(2), sample[..., -HEADER:]], dim=2)
     if not isinstance(model, BagTransformer):
         return sample.mean(dim=tuple(range(2, sample.ndim)), keepdim=True).expand_as(sample)
     mean = sample.where(sample[..., -1:].isfinite(), torch.nan)[..., : model.in_features].nanmean(1, keepdim=True)

@@ -11,6 +11,7 @@ from typing import Protocol
 from torch import Tensor
 
 from softfree.data.modalities.base import Preprocessing
+from softfree.data.modalities.case import CasePreprocessing
 from softfree.models.classifier import Classifier
 from softfree.saliency.captions import MapText, method_title
 from softfree.saliency.geometry import TokenGrid
@@ -51,12 +52,29 @@ class Sample(Protocol):
 
 
 @dataclass(frozen=True)
+class Part:
+    """An image of a sample, which is the whole sample unless this is a case.
+
+    Attributes:
+        name: Its path.
+        view: Its view in a case; empty if unknown.
+        sample: The image.
+        maps: Maps on its tokens.
+    """
+
+    name: str
+    view: str
+    sample: Sample
+    maps: tuple[Map, ...]
+
+
+@dataclass(frozen=True)
 class SampleKind:
     """A kind of sample, described without importing the libraries that read it.
 
     Attributes:
         module: Module and class of its samples, with a class method ``read(opener, source, frame)``.
-        formats: The formats of its maps.
+        formats: The formats of its maps; of a case, those of its images.
         default: The formats written unless one is requested.
     """
 
@@ -72,6 +90,7 @@ SAMPLE_KINDS = {
         ("softfree.saliency.samples.slide", "SlideSample"), ("geojson", "tiff", "png"), ("geojson", "tiff")
     ),
 }
+CASE_READER = ("softfree.saliency.samples.case", "CaseSample")
 
 
 @dataclass(frozen=True)
@@ -94,7 +113,7 @@ class SampleOpener:
     identity: bool = False
 
     def __post_init__(self) -> None:
-        kind = self.preprocessing.kind
+        kind = self.kind
         if kind not in SAMPLE_KINDS:
             raise UserError(
                 f"a run on samples of kind {kind} has no pixels to draw a map on; "
@@ -105,9 +124,15 @@ class SampleOpener:
             raise UserError(f"--format {self.form} is not for samples of kind {kind}; expected {known}")
 
     @property
+    def kind(self) -> str:
+        """Kind of the samples; of cases, that of their images."""
+        preprocessing = self.preprocessing
+        return preprocessing.images.kind if isinstance(preprocessing, CasePreprocessing) else preprocessing.kind
+
+    @property
     def forms(self) -> tuple[str, ...]:
-        """The formats written for each sample."""
-        return SAMPLE_KINDS[self.preprocessing.kind].default if self.form is None else (self.form,)
+        """The formats written for each image."""
+        return SAMPLE_KINDS[self.kind].default if self.form is None else (self.form,)
 
     @property
     def patch(self) -> tuple[int, int, int]:
@@ -117,13 +142,19 @@ class SampleOpener:
 
     def __call__(self, source: SampleSource | DecodedImage, frame: int | None = None) -> Sample:
         """Read and prepare a sample; ReadError if that is not possible."""
-        if self.form == "dicom" and (isinstance(source, DecodedImage) or not is_dicom(Path(file_of(source).path))):
-            name = "a decoded image" if isinstance(source, DecodedImage) else file_of(source).path
-            message = "--format dicom needs a DICOM source to refer to; use --format png"
-            raise ReadError(message, "unsupported", name)
-        module, name = SAMPLE_KINDS[self.preprocessing.kind].module
+        is_case = isinstance(self.preprocessing, CasePreprocessing)
+        if self.form == "dicom" and not is_case:
+            _require_dicom(source)
+        module, name = CASE_READER if is_case else SAMPLE_KINDS[self.kind].module
         sample: Sample = getattr(import_module(module), name).read(self, source, frame)
         return sample
+
+
+def _require_dicom(source: SampleSource | DecodedImage) -> None:
+    if isinstance(source, DecodedImage) or not is_dicom(Path(file_of(source).path)):
+        name = "a decoded image" if isinstance(source, DecodedImage) else file_of(source).path
+        message = "--format dicom needs a DICOM source to refer to; use --format png"
+        raise ReadError(message, "unsupported", name)
 
 
 def draw(path: Path, rendered: RenderedMap, maps: Sequence[Map], words: MapText) -> None:

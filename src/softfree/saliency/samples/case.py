@@ -1,0 +1,79 @@
+"""A case of several images to explain: a map of each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softfree.data.modalities.case import CasePreprocessing
+from softfree.saliency.captions import MapText
+from softfree.saliency.geometry import TokenGrid
+from softfree.saliency.maps import Map
+from softfree.saliency.regions import Region
+from softfree.saliency.rendering import RenderedMap
+from softfree.saliency.samples.opener import Part, Sample, SampleOpener
+from softfree_runtime.core.errors import ReadError
+from softfree_runtime.sources.sample_source import Case, SampleSource, name_of
+
+
+@dataclass(frozen=True)
+class CaseSample:
+    """The readable images of a case, each to be explained like a single one; ``left_out`` names the others, if any."""
+
+    left_out: ReadError | None
+    tensor: Tensor
+    images: tuple[Sample, ...]
+    names: tuple[str, ...]
+    views: tuple[str, ...]
+    grid: tuple[int, ...]
+
+    @classmethod
+    def read(cls, opener: SampleOpener, source: SampleSource, frame: int | None) -> CaseSample:
+        """Read and prepare a case."""
+        preprocessing = opener.preprocessing
+        assert isinstance(preprocessing, CasePreprocessing)
+        array, readable, left_out = preprocessing.load_images(source, frame)
+        single = replace(opener, preprocessing=preprocessing.images)
+        files = [source.files[number] for number in readable] if isinstance(source, Case) else []
+        images = [single(file.path, file.frame) for file in files] or [single(source, frame)]
+        names = [file.path for file in files] or [name_of(source)]
+        views = [file.view for file in files] or [""]
+        patches = opener.patch[-len(preprocessing.shape) + 1 :]
+        grid = tuple(-(-side // patch) for side, patch in zip(preprocessing.shape[1:], patches, strict=True))
+        return cls(left_out, torch.from_numpy(array), tuple(images), tuple(names), tuple(views), grid)
+
+    @property
+    def token_grid(self) -> TokenGrid:
+        """Positions of the tokens of the first image."""
+        return self.images[0].token_grid
+
+    def parts(self, maps: Sequence[Map]) -> list[Part]:
+        """Return each image with its part of the maps, whose values on the tokens of all images are split."""
+        split = [map_.values.reshape(len(self.images), *self.grid) for map_ in maps]
+        return [
+            Part(
+                self.names[number],
+                self.views[number],
+                image,
+                tuple(replace(map_, values=values[number]) for map_, values in zip(maps, split, strict=True)),
+            )
+            for number, image in enumerate(self.images)
+        ]
+
+    def render(self, maps: Sequence[Map], longest: int) -> RenderedMap:
+        """Render over the image with the strongest values of the first map."""
+        parts = self.parts(maps)
+        number = int(np.argmax([np.abs(part.maps[0].values).max() for part in parts]))
+        rendered = parts[number].sample.render(parts[number].maps, longest)
+        view = f", {self.views[number]}" if self.views[number] else ""
+        note = f"image {number + 1} of {len(parts)}{view}, with the strongest values"
+        return replace(rendered, note=f"{note}; {rendered.note}" if rendered.note else note)
+
+    def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: MapText) -> None:
+        """Write the maps of the image with the strongest values; :meth:`parts` are written one by one."""
+        raise NotImplementedError("each part of a case is written on its own")

@@ -1,0 +1,130 @@
+"""Models of cases: any number of images in any order, padding without effect, views and times told apart."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from timm.models._manipulate import group_with_matcher
+from torch import Tensor
+
+from softfree.attention import ATTENTIONS
+from softfree.models.case import CaseTransformer
+from softfree.models.registry import create_case_model
+from softfree_runtime.core.errors import UserError
+
+SHAPE = [1, 32, 48]
+OPTIONS = {"img_size": (32, 48), "in_chans": 1, "num_classes": 2, "depth": 2, "pool": "mean_topk", "stem": "pool"}
+
+
+def make(attention: str = "seqnorm", timed: bool = True, **options: object) -> CaseTransformer:
+    torch.manual_seed(0)
+    case = {"shape": SHAPE, "views": 3, "timed": timed}
+    model = create_case_model(f"{attention}_vit_nano_patch16", case, **OPTIONS | options).double().eval()
+    torch.nn.init.normal_(model.pos_embed, std=0.2)
+    return model
+
+
+def draw(images: int, seed: int) -> Tensor:
+    """A case (1, R, F + 3): known views and times, but for the first image's time."""
+    random = torch.Generator().manual_seed(seed)
+    case = torch.randn(1, images, math.prod(SHAPE) + 3, generator=random, dtype=torch.float64)
+    case[..., -3] = torch.randint(0, 4, (1, images), generator=random)
+    case[..., -2] = -torch.rand(1, images, generator=random, dtype=torch.float64)
+    case[..., -1] = 0
+    case[0, 0, -2] = math.nan
+    return case
+
+
+def padded(case: Tensor, images: int) -> Tensor:
+    padding = torch.zeros(1, images - case.shape[1], case.shape[2], dtype=case.dtype)
+    padding[..., -3:] = math.nan
+    return torch.cat([case, padding], dim=1)
+
+
+@pytest.mark.parametrize("attention", sorted({*ATTENTIONS} - {"performer"}))
+def test_padding_does_not_matter(attention: str) -> None:
+    model = make(attention)
+    first, second = draw(4, 1), draw(2, 2)
+    together = model(torch.cat([first, padded(second, 4)]))
+    torch.testing.assert_close(together, torch.cat([model(first), model(second)]), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("attention", ["seqnorm", "sima", "softmax", "galerkin"])
+def test_the_order_of_images_does_not_matter(attention: str) -> None:
+    model, case = make(attention), draw(4, 1)
+    torch.testing.assert_close(model(case[:, [2, 0, 3, 1]]), model(case), rtol=1e-9, atol=1e-9)
+
+
+def test_a_case_is_one_sequence() -> None:
+    """The tokens of all images are those of the model of one image, with view and time added, in one sequence."""
+    model, case = make(), draw(3, 1)
+    images = case[0, :, :-3].reshape(3, *SHAPE)
+    tokens = model.embed(images)[0] + model.view_embed.weight[case[0, :, -3].long()].unsqueeze(1)
+    for number in (1, 2):
+        angle = 2 * math.pi * case[0, number, -2] * torch.tensor([0.25, 0.5, 1, 2, 4], dtype=torch.float64)
+        tokens[number] += model.time_embed(torch.cat([angle.sin(), angle.cos()]))
+    want = model.forward_head(model.norm(model.blocks(tokens.reshape(1, -1, 128))))
+    torch.testing.assert_close(model(case), want)
+
+
+@pytest.mark.parametrize(("column", "values"), [(-3, (1, 2)), (-2, (-0.5, -0.25))])
+def test_views_and_times_matter(column: int, values: tuple[float, float]) -> None:
+    model, case = make(), draw(2, 1)
+    other = case.clone()
+    case[0, 1, column], other[0, 1, column] = values
+    assert (model(other) - model(case)).abs().max() > 1e-6
+
+
+def test_checkpointed_images_have_the_same_gradients() -> None:
+    model, case = make().train(), torch.cat([draw(3, 1), padded(draw(2, 2), 3)])
+    gradients = []
+    for enabled in (False, True):
+        model.set_grad_checkpointing(enabled)
+        model.zero_grad()
+        model(case).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_every_parameter_has_a_group() -> None:
+    model = make()
+    groups = group_with_matcher(model.named_parameters(), model.group_matcher(), reverse=True)
+    assert groups["view_embed.weight"] == groups["time_embed.bias"] == groups["pos_embed"] == 0
+    assert "view_embed.weight" in model.no_weight_decay()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_token": True}, "a class token for cases"),
+        ({"pos_conv": True}, "pos_conv=True for cases"),
+        ({"colour": 1}, "Unknown option of seqnorm_vit_nano_patch16: 'colour'"),
+    ],
+)
+def test_what_cannot_be_is_refused(options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make(**options)
+
+
+def test_cases_that_are_none() -> None:
+    model = make(timed=False)
+    with pytest.raises(UserError, match=r"cases of shape \(1, 2, 9\): expected \(batch, images, 1539\)"):
+        model(torch.zeros(1, 2, 9, dtype=torch.float64))
+    with pytest.raises(UserError, match="a case without images"):
+        model(torch.cat([draw(2, 1), padded(draw(1, 1), 2)[:, [1, 1]]]))
+    with pytest.raises(UserError, match="'seqnorm_bag_nano' for cases"):
+        create_case_model("seqnorm_bag_nano", {"shape": SHAPE})
+
+
+def test_volumes() -> None:
+    torch.manual_seed(0)
+    case = {"shape": [1, 8, 16, 16], "views": 1}
+    options = {"img_size": (8, 16, 16), "in_chans": 1, "num_classes": 3, "depth": 1}
+    model = create_case_model("sima_vit3d_nano", case, **options).double().eval()
+    volumes = torch.randn(2, 3, 8 * 16 * 16 + 3, dtype=torch.float64)
+    volumes[..., -3:] = 0
+    whole = model(volumes)
+    assert whole.shape == (2, 3)
+    torch.testing.assert_close(model(volumes[1:]), whole[1:])
