@@ -84,6 +84,7 @@ def test_without_space_on_the_disk_samples_are_not_stored_there(
         assert plan.values.get("cache") == cache
 
 
-def test_a_model_without_a_formula_has_no_planned_memory() -> None:
-    assert _memory(TrainOptions(table=Path("table.csv"), model="soft_tiny")) is None
-    assert (_memory(TrainOptions(table=Path("table.csv"), size=64)) or 0) > 2**20
+def test_a_model_without_a_formula_has_no_planned_memory(small_table: Path) -> None:
+    images = read_table(small_table)
+    assert _memory(TrainOptions(table=Path("table.csv"), model="soft_tiny"), images) is None
+    assert (_memory(TrainOptions(table=Path("table.csv"), size=64), images) or 0) > 2**20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ from softfree.data.table import Table
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers.nifti_file import header_and_voxels
 from softfree_runtime.sources.cases import CASE, TIME, VIEW, group_rows, make_case, parse_time
-from softfree_runtime.sources.sample_source import CaseFile, SourceFile, files_of, resolution, sample_source
+from softfree_runtime.sources.sample_source import Case, CaseFile, SourceFile, files_of, resolution, sample_source
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -102,6 +103,24 @@ def join_cases(table: Table) -> Table:
     if "frame" in own:
         own["frame"] = pd.array([None] * len(own), dtype="Int64")  # each image of a case has its own
     return replace(joined, frame=own)
+
+
+def image_positions(table: Table) -> np.ndarray:
+    """Return the position of the sample of each image: of each row itself, unless rows are cases."""
+    counts = [len(source.files) if isinstance(source, Case) else 1 for source in table.sources]
+    return np.repeat(np.arange(len(counts)), counts)
+
+
+def single_images(table: Table) -> Table:
+    """Return a row for each image of cases; a table without cases as it is."""
+    if not any(isinstance(source, Case) for source in table.sources):
+        return table
+    files = [file for source in table.sources for file in files_of(source)]
+    rows = table.take(image_positions(table))
+    numbers = [file.frame if isinstance(file, CaseFile) else None for file in files]
+    paths: list[Any] = [file.path for file in files]
+    own = {"file": paths, "path": [os.path.relpath(path, table.folder) for path in paths]}
+    return replace(rows, frame=rows.frame.assign(**own, frame=pd.array(numbers, dtype="Int64")))
 
 
 def with_resolution(table: Table) -> Table:

@@ -16,11 +16,13 @@ from softfree.data.audit.audit import audit
 from softfree.data.audit.checks import counted
 from softfree.data.audit.probe import kind_of_source
 from softfree.data.folds import Folds
+from softfree.data.samples import image_positions, single_images
 from softfree.data.table import Table
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers import read_image
 from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.readers.volume import Volume
+from softfree_runtime.sources.cases import CASE
 from softfree_runtime.sources.volume_files import read_volume
 
 MAX_SAMPLES = 100
@@ -104,12 +106,14 @@ def audit_in_words(table: Table, folds: Folds, *, num_workers: int = 0, progress
     Raises:
         UserError: No sample can be read.
     """
-    number = len(table.frame)
+    positions = image_positions(table)
+    table = single_images(table)
+    number = len(positions)
     if number > MAX_AUDITED:
         return [f"not audited, because of more than {MAX_AUDITED:,} samples; see: softfree check"]
-    inside = folds.numbers[0] >= 0
-    parts = table.frame.assign(split=np.where(inside, "train", "test"))
-    names = np.array([*folds.names, ""], dtype=object)[folds.numbers[0]].tolist()
+    numbers = folds.numbers[0][positions]
+    parts = table.frame.assign(split=np.where(numbers >= 0, "train", "test"))
+    names = np.array([*folds.names, ""], dtype=object)[numbers].tolist()
     found = audit(replace(table, frame=parts), num_workers=num_workers, progress=progress, folds=names)
     if not found.problems:
         return ["no problem found"]
@@ -237,6 +241,9 @@ def listed_counts(table: Table) -> Sequence[str]:
     frame, task = table.frame, table.task
     patients = frame["patient"].nunique()
     words = [f"{len(frame)} samples of {patients} patients"]
+    if CASE in frame:
+        counts = np.bincount(image_positions(table))
+        words = [f"{len(frame)} cases of {counts.min()} to {counts.max()} images, of {patients} patients"]
     for number, name in enumerate(task.classes):
         count = int((table.targets == number).sum() if task.exclusive else np.nansum(table.targets[:, number]))
         words.append(f"{name}: {count}")

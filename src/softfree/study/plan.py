@@ -11,6 +11,7 @@ from typing import Any
 from softfree.core.options import TrainOptions
 from softfree.data.folds import Folds
 from softfree.data.modalities.registry import modality_of
+from softfree.data.samples import single_images
 from softfree.data.table import Table
 from softfree.models.registry import IMAGE_MODELS
 from softfree.planning.memory import training_peak
@@ -30,6 +31,7 @@ from softfree.study.plan_file import Choice, StudyPlan, busy_in_words, in_words,
 from softfree.study.timing import busy_cores, has_fast_bf16, time_pretraining, time_training
 from softfree.training.modality import create_preprocessing
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.sources.cases import CASE
 
 SIDES = (2048, 1536, 1024, 768, 512, 384, 256, 224, 128)
 LARGEST_BY_DEFAULT = 512
@@ -60,11 +62,12 @@ def make_plan(options: AutoOptions, path: Path, table: Table, folds: Folds) -> S
     used = table.take((folds.numbers[0] >= 0).nonzero()[0])
     trainings = len(folds.names) * len(folds.numbers) * options.members
     rows = len(used.frame) * (len(folds.names) - 1) // len(folds.names)
-    if kind_of(used) == "volume":
-        volumes = inspect_volumes(used, seed=options.seed, progress=options.progress)
+    images_used = single_images(used)
+    if kind_of(images_used) == "volume":
+        volumes = inspect_volumes(images_used, seed=options.seed, progress=options.progress)
         facts, choices, sizes = _volumes_in_words(volumes), _volume_choices(volumes), _grids(volumes, options)
     else:
-        images = inspect_images(used, seed=options.seed, progress=options.progress)
+        images = inspect_images(images_used, seed=options.seed, progress=options.progress)
         facts, choices, sizes = _in_words(images), _image_choices(images), _sides(images, options)
     facts = [*listed_counts(used), *facts]
     audited = audit_in_words(table, folds, num_workers=options.num_workers, progress=options.progress)
@@ -77,7 +80,7 @@ def make_plan(options: AutoOptions, path: Path, table: Table, folds: Folds) -> S
         seconds = _seconds(train, options.pretrain, used, trainings, rows)
         if budget is None or seconds <= budget:
             draft |= _cache(train, used, options)
-            memory = _memory(train)
+            memory = _memory(train, table)
             return StudyPlan(
                 table.digest,
                 tuple(facts),
@@ -119,7 +122,9 @@ def _seconds(train: TrainOptions, pretraining: Mapping[str, Any], table: Table, 
     timing = time_training(train, table)
     each = timing.training(rows, len(table.frame) - rows, train)
     if pretraining:
-        each += time_pretraining(pretrain_options(train, pretraining, Path()), table, rows)
+        images = single_images(table)
+        per_sample = len(images.frame) / len(table.frame)
+        each += time_pretraining(pretrain_options(train, pretraining, Path()), images, round(rows * per_sample))
     return trainings * each + timing.reading(len(table.frame))
 
 
@@ -253,9 +258,9 @@ def _batch_size(choices: Mapping[str, Choice], rows: int) -> Choice:
     return Choice(batch, "As much as large images leave memory for, and 16 for small ones.")
 
 
-def _memory(train: TrainOptions) -> int | None:
-    """Return the planned peak of a training in bytes; None for volumes and other models without a formula."""
-    if modality_of(train).name != "image" or train.model not in IMAGE_MODELS:
+def _memory(train: TrainOptions, table: Table) -> int | None:
+    """Return the planned peak of a training in bytes; None for volumes, cases and models without a formula."""
+    if modality_of(train).name != "image" or train.model not in IMAGE_MODELS or CASE in table.frame:
         return None
     work = Work(
         model=train.model,

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from softfree.core.options import TrainOptions
+from softfree.data.samples import join_cases
 from softfree.data.table import Table, read_table
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import read_yaml
+from softfree_runtime.sources.cases import CASE
 
 UNFIT = {"patience": "it would choose epochs on the held-out samples", "teacher": "it may have seen what is held out"}
 SET = {"table", "out", "seed", "fold", "fold_file", "repeat", "split_from", "label", "labels", "positive", "image_root"}
@@ -44,8 +46,8 @@ def check_recipe(train: Mapping[str, Any], command: str, flag: str = "--train") 
 
 
 def read_whole_table(path: Path, options: HasTable) -> Table:
-    """Read a table whose rows are drawn into folds; its own split is kept."""
-    return read_table(
+    """Read a table whose rows, joined by case, are drawn into folds; its own split is kept."""
+    table = read_table(
         path,
         label=options.label,
         labels=options.labels,
@@ -56,6 +58,7 @@ def read_whole_table(path: Path, options: HasTable) -> Table:
         test_fraction=1.0,
         strict_patients=not options.ignore_split,
     )
+    return join_cases(table) if CASE in table.frame else table
 
 
 def refuse_other_content(out: Path, settings: str) -> None:

@@ -106,7 +106,7 @@ def time_pretraining(options: PretrainOptions, table: Table, rows: int) -> float
 
 
 def _first_sample(preprocessing: Preprocessing, table: Table) -> tuple[torch.Tensor, float]:
-    """Return a readable sample, and the mean seconds of reading one.
+    """Return a readable sample of median size, and the mean seconds of reading one.
 
     Raises:
         UserError: The first ones cannot be read.
@@ -119,7 +119,8 @@ def _first_sample(preprocessing: Preprocessing, table: Table) -> tuple[torch.Ten
             continue
     if not samples:
         raise UserError(f"none of the first {READ} samples could be read; see: softfree check")
-    return samples[0], (time.perf_counter() - began) / len(samples)
+    median = sorted(samples, key=len)[len(samples) // 2]  # cases have more and fewer images
+    return median, (time.perf_counter() - began) / len(samples)
 
 
 def _seconds_of_augmentation(preprocessing: Preprocessing, sample: torch.Tensor) -> float:
