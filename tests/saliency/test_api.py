@@ -239,7 +239,7 @@ def test_slides_are_written_at_their_own_coordinates(
     (done,) = explain(slide_run, [str(source)], ExplainOptions(out=tmp_path, quantile=0.5, method="gradcam"))
     regions, pyramid = done.files
     features = json.loads(regions.read_text())["features"]
-    assert len(features) == len(done.regions) > 0
+    assert len(features) == len(done.images[0].regions) > 0
     with open_slide(source) as slide:
         for feature in features:
             for ring in feature["geometry"]["coordinates"]:
@@ -250,7 +250,7 @@ def test_slides_are_written_at_their_own_coordinates(
         with open_slide(pyramid) as made:
             assert made.size_mm == pytest.approx(slide.size_mm, rel=1e-3)
             assert len(made._pyramid.sizes) >= 3
-        token_grid = done.token_grid
+        token_grid = done.images[0].token_grid
         assert token_grid is not None
         everywhere = replace(
             token_grid, visible=tuple((0.0, float(side)) for side in token_grid.shape), start=(0.0, 0.0)

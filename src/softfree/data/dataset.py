@@ -285,9 +285,7 @@ class FolderCache(PersistentDataset):
 def _hash_transform(transform: Any) -> bytes:
     # Another version, or changed source code, may read the same file differently.
     text = f"{__version__} {_source_digest()} {transform}"
-    return (
-        blake2b(text.encode(), digest_size=16).hexdigest().encode()
-    )  # a part of file names, which have a maximum length
+    return blake2b(text.encode(), digest_size=16).hexdigest().encode()  # part of a file name
 
 
 @functools.cache

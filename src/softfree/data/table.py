@@ -16,7 +16,7 @@ from softfree.data.splits import split_patients
 from softfree.data.table_file import TableFile, closest, no_column, read_table_file
 from softfree_runtime.core.errors import UserError, listed, shortened
 from softfree_runtime.core.task import Task
-from softfree_runtime.sources.cases import CASE, VIEW
+from softfree_runtime.sources.cases import CASE, TIME, VIEW
 from softfree_runtime.sources.folder_names import split_named
 from softfree_runtime.sources.identity import FORMS, Patients, identify_patients, refuse_nobody
 from softfree_runtime.sources.row_paths import base_folder, resolve_paths
@@ -234,7 +234,7 @@ def _check_columns(path: Path, columns: list[str], wanted: list[str], *, many: b
             f"{path}: column {alike[0]!r} looks like patients; rename it to patient_id, so that no patient is in"
             " two splits"
         )
-    for known in ("split", "frame", "mpp", CASE, VIEW):
+    for known in ("split", "frame", "mpp", CASE, *([VIEW, TIME] if CASE in columns else [])):
         if known not in columns and (near := [name for name in columns if name.casefold() == known]):
             raise UserError(f"{path}: column {near[0]!r} would be ignored; rename it to {known}, or to another word")
     if owned := [name for name in columns if name in _OWN]:

@@ -64,7 +64,7 @@ def print_study(run: Run, evaluation: Evaluation, test: Evaluation | None) -> No
 def _print_split(evaluation: Evaluation, what: str) -> None:
     scores = evaluation.scores
     patients = len(np.unique(scores.patients))
-    console.print(_metrics_table(evaluation.metrics, f"{what}: {len(scores)} images of {patients} patients"))
+    console.print(_metrics_table(evaluation.metrics, f"{what}: {len(scores)} samples of {patients} patients"))
     _print_baselines(evaluation.baselines)
     _print_coverage(evaluation)
 
