@@ -150,6 +150,12 @@ COMMANDS: dict[str, dict[str, Command]] = {
             ("study", "A study directory of softfree auto."),
             json=True,
         ),
+        "study views": _command(
+            "test a finding that only two images of a case show together",
+            "studies.views.study_views",
+            studies.ViewsOptions,
+            json=True,
+        ),
         "study convergence": _command(
             "measure the residual of SOFT's pseudo-inverse after each iteration",
             "studies.convergence.study_convergence",

@@ -102,6 +102,43 @@ class EnsembleOptions:
 
 
 @dataclass(kw_only=True)
+class ViewsOptions:
+    """Study of cases of two images.
+
+    Attributes:
+        seeds: Seeds of the images and of the training.
+        n_train: Number of training cases.
+        n_val: Number of validation cases.
+        n_test: Number of test cases.
+        size: Side of the images, in pixels.
+        mark: Diameter of a mark, in pixels.
+        model: A model of images.
+        model_options: Further arguments of the model.
+        epochs: Number of passes over the training cases.
+        batch_size: Cases per batch.
+        lr: Peak learning rate.
+        work: Folder for the images and runs.
+        out: CSV file to write, with its tables and the machine next to it.
+        progress: Show progress bars.
+    """
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    n_train: int = 400
+    n_val: int = 60
+    n_test: int = 200
+    size: int = 128
+    mark: int = 16
+    model: str = "seqnorm_vit_nano_patch16"
+    model_options: dict[str, Any] = field(default_factory=lambda: {"depth": 3})
+    epochs: int = 20
+    batch_size: int = 8
+    lr: float = 1e-3
+    work: Path = Path("views")
+    out: Path = Path("views.csv")
+    progress: bool = True
+
+
+@dataclass(kw_only=True)
 class ConvergenceOptions:
     """Convergence study.
 
