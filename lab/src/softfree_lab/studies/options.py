@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from softfree.core.options import Precision, PresetName, ResizeMode
 from softfree.saliency.options import MapMethod
