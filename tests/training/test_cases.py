@@ -24,6 +24,8 @@ from softfree.inference.run import Run
 from softfree.reporting.scoring import own_table
 from softfree.saliency.api import explain
 from softfree.saliency.options import ExplainOptions
+from softfree.study.auto import auto
+from softfree.study.options import AutoOptions
 from softfree.training.loop import train
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.sources.sample_source import Case, CaseFile
@@ -250,3 +252,22 @@ def test_without_the_column_each_row_is_a_case(run: Run) -> None:
 def test_no_image_of_a_case_can_be_read(run: Run) -> None:
     with pytest.raises(ReadError, match="2 of 2 images of the case cannot be read"):
         run.preprocessing.load(Case((CaseFile("/none/a.png"), CaseFile("/none/b.png"))))
+
+
+def test_a_study_of_cases(run: Run, tmp_path: Path) -> None:
+    recipe = {
+        "model": "seqnorm_vit_nano_patch8",
+        "model_options": {"depth": 1},
+        "size": 32,
+        "epochs": 1,
+        "batch_size": 4,
+    }
+    table = write_cases(tmp_path / "data")
+    result = auto(table, AutoOptions(out=tmp_path / "study", folds=2, train=recipe, progress=False))
+    assert result is not None
+    assert result.test is not None
+    assert (len(result.evaluation.scores), len(result.test.scores)) == (18, 6)
+    assert "18 cases of 1 to 3 images, of 18 patients" in (tmp_path / "study" / "plan.yaml").read_text()
+    rows = Run.load(tmp_path / "study").predict(str(table))
+    assert rows["case_id"].nunique() == len(rows) == 24
+    assert (rows["disagreement"] > 0).all()
