@@ -14,6 +14,7 @@ from PIL import Image
 
 import softfree_runtime
 from softfree.core.options import TrainOptions
+from softfree.data.audit.audit import audit
 from softfree.data.modalities.case import CaseAugmentation, CasePreprocessing
 from softfree.data.modalities.registry import MODALITIES
 from softfree.data.samples import as_samples, join_cases
@@ -130,6 +131,14 @@ def test_a_case_is_in_one_split_without_patient_ids(tmp_path: Path) -> None:
 def test_cases_that_cannot_be(table: Callable[..., Path], columns: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         joined(table(**columns))
+
+
+def test_the_audit_finds_cases_that_cannot_be(table: Callable[..., Path]) -> None:
+    split = ["train", "train", "test", "test"]
+    found = audit(read_table(table(view=["p", "p", "p", "q"], split=split)), progress=False)
+    assert "broken_case" in [problem.kind for problem in found.problems]
+    found = audit(read_table(table(view=["p", "q", "p", "q"], split=split)), progress=False)
+    assert "broken_case" not in [problem.kind for problem in found.problems]
 
 
 def test_equal_views_at_different_times_are_fine(table: Callable[..., Path]) -> None:

@@ -156,6 +156,7 @@ def audit(
         checks.find_duplicates(table, probes),
         find_near_duplicates(table, pairs, folds),
         checks.find_shared_patients(table),
+        checks.find_broken_cases(table),
         checks.find_near_equal(table),
         checks.find_thin_classes(table),
         checks.find_blank(table, probes),

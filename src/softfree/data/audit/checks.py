@@ -12,8 +12,10 @@ import pandas as pd
 
 from softfree.data.audit.confounds import Confound
 from softfree.data.audit.near_duplicates import MAX_IMAGES, Pair, find_pairs
+from softfree.data.samples import join_cases
 from softfree.data.table import SPLITS, Table, patients_across_splits
-from softfree_runtime.core.errors import shortened
+from softfree_runtime.core.errors import UserError, shortened
+from softfree_runtime.sources.cases import CASE
 from softfree_runtime.sources.identity import one_slip_apart
 
 Severity = Literal["error", "warning"]
@@ -95,6 +97,15 @@ def find_shared_patients(table: Table) -> Iterator[Problem]:
             f"{counted(shared['patient'].nunique(), 'patient')} in several splits ({images}); scores are optimistic"
         )
         yield Problem("error", "patient_across_splits", message, _rows(shared), tuple(shared["path"]))
+
+
+def find_broken_cases(table: Table) -> Iterator[Problem]:
+    """Find rows that cannot be joined to cases of several images, if the table has a column for that."""
+    if CASE in table.frame:
+        try:
+            join_cases(table)
+        except UserError as error:
+            yield Problem("error", "broken_case", str(error))
 
 
 def find_near_equal(table: Table) -> Iterator[Problem]:
