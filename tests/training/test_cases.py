@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 
 import softfree_runtime
-from softfree.core.options import TrainOptions
+from softfree.conversion.options import ConvertOptions
+from softfree.conversion.source import open_source
+from softfree.core.options import StreamOptions, TrainOptions
 from softfree.data.audit.audit import audit
 from softfree.data.modalities.case import CaseAugmentation, CasePreprocessing
 from softfree.data.modalities.registry import MODALITIES
@@ -25,6 +27,7 @@ from softfree.inference.run import Run
 from softfree.reporting.scoring import own_table
 from softfree.saliency.api import explain
 from softfree.saliency.options import ExplainOptions
+from softfree.streaming.parallel import check_model
 from softfree.study.auto import auto
 from softfree.study.options import AutoOptions
 from softfree.training.loop import train
@@ -280,3 +283,14 @@ def test_a_study_of_cases(run: Run, tmp_path: Path) -> None:
     rows = Run.load(tmp_path / "study").predict(str(table))
     assert rows["case_id"].nunique() == len(rows) == 24
     assert (rows["disagreement"] > 0).all()
+
+
+def test_what_does_not_know_cases_says_so(run: Run) -> None:
+    with pytest.raises(UserError, match="cases of several images do not stream"):
+        run.predict(str(run.table_path), stream=StreamOptions(stream="always"))
+    with pytest.raises(UserError, match="this needs a run on images"):
+        export(run.folder, ExportOptions(out=run.folder / "model.pte", format="executorch"))
+    with pytest.raises(UserError, match="ImageCaseTransformer cannot be sharded over processes"):
+        check_model(run.model)
+    with pytest.raises(UserError, match=r"expected a softmax_vit_\* model of single images"):
+        open_source(str(run.folder), ConvertOptions())

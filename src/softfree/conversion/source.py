@@ -14,6 +14,7 @@ from softfree.data.modalities.image import ImagePreprocessing
 from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
 from softfree.models import VisionTransformer, create_model, list_models, load_pretrained
+from softfree.models.case import CaseTransformer
 from softfree.models.patch_embed import stem_of
 from softfree.models.weights.files import read_weights
 from softfree.models.weights.names import to_timm
@@ -61,8 +62,10 @@ def _from_run(folder: Path, options: ConvertOptions) -> Source:
     if set_options:
         raise UserError(f"--{set_options[0].replace('_', '-')} with the run {folder}, which has its own; leave it out")
     run = Run.load(folder)
-    if not isinstance(run.model, VisionTransformer):
-        raise UserError(f"{folder} contains {run.config['model']['name']}: expected a softmax_vit_* model to convert")
+    if not isinstance(run.model, VisionTransformer) or isinstance(run.model, CaseTransformer):
+        raise UserError(
+            f"{folder} contains {run.config['model']['name']}: expected a softmax_vit_* model of single images"
+        )
     return Source(run.model, dict(run.config["model"]), run.image_preprocessing, run)
 
 

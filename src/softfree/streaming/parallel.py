@@ -44,6 +44,7 @@ from torch.utils.checkpoint import checkpoint
 from softfree.attention.base import wide_type
 from softfree.attention.streaming import StreamingAttention, real_counts, streaming_form
 from softfree.models.bag import BagTransformer
+from softfree.models.case import CaseTransformer
 from softfree.models.encoder import Block
 from softfree.models.layers import apply_in_chunks
 from softfree.models.patch_embed import PatchEmbed
@@ -166,7 +167,7 @@ def check_model(model: nn.Module) -> None:
     Raises:
         UserError: The reason.
     """
-    if not isinstance(model, BagTransformer | VisionTransformer):
+    if not isinstance(model, BagTransformer | VisionTransformer) or isinstance(model, CaseTransformer):
         raise UserError(
             f"{type(model).__name__} cannot be sharded over processes: expected BagTransformer or VisionTransformer."
         )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from softfree.core.progress import console
 from softfree.models.bag import BagTransformer
+from softfree.models.case import CaseTransformer
 from softfree.models.classifier import Classifier
 from softfree.models.pooling import Summary
 from softfree.models.vit import VisionTransformer
@@ -153,7 +154,7 @@ def source_of(model: nn.Module, sample: Sample, streaming: Streaming, mask: Tens
         return BagTokens(model, sample, streaming.chunk)
     if isinstance(model, VolumeTransformer) and isinstance(sample, Tensor | np.ndarray):
         return VolumeTokens(model, sample, streaming.chunk, mask)
-    if not isinstance(model, VisionTransformer):
+    if not isinstance(model, VisionTransformer) or isinstance(model, CaseTransformer):
         raise UserError(
             f"Got {type(sample).__name__} for {type(model).__name__}: expected an array of the shape that the model "
             "takes, or a TokenSource."

@@ -27,6 +27,7 @@ from softfree.models import (
     load_inflated,
     load_pretrained,
 )
+from softfree.models.case import CaseTransformer
 from softfree.models.patch_embed import stem_of
 from softfree.models.weights.files import read_weights
 from softfree.models.weights.names import to_timm
@@ -136,6 +137,8 @@ def imitate_softmax(
     Returns:
         A sentence on what was done, or why not; None for weights that are not from a softmax model.
     """
+    if isinstance(model, CaseTransformer):
+        return "not converted to the attention of a model of cases: its projections are used as they are"
     if not isinstance(model, VisionTransformer) or not is_softmax(source, set(to_timm(read_weights(source)))):
         return None
     if not all(isinstance(block.attn, SeqNormAttention | SoftmaxAttention) for block in model.blocks):
