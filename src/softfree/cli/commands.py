@@ -243,7 +243,8 @@ def _prepare(parsed: Namespace) -> None:
     else:
         rows = ", ".join(f"{name} {count}" for name, count in prepared.rows.items())
         patients = "" if prepared.patients is None else f", {prepared.patients} patients"
-        print(f"{prepared.table}: {sum(prepared.rows.values())} rows ({rows}){patients}\n{prepared.command}")
+        cases = "" if prepared.cases is None else f", {prepared.cases} cases"
+        print(f"{prepared.table}: {sum(prepared.rows.values())} rows ({rows}){patients}{cases}\n{prepared.command}")
 
 
 def _in_words(listed: dict[str, str]) -> str:

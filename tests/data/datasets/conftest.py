@@ -44,7 +44,10 @@ def table() -> Callable[..., None]:
 
 @pytest.fixture
 def prepared() -> Callable[..., tuple[PreparedDataSet, Table]]:
-    """Prepare a set and read its table as training would; no patient may be in two splits."""
+    """Prepare a set and read its table as training would.
+
+    No patient may be in two splits; a case has one patient, one split, and no view twice.
+    """
 
     def run(name: str, root: Path, **options: object) -> tuple[PreparedDataSet, Table]:
         done = prepare_set(name, root, PrepareOptions(progress=False, **options))
@@ -53,6 +56,11 @@ def prepared() -> Callable[..., tuple[PreparedDataSet, Table]]:
         assert patients_across_splits(read.frame).empty
         assert all(Path(path).exists() for path in read.frame["file"])
         assert {"train", "test"} <= set(done.rows)
+        if "case_id" in read.frame:
+            cases = read.frame.groupby("case_id")
+            assert (cases[["patient_id", "split"]].nunique() == 1).all(axis=None)
+            views = read.frame.reindex(columns=["case_id", "view"]).dropna()
+            assert not views.duplicated().any()
         return done, read
 
     return run

@@ -39,3 +39,20 @@ def test_a_table_of_something_else(tmp_path, table, prepared):
     table(tmp_path / "train.csv", "image,grade", [("a", 1)])
     with pytest.raises(UserError, match="no column 'id_code'"):
         prepared("aptos2019", tmp_path)
+
+
+@pytest.mark.parametrize("grade", ["2.5", "5", "moderate"])
+def test_a_grade_that_is_none(root, prepared, grade):
+    path = root / "train.csv"
+    path.write_text(path.read_text().replace("id007,2", f"id007,{grade}"))
+    with pytest.raises(UserError, match=f"1 of 30 grades are not whole numbers from 0 to 4 .first: '{grade}'"):
+        prepared("aptos2019", root)
+
+
+def test_grades_are_whole_numbers_and_may_be_missing(root, prepared):
+    path = root / "train.csv"
+    path.write_text(path.read_text().replace("id007,2", "id007,2.0").replace("id008,3", "id008,"))
+    done, _ = prepared("aptos2019", root)
+    lines = done.table.read_text().splitlines()
+    assert any(line.startswith("train_images/id007.png,2,") for line in lines)
+    assert "train_images/id008.png,,extra" in lines

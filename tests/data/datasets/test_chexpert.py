@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from softfree.data.datasets.chexpert import FINDINGS
+from softfree_runtime.core.errors import UserError
 
 COLUMNS = f"Path,Sex,Age,Frontal/Lateral,AP/PA,{','.join(FINDINGS)}"
 
@@ -16,7 +17,8 @@ def row(part, patient, edema, effusion, prefix="CheXpert-v1.0-small"):
 def rows():
     train = [row("train", number, number % 2, [-1, 0, 1][number % 3]) for number in range(1, 21)]
     second = (train[0][0].replace("view1_frontal", "view2_lateral"), "Unknown", 61, "Lateral", None, *train[0][5:])
-    return {"train": [*train, second], "valid": [row("valid", 64541, 1, 0), row("valid", 64542, 0, 1)]}
+    third = (train[0][0].replace("view1_frontal", "view3_frontal"), *train[0][1:])
+    return {"train": [*train, second, third], "valid": [row("valid", 64541, 1, 0), row("valid", 64542, 0, 1)]}
 
 
 @pytest.fixture
@@ -54,6 +56,56 @@ def test_unmentioned(root, prepared):
     done, read = prepared("chexpert", root, unmentioned="negative")
     assert not np.isnan(read.targets[:, 0]).any()
     assert "Fracture" in done.notes[-1]  # now always 0
+
+
+def test_images_of_a_study_are_a_case(root, prepared):
+    done, read = prepared("chexpert", root)
+    case = read.frame[read.frame["case_id"] == "patient00001/study1"]
+    assert case["view"].tolist() == ["frontal", "lateral", "frontal-2"]
+    assert case["projection"].tolist()[::2] == ["AP", "AP"]
+    assert done.cases == read.frame["case_id"].nunique() == 22
+    assert read.frame["age"].dtype == np.int64
+
+
+def test_each_image_is_a_sample_if_wanted(root, prepared):
+    done, read = prepared("chexpert", root, case="image")
+    assert done.cases is None
+    assert "case_id" not in read.frame
+    assert set(read.frame["view"]) == {"frontal", "lateral"}
+
+
+def test_a_study_whose_findings_disagree(root, rows, table, prepared):
+    listed = rows["train"]
+    changed = list(listed[-1])
+    changed[5 + FINDINGS.index("Fracture")] = 1
+    table(root / "train.csv", COLUMNS, [*listed[:-1], tuple(changed)])
+    done, _ = prepared("chexpert", root)
+    assert [reason for _, reason in done.left_out] == ["the labels of its case disagree"] * 3
+    assert {path.split("/")[1] for path, _ in done.left_out} == {"patient00001"}
+
+
+def test_a_missing_view_leaves_the_others(root, prepared):
+    (root / "train/patient00001/study1/view2_lateral.jpg").unlink()
+    done, read = prepared("chexpert", root)
+    assert read.frame.loc[read.frame["case_id"] == "patient00001/study1", "view"].tolist() == ["frontal", "frontal-2"]
+    assert done.left_out == (("train/patient00001/study1/view2_lateral.jpg", "no such file"),)
+
+
+def test_ages_that_are_not_numbers_are_empty_and_named(root, rows, table, prepared):
+    listed = rows["train"]
+    table(root / "train.csv", COLUMNS, [(*listed[0][:2], "90+", *listed[0][3:]), *listed[1:]])
+    done, read = prepared("chexpert", root)
+    assert "column 'Age': 1 of 24 cells are not numbers and left empty (first: '90+')" in done.notes
+    assert read.frame["age"].isna().sum() == 1
+
+
+def test_a_patient_in_train_and_valid(root, rows, image, table, prepared):
+    valid = [*rows["valid"], row("valid", 1, 1, 0)]
+    table(root / "valid.csv", COLUMNS, valid)
+    with pytest.raises(UserError, match="1 case has several values of split"):
+        prepared("chexpert", root)
+    with pytest.raises(UserError, match="1 patient is in more than one official split"):
+        prepared("chexpert", root, case="image")
 
 
 def test_folders_of_the_batches(tmp_path, rows, image, table, prepared):

@@ -32,6 +32,30 @@ def root(tmp_path, image):
     return tmp_path
 
 
+RECURRENCE = [
+    "Recurrence event(s)",
+    "Days to local recurrence (from the date of diagnosis) ",
+    "Days to distant recurrence(from the date of diagnosis) ",
+    "Days to last local recurrence free assessment (from the date of diagnosis) ",
+    "Days to last distant recurrence free assemssment(from the date of diagnosis) ",
+    "Nottingham grade",
+]
+
+
+def test_recurrence_and_grade(root, prepared):
+    rows = sheet()
+    # With an event: the earlier recurrence. Without one: until then free of both kinds.
+    added = {3: [1, 400, 300, 200, 250, 3], 4: [0, "NP", "NP", 900, 800, 1], 5: [0, "NP", "NP", 900, "NP", "NA"]}
+    for number, row in enumerate(rows):
+        row += RECURRENCE if number == 1 else [None] * 6 if number < 3 else added.get(number, [1, "NP", "NP", 5, 6, 2])
+    pd.DataFrame(rows).to_excel(root / "Clinical_and_Other_Features.xlsx", header=False, index=False)
+    done, read = prepared("duke-breast-mri", root, label="ER")
+    found = read.frame.set_index("patient_id")[["time_to_event", "event", "nottingham_grade"]].loc[PATIENTS[:4]]
+    assert found.fillna(-1).to_numpy().tolist() == [[300, 1, 3], [800, 0, 1], [-1, -1, -1], [-1, -1, 2]]
+    assert "14 of 16 patients have no usable time: time_to_event and event are empty" in done.notes
+    assert done.cases is None
+
+
 @pytest.mark.parametrize("ending", ["xlsx", "csv"])
 def test_one_row_a_patient_names_the_study(root, prepared, ending):
     if ending == "csv":

@@ -13,3 +13,9 @@ def test_two_folders_of_images_and_lesions(tmp_path, image, table, prepared):
     row = read.frame.set_index("path").loc["HAM10000_images_part_2/ISIC_0000003.jpg"]
     assert (row["label"], row["patient_id"], row["site"]) == ("nv", "HAM_0000001", "back")
     assert row.isna()["sex"]
+    assert row["age"] == 45
+    assert done.cases is None
+    assert "case_id" not in read.frame
+    done, read = prepared("ham10000", tmp_path, case="lesion")
+    assert (done.cases, len(read.frame)) == (16, 32)
+    assert read.frame["case_id"].tolist() == read.frame["patient_id"].tolist()

@@ -41,6 +41,7 @@ def test_official_lists_and_drawn_validation(root, prepared):
     frame = read.frame.set_index("path")
     one = frame.loc["images_002/images/00000001_000.png"]
     assert (one["Effusion"], one["Mass"], one["Hernia"], one["sex"], one["age"]) == ("1", "1", 0, "F", 41)
+    assert frame["follow_up"].tolist()[:4] == [0, 1, 0, 1]
     assert (frame.groupby("patient_id")["split"].nunique() == 1).all()
     assert "never both 0 and 1" in done.notes[-1]
 

@@ -65,6 +65,13 @@ def test_options_that_do_not_apply(root):
         prepare_set("aptos2019", root, PrepareOptions(uncertain="positive"))
 
 
+def test_cases_that_a_set_does_not_have(root):
+    with pytest.raises(UserError, match="--case breast does not apply to aptos2019; remove it"):
+        prepare_set("aptos2019", root, PrepareOptions(case="breast"))
+    with pytest.raises(UserError, match="--case exam does not apply to chexpert; choose one of study, image"):
+        prepare_set("chexpert", root, PrepareOptions(case="exam"))
+
+
 def test_unknown_set_and_folder(tmp_path):
     with pytest.raises(UserError, match="Unknown data set 'chexprt': did you mean chexpert"):
         prepare_set("chexprt", tmp_path)

@@ -4,6 +4,7 @@ from softfree_runtime.core.errors import UserError
 
 PATIENTS = [f"TCGA-{'AB' if number % 2 else 'CD'}-{number:04}" for number in range(12)]
 COLUMNS = "case_submitter_id,gender,age_at_index,primary_diagnosis,ajcc_pathologic_stage"
+TIMES = "vital_status,days_to_death,days_to_last_follow_up"
 
 
 @pytest.fixture
@@ -30,6 +31,65 @@ def test_slides_of_a_patient_stay_together(root, prepared):
     one = read.frame[read.frame["patient_id"] == "TCGA-AB-0003"].iloc[0]
     assert (one["label"], one["site"], one["sex"], str(one["age"])) == ("lobular", "AB", "female", "60")
     assert (one["slide_type"], int(one["sample_type"])) == ("DX", 1)
+    assert done.cases == 12
+    assert read.frame["case_id"].tolist() == read.frame["patient_id"].tolist()
+    assert "time_to_event" not in read.frame  # the table has no vital status
+
+
+def test_each_slide_is_a_sample_if_wanted(root, prepared):
+    done, read = prepared("tcga", root, label="primary_diagnosis", case="slide")
+    assert done.cases is None
+    assert "case_id" not in read.frame
+
+
+@pytest.fixture
+def times(rows):
+    """Vital status and days, by patient: two rows each, as in the table of the portal."""
+    known = {
+        0: [("Dead", "100", "'--"), ("Dead", "'--", "90")],
+        1: [("Alive", "'--", "50"), ("Alive", "'--", "700")],
+        2: [("Dead", "'--", "80")] * 2,  # a death without a day is not a censored observation
+        3: [("Not Reported", "'--", "80")] * 2,
+        4: [("Alive", "'--", "-3")] * 2,
+        5: [("Alive", "'--", "80"), ("Dead", "95", "80")],
+        6: [("Alive", "'--", "0")] * 2,
+        7: [("Dead", "100", "'--"), ("Dead", "120", "'--")],
+    }
+    per_patient = [pair for number in range(12) for pair in known.get(number, [("Alive", "'--", "365")] * 2)]
+    return [(*row, *added) for row, added in zip(rows, per_patient, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [TIMES, "demographic.vital_status,demographic.days_to_death,diagnoses.days_to_last_follow_up"],
+)
+def test_survival(root, times, table, prepared, names):
+    table(root / "clinical.tsv", f"{COLUMNS},{names}", times)
+    done, read = prepared("tcga", root, label="primary_diagnosis")
+    found = read.frame.drop_duplicates("patient_id").set_index("patient_id").loc[PATIENTS[:9]]
+    pairs = list(zip(found["time_to_event"].fillna(-1), found["event"].fillna(-1), strict=True))
+    none = (-1, -1)
+    assert pairs == [(100, 1), (700, 0), none, none, none, none, (0, 0), none, (365, 0)]
+    assert "5 of 12 patients have no usable time: time_to_event and event are empty" in done.notes
+
+
+def test_vital_status_as_label_stratifies_by_event(root, times, table, prepared):
+    table(root / "clinical.tsv", f"{COLUMNS},{TIMES}", [row for row in times if row[5] != "Not Reported"])
+    done, read = prepared("tcga", root, label="vital_status")
+    assert read.task.classes == ("Alive", "Dead")
+    assert set(read.frame["event"].dropna()) == {0, 1}
+    reasons = {reason for _, reason in done.left_out}
+    assert reasons == {"patient not in the clinical table", "several values of 'vital_status'"}
+
+
+def test_a_table_of_the_older_format(root, times, table, prepared):
+    names = (
+        f"{COLUMNS.replace('case_submitter_id', 'bcr_patient_barcode')},vital_status,death_days_to,last_contact_days_to"
+    )
+    heading = tuple(f"CDE_ID:{number}" for number in range(8))
+    table(root / "clinical.tsv", names, [heading, *times])
+    _, read = prepared("tcga", root, label="primary_diagnosis")
+    assert read.frame.set_index("patient_id").loc[PATIENTS[1], "time_to_event"].tolist() == [700, 700]
 
 
 def test_slides_that_give_no_row(root, rows, image, table, prepared):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from pandas.errors import EmptyDataError, ParserError
 
@@ -29,7 +30,8 @@ class DataSetRows:
 
     Attributes:
         frame: ``path`` (relative to the set's folder), ``label`` or the columns of ``findings`` (0, 1, NaN), and if
-            available ``patient_id``, ``split`` and columns for subgroups. Rows without a split are assigned one.
+            available ``patient_id``, ``split``, ``case_id`` (the same for the images of one sample), ``view``,
+            ``time``, and plain columns of variables and other targets. Rows without a split are assigned one.
         findings: Columns of independent findings; empty if there is a ``label``.
         fractions: Fraction of the rows without a split for each split.
         left_out: Names of files without a row, each with the reason.
@@ -56,6 +58,7 @@ class DataSet:
         read: Function from the folder and the user's options to the rows.
         train: Suggested options of ``softfree train``.
         takes: Additional options of ``softfree prepare`` that it supports.
+        cases: What a case can be, by ``--case``; the first is the default. Empty if each row is a sample.
     """
 
     name: str
@@ -66,6 +69,7 @@ class DataSet:
     read: Callable[[Path, PrepareOptions], DataSetRows]
     train: str = ""
     takes: tuple[str, ...] = ()
+    cases: tuple[str, ...] = ()
 
 
 def official_file(root: Path, patterns: Sequence[str], source: str) -> Path:
@@ -133,6 +137,34 @@ def without(column: pd.Series, *unknown: str) -> pd.Series:
 def columns_of(frame: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     """Return the existing columns of ``frame``, renamed to the names of softfree."""
     return frame[[name for name in names if name in frame]].rename(columns=dict(names))
+
+
+def numbers(column: pd.Series, notes: list[str]) -> pd.Series:
+    """Return a column of text as numbers (Int64 if all are whole); other text becomes empty, with a note."""
+    values = pd.to_numeric(column, errors="coerce").astype(float)
+    values = values.where(np.isfinite(values))
+    if (wrong := values.isna() & column.notna()).any():
+        notes.append(
+            f"column {column.name!r}: {wrong.sum()} of {len(column)} cells are not numbers and left empty (first:"
+            f" {column[wrong].iloc[0]!r})"
+        )
+    return values.astype("Int64") if (values.dropna() % 1 == 0).all() else values
+
+
+def checked(column: pd.Series, pattern: str, path: Path, source: str, *, may_be_empty: bool = False) -> pd.Series:
+    """Return the text of a column without outer spaces.
+
+    Raises:
+        UserError: A cell does not match the regular expression, or is empty and may not be.
+    """
+    text = column.str.strip()
+    wrong = ~text.str.fullmatch(pattern).fillna(False).astype(bool) & ~(text.isna() & may_be_empty)
+    if wrong.any():
+        raise UserError(
+            f"{path}: {wrong.sum()} of {len(text)} cells of {column.name!r} are not as expected (first:"
+            f" {text[wrong].fillna('').iloc[0]!r}); obtain the file again ({source})"
+        )
+    return text
 
 
 def wanted_label(path: Path, columns: Sequence[str], label: str | None) -> str:

@@ -6,6 +6,9 @@ Layout: https://stanfordaimi.azurewebsites.net/datasets/8cbd9ed4-2eb9-4565-affc-
 The validation part, labeled by radiologists, is the test split, because the labels of the official test part are
 published separately; the validation split is drawn from the training patients.
 
+A case is a study, ``patientNNNNN/studyN``: its findings come from one report, and its images are frontal or lateral.
+The files hold no dates and no times, so there is no column ``time``; ages are in years.
+
 Irvin et al., "CheXpert: a large chest radiograph dataset with uncertainty labels and expert comparison", AAAI 2019.
 """
 
@@ -15,7 +18,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from softfree.data.datasets.base import TRAIN_VAL_FRACTIONS, DataSet, DataSetRows, read_official, without
+from softfree.data.datasets.base import TRAIN_VAL_FRACTIONS, DataSet, DataSetRows, numbers, read_official, without
+from softfree.data.datasets.cases import with_cases
 from softfree.data.datasets.options import PrepareOptions
 
 SOURCE = "https://stanfordaimi.azurewebsites.net/datasets/8cbd9ed4-2eb9-4565-affc-111cf4f7ebe2"
@@ -35,7 +39,7 @@ FINDINGS = (
     "Fracture",
     "Support Devices",
 )
-_STUDY = r"(patient\d+)/(study\d+/[^/]+)$"
+_STUDY = r"(patient\d+)/(study\d+)/([^/]+)$"
 
 
 def _read(root: Path, options: PrepareOptions) -> DataSetRows:
@@ -47,19 +51,22 @@ def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     rows = pd.concat(parts, ignore_index=True)
     studies = rows["Path"].str.extract(_STUDY)
     folders = studies[0].map(_folders(root)).fillna(rows["part"])
-    frame = pd.DataFrame({"path": folders + "/" + studies[0] + "/" + studies[1]})
+    study = studies[0] + "/" + studies[1]
+    frame = pd.DataFrame({"path": folders + "/" + study + "/" + studies[2]})
     frame["path"] = frame["path"].fillna(rows["Path"])
     frame = pd.concat([frame, read_findings(rows, options)], axis=1)
+    notes = ["valid.csv, labeled by radiologists, is the test split; validation is drawn from the training patients"]
     frame = frame.assign(
         patient_id=studies[0],
         split=rows["split"],
         sex=without(rows["Sex"], "unknown"),
-        age=rows["Age"],
+        age=numbers(rows["Age"], notes),
         view=rows["Frontal/Lateral"].str.lower(),
         projection=rows["AP/PA"],
     )
-    note = "valid.csv, labeled by radiologists, is the test split; validation is drawn from the training patients"
-    return DataSetRows(frame, FINDINGS, TRAIN_VAL_FRACTIONS, notes=(note,))
+    if options.case == "study":
+        frame = with_cases(frame, study)
+    return DataSetRows(frame, FINDINGS, TRAIN_VAL_FRACTIONS, notes=tuple(notes))
 
 
 def read_findings(rows: pd.DataFrame, options: PrepareOptions) -> pd.DataFrame:
@@ -90,4 +97,5 @@ CHEXPERT = DataSet(
     read=_read,
     train="--preset radiograph --size 320",
     takes=("uncertain", "unmentioned"),
+    cases=("study", "image"),
 )

@@ -2,7 +2,12 @@
 
 Layout: https://doi.org/10.7937/TCIA.e3sv-re93: ``Clinical_and_Other_Features.xlsx`` (three rows of headings: group,
 name, legend; then one row per patient, ``Breast_MRI_001`` ...), and one folder per patient,
-``Duke-Breast-Cancer-MRI/Breast_MRI_001/STUDY/SERIES/*.dcm``. A row's path is the folder of the study.
+``Duke-Breast-Cancer-MRI/Breast_MRI_001/STUDY/SERIES/*.dcm``. A row's path is the folder of the study, so a row is a
+whole sample. There is one MRI of each patient, hence no column ``time``; ages are in years.
+
+``event`` is a recurrence, local or distant (``Recurrence event(s)``; a death is none), and ``time_to_event`` its day
+after the diagnosis: the earlier of the two days to a recurrence, or, without an event, the earlier of the days to the
+last assessments as free of local and of distant recurrence, since until then both are known to be absent.
 
 Saha et al., "A machine learning approach to radiogenomics of breast cancer", British Journal of Cancer 119 (2018).
 """
@@ -13,8 +18,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from softfree.data.datasets.base import DataSet, DataSetRows, official_file, read_sheet, wanted_label
+from softfree.data.datasets.base import DataSet, DataSetRows, numbers, official_file, read_sheet, wanted_label
 from softfree.data.datasets.options import PrepareOptions
+from softfree.data.datasets.survival import survival
 from softfree_runtime.core.errors import UserError
 
 SOURCE = "https://doi.org/10.7937/TCIA.e3sv-re93"
@@ -32,6 +38,17 @@ _SUBGROUPS = {
     "Manufacturer": "manufacturer",
     "Field Strength (Tesla)": "field_strength",
 }
+_EVENT = "Recurrence event(s)"
+# Spelled as in the sheet.
+_RECURRED = (
+    "Days to local recurrence (from the date of diagnosis)",
+    "Days to distant recurrence(from the date of diagnosis)",
+)
+_FREE = (
+    "Days to last local recurrence free assessment (from the date of diagnosis)",
+    "Days to last distant recurrence free assemssment(from the date of diagnosis)",
+)
+_GRADE = "Nottingham grade"
 _BORN = "Date of Birth (Days)"  # with the day of the diagnosis as 0
 _ABSENT = ("NA", "NP", "NC", "N/A", "NaN")
 
@@ -48,11 +65,29 @@ def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     for column, ours in _SUBGROUPS.items():
         if column in clinical and column != label:
             frame[ours] = _named(clinical, column)
+    notes: list[str] = []
     if _BORN in clinical:
-        frame["age"] = (pd.to_numeric(clinical[_BORN], errors="coerce") / -365.25).round(1)
+        frame["age"] = (_number(clinical, _BORN, notes) / -365.25).round(1)
+    if _GRADE in clinical and label != _GRADE:
+        frame["nottingham_grade"] = _number(clinical, _GRADE, notes)
+    if {_EVENT, *_RECURRED, *_FREE} <= set(clinical):
+        times, note = _recurrence(clinical, notes)
+        frame = pd.concat([frame, times], axis=1)
+        notes += [note] if note else []
     several = studies.map(len) > 1
     left_out = tuple((patient, "several studies") for patient in patients[several])
-    return DataSetRows(frame[~several], left_out=left_out)
+    return DataSetRows(frame[~several], left_out=left_out, notes=tuple(notes))
+
+
+def _number(clinical: pd.DataFrame, column: str, notes: list[str]) -> pd.Series:
+    return numbers(clinical[column].mask(clinical[column].isin(_ABSENT)), notes)
+
+
+def _recurrence(clinical: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, str | None]:
+    event = _number(clinical, _EVENT, notes).astype(float)
+    recurred = pd.concat([_number(clinical, name, notes).astype(float) for name in _RECURRED], axis=1).min(axis=1)
+    free = pd.concat([_number(clinical, name, notes).astype(float) for name in _FREE], axis=1).min(axis=1, skipna=False)
+    return survival(event.where(event.isin([0, 1])), recurred, free)
 
 
 def _clinical(path: Path) -> pd.DataFrame:

@@ -4,7 +4,9 @@ Layout: https://challenge.isic-archive.com/data/#2019: ``ISIC_2019_Training_Grou
 per class), ``ISIC_2019_Training_Metadata.csv`` (image, age_approx, anatom_site_general, lesion_id, sex) and
 ``ISIC_2019_Training_Input/IMAGE.jpg``. There are no patient ids; lesion ids are used instead. If the test
 set with its ground truth is in the same folder, it is the test split; its class UNK, which the training set lacks, is
-not used.
+not used. Ages are in years, in steps of five; there are no dates.
+
+Each image is a sample, as the challenge scores them; the files of the test set name no lesions.
 """
 
 from __future__ import annotations
@@ -13,7 +15,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from softfree.data.datasets.base import FRACTIONS, TRAIN_VAL_FRACTIONS, DataSet, DataSetRows, columns_of, read_official
+from softfree.data.datasets.base import (
+    FRACTIONS,
+    TRAIN_VAL_FRACTIONS,
+    DataSet,
+    DataSetRows,
+    columns_of,
+    numbers,
+    read_official,
+)
 from softfree.data.datasets.options import PrepareOptions
 from softfree_runtime.core.errors import UserError
 
@@ -23,12 +33,15 @@ _SUBGROUPS = {"lesion_id": "patient_id", "sex": "sex", "age_approx": "age", "ana
 
 
 def _read(root: Path, options: PrepareOptions) -> DataSetRows:
-    training = _part(root, "Training")
-    if not (root / "ISIC_2019_Test_GroundTruth.csv").is_file():
-        return DataSetRows(training, fractions=FRACTIONS)
-    test = _part(root, "Test")
-    test["split"] = ["extra" if label == "UNK" else "test" for label in test["label"]]
-    return DataSetRows(pd.concat([training, test], ignore_index=True), fractions=TRAIN_VAL_FRACTIONS)
+    frame, fractions = _part(root, "Training"), FRACTIONS
+    if (root / "ISIC_2019_Test_GroundTruth.csv").is_file():
+        test = _part(root, "Test")
+        test["split"] = ["extra" if label == "UNK" else "test" for label in test["label"]]
+        frame, fractions = pd.concat([frame, test], ignore_index=True), TRAIN_VAL_FRACTIONS
+    notes: list[str] = []
+    if "age" in frame:
+        frame["age"] = numbers(frame["age"], notes)
+    return DataSetRows(frame, fractions=fractions, notes=tuple(notes))
 
 
 def _part(root: Path, part: str) -> pd.DataFrame:

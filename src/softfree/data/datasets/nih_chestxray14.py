@@ -5,6 +5,9 @@ Layout: https://nihcc.app.box.com/v/ChestXray-NIHCC: ``Data_Entry_2017_v2020.csv
 Position), ``train_val_list.txt`` and ``test_list.txt`` (by patient), and the images of twelve archives
 ``images_001.tar.gz`` ..., unpacked to ``images/`` or to ``images_001/images/`` ....
 
+Each image is a sample: all are frontal, AP or PA (``view``). ``follow_up`` is the number of the visit; the days between
+visits are not in the files, so there is no column ``time``. Ages are in years, at the visit.
+
 Wang et al., "ChestX-ray8", CVPR 2017; the labels were mined from reports and are often wrong.
 """
 
@@ -20,6 +23,7 @@ from softfree.data.datasets.base import (
     DataSetRows,
     columns_of,
     index_files,
+    numbers,
     official_file,
     read_official,
 )
@@ -49,6 +53,7 @@ _SUBGROUPS = {
     "Patient Sex": "sex",
     "Patient Age": "age",
     "View Position": "view",
+    "Follow-up #": "follow_up",
 }
 
 
@@ -66,13 +71,14 @@ def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     present = pd.DataFrame({name: labels.map(lambda names, name=name: float(name in names)) for name in FINDINGS})
     present[rows["Finding Labels"].isna()] = float("nan")
     subgroups = columns_of(rows, _SUBGROUPS)
-    if "age" in subgroups:  # the first release writes 058Y
-        subgroups["age"] = pd.to_numeric(subgroups["age"].str.removesuffix("Y"), errors="coerce").astype("Int64")
+    notes: list[str] = []
+    for name in subgroups.columns.intersection(["age", "follow_up"]):
+        subgroups[name] = numbers(subgroups[name].str.removesuffix("Y"), notes)  # the first release writes 058Y
     part = _parts(root, rows["Image Index"])
     frame = pd.concat([frame, present, subgroups], axis=1).assign(split=part.replace({"train_val": None}))
     listed = part.notna()
     left_out = tuple((name, "in no official list") for name in rows["Image Index"][~listed])
-    return DataSetRows(frame[listed], FINDINGS, TRAIN_VAL_FRACTIONS, left_out)
+    return DataSetRows(frame[listed], FINDINGS, TRAIN_VAL_FRACTIONS, left_out, tuple(notes))
 
 
 def _parts(root: Path, images: pd.Series) -> pd.Series:

@@ -17,6 +17,9 @@ class PrepareOptions:
         uncertain: CheXpert and MIMIC-CXR: what 'uncertain' (-1) becomes: an empty cell (unknown), 1 or 0.
         unmentioned: CheXpert and MIMIC-CXR: what a finding that the report does not mention becomes: an empty cell
             or 0.
+        case: What a case is, whose images form one sample (a column case_id); default: the first of chexpert and
+            mimic-cxr: study or image; vindr-mammo and cbis-ddsm: breast, exam or image; tcga: patient or slide;
+            ham10000: image or lesion.
         label: duke-breast-mri and tcga: column of the clinical table to predict.
         progress: Show progress bars.
     """
@@ -25,5 +28,6 @@ class PrepareOptions:
     seed: int = 0
     uncertain: Literal["empty", "positive", "negative"] = "empty"
     unmentioned: Literal["empty", "negative"] = "empty"
+    case: Literal["image", "slide", "study", "breast", "exam", "lesion", "patient"] | None = None
     label: str | None = None
     progress: bool = True

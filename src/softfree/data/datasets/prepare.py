@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from softfree.data.datasets.base import DataSet
+from softfree.data.datasets.cases import agreeing
 from softfree.data.datasets.options import PrepareOptions
 from softfree.data.datasets.splitting import fill_splits
 from softfree.data.table import patients_across_splits
@@ -30,6 +31,7 @@ class PreparedDataSet:
         table: The file.
         rows: Number of rows by split.
         patients: Number of patients; None if unknown.
+        cases: Number of cases, which have one or more rows; None if each row is a sample.
         findings: Columns for ``--labels``; empty if the table has a column ``label``.
         left_out: Files of the official download without a row, each with the reason.
         notes: What the user should know.
@@ -39,6 +41,7 @@ class PreparedDataSet:
     table: Path
     rows: dict[str, int]
     patients: int | None
+    cases: int | None
     findings: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
@@ -60,8 +63,8 @@ def prepare(data_set: DataSet, root: Path, options: PrepareOptions) -> PreparedD
     """Write the table of a data set in ``root`` (for MedMNIST its .npz file); nothing is downloaded.
 
     Raises:
-        UserError: An official file or more than half of the images are missing, a patient is in two official splits, or
-            an option does not apply.
+        UserError: An official file or more than half of the images are missing, a patient or a case is in two official
+            splits, or an option does not apply.
     """
     if not root.exists():
         raise UserError(f"{root}: no such folder; obtain {data_set.name} from {data_set.source}")
@@ -69,10 +72,11 @@ def prepare(data_set: DataSet, root: Path, options: PrepareOptions) -> PreparedD
         if option not in data_set.takes and getattr(options, option) != default:
             raise UserError(f"--{option} does not apply to {data_set.name}; remove it")
     folder = root if root.is_dir() else root.parent
-    rows = data_set.read(root, options)
-    frame, notes = fill_splits(rows, options.seed)
+    rows = data_set.read(root, replace(options, case=_case(data_set, options.case)))
+    frame, torn = agreeing(rows.frame, rows.findings or ["label"], root)
+    frame, notes = fill_splits(replace(rows, frame=frame), options.seed)
     frame, missing = _present(frame, folder)
-    left_out = (*rows.left_out, *missing)
+    left_out = (*rows.left_out, *torn, *missing)
     if len(left_out) > len(frame):
         total = len(left_out) + len(frame)
         raise UserError(
@@ -90,11 +94,24 @@ def prepare(data_set: DataSet, root: Path, options: PrepareOptions) -> PreparedD
         table=table,
         rows={str(name): int(count) for name, count in frame["split"].value_counts().items()},
         patients=int(frame["patient_id"].nunique()) if "patient_id" in frame else None,
+        cases=int(frame["case_id"].nunique()) if "case_id" in frame else None,
         findings=findings,
         left_out=left_out,
         notes=(*rows.notes, *notes, *unused),
         command=_command(data_set, table, folder, findings),
     )
+
+
+def _case(data_set: DataSet, wanted: str | None) -> Any:
+    """Return what a case is: as wanted, or the default of the data set.
+
+    Raises:
+        UserError: The data set has no such cases.
+    """
+    if wanted is not None and wanted not in data_set.cases:
+        fix = f"choose one of {', '.join(data_set.cases)}" if data_set.cases else "remove it"
+        raise UserError(f"--case {wanted} does not apply to {data_set.name}; {fix}")
+    return wanted or (data_set.cases[0] if data_set.cases else None)
 
 
 def _present(frame: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
@@ -124,7 +141,7 @@ def _refuse_shared_patients(frame: pd.DataFrame, root: Path) -> None:
 
 def _ordered(frame: pd.DataFrame, findings: tuple[str, ...]) -> pd.DataFrame:
     """Return the columns in their usual order; findings as 0, 1 and empty."""
-    first = ["path", *(findings or ["label"]), "patient_id", "split"]
+    first = ["path", *(findings or ["label"]), "patient_id", "case_id", "view", "time", "split"]
     columns = [name for name in first if name in frame]
     frame = frame[[*columns, *(name for name in frame if name not in columns)]]
     return frame.astype(dict.fromkeys(findings, "Int8"))

@@ -5,6 +5,15 @@ one each), and next to them one clinical table: the portal's ``clinical.tsv``, c
 ``data_clinical_patient.txt``, or another one with the patients in a column named below. A patient is the first 12
 characters of the barcode (https://docs.gdc.cancer.gov/Encyclopedia/pages/TCGA_Barcode/), the tissue source site the 6th
 and 7th, the kind of sample the 14th and 15th. All rows of a patient must have the same label.
+
+A case is a patient with all slides, because the clinical table describes patients; ``slide_type`` (DX, TS, BS, MS) and
+``sample_type`` (01 primary tumor, 11 normal tissue) tell them apart, and the set has no views. Ages are in years.
+
+``event`` (1 dead, 0 alive) and ``time_to_event`` (days after the diagnosis) come from vital_status, days_to_death and
+days_to_last_follow_up of the portal, with or without the prefixes ``demographic.`` and ``diagnoses.``, or from
+vital_status, death_days_to and last_contact_days_to of the older tables with bcr_patient_barcode. Of several days to a
+last follow-up, the last counts. cBioPortal gives months instead of days, which are not converted.
+https://docs.gdc.cancer.gov/Data_Dictionary/viewer/#?view=table-definition-view&id=diagnosis
 """
 
 from __future__ import annotations
@@ -13,8 +22,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from softfree.data.datasets.base import DataSet, DataSetRows, read_text, wanted_label, without
+from softfree.data.datasets.base import DataSet, DataSetRows, numbers, read_text, wanted_label, without
+from softfree.data.datasets.cases import with_cases
 from softfree.data.datasets.options import PrepareOptions
+from softfree.data.datasets.survival import survival
 from softfree_runtime.core.errors import UserError
 
 SOURCE = "https://portal.gdc.cancer.gov/"
@@ -40,6 +51,9 @@ _UNKNOWN: tuple[str, ...] = (
 _UNKNOWN += ("not reported", "unknown", "na")
 _SEX = ("gender", "demographic.gender", "SEX", "Sex", "sex")
 _AGE = ("age_at_index", "demographic.age_at_index", "AGE", "Diagnosis Age", "age")
+_STATUS = ("vital_status", "demographic.vital_status")
+_DEATH = ("days_to_death", "demographic.days_to_death", "death_days_to")
+_FOLLOW_UP = ("days_to_last_follow_up", "diagnoses.days_to_last_follow_up", "last_contact_days_to")
 _BARCODE = r"^(TCGA-([A-Z0-9]{2})-[A-Z0-9]{4})-(\d{2})[A-Z]?-\d{2}-([A-Z]{2})"
 
 
@@ -60,11 +74,38 @@ def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     several = values.index[values["nunique"] > 1]
     reasons[frame["patient_id"].isin(several)] = f"several values of {label!r}"
     frame["label"] = frame["patient_id"].map(values["first"])
+    notes: list[str] = []
     for ours, names in (("sex", _SEX), ("age", _AGE)):
-        if column := next((name for name in names if name in known and name != label), None):
+        if (column := _first(known, names)) and column != label:
             frame[ours] = frame["patient_id"].map(known[column].groupby(level=0).first())
+    if "age" in frame:
+        frame["age"] = numbers(frame["age"], notes)
+    slides_of = known[known.index.isin(frame["patient_id"])]
+    for name, of_patient in _survival(slides_of, notes).items():
+        frame[str(name)] = frame["patient_id"].map(of_patient).astype("Int64")
     left_out = tuple(zip(frame["path"][reasons.notna()], reasons.dropna(), strict=True))
-    return DataSetRows(frame[reasons.isna()], left_out=left_out)
+    frame = frame[reasons.isna()]
+    if options.case == "patient":
+        frame = with_cases(frame, frame["patient_id"])
+    return DataSetRows(frame, left_out=left_out, notes=tuple(notes))
+
+
+def _first(clinical: pd.DataFrame, names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if name in clinical), None)
+
+
+def _survival(known: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Return ``time_to_event`` and ``event`` by patient; no columns if the table lacks one of the three it takes."""
+    status, death, follow_up = (_first(known, names) for names in (_STATUS, _DEATH, _FOLLOW_UP))
+    if not (status and death and follow_up):
+        return pd.DataFrame()
+    dead = known[status].str.strip().str.casefold().map({"dead": 1.0, "alive": 0.0}).groupby(level=0)
+    died = numbers(known[death], notes).groupby(level=0)
+    agreed = (dead.nunique() == 1) & (died.nunique() <= 1)
+    last = numbers(known[follow_up], notes).astype(float).groupby(level=0).max()
+    frame, note = survival(dead.first().where(agreed), died.first().astype(float), last)
+    notes += [note] if note else []
+    return frame
 
 
 def _clinical(root: Path) -> tuple[Path, pd.DataFrame, str]:
@@ -93,4 +134,5 @@ TCGA = DataSet(
     read=_read,
     train="--mpp 8",
     takes=("label",),
+    cases=("patient", "slide"),
 )

@@ -3,7 +3,8 @@
 Layout: https://physionet.org/content/vindr-cxr/1.0.0/: ``annotations/image_labels_train.csv`` (image_id, rad_id and one
 0/1 column per finding; three radiologists per image), ``annotations/image_labels_test.csv`` (the consensus of five),
 ``train/ID.dicom`` and ``test/ID.dicom``. A training finding is the majority vote of its radiologists; a tie is unknown.
-The data set has no patient ids; sex and age are in the headers of the DICOM files.
+The data set has no patient ids, studies or dates, so each image is a sample; sex and age in years are in the headers of
+the DICOM files.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydicom import dcmread
 
 from softfree.core.progress import tracked
 from softfree.data.datasets.base import TRAIN_VAL_FRACTIONS, DataSet, DataSetRows, read_official
+from softfree.data.datasets.headers import header_text, years
 from softfree.data.datasets.options import PrepareOptions
-from softfree_runtime.readers.quiet import quiet
 
 SOURCE = "https://physionet.org/content/vindr-cxr/1.0.0/"
 _SPELLING = {"Other disease": "Other diseases"}  # spelling in the test file and in the training file
@@ -30,7 +30,9 @@ def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     note = "the data set has no patient ids: images are split into train and val, so a patient may be in both"
     frame = frame[["path", *findings, "split"]]
     shown = tracked(frame["path"], "Reading headers", shown=options.progress)
-    demographics = pd.DataFrame([_demographics(root / path) for path in shown], columns=["sex", "age"])
+    headers = [header_text(root / path, ("PatientSex", "PatientAge")) for path in shown]
+    demographics = pd.DataFrame({"sex": [sex for sex, _ in headers]})
+    demographics["age"] = pd.array([years(age) for _, age in headers], dtype="Int64")
     return DataSetRows(pd.concat([frame, demographics], axis=1), findings, TRAIN_VAL_FRACTIONS, notes=(note,))
 
 
@@ -43,18 +45,6 @@ def _consensus(root: Path, part: str) -> pd.DataFrame:
     consensus = (shares > 0.5).astype(float).mask((shares == 0.5) | shares.isna(), np.nan)
     consensus.insert(0, "path", [f"{part}/{image}.dicom" for image in consensus.index])
     return consensus.reset_index(drop=True)
-
-
-def _demographics(path: Path) -> tuple[str | None, int | None]:
-    """Return sex and age in years from the header, if present; softfree check reports broken files."""
-    try:
-        with quiet():
-            header = dcmread(path, stop_before_pixels=True, specific_tags=["PatientSex", "PatientAge"])
-        sex, age = str(header.get("PatientSex") or ""), str(header.get("PatientAge") or "")
-    except Exception:  # pydicom raises many kinds of exceptions
-        return None, None
-    years = age.removesuffix("Y")
-    return sex or None, int(years) if years.isdigit() and int(years) > 0 else None
 
 
 VINDR_CXR = DataSet(
