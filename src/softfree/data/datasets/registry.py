@@ -5,6 +5,7 @@ from pathlib import Path
 from softfree.data.datasets.aptos2019 import APTOS2019
 from softfree.data.datasets.base import DataSet
 from softfree.data.datasets.camelyon16 import CAMELYON16
+from softfree.data.datasets.cbis_ddsm import CBIS_DDSM
 from softfree.data.datasets.chexpert import CHEXPERT
 from softfree.data.datasets.duke_breast_mri import DUKE_BREAST_MRI
 from softfree.data.datasets.ham10000 import HAM10000
@@ -16,6 +17,7 @@ from softfree.data.datasets.options import PrepareOptions
 from softfree.data.datasets.prepare import PreparedDataSet, prepare
 from softfree.data.datasets.tcga import TCGA
 from softfree.data.datasets.vindr_cxr import VINDR_CXR
+from softfree.data.datasets.vindr_mammo import VINDR_MAMMO
 from softfree_runtime.core.errors import unknown_name
 
 SETS: dict[str, DataSet] = {
@@ -28,6 +30,8 @@ SETS: dict[str, DataSet] = {
         CHEXPERT,
         MIMIC_CXR,
         NIH_CHESTXRAY14,
+        VINDR_MAMMO,
+        CBIS_DDSM,
         DUKE_BREAST_MRI,
         CAMELYON16,
         TCGA,
