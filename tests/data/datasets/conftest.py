@@ -12,6 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 
 from softfree.data.datasets.options import PrepareOptions
 from softfree.data.datasets.registry import PreparedDataSet, prepare_set
+from softfree.data.samples import join_cases
 from softfree.data.table import Table, patients_across_splits, read_table
 
 
@@ -46,7 +47,7 @@ def table() -> Callable[..., None]:
 def prepared() -> Callable[..., tuple[PreparedDataSet, Table]]:
     """Prepare a set and read its table as training would.
 
-    No patient may be in two splits; a case has one patient, one split, and no view twice.
+    No patient may be in two splits, and the rows of cases must fit together.
     """
 
     def run(name: str, root: Path, **options: object) -> tuple[PreparedDataSet, Table]:
@@ -57,10 +58,7 @@ def prepared() -> Callable[..., tuple[PreparedDataSet, Table]]:
         assert all(Path(path).exists() for path in read.frame["file"])
         assert {"train", "test"} <= set(done.rows)
         if "case_id" in read.frame:
-            cases = read.frame.groupby("case_id")
-            assert (cases[["patient_id", "split"]].nunique() == 1).all(axis=None)
-            views = read.frame.reindex(columns=["case_id", "view"]).dropna()
-            assert not views.duplicated().any()
+            assert len(join_cases(read).frame) == read.frame["case_id"].nunique()
         return done, read
 
     return run

@@ -18,8 +18,7 @@ class PrepareOptions:
         unmentioned: CheXpert and MIMIC-CXR: what a finding that the report does not mention becomes: an empty cell
             or 0.
         case: What a case is, whose images form one sample (a column case_id); default: the first of chexpert and
-            mimic-cxr: study or image; vindr-mammo and cbis-ddsm: breast, exam or image; tcga: patient or slide;
-            ham10000: image or lesion.
+            mimic-cxr: study or image; vindr-mammo and cbis-ddsm: breast, exam or image; ham10000: image or lesion.
         label: duke-breast-mri and tcga: column of the clinical table to predict.
         progress: Show progress bars.
     """
@@ -28,6 +27,6 @@ class PrepareOptions:
     seed: int = 0
     uncertain: Literal["empty", "positive", "negative"] = "empty"
     unmentioned: Literal["empty", "negative"] = "empty"
-    case: Literal["image", "slide", "study", "breast", "exam", "lesion", "patient"] | None = None
+    case: Literal["image", "study", "breast", "exam", "lesion"] | None = None
     label: str | None = None
     progress: bool = True

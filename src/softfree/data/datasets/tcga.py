@@ -6,8 +6,9 @@ one each), and next to them one clinical table: the portal's ``clinical.tsv``, c
 characters of the barcode (https://docs.gdc.cancer.gov/Encyclopedia/pages/TCGA_Barcode/), the tissue source site the 6th
 and 7th, the kind of sample the 14th and 15th. All rows of a patient must have the same label.
 
-A case is a patient with all slides, because the clinical table describes patients; ``slide_type`` (DX, TS, BS, MS) and
-``sample_type`` (01 primary tumor, 11 normal tissue) tell them apart, and the set has no views. Ages are in years.
+Each slide is a row; ``--group`` of ``softfree train`` joins the tile features of all slides of a patient, whom the
+clinical table describes. ``slide_type`` (DX, TS, BS, MS) and ``sample_type`` (01 primary tumor, 11 normal tissue) tell
+slides apart. Ages are in years.
 
 ``event`` (1 dead, 0 alive) and ``time_to_event`` (days after the diagnosis) come from vital_status, days_to_death and
 days_to_last_follow_up of the portal, with or without the prefixes ``demographic.`` and ``diagnoses.``, or from
@@ -23,7 +24,6 @@ from pathlib import Path
 import pandas as pd
 
 from softfree.data.datasets.base import DataSet, DataSetRows, numbers, read_text, wanted_label, without
-from softfree.data.datasets.cases import with_cases
 from softfree.data.datasets.options import PrepareOptions
 from softfree.data.datasets.survival import survival
 from softfree_runtime.core.errors import UserError
@@ -84,10 +84,7 @@ def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     for name, of_patient in _survival(slides_of, notes).items():
         frame[str(name)] = frame["patient_id"].map(of_patient).astype("Int64")
     left_out = tuple(zip(frame["path"][reasons.notna()], reasons.dropna(), strict=True))
-    frame = frame[reasons.isna()]
-    if options.case == "patient":
-        frame = with_cases(frame, frame["patient_id"])
-    return DataSetRows(frame, left_out=left_out, notes=tuple(notes))
+    return DataSetRows(frame[reasons.isna()], left_out=left_out, notes=tuple(notes))
 
 
 def _first(clinical: pd.DataFrame, names: tuple[str, ...]) -> str | None:
@@ -134,5 +131,4 @@ TCGA = DataSet(
     read=_read,
     train="--mpp 8",
     takes=("label",),
-    cases=("patient", "slide"),
 )
