@@ -293,4 +293,4 @@ def test_what_does_not_know_cases_says_so(run: Run) -> None:
     with pytest.raises(UserError, match="ImageCaseTransformer cannot be sharded over processes"):
         check_model(run.model)
     with pytest.raises(UserError, match=r"expected a softmax_vit_\* model of single images"):
-        open_source(str(run.folder), ConvertOptions())
+        open_source(str(run.folder), ConvertOptions(images=run.table_path, out=run.folder / "converted"))
