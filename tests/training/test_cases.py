@@ -166,6 +166,7 @@ def test_options_that_cases_do_not_have(tmp_path: Path, options: dict, message: 
 def test_cases_are_read_as_their_images_are(run: Run) -> None:
     preprocessing = run.preprocessing
     assert isinstance(preprocessing, CasePreprocessing)
+    assert preprocessing.view_dropout == 0.2
     assert (preprocessing.views, preprocessing.time_scale) == (["front", "oblique", "side"], 60)
     source = own_table(run, how="").where("test").sources[0]
     case = preprocessing.load(source)

@@ -185,6 +185,8 @@ class OptimizerOptions:
         cutmix: Alpha of CutMix, which alternates with mixup; same restrictions.
         class_weights: Weight classes inversely to their frequency.
         augment: Augment the training images.
+        view_dropout: Share of the images of a case (tables with case_id) that training leaves out at random, so
+            that the model also works with fewer.
         auto_augment: Use a timm policy instead of the preset's augmentation, such as 'rand-m9-mstd0.5-inc1': random
             crops of the whole image, flips, this policy and random erasing; color images only.
         random_erasing: Probability with which --auto-augment erases a rectangle.
@@ -213,6 +215,7 @@ class OptimizerOptions:
     cutmix: float = 0.0
     class_weights: bool = False
     augment: bool = True
+    view_dropout: float = 0.2
     auto_augment: str | None = None
     random_erasing: float = 0.25
     coverage: float = 0.9

@@ -60,6 +60,7 @@ def runtime_preprocessing(preprocessing: Preprocessing) -> RuntimePreprocessing:
     if isinstance(preprocessing, CasePreprocessing):
         images = runtime_preprocessing(preprocessing.images)
         fields = preprocessing.to_dict() | {"image": {"kind": images.kind} | images.to_dict()}
+        del fields["view_dropout"]
         return NumpyCasePreprocessing(**fields)
     return preprocessing_from_config(preprocessing_to_config(preprocessing))
 

@@ -38,7 +38,7 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (("warmup_fraction",), lambda value: 0 <= value < 1, "a fraction of the steps, from 0 to below 1"),
     (("ema",), lambda value: 0 < value < 1, "a number between 0 and 1, such as 0.999"),
     (("coverage",), lambda value: 0.5 <= value < 1, "a share of at least 0.5 and below 1, such as 0.9"),
-    (("label_smoothing", "drop_path"), lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    (("label_smoothing", "drop_path", "view_dropout"), lambda value: 0 <= value < 1, "a number from 0 to below 1"),
     (("random_erasing", "teacher_weight"), lambda value: 0 <= value <= 1, "a fraction from 0 to 1"),
 )
 

@@ -127,11 +127,11 @@ class ViewsOptions:
     n_val: int = 60
     n_test: int = 200
     size: int = 128
-    mark: int = 16
+    mark: int = 24
     model: str = "seqnorm_vit_nano_patch16"
     model_options: dict[str, Any] = field(default_factory=lambda: {"depth": 3})
-    epochs: int = 20
-    batch_size: int = 8
+    epochs: int = 30
+    batch_size: int = 16
     lr: float = 1e-3
     work: Path = Path("views")
     out: Path = Path("views.csv")

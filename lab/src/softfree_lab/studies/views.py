@@ -76,8 +76,8 @@ def study_views(options: ViewsOptions) -> ViewsStudy:
     Raises:
         UserError: Too few cases, or a folder that is in use.
     """
-    if min(options.n_train, options.n_val, options.n_test) < 4:
-        raise UserError("--n-train, --n-val and --n-test: expected 4 or more, one of each pair of colors")
+    if any(number < 4 or number % 4 for number in (options.n_train, options.n_val, options.n_test)):
+        raise UserError("--n-train, --n-val and --n-test: expected multiples of 4, one for each pair of colors")
     rows = []
     for seed in options.seeds:
         folder = options.work / f"seed{seed}"
@@ -94,6 +94,7 @@ def study_views(options: ViewsOptions) -> ViewsStudy:
             batch_size=options.batch_size,
             lr=options.lr,
             drop_path=0.0,
+            view_dropout=0.0,  # with one image there is nothing to learn
             progress=options.progress,
         )
         run = train(recipe, notice=NOTICE).run
@@ -123,7 +124,9 @@ def write_pairs(folder: Path, options: ViewsOptions, *, seed: int) -> Path:
     for case, split in enumerate(tracked(splits, "Drawing cases", total=len(splits), shown=options.progress)):
         kinds = KINDS[case % 2], KINDS[case // 2 % 2]  # all four pairs equally often
         for number, view in enumerate(VIEWS):
-            slide = NeedleSlide(10**7 * seed + 2 * case + number, options.size, mark=options.mark, kinds=kinds)
+            # All four pairs of colors on the same two images: learning single images by heart is of no use.
+            drawn = 10**7 * seed + 2 * (case // 4) + number
+            slide = NeedleSlide(drawn, options.size, mark=options.mark, kinds=kinds)
             slide.marks = (slide.marks[number],)
             name = f"{case:05}_{view}.png"
             Image.fromarray(slide.read(0, 0, *slide.size)).save(folder / name, compress_level=1)

@@ -20,13 +20,19 @@ if TYPE_CHECKING:
 
     from softfree.core.options import TrainOptions
 
-VIEW_DROPOUT = 0.2  # share of images that a training step leaves out, so that a model also works with fewer
 UNKNOWN_VIEW = 0.1  # share of images whose view it hides, so that a model also works without views
 
 
 @dataclass(frozen=True)
 class CasePreprocessing(NumpyCasePreprocessing):
-    """Deterministic preprocessing of cases, stored with a run; see the base class for its fields."""
+    """Deterministic preprocessing of cases, stored with a run.
+
+    Attributes:
+        view_dropout: Share of the images that training leaves out, so that the model also works with fewer.
+        image, shape, views, time_scale: See the base class.
+    """
+
+    view_dropout: float = 0.0
 
     @cached_property
     def images(self) -> Preprocessing:
@@ -49,7 +55,7 @@ class CasePreprocessing(NumpyCasePreprocessing):
             raise UserError("--resize-mode native: the images of a case share one size; choose another")
         shape = [channels, *(list(sides) if isinstance(sides, Sequence) else [sides, sides])]
         views = sorted({file.view for file in files if file.view})
-        return cls(preprocessing_to_config(images), shape, views, _longest_time(sources))
+        return cls(preprocessing_to_config(images), shape, views, _longest_time(sources), options.view_dropout)
 
     def small_copy(self, sample: torch.Tensor) -> np.ndarray | None:
         """Return the mean of the small copies of the images of a case (R, F + 3)."""
@@ -103,7 +109,7 @@ class CaseAugmentation:
     def __call__(self, case: torch.Tensor, seed: int) -> torch.Tensor:
         """Augment a case (R, F + 3); equal seeds give equal results in any process and order."""
         random = np.random.default_rng(seed)
-        kept = random.random(len(case)) >= VIEW_DROPOUT
+        kept = random.random(len(case)) >= self.preprocessing.view_dropout
         kept[random.integers(len(case))] = True  # keep at least one image
         hidden, seeds = random.random(len(case)) < UNKNOWN_VIEW, random.integers(2**31, size=len(case))
         case = case.clone()
@@ -116,4 +122,5 @@ class CaseAugmentation:
     def in_words(self) -> str:
         """Describe the augmentation, for people."""
         own = "" if self.images is None else f"{self.images.in_words()}, of each image; "
-        return f"{own}{100 * VIEW_DROPOUT:g} % of the images left out, {100 * UNKNOWN_VIEW:g} % of the views hidden"
+        left_out = f"{100 * self.preprocessing.view_dropout:g} % of the images left out"
+        return f"{own}{left_out}, {100 * UNKNOWN_VIEW:g} % of the views hidden"
