@@ -127,7 +127,7 @@ class ViewsOptions:
     n_val: int = 60
     n_test: int = 200
     size: int = 128
-    mark: int = 24
+    mark: int = 16
     model: str = "seqnorm_vit_nano_patch16"
     model_options: dict[str, Any] = field(default_factory=lambda: {"depth": 3})
     epochs: int = 30
