@@ -120,6 +120,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "bench maps": _command(
             "measure time and memory of saliency maps", "bench.maps.bench_maps", bench.MapBenchOptions
         ),
+        "bench cases": _command(
+            "measure time and memory of a case of several images",
+            "bench.joined.bench_cases",
+            bench.CasesBenchOptions,
+        ),
         "bench edge": _command(
             "measure latency, memory and energy of exported models", "bench.edge.bench_edge", bench.EdgeBenchOptions
         ),

@@ -188,6 +188,31 @@ class MapBenchOptions:
 
 
 @dataclass(kw_only=True)
+class CasesBenchOptions:
+    """Benchmark of cases of several images.
+
+    Attributes:
+        model: A model of images, with random weights.
+        images: Number of images of a case.
+        side: Side of the images in pixels.
+        precision: Arithmetic of matrix products.
+        mlp_chunk: Number of tokens that an MLP processes at a time.
+        threads: Threads of PyTorch; default: PyTorch's own.
+        rounds: Number of steps after the first, in turn with the images one by one.
+        out: Folder for rows (CSV), machine and options (JSON) and the table (Markdown).
+    """
+
+    model: str = "seqnorm_vit_tiny_patch16"
+    images: int = 20
+    side: int = 1024
+    precision: Literal["fp32", "bf16"] = "fp32"
+    mlp_chunk: int | None = 4096
+    threads: int | None = None
+    rounds: int = 3
+    out: Path | None = None
+
+
+@dataclass(kw_only=True)
 class EdgeBenchOptions:
     """Edge benchmark.
 
