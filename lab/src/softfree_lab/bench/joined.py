@@ -95,7 +95,7 @@ def make_step(case: ImagesCase) -> Step:
 
     def step() -> None:
         for sample in samples:
-            with products_in(case.precision, sample.device):  # type: ignore[arg-type]
+            with products_in(case.precision, sample.device):
                 logits = model(sample)
             logits.float().square().sum().backward()
 
