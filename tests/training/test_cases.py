@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from softfree.data.table import read_table
 from softfree.deployment.options import ExportOptions
 from softfree.deployment.pipeline import export
 from softfree.inference.run import Run
+from softfree.reporting.evaluate import evaluate
+from softfree.reporting.options import EvaluateOptions
 from softfree.reporting.scoring import own_table
 from softfree.saliency.api import explain
 from softfree.saliency.options import ExplainOptions
@@ -218,6 +221,18 @@ def test_unreadable_images_are_left_out_and_named(run: Run, capsys: pytest.Captu
     assert alone["p_yes"][0] != rows.loc["a", "p_yes"], "an image alone has no view"
     with pytest.raises(UserError, match="is a folder, and the model takes cases of several images"):
         run.predict(str(data))
+
+
+def test_the_report_shows_the_images_of_cases(run: Run, tmp_path: Path) -> None:
+    everything = run.with_calibration(replace(run.calibration, thresholds={"yes": 0.0}))  # half of them are wrong
+    try:
+        done = evaluate(everything, EvaluateOptions(split="test", show_images=True, maps=1, out=tmp_path))
+        page = done.report.read_text()
+    finally:
+        run.with_calibration(run.calibration)
+    assert page.count("no, probability") >= 3
+    assert "front: no, probability" in page
+    assert "with the strongest values" in page
 
 
 def test_each_image_has_its_map_and_its_part_of_the_log_odds(run: Run, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def _explain(
     caption = " ".join(
         [f"{case.sort}: {case.words}. Red is evidence for {run.task.classes[case.k]}.", *agreement_sentences(maps)]
     )
-    if len(sample.tensor.shape) == 4:  # one slice is shown
+    if len(sample.tensor.shape) == 4 or run.preprocessing.kind == "case":  # one slice or image is shown
         caption += f" {rendered.note.capitalize()}."
     return Thumbnail(overlay, caption, plain, tuple(others)), maps
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from softfree_runtime.core.errors import ReadError
 from softfree_runtime.core.outputs import predicted_label
 from softfree_runtime.core.task import Task
 from softfree_runtime.readers import read_image
-from softfree_runtime.sources.sample_source import file_of
+from softfree_runtime.sources.sample_source import CaseFile, SampleSource, files_of
 
 MAX_IMAGES = 12  # in a report
 
@@ -35,13 +36,21 @@ def worst_errors(run: Run, table: Table, frame: pd.DataFrame, scores: Scores) ->
     thumbnails = []
     for index in np.argsort(probability)[:MAX_IMAGES]:
         row = int(readable["row"][index])
-        source, number = sources[row]
-        png = thumbnail(file_of(source).path, number)
-        if png is not None and wrong[index]:
-            thumbnails.append(
-                Thumbnail(png, f"row {row}: {_truth(run.task, scores, index)}, probability {probability[index]:.2f}")
-            )
+        if not wrong[index]:
+            continue
+        words = f"{_truth(run.task, scores, index)}, probability {probability[index]:.2f}"
+        for view, png in _images_of(*sources[row]):
+            thumbnails.append(Thumbnail(png, f"row {row}{view}: {words}"))
     return thumbnails
+
+
+def _images_of(source: SampleSource, number: int | None) -> Iterator[tuple[str, bytes]]:
+    """Yield a thumbnail of each readable image of a sample, and which view of a case it is, in words."""
+    for file in files_of(source):
+        of_case = isinstance(file, CaseFile)
+        png = thumbnail(file.path, file.frame if of_case else number)
+        if png is not None:
+            yield f", {file.view}" if of_case and file.view else "", png
 
 
 def _wrong(run: Run, scores: Scores) -> list[bool]:
