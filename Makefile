@@ -4,10 +4,12 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
+# Compiled on all cores, as pip would not; some packages have files for other versions of Python.
 $(INSTALLED): pyproject.toml runtime/pyproject.toml lab/pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --constraint constraints.txt \
+	$(PYTHON) -m pip install --quiet --no-compile --constraint constraints.txt \
 		--editable ./runtime --editable '.[all,dev]' --editable ./lab
+	@$(PYTHON) -m compileall -qq -j 0 -x '/tests/' $(VENV)/lib || true
 	@touch $@
 
 .PHONY: demo test test-all fuzz check lint docs help clean house
