@@ -31,6 +31,41 @@ def pytest_sessionfinish() -> None:
     gc.unfreeze()
 
 
+# Their files share what is dear to make: an exported run, the server that starts the processes of benchmarks.
+TOGETHER = ("tests/deployment/", "tests/lab/bench/")
+# So that no process waits for the other at the end.
+FIRST = (
+    *TOGETHER,
+    "tests/test_docs.py",
+    "tests/training/test_loop.py",
+    "tests/study/test_auto.py",
+    "tests/attention/test_attentions.py",
+    "tests/streaming/test_parallel.py",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let the processes of pytest-xdist begin with what takes longest."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Make ``--dist loadfile`` give each process whole files, and some folders as a whole."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileOrFolder(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folder = next((folder for folder in TOGETHER if nodeid.startswith(folder)), None)
+            return folder or super()._split_scope(nodeid)
+
+    return ByFileOrFolder(config, log)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real sample images, kept outside the project; tests that need it are skipped without it."""
