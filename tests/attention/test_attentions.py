@@ -156,8 +156,9 @@ def test_deep_copy(form: str) -> None:
 
 
 def test_export_keeps_the_number_of_tokens_free(form: str) -> None:
-    # Well-conditioned, so that few steps of Newton's iteration, all of which are exported, end at the inverse.
-    options = {"ridge": 1.0, "iterations": 12} if form.startswith("soft_") or form == "soft" else {}
+    # Each step of an iteration is exported: few are needed where the landmarks' kernel is well-conditioned.
+    steps = {"soft": {"ridge": 100.0, "iterations": 6}, "nystromformer": {"iterations": 2}}
+    options = steps.get(form.removesuffix("_norm"), {})
     module, free = make(form, **options), torch.export.Dim.DYNAMIC
     example = (torch.randn(2, 40, 24, dtype=torch.float64), torch.ones(2, 40, dtype=torch.bool))
     program = torch.export.export(module, example, dynamic_shapes={"x": {1: free}, "attn_mask": {1: free}})

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import softfree_lab.bench.cases as bench
 import softfree_lab.studies.variants as variants
-from softfree.attention import ATTENTIONS, Attention, import_plugins, register_attention, registry
+from softfree.attention import ATTENTIONS, Attention, create_attention, import_plugins, register_attention, registry
 from softfree.attention.base import Grid
 from softfree.deployment.graph import make_graph
 from softfree.models import create_model
@@ -87,6 +87,16 @@ def test_streaming_is_refused(model: Classifier) -> None:
         stream_forward(model, torch.randn(1, 32, 32))
 
 
+def test_its_number_of_tokens_stays_free() -> None:
+    """Without what is the same for all: ``docs/how-to/own-attention.md``, which is run by a test, has an export."""
+    module, free = create_attention(NAME, 32, 2).eval(), torch.export.Dim.DYNAMIC
+    assert not module.fixed_size
+    program = torch.export.export(module, (torch.randn(2, 16, 32),), dynamic_shapes={"x": {1: free}})
+    x = torch.randn(2, 24, 32)
+    torch.testing.assert_close(program.module()(x), module(x))
+
+
+@pytest.mark.slow
 def test_it_is_exported_for_any_size() -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     model = create_model(f"{NAME}_vit_nano_patch8", **SMALL | {"depth": 1}).eval()

@@ -216,7 +216,7 @@ def test_volume_resizing_compiled_for_any_grid() -> None:
         return volume.flatten(1, 3) + resize_volume_positions(codes, old, volume.shape[1:4], 1)[:, 1:]
 
     compiled = torch.compile(add, backend="aot_eager", fullgraph=True)
-    for grid in (old, (3, 4, 5), (1, 7, 2), (6, 6, 6)):
+    for grid in (old, (3, 4, 5), (6, 7, 2)):
         volume, codes = torch.randn(2, *grid, 6), torch.randn(1, 1 + 24, 6, requires_grad=True)
         got, want = compiled(volume, codes), add(volume, codes)
         torch.testing.assert_close(got, want, atol=5e-6, rtol=0)

@@ -272,7 +272,15 @@ def test_gradient_checkpointing(order: str) -> None:
     assert_same((value, {n.removeprefix("module."): g for n, g in gradients.items()}), run(module, x, mask), 1e-13)
 
 
-@pytest.mark.parametrize("order", ["auto", *ORDERS])
+@pytest.mark.parametrize(
+    "order",
+    [
+        "auto",  # Gram for these tokens
+        "folded",
+        pytest.param("gram", marks=pytest.mark.slow),
+        pytest.param("literal", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_as_one_graph(order: str, backend: str) -> None:
     torch._dynamo.reset()
