@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import onnx
 from onnx import helper
 
 from softfree.deployment.graph import Graph
-from softfree_lab.bench import edge
+from softfree_lab.bench import edge, edge_cases
 from softfree_lab.bench.edge import bench_edge, estimated_bytes
 from softfree_lab.bench.edge_cases import PYTORCH, EdgeCase, attention_of, joules, make_model, open_case, packages
 from softfree_lab.bench.edge_files import CALIBRATION_SIDE, EdgeFiles, read_calibration, with_fused_attention
@@ -101,15 +103,25 @@ def test_ratios_are_to_the_row_that_is_meant() -> None:
     assert two.loc[1, "over_softmax"] == 4 / 40
 
 
+@pytest.fixture
+def shallow(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Models of two blocks, which are exported three times as fast."""
+    monkeypatch.setattr(edge_cases, "create_model", partial(edge_cases.create_model, depth=2))
+    make_model.cache_clear()
+    yield
+    make_model.cache_clear()
+
+
+@pytest.mark.usefixtures("shallow")
 def test_the_fused_operator_gives_the_same(tmp_path: Path) -> None:
     files = EdgeFiles(tmp_path, [], lambda line: None)
     case = EdgeCase("model", "softmax standard", 64, "fp32", model=NANO, runtime="onnxruntime")
     plain = onnx.load(files.file(case))
     fused = with_fused_attention(plain, make_model("softmax", NANO).blocks[0].attn.num_heads)
     kinds = [node.op_type for node in fused.graph.node]
-    assert kinds.count("MultiHeadAttention") == 6
+    assert kinds.count("MultiHeadAttention") == 2
     assert "Attention" not in kinds
-    assert kinds.count("Transpose") <= [node.op_type for node in plain.graph.node].count("Transpose") - 24
+    assert kinds.count("Transpose") <= [node.op_type for node in plain.graph.node].count("Transpose") - 8
     onnx.save_model(fused, tmp_path / "fused.onnx")
     pixels = np.random.default_rng(0).standard_normal((2, 3, 80, 64), dtype=np.float32)
     got, want = (

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from softfree.core.environment import describe_machine
+from softfree_lab.bench import speed
+from softfree_lab.bench.cases import BenchCase
 from softfree_lab.bench.options import AttentionBenchOptions, ModelBenchOptions, OrderBenchOptions
 from softfree_lab.bench.speed import bench_attention, bench_model, bench_orders
 from softfree_runtime.core.errors import UserError
@@ -38,7 +40,7 @@ def test_model_with_a_peer_of_any_kind_and_one_that_is_none(tmp_path: Path) -> N
     options = ModelBenchOptions(
         sides=[64],
         models=["seqnorm_vit_nano_patch16", "seqnorm_vit_nano_patch16 literal"],
-        peer=["vit_tiny_patch16_224", "resnet10t", "no_such_model"],
+        peer=["resnet10t", "no_such_model"],
         out=tmp_path,
         **QUICK,
     )
@@ -48,7 +50,6 @@ def test_model_with_a_peer_of_any_kind_and_one_that_is_none(tmp_path: Path) -> N
         "products": "ok",
         "seqnorm_vit_nano_patch16": "ok",
         "seqnorm_vit_nano_patch16 literal": "ok",
-        "vit_tiny_patch16_224": "ok",
         "resnet10t": "ok",
         "no_such_model": "failed",
     }
@@ -62,12 +63,28 @@ def test_a_model_of_ours_is_needed_for_the_floor() -> None:
 
 
 def test_orders(tmp_path: Path) -> None:
-    options = OrderBenchOptions(widths=[64], multiples=[0.5, 60], out=tmp_path, **QUICK)
+    options = OrderBenchOptions(widths=[64], multiples=[0.5, 10], out=tmp_path, **QUICK)
     text = bench_orders(options, lambda line: None)
-    assert pd.read_csv(tmp_path / "orders.csv")["size"].unique().tolist() == [32, 3840]
+    assert pd.read_csv(tmp_path / "orders.csv")["size"].unique().tolist() == [32, 640]
     assert text.startswith("Tokens from which the Gram order is faster")
 
 
-def test_orders_that_do_not_cross_are_reported() -> None:
-    options = OrderBenchOptions(widths=[64], multiples=[0.25], precision=["fp32"], passes=["forward"], seconds=0.01)
-    assert "none of the measured sizes" in bench_orders(options, lambda line: None)
+@pytest.mark.parametrize(
+    ("gram", "words"),
+    [((1.0, 0.5), "none of the measured sizes"), ((4.0, 1.0), "Median: 2.00 tokens per feature.")],
+)
+def test_orders_are_reported_where_they_cross(
+    monkeypatch: pytest.MonkeyPatch, gram: tuple[float, float], words: str
+) -> None:
+    """The folded order takes 2 ms for 64 and for 256 tokens: halfway between, 128 of them are 2 a feature."""
+    times = {"seqnorm literal": (9.0, 9.0), "seqnorm folded": (2.0, 2.0), "seqnorm gram": gram}
+
+    def measured(cases: list[BenchCase], *_: object) -> pd.DataFrame:
+        rows = [
+            {"method": case.method, "size": case.size, "ms": times[case.method][case.size == 256]} for case in cases
+        ]
+        return pd.DataFrame(rows).assign(passes="forward", precision="fp32", status="ok")
+
+    monkeypatch.setattr(speed, "measure", measured)
+    options = OrderBenchOptions(widths=[64], multiples=[1, 4], precision=["fp32"], passes=["forward"])
+    assert words in bench_orders(options, lambda line: None)
