@@ -36,7 +36,7 @@ def test_a_finished_training_shows_its_metrics_and_what_comes_next(
 ) -> None:
     summary.print_training(run, result)
     text = printed()
-    assert "test split: 8 images of 4 patients" in text
+    assert "test split: 8 samples of 4 patients" in text
     row = next(line for line in text.splitlines() if "AUROC " in line)
     assert f"{result.metrics['auroc'].value:.3f}" in row
     assert "8 (4 positive)" in row
