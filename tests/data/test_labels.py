@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from softfree.data.labels import read_classes, read_findings
+from softfree.data.labels import check_label_options, read_classes, read_findings
 from softfree.data.table_file import RowNamer, TableFile
 from softfree_runtime.core.errors import UserError
 
@@ -55,6 +55,52 @@ def test_classes_of_a_model_keep_their_order_and_may_be_absent():
 def test_mistakes_with_classes(labels, positive, classes, why):
     with pytest.raises(UserError, match=why):
         read_classes(PATH, table(label=labels), "label", positive, classes)
+
+
+def test_grades_are_ordered_by_value_or_as_said():
+    task, targets = read_classes(PATH, table(label=["10", "9", "-1"]), "label", None, None, ordered=True)
+    assert (task.kind, task.classes) == ("ordinal", ("-1", "9", "10"))
+    assert task.outputs == ("above_-1", "above_9")
+    assert targets.tolist() == [2, 1, 0]
+    words, order = table(label=["mild", "severe", "none", "mild"]), ["none", "mild", "severe"]
+    task, targets = read_classes(PATH, words, "label", None, None, ordered=True, order=order)
+    assert (task.kind, task.classes) == ("ordinal", ("none", "mild", "severe"))
+    assert targets.tolist() == [1, 2, 0, 1]
+    again, _ = read_classes(PATH, table(label=["mild"]), "label", None, order, ordered=True)
+    assert again == task
+
+
+@pytest.mark.parametrize(
+    ("labels", "order", "why"),
+    [
+        (
+            ["none", "mild", "severe"],
+            None,
+            r"order is not known; .* --classes-in-order '\[mild, none, severe\]'",
+        ),
+        (["1", "2", "2+"], None, "not whole numbers"),
+        (["1", "2"], None, "two classes, 1, 2; an ordinal task needs three or more: leave out --task ordinal"),
+        (["a", "b", "c"], ["a", "b"], r"has 'a', 'b'; expected each class of column 'label' once: 'a', 'b', 'c'"),
+        (["a", "b", "c"], ["a", "b", "c", "d"], "expected each class"),
+        (["a", "b", "c"], ["a", "b", "b", "c"], "expected each class"),
+    ],
+)
+def test_an_order_is_not_guessed(labels, order, why):
+    with pytest.raises(UserError, match=why):
+        read_classes(PATH, table(label=labels), "label", None, None, ordered=True, order=order)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"order": ["a"]}, "is for --task ordinal"),
+        ({"task": "ordinal", "labels": ["x"]}, "leave out --labels"),
+        ({"task": "ordinal", "positive": "x"}, "leave out --positive"),
+    ],
+)
+def test_options_of_labels_that_contradict_each_other(changes, why):
+    with pytest.raises(UserError, match=why):
+        check_label_options(**({"labels": None, "positive": None, "task": None, "order": None} | changes))
 
 
 def test_findings_are_one_zero_or_unknown():

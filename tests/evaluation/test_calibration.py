@@ -13,6 +13,7 @@ from softfree_runtime.core.task import Task
 BINARY = Task("binary", ("well", "ill"))
 THREE = Task("multiclass", ("a", "b", "c"))
 FINDINGS = Task("multilabel", ("x", "y"))
+GRADES = Task("ordinal", ("a", "b", "c", "d"))
 
 
 def test_probabilities() -> None:
@@ -23,11 +24,11 @@ def test_probabilities() -> None:
     np.testing.assert_allclose(probabilities(logits[:, :2], FINDINGS), expit(logits[:, :2]), rtol=1e-6)
 
 
-@pytest.mark.parametrize("task", [BINARY, THREE, FINDINGS], ids=lambda task: task.kind)
+@pytest.mark.parametrize("task", [BINARY, THREE, FINDINGS, GRADES], ids=lambda task: task.kind)
 @pytest.mark.parametrize("true", [0.5, 2.0, 5.0])
 def test_temperature_is_found_again(task: Task, true: float) -> None:
     rng = np.random.default_rng(0)
-    logits = rng.normal(size=(20_000, len(task.classes))) * 3
+    logits = rng.normal(size=(20_000, len(task.outputs))) * 3
     p = probabilities(logits, task, true)
     if task.exclusive:
         targets = (rng.random((len(p), 1)) > np.cumsum(p, 1)).sum(1)
@@ -37,15 +38,16 @@ def test_temperature_is_found_again(task: Task, true: float) -> None:
     assert fit_temperature(logits, targets, task) == pytest.approx(true, rel=0.05)
 
 
-def test_temperature_minimizes_the_loss() -> None:
+@pytest.mark.parametrize("task", [THREE, GRADES], ids=lambda task: task.kind)
+def test_temperature_minimizes_the_loss(task: Task) -> None:
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(80, 3)) * 2
-    targets = (logits + rng.gumbel(size=(80, 3)) * 1.7).argmax(1)
+    targets = (rng.random((80, 1)) > np.cumsum(probabilities(logits, task, 1.7), 1)).sum(1)
 
     def loss(temperature: float) -> float:
-        return -np.log(probabilities(logits, THREE, temperature)[np.arange(80), targets]).mean()
+        return -np.log(probabilities(logits, task, temperature)[np.arange(80), targets]).mean()
 
-    best = fit_temperature(logits, targets, THREE)
+    best = fit_temperature(logits, targets, task)
     assert loss(best) <= min(loss(t) for t in np.geomspace(0.05, 20, 400)) + 1e-9
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from softfree.evaluation.metric_specs import aurocs, predict_labels, quantities, threshold_of
+from softfree.evaluation.metrics import measure
 from softfree.evaluation.scores import Scores
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task
@@ -64,6 +65,28 @@ def test_grades_have_a_quadratic_kappa() -> None:
     assert "quadratic_kappa" not in quantities(three())
     unsorted = Task("multiclass", ("1", "10", "2"))
     assert "quadratic_kappa" not in quantities(Scores(unsorted, p, targets, np.arange(4)))
+
+
+def test_ordinal_by_hand() -> None:
+    grades = Task("ordinal", ("none", "mild", "severe"))
+    p = np.array([[0.6, 0.3, 0.1], [0.4, 0.25, 0.35], [0.1, 0.2, 0.7], [0.2, 0.5, 0.3]])  # medians 0, 1, 2, 1
+    scores = Scores(grades, p, np.array([0, 2, 2, 0]), np.arange(4))
+    metrics = quantities(scores)
+    assert predict_labels(scores, None).argmax(1).tolist() == [0, 1, 2, 1]
+    assert metrics["mae"].value == pytest.approx((0 + 1 + 0 + 1) / 4)
+    # Distances 0, 1, 0, 1: observed 2 / 4; expected (sum of t^2 + p^2) / 4 - 2 (4 / 4) (4 / 4).
+    assert metrics["quadratic_kappa"].value == pytest.approx(1 - (2 / 4) / ((8 + 6) / 4 - 2))
+    assert metrics["accuracy"].value == pytest.approx(1 / 2)
+    # P(y > none) is 0.4, 0.6, 0.9, 0.8 of truths 0, 1, 1, 0; P(y > mild) is 0.1, 0.35, 0.7, 0.3.
+    assert metrics["auroc_above/none"].value == pytest.approx(3 / 4)
+    assert metrics["auroc_above/mild"].value == pytest.approx(1)
+    assert metrics["auroc"].value == pytest.approx(7 / 8)
+    assert metrics["auroc"].note == "mean over 2 cuts between classes"
+    assert aurocs(scores)["auroc"].value == metrics["auroc"].value
+    assert metrics["auroc/severe"].value == pytest.approx(1)
+    measured = measure(scores, None, num_bootstrap=50)
+    assert measured["auroc_above/none"].value == metrics["auroc_above/none"].value
+    assert "DeLong" in measured["auroc_above/none"].method
 
 
 def test_undefined_quantities_of_predicted_classes_say_why() -> None:

@@ -42,3 +42,17 @@ def test_a_sure_answer_stays_finite() -> None:
     sure = torch.tensor([[900.0, -900.0, 0.0]])
     assert LogOdds()(sure, 0).tolist() == [900]
     assert LogOdds()(sure, 1).tolist() == [-1800]
+
+
+@pytest.mark.parametrize("temperature", [0.3, 4.0])
+@pytest.mark.parametrize("target", range(5))
+def test_of_grades_they_are_those_of_reaching_one(target: int, temperature: float) -> None:
+    odds = LogOdds(temperature=temperature, ordered=True)
+    p = torch.from_numpy(probabilities(LOGITS.numpy(), Task("ordinal", tuple("abcde")), temperature))
+    result = odds(LOGITS, target)
+    torch.testing.assert_close(result.sigmoid(), p[:, target:].sum(1) if target else p[:, 0])
+    shares, rest = odds.linearize(LOGITS, target)
+    torch.testing.assert_close((shares * LOGITS).sum(1) + rest, result)
+    logits = LOGITS.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(odds(logits, target).sum(), logits)
+    torch.testing.assert_close(shares, slope)

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from softfree.training.losses import Objective, class_weights, known_fraction
+from softfree.training.losses import Distillation, Objective, class_weights, known_fraction
+from softfree_runtime.core.outputs import probabilities
 from softfree_runtime.core.task import Task
 
 CLASSES = Task("multiclass", ("a", "b", "c"))
+GRADES = Task("ordinal", ("low", "middle", "high", "highest"))
 FINDINGS = Task("multilabel", ("x", "y"))
 
 
@@ -87,3 +89,33 @@ def test_findings_cut_into_batches_have_the_gradient_of_the_whole(logits: Tensor
         (objective(one, target) / (4 // cut)).backward()
     torch.testing.assert_close(parts.grad, whole.grad)
     torch.testing.assert_close(loss, Objective(FINDINGS, 0.1, torch.tensor([3.0, 0.5]))(whole, targets))
+
+
+def test_grades_have_the_likelihood_of_the_continuation_ratio(logits: Tensor) -> None:
+    targets, weights = np.array([0, 3, 1, 2]), np.array([0.5, 1.0, 2.0, 0.7])
+    p = 1 / (1 + np.exp(-logits.numpy()))  # P(y > k | y >= k)
+    likelihood = [1 - p[0, 0], p[1].prod(), p[2, 0] * (1 - p[2, 1]), p[3, 0] * p[3, 1] * (1 - p[3, 2])]
+    loss = Objective(GRADES, weights=torch.tensor(weights, dtype=torch.float32))(logits, torch.tensor(targets))
+    assert loss.item() == pytest.approx(-(weights[targets] * np.log(likelihood)).mean(), rel=1e-5)
+
+
+def test_mixed_grades_share_the_loss(logits: Tensor) -> None:
+    mixed = torch.tensor([[0.3, 0, 0.7, 0]] * 4)
+    parts = [Objective(GRADES)(logits, torch.full((4,), grade)) for grade in (0, 2)]
+    assert Objective(GRADES)(logits, mixed).item() == pytest.approx(0.3 * parts[0].item() + 0.7 * parts[1].item())
+
+
+def test_sure_and_wrong_about_a_grade_is_a_finite_loss() -> None:
+    logits = torch.tensor([[300.0, -300.0, 300.0]], requires_grad=True)
+    loss = Objective(GRADES)(logits, torch.tensor([3]))
+    loss.backward()
+    assert loss.item() == pytest.approx(300)
+    assert logits.grad is not None
+    assert logits.grad.tolist() == [[0, -1, 0]]
+
+
+def test_a_student_of_grades_learns_the_teachers_probabilities() -> None:
+    teacher, student = torch.tensor([[0.5, -1.0, 2.0]]), torch.tensor([[-0.3, 0.2, 0.1]])
+    p, q = (probabilities(logits.numpy(), GRADES, 2.0)[0] for logits in (teacher, student))
+    loss = Distillation(GRADES, 2.0)(student, teacher)
+    assert loss.item() == pytest.approx(4 * (p * np.log(p / q)).sum(), rel=1e-5)

@@ -81,7 +81,7 @@ def _outputs(
     model: Model, samples: list[NamedSource], batch_size: int
 ) -> tuple[np.ndarray, np.ndarray, dict[int, ReadError]]:
     """Return logits (n, K) and distances (n,), NaN for samples that give none, and all errors, those of parts too."""
-    values = np.full((len(samples), len(model.metadata.task.classes)), np.nan)
+    values = np.full((len(samples), len(model.metadata.task.outputs)), np.nan)
     distances = np.full(len(samples), np.nan)
     failed: dict[int, ReadError] = {}
 

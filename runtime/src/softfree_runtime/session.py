@@ -45,9 +45,9 @@ class Model:
                 " export the run again"
             )
         self._input = inputs[0].name
-        classes = len(self.metadata.task.classes)
-        if not outputs or outputs[0].shape[-1] != classes:
-            raise UserError(f"{self.path} gives no logit for each of its {classes} classes; export the run again")
+        wanted, each = len(self.metadata.task.outputs), "cuts" if self.metadata.task.ordered else "classes"
+        if not outputs or outputs[0].shape[-1] != wanted:
+            raise UserError(f"{self.path} gives no logit for each of its {wanted} {each}; export the run again")
         wanted = 1 if self.metadata.unusual_rate is None else 2
         if len(outputs) != wanted:
             raise UserError(f"{self.path} has {len(outputs)} outputs; its metadata say {wanted}; export the run again")

@@ -49,6 +49,7 @@ def check(parsed: Namespace) -> int:
 def _check_table(options: CheckOptions, parsed: Namespace) -> int:
     from softfree.data.audit.audit import audit
     from softfree.data.folds import folds_of
+    from softfree.data.labels import label_options
     from softfree.data.samples import with_resolution
     from softfree.data.table import read_table
     from softfree.inference.run_directory import check_fold, known_split
@@ -61,9 +62,7 @@ def _check_table(options: CheckOptions, parsed: Namespace) -> int:
         raise UserError(f"--out {options.out}: expected a name that ends in .csv")
     table = read_table(
         parsed.table,
-        label=options.label,
-        labels=options.labels,
-        positive=options.positive,
+        **label_options(options),
         image_root=options.image_root,
         seed=options.seed,
         strict_patients=False,

@@ -206,7 +206,7 @@ def compute_test_auroc(
     inference_options = InferenceOptions(batch_size=options.batch_size, progress=options.progress)
     areas = {}
     for name, network in networks.items():
-        logits = infer(network, dataset, len(table.task.classes), inference_options)
+        logits = infer(network, dataset, len(table.task.outputs), inference_options)
         readable = ~np.isnan(logits.values).any(axis=1)
         scores = Scores(
             table.task,

@@ -11,6 +11,7 @@ import yaml
 from softfree.conversion.options import ConvertOptions
 from softfree.conversion.source import Source
 from softfree.core.options import ModelOptions, TableOptions
+from softfree.data.labels import LABEL_OPTIONS
 from softfree_runtime.sources.inputs import TABLES
 
 # A tenth to a third of the learning rate from scratch: the weights are already close to a good solution.
@@ -57,7 +58,7 @@ def _table_flags(origin: Source) -> dict[str, Any]:
     if origin.run is None:
         return {}
     defaults, options = TableOptions(), origin.run.config["options"]
-    names = ("label", "labels", "positive", "image_root", "seed")
+    names = (*LABEL_OPTIONS, "image_root", "seed")
     return {name: options[name] for name in names if options.get(name) != getattr(defaults, name)}
 
 

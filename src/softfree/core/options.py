@@ -11,6 +11,7 @@ ResizeMode = Literal["pad", "stretch", "crop", "native"]
 PoolName = Literal["avg", "token", "topk", "mean_topk"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Split = Literal["train", "val", "test"]
+Target = Literal["ordinal"]
 
 
 @dataclass(kw_only=True)
@@ -21,6 +22,9 @@ class TableOptions:
         label: Column with the class of each image.
         labels: Several 0/1 columns instead, one per finding (empty cell = unknown), e.g. '[effusion, nodule]'.
         positive: Positive class of a two-class task; default: the last in alphabetical order.
+        task: 'ordinal' if the classes have an order, such as grades; default: classes without an order, or findings.
+        classes_in_order: All classes of an ordinal task from the lowest to the highest, e.g. '[none, mild, severe]';
+            default: whole numbers by their value.
         image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
         seed: Seed of the split (if the table has none), the initial weights, the order and the augmentation.
         split_from: Run directory whose split is reused for a table without one; patients it did not have are assigned
@@ -33,6 +37,8 @@ class TableOptions:
     label: str = "label"
     labels: list[str] | None = None
     positive: str | None = None
+    task: Target | None = None
+    classes_in_order: list[str] | None = None
     image_root: Path | None = None
     seed: int = 0
     split_from: Path | None = None

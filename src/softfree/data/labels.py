@@ -5,16 +5,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from softfree.core.options import Target
 from softfree.data.table_file import TableFile, closest
 from softfree_runtime.core.errors import UserError, listed, shortened
-from softfree_runtime.core.task import Task
+from softfree_runtime.core.task import Task, TaskKind
 from softfree_runtime.sources.identity import is_no_label, may_be_no_label, plain_text, same_labels
 
+LABEL_OPTIONS = ("label", "labels", "positive", "task", "classes_in_order")
+"""Options that say what a table's labels are; arguments of :func:`softfree.data.table.read_table`."""
 _FINDING = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
+
+
+def label_options(options: object) -> dict[str, Any]:
+    """Return the :data:`LABEL_OPTIONS` of a command's options."""
+    return {name: getattr(options, name) for name in LABEL_OPTIONS}
+
+
+def check_label_options(
+    *, labels: Sequence[str] | None, positive: str | None, task: Target | None, order: Sequence[str] | None
+) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        UserError: Names them.
+    """
+    if positive is not None and labels is not None:
+        raise UserError("positive is for one label column with two classes; findings in several columns have none")
+    if order is not None and task != "ordinal":
+        raise UserError("classes_in_order is for --task ordinal; add it, or leave the order out")
+    if task is None:
+        return
+    for name, value in (("labels", labels), ("positive", positive)):
+        if value is not None:
+            raise UserError(f"--task {task} takes its target from one column, --label; leave out --{name}")
 
 
 def tidy_labels(table: TableFile, label: str, classes: Sequence[str] | None) -> tuple[TableFile, pd.Series]:
@@ -49,7 +77,14 @@ def tidy_labels(table: TableFile, label: str, classes: Sequence[str] | None) -> 
 
 
 def read_classes(
-    path: Path, table: TableFile, label: str, positive: str | None, classes: Sequence[str] | None
+    path: Path,
+    table: TableFile,
+    label: str,
+    positive: str | None,
+    classes: Sequence[str] | None,
+    *,
+    ordered: bool = False,
+    order: Sequence[str] | None = None,
 ) -> tuple[Task, np.ndarray]:
     """Read mutually exclusive classes from one column without empty cells.
 
@@ -59,12 +94,15 @@ def read_classes(
         label: The column.
         positive: The second class of a binary task; default: the last in order.
         classes: Classes of a trained model, in its order; default: the sorted values of the column.
+        ordered: Whether the classes have an order.
+        order: All of them, from the lowest to the highest; default: whole numbers by value.
 
     Returns:
         The task and int64 ``(n,)`` class numbers.
 
     Raises:
-        UserError: A value is not among ``classes``, there is only one class, or ``positive`` is not one of two.
+        UserError: A value is not among ``classes``, there is only one class, ``positive`` is not one of two, or the
+            order of the classes is unknown or not that of these classes.
     """
     values = table.frame[label]
     present = _in_order(values.unique())
@@ -80,11 +118,12 @@ def read_classes(
         raise UserError(f"{path}: column {label!r} has only one class, {shortened(present[0])}; expected two or more")
     else:
         _refuse_two_forms(path, table, label, present)
-        names = present
+        names = _with_order(path, label, present, order) if ordered else present
     if positive is not None:
         names = _with_positive(path, label, names, positive, fixed=classes is not None)
     numbers = values.map({name: number for number, name in enumerate(names)})
-    return Task("binary" if len(names) == 2 else "multiclass", tuple(names)), numbers.to_numpy(np.int64)
+    kind: TaskKind = "ordinal" if ordered else "binary" if len(names) == 2 else "multiclass"
+    return Task(kind, tuple(names)), numbers.to_numpy(np.int64)
 
 
 def _refuse_two_forms(path: Path, table: TableFile, label: str, names: list[str]) -> None:
@@ -136,8 +175,33 @@ def read_findings(
 def _in_order(values: np.ndarray | pd.api.extensions.ExtensionArray) -> list[str]:
     """Return class names in alphabetical order, whole numbers by value."""
     names = [str(value) for value in values]
-    whole = all(name.removeprefix("-").isascii() and name.removeprefix("-").isdigit() for name in names)
-    return sorted(names, key=int) if whole else sorted(names)
+    return sorted(names, key=int) if _are_whole(names) else sorted(names)
+
+
+def _are_whole(names: Sequence[str]) -> bool:
+    return all(name.removeprefix("-").isascii() and name.removeprefix("-").isdigit() for name in names)
+
+
+def _with_order(path: Path, label: str, present: list[str], order: Sequence[str] | None) -> list[str]:
+    """Return ordered classes from the lowest to the highest, which is never guessed from words."""
+    if len(present) == 2:
+        raise UserError(f"{path}: column {label!r} has two classes, {listed(present)}; an ordinal task needs three or"
+                        " more: leave out --task ordinal")  # fmt: skip
+    if order is None:
+        if _are_whole(present):
+            return present
+        example = f"--classes-in-order '[{', '.join(present)}]'"
+        raise UserError(
+            f"{path}: the classes of column {label!r} are not whole numbers, so that their order is not known; give it"
+            f" from the lowest to the highest, such as {example}"
+        )
+    names = [plain_text(str(name)) for name in order]
+    if sorted(set(names)) != sorted(names) or set(names) != set(present):
+        got, expected = (listed([repr(name) for name in some], len(some)) for some in (names, present))
+        raise UserError(
+            f"{path}: --classes-in-order has {got}; expected each class of column {label!r} once: {expected}"
+        )
+    return names
 
 
 def _with_positive(path: Path, label: str, names: list[str], positive: str, *, fixed: bool) -> list[str]:

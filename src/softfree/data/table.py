@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from softfree.data.labels import read_classes, read_findings, tidy_labels
+from softfree.core.options import Target
+from softfree.data.labels import check_label_options, read_classes, read_findings, tidy_labels
 from softfree.data.splits import split_patients
 from softfree.data.table_file import TableFile, closest, no_column, read_table_file
 from softfree_runtime.core.errors import UserError, listed, shortened
@@ -110,6 +111,8 @@ def read_table(
     label: str = "label",
     labels: Sequence[str] | None = None,
     positive: str | None = None,
+    task: Target | None = None,
+    classes_in_order: Sequence[str] | None = None,
     image_root: str | Path | None = None,
     classes: Sequence[str] | None = None,
     seed: int = 0,
@@ -127,6 +130,9 @@ def read_table(
         label: Column with one class per row.
         labels: Several 0/1 columns instead; an empty cell is unknown.
         positive: The positive class of a two-class task; default: the last in alphabetical order.
+        task: ``ordinal`` if the classes have an order; default: classes without an order, or findings.
+        classes_in_order: All classes of an ordinal task, from the lowest to the highest; default: whole numbers by
+            their value.
         image_root: Folder that relative paths start from and that contains all files; default: the table's folder.
         classes: Classes of a trained model, to which the labels must belong.
         seed: Seed of the split, if the table has none.
@@ -140,20 +146,20 @@ def read_table(
         UserError: Names lines of the file, never a patient.
     """
     path = Path(path)
+    check_label_options(labels=labels, positive=positive, task=task, order=classes_in_order)
     wanted = [label] if labels is None else list(labels)
     source = read_table_file(path, {"path", "patient_id", "split", "frame", CASE, VIEW, *wanted})
     _check_columns(path, list(source.frame.columns), wanted, many=labels is not None)
-    if positive is not None and labels is not None:
-        raise UserError("positive is for one label column with two classes; findings in several columns have none")
     words = pd.Series(dtype="string")
     if labels is None:
         source, words = tidy_labels(source, label, classes)
     source = _with_labels_of_cases(source, wanted)
     rows, left_out = _of_the_task(path, source, wanted, words)
     if labels is None:
-        task, targets = read_classes(path, rows, label, positive, classes)
+        ordered = task == "ordinal"
+        read, targets = read_classes(path, rows, label, positive, classes, ordered=ordered, order=classes_in_order)
     else:
-        task, targets = read_findings(path, rows, labels, classes)
+        read, targets = read_findings(path, rows, labels, classes)
     folder = base_folder(path, image_root)
     paths = rows.frame["path"].fillna("")
     frame = rows.frame.assign(
@@ -171,7 +177,7 @@ def read_table(
     elif "split" not in frame:
         fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
         before = None if known is None else known.splits_of(keys)
-        frame["split"] = split_patients(task, targets, frame["patient"].to_numpy(), keys, fractions, seed, before)
+        frame["split"] = split_patients(read, targets, frame["patient"].to_numpy(), keys, fractions, seed, before)
         split_made = _split_in_words(frame, fractions, seed)
         if known is not None and before is not None:
             new = len({key for key, split in zip(keys, before, strict=True) if not split})
@@ -180,7 +186,7 @@ def read_table(
         _refuse_shared_patients(path, frame, rows)
     notes = [*rows.notes, *notes, *([] if split_made is None else _note_unused_split(rows.frame, wanted))]
     table = Table(
-        frame.reset_index(drop=True), task, targets, folder, split_made, rows.digest, left_out, tuple(notes), keys
+        frame.reset_index(drop=True), read, targets, folder, split_made, rows.digest, left_out, tuple(notes), keys
     )
     return table if known is None or not known.whole else _known_rows(table)
 

@@ -37,7 +37,10 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray, task: Task) -> floa
     known_targets = targets[known]
     if not np.isfinite(z).all() or len(np.unique(known_targets)) < 2:
         return 1.0
-    if task.exclusive:
+    if task.ordered:  # the cuts that each sample is asked about: those that it exceeds, and the first that it does not
+        labels, cuts = targets.astype(np.int64)[:, None], np.arange(z.shape[1])
+        margins = np.where(labels > cuts, z, -z)[cuts <= labels]
+    elif task.exclusive:
         labels = known_targets.astype(np.int64)
         z = z[known]
         rivals = z.copy()
@@ -50,7 +53,7 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray, task: Task) -> floa
 
     def loss(log_temperature: float) -> float:
         inverse = math.exp(-log_temperature)
-        if task.exclusive:
+        if task.exclusive and not task.ordered:
             return -float(log_softmax(z * inverse, axis=1)[np.arange(len(z)), labels].mean())
         return float(np.logaddexp(0, -margins * inverse).mean())
 

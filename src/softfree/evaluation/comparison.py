@@ -20,6 +20,8 @@ from softfree.evaluation.scores import Scores
 from softfree_runtime.core.errors import UserError
 
 LEVEL = 0.95
+ORDINAL = ("auroc_above", "quadratic_kappa", "mae")
+"""Further metrics that are compared for ordered classes."""
 Thresholds = Mapping[str, float] | None
 Draws = Mapping[str, np.ndarray]
 
@@ -49,7 +51,8 @@ class Comparison:
 
     Attributes:
         differences: By the names of :func:`~softfree.evaluation.metrics.measure`: ``auroc``, ``auroc/<class>``,
-            ``balanced_accuracy``. The p values of the classes are not corrected for their number.
+            ``balanced_accuracy``, and of ordered classes :data:`ORDINAL`. The p values of the classes are not corrected
+            for their number.
         margin: How much worse ``a`` may be in AUROC; None if non-inferiority was not tested.
         non_inferior: Whether ``a`` is shown to be worse by less than the margin; None if not tested or undecidable.
         verdict: The result in words.
@@ -118,9 +121,9 @@ def _differences(
         first, second = aurocs(a), aurocs(b)
     else:
         first, second = quantities(a, thresholds[0]), quantities(b, thresholds[1])
-    compared = [name for name in first if name.partition("/")[0] in ("auroc", "balanced_accuracy")]
-    compared = [name for name in compared if only in (None, name)]
-    names = sorted(compared, key=lambda name: ("/" in name, name == "balanced_accuracy"))
+    statistics = ("auroc", *(ORDINAL if a.task.ordered else ()), "balanced_accuracy")
+    compared = [name for name in first if name.partition("/")[0] in statistics and only in (None, name)]
+    names = sorted(compared, key=lambda name: ("/" in name, statistics.index(name.partition("/")[0])))
     draws = given_draws or [
         distribution(resampled(items, names), scores.patients, num_bootstrap=num_bootstrap, seed=seed)
         for items, scores in ((first, a), (second, b))
@@ -166,9 +169,8 @@ def _first_difference(a: np.ndarray, b: np.ndarray) -> int:
 
 
 def _by_delong(x: Quantity, a: Scores, b: Scores) -> Difference:
-    assert x.k is not None
-    truth, score, _ = a.one_vs_rest(x.k)
-    pair = delong.paired_difference(truth, score, b.one_vs_rest(x.k)[1], level=LEVEL)
+    truth, score, _ = x.against_others(a)
+    pair = delong.paired_difference(truth, score, x.against_others(b)[1], level=LEVEL)
     method = "paired DeLong, score interval"
     if a.patients_repeat:
         method += "; treats samples of one patient as independent"

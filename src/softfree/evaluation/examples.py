@@ -100,7 +100,7 @@ def _words(scores: Scores, thresholds: Mapping[str, float] | None, index: int, k
     task = scores.task
     scored = task.scored[0] if task.kind == "binary" else k
     probability = f"{task.classes[scored]} {scores.probabilities[index, scored]:.2f}"
-    if task.kind != "multiclass":
+    if task.by_threshold:
         probability += f", threshold {threshold_of(task.classes[scored], thresholds):.2f}"
     if not task.exclusive:
         return f"{task.classes[k]} {'present' if scores.targets[index, k] == 1 else 'absent'} ({probability})"

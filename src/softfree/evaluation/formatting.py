@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NAMES = {
     "auroc": "AUROC",
     "auroc_delong": "AUROC, patients ignored",
+    "auroc_above": "AUROC above",
     "average_precision": "Average precision",
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
@@ -32,6 +33,7 @@ NAMES = {
     "mcc": "Matthews correlation",
     "kappa": "Cohen's kappa",
     "quadratic_kappa": "Quadratic weighted kappa",
+    "mae": "Mean absolute error",
     "brier": "Brier score",
     "ece": "Calibration error",
 }
@@ -52,7 +54,9 @@ def name_of(metric: str) -> str:
     """Display name of a metric: ``sensitivity/ill`` becomes ``Sensitivity, ill``."""
     statistic, _, of = metric.partition("/")
     words = NAMES.get(statistic, statistic)
-    return f"{words}, {of}" if of else words
+    if not of:
+        return words
+    return f"{words} {of}" if statistic == "auroc_above" else f"{words}, {of}"
 
 
 def number(value: float) -> str:

@@ -15,10 +15,11 @@ from softfree.evaluation.bootstrap import Statistic
 from softfree.evaluation.calibration import DEFAULT_THRESHOLD, ece, ece_by_chance
 from softfree.evaluation.scores import Scores, missing_reason, undefined_reason
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.outputs import chosen_classes
 from softfree_runtime.core.task import Task
 
 Family = Literal["auroc", "proportion", "ece", "other"]
-BALANCED = {"binary": ("sensitivity", "specificity"), "multiclass": ("sensitivity",)}
+BALANCED = {"binary": ("sensitivity", "specificity"), "multiclass": ("sensitivity",), "ordinal": ("sensitivity",)}
 """The metrics of each class that balanced accuracy averages; a finding of a multilabel task counts as binary."""
 
 
@@ -32,6 +33,7 @@ class Quantity:
         rows: Boolean ``(n,)``, the samples it is taken over.
         n_positive: Positives among them; None if it is not about a single class.
         k: The class; None if it is about several.
+        above: Whether it is about the classes above ``k``.
         statistic: Computes it over resamples of all samples; None for a mean of others.
         parts: Names of the quantities that it averages.
         note: Its definition, in words.
@@ -43,10 +45,16 @@ class Quantity:
     rows: np.ndarray
     n_positive: int | None = None
     k: int | None = None
+    above: bool = False
     statistic: Statistic | None = None
     parts: tuple[str, ...] = ()
     note: str = ""
     reason: str | None = None
+
+    def against_others(self, scores: Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return truth, score and patients of the class or classes that it is about, against all others."""
+        assert self.k is not None
+        return scores.above(self.k) if self.above else scores.one_vs_rest(self.k)
 
 
 def quantities(
@@ -69,7 +77,7 @@ def quantities(
     names = [task.classes[k] for k in task.scored]
     found: dict[str, Quantity] = {}
     for k, name in zip(task.scored, names, strict=True):
-        at = "" if task.kind == "multiclass" else _at_threshold(scores, name, thresholds)
+        at = _at_threshold(scores, name, thresholds) if task.by_threshold else ""
         found |= {f"{statistic}/{name}": q for statistic, q in _against_rest(scores, k, calls[:, k], at).items()}
     if task.kind == "binary":
         per_class = ("sensitivity", "specificity", "ppv", "npv")
@@ -77,8 +85,10 @@ def quantities(
         if prevalence is not None:
             found |= _at_prevalence(scores, calls[:, 1], prevalence)
     else:
-        if task.kind == "multiclass":
+        if not task.by_threshold:
             found |= _of_multiclass(scores, calls)
+        if task.ordered:
+            found |= _of_grades(scores, calls.argmax(1))
         for statistic in ("auroc", "average_precision", "f1", "mcc", "kappa", "accuracy", "brier", "ece"):
             if statistic not in found:
                 found[statistic] = _average(found, {name: [f"{statistic}/{name}"] for name in names})
@@ -91,6 +101,8 @@ def quantities(
 def aurocs(scores: Scores) -> dict[str, Quantity]:
     """List only the AUROC, and for several scored classes the AUROCs that it averages, as in :func:`quantities`."""
     task = scores.task
+    if task.ordered:
+        return _at_cuts(scores)
     found = {f"auroc/{task.classes[k]}": _auroc(scores, k) for k in task.scored}
     if task.kind == "binary":
         return {"auroc": found.popitem()[1]}
@@ -98,14 +110,14 @@ def aurocs(scores: Scores) -> dict[str, Quantity]:
 
 
 def predict_labels(scores: Scores, thresholds: Mapping[str, float] | None) -> np.ndarray:
-    """Predict which classes are present, boolean ``(n, K)``: by threshold, or the most probable of a multiclass task.
+    """Predict which classes are present, boolean ``(n, K)``: by threshold, else one class (:func:`chosen_classes`).
 
     Raises:
         UserError: A class has no threshold.
     """
     task, p = scores.task, scores.probabilities
-    if task.kind == "multiclass":
-        return np.nan_to_num(p).argmax(1)[:, None] == np.arange(p.shape[1])
+    if not task.by_threshold:
+        return chosen_classes(np.nan_to_num(p), task)[:, None] == np.arange(p.shape[1])
     names = [task.classes[k] for k in task.scored]
     if scores.thresholds is None:
         present = p[:, task.scored] >= [threshold_of(name, thresholds) for name in names]
@@ -163,7 +175,7 @@ def _against_rest(scores: Scores, k: int, call: np.ndarray, at: str) -> dict[str
     found["f1"] = _of_calls(
         score, rows, weighted.f1(y == 1, call[rows]), positives, "no positive, true or predicted", at
     )
-    if scores.task.kind != "multiclass":
+    if scores.task.by_threshold:
         found |= _agreement(scores.task, score, rows, y, call[rows].astype(np.int64), 2, positives, at)
         found["accuracy"] = _mean(call == (truth == 1), rows, score, "proportion", positives, note=at)
         found["brier"] = _mean((score - truth) ** 2, rows, score, "other", positives)
@@ -207,9 +219,9 @@ def _agreement(
 
 
 def _are_grades(task: Task) -> bool:
-    """Whether the classes are three or more increasing numbers, so that a distance between them has a meaning."""
-    if task.kind != "multiclass":
-        return False
+    """Whether a distance between classes has a meaning: they have an order, or are three or more increasing numbers."""
+    if task.by_threshold or task.ordered:
+        return task.ordered
     try:
         numbers = [float(name) for name in task.classes]
     except ValueError:
@@ -245,9 +257,13 @@ def check_prevalence(task: Task, prevalence: float) -> None:
 
 def _auroc(scores: Scores, k: int) -> Quantity:
     """AUROC of class ``k`` against all others."""
-    rows = scores.known(k)
-    y, p, _ = scores.one_vs_rest(k)
-    found = Quantity(math.nan, "auroc", rows, int(y.sum()), k, reason=undefined_reason(y, p))
+    return _ranked(scores, k, scores.known(k))
+
+
+def _ranked(scores: Scores, k: int, rows: np.ndarray, *, above: bool = False) -> Quantity:
+    """AUROC of class ``k``, or of the classes above it, against all others."""
+    y, p, _ = scores.above(k) if above else scores.one_vs_rest(k)
+    found = Quantity(math.nan, "auroc", rows, int(y.sum()), k, above=above, reason=undefined_reason(y, p))
     if found.reason is not None:
         return found
     return replace(found, value=float(roc_auc_score(y, p)), statistic=weighted.on(rows, weighted.auroc(y, p)))
@@ -264,9 +280,28 @@ def _of_multiclass(scores: Scores, calls: np.ndarray) -> dict[str, Quantity]:
         "accuracy": _mean(right, everyone, p[:, 0], "proportion"),
         "brier": brier,
         "ece": _calibration(
-            right.astype(np.int64), p.max(1), everyone, None, " of the probability of the most probable class"
+            right.astype(np.int64),
+            (p * calls).sum(1),
+            everyone,
+            None,
+            f" of the probability of the {'predicted' if scores.task.ordered else 'most probable'} class",
         ),
     }
+
+
+def _of_grades(scores: Scores, predicted: np.ndarray) -> dict[str, Quantity]:
+    """Quantities of ordered classes: the distance of the predicted class numbers (n,), and the ranking at each cut."""
+    everyone, distance = np.ones(len(scores), dtype=bool), np.abs(predicted - scores.targets)
+    mae = _mean(distance.astype(float), everyone, scores.probabilities[:, 0], "other", note="in classes")
+    return {"mae": mae, **_at_cuts(scores)}
+
+
+def _at_cuts(scores: Scores) -> dict[str, Quantity]:
+    """AUROC of the probability to lie above each class but the highest, and their mean, the AUROC of the task."""
+    names, rows = scores.task.classes[:-1], np.ones(len(scores), dtype=bool)
+    found = {f"auroc_above/{name}": _ranked(scores, k, rows, above=True) for k, name in enumerate(names)}
+    mean = _average(found, {name: [f"auroc_above/{name}"] for name in names})
+    return found | {"auroc": replace(mean, note=mean.note.replace("classes", "cuts between classes"))}
 
 
 def _mean(

@@ -27,6 +27,7 @@ from softfree.evaluation.scores import Scores
 ORDER = (
     "auroc",
     "auroc_delong",
+    "auroc_above",
     "average_precision",
     "sensitivity",
     "specificity",
@@ -38,6 +39,7 @@ ORDER = (
     "mcc",
     "kappa",
     "quadratic_kappa",
+    "mae",
     "balanced_accuracy",
     "accuracy",
     "brier",
@@ -91,8 +93,10 @@ def measure(
     ``accuracy``, ``brier`` and ``ece``; for each scored class ``sensitivity/<class>``, ``specificity/<class>``,
     ``ppv/<class>`` and ``npv/<class>`` (predictive values, at the prevalence of the samples). Tasks of more than one
     scored class have the first three as means over one-vs-rest classes, besides those of each class; the other ones of
-    a multilabel task are means over findings, which are listed, too. Classes that are increasing numbers, such as
-    grades, also have ``quadratic_kappa``. Unknown truths are ignored.
+    a multilabel task are means over findings, which are listed, too. Classes that have an order, or are increasing
+    numbers, also have ``quadratic_kappa``. An ordinal task has ``mae``, the mean distance of the predicted class from
+    the true one, counted in classes; ``auroc_above/<class>``, of the classes above one against the others; and its
+    ``auroc`` is the mean of these. Unknown truths are ignored.
 
     Intervals: where every patient has one sample, DeLong's for an AUROC, Wilson's for proportions, else (and for means
     over classes always) the bias-corrected percentile bootstrap over patients. A binary task with repeated patients
@@ -102,7 +106,7 @@ def measure(
     Args:
         scores: Predictions and truths.
         thresholds: Probability from which each class counts as present, chosen on validation samples; 0.5 if None.
-            Multiclass tasks predict the most probable class.
+            Multiclass tasks predict the most probable class, ordinal ones the median class.
         seed: Of the bootstrap.
         num_bootstrap: Number of resamples; fewer, down to 200, for many millions of probabilities (the method says so).
         level: Of confidence.
@@ -167,7 +171,7 @@ def independent(item: Quantity, items: Mapping[str, Quantity], scores: Scores) -
     if item.parts:
         return min(independent(items[part], items, scores) for part in item.parts)
     if item.k is not None and item.family in ("auroc", "other") and item.n_positive is not None:
-        y, _, patients = scores.one_vs_rest(item.k)
+        y, _, patients = item.against_others(scores)
         sides = [len(np.unique(patients[y == side])) for side in (0, 1)]
         return min(sides)
     return len(np.unique(scores.patients[item.rows]))
@@ -201,8 +205,7 @@ def _interval(
 
 
 def _delong(item: Quantity, scores: Scores, level: float) -> Interval:
-    assert item.k is not None
-    y, score, _ = scores.one_vs_rest(item.k)
+    y, score, _ = item.against_others(scores)
     area = delong.auroc(y, score, level=level)
     return Interval(area.low, area.high, area.method, area.reason)
 
@@ -213,8 +216,7 @@ def _at_the_edge(item: Quantity, scores: Scores, level: float) -> Interval | Non
         patients = len(np.unique(scores.patients[item.rows]))
         interval = wilson(round(item.value * patients), patients, level)
     elif item.family == "auroc":
-        assert item.k is not None
-        y, _, patient = scores.one_vs_rest(item.k)
+        y, _, patient = item.against_others(scores)
         positives, negatives = (len(np.unique(patient[y == side])) for side in (1, 0))
         interval = newcombe(item.value, positives, negatives, level)
     else:

@@ -163,7 +163,7 @@ def _class_notes(report: Report) -> list[str]:
     methods: dict[str, dict[str, None]] = {}
     missing = []
     for k in report.task.scored:
-        for statistic in PER_CLASS:
+        for statistic in _per_class_metrics(report.task):
             name = f"{statistic}/{report.task.classes[k]}"
             if (metric := report.metrics.get(name)) is None:
                 continue
@@ -178,8 +178,13 @@ def _class_notes(report: Report) -> list[str]:
 def _group_metrics(task: Task) -> tuple[str, ...]:
     """Choose the metrics that the tables of subgroups show."""
     if not _single(task):
-        return ("auroc", "balanced_accuracy")
+        return ("auroc", "quadratic_kappa", "mae") if task.ordered else ("auroc", "balanced_accuracy")
     return ("auroc", f"sensitivity/{task.classes[1]}", f"specificity/{task.classes[1]}")
+
+
+def _per_class_metrics(task: Task) -> tuple[str, ...]:
+    """Choose the metrics of the table of classes."""
+    return ("auroc_above", *PER_CLASS) if task.ordered else PER_CLASS
 
 
 def _per_class(report: Report) -> list[dict[str, Any]]:
@@ -189,7 +194,9 @@ def _per_class(report: Report) -> list[dict[str, Any]]:
     rows = []
     for k in report.task.scored:
         name = report.task.classes[k]
-        metrics = {statistic: report.metrics.get(f"{statistic}/{name}") for statistic in PER_CLASS}
+        metrics = {
+            statistic: report.metrics.get(f"{statistic}/{name}") for statistic in _per_class_metrics(report.task)
+        }
         positives = int(report.scores.one_vs_rest(k)[0].sum())
         threshold = None if report.task.exclusive else threshold_of(name, report.thresholds or None)
         rows.append({"name": name, "n_positive": positives, "threshold": threshold, "metrics": metrics})
@@ -204,7 +211,7 @@ def _figures(report: Report, matrix: np.ndarray | None) -> dict[str, Markup]:
         "precision_recall": plots.svg(plots.precision_recall(scores), "Precision-recall curve"),
         "reliability": plots.svg(plots.reliability(scores), "Reliability curve"),
     }
-    if report.task.kind != "multiclass":
+    if report.task.by_threshold:
         drawn["decision"] = plots.svg(plots.decision_curve(scores), "Decision curve")
     if matrix is not None:
         drawn["confusion"] = plots.svg(plots.confusion(matrix, report.task.classes), "Confusion matrix")

@@ -75,6 +75,11 @@ class Scores:
         truth = self.targets[known] == k if self.task.exclusive else self.targets[known, k] == 1
         return truth.astype(np.int64), self.probabilities[known, k], self.patients[known]
 
+    def above(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ordered classes above class ``k`` against ``k`` and those below it, as :meth:`one_vs_rest`."""
+        above = np.minimum(self.probabilities[:, k + 1 :].sum(axis=1), 1.0)
+        return (self.targets > k).astype(np.int64), above, self.patients
+
     def subset(self, rows: np.ndarray) -> Scores:
         """Select the samples of ``rows``, boolean or integer."""
         thresholds = self.thresholds and {name: values[rows] for name, values in self.thresholds.items()}

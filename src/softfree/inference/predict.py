@@ -47,7 +47,7 @@ def predict(
     note_unknown_views(run.preprocessing, sources)
     dataset = SampleDataset(sources, None, run.preprocessing, frames=frames)
     distances = Distances(run.distributions, len(dataset)) if run.distributions else None
-    logits = infer(run.model, dataset, len(run.task.classes), options, on_token_means=distances)
+    logits = infer(run.model, dataset, len(run.task.outputs), options, on_token_means=distances)
     rows = pd.DataFrame({"path": list(names), "status": "ok", "reason": ""})
     if cases := case_ids(sources):
         rows.insert(1, "case_id", cases)
@@ -81,7 +81,7 @@ def outputs(logits: np.ndarray, task: Task, calibration: Calibration) -> pd.Data
     :meth:`~softfree_runtime.core.conformal.ConformalSets.columns`.
     """
     temperature, thresholds, sets = calibration.temperature, calibration.thresholds, calibration.sets
-    names = columns(np.full(len(task.classes), np.nan), task, temperature, thresholds, sets)
+    names = columns(np.full(len(task.outputs), np.nan), task, temperature, thresholds, sets)
     rows = [columns(row, task, temperature, thresholds, sets) for row in logits]
     table = pd.DataFrame(rows, columns=list(names))
     numbers = [f"{kind}_{name}" for kind in ("p", "raw") for name in task.classes]

@@ -52,5 +52,5 @@ def phantom_logits(run: Run) -> np.ndarray | None:
     # Convolutions on a GPU would otherwise have fewer digits than on a CPU.
     with phantoms(run.preprocessing) as sources, torch.backends.cudnn.flags(allow_tf32=False):
         dataset = SampleDataset(sources, None, run.preprocessing)
-        logits = infer(run.model, dataset, len(run.task.classes), InferenceOptions(batch_size=1, progress=False))
+        logits = infer(run.model, dataset, len(run.task.outputs), InferenceOptions(batch_size=1, progress=False))
     return None if logits.failed else logits.values

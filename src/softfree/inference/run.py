@@ -246,7 +246,7 @@ def check_config(path: Path, config: dict[str, Any]) -> None:
     from softfree.core.options import TrainOptions
     from softfree.data.modalities.registry import KINDS, MODALITIES
 
-    check_task(path, config["task"])
+    task = check_task(path, config["task"])
     preprocessing = config["preprocessing"]
     kind = preprocessing.get("kind", "image") if isinstance(preprocessing, dict) else None
     if kind not in KINDS:
@@ -256,9 +256,9 @@ def check_config(path: Path, config: dict[str, Any]) -> None:
     model = config["model"]
     if not isinstance(model, dict) or not isinstance(model.get("name"), str):
         raise UserError(f"{path}: model.name is missing; expected a name of softfree models")
-    classes = len(config["task"]["classes"])
-    if model.get("num_classes") != classes:
-        raise UserError(f"{path}: model.num_classes is {shown(model.get('num_classes'))} for {classes} classes")
+    outputs, each = len(task.outputs), "cuts between ordered classes" if task.ordered else "classes"
+    if model.get("num_classes") != outputs:
+        raise UserError(f"{path}: model.num_classes is {shown(model.get('num_classes'))} for {outputs} {each}")
     _check_model(path, model)
     for name, value in _sample_arguments(path, config).items():
         if name in model and name in ("in_chans", "in_features") and model[name] != value:

@@ -20,7 +20,7 @@ from softfree.evaluation.scores import Scores
 from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
 from softfree.reporting.options import CompareOptions
-from softfree.reporting.scoring import FOLD, scores_of
+from softfree.reporting.scoring import FOLD, logit_columns, scores_of
 from softfree_runtime.core.errors import UserError
 
 AGAIN = "evaluate or train it again"
@@ -218,7 +218,7 @@ def _evaluated(name: str, run: Run, split: str | None) -> _Evaluated:
                         f" evaluated with: softfree evaluate {run.folder} --split test")  # fmt: skip
     if not path.is_file() or not (is_test_of_study or directory.is_unchanged(path)):
         raise UserError(f"{path} is missing or was changed; {AGAIN}")
-    needed = {"row", "split", "patient", "status", *(f"logit_{class_name}" for class_name in run.task.classes)}
+    needed = {"row", "split", "patient", "status", *logit_columns(run.task)}
     try:
         frame = pd.read_csv(path)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):

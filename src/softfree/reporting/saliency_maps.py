@@ -16,6 +16,7 @@ from softfree.reporting.options import EvaluateOptions
 from softfree.saliency.activations import classifier
 from softfree.saliency.captions import agreement_sentences, method_title, prediction_text
 from softfree.saliency.ensemble import explain_run
+from softfree.saliency.log_odds import explained_in_words
 from softfree.saliency.maps import Map
 from softfree.saliency.samples import SampleOpener
 from softfree.streaming.adaptive import AdaptiveForward
@@ -81,9 +82,8 @@ def _explain(
     rendered = sample.render(maps, _RENDER_SIDE)
     labels = [f"{method_title(map_)}. {prediction_text(run, map_)}" for map_ in maps]
     plain, overlay, *others = rendered.thumbnails([map_.signed for map_ in maps], labels, _SIDE)
-    caption = " ".join(
-        [f"{case.sort}: {case.words}. Red is evidence for {run.task.classes[case.k]}.", *agreement_sentences(maps)]
-    )
+    meaning = f"Red is evidence for {explained_in_words(run.task, case.k)}."
+    caption = " ".join([f"{case.sort}: {case.words}. {meaning}", *agreement_sentences(maps)])
     if len(sample.tensor.shape) == 4 or run.preprocessing.kind == "case":  # one slice or image is shown
         caption += f" {rendered.note.capitalize()}."
     return Thumbnail(overlay, caption, plain, tuple(others)), maps

@@ -27,6 +27,7 @@ from softfree.reporting.baselines import BaselinePredictions
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing, say
 from softfree_runtime.core.outputs import probabilities
+from softfree_runtime.core.task import Task
 
 THRESHOLD = "threshold_"  # columns of predictions of a cross-validation: the threshold of each row
 _DERIVED = ("p_", "raw_", "predicted", "set", "abstain", "unusual")  # columns that follow from the others
@@ -110,6 +111,7 @@ def _read(
         label=label or options["label"],
         labels=labels,
         positive=None if labels else options["positive"],
+        task="ordinal" if run.task.ordered else None,
         classes=run.task.classes,
         image_root=image_root,
         seed=options["seed"],
@@ -152,7 +154,7 @@ def predict_rows(
     distances = Distances(run.distributions, len(table.frame)) if token_means is None and run.distributions else None
     dataset = SampleDataset(table.sources, None, run.preprocessing, frames=table.frames)
     watcher = token_means or distances
-    logits = infer(run.model, dataset, len(run.task.classes), options, on_sample=baselines, on_token_means=watcher)
+    logits = infer(run.model, dataset, len(run.task.outputs), options, on_sample=baselines, on_token_means=watcher)
     frame = table.frame[["row", "split", "patient"]].reset_index(drop=True)
     frame["status"] = [logits.failed[i].status if i in logits.failed else "ok" for i in range(len(frame))]
     # Without the names of files, which may be patients' names.
@@ -163,7 +165,7 @@ def predict_rows(
         frame[f"target_{name}"] = targets[:, number]
     if run.task.exclusive:
         frame["target"] = targets
-    frame[[f"logit_{name}" for name in run.task.classes]] = logits.values
+    frame[logit_columns(run.task)] = logits.values
     if baselines is not None:
         frame = pd.concat([frame, baselines.columns()], axis=1)
     if distances is not None:
@@ -171,12 +173,17 @@ def predict_rows(
     return frame
 
 
+def logit_columns(task: Task) -> list[str]:
+    """Return the names of the columns of ``predictions.csv`` with the outputs of the model."""
+    return [f"logit_{name}" for name in task.outputs]
+
+
 def scores_of(frame: pd.DataFrame, run: Run) -> Scores:
     """Return the calibrated scores of the readable rows of a predictions frame."""
     task = run.task
     frame = frame[frame["status"] == "ok"]
     targets = frame["target"].to_numpy() if task.exclusive else frame[[f"target_{c}" for c in task.classes]].to_numpy()
-    logits = frame[[f"logit_{c}" for c in task.classes]].to_numpy()
+    logits = frame[logit_columns(task)].to_numpy()
     columns = {name: f"{THRESHOLD}{name}" for name in (task.classes[k] for k in task.scored)}
     thresholds = {name: frame[column].to_numpy() for name, column in columns.items() if column in frame}
     calibrated = probabilities(logits, task, run.calibration.temperature)
@@ -187,7 +194,7 @@ def calibrate(run: Run, validation: pd.DataFrame) -> Run:
     """Fit the temperature, then choose thresholds and conformal sets, on validation rows; store them in the run."""
     readable = validation[validation["status"] == "ok"]
     run = replace(run, calibration=Calibration())
-    logits = readable[[f"logit_{c}" for c in run.task.classes]].to_numpy()
+    logits = readable[logit_columns(run.task)].to_numpy()
     temperature = fit_temperature(logits, scores_of(readable, run).targets, run.task)
     scores = scores_of(readable, replace(run, calibration=Calibration(temperature)))
     sets = fit_sets(scores, run.config["options"]["coverage"])
@@ -196,7 +203,7 @@ def calibrate(run: Run, validation: pd.DataFrame) -> Run:
 
 def write_predictions(path: Path, frame: pd.DataFrame, run: Run) -> None:
     """Write a predictions frame with its calibrated probabilities and labels."""
-    logits = frame[[f"logit_{c}" for c in run.task.classes]].to_numpy()
+    logits = frame[logit_columns(run.task)].to_numpy()
     complete = pd.concat([frame.reset_index(drop=True), outputs(logits, run.task, run.calibration)], axis=1)
     if "distance" in frame:
         complete["unusual"] = is_unusual(complete["distance"])

@@ -19,6 +19,7 @@ from softfree.saliency.activations import classifier
 from softfree.saliency.captions import MapText, describe_maps
 from softfree.saliency.ensemble import explain_run
 from softfree.saliency.geometry import TokenGrid
+from softfree.saliency.log_odds import explained_probability
 from softfree.saliency.maps import Map
 from softfree.saliency.options import ExplainOptions
 from softfree.saliency.regions import Region, find_regions
@@ -97,7 +98,7 @@ class Explained:
             "files": [str(file) for file in self.files],
             "predicted": str(prediction["predicted"][0]),
             "target": target if first.class_specific else None,
-            "probability": float(prediction[f"p_{target}"][0]),
+            "probability": explained_probability(run.task, prediction, first.target),
             "log_odds": first.log_odds,
             "empty_log_odds": first.empty_log_odds,
             "method": first.method,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from softfree.evaluation.metric_specs import threshold_of
 from softfree.evaluation.plots.style import short
 from softfree.inference.predict import outputs
+from softfree.saliency.log_odds import explained_in_words, explained_probability
 from softfree.saliency.methods import METHODS
 from softfree.saliency.sanity_checks import rank_correlation
 
@@ -38,7 +39,7 @@ def describe_maps(run: Run, maps: Sequence[Map]) -> MapText:
     """Write the text for maps of one sample and class, the most important map first."""
     first = maps[0]
     prediction = prediction_text(run, first)
-    subject = run.task.classes[first.target] if first.class_specific else first.method
+    subject = explained_in_words(run.task, first.target) if first.class_specific else first.method
     caption = [*agreement_sentences(maps), *(one.description for one in maps)]
     return MapText(prediction, f"{method_title(first)}; {prediction}", " ".join(caption), subject)
 
@@ -80,4 +81,7 @@ def prediction_text(run: Run, map_: Map) -> str:
     if run.task.kind == "binary" or (map_.class_specific and not run.task.exclusive):
         threshold = threshold_of(positive, run.calibration.thresholds or None)
         phrases.append(f"threshold of {short(positive)} {threshold:.3f}")
-    return (f"For and against {short(explained)}: " if map_.class_specific else "") + ", ".join(phrases)
+    subject = explained_in_words(run.task, map_.target)
+    if subject != explained and map_.class_specific:
+        phrases.append(f"p({short(subject)}) = {explained_probability(run.task, row, map_.target):.3f}")
+    return (f"For and against {short(subject)}: " if map_.class_specific else "") + ", ".join(phrases)

@@ -9,6 +9,7 @@ from typing import Any
 
 from softfree.core.options import TrainOptions
 from softfree.core.progress import console
+from softfree.data.labels import label_options
 from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
 from softfree.pretraining.loop import pretrain
@@ -76,9 +77,7 @@ def member_options(options: AutoOptions, path: Path, planned: Mapping[str, Any],
     if planned.get("patience") is not None:
         raise UserError(f"{directory.plan}: patience would choose epochs on the held-out samples; leave it out")
     chosen = {
-        "label": options.label,
-        "labels": options.labels,
-        "positive": options.positive,
+        **label_options(options),
         "image_root": options.image_root,
         "seed": options.seed + key.seed - 1,
         "fold_file": directory.folds,

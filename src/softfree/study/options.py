@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from softfree.core.options import Target
+
 
 @dataclass(kw_only=True)
 class StudyTableOptions:
@@ -15,6 +17,9 @@ class StudyTableOptions:
         label: Column with the class of each image.
         labels: Several 0/1 columns instead, one per finding (empty cell = unknown), e.g. '[effusion, nodule]'.
         positive: Positive class of a two-class task; default: the last in alphabetical order.
+        task: 'ordinal' if the classes have an order, such as grades; default: classes without an order, or findings.
+        classes_in_order: All classes of an ordinal task from the lowest to the highest, e.g. '[none, mild, severe]';
+            default: whole numbers by their value.
         image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
         num_workers: Number of processes that read images.
         progress: Show progress bars.
@@ -23,6 +28,8 @@ class StudyTableOptions:
     label: str = "label"
     labels: list[str] | None = None
     positive: str | None = None
+    task: Target | None = None
+    classes_in_order: list[str] | None = None
     image_root: Path | None = None
     num_workers: int = 0
     progress: bool = True

@@ -15,7 +15,7 @@ from softfree.evaluation.conformal import fit_sets
 from softfree.evaluation.scores import Scores
 from softfree.inference.run import Run
 from softfree.inference.run_directory import Calibration
-from softfree.reporting.scoring import FOLD, THRESHOLD
+from softfree.reporting.scoring import FOLD, THRESHOLD, logit_columns
 from softfree.study.study_directory import MemberKey
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.outputs import probabilities
@@ -53,7 +53,7 @@ def pool_predictions(members: Mapping[MemberKey, Run], table: Table, folds: Fold
         UserError: Predictions of a member are missing.
     """
     task = table.task
-    names = [f"logit_{name}" for name in task.classes]
+    names = logit_columns(task)
     rows = table.frame["row"].to_numpy()
     frame = table.frame[["row", "split", "patient"]].reset_index(drop=True)
     seeds = sorted({key.seed for key in members})

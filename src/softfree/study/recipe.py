@@ -7,7 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
-from softfree.core.options import TrainOptions
+from softfree.core.options import Target, TrainOptions
+from softfree.data.labels import LABEL_OPTIONS, label_options
 from softfree.data.samples import join_cases
 from softfree.data.table import Table, read_table
 from softfree_runtime.core.errors import UserError
@@ -15,7 +16,7 @@ from softfree_runtime.core.files import read_yaml
 from softfree_runtime.sources.cases import CASE
 
 UNFIT = {"patience": "it would choose epochs on the held-out samples", "teacher": "it may have seen what is held out"}
-SET = {"table", "out", "seed", "fold", "fold_file", "repeat", "split_from", "label", "labels", "positive", "image_root"}
+SET = {"table", "out", "seed", "fold", "fold_file", "repeat", "split_from", "image_root", *LABEL_OPTIONS}
 
 
 class HasTable(Protocol):
@@ -24,6 +25,8 @@ class HasTable(Protocol):
     label: str
     labels: list[str] | None
     positive: str | None
+    task: Target | None
+    classes_in_order: list[str] | None
     image_root: Path | None
     ignore_split: bool
     seed: int
@@ -49,9 +52,7 @@ def read_whole_table(path: Path, options: HasTable) -> Table:
     """Read a table whose rows, joined by case, are drawn into folds; its own split is kept."""
     table = read_table(
         path,
-        label=options.label,
-        labels=options.labels,
-        positive=options.positive,
+        **label_options(options),
         image_root=options.image_root,
         seed=options.seed,
         val_fraction=0.0,

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from softfree.core.options import TrainOptions
 from softfree.core.progress import console
 from softfree.data.folds import Folds, assign_folds, write_folds
+from softfree.data.labels import label_options
 from softfree.data.table import Table, read_table
 from softfree.inference.run_directory import RunDirectory
 from softfree.study.options import TuneOptions
@@ -120,9 +121,7 @@ def _rows(path: Path, options: TuneOptions) -> tuple[Table, Folds]:
     held_out = (0.0, 1.0) if options.folds > 1 else (0.2, 0.2)  # as softfree auto and softfree train draw them
     table = read_table(
         path,
-        label=options.label,
-        labels=options.labels,
-        positive=options.positive,
+        **label_options(options),
         image_root=options.image_root,
         seed=options.seed,
         val_fraction=held_out[0],
@@ -244,9 +243,7 @@ def _score(
 
 def _train_options(chosen: Mapping[str, Any], path: Path, options: TuneOptions, fold: int, out: Path) -> TrainOptions:
     own = {
-        "label": options.label,
-        "labels": options.labels,
-        "positive": options.positive,
+        **label_options(options),
         "image_root": options.image_root,
         "seed": options.seed,
         "fold_file": options.out / "folds.json",

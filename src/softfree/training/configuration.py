@@ -12,6 +12,7 @@ from typing import Any
 
 from softfree.core.environment import versions
 from softfree.core.options import TrainOptions
+from softfree.data.labels import label_options
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.registry import modality_of, preprocessing_to_config
 from softfree.data.samples import as_samples, training_modality
@@ -81,9 +82,7 @@ def read_training_table(options: TrainOptions, run: Path | None = None) -> Table
     """Read the table, which must have training and validation rows; split as in ``run`` when that is resumed."""
     table = read_table(
         options.table,
-        label=options.label,
-        labels=options.labels,
-        positive=options.positive,
+        **label_options(options),
         image_root=options.image_root,
         seed=options.seed,
         known=known_split(options) if run is None else RunDirectory(run).drawn_split(),
@@ -122,7 +121,7 @@ def configuration(
     values |= absolute_paths(options)
     model = {
         "name": options.model,
-        "num_classes": len(table.task.classes),
+        "num_classes": len(table.task.outputs),
         **preprocessing.model_arguments(),
         "stem": options.stem,
         "pool": options.pool,

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softfree.core.class_logits import class_logits
 from softfree_runtime.core.task import Task
 
 
 class Objective(nn.Module):
-    """Cross-entropy for mutually exclusive classes, masked binary cross-entropy for findings.
+    """Cross-entropy for mutually exclusive classes, with or without an order; masked binary cross-entropy for findings.
 
     Args:
         task: What is predicted.
@@ -34,21 +35,20 @@ class Objective(nn.Module):
         known: float | None = None,
     ) -> None:
         super().__init__()
-        self.known = known
-        self.exclusive = task.exclusive
+        self.known, self.task = known, task
         self.label_smoothing = label_smoothing
         self.weights: Tensor | None
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of logits ``(B, K)``.
+        """Return the mean loss of logits ``(B, K)``, or ``(B, K - 1)`` of ordinal classes.
 
         Targets are ``(B,)`` class numbers, ``(B, K)`` class probabilities (mixup), or for findings ``(B, K)`` with NaN
         for unknown labels, which are ignored.
         """
         logits = logits.float()
-        if self.exclusive:
-            smoothing = self.label_smoothing
+        if self.task.exclusive:
+            logits, smoothing = class_logits(logits, self.task), self.label_smoothing
             losses = F.cross_entropy(logits, targets, self.weights, label_smoothing=smoothing, reduction="none")
             return losses.mean()  # not divided by the class weights of this batch
         known = ~targets.isnan()
@@ -68,14 +68,13 @@ class Distillation(nn.Module):
 
     def __init__(self, task: Task, temperature: float) -> None:
         super().__init__()
-        self.exclusive = task.exclusive
-        self.temperature = temperature
+        self.task, self.temperature = task, temperature
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the mean loss of the student's logits ``(B, K)`` against the teacher's ``(B, K)``."""
         student, teacher = student.float() / self.temperature, teacher.float() / self.temperature
-        if self.exclusive:
-            target, predicted = teacher.log_softmax(1), student.log_softmax(1)
+        if self.task.exclusive:
+            target, predicted = (class_logits(logits, self.task).log_softmax(1) for logits in (teacher, student))
             loss = F.kl_div(predicted, target, reduction="batchmean", log_target=True)
         else:
             loss = F.binary_cross_entropy_with_logits(student, teacher.sigmoid())

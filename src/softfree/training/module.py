@@ -140,7 +140,8 @@ class ClassifierModule(L.LightningModule):
 
 
 def mean_auroc(scores: Scores) -> float:
-    """Mean one-vs-rest AUROC over the scored classes that have both positives and negatives; NaN without any."""
-    pairs = [scores.one_vs_rest(k)[:2] for k in scores.task.scored]
+    """Mean AUROC over scored classes, or cuts between ordered ones, with positives and negatives; NaN without any."""
+    ranked = [scores.above(k) for k in scores.task.scored[:-1]] if scores.task.ordered else None
+    pairs = [pair[:2] for pair in ranked or [scores.one_vs_rest(k) for k in scores.task.scored]]
     areas = [roc_auc_score(y, p) for y, p in pairs if undefined_reason(y, p) is None]
     return float(np.mean(areas)) if areas else math.nan

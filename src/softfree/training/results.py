@@ -110,7 +110,7 @@ def _add_distances(
         console.print("Unusual samples are not flagged: the model has no tokens", highlight=False)
         return
     found = TokenMeans(len(training))
-    infer(run.model, training, len(run.task.classes), options, description="Reading mean tokens", on_token_means=found)
+    infer(run.model, training, len(run.task.outputs), options, description="Reading mean tokens", on_token_means=found)
     validation, patients = means["val"].values[0], frames["val"]["patient"].to_numpy()
     distribution = TrainingDistribution.fit(found.values[0], validation, patients) if found.values else None
     if distribution is None:

@@ -6,16 +6,19 @@ import pytest
 from softfree.inference.predict import outputs
 from softfree.inference.run_directory import Calibration
 from softfree_runtime.core.conformal import ConformalSets
-from softfree_runtime.core.outputs import columns, probabilities
+from softfree_runtime.core.outputs import chosen_classes, columns, probabilities
 from softfree_runtime.core.task import Task
 
-TASKS = [Task("binary", ("a", "b")), Task("multiclass", ("a", "b", "c")), Task("multilabel", ("a", "b", "c"))]
+GRADES = Task("ordinal", ("a", "b", "c"))
+TASKS = [
+    Task("binary", ("a", "b")), Task("multiclass", ("a", "b", "c")), Task("multilabel", ("a", "b", "c")), GRADES
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("with_sets", [False, True])
 @pytest.mark.parametrize("task", TASKS)
 def test_equals_prediction(task: Task, with_sets: bool) -> None:
-    logits = np.random.default_rng(0).normal(0, 3, (50, len(task.classes)))
+    logits = np.random.default_rng(0).normal(0, 3, (50, len(task.outputs)))
     thresholds = {"b": 0.3, "c": 0.8}
     minima = {"a": 0.3, "b": 0.4, "c": 0.2}
     present = {name: minima[name] for name in task.classes}
@@ -34,11 +37,41 @@ def test_equals_prediction(task: Task, with_sets: bool) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_large_logits_do_not_overflow(task: Task) -> None:
     with np.errstate(all="raise", under="ignore"):
-        result = probabilities(np.array([[1e4, -1e4, 0][: len(task.classes)]]), task)
-    np.testing.assert_allclose(result[0, :2], [1, 0])
+        result = probabilities(np.array([[1e4, -1e4, 0][: len(task.outputs)]]), task)
+    np.testing.assert_allclose(result[0, :2], [0, 1] if task.ordered else [1, 0])
 
 
 def test_no_logits_give_nothing() -> None:
     assert columns(np.array([np.nan, np.nan]), TASKS[0], 1.0, {}) == {
         "p_a": None, "p_b": None, "raw_a": None, "raw_b": None, "predicted": "",
     }  # fmt: skip
+
+
+def test_grades_are_reached_cut_by_cut() -> None:
+    above_a, above_b = 1 / (1 + np.exp(-0.4 / 2)), 1 / (1 + np.exp(1.2 / 2))  # P(y > a), P(y > b | y > a)
+    expected = [1 - above_a, above_a * (1 - above_b), above_a * above_b]
+    np.testing.assert_allclose(probabilities(np.array([[0.4, -1.2]]), GRADES, 2.0), [expected], rtol=1e-14)
+
+
+def test_whatever_the_logits_grades_have_probabilities() -> None:
+    logits = np.random.default_rng(0).normal(0, 20, (500, 6))
+    task = Task("ordinal", tuple("abcdefg"))
+    p = probabilities(logits, task, 0.7)
+    assert p.min() >= 0
+    np.testing.assert_allclose(p.sum(1), 1)
+    np.testing.assert_allclose(probabilities(np.full((1, 6), 1e3), task)[0, -1], 1)
+
+
+def test_the_median_grade_is_predicted() -> None:
+    p = np.array([[0.4, 0.25, 0.35], [0.6, 0.1, 0.3], [0.2, 0.2, 0.6]])  # most probable: 0, 0, 2
+    assert chosen_classes(p, GRADES).tolist() == [1, 0, 2]
+    distances = np.abs(np.arange(3)[:, None] - np.arange(3)) @ p.T
+    assert distances.argmin(axis=0).tolist() == [1, 0, 2]
+    assert columns(np.log([0.6 / 0.4, 0.35 / 0.25]), GRADES, 1.0, {})["predicted"] == "b"
+
+
+def test_grades_between_plausible_ones_are_plausible() -> None:
+    sets = ConformalSets(0.9, {"a": 0.3, "b": 0.3, "c": 0.3})
+    assert sets.plausible(np.array([[0.4, 0.2, 0.4], [0.4, 0.4, 0.2], [0.1, 0.1, 0.8]]), GRADES).tolist() == [
+        [True, True, True], [True, True, False], [False, False, True],
+    ]  # fmt: skip

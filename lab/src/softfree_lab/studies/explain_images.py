@@ -59,9 +59,12 @@ def choose(table: Table, count: int, target: str | None = None) -> list[int]:
         target: Only images that have this class.
 
     Raises:
-        UserError: An unknown class.
+        UserError: An unknown class, or an ordinal task.
     """
     targets = np.asarray(table.targets)
+    if table.task.ordered:
+        raise UserError("this study compares probabilities of single classes, but the maps of an ordinal task explain "
+                        "how far a sample reaches: use a run on classes without an order")  # fmt: skip
     if target is not None and target not in table.task.classes:
         raise unknown_name("class", target, table.task.classes)
     index = None if target is None else table.task.classes.index(target)

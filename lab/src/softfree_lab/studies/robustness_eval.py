@@ -151,7 +151,7 @@ def _logits(runs: Sequence[Run], dataset: CorruptedImages, options: RobustnessOp
     return infer(
         _Together([run.model for run in runs]),
         cast(SampleDataset, dataset),  # only its length, items and names are used
-        len(runs[0].task.classes) * len(runs),
+        len(runs[0].task.outputs) * len(runs),
         InferenceOptions(batch_size=options.batch_size, num_workers=options.num_workers, progress=options.progress),
         description="Testing",
     )

@@ -37,9 +37,13 @@ class ConformalSets:
             task: The task.
 
         Returns:
-            Boolean (n, K) for exclusive classes; (n, K, 2) for findings: whether absence and presence are plausible.
+            Boolean (n, K) for exclusive classes, of ordered ones without gaps (Lu et al., MICCAI 2022); (n, K, 2) for
+            findings: whether absence and presence are plausible.
         """
         present = probabilities >= [self.present[name] for name in task.classes]
+        if task.ordered:  # a grade between two plausible ones is plausible, which only adds to the coverage
+            upwards, downwards = (np.logical_or.accumulate(part, axis=1) for part in (present, present[:, ::-1]))
+            return upwards & downwards[:, ::-1]
         if task.exclusive:
             return present
         return np.stack([1 - probabilities >= [self.absent[name] for name in task.classes], present], axis=2)

@@ -9,19 +9,54 @@ from softfree_runtime.core.task import Task
 
 
 def probabilities(logits: np.ndarray, task: Task, temperature: float = 1.0) -> np.ndarray:
-    """Return float64 probabilities of ``logits (n, K) / temperature``: softmax for exclusive classes, else sigmoid."""
+    """Return float64 probabilities ``(n, K)`` of ``logits / temperature``.
+
+    Softmax of ``(n, K)`` for exclusive classes, sigmoid for findings, and for ordinal classes
+    :func:`grade_probabilities` of ``(n, K - 1)``.
+    """
     scaled = np.asarray(logits, dtype=np.float64) / temperature
+    if task.ordered:
+        return grade_probabilities(scaled)
     if task.exclusive:
         powers = np.exp(scaled - scaled.max(1, keepdims=True))
         return powers / powers.sum(1, keepdims=True)
-    small = np.exp(-np.abs(scaled))  # never overflows
-    return np.where(scaled >= 0, 1.0, small) / (1 + small)
+    return _sigmoid(scaled)
+
+
+def grade_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities ``(n, K)`` of ordered classes from the logits ``(n, K - 1)`` of the cuts between them.
+
+    Logit k belongs to the conditional probability ``P(y > k | y >= k)``: the continuation-ratio model (Fienberg, The
+    Analysis of Cross-Classified Categorical Data, 1980), in deep learning CORN (Shi, Cao and Raschka, Pattern Analysis
+    and Applications 26, 2023). ``P(y > k)`` is the product of the first of them, so it falls with k whatever the logits
+    are: no probability of a class is negative, also after a temperature or a mean over models.
+    """
+    exceeds = np.cumprod(_sigmoid(logits), axis=1)  # (n, K - 1), P(y > k)
+    reaches = np.concatenate([np.ones_like(logits[:, :1]), exceeds], axis=1)  # (n, K), P(y >= k)
+    stops = np.concatenate([_sigmoid(-logits), np.ones_like(logits[:, :1])], axis=1)  # (n, K), P(y = k | y >= k)
+    return reaches * stops
+
+
+def chosen_classes(probabilities: np.ndarray, task: Task) -> np.ndarray:
+    """Return the class numbers ``(n,)`` that are predicted where there are no thresholds.
+
+    The most probable class; of ordered classes the median, which has the least expected distance from the truth: the
+    number of cuts that are exceeded with a probability above one half.
+    """
+    if task.ordered:
+        return np.asarray((np.cumsum(probabilities[:, :-1], axis=1) < 0.5).sum(axis=1))
+    return np.asarray(probabilities.argmax(axis=1))
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    small = np.exp(-np.abs(values))  # never overflows
+    return np.where(values >= 0, 1.0, small) / (1 + small)
 
 
 def predicted_label(row: np.ndarray, task: Task, thresholds: dict[str, float]) -> str:
     """Return the label for one row of probabilities; several findings are joined by ``; ``."""
-    if task.kind == "multiclass":
-        return task.classes[int(row.argmax())]
+    if not task.by_threshold:
+        return task.classes[int(chosen_classes(row[None], task)[0])]
     if task.kind == "binary":
         return task.classes[int(row[1] >= thresholds.get(task.classes[1], 0.5))]
     return "; ".join(name for name, p in zip(task.classes, row, strict=True) if p >= thresholds.get(name, 0.5))
@@ -34,10 +69,10 @@ def columns(
     thresholds: dict[str, float],
     sets: ConformalSets | None = None,
 ) -> dict[str, object]:
-    """Return the columns of a sample with logits ``(K,)``: its probabilities, label and, with ``sets``, conformal set.
+    """Return the columns of a sample with logits ``(K,)``, or ``(K - 1,)`` of ordinal classes.
 
-    These are ``p_<class>``, ``raw_<class>``, ``predicted`` and those of :meth:`ConformalSets.columns`; None and "" if
-    the logits are NaN.
+    Its probabilities, label and, with ``sets``, conformal set: ``p_<class>``, ``raw_<class>``, ``predicted`` and those
+    of :meth:`ConformalSets.columns`; None and "" if the logits are NaN.
     """
     if np.isnan(logits).any():
         empty: dict[str, object] = {f"{kind}_{name}": None for kind in ("p", "raw") for name in task.classes}

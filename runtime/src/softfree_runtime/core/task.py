@@ -1,4 +1,4 @@
-"""The classification task: one class of several, or several independent findings."""
+"""The classification task: one class of several, with or without an order, or several independent findings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any, Literal, get_args
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.validation import shown
 
-TaskKind = Literal["binary", "multiclass", "multilabel"]
+TaskKind = Literal["binary", "multiclass", "ordinal", "multilabel"]
+
+_NUMBERS = {"binary": (2, 2), "multiclass": (3, math.inf), "ordinal": (3, math.inf), "multilabel": (1, math.inf)}
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,13 @@ class Task:
 
     Attributes:
         kind: ``binary`` (two mutually exclusive classes, the second is positive), ``multiclass``
-            (three or more) or ``multilabel`` (independent findings, each present, absent or unknown).
-        classes: Names in the order of the model's outputs; the output has ``len(classes)`` columns for all kinds.
+            (three or more), ``ordinal`` (three or more that have an order, such as grades) or ``multilabel``
+            (independent findings, each present, absent or unknown).
+        classes: Their names; of an ordinal task from the lowest to the highest.
 
-    Targets are int64 ``(n,)`` class numbers for the first two kinds, float32 ``(n, len(classes))`` of 0, 1 and
-    NaN (unknown) for ``multilabel``. Probabilities are ``(n, len(classes))``: softmax or sigmoid of the logits.
+    Targets are float32 ``(n, len(classes))`` of 0, 1 and NaN (unknown) for ``multilabel``, else int64 ``(n,)`` class
+    numbers. Probabilities are ``(n, len(classes))`` for all kinds; how they follow from the model's outputs is in
+    :mod:`softfree_runtime.core.outputs`.
     """
 
     kind: TaskKind
@@ -33,6 +37,21 @@ class Task:
     def exclusive(self) -> bool:
         """Whether exactly one class applies (softmax), not any number of findings (sigmoid)."""
         return self.kind != "multilabel"
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the classes have an order, so that a distance between them has a meaning."""
+        return self.kind == "ordinal"
+
+    @property
+    def by_threshold(self) -> bool:
+        """Whether a class is predicted from a threshold of its probability on; else one of three or more is chosen."""
+        return self.kind in ("binary", "multilabel")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the model's outputs: the classes, or of an ordinal task the cuts between them."""
+        return tuple(f"above_{name}" for name in self.classes[:-1]) if self.ordered else self.classes
 
     @property
     def scored(self) -> tuple[int, ...]:
@@ -50,7 +69,7 @@ def check_task(path: Path, task: Any) -> Task:
         got = task.get("kind") if isinstance(task, dict) else task
         raise UserError(f"{path}: task.kind is {shown(got)}; expected {' or '.join(get_args(TaskKind))}")
     classes = task.get("classes")
-    least, most = {"binary": (2, 2), "multiclass": (3, math.inf), "multilabel": (1, math.inf)}[task["kind"]]
+    least, most = _NUMBERS[task["kind"]]
     names = [name for name in classes if isinstance(name, str) and name] if isinstance(classes, list) else []
     if names != classes or len(set(names)) != len(names) or not least <= len(names) <= most:
         raise UserError(f"{path}: task.classes is {shown(classes)}; expected different names, as {task['kind']} needs")

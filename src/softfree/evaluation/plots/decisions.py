@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from softfree.evaluation.bootstrap import patient_weights
 from softfree.evaluation.calibration import ece
 from softfree.evaluation.calibration import reliability as reliability_table
+from softfree.evaluation.metric_specs import predict_labels
 from softfree.evaluation.plots.style import (
     DASHES,
     INK,
@@ -37,13 +38,13 @@ NUMBERED = 12
 def reliability(scores: Scores, *, seed: int = 0) -> Figure:
     """Draw the observed share of positives against the predicted probability, and how often each is predicted.
 
-    For a binary task the positive class is shown, for a multiclass task whether the top class is correct, and for a
-    multilabel task each finding.
+    For a binary task the positive class is shown, for other exclusive classes whether the predicted one is correct, and
+    for a multilabel task each finding.
     """
     drawing = figure(5.2)
     axes, below = drawing.subplots(2, height_ratios=(5, 1), sharex=True)
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=1, zorder=0)
-    label = "Share correct" if scores.task.kind == "multiclass" else "Observed share of positives"
+    label = "Observed share of positives" if scores.task.by_threshold else "Share correct"
     square(axes, "", label)
     curves = _reliability_pairs(scores)
     errors = {name: ece(y, p) for name, (y, p, _) in curves.items()}
@@ -146,9 +147,10 @@ def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> Figure:
 
 def _reliability_pairs(scores: Scores) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     task = scores.task
-    if task.kind == "multiclass":
-        correct = np.nan_to_num(scores.probabilities).argmax(1) == scores.targets
-        pairs = {"top class": (correct.astype(np.int64), scores.probabilities.max(1), scores.patients)}
+    if not task.by_threshold:
+        called = predict_labels(scores, None)
+        correct = called[np.arange(len(scores)), scores.targets].astype(np.int64)
+        pairs = {"predicted class": (correct, (scores.probabilities * called).sum(1), scores.patients)}
     else:
         pairs = {task.classes[k]: scores.one_vs_rest(k) for k in task.scored}
     return {name: triple for name, triple in pairs.items() if missing_reason(triple[1]) is None}

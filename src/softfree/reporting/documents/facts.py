@@ -26,7 +26,12 @@ from softfree.reporting.documents.evaluated import (
 
 CAUTION = "For research; not a medical device."
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
-IN_TEXT = ("auroc", "balanced_accuracy", "sensitivity", "specificity", "brier")  # metrics that sentences name
+LOSSES = {
+    "multilabel": "binary cross-entropy of each finding",
+    "ordinal": "cross-entropy of a continuation-ratio model of the ordered classes (CORN)",
+}
+IN_TEXT = ("auroc", "quadratic_kappa", "mae", "balanced_accuracy", "sensitivity", "specificity", "brier")
+"""Metrics that sentences name."""
 
 
 class Facts:
@@ -69,6 +74,9 @@ class Facts:
         """State what is predicted."""
         if self.task.kind == "multilabel":
             return [f"The model predicts for each finding whether it is present: {self._classes}."]
+        if self.task.ordered:
+            order = ", ".join(self.task.classes)
+            return [f"The model assigns one of {len(self.task.classes)} ordered classes, from the lowest: {order}."]
         return [f"The model assigns one of {len(self.task.classes)} mutually exclusive classes: {self._classes}."]
 
     def predictors(self) -> list[str]:
@@ -144,8 +152,9 @@ class Facts:
             sentences.append(
                 f"It has {cost['parameters'] / 1e6:.3g} M parameters{members}{work} at an input of {size}."
             )
+        each = "cut between two classes" if self.task.ordered else "class"
         if pool := self.run.config["model"].get("pool"):
-            sentences.append(f"Tokens are pooled ({pool}), and a linear layer gives a logit for each class.")
+            sentences.append(f"Tokens are pooled ({pool}), and a linear layer gives a logit for each {each}.")
         return sentences
 
     def initialization(self) -> list[str]:
@@ -166,7 +175,7 @@ class Facts:
     def training(self) -> list[str]:
         """Describe the recipe."""
         o = self.options
-        loss = "binary cross-entropy of each finding" if self.task.kind == "multilabel" else "cross-entropy"
+        loss = LOSSES.get(self.task.kind, "cross-entropy")
         extras = {
             "label smoothing {:g}": o["label_smoothing"],
             "mixup {:g}": o["mixup"],
@@ -216,7 +225,9 @@ class Facts:
         )
         sentences = [f"The output is a probability {kind}, calibrated by {fitted}."]
         thresholds = self.run.calibration.thresholds
-        if self.task.kind == "multiclass":
+        if self.task.ordered:
+            sentences.append("The predicted class is the median of these probabilities.")
+        elif not self.task.by_threshold:
             sentences.append("The predicted class is the most probable.")
         elif thresholds:
             values = "; ".join(f"{name} from {value:.3f}" for name, value in thresholds.items())
@@ -230,7 +241,7 @@ class Facts:
         names = dict.fromkeys(name.partition("/")[0] for evaluation in self.evaluations for name in evaluation.metrics)
         if not names:
             return []
-        curves = ["ROC", "precision-recall", "reliability"] + ["decision"] * (self.task.kind != "multiclass")
+        curves = ["ROC", "precision-recall", "reliability"] + ["decision"] * self.task.by_threshold
         names_listed = listed([in_a_sentence(name) for name in names], "and")
         return [capitalized(f"metrics: {names_listed}"), f"Figures: {listed(curves, 'and')} curves."]
 
